@@ -1,0 +1,72 @@
+# Needs make and Python 3.11 or newer. Another Python: make PYTHON=python3.13 ... (after `make clean`).
+
+PYTHON ?= python3
+UV := .venv-uv/bin/uv pip
+COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	--custom-compile-command "make lock" pyproject.toml
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-lowest format lock clean
+
+help:  ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.ready  ## Run the demonstration
+	.venv/bin/widelimit demo
+
+test: .venv/.ready-dev  ## Run every check: style, types, tests
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/pytest
+
+test-lowest: .venv-lowest/.ready  ## Run the tests with the oldest supported dependencies (Python 3.11 or 3.12)
+	.venv-lowest/bin/pytest
+
+format: .venv/.ready-dev  ## Format the code and mend what can be mended by itself
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+lock: .venv-uv/.ready  ## Lock the dependencies anew, at their newest versions
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean:  ## Remove the environments, caches and builds
+	rm -rf .venv .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment is made from nothing, and its stamp is written last: one without a stamp is unfinished and made anew.
+
+define new_environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "widelimit needs Python 3.11 or newer, which '$(PYTHON)' is not; try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+@echo "Installing into $(@D) (once; a minute or more) ..."
+@rm -rf $(@D)
+@$(PYTHON) -m venv $(@D)
+endef
+
+PIP_INSTALL = @$(@D)/bin/python -m pip install --quiet --disable-pip-version-check
+
+.venv/.ready: pyproject.toml requirements.lock
+	$(new_environment)
+	$(PIP_INSTALL) --requirement requirements.lock
+	$(PIP_INSTALL) --no-deps --editable .
+	@touch $@
+
+.venv/.ready-dev: pyproject.toml requirements-dev.lock
+	$(new_environment)
+	$(PIP_INSTALL) --requirement requirements-dev.lock
+	$(PIP_INSTALL) --no-deps --editable .
+	@touch .venv/.ready $@
+
+.venv-lowest/.ready: pyproject.toml | .venv-uv/.ready
+	$(new_environment)
+	@$(UV) install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --group dev --editable .
+	@touch $@
+
+.venv-uv/.ready:
+	$(new_environment)
+	$(PIP_INSTALL) uv
+	@touch $@

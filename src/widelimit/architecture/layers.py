@@ -1,0 +1,147 @@
+"""Layers. Each class states its finite map (init, apply) and its infinite-width map (encode, pair) side by side."""
+
+from __future__ import annotations
+
+import abc
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from widelimit.activations import Activation, Trace
+from widelimit.gaussian import Gaps, Variance, add_constant, exponent_of, power_of_two
+from widelimit.pytrees import pytree
+from widelimit.series import safe_divide, safe_sqrt
+
+Scalar = float | jax.Array
+Params = Any
+
+_HALF_PRECISION = {"float64": (11, 25), "float32": (8, 11)}
+"""(exponent bits, mantissa bits) of a number whose square is exact."""
+
+
+class PairState(NamedTuple):
+    """What the recursion carries of a pair of inputs between two layers: everything free of scale.
+
+    `gaps` are those of the correlation of the signals, `tangent` is Theta/(s s'), s and s' the signals' standard
+    deviations.
+    """
+
+    gaps: Gaps
+    tangent: jax.Array
+
+
+class Layer(abc.ABC):
+    """A layer of a network: a finite map on (n, width) signals and an infinite map on Gaussian signals."""
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        """Random parameters (a pytree) of the finite layer."""
+
+    @abc.abstractmethod
+    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+        """The finite map."""
+
+    @abc.abstractmethod
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        """Variance after the layer, and what `pair` wants to know of the input."""
+
+    @abc.abstractmethod
+    def pair(self, x: Trace, y: Trace, state: PairState) -> PairState:
+        """The infinite map on pairs; elementwise on arrays that broadcast."""
+
+
+class _DenseTrace(NamedTuple):
+    """Shares of the signal and of the bias in the standard deviation after the layer: share^2 + rest^2 = 1."""
+
+    share: jax.Array
+    rest: jax.Array
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Dense(Layer):
+    """a -> (weight_std/sqrt(width)) W a + bias_std b, with W and b from N(0, 1): the NTK parameterisation.
+
+    Infinite width: Sigma <- weight_std^2 E[a a'] + bias_std^2, Theta <- weight_std^2 Theta + Sigma.
+    Source: section 2.2 and Theorem 4.1 (corrected) of the paper; Jacot et al. 2018, arXiv 1806.07572, section 2 and
+    Theorem 1.
+    """
+
+    weight_std: Scalar
+    bias_std: Scalar
+
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        weight_key, bias_key = jax.random.split(key)
+        return {
+            "weight": jax.random.normal(weight_key, (outputs, inputs), dtype),
+            "bias": jax.random.normal(bias_key, (outputs,), dtype),
+        }
+
+    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+        scale = self.weight_std / math.sqrt(signals.shape[1])
+        return jnp.asarray(scale * (signals @ params["weight"].T) + self.bias_std * params["bias"])
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
+        weight = jnp.asarray(self.weight_std, signal.value.dtype)
+        head = jax.lax.reduce_precision(weight, *_HALF_PRECISION[weight.dtype.name])
+        low = (weight - head) * (weight + head)
+        offset = jnp.asarray(self.bias_std, weight.dtype)
+        exponent = jnp.maximum(signal.exponent, exponent_of(jax.lax.stop_gradient(offset)))
+        value = signal.value * power_of_two(2 * (signal.exponent - exponent), weight.dtype)
+        bias = (offset * power_of_two(-exponent, weight.dtype)) ** 2
+        weighted = value * head**2 + value * low
+        total = weighted + bias
+        # The smaller share from its own quotient, the other as what is left of 1: both are right to one rounding.
+        bias_share = safe_divide(bias, total)
+        share = jnp.where(bias_share <= 0.5, jnp.where(total > 0, 1 - bias_share, 0), safe_divide(weighted, total))
+        rest = jnp.where(bias_share <= 0.5, bias_share, 1 - share)
+        trace = _DenseTrace(safe_sqrt(share), safe_sqrt(rest))
+        return Variance(total, exponent).normalised(), trace
+
+    def pair(self, x: _DenseTrace, y: _DenseTrace, state: PairState) -> PairState:
+        gaps = add_constant(x.share, y.share, x.rest, y.rest, state.gaps)
+        return PairState(gaps, x.share * y.share * state.tangent + gaps.rho)
+
+    def embed(self, X: Float[jax.Array, "n d"]) -> tuple[Float[jax.Array, "n d+1"], Variance]:
+        """The layer on raw inputs is linear in (W, b): its signal is the vector (weight_std x/sqrt(d), bias_std).
+
+        Returns that vector over its norm, and the norm's square. Rows are brought to order 1 by an exact power of two
+        first, so that inputs of any size the dtype holds are right.
+        """
+        limit = 1000 if X.dtype == jnp.float64 else 120
+        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(X), axis=1))
+        exponent = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
+        scaled = X * power_of_two(-exponent, X.dtype)[:, None]
+        square = jnp.sum(scaled**2, axis=1)
+        variance, trace = self.encode(Variance(square / X.shape[1], exponent))
+        at_zero = self.weight_std / math.sqrt(X.shape[1]) * safe_divide(jnp.ones_like(square), variance.deviation)
+        weight = jnp.where(square > 0, safe_divide(trace.share, safe_sqrt(square)), at_zero)
+        return jnp.concatenate([scaled * weight[:, None], trace.rest[:, None]], axis=1), variance
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Activate(Layer):
+    """a -> phi(a). Infinite width: Theta <- Theta E[phi'(u) phi'(v)]."""
+
+    activation: Activation
+
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        return ()
+
+    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+        return self.activation(signals)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        return self.activation.encode(signal)
+
+    def pair(self, x: Trace, y: Trace, state: PairState) -> PairState:
+        gaps, susceptibility = self.activation.correlate(x, y, state.gaps)
+        return PairState(gaps, susceptibility * state.tangent)

@@ -1,0 +1,188 @@
+"""Networks: a first dense layer, then a block of layers repeated; `mlp` builds the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.activations import BY_NAME, Activation, Trace
+from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
+from widelimit.gaussian import Gaps, Variance, correlate_points, gaps_of_one
+from widelimit.pytrees import pytree
+from widelimit.validation import Array
+
+UNROLLED = 4
+"""Blocks written out into one fused loop; beyond it `lax.scan` keeps the compile time constant (minutes at 50)."""
+
+
+class NetworkFeatures(NamedTuple):
+    """What the pair phase needs of n inputs: O(n (d + depth)) numbers."""
+
+    points: Float[jax.Array, "n d+1"]
+    """Unit vectors whose inner products are the correlations after the first dense layer."""
+    traces: tuple[Trace, ...]
+    """One entry a layer of the block, arrays (repeats, n)."""
+    variance: Variance
+    """Variance of the network's output, arrays (n,)."""
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Network:
+    """first, then (block) x repeats: one description of the finite networks of every width and of their limit."""
+
+    first: Dense
+    block: tuple[Layer, ...]
+    repeats: int = field(metadata={"static": True})
+
+    @property
+    def depth(self) -> int:
+        """L, the number of affine layers; there are L - 1 hidden layers."""
+        return 1 + self.repeats
+
+    def init(
+        self, seed: int, *, input_dim: int, width: int | Sequence[int] = 512, output_dim: int = 1
+    ) -> tuple[Params, ...]:
+        """Parameters of a finite network, every entry from N(0, 1) (NTK parameterisation; section 2.2 of the paper).
+
+        Args:
+            seed: seed of the random numbers, an integer >= 0.
+            input_dim: n_0 >= 1.
+            width: size of every hidden layer, or one size for each of the depth - 1 hidden layers.
+            output_dim: n_L >= 1.
+
+        Returns:
+            A tuple with one pytree a layer, of JAX's default float dtype.
+
+        Raises:
+            ValueError: a size below 1, or not depth - 1 widths.
+        """
+        widths = list(width) if isinstance(width, Sequence) else [width] * self.repeats
+        if len(widths) != self.repeats:
+            raise ValueError(
+                f"a network of depth {self.depth} has {self.repeats} hidden layers; got {len(widths)} widths."
+            )
+        sizes = [validation.integer("every size", n, at_least=1) for n in (input_dim, *widths, output_dim)]
+        key = jax.random.key(validation.integer("seed", seed, at_least=0))
+        return self.init_with_key(key, sizes, jnp.zeros(()).dtype)
+
+    def init_with_key(self, key: jax.Array, sizes: Sequence[int], dtype: Any) -> tuple[Params, ...]:
+        """`init` under jit and vmap: a JAX key, all depth + 1 sizes from input to output, a dtype."""
+        keys = jax.random.split(key, 1 + self.repeats * len(self.block))
+        params = [self.first.init(keys[0], sizes[0], sizes[1], dtype)]
+        for i in range(self.repeats):
+            for j, layer in enumerate(self.block):
+                layer_key = keys[1 + i * len(self.block) + j]
+                params.append(layer.init(layer_key, sizes[i + 1], sizes[i + 2], dtype))
+        return tuple(params)
+
+    def apply(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "n c"]:
+        """f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
+
+        Raises:
+            ValueError: X has not the number of features that the parameters were made for.
+        """
+        features = params[0]["weight"].shape[1]
+        if X.ndim != 2 or X.shape[1] != features:
+            raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {features}).")
+        signals = self.first.apply(params[0], jnp.asarray(X))
+        for layer, layer_params in zip(self.block * self.repeats, params[1:], strict=True):
+            signals = layer.apply(layer_params, signals)
+        return signals
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
+        """Everything about single inputs that pairs need."""
+        points, variance = self.first.embed(X)
+
+        def step(variance: Variance, _: None) -> tuple[Variance, tuple[Trace, ...]]:
+            traces = []
+            for layer in self.block:
+                variance, trace = layer.encode(variance)
+                traces.append(trace)
+            return variance, tuple(traces)
+
+        variance, traces = jax.lax.scan(step, variance, None, length=self.repeats)
+        return NetworkFeatures(points, traces, variance)
+
+    def _through(self, x: tuple[Trace, ...], y: tuple[Trace, ...], gaps: Gaps) -> PairState:
+        """The blocks on pairs, from the gaps after the first layer, where Theta^1 = Sigma^1."""
+
+        def step(state: PairState, traces: tuple[tuple[Trace, ...], tuple[Trace, ...]]) -> tuple[PairState, None]:
+            for layer, trace_x, trace_y in zip(self.block, *traces, strict=True):
+                state = layer.pair(trace_x, trace_y, state)
+            return state, None
+
+        state = PairState(gaps, gaps.rho)
+        if self.repeats > UNROLLED:
+            return jax.lax.scan(step, state, (x, y))[0]
+        for i in range(self.repeats):
+            state, _ = step(state, jax.tree.map(lambda leaf: leaf[i], (x, y)))  # noqa: B023
+        return state
+
+    def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool) -> PairState:
+        """State of the output layer for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
+        rows = jax.tree.map(lambda leaf: leaf[..., :, None], x.traces)
+        columns = jax.tree.map(lambda leaf: leaf[..., None, :], y.traces)
+        return self._through(rows, columns, correlate_points(x.points, y.points, same=same))
+
+    def diagonal(self, x: NetworkFeatures) -> PairState:
+        """State of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
+        return self._through(x.traces, x.traces, gaps_of_one(x.variance.value))
+
+
+def mlp(
+    *,
+    depth: int,
+    activation: str | Activation = "relu",
+    weight_std: Scalar = 1.0,
+    bias_std: Scalar = 0.0,
+) -> Network:
+    """f = affine o (phi o affine)^(depth - 1), affine(a) = bias_std b + (weight_std/sqrt(width)) W a.
+
+    The network of section 2.2 of the paper, of no width yet.
+
+    Args:
+        depth: L >= 1, the number of affine layers; depth 1 is linear regression, depth L has L - 1 hidden layers.
+        activation: a name ("identity", "relu", "leaky_relu", "abs", "erf") or an `Activation`.
+        weight_std: sigma_w > 0 (the paper: 1); sqrt(2) keeps the variance of relu signals.
+        bias_std: beta >= 0.
+
+    Returns:
+        A `Network`: give it to `nngp`, `ntk` or `trained_ensemble`, or use its `init` and `apply` at a finite width.
+
+    Raises:
+        ValueError: depth < 1, weight_std not a positive or bias_std not a non-negative finite number, an unknown
+        activation. TypeError: an argument of another type.
+    """
+    depth = validation.integer("depth", depth, at_least=1)
+    dense = Dense(
+        validation.finite_scalar("weight_std", weight_std, above=0.0),
+        validation.finite_scalar("bias_std", bias_std, at_least=0.0),
+    )
+    return Network(dense, (Activate(_resolve(activation)), dense), depth - 1)
+
+
+def _resolve(activation: str | Activation) -> Activation:
+    """The activation itself, or the one of that name.
+
+    Raises:
+        ValueError: no activation has that name.
+        TypeError: neither a name nor an Activation.
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, str):
+        if activation in BY_NAME:
+            return BY_NAME[activation]
+        raise ValueError(f"unknown activation {activation!r}; known: {', '.join(sorted(BY_NAME))}.")
+    raise TypeError(
+        f"activation must be a name ({', '.join(sorted(BY_NAME))}) or a widelimit.Activation, "
+        f"got {type(activation).__name__}."
+    )

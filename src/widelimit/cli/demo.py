@@ -1,0 +1,200 @@
+"""`widelimit demo`: every model on every data set, and the figure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+import widelimit as wl
+from widelimit import plots
+from widelimit.cli import demo_data, demo_models, demo_scores
+from widelimit.cli.demo_data import Problem
+from widelimit.cli.demo_models import Classes, Gaussian
+from widelimit.cli.files import whole_file
+
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Gaussian | Classes]
+Advance = Callable[[str], None]
+"""Called before each step, with its name."""
+
+OUTPUTS: dict[str, Fit] = {
+    "NNGP": demo_models.nngp,
+    "NTK-GP": demo_models.ntk,
+    "NTK ensemble": demo_models.ensemble,
+    "RBF GP": demo_models.rbf,
+    "ridge": demo_models.ridge,
+}
+"""Models of Gaussian outputs, for regression and, on one-hot targets, for classes."""
+REGRESSION: dict[str, Fit] = {**OUTPUTS, "random forest": demo_models.forest}
+CLASSIFICATION: dict[str, Fit] = {**OUTPUTS, "random forest": demo_models.forest_classes}
+
+FIGURE_TIMES = np.array([0.0, 0.1, 1.0, 10.0, np.inf])
+FIGURE_NOISE = 0.1
+"""Standard deviation of the noise in the figure's data."""
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One model on one data set."""
+
+    model: str
+    scores: dict[str, float]
+    seconds: float
+    """Choice of hyper-parameters, fit and prediction, compilation included."""
+    chosen: str
+    remarks: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """All models on one data set."""
+
+    problem: Problem
+    rows: tuple[Row, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    """All that the demo found; `seconds` of all of it."""
+
+    seed: int
+    tables: tuple[Table, ...]
+    figure: Path
+    seconds: float
+
+
+def models(problem: Problem) -> dict[str, Fit]:
+    """The models for a data set, by name."""
+    return CLASSIFICATION if problem.classes else REGRESSION
+
+
+def regression_scores(problem: Problem, fitted: Gaussian) -> dict[str, float]:
+    """Scores of y = offset + scale (standardised y), in y's own unit."""
+    mean = problem.offset[0] + problem.scale * fitted.mean[:, 0]
+    sd = problem.scale * np.sqrt(fitted.variance)
+    return {
+        "rmse": demo_scores.rmse(mean, problem.truth),
+        "nlpd": demo_scores.gaussian_nlpd(mean, sd, problem.truth),
+        "coverage_95": demo_scores.interval_coverage(mean, sd, problem.truth),
+    }
+
+
+def class_log_p(problem: Problem, fitted: Gaussian | Classes) -> np.ndarray:
+    """A model's own log-probabilities, or those of the common rule for Gaussian outputs on one-hot targets."""
+    if isinstance(fitted, Classes):
+        return fitted.log_p
+    mean = problem.offset + problem.scale * fitted.mean
+    return demo_scores.class_log_probabilities(mean, problem.scale * np.sqrt(fitted.variance))
+
+
+def class_scores(problem: Problem, fitted: Gaussian | Classes) -> dict[str, float]:
+    """Scores of predicted classes."""
+    log_p = class_log_p(problem, fitted)
+    return {
+        "accuracy": demo_scores.accuracy(log_p, problem.truth),
+        "nlpd": demo_scores.class_nlpd(log_p, problem.truth),
+        "coverage_95": demo_scores.set_coverage(log_p, problem.truth),
+        "set_size": demo_scores.mean_set_size(log_p),
+    }
+
+
+def row(problem: Problem, name: str) -> Row:
+    """Fit one model, time it, score it."""
+    start = time.perf_counter()
+    fitted = models(problem)[name](problem.X, problem.y, problem.Z)
+    seconds = time.perf_counter() - start
+    if problem.classes:
+        scores = class_scores(problem, fitted)
+    else:
+        assert isinstance(fitted, Gaussian)
+        scores = regression_scores(problem, fitted)
+    return Row(name, scores, seconds, fitted.chosen, fitted.remarks)
+
+
+def figure_data() -> tuple[np.ndarray, np.ndarray]:
+    """Twelve noisy points of sin(2 x) with a gap in the middle: x (12, 1) of mean 0 and variance 1, y (12,)."""
+    x = np.concatenate([np.linspace(-1.45, -0.5, 6), np.linspace(0.5, 1.45, 6)])
+    x /= x.std()
+    noise = FIGURE_NOISE * np.random.default_rng(1).standard_normal(len(x))
+    return x[:, None], np.sin(2 * x) + noise
+
+
+def draw(path: Path) -> None:
+    """Write the figure: the NNGP posterior, and the ensemble of trained networks at FIGURE_TIMES."""
+    net = wl.mlp(depth=4, activation="relu", weight_std=2**0.5, bias_std=0.3)
+    X, y = figure_data()
+    Z = np.linspace(-2.2, 2.2, 301)[:, None]
+    post = wl.posterior(wl.nngp(net), X, y, noise=FIGURE_NOISE**2)
+    figure = plots.learning(post, wl.trained_ensemble(net, X, y), Z, FIGURE_TIMES)
+    with whole_file(path) as stream:
+        figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)
+
+
+def table(problem: Problem, advance: Advance) -> Table:
+    """All models on one data set."""
+    rows = []
+    for name in models(problem):
+        advance(f"{problem.name}: {name}")
+        rows.append(row(problem, name))
+    return Table(problem, tuple(rows))
+
+
+def step_count() -> int:
+    """Steps that `run` announces."""
+    return 1 + len(demo_data.SETS) * len(REGRESSION)
+
+
+def run(*, out: Path, seed: int, advance: Advance) -> Result:
+    """Draw the figure, then fit every model to every data set.
+
+    Raises:
+        OSError: the figure cannot be written.
+    """
+    start = time.perf_counter()
+    # With n of 1000 a second BLAS thread gains little, and where cores are shared, threads that wait by spinning cost many times over.
+    with threadpool_limits(limits=1, user_api="blas"):
+        advance("figure")
+        draw(out)
+        tables = []
+        for load, size in demo_data.SETS.values():
+            problem = load(seed=seed, size=size)
+            tables.append(table(problem, advance))
+    return Result(seed, tuple(tables), out, time.perf_counter() - start)
+
+
+def document(result: Result) -> dict[str, Any]:
+    """The result as JSON has it."""
+    return {
+        "seed": result.seed,
+        "network": demo_models.NET,
+        "datasets": [
+            {
+                "name": table.problem.name,
+                "task": "classification" if table.problem.classes else "regression",
+                "train": len(table.problem.X),
+                "test": len(table.problem.Z),
+                "features": table.problem.X.shape[1],
+                "models": [
+                    {
+                        "model": row.model,
+                        **row.scores,
+                        "seconds": row.seconds,
+                        "chosen": row.chosen,
+                        "remarks": list(row.remarks),
+                    }
+                    for row in table.rows
+                ],
+            }
+            for table in result.tables
+        ],
+        "figure": str(result.figure),
+        "seconds": result.seconds,
+    }

@@ -1,0 +1,175 @@
+"""The demo's models: (X, y, Z) -> a predictive distribution of the observations at Z.
+
+X (n, d), y (n, c) and Z (m, d) are standardised. Every choice is made on the training set alone.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold
+
+import widelimit as wl
+
+NET = {"depth": 3, "activation": "relu", "weight_std": math.sqrt(2), "bias_std": 0.1}
+NOISES = (1e-5, 1e-3, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Noise variances of `bayes`, over the square of the scale."""
+TIMES = np.array([0.1, 0.3, 1, 3, 10, 30, 100, 1e3, 1e4, 1e5, math.inf])
+"""Training times of `ensemble`."""
+SPREADS = 2.0 ** np.arange(-4, 1.1)
+"""Scales of `ensemble`."""
+RESIDUALS = 2.0 ** np.arange(-20, 2.1, 0.5)
+"""Noise variances of `ensemble`."""
+FOLDS = 5
+FEW = 300
+"""Training points on which `rbf` looks for its starting point; cost n^3."""
+ALPHAS = 10.0 ** np.arange(-2, 4.1, 0.25)
+"""Penalties of `ridge`."""
+TREES = 500
+
+
+class Gaussian(NamedTuple):
+    """Observations N(mean, variance), independent: mean (m, c), variance (m,) with the noise, in units of standardised y."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    chosen: str
+    """Hyper-parameters, for people."""
+    remarks: tuple[str, ...] = ()
+    """What the fit complained about."""
+
+
+class Classes(NamedTuple):
+    """log_p (m, k): log-probabilities of the classes."""
+
+    log_p: np.ndarray
+    chosen: str
+    remarks: tuple[str, ...] = ()
+
+
+def short(value: float) -> str:
+    """Two digits: 0.39, 1e5, 9.5e-7."""
+    mantissa, e, exponent = f"{value:.2g}".partition("e")
+    return mantissa + e + (str(int(exponent)) if e else "")
+
+
+def bayes(make: Callable[[wl.Network], wl.Kernel], X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+    """y = s f + e, f ~ GP(0, K), e ~ N(0, s^2 r): r from NOISES and s^2 by the largest log marginal likelihood.
+
+    For each r the best s^2 is y.(K + r)^{-1} y/(n c), of which the likelihood is a function in closed form.
+    """
+    k = make(wl.mlp(**NET))
+    candidates = []
+    for noise in NOISES:
+        post = wl.posterior(k, X, y, noise=noise)
+        square = float(np.sum(post.data.y * post.weights)) / y.size
+        profile = post.log_marginal_likelihood() + y.size / 2 * (square - 1 - math.log(square))
+        candidates.append((profile, noise, square, post))
+    _, noise, square, post = max(candidates, key=itemgetter(0))
+    variance = square * (post.variance(Z) + noise)
+    return Gaussian(post.mean(Z), variance, f"noise {short(square * noise)}, scale {short(math.sqrt(square))}")
+
+
+def nngp(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+    """`bayes` with the NNGP kernel: the infinitely wide network under the exact Bayesian posterior."""
+    return bayes(wl.nngp, X, y, Z)
+
+
+def ntk(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+    """`bayes` with the NTK for a covariance."""
+    return bayes(wl.ntk, X, y, Z)
+
+
+def ensemble(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+    """y = s f_t + e, f_t an infinitely wide network trained to time t, e ~ N(0, r): t, s and r by cross-validation.
+
+    f_t is Gaussian over initialisations, and s f_t is what gradient descent makes of the network s f: its mean does not depend on s.
+    The three maximise the log predictive density of held-out folds; r is thus the variance that held-out observations show.
+    """
+    net = wl.mlp(**NET)
+    score = np.zeros((len(TIMES), len(SPREADS), len(RESIDUALS)))
+    for inside, outside in KFold(FOLDS, shuffle=True, random_state=0).split(X):
+        fold = wl.trained_ensemble(net, X[inside], y[inside])
+        means, variances = fold.mean(X[outside], TIMES), fold.variance(X[outside], TIMES)
+        squares = ((y[outside] - means) ** 2).sum(axis=2)
+        score += log_densities(squares, variances, y.shape[1])
+    i, j, k = np.unravel_index(np.argmax(score), score.shape)
+    t, spread, residual = float(TIMES[i]), float(SPREADS[j]), float(RESIDUALS[k])
+    whole = wl.trained_ensemble(net, X, y)
+    variance = spread**2 * whole.variance(Z, t) + residual
+    return Gaussian(whole.mean(Z, t), variance, f"noise {short(residual)}, scale {short(spread)}, t {short(t)}")
+
+
+def log_densities(squares: np.ndarray, variances: np.ndarray, outputs: int) -> np.ndarray:
+    """sum_i log N(y_i; mu_i, (s^2 v_i + r) I) for every time, s in SPREADS and r in RESIDUALS: (T, m), (T, m) -> (T, S, R).
+
+    `squares` are |y_i - mu_i|^2 over the `outputs` outputs.
+    """
+    total = SPREADS[:, None, None] ** 2 * variances[:, None, None, :] + RESIDUALS[:, None]
+    terms = squares[:, None, None, :] / total + outputs * np.log(2 * math.pi * total)
+    return np.asarray(-terms.sum(axis=3) / 2)
+
+
+@contextmanager
+def convergence_remarks() -> Iterator[list[str]]:
+    """Collects scikit-learn's ConvergenceWarnings, to be printed with the results instead of in the midst; others pass."""
+    remarks: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield remarks
+    for warning in caught:
+        if issubclass(warning.category, ConvergenceWarning):
+            remarks.append(" ".join(str(warning.message).split()))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def rbf(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+    """scikit-learn's Gaussian process, amplitude x RBF + white noise, all three by its marginal-likelihood optimiser."""
+    length = math.sqrt(X.shape[1])
+    kernel = ConstantKernel(1.0, (1e-4, 1e4)) * RBF(length, (length / 100, length * 100)) + WhiteKernel(0.1, (1e-6, 1e2))
+    start = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0)
+    with convergence_remarks() as remarks:
+        start.fit(X[:FEW], y[:FEW])
+        model = GaussianProcessRegressor(start.kernel_).fit(X, y)
+    mean, sd = model.predict(Z, return_std=True)
+    product, white = model.kernel_.k1, model.kernel_.k2
+    chosen = f"noise {short(white.noise_level)}, length {short(product.k2.length_scale)}"
+    variance = sd.reshape(len(Z), -1)[:, 0] ** 2
+    return Gaussian(mean.reshape(len(Z), -1), variance, chosen, tuple(dict.fromkeys(remarks)))
+
+
+def ridge(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+    """Ridge regression: penalty by leave-one-out, variance the mean square of the leave-one-out residuals."""
+    model = RidgeCV(ALPHAS, store_cv_results=True).fit(X, y)
+    best = int(np.argmin(np.abs(ALPHAS - model.alpha_)))
+    residual = float(np.mean(model.cv_results_[..., best]))
+    mean = model.predict(Z).reshape(len(Z), -1)
+    return Gaussian(mean, np.full(len(Z), residual), f"alpha {short(model.alpha_)}")
+
+
+def forest(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+    """Random forest for regression: variance the mean square of the out-of-bag residuals. y is (n, 1)."""
+    model = RandomForestRegressor(TREES, oob_score=True, random_state=0, n_jobs=-1).fit(X, y[:, 0])
+    residual = float(np.mean((model.oob_prediction_ - y[:, 0]) ** 2))
+    return Gaussian(model.predict(Z)[:, None], np.full(len(Z), residual), f"{TREES} trees")
+
+
+def forest_classes(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Classes:
+    """Random forest for classes: its probabilities, none below 1/(TREES + classes), normalised. y is one-hot up to scale."""
+    model = RandomForestClassifier(TREES, random_state=0, n_jobs=-1).fit(X, y.argmax(axis=1))
+    p = np.full((len(Z), y.shape[1]), 0.0)
+    p[:, model.classes_] = model.predict_proba(Z)
+    p = np.maximum(p, 1 / (TREES + y.shape[1]))
+    return Classes(np.log(p / p.sum(axis=1, keepdims=True)), f"{TREES} trees")

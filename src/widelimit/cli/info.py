@@ -1,0 +1,59 @@
+"""`widelimit info`: what the library runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import jax
+import numpy as np
+import scipy
+import sklearn
+from threadpoolctl import threadpool_info
+
+from widelimit.activations import BY_NAME
+from widelimit.compute import memory
+
+
+def collect(version: str) -> dict[str, Any]:
+    """Versions, linear algebra, devices, cores, memory in bytes, activations."""
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    facts = ("internal_api", "version", "architecture", "num_threads")
+    return {
+        "widelimit": version,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "scikit-learn": sklearn.__version__,
+        "blas": [{fact: pool.get(fact) for fact in facts} for pool in pools],
+        "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE", ""),
+        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "cores": usable_cores(),
+        "memory_available": memory.available(),
+        "activations": sorted(BY_NAME),
+    }
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, or, on systems without affinity, all cores."""
+    if "sched_getaffinity" in os.__all__:
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def lines(facts: dict[str, Any]) -> str:
+    """The facts of `collect` for people, one a line."""
+    shown = dict(facts)
+    shown["blas"] = "; ".join(
+        f"{blas['internal_api']} {blas['version']}, {blas['architecture']}, {blas['num_threads']} threads"
+        for blas in facts["blas"]
+    )
+    shown["memory_available"] = f"{facts['memory_available'] / memory.GIB:.1f} GiB"
+    for key in ("devices", "activations"):
+        shown[key] = ", ".join(facts[key])
+    if not facts["openblas_coretype"]:
+        del shown["openblas_coretype"]
+    return "\n".join(f"{key.replace('_', ' '):18} {value}" for key, value in shown.items())

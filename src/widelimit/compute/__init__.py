@@ -1,0 +1,1 @@
+"""The only place that allocates n x n arrays or factorises them. It knows nothing of networks."""

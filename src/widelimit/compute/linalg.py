@@ -1,0 +1,153 @@
+"""Factorisations of kernel matrices, in float64. No jitter is ever added.
+
+A matrix that is positive definite to rounding is factorised by Cholesky, in place. One that is not is taken by its
+eigenvectors, in the minimum-norm sense: directions whose eigenvalue cannot be told from zero are left out, and the
+caller is told the rank.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import scipy.linalg
+
+from widelimit.compute import memory
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+class Factor(abc.ABC):
+    """A factorised positive semi-definite matrix A (n, n)."""
+
+    rank: int
+    """Numerical rank of A."""
+    spread: float
+    """Estimate of sqrt(condition number) of A on its range: how much `whiten` magnifies rounding."""
+
+    @abc.abstractmethod
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        """A^+ b, the minimum-norm least-squares solution; (n, c) -> (n, c)."""
+
+    @abc.abstractmethod
+    def whiten(self, b: np.ndarray) -> np.ndarray:
+        """W b with W^T W = A^+; (n, m) -> (rank, m)."""
+
+    @abc.abstractmethod
+    def outside(self, b: np.ndarray) -> np.ndarray:
+        """The part of b outside of the range of A; (n, c) -> (n, c)."""
+
+    @abc.abstractmethod
+    def log_determinant(self) -> float:
+        """log det A; -inf if A is singular."""
+
+
+@final
+@dataclass(frozen=True)
+class Cholesky(Factor):
+    """A = L L^T; `lower` (n, n) holds L in its lower triangle."""
+
+    lower: np.ndarray
+    rank: int
+    spread: float
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        return np.asarray(scipy.linalg.cho_solve((self.lower, True), b, check_finite=False))
+
+    def whiten(self, b: np.ndarray) -> np.ndarray:
+        return np.asarray(scipy.linalg.solve_triangular(self.lower, b, lower=True, check_finite=False))
+
+    def outside(self, b: np.ndarray) -> np.ndarray:
+        return np.zeros_like(b)
+
+    def log_determinant(self) -> float:
+        return float(2 * np.sum(np.log(np.diagonal(self.lower))))
+
+
+@final
+@dataclass(frozen=True)
+class Eigen(Factor):
+    """A = V diag(values) V^T over the eigenvalues that can be told from zero; V (n, rank)."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+    rank: int
+    spread: float
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        return np.asarray(self.vectors @ ((self.vectors.T @ b) / self.values[:, None]))
+
+    def whiten(self, b: np.ndarray) -> np.ndarray:
+        return np.asarray((self.vectors.T @ b) / np.sqrt(self.values)[:, None])
+
+    def outside(self, b: np.ndarray) -> np.ndarray:
+        return np.asarray(b - self.vectors @ (self.vectors.T @ b))
+
+    def log_determinant(self) -> float:
+        return float(np.sum(np.log(self.values))) if self.rank == len(self.vectors) else -np.inf
+
+
+def rounding(n: int, largest: float) -> float:
+    """n eps times the largest entry or eigenvalue: what rounding leaves of a zero eigenvalue or pivot."""
+    return n * EPS * largest
+
+
+def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (ascending) and eigenvectors of a symmetric positive semi-definite matrix; `matrix` is overwritten.
+
+    Raises:
+        MemoryError: no room for the eigenvectors and their workspace.
+        ValueError: an eigenvalue is negative beyond rounding: the kernel is not positive semi-definite.
+    """
+    n = len(matrix)
+    memory.require(3 * 8 * n * n, f"the eigenvectors of a {n} x {n} matrix")
+    values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
+    if values[0] < -10 * rounding(n, max(values[-1], 0.0)):
+        raise ValueError(
+            f"the kernel matrix is not positive semi-definite: its smallest eigenvalue is {values[0]:.3g}, its largest "
+            f"{values[-1]:.3g}."
+        )
+    return values, vectors
+
+
+def factorise(matrix: np.ndarray) -> Factor:
+    """Factorise a positive semi-definite (n, n) float64 matrix, which is overwritten. Raises: as `eigenpairs`."""
+    n = len(matrix)
+    diagonal = np.diagonal(matrix).copy()
+    # A symmetric C-ordered matrix is its own Fortran-ordered transpose, which LAPACK factorises in place.
+    lower, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    pivots = np.diagonal(lower)
+    if info == 0 and pivots.min() ** 2 > rounding(n, diagonal.max()):
+        return Cholesky(lower, n, float(pivots.max() / pivots.min()))
+    np.fill_diagonal(lower, diagonal)
+    whole = np.triu(lower)
+    whole += np.triu(lower, 1).T
+    values, vectors = eigenpairs(whole)
+    kept = values > rounding(n, values[-1])
+    values, vectors = values[kept], vectors[:, kept]
+    spread = float(np.sqrt(values[-1] / values[0])) if len(values) else 1.0
+    return Eigen(values, vectors, len(values), spread)
+
+
+def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Variances of which a difference left less than its own rounding `error` (same shape) are 0.
+
+    Raises:
+        ArithmeticError: a variance is negative beyond rounding: the kernel is not positive semi-definite.
+    """
+    if (variance < -error).any():
+        worst = int(np.argmin(variance + error))
+        raise ArithmeticError(
+            f"variance {worst} came out as {variance.flat[worst]:.3g}, beyond its rounding error "
+            f"{error.flat[worst]:.1g}: "
+            f"the kernel is not positive semi-definite, or so ill-conditioned that a larger noise is needed."
+        )
+    return np.asarray(np.maximum(variance, 0.0))
+
+
+def square_root(covariance: np.ndarray, error: float) -> np.ndarray:
+    """R with R R^T = covariance, (m, m); eigenvalues within `error` of zero are zero. Raises: as `non_negative`."""
+    values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
+    return np.asarray(vectors * np.sqrt(non_negative(values, np.full_like(values, error))))

@@ -1,0 +1,149 @@
+"""Pairs of centred Gaussian signals, described without cancellation.
+
+A pair (u, v) is its two standard deviations and its correlation rho. Near rho = 1 the angle between the signals is
+sqrt(2 (1 - rho)), so a rounding error of eps in rho is an error of sqrt(eps) in every kernel that depends on the
+angle. The recursions of this library therefore carry the two gaps 1 - rho and 1 + rho.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit.series import safe_sqrt
+
+NEAR = {"float64": 1e-2, "float32": 1e-1}
+"""Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: take the difference."""
+
+
+def power_of_two(exponent: jax.Array, dtype: Any) -> jax.Array:
+    """2^exponent, exactly (XLA's exp2 is not), from its bits; 0 and inf beyond the range of normal numbers."""
+    info = np.finfo(dtype)
+    integer = jnp.int64 if info.bits == 64 else jnp.int32
+    kept = jnp.clip(exponent, info.minexp, info.maxexp - 1).astype(integer)
+    value = jax.lax.bitcast_convert_type((kept + (info.maxexp - 1)) << info.nmant, dtype)
+    return jnp.where(exponent < info.minexp, 0, jnp.where(exponent >= info.maxexp, jnp.inf, value)).astype(dtype)
+
+
+def exponent_of(value: jax.Array) -> jax.Array:
+    """The int32 k with 2^(k-1) <= |value| < 2^k, from the bits; for 0 and subnormal numbers that of the smallest."""
+    info = np.finfo(value.dtype)
+    bits = jax.lax.bitcast_convert_type(jnp.abs(value), jnp.int64 if info.bits == 64 else jnp.int32)
+    return ((bits >> info.nmant) - (info.maxexp - 2)).astype(jnp.int32)
+
+
+class Variance(NamedTuple):
+    """The variance value * 4^exponent of Gaussian signals, arrays of one shape; the exponent is an int32.
+
+    Powers of two are exact, so that inputs of any size a float holds pass through any number of layers without
+    overflow, and the square root, which would round once a layer in step at every layer, is left to the end.
+    """
+
+    value: jax.Array
+    exponent: jax.Array
+
+    def normalised(self) -> Variance:
+        """The same variance with value in [1/4, 1); 0 stays as it is."""
+        power = jnp.where(self.value == 0, 0, (exponent_of(jax.lax.stop_gradient(self.value)) + 1) // 2)
+        return Variance(self.value * power_of_two(-2 * power, self.value.dtype), self.exponent + power)
+
+    @property
+    def deviation(self) -> jax.Array:
+        """The standard deviation."""
+        return safe_sqrt(self.value) * power_of_two(self.exponent, self.value.dtype)
+
+
+class Gaps(NamedTuple):
+    """The correlation rho of a pair of signals as (below, above) = (1 - rho, 1 + rho), each right to rounding.
+
+    Both are arrays of one shape with entries in [0, 2]; whichever is small keeps all its digits.
+    """
+
+    below: jax.Array
+    above: jax.Array
+
+    @property
+    def rho(self) -> jax.Array:
+        """The correlation, in [-1, 1]."""
+        return (self.above - self.below) / 2
+
+    @property
+    def positive(self) -> jax.Array:
+        """Whether rho >= 0."""
+        return self.below <= self.above
+
+    @property
+    def near(self) -> jax.Array:
+        """1 - abs(rho): the gap to the nearer end, in [0, 1]."""
+        return jnp.where(self.positive, self.below, self.above)
+
+
+def scaled(normalised: jax.Array, x: Variance, y: Variance) -> jax.Array:
+    """normalised * s_x * s_y; out of range only where the product is, and 0 where `normalised` is."""
+    value = (safe_sqrt(x.value) * normalised) * safe_sqrt(y.value)
+    exponent = x.exponent + y.exponent
+    half = exponent // 2
+    info = np.finfo(value.dtype)
+    for part in (half, exponent - half):
+        value = value * power_of_two(jnp.clip(part, info.minexp, info.maxexp - 1), value.dtype)
+    return value
+
+
+def gaps_of_one(like: jax.Array) -> Gaps:
+    """The gaps of a signal with itself (rho = 1), in the shape and dtype of `like`."""
+    return Gaps(jnp.zeros_like(like), jnp.full_like(like, 2))
+
+
+def gaps_from_near(near: jax.Array, positive: jax.Array) -> Gaps:
+    """Gaps from 1 - abs(rho) and the sign of rho."""
+    return Gaps(jnp.where(positive, near, 2 - near), jnp.where(positive, 2 - near, near))
+
+
+def add_constant(share_x: jax.Array, share_y: jax.Array, rest_x: jax.Array, rest_y: jax.Array, gaps: Gaps) -> Gaps:
+    """Gaps of x + b and y + b after adding one shared independent signal b to both.
+
+    With unit variances of the sums, x has standard deviation `share_x` and b has `rest_x` (share^2 + rest^2 = 1). For
+    independent signals k: 1 - rho = sum_k ((a_k - a'_k)^2/2 + a_k a'_k (1 - rho_k)). Every term is positive: nothing
+    cancels.
+    """
+    apart = (share_x - share_y) ** 2 / 2
+    common = share_x * share_y
+    return Gaps(
+        apart + (rest_x - rest_y) ** 2 / 2 + common * gaps.below,
+        apart + (rest_x + rest_y) ** 2 / 2 + common * gaps.above,
+    )
+
+
+def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, same: bool) -> Gaps:
+    """Gaps of the inner products of unit vectors, (n, m).
+
+    With `same`, U is V and the gap of a row with itself is exactly 0.
+    From the matrix product; where a pair is nearly parallel or antiparallel, from |u -+ v|^2/2, which keeps all digits.
+    A zero vector (a zero input of a network without bias) has correlation 0 with everything.
+    """
+    rho = jnp.matmul(U, V.T, precision="highest")
+    positive = rho >= 0
+    near = 1 - jnp.abs(rho)
+    bound = NEAR[U.dtype.name]
+    itself = jnp.eye(len(U), dtype=bool) if same else jnp.zeros((), dtype=bool)
+
+    def mended_row(row: tuple[jax.Array, ...]) -> jax.Array:
+        u, near, positive, itself = row
+        wanted = (near < bound) & ~itself
+
+        def mend() -> jax.Array:
+            sign = jnp.where(positive, 1, -1).astype(U.dtype)
+            return jnp.where(wanted, jnp.sum((sign[:, None] * u - V) ** 2, axis=1) / 2, near)
+
+        return jnp.asarray(jax.lax.cond(jnp.any(wanted), mend, lambda: near))
+
+    def mend_all() -> jax.Array:
+        return jnp.asarray(jax.lax.map(mended_row, (U, near, positive, jnp.broadcast_to(itself, near.shape))))
+
+    nearest = jnp.min(jnp.where(itself, 1, near))
+    near = jax.lax.cond(nearest < bound, mend_all, lambda: near)
+    return gaps_from_near(jnp.where(itself, 0, near), positive | itself)

@@ -1,0 +1,110 @@
+"""All infinitely wide networks at once: the law of the trained outputs over random initialisations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.architecture.network import Network
+from widelimit.compute import linalg, memory
+from widelimit.inference.gradient_flow import GradientFlow, gradient_flow
+from widelimit.inference.training_set import like
+from widelimit.kernels.base import Kernel
+from widelimit.kernels.network import nngp, ntk
+from widelimit.validation import Array
+
+
+@final
+@dataclass(frozen=True)
+class TrainedEnsemble:
+    """f_t(z) = f_0(z) + B_t(z) (y - f_0(X)), f_0 ~ GP(0, Sigma), B_t = Theta(z, X) V gain(t) V^T.
+
+    Made by `trained_ensemble`.
+    Outputs are independent with one covariance. Times as in `GradientFlow`: d theta/dt = -grad C, C = (1/n) sum |f(x_i)
+    - y_i|^2.
+    """
+
+    flow: GradientFlow
+    prior: Kernel
+    modes: np.ndarray
+    """V^T Sigma(X, X) V."""
+
+    def mean(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
+        """B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
+        return self.flow.predict(Z, t)
+
+    def covariance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m m"]:
+        """Sigma(Z, Z) - B Sigma(X, Z) - (B Sigma(X, Z))^T + B Sigma(X, X) B^T, B = B_t(Z).
+
+        (m, m), or (T, m, m) for an array of times.
+        t = 0 is the NNGP prior. Source: Lee et al. 2019, arXiv 1902.06720, eq. (16).
+        """
+        points, times = self.flow.data.inputs(Z), validation.times(t)
+        memory.require(8.0 * times.size * len(points) ** 2, f"{times.size} covariances of {len(points)} points")
+        prior = np.asarray(self.prior.gram(points))
+        tangent, between = self._projections(points)
+        out = np.empty((times.size, len(points), len(points)))
+        for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
+            weighted = tangent * gain
+            crossing = weighted @ between.T
+            square = weighted @ self.modes @ weighted.T
+            out[i] = prior + ((square + square.T) / 2 - crossing - crossing.T)
+            diagonal = self._variance(np.diagonal(prior), np.diagonal(crossing), np.diagonal(square))
+            np.fill_diagonal(out[i], diagonal)
+        return like(out if times.ndim else out[0], Z)
+
+    def variance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m"]:
+        """The diagonal of `covariance`, (m,) or (T, m), at O(m n^2) for each time; never negative.
+
+        A variance smaller than the rounding error of the sum it comes from is 0.
+
+        Raises:
+            ArithmeticError: negative beyond rounding.
+        """
+        points, times = self.flow.data.inputs(Z), validation.times(t)
+        prior = np.asarray(self.prior.diag(points))
+        tangent, between = self._projections(points)
+        out = np.empty((times.size, len(points)))
+        for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
+            weighted = tangent * gain
+            crossing = np.einsum("ij,ij->i", weighted, between)
+            square = np.einsum("ij,ij->i", weighted @ self.modes, weighted)
+            out[i] = self._variance(prior, crossing, square)
+        return like(out if times.ndim else out[0], Z)
+
+    def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Theta(Z, X) V and Sigma(Z, X) V."""
+        between = np.asarray(self.prior.cross(points, self.flow.data.X)) @ self.flow.vectors
+        return self.flow.projected(points), between
+
+    def _variance(self, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
+        error = linalg.rounding(len(self.modes), 1.0) * (prior + 2 * np.abs(crossing) + square)
+        return linalg.non_negative(prior - 2 * crossing + square, error)
+
+
+def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> TrainedEnsemble:
+    """The Gaussian law, over random initialisations, of infinitely wide networks trained by gradient flow to time t.
+
+    Mean B_t(Z) y and covariance as in `TrainedEnsemble`; at t = 0 the NNGP prior, at t = inf interpolation. One
+    eigendecomposition serves every time. Computed in float64. Source: Lee et al. 2019, arXiv 1902.06720, section 2.3.
+
+    Args:
+        net: a network.
+        X: (n, d) inputs.
+        y: (n,) or (n, c) targets.
+
+    Returns:
+        A `TrainedEnsemble` with mean, covariance and variance at (Z, t).
+
+    Raises:
+        TypeError, ValueError: bad data.
+        MemoryError: the kernel matrices or the eigenvectors do not fit.
+    """
+    tangent, prior = ntk(net), nngp(net)
+    flow = gradient_flow(tangent, X, y)
+    modes = flow.vectors.T @ np.asarray(prior.gram(flow.data.X)) @ flow.vectors
+    return TrainedEnsemble(flow, prior, (modes + modes.T) / 2)

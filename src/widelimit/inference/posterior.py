@@ -1,0 +1,171 @@
+"""Bayesian inference with a Gaussian-process prior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.compute import linalg, memory
+from widelimit.inference.training_set import TrainingSet, like, training_set
+from widelimit.kernels.base import Kernel
+from widelimit.validation import Array
+
+BLOCK = 2048
+"""Test points whose variances are computed at once."""
+
+
+@final
+@dataclass(frozen=True)
+class Posterior:
+    """f | y for f ~ GP(0, K), y = f(X) + N(0, noise): made by `posterior`.
+
+    Every output is an independent process with this covariance, so variance and covariance have no output axis.
+    """
+
+    data: TrainingSet
+    noise: np.ndarray
+    factor: linalg.Factor
+    weights: np.ndarray
+
+    def mean(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
+        """K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
+        points = self.data.inputs(Z)
+        return self.data.outputs(self.data.cross(points) @ self.weights, Z)
+
+    def _blocks(self, points: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, len(points), BLOCK):
+            part = slice(start, start + BLOCK)
+            yield part, self.factor.whiten(self.data.cross(points[part]).T)
+
+    def _rounding(self, prior: np.ndarray) -> np.ndarray:
+        return np.asarray(linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior)
+
+    def variance(self, Z: Float[Array, "m d"]) -> Float[Array, " m"]:
+        """The diagonal of `covariance`, (m, d) -> (m,), of f without observation noise; never negative.
+
+        A variance smaller than the rounding error of the difference it comes from is 0.
+
+        Raises:
+            ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
+        """
+        points = self.data.inputs(Z)
+        prior = np.asarray(self.data.kernel.diag(points))
+        variance = prior.copy()
+        for part, whitened in self._blocks(points):
+            variance[part] -= np.einsum("ij,ij->j", whitened, whitened)
+        return like(linalg.non_negative(variance, self._rounding(prior)), Z)
+
+    def covariance(self, Z: Float[Array, "m d"]) -> Float[Array, "m m"]:
+        """K(Z, Z) - K(Z, X) (K(X, X) + noise)^{-1} K(X, Z): (m, d) -> (m, m), of f, no noise; symmetric to the bit."""
+        return like(self._covariance(self.data.inputs(Z)), Z)
+
+    def _covariance(self, points: np.ndarray) -> np.ndarray:
+        covariance = np.asarray(self.data.kernel.gram(points))
+        prior = np.diagonal(covariance).copy()
+        whitened = self.factor.whiten(self.data.cross(points).T)
+        covariance -= whitened.T @ whitened
+        covariance = np.asarray((covariance + covariance.T) / 2)
+        np.fill_diagonal(covariance, linalg.non_negative(np.diagonal(covariance), self._rounding(prior)))
+        return covariance
+
+    def sample(self, Z: Float[Array, "m d"], count: int, *, seed: int = 0) -> Float[Array, "count m *c"]:
+        """Draws of f(Z) from the posterior (without noise): (count, m), or (count, m, c) for y of shape (n, c).
+
+        Args:
+            Z: (m, d) test inputs.
+            count: number of draws, >= 1.
+            seed: seed of NumPy's default generator.
+        """
+        count = validation.integer("count", count, at_least=1)
+        points = self.data.inputs(Z)
+        m, c = len(points), self.weights.shape[1]
+        memory.require(8 * count * m * c, f"{count} draws of {m} x {c} values")
+        error = m * float(self._rounding(np.asarray(self.data.kernel.diag(points))).max())
+        root = linalg.square_root(self._covariance(points), error)
+        normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal((count, m, c))
+        mean = self.data.cross(points) @ self.weights
+        return self.data.outputs(mean + np.einsum("ij,sjc->sic", root, normal), Z)
+
+    def log_marginal_likelihood(self) -> float:
+        """log N(y; 0, K(X, X) + noise), summed over outputs: -y.alpha/2 - log det/2 - (n/2) log(2 pi).
+
+        Raises:
+            ValueError: the covariance is singular, so that y has no density; pass a noise.
+        """
+        n, c = self.data.y.shape
+        if self.factor.rank < n:
+            raise ValueError(
+                f"K(X, X) + noise has numerical rank {self.factor.rank} of {n}: y has no density. Pass a larger noise."
+            )
+        quadratic = float(np.sum(self.data.y * self.weights))
+        normaliser = self.factor.log_determinant() + n * math.log(2 * math.pi)
+        return float(-(quadratic + c * normaliser) / 2)
+
+
+def posterior(
+    k: Kernel, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
+) -> Posterior:
+    """f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
+
+    Section 2.4 of the paper.
+
+    One Cholesky factorisation, n^3/3 flops, shared by all outputs; `mean` never computes a variance. Computed in
+    float64, float32 data included; results are NumPy float64 arrays, or JAX arrays where Z is one. No jitter is added:
+    a singular but consistent system (duplicate rows with equal labels, say) is solved in the minimum-norm sense.
+
+    Args:
+        k: a kernel.
+        X: (n, d) inputs.
+        y: (n,) or (n, c) targets; the c outputs are independent and share the kernel.
+        noise: variance of the observation noise (in the square of y's unit), >= 0, one number or (n,), one for each
+        training point.
+
+    Returns:
+        A `Posterior` with mean, variance, covariance, sample and log_marginal_likelihood.
+
+    Raises:
+        TypeError, ValueError: bad data; or y cannot be interpolated, as duplicate rows have different labels (they are
+        named) or the
+            kernel matrix is numerically singular; then pass a noise.
+        MemoryError: the (n, n) kernel matrix does not fit.
+    """
+    data = training_set(k, X, y)
+    variance = validation.noise(noise, len(data.X))
+    matrix = np.asarray(k.gram(data.X))
+    matrix[np.diag_indices(len(matrix))] += variance
+    factor = linalg.factorise(matrix)
+    missed = np.abs(factor.outside(data.y)).max(axis=1)
+    # Half of the digits: rounding in consistent labels stays orders of magnitude below, any real conflict above.
+    if missed.max() > math.sqrt(linalg.EPS) * np.abs(data.y).max():
+        raise ValueError(_why_inconsistent(data, factor, missed))
+    return Posterior(data, variance, factor, factor.solve(data.y))
+
+
+def _why_inconsistent(data: TrainingSet, factor: linalg.Factor, missed: np.ndarray) -> str:
+    """Name the duplicate rows with different labels, or the rank of the kernel matrix."""
+    n = len(data.X)
+    _, group = np.unique(data.X, axis=0, return_inverse=True)
+    first: dict[int, int] = {}
+    conflicts = []
+    for i, g in enumerate(group.ravel().tolist()):
+        j = first.setdefault(g, i)
+        if (data.y[i] != data.y[j]).any():
+            conflicts.append((j, i))
+    if conflicts:
+        pairs = "; ".join(
+            f"rows {i} and {j} (labels {data.y[i].tolist()} and {data.y[j].tolist()})" for i, j in conflicts[:3]
+        )
+        more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
+        cause = f"duplicate rows of X have different labels: {pairs}{more}"
+    else:
+        cause = (
+            f"K(X, X) + noise has numerical rank {factor.rank} of {n} (no duplicate row of X has two labels), "
+            f"and label {int(np.argmax(missed))} is off its range by {missed.max():.2g}"
+        )
+    return f"y cannot be interpolated: {cause}. Pass noise= the variance of the observation noise."

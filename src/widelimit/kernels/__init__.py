@@ -1,0 +1,1 @@
+"""Kernels: functions of two inputs with gram, cross and diag."""

@@ -1,0 +1,143 @@
+"""Figures: a result -> matplotlib Axes. Object-oriented: nothing here touches pyplot or its global state."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from widelimit.inference.ensemble import TrainedEnsemble
+from widelimit.inference.posterior import Posterior
+
+NORMAL_QUANTILE = 1.959963984540054
+"""The 97.5 % quantile of N(0, 1)."""
+BAYES, DESCENT, DATA = "#1b6ca8", "#c8553d", "#222222"
+"""Colours: posterior, trained networks, data; told apart in greyscale and by the colour-blind."""
+
+
+def band(
+    axes: Axes,
+    x: Float[np.ndarray, " m"],
+    mean: Float[np.ndarray, " m"],
+    variance: Float[np.ndarray, " m"],
+    *,
+    color: str,
+    label: str,
+) -> Axes:
+    """Mean and mean +- 1.96 sd over x, which is drawn in ascending order."""
+    order = np.argsort(x)
+    x, mean, width = x[order], mean[order], NORMAL_QUANTILE * np.sqrt(variance[order])
+    axes.fill_between(x, mean - width, mean + width, color=color, alpha=0.22, linewidth=0, label="95 % band")
+    axes.plot(x, mean, color=color, linewidth=1.8, label=label)
+    return axes
+
+
+def points(axes: Axes, X: Float[np.ndarray, "n 1"], y: Float[np.ndarray, "n 1"]) -> Axes:
+    """Training data as dots."""
+    axes.plot(
+        X[:, 0], y[:, 0], "o", color=DATA, markersize=4.5, markeredgecolor="white", markeredgewidth=0.8, label="data"
+    )
+    return axes
+
+
+def posterior(post: Posterior, Z: Float[np.ndarray, "m 1"], *, axes: Axes) -> Axes:
+    """Posterior mean and 95 % band of f (without the noise of an observation), and the data.
+
+    Args:
+        post: from `widelimit.posterior`, on one input feature and one output.
+        Z: (m, 1) inputs.
+        axes: where to draw; returned.
+
+    Raises:
+        ValueError: more than one feature or output.
+    """
+    _one_dimensional(post.data.X, post.data.y)
+    band(axes, Z[:, 0], _flat(post.mean(Z)), post.variance(Z), color=BAYES, label="posterior mean")
+    return points(axes, post.data.X, post.data.y)
+
+
+def ensemble(trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], t: float, *, axes: Axes) -> Axes:
+    """Mean and 95 % band over random initialisations of networks trained to time t, and the data.
+
+    Args:
+        trained: from `widelimit.trained_ensemble`, on one input feature and one output.
+        Z: (m, 1) inputs.
+        t: a time in [0, inf], in the unit of d theta/dt = -grad C, C the mean squared error.
+        axes: where to draw; returned.
+
+    Raises:
+        ValueError: more than one feature or output; a negative time.
+    """
+    data = trained.flow.data
+    _one_dimensional(data.X, data.y)
+    band(axes, Z[:, 0], _flat(trained.mean(Z, t)), trained.variance(Z, t), color=DESCENT, label="ensemble mean")
+    return points(axes, data.X, data.y)
+
+
+def learning(
+    post: Posterior, trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], times: Float[np.ndarray, " T"]
+) -> Figure:
+    """The NNGP posterior beside the trained ensemble at several times, on common axes, three panels a row.
+
+    Args:
+        post: from `widelimit.posterior`, on one input feature and one output.
+        trained: from `widelimit.trained_ensemble`, on the same data.
+        Z: (m, 1) inputs.
+        times: (T,) times in [0, inf], as in `ensemble`.
+
+    Raises:
+        ValueError: more than one feature or output; a negative time.
+    """
+    rows = math.ceil((1 + len(times)) / 3)
+    figure = Figure(figsize=(10, 0.6 + 2.7 * rows), layout="constrained")
+    grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+    panels = list(grid.flat)
+    posterior(post, Z, axes=panels[0]).set_title("NNGP posterior")
+    for t, axes in zip(times, panels[1:], strict=False):
+        ensemble(trained, Z, float(t), axes=axes).set_title(f"trained networks, {time_text(float(t))}")
+    for axes in panels[1 + len(times) :]:
+        axes.set_visible(False)
+    for axes in panels[: 1 + len(times)]:
+        dress(axes)
+    for axes in (panels[0], panels[len(times)]):
+        axes.legend(loc="upper left", frameon=False, fontsize=8)
+    panels[0].set(xlim=(Z.min(), Z.max()), ylim=window(post.data.y))
+    figure.supxlabel("input x", fontsize=10)
+    figure.supylabel("output f(x)", fontsize=10)
+    return figure
+
+
+def window(y: Float[np.ndarray, "n c"]) -> tuple[float, float]:
+    """The range of the data and 0.7 of it on either side: the prior's band at t = 0 may leave the axes, the data stay readable."""
+    low, high = float(y.min()), float(y.max())
+    margin = 0.7 * (high - low if high > low else 1.0)
+    return low - margin, high + margin
+
+
+def time_text(t: float) -> str:
+    """A time for a title."""
+    return "$t = \\infty$" if math.isinf(t) else f"$t = {t:g}$"
+
+
+def dress(axes: Axes) -> Axes:
+    """A quiet frame: two spines, a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.title.set_fontsize(10)
+    axes.tick_params(labelsize=8)
+    return axes
+
+
+def _flat(values: Float[np.ndarray, "m *c"]) -> Float[np.ndarray, " m"]:
+    return values.reshape(len(values))
+
+
+def _one_dimensional(X: np.ndarray, y: np.ndarray) -> None:
+    if X.shape[1] != 1 or y.shape[1] != 1:
+        raise ValueError(
+            f"a band can be drawn over one input feature for one output; the training data have {X.shape[1]} features "
+            f"and {y.shape[1]} outputs: fit one of each, or draw a slice with plots.band."
+        )

@@ -1,0 +1,38 @@
+"""Frozen dataclasses as JAX pytrees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import jax
+
+T = TypeVar("T")
+
+
+def pytree(cls: type[T]) -> type[T]:
+    """Register a frozen dataclass; fields with metadata {"static": True} belong to the structure, the others are children.
+
+    Not by `jax.tree_util.register_dataclass`: the structures it makes compare equal for two classes with equal static
+    fields (JAX 0.10.2), and a compiled function was then seen to answer with that of another activation. Here the
+    class is part of what is compared.
+    """
+    static = [f.name for f in fields(cls) if f.metadata.get("static")]  # type: ignore[arg-type]
+    children = [f.name for f in fields(cls) if not f.metadata.get("static")]  # type: ignore[arg-type]
+
+    def flatten(value: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(value, name) for name in children), (cls, *(getattr(value, name) for name in static))
+
+    def flatten_with_keys(value: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        leaves, structure = flatten(value)
+        return tuple(zip(map(jax.tree_util.GetAttrKey, children), leaves, strict=True)), structure
+
+    def unflatten(structure: tuple[Any, ...], leaves: Iterable[Any]) -> T:
+        value = object.__new__(cls)
+        for name, item in zip([*static, *children], [*structure[1:], *leaves], strict=True):
+            object.__setattr__(value, name, item)
+        return value
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls

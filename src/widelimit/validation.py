@@ -1,0 +1,154 @@
+"""Checks at the door: what is refused, in which words. Nothing is cast unless the value survives exactly."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import jax
+import numpy as np
+
+Array = np.ndarray | jax.Array
+
+
+def is_jax(*arrays: Any) -> bool:
+    """Whether any of the arrays is a JAX array or tracer (then results are JAX arrays too)."""
+    return any(isinstance(a, jax.Array) for a in arrays)
+
+
+def _as_float_array(name: str, value: Any) -> Array:
+    """The value as float32 or float64 without loss, or an error that says what to pass."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first, e.g. {name}.filled(0.0).")
+    if type(value).__module__.startswith("scipy.sparse"):
+        raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray().")
+    if not isinstance(value, jax.Array):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    dtype = np.dtype(value.dtype)
+    if dtype in (np.float32, np.float64):
+        return value  # type: ignore[no-any-return]
+    if dtype.kind in "iub" and isinstance(value, np.ndarray):
+        exact = value.astype(np.float64)
+        if dtype.itemsize < 8 or np.array_equal(exact.astype(dtype), value):
+            return exact
+        raise TypeError(f"{name} holds integers that float64 cannot represent; scale them, or pass floats.")
+    remedy = {
+        "c": "pass the real and imaginary parts as separate columns",
+        "O": "convert it, e.g. with .astype(float) on each column",
+        "U": "convert the text to numbers",
+        "S": "convert the text to numbers",
+    }.get(dtype.kind, "convert it to float32 or float64 yourself")
+    raise TypeError(f"{name} has dtype {dtype}; float32 or float64 is needed: {remedy}.")
+
+
+def _refuse_non_finite(name: str, value: Array) -> None:
+    if isinstance(value, jax.core.Tracer):
+        return
+    finite = np.isfinite(np.asarray(value))
+    if not finite.all():
+        bad = np.argwhere(~finite)
+        where = ", ".join(str(int(i)) for i in bad[0])
+        raise ValueError(
+            f"{name} has {len(bad)} entries that are NaN or infinite, the first at [{where}] "
+            f"({np.asarray(value)[tuple(bad[0])]}); drop or impute them."
+        )
+
+
+def points(name: str, value: Any) -> Array:
+    """(n, d) inputs, n and d >= 1, float32 or float64, finite."""
+    array = _as_float_array(name, value)
+    if array.ndim == 1:
+        raise ValueError(
+            f"{name} must have shape (n, d), got {array.shape}: pass {name}[:, None] for n points of one feature, "
+            f"{name}[None, :] for one point."
+        )
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have shape (n, d), got shape {array.shape}.")
+    if 0 in array.shape:
+        raise ValueError(f"{name} is empty: shape {array.shape}; at least one point and one feature are needed.")
+    _refuse_non_finite(name, array)
+    return array
+
+
+def same_features(name_x: str, X: Array, name_y: str, Y: Array) -> None:
+    """Both with the same number of columns."""
+    if X.shape[1] != Y.shape[1]:
+        raise ValueError(f"{name_x} has {X.shape[1]} features and {name_y} has {Y.shape[1]}; they must agree.")
+
+
+def concrete(name: str, value: Any) -> Any:
+    """The value, unless it is being traced by JAX."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{name} is being traced by jax (jit, grad or vmap); inference works on values. Inside a traced "
+            f"function, use k.gram and k.cross with jax.scipy.linalg."
+        )
+    return value
+
+
+def targets(name: str, value: Any, n: int) -> np.ndarray:
+    """(n,) or (n, c) targets as float64, finite."""
+    array = np.asarray(_as_float_array(name, concrete(name, value)))
+    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
+        raise ValueError(f"{name} must have shape (n,) or (n, c) with c >= 1, got shape {array.shape}.")
+    if len(array) != n:
+        raise ValueError(f"{name} has {len(array)} rows and X has {n}; they must agree.")
+    _refuse_non_finite(name, array)
+    return array.astype(np.float64)
+
+
+def noise(value: Any, n: int) -> np.ndarray:
+    """A noise variance >= 0, one number or one a training point, as a float64 array of shape () or (n,)."""
+    array = np.asarray(_as_float_array("noise", concrete("noise", value)), dtype=np.float64)
+    if array.shape not in ((), (n,)):
+        raise ValueError(f"noise must be a number or of shape ({n},), one a training point; got shape {array.shape}.")
+    _refuse_non_finite("noise", array)
+    if (array < 0).any():
+        raise ValueError(f"noise is a variance and must be >= 0, got {array.min()}.")
+    return array
+
+
+def times(value: Any) -> np.ndarray:
+    """Training times in [0, inf], shape () or (T,), as float64."""
+    array = np.asarray(_as_float_array("t", concrete("t", value)), dtype=np.float64)
+    if array.ndim > 1 or array.size == 0:
+        raise ValueError(f"t must be a number or a one-dimensional array of times, got shape {array.shape}.")
+    if np.isnan(array).any() or (array < 0).any():
+        raise ValueError(f"times must be in [0, inf], got {array[~(array >= 0)].flat[0] if array.ndim else array}.")
+    return array
+
+
+def integer(name: str, value: Any, *, at_least: int) -> int:
+    """An integer in range (not a bool, not a float that happens to be whole)."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}.") from None
+    if number < at_least:
+        raise ValueError(f"{name} must be at least {at_least}, got {number}.")
+    return number
+
+
+def finite_scalar(name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf) -> Any:
+    """A finite real number in range; a JAX scalar stays one, so that it can be differentiated (traced: unchecked)."""
+    if isinstance(value, jax.Array):
+        if value.ndim != 0:
+            raise ValueError(f"{name} must be a scalar, got shape {value.shape}.")
+        if isinstance(value, jax.core.Tracer):
+            return value
+    elif isinstance(value, (bool, complex, str)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} must be a real number, got {value!r}.")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}.")
+    if number <= above:
+        raise ValueError(f"{name} must be > {above:g}, got {number:g}.")
+    if number < at_least:
+        raise ValueError(f"{name} must be >= {at_least:g}, got {number:g}.")
+    return value if isinstance(value, jax.Array) else number

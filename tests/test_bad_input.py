@@ -1,0 +1,208 @@
+"""Bad input gives an error of the right type that says what, which value, and what to pass."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+
+import widelimit as wl
+
+X = np.random.default_rng(0).standard_normal((6, 3))
+Y = X[:, 0]
+NET = wl.mlp(depth=2, bias_std=0.1)
+K = wl.ntk(NET)
+
+
+def with_nan():
+    bad = X.copy()
+    bad[4, 1] = np.nan
+    bad[5, 0] = np.inf
+    return bad
+
+
+BAD_POINTS = {
+    "nan": (with_nan(), ValueError, "2 entries that are NaN or infinite, the first at [4, 1] (nan); drop or impute"),
+    "jax nan": (jnp.asarray(with_nan()), ValueError, "the first at [4, 1]"),
+    "one dimension": (X[0], ValueError, "must have shape (n, d), got (3,): pass X[:, None]"),
+    "three dimensions": (X[None], ValueError, "got shape (1, 6, 3)"),
+    "scalar": (1.0, ValueError, "got shape ()"),
+    "no rows": (X[:0], ValueError, "is empty: shape (0, 3)"),
+    "no columns": (X[:, :0], ValueError, "is empty: shape (6, 0)"),
+    "complex": (X + 0j, TypeError, "has dtype complex128; float32 or float64 is needed: pass the real and imaginary"),
+    "object": (X.astype(object), TypeError, "has dtype object"),
+    "text": (X.astype(str), TypeError, "convert the text to numbers"),
+    "half": (X.astype(np.float16), TypeError, "has dtype float16; float32 or float64 is needed"),
+    "long double": (X.astype(np.longdouble), TypeError, "float32 or float64 is needed"),
+    "large integers": (np.full((2, 2), 2**53 + 1), TypeError, "integers that float64 cannot represent"),
+    "jax integers": (jnp.ones((2, 2), int), TypeError, "has dtype int32"),
+    "ragged": ([[1.0, 2.0], [3.0]], ValueError, "is not a rectangular array"),
+    "masked": (np.ma.masked_invalid(with_nan()), TypeError, "is a masked array; fill or drop"),
+    "sparse": (scipy.sparse.csr_matrix(X), TypeError, "pass X.toarray()"),
+    "dates": (np.array([["2020-01-01"]], "datetime64[D]"), TypeError, "has dtype datetime64[D]"),
+    "nothing": (None, TypeError, "has dtype object"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_POINTS)
+def test_points_are_checked_everywhere(name):
+    value, kind, words = BAD_POINTS[name]
+    match = re.escape(words)
+    calls = [
+        lambda: K.gram(value),
+        lambda: K.diag(value),
+        lambda: K.cross(value, X),
+        lambda: wl.posterior(K, value, Y),
+        lambda: wl.gradient_flow(K, value, Y),
+        lambda: wl.trained_ensemble(NET, value, Y),
+    ]
+    for call in calls:
+        with pytest.raises(kind, match=match):
+            call()
+    renamed = re.escape(words.replace("X[", "Z[").replace("X.", "Z."))
+    for call in (wl.posterior(K, X, Y).mean, wl.posterior(K, X, Y).variance, wl.posterior(K, X, Y).covariance):
+        with pytest.raises(kind, match=renamed):
+            call(value)
+    with pytest.raises(kind, match=renamed):
+        wl.gradient_flow(K, X, Y).predict(value, 1.0)
+    with pytest.raises(kind, match=renamed):
+        wl.trained_ensemble(NET, X, Y).variance(value, 1.0)
+
+
+def test_integers_booleans_and_lists_that_survive_exactly_are_taken():
+    grid = np.array([[0, 1], [2, 3]])
+    np.testing.assert_array_equal(K.gram(grid), K.gram(grid.astype(float)))
+    np.testing.assert_array_equal(K.gram(grid.tolist()), K.gram(grid.astype(float)))
+    np.testing.assert_array_equal(K.gram(grid > 1), K.gram((grid > 1).astype(float)))
+
+
+def raises(kind, words):
+    return pytest.raises(kind, match=re.escape(words))
+
+
+def test_features_and_lengths_must_agree():
+    with raises(ValueError, "X has 3 features and Y has 2; they must agree"):
+        K.cross(X, X[:, :2])
+    with raises(ValueError, "Z has 2 features and X has 3; they must agree"):
+        wl.posterior(K, X, Y).mean(X[:, :2])
+    with raises(ValueError, "y has 5 rows and X has 6"):
+        wl.posterior(K, X, Y[:5])
+
+
+def test_targets():
+    for bad, kind, words in [
+        (np.full(6, np.nan), ValueError, "y has 6 entries that are NaN or infinite"),
+        (np.zeros((6, 0)), ValueError, "y must have shape (n,) or (n, c) with c >= 1, got shape (6, 0)"),
+        (np.zeros((6, 1, 1)), ValueError, "got shape (6, 1, 1)"),
+        (Y + 1j, TypeError, "y has dtype complex128"),
+        (list("abcdef"), TypeError, "convert the text to numbers"),
+        (1.0, ValueError, "got shape ()"),
+    ]:
+        for call in (wl.posterior, wl.gradient_flow):
+            with raises(kind, words):
+                call(K, X, bad)
+
+
+def test_noise():
+    for bad, kind, words in [
+        (-0.1, ValueError, "noise is a variance and must be >= 0, got -0.1"),
+        (np.nan, ValueError, "noise has 1 entries that are NaN"),
+        (np.inf, ValueError, "noise has 1 entries that are NaN or infinite"),
+        (np.ones(5), ValueError, "noise must be a number or of shape (6,)"),
+        (np.r_[1, 1, 1, 1, 1, -1.0], ValueError, "got -1.0"),
+        ("small", TypeError, "convert the text"),
+        (1j, TypeError, "complex"),
+        (None, TypeError, "object"),
+    ]:
+        with raises(kind, words):
+            wl.posterior(K, X, Y, noise=bad)
+
+
+def test_times():
+    flow, ens = wl.gradient_flow(K, X, Y), wl.trained_ensemble(NET, X, Y)
+    for bad, kind, words in [
+        (-1.0, ValueError, "times must be in [0, inf], got -1.0"),
+        ([1.0, -2.0], ValueError, "got -2.0"),
+        (np.nan, ValueError, "got nan"),
+        ([[1.0]], ValueError, "got shape (1, 1)"),
+        ([], ValueError, "got shape (0,)"),
+        ("late", TypeError, "convert the text"),
+        (None, TypeError, "object"),
+    ]:
+        for call in (lambda t: flow.predict(X, t), flow.loss, lambda t: ens.mean(X, t), lambda t: ens.covariance(X, t)):
+            with raises(kind, words):
+                call(bad)
+
+
+def test_architecture():
+    for arguments, kind, words in [
+        ({"depth": 0}, ValueError, "depth must be at least 1, got 0"),
+        ({"depth": -3}, ValueError, "depth must be at least 1, got -3"),
+        ({"depth": 2.0}, TypeError, "depth must be an integer, got 2.0"),
+        ({"depth": True}, TypeError, "depth must be an integer, got True"),
+        ({"depth": "2"}, TypeError, "depth must be an integer, got '2'"),
+        ({"depth": 2, "activation": "rleu"}, ValueError, "unknown activation 'rleu'; known: abs, erf, identity"),
+        ({"depth": 2, "activation": None}, TypeError, "activation must be a name"),
+        ({"depth": 2, "activation": wl.Relu}, TypeError, "activation must be a name"),
+        ({"depth": 2, "weight_std": 0.0}, ValueError, "weight_std must be > 0, got 0"),
+        ({"depth": 2, "weight_std": -1}, ValueError, "weight_std must be > 0, got -1"),
+        ({"depth": 2, "weight_std": np.inf}, ValueError, "weight_std must be finite"),
+        ({"depth": 2, "weight_std": "1"}, TypeError, "weight_std must be a real number"),
+        ({"depth": 2, "weight_std": 1j}, TypeError, "weight_std must be a real number"),
+        ({"depth": 2, "weight_std": jnp.ones(2)}, ValueError, "weight_std must be a scalar, got shape (2,)"),
+        ({"depth": 2, "bias_std": -0.1}, ValueError, "bias_std must be >= 0, got -0.1"),
+        ({"depth": 2, "bias_std": np.nan}, ValueError, "bias_std must be finite"),
+    ]:
+        with raises(kind, words):
+            wl.mlp(**arguments)
+    with raises(ValueError, "slope must be a finite number, got nan"):
+        wl.LeakyRelu(float("nan"))
+    for make in (wl.nngp, wl.ntk):
+        with raises(TypeError, "a network is needed, e.g. wl.mlp(depth=3); got str"):
+            make("relu")
+
+
+def test_finite_networks():
+    net = wl.mlp(depth=3)
+    for arguments, kind, words in [
+        ({"input_dim": 0}, ValueError, "every size must be at least 1, got 0"),
+        ({"input_dim": 2, "width": 0}, ValueError, "every size must be at least 1"),
+        ({"input_dim": 2, "width": [3]}, ValueError, "a network of depth 3 has 2 hidden layers; got 1 widths"),
+        ({"input_dim": 2, "width": 2.5}, TypeError, "every size must be an integer, got 2.5"),
+        ({"input_dim": 2.0}, TypeError, "every size must be an integer"),
+        ({"input_dim": 2, "output_dim": -1}, ValueError, "every size must be at least 1, got -1"),
+    ]:
+        with raises(kind, words):
+            net.init(0, **arguments)
+    with raises(TypeError, "seed must be an integer, got 0.5"):
+        net.init(0.5, input_dim=2)
+    with raises(ValueError, "X has shape (6, 3); the parameters were made for (n, 2)"):
+        net.apply(net.init(0, input_dim=2, width=4), X)
+
+
+def test_inference_needs_kernels_losses_and_functions_of_the_right_kind():
+    with raises(TypeError, "a kernel is needed, e.g. wl.nngp(net) or wl.ntk(net); got Network"):
+        wl.posterior(NET, X, Y)
+    with raises(TypeError, "a network is needed"):
+        wl.trained_ensemble(K, X, Y)
+    with raises(ValueError, "loss must be \"squared_error\", got 'huber'"):
+        wl.gradient_flow(K, X, Y, loss="huber")
+    with raises(TypeError, "initial must be a function"):
+        wl.gradient_flow(K, X, Y, initial=0.0)
+    with raises(ValueError, "initial must map (6, 3) inputs to shape (6,), as y has; it returned shape (6, 2)"):
+        wl.gradient_flow(K, X, Y, initial=lambda A: A[:, :2])
+    with raises(ValueError, "initial returned NaN"):
+        wl.gradient_flow(K, X, Y, initial=lambda A: A[:, 0] * np.nan)
+    with raises(TypeError, "count must be an integer, got 2.5"):
+        wl.posterior(K, X, Y).sample(X, 2.5)
+    with raises(ValueError, "count must be at least 1"):
+        wl.posterior(K, X, Y).sample(X, 0)
+
+
+def test_traced_arrays_are_refused_by_inference():
+    with raises(TypeError, "X is being traced by jax"):
+        jax.grad(lambda A: wl.posterior(K, A, Y).mean(X).sum())(jnp.asarray(X))
+    with raises(TypeError, "Z is being traced by jax"):
+        jax.jit(wl.posterior(K, X, Y).mean)(jnp.asarray(X))
