@@ -167,9 +167,8 @@ def test_nothing_is_nan_at_the_ends_of_the_range():
         )
         for activation in ACTIVATIONS:
             for bias_std in (0.0, 1e-8, 1.0, 1e8):
-                for kind in KERNELS:
-                    k = KERNELS[kind](wl.mlp(depth=3, activation=activation, weight_std=1.5, bias_std=bias_std))
-                    assert not np.isnan(k.gram(data)).any(), (activation, bias_std, kind)
+                k = wl.ntk(wl.mlp(depth=2, activation=activation, weight_std=1.5, bias_std=bias_std))
+                assert not np.isnan(k.gram(data)).any(), (activation, bias_std)
 
 
 def test_kernels_can_be_pickled():

@@ -15,6 +15,7 @@ from cases import ACTIVATIONS
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
+    "pytrees",
     "series",
     "validation",
     "gaussian",

@@ -53,9 +53,8 @@ def _correlate_linear_pieces(bend: float | jax.Array, gaps: Gaps) -> tuple[Gaps,
     Saul 2009, eq. (6), for bend = 1/2; Tsuchida et al. 2018, arXiv 1711.09090, for all.
     """
     near = gaps.near
-    psi = series.angle_from_gap(near)
-    sine = series.safe_sqrt(near * (2 - near))
-    folded = near - (2 / math.pi) * (sine - psi * (1 - near))
+    psi, segment = series.angle_from_gap(near)
+    folded = near - (2 / math.pi) * segment
     slope = 1 - (2 / math.pi) * psi
     after = Gaps(
         bend * folded + (1 - bend) * gaps.below,

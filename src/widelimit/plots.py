@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from widelimit.inference.ensemble import TrainedEnsemble
 from widelimit.inference.posterior import Posterior
+from widelimit.validation import Array
 
 NORMAL_QUANTILE = 1.959963984540054
 """The 97.5 % quantile of N(0, 1)."""
@@ -55,7 +56,8 @@ def posterior(post: Posterior, Z: Float[np.ndarray, "m 1"], *, axes: Axes) -> Ax
         ValueError: more than one feature or output.
     """
     _one_dimensional(post.data.X, post.data.y)
-    band(axes, Z[:, 0], _flat(post.mean(Z)), post.variance(Z), color=BAYES, label="posterior mean")
+    mean, variance = _flat(post.mean(Z)), np.asarray(post.variance(Z))
+    band(axes, Z[:, 0], mean, variance, color=BAYES, label="posterior mean")
     return points(axes, post.data.X, post.data.y)
 
 
@@ -73,7 +75,8 @@ def ensemble(trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], t: float, *,
     """
     data = trained.flow.data
     _one_dimensional(data.X, data.y)
-    band(axes, Z[:, 0], _flat(trained.mean(Z, t)), trained.variance(Z, t), color=DESCENT, label="ensemble mean")
+    mean, variance = _flat(trained.mean(Z, t)), np.asarray(trained.variance(Z, t))
+    band(axes, Z[:, 0], mean, variance, color=DESCENT, label="ensemble mean")
     return points(axes, data.X, data.y)
 
 
@@ -111,7 +114,7 @@ def learning(
 
 
 def window(y: Float[np.ndarray, "n c"]) -> tuple[float, float]:
-    """The range of the data and 0.7 of it on either side: the prior's band at t = 0 may leave the axes, the data stay readable."""
+    """The range of the data and 0.7 of it on either side: the prior's band may leave it, the data stay readable."""
     low, high = float(y.min()), float(y.max())
     margin = 0.7 * (high - low if high > low else 1.0)
     return low - margin, high + margin
@@ -131,8 +134,8 @@ def dress(axes: Axes) -> Axes:
     return axes
 
 
-def _flat(values: Float[np.ndarray, "m *c"]) -> Float[np.ndarray, " m"]:
-    return values.reshape(len(values))
+def _flat(values: Float[Array, "m *c"]) -> Float[np.ndarray, " m"]:
+    return np.asarray(values).reshape(len(values))
 
 
 def _one_dimensional(X: np.ndarray, y: np.ndarray) -> None:

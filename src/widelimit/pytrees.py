@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def pytree(cls: type[T]) -> type[T]:
-    """Register a frozen dataclass; fields with metadata {"static": True} belong to the structure, the others are children.
+    """Register a frozen dataclass; fields with metadata {"static": True} are structure, the others children.
 
     Not by `jax.tree_util.register_dataclass`: the structures it makes compare equal for two classes with equal static
     fields (JAX 0.10.2), and a compiled function was then seen to answer with that of another activation. Here the

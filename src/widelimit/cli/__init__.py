@@ -1,4 +1,7 @@
-"""The command line. Importing it, and so `widelimit --help`, loads neither NumPy nor JAX: commands load what they need."""
+"""The command line.
+
+Importing it, and so `widelimit --help`, loads neither NumPy nor JAX: commands load what they need.
+"""
 
 from widelimit.cli.app import main
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 import widelimit as wl
 from widelimit import plots
@@ -47,7 +47,7 @@ class Row:
     scores: dict[str, float]
     seconds: float
     """Choice of hyper-parameters, fit and prediction, compilation included."""
-    chosen: str
+    chosen: dict[str, float]
     remarks: tuple[str, ...]
 
 
@@ -159,7 +159,7 @@ def run(*, out: Path, seed: int, advance: Advance) -> Result:
         OSError: the figure cannot be written.
     """
     start = time.perf_counter()
-    # With n of 1000 a second BLAS thread gains little, and where cores are shared, threads that wait by spinning cost many times over.
+    # At n = 1000 a second BLAS thread gains little; where cores are shared, threads that spin cost many times that.
     with threadpool_limits(limits=1, user_api="blas"):
         advance("figure")
         draw(out)
@@ -170,31 +170,42 @@ def run(*, out: Path, seed: int, advance: Advance) -> Result:
     return Result(seed, tuple(tables), out, time.perf_counter() - start)
 
 
+def row_document(row: Row) -> dict[str, Any]:
+    """A row as JSON has it; an infinite time, for which JSON has no number, as "inf"."""
+    chosen = {name: value if np.isfinite(value) else str(value) for name, value in row.chosen.items()}
+    return {
+        "model": row.model,
+        **row.scores,
+        "seconds": row.seconds,
+        "chosen": chosen,
+        "remarks": list(row.remarks),
+    }
+
+
+def table_document(table: Table) -> dict[str, Any]:
+    """A table as JSON has it."""
+    problem = table.problem
+    return {
+        "name": problem.name,
+        "task": "classification" if problem.classes else "regression",
+        "train": len(problem.X),
+        "test": len(problem.Z),
+        "features": problem.X.shape[1],
+        "models": [row_document(row) for row in table.rows],
+    }
+
+
 def document(result: Result) -> dict[str, Any]:
     """The result as JSON has it."""
     return {
         "seed": result.seed,
-        "network": demo_models.NET,
-        "datasets": [
-            {
-                "name": table.problem.name,
-                "task": "classification" if table.problem.classes else "regression",
-                "train": len(table.problem.X),
-                "test": len(table.problem.Z),
-                "features": table.problem.X.shape[1],
-                "models": [
-                    {
-                        "model": row.model,
-                        **row.scores,
-                        "seconds": row.seconds,
-                        "chosen": row.chosen,
-                        "remarks": list(row.remarks),
-                    }
-                    for row in table.rows
-                ],
-            }
-            for table in result.tables
-        ],
+        "network": {
+            "depth": demo_models.DEPTH,
+            "activation": demo_models.ACTIVATION,
+            "weight_std": demo_models.WEIGHT_STD,
+            "bias_std": demo_models.BIAS_STD,
+        },
+        "datasets": [table_document(table) for table in result.tables],
         "figure": str(result.figure),
         "seconds": result.seconds,
     }

@@ -47,7 +47,11 @@ def diabetes(*, seed: int, size: int) -> Problem:
 
 
 def digits(*, seed: int, size: int) -> Problem:
-    """The first `size` of 1797 images of digits, 8 x 8 pixels: centred pixels over their common spread, centred one-hot targets."""
+    """The first `size` of 1797 images of digits, 8 x 8 pixels.
+
+    Pixels are centred and divided by their common spread, so that none that is always blank is blown up;
+    one-hot targets likewise.
+    """
     X, labels = load_digits(return_X_y=True)
     X, Z, labels, truth = train_test_split(
         X[:size] / 16, labels[:size], test_size=TEST_SHARE, random_state=seed, stratify=labels[:size]

@@ -22,7 +22,8 @@ from sklearn.model_selection import KFold
 
 import widelimit as wl
 
-NET = {"depth": 3, "activation": "relu", "weight_std": math.sqrt(2), "bias_std": 0.1}
+DEPTH, ACTIVATION, WEIGHT_STD, BIAS_STD = 3, "relu", math.sqrt(2), 0.1
+"""Of every network; sqrt(2) keeps the variance of relu signals."""
 NOISES = (1e-5, 1e-3, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise variances of `bayes`, over the square of the scale."""
 TIMES = np.array([0.1, 0.3, 1, 3, 10, 30, 100, 1e3, 1e4, 1e5, math.inf])
@@ -31,7 +32,7 @@ SPREADS = 2.0 ** np.arange(-4, 1.1)
 """Scales of `ensemble`."""
 RESIDUALS = 2.0 ** np.arange(-20, 2.1, 0.5)
 """Noise variances of `ensemble`."""
-FOLDS = 5
+FOLDS = 3
 FEW = 300
 """Training points on which `rbf` looks for its starting point; cost n^3."""
 ALPHAS = 10.0 ** np.arange(-2, 4.1, 0.25)
@@ -40,12 +41,12 @@ TREES = 500
 
 
 class Gaussian(NamedTuple):
-    """Observations N(mean, variance), independent: mean (m, c), variance (m,) with the noise, in units of standardised y."""
+    """Observations N(mean, variance): mean (m, c), variance (m,), noise included, in standardised units."""
 
     mean: np.ndarray
     variance: np.ndarray
-    chosen: str
-    """Hyper-parameters, for people."""
+    chosen: dict[str, float]
+    """Hyper-parameters found on the training set."""
     remarks: tuple[str, ...] = ()
     """What the fit complained about."""
 
@@ -54,14 +55,13 @@ class Classes(NamedTuple):
     """log_p (m, k): log-probabilities of the classes."""
 
     log_p: np.ndarray
-    chosen: str
+    chosen: dict[str, float]
     remarks: tuple[str, ...] = ()
 
 
-def short(value: float) -> str:
-    """Two digits: 0.39, 1e5, 9.5e-7."""
-    mantissa, e, exponent = f"{value:.2g}".partition("e")
-    return mantissa + e + (str(int(exponent)) if e else "")
+def network() -> wl.Network:
+    """The network of every kernel here."""
+    return wl.mlp(depth=DEPTH, activation=ACTIVATION, weight_std=WEIGHT_STD, bias_std=BIAS_STD)
 
 
 def bayes(make: Callable[[wl.Network], wl.Kernel], X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
@@ -69,7 +69,7 @@ def bayes(make: Callable[[wl.Network], wl.Kernel], X: np.ndarray, y: np.ndarray,
 
     For each r the best s^2 is y.(K + r)^{-1} y/(n c), of which the likelihood is a function in closed form.
     """
-    k = make(wl.mlp(**NET))
+    k = make(network())
     candidates = []
     for noise in NOISES:
         post = wl.posterior(k, X, y, noise=noise)
@@ -77,8 +77,8 @@ def bayes(make: Callable[[wl.Network], wl.Kernel], X: np.ndarray, y: np.ndarray,
         profile = post.log_marginal_likelihood() + y.size / 2 * (square - 1 - math.log(square))
         candidates.append((profile, noise, square, post))
     _, noise, square, post = max(candidates, key=itemgetter(0))
-    variance = square * (post.variance(Z) + noise)
-    return Gaussian(post.mean(Z), variance, f"noise {short(square * noise)}, scale {short(math.sqrt(square))}")
+    variance = square * (np.asarray(post.variance(Z)) + noise)
+    return Gaussian(np.asarray(post.mean(Z)), variance, {"noise": square * noise, "scale": math.sqrt(square)})
 
 
 def nngp(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
@@ -94,27 +94,28 @@ def ntk(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
 def ensemble(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
     """y = s f_t + e, f_t an infinitely wide network trained to time t, e ~ N(0, r): t, s and r by cross-validation.
 
-    f_t is Gaussian over initialisations, and s f_t is what gradient descent makes of the network s f: its mean does not depend on s.
-    The three maximise the log predictive density of held-out folds; r is thus the variance that held-out observations show.
+    f_t is Gaussian over initialisations. The scale s is that of the outputs at initialisation: networks s f that
+    learn y are s times networks that learn y/s, so the mean is free of s, and the covariance has the factor s^2 (t in
+    the clock of f). The three maximise the log predictive density of held-out folds: r is the noise that these show.
     """
-    net = wl.mlp(**NET)
+    net = network()
     score = np.zeros((len(TIMES), len(SPREADS), len(RESIDUALS)))
     for inside, outside in KFold(FOLDS, shuffle=True, random_state=0).split(X):
         fold = wl.trained_ensemble(net, X[inside], y[inside])
-        means, variances = fold.mean(X[outside], TIMES), fold.variance(X[outside], TIMES)
+        means, variances = fold.mean(X[outside], TIMES), np.asarray(fold.variance(X[outside], TIMES))
         squares = ((y[outside] - means) ** 2).sum(axis=2)
         score += log_densities(squares, variances, y.shape[1])
     i, j, k = np.unravel_index(np.argmax(score), score.shape)
     t, spread, residual = float(TIMES[i]), float(SPREADS[j]), float(RESIDUALS[k])
     whole = wl.trained_ensemble(net, X, y)
-    variance = spread**2 * whole.variance(Z, t) + residual
-    return Gaussian(whole.mean(Z, t), variance, f"noise {short(residual)}, scale {short(spread)}, t {short(t)}")
+    variance = spread**2 * np.asarray(whole.variance(Z, t)) + residual
+    return Gaussian(np.asarray(whole.mean(Z, t)), variance, {"noise": residual, "scale": spread, "t": t})
 
 
 def log_densities(squares: np.ndarray, variances: np.ndarray, outputs: int) -> np.ndarray:
-    """sum_i log N(y_i; mu_i, (s^2 v_i + r) I) for every time, s in SPREADS and r in RESIDUALS: (T, m), (T, m) -> (T, S, R).
+    """sum_i log N(y_i; mu_i, (s^2 v_i + r) I) for all times, SPREADS s and RESIDUALS r: (T, m), (T, m) -> (T, S, R).
 
-    `squares` are |y_i - mu_i|^2 over the `outputs` outputs.
+    `squares` are |y_i - mu_i|^2 summed over the outputs, `outputs` of them, and `variances` v_i.
     """
     total = SPREADS[:, None, None] ** 2 * variances[:, None, None, :] + RESIDUALS[:, None]
     terms = squares[:, None, None, :] / total + outputs * np.log(2 * math.pi * total)
@@ -123,7 +124,7 @@ def log_densities(squares: np.ndarray, variances: np.ndarray, outputs: int) -> n
 
 @contextmanager
 def convergence_remarks() -> Iterator[list[str]]:
-    """Collects scikit-learn's ConvergenceWarnings, to be printed with the results instead of in the midst; others pass."""
+    """Collects scikit-learn's ConvergenceWarnings, to be printed with the results; other warnings pass."""
     remarks: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -136,16 +137,21 @@ def convergence_remarks() -> Iterator[list[str]]:
 
 
 def rbf(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
-    """scikit-learn's Gaussian process, amplitude x RBF + white noise, all three by its marginal-likelihood optimiser."""
+    """scikit-learn's Gaussian process, amplitude x RBF + white noise, by its marginal-likelihood optimiser.
+
+    The start is the best of 3 searches on FEW points: on all of the digits they would double the demo's time.
+    """
     length = math.sqrt(X.shape[1])
-    kernel = ConstantKernel(1.0, (1e-4, 1e4)) * RBF(length, (length / 100, length * 100)) + WhiteKernel(0.1, (1e-6, 1e2))
+    kernel = ConstantKernel(1.0, (1e-4, 1e4)) * RBF(length, (length / 100, length * 100)) + WhiteKernel(
+        0.1, (1e-6, 1e2)
+    )
     start = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0)
     with convergence_remarks() as remarks:
         start.fit(X[:FEW], y[:FEW])
         model = GaussianProcessRegressor(start.kernel_).fit(X, y)
     mean, sd = model.predict(Z, return_std=True)
     product, white = model.kernel_.k1, model.kernel_.k2
-    chosen = f"noise {short(white.noise_level)}, length {short(product.k2.length_scale)}"
+    chosen = {"noise": float(white.noise_level), "length": float(product.k2.length_scale)}
     variance = sd.reshape(len(Z), -1)[:, 0] ** 2
     return Gaussian(mean.reshape(len(Z), -1), variance, chosen, tuple(dict.fromkeys(remarks)))
 
@@ -156,20 +162,20 @@ def ridge(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
     best = int(np.argmin(np.abs(ALPHAS - model.alpha_)))
     residual = float(np.mean(model.cv_results_[..., best]))
     mean = model.predict(Z).reshape(len(Z), -1)
-    return Gaussian(mean, np.full(len(Z), residual), f"alpha {short(model.alpha_)}")
+    return Gaussian(mean, np.full(len(Z), residual), {"alpha": float(model.alpha_)})
 
 
 def forest(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
     """Random forest for regression: variance the mean square of the out-of-bag residuals. y is (n, 1)."""
     model = RandomForestRegressor(TREES, oob_score=True, random_state=0, n_jobs=-1).fit(X, y[:, 0])
     residual = float(np.mean((model.oob_prediction_ - y[:, 0]) ** 2))
-    return Gaussian(model.predict(Z)[:, None], np.full(len(Z), residual), f"{TREES} trees")
+    return Gaussian(model.predict(Z)[:, None], np.full(len(Z), residual), {"trees": TREES})
 
 
 def forest_classes(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Classes:
-    """Random forest for classes: its probabilities, none below 1/(TREES + classes), normalised. y is one-hot up to scale."""
+    """Random forest for classes: its votes, none below 1/(TREES + classes), normalised; y as `Problem` has it."""
     model = RandomForestClassifier(TREES, random_state=0, n_jobs=-1).fit(X, y.argmax(axis=1))
     p = np.full((len(Z), y.shape[1]), 0.0)
     p[:, model.classes_] = model.predict_proba(Z)
     p = np.maximum(p, 1 / (TREES + y.shape[1]))
-    return Classes(np.log(p / p.sum(axis=1, keepdims=True)), f"{TREES} trees")
+    return Classes(np.log(p / p.sum(axis=1, keepdims=True)), {"trees": TREES})

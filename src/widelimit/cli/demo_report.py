@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 
 from widelimit.cli.demo import Result, Table
-from widelimit.cli.demo_models import ALPHAS, FEW, FOLDS, NET, NOISES, TIMES, TREES, short
+from widelimit.cli.demo_models import ACTIVATION, ALPHAS, BIAS_STD, DEPTH, FEW, FOLDS, NOISES, TIMES, TREES
 
 WIDTH = 80
 """Columns of a table that does not go to a terminal."""
+
+
+def short(value: float) -> str:
+    """About two digits: 0.39, 500, 1e5, 9.5e-7, inf."""
+    if 100 <= value < 10_000:
+        return f"{value:.0f}"
+    mantissa, e, exponent = f"{value:.2g}".partition("e")
+    return mantissa + e + (str(int(exponent)) if e else "")
 
 
 def numbers(values: Iterable[float]) -> str:
@@ -33,13 +42,15 @@ LEGEND = {
     "RBF GP": "scikit-learn's GaussianProcessRegressor, amplitude x RBF + white noise, by marginal likelihood "
     f"(best of 3 starts on {FEW} training points, then all).",
     "ridge": f"RidgeCV; {len(ALPHAS)} penalties and the noise by leave-one-out.",
-    "random forest": f"{TREES} trees; noise by out-of-bag residuals; class probabilities at least 1/({TREES} + classes).",
+    "random forest": f"{TREES} trees; noise by out-of-bag residuals; class probabilities are votes, "
+    f"none below 1/({TREES} + classes).",
 }
 NOTES = (
-    f"Networks: {NET['depth']} layers, {NET['activation']}, weight_std sqrt(2), bias_std {NET['bias_std']}. "
-    "Noise and scale in standardised units; t in the unit of d theta/dt = -grad(mean squared error).",
-    "NLPD: mean negative log predictive density (of the true class) on the test set, smaller is better. Coverage: of "
-    "the 95 % interval, noise included; for classes of the smallest set that holds 95 % probability.",
+    f"Networks: {DEPTH} layers, {ACTIVATION}, weight_std sqrt(2), bias_std {BIAS_STD}; noise (a variance) and scale in "
+    "standardised units; t in the unit of d theta/dt = -grad(mean squared error).",
+    "nlpd: mean negative log predictive density (of the true class) on the test set; smaller is better.",
+    "cov95: share of the test set within the 95 % interval, noise included; for classes, within the smallest set of "
+    "classes that holds 95 % probability.",
     "Classes: every Gaussian model regresses on one-hot targets; p_k is the probability that output k is the largest.",
 )
 
@@ -57,24 +68,34 @@ def progress(steps: int, *, shown: bool) -> Iterator[Callable[[str], None]]:
         disable=not shown,
     )
     with bar:
-        task = bar.add_task("", total=steps, completed=-1)
-        yield lambda name: bar.update(task, advance=1, description=name)
+        task, done = bar.add_task("", total=steps), itertools.count()
+        yield lambda name: bar.update(task, completed=next(done), description=name)
+
+
+def title(table: Table) -> str:
+    """What the data set is."""
+    problem = table.problem
+    task = f"{problem.classes} classes" if problem.classes else "regression"
+    (n, d), m = problem.X.shape, len(problem.Z)
+    return f"{problem.name}: {task}, {n} training and {m} test points, {d} inputs"
 
 
 def grid(table: Table) -> Grid:
     """One data set as a table of at most 80 columns."""
-    problem = table.problem
-    task = f"{problem.classes} classes" if problem.classes else "regression"
-    title = f"{problem.name}: {task}, {len(problem.X)} training and {len(problem.Z)} test points, {problem.X.shape[1]} inputs"
-    out = Grid(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    first, digits = ("accuracy", 3) if table.problem.classes else ("rmse", 1)
+    out = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     out.add_column("model", no_wrap=True)
-    for name in ("accuracy" if problem.classes else "RMSE", "NLPD", "coverage", "time/s"):
+    for name in (first, "nlpd", "cov95", "time/s"):
         out.add_column(name, justify="right", no_wrap=True)
     out.add_column("chosen", style="dim")
     for row in table.rows:
-        first = f"{row.scores['accuracy']:.3f}" if problem.classes else f"{row.scores['rmse']:.1f}"
-        scores = (first, f"{row.scores['nlpd']:.3f}", f"{row.scores['coverage_95']:.3f}", f"{row.seconds:.1f}")
-        out.add_row(row.model, *scores, row.chosen)
+        scores = (
+            f"{row.scores[first]:.{digits}f}",
+            f"{row.scores['nlpd']:.3f}",
+            f"{row.scores['coverage_95']:.3f}",
+            f"{row.seconds:.1f}",
+        )
+        out.add_row(row.model, *scores, ", ".join(f"{name} {short(value)}" for name, value in row.chosen.items()))
     return out
 
 
@@ -84,7 +105,9 @@ def show(result: Result) -> None:
     if not console.is_terminal:
         console.width = WIDTH
     for table in result.tables:
+        console.print(title(table), style="bold")
         console.print(grid(table))
+        console.print()
     for name, text in LEGEND.items():
         console.print(f"{name}: {text}")
     console.print()

@@ -21,7 +21,9 @@ def check_figure_path(path: Path) -> None:
     if path.suffix.lower() not in FIGURES:
         raise ValueError(f"{path}: no figure format {path.suffix!r}; end the name in {', '.join(FIGURES)}.")
     if not folder.is_dir():
-        raise ValueError(f"{path}: there is no folder {folder}; create it (mkdir -p '{folder}') or choose another --out.")
+        raise ValueError(
+            f"{path}: there is no folder {folder}; create it (mkdir -p '{folder}') or choose another --out."
+        )
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: is not a regular file; choose the name of a file.")
     if not os.access(folder, os.W_OK):

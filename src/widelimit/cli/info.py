@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 import scipy
 import sklearn
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
 
 from widelimit.activations import BY_NAME
 from widelimit.compute import memory
@@ -32,14 +33,14 @@ def collect(version: str) -> dict[str, Any]:
         "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE", ""),
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "cores": usable_cores(),
-        "memory_available": memory.available(),
+        "memory_available_bytes": memory.available(),
         "activations": sorted(BY_NAME),
     }
 
 
 def usable_cores() -> int:
     """Cores this process may run on, or, on systems without affinity, all cores."""
-    if "sched_getaffinity" in os.__all__:
+    if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
@@ -51,7 +52,7 @@ def lines(facts: dict[str, Any]) -> str:
         f"{blas['internal_api']} {blas['version']}, {blas['architecture']}, {blas['num_threads']} threads"
         for blas in facts["blas"]
     )
-    shown["memory_available"] = f"{facts['memory_available'] / memory.GIB:.1f} GiB"
+    shown["memory_available"] = f"{shown.pop('memory_available_bytes') / memory.GIB:.1f} GiB"
     for key in ("devices", "activations"):
         shown[key] = ", ".join(facts[key])
     if not facts["openblas_coretype"]:

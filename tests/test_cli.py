@@ -1,0 +1,446 @@
+import itertools
+import json
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
+from typer.testing import CliRunner
+
+import widelimit as wl
+from widelimit.cli import app as cli
+from widelimit.cli import demo, demo_data, demo_models, demo_report, demo_scores
+from widelimit.cli.files import whole_file
+
+SMALL = {"diabetes": (demo_data.diabetes, 172), "digits": (demo_data.digits, 130)}
+HEAVY = {"jax", "numpy", "scipy", "sklearn", "matplotlib"}
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def small_demo(tmp_path_factory):
+    """`widelimit demo --json` on parts of the data sets: the command's result and its figure."""
+    figure = tmp_path_factory.mktemp("demo") / "figure.png"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_data, "SETS", SMALL)
+        patch.setattr(demo_models, "FOLDS", 2)  # so that the folds have the size of the test set: fewer compilations
+        return invoke("demo", "--json", "--out", figure), figure
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A demo with one model on one small data set."""
+    monkeypatch.setattr(demo_data, "SETS", {"diabetes": SMALL["diabetes"]})
+    monkeypatch.setattr(demo, "REGRESSION", {"ridge": demo_models.ridge})
+
+
+# --- the commands
+
+
+def test_demo_json_is_complete(small_demo):
+    result, figure = small_demo
+    assert (result.exit_code, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    assert document["figure"] == str(figure)
+    assert document["network"]["activation"] == "relu"
+    assert [d["name"] for d in document["datasets"]] == ["diabetes", "digits"]
+    for dataset, score in zip(document["datasets"], ["rmse", "accuracy"], strict=True):
+        assert [m["model"] for m in dataset["models"]] == list(demo.REGRESSION)
+        for model in dataset["models"]:
+            numbers = [model[key] for key in (score, "nlpd", "coverage_95", "seconds")]
+            assert all(math.isfinite(number) for number in numbers)
+            assert 0 <= model["coverage_95"] <= 1
+            assert model["chosen"]
+
+
+def test_demo_models_are_sane(small_demo):
+    diabetes, digits = ({m["model"]: m for m in d["models"]} for d in json.loads(small_demo[0].stdout)["datasets"])
+    problem = demo_data.diabetes(seed=0, size=SMALL["diabetes"][1])
+    constant = demo_scores.gaussian_nlpd(problem.offset, np.array([problem.scale]), problem.truth)
+    for name in ("NNGP", "NTK-GP", "NTK ensemble"):
+        assert diabetes[name]["rmse"] < 0.95 * problem.truth.std()
+        assert diabetes[name]["nlpd"] < constant
+        assert diabetes[name]["coverage_95"] > 0.7
+        assert digits[name]["accuracy"] > 0.85
+        assert digits[name]["nlpd"] < 0.25 * math.log(10)
+        assert digits[name]["coverage_95"] > 0.9
+
+
+def test_demo_figure_is_a_picture(small_demo):
+    picture = small_demo[1].read_bytes()
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert picture.endswith(b"IEND\xaeB`\x82")
+    assert len(picture) > 30_000
+    assert [p.name for p in small_demo[1].parent.iterdir()] == ["figure.png"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("suffix", ["pdf", "SVG"])
+def test_demo_table(tmp_path, suffix):
+    figure = tmp_path / f"figure.{suffix}"
+    result = invoke("demo", "--out", figure)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "diabetes: regression, 120 training and 52 test points, 10 inputs" in result.stdout
+    assert re.search(r"ridge +\d+\.\d +\d\.\d{3} +[01]\.\d{3} +0\.\d +alpha \d+", result.stdout)
+    assert f"Figure: {figure}" in result.stdout
+    assert {"pdf": b"%PDF", "SVG": b"<?xml"}[suffix] == figure.read_bytes()[: 4 if suffix == "pdf" else 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("missing/figure.png", "mkdir -p"),
+        ("figure.gif", ".png, .pdf, .svg"),
+        ("figure", ".png, .pdf, .svg"),
+        ("folder.png", "name of a file"),
+    ],
+)
+def test_demo_refuses_a_bad_path_at_once(tmp_path, monkeypatch, name, mend):
+    monkeypatch.setattr(demo, "run", lambda **_: pytest.fail("the work began before the path was checked"))
+    (tmp_path / "folder.png").mkdir()
+    result = invoke("demo", "--out", tmp_path / name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"widelimit: --out {tmp_path / name}")
+    assert mend in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_demo_reports_a_full_disk_in_one_line(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(demo, "draw", full)
+    result = invoke("demo", "--out", tmp_path / "figure.png")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "widelimit: demo failed: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.usefixtures("quick")
+def test_interrupt_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    class Figure:
+        def savefig(self, stream, **_):
+            stream.write(b"half a picture")
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(demo.plots, "learning", lambda *_: Figure())
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"old")
+    result = invoke("demo", "--out", figure)
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+    assert figure.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [figure]
+
+
+def test_interrupt_in_a_model_leaves_a_whole_figure(tmp_path, monkeypatch):
+    def interrupted(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(demo, "REGRESSION", {"slow": interrupted})
+    result = invoke("demo", "--out", tmp_path / "figure.png")
+    assert (result.exit_code, result.output) == (130, "")
+    assert [p.name for p in tmp_path.iterdir()] == ["figure.png"]
+
+
+def test_whole_file_replaces_or_leaves(tmp_path):
+    path = tmp_path / "data"
+    with whole_file(path) as stream:
+        stream.write(b"first")
+        assert not path.exists()
+    with pytest.raises(TypeError, match="bytes-like"), whole_file(path) as stream:
+        stream.writelines([b"second", 3])
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["fit"], ["demo", "--figure", "a.png"], ["demo", "--seed", "-1"], ["demo", "--seed", "x"]]
+)
+def test_bad_usage_exits_2(arguments):
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_version():
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"widelimit {cli.version()}\n"
+
+
+def test_info():
+    facts = json.loads(invoke("info", "--json").stdout)
+    assert facts["numpy"] == np.__version__
+    assert facts["activations"] == ["abs", "erf", "identity", "leaky_relu", "relu"]
+    assert facts["cores"] >= 1
+    assert facts["memory_available_bytes"] > 2**20
+    assert facts["devices"]
+    assert all(blas["version"] for blas in facts["blas"])
+    result = invoke("info")
+    assert (result.exit_code, result.stderr) == (0, "")
+    for expected in (np.__version__, "leaky_relu", "GiB", *facts["devices"]):
+        assert expected in result.stdout
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = "import sys, widelimit.cli; print(*{m.partition('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "typer" in loaded.split()
+    assert not HEAVY & set(loaded.split())
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "widelimit.cli", "--help"]
+        shown = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+    assert "demo" in shown.stdout
+    assert min(seconds) < 0.6, seconds
+
+
+# --- the report
+
+
+def test_tables_fit_80_columns_and_progress_is_silent_off_a_terminal(capsys):
+    scores = {"rmse": 123.4, "accuracy": 0.999, "nlpd": 9.123, "coverage_95": 1.0}
+    chosen = {"noise": 9.5e-7, "scale": 0.062, "t": 1e5}
+    tables = []
+    for load, size in demo_data.SETS.values():
+        problem = load(seed=0, size=size)
+        rows = [demo.Row(name, scores, 123.4, chosen, ("a remark " * 20,)) for name in demo.models(problem)]
+        tables.append(demo.Table(problem, tuple(rows)))
+    demo_report.show(demo.Result(0, tuple(tables), "figure.png", 12.0))
+    printed = capsys.readouterr().out
+    assert max(len(line) for line in printed.splitlines()) <= 80
+    assert printed.count("noise 9.5e-7, scale 0.062, t 1e5") == 2 * len(demo.REGRESSION)
+    assert all(f"{name}:" in printed for name in demo.REGRESSION)
+    for shown in (False, True):
+        with demo_report.progress(2, shown=shown) as advance:
+            advance("one")
+            advance("two")
+        out, err = capsys.readouterr()
+        assert (out, bool(err)) == ("", shown)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.394, "0.39"), (500.0, "500"), (1e5, "1e5"), (9.54e-7, "9.5e-7"), (math.inf, "inf"), (10.0, "10"), (0.1, "0.1")],
+)
+def test_short(value, text):
+    assert demo_report.short(value) == text
+
+
+def test_infinite_time_in_json():
+    row = demo.Row("m", {}, 0.0, {"t": math.inf, "noise": 1.0}, ())
+    assert json.loads(json.dumps(demo.row_document(row), allow_nan=False))["chosen"] == {"t": "inf", "noise": 1.0}
+
+
+# --- data
+
+
+@pytest.mark.parametrize("name", demo_data.SETS)
+def test_split_uses_training_statistics_only(name):
+    load, size = demo_data.SETS[name]
+    problem, again, other = (load(seed=seed, size=size) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(problem.truth, again.truth)
+    assert not np.array_equal(problem.truth, other.truth)
+    assert len(problem.Z) == math.ceil(0.3 * size)
+    assert len(problem.X) + len(problem.Z) == size
+    eps = np.finfo(float).eps
+    assert np.abs(problem.X.mean(axis=0)).max() < size * eps
+    assert abs((problem.X**2).mean() - 1) < size * eps
+    assert np.abs(problem.y.mean(axis=0)).max() < size * eps
+    assert abs((problem.y**2).mean() - 1) < size * eps
+    # The spread of a test set's mean is about 1/sqrt(m): were it standardised by itself it would be 0.
+    assert np.abs(problem.Z.mean(axis=0)).max() > 0.01
+
+
+# --- scores
+
+
+@pytest.fixture
+def gaussians():
+    rng = np.random.default_rng(0)
+    mean, sd = rng.normal(size=4000), rng.uniform(0.1, 2, 4000)
+    return mean, sd, rng.normal(mean, sd)
+
+
+def test_gaussian_nlpd(gaussians):
+    mean, sd, y = gaussians
+    wanted = -scipy.stats.norm.logpdf(y, mean, sd).mean()
+    assert demo_scores.gaussian_nlpd(mean, sd, y) == pytest.approx(wanted, rel=1e-12)
+    assert demo_scores.gaussian_nlpd(mean, sd**2, y) > wanted + 0.1
+
+
+def test_interval_coverage(gaussians):
+    mean, sd, y = gaussians
+    spread = math.sqrt(0.95 * 0.05 / len(y))
+    assert abs(demo_scores.interval_coverage(mean, sd, y) - 0.95) < 4 * spread
+    assert abs(demo_scores.interval_coverage(mean, 1.1 * sd, y) - 0.95) > 4 * spread
+    assert pytest.approx(scipy.stats.norm.ppf(0.975), rel=1e-15) == demo_scores.NORMAL_QUANTILE
+
+
+def test_rmse():
+    assert demo_scores.rmse(np.array([1.0, 2.0]), np.array([4.0, 6.0])) == pytest.approx(math.sqrt(12.5))
+
+
+def test_class_probabilities_against_monte_carlo():
+    rng = np.random.default_rng(1)
+    mean, sd, draws = rng.normal(size=(6, 4)), rng.uniform(0.2, 2, 6), 100_000
+    counts = np.empty((6, 4))
+    for i in range(6):
+        winners = (mean[i] + sd[i] * rng.standard_normal((draws, 4))).argmax(axis=1)
+        counts[i] = np.bincount(winners, minlength=4)
+
+    def z_score(p):
+        return np.abs((counts - draws * p) / np.sqrt(draws * p * (1 - p) + 1)).max()
+
+    assert z_score(np.exp(demo_scores.class_log_probabilities(mean, sd))) < 4.5
+    assert z_score(np.exp(demo_scores.class_log_probabilities(mean, 1.05 * sd))) > 4.5
+
+
+def test_class_probabilities_against_quadrature():
+    mean, sd = np.array([[0.0, 0.3, -1.0], [9.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), np.array([0.7, 1.1, 1e-3])
+    p = np.exp(demo_scores.class_log_probabilities(mean, sd))
+    for i, k in itertools.product(range(3), range(3)):
+
+        def integrand(z, i=i, k=k):
+            others = np.delete(mean[i], k)
+            return scipy.stats.norm.pdf(z) * np.prod(scipy.stats.norm.cdf(z + (mean[i, k] - others) / sd[i]))
+
+        wanted = scipy.integrate.quad(integrand, -12, 12, epsabs=0, epsrel=1e-12, limit=200)[0]
+        assert p[i, k] == pytest.approx(wanted, rel=1e-8)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-14)
+
+
+def test_class_probabilities_of_two_classes():
+    gap = np.array([-20.0, -1.0, 0.0, 3.0])
+    log_p = demo_scores.class_log_probabilities(np.stack([gap, 0 * gap], axis=1), np.ones(4))
+    np.testing.assert_allclose(log_p[:, 0], scipy.stats.norm.logcdf(gap / math.sqrt(2)), rtol=1e-10, atol=1e-12)
+
+
+def test_class_scores():
+    p = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+    labels = np.array([0, 1])
+    assert demo_scores.accuracy(np.log(p), labels) == 0.5
+    assert demo_scores.class_nlpd(np.log(p), labels) == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2)
+
+
+def test_class_sets_are_the_smallest():
+    p = np.random.default_rng(2).dirichlet(np.full(5, 0.5), size=50)
+    sets = demo_scores.class_sets(np.log(p))
+    for row, chosen in zip(p, sets, strict=True):
+        assert row[chosen].sum() >= 0.95
+        smaller = itertools.combinations(range(5), chosen.sum() - 1)
+        assert all(row[list(subset)].sum() < 0.95 for subset in smaller)
+    labels = p.argmin(axis=1)
+    assert demo_scores.set_coverage(np.log(p), labels) == sets[np.arange(50), labels].mean()
+    assert demo_scores.mean_set_size(np.log(p)) == sets.sum() / 50
+    np.testing.assert_array_equal(demo_scores.class_sets(np.log([[0.05, 0.95]])), [[False, True]])
+
+
+# --- models
+
+
+@pytest.fixture(scope="module")
+def problem():
+    load, size = SMALL["diabetes"]
+    return load(seed=0, size=size)
+
+
+def test_bayes_maximises_the_marginal_likelihood(problem):
+    fitted = demo_models.nngp(problem.X, problem.y, problem.Z)
+    k = wl.nngp(demo_models.network())
+    scale = fitted.chosen["scale"]
+
+    def likelihood(noise, scale):
+        post = wl.posterior(k, problem.X, problem.y / scale, noise=noise / scale**2)
+        return post.log_marginal_likelihood() - problem.y.size * math.log(scale)
+
+    best = likelihood(fitted.chosen["noise"], scale)
+    for other in (0.5 * scale, 0.99 * scale, 1.01 * scale, 2 * scale):
+        for ratio in demo_models.NOISES:
+            assert likelihood(ratio * other**2, other) < best + 1e-9
+    post = wl.posterior(k, problem.X, problem.y / scale, noise=fitted.chosen["noise"] / scale**2)
+    np.testing.assert_allclose(fitted.mean, scale * post.mean(problem.Z), rtol=1e-9, atol=1e-9)
+    wanted = scale**2 * post.variance(problem.Z) + fitted.chosen["noise"]
+    np.testing.assert_allclose(fitted.variance, wanted, rtol=1e-9)
+
+
+def test_ensemble_adds_the_noise_and_scales_the_spread(problem, monkeypatch):
+    monkeypatch.setattr(demo_models, "FOLDS", 2)
+    fitted = demo_models.ensemble(problem.X, problem.y, problem.Z)
+    whole = wl.trained_ensemble(demo_models.network(), problem.X, problem.y)
+    t, scale, noise = (fitted.chosen[key] for key in ("t", "scale", "noise"))
+    np.testing.assert_array_equal(fitted.mean, whole.mean(problem.Z, t))
+    np.testing.assert_allclose(fitted.variance, scale**2 * whole.variance(problem.Z, t) + noise, rtol=1e-12)
+    assert demo_models.RESIDUALS[0] < noise < demo_models.RESIDUALS[-1]
+
+
+def test_log_densities():
+    rng = np.random.default_rng(0)
+    y, mean, variance = rng.normal(size=(7, 3)), rng.normal(size=(2, 7, 3)), rng.uniform(0.1, 1, (2, 7))
+    got = demo_models.log_densities(((y - mean) ** 2).sum(axis=2), variance, 3)
+    i, j, k = 1, 2, 30
+    sd = np.sqrt(demo_models.SPREADS[j] ** 2 * variance[i] + demo_models.RESIDUALS[k])[:, None]
+    wanted = scipy.stats.norm.logpdf(y, mean[i], sd).sum()
+    assert got[i, j, k] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_ridge_noise_is_leave_one_out(problem):
+    fitted = demo_models.ridge(problem.X, problem.y, problem.Z)
+    misses = []
+    for i in range(len(problem.X)):
+        rest = np.arange(len(problem.X)) != i
+        model = Ridge(fitted.chosen["alpha"]).fit(problem.X[rest], problem.y[rest, 0])
+        misses.append(problem.y[i, 0] - model.predict(problem.X[[i]])[0])
+    np.testing.assert_allclose(fitted.variance, np.mean(np.square(misses)), rtol=1e-9)
+
+
+def test_rbf_variance_includes_the_noise(problem):
+    fitted = demo_models.rbf(problem.X, problem.y, problem.Z)
+    assert (fitted.variance > fitted.chosen["noise"]).all()
+
+
+def test_forest_probabilities_have_a_floor():
+    problem = demo_data.digits(seed=0, size=150)
+    p = np.exp(demo_models.forest_classes(problem.X, problem.y, problem.Z).log_p)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-14)
+    floor = 1 / (demo_models.TREES + 10)
+    assert floor / (1 + 10 * floor) <= p.min() <= floor
+    assert demo_scores.accuracy(np.log(p), problem.truth) > 0.7
+
+
+def test_class_rule_is_invariant_to_the_unit_of_the_targets():
+    problem = demo_data.digits(seed=0, size=150)
+    one_hot = np.eye(10)[problem.truth]
+    sure = demo_models.Gaussian((one_hot - problem.offset) / problem.scale, np.full(len(one_hot), 1e-4), {})
+    log_p = demo.class_log_p(problem, sure)
+    assert demo_scores.accuracy(log_p, problem.truth) == 1
+    expected = demo_scores.class_log_probabilities(one_hot, np.full(len(one_hot), 1e-2 * problem.scale))
+    np.testing.assert_allclose(log_p, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_only_convergence_warnings_become_remarks():
+    def fit():
+        with demo_models.convergence_remarks() as remarks:
+            warnings.warn("bound\n reached", ConvergenceWarning, stacklevel=1)
+            warnings.warn("other", UserWarning, stacklevel=1)
+        return remarks
+
+    with pytest.warns(UserWarning, match="^other$"):
+        remarks = fit()
+    assert remarks == ["bound reached"]
