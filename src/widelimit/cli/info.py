@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import scipy
 import sklearn
-from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_info
 
 from widelimit.activations import BY_NAME
 from widelimit.compute import memory

@@ -33,11 +33,6 @@ class PairKernel(Protocol):
 
 
 @jax.jit
-def _encode(kernel: PairKernel, X: jax.Array) -> Features:
-    return kernel.encode(X)
-
-
-@jax.jit
 def _pairwise(kernel: PairKernel, x: Features, y: Features) -> jax.Array:
     return kernel.pairwise(x, y)
 
@@ -66,7 +61,7 @@ def _blocks(X: np.ndarray) -> list[np.ndarray]:
 
 
 def _encoded(kernel: PairKernel, X: np.ndarray) -> list[Features]:
-    return [_encode(kernel, block) for block in _blocks(X)]
+    return [kernel.encode(jnp.asarray(block)) for block in _blocks(X)]
 
 
 def gram(kernel: PairKernel, X: np.ndarray) -> np.ndarray:
@@ -121,7 +116,7 @@ def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """`gram` as one traceable computation on a JAX array."""
 
     def compute() -> jax.Array:
-        features = _encode(kernel, X)
+        features = kernel.encode(X)
         return jnp.asarray(_symmetric(kernel, features, _diagonal(kernel, features)))
 
     return _traceable(compute, X)
@@ -129,9 +124,9 @@ def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
 
 def cross_jax(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
     """`cross` as one traceable computation on JAX arrays."""
-    return _traceable(lambda: _pairwise(kernel, _encode(kernel, X), _encode(kernel, Y)), X, Y)
+    return _traceable(lambda: _pairwise(kernel, kernel.encode(X), kernel.encode(Y)), X, Y)
 
 
 def diagonal_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """`diagonal` as one traceable computation on a JAX array."""
-    return _traceable(lambda: _diagonal(kernel, _encode(kernel, X)), X)
+    return _traceable(lambda: _diagonal(kernel, kernel.encode(X)), X)

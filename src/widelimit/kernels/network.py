@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -13,6 +14,9 @@ from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.gaussian import Variance, scaled
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
+
+_encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encode)
+"""Compiled once for both kernels of a network."""
 
 
 def _in_units(block: jax.Array, x: NetworkFeatures, y: NetworkFeatures) -> jax.Array:
@@ -30,7 +34,7 @@ class NNGP(Kernel):
     net: Network
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
-        return self.net.encode(X)
+        return _encode(self.net, X)
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
         return _in_units(self.net.pairwise(x, y, same=same).gaps.rho, x, y)
@@ -48,7 +52,7 @@ class NTK(Kernel):
     net: Network
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
-        return self.net.encode(X)
+        return _encode(self.net, X)
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
         return _in_units(self.net.pairwise(x, y, same=same).tangent, x, y)
