@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 
 from widelimit.cli.demo import Result, Table
-from widelimit.cli.demo_models import ACTIVATION, ALPHAS, BIAS_STD, DEPTH, FEW, FOLDS, NOISES, STARTS, TIMES, TREES
+from widelimit.cli.demo_models import ACTIVATION, ALPHAS, BIAS_STD, DEPTH, FEW, FOLDS, NOISES, TIMES, TREES
 
 WIDTH = 80
 """Columns of a table that does not go to a terminal."""
@@ -40,7 +40,7 @@ LEGEND = {
     f"initialisations, plus noise. t in {numbers(TIMES)}, scale and noise by the predictive density of held-out "
     f"folds ({FOLDS}) of the training set.",
     "RBF GP": "scikit-learn's GaussianProcessRegressor, amplitude x RBF + white noise, by marginal likelihood "
-    f"(best of {STARTS} starts; with more than {FEW} training points one start on {FEW}, then a fit to all).",
+    f"(best of 3 starts on {FEW} training points, then all).",
     "ridge": f"RidgeCV; {len(ALPHAS)} penalties and the noise by leave-one-out.",
     "random forest": f"{TREES} trees; noise by out-of-bag residuals; class probabilities are votes, "
     f"none below 1/({TREES} + classes).",
