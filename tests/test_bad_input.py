@@ -42,7 +42,7 @@ BAD_POINTS = {
     "masked": (np.ma.masked_invalid(with_nan()), TypeError, "is a masked array; fill or drop"),
     "sparse": (scipy.sparse.csr_matrix(X), TypeError, "pass X.toarray()"),
     "dates": (np.array([["2020-01-01"]], "datetime64[D]"), TypeError, "has dtype datetime64[D]"),
-    "nothing": (None, TypeError, "has dtype object"),
+    "nothing": (None, TypeError, "must be a real number or an array of them, got None"),
 }
 
 
@@ -108,13 +108,14 @@ def test_targets():
 def test_noise():
     for bad, kind, words in [
         (-0.1, ValueError, "noise is a variance and must be >= 0, got -0.1"),
-        (np.nan, ValueError, "noise has 1 entries that are NaN"),
-        (np.inf, ValueError, "noise has 1 entries that are NaN or infinite"),
+        (np.nan, ValueError, "noise must be finite, got nan"),
+        (np.inf, ValueError, "noise must be finite, got inf"),
+        (True, TypeError, "noise must be a real number or an array of them, got True"),
         (np.ones(5), ValueError, "noise must be a number or of shape (6,)"),
         (np.r_[1, 1, 1, 1, 1, -1.0], ValueError, "got -1.0"),
         ("small", TypeError, "convert the text"),
-        (1j, TypeError, "complex"),
-        (None, TypeError, "object"),
+        (1j, TypeError, "got 1j"),
+        (None, TypeError, "got None"),
     ]:
         with raises(kind, words):
             wl.posterior(K, X, Y, noise=bad)
@@ -129,7 +130,8 @@ def test_times():
         ([[1.0]], ValueError, "got shape (1, 1)"),
         ([], ValueError, "got shape (0,)"),
         ("late", TypeError, "convert the text"),
-        (None, TypeError, "object"),
+        (None, TypeError, "got None"),
+        (True, TypeError, "t must be a real number or an array of them, got True"),
     ]:
         for call in (lambda t: flow.predict(X, t), flow.loss, lambda t: ens.mean(X, t), lambda t: ens.covariance(X, t)):
             with raises(kind, words):
@@ -157,8 +159,16 @@ def test_architecture():
     ]:
         with raises(kind, words):
             wl.mlp(**arguments)
-    with raises(ValueError, "slope must be a finite number, got nan"):
-        wl.LeakyRelu(float("nan"))
+    for slope, kind, words in [
+        (np.nan, ValueError, "slope must be finite, got nan"),
+        (1e200, ValueError, "slope must be <= 1e6, got 1e+200"),
+        (-1e200, ValueError, "slope must be >= -1e+06"),
+        ("a", TypeError, "slope must be a real number, got 'a'"),
+        (1j, TypeError, "slope must be a real number"),
+        (np.ones(3), TypeError, "slope must be a real number"),
+    ]:
+        with raises(kind, words):
+            wl.LeakyRelu(slope)
     for make in (wl.nngp, wl.ntk):
         with raises(TypeError, "a network is needed, e.g. wl.mlp(depth=3); got str"):
             make("relu")
@@ -179,7 +189,11 @@ def test_finite_networks():
     with raises(TypeError, "seed must be an integer, got 0.5"):
         net.init(0.5, input_dim=2)
     with raises(ValueError, "X has shape (6, 3); the parameters were made for (n, 2)"):
-        net.apply(net.init(0, input_dim=2, width=4), X)
+        net.apply(net.init(0, input_dim=2, width=4), X.astype(np.float32))
+    with raises(TypeError, "X is float64 and the parameters are float32; pass X.astype('float32')"):
+        net.apply(net.init(0, input_dim=3, width=4), X)
+    with raises(ValueError, "seed must be below 9223372036854775808"):
+        net.init(2**70, input_dim=2)
 
 
 def test_inference_needs_kernels_losses_and_functions_of_the_right_kind():
@@ -193,6 +207,8 @@ def test_inference_needs_kernels_losses_and_functions_of_the_right_kind():
         wl.gradient_flow(K, X, Y, initial=0.0)
     with raises(ValueError, "initial must map (6, 3) inputs to shape (6,), as y has; it returned shape (6, 2)"):
         wl.gradient_flow(K, X, Y, initial=lambda A: A[:, :2])
+    with raises(TypeError, "the result of initial has dtype complex128"):
+        wl.gradient_flow(K, X, Y, initial=lambda A: A[:, 0] + 1j)
     with raises(ValueError, "initial returned NaN"):
         wl.gradient_flow(K, X, Y, initial=lambda A: A[:, 0] * np.nan)
     with raises(TypeError, "count must be an integer, got 2.5"):
@@ -206,3 +222,12 @@ def test_traced_arrays_are_refused_by_inference():
         jax.grad(lambda A: wl.posterior(K, A, Y).mean(X).sum())(jnp.asarray(X))
     with raises(TypeError, "Z is being traced by jax"):
         jax.jit(wl.posterior(K, X, Y).mean)(jnp.asarray(X))
+
+
+def test_kernels_out_of_range_are_refused_with_the_mend():
+    bias_free = wl.ntk(wl.mlp(depth=2))
+    for call in (wl.posterior, wl.gradient_flow):
+        with raises(ValueError, "K(x, x) is inf at row"):
+            call(bias_free, X * 1e170, Y)
+        with raises(ValueError, "K(x, x) underflows to 0 at every row of X; scale X up."):
+            call(bias_free, X * 1e-170, Y)

@@ -128,7 +128,15 @@ def test_demo_reports_a_full_disk_in_one_line(tmp_path, monkeypatch):
     assert result.stderr == "widelimit: demo failed: [Errno 28] No space left on device\n"
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.fixture
+def listens():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("quick", "listens")
 def test_interrupt_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     class Figure:
         def savefig(self, stream, **_):
@@ -145,6 +153,7 @@ def test_interrupt_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [figure]
 
 
+@pytest.mark.usefixtures("listens")
 def test_interrupt_in_a_model_leaves_a_whole_figure(tmp_path, monkeypatch):
     def interrupted(*_):
         signal.raise_signal(signal.SIGINT)

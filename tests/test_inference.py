@@ -23,7 +23,6 @@ INF = np.inf
 
 
 # --- posterior
-# ---------------------------------------------------------------------------------------------------------
 
 
 class Precomputed(SklearnKernel):
@@ -67,7 +66,7 @@ def test_posterior_shapes_outputs_and_noise_per_point():
     # a noise that tends to infinity at one point is that point left out
     ignored = wl.posterior(K, X, Y, noise=np.r_[1e12, np.full(39, 0.1)])
     np.testing.assert_allclose(ignored.mean(Z), wl.posterior(K, X[1:], Y[1:], noise=0.1).mean(Z), rtol=1e-8, atol=1e-9)
-    np.testing.assert_array_equal(np.diagonal(post.covariance(Z)).shape, post.variance(Z).shape)
+    np.testing.assert_allclose(np.diagonal(post.covariance(Z)), post.variance(Z), rtol=1e-10)
     assert (post.covariance(Z) == post.covariance(Z).T).all()
 
 
@@ -145,7 +144,6 @@ def test_a_kernel_that_is_not_positive_semi_definite_is_refused():
 
 
 # --- duplicate rows and singular kernels
-# -------------------------------------------------------------------------------
 
 
 def test_duplicates_with_equal_labels_give_the_minimum_norm_interpolant():
@@ -169,6 +167,26 @@ def test_duplicates_with_different_labels_are_named():
         wl.posterior(K, X[rows], labels)
     shifted = wl.posterior(K, X[rows], labels, noise=0.1).mean(X[3:4])
     assert np.isfinite(shifted).all()
+
+
+def test_a_conflict_in_one_output_is_not_hidden_by_the_size_of_another():
+    rows = np.r_[0:40, 3]
+    labels = np.column_stack([1e12 * Y[rows, 0], Y[rows, 1]])
+    labels[-1, 1] += 1e-3
+    with pytest.raises(ValueError, match="rows 3 and 40"):
+        wl.posterior(K, X[rows], labels)
+    wl.posterior(K, X[rows], labels, noise=np.r_[np.zeros(40), 0.1])  # only one of the two is exact
+
+
+def test_badly_scaled_systems_are_not_called_singular():
+    k = wl.ntk(wl.mlp(depth=3))
+    scaled = X.copy()
+    scaled[0] *= 1e9
+    mean = wl.posterior(k, scaled, Y).mean(scaled)
+    np.testing.assert_allclose(mean[1:], Y[1:], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(mean[0], Y[0], atol=1e-3)  # a sum of terms of size 1e9: 1e9 eps times its condition
+    huge = wl.posterior(K, X, Y, noise=np.r_[1e20, np.full(39, 0.1)])
+    np.testing.assert_allclose(huge.mean(Z), wl.posterior(K, X[1:], Y[1:], noise=0.1).mean(Z), rtol=1e-8, atol=1e-9)
 
 
 def test_near_duplicates_with_different_labels_are_not_called_duplicates():
@@ -197,7 +215,6 @@ def test_a_constant_or_zero_kernel_matrix():
 
 
 # --- gradient flow
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_flow_equals_the_ordinary_differential_equation():
@@ -229,7 +246,7 @@ def test_flow_ends_at_the_minimum_norm_interpolant_and_starts_at_f0():
     assert flow.loss(INF) == 0.0
     tiny = flow.predict(Z, 1e-9) / 1e-9
     np.testing.assert_allclose(tiny, 2 / 40 * THETA.cross(Z, X) @ Y, rtol=1e-6)
-    np.testing.assert_array_equal(flow.predict(Z, 1e-320), flow.predict(Z, 1e-320))
+    np.testing.assert_allclose(flow.predict(Z, 1e-320), 0, atol=1e-310)
 
 
 def test_flow_from_f0_ends_at_f0_plus_the_interpolant_of_the_rest():
@@ -264,10 +281,8 @@ def test_flow_on_a_singular_kernel_stalls_at_the_least_squares_fit():
     fair[3] += 0.25
     np.testing.assert_allclose(flow.predict(Z, INF), wl.posterior(THETA, X, fair).mean(Z), rtol=1e-7, atol=1e-8)
     np.testing.assert_allclose(flow.loss(INF), 2 * 0.25**2 / 41, rtol=1e-9)
-    for t in (1e3, 1e10, 1e18, 1e100, 1e300):
-        values = flow.predict(Z, t)
-        assert np.isfinite(values).all()
-    np.testing.assert_allclose(flow.predict(Z, 1e100), flow.predict(Z, INF), rtol=1e-9, atol=1e-10)
+    for t in (1e5, 1e7, 1e10, 1e13, 1e15, 1e18, 1e100, 1e308):  # sqrt(eps) is what rounding may add on the way
+        np.testing.assert_allclose(flow.predict(Z, t), flow.predict(Z, INF), rtol=1e-7, atol=1e-7)
 
 
 def test_slightly_negative_eigenvalues_do_no_harm():
@@ -277,16 +292,14 @@ def test_slightly_negative_eigenvalues_do_no_harm():
     target = data @ [1.0, -2.0, 0.5] + 0.7
     flow = wl.gradient_flow(k, data, target)
     assert (flow.values < 0).any()
-    for t in (1e2, 1e6, 1e12, 1e200, INF):
-        values = flow.predict(Z, t)
-        assert np.isfinite(values).all()
+    for t in (1e4, 1e6, 1e8, 1e10, 1e12, 1e200):
+        np.testing.assert_allclose(flow.predict(Z, t), Z @ [1.0, -2.0, 0.5] + 0.7, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(flow.predict(Z, INF), Z @ [1.0, -2.0, 0.5] + 0.7, rtol=1e-9)
     np.testing.assert_allclose(flow.predict(Z, 1e12), Z @ [1.0, -2.0, 0.5] + 0.7, rtol=1e-9)
     assert flow.loss(INF) < 1e-20
 
 
 # --- trained ensembles
-# -------------------------------------------------------------------------------------------------
 
 
 def test_ensemble_starts_as_the_prior_and_ends_without_variance_at_the_data():
@@ -343,7 +356,6 @@ def test_last_layer_training_is_bayes():
 
 
 # --- arrays
-# ------------------------------------------------------------------------------------------------------------
 
 
 def test_float32_and_jax_data_are_computed_in_float64():

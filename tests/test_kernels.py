@@ -171,6 +171,12 @@ def test_nothing_is_nan_at_the_ends_of_the_range():
                 assert not np.isnan(k.gram(data)).any(), (activation, bias_std)
 
 
+@pytest.mark.parametrize(("dtype", "weight_std", "size"), [(np.float64, 1e160, 1e-150), (np.float32, 1e20, 1e-15)])
+def test_large_weights_do_not_overflow_on_the_way(dtype, weight_std, size):
+    k = wl.nngp(wl.mlp(depth=1, weight_std=weight_std))
+    np.testing.assert_allclose(k.gram(np.array([[size]], dtype)), (weight_std * size) ** 2, rtol=1e-6)
+
+
 def test_kernels_can_be_pickled():
     k = wl.ntk(wl.mlp(depth=3, activation=wl.LeakyRelu(0.2), bias_std=0.1))
     assert pickle.loads(pickle.dumps(k)) == k

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from widelimit import series
+from widelimit import series, validation
 from widelimit.gaussian import Gaps, Variance, gaps_from_near
 from widelimit.pytrees import pytree
 
@@ -109,18 +109,20 @@ class LeakyRelu(Activation):
     """phi(u) = u for u >= 0, slope * u below. Source: Tsuchida et al. 2018, arXiv 1711.09090.
 
     Args:
-        slope: slope of the negative part, any finite number; 0 is relu, -1 is abs, 1 is the identity.
+        slope: slope of the negative part, in [-1e6, 1e6]; 0 is relu, -1 is abs, 1 is the identity.
 
     Raises:
-        ValueError: slope is NaN or infinite.
+        ValueError: slope is NaN, infinite or out of range.
+        TypeError: not a real number.
     """
 
     slope: float | jax.Array = 0.01
     name: ClassVar[str] = "leaky_relu"
 
     def __post_init__(self) -> None:
-        if isinstance(self.slope, (int, float)) and not math.isfinite(self.slope):
-            raise ValueError(f"slope must be a finite number, got {self.slope}.")
+        slope = validation.finite_scalar("slope", self.slope, at_least=-1e6)
+        if not isinstance(slope, jax.core.Tracer) and slope > 1e6:
+            raise ValueError(f"slope must be <= 1e6, got {slope:g}.")
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u >= 0, u, self.slope * u)

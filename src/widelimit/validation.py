@@ -17,7 +17,7 @@ def is_jax(*arrays: Any) -> bool:
     return any(isinstance(a, jax.Array) for a in arrays)
 
 
-def _as_float_array(name: str, value: Any) -> Array:
+def as_float_array(name: str, value: Any) -> Array:
     """The value as float32 or float64 without loss, or an error that says what to pass."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array; fill or drop the masked entries first, e.g. {name}.filled(0.0).")
@@ -29,6 +29,8 @@ def _as_float_array(name: str, value: Any) -> Array:
         except ValueError as error:
             raise ValueError(f"{name} is not a rectangular array: {error}") from None
     dtype = np.dtype(value.dtype)
+    if value.ndim == 0 and dtype.kind in "bcO":
+        raise TypeError(f"{name} must be a real number or an array of them, got {value}.")
     if dtype in (np.float32, np.float64):
         return value  # type: ignore[no-any-return]
     if dtype.kind in "iub" and isinstance(value, np.ndarray):
@@ -48,6 +50,8 @@ def _as_float_array(name: str, value: Any) -> Array:
 def _refuse_non_finite(name: str, value: Array) -> None:
     if isinstance(value, jax.core.Tracer):
         return
+    if value.ndim == 0 and not np.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}.")
     finite = np.isfinite(np.asarray(value))
     if not finite.all():
         bad = np.argwhere(~finite)
@@ -60,7 +64,7 @@ def _refuse_non_finite(name: str, value: Array) -> None:
 
 def points(name: str, value: Any) -> Array:
     """(n, d) inputs, n and d >= 1, float32 or float64, finite."""
-    array = _as_float_array(name, value)
+    array = as_float_array(name, value)
     if array.ndim == 1:
         raise ValueError(
             f"{name} must have shape (n, d), got {array.shape}: pass {name}[:, None] for n points of one feature, "
@@ -92,7 +96,7 @@ def concrete(name: str, value: Any) -> Any:
 
 def targets(name: str, value: Any, n: int) -> np.ndarray:
     """(n,) or (n, c) targets as float64, finite."""
-    array = np.asarray(_as_float_array(name, concrete(name, value)))
+    array = np.asarray(as_float_array(name, concrete(name, value)))
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
         raise ValueError(f"{name} must have shape (n,) or (n, c) with c >= 1, got shape {array.shape}.")
     if len(array) != n:
@@ -103,7 +107,7 @@ def targets(name: str, value: Any, n: int) -> np.ndarray:
 
 def noise(value: Any, n: int) -> np.ndarray:
     """A noise variance >= 0, one number or one a training point, as a float64 array of shape () or (n,)."""
-    array = np.asarray(_as_float_array("noise", concrete("noise", value)), dtype=np.float64)
+    array = np.asarray(as_float_array("noise", concrete("noise", value)), dtype=np.float64)
     if array.shape not in ((), (n,)):
         raise ValueError(f"noise must be a number or of shape ({n},), one a training point; got shape {array.shape}.")
     _refuse_non_finite("noise", array)
@@ -114,7 +118,7 @@ def noise(value: Any, n: int) -> np.ndarray:
 
 def times(value: Any) -> np.ndarray:
     """Training times in [0, inf], shape () or (T,), as float64."""
-    array = np.asarray(_as_float_array("t", concrete("t", value)), dtype=np.float64)
+    array = np.asarray(as_float_array("t", concrete("t", value)), dtype=np.float64)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"t must be a number or a one-dimensional array of times, got shape {array.shape}.")
     if np.isnan(array).any() or (array < 0).any():
@@ -122,7 +126,7 @@ def times(value: Any) -> np.ndarray:
     return array
 
 
-def integer(name: str, value: Any, *, at_least: int) -> int:
+def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) -> int:
     """An integer in range (not a bool, not a float that happens to be whole)."""
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -132,6 +136,8 @@ def integer(name: str, value: Any, *, at_least: int) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}.") from None
     if number < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {number}.")
+    if number >= below:
+        raise ValueError(f"{name} must be below {below}, got {number}.")
     return number
 
 

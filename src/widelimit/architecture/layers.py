@@ -88,12 +88,14 @@ class Dense(Layer):
 
     def encode(self, signal: Variance) -> tuple[Variance, Trace]:
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
-        weight = jnp.asarray(self.weight_std, signal.value.dtype)
+        size = jnp.asarray(self.weight_std, signal.value.dtype)
+        power = exponent_of(jax.lax.stop_gradient(size))
+        weight, grown = size * power_of_two(-power, size.dtype), signal.exponent + power
         head = jax.lax.reduce_precision(weight, *_HALF_PRECISION[weight.dtype.name])
         low = (weight - head) * (weight + head)
         offset = jnp.asarray(self.bias_std, weight.dtype)
-        exponent = jnp.maximum(signal.exponent, exponent_of(jax.lax.stop_gradient(offset)))
-        value = signal.value * power_of_two(2 * (signal.exponent - exponent), weight.dtype)
+        exponent = jnp.maximum(grown, exponent_of(jax.lax.stop_gradient(offset)))
+        value = signal.value * power_of_two(2 * (grown - exponent), weight.dtype)
         bias = (offset * power_of_two(-exponent, weight.dtype)) ** 2
         weighted = value * head**2 + value * low
         total = weighted + bias

@@ -70,7 +70,7 @@ class Network:
                 f"a network of depth {self.depth} has {self.repeats} hidden layers; got {len(widths)} widths."
             )
         sizes = [validation.integer("every size", n, at_least=1) for n in (input_dim, *widths, output_dim)]
-        key = jax.random.key(validation.integer("seed", seed, at_least=0))
+        key = jax.random.key(validation.integer("seed", seed, at_least=0, below=2**63))
         return self.init_with_key(key, sizes, jnp.zeros(()).dtype)
 
     def init_with_key(self, key: jax.Array, sizes: Sequence[int], dtype: Any) -> tuple[Params, ...]:
@@ -87,11 +87,15 @@ class Network:
         """f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
 
         Raises:
-            ValueError: X has not the number of features that the parameters were made for.
+            TypeError, ValueError: X is not (n, d) finite floats of the parameters' dtype and number of features.
         """
-        features = params[0]["weight"].shape[1]
-        if X.ndim != 2 or X.shape[1] != features:
-            raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {features}).")
+        X = validation.points("X", X)
+        weight = params[0]["weight"]
+        if X.shape[1] != weight.shape[1]:
+            raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {weight.shape[1]}).")
+        if X.dtype != weight.dtype:
+            wanted = str(weight.dtype)
+            raise TypeError(f"X is {X.dtype} and the parameters are {wanted}; pass X.astype({wanted!r}).")
         signals = self.first.apply(params[0], jnp.asarray(X))
         for layer, layer_params in zip(self.block * self.repeats, params[1:], strict=True):
             signals = layer.apply(layer_params, signals)

@@ -119,8 +119,8 @@ def factorise(matrix: np.ndarray) -> Factor:
     # A symmetric C-ordered matrix is its own Fortran-ordered transpose, which LAPACK factorises in place.
     lower, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
     pivots = np.diagonal(lower)
-    if info == 0 and pivots.min() ** 2 > rounding(n, diagonal.max()):
-        return Cholesky(lower, n, float(pivots.max() / pivots.min()))
+    if info == 0 and (pivots**2 > n * EPS * diagonal).all():
+        return Cholesky(lower, n, float(np.sqrt((diagonal / pivots**2).max())))
     np.fill_diagonal(lower, diagonal)
     whole = np.triu(lower)
     whole += np.triu(lower, 1).T
@@ -132,7 +132,7 @@ def factorise(matrix: np.ndarray) -> Factor:
 
 
 def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Variances of which a difference left less than its own rounding `error` (same shape) are 0.
+    """The variances, 0 where a difference left no more than its own rounding `error` (same shape).
 
     Raises:
         ArithmeticError: a variance is negative beyond rounding: the kernel is not positive semi-definite.
@@ -141,10 +141,10 @@ def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
         worst = int(np.argmin(variance + error))
         raise ArithmeticError(
             f"variance {worst} came out as {variance.flat[worst]:.3g}, beyond its rounding error "
-            f"{error.flat[worst]:.1g}: "
-            f"the kernel is not positive semi-definite, or so ill-conditioned that a larger noise is needed."
+            f"{error.flat[worst]:.1g}: the kernel is not positive semi-definite, or so ill-conditioned that a larger "
+            "noise is needed."
         )
-    return np.asarray(np.maximum(variance, 0.0))
+    return np.where(variance <= error, 0.0, variance)
 
 
 def square_root(covariance: np.ndarray, error: float) -> np.ndarray:

@@ -52,6 +52,10 @@ def _symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Arra
     return block + block.T + jnp.diag(diagonal)
 
 
+def _require(X: np.ndarray | jax.Array, n: int, m: int) -> None:
+    memory.require(np.dtype(X.dtype).itemsize * n * m, f"a {n} x {m} {X.dtype} kernel matrix")
+
+
 def _blocks(X: np.ndarray) -> list[np.ndarray]:
     """X in blocks of one shape, the last filled up with leading rows."""
     n = len(X)
@@ -67,7 +71,7 @@ def _encoded(kernel: PairKernel, X: np.ndarray) -> list[Features]:
 def gram(kernel: PairKernel, X: np.ndarray) -> np.ndarray:
     """K(X, X): one triangle of tiles computed, the other its mirror; the diagonal is `diagonal`'s, to the bit."""
     n = len(X)
-    memory.require(X.itemsize * n * n, f"a {n} x {n} {X.dtype} kernel matrix")
+    _require(X, n, n)
     with jax.enable_x64(X.dtype == np.float64):
         features = _encoded(kernel, X)
         out = np.empty((n, n), X.dtype)
@@ -86,7 +90,7 @@ def gram(kernel: PairKernel, X: np.ndarray) -> np.ndarray:
 def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """K(X, Y)."""
     n, m = len(X), len(Y)
-    memory.require(X.itemsize * n * m, f"a {n} x {m} {X.dtype} kernel matrix")
+    _require(X, n, m)
     with jax.enable_x64(X.dtype == np.float64):
         columns_of = _encoded(kernel, Y)
         out = np.empty((n, m), X.dtype)
@@ -114,6 +118,7 @@ def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
 
 def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """`gram` as one traceable computation on a JAX array."""
+    _require(X, len(X), len(X))
 
     def compute() -> jax.Array:
         features = kernel.encode(X)
@@ -124,6 +129,7 @@ def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
 
 def cross_jax(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
     """`cross` as one traceable computation on JAX arrays."""
+    _require(X, len(X), len(Y))
     return _traceable(lambda: _pairwise(kernel, kernel.encode(X), kernel.encode(Y)), X, Y)
 
 

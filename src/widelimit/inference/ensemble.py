@@ -23,9 +23,8 @@ from widelimit.validation import Array
 class TrainedEnsemble:
     """f_t(z) = f_0(z) + B_t(z) (y - f_0(X)), f_0 ~ GP(0, Sigma), B_t = Theta(z, X) V gain(t) V^T.
 
-    Made by `trained_ensemble`.
-    Outputs are independent with one covariance. Times as in `GradientFlow`: d theta/dt = -grad C, C = (1/n) sum |f(x_i)
-    - y_i|^2.
+    Made by `trained_ensemble`. Outputs are independent with one covariance. Times as in `GradientFlow`:
+    d theta/dt = -grad C, C = (1/n) sum |f(x_i) - y_i|^2.
     """
 
     flow: GradientFlow
@@ -41,7 +40,7 @@ class TrainedEnsemble:
         """Sigma(Z, Z) - B Sigma(X, Z) - (B Sigma(X, Z))^T + B Sigma(X, X) B^T, B = B_t(Z).
 
         (m, m), or (T, m, m) for an array of times.
-        t = 0 is the NNGP prior. Source: Lee et al. 2019, arXiv 1902.06720, eq. (16).
+        t = 0 is the NNGP prior. Source: Lee et al. 2019, arXiv 1902.06720, section 2.3.
         """
         points, times = self.flow.data.inputs(Z), validation.times(t)
         memory.require(8.0 * times.size * len(points) ** 2, f"{times.size} covariances of {len(points)} points")
@@ -66,6 +65,7 @@ class TrainedEnsemble:
             ArithmeticError: negative beyond rounding.
         """
         points, times = self.flow.data.inputs(Z), validation.times(t)
+        memory.require(8.0 * (times.size + 3 * len(self.modes)) * len(points), f"variances of {len(points)} points")
         prior = np.asarray(self.prior.diag(points))
         tangent, between = self._projections(points)
         out = np.empty((times.size, len(points)))
@@ -106,5 +106,5 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
     """
     tangent, prior = ntk(net), nngp(net)
     flow = gradient_flow(tangent, X, y)
-    modes = flow.vectors.T @ np.asarray(prior.gram(flow.data.X)) @ flow.vectors
+    modes = flow.vectors.T @ flow.data._replace(kernel=prior).gram() @ flow.vectors
     return TrainedEnsemble(flow, prior, (modes + modes.T) / 2)

@@ -41,25 +41,25 @@ class GradientFlow:
     def gain(self, t: np.ndarray) -> np.ndarray:
         """(1 - exp(-2 lambda t/n))/lambda for every time and mode, (T,) -> (T, n), by expm1; 2 t/n at lambda = 0.
 
-        A mode that cannot be told from a null one (lambda <= n eps lambda_max) adds K(z, X) v = 0 in exact arithmetic
-        at lambda = 0: its gain fades as exp(-2 n eps lambda_max t/n), to 0 at t = inf, where the flow is the
-        minimum-norm solution.
+        A mode that cannot be told from a null one (lambda <= n eps lambda_max) is left out at t = inf, where the flow
+        is the minimum-norm solution. Before, its gain fades as exp(-2 sqrt(eps) lambda_max t/n): the rounding in
+        K(z, X) v, which the gain multiplies, then never exceeds sqrt(eps) of the result.
         """
         n = len(self.values)
         null = self._null
-        clock = 2 * t[:, None] / n
-        fading = linalg.rounding(n, self.values[-1])
+        clock = 2 * (t[:, None] / n)
+        fading = np.sqrt(linalg.EPS) * self.values[-1]
         lam = np.where(null, 1.0, self.values)
-        gains = -np.expm1(-clock * lam) / lam
         finite = np.where(np.isfinite(clock), clock, 0.0)
-        return np.where(null, finite * np.exp(-finite * fading), gains)
+        with np.errstate(over="ignore"):
+            return np.where(null, finite * np.exp(-finite * fading), -np.expm1(-clock * lam) / lam)
 
     def start(self, points: np.ndarray) -> np.ndarray:
         """f_0 at (m, d) points, (m, c)."""
         shape = (len(points), self.data.y.shape[1])
         if self.initial is None:
             return np.zeros(shape)
-        values = np.asarray(self.initial(points), np.float64)
+        values = np.asarray(validation.as_float_array("the result of initial", self.initial(points)), np.float64)
         if values.shape != shape and not (self.data.single and values.shape == shape[:1]):
             raise ValueError(
                 f"initial must map ({shape[0]}, {points.shape[1]}) inputs to shape "
@@ -88,8 +88,9 @@ class GradientFlow:
             ValueError: a negative or NaN time, or bad Z.
         """
         points, times = self.data.inputs(Z), validation.times(t)
+        size = times.size * self.residual.shape[1] * (len(points) + 2 * len(self.values))
+        memory.require(8 * size, f"predictions at {times.size} times")
         weighted = self.gain(np.atleast_1d(times))[:, :, None] * self.residual
-        memory.require(8 * weighted.shape[0] * len(points) * weighted.shape[2], "the predictions")
         values = self.start(points) + np.einsum("mn,tnc->tmc", self.projected(points), weighted, optimize=True)
         return self.data.outputs(values if times.ndim else values[0], Z)
 
@@ -98,7 +99,7 @@ class GradientFlow:
         times = validation.times(t)
         power = np.sum(self.residual**2, axis=1)
         lam = np.where(self._null, 0.0, self.values)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             decay = np.where(lam > 0, np.exp(-4 * lam * np.atleast_1d(times)[:, None] / len(lam)), 1.0)
         losses = decay @ power / len(lam)
         return losses if times.ndim else float(losses[0])
@@ -138,7 +139,7 @@ def gradient_flow(
         raise ValueError(f'loss must be "squared_error", got {loss!r}.')
     if initial is not None and not callable(initial):
         raise TypeError(f"initial must be a function of (m, d) inputs, got {type(initial).__name__}.")
-    values, vectors = linalg.eigenpairs(np.asarray(k.gram(data.X)))
+    values, vectors = linalg.eigenpairs(data.gram())
     flow = GradientFlow(data, initial, values, vectors, np.empty(0))
     residual = vectors.T @ (data.y - flow.start(data.X))
     return GradientFlow(data, initial, values, vectors, residual)

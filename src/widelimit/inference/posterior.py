@@ -130,42 +130,44 @@ def posterior(
         A `Posterior` with mean, variance, covariance, sample and log_marginal_likelihood.
 
     Raises:
-        TypeError, ValueError: bad data; or y cannot be interpolated, as duplicate rows have different labels (they are
-        named) or the
-            kernel matrix is numerically singular; then pass a noise.
+        TypeError, ValueError: bad data; or y cannot be interpolated, as duplicate rows have different labels (they
+            are named) or the kernel matrix is numerically singular; then pass a noise.
         MemoryError: the (n, n) kernel matrix does not fit.
     """
     data = training_set(k, X, y)
     variance = validation.noise(noise, len(data.X))
-    matrix = np.asarray(k.gram(data.X))
+    matrix = data.gram()
     matrix[np.diag_indices(len(matrix))] += variance
     factor = linalg.factorise(matrix)
-    missed = np.abs(factor.outside(data.y)).max(axis=1)
-    # Half of the digits: rounding in consistent labels stays orders of magnitude below, any real conflict above.
-    if missed.max() > math.sqrt(linalg.EPS) * np.abs(data.y).max():
-        raise ValueError(_why_inconsistent(data, factor, missed))
+    if factor.rank < len(data.X):
+        _refuse_conflicts(data, factor, variance)
     return Posterior(data, variance, factor, factor.solve(data.y))
 
 
-def _why_inconsistent(data: TrainingSet, factor: linalg.Factor, missed: np.ndarray) -> str:
-    """Name the duplicate rows with different labels, or the rank of the kernel matrix."""
+def _refuse_conflicts(data: TrainingSet, factor: linalg.Factor, noise: np.ndarray) -> None:
+    """Raise if y is not in the range of a singular K(X, X) + noise: duplicate rows with two labels, or the rank."""
     n = len(data.X)
+    exact = np.broadcast_to(noise, n) == 0
     _, group = np.unique(data.X, axis=0, return_inverse=True)
     first: dict[int, int] = {}
     conflicts = []
     for i, g in enumerate(group.ravel().tolist()):
-        j = first.setdefault(g, i)
-        if (data.y[i] != data.y[j]).any():
-            conflicts.append((j, i))
+        if exact[i] and (data.y[i] != data.y[first.setdefault(g, i)]).any():
+            conflicts.append((first[g], i))
+    # Half of the digits, for each output by itself: rounding in consistent labels stays far below.
+    missed = np.abs(factor.outside(data.y)) / np.maximum(np.abs(data.y).max(axis=0), np.finfo(np.float64).tiny)
     if conflicts:
         pairs = "; ".join(
             f"rows {i} and {j} (labels {data.y[i].tolist()} and {data.y[j].tolist()})" for i, j in conflicts[:3]
         )
         more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
         cause = f"duplicate rows of X have different labels: {pairs}{more}"
-    else:
+    elif missed.max() > math.sqrt(linalg.EPS):
         cause = (
-            f"K(X, X) + noise has numerical rank {factor.rank} of {n} (no duplicate row of X has two labels), "
-            f"and label {int(np.argmax(missed))} is off its range by {missed.max():.2g}"
+            f"K(X, X) + noise has numerical rank {factor.rank} of {n} (no duplicate row of X has two labels), and "
+            "label "
+            f"{int(np.argmax(missed.max(axis=1)))} is off its range by {missed.max():.2g} of the largest"
         )
-    return f"y cannot be interpolated: {cause}. Pass noise= the variance of the observation noise."
+    else:
+        return
+    raise ValueError(f"y cannot be interpolated: {cause}. Pass noise= the variance of the observation noise.")

@@ -27,6 +27,15 @@ class TrainingSet(NamedTuple):
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)
 
+    def gram(self) -> np.ndarray:
+        """K(X, X), (n, n), checked: a kernel that leaves float64's range is refused."""
+        diagonal = np.asarray(self.kernel.diag(self.X))
+        if not np.isfinite(diagonal).all():
+            raise ValueError(f"K(x, x) is {diagonal.max()} at row {int(np.argmax(diagonal))} of X; scale X down.")
+        if not diagonal.any() and self.X.any():
+            raise ValueError("K(x, x) underflows to 0 at every row of X; scale X up.")
+        return np.asarray(self.kernel.gram(self.X))
+
     def cross(self, points: np.ndarray) -> np.ndarray:
         """K(Z, X) for (m, d) test inputs, (m, n)."""
         return np.asarray(self.kernel.cross(points, self.X))
