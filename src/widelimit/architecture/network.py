@@ -163,7 +163,8 @@ def mlp(
 
     Raises:
         ValueError: depth < 1, weight_std not a positive or bias_std not a non-negative finite number, an unknown
-        activation. TypeError: an argument of another type.
+            activation.
+        TypeError: an argument of another type.
     """
     depth = validation.integer("depth", depth, at_least=1)
     dense = Dense(

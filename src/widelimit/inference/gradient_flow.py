@@ -54,21 +54,6 @@ class GradientFlow:
         with np.errstate(over="ignore"):
             return np.where(null, finite * np.exp(-finite * fading), -np.expm1(-clock * lam) / lam)
 
-    def start(self, points: np.ndarray) -> np.ndarray:
-        """f_0 at (m, d) points, (m, c)."""
-        shape = (len(points), self.data.y.shape[1])
-        if self.initial is None:
-            return np.zeros(shape)
-        values = np.asarray(validation.as_float_array("the result of initial", self.initial(points)), np.float64)
-        if values.shape != shape and not (self.data.single and values.shape == shape[:1]):
-            raise ValueError(
-                f"initial must map ({shape[0]}, {points.shape[1]}) inputs to shape "
-                f"{shape[:1] if self.data.single else shape}, as y has; it returned shape {values.shape}."
-            )
-        if not np.isfinite(values).all():
-            raise ValueError("initial returned NaN or infinite values.")
-        return values.reshape(shape)
-
     def projected(self, points: np.ndarray) -> np.ndarray:
         """K(Z, X) V: the kernel between test points and modes, (m, n)."""
         return np.asarray(self.data.cross(points) @ self.vectors)
@@ -79,7 +64,7 @@ class GradientFlow:
         Args:
             Z: (m, d) test inputs.
             t: a time in [0, inf] or an array (T,) of times, in the unit of d theta/dt = -grad C; inf is the
-            minimum-norm limit.
+                minimum-norm limit.
 
         Returns:
             (m,), or (m, c) for y of shape (n, c); with a leading axis (T,) for an array of times.
@@ -91,7 +76,8 @@ class GradientFlow:
         size = times.size * self.residual.shape[1] * (len(points) + 2 * len(self.values))
         memory.require(8 * size, f"predictions at {times.size} times")
         weighted = self.gain(np.atleast_1d(times))[:, :, None] * self.residual
-        values = self.start(points) + np.einsum("mn,tnc->tmc", self.projected(points), weighted, optimize=True)
+        moved = np.einsum("mn,tnc->tmc", self.projected(points), weighted, optimize=True)
+        values = _start(self.data, self.initial, points) + moved
         return self.data.outputs(values if times.ndim else values[0], Z)
 
     def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
@@ -132,7 +118,8 @@ def gradient_flow(
 
     Raises:
         TypeError, ValueError: bad data, an unknown loss, an initial function of a wrong shape, a kernel that is not
-        positive semi-definite. MemoryError: the kernel matrix or its eigenvectors do not fit.
+            positive semi-definite.
+        MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
     data = training_set(k, X, y)
     if loss != "squared_error":
@@ -140,6 +127,21 @@ def gradient_flow(
     if initial is not None and not callable(initial):
         raise TypeError(f"initial must be a function of (m, d) inputs, got {type(initial).__name__}.")
     values, vectors = linalg.eigenpairs(data.gram())
-    flow = GradientFlow(data, initial, values, vectors, np.empty(0))
-    residual = vectors.T @ (data.y - flow.start(data.X))
+    residual = vectors.T @ (data.y - _start(data, initial, data.X))
     return GradientFlow(data, initial, values, vectors, residual)
+
+
+def _start(data: TrainingSet, initial: Function | None, points: np.ndarray) -> np.ndarray:
+    """f_0 at (m, d) points, (m, c)."""
+    shape = (len(points), data.y.shape[1])
+    if initial is None:
+        return np.zeros(shape)
+    values = np.asarray(validation.as_float_array("the result of initial", initial(points)), np.float64)
+    if values.shape != shape and not (data.single and values.shape == shape[:1]):
+        raise ValueError(
+            f"initial must map ({shape[0]}, {points.shape[1]}) inputs to shape "
+            f"{shape[:1] if data.single else shape}, as y has; it returned shape {values.shape}."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError("initial returned NaN or infinite values.")
+    return values.reshape(shape)

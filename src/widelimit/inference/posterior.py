@@ -36,7 +36,10 @@ class Posterior:
     def mean(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
         points = self.data.inputs(Z)
-        return self.data.outputs(self.data.cross(points) @ self.weights, Z)
+        return self.data.outputs(self._mean(points), Z)
+
+    def _mean(self, points: np.ndarray) -> np.ndarray:
+        return np.asarray(self.data.cross(points) @ self.weights)
 
     def _blocks(self, points: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         for start in range(0, len(points), BLOCK):
@@ -89,8 +92,7 @@ class Posterior:
         error = m * float(self._rounding(np.asarray(self.data.kernel.diag(points))).max())
         root = linalg.square_root(self._covariance(points), error)
         normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal((count, m, c))
-        mean = self.data.cross(points) @ self.weights
-        return self.data.outputs(mean + np.einsum("ij,sjc->sic", root, normal), Z)
+        return self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z)
 
     def log_marginal_likelihood(self) -> float:
         """log N(y; 0, K(X, X) + noise), summed over outputs: -y.alpha/2 - log det/2 - (n/2) log(2 pi).
@@ -124,7 +126,7 @@ def posterior(
         X: (n, d) inputs.
         y: (n,) or (n, c) targets; the c outputs are independent and share the kernel.
         noise: variance of the observation noise (in the square of y's unit), >= 0, one number or (n,), one for each
-        training point.
+            training point.
 
     Returns:
         A `Posterior` with mean, variance, covariance, sample and log_marginal_likelihood.
@@ -165,8 +167,7 @@ def _refuse_conflicts(data: TrainingSet, factor: linalg.Factor, noise: np.ndarra
     elif missed.max() > math.sqrt(linalg.EPS):
         cause = (
             f"K(X, X) + noise has numerical rank {factor.rank} of {n} (no duplicate row of X has two labels), and "
-            "label "
-            f"{int(np.argmax(missed.max(axis=1)))} is off its range by {missed.max():.2g} of the largest"
+            f"label {int(np.argmax(missed.max(axis=1)))} is off its range by {missed.max():.2g} of the largest"
         )
     else:
         return
