@@ -6,6 +6,6 @@ Not at the public door: there bad input must meet the library's own errors.
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["widelimit.series", "widelimit.gaussian", "widelimit.architecture.layers"],
+    ["widelimit.series", "widelimit.signals", "widelimit.architecture.layers"],
     "beartype.beartype",
 )

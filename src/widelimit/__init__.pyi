@@ -1,5 +1,7 @@
 # The public door: one import list, read by type checkers and, lazily, at run time (`widelimit --help` never loads JAX).
-from .activations import Abs, Activation, Erf, Identity, LeakyRelu, Relu
+from .activations.base import Activation
+from .activations.erf import Erf
+from .activations.linear import Abs, Identity, LeakyRelu, Relu
 from .architecture.network import Network, mlp
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gradient_flow import GradientFlow, gradient_flow

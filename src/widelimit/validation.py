@@ -62,6 +62,40 @@ def _refuse_non_finite(name: str, value: Array) -> None:
         )
 
 
+def traced(*values: Any) -> bool:
+    """Whether any of the values is being traced by JAX."""
+    return any(isinstance(v, jax.core.Tracer) for v in values)
+
+
+def as_finite_floats(name: str, value: Any) -> Array:
+    """A number or an array of any shape as float32 or float64, finite."""
+    array = as_float_array(name, value)
+    _refuse_non_finite(name, array)
+    return array
+
+
+def covariances(q1: Any, c: Any, q2: Any) -> tuple[Array, Array, Array]:
+    """Variances q1, q2 > 0 and a covariance with c^2 <= q1 q2 up to rounding, of shapes that broadcast."""
+    arrays = {name: as_finite_floats(name, value) for name, value in (("q1", q1), ("c", c), ("q2", q2))}
+    try:
+        np.broadcast_shapes(*(a.shape for a in arrays.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in arrays.items())
+        raise ValueError(f"the shapes of q1, c and q2 must broadcast, got {shapes}.") from None
+    first, covariance, second = arrays.values()
+    if traced(first, covariance, second):
+        return first, covariance, second
+    for name in ("q1", "q2"):
+        if not (np.asarray(arrays[name]) > 0).all():
+            raise ValueError(f"{name} is a variance and must be > 0, got {np.min(arrays[name]):g}.")
+    eps = float(max(np.finfo(a.dtype).eps for a in arrays.values()))
+    with np.errstate(under="ignore"):
+        bound = np.sqrt(np.asarray(first, float)) * np.sqrt(np.asarray(second, float)) * (1 + 4 * eps)
+    if (np.abs(np.asarray(covariance, float)) > bound).any():
+        raise ValueError("c^2 must be at most q1 q2: this is not a covariance matrix.")
+    return first, covariance, second
+
+
 def points(name: str, value: Any) -> Array:
     """(n, d) inputs, n and d >= 1, float32 or float64, finite."""
     array = as_float_array(name, value)

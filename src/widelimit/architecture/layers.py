@@ -11,16 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from widelimit.activations import Activation, Trace
-from widelimit.gaussian import Gaps, Variance, add_constant, exponent_of, power_of_two
+from widelimit.activations.base import Activation, Trace
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
+from widelimit.signals import HALF_PRECISION, Gaps, Variance, add_constant, exponent_of, power_of_two
 
 Scalar = float | jax.Array
 Params = Any
-
-_HALF_PRECISION = {"float64": (11, 25), "float32": (8, 11)}
-"""(exponent bits, mantissa bits) of a number whose square is exact."""
 
 
 class PairState(NamedTuple):
@@ -91,7 +88,7 @@ class Dense(Layer):
         size = jnp.asarray(self.weight_std, signal.value.dtype)
         power = exponent_of(jax.lax.stop_gradient(size))
         weight, grown = size * power_of_two(-power, size.dtype), signal.exponent + power
-        head = jax.lax.reduce_precision(weight, *_HALF_PRECISION[weight.dtype.name])
+        head = jax.lax.reduce_precision(weight, *HALF_PRECISION[weight.dtype.name])
         low = (weight - head) * (weight + head)
         offset = jnp.asarray(self.bias_std, weight.dtype)
         exponent = jnp.maximum(grown, exponent_of(jax.lax.stop_gradient(offset)))

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.activations import BY_NAME, Activation, Trace
+from widelimit.activations.base import Activation, Trace
+from widelimit.activations.names import resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
-from widelimit.gaussian import Gaps, Variance, correlate_points, gaps_of_one
 from widelimit.pytrees import pytree
+from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one
 from widelimit.validation import Array
 
 UNROLLED = 4
@@ -171,23 +172,4 @@ def mlp(
         validation.finite_scalar("weight_std", weight_std, above=0.0),
         validation.finite_scalar("bias_std", bias_std, at_least=0.0),
     )
-    return Network(dense, (Activate(_resolve(activation)), dense), depth - 1)
-
-
-def _resolve(activation: str | Activation) -> Activation:
-    """The activation itself, or the one of that name.
-
-    Raises:
-        ValueError: no activation has that name.
-        TypeError: neither a name nor an Activation.
-    """
-    if isinstance(activation, Activation):
-        return activation
-    if isinstance(activation, str):
-        if activation in BY_NAME:
-            return BY_NAME[activation]
-        raise ValueError(f"unknown activation {activation!r}; known: {', '.join(sorted(BY_NAME))}.")
-    raise TypeError(
-        f"activation must be a name ({', '.join(sorted(BY_NAME))}) or a widelimit.Activation, "
-        f"got {type(activation).__name__}."
-    )
+    return Network(dense, (Activate(resolve(activation)), dense), depth - 1)

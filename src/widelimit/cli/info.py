@@ -13,7 +13,7 @@ import scipy
 import sklearn
 from threadpoolctl import threadpool_info
 
-from widelimit.activations import BY_NAME
+from widelimit.activations.names import BY_NAME
 from widelimit.compute import memory
 
 

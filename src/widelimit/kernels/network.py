@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from widelimit.architecture.network import Network, NetworkFeatures
-from widelimit.gaussian import Variance, scaled
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
+from widelimit.signals import Variance, scaled
 
 _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encode)
 """Compiled once for both kernels of a network."""

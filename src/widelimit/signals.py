@@ -19,6 +19,9 @@ from widelimit.series import safe_sqrt
 NEAR = {"float64": 1e-2, "float32": 1e-1}
 """Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: take the difference."""
 
+HALF_PRECISION = {"float64": (11, 25), "float32": (8, 11)}
+"""(exponent bits, mantissa bits) of a number whose square is exact."""
+
 
 def power_of_two(exponent: jax.Array, dtype: Any) -> jax.Array:
     """2^exponent, exactly (XLA's exp2 is not), from its bits; 0 and inf beyond the range of normal numbers."""
@@ -91,6 +94,32 @@ def scaled(normalised: jax.Array, x: Variance, y: Variance) -> jax.Array:
     for part in (half, exponent - half):
         value = value * power_of_two(jnp.clip(part, info.minexp, info.maxexp - 1), value.dtype)
     return value
+
+
+def gaps_of_correlation(rho: jax.Array) -> Gaps:
+    """Gaps of a correlation in [-1, 1] given as such."""
+    return Gaps(1 - rho, 1 + rho)
+
+
+def _product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(p, e) with p + e = a b exactly, p the rounded product (Dekker 1971)."""
+    a_head, b_head = (jax.lax.reduce_precision(v, *HALF_PRECISION[v.dtype.name]) for v in (a, b))
+    a_tail, b_tail = a - a_head, b - b_head
+    product = a * b
+    return product, ((a_head * b_head - product) + a_head * b_tail + a_tail * b_head) + a_tail * b_tail
+
+
+def gaps_of_covariance(x: Variance, c: jax.Array, y: Variance) -> Gaps:
+    """Gaps of a pair from its (normalised) variances and its covariance, exactly: 1 - abs(rho) = (q q' - c^2)/(...).
+
+    q q' - c^2 is taken from exact products, so that no digit is lost near rho = +-1. Where rounding has left c^2 above
+    q q', the correlation is +-1.
+    """
+    c = c * power_of_two(-(x.exponent + y.exponent), c.dtype)
+    (variances, low), (square, square_low) = _product(x.value, y.value), _product(c, c)
+    common = safe_sqrt(variances)
+    near = jnp.maximum((variances - square) + (low - square_low), 0) / (common * (common + jnp.abs(c)))
+    return gaps_from_near(near, c >= 0)
 
 
 def gaps_of_one(like: jax.Array) -> Gaps:

@@ -1,0 +1,125 @@
+"""What every activation is, and the functions of a Gaussian pair that follow from it."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.signals import Gaps, Variance, gaps_of_correlation, gaps_of_covariance, scaled
+from widelimit.validation import Array
+
+Trace = Any
+"""What an activation wants to know of one input: a pytree of arrays (..., n), or ()."""
+
+
+class Activation(abc.ABC):
+    """phi and its two maps on Gaussian signals: u ~ N(0, s^2) alone, and a pair (u, v) of correlation rho.
+
+    `encode` sees each input once; `correlate` sees pairs and must be elementwise on arrays that broadcast. Correlations
+    after phi are uncentred: E[phi(u) phi(v)] / sqrt(E[phi(u)^2] E[phi(v)^2]).
+    """
+
+    name: ClassVar[str]
+
+    has_ntk: ClassVar[bool] = True
+    """Whether E[phi'(u) phi'(v)] is finite at rho = 1; not for a phi that jumps."""
+
+    @abc.abstractmethod
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        """phi(u), elementwise."""
+
+    @abc.abstractmethod
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        """(E[phi(u)^2], trace) for u ~ N(0, signal)."""
+
+    @abc.abstractmethod
+    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        """(gaps of the correlation after phi, d rho_after / d rho); x and y are the traces of the two inputs."""
+
+    def prepared(self, low: float, high: float, dtype: Any) -> Self:
+        """This activation, ready for standard deviations in [low, high]; closed forms are ready for all."""
+        return self
+
+    def derivative(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        """phi'(u), elementwise."""
+        return jnp.asarray(jax.jvp(self.__call__, (u,), (jnp.ones_like(u),))[1])
+
+    def dual(self, q1: Float[Array, "..."], c: Float[Array, "..."], q2: Float[Array, "..."]) -> Float[Array, "..."]:
+        """E[phi(u) phi(v)] for a centred Gaussian pair with variances q1, q2 and covariance c.
+
+        Args:
+            q1: variance of u, > 0; numbers or arrays that broadcast.
+            c: covariance, c^2 <= q1 q2 (up to a rounding error, which is taken as equality).
+            q2: variance of v, > 0.
+
+        Returns:
+            The expectation, in the dtype of the arguments; JAX arrays in, a JAX array out.
+
+        Raises:
+            ValueError: a variance that is not positive, c^2 > q1 q2, or NaN or infinite entries.
+            TypeError: not real numbers.
+        """
+        return self._pair(q1, c, q2, derivative=False)
+
+    def dual_derivative(
+        self, q1: Float[Array, "..."], c: Float[Array, "..."], q2: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """E[phi'(u) phi'(v)] = d dual / d c (Price's theorem). Arguments, returns and raises: as `dual`.
+
+        Infinite at c^2 = q1 q2 for a phi that jumps.
+        """
+        return self._pair(q1, c, q2, derivative=True)
+
+    def correlation_map(self, rho: Float[Array, "..."], *, q: float = 1.0) -> Float[Array, "..."]:
+        """dual(q, q rho, q)/dual(q, q, q): what phi makes of the correlation of two signals of variance q > 0.
+
+        Args:
+            rho: correlations in [-1, 1], a number or an array.
+            q: the common variance.
+
+        Raises:
+            ValueError: rho outside [-1, 1], or q not a positive finite number.
+            TypeError: not real numbers.
+        """
+        rho = validation.as_finite_floats("rho", rho)
+        if not validation.traced(rho) and (np.abs(rho) > 1).any():
+            raise ValueError(f"rho is a correlation and must be in [-1, 1], got {np.max(np.abs(rho)):g} in size.")
+        q = validation.finite_scalar("q", q, above=0.0)
+        with jax.enable_x64(rho.dtype == np.float64):
+            signal = Variance(jnp.asarray(q, rho.dtype), jnp.zeros((), jnp.int32))
+            ready = self if validation.traced(q) else self.prepared(float(q) ** 0.5, float(q) ** 0.5, rho.dtype)
+            _, trace = ready.encode(signal.normalised())
+            after = ready.correlate(trace, trace, gaps_of_correlation(jnp.asarray(rho)))[0].rho
+        return after if validation.is_jax(rho) else np.asarray(after)[()]
+
+    def _pair(self, q1: Any, c: Any, q2: Any, *, derivative: bool) -> Float[Array, "..."]:
+        arrays = validation.covariances(q1, c, q2)
+        dtype = np.result_type(*(a.dtype for a in arrays))
+        with jax.enable_x64(dtype == np.float64):
+            ready = self
+            if not any(validation.traced(a) for a in arrays):
+                variances = np.concatenate([np.ravel(arrays[0]), np.ravel(arrays[2])])
+                ready = self.prepared(float(variances.min()) ** 0.5, float(variances.max()) ** 0.5, dtype)
+            value = _pair_moment(ready, *(jnp.asarray(a, dtype) for a in arrays), derivative=derivative)
+        return value if validation.is_jax(*arrays) else np.asarray(value)[()]
+
+
+def _pair_moment(activation: Activation, *covariance: jax.Array, derivative: bool) -> jax.Array:
+    """E[phi(u) phi(v)] or E[phi'(u) phi'(v)] by the activation's own maps."""
+    q1, c, q2 = jnp.broadcast_arrays(*covariance)
+    x, y = (Variance(q, jnp.zeros(q.shape, jnp.int32)).normalised() for q in (q1, q2))
+    (x_after, x_trace), (y_after, y_trace) = activation.encode(x), activation.encode(y)
+    after, slope = activation.correlate(x_trace, y_trace, gaps_of_covariance(x, c, y))
+    if not derivative:
+        return scaled(after.rho, x_after, y_after)
+    x_gain, y_gain = (
+        Variance(after.value / before.value, after.exponent - before.exponent)
+        for before, after in ((x, x_after), (y, y_after))
+    )
+    return scaled(slope, x_gain, y_gain)

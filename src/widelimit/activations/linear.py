@@ -1,0 +1,125 @@
+"""Activations made of two straight lines: phi(u) = A |u| + B u."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from widelimit import series, validation
+from widelimit.activations.base import Activation, Trace
+from widelimit.pytrees import pytree
+from widelimit.signals import Gaps, Variance
+
+
+def _correlate_linear_pieces(bend: float | jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+    """The pair map of phi(u) = A|u| + B u, with bend = A^2/(A^2 + B^2).
+
+    rho_after = bend kappa(theta) + (1 - bend) cos(theta), kappa = (2/pi) (sin(theta) + (pi/2 - theta) cos(theta)) the
+    dual of abs, which has the period pi: so it is taken at the angle psi in [0, pi/2] to the nearer of +-1. Cho and
+    Saul 2009, eq. (6), for bend = 1/2; Tsuchida et al. 2018, arXiv 1711.09090, for all.
+    """
+    near = gaps.near
+    psi, segment = series.angle_from_gap(near)
+    folded = near - (2 / math.pi) * segment
+    slope = 1 - (2 / math.pi) * psi
+    after = Gaps(
+        bend * folded + (1 - bend) * gaps.below,
+        bend * (2 - folded) + (1 - bend) * gaps.above,
+    )
+    return after, bend * jnp.where(gaps.positive, slope, -slope) + (1 - bend)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Identity(Activation):
+    """phi(u) = u: a deep linear network."""
+
+    name: ClassVar[str] = "identity"
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return u
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        return signal, ()
+
+    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        return gaps, jnp.ones_like(gaps.below)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Relu(Activation):
+    """phi(u) = max(u, 0). Dual: s s' (sin(theta) + (pi - theta) cos(theta))/(2 pi).
+
+    Source: Cho and Saul 2009, eq. (6).
+    """
+
+    name: ClassVar[str] = "relu"
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jax.nn.relu(u)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        return Variance(signal.value / 2, signal.exponent), ()
+
+    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        return _correlate_linear_pieces(0.5, gaps)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class LeakyRelu(Activation):
+    """phi(u) = u for u >= 0, slope * u below. Source: Tsuchida et al. 2018, arXiv 1711.09090.
+
+    Args:
+        slope: slope of the negative part, in [-1e6, 1e6]; 0 is relu, -1 is abs, 1 is the identity.
+
+    Raises:
+        ValueError: slope is NaN, infinite or out of range.
+        TypeError: not a real number.
+    """
+
+    slope: float | jax.Array = 0.01
+    name: ClassVar[str] = "leaky_relu"
+
+    def __post_init__(self) -> None:
+        slope = validation.finite_scalar("slope", self.slope, at_least=-1e6)
+        if not isinstance(slope, jax.core.Tracer) and slope > 1e6:
+            raise ValueError(f"slope must be <= 1e6, got {slope:g}.")
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.where(u >= 0, u, self.slope * u)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        slope = jnp.asarray(self.slope, signal.value.dtype)
+        return Variance(signal.value * ((1 + slope**2) / 2), signal.exponent), ()
+
+    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        slope = jnp.asarray(self.slope, gaps.below.dtype)
+        return _correlate_linear_pieces((1 - slope) ** 2 / (2 + 2 * slope**2), gaps)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Abs(Activation):
+    """phi(u) = |u|. Source: Tsuchida et al. 2018, arXiv 1711.09090."""
+
+    name: ClassVar[str] = "abs"
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.abs(u)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        return signal, ()
+
+    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        return _correlate_linear_pieces(1.0, gaps)
