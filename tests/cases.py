@@ -9,7 +9,21 @@ ACTIVATIONS = {
     "relu": wl.Relu(),
     "leaky_relu": wl.LeakyRelu(),
     "abs": wl.Abs(),
+    "abrelu": wl.ABRelu(-0.3, 1.5),
+    "sign": wl.Sign(),
+    "step": wl.Step(),
+    "rectified_power": wl.RectifiedPower(2),
     "erf": wl.Erf(),
+    "gelu": wl.Gelu(),
+    "sin": wl.Sin(1.2, 0.4),
+    "cos": wl.Cos(0.8),
+    "snake": wl.Snake(0.7),
+    "rbf": wl.Rbf(0.6),
+    "exp": wl.Exp(0.5, 0.5),
+    "gaussian": wl.Gaussian(1.3, 0.5),
+    "monomial": wl.Monomial(2),
+    "polynomial": wl.Polynomial((0.3, -1.0, 0.2, 0.1)),
+    "hermite": wl.Hermite(3),
 }
 
 KERNELS = {"nngp": wl.nngp, "ntk": wl.ntk}

@@ -1,7 +1,11 @@
 # The public door: one import list, read by type checkers and, lazily, at run time (`widelimit --help` never loads JAX).
 from .activations.base import Activation
-from .activations.erf import Erf
-from .activations.linear import Abs, Identity, LeakyRelu, Relu
+from .activations.erf import Erf, Gelu
+from .activations.exponentials import Exp, Gaussian, Rbf
+from .activations.linear import ABRelu, Abs, Identity, LeakyRelu, Relu
+from .activations.polynomials import Hermite, Monomial, Polynomial
+from .activations.steps import RectifiedPower, Sign, Step
+from .activations.waves import Cos, Sin, Snake
 from .architecture.network import Network, mlp
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gradient_flow import GradientFlow, gradient_flow
@@ -12,16 +16,30 @@ from .kernels.network import NNGP, NTK, nngp, ntk
 __all__ = [
     "NNGP",
     "NTK",
+    "ABRelu",
     "Abs",
     "Activation",
+    "Cos",
     "Erf",
+    "Exp",
+    "Gaussian",
+    "Gelu",
     "GradientFlow",
+    "Hermite",
     "Identity",
     "Kernel",
     "LeakyRelu",
+    "Monomial",
     "Network",
+    "Polynomial",
     "Posterior",
+    "Rbf",
+    "RectifiedPower",
     "Relu",
+    "Sign",
+    "Sin",
+    "Snake",
+    "Step",
     "TrainedEnsemble",
     "gradient_flow",
     "mlp",

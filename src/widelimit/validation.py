@@ -175,7 +175,9 @@ def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) ->
     return number
 
 
-def finite_scalar(name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf) -> Any:
+def finite_scalar(
+    name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
+) -> Any:
     """A finite real number in range; a JAX scalar stays one, so that it can be differentiated (traced: unchecked)."""
     if isinstance(value, jax.Array):
         if value.ndim != 0:
@@ -191,4 +193,6 @@ def finite_scalar(name: str, value: Any, *, above: float = -math.inf, at_least: 
         raise ValueError(f"{name} must be > {above:g}, got {number:g}.")
     if number < at_least:
         raise ValueError(f"{name} must be >= {at_least:g}, got {number:g}.")
+    if number > at_most:
+        raise ValueError(f"{name} must be <= {at_most:g}, got {number:g}.")
     return value if isinstance(value, jax.Array) else number

@@ -27,8 +27,10 @@ class Activation(abc.ABC):
 
     name: ClassVar[str]
 
-    has_ntk: ClassVar[bool] = True
-    """Whether E[phi'(u) phi'(v)] is finite at rho = 1; not for a phi that jumps."""
+    @property
+    def has_ntk(self) -> bool:
+        """Whether E[phi'(u) phi'(v)] is finite at rho = 1; not for a phi that jumps."""
+        return True
 
     @abc.abstractmethod
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
@@ -45,6 +47,14 @@ class Activation(abc.ABC):
     def prepared(self, low: float, high: float, dtype: Any) -> Self:
         """This activation, ready for standard deviations in [low, high]; closed forms are ready for all."""
         return self
+
+    def rtol_in(self, dtype: Any) -> float:
+        """The error target of the duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]); 0 for closed forms."""
+        return 0.0
+
+    def second_moment(self, signal: Variance, largest: float) -> Variance:
+        """E[phi(u)^2] for u ~ N(0, signal), deviations up to `largest`."""
+        return self.encode(signal)[0]
 
     def derivative(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         """phi'(u), elementwise."""

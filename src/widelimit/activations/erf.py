@@ -1,4 +1,4 @@
-"""The error function."""
+"""The error function, and gelu, which is made of it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from widelimit import series
+from widelimit import series, validation
 from widelimit.activations.base import Activation, Trace
+from widelimit.activations.ranges import (
+    LARGEST_FACTOR,
+    bounded_deviation,
+    check_factor,
+    gaps_by_difference,
+    merged,
+    widened,
+)
 from widelimit.pytrees import pytree
-from widelimit.signals import Gaps, Variance, gaps_from_near
+from widelimit.signals import Gaps, Variance, add_constant, gaps_from_near
 
 
 class _ErfTrace(NamedTuple):
-    """q = sqrt(2) s, k = 1/sqrt(1 + q^2), p = q k, root = sqrt(1 - p^4), half = sin^2(a/2), h = a/p^2, sin a = p^2."""
+    """q = sqrt(2) s, k = 1/sqrt(1 + q^2), p = q k, root = sqrt(1 - p^4), half = sin^2(a/2), h = a/p^2, sin a = p^2.
+
+    s is the deviation of b u; share and rest are those of a erf and of c in the deviation after phi.
+    """
 
     q: jax.Array
     k: jax.Array
@@ -26,29 +37,53 @@ class _ErfTrace(NamedTuple):
     root: jax.Array
     half: jax.Array
     h: jax.Array
+    share: jax.Array
+    rest: jax.Array
 
 
 @final
 @pytree
 @dataclass(frozen=True)
 class Erf(Activation):
-    """phi(u) = erf(u). Dual: (2/pi) asin(2 c/sqrt((1 + 2 s^2)(1 + 2 s'^2))). Source: Williams 1997, eq. (11).
+    """phi(u) = a erf(b u) + c. Dual for a = b = 1, c = 0: (2/pi) asin(2 s s' rho/sqrt((1 + 2 s^2)(1 + 2 s'^2))).
+
+    Source: Williams 1997, eq. (11).
 
     With p = sqrt(2) s/sqrt(1 + 2 s^2), Z = p p' rho and h(z) = asin(z)/z the correlation after phi is rho R,
     R = h(Z)/sqrt(h(p^2) h(p'^2)), and its gap is (1 - rho) R + (1 - R). 1 - R is a sum of differences of h, taken by
     divided differences of the analytic function h(sin a) = (a/2)/(sin(a/2) cos(a/2)) of sin^2(a/2): in the chaotic
     phase a deep network multiplies the gap of two near inputs by up to 1e9, so it must be right to its own last digit
-    here.
+    here. c is a constant that both signals share, uncorrelated with the odd function erf.
+
+    Args:
+        a: factor of erf, 1e-6 to 1e6 in size.
+        b: factor of the signal, 1e-6 to 1e6 in size.
+        c: offset, in [-1e6, 1e6].
+
+    Raises:
+        ValueError: a parameter is NaN, infinite or out of range.
+        TypeError: not real numbers.
     """
 
+    a: float | jax.Array = 1.0
+    b: float | jax.Array = 1.0
+    c: float | jax.Array = 0.0
     name: ClassVar[str] = "erf"
 
+    def __post_init__(self) -> None:
+        check_factor("a", self.a)
+        check_factor("b", self.b)
+        validation.finite_scalar("c", self.c, at_least=-LARGEST_FACTOR, at_most=LARGEST_FACTOR)
+
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        return jax.scipy.special.erf(u)
+        return self.a * jax.scipy.special.erf(self.b * u) + self.c
 
     def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        signal = widened(signal, self.b)
+        info = np.finfo(signal.value.dtype)
+        deviation = bounded_deviation(signal, 2 * int(info.minexp), int(info.maxexp) - 2)
         # Beyond 1e307 (float32: 2e37) 1/q would be no normal number; erf is the sign function long before.
-        q = jnp.minimum(math.sqrt(2) * signal.deviation, 1 / (4 * float(np.finfo(signal.value.dtype).tiny)))
+        q = jnp.minimum(math.sqrt(2) * deviation, 1 / (4 * float(info.tiny)))
         k = 1 / series.hypot(jnp.ones_like(q), q)
         p = q * k
         root = k * jnp.sqrt(1 + p**2)
@@ -57,7 +92,10 @@ class Erf(Activation):
         small = signal.exponent < 0
         squared = jnp.where(small, 2 * signal.value * k**2, p**2)
         exponent = jnp.where(small, signal.exponent, 0)
-        return Variance((2 / math.pi) * squared * h, exponent), _ErfTrace(q, k, p, root, half, h)
+        odd = widened(Variance((2 / math.pi) * squared * h, exponent), self.a)
+        offset = widened(Variance(jnp.ones_like(q), jnp.zeros_like(exponent)), self.c)
+        total, share, rest = merged(odd, offset)
+        return total, _ErfTrace(q, k, p, root, half, h, share, rest)
 
     def correlate(self, x: _ErfTrace, y: _ErfTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         near = gaps.near
@@ -77,4 +115,73 @@ class Erf(Activation):
         scale = jnp.sqrt(x.h * y.h)
         spread = (over_x - over_y) / (jnp.sqrt(x.h) + jnp.sqrt(y.h))
         near_after = near * (h / scale) + (over_x + over_y - spread**2) / (2 * scale)
-        return gaps_from_near(near_after, gaps.positive), 1 / (root * scale)
+        after = add_constant(x.share, y.share, x.rest, y.rest, gaps_from_near(near_after, gaps.positive))
+        return after, x.share * y.share / (root * scale)
+
+
+class _GeluTrace(NamedTuple):
+    """t = 1/sqrt(1 + s^2), p = s t, tail = L(p^2), size = sqrt(2 pi E[phi(u)^2]/s^2)."""
+
+    t: jax.Array
+    p: jax.Array
+    tail: jax.Array
+    size: jax.Array
+
+
+def _gelu_tail(gap: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(alpha, L) at z = cos(alpha) = 1 - gap in [0, 1], L(z) = alpha - 2 z sqrt((1 - z)/(1 + z)), about (1 - z)^(3/2).
+
+    The terms of order alpha cancel on paper, before anything is rounded.
+    """
+    angle, segment = series.angle_from_gap(gap)
+    v = gap / 2
+    return angle, 2 * v * (series.safe_sqrt(v / (1 - v)) + angle) - segment
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Gelu(Activation):
+    """phi(u) = u Phi(u), Phi the normal distribution function. Dual: s s' (rho (pi/2 + asin Z) + B)/(2 pi).
+
+    Here t = 1/sqrt(1 + s^2), p = s t, Z = p p' rho and B = p p' (1 - rho^2 + rho^2 (t^2 + t'^2))/sqrt(1 - Z^2). Source:
+    Tsuchida et al. 2021, arXiv 2002.08517. For Z >= 0, asin Z + B = pi/2 - L(Z) + (p p' (1 - rho)^2 -
+    rho Z (p - p')^2)/sqrt(1 - Z^2) with an L that is flat at Z = 1: so the gap is a sum of terms that vanish with it,
+    and keeps its digits where gelu becomes relu (s to infinity).
+    """
+
+    name: ClassVar[str] = "gelu"
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jax.nn.gelu(u, approximate=False)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        # At the ceiling gelu is relu to rounding, and powers of 1/t in the gradients are still numbers.
+        info = np.finfo(signal.value.dtype)
+        s = bounded_deviation(signal, int(info.minexp), min(100, int(info.maxexp) // 4 - 5))
+        t = 1 / series.hypot(jnp.ones_like(s), s)
+        _, tail = _gelu_tail(t**2)
+        square = math.pi - tail
+        total = Variance(signal.value * (square / (2 * math.pi)), signal.exponent).normalised()
+        return total, _GeluTrace(t, s * t, tail, jnp.sqrt(square))
+
+    def correlate(self, x: _GeluTrace, y: _GeluTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        near = gaps.near
+        rho, across, common = 1 - near, near * (2 - near), x.p * y.p
+        ends, apart = x.t**2 + y.t**2, (x.p - y.p) ** 2
+        gap_z = (ends + apart) / 2 + common * near
+        square = gap_z * (2 - gap_z)
+        root = jnp.sqrt(square)
+        angle, tail = _gelu_tail(gap_z)
+        size = x.size * y.size
+        agree = jnp.where(gaps.positive, math.pi - angle, angle)
+
+        fall = near * agree + (tail - (x.tail + y.tail) / 2) - common * (near**2 - rho**2 * apart) / root
+        spread = ((x.tail - y.tail) / (x.size + y.size)) ** 2 / 2
+        opposite = common * (across + rho**2 * ends) / root - rho * agree
+        below = jnp.where(gaps.positive, (fall - spread) / size, 1 - opposite / size)
+
+        inner = (x.t * y.t) ** 2 + (y.p * x.t**2) ** 2 + (x.p * y.t**2) ** 2 + common**2 * across * ends
+        bend = (common * rho / root) * (2 * ends - inner / square)
+        slope = (agree + jnp.where(gaps.positive, bend, -bend)) / size
+        return gaps_by_difference(below, (near == 0) & gaps.positive & (x.t == y.t)), slope

@@ -15,8 +15,11 @@ from widelimit.activations.base import Activation, Trace
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance
 
+STEEPEST = 1e6
+"""Of the slopes: squares of 1e-6 to 1e6 and their ratios are far inside float32."""
 
-def _correlate_linear_pieces(bend: float | jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+
+def correlate_linear_pieces(bend: float | jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
     """The pair map of phi(u) = A|u| + B u, with bend = A^2/(A^2 + B^2).
 
     rho_after = bend kappa(theta) + (1 - bend) cos(theta), kappa = (2/pi) (sin(theta) + (pi/2 - theta) cos(theta)) the
@@ -70,7 +73,7 @@ class Relu(Activation):
         return Variance(signal.value / 2, signal.exponent), ()
 
     def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return _correlate_linear_pieces(0.5, gaps)
+        return correlate_linear_pieces(0.5, gaps)
 
 
 @final
@@ -91,9 +94,7 @@ class LeakyRelu(Activation):
     name: ClassVar[str] = "leaky_relu"
 
     def __post_init__(self) -> None:
-        slope = validation.finite_scalar("slope", self.slope, at_least=-1e6)
-        if not isinstance(slope, jax.core.Tracer) and slope > 1e6:
-            raise ValueError(f"slope must be <= 1e6, got {slope:g}.")
+        validation.finite_scalar("slope", self.slope, at_least=-STEEPEST, at_most=STEEPEST)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u >= 0, u, self.slope * u)
@@ -104,7 +105,46 @@ class LeakyRelu(Activation):
 
     def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         slope = jnp.asarray(self.slope, gaps.below.dtype)
-        return _correlate_linear_pieces((1 - slope) ** 2 / (2 + 2 * slope**2), gaps)
+        return correlate_linear_pieces((1 - slope) ** 2 / (2 + 2 * slope**2), gaps)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class ABRelu(Activation):
+    """phi(u) = a min(u, 0) + b max(u, 0). Source: Tsuchida et al. 2018, arXiv 1711.09090.
+
+    Dual: (b^2 + a^2)/2 s s' times a mixture of that of abs, with weight (b - a)^2/(2 (a^2 + b^2)), and of cos(theta).
+
+    Args:
+        a: slope of the negative part, in [-1e6, 1e6].
+        b: slope of the positive part, in [-1e6, 1e6]; the larger of the two is at least 1e-6 in size.
+
+    Raises:
+        ValueError: a or b is NaN, infinite or out of range.
+        TypeError: not real numbers.
+    """
+
+    a: float | jax.Array
+    b: float | jax.Array
+    name: ClassVar[str] = "abrelu"
+
+    def __post_init__(self) -> None:
+        for name, slope in (("a", self.a), ("b", self.b)):
+            validation.finite_scalar(name, slope, at_least=-STEEPEST, at_most=STEEPEST)
+        if not validation.traced(self.a, self.b) and max(abs(float(self.a)), abs(float(self.b))) < 1 / STEEPEST:
+            raise ValueError(f"a or b must be at least {1 / STEEPEST:g} in size, got {self.a:g} and {self.b:g}.")
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.where(u >= 0, self.b * u, self.a * u)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        a, b = (jnp.asarray(v, signal.value.dtype) for v in (self.a, self.b))
+        return Variance(signal.value * ((a**2 + b**2) / 2), signal.exponent).normalised(), ()
+
+    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        a, b = (jnp.asarray(v, gaps.below.dtype) for v in (self.a, self.b))
+        return correlate_linear_pieces((b - a) ** 2 / (2 * (a**2 + b**2)), gaps)
 
 
 @final
@@ -122,4 +162,4 @@ class Abs(Activation):
         return signal, ()
 
     def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return _correlate_linear_pieces(1.0, gaps)
+        return correlate_linear_pieces(1.0, gaps)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from widelimit.activations.base import Activation
-from widelimit.activations.erf import Erf
+from widelimit.activations.erf import Erf, Gelu
+from widelimit.activations.exponentials import Exp, Gaussian, Rbf
 from widelimit.activations.linear import Abs, Identity, LeakyRelu, Relu
+from widelimit.activations.polynomials import Hermite, Monomial
+from widelimit.activations.steps import RectifiedPower, Sign, Step
+from widelimit.activations.waves import Cos, Sin, Snake
 
-BY_NAME: dict[str, Activation] = {a.name: a for a in (Identity(), Relu(), LeakyRelu(), Abs(), Erf())}
+BY_NAME: dict[str, Activation] = {
+    a.name: a
+    for a in (
+        *(Identity(), Relu(), LeakyRelu(), Abs(), Sign(), Step(), RectifiedPower()),
+        *(Erf(), Gelu(), Sin(), Cos(), Snake(), Rbf(), Exp(), Gaussian(), Monomial(), Hermite()),
+    )
+}
 
 
 def resolve(activation: str | Activation) -> Activation:

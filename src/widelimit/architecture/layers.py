@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from widelimit.activations.base import Activation, Trace
@@ -106,6 +107,15 @@ class Dense(Layer):
     def pair(self, x: _DenseTrace, y: _DenseTrace, state: PairState) -> PairState:
         gaps = add_constant(x.share, y.share, x.rest, y.rest, state.gaps)
         return PairState(gaps, x.share * y.share * state.tangent + gaps.rho)
+
+    def deviations(self, X: np.ndarray) -> np.ndarray:
+        """Standard deviations of the layer's signal on raw inputs, (n,) float64, of any size a float holds."""
+        X = X.astype(np.float64)
+        largest = np.max(np.abs(X), axis=1)
+        scale = np.where(largest > 0, largest, 1)
+        with np.errstate(over="ignore", under="ignore"):
+            norms = scale * np.sqrt(np.mean((X / scale[:, None]) ** 2, axis=1))
+            return np.asarray(np.hypot(float(self.weight_std) * norms, float(self.bias_std)))
 
     def embed(self, X: Float[jax.Array, "n d"]) -> tuple[Float[jax.Array, "n d+1"], Variance]:
         """The layer on raw inputs is linear in (W, b): its signal is the vector (weight_std x/sqrt(d), bias_std).

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
@@ -20,6 +21,10 @@ from widelimit.validation import Array
 
 UNROLLED = 4
 """Blocks written out into one fused loop; beyond it `lax.scan` keeps the compile time constant (minutes at 50)."""
+
+_GRID = 33
+_MARGIN = 0.01
+"""A smooth function on the grid is not beyond its values there by more."""
 
 
 class NetworkFeatures(NamedTuple):
@@ -115,6 +120,39 @@ class Network:
 
         variance, traces = jax.lax.scan(step, variance, None, length=self.repeats)
         return NetworkFeatures(points, traces, variance)
+
+    def rtol(self, dtype: Any) -> float:
+        """The largest error target of the activations; 0 where all are closed forms."""
+        return max((a.rtol_in(dtype) for a in self._activations()), default=0.0)
+
+    def _activations(self) -> list[Activation]:
+        return [layer.activation for layer in self.block if isinstance(layer, Activate)]
+
+    def prepared(self, low: float, high: float, dtype: Any) -> Network:
+        """This network with its activations ready for signals whose deviation after the first layer is in [low, high].
+
+        A grid of deviations goes through the layers to find the range before every activation.
+        """
+        ranges: dict[int, tuple[float, float]] = {}
+        with jax.enable_x64(True):
+            grid = jnp.asarray(np.linspace(low, high, _GRID) if high > low else np.full(1, high))
+            variance = Variance(grid**2, jnp.zeros(grid.shape, jnp.int32)).normalised()
+            for i in range(self.repeats * len(self.block)):
+                layer = self.block[i % len(self.block)]
+                if isinstance(layer, Activate):
+                    sizes = np.asarray(variance.deviation)
+                    seen = ranges.get(i % len(self.block), (np.inf, 0.0))
+                    ranges[i % len(self.block)] = (min(seen[0], sizes.min()), max(seen[1], sizes.max()))
+                    variance = layer.activation.second_moment(variance, sizes.max())
+                else:
+                    variance = layer.encode(variance)[0]
+        block = tuple(
+            Activate(layer.activation.prepared((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype))
+            if isinstance(layer, Activate)
+            else layer
+            for i, layer in enumerate(self.block)
+        )
+        return replace(self, block=block)
 
     def _through(self, x: tuple[Trace, ...], y: tuple[Trace, ...], gaps: Gaps) -> PairState:
         """The blocks on pairs, from the gaps after the first layer, where Theta^1 = Sigma^1."""

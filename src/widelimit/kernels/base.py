@@ -34,6 +34,10 @@ class Kernel(abc.ABC):
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
         """K(x, x) for a block of features. Pure JAX."""
 
+    def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
+        """A kernel with the same values at these inputs that costs less there; itself, unless there is one."""
+        return self
+
     def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
         """K(x_i, x_j) for all rows: (n, d) -> (n, n), symmetric to the bit, its diagonal equal to `diag(X)` to the bit.
 
@@ -47,8 +51,8 @@ class Kernel(abc.ABC):
         """
         X = validation.points("X", X)
         if isinstance(X, jax.Array):
-            return tiles.gram_jax(self, X)
-        return tiles.gram(self, X)
+            return tiles.gram_jax(self.prepared(X), X)
+        return tiles.gram(self.prepared(X), X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """K(x_i, y_j): (n, d), (m, d) -> (n, m). Of float32 and float64 the result is float64. Raises: as `gram`."""
@@ -57,12 +61,14 @@ class Kernel(abc.ABC):
         dtype = np.result_type(X.dtype, Y.dtype)
         if validation.is_jax(X, Y):
             with jax.enable_x64(dtype == np.float64):
-                return tiles.cross_jax(self, jnp.asarray(X, dtype), jnp.asarray(Y, dtype))
-        return tiles.cross(self, np.asarray(X, dtype), np.asarray(Y, dtype))
+                X, Y = jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
+                return tiles.cross_jax(self.prepared(X, Y), X, Y)
+        X, Y = np.asarray(X, dtype), np.asarray(Y, dtype)
+        return tiles.cross(self.prepared(X, Y), X, Y)
 
     def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
         """K(x_i, x_i): (n, d) -> (n,), at O(n) cost. Raises: as `gram`."""
         X = validation.points("X", X)
         if isinstance(X, jax.Array):
-            return tiles.diagonal_jax(self, X)
-        return tiles.diagonal(self, X)
+            return tiles.diagonal_jax(self.prepared(X), X)
+        return tiles.diagonal(self.prepared(X), X)

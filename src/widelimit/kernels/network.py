@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
+from widelimit import validation
+from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
+from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
+from widelimit.kernels.sphere import sphere
 from widelimit.pytrees import pytree
 from widelimit.signals import Variance, scaled
+from widelimit.validation import Array
 
 _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encode)
 """Compiled once for both kernels of a network."""
@@ -25,6 +31,30 @@ def _in_units(block: jax.Array, x: NetworkFeatures, y: NetworkFeatures) -> jax.A
     return scaled(block, rows, y.variance)
 
 
+EQUAL_NORMS = 8
+"""Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
+
+
+def _prepared(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
+    """The kernel for these inputs: a series in the angle on a sphere; activations tabulated for the range of norms.
+
+    Under a trace nothing is known of the inputs, and nothing prepared.
+    """
+    net = kernel.net
+    if net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
+        return kernel
+    dtype = inputs[0].dtype
+    deviations = np.concatenate([net.first.deviations(np.asarray(X)) for X in inputs])
+    low, high = float(deviations.min()), float(deviations.max())
+    eps = float(np.finfo(dtype).eps)
+    if high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
+        target = max(4 * eps, net.rtol(dtype) / 64)
+        found = sphere(net, high, dtype, tangent=isinstance(kernel, NTK), target=target)
+        if found is not None:
+            return found
+    return replace(kernel, net=net.prepared(low, high, dtype)) if net.rtol(dtype) else kernel
+
+
 @final
 @pytree
 @dataclass(frozen=True)
@@ -32,6 +62,9 @@ class NNGP(Kernel):
     """Sigma^L(x, x'), the covariance of the outputs of an infinitely wide network at initialisation."""
 
     net: Network
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
+        return _prepared(self, inputs)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
@@ -50,6 +83,9 @@ class NTK(Kernel):
     """Theta^L(x, x') = lim <grad_theta f(x), grad_theta f(x')>, which gradient descent sees at infinite width."""
 
     net: Network
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
+        return _prepared(self, inputs)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
@@ -81,8 +117,15 @@ def ntk(net: Network) -> NTK:
 
     Raises:
         TypeError: net is not a Network.
+        ValueError: an activation jumps, so that E[phi'(u) phi'(v)] diverges as u -> v: there is no limit.
     """
-    return NTK(_network(net))
+    for layer in _network(net).block:
+        if isinstance(layer, Activate) and not layer.activation.has_ntk:
+            raise ValueError(
+                f"a network with the activation {layer.activation.name!r} has no neural tangent kernel: phi jumps, and "
+                f"E[phi'(u) phi'(v)] diverges as u -> v. Its NNGP kernel exists: wl.nngp(net)."
+            )
+    return NTK(net)
 
 
 def _network(net: Network) -> Network:

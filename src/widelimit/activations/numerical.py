@@ -1,0 +1,156 @@
+"""Any phi without a closed form."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Self, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import gaussian, series
+from widelimit.activations import tables
+from widelimit.activations.base import Activation
+from widelimit.activations.tables import Part, Table
+from widelimit.pytrees import pytree
+from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
+
+TRACED_RANGE = (0.25, 4.0)
+"""Standard deviations that are served under `jit` and `grad`, where they are not known beforehand; NaN outside."""
+
+RTOL = {"float64": 1e-10, "float32": 1e-6}
+
+
+class _PartTrace(NamedTuple):
+    root: jax.Array
+    mean_slope: jax.Array
+    slope: jax.Array
+
+
+class _Trace(NamedTuple):
+    """Arrays (.., n): the polynomials in the deviation, and the coefficients of the series in psi for either part."""
+
+    polynomials: jax.Array
+    even: _PartTrace | None
+    odd: _PartTrace | None
+
+
+def _evaluate(rows: jax.Array, columns: jax.Array, pattern: tuple[int, ...], x: jax.Array) -> jax.Array:
+    """sum_b columns_b sum_k rows_(b, k) T_k(x), by Clenshaw's recurrence."""
+    starts = np.concatenate([[0], np.cumsum(pattern)])
+    value, before = jnp.zeros_like(x), jnp.zeros_like(x)
+    for k in reversed(range(max(pattern))):
+        terms = [rows[starts[b] + k] * columns[b] for b, n in enumerate(pattern) if k < n]
+        coefficient = functools.reduce(jnp.add, terms)
+        factor = 2 * x if k else x
+        value, before = coefficient + factor * value - before, value
+    # One loop of its own: fused with what follows, the compiler evaluates it again for every use (100 times slower).
+    return jax.lax.optimization_barrier(value)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Numerical(Activation):
+    """phi(u), any function: its duals from quadrature, tabulated for the standard deviations that occur.
+
+    Made by `wl.activation(phi, kinks=..., rtol=...)`, which checks phi.
+
+    Attributes:
+        phi: written with jax.numpy, elementwise, differentiable by JAX outside of its kinks; without jumps.
+        kinks: where phi is continuous, but not analytic.
+        rtol: bound on the error of duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), met or an error is raised; None is
+            1e-10 in float64 and 1e-6 in float32.
+        label: what errors call it.
+    """
+
+    phi: Callable[[jax.Array], jax.Array] = field(metadata={"static": True})
+    kinks: tuple[float, ...] = field(default=(), metadata={"static": True})
+    rtol: float | None = field(default=None, metadata={"static": True})
+    label: str = field(default="a callable", metadata={"static": True})
+    table: Table | None = field(default=None, repr=False)
+    name: ClassVar[str] = "numerical"
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return self.phi(u)
+
+    def prepared(self, low: float, high: float, dtype: Any) -> Self:
+        rtol = self.rtol_in(dtype)
+        if low != high:  # a few ranges, by half octaves, so that tables and compiled programs are found again
+            low = 0.0 if low < high / 256 else 2 ** (math.floor(2 * math.log2(low)) / 2)
+            high = 2 ** (math.ceil(2 * math.log2(high)) / 2)
+        return replace(self, table=tables.tabulate(self.phi, self.kinks, low, high, rtol, self.label))
+
+    def rtol_in(self, dtype: Any) -> float:
+        return RTOL[np.dtype(dtype).name] if self.rtol is None else self.rtol
+
+    def second_moment(self, signal: Variance, largest: float) -> Variance:
+        """E[phi(u)^2] for deviations up to `largest`."""
+        deviation = jnp.maximum(signal.deviation, np.finfo(signal.value.dtype).tiny)
+        wanted = gaussian.panels(self.kinks, 2.0 ** math.ceil(math.log2(max(largest, 1.0))))
+        nodes, weights = gaussian.normal_rule(deviation, wanted)
+        values = self.phi(deviation[..., None] * nodes)
+        # Where phi(0) = 0, values of the order of s: a square root of the smallest number is no bound then.
+        at_zero = self.phi(jnp.zeros((), signal.value.dtype))
+        exponent = jnp.where(at_zero == 0, jnp.minimum(signal.exponent, 0), 0)
+        values = values * power_of_two(-exponent, values.dtype)[..., None]
+        return Variance(jnp.sum(weights * values**2, axis=-1), exponent)
+
+    def _ready(self, dtype: Any) -> Table:
+        table = self.table
+        if table is None:
+            with jax.ensure_compile_time_eval():
+                table = self.prepared(*TRACED_RANGE, dtype).table
+        cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), table)
+        return cast
+
+    def encode(self, signal: Variance) -> tuple[Variance, _Trace]:
+        dtype = signal.value.dtype
+        table = self._ready(dtype)
+        polynomials = jnp.stack(table.polynomials(signal.deviation))
+
+        def part_of(part: Part | None) -> _PartTrace | None:
+            if part is None:
+                return None
+            flat = polynomials.reshape(len(polynomials), -1)
+            return _PartTrace(
+                *(
+                    jnp.matmul(matrix, flat, precision="highest").reshape(-1, *polynomials.shape[1:])
+                    for matrix in (part.root, part.mean_slope, part.slope)
+                )
+            )
+
+        trace = _Trace(polynomials, part_of(table.even), part_of(table.odd))
+        return self.second_moment(signal, table.largest), trace
+
+    def correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        near = gaps.near
+        place = jax.lax.optimization_barrier(series.angle_from_gap(near)[0] * (4 / math.pi) - 1)
+        table = self._ready(near.dtype)
+        zero = jnp.zeros_like(near)
+
+        def part_of(part: Part | None, one: _PartTrace | None, other: _PartTrace | None) -> tuple[jax.Array, ...]:
+            """Half the squared distance at psi = 0, half the squared sum, near H, dR/drho."""
+            if part is None or one is None or other is None:
+                return zero, zero, zero, zero
+            apart = sum(((a - b) ** 2 for a, b in zip(one.root, other.root, strict=True)), zero) / 2
+            both = sum(((a + b) ** 2 for a, b in zip(one.root, other.root, strict=True)), zero) / 2
+            columns = y.polynomials
+            return (
+                apart,
+                both,
+                near * _evaluate(one.mean_slope, columns, part.pattern, place),
+                _evaluate(one.slope, columns, part.pattern, place),
+            )
+
+        even_apart, even_both, even_fall, even_slope = part_of(table.even, x.even, y.even)
+        odd_apart, _, odd_fall, odd_slope = part_of(table.odd, x.odd, y.odd)
+        same = even_apart + odd_apart + even_fall + odd_fall
+        opposite = even_both - even_fall + odd_apart + odd_fall
+        after = gaps_from_near(jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), gaps.positive)
+        return after, odd_slope + jnp.where(gaps.positive, even_slope, -even_slope)

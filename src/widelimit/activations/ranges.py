@@ -1,0 +1,102 @@
+"""Signals of any size, and sums of independent parts, for activations that are not homogeneous."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import validation
+from widelimit.series import safe_divide, safe_sqrt
+from widelimit.signals import Gaps, Variance, power_of_two
+
+EXPONENT_LIMIT = 2**24
+"""4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""
+
+LARGEST_FACTOR = 1e6
+"""Of the parameters in size, and the reciprocal of the smallest: their squares are far inside float32."""
+
+
+def check_factor(name: str, value: float | jax.Array, *, positive: bool = False) -> None:
+    """Refuse a factor beyond 1e6 or below 1e-6 in size (or negative)."""
+    validation.finite_scalar(name, value, at_least=0.0 if positive else -LARGEST_FACTOR, at_most=LARGEST_FACTOR)
+    if not validation.traced(value) and abs(float(value)) < 1 / LARGEST_FACTOR:
+        raise ValueError(f"{name} must be at least {1 / LARGEST_FACTOR:g} in size, got {value:g}.")
+
+
+def limited(signal: Variance) -> Variance:
+    """The signal with an exponent that no further layer can carry out of int32: beyond the limit it is 0 or inf."""
+    return Variance(signal.value, jnp.clip(signal.exponent, -EXPONENT_LIMIT, EXPONENT_LIMIT))
+
+
+def bounded_deviation(signal: Variance, low: int, high: int) -> jax.Array:
+    """The standard deviation with its power of two brought into [2^low, 2^high]; the digits before it stay.
+
+    So two signals beyond the range are told apart unless they differ by a power of two, and nothing is infinite.
+    """
+    return Variance(signal.value, jnp.clip(signal.exponent, low, high)).deviation
+
+
+def half_range(dtype: Any) -> int:
+    """The largest exponent e with (4 * 2^e)^2 finite."""
+    return int(np.finfo(dtype).maxexp // 2 - 3)
+
+
+def widened(signal: Variance, factor: float | jax.Array) -> Variance:
+    """The variance of factor * u."""
+    factor = jnp.asarray(factor, signal.value.dtype)
+    return limited(Variance(signal.value * factor**2, signal.exponent).normalised())
+
+
+def inside(gap: jax.Array) -> jax.Array:
+    """The gap without a rounding error beyond [0, 2]; what is taken away is a constant to the derivative."""
+    return gap - jax.lax.stop_gradient(gap - jnp.clip(gap, 0, 2))
+
+
+def gaps_by_difference(below: jax.Array, identical: jax.Array) -> Gaps:
+    """Gaps from a 1 - rho that is right to rounding only, and is exactly 0 for identical signals."""
+    below = inside(below - jax.lax.stop_gradient(jnp.where(identical, below, 0)))
+    return Gaps(below, 2 - below)
+
+
+def merged(first: Variance, second: Variance) -> tuple[Variance, jax.Array, jax.Array]:
+    """(variance of the sum of two uncorrelated parts, share of the first, of the second in its standard deviation).
+
+    share^2 + rest^2 = 1: the smaller square from its own quotient, the other as what is left of 1. If both parts are
+    0, all is the first's.
+    """
+    powers = [jnp.where(part.value > 0, part.exponent, -2 * EXPONENT_LIMIT) for part in (first, second)]
+    exponent = jnp.maximum(*powers)
+    a, b = (
+        part.value * power_of_two(2 * (power - exponent), part.value.dtype)
+        for part, power in zip((first, second), powers, strict=True)
+    )
+    total = a + b
+    smaller = safe_divide(jnp.where(a < b, a, b), total)
+    share, rest = jnp.where(a < b, smaller, 1 - smaller), jnp.where(a < b, 1 - smaller, smaller)
+    return Variance(total, exponent).normalised(), safe_sqrt(share), safe_sqrt(rest)
+
+
+def mixed(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...], parts: tuple[Gaps, ...]) -> Gaps:
+    """Gaps of a sum of uncorrelated parts from their shares (sum of squares 1) and their own gaps.
+
+    1 - rho = sum_k ((a_k - a'_k)^2/2 + a_k a'_k (1 - rho_k)): nothing cancels.
+    """
+    apart = jnp.asarray(sum((a - b) ** 2 for a, b in zip(x, y, strict=True))) / 2
+    common = [a * b for a, b in zip(x, y, strict=True)]
+    return Gaps(
+        apart + sum(weight * part.below for weight, part in zip(common, parts, strict=True)),
+        apart + sum(weight * part.above for weight, part in zip(common, parts, strict=True)),
+    )
+
+
+def even_gaps(gap: jax.Array) -> Gaps:
+    """Gaps of a correlation >= 0 from 1 - rho."""
+    return Gaps(gap, 2 - gap)
+
+
+def signed(value: jax.Array, gaps: Gaps) -> jax.Array:
+    """With the sign of rho: the slope of what is even in rho."""
+    return jnp.where(gaps.positive, value, -value)

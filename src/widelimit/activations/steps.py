@@ -1,0 +1,157 @@
+"""Jumps, and the powers of a rectified signal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from widelimit import series, validation
+from widelimit.activations.base import Activation, Trace
+from widelimit.activations.linear import correlate_linear_pieces
+from widelimit.activations.ranges import limited
+from widelimit.pytrees import pytree
+from widelimit.signals import Gaps, Variance, gaps_from_near
+
+LARGEST_POWER = 3
+"""Of max(u, 0)^p: the closed forms of Cho and Saul 2009 that are written out here."""
+
+
+def _correlate_signs(gaps: Gaps) -> tuple[Gaps, jax.Array]:
+    """The pair map of phi(u) = sign(u): 1 - abs(rho_after) = (2/pi) psi, psi the angle to the nearer of +-1.
+
+    Its slope (2/pi)/sin(psi) is infinite at the ends; it is given a derivative of 0 there, so that gradients of what
+    does not depend on it stay finite.
+    """
+    near = gaps.near
+    psi, _ = series.angle_from_gap(near)
+    square = near * (2 - near)
+    inside = square > 0
+    slope = jnp.where(inside, (2 / math.pi) / jnp.sqrt(jnp.where(inside, square, 1)), jnp.inf)
+    return gaps_from_near((2 / math.pi) * psi, gaps.positive), slope
+
+
+def _correlate_steps(gaps: Gaps) -> tuple[Gaps, jax.Array]:
+    """The pair map of a step: (1 + sign)/2, half of its variance a constant."""
+    signs, slope = _correlate_signs(gaps)
+    return Gaps(signs.below / 2, 1 + signs.above / 2), slope / 2
+
+
+def _jumped(signal: Variance, moment: float) -> Variance:
+    """The second moment of a phi that takes one size on both sides of its jump, and 0 at u = 0."""
+    return Variance(jnp.where(signal.value > 0, moment, jnp.zeros_like(signal.value)), jnp.zeros_like(signal.exponent))
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Sign(Activation):
+    """phi(u) = sign(u). Dual: 1 - 2 theta/pi. Source: Cho and Saul 2009, eq. (4), for sign = 2 step - 1."""
+
+    name: ClassVar[str] = "sign"
+
+    @property
+    def has_ntk(self) -> bool:
+        return False
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.sign(u)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        return _jumped(signal, 1.0), ()
+
+    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        return _correlate_signs(gaps)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Step(Activation):
+    """phi(u) = 1 for u > 0, else 0. Dual: (pi - theta)/(2 pi). Source: Cho and Saul 2009, eq. (4)."""
+
+    name: ClassVar[str] = "step"
+
+    @property
+    def has_ntk(self) -> bool:
+        return False
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return (u > 0).astype(u.dtype)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        return _jumped(signal, 0.5), ()
+
+    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        return _correlate_steps(gaps)
+
+
+def _arc_cosine(power: int, near: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(J_p(pi - psi), J_p(0) - J_p(psi)) of Cho and Saul for p = 1, 2, 3; psi in [0, pi/2], near = 1 - cos(psi).
+
+    J_p(psi) = pi P_p(cos psi) - (-1)^p J_p(pi - psi) with P_1 = cos, P_2 = 3 - 2 sin^2, P_3 = cos (15 - 6 sin^2): so
+    only the tail, which vanishes with psi, needs the angle, and the difference is free of cancellation.
+    """
+    psi, segment = series.angle_from_gap(near)
+    cosine, square = 1 - near, near * (2 - near)
+    if power == 1:
+        return segment, math.pi * near - segment
+    if power == 2:
+        tail = psi * square - 3 * cosine * segment
+        return tail, 2 * math.pi * square + tail
+    tail = 15 * segment - 11 * square * series.safe_sqrt(square) + 6 * psi * cosine * square
+    return tail, math.pi * (15 * near + 6 * square * cosine) - tail
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class RectifiedPower(Activation):
+    """phi(u) = max(u, 0)^p. Dual: (s s')^p J_p(theta)/(2 pi). Source: Cho and Saul 2009, section 2.1.
+
+    J_2 = 3 sin cos + (pi - theta)(1 + 2 cos^2), J_3 = 4 sin^3 + 15 sin cos^2 + (pi - theta)(9 sin^2 cos + 15 cos^3).
+
+    Args:
+        power: p, an integer from 0 (the step) through 1 (relu) to 3.
+
+    Raises:
+        ValueError: power out of range.
+        TypeError: not an integer.
+    """
+
+    power: int = field(default=2, metadata={"static": True})
+    name: ClassVar[str] = "rectified_power"
+
+    def __post_init__(self) -> None:
+        validation.integer("power", self.power, at_least=0, below=LARGEST_POWER + 1)
+
+    @property
+    def has_ntk(self) -> bool:
+        return self.power > 0
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.where(u > 0, u**self.power, 0)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        if self.power == 0:
+            return _jumped(signal, 0.5), ()
+        moment = math.prod(range(1, 2 * self.power, 2)) / 2
+        exponent = limited(signal).exponent * self.power
+        return Variance(moment * signal.value**self.power, exponent).normalised(), ()
+
+    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        if self.power == 0:
+            return _correlate_steps(gaps)
+        if self.power == 1:
+            return correlate_linear_pieces(0.5, gaps)
+        at_zero = math.pi * math.prod(range(1, 2 * self.power, 2))
+        tail, fall = _arc_cosine(self.power, gaps.near)
+        below = jnp.where(gaps.positive, fall / at_zero, 1 - tail / at_zero)
+        slope_tail, slope_fall = _arc_cosine(self.power - 1, gaps.near)
+        slope_at_zero = at_zero / (2 * self.power - 1)
+        slope = jnp.where(gaps.positive, slope_at_zero - slope_fall, slope_tail)
+        return Gaps(below, 2 - below), self.power**2 / at_zero * slope

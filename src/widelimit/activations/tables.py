@@ -1,0 +1,261 @@
+"""The pair map of any phi for a range of standard deviations, as a series that costs about as much as a closed form.
+
+For u = s z with z ~ N(0, 1) let f_s(z) = phi(s z)/sqrt(E[phi(s z)^2]). The correlation after phi splits into the even
+and the odd part of phi, R(rho) = R_e(|rho|) + sign(rho) R_o(|rho|), and for each part, with psi the angle to the nearer
+of +-1 and near = 1 - cos(psi),
+
+    R(psi; s, t) = <f_s, f_t> - near H(psi; s, t),    H = mean of dR/drho over [cos(psi), 1].
+
+dR/drho = E[f_s' f_t'] comes from quadrature at Chebyshev points in psi (all these functions are analytic in psi, kinks
+of phi or not) and in s/(s + sigma); H follows by integration, without cancellation, so that gaps keep their relative
+accuracy. <f_s, f_s> - <f_s, f_t> is half the squared distance of two vectors, which vanishes exactly for s = t.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import fft
+
+from widelimit import gaussian
+from widelimit.gaussian import Function, Panels
+from widelimit.pytrees import pytree
+
+DEVIATION_POINTS = (12, 24, 40)
+ANGLE_POINTS = (32, 64, 128, 192)
+_ROWS = 32
+"""Angles (of both signs) in one call of the compiled quadrature, which so has few shapes."""
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Part:
+    """The even or the odd part of phi: matrices on the Chebyshev polynomials in s/(s + sigma)."""
+
+    root: np.ndarray
+    """(p, m): a vector whose inner products are <f_s, f_t>."""
+    mean_slope: np.ndarray
+    """(terms, m): coefficients of H."""
+    slope: np.ndarray
+    """(terms, m): coefficients of dR/drho."""
+    pattern: tuple[int, ...] = field(metadata={"static": True})
+    """How many Chebyshev polynomials in psi go with each polynomial of the other input; terms is their sum."""
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Table:
+    """Both parts (None where phi has none), and the range of standard deviations."""
+
+    even: Part | None
+    odd: Part | None
+    sigma: np.ndarray
+    middle: np.ndarray
+    half: np.ndarray
+    """s/(s + sigma) is in [middle - half, middle + half]."""
+    largest: float = field(metadata={"static": True})
+    """A bound on the standard deviations: a power of two, as compiled programs depend on it."""
+
+    def polynomials(self, deviation: jax.Array) -> list[jax.Array]:
+        """T_j of every standard deviation; NaN outside of the range."""
+        part = self.even or self.odd
+        assert part is not None
+        count = part.root.shape[1]
+        place = deviation / (deviation + self.sigma)
+        if count == 1:
+            return [jnp.where(jnp.abs(place - self.middle) <= self.half, 1, jnp.nan)]
+        x = (place - self.middle) / self.half
+        # The ends themselves may be outside by rounding.
+        x = jnp.where(jnp.abs(x) <= 1 + 64 * float(np.finfo(x.dtype).eps) / self.half, x, jnp.nan)
+        values = [jnp.ones_like(x), x]
+        while len(values) < count:
+            values.append(2 * x * values[-1] - values[-2])
+        return values
+
+
+def _chebyshev_points(count: int) -> np.ndarray:
+    return np.cos(math.pi * (np.arange(count) + 0.5) / count)
+
+
+def _coefficients(values: np.ndarray, axis: int) -> np.ndarray:
+    """Chebyshev coefficients from the values at `_chebyshev_points`."""
+    count = values.shape[axis]
+    transformed = fft.dct(values, type=2, axis=axis) / count
+    first = [slice(None)] * values.ndim
+    first[axis] = slice(0, 1)
+    transformed[tuple(first)] /= 2
+    return np.asarray(transformed)
+
+
+def angles(count: int) -> np.ndarray:
+    """Chebyshev points in psi on [0, pi/2]."""
+    return (1 + _chebyshev_points(count)) * math.pi / 4
+
+
+def averaged(slopes: np.ndarray) -> np.ndarray:
+    """Means over [cos(psi), 1] of a function of rho, at `angles`; both along the last axis."""
+    count = slopes.shape[-1]
+    nodes, weights = np.polynomial.legendre.leggauss(48)
+    tau, weights = (nodes + 1) / 2, weights / 2
+    within = 2 * np.arcsin(tau * np.sin(angles(count) / 2)[:, None])
+    values = np.polynomial.chebyshev.chebvander(within * 4 / math.pi - 1, count - 1)
+    operator = np.einsum("pqk,q->pk", values, 2 * tau * weights)
+    return np.asarray(_coefficients(slopes, -1) @ operator.T)
+
+
+class _Samples(NamedTuple):
+    """<f_s, f_t> (m, m) and dR/drho (m, m, K) of the even and the odd part, and the deviations (m,)."""
+
+    inner: tuple[np.ndarray, np.ndarray]
+    slopes: tuple[np.ndarray, np.ndarray]
+    deviations: np.ndarray
+
+
+def _sample(phi: Function, derivative: Function, deviations: np.ndarray, count: int, wanted: Panels) -> _Samples:
+    m, psi = len(deviations), angles(count)
+    first, second = np.tril_indices(m)
+    separate = m > 1 and any(kink != 0 for kink in wanted.kinks)
+
+    def sums(function: Function, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
+        rho, sigma = np.concatenate([cosine, -cosine]), np.concatenate([sine, sine])
+        rows = len(rho)
+        if separate:
+            s, t = (np.repeat(deviations[i], rows)[:, None] for i in (first, second))
+            rho, sigma = np.tile(rho, len(first)), np.tile(sigma, len(first))
+        else:
+            s = t = np.broadcast_to(deviations, (rows, m))
+        step = min(_ROWS, len(rho))
+        blocks = [slice(i, i + step) for i in range(0, len(rho), step)]
+        values = np.concatenate(
+            [gaussian.pair_sums(function, function, s[b], t[b], rho[b], sigma[b], wanted=wanted) for b in blocks]
+        )
+        if not separate:
+            return np.moveaxis(values, 0, -1)
+        whole = np.empty((m, m, rows))
+        whole[first, second] = whole[second, first] = values.reshape(len(first), rows)
+        return whole
+
+    moments = sums(phi, np.ones(1), np.zeros(1))
+    norms = np.sqrt(np.diagonal(moments[..., 0]))
+    scale = np.outer(norms, norms)[..., None]
+    inner = moments / scale
+    slopes = sums(derivative, np.cos(psi), np.sin(psi)) * np.outer(deviations, deviations)[..., None] / scale
+    plus, minus = slopes[..., :count], slopes[..., count:]
+    return _Samples(
+        ((inner[..., 0] + inner[..., 1]) / 2, (inner[..., 0] - inner[..., 1]) / 2),
+        ((plus - minus) / 2, (plus + minus) / 2),
+        deviations,
+    )
+
+
+def _chebyshev(values: np.ndarray) -> np.ndarray:
+    """Coefficients along all axes."""
+    for axis in range(values.ndim):
+        values = _coefficients(values, axis)
+    return values
+
+
+def _unconverged(slopes: tuple[np.ndarray, np.ndarray], target: float) -> tuple[bool, bool]:
+    """Whether the last coefficients in the deviations, and in the angle, are above the target."""
+    sizes = [np.abs(_chebyshev(values)) for values in slopes]
+    in_deviation = max(size[-2:].max() for size in sizes) if len(sizes[0]) > 1 else 0.0
+    return in_deviation > target, max(size[..., -2:].max() for size in sizes) > target
+
+
+def _pattern(sizes: np.ndarray, threshold: float) -> tuple[int, ...]:
+    """Lengths that keep every coefficient (b, k) above the threshold: even, not increasing, to compile few programs."""
+    wanted = [int(np.max(np.nonzero(row > threshold)[0], initial=-1)) + 1 for row in sizes]
+    while wanted and wanted[-1] == 0:
+        wanted.pop()
+    if max(wanted, default=0) <= 1:
+        return (1,) * max(len(wanted), 1)
+    longest = np.maximum.accumulate(wanted[::-1])[::-1]
+    return tuple(int(n + n % 2) for n in longest)
+
+
+def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | None:
+    """The series of one part from its samples."""
+    if max(np.abs(inner).max(), np.abs(slopes).max()) < 64 * np.finfo(float).eps:
+        return None
+    products = _chebyshev(inner)
+    eigenvalues, vectors = np.linalg.eigh((products + products.T) / 2)
+    kept = eigenvalues > len(eigenvalues) * np.finfo(float).eps * eigenvalues[-1]
+    root = (np.sqrt(eigenvalues[kept]) * vectors[:, kept]).T
+    mean_slope, slope = _chebyshev(averaged(slopes)), _chebyshev(slopes)
+    pattern = _pattern(np.maximum(np.abs(mean_slope), np.abs(slope)).max(axis=0), threshold)
+    flat = [np.concatenate([c[:, b, :n].T for b, n in enumerate(pattern)]) for c in (mean_slope, slope)]
+    return Part(root, flat[0], flat[1], pattern)
+
+
+@functools.lru_cache(maxsize=256)
+def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, rtol: float, label: str) -> Table:
+    """The table of phi for standard deviations in [low, high], right to rtol.
+
+    Raises:
+        ValueError: the target is not reached; the message says what was found.
+    """
+    largest = 2.0 ** math.ceil(math.log2(max(high, 1.0)))
+    # f_s is analytic for Re s > 0, which the map takes to a disc: sqrt(low high) puts the range in its middle. Much
+    # below the lengths of order 1 over which phi varies, nothing happens: so not less than 1.
+    sigma = max(math.sqrt(low * high), min(1.0, high))
+    ends = low / (low + sigma), high / (high + sigma)
+    middle, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
+    wanted = gaussian.panels(kinks, largest)
+    m, count, target = (1 if low == high else DEVIATION_POINTS[0]), ANGLE_POINTS[0], rtol / 4
+    with jax.enable_x64(True):
+        _refuse_growth(phi, high, rtol, label)
+        while True:
+            place = middle + half * _chebyshev_points(m)
+            samples = _sample(phi, derivative_of(phi), sigma * place / (1 - place), count, wanted)
+            short = _unconverged(samples.slopes, target)
+            if not any(short):
+                break
+            m = _next(DEVIATION_POINTS, m, short[0])
+            count = _next(ANGLE_POINTS, count, short[1])
+            if 0 in (m, count):
+                raise ValueError(_no_convergence(label, kinks, low, high, rtol))
+        parts = [_part(*part, threshold=target / 8) for part in zip(samples.inner, samples.slopes, strict=True)]
+        half = max(half, 8 * np.finfo(float).eps)
+        return Table(parts[0], parts[1], np.asarray(sigma), np.asarray(middle), np.asarray(half), largest)
+
+
+def _next(steps: tuple[int, ...], value: int, wanted: bool) -> int:
+    """The next of the steps if wanted; 0 after the last."""
+    if not wanted:
+        return value
+    later = [step for step in steps if step > value]
+    return later[0] if later else 0
+
+
+def _no_convergence(label: str, kinks: tuple[float, ...], low: float, high: float, rtol: float) -> str:
+    declared = f"declared: {kinks}" if kinks else "none are declared"
+    return (
+        f"{label}: its duals for standard deviations from {low:.3g} to {high:.3g} do not converge to rtol = {rtol:g}. "
+        f"The likely cause is a kink that is not declared ({declared}): pass wl.activation(phi, kinks=(...)); or phi "
+        f"varies too fast for these inputs: scale them down, or pass a larger rtol."
+    )
+
+
+@functools.cache
+def derivative_of(phi: Function) -> Function:
+    """phi', elementwise; one function for each phi, so that compiled programs are found again."""
+    return lambda u: jnp.asarray(jax.jvp(phi, (u,), (jnp.ones_like(u),))[1])
+
+
+def _refuse_growth(phi: Function, high: float, rtol: float, label: str) -> None:
+    """An error where the tails of E[phi(s z)^2] beyond the panels could count."""
+    tails = jnp.linspace(-gaussian.REACH, gaussian.REACH, 81)
+    terms = np.asarray(phi(high * tails)) ** 2 * np.exp(-(np.asarray(tails) ** 2) / 2)
+    if not np.isfinite(terms).all() or max(terms[0], terms[-1]) > rtol / 100 * terms.max():
+        raise ValueError(
+            f"{label} grows too fast for Gaussian signals of standard deviation {high:.3g}: E[phi(u)^2] must be "
+            f"finite, so phi must grow more slowly than exp(u^2/{4 * high**2:.3g}). Scale the inputs down."
+        )

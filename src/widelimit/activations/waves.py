@@ -1,0 +1,253 @@
+"""Waves: sine, cosine and snake, whose duals are exponentials of the covariance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import series, validation
+from widelimit.activations.base import Activation, Trace
+from widelimit.activations.ranges import (
+    LARGEST_FACTOR,
+    bounded_deviation,
+    check_factor,
+    even_gaps,
+    half_range,
+    inside,
+    merged,
+    mixed,
+    signed,
+    widened,
+)
+from widelimit.pytrees import pytree
+from widelimit.signals import Gaps, Variance, gaps_from_near, gaps_of_one
+
+
+class _WaveTrace(NamedTuple):
+    """s the deviation of the wave's argument or the floor below it, falls = 1 - exp(-2 s^2), below = true s / s."""
+
+    s: jax.Array
+    falls: jax.Array
+    below: jax.Array
+
+
+class _WavePair(NamedTuple):
+    """distance = (s - s')^2/2 + s s' (1 - |rho|), falls = 1 - exp(-2 c) with c = s s' |rho|, and both excesses.
+
+    excess = (falls_x - falls) + (falls_y - falls), halved; it vanishes term by term at identical signals.
+    """
+
+    distance: jax.Array
+    falls: jax.Array
+    excess: jax.Array
+
+
+def _wave_trace(signal: Variance) -> _WaveTrace:
+    # At the floor s^2 is far below rounding and a wave its straight line, or its crest; 1/s^4 is still a number.
+    info = np.finfo(signal.value.dtype)
+    floor, ceiling = -int(info.maxexp) // 8, half_range(info.dtype)
+    positive = signal.value > 0
+    kept = Variance(jnp.where(positive, signal.value, 1), jnp.where(positive, signal.exponent, floor))
+    s = bounded_deviation(kept, floor, ceiling)
+    return _WaveTrace(s, -jnp.expm1(-2 * s**2), bounded_deviation(signal, int(info.minexp), ceiling) / s)
+
+
+def _wave_pair(x: _WaveTrace, y: _WaveTrace, near: jax.Array) -> _WavePair:
+    apart, common = x.s - y.s, x.s * y.s
+    falls = -jnp.expm1(-2 * (common * (1 - near)))
+
+    def excess(own: jax.Array, own_falls: jax.Array, apart: jax.Array) -> jax.Array:
+        # exp(-2 c) - exp(-2 s^2); where s^2 is much smaller than c the first form overflows and the other is exact.
+        further = own * apart + common * near
+        close = further > -1
+        return jnp.where(close, -(1 - falls) * jnp.expm1(-2 * jnp.where(close, further, 0)), own_falls - falls)
+
+    total = excess(x.s, x.falls, apart) + excess(y.s, y.falls, -apart)
+    return _WavePair(apart**2 / 2 + common * near, falls, total / 2)
+
+
+def _decayed(
+    distance: jax.Array, x: jax.Array, y: jax.Array, pair: jax.Array, excess: jax.Array, *, square: bool = False
+) -> jax.Array:
+    """1 - exp(-distance) k for k = pair/sqrt(x y), or its square, where excess = (x + y)/2 - pair.
+
+    A sum of terms that vanish at identical signals. Of signals of very different size these are large and cancel, and
+    the gap is of order 1: there it is taken as it stands.
+    """
+    root_x, root_y = jnp.sqrt(x), jnp.sqrt(y)
+    scale = root_x * root_y
+    ratio, missing = pair / scale, (excess - ((x - y) / (root_x + root_y)) ** 2 / 2) / scale
+    if square:
+        ratio, missing = ratio**2, missing * (1 + ratio)
+    close = (distance < 1) & (x < 2 * y) & (y < 2 * x)
+    near = jnp.where(close, missing, 0) - jnp.expm1(-jnp.where(close, distance, 0)) * jnp.where(close, ratio, 0)
+    return inside(jnp.where(close, near, 1 - jnp.exp(-distance) * ratio))
+
+
+def _sines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
+    """(near after, slope for rho >= 0) of phi = sin: the correlation is exp(-distance) falls/sqrt(falls_x falls_y)."""
+    gap = _decayed(pair.distance, x.falls, y.falls, pair.falls, pair.excess)
+    decay = jnp.exp(-pair.distance)
+    slope = decay * (2 - pair.falls) * ((x.s / jnp.sqrt(x.falls)) * (y.s / jnp.sqrt(y.falls)))
+    return gap, slope
+
+
+def _cosines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
+    """(gap after, slope for rho >= 0) of phi = cos, whose correlation is even in rho."""
+    gap = _decayed(pair.distance, 2 - x.falls, 2 - y.falls, 2 - pair.falls, -pair.excess)
+    decay = jnp.exp(-pair.distance)
+    slope = decay * pair.falls * ((x.s / jnp.sqrt(2 - x.falls)) * (y.s / jnp.sqrt(2 - y.falls)))
+    slope = slope * (x.below * y.below) ** 2
+    return gap, slope
+
+
+def _sine_variance(signal: Variance, falls: jax.Array, s: jax.Array) -> Variance:
+    """E[sin(u)^2] = (1 - exp(-2 s^2))/2, with the exponent of a small signal."""
+    small = (signal.exponent < 0) | (signal.value == 0)
+    value = jnp.where(small, signal.value * (falls / (2 * s**2)), falls / 2)
+    return Variance(value, jnp.where(small, signal.exponent, 0)).normalised()
+
+
+class _SinTrace(NamedTuple):
+    wave: _WaveTrace
+    odd: jax.Array
+    even: jax.Array
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Sin(Activation):
+    """phi(u) = sin(a u + b). Dual: (exp(-E[(U - V)^2]/2) - cos(2 b) exp(-E[(U + V)^2]/2))/2 with U = a u, V = a v.
+
+    Source: Pearce et al. 2019, arXiv 1906.05076. Taken as cos(b) sin(U) + sin(b) cos(U), which are uncorrelated.
+
+    Args:
+        a: angular frequency, 1e-6 to 1e6 in size.
+        b: phase, in [-1e6, 1e6].
+
+    Raises:
+        ValueError: a or b is NaN, infinite or out of range.
+        TypeError: not real numbers.
+    """
+
+    a: float | jax.Array = 1.0
+    b: float | jax.Array = 0.0
+    name: ClassVar[str] = "sin"
+
+    def __post_init__(self) -> None:
+        check_factor("a", self.a)
+        validation.finite_scalar("b", self.b, at_least=-LARGEST_FACTOR, at_most=LARGEST_FACTOR)
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.sin(self.a * u + self.b)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        signal = widened(signal, self.a)
+        wave = _wave_trace(signal)
+        phase = jnp.asarray(self.b, signal.value.dtype)
+        odd = widened(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
+        even = widened(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
+        total, odd_share, even_share = merged(odd, even)
+        return total, _SinTrace(wave, odd_share, even_share)
+
+    def correlate(self, x: _SinTrace, y: _SinTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        pair = _wave_pair(x.wave, y.wave, gaps.near)
+        odd, odd_slope = _sines(x.wave, y.wave, pair)
+        even, even_slope = _cosines(x.wave, y.wave, pair)
+        parts = (gaps_from_near(odd, gaps.positive), even_gaps(even))
+        after = mixed((x.odd, x.even), (y.odd, y.even), parts)
+        return after, x.odd * y.odd * odd_slope + x.even * y.even * signed(even_slope, gaps)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Cos(Activation):
+    """phi(u) = cos(a u). Dual: exp(-a^2 (s^2 + s'^2)/2) cosh(a^2 s s' rho). Source: Pearce et al. 2019.
+
+    Args:
+        a: angular frequency, 1e-6 to 1e6 in size.
+
+    Raises:
+        ValueError: a is NaN, infinite or out of range.
+        TypeError: not a real number.
+    """
+
+    a: float | jax.Array = 1.0
+    name: ClassVar[str] = "cos"
+
+    def __post_init__(self) -> None:
+        check_factor("a", self.a)
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.cos(self.a * u)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        wave = _wave_trace(widened(signal, self.a))
+        return Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)).normalised(), wave
+
+    def correlate(self, x: _WaveTrace, y: _WaveTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        gap, slope = _cosines(x, y, _wave_pair(x, y, gaps.near))
+        return even_gaps(gap), signed(slope, gaps)
+
+
+class _SnakeTrace(NamedTuple):
+    """The wave sqrt(2) a u, and the shares of u, of the mean of sin^2 and of what is left in the deviation of phi."""
+
+    wave: _WaveTrace
+    linear: jax.Array
+    mean: jax.Array
+    rest: jax.Array
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Snake(Activation):
+    """phi(u) = u + sin(a u)^2/a. Dual: c + E[(1 - cos U)(1 - cos V)]/(4 a^2) with U = 2 a u, V = 2 a v.
+
+    The expectation is (1 - exp(-q/2))(1 - exp(-q'/2)) + exp(-(q + q')/2) (cosh C - 1), q, q' and C the covariances of
+    (U, V). Source: Ziyin et al. 2020, arXiv 2006.08195, for phi; Han et al. 2022, arXiv 2209.04121, for duals of this
+    kind. The signal, the constant 1 - exp(-q/2) and cos U less its mean are uncorrelated.
+
+    Args:
+        a: frequency, 1e-6 to 1e6 in size.
+
+    Raises:
+        ValueError: a is NaN, infinite or out of range.
+        TypeError: not a real number.
+    """
+
+    a: float | jax.Array = 1.0
+    name: ClassVar[str] = "snake"
+
+    def __post_init__(self) -> None:
+        check_factor("a", self.a)
+
+    def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return u + jnp.sin(self.a * u) ** 2 / self.a
+
+    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+        wave = _wave_trace(widened(widened(signal, self.a), math.sqrt(2)))
+        mean = series.safe_divide(-jnp.expm1(-(wave.s**2)), math.sqrt(2) * wave.s)
+        rest = series.safe_divide(wave.falls, 2 * wave.s)
+        square = 1 + mean**2 + rest**2
+        root = jnp.sqrt(square)
+        total = Variance(signal.value * square, signal.exponent).normalised()
+        return total, _SnakeTrace(wave, 1 / root, mean / root, rest / root)
+
+    def correlate(self, x: _SnakeTrace, y: _SnakeTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        pair = _wave_pair(x.wave, y.wave, gaps.near)
+        falls = (x.wave.falls, y.wave.falls, pair.falls)
+        gap = _decayed(2 * pair.distance, *falls, pair.excess, square=True)
+        parts = (gaps, gaps_of_one(gap), even_gaps(gap))
+        after = mixed((x.linear, x.mean, x.rest), (y.linear, y.mean, y.rest), parts)
+        swing = jnp.exp(-2 * pair.distance) * pair.falls * (2 - pair.falls) / 2
+        return after, x.linear * y.linear * (1 + signed(swing, gaps))

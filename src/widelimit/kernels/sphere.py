@@ -1,0 +1,112 @@
+"""Inputs of equal norm: the whole network as one Chebyshev series in the angle between two inputs.
+
+On a sphere every layer's pair map is a function of the angle alone, and so is their composition, analytic in theta on
+[0, pi] (not in rho) for kinked activations too. Its coefficients cost a few hundred pairs through the layers, once;
+after that a pair costs the same at any depth and for any activation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy import fft
+
+from widelimit import series
+from widelimit.architecture.layers import Activate, Dense, Layer, PairState
+from widelimit.architecture.network import Network
+from widelimit.pytrees import pytree
+from widelimit.signals import Gaps, Variance, correlate_points, gaps_from_near, scaled
+
+SAMPLES = 256
+LONGEST = 128
+"""Terms; a kernel that wants more (a deep chaotic network) is left to its layers."""
+_STEP = 16
+"""Series have a multiple of this many terms, so that few programs are compiled."""
+
+
+class SphereFeatures(NamedTuple):
+    """Unit vectors whose inner products are the correlations after the first dense layer, (n, d + 1)."""
+
+    points: Float[jax.Array, "n d+1"]
+
+
+def _embed(first: Dense, X: jax.Array) -> SphereFeatures:
+    return SphereFeatures(first.embed(X)[0])
+
+
+_embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
+
+
+def _angle_series(coefficients: jax.Array, gaps: Gaps) -> jax.Array:
+    """sum_k c_k T_k(2 theta/pi - 1), by Clenshaw's recurrence."""
+    psi = series.angle_from_gap(gaps.near)[0] * (2 / math.pi)
+    x = jnp.where(gaps.positive, psi - 1, 1 - psi)
+    value, before = jnp.zeros_like(x), jnp.zeros_like(x)
+    for k in range(len(coefficients) - 1, 0, -1):
+        value, before = coefficients[k] + 2 * x * value - before, value
+    return coefficients[0] + x * value - before
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Sphere:
+    """A kernel of a network, prepared for inputs of one norm; made by `sphere`."""
+
+    first: Dense
+    coefficients: jax.Array
+    """(K,), of the kernel over s s', the output's standard deviations."""
+    on_diagonal: jax.Array
+    output: Variance
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
+        return _embedded(self.first, X)
+
+    def pairwise(self, x: SphereFeatures, y: SphereFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        gaps = correlate_points(x.points, y.points, same=same)
+        return scaled(_angle_series(self.coefficients, gaps), self.output, self.output)
+
+    def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
+        value = scaled(self.on_diagonal, self.output, self.output)
+        return jnp.broadcast_to(value, x.points.shape[:1])
+
+
+@jax.jit
+def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Variance, PairState]:
+    after, trace = layer.encode(variance)
+    return after, layer.pair(trace, trace, state)
+
+
+def sphere(net: Network, deviation: float, dtype: Any, *, tangent: bool, target: float) -> Sphere | None:
+    """The NNGP (or with `tangent` the NTK) of inputs whose signals after the first layer have this deviation.
+
+    Returns None where LONGEST terms do not bring the series to `target` (relative to the diagonal).
+    """
+    with jax.enable_x64(True):
+        x = np.cos(math.pi * (np.arange(SAMPLES) + 0.5) / SAMPLES)
+        psi = math.pi / 2 * (1 - np.abs(x))
+        near = jnp.asarray(np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2]))
+        gaps = gaps_from_near(near, jnp.asarray(np.concatenate([[True], x < 0])))
+        variance = Variance(jnp.full(1, deviation**2), jnp.zeros(1, jnp.int32)).normalised()
+        state = PairState(gaps, gaps.rho)
+        for layer in net.block * net.repeats:
+            if isinstance(layer, Activate):
+                size = float(variance.deviation[0])
+                layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
+            variance, state = _through(layer, variance, state)
+        values = np.asarray(state.tangent if tangent else state.gaps.rho)
+        coefficients = fft.dct(values[1:], type=2) / SAMPLES
+        coefficients[0] /= 2
+        large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
+        terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)
+        if not np.isfinite(values).all() or terms > LONGEST:
+            return None
+        output = Variance(jnp.asarray(variance.value[0], dtype), variance.exponent[0])
+        return Sphere(net.first, jnp.asarray(coefficients[:terms], dtype), jnp.asarray(values[0], dtype), output)
