@@ -24,7 +24,14 @@ ACTIVATIONS = {
     "monomial": wl.Monomial(2),
     "polynomial": wl.Polynomial((0.3, -1.0, 0.2, 0.1)),
     "hermite": wl.Hermite(3),
+    "numerical": wl.activation("tanh"),
 }
+
+CORE = {name: ACTIVATIONS[name] for name in ("identity", "relu", "leaky_relu", "abs", "erf")}
+"""Those whose whole networks are tested to the last digits and at the ends of the range."""
+
+TABULATED = ("tanh", "sigmoid", "silu", "softplus", "mish", "gelu_tanh", "elu", "selu", "hard_tanh", "hard_swish")
+"""Names of activations without a closed form here."""
 
 KERNELS = {"nngp": wl.nngp, "ntk": wl.ntk}
 DTYPES = {"float64": np.float64, "float32": np.float32}
@@ -36,7 +43,7 @@ def networks():
         f"{name}-depth{depth}-bias{bias_std}": wl.mlp(
             depth=depth, activation=activation, weight_std=1.3, bias_std=bias_std
         )
-        for name, activation in ACTIVATIONS.items()
+        for name, activation in CORE.items()
         for depth, bias_std in ((1, 0.1), (3, 0.5), (12, 0.0))
     }
 

@@ -194,7 +194,7 @@ def test_version():
 def test_info():
     facts = json.loads(invoke("info", "--json").stdout)
     assert facts["numpy"] == np.__version__
-    assert facts["activations"] == ["abs", "erf", "identity", "leaky_relu", "relu"]
+    assert {"abs", "erf", "relu", "tanh"} <= set(facts["activations"])
     assert facts["cores"] >= 1
     assert facts["memory_available_bytes"] > 2**20
     assert facts["devices"]

@@ -3,6 +3,9 @@ from .activations.base import Activation
 from .activations.erf import Erf, Gelu
 from .activations.exponentials import Exp, Gaussian, Rbf
 from .activations.linear import ABRelu, Abs, Identity, LeakyRelu, Relu
+from .activations.names import activation, elu
+from .activations.numerical import Numerical
+from .activations.phases import FixedPoint, Phase, critical, phase
 from .activations.polynomials import Hermite, Monomial, Polynomial
 from .activations.steps import RectifiedPower, Sign, Step
 from .activations.waves import Cos, Sin, Snake
@@ -22,6 +25,7 @@ __all__ = [
     "Cos",
     "Erf",
     "Exp",
+    "FixedPoint",
     "Gaussian",
     "Gelu",
     "GradientFlow",
@@ -31,6 +35,8 @@ __all__ = [
     "LeakyRelu",
     "Monomial",
     "Network",
+    "Numerical",
+    "Phase",
     "Polynomial",
     "Posterior",
     "Rbf",
@@ -41,10 +47,14 @@ __all__ = [
     "Snake",
     "Step",
     "TrainedEnsemble",
+    "activation",
+    "critical",
+    "elu",
     "gradient_flow",
     "mlp",
     "nngp",
     "ntk",
+    "phase",
     "posterior",
     "trained_ensemble",
 ]

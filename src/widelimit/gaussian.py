@@ -62,8 +62,8 @@ def _merged(*groups: list[jax.Array]) -> jax.Array:
 def _rule(ends: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Nodes and weights (normal density included) of the panels between the ends, along the last axis."""
     half = (ends[..., 1:] - ends[..., :-1]) / 2
-    nodes = (ends[..., :-1] + half)[..., None] + half[..., None] * _NODES
-    weights = half[..., None] * _WEIGHTS * jnp.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
+    nodes = (ends[..., :-1] + half)[..., None] + half[..., None] * jnp.asarray(_NODES, half.dtype)
+    weights = half[..., None] * jnp.asarray(_WEIGHTS, half.dtype) * jnp.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
     shape = (*half.shape[:-1], -1)
     return nodes.reshape(shape), weights.reshape(shape)
 

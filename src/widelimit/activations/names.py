@@ -2,37 +2,124 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from widelimit import validation
 from widelimit.activations.base import Activation
+from widelimit.activations.callables import numerical
 from widelimit.activations.erf import Erf, Gelu
 from widelimit.activations.exponentials import Exp, Gaussian, Rbf
 from widelimit.activations.linear import Abs, Identity, LeakyRelu, Relu
+from widelimit.activations.numerical import Numerical
 from widelimit.activations.polynomials import Hermite, Monomial
 from widelimit.activations.steps import RectifiedPower, Sign, Step
 from widelimit.activations.waves import Cos, Sin, Snake
 
-BY_NAME: dict[str, Activation] = {
-    a.name: a
-    for a in (
-        *(Identity(), Relu(), LeakyRelu(), Abs(), Sign(), Step(), RectifiedPower()),
-        *(Erf(), Gelu(), Sin(), Cos(), Snake(), Rbf(), Exp(), Gaussian(), Monomial(), Hermite()),
-    )
-}
+
+@dataclass(frozen=True)
+class _Elu:
+    """scale * (u for u > 0, alpha (exp(u/length) - 1) below); compared by value, so that tables are found again."""
+
+    alpha: float
+    scale: float
+    length: float
+
+    def __call__(self, u: jax.Array) -> jax.Array:
+        below = self.alpha * jnp.expm1(jnp.minimum(u, 0) / self.length)
+        return self.scale * jnp.where(u > 0, u, below)
 
 
-def resolve(activation: str | Activation) -> Activation:
-    """The activation itself, or the one of that name.
+def _mish(u: jax.Array) -> jax.Array:
+    return u * jnp.tanh(jax.nn.softplus(u))
+
+
+def _hard_tanh(u: jax.Array) -> jax.Array:
+    return jnp.clip(u, -1, 1)
+
+
+def _hard_swish(u: jax.Array) -> jax.Array:
+    return u * jnp.clip(u + 3, 0, 6) / 6
+
+
+def _gelu_tanh(u: jax.Array) -> jax.Array:
+    return jax.nn.gelu(u, approximate=True)
+
+
+def elu(alpha: float = 1.0, *, scale: float = 1.0, length: float = 1.0) -> Numerical:
+    """phi(u) = scale * (u for u > 0, alpha (exp(u/length) - 1) for u <= 0); its duals are tabulated.
+
+    SELU is alpha 1.6732..., scale 1.0507... (Klambauer et al. 2017, arXiv 1706.02515); CELU has length = alpha (Barron
+    2017, arXiv 1704.07483). A closed form by Owen's T function exists (Tsuchida et al. 2021, arXiv 2002.08517), whose
+    terms cancel by a factor of 1/(s s') for small standard deviations: the tables do not.
 
     Raises:
-        ValueError: no activation has that name.
-        TypeError: neither a name nor an Activation.
+        ValueError: alpha or scale not finite, length not positive.
+        TypeError: not numbers.
     """
-    if isinstance(activation, Activation):
-        return activation
-    if isinstance(activation, str):
-        if activation in BY_NAME:
-            return BY_NAME[activation]
-        raise ValueError(f"unknown activation {activation!r}; known: {', '.join(sorted(BY_NAME))}.")
+    phi = _Elu(
+        float(validation.finite_scalar("alpha", alpha)),
+        float(validation.finite_scalar("scale", scale)),
+        float(validation.finite_scalar("length", length, above=0.0)),
+    )
+    return Numerical(phi, (0.0,), None, "elu")
+
+
+_TABULATED: dict[str, Activation] = {
+    "tanh": Numerical(jnp.tanh, label="tanh"),
+    "sigmoid": Numerical(jax.nn.sigmoid, label="sigmoid"),
+    "silu": Numerical(jax.nn.silu, label="silu"),
+    "swish": Numerical(jax.nn.silu, label="silu"),
+    "softplus": Numerical(jax.nn.softplus, label="softplus"),
+    "mish": Numerical(_mish, label="mish"),
+    "gelu_tanh": Numerical(_gelu_tanh, label="gelu_tanh"),
+    "hard_tanh": Numerical(_hard_tanh, (-1.0, 1.0), label="hard_tanh"),
+    "hard_swish": Numerical(_hard_swish, (-3.0, 3.0), label="hard_swish"),
+    "elu": elu(),
+    "selu": elu(1.6732632423543772, scale=1.0507009873554805),
+    "celu": elu(1.0, length=1.0),
+}
+
+_CLOSED: tuple[Activation, ...] = (
+    *(Identity(), Relu(), LeakyRelu(), Abs(), Sign(), Step(), RectifiedPower()),
+    *(Erf(), Gelu(), Sin(), Cos(), Snake(), Rbf(), Exp(), Gaussian(), Monomial(), Hermite()),
+)
+BY_NAME: dict[str, Activation] = {a.name: a for a in _CLOSED} | _TABULATED
+
+
+def activation(
+    phi: str | Activation | Callable[[jax.Array], jax.Array],
+    *,
+    kinks: Sequence[float] = (),
+    rtol: float | None = None,
+) -> Activation:
+    """The activation of that name, the activation itself, or any function phi(u) as one.
+
+    Args:
+        phi: a name, an `Activation`, or an elementwise function written with jax.numpy, continuous, analytic outside
+            of `kinks`, growing more slowly than exp(u^2/4).
+        kinks: where phi is continuous but not analytic, e.g. (0.0,); of functions only.
+        rtol: bound on the error of duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]); default 1e-10 in float64 and 1e-6
+            in float32. It is met, or an error is raised when kernels are computed. Of functions only.
+
+    Raises:
+        ValueError: an unknown name; a function that is not elementwise, gives NaN, another shape, or grows too fast.
+        TypeError: neither of these; a function that JAX cannot call on arrays or differentiate.
+    """
+    if isinstance(phi, (str, Activation)) and (len(kinks) or rtol is not None):
+        raise TypeError("kinks and rtol go with a function phi; names and Activations have their own.")
+    if isinstance(phi, Activation):
+        return phi
+    if isinstance(phi, str):
+        if phi in BY_NAME:
+            return BY_NAME[phi]
+        raise ValueError(f"unknown activation {phi!r}; known: {', '.join(sorted(BY_NAME))}.")
+    if callable(phi) and not isinstance(phi, type):
+        return numerical(phi, kinks, rtol)
     raise TypeError(
-        f"activation must be a name ({', '.join(sorted(BY_NAME))}) or a widelimit.Activation, "
-        f"got {type(activation).__name__}."
+        f"activation must be a name ({', '.join(sorted(BY_NAME))}), a widelimit.Activation or a function of an array, "
+        f"got {type(phi).__name__}."
     )

@@ -20,9 +20,6 @@ from widelimit.activations.tables import Part, Table
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
 
-TRACED_RANGE = (0.25, 4.0)
-"""Standard deviations that are served under `jit` and `grad`, where they are not known beforehand; NaN outside."""
-
 RTOL = {"float64": 1e-10, "float32": 1e-6}
 
 
@@ -49,8 +46,7 @@ def _evaluate(rows: jax.Array, columns: jax.Array, pattern: tuple[int, ...], x: 
         coefficient = functools.reduce(jnp.add, terms)
         factor = 2 * x if k else x
         value, before = coefficient + factor * value - before, value
-    # One loop of its own: fused with what follows, the compiler evaluates it again for every use (100 times slower).
-    return jax.lax.optimization_barrier(value)
+    return value
 
 
 @final
@@ -102,11 +98,13 @@ class Numerical(Activation):
         return Variance(jnp.sum(weights * values**2, axis=-1), exponent)
 
     def _ready(self, dtype: Any) -> Table:
-        table = self.table
-        if table is None:
-            with jax.ensure_compile_time_eval():
-                table = self.prepared(*TRACED_RANGE, dtype).table
-        cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), table)
+        if self.table is None:
+            raise TypeError(
+                f"{self.label} has no closed form: its duals are tabulated for the norms of the inputs, which are not "
+                f"known under jax.jit, grad or vmap. Compute the kernel outside of them, or use a closed form such as "
+                f"erf or gelu."
+            )
+        cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.table)
         return cast
 
     def encode(self, signal: Variance) -> tuple[Variance, _Trace]:
@@ -129,8 +127,17 @@ class Numerical(Activation):
         return self.second_moment(signal, table.largest), trace
 
     def correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        if gaps.below.ndim != 2 or x.polynomials.shape[-1] != 1:
+            return self._correlate(x, y, gaps)
+        # Row by row: fused with the layers around, XLA evaluates a series anew for every use, 100 times slower.
+        rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[..., 0].T, (len(gaps.below), len(leaf))), x)
+        columns = jax.tree.map(lambda leaf: leaf[:, 0], y)
+        after: tuple[Gaps, jax.Array] = jax.lax.map(lambda row: self._correlate(row[0], columns, row[1]), (rows, gaps))
+        return after
+
+    def _correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         near = gaps.near
-        place = jax.lax.optimization_barrier(series.angle_from_gap(near)[0] * (4 / math.pi) - 1)
+        place = series.angle_from_gap(near)[0] * (4 / math.pi) - 1
         table = self._ready(near.dtype)
         zero = jnp.zeros_like(near)
 

@@ -202,6 +202,12 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
     Raises:
         ValueError: the target is not reached; the message says what was found.
     """
+    if low != high and any(kink != 0 for kink in kinks):
+        raise ValueError(
+            f"{label} has kinks at {kinks}: away from 0 its duals are tabulated only for inputs of equal norm (their "
+            f"kinks would be in different places), and these have deviations from {low:.3g} to {high:.3g}. Scale every "
+            f"input to the same norm, e.g. X / np.linalg.norm(X, axis=1, keepdims=True)."
+        )
     largest = 2.0 ** math.ceil(math.log2(max(high, 1.0)))
     # f_s is analytic for Re s > 0, which the map takes to a disc: sqrt(low high) puts the range in its middle. Much
     # below the lengths of order 1 over which phi varies, nothing happens: so not less than 1.
@@ -217,6 +223,7 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             samples = _sample(phi, derivative_of(phi), sigma * place / (1 - place), count, wanted)
             short = _unconverged(samples.slopes, target)
             if not any(short):
+                _refuse_jumps(samples, rtol, label)
                 break
             m = _next(DEVIATION_POINTS, m, short[0])
             count = _next(ANGLE_POINTS, count, short[1])
@@ -225,6 +232,18 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
         parts = [_part(*part, threshold=target / 8) for part in zip(samples.inner, samples.slopes, strict=True)]
         half = max(half, 8 * np.finfo(float).eps)
         return Table(parts[0], parts[1], np.asarray(sigma), np.asarray(middle), np.asarray(half), largest)
+
+
+def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
+    """The odd part is uncorrelated at rho = 0, unless the derivative misses a jump: then R(1) is not its integral."""
+    inner, slopes = samples.inner[1], samples.slopes[1]
+    at_zero = np.polynomial.chebyshev.chebvander(np.ones(1), slopes.shape[-1] - 1)[0]
+    left = inner - _coefficients(averaged(slopes), -1) @ at_zero
+    if np.abs(left).max() > max(rtol, 1e-11):
+        raise ValueError(
+            f"{label}: E[phi(u) phi(v)] is not the integral of E[phi'(u) phi'(v)] (off by {np.abs(left).max():.2g}): "
+            f"phi jumps, or its derivative by JAX is wrong. For jumps use wl.Sign() or wl.Step()."
+        )
 
 
 def _next(steps: tuple[int, ...], value: int, wanted: bool) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Trace
-from widelimit.activations.names import resolve
+from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one
@@ -163,7 +163,7 @@ class Network:
             return state, None
 
         state = PairState(gaps, gaps.rho)
-        if self.repeats > UNROLLED:
+        if self.repeats > UNROLLED or self.rtol(gaps.below.dtype) > 0:  # series are much to compile
             return jax.lax.scan(step, state, (x, y))[0]
         for i in range(self.repeats):
             state, _ = step(state, jax.tree.map(lambda leaf: leaf[i], (x, y)))  # noqa: B023
@@ -183,7 +183,7 @@ class Network:
 def mlp(
     *,
     depth: int,
-    activation: str | Activation = "relu",
+    activation: str | Activation | Callable[[jax.Array], jax.Array] = "relu",
     weight_std: Scalar = 1.0,
     bias_std: Scalar = 0.0,
 ) -> Network:
@@ -193,7 +193,8 @@ def mlp(
 
     Args:
         depth: L >= 1, the number of affine layers; depth 1 is linear regression, depth L has L - 1 hidden layers.
-        activation: a name ("identity", "relu", "leaky_relu", "abs", "erf") or an `Activation`.
+        activation: a name ("relu", "tanh", ...; docs/activations.md has all), an `Activation`, or a function of arrays
+            written with jax.numpy (if it has kinks: `wl.activation(phi, kinks=...)`).
         weight_std: sigma_w > 0 (the paper: 1); sqrt(2) keeps the variance of relu signals.
         bias_std: beta >= 0.
 
