@@ -145,7 +145,7 @@ def test_architecture():
         ({"depth": 2.0}, TypeError, "depth must be an integer, got 2.0"),
         ({"depth": True}, TypeError, "depth must be an integer, got True"),
         ({"depth": "2"}, TypeError, "depth must be an integer, got '2'"),
-        ({"depth": 2, "activation": "rleu"}, ValueError, "unknown activation 'rleu'; known: abs, cos, erf"),
+        ({"depth": 2, "activation": "rleu"}, ValueError, "unknown activation 'rleu'; known: abs, celu, cos"),
         ({"depth": 2, "activation": None}, TypeError, "activation must be a name"),
         ({"depth": 2, "activation": wl.Relu}, TypeError, "activation must be a name"),
         ({"depth": 2, "weight_std": 0.0}, ValueError, "weight_std must be > 0, got 0"),
