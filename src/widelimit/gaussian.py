@@ -34,11 +34,6 @@ class Panels(NamedTuple):
     ends: tuple[float, ...]
     kinks: tuple[float, ...]
 
-    def finer(self) -> Panels:
-        """Twice as many panels."""
-        ends = np.asarray(self.ends)
-        return Panels(tuple(np.sort(np.concatenate([ends, (ends[1:] + ends[:-1]) / 2])).tolist()), self.kinks)
-
 
 def panels(kinks: tuple[float, ...], largest: float) -> Panels:
     """Panels for standard deviations up to `largest`: of width 2 near the origin and the kinks, doubling outwards.

@@ -6,6 +6,8 @@ of the interval, with the other half by symmetry, keeps the whole tile in vector
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -81,6 +83,14 @@ def evaluate(table: dict[str, tuple[float, ...]], v: jax.Array) -> jax.Array:
     for c in coefficients[-2::-1]:
         value = value * v + c
     return value
+
+
+def chebyshev_sum(coefficients: Sequence[jax.Array] | jax.Array, x: jax.Array) -> jax.Array:
+    """sum_k c_k T_k(x), by Clenshaw's recurrence; x in [-1, 1], coefficients that broadcast with it."""
+    value, before = jnp.zeros_like(x), jnp.zeros_like(x)
+    for k in range(len(coefficients) - 1, 0, -1):
+        value, before = coefficients[k] + 2 * x * value - before, value
+    return coefficients[0] + x * value - before
 
 
 def divided_differences(

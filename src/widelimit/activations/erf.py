@@ -19,6 +19,7 @@ from widelimit.activations.ranges import (
     check_factor,
     gaps_by_difference,
     merged,
+    signed,
     widened,
 )
 from widelimit.pytrees import pytree
@@ -183,5 +184,5 @@ class Gelu(Activation):
 
         inner = (x.t * y.t) ** 2 + (y.p * x.t**2) ** 2 + (x.p * y.t**2) ** 2 + common**2 * across * ends
         bend = (common * rho / root) * (2 * ends - inner / square)
-        slope = (agree + jnp.where(gaps.positive, bend, -bend)) / size
+        slope = (agree + signed(bend, gaps)) / size
         return gaps_by_difference(below, (near == 0) & gaps.positive & (x.t == y.t)), slope

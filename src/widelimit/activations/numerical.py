@@ -16,6 +16,7 @@ from jaxtyping import Float
 from widelimit import gaussian, series
 from widelimit.activations import tables
 from widelimit.activations.base import Activation
+from widelimit.activations.ranges import signed
 from widelimit.activations.tables import Part, Table
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
@@ -38,15 +39,13 @@ class _Trace(NamedTuple):
 
 
 def _evaluate(rows: jax.Array, columns: jax.Array, pattern: tuple[int, ...], x: jax.Array) -> jax.Array:
-    """sum_b columns_b sum_k rows_(b, k) T_k(x), by Clenshaw's recurrence."""
+    """sum_b columns_b sum_k rows_(b, k) T_k(x)."""
     starts = np.concatenate([[0], np.cumsum(pattern)])
-    value, before = jnp.zeros_like(x), jnp.zeros_like(x)
-    for k in reversed(range(max(pattern))):
-        terms = [rows[starts[b] + k] * columns[b] for b, n in enumerate(pattern) if k < n]
-        coefficient = functools.reduce(jnp.add, terms)
-        factor = 2 * x if k else x
-        value, before = coefficient + factor * value - before, value
-    return value
+    coefficients = [
+        functools.reduce(jnp.add, [rows[starts[b] + k] * columns[b] for b, n in enumerate(pattern) if k < n])
+        for k in range(max(pattern))
+    ]
+    return series.chebyshev_sum(coefficients, x)
 
 
 @final
@@ -160,4 +159,4 @@ class Numerical(Activation):
         same = even_apart + odd_apart + even_fall + odd_fall
         opposite = even_both - even_fall + odd_apart + odd_fall
         after = gaps_from_near(jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), gaps.positive)
-        return after, odd_slope + jnp.where(gaps.positive, even_slope, -even_slope)
+        return after, odd_slope + signed(even_slope, gaps)

@@ -81,12 +81,13 @@ class Table:
         return values
 
 
-def _chebyshev_points(count: int) -> np.ndarray:
+def chebyshev_points(count: int) -> np.ndarray:
+    """The zeros of T_count, descending."""
     return np.cos(math.pi * (np.arange(count) + 0.5) / count)
 
 
-def _coefficients(values: np.ndarray, axis: int) -> np.ndarray:
-    """Chebyshev coefficients from the values at `_chebyshev_points`."""
+def chebyshev_coefficients(values: np.ndarray, axis: int) -> np.ndarray:
+    """Chebyshev coefficients from the values at `chebyshev_points`."""
     count = values.shape[axis]
     transformed = fft.dct(values, type=2, axis=axis) / count
     first = [slice(None)] * values.ndim
@@ -97,7 +98,7 @@ def _coefficients(values: np.ndarray, axis: int) -> np.ndarray:
 
 def angles(count: int) -> np.ndarray:
     """Chebyshev points in psi on [0, pi/2]."""
-    return (1 + _chebyshev_points(count)) * math.pi / 4
+    return (1 + chebyshev_points(count)) * math.pi / 4
 
 
 def averaged(slopes: np.ndarray) -> np.ndarray:
@@ -108,15 +109,14 @@ def averaged(slopes: np.ndarray) -> np.ndarray:
     within = 2 * np.arcsin(tau * np.sin(angles(count) / 2)[:, None])
     values = np.polynomial.chebyshev.chebvander(within * 4 / math.pi - 1, count - 1)
     operator = np.einsum("pqk,q->pk", values, 2 * tau * weights)
-    return np.asarray(_coefficients(slopes, -1) @ operator.T)
+    return np.asarray(chebyshev_coefficients(slopes, -1) @ operator.T)
 
 
 class _Samples(NamedTuple):
-    """<f_s, f_t> (m, m) and dR/drho (m, m, K) of the even and the odd part, and the deviations (m,)."""
+    """<f_s, f_t> (m, m) and dR/drho (m, m, K) of the even and the odd part."""
 
     inner: tuple[np.ndarray, np.ndarray]
     slopes: tuple[np.ndarray, np.ndarray]
-    deviations: np.ndarray
 
 
 def _sample(phi: Function, derivative: Function, deviations: np.ndarray, count: int, wanted: Panels) -> _Samples:
@@ -152,14 +152,13 @@ def _sample(phi: Function, derivative: Function, deviations: np.ndarray, count: 
     return _Samples(
         ((inner[..., 0] + inner[..., 1]) / 2, (inner[..., 0] - inner[..., 1]) / 2),
         ((plus - minus) / 2, (plus + minus) / 2),
-        deviations,
     )
 
 
 def _chebyshev(values: np.ndarray) -> np.ndarray:
     """Coefficients along all axes."""
     for axis in range(values.ndim):
-        values = _coefficients(values, axis)
+        values = chebyshev_coefficients(values, axis)
     return values
 
 
@@ -219,7 +218,7 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
     with jax.enable_x64(True):
         _refuse_growth(phi, high, rtol, label)
         while True:
-            place = middle + half * _chebyshev_points(m)
+            place = middle + half * chebyshev_points(m)
             samples = _sample(phi, derivative_of(phi), sigma * place / (1 - place), count, wanted)
             short = _unconverged(samples.slopes, target)
             if not any(short):
@@ -238,7 +237,7 @@ def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
     """The odd part is uncorrelated at rho = 0, unless the derivative misses a jump: then R(1) is not its integral."""
     inner, slopes = samples.inner[1], samples.slopes[1]
     at_zero = np.polynomial.chebyshev.chebvander(np.ones(1), slopes.shape[-1] - 1)[0]
-    left = inner - _coefficients(averaged(slopes), -1) @ at_zero
+    left = inner - chebyshev_coefficients(averaged(slopes), -1) @ at_zero
     if np.abs(left).max() > max(rtol, 1e-11):
         raise ValueError(
             f"{label}: E[phi(u) phi(v)] is not the integral of E[phi'(u) phi'(v)] (off by {np.abs(left).max():.2g}): "

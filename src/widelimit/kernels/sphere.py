@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy import fft
 
 from widelimit import series
+from widelimit.activations.tables import chebyshev_coefficients, chebyshev_points
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
 from widelimit.pytrees import pytree
@@ -45,13 +45,9 @@ _embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
 
 
 def _angle_series(coefficients: jax.Array, gaps: Gaps) -> jax.Array:
-    """sum_k c_k T_k(2 theta/pi - 1), by Clenshaw's recurrence."""
+    """sum_k c_k T_k(2 theta/pi - 1)."""
     psi = series.angle_from_gap(gaps.near)[0] * (2 / math.pi)
-    x = jnp.where(gaps.positive, psi - 1, 1 - psi)
-    value, before = jnp.zeros_like(x), jnp.zeros_like(x)
-    for k in range(len(coefficients) - 1, 0, -1):
-        value, before = coefficients[k] + 2 * x * value - before, value
-    return coefficients[0] + x * value - before
+    return series.chebyshev_sum(coefficients, jnp.where(gaps.positive, psi - 1, 1 - psi))
 
 
 @final
@@ -90,7 +86,7 @@ def sphere(net: Network, deviation: float, dtype: Any, *, tangent: bool, target:
     Returns None where LONGEST terms do not bring the series to `target` (relative to the diagonal).
     """
     with jax.enable_x64(True):
-        x = np.cos(math.pi * (np.arange(SAMPLES) + 0.5) / SAMPLES)
+        x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
         near = jnp.asarray(np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2]))
         gaps = gaps_from_near(near, jnp.asarray(np.concatenate([[True], x < 0])))
@@ -102,8 +98,7 @@ def sphere(net: Network, deviation: float, dtype: Any, *, tangent: bool, target:
                 layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
             variance, state = _through(layer, variance, state)
         values = np.asarray(state.tangent if tangent else state.gaps.rho)
-        coefficients = fft.dct(values[1:], type=2) / SAMPLES
-        coefficients[0] /= 2
+        coefficients = chebyshev_coefficients(values[1:], axis=0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)
         if not np.isfinite(values).all() or terms > LONGEST:
