@@ -20,10 +20,10 @@ test: .venv/.ready-dev  ## Run every check: style, types, tests
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/pytest
+	.venv/bin/pytest --numprocesses auto --dist worksteal
 
 test-lowest: .venv-lowest/.ready  ## Run the tests with the oldest supported dependencies (Python 3.11 or 3.12)
-	.venv-lowest/bin/pytest
+	.venv-lowest/bin/pytest --numprocesses auto --dist worksteal
 
 format: .venv/.ready-dev  ## Format the code and mend what can be mended by itself
 	.venv/bin/ruff check --fix
