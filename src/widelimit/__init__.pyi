@@ -13,8 +13,20 @@ from .architecture.network import Network, mlp
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gradient_flow import GradientFlow, gradient_flow
 from .inference.posterior import Posterior, posterior
-from .kernels.base import Kernel
+from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
 from .kernels.network import NNGP, NTK, nngp, ntk
+from .kernels.standard import (
+    Laplace,
+    Linear,
+    PolynomialKernel,
+    Precomputed,
+    RadialBasis,
+    laplace,
+    linear,
+    polynomial,
+    precomputed,
+    rbf,
+)
 
 __all__ = [
     "NNGP",
@@ -32,29 +44,44 @@ __all__ = [
     "Hermite",
     "Identity",
     "Kernel",
+    "Laplace",
     "LeakyRelu",
+    "Linear",
     "Monomial",
     "Network",
     "Numerical",
     "Phase",
     "Polynomial",
+    "PolynomialKernel",
     "Posterior",
+    "Precomputed",
+    "Product",
+    "RadialBasis",
     "Rbf",
     "RectifiedPower",
     "Relu",
+    "Scaled",
+    "ScaledInputs",
     "Sign",
     "Sin",
     "Snake",
     "Step",
+    "Sum",
     "TrainedEnsemble",
     "activation",
     "critical",
     "elu",
     "gradient_flow",
+    "laplace",
+    "linear",
     "mlp",
     "nngp",
     "ntk",
     "phase",
+    "polynomial",
     "posterior",
+    "precomputed",
+    "rbf",
+    "scale_inputs",
     "trained_ensemble",
 ]

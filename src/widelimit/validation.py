@@ -196,3 +196,15 @@ def finite_scalar(
     if number > at_most:
         raise ValueError(f"{name} must be <= {at_most:g}, got {number:g}.")
     return value if isinstance(value, jax.Array) else number
+
+
+def vector_or_scalar(name: str, value: Any, *, above: float = -math.inf) -> Any:
+    """A finite real number, or a (d,) array of them, in range; JAX values stay ones (traced: unchecked)."""
+    if np.ndim(value) == 0:
+        return finite_scalar(name, value, above=above)
+    array = as_finite_floats(name, value)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must be a number or of shape (d,), one a feature; got shape {array.shape}.")
+    if not traced(array) and not (np.asarray(array) > above).all():
+        raise ValueError(f"{name} must be > {above:g}, got {np.min(array):g}.")
+    return array

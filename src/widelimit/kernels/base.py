@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import tiles
+from widelimit.pytrees import pytree
 from widelimit.validation import Array
 
 
@@ -19,8 +21,23 @@ class Kernel(abc.ABC):
     """A symmetric positive semi-definite function K(x, x').
 
     NumPy in, NumPy out, in the dtype given (float64 whatever `jax_enable_x64` says); JAX arrays in, JAX arrays out,
-    traceable and differentiable. A kernel is a pytree whose leaves are its hyper-parameters.
+    traceable and differentiable. A kernel is a pytree whose leaves are its hyper-parameters. k1 + k2, k1 * k2 and
+    2.0 * k are kernels.
     """
+
+    __array_ufunc__ = None
+    """NumPy numbers leave `number * kernel` to the kernel."""
+
+    def __add__(self, other: Kernel) -> Kernel:
+        return Sum(self, other) if isinstance(other, Kernel) else NotImplemented
+
+    def __mul__(self, other: Kernel | float | jax.Array) -> Kernel:
+        if isinstance(other, Kernel):
+            return Product(self, other)
+        return Scaled(validation.finite_scalar("the factor of a kernel", other, at_least=0.0), self)
+
+    def __rmul__(self, other: float | jax.Array) -> Kernel:
+        return self * other
 
     @abc.abstractmethod
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
@@ -72,3 +89,127 @@ class Kernel(abc.ABC):
         if isinstance(X, jax.Array):
             return tiles.diagonal_jax(self.prepared(X), X)
         return tiles.diagonal(self.prepared(X), X)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Sum(Kernel):
+    """K(x, x') + K'(x, x'), the covariance of a sum of independent processes; made by k1 + k2."""
+
+    left: tiles.PairKernel
+    right: tiles.PairKernel
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
+        return Sum(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Any:
+        return self.left.encode(X), self.right.encode(X)
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        return self.left.pairwise(x[0], y[0], same=same) + self.right.pairwise(x[1], y[1], same=same)
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return self.left.diagonal(x[0]) + self.right.diagonal(x[1])
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Product(Kernel):
+    """K(x, x') K'(x, x'), positive semi-definite by Schur's product theorem; made by k1 * k2."""
+
+    left: tiles.PairKernel
+    right: tiles.PairKernel
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
+        return Product(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Any:
+        return self.left.encode(X), self.right.encode(X)
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        return self.left.pairwise(x[0], y[0], same=same) * self.right.pairwise(x[1], y[1], same=same)
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return self.left.diagonal(x[0]) * self.right.diagonal(x[1])
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Scaled(Kernel):
+    """factor K(x, x'), factor >= 0; made by factor * k."""
+
+    factor: float | jax.Array
+    kernel: tiles.PairKernel
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
+        return replace(self, kernel=_prepared(self.kernel, *inputs))
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Any:
+        return self.kernel.encode(X)
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        return _times(self.factor, self.kernel.pairwise(x, y, same=same))
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return _times(self.factor, self.kernel.diagonal(x))
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class ScaledInputs(Kernel):
+    """K(s x, s x'), s one number or one a feature; made by `scale_inputs`."""
+
+    scales: float | jax.Array
+    kernel: tiles.PairKernel
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
+        self._check(inputs[0])
+        if validation.traced(self.scales, *inputs):
+            return self
+        return replace(self, kernel=_prepared(self.kernel, *(self._scaled(X) for X in inputs)))
+
+    def _check(self, X: Array) -> None:
+        shape = np.shape(self.scales)
+        if shape not in ((), X.shape[1:]):
+            raise ValueError(f"scales has shape {shape} and the inputs have {X.shape[1]} features; they must agree.")
+
+    def _scaled(self, X: Array) -> Array:
+        if isinstance(X, jax.Array):
+            return X * jnp.asarray(self.scales, X.dtype)
+        return np.asarray(X * np.asarray(self.scales, X.dtype))
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Any:
+        return self.kernel.encode(jnp.asarray(self._scaled(X)))
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        return self.kernel.pairwise(x, y, same=same)
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return self.kernel.diagonal(x)
+
+
+def scale_inputs(k: Kernel, scales: float | Float[Array, " d"]) -> ScaledInputs:
+    """K(s x, s x'), coordinate by coordinate: input scales as hyper-parameters of any kernel.
+
+    Args:
+        k: a kernel.
+        scales: one number or (d,), one a feature, finite; in the inverse of the features' units.
+
+    Raises:
+        TypeError, ValueError: not a kernel; scales that are not finite numbers of shape () or (d,).
+    """
+    if not isinstance(k, Kernel):
+        raise TypeError(f"a kernel is needed, e.g. wl.ntk(net); got {type(k).__name__}.")
+    return ScaledInputs(validation.vector_or_scalar("scales", scales), k)
+
+
+def _prepared(kernel: tiles.PairKernel, *inputs: Array) -> tiles.PairKernel:
+    return kernel.prepared(*inputs) if isinstance(kernel, Kernel) else kernel
+
+
+def _times(factor: float | jax.Array, block: jax.Array) -> jax.Array:
+    return jnp.asarray(factor, block.dtype) * block

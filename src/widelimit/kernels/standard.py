@@ -1,0 +1,253 @@
+"""Kernels in use without networks: linear, polynomial, radial, and matrices that are already there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.compute.tiles import PairKernel
+from widelimit.kernels.base import Kernel
+from widelimit.pytrees import pytree
+from widelimit.series import safe_sqrt
+from widelimit.validation import Array
+
+Scalar = float | jax.Array
+FeatureMap = Callable[[Any], Any]
+
+ASYMMETRY = 64
+"""Entries of a precomputed matrix may differ from their mirror by this many eps of its largest entry, its rounding."""
+
+
+def identity(X: Any) -> Any:
+    """phi(x) = x."""
+    return X
+
+
+def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.matmul(x, y.T, precision="highest")
+
+
+def _distances(x: jax.Array, y: jax.Array, scale: Scalar) -> jax.Array:
+    """|(x - y)/scale|^2 for all pairs, from differences: x.x + y.y - 2 x.y loses all digits of near inputs."""
+    divisor = jnp.asarray(scale, x.dtype)
+    return jnp.asarray(jax.lax.map(lambda row: jnp.sum(((row - y) / divisor) ** 2, axis=-1), x))
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Linear(Kernel):
+    """phi(x).phi(x'); made by `linear`."""
+
+    feature_map: FeatureMap = field(metadata={"static": True})
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n p"]:
+        features = jnp.asarray(self.feature_map(X))
+        if features.ndim != 2 or len(features) != len(X):
+            raise ValueError(
+                f"feature_map must map ({len(X)}, {X.shape[1]}) inputs to ({len(X)}, p) features; it returned shape "
+                f"{features.shape}."
+            )
+        if features.dtype not in (jnp.float32, jnp.float64):
+            raise TypeError(f"feature_map must return float32 or float64, got {features.dtype}.")
+        return features.astype(X.dtype)
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        return _inner(x, y)
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return jnp.sum(x**2, axis=1)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class PolynomialKernel(Kernel):
+    """(x.x' + offset)^degree; made by `polynomial`."""
+
+    offset: Scalar
+    degree: int = field(metadata={"static": True})
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
+        return X
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        return (_inner(x, y) + jnp.asarray(self.offset, x.dtype)) ** self.degree
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return (jnp.sum(x**2, axis=1) + jnp.asarray(self.offset, x.dtype)) ** self.degree
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class RadialBasis(Kernel):
+    """exp(-|x - x'|^2/(2 length_scale^2)); made by `rbf`."""
+
+    length_scale: Scalar
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
+        _check_features(self.length_scale, X)
+        return X
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        return jnp.exp(-_distances(x, y, self.length_scale) / 2)
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return jnp.ones_like(x[:, 0])
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Laplace(Kernel):
+    """exp(-|x - x'|/length_scale), the norm Euclidean; made by `laplace`."""
+
+    length_scale: Scalar
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
+        _check_features(self.length_scale, X)
+        return X
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        return jnp.exp(-safe_sqrt(_distances(x, y, self.length_scale)))
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return jnp.ones_like(x[:, 0])
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Precomputed(Kernel):
+    """matrix[i, j] at the inputs i and j, which are indices (n, 1); made by `precomputed`."""
+
+    matrix: Array
+
+    @property
+    def indices(self) -> Float[np.ndarray, "N 1"]:
+        """All inputs of this kernel, (N, 1): the indices 0 to N - 1; take rows of it for training and test points."""
+        return np.arange(len(self.matrix), dtype=np.float64)[:, None]
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
+        size = len(self.matrix)
+        for X in inputs:
+            if X.shape[1] != 1:
+                raise ValueError(f"inputs of a precomputed kernel are indices of shape (n, 1), got shape {X.shape}.")
+            if validation.traced(X):
+                continue
+            values = np.asarray(X)
+            wrong = (values != np.floor(values)) | (values < 0) | (values >= size)
+            if wrong.any():
+                raise ValueError(
+                    f"inputs of this precomputed kernel are indices from 0 to {size - 1}, got {values[wrong][0]:g}; "
+                    f"take them from k.indices."
+                )
+        return self
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Any:
+        index = X[:, 0].astype(jnp.int32)
+        rows = jnp.asarray(self.matrix, X.dtype).at[index].get(mode="fill", fill_value=jnp.nan)
+        return index, rows
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        return jnp.asarray(x[1].at[:, y[0]].get(mode="fill", fill_value=jnp.nan))
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return jnp.take_along_axis(x[1], x[0][:, None], axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
+
+
+def _check_features(length_scale: Scalar, X: jax.Array) -> None:
+    shape = np.shape(length_scale)
+    if shape not in ((), X.shape[1:]):
+        raise ValueError(f"length_scale has shape {shape} and the inputs have {X.shape[1]} features; they must agree.")
+
+
+def linear(feature_map: FeatureMap = identity) -> Linear:
+    """K(x, x') = phi(x).phi(x'), phi the identity unless given (section 3.3 of the paper).
+
+    Args:
+        feature_map: phi, a function that maps (n, d) inputs to (n, p) features row by row, written with jax.numpy if
+            the kernel is to be traced; hashable, as functions are.
+
+    Raises:
+        TypeError: feature_map is not a function.
+    """
+    if not callable(feature_map):
+        raise TypeError(f"feature_map must be a function of (n, d) inputs, got {type(feature_map).__name__}.")
+    return Linear(feature_map)
+
+
+def polynomial(*, degree: int, offset: Scalar = 1.0) -> PolynomialKernel:
+    """K(x, x') = (x.x' + offset)^degree.
+
+    Args:
+        degree: an integer >= 1.
+        offset: >= 0, in the square of the inputs' unit.
+
+    Raises:
+        TypeError, ValueError: an argument of another type or out of range.
+    """
+    degree = validation.integer("degree", degree, at_least=1)
+    return PolynomialKernel(validation.finite_scalar("offset", offset, at_least=0.0), degree)
+
+
+def rbf(length_scale: Scalar | Float[Array, " d"] = 1.0) -> RadialBasis:
+    """K(x, x') = exp(-|(x - x')/length_scale|^2/2).
+
+    Args:
+        length_scale: > 0, one number or (d,), one a feature; in the inputs' units.
+
+    Raises:
+        TypeError, ValueError: not positive finite numbers.
+    """
+    return RadialBasis(validation.vector_or_scalar("length_scale", length_scale, above=0.0))
+
+
+def laplace(length_scale: Scalar | Float[Array, " d"] = 1.0) -> Laplace:
+    """K(x, x') = exp(-|(x - x')/length_scale|), the norm Euclidean.
+
+    On spheres its reproducing space is that of the NTK of relu with bias (Chen and Xu 2021, arXiv 2009.10683).
+
+    Args:
+        length_scale: > 0, one number or (d,), one a feature; in the inputs' units.
+
+    Raises:
+        TypeError, ValueError: not positive finite numbers.
+    """
+    return Laplace(validation.vector_or_scalar("length_scale", length_scale, above=0.0))
+
+
+def precomputed(matrix: Float[Array, "N N"]) -> Precomputed:
+    """K(i, j) = matrix[i, j]: a kernel on N points of which only the matrix is known.
+
+    Its inputs are indices: `k.indices` has all, (N, 1); train on `k.indices[:n]` and predict at `k.indices[n:]`.
+
+    Args:
+        matrix: (N, N), symmetric to 64 eps of its largest entry (the mean of the two triangles is used), finite, with a
+            diagonal >= 0. Whether it is positive semi-definite is found by what uses it.
+
+    Raises:
+        TypeError, ValueError: not a symmetric square matrix of finite floats.
+    """
+    values = validation.points("matrix", validation.concrete("matrix", matrix))
+    if values.shape[0] != values.shape[1]:
+        raise ValueError(f"matrix must be square, (N, N), got shape {values.shape}.")
+    entries = np.asarray(values)
+    gap, largest = np.abs(entries - entries.T), float(np.abs(entries).max())
+    if gap.max() > ASYMMETRY * float(np.finfo(entries.dtype).eps) * largest:
+        i, j = np.unravel_index(np.argmax(gap), gap.shape)
+        raise ValueError(
+            f"matrix is not symmetric: entry [{i}, {j}] is {entries[i, j]:g} and [{j}, {i}] is {entries[j, i]:g}; pass "
+            f"(matrix + matrix.T)/2 if that is what you mean."
+        )
+    if (np.diagonal(entries) < 0).any():
+        raise ValueError(f"the diagonal of a kernel is >= 0, got {np.diagonal(entries).min():g}.")
+    return Precomputed((values + values.T) / 2)
