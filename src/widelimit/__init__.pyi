@@ -12,6 +12,16 @@ from .activations.waves import Cos, Sin, Snake
 from .architecture.network import Network, mlp
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gradient_flow import GradientFlow, gradient_flow
+from .inference.losses import (
+    CustomLoss,
+    Huber,
+    Logistic,
+    Loss,
+    Poisson,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    WeightedSquaredError,
+)
 from .inference.posterior import Posterior, posterior
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
 from .kernels.network import NNGP, NTK, nngp, ntk
@@ -35,6 +45,7 @@ __all__ = [
     "Abs",
     "Activation",
     "Cos",
+    "CustomLoss",
     "Erf",
     "Exp",
     "FixedPoint",
@@ -42,15 +53,19 @@ __all__ = [
     "Gelu",
     "GradientFlow",
     "Hermite",
+    "Huber",
     "Identity",
     "Kernel",
     "Laplace",
     "LeakyRelu",
     "Linear",
+    "Logistic",
+    "Loss",
     "Monomial",
     "Network",
     "Numerical",
     "Phase",
+    "Poisson",
     "Polynomial",
     "PolynomialKernel",
     "Posterior",
@@ -65,9 +80,12 @@ __all__ = [
     "Sign",
     "Sin",
     "Snake",
+    "SoftmaxCrossEntropy",
+    "SquaredError",
     "Step",
     "Sum",
     "TrainedEnsemble",
+    "WeightedSquaredError",
     "activation",
     "critical",
     "elu",

@@ -1,0 +1,310 @@
+"""Losses l(f, y): C(f) = (1/n) sum_i l(f(x_i), y_i), and d|_f, its derivative in function space."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.pytrees import pytree
+from widelimit.validation import Array
+
+Scalar = float | jax.Array
+
+ROUNDING = 1e-9
+"""How far the rows of a table of probabilities may be from 1: sums of many float64, or of a few written to 10 digits."""
+
+
+def _known(value: Any) -> Any:
+    """A field that belongs to the class of losses, not to the user."""
+    return field(default=value, init=False, metadata={"static": True})
+
+
+class Loss(abc.ABC):
+    """l(f, y) for outputs f and targets y of one example; C is its mean over the n training points.
+
+    A loss is a pytree of its parameters. `convex` says whether l is convex in f; then kernel gradient descent never
+    gets stuck. `curvature` bounds the second derivative of l in f from above (inf: there is no bound).
+    """
+
+    convex: bool
+    curvature: float
+
+    @abc.abstractmethod
+    def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
+        """l(f_i, y_i). Pure JAX."""
+
+    @abc.abstractmethod
+    def derivative(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, "n c"]:
+        """d|_f: dl/df at every example. Pure JAX."""
+
+    @abc.abstractmethod
+    def check(self, y: Float[np.ndarray, "n c"]) -> None:
+        """Raise ValueError if targets are outside of the loss's domain."""
+
+    def value(self, f: Float[Array, "n *c"], y: Float[Array, "n *c"]) -> float:
+        """C(f) = (1/n) sum_i l(f_i, y_i). Raises: as `gradient`."""
+        outputs, targets = self._pair(f, y)
+        with jax.enable_x64(True):
+            return float(jnp.mean(self.examples(jnp.asarray(outputs), jnp.asarray(targets))))
+
+    def gradient(self, f: Float[Array, "n *c"], y: Float[Array, "n *c"]) -> Float[np.ndarray, "n *c"]:
+        """d|_f, the paper's: dC = (1/n) sum_i d_i . df_i. For the squared error 2 (f - y). In float64.
+
+        Args:
+            f: (n,) or (n, c) outputs.
+            y: targets, of the same shape.
+
+        Raises:
+            ValueError: shapes that differ; targets outside of the loss's domain; NaN.
+        """
+        outputs, targets = self._pair(f, y)
+        with jax.enable_x64(True):
+            slope = np.asarray(self.derivative(jnp.asarray(outputs), jnp.asarray(targets)))
+        return slope.reshape(np.shape(f))
+
+    def _pair(self, f: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        outputs = np.asarray(validation.as_finite_floats("f", validation.concrete("f", f)), np.float64)
+        targets = validation.targets("y", y, len(np.atleast_1d(outputs)))
+        if outputs.shape != targets.shape:
+            raise ValueError(f"f has shape {outputs.shape} and y has {targets.shape}; they must agree.")
+        outputs, targets = outputs.reshape(len(outputs), -1), targets.reshape(len(targets), -1)
+        self.check(targets)
+        return outputs, targets
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class SquaredError(Loss):
+    """l = |f - y|^2, d|_f = 2 (f - y)."""
+
+    convex: bool = _known(True)
+    curvature: float = _known(2.0)
+
+    def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
+        return jnp.sum((f - y) ** 2, axis=1)
+
+    def derivative(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, "n c"]:
+        return 2 * (f - y)
+
+    def check(self, y: Float[np.ndarray, "n c"]) -> None:
+        """Any finite target is in the domain."""
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class WeightedSquaredError(Loss):
+    """l_i = w_i |f_i - y_i|^2, d|_f = 2 w (f - y).
+
+    Args:
+        weights: w, (n,), one for each training point, >= 0 and not all 0.
+
+    Raises:
+        TypeError, ValueError: not finite weights >= 0 of shape (n,), or all 0.
+    """
+
+    weights: Float[Array, " n"]
+    convex: bool = _known(True)
+    curvature: float = _known(2.0)
+
+    def __post_init__(self) -> None:
+        weights = np.asarray(validation.as_finite_floats("weights", validation.concrete("weights", self.weights)))
+        if weights.ndim != 1:
+            raise ValueError(f"weights must have shape (n,), one for each training point; got shape {weights.shape}.")
+        if (weights < 0).any() or not weights.any():
+            raise ValueError(f"weights must be >= 0 and not all 0, the smallest is {weights.min(initial=0.0):g}.")
+        object.__setattr__(self, "weights", weights.astype(np.float64))
+        object.__setattr__(self, "curvature", 2 * float(weights.max()))
+
+    def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
+        return jnp.asarray(self.weights) * jnp.sum((f - y) ** 2, axis=1)
+
+    def derivative(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, "n c"]:
+        return 2 * jnp.asarray(self.weights)[:, None] * (f - y)
+
+    def check(self, y: Float[np.ndarray, "n c"]) -> None:
+        if len(y) != len(self.weights):
+            raise ValueError(f"weights has {len(self.weights)} entries and y has {len(y)} rows; they must agree.")
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Huber(Loss):
+    """l = sum over outputs of r^2 for |r| <= delta, delta (2 |r| - delta) beyond, r = f - y; d|_f = 2 clip(r, delta).
+
+    The squared error near the target (so times compare with `SquaredError`), linear for outliers. Source: Huber 1964.
+
+    Args:
+        delta: where l turns straight, > 0, in y's unit.
+    """
+
+    delta: Scalar = 1.0
+    convex: bool = _known(True)
+    curvature: float = _known(2.0)
+
+    def __post_init__(self) -> None:
+        validation.finite_scalar("delta", self.delta, above=0.0)
+
+    def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
+        size = jnp.abs(f - y)
+        near = jnp.minimum(size, self.delta)
+        return jnp.sum(near * (2 * size - near), axis=1)
+
+    def derivative(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, "n c"]:
+        return 2 * jnp.clip(f - y, -self.delta, self.delta)
+
+    def check(self, y: Float[np.ndarray, "n c"]) -> None:
+        """Any finite target is in the domain."""
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Logistic(Loss):
+    """l = sum over outputs of log(1 + exp(-y f)), y = -1 or 1; d|_f = -y/(1 + exp(y f)). f is the log-odds of y = 1."""
+
+    convex: bool = _known(True)
+    curvature: float = _known(0.25)
+
+    def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
+        return jnp.sum(jax.nn.softplus(-y * f), axis=1)
+
+    def derivative(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, "n c"]:
+        return -y * jax.nn.sigmoid(-y * f)
+
+    def check(self, y: Float[np.ndarray, "n c"]) -> None:
+        wrong = y[np.abs(y) != 1]
+        if wrong.size:
+            raise ValueError(f"labels of the logistic loss are -1 and 1, got {wrong[0]:g}; pass 2 * y - 1 for 0 and 1.")
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """l = log sum_k exp(f_k) - sum_k y_k f_k, y a row of probabilities; d|_f = softmax(f) - y. f are logits, c >= 2.
+
+    The cross-entropy of y and softmax(f), -sum_k y_k log softmax(f)_k.
+    """
+
+    convex: bool = _known(True)
+    curvature: float = _known(0.5)
+
+    def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
+        return -jnp.sum(y * jax.nn.log_softmax(f, axis=1), axis=1)
+
+    def derivative(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, "n c"]:
+        return jax.nn.softmax(f, axis=1) * jnp.sum(y, axis=1, keepdims=True) - y
+
+    def check(self, y: Float[np.ndarray, "n c"]) -> None:
+        if y.shape[1] < 2:
+            raise ValueError(
+                "the softmax cross-entropy needs (n, c) one-hot rows or probabilities with c >= 2; for class numbers "
+                "pass np.eye(c)[y], for two classes loss=wl.Logistic() and labels -1 and 1."
+            )
+        sums = y.sum(axis=1)
+        if (y < 0).any() or (np.abs(sums - 1) > ROUNDING).any():
+            row = int(np.argmax(np.maximum(np.abs(sums - 1), -y.min(axis=1))))
+            raise ValueError(
+                f"rows of y must be probabilities (>= 0, sum 1), row {row} is {y[row].tolist()}; for class numbers pass "
+                f"np.eye(c)[y]."
+            )
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Poisson(Loss):
+    """l = sum over outputs of exp(f) - y f, y a count; d|_f = exp(f) - y. f is the logarithm of the rate.
+
+    The negative log-likelihood without log(y!). exp(f) has no bounded slope: no learning rate is safe for every f.
+    """
+
+    convex: bool = _known(True)
+    curvature: float = _known(math.inf)
+
+    def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
+        return jnp.sum(jnp.exp(f) - y * f, axis=1)
+
+    def derivative(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, "n c"]:
+        return jnp.exp(f) - y
+
+    def check(self, y: Float[np.ndarray, "n c"]) -> None:
+        wrong = y[(y < 0) | (y != np.floor(y))]
+        if wrong.size:
+            raise ValueError(f"targets of the Poisson loss are counts 0, 1, 2, ..., got {wrong[0]:g}.")
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class CustomLoss(Loss):
+    """l = function(f, y) of one example's outputs (c,) and targets (c,), a scalar; d|_f by automatic differentiation.
+
+    Args:
+        function: written with jax.numpy.
+        convex: whether it is convex in f; what is not known is not promised.
+        curvature: an upper bound of its second derivative in f, for learning rates; inf if there is none.
+
+    Raises:
+        TypeError, ValueError: not a function; a curvature that is not > 0.
+    """
+
+    function: Callable[[jax.Array, jax.Array], jax.Array] = field(metadata={"static": True})
+    convex: bool = field(default=False, metadata={"static": True})
+    curvature: float = field(default=math.inf, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"a loss is a function l(f, y) of one example, got {type(self.function).__name__}.")
+        if not self.curvature > 0:
+            raise ValueError(f"curvature must be > 0, got {self.curvature}.")
+
+    def _one(self, f: jax.Array, y: jax.Array) -> jax.Array:
+        value = jnp.asarray(self.function(f, y))
+        if value.size != 1:
+            raise ValueError(f"a loss must return one number for each example, it returned shape {value.shape}.")
+        return value.reshape(())
+
+    def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
+        return jnp.asarray(jax.vmap(self._one)(f, y))
+
+    def derivative(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, "n c"]:
+        return jnp.asarray(jax.vmap(jax.grad(self._one))(f, y))
+
+    def check(self, y: Float[np.ndarray, "n c"]) -> None:
+        """A user's function knows its own domain; what it makes of y is checked where it is evaluated."""
+
+
+NAMED: dict[str, Callable[[], Loss]] = {
+    "squared_error": SquaredError,
+    "huber": Huber,
+    "logistic": Logistic,
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "poisson": Poisson,
+}
+"""Losses without obligatory parameters, by name."""
+
+
+def resolve(loss: Any) -> Loss:
+    """A `Loss` from a name, a `Loss`, or a function l(f, y) of one example. Raises: TypeError, ValueError."""
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str):
+        if loss not in NAMED:
+            raise ValueError(f"unknown loss {loss!r}; known: {', '.join(NAMED)}; or a wl.Loss, or a function l(f, y).")
+        return NAMED[loss]()
+    if callable(loss) and not isinstance(loss, type):
+        return CustomLoss(loss)
+    raise TypeError(f"loss must be a name, a wl.Loss or a function l(f, y) of one example, got {loss!r}.")
