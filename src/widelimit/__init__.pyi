@@ -11,6 +11,7 @@ from .activations.steps import RectifiedPower, Sign, Step
 from .activations.waves import Cos, Sin, Snake
 from .architecture.network import Network, mlp
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
+from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
 from .inference.gradient_flow import GradientFlow, gradient_flow
 from .inference.losses import (
     CustomLoss,
@@ -22,8 +23,11 @@ from .inference.losses import (
     SquaredError,
     WeightedSquaredError,
 )
+from .inference.modes import Modes
+from .inference.numerical_flow import Flow, NumericalFlow, Solution
 from .inference.posterior import Posterior, posterior
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
+from .kernels.matrix_valued import MatrixFunction, MatrixKernel, Separable, matrix_valued, separable
 from .kernels.network import NNGP, NTK, nngp, ntk
 from .kernels.standard import (
     Laplace,
@@ -49,8 +53,10 @@ __all__ = [
     "Erf",
     "Exp",
     "FixedPoint",
+    "Flow",
     "Gaussian",
     "Gelu",
+    "GradientDescent",
     "GradientFlow",
     "Hermite",
     "Huber",
@@ -61,9 +67,13 @@ __all__ = [
     "Linear",
     "Logistic",
     "Loss",
+    "MatrixFunction",
+    "MatrixKernel",
+    "Modes",
     "Monomial",
     "Network",
     "Numerical",
+    "NumericalFlow",
     "Phase",
     "Poisson",
     "Polynomial",
@@ -77,10 +87,12 @@ __all__ = [
     "Relu",
     "Scaled",
     "ScaledInputs",
+    "Separable",
     "Sign",
     "Sin",
     "Snake",
     "SoftmaxCrossEntropy",
+    "Solution",
     "SquaredError",
     "Step",
     "Sum",
@@ -89,9 +101,12 @@ __all__ = [
     "activation",
     "critical",
     "elu",
+    "gradient_descent",
     "gradient_flow",
     "laplace",
     "linear",
+    "matrix_valued",
+    "max_learning_rate",
     "mlp",
     "nngp",
     "ntk",
@@ -101,5 +116,6 @@ __all__ = [
     "precomputed",
     "rbf",
     "scale_inputs",
+    "separable",
     "trained_ensemble",
 ]

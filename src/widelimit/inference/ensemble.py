@@ -11,8 +11,8 @@ from jaxtyping import Float
 from widelimit import validation
 from widelimit.architecture.network import Network
 from widelimit.compute import linalg, memory
-from widelimit.inference.gradient_flow import GradientFlow, gradient_flow
-from widelimit.inference.training_set import like
+from widelimit.inference.gradient_flow import GradientFlow, closed_form
+from widelimit.inference.training_set import like, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.validation import Array
@@ -105,6 +105,6 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
         MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     tangent, prior = ntk(net), nngp(net)
-    flow = gradient_flow(tangent, X, y)
+    flow = closed_form(training_set(tangent, X, y), None)
     modes = flow.vectors.T @ flow.data._replace(kernel=prior).gram() @ flow.vectors
     return TrainedEnsemble(flow, prior, (modes + modes.T) / 2)

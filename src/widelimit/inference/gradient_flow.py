@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,16 +10,18 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory
-from widelimit.inference.training_set import TrainingSet, training_set
+from widelimit.inference.losses import SquaredError, resolve
+from widelimit.inference.modes import Modes
+from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
+from widelimit.inference.training_set import Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
+from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
-
-Function = Callable[[np.ndarray], Any]
 
 
 @final
 @dataclass(frozen=True)
-class GradientFlow:
+class GradientFlow(Flow):
     """df/dt = -(2/n) K(., X) (f(X) - y) from f_0: made by `gradient_flow`.
 
     t is the time of d theta/dt = -grad C with C(f) = (1/n) sum_i |f(x_i) - y_i|^2 (n: number of training points; the
@@ -45,7 +46,7 @@ class GradientFlow:
         is the minimum-norm solution. Before, its gain fades as exp(-2 sqrt(eps) lambda_max t/n): the rounding in
         K(z, X) v, which the gain multiplies, then never exceeds sqrt(eps) of the result.
         """
-        n = len(self.values)
+        n = len(self.data.X)
         null = self._null
         clock = 2 * (t[:, None] / n)
         fading = np.sqrt(linalg.EPS) * self.values[-1]
@@ -73,75 +74,84 @@ class GradientFlow:
             ValueError: a negative or NaN time, or bad Z.
         """
         points, times = self.data.inputs(Z), validation.times(t)
-        size = times.size * self.residual.shape[1] * (len(points) + 2 * len(self.values))
+        size = times.size * self.residual.shape[1] * (len(points) * self.data.coupled + 2 * len(self.values))
         memory.require(8 * size, f"predictions at {times.size} times")
         weighted = self.gain(np.atleast_1d(times))[:, :, None] * self.residual
         moved = np.einsum("mn,tnc->tmc", self.projected(points), weighted, optimize=True)
-        values = _start(self.data, self.initial, points) + moved
+        values = self.data.start(self.initial, points) + self.data.unfold(moved)
         return self.data.outputs(values if times.ndim else values[0], Z)
 
     def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
         """C(f_t) = (1/n) sum_i |f_t(x_i) - y_i|^2 on the training set, in the square of y's unit; t as in `predict`."""
         times = validation.times(t)
-        power = np.sum(self.residual**2, axis=1)
-        lam = np.where(self._null, 0.0, self.values)
-        with np.errstate(invalid="ignore", over="ignore"):
-            decay = np.where(lam > 0, np.exp(-4 * lam * np.atleast_1d(times)[:, None] / len(lam)), 1.0)
-        losses = decay @ power / len(lam)
+        losses = self.modes().loss(np.atleast_1d(times)).sum(axis=1)
         return losses if times.ndim else float(losses[0])
+
+    def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
+        """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
+        times = np.atleast_1d(validation.times(t))
+        values = self.data.unfold(self.vectors @ (self.gain(times)[0][:, None] * self.residual))
+        return values[:, 0] if self.data.single else values
+
+    def modes(self) -> Modes:
+        """The loss as a sum over the eigenvectors of K(X, X): eigenvalue, share of the target, time to learn."""
+        lam = np.where(self._null, 0.0, self.values)[::-1]
+        return Modes(lam, np.sum(self.residual**2, axis=1)[::-1], self.vectors[:, ::-1], len(self.data.X))
 
 
 def gradient_flow(
-    k: Kernel,
+    k: Kernel | MatrixKernel,
     X: Float[Array, "n d"],
     y: Float[Array, "n *c"],
     *,
-    loss: str = "squared_error",
+    loss: Any = "squared_error",
     initial: Function | None = None,
-) -> GradientFlow:
-    """f_t(X) - y = exp(-2 K(X, X) t/n) (f_0(X) - y): kernel gradient descent on C(f) = (1/n) sum |f(x_i) - y_i|^2.
+    tolerance: float = TOLERANCE,
+    max_steps: int = MAX_STEPS,
+) -> Flow:
+    """df/dt = -(1/n) sum_i K(., x_i) d_i, d = dl/df: kernel gradient descent on C(f) = (1/n) sum l(f(x_i), y_i).
 
-    With k = ntk(net) this is gradient descent on an infinitely wide network (Corollary 4.4 of the paper). One
-    eigendecomposition, about 9 n^3 flops, serves every time. Computed in float64; results are NumPy float64 arrays, or
+    Equations (3.3) and (3.14) of the paper. With k = ntk(net) this is gradient descent on an infinitely wide network
+    (Corollary 4.4). For the squared error f_t(X) - y = exp(-2 K(X, X) t/n) (f_0(X) - y): one eigendecomposition, about
+    9 n^3 flops, serves every time. For any other loss the same decomposition, and an ODE on the training outputs;
+    elsewhere the function follows by the dual coefficients. Computed in float64; results are NumPy float64 arrays, or
     JAX arrays where Z is one.
 
     Args:
-        k: a kernel.
+        k: a kernel, or a matrix-valued one of c outputs.
         X: (n, d) inputs.
         y: (n,) or (n, c) targets.
-        loss: "squared_error".
+        loss: a name ("squared_error", "huber", "logistic", "softmax_cross_entropy", "poisson"), a `Loss`, or a function
+            l(f, y) of one example's outputs (c,) and targets (c,), written with jax.numpy.
         initial: f_0, a function of (m, d) NumPy inputs that returns the shape y has; 0 unless given.
+        tolerance: of the ODE's solution, relative, in [1e-12, 1e-2]; no part of the closed form.
+        max_steps: of the ODE's solver, >= 1: what bounds every solve.
 
     Returns:
-        A `GradientFlow` with predict and loss. At t = inf: f_0(z) + K(z, X) K(X, X)^+ (y - f_0(X)), from f_0 = 0 the
-        interpolant of smallest RKHS norm, or, where labels conflict, the least-squares fit of smallest norm.
+        A `Flow` with predict and loss: a `GradientFlow` for the squared error, a `NumericalFlow` for any other. For the
+        squared error at t = inf: f_0(z) + K(z, X) K(X, X)^+ (y - f_0(X)), from f_0 = 0 the interpolant of smallest
+        RKHS norm, or, where labels conflict, the least-squares fit of smallest norm.
 
     Raises:
-        TypeError, ValueError: bad data, an unknown loss, an initial function of a wrong shape, a kernel that is not
-            positive semi-definite.
+        TypeError, ValueError: bad data, an unknown loss, labels outside of its domain, an initial function of a wrong
+            shape, a kernel that is not positive semi-definite.
         MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
-    data = training_set(k, X, y)
-    if loss != "squared_error":
-        raise ValueError(f'loss must be "squared_error", got {loss!r}.')
-    if initial is not None and not callable(initial):
-        raise TypeError(f"initial must be a function of (m, d) inputs, got {type(initial).__name__}.")
+    data, kind = training_set(k, X, y), resolve(loss)
+    _check_initial(initial)
+    kind.check(data.y)
+    if isinstance(kind, SquaredError):
+        return closed_form(data, initial)
+    return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
+
+
+def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
+    """The flow of the squared error."""
     values, vectors = linalg.eigenpairs(data.gram())
-    residual = vectors.T @ (data.y - _start(data, initial, data.X))
+    residual = vectors.T @ data.fold(data.y - data.start(initial, data.X))
     return GradientFlow(data, initial, values, vectors, residual)
 
 
-def _start(data: TrainingSet, initial: Function | None, points: np.ndarray) -> np.ndarray:
-    """f_0 at (m, d) points, (m, c)."""
-    shape = (len(points), data.y.shape[1])
-    if initial is None:
-        return np.zeros(shape)
-    values = np.asarray(validation.as_float_array("the result of initial", initial(points)), np.float64)
-    if values.shape != shape and not (data.single and values.shape == shape[:1]):
-        raise ValueError(
-            f"initial must map ({shape[0]}, {points.shape[1]}) inputs to shape "
-            f"{shape[:1] if data.single else shape}, as y has; it returned shape {values.shape}."
-        )
-    if not np.isfinite(values).all():
-        raise ValueError("initial returned NaN or infinite values.")
-    return values.reshape(shape)
+def _check_initial(initial: Function | None) -> None:
+    if initial is not None and not callable(initial):
+        raise TypeError(f"initial must be a function of (m, d) inputs, got {type(initial).__name__}.")

@@ -20,7 +20,7 @@ from widelimit.validation import Array
 Scalar = float | jax.Array
 
 ROUNDING = 1e-9
-"""How far the rows of a table of probabilities may be from 1: sums of many float64, or of a few written to 10 digits."""
+"""How far the sums of rows of probabilities may be from 1: they may have been written with 10 digits."""
 
 
 def _known(value: Any) -> Any:
@@ -217,8 +217,8 @@ class SoftmaxCrossEntropy(Loss):
         if (y < 0).any() or (np.abs(sums - 1) > ROUNDING).any():
             row = int(np.argmax(np.maximum(np.abs(sums - 1), -y.min(axis=1))))
             raise ValueError(
-                f"rows of y must be probabilities (>= 0, sum 1), row {row} is {y[row].tolist()}; for class numbers pass "
-                f"np.eye(c)[y]."
+                f"rows of y must be probabilities (>= 0, sum 1), row {row} is {y[row].tolist()}; for class numbers "
+                f"pass np.eye(c)[y]."
             )
 
 

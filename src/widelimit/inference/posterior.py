@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory
-from widelimit.inference.training_set import TrainingSet, like, training_set
+from widelimit.inference.training_set import TrainingSet, like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.validation import Array
 
@@ -136,7 +136,7 @@ def posterior(
             are named) or the kernel matrix is numerically singular; then pass a noise.
         MemoryError: the (n, n) kernel matrix does not fit.
     """
-    data = training_set(k, X, y)
+    data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
     matrix = data.gram()
     matrix[np.diag_indices(len(matrix))] += variance

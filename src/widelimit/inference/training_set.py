@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,16 +11,36 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.kernels.base import Kernel
+from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
+
+Function = Callable[[np.ndarray], Any]
 
 
 class TrainingSet(NamedTuple):
-    """Validated training data: X (n, d) and y (n, c) in float64; `single` says that y came as (n,)."""
+    """Validated training data: X (n, d) and y (n, c) in float64; `single` says that y came as (n,).
 
-    kernel: Kernel
+    The kernel of c independent outputs is one (n, n) matrix that acts on (n, c) values. A matrix-valued kernel is one
+    (n c, n c) matrix that acts on the same values folded to (n c, 1).
+    """
+
+    kernel: Kernel | MatrixKernel
     X: np.ndarray
     y: np.ndarray
     single: bool
+
+    @property
+    def coupled(self) -> int:
+        """How many outputs the kernel's matrix couples: c for a matrix-valued kernel, else 1."""
+        return self.kernel.outputs if isinstance(self.kernel, MatrixKernel) else 1
+
+    def fold(self, values: np.ndarray) -> np.ndarray:
+        """(m, c) values as the kernel's matrix acts on them: (m, c) or (m c, 1)."""
+        return values.reshape(len(values) * self.coupled, -1)
+
+    def unfold(self, values: np.ndarray) -> np.ndarray:
+        """Values (..., m, c) from folded ones."""
+        return values.reshape(*values.shape[:-2], -1, self.y.shape[1])
 
     def inputs(self, Z: Any) -> np.ndarray:
         """Test inputs (m, d) in float64, checked against X."""
@@ -28,21 +49,57 @@ class TrainingSet(NamedTuple):
         return np.asarray(Z, np.float64)
 
     def gram(self) -> np.ndarray:
-        """K(X, X), (n, n), checked: a kernel that leaves float64's range is refused."""
+        """K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused."""
+        if isinstance(self.kernel, MatrixKernel):
+            return _flat(self.kernel.gram(self.X))
         diagonal = np.asarray(self.kernel.diag(self.X))
+        if np.isnan(diagonal).any():
+            raise ValueError(f"K(x, x) is NaN at row {int(np.argmax(np.isnan(diagonal)))} of X.")
         if not np.isfinite(diagonal).all():
             raise ValueError(f"K(x, x) is {diagonal.max()} at row {int(np.argmax(diagonal))} of X; scale X down.")
         if not diagonal.any() and self.X.any():
             raise ValueError("K(x, x) underflows to 0 at every row of X; scale X up.")
-        return np.asarray(self.kernel.gram(self.X))
+        matrix = np.asarray(self.kernel.gram(self.X))
+        if not np.isfinite(matrix).all():
+            i, j = np.argwhere(~np.isfinite(matrix))[0]
+            raise ValueError(f"the kernel is {matrix[i, j]} at rows {i} and {j} of X.")
+        return matrix
 
     def cross(self, points: np.ndarray) -> np.ndarray:
-        """K(Z, X) for (m, d) test inputs, (m, n)."""
-        return np.asarray(self.kernel.cross(points, self.X))
+        """K(Z, X) for (m, d) test inputs, (m, n) or (m c, n c)."""
+        values = np.asarray(self.kernel.cross(points, self.X))
+        return _flat(values) if isinstance(self.kernel, MatrixKernel) else values
 
     def outputs(self, values: np.ndarray, Z: Any) -> Array:
         """(..., c) results without the last axis if y had none, as a JAX array where Z is one."""
         return like(values[..., 0] if self.single else values, Z)
+
+    def start(self, initial: Function | None, points: np.ndarray) -> np.ndarray:
+        """f_0 at (m, d) points, (m, c); 0 unless given."""
+        count = self.y.shape[1]
+        if initial is None:
+            return np.zeros((len(points), count))
+        return evaluate("initial", initial, points, count=count, single=self.single)
+
+
+def _flat(blocks: np.ndarray) -> np.ndarray:
+    """(n, m, c, c) blocks as one (n c, m c) matrix."""
+    n, m, c, _ = blocks.shape
+    return np.asarray(blocks.transpose(0, 2, 1, 3).reshape(n * c, m * c), np.float64)
+
+
+def evaluate(name: str, function: Function, points: np.ndarray, *, count: int, single: bool) -> np.ndarray:
+    """A user's function at (m, d) points, checked, (m, count)."""
+    shape = (len(points), count)
+    values = np.asarray(validation.as_float_array(f"the result of {name}", function(points)), np.float64)
+    if values.shape != shape and not (single and values.shape == shape[:1]):
+        raise ValueError(
+            f"{name} must map ({shape[0]}, {points.shape[1]}) inputs to shape "
+            f"{shape[:1] if single else shape}, as y has; it returned shape {values.shape}."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} returned NaN or infinite values.")
+    return values.reshape(shape)
 
 
 def like(values: np.ndarray, Z: Any) -> Array:
@@ -53,10 +110,22 @@ def like(values: np.ndarray, Z: Any) -> Array:
         return jnp.asarray(values, Z.dtype)
 
 
-def training_set(kernel: Kernel, X: Any, y: Any) -> TrainingSet:
-    """Check everything that training needs. Raises: TypeError, ValueError, as `Kernel.gram`."""
+def scalar_kernel(kernel: Any) -> Kernel:
+    """The kernel, if it is one of scalar values. Raises: TypeError."""
+    if isinstance(kernel, MatrixKernel):
+        raise TypeError(f"{type(kernel).__name__} is matrix-valued; here the outputs are independent: pass its kernel.")
     if not isinstance(kernel, Kernel):
         raise TypeError(f"a kernel is needed, e.g. wl.nngp(net) or wl.ntk(net); got {type(kernel).__name__}.")
+    return kernel
+
+
+def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
+    """Check everything that training needs. Raises: TypeError, ValueError, as `Kernel.gram`."""
+    if not isinstance(kernel, MatrixKernel):
+        scalar_kernel(kernel)
     X = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
     targets = validation.targets("y", y, len(X))
-    return TrainingSet(kernel, X, targets.reshape(len(X), -1), targets.ndim == 1)
+    data = TrainingSet(kernel, X, targets.reshape(len(X), -1), targets.ndim == 1)
+    if data.coupled not in (1, data.y.shape[1]) or (data.single and data.coupled > 1):
+        raise ValueError(f"the kernel has {data.coupled} outputs and y has shape {targets.shape}; they must agree.")
+    return data

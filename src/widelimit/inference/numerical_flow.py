@@ -1,0 +1,259 @@
+"""Gradient flow for losses without a closed form: an ODE in the coordinates of the kernel's eigenvectors."""
+
+from __future__ import annotations
+
+import abc
+import functools
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.compute import linalg, memory
+from widelimit.inference.losses import Loss
+from widelimit.inference.training_set import Function, TrainingSet
+from widelimit.validation import Array
+
+TOLERANCE = 1e-8
+MAX_STEPS = 20_000
+IMPLICIT = 512
+"""Unknowns up to which steps are implicit: a factorisation of their square matrix is then cheaper than the many small
+steps that an explicit method takes (the stiffness is the condition number of the kernel)."""
+HORIZON = 1e6
+"""t = inf is n/lambda times this for the smallest eigenvalue: a loss with any curvature has long converged."""
+_BATCH = 8
+"""Times are padded to a multiple of this, so that few programs are compiled."""
+
+
+class Flow(abc.ABC):
+    """f_t under kernel gradient descent: made by `gradient_flow`."""
+
+    @abc.abstractmethod
+    def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
+        """f_t(Z): (m,), or (m, c) for y of shape (n, c); with a leading axis (T,) for an array of times in [0, inf]."""
+
+    @abc.abstractmethod
+    def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
+        """C(f_t) on the training set."""
+
+
+class Solution(NamedTuple):
+    """What the solver found, and how it ended: never an exception."""
+
+    times: Float[np.ndarray, " T"]
+    coefficients: Float[np.ndarray, "T n c"]
+    """alpha_t with f_t = f_0 + K(., X) alpha_t; for a time not reached, of the last time that was."""
+    outputs: Float[np.ndarray, "T n c"]
+    """f_t(X)."""
+    reached: Float[np.ndarray, " T"]
+    """Whether each time was reached; t = inf is where the flow converged."""
+    converged: bool
+    """Whether the flow came to rest: neither d|_f nor the speed on a logarithmic clock is above the tolerance."""
+    end: float
+    """The time at which the solver stopped, in the unit of d theta/dt = -grad C."""
+    steps: int
+    message: str
+
+
+class _Problem(NamedTuple):
+    """b' = -sqrt(s) V^T d(f_0(X) + V sqrt(s) b), s = lambda/lambda_max: time in units of n/lambda_max. Pytree."""
+
+    loss: Loss
+    roots: jax.Array
+    vectors: jax.Array
+    start: jax.Array
+    y: jax.Array
+    tolerance: jax.Array
+    first: jax.Array
+    """Size of V^T d at the start."""
+
+
+def _outputs(problem: _Problem, b: jax.Array) -> jax.Array:
+    moved = problem.vectors @ (problem.roots[:, None] * b.reshape(len(problem.roots), -1))
+    return problem.start + moved.reshape(problem.start.shape)
+
+
+def _slope(problem: _Problem, b: jax.Array) -> jax.Array:
+    """V^T d|_f, (r, q)."""
+    derivative = problem.loss.derivative(_outputs(problem, b), problem.y)
+    return problem.vectors.T @ derivative.reshape(len(problem.vectors), -1)
+
+
+def _velocity(t: Any, b: jax.Array, problem: _Problem) -> jax.Array:  # noqa: ARG001, the solver passes t
+    return (-problem.roots[:, None] * _slope(problem, b)).ravel()
+
+
+def _at_rest(t: Any, b: jax.Array, problem: _Problem, **_: Any) -> jax.Array:
+    slope = _slope(problem, b)
+    speed = t * jnp.linalg.norm(problem.roots[:, None] * slope)
+    flat = jnp.linalg.norm(slope) <= problem.tolerance * problem.first
+    return jnp.asarray(flat & (speed <= problem.tolerance * jnp.linalg.norm(b)))
+
+
+@functools.partial(jax.jit, static_argnames=("implicit", "max_steps"))
+def _solve(
+    problem: _Problem, times: jax.Array, horizon: jax.Array, *, implicit: bool, max_steps: int
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """States at the times (inf where not reached) and at the end; the end; steps; whether the flow came to rest."""
+    size = len(problem.roots) * (problem.start.size // len(problem.vectors))
+    start = jnp.zeros(size, problem.roots.dtype)
+    scale = jnp.linalg.norm(_velocity(0.0, start, problem))
+    tolerance = problem.tolerance / 100  # local errors, of which several hundred steps make a global one
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(_velocity),
+        diffrax.Kvaerno5() if implicit else diffrax.Tsit5(),
+        t0=0.0,
+        t1=horizon,
+        dt0=None,
+        y0=start,
+        args=problem,
+        saveat=diffrax.SaveAt(subs=[diffrax.SubSaveAt(ts=times), diffrax.SubSaveAt(t1=True)]),
+        stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance * scale),
+        event=diffrax.Event(_at_rest),
+        max_steps=max_steps,
+        throw=False,
+    )
+    states, last = solution.ys
+    assert solution.ts is not None
+    rest = solution.result == diffrax.RESULTS.event_occurred
+    return states, last[-1], solution.ts[1][-1], solution.stats["num_steps"], rest
+
+
+@final
+@dataclass(frozen=True)
+class NumericalFlow(Flow):
+    """df/dt = -(1/n) sum_i K(., x_i) d_i by an adaptive ODE solver (diffrax): made by `gradient_flow`.
+
+    t is the time of d theta/dt = -grad C with C(f) = (1/n) sum_i l(f(x_i), y_i). f_t = f_0 + K(., X) alpha_t with
+    alpha_t in the range of K(X, X), so that a kernel that is only positive semi-definite is no special case. Every
+    question is one solve from t = 0 to the last time, of at most max_steps steps; ask for several times at once.
+    """
+
+    data: TrainingSet
+    objective: Loss
+    initial: Function | None
+    values: np.ndarray
+    vectors: np.ndarray
+    """Eigenpairs of K(X, X) that can be told from null ones."""
+    start: np.ndarray
+    tolerance: float
+    max_steps: int
+
+    def solution(self, t: float | Float[Array, " T"]) -> Solution:
+        """The flow at times t in [0, inf] (a number counts as one time), and how the solver ended.
+
+        A time that was not reached within max_steps steps, or a flow that does not come to rest (a minimum at infinity:
+        separable classes, say), is told in `reached`, `converged` and `message`; it is not an error.
+        """
+        times = np.atleast_1d(validation.times(t))
+        q = self.start.size // len(self.vectors)
+        memory.require(16.0 * times.size * self.start.size, f"the flow at {times.size} times")
+        problem, unit = self._problem()
+        if not float(problem.first) > 0:
+            states = np.zeros((times.size, len(self.values) * q))
+            return self._explained(times, states, np.ones(times.size, bool), 0.0, 0, rest=True)
+        horizon = HORIZON * float(self.values[0] / self.values[-1])
+        wanted = np.minimum(times / unit, horizon)
+        distinct, places = np.unique(wanted, return_inverse=True)
+        padded = np.resize(distinct, -(-distinct.size // _BATCH) * _BATCH)
+        padded[distinct.size :] = distinct[-1]
+        last = max(distinct[-1], np.finfo(float).tiny)
+        with jax.enable_x64(True):
+            implicit = len(self.values) * q <= IMPLICIT
+            found = _solve(problem, jnp.asarray(padded), jnp.asarray(last), implicit=implicit, max_steps=self.max_steps)
+            states, final_state, end, steps, rest = (np.asarray(v) for v in found)
+        states = states[: distinct.size][places.ravel()]
+        before = np.asarray(np.isfinite(states).all(axis=1))
+        states = np.where(before[:, None], states, final_state)
+        reached = np.asarray(np.where(np.isinf(times), bool(rest), before | bool(rest)))
+        return self._explained(times, states, reached, float(end) * unit, int(steps), rest=bool(rest))
+
+    def _problem(self) -> tuple[_Problem, float]:
+        """The problem in units of its own, and the unit of time, n/lambda_max."""
+        largest = float(self.values[0]) if len(self.values) else 1.0
+        with jax.enable_x64(True):
+            roots = jnp.sqrt(jnp.asarray(self.values / largest))
+            problem = _Problem(
+                jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.objective),
+                roots,
+                jnp.asarray(self.vectors),
+                jnp.asarray(self.start),
+                jnp.asarray(self.data.y),
+                jnp.asarray(self.tolerance),
+                jnp.zeros(()),
+            )
+            still = jnp.zeros(len(self.values) * (self.start.size // len(self.vectors)))
+            first = jnp.linalg.norm(_slope(problem, still))
+        if not np.isfinite(float(first)):
+            raise ValueError("the loss's derivative at f_0 is NaN or infinite; start elsewhere, or scale y.")
+        return problem._replace(first=first), len(self.data.X) / largest
+
+    def _explained(
+        self, times: np.ndarray, states: np.ndarray, reached: np.ndarray, end: float, steps: int, *, rest: bool
+    ) -> Solution:
+        largest = float(self.values[0]) if len(self.values) else 1.0
+        modes = states.reshape(len(states), len(self.values), -1)
+        roots = np.sqrt(self.values / largest)[:, None]
+        outputs = self.start + self.data.unfold(self.vectors @ (roots * modes))
+        coefficients = self.data.unfold(self.vectors @ (modes / (roots * largest)))
+        message = f"converged at t = {end:.4g} in {steps} steps" if rest else f"stopped at t = {end:.4g}, {steps} steps"
+        if not reached.all() and steps >= self.max_steps:
+            message += f": max_steps = {self.max_steps} is used up; pass a larger max_steps, or a larger tolerance."
+        elif not reached.all():
+            message += (
+                ": f still grows, as the loss has no minimum at a finite f (separable classes, say), or the solver "
+                "found no step that keeps the tolerance. Ask for a finite time, or soften the labels."
+            )
+        return Solution(times, coefficients, outputs, reached, rest, end, steps, message)
+
+    def _told(self, t: Any) -> Solution:
+        """The solution; an error for a finite time that was not reached, a warning for a limit."""
+        found = self.solution(t)
+        missed = ~found.reached & np.isfinite(found.times)
+        if missed.any():
+            raise ArithmeticError(f"t = {found.times[missed].min():g} was not reached: {found.message}")
+        if not found.reached.all():
+            warnings.warn(f"t = inf stands for t = {found.end:.4g}: {found.message}", stacklevel=3)
+        return found
+
+    def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
+        """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `Flow`; warns, and raises, as `loss`."""
+        points = self.data.inputs(Z)
+        found = self._told(t)
+        folded = np.stack([self.data.fold(alpha) for alpha in found.coefficients])
+        moved = self.data.unfold(self.data.cross(points) @ folded)
+        values = self.data.start(self.initial, points) + moved
+        return self.data.outputs(values if np.ndim(t) else values[0], Z)
+
+    def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
+        """C(f_t) = (1/n) sum_i l(f_t(x_i), y_i).
+
+        Warns:
+            UserWarning: the flow does not come to rest; t = inf then stands for the last time reached.
+
+        Raises:
+            ArithmeticError: a finite time is not reached within max_steps; `solution` says how far the solver came.
+        """
+        found = self._told(t)
+        losses = np.array([self.objective.value(f, self.data.y) for f in found.outputs])
+        return losses if np.ndim(t) else float(losses[0])
+
+
+def numerical_flow(
+    data: TrainingSet, loss: Loss, initial: Function | None, *, tolerance: float, max_steps: int
+) -> NumericalFlow:
+    """The flow of any loss; arguments as `gradient_flow`."""
+    tolerance = validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
+    max_steps = validation.integer("max_steps", max_steps, at_least=1)
+    values, vectors = linalg.eigenpairs(data.gram())
+    kept = values > linalg.rounding(len(values), values[-1])
+    start = data.start(initial, data.X)
+    return NumericalFlow(
+        data, loss, initial, values[kept][::-1], vectors[:, kept][:, ::-1].copy(), start, float(tolerance), max_steps
+    )

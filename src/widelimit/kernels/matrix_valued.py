@@ -1,0 +1,141 @@
+"""Kernels for functions with several outputs that depend on each other: K(x, x') is a c x c matrix."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.compute import memory
+from widelimit.kernels.base import Kernel
+from widelimit.validation import Array
+
+ASYMMETRY = 64
+"""Of K(x_i, x_j) against K(x_j, x_i)^T, in eps of the dtype computed in and of the largest entry: rounding."""
+
+
+class MatrixKernel(abc.ABC):
+    """K(x, x') in R^{c x c} with K(x, x')^T = K(x', x), the multi-dimensional kernel of section 3.1 of the paper.
+
+    K(x, x')[a, b] is the covariance of output a at x with output b at x'. Results are NumPy arrays.
+    """
+
+    @property
+    @abc.abstractmethod
+    def outputs(self) -> int:
+        """c, the number of outputs."""
+
+    @abc.abstractmethod
+    def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
+        """K for all pairs of rows of two arrays of inputs."""
+
+    def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:
+        """K(x_i, x_j): (n, d) -> (n, n, c, c), with gram[i, j] = gram[j, i]^T to the bit.
+
+        Raises:
+            TypeError, ValueError: bad inputs, or a kernel that is not symmetric or not finite.
+            MemoryError: the result does not fit.
+        """
+        values = self.cross(X, X)
+        mirror = values.transpose(1, 0, 3, 2)
+        gap, largest = float(np.abs(values - mirror).max()), float(np.abs(values).max())
+        if gap > ASYMMETRY * float(np.finfo(values.dtype).eps) * largest:
+            raise ValueError(f"K(x, x')^T and K(x', x) differ by {gap:g}, the largest entry is {largest:g}.")
+        return np.asarray((values + mirror) / 2)
+
+    def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c c"]:
+        """K(x_i, y_j): (n, d), (m, d) -> (n, m, c, c). Raises: as `gram`."""
+        points = [np.asarray(validation.points(*p)) for p in (("X", X), ("Y", Y))]
+        validation.same_features("X", points[0], "Y", points[1])
+        shape = (len(points[0]), len(points[1]), self.outputs, self.outputs)
+        memory.require(8.0 * np.prod(shape, dtype=float), f"a {' x '.join(map(str, shape))} kernel")
+        values = self.block(*points)
+        if values.shape != shape:
+            raise ValueError(f"a kernel of {self.outputs} outputs must return shape {shape} here, got {values.shape}.")
+        return np.asarray(validation.as_finite_floats("K(X, Y)", values))
+
+    def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
+        """K(x_i, x_i): (n, d) -> (n, c, c). Raises: as `gram`."""
+        rows = np.asarray(validation.points("X", X))
+        return np.concatenate([self.gram(row[None])[0] for row in rows])
+
+
+@final
+@dataclass(frozen=True)
+class Separable(MatrixKernel):
+    """K(x, x') B; made by `separable`."""
+
+    kernel: Kernel
+    mixing: np.ndarray
+
+    @property
+    def outputs(self) -> int:
+        return len(self.mixing)
+
+    def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
+        scalar = self.kernel.gram(X) if X is Y else self.kernel.cross(X, Y)
+        return np.asarray(np.asarray(scalar)[:, :, None, None] * self.mixing)
+
+
+@final
+@dataclass(frozen=True)
+class MatrixFunction(MatrixKernel):
+    """A matrix-valued kernel from a function; made by `matrix_valued`."""
+
+    function: Callable[[np.ndarray, np.ndarray], Any]
+    count: int
+
+    @property
+    def outputs(self) -> int:
+        return self.count
+
+    def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
+        return np.asarray(self.function(X, Y))
+
+
+def separable(k: Kernel, mixing: Float[Array, "c c"]) -> Separable:
+    """K(x, x') = k(x, x') B: outputs that share a kernel and have the covariance B.
+
+    The NTK of an infinitely wide network with c outputs is the case B = identity.
+
+    Args:
+        k: a kernel.
+        mixing: B, (c, c), symmetric positive semi-definite to 64 eps.
+
+    Raises:
+        TypeError, ValueError: not a kernel; B not symmetric positive semi-definite.
+    """
+    if not isinstance(k, Kernel):
+        raise TypeError(f"a kernel is needed, e.g. wl.ntk(net); got {type(k).__name__}.")
+    matrix = np.asarray(validation.points("mixing", validation.concrete("mixing", mixing)), np.float64)
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"mixing must be square, (c, c), got shape {matrix.shape}.")
+    rounding = ASYMMETRY * float(np.finfo(np.float64).eps) * float(np.abs(matrix).max())
+    if np.abs(matrix - matrix.T).max() > rounding:
+        raise ValueError("mixing must be symmetric; pass (B + B.T)/2 if that is what you mean.")
+    matrix = (matrix + matrix.T) / 2
+    smallest = float(np.linalg.eigvalsh(matrix)[0])
+    if smallest < -rounding:
+        raise ValueError(f"mixing must be positive semi-definite, its smallest eigenvalue is {smallest:g}.")
+    return Separable(k, matrix)
+
+
+def matrix_valued(function: Callable[[np.ndarray, np.ndarray], Any], *, outputs: int) -> MatrixFunction:
+    """K(x, x') in R^{c x c} from a function of two blocks of inputs.
+
+    Args:
+        function: maps (n, d) and (m, d) inputs to (n, m, c, c) with K(x, x')^T = K(x', x), such as the empirical NTK
+            sum_p df_a(x)/dp df_b(x')/dp.
+        outputs: c >= 1.
+
+    Raises:
+        TypeError, ValueError: not a function; outputs not an integer >= 1.
+    """
+    if not callable(function):
+        raise TypeError(f"a function of two blocks of inputs is needed, got {type(function).__name__}.")
+    return MatrixFunction(function, validation.integer("outputs", outputs, at_least=1))
