@@ -27,6 +27,8 @@ IMPLICIT = 512
 steps that an explicit method takes (the stiffness is the condition number of the kernel)."""
 HORIZON = 1e6
 """t = inf is n/lambda times this for the smallest eigenvalue: a loss with any curvature has long converged."""
+SHORTEST = 1e-3
+"""Of a solve, in units of n/lambda_max: earlier times are interpolated within its first steps."""
 _BATCH = 8
 """Times are padded to a multiple of this, so that few programs are compiled."""
 
@@ -163,7 +165,7 @@ class NumericalFlow(Flow):
         distinct, places = np.unique(wanted, return_inverse=True)
         padded = np.resize(distinct, -(-distinct.size // _BATCH) * _BATCH)
         padded[distinct.size :] = distinct[-1]
-        last = max(distinct[-1], np.finfo(float).tiny)
+        last = max(distinct[-1], SHORTEST)
         with jax.enable_x64(True):
             implicit = len(self.values) * q <= IMPLICIT
             found = _solve(problem, jnp.asarray(padded), jnp.asarray(last), implicit=implicit, max_steps=self.max_steps)
