@@ -11,8 +11,10 @@ from .activations.steps import RectifiedPower, Sign, Step
 from .activations.waves import Cos, Sin, Snake
 from .architecture.network import Network, mlp
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
+from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
 from .inference.gradient_flow import GradientFlow, gradient_flow
+from .inference.hyperparameters import HyperparameterFit, Run, fit_hyperparameters
 from .inference.losses import (
     CustomLoss,
     Huber,
@@ -25,7 +27,7 @@ from .inference.losses import (
 )
 from .inference.modes import Modes
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
-from .inference.posterior import Posterior, posterior
+from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, posterior
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
 from .kernels.matrix_valued import MatrixFunction, MatrixKernel, Separable, matrix_valued, separable
 from .kernels.network import NNGP, NTK, nngp, ntk
@@ -48,6 +50,7 @@ __all__ = [
     "ABRelu",
     "Abs",
     "Activation",
+    "Conditioned",
     "Cos",
     "CustomLoss",
     "Erf",
@@ -55,15 +58,19 @@ __all__ = [
     "FixedPoint",
     "Flow",
     "Gaussian",
+    "GaussianProcess",
     "Gelu",
     "GradientDescent",
     "GradientFlow",
     "Hermite",
     "Huber",
+    "HyperparameterFit",
     "Identity",
     "Kernel",
     "Laplace",
     "LeakyRelu",
+    "LeaveOneOut",
+    "LikelihoodGradient",
     "Linear",
     "Logistic",
     "Loss",
@@ -85,6 +92,7 @@ __all__ = [
     "Rbf",
     "RectifiedPower",
     "Relu",
+    "Run",
     "Scaled",
     "ScaledInputs",
     "Separable",
@@ -101,6 +109,7 @@ __all__ = [
     "activation",
     "critical",
     "elu",
+    "fit_hyperparameters",
     "gradient_descent",
     "gradient_flow",
     "laplace",

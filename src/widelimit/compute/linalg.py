@@ -167,3 +167,34 @@ def square_root(covariance: np.ndarray, error: float) -> np.ndarray:
     """R with R R^T = covariance, (m, m); eigenvalues within `error` of zero are zero. Raises: as `non_negative`."""
     values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
     return np.asarray(vectors * np.sqrt(non_negative(values, np.full_like(values, error))))
+
+
+@final
+@dataclass(frozen=True)
+class Pivoted:
+    """A = root root^T with root (n, rank): Cholesky with complete pivoting, stopped where only rounding is left."""
+
+    root: np.ndarray
+    rank: int
+
+
+def pivoted(matrix: np.ndarray, error: np.ndarray) -> Pivoted:
+    """Factorise a positive semi-definite (n, n) matrix of any rank.
+
+    `error` (n,) is the rounding error of each diagonal entry: each row is taken in units of the square root of its own,
+    and a pivot of at most one unit is 0. The rank is the number of pivots above.
+
+    Raises:
+        ArithmeticError: a diagonal entry is negative beyond its rounding.
+    """
+    diagonal = non_negative(np.diagonal(matrix), error)
+    live = np.flatnonzero(diagonal > 0)
+    root = np.zeros_like(matrix)
+    if not len(live):
+        return Pivoted(root[:, :0], 0)
+    unit = np.sqrt(error[live])
+    scaled = np.asfortranarray(matrix[np.ix_(live, live)] / unit[:, None] / unit)
+    lower, order, rank, _ = scipy.linalg.lapack.dpstrf(scaled, tol=1.0, lower=1, overwrite_a=1)
+    rank = int(rank)
+    root[live[order - 1], :rank] = np.tril(lower)[:, :rank] * unit[order - 1, None]
+    return Pivoted(root[:, :rank], rank)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -18,6 +20,34 @@ from widelimit.validation import Array
 
 BLOCK = 2048
 """Test points whose variances are computed at once."""
+
+
+class LeaveOneOut(NamedTuple):
+    """Predictions of each training point from all of the others."""
+
+    mean: Float[np.ndarray, "n *c"]
+    variance: Float[np.ndarray, " n"]
+    """Of f, without observation noise, as `Posterior.variance`."""
+
+
+class LikelihoodGradient(NamedTuple):
+    """The slope of the log marginal likelihood in every hyper-parameter."""
+
+    kernel: Kernel
+    """A pytree like the kernel: every leaf holds the derivative with respect to that hyper-parameter."""
+    noise: Float[np.ndarray, "*n"]
+    """In the shape of the noise, () or (n,)."""
+
+
+@jax.jit
+def _contraction(kernel: Kernel, X: jax.Array, weights: jax.Array) -> Kernel:
+    """The gradient of sum_ij weights_ij K(x_i, x_j) in every leaf of the kernel."""
+
+    def total(kernel: Kernel) -> jax.Array:
+        return jnp.sum(weights * kernel.gram(X))
+
+    gradient: Callable[[Kernel], Kernel] = jax.grad(total)
+    return gradient(kernel)
 
 
 @final
@@ -108,6 +138,58 @@ class Posterior:
         quadratic = float(np.sum(self.data.y * self.weights))
         normaliser = self.factor.log_determinant() + n * math.log(2 * math.pi)
         return float(-(quadratic + c * normaliser) / 2)
+
+    def precision(self) -> Float[np.ndarray, "n n"]:
+        """(K(X, X) + noise)^{-1}, (n, n). Raises: ValueError: singular."""
+        n = len(self.data.X)
+        if self.factor.rank < n:
+            raise ValueError(
+                f"K(X, X) + noise has numerical rank {self.factor.rank} of {n} and no inverse. Pass a larger noise."
+            )
+        memory.require(2 * 8.0 * n * n, f"the inverse of a {n} x {n} matrix")
+        whitener = self.factor.whiten(np.eye(n))
+        return np.asarray(whitener.T @ whitener)
+
+    def leave_one_out(self) -> LeaveOneOut:
+        """mu_i = y_i - alpha_i/Q_ii, sigma_i^2 = 1/Q_ii - noise_i with Q = (K(X, X) + noise)^{-1}, alpha = Q y.
+
+        Mean and variance of f(x_i) given all points but the i-th, as from n refits, at the cost of one inverse.
+        Source: Rasmussen and Williams 2006, equation (5.12).
+
+        Returns:
+            mean, (n,) or (n, c), and variance, (n,), as NumPy arrays; a variance smaller than its rounding error is 0.
+
+        Raises:
+            ValueError: K(X, X) + noise is singular.
+        """
+        own = np.diagonal(self.precision())
+        mean = self.data.y - self.weights / own[:, None]
+        error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
+        variance = linalg.non_negative(1 / own - self.noise, error)
+        return LeaveOneOut(mean[:, 0] if self.data.single else mean, variance)
+
+    def log_marginal_likelihood_gradient(self) -> LikelihoodGradient:
+        """d log N(y; 0, A)/d theta = tr((alpha alpha^T - c A^{-1}) dA/d theta)/2, A = K(X, X) + noise.
+
+        With respect to every hyper-parameter: the leaves of the kernel (for nngp(net): weight_std and bias_std of the
+        first and of the repeated layers, and the activation's parameters) by automatic differentiation, and the noise.
+        Source: Rasmussen and Williams 2006, equation (5.9).
+
+        Raises:
+            TypeError: the kernel cannot be traced (tabulated activations such as tanh).
+            ValueError: K(X, X) + noise is singular.
+        """
+        weights = self.sensitivity()
+        with jax.enable_x64(True):
+            kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.data.kernel)
+            slopes = _contraction(kernel, jnp.asarray(self.data.X), jnp.asarray(weights))
+            slopes = jax.tree.map(np.asarray, slopes)
+        each = np.diagonal(weights)
+        return LikelihoodGradient(slopes, each.copy() if self.noise.ndim else np.asarray(each.sum()))
+
+    def sensitivity(self) -> Float[np.ndarray, "n n"]:
+        """(alpha alpha^T - c A^{-1})/2, the derivative of the log marginal likelihood in A = K(X, X) + noise."""
+        return np.asarray((self.weights @ self.weights.T - self.data.y.shape[1] * self.precision()) / 2)
 
 
 def posterior(

@@ -1,0 +1,359 @@
+"""Hyper-parameters by maximum likelihood, marginal or leave-one-out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.architecture.network import Network
+from widelimit.inference.posterior import Posterior, posterior
+from widelimit.kernels.base import Kernel
+from widelimit.kernels.network import nngp
+from widelimit.validation import Array
+
+Values = dict[str, Any]
+Builder = Callable[..., Kernel | Network]
+DECADES = 3.0
+"""Bounds of a positive parameter without any are its start times 10^(+-3)."""
+DIFFERENCE = 1e-4
+"""Step of central differences in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
+
+
+class Run(NamedTuple):
+    """One search, from one start."""
+
+    start: Values
+    values: Values
+    score: float
+    """-inf: the objective could not be computed at the start."""
+    steps: int
+    converged: bool
+    message: str
+
+
+@final
+@dataclass(frozen=True)
+class HyperparameterFit:
+    """The best hyper-parameters, and how they were found: made by `fit_hyperparameters`."""
+
+    kernel: Kernel
+    values: Values
+    """By name; "noise" is among them."""
+    objective: str
+    score: float
+    """The log marginal likelihood, or the leave-one-out log density of the observations; larger is better."""
+    runs: tuple[Run, ...]
+    at_bounds: tuple[str, ...]
+    """Parameters that ended at a bound: the data want more, or do not determine them."""
+    posterior: Posterior
+    message: str
+
+
+class _Parameter(NamedTuple):
+    """A hyper-parameter as coordinates z: its logarithm where its lower bound is positive, else itself."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    logarithmic: bool
+
+
+class _Space(NamedTuple):
+    parameters: tuple[_Parameter, ...]
+
+    def values(self, z: Any) -> Values:
+        """Named values from coordinates, NumPy or JAX."""
+        found: Values = {}
+        place = 0
+        for p in self.parameters:
+            part = z[place : place + p.start.size].reshape(p.shape)
+            place += p.start.size
+            found[p.name] = (jnp.exp(part) if isinstance(part, jax.Array) else np.exp(part)) if p.logarithmic else part
+        return found
+
+    def floats(self, z: np.ndarray) -> Values:
+        """The same with plain floats for scalars."""
+        return {name: float(v) if np.ndim(v) == 0 else np.asarray(v) for name, v in self.values(z).items()}
+
+    def joined(self, field: str) -> np.ndarray:
+        return np.concatenate([np.asarray(getattr(p, field)).ravel() for p in self.parameters])
+
+
+def _marginal(post: Posterior) -> tuple[float, np.ndarray]:
+    """The log marginal likelihood and its derivative in K(X, X) + noise."""
+    return post.log_marginal_likelihood(), post.sensitivity()
+
+
+def _leave_one_out(post: Posterior) -> tuple[float, np.ndarray]:
+    """sum_i log N(y_i; mu_i, 1/Q_ii), over outputs too, and its derivative in A = Q^{-1}.
+
+    With e = alpha/Q_ii: the sum is of log(Q_ii)/2 - alpha_i^2/(2 Q_ii) - log(2 pi)/2. Rasmussen and Williams 2006,
+    equations (5.10) to (5.13).
+    """
+    Q, alpha = post.precision(), post.weights
+    own, c = np.diagonal(Q), alpha.shape[1]
+    score = np.sum(c * np.log(own) / 2) - np.sum(alpha**2 / own[:, None]) / 2 - alpha.size * math.log(2 * math.pi) / 2
+    by_diagonal = c / (2 * own) + np.sum(alpha**2, axis=1) / (2 * own**2)
+    by_alpha = -alpha / own[:, None]
+    slope = -(Q @ by_alpha) @ alpha.T - (Q * by_diagonal) @ Q
+    return float(score), np.asarray((slope + slope.T) / 2)
+
+
+OBJECTIVES: dict[str, Callable[[Posterior], tuple[float, np.ndarray]]] = {
+    "marginal_likelihood": _marginal,
+    "leave_one_out": _leave_one_out,
+}
+
+
+@dataclass(frozen=True)
+@final
+class _Search:
+    """The objective as a function of the coordinates z."""
+
+    build: Builder
+    X: np.ndarray
+    y: np.ndarray
+    space: _Space
+    noise: float
+    objective: Callable[[Posterior], tuple[float, np.ndarray]]
+    slopes: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def posterior(self, z: np.ndarray) -> Posterior:
+        values = self.space.floats(z)
+        noise = values.pop("noise", self.noise)
+        return posterior(_kernel(self.build, values), self.X, self.y, noise=noise)
+
+    def negative(self, z: np.ndarray) -> tuple[float, np.ndarray]:
+        """Minus the objective and its gradient in z."""
+        score, weights = self.objective(self.posterior(z))
+        gradient = np.array(self.slopes(z, weights))
+        place = 0
+        for p in self.space.parameters:
+            if p.name == "noise":
+                gradient[place] += np.trace(weights) * math.exp(z[place])
+            place += p.start.size
+        return -score, -gradient
+
+    def run(self, z: np.ndarray, max_steps: int) -> tuple[Run, np.ndarray]:
+        start = self.space.floats(z)
+        try:
+            worst = abs(self.negative(z)[0]) + 1.0
+        except (ValueError, ArithmeticError) as error:
+            return Run(start, start, -math.inf, 0, False, str(error)), z
+
+        def guarded(z: np.ndarray) -> tuple[float, np.ndarray]:
+            try:
+                value, gradient = self.negative(z)
+                if math.isfinite(value) and np.isfinite(gradient).all():
+                    return value, gradient
+            except (ValueError, ArithmeticError):
+                pass
+            return 1e10 * worst, np.zeros_like(z)
+
+        bounds = scipy.optimize.Bounds(self.space.joined("low"), self.space.joined("high"))
+        options = {"maxiter": max_steps, "maxfun": 4 * max_steps}
+        found = scipy.optimize.minimize(guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        values = self.space.floats(found.x)
+        return Run(start, values, -float(found.fun), int(found.nit), bool(found.success), str(found.message)), found.x
+
+
+def _kernel(build: Builder, values: Values) -> Kernel:
+    built = build(**values)
+    if isinstance(built, Network):
+        return nngp(built)
+    if not isinstance(built, Kernel):
+        raise TypeError(f"the builder must return a kernel or a network, it returned {type(built).__name__}.")
+    return built
+
+
+def _autodiff(build: Builder, X: np.ndarray, space: _Space) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """(z, weights) -> the gradient in z of sum_ij weights_ij K_z(x_i, x_j)."""
+
+    def total(z: jax.Array, X: jax.Array, weights: jax.Array) -> jax.Array:
+        values = space.values(z)
+        values.pop("noise", None)
+        return jnp.sum(weights * _kernel(build, values).gram(X))
+
+    compiled = jax.jit(jax.grad(total))
+
+    def slopes(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        with jax.enable_x64(True):
+            return np.asarray(compiled(jnp.asarray(z), jnp.asarray(X), jnp.asarray(weights)))
+
+    return slopes
+
+
+def _differences(build: Builder, X: np.ndarray, space: _Space) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """The same by central differences of the kernel matrix."""
+
+    def total(z: np.ndarray, weights: np.ndarray) -> float:
+        values = space.floats(z)
+        values.pop("noise", None)
+        return float(np.sum(weights * np.asarray(_kernel(build, values).gram(X))))
+
+    def slopes(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        steps = DIFFERENCE * np.eye(len(z))
+        return np.array([(total(z + h, weights) - total(z - h, weights)) / (2 * DIFFERENCE) for h in steps])
+
+    return slopes
+
+
+def _parameter(name: str, start: Any, bounds: Any) -> _Parameter:
+    value = np.asarray(validation.vector_or_scalar(name, start), np.float64)
+    if bounds is None:
+        if not (value > 0).all():
+            raise ValueError(f"{name} starts at {start}; give its bounds, e.g. bounds={{{name!r}: (-1.0, 1.0)}}.")
+        low, high = value * 10**-DECADES, value * 10**DECADES
+    else:
+        try:
+            low, high = (np.broadcast_to(np.asarray(b, np.float64), value.shape) for b in bounds)
+        except (TypeError, ValueError):
+            raise ValueError(f"the bounds of {name} must be (low, high), got {bounds!r}.") from None
+        if not ((low < high).all() and np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError(f"the bounds of {name} must be finite and low < high, got {bounds!r}.")
+        if not ((low <= value).all() and (value <= high).all()):
+            raise ValueError(f"{name} starts at {start}, outside of its bounds {bounds!r}.")
+    if bool((low > 0).all()):
+        return _Parameter(name, value.shape, np.log(value), np.log(low), np.log(high), True)
+    return _Parameter(name, value.shape, value, low, high, False)
+
+
+def _of_kernel(kernel: Kernel) -> tuple[Builder, Values]:
+    """A kernel as a builder: its leaves by their paths."""
+    paths, tree = jax.tree_util.tree_flatten_with_path(kernel)
+    names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in paths]
+
+    def build(**values: Any) -> Kernel:
+        return jax.tree.unflatten(tree, [values[name] for name in names])  # type: ignore[no-any-return]
+
+    return build, {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
+
+
+def _starts(space: _Space, restarts: int, seed: int) -> list[np.ndarray]:
+    """The start given, and points around it: within a factor of 10, or anywhere within the bounds of a linear one."""
+    first, low, high = (space.joined(field) for field in ("start", "low", "high"))
+    linear = np.concatenate([np.full(p.start.size, not p.logarithmic) for p in space.parameters])
+    rng = np.random.default_rng(seed)
+    starts = [first]
+    for _ in range(restarts):
+        near = np.clip(first + math.log(10) * rng.uniform(-1, 1, first.shape), low, high)
+        starts.append(np.where(linear, rng.uniform(low, high), near))
+    return starts
+
+
+def fit_hyperparameters(
+    build: Builder | Kernel | Network,
+    X: Float[Array, "n d"],
+    y: Float[Array, "n *c"],
+    *,
+    start: Mapping[str, Any] | None = None,
+    noise: float,
+    fit_noise: bool = True,
+    objective: Literal["marginal_likelihood", "leave_one_out"] = "marginal_likelihood",
+    bounds: Mapping[str, tuple[Any, Any]] | None = None,
+    restarts: int = 2,
+    seed: int = 0,
+    max_steps: int = 100,
+    gradient: Literal["autodiff", "differences"] = "autodiff",
+) -> HyperparameterFit:
+    """argmax over hyper-parameters of log p(y | X), or of sum_i log p(y_i | X, y without y_i).
+
+    L-BFGS-B in the logarithms of positive parameters, from the start given and from `restarts` random points around it.
+    Every evaluation costs a kernel matrix, its derivative and an inverse, O(n^3). Deterministic for a seed.
+    Source: Rasmussen and Williams 2006, section 5.4.
+
+    Args:
+        build: a function of the named hyper-parameters that returns a kernel, or a network (whose NNGP kernel is
+            taken), e.g. `lambda w, b: wl.ntk(wl.mlp(depth=3, weight_std=w, bias_std=b))`; or a kernel or a network, all
+            of whose leaves are then fitted, by the names of their paths.
+        X: (n, d) inputs.
+        y: (n,) or (n, c) targets.
+        start: {name: value} for the builder, numbers or (d,) arrays; no part of a kernel.
+        noise: variance of the observation noise to start from, >= 0 (in the square of y's unit); 0 stays 0.
+        fit_noise: whether a positive noise is fitted too.
+        objective: "marginal_likelihood" or "leave_one_out".
+        bounds: {name: (low, high)}; start times 10^-3 and 10^3 unless given. A parameter that starts at 0 or below
+            needs them. Where low <= 0 the parameter is searched as it is, not by its logarithm.
+        restarts: further searches, >= 0.
+        seed: of the random starts, >= 0.
+        max_steps: iterations of each search, >= 1.
+        gradient: "autodiff", or "differences" for kernels that JAX cannot trace (tabulated activations such as tanh).
+
+    Returns:
+        A `HyperparameterFit` with the kernel, the values, the score, every run and the posterior.
+
+    Raises:
+        TypeError, ValueError: bad data or arguments; no start at which the objective can be computed.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}.")
+    if gradient not in ("autodiff", "differences"):
+        raise ValueError(f'gradient must be "autodiff" or "differences", got {gradient!r}.')
+    max_steps = validation.integer("max_steps", max_steps, at_least=1)
+    restarts = validation.integer("restarts", restarts, at_least=0)
+    builder, given = _builder(build, start)
+    points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+    variance = float(validation.finite_scalar("noise", noise, at_least=0.0))
+    if fit_noise and variance > 0:
+        given["noise"] = variance
+    limits = dict(bounds or {})
+    if set(limits) - set(given):
+        raise ValueError(f"bounds names {sorted(set(limits) - set(given))}; the parameters are {sorted(given)}.")
+    if not given:
+        raise ValueError("there is nothing to fit: give start={name: value}, or a positive noise.")
+    space = _Space(tuple(_parameter(name, value, limits.get(name)) for name, value in given.items()))
+    if any(p.name == "noise" and not p.logarithmic for p in space.parameters):
+        raise ValueError("the lower bound of noise must be > 0.")
+    make = _autodiff if gradient == "autodiff" else _differences
+    search = _Search(
+        builder, points, np.asarray(y), space, variance, OBJECTIVES[objective], make(builder, points, space)
+    )
+    search.posterior(space.joined("start"))  # what is wrong with the data or the builder is told here, unguarded
+    seed = validation.integer("seed", seed, at_least=0)
+    found = [search.run(z, max_steps) for z in _starts(space, restarts, seed)]
+    return _result(search, objective, found, variance)
+
+
+def _builder(build: Any, start: Mapping[str, Any] | None) -> tuple[Builder, Values]:
+    if isinstance(build, Network):
+        build = nngp(build)
+    if isinstance(build, Kernel):
+        if start is not None:
+            raise ValueError("a kernel or network starts at its own hyper-parameters; start is for a builder.")
+        return _of_kernel(build)
+    if not callable(build):
+        raise TypeError(f"a builder, a kernel or a network is needed, got {type(build).__name__}.")
+    given = dict(start or {})
+    if "noise" in given:
+        raise ValueError("noise is an argument of its own, not one of the builder's.")
+    return build, given
+
+
+def _result(search: _Search, objective: str, found: list[tuple[Run, np.ndarray]], noise: float) -> HyperparameterFit:
+    runs = tuple(run for run, _ in found)
+    best, z = max(found, key=lambda pair: pair[0].score)
+    if not math.isfinite(best.score):
+        raise ValueError(f"the objective cannot be computed at any start: {best.message}")
+    low, high = search.space.joined("low"), search.space.joined("high")
+    names = [p.name for p in search.space.parameters for _ in range(p.start.size)]
+    ends = tuple(dict.fromkeys(n for n, v, a, b in zip(names, z, low, high, strict=True) if v in (a, b)))
+    near = sum(run.score > best.score - 1e-3 * max(1.0, abs(best.score)) for run in runs)
+    message = f"{near} of {len(runs)} searches ended within 0.1% of the best score {best.score:.6g}; "
+    message += "the best converged" if best.converged else f"the best did not converge: {best.message}"
+    if ends:
+        message += f"; at a bound: {', '.join(ends)}"
+    values = {"noise": noise, **best.values}
+    post = search.posterior(z)
+    kernel = _kernel(search.build, {name: v for name, v in values.items() if name != "noise"})
+    return HyperparameterFit(kernel, values, objective, best.score, runs, ends, post, message + ".")
