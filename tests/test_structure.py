@@ -25,6 +25,7 @@ ORDER = [
     "compute",
     "kernels",
     "inference",
+    "rkhs",
     "plots",
     "cli",
 ]

@@ -1,4 +1,5 @@
 # The public door: one import list, read by type checkers and, lazily, at run time (`widelimit --help` never loads JAX).
+from . import rkhs
 from .activations.base import Activation
 from .activations.erf import Erf, Gelu
 from .activations.exponentials import Exp, Gaussian, Rbf
@@ -15,6 +16,7 @@ from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
 from .inference.gradient_flow import GradientFlow, gradient_flow
 from .inference.hyperparameters import HyperparameterFit, Run, fit_hyperparameters
+from .inference.linear_model import LinearModel
 from .inference.losses import (
     CustomLoss,
     Huber,
@@ -72,6 +74,7 @@ __all__ = [
     "LeaveOneOut",
     "LikelihoodGradient",
     "Linear",
+    "LinearModel",
     "Logistic",
     "Loss",
     "MatrixFunction",
@@ -124,6 +127,7 @@ __all__ = [
     "posterior",
     "precomputed",
     "rbf",
+    "rkhs",
     "scale_inputs",
     "separable",
     "trained_ensemble",

@@ -27,6 +27,9 @@ DECADES = 3.0
 DIFFERENCE = 1e-4
 """Step of central differences in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
 
+FLAT = 1e-12
+"""A step that gains less of the score, relatively, ends a search: hyper-parameters often trade along flat valleys."""
+
 
 class Run(NamedTuple):
     """One search, from one start."""
@@ -162,7 +165,7 @@ class _Search:
             return 1e10 * worst, np.zeros_like(z)
 
         bounds = scipy.optimize.Bounds(self.space.joined("low"), self.space.joined("high"))
-        options = {"maxiter": max_steps, "maxfun": 4 * max_steps}
+        options = {"maxiter": max_steps, "maxfun": 4 * max_steps, "ftol": FLAT, "gtol": 1e-6}
         found = scipy.optimize.minimize(guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         values = self.space.floats(found.x)
         return Run(start, values, -float(found.fun), int(found.nit), bool(found.success), str(found.message)), found.x

@@ -1,0 +1,24 @@
+"""The space of functions that a kernel reproduces: functions and norms, diagnostics, spectra on spheres."""
+
+from widelimit.rkhs.diagnostics import (
+    Certificate,
+    effective_dimension,
+    eigenvalues,
+    is_positive_semidefinite,
+    power_function,
+)
+from widelimit.rkhs.functions import Function, interpolant, ridge
+from widelimit.rkhs.spherical import SphericalSpectrum, spherical_eigenvalues
+
+__all__ = [
+    "Certificate",
+    "Function",
+    "SphericalSpectrum",
+    "effective_dimension",
+    "eigenvalues",
+    "interpolant",
+    "is_positive_semidefinite",
+    "power_function",
+    "ridge",
+    "spherical_eigenvalues",
+]
