@@ -77,7 +77,7 @@ def bases():
     from widelimit.architecture.layers import Layer
     from widelimit.compute.linalg import Factor
 
-    return [wl.Activation, wl.Kernel, Layer, Factor]
+    return [wl.Activation, wl.Kernel, wl.MatrixKernel, wl.Loss, wl.Flow, Layer, Factor]
 
 
 def test_classes_are_abstract_or_final():
@@ -125,16 +125,13 @@ def test_importing_the_package_loads_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
-def readme_blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-
-
-def test_the_readme_runs():
-    blocks = readme_blocks()
+@pytest.mark.parametrize("page", ["README.md", "docs/function_space.md"])
+def test_the_code_in_the_documentation_runs(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks
     namespace = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
+        exec(compile(block, page, "exec"), namespace)
 
 
 def test_no_machine_is_named():
