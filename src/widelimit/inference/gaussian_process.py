@@ -21,6 +21,12 @@ from widelimit.pytrees import pytree
 from widelimit.validation import Array
 
 
+@jax.jit
+def _whitened(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -> jax.Array:
+    """K(x, X) W^T, (n, rank)."""
+    return jnp.matmul(kernel.pairwise(x, known), whitener.T, precision="highest")
+
+
 @final
 @pytree
 @dataclass(frozen=True)
@@ -45,8 +51,7 @@ class Conditioned(Kernel):
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         features, known = self.kernel.encode(X), self.kernel.encode(jnp.asarray(self.X, X.dtype))
-        whitener = jnp.asarray(self.whitener, X.dtype)
-        return features, jnp.matmul(self.kernel.pairwise(features, known), whitener.T, precision="highest")
+        return features, _whitened(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
 
     def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
         explained = jnp.matmul(x[1], y[1].T, precision="highest")
