@@ -163,6 +163,23 @@ def test_weighted_squared_error_with_unit_weights_is_the_closed_form():
     np.testing.assert_allclose(solved.loss(times[:3]), closed.loss(times[:3]), rtol=1e-6)
 
 
+def test_a_loss_that_is_straight_at_the_start_is_no_obstacle():
+    """All residuals beyond delta: constant velocity, where one root finder of diffrax rejects every step."""
+    flow = wl.gradient_flow(K, X, SIGNS, loss=wl.Huber(0.5))
+    early = flow.predict(Z, 1e-3)
+    np.testing.assert_allclose(early, 1e-3 / N * K.cross(Z, X) @ SIGNS, rtol=1e-7)
+    assert flow.solution(INF).converged
+    np.testing.assert_allclose(flow.predict(X, INF), SIGNS, atol=1e-6)
+
+
+def test_explicit_steps_for_many_unknowns_agree_with_implicit_ones(monkeypatch):
+    flow = wl.gradient_flow(K, X, SIGNS, loss=wl.Huber(0.5))
+    implicit = flow.predict(Z, [0.3, 5.0])
+    monkeypatch.setattr("widelimit.inference.numerical_flow.IMPLICIT", 0)
+    np.testing.assert_allclose(flow.predict(Z, [0.3, 5.0]), implicit, rtol=0, atol=1e-6)
+    assert np.abs(flow.predict(Z, [0.31, 5.1]) - implicit).max() > 1e-4
+
+
 def test_a_flow_without_a_limit_is_explained():
     labels = np.where(X[:, 0] > 0, 1.0, -1.0)
     flow = wl.gradient_flow(wl.linear(), X, labels, loss="logistic")
@@ -274,15 +291,17 @@ def test_the_empirical_tangent_kernel_is_descent_on_the_linearised_network():
     with jax.enable_x64(True):
         params = jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), net.init(0, input_dim=3, width=7, output_dim=2))
 
+        slopes = jax.jit(lambda A: jax.jacobian(lambda p: net.apply(p, A))(params))
+
         def jacobian(A):
-            rows = jax.jacobian(net.apply)(params, jnp.asarray(A))
+            rows = slopes(jnp.asarray(A))
             return np.concatenate([np.asarray(leaf).reshape(len(A), 2, -1) for leaf in jax.tree.leaves(rows)], axis=2)
 
         def f0(A):
             with jax.enable_x64(True):
                 return np.asarray(net.apply(params, jnp.asarray(A)))
 
-        at_data, at_test = jacobian(X), jacobian(Z)
+        at_data, at_test = np.split(jacobian(np.vstack([X, Z])), [N])
 
     def tangent(A, B):
         rows = [at_data if len(V) == N else at_test for V in (A, B)]

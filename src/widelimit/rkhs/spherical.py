@@ -88,7 +88,7 @@ def _integrals(profile: Any, dimension: int, highest: int, nodes: int) -> tuple[
     symmetric about pi/2, so that even and odd parts do not mix. K(0) by the interpolating polynomial (barycentric):
     where it is not K(x, x), the nodes have missed something.
     """
-    x, weights = np.polynomial.legendre.leggauss(nodes)
+    x, weights = scipy.special.roots_legendre(nodes)
     theta = (x + 1) * (math.pi / 2)
     log_density = (dimension - 2) * np.log(np.sin(theta))
     log_total = scipy.special.gammaln((dimension - 1) / 2) - scipy.special.gammaln(dimension / 2)
