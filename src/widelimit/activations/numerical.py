@@ -16,7 +16,7 @@ from jaxtyping import Float
 from widelimit import gaussian, series
 from widelimit.activations import tables
 from widelimit.activations.base import Activation
-from widelimit.activations.ranges import signed
+from widelimit.activations.ranges import by_rows, signed
 from widelimit.activations.tables import Part, Table
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
@@ -126,13 +126,7 @@ class Numerical(Activation):
         return self.second_moment(signal, table.largest), trace
 
     def correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        if gaps.below.ndim != 2 or x.polynomials.shape[-1] != 1:
-            return self._correlate(x, y, gaps)
-        # Row by row: fused with the layers around, XLA evaluates a series anew for every use, 100 times slower.
-        rows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[..., 0].T, (len(gaps.below), len(leaf))), x)
-        columns = jax.tree.map(lambda leaf: leaf[:, 0], y)
-        after: tuple[Gaps, jax.Array] = jax.lax.map(lambda row: self._correlate(row[0], columns, row[1]), (rows, gaps))
-        return after
+        return by_rows(self._correlate, x, y, gaps)
 
     def _correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         near = gaps.near

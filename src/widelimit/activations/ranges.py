@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -100,3 +101,20 @@ def even_gaps(gap: jax.Array) -> Gaps:
 def signed(value: jax.Array, gaps: Gaps) -> jax.Array:
     """With the sign of rho: the slope of what is even in rho."""
     return jnp.where(gaps.positive, value, -value)
+
+
+def by_rows(
+    correlate: Callable[[Any, Any, Gaps], tuple[Gaps, jax.Array]], x: Any, y: Any, gaps: Gaps
+) -> tuple[Gaps, jax.Array]:
+    """correlate(x, y, gaps), row by row where gaps are a matrix and x has leaves (.., n, 1), y (.., 1, m).
+
+    Fused with the layers around, XLA evaluates a long series anew for every use, 100 times slower.
+    """
+    if gaps.below.ndim != 2 or any(leaf.shape[-1] != 1 for leaf in jax.tree.leaves(x)):
+        return correlate(x, y, gaps)
+    count = len(gaps.below)
+    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.moveaxis(leaf[..., 0], -1, 0), (count, *leaf.shape[:-2])), x)
+    columns = jax.tree.map(lambda leaf: leaf[..., 0, :], y)
+    expanded = jax.tree.map(lambda leaf: leaf[..., None], rows)
+    after: tuple[Gaps, jax.Array] = jax.lax.map(lambda row: correlate(row[0], columns, row[1]), (expanded, gaps))
+    return after

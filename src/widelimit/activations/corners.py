@@ -1,0 +1,103 @@
+"""Integrals over the angle of a bivariate normal density at a corner, the building block of kinked activations.
+
+For a pair of correlation cos(y) the density at (h, k), times sin(y), is
+
+    e(y) = exp(-kappa^2/(1 - cos y) - beta^2/(1 + cos y))/(2 pi),    kappa = (h - k)/2, beta = (h + k)/2.
+
+With 1 - cos(y) = near zeta^2 an integral from 0 to the angle of the pair is one over zeta in [0, 1] of
+exp(-r^2/(2 zeta^2)), r = kappa sqrt(2/near), times a smooth even function. The first is sharp where the kinks of two
+inputs nearly meet (and no rule with fixed weights resolves all r), but known: a rule whose weights are functions of r
+is exact for it times even polynomials. As functions of (r - c)/(r + c), times exp(r^2/2), the weights are smooth.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import series
+from widelimit.activations.tables import chebyshev_coefficients, chebyshev_points
+
+NODES = {"float64": 16, "float32": 8}
+TERMS = {"float64": 26, "float32": 12}
+"""Of the weights as Chebyshev series: with NODES, errors below 1e-13 and 1e-7 (tests/test_piecewise.py)."""
+_MIDDLE = 3.0
+SMALLEST = {"float64": 1e-30, "float32": 1e-12}
+"""Below such gaps the angle is less than the rounding of a signal."""
+
+
+class Rule(NamedTuple):
+    """Nodes zeta (q,), and the Chebyshev coefficients (q, terms) of their weights times exp(r^2/2)."""
+
+    nodes: np.ndarray
+    weights: np.ndarray
+
+
+@functools.cache
+def rule(dtype: str) -> Rule:
+    """The rule: interpolation by even polynomials at the positive nodes of a Gauss-Legendre rule of twice the length."""
+    count = NODES[dtype]
+    nodes = np.polynomial.legendre.leggauss(2 * count)[0][count:]
+    ends = np.concatenate([[0.0], 2.0 ** np.arange(-12, 0), 1 - 2.0 ** np.arange(-2, -34, -1), [1.0]])
+    x, w = np.polynomial.legendre.leggauss(20)
+    half = np.diff(ends)[:, None] / 2
+    zeta, weight = np.ravel(ends[:-1, None] + half * (1 + x)), np.ravel(half * w)
+    lagrange = np.ones((count, len(zeta)))
+    for i, j in itertools.permutations(range(count), 2):
+        lagrange[i] *= (zeta**2 - nodes[j] ** 2) / (nodes[i] ** 2 - nodes[j] ** 2)
+    t = chebyshev_points(2 * TERMS[dtype])
+    r = _MIDDLE * (1 + t) / (1 - t)
+    decay = np.exp(-(r[:, None] ** 2) / 2 * ((1 - zeta) * (1 + zeta) / zeta**2))
+    values = lagrange @ (weight * decay).T
+    return Rule(nodes, chebyshev_coefficients(values, axis=1)[:, : TERMS[dtype]])
+
+
+class Corner(NamedTuple):
+    """Integrals of e(y) dy from 0 to the angle, with v = 1 - zeta^2 falling from 1 to 0 and w = tan(y/2)."""
+
+    whole: jax.Array
+    """Of 1, v and v^2, stacked."""
+    bent: jax.Array | None
+    """If wanted: of w^2 and w^2 (v + 1)/2."""
+
+
+def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = True) -> Corner:
+    """The integrals for arrays kappa >= 0 and beta of one shape, and near = 1 - cos(angle) in [0, 1]."""
+    own = rule(near.dtype.name)
+    floor = SMALLEST[near.dtype.name]
+    above = near > floor
+    gap = jnp.where(above, near, floor)
+    root = jnp.sqrt(gap)
+    spread = math.sqrt(2) * kappa
+    t = (spread - _MIDDLE * root) / (spread + _MIDDLE * root)
+    table = jnp.asarray(own.weights, near.dtype)
+    weights = jnp.tensordot(table, _polynomials(t, table.shape[1]), 1, precision="highest")
+    # Sums over the nodes as products with small matrices: little to compile, and the exponentials are vectorised.
+    column = (-1, *[1] * t.ndim)
+    square = jnp.asarray(own.nodes**2, near.dtype).reshape(column)
+    rest = 1 / (2 - square * near)
+    mass = weights * jnp.exp(-(kappa**2) / gap - beta**2 * rest) * jnp.sqrt(rest)
+    v = 1 - own.nodes**2
+    factor = series.safe_sqrt(near) / math.pi
+    whole = jnp.tensordot(jnp.asarray(np.stack([v**0, v, v**2]), near.dtype), mass, 1, precision="highest")
+    if not bent:
+        return Corner(factor * whole, None)
+    slant = mass * (square * near * rest)
+    sums = jnp.tensordot(jnp.asarray(np.stack([v**0, (1 + v) / 2]), near.dtype), slant, 1, precision="highest")
+    return Corner(factor * whole, factor * sums)
+
+
+def _polynomials(t: jax.Array, count: int) -> jax.Array:
+    """T_0(t) to T_(count - 1)(t), stacked; by a scan, which is less to compile than as many lines."""
+
+    def step(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        now, after = carry
+        return (after, 2 * t * after - now), now
+
+    return jnp.asarray(jax.lax.scan(step, (jnp.ones_like(t), t), None, length=count)[1])
