@@ -7,10 +7,12 @@ from .activations.linear import ABRelu, Abs, Identity, LeakyRelu, Relu
 from .activations.names import activation, elu
 from .activations.numerical import Numerical
 from .activations.phases import FixedPoint, Phase, critical, phase
+from .activations.piecewise import PiecewisePolynomial
 from .activations.polynomials import Hermite, Monomial, Polynomial
 from .activations.steps import RectifiedPower, Sign, Step
 from .activations.waves import Cos, Sin, Snake
 from .architecture.network import Network, mlp
+from .gaussian import Expectation, gaussian_expectation
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
@@ -57,6 +59,7 @@ __all__ = [
     "CustomLoss",
     "Erf",
     "Exp",
+    "Expectation",
     "FixedPoint",
     "Flow",
     "Gaussian",
@@ -85,6 +88,7 @@ __all__ = [
     "Numerical",
     "NumericalFlow",
     "Phase",
+    "PiecewisePolynomial",
     "Poisson",
     "Polynomial",
     "PolynomialKernel",
@@ -113,6 +117,7 @@ __all__ = [
     "critical",
     "elu",
     "fit_hyperparameters",
+    "gaussian_expectation",
     "gradient_descent",
     "gradient_flow",
     "laplace",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,15 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.activations.base import Activation
 from widelimit.activations.numerical import Numerical
+from widelimit.activations.piecewise import RTOL, PiecewisePolynomial
 
 _PROBES = np.linspace(-8.0, 8.0, 34)
 """Neither 0 nor an integer is among them: kinks are usually there."""
+_BEYOND = 100.0
+_PROBES_A_PIECE = 256
+"""Where phi is compared with polynomials: up to 100 beyond the kinks and 0."""
 _FAR = 20.0
 """exp(u^2/4) is e^100 here."""
 
 
-def numerical(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float], rtol: float | None) -> Numerical:
+def from_function(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float], rtol: float | None) -> Activation:
     """phi as an activation, after checks.
 
     Raises:
@@ -31,6 +37,11 @@ def numerical(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float], rto
     with jax.enable_x64(True):
         _check_shape(phi, label)
         _check_values(phi, label)
+        # At 0 a table serves any function; elsewhere it cannot, as the kinks of two inputs are in different places.
+        if any(ends) and (rtol is None or rtol >= RTOL["float64"]):
+            pieces = _pieces(phi, ends)
+            if pieces:
+                return PiecewisePolynomial(ends, pieces, label)
     return Numerical(phi, ends, rtol, label)
 
 
@@ -80,3 +91,27 @@ def _check_values(phi: Callable[[jax.Array], jax.Array], label: str) -> None:
             f"{label}: |phi(+-{_FAR:g})| is {far.max():.3g}; phi grows faster than exp(u^2/4), and E[phi(u)^2] is "
             f"infinite for signals of variance 1."
         )
+
+
+def _pieces(phi: Callable[[jax.Array], jax.Array], kinks: tuple[float, ...]) -> tuple[tuple[float, ...], ...] | None:
+    """The polynomials of degree 2 that phi is between its kinks, from its derivatives; None if it is not."""
+
+    def slope(u: jax.Array) -> jax.Array:
+        return jax.jvp(phi, (u,), (jnp.ones_like(u),))[1]
+
+    found = []
+    for left, right in itertools.pairwise((-np.inf, *kinks, np.inf)):
+        low, high = max(left, min(right, 0.0) - _BEYOND), min(right, max(left, 0.0) + _BEYOND)
+        probes = low + (high - low) * (np.arange(_PROBES_A_PIECE) + 0.5) / _PROBES_A_PIECE
+        at = 0.0 if left < 0 < right else probes[np.argmin(np.abs(probes))]
+        u = jnp.full(1, at)
+        value, first = float(phi(u)[0]), float(slope(u)[0])
+        second = float(jax.jvp(slope, (u,), (jnp.ones_like(u),))[1][0])
+        terms = np.array([value - first * at + second * at**2 / 2, first - second * at, second / 2])
+        sizes = np.array([max(abs(value), abs(first * at), abs(second * at**2)), abs(first) + abs(second * at), 1.0])
+        terms[np.abs(terms) <= 8 * np.finfo(float).eps * sizes] = 0.0  # what is left of a cancellation
+        expected = terms @ np.stack([probes**0, probes, probes**2])
+        if not np.allclose(phi(jnp.asarray(probes)), expected, rtol=1e-12, atol=1e-13 * np.abs(expected).max()):
+            return None
+        found.append(tuple(terms.tolist()))
+    return tuple(found)

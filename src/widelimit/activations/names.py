@@ -10,11 +10,12 @@ import jax.numpy as jnp
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.activations.callables import numerical
+from widelimit.activations.callables import from_function
 from widelimit.activations.erf import Erf, Gelu
 from widelimit.activations.exponentials import Exp, Gaussian, Rbf
 from widelimit.activations.linear import Abs, Identity, LeakyRelu, Relu
 from widelimit.activations.numerical import Numerical
+from widelimit.activations.piecewise import PiecewisePolynomial
 from widelimit.activations.polynomials import Hermite, Monomial
 from widelimit.activations.steps import RectifiedPower, Sign, Step
 from widelimit.activations.waves import Cos, Sin, Snake
@@ -35,14 +36,6 @@ class _Elu:
 
 def _mish(u: jax.Array) -> jax.Array:
     return u * jnp.tanh(jax.nn.softplus(u))
-
-
-def _hard_tanh(u: jax.Array) -> jax.Array:
-    return jnp.clip(u, -1, 1)
-
-
-def _hard_swish(u: jax.Array) -> jax.Array:
-    return u * jnp.clip(u + 3, 0, 6) / 6
 
 
 def _gelu_tanh(u: jax.Array) -> jax.Array:
@@ -76,18 +69,22 @@ _TABULATED: dict[str, Activation] = {
     "softplus": Numerical(jax.nn.softplus, label="softplus"),
     "mish": Numerical(_mish, label="mish"),
     "gelu_tanh": Numerical(_gelu_tanh, label="gelu_tanh"),
-    "hard_tanh": Numerical(_hard_tanh, (-1.0, 1.0), label="hard_tanh"),
-    "hard_swish": Numerical(_hard_swish, (-3.0, 3.0), label="hard_swish"),
     "elu": elu(),
     "selu": elu(1.6732632423543772, scale=1.0507009873554805),
     "celu": elu(1.0, length=1.0),
+}
+
+_PIECES: dict[str, Activation] = {
+    "hard_tanh": PiecewisePolynomial((-1.0, 1.0), ((-1.0,), (0.0, 1.0), (1.0,)), "hard_tanh"),
+    "hard_swish": PiecewisePolynomial((-3.0, 3.0), ((0.0,), (0.0, 0.5, 1 / 6), (0.0, 1.0)), "hard_swish"),
+    "relu6": PiecewisePolynomial((0.0, 6.0), ((0.0,), (0.0, 1.0), (6.0,)), "relu6"),
 }
 
 _CLOSED: tuple[Activation, ...] = (
     *(Identity(), Relu(), LeakyRelu(), Abs(), Sign(), Step(), RectifiedPower()),
     *(Erf(), Gelu(), Sin(), Cos(), Snake(), Rbf(), Exp(), Gaussian(), Monomial(), Hermite()),
 )
-BY_NAME: dict[str, Activation] = {a.name: a for a in _CLOSED} | _TABULATED
+BY_NAME: dict[str, Activation] = {a.name: a for a in _CLOSED} | _PIECES | _TABULATED
 
 
 def activation(
@@ -100,7 +97,8 @@ def activation(
 
     Args:
         phi: a name, an `Activation`, or an elementwise function written with jax.numpy, continuous, analytic outside
-            of `kinks`, growing more slowly than exp(u^2/4).
+            of `kinks`, growing more slowly than exp(u^2/4). With kinks away from 0 and polynomials up to degree 2
+            between them it becomes a `PiecewisePolynomial`.
         kinks: where phi is continuous but not analytic, e.g. (0.0,); of functions only.
         rtol: bound on the error of duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]); default 1e-10 in float64 and 1e-6
             in float32. It is met, or an error is raised when kernels are computed. Of functions only.
@@ -118,7 +116,7 @@ def activation(
             return BY_NAME[phi]
         raise ValueError(f"unknown activation {phi!r}; known: {', '.join(sorted(BY_NAME))}.")
     if callable(phi) and not isinstance(phi, type):
-        return numerical(phi, kinks, rtol)
+        return from_function(phi, kinks, rtol)
     raise TypeError(
         f"activation must be a name ({', '.join(sorted(BY_NAME))}), a widelimit.Activation or a function of an array, "
         f"got {type(phi).__name__}."

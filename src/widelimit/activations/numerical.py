@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from widelimit import gaussian, series
+from widelimit import gaussian, series, validation
 from widelimit.activations import tables
 from widelimit.activations.base import Activation
 from widelimit.activations.ranges import by_rows, signed
@@ -75,6 +75,16 @@ class Numerical(Activation):
         return self.phi(u)
 
     def prepared(self, low: float, high: float, dtype: Any) -> Self:
+        """This activation with its tables for standard deviations in [low, high], 0 <= low <= high.
+
+        Kernels make tables for their inputs by themselves. Under jax.jit, grad and vmap, where inputs are not known,
+        they need an activation prepared beforehand; signals out of the range (at any layer) give NaN there.
+
+        Raises:
+            ValueError: a range that is none, or duals that do not reach rtol there.
+        """
+        low = float(validation.finite_scalar("low", low, at_least=0.0))
+        high = float(validation.finite_scalar("high", high, at_least=low))
         rtol = self.rtol_in(dtype)
         if low != high:  # a few ranges, by half octaves, so that tables and compiled programs are found again
             low = 0.0 if low < high / 256 else 2 ** (math.floor(2 * math.log2(low)) / 2)
@@ -100,8 +110,9 @@ class Numerical(Activation):
         if self.table is None:
             raise TypeError(
                 f"{self.label} has no closed form: its duals are tabulated for the norms of the inputs, which are not "
-                f"known under jax.jit, grad or vmap. Compute the kernel outside of them, or use a closed form such as "
-                f"erf or gelu."
+                f"known under jax.jit, grad or vmap. Prepare it for the range of standard deviations of its signals, "
+                f"e.g. wl.activation({self.label!r}).prepared(0.1, 10.0, 'float64'), compute the kernel outside of "
+                f"them, or use a closed form such as erf or gelu."
             )
         cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.table)
         return cast

@@ -121,27 +121,14 @@ class _Samples(NamedTuple):
 
 def _sample(phi: Function, derivative: Function, deviations: np.ndarray, count: int, wanted: Panels) -> _Samples:
     m, psi = len(deviations), angles(count)
-    first, second = np.tril_indices(m)
-    separate = m > 1 and any(kink != 0 for kink in wanted.kinks)
 
     def sums(function: Function, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
         rho, sigma = np.concatenate([cosine, -cosine]), np.concatenate([sine, sine])
-        rows = len(rho)
-        if separate:
-            s, t = (np.repeat(deviations[i], rows)[:, None] for i in (first, second))
-            rho, sigma = np.tile(rho, len(first)), np.tile(sigma, len(first))
-        else:
-            s = t = np.broadcast_to(deviations, (rows, m))
+        s = np.broadcast_to(deviations, (len(rho), m))
         step = min(_ROWS, len(rho))
         blocks = [slice(i, i + step) for i in range(0, len(rho), step)]
-        values = np.concatenate(
-            [gaussian.pair_sums(function, function, s[b], t[b], rho[b], sigma[b], wanted=wanted) for b in blocks]
-        )
-        if not separate:
-            return np.moveaxis(values, 0, -1)
-        whole = np.empty((m, m, rows))
-        whole[first, second] = whole[second, first] = values.reshape(len(first), rows)
-        return whole
+        values = [gaussian.pair_sums(function, function, s[b], s[b], rho[b], sigma[b], wanted=wanted) for b in blocks]
+        return np.moveaxis(np.concatenate(values), 0, -1)
 
     moments = sums(phi, np.ones(1), np.zeros(1))
     norms = np.sqrt(np.diagonal(moments[..., 0]))
@@ -203,9 +190,10 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
     """
     if low != high and any(kink != 0 for kink in kinks):
         raise ValueError(
-            f"{label} has kinks at {kinks}: away from 0 its duals are tabulated only for inputs of equal norm (their "
-            f"kinks would be in different places), and these have deviations from {low:.3g} to {high:.3g}. Scale every "
-            f"input to the same norm, e.g. X / np.linalg.norm(X, axis=1, keepdims=True)."
+            f"{label} has kinks at {kinks} and is not a polynomial of degree 2 between them: its duals are tabulated "
+            f"only for inputs of equal norm (their kinks would be in different places), and these have deviations from "
+            f"{low:.3g} to {high:.3g}. Scale every input to the same norm, e.g. "
+            f"X / np.linalg.norm(X, axis=1, keepdims=True), or use a wl.PiecewisePolynomial."
         )
     largest = 2.0 ** math.ceil(math.log2(max(high, 1.0)))
     # f_s is analytic for Re s > 0, which the map takes to a disc: sqrt(low high) puts the range in its middle. Much

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
-from typing import final
+from typing import TypeVar, final
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
-from widelimit.kernels.sphere import sphere
+from widelimit.kernels.sphere import Sphere, sphere
 from widelimit.pytrees import pytree
 from widelimit.signals import Variance, scaled
 from widelimit.validation import Array
@@ -30,6 +31,8 @@ def _in_units(block: jax.Array, x: NetworkFeatures, y: NetworkFeatures) -> jax.A
     rows = Variance(*(leaf[:, None] for leaf in x.variance))
     return scaled(block, rows, y.variance)
 
+
+_T = TypeVar("_T")
 
 EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
@@ -49,10 +52,31 @@ def _prepared(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
     eps = float(np.finfo(dtype).eps)
     if high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
-        found = sphere(net, high, dtype, tangent=isinstance(kernel, NTK), target=target)
+        found = _remembered(_sphere, net, high, dtype.name, isinstance(kernel, NTK), target)
         if found is not None:
             return found
-    return replace(kernel, net=net.prepared(low, high, dtype)) if net.rtol(dtype) else kernel
+    if not net.rtol(dtype):
+        return kernel
+    return replace(kernel, net=_remembered(_network_for, net, low, high, dtype.name))
+
+
+@functools.lru_cache(maxsize=64)
+def _sphere(net: Network, deviation: float, dtype: str, tangent: bool, target: float) -> Sphere | None:
+    return sphere(net, deviation, np.dtype(dtype), tangent=tangent, target=target)
+
+
+@functools.lru_cache(maxsize=64)
+def _network_for(net: Network, low: float, high: float, dtype: str) -> Network:
+    return net.prepared(low, high, np.dtype(dtype))
+
+
+def _remembered(make: functools._lru_cache_wrapper[_T], net: Network, *facts: Hashable) -> _T:
+    """What gram, cross and diag of the same inputs share; made anew for networks with arrays, which have no hash."""
+    try:
+        hash(net)
+    except TypeError:
+        return make.__wrapped__(net, *facts)
+    return make(net, *facts)
 
 
 @final
