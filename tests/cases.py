@@ -25,13 +25,25 @@ ACTIVATIONS = {
     "polynomial": wl.Polynomial((0.3, -1.0, 0.2, 0.1)),
     "hermite": wl.Hermite(3),
     "numerical": wl.activation("tanh"),
+    "piecewise_polynomial": wl.activation("hard_tanh"),
 }
 
 CORE = {name: ACTIVATIONS[name] for name in ("identity", "relu", "leaky_relu", "abs", "erf")}
 """Those whose whole networks are tested to the last digits and at the ends of the range."""
 
-TABULATED = ("tanh", "sigmoid", "silu", "softplus", "mish", "gelu_tanh", "elu", "selu", "hard_tanh", "hard_swish")
-"""Names of activations without a closed form here."""
+TABULATED = ("tanh", "sigmoid", "silu", "softplus", "mish", "gelu_tanh", "elu", "selu", "celu")
+"""Names of activations whose duals are tabulated."""
+
+PIECES = {
+    "hard_tanh": wl.activation("hard_tanh"),
+    "hard_swish": wl.activation("hard_swish"),
+    "relu6": wl.activation("relu6"),
+    "clip": wl.PiecewisePolynomial((-0.5, 2.0), ((-0.5,), (0.0, 1.0), (2.0,))),
+    "all kinds": wl.PiecewisePolynomial(
+        (-1.25, 0.0, 0.5), ((1.0, 2.0), (-1.5, 0.0), (-1.5, 1.0, 0.5), (-1.25, 0.5, 0.5))
+    ),
+}
+"""Polynomials between kinks: lines and parabolas, without and with a kink at 0, none, even, odd and mixed."""
 
 KERNELS = {"nngp": wl.nngp, "ntk": wl.ntk}
 DTYPES = {"float64": np.float64, "float32": np.float32}

@@ -147,9 +147,12 @@ def gaussian_expectation(
     not declared, or a function that varies over lengths much shorter than 1, shows as a large error.
 
     Args:
-        f, g: elementwise functions written with jax.numpy, analytic between the kinks, growing more slowly than
-            exp(u^2/(4 q1)) and exp(v^2/(4 q2)).
-        q1, c, q2: q1, q2 > 0 and c^2 <= q1 q2 (up to a rounding error, which is taken as equality).
+        f: an elementwise function written with jax.numpy, analytic between the kinks, growing more slowly than
+            exp(u^2/(4 q1)).
+        g: likewise, with q2.
+        q1: variance of u, > 0.
+        c: covariance, c^2 <= q1 q2 (up to a rounding error, which is taken as equality).
+        q2: variance of v, > 0.
         kinks: where f or g is not analytic (jumps too).
 
     Returns:
@@ -161,6 +164,8 @@ def gaussian_expectation(
     """
     q1, c, q2 = (float(v) for v in validation.covariances(*(np.float64(v) for v in (q1, c, q2))))
     ends = tuple(sorted({float(validation.finite_scalar("every kink", kink)) for kink in kinks}))
+    if q1 < q2:  # The outer panels resolve the first function: the one that varies over fewer deviations.
+        f, g, q1, q2 = g, f, q2, q1
     s, t = math.sqrt(q1), math.sqrt(q2)
     rho = min(max(c / s / t, -1.0), 1.0)
     # Exactly: rounded, it would move the angle of a nearly equal pair by sqrt(eps).

@@ -13,7 +13,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.activations.numerical import Numerical
-from widelimit.activations.piecewise import RTOL, PiecewisePolynomial
+from widelimit.activations.piecewise import PiecewisePolynomial
 
 _PROBES = np.linspace(-8.0, 8.0, 34)
 """Neither 0 nor an integer is among them: kinks are usually there."""
@@ -38,10 +38,9 @@ def from_function(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float],
         _check_shape(phi, label)
         _check_values(phi, label)
         # At 0 a table serves any function; elsewhere it cannot, as the kinks of two inputs are in different places.
-        if any(ends) and (rtol is None or rtol >= RTOL["float64"]):
-            pieces = _pieces(phi, ends)
-            if pieces:
-                return PiecewisePolynomial(ends, pieces, label)
+        pieces = _pieces(phi, ends) if any(ends) else None
+        if pieces:
+            return PiecewisePolynomial(ends, pieces, rtol, label)
     return Numerical(phi, ends, rtol, label)
 
 

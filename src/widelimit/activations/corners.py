@@ -41,7 +41,7 @@ class Rule(NamedTuple):
 
 @functools.cache
 def rule(dtype: str) -> Rule:
-    """The rule: interpolation by even polynomials at the positive nodes of a Gauss-Legendre rule of twice the length."""
+    """The rule: even polynomials through the positive nodes of a Gauss-Legendre rule of twice the length."""
     count = NODES[dtype]
     nodes = np.polynomial.legendre.leggauss(2 * count)[0][count:]
     ends = np.concatenate([[0.0], 2.0 ** np.arange(-12, 0), 1 - 2.0 ** np.arange(-2, -34, -1), [1.0]])

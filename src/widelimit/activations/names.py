@@ -75,9 +75,9 @@ _TABULATED: dict[str, Activation] = {
 }
 
 _PIECES: dict[str, Activation] = {
-    "hard_tanh": PiecewisePolynomial((-1.0, 1.0), ((-1.0,), (0.0, 1.0), (1.0,)), "hard_tanh"),
-    "hard_swish": PiecewisePolynomial((-3.0, 3.0), ((0.0,), (0.0, 0.5, 1 / 6), (0.0, 1.0)), "hard_swish"),
-    "relu6": PiecewisePolynomial((0.0, 6.0), ((0.0,), (0.0, 1.0), (6.0,)), "relu6"),
+    "hard_tanh": PiecewisePolynomial((-1.0, 1.0), ((-1.0,), (0.0, 1.0), (1.0,)), label="hard_tanh"),
+    "hard_swish": PiecewisePolynomial((-3.0, 3.0), ((0.0,), (0.0, 0.5, 1 / 6), (0.0, 1.0)), label="hard_swish"),
+    "relu6": PiecewisePolynomial((0.0, 6.0), ((0.0,), (0.0, 1.0), (6.0,)), label="relu6"),
 }
 
 _CLOSED: tuple[Activation, ...] = (

@@ -4,9 +4,9 @@ With z = u/s a phi splits into an even and an odd part, each known from its half
 
     F(z) = p_0 + p_1 z + p_2 z^2 + sum_k (j_k (z - h_k)_+ + g_k (z - h_k)_+^2/2),    h_k = kink_k/s,
 
-so F'' is a constant, point masses j_k and jumps g_k at +-h_k. By Price's theorem E[F' G'] at the correlation cos(psi) is
-its value at 1 less an integral of E[F'' G''] over the angle, a sum over pairs of kinks of the integrals in `corners`;
-averaged once more it is H in R = R(1) - near H (`tables`), and nothing cancels.
+so F'' is a constant, point masses j_k and jumps g_k at +-h_k. By Price's theorem E[F' G'] at the correlation cos(psi)
+is its value at 1 less an integral of E[F'' G''] over the angle, a sum over pairs of kinks of the integrals in
+`corners`; averaged once more it is H in R = R(1) - near H (`tables`), which keeps gaps to relative accuracy.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from jaxtyping import Float
 from widelimit import series, validation
 from widelimit.activations.base import Activation
 from widelimit.activations.corners import SMALLEST, Corner, corner
+from widelimit.activations.numerical import RTOL
 from widelimit.activations.ranges import by_rows, signed
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
@@ -34,10 +35,9 @@ FURTHEST = 16.0
 """A kink is taken as no farther out than this many deviations: the density is e^-128 there."""
 _SHORT = 1.0
 """Intervals between the kinks of two inputs up to this length have a rule of their own: differences of tails cancel."""
-_FURTHEST_FLAT = 6.0
-"""Deviations, to kinks between which phi is 0."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
-RTOL = {"float64": 1e-11, "float32": 2e-6}
+_ROUNDING = 1.0
+"""eps of the square of the largest coefficient of F'': a third of it was seen (tests/test_piecewise.py)."""
 
 
 class _Half(NamedTuple):
@@ -165,7 +165,9 @@ def _pairs_of_kinks(x: _Kinks, y: _Kinks, near: jax.Array, *, curved: bool) -> _
     masses = (own.whole[0], own.whole[1])
     if not curved:
         return _Pairs(masses, None, None, None)
-    swapped_apart, swapped_both = (jnp.stack([sign * pair[0], -sign * pair[1]]) for sign, pair in ((-1, apart), (1, both)))
+    swapped_apart, swapped_both = (
+        jnp.stack([sign * pair[0], -sign * pair[1]]) for sign, pair in ((-1, apart), (1, both))
+    )
     first = (near * jnp.minimum(x.tail[:, None], y.tail[None, :]), jnp.zeros(()))
     base = jnp.stack(jnp.broadcast_arrays(*first))
     change = jnp.asarray([-1.0, 1.0], near.dtype).reshape(-1, *[1] * (base.ndim - 1)) * near
@@ -215,12 +217,14 @@ def _bends(pairs: _Pairs, x: _Half, y: _Half, sign: int) -> tuple[jax.Array, jax
 class PiecewisePolynomial(Activation):
     """phi(u) = sum_i pieces[k][i] u^i between kinks[k-1] and kinks[k]. Dual: sums of bivariate normal integrals.
 
-    Derived from Price's theorem (Price 1958) at pairs of kinks; right to 1e-11 (float64) or 2e-6 (float32) of
-    sqrt(E[phi(u)^2] E[phi(v)^2]).
+    Derived from Price's theorem (Price 1958) at pairs of kinks. It needs no tables: it works under jax.jit, grad and
+    vmap. Errors are a few eps of sqrt(E[phi(u)^2] E[phi(v)^2]), times s^2/E[phi(u)^2] where that is large.
 
     Args:
         kinks: where one polynomial ends and the next begins, ascending, at least one.
         pieces: one more than kinks; each the coefficients of 1, u and u^2, as many as are needed.
+        rtol: bound on the error of duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]), met or an error is raised (where
+            deviations are known: not under jit, grad and vmap); None is 1e-10 in float64 and 1e-6 in float32.
         label: what errors call it.
 
     Raises:
@@ -231,10 +235,13 @@ class PiecewisePolynomial(Activation):
 
     kinks: tuple[float, ...] = field(metadata={"static": True})
     pieces: tuple[tuple[float, ...], ...] = field(metadata={"static": True})
+    rtol: float | None = field(default=None, metadata={"static": True})
     label: str = field(default="a piecewise polynomial", metadata={"static": True})
     name: ClassVar[str] = "piecewise_polynomial"
 
     def __post_init__(self) -> None:
+        if self.rtol is not None:
+            validation.finite_scalar("rtol", self.rtol, at_least=1e-13)
         kinks = np.array([float(validation.finite_scalar("every kink", kink)) for kink in self.kinks])
         if len(kinks) == 0 or (np.diff(kinks) <= 0).any():
             raise ValueError(f"kinks must ascend, at least one is needed; got {self.kinks}.")
@@ -287,18 +294,24 @@ class PiecewisePolynomial(Activation):
         return bool(even.p[1] != 0 or odd.p[2] != 0)
 
     def rtol_in(self, dtype: Any) -> float:
-        return RTOL[np.dtype(dtype).name]
+        return RTOL[np.dtype(dtype).name] if self.rtol is None else self.rtol
 
     def prepared(self, low: float, high: float, dtype: Any) -> PiecewisePolynomial:
-        sizes, (even, odd) = self._halves()
-        flat = not (even.p.any() or odd.p.any())
-        if flat and 0 < low < sizes[0] / _FURTHEST_FLAT:
-            raise ValueError(
-                f"{self.label} is 0 between its kinks about 0, and a signal of standard deviation {low:.3g} is beyond "
-                f"them once in 10^9 times: relative accuracy is lost. Scale the inputs up."
-            )
         if high > np.finfo(dtype).max ** 0.25 / 256:
             raise ValueError(f"{self.label}: signals of standard deviation {high:.3g} overflow; scale the inputs down.")
+        rtol = self.rtol_in(dtype)
+        with jax.enable_x64(True):
+            signal = Variance(jnp.asarray([low**2, high**2]), jnp.zeros(2, jnp.int32)).normalised()
+            parts = jax.tree.map(np.asarray, self.encode(signal)[1].parts)
+        bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
+        errors = _ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2
+        if max(errors) > rtol:
+            size = (low, high)[int(np.argmax(errors))]
+            raise ValueError(
+                f"{self.label}: its duals at a standard deviation of {size:.3g} are right to {max(errors):.1g} in "
+                f"{np.dtype(dtype).name}, not to rtol = {rtol:g}. Bring the signals to the size of the kinks (they are "
+                f"at {', '.join(f'{kink:g}' for kink in self.kinks)}), use float64, or pass a larger rtol."
+            )
         return self
 
     def encode(self, signal: Variance) -> tuple[Variance, _Trace]:
@@ -357,7 +370,7 @@ class PiecewisePolynomial(Activation):
         return bool(even.g.any() or odd.g.any() or odd.p[2] != 0)
 
     def _all_kinks(self, trace: _Trace, dtype: Any) -> tuple[_Kinks, _Half, _Half]:
-        """All kinks, with the one at 0 if there is one: there an even part has its slope for j, an odd one 2 p_2 as g."""
+        """All kinks, that at 0 too if there is one: an even part has its slope as j there, an odd one 2 p_2 as g."""
         even, odd = trace.parts
         if not self._bends_at_zero():
             return trace.kinks, even, odd
@@ -385,7 +398,5 @@ def _moment(half: _Half, at: _Kinks) -> jax.Array:
 def _constant(x: _Half, y: _Half, x_at: _Kinks, y_at: _Kinks) -> jax.Array:
     """E[F'' G''] less its part from pairs of kinks, of even parts: their constants 2 p_2, and these with the rest."""
     (c, d) = (2 * half.p[2] for half in (x, y))
-    rests = [
-        2 * jnp.sum(half.j * at.density + half.g * at.tail, axis=0) for half, at in ((x, x_at), (y, y_at))
-    ]
+    rests = [2 * jnp.sum(half.j * at.density + half.g * at.tail, axis=0) for half, at in ((x, x_at), (y, y_at))]
     return c * d + c * rests[1] + rests[0] * d
