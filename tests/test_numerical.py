@@ -5,13 +5,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+import mpmath as mp
 import numpy as np
 import pytest
 from scipy import integrate
 
 import oracles
 import widelimit as wl
-from cases import CORE, KERNELS, TABULATED
+from cases import ACTIVATIONS, CORE, KERNELS, PIECES, TABULATED
 from widelimit import gaussian
 from widelimit.activations.names import BY_NAME
 from widelimit.compute import tiles
@@ -97,9 +98,89 @@ DEFINITIONS = {
         lambda u: 1.0507009873554805 * np.where(u > 0, u, 1.6732632423543772 * np.expm1(np.minimum(u, 0))),
         (0.0,),
     ),
-    "hard_tanh": (lambda u: np.clip(u, -1, 1), (-1.0, 1.0)),
-    "hard_swish": (lambda u: u * np.clip(u + 3, 0, 6) / 6, (-3.0, 3.0)),
+    "celu": (lambda u: np.where(u > 0, u, np.expm1(np.minimum(u, 0))), (0,)),
 }
+
+
+def test_every_name_is_checked_somewhere():
+    """Closed forms in test_activations.py, pieces in test_piecewise.py, tables here: no name is left out."""
+    assert set(TABULATED) == set(DEFINITIONS)
+    kinds = {name: type(phi) for name, phi in BY_NAME.items()}
+    assert {name for name, kind in kinds.items() if kind is wl.Numerical} == {*TABULATED, "swish"}
+    assert {name for name, kind in kinds.items() if kind is wl.PiecewisePolynomial} <= set(PIECES)
+    assert BY_NAME["swish"] is BY_NAME["silu"] or BY_NAME["swish"] == BY_NAME["silu"]
+    closed = {name for name, kind in kinds.items() if kind not in (wl.Numerical, wl.PiecewisePolynomial)}
+    assert closed <= set(ACTIVATIONS)
+    assert set(ACTIVATIONS) - {"numerical", "piecewise_polynomial"} <= set(oracles.DUALS)
+
+
+@pytest.mark.parametrize("name", [*TABULATED, *PIECES])
+def test_kernels_are_positive_semidefinite(name):
+    """To n eps on inputs of equal norm; to n times the error target of the tables on others, duplicates among them."""
+    activation = PIECES[name] if name in PIECES else BY_NAME[name]
+    k = wl.nngp(wl.mlp(depth=2, activation=activation, weight_std=1.3, bias_std=0.3))
+    for data, noise in ((np.vstack([U, -U[:2], U[:1]]), 4 * EPS), (np.vstack([X, X[:1], -X[1:2]]), 1e-10)):
+        noise = 4 * EPS if name in PIECES else noise
+        gram = k.gram(data)
+        assert (gram == gram.T).all()
+        assert np.linalg.eigvalsh(gram)[0] >= -len(data) * noise * np.diagonal(gram).max()
+
+
+@pytest.mark.parametrize("name", ["elu", "selu", "celu"])
+def test_elu_against_its_closed_form(name):
+    """E[phi(v) | u] is closed: a normal distribution function, a density, and one of an exponential tilt; u by mpmath.
+
+    So are the kernels of Tsuchida et al. 2021, which write the outer integral by Owen's T.
+    """
+    scale, alpha = (1.0507009873554805, 1.6732632423543772) if name == "selu" else (1.0, 1.0)
+
+    def phi(u):
+        return scale * (u if u > 0 else alpha * mp.expm1(u))
+
+    def conditional(mean, spread):
+        end = mean / spread
+        straight = mean * mp.ncdf(end) + spread * mp.npdf(end)
+        tilted = mp.exp(mean + spread**2 / 2) * mp.ncdf(-end - spread)
+        return scale * (straight + alpha * (tilted - mp.ncdf(-end)))
+
+    with mp.workdps(25):
+        for s, t, rho in ((1.0, 1.0, 0.6), (2.0, 0.3, -0.8), (0.01, 0.02, 0.5), (5.0, 4.0, 0.95)):
+            spread = t * mp.sqrt(1 - mp.mpf(rho) ** 2)
+
+            def integrand(z, s=s, t=t, rho=rho, spread=spread):
+                return phi(s * z) * conditional(t * rho * z, spread) * mp.npdf(z)
+
+            reference = float(mp.quad(integrand, [-12, -4, -1, 0, 1, 4, 12]))
+            own = [BY_NAME[name].dual(q, q, q) for q in (s * s, t * t)]
+            found = BY_NAME[name].dual(s * s, s * t * rho, t * t)
+            assert abs(found - reference) <= 1e-10 * math.sqrt(own[0] * own[1])
+            assert abs(1.001 * found - reference) > 1e-10 * math.sqrt(own[0] * own[1])
+
+
+def test_prepared_tables_work_under_a_trace():
+    """Gradients by the weights of a tanh network equal differences; out of the range is NaN; nothing else changes."""
+    phi = wl.activation("tanh").prepared(0.1, 4.0, "float64")
+    with jax.enable_x64(True):
+        data = jnp.asarray(X[:4])
+
+        def total(weight_std, activation=phi):
+            return jnp.sum(wl.ntk(wl.mlp(depth=2, activation=activation, weight_std=weight_std)).gram(data))
+
+        slope = jax.jit(jax.value_and_grad(total))
+        value, by_weight = slope(1.3)
+        assert float(value) == pytest.approx(float(total(1.3, "tanh")), rel=1e-9)
+        numerical = (total(1.3 + 1e-4, "tanh") - total(1.3 - 1e-4, "tanh")) / 2e-4
+        assert float(by_weight) == pytest.approx(float(numerical), rel=1e-6)
+        assert np.isnan(slope(40.0)[0])
+    with pytest.raises(ValueError, match="high must be >= 2"):
+        wl.activation("tanh").prepared(2.0, 1.0, "float64")
+
+
+def test_gram_cross_and_diag_share_their_preparation():
+    k = wl.nngp(wl.mlp(depth=3, activation="relu"))
+    assert k.prepared(U) is k.prepared(U)
+    assert k.prepared(U) is not wl.ntk(k.net).prepared(U)
+    assert k.prepared(U) is not k.prepared(2 * U)
 
 
 @pytest.mark.parametrize("name", TABULATED)
@@ -193,7 +274,7 @@ def test_equal_norms_against_high_precision():
 
 
 def test_equal_norms_of_tabulated_activations():
-    for name in ("tanh", "hard_tanh"):
+    for name in ("tanh", "elu"):
         k = wl.ntk(wl.mlp(depth=3, activation=name, weight_std=1.5, bias_std=0.1))
         found = k.gram(U)
         assert isinstance(k.prepared(U), Sphere)
@@ -313,8 +394,8 @@ def test_a_trace_is_refused():
         jax.grad(lambda w: wl.nngp(wl.mlp(depth=2, activation="tanh", weight_std=w)).gram(X).sum())(1.0)
 
 
-def test_kinks_away_from_zero_need_equal_norms():
-    k = wl.ntk(wl.mlp(depth=2, activation="hard_tanh"))
+def test_kinks_away_from_zero_of_other_than_polynomials_need_equal_norms():
+    k = wl.ntk(wl.mlp(depth=2, activation=wl.activation(lambda u: jnp.tanh(jnp.maximum(u - 1, 0)), kinks=(1.0,))))
     with pytest.raises(ValueError, match="equal norm"):
         k.gram(X)
     with pytest.raises(TypeError, match="go with a function"):

@@ -300,11 +300,7 @@ class PiecewisePolynomial(Activation):
         if high > np.finfo(dtype).max ** 0.25 / 256:
             raise ValueError(f"{self.label}: signals of standard deviation {high:.3g} overflow; scale the inputs down.")
         rtol = self.rtol_in(dtype)
-        with jax.enable_x64(True):
-            signal = Variance(jnp.asarray([low**2, high**2]), jnp.zeros(2, jnp.int32)).normalised()
-            parts = jax.tree.map(np.asarray, self.encode(signal)[1].parts)
-        bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
-        errors = _ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2
+        errors = self.errors(np.array([low, high]), dtype)
         if max(errors) > rtol:
             size = (low, high)[int(np.argmax(errors))]
             raise ValueError(
@@ -313,6 +309,14 @@ class PiecewisePolynomial(Activation):
                 f"at {', '.join(f'{kink:g}' for kink in self.kinks)}), use float64, or pass a larger rtol."
             )
         return self
+
+    def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
+        """What rounding leaves of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
+        with jax.enable_x64(True):
+            signal = Variance(jnp.asarray(deviations**2), jnp.zeros(deviations.shape, jnp.int32)).normalised()
+            parts = jax.tree.map(np.asarray, self.encode(signal)[1].parts)
+        bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
+        return np.asarray(_ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, _Trace]:
         dtype = signal.value.dtype
