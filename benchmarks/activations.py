@@ -1,48 +1,53 @@
 """Seconds of an NTK Gram matrix for every activation, beside relu's.
 
-python benchmarks/activations.py [n] [depth]
+python benchmarks/activations.py [n] [equal | unequal | depth] [name ...]
 
-Inputs of equal and of unequal norm (standard normal, 20 features). The second of two runs is shown, relu before and
-after each activation (the mean of both is its peer); the first run, with compilation, stands in parentheses.
+Inputs of equal and of unequal norm (standard normal, 20 features), float64, depth 4; with `depth`, depth 32 beside
+depth 4 on equal norms. The shortest of three calls after one that compiles; relu's is taken before and after each
+activation in the same run, and the ratio is to their mean.
 """
 
-import os
 import sys
-import time
 
 import numpy as np
+from common import report, seconds
 
 import widelimit as wl
 
-NAMES = ["erf", "gelu", "sin", "snake", "rbf", "hermite", "tanh", "sigmoid", "silu", "softplus", "mish", "elu"]
+TABULATED = ["tanh", "sigmoid", "silu", "softplus", "mish", "gelu_tanh", "elu", "selu"]
+PIECES = ["hard_tanh", "hard_swish", "relu6"]
+CLOSED = ["erf", "gelu", "sin", "cos", "snake", "rbf", "exp", "gaussian", "monomial", "hermite"]
+NAMES = {"equal": [*CLOSED, *TABULATED, *PIECES], "unequal": [*TABULATED, *PIECES], "depth": ["relu", "gelu", "tanh"]}
 
 
-def seconds(activation: str, depth: int, X: np.ndarray) -> tuple[float, float]:
-    """Of the first gram and of the next."""
+def gram(activation: str, depth: int, X: np.ndarray) -> float:
+    """Seconds of one call."""
     k = wl.ntk(wl.mlp(depth=depth, activation=activation, weight_std=1.2, bias_std=0.2))
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        k.gram(X)
-        times.append(time.perf_counter() - start)
-    return times[0], times[1]
+    return seconds(lambda: k.gram(X))
+
+
+def row(name: str, X: np.ndarray, *, depth: int, peer: str, peer_depth: int) -> dict[str, str | float]:
+    """An activation between two measurements of its peer."""
+    before = gram(peer, peer_depth, X)
+    own = gram(name, depth, X)
+    mean = (before + gram(peer, peer_depth, X)) / 2
+    return {"activation": name, "depth": depth, "seconds": own, "peer": peer, "peer_seconds": mean, "ratio": own / mean}
 
 
 def main() -> None:
-    """The table, row by row."""
+    """The rows of one kind."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
-    depth = int(sys.argv[2]) if len(sys.argv) > 2 else 4
+    kind = sys.argv[2] if len(sys.argv) > 2 else "equal"
     X = np.random.default_rng(0).standard_normal((n, 20))
-    U = X / np.linalg.norm(X, axis=1, keepdims=True) * np.sqrt(20)
-    print(f"n = {n}, depth {depth}, float64, OPENBLAS_CORETYPE = {os.environ.get('OPENBLAS_CORETYPE', 'unset')}")
-    for label, data in (("equal norms", U), ("unequal norms", X)):
-        seconds("relu", depth, data)
-        for name in NAMES:
-            before = seconds("relu", depth, data)[1]
-            first, again = seconds(name, depth, data)
-            relu = (before + seconds("relu", depth, data)[1]) / 2
-            row = f"{label:14} {name:10} {again:6.2f} s ({first:5.2f}), relu {relu:5.2f} s, ratio {again / relu:5.2f}"
-            print(row, flush=True)
+    if kind != "unequal":
+        X = X / np.linalg.norm(X, axis=1, keepdims=True) * np.sqrt(20)
+    rows = []
+    for name in sys.argv[3:] or NAMES[kind]:
+        if kind == "depth":
+            rows.append(row(name, X, depth=32, peer=name, peer_depth=4))
+        else:
+            rows.append(row(name, X, depth=4, peer="relu", peer_depth=4))
+    report(f"activations_{kind}", rows, n=n, features=20, dtype="float64", norms=kind)
 
 
 if __name__ == "__main__":

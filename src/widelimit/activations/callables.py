@@ -96,7 +96,7 @@ def _pieces(phi: Callable[[jax.Array], jax.Array], kinks: tuple[float, ...]) -> 
     """The polynomials of degree 2 that phi is between its kinks, from its derivatives; None if it is not."""
 
     def slope(u: jax.Array) -> jax.Array:
-        return jax.jvp(phi, (u,), (jnp.ones_like(u),))[1]
+        return jnp.asarray(jax.jvp(phi, (u,), (jnp.ones_like(u),))[1])
 
     found = []
     for left, right in itertools.pairwise((-np.inf, *kinks, np.inf)):

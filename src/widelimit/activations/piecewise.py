@@ -184,6 +184,7 @@ def _mass_and_jump(
     own: Corner, apart: jax.Array, both: jax.Array, density: jax.Array, near: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """A mass of one input at its kink, where V is normal: the chance that it is beyond the other kink."""
+    assert own.bent is not None
     floor = SMALLEST[near.dtype.name]
     tangent = jnp.sqrt(jnp.maximum(near, floor) / (2 - near))
     beyond = near * density * jax.scipy.special.erfc((apart / tangent + both * tangent) / math.sqrt(2)) / 2
@@ -269,7 +270,7 @@ class PiecewisePolynomial(Activation):
         result = values[0]
         for kink, value in zip(self.kinks, values[1:], strict=True):
             result = jnp.where(u > kink, value, result)
-        return result
+        return jnp.asarray(result)
 
     def _halves(self) -> tuple[np.ndarray, list[_Half]]:
         """The sizes of the kinks beyond 0, ascending, and of either part p, and the jumps of phi' and phi''."""
@@ -334,7 +335,7 @@ class PiecewisePolynomial(Activation):
             return jnp.stack(terms) if terms else jnp.zeros((0, *s.shape), dtype)
 
         parts = [
-            _Half(scaled(f.p, powers), scaled(f.j, [size] * len(sizes)), scaled(f.g, [s * size] * len(sizes)))
+            _Half(*map(scaled, map(np.asarray, f), (powers, [size] * len(sizes), [s * size] * len(sizes))))
             for f in halves
         ]
         kinks = _kinks_at(jnp.stack(h) if h else jnp.zeros((0, *s.shape), dtype))
@@ -356,7 +357,7 @@ class PiecewisePolynomial(Activation):
         for i, sign in enumerate((1, -1)):
             f, g = x.parts[i], y.parts[i]
             one = _at_one(f, g, x.kinks.h, y.kinks.h, places)
-            bend, mean_bend = _bends(pairs, x_all[1 + i], y_all[1 + i], sign)
+            bend, mean_bend = _bends(pairs, x_all[1:][i], y_all[1:][i], sign)
             if sign > 0:  # the constant of F'' of an even part; that of an odd one is a jump at 0
                 constant = _constant(x_all[1], y_all[1], x_all[0], y_all[0])
                 bend, mean_bend = bend + near * constant, mean_bend + near / 2 * constant
