@@ -90,7 +90,8 @@ def test_duals_against_quadrature(name):
             assert error[kept].max() <= 1, (which, dtype, error[kept].max())
         for wrong in (1.001 * found, getattr(activation, which)(s, s * t * rho / np.sqrt(s * t), t)):
             assert (np.abs(wrong - reference) / scale).max() > 1e-4
-        assert (np.abs(getattr(activation, which)(s * s, -s * t * rho, t * t) - reference) / scale).max() > 1e-4
+        if which == "dual":  # the derivative of an odd phi is even in rho
+            assert (np.abs(activation.dual(s * s, -s * t * rho, t * t) - reference) / scale).max() > 1e-4
 
 
 @pytest.mark.parametrize("name", RECTIFIED)
