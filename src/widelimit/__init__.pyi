@@ -31,6 +31,14 @@ from .inference.modes import Modes
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
 from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, posterior
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
+from .kernels.empirical.expansion import linearize, taylor
+from .kernels.empirical.kernels import (
+    EmpiricalDiagonal,
+    EmpiricalKernel,
+    EmpiricalMatrixKernel,
+    empirical_nngp,
+    empirical_ntk,
+)
 from .kernels.matrix_valued import MatrixFunction, MatrixKernel, Separable, matrix_valued, separable
 from .kernels.network import NNGP, NTK, nngp, ntk
 from .kernels.standard import (
@@ -55,6 +63,9 @@ __all__ = [
     "Conditioned",
     "Cos",
     "CustomLoss",
+    "EmpiricalDiagonal",
+    "EmpiricalKernel",
+    "EmpiricalMatrixKernel",
     "Erf",
     "Exp",
     "FixedPoint",
@@ -112,11 +123,14 @@ __all__ = [
     "activation",
     "critical",
     "elu",
+    "empirical_nngp",
+    "empirical_ntk",
     "fit_hyperparameters",
     "gradient_descent",
     "gradient_flow",
     "laplace",
     "linear",
+    "linearize",
     "matrix_valued",
     "max_learning_rate",
     "mlp",
@@ -130,5 +144,6 @@ __all__ = [
     "rkhs",
     "scale_inputs",
     "separable",
+    "taylor",
     "trained_ensemble",
 ]
