@@ -19,7 +19,7 @@ from widelimit.training.flow import flow
 from widelimit.training.history import History, Recorder, joined
 from widelimit.training.problem import Problem
 from widelimit.training.progress import progress
-from widelimit.training.steps import Rule, State, advance
+from widelimit.training.steps import Rule, State, advance, group_size
 
 SAME_RUN = 1e-3
 """The loss at theta_0 may differ by this share from that of a checkpoint of the same run on another machine; that of
@@ -54,13 +54,20 @@ Mover = Callable[[State, int, float, float], Moved]
 
 def by_steps(problem: Problem, rule: Rule, key: jax.Array) -> Mover:
     """Discrete steps."""
+    rate, group = jnp.asarray(rule.rate, problem.X.dtype), group_size(problem, rule.batch)
 
     def run(state: State, end: int) -> tuple[State, np.ndarray]:
-        rate = jnp.asarray(rule.rate, problem.X.dtype)
         moved, losses = advance(
-            problem, state, rate, jnp.asarray(end), key, transformation=rule.transformation, batch=rule.batch
+            problem,
+            state,
+            rate,
+            jnp.asarray(end),
+            key,
+            transformation=rule.transformation,
+            batch=rule.batch,
+            group=group,
         )
-        return moved, np.asarray(losses)
+        return moved._replace(step=jnp.min(moved.step)), np.asarray(losses)
 
     def move(state: State, steps: int, mark: float, next_mark: float) -> Moved:  # noqa: ARG001, as for flows
         moved, losses = run(state, int(next_mark))

@@ -19,6 +19,12 @@ NAMED = ("gd", "sgd", "momentum", "adam")
 LANCZOS = 16
 """Products with the kernel for its largest eigenvalue: 16 find it to a few per cent for any spectrum of 1e4 points."""
 
+CACHE = 2**20
+"""Bytes of a core's own cache. An ensemble beyond it goes through memory at every step."""
+
+COPIES = 3
+"""Parameters, their gradient and their update."""
+
 
 class State(NamedTuple):
     """Where training stands: all that the next step depends on."""
@@ -107,7 +113,7 @@ def _taken(problem: Problem, order: jax.Array, turn: jax.Array, batch: int) -> t
     return problem.X[rows], problem.y[rows], loss
 
 
-@functools.partial(jax.jit, static_argnames=("transformation", "batch"))
+@functools.partial(jax.jit, static_argnames=("transformation", "batch", "group"))
 def advance(
     problem: Problem,
     state: State,
@@ -117,8 +123,13 @@ def advance(
     *,
     transformation: optax.GradientTransformation,
     batch: int,
+    group: int,
 ) -> tuple[State, jax.Array]:
-    """The state at step `end`, or after the first step whose loss (before it) was not finite; the losses there."""
+    """The state at step `end`, or after the first step whose loss (before it) was not finite; the losses there (*E,).
+
+    An ensemble goes through all steps `group` members at a time; `step` of the state is then that of every group.
+    """
+    turns = len(problem.X) // batch if batch else 1
 
     def member(params: Any, memory: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple[Any, Any, jax.Array]:
         value, slope = jax.value_and_grad(problem.cost)(params, X, y, loss)
@@ -126,7 +137,7 @@ def advance(
         moved = jax.tree.map(lambda p, u: p + jnp.asarray(rate, p.dtype) * u, params, update)
         return moved, memory, value
 
-    step, turns = problem.each(member, shared=3), len(problem.X) // batch if batch else 1
+    step = problem.each(member, shared=3)
 
     def going(carry: tuple[State, jax.Array, jax.Array]) -> jax.Array:
         return jnp.asarray((carry[0].step < end) & jnp.all(jnp.isfinite(carry[1])))
@@ -141,10 +152,27 @@ def advance(
         params, memory, value = step(params, memory, *examples)
         return State(params, memory, done + 1), value, order
 
-    order = _order(problem, key, state.step // turns) if batch else jnp.zeros((), jnp.int32)
-    values = jnp.zeros((problem.members,) if problem.many else (), problem.X.dtype)
-    state, values, _ = jax.lax.while_loop(going, body, (state, values, order))
-    return state, values
+    def through(members: tuple[Any, Any]) -> tuple[State, jax.Array]:
+        order = _order(problem, key, state.step // turns) if batch else jnp.zeros((), jnp.int32)
+        values = jnp.zeros((group,) if problem.many else (), problem.X.dtype)
+        moved, values, _ = jax.lax.while_loop(going, body, (State(*members, state.step), values, order))
+        return moved, values
+
+    if not problem.many:
+        return through((state.params, state.memory))
+    apart = jax.tree.map(lambda leaf: leaf.reshape(-1, group, *leaf.shape[1:]), (state.params, state.memory))
+    moved, values = jax.lax.map(through, apart)
+    whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (moved.params, moved.memory))
+    return State(*whole, moved.step), values.ravel()
+
+
+def group_size(problem: Problem, batch: int) -> int:
+    """Members that take their steps together: a divisor of E, and what they work on stays in a core's cache."""
+    cost = problem.one().cost(problem.X.shape[1], problem.dtype)
+    rows = batch or len(problem.X)
+    size = cost.itemsize * (COPIES * cost.parameters + 2 * rows * cost.signals)
+    most = max(1, int(CACHE / size))
+    return max(g for g in range(1, problem.members + 1) if problem.members % g == 0 and g <= most)
 
 
 @functools.partial(jax.jit, static_argnames=("batch",))
