@@ -6,8 +6,9 @@ A relu network of depth 4 and width 1024, 100 features, 10 outputs, all 10 x 10 
 for all. Each way runs in a process of its own, whose peak memory is shown; seconds are those of the shortest of three
 calls after a first one, or of the only call after a smaller first one where a call takes long (`calls`).
 
-The peers hold the Jacobian (or as many parameter vectors) of all rows of their first argument: 16 GiB here. They are
-given it ten rows at a time. All ways do 200 x 20 pairs; the fastest do 200 x 200 too.
+The peers hold the Jacobian (or as many parameter vectors) of all rows of their first argument: 16 GiB for 200 rows.
+They are given it ten rows at a time, and compute both triangles of the symmetric matrix. All ways do 20 x 20 pairs;
+the layerwise method and the fastest peer do 200 x 200 too.
 """
 
 import itertools
@@ -20,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-FEATURES, WIDTH, OUTPUTS, DEPTH, N = 100, 1024, 10, 4, 200
+FEATURES, WIDTH, OUTPUTS, DEPTH = 100, 1024, 10, 4
+SMALL, N = 20, 200
 ROWS = 10
 """Of the peers' first argument at once."""
 
@@ -122,21 +124,20 @@ WAYS = {
     "neural-tangents, 1 (Jacobian contraction)": lambda: neural_tangents(1),
 }
 LARGE = "widelimit, layerwise, width 4096, 1 output, float64"
-FAST = ("widelimit, layerwise", "torch.func, vector products", "neural-tangents, 2 (vector products)")
+FIRST = "widelimit, layerwise"
 
 
 def measure(way, m, calls):
     """Run in the process of one way: prints seconds, peak GiB and a part of the values."""
     if way == LARGE:
-        call, X = ours("auto", 4096, 1, np.float64), inputs(1000, np.float64)
+        call, X = ours("auto", 4096, 1, np.float64), inputs(m, np.float64)
     else:
-        call, X = WAYS[way](), inputs(N)
-    Y = X if m == len(X) else X[:m].copy()
-    call(X[: 2 * ROWS], Y[: 2 * ROWS]) if calls == 1 else call(X, Y)
+        call, X = WAYS[way](), inputs(m)
+    call(X if calls > 1 else X[:ROWS], X)
     times = []
     for _ in range(calls):
         start = time.perf_counter()
-        values = call(X, Y)
+        values = call(X, X)
         times.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     corner = np.asarray(values[:3, :3], np.float64).ravel().tolist()
@@ -147,13 +148,13 @@ def row(python, way, m, calls, reference):
     """One row of the table, from a process of its own."""
     run = subprocess.run([python, __file__, way, str(m), str(calls)], capture_output=True, text=True, check=False)
     if run.returncode:
-        return {"way": way, "pairs": f"{N} x {m}", "error": run.stderr.strip().split("\n")[-1][:200]}
+        return {"way": way, "pairs": f"{m} x {m}", "error": run.stderr.strip().split("\n")[-1][:200]}
     found = json.loads(run.stdout.strip().split("\n")[-1])
     values = np.array(found["corner"])
     wanted = reference.setdefault("corner", values) if way != LARGE else values
     return {
         "way": way,
-        "pairs": f"{N} x {m}" if way != LARGE else f"{m} x {m}",
+        "pairs": f"{m} x {m}",
         "seconds": found["seconds"],
         "peak GiB": found["peak"],
         "calls": calls,
@@ -162,27 +163,31 @@ def row(python, way, m, calls, reference):
 
 
 def main():
-    """The table: first all ways on 200 x 20 pairs, then the fast ones on 200 x 200, then the large width."""
+    """The table: all ways on 20 x 20 pairs, then ours and the fastest peer on 200 x 200, then the large width."""
     from common import report
 
     peer = sys.argv[1] if len(sys.argv) > 1 else ""
-    plan = (
-        [(way, 20, 1 if "acobian" in way else 3) for way in WAYS] + [(way, N, 1) for way in FAST] + [(LARGE, 1000, 1)]
-    )
     rows, reference = [], {}
-    for way, m, calls in plan:
+
+    def add(way, m, calls):
         python = peer if way.startswith("neural") else sys.executable
         if python:
             rows.append(row(python, way, m, calls, reference))
             print(rows[-1], file=sys.stderr, flush=True)
-    report(
-        "empirical_ntk", [with_ratio(r, rows) for r in rows], width=WIDTH, depth=DEPTH, outputs=OUTPUTS, dtype="float32"
-    )
+
+    for way in WAYS:
+        add(way, SMALL, 3 if way == FIRST else 1)
+    peers = [r for r in rows if "seconds" in r and not r["way"].startswith("widelimit")]
+    add(FIRST, N, 3)
+    add(min(peers, key=lambda r: r["seconds"])["way"], N, 1)
+    add(LARGE, 1000, 3)
+    settings = {"width": WIDTH, "depth": DEPTH, "outputs": OUTPUTS, "dtype": "float32"}
+    report("empirical_ntk", [with_ratio(r, rows) for r in rows], **settings)
 
 
 def with_ratio(entry, rows):
     """The row with its seconds over those of the layerwise method on the same pairs."""
-    best = [r["seconds"] for r in rows if r["way"] == FAST[0] and r["pairs"] == entry["pairs"] and "seconds" in r]
+    best = [r["seconds"] for r in rows if r["way"] == FIRST and r["pairs"] == entry["pairs"] and "seconds" in r]
     return {**entry, "ratio": entry["seconds"] / best[0]} if best and "seconds" in entry else entry
 
 
