@@ -117,7 +117,6 @@ def in_blocks(block, X, Y):
 WAYS = {
     "widelimit, layerwise": lambda: ours("layerwise"),
     "widelimit, vector_products": lambda: ours("vector_products"),
-    "widelimit, jacobian": lambda: ours("jacobian"),
     "torch.func, vector products": lambda: torch_recipe("vector_products"),
     "torch.func, Jacobian contraction": lambda: torch_recipe("jacobian"),
     "neural-tangents, 2 (vector products)": lambda: neural_tangents(2),
