@@ -53,6 +53,9 @@ from .kernels.standard import (
     precomputed,
     rbf,
 )
+from .training.history import History
+from .training.loop import Training
+from .training.train import train
 
 __all__ = [
     "NNGP",
@@ -76,6 +79,7 @@ __all__ = [
     "GradientDescent",
     "GradientFlow",
     "Hermite",
+    "History",
     "Huber",
     "HyperparameterFit",
     "Identity",
@@ -119,6 +123,7 @@ __all__ = [
     "Step",
     "Sum",
     "TrainedEnsemble",
+    "Training",
     "WeightedSquaredError",
     "activation",
     "critical",
@@ -145,5 +150,6 @@ __all__ = [
     "scale_inputs",
     "separable",
     "taylor",
+    "train",
     "trained_ensemble",
 ]

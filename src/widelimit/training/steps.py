@@ -19,8 +19,8 @@ NAMED = ("gd", "sgd", "momentum", "adam")
 LANCZOS = 16
 """Products with the kernel for its largest eigenvalue: 16 find it to a few per cent for any spectrum of 1e4 points."""
 
-CACHE = 2**20
-"""Bytes of a core's own cache. An ensemble beyond it goes through memory at every step."""
+CACHE = 2**24
+"""Bytes of a processor's shared cache. An ensemble beyond it would go through memory at every step."""
 
 COPIES = 3
 """Parameters, their gradient and their update."""
@@ -167,7 +167,7 @@ def advance(
 
 
 def group_size(problem: Problem, batch: int) -> int:
-    """Members that take their steps together: a divisor of E, and what they work on stays in a core's cache."""
+    """Members that take their steps together: a divisor of E, and what they work on stays in the cache."""
     cost = problem.one().cost(problem.X.shape[1], problem.dtype)
     rows = batch or len(problem.X)
     size = cost.itemsize * (COPIES * cost.parameters + 2 * rows * cost.signals)
