@@ -11,6 +11,7 @@ without ensembles.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from common import report, seconds
 import widelimit as wl
 
 RATE = 0.05
-SAMPLE = 10
+SAMPLE = 5
 """Networks that are timed of those in turn; the rest take as long."""
 
 
@@ -64,7 +65,7 @@ def row(depth: int, width: int, networks: int, steps: int) -> dict[str, Any]:
             params = compiled(params)
         return params
 
-    together = seconds(lambda: wl.train(net.apply, many, X, y, ensemble=True, **settings))
+    together = seconds(lambda: wl.train(net.apply, many, X, y, ensemble=True, **settings), repeats=2)
     loop = in_turn(alone, SAMPLE)
     stepwise = in_turn(from_python, 2)
     singly = in_turn(lambda p: wl.train(net.apply, p, X, y, **settings).params, SAMPLE)
@@ -87,7 +88,8 @@ def main() -> None:
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     start = time.perf_counter()
     rows = [row(depth, width, networks, steps) for depth, width in ((2, 64), (2, 256), (3, 64))]
-    report("training_ensemble", rows, networks=networks, steps=steps, points=64, features=10, dtype="float32")
+    settings = {"networks": networks, "steps": steps, "points": 64, "features": 10, "dtype": "float32"}
+    report("training_ensemble", rows, **settings, load_average=os.getloadavg()[0])
     print(f"{time.perf_counter() - start:.0f} s in all")
 
 

@@ -162,8 +162,8 @@ def advance(
         return through((state.params, state.memory))
     apart = jax.tree.map(lambda leaf: leaf.reshape(-1, group, *leaf.shape[1:]), (state.params, state.memory))
     moved, values = jax.lax.map(through, apart)
-    whole = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (moved.params, moved.memory))
-    return State(*whole, moved.step), values.ravel()
+    params, memory = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (moved.params, moved.memory))
+    return State(params, memory, moved.step), values.ravel()
 
 
 def group_size(problem: Problem, batch: int) -> int:
