@@ -8,7 +8,7 @@ COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --g
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-lowest format lock clean
+.PHONY: help demo test test-torch test-lowest format lock clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,9 @@ test: .venv/.ready-dev  ## Run every check: style, types, tests
 	.venv/bin/mypy
 	.venv/bin/pytest --numprocesses auto --dist worksteal
 
+test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
+	.venv-torch/bin/pytest tests/test_torch.py
+
 test-lowest: .venv-lowest/.ready  ## Run the tests with the oldest supported dependencies (Python 3.11 or 3.12)
 	.venv-lowest/bin/pytest --numprocesses auto --dist worksteal
 
@@ -34,7 +37,7 @@ lock: .venv-uv/.ready  ## Lock the dependencies anew, at their newest versions
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## Remove the environments, caches and builds
-	rm -rf .venv .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-torch .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment is made from nothing, and its stamp is written last: one without a stamp is unfinished and made anew.
@@ -60,6 +63,13 @@ PIP_INSTALL = @$(@D)/bin/python -m pip install --quiet --disable-pip-version-che
 	$(PIP_INSTALL) --requirement requirements-dev.lock
 	$(PIP_INSTALL) --no-deps --editable .
 	@touch .venv/.ready $@
+
+.venv-torch/.ready: pyproject.toml requirements-dev.lock
+	$(new_environment)
+	$(PIP_INSTALL) --requirement requirements-dev.lock
+	$(PIP_INSTALL) torch==2.13.0
+	$(PIP_INSTALL) --no-deps --editable .
+	@touch $@
 
 .venv-lowest/.ready: pyproject.toml | .venv-uv/.ready
 	$(new_environment)

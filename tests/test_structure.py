@@ -80,8 +80,9 @@ def subclasses(base):
 def bases():
     from widelimit.architecture.layers import Layer
     from widelimit.compute.linalg import Factor
+    from widelimit.kernels.empirical.contraction import Factors
 
-    return [wl.Activation, wl.Kernel, wl.MatrixKernel, wl.Loss, wl.Flow, Layer, Factor]
+    return [wl.Activation, wl.Kernel, wl.MatrixKernel, wl.Loss, wl.Flow, Layer, Factor, Factors]
 
 
 def test_classes_are_abstract_or_final():
@@ -129,7 +130,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/function_space.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/function_space.md", "docs/empirical.md", "docs/training.md"])
 def test_the_code_in_the_documentation_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks

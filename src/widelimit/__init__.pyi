@@ -33,6 +33,14 @@ from .inference.modes import Modes
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
 from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, posterior
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
+from .kernels.empirical.expansion import linearize, taylor
+from .kernels.empirical.kernels import (
+    EmpiricalDiagonal,
+    EmpiricalKernel,
+    EmpiricalMatrixKernel,
+    empirical_nngp,
+    empirical_ntk,
+)
 from .kernels.matrix_valued import MatrixFunction, MatrixKernel, Separable, matrix_valued, separable
 from .kernels.network import NNGP, NTK, nngp, ntk
 from .kernels.standard import (
@@ -47,6 +55,9 @@ from .kernels.standard import (
     precomputed,
     rbf,
 )
+from .training.history import History
+from .training.loop import Training
+from .training.train import train
 
 __all__ = [
     "NNGP",
@@ -57,6 +68,9 @@ __all__ = [
     "Conditioned",
     "Cos",
     "CustomLoss",
+    "EmpiricalDiagonal",
+    "EmpiricalKernel",
+    "EmpiricalMatrixKernel",
     "Erf",
     "Exp",
     "Expectation",
@@ -68,6 +82,7 @@ __all__ = [
     "GradientDescent",
     "GradientFlow",
     "Hermite",
+    "History",
     "Huber",
     "HyperparameterFit",
     "Identity",
@@ -112,16 +127,20 @@ __all__ = [
     "Step",
     "Sum",
     "TrainedEnsemble",
+    "Training",
     "WeightedSquaredError",
     "activation",
     "critical",
     "elu",
+    "empirical_nngp",
+    "empirical_ntk",
     "fit_hyperparameters",
     "gaussian_expectation",
     "gradient_descent",
     "gradient_flow",
     "laplace",
     "linear",
+    "linearize",
     "matrix_valued",
     "max_learning_rate",
     "mlp",
@@ -135,5 +154,7 @@ __all__ = [
     "rkhs",
     "scale_inputs",
     "separable",
+    "taylor",
+    "train",
     "trained_ensemble",
 ]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from widelimit.inference.ensemble import TrainedEnsemble
 from widelimit.inference.posterior import Posterior
+from widelimit.training.history import History
 from widelimit.validation import Array
 
 NORMAL_QUANTILE = 1.959963984540054
@@ -111,6 +112,43 @@ def learning(
     figure.supxlabel("input x", fontsize=10)
     figure.supylabel("output f(x)", fontsize=10)
     return figure
+
+
+def training(history: History) -> Figure:
+    """Loss, and how far kernel and parameters have moved, along training; an ensemble's members are faint lines.
+
+    The horizontal axis is the time of d theta/dt = -grad C where the optimiser follows it, else steps.
+
+    Args:
+        history: of a `Training`.
+    """
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    timed = bool(np.isfinite(history.times).all())
+    x = history.times if timed else history.steps
+    along(left, x, history.loss, color=DATA, label="loss")
+    for values, color, label in (
+        (history.kernel_drift, BAYES, "kernel"),
+        (history.movement, DESCENT, "parameters"),
+    ):
+        if np.isfinite(values).any():
+            along(right, x, values, color=color, label=label)
+    left.set(yscale="log", ylabel="loss $C$ (unit of the loss)", title="loss")
+    right.set(ylabel="relative change from the start", title="kernel and parameters", ylim=(0, None))
+    if right.lines:
+        right.legend(loc="upper left", frameon=False, fontsize=8)
+    for axes in (left, right):
+        dress(axes).set_xlabel("time t = learning rate x steps" if timed else "steps", fontsize=10)
+    return figure
+
+
+def along(axes: Axes, x: Float[np.ndarray, " R"], values: Float[np.ndarray, "R *E"], *, color: str, label: str) -> Axes:
+    """One line over x, or, for an ensemble, a faint one a member and their mean."""
+    if values.ndim == 2:
+        axes.plot(x, values, color=color, linewidth=0.6, alpha=0.3)
+        values = values.mean(axis=1)
+    axes.plot(x, values, color=color, linewidth=1.8, label=label)
+    return axes
 
 
 def window(y: Float[np.ndarray, "n c"]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
 import jax
@@ -65,6 +65,8 @@ class _DenseTrace(NamedTuple):
 class Dense(Layer):
     """a -> (weight_std/sqrt(width)) W a + bias_std b, with W and b from N(0, 1): the NTK parameterisation.
 
+    `standard` moves the scales into the law of the parameters, a -> W a + b with W from N(0, weight_std^2/width) and b
+    from N(0, bias_std^2): the same functions at initialisation, another gradient. bias_std = 0 is no bias in both.
     Infinite width: Sigma <- weight_std^2 E[a a'] + bias_std^2, Theta <- weight_std^2 Theta + Sigma.
     Source: section 2.2 and Theorem 4.1 (corrected) of the paper; Jacot et al. 2018, arXiv 1806.07572, section 2 and
     Theorem 1.
@@ -72,17 +74,26 @@ class Dense(Layer):
 
     weight_std: Scalar
     bias_std: Scalar
+    standard: bool = field(default=False, metadata={"static": True})
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         weight_key, bias_key = jax.random.split(key)
-        return {
-            "weight": jax.random.normal(weight_key, (outputs, inputs), dtype),
-            "bias": jax.random.normal(bias_key, (outputs,), dtype),
-        }
+        weight = jax.random.normal(weight_key, (outputs, inputs), dtype)
+        bias = jax.random.normal(bias_key, (outputs,), dtype)
+        if self.standard:
+            weight = weight * jnp.asarray(self.weight_std / math.sqrt(inputs), dtype)
+            bias = bias * jnp.asarray(self.bias_std, dtype)
+        return {"weight": weight, "bias": bias}
+
+    def scales(self, inputs: int) -> tuple[Scalar, Scalar]:
+        """What the finite map multiplies W a and b by."""
+        if self.standard:
+            return 1.0, jnp.sign(self.bias_std)
+        return self.weight_std / math.sqrt(inputs), self.bias_std
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
-        scale = self.weight_std / math.sqrt(signals.shape[1])
-        return jnp.asarray(scale * (signals @ params["weight"].T) + self.bias_std * params["bias"])
+        weight, bias = self.scales(signals.shape[1])
+        return jnp.asarray(weight * (signals @ params["weight"].T) + bias * params["bias"])
 
     def encode(self, signal: Variance) -> tuple[Variance, Trace]:
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
@@ -21,6 +24,9 @@ from widelimit.validation import Array
 
 UNROLLED = 4
 """Blocks written out into one fused loop; beyond it `lax.scan` keeps the compile time constant (minutes at 50)."""
+
+PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
+"""How the parameters of finite networks are scaled; `mlp` says what each means."""
 
 _GRID = 33
 _MARGIN = 0.01
@@ -47,6 +53,7 @@ class Network:
     first: Dense
     block: tuple[Layer, ...]
     repeats: int = field(metadata={"static": True})
+    parameterization: str = field(default="ntk", metadata={"static": True})
 
     @property
     def depth(self) -> int:
@@ -54,30 +61,62 @@ class Network:
         return 1 + self.repeats
 
     def init(
-        self, seed: int, *, input_dim: int, width: int | Sequence[int] = 512, output_dim: int = 1
+        self,
+        seed: int,
+        *,
+        input_dim: int,
+        width: int | Sequence[int] = 512,
+        output_dim: int = 1,
+        dtype: Any = np.float32,
     ) -> tuple[Params, ...]:
         """Parameters of a finite network, every entry from N(0, 1) (NTK parameterisation; section 2.2 of the paper).
+
+        Standard parameterisation: W from N(0, weight_std^2/n), b from N(0, bias_std^2), n the layer's inputs.
 
         Args:
             seed: seed of the random numbers, an integer >= 0.
             input_dim: n_0 >= 1.
             width: size of every hidden layer, or one size for each of the depth - 1 hidden layers.
             output_dim: n_L >= 1.
+            dtype: float32 or float64.
 
         Returns:
-            A tuple with one pytree a layer, of JAX's default float dtype.
+            A tuple with one pytree a layer.
 
         Raises:
-            ValueError: a size below 1, or not depth - 1 widths.
+            TypeError, ValueError: a size below 1, or not depth - 1 widths; another dtype.
         """
-        widths = list(width) if isinstance(width, Sequence) else [width] * self.repeats
+        many = self.init_many([seed], input_dim=input_dim, width=width, output_dim=output_dim, dtype=dtype)
+        return jax.tree.map(lambda leaf: leaf[0], many)  # type: ignore[no-any-return]
+
+    def init_many(
+        self,
+        seeds: Sequence[int] | np.ndarray,
+        *,
+        input_dim: int,
+        width: int | Sequence[int] = 512,
+        output_dim: int = 1,
+        dtype: Any = np.float32,
+    ) -> tuple[Params, ...]:
+        """The parameters of `init` for every seed, stacked: leaves have a leading axis (E,), E the number of seeds.
+
+        Member e has the bits of init(seeds[e], ...). One compiled call, whatever E. Arguments and errors as `init`.
+        """
+        widths = list(width) if isinstance(width, (Sequence, np.ndarray)) else [width] * self.repeats
         if len(widths) != self.repeats:
             raise ValueError(
                 f"a network of depth {self.depth} has {self.repeats} hidden layers; got {len(widths)} widths."
             )
         sizes = [validation.integer("every size", n, at_least=1) for n in (input_dim, *widths, output_dim)]
-        key = jax.random.key(validation.integer("seed", seed, at_least=0, below=2**63))
-        return self.init_with_key(key, sizes, jnp.zeros(()).dtype)
+        if np.ndim(seeds) != 1 or len(seeds) == 0:
+            raise ValueError(f"seeds must be a sequence of at least one integer, got {seeds!r}.")
+        keys = [jax.random.key(validation.integer("seed", seed, at_least=0, below=2**63)) for seed in seeds]
+        kind = np.dtype(dtype)
+        if kind not in (np.float32, np.float64):
+            raise TypeError(f"dtype must be float32 or float64, got {dtype!r}.")
+        with jax.enable_x64(kind == np.float64):
+            params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), tuple(sizes), kind)
+        return params
 
     def init_with_key(self, key: jax.Array, sizes: Sequence[int], dtype: Any) -> tuple[Params, ...]:
         """`init` under jit and vmap: a JAX key, all depth + 1 sizes from input to output, a dtype."""
@@ -93,19 +132,62 @@ class Network:
         """f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
 
         Raises:
-            TypeError, ValueError: X is not (n, d) finite floats of the parameters' dtype and number of features.
+            TypeError, ValueError: X is not (n, d) finite floats of the parameters' dtype and number of features; the
+                parameters are those of another architecture.
         """
-        X = validation.points("X", X)
-        weight = params[0]["weight"]
-        if X.shape[1] != weight.shape[1]:
-            raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {weight.shape[1]}).")
-        if X.dtype != weight.dtype:
-            wanted = str(weight.dtype)
-            raise TypeError(f"X is {X.dtype} and the parameters are {wanted}; pass X.astype({wanted!r}).")
-        signals = self.first.apply(params[0], jnp.asarray(X))
+        X = self._inputs(params, X, axes=0)
+        with jax.enable_x64(X.dtype == np.float64):
+            return self._signals(params, jnp.asarray(X))
+
+    def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
+        """f_e(x) of E networks with stacked parameters (`init_many`), (n, d) -> (E, n, output_dim), in one call.
+
+        Raises: as `apply`.
+        """
+        X = self._inputs(params, X, axes=1)
+        with jax.enable_x64(X.dtype == np.float64):
+            return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
+
+    def _signals(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
+        signals = self.first.apply(params[0], X)
         for layer, layer_params in zip(self.block * self.repeats, params[1:], strict=True):
             signals = layer.apply(layer_params, signals)
-        return signals
+        return self.output_scale(params) * signals
+
+    def output_scale(self, params: tuple[Params, ...]) -> float:
+        """1/sqrt(n_{L-1}) in the mean-field parameterisation, else 1."""
+        return 1 / math.sqrt(params[-1]["weight"].shape[-1]) if self.parameterization == "mean_field" else 1.0
+
+    def _inputs(self, params: Any, X: Any, *, axes: int) -> Any:
+        """X, checked against parameters whose leaves have `axes` leading axes."""
+        X = validation.points("X", X)
+        inputs, dtype = self._check(params, axes)
+        if X.shape[1] != inputs:
+            raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {inputs}).")
+        if X.dtype != dtype:
+            wanted = str(dtype)
+            raise TypeError(f"X is {X.dtype} and the parameters are {wanted}; pass X.astype({wanted!r}).")
+        return X
+
+    def _check(self, params: Any, axes: int) -> tuple[int, Any]:
+        """Number of input features and dtype of the parameters, which must be this architecture's."""
+        layers = [self.first, *self.block * self.repeats]
+        shapes = jax.tree.map(np.shape, params)
+        try:
+            dense = [p for layer, p in zip(layers, params, strict=True) if isinstance(layer, Dense)]
+            weights, biases = [p["weight"] for p in dense], [p["bias"] for p in dense]
+            sizes = [np.shape(w)[axes:][::-1] for w in weights]
+            chained = all(a[1] == b[0] for a, b in itertools.pairwise(sizes)) and all(len(s) == 2 for s in sizes)
+            fitting = chained and all(np.shape(b)[axes:] == (s[1],) for b, s in zip(biases, sizes, strict=True))
+            stacked = {np.shape(leaf)[:axes] for leaf in (*weights, *biases)}
+        except (TypeError, KeyError, IndexError, ValueError):
+            fitting, stacked = False, set()
+        if not fitting or len(stacked) != 1:
+            kind = "init_many, for apply_many" if axes else "init, for apply; apply_many is for those of init_many"
+            raise ValueError(
+                f"these are not parameters of this network of depth {self.depth} ({kind}): shapes {shapes}."
+            )
+        return sizes[0][0], weights[0].dtype
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         """Everything about single inputs that pairs need."""
@@ -180,12 +262,23 @@ class Network:
         return self._through(x.traces, x.traces, gaps_of_one(x.variance.value))
 
 
+@functools.partial(jax.jit, static_argnames=("sizes", "dtype"))
+def _init_many(net: Network, keys: jax.Array, sizes: tuple[int, ...], dtype: Any) -> tuple[Params, ...]:
+    return jax.vmap(lambda key: net.init_with_key(key, sizes, dtype))(keys)
+
+
+@jax.jit
+def _apply_many(net: Network, params: tuple[Params, ...], X: jax.Array) -> jax.Array:
+    return jax.vmap(net._signals, in_axes=(0, None))(params, X)
+
+
 def mlp(
     *,
     depth: int,
     activation: str | Activation | Callable[[jax.Array], jax.Array] = "relu",
     weight_std: Scalar = 1.0,
     bias_std: Scalar = 0.0,
+    parameterization: str = "ntk",
 ) -> Network:
     """f = affine o (phi o affine)^(depth - 1), affine(a) = bias_std b + (weight_std/sqrt(width)) W a.
 
@@ -196,19 +289,31 @@ def mlp(
         activation: a name ("relu", "tanh", ...; docs/activations.md has all), an `Activation`, or a function of arrays
             written with jax.numpy (if it has kinks: `wl.activation(phi, kinks=...)`).
         weight_std: sigma_w > 0 (the paper: 1); sqrt(2) keeps the variance of relu signals.
-        bias_std: beta >= 0.
+        bias_std: beta >= 0; 0 is no bias.
+        parameterization: of the finite networks (n_l: inputs of layer l, n: the width; limits: docs/training.md):
+            "ntk": as above, every parameter from N(0, 1). Learning rates are of order 1, the kernel of training has a
+                limit and stands still (Jacot et al. 2018).
+            "standard": affine(a) = W a + b, W from N(0, weight_std^2/n_l), b from N(0, bias_std^2). The same functions
+                at the start; the tangent kernel grows like n, and learning rates go like 1/n.
+            "mean_field": the output of "ntk" times 1/sqrt(n). f_0 tends to 0, learning rates go like n, and the kernel
+                changes at every width: features are learned (Mei et al. 2018; Chizat et al. 2019). Depth >= 2.
 
     Returns:
         A `Network`: give it to `nngp`, `ntk` or `trained_ensemble`, or use its `init` and `apply` at a finite width.
 
     Raises:
         ValueError: depth < 1, weight_std not a positive or bias_std not a non-negative finite number, an unknown
-            activation.
+            activation or parameterization.
         TypeError: an argument of another type.
     """
     depth = validation.integer("depth", depth, at_least=1)
+    if parameterization not in PARAMETERIZATIONS:
+        raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}; got {parameterization!r}.")
+    if parameterization == "mean_field" and depth == 1:
+        raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
     dense = Dense(
         validation.finite_scalar("weight_std", weight_std, above=0.0),
         validation.finite_scalar("bias_std", bias_std, at_least=0.0),
+        parameterization == "standard",
     )
-    return Network(dense, (Activate(resolve(activation)), dense), depth - 1)
+    return Network(dense, (Activate(resolve(activation)), dense), depth - 1, parameterization)

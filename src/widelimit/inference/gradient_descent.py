@@ -214,7 +214,7 @@ def max_learning_rate(
     """
     kind = resolve(loss)
     points = np.asarray(validation.points("X", validation.concrete("X", X)))
-    outputs = k.outputs if isinstance(k, MatrixKernel) else 1
+    outputs = k.prepared(points).outputs if isinstance(k, MatrixKernel) else 1
     data = training_set(k, points, np.zeros((len(points), outputs)))
     if not math.isfinite(kind.curvature):
         raise ValueError(

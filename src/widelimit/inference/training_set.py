@@ -121,9 +121,8 @@ def scalar_kernel(kernel: Any) -> Kernel:
 
 def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
     """Check everything that training needs. Raises: TypeError, ValueError, as `Kernel.gram`."""
-    if not isinstance(kernel, MatrixKernel):
-        scalar_kernel(kernel)
     X = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+    kernel = kernel.prepared(X) if isinstance(kernel, MatrixKernel) else scalar_kernel(kernel)
     targets = validation.targets("y", y, len(X))
     data = TrainingSet(kernel, X, targets.reshape(len(X), -1), targets.ndim == 1)
     if data.coupled not in (1, data.y.shape[1]) or (data.single and data.coupled > 1):

@@ -34,6 +34,10 @@ class MatrixKernel(abc.ABC):
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
         """K for all pairs of rows of two arrays of inputs."""
 
+    def prepared(self, *inputs: Float[Array, "n d"]) -> MatrixKernel:
+        """The kernel with what only inputs tell; itself, unless there is something."""
+        return self
+
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:
         """K(x_i, x_j): (n, d) -> (n, n, c, c), with gram[i, j] = gram[j, i]^T to the bit.
 
@@ -52,11 +56,14 @@ class MatrixKernel(abc.ABC):
         """K(x_i, y_j): (n, d), (m, d) -> (n, m, c, c). Raises: as `gram`."""
         points = [np.asarray(validation.points(*p)) for p in (("X", X), ("Y", Y))]
         validation.same_features("X", points[0], "Y", points[1])
-        shape = (len(points[0]), len(points[1]), self.outputs, self.outputs)
+        kernel = self.prepared(*points)
+        shape = (len(points[0]), len(points[1]), kernel.outputs, kernel.outputs)
         memory.require(8.0 * np.prod(shape, dtype=float), f"a {' x '.join(map(str, shape))} kernel")
-        values = self.block(*points)
+        values = kernel.block(*points)
         if values.shape != shape:
-            raise ValueError(f"a kernel of {self.outputs} outputs must return shape {shape} here, got {values.shape}.")
+            raise ValueError(
+                f"a kernel of {kernel.outputs} outputs must return shape {shape} here, got {values.shape}."
+            )
         return np.asarray(validation.as_finite_floats("K(X, Y)", values))
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:

@@ -129,8 +129,11 @@ def nngp(net: Network) -> NNGP:
 
     Raises:
         TypeError: net is not a Network.
+        ValueError: the parameterisation is "mean_field", whose outputs tend to 0.
     """
-    return NNGP(_network(net))
+    if _network(net).parameterization == "mean_field":
+        raise ValueError('the outputs of mean-field networks tend to 0; pass wl.mlp(..., parameterization="ntk").')
+    return NNGP(net)
 
 
 def ntk(net: Network) -> NTK:
@@ -141,9 +144,15 @@ def ntk(net: Network) -> NTK:
 
     Raises:
         TypeError: net is not a Network.
-        ValueError: an activation jumps, so that E[phi'(u) phi'(v)] diverges as u -> v: there is no limit.
+        ValueError: an activation jumps, so that E[phi'(u) phi'(v)] diverges as u -> v: there is no limit; another
+            parameterisation than "ntk".
     """
-    for layer in _network(net).block:
+    if _network(net).parameterization != "ntk":
+        raise ValueError(
+            f"Theta is the limit in the NTK parameterisation, and these networks are {net.parameterization!r}; pass "
+            f'wl.mlp(..., parameterization="ntk"), or take the kernel of one network: wl.empirical_ntk(net.apply, p).'
+        )
+    for layer in net.block:
         if isinstance(layer, Activate) and not layer.activation.has_ntk:
             raise ValueError(
                 f"a network with the activation {layer.activation.name!r} has no neural tangent kernel: phi jumps, and "

@@ -41,7 +41,7 @@ class Certificate:
 
 def _matrix(k: Kernel | MatrixKernel, X: Any) -> np.ndarray:
     points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
-    outputs = k.outputs if isinstance(k, MatrixKernel) else 1
+    outputs = k.prepared(points).outputs if isinstance(k, MatrixKernel) else 1
     return training_set(k, points, np.zeros((len(points), outputs))).gram()
 
 

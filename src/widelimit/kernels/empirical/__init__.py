@@ -1,0 +1,1 @@
+"""Kernels of finite networks, from any function apply(params, X)."""

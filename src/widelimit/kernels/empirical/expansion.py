@@ -1,0 +1,79 @@
+"""A function around its parameters: the linearised network and Taylor polynomials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.kernels.empirical.model import Apply, model
+from widelimit.validation import Array
+
+
+def linearize(apply: Apply, params: Any) -> Apply:
+    """f_0(x) + df(x)/dtheta|_0 . (theta - theta_0): the network whose training is that of its kernel at theta_0.
+
+    Source: section 2.1 of Lee et al. 2019 (arXiv 1902.06720); the paper's linearisation by Theta.
+
+    Args: as `taylor`. Returns: as `taylor`, of order 1.
+    """
+    return taylor(apply, params, 1)
+
+
+def taylor(apply: Apply, params: Any, order: int) -> Apply:
+    """sum_{k <= order} (1/k!) d^k/dt^k f(theta_0 + t (theta - theta_0), x) at t = 0.
+
+    Args:
+        apply: f(params, X), as for `empirical_ntk`.
+        params: theta_0, a pytree of float32 or float64 arrays, or an Equinox module.
+        order: an integer >= 0; 0 is f_0, 1 the linearised function. The cost grows like 2^order.
+
+    Returns:
+        A function of (params, X) like `apply`; it is exact if f is a polynomial of this degree in its parameters.
+
+    Raises:
+        TypeError, ValueError: not a function, parameters that are not finite floats, an order below 0; of the function
+            returned: parameters of another form than theta_0.
+    """
+    f = model(apply, params)
+    order = validation.integer("order", order, at_least=0)
+
+    def expanded(params: Any, X: Float[Array, "n d"]) -> Any:
+        moved = model(apply, params).params
+        _check_form(moved, f.params)
+        wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves((moved, f.params)))
+        with jax.enable_x64(wide):
+            start = jax.tree.map(jnp.asarray, f.params)
+            step = jax.tree.map(jnp.subtract, moved, start)
+
+            def along(t: jax.Array) -> Any:
+                return f.apply(f.whole(jax.tree.map(lambda a, d: a + t.astype(d.dtype) * d, start, step)), X)
+
+            return _sum(along, jnp.zeros((), jax.tree.leaves(step)[0].dtype), order)
+
+    return expanded
+
+
+def _check_form(moved: Any, start: Any) -> None:
+    shapes = [jax.tree.map(np.shape, tree) for tree in (moved, start)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"parameters of another form than those expanded around: {shapes[0]}, not {shapes[1]}.")
+
+
+def _sum(along: Callable[[jax.Array], Any], zero: jax.Array, order: int) -> Any:
+    """The Taylor polynomial of a function of one number, at 1 around 0."""
+    derivative, terms = along, []
+    for k in range(order + 1):
+        terms.append(jax.tree.map(lambda value: value / math.factorial(k), derivative(zero)))  # noqa: B023
+        derivative = _derivative(derivative)
+    return jax.tree.map(lambda *values: sum(values[1:], start=values[0]), *terms)
+
+
+def _derivative(function: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
+    return lambda t: jax.jvp(function, (t,), (jnp.ones_like(t),))[1]

@@ -1,0 +1,312 @@
+"""The empirical NTK and NNGP kernel of any finite network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.compute import tiles
+from widelimit.kernels.base import Kernel
+from widelimit.kernels.empirical.contraction import Output
+from widelimit.kernels.empirical.matvec import matvec
+from widelimit.kernels.empirical.model import Apply, Model, model
+from widelimit.kernels.empirical.plan import Method, Plan, Settings, Sizes, block_rows, pairs_of, plan, settings
+from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.pytrees import pytree
+from widelimit.validation import Array
+
+_pairwise = jax.jit(lambda pair, x, y: pair.pairwise(x, y))
+_diagonal = jax.jit(lambda pair, x: pair.diagonal(x))
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class EmpiricalKernel(Kernel):
+    """The mean over outputs of an empirical kernel, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
+
+    model: Model
+    settings: Settings = field(metadata={"static": True})
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
+        f, found = _planned(self.model, self.settings, inputs, whole=validation.is_jax(*inputs))
+        return pairs_of(f, self.settings, found)
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
+        return X
+
+    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+        pair = self.prepared(x, y)
+        return pair.pairwise(pair.encode(x), pair.encode(y), same=same)
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        pair = self.prepared(x)
+        return pair.diagonal(pair.encode(x))
+
+    def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
+        points = validation.points("X", X)
+        if isinstance(points, jax.Array):
+            return tiles.gram_jax(self.prepared(points), points)
+        return _table(self.model, self.settings, points, points)
+
+    def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        if not validation.is_jax(X, Y):
+            return _table(self.model, self.settings, *_two(X, Y))
+        x, y = validation.points("X", X), validation.points("Y", Y)
+        validation.same_features("X", x, "Y", y)
+        dtype = np.result_type(x.dtype, y.dtype)
+        with jax.enable_x64(dtype == np.float64):
+            pair = self.prepared(x, y)
+            return tiles.cross_jax(pair, jnp.asarray(x, dtype), jnp.asarray(y, dtype))
+
+    def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
+        points = validation.points("X", X)
+        if isinstance(points, jax.Array):
+            return tiles.diagonal_jax(self.prepared(points), points)
+        return _own(self.model, self.settings, points)
+
+    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
+        """Flops and GiB of every method for gram(X), or cross(X, Y), and which is chosen; computes nothing."""
+        return _explained(self.model, self.settings, X, Y)
+
+    def matvec(
+        self, X: Float[Array, "n d"], v: Float[Array, "m *k"], Y: Float[Array, "m d"] | None = None
+    ) -> Float[np.ndarray, "n *k"]:
+        """K(X, Y) v without K: v^T df(Y)/dtheta, then the derivative of f(X) along it. Y is X unless given.
+
+        Args:
+            X: (n, d) inputs.
+            v: (m,) or (m, k).
+            Y: (m, d) inputs.
+
+        Raises:
+            TypeError, ValueError, MemoryError: as `gram`; v is not of m rows.
+        """
+        return matvec(self.model, self.settings, X, v, Y)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class EmpiricalMatrixKernel(MatrixKernel):
+    """K(x, x')[a, b] of an empirical kernel, (n, m, c, c); made with output="full"."""
+
+    model: Model
+    settings: Settings = field(metadata={"static": True})
+    count: int = field(default=0, metadata={"static": True})
+
+    @property
+    def outputs(self) -> int:
+        if self.count == 0:
+            raise ValueError("how many outputs a function has is seen at inputs: take k.prepared(X).outputs.")
+        return self.count
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> EmpiricalMatrixKernel:
+        return replace(
+            self, count=self.model.of_dtype(inputs[0].dtype).cost(inputs[0].shape[1], inputs[0].dtype).outputs
+        )
+
+    def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
+        return _table(self.model, self.settings, *((X, X) if X is Y else _two(X, Y)))
+
+    def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:
+        points = _points("X", X)
+        return _table(self.model, self.settings, points, points)
+
+    def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
+        return _own(self.model, self.settings, X)
+
+    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
+        """Flops and GiB of every method for gram(X), or cross(X, Y), and which is chosen; computes nothing."""
+        return _explained(self.model, self.settings, X, Y)
+
+    def matvec(
+        self, X: Float[Array, "n d"], v: Float[Array, "m *c"], Y: Float[Array, "m d"] | None = None
+    ) -> Float[np.ndarray, "n *c"]:
+        """sum_jb K(x_i, y_j)[a, b] v[j, b] without K. Y is X unless given.
+
+        Args:
+            X: (n, d) inputs.
+            v: (m, c), or (m,) for one output; the result has its form.
+            Y: (m, d) inputs.
+
+        Raises:
+            TypeError, ValueError, MemoryError: as `gram`; v is not (m, c).
+        """
+        return matvec(self.model, self.settings, X, v, Y)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class EmpiricalDiagonal:
+    """K(x, x')[a, a] of an empirical kernel, (n, m, c): one kernel an output; made with output="diagonal"."""
+
+    model: Model
+    settings: Settings = field(metadata={"static": True})
+
+    def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c"]:
+        """K(x_i, x_j)[a, a]: (n, d) -> (n, n, c), symmetric to the bit. Raises: as `Kernel.gram`."""
+        points = _points("X", X)
+        return _table(self.model, self.settings, points, points)
+
+    def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
+        """K(x_i, y_j)[a, a]: (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
+        return _table(self.model, self.settings, *_two(X, Y))
+
+    def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
+        """K(x_i, x_i)[a, a]: (n, d) -> (n, c). Raises: as `Kernel.gram`."""
+        return _own(self.model, self.settings, X)
+
+    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
+        """Flops and GiB of every method for gram(X), or cross(X, Y), and which is chosen; computes nothing."""
+        return _explained(self.model, self.settings, X, Y)
+
+    def matvec(
+        self, X: Float[Array, "n d"], v: Float[Array, "m c"], Y: Float[Array, "m d"] | None = None
+    ) -> Float[np.ndarray, "n c"]:
+        """sum_j K(x_i, y_j)[a, a] v[j, a] without K; arguments and errors as `EmpiricalMatrixKernel.matvec`."""
+        return matvec(self.model, self.settings, X, v, Y)
+
+
+Empirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal
+_CLASSES: dict[Output, Any] = {"full": EmpiricalMatrixKernel, "trace": EmpiricalKernel, "diagonal": EmpiricalDiagonal}
+
+
+def empirical_ntk(
+    apply: Apply, params: Any, *, output: Output = "full", method: Method = "auto", memory: float | None = None
+) -> Any:
+    """Theta(x, x')[a, b] = sum_p df_a(x)/dtheta_p df_b(x')/dtheta_p, the neural tangent kernel of a finite network.
+
+    Equation (3.3) of the paper: under gradient flow on theta the outputs move by it. At infinite width it tends to
+    ntk(net) times the identity (Theorem 4.1).
+
+    Args:
+        apply: f(params, X), (n, d) -> (n, c) or (n,), written with jax.numpy, one row's output a function of that row
+            alone: net.apply; a plain function; lambda m, X: jax.vmap(m)(X) for an Equinox module m; a Flax module by
+            lambda p, X: module.apply({"params": p}, X). Inputs of another form are rows that `apply` reshapes.
+        params: a pytree of float32 or float64 arrays, or an Equinox module, whose float arrays are the parameters.
+            They are taken in the dtype of X, which must keep their digits.
+        output: "full" for all c x c, a matrix-valued kernel; "trace" for the mean over outputs, a scalar kernel like
+            all others; "diagonal" for Theta[a, a], one kernel an output.
+        method: "jacobian" contracts Jacobians, some rows at a time; "vector_products" takes a column at a time, from a
+            product with the Jacobian's transpose and one with the Jacobian; "layerwise", for networks of this library,
+            multiplies the inner products of signals and of backward signals layer by layer; "auto" takes the one of
+            fewest flops within `memory`. `explain(X)` of the kernel shows all. All have the same values.
+        memory: GiB that one call may take, its result included; half of what is free unless given.
+
+    Returns:
+        An `EmpiricalMatrixKernel` ("full"), `EmpiricalKernel` ("trace") or `EmpiricalDiagonal`, each with gram, cross,
+        diag, matvec and explain; float32 or float64 as X is.
+
+    Raises:
+        TypeError, ValueError: not a function, parameters that are not finite floats, an unknown option; at the first
+            inputs: a function that fails on them or returns another shape.
+        MemoryError: at the inputs, before anything is computed: no method stays within the budget.
+    """
+    f = model(apply, params)
+    chosen = settings("ntk", output, method, memory, f)
+    return _CLASSES[output](f, chosen)
+
+
+def empirical_nngp(apply: Apply, params: Any, *, output: Output = "full", memory: float | None = None) -> Any:
+    """K(x, x')[a, b] = f_a(x) f_b(x'), the second moments of the outputs; output="trace": (1/c) sum_a f_a(x) f_a(x').
+
+    Over random parameters its mean is the covariance of the outputs; for net.apply and parameters of net.init, at
+    infinite width, nngp(net) times the identity (Theorem 2.6 of the paper). One network estimates it by the trace
+    over many outputs: output_dim = c has an error of order c^{-1/2}.
+
+    Args, Returns, Raises: as `empirical_ntk`.
+    """
+    f = model(apply, params)
+    chosen = settings("nngp", output, "auto", memory, f)
+    return _CLASSES[output](f, chosen)
+
+
+def _points(name: str, X: Any) -> np.ndarray:
+    return np.asarray(validation.points(name, validation.concrete(name, X)))
+
+
+def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Two blocks of inputs in their common dtype."""
+    x, y = _points("X", X), _points("Y", Y)
+    validation.same_features("X", x, "Y", y)
+    dtype = np.result_type(x, y)
+    return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
+
+
+def _planned(f: Model, wanted: Settings, inputs: Any, *, whole: bool = False, own: bool = False) -> tuple[Model, Plan]:
+    """The function in the dtype of the inputs, and the plan for all pairs of one or two arrays of them.
+
+    Block by block unless `whole`; with `own` only for K(x, x).
+    """
+    dtype = np.result_type(*(X.dtype for X in inputs))
+    f = f.of_dtype(dtype)
+    features = inputs[0].shape[1]
+    n, m = len(inputs[0]), len(inputs[-1])
+    c = 1 if wanted.output == "trace" else f.cost(features, dtype).outputs
+    down, across = (n, m) if whole else (block_rows(n, c), block_rows(m, c))
+    return f, plan(f, wanted, Sizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
+
+
+def _explained(f: Model, wanted: Settings, X: Any, Y: Any) -> Plan:
+    return _planned(f, wanted, (_points("X", X),) if Y is None else _two(X, Y))[1]
+
+
+def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
+    filled = np.resize(X, (-(-len(X) // rows) * rows, X.shape[1]))
+    return [jnp.asarray(filled[i : i + rows]) for i in range(0, len(filled), rows)]
+
+
+def _table(f: Model, wanted: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+    """K(X, Y) block by block; where Y is X one triangle of blocks and its mirror, symmetric to the bit."""
+    same = Y is X
+    f, found = _planned(f, wanted, (X,) if same else (X, Y))
+    pair, c = pairs_of(f, wanted, found), found.cost.outputs
+    down, across = found.sizes.down, found.sizes.across
+    tail = {"full": (c, c), "trace": (), "diagonal": (c,)}[wanted.output]
+    out = np.empty((len(X), len(Y), *tail), X.dtype)
+    with jax.enable_x64(X.dtype == np.float64):
+        rows = [pair.encode(block) for block in _blocks(X, down)]
+        columns = rows if same else [pair.encode(block) for block in _blocks(Y, across)]
+        for i, x in enumerate(rows):
+            here = slice(i * down, (i + 1) * down)
+            for j, y in enumerate(columns[: i + 1] if same else columns):
+                there = slice(j * across, (j + 1) * across)
+                target = out[here, there]
+                values = np.asarray(_pairwise(pair, x, y))[: target.shape[0], : target.shape[1]]
+                if same and i == j:
+                    target[:] = (values + _mirror(values)) / 2
+                    index = np.arange(len(target))
+                    target[index, index] = _own_block(pair, x)[: len(target)]
+                elif same:
+                    target[:], out[there, here] = values, _mirror(values)
+                else:
+                    target[:] = values
+    return out
+
+
+def _mirror(values: np.ndarray) -> np.ndarray:
+    """K(x', x) from K(x, x')."""
+    return np.swapaxes(values, 0, 1) if values.ndim < 4 else values.transpose(1, 0, 3, 2)
+
+
+def _own(f: Model, wanted: Settings, X: Any) -> np.ndarray:
+    points = _points("X", X)
+    f, found = _planned(f, wanted, (points,), own=True)
+    pair = pairs_of(f, wanted, found)
+    with jax.enable_x64(points.dtype == np.float64):
+        parts = [_own_block(pair, pair.encode(block)) for block in _blocks(points, found.sizes.down)]
+    return np.concatenate(parts)[: len(points)]
+
+
+def _own_block(pair: tiles.PairKernel, x: Any) -> np.ndarray:
+    """K(x, x) of a block of rows, (n, ...); c x c matrices symmetric to the bit."""
+    values = np.asarray(_diagonal(pair, x))
+    return (values + values.transpose(0, 2, 1)) / 2 if values.ndim == 3 else values

@@ -1,0 +1,97 @@
+"""Products of an empirical kernel with vectors, without the kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import validation
+from widelimit.compute import memory
+from widelimit.kernels.empirical.model import Cost, Model
+from widelimit.kernels.empirical.plan import SHARE, Settings
+from widelimit.kernels.empirical.products import pulled, pushed
+
+CHUNK = 256
+"""Rows at once at most; more do not run faster."""
+
+_outputs = jax.jit(Model.__call__)
+
+
+def matvec(f: Model, wanted: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
+    """K(X, Y) v for the kernel that `wanted` describes."""
+    x = np.asarray(validation.points("X", validation.concrete("X", X)))
+    y = x if Y is None else np.asarray(validation.points("Y", validation.concrete("Y", Y)))
+    validation.same_features("X", x, "Y", y)
+    vector = np.asarray(validation.as_finite_floats("v", validation.concrete("v", v)))
+    dtype = np.result_type(x, y, vector)
+    x, y, vector = (a.astype(dtype, copy=False) for a in (x, y, vector))
+    f = f.of_dtype(dtype)
+    cost = f.cost(x.shape[1], dtype)
+    stack = _stacked(vector, len(y), cost.outputs, wanted)
+    with jax.enable_x64(dtype == np.float64):
+        moved = _moments(f, x, y, stack) if wanted.kind == "nngp" else _tangents(f, wanted, cost, x, y, stack)
+    return _unstacked(moved, wanted).reshape(len(x), *vector.shape[1:])
+
+
+def _stacked(v: np.ndarray, m: int, c: int, wanted: Settings) -> np.ndarray:
+    """v as (s, m, c): s vectors that the full kernel acts on."""
+    trace = wanted.output == "trace"
+    shapes = [(m,), (m, v.shape[-1])] if trace else [(m, c), *([(m,)] if c == 1 else [])]
+    if v.shape not in shapes or v.size == 0:
+        wanted_shape = f"({m},) or ({m}, k)" if trace else f"({m}, {c})"
+        raise ValueError(f"v must have shape {wanted_shape} here, got {v.shape}.")
+    columns = v.reshape(m, -1)
+    if wanted.output == "full":
+        return columns[None]
+    if wanted.output == "diagonal":
+        return np.asarray(np.eye(c, dtype=v.dtype)[:, None, :] * columns)
+    every = columns.T[:, None, :, None] * np.eye(c, dtype=v.dtype)[:, None, :]
+    return np.asarray(every.reshape(-1, m, c))
+
+
+def _unstacked(moved: np.ndarray, wanted: Settings) -> np.ndarray:
+    """(s, n, c) products as the kernel that was asked for has them."""
+    if wanted.output == "full":
+        return np.asarray(moved[0])
+    c = moved.shape[2]
+    if wanted.output == "diagonal":
+        return np.asarray(np.einsum("ana->na", moved))
+    by_output = moved.reshape(-1, c, *moved.shape[1:])
+    return np.asarray(np.einsum("kana->nk", by_output) / c)
+
+
+def _chunks(X: np.ndarray, rows: int) -> np.ndarray:
+    """(n, ...) as (k, rows, ...), filled up with zeros."""
+    count = -(-len(X) // rows)
+    filled = np.zeros((count * rows, *X.shape[1:]), X.dtype)
+    filled[: len(X)] = X
+    return filled.reshape(count, rows, *X.shape[1:])
+
+
+def _tangents(f: Model, wanted: Settings, cost: Cost, x: np.ndarray, y: np.ndarray, stack: np.ndarray) -> np.ndarray:
+    """As many vectors, then as many rows at once as the budget holds; three copies of each of their directions."""
+    free = memory.available()
+    budget = min(wanted.memory * memory.GIB, free) if wanted.memory else SHARE * free
+    direction, row = 3.0 * cost.parameters * cost.itemsize, 4.0 * cost.signals * cost.itemsize
+    if direction + row > budget:
+        raise MemoryError(
+            f"a product with the kernel needs {(direction + row) / memory.GIB:.3g} GiB, and the budget is "
+            f"{budget / memory.GIB:.3g} GiB; pass another memory=GiB, or float32."
+        )
+    group = int(max(1, min(len(stack), budget / 2 // (direction + row))))
+    rows = int(max(1, min(CHUNK, (budget - group * direction) // (group * row))))
+    parts = []
+    for i in range(0, len(stack), group):
+        v = stack[i : i + group]
+        chunked = np.stack([_chunks(one, min(rows, len(y))) for one in v])
+        along = pulled(f, jnp.asarray(_chunks(y, min(rows, len(y)))), jnp.asarray(chunked))
+        parts.append(np.asarray(pushed(f, jnp.asarray(_chunks(x, min(rows, len(x)))), along))[:, : len(x)])
+    return np.concatenate(parts)
+
+
+def _moments(f: Model, x: np.ndarray, y: np.ndarray, stack: np.ndarray) -> np.ndarray:
+    at_x, at_y = (np.asarray(_outputs(f, f.params, jnp.asarray(points))) for points in (x, y))
+    return np.asarray(np.einsum("smb,mb->s", stack, at_y)[:, None, None] * at_x)

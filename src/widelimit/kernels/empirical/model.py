@@ -1,0 +1,195 @@
+"""A function f(params, X) of a user: what of it is differentiated, what is held fixed, what a row of it costs."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.pytrees import pytree
+
+Apply = Callable[[Any, Any], Any]
+
+_struct: Any = jax.ShapeDtypeStruct
+
+
+class Cost(NamedTuple):
+    """What a function is, and what one row of its inputs costs."""
+
+    outputs: int
+    parameters: int
+    flops: float
+    """Of the forward pass of one row."""
+    signals: float
+    """Numbers that the forward pass of one row makes."""
+    itemsize: int
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Model:
+    """f(params, X) -> (n, c) with its parameters; made by `model`.
+
+    An Equinox module is split: its float arrays are parameters, its other arrays `fixed`, all else `structure`.
+    """
+
+    params: Any
+    fixed: Any
+    apply: Apply = field(metadata={"static": True})
+    structure: Any = field(metadata={"static": True})
+
+    def whole(self, params: Any) -> Any:
+        """The parameters as the user's function takes them."""
+        return params if self.structure is None else eqx.combine(params, self.fixed, self.structure)
+
+    def __call__(self, params: Any, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
+        outputs = jnp.asarray(self.apply(self.whole(params), X))
+        return outputs[:, None] if outputs.ndim == 1 else outputs
+
+    def row(self, params: Any, x: Float[jax.Array, " d"]) -> Float[jax.Array, " c"]:
+        """f at one input."""
+        return self(params, x[None])[0]
+
+    def of_dtype(self, dtype: Any) -> Model:
+        """The same function with its parameters in the dtype of the inputs, if that keeps every digit.
+
+        Raises:
+            TypeError: float64 parameters and float32 inputs.
+        """
+        leaves = jax.tree.leaves(self.params)
+        if dtype == np.float32 and any(leaf.dtype == np.float64 for leaf in leaves):
+            raise TypeError("X is float32 and the parameters are float64; pass X.astype('float64').")
+        if all(leaf.dtype == dtype and isinstance(leaf, jax.Array) for leaf in leaves):
+            return self
+        with jax.enable_x64(dtype == np.float64):
+            return replace(self, params=jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.params))
+
+    def cost(self, features: int, dtype: Any) -> Cost:
+        """Of rows with this many features, by tracing the function, which runs nothing.
+
+        Raises:
+            TypeError, ValueError: the function fails on such rows, or returns another shape or dtype.
+        """
+        structs = jax.tree.map(lambda leaf: _struct(leaf.shape, leaf.dtype), self)
+        leaves, structure = jax.tree.flatten(structs)
+        with jax.enable_x64(dtype == np.float64):
+            return _cost(tuple(leaves), structure, features, np.dtype(dtype))
+
+
+def model(apply: Apply, params: Any) -> Model:
+    """Check a function and its parameters.
+
+    Raises:
+        TypeError: not a function, not hashable, parameters that are not float32 or float64 arrays.
+        ValueError: no parameters, or some that are not finite.
+    """
+    if not callable(apply):
+        raise TypeError(f"apply must be a function apply(params, X), got {type(apply).__name__}.")
+    try:
+        hash(apply)
+    except TypeError:
+        raise TypeError("apply must be hashable, as functions are: pass lambda params, X: ... around it.") from None
+    if isinstance(params, eqx.Module):
+        trained, rest = eqx.partition(params, eqx.is_inexact_array)
+        fixed, structure = eqx.partition(rest, eqx.is_array)
+    else:
+        trained, fixed, structure = params, None, None
+    named = jax.tree_util.tree_leaves_with_path(trained)
+    if not named:
+        raise ValueError("params holds no arrays: there is nothing to differentiate.")
+    for path, leaf in named:
+        _check_leaf("params" + jax.tree_util.keystr(path), leaf)
+    return Model(trained, fixed, apply, structure)
+
+
+def _check_leaf(name: str, leaf: Any) -> None:
+    dtype = leaf.dtype if isinstance(leaf, (np.ndarray, np.generic, jax.Array)) else None
+    if dtype not in (np.float32, np.float64):
+        found = f"is {type(leaf).__name__}" if dtype is None else f"has dtype {dtype}"
+        raise TypeError(
+            f"{name} {found}; parameters are float32 or float64 arrays. Keep what is not trained out of params, e.g. "
+            f"lambda params, X: apply((params, rest), X)."
+        )
+    if not validation.traced(leaf):
+        validation.as_finite_floats(name, leaf)
+
+
+@functools.lru_cache(maxsize=256)
+def _cost(leaves: tuple[Any, ...], structure: Any, features: int, dtype: np.dtype[Any]) -> Cost:
+    f: Model = jax.tree.unflatten(structure, leaves)
+    one, two = (_traced(f, rows, features, dtype) for rows in (1, 2))
+    outputs = one.out_avals[0].shape[1]
+    (flops, signals), (flops2, signals2) = _work(one.jaxpr), _work(two.jaxpr)
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(f.params))
+    # What does not grow with the rows (a transposed weight) is not the cost of a row.
+    return Cost(outputs, parameters, max(flops2 - flops, 1.0), max(signals2 - signals, outputs), dtype.itemsize)
+
+
+def _traced(f: Model, rows: int, features: int, dtype: np.dtype[Any]) -> ClosedJaxpr:
+    try:
+        traced = jax.make_jaxpr(lambda f, X: jnp.asarray(f.apply(f.whole(f.params), X)))(
+            f, _struct((rows, features), dtype)
+        )
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"apply(params, X) fails for X of shape ({rows}, {features}): {type(error).__name__}: {reason} "
+            f"Are the parameters those of this architecture, and made for {features} features?"
+        ) from error
+    shape, found = traced.out_avals[0].shape, traced.out_avals[0].dtype
+    if len(shape) not in (1, 2) or shape[0] != rows or 0 in shape:
+        raise ValueError(
+            f"apply(params, X) must map ({rows}, {features}) inputs to ({rows}, c) or ({rows},) outputs; it returned "
+            f"shape {shape}."
+        )
+    if found != dtype:
+        raise TypeError(f"apply(params, X) returned {found} for {dtype} parameters and inputs; it must keep the dtype.")
+    return jax.make_jaxpr(Model.__call__)(f, f.params, _struct((rows, features), dtype))
+
+
+def _work(program: Jaxpr) -> tuple[float, float]:
+    """Flops of a program and the numbers that its steps write; the body of a scan counts once a turn."""
+    flops = signals = 0.0
+    steps: Any = program.eqns
+    for step in steps:
+        written = sum(math.prod(v.aval.shape) for v in step.outvars)
+        inner = list(_programs(step.params.values()))
+        turns = step.params.get("length", 1) if step.primitive.name == "scan" else 1
+        for part in inner:
+            more = _work(part)
+            flops, signals = flops + turns * more[0], signals + turns * more[1]
+        if not inner:
+            flops, signals = flops + written * _per_number(step), signals + written
+    return flops, signals
+
+
+def _programs(values: Any) -> Iterator[Jaxpr]:
+    for value in values:
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _programs(value)
+
+
+def _per_number(step: Any) -> float:
+    """Flops a written number of one step: the length of its sum for products, else 1."""
+    if step.primitive.name == "dot_general":
+        (contracted, _), _ = step.params["dimension_numbers"]
+        return float(2 * math.prod(step.invars[0].aval.shape[i] for i in contracted))
+    if step.primitive.name == "conv_general_dilated":
+        filters = step.invars[1].aval.shape
+        return float(2 * math.prod(filters) / filters[step.params["dimension_numbers"].rhs_spec[0]])
+    return 1.0

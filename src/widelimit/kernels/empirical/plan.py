@@ -1,0 +1,231 @@
+"""Which algorithm computes an empirical kernel: flops and memory of each, within a budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, final
+
+from widelimit import validation
+from widelimit.architecture.network import Network
+from widelimit.compute import memory
+from widelimit.compute.tiles import PairKernel
+from widelimit.kernels.empirical.contraction import OUTPUTS, Contraction, Jacobian, Layers, Output, Outputs
+from widelimit.kernels.empirical.model import Cost, Model
+from widelimit.kernels.empirical.products import VectorProducts
+
+Method = Literal["auto", "jacobian", "vector_products", "layerwise"]
+METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise")
+
+SHARE = 0.5
+"""Of the free memory, where no budget is given: the rest is for what the caller does with the kernel."""
+
+COPIES = 3
+"""Factors of one block are held this many times at once while they are made: values, their transpose, the result."""
+
+BLOCK = 1024
+"""Rows of the unfolded matrix (rows times outputs) of a block, about: its products run at full speed."""
+
+COLUMNS = 16
+"""Columns at once by vector products; more do not run faster."""
+
+
+class Settings(NamedTuple):
+    """What the caller asked for."""
+
+    kind: Literal["ntk", "nngp"]
+    output: Output
+    method: Method
+    memory: float
+    """Budget in GiB; 0 for a share of what is free."""
+
+
+class Sizes(NamedTuple):
+    """What is to be computed: n x m pairs, at most `down` x `across` of them in one call."""
+
+    n: int
+    m: int
+    down: int
+    across: int
+    same: bool
+    own: bool
+    """Only K(x, x) is wanted."""
+
+    @property
+    def rows(self) -> int:
+        """Rows whose factors are needed."""
+        return self.n if self.same else self.n + self.m
+
+    @property
+    def kept(self) -> int:
+        """Rows whose factors are needed at once if none are to be made twice."""
+        return min(self.down, self.n) if self.own else self.rows
+
+
+class Estimate(NamedTuple):
+    """Of one method: flops, bytes of working memory beside the result, and how it would run."""
+
+    method: str
+    flops: float
+    work: float
+    least: float
+    """Bytes below which it does not run."""
+    rows: int
+    """Rows (jacobian, layerwise) or columns (vector_products) at once; 0 where the budget is too small."""
+    stored: bool
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """How an empirical kernel is computed: `print` it."""
+
+    method: str
+    estimates: tuple[Estimate, ...]
+    result: float
+    """Bytes of the kernel itself."""
+    blocks: float
+    """Bytes of the block at work, the same for every method."""
+    budget: float
+    sizes: Sizes
+    cost: Cost
+
+    @property
+    def chosen(self) -> Estimate:
+        """The estimate of the method that runs."""
+        return next(e for e in self.estimates if e.method == self.method)
+
+    def __str__(self) -> str:
+        c, p = self.cost.outputs, self.cost.parameters
+        lines = [
+            f"{self.sizes.n} x {self.sizes.m} pairs, {c} outputs, {p} parameters, {self.cost.flops:.3g} flops a row "
+            f"forward; the result takes {_gib(self.result)} of the budget of {_gib(self.budget)}",
+            f"{'method':16} {'Gflop':>10} {'GiB':>8}  how",
+        ]
+        for e in self.estimates:
+            mark = "<- chosen: fewest flops within the budget" if e.method == self.method else ""
+            lines.append(f"{e.method:16} {e.flops / 1e9:10.4g} {e.work / memory.GIB:8.3g}  {_how(e)} {mark}".rstrip())
+        return "\n".join(lines)
+
+
+def _gib(size: float) -> str:
+    return f"{size / memory.GIB:.3g} GiB"
+
+
+def _how(e: Estimate) -> str:
+    if e.rows == 0:
+        return "over the budget"
+    if e.method == "vector_products":
+        return f"{e.rows} columns at once"
+    return "the factors of all rows are kept" if e.stored else f"the factors of {e.rows} rows at once"
+
+
+def network_of(model: Model) -> Network | None:
+    """The network of this library whose finite map `apply` is, if it is one."""
+    owner = getattr(model.apply, "__self__", None)
+    return owner if isinstance(owner, Network) and model.apply == owner.apply else None
+
+
+def settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> Settings:
+    """Check what the caller asked for. Raises: TypeError, ValueError."""
+    if output not in OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUTS))}, got {output!r}.")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+    if method == "layerwise" and network_of(model) is None:
+        raise ValueError(
+            'method="layerwise" needs a network of this library, apply=net.apply; any other function: method="auto".'
+        )
+    budget = 0.0 if budget is None else validation.finite_scalar("memory", budget, above=0.0)
+    return Settings(kind, output, method, budget)
+
+
+def plan(model: Model, settings: Settings, sizes: Sizes, features: int, dtype: Any) -> Plan:
+    """The method of fewest flops among those within the budget, or the one asked for.
+
+    Raises:
+        MemoryError: no method stays within the budget; the message has every estimate.
+    """
+    cost = model.cost(features, dtype)
+    free = memory.available()
+    budget = min(settings.memory * memory.GIB, free) if settings.memory else SHARE * free
+    numbers = {"full": cost.outputs**2, "trace": 1, "diagonal": cost.outputs}[settings.output]
+    number = float(cost.itemsize) * numbers
+    result = number * sizes.n * (1 if sizes.own else sizes.m)
+    blocks = COPIES * number * sizes.down * (1 if sizes.own else sizes.across)
+    estimates = tuple(_estimates(model, settings, sizes, cost, budget - result - blocks))
+    names = [e.method for e in estimates] if settings.method == "auto" else [settings.method]
+    if settings.kind == "nngp":
+        names = ["outputs"]
+    fitting = [e for e in estimates if e.method in names and e.rows > 0]
+    chosen = min(fitting, key=lambda e: e.flops).method if fitting else ""
+    found = Plan(chosen, estimates, result, blocks, budget, sizes, cost)
+    if not fitting:
+        least = result + blocks + min(e.least for e in estimates if e.method in names)
+        smaller = 'output="trace", ' if settings.output != "trace" and cost.outputs > 1 else ""
+        raise MemoryError(
+            f"the empirical kernel needs at least {_gib(least)} and the budget is {_gib(budget)}; use {smaller}fewer "
+            f"rows by cross(X[i:j], Y), float32, matvec(X, v), or another memory=GiB.\n{found}"
+        )
+    return found
+
+
+def _estimates(model: Model, settings: Settings, sizes: Sizes, cost: Cost, room: float) -> list[Estimate]:
+    c, p, s = cost.outputs, cost.parameters, float(cost.itemsize)
+    mixed = c * c if settings.output == "full" else c
+    pairs = float(sizes.n) * sizes.m
+    signals = cost.signals * s
+    if settings.kind == "nngp":
+        return [_contraction("outputs", sizes, room, c * s, signals, cost.flops, 2 * mixed * pairs)]
+    backward = (1 + 2 * c) * cost.flops
+    found = [_contraction("jacobian", sizes, room, c * p * s, c * signals, backward, 2 * mixed * p * pairs)]
+    column = 2 * p * s + 2 * sizes.down * signals
+    kept = 2 * sizes.down * signals
+    columns = int(min(COLUMNS, max(room - kept, 0) // column))
+    flops = sizes.m * c * 2 * cost.flops * (1 + sizes.n)
+    found.append(Estimate("vector_products", flops, kept + max(columns, 1) * column, kept + column, columns, False))
+    if network_of(model) is not None:
+        weights = [layer["weight"].shape for layer in model.params if layer]
+        inner = sum(w[0] for w in weights[:-1])
+        inputs = sum(w[1] for w in weights)
+        pair = 2.0 * (inputs + mixed * (inner + len(weights)))
+        unit = (inputs + c * inner) * s
+        found.append(_contraction("layerwise", sizes, room, unit, c * signals, (1 + c) * cost.flops, pair * pairs))
+    return found
+
+
+def _contraction(
+    method: str, sizes: Sizes, room: float, unit: float, passing: float, once: float, pairs: float
+) -> Estimate:
+    """A row's factors take `unit` bytes (and `passing` while they are made) and `once` flops; `pairs` flops in all."""
+    block = max(sizes.down, sizes.across)
+    least = (COPIES + 1) * unit + passing
+    all_kept = sizes.kept * unit + block * ((COPIES - 1) * unit + passing)
+    if all_kept <= room:
+        return Estimate(method, sizes.rows * once + pairs, all_kept, min(least, all_kept), block, True)
+    rows = int(min(block, max(room, 0) // least))
+    again = math.ceil(sizes.n / max(rows, 1))
+    return Estimate(method, (sizes.n + again * sizes.m) * once + pairs, max(rows, 1) * least, least, rows, False)
+
+
+def pairs_of(model: Model, settings: Settings, found: Plan) -> PairKernel:
+    """The two phases of the kernel by the method chosen."""
+    chosen = found.chosen
+    if chosen.method == "vector_products":
+        return VectorProducts(model, settings.output, chosen.rows)
+    net = network_of(model)
+    factors: Any = Outputs(model) if chosen.method == "outputs" else Jacobian(model)
+    if chosen.method == "layerwise" and net is not None:
+        factors = Layers(net, model.params)
+    return Contraction(factors, settings.output, chosen.rows, chosen.stored)
+
+
+def block_rows(n: int, outputs: int) -> int:
+    """Rows of a block: about `BLOCK` rows of the unfolded matrix, evenly cut.
+
+    Rounded up to one of eight sizes an octave: few shapes are compiled, and at most one row in eight is filled up.
+    """
+    count = math.ceil(n / max(1, BLOCK // outputs))
+    rows = math.ceil(n / count)
+    step = 1 << max(0, (rows - 1).bit_length() - 4)
+    return math.ceil(rows / step) * step

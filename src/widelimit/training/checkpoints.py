@@ -1,0 +1,139 @@
+"""Checkpoints of training: one safetensors file, replaced as a whole, that knows which run it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from widelimit.training.history import History, Recorder
+from widelimit.training.steps import State
+
+FORMAT = "widelimit-training"
+VERSION = 1
+
+
+class Checkpoint(NamedTuple):
+    """Where a run is kept, and the settings that make it this run."""
+
+    path: Path
+    settings: dict[str, Any]
+
+
+def digest(tree: Any) -> str:
+    """Of the values, shapes and dtypes of a pytree of arrays."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(leaf)
+        total.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def settings(recorder: Recorder, choices: dict[str, Any]) -> dict[str, Any]:
+    """What two runs must share to be one: data, start, loss and the choices that steps and records depend on."""
+    problem = recorder.problem
+    return {
+        "X": digest(problem.X),
+        "y": digest(problem.y),
+        "params": digest(problem.f.params),
+        "probes": digest(recorder.probes),
+        "kernel_points": len(recorder.points),
+        "loss": f"{type(problem.loss).__name__} {digest(problem.loss)[:16]}",
+        "apply": getattr(problem.f.apply, "__qualname__", type(problem.f.apply).__name__),
+        "ensemble": problem.members if problem.many else 0,
+        **choices,
+    }
+
+
+def _tensors(state: State, history: History) -> dict[str, np.ndarray]:
+    leaves = {f"state/{i}": np.asarray(_plain(leaf)) for i, leaf in enumerate(jax.tree.leaves(state))}
+    records = {f"history/{f.name}": np.asarray(getattr(history, f.name)) for f in fields(History)}
+    return {name: np.asarray(array, order="C") for name, array in (leaves | records).items()}
+
+
+def _plain(leaf: Any) -> Any:
+    """A leaf as numbers: a JAX random key by its data."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key))
+
+
+def save(checkpoint: Checkpoint, state: State, history: History) -> None:
+    """Write beside, then replace: whenever the process is killed, the file is the old one or the new one, whole."""
+    tensors = _tensors(state, history)
+    about = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "settings": json.dumps(checkpoint.settings),
+        "sha256": digest([tensors[name] for name in sorted(tensors)]),
+    }
+    beside = checkpoint.path.with_name(checkpoint.path.name + ".part")
+    with open(beside, "wb") as file:
+        file.write(safetensors.numpy.save(tensors, about))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, checkpoint.path)
+    folder = os.open(checkpoint.path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def load(checkpoint: Checkpoint, like: State) -> tuple[State, History]:
+    """State, of the structure of `like`, and records.
+
+    Raises:
+        ValueError: not a checkpoint, a damaged one, that of a newer version or of another run. The file is left alone.
+    """
+    path = checkpoint.path
+    advice = "It was left as it is; pass another path to start anew."
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except (safetensors.SafetensorError, OSError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no checkpoint that can be read: {error}. {advice}") from None
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path} holds tensors, but is no checkpoint of training. {advice}")
+    if about.get("version") != str(VERSION):
+        raise ValueError(
+            f"{path} has version {about.get('version')}, and this library reads version {VERSION}. {advice}"
+        )
+    if about.get("sha256") != digest([tensors[name] for name in sorted(tensors)]):
+        raise ValueError(f"{path} is damaged: its contents do not match their checksum. {advice}")
+    _compare(path, json.loads(about["settings"]), checkpoint.settings, advice)
+    leaves, structure = jax.tree.flatten(like)
+    found = [tensors.get(f"state/{i}") for i in range(len(leaves))]
+    if any(a is None or a.shape != np.shape(_plain(b)) for a, b in zip(found, leaves, strict=True)):
+        raise ValueError(f"{path} was written by another run: its optimiser keeps other things. {advice}")
+    restored = [_restored(a, b) for a, b in zip(found, leaves, strict=True)]
+    records = History(*(tensors[f"history/{f.name}"] for f in fields(History)))
+    return jax.tree.unflatten(structure, restored), records
+
+
+def _restored(array: Any, like: Any) -> Any:
+    return jax.random.wrap_key_data(jnp.asarray(array)) if _is_key(like) else jnp.asarray(array, like.dtype)
+
+
+def _compare(path: Path, stored: dict[str, Any], wanted: dict[str, Any], advice: str) -> None:
+    differ = [name for name in wanted if stored.get(name) != wanted[name]]
+    if differ:
+        what = "; ".join(f"{name} was {_short(stored.get(name))} and is {_short(wanted[name])}" for name in differ)
+        raise ValueError(f"{path} was written by another run: {what}. {advice}")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 60 else text[:12] + "..."

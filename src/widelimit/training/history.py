@@ -1,0 +1,146 @@
+"""What is recorded while a network is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int
+
+from widelimit import validation
+from widelimit.kernels.empirical.model import Model
+from widelimit.kernels.empirical.plan import Plan, Settings, Sizes, pairs_of, plan
+from widelimit.training.problem import Problem
+
+WORK = 2.0
+"""GiB that recording the kernel may take; with less the slower algorithms for it are chosen."""
+
+
+@final
+@dataclass(frozen=True)
+class History:
+    """R records along training; for an ensemble every array but steps and times has an axis (E,) after the first."""
+
+    steps: Int[np.ndarray, " R"]
+    """Steps taken; for a flow those of the solver, of the slowest member."""
+    times: Float[np.ndarray, " R"]
+    """Time of d theta/dt = -grad C: learning_rate * steps for "gd" and "sgd", the flow's own; NaN for the others."""
+    loss: Float[np.ndarray, "R *E"]
+    """C = (1/n) sum_i l(f(x_i), y_i) on all training points."""
+    movement: Float[np.ndarray, "R *E"]
+    """|theta_t - theta_0|/|theta_0|, over all parameters."""
+    kernel_drift: Float[np.ndarray, "R *E"]
+    """|Theta_t - Theta_0|/|Theta_0| (Frobenius) of the empirical NTK on the kernel points, all outputs; NaN without."""
+    alignment: Float[np.ndarray, "R *E"]
+    """y^T Theta_t y/(|Theta_t| |y|^2) on the kernel points, at most 1; NaN without points or where y = 0."""
+    outputs: Float[np.ndarray, "R *E m *c"]
+    """f_t at the probes, of the form of y."""
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+class Recorder(NamedTuple):
+    """What to record, and the kernel at the start; made by `recorder`."""
+
+    problem: Problem
+    probes: jax.Array
+    points: jax.Array
+    labels: np.ndarray
+    method: Plan | None
+    kernel: np.ndarray
+    """Theta_0, (*E, k c, k c)."""
+
+    def record(self, params: Any, steps: int, time: float) -> History:
+        """One record, R = 1."""
+        loss, movement, outputs, kernel = _measured(self.problem, params, self.probes, self.points, method=self.method)
+        theta = np.asarray(kernel, np.float64)
+        with np.errstate(all="ignore"):  # parameters that overflow make NaN here, and are explained where they stop
+            drift = _norm(theta - self.kernel) / _norm(self.kernel)
+            squares = np.einsum("...ij,i,j->...", theta, self.labels, self.labels)
+            alignment = squares / (_norm(theta) * (self.labels @ self.labels))
+        values = np.asarray(outputs)[..., 0] if self.problem.single else np.asarray(outputs)
+        found = History(
+            np.array(steps),
+            np.array(float(time)),
+            np.asarray(loss, np.float64),
+            np.asarray(movement, np.float64),
+            drift,
+            alignment,
+            values,
+        )
+        return History(*(np.asarray(getattr(found, f.name))[None] for f in fields(History)))
+
+
+def joined(parts: list[History]) -> History:
+    """Records in one history."""
+    return History(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(History)))
+
+
+def _norm(matrices: np.ndarray) -> np.ndarray:
+    """Frobenius; NaN for matrices of size 0, which are those of no kernel points."""
+    return np.linalg.norm(matrices, axis=(-2, -1)) if matrices.size else np.full(matrices.shape[:-2], np.nan)
+
+
+def _kernel(f: Model, X: jax.Array, method: Plan) -> jax.Array:
+    """Theta(X, X) of one member, (k c, k c)."""
+    pair = pairs_of(f, Settings("ntk", "full", "auto", WORK), method)
+    factors = pair.encode(X)
+    blocks = pair.pairwise(factors, factors, same=True)
+    k, c = blocks.shape[0], blocks.shape[-1]
+    return jnp.reshape(jnp.transpose(blocks, (0, 2, 1, 3)), (k * c, k * c))
+
+
+def _measure(
+    problem: Problem, params: Any, probes: jax.Array, points: jax.Array, *, method: Plan | None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Loss, movement, outputs at the probes and kernel, of every member."""
+
+    def member(params: Any, start: Any) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        f = replace(problem.f, params=params)
+        loss = problem.cost(params, problem.X, problem.y, problem.loss)
+        moved = optax.tree.norm(jax.tree.map(jnp.subtract, params, start)) / optax.tree.norm(start)
+        empty = jnp.zeros((0, problem.y.shape[1]), problem.X.dtype)
+        outputs = f(params, probes) if len(probes) else empty
+        kernel = jnp.zeros((0, 0), problem.X.dtype) if method is None else _kernel(f, points, method)
+        return loss, moved, outputs, kernel
+
+    return problem.each(member)(params, problem.f.params)  # type: ignore[no-any-return]
+
+
+_measured = jax.jit(_measure, static_argnames="method")
+
+
+def recorder(problem: Problem, probes: Any, kernel_points: Any) -> Recorder:
+    """Check what to record; evaluates the kernel at theta_0.
+
+    Raises:
+        TypeError, ValueError: probes that are not points like X; kernel_points not an integer >= 0.
+        MemoryError: the kernel does not fit.
+    """
+    size = validation.integer("kernel_points", kernel_points, at_least=0)
+    n, d = problem.X.shape
+    at = np.zeros((0, d), problem.dtype)
+    if probes is not None:
+        at = np.asarray(validation.points("probes", validation.concrete("probes", probes)))
+        validation.same_features("probes", at, "X", np.asarray(problem.X))
+        if at.dtype != problem.dtype:
+            raise TypeError(f"probes is {at.dtype} and X is {problem.dtype}; pass probes.astype('{problem.dtype}').")
+    rows = np.linspace(0, n - 1, min(size, n)).astype(int)
+    points, labels = problem.X[rows], np.asarray(problem.y, np.float64)[rows].ravel()
+    method = _planned(problem, len(rows)) if size else None
+    kernel = _measured(problem, problem.f.params, jnp.asarray(at), points, method=method)[3]
+    return Recorder(problem, jnp.asarray(at), points, labels, method, np.asarray(kernel, np.float64))
+
+
+def _planned(problem: Problem, k: int) -> Plan:
+    """The algorithm for the kernel, without the figures that change from call to call: it is part of a program."""
+    f, (_, d) = problem.one(), problem.X.shape
+    wanted = Settings("ntk", "full", "auto", WORK / problem.members)
+    sizes = Sizes(n=k, m=k, down=k, across=k, same=True, own=False)
+    found = plan(f, wanted, sizes, d, problem.dtype)
+    return replace(found, estimates=(found.chosen,), result=0.0, budget=0.0)

@@ -1,0 +1,196 @@
+"""Training: from record to record, by steps or by a flow, with checkpoints; what is returned however it ends."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit.training import checkpoints
+from widelimit.training.checkpoints import Checkpoint
+from widelimit.training.flow import flow
+from widelimit.training.history import History, Recorder, joined
+from widelimit.training.problem import Problem
+from widelimit.training.progress import progress
+from widelimit.training.steps import Rule, State, advance, group_size
+
+SAME_RUN = 1e-3
+"""The loss at theta_0 may differ by this share from that of a checkpoint of the same run on another machine; that of
+another function or loss is elsewhere."""
+
+NOTHING = ""
+
+
+@final
+@dataclass(frozen=True)
+class Training:
+    """Trained parameters, what was recorded, and how training ended: made by `train` and `train_many`."""
+
+    params: Any
+    """In the form given (NumPy in, NumPy out), an ensemble's with a leading axis (E,); the last good ones."""
+    history: History
+    finished: bool
+    message: str
+
+
+class Moved(NamedTuple):
+    """The state at the next record, or the last good one and what went wrong."""
+
+    state: State
+    steps: int
+    failure: str
+
+
+Mover = Callable[[State, int, float, float], Moved]
+"""(state, steps so far, mark where it stands, next mark) -> Moved; marks are steps, or times of a flow."""
+
+
+def by_steps(problem: Problem, rule: Rule, key: jax.Array) -> Mover:
+    """Discrete steps."""
+    rate, group = jnp.asarray(rule.rate, problem.X.dtype), group_size(problem, rule.batch)
+
+    def run(state: State, end: int) -> tuple[State, np.ndarray]:
+        moved, losses = advance(
+            problem,
+            state,
+            rate,
+            jnp.asarray(end),
+            key,
+            transformation=rule.transformation,
+            batch=rule.batch,
+            group=group,
+        )
+        return moved._replace(step=jnp.min(moved.step)), np.asarray(losses)
+
+    def move(state: State, steps: int, mark: float, next_mark: float) -> Moved:  # noqa: ARG001, as for flows
+        moved, losses = run(state, int(next_mark))
+        reached = int(moved.step)
+        whole = np.isfinite(losses).all()
+        last = finite_cost(problem, moved.params) if whole else losses
+        if np.isfinite(last).all():
+            return Moved(moved, reached, NOTHING)
+        # The parameters before the step whose loss is not finite are bad; one step before, they still were not.
+        good = max(int(state.step), reached - (1 if whole else 2))
+        return Moved(run(state, good)[0], good, _explained(last, good, problem, rule))
+
+    return move
+
+
+def _explained(losses: np.ndarray, good: int, problem: Problem, rule: Rule) -> str:
+    found = float(losses[~np.isfinite(losses)].flat[0])
+    members = f" of members {np.flatnonzero(~np.isfinite(losses)).tolist()}" if problem.many else ""
+    rate = f"learning_rate={-rule.rate:g}" if rule.rate < 0 else "the transformation's learning rate"
+    return (
+        f"the loss{members} became {found} after step {good}; the parameters of step {good}, the last good ones, are "
+        f"returned. The likely cause is that {rate} is too large: take a smaller one."
+    )
+
+
+_cost = jax.jit(
+    lambda problem, params: problem.each(lambda p: problem.cost(p, problem.X, problem.y, problem.loss))(params)
+)
+
+
+def finite_cost(problem: Problem, params: Any) -> np.ndarray:
+    """C on all training points, (*E,)."""
+    return np.asarray(_cost(problem, params))
+
+
+def by_flow(problem: Problem, error: np.ndarray, max_steps: int) -> Mover:
+    """Continuous time, with local errors |dtheta| <= error (*E,)."""
+
+    def move(state: State, steps: int, mark: float, next_mark: float) -> Moved:
+        duration = jnp.asarray(next_mark - mark, problem.X.dtype)
+        params, taken, arrived = flow(
+            problem, state.params, duration, jnp.asarray(error, problem.X.dtype), max_steps=max_steps
+        )
+        if np.asarray(arrived).all() and np.isfinite(finite_cost(problem, params)).all():
+            return Moved(State(params, (), state.step + 1), steps + int(np.max(taken)), NOTHING)
+        late = f" of members {np.flatnonzero(~np.asarray(arrived)).tolist()}" if problem.many else ""
+        failure = (
+            f"the flow{late} did not get from t = {mark:g} to t = {next_mark:g} within max_steps = {max_steps} steps "
+            f"of the solver; the parameters at t = {mark:g} are returned. Its steps are about 3 n/lambda_max long: "
+            f"pass a larger max_steps, a larger tolerance or a shorter flow_time."
+        )
+        return Moved(state, steps, failure)
+
+    return move
+
+
+class Run(NamedTuple):
+    """What is to be done: marks from 0 to the end, and how to come from one to the next."""
+
+    marks: np.ndarray
+    move: Mover
+    recorder: Recorder
+    clock: float
+    """Time of the flow that one unit of a mark stands for."""
+    unit: str
+
+
+def run(
+    problem: Problem, what: Run, state: State, checkpoint: Checkpoint | None, every: float, shown: bool
+) -> Training:
+    """Go through the marks, from where a checkpoint stands if there is one."""
+    marks, failure = what.marks, NOTHING
+    state, history = _started(what, state, checkpoint)
+    written = time.monotonic()
+    with progress(float(marks[-1]), what.unit, shown=shown) as bar:
+        for before, mark in itertools.pairwise(marks[len(history) - 1 :]):
+            taken = int(history.steps[-1])
+            moved = what.move(state, taken, float(before), float(mark))
+            failure = moved.failure
+            if failure and moved.steps == taken:
+                break
+            at = moved.steps * what.clock if what.unit == "steps" else float(mark)
+            record = what.recorder.record(moved.state.params, moved.steps, at)
+            state, history = moved.state, joined([history, record])
+            bar(float(mark), f"loss {np.mean(record.loss):.3g}")
+            if failure:
+                break
+            if checkpoint is not None and (mark == marks[-1] or time.monotonic() - written >= every):
+                checkpoints.save(checkpoint, state, history)
+                written = time.monotonic()
+    message = failure or f"{what.unit} {marks[-1]:g} reached, loss {np.mean(history.loss[-1]):.6g}"
+    return Training(problem.trained(state.params), history, not failure, message)
+
+
+def _started(what: Run, state: State, checkpoint: Checkpoint | None) -> tuple[State, History]:
+    """The state to go on from, and the records so far: at least that of theta_0."""
+    first = what.recorder.record(state.params, 0, 0 * what.clock)
+    if not np.isfinite(first.loss).all():
+        raise ValueError("the loss at the initial parameters is NaN or infinite; scale X or y, or start elsewhere.")
+    if checkpoint is None or not checkpoint.path.exists():
+        return state, first
+    state, found = checkpoints.load(checkpoint, state)
+    _belongs(checkpoint, found, first, what)
+    return state, found
+
+
+def _belongs(checkpoint: Checkpoint, found: History, first: History, what: Run) -> None:
+    """Refuse records that are not the beginning of this run."""
+    advice = "It was left as it is; pass another path to start anew."
+    if not np.allclose(found.loss[0], first.loss[0], rtol=SAME_RUN, atol=0.0):
+        raise ValueError(
+            f"{checkpoint.path} was written by another run: the loss at the start was {np.mean(found.loss[0]):g} and "
+            f"is {np.mean(first.loss[0]):g}, so that apply or the loss is another. {advice}"
+        )
+    at = found.times if what.unit == "time" else found.steps
+    if len(at) > len(what.marks) or not np.array_equal(at, what.marks[: len(at)]):
+        raise ValueError(
+            f"{checkpoint.path} has records up to {at[-1]:g} {what.unit} at other places than this run would; pass the "
+            f"record_every of that run, and an end that is not before them. {advice}"
+        )
+
+
+def marks(end: float, every: float) -> np.ndarray:
+    """0, every, 2 every, ..., and the end."""
+    count = max(0, math.ceil(end / every * (1 - 1e-12)) - 1)
+    return np.concatenate([np.arange(count + 1) * every, [end] if end > 0 else []])

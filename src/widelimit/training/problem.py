@@ -1,0 +1,96 @@
+"""What is trained: a function, a loss and data, checked; one network or an ensemble of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.inference.losses import Loss, resolve
+from widelimit.kernels.empirical.model import Apply, Model, model
+from widelimit.pytrees import pytree
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Problem:
+    """C(theta) = (1/n) sum_i l(f(theta, x_i), y_i) from theta_0 = f.params; made by `problem`.
+
+    `many`: the parameters have a leading axis (E,), and so have all results of the functions made by `each`.
+    """
+
+    f: Model
+    loss: Loss
+    X: Float[jax.Array, "n d"]
+    y: Float[jax.Array, "n c"]
+    many: bool = field(metadata={"static": True})
+    single: bool = field(metadata={"static": True})
+    """y came as (n,)."""
+    numpy: bool = field(metadata={"static": True})
+    """The parameters came as NumPy arrays."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of parameters and data."""
+        return np.dtype(self.X.dtype)
+
+    @property
+    def members(self) -> int:
+        """E, or 1."""
+        return int(jax.tree.leaves(self.f.params)[0].shape[0]) if self.many else 1
+
+    def one(self) -> Model:
+        """The function with the parameters of the first member."""
+        return replace(self.f, params=jax.tree.map(lambda leaf: leaf[0], self.f.params)) if self.many else self.f
+
+    def trained(self, params: Any) -> Any:
+        """Parameters in the form in which they were given."""
+        return self.f.whole(jax.tree.map(np.asarray, params) if self.numpy else params)
+
+    def each(self, function: Any, shared: int = 0) -> Any:
+        """A function of one member's trees, and of `shared` more arguments, for all members at once."""
+        if not self.many:
+            return function
+        return lambda *args: jax.vmap(function, in_axes=(0,) * (len(args) - shared) + (None,) * shared)(*args)
+
+    def cost(self, params: Any, X: jax.Array, y: jax.Array, loss: Loss) -> jax.Array:
+        """C of one member on (b, d) points."""
+        return jnp.mean(loss.examples(self.f(params, X), y))
+
+
+def problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool) -> Problem:
+    """Check everything that training needs.
+
+    Raises:
+        TypeError, ValueError: bad data, an unknown loss, labels outside of its domain, parameters that are not floats
+            of X's dtype or not those of `apply`, an ensemble that is not stacked.
+    """
+    points = np.asarray(validation.points("X", validation.concrete("X", X)))
+    targets = validation.targets("y", y, len(points))
+    kind = resolve(loss)
+    kind.check(targets.reshape(len(points), -1))
+    f = model(apply, params)
+    leaves = jax.tree.leaves(f.params)
+    wrong = next((leaf.dtype for leaf in leaves if leaf.dtype != points.dtype), None)
+    if wrong is not None:
+        raise TypeError(f"X is {points.dtype} and the parameters are {wrong}; pass X.astype({str(wrong)!r}).")
+    if many and len({np.shape(leaf)[:1] for leaf in leaves} | {()}) != 2:
+        shapes = jax.tree.map(np.shape, f.params)
+        raise ValueError(f"an ensemble's parameters have one leading axis (E,), as net.init_many gives; got {shapes}.")
+    with jax.enable_x64(points.dtype == np.float64):
+        f = replace(f, params=jax.tree.map(jnp.asarray, f.params))
+        kind = jax.tree.map(lambda leaf: jnp.asarray(leaf, points.dtype), kind)
+        labels = jnp.asarray(targets.reshape(len(points), -1), points.dtype)
+        made = Problem(f, kind, jnp.asarray(points), labels, many, targets.ndim == 1, not validation.is_jax(*leaves))
+        one = made.one()
+        one.cost(points.shape[1], points.dtype)  # explains a function that fails
+        shape = jax.eval_shape(one, one.params, made.X).shape
+    if shape != labels.shape:
+        raise ValueError(f"apply returns shape {shape} and y has shape {targets.shape}; they must agree.")
+    return made

@@ -1,0 +1,217 @@
+"""Discrete steps: named optimisers and optax's, batches, and the largest learning rate that is stable."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from widelimit import validation
+from widelimit.training.problem import Problem
+
+NAMED = ("gd", "sgd", "momentum", "adam")
+
+LANCZOS = 16
+"""Products with the kernel for its largest eigenvalue: 16 find it to a few per cent for any spectrum of 1e4 points."""
+
+CACHE = 2**24
+"""Bytes of a processor's shared cache. An ensemble beyond it would go through memory at every step."""
+
+COPIES = 3
+"""Parameters, their gradient and their update."""
+
+
+class State(NamedTuple):
+    """Where training stands: all that the next step depends on."""
+
+    params: Any
+    memory: Any
+    """Of the optimiser."""
+    step: jax.Array
+
+
+class Rule(NamedTuple):
+    """theta <- theta + rate * update(gradient): made by `rule`."""
+
+    name: str
+    transformation: optax.GradientTransformation
+    rate: float
+    momentum: float
+    batch: int
+    """Examples a step; 0 for all of them."""
+
+    @property
+    def clock(self) -> float:
+        """Time of the gradient flow that a step stands for; NaN for optimisers that do not follow it."""
+        return -self.rate if self.name in ("gd", "sgd") else math.nan
+
+
+@functools.lru_cache(maxsize=64)
+def _transformation(name: str, momentum: float) -> optax.GradientTransformation:
+    """Cached: a compiled program is found again only if its transformation is the same object."""
+    if name == "momentum":
+        return optax.trace(momentum)
+    return optax.scale_by_adam() if name == "adam" else optax.identity()
+
+
+def rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: int) -> Rule:
+    """Check the optimiser and its settings. Raises: TypeError, ValueError."""
+    batch = 0 if batch_size is None else validation.integer("batch_size", batch_size, at_least=1, below=n + 1)
+    if isinstance(optimizer, optax.GradientTransformation):
+        if learning_rate is not None:
+            raise ValueError("an optax transformation has its learning rate in it; leave learning_rate out.")
+        return Rule("optax", optimizer, 1.0, 0.0, batch)
+    if optimizer not in NAMED:
+        raise ValueError(f"optimizer must be one of {', '.join(NAMED)} or an optax transformation, got {optimizer!r}.")
+    if learning_rate is None:
+        raise ValueError(f"optimizer={optimizer!r} needs a learning_rate.")
+    rate = float(validation.finite_scalar("learning_rate", learning_rate, above=0.0))
+    if optimizer == "gd" and batch:
+        raise ValueError("'gd' takes all examples at every step; for batches pass optimizer='sgd'.")
+    if optimizer == "sgd" and not batch:
+        raise ValueError("'sgd' needs a batch_size; for all examples at every step pass optimizer='gd'.")
+    mass = 0.0
+    if optimizer == "momentum":
+        mass = float(validation.finite_scalar("momentum", momentum, at_least=0.0))
+        if mass >= 1:
+            raise ValueError(f"momentum must be in [0, 1), got {mass:g}.")
+    return Rule(optimizer, _transformation(optimizer, mass), -rate, mass, batch)
+
+
+def start(problem: Problem, rule: Rule) -> State:
+    """theta_0 and an optimiser that has seen nothing."""
+    memory = problem.each(rule.transformation.init)(problem.f.params)
+    return State(problem.f.params, memory, jnp.zeros((), jnp.int32))
+
+
+def first_update(problem: Problem, rule: Rule) -> float:
+    """Size of the first update on all examples: it tells one optax transformation from another."""
+
+    def member(params: Any) -> jax.Array:
+        slope = jax.grad(problem.cost)(params, problem.X, problem.y, problem.loss)
+        update, _ = rule.transformation.update(slope, rule.transformation.init(params), params)
+        return jnp.asarray(optax.tree.norm(update))
+
+    return float(jnp.linalg.norm(problem.each(member)(problem.f.params)))
+
+
+def _order(problem: Problem, key: jax.Array, epoch: jax.Array) -> jax.Array:
+    """The order of the examples in an epoch depends on the seed and the epoch alone, so that nothing need be stored."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), len(problem.X))
+
+
+def _taken(problem: Problem, order: jax.Array, turn: jax.Array, batch: int) -> tuple[jax.Array, jax.Array, Any]:
+    """Examples, targets and loss of one batch; what a loss holds for every example (weights) is taken along."""
+    rows = jax.lax.dynamic_slice_in_dim(order, turn * batch, batch)
+    own = len(problem.X)
+    loss = jax.tree.map(lambda leaf: leaf[rows] if jnp.shape(leaf)[:1] == (own,) else leaf, problem.loss)
+    return problem.X[rows], problem.y[rows], loss
+
+
+@functools.partial(jax.jit, static_argnames=("transformation", "batch", "group"))
+def advance(
+    problem: Problem,
+    state: State,
+    rate: jax.Array,
+    end: jax.Array,
+    key: jax.Array,
+    *,
+    transformation: optax.GradientTransformation,
+    batch: int,
+    group: int,
+) -> tuple[State, jax.Array]:
+    """The state at step `end`, or after the first step whose loss (before it) was not finite; the losses there (*E,).
+
+    An ensemble goes through all steps `group` members at a time; `step` of the state is then that of every group.
+    """
+    turns = len(problem.X) // batch if batch else 1
+
+    def member(params: Any, memory: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple[Any, Any, jax.Array]:
+        value, slope = jax.value_and_grad(problem.cost)(params, X, y, loss)
+        update, memory = transformation.update(slope, memory, params)
+        moved = jax.tree.map(lambda p, u: p + jnp.asarray(rate, p.dtype) * u, params, update)
+        return moved, memory, value
+
+    step = problem.each(member, shared=3)
+
+    def going(carry: tuple[State, jax.Array, jax.Array]) -> jax.Array:
+        return jnp.asarray((carry[0].step < end) & jnp.all(jnp.isfinite(carry[1])))
+
+    def body(carry: tuple[State, jax.Array, jax.Array]) -> tuple[State, jax.Array, jax.Array]:
+        (params, memory, done), _, order = carry
+        examples = problem.X, problem.y, problem.loss
+        if batch:
+            turn, epoch = done % turns, done // turns
+            order = jax.lax.cond(turn == 0, lambda: _order(problem, key, epoch), lambda: order)
+            examples = _taken(problem, order, turn, batch)
+        params, memory, value = step(params, memory, *examples)
+        return State(params, memory, done + 1), value, order
+
+    def through(members: tuple[Any, Any]) -> tuple[State, jax.Array]:
+        order = _order(problem, key, state.step // turns) if batch else jnp.zeros((), jnp.int32)
+        values = jnp.zeros((group,) if problem.many else (), problem.X.dtype)
+        moved, values, _ = jax.lax.while_loop(going, body, (State(*members, state.step), values, order))
+        return moved, values
+
+    if not problem.many:
+        return through((state.params, state.memory))
+    apart = jax.tree.map(lambda leaf: leaf.reshape(-1, group, *leaf.shape[1:]), (state.params, state.memory))
+    moved, values = jax.lax.map(through, apart)
+    params, memory = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (moved.params, moved.memory))
+    return State(params, memory, moved.step), values.ravel()
+
+
+def group_size(problem: Problem, batch: int) -> int:
+    """Members that take their steps together: a divisor of E, and what they work on stays in the cache."""
+    cost = problem.one().cost(problem.X.shape[1], problem.dtype)
+    rows = batch or len(problem.X)
+    size = cost.itemsize * (COPIES * cost.parameters + 2 * rows * cost.signals)
+    most = max(1, int(CACHE / size))
+    return max(g for g in range(1, problem.members + 1) if problem.members % g == 0 and g <= most)
+
+
+@functools.partial(jax.jit, static_argnames=("batch",))
+def _tridiagonal(problem: Problem, key: jax.Array, *, batch: int) -> tuple[jax.Array, jax.Array]:
+    """Lanczos on Theta_0 of the first batch: diagonal and off-diagonal, (*E, LANCZOS)."""
+    X = problem.X[_order(problem, key, jnp.zeros((), jnp.int32))[:batch]] if batch else problem.X
+    count = min(LANCZOS, X.shape[0] * problem.y.shape[1])
+
+    def member(params: Any) -> tuple[jax.Array, jax.Array]:
+        outputs, pull = jax.vjp(lambda p: problem.f(p, X), params)
+        _, push = jax.linearize(lambda p: problem.f(p, X), params)
+
+        def turn(carry: tuple[jax.Array, jax.Array, jax.Array], _: None) -> Any:
+            before, v, beta = carry
+            w = push(pull(v)[0]) - beta * before
+            alpha = jnp.vdot(w, v)
+            w = w - alpha * v
+            size = jnp.linalg.norm(w)
+            return (v, jnp.where(size > 0, w / jnp.where(size > 0, size, 1), 0), size), (alpha, size)
+
+        v = jax.random.normal(jax.random.key(0), outputs.shape, outputs.dtype)
+        zero = jnp.zeros((), outputs.dtype)
+        found: tuple[jax.Array, jax.Array] = jax.lax.scan(
+            turn, (0 * v, v / jnp.linalg.norm(v), zero), None, length=count
+        )[1]
+        return found
+
+    found: tuple[jax.Array, jax.Array] = problem.each(member)(problem.f.params)
+    return found
+
+
+def largest_eigenvalue(problem: Problem, key: jax.Array, batch: int) -> float:
+    """lambda_max of the empirical NTK at theta_0 on the examples of a step, from below; the largest over members."""
+    diagonal, beside = (np.asarray(v, np.float64) for v in _tridiagonal(problem, key, batch=batch))
+    count = diagonal.shape[-1]
+    matrices = np.zeros((*diagonal.shape, count))
+    i = np.arange(count)
+    matrices[..., i, i] = diagonal
+    matrices[..., i[1:], i[:-1]] = beside[..., :-1]
+    if not np.isfinite(matrices).all():
+        return math.nan
+    return float(np.linalg.eigvalsh(matrices).max())
