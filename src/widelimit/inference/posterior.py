@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +193,14 @@ class Posterior:
 
 
 def posterior(
-    k: Kernel, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
+    k: Kernel,
+    X: Float[Array, "n d"],
+    y: Float[Array, "n *c"],
+    *,
+    noise: float | Float[Array, " n"] = 0.0,
+    solver: Literal["auto", "cholesky", "cg"] = "auto",
+    precision: Literal["double", "mixed"] = "double",
+    tolerance: float = 1e-10,
 ) -> Posterior:
     """f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
 
@@ -209,6 +216,9 @@ def posterior(
         y: (n,) or (n, c) targets; the c outputs are independent and share the kernel.
         noise: variance of the observation noise (in the square of y's unit), >= 0, one number or (n,), one for each
             training point.
+        solver: "cholesky", "cg" (preconditioned conjugate gradients), or "auto", which chooses by n and free memory.
+        precision: "double", or "mixed": a float32 solve, refined in float64 until the residual meets the tolerance.
+        tolerance: of the relative residual that mixed precision and conjugate gradients reach, in [1e-14, 1e-1].
 
     Returns:
         A `Posterior` with mean, variance, covariance, sample and log_marginal_likelihood.
@@ -218,6 +228,11 @@ def posterior(
             are named) or the kernel matrix is numerically singular; then pass a noise.
         MemoryError: the (n, n) kernel matrix does not fit.
     """
+    if solver not in ("auto", "cholesky", "cg"):
+        raise ValueError(f'solver must be "auto", "cholesky" or "cg", got {solver!r}.')
+    if precision not in ("double", "mixed"):
+        raise ValueError(f'precision must be "double" or "mixed", got {precision!r}.')
+    validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1)
     data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
     matrix = data.gram()
