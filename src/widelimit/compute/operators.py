@@ -182,6 +182,11 @@ def fits(n: int, dtype: np.dtype) -> bool:
     return triangle_bytes(n, dtype) + RESERVE <= memory.available()
 
 
+def held_or_recomputed(kernel: PairKernel, X: np.ndarray) -> Tiles | Recomputed:
+    """K(X, X) in tiles where there is room, else without any."""
+    return in_memory(kernel, X) if fits(len(X), X.dtype) else Recomputed(kernel, X)
+
+
 def in_memory(kernel: PairKernel, X: np.ndarray) -> Tiles:
     """K(X, X) in tiles. Raises: MemoryError: no room; ValueError: as `blocks`."""
     n = len(X)

@@ -121,7 +121,7 @@ def _full(data: TrainingSet, noise: np.ndarray, choice: Choice) -> Fit:
 
 
 def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
-    """The kernel for these inputs, and the inputs, in a dtype; checked on the diagonal, as it is on every block."""
+    """The kernel for these inputs, and the inputs, in a dtype; checked on the diagonal (blocks check themselves)."""
     data.check_diagonal()
     X = data.X.astype(dtype)
     return scalar_kernel(data.kernel).prepared(X), X
@@ -165,8 +165,7 @@ def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: floa
 
 
 def _entries(data: TrainingSet, dtype: np.dtype) -> Operator:
-    kernel, X = _prepared(data, dtype)
-    return operators.in_memory(kernel, X) if operators.fits(len(X), dtype) else operators.Recomputed(kernel, X)
+    return operators.held_or_recomputed(*_prepared(data, dtype))
 
 
 def _by_iterations(
