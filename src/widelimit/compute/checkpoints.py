@@ -34,7 +34,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 state = {name: stored[name] for name in stored.files}
             owner = str(state.pop(_KEY))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -179,6 +179,9 @@ def _by_iterations(
 ) -> Fit:
     n, each = len(data.X), _each(noise, len(data.X))
     dtype = SINGLE if precision == "mixed" else DOUBLE
+    own = np.asarray(data.kernel.diag(data.X))
+    if (own < 0).any():
+        raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {own.min():.3g} at some row.")
     fast: Operator = _stored(data, matrix) if matrix is not None else _entries(data, dtype)
     precise = precision == "double" or matrix is not None
     exact = fast if precise else operators.Recomputed(*_prepared(data, DOUBLE))
