@@ -69,19 +69,16 @@ class Operator(abc.ABC):
     def product(self, v: np.ndarray) -> np.ndarray:
         """A v, (n, c) -> (n, c), float64."""
 
-    @abc.abstractmethod
-    def describe(self) -> str:
-        """Where the entries are, in words."""
-
 
 @final
 @dataclass(frozen=True)
 class Tiles(Operator):
-    """K(X, X) with one triangle of blocks in memory, in X's dtype: made by `in_memory`."""
+    """K(X, X) = offset + one triangle of blocks, and its mirror, in memory: made by `in_memory`."""
 
     kernel: PairKernel
     X: np.ndarray
     held: tuple[Block, ...]
+    offset: float
 
     def diagonal(self) -> np.ndarray:
         return tiles.diagonal(self.kernel, self.X).astype(np.float64)
@@ -90,14 +87,11 @@ class Tiles(Operator):
         return tiles.cross(self.kernel, self.X, self.X[index])
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        out, small = np.zeros(v.shape), v.astype(self.X.dtype)
+        out = np.tile(self.offset * v.sum(axis=0), (len(v), 1))
+        small = v.astype(self.held[0].values.dtype)
         for block in self.held:
             _add(out, block, small)
         return out
-
-    def describe(self) -> str:
-        size = sum(b.values.nbytes for b in self.held) / memory.GIB
-        return f"{self.X.dtype} tiles of one triangle in memory ({size:.2g} GiB)"
 
 
 @final
@@ -119,9 +113,6 @@ class Recomputed(Operator):
         for block in blocks(self.kernel, self.X):
             _add(out, block, small)
         return out
-
-    def describe(self) -> str:
-        return f"{self.X.dtype} entries recomputed for every product"
 
 
 @final
@@ -145,9 +136,6 @@ class Stored(Operator):
         for i in range(0, self.rows.shape[0], SIZE):
             yield i, np.asarray(self.rows[i : i + SIZE])
 
-    def describe(self) -> str:
-        return f"rows of a stored {self.rows.dtype} matrix"
-
 
 @final
 @dataclass(frozen=True)
@@ -168,9 +156,6 @@ class Shifted(Operator):
     def product(self, v: np.ndarray) -> np.ndarray:
         return np.asarray(self.matrix.product(v) + self.noise[:, None] * v)
 
-    def describe(self) -> str:
-        return self.matrix.describe()
-
 
 def triangle_bytes(n: int, dtype: np.dtype) -> int:
     """Of one triangle of an (n, n) matrix in blocks."""
@@ -182,13 +167,24 @@ def fits(n: int, dtype: np.dtype) -> bool:
     return triangle_bytes(n, dtype) + RESERVE <= memory.available()
 
 
-def held_or_recomputed(kernel: PairKernel, X: np.ndarray) -> Tiles | Recomputed:
-    """K(X, X) in tiles where there is room, else without any."""
-    return in_memory(kernel, X) if fits(len(X), X.dtype) else Recomputed(kernel, X)
+def held_or_recomputed(kernel: PairKernel, X: np.ndarray, dtype: np.dtype) -> Tiles | Recomputed:
+    """K(X, X) in tiles of a dtype where there is room, else without any."""
+    return in_memory(kernel, X, dtype) if fits(len(X), dtype) else Recomputed(kernel, X)
 
 
-def in_memory(kernel: PairKernel, X: np.ndarray) -> Tiles:
-    """K(X, X) in tiles. Raises: MemoryError: no room; ValueError: as `blocks`."""
+def in_memory(kernel: PairKernel, X: np.ndarray, dtype: np.dtype) -> Tiles:
+    """K(X, X) in tiles of a dtype, computed in X's.
+
+    Before it is rounded to a smaller dtype, the mean of the first block is taken off: a network's bias is a constant of
+    all entries that would use up most of their digits. Raises: MemoryError: no room; ValueError: as `blocks`.
+    """
     n = len(X)
-    memory.require(triangle_bytes(n, X.dtype), f"one triangle of a {n} x {n} {X.dtype} kernel matrix")
-    return Tiles(kernel, X, tuple(blocks(kernel, X)))
+    memory.require(triangle_bytes(n, dtype), f"one triangle of a {n} x {n} {dtype} kernel matrix")
+    held: list[Block] = []
+    offset = 0.0
+    for row, column, values in blocks(kernel, X):
+        if dtype.itemsize < X.dtype.itemsize:
+            offset = offset if held else float(values.mean())
+            values = (values - offset).astype(dtype)
+        held.append(Block(row, column, values))
+    return Tiles(kernel, X, tuple(held), offset)

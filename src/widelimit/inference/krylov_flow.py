@@ -156,6 +156,6 @@ def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float
         matrix: operators.Operator = operators.Stored(data.gram())
     else:
         data.check_diagonal()
-        matrix = operators.held_or_recomputed(scalar_kernel(data.kernel).prepared(data.X), data.X)
+        matrix = operators.held_or_recomputed(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
     return KrylovFlow(data, initial, Lanczos(matrix, _residual(data, initial)), height, tolerance, max_steps)

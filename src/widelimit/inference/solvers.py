@@ -165,7 +165,7 @@ def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: floa
 
 
 def _entries(data: TrainingSet, dtype: np.dtype) -> Operator:
-    return operators.held_or_recomputed(*_prepared(data, dtype))
+    return operators.held_or_recomputed(*_prepared(data, DOUBLE), dtype)
 
 
 def _by_iterations(
