@@ -356,6 +356,8 @@ def test_checkpoints_of_others_and_damaged_ones_are_left_alone(tmp_path):
         with pytest.raises(ValueError, match=r"cannot be read .*; remove it to start anew"):
             wl.posterior(K, X, Y, solver="cg", checkpoint=path)
         assert path.read_bytes() == damaged
+    with pytest.raises(ValueError, match="its folder does not exist"):
+        wl.posterior(K, X, Y, solver="cg", checkpoint=tmp_path / "nowhere" / "state.npz")
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -29,8 +29,10 @@ class Checkpoint:
         """The last state; None if there is no file.
 
         Raises:
-            ValueError: the file is damaged, or belongs to another problem; it is left as it is.
+            ValueError: the file is damaged, or belongs to another problem; it is left as it is. Its folder is missing.
         """
+        if not self.path.parent.is_dir():
+            raise ValueError(f"the checkpoint {self.path} cannot be written: its folder does not exist.")
         if not self.path.exists():
             return None
         try:

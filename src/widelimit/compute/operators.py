@@ -130,7 +130,7 @@ class Stored(Operator):
         return np.stack([np.asarray(self.rows[int(i) : int(i) + 1])[0] for i in index], axis=1)
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.asarray(block @ v.astype(block.dtype), np.float64) for _, block in self._read()])
+        return np.concatenate([block.astype(np.float64, copy=False) @ v for _, block in self._read()])
 
     def _read(self) -> Iterator[tuple[int, np.ndarray]]:
         for i in range(0, self.rows.shape[0], SIZE):
@@ -162,14 +162,14 @@ def triangle_bytes(n: int, dtype: np.dtype) -> int:
     return dtype.itemsize * (n * (n + SIZE) // 2 if n > SIZE else n * n)
 
 
-def fits(n: int, dtype: np.dtype) -> bool:
-    """Whether `in_memory` has room, with RESERVE to spare."""
-    return triangle_bytes(n, dtype) + RESERVE <= memory.available()
+def fits(n: int, dtype: np.dtype, *, beside: int = 0) -> bool:
+    """Whether `in_memory` has room, with RESERVE and the bytes `beside` to spare."""
+    return triangle_bytes(n, dtype) + beside + RESERVE <= memory.available()
 
 
-def held_or_recomputed(kernel: PairKernel, X: np.ndarray, dtype: np.dtype) -> Tiles | Recomputed:
-    """K(X, X) in tiles of a dtype where there is room, else without any."""
-    return in_memory(kernel, X, dtype) if fits(len(X), dtype) else Recomputed(kernel, X)
+def held_or_recomputed(kernel: PairKernel, X: np.ndarray, dtype: np.dtype, *, beside: int = 0) -> Tiles | Recomputed:
+    """K(X, X) in tiles of a dtype where there is room for them and for the bytes `beside`, else without any."""
+    return in_memory(kernel, X, dtype) if fits(len(X), dtype, beside=beside) else Recomputed(kernel, X)
 
 
 def in_memory(kernel: PairKernel, X: np.ndarray, dtype: np.dtype) -> Tiles:

@@ -103,9 +103,10 @@ def fit(
     each = _each(noise, len(data.X))
     if precision == "mixed":
         return _mixed(data, each, choice, tolerance)
+    exact = operators.Recomputed(*_prepared(data, DOUBLE))
     try:
-        exact = Shifted(operators.Recomputed(*_prepared(data, DOUBLE)), each)
-        return _direct(data, _packed(data, each, exact, DOUBLE), choice)
+        factor = packed.factorise(operators.blocks(exact.kernel, exact.X), each, Shifted(exact, each), DOUBLE)
+        return _direct(data, factor, choice)
     except packed.NotPositiveDefinite as error:
         raise ValueError(_singular(error.order, len(data.X))) from None
 
@@ -123,17 +124,12 @@ def _full(data: TrainingSet, noise: np.ndarray, choice: Choice) -> Fit:
 def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
     """The kernel for these inputs, and the inputs, in a dtype; checked on the diagonal (blocks check themselves)."""
     data.check_diagonal()
-    X = data.X.astype(dtype)
+    X = data.X.astype(dtype, copy=False)
     return scalar_kernel(data.kernel).prepared(X), X
 
 
 def _each(noise: np.ndarray, n: int) -> np.ndarray:
     return np.array(np.broadcast_to(noise, n))
-
-
-def _packed(data: TrainingSet, noise: np.ndarray, matrix: Operator, dtype: np.dtype) -> packed.Packed:
-    packed.require(len(noise), dtype)
-    return packed.factorise(operators.blocks(*_prepared(data, dtype)), noise, matrix, dtype)
 
 
 def _singular(order: int, n: int) -> str:
@@ -146,9 +142,12 @@ def _singular(order: int, n: int) -> str:
 
 def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: float) -> Fit:
     """A float32 factor that preconditions; where it breaks or the residual is not reached, the float64 one."""
-    exact = Shifted(_entries(data, DOUBLE), noise)
+    n = len(noise)
+    entries = operators.held_or_recomputed(*_prepared(data, DOUBLE), DOUBLE, beside=2 * n * (n + 1))
+    exact = Shifted(entries, noise)
+    held = entries.held if isinstance(entries, operators.Tiles) else operators.blocks(*_prepared(data, SINGLE))
     try:
-        rough = _packed(data, noise, exact, SINGLE)
+        rough = packed.factorise(held, noise, exact, SINGLE)
     except packed.NotPositiveDefinite as error:
         reason = f"the float32 factor broke at row {error.order - 1}"
     else:
@@ -159,13 +158,9 @@ def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: floa
             return Fit(factor, solved.x, choice, solved.residual, solved.iterations, 0, True, solved.message)
         reason = f"float32 factor, {solved.message}"
         del rough, system
-    del exact
+    del entries, exact, held
     double = fit(data, noise, solver="cholesky", precision="double", tolerance=tolerance)
     return double._replace(message=f"{reason}; factorised in float64 instead")
-
-
-def _entries(data: TrainingSet, dtype: np.dtype) -> Operator:
-    return operators.held_or_recomputed(*_prepared(data, DOUBLE), dtype)
 
 
 def _by_iterations(
@@ -182,7 +177,8 @@ def _by_iterations(
     own = np.asarray(data.kernel.diag(data.X))
     if (own < 0).any():
         raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {own.min():.3g} at some row.")
-    fast: Operator = _stored(data, matrix) if matrix is not None else _entries(data, dtype)
+    fast: Operator
+    fast = operators.held_or_recomputed(*_prepared(data, DOUBLE), dtype) if matrix is None else _stored(data, matrix)
     precise = precision == "double" or matrix is not None
     exact = fast if precise else operators.Recomputed(*_prepared(data, DOUBLE))
     precondition = preconditioners.low_rank(fast, each, rank=preconditioners.default_rank(n))
