@@ -18,6 +18,7 @@ from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
 from .inference.gradient_flow import GradientFlow, gradient_flow
 from .inference.hyperparameters import HyperparameterFit, Run, fit_hyperparameters
+from .inference.krylov_flow import KrylovFlow
 from .inference.linear_model import LinearModel
 from .inference.losses import (
     CustomLoss,
@@ -87,6 +88,7 @@ __all__ = [
     "HyperparameterFit",
     "Identity",
     "Kernel",
+    "KrylovFlow",
     "Laplace",
     "LeakyRelu",
     "LeaveOneOut",

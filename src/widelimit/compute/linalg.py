@@ -40,16 +40,32 @@ class Factor(abc.ABC):
         """The part of b outside of the range of A; (n, c) -> (n, c)."""
 
     @abc.abstractmethod
+    def product(self, x: np.ndarray) -> np.ndarray:
+        """A x, (n, c) -> (n, c)."""
+
+    @abc.abstractmethod
     def log_determinant(self) -> float:
         """log det A; -inf if A is singular."""
+
+    def form(self, b: np.ndarray) -> np.ndarray:
+        """b^T A^+ b, (n, m) -> (m, m)."""
+        whitened = self.whiten(b)
+        return np.asarray(whitened.T @ whitened)
+
+    def squares(self, b: np.ndarray) -> np.ndarray:
+        """The diagonal of `form`, (n, m) -> (m,)."""
+        whitened = self.whiten(b)
+        return np.asarray(np.einsum("ij,ij->j", whitened, whitened))
 
 
 @final
 @dataclass(frozen=True)
 class Cholesky(Factor):
-    """A = L L^T; `lower` (n, n) holds L in its lower triangle."""
+    """A = L L^T; `lower` (n, n) holds L in its lower triangle, and above its diagonal still A."""
 
     lower: np.ndarray
+    diagonal: np.ndarray
+    """Of A."""
     rank: int
     spread: float
 
@@ -61,6 +77,10 @@ class Cholesky(Factor):
 
     def outside(self, b: np.ndarray) -> np.ndarray:
         return np.zeros_like(b)
+
+    def product(self, x: np.ndarray) -> np.ndarray:
+        own = (self.diagonal - np.diagonal(self.lower))[:, None]
+        return np.asarray(scipy.linalg.blas.dsymm(1.0, self.lower, x) + own * x)
 
     def log_determinant(self) -> float:
         return float(2 * np.sum(np.log(np.diagonal(self.lower))))
@@ -84,6 +104,9 @@ class Eigen(Factor):
 
     def outside(self, b: np.ndarray) -> np.ndarray:
         return np.asarray(b - self.vectors @ (self.vectors.T @ b))
+
+    def product(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray(self.vectors @ (self.values[:, None] * (self.vectors.T @ x)))
 
     def log_determinant(self) -> float:
         return float(np.sum(np.log(self.values))) if self.rank == len(self.vectors) else -np.inf
@@ -136,7 +159,7 @@ def factorise(matrix: np.ndarray) -> Factor:
     lower, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
     pivots = np.diagonal(lower)
     if info == 0 and (pivots**2 > n * EPS * diagonal).all():
-        return Cholesky(lower, n, float(np.sqrt((diagonal / pivots**2).max())))
+        return Cholesky(lower, diagonal, n, float(np.sqrt((diagonal / pivots**2).max())))
     np.fill_diagonal(lower, diagonal)
     whole = np.triu(lower)
     whole += np.triu(lower, 1).T

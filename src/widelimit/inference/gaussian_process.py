@@ -168,7 +168,7 @@ class GaussianProcess:
         points = _inputs("X", X)
         prior = self._mean(points)
         residual = self._targets(y, len(points)) - prior
-        post = posterior(self.kernel, points, residual, noise=noise)
+        post = posterior(self.kernel, points, residual, noise=noise, solver="cholesky")
         error = linalg.rounding(len(points), 1.0) * post.factor.spread
         kernel = Conditioned(self.kernel, points, post.factor.whiten(np.eye(len(points))), error)
 

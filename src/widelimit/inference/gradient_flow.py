@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.compute import krylov, linalg, memory
+from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
 from widelimit.inference.modes import Modes
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
@@ -17,6 +18,9 @@ from widelimit.inference.training_set import Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
+
+EIGH = 3000
+"""Unknowns up to which "auto" takes eigenvectors: some seconds, and every time afterwards at once."""
 
 
 @final
@@ -46,14 +50,8 @@ class GradientFlow(Flow):
         is the minimum-norm solution. Before, its gain fades as exp(-2 sqrt(eps) lambda_max t/n): the rounding in
         K(z, X) v, which the gain multiplies, then never exceeds sqrt(eps) of the result.
         """
-        n = len(self.data.X)
-        null = self._null
-        clock = 2 * (t[:, None] / n)
-        fading = np.sqrt(linalg.EPS) * self.values[-1]
-        lam = np.where(null, 1.0, self.values)
-        finite = np.where(np.isfinite(clock), clock, 0.0)
-        with np.errstate(over="ignore"):
-            return np.where(null, finite * np.exp(-finite * fading), -np.expm1(-clock * lam) / lam)
+        fading = float(np.sqrt(linalg.EPS) * self.values[-1])
+        return krylov.gain(self.values, 2 * (t / len(self.data.X)), self._null, fading)
 
     def projected(self, points: np.ndarray) -> np.ndarray:
         """K(Z, X) V: the kernel between test points and modes, (m, n)."""
@@ -106,6 +104,7 @@ def gradient_flow(
     *,
     loss: Any = "squared_error",
     initial: Function | None = None,
+    solver: Literal["auto", "eigh", "krylov"] = "auto",
     tolerance: float = TOLERANCE,
     max_steps: int = MAX_STEPS,
 ) -> Flow:
@@ -113,9 +112,9 @@ def gradient_flow(
 
     Equations (3.3) and (3.14) of the paper. With k = ntk(net) this is gradient descent on an infinitely wide network
     (Corollary 4.4). For the squared error f_t(X) - y = exp(-2 K(X, X) t/n) (f_0(X) - y): one eigendecomposition, about
-    9 n^3 flops, serves every time. For any other loss the same decomposition, and an ODE on the training outputs;
-    elsewhere the function follows by the dual coefficients. Computed in float64; results are NumPy float64 arrays, or
-    JAX arrays where Z is one.
+    9 n^3 flops, serves every time; or Lanczos, 2 n^2 flops for each step and output, with a bound of its error. For any
+    other loss the decomposition, and an ODE on the training outputs; elsewhere the function follows by the dual
+    coefficients. Computed in float64; results are NumPy float64 arrays, or JAX arrays where Z is one.
 
     Args:
         k: a kernel, or a matrix-valued one of c outputs.
@@ -124,13 +123,15 @@ def gradient_flow(
         loss: a name ("squared_error", "huber", "logistic", "softmax_cross_entropy", "poisson"), a `Loss`, or a function
             l(f, y) of one example's outputs (c,) and targets (c,), written with jax.numpy.
         initial: f_0, a function of (m, d) NumPy inputs that returns the shape y has; 0 unless given.
-        tolerance: of the ODE's solution, relative, in [1e-12, 1e-2]; no part of the closed form.
-        max_steps: of the ODE's solver, >= 1: what bounds every solve.
+        solver: for the squared error: "eigh" (its flow has `modes`), "krylov", or "auto": "eigh" up to EIGH points.
+        tolerance: of the ODE's solution, relative; of Lanczos, relative to the root mean square of y - f_0(X); in
+            [1e-12, 1e-2]. No part of the closed form by eigenvectors.
+        max_steps: of the ODE's solver or of Lanczos, >= 1: what bounds every solve.
 
     Returns:
-        A `Flow` with predict and loss: a `GradientFlow` for the squared error, a `NumericalFlow` for any other. For the
-        squared error at t = inf: f_0(z) + K(z, X) K(X, X)^+ (y - f_0(X)), from f_0 = 0 the interpolant of smallest
-        RKHS norm, or, where labels conflict, the least-squares fit of smallest norm.
+        A `Flow` with predict and loss: a `GradientFlow` or a `KrylovFlow` for the squared error, a `NumericalFlow` for
+        any other. For the squared error at t = inf: f_0(z) + K(z, X) K(X, X)^+ (y - f_0(X)), from f_0 = 0 the
+        interpolant of smallest RKHS norm, or, where labels conflict, the least-squares fit of smallest norm.
 
     Raises:
         TypeError, ValueError: bad data, an unknown loss, labels outside of its domain, an initial function of a wrong
@@ -140,8 +141,14 @@ def gradient_flow(
     data, kind = training_set(k, X, y), resolve(loss)
     _check_initial(initial)
     kind.check(data.y)
+    if solver not in ("auto", "eigh", "krylov"):
+        raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {solver!r}.')
     if isinstance(kind, SquaredError):
+        if solver == "krylov" or (solver == "auto" and len(data.X) * data.coupled > EIGH):
+            return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps)
         return closed_form(data, initial)
+    if solver == "krylov":
+        raise ValueError('solver="krylov" is for the squared error; other losses have solver="auto".')
     return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.compute import iterative, linalg, memory
+from widelimit.inference import solvers
+from widelimit.inference.solvers import Fit
 from widelimit.inference.training_set import TrainingSet, like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.validation import Array
@@ -60,8 +64,45 @@ class Posterior:
 
     data: TrainingSet
     noise: np.ndarray
-    factor: linalg.Factor
-    weights: np.ndarray
+    fit: Fit
+
+    @property
+    def factor(self) -> linalg.Factor:
+        """K(X, X) + noise, solved for."""
+        return self.fit.factor
+
+    @property
+    def weights(self) -> Float[np.ndarray, "n c"]:
+        """(K(X, X) + noise)^{-1} y."""
+        return self.fit.weights
+
+    @functools.cached_property
+    def residual(self) -> float:
+        """|y - (K(X, X) + noise) weights|/|y|, the largest over outputs, from products in float64.
+
+        Conjugate gradients and mixed precision have measured it; for a factor it is computed when first asked for, in a
+        packed one at the cost of the kernel matrix.
+        """
+        if self.fit.residual is not None:
+            return self.fit.residual
+        left = np.linalg.norm(self.data.y - self.factor.product(self.weights), axis=0)
+        size = np.linalg.norm(self.data.y, axis=0)
+        return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
+
+    def explain(self) -> str:
+        """Which solver found the weights, where the matrix was kept, why, and how exactly the system is solved."""
+        choice = self.fit.choice
+        name = {"cholesky": "Cholesky factorisation", "cg": "conjugate gradients"}[choice.solver]
+        outcome = "converged" if self.fit.converged else "not converged"
+        lines = [
+            f"{name}, storage {choice.storage}, {self.data.y.shape[1]} right-hand sides",
+            f"why: {choice.why}",
+            f"outcome: {self.fit.message} ({outcome})",
+            f"relative residual: {self.residual:.2g}",
+        ]
+        if self.factor.rank < len(self.data.X):
+            lines.append(f"numerical rank {self.factor.rank} of {len(self.data.X)}: the minimum-norm solution")
+        return "\n".join(lines)
 
     def mean(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
@@ -70,11 +111,6 @@ class Posterior:
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
         return np.asarray(self.data.cross(points) @ self.weights)
-
-    def _blocks(self, points: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, len(points), BLOCK):
-            part = slice(start, start + BLOCK)
-            yield part, self.factor.whiten(self.data.cross(points[part]).T)
 
     def _rounding(self, prior: np.ndarray) -> np.ndarray:
         return np.asarray(linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior)
@@ -90,8 +126,9 @@ class Posterior:
         points = self.data.inputs(Z)
         prior = np.asarray(self.data.kernel.diag(points))
         variance = prior.copy()
-        for part, whitened in self._blocks(points):
-            variance[part] -= np.einsum("ij,ij->j", whitened, whitened)
+        for start in range(0, len(points), BLOCK):
+            part = slice(start, start + BLOCK)
+            variance[part] -= self.factor.squares(self.data.cross(points[part]).T)
         return like(linalg.non_negative(variance, self._rounding(prior)), Z)
 
     def covariance(self, Z: Float[Array, "m d"]) -> Float[Array, "m m"]:
@@ -101,8 +138,7 @@ class Posterior:
     def _covariance(self, points: np.ndarray) -> np.ndarray:
         covariance = np.asarray(self.data.kernel.gram(points))
         prior = np.diagonal(covariance).copy()
-        whitened = self.factor.whiten(self.data.cross(points).T)
-        covariance -= whitened.T @ whitened
+        covariance -= self.factor.form(self.data.cross(points).T)
         covariance = np.asarray((covariance + covariance.T) / 2)
         np.fill_diagonal(covariance, linalg.non_negative(np.diagonal(covariance), self._rounding(prior)))
         return covariance
@@ -193,15 +229,25 @@ class Posterior:
 
 
 def posterior(
-    k: Kernel, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
+    k: Kernel,
+    X: Float[Array, "n d"],
+    y: Float[Array, "n *c"],
+    *,
+    noise: float | Float[Array, " n"] = 0.0,
+    solver: Literal["auto", "cholesky", "cg"] = "auto",
+    precision: Literal["double", "mixed"] = "double",
+    tolerance: float = 1e-10,
+    matrix: Any = None,
+    checkpoint: str | Path | None = None,
 ) -> Posterior:
     """f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
 
     Section 2.4 of the paper.
 
-    One Cholesky factorisation, n^3/3 flops, shared by all outputs; `mean` never computes a variance. Computed in
-    float64, float32 data included; results are NumPy float64 arrays, or JAX arrays where Z is one. No jitter is added:
-    a singular but consistent system (duplicate rows with equal labels, say) is solved in the minimum-norm sense.
+    One solve, shared by all outputs; `mean` never computes a variance. Computed in float64, float32 data included;
+    results are NumPy float64 arrays, or JAX arrays where Z is one. No jitter is added: a singular but consistent system
+    (duplicate rows with equal labels, say) is solved in the minimum-norm sense, or refused where the storage leaves no
+    room for that. `explain()` of the result says which solver ran, and why; `residual` how exactly.
 
     Args:
         k: a kernel.
@@ -209,6 +255,16 @@ def posterior(
         y: (n,) or (n, c) targets; the c outputs are independent and share the kernel.
         noise: variance of the observation noise (in the square of y's unit), >= 0, one number or (n,), one for each
             training point.
+        solver: "cholesky" (n^3/3 flops; one triangle in packed storage where the full matrix does not fit twice), "cg"
+            (conjugate gradients, preconditioned by a randomly pivoted Cholesky factor; about 2 n^2 flops for each
+            iteration and output), or "auto", which chooses by n and free memory.
+        precision: "double", or "mixed": a float32 factor or float32 products, half of the memory and of the time, with
+            iterations that bring the residual, computed in float64, down to the tolerance.
+        tolerance: of the relative residual of "cg" and "mixed", in [1e-14, 1e-1].
+        matrix: K(X, X) without noise, stored already: anything with shape (n, n) that gives rows as matrix[i:j], such
+            as a memmap or a Zarr array; for conjugate gradients only.
+        checkpoint: a file in which conjugate gradients keep their state, and from which a later call with the same
+            arguments goes on.
 
     Returns:
         A `Posterior` with mean, variance, covariance, sample and log_marginal_likelihood.
@@ -216,41 +272,66 @@ def posterior(
     Raises:
         TypeError, ValueError: bad data; or y cannot be interpolated, as duplicate rows have different labels (they
             are named) or the kernel matrix is numerically singular; then pass a noise.
-        MemoryError: the (n, n) kernel matrix does not fit.
+        MemoryError: the kernel matrix does not fit.
+
+    Warns:
+        UserWarning: the iterations stopped above the tolerance; the residual reached is in the result.
     """
+    if solver not in ("auto", "cholesky", "cg"):
+        raise ValueError(f'solver must be "auto", "cholesky" or "cg", got {solver!r}.')
+    if precision not in ("double", "mixed"):
+        raise ValueError(f'precision must be "double" or "mixed", got {precision!r}.')
+    tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
+    if solver == "cholesky" and (matrix is not None or checkpoint is not None):
+        raise ValueError('matrix and checkpoint are for conjugate gradients: pass solver="cg".')
     data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
-    matrix = data.gram()
-    matrix[np.diag_indices(len(matrix))] += variance
-    factor = linalg.factorise(matrix)
-    if factor.rank < len(data.X):
-        _refuse_conflicts(data, factor, variance)
-    return Posterior(data, variance, factor, factor.solve(data.y))
+    found = solvers.fit(
+        data,
+        variance,
+        solver=solver,
+        precision=precision,
+        tolerance=tolerance,
+        matrix=matrix,
+        checkpoint=checkpoint,
+    )
+    _refuse_conflicts(data, found, variance)
+    if not found.converged:
+        iterative.warn(found.message)
+    return Posterior(data, variance, found)
 
 
-def _refuse_conflicts(data: TrainingSet, factor: linalg.Factor, noise: np.ndarray) -> None:
-    """Raise if y is not in the range of a singular K(X, X) + noise: duplicate rows with two labels, or the rank."""
-    n = len(data.X)
-    exact = np.broadcast_to(noise, n) == 0
+def _duplicates(data: TrainingSet, noise: np.ndarray) -> str:
+    """What is wrong if noise-free duplicate rows of X have two labels; empty if none have."""
+    exact = np.broadcast_to(noise, len(data.X)) == 0
     _, group = np.unique(data.X, axis=0, return_inverse=True)
     first: dict[int, int] = {}
     conflicts = []
     for i, g in enumerate(group.ravel().tolist()):
         if exact[i] and (data.y[i] != data.y[first.setdefault(g, i)]).any():
             conflicts.append((first[g], i))
-    # Half of the digits, for each output by itself: rounding in consistent labels stays far below.
-    missed = np.abs(factor.outside(data.y)) / np.maximum(np.abs(data.y).max(axis=0), np.finfo(np.float64).tiny)
-    if conflicts:
-        pairs = "; ".join(
-            f"rows {i} and {j} (labels {data.y[i].tolist()} and {data.y[j].tolist()})" for i, j in conflicts[:3]
-        )
-        more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
-        cause = f"duplicate rows of X have different labels: {pairs}{more}"
-    elif missed.max() > math.sqrt(linalg.EPS):
-        cause = (
-            f"K(X, X) + noise has numerical rank {factor.rank} of {n} (no duplicate row of X has two labels), and "
-            f"label {int(np.argmax(missed.max(axis=1)))} is off its range by {missed.max():.2g} of the largest"
-        )
-    else:
+    if not conflicts:
+        return ""
+    pairs = "; ".join(
+        f"rows {i} and {j} (labels {data.y[i].tolist()} and {data.y[j].tolist()})" for i, j in conflicts[:3]
+    )
+    more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
+    return f"duplicate rows of X have different labels: {pairs}{more}"
+
+
+def _refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
+    """Raise if y is not in the range of a singular K(X, X) + noise: duplicate rows with two labels, or the rank."""
+    factor, n = found.factor, len(data.X)
+    if found.converged and factor.rank == n:
         return
-    raise ValueError(f"y cannot be interpolated: {cause}. Pass noise= the variance of the observation noise.")
+    cause = _duplicates(data, noise)
+    if not cause and factor.rank < n:
+        # Half of the digits, for each output by itself: rounding in consistent labels stays far below.
+        missed = np.abs(factor.outside(data.y)) / np.maximum(np.abs(data.y).max(axis=0), np.finfo(np.float64).tiny)
+        if missed.max() > math.sqrt(linalg.EPS):
+            cause = (
+                f"K(X, X) + noise has numerical rank {factor.rank} of {n} (no duplicate row of X has two labels), and "
+                f"label {int(np.argmax(missed.max(axis=1)))} is off its range by {missed.max():.2g} of the largest"
+            )
+    if cause:
+        raise ValueError(f"y cannot be interpolated: {cause}. Pass noise= the variance of the observation noise.")

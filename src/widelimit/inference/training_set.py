@@ -52,6 +52,15 @@ class TrainingSet(NamedTuple):
         """K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused."""
         if isinstance(self.kernel, MatrixKernel):
             return _flat(self.kernel.gram(self.X))
+        self.check_diagonal()
+        matrix = np.asarray(self.kernel.gram(self.X))
+        if not np.isfinite(matrix).all():
+            i, j = np.argwhere(~np.isfinite(matrix))[0]
+            raise ValueError(f"the kernel is {matrix[i, j]} at rows {i} and {j} of X.")
+        return matrix
+
+    def check_diagonal(self) -> None:
+        """Refuse a kernel whose K(x, x) leaves float64's range. Raises: ValueError."""
         diagonal = np.asarray(self.kernel.diag(self.X))
         if np.isnan(diagonal).any():
             raise ValueError(f"K(x, x) is NaN at row {int(np.argmax(np.isnan(diagonal)))} of X.")
@@ -59,11 +68,6 @@ class TrainingSet(NamedTuple):
             raise ValueError(f"K(x, x) is {diagonal.max()} at row {int(np.argmax(diagonal))} of X; scale X down.")
         if not diagonal.any() and self.X.any():
             raise ValueError("K(x, x) underflows to 0 at every row of X; scale X up.")
-        matrix = np.asarray(self.kernel.gram(self.X))
-        if not np.isfinite(matrix).all():
-            i, j = np.argwhere(~np.isfinite(matrix))[0]
-            raise ValueError(f"the kernel is {matrix[i, j]} at rows {i} and {j} of X.")
-        return matrix
 
     def cross(self, points: np.ndarray) -> np.ndarray:
         """K(Z, X) for (m, d) test inputs, (m, n) or (m c, n c)."""

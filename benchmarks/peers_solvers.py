@@ -1,0 +1,103 @@
+"""Peers of solvers.py and training_times.py, each run by an interpreter of its own; imports nothing of widelimit.
+
+python benchmarks/peers_solvers.py PEER inputs.npz output.npz, with PEER one of neural-tangents, neural-tangents-times,
+gpytorch, scikit-learn. The inputs hold X, y, Z, noise (and times); the output the seconds, the mean, the variance.
+"""
+
+import sys
+import time
+
+import numpy as np
+
+
+def network():
+    """The same network: three layers of weights, relu, weight_std 1.4, bias_std 0.2, in the NTK parameterisation."""
+    from neural_tangents import stax
+
+    dense = [stax.Dense(1, W_std=1.4, b_std=0.2, parameterization="ntk") for _ in range(3)]
+    return stax.serial(dense[0], stax.Relu(), dense[1], stax.Relu(), dense[2])[2]
+
+
+def neural_tangents(data):
+    """Mean and full covariance, as it has no variance alone."""
+    import jax
+    import neural_tangents as nt
+
+    jax.config.update("jax_enable_x64", True)
+    kernel = network()
+    start = time.perf_counter()
+    # its regulariser is relative to the mean of the diagonal
+    X, y, Z = data["X"], data["y"][:, None], data["Z"]
+    mean_diagonal = float(np.mean(np.asarray(kernel(X[:1000], None, "nngp")).diagonal()))
+    predict = nt.predict.gradient_descent_mse_ensemble(kernel, X, y, diag_reg=float(data["noise"]) / mean_diagonal)
+    mean, covariance = predict(x_test=Z, get="nngp", compute_cov=True)
+    return time.perf_counter() - start, np.asarray(mean)[:, 0], np.diagonal(np.asarray(covariance))
+
+
+def neural_tangents_times(data):
+    """Predictions at several times by its eigendecomposition."""
+    import jax
+    import neural_tangents as nt
+
+    jax.config.update("jax_enable_x64", True)
+    kernel = network()
+    X, y, Z = data["X"], data["y"][:, None], data["Z"]
+    start = time.perf_counter()
+    train, test = kernel(X, None, "ntk"), kernel(Z, X, "ntk")
+    predict = nt.predict.gradient_descent_mse(train, y)
+    # its loss is |f - y|^2/(2 n c): twice our time
+    _, moved = predict(2 * data["times"], 0.0, 0.0, test)
+    moved = np.asarray(moved)[..., 0]
+    return time.perf_counter() - start, moved, np.zeros(0)
+
+
+def gpytorch(data):
+    """An exact process by Cholesky, fixed hyper-parameters."""
+    import gpytorch as gp
+    import torch
+
+    X, y, Z = (torch.from_numpy(data[name]) for name in "XyZ")
+
+    class Model(gp.models.ExactGP):
+        def __init__(self, likelihood):
+            super().__init__(X, y, likelihood)
+            self.mean_module, self.covar_module = gp.means.ZeroMean(), gp.kernels.RBFKernel()
+
+        def forward(self, x):
+            return gp.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+
+    likelihood = gp.likelihoods.GaussianLikelihood()
+    likelihood.noise = float(data["noise"])
+    model = Model(likelihood).double()
+    model.covar_module.lengthscale = float(np.sqrt(X.shape[1]))
+    model.eval()
+    start = time.perf_counter()
+    with torch.no_grad(), gp.settings.fast_computations(False, False, False), gp.settings.max_cholesky_size(10**9):
+        law = model(Z)
+        mean, variance = law.mean.numpy(), law.variance.numpy()
+    return time.perf_counter() - start, mean, variance
+
+
+def scikit_learn(data):
+    """GaussianProcessRegressor with a fixed RBF kernel."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF
+
+    kernel = RBF(float(np.sqrt(data["X"].shape[1])), length_scale_bounds="fixed")
+    start = time.perf_counter()
+    peer = GaussianProcessRegressor(kernel, alpha=float(data["noise"]), optimizer=None).fit(data["X"], data["y"])
+    mean, deviation = peer.predict(data["Z"], return_std=True)
+    return time.perf_counter() - start, mean, deviation**2
+
+
+PEERS = {
+    "neural-tangents": neural_tangents,
+    "neural-tangents-times": neural_tangents_times,
+    "gpytorch": gpytorch,
+    "scikit-learn": scikit_learn,
+}
+
+if __name__ == "__main__":
+    name, source, target = sys.argv[1:]
+    seconds, mean, variance = PEERS[name](np.load(source))
+    np.savez(target, seconds=seconds, mean=mean, variance=variance)

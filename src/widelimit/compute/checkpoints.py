@@ -1,0 +1,63 @@
+"""The state of a long solve on disk: written whole or not at all, and read back by nobody else's problem."""
+
+from __future__ import annotations
+
+import os
+import time
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+SECONDS = 30.0
+"""Between two states written: the most work that a kill can cost."""
+_KEY = "fingerprint"
+
+
+@final
+@dataclass
+class Checkpoint:
+    """One file, of one problem (told by its fingerprint)."""
+
+    path: Path
+    fingerprint: str
+    written: float = field(default_factory=time.monotonic)
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """The last state; None if there is no file.
+
+        Raises:
+            ValueError: the file is damaged, or belongs to another problem; it is left as it is. Its folder is missing.
+        """
+        if not self.path.parent.is_dir():
+            raise ValueError(f"the checkpoint {self.path} cannot be written: its folder does not exist.")
+        if not self.path.exists():
+            return None
+        try:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                state = {name: stored[name] for name in stored.files}
+            owner = str(state.pop(_KEY))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"the checkpoint {self.path} cannot be read ({error}); remove it to start anew, or give another path."
+            ) from None
+        if owner != self.fingerprint:
+            raise ValueError(
+                f"the checkpoint {self.path} belongs to another problem (another kernel, other data, noise, precision "
+                "or tolerance); remove it to start anew, or give another path."
+            )
+        return state
+
+    def save(self, state: dict[str, np.ndarray], *, now: bool = False) -> None:
+        """Replace the file by this state, at most every SECONDS unless `now`."""
+        if not now and time.monotonic() - self.written < SECONDS:
+            return
+        partial = self.path.with_name(self.path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez(file, **{_KEY: np.asarray(self.fingerprint)}, **state)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
+        self.written = time.monotonic()

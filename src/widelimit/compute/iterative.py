@@ -1,0 +1,200 @@
+"""Conjugate gradients for many right-hand sides, refined until the true residual, in float64, is what was asked for."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+
+from widelimit.compute.checkpoints import Checkpoint
+from widelimit.compute.linalg import EPS, Factor
+from widelimit.compute.operators import Operator
+from widelimit.compute.preconditioners import Precondition
+
+MAX_ITERATIONS = 1000
+"""Products with the matrix, in all: what bounds every solve."""
+DEPTH = 1e-5
+"""Of one refinement with float32 products: below, the recursion's residual is no longer the true one."""
+PATIENCE = 50
+"""Iterations without a smaller residual after which float32 products have no more to give."""
+COLUMNS = 256
+"""Right-hand sides of variances taken at once."""
+
+State = dict[str, np.ndarray]
+
+
+class Solved(NamedTuple):
+    """What a solve found, and how it ended."""
+
+    x: np.ndarray
+    residual: float
+    """|b - A x|/|b|, the largest over right-hand sides, from products in float64."""
+    iterations: int
+    resumed: int
+    """Iterations that a checkpoint had already."""
+    converged: bool
+    message: str
+
+
+class NotPositiveSemidefinite(ArithmeticError):
+    """p^T A p < 0 beyond rounding."""
+
+
+def _norms(v: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(np.einsum("ij,ij->j", v, v)))
+
+
+def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a/b, 0 where b is not positive."""
+    return np.asarray(np.divide(a, b, out=np.zeros_like(a), where=b > 0))
+
+
+def _start(b: np.ndarray) -> State:
+    """All that the next iteration needs, and so all that a checkpoint holds."""
+    zero = np.zeros_like(b)
+    counts = {name: np.zeros((), int) for name in ("inner", "total")}
+    return {"x": zero, "r": b.copy(), **_restart(b), **counts, "before": np.asarray(np.inf)}
+
+
+def _restart(r: np.ndarray) -> State:
+    zero = np.zeros_like(r)
+    return {"dx": zero.copy(), "s": r.copy(), "p": zero, "rho": np.zeros(r.shape[1]), "inner": np.zeros((), int)}
+
+
+@final
+@dataclass(frozen=True)
+class System:
+    """A x = b, A symmetric positive semi-definite: by `exact` products the residual, by `fast` ones the iterations."""
+
+    exact: Operator
+    fast: Operator
+    eps: float
+    """Of the dtype of `fast`."""
+    precondition: Precondition
+    tolerance: float
+    max_iterations: int
+
+    def solve(self, b: np.ndarray, checkpoint: Checkpoint | None = None) -> Solved:
+        """x with |b - A x| <= tolerance |b| in every column, or an account of why not; (n, c) -> (n, c).
+
+        Raises:
+            NotPositiveSemidefinite: a direction of negative curvature was met.
+            ValueError: a checkpoint that is damaged or another problem's.
+        """
+        stored = checkpoint.load() if checkpoint else None
+        state = stored or _start(b)
+        resumed = int(state["total"])
+        size = _norms(b)
+        while True:
+            residual = float(_over(_norms(state["r"]), size).max())
+            if residual <= self.tolerance:
+                why = ""
+            elif int(state["total"]) >= self.max_iterations:
+                why = f"stopped after {self.max_iterations} iterations"
+            elif residual > float(state["before"]) / 2 and int(state["inner"]) == 0:
+                why = "stopped, as refinement no longer lowers the residual"
+            else:
+                self._refine(b, state, checkpoint)
+                continue
+            if checkpoint:
+                checkpoint.save(state, now=True)
+            message = f"relative residual {residual:.2g}, {int(state['total'])} iterations"
+            if why:
+                message = f"{why}: relative residual {residual:.2g}, tolerance {self.tolerance:.2g}"
+            return Solved(state["x"], residual, int(state["total"]), resumed, not why, message)
+
+    def _refine(self, b: np.ndarray, state: State, checkpoint: Checkpoint | None) -> None:
+        """A dx = r to what `fast` can give, then x + dx and its residual."""
+        rough = self.eps > EPS
+        r = _norms(state["r"])
+        # Half of the tolerance leaves room for the drift of the recursion's residual from the true one.
+        target = np.maximum(self.tolerance * _norms(b) / 2, (DEPTH if rough else 0.0) * r)
+        before = float(_over(r, _norms(b)).max())
+        self._iterate(state, target, PATIENCE if rough else self.max_iterations, checkpoint)
+        state["x"] = state["x"] + state["dx"]
+        state["r"] = b - self.exact.product(state["x"])
+        state.update(_restart(state["r"]), before=np.asarray(before))
+
+    def _iterate(self, state: State, target: np.ndarray, patience: int, checkpoint: Checkpoint | None) -> None:
+        """Preconditioned conjugate gradients on A dx = r (Hestenes and Stiefel 1952), each column to |s| <= target."""
+        size = float(self.fast.diagonal().max(initial=0.0))
+        best, since = np.inf, 0
+        while int(state["total"]) < self.max_iterations and since < patience:
+            norms = _norms(state["s"])
+            live = np.flatnonzero(norms > target)
+            if not len(live):
+                return
+            s = state["s"][:, live]
+            z = self.precondition(s)
+            rho = np.einsum("ij,ij->j", s, z)
+            p = z + _over(rho, state["rho"][live]) * state["p"][:, live]
+            q = self.fast.product(p)
+            curvature = np.einsum("ij,ij->j", p, q)
+            if (curvature < -len(s) * self.eps * size * np.einsum("ij,ij->j", p, p)).any():
+                raise NotPositiveSemidefinite
+            step = _over(rho, curvature)
+            state["dx"][:, live] += step * p
+            state["s"][:, live] = s - step * q
+            state["p"][:, live], state["rho"][live] = p, rho
+            state["inner"], state["total"] = state["inner"] + 1, state["total"] + 1
+            worst = float((norms[live] / target[live]).max()) if (target[live] > 0).all() else np.inf
+            best, since = (worst, 0) if worst < 0.99 * best else (best, since + 1)
+            if checkpoint:
+                checkpoint.save(state)
+            if not step.any():
+                return
+
+
+def warn(message: str) -> None:
+    """Of a solve that fell short of its tolerance."""
+    mend = 'Pass a larger noise or tolerance, or solver="cholesky".'
+    warnings.warn(f"the solve did not converge: {message}. {mend}", stacklevel=3)
+
+
+@final
+@dataclass(frozen=True)
+class Iterative(Factor):
+    """A that is never factorised in float64: every question is a solve of its system."""
+
+    system: System
+    rank: int
+    spread: float
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        solved = self.system.solve(b)
+        if not solved.converged:
+            warn(solved.message)
+        return solved.x
+
+    def whiten(self, b: np.ndarray) -> np.ndarray:
+        raise _no_factor("a whitened matrix (leave_one_out, gradients of the likelihood, conditioning)")
+
+    def form(self, b: np.ndarray) -> np.ndarray:
+        x = self.solve(b)
+        return np.asarray(b.T @ x + x.T @ (b - self.product(x)))
+
+    def squares(self, b: np.ndarray) -> np.ndarray:
+        """b.x + x.r: its error, -r^T A^{-1} r, is of second order and never makes a variance smaller."""
+        out = np.empty(b.shape[1])
+        for i in range(0, b.shape[1], COLUMNS):
+            part = b[:, i : i + COLUMNS]
+            x = self.solve(part)
+            out[i : i + COLUMNS] = np.einsum("ij,ij->j", x, 2 * part - self.product(x))
+        return out
+
+    def outside(self, b: np.ndarray) -> np.ndarray:
+        return np.asarray(b - self.product(self.system.solve(b).x))
+
+    def product(self, x: np.ndarray) -> np.ndarray:
+        return self.system.exact.product(x)
+
+    def log_determinant(self) -> float:
+        raise _no_factor("the log-determinant (log_marginal_likelihood)")
+
+
+def _no_factor(what: str) -> ValueError:
+    return ValueError(
+        f'{what} needs a factor in float64, which this posterior has not: pass solver="cholesky", precision="double".'
+    )

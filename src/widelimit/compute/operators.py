@@ -1,0 +1,190 @@
+"""Symmetric matrices that are multiplied with: tiles in memory, rows on disk, or entries computed anew each time."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import numpy as np
+
+from widelimit.compute import memory, tiles
+from widelimit.compute.tiles import PairKernel
+
+SIZE = 2048
+"""Rows of a block. Its product with a vector reads it from memory once for both triangles, from the cache again."""
+RESERVE = 2**29
+"""Bytes left free for tiles in the making, test points and the right-hand sides."""
+
+
+class Block(NamedTuple):
+    """values = A[row : row + h, column : column + w], on the diagonal (row = column, h = w) or below it."""
+
+    row: int
+    column: int
+    values: np.ndarray
+
+
+def blocks(kernel: PairKernel, X: np.ndarray, *, size: int = SIZE) -> Iterator[Block]:
+    """The lower triangle of K(X, X) in X's dtype, block by block, each made when asked for.
+
+    Raises:
+        ValueError: an entry is NaN or infinite.
+    """
+    for i in range(0, len(X), size):
+        rows = X[i : i + size]
+        for j in range(0, i, size):
+            yield _finite(Block(i, j, tiles.cross(kernel, rows, X[j : j + size])))
+        yield _finite(Block(i, i, tiles.gram(kernel, rows)))
+
+
+def _finite(block: Block) -> Block:
+    if not np.isfinite(block.values).all():
+        i, j = np.argwhere(~np.isfinite(block.values))[0]
+        raise ValueError(f"the kernel is {block.values[i, j]} at rows {block.row + i} and {block.column + j} of X.")
+    return block
+
+
+def _add(out: np.ndarray, block: Block, v: np.ndarray) -> None:
+    """out += the part of A v that the block, and its mirror, make."""
+    r, c, values = block
+    out[r : r + len(values)] += values @ v[c : c + values.shape[1]]
+    if r != c:
+        out[c : c + values.shape[1]] += values.T @ v[r : r + len(values)]
+
+
+class Operator(abc.ABC):
+    """A symmetric (n, n) matrix A."""
+
+    @abc.abstractmethod
+    def diagonal(self) -> np.ndarray:
+        """(n,), float64."""
+
+    @abc.abstractmethod
+    def columns(self, index: np.ndarray) -> np.ndarray:
+        """A[:, index], (n, k)."""
+
+    @abc.abstractmethod
+    def product(self, v: np.ndarray) -> np.ndarray:
+        """A v, (n, c) -> (n, c), float64."""
+
+
+@final
+@dataclass(frozen=True)
+class Tiles(Operator):
+    """K(X, X) = offset + one triangle of blocks, and its mirror, in memory: made by `in_memory`."""
+
+    kernel: PairKernel
+    X: np.ndarray
+    held: tuple[Block, ...]
+    offset: float
+
+    def diagonal(self) -> np.ndarray:
+        return tiles.diagonal(self.kernel, self.X).astype(np.float64)
+
+    def columns(self, index: np.ndarray) -> np.ndarray:
+        return tiles.cross(self.kernel, self.X, self.X[index])
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        out = np.tile(self.offset * v.sum(axis=0), (len(v), 1))
+        small = v.astype(self.held[0].values.dtype)
+        for block in self.held:
+            _add(out, block, small)
+        return out
+
+
+@final
+@dataclass(frozen=True)
+class Recomputed(Operator):
+    """K(X, X) of which no entry is kept."""
+
+    kernel: PairKernel
+    X: np.ndarray
+
+    def diagonal(self) -> np.ndarray:
+        return tiles.diagonal(self.kernel, self.X).astype(np.float64)
+
+    def columns(self, index: np.ndarray) -> np.ndarray:
+        return tiles.cross(self.kernel, self.X, self.X[index])
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        out, small = np.zeros(v.shape), v.astype(self.X.dtype)
+        for block in blocks(self.kernel, self.X):
+            _add(out, block, small)
+        return out
+
+
+@final
+@dataclass(frozen=True)
+class Stored(Operator):
+    """A symmetric matrix that is read by blocks of rows: a NumPy array, a memmap, a Zarr array."""
+
+    rows: Any
+    """Has a shape (n, n), and [i:j] gives rows as an array."""
+
+    def diagonal(self) -> np.ndarray:
+        return np.concatenate([np.diagonal(block, i).astype(np.float64) for i, block in self._read()])
+
+    def columns(self, index: np.ndarray) -> np.ndarray:
+        return np.stack([np.asarray(self.rows[int(i) : int(i) + 1])[0] for i in index], axis=1)
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        return np.concatenate([block.astype(np.float64, copy=False) @ v for _, block in self._read()])
+
+    def _read(self) -> Iterator[tuple[int, np.ndarray]]:
+        for i in range(0, self.rows.shape[0], SIZE):
+            yield i, np.asarray(self.rows[i : i + SIZE])
+
+
+@final
+@dataclass(frozen=True)
+class Shifted(Operator):
+    """A + diag(noise)."""
+
+    matrix: Operator
+    noise: np.ndarray
+
+    def diagonal(self) -> np.ndarray:
+        return np.asarray(self.matrix.diagonal() + self.noise)
+
+    def columns(self, index: np.ndarray) -> np.ndarray:
+        columns = np.array(self.matrix.columns(index))
+        columns[index, np.arange(len(index))] += self.noise[index].astype(columns.dtype)
+        return columns
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        return np.asarray(self.matrix.product(v) + self.noise[:, None] * v)
+
+
+def triangle_bytes(n: int, dtype: np.dtype) -> int:
+    """Of one triangle of an (n, n) matrix in blocks."""
+    return dtype.itemsize * (n * (n + SIZE) // 2 if n > SIZE else n * n)
+
+
+def fits(n: int, dtype: np.dtype, *, beside: int = 0) -> bool:
+    """Whether `in_memory` has room, with RESERVE and the bytes `beside` to spare."""
+    return triangle_bytes(n, dtype) + beside + RESERVE <= memory.available()
+
+
+def held_or_recomputed(kernel: PairKernel, X: np.ndarray, dtype: np.dtype, *, beside: int = 0) -> Tiles | Recomputed:
+    """K(X, X) in tiles of a dtype where there is room for them and for the bytes `beside`, else without any."""
+    return in_memory(kernel, X, dtype) if fits(len(X), dtype, beside=beside) else Recomputed(kernel, X)
+
+
+def in_memory(kernel: PairKernel, X: np.ndarray, dtype: np.dtype) -> Tiles:
+    """K(X, X) in tiles of a dtype, computed in X's.
+
+    Before it is rounded to a smaller dtype, the mean of the first block is taken off: a network's bias is a constant of
+    all entries that would use up most of their digits. Raises: MemoryError: no room; ValueError: as `blocks`.
+    """
+    n = len(X)
+    memory.require(triangle_bytes(n, dtype), f"one triangle of a {n} x {n} {dtype} kernel matrix")
+    held: list[Block] = []
+    offset = 0.0
+    for row, column, values in blocks(kernel, X):
+        if dtype.itemsize < X.dtype.itemsize:
+            offset = offset if held else float(values.mean())
+            values = (values - offset).astype(dtype)
+        held.append(Block(row, column, values))
+    return Tiles(kernel, X, tuple(held), offset)

@@ -1,0 +1,135 @@
+"""Half the memory: one triangle of a symmetric matrix, folded into a rectangle, factorised there by LAPACK.
+
+Rectangular full packed format (Gustavson, Wasniewski, Dongarra and Langou 2010): with n1 = ceil(n/2), entry (r, c) of
+the lower triangle stands at [c, r + shift] for c < n1, and at [r - n1 + 1 - shift, c - n1] for the others; the two
+triangles on the diagonal close to a square. shift is 1 for even n, 0 for odd n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, final
+
+import numpy as np
+
+from widelimit.compute import lapack, memory
+from widelimit.compute.linalg import EPS, Factor
+from widelimit.compute.operators import Block, Operator
+
+
+class NotPositiveDefinite(ArithmeticError):
+    """A pivot is not above its rounding: told by the order of the leading minor."""
+
+    def __init__(self, order: int) -> None:
+        self.order = order
+
+
+@final
+@dataclass(frozen=True)
+class Packed(Factor):
+    """A = L L^T, `folded` holds L: n (n + 1)/2 numbers, float64, or float32 to precondition."""
+
+    folded: np.ndarray
+    matrix: Operator
+    """A, to be multiplied with."""
+    rank: int
+    spread: float
+
+    def solve(self, b: np.ndarray) -> np.ndarray:
+        return lapack.pftrs(self.folded, self.rank, b)
+
+    def whiten(self, b: np.ndarray) -> np.ndarray:
+        return lapack.tfsm(self.folded, self.rank, b)
+
+    def outside(self, b: np.ndarray) -> np.ndarray:
+        return np.zeros_like(b)
+
+    def product(self, x: np.ndarray) -> np.ndarray:
+        return self.matrix.product(x)
+
+    def log_determinant(self) -> float:
+        return float(2 * sum(np.sum(np.log(part)) for part in _Layout.of(self.rank).diagonal(self.folded)))
+
+
+class _Layout(NamedTuple):
+    n: int
+    first: int
+    """n1, the columns that are stored as they are."""
+    shift: int
+
+    @staticmethod
+    def of(n: int) -> _Layout:
+        return _Layout(n, (n + 1) // 2, 1 - n % 2)
+
+    def empty(self, dtype: np.dtype) -> np.ndarray:
+        return np.empty((self.first, self.n + self.shift), dtype)
+
+    def diagonal(self, folded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Views of the diagonal: the first n1 entries and the others."""
+        above = folded[:, self.shift :].diagonal()[: self.first]
+        below = folded[1 - self.shift :].diagonal()[: self.n - self.first]
+        return above, below
+
+    def parts(self, block: Block) -> Iterator[Block]:
+        """The block split where its rows and columns cross n1; what lies above the diagonal is left out."""
+        r, c, values = block
+        rows = [0, min(max(self.first - r, 0), len(values)), len(values)]
+        columns = [0, min(max(self.first - c, 0), values.shape[1]), values.shape[1]]
+        for i, j in pairwise(rows):
+            for k, m in pairwise(columns):
+                if i < j and k < m and r + i >= c + k:
+                    yield Block(r + i, c + k, values[i:j, k:m])
+
+    def place(self, folded: np.ndarray, block: Block) -> None:
+        """Write a block of the lower triangle: on the diagonal (its upper half is not read) or below it."""
+        for r, c, values in self.parts(block):
+            if c < self.first:
+                there = folded[c : c + values.shape[1], r + self.shift : r + self.shift + len(values)].T
+            else:
+                row = r - self.first + 1 - self.shift
+                there = folded[row : row + len(values), c - self.first : c - self.first + values.shape[1]]
+            if r == c:
+                np.copyto(there, values, where=np.tri(len(values), dtype=bool), casting="same_kind")
+            else:
+                there[:] = values
+
+
+def require(n: int, dtype: np.dtype) -> None:
+    """Refuse a folded (n, n) triangle that does not fit. Raises: MemoryError."""
+    memory.require(dtype.itemsize * n * (n + 1) / 2, f"one triangle of a {n} x {n} {dtype} kernel matrix")
+
+
+def factorise(blocks: Iterable[Block], noise: np.ndarray, matrix: Operator, dtype: np.dtype) -> Packed:
+    """Factorise the matrix of these blocks of its lower triangle, plus diag(noise): never more than half of it is held.
+
+    Args:
+        blocks: cover the lower triangle once.
+        noise: (n,), added to the diagonal.
+        matrix: K + diag(noise), to be multiplied with later.
+        dtype: of the factor.
+
+    Raises:
+        MemoryError: half of the matrix does not fit.
+        NotPositiveDefinite: a pivot is at most n eps of its diagonal entry.
+    """
+    n = len(noise)
+    layout = _Layout.of(n)
+    require(n, dtype)
+    folded = layout.empty(dtype)
+    for block in blocks:
+        layout.place(folded, block)
+    above, below = layout.diagonal(folded)
+    before = np.concatenate([above, below]) + noise
+    np.fill_diagonal(folded[:, layout.shift :][: layout.first], before[: layout.first])
+    np.fill_diagonal(folded[1 - layout.shift :][: n - layout.first], before[layout.first :])
+    order = lapack.pftrf(folded, n)
+    if order > 0:
+        raise NotPositiveDefinite(order)
+    pivots = np.concatenate(layout.diagonal(folded)).astype(np.float64) ** 2
+    eps = float(np.finfo(dtype).eps)
+    weak = pivots <= n * eps * before
+    if weak.any() and eps == EPS:
+        raise NotPositiveDefinite(int(np.argmax(weak)) + 1)
+    return Packed(folded, matrix, n, float(np.sqrt((before / pivots).max(initial=1.0))))

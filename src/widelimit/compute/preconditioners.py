@@ -1,0 +1,98 @@
+"""A few columns of a kernel matrix, chosen at random, that capture most of it: what conjugate gradients start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import scipy.linalg
+
+from widelimit.compute.linalg import EPS
+from widelimit.compute.operators import Operator
+
+Precondition = Callable[[np.ndarray], np.ndarray]
+CANDIDATES = 128
+"""Pivots drawn at once: their columns are one block of the kernel, and one matrix product."""
+MOST = 1000
+"""Rank of the preconditioner at most: its n x rank numbers are then below 2 % of the kernel matrix at n = 60,000."""
+
+
+@final
+@dataclass(frozen=True)
+class LowRank:
+    """v -> M^{-1} v, M = F F^T + shift, F F^T = U diag(s) U^T: M^{-1} v = (v - U (s/(s + shift)) U^T v)/shift."""
+
+    vectors: np.ndarray
+    shrink: np.ndarray
+    shift: float
+
+    def __call__(self, v: np.ndarray) -> np.ndarray:
+        known = self.vectors @ (self.shrink[:, None] * (self.vectors.T @ v))
+        return np.asarray((v - known) / self.shift)
+
+
+def default_rank(n: int) -> int:
+    """n/10, at most MOST: the n rank^2 flops of its making stay below those of a few products."""
+    return min(max(n // 10, min(n, 50)), MOST)
+
+
+def _accepted(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of candidates with this residual block, those that one-by-one sampling would have kept: rejection sampling."""
+    schur = block.copy()
+    kept = []
+    for i, weight in enumerate(weights):
+        pivot = schur[i, i]
+        if pivot > EPS * len(weights) * weight and rng.uniform() * weight < pivot:
+            kept.append(i)
+            schur[i:, i:] -= np.outer(schur[i:, i], schur[i, i:]) / pivot
+    return np.array(kept, int)
+
+
+def random_cholesky(matrix: Operator, rank: int, *, seed: int = 0) -> tuple[np.ndarray, float]:
+    """A ~ F F^T, F (n, rank): columns drawn with probabilities proportional to the diagonal of A - F F^T.
+
+    Source: Chen, Epperly, Tropp and Webber 2022, arXiv 2207.06503, algorithm 1; in blocks, by rejection, which leaves
+    the law of the pivots as it is: Epperly, Tropp and Webber 2024, arXiv 2410.03969.
+
+    Returns:
+        F, with fewer columns where A has no more to give, and the trace of A - F F^T.
+    """
+    rng = np.random.default_rng(seed)
+    rest = matrix.diagonal()
+    n, total = len(rest), float(rest.sum())
+    factor = np.empty((n, rank))
+    found = 0
+    while found < rank and rest.sum() > n * EPS * total:
+        drawn = rng.choice(n, min(CANDIDATES, rank - found), p=rest / rest.sum())
+        pivots = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
+        columns = matrix.columns(pivots).astype(np.float64)
+        columns -= factor[:, :found] @ factor[pivots, :found].T
+        kept = _accepted(columns[pivots], rest[pivots], rng)
+        if not len(kept):  # what is left is the rounding of the entries
+            break
+        lower = np.linalg.cholesky(columns[pivots[kept]][:, kept])
+        fresh = scipy.linalg.solve_triangular(lower, columns[:, kept].T, lower=True, check_finite=False).T
+        factor[:, found : found + len(kept)] = fresh
+        found += len(kept)
+        rest = np.maximum(rest - np.sum(fresh**2, axis=1), 0.0)  # weights of a draw: rounding may be below 0
+        rest[pivots[kept]] = 0.0
+    return factor[:, :found], float(rest.sum())
+
+
+def low_rank(matrix: Operator, noise: np.ndarray, *, rank: int, seed: int = 0) -> LowRank:
+    """The preconditioner of matrix + diag(noise).
+
+    Its shift is the mean noise and the mean of what the columns leave, where the rest of the spectrum lies; at least
+    sqrt(eps) of the mean diagonal, so that rounding in a residual is not magnified.
+    Source: Diaz, Epperly, Frangella, Tropp and Webber 2023, arXiv 2304.12465, section 2.
+    """
+    factor, tail = random_cholesky(matrix, rank, seed=seed)
+    n = len(noise)
+    mean = float(matrix.diagonal().mean())
+    shift = max(float(noise.mean()) + tail / n, np.sqrt(EPS) * mean, float(np.finfo(np.float64).tiny))
+    values, turn = np.linalg.eigh(factor.T @ factor)
+    kept = values > rank * EPS * values.max(initial=0.0)
+    values, turn = values[kept], turn[:, kept]
+    return LowRank(factor @ (turn / np.sqrt(values)), values / (values + shift), shift)

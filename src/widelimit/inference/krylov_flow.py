@@ -1,0 +1,161 @@
+"""Gradient flow of the squared error without eigenvectors: a Lanczos basis of the residual that knows its error."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.compute import iterative, linalg, operators
+from widelimit.compute.krylov import Lanczos
+from widelimit.inference import solvers
+from widelimit.inference.numerical_flow import Flow
+from widelimit.inference.training_set import Function, TrainingSet, scalar_kernel
+from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.validation import Array
+
+BLOCK = 2048
+"""Test points whose kernel with the training set is held at once."""
+
+
+class _Limit(NamedTuple):
+    """t = inf."""
+
+    coefficients: np.ndarray
+    residual: np.ndarray
+
+
+@final
+@dataclass(frozen=True)
+class KrylovFlow(Flow):
+    """df/dt = -(2/n) K(., X) (f(X) - y) from f_0 by Lanczos: made by `gradient_flow` with solver="krylov".
+
+    t is the time of d theta/dt = -grad C with C(f) = (1/n) sum_i |f(x_i) - y_i|^2. f_t = f_0 + K(., X) alpha_t with
+    alpha_t = gain_t(K(X, X)) (y - f_0(X)), gain_t(x) = (1 - exp(-2 x t/n))/x. The basis grows until `bound` meets the
+    tolerance at every time asked for, and is kept for the next question; t = inf is a linear solve.
+    """
+
+    data: TrainingSet
+    initial: Function | None
+    basis: Lanczos
+    height: float
+    """The largest K(x, x) on the training set."""
+    tolerance: float
+    max_steps: int
+
+    @functools.cached_property
+    def _residual(self) -> np.ndarray:
+        """y - f_0(X), folded."""
+        return _residual(self.data, self.initial)
+
+    @functools.cached_property
+    def _limit(self) -> _Limit:
+        if isinstance(self.data.kernel, MatrixKernel):
+            factor = linalg.factorise(self.data.gram())
+            return _Limit(factor.solve(self._residual), factor.outside(self._residual))
+        rest = self.data._replace(y=self._residual)
+        fit = solvers.fit(rest, np.zeros(()), solver="auto", precision="double", tolerance=self.tolerance)
+        if not fit.converged:
+            iterative.warn(fit.message)
+        return _Limit(fit.weights, fit.factor.outside(self._residual))
+
+    def bound(self, t: float | Float[Array, " T"]) -> Float[np.ndarray, "*T c"]:
+        """|f_t(z) - what `predict` returns| <= bound sqrt(K(z, z)/max_i K(x_i, x_i)) for every z, rounding aside.
+
+        (c,), or (T, c), in y's unit, for the basis as it is grown to meet the tolerance at these times; 0 at t = inf.
+        With e = |error of alpha_t| and e' = |error of f_t(X)|, both bounded as in Lanczos's exponential, the error's
+        squared RKHS norm is at most e e', and |f(z)| <= |f|_K sqrt(K(z, z)).
+        """
+        times = validation.times(t)
+        finite = np.atleast_1d(np.where(np.isfinite(times), times, 0.0))
+        self._grow(finite)
+        bounds = self._bounds(finite)
+        return bounds if times.ndim else bounds[0]
+
+    def _clock(self, times: np.ndarray) -> np.ndarray:
+        return np.asarray(2 * (times / len(self.data.X)))
+
+    def _bounds(self, times: np.ndarray) -> np.ndarray:
+        gain, decayed = self.basis.errors(self._clock(times))
+        return np.asarray(np.sqrt(self.height * gain * 2 * decayed))
+
+    def _grow(self, times: np.ndarray) -> None:
+        """More Lanczos steps until every bound is below tolerance times the root mean square of y - f_0(X)."""
+        allowed = self.tolerance * self.basis.size / np.sqrt(len(self._residual))
+        while True:
+            if self.basis.steps:
+                excess = self._bounds(times) - allowed
+                if (excess <= 0).all():
+                    return
+            if self.basis.steps >= self.max_steps:
+                worst = float(times[np.argmax(excess.max(axis=1))])
+                raise ArithmeticError(
+                    f"t = {worst:g} was not reached: {self.basis.steps} Lanczos steps bound the error only by "
+                    f"{self._bounds(times).max():.2g}. Pass a larger max_steps or tolerance, t = inf, or "
+                    'solver="eigh".'
+                )
+            self.basis.extend()
+
+    def _states(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """alpha_t and y - f_t(X), folded, (T, N, c) each."""
+        finite = np.isfinite(times)
+        coefficients = np.zeros((len(times), *self._residual.shape))
+        residual = np.broadcast_to(self._residual, coefficients.shape).copy()
+        moving = finite & (times > 0)
+        if moving.any():
+            self._grow(times[moving])
+            for j in range(self._residual.shape[1]):
+                found = self.basis.evaluate(j, self._clock(times[moving]))
+                coefficients[moving, :, j], residual[moving, :, j] = found.gain, found.decayed
+        if not finite.all():
+            coefficients[~finite], residual[~finite] = self._limit
+        return coefficients, residual
+
+    def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
+        """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `GradientFlow.predict`.
+
+        Raises:
+            ArithmeticError: a finite time needs more than max_steps Lanczos steps.
+            ValueError: a negative or NaN time, or bad Z.
+        """
+        points, times = self.data.inputs(Z), validation.times(t)
+        coefficients, _ = self._states(np.atleast_1d(times))
+        count, _, c = coefficients.shape
+        joined = np.ascontiguousarray(coefficients.transpose(1, 0, 2).reshape(-1, count * c))
+        parts = [self.data.cross(points[i : i + BLOCK]) @ joined for i in range(0, len(points), BLOCK)]
+        moved = np.concatenate(parts).reshape(-1, count, c).transpose(1, 0, 2)
+        values = self.data.start(self.initial, points) + self.data.unfold(moved)
+        return self.data.outputs(values if times.ndim else values[0], Z)
+
+    def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
+        """C(f_t) = (1/n) sum_i |f_t(x_i) - y_i|^2 on the training set; t as in `predict`, raises as it does."""
+        times = validation.times(t)
+        _, residual = self._states(np.atleast_1d(times))
+        losses = np.einsum("tnc,tnc->t", residual, residual) / len(self.data.X)
+        return losses if times.ndim else float(losses[0])
+
+    def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
+        """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
+        values = self.data.unfold(self._states(np.atleast_1d(validation.times(t)))[0][0])
+        return values[:, 0] if self.data.single else values
+
+
+def _residual(data: TrainingSet, initial: Function | None) -> np.ndarray:
+    return data.fold(data.y - data.start(initial, data.X))
+
+
+def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float, max_steps: int) -> KrylovFlow:
+    """The flow of the squared error by Lanczos; arguments as `gradient_flow`."""
+    tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2))
+    max_steps = validation.integer("max_steps", max_steps, at_least=1)
+    if isinstance(data.kernel, MatrixKernel):
+        matrix: operators.Operator = operators.Stored(data.gram())
+    else:
+        data.check_diagonal()
+        matrix = operators.held_or_recomputed(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
+    height = float(matrix.diagonal().max())
+    return KrylovFlow(data, initial, Lanczos(matrix, _residual(data, initial)), height, tolerance, max_steps)

@@ -1,0 +1,228 @@
+"""Which solver a linear system K(X, X) + noise gets, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from widelimit.compute import iterative, linalg, memory, operators, packed, preconditioners
+from widelimit.compute.checkpoints import Checkpoint
+from widelimit.compute.iterative import Iterative, System
+from widelimit.compute.operators import Operator, Shifted
+from widelimit.compute.tiles import PairKernel
+from widelimit.inference.training_set import TrainingSet, scalar_kernel
+
+Solver = Literal["auto", "cholesky", "cg"]
+Precision = Literal["double", "mixed"]
+DIRECT = 65_000
+"""Points up to which "auto" factorises if it can: n^3/3 flops are a quarter of an hour at 1e11 a second."""
+DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
+
+
+class Choice(NamedTuple):
+    """A solver, where its matrix is, and the reason."""
+
+    solver: Literal["cholesky", "cg"]
+    storage: Literal["full", "packed", "tiles", "recomputed", "stored"]
+    why: str
+
+
+class Fit(NamedTuple):
+    """The solved system: (K(X, X) + noise) weights = y."""
+
+    factor: linalg.Factor
+    weights: np.ndarray
+    choice: Choice
+    residual: float | None
+    """Where the solver measured it."""
+    iterations: int
+    resumed: int
+    converged: bool
+    message: str
+
+
+def _gib(size: float) -> str:
+    return f"{size / memory.GIB:.3g} GiB"
+
+
+def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False, kept: bool = False) -> Choice:
+    """By n and free memory. A full matrix that leaves as much free as it takes; else one triangle; else iterations."""
+    free, itemsize = memory.available(), 4 if precision == "mixed" else 8
+    full, half = 8.0 * n * n, itemsize * n * (n + 1) / 2
+    state = f"n = {n}, {_gib(free)} free"
+    if stored:
+        return Choice("cg", "stored", "K(X, X) is given as stored rows")
+    if solver == "cg":
+        return _iterative(n, itemsize, f'solver="cg" was asked for ({state})')
+    if solver == "auto" and kept:
+        return _iterative(n, itemsize, f"a checkpoint was asked for ({state})")
+    if solver == "auto" and n > DIRECT:
+        return _iterative(n, itemsize, f"n^3/3 flops take too long above n = {DIRECT} ({state})")
+    if precision == "double" and 2 * full <= free:
+        return Choice("cholesky", "full", f"{state}: the full matrix, {_gib(full)}, fits twice")
+    if half + operators.RESERVE <= free or solver == "cholesky":
+        dtype = "float32" if precision == "mixed" else "float64"
+        return Choice("cholesky", "packed", f"{state}: one triangle in {dtype} takes {_gib(half)}")
+    return _iterative(n, itemsize, f"{state}: one triangle, {_gib(half)}, does not fit")
+
+
+def _iterative(n: int, itemsize: int, why: str) -> Choice:
+    dtype = SINGLE if itemsize == 4 else DOUBLE
+    if operators.fits(n, dtype):
+        return Choice("cg", "tiles", why)
+    mend = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
+    return Choice("cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel anew{mend}")
+
+
+def fit(
+    data: TrainingSet,
+    noise: np.ndarray,
+    *,
+    solver: Solver,
+    precision: Precision,
+    tolerance: float,
+    matrix: Any = None,
+    checkpoint: str | Path | None = None,
+) -> Fit:
+    """Solve (K(X, X) + noise) weights = y; the arguments are those of `posterior`, checked.
+
+    Raises:
+        MemoryError, ValueError: as `posterior`; singular matrices are told by the factor's rank where they can be.
+    """
+    choice = choose(len(data.X), solver, precision, stored=matrix is not None, kept=checkpoint is not None)
+    file = Checkpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None
+    if choice.solver == "cg":
+        return _by_iterations(data, noise, choice, precision, tolerance, matrix, file)
+    if choice.storage == "full":
+        return _full(data, noise, choice)
+    each = _each(noise, len(data.X))
+    if precision == "mixed":
+        return _mixed(data, each, choice, tolerance)
+    exact = operators.Recomputed(*_prepared(data, DOUBLE))
+    try:
+        factor = packed.factorise(operators.blocks(exact.kernel, exact.X), each, Shifted(exact, each), DOUBLE)
+        return _direct(data, factor, choice)
+    except packed.NotPositiveDefinite as error:
+        raise ValueError(_singular(error.order, len(data.X))) from None
+
+
+def _direct(data: TrainingSet, factor: linalg.Factor, choice: Choice) -> Fit:
+    return Fit(factor, factor.solve(data.y), choice, None, 0, 0, True, "factorised")
+
+
+def _full(data: TrainingSet, noise: np.ndarray, choice: Choice) -> Fit:
+    matrix = data.gram()
+    matrix[np.diag_indices(len(matrix))] += noise
+    return _direct(data, linalg.factorise(matrix), choice)
+
+
+def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
+    """The kernel for these inputs, and the inputs, in a dtype; checked on the diagonal (blocks check themselves)."""
+    data.check_diagonal()
+    X = data.X.astype(dtype, copy=False)
+    return scalar_kernel(data.kernel).prepared(X), X
+
+
+def _each(noise: np.ndarray, n: int) -> np.ndarray:
+    return np.array(np.broadcast_to(noise, n))
+
+
+def _singular(order: int, n: int) -> str:
+    return (
+        f"K(X, X) + noise is singular to rounding, or not positive semi-definite, at row {order - 1} of {n}, and no "
+        'room is there for its eigenvectors. Pass a noise, drop duplicate rows, or pass solver="cg", which takes '
+        "consistent labels."
+    )
+
+
+def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: float) -> Fit:
+    """A float32 factor that preconditions; where it breaks or the residual is not reached, the float64 one."""
+    n = len(noise)
+    entries = operators.held_or_recomputed(*_prepared(data, DOUBLE), DOUBLE, beside=2 * n * (n + 1))
+    exact = Shifted(entries, noise)
+    held = entries.held if isinstance(entries, operators.Tiles) else operators.blocks(*_prepared(data, SINGLE))
+    try:
+        rough = packed.factorise(held, noise, exact, SINGLE)
+    except packed.NotPositiveDefinite as error:
+        reason = f"the float32 factor broke at row {error.order - 1}"
+    else:
+        system = System(exact, exact, linalg.EPS, rough.solve, tolerance, iterative.MAX_ITERATIONS)
+        solved = system.solve(data.y)
+        if solved.converged:
+            factor = Iterative(system, rough.rank, rough.spread)
+            return Fit(factor, solved.x, choice, solved.residual, solved.iterations, 0, True, solved.message)
+        reason = f"float32 factor, {solved.message}"
+        del rough, system
+    del entries, exact, held
+    double = fit(data, noise, solver="cholesky", precision="double", tolerance=tolerance)
+    return double._replace(message=f"{reason}; factorised in float64 instead")
+
+
+def _by_iterations(
+    data: TrainingSet,
+    noise: np.ndarray,
+    choice: Choice,
+    precision: Precision,
+    tolerance: float,
+    matrix: Any,
+    checkpoint: Checkpoint | None,
+) -> Fit:
+    n, each = len(data.X), _each(noise, len(data.X))
+    dtype = SINGLE if precision == "mixed" else DOUBLE
+    own = np.asarray(data.kernel.diag(data.X))
+    if (own < 0).any():
+        raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {own.min():.3g} at some row.")
+    fast: Operator
+    fast = operators.held_or_recomputed(*_prepared(data, DOUBLE), dtype) if matrix is None else _stored(data, matrix)
+    precise = precision == "double" or matrix is not None
+    exact = fast if precise else operators.Recomputed(*_prepared(data, DOUBLE))
+    precondition = preconditioners.low_rank(fast, each, rank=preconditioners.default_rank(n))
+    eps = float(np.finfo(DOUBLE if precise else SINGLE).eps)
+    shifted = (Shifted(exact, each), Shifted(fast, each))
+    system = System(*shifted, eps, precondition, tolerance, iterative.MAX_ITERATIONS)
+    try:
+        solved = system.solve(data.y, checkpoint)
+    except iterative.NotPositiveSemidefinite:
+        raise ValueError("the kernel matrix is not positive semi-definite: x^T K x < 0 for some x.") from None
+    spread = float(np.sqrt(shifted[1].diagonal().max() / precondition.shift))
+    factor = Iterative(system, n, spread)
+    detail = f"{solved.message}, preconditioner of rank {precondition.vectors.shape[1]}"
+    return Fit(factor, solved.x, choice, solved.residual, solved.iterations, solved.resumed, solved.converged, detail)
+
+
+def _stored(data: TrainingSet, matrix: Any) -> Operator:
+    """Rows of K(X, X) that somebody stored, a few of them compared with the kernel."""
+    n = len(data.X)
+    shape, dtype = getattr(matrix, "shape", None), getattr(matrix, "dtype", None)
+    if shape != (n, n) or dtype not in (DOUBLE, SINGLE):
+        raise ValueError(
+            f"matrix must be K(X, X), a float32 or float64 array of shape ({n}, {n}) (NumPy, memmap, Zarr); got shape "
+            f"{shape}, dtype {dtype}."
+        )
+    rows = np.unique(np.linspace(0, n - 1, 8).astype(int))
+    there = operators.Stored(matrix).columns(rows).astype(np.float64)
+    wanted = data.cross(data.X[rows]).T
+    # Entries near the rounding of the dtype stored, or of one computed in it, not more: another kernel, or other data.
+    off = float(np.abs(there - wanted).max())
+    if not off <= 1e3 * float(np.finfo(dtype).eps) * float(np.abs(wanted).max()):
+        raise ValueError(
+            f"matrix is not K(X, X): its rows differ from the kernel's by {off:.3g}; it was stored for "
+            "another kernel, other data or another order of rows."
+        )
+    return operators.Stored(matrix)
+
+
+def fingerprint(data: TrainingSet, noise: np.ndarray, precision: str, tolerance: float) -> str:
+    """Of everything that the answer depends on; addresses of functions in memory are left out."""
+    leaves, structure = jax.tree.flatten(data.kernel)
+    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)).encode())
+    for array in (data.X, data.y, noise, *leaves, np.float64(tolerance)):
+        value = np.ascontiguousarray(array)
+        digest.update(f"{value.dtype} {value.shape} ".encode() + value.tobytes())
+    digest.update(precision.encode())
+    return digest.hexdigest()

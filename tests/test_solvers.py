@@ -1,0 +1,374 @@
+"""Every solver of K + noise against dense eigenvectors, what it refuses, and what it says of itself."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+import zarr
+
+import widelimit as wl
+from widelimit.compute import checkpoints, iterative, linalg, memory, operators, packed, preconditioners
+from widelimit.inference import solvers
+
+RNG = np.random.default_rng(0)
+N = 301
+X = RNG.standard_normal((N, 4))
+Z = RNG.standard_normal((7, 4))
+Y = np.column_stack([np.sin(2 * X[:, 0]) + X[:, 1], X[:, 2] ** 2, np.sign(X[:, 3])])
+K = wl.ntk(wl.mlp(depth=3, weight_std=1.4, bias_std=0.2))
+GRAM, CROSS, PRIOR = K.gram(X), K.cross(Z, X), K.diag(Z)
+TOLERANCE = 1e-10
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    """Three blocks of rows, the last one shorter; no reserve."""
+    monkeypatch.setattr(operators, "SIZE", 128)
+    monkeypatch.setattr(operators.blocks, "__kwdefaults__", {"size": 128})
+    monkeypatch.setattr(operators, "RESERVE", 0)
+
+
+def room(monkeypatch, size):
+    monkeypatch.setattr(memory, "available", lambda: int(size))
+
+
+def fitted(monkeypatch, mode, rows=slice(None), labels=Y, noise=0.0):
+    """A posterior by the storage and solver that the mode names; memory is what tells packed from full."""
+    data = X[rows]
+    n = len(data)
+    options = {
+        "full": {},
+        "packed": {},
+        "mixed": {"precision": "mixed", "solver": "cholesky"},
+        "tiles": {"solver": "cg"},
+        "recomputed": {"solver": "cg"},
+        "single": {"solver": "cg", "precision": "mixed"},
+        "stored": {"solver": "cg", "matrix": K.gram(data)},
+    }[mode]
+    with monkeypatch.context() as patch:
+        if mode == "packed":
+            room(patch, 12 * n * n)
+        if mode == "recomputed":
+            room(patch, 3 * n * n)
+        return wl.posterior(K, data, labels, noise=noise, tolerance=TOLERANCE, **options)
+
+
+MODES = ["full", "packed", "mixed", "tiles", "recomputed", "single", "stored"]
+STORAGE = {"mixed": "packed", "single": "tiles"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_solver_equals_eigenvectors(monkeypatch, mode):
+    noise = np.linspace(1e-3, 0.1, N)
+    values, vectors = np.linalg.eigh(GRAM + np.diag(noise))
+    weights = vectors @ ((vectors.T @ Y) / values[:, None])
+    covariance = K.gram(Z) - (CROSS @ vectors / values) @ (CROSS @ vectors).T
+    post = fitted(monkeypatch, mode, noise=noise)
+    assert post.fit.choice.storage == STORAGE.get(mode, mode)
+    # |error| <= |A^-1| |residual|; exact ones are right to n eps cond
+    error = max(TOLERANCE, N * linalg.EPS * values[-1]) / values[0] * np.linalg.norm(Y, axis=0)
+    assert (np.abs(post.weights - weights) < error).all()
+    np.testing.assert_allclose(post.mean(Z), CROSS @ weights, atol=1e-8)
+    np.testing.assert_allclose(post.variance(Z), np.diagonal(covariance), atol=1e-11)
+    np.testing.assert_allclose(post.covariance(Z), covariance, atol=1e-11)
+    planted = CROSS @ np.linalg.solve(GRAM + 1.001 * np.diag(noise), Y)
+    assert np.abs(post.mean(Z) - planted).max() > 1e-6
+    measured = np.linalg.norm(Y - (GRAM + np.diag(noise)) @ post.weights, axis=0) / np.linalg.norm(Y, axis=0)
+    assert post.residual <= TOLERANCE
+    np.testing.assert_allclose(post.residual, measured.max(), atol=1e-13)
+    text = post.explain()
+    assert f"storage {STORAGE.get(mode, mode)}" in text
+    assert "relative residual" in text
+    assert ("conjugate gradients" in text) == (mode in ("tiles", "recomputed", "single", "stored"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_noise_too(monkeypatch, mode):
+    expected = CROSS @ np.linalg.solve(GRAM, Y)
+    np.testing.assert_allclose(fitted(monkeypatch, mode).mean(Z), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("rows", [300, 301])
+def test_determinants_and_inverses_of_a_packed_factor(monkeypatch, rows):
+    data, labels = slice(rows), Y[:rows]
+    full = fitted(monkeypatch, "full", data, labels, 0.01)
+    half = fitted(monkeypatch, "packed", data, labels, 0.01)
+    exact = np.linalg.slogdet(GRAM[:rows, :rows] + 0.01 * np.eye(rows))[1]
+    assert abs(half.factor.log_determinant() - exact) < rows * linalg.EPS * abs(exact)
+    np.testing.assert_allclose(half.log_marginal_likelihood(), full.log_marginal_likelihood(), rtol=1e-12)
+    np.testing.assert_allclose(half.leave_one_out().variance, full.leave_one_out().variance, rtol=1e-9)
+    np.testing.assert_allclose(half.precision(), full.precision(), atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["mixed", "tiles"])
+def test_no_factor_no_determinant(monkeypatch, mode):
+    post = fitted(monkeypatch, mode, noise=0.1)
+    for call, what in ((post.log_marginal_likelihood, "log-determinant"), (post.leave_one_out, "whitened")):
+        with pytest.raises(ValueError, match=rf'{what}.* needs a factor in float64.*solver="cholesky", precision="dou'):
+            call()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 7, 40, 41])
+@pytest.mark.parametrize("size", [3, 16])
+def test_the_folded_triangle_is_lapacks(n, size):
+    root = RNG.standard_normal((n, n))
+    matrix = root @ root.T + np.eye(n)
+    layout = packed._Layout.of(n)
+    folded = layout.empty(np.dtype(np.float64))
+    blocks = [
+        operators.Block(i, j, matrix[i : i + size, j : j + size])
+        for i in range(0, n, size)
+        for j in range(0, i + 1, size)
+    ]
+    for block in blocks:
+        layout.place(folded, block)
+    expected, _ = scipy.linalg.lapack.dtrttf(matrix, transr="N", uplo="L")
+    np.testing.assert_array_equal(folded.ravel(), expected)
+    noise = RNG.uniform(0, 1, n)
+    factor = packed.factorise(blocks, noise, operators.Stored(matrix), np.dtype(np.float64))
+    b = RNG.standard_normal((n, 2))
+    whole = matrix + np.diag(noise)
+    np.testing.assert_allclose(factor.solve(b), np.linalg.solve(whole, b), rtol=1e-8, atol=1e-12)
+    lower = np.linalg.cholesky(whole)
+    np.testing.assert_allclose(factor.whiten(b), scipy.linalg.solve_triangular(lower, b, lower=True), rtol=1e-8)
+
+
+# --- singular matrices: the minimum-norm rule, or a clear no
+
+COPIES = np.r_[0:300, 0, 0, 7]
+
+
+@pytest.mark.parametrize("mode", ["tiles", "single", "mixed"])
+def test_duplicates_with_equal_labels_give_the_minimum_norm_interpolant(monkeypatch, mode):
+    once = wl.posterior(K, X[:300], Y[:300])
+    twice = fitted(monkeypatch, mode, COPIES, Y[COPIES])
+    np.testing.assert_allclose(twice.mean(Z), once.mean(Z), atol=1e-7)
+    np.testing.assert_allclose(twice.variance(Z), once.variance(Z), atol=1e-9)
+    if mode != "single":  # float32 products leave some of the null space in the weights; it has no part in the mean
+        np.testing.assert_allclose(twice.weights[[0, 300, 301]], np.tile(once.weights[0] / 3, (3, 1)), rtol=1e-5)
+    if mode == "mixed":
+        assert "factorised in float64 instead" in twice.explain()
+        assert "minimum-norm" in twice.explain()
+
+
+def test_a_packed_singular_matrix_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match=r"singular to rounding.* at row 30[0-9] of 303.*Pass a noise.*solver=\"cg\""):
+        fitted(monkeypatch, "packed", COPIES, Y[COPIES])
+
+
+@pytest.mark.parametrize("mode", ["tiles", "mixed"])
+def test_duplicates_with_different_labels_are_named(monkeypatch, mode):
+    labels = Y[COPIES].copy()
+    labels[-1] += 0.5
+    with pytest.raises(ValueError, match="rows 7 and 302"):
+        fitted(monkeypatch, mode, COPIES, labels)
+
+
+@jax.tree_util.register_static
+class Crooked(wl.Kernel):
+    """tanh(2 x.y - 1): symmetric, not positive semi-definite."""
+
+    def encode(self, X):
+        return X
+
+    def pairwise(self, x, y, *, same=False):
+        return jnp.tanh(2 * x @ y.T - 1)
+
+    def diagonal(self, x):
+        return jnp.tanh(2 * jnp.sum(x * x, axis=1) - 1)
+
+
+def test_kernels_that_are_not_positive_semi_definite_are_refused(monkeypatch):
+    for solver, size in (("cg", 1e9), ("cholesky", 12 * N * N)):
+        room(monkeypatch, size)
+        with pytest.raises(ValueError, match="not positive semi-definite"):
+            wl.posterior(Crooked(), X, Y, solver=solver)
+
+
+def test_the_limit_of_iterations_is_an_explained_result(monkeypatch):
+    monkeypatch.setattr(iterative, "MAX_ITERATIONS", 3)
+    with pytest.warns(UserWarning, match=r"did not converge: stopped after 3 iterations: relative residual .*larger n"):
+        post = wl.posterior(K, X, Y, solver="cg")
+    assert not post.fit.converged
+    assert "not converged" in post.explain()
+    measured = np.linalg.norm(Y - GRAM @ post.weights, axis=0) / np.linalg.norm(Y, axis=0)
+    np.testing.assert_allclose(post.residual, measured.max(), rtol=1e-6)
+    assert post.residual > 1e-3
+    with pytest.warns(UserWarning, match="did not converge"):
+        post.variance(Z)
+
+
+def test_a_tolerance_below_rounding_ends():
+    with pytest.warns(UserWarning, match="no longer lowers the residual|stopped after"):
+        post = wl.posterior(K, X, Y, solver="cg", precision="mixed", tolerance=1e-14, noise=0.0)
+    assert 1e-14 < post.residual < 1e-10
+
+
+# --- preconditioner, stored matrices, choices
+
+
+def test_the_preconditioner_is_a_nystrom_approximation_and_saves_iterations():
+    matrix = operators.Stored(GRAM)
+    factor, tail = preconditioners.random_cholesky(matrix, 60)
+    rest = GRAM - factor @ factor.T
+    assert np.linalg.eigvalsh(rest)[0] > -N * linalg.EPS * np.trace(GRAM)
+    np.testing.assert_allclose(np.trace(rest), tail, rtol=1e-9)
+    best = np.linalg.eigvalsh(GRAM)[:-60].sum()
+    assert best <= tail < 3 * best  # a rank that is as good as any of a somewhat smaller rank
+    thin = X @ X.T
+    exact, left = preconditioners.random_cholesky(operators.Stored(thin), 60)
+    assert exact.shape == (N, 4)
+    np.testing.assert_allclose(exact @ exact.T, thin, atol=1e-12)
+    assert left < 1e-12
+    noise = np.full(N, 1e-2)
+    shifted = operators.Shifted(matrix, noise)
+    with_it = preconditioners.low_rank(matrix, noise, rank=60)
+    counts = [
+        iterative.System(shifted, shifted, linalg.EPS, p, 1e-8, 1000).solve(Y).iterations
+        for p in (lambda v: v, with_it)
+    ]
+    assert counts[1] < counts[0] / 2
+
+
+def test_stored_matrices(tmp_path):
+    expected = wl.posterior(K, X, Y, noise=0.01).mean(Z)
+    stored = zarr.create_array(store=str(tmp_path / "k.zarr"), shape=(N, N), chunks=(100, 100), dtype="float64")
+    stored[:] = GRAM
+    mapped = np.lib.format.open_memmap(tmp_path / "k.npy", "w+", np.float64, (N, N))
+    mapped[:] = GRAM
+    for matrix in (stored, mapped):
+        post = wl.posterior(K, X, Y, noise=0.01, matrix=matrix)
+        np.testing.assert_allclose(post.mean(Z), expected, atol=1e-8)
+    with pytest.raises(ValueError, match=r"matrix is not K.X, X.: its rows differ from the kernel's by"):
+        wl.posterior(K, X, Y, matrix=GRAM * 1.001)
+    with pytest.raises(ValueError, match=r"of shape \(301, 301\).*got shape \(300, 301\)"):
+        wl.posterior(K, X, Y, matrix=GRAM[1:])
+    with pytest.raises(ValueError, match='pass solver="cg"'):
+        wl.posterior(K, X, Y, matrix=GRAM, solver="cholesky")
+
+
+def test_the_choice_follows_size_and_memory(monkeypatch):
+    def chosen(n, gib, solver="auto", precision="double"):
+        room(monkeypatch, gib * memory.GIB)
+        return solvers.choose(n, solver, precision)[:2]
+
+    assert chosen(10_000, 4) == ("cholesky", "full")
+    assert chosen(60_000, 23) == ("cholesky", "packed")
+    assert chosen(60_000, 12) == ("cg", "recomputed")
+    assert chosen(60_000, 12, precision="mixed") == ("cholesky", "packed")
+    assert chosen(60_000, 5, precision="mixed") == ("cg", "recomputed")
+    assert chosen(80_000, 30) == ("cg", "tiles")
+    assert chosen(10_000, 4, "cg") == ("cg", "tiles")
+    assert "one triangle, 13.4 GiB, does not fit" in solvers.choose(60_000, "auto", "double").why
+    room(monkeypatch, 8 * memory.GIB)
+    assert 'precision="mixed" needs half' in solvers.choose(60_000, "auto", "double").why
+    room(monkeypatch, 1000)
+    with pytest.raises(MemoryError, match="one triangle of a 301 x 301 float64 kernel matrix needs"):
+        solvers.packed.require(N, np.dtype(np.float64))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"solver": "lu"}, 'solver must be "auto", "cholesky" or "cg", got \'lu\''),
+        ({"precision": "half"}, 'precision must be "double" or "mixed"'),
+        ({"tolerance": 0.0}, "tolerance must be >= 1e-14, got 0"),
+        ({"tolerance": np.nan}, "tolerance must be finite"),
+        ({"solver": "cholesky", "checkpoint": "x.npz"}, "for conjugate gradients"),
+    ],
+)
+def test_bad_options(options, words):
+    with pytest.raises(ValueError, match=words):
+        wl.posterior(K, X, Y, **options)
+
+
+# --- checkpoints
+
+SCRIPT = """
+import sys, time
+import numpy as np
+import widelimit as wl
+from widelimit.compute import checkpoints, operators
+
+checkpoints.SECONDS = 0.0
+product = operators.Tiles.product
+
+def slow(self, v):
+    time.sleep(0.05)
+    return product(self, v)
+
+operators.Tiles.product = slow
+data = np.load(sys.argv[1])
+k = wl.ntk(wl.mlp(depth=3, weight_std=1.4, bias_std=0.2))
+wl.posterior(k, data["X"], data["Y"], solver="cg", checkpoint=sys.argv[2])
+"""
+
+
+def test_a_killed_solve_goes_on_where_it_was(tmp_path):
+    undisturbed = wl.posterior(K, X, Y, solver="cg")
+    np.savez(tmp_path / "data.npz", X=X, Y=Y)
+    state = tmp_path / "state.npz"
+    environment = dict(os.environ, JAX_PLATFORMS="cpu")
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path / "data.npz"), str(state)], env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while not state.exists() and time.monotonic() < deadline:
+            assert child.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    resumed = wl.posterior(K, X, Y, solver="cg", checkpoint=state)
+    assert 0 < resumed.fit.resumed < resumed.fit.iterations
+    assert resumed.fit.iterations == undisturbed.fit.iterations
+    # the blocks' sizes differ from the child's, and so does the order of sums
+    np.testing.assert_allclose(resumed.mean(Z), undisturbed.mean(Z), atol=1e-8)
+    assert resumed.residual <= TOLERANCE
+    again = wl.posterior(K, X, Y, solver="cg", checkpoint=state)
+    assert again.fit.resumed == again.fit.iterations
+    np.testing.assert_array_equal(again.weights, resumed.weights)
+
+
+def test_checkpoints_of_others_and_damaged_ones_are_left_alone(tmp_path):
+    path = tmp_path / "state.npz"
+    wl.posterior(K, X, Y, solver="cg", checkpoint=path)
+    kept = path.read_bytes()
+    others = [
+        lambda: wl.posterior(K, X, Y + 1, solver="cg", checkpoint=path),
+        lambda: wl.posterior(2.0 * K, X, Y, solver="cg", checkpoint=path),
+        lambda: wl.posterior(K, X, Y, noise=0.1, solver="cg", checkpoint=path),
+    ]
+    for call in others:
+        with pytest.raises(ValueError, match="belongs to another problem"):
+            call()
+        assert path.read_bytes() == kept
+    for damaged in (kept[: len(kept) // 2], b"", b"not a file of ours"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"cannot be read .*; remove it to start anew"):
+            wl.posterior(K, X, Y, solver="cg", checkpoint=path)
+        assert path.read_bytes() == damaged
+    with pytest.raises(ValueError, match="its folder does not exist"):
+        wl.posterior(K, X, Y, solver="cg", checkpoint=tmp_path / "nowhere" / "state.npz")
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = checkpoints.Checkpoint(pathlib.Path(tmp_path / "a.npz"), "mine")
+    file.save({"x": np.arange(3.0)}, now=True)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        file.save({"x": np.zeros(3)}, now=True)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(file.load()["x"], np.arange(3.0))
