@@ -45,6 +45,7 @@ from .kernels.standard import (
     precomputed,
     rbf,
 )
+from .kernels.stored import stored_gram
 
 __all__ = [
     "NNGP",
@@ -130,5 +131,6 @@ __all__ = [
     "rkhs",
     "scale_inputs",
     "separable",
+    "stored_gram",
     "trained_ensemble",
 ]
