@@ -59,7 +59,10 @@ def main() -> None:
     """All cases."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
     rows = []
-    with Peer("nt", "peer_neural_tangents.py") as single, Peer("nt", "peer_neural_tangents.py", JAX_ENABLE_X64="1") as double:
+    with (
+        Peer("nt", "peer_neural_tangents.py") as single,
+        Peer("nt", "peer_neural_tangents.py", JAX_ENABLE_X64="1") as double,
+    ):
         for case in CASES:
             rows.append(row(n, case, double if case["dtype"] == "float64" else single))
             print(rows[-1], flush=True)

@@ -1,4 +1,4 @@
-"""Libraries in environments of their own (peers.sh), asked over a pipe: a process that waits costs no processor time."""
+"""Libraries in environments of their own (peers.sh), asked over a pipe; one that waits costs no time."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_kill_and_resume_gives_the_same_bits_and_recomputes_nothing(tmp_path, fi
     computed = []
     original = storage.tiles.compute
 
-    def compute(*args, wanted=lambda i, j: None, **options):
+    def compute(*args, wanted=lambda *_: None, **options):
         if wanted(0, -1) is None:  # the probe's little matrix
             return original(*args, **options)
         return original(*args, wanted=lambda i, j: wanted(i, j) and not computed.append((i, j)), **options)
@@ -101,7 +101,7 @@ def test_kill_and_resume_gives_the_same_bits_and_recomputes_nothing(tmp_path, fi
     assert all(after[p] == before[p] for p in written)
     assert not list(path.glob("c/*/*.partial"))
     done = {(int(p.parent.name), int(p.name)) for p in written}
-    assert 4 <= len(done)
+    assert len(done) >= 4
     assert not [(i, j) for i, j in computed if (i, j) in done and (j, i) in done]
     assert len(computed) == len({(max(i, j), min(i, j)) for i in range(5) for j in range(5) if (i, j) not in done})
 
@@ -109,7 +109,7 @@ def test_kill_and_resume_gives_the_same_bits_and_recomputes_nothing(tmp_path, fi
 def test_interruption_stops_within_a_tile_and_keeps_the_finished_ones(tmp_path, finished, monkeypatch):
     monkeypatch.setattr(plan, "usable_cores", lambda: 1)
 
-    def interrupt(done, total):
+    def interrupt(done, _total):
         if done == 3:
             raise KeyboardInterrupt
 
@@ -195,7 +195,7 @@ def test_a_full_disk_keeps_the_finished_tiles(tmp_path, finished, monkeypatch):
         original(self, *args)
 
     monkeypatch.setattr(zarr.Array, "__setitem__", full)
-    with pytest.raises(OSError, match="No space left on device while tiles .* are kept") as caught:
+    with pytest.raises(OSError, match=r"No space left on device while tiles .* are kept") as caught:
         wl.stored_gram(K, X, tmp_path / "K.zarr", budget=BUDGET)
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()

@@ -161,7 +161,7 @@ def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, 
     near = 1 - jnp.abs(rho)
     itself = jnp.eye(len(U), dtype=bool) if same else jnp.zeros((), dtype=bool)
     wanted = (near < NEAR[U.dtype.name]) & ~itself
-    near = jax.lax.cond(jnp.any(wanted), _mended, lambda U, V, near, *_: near, U, V, near, positive, wanted)
+    near = jax.lax.cond(jnp.any(wanted), _mended, lambda *given: given[2], U, V, near, positive, wanted)
     return gaps_from_near(jnp.where(itself, 0, near), positive | itself)
 
 

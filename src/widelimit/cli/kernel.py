@@ -77,7 +77,7 @@ def kernel(
 def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
     """A function (done, total) that moves a bar on stderr, if shown."""
     if not shown:
-        yield lambda done, total: None
+        yield lambda *_: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -65,7 +65,6 @@ def _table(path: Path, drop: Sequence[str]) -> np.ndarray:
         raise ValueError(f"{path}: is not a table that can be read: {str(error).splitlines()[0]}.") from None
     missing = [name for name in kept if frame[name].null_count()]
     if missing:
-        raise ValueError(
-            f"{path}: column {missing[0]!r} has {frame[missing[0]].null_count()} missing values; fill or drop those rows."
-        )
+        count = frame[missing[0]].null_count()
+        raise ValueError(f"{path}: column {missing[0]!r} has {count} missing values; fill or drop those rows.")
     return frame.to_numpy()

@@ -109,8 +109,8 @@ def _require_disk(path: Path, size: float) -> None:
     if size > free:
         raise OSError(
             errno.ENOSPC,
-            f"the tiles that are left need {size / GIB:.3g} GiB and {free / GIB:.3g} GiB are free on the disk of {path}; "
-            "free space or choose another place. Nothing was computed",
+            f"the tiles that are left need {size / GIB:.3g} GiB and {free / GIB:.3g} GiB are free on the disk of "
+            f"{path}; free space or choose another place. Nothing was computed",
         )
 
 
@@ -141,7 +141,9 @@ def _same_store(path: Path, manifest: dict[str, Any], plan: Plan) -> Plan:
     if form != ([plan.n, plan.n], [edge, edge]):
         raise ValueError(f"{path}/zarr.json is damaged: shape and chunks are {form}; remove {path}.")
     if edge > plan.edge:
-        raise MemoryError(f"the tiles of {path} are {edge} x {edge}; the budget is enough for {plan.edge} x {plan.edge}.")
+        raise MemoryError(
+            f"the tiles of {path} are {edge} x {edge}; the budget is enough for {plan.edge} x {plan.edge}."
+        )
     return replace(plan, edge=edge)
 
 
@@ -194,6 +196,6 @@ class _Store:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror} while tiles were written to {self.path}; the finished ones are kept. Mend that (free "
-                "space on the disk, for instance) and call again",
+                f"{error.strerror} while tiles were written to {self.path}; the finished ones are kept. Mend that (free"
+                " space on the disk, for instance) and call again",
             ) from error

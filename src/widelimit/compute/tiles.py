@@ -79,10 +79,10 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
 
     def step(k: int, out: jax.Array) -> jax.Array:
         s, t = pairs[k]
-        patch = _apart(k < count, kernel.pairwise, _at(x, s), _at(y, t))
+        patch = _apart(jnp.less(k, count), kernel.pairwise, _at(x, s), _at(y, t))
         return jax.lax.dynamic_update_slice(out, patch, (s * rows, t * columns))
 
-    return jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype))
+    return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
 
 
 @partial(jax.jit, compiler_options=_WIDE)
@@ -91,9 +91,10 @@ def _symmetric(kernel: PairKernel, x: Features, count: int) -> jax.Array:
     form = jax.eval_shape(kernel.pairwise, _at(x, 0), _at(x, 0))
 
     def step(s: int, out: jax.Array) -> jax.Array:
-        return out.at[s].set(_apart(s < count, lambda v: kernel.pairwise(v, v, same=True), _at(x, s)))
+        return out.at[s].set(_apart(jnp.less(s, count), lambda v: kernel.pairwise(v, v, same=True), _at(x, s)))
 
-    return jax.lax.fori_loop(0, count, step, jnp.zeros((len(jax.tree.leaves(x)[0]), *form.shape), form.dtype))
+    start = jnp.zeros((len(jax.tree.leaves(x)[0]), *form.shape), form.dtype)
+    return jnp.asarray(jax.lax.fori_loop(0, count, step, start))
 
 
 @jax.jit
@@ -176,13 +177,18 @@ def _square(kernel: PairKernel, x: Block) -> np.ndarray:
             tile[here, here] = patches[s]
             mirror(tile[below, here], tile[here, below])
     np.fill_diagonal(tile, x.diagonal)
-    return tile[: x.used, : x.used]
+    return np.asarray(tile[: x.used, : x.used])
 
 
 def mirror(block: np.ndarray, target: np.ndarray) -> None:
     """target = block.T, in strips: a plain transposed copy jumps through memory and takes six times as long."""
     for i in range(0, len(block), MIRRORED):
         target[:, i : i + MIRRORED] = block[i : i + MIRRORED].T
+
+
+def every(*_: int) -> bool:
+    """All tiles are wanted."""
+    return True
 
 
 def silent(done: int, total: int) -> None:
@@ -207,7 +213,7 @@ def compute(
     plan: Plan,
     write: Callable[[int, int, np.ndarray], None],
     *,
-    wanted: Callable[[int, int], bool] = lambda i, j: True,
+    wanted: Callable[[int, int], bool] = every,
     progress: Callable[[int, int], None] = silent,
 ) -> None:
     """Call `write(i, j, tile)` for every tile of the plan that is wanted, from several threads, in no order.

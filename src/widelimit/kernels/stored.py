@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -23,7 +24,7 @@ def stored_gram(
     *,
     budget: float = BUDGET,
     progress: Callable[[int, int], None] = tiles.silent,
-) -> zarr.Array:
+) -> zarr.Array[Any]:
     """K(x_i, x_j) for all rows in a Zarr v3 array on disk, tile by tile; memory stays within the budget.
 
     Chunks are tiles, not compressed, each written once and with a checksum; tiles not yet computed read as NaN. A run
