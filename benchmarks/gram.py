@@ -1,6 +1,6 @@
-"""NTK Gram matrices of relu networks beside neural-tangents: seconds from NumPy to NumPy, in turns, the shortest of 3.
+"""NTK Gram matrices of relu networks beside neural-tangents: seconds from NumPy to NumPy, in turns, the shortest.
 
-python benchmarks/gram.py [n]     (8192 unless given)
+python benchmarks/gram.py [n] [repeats]     (8192 and 3 unless given)
 """
 
 import sys
@@ -21,10 +21,9 @@ CASES = [
     {"d": 100, "dtype": "float64", "hidden": 9, "equal_norms": True, "goal": 20.0},
     {"d": 784, "dtype": "float64", "hidden": 3, "equal_norms": False, "goal": 3.0},
 ]
-REPEATS = 3
 
 
-def row(n: int, case: dict, peer: Peer) -> dict:
+def row(n: int, repeats: int, case: dict, peer: Peer) -> dict:
     """Both libraries in turns on one case."""
     case = dict(case)
     goal = case.pop("goal")
@@ -34,7 +33,7 @@ def row(n: int, case: dict, peer: Peer) -> dict:
     K = k.gram(X)
     first = time.perf_counter() - start
     ours, theirs = [], []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         del K  # its pages are used again, as those of the peer are
         start = time.perf_counter()
         K = k.gram(X)
@@ -58,15 +57,23 @@ def row(n: int, case: dict, peer: Peer) -> dict:
 def main() -> None:
     """All cases."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
+    repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     rows = []
     with (
         Peer("nt", "peer_neural_tangents.py") as single,
         Peer("nt", "peer_neural_tangents.py", JAX_ENABLE_X64="1") as double,
     ):
         for case in CASES:
-            rows.append(row(n, case, double if case["dtype"] == "float64" else single))
+            rows.append(row(n, repeats, case, double if case["dtype"] == "float64" else single))
             print(rows[-1], flush=True)
-    report("gram", rows, peer="neural-tangents 0.6.5, JAX 0.5.3, jitted, warm", weight_std=STD, bias_std=BIAS)
+    report(
+        "gram",
+        rows,
+        repeats=repeats,
+        peer="neural-tangents 0.6.5, JAX 0.5.3, jitted, warm",
+        weight_std=STD,
+        bias_std=BIAS,
+    )
 
 
 if __name__ == "__main__":

@@ -233,6 +233,13 @@ def compute(
             same = plan.symmetric and i == j
             write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
 
+    if plan.count == 1:  # threads would take longer to start than a small matrix takes
+        if wanted(0, 0):
+            columns = {0: encoded(Y, 0)}
+            rows = columns if plan.symmetric else {0: encoded(X, 0)}
+            work((0, 0))
+            progress(1, 1)
+        return
     done = 0
     left = -1
     with ThreadPoolExecutor(plan.workers) as pool:
