@@ -135,9 +135,9 @@ def _encoded(kernel: PairKernel, X: np.ndarray, rows: int) -> Block:
     filled = np.resize(X, (rows, X.shape[1]))
     features = kernel.encode(jnp.asarray(filled))
     diagonal = np.asarray(_diagonal(kernel, features))
-    count = max(1, rows // PATCH)
+    count = max(1, rows // PATCH) if jax.default_backend() == "cpu" else 1  # a device wants whole tiles
     leaves = jax.tree.leaves(features)
-    axes = [[axis for axis in {0, leaf.ndim - 1} if leaf.shape[axis] == rows] for leaf in leaves]
+    axes = [[axis for axis in {0, max(leaf.ndim - 1, 0)} if leaf.shape[axis : axis + 1] == (rows,)] for leaf in leaves]
     if all(len(found) == 1 for found in axes):
         return Block(_cut(features, tuple(found[0] for found in axes), count), diagonal, len(X))
     # As many features as rows, for instance: which axis is which only smaller blocks can tell.
@@ -146,7 +146,7 @@ def _encoded(kernel: PairKernel, X: np.ndarray, rows: int) -> Block:
 
 
 def _patch(block: Block) -> int:
-    return min(PATCH, len(block.diagonal))
+    return len(block.diagonal) // len(jax.tree.leaves(block.patches)[0])
 
 
 def _rectangle(kernel: PairKernel, x: Block, y: Block) -> np.ndarray:
