@@ -8,7 +8,7 @@ COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --g
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-torch test-lowest format lock clean
+.PHONY: help demo test test-torch test-lowest format lock clean bench bench-full
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,12 @@ test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
 test-lowest: .venv-lowest/.ready  ## Run the tests with the oldest supported dependencies (Python 3.11 or 3.12)
 	.venv-lowest/bin/pytest --numprocesses auto --dist worksteal
 
+bench: .venv/.ready  ## Measure the claims of speed that take minutes (benchmarks/README.md)
+	@$(call run_benchmarks,^SMALL = True)
+
+bench-full: .venv/.ready  ## Measure all of them
+	@$(call run_benchmarks,^SMALL = )
+
 format: .venv/.ready-dev  ## Format the code and mend what can be mended by itself
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
@@ -39,6 +45,12 @@ lock: .venv-uv/.ready  ## Lock the dependencies anew, at their newest versions
 clean:  ## Remove the environments, caches and builds
 	rm -rf .venv .venv-torch .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Benchmarks are the scripts that say SMALL = True or SMALL = False.
+define run_benchmarks
+set -e; for script in $$(grep -l '$(1)' benchmarks/*.py); do echo "== $$script"; .venv/bin/python $$script; done; \
+	.venv/bin/python benchmarks/summary.py
+endef
 
 # An environment is made from nothing, and its stamp is written last: one without a stamp is unfinished and made anew.
 

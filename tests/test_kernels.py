@@ -9,7 +9,7 @@ import pytest
 
 import widelimit as wl
 from cases import ACTIVATIONS, CORE, DTYPES, KERNELS, networks
-from widelimit.compute import memory, tiles
+from widelimit.compute import memory, plan, tiles
 
 RNG = np.random.default_rng(0)
 X = np.vstack([RNG.standard_normal((21, 4)), np.zeros((1, 4))])
@@ -47,7 +47,7 @@ def test_depth_one_is_the_linear_kernel_and_both_kernels_agree():
 def test_tiles_give_the_whole(kind, monkeypatch):
     k = KERNELS[kind](wl.mlp(depth=3, activation="relu", weight_std=1.2, bias_std=0.1))
     whole, block, diag = k.gram(X), k.cross(X, Y), k.diag(X)
-    monkeypatch.setattr(tiles, "TILE", 8)
+    monkeypatch.setattr(plan, "LARGEST", 8)
     np.testing.assert_allclose(k.gram(X), whole, rtol=1e-14)
     np.testing.assert_allclose(k.cross(X, Y), block, rtol=1e-13, atol=1e-15)
     np.testing.assert_array_equal(k.diag(X), diag)

@@ -56,6 +56,7 @@ from .kernels.standard import (
     precomputed,
     rbf,
 )
+from .kernels.stored import stored_gram
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -156,6 +157,7 @@ __all__ = [
     "rkhs",
     "scale_inputs",
     "separable",
+    "stored_gram",
     "taylor",
     "train",
     "trained_ensemble",

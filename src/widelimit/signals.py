@@ -151,28 +151,36 @@ def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, 
     """Gaps of the inner products of unit vectors, (n, m).
 
     With `same`, U is V and the gap of a row with itself is exactly 0.
-    From the matrix product; where a pair is nearly parallel or antiparallel, from |u -+ v|^2/2, which keeps all digits.
+    From the matrix product; where a pair is nearly parallel, from the product of the vectors less their mean, as inputs
+    that are all alike keep their digits in it; where that is near its rounding too, or a pair nearly antiparallel, from
+    |u -+ v|^2/2, which keeps all digits.
     A zero vector (a zero input of a network without bias) has correlation 0 with everything.
     """
     rho = jnp.matmul(U, V.T, precision="highest")
     positive = rho >= 0
     near = 1 - jnp.abs(rho)
-    bound = NEAR[U.dtype.name]
     itself = jnp.eye(len(U), dtype=bool) if same else jnp.zeros((), dtype=bool)
-
-    def mended_row(row: tuple[jax.Array, ...]) -> jax.Array:
-        u, near, positive, itself = row
-        wanted = (near < bound) & ~itself
-
-        def mend() -> jax.Array:
-            sign = jnp.where(positive, 1, -1).astype(U.dtype)
-            return jnp.where(wanted, jnp.sum((sign[:, None] * u - V) ** 2, axis=1) / 2, near)
-
-        return jnp.asarray(jax.lax.cond(jnp.any(wanted), mend, lambda: near))
-
-    def mend_all() -> jax.Array:
-        return jnp.asarray(jax.lax.map(mended_row, (U, near, positive, jnp.broadcast_to(itself, near.shape))))
-
-    nearest = jnp.min(jnp.where(itself, 1, near))
-    near = jax.lax.cond(nearest < bound, mend_all, lambda: near)
+    wanted = (near < NEAR[U.dtype.name]) & ~itself
+    near = jax.lax.cond(jnp.any(wanted), _mended, lambda *given: given[2], U, V, near, positive, wanted)
     return gaps_from_near(jnp.where(itself, 0, near), positive | itself)
+
+
+def _mended(U: jax.Array, V: jax.Array, near: jax.Array, positive: jax.Array, wanted: jax.Array) -> jax.Array:
+    """`near` (n, m) with its wanted entries anew: see `correlate_points`."""
+    centre = jnp.mean(V, axis=0)
+    u, v = U - centre, V - centre
+    size = (jnp.sum(u**2, axis=1)[:, None] + jnp.sum(v**2, axis=1)) / 2
+    centred = size - jnp.matmul(u, v.T, precision="highest")
+    enough = wanted & positive & (centred >= NEAR[U.dtype.name] * size)
+    left = wanted & ~enough
+
+    def row(at: tuple[jax.Array, ...]) -> jax.Array:
+        u, near, positive, left = at
+
+        def differences() -> jax.Array:
+            sign = jnp.where(positive, 1, -1).astype(U.dtype)
+            return jnp.where(left, jnp.sum((sign[:, None] * u - V) ** 2, axis=1) / 2, near)
+
+        return jnp.asarray(jax.lax.cond(jnp.any(left), differences, lambda: near))
+
+    return jnp.asarray(jax.lax.map(row, (U, jnp.where(enough, centred, near), positive, left)))

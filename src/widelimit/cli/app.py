@@ -11,6 +11,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from widelimit.cli.kernel import kernel
+
 app = typer.Typer(
     name="widelimit",
     help="Infinitely wide neural networks: exact kernels, Bayesian inference and gradient descent in function space.",
@@ -19,6 +21,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.command()(kernel)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 

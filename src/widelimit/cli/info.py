@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from threadpoolctl import threadpool_info
 
 from widelimit.activations.names import BY_NAME
 from widelimit.compute import memory
+from widelimit.compute.plan import usable_cores
 
 
 def collect(version: str) -> dict[str, Any]:
@@ -36,13 +36,6 @@ def collect(version: str) -> dict[str, Any]:
         "memory_available_bytes": memory.available(),
         "activations": sorted(BY_NAME),
     }
-
-
-def usable_cores() -> int:
-    """Cores this process may run on, or, on systems without affinity, all cores."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def lines(facts: dict[str, Any]) -> str:

@@ -1,22 +1,32 @@
 """Kernel matrices from tiles: encode blocks of rows once, then a pure function on pairs of blocks.
 
-Few shapes are ever compiled: blocks have TILE rows, or for small inputs the next power of two, filled up with rows of
-the data (never with zeros, whose duplicates would all have to be told apart).
+Few shapes are ever compiled: blocks have the plan's number of rows, filled up with rows of the data (never with zeros,
+whose duplicates would all have to be told apart). Inside a compiled tile a loop runs over patches small enough for the
+processor's cache; of a block on the diagonal only the patches of one triangle are computed, of a block at the rim only
+those that are in the matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.compute import memory
+from widelimit.compute.plan import Plan, require, tile_plan, usual_budget
 
-TILE = 1024
+PATCH = 128
+"""Rows of a patch: a few arrays of 128 x 128 numbers are in a core's cache, and the loop's own cost is hidden."""
+
+MIRRORED = 16
+"""Columns mirrored at once: a cache line or two of each row written."""
+
 Features = Any
+Item = TypeVar("Item")
 
 
 class PairKernel(Protocol):
@@ -32,19 +42,69 @@ class PairKernel(Protocol):
         """The kernel of each input with itself, (n,)."""
 
 
+class Block(NamedTuple):
+    """Encoded rows of the data, some at the end only to fill the shape up."""
+
+    patches: Features
+    """Features of PATCH rows each (of all, if they are fewer), along a new first axis."""
+    diagonal: np.ndarray
+    used: int
+    """Rows that count."""
+
+
+def _at(patches: Features, index: jax.Array | int) -> Features:
+    return jax.tree.map(lambda leaf: leaf[index], patches)
+
+
+def _apart(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
+    """function(*arguments), by a branch that is always taken.
+
+    XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which then takes five times as long; it
+    does not fuse across a branch (and drops `optimization_barrier` before it fuses).
+    """
+    form = jax.eval_shape(function, *arguments)
+    return jnp.asarray(jax.lax.cond(always, function, lambda *_: jnp.zeros(form.shape, form.dtype), *arguments))
+
+
+# Twice the width of vectors that XLA takes by itself: with AVX-512 a tile takes half the time, without it the same.
+_WIDE = {"xla_cpu_prefer_vector_width": 512}
+
+
+@partial(jax.jit, compiler_options=_WIDE)
+def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count: int) -> jax.Array:
+    """The patches (s, t) of `pairs` (P, 2), the first `count` of them, in their places; the rest is 0."""
+    form = jax.eval_shape(kernel.pairwise, _at(x, 0), _at(y, 0))
+    rows, columns = form.shape
+    shape = (rows * len(jax.tree.leaves(x)[0]), columns * len(jax.tree.leaves(y)[0]))
+
+    def step(k: int, out: jax.Array) -> jax.Array:
+        s, t = pairs[k]
+        patch = _apart(jnp.less(k, count), kernel.pairwise, _at(x, s), _at(y, t))
+        return jax.lax.dynamic_update_slice(out, patch, (s * rows, t * columns))
+
+    return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
+
+
+@partial(jax.jit, compiler_options=_WIDE)
+def _symmetric(kernel: PairKernel, x: Features, count: int) -> jax.Array:
+    """The first `count` patches with themselves, (S, rows, rows); their two triangles may differ by rounding."""
+    form = jax.eval_shape(kernel.pairwise, _at(x, 0), _at(x, 0))
+
+    def step(s: int, out: jax.Array) -> jax.Array:
+        return out.at[s].set(_apart(jnp.less(s, count), lambda v: kernel.pairwise(v, v, same=True), _at(x, s)))
+
+    start = jnp.zeros((len(jax.tree.leaves(x)[0]), *form.shape), form.dtype)
+    return jnp.asarray(jax.lax.fori_loop(0, count, step, start))
+
+
 @jax.jit
-def _pairwise(kernel: PairKernel, x: Features, y: Features) -> jax.Array:
+def _whole(kernel: PairKernel, x: Features, y: Features) -> jax.Array:
     return kernel.pairwise(x, y)
 
 
 @jax.jit
-def _diagonal(kernel: PairKernel, x: Features) -> jax.Array:
-    return kernel.diagonal(x)
-
-
-@jax.jit
-def _symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
-    """A block of the diagonal: one triangle, mirrored, around the diagonal given.
+def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
+    """K(x, x): one triangle, mirrored, around the diagonal given.
 
     `diagonal` is compiled apart: inside this function the compiler could round it in another way than `diag` does.
     """
@@ -52,60 +112,192 @@ def _symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Arra
     return block + block.T + jnp.diag(diagonal)
 
 
-def _require(X: np.ndarray | jax.Array, n: int, m: int) -> None:
-    memory.require(np.dtype(X.dtype).itemsize * n * m, f"a {n} x {m} {X.dtype} kernel matrix")
+@jax.jit
+def _diagonal(kernel: PairKernel, x: Features) -> jax.Array:
+    return kernel.diagonal(x)
 
 
-def _blocks(X: np.ndarray) -> list[np.ndarray]:
-    """X in blocks of one shape, the last filled up with leading rows."""
-    n = len(X)
-    rows = TILE if n > TILE else max(8, 1 << (n - 1).bit_length())
-    filled = np.resize(X, (-(-n // rows) * rows, X.shape[1]))
-    return [filled[i : i + rows] for i in range(0, n, rows)]
+@partial(jax.jit, static_argnames=("axes", "patches"))
+def _cut(features: Features, axes: tuple[int, ...], patches: int) -> Features:
+    """Every array cut along its axis into `patches`, stacked along a new first axis."""
+    leaves, structure = jax.tree.flatten(features)
+    stacked = [jnp.stack(jnp.split(leaf, patches, axis)) for leaf, axis in zip(leaves, axes, strict=True)]
+    return jax.tree.unflatten(structure, stacked)
 
 
-def _encoded(kernel: PairKernel, X: np.ndarray) -> list[Features]:
-    return [kernel.encode(jnp.asarray(block)) for block in _blocks(X)]
+@jax.jit
+def _stacked(parts: list[Features]) -> Features:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
 
 
-def gram(kernel: PairKernel, X: np.ndarray) -> np.ndarray:
+def _encoded(kernel: PairKernel, X: np.ndarray, rows: int) -> Block:
+    """The rows X, at most `rows` of them, as a block of that many."""
+    filled = np.resize(X, (rows, X.shape[1]))
+    features = kernel.encode(jnp.asarray(filled))
+    diagonal = np.asarray(_diagonal(kernel, features))
+    count = max(1, rows // PATCH) if jax.default_backend() == "cpu" else 1  # a device wants whole tiles
+    leaves = jax.tree.leaves(features)
+    axes = [[axis for axis in {0, max(leaf.ndim - 1, 0)} if leaf.shape[axis : axis + 1] == (rows,)] for leaf in leaves]
+    if all(len(found) == 1 for found in axes):
+        return Block(_cut(features, tuple(found[0] for found in axes), count), diagonal, len(X))
+    # As many features as rows, for instance: which axis is which only smaller blocks can tell.
+    parts = [kernel.encode(jnp.asarray(part)) for part in np.split(filled, count)]
+    return Block(_stacked(parts), diagonal, len(X))
+
+
+def _patch(block: Block) -> int:
+    return len(block.diagonal) // len(jax.tree.leaves(block.patches)[0])
+
+
+def _rectangle(kernel: PairKernel, x: Block, y: Block) -> np.ndarray:
+    """The tile of two blocks of rows: (rows of x that count, rows of y that count)."""
+    used = [-(-block.used // _patch(block)) for block in (x, y)]
+    return _computed(kernel, x, y, [(s, t) for s in range(used[0]) for t in range(used[1])])[: x.used, : y.used]
+
+
+def _computed(kernel: PairKernel, x: Block, y: Block, pairs: list[tuple[int, int]]) -> np.ndarray:
+    most = len(x.diagonal) // _patch(x) * (len(y.diagonal) // _patch(y))
+    filled = np.zeros((most, 2), np.int32)
+    filled[: len(pairs)] = np.reshape(pairs, (-1, 2))
+    return np.asarray(_tile(kernel, x.patches, y.patches, filled, len(pairs)))
+
+
+def _square(kernel: PairKernel, x: Block) -> np.ndarray:
+    """The tile of a block with itself, symmetric to the bit: (rows that count,) * 2."""
+    rows = _patch(x)
+    count = -(-x.used // rows)
+    patches = np.tril(np.asarray(_symmetric(kernel, x.patches, count)), -1)
+    patches += np.swapaxes(patches, 1, 2)
+    if count == 1:
+        tile = patches[0]
+    else:
+        tile = np.array(_computed(kernel, x, x, [(s, t) for s in range(count) for t in range(s)]))
+        for s in range(count):
+            here, below = slice(s * rows, (s + 1) * rows), slice((s + 1) * rows, None)
+            tile[here, here] = patches[s]
+            mirror(tile[below, here], tile[here, below])
+    np.fill_diagonal(tile, x.diagonal)
+    return np.asarray(tile[: x.used, : x.used])
+
+
+def mirror(block: np.ndarray, target: np.ndarray) -> None:
+    """target = block.T, in strips: a plain transposed copy jumps through memory and takes six times as long."""
+    for i in range(0, len(block), MIRRORED):
+        target[:, i : i + MIRRORED] = block[i : i + MIRRORED].T
+
+
+def every(*_: int) -> bool:
+    """All tiles are wanted."""
+    return True
+
+
+def silent(done: int, total: int) -> None:
+    """No progress."""
+
+
+def each(pool: ThreadPoolExecutor, work: Callable[[Item], None], items: Iterable[Item]) -> Iterator[None]:
+    """Run `work` on every item; yields after each. An exception (or Ctrl-C) leaves the items that have not begun."""
+    futures = [pool.submit(work, item) for item in items]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def compute(
+    kernel: PairKernel,
+    X: np.ndarray,
+    Y: np.ndarray,
+    plan: Plan,
+    write: Callable[[int, int, np.ndarray], None],
+    *,
+    wanted: Callable[[int, int], bool] = every,
+    progress: Callable[[int, int], None] = silent,
+) -> None:
+    """Call `write(i, j, tile)` for every tile of the plan that is wanted, from several threads, in no order.
+
+    A symmetric plan takes X for Y. `progress(done, total)` is called in this thread after each tile. An exception, of
+    `write` or by Ctrl-C, ends the work within a tile.
+    """
+    wide = X.dtype == np.float64
+
+    def encoded(data: np.ndarray, i: int) -> Block:
+        with jax.enable_x64(wide):
+            return _encoded(kernel, data[plan.rows(i)], plan.edge)
+
+    def work(task: tuple[int, int]) -> None:
+        i, j = task
+        with jax.enable_x64(wide):
+            same = plan.symmetric and i == j
+            write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
+
+    if plan.count == 1:  # threads would take longer to start than a small matrix takes
+        if wanted(0, 0):
+            columns = {0: encoded(Y, 0)}
+            rows = columns if plan.symmetric else {0: encoded(X, 0)}
+            work((0, 0))
+            progress(1, 1)
+        return
+    done = 0
+    left = -1
+    with ThreadPoolExecutor(plan.workers) as pool:
+        for row_range, column_range, tiles in plan.groups():
+            todo = [task for task in tiles if wanted(*task)]
+            done += len(tiles) - len(todo)
+            if not todo:
+                continue
+            if column_range.start != left:
+                left = column_range.start
+                columns = dict(zip(column_range, pool.map(lambda j: encoded(Y, j), column_range), strict=True))
+            known = columns if plan.symmetric else {}
+            fresh = [i for i in row_range if i not in known]
+            rows = known | dict(zip(fresh, pool.map(lambda i: encoded(X, i), fresh), strict=True))
+            for _ in each(pool, work, todo):
+                done += 1
+                progress(done, plan.count)
+
+
+def gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], None] = silent) -> np.ndarray:
     """K(X, X): one triangle of tiles computed, the other its mirror; the diagonal is `diagonal`'s, to the bit."""
-    n = len(X)
-    _require(X, n, n)
-    with jax.enable_x64(X.dtype == np.float64):
-        features = _encoded(kernel, X)
-        out = np.empty((n, n), X.dtype)
-        for i, x in enumerate(features):
-            rows = slice(i * TILE, (i + 1) * TILE)
-            for j, y in enumerate(features[: i + 1]):
-                columns = slice(j * TILE, (j + 1) * TILE)
-                target = out[rows, columns]
-                block = np.asarray(_symmetric(kernel, x, _diagonal(kernel, x)) if i == j else _pairwise(kernel, x, y))
-                target[:] = block[: target.shape[0], : target.shape[1]]
-                if i != j:
-                    out[columns, rows] = target.T
+    n, d = X.shape
+    require(n, n, X.dtype)
+    plan = tile_plan(n, n, d, X.dtype, symmetric=True, budget=usual_budget(d, X.dtype))
+    out = np.empty((n, n), X.dtype)
+
+    def write(i: int, j: int, tile: np.ndarray) -> None:
+        out[plan.rows(i), plan.rows(j)] = tile
+        if i != j:
+            mirror(tile, out[plan.rows(j), plan.rows(i)])
+
+    compute(kernel, X, X, plan, write, progress=progress)
     return out
 
 
-def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+def cross(
+    kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, progress: Callable[[int, int], None] = silent
+) -> np.ndarray:
     """K(X, Y)."""
-    n, m = len(X), len(Y)
-    _require(X, n, m)
-    with jax.enable_x64(X.dtype == np.float64):
-        columns_of = _encoded(kernel, Y)
-        out = np.empty((n, m), X.dtype)
-        for i, x in enumerate(_encoded(kernel, X)):
-            for j, y in enumerate(columns_of):
-                target = out[i * TILE : (i + 1) * TILE, j * TILE : (j + 1) * TILE]
-                target[:] = np.asarray(_pairwise(kernel, x, y))[: target.shape[0], : target.shape[1]]
+    (n, d), m = X.shape, len(Y)
+    require(n, m, X.dtype)
+    plan = tile_plan(n, m, d, X.dtype, symmetric=False, budget=usual_budget(d, X.dtype))
+    out = np.empty((n, m), X.dtype)
+
+    def write(i: int, j: int, tile: np.ndarray) -> None:
+        out[plan.rows(i), plan.rows(j)] = tile
+
+    compute(kernel, X, Y, plan, write, progress=progress)
     return out
 
 
 def diagonal(kernel: PairKernel, X: np.ndarray) -> np.ndarray:
     """K(x, x) for every row."""
+    n, d = X.shape
+    plan = tile_plan(n, n, d, X.dtype, symmetric=True, budget=usual_budget(d, X.dtype))
     with jax.enable_x64(X.dtype == np.float64):
-        parts = [np.asarray(_diagonal(kernel, x)) for x in _encoded(kernel, X)]
-    return np.concatenate(parts)[: len(X)]
+        blocks = (_encoded(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
+        return np.concatenate([block.diagonal[: block.used] for block in blocks])
 
 
 def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
@@ -118,19 +310,19 @@ def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
 
 def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """`gram` as one traceable computation on a JAX array."""
-    _require(X, len(X), len(X))
+    require(len(X), len(X), X.dtype)
 
     def compute() -> jax.Array:
         features = kernel.encode(X)
-        return jnp.asarray(_symmetric(kernel, features, _diagonal(kernel, features)))
+        return jnp.asarray(_whole_symmetric(kernel, features, _diagonal(kernel, features)))
 
     return _traceable(compute, X)
 
 
 def cross_jax(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
     """`cross` as one traceable computation on JAX arrays."""
-    _require(X, len(X), len(Y))
-    return _traceable(lambda: _pairwise(kernel, kernel.encode(X), kernel.encode(Y)), X, Y)
+    require(len(X), len(Y), X.dtype)
+    return _traceable(lambda: _whole(kernel, kernel.encode(X), kernel.encode(Y)), X, Y)
 
 
 def diagonal_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:

@@ -1,0 +1,53 @@
+"""docs/benchmarks.md from benchmarks/results/*.json: no figure is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Made by `python benchmarks/summary.py` from the results in `benchmarks/results/`; `benchmarks/README.md` says how they
+are run. A ratio is always of two programs in one run on one machine. Where a table has a column `goal`, that is what
+was set out to be reached, met or not.
+"""
+
+
+def text(value: Any) -> str:
+    """A cell: four digits of a fraction."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def section(document: dict[str, Any], script: Path) -> str:
+    """The first sentence of the script, the machine, the rows."""
+    machine = document["machine"]
+    blas = "; ".join(
+        f"{b['internal_api']} {b['version']}, {b['architecture']}, {b['num_threads']} threads" for b in machine["blas"]
+    )
+    columns = list(dict.fromkeys(key for row in document["rows"] for key in row))
+    table = [columns, ["---"] * len(columns)]
+    table += [[text(row.get(column, "")) for column in columns] for row in document["rows"]]
+    settings = "".join(f"; {key} {text(value)}" for key, value in document["settings"].items())
+    about = script.read_text().split('"""')[1].split("\n\n")[0].strip() if script.exists() else ""
+    return (
+        f"\n## {document['name']}\n\n{about}\n\n"
+        f"{machine['processor']}, {machine['cores']} cores; Python {machine['python']}, JAX {machine['jax']}, NumPy "
+        f"{machine['numpy']}, SciPy {machine['scipy']}; {blas}; OPENBLAS_CORETYPE {machine['openblas_coretype']}; "
+        f"{machine['date']}{settings}.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in table) + "\n"
+    )
+
+
+def page() -> str:
+    """The whole page."""
+    found = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
+    return HEAD + "".join(section(document, HERE / f"{document['name']}.py") for document in found)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"wrote {PAGE}")

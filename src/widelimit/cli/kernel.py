@@ -1,0 +1,88 @@
+"""`widelimit kernel`: a Gram matrix streamed to disk."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Kind(StrEnum):
+    """The kernels of a network."""
+
+    NTK = "ntk"
+    NNGP = "nngp"
+
+
+class Precision(StrEnum):
+    """What numbers are computed and stored in."""
+
+    SINGLE = "float32"
+    DOUBLE = "float64"
+
+
+def kernel(
+    data: Annotated[Path, typer.Argument(help="Inputs, a row each: .npy, .npz, .csv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="The Zarr array to write, or to go on with: a folder NAME.zarr.")],
+    kind: Annotated[Kind, typer.Option(help="Which kernel of the network.")] = Kind.NTK,
+    depth: Annotated[int, typer.Option(min=1, help="Affine layers; depth - 1 hidden ones.")] = 3,
+    activation: Annotated[str, typer.Option(help="A name, as in `widelimit info`.")] = "relu",
+    weight_std: Annotated[float, typer.Option(help="sigma_w > 0.")] = 1.0,
+    bias_std: Annotated[float, typer.Option(help="beta >= 0.")] = 0.0,
+    dtype: Annotated[Precision, typer.Option(help="Precision of the matrix.")] = Precision.DOUBLE,
+    array: Annotated[str, typer.Option(help="The array of an .npz file.")] = "",
+    drop: Annotated[list[str], typer.Option(help="A column to leave out (again for more): the target, a key.")] = [],  # noqa: B006
+    budget: Annotated[float, typer.Option(min=0.0, help="Memory for the work, in MiB.")] = 256.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+) -> None:
+    """Write the kernel matrix of a file's rows to disk, tile by tile.
+
+    The result is a Zarr array whose chunks are the tiles. Called again after an interruption or a kill it goes on where
+    it ended. The matrix of another kernel or of other data is never overwritten.
+    """
+    from widelimit.cli.app import fail, print_json
+    from widelimit.cli.matrices import read_matrix
+
+    if not out.parent.is_dir():
+        fail(f"--out {out}: there is no folder {out.parent}; create it (mkdir -p '{out.parent}').", 2)
+    try:
+        inputs = read_matrix(data, array=array, drop=drop).astype(dtype.value)
+        import widelimit as wl
+
+        net = wl.mlp(depth=depth, activation=activation, weight_std=weight_std, bias_std=bias_std)
+        chosen = wl.ntk(net) if kind is Kind.NTK else wl.nngp(net)
+        with _progress(shown=sys.stderr.isatty() and not quiet) as progress:
+            stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=progress)
+    except (ValueError, TypeError) as error:
+        fail(str(error), 2)
+    except (OSError, MemoryError) as error:
+        fail(f"kernel failed: {error}", 1)
+    except KeyboardInterrupt:
+        fail(f"interrupted; the finished tiles are in {out}, and the same command goes on with them.", 130)
+    facts = {"path": str(out), "shape": list(stored.shape), "dtype": str(stored.dtype), "tile": stored.chunks[0]}
+    if as_json:
+        print_json(facts)
+    else:
+        size = stored.nbytes / 2**30
+        typer.echo(f"{kind.value} of {len(inputs)} inputs: {size:.3g} GiB of {stored.dtype} in {out}")
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A function (done, total) that moves a bar on stderr, if shown."""
+    if not shown:
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task("tiles", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,131 @@
+"""How a kernel matrix is cut into tiles: from its shape, its dtype, the cores and a budget of memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from widelimit.compute import memory
+
+BUDGET = 256 * 2**20
+"""Bytes that a Gram matrix may need beyond itself."""
+
+LARGEST = 1024
+"""Rows of a tile; a few of them keep two cores busy for a hundred times longer than it takes to start one."""
+
+SMALLEST = 8
+BESIDE = 32
+"""Numbers an encoded input has besides its coordinates, about: shares, traces of layers, a variance."""
+
+COPIES = 3
+"""Tiles alive in one worker: the compiled function's result, what its loop carries, and what the writer holds."""
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, or, on systems without affinity, all cores."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """Tiles of `edge` x `edge` of an (n, m) matrix; with `symmetric`, those on and below the diagonal."""
+
+    n: int
+    m: int
+    edge: int
+    """Rows and columns of a tile; the last ones of the matrix may be smaller."""
+    workers: int
+    group: int
+    """Blocks of rows whose features are held at once, twice: of the rows and of the columns in work."""
+    symmetric: bool
+
+    @property
+    def row_blocks(self) -> int:
+        """Blocks of `edge` rows."""
+        return -(-self.n // self.edge)
+
+    @property
+    def column_blocks(self) -> int:
+        """Blocks of `edge` columns."""
+        return -(-self.m // self.edge)
+
+    @property
+    def count(self) -> int:
+        """Tiles to compute."""
+        rows, columns = self.row_blocks, self.column_blocks
+        return rows * (rows + 1) // 2 if self.symmetric else rows * columns
+
+    def rows(self, i: int) -> slice:
+        """The rows of block i (or the columns: blocks are square)."""
+        return slice(i * self.edge, (i + 1) * self.edge)
+
+    def groups(self) -> Iterator[tuple[range, range, list[tuple[int, int]]]]:
+        """(blocks of rows, blocks of columns, their tiles), every tile once, the largest tasks first."""
+        for left in range(0, self.column_blocks, self.group):
+            columns = range(left, min(left + self.group, self.column_blocks))
+            for top in range(left if self.symmetric else 0, self.row_blocks, self.group):
+                rows = range(top, min(top + self.group, self.row_blocks))
+                tiles = [(i, j) for i in rows for j in columns if not self.symmetric or j < i]
+                diagonal = [(i, i) for i in rows if self.symmetric and i in columns]
+                yield rows, columns, tiles + diagonal
+
+
+def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, budget: float) -> Plan:
+    """The plan of an (n, m) matrix whose inputs have `features` numbers each.
+
+    Tiles have LARGEST rows, fewer for a small matrix (half of it, as a power of two, so that there is work for two) and
+    for a small budget. A quarter of the budget is for features, which are computed anew where not all fit.
+
+    Args:
+        n: rows.
+        m: columns.
+        features: numbers an input has.
+        dtype: of the matrix.
+        symmetric: whether only the tiles on and below the diagonal are computed.
+        budget: bytes for everything but the matrix.
+
+    Raises:
+        MemoryError: the budget is too small for one tile.
+    """
+    size = np.dtype(dtype).itemsize
+    features = features + BESIDE
+    longest = max(n, m)
+    edge = min(LARGEST, max(SMALLEST, 1 << (longest - 1).bit_length()))
+    if edge == LARGEST and longest <= 2 * LARGEST:
+        edge //= 2
+    while edge > SMALLEST and _needed(edge, features, size) > budget:
+        edge //= 2
+    needed = _needed(edge, features, size)
+    if needed > budget:
+        raise MemoryError(
+            f"a budget of {budget / 2**20:.3g} MiB is too small for one tile: {edge} x {edge} numbers of {dtype} and "
+            f"the features of their inputs need {needed / 2**20:.3g} MiB; the default is {BUDGET // 2**20} MiB."
+        )
+    blocks = max(-(-n // edge), -(-m // edge))
+    group = max(1, min(blocks, int(budget / 4 / (2 * edge * features * size))))
+    spare = budget - 2 * group * edge * features * size
+    workers = max(1, min(usable_cores(), int(spare / (COPIES * edge * edge * size))))
+    return Plan(n, m, edge, workers, group, symmetric)
+
+
+def usual_budget(features: int, dtype: Any) -> float:
+    """BUDGET, or more where inputs are so long that not one smallest tile fits."""
+    return max(BUDGET, _needed(SMALLEST, features + BESIDE, np.dtype(dtype).itemsize))
+
+
+def _needed(edge: int, features: int, size: int) -> int:
+    """Bytes of one worker on one tile, with the features of its rows and columns."""
+    return size * edge * (COPIES * edge + 2 * features)
+
+
+def require(n: int, m: int, dtype: Any) -> None:
+    """Refuse an (n, m) matrix that does not fit. Raises: MemoryError."""
+    memory.require(np.dtype(dtype).itemsize * n * m, f"a {n} x {m} {np.dtype(dtype)} kernel matrix")

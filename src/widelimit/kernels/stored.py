@@ -1,0 +1,55 @@
+"""Gram matrices that stream to disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.compute import storage, tiles
+from widelimit.compute.plan import BUDGET
+from widelimit.kernels.base import Kernel
+
+
+def stored_gram(
+    k: Kernel,
+    X: Float[np.ndarray, "n d"],
+    path: str | os.PathLike[str],
+    *,
+    budget: float = BUDGET,
+    progress: Callable[[int, int], None] = tiles.silent,
+) -> zarr.Array[Any]:
+    """K(x_i, x_j) for all rows in a Zarr v3 array on disk, tile by tile; memory stays within the budget.
+
+    Chunks are tiles, not compressed, each written once and with a checksum; tiles not yet computed read as NaN. A run
+    that was interrupted or killed goes on where it ended when called again with the same kernel and data, with the same
+    result to the bit. One process at a time may write to a path.
+
+    Args:
+        k: a kernel.
+        X: (n, d) inputs as for `Kernel.gram`.
+        path: the folder of the array, by convention NAME.zarr; made if it is not there.
+        budget: bytes of memory for everything but X.
+        progress: called as progress(tiles done, all tiles) after every tile.
+
+    Returns:
+        The array, (n, n) in the dtype of X, open for reading; `zarr.open_array(path, mode="r")` opens it later.
+
+    Raises:
+        TypeError, ValueError: k is not a kernel; as `Kernel.gram`.
+        ValueError: the path holds something else, or the matrix of another kernel or of other data, or a damaged tile;
+            nothing is changed then.
+        MemoryError: the budget is too small for one tile.
+        OSError: the disk is full or not writable; finished tiles are kept.
+    """
+    if not isinstance(k, Kernel):
+        raise TypeError(f"a kernel is needed, e.g. wl.ntk(net); got {type(k).__name__}.")
+    inputs = np.asarray(validation.points("X", validation.concrete("X", X)))
+    storage.store_gram(k, k.prepared(inputs), inputs, Path(path), budget=budget, progress=progress)
+    return zarr.open_array(Path(path), mode="r")
