@@ -84,10 +84,9 @@ def test_what_cannot_be_saved(tmp_path):
     path = tmp_path / "m.npz"
     with pytest.raises(NotFittedError):
         wl.save(wl.NNGPRegressor(), path)
-    with pytest.raises(TypeError, match="only names can be stored"):
-        wl.save(wl.NNGPRegressor(depth=1, activation=jnp.sin).fit(X, Y), path)
-    with pytest.raises(TypeError, match="only names can be stored"):
-        wl.save(wl.NNGPRegressor(depth=1, activation=wl.LeakyRelu(0.3)).fit(X, Y), path)
+    for activation in (jnp.sin, wl.LeakyRelu(0.3)):
+        with pytest.raises(TypeError, match="only names can be stored"):
+            wl.save(wl.NNGPRegressor().fit(X, Y).set_params(activation=activation), path)
     with pytest.raises(TypeError, match="save takes NNGPRegressor"):
         wl.save(wl.NTKFeatures(3).fit(X), path)
     with pytest.raises(TypeError, match="JSON"):
@@ -109,13 +108,14 @@ def parts(path):
         return {key: archive[key] for key in archive.files}
 
 
-def rewritten(path, *, header=None, **arrays):
-    """The file with some of its parts replaced."""
+def rewritten(path, *, header=None, forge=False, **arrays):
+    """The file with some of its parts replaced; `forge` makes descriptions and checksum match."""
     content = parts(path) | arrays
-    if header is not None:
-        changed = json.loads(bytes(content["header"]).decode()) | header
-        content["header"] = np.frombuffer(json.dumps(changed).encode(), np.uint8)
-    np.savez(path, **content)
+    changed = json.loads(bytes(content.pop("header")).decode()) | (header or {})
+    if forge:
+        changed["arrays"] = {key: [a.dtype.str, list(a.shape)] for key, a in content.items()}
+        changed["checksum"] = persistence._checksum(changed, content)
+    np.savez(path, header=np.frombuffer(json.dumps(changed).encode(), np.uint8), **content)
 
 
 class Trap:
@@ -139,10 +139,11 @@ def test_a_flipped_byte_anywhere_is_refused_or_harmless(saved):
     for place in np.linspace(0, len(whole) - 1, 200).astype(int):
         saved.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
         try:
-            np.testing.assert_array_equal(wl.load(saved).predict(Z), expected)
-        except ValueError as error:
-            assert "m.npz" in str(error)
+            loaded = wl.load(saved)
+        except ValueError:
             refused += 1
+        else:
+            np.testing.assert_array_equal(loaded.predict(Z), expected)
     assert refused > 100
 
 
@@ -154,15 +155,9 @@ def test_edited_numbers_are_refused(saved, key):
 
 
 def test_edited_numbers_with_a_forged_checksum_are_validated(saved):
-    content = parts(saved)
-    arrays = {key: value for key, value in content.items() if key != "header"}
+    arrays = parts(saved)
     for change in ({"X": arrays["X"][:-1]}, {"X": arrays["X"] * np.nan}, {"y": arrays["y"].astype(np.float32)}):
-        forged = arrays | change
-        header = {
-            "arrays": {key: [a.dtype.str, list(a.shape)] for key, a in forged.items()},
-            "checksum": persistence._checksum(forged),
-        }
-        rewritten(saved, header=header, **change)
+        rewritten(saved, forge=True, **change)
         with pytest.raises(ValueError, match="damaged or edited"):
             wl.load(saved)
 
@@ -172,7 +167,7 @@ def test_edited_numbers_with_a_forged_checksum_are_validated(saved):
     [
         {"class": "os.system"},
         {"class": ["NNGPRegressor"]},
-        {"parameters": {}},
+        {"parameters": {"depht": 3}},
         {"parameters": {"depth": "3"}},
         {"parameters": {"activation": "__import__('os')"}},
         {"parameters": None},
@@ -182,10 +177,17 @@ def test_edited_numbers_with_a_forged_checksum_are_validated(saved):
     ],
 )
 def test_an_edited_header_is_refused(saved, header):
-    if header == {"parameters": {}}:  # every parameter has a default: an empty set is an edit that changes the checksum
-        header = {"parameters": {"depht": 3}}
-    rewritten(saved, header=header)
-    with pytest.raises(ValueError, match="damaged or edited"):
+    whole = saved.read_bytes()
+    for forge in (False, True):
+        saved.write_bytes(whole)
+        rewritten(saved, header=header, forge=forge)
+        with pytest.raises(ValueError, match="damaged or edited"):
+            wl.load(saved)
+
+
+def test_a_changed_parameter_is_an_edit(saved):
+    rewritten(saved, header={"parameters": {"noise": 0.5}})
+    with pytest.raises(ValueError, match="checksum does not match"):
         wl.load(saved)
 
 
@@ -229,6 +231,6 @@ def test_a_pickle_inside_is_never_opened(saved):
     with pytest.raises(ValueError, match="pickled objects"):
         wl.load(saved)
     saved.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match="m.npz"):
+    with pytest.raises(ValueError, match=r"m\.npz"):
         wl.load(saved)
     assert "sprung" not in vars(builtins)

@@ -152,7 +152,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
 class NNGPClassifier(WideClassifier):
     """p(class k) = E[softmax(f)_k], f_k | labels for f_k ~ GP(offset, scale^2 Sigma^L): Dirichlet classification.
 
-    Exact Bayesian inference with an infinitely wide network's prior (Sigma^L is `widelimit.nngp`) on transformed labels.
+    Exact Bayesian inference with an infinitely wide network's prior (`widelimit.nngp`) on transformed labels.
 
     Args:
         depth: L >= 1, affine layers.

@@ -127,8 +127,8 @@ class NNGPRegressor(WideRegressor):
         activation: a name, a `widelimit.Activation` or a function of arrays.
         weight_std: > 0; sqrt(2) keeps the variance of relu signals.
         bias_std: >= 0.
-        noise: variance of the observations' noise in the square of y's unit over that of its deviation, or "auto": noise
-            and one scale for each output by marginal (or leave-one-out) likelihood.
+        noise: variance of the observations' noise over that of y, >= 0, or "auto": noise and one scale for each
+            output by marginal (or leave-one-out) likelihood.
         time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
             C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2), of the last layer.
         normalize: "standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.
@@ -186,8 +186,8 @@ class NTKRegressor(WideRegressor):
         activation: a name, a `widelimit.Activation` or a function of arrays.
         weight_std: > 0; sqrt(2) keeps the variance of relu signals.
         bias_std: >= 0.
-        noise: variance of the observations' noise in the square of y's unit over that of its deviation, or "auto": noise
-            and one scale for each output by marginal (or leave-one-out) likelihood.
+        noise: variance of the observations' noise over that of y, >= 0, or "auto": noise and one scale for each
+            output by marginal (or leave-one-out) likelihood.
         time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
             C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
         ensemble: the law over random starts of the network, in place of a Gaussian process with the NTK.
