@@ -12,6 +12,11 @@ from .activations.polynomials import Hermite, Monomial, Polynomial
 from .activations.steps import RectifiedPower, Sign, Step
 from .activations.waves import Cos, Sin, Snake
 from .architecture.network import Network, mlp
+from .estimators.classifiers import NNGPClassifier, NTKClassifier
+from .estimators.features import NTKFeatures
+from .estimators.persistence import load, save
+from .estimators.regressors import NNGPRegressor, NTKRegressor
+from .estimators.sklearn_kernels import SklearnKernel, sklearn_kernel
 from .gaussian import Expectation, gaussian_expectation
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
@@ -102,6 +107,11 @@ __all__ = [
     "MatrixKernel",
     "Modes",
     "Monomial",
+    "NNGPClassifier",
+    "NNGPRegressor",
+    "NTKClassifier",
+    "NTKFeatures",
+    "NTKRegressor",
     "Network",
     "Numerical",
     "NumericalFlow",
@@ -123,6 +133,7 @@ __all__ = [
     "Separable",
     "Sign",
     "Sin",
+    "SklearnKernel",
     "Snake",
     "SoftmaxCrossEntropy",
     "Solution",
@@ -144,6 +155,7 @@ __all__ = [
     "laplace",
     "linear",
     "linearize",
+    "load",
     "matrix_valued",
     "max_learning_rate",
     "mlp",
@@ -155,8 +167,10 @@ __all__ = [
     "precomputed",
     "rbf",
     "rkhs",
+    "save",
     "scale_inputs",
     "separable",
+    "sklearn_kernel",
     "stored_gram",
     "taylor",
     "train",

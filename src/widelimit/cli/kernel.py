@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from widelimit.cli.options import AsJson, Debug, Quiet, fail, plain_errors, print_json
+
 
 class Kind(StrEnum):
     """The kernels of a network."""
@@ -38,33 +40,31 @@ def kernel(
     array: Annotated[str, typer.Option(help="The array of an .npz file.")] = "",
     drop: Annotated[list[str], typer.Option(help="A column to leave out (again for more): the target, a key.")] = [],  # noqa: B006
     budget: Annotated[float, typer.Option(min=0.0, help="Memory for the work, in MiB.")] = 256.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Write the kernel matrix of a file's rows to disk, tile by tile.
 
     The result is a Zarr array whose chunks are the tiles. Called again after an interruption or a kill it goes on where
     it ended. The matrix of another kernel or of other data is never overwritten.
     """
-    from widelimit.cli.app import fail, print_json
-    from widelimit.cli.matrices import read_matrix
+    with plain_errors(debug=debug):
+        if not out.parent.is_dir():
+            raise ValueError(f"--out {out}: there is no folder {out.parent}; create it (mkdir -p '{out.parent}').")
+        from widelimit.cli import terminal
+        from widelimit.cli.matrices import read_matrix
 
-    if not out.parent.is_dir():
-        fail(f"--out {out}: there is no folder {out.parent}; create it (mkdir -p '{out.parent}').", 2)
-    try:
         inputs = read_matrix(data, array=array, drop=drop).astype(dtype.value)
         import widelimit as wl
 
         net = wl.mlp(depth=depth, activation=activation, weight_std=weight_std, bias_std=bias_std)
         chosen = wl.ntk(net) if kind is Kind.NTK else wl.nngp(net)
-        with _progress(shown=sys.stderr.isatty() and not quiet) as progress:
-            stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=progress)
-    except (ValueError, TypeError) as error:
-        fail(str(error), 2)
-    except (OSError, MemoryError) as error:
-        fail(f"kernel failed: {error}", 1)
-    except KeyboardInterrupt:
-        fail(f"interrupted; the finished tiles are in {out}, and the same command goes on with them.", 130)
+        try:
+            with _progress(shown=terminal.shown_on_terminal(quiet=quiet)) as progress:
+                stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=progress)
+        except KeyboardInterrupt:
+            fail(f"interrupted; the finished tiles are in {out}, and the same command goes on with them.", 130)
     facts = {"path": str(out), "shape": list(stored.shape), "dtype": str(stored.dtype), "tile": stored.chunks[0]}
     if as_json:
         print_json(facts)

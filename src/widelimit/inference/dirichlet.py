@@ -1,0 +1,217 @@
+"""Classification by Gaussian processes on transformed labels: Milios et al. 2018, arXiv 1805.10915."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float, Int
+
+from widelimit.compute import linalg
+from widelimit.inference.class_probabilities import expected_softmax
+from widelimit.inference.training_set import TrainingSet, training_set
+from widelimit.kernels.base import Kernel
+
+ALPHA_EPSILON = 0.01
+"""Milios et al., section 4.1."""
+SCALES = 2.0 ** np.arange(-1, 5.1)
+"""Standard deviations of the latent functions tried; latent labels of own and other classes are about 6.6 apart."""
+BLOCK = 2048
+"""Test points whose variances are computed at once."""
+
+
+class DirichletLabels(NamedTuple):
+    """Gamma(alpha, 1) as lognormal, alpha = alpha_epsilon + [own class].
+
+    Variance log(1 + 1/alpha), mean log(alpha) - variance/2.
+    """
+
+    own: float
+    other: float
+    noise_own: float
+    noise_other: float
+
+
+def dirichlet_labels(alpha_epsilon: float = ALPHA_EPSILON) -> DirichletLabels:
+    """Means and variances of the latent label of a row's own class and of the other classes: equations (5) and (6)."""
+    own, other = 1 + alpha_epsilon, alpha_epsilon
+    noise_own, noise_other = math.log1p(1 / own), math.log1p(1 / other)
+    return DirichletLabels(math.log(own) - noise_own / 2, math.log(other) - noise_other / 2, noise_own, noise_other)
+
+
+@final
+@dataclass(frozen=True)
+class _Correction:
+    """What a class's own rows, of less noise, change: U^T A^{-1} U and a factor of C = 1/delta - U^T A^{-1} U."""
+
+    rows: np.ndarray
+    """L^{-1} P (n, n_k), A = L L^T."""
+    root: np.ndarray
+    lower: np.ndarray
+
+    def update(self, factor: linalg.Factor, member: np.ndarray, solved: np.ndarray) -> np.ndarray:
+        """A^{-1} U C^{-1} U^T A^{-1} b, given the own rows of A^{-1} b."""
+        inner = scipy.linalg.cho_solve((self.lower, True), self.root * solved, check_finite=False)
+        spike = np.zeros((len(self.rows), 1))
+        spike[member, 0] = self.root * inner
+        return factor.solve(spike)[:, 0]
+
+    def seen(self, white: np.ndarray) -> np.ndarray:
+        """|C^{-1/2} U^T A^{-1} b|^2 of each column b, given L^{-1} b."""
+        part = self.root[:, None] * (self.rows.T @ white)
+        solved = scipy.linalg.solve_triangular(self.lower, part, lower=True, check_finite=False)
+        return np.asarray(np.einsum("ij,ij->j", solved, solved))
+
+    def log_determinant(self) -> float:
+        """log det C."""
+        return float(2 * np.sum(np.log(np.diagonal(self.lower))))
+
+
+def _correction(factor: linalg.Factor, member: np.ndarray, weights: np.ndarray, n: int, delta: float) -> _Correction:
+    picked = np.zeros((n, len(member)))
+    picked[member, np.arange(len(member))] = 1.0
+    rows, root = factor.whiten(picked), 1 / np.sqrt(weights)
+    inner = np.eye(len(member)) / delta - (rows.T @ rows) * root[:, None] * root
+    return _Correction(rows, root, np.asarray(scipy.linalg.cholesky(inner, lower=True, check_finite=False)))
+
+
+@final
+@dataclass(frozen=True)
+class DirichletPosterior:
+    """f_k | labels for independent f_k ~ GP(offset_k, K), one a class: made by `dirichlet_posterior`."""
+
+    data: TrainingSet
+    factor: linalg.Factor
+    corrections: tuple[_Correction, ...]
+    coefficients: Float[np.ndarray, "n c"]
+    """In units of scale: the mean is offset + scale K(., X) coefficients."""
+    scale: float
+    offset: float
+    log_marginal_likelihood: float
+    """Of the latent labels, summed over classes."""
+    targets: Float[np.ndarray, "n c"]
+    """Latent labels less the offset, in units of scale."""
+    noise: Float[np.ndarray, "n c"]
+    """Their noise, in the square of these units."""
+
+    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Mean of each f_k at Z."""
+        return np.asarray(self.offset + self.scale * (self.data.cross(self.data.inputs(Z)) @ self.coefficients))
+
+    def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Variance of each f_k at Z."""
+        points = self.data.inputs(Z)
+        prior = np.asarray(self.data.kernel.diag(points))
+        out = np.empty((len(points), len(self.corrections)))
+        for start in range(0, len(points), BLOCK):
+            part = slice(start, start + BLOCK)
+            white = self.factor.whiten(self.data.cross(points[part]).T)
+            common = prior[part] - np.einsum("ij,ij->j", white, white)
+            error = linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior[part]
+            for k, correction in enumerate(self.corrections):
+                out[part, k] = linalg.non_negative(common - correction.seen(white), error)
+        return self.scale**2 * out
+
+    def leave_one_out(self) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]]:
+        """Mean and variance of each row's f_k given all other rows, (n, c) each; as `Posterior.leave_one_out`."""
+        white = self.factor.whiten(np.eye(len(self.targets)))
+        own = np.einsum("ij,ij->j", white, white)[:, None] + np.stack([c.seen(white) for c in self.corrections], axis=1)
+        error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
+        mean = self.targets - self.coefficients / own
+        return self.offset + self.scale * mean, self.scale**2 * linalg.non_negative(1 / own - self.noise, error)
+
+    def leave_one_out_score(self, labels: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> float:
+        """sum_i w_i log p(label_i | the other rows)."""
+        p = expected_softmax(*self.leave_one_out())[np.arange(len(labels)), labels]
+        return float(weights @ np.log(np.maximum(p, np.finfo(np.float64).tiny)))
+
+
+def dirichlet_offset(classes: int, alpha_epsilon: float = ALPHA_EPSILON) -> float:
+    """The precision-weighted mean of a row's latent labels, for every class: far from all rows they are as likely."""
+    shape = dirichlet_labels(alpha_epsilon)
+    own, other = 1 / shape.noise_own, (classes - 1) / shape.noise_other
+    return (own * shape.own + other * shape.other) / (own + other)
+
+
+def dirichlet_posterior(
+    k: Kernel,
+    X: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    *,
+    classes: int,
+    scale: float,
+    alpha_epsilon: float = ALPHA_EPSILON,
+    weights: Float[np.ndarray, " n"] | None = None,
+) -> DirichletPosterior:
+    """Exact posterior of every class's process f_k ~ `dirichlet_offset` + scale GP(0, K), label noise by row and class.
+
+    In units of `scale` class k's covariance is A_k = A - delta U U^T with A = K + noise_other W^{-1} common to all and
+    U = P_k W^{-1/2} over the class's own rows, delta = noise_other - noise_own: one factorisation of (n, n) serves all
+    classes, and one of (n_k, n_k), 1/delta - U^T A^{-1} U, each (Woodbury; for alpha_epsilon = 0.01 its condition
+    number is below 7). Milios et al. 2018, equations (5) to (7).
+
+    Args:
+        k: the kernel.
+        X: (n, d) inputs.
+        labels: (n,) class numbers from 0 to classes - 1.
+        classes: c >= 2.
+        scale: > 0, of the prior's standard deviations.
+        alpha_epsilon: > 0, the Dirichlet prior's pseudo-count of every class.
+        weights: (n,), > 0; 1 unless given. Weight 2 is the same row twice.
+
+    Raises:
+        TypeError, ValueError: bad data.
+        MemoryError: the kernel matrix does not fit.
+    """
+    data = training_set(k, X, np.zeros((len(X), classes)))
+    w = np.ones(len(data.X)) if weights is None else weights
+    return _conditioned(data, data.gram(), labels, scale, alpha_epsilon, w)
+
+
+def _conditioned(
+    data: TrainingSet, matrix: np.ndarray, labels: np.ndarray, scale: float, alpha_epsilon: float, weights: np.ndarray
+) -> DirichletPosterior:
+    """`dirichlet_posterior` from K(X, X), which is overwritten."""
+    (n, c), shape = data.y.shape, dirichlet_labels(alpha_epsilon)
+    offset, delta = dirichlet_offset(c, alpha_epsilon), (shape.noise_other - shape.noise_own) / scale**2
+    matrix[np.diag_indices(n)] += shape.noise_other / scale**2 / weights
+    factor = linalg.factorise(matrix)
+    own = labels[:, None] == np.arange(c)
+    targets = (np.where(own, shape.own, shape.other) - offset) / scale
+    noise = np.where(own, shape.noise_own, shape.noise_other) / scale**2 / weights[:, None]
+    coefficients = factor.solve(targets)
+    corrections = []
+    score = -c * n * math.log(2 * math.pi * scale**2) / 2
+    for j in range(c):
+        member = np.flatnonzero(own[:, j])
+        part = _correction(factor, member, weights[member], n, delta)
+        corrections.append(part)
+        coefficients[:, j] += part.update(factor, member, coefficients[member, j])
+        determinant = factor.log_determinant() + len(member) * math.log(delta) + part.log_determinant()
+        score -= float(targets[:, j] @ coefficients[:, j] + determinant) / 2
+    return DirichletPosterior(data, factor, tuple(corrections), coefficients, scale, offset, score, targets, noise)
+
+
+def most_likely_scale(
+    k: Kernel,
+    X: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    *,
+    classes: int,
+    alpha_epsilon: float = ALPHA_EPSILON,
+    weights: Float[np.ndarray, " n"],
+) -> DirichletPosterior:
+    """The posterior at the most likely of SCALES/sqrt(mean K(x, x)); arguments as of `dirichlet_posterior`."""
+    data = training_set(k, X, np.zeros((len(X), classes)))
+    matrix = data.gram()
+    unit = math.sqrt(float(weights @ np.diagonal(matrix)) / float(weights.sum()))
+    best: DirichletPosterior | None = None
+    for scale in (SCALES / unit if unit > 0 else np.ones(1)).tolist():
+        post = _conditioned(data, matrix.copy(), labels, scale, alpha_epsilon, weights)
+        if best is None or post.log_marginal_likelihood > best.log_marginal_likelihood:
+            best = post
+    assert best is not None
+    return best
