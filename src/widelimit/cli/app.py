@@ -68,10 +68,10 @@ def demo(
 
     Needs no network and no file. Takes about half a minute.
     """
-    from widelimit.cli.files import check_figure_path
+    from widelimit.cli.files import FIGURES, check_path
 
     try:
-        check_figure_path(out)
+        check_path(out, FIGURES)
     except ValueError as error:
         fail(f"--out {error}", 2)
     from widelimit.cli import demo as demonstration
@@ -86,6 +86,48 @@ def demo(
         print_json({"widelimit": version(), **demonstration.document(result)})
     else:
         demo_report.show(result)
+
+
+@app.command()
+def verify(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smaller experiments: minutes instead of half an hour.")
+    ] = False,
+    only: Annotated[list[str] | None, typer.Option(help="The name of a claim; may be given again.")] = None,
+    out: Annotated[Path, typer.Option(help="The report to write, .html; a .json is written beside it.")] = Path(
+        "widelimit-verify.html"
+    ),
+    keep: Annotated[
+        Path | None, typer.Option(help="A folder that keeps finished claims, so that a run can be resumed.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+) -> None:
+    """Run the paper's statements as experiments that can fail; exit 0 only if all hold and all controls fail."""
+    from widelimit.claims.base import Effort
+    from widelimit.cli import demo_report
+    from widelimit.cli import verify as verification
+    from widelimit.cli.files import check_path
+
+    try:
+        check_path(out, (".html",))
+        names = verification.chosen(only or ())
+    except ValueError as error:
+        fail(str(error), 2)
+    effort = Effort.QUICK if quick else Effort.FULL
+    try:
+        with demo_report.progress(len(names), shown=sys.stderr.isatty() and not quiet) as advance:
+            outcomes, document = verification.verify(
+                names, effort, out=out, folder=keep, version=version(), advance=advance
+            )
+    except OSError as error:
+        fail(f"verify failed: {error}", 1)
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo("\n".join([*verification.lines(outcomes), f"Report: {out}"]))
+    if not document["holds"]:
+        raise typer.Exit(1)
 
 
 @app.command()

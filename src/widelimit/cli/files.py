@@ -11,15 +11,15 @@ from typing import BinaryIO
 FIGURES = (".png", ".pdf", ".svg")
 
 
-def check_figure_path(path: Path) -> None:
-    """Refuse a path that no figure can be written to.
+def check_path(path: Path, suffixes: tuple[str, ...]) -> None:
+    """Refuse a path that no file of this kind can be written to.
 
     Raises:
-        ValueError: another suffix than FIGURES; a parent folder that is missing or not writable; a folder or device.
+        ValueError: another suffix than `suffixes`; a parent folder that is missing or not writable; a folder or device.
     """
     folder = path.parent
-    if path.suffix.lower() not in FIGURES:
-        raise ValueError(f"{path}: no figure format {path.suffix!r}; end the name in {', '.join(FIGURES)}.")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path}: no format {path.suffix!r}; end the name in {', '.join(suffixes)}.")
     if not folder.is_dir():
         raise ValueError(
             f"{path}: there is no folder {folder}; create it (mkdir -p '{folder}') or choose another --out."
