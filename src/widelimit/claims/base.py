@@ -7,7 +7,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -48,7 +48,7 @@ class Check:
         return bool(self.low <= self.measured <= self.high)
 
 
-def at_most(name: str, measured: float, bound: float, why: str) -> Check:
+def at_most(name: str, measured: float | np.floating[Any], bound: float, why: str) -> Check:
     """A check of a number >= 0 against an upper bound, such as an error against its rounding."""
     return Check(name, float(measured), 0.0, float(bound), why)
 

@@ -32,7 +32,7 @@ def rejection(count: int, *, stretch: float) -> tuple[np.ndarray, np.ndarray, in
     """
     gp = wl.GaussianProcess(wl.nngp(NET))
     draws = gp.sample(np.vstack([X, Z]), count, seed=SEED)
-    kept = draws[(np.abs(draws[:, :2] - Y) < WINDOW).all(axis=1)][:, 2:] * stretch
+    kept = np.asarray(draws)[(np.abs(np.asarray(draws)[:, :2] - Y) < WINDOW).all(axis=1)][:, 2:] * stretch
     return kept.mean(axis=0), kept.var(axis=0, ddof=1), len(kept)
 
 
@@ -51,7 +51,7 @@ def last_layer(repeats: int) -> np.ndarray:
             [1.5 * hidden / np.sqrt(WIDTH), jnp.full((len(everything), 1), 0.5, hidden.dtype)], axis=1
         )
         kernel = features @ features.T
-        return kernel[2:, :2] @ jnp.linalg.solve(kernel[:2, :2] + NOISE * jnp.eye(2), jnp.asarray(Y))
+        return jnp.asarray(kernel[2:, :2] @ jnp.linalg.solve(kernel[:2, :2] + NOISE * jnp.eye(2), jnp.asarray(Y)))
 
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(SEED), repeats)

@@ -14,7 +14,7 @@ N = 16
 STEP = 2e-3
 """Of the central differences, relative to t: extrapolated, their error is STEP^4 of a fifth derivative."""
 AGREEMENT = 1e-6
-"""The flow's tolerance is 1e-11 of its size, which the step of the differences turns into 5e-9; 200 times for margin."""
+"""The flow's tolerance is 1e-11 of its size, which the step of the differences turns into 5e-9, times 200."""
 
 
 def problem() -> tuple[np.ndarray, dict[str, tuple[wl.Loss, np.ndarray]]]:
@@ -55,7 +55,7 @@ def final_cost(k: wl.Kernel) -> float:
     """Of the squared error at t = inf, relative to that at 0."""
     X, losses = problem()
     flow = wl.gradient_flow(k, X, losses["squared error"][1])
-    end, start = np.asarray(flow.loss([np.inf, 0.0]))
+    end, start = np.asarray(flow.loss(np.array([np.inf, 0.0])))
     return float(end / start)
 
 
