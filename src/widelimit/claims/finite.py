@@ -64,3 +64,26 @@ def outputs(
         sizes = (X.shape[1], *widths, output_dim)
         found = _outputs(net, _keys(seed, count), jnp.asarray(X), sizes=sizes, batch=_batch(widths, count))
         return np.asarray(found)
+
+
+@functools.partial(jax.jit, static_argnames=("net", "sizes", "batch"))
+def _tangents(net: Network, keys: jax.Array, X: jax.Array, *, sizes: tuple[int, ...], batch: int) -> jax.Array:
+    def one(key: jax.Array) -> jax.Array:
+        jacobian = jax.jacrev(lambda params: net.apply(params, X))(net.init_with_key(key, sizes, X.dtype))
+        rows = jnp.concatenate([leaf.reshape(len(X), sizes[-1], -1) for leaf in jax.tree.leaves(jacobian)], axis=2)
+        return jnp.einsum("iap,jbp->ijab", rows, rows)
+
+    return jnp.asarray(jax.lax.map(one, keys, batch_size=batch))
+
+
+def tangent_kernels(
+    net: Network, X: np.ndarray, *, widths: tuple[int, ...], output_dim: int, count: int, seed: int
+) -> np.ndarray:
+    """Empirical tangent kernels sum_p df_a/dp df_b/dp of `count` random networks, (count, n, n, c, c).
+
+    By plain Jacobians, for a few points: independent of `empirical_ntk`.
+    """
+    with jax.enable_x64(True):
+        sizes = (X.shape[1], *widths, output_dim)
+        batch = max(1, _batch(widths, count) // (len(X) * output_dim))
+        return np.asarray(_tangents(net, _keys(seed, count), jnp.asarray(X), sizes=sizes, batch=batch))
