@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -50,3 +51,116 @@ def test_a_power_law_is_found_with_its_error():
     assert abs(slopes.mean() + 0.5) < 0.01
     assert power_law(x, 3 * x**-0.5, errors).intercept == pytest.approx(np.log(3))
     assert 0.6 < slopes.std() / np.mean([fit.error for fit in fits]) < 1.1
+
+
+def scaled_kernel(monkeypatch):
+    """Both kernels of a network times 1.01."""
+    from widelimit.kernels.network import NNGP, NTK
+
+    for cls in (NNGP, NTK):
+        for name in ("gram", "cross", "diag"):
+            true = getattr(cls, name)
+            monkeypatch.setattr(cls, name, lambda self, *args, true=true: 1.01 * np.asarray(true(self, *args)))
+
+
+def stale_covariance(monkeypatch):
+    """Theta^{l+1} = Theta^l Sdot^{l+1} + Sigma^l, in the place of Sigma^{l+1}."""
+    from widelimit.architecture.layers import Dense, PairState
+
+    true = Dense.pair
+
+    def pair(self, x, y, state):
+        after = true(self, x, y, state)
+        return PairState(after.gaps, after.tangent - after.gaps.rho + state.gaps.rho)
+
+    monkeypatch.setattr(Dense, "pair", pair)
+
+
+def slow_clock(monkeypatch):
+    """The closed form of the flow at half the time."""
+    from widelimit.inference.gradient_flow import GradientFlow
+
+    for name in ("predict", "loss"):
+        true = getattr(GradientFlow, name)
+
+        def at_half(self, *args, true=true):
+            return true(self, *args[:-1], np.asarray(args[-1], float) / 2)
+
+        monkeypatch.setattr(GradientFlow, name, at_half)
+
+
+def printed_density(monkeypatch):
+    """(2 pi det S)^(d/2)."""
+    import widelimit as wl
+
+    true = wl.GaussianProcess.log_density
+
+    def log_density(self, X, y):
+        gram = np.asarray(self.kernel.gram(X))
+        rank = self.rank(X)
+        values = np.linalg.eigvalsh(gram)[-rank:]
+        return true(self, X, y) - (rank - 1) / 2 * np.sum(np.log(values))
+
+    monkeypatch.setattr(wl.GaussianProcess, "log_density", log_density)
+
+
+def printed_dual(monkeypatch):
+    """(3.6): every coefficient by the sum of all residuals."""
+    import widelimit as wl
+
+    true = wl.LinearModel.dual_descent
+
+    def dual_descent(self, X, y, **options):
+        alphas = true(self, X, y, **options)
+        return np.broadcast_to(alphas.mean(axis=1, keepdims=True), alphas.shape)
+
+    monkeypatch.setattr(wl.LinearModel, "dual_descent", dual_descent)
+
+
+def forgotten_bias(monkeypatch):
+    """An empirical tangent kernel without the biases' part, about a tenth of it."""
+    from widelimit.kernels.empirical.kernels import EmpiricalKernel, EmpiricalMatrixKernel
+
+    for cls in (EmpiricalKernel, EmpiricalMatrixKernel):
+        for name in ("gram", "cross"):
+            true = getattr(cls, name)
+            monkeypatch.setattr(cls, name, lambda self, *args, true=true: true(self, *args) - 0.09)
+
+
+def doubled_noise(monkeypatch):
+    import widelimit as wl
+
+    true = wl.posterior
+    monkeypatch.setattr(wl, "posterior", lambda k, X, y, *, noise=0.0: true(k, X, y, noise=2 * noise))
+
+
+def shortened_norm(monkeypatch):
+    """<f, g> = a^T b."""
+    import widelimit as wl
+
+    monkeypatch.setattr(wl.rkhs.Function, "inner", lambda f, g: float(f.coefficients[:7] @ g.coefficients[:7]))
+
+
+PLANTS = [
+    (scaled_kernel, "tangent_kernel_limit"),
+    (scaled_kernel, "linear_regression"),
+    (stale_covariance, "tangent_kernel_limit"),
+    (slow_clock, "descent_of_the_cost"),
+    (slow_clock, "trained_networks"),
+    (printed_density, "gaussian_vectors"),
+    (printed_dual, "primal_is_dual"),
+    (forgotten_bias, "function_space_velocity"),
+    (doubled_noise, "bayesian_inference"),
+    (shortened_norm, "reproducing_kernels"),
+]
+
+
+@pytest.mark.parametrize(("plant", "name"), PLANTS, ids=[f"{p.__name__}-{n}" for p, n in PLANTS])
+def test_a_planted_error_makes_the_right_claim_fail(monkeypatch, plant, name):
+    plant(monkeypatch)
+    jax.clear_caches()
+    try:
+        found = load(name).measure(Effort.QUICK)
+    finally:
+        jax.clear_caches()
+    assert not all(check.holds for check in found.checks)
