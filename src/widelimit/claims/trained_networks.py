@@ -27,14 +27,14 @@ def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def widths(effort: Effort) -> np.ndarray:
     """Of both hidden layers."""
-    return effort.pick(quick=np.array([32, 64, 128]), full=np.array([32, 64, 128, 256, 512]))
+    return effort.pick(quick=np.array([64, 128, 256]), full=np.array([64, 128, 256, 512]))
 
 
 def finite(width: int, effort: Effort) -> tuple[np.ndarray, np.ndarray]:
     """Outputs of trained networks at Z, (marks, seeds, 5), and f_0 at X and Z, (seeds, 13)."""
     X, y, Z = problem()
     everything = np.vstack([X, Z])
-    seeds = [SEED + i for i in range(effort.pick(quick=8, full=16))]
+    seeds = [SEED + i for i in range(effort.pick(quick=32, full=64))]
     params = NET.init_many(seeds, input_dim=2, width=width, dtype=np.float64)
     run = wl.train(
         NET.apply,
@@ -96,7 +96,7 @@ def measure(effort: Effort) -> Measurement:
     bound = wl.max_learning_rate(wl.ntk(NET), X)
     checks = [
         *slopes(found, ""),
-        at_most("learning rate over the largest stable one", RATE / bound, 0.2, "small steps"),
+        at_most("learning rate over the largest stable one", RATE / bound, 0.25, "small steps"),
         at_most(
             "gap between steps and flow, largest", found["steps"].max(), 0.05, "of order rate/bound, targets of order 1"
         ),
@@ -133,9 +133,9 @@ CLAIM = Claim(
     statement="As the width grows, the outputs of a network in training at any fixed time tend to those of kernel "
     "gradient descent with the limiting tangent kernel from the same f_0; small steps to those of the flow.",
     source="Corollary 4.4 of the paper; Lee et al. 2019, arXiv 1902.06720, for the rate.",
-    prediction="A gap off the training set that falls as width^-1/2 at t = 2, 10 and 20; steps of a fifth of the "
+    prediction="A gap off the training set that falls as width^-1/2 at t = 2, 10 and 20; steps of a quarter of the "
     "stable rate or less stay within 0.05 of the flow.",
-    tolerance="Slopes within 0.15: next orders in 1/width, and the error over 8 or 16 seeds.",
+    tolerance="Slopes within 0.15: next orders in 1/width, and the error over 32 or 64 seeds.",
     control="Half the time; the NNGP kernel in the place of the tangent kernel.",
     seed=SEED,
     measure=measure,
