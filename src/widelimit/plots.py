@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -182,3 +183,8 @@ def _one_dimensional(X: np.ndarray, y: np.ndarray) -> None:
             f"a band can be drawn over one input feature for one output; the training data have {X.shape[1]} features "
             f"and {y.shape[1]} outputs: fit one of each, or draw a slice with plots.band."
         )
+
+
+def palette(count: int) -> list[tuple[float, float, float, float]]:
+    """`count` colours from dark to light, told apart in greyscale too."""
+    return [tuple(color) for color in colormaps["viridis"](np.linspace(0.0, 0.85, count))]

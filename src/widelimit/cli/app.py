@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
-from widelimit.cli import benchmark, fit, kernel, predict
+from widelimit.cli import benchmark, fit, kernel, predict, verify
 from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json, version
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(fit.fit)
 app.command()(predict.predict)
 app.command()(benchmark.benchmark)
 app.command()(kernel.kernel)
+app.command()(verify.verify)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,134 @@
+"""What every claim is: a prediction, a measurement of it, and a negative control that must fail."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, final
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from widelimit.claims import NAMES
+
+T = TypeVar("T")
+Data = Mapping[str, np.ndarray]
+"""Arrays that a figure shows, by name; numbers and booleans, never objects."""
+
+
+class Effort(enum.Enum):
+    """How much is spent: all claims together in less than 4 minutes, or in less than 30, on two cores."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+    def pick(self, *, quick: T, full: T) -> T:
+        """The setting of this effort."""
+        return quick if self is Effort.QUICK else full
+
+
+@final
+@dataclass(frozen=True)
+class Check:
+    """A measured number and the interval in which the statement wants it."""
+
+    name: str
+    measured: float
+    low: float
+    high: float
+    why: str
+    """Where the interval comes from."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the number is in its interval; NaN never is."""
+        return bool(self.low <= self.measured <= self.high)
+
+
+def at_most(name: str, measured: float | np.floating[Any], bound: float, why: str) -> Check:
+    """A check of a number >= 0 against an upper bound, such as an error against its rounding."""
+    return Check(name, float(measured), 0.0, float(bound), why)
+
+
+def within(name: str, measured: float, predicted: float, error: float, why: str) -> Check:
+    """A check of a number against predicted +- error."""
+    return Check(name, float(measured), float(predicted - error), float(predicted + error), why)
+
+
+class Measurement(NamedTuple):
+    """What an experiment found."""
+
+    checks: tuple[Check, ...]
+    data: Data
+
+
+class Line(NamedTuple):
+    """A straight line fitted to logarithms, y = exp(intercept) x^slope."""
+
+    slope: float
+    error: float
+    """Standard error of the slope."""
+    intercept: float
+
+
+def power_law(x: np.ndarray, y: np.ndarray, errors: np.ndarray) -> Line:
+    """The exponent of y in x by weighted least squares of log y on log x.
+
+    Args:
+        x: (k,) positive, at least three different ones.
+        y: (k,) positive means.
+        errors: (k,) their standard errors, from independent repetitions. The slope's error follows from them, enlarged
+            where the points scatter more about the line than they should.
+    """
+    u, v, sigma = np.log(x), np.log(y), errors / y
+    weight = 1 / sigma**2
+    centre = np.sum(weight * u) / np.sum(weight)
+    spread = np.sum(weight * (u - centre) ** 2)
+    slope = np.sum(weight * (u - centre) * v) / spread
+    intercept = np.sum(weight * (v - slope * u)) / np.sum(weight)
+    scatter = np.sum(weight * (v - slope * u - intercept) ** 2) / (len(x) - 2)
+    return Line(float(slope), float(np.sqrt(max(scatter, 1.0) / spread)), float(intercept))
+
+
+def mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the first axis, independent repetitions, and its standard error."""
+    return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+
+
+@final
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper and the experiment that could refute it."""
+
+    title: str
+    statement: str
+    """In our own words, with the paper's number."""
+    source: str
+    prediction: str
+    tolerance: str
+    """How the intervals of the checks were derived."""
+    control: str
+    """What is planted in the negative control; each of its checks must fail."""
+    seed: int
+    measure: Callable[[Effort], Measurement]
+    violate: Callable[[Effort], Measurement]
+    draw: Callable[[Data, Data], Figure]
+    """The figure of the data of `measure` and of `violate`."""
+
+
+def load(name: str) -> Claim:
+    """The claim of that name. Raises: ValueError: there is none."""
+    if name not in NAMES:
+        raise ValueError(f"there is no claim {name!r}; the claims are {', '.join(NAMES)}.")
+    claim = importlib.import_module(f"widelimit.claims.{name}").CLAIM
+    if not isinstance(claim, Claim):
+        raise TypeError(f"widelimit.claims.{name}.CLAIM is not a Claim.")
+    return claim
+
+
+def source_code(name: str) -> str:
+    """The text of the claim's module: the code that made its figure."""
+    return inspect.getsource(importlib.import_module(f"widelimit.claims.{name}"))

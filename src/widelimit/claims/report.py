@@ -1,0 +1,123 @@
+"""The report of `widelimit verify`: one HTML file with its figures inside, for a phone and for a laptop."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from widelimit.claims.base import Check, load, source_code
+from widelimit.claims.run import BROKEN, HELD, Outcome
+
+_STYLE = """
+:root { --ink: #1f2328; --soft: #59636e; --line: #d8dee4; --paper: #ffffff; --panel: #f6f8fa; --good: #1a7f37;
+  --bad: #b42318; --accent: #1b6ca8; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 Georgia, "Times New Roman", serif; }
+main { max-width: 46rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0; }
+h2 { font-size: 1.25rem; line-height: 1.3; margin: 3rem 0 0.4rem; padding-top: 1rem;
+  border-top: 1px solid var(--line); }
+h3 { font-size: 0.95rem; margin: 1.2rem 0 0.3rem; font-family: system-ui, sans-serif; }
+p { margin: 0.5rem 0; }
+.meta, table, summary, nav { font-family: system-ui, sans-serif; font-size: 0.85rem; }
+.meta { color: var(--soft); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th { text-align: left; font-weight: 600; color: var(--soft); }
+th, td { padding: 0.3rem 0.7rem 0.3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.number { white-space: nowrap; }
+.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
+figure { margin: 1rem 0; } img { max-width: 100%; height: auto; display: block; }
+a { color: var(--accent); text-decoration: none; }
+details { margin-top: 0.8rem; } summary { cursor: pointer; color: var(--accent); }
+pre { background: var(--panel); padding: 0.8rem; overflow-x: auto; font-size: 0.75rem; line-height: 1.45; }
+.banner { padding: 0.7rem 1rem; background: var(--panel); border-left: 4px solid var(--good); margin: 1rem 0;
+  font-family: system-ui, sans-serif; } .banner.failed { border-color: var(--bad); }
+@media print { details { display: none; } }
+"""
+
+
+def number(value: float) -> str:
+    """Three or four digits; thin infinities."""
+    if math.isinf(value):
+        return "&minus;&infin;" if value < 0 else "&infin;"
+    return html.escape(f"{value:.4g}").replace("-", "&minus;")
+
+
+def page(outcomes: Sequence[Outcome], facts: dict[str, Any]) -> str:
+    """The whole document. `facts`: what the run was made with, by name (versions, machine, effort, seconds)."""
+    held = sum(outcome.verdict == HELD for outcome in outcomes)
+    verdict = f"{held} of {len(outcomes)} claims hold, with a negative control that fails as it must."
+    lines = "".join(_line(number, outcome) for number, outcome in enumerate(outcomes, 1))
+    made = "; ".join(f"{html.escape(key)} {html.escape(str(value))}" for key, value in facts.items())
+    banner = "banner" if held == len(outcomes) else "banner failed"
+    sections = "".join(_section(number, outcome) for number, outcome in enumerate(outcomes, 1))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Infinitely wide neural networks: the claims</title><style>{_STYLE}</style></head><body><main>"
+        "<h1>Infinitely wide neural networks: what the paper says, measured</h1>"
+        "<p>Each section is one statement of &ldquo;Behavior of infinitely wide neural networks&rdquo;, corrected "
+        "where its print is wrong, with an experiment that could have refuted it. A control repeats the experiment "
+        "with an error planted on purpose: it must come out wrong, or the experiment proves nothing.</p>"
+        f'<p class="{banner}">{verdict}</p><p class="meta">{made}</p>'
+        f'<nav class="scroll"><table><tr><th></th><th>claim</th><th>verdict</th><th>seconds</th></tr>{lines}</table>'
+        f"</nav>{sections}</main></body></html>\n"
+    )
+
+
+def _line(place: int, outcome: Outcome) -> str:
+    title = html.escape(load(outcome.name).title)
+    return (
+        f'<tr><td>{place}</td><td><a href="#{outcome.name}">{title}</a></td>'
+        f'<td class="{_colour(outcome.verdict == HELD)}">{outcome.verdict}</td>'
+        f'<td class="number">{outcome.seconds:.1f}</td></tr>'
+    )
+
+
+def _colour(good: bool) -> str:
+    return "good" if good else "bad"
+
+
+def _section(place: int, outcome: Outcome) -> str:
+    claim = load(outcome.name)
+    parts = [
+        f'<h2 id="{outcome.name}">{place}. {html.escape(claim.title)}</h2>',
+        f'<p>{html.escape(claim.statement)}</p><p class="meta">{html.escape(claim.source)}</p>',
+        f"<h3>Prediction</h3><p>{html.escape(claim.prediction)}</p>",
+        f"<h3>Measured &middot; {outcome.verdict}</h3>",
+    ]
+    if outcome.verdict == BROKEN:
+        parts.append(f'<p class="bad">{html.escape(outcome.error)}</p>')
+    parts.append(_checks(outcome.checks, wanted=True))
+    if outcome.data:
+        figure = claim.draw(outcome.data, outcome.control_data)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=150)
+        image = base64.b64encode(stream.getvalue()).decode()
+        text = html.escape(claim.title, quote=True)
+        parts.append(f'<figure><img alt="{text}" src="data:image/png;base64,{image}"></figure>')
+    parts += [
+        f'<p class="meta">Intervals: {html.escape(claim.tolerance)} Seed {claim.seed}.</p>',
+        f"<h3>Control: must fail</h3><p>{html.escape(claim.control)}</p>",
+        _checks(outcome.controls, wanted=False),
+        f"<details><summary>The code of this experiment and its figure</summary><pre>"
+        f"{html.escape(source_code(outcome.name))}</pre></details>",
+    ]
+    return "".join(parts)
+
+
+def _checks(checks: Sequence[Check], *, wanted: bool) -> str:
+    rows = "".join(
+        f"<tr><td>{html.escape(check.name)}</td><td class=number>{number(check.measured)}</td>"
+        f"<td class=number>{number(check.low)} to {number(check.high)}</td>"
+        f'<td class="{_colour(check.holds == wanted)}">{"inside" if check.holds else "outside"}</td>'
+        f"<td>{html.escape(check.why)}</td></tr>"
+        for check in checks
+    )
+    head = "<tr><th>quantity</th><th>measured</th><th>interval</th><th></th><th>because</th></tr>"
+    return f'<div class="scroll"><table>{head}{rows}</table></div>'

@@ -1,0 +1,143 @@
+"""Running claims, one after another, with results kept so that a run that was cut short goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+import widelimit
+from widelimit.claims.base import Check, Data, Effort, Measurement, load
+
+HELD, FAILED, TOOTHLESS, BROKEN = "holds", "fails", "control passes", "error"
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a claim."""
+
+    name: str
+    effort: str
+    checks: tuple[Check, ...]
+    controls: tuple[Check, ...]
+    data: Data
+    control_data: Data
+    seconds: float
+    error: str
+    """The exception that ended the experiment; empty if none did."""
+
+    @property
+    def verdict(self) -> str:
+        """One of holds, fails, control passes (the experiment could not have failed), error."""
+        if self.error:
+            return BROKEN
+        if not (self.checks and all(check.holds for check in self.checks)):
+            return FAILED
+        if not self.controls or any(check.holds for check in self.controls):
+            return TOOTHLESS
+        return HELD
+
+
+def run(name: str, effort: Effort) -> Outcome:
+    """Measure a claim and its negative control; whatever goes wrong is an outcome, not an exception."""
+    claim, start = load(name), time.perf_counter()
+    empty = Measurement((), {})
+    found = control = empty
+    error = ""
+    try:
+        found, control = claim.measure(effort), claim.violate(effort)
+    except Exception as exception:
+        error = f"{type(exception).__name__}: {exception}"
+    seconds = time.perf_counter() - start
+    return Outcome(name, effort.value, found.checks, control.checks, found.data, control.data, seconds, error)
+
+
+def run_all(
+    names: Iterable[str], effort: Effort, *, folder: Path | None, advance: Callable[[str], None]
+) -> list[Outcome]:
+    """Outcomes in order. With a folder, finished claims are kept in it and not run again until the code changes."""
+    outcomes = []
+    for name in names:
+        advance(name)
+        outcome = _kept(folder, name, effort) if folder else None
+        if outcome is None:
+            outcome = run(name, effort)
+            if folder and outcome.verdict == HELD:
+                _keep(folder, outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def fingerprint() -> str:
+    """A hash of the library's code: results of other code are not these results."""
+    root = Path(widelimit.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def document(outcome: Outcome) -> dict[str, Any]:
+    """An outcome without its arrays, for JSON."""
+    return {
+        "name": outcome.name,
+        "verdict": outcome.verdict,
+        "effort": outcome.effort,
+        "seed": load(outcome.name).seed,
+        "seconds": outcome.seconds,
+        "error": outcome.error,
+        "checks": [_plain(check) for check in outcome.checks],
+        "controls": [_plain(check) for check in outcome.controls],
+    }
+
+
+def _plain(check: Check) -> dict[str, Any]:
+    """JSON has neither infinities nor NaN: they are written as text."""
+    numbers = {key: v if np.isfinite(v) else str(v) for key, v in asdict(check).items() if isinstance(v, float)}
+    return {"name": check.name, **numbers, "why": check.why, "holds": check.holds}
+
+
+def _keep(folder: Path, outcome: Outcome) -> None:
+    header = {
+        "fingerprint": fingerprint(),
+        "seconds": outcome.seconds,
+        "checks": [asdict(check) for check in outcome.checks],
+        "controls": [asdict(check) for check in outcome.controls],
+    }
+    arrays = {f"data/{key}": value for key, value in outcome.data.items()}
+    arrays |= {f"control/{key}": value for key, value in outcome.control_data.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = _place(folder, outcome.name, outcome.effort)
+    temporary = path.with_suffix(".part.npz")
+    np.savez(temporary, **{"header": np.asarray(json.dumps(header)), **arrays})  # type: ignore[arg-type]
+    temporary.replace(path)
+
+
+def _place(folder: Path, name: str, effort: str) -> Path:
+    return folder / f"{name}-{effort}.npz"
+
+
+def _kept(folder: Path, name: str, effort: Effort) -> Outcome | None:
+    """The outcome kept in the folder, if it is whole and of this code."""
+    path = _place(folder, name, effort.value)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        header = json.loads(str(arrays.pop("header")))
+        if header["fingerprint"] != fingerprint():
+            return None
+        parts = {
+            prefix: {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+            for prefix in ("data/", "control/")
+        }
+        checks, controls = (tuple(Check(**c) for c in header[key]) for key in ("checks", "controls"))
+        return Outcome(name, effort.value, checks, controls, parts["data/"], parts["control/"], header["seconds"], "")
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None

@@ -1,0 +1,209 @@
+"""Section 5.2: where the limit stops describing networks: features that are learned, large steps, small widths."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import widelimit as wl
+from widelimit import plots
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most
+
+SEED = 5201
+N = 8
+FLAT = wl.mlp(depth=2, activation="relu", weight_std=2**0.5)
+"""The network of the catapult: two layers, no bias, as in its theory."""
+STEPS = 200
+
+
+def deep(parameterization: str = "ntk") -> wl.Network:
+    """The network of all but the catapult."""
+    return wl.mlp(depth=3, activation="erf", weight_std=1.5, bias_std=0.3, parameterization=parameterization)
+
+
+class Flight(NamedTuple):
+    """Training at a large learning rate."""
+
+    loss: np.ndarray
+    """Of the network, (steps + 1,)."""
+    kernel: np.ndarray
+    """Of kernel descent with the network's kernel at the start, at the same steps."""
+    sharpness: tuple[float, float]
+    """learning_rate lambda_max/n of the empirical kernel, at the start and at the end: above 1, descent diverges."""
+
+
+def problem() -> tuple[np.ndarray, np.ndarray]:
+    """Eight points in two dimensions and a target that depends on one direction."""
+    X = np.random.default_rng(SEED).standard_normal((N, 2))
+    return X, np.sin(2 * (X[:, 0] + X[:, 1]))
+
+
+def features(parameterization: str, effort: Effort) -> tuple[float, float]:
+    """Relative drift of the kernel in training, and the growth of its alignment with the target; means over seeds."""
+    X, y = problem()
+    width = effort.pick(quick=256, full=1024)
+    net = deep(parameterization)
+    params = net.init_many([SEED + i for i in range(4)], input_dim=2, width=width, dtype=np.float64)
+    rate = 0.1 * (width if parameterization == "mean_field" else 1)
+    run = wl.train(
+        net.apply,
+        params,
+        X,
+        y,
+        ensemble=True,
+        learning_rate=rate,
+        steps=2 * STEPS,
+        record_every=2 * STEPS,
+        kernel_points=N,
+        progress=False,
+    )
+    history = run.history
+    return float(history.kernel_drift[-1].mean()), float((history.alignment[-1] - history.alignment[0]).mean())
+
+
+def catapult(share: float, effort: Effort) -> Flight:
+    """A wide network at `share` times the largest learning rate that its kernel at the start allows."""
+    X, y = problem()
+    params = FLAT.init(SEED, input_dim=2, width=effort.pick(quick=512, full=4096), dtype=np.float64)
+    tangent = wl.empirical_ntk(FLAT.apply, params, output="trace")
+    gram = np.asarray(tangent.gram(X))
+    rate = share * N / float(np.linalg.eigvalsh(gram)[-1])
+    k = wl.precomputed(gram)
+    start = np.asarray(FLAT.apply(params, X))[:, 0]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*learning_rate.*is above the bound")
+        warnings.filterwarnings("ignore", message=".*not finite.*")
+        run = wl.train(
+            FLAT.apply, params, X, y, learning_rate=rate, steps=STEPS, record_every=1, kernel_points=0, progress=False
+        )
+        counts = np.arange(STEPS + 1)
+        descent = wl.gradient_descent(k, k.indices, y - start, learning_rate=rate, steps=counts)
+    end = np.asarray(wl.empirical_ntk(FLAT.apply, run.params, output="trace").gram(X))
+    sharpness = tuple(rate * float(np.linalg.eigvalsh(g)[-1]) / N for g in (gram, end))
+    kernel = np.minimum(np.asarray(descent.loss()), 1e12)
+    return Flight(np.minimum(run.history.loss, 1e12), kernel, (sharpness[0], sharpness[1]))
+
+
+def width_gap(width: int, seeds: int) -> float:
+    """Root mean square gap between trained networks and kernel descent at other points, over the targets' size."""
+    X, y = problem()
+    net = deep()
+    params = net.init_many([SEED + i for i in range(seeds)], input_dim=2, width=width, dtype=np.float64)
+    Z = np.random.default_rng(SEED + 1).standard_normal((16, 2))
+    run = wl.train(
+        net.apply,
+        params,
+        X,
+        y,
+        ensemble=True,
+        learning_rate=0.05,
+        steps=STEPS,
+        record_every=STEPS,
+        probes=np.vstack([X, Z]),
+        kernel_points=0,
+        progress=False,
+    )
+    start, end = run.history.outputs[0], run.history.outputs[-1]
+    descent = wl.gradient_descent(wl.ntk(net), X, (y - start[:, :N]).T, learning_rate=0.05, steps=STEPS)
+    expected = start[:, N:] + np.asarray(descent.predict(Z)).T
+    return float(np.sqrt(np.mean((end[:, N:] - expected) ** 2) / np.mean(y**2)))
+
+
+def flight_checks(flight: Flight, text: str) -> list[Check]:
+    """What a catapult is."""
+    return [
+        Check(
+            f"{text}: largest loss over the first", float(flight.loss.max() / flight.loss[0]), 1.5, np.inf, "it rises"
+        ),
+        at_most(f"{text}: last loss over the first", flight.loss[-1] / flight.loss[0], 0.1, "then it falls"),
+        at_most(f"{text}: learning_rate lambda_max/n at the end", flight.sharpness[1], 1.0, "the kernel has flattened"),
+        Check(
+            f"{text}: kernel descent, last loss over the first",
+            float(flight.kernel[-1] / flight.loss[0]),
+            1e3,
+            np.inf,
+            "it diverges",
+        ),
+    ]
+
+
+def measure(effort: Effort) -> Measurement:
+    """Features, catapult, small widths."""
+    drift, gain = features("mean_field", effort)
+    lazy, still = features("ntk", effort)
+    flight = catapult(1.5, effort)
+    sizes = effort.pick(quick=np.array([4, 256]), full=np.array([4, 16, 64, 256, 1024]))
+    gaps = np.array([width_gap(int(n), effort.pick(quick=8, full=32)) for n in sizes])
+    checks = [
+        Check("mean field: drift of the kernel", drift, 0.3, np.inf, "of order 1 at every width"),
+        at_most("NTK scaling: drift of the kernel", lazy, drift / 3, "of order width^-1/2: less than a third"),
+        Check(
+            "mean field: growth of alignment over the other's", gain - still, 0.02, 1.0, "features turn to the target"
+        ),
+        *flight_checks(flight, "1.5 x the stable rate"),
+        Check("width 4: gap to the limit over the targets", float(gaps[0]), 0.3, np.inf, "the limit says nothing"),
+        at_most("largest width: the same gap", float(gaps[-1]), float(gaps[0]) / 3, "it does there"),
+    ]
+    data = {"loss": flight.loss, "kernel": flight.kernel, "widths": sizes, "gaps": gaps}
+    return Measurement(tuple(checks), data | {"drifts": np.array([lazy, drift]), "gains": np.array([still, gain])})
+
+
+def violate(effort: Effort) -> Measurement:
+    """A learning rate of half the bound, which cannot catapult; one far above, from which no network returns."""
+    gentle, wild = catapult(0.5, effort), catapult(20.0, effort)
+    lost = np.nan_to_num(wild.loss[-1] / wild.loss[0], nan=np.inf)
+    checks = (
+        flight_checks(gentle, "0.5 x the stable rate")[0],
+        flight_checks(gentle, "0.5 x the stable rate")[3],
+        at_most("20 x the stable rate: last loss over the first", float(lost), 0.1, "as above"),
+    )
+    return Measurement(checks, {"gentle": gentle.loss, "wild": wild.loss})
+
+
+def draw(data: Data, control: Data) -> Figure:
+    """Losses at a large rate; drift; gaps at small widths."""
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    left.semilogy(data["kernel"], color=plots.BAYES, label="kernel descent")
+    left.semilogy(data["loss"], ".", color=plots.DATA, markersize=3, label="network")
+    left.semilogy(control["gentle"], color=plots.DESCENT, linestyle=":", label="control: half the stable rate")
+    left.set(xlabel="step", ylabel="cost", ylim=(1e-6, 1e4), title="1.5 x the stable learning rate")
+    left.legend(frameon=False, fontsize=7)
+    middle.bar([0, 1], data["drifts"], color=[plots.BAYES, plots.DESCENT])
+    middle.set_xticks([0, 1], ["NTK scaling", "mean field"])
+    middle.set(ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$", title="Lazy, and learning features")
+    right.loglog(data["widths"], data["gaps"], "o", color=plots.DATA, label="measured")
+    right.loglog(
+        data["widths"],
+        data["gaps"][-1] * (data["widths"] / data["widths"][-1]) ** -0.5,
+        color=plots.BAYES,
+        label="width$^{-1/2}$",
+    )
+    right.set(xlabel="width", ylabel="gap to the limit / targets", title="Small widths")
+    right.legend(frameon=False, fontsize=7)
+    for axes in (left, middle, right):
+        plots.dress(axes)
+    return figure
+
+
+CLAIM = Claim(
+    title="Where the limit stops describing networks",
+    statement="The kernel picture needs the NTK scaling, small learning rates and large widths. In the mean-field "
+    "scaling the kernel moves by its own size and aligns with the target. At learning rates above the stable one "
+    "kernel descent diverges, but a network can be thrown to a flatter place and converge (the catapult). Narrow "
+    "networks are far from the limit.",
+    source="Section 5.2 of the paper; Chizat et al. 2019, arXiv 1812.07956; Lewkowycz et al. 2020, arXiv 2003.02218.",
+    prediction="Mean field: a drift of at least 0.3 and more alignment; NTK scaling: less than a third of that drift. "
+    "At 1.5 times the stable rate the loss first rises, then falls below a tenth, and the kernel's largest eigenvalue "
+    "ends below n/learning_rate, while kernel descent diverges. At width 4 the gap to the limit is at least 0.3 of "
+    "the targets.",
+    tolerance="Statements of order of magnitude: factors of three, fixed before the measurement.",
+    control="Half the stable rate, which cannot catapult, and twenty times it, from which nothing returns.",
+    seed=SEED,
+    measure=measure,
+    violate=violate,
+    draw=draw,
+)

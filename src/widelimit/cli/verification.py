@@ -1,0 +1,71 @@
+"""The claims as `widelimit verify` runs them: outcomes, and files with the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from widelimit.claims import NAMES
+from widelimit.claims.base import Effort
+from widelimit.claims.report import page
+from widelimit.claims.run import HELD, Outcome, document, run_all
+from widelimit.cli import info
+from widelimit.cli.files import whole_file
+
+FACTS = ("widelimit", "python", "jax", "numpy", "scipy", "cores")
+
+
+def chosen(only: Sequence[str]) -> tuple[str, ...]:
+    """The claims to run, in the paper's order; all if none is named. Raises: ValueError: an unknown name."""
+    unknown = [name for name in only if name not in NAMES]
+    if unknown:
+        raise ValueError(f"there is no claim {unknown[0]!r}; the claims are {', '.join(NAMES)}.")
+    return tuple(name for name in NAMES if not only or name in only)
+
+
+def verify(
+    names: Sequence[str],
+    effort: Effort,
+    *,
+    out: Path,
+    folder: Path | None,
+    version: str,
+    advance: Callable[[str], None],
+) -> tuple[list[Outcome], dict[str, Any]]:
+    """Outcomes and their JSON document; writes `out` (HTML) and, beside it, the document."""
+    start = time.perf_counter()
+    outcomes = run_all(names, effort, folder=folder, advance=advance)
+    facts = info.collect(version)
+    made = {key: facts[key] for key in FACTS} | {
+        "effort": effort.value,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    result = {**made, "holds": all(o.verdict == HELD for o in outcomes), "claims": [document(o) for o in outcomes]}
+    with whole_file(out) as stream:
+        stream.write(page(outcomes, made).encode())
+    with whole_file(out.with_suffix(".json")) as stream:
+        stream.write((json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    return outcomes, result
+
+
+def lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """A line a claim, and under one that does not hold, what went wrong."""
+    text = []
+    for outcome in outcomes:
+        text.append(f"{outcome.verdict:15} {outcome.name:26} {outcome.seconds:6.1f} s")
+        if outcome.error:
+            text.append(f"    {outcome.error}")
+        text += [
+            f"    {check.name}: {check.measured:.4g}, wanted {check.low:.4g} to {check.high:.4g}"
+            for check in outcome.checks
+            if not check.holds
+        ]
+        text += [
+            f"    control, {check.name}: {check.measured:.4g} is within {check.low:.4g} to {check.high:.4g}"
+            for check in outcome.controls
+            if check.holds
+        ]
+    return text

@@ -1,0 +1,48 @@
+"""`widelimit verify`: the paper's statements as experiments -> a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json, version
+
+
+def verify(
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller experiments: minutes, not half an hour.")] = False,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A claim's name (again for more).")] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The report to write, .html; a .json is written beside it.")
+    ] = Path("widelimit-verify.html"),
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keeps finished claims, so that a run can be resumed.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run the paper's statements as experiments that can fail.
+
+    Each is measured and repeated with a planted error. Exit code 0 only if every claim holds and every control fails.
+    """
+    with plain_errors(debug=debug):
+        from widelimit.cli.files import check_output
+
+        check_output(out, (".html",))
+        from widelimit.claims.base import Effort
+        from widelimit.cli import terminal, verification
+
+        names = verification.chosen(only or ())
+        effort = Effort.QUICK if quick else Effort.FULL
+        with terminal.progress(len(names), shown=terminal.shown_on_terminal(quiet=quiet)) as advance:
+            outcomes, document = verification.verify(
+                names, effort, out=out, folder=keep, version=version(), advance=advance
+            )
+        if as_json:
+            print_json(document)
+        else:
+            typer.echo("\n".join([*verification.lines(outcomes), f"Report: {out}"]))
+        if not document["holds"]:
+            raise typer.Exit(1)
