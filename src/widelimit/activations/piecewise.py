@@ -71,13 +71,7 @@ def _kinks_at(h: jax.Array) -> _Kinks:
 def _tails(at: _Kinks) -> list[jax.Array]:
     """Integrals of z^j times the density from h to infinity, j = 0..4."""
     h, tail, density = at
-    return [
-        tail,
-        density,
-        h * density + tail,
-        (h**2 + 2) * density,
-        (h**3 + 3 * h) * density + 3 * tail,
-    ]
+    return [tail, density, h * density + tail, (h**2 + 2) * density, (h**3 + 3 * h) * density + 3 * tail]
 
 
 def _square(a: list[jax.Array], b: list[jax.Array], moments: list[jax.Array]) -> jax.Array:
@@ -342,8 +336,7 @@ class PiecewisePolynomial(Activation):
         even, odd = (_moment(part, kinks) for part in parts)
         inverse = series.safe_divide(jnp.ones_like(s), series.safe_sqrt(even + odd))
         parts = [_Half(*(leaf * inverse for leaf in part)) for part in parts]
-        trace = _Trace(kinks, (parts[0], parts[1]), even * inverse**2)
-        return Variance(even + odd, exponent).normalised(), trace
+        return Variance(even + odd, exponent).normalised(), _Trace(kinks, (parts[0], parts[1]), even * inverse**2)
 
     def correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         return by_rows(self._correlate, x, y, gaps)
