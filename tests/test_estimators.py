@@ -306,7 +306,7 @@ def test_grid_search_pickle_clone_and_html(data):
     assert "NNGPRegressor" in model._repr_html_()
     assert clone(model).get_params() == model.get_params()
     with config_context(enable_metadata_routing=True):
-        routed = wl.NNGPRegressor().set_fit_request(sample_weight=True).set_predict_request(return_std=True)
+        routed = wl.NNGPRegressor().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
         assert routed.get_metadata_routing().fit.requests == {"sample_weight": True}
         search = GridSearchCV(routed, {"depth": [2]}, cv=2).fit(X, y, sample_weight=np.linspace(0.1, 2, len(y)))
         plain = GridSearchCV(wl.NNGPRegressor(), {"depth": [2]}, cv=2).fit(X, y)
