@@ -33,7 +33,8 @@ def kernels(width: int, inits: int, steps: int) -> tuple[np.ndarray, np.ndarray]
     rng = np.random.default_rng(SEED)
     X = rng.standard_normal((16, 2)).astype(np.float32)
     y = (X[:, 0] * X[:, 1]).astype(np.float32)
-    before, after = [], []
+    before: list[np.ndarray] = []
+    after: list[np.ndarray] = []
     for i in range(inits):
         params = DEEP.init(SEED + i, input_dim=2, width=width)
         for params_at, found in ((params, before), (_trained(DEEP, params, X, y, 1.0, steps), after)):
