@@ -261,11 +261,12 @@ def draw(data: Data, control: Data) -> Figure:
     two.set(xlabel=r"angle $\gamma$", ylabel="f", title="Figure 2: near convergence")
     three.plot(data["times"], data["theory"], color=plots.BAYES, label=r"$0.5\,e^{-2\lambda_2 t}$")
     three.plot(data["times"], control["theory"], ":", color=plots.BAYES, label=r"control: $\lambda_1$")
-    for values, across, width, color in zip(
-        data["along"], data["across"], data["component widths"], plots.palette(len(data["along"])), strict=True
+    shades = plots.palette(len(data["along"]))
+    for values, across, width, shade in zip(
+        data["along"], data["across"], data["component widths"], shades, strict=True
     ):
-        three.plot(data["times"], values, "o", color=color, markersize=3, label=f"$|g_t|$, width {width}")
-        three.plot(data["times"], across, "x", color=color, markersize=3, label=f"$|h_t|$, width {width}")
+        three.plot(data["times"], values, "o", color=shade, markersize=3, label=f"$|g_t|$, width {width}")
+        three.plot(data["times"], across, "x", color=shade, markersize=3, label=f"$|h_t|$, width {width}")
     three.set(
         xlabel="time t of d theta/dt = -grad C",
         ylabel="distance to the goal",

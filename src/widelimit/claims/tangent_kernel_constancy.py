@@ -83,8 +83,18 @@ def draw(data: Data, control: Data) -> Figure:
     x = data["widths"]
     axes.plot(x, data["drift"][0, 0] * x[0] / x, color=plots.BAYES, label="1/width")
     axes.plot(x, data["drift"][0, 0] * (x / x[0]) ** -0.5, ":", color=plots.BAYES, label="width$^{-1/2}$, the bound")
-    axes.errorbar(x, *data["drift"], fmt="o", color=plots.DATA, capsize=2, label="NTK parameterisation")
-    axes.errorbar(x, *control["drift"], fmt="x", color=plots.DESCENT, capsize=2, label="control: mean field")
+    axes.errorbar(
+        x, data["drift"][0], data["drift"][1], fmt="o", color=plots.DATA, capsize=2, label="NTK parameterisation"
+    )
+    axes.errorbar(
+        x,
+        control["drift"][0],
+        control["drift"][1],
+        fmt="x",
+        color=plots.DESCENT,
+        capsize=2,
+        label="control: mean field",
+    )
     axes.set(xscale="log", yscale="log", xlabel="width", ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$")
     axes.set_title(f"Change of the kernel in training to t = {TIME:g}")
     axes.legend(frameon=False, fontsize=8)

@@ -118,9 +118,25 @@ def draw(data: Data, control: Data) -> Figure:
     x = data["widths"]
     for mark, gaps, color in zip(MARKS, data["gaps"], plots.palette(len(MARKS)), strict=True):
         axes.plot(x, gaps[0, 0] * (x / x[0]) ** -0.5, color=color, linewidth=0.8)
-        axes.errorbar(x, *gaps, fmt="o", color=color, markersize=4, capsize=2, label=f"t = {mark * STEPS * RATE:g}")
-    axes.errorbar(x, *control["half"][0], fmt="x", color=plots.DESCENT, label="control: half the time, t = 1")
-    axes.errorbar(x, *control["other"][-1], fmt="+", color=plots.DESCENT, label="control: NNGP kernel, t = 5")
+        axes.errorbar(
+            x, gaps[0], gaps[1], fmt="o", color=color, markersize=4, capsize=2, label=f"t = {mark * STEPS * RATE:g}"
+        )
+    axes.errorbar(
+        x,
+        control["half"][0][0],
+        control["half"][0][1],
+        fmt="x",
+        color=plots.DESCENT,
+        label="control: half the time, t = 1",
+    )
+    axes.errorbar(
+        x,
+        control["other"][-1][0],
+        control["other"][-1][1],
+        fmt="+",
+        color=plots.DESCENT,
+        label="control: NNGP kernel, t = 5",
+    )
     axes.set(xscale="log", yscale="log", xlabel="width", ylabel="root mean square gap of outputs")
     axes.set_title("Trained networks against kernel descent; lines: width$^{-1/2}$")
     axes.legend(frameon=False, fontsize=7)
