@@ -13,7 +13,7 @@ from common import report
 import widelimit as wl
 
 SMALL = True
-REPEATS = 7
+REPEATS = 5
 
 
 def import_seconds(code: str) -> float:
