@@ -16,7 +16,9 @@ from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_mo
 SEED = 2018
 BIAS = 0.1
 """beta of the paper's figures."""
-DEEP = wl.mlp(depth=4, activation="relu", weight_std=2**0.5, bias_std=BIAS)
+DEEP = wl.mlp(depth=4, activation="relu", weight_std=1.0, bias_std=BIAS)
+RATE = 0.5
+"""Their learning rate 1 is on half the mean squared error: half of it on this library's cost."""
 ANGLES = np.linspace(-np.pi, np.pi, 49)
 """gamma: kernels between (1, 0) and (cos gamma, sin gamma)."""
 START = 0.5
@@ -29,7 +31,7 @@ def circle(angles: np.ndarray) -> np.ndarray:
 
 
 def kernels(width: int, inits: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Figure 1: Theta(x_0, x) at the start and after `steps` steps of rate 1 on x_1 x_2, (inits, 49) each."""
+    """Figure 1: Theta(x_0, x) at the start and after `steps` steps on x_1 x_2, (inits, 49) each."""
     rng = np.random.default_rng(SEED)
     X = rng.standard_normal((16, 2)).astype(np.float32)
     y = (X[:, 0] * X[:, 1]).astype(np.float32)
@@ -37,7 +39,7 @@ def kernels(width: int, inits: int, steps: int) -> tuple[np.ndarray, np.ndarray]
     after: list[np.ndarray] = []
     for i in range(inits):
         params = DEEP.init(SEED + i, input_dim=2, width=width)
-        for params_at, found in ((params, before), (_trained(DEEP, params, X, y, 1.0, steps), after)):
+        for params_at, found in ((params, before), (_trained(DEEP, params, X, y, RATE, steps), after)):
             k = wl.empirical_ntk(DEEP.apply, params_at, output="trace")
             found.append(np.asarray(k.cross(circle(np.zeros(1)), circle(ANGLES)))[0])
     return np.array(before), np.array(after)
@@ -71,7 +73,7 @@ def percentiles(width: int, inits: int, steps: int) -> np.ndarray:
         X,
         y,
         ensemble=True,
-        learning_rate=1.0,
+        learning_rate=RATE,
         steps=steps,
         record_every=steps,
         probes=circle(ANGLES),
@@ -157,11 +159,11 @@ def _root(sizes: tuple[tuple[int, int], ...]) -> tuple[float, float]:
 
 def figure_two(effort: Effort, *, slower: float = 1.0) -> tuple[list[Check], dict[str, np.ndarray]]:
     """Outputs near convergence against the percentiles of the limit's law; `slower`: on its standard deviation."""
-    widths = effort.pick(quick=(50, 500), full=(50, 1000))
-    steps, inits = 1000, effort.pick(quick=20, full=50)
+    widths = effort.pick(quick=(50, 200), full=(50, 1000))
+    steps, inits = effort.pick(quick=(500, 20), full=(1000, 50))
     law = wl.trained_ensemble(DEEP, circle(GIVEN).astype(float), LABELS)
     Z = circle(ANGLES).astype(float)
-    mean, spread = np.asarray(law.mean(Z, float(steps))), np.sqrt(np.asarray(law.variance(Z, float(steps)))) / slower
+    mean, spread = np.asarray(law.mean(Z, RATE * steps)), np.sqrt(np.asarray(law.variance(Z, RATE * steps))) / slower
     data: dict[str, np.ndarray] = {"mean": mean, "spread": spread, "output widths": np.array(widths)}
     checks = []
     # One angle in the widest gap: the count there is binomial, as initialisations are independent.
@@ -233,8 +235,8 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """A law a third as wide; the first component's eigenvalue for the second's."""
-    two, _ = figure_two(effort, slower=3.0)
+    """A law a tenth as wide; the first component's eigenvalue for the second's."""
+    two, _ = figure_two(effort, slower=10.0)
     three, data = figure_three(effort, other=0)
     return Measurement((two[1], three[0]), {"theory": data["theory"]})
 
@@ -289,7 +291,7 @@ CLAIM = Claim(
     "outputs lie between the 10th and 90th percentile; |g_t| = 0.5 exp(-2 lambda_2 t) in this library's time, and "
     "|h_t| falls with width.",
     tolerance="A factor of two for ratios of few initialisations; binomial counts; a tenth of the start for the decay.",
-    control="A law a third as wide; the eigenvalue of the first component for the second's.",
+    control="A law a tenth as wide; the eigenvalue of the first component for the second's.",
     seed=SEED,
     measure=measure,
     violate=violate,

@@ -13,7 +13,7 @@ from widelimit import plots
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most
 
 SEED = 5201
-N = 8
+N = 24
 FLAT = wl.mlp(depth=2, activation="relu", weight_std=2**0.5)
 """The network of the catapult: two layers, no bias, as in its theory."""
 STEPS = 200
@@ -36,9 +36,9 @@ class Flight(NamedTuple):
 
 
 def problem() -> tuple[np.ndarray, np.ndarray]:
-    """Eight points in two dimensions and a target that depends on one direction."""
-    X = np.random.default_rng(SEED).standard_normal((N, 2))
-    return X, np.sin(2 * (X[:, 0] + X[:, 1]))
+    """24 points in four dimensions and a target that depends on one of them."""
+    X = np.random.default_rng(SEED).standard_normal((N, 4))
+    return X, np.sin(2 * X[:, 0])
 
 
 def features(parameterization: str, effort: Effort) -> tuple[float, float]:
@@ -46,7 +46,7 @@ def features(parameterization: str, effort: Effort) -> tuple[float, float]:
     X, y = problem()
     width = effort.pick(quick=256, full=1024)
     net = deep(parameterization)
-    params = net.init_many([SEED + i for i in range(4)], input_dim=2, width=width, dtype=np.float64)
+    params = net.init_many([SEED + i for i in range(4)], input_dim=4, width=width, dtype=np.float64)
     rate = 0.1 * (width if parameterization == "mean_field" else 1)
     run = wl.train(
         net.apply,
@@ -67,15 +67,14 @@ def features(parameterization: str, effort: Effort) -> tuple[float, float]:
 def catapult(share: float, effort: Effort) -> Flight:
     """A wide network at `share` times the largest learning rate that its kernel at the start allows."""
     X, y = problem()
-    params = FLAT.init(SEED, input_dim=2, width=effort.pick(quick=512, full=4096), dtype=np.float64)
+    params = FLAT.init(SEED, input_dim=4, width=effort.pick(quick=512, full=4096), dtype=np.float64)
     tangent = wl.empirical_ntk(FLAT.apply, params, output="trace")
     gram = np.asarray(tangent.gram(X))
     rate = share * N / float(np.linalg.eigvalsh(gram)[-1])
     k = wl.precomputed(gram)
     start = np.asarray(FLAT.apply(params, X))[:, 0]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*learning_rate.*is above the bound")
-        warnings.filterwarnings("ignore", message=".*not finite.*")
+        warnings.simplefilter("ignore", UserWarning)  # of the learning rate and of divergence, both on purpose
         run = wl.train(
             FLAT.apply, params, X, y, learning_rate=rate, steps=STEPS, record_every=1, kernel_points=0, progress=False
         )
@@ -91,15 +90,15 @@ def width_gap(width: int, seeds: int) -> float:
     """Root mean square gap between trained networks and kernel descent at other points, over the targets' size."""
     X, y = problem()
     net = deep()
-    params = net.init_many([SEED + i for i in range(seeds)], input_dim=2, width=width, dtype=np.float64)
-    Z = np.random.default_rng(SEED + 1).standard_normal((16, 2))
+    params = net.init_many([SEED + i for i in range(seeds)], input_dim=4, width=width, dtype=np.float64)
+    Z = np.random.default_rng(SEED + 1).standard_normal((16, 4))
     run = wl.train(
         net.apply,
         params,
         X,
         y,
         ensemble=True,
-        learning_rate=0.05,
+        learning_rate=0.02,
         steps=STEPS,
         record_every=STEPS,
         probes=np.vstack([X, Z]),
@@ -107,7 +106,7 @@ def width_gap(width: int, seeds: int) -> float:
         progress=False,
     )
     start, end = run.history.outputs[0], run.history.outputs[-1]
-    descent = wl.gradient_descent(wl.ntk(net), X, (y - start[:, :N]).T, learning_rate=0.05, steps=STEPS)
+    descent = wl.gradient_descent(wl.ntk(net), X, (y - start[:, :N]).T, learning_rate=0.02, steps=STEPS)
     expected = start[:, N:] + np.asarray(descent.predict(Z)).T
     return float(np.sqrt(np.mean((end[:, N:] - expected) ** 2) / np.mean(y**2)))
 
