@@ -188,3 +188,12 @@ def _one_dimensional(X: np.ndarray, y: np.ndarray) -> None:
 def palette(count: int) -> list[tuple[float, float, float, float]]:
     """`count` colours from dark to light, told apart in greyscale too."""
     return [tuple(color) for color in colormaps["viridis"](np.linspace(0.0, 0.85, count))]
+
+
+def width_axis(axes: Axes, widths: Float[np.ndarray, " k"]) -> Axes:
+    """A logarithmic axis of widths, with those that were measured as its ticks."""
+    axes.set_xscale("log")
+    axes.set_xticks(widths, [f"{width:g}" for width in widths])
+    axes.minorticks_off()
+    axes.set_xlabel("width")
+    return axes

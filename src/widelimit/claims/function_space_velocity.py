@@ -109,14 +109,12 @@ def draw(data: Data, control: Data) -> Figure:
     for values, marker, name in zip(control["gaps"], "x+", ("half the kernel", "outputs apart"), strict=True):
         axes.plot(data["widths"], values.min(axis=(0, 1)), marker, color=plots.DESCENT, label=f"control: {name}")
     axes.set(
-        xscale="log",
         yscale="log",
-        xlabel="width",
         ylabel="gap / largest velocity",
         title="$df/dt$ against $-\\Theta d/n$",
     )
     axes.legend(frameon=False, fontsize=7, ncols=2)
-    plots.dress(axes)
+    plots.width_axis(plots.dress(axes), data["widths"])
     return figure
 
 

@@ -84,6 +84,7 @@ def draw(data: Data, control: Data) -> Figure:
     for axes, title in ((left, "Kernels of the library"), (right, "Control")):
         axes.axhline(0, color=plots.BAYES, linewidth=1, label="0: the theory's floor")
         axes.set_yscale("symlog", linthresh=1e-12)
+        axes.set_yticks([-1e-3, -1e-7, 0, 1e-7, 1e-3, 1])
         axes.set(xlabel="rank of the eigenvalue", ylabel=r"$\lambda/\lambda_1$", title=title)
         axes.legend(frameon=False, fontsize=6, loc="lower left")
         plots.dress(axes)

@@ -146,14 +146,13 @@ def draw(data: Data, control: Data) -> Figure:
             axes.errorbar(x, value, yerr=error, fmt="o", color=color, markersize=3.5, capsize=2, label=name)
         axes.errorbar(control["widths"], *control[kind], fmt="x", color=plots.DATA, markersize=5, label="control")
         axes.set(
-            xscale="log",
             yscale="log",
-            xlabel="width of the hidden layers",
             ylabel=title,
             title=f"Lines: width^{slope:g}",
         )
         axes.legend(frameon=False, fontsize=6)
-        plots.dress(axes)
+        every = np.unique(np.concatenate([data[f"{name}/widths"] for name in names]))
+        plots.width_axis(plots.dress(axes), every)
     return figure
 
 

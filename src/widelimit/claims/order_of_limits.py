@@ -127,18 +127,19 @@ def draw(data: Data, control: Data) -> Figure:
         left.errorbar(n, *data[name], fmt=marker, markersize=4, color=plots.DATA, mfc="none", label=f"({name})")
     left.plot(n, data["n, n"][0, 0] * (n / n[0]) ** -0.5, color=plots.BAYES, label="$n^{-1/2}$")
     left.errorbar(n, *control["errors"], fmt="x", color=plots.DESCENT, label="control: (n, 16)")
-    left.set(xlabel="narrowest width n", ylabel="relative error of the covariance", title="Any order of limits")
+    left.set(ylabel="relative error of the covariance", title="Any order of limits")
     rows = data["table"]
     for hidden, color in zip((1, 2, 3), plots.palette(3), strict=True):
         part = rows[rows[:, 1] == hidden]
         right.plot(part[:, 0], part[:, 4], color=color, label=f"published, {hidden} hidden")
         right.errorbar(part[:, 0], part[:, 2], part[:, 3], fmt="o", color=color, markersize=4, capsize=2)
     right.plot(control["table"][:, 0], control["table"][:, 2], "x", color=plots.DATA, label="control: width doubled")
-    right.set(xlabel="width of every hidden layer", ylabel="squared MMD to the limit", title="Matthews et al. 2018")
-    for axes in (left, right):
-        axes.set(xscale="log", yscale="log")
+    right.set(ylabel="squared MMD to the limit", title="Matthews et al. 2018")
+    for axes, widths in ((left, n), (right, np.unique(rows[:, 0]))):
+        axes.set_yscale("log")
         axes.legend(frameon=False, fontsize=7)
-        plots.dress(axes)
+        plots.width_axis(plots.dress(axes), widths)
+    left.set_xlabel("narrowest width n")
     return figure
 
 

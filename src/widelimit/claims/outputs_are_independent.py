@@ -103,10 +103,10 @@ def draw(data: Data, control: Data) -> Figure:
         color=plots.DESCENT,
         label="control, squares: shared part",
     )
-    axes.set(xscale="log", yscale="log", ylim=(1e-6, 1), xlabel="width", ylabel="correlation of two outputs")
+    axes.set(yscale="log", ylim=(1e-6, 1), ylabel="correlation of two outputs")
     axes.set_title("Uncorrelated at every width, independent in the limit")
     axes.legend(frameon=False, fontsize=8)
-    plots.dress(axes)
+    plots.width_axis(plots.dress(axes), x)
     return figure
 
 

@@ -95,10 +95,10 @@ def draw(data: Data, control: Data) -> Figure:
         capsize=2,
         label="control: mean field",
     )
-    axes.set(xscale="log", yscale="log", xlabel="width", ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$")
+    axes.set(yscale="log", ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$")
     axes.set_title(f"Change of the kernel in training to t = {TIME:g}")
     axes.legend(frameon=False, fontsize=8)
-    plots.dress(axes)
+    plots.width_axis(plots.dress(axes), x)
     return figure
 
 

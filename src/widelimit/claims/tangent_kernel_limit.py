@@ -119,8 +119,9 @@ def draw(data: Data, control: Data) -> Figure:
             x, (value, error) = data[f"{name}/widths"], data[f"{name}/{kind}"]
             axes.plot(x, value[0] * (x / x[0]) ** -0.5, color=color, linewidth=0.8)
             axes.errorbar(x, value, error, fmt="o", color=color, markersize=4, capsize=2, label=name)
-        axes.set(xscale="log", yscale="log", xlabel="width", title=title)
-        plots.dress(axes)
+        axes.set(yscale="log", title=title)
+        every = np.unique(np.concatenate([data[f"{name}/widths"] for name in names]))
+        plots.width_axis(plots.dress(axes), every)
     panels[0].errorbar(
         control["widths"], *control["diagonal"], fmt="x", color=plots.DESCENT, label="control: recursion as printed"
     )

@@ -137,10 +137,10 @@ def draw(data: Data, control: Data) -> Figure:
         color=plots.DESCENT,
         label="control: NNGP kernel, t = 5",
     )
-    axes.set(xscale="log", yscale="log", xlabel="width", ylabel="root mean square gap of outputs")
+    axes.set(yscale="log", ylabel="root mean square gap of outputs")
     axes.set_title("Trained networks against kernel descent; lines: width$^{-1/2}$")
     axes.legend(frameon=False, fontsize=7)
-    plots.dress(axes)
+    plots.width_axis(plots.dress(axes), x)
     return figure
 
 

@@ -181,10 +181,11 @@ def draw(data: Data, control: Data) -> Figure:
         color=plots.BAYES,
         label="width$^{-1/2}$",
     )
-    right.set(xlabel="width", ylabel="gap to the limit / targets", title="Small widths")
+    right.set(ylabel="gap to the limit / targets", title="Small widths")
     right.legend(frameon=False, fontsize=7)
     for axes in (left, middle, right):
         plots.dress(axes)
+    plots.width_axis(right, data["widths"])
     return figure
 
 
