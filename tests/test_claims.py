@@ -1,11 +1,14 @@
 """Claims hold, their controls fail, planted errors are found, the report says so."""
 
 import dataclasses
+import json
+import re
 
 import jax
 import numpy as np
 import pytest
 
+from commands import invoke
 from widelimit.claims import NAMES
 from widelimit.claims.base import Check, Claim, Effort, load, power_law
 from widelimit.claims.run import FAILED, HELD, TOOTHLESS, Outcome, run
@@ -164,3 +167,42 @@ def test_a_planted_error_makes_the_right_claim_fail(monkeypatch, plant, name):
     finally:
         jax.clear_caches()
     assert not all(check.holds for check in found.checks)
+
+
+CHEAP = ["--quick", "--only", "primal_is_dual", "--only", "minimum_norm_weights"]
+
+
+def test_verify_writes_one_page_with_all_in_it_and_resumes(tmp_path):
+    out, kept = tmp_path / "report.html", tmp_path / "kept"
+    command = ["verify", *CHEAP, "--out", str(out), "--keep", str(kept)]
+    first = invoke(*command)
+    assert first.exit_code == 0, first.stderr
+    assert first.stdout.splitlines()[-1] == f"Report: {out}"
+    page = out.read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)  # nothing is loaded from elsewhere
+    assert "2 of 2 claims hold" in page
+    assert "def violate(" in page
+    document = json.loads(out.with_suffix(".json").read_text())
+    assert document["holds"]
+    assert [claim["name"] for claim in document["claims"]] == ["minimum_norm_weights", "primal_is_dual"]
+    assert document["claims"][0]["seed"] == load("minimum_norm_weights").seed
+    files = sorted(kept.iterdir())
+    stamps = [file.stat().st_mtime_ns for file in files]
+    again = invoke(*command, "--json")
+    assert json.loads(again.stdout)["claims"] == document["claims"]  # seconds included: nothing was run again
+    assert [file.stat().st_mtime_ns for file in files] == stamps
+    files[0].write_bytes(files[0].read_bytes()[:-20])
+    assert invoke(*command).exit_code == 0
+    assert files[0].stat().st_mtime_ns > stamps[0]  # a damaged one is measured again
+
+
+def test_verify_fails_where_a_claim_does(tmp_path, monkeypatch):
+    printed_dual(monkeypatch)
+    run = invoke("verify", "--quick", "--only", "primal_is_dual", "--out", str(tmp_path / "r.html"))
+    assert run.exit_code == 1
+    assert run.stdout.startswith("fails")
+    assert "wanted 0 to" in run.stdout
+    wrong = invoke("verify", "--only", "primal", "--out", str(tmp_path / "r.html"))
+    assert wrong.exit_code == 2
+    assert "there is no claim 'primal'; the claims are gaussian_vectors," in wrong.stderr

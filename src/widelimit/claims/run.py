@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def _kept(folder: Path, name: str, effort: Effort) -> Outcome | None:
     """The outcome kept in the folder, if it is whole and of this code."""
     path = _place(folder, name, effort.value)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         header = json.loads(str(arrays.pop("header")))
         if header["fingerprint"] != fingerprint():
@@ -139,5 +140,5 @@ def _kept(folder: Path, name: str, effort: Effort) -> Outcome | None:
         }
         checks, controls = (tuple(Check(**c) for c in header[key]) for key in ("checks", "controls"))
         return Outcome(name, effort.value, checks, controls, parts["data/"], parts["control/"], header["seconds"], "")
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
