@@ -67,7 +67,7 @@ class LinearModel:
     def primal_descent(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, learning_rate: float, steps: int
     ) -> Float[np.ndarray, "steps+1 p *c"]:
-        """w_{s+1} = w_s - eta (2/n) phi(X)^T (phi(X) w_s - y) from w_0 = 0: equation (3.5).
+        """w_{s+1} = w_s - eta (2/n) phi(X)^T (phi(X) w_s - y) from w_0 = 0: the update above (3.6).
 
         Args:
             X: (n, d) inputs.
