@@ -28,7 +28,7 @@ class _Data(NamedTuple):
 @final
 @dataclass(frozen=True)
 class LinearModel:
-    """f(x) = w.phi(x), trained on C(w) = (1/n) sum |w.phi(x_i) - y_i|^2 (section 3.3 of the paper).
+    """f(x) = w.phi(x), trained on C(w) = (1/n) sum |w.phi(x_i) - y_i|^2 (section 3.1 of the paper).
 
     Descent on the weights w and descent on the dual coefficients alpha, w = phi(X)^T alpha, are the same descent, step
     by step; from w = 0 both stay in im(phi(X)^T) and end at the minimum-norm solution.
