@@ -112,6 +112,19 @@ def test_every_public_name_is_in_the_docs_and_has_a_docstring():
         assert inspect.getdoc(getattr(wl, name)), name
 
 
+def test_the_docs_name_claims_tests_and_files_that_are_there():
+    from widelimit.claims import NAMES
+
+    tests = set(re.findall(r"def (test_\w+)", "".join(f.read_text() for f in (ROOT / "tests").glob("*.py"))))
+    for page in [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]:
+        text = page.read_text()
+        if page.name in ("claims.md", "paper.md"):
+            assert set(NAMES) <= set(re.findall(r"`(\w+)`", text)), page
+        assert set(re.findall(r"`(test_\w+)`", text)) <= tests, page
+        for link in re.findall(r"\]\(([^)#]+)", text):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
+
+
 def test_house_style():
     for path in FILES:
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""Equations (3.5) to (3.8), corrected: descent on the weights is descent on the dual coefficients."""
+"""Equations (3.6) to (3.8), corrected: descent on the weights is descent on the dual coefficients."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ CLAIM = Claim(
     statement="With w = phi(X)^T alpha, gradient descent on w is alpha_i <- alpha_i - (2 eta/n)(sum_j alpha_j K(x_i, "
     "x_j) - y_i), each alpha_i by its own residual. The paper prints a sum over i in (3.6) and sums over i, not j, in "
     "(3.7) and (3.8).",
-    source="Equations (3.5) to (3.8) of the paper, corrected.",
+    source="Equations (3.6) to (3.8) of the paper, corrected.",
     prediction="phi(X)^T alpha_s = w_s at every step, to rounding; outputs too, by the closed polynomial in the "
     "kernel.",
     tolerance="A step makes at most 8 roundings of the iterates' size, and the steps contract.",

@@ -141,7 +141,7 @@ def gradient_descent(
     Kernel gradient descent on C(f) = (1/n) sum l(f(x_i), y_i); with k = ntk(net), full-batch training of an infinitely
     wide network by theta <- theta - learning_rate grad C, with heavy-ball momentum. One step is learning_rate of the
     time of `gradient_flow`. For the squared error the iterate is a polynomial of the kernel, exact for any number of
-    steps at the cost of one eigendecomposition; for another loss the steps are taken. Equations (3.5) to (3.8) of the
+    steps at the cost of one eigendecomposition; for another loss the steps are taken. Equations (3.6) to (3.8) of the
     paper, corrected. Computed in float64.
 
     Args:

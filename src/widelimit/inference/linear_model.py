@@ -28,7 +28,7 @@ class _Data(NamedTuple):
 @final
 @dataclass(frozen=True)
 class LinearModel:
-    """f(x) = w.phi(x), trained on C(w) = (1/n) sum |w.phi(x_i) - y_i|^2 (section 3.3 of the paper).
+    """f(x) = w.phi(x), trained on C(w) = (1/n) sum |w.phi(x_i) - y_i|^2 (section 3.1 of the paper).
 
     Descent on the weights w and descent on the dual coefficients alpha, w = phi(X)^T alpha, are the same descent, step
     by step; from w = 0 both stay in im(phi(X)^T) and end at the minimum-norm solution.
@@ -67,7 +67,7 @@ class LinearModel:
     def primal_descent(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, learning_rate: float, steps: int
     ) -> Float[np.ndarray, "steps+1 p *c"]:
-        """w_{s+1} = w_s - eta (2/n) phi(X)^T (phi(X) w_s - y) from w_0 = 0: equation (3.5).
+        """w_{s+1} = w_s - eta (2/n) phi(X)^T (phi(X) w_s - y) from w_0 = 0: the update above (3.6).
 
         Args:
             X: (n, d) inputs.

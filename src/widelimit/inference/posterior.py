@@ -212,7 +212,7 @@ class Posterior:
         Source: Rasmussen and Williams 2006, equation (5.9).
 
         Raises:
-            TypeError: the kernel cannot be traced (tabulated activations such as tanh).
+            TypeError: the kernel cannot be traced (tabulated activations such as tanh, unless prepared).
             ValueError: K(X, X) + noise is singular.
         """
         weights = self.sensitivity()

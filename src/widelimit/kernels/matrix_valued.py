@@ -20,7 +20,7 @@ ASYMMETRY = 64
 
 
 class MatrixKernel(abc.ABC):
-    """K(x, x') in R^{c x c} with K(x, x')^T = K(x', x), the multi-dimensional kernel of section 3.1 of the paper.
+    """K(x, x') in R^{c x c} with K(x, x')^T = K(x', x), the multi-dimensional kernel of section 3.4 of the paper.
 
     K(x, x')[a, b] is the covariance of output a at x with output b at x'. Results are NumPy arrays.
     """

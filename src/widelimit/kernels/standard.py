@@ -171,7 +171,7 @@ def _check_features(length_scale: Scalar, X: jax.Array) -> None:
 
 
 def linear(feature_map: FeatureMap = identity) -> Linear:
-    """K(x, x') = phi(x).phi(x'), phi the identity unless given (section 3.3 of the paper).
+    """K(x, x') = phi(x).phi(x'), phi the identity unless given (section 3.1 of the paper).
 
     Args:
         feature_map: phi, a function that maps (n, d) inputs to (n, p) features row by row, written with jax.numpy if

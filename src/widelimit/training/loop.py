@@ -31,7 +31,7 @@ NOTHING = ""
 @final
 @dataclass(frozen=True)
 class Training:
-    """Trained parameters, what was recorded, and how training ended: made by `train` and `train_many`."""
+    """Trained parameters, what was recorded, and how training ended: made by `train`."""
 
     params: Any
     """In the form given (NumPy in, NumPy out), an ensemble's with a leading axis (E,); the last good ones."""
