@@ -11,6 +11,9 @@ from .activations.polynomials import Hermite, Monomial, Polynomial
 from .activations.steps import RectifiedPower, Sign, Step
 from .activations.waves import Cos, Sin, Snake
 from .architecture.network import Network, mlp
+from .estimators.classifiers import NNGPClassifier, NTKClassifier
+from .estimators.persistence import load, save
+from .estimators.regressors import NNGPRegressor, NTKRegressor
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
@@ -81,6 +84,10 @@ __all__ = [
     "MatrixKernel",
     "Modes",
     "Monomial",
+    "NNGPClassifier",
+    "NNGPRegressor",
+    "NTKClassifier",
+    "NTKRegressor",
     "Network",
     "Numerical",
     "NumericalFlow",
@@ -117,6 +124,7 @@ __all__ = [
     "gradient_flow",
     "laplace",
     "linear",
+    "load",
     "matrix_valued",
     "max_learning_rate",
     "mlp",
@@ -128,6 +136,7 @@ __all__ = [
     "precomputed",
     "rbf",
     "rkhs",
+    "save",
     "scale_inputs",
     "separable",
     "trained_ensemble",

@@ -1,0 +1,75 @@
+"""What regressors and classifiers share."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from widelimit import validation
+from widelimit.estimators import preparation
+from widelimit.estimators.networks import Design, Kind
+from widelimit.estimators.preparation import Inputs
+
+SOLVERS = ("auto", "cholesky")
+HYPERPARAMETERS = ("fixed", "marginal_likelihood", "leave_one_out")
+
+
+class WideEstimator(BaseEstimator, abc.ABC):  # type: ignore[misc]
+    """An infinitely wide network as an estimator. Fitted state is plain arrays and numbers."""
+
+    _kind: ClassVar[Kind]
+    depth: int
+    activation: Any
+    weight_std: float
+    bias_std: float
+    noise: float | str
+    time: float
+    normalize: str | None
+    hyperparameters: str
+    solver: str
+    random_state: Any
+
+    inputs_: Inputs
+    n_features_in_: int
+
+    def _check_settings(self) -> None:
+        """Refuse parameters that are wrong whatever the data. Raises: TypeError, ValueError."""
+        self._design(self.weight_std, self.bias_std).network()
+        if self.hyperparameters not in HYPERPARAMETERS:
+            known = ", ".join(map(repr, HYPERPARAMETERS))
+            raise ValueError(f"hyperparameters must be one of {known}, got {self.hyperparameters!r}.")
+        if self.solver not in SOLVERS:
+            raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {self.solver!r}.")
+        if self.noise != "auto":
+            if isinstance(self.noise, str):
+                raise ValueError(f'noise must be a number >= 0 or "auto", got {self.noise!r}.')
+            validation.finite_scalar("noise", self.noise, at_least=0.0)
+        if validation.times(self.time).ndim:
+            raise ValueError("time must be one number in [0, inf].")
+
+    def _design(self, weight_std: float, bias_std: float) -> Design:
+        return Design(self._kind, self.depth, self.activation, weight_std, bias_std)
+
+    def _ensemble(self) -> bool:
+        return bool(getattr(self, "ensemble", False))
+
+    def _prepared(self, X: Any) -> Float[np.ndarray, "m d"]:
+        """New rows, validated, as the kernel takes them."""
+        check_is_fitted(self)
+        return self.inputs_(validate_data(self, X, dtype=np.float64, reset=False))
+
+    def _normalised(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:
+        """Training rows as the kernel takes them; the normalisation is stored."""
+        self.inputs_ = preparation.inputs(self.normalize, X, weights)
+        return self.inputs_(X)
+
+    def save(self, path: Any, *, extra: dict[str, Any] | None = None) -> None:
+        """Write this fitted estimator to one file: `wl.save(self, path, extra=extra)`."""
+        from widelimit.estimators.persistence import save
+
+        save(self, path, extra=extra)

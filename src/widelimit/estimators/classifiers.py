@@ -1,0 +1,197 @@
+"""Classification by infinitely wide networks."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Any, final
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from widelimit import validation
+from widelimit.estimators import preparation
+from widelimit.estimators.base import WideEstimator
+from widelimit.estimators.fitted_classes import FittedClasses
+from widelimit.estimators.networks import Fitted
+from widelimit.inference.class_probabilities import expected_softmax, largest_probability
+from widelimit.inference.dirichlet import ALPHA_EPSILON, dirichlet_offsets, dirichlet_scale
+from widelimit.inference.noise_level import noise_level
+
+LIKELIHOODS = ("dirichlet", "least_squares")
+
+
+class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):  # type: ignore[misc]
+    """What both classifiers share."""
+
+    likelihood: str
+    alpha_epsilon: float
+    classes_: np.ndarray
+    fitted_: Fitted | FittedClasses | None
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> WideClassifier:
+        """Fit to rows X (n, d) and class labels y (n,).
+
+        Args:
+            X: (n, d) numbers; NumPy, pandas or polars.
+            y: (n,) labels, numbers or text.
+            sample_weight: (n,), >= 0: weight 2 is the same row twice; rows of weight 0 are left out.
+
+        Returns:
+            self.
+
+        Raises:
+            TypeError, ValueError: bad data or parameters.
+            MemoryError: the (n, n) kernel matrix does not fit.
+        """
+        self._check_settings()
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        weights = preparation.sample_weights(sample_weight, len(X))
+        kept = weights > 0
+        X, weights = X[kept], weights[kept]
+        self.classes_, labels = np.unique(y[kept], return_inverse=True)
+        preparation.require_room(len(X), 2)
+        points = self._normalised(X, weights)
+        if len(self.classes_) == 1:
+            self.fitted_ = None
+        elif self.likelihood == "dirichlet":
+            self.fitted_ = self._dirichlet(points, labels, weights)
+        else:
+            self.fitted_ = self._least_squares(points, labels, weights)
+        return self
+
+    def _check_settings(self) -> None:
+        WideEstimator._check_settings(self)
+        if self.likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}.")
+        validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
+        if self.likelihood == "dirichlet" and self.noise != "auto":
+            raise ValueError(
+                'the Dirichlet likelihood has a noise of its own (alpha_epsilon sets it): leave noise="auto", or choose '
+                'likelihood="least_squares".'
+            )
+
+    def _dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
+        design = self._design(self.weight_std, self.bias_std)
+        alpha = float(self.alpha_epsilon)
+        offsets = dirichlet_offsets(labels, weights, len(self.classes_), alpha)
+        scale = dirichlet_scale(design.kernel(), points, labels, offsets=offsets, alpha_epsilon=alpha, weights=weights)
+        return FittedClasses(design, points, labels, scale, offsets, alpha, weights, float(self.time), self._ensemble())
+
+    def _least_squares(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
+        design = self._design(self.weight_std, self.bias_std)
+        targets = np.eye(len(self.classes_))[labels]
+        self.y_mean_, scale = preparation.mean_and_scale(targets, weights)
+        standard = (targets - self.y_mean_) / scale
+        if self.noise == "auto":
+            found = noise_level(np.asarray(design.kernel().gram(points)), standard, weights)
+            noise, amplitude = found.noise, found.scale
+        else:
+            noise, amplitude = float(self.noise), np.ones(len(scale))
+        self.y_scale_, self.noise_ = scale * amplitude, noise
+        return Fitted(design, points, standard / amplitude, noise, weights, float(self.time), self._ensemble())
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each class of `classes_`: (m, c), rows sum to 1. By quadrature, no random numbers."""
+        points = self._prepared(X)
+        if self.fitted_ is None:
+            return np.ones((len(points), 1))
+        if isinstance(self.fitted_, FittedClasses):
+            return expected_softmax(self.fitted_.mean(points), self.fitted_.variance(points))
+        mean = self.y_mean_ + self.y_scale_ * self.fitted_.mean(points)
+        variance = np.asarray(self.fitted_.law.variance(points))[:, None] + self.noise_
+        return largest_probability(mean, np.maximum(variance, np.finfo(np.float64).tiny) * self.y_scale_**2)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """log p of each class, (m, c); of two classes log(p_1/p_0), (m,)."""
+        check_is_fitted(self)
+        with np.errstate(divide="ignore"):
+            scores = np.log(self.predict_proba(X))
+        return np.asarray(scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class: (m,)."""
+        check_is_fitted(self)
+        return np.asarray(self.classes_[np.argmax(self.predict_proba(X), axis=1)])
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """log of `predict_proba`; -inf where that underflows."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.predict_proba(X)))
+
+
+@final
+class NNGPClassifier(WideClassifier):
+    """Exact Gaussian-process classification (Dirichlet likelihood) with an infinitely wide network."""
+
+    _kind = "nngp"
+
+    def __init__(
+        self,
+        *,
+        depth: int = 3,
+        activation: Any = "relu",
+        weight_std: float = math.sqrt(2),
+        bias_std: float = 0.1,
+        likelihood: str = "dirichlet",
+        alpha_epsilon: float = ALPHA_EPSILON,
+        noise: float | str = "auto",
+        time: float = math.inf,
+        normalize: str | None = "standardize",
+        hyperparameters: str = "fixed",
+        solver: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.depth = depth
+        self.activation = activation
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        self.likelihood = likelihood
+        self.alpha_epsilon = alpha_epsilon
+        self.noise = noise
+        self.time = time
+        self.normalize = normalize
+        self.hyperparameters = hyperparameters
+        self.solver = solver
+        self.random_state = random_state
+
+
+@final
+class NTKClassifier(WideClassifier):
+    """Classification by an infinitely wide network under gradient descent."""
+
+    _kind = "ntk"
+
+    def __init__(
+        self,
+        *,
+        depth: int = 3,
+        activation: Any = "relu",
+        weight_std: float = math.sqrt(2),
+        bias_std: float = 0.1,
+        likelihood: str = "dirichlet",
+        alpha_epsilon: float = ALPHA_EPSILON,
+        noise: float | str = "auto",
+        time: float = math.inf,
+        ensemble: bool = False,
+        normalize: str | None = "standardize",
+        hyperparameters: str = "fixed",
+        solver: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.depth = depth
+        self.activation = activation
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        self.likelihood = likelihood
+        self.alpha_epsilon = alpha_epsilon
+        self.noise = noise
+        self.time = time
+        self.ensemble = ensemble
+        self.normalize = normalize
+        self.hyperparameters = hyperparameters
+        self.solver = solver
+        self.random_state = random_state

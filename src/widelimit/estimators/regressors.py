@@ -1,0 +1,193 @@
+"""Regression by infinitely wide networks."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Any, final
+
+import numpy as np
+from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from widelimit.estimators import preparation
+from widelimit.estimators.base import WideEstimator
+from widelimit.estimators.networks import Design, Fitted
+from widelimit.inference.noise_level import noise_level
+from widelimit.inference.posterior import Posterior
+
+
+class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):  # type: ignore[misc]
+    """y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight): what both regressors share."""
+
+    y_mean_: np.ndarray
+    y_scale_: np.ndarray
+    fitted_: Fitted
+    log_marginal_likelihood_value_: float | None
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> WideRegressor:
+        """Fit to rows X (n, d) and targets y, (n,) or (n, c).
+
+        Args:
+            X: (n, d) numbers; NumPy, pandas or polars.
+            y: (n,) or (n, c) numbers.
+            sample_weight: (n,), >= 0: observation i has noise/sample_weight_i; rows of weight 0 are left out.
+
+        Returns:
+            self.
+
+        Raises:
+            TypeError, ValueError: bad data or parameters.
+            MemoryError: the (n, n) kernel matrix does not fit.
+        """
+        self._check_settings()
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        weights = preparation.sample_weights(sample_weight, len(X))
+        kept = weights > 0
+        X, targets, weights = X[kept], np.asarray(y, np.float64)[kept], weights[kept]
+        self._single = targets.ndim == 1
+        targets = targets.reshape(len(X), -1)
+        preparation.require_room(len(X), 2)
+        points = self._normalised(X, weights)
+        mean, scale = preparation.mean_and_scale(targets, weights)
+        standard = (targets - mean) / scale
+        design, noise, amplitude = self._chosen(points, standard, weights)
+        self.y_mean_, self.y_scale_, self.noise_ = mean, scale * amplitude, noise
+        self.weight_std_, self.bias_std_ = design.weight_std, design.bias_std
+        self.X_train_, self.y_train_ = points, standard / amplitude
+        self.fitted_ = Fitted(design, points, self.y_train_, noise, weights, float(self.time), self._ensemble())
+        self._scales = amplitude
+        law = self.fitted_.law
+        self.log_marginal_likelihood_value_ = None
+        if isinstance(law, Posterior) and law.factor.rank == len(points):
+            value = law.log_marginal_likelihood() - len(points) * float(np.sum(np.log(amplitude)))
+            self.log_marginal_likelihood_value_ = value
+        return self
+
+    def _chosen(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[Design, float, np.ndarray]:
+        """The network, the noise, and the scale of each (standardised) output."""
+        design = self._design(self.weight_std, self.bias_std)
+        one = np.ones(y.shape[1])
+        if self.hyperparameters == "fixed":
+            if self.noise != "auto":
+                return design, float(self.noise), one
+            found = noise_level(np.asarray(design.kernel().gram(points)), y, weights)
+            return design, found.noise, found.scale
+        raise NotImplementedError
+
+    def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:
+        """The predictive mean, (m,) or (m, c); with its standard deviation or covariance if asked.
+
+        Args:
+            X: (m, d).
+            return_std: also the standard deviation, of the shape of the mean.
+            return_cov: also the covariance, (m, m) or (m, m, c).
+            include_noise: of a new observation (weight 1) rather than of f.
+
+        Raises:
+            ValueError: return_std and return_cov together.
+        """
+        if return_std and return_cov:
+            raise ValueError("return_std and return_cov exclude each other: at most one of them.")
+        points = self._prepared(X)
+        mean = self._shaped(self.y_mean_ + self.y_scale_ * self.fitted_.mean(points))
+        noise = self.noise_ if include_noise else 0.0
+        if return_std:
+            deviation = np.sqrt(np.asarray(self.fitted_.law.variance(points)) + noise)
+            return mean, self._shaped(deviation[:, None] * self.y_scale_)
+        if return_cov:
+            covariance = np.asarray(self.fitted_.law.covariance(points)) + noise * np.eye(len(points))
+            return mean, self._shaped(covariance[:, :, None] * self.y_scale_**2)
+        return mean
+
+    def _shaped(self, values: np.ndarray) -> np.ndarray:
+        """Without the axis of outputs if y had none."""
+        return values[..., 0] if self._single else values
+
+    def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
+        """Draws of f (without noise) at X: (m, n_samples), or (m, c, n_samples)."""
+        points = self._prepared(X)
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        draws = np.asarray(self.fitted_.law.sample(points, n_samples, seed=seed))
+        return np.moveaxis(self._shaped(self.y_mean_ + self.y_scale_ * draws), 0, -1)
+
+    def log_marginal_likelihood(self) -> float:
+        """log p(y | X) of the standardised targets, as GaussianProcessRegressor has it.
+
+        Raises:
+            ValueError: an ensemble or an early stop, which are no Bayesian posterior; or a singular covariance.
+        """
+        check_is_fitted(self)
+        if self.log_marginal_likelihood_value_ is None:
+            raise ValueError(
+                "the marginal likelihood is that of a Bayesian posterior with a regular covariance: fit with time=inf, "
+                "without ensemble, and with a noise > 0."
+            )
+        return self.log_marginal_likelihood_value_
+
+
+@final
+class NNGPRegressor(WideRegressor):
+    """Exact Bayesian regression with an infinitely wide network."""
+
+    _kind = "nngp"
+
+    def __init__(
+        self,
+        *,
+        depth: int = 3,
+        activation: Any = "relu",
+        weight_std: float = math.sqrt(2),
+        bias_std: float = 0.1,
+        noise: float | str = "auto",
+        time: float = math.inf,
+        normalize: str | None = "standardize",
+        hyperparameters: str = "fixed",
+        solver: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.depth = depth
+        self.activation = activation
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        self.noise = noise
+        self.time = time
+        self.normalize = normalize
+        self.hyperparameters = hyperparameters
+        self.solver = solver
+        self.random_state = random_state
+
+
+@final
+class NTKRegressor(WideRegressor):
+    """Regression by an infinitely wide network under gradient descent."""
+
+    _kind = "ntk"
+
+    def __init__(
+        self,
+        *,
+        depth: int = 3,
+        activation: Any = "relu",
+        weight_std: float = math.sqrt(2),
+        bias_std: float = 0.1,
+        noise: float | str = "auto",
+        time: float = math.inf,
+        ensemble: bool = False,
+        normalize: str | None = "standardize",
+        hyperparameters: str = "fixed",
+        solver: str = "auto",
+        random_state: Any = None,
+    ) -> None:
+        self.depth = depth
+        self.activation = activation
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        self.noise = noise
+        self.time = time
+        self.ensemble = ensemble
+        self.normalize = normalize
+        self.hyperparameters = hyperparameters
+        self.solver = solver
+        self.random_state = random_state

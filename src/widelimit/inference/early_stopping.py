@@ -1,0 +1,136 @@
+"""Gradient flow with a ridge and weights, stopped at any time, and its law over random starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+
+from widelimit import validation
+from widelimit.compute import linalg, memory
+from widelimit.inference.training_set import TrainingSet, training_set
+from widelimit.kernels.base import Kernel
+
+
+@final
+@dataclass(frozen=True)
+class StoppedFlow:
+    """f_t = f_0 + T(., X) A_t (y + e - f_0(X)), f_0 ~ GP(0, S), e ~ N(0, E): made by `stopped_flow`."""
+
+    data: TrainingSet
+    prior: Kernel
+    gain: np.ndarray
+    """(1 - exp(-2 (lambda + noise) t/N))/(lambda + noise) of each mode."""
+    modes: np.ndarray
+    """U: A_t = U diag(gain) U^T."""
+    spread: np.ndarray
+    """U^T (S(X, X) + E) U."""
+
+    @property
+    def coefficients(self) -> Float[np.ndarray, "n c"]:
+        """A_t y: the mean is T(., X) A_t y."""
+        return np.asarray(self.modes @ (self.gain[:, None] * (self.modes.T @ self.data.y)))
+
+    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m *c"]:
+        """T(Z, X) A_t y."""
+        return np.asarray(self.data.outputs(self.data.cross(self.data.inputs(Z)) @ self.coefficients, Z))
+
+    def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
+        """The diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
+        points = self.data.inputs(Z)
+        prior = np.asarray(self.prior.diag(points))
+        weighted, between = self._projections(points)
+        crossing = np.einsum("ij,ij->i", weighted, between)
+        return self._checked(prior, crossing, np.einsum("ij,ij->i", weighted @ self.spread, weighted))
+
+    def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
+        """S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m), symmetric to the bit."""
+        points = self.data.inputs(Z)
+        memory.require(3 * 8.0 * len(points) ** 2, f"the covariance of {len(points)} points")
+        prior = np.asarray(self.prior.gram(points))
+        weighted, between = self._projections(points)
+        crossing, square = weighted @ between.T, weighted @ self.spread @ weighted.T
+        out = prior + ((square + square.T) / 2 - crossing - crossing.T)
+        np.fill_diagonal(out, self._checked(*(np.diagonal(a) for a in (prior, crossing, square))))
+        return np.asarray(out)
+
+    def sample(self, Z: Float[np.ndarray, "m d"], count: int, *, seed: int = 0) -> Float[np.ndarray, "count m *c"]:
+        """Draws of f_t(Z): (count, m), or (count, m, c) for y of shape (n, c)."""
+        points, c = self.data.inputs(Z), self.data.y.shape[1]
+        error = len(points) * linalg.rounding(len(self.data.X), float(4 * np.max(self.prior.diag(points))))
+        root = linalg.square_root(self.covariance(points), error)
+        normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal(
+            (validation.integer("count", count, at_least=1), len(points), c)
+        )
+        mean = self.data.cross(points) @ self.coefficients
+        return np.asarray(self.data.outputs(mean + np.einsum("ij,sjc->sic", root, normal), Z))
+
+    def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """B U^{-T} = T(Z, X) U diag(gain) and S(Z, X) U."""
+        tangent = self.data.cross(points) @ self.modes
+        between = tangent if self.prior is self.data.kernel else self.prior.cross(points, self.data.X) @ self.modes
+        return tangent * self.gain, np.asarray(between)
+
+    def _checked(self, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
+        error = linalg.rounding(len(self.gain), 1.0) * (prior + 2 * np.abs(crossing) + square)
+        return linalg.non_negative(prior - 2 * crossing + square, error)
+
+
+def stopped_flow(
+    k: Kernel,
+    X: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, "n *c"],
+    *,
+    time: float,
+    noise: float = 0.0,
+    weights: Float[np.ndarray, " n"] | None = None,
+    prior: Kernel | None = None,
+) -> StoppedFlow:
+    """The law of f_t under gradient flow on C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
+
+    N = sum_i w_i, time that of d theta/dt = -grad C. With W^{1/2} T W^{1/2} = V diag(lambda) V^T and U = W^{1/2} V:
+    f_t = f_0 + T(., X) U diag(gain) U^T (y - f_0(X)), gain = (1 - exp(-2 (lambda + noise) t/N))/(lambda + noise). At
+    t = inf: kernel ridge regression from f_0.
+
+    Over random starts f_0 ~ GP(0, S) with S = prior this is the law of infinitely wide networks (Lee et al. 2019, arXiv
+    1902.06720, section 2.3). Without a prior S = T, and every start trains on labels of its own, y + N(0, noise/w_i): then
+    t = 0 is the prior GP(0, k) and t = inf the Bayesian posterior (sample-then-optimise: Matthews et al. 2017).
+
+    Args:
+        k: T, the kernel of the descent.
+        X: (n, d) inputs.
+        y: (n,) or (n, c) targets.
+        time: in [0, inf].
+        noise: >= 0, in the square of y's unit.
+        weights: (n,), > 0; 1 unless given. Weight 2 is the same row twice.
+        prior: S, covariance of the random starts; k, and noisy labels, unless given.
+
+    Raises:
+        TypeError, ValueError: bad data.
+        MemoryError: the kernel matrices or the eigenvectors do not fit.
+    """
+    data, t = training_set(k, X, y), float(validation.times(time))
+    ridge = float(validation.finite_scalar("noise", noise, at_least=0.0))
+    w = np.ones(len(data.X)) if weights is None else validation.noise(weights, len(data.X))
+    root = np.sqrt(np.broadcast_to(w, len(data.X)))
+    values, vectors = linalg.eigenpairs(data.gram() * root[:, None] * root)
+    modes = root[:, None] * vectors
+    if prior is None:
+        spread = np.diag(np.maximum(values, 0.0) + ridge)
+    else:
+        spread = modes.T @ data._replace(kernel=prior).gram() @ modes
+        spread = (spread + spread.T) / 2
+    gain = _gain(values, ridge, 2 * t / float(np.sum(root**2)))
+    return StoppedFlow(data, k if prior is None else prior, gain, modes, spread)
+
+
+def _gain(values: np.ndarray, ridge: float, clock: float) -> np.ndarray:
+    """(1 - exp(-clock (lambda + ridge)))/(lambda + ridge); null modes as in `GradientFlow.gain`."""
+    null = (values <= linalg.rounding(len(values), values[-1])) & (ridge == 0)
+    rate = np.where(null, 1.0, np.maximum(values, 0.0) + ridge)
+    finite = clock if np.isfinite(clock) else 0.0
+    fading = finite * np.exp(-finite * np.sqrt(linalg.EPS) * values[-1])
+    with np.errstate(over="ignore"):
+        return np.where(null, fading, -np.expm1(-clock * rate) / rate)
