@@ -103,7 +103,7 @@ def summary(table: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
             "method": method,
             "sets": len(common),
             "accuracy": round(float(values[i].mean()), 2),
-            "deviation over sets": round(float(values[i].std()), 2),
+            "deviation over sets": round(float(values[i].std(ddof=1)), 2),
             "P90": round(100 * float(np.mean(share[i] >= 0.9)), 2),
             "P95": round(100 * float(np.mean(share[i] >= 0.95)), 2),
             "PMA": round(100 * float(share[i].mean()), 2),
