@@ -1,11 +1,11 @@
 import itertools
 import json
 import math
+import os
 import re
 import signal
 import subprocess
 import sys
-import time
 import warnings
 
 import numpy as np
@@ -14,19 +14,15 @@ import scipy.integrate
 import scipy.stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
-from typer.testing import CliRunner
 
 import widelimit as wl
+from commands import invoke, listening
 from widelimit.cli import app as cli
-from widelimit.cli import demo, demo_data, demo_models, demo_report, demo_scores
+from widelimit.cli import demo, demo_data, demo_models, demo_report, demo_scores, terminal
 from widelimit.cli.files import whole_file
 
 SMALL = {"diabetes": (demo_data.diabetes, 172), "digits": (demo_data.digits, 130)}
-HEAVY = {"jax", "numpy", "scipy", "sklearn", "matplotlib"}
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+HEAVY = {"jax", "numpy", "scipy", "sklearn", "matplotlib", "polars", "rich", "tomllib"}
 
 
 @pytest.fixture(scope="module")
@@ -125,18 +121,10 @@ def test_demo_reports_a_full_disk_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "draw", full)
     result = invoke("demo", "--out", tmp_path / "figure.png")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "widelimit: demo failed: [Errno 28] No space left on device\n"
+    assert result.stderr == "widelimit: failed: [Errno 28] No space left on device\n"
 
 
-@pytest.fixture
-def listens():
-    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background with the signal ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("quick", "listens")
+@pytest.mark.usefixtures("quick")
 def test_interrupt_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     class Figure:
         def savefig(self, stream, **_):
@@ -146,21 +134,22 @@ def test_interrupt_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(demo.plots, "learning", lambda *_: Figure())
     figure = tmp_path / "figure.png"
     figure.write_bytes(b"old")
-    result = invoke("demo", "--out", figure)
+    with listening():
+        result = invoke("demo", "--out", figure)
     assert result.exit_code == 130
-    assert "Traceback" not in result.output
+    assert result.stderr == ""
     assert figure.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [figure]
 
 
-@pytest.mark.usefixtures("listens")
 def test_interrupt_in_a_model_leaves_a_whole_figure(tmp_path, monkeypatch):
     def interrupted(*_):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(demo, "REGRESSION", {"slow": interrupted})
-    result = invoke("demo", "--out", tmp_path / "figure.png")
-    assert (result.exit_code, result.output) == (130, "")
+    with listening():
+        result = invoke("demo", "--out", tmp_path / "figure.png")
+    assert result == (130, "", "")
     assert [p.name for p in tmp_path.iterdir()] == ["figure.png"]
 
 
@@ -176,13 +165,30 @@ def test_whole_file_replaces_or_leaves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["fit"], ["demo", "--figure", "a.png"], ["demo", "--seed", "-1"], ["demo", "--seed", "x"]]
+    ("arguments", "mend"),
+    [
+        (["fit"], "Missing argument 'TABLE'. (see widelimit fit --help)"),
+        (["fit", "a.csv", "--model", "m.npz"], "Missing option '--target'."),
+        (["fti"], "Did you mean 'fit'? (see widelimit --help)"),
+        (["demo", "--figure", "a.png"], "No such option: --figure"),
+        (["demo", "--seed", "-1"], "'--seed'"),
+        (["demo", "--seed", "x"], "'--seed'"),
+        (["fit", "a.csv", "--target", "y", "--model", "m.npz", "--noise", "loud"], "a number or auto, not 'loud'"),
+        (["fit", "a.csv", "--target", "y", "--model", "m.npz", "--task", "guess"], "'--task'"),
+    ],
 )
-def test_bad_usage_exits_2(arguments):
-    result = invoke(*arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert "Error: " in result.stderr
-    assert "Traceback" not in result.stderr
+def test_bad_usage_is_one_line_and_exits_2(arguments, mend):
+    code, out, err = invoke(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("widelimit: ")
+    assert err.count("\n") == 1
+    assert mend in err
+
+
+def test_no_command_prints_the_help():
+    code, _, err = invoke()
+    assert code == 2
+    assert "benchmark" in err
 
 
 def test_version():
@@ -212,12 +218,13 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert not HEAVY & set(loaded.split())
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = os.times()
         command = [sys.executable, "-m", "widelimit.cli", "--help"]
         shown = subprocess.run(command, check=True, capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
+        end = os.times()  # time of the processor: a machine with other work to do delays the help, but not this figure
+        seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
     assert "demo" in shown.stdout
-    assert min(seconds) < 0.6, seconds
+    assert min(seconds) < 0.3, seconds
 
 
 # --- the report
@@ -237,7 +244,7 @@ def test_tables_fit_80_columns_and_progress_is_silent_off_a_terminal(capsys):
     assert printed.count("noise 9.5e-7, scale 0.062, t 1e5") == 2 * len(demo.REGRESSION)
     assert all(f"{name}:" in printed for name in demo.REGRESSION)
     for shown in (False, True):
-        with demo_report.progress(2, shown=shown) as advance:
+        with terminal.progress(2, shown=shown) as advance:
             advance("one")
             advance("two")
         out, err = capsys.readouterr()
@@ -249,7 +256,7 @@ def test_tables_fit_80_columns_and_progress_is_silent_off_a_terminal(capsys):
     [(0.394, "0.39"), (500.0, "500"), (1e5, "1e5"), (9.54e-7, "9.5e-7"), (math.inf, "inf"), (10.0, "10"), (0.1, "0.1")],
 )
 def test_short(value, text):
-    assert demo_report.short(value) == text
+    assert terminal.short(value) == text
 
 
 def test_infinite_time_in_json():

@@ -1,15 +1,17 @@
-"""Options, exit codes and messages of the command line. Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+"""The commands: each has a module of its own and one line here."""
 
 from __future__ import annotations
 
-import json
 import sys
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
+from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
+
+from widelimit.cli import benchmark, fit, predict
+from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json, version
 
 app = typer.Typer(
     name="widelimit",
@@ -19,27 +21,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-
-
-def version() -> str:
-    """The version of the installed package."""
-    try:
-        return installed_version("widelimit")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """One line on stderr, and the exit code."""
-    typer.echo(f"widelimit: {message}", err=True)
-    raise typer.Exit(code)
-
-
-def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout; NaN, which JSON has not, is refused."""
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+app.command()(fit.fit)
+app.command()(predict.predict)
+app.command()(benchmark.benchmark)
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,35 +46,33 @@ def demo(
     out: Annotated[Path, typer.Option(help="The figure to write: .png, .pdf or .svg.")] = Path("widelimit-demo.png"),
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the train/test splits.")] = 0,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
-    """Compare NNGP and NTK models with scikit-learn's on real data, and draw how a wide network learns.
+    """Compare with scikit-learn on real data, and draw a figure.
 
-    Needs no network and no file. Takes about half a minute.
+    NNGP and NTK models beside a Gaussian process, ridge regression and a random forest; the figure shows how a wide
+    network learns. Needs no network and no file. Takes about half a minute.
     """
-    from widelimit.cli.files import check_figure_path
+    from widelimit.cli.files import FIGURES, check_output
 
-    try:
-        check_figure_path(out)
-    except ValueError as error:
-        fail(f"--out {error}", 2)
-    from widelimit.cli import demo as demonstration
-    from widelimit.cli import demo_report
+    with plain_errors(debug=debug):
+        check_output(out, FIGURES)
+        from widelimit.cli import demo as demonstration
+        from widelimit.cli import demo_report, terminal
 
-    try:
-        with demo_report.progress(demonstration.step_count(), shown=sys.stderr.isatty() and not quiet) as advance:
+        shown = terminal.shown_on_terminal(quiet=quiet)
+        with terminal.progress(demonstration.step_count(), shown=shown) as advance:
             result = demonstration.run(out=out, seed=seed, advance=advance)
-    except (OSError, MemoryError) as error:
-        fail(f"demo failed: {error}", 1)
-    if as_json:
-        print_json({"widelimit": version(), **demonstration.document(result)})
-    else:
-        demo_report.show(result)
+        if as_json:
+            print_json({"widelimit": version(), **demonstration.document(result)})
+        else:
+            demo_report.show(result)
 
 
 @app.command()
 def info(as_json: AsJson = False) -> None:
-    """Versions, devices, cores and memory: what a report of a problem should contain."""
+    """Versions, devices, cores, memory: to report a problem."""
     from widelimit.cli import info as information
 
     facts = information.collect(version())
@@ -100,6 +82,15 @@ def info(as_json: AsJson = False) -> None:
         typer.echo(information.lines(facts))
 
 
-def main() -> None:
-    """Entry point of the `widelimit` command."""
-    app()
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `widelimit` command: runs it and exits, with one line on stderr for bad usage."""
+    try:
+        code = app(arguments, prog_name="widelimit", standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        typer.echo(error.format_message(), err=True)
+        code = 2
+    except ClickException as error:
+        command = error.ctx.command_path if isinstance(error, UsageError) and error.ctx else "widelimit"
+        typer.echo(f"widelimit: {' '.join(error.format_message().split())} (see {command} --help)", err=True)
+        code = error.exit_code
+    sys.exit(code or 0)

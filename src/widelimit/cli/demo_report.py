@@ -1,30 +1,15 @@
-"""The demo's result as tables on stdout, its progress on stderr."""
+"""The demo's result as tables on stdout."""
 
 from __future__ import annotations
 
-import itertools
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Grid
 
+from widelimit.cli import terminal
 from widelimit.cli.demo import Result, Table
 from widelimit.cli.demo_models import ACTIVATION, ALPHAS, BIAS_STD, DEPTH, FEW, FOLDS, NOISES, TIMES, TREES
-
-WIDTH = 80
-"""Columns of a table that does not go to a terminal."""
-
-
-def short(value: float) -> str:
-    """About two digits: 0.39, 500, 1e5, 9.5e-7, inf."""
-    if 100 <= value < 10_000:
-        return f"{value:.0f}"
-    mantissa, e, exponent = f"{value:.2g}".partition("e")
-    return mantissa + e + (str(int(exponent)) if e else "")
+from widelimit.cli.terminal import short
 
 
 def numbers(values: Iterable[float]) -> str:
@@ -55,23 +40,6 @@ NOTES = (
 )
 
 
-@contextmanager
-def progress(steps: int, *, shown: bool) -> Iterator[Callable[[str], None]]:
-    """A function to call before each step with its name; it moves a bar on stderr if `shown`, else does nothing."""
-    bar = Progress(
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-        disable=not shown,
-    )
-    with bar:
-        task, done = bar.add_task("", total=steps), itertools.count()
-        yield lambda name: bar.update(task, completed=next(done), description=name)
-
-
 def title(table: Table) -> str:
     """What the data set is."""
     problem = table.problem
@@ -83,7 +51,7 @@ def title(table: Table) -> str:
 def grid(table: Table) -> Grid:
     """One data set as a table of at most 80 columns."""
     first, digits = ("accuracy", 3) if table.problem.classes else ("rmse", 1)
-    out = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    out = terminal.grid()
     out.add_column("model", no_wrap=True)
     for name in (first, "nlpd", "cov95", "time/s"):
         out.add_column(name, justify="right", no_wrap=True)
@@ -101,9 +69,7 @@ def grid(table: Table) -> Grid:
 
 def show(result: Result) -> None:
     """Print tables, legend, remarks and the name of the figure."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = terminal.console()
     for table in result.tables:
         console.print(title(table), style="bold")
         console.print(grid(table))

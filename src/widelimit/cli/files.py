@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -11,23 +11,23 @@ from typing import BinaryIO
 FIGURES = (".png", ".pdf", ".svg")
 
 
-def check_figure_path(path: Path) -> None:
-    """Refuse a path that no figure can be written to.
+def check_output(path: Path, suffixes: Sequence[str], *, option: str = "--out") -> None:
+    """Refuse a path that no file can be written to, before the work.
 
     Raises:
-        ValueError: another suffix than FIGURES; a parent folder that is missing or not writable; a folder or device.
+        ValueError: a suffix that is not in `suffixes`; a parent folder missing or not writable; a folder or device.
     """
     folder = path.parent
-    if path.suffix.lower() not in FIGURES:
-        raise ValueError(f"{path}: no figure format {path.suffix!r}; end the name in {', '.join(FIGURES)}.")
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} {path}: no such format {path.suffix!r}; end the name in {', '.join(suffixes)}.")
     if not folder.is_dir():
         raise ValueError(
-            f"{path}: there is no folder {folder}; create it (mkdir -p '{folder}') or choose another --out."
+            f"{option} {path}: there is no folder {folder}; create it (mkdir -p '{folder}') or choose another {option}."
         )
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: is not a regular file; choose the name of a file.")
+        raise ValueError(f"{option} {path}: is not a regular file; choose the name of a file.")
     if not os.access(folder, os.W_OK):
-        raise ValueError(f"{path}: the folder {folder} is not writable; choose another --out.")
+        raise ValueError(f"{option} {path}: the folder {folder} is not writable; choose another {option}.")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
 from widelimit.estimators import preparation
-from widelimit.estimators.networks import Design, Kind
+from widelimit.estimators.networks import Choice, Design, Kind, choose
 from widelimit.estimators.preparation import Inputs
 
 SOLVERS = ("auto", "cholesky")
@@ -27,10 +27,10 @@ class WideEstimator(BaseEstimator, abc.ABC):  # type: ignore[misc]
     activation: Any
     weight_std: float
     bias_std: float
-    noise: float | str
+    noise: float | Literal["auto"]
     time: float
     normalize: str | None
-    hyperparameters: str
+    hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"]
     solver: str
     random_state: Any
 
@@ -54,6 +54,11 @@ class WideEstimator(BaseEstimator, abc.ABC):  # type: ignore[misc]
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
         return Design(self._kind, self.depth, self.activation, weight_std, bias_std)
+
+    def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Choice:
+        """Network, noise and scales for standardised targets, by `hyperparameters`."""
+        design = self._design(self.weight_std, self.bias_std)
+        return choose(design, points, y, weights, self.noise, self.hyperparameters)
 
     def _ensemble(self) -> bool:
         return bool(getattr(self, "ensemble", False))

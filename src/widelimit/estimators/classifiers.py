@@ -15,10 +15,9 @@ from widelimit import validation
 from widelimit.estimators import preparation
 from widelimit.estimators.base import WideEstimator
 from widelimit.estimators.fitted_classes import FittedClasses
-from widelimit.estimators.networks import Fitted
+from widelimit.estimators.networks import Design, Fitted, search, spread
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
-from widelimit.inference.dirichlet import ALPHA_EPSILON, dirichlet_offsets, dirichlet_scale
-from widelimit.inference.noise_level import noise_level
+from widelimit.inference.dirichlet import ALPHA_EPSILON, DirichletPosterior, most_likely_scale
 
 LIKELIHOODS = ("dirichlet", "least_squares")
 
@@ -70,29 +69,55 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):  # type: ignore[m
         validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
         if self.likelihood == "dirichlet" and self.noise != "auto":
             raise ValueError(
-                'the Dirichlet likelihood has a noise of its own (alpha_epsilon sets it): leave noise="auto", or choose '
+                'the Dirichlet likelihood has a noise of its own, set by alpha_epsilon: leave noise="auto", or choose '
                 'likelihood="least_squares".'
             )
 
     def _dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
+        alpha, classes = float(self.alpha_epsilon), len(self.classes_)
+        rows = spread(np.argsort(labels, kind="stable"))
+
+        def posterior(design: Design) -> DirichletPosterior:
+            return most_likely_scale(
+                design.kernel(), points[rows], labels[rows], classes=classes, alpha_epsilon=alpha, weights=weights[rows]
+            )
+
+        def score(design: Design) -> float:
+            post = posterior(design)
+            if self.hyperparameters == "marginal_likelihood":
+                return post.log_marginal_likelihood
+            return post.leave_one_out_score(labels[rows], weights[rows])
+
         design = self._design(self.weight_std, self.bias_std)
-        alpha = float(self.alpha_epsilon)
-        offsets = dirichlet_offsets(labels, weights, len(self.classes_), alpha)
-        scale = dirichlet_scale(design.kernel(), points, labels, offsets=offsets, alpha_epsilon=alpha, weights=weights)
-        return FittedClasses(design, points, labels, scale, offsets, alpha, weights, float(self.time), self._ensemble())
+        if self.hyperparameters != "fixed":
+            design = search(design, score)
+        return FittedClasses(
+            design,
+            points,
+            labels,
+            posterior(design).scale,
+            classes,
+            alpha,
+            weights,
+            float(self.time),
+            self._ensemble(),
+        )
 
     def _least_squares(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
-        design = self._design(self.weight_std, self.bias_std)
         targets = np.eye(len(self.classes_))[labels]
         self.y_mean_, scale = preparation.mean_and_scale(targets, weights)
         standard = (targets - self.y_mean_) / scale
-        if self.noise == "auto":
-            found = noise_level(np.asarray(design.kernel().gram(points)), standard, weights)
-            noise, amplitude = found.noise, found.scale
-        else:
-            noise, amplitude = float(self.noise), np.ones(len(scale))
-        self.y_scale_, self.noise_ = scale * amplitude, noise
-        return Fitted(design, points, standard / amplitude, noise, weights, float(self.time), self._ensemble())
+        chosen = self._choose(points, standard, weights)
+        self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
+        return Fitted(
+            chosen.design,
+            points,
+            standard / chosen.scale,
+            chosen.noise,
+            weights,
+            float(self.time),
+            self._ensemble(),
+        )
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each class of `classes_`: (m, c), rows sum to 1. By quadrature, no random numbers."""
@@ -135,7 +160,7 @@ class NNGPClassifier(WideClassifier):
         depth: int = 3,
         activation: Any = "relu",
         weight_std: float = math.sqrt(2),
-        bias_std: float = 0.1,
+        bias_std: float = 0.5,
         likelihood: str = "dirichlet",
         alpha_epsilon: float = ALPHA_EPSILON,
         noise: float | str = "auto",
@@ -171,7 +196,7 @@ class NTKClassifier(WideClassifier):
         depth: int = 3,
         activation: Any = "relu",
         weight_std: float = math.sqrt(2),
-        bias_std: float = 0.1,
+        bias_std: float = 0.5,
         likelihood: str = "dirichlet",
         alpha_epsilon: float = ALPHA_EPSILON,
         noise: float | str = "auto",

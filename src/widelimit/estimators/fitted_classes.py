@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from widelimit.estimators.networks import Design, cross_times
-from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_posterior
+from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.kernels.network import nngp
 
@@ -24,7 +24,7 @@ class FittedClasses:
     X: Float[np.ndarray, "n d"]
     labels: Int[np.ndarray, " n"]
     scale: float
-    offsets: Float[np.ndarray, " c"]
+    classes: int
     alpha_epsilon: float
     weights: Float[np.ndarray, " n"]
     time: float
@@ -42,6 +42,11 @@ class FittedClasses:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "law"}
 
+    @property
+    def offset(self) -> float:
+        """Prior mean of every latent function."""
+        return dirichlet_offset(self.classes, self.alpha_epsilon)
+
     @cached_property
     def law(self) -> DirichletPosterior | tuple[StoppedFlow, ...]:
         """The Gaussian law of the functions."""
@@ -50,16 +55,16 @@ class FittedClasses:
                 self.design.kernel(),
                 self.X,
                 self.labels,
+                classes=self.classes,
                 scale=self.scale,
-                offsets=self.offsets,
                 alpha_epsilon=self.alpha_epsilon,
                 weights=self.weights,
             )
-        return tuple(self._stopped(j) for j in range(len(self.offsets)))
+        return tuple(self._stopped(j) for j in range(self.classes))
 
     def _stopped(self, j: int) -> StoppedFlow:
         shape, own = dirichlet_labels(self.alpha_epsilon), self.labels == j
-        target = (np.where(own, shape.own, shape.other) - self.offsets[j]) / self.scale
+        target = (np.where(own, shape.own, shape.other) - self.offset) / self.scale
         return stopped_flow(
             self.design.kernel(),
             self.X,
@@ -73,7 +78,7 @@ class FittedClasses:
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Mean of the latent functions."""
         assert self.coefficients is not None
-        return self.offsets + self.scale * cross_times(self.design.kernel(), Z, self.X, self.coefficients)
+        return self.offset + self.scale * cross_times(self.design.kernel(), Z, self.X, self.coefficients)
 
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Variance of the latent functions."""

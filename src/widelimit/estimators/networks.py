@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, final
 
 import numpy as np
+import scipy.optimize
 from jaxtyping import Float
 
 from widelimit.architecture.network import Network, mlp
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
+from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 
 Kind = Literal["nngp", "ntk"]
-ROWS = 4096
+BLOCK = 4096
 """Test rows whose kernel with the training rows is held at once."""
+ROWS = 800
+"""Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
+TRIALS = 40
+"""Networks tried in a search."""
 
 
 @final
@@ -40,9 +48,74 @@ class Design:
         return ntk(self.network()) if self.kind == "ntk" else nngp(self.network())
 
 
+@final
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen on standardised targets y_j = scale_j (f + e), f ~ GP(0, K), e ~ N(0, noise/weights)."""
+
+    design: Design
+    noise: float
+    scale: Float[np.ndarray, " c"]
+
+
+def choose(
+    design: Design,
+    points: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    noise: float | Literal["auto"],
+    hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"],
+) -> Choice:
+    """Network, noise and scales: as given, or the most likely ones."""
+    given = None if noise == "auto" else float(noise)
+    objective: Objective = "marginal_likelihood"
+    if hyperparameters != "fixed":
+        objective = hyperparameters
+        rows = spread(np.arange(len(points)))
+
+        def score(candidate: Design) -> float:
+            gram = np.asarray(candidate.kernel().gram(points[rows]))
+            return noise_level(gram, y[rows], weights[rows], objective=objective, noise=given).score
+
+        design = search(design, score)
+    if given is not None:
+        return Choice(design, given, np.ones(y.shape[1]))
+    found = noise_level(np.asarray(design.kernel().gram(points)), y, weights, objective=objective)
+    return Choice(design, found.noise, found.scale)
+
+
+def spread(order: np.ndarray) -> np.ndarray:
+    """At most ROWS of these row numbers, evenly spaced."""
+    return order if len(order) <= ROWS else order[np.linspace(0, len(order) - 1, ROWS).round().astype(int)]
+
+
+def search(design: Design, score: Callable[[Design], float]) -> Design:
+    """weight_std and bias_std of the largest score, by Nelder and Mead's method in their logarithms; bias 0 stays 0.
+
+    A kernel at which the score cannot be computed loses.
+    """
+    names = ["weight_std", "bias_std"] if design.bias_std > 0 else ["weight_std"]
+    start = np.log([getattr(design, name) for name in names])
+
+    def at(z: np.ndarray) -> Design:
+        return replace(design, **dict(zip(names, np.exp(z).tolist(), strict=True)))
+
+    def loss(z: np.ndarray) -> float:
+        try:
+            return -score(at(z))
+        except (ValueError, ArithmeticError):
+            return np.inf
+
+    score(design)  # what is wrong with the data is told here
+    simplex = np.vstack([start, start + math.log(3) * np.eye(len(names))])
+    bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
+    options = {"initial_simplex": simplex, "maxfev": TRIALS, "xatol": 0.05, "fatol": 0.01}
+    return at(scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
+
+
 def cross_times(kernel: Kernel, Z: np.ndarray, X: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """K(Z, X) coefficients, ROWS rows of Z at a time: (m, c)."""
-    parts = [np.asarray(kernel.cross(Z[i : i + ROWS], X)) @ coefficients for i in range(0, len(Z), ROWS)]
+    """K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
+    parts = [np.asarray(kernel.cross(Z[i : i + BLOCK], X)) @ coefficients for i in range(0, len(Z), BLOCK)]
     return np.concatenate(parts)
 
 

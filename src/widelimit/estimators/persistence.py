@@ -127,8 +127,8 @@ def _contents(name: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             if header.get("format") != FORMAT:
                 raise ValueError(
                     f"{name}: the file has format {header.get('format')!r}, written by widelimit "
-                    f"{header.get('widelimit')!r}; this is widelimit {version('widelimit')}, which reads format {FORMAT}."
-                    " Upgrade widelimit."
+                    f"{header.get('widelimit')!r}; this is widelimit {version('widelimit')}, which reads format "
+                    f"{FORMAT}. Upgrade widelimit."
                 )
             arrays = {key: archive[key] for key in archive.files if key != HEADER}
     except (zipfile.BadZipFile, EOFError, zipfile.LargeZipFile) as error:
@@ -160,8 +160,8 @@ def _parameters(model: WideEstimator) -> dict[str, Any]:
     parameters = dict(model.get_params())
     if not isinstance(parameters["activation"], str):
         raise TypeError(
-            f"a model with the activation {parameters['activation']!r} cannot be saved: only names can be stored without "
-            f"executing code on load. Fit with a name ({', '.join(sorted(BY_NAME))})."
+            f"a model with the activation {parameters['activation']!r} cannot be saved: only names can be stored "
+            f"without executing code on load. Fit with a name ({', '.join(sorted(BY_NAME))})."
         )
     state = parameters.pop("random_state")
     parameters["random_state"] = int(state) if isinstance(state, (int, np.integer)) else None
@@ -199,7 +199,7 @@ def _state(model: WideEstimator) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         state["design"] = {"weight_std": design.weight_std, "bias_std": design.bias_std}
         arrays |= {"X": fitted.X, "weights": fitted.weights, "coefficients": fitted.coefficients}
         if isinstance(fitted, FittedClasses):
-            arrays |= {"labels": fitted.labels.astype(np.int64), "offsets": fitted.offsets}
+            arrays |= {"labels": fitted.labels.astype(np.int64)}
             state |= {"scale": fitted.scale, "alpha_epsilon": fitted.alpha_epsilon}
         else:
             arrays |= {"y": fitted.y, "y_mean": model.y_mean_, "y_scale": model.y_scale_}
@@ -263,11 +263,8 @@ def _fitted(
         labels = arrays["labels"]
         if labels.shape != (n,) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= c:
             raise ValueError("labels out of range")
-        offsets = _array(arrays, "offsets", c)
         scale, alpha = float(state["scale"]), float(state["alpha_epsilon"])
-        return FittedClasses(
-            design, X, labels, scale, offsets, alpha, weights, float(model.time), ensemble, coefficients
-        )
+        return FittedClasses(design, X, labels, scale, c, alpha, weights, float(model.time), ensemble, coefficients)
     if state["fitted"] != "Fitted":
         raise ValueError("an unknown kind of fit")
     y, noise = _array(arrays, "y", n, c), float(state["noise"])

@@ -13,8 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit.estimators import preparation
 from widelimit.estimators.base import WideEstimator
-from widelimit.estimators.networks import Design, Fitted
-from widelimit.inference.noise_level import noise_level
+from widelimit.estimators.networks import Fitted
 from widelimit.inference.posterior import Posterior
 
 
@@ -52,29 +51,19 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):  
         points = self._normalised(X, weights)
         mean, scale = preparation.mean_and_scale(targets, weights)
         standard = (targets - mean) / scale
-        design, noise, amplitude = self._chosen(points, standard, weights)
-        self.y_mean_, self.y_scale_, self.noise_ = mean, scale * amplitude, noise
-        self.weight_std_, self.bias_std_ = design.weight_std, design.bias_std
-        self.X_train_, self.y_train_ = points, standard / amplitude
-        self.fitted_ = Fitted(design, points, self.y_train_, noise, weights, float(self.time), self._ensemble())
-        self._scales = amplitude
+        chosen = self._choose(points, standard, weights)
+        self.y_mean_, self.y_scale_, self.noise_ = mean, scale * chosen.scale, chosen.noise
+        self.weight_std_, self.bias_std_ = chosen.design.weight_std, chosen.design.bias_std
+        self.X_train_, self.y_train_ = points, standard / chosen.scale
+        self.fitted_ = Fitted(
+            chosen.design, points, self.y_train_, chosen.noise, weights, float(self.time), self._ensemble()
+        )
         law = self.fitted_.law
         self.log_marginal_likelihood_value_ = None
         if isinstance(law, Posterior) and law.factor.rank == len(points):
-            value = law.log_marginal_likelihood() - len(points) * float(np.sum(np.log(amplitude)))
+            value = law.log_marginal_likelihood() - len(points) * float(np.sum(np.log(chosen.scale)))
             self.log_marginal_likelihood_value_ = value
         return self
-
-    def _chosen(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[Design, float, np.ndarray]:
-        """The network, the noise, and the scale of each (standardised) output."""
-        design = self._design(self.weight_std, self.bias_std)
-        one = np.ones(y.shape[1])
-        if self.hyperparameters == "fixed":
-            if self.noise != "auto":
-                return design, float(self.noise), one
-            found = noise_level(np.asarray(design.kernel().gram(points)), y, weights)
-            return design, found.noise, found.scale
-        raise NotImplementedError
 
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:
         """The predictive mean, (m,) or (m, c); with its standard deviation or covariance if asked.
@@ -139,7 +128,7 @@ class NNGPRegressor(WideRegressor):
         depth: int = 3,
         activation: Any = "relu",
         weight_std: float = math.sqrt(2),
-        bias_std: float = 0.1,
+        bias_std: float = 0.5,
         noise: float | str = "auto",
         time: float = math.inf,
         normalize: str | None = "standardize",
@@ -171,7 +160,7 @@ class NTKRegressor(WideRegressor):
         depth: int = 3,
         activation: Any = "relu",
         weight_std: float = math.sqrt(2),
-        bias_std: float = 0.1,
+        bias_std: float = 0.5,
         noise: float | str = "auto",
         time: float = math.inf,
         ensemble: bool = False,

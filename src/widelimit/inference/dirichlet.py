@@ -11,15 +11,14 @@ import scipy.linalg
 from jaxtyping import Float, Int
 
 from widelimit.compute import linalg
+from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.training_set import TrainingSet, training_set
 from widelimit.kernels.base import Kernel
 
 ALPHA_EPSILON = 0.01
 """Milios et al., section 4.1."""
-SCALES = 2.0 ** np.arange(-2, 5.1, 0.5)
-"""Standard deviations of the latent functions tried; the latent labels are log(1/alpha_epsilon + 1) apart, 4.6."""
-ROWS = 1000
-"""Rows that the scale is chosen on."""
+SCALES = 2.0 ** np.arange(-1, 5.1)
+"""Standard deviations of the latent functions tried; latent labels of own and other classes are about 6.6 apart."""
 BLOCK = 2048
 """Test points whose variances are computed at once."""
 
@@ -88,15 +87,19 @@ class DirichletPosterior:
     factor: linalg.Factor
     corrections: tuple[_Correction, ...]
     coefficients: Float[np.ndarray, "n c"]
-    """In units of scale: the mean is offsets + scale K(., X) coefficients."""
+    """In units of scale: the mean is offset + scale K(., X) coefficients."""
     scale: float
-    offsets: Float[np.ndarray, " c"]
+    offset: float
     log_marginal_likelihood: float
     """Of the latent labels, summed over classes."""
+    targets: Float[np.ndarray, "n c"]
+    """Latent labels less the offset, in units of scale."""
+    noise: Float[np.ndarray, "n c"]
+    """Their noise, in the square of these units."""
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Mean of each f_k at Z."""
-        return np.asarray(self.offsets + self.scale * (self.data.cross(self.data.inputs(Z)) @ self.coefficients))
+        return np.asarray(self.offset + self.scale * (self.data.cross(self.data.inputs(Z)) @ self.coefficients))
 
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Variance of each f_k at Z."""
@@ -112,30 +115,50 @@ class DirichletPosterior:
                 out[part, k] = linalg.non_negative(common - correction.seen(white), error)
         return self.scale**2 * out
 
+    def leave_one_out(self) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]]:
+        """Mean and variance of each row's f_k given all other rows, (n, c) each; as `Posterior.leave_one_out`."""
+        white = self.factor.whiten(np.eye(len(self.targets)))
+        own = np.einsum("ij,ij->j", white, white)[:, None] + np.stack([c.seen(white) for c in self.corrections], axis=1)
+        error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
+        mean = self.targets - self.coefficients / own
+        return self.offset + self.scale * mean, self.scale**2 * linalg.non_negative(1 / own - self.noise, error)
+
+    def leave_one_out_score(self, labels: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> float:
+        """sum_i w_i log p(label_i | the other rows)."""
+        p = expected_softmax(*self.leave_one_out())[np.arange(len(labels)), labels]
+        return float(weights @ np.log(np.maximum(p, np.finfo(np.float64).tiny)))
+
+
+def dirichlet_offset(classes: int, alpha_epsilon: float = ALPHA_EPSILON) -> float:
+    """The precision-weighted mean of a row's latent labels, for every class: far from all rows they are as likely."""
+    shape = dirichlet_labels(alpha_epsilon)
+    own, other = 1 / shape.noise_own, (classes - 1) / shape.noise_other
+    return (own * shape.own + other * shape.other) / (own + other)
+
 
 def dirichlet_posterior(
     k: Kernel,
     X: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
     *,
+    classes: int,
     scale: float,
-    offsets: Float[np.ndarray, " c"],
     alpha_epsilon: float = ALPHA_EPSILON,
     weights: Float[np.ndarray, " n"] | None = None,
 ) -> DirichletPosterior:
-    """Exact posterior of every class's process: f_k ~ offset_k + scale GP(0, K), label noise by row and class.
+    """Exact posterior of every class's process f_k ~ `dirichlet_offset` + scale GP(0, K), label noise by row and class.
 
-    Class k's covariance is A_k = A - delta U U^T with A = K + noise_other W^{-1} common to all and U = P_k W^{-1/2}
-    over the class's own rows, delta = noise_other - noise_own: one factorisation of (n, n) serves all classes, and one
-    of (n_k, n_k), 1/delta - U^T A^{-1} U, each (Woodbury; for alpha_epsilon = 0.01 its condition number is below 7).
-    Milios et al. 2018, equations (5) to (7). In units of `scale`.
+    In units of `scale` class k's covariance is A_k = A - delta U U^T with A = K + noise_other W^{-1} common to all and
+    U = P_k W^{-1/2} over the class's own rows, delta = noise_other - noise_own: one factorisation of (n, n) serves all
+    classes, and one of (n_k, n_k), 1/delta - U^T A^{-1} U, each (Woodbury; for alpha_epsilon = 0.01 its condition
+    number is below 7). Milios et al. 2018, equations (5) to (7).
 
     Args:
         k: the kernel.
         X: (n, d) inputs.
-        labels: (n,) class numbers from 0 to c - 1.
-        scale: > 0, standard deviations of the prior in units of K's.
-        offsets: (c,) prior means.
+        labels: (n,) class numbers from 0 to classes - 1.
+        classes: c >= 2.
+        scale: > 0, of the prior's standard deviations.
         alpha_epsilon: > 0, the Dirichlet prior's pseudo-count of every class.
         weights: (n,), > 0; 1 unless given. Weight 2 is the same row twice.
 
@@ -143,69 +166,52 @@ def dirichlet_posterior(
         TypeError, ValueError: bad data.
         MemoryError: the kernel matrix does not fit.
     """
-    data = training_set(k, X, np.zeros((len(X), len(offsets))))
+    data = training_set(k, X, np.zeros((len(X), classes)))
     w = np.ones(len(data.X)) if weights is None else weights
-    return _conditioned(data, data.gram(), labels, scale, offsets, dirichlet_labels(alpha_epsilon), w)
+    return _conditioned(data, data.gram(), labels, scale, alpha_epsilon, w)
 
 
 def _conditioned(
-    data: TrainingSet,
-    matrix: np.ndarray,
-    labels: np.ndarray,
-    scale: float,
-    offsets: np.ndarray,
-    shape: DirichletLabels,
-    weights: np.ndarray,
+    data: TrainingSet, matrix: np.ndarray, labels: np.ndarray, scale: float, alpha_epsilon: float, weights: np.ndarray
 ) -> DirichletPosterior:
     """`dirichlet_posterior` from K(X, X), which is overwritten."""
-    n = len(matrix)
-    delta = (shape.noise_other - shape.noise_own) / scale**2
+    (n, c), shape = data.y.shape, dirichlet_labels(alpha_epsilon)
+    offset, delta = dirichlet_offset(c, alpha_epsilon), (shape.noise_other - shape.noise_own) / scale**2
     matrix[np.diag_indices(n)] += shape.noise_other / scale**2 / weights
     factor = linalg.factorise(matrix)
-    targets = (np.where(labels[:, None] == np.arange(len(offsets)), shape.own, shape.other) - offsets) / scale
+    own = labels[:, None] == np.arange(c)
+    targets = (np.where(own, shape.own, shape.other) - offset) / scale
+    noise = np.where(own, shape.noise_own, shape.noise_other) / scale**2 / weights[:, None]
     coefficients = factor.solve(targets)
     corrections = []
-    score = 0.0
-    for j in range(len(offsets)):
-        member = np.flatnonzero(labels == j)
+    score = -c * n * math.log(2 * math.pi * scale**2) / 2
+    for j in range(c):
+        member = np.flatnonzero(own[:, j])
         part = _correction(factor, member, weights[member], n, delta)
         corrections.append(part)
         coefficients[:, j] += part.update(factor, member, coefficients[member, j])
         determinant = factor.log_determinant() + len(member) * math.log(delta) + part.log_determinant()
-        score -= float(targets[:, j] @ coefficients[:, j] + determinant + n * math.log(2 * math.pi * scale**2)) / 2
-    return DirichletPosterior(data, factor, tuple(corrections), coefficients, scale, offsets, score)
+        score -= float(targets[:, j] @ coefficients[:, j] + determinant) / 2
+    return DirichletPosterior(data, factor, tuple(corrections), coefficients, scale, offset, score, targets, noise)
 
 
-def dirichlet_scale(
+def most_likely_scale(
     k: Kernel,
     X: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
     *,
-    offsets: Float[np.ndarray, " c"],
+    classes: int,
     alpha_epsilon: float = ALPHA_EPSILON,
     weights: Float[np.ndarray, " n"],
-) -> float:
-    """argmax over SCALES of the log marginal likelihood summed over classes, in units of sqrt(mean K(x, x)).
-
-    On at most ROWS rows, spread evenly over the rows in the order of their classes.
-    """
-    order = np.argsort(labels, kind="stable")
-    if len(order) > ROWS:
-        order = order[np.linspace(0, len(order) - 1, ROWS).round().astype(int)]
-    X, labels, weights = X[order], labels[order], weights[order]
-    data, shape = training_set(k, X, np.zeros((len(X), len(offsets)))), dirichlet_labels(alpha_epsilon)
+) -> DirichletPosterior:
+    """The posterior at the most likely of SCALES/sqrt(mean K(x, x)); arguments as of `dirichlet_posterior`."""
+    data = training_set(k, X, np.zeros((len(X), classes)))
     matrix = data.gram()
     unit = math.sqrt(float(weights @ np.diagonal(matrix)) / float(weights.sum()))
-    scales = SCALES / unit if unit > 0 else np.ones(1)
-    found = [_conditioned(data, matrix.copy(), labels, s, offsets, shape, weights) for s in scales.tolist()]
-    return float(scales[int(np.argmax([post.log_marginal_likelihood for post in found]))])
-
-
-def dirichlet_offsets(
-    labels: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"], classes: int, alpha_epsilon: float = ALPHA_EPSILON
-) -> Float[np.ndarray, " c"]:
-    """The precision-weighted mean of each class's latent labels."""
-    shape = dirichlet_labels(alpha_epsilon)
-    own = np.bincount(labels, weights, minlength=classes) / shape.noise_own
-    other = (weights.sum() - own * shape.noise_own) / shape.noise_other
-    return np.asarray((own * shape.own + other * shape.other) / (own + other))
+    best: DirichletPosterior | None = None
+    for scale in (SCALES / unit if unit > 0 else np.ones(1)).tolist():
+        post = _conditioned(data, matrix.copy(), labels, scale, alpha_epsilon, weights)
+        if best is None or post.log_marginal_likelihood > best.log_marginal_likelihood:
+            best = post
+    assert best is not None
+    return best

@@ -95,8 +95,8 @@ def stopped_flow(
     t = inf: kernel ridge regression from f_0.
 
     Over random starts f_0 ~ GP(0, S) with S = prior this is the law of infinitely wide networks (Lee et al. 2019, arXiv
-    1902.06720, section 2.3). Without a prior S = T, and every start trains on labels of its own, y + N(0, noise/w_i): then
-    t = 0 is the prior GP(0, k) and t = inf the Bayesian posterior (sample-then-optimise: Matthews et al. 2017).
+    1902.06720, section 2.3). Without a prior S = T, and every start trains on labels of its own, y + N(0, noise/w_i):
+    then t = 0 is the prior GP(0, k) and t = inf the Bayesian posterior (sample-then-optimise: Matthews et al. 2017).
 
     Args:
         k: T, the kernel of the descent.

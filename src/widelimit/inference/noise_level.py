@@ -1,9 +1,9 @@
-"""Noise and scale of the targets by marginal likelihood, at one eigendecomposition."""
+"""Noise and scale of the targets by likelihood, marginal or leave-one-out, at one eigendecomposition."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,41 +13,82 @@ from widelimit.compute import linalg
 GRID = 10.0 ** np.arange(-7, 2.01, 0.25)
 """Noise variances tried, in units of the mean of K(x, x)."""
 
+Objective = Literal["marginal_likelihood", "leave_one_out"]
+
 
 class NoiseLevel(NamedTuple):
     """y_j = scale_j (f + e), f ~ GP(0, K), e ~ N(0, noise/w_i): the most likely of GRID."""
 
     noise: float
     scale: Float[np.ndarray, " c"]
+    score: float
+    """The logarithm of the likelihood of y, without the terms that depend on neither K, noise nor scale."""
 
 
 def noise_level(
-    gram: Float[np.ndarray, "n n"], y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
+    gram: Float[np.ndarray, "n n"],
+    y: Float[np.ndarray, "n c"],
+    weights: Float[np.ndarray, " n"],
+    *,
+    objective: Objective = "marginal_likelihood",
+    noise: float | None = None,
 ) -> NoiseLevel:
-    """argmax over noise r of GRID and scales s of sum_j log N(y_j; 0, s_j^2 (K + r W^{-1})), weight w being w equal rows.
+    """argmax over noise r of GRID and scales s of sum_j log N(y_j; 0, s_j^2 (K + r W^{-1})); weight w is w equal rows.
 
     With W^{1/2} K W^{1/2} = V diag(lambda) V^T, q = V^T W^{1/2} y, N = sum w: for each r the best s_j^2 is
-    sum_i q_ij^2/(lambda_i + r)/N, and the likelihood then a sum over modes. Rasmussen and Williams 2006, section 5.4.
+    sum_i q_ij^2/(lambda_i + r)/N, and the likelihood then a sum over modes. "leave_one_out" has sum_i w_i log p(y_i |
+    the other rows) instead, and its best s_j^2 = sum_i alpha_ij^2/Q_ii/N, Q = (W^{1/2} K W^{1/2} + r)^{-1}, alpha =
+    Q W^{1/2} y. Rasmussen and Williams 2006, sections 5.4.1 and 5.4.2.
 
     Args:
         gram: K(X, X); overwritten.
         y: targets, in any unit.
         weights: > 0.
+        objective: which likelihood.
+        noise: r, where it is not to be chosen; then s = 1, and only the score is found.
+
+    Raises:
+        ValueError: the kernel is not positive semi-definite.
     """
-    total, outputs = float(weights.sum()), y.shape[1]
+    total = float(weights.sum())
     unit = float(weights @ np.diagonal(gram)) / total
     root = np.sqrt(weights)
     gram *= root[:, None]
     gram *= root
     values, vectors = linalg.eigenpairs(gram)
-    squares = (vectors.T @ (root[:, None] * y)) ** 2
-    best, found = -math.inf, NoiseLevel(1.0, np.ones(outputs))
-    for noise in GRID * (unit if unit > 0 else 1.0):
-        spectrum = np.maximum(values, 0.0) + noise
-        variance = np.sum(squares / spectrum[:, None], axis=0) / total
-        variance = np.where(variance > 0, variance, 1.0)
-        determinant = np.sum(np.log(spectrum)) + (total - len(values)) * math.log(noise)
-        score = -(outputs * determinant + total * np.sum(np.log(variance))) / 2
-        if score > best:
-            best, found = score, NoiseLevel(float(noise), np.sqrt(variance))
-    return found
+    modes = _Modes(np.maximum(values, 0.0), vectors, vectors.T @ (root[:, None] * y), weights, total)
+    score = modes.marginal if objective == "marginal_likelihood" else modes.leave_one_out
+    if noise is not None:
+        return NoiseLevel(noise, np.ones(y.shape[1]), score(max(noise, np.finfo(np.float64).tiny), free=False).score)
+    levels = [score(float(r), free=True) for r in GRID * (unit if unit > 0 else 1.0)]
+    return levels[int(np.argmax([level.score for level in levels]))]
+
+
+class _Modes(NamedTuple):
+    """W^{1/2} K W^{1/2} = V diag(values) V^T and V^T W^{1/2} y."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    total: float
+
+    def _scale(self, square: np.ndarray, *, free: bool) -> np.ndarray:
+        """s_j^2: the most likely one, if it is free; 1 for an output that is 0."""
+        return np.where((square > 0) & free, square, 1.0)
+
+    def marginal(self, noise: float, *, free: bool) -> NoiseLevel:
+        spectrum = self.values + noise
+        square = np.sum(self.targets**2 / spectrum[:, None], axis=0) / self.total
+        scale = self._scale(square, free=free)
+        determinant = float(np.sum(np.log(spectrum))) + (self.total - len(spectrum)) * math.log(noise)
+        terms = square / scale + np.log(scale)
+        return NoiseLevel(noise, np.sqrt(scale), -(len(square) * determinant + self.total * float(terms.sum())) / 2)
+
+    def leave_one_out(self, noise: float, *, free: bool) -> NoiseLevel:
+        spectrum = self.values + noise
+        alpha, own = self.vectors @ (self.targets / spectrum[:, None]), self.vectors**2 @ (1 / spectrum)
+        square = self.weights @ (alpha**2 / own[:, None]) / self.total
+        scale = self._scale(square, free=free)
+        fit = self.total * (square / scale + np.log(scale)) - self.weights @ np.log(own)
+        return NoiseLevel(noise, np.sqrt(scale), -float(fit.sum()) / 2)

@@ -1,0 +1,118 @@
+"""The benchmark as a table on stdout and as a figure."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import median
+
+from matplotlib.figure import Figure
+from rich.table import Table as Grid
+
+from widelimit.cli import rivals, terminal
+from widelimit.cli.benchmarking import SCORES, Result
+from widelimit.cli.files import whole_file
+
+LABELS = {"rmse": "rmse", "nlpd": "nlpd", "coverage_95": "cov95", "accuracy": "accuracy", "log_loss": "log loss"}
+MEANINGS = {
+    "rmse": "root mean squared error, in the target's unit (smaller is better)",
+    "nlpd": "mean negative log predictive density (smaller is better)",
+    "coverage_95": "share of the test rows within the 95 % interval (0.95 is right)",
+    "accuracy": "share of the test rows whose most probable class is right",
+    "log_loss": "mean negative log probability of the true class (smaller is better)",
+}
+OURS, PEERS = "#1b6ca8", "#777777"
+"""Colours of this library's models and of the others."""
+LIBRARY = ("NTK", "NNGP")
+SETTINGS = {
+    "regression": (
+        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {rivals.FEW} training rows at most",
+        f"random forest: {rivals.TREES} trees, noise by out-of-bag residuals",
+        f"boosting: histogram gradient boosting, defaults; noise by {rivals.FOLDS} inner folds",
+        "ridge: penalty and noise by leave-one-out",
+    ),
+    "classification": (
+        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {rivals.FEW_CLASSES} training rows",
+        f"random forest: {rivals.TREES} trees; no probability below 1/({rivals.TREES} + classes)",
+        "boosting: histogram gradient boosting, defaults",
+        f"logistic: penalty by {rivals.FOLDS} inner folds",
+    ),
+}
+
+
+def places(result: Result, score: str) -> int:
+    """Decimals of a column: two digits of its median standard error."""
+    errors = [row.error(score) for row in result.rows if 0 < row.error(score) < math.inf]
+    return min(max(1 - math.floor(math.log10(median(errors))), 0), 6) if errors else 3
+
+
+def title(result: Result) -> str:
+    """What was compared on what."""
+    table = result.table
+    drawn = f" of {table.rows}" if table.rows != table.frame.height else ""
+    return (
+        f"{table.path.name}: {table.frame.height} rows{drawn}, {result.inputs} inputs, {result.folds} folds\n"
+        f"{table.task} ({table.reason})"
+    )
+
+
+def grid(result: Result) -> Grid:
+    """One line a model."""
+    out = terminal.grid()
+    out.add_column("model", no_wrap=True)
+    scores = SCORES[result.table.task]
+    for name in (*(LABELS[score] for score in scores), "s/fold"):
+        out.add_column(name, justify="right", no_wrap=True)
+    decimals = {score: places(result, score) for score in scores}
+    for row in result.rows:
+        cells = [f"{row.mean(score):.{decimals[score]}f} ± {row.error(score):.{decimals[score]}f}" for score in scores]
+        out.add_row(row.model, *cells, f"{row.seconds.mean():.2f}", style="bold" if row.model in LIBRARY else "")
+    return out
+
+
+def show(result: Result, figure: Path | None) -> None:
+    """Print the table, what its columns mean, and remarks."""
+    console = terminal.console()
+    console.print(title(result), style="bold")
+    console.print(grid(result))
+    console.print()
+    console.print("Mean over folds ± its standard error; seconds of fit and prediction.")
+    for score in SCORES[result.table.task]:
+        console.print(f"{LABELS[score]}: {MEANINGS[score]}")
+    for text in SETTINGS[result.table.task]:
+        console.print(text)
+    for row in result.rows:
+        for remark in row.remarks:
+            console.print(f"{row.model} remarks: {remark}")
+    if figure:
+        console.print(f"Figure: {figure}", soft_wrap=True)
+
+
+def draw(result: Result, path: Path) -> None:
+    """A panel for each score: one line a model, its mean and standard error.
+
+    Raises:
+        OSError: the figure cannot be written.
+    """
+    scores = SCORES[result.table.task]
+    rows = result.rows[::-1]
+    figure = Figure(figsize=(3.4 * len(scores) + 1.0, 0.42 * len(rows) + 1.5), layout="constrained")
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    for axes, score in zip(panels, scores, strict=True):
+        for place, row in enumerate(rows):
+            mean, error = row.mean(score), row.error(score)
+            if math.isfinite(mean):
+                color = OURS if row.model in LIBRARY else PEERS
+                axes.errorbar(mean, place, xerr=error, fmt="o", color=color, capsize=3, markersize=5)
+        if score == "coverage_95":
+            axes.axvline(0.95, color="black", linewidth=0.8, linestyle=":")
+        axes.set_xlabel(MEANINGS[score].replace(" (", "\n(").replace(", ", ",\n", 1))
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(rows)), [row.model for row in rows])
+    figure.suptitle(
+        f"{result.table.path.name}: {result.table.frame.height} rows, {result.folds} folds; mean ± standard error",
+        fontsize="medium",
+    )
+    with whole_file(path) as stream:
+        figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)

@@ -1,0 +1,234 @@
+"""`widelimit benchmark`: every model on every fold of a user's table."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import polars as pl
+from sklearn.model_selection import KFold, StratifiedKFold
+from threadpoolctl import threadpool_limits
+
+from widelimit.cli import demo_scores, rivals, schema, training
+from widelimit.cli.models import plain
+from widelimit.cli.rivals import Fold
+from widelimit.cli.schema import Schema
+from widelimit.cli.training import Choices, Table
+
+SCORES = {
+    "regression": ("rmse", "nlpd", "coverage_95"),
+    "classification": ("accuracy", "log_loss"),
+}
+
+Progress = Callable[[int], AbstractContextManager[Callable[[str], None]]]
+"""Steps -> a context of a function to call before each, with its name."""
+ONE_THREAD = 3000
+"""Up to so many rows every model runs on one thread: more gain little, and threads that spin cost many times that."""
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One model: its scores on each fold."""
+
+    model: str
+    scores: dict[str, np.ndarray]
+    """(folds,) each."""
+    seconds: np.ndarray
+    """(folds,): fit and prediction."""
+    remarks: tuple[str, ...]
+    """Warnings of the model, each once."""
+
+    def mean(self, score: str) -> float:
+        """The mean over folds."""
+        return float(np.mean(self.scores[score]))
+
+    def error(self, score: str) -> float:
+        """The standard error of that mean: standard deviation over folds / sqrt(folds)."""
+        values = self.scores[score]
+        if not np.isfinite(values).all():
+            return math.inf
+        return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    """All models on a table, the best by the first score before the others."""
+
+    table: Table
+    inputs: int
+    folds: int
+    seed: int
+    rows: tuple[Row, ...]
+    notes: list[str]
+    seconds: float
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON has it."""
+        return {
+            "table": str(self.table.path),
+            "rows": self.table.frame.height,
+            "inputs": self.inputs,
+            "task": self.table.task,
+            "task_reason": self.table.reason,
+            "folds": self.folds,
+            "seed": self.seed,
+            "models": [row_document(row) for row in self.rows],
+            "notes": self.notes,
+            "seconds": self.seconds,
+        }
+
+
+def row_document(row: Row) -> dict[str, Any]:
+    """A row as JSON has it."""
+    scores = {
+        name: {
+            "mean": plain(row.mean(name)),
+            "standard_error": plain(row.error(name)),
+            "folds": [plain(float(value)) for value in values],
+        }
+        for name, values in row.scores.items()
+    }
+    return {"model": row.model, **scores, "seconds": row.seconds.tolist(), "remarks": list(row.remarks)}
+
+
+def splits(table: Table, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Training and test rows of each fold; of classes, an equal share in each.
+
+    Raises:
+        ValueError: fewer rows than folds; a class with one row, which models of one fold never see; one class.
+    """
+    n = len(table.target)
+    if n < 2 * folds:
+        raise ValueError(
+            f"{folds} folds need at least {2 * folds} rows, and there are {n}; say --folds {max(n // 2, 2)}."
+        )
+    if table.task == "regression":
+        return list(KFold(folds, shuffle=True, random_state=seed).split(table.target))
+    labels, counts = np.unique(table.target, return_counts=True)
+    if len(labels) == 1:
+        raise ValueError(f"the target has one class, {labels[0]!s}: there is nothing to tell apart.")
+    if counts.min() < 2:
+        alone = [str(label) for label in labels[counts < 2]]
+        raise ValueError(
+            f"a single row has the class {schema.listed(alone)}: where it is tested, no model has seen it; remove it "
+            "or merge classes."
+        )
+    with warnings.catch_warnings():  # fewer rows of a class than folds: each fold's training rows still have one
+        warnings.filterwarnings("ignore", message="The least populated class")
+        return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(table.target, table.target))
+
+
+def standardised(known: Schema, inside: pl.DataFrame, outside: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs of a fold's training and test rows: categories, fillings, mean and scale from the training rows only."""
+    found = schema.relearn(known, inside)
+    if not found.columns:
+        return np.zeros((inside.height, 1)), np.zeros((outside.height, 1))
+    (X, _), (Z, _) = schema.encode(found, inside), schema.encode(found, outside)
+    centre, spread = X.mean(axis=0), X.std(axis=0)
+    return (X - centre) / spread, (Z - centre) / spread
+
+
+def models(table: Table, given: Mapping[str, Any], *, costly: bool) -> tuple[dict[str, Any], list[str]]:
+    """The models for a table, by name, and a note on those that are left out unless `costly`."""
+    if table.task == "regression":
+        return dict(rivals.regression(dict(given))), []
+    left = [] if costly else rivals.costly(len(table.target), len(np.unique(table.target)))
+    known = {name: model for name, model in rivals.classification(dict(given)).items() if name not in left}
+    return known, [f"left out, as they take minutes: {', '.join(left)}; --all runs them"] * bool(left)
+
+
+def run(
+    path: Path,
+    choices: Choices,
+    given: Mapping[str, Any],
+    *,
+    folds: int,
+    costly: bool,
+    progress: Progress,
+) -> Result:
+    """Read the table and score all models on all folds.
+
+    Args:
+        path: the table.
+        choices: what the user says about it.
+        given: parameters of this library's estimators.
+        folds: of the cross-validation.
+        costly: also models that take minutes.
+        progress: shows them.
+
+    Raises:
+        ValueError, MemoryError: see `training.load`, `schema.learn`, `splits`.
+    """
+    start = time.perf_counter()
+    table = training.load(path, choices)
+    data = training.encoded(table, choices)
+    parts = splits(table, folds, choices.seed)
+    known, notes = models(table, given, costly=costly)
+    target = table.target if table.task == "regression" else np.unique(table.target, return_inverse=True)[1]
+    records = {name: Record([], [], {}) for name in known}
+    threads = 1 if table.frame.height <= ONE_THREAD else None
+    with threadpool_limits(limits=threads), progress(len(parts) * len(known)) as advance:
+        for i, (inside, outside) in enumerate(parts):
+            X, Z = standardised(data.schema, table.frame[inside], table.frame[outside])
+            for name, model in known.items():
+                advance(f"fold {i + 1}: {name}")
+                records[name].add(model, Fold(X, target[inside], Z, choices.seed), table.task, target[outside])
+    first = SCORES[table.task][0]
+    rows = sorted(
+        (record.row(name, SCORES[table.task]) for name, record in records.items()),
+        key=lambda row: row.mean(first),
+        reverse=first == "accuracy",
+    )
+    elapsed = time.perf_counter() - start
+    return Result(table, data.X.shape[1], folds, choices.seed, tuple(rows), data.notes + notes, elapsed)
+
+
+@final
+@dataclass(frozen=True)
+class Record:
+    """What is known of a model while folds go by."""
+
+    scores: list[dict[str, float]]
+    seconds: list[float]
+    remarks: dict[str, None]
+
+    def add(self, model: Callable[[Fold], Any], fold: Fold, task: str, truth: np.ndarray) -> None:
+        """Fit, predict, score, and keep the texts of warnings."""
+        start = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            predicted = model(fold)
+        self.seconds.append(time.perf_counter() - start)
+        self.scores.append(score(task, predicted, truth))
+        self.remarks.update(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
+
+    def row(self, name: str, scores: Sequence[str]) -> Row:
+        """The record of all folds."""
+        values = {key: np.array([each[key] for each in self.scores]) for key in scores}
+        return Row(name, values, np.array(self.seconds), tuple(self.remarks))
+
+
+def score(task: str, predicted: Any, truth: np.ndarray) -> dict[str, float]:
+    """The scores of one model on one fold."""
+    if task == "classification":
+        with np.errstate(divide="ignore"):
+            log_p = np.log(predicted)
+        return {
+            "accuracy": demo_scores.accuracy(log_p, truth),
+            "log_loss": demo_scores.class_nlpd(log_p, truth),
+        }
+    mean, deviation = predicted
+    return {
+        "rmse": demo_scores.rmse(mean, truth),
+        "nlpd": demo_scores.gaussian_nlpd(mean, deviation, truth),
+        "coverage_95": demo_scores.interval_coverage(mean, deviation, truth),
+    }

@@ -1,0 +1,248 @@
+"""Fitting an estimator to a table, and predicting with it."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import polars as pl
+
+import widelimit as wl
+from widelimit.cli import schema, tables, terminal, training
+from widelimit.cli.demo_scores import NORMAL_QUANTILE
+from widelimit.cli.schema import Schema
+from widelimit.cli.training import Choices, Data
+from widelimit.estimators.persistence import read
+
+ESTIMATORS: dict[tuple[str, str], type] = {
+    ("ntk", "regression"): wl.NTKRegressor,
+    ("nngp", "regression"): wl.NNGPRegressor,
+    ("ntk", "classification"): wl.NTKClassifier,
+    ("nngp", "classification"): wl.NNGPClassifier,
+}
+ROWS = 4096
+"""Rows predicted at once: between them progress moves."""
+
+
+@final
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` did."""
+
+    table: training.Table
+    data: Data
+    estimator: Any
+    model: Path
+    seconds: float
+
+    @property
+    def notes(self) -> list[str]:
+        """Remarks on the data."""
+        return self.data.notes
+
+    def chosen(self) -> dict[str, Any]:
+        """The network, and what was chosen from the data; noise_std in the unit of the target."""
+        found: dict[str, Any] = {"depth": self.estimator.depth, "activation": str(self.estimator.activation)}
+        for name in ("weight_std", "bias_std", "time"):
+            found[name] = float(getattr(self.estimator, f"{name}_", getattr(self.estimator, name)))
+        if self.table.task == "regression":
+            found["noise_std"] = float(np.sqrt(self.estimator.noise_) * self.estimator.y_scale_[0])
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON has it."""
+        return {
+            "rows": self.table.frame.height,
+            "inputs": self.data.schema.inputs,
+            "target": self.data.schema.target,
+            "task": self.table.task,
+            "task_reason": self.table.reason,
+            "estimator": type(self.estimator).__name__,
+            "chosen": {name: plain(value) for name, value in self.chosen().items()},
+            "notes": self.notes,
+            "model": str(self.model),
+            "seconds": self.seconds,
+        }
+
+    def summary(self) -> str:
+        """The result for people."""
+        columns, inputs = len(self.data.schema.columns), len(self.data.schema.inputs)
+        rows = f"{self.table.frame.height} rows" + (f" of {self.table.rows}" * (self.table.rows != len(self.data.y)))
+        chosen = ", ".join(
+            f"{name} {value if isinstance(value, (str, int)) else f'{value:.3g}'}"
+            for name, value in self.chosen().items()
+        )
+        model = f"model  {type(self.estimator).__name__}: {chosen}"
+        return "\n".join(
+            [
+                f"data   {self.table.path.name}: {rows}, {inputs} inputs from {columns} columns",
+                f"task   {self.table.task} ({self.table.reason})",
+                *textwrap.wrap(model, terminal.WIDTH, subsequent_indent=" " * 7),
+                f"wrote  {self.model} ({self.seconds:.1f} s)",
+            ]
+        )
+
+
+def plain(value: Any) -> Any:
+    """A number as JSON has it; an infinite one, for which JSON has none, as text."""
+    return value if not isinstance(value, float) or np.isfinite(value) else str(value)
+
+
+def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
+    """The estimator with the parameters that are given (None: its own default).
+
+    Raises:
+        ValueError: a parameter that it has not.
+    """
+    cls = ESTIMATORS[estimator, task]
+    known = inspect.signature(cls).parameters
+    settings = {name: value for name, value in given.items() if value is not None and name in known}
+    for name, value in given.items():
+        if value is not None and name not in known:
+            raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; leave it out.")
+    if settings.get("normalize") == "none":
+        settings["normalize"] = None
+    return cls(**{name: value if value is None else settled(value) for name, value in settings.items()})
+
+
+def settled(value: Any) -> Any:
+    """An option's value as the estimators take it: a plain text, or the number that a text is."""
+    return str(value) if isinstance(value, str) else value
+
+
+def fit(
+    path: Path, choices: Choices, estimator: str, given: Mapping[str, Any], model: Path, *, quiet: bool
+) -> FitResult:
+    """Read, fit, write.
+
+    Raises:
+        ValueError, MemoryError: see `training.load`, `schema.learn`, and the estimators' `fit`.
+        OSError: the model cannot be written.
+    """
+    start = time.perf_counter()
+    shown = terminal.shown_on_terminal(quiet=quiet)
+    with terminal.waiting(f"reading {path.name}", shown=shown):
+        table = training.load(path, choices)
+        data = training.encoded(table, choices)
+    made = build(estimator, table.task, {**given, "random_state": choices.seed})
+    with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", shown=shown):
+        made.fit(data.X, data.y)
+    wl.save(made, model, extra={"table": data.schema.document()})
+    return FitResult(table, data, made, model, time.perf_counter() - start)
+
+
+@final
+@dataclass(frozen=True)
+class Predictions:
+    """What `predict` found."""
+
+    schema: Schema
+    frame: pl.DataFrame
+    """The target's column; with --std its standard deviation, or the probability of each class."""
+    notes: list[str]
+    scores: dict[str, float]
+    """Against the target's column, where the new table has it."""
+    seconds: float
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON has it."""
+        return {
+            "target": self.schema.target,
+            "task": self.schema.task,
+            "rows": self.frame.height,
+            "scores": {name: plain(value) for name, value in self.scores.items()},
+            "notes": self.notes,
+            "seconds": self.seconds,
+        }
+
+
+def load(path: Path) -> tuple[Any, Schema]:
+    """A model that `fit` wrote, and its schema.
+
+    Raises:
+        ValueError: no such file, none of this library's, or one that was not made from a table.
+    """
+    tables.check_readable(path)
+    estimator, extra = read(path)
+    if "table" not in extra:
+        raise ValueError(
+            f"{path}: was not written by widelimit fit, so its columns have no names; use wl.load in Python."
+        )
+    return estimator, schema.from_document(extra["table"])
+
+
+def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
+    """Predict the rows of a table, ROWS at a time.
+
+    Raises:
+        ValueError: see `load` and `schema.encode`.
+    """
+    start = time.perf_counter()
+    estimator, found = load(model)
+    frame = tables.read(path)
+    X, notes = schema.encode(found, frame)
+    parts = []
+    shown = terminal.shown_on_terminal(quiet=quiet)
+    with terminal.progress(-(-len(X) // ROWS), shown=shown) as advance:
+        for i in range(0, len(X), ROWS):
+            advance(f"predicting {found.target}")
+            parts.append(columns(estimator, found, X[i : i + ROWS], std=std))
+    out = pl.concat(parts)
+    scores: dict[str, float] = {}
+    if found.target in frame.columns:
+        scores, remarks = scored(found, out, frame[found.target])
+        notes += remarks
+    return Predictions(found, out, notes, scores, time.perf_counter() - start)
+
+
+def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
+    """The columns that `predict` writes, for some rows."""
+    name = found.target
+    if found.task == "regression":
+        if not std:
+            return pl.DataFrame({name: estimator.predict(X)})
+        mean, deviation = estimator.predict(X, return_std=True, include_noise=True)
+        return pl.DataFrame({name: mean, f"{name}_std": deviation})
+    if not std:
+        return pl.DataFrame({name: estimator.predict(X)})
+    p = estimator.predict_proba(X)
+    labels = estimator.classes_[p.argmax(axis=1)]
+    return pl.DataFrame({name: labels, **{f"p_{c}": p[:, k] for k, c in enumerate(estimator.classes_)}})
+
+
+def scored(found: Schema, out: pl.DataFrame, truth: pl.Series) -> tuple[dict[str, float], list[str]]:
+    """Scores on the rows whose target is there, and remarks; none if it cannot be compared."""
+    known = truth.is_not_null()
+    if not known.any():
+        return {}, []
+    name, rest = found.target, out.filter(known)
+    try:
+        values = schema.target_values(truth.filter(known), found.task)
+    except ValueError as error:
+        return {}, [f"not scored: {error}"]
+    if found.task == "classification":
+        labels, guesses = values.astype(str), rest[name].to_numpy().astype(str)
+        scores = {"accuracy": float(np.mean(labels == guesses))}
+        classes = [c.removeprefix("p_") for c in rest.columns[1:]]
+        unseen = sorted(set(labels) - set(classes)) if classes else []
+        if unseen:
+            return scores, [f"classes that training has not seen, counted as wrong: {schema.listed(unseen)}"]
+        if classes:
+            place = np.array([classes.index(label) for label in labels])
+            p = rest.to_numpy()[:, 1:].astype(float)[np.arange(len(place)), place]
+            scores["log_loss"] = float(-np.mean(np.log(p)))
+        return scores, []
+    misses = values - rest[name].to_numpy()
+    scores = {"rmse": float(np.sqrt(np.mean(misses**2)))}
+    if f"{name}_std" in rest.columns:
+        deviation = rest[f"{name}_std"].to_numpy()
+        z = misses / deviation
+        scores["nlpd"] = float(np.mean(z**2 / 2 + np.log(deviation * np.sqrt(2 * np.pi))))
+        scores["coverage_95"] = float(np.mean(np.abs(z) <= NORMAL_QUANTILE))
+    return scores, []

@@ -1,0 +1,91 @@
+"""What all commands share: options, messages, exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from widelimit.cli.config import load
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        is_eager=True,
+        metavar="FILE",
+        callback=load,
+        help="A TOML file with a table of options for each command; the command line wins.",
+    ),
+]
+
+
+def version() -> str:
+    """The version of the installed package."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed_version
+
+    try:
+        return installed_version("widelimit")
+    except PackageNotFoundError:
+        return "unknown (not installed)"
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, and the exit code."""
+    typer.echo(f"widelimit: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)
+
+
+def note(message: str, *, quiet: bool) -> None:
+    """One line on stderr about what was done with the user's data, unless `quiet`."""
+    if not quiet:
+        typer.echo(f"note: {' '.join(message.split())}", err=True)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout; NaN, which JSON has not, is refused."""
+    import json
+
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+
+
+@contextmanager
+def plain_errors(*, debug: bool) -> Iterator[None]:
+    """Errors as one line, with the traceback before it if `debug`.
+
+    ValueError and MemoryError, which name what the user gave and the mend, exit with 2, all others with 1.
+    """
+    try:
+        yield
+    except (typer.Exit, typer.BadParameter, BrokenPipeError):
+        raise
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        match error:
+            case ValueError() | MemoryError():
+                fail(str(error), 2)
+            case OSError():
+                fail(f"failed: {error}", 1)
+            case _:
+                fail(f"failed: {type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+@contextmanager
+def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
+    """Python's warnings, each once, as notes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        note(text, quiet=quiet)

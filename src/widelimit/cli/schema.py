@@ -1,0 +1,323 @@
+"""What a model remembers of its training table (columns, categories, fillings), and a table as a matrix of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from widelimit.cli.tables import NUMERIC, as_text
+
+MANY_CATEGORIES = 100
+"""A text column with more different texts than this is an identifier or free text."""
+FEW_VALUES = 10
+"""A target of at most this many different integers is one of classes; a text column with more texts than this, and more
+than one for every two rows, is an identifier or free text."""
+SHOWN = 5
+"""Names that a message lists before "and ... more"."""
+
+
+@final
+@dataclass(frozen=True)
+class Column:
+    """One column that a model uses."""
+
+    name: str
+    categories: tuple[str, ...]
+    """In alphabetical order, one input for each; empty for a column of numbers."""
+    fill: float | str | None
+    """What stands in for a missing value: median or most frequent category of the training table, or nothing."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the model's inputs that the column becomes."""
+        return tuple(f"{self.name}={category}" for category in self.categories) or (self.name,)
+
+
+@final
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a training table that a model uses, in order, and its target."""
+
+    target: str
+    task: str
+    """ "classification" or "regression"."""
+    columns: tuple[Column, ...]
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the model's inputs."""
+        return [name for column in self.columns for name in column.inputs]
+
+    def document(self) -> dict[str, Any]:
+        """The schema as JSON has it."""
+        return asdict(self)
+
+
+def from_document(document: Mapping[str, Any]) -> Schema:
+    """The inverse of `Schema.document`.
+
+    Raises:
+        ValueError: anything else than such a document.
+    """
+    try:
+        columns = tuple(
+            Column(str(c["name"]), tuple(str(text) for text in c["categories"]), c["fill"]) for c in document["columns"]
+        )
+        schema = Schema(str(document["target"]), str(document["task"]), columns)
+    except (KeyError, TypeError) as error:
+        raise ValueError("its description of the table is damaged; fit the model again.") from error
+    if schema.task not in ("classification", "regression"):
+        raise ValueError(f"its task is {schema.task!r}; fit the model again.")
+    return schema
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b, c and 4 more."""
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def require_columns(frame: pl.DataFrame, names: Collection[str], what: str) -> None:
+    """Refuse names that the table has not."""
+    missing = [name for name in names if name not in frame.columns]
+    if not missing:
+        return
+    hint = ""
+    if all(is_number(name) for name in frame.columns):
+        hint = "; the first line holds numbers: is there a header line?"
+    raise ValueError(f"{what} {listed(missing)}: no such column; the table has {listed(frame.columns)}{hint}.")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def refuse_mixed(column: pl.Series) -> None:
+    """Refuse a text column most of whose values are numbers: the others are most likely slips."""
+    numbers = column.cast(pl.Float64, strict=False)
+    present = len(column) - column.null_count()
+    odd = numbers.is_null() & column.is_not_null()
+    if present == 0 or 2 * int(odd.sum()) >= present:
+        commas = column.str.contains(r"^[+-]?\d+,\d+$").sum()
+        if present and 2 * int(commas or 0) > present:
+            raise ValueError(f"column {column.name!r} has decimal commas (row {first(odd)}); write 1.5 for 1,5.")
+        return
+    raise ValueError(
+        f"column {column.name!r} is of numbers, but row {first(odd)} has the text {column.filter(odd)[0]!r} "
+        f"({odd.sum()} such rows); correct it, or say --categorical or --drop {column.name}."
+    )
+
+
+def first(mask: pl.Series) -> int:
+    """The first row, counted from 1 under the header, where a mask is true."""
+    return int(mask.arg_true()[0]) + 1
+
+
+def refuse_infinite(column: pl.Series) -> None:
+    """Refuse infinite numbers."""
+    infinite = column.is_infinite()
+    if infinite.any():
+        raise ValueError(
+            f"column {column.name!r} is infinite in row {first(infinite)}; correct it or leave it empty (missing)."
+        )
+
+
+def typed_columns(frame: pl.DataFrame, names: Sequence[str], categorical: Collection[str]) -> list[pl.Series]:
+    """The named columns as numbers or categories.
+
+    Raises:
+        ValueError: text among numbers, infinite numbers, free text, a date.
+    """
+    out = []
+    for name in names:
+        column = frame[name]
+        if column.dtype == pl.Float64 and name not in categorical:
+            refuse_infinite(column)
+        elif column.dtype in (pl.String, *NUMERIC):
+            column = as_text(column)
+            if name not in categorical:
+                refuse_mixed(column)
+            refuse_free_text(column)
+        else:
+            raise ValueError(
+                f"column {name!r} has the type {column.dtype}; turn it into numbers, or say --drop {name}."
+            )
+        out.append(column)
+    return out
+
+
+def refuse_free_text(column: pl.Series) -> None:
+    """Refuse a text column of identifiers or sentences."""
+    present = column.drop_nulls()
+    count = present.n_unique()
+    if count > MANY_CATEGORIES or (count > FEW_VALUES and 2 * count > len(present)):
+        raise ValueError(
+            f"column {column.name!r} has {count} different texts in {len(column)} rows: no categories, but an "
+            f"identifier or free text; leave it out: --drop {column.name}."
+        )
+
+
+def learn(
+    frame: pl.DataFrame,
+    *,
+    target: str,
+    task: str,
+    drop: Collection[str] = (),
+    categorical: Collection[str] = (),
+    impute: bool = False,
+) -> tuple[Schema, list[str]]:
+    """The schema of a training table, and notes on columns that are left out.
+
+    Columns with one value, which tell nothing, and columns without any are left out.
+
+    Raises:
+        ValueError: no such column; missing values without `impute`; what `typed_columns` refuses; nothing left.
+    """
+    require_columns(frame, [target], "--target")
+    require_columns(frame, drop, "--drop")
+    require_columns(frame, categorical, "--categorical")
+    names = [name for name in frame.columns if name != target and name not in drop]
+    empty = [name for name in names if frame[name].null_count() == frame.height]
+    columns = typed_columns(frame, [name for name in names if name not in empty], categorical)
+    constant = [column.name for column in columns if column.drop_nulls().n_unique() == 1]
+    columns = [column for column in columns if column.name not in constant]
+    if not impute:
+        refuse_missing(columns, "--impute fills them with the median or the most frequent category")
+    if not columns:
+        raise ValueError("no column is left to predict from: every one is constant, empty or dropped.")
+    notes = [f"left out, {why}: {listed(left)}" for why, left in (("empty", empty), ("constant", constant)) if left]
+    counts = missing_counts(columns)
+    if counts:
+        notes.append(f"missing values imputed: {counts}")
+    return Schema(target, task, tuple(learned(column, impute=impute) for column in columns)), notes
+
+
+def relearn(known: Schema, frame: pl.DataFrame) -> Schema:
+    """The schema of some rows of the table that `known` was learned from: the same columns, but for constant ones."""
+    columns = [as_kind(column, frame[column.name]) for column in known.columns]
+    impute = any(column.fill is not None for column in known.columns)
+    varying = [column for column in columns if column.drop_nulls().n_unique() > 1]
+    return Schema(known.target, known.task, tuple(learned(column, impute=impute) for column in varying))
+
+
+def learned(column: pl.Series, *, impute: bool) -> Column:
+    """Categories and what fills a gap."""
+    if column.dtype == pl.String:
+        categories = tuple(column.drop_nulls().unique().sort().to_list())
+        frequent = column.drop_nulls().mode().sort()[0]
+        return Column(column.name, categories, frequent if impute else None)
+    return Column(column.name, (), float(np.median(column.drop_nulls().to_numpy())) if impute else None)
+
+
+def decide_task(target: pl.Series) -> tuple[str, str]:
+    """Classification or regression, and why: text, booleans and few integers are classes."""
+    values = target.drop_nulls()
+    count = values.n_unique()
+    if target.dtype == pl.String:
+        return "classification", f"{target.name} is text with {count} different values"
+    if target.dtype != pl.Float64:
+        raise ValueError(f"the target {target.name!r} has the type {target.dtype}; give numbers or text.")
+    if count <= FEW_VALUES and bool((values.floor() == values).all()):
+        return "classification", f"{target.name} has {count} different integers"
+    return "regression", f"{target.name} has {count} different numbers"
+
+
+def target_values(target: pl.Series, task: str) -> np.ndarray:
+    """Numbers (float64) for regression; labels, integers or texts, for classification.
+
+    Raises:
+        ValueError: missing or infinite values; text for regression; a class for every two rows.
+    """
+    if target.null_count():
+        raise ValueError(
+            f"the target {target.name!r} is missing in {target.null_count()} of {len(target)} rows (first: row "
+            f"{first(target.is_null())}); remove these rows."
+        )
+    if task == "classification":
+        labels = as_text(target)
+        if target.dtype == pl.String:
+            refuse_mixed(labels)
+            refuse_free_text(labels)
+        if target.dtype == pl.Float64 and bool((target.floor() == target).all()):
+            return target.cast(pl.Int64).to_numpy()
+        return np.array(labels.to_list(), dtype=np.str_)
+    if target.dtype == pl.String:
+        refuse_mixed(target)
+        raise ValueError(f"the target {target.name!r} is text ({target[0]!r}), no number; say --task classification.")
+    refuse_infinite(target)
+    return target.to_numpy()
+
+
+def missing_counts(columns: Sequence[pl.Series]) -> str:
+    """age 3, colour 5; empty if nothing is missing."""
+    return listed([f"{column.name} {column.null_count()}" for column in columns if column.null_count()])
+
+
+def refuse_missing(columns: Sequence[pl.Series], mend: str) -> None:
+    """Refuse missing values, with their counts by column."""
+    counts = missing_counts(columns)
+    if counts:
+        raise ValueError(f"missing values (of {len(columns[0])} rows): {counts}; {mend}.")
+
+
+def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"], list[str]]:
+    """The matrix of inputs: numbers as they are, one 0/1 input for each category; and notes.
+
+    A category that training has not seen is 0 in all inputs of its column. Columns of no use are ignored. Both are
+    told in the notes.
+
+    Raises:
+        ValueError: columns that are not there; text for numbers; missing values that the model cannot fill.
+    """
+    names = [column.name for column in schema.columns]
+    require_columns(frame, names, "the model needs the column")
+    present = [as_kind(column, frame[column.name]) for column in schema.columns]
+    refuse_missing(
+        [values for column, values in zip(schema.columns, present, strict=True) if column.fill is None],
+        "fill them, or fit the model with --impute",
+    )
+    notes, blocks = [], []
+    if missing_counts(present):
+        notes.append(f"missing values imputed: {missing_counts(present)}")
+    extra = [name for name in frame.columns if name not in names and name != schema.target]
+    if extra:
+        notes.append(f"columns that the model does not use: {listed(extra)}")
+    for column, values in zip(schema.columns, present, strict=True):
+        filled = values if column.fill is None else values.fill_null(column.fill)
+        if not column.categories:
+            blocks.append(filled.to_numpy()[:, None])
+            continue
+        unseen = filled.filter(~filled.is_in(column.categories)).unique().sort().to_list()
+        if unseen:
+            notes.append(
+                f"column {column.name!r}: no such category in training, all its inputs are 0: {listed(unseen)}"
+            )
+        blocks.append(filled.to_numpy()[:, None] == np.array(column.categories, dtype=object))
+    return np.concatenate(blocks, axis=1, dtype=np.float64), notes
+
+
+def as_kind(column: Column, values: pl.Series) -> pl.Series:
+    """A column of a new table as the model's: numbers or text."""
+    if column.categories:
+        return as_text(values).cast(pl.String)
+    numbers = values.cast(pl.Float64, strict=False) if values.dtype == pl.String else values
+    if numbers.dtype != pl.Float64:
+        raise ValueError(f"column {column.name!r} has the type {values.dtype}, and the model was fitted to numbers.")
+    odd = numbers.is_null() & values.is_not_null()
+    if odd.any():
+        raise ValueError(
+            f"column {column.name!r} was of numbers in training, but row {first(odd)} has the text "
+            f"{values.filter(odd)[0]!r}; correct it or leave it empty (missing)."
+        )
+    refuse_infinite(numbers)
+    return numbers

@@ -1,0 +1,165 @@
+"""A table from a CSV or Parquet file: columns of numbers (Float64, missing: null) and of text (String)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from widelimit.compute import memory
+
+MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
+"""Texts that stand for a missing value."""
+TEXT_FILES = (".csv", ".tsv", ".txt")
+PARQUET_FILES = (".parquet", ".pq")
+SEPARATORS = ",;\t|"
+HEAD = 2**16
+"""Bytes at the start of a file by which it is judged."""
+GROWTH = 6
+"""Bytes of memory for a byte of CSV while it is read: the file, its fields with 16 bytes each, and their numbers."""
+NUMERIC = (pl.Float64, pl.Float32, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
+TEXTUAL = (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
+
+
+def read(path: Path) -> pl.DataFrame:
+    """The table in a file: numbers as Float64, text and booleans as stripped String, missing values as null.
+
+    A column is of numbers if all its values are. Columns of other types (dates, lists) stay as Parquet has them.
+
+    Raises:
+        ValueError: no such file, not a table, no rows, a column name twice; each with the mend.
+        MemoryError: the table is larger than the memory that is free; nothing was read.
+    """
+    path = Path(path)
+    check_readable(path)
+    suffix = path.suffix.lower()
+    with plain_errors(path):
+        if suffix in TEXT_FILES:
+            frame = read_text(path)
+        elif suffix in PARQUET_FILES:
+            frame = read_parquet(path)
+        else:
+            known = ", ".join(TEXT_FILES + PARQUET_FILES)
+            raise ValueError(f"{path}: tables end in {known}, not in {path.suffix!r}; rename or convert the file.")
+    frame = frame.select([typed(column) for column in frame.get_columns()])
+    if frame.height == 0:
+        raise ValueError(f"{path}: has no rows under its header; give at least one.")
+    return frame
+
+
+def check_readable(path: Path) -> None:
+    """Refuse what is not a file that can be read, in one line."""
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file; check the name (this folder is {Path.cwd().name}).")
+    if not path.is_file():
+        raise ValueError(f"{path}: is not a file; give the name of a CSV or Parquet file.")
+    try:
+        with path.open("rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); check its permissions.") from error
+
+
+@contextmanager
+def plain_errors(path: Path) -> Iterator[None]:
+    """Polars' errors as ValueError of one line that names the file."""
+    try:
+        yield
+    except pl.exceptions.NoDataError as error:
+        raise ValueError(f"{path}: is empty; give a file with a header line and rows.") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        text = str(error).strip().partition("\n")[0]
+        if "utf-8" in text:
+            raise ValueError(not_text(path)) from error
+        if "more fields" in text:
+            text = "a row has more fields than the header names; quote fields that contain the separator"
+        if "could not parse" in text:
+            text = "a quotation mark is not closed"
+        raise ValueError(f"{path}: is not a table that can be read: {text}.") from error
+
+
+def not_text(path: Path) -> str:
+    """The message for bytes that are no UTF-8."""
+    return f"{path}: is not UTF-8 text; save it as UTF-8, or convert it: iconv -f latin1 -t utf-8 '{path}'."
+
+
+def read_text(path: Path) -> pl.DataFrame:
+    """All fields of a CSV file as text; the separator is that of SEPARATORS which the header has most of.
+
+    Columns without a name, which programs write for row numbers, and lines without a field are left out.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(HEAD)
+    if b"\0" in head:
+        raise ValueError(f"{path}: is a binary file, not CSV text; a Parquet file must end in .parquet.")
+    require_memory(path, GROWTH * path.stat().st_size)
+    try:
+        header = head.partition(b"\n")[0].decode("utf-8-sig").rstrip("\r")
+    except UnicodeDecodeError as error:
+        raise ValueError(not_text(path)) from error
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    separator = max(SEPARATORS, key=unquoted.count)
+    frame = pl.read_csv(path, separator=separator, has_header=False, infer_schema=False, glob=False)
+    names = [str(name or "").strip() for name in frame.row(0)]
+    check_names(path, [name for name in names if name])
+    kept = [i for i, name in enumerate(names) if name]
+    rows = pl.DataFrame([frame.to_series(i)[1:].alias(names[i]) for i in kept])
+    return rows.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+def check_names(path: Path, names: list[str]) -> None:
+    """Refuse a header without names, and a name that stands twice."""
+    if not names:
+        raise ValueError(f"{path}: its first line names no columns; write a header line.")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path}: the column {twice[0]!r} is there {names.count(twice[0])} times; rename one.")
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """A Parquet file, if 16 bytes a value (the values, and as Float64) are free."""
+    rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
+    columns = len(pl.read_parquet_schema(path))
+    require_memory(path, max(16 * rows * columns, 2 * path.stat().st_size))
+    return pl.read_parquet(path, glob=False)
+
+
+def require_memory(path: Path, size: int) -> None:
+    """Refuse to read a file that memory does not hold."""
+    free = memory.available()
+    if size > free:
+        raise MemoryError(
+            f"{path}: reading it takes about {size / memory.GIB:.1f} GiB and {free / memory.GIB:.1f} GiB are free; "
+            "cut the file to the rows and columns that you need (head, cut)."
+        )
+
+
+def typed(column: pl.Series) -> pl.Series:
+    """Numbers as Float64, text and booleans as stripped String, missing values as null; other types as they are."""
+    if column.dtype == pl.Null:
+        return column.cast(pl.String)
+    if isinstance(column.dtype, pl.Decimal) or column.dtype in NUMERIC:
+        return column.cast(pl.Float64).fill_nan(None)
+    if column.dtype not in TEXTUAL:
+        return column
+    text = column.cast(pl.String).str.strip_chars()
+    text = pl.select(pl.when(text.is_in(MISSING)).then(None).otherwise(text).alias(column.name)).to_series()
+    numbers = text.cast(pl.Float64, strict=False)
+    if column.dtype == pl.String and numbers.null_count() == text.null_count() < len(text):
+        return numbers.fill_nan(None)
+    return text
+
+
+def as_text(column: pl.Series) -> pl.Series:
+    """A column of numbers as text, 3.0 as "3"; a column of text as it is."""
+    if column.dtype != pl.Float64:
+        return column
+    return pl.Series(column.name, [None if value is None else number_text(value) for value in column], pl.String)
+
+
+def number_text(value: float) -> str:
+    """The shortest text of a number: "3" for 3.0."""
+    return str(int(value)) if value.is_integer() else repr(value)

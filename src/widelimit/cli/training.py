@@ -1,0 +1,120 @@
+"""From a file to what a model is fitted to: rows, schema, inputs and targets, and notes for the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from widelimit.cli import schema, tables
+from widelimit.cli.schema import Schema
+from widelimit.compute import memory
+
+MATRICES = 3
+"""n x n matrices of float64 that an exact fit holds at most: the kernel, its factor, and a copy between them."""
+
+
+@final
+@dataclass(frozen=True)
+class Choices:
+    """What the user says about a table."""
+
+    target: str
+    task: str | None = None
+    """None: decided by the target."""
+    drop: Sequence[str] = ()
+    categorical: Sequence[str] = ()
+    impute: bool = False
+    rows: int | None = None
+    """At most so many rows, drawn at random."""
+    seed: int = 0
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """Rows, and what they are to be used for."""
+
+    path: Path
+    frame: pl.DataFrame
+    target: np.ndarray
+    """(n,) float64, or labels (integers or texts)."""
+    task: str
+    reason: str
+    """Why this task."""
+    rows: int
+    """Rows of the file, before any were drawn."""
+
+
+@final
+@dataclass(frozen=True)
+class Data:
+    """A table as numbers."""
+
+    schema: Schema
+    X: Float[np.ndarray, "n d"]
+    y: np.ndarray
+    notes: list[str]
+
+
+def load(path: Path, choices: Choices) -> Table:
+    """Read a table, draw rows, decide the task.
+
+    Raises:
+        ValueError: no table, no such column, a target that cannot be used, fewer than 2 rows.
+        MemoryError: more rows than an exact fit has memory for; nothing large was allocated.
+    """
+    frame = tables.read(path)
+    schema.require_columns(frame, [choices.target], "--target")
+    rows = frame.height
+    if rows < 2:
+        raise ValueError(f"{path}: has 1 row; a model needs at least 2.")
+    if choices.rows is not None and choices.rows < rows:
+        frame = frame.sample(choices.rows, seed=choices.seed)
+    require_memory(frame.height)
+    column = frame[choices.target]
+    task, reason = (choices.task, "by --task") if choices.task else schema.decide_task(column)
+    return Table(path, frame, schema.target_values(column, task), task, reason, rows)
+
+
+def require_memory(rows: int) -> None:
+    """Refuse more rows than memory holds MATRICES of."""
+    need, free = MATRICES * 8 * rows**2, memory.available()
+    if need > free:
+        fitting = int((free / (MATRICES * 8)) ** 0.5)
+        fitting -= fitting % 10 ** max(len(str(fitting)) - 2, 0)
+        raise MemoryError(
+            f"an exact fit to {rows} rows takes {need / memory.GIB:.0f} GiB and {free / memory.GIB:.0f} GiB are free; "
+            f"fit to a random part: --rows {fitting}."
+        )
+
+
+def encoded(table: Table, choices: Choices) -> Data:
+    """Schema, inputs and targets of all rows of a table."""
+    found, notes = schema.learn(
+        table.frame,
+        target=choices.target,
+        task=table.task,
+        drop=choices.drop,
+        categorical=choices.categorical,
+        impute=choices.impute,
+    )
+    X, _ = schema.encode(found, table.frame)
+    return Data(found, X, table.target, notes + conflicts(X, table.target))
+
+
+def conflicts(X: Float[np.ndarray, "n d"], y: np.ndarray) -> list[str]:
+    """A note if rows with the same inputs have different targets."""
+    _, group = np.unique(X, axis=0, return_inverse=True)
+    _, value = np.unique(y, return_inverse=True)
+    pairs = np.unique(np.stack([group.ravel(), value.ravel()]), axis=1)
+    clashing = np.bincount(pairs[0]) > 1
+    count = int(clashing[group.ravel()].sum())
+    return [f"{count} rows share their inputs with rows of another {'value' if y.dtype == float else 'class'}"] * (
+        count > 0
+    )

@@ -1,0 +1,169 @@
+"""Kernels of this library as scikit-learn has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn.gaussian_process.kernels import Hyperparameter
+from sklearn.gaussian_process.kernels import Kernel as ScikitKernel
+
+from widelimit import validation
+from widelimit.compute import memory
+from widelimit.kernels.base import Kernel
+
+STEP = 1e-4
+"""Of central differences in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
+
+
+class _Place(NamedTuple):
+    """Where a hyper-parameter stands in a kernel: entry `index` of the flattened leaf number `leaf`."""
+
+    name: str
+    leaf: int
+    index: int
+    value: float
+
+
+def _places(kernel: Kernel) -> list[_Place]:
+    """Every number in the kernel's leaves, by path; matrices are data, not hyper-parameters."""
+    found = []
+    for i, (path, leaf) in enumerate(jax.tree_util.tree_flatten_with_path(kernel)[0]):
+        name, values = jax.tree_util.keystr(path).lstrip("."), np.asarray(leaf, np.float64)
+        if values.ndim < 2:
+            label = "{}" if values.ndim == 0 else "{}[{}]"
+            found += [_Place(label.format(name, j), i, j, float(v)) for j, v in enumerate(values.ravel())]
+    return found
+
+
+@jax.jit
+def _slope(kernel: Kernel, tangent: Kernel, X: jax.Array) -> jax.Array:
+    """d K(X, X) along a direction in the space of hyper-parameters."""
+    derivative: jax.Array = jax.jvp(lambda k: k.gram(X), (kernel,), (tangent,))[1]
+    return derivative
+
+
+@final
+class SklearnKernel(ScikitKernel):  # type: ignore[misc]
+    """K(x, x') of a `widelimit.Kernel` as a `sklearn.gaussian_process.kernels.Kernel`; made by `sklearn_kernel`.
+
+    `values` are the free hyper-parameters and `names` their names; theta is log(values), as scikit-learn has it.
+    """
+
+    def __init__(
+        self, kernel: Kernel, names: tuple[str, ...], values: Any, values_bounds: Any, gradient: str = "autodiff"
+    ) -> None:
+        self.kernel = kernel
+        self.names = names
+        self.values = values
+        self.values_bounds = values_bounds
+        self.gradient = gradient
+
+    @property
+    def hyperparameter_values(self) -> Hyperparameter:
+        """All free hyper-parameters, one vector."""
+        return Hyperparameter("values", "numeric", self.values_bounds, len(self.names))
+
+    @property
+    def current(self) -> Kernel:
+        """The kernel at `values`."""
+        return self._at(np.atleast_1d(np.asarray(self.values, np.float64)))
+
+    def _at(self, values: np.ndarray) -> Kernel:
+        leaves, tree = jax.tree.flatten(self.kernel)
+        arrays = [np.array(leaf, np.float64) for leaf in leaves]
+        free = {place.name: place for place in _places(self.kernel)}
+        for name, value in zip(self.names, values, strict=True):
+            arrays[free[name].leaf].flat[free[name].index] = value
+        changed = [float(a) if np.ndim(leaf) == 0 else a for a, leaf in zip(arrays, leaves, strict=True)]
+        built: Kernel = jax.tree.unflatten(tree, changed)
+        return built
+
+    def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
+        """K(X, Y), (n, m), Y = X unless given; with `eval_gradient` also d K(X, X)/d theta, (n, n, p)."""
+        X = _table(X)
+        if Y is not None:
+            if eval_gradient:
+                raise ValueError("the gradient is that of K(X, X): leave Y out.")
+            return np.asarray(self.current.cross(X, _table(Y)))
+        matrix = np.asarray(self.current.gram(X))
+        return (matrix, self._gradient(X)) if eval_gradient else matrix
+
+    def _gradient(self, X: np.ndarray) -> np.ndarray:
+        values = np.atleast_1d(np.asarray(self.values, np.float64))
+        memory.require(8.0 * len(values) * len(X) ** 2, f"derivatives of a {len(X)} x {len(X)} kernel matrix")
+        out = np.empty((len(X), len(X), len(values)))
+        for i in range(len(values)):
+            unit = np.eye(len(values))[i]
+            if self.gradient == "autodiff":
+                out[..., i] = values[i] * self._derivative(values, unit, X)
+            else:
+                up, down = (self._at(values * np.exp(step * unit)).gram(X) for step in (STEP, -STEP))
+                out[..., i] = (np.asarray(up) - np.asarray(down)) / (2 * STEP)
+        return out
+
+    def _derivative(self, values: np.ndarray, unit: np.ndarray, X: np.ndarray) -> np.ndarray:
+        with jax.enable_x64(True):
+            kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self._at(values))
+            still = SklearnKernel(jax.tree.map(np.zeros_like, self.kernel), self.names, unit, None)
+            tangent = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), still._at(unit))
+            return np.asarray(_slope(kernel, tangent, jnp.asarray(X)))
+
+    def diag(self, X: Any) -> np.ndarray:
+        """K(x, x) of every row: (n,)."""
+        return np.asarray(self.current.diag(_table(X)))
+
+    def is_stationary(self) -> bool:
+        """Whether K depends on x - x' only; False: it is not known to."""
+        return False
+
+    def __repr__(self) -> str:
+        values = np.atleast_1d(self.values)
+        shown = ", ".join(f"{name}={value:.3g}" for name, value in zip(self.names, values, strict=True))
+        return f"{type(self.kernel).__name__}({shown})"
+
+
+def _table(X: Any) -> np.ndarray:
+    return np.asarray(np.atleast_2d(X), np.float64)
+
+
+def sklearn_kernel(
+    k: Kernel,
+    *,
+    fixed: Sequence[str] = (),
+    bounds: tuple[float, float] = (1e-3, 1e3),
+    gradient: Literal["autodiff", "differences"] = "autodiff",
+) -> SklearnKernel:
+    """K(x, x') for scikit-learn: GaussianProcessRegressor and GaussianProcessClassifier, SVC, SVR, KernelRidge.
+
+    Every positive number in the kernel (for nngp(net): weight_std and bias_std of the first and of the repeated layers)
+    is a hyper-parameter that scikit-learn's optimisers may fit, in logarithms, by exact derivatives. Parameters that are
+    0 stay so. Products and sums with scikit-learn's own kernels (ConstantKernel, WhiteKernel) work.
+
+    Args:
+        k: a kernel.
+        fixed: names of hyper-parameters that are not to be fitted, as the representation of the result shows them.
+        bounds: (low, high), > 0, of every hyper-parameter.
+        gradient: "autodiff", or "differences" for kernels that JAX cannot trace (tabulated activations such as tanh).
+
+    Raises:
+        TypeError: k is no kernel.
+        ValueError: an unknown name in fixed; bounds or gradient that are none.
+    """
+    if not isinstance(k, Kernel):
+        raise TypeError(f"a kernel is needed, e.g. wl.nngp(net) or wl.ntk(net); got {type(k).__name__}.")
+    if gradient not in ("autodiff", "differences"):
+        raise ValueError(f'gradient must be "autodiff" or "differences", got {gradient!r}.')
+    low, high = (validation.finite_scalar("every bound", bound, above=0.0) for bound in bounds)
+    if not low < high:
+        raise ValueError(f"bounds must be (low, high) with low < high, got {bounds!r}.")
+    places = [place for place in _places(k) if place.value > 0]
+    unknown = set(fixed) - {place.name for place in places}
+    if unknown:
+        raise ValueError(f"fixed names {sorted(unknown)}; the hyper-parameters are {[p.name for p in places]}.")
+    free = [place for place in places if place.name not in fixed]
+    values = np.array([place.value for place in free])
+    return SklearnKernel(k, tuple(p.name for p in free), values, (float(low), float(high)), gradient)

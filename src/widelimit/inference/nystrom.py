@@ -1,0 +1,45 @@
+"""Finitely many features whose inner products approximate a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+
+from widelimit.compute import linalg
+from widelimit.kernels.base import Kernel
+
+ROWS = 4096
+"""Rows whose kernel with the landmarks is held at once."""
+
+
+@final
+@dataclass(frozen=True)
+class Nystrom:
+    """phi(x) = B^T K(L, x) with B B^T = K(L, L)^+: made by `nystrom`."""
+
+    kernel: Kernel
+    landmarks: Float[np.ndarray, "k d"]
+    basis: Float[np.ndarray, "k k"]
+
+    def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
+        """phi(X)."""
+        out = np.empty((len(X), self.basis.shape[1]))
+        for start in range(0, len(X), ROWS):
+            part = slice(start, start + ROWS)
+            np.matmul(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis, out=out[part])
+        return out
+
+
+def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:
+    """phi(x) . phi(x') = K(x, L) K(L, L)^+ K(L, x'): exact between landmarks, below K elsewhere (the rest is positive).
+
+    Landmarks that depend on others in the kernel's space (duplicates) leave features that are 0. Source: Williams and
+    Seeger 2001.
+    """
+    values, vectors = linalg.eigenpairs(np.asarray(k.gram(landmarks)))
+    kept = values > linalg.rounding(len(values), values[-1])
+    basis = vectors * np.where(kept, 1 / np.sqrt(np.where(kept, values, 1.0)), 0.0)
+    return Nystrom(k, landmarks, np.ascontiguousarray(basis[:, ::-1]))

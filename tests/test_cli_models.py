@@ -1,0 +1,529 @@
+"""`widelimit fit`, `predict` and `benchmark`, on tables of a few rows."""
+
+import itertools
+import json
+import math
+import signal
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.model_selection import KFold
+from threadpoolctl import threadpool_limits
+
+import widelimit as wl
+from commands import invoke, listening
+from widelimit.cli import benchmark_report, benchmarking, demo_scores, models, options, rivals, terminal
+from widelimit.cli.benchmarking import Record, Row
+from widelimit.cli.rivals import Fold
+from widelimit.cli.training import Choices, Table
+from widelimit.compute import memory
+from widelimit.estimators.persistence import read
+
+ROWS = 40
+
+
+def table(rows=ROWS, seed=0):
+    """Numbers, categories, a target of numbers and one of texts."""
+    rng = np.random.default_rng(seed)
+    size, kind = rng.uniform(1, 3, rows), rng.choice(["a", "b"], rows)
+    y = np.sin(size) + (kind == "b") + 0.1 * rng.standard_normal(rows)
+    label = np.where(y > np.median(y), "high", "low")
+    return pl.DataFrame({"size": size, "kind": kind, "id": np.arange(rows), "y": y, "label": label})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """train.csv, new.csv, and the models m.npz (numbers) and c.npz (classes) that `fit` makes of them."""
+    folder = tmp_path_factory.mktemp("models")
+    table().write_csv(folder / "train.csv")
+    table(10, seed=1).drop("y", "label").write_csv(folder / "new.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(folder):
+    options = ["--drop", "id", "--drop", "label", "--depth", 2, "--noise", 0.01]
+    return invoke("fit", folder / "train.csv", "--target", "y", "--model", folder / "m.npz", *options)
+
+
+@pytest.fixture(scope="module")
+def classes(folder):
+    options = ["--drop", "id", "--drop", "y", "--depth", 2, "--estimator", "nngp", "--json"]
+    return invoke("fit", folder / "train.csv", "--target", "label", "--model", folder / "c.npz", *options)
+
+
+def matrix(frame):
+    """The inputs, made by hand."""
+    kind = frame["kind"].to_numpy()
+    return np.stack([frame["size"].to_numpy(), kind == "a", kind == "b"], axis=1).astype(float)
+
+
+# --- fit
+
+
+def test_fit_says_what_it_did(folder, fitted):
+    code, out, err = fitted
+    assert (code, err) == (0, "")
+    assert "train.csv: 40 rows, 3 inputs from 2 columns" in out
+    assert "regression (y has 40 different numbers)" in out
+    assert (
+        "NTKRegressor: depth 2, activation relu, weight_std 1.41, bias_std 0.1,\n       time inf, noise_std 0." in out
+    )
+    assert str(folder / "m.npz") in out
+    assert max(map(len, out.replace(str(folder), "").splitlines())) <= 80
+
+
+def test_fit_in_json(folder, classes):
+    code, out, err = classes
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert (document["task"], document["estimator"]) == ("classification", "NNGPClassifier")
+    assert document["inputs"] == ["size", "kind=a", "kind=b"]
+    assert document["model"] == str(folder / "c.npz")
+
+
+def test_fit_writes_the_estimator_of_python(folder, fitted):
+    assert fitted.exit_code == 0
+    stored = read(folder / "m.npz")
+    train = table()
+    wanted = wl.NTKRegressor(depth=2, noise=0.01).fit(matrix(train), train["y"].to_numpy())
+    Z = matrix(table(10, seed=1))
+    np.testing.assert_array_equal(stored.model.predict(Z), wanted.predict(Z))
+    assert not np.array_equal(stored.model.predict(Z), wl.NTKRegressor(depth=2).fit(Z, Z[:, 0]).predict(Z))
+
+
+@pytest.mark.parametrize(("estimator", "task"), models.ESTIMATORS)
+def test_options_reach_the_estimator(estimator, task):
+    given = {
+        "depth": 4,
+        "activation": "erf",
+        "weight_std": 1.5,
+        "bias_std": 0.2,
+        "noise": 0.3,
+        "time": 5.0,
+        "hyperparameters": "leave_one_out",
+        "normalize": "none",
+        "random_state": 7,
+    }
+    made = models.build(estimator, task, given).get_params()
+    assert {name: made[name] for name in given} == {**given, "normalize": None}
+    untouched = models.build(estimator, task, dict.fromkeys(given)).get_params()
+    assert untouched == models.ESTIMATORS[estimator, task]().get_params()
+
+
+def test_options_that_an_estimator_has_not_are_refused():
+    with pytest.raises(ValueError, match="--ensemble is no option of NNGPRegressor"):
+        models.build("nngp", "regression", {"ensemble": True})
+    with pytest.raises(ValueError, match="--likelihood is no option of NTKRegressor"):
+        models.build("ntk", "regression", {"likelihood": "dirichlet"})
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_interrupt_leaves_no_half_model(folder, monkeypatch, tmp_path, old):
+    path = tmp_path / "m.npz"
+    if old:
+        path.write_bytes(old)
+
+    def half(stream, **_):
+        stream.write(b"half")
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(np, "savez", half)
+    with listening():
+        outcome = invoke(
+            "fit", folder / "train.csv", "--target", "y", "--model", path, "--drop", "id", "--drop", "label"
+        )
+    assert outcome == (130, "", "")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == ([old] if old else [])
+
+
+# --- predict
+
+
+def test_predictions_go_to_stdout(folder, fitted):
+    assert fitted.exit_code == 0
+    code, out, err = invoke("predict", folder / "m.npz", folder / "new.csv", "--std")
+    assert code == 0
+    assert err == "note: columns that the model does not use: id\n"
+    frame = pl.read_csv(out.encode())
+    assert frame.columns == ["y", "y_std"]
+    model, Z = read(folder / "m.npz").model, matrix(table(10, seed=1))
+    mean, deviation = model.predict(Z, return_std=True, include_noise=True)
+    np.testing.assert_array_equal(frame["y"], mean)
+    np.testing.assert_array_equal(frame["y_std"], deviation)
+    _, without = model.predict(Z, return_std=True)
+    assert (frame["y_std"].to_numpy() > without).all()
+    assert invoke("predict", folder / "m.npz", folder / "new.csv", "--quiet").stdout.startswith("y\n")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_predictions_go_to_a_file_and_are_scored(folder, classes, tmp_path, suffix):
+    assert classes.exit_code == 0
+    path = tmp_path / f"p.{suffix}"
+    code, out, err = invoke("predict", folder / "c.npz", folder / "train.csv", "--std", "--out", path)
+    assert (code, out) == (0, "")
+    frame = (pl.read_csv if suffix == "csv" else pl.read_parquet)(path)
+    assert frame.columns == ["label", "p_high", "p_low"]
+    np.testing.assert_allclose(frame["p_high"] + frame["p_low"], 1, rtol=1e-12)
+    train = table()
+    right = np.mean(frame["label"].to_numpy() == train["label"].to_numpy())
+    p = np.where(train["label"].to_numpy() == "high", frame["p_high"], frame["p_low"])
+    assert f"accuracy {right:.4g}, log_loss {-np.log(p).mean():.4g}" in err
+    assert right > 0.8
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_predictions_in_json(folder, fitted):
+    assert fitted.exit_code == 0
+    code, out, err = invoke("predict", folder / "m.npz", folder / "train.csv", "--std", "--json", "--quiet")
+    document = json.loads(out)
+    assert (code, err, document["rows"]) == (0, "", ROWS)
+    y, mean, deviation = (np.array(v) for v in (table()["y"], *document["predictions"].values()))
+    assert document["scores"]["rmse"] == pytest.approx(demo_scores.rmse(mean, y))
+    assert document["scores"]["nlpd"] == pytest.approx(demo_scores.gaussian_nlpd(mean, deviation, y))
+    assert document["scores"]["coverage_95"] == demo_scores.interval_coverage(mean, deviation, y)
+
+
+def test_predictions_of_parts_are_those_of_the_whole(folder, fitted, monkeypatch):
+    assert fitted.exit_code == 0
+    whole = models.predict(folder / "m.npz", folder / "train.csv", std=True, quiet=True).frame
+    monkeypatch.setattr(models, "ROWS", 25)
+    parts = models.predict(folder / "m.npz", folder / "train.csv", std=True, quiet=True).frame
+    # The order of sums may differ: n eps of the values.
+    np.testing.assert_allclose(parts.to_numpy(), whole.to_numpy(), rtol=1000 * ROWS * np.finfo(float).eps)
+
+
+def test_a_class_seen_only_in_the_new_table_is_told(folder, classes, tmp_path):
+    assert classes.exit_code == 0
+    frame = table(10, seed=1).with_columns(pl.Series("label", ["high"] * 9 + ["huge"]))
+    frame.write_csv(tmp_path / "new.csv")
+    code, out, err = invoke("predict", folder / "c.npz", tmp_path / "new.csv", "--std")
+    assert code == 0
+    assert "note: classes that training has not seen, counted as wrong: huge" in err
+    assert "accuracy" in err
+    assert "log_loss" not in err
+    assert "huge" not in out
+
+
+def test_a_target_that_cannot_be_compared_is_told(folder, fitted, tmp_path):
+    assert fitted.exit_code == 0
+    table(10).with_columns(y=pl.lit("unknown")).write_csv(tmp_path / "new.csv")
+    code, _, err = invoke("predict", folder / "m.npz", tmp_path / "new.csv")
+    assert code == 0
+    assert "note: not scored: the target 'y' is text" in err
+
+
+def test_only_models_of_tables_are_taken(folder, fitted, tmp_path):
+    assert fitted.exit_code == 0
+    wl.save(read(folder / "m.npz").model, tmp_path / "bare.npz")
+    (tmp_path / "text.npz").write_text("no model")
+    (tmp_path / "cut.npz").write_bytes((folder / "m.npz").read_bytes()[:-500])
+    for name, mend in [
+        ("bare.npz", "use wl.load"),
+        ("text.npz", "not a model"),
+        ("cut.npz", ""),
+        ("no.npz", "no such file"),
+    ]:
+        code, out, err = invoke("predict", tmp_path / name, folder / "new.csv")
+        assert (code, out, err.count("\n")) == (2, "", 1), name
+        assert mend in err
+        assert err.startswith(f"widelimit: {tmp_path / name}: ")
+
+
+# --- bad tables, by every command that reads one
+
+
+BAD = {
+    "no target": ("a,b\n1,2\n2,3\n", "--target y: no such column"),
+    "text among numbers": ("a,y\n1,0.5\n2,1\nthree,2\n4,3\n5,0.2\n", "row 3 has the text 'three'"),
+    "constant": ("a,b,y\n1,2,0.5\n1,2,1\n1,2,3\n", "no column is left"),
+    "one row": ("a,y\n1,2\n", "has 1 row; a model needs at least 2"),
+    "missing": ("a,b,y\n1,,0.5\n,3,1\n3,4,2.5\n,5,0.1\n", "(of 4 rows): a 2, b 1; --impute"),
+    "missing target": ("a,y\n1,0.5\n2,\n3,2.5\n", "is missing in 1 of 3 rows (first: row 2)"),
+    "empty": ("", "is empty"),
+    "binary": ("\0\1\2", "binary file"),
+}
+
+
+@pytest.mark.parametrize("command", ["fit", "benchmark"])
+@pytest.mark.parametrize("name", BAD)
+def test_bad_tables_are_one_line(tmp_path, command, name):
+    content, mend = BAD[name]
+    (tmp_path / "t.csv").write_text(content)
+    rest = ["--model", tmp_path / "m.npz"] if command == "fit" else []
+    code, out, err = invoke(command, tmp_path / "t.csv", "--target", "y", *rest)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("widelimit: ")
+    assert mend in err
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+def test_too_many_rows_are_refused(folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "available", lambda: 20_000)
+    arguments = ["fit", folder / "train.csv", "--target", "y", "--model", tmp_path / "m.npz"]
+    code, _, err = invoke(*arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "fit to a random part: --rows 28" in err
+
+
+def test_conflicting_duplicates(tmp_path):
+    """With a noise they are told; without, refused with the mend."""
+    frame = pl.concat([table(20), table(20).with_columns(pl.col("y") + 1)]).drop("id", "label")
+    frame.write_csv(tmp_path / "t.csv")
+    arguments = ["fit", tmp_path / "t.csv", "--target", "y", "--model", tmp_path / "m.npz", "--depth", 2]
+    code, _, err = invoke(*arguments, "--noise", 0.01)
+    assert (code, err) == (0, "note: 40 rows share their inputs with rows of another value\n")
+    (tmp_path / "m.npz").unlink()
+    code, out, err = invoke(*arguments, "--noise", 0)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "noise" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize("path", ["absent/m.npz", "m.txt"])
+def test_a_bad_model_path_is_refused_before_the_work(folder, tmp_path, path):
+    code, _, err = invoke("fit", folder / "train.csv", "--target", "y", "--model", tmp_path / path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"widelimit: --model {tmp_path / path}")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    arguments = ["fit", tmp_path / "absent.csv", "--target", "y", "--model", tmp_path / "m.npz"]
+    plain, debug = invoke(*arguments), invoke(*arguments, "--debug")
+    assert plain.exit_code == debug.exit_code == 2
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+    assert debug.stderr.endswith(plain.stderr)
+
+
+def test_errors_that_nobody_foresaw_are_one_line(folder, monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr(models, "fit", broken)
+    outcome = invoke("fit", folder / "train.csv", "--target", "y", "--model", tmp_path / "m.npz")
+    assert outcome == (1, "", "widelimit: failed: ZeroDivisionError: division by zero (--debug shows where)\n")
+
+
+def test_warnings_become_notes(capsys):
+    import warnings
+
+    with options.warnings_as_notes(quiet=False):
+        for text in ("first\nline", "second", "second"):
+            warnings.warn(text, UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "note: first line\nnote: second\n"
+
+
+# --- configuration
+
+
+@pytest.fixture
+def config(tmp_path):
+    def written(text):
+        path = tmp_path / "widelimit.toml"
+        path.write_text(text)
+        return path
+
+    return written
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What `fit` is called with, in place of its work."""
+    calls = []
+
+    def fit(*arguments, **_):
+        calls.append(arguments)
+        raise ValueError("stop")
+
+    monkeypatch.setattr(models, "fit", fit)
+    return calls
+
+
+def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
+    path = config(
+        '[fit]\ntarget = "y"\ndepth = 5\nweight-std = 1.5\ndrop = ["a"]\nimpute = true\ntask = "regression"\n'
+    )
+    invoke("fit", "t.csv", "--model", tmp_path / "m.npz", "--config", path, "--depth", 2)
+    _, choices, _, given, _ = seen[0]
+    assert choices == Choices("y", "regression", ["a"], (), True, None, 0)
+    assert (given["depth"], given["weight_std"], given["bias_std"]) == (2, 1.5, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("[fit]\ndeph = 3\n", "[fit] has no option 'deph'; did you mean 'depth'?"),
+        ("[fti]\ndepth = 3\n", "[fti] is no command; did you mean 'fit'?"),
+        ("depth = 3\n", "[depth] is no command"),
+        ("fit = 3\n", "write a table [fit]"),
+        ("[fit\n", "is no TOML"),
+        ('[fit]\ndepth = "deep"\n', "'--depth'"),
+        ("[fit]\nconfig = 3\n", "no option 'config'"),
+    ],
+)
+def test_bad_configuration_is_one_line(config, seen, tmp_path, text, mend):
+    code, out, err = invoke("fit", "t.csv", "--target", "y", "--model", tmp_path / "m.npz", "--config", config(text))
+    assert (code, out, err.count("\n"), seen) == (2, "", 1, [])
+    assert mend in err
+
+
+def test_absent_configuration(tmp_path):
+    code, _, err = invoke("fit", "t.csv", "--target", "y", "--config", tmp_path / "absent.toml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cannot be read" in err
+
+
+# --- benchmark
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A benchmark of the mean and of ridge regression, or of the shares of classes and logistic regression."""
+
+    def mean(fold):
+        return np.full(len(fold.Z), fold.y.mean()), np.full(len(fold.Z), fold.y.std())
+
+    def shares(fold):
+        return np.tile(np.bincount(fold.y) / len(fold.y), (len(fold.Z), 1))
+
+    monkeypatch.setattr(rivals, "regression", lambda _: {"mean": mean, "ridge": rivals.ridge})
+    monkeypatch.setattr(rivals, "classification", lambda _: {"shares": shares, "logistic": rivals.logistic})
+
+
+@pytest.mark.usefixtures("quick")
+def test_benchmark_scores_are_those_of_a_loop_by_hand(folder):
+    arguments = ["benchmark", folder / "train.csv", "--target", "y", "--drop", "id", "--drop", "label", "--json"]
+    code, out, err = invoke(*arguments, "--folds", 4, "--seed", 3)
+    assert (code, err) == (0, "")
+    document = json.loads(out)
+    assert [row["model"] for row in document["models"]] == ["ridge", "mean"]
+    y, errors, densities = table()["y"].to_numpy(), [], []
+    for inside, outside in KFold(4, shuffle=True, random_state=3).split(y):
+        centre, spread = y[inside].mean(), y[inside].std()
+        errors.append(math.sqrt(np.mean((y[outside] - centre) ** 2)))
+        z = (y[outside] - centre) / spread
+        densities.append(np.mean(z**2 / 2 + np.log(spread * math.sqrt(2 * math.pi))))
+    row = document["models"][1]
+    for name, values in (("rmse", errors), ("nlpd", densities)):
+        np.testing.assert_allclose(row[name]["folds"], values, rtol=1e-12)
+        assert row[name]["mean"] == pytest.approx(np.mean(values))
+        assert row[name]["standard_error"] == pytest.approx(np.std(values, ddof=1) / 2)
+    assert document["models"][0]["rmse"]["mean"] < 0.7 * row["rmse"]["mean"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_benchmark_prints_a_table_and_draws(folder, tmp_path):
+    figure = tmp_path / "b.png"
+    arguments = ["benchmark", folder / "train.csv", "--target", "label", "--drop", "id", "--drop", "y", "--out", figure]
+    code, out, err = invoke(*arguments)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.replace(str(tmp_path), "").splitlines())) <= 80
+    assert "train.csv: 40 rows, 3 inputs, 5 folds\nclassification (label is text with 2 different values)" in out
+    assert out.index("\nlogistic ") < out.index("\nshares ")
+    assert figure.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["b.png"]
+
+
+@pytest.fixture
+def quicker(monkeypatch):
+    """Fewer trees, and no threads that wait for each other."""
+    monkeypatch.setattr(rivals, "TREES", 50)
+    with threadpool_limits(limits=1):
+        yield
+
+
+@pytest.mark.usefixtures("quicker")
+def test_every_model_is_sane_on_numbers():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 2))
+    y = 5 + X[:, 0] + 0.1 * rng.standard_normal(60)
+    fold = Fold(X[:40], y[:40], X[40:], 0)
+    for name, model in rivals.regression({"depth": 2}).items():
+        record = Record([], [], {})
+        record.add(model, fold, "regression", y[40:])
+        smooth = name in ("NTK", "NNGP", "RBF GP", "Matern GP", "ridge")
+        assert record.scores[0]["rmse"] < (0.3 if smooth else 0.9), name
+        assert record.scores[0]["coverage_95"] > 0.7, name
+
+
+@pytest.mark.usefixtures("quicker")
+def test_every_model_is_sane_on_classes():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((90, 2))
+    labels = (X[:, 0] > 0.5).astype(int) + (X[:, 0] > -0.5)
+    fold = Fold(X[:60], labels[:60], X[60:], 0)
+
+    def whole(p):
+        np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-9)
+        return p
+
+    for name, model in rivals.classification({"depth": 2}).items():
+        record = Record([], [], {})
+        record.add(lambda fold, model=model: whole(model(fold)), fold, "classification", labels[60:])
+        assert record.scores[0]["accuracy"] > 0.7, name
+        assert record.scores[0]["log_loss"] < 0.8 * math.log(3), name
+
+
+def test_costly_models_are_left_out_and_told():
+    assert rivals.costly(300, 3) == []
+    assert rivals.costly(1797, 10) == ["RBF GP", "Matern GP"]
+    large = Table("t.csv", pl.DataFrame(), np.arange(2000) % 3, "classification", "", 2000)
+    known, notes = benchmarking.models(large, {}, costly=False)
+    assert "RBF GP" not in known
+    assert "--all" in notes[0]
+    assert len(benchmarking.models(large, {}, costly=True)[0]) == 7
+
+
+def labelled(labels):
+    return Table("t.csv", pl.DataFrame(), np.array(labels), "classification", "", len(labels))
+
+
+def test_each_class_is_in_the_training_rows_of_each_fold():
+    target = np.array(["a"] * 30 + ["b"] * 2 + ["c"] * 3)
+    for seed, folds in itertools.product(range(5), (2, 3, 5, 10)):
+        for inside, _ in benchmarking.splits(labelled(target), folds, seed):
+            assert set(target[inside]) == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "folds", "mend"),
+    [
+        (["a", "b"] * 4, 5, "5 folds need at least 10 rows, and there are 8; say --folds 4"),
+        (["a"] * 20, 5, "one class, a"),
+        (["a", "b"] * 10 + ["c", "d"], 5, "a single row has the class c, d"),
+    ],
+)
+def test_folds_that_cannot_be_made_are_refused(labels, folds, mend):
+    with pytest.raises(ValueError, match=mend):
+        benchmarking.splits(labelled(labels), folds, 0)
+
+
+def test_a_fold_is_standardised_by_its_training_rows():
+    frame = table().drop("id", "label")
+    known, _ = models.schema.learn(frame, target="y", task="regression")
+    X, Z = benchmarking.standardised(known, frame[:30], frame[30:])
+    np.testing.assert_allclose(X.mean(axis=0), 0, atol=1e-14)
+    np.testing.assert_allclose(X.std(axis=0), 1, rtol=1e-12)
+    assert np.abs(Z.mean(axis=0)).max() > 0.01
+
+
+def test_probability_zero_is_an_infinite_loss_in_json():
+    scores = benchmarking.score("classification", np.array([[1.0, 0.0]]), np.array([1]))
+    row = Row("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), ())
+    document = benchmarking.row_document(row)
+    assert document["log_loss"]["mean"] == "inf"
+    json.dumps(document, allow_nan=False)
+
+
+def test_the_library_is_told_apart_in_the_figure():
+    assert set(benchmark_report.LIBRARY) < set(rivals.regression({}))
+    assert set(benchmark_report.LIBRARY) < set(rivals.classification({}))
+
+
+def test_waiting_is_silent_off_a_terminal(capsys):
+    with terminal.waiting("text", shown=False):
+        pass
+    assert capsys.readouterr() == ("", "")

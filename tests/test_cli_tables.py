@@ -1,0 +1,339 @@
+"""Files to tables, tables to numbers."""
+
+import datetime
+import math
+import re
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.preprocessing import OneHotEncoder
+
+from widelimit.cli import schema, tables, training
+from widelimit.cli.schema import Column
+from widelimit.cli.training import Choices
+from widelimit.compute import memory
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes bytes or text to a file and returns its path."""
+
+    def written(content, name="table.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return written
+
+
+# --- reading
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("a,b\n1,x\n2,y\n", {"a": [1.0, 2.0], "b": ["x", "y"]}),
+        ("a;b\n1;2.5\n", {"a": [1.0], "b": [2.5]}),
+        ("a\tb|c\n1\t2\n", {"a": [1.0], "b|c": [2.0]}),
+        ('"a,x;y;z",b\n1,2\n', {"a,x;y;z": [1.0], "b": [2.0]}),
+        ("\ufeffa, b \r\n 1, x \r\n", {"a": [1.0], "b": ["x"]}),
+        ("a,b\n1,\nNA,?\n3,null\n", {"a": [1.0, None, 3.0], "b": [None, None, None]}),
+        ("a,b\n1,True\n\n2,false\n\n", {"a": [1.0, 2.0], "b": ["True", "false"]}),
+        (",a\n0,5\n1,6\n", {"a": [5.0, 6.0]}),
+        ("a,b\n1e3,-.5\n+2,1e-300\n", {"a": [1000.0, 2.0], "b": [-0.5, 1e-300]}),
+        ("a\n1\nx\n", {"a": ["1", "x"]}),
+        ('a\n"1,5"\n', {"a": ["1,5"]}),
+    ],
+)
+def test_text_is_read(write, content, wanted):
+    assert tables.read(write(content)).to_dict(as_series=False) == wanted
+
+
+def test_every_number_is_read_to_the_bit(write):
+    numbers = np.random.default_rng(0).standard_normal(1000) * 10.0 ** np.random.default_rng(1).integers(
+        -300, 300, 1000
+    )
+    text = "a\n" + "\n".join(map(repr, numbers.tolist()))
+    np.testing.assert_array_equal(tables.read(write(text))["a"].to_numpy(), numbers)
+
+
+def test_parquet_is_read(tmp_path):
+    frame = pl.DataFrame(
+        {
+            "integer": [1, None, 3],
+            "float": [1.5, math.nan, None],
+            "text": ["x", " ", "NA"],
+            "logical": [True, False, None],
+            "date": [datetime.date(2020, 1, 1)] * 3,
+            "digits": ["1", "2", "3"],
+        }
+    ).with_columns(pl.col("digits").cast(pl.Categorical).alias("kind"))
+    frame.write_parquet(tmp_path / "table.parquet")
+    got = tables.read(tmp_path / "table.parquet").to_dict(as_series=False)
+    assert got["integer"] == [1.0, None, 3.0]
+    assert got["float"] == [1.5, None, None]
+    assert got["text"] == ["x", None, None]
+    assert got["logical"] == ["true", "false", None]
+    assert got["date"] == [datetime.date(2020, 1, 1)] * 3
+    assert got["digits"] == [1.0, 2.0, 3.0]
+    assert got["kind"] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "mend"),
+    [
+        ("table.csv", b"", "is empty"),
+        ("table.csv", b"a,b\n", "no rows"),
+        ("table.csv", b"a,b\n\n\n", "no rows"),
+        ("table.csv", b",\n1,2\n", "names no columns"),
+        ("table.csv", b"a,b,a\n1,2,3\n", "'a' is there 2 times; rename one"),
+        ("table.csv", b"a,b\n1,2,3\n", "more fields than the header"),
+        ("table.csv", b'a,b\n"1,2\n3,4\n', "quotation mark is not closed"),
+        ("table.csv", b"\x7fELF\x02\x01\x00\x00" * 100, "binary file"),
+        ("table.csv", "a,b\n1,é\n".encode("latin1"), "iconv -f latin1 -t utf-8"),
+        ("table.csv", "é,b\n1,2\n".encode("latin1"), "iconv -f latin1 -t utf-8"),
+        ("table.csv", b"PAR1" + b"\0" * 100, "must end in .parquet"),
+        ("table.parquet", b"PAR1 and more", "not a table that can be read"),
+        ("table.parquet", b"", "not a table that can be read"),
+        ("table.xlsx", b"PK", "tables end in .csv"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(write, name, content, mend):
+    path = write(content, name)
+    with pytest.raises(ValueError, match=re.escape(mend)) as caught:
+        tables.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        tables.read(tmp_path / "absent.csv")
+    with pytest.raises(ValueError, match="is not a file"):
+        tables.read(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_file_larger_than_memory_is_not_read(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"table.{suffix}"
+    frame = pl.DataFrame({"a": np.arange(1000.0)})
+    frame.write_csv(path) if suffix == "csv" else frame.write_parquet(path)
+    monkeypatch.setattr(memory, "available", lambda: 4000)
+    for reader in ("read_csv", "read_parquet"):
+        monkeypatch.setattr(pl, reader, lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(MemoryError, match="cut the file"):
+        tables.read(path)
+
+
+# --- learning
+
+
+def frame(**columns):
+    return pl.DataFrame({name: tables.typed(pl.Series(name, values)) for name, values in columns.items()})
+
+
+def learn(table, **options):
+    return schema.learn(table, target="y", task="regression", **options)
+
+
+def test_columns_are_learned():
+    table = frame(a=[1, 2, 4], b=["x", "z", "x"], empty=[None] * 3, same=[7, 7, 7], one=["k", "k", None], y=[1, 2, 3])
+    found, notes = learn(table, impute=True)
+    assert found.columns == (Column("a", (), 2.0), Column("b", ("x", "z"), "x"))
+    assert found.inputs == ["a", "b=x", "b=z"]
+    assert notes == ["left out, empty: empty", "left out, constant: same, one"]
+    assert schema.from_document(found.document()) == found
+
+
+def test_missing_values_are_counted_or_imputed():
+    table = frame(a=[1, None, 3, 10], b=["x", "x", None, None], y=[1, 2, 3, 4], c=["p", "q", "p", "q"])
+    with pytest.raises(ValueError, match=r"of 4 rows\): a 1; --impute"):
+        learn(table)
+    table = frame(a=[1, None, 3, 10], b=["x", "w", "x", None], y=[1, 2, 3, 4])
+    found, notes = learn(table, impute=True)
+    assert notes == ["missing values imputed: a 1, b 1"]
+    X, notes = schema.encode(found, table)
+    np.testing.assert_array_equal(X, [[1, 0, 1], [3, 1, 0], [3, 0, 1], [10, 0, 1]])
+    assert notes == ["missing values imputed: a 1, b 1"]
+    # A new table is filled from the training table, not from itself.
+    X, _ = schema.encode(found, frame(a=[None, 100.0, 100.0], b=["w", None, "w"]))
+    np.testing.assert_array_equal(X, [[3, 1, 0], [100, 0, 1], [100, 1, 0]])
+
+
+def test_one_hot_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    kinds, sizes = rng.choice(["red", "green", "blue"], 50), rng.choice(["s", "m"], 50)
+    table = frame(kind=kinds.tolist(), size=sizes.tolist(), y=rng.standard_normal(50).tolist())
+    found, _ = learn(table)
+    X, _ = schema.encode(found, table)
+    encoder = OneHotEncoder(sparse_output=False)
+    wanted = encoder.fit_transform(np.stack([kinds, sizes], axis=1))
+    np.testing.assert_array_equal(X, wanted)
+    assert found.inputs == [f"{n}={c}" for n, cs in zip(["kind", "size"], encoder.categories_, strict=True) for c in cs]
+    with pytest.raises(AssertionError):  # the comparison tells a shifted block
+        np.testing.assert_array_equal(np.roll(X, 1, axis=1), wanted)
+
+
+def test_unseen_categories_and_other_columns_are_told():
+    found, _ = learn(frame(a=[1, 2, 3], b=["x", "z", "x"], y=[1, 2, 3]))
+    X, notes = schema.encode(found, frame(b=["z", "new"], id=[7, 8], a=[5, 6]))
+    np.testing.assert_array_equal(X, [[5, 0, 1], [6, 0, 0]])
+    assert notes == [
+        "columns that the model does not use: id",
+        "column 'b': no such category in training, all its inputs are 0: new",
+    ]
+
+
+def test_numbers_can_be_categories():
+    table = frame(zip=[10, 20, 10, 30], y=[1, 2, 3, 4])
+    found, _ = learn(table, categorical=["zip"])
+    assert found.inputs == ["zip=10", "zip=20", "zip=30"]
+    X, _ = schema.encode(found, frame(zip=[30, 10]))
+    np.testing.assert_array_equal(X, [[0, 0, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("columns", "mend"),
+    [
+        ({"a": ["1", "2", "oops", "4"]}, "row 3 has the text 'oops' (1 such rows); correct it, or say --categorical"),
+        ({"a": ["1,5", "2,5", "3", "4,5"]}, "write 1.5 for 1,5"),
+        ({"a": [1.0, math.inf, 2.0, 3.0]}, "infinite in row 2"),
+        ({"a": [5, 5, 5, 5]}, "no column is left"),
+        (
+            {"a": [datetime.date(2020, 1, d) for d in (1, 2, 3, 4)]},
+            "has the type Date; turn it into numbers, or say --drop a",
+        ),
+    ],
+)
+def test_bad_columns_are_refused(columns, mend):
+    with pytest.raises(ValueError, match=re.escape(mend)) as caught:
+        learn(frame(**columns, y=[1, 2, 3, 4]))
+    assert "'a'" in str(caught.value) or "no column" in mend
+
+
+def test_identifiers_are_refused():
+    names = [f"name {i}" for i in range(20)]
+    with pytest.raises(ValueError, match="--drop name"):
+        learn(frame(name=names, y=list(range(20))))
+    kinds = [f"kind {i % 10}" for i in range(20)]
+    assert len(learn(frame(name=kinds, y=list(range(20))))[0].inputs) == 10
+
+
+@pytest.mark.parametrize("option", ["drop", "categorical"])
+def test_options_name_columns(option):
+    with pytest.raises(ValueError, match=f"--{option} b: no such column; the table has a, y"):
+        learn(frame(a=[1, 2], y=[1, 2]), **{option: ["b"]})
+
+
+def test_a_missing_header_is_suspected():
+    with pytest.raises(ValueError, match="is there a header line"):
+        schema.learn(frame(**{"1.5": [1, 2], "7": [1, 2]}), target="y", task="regression")
+
+
+@pytest.mark.parametrize(
+    ("new", "mend"),
+    [
+        ({"b": ["x"]}, "the model needs the column a: no such column; the table has b"),
+        ({"a": ["one"], "b": ["x"]}, "'a' was of numbers in training, but row 1 has the text 'one'"),
+        ({"a": [None], "b": ["x"]}, "missing values (of 1 rows): a 1; fill them, or fit the model with --impute"),
+        ({"a": [math.inf], "b": ["x"]}, "infinite in row 1"),
+        ({"a": [datetime.date(2020, 1, 1)], "b": ["x"]}, "has the type Date"),
+    ],
+)
+def test_new_tables_that_do_not_fit_are_refused(new, mend):
+    found, _ = learn(frame(a=[1, 2, 3], b=["x", "z", "x"], y=[1, 2, 3]))
+    with pytest.raises(ValueError, match=re.escape(mend)):
+        schema.encode(found, frame(**new))
+
+
+@pytest.mark.parametrize("document", [{}, {"columns": 3}, {"columns": [{}], "target": "y", "task": "regression"}])
+def test_a_damaged_schema_is_refused(document):
+    with pytest.raises(ValueError, match="damaged"):
+        schema.from_document(document)
+    with pytest.raises(ValueError, match="its task is 'x'"):
+        schema.from_document({"target": "y", "task": "x", "columns": []})
+
+
+def test_rows_of_a_fold_are_learned_by_themselves():
+    table = frame(a=[1, 2, 3, 90], b=["x", "x", "x", "z"], y=[1, 2, 3, 4])
+    whole, _ = learn(table, impute=True)
+    assert schema.relearn(whole, table) == whole
+    assert schema.relearn(whole, table[:3]).columns == (Column("a", (), 2.0),)
+
+
+# --- targets
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "labels"),
+    [
+        (["yes", "no", "yes"], "classification", ["yes", "no", "yes"]),
+        ([True, False, True], "classification", ["true", "false", "true"]),
+        ([0, 1, 1], "classification", [0, 1, 1]),
+        ([0.0, 2.0, 2.0], "classification", [0, 2, 2]),
+        ([0.5, 1.0, 2.0], "regression", [0.5, 1.0, 2.0]),
+        (list(range(11)), "regression", list(range(11))),
+    ],
+)
+def test_the_target_decides_the_task(values, task, labels):
+    column = frame(y=values)["y"]
+    assert schema.decide_task(column)[0] == task
+    assert schema.target_values(column, task).tolist() == labels
+
+
+def test_task_can_be_overridden():
+    few = frame(y=[3, 4, 5])["y"]
+    assert schema.target_values(few, "regression").dtype == float
+    many = frame(y=[0.5, 1.5, 1.5])["y"]
+    assert schema.target_values(many, "classification").tolist() == ["0.5", "1.5", "1.5"]
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "mend"),
+    [
+        ([1, None, 3], "regression", "is missing in 1 of 3 rows (first: row 2); remove"),
+        (["a", "b", "a"], "regression", "say --task classification"),
+        (["1", "2", "x"], "regression", "row 3 has the text 'x'"),
+        (["1", "2", "x"], "classification", "row 3 has the text 'x'"),
+        ([1.0, math.inf], "regression", "infinite in row 2"),
+        ([f"t{i}" for i in range(12)], "classification", "12 different texts"),
+    ],
+)
+def test_bad_targets_are_refused(values, task, mend):
+    with pytest.raises(ValueError, match=re.escape(mend)):
+        schema.target_values(frame(y=values)["y"], task)
+
+
+# --- training tables
+
+
+def test_rows_are_drawn_with_the_seed(write):
+    path = write("a,y\n" + "\n".join(f"{i},{i}.5" for i in range(100)))
+    first, again, other = (training.load(path, Choices("y", rows=20, seed=seed)).target.tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(set(first)) == 20
+
+
+def test_conflicting_duplicates_are_told(write):
+    path = write("a,y\n1,2.5\n1,2.5\n2,1\n2,3\n3,1\n")
+    choices = Choices("y")
+    data = training.encoded(training.load(path, choices), choices)
+    assert data.notes == ["2 rows share their inputs with rows of another value"]
+
+
+def test_one_row_is_refused(write):
+    with pytest.raises(ValueError, match="has 1 row"):
+        training.load(write("a,y\n1,2\n"), Choices("y"))
+
+
+def test_a_million_rows_are_refused_before_allocation(tmp_path):
+    path = tmp_path / "large.csv"
+    values = np.arange(10**6)
+    pl.DataFrame({"a": values, "y": values / 7}).write_csv(path)
+    start = time.perf_counter()
+    with pytest.raises(MemoryError, match=r"an exact fit to 1000000 rows takes 22352 GiB .* --rows \d+"):
+        training.load(path, Choices("y"))
+    assert time.perf_counter() - start < 20
+    assert training.load(path, Choices("y", rows=50)).rows == 10**6
