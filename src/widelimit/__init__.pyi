@@ -12,8 +12,10 @@ from .activations.steps import RectifiedPower, Sign, Step
 from .activations.waves import Cos, Sin, Snake
 from .architecture.network import Network, mlp
 from .estimators.classifiers import NNGPClassifier, NTKClassifier
+from .estimators.features import NTKFeatures
 from .estimators.persistence import load, save
 from .estimators.regressors import NNGPRegressor, NTKRegressor
+from .estimators.sklearn_kernels import SklearnKernel, sklearn_kernel
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
@@ -87,6 +89,7 @@ __all__ = [
     "NNGPClassifier",
     "NNGPRegressor",
     "NTKClassifier",
+    "NTKFeatures",
     "NTKRegressor",
     "Network",
     "Numerical",
@@ -108,6 +111,7 @@ __all__ = [
     "Separable",
     "Sign",
     "Sin",
+    "SklearnKernel",
     "Snake",
     "SoftmaxCrossEntropy",
     "Solution",
@@ -139,5 +143,6 @@ __all__ = [
     "save",
     "scale_inputs",
     "separable",
+    "sklearn_kernel",
     "trained_ensemble",
 ]

@@ -19,7 +19,7 @@ SOLVERS = ("auto", "cholesky")
 HYPERPARAMETERS = ("fixed", "marginal_likelihood", "leave_one_out")
 
 
-class WideEstimator(BaseEstimator, abc.ABC):  # type: ignore[misc]
+class WideEstimator(BaseEstimator, abc.ABC):
     """An infinitely wide network as an estimator. Fitted state is plain arrays and numbers."""
 
     _kind: ClassVar[Kind]

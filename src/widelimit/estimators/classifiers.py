@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -22,7 +22,7 @@ from widelimit.inference.dirichlet import ALPHA_EPSILON, DirichletPosterior, mos
 LIKELIHOODS = ("dirichlet", "least_squares")
 
 
-class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):  # type: ignore[misc]
+class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
     """What both classifiers share."""
 
     likelihood: str
@@ -163,10 +163,10 @@ class NNGPClassifier(WideClassifier):
         bias_std: float = 0.5,
         likelihood: str = "dirichlet",
         alpha_epsilon: float = ALPHA_EPSILON,
-        noise: float | str = "auto",
+        noise: float | Literal["auto"] = "auto",
         time: float = math.inf,
         normalize: str | None = "standardize",
-        hyperparameters: str = "fixed",
+        hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
         solver: str = "auto",
         random_state: Any = None,
     ) -> None:
@@ -199,11 +199,11 @@ class NTKClassifier(WideClassifier):
         bias_std: float = 0.5,
         likelihood: str = "dirichlet",
         alpha_epsilon: float = ALPHA_EPSILON,
-        noise: float | str = "auto",
+        noise: float | Literal["auto"] = "auto",
         time: float = math.inf,
         ensemble: bool = False,
         normalize: str | None = "standardize",
-        hyperparameters: str = "fixed",
+        hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
         solver: str = "auto",
         random_state: Any = None,
     ) -> None:

@@ -17,7 +17,7 @@ from widelimit.inference.nystrom import nystrom
 
 
 @final
-class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """phi(x) (k,) with phi(x).phi(x') = K(x, L) K(L, L)^+ K(L, x') for k rows L of the training set (Nystrom).
 
     A linear model on these features approximates kernel ridge regression with the kernel K at O(n k^2) cost and O(n k)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
@@ -17,7 +17,7 @@ from widelimit.estimators.networks import Fitted
 from widelimit.inference.posterior import Posterior
 
 
-class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):  # type: ignore[misc]
+class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
     """y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight): what both regressors share."""
 
     y_mean_: np.ndarray
@@ -129,10 +129,10 @@ class NNGPRegressor(WideRegressor):
         activation: Any = "relu",
         weight_std: float = math.sqrt(2),
         bias_std: float = 0.5,
-        noise: float | str = "auto",
+        noise: float | Literal["auto"] = "auto",
         time: float = math.inf,
         normalize: str | None = "standardize",
-        hyperparameters: str = "fixed",
+        hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
         solver: str = "auto",
         random_state: Any = None,
     ) -> None:
@@ -161,11 +161,11 @@ class NTKRegressor(WideRegressor):
         activation: Any = "relu",
         weight_std: float = math.sqrt(2),
         bias_std: float = 0.5,
-        noise: float | str = "auto",
+        noise: float | Literal["auto"] = "auto",
         time: float = math.inf,
         ensemble: bool = False,
         normalize: str | None = "standardize",
-        hyperparameters: str = "fixed",
+        hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
         solver: str = "auto",
         random_state: Any = None,
     ) -> None:

@@ -20,11 +20,11 @@ STEP = 1e-4
 
 
 class _Place(NamedTuple):
-    """Where a hyper-parameter stands in a kernel: entry `index` of the flattened leaf number `leaf`."""
+    """Where a hyper-parameter stands in a kernel: entry `entry` of the flattened leaf number `leaf`."""
 
     name: str
     leaf: int
-    index: int
+    entry: int
     value: float
 
 
@@ -47,7 +47,7 @@ def _slope(kernel: Kernel, tangent: Kernel, X: jax.Array) -> jax.Array:
 
 
 @final
-class SklearnKernel(ScikitKernel):  # type: ignore[misc]
+class SklearnKernel(ScikitKernel):
     """K(x, x') of a `widelimit.Kernel` as a `sklearn.gaussian_process.kernels.Kernel`; made by `sklearn_kernel`.
 
     `values` are the free hyper-parameters and `names` their names; theta is log(values), as scikit-learn has it.
@@ -77,7 +77,7 @@ class SklearnKernel(ScikitKernel):  # type: ignore[misc]
         arrays = [np.array(leaf, np.float64) for leaf in leaves]
         free = {place.name: place for place in _places(self.kernel)}
         for name, value in zip(self.names, values, strict=True):
-            arrays[free[name].leaf].flat[free[name].index] = value
+            arrays[free[name].leaf].flat[free[name].entry] = value
         changed = [float(a) if np.ndim(leaf) == 0 else a for a, leaf in zip(arrays, leaves, strict=True)]
         built: Kernel = jax.tree.unflatten(tree, changed)
         return built
@@ -140,8 +140,8 @@ def sklearn_kernel(
     """K(x, x') for scikit-learn: GaussianProcessRegressor and GaussianProcessClassifier, SVC, SVR, KernelRidge.
 
     Every positive number in the kernel (for nngp(net): weight_std and bias_std of the first and of the repeated layers)
-    is a hyper-parameter that scikit-learn's optimisers may fit, in logarithms, by exact derivatives. Parameters that are
-    0 stay so. Products and sums with scikit-learn's own kernels (ConstantKernel, WhiteKernel) work.
+    is a hyper-parameter that scikit-learn's optimisers may fit, in logarithms, by exact derivatives. Those that are 0
+    stay so. Products and sums with scikit-learn's own kernels (ConstantKernel, WhiteKernel) work.
 
     Args:
         k: a kernel.

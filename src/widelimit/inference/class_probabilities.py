@@ -35,7 +35,7 @@ def expected_softmax(mean: Float[np.ndarray, "m c"], variance: Float[np.ndarray,
     """E[exp(f_k)/sum_j exp(f_j)] for independent f_k ~ N(mean_k, variance_k); rows sum to 1.
 
     The softmax is the probability that f_k + g_k is the largest, g_k independent Gumbel variables: the integral over x
-    of H_k'(x) prod_{j != k} H_j(x), H_j(x) = E[exp(-exp(f_j - x))], by Gauss-Hermite's rule in f and the trapezoidal in x.
+    of H_k'(x) prod_{j != k} H_j(x), H_j(x) = E[exp(-exp(f_j - x))]: Gauss-Hermite nodes in f, a trapezoidal rule in x.
     """
     deviation = np.sqrt(variance)
     count = int((TAIL + 2 * REACH * float(deviation.max()) + np.ptp(mean)) / STEP)
