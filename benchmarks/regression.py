@@ -137,7 +137,9 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             facts = {"set": row["set"], "n": row["n"], "d": row["d"], "score": score}
             values = np.array(row["folds"])[:, place]
             found.setdefault((row["set"], score), facts)[row["method"]] = _with_error(values)
-    return sorted(found.values(), key=lambda row: (row["n"], row["set"]))
+    order = ["set", "n", "d", "score", *(method for part in METHODS.values() for method in part)]
+    whole = sorted(found.values(), key=lambda row: (row["n"], row["set"]))
+    return [{key: row[key] for key in order if key in row} for row in whole]
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 python benchmarks/uci.py run DATA OUT [--methods ntk forest ...] [--protocol published] [--largest 5000]
 python benchmarks/uci.py report OUT
 
-`run` adds one line a set to OUT/PROTOCOL-METHOD.jsonl and leaves out what is there: it can be stopped and started
-again, and several may run beside each other with different methods. `report` writes the results to results/, and
-`tables.py` the page of the documentation.
+`run` adds one line a set to OUT/PROTOCOL-METHOD.jsonl (both-METHOD.jsonl if the method needs no tuning rows: its folds
+are the same in both protocols) and leaves out what is there: it can be stopped and started again, and several may run
+beside each other with different methods. `report` writes the results to results/, and `tables.py` the page of the
+documentation.
 """
 
 from __future__ import annotations
@@ -79,12 +80,28 @@ METHODS: dict[str, Callable[[DataSet], Scores]] = {
 }
 
 
+SEARCHES = ("ntk", "rbf")
+"""The methods that need tuning rows."""
+
+ORDER = (
+    "SVM, NTK",
+    "SVM, NNGP",
+    "SVM, RBF",
+    "random forest",
+    "NTKClassifier()",
+    "NNGPClassifier()",
+    "NTKClassifier, tuned",
+    "NNGPClassifier, tuned",
+)
+"""Of the methods in the tables."""
+
+
 def accuracies(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Method -> set -> mean accuracy over the folds, in per cent."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for row in rows:
         found[row["method"]][row["set"]] = 100 * float(np.mean(row["folds"]))
-    return dict(found)
+    return {method: found[method] for method in ORDER if method in found}
 
 
 def summary(table: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -100,10 +117,10 @@ def summary(table: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     ranks = rankdata(-values, axis=0)
     return [
         {
-            "method": method,
             "sets": len(common),
+            "method": method,
             "accuracy": round(float(values[i].mean()), 2),
-            "deviation over sets": round(float(values[i].std(ddof=1)), 2),
+            "± over sets": round(float(values[i].std(ddof=1)), 2),
             "P90": round(100 * float(np.mean(share[i] >= 0.9)), 2),
             "P95": round(100 * float(np.mean(share[i] >= 0.95)), 2),
             "PMA": round(100 * float(share[i].mean()), 2),
@@ -114,26 +131,27 @@ def summary(table: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
 
 
 def report_protocol(out: Path, protocol: str) -> None:
-    """results/uci_PROTOCOL.json: the methods that have all sets; where some lack some, all on the common sets too."""
-    stored_rows = stored(out, f"{protocol}-")
-    table = accuracies(stored_rows)
-    if not table:
-        return
-    most = max(len(scores) for scores in table.values())
-    complete = {method: scores for method, scores in table.items() if len(scores) == most}
-    rows = summary(complete) + (summary(table) if len(complete) < len(table) else [])
+    """results/uci_PROTOCOL.json: the methods with all sets; then those with fewer too, on the sets that they share."""
+    scored = stored(out, f"{protocol}-")
+    scored += stored(out, "both-") if scored else []
+    table = accuracies(scored)
+    rows = []
+    for sets in sorted({len(scores) for scores in table.values()}, reverse=True):
+        rows += summary({method: scores for method, scores in table.items() if len(scores) >= sets})
     for row in rows:
-        own = [stored_row for stored_row in stored_rows if stored_row["method"] == row["method"]]
-        row["CPU minutes"] = round(sum(r["cpu_seconds"] for r in own) / 60, 1)
-    solver = [r for r in stored_rows if "fits" in r and r["method"] != "SVM, NNGP"]
-    report(
-        f"uci_{protocol}",
-        rows,
-        accuracy_by_set=table,
-        rows_by_set={r["set"]: r["n"] for r in stored_rows},
-        solver={key: sum(r[key] for r in solver) for key in ("fits", "stopped", "skipped")},
-        choices={f"{r['method']}: {r['set']}": r["choice"] for r in stored_rows if "choice" in r},
-    )
+        own = [one["cpu_seconds"] for one in scored if one["method"] == row["method"]]
+        row["CPU minutes, own sets"] = f"{sum(own) / 60:.1f}, {len(own)}"
+    solver = [one for one in scored if one["method"] in ("SVM, NTK", "SVM, RBF")]
+    if rows:
+        report(
+            f"uci_{protocol}",
+            rows,
+            accuracy_by_set={
+                method: {name: round(v, 2) for name, v in scores.items()} for method, scores in table.items()
+            },
+            rows_by_set={one["set"]: one["n"] for one in scored},
+            solver={key: sum(one[key] for one in solver) for key in ("fits", "stopped", "skipped")},
+        )
 
 
 def main() -> None:
@@ -157,7 +175,8 @@ def main() -> None:
         def work(path: Path, method: str = method) -> Scores:
             return METHODS[method](load(path, chosen.protocol))
 
-        extend(chosen.out, f"{chosen.protocol}-{method}", by_size(chosen.data, chosen.largest), work)
+        kind = chosen.protocol if method in SEARCHES else "both"
+        extend(chosen.out, f"{kind}-{method}", by_size(chosen.data, chosen.largest), work)
 
 
 if __name__ == "__main__":
