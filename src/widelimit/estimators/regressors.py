@@ -118,7 +118,33 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
 
 @final
 class NNGPRegressor(WideRegressor):
-    """Exact Bayesian regression with an infinitely wide network."""
+    """f | y for y_j = mean_j + scale_j (f_j(x) + e), f_j ~ GP(0, Sigma^L), e ~ N(0, noise/sample_weight).
+
+    Exact Bayesian regression with an infinitely wide network (section 2.4 of the paper); Sigma^L is `widelimit.nngp`.
+
+    Args:
+        depth: L >= 1, affine layers.
+        activation: a name, a `widelimit.Activation` or a function of arrays.
+        weight_std: > 0; sqrt(2) keeps the variance of relu signals.
+        bias_std: >= 0.
+        noise: variance of the observations' noise over that of y, >= 0, or "auto": noise and one scale for each
+            output by marginal (or leave-one-out) likelihood.
+        time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
+            C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2), of the last layer.
+        normalize: "standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.
+        hyperparameters: "fixed", or "marginal_likelihood" or "leave_one_out": the objective of a search over weight_std
+            and bias_std.
+        solver: "auto" or "cholesky".
+        random_state: unused: fits are deterministic.
+
+    Attributes:
+        noise_, y_mean_, y_scale_: y_j = y_mean_j + y_scale_j (f_j + e), e ~ N(0, noise_/sample_weight).
+        X_train_, y_train_: rows and targets as the kernel has them.
+        weight_std_, bias_std_: the network's, chosen or given.
+        log_marginal_likelihood_value_: of the standardised targets; None for an ensemble or a finite time.
+        inputs_: the normalisation of the columns.
+        n_features_in_, feature_names_in_: as scikit-learn has them.
+    """
 
     _kind = "nngp"
 
@@ -150,7 +176,35 @@ class NNGPRegressor(WideRegressor):
 
 @final
 class NTKRegressor(WideRegressor):
-    """Regression by an infinitely wide network under gradient descent."""
+    """f_t(x) = Theta(x, X) (Theta(X, X) + noise)^{-1} y at t = inf: an infinitely wide network after gradient descent.
+
+    Kernel ridge regression with the neural tangent kernel (Corollary 4.4 of the paper; Theta is `widelimit.ntk`), on
+    standardised targets y_j = mean_j + scale_j (f_j(x) + e).
+
+    Args:
+        depth: L >= 1, affine layers.
+        activation: a name, a `widelimit.Activation` or a function of arrays.
+        weight_std: > 0; sqrt(2) keeps the variance of relu signals.
+        bias_std: >= 0.
+        noise: variance of the observations' noise over that of y, >= 0, or "auto": noise and one scale for each
+            output by marginal (or leave-one-out) likelihood.
+        time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
+            C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
+        ensemble: the law over random starts of the network, in place of a Gaussian process with the NTK.
+        normalize: "standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.
+        hyperparameters: "fixed", or "marginal_likelihood" or "leave_one_out": the objective of a search over weight_std
+            and bias_std.
+        solver: "auto" or "cholesky".
+        random_state: unused: fits are deterministic.
+
+    Attributes:
+        noise_, y_mean_, y_scale_: y_j = y_mean_j + y_scale_j (f_j + e), e ~ N(0, noise_/sample_weight).
+        X_train_, y_train_: rows and targets as the kernel has them.
+        weight_std_, bias_std_: the network's, chosen or given.
+        log_marginal_likelihood_value_: of the standardised targets; None for an ensemble or a finite time.
+        inputs_: the normalisation of the columns.
+        n_features_in_, feature_names_in_: as scikit-learn has them.
+    """
 
     _kind = "ntk"
 

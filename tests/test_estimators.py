@@ -1,0 +1,396 @@
+"""scikit-learn estimators: its own checks, its Gaussian process, explicit formulas, and what users do with them."""
+
+import pickle
+
+import numpy as np
+import pandas
+import polars
+import pytest
+from scipy.special import softmax
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import Ridge
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import widelimit as wl
+from widelimit.compute import memory
+from widelimit.inference.class_probabilities import expected_softmax, largest_probability
+from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
+from widelimit.inference.early_stopping import stopped_flow
+from widelimit.inference.noise_level import noise_level
+
+ESTIMATORS = [
+    wl.NNGPRegressor(),
+    wl.NTKRegressor(),
+    wl.NNGPClassifier(),
+    wl.NTKClassifier(),
+    wl.NTKFeatures(),
+]
+REGRESSORS = [wl.NNGPRegressor, wl.NTKRegressor]
+CLASSIFIERS = [wl.NNGPClassifier, wl.NTKClassifier]
+EPS = np.finfo(np.float64).eps
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    X, Z = rng.standard_normal((60, 3)), rng.standard_normal((16, 3))
+    return X, np.sin(2 * X[:, 0]) + 0.3 * rng.standard_normal(60), Z
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+NET = {"depth": 3, "weight_std": 1.3, "bias_std": 0.4}
+
+
+@pytest.mark.parametrize(("cls", "kernel"), [(wl.NNGPRegressor, wl.nngp), (wl.NTKRegressor, wl.ntk)])
+def test_regressors_equal_scikit_learns_gaussian_process_with_the_same_kernel(cls, kernel, data):
+    X, y, Z = data
+    theirs = GaussianProcessRegressor(
+        wl.sklearn_kernel(kernel(wl.mlp(**NET))), alpha=0.03, optimizer=None, normalize_y=True
+    ).fit(X, y)
+    ours = cls(**NET, noise=0.03, normalize=None).fit(X, y)
+    for a, b in zip(ours.predict(Z, return_std=True), theirs.predict(Z, return_std=True), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(ours.predict(Z, return_cov=True)[1], theirs.predict(Z, return_cov=True)[1], atol=1e-9)
+    assert ours.log_marginal_likelihood() == pytest.approx(theirs.log_marginal_likelihood_value_, rel=1e-8)
+    planted = cls(**{**NET, "weight_std": 1.301}, noise=0.03, normalize=None).fit(X, y)
+    assert np.abs(planted.predict(Z) - theirs.predict(Z)).max() > 1e-6
+
+
+def test_each_output_has_its_own_scale(data):
+    X, y, Z = data
+    Y = np.column_stack([y, 1000 * y + 5, X[:, 1]])
+    both = wl.NNGPRegressor(noise=0.1).fit(X, Y)
+    mean, std = both.predict(Z, return_std=True)
+    for j in range(3):
+        alone = wl.NNGPRegressor(noise=0.1).fit(X, Y[:, j]).predict(Z, return_std=True)
+        np.testing.assert_allclose(mean[:, j], alone[0], rtol=1e-9, atol=1e-9 * np.abs(Y[:, j]).max())
+        np.testing.assert_allclose(std[:, j], alone[1], rtol=1e-9)
+    assert both.predict(Z, return_cov=True)[1].shape == (16, 16, 3)
+    assert both.sample_y(Z, 4).shape == (16, 3, 4)
+
+
+def test_noise_is_added_when_asked_for_and_only_then(data):
+    X, y, Z = data
+    model = wl.NNGPRegressor().fit(X, y)
+    quiet, loud = (model.predict(Z, return_std=True, include_noise=flag)[1] for flag in (False, True))
+    np.testing.assert_allclose(loud**2 - quiet**2, model.noise_ * model.y_scale_[0] ** 2, rtol=1e-10)
+    draws = model.sample_y(Z, 4000, random_state=1)
+    z = (draws.mean(axis=1) - model.predict(Z)) / (quiet / np.sqrt(4000))
+    assert np.abs(z).max() < 4  # 16 standard normal numbers
+    assert (model.sample_y(Z, 2, random_state=1) == model.sample_y(Z, 2, random_state=1)).all()
+
+
+@pytest.mark.parametrize("cls", REGRESSORS)
+@pytest.mark.parametrize("settings", [{}, {"time": 3.0, "noise": 0.05}, {"noise": 0.05}], ids=["auto", "time", "noise"])
+def test_weight_two_is_the_row_twice(cls, settings, data):
+    X, y, Z = data
+    weights = np.random.default_rng(1).integers(0, 3, len(X)).astype(float)
+    rows = np.repeat(np.arange(len(X)), weights.astype(int))
+    a = cls(**settings).fit(X, y, sample_weight=weights).predict(Z, return_std=True)
+    b = cls(**settings).fit(X[rows], y[rows]).predict(Z, return_std=True)
+    for u, v in zip(a, b, strict=True):
+        np.testing.assert_allclose(u, v, rtol=1e-7, atol=1e-9)
+
+
+def test_the_automatic_noise_is_the_most_likely(data):
+    X, y, _ = data
+    kernel, target = wl.nngp(wl.mlp(**NET)), (y - y.mean())[:, None]
+    found = noise_level(kernel.gram(X), target, np.ones(len(X)))
+
+    def likelihood(noise, scale):
+        return wl.posterior(kernel, X, target / scale, noise=noise).log_marginal_likelihood() - len(X) * np.log(scale)
+
+    best = likelihood(found.noise, found.scale[0])
+    for factor in (0.5, 2.0):
+        assert likelihood(found.noise * factor, found.scale[0]) < best
+        assert likelihood(found.noise, found.scale[0] * factor) < best
+    assert best == pytest.approx(found.score - len(X) * (np.log(2 * np.pi)) / 2, rel=1e-10)
+
+
+def test_an_automatic_noise_by_leave_one_out_equals_refits(data):
+    X, y, _ = data
+    X, target, kernel = X[:20], y[:20, None], wl.nngp(wl.mlp(**NET))
+    score = noise_level(kernel.gram(X), target, np.ones(20), objective="leave_one_out", noise=0.1).score
+    total = 0.0
+    for i in range(20):
+        rest = np.arange(20) != i
+        post = wl.posterior(kernel, X[rest], target[rest], noise=0.1)
+        variance = post.variance(X[[i]])[0] + 0.1
+        total -= ((target[i, 0] - post.mean(X[[i]])[0, 0]) ** 2 / variance + np.log(variance)) / 2
+    assert score == pytest.approx(total, rel=1e-9)
+
+
+def test_a_stopped_flow_is_the_prior_the_posterior_and_the_trained_ensemble(data):
+    X, y, Z = data
+    net = wl.mlp(**NET)
+    start = stopped_flow(wl.nngp(net), X, y, time=0.0, noise=0.1)
+    np.testing.assert_array_equal(start.mean(Z), np.zeros(len(Z)))
+    np.testing.assert_allclose(start.covariance(Z), wl.nngp(net).gram(Z), rtol=1e-13)
+    end, post = stopped_flow(wl.nngp(net), X, y, time=np.inf, noise=0.1), wl.posterior(wl.nngp(net), X, y, noise=0.1)
+    np.testing.assert_allclose(end.mean(Z), post.mean(Z), atol=1e-10)
+    np.testing.assert_allclose(end.covariance(Z), post.covariance(Z), atol=1e-10)
+    np.testing.assert_allclose(end.variance(Z), post.variance(Z), atol=1e-10)
+    ours, theirs = stopped_flow(wl.ntk(net), X, y, time=5.0, prior=wl.nngp(net)), wl.trained_ensemble(net, X, y)
+    np.testing.assert_allclose(ours.mean(Z), theirs.mean(Z, 5.0), atol=1e-10)
+    np.testing.assert_allclose(ours.covariance(Z), theirs.covariance(Z, 5.0), atol=1e-10)
+    assert ours.sample(Z, 3).shape == (3, len(Z))
+
+
+def test_a_stopped_flow_with_a_ridge_follows_small_euler_steps(data):
+    X, y, Z = data
+    k, noise, t = wl.ntk(wl.mlp(**NET)), 0.5, 4.0
+    w = np.linspace(0.5, 2, len(X))
+    K, alpha, steps = k.gram(X), np.zeros(len(X)), 40000
+    for _ in range(steps):
+        alpha -= t / steps * 2 / w.sum() * (w * (K @ alpha - y) + noise * alpha)
+    mean = stopped_flow(k, X, y, time=t, noise=noise, weights=w).mean(Z)
+    # Euler's error is of first order in the step, with a constant near the largest rate.
+    np.testing.assert_allclose(mean, k.cross(Z, X) @ alpha, atol=2e-3)
+    assert np.abs(mean - stopped_flow(k, X, y, time=2 * t, noise=noise, weights=w).mean(Z)).max() > 0.01
+
+
+@pytest.mark.parametrize("variance", [0.0, 0.01, 1.0, 16.0])
+def test_expected_softmax_against_samples_and_limits(variance):
+    rng = np.random.default_rng(0)
+    mean, spread = 3 * rng.standard_normal((5, 4)), np.full((5, 4), variance) * rng.uniform(0.2, 1, (5, 4))
+    p = expected_softmax(mean, spread)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=8 * EPS)
+    if variance == 0:
+        np.testing.assert_allclose(p, softmax(mean, axis=1), rtol=1e-8)
+        return
+    draws = softmax(mean + np.sqrt(spread) * rng.standard_normal((100_000, 5, 4)), axis=2)
+    z = (p - draws.mean(axis=0)) / (draws.std(axis=0) / np.sqrt(len(draws)))
+    assert np.abs(z).max() < 4.5  # 20 numbers
+    assert np.abs(p - softmax(mean, axis=1)).max() > 1e-4
+
+
+def test_expected_softmax_of_two_classes_against_a_fine_sum():
+    f = np.linspace(-12, 12, 200_001)
+    gap, variance = 1.3, 2.0  # f_1 - f_0 ~ N(gap, variance)
+    weight = np.exp(-f * f / 2)
+    expected = np.sum(weight / (1 + np.exp(-(gap + np.sqrt(variance) * f)))) / weight.sum()
+    p = expected_softmax(np.array([[0.0, gap]]), np.array([[0.5, 1.5]]))
+    assert p[0, 1] == pytest.approx(expected, abs=1e-9)
+
+
+def test_largest_probability_against_samples():
+    rng = np.random.default_rng(0)
+    mean, variance = rng.standard_normal((4, 3)), rng.uniform(0.1, 2, (4, 3))
+    p = largest_probability(mean, variance)
+    draws = (mean + np.sqrt(variance) * rng.standard_normal((100_000, 4, 3))).argmax(axis=2)
+    share = np.stack([(draws == k).mean(axis=0) for k in range(3)], axis=1)
+    assert (np.abs(p - share) < 4.5 * np.sqrt(p * (1 - p) / len(draws)) + 1e-4).all()
+
+
+def test_the_dirichlet_posterior_is_one_gaussian_process_a_class(data):
+    X, y, Z = data
+    k, scale, weights = wl.nngp(wl.mlp(**NET)), 3.0, np.linspace(0.5, 2, len(X))
+    labels, shape, offset = np.digitize(y, [-0.4, 0.4]), dirichlet_labels(), dirichlet_offset(3)
+    post = dirichlet_posterior(k, X, labels, classes=3, scale=scale, weights=weights)
+    left = post.leave_one_out()
+    total = 0.0
+    for j in range(3):
+        own = labels == j
+        target = np.where(own, shape.own, shape.other) - offset
+        noise = np.where(own, shape.noise_own, shape.noise_other) / weights
+        one = wl.posterior(scale**2 * k, X, target, noise=noise)
+        np.testing.assert_allclose(post.mean(Z)[:, j], offset + one.mean(Z), rtol=1e-10)
+        np.testing.assert_allclose(post.variance(Z)[:, j], one.variance(Z), rtol=1e-9)
+        np.testing.assert_allclose(left[0][:, j], offset + one.leave_one_out().mean, rtol=1e-9)
+        np.testing.assert_allclose(left[1][:, j], one.leave_one_out().variance, rtol=1e-8)
+        total += one.log_marginal_likelihood()
+    assert post.log_marginal_likelihood == pytest.approx(total, rel=1e-10)
+
+
+def test_dirichlet_labels_have_the_moments_of_the_lognormal():
+    shape = dirichlet_labels(0.05)
+    for mean, variance, alpha in ((shape.own, shape.noise_own, 1.05), (shape.other, shape.noise_other, 0.05)):
+        assert np.exp(mean + variance / 2) == pytest.approx(alpha)  # mean of Gamma(alpha, 1)
+        assert np.expm1(variance) * np.exp(2 * mean + variance) == pytest.approx(alpha)  # and its variance
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return train_test_split(X, y, test_size=0.3, stratify=y, random_state=0)
+
+
+def calibration_error(p, y, bins=15):
+    """sum over bins of confidence of |share right - mean confidence|, weighted."""
+    sure, right = p.max(axis=1), p.argmax(axis=1) == y
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    parts = [place == b for b in range(bins) if (place == b).any()]
+    return sum(abs(right[part].mean() - sure[part].mean()) * part.mean() for part in parts)
+
+
+@pytest.mark.parametrize("cls", CLASSIFIERS)
+def test_digits(cls, digits):
+    X, Z, y, truth = digits
+    forest = RandomForestClassifier(300, random_state=0, n_jobs=1).fit(X, y)
+    model = cls().fit(X, y)
+    p = model.predict_proba(Z)
+    assert np.mean(p.argmax(axis=1) == truth) >= 0.985
+    assert log_loss(truth, p) < log_loss(truth, forest.predict_proba(Z))
+    assert calibration_error(p, truth) < calibration_error(forest.predict_proba(Z), truth)
+
+
+@pytest.mark.parametrize("likelihood", ["dirichlet", "least_squares"])
+@pytest.mark.parametrize("settings", [{}, {"time": 5.0}, {"ensemble": True}], ids=["posterior", "time", "ensemble"])
+def test_classifiers_by_every_way(likelihood, settings, data):
+    X, y, Z = data
+    labels = np.array(["a", "b", "c"])[np.digitize(y, [-0.4, 0.4])]
+    model = wl.NTKClassifier(likelihood=likelihood, **settings).fit(X, labels)
+    p = model.predict_proba(Z)
+    np.testing.assert_allclose(p.sum(axis=1), 1, atol=8 * EPS)
+    assert (model.predict(Z) == model.classes_[p.argmax(axis=1)]).all()
+    assert model.decision_function(Z).shape == (16, 3)
+    assert model.score(X, labels) > 0.7
+
+
+@pytest.mark.parametrize("cls", CLASSIFIERS)
+def test_one_class_is_certain(cls):
+    model = cls().fit(np.eye(3), ["x", "x", "x"])
+    assert model.predict_proba(np.zeros((2, 3))).tolist() == [[1.0], [1.0]]
+    assert model.predict(np.zeros((2, 3))).tolist() == ["x", "x"]
+
+
+@pytest.mark.parametrize("objective", ["marginal_likelihood", "leave_one_out"])
+@pytest.mark.parametrize("model", [wl.NNGPRegressor(activation="erf"), wl.NNGPClassifier(activation="erf")])
+def test_hyperparameters_improve_their_objective(model, objective, data):
+    X, y, Z = data
+    model = clone(model).set_params(hyperparameters=objective)
+    target = y if isinstance(model, wl.NNGPRegressor) else y > 0
+    model.fit(X, target)
+    assert (model.fitted_.design.weight_std, model.fitted_.design.bias_std) != (model.weight_std, model.bias_std)
+    assert np.isfinite(model.predict(Z).astype(float)).all()
+    if objective == "marginal_likelihood" and isinstance(model, wl.NNGPRegressor):
+        still = clone(model).set_params(hyperparameters="fixed").fit(X, y)
+        assert model.log_marginal_likelihood() > still.log_marginal_likelihood()
+
+
+@pytest.mark.parametrize("frame", [pandas.DataFrame, polars.DataFrame])
+def test_names_of_a_data_frame_are_kept_and_checked(frame, data):
+    X, y, _ = data
+    table = frame(dict(zip("abc", X.T, strict=True)))
+    model = wl.NNGPRegressor().fit(table, y)
+    assert model.feature_names_in_.tolist() == ["a", "b", "c"]
+    np.testing.assert_array_equal(model.predict(table), wl.NNGPRegressor().fit(X, y).predict(X))
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(frame(dict(zip("axc", X.T, strict=True))))
+    features = wl.NTKFeatures(5).fit(table)
+    assert features.get_feature_names_out().tolist() == [f"ntkfeatures{i}" for i in range(5)]
+
+
+def test_grid_search_pickle_clone_and_html(data):
+    X, y, Z = data
+    search = GridSearchCV(wl.NNGPRegressor(), {"depth": [1, 3], "noise": ["auto", 0.1]}, cv=3).fit(X, y)
+    assert search.best_params_["depth"] == 3
+    model = search.best_estimator_
+    again = pickle.loads(pickle.dumps(model))
+    for a, b in zip(model.predict(Z, return_std=True), again.predict(Z, return_std=True), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert "NNGPRegressor" in model._repr_html_()
+    assert clone(model).get_params() == model.get_params()
+    with config_context(enable_metadata_routing=True):
+        routed = wl.NNGPRegressor().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        assert routed.get_metadata_routing().fit.requests == {"sample_weight": True}
+        search = GridSearchCV(routed, {"depth": [2]}, cv=2).fit(X, y, sample_weight=np.linspace(0.1, 2, len(y)))
+        plain = GridSearchCV(wl.NNGPRegressor(), {"depth": [2]}, cv=2).fit(X, y)
+        assert np.abs(search.predict(Z) - plain.predict(Z)).max() > 1e-3
+
+
+def test_features_approach_the_kernel_and_serve_a_linear_model(data):
+    X, y, Z = data
+    whole = wl.NTKFeatures(len(X), normalize=None, **NET).fit(X)
+    kernel = wl.ntk(wl.mlp(**NET))
+    np.testing.assert_allclose(whole.transform(X) @ whole.transform(X).T, kernel.gram(X), atol=1e-10)
+    exact = KernelRidge(kernel=wl.sklearn_kernel(kernel), alpha=0.1).fit(X, y).predict(Z)
+    features = make_pipeline(whole, Ridge(alpha=0.1, fit_intercept=False)).fit(X, y).predict(Z)
+    np.testing.assert_allclose(features, exact, atol=1e-8)
+    part = wl.NTKFeatures(20, normalize=None, **NET).fit(X).transform(X)
+    below = kernel.gram(X) - part @ part.T
+    assert np.linalg.eigvalsh(below).min() > -1e-10
+    assert np.abs(below).max() > 1e-3
+
+
+def test_a_scikit_learn_kernel_has_exact_gradients_and_serves_its_estimators(data):
+    X, y, _ = data
+    X, y = X[:30], y[:30]
+    kernel = wl.sklearn_kernel(wl.nngp(wl.mlp(**NET)), bounds=(0.05, 10.0))
+    matrix, gradient = kernel(X, eval_gradient=True)
+    np.testing.assert_array_equal(matrix, wl.nngp(wl.mlp(**NET)).gram(X))
+    for i, unit in enumerate(np.eye(4)):
+        up, down = (kernel.clone_with_theta(kernel.theta + h * unit)(X) for h in (1e-5, -1e-5))
+        # Central differences: 1e-10 of truncation, and eps/1e-5 of rounding, of entries of order 10.
+        np.testing.assert_allclose(gradient[..., i], (up - down) / 2e-5, atol=1e-8)
+    model = GaussianProcessRegressor(ConstantKernel() * kernel + WhiteKernel(0.1))
+    start = model.set_params(optimizer=None).fit(X, y).log_marginal_likelihood_value_
+    fixed = wl.sklearn_kernel(wl.nngp(wl.mlp(**NET)), fixed=("net.first.weight_std", "net.first.bias_std"))
+    assert fixed.n_dims == 2
+    fitted = GaussianProcessRegressor(fixed + WhiteKernel(0.1)).fit(X, y)
+    assert fitted.log_marginal_likelihood_value_ > start - 10
+    assert clone(kernel) == kernel
+    assert pickle.loads(pickle.dumps(kernel)) == kernel
+    assert SVC(kernel=kernel).fit(X, y > 0).score(X, y > 0) > 0.8
+    assert GaussianProcessClassifier(kernel, optimizer=None).fit(X, y > 0).score(X, y > 0) > 0.8
+    tanh = wl.sklearn_kernel(wl.nngp(wl.mlp(depth=2, activation="tanh")), gradient="differences")
+    assert np.isfinite(tanh(X[:5], eval_gradient=True)[1]).all()
+
+
+def test_a_million_rows_are_refused_before_anything_is_allocated(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 24 * memory.GIB)
+    X = np.zeros((1_000_000, 1))
+    for model in (wl.NNGPRegressor(), wl.NTKClassifier()):
+        with pytest.raises(MemoryError, match=r"GiB.*NTKFeatures.*Ridge"):
+            model.fit(X, np.arange(1_000_000) % 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"depth": 0}, "depth must be at least 1"),
+        ({"activation": "rely"}, "unknown activation"),
+        ({"noise": -1.0}, "noise must be >= 0"),
+        ({"noise": "none"}, 'or "auto"'),
+        ({"time": -1.0}, "times must be in"),
+        ({"normalize": "minmax"}, "normalize must be one of"),
+        ({"hyperparameters": "guess"}, "hyperparameters must be one of"),
+        ({"solver": "magic"}, "solver must be one of"),
+        ({"bias_std": -0.1}, "bias_std must be >= 0"),
+    ],
+)
+def test_bad_settings_name_the_mend(settings, message, data):
+    X, y, _ = data
+    with pytest.raises(ValueError, match=message):
+        wl.NNGPRegressor(**settings).fit(X, y)
+
+
+def test_other_bad_calls_name_the_mend(data):
+    X, y, Z = data
+    model = wl.NTKRegressor(ensemble=True, noise=0.1).fit(X, y)
+    with pytest.raises(ValueError, match="without ensemble"):
+        model.log_marginal_likelihood()
+    with pytest.raises(ValueError, match="at most one"):
+        model.predict(Z, return_std=True, return_cov=True)
+    with pytest.raises(ValueError, match="least_squares"):
+        wl.NNGPClassifier(noise=0.1).fit(X, y > 0)
+    with pytest.raises(ValueError, match="the hyper-parameters are"):
+        wl.sklearn_kernel(wl.linear() + wl.rbf(), fixed=("sigma",))
+    with pytest.raises(ValueError, match="rows 0 and 1"):
+        wl.NNGPRegressor(noise=0.0).fit(X[[0, 0, 1]], y[:3])
+    constant = wl.NNGPRegressor().fit(np.ones((5, 2)), np.full(5, 3.0)).predict(np.ones((1, 2)), return_std=True)
+    assert constant[0][0] == 3.0

@@ -1,0 +1,236 @@
+"""Saved models: the same bits in another process, and nothing but this library's own whole files is loaded."""
+
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.exceptions import NotFittedError
+
+import widelimit as wl
+from widelimit.estimators import persistence
+
+RNG = np.random.default_rng(0)
+X, Z = RNG.standard_normal((40, 3)), RNG.standard_normal((7, 3))
+Y = np.column_stack([X[:, 0], 3 * X[:, 1]])
+TEXT = np.array(["no", "yes", "perhaps"])[np.digitize(X[:, 0], [-0.5, 0.5])]
+MODELS = {
+    "nngp": (wl.NNGPRegressor(), Y[:, 0]),
+    "ntk, two outputs, stopped": (wl.NTKRegressor(time=3.0, noise=0.1, normalize="sphere"), Y),
+    "ntk, ensemble, tuned": (wl.NTKRegressor(ensemble=True, hyperparameters="leave_one_out"), Y[:, 0]),
+    "dirichlet": (wl.NNGPClassifier(depth=2), TEXT),
+    "dirichlet of integers, erf": (wl.NTKClassifier(activation="erf"), (X[:, 0] > 0).astype(int)),
+    "least squares of booleans": (wl.NTKClassifier(likelihood="least_squares"), X[:, 0] > 0),
+    "text as objects": (wl.NNGPClassifier(), TEXT.astype(object)),
+    "one class": (wl.NNGPClassifier(), np.full(40, "a")),
+}
+PREDICT = """
+import sys, numpy as np, widelimit as wl
+model, Z = wl.load(sys.argv[1]), np.load(sys.argv[2])
+out = model.predict_proba(Z) if "Classifier" in type(model).__name__ else np.array(model.predict(Z, return_std=True))
+np.save(sys.argv[3], out)
+"""
+
+
+def predictions(model):
+    if isinstance(model, (wl.NNGPClassifier, wl.NTKClassifier)):
+        return model.predict_proba(Z)
+    return np.array(model.predict(Z, return_std=True))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_model_is_the_saved_one(name, tmp_path):
+    model, y = MODELS[name]
+    model.fit(X, y)
+    model.save(tmp_path / "m.npz")
+    again = wl.load(tmp_path / "m.npz")
+    assert type(again) is type(model)
+    assert again.get_params() == model.get_params()
+    np.testing.assert_array_equal(predictions(again), predictions(model))
+    np.testing.assert_array_equal(again.predict(Z), model.predict(Z))
+    assert again.predict(Z).dtype == model.predict(Z).dtype
+    assert set(vars(again)) == set(vars(model))
+    assert [p.name for p in tmp_path.iterdir()] == ["m.npz"]
+
+
+@pytest.mark.parametrize("name", ["nngp", "dirichlet"])
+def test_a_new_process_predicts_the_same_bits(name, tmp_path):
+    model, y = MODELS[name]
+    wl.save(model.fit(X, y), tmp_path / "m.npz")
+    np.save(tmp_path / "z.npy", Z)
+    paths = [str(tmp_path / p) for p in ("m.npz", "z.npy", "out.npy")]
+    subprocess.run([sys.executable, "-c", PREDICT, *paths], check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), predictions(model))
+
+
+def test_names_and_extras_are_kept(tmp_path):
+    import pandas
+
+    table = pandas.DataFrame(X, columns=["a", "b", "c"])
+    wl.save(wl.NNGPRegressor().fit(table, Y[:, 0]), tmp_path / "m.npz", extra={"target": "price", "levels": [1, None]})
+    stored = persistence.read(tmp_path / "m.npz")
+    assert stored.extra == {"target": "price", "levels": [1, None]}
+    assert stored.model.feature_names_in_.tolist() == ["a", "b", "c"]
+    stored.model.predict(table)
+    with pytest.raises(ValueError, match="feature names"):
+        stored.model.predict(table.rename(columns={"a": "z"}))
+
+
+def test_what_cannot_be_saved(tmp_path):
+    path = tmp_path / "m.npz"
+    with pytest.raises(NotFittedError):
+        wl.save(wl.NNGPRegressor(), path)
+    for activation in (jnp.sin, wl.LeakyRelu(0.3)):
+        with pytest.raises(TypeError, match="only names can be stored"):
+            wl.save(wl.NNGPRegressor().fit(X, Y).set_params(activation=activation), path)
+    with pytest.raises(TypeError, match="save takes NNGPRegressor"):
+        wl.save(wl.NTKFeatures(3).fit(X), path)
+    with pytest.raises(TypeError, match="JSON"):
+        wl.save(wl.NNGPRegressor().fit(X, Y), path, extra={"a": X})
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="missing"):
+        wl.save(wl.NNGPRegressor().fit(X, Y), tmp_path / "missing" / "m.npz")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "m.npz"
+    wl.save(wl.NNGPRegressor().fit(X, Y[:, 0]), path)
+    return path
+
+
+def parts(path):
+    with np.load(path) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def rewritten(path, *, header=None, forge=False, **arrays):
+    """The file with some of its parts replaced; `forge` makes descriptions and checksum match."""
+    content = parts(path) | arrays
+    changed = json.loads(bytes(content.pop("header")).decode()) | (header or {})
+    if forge:
+        changed["arrays"] = {key: [a.dtype.str, list(a.shape)] for key, a in content.items()}
+        changed["checksum"] = persistence._checksum(changed, content)
+    np.savez(path, header=np.frombuffer(json.dumps(changed).encode(), np.uint8), **content)
+
+
+class Trap:
+    """Unpickling it leaves a mark."""
+
+    def __reduce__(self):
+        return (exec, ("import builtins; builtins.sprung = True",))
+
+
+def test_a_truncated_file_is_refused_at_every_length(saved):
+    whole = saved.read_bytes()
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 100, len(whole) - 1):
+        saved.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"m.npz: (this is not a model|the file is truncated)"):
+            wl.load(saved)
+
+
+def test_a_flipped_byte_anywhere_is_refused_or_harmless(saved):
+    whole, expected = saved.read_bytes(), wl.load(saved).predict(Z)
+    refused = 0
+    for place in np.linspace(0, len(whole) - 1, 200).astype(int):
+        saved.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            loaded = wl.load(saved)
+        except ValueError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(loaded.predict(Z), expected)
+    assert refused > 100
+
+
+@pytest.mark.parametrize("key", ["X", "coefficients", "y_scale", "inputs.mean"])
+def test_edited_numbers_are_refused(saved, key):
+    rewritten(saved, **{key: parts(saved)[key] * 1.0000001})
+    with pytest.raises(ValueError, match="checksum does not match"):
+        wl.load(saved)
+
+
+def test_edited_numbers_with_a_forged_checksum_are_validated(saved):
+    arrays = parts(saved)
+    for change in ({"X": arrays["X"][:-1]}, {"X": arrays["X"] * np.nan}, {"y": arrays["y"].astype(np.float32)}):
+        rewritten(saved, forge=True, **change)
+        with pytest.raises(ValueError, match="damaged or edited"):
+            wl.load(saved)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"class": "os.system"},
+        {"class": ["NNGPRegressor"]},
+        {"parameters": {"depht": 3}},
+        {"parameters": {"depth": "3"}},
+        {"parameters": {"activation": "__import__('os')"}},
+        {"parameters": None},
+        {"state": {}},
+        {"state": None},
+        {"extra": 3},
+    ],
+)
+def test_an_edited_header_is_refused(saved, header):
+    whole = saved.read_bytes()
+    for forge in (False, True):
+        saved.write_bytes(whole)
+        rewritten(saved, header=header, forge=forge)
+        with pytest.raises(ValueError, match="damaged or edited"):
+            wl.load(saved)
+
+
+def test_a_changed_parameter_is_an_edit(saved):
+    rewritten(saved, header={"parameters": {"noise": 0.5}})
+    with pytest.raises(ValueError, match="checksum does not match"):
+        wl.load(saved)
+
+
+def test_a_newer_format_asks_for_an_upgrade(saved):
+    rewritten(saved, header={"format": persistence.FORMAT + 1, "widelimit": "9.9"})
+    with pytest.raises(ValueError, match=r"format 2, written by widelimit '9.9'.*Upgrade"):
+        wl.load(saved)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "m.npz"
+    np.savez(path, X=X)
+    with pytest.raises(ValueError, match="not a model saved by widelimit"):
+        wl.load(path)
+    np.savez(path, header=np.arange(3.0))
+    with pytest.raises(ValueError, match="not a model saved by widelimit"):
+        wl.load(path)
+    with path.open("wb") as stream:
+        np.save(stream, X)
+    with pytest.raises(ValueError, match="not a model saved by widelimit"):
+        wl.load(path)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="not a model saved by widelimit"):
+        wl.load(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(ValueError, match="not a model saved by widelimit"):
+        wl.load(path)
+    with pytest.raises(FileNotFoundError):
+        wl.load(tmp_path / "none.npz")
+
+
+def test_a_pickle_inside_is_never_opened(saved):
+    import builtins
+
+    content = parts(saved)
+    np.savez(saved, **content, trap=np.array([Trap()], dtype=object))
+    with pytest.raises(ValueError, match="pickled objects"):
+        wl.load(saved)
+    np.savez(saved, **{**content, "X": np.array([Trap()], dtype=object)})
+    with pytest.raises(ValueError, match="pickled objects"):
+        wl.load(saved)
+    saved.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(ValueError, match=r"m\.npz"):
+        wl.load(saved)
+    assert "sprung" not in vars(builtins)
