@@ -1,0 +1,68 @@
+"""Results of long benchmarks, line by line: a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Scores = dict[str, dict[str, Any]]
+"""Method -> what is stored of it."""
+
+
+def stored(folder: Path, prefix: str = "") -> list[dict[str, Any]]:
+    """The rows of all files of results in a folder whose names begin with `prefix`, without a line that was cut off."""
+    return [row for path in sorted(folder.glob(f"{prefix}*.jsonl")) for row in _rows(path)]
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [row for line in lines if line.endswith("\n") for row in json.loads(line)]
+
+
+def _without_cut_line(file: Path) -> None:
+    """End the file at its last whole line, so that the next one starts a line of its own."""
+    if file.exists():
+        content = file.read_bytes()
+        file.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
+def extend(folder: Path, name: str, paths: Sequence[Path], work: Callable[[Path], Scores]) -> None:
+    """Append to NAME.jsonl one line, a list of rows (one a method), for every data set that it does not hold yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.jsonl"
+    _without_cut_line(file)
+    done = {row["set"] for row in _rows(file)}
+    for path in paths:
+        if path.stem in done:
+            continue
+        start = time.process_time()
+        scores = work(path)
+        used = round(time.process_time() - start, 2)
+        with np.load(path, allow_pickle=False) as archive:
+            facts = {"set": path.stem, "n": len(archive["y"]), "cpu_seconds": used}
+        rows = [{"method": method, **facts, **score} for method, score in scores.items()]
+        with file.open("a") as stream:
+            stream.write(json.dumps(rows, allow_nan=False) + "\n")
+        shown = (f"{method}: {np.mean(score['folds'], axis=0).round(4)}" for method, score in scores.items())
+        print(name, path.stem, f"{used} s", *shown, flush=True)
+
+
+def by_size(folder: Path, largest: int) -> list[Path]:
+    """The .npz files with at most `largest` rows of y, the smallest first.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    sizes: dict[Path, int] = {}
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as archive:
+            sizes[path] = len(archive["y"])
+    found = sorted((path for path in sizes if sizes[path] <= largest), key=lambda path: sizes[path])
+    if not found:
+        raise SystemExit(f"{folder} has no .npz file with at most {largest} rows.")
+    return found

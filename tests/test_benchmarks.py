@@ -1,0 +1,167 @@
+"""The accuracy benchmarks on tiny data made here: their kernels, search, scores, and that they run, stop and resume."""
+
+import json
+import math
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+from sklearn.svm import SVC
+
+import widelimit as wl
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+
+import common  # noqa: E402
+import lines  # noqa: E402
+import regression  # noqa: E402
+import tables  # noqa: E402
+import uci  # noqa: E402
+import uci_data  # noqa: E402
+import uci_kernels as kernels  # noqa: E402
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Where the benchmarks write their results in a test."""
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def classes(n, seed):
+    """Two noisy classes in the plane, split as the UCI files are."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, 2)).astype(np.float32)
+    y = (X[:, 0] * X[:, 1] + 0.3 * rng.standard_normal(n) > 0).astype(np.int32)
+    order = rng.permutation(n)
+    arrays = {"X": X, "y": y, "tune_train": order[: n // 2], "tune_val": order[n // 2 :]}
+    for k in range(4):
+        order = rng.permutation(n)
+        arrays |= {f"cv_train_{k}": order[n // 4 :], f"cv_test_{k}": order[: n // 4]}
+    return arrays
+
+
+@pytest.fixture
+def sets(tmp_path):
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    np.savez(folder / "larger.npz", **classes(60, 0))
+    np.savez(folder / "smaller.npz", **classes(40, 1))
+    return folder
+
+
+def by_hand(X, depth, fixed):
+    """The sum over trained layers l > fixed of Sigma^l prod_{j = l}^{depth - 1} (pi - theta_j)/(2 pi)."""
+    sigma, total = X @ X.T, np.zeros((len(X), len(X)))
+    for layer in range(1, depth + 1):
+        total += sigma * (layer > fixed)
+        if layer < depth:
+            s = np.sqrt(np.diag(sigma))
+            theta = np.arccos(np.clip(sigma / np.outer(s, s), -1, 1))
+            total = total * (math.pi - theta) / (2 * math.pi)
+            sigma = np.outer(s, s) * (np.sin(theta) + (math.pi - theta) * np.cos(theta)) / (2 * math.pi)
+    return total
+
+
+def test_the_fifteen_kernels():
+    X = np.random.default_rng(0).standard_normal((12, 3))
+    found = {key: K.copy() for key, K in kernels.partly_trained(X)}
+    assert list(found) == [(depth, fixed) for depth in range(1, 6) for fixed in range(depth)]
+    # arccos of a correlation that is off by eps is off by sqrt(2 eps) = 2e-8 at equal inputs
+    for (depth, fixed), K in found.items():
+        np.testing.assert_allclose(K, by_hand(X, depth, fixed), rtol=1e-6, atol=1e-7)
+    net = wl.mlp(depth=3, activation="relu", weight_std=1.0, bias_std=0.0)
+    np.testing.assert_allclose(found[3, 0], 3 * wl.ntk(net).gram(X), rtol=1e-13)
+    np.testing.assert_allclose(found[3, 2], 3 * wl.nngp(net).gram(X), rtol=1e-13)
+    assert np.abs(found[3, 1] / found[3, 0] - 1).max() > 0.1  # a fixed layer makes another kernel
+
+
+def test_the_search_leaves_out_only_what_cannot_matter(sets):
+    data = uci_data.load(sets / "larger.npz", "published")
+    effort = kernels.Effort()
+    pairs = [(key, K.copy()) for key, K in kernels.partly_trained(data.X)]
+    (best,) = kernels.search(pairs, data.y, data.splits, {"all": kernels.all_of}, effort)["all"]
+    train, test = data.splits[0].tuning
+    scores = {}
+    for key, K in pairs:
+        for cost in kernels.COSTS:
+            machine = SVC(kernel="precomputed", C=cost).fit(K[np.ix_(train, train)], data.y[train])
+            scores[key, cost] = machine.score(K[np.ix_(test, train)], data.y[test])
+    assert (best.key, best.cost) == max(scores, key=scores.__getitem__)  # the first of the best
+    assert best.score == max(scores.values()) > 0.7
+    assert effort.skipped > 0
+    assert effort.skipped + effort.fits == len(scores)
+
+
+def test_tuning_and_test_rows_overlap_only_in_the_published_protocol(sets):
+    published, honest = (uci_data.load(sets / "larger.npz", protocol).splits for protocol in uci_data.PROTOCOLS)
+    assert len(published) == 1
+    assert len(honest) == 4
+    for split in published:
+        assert all(np.isin(test, np.concatenate(split.tuning)).all() for _, test in split.folds)
+    for split in honest:
+        ((train, test),) = split.folds
+        np.testing.assert_array_equal(np.sort(np.concatenate(split.tuning)), np.sort(train))
+        assert not np.isin(test, train).any()
+
+
+def test_the_summary_by_hand():
+    rows = uci.summary({"a": {"s": 100.0, "t": 50.0, "u": 80.0}, "b": {"s": 92.0, "t": 60.0, "u": 80.0, "v": 1.0}})
+    a, b = rows
+    assert (a["sets"], a["accuracy"], a["P90"], a["P95"]) == (3, 76.67, 66.67, 66.67)
+    assert (b["accuracy"], b["P90"], b["P95"], b["PMA"]) == (77.33, 100.0, 66.67, 97.33)
+    assert (a["Friedman rank"], b["Friedman rank"]) == (1.5, 1.5)
+
+
+def run(monkeypatch, script, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
+    script.main()
+
+
+def test_uci_runs_resumes_and_reports(sets, results, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    monkeypatch.setattr(uci, "RandomForestClassifier", lambda *_, **__: SVC())
+    for protocol in uci_data.PROTOCOLS:
+        command = ("run", sets, out, "--protocol", protocol, "--methods")
+        run(monkeypatch, uci, *command, "forest", "rbf", "ntk", "--largest", 50)
+        run(monkeypatch, uci, *command, *uci.METHODS)
+        done = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+        ran = len(uci.METHODS if protocol == "published" else uci.SEARCHES)  # the folds of the others are the same
+        assert sorted(done) == ["larger"] * ran + ["smaller"] * ran
+        run(monkeypatch, uci, *command, *uci.METHODS)
+        assert capsys.readouterr().out == ""
+    run(monkeypatch, uci, "report", out)
+    for protocol in uci_data.PROTOCOLS:
+        document = json.loads((results / f"uci_{protocol}.json").read_text())
+        assert len(document["rows"]) == len(uci.METHODS) + 1
+        assert all(row["sets"] == 2 and row["accuracy"] > 50 for row in document["rows"])
+
+
+def test_regression_runs_and_reports(results, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, (40, 1))
+    y = 100 + 10 * (np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(40))
+    masks = np.arange(40)[:, None] % 10 == np.arange(2)
+    np.savez(tmp_path / "waves.npz", X=X, y=y, test_mask=masks)
+    run(monkeypatch, regression, "run", tmp_path, tmp_path / "out")
+    run(monkeypatch, regression, "report", tmp_path / "out")
+    rmse, nlpd = json.loads((results / "regression.json").read_text())["rows"]
+    gp = float(rmse["GP, RBF"].split(" ")[0])
+    assert 0.5 < gp < 2  # the noise is 1 in raw units
+    # a Gaussian of the deviation of the errors has this mean negative log density, in the same units
+    assert abs(float(nlpd["GP, RBF"].split(" ")[0]) - (math.log(gp) + 0.5 * math.log(2 * math.pi) + 0.5)) < 0.5
+    assert set(rmse) - {"set", "n", "d", "score"} == {name for part in regression.METHODS.values() for name in part}
+
+
+def test_a_line_that_was_cut_off_is_made_again(sets):
+    (sets / "a.jsonl").write_text('[{"set": "larger"}]\n[{"set": "smaller"')
+    lines.extend(sets, "a", lines.by_size(sets, 100), lambda path: {path.stem: {"folds": [1.0]}})
+    assert [row["set"] for row in lines.stored(sets)] == ["larger", "smaller"]
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_results():
+    for path in (ROOT / "docs").glob("*.md"):
+        page = path.read_text()
+        assert tables.filled(page) == page, f"{path.name}: run python benchmarks/tables.py"
