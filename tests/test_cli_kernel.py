@@ -73,7 +73,7 @@ def test_the_matrix_is_written_and_found_again(folder):
         (["holes.csv", "--drop", "target"], 2, "missing values; fill or drop those rows"),
         (["x.npy", "--activation", "rulu"], 2, "unknown activation 'rulu'"),
         (["x.npy", "--weight-std", "0"], 2, "weight_std must be > 0"),
-        (["x.npy", "--budget", "0.001"], 1, "too small for one tile"),
+        (["x.npy", "--budget", "0.001"], 2, "too small for one tile"),
     ],
 )
 def test_a_mistake_is_one_line(folder, arguments, code, message):
