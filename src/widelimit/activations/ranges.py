@@ -17,8 +17,8 @@ from widelimit.signals import Gaps, Variance, power_of_two
 EXPONENT_LIMIT = 2**24
 """4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""
 
-ROWS = 32
-"""Rows of a series evaluated at once: with 128 columns their intermediate arrays stay in a core's cache."""
+ROWS = 8
+"""Rows of a series at once: with 128 columns their intermediate arrays stay in a core's cache; one row is too short."""
 
 LARGEST_FACTOR = 1e6
 """Of the parameters in size, and the reciprocal of the smallest: their squares are far inside float32."""
