@@ -43,6 +43,19 @@ def test_depth_one_is_the_linear_kernel_and_both_kernels_agree():
     np.testing.assert_array_equal(wl.nngp(net).gram(X), wl.ntk(net).gram(X))
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_depth_one_has_no_activation(name):
+    """Neither tables, nor jumps, nor kinks matter, on unequal and on equal norms, in a trace too."""
+    k = wl.ntk(wl.mlp(depth=1, activation=ACTIVATIONS[name], weight_std=1.5, bias_std=0.3))
+    for points in (X, X[:21] / np.linalg.norm(X[:21], axis=1, keepdims=True)):
+        exact = 1.5**2 / 4 * points @ points.T + 0.3**2
+        np.testing.assert_allclose(k.gram(points), exact, rtol=1e-14, atol=1e-14)
+    if name in ("numerical", "sign"):
+        with jax.enable_x64(True):
+            traced = jax.jit(lambda points: k.gram(points))(X)
+        np.testing.assert_allclose(traced, 1.5**2 / 4 * X @ X.T + 0.3**2, rtol=1e-14, atol=1e-14)
+
+
 @pytest.mark.parametrize("kind", KERNELS)
 def test_tiles_give_the_whole(kind, monkeypatch):
     k = KERNELS[kind](wl.mlp(depth=3, activation="relu", weight_std=1.2, bias_std=0.1))

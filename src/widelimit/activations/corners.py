@@ -76,28 +76,34 @@ def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = T
     root = jnp.sqrt(gap)
     spread = math.sqrt(2) * kappa
     t = (spread - _MIDDLE * root) / (spread + _MIDDLE * root)
-    table = jnp.asarray(own.weights, near.dtype)
-    weights = jnp.tensordot(table, _polynomials(t, table.shape[1]), 1, precision="highest")
-    # Sums over the nodes as products with small matrices: little to compile, and the exponentials are vectorised.
+    weights = jnp.stack(_weights(own.weights.tolist(), t))
+    # All nodes at once, as the exponentials are vectorised then; their sums written out, as XLA would evaluate anew for
+    # every row what goes into a product of matrices.
     column = (-1, *[1] * t.ndim)
     square = jnp.asarray(own.nodes**2, near.dtype).reshape(column)
     rest = 1 / (2 - square * near)
     mass = weights * jnp.exp(-(kappa**2) / gap - beta**2 * rest) * jnp.sqrt(rest)
     v = 1 - own.nodes**2
     factor = series.safe_sqrt(near) / math.pi
-    whole = jnp.tensordot(jnp.asarray(np.stack([v**0, v, v**2]), near.dtype), mass, 1, precision="highest")
+    whole = _sums([v**0, v, v**2], mass)
     if not bent:
         return Corner(factor * whole, None)
-    slant = mass * (square * near * rest)
-    sums = jnp.tensordot(jnp.asarray(np.stack([v**0, (1 + v) / 2]), near.dtype), slant, 1, precision="highest")
-    return Corner(factor * whole, factor * sums)
+    return Corner(factor * whole, factor * _sums([v**0, (1 + v) / 2], mass * (square * near * rest)))
 
 
-def _polynomials(t: jax.Array, count: int) -> jax.Array:
-    """T_0(t) to T_(count - 1)(t), stacked; by a scan, which is less to compile than as many lines."""
+def _sums(weights: list[np.ndarray], values: jax.Array) -> jax.Array:
+    """Sums of values (q, ..) with each of the weights (q,), stacked."""
+    terms = list(values)
+    return jnp.stack([_combined(row.tolist(), terms) for row in weights])
 
-    def step(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        now, after = carry
-        return (after, 2 * t * after - now), now
 
-    return jnp.asarray(jax.lax.scan(step, (jnp.ones_like(t), t), None, length=count)[1])
+def _combined(weights: list[float], terms: list[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, [weight * term for weight, term in zip(weights, terms, strict=True)])
+
+
+def _weights(table: list[list[float]], t: jax.Array) -> list[jax.Array]:
+    """The sums of T_k(t) with every row of the table, written out: in a product of matrices all T_k go to memory."""
+    polynomials = [jnp.ones_like(t), t]
+    while len(polynomials) < len(table[0]):
+        polynomials.append(2 * t * polynomials[-1] - polynomials[-2])
+    return [_combined(row, polynomials) for row in table]

@@ -112,7 +112,7 @@ class Numerical(Activation):
                 f"{self.label} has no closed form: its duals are tabulated for the norms of the inputs, which are not "
                 f"known under jax.jit, grad or vmap. Prepare it for the range of standard deviations of its signals, "
                 f"e.g. wl.activation({self.label!r}).prepared(0.1, 10.0, 'float64'), compute the kernel outside of "
-                f"them, or use a closed form such as erf or gelu."
+                f"them (to fit hyper-parameters: gradient='differences'), or use a closed form such as erf or gelu."
             )
         cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.table)
         return cast

@@ -346,17 +346,17 @@ class PiecewisePolynomial(Activation):
         places = _sorted(x.kinks, y.kinks)
         x_all, y_all = (self._all_kinks(trace, near.dtype) for trace in (x, y))
         pairs = _pairs_of_kinks(x_all[0], y_all[0], near, curved=self._curved())
-        apart, falls, slopes = [], [], []
-        for i, sign in enumerate((1, -1)):
-            f, g = x.parts[i], y.parts[i]
-            one = _at_one(f, g, x.kinks.h, y.kinks.h, places)
+        apart, falls, slopes = ([jnp.zeros_like(near)] * 2 for _ in range(3))
+        halves = self._halves()[1]
+        for i, sign in [(i, sign) for i, sign in enumerate((1, -1)) if any(leaf.any() for leaf in halves[i])]:
+            one = _at_one(x.parts[i], y.parts[i], x.kinks.h, y.kinks.h, places)
             bend, mean_bend = _bends(pairs, x_all[1:][i], y_all[1:][i], sign)
             if sign > 0:  # the constant of F'' of an even part; that of an odd one is a jump at 0
                 constant = _constant(x_all[1], y_all[1], x_all[0], y_all[0])
                 bend, mean_bend = bend + near * constant, mean_bend + near / 2 * constant
-            apart.append(one.apart)
-            falls.append(near * (one.slope - mean_bend))
-            slopes.append(one.slope - bend)
+            apart[i] = one.apart
+            falls[i] = near * (one.slope - mean_bend)
+            slopes[i] = one.slope - bend
         same = apart[0] + apart[1] + falls[0] + falls[1]
         opposite = (x.even_share + y.even_share - apart[0]) - falls[0] + apart[1] + falls[1]
         after = gaps_from_near(jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), gaps.positive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from widelimit.signals import Gaps, Variance, power_of_two
 
 EXPONENT_LIMIT = 2**24
 """4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""
+
+ROWS = 8
+"""Rows of a series at once: with 128 columns their intermediate arrays stay in a core's cache; one row is too short."""
 
 LARGEST_FACTOR = 1e6
 """Of the parameters in size, and the reciprocal of the smallest: their squares are far inside float32."""
@@ -106,15 +110,19 @@ def signed(value: jax.Array, gaps: Gaps) -> jax.Array:
 def by_rows(
     correlate: Callable[[Any, Any, Gaps], tuple[Gaps, jax.Array]], x: Any, y: Any, gaps: Gaps
 ) -> tuple[Gaps, jax.Array]:
-    """correlate(x, y, gaps), row by row where gaps are a matrix and x has leaves (.., n, 1), y (.., 1, m).
+    """correlate(x, y, gaps), some rows at a time where gaps are a matrix and x has leaves (.., n, 1), y (.., 1, m).
 
     Fused with the layers around, XLA evaluates a long series anew for every use, 100 times slower.
     """
     if gaps.below.ndim != 2 or any(leaf.shape[-1] != 1 for leaf in jax.tree.leaves(x)):
         return correlate(x, y, gaps)
     count = len(gaps.below)
-    rows = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.moveaxis(leaf[..., 0], -1, 0), (count, *leaf.shape[:-2])), x)
-    columns = jax.tree.map(lambda leaf: leaf[..., 0, :], y)
-    expanded = jax.tree.map(lambda leaf: leaf[..., None], rows)
-    after: tuple[Gaps, jax.Array] = jax.lax.map(lambda row: correlate(row[0], columns, row[1]), (expanded, gaps))
-    return after
+    step = math.gcd(count, ROWS)
+
+    def groups(leaf: jax.Array) -> jax.Array:
+        whole = jnp.broadcast_to(leaf, (*leaf.shape[:-2], count, leaf.shape[-1]))
+        return jnp.moveaxis(whole.reshape(*leaf.shape[:-2], count // step, step, leaf.shape[-1]), -3, 0)
+
+    after = jax.lax.map(lambda group: correlate(group[0], y, group[1]), jax.tree.map(groups, (x, gaps)))
+    joined: tuple[Gaps, jax.Array] = jax.tree.map(lambda leaf: leaf.reshape(count, -1), after)
+    return joined

@@ -192,6 +192,8 @@ class Network:
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         """Everything about single inputs that pairs need."""
         points, variance = self.first.embed(X)
+        if self.repeats == 0:  # a scan of no step would trace the activation, which needs its table for that
+            return NetworkFeatures(points, (), variance)
 
         def step(variance: Variance, _: None) -> tuple[Variance, tuple[Trace, ...]]:
             traces = []
@@ -245,6 +247,8 @@ class Network:
             return state, None
 
         state = PairState(gaps, gaps.rho)
+        if self.repeats == 0:
+            return state
         if self.repeats > UNROLLED or self.rtol(gaps.below.dtype) > 0:  # series are much to compile
             return jax.lax.scan(step, state, (x, y))[0]
         for i in range(self.repeats):

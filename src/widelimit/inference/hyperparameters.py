@@ -291,7 +291,8 @@ def fit_hyperparameters(
         restarts: further searches, >= 0.
         seed: of the random starts, >= 0.
         max_steps: iterations of each search, >= 1.
-        gradient: "autodiff", or "differences" for kernels that JAX cannot trace (tabulated activations such as tanh).
+        gradient: "autodiff", or "differences" (of 2 kernel matrices a parameter) for kernels that JAX cannot trace:
+            tabulated activations such as tanh, with which "autodiff" raises a TypeError unless they are prepared.
 
     Returns:
         A `HyperparameterFit` with the kernel, the values, the score, every run and the posterior.

@@ -152,7 +152,7 @@ def ntk(net: Network) -> NTK:
             f"Theta is the limit in the NTK parameterisation, and these networks are {net.parameterization!r}; pass "
             f'wl.mlp(..., parameterization="ntk"), or take the kernel of one network: wl.empirical_ntk(net.apply, p).'
         )
-    for layer in net.block:
+    for layer in net.block * net.repeats:
         if isinstance(layer, Activate) and not layer.activation.has_ntk:
             raise ValueError(
                 f"a network with the activation {layer.activation.name!r} has no neural tangent kernel: phi jumps, and "
