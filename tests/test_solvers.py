@@ -15,7 +15,16 @@ import scipy.linalg
 import zarr
 
 import widelimit as wl
-from widelimit.compute import checkpoints, iterative, linalg, memory, operators, packed, preconditioners
+from widelimit.compute import (
+    checkpoints,
+    iterative,
+    linalg,
+    memory,
+    operators,
+    packed,
+    packed_cholesky,
+    preconditioners,
+)
 from widelimit.inference import solvers
 
 RNG = np.random.default_rng(0)
@@ -372,3 +381,29 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         file.save({"x": np.zeros(3)}, now=True)
     monkeypatch.undo()
     np.testing.assert_array_equal(file.load()["x"], np.arange(3.0))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_packed_cholesky_equals_lapacks_in_blocks_and_strips_of_any_size(monkeypatch, dtype):
+    """Rounding: n eps of the largest entry. A minor that is not positive is found at its own order."""
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 5, 8, 37, 64, 129):
+        square = rng.standard_normal((n, n + 3)).astype(dtype)
+        square = square @ square.T
+        for block, strip in ((7, 11), (16, 8), (packed_cholesky.BLOCK, packed_cholesky.STRIP)):
+            monkeypatch.setattr(packed_cholesky, "BLOCK", block)
+            monkeypatch.setattr(packed_cholesky, "STRIP", strip)
+            fold, unfold = scipy.linalg.get_lapack_funcs(("trttf", "tfttr"), (square,))
+            folded = fold(square, transr="N", uplo="L")[0].reshape((n + 1) // 2, n + 1 - n % 2).copy()
+            assert packed_cholesky.factorise(folded, n) == 0
+            root = np.tril(unfold(n, folded.ravel(), transr="N", uplo="L")[0])
+            expected = np.linalg.cholesky(square.astype(np.float64))
+            bound = 16 * n * np.finfo(dtype).eps * np.abs(expected).max()
+            np.testing.assert_allclose(root, expected, rtol=0, atol=bound)
+            assert np.abs(1.01 * root - expected).max() > bound
+    monkeypatch.setattr(packed_cholesky, "BLOCK", 7)
+    for bad in (0, 2, 20, 36):
+        broken = np.eye(37, dtype=dtype)
+        broken[bad, bad] = -1
+        folded = scipy.linalg.get_lapack_funcs("trttf", (broken,))(broken, transr="N", uplo="L")[0]
+        assert packed_cholesky.factorise(folded.reshape(19, 37).copy(), 37) == bad + 1

@@ -46,13 +46,6 @@ def _checked(folded: np.ndarray, n: int) -> str:
     return _PREFIX[folded.dtype.name]
 
 
-def pftrf(folded: np.ndarray, n: int) -> int:
-    """A = L L^T in place; 0, or the order of the leading minor that is not positive."""
-    info = ctypes.c_int(0)
-    _call(f"{_checked(folded, n)}pftrf", b"N", b"L", n, folded, info)
-    return info.value
-
-
 def pftrs(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
     """A^{-1} b from L; (n, c) -> (n, c), in L's dtype."""
     out = np.array(b, folded.dtype, order="F")

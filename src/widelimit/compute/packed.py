@@ -14,7 +14,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from widelimit.compute import lapack, memory
+from widelimit.compute import lapack, memory, packed_cholesky
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.operators import Block, Operator
 
@@ -124,7 +124,7 @@ def factorise(blocks: Iterable[Block], noise: np.ndarray, matrix: Operator, dtyp
     before = np.concatenate([above, below]) + noise
     np.fill_diagonal(folded[:, layout.shift :][: layout.first], before[: layout.first])
     np.fill_diagonal(folded[1 - layout.shift :][: n - layout.first], before[layout.first :])
-    order = lapack.pftrf(folded, n)
+    order = packed_cholesky.factorise(folded, n)
     if order > 0:
         raise NotPositiveDefinite(order)
     pivots = np.concatenate(layout.diagonal(folded)).astype(np.float64) ** 2
