@@ -19,9 +19,9 @@ STRIP = 4096
 def factorise(folded: np.ndarray, n: int) -> int:
     """A = L L^T in place; 0, or the order of the leading minor that is not positive.
 
-    folded: the lower triangle of the (n, n) matrix as LAPACK's TRANSR = 'N', UPLO = 'L' folds it, its columns as rows:
-    L[i, j] at [j, i + (n even)] for the first (n + 1)//2 columns j, and L[i, j] of the last n//2 rows and columns in the
-    triangle that these leave free.
+    folded: the lower triangle of the (n, n) matrix as LAPACK's TRANSR = 'N', UPLO = 'L' folds it, columns as rows:
+    L[i, j] at [j, i + (n even)] for the first (n + 1)//2 columns j, and the last n//2 rows and columns in the triangle
+    that these leave free.
     """
     first, odd = (n + 1) // 2, n % 2
     tall, rest = folded[:, 1 - odd :], folded[odd:]
