@@ -98,6 +98,13 @@ def mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
 
 
+def root_mean_and_error(squares: np.ndarray) -> tuple[float, float]:
+    """The root of the mean of (n,) independent squares, and its standard error to first order."""
+    mean, error = mean_and_error(squares)
+    root = float(np.sqrt(mean))
+    return root, float(error) / (2 * root)
+
+
 @final
 @dataclass(frozen=True)
 class Claim:

@@ -7,7 +7,18 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Line, Measurement, at_most, power_law, within
+from widelimit.claims.base import (
+    Check,
+    Claim,
+    Data,
+    Effort,
+    Line,
+    Measurement,
+    at_most,
+    power_law,
+    root_mean_and_error,
+    within,
+)
 from widelimit.claims.finite import output_covariances, outputs
 
 SEED = 2601
@@ -50,7 +61,7 @@ def study(
         sizes = (width if first is None else first, *([width] * (net.depth - 2)))
         K = output_covariances(net, POINTS, widths=sizes, count=count, seed=SEED + width)
         squares = np.sum((K - limit) ** 2, axis=(1, 2)) / np.sum(limit**2)
-        errors.append(_root_mean(squares))
+        errors.append(root_mean_and_error(squares))
         # Whitened outputs are N(0, M) given the hidden layers: E|u|^4/(d (d + 2)) - 1, Mardia's, 0 for a Gaussian.
         M = direction @ K @ direction.T
         trace = np.trace(M, axis1=1, axis2=2)
@@ -60,11 +71,6 @@ def study(
         spread = np.std(fourth - 2 * fourth.mean() * second / second.mean(), ddof=1) / np.sqrt(count)
         kurtoses.append((ratio, spread / second.mean() ** 2))
     return np.array(errors).T, np.array(kurtoses).T
-
-
-def _root_mean(squares: np.ndarray) -> tuple[float, float]:
-    root = float(np.sqrt(squares.mean()))
-    return root, float(squares.std(ddof=1) / np.sqrt(len(squares)) / (2 * root))
 
 
 def fitted(net: wl.Network, effort: Effort, values: np.ndarray) -> Line:

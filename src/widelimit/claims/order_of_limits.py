@@ -8,7 +8,18 @@ from scipy.spatial.distance import cdist
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, mean_and_error, power_law, within
+from widelimit.claims.base import (
+    Check,
+    Claim,
+    Data,
+    Effort,
+    Measurement,
+    at_most,
+    mean_and_error,
+    power_law,
+    root_mean_and_error,
+    within,
+)
 from widelimit.claims.finite import output_covariances, outputs
 
 SEED = 2701
@@ -40,8 +51,7 @@ def covariance_errors(effort: Effort, pattern: tuple[int, int], *, second: int |
         sizes = (pattern[0] * n, pattern[1] * n if second is None else second)
         K = output_covariances(NET, POINTS, widths=sizes, count=effort.pick(quick=200, full=1000), seed=SEED + n)
         squares = np.sum((K - limit) ** 2, axis=(1, 2)) / np.sum(limit**2)
-        root = np.sqrt(squares.mean())
-        found.append((root, squares.std(ddof=1) / np.sqrt(len(squares)) / (2 * root)))
+        found.append(root_mean_and_error(squares))
     return np.array(found).T
 
 

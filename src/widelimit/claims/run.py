@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -76,6 +77,7 @@ def run_all(
     return outcomes
 
 
+@functools.cache
 def fingerprint() -> str:
     """A hash of the library's code: results of other code are not these results."""
     root = Path(widelimit.__file__).parent

@@ -7,7 +7,17 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, power_law, within
+from widelimit.claims.base import (
+    Check,
+    Claim,
+    Data,
+    Effort,
+    Measurement,
+    at_most,
+    power_law,
+    root_mean_and_error,
+    within,
+)
 from widelimit.claims.finite import tangent_kernels
 
 SEED = 4101
@@ -44,14 +54,11 @@ def study(net: wl.Network, limit: np.ndarray, effort: Effort) -> dict[str, np.nd
             net, POINTS, widths=(width,) * (net.depth - 1), output_dim=OUTPUTS, count=count, seed=SEED + width
         )
         blocks = np.einsum("eijaa->eaij", found)
-        diagonal.append(_root_mean(np.mean(np.sum((blocks - limit) ** 2, axis=(2, 3)), axis=1) / np.sum(limit**2)))
-        off.append(_root_mean(np.sum(found[..., 0, 1] ** 2, axis=(1, 2)) / np.sum(limit**2)))
+        diagonal.append(
+            root_mean_and_error(np.mean(np.sum((blocks - limit) ** 2, axis=(2, 3)), axis=1) / np.sum(limit**2))
+        )
+        off.append(root_mean_and_error(np.sum(found[..., 0, 1] ** 2, axis=(1, 2)) / np.sum(limit**2)))
     return {"widths": widths(net, effort), "diagonal": np.array(diagonal).T, "off": np.array(off).T}
-
-
-def _root_mean(squares: np.ndarray) -> tuple[float, float]:
-    root = float(np.sqrt(squares.mean()))
-    return root, float(squares.std(ddof=1) / np.sqrt(len(squares)) / (2 * root))
 
 
 def mean_deviation(effort: Effort, *, factor: float = 1.0) -> float:

@@ -1,7 +1,7 @@
 """LAPACK on rectangular full packed (RFP) matrices, by the pointers that SciPy exports.
 
-SciPy's own wrappers check n (n + 1)/2 in 32 bits and so refuse n above 46,340. LAPACK itself never forms that product:
-an RFP matrix is one rectangle of about n/2 columns, and its routines are potrf, trsm and syrk on parts of it.
+Solves with a factor that `packed_cholesky` made. SciPy's own wrappers check n (n + 1)/2 in 32 bits and so refuse n
+above 46,340; LAPACK itself never forms that product, as an RFP matrix is one rectangle of about n/2 columns.
 """
 
 from __future__ import annotations

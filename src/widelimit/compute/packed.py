@@ -1,4 +1,4 @@
-"""Half the memory: one triangle of a symmetric matrix, folded into a rectangle, factorised there by LAPACK.
+"""Half the memory: one triangle of a symmetric matrix, folded into a rectangle and factorised there.
 
 Rectangular full packed format (Gustavson, Wasniewski, Dongarra and Langou 2010): with n1 = ceil(n/2), entry (r, c) of
 the lower triangle stands at [c, r + shift] for c < n1, and at [r - n1 + 1 - shift, c - n1] for the others; the two
