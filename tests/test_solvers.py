@@ -401,6 +401,16 @@ def test_packed_cholesky_equals_lapacks_in_blocks_and_strips_of_any_size(monkeyp
             bound = 16 * n * np.finfo(dtype).eps * np.abs(expected).max()
             np.testing.assert_allclose(root, expected, rtol=0, atol=bound)
             assert np.abs(1.01 * root - expected).max() > bound
+            b = rng.standard_normal((n, 3)).astype(dtype)
+            # Solves have small residuals with the factor itself (Higham 2002, theorem 8.5), whatever its condition.
+            size = n * np.finfo(dtype).eps * np.abs(root).max()
+            white = packed_cholesky.whiten(folded, n, b)
+            assert white.dtype == dtype
+            assert np.abs(root @ white - b).max() <= 16 * size * max(np.abs(white).max(), 1)
+            x = packed_cholesky.solve(folded, n, b)
+            bound = 16 * size * max(np.abs(root).max() * np.abs(x).max(), np.abs(white).max())
+            assert np.abs(root.T @ x - white).max() <= bound
+            assert n == 1 or np.abs(root @ x - white).max() > bound
     monkeypatch.setattr(packed_cholesky, "BLOCK", 7)
     for bad in (0, 2, 20, 36):
         broken = np.eye(37, dtype=dtype)

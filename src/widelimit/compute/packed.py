@@ -14,7 +14,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from widelimit.compute import lapack, memory, packed_cholesky
+from widelimit.compute import memory, packed_cholesky
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.operators import Block, Operator
 
@@ -38,10 +38,10 @@ class Packed(Factor):
     spread: float
 
     def solve(self, b: np.ndarray) -> np.ndarray:
-        return lapack.pftrs(self.folded, self.rank, b)
+        return packed_cholesky.solve(self.folded, self.rank, b)
 
     def whiten(self, b: np.ndarray) -> np.ndarray:
-        return lapack.tfsm(self.folded, self.rank, b)
+        return packed_cholesky.whiten(self.folded, self.rank, b)
 
     def outside(self, b: np.ndarray) -> np.ndarray:
         return np.zeros_like(b)
