@@ -12,7 +12,7 @@ that these leave free.
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import get_lapack_funcs
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 BLOCK = 2048
 """Columns of a block."""
@@ -23,14 +23,15 @@ STRIP = 4096
 def factorise(folded: np.ndarray, n: int) -> int:
     """A = L L^T in place; 0, or the order of the leading minor that is not positive."""
     first, tall, rest = _views(folded, n)
+    room = np.empty(min(BLOCK, n) * min(STRIP, n), folded.dtype)
     for start, end in _blocks(first):
-        order = _column_of_tall(tall, start, end, n)
+        order = _column_of_tall(tall, start, end, room)
         if order:
-            return order
+            return start + order
     for start, end in _blocks(n - first):
-        order = _column_of_rest(tall[:, first:], rest, start, end)
+        order = _column_of_rest(tall[:, first:], rest, start, end, room)
         if order:
-            return first + order
+            return first + start + order
     return 0
 
 
@@ -77,37 +78,45 @@ def _solved(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.ndarray:
     return np.asarray(get_lapack_funcs("trtrs", (root,))(root, b, lower=1, trans=trans)[0])
 
 
-def _column_of_tall(tall: np.ndarray, start: int, end: int, n: int) -> int:
-    """Columns start to end of L, all their rows; tall[j, i] = L[i, j]."""
-    left, own = tall[:start, start:end], tall[start:end, start:end]
-    own -= np.triu(left.T @ left)
-    root, order = _upper_root(own)
-    if order:
-        return start + order
-    for low in range(end, n, STRIP):
-        rows = slice(low, min(low + STRIP, n))
-        tall[start:end, rows] = _solved(root.T, tall[start:end, rows] - left.T @ tall[:start, rows])
-    return 0
+def _column_of_tall(tall: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
+    """Columns start to end of L, all their rows; tall[j, i] = L[i, j]. What is no minor's order is 0."""
+    left = tall[:start]
+    root, order = _upper_root(tall[start:end, start:end], left[:, start:end].T @ left[:, start:end])
+    for rows in _strips(end, tall.shape[1], order):
+        part = room[: (end - start) * (rows.stop - rows.start)].reshape(end - start, -1)
+        np.matmul(left[:, start:end].T, left[:, rows], out=part)
+        np.subtract(tall[start:end, rows], part, out=part)
+        tall[start:end, rows] = _divided(part.T, root, side=1).T
+    return order
 
 
-def _column_of_rest(below: np.ndarray, rest: np.ndarray, start: int, end: int) -> int:
+def _column_of_rest(below: np.ndarray, rest: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
     """The same for the last rows and columns; rest[i, j] = L[i, j], below[c, i] the rows of the first columns c."""
-    left, across, own = rest[start:end, :start], below[:, start:end], rest[start:end, start:end]
-    own -= np.tril(across.T @ across + left @ left.T)
-    root, order = _upper_root(own.T)
-    if order:
-        return start + order
-    last = below.shape[1]
-    for low in range(end, last, STRIP):
-        rows = slice(low, min(low + STRIP, last))
-        panel = rest[rows, start:end] - below[:, rows].T @ across - rest[rows, :start] @ left.T
-        rest[rows, start:end] = _solved(root.T, panel.T).T
-    return 0
+    across, left = below[:, start:end], rest[start:end, :start]
+    root, order = _upper_root(rest[start:end, start:end].T, across.T @ across + left @ left.T)
+    for rows in _strips(end, len(rest), order):
+        part = room[: (end - start) * (rows.stop - rows.start)].reshape(-1, end - start)
+        own = rest[rows, start:end]
+        own -= np.matmul(below[:, rows].T, across, out=part)
+        np.subtract(own, np.matmul(rest[rows, :start], left.T, out=part), out=part)
+        own[:] = _divided(part.T, root, side=0).T
+    return order
 
 
-def _upper_root(block: np.ndarray) -> tuple[np.ndarray, int]:
-    """R with R^T R = block, from and into its upper triangle alone: what is below belongs to other columns."""
-    root, order = get_lapack_funcs("potrf", (block,))(np.triu(block), lower=0, clean=1)
+def _strips(start: int, end: int, order: int) -> list[slice]:
+    """The rows below a block; none below one that could not be factorised."""
+    return [] if order else [slice(low, min(low + STRIP, end)) for low in range(start, end, STRIP)]
+
+
+def _divided(part: np.ndarray, root: np.ndarray, *, side: int) -> np.ndarray:
+    """R^{-T} part (side 0), or part R^{-1} (side 1), in its place; in Fortran's order."""
+    divide = get_blas_funcs("trsm", (root,))
+    return np.asarray(divide(1.0, root, part, side=side, lower=0, trans_a=1 - side, overwrite_b=1))
+
+
+def _upper_root(block: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
+    """R with R^T R = block - known, from and into its upper triangle alone: what is below belongs to other columns."""
+    root, order = get_lapack_funcs("potrf", (block,))(np.triu(block - known), lower=0, clean=1)
     if not order:
         block[:] = np.tril(block, -1) + root
     return root, int(order)
