@@ -2,7 +2,7 @@
 
 Rectangular full packed format (Gustavson, Wasniewski, Dongarra and Langou 2010): with n1 = ceil(n/2), entry (r, c) of
 the lower triangle stands at [c, r + shift] for c < n1, and at [r - n1 + 1 - shift, c - n1] for the others; the two
-triangles on the diagonal close to a square. shift is 1 for even n, 0 for odd n.
+triangles on the diagonal close to a square. shift is 1 for even n, 0 for odd n. `packed_cholesky.views` are the parts.
 """
 
 from __future__ import annotations
@@ -57,20 +57,18 @@ class _Layout(NamedTuple):
     n: int
     first: int
     """n1, the columns that are stored as they are."""
-    shift: int
 
     @staticmethod
     def of(n: int) -> _Layout:
-        return _Layout(n, (n + 1) // 2, 1 - n % 2)
+        return _Layout(n, (n + 1) // 2)
 
     def empty(self, dtype: np.dtype) -> np.ndarray:
-        return np.empty((self.first, self.n + self.shift), dtype)
+        return np.empty((self.first, self.n + 1 - self.n % 2), dtype)
 
     def diagonal(self, folded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Views of the diagonal: the first n1 entries and the others."""
-        above = folded[:, self.shift :].diagonal()[: self.first]
-        below = folded[1 - self.shift :].diagonal()[: self.n - self.first]
-        return above, below
+        tall, rest = packed_cholesky.views(folded, self.n)
+        return tall.diagonal(), rest.diagonal()
 
     def parts(self, block: Block) -> Iterator[Block]:
         """The block split where its rows and columns cross n1; what lies above the diagonal is left out."""
@@ -84,12 +82,10 @@ class _Layout(NamedTuple):
 
     def place(self, folded: np.ndarray, block: Block) -> None:
         """Write a block of the lower triangle: on the diagonal (its upper half is not read) or below it."""
+        tall, rest = packed_cholesky.views(folded, self.n)
         for r, c, values in self.parts(block):
-            if c < self.first:
-                there = folded[c : c + values.shape[1], r + self.shift : r + self.shift + len(values)].T
-            else:
-                row = r - self.first + 1 - self.shift
-                there = folded[row : row + len(values), c - self.first : c - self.first + values.shape[1]]
+            lower, shift = (tall.T, 0) if c < self.first else (rest, self.first)
+            there = lower[r - shift :, c - shift :][: len(values), : values.shape[1]]
             if r == c:
                 np.copyto(there, values, where=np.tri(len(values), dtype=bool), casting="same_kind")
             else:
@@ -120,10 +116,10 @@ def factorise(blocks: Iterable[Block], noise: np.ndarray, matrix: Operator, dtyp
     folded = layout.empty(dtype)
     for block in blocks:
         layout.place(folded, block)
-    above, below = layout.diagonal(folded)
-    before = np.concatenate([above, below]) + noise
-    np.fill_diagonal(folded[:, layout.shift :][: layout.first], before[: layout.first])
-    np.fill_diagonal(folded[1 - layout.shift :][: n - layout.first], before[layout.first :])
+    tall, rest = packed_cholesky.views(folded, n)
+    before = np.concatenate(layout.diagonal(folded)) + noise
+    np.fill_diagonal(tall, before[: layout.first])
+    np.fill_diagonal(rest, before[layout.first :])
     order = packed_cholesky.factorise(folded, n)
     if order > 0:
         raise NotPositiveDefinite(order)

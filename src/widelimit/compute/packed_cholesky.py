@@ -20,9 +20,15 @@ STRIP = 4096
 """Rows of a block column that are updated at once: 64 MiB of float64 beside the matrix."""
 
 
+def views(folded: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The (n + 1)//2 columns stored as they are, tall[j, i] = L[i, j], and the square of the others, rest[i, j]."""
+    return folded[:, 1 - n % 2 :], folded[n % 2 :, : n // 2]
+
+
 def factorise(folded: np.ndarray, n: int) -> int:
     """A = L L^T in place; 0, or the order of the leading minor that is not positive."""
-    first, tall, rest = _views(folded, n)
+    tall, rest = views(folded, n)
+    first = len(tall)
     room = np.empty(min(BLOCK, n) * min(STRIP, n), folded.dtype)
     for start, end in _blocks(first):
         order = _column_of_tall(tall, start, end, room)
@@ -37,7 +43,8 @@ def factorise(folded: np.ndarray, n: int) -> int:
 
 def whiten(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
     """L^{-1} b, (n, c) -> (n, c), in L's dtype."""
-    first, tall, rest = _views(folded, n)
+    tall, rest = views(folded, n)
+    first = len(tall)
     out = np.array(b, folded.dtype)
     lower = out[first:]
     for s, e in _blocks(first):
@@ -51,7 +58,8 @@ def whiten(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
 
 def solve(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
     """A^{-1} b = L^{-T} L^{-1} b, (n, c) -> (n, c), in L's dtype."""
-    first, tall, rest = _views(folded, n)
+    tall, rest = views(folded, n)
+    first = len(tall)
     out = whiten(folded, n, b)
     lower = out[first:]
     for s, e in reversed(_blocks(n - first)):
@@ -61,12 +69,6 @@ def solve(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
         out[s:e] -= tall[s:e, e:] @ out[e:]
         out[s:e] = _solved(tall[s:e, s:e].T, out[s:e], trans=1)
     return out
-
-
-def _views(folded: np.ndarray, n: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """The columns that are stored as they are, these, tall[j, i] = L[i, j], and the others, rest[i, j] = L[i, j]."""
-    first, odd = (n + 1) // 2, n % 2
-    return first, folded[:, 1 - odd :], folded[odd:, : n - first]
 
 
 def _blocks(columns: int) -> list[tuple[int, int]]:
