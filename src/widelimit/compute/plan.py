@@ -68,14 +68,17 @@ class Plan:
         return slice(i * self.edge, (i + 1) * self.edge)
 
     def groups(self) -> Iterator[tuple[range, range, list[tuple[int, int]]]]:
-        """(blocks of rows, blocks of columns, their tiles), every tile once, the largest tasks first."""
+        """(blocks of rows, blocks of columns, their tiles), every tile once.
+
+        The largest tasks come first, behind one of the diagonal, so that both kinds of tile are compiled side by side.
+        """
         for left in range(0, self.column_blocks, self.group):
             columns = range(left, min(left + self.group, self.column_blocks))
             for top in range(left if self.symmetric else 0, self.row_blocks, self.group):
                 rows = range(top, min(top + self.group, self.row_blocks))
                 tiles = [(i, j) for i in rows for j in columns if not self.symmetric or j < i]
                 diagonal = [(i, i) for i in rows if self.symmetric and i in columns]
-                yield rows, columns, tiles + diagonal
+                yield rows, columns, diagonal[:1] + tiles + diagonal[1:]
 
 
 def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, budget: float) -> Plan:

@@ -104,7 +104,7 @@ class DirichletPosterior:
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Variance of each f_k at Z."""
         points = self.data.inputs(Z)
-        prior = np.asarray(self.data.kernel.diag(points))
+        prior = self.data.diagonal(points)
         out = np.empty((len(points), len(self.corrections)))
         for start in range(0, len(points), BLOCK):
             part = slice(start, start + BLOCK)

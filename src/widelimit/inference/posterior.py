@@ -124,7 +124,7 @@ class Posterior:
             ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
         """
         points = self.data.inputs(Z)
-        prior = np.asarray(self.data.kernel.diag(points))
+        prior = self.data.diagonal(points)
         variance = prior.copy()
         for start in range(0, len(points), BLOCK):
             part = slice(start, start + BLOCK)
@@ -155,7 +155,7 @@ class Posterior:
         points = self.data.inputs(Z)
         m, c = len(points), self.weights.shape[1]
         memory.require(8 * count * m * c, f"{count} draws of {m} x {c} values")
-        error = m * float(self._rounding(np.asarray(self.data.kernel.diag(points))).max())
+        error = m * float(self._rounding(self.data.diagonal(points)).max())
         root = linalg.square_root(self._covariance(points), error)
         normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal((count, m, c))
         return self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z)
