@@ -1,8 +1,8 @@
 """Peers of solvers.py and training_times.py, each run by an interpreter of its own; imports nothing of widelimit.
 
 python benchmarks/peers_solvers.py PEER inputs.npz output.npz, with PEER one of neural-tangents, neural-tangents-times,
-gpytorch, scikit-learn. The inputs hold X, y, Z, noise (and times); the output the mean, the variance, the seconds of the
-first call and of a second one, for which nothing is compiled.
+gpytorch, scikit-learn. The inputs hold X, y, Z, noise (and times); the output the mean, the variance, the seconds of
+the first call and of a second one, for which nothing is compiled.
 """
 
 import sys
