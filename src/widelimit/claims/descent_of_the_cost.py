@@ -93,8 +93,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """The rates of fall over time, theory and differences."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     _, losses = problem()
     for name, color in zip(losses, (plots.BAYES, plots.DESCENT, "#4a7c3a", "#7a4a8c"), strict=True):
         axes.loglog(data["times"], data[f"{name}/norm"], color=color, label=name)
@@ -104,7 +103,7 @@ def draw(data: Data, control: Data) -> Figure:
     axes.set(
         xlabel="time t of d theta/dt = -grad C", ylabel="rate of fall of C", title="Lines: $|d|_K^2$; dots: $-dC/dt$"
     )
-    axes.legend(frameon=False, fontsize=8)
+    plots.legend_below(axes)
     plots.dress(axes)
     return figure
 

@@ -47,7 +47,7 @@ def widths(net: wl.Network, effort: Effort) -> np.ndarray:
 
 def study(net: wl.Network, limit: np.ndarray, effort: Effort) -> dict[str, np.ndarray]:
     """Relative errors of diagonal blocks and sizes of off-diagonal ones, (2, widths): value and standard error."""
-    count = effort.pick(quick=100, full=400)
+    count = effort.pick(quick=400, full=1000)
     diagonal, off = [], []
     for width in widths(net, effort).tolist():
         found = tangent_kernels(
@@ -117,8 +117,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Errors and off-diagonal blocks against width."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = plots.panels(2)
     names = [key.removesuffix("/off") for key in data if key.endswith("/off")]
     titles = {"diagonal": "Error of a diagonal block", "off": "Size of an off-diagonal block"}
     for axes, (kind, title) in zip(panels, titles.items(), strict=True):
@@ -133,7 +132,7 @@ def draw(data: Data, control: Data) -> Figure:
         control["widths"], *control["diagonal"], fmt="x", color=plots.DESCENT, label="control: recursion as printed"
     )
     panels[0].set_ylabel(r"relative to $|\Theta|$; lines: width$^{-1/2}$")
-    panels[0].legend(frameon=False, fontsize=7)
+    plots.legend_below(panels[0])
     return figure
 
 
