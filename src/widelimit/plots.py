@@ -9,6 +9,7 @@ from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from widelimit.inference.ensemble import TrainedEnsemble
 from widelimit.inference.posterior import Posterior
@@ -172,13 +173,13 @@ def dress(axes: Axes) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.title.set_fontsize(10)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=8, which="both")
     return axes
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
     """A column of panels for a page: 5 inches wide, so that a phone's screen shows its text at full size."""
-    figure = Figure(figsize=(PAGE, 3.0 * count), layout="constrained")
+    figure = Figure(figsize=(PAGE, 3.0 * count), layout=ConstrainedLayoutEngine(h_pad=0.15))
     return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
 
 
@@ -216,6 +217,6 @@ def width_axis(axes: Axes, widths: Float[np.ndarray, " k"]) -> Axes:
     """A logarithmic axis of widths, with those that were measured as its ticks."""
     axes.set_xscale("log")
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
-    axes.minorticks_off()
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("width")
     return axes

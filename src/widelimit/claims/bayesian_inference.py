@@ -106,7 +106,7 @@ CLAIM = Claim(
     "covariance K_ZZ - K_ZX (K_XX + noise)^-1 K_XZ. It is what remains of the prior when all draws that miss the data "
     "are thrown away, and what a wide network predicts whose last layer alone is trained.",
     source="Section 2.4 of the paper; Lee et al. 2018, arXiv 1711.00165.",
-    prediction="Mean and variance of the draws that pass within 0.1 of both points equal the formula's, with 0.1^2/3 "
+    prediction="Mean and variance of the draws that pass within 0.1 of both points equal the formula's, with 0.1^2 / 3 "
     "for the noise; the mean over random networks of the ridge solution of their last layer equals the posterior mean.",
     tolerance="Normal standard errors of the mean and the variance of the draws kept, and of the mean over networks.",
     control="Draws enlarged by 10 % and a noise twice as large in the formula.",

@@ -97,7 +97,7 @@ CLAIM = Claim(
     source="Remark 3.9 of the paper.",
     prediction="No eigenvalue below zero by more than rounding, for ten kernels, on points with duplicates, antipodes "
     "and 0.",
-    tolerance="The entries are lower to a few eps, so eigenvalues are lower to about n eps times the largest; ten "
+    tolerance="The entries are right to a few eps, so eigenvalues are right to about n eps times the largest; ten "
     "times that.",
     control="tanh(x.y) on the same points.",
     seed=SEED,

@@ -153,7 +153,7 @@ def draw(data: Data, control: Data) -> Figure:
         axes.set(
             yscale="log",
             ylabel=title,
-            title=f"Lines: width^{slope:g}",
+            title=f"Lines: width$^{{{slope:g}}}$",
         )
         plots.legend_below(axes)
         every = np.unique(np.concatenate([data[f"{name}/widths"] for name in names]))

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ details { margin-top: 0.8rem; } summary { cursor: pointer; color: var(--accent);
 pre { background: var(--panel); padding: 0.8rem; overflow-x: auto; font-size: 0.75rem; line-height: 1.45; }
 .banner { padding: 0.7rem 1rem; background: var(--panel); border-left: 4px solid var(--good); margin: 1rem 0;
   font-family: system-ui, sans-serif; } .banner.failed { border-color: var(--bad); }
-.why { color: var(--soft); } dt { font-weight: 600; } dd { margin: 0 0 0.4rem; } sup { line-height: 0; }
+sup, sub { line-height: 0; } .why { color: var(--soft); } dt { font-weight: 600; } dd { margin: 0 0 0.4rem; }
 .up { font: 0.85rem system-ui, sans-serif; }
 @media (max-width: 40rem) {
   .checks, .checks tbody { display: block; } .checks tr.head { display: none; }
@@ -70,6 +71,42 @@ _WORDS = (
 )
 
 
+_SIGNS = (
+    {"<-": "\u2190", "<=": "\u2264", ">=": "\u2265", "!=": "\u2260", "sum_": "\u2211_"}
+    | {
+        name: html.unescape(f"&{name};")
+        for name in ("Sigma", "Theta", "theta", "lambda", "alpha", "beta", "gamma", "eta", "mu", "phi", "pi")
+    }
+    | {"grad": "\u2207"}
+)
+_SIGN = re.compile(r"<-|<=|>=|!=|\bsum_|(?<![A-Za-z])(?:" + "|".join(filter(str.isalpha, _SIGNS)) + r")(?![A-Za-z])")
+_MINUS = re.compile(r"(?<![\w)])-(?=[\d|A-Za-z(\u0370-\u03ff\u2207])|(?<= )-(?= )")
+_POWER_OF_TEN = re.compile(r"\b(\d+)e(-?\d+)\b")
+_RAISED = re.compile(r"\^(?:\{([^}]*)\}|\(([^)]*)\)|([-\u2212]?\d+(?:/\d+)?|\w))")
+_LOWERED = re.compile(r"((?<![A-Za-z])[A-Za-z\u0370-\u03ff\u2211]|[|)])_(?:\{([^}]*)\}|([A-Za-z0-9]+))")
+
+
+def prose(text: str) -> str:
+    """Plain text with formulas (Sigma^L, x_i, n^-1/2, 1e-9) as HTML."""
+    text = _SIGN.sub(lambda found: _SIGNS[found[0]], text)
+    text = _POWER_OF_TEN.sub(lambda found: ("" if found[1] == "1" else f"{found[1]}\u00b7") + f"10^{found[2]}", text)
+    text = html.escape(_MINUS.sub("\u2212", text), quote=False)
+    text = _LOWERED.sub(lambda found: f"{found[1]}<sub>{found[2] or found[3]}</sub>", text)
+    return _RAISED.sub(lambda found: f"<sup>{found[1] or found[2] or found[3]}</sup>", text)
+
+
+def interval(check: Check) -> tuple[str, str]:
+    """The measured number and its interval; where that is narrow, both from its middle."""
+    middle, half = (check.low + check.high) / 2, (check.high - check.low) / 2
+    if 0 < half < 1e-3 * abs(middle):
+        sign = "+" if check.measured >= middle else "&minus;"
+        measured = f"{number(middle)} {sign} {number(abs(check.measured - middle))}"
+        return measured, f"{number(middle)} &plusmn; {number(half)}"
+    if half == 0:
+        return number(check.measured), number(middle)
+    return number(check.measured), f"{number(check.low)} to {number(check.high)}"
+
+
 def number(value: float) -> str:
     """Three or four digits and a power of ten."""
     if math.isinf(value):
@@ -86,7 +123,7 @@ def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[s
     lines = "".join(_line(number, outcome, claims[outcome.name]) for number, outcome in enumerate(outcomes, 1))
     made = "; ".join(f"{html.escape(key)} {html.escape(str(value))}" for key, value in facts.items())
     banner = "banner" if held == len(outcomes) else "banner failed"
-    words = "".join(f"<dt>{html.escape(word)}</dt><dd>{html.escape(text)}</dd>" for word, text in _WORDS)
+    words = "".join(f"<dt>{prose(word)}</dt><dd>{prose(text)}</dd>" for word, text in _WORDS)
     sections = "".join(_section(number, outcome, claims[outcome.name]) for number, outcome in enumerate(outcomes, 1))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -105,7 +142,7 @@ def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[s
 
 
 def _line(place: int, outcome: Outcome, claim: Claim) -> str:
-    title = html.escape(claim.title)
+    title = prose(claim.title)
     return (
         f'<tr><td>{place}</td><td><a href="#{outcome.name}">{title}</a></td>'
         f'<td class="{_colour(outcome.verdict == HELD)}">{outcome.verdict}</td>'
@@ -119,9 +156,9 @@ def _colour(good: bool) -> str:
 
 def _section(place: int, outcome: Outcome, claim: Claim) -> str:
     parts = [
-        f'<h2 id="{outcome.name}">{place}. {html.escape(claim.title)}</h2>',
-        f'<p>{html.escape(claim.statement)}</p><p class="meta">{html.escape(claim.source)}</p>',
-        f"<h3>Prediction</h3><p>{html.escape(claim.prediction)}</p>",
+        f'<h2 id="{outcome.name}">{place}. {prose(claim.title)}</h2>',
+        f'<p>{prose(claim.statement)}</p><p class="meta">{html.escape(claim.source)}</p>',
+        f"<h3>Prediction</h3><p>{prose(claim.prediction)}</p>",
         f"<h3>Measured &middot; {outcome.verdict}</h3>",
     ]
     if outcome.verdict == BROKEN:
@@ -135,8 +172,8 @@ def _section(place: int, outcome: Outcome, claim: Claim) -> str:
         text = html.escape(claim.title, quote=True)
         parts.append(f'<figure><img alt="{text}" src="data:image/png;base64,{image}"></figure>')
     parts += [
-        f'<p class="meta">Intervals: {html.escape(claim.tolerance)} Seed {claim.seed}; reads {claim.reads}.</p>',
-        f"<h3>Control: must fail</h3><p>{html.escape(claim.control)}</p>",
+        f'<p class="meta">Intervals: {prose(claim.tolerance)} Seed {claim.seed}; reads {claim.reads}.</p>',
+        f"<h3>Control: must fail</h3><p>{prose(claim.control)}</p>",
         _checks(outcome.controls, wanted=False),
         f"<details><summary>The code of this experiment and its figure</summary><pre>"
         f"{html.escape(source_code(outcome.name))}</pre></details>",
@@ -147,11 +184,11 @@ def _section(place: int, outcome: Outcome, claim: Claim) -> str:
 
 def _checks(checks: Sequence[Check], *, wanted: bool) -> str:
     rows = "".join(
-        f'<tr><td class="name">{html.escape(check.name)}</td>'
-        f'<td class="number" data-what="measured">{number(check.measured)}</td>'
-        f'<td class="number" data-what="interval">{number(check.low)} to {number(check.high)}</td>'
+        f'<tr><td class="name">{prose(check.name)}</td>'
+        f'<td class="number" data-what="measured">{interval(check)[0]}</td>'
+        f'<td class="number" data-what="interval">{interval(check)[1]}</td>'
         f'<td class="verdict {_colour(check.holds == wanted)}">{"inside" if check.holds else "outside"}</td>'
-        f'<td class="why">{html.escape(check.why)}</td></tr>'
+        f'<td class="why">{prose(check.why)}</td></tr>'
         for check in checks
     )
     head = "<tr class=head><th>quantity</th><th>measured</th><th>interval</th><th></th><th>because</th></tr>"
