@@ -146,6 +146,7 @@ def draw(data: Data, control: Data) -> Figure:
         part = rows[rows[:, 1] == hidden]
         lower.plot(part[:, 0], part[:, 4], color=color, label=f"published, {hidden} hidden")
         lower.errorbar(part[:, 0], part[:, 2], part[:, 3], fmt="o", color=color, markersize=4, capsize=2)
+    lower.plot([], [], "o", color=plots.BAYES, label="points: measured here")
     lower.plot(control["table"][:, 0], control["table"][:, 2], "x", color=plots.DATA, label="control: width doubled")
     lower.set(ylabel="squared MMD to the limit", title="Matthews et al. 2018")
     for axes, widths in ((upper, n), (lower, np.unique(rows[:, 0]))):

@@ -112,7 +112,8 @@ def number(value: float) -> str:
     if math.isinf(value):
         return "&minus;&infin;" if value < 0 else "&infin;"
     digits, _, power = f"{value:.4g}".partition("e")
-    text = f"{digits}&middot;10<sup>{int(power)}</sup>" if power else digits
+    factor = {"1": "", "-1": "-"}.get(digits, f"{digits}&middot;")
+    text = f"{factor}10<sup>{int(power)}</sup>" if power else digits
     return text.replace("-", "&minus;")
 
 
