@@ -327,10 +327,19 @@ def draw(data: Data, control: Data) -> Figure:
     figure, (one, two, three) = plots.panels(3)
     colors = (plots.DESCENT, plots.DATA)
     for i, (width, color) in enumerate(zip(data["kernel widths"], colors, strict=True)):
-        one.plot(ANGLES, data[f"before {i}"].T, ".", color=color, markersize=1.5)
-        one.plot([], [], ".", color=color, label=f"width {width}, t = 0")
-        one.plot(ANGLES, data[f"after {i}"].T, "x", color=color, markersize=1.5, alpha=0.6)
-        one.plot([], [], "x", color=color, label=f"width {width}, trained")
+        start = data[f"before {i}"]
+        one.errorbar(
+            ANGLES[i::2],
+            start.mean(axis=0)[i::2],
+            start.std(axis=0, ddof=1)[i::2],
+            fmt=".",
+            color=color,
+            capsize=2,
+            label=f"width {width}, t = 0, mean and sd",
+        )
+        one.plot(
+            ANGLES, data[f"after {i}"].mean(axis=0), "x", color=color, markersize=4, label=f"width {width}, trained"
+        )
     one.plot(ANGLES, data["limit"], color=plots.BAYES, label="limit")
     one.set(xlabel=r"angle $\gamma$ (radians)", ylabel=r"$\Theta(x_0, x)$", title="Figure 1: the kernel on the circle")
     for i, (width, color) in enumerate(zip(data["output widths"], colors, strict=True)):
@@ -355,7 +364,7 @@ def draw(data: Data, control: Data) -> Figure:
         three.plot(data["times"], across, "x", color=shade, markersize=3, label=f"$|h_t|$, width {width}")
     three.set(
         xlabel="time t of d theta/dt = -grad C",
-        ylabel="distance to the goal (root mean square)",
+        ylabel="rms distance to the goal",
         title=f"Figure 3: {'MNIST' if data['is MNIST'] else 'digits'}, second component",
     )
     for axes in (one, two, three):
