@@ -297,16 +297,16 @@ def test_paths_that_are_no_archives_and_claims_that_read_none(mnist_file, tmp_pa
 
 
 def test_drawn_parameters_have_the_shapes_of_init_and_outputs_the_covariance_given_the_hidden_layers():
-    """2,000 networks: E f f^T = E K_n within 5 standard errors."""
+    """20,000 networks: E f f^T = E K_n within 5 standard errors."""
     import widelimit as wl
 
     net, X = wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3), np.random.default_rng(0).standard_normal((3, 2))
     drawn = parameters((2, 8, 4, 1), count=5, rng=np.random.default_rng(1))
     made = net.init_many(range(5), input_dim=2, width=(8, 4), dtype=np.float64)
     assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, made)
-    f = outputs(net, X, widths=(8, 4), output_dim=1, count=2000, seed=2)[:, :, 0]
+    f = outputs(net, X, widths=(8, 4), output_dim=1, count=20_000, seed=2)[:, :, 0]
     products = f[:, :, None] * f[:, None, :]
-    K = output_covariances(net, X, widths=(8, 4), count=2000, seed=3)
-    error = np.sqrt((products.var(axis=0) + K.var(axis=0)) / 2000)
+    K = output_covariances(net, X, widths=(8, 4), count=20_000, seed=3)
+    error = np.sqrt((products.var(axis=0) + K.var(axis=0)) / 20_000)
     assert np.abs((products.mean(axis=0) - K.mean(axis=0)) / error).max() < 5
     assert np.abs((products.mean(axis=0) - 1.3 * K.mean(axis=0)) / error).max() > 5

@@ -40,7 +40,7 @@ def one_network(sizes: tuple[int, ...], *, rng: np.random.Generator, dtype: Any 
 
 
 def _each(
-    function: Callable[[Network, Any, np.ndarray], jax.Array],
+    function: Callable[[Network, Any, Any], jax.Array],
     net: Network,
     X: np.ndarray,
     sizes: tuple[int, ...],

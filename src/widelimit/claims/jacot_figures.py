@@ -78,7 +78,8 @@ def kernels(of: Sample, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _on_the_circle(params: Any) -> np.ndarray:
     k = wl.empirical_ntk(DEEP.apply, params, output="trace")
-    return np.asarray(k.cross(circle(np.zeros(1)), circle(ANGLES)))[0]
+    row: np.ndarray = np.asarray(k.cross(circle(np.zeros(1)), circle(ANGLES)))[0]
+    return row
 
 
 def _sizes(inputs: int, width: int) -> tuple[int, ...]:
@@ -375,7 +376,7 @@ def draw(data: Data, control: Data) -> Figure:
 
 def claim(images: Images) -> Claim:
     """The claim, with Figure 3 for these images."""
-    digest = hashlib.sha256(np.ascontiguousarray(images.pixels[:MNIST_LEAST])).hexdigest()
+    digest = hashlib.sha256(images.pixels[:MNIST_LEAST].tobytes()).hexdigest()
     return replace(
         CLAIM,
         reads=f"images {digest[:16]}",

@@ -149,7 +149,15 @@ def draw(data: Data, control: Data) -> Figure:
             x, (value, error) = data[f"{name}/widths"], data[f"{name}/{kind}"]
             axes.plot(x, value[0] * (x / x[0]) ** slope, color=color, linewidth=0.8)
             axes.errorbar(x, value, yerr=error, fmt="o", color=color, markersize=3.5, capsize=2, label=name)
-        axes.errorbar(control["widths"], *control[kind], fmt="x", color=plots.DATA, markersize=5, label="control")
+        axes.errorbar(
+            control["widths"],
+            control[kind][0],
+            control[kind][1],
+            fmt="x",
+            color=plots.DATA,
+            markersize=5,
+            label="control",
+        )
         axes.set(
             yscale="log",
             ylabel=title,

@@ -137,9 +137,13 @@ def draw(data: Data, control: Data) -> Figure:
     figure, (upper, lower) = plots.panels(2)
     n = data["n"]
     for name, marker in zip(PATTERNS, "osD", strict=True):
-        upper.errorbar(n, *data[name], fmt=marker, markersize=4, color=plots.DATA, mfc="none", label=f"({name})")
+        upper.errorbar(
+            n, data[name][0], data[name][1], fmt=marker, markersize=4, color=plots.DATA, mfc="none", label=f"({name})"
+        )
     upper.plot(n, data["n, n"][0, 0] * (n / n[0]) ** -0.5, color=plots.BAYES, label="$n^{-1/2}$")
-    upper.errorbar(n, *control["errors"], fmt="x", color=plots.DESCENT, label="control: (n, 16)")
+    upper.errorbar(
+        n, control["errors"][0], control["errors"][1], fmt="x", color=plots.DESCENT, label="control: (n, 16)"
+    )
     upper.set(ylabel="relative error of the covariance", title="Any order of limits")
     rows = data["table"]
     for hidden, color in zip((1, 2, 3), plots.palette(3), strict=True):

@@ -129,7 +129,12 @@ def draw(data: Data, control: Data) -> Figure:
         every = np.unique(np.concatenate([data[f"{name}/widths"] for name in names]))
         plots.width_axis(plots.dress(axes), every)
     panels[0].errorbar(
-        control["widths"], *control["diagonal"], fmt="x", color=plots.DESCENT, label="control: recursion as printed"
+        control["widths"],
+        control["diagonal"][0],
+        control["diagonal"][1],
+        fmt="x",
+        color=plots.DESCENT,
+        label="control: recursion as printed",
     )
     panels[0].set_ylabel(r"relative to $|\Theta|$; lines: width$^{-1/2}$")
     plots.legend_below(panels[0])

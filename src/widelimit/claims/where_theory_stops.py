@@ -182,7 +182,9 @@ def draw(data: Data, control: Data) -> Figure:
     two.set_xticks([0, 1], ["NTK", "mean field"])
     two.set(xlim=(-0.7, 1.7), ylim=(0, None), xlabel="scaling of the network's output")
     two.set(ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$", title="Lazy, and learning features")
-    three.errorbar(data["widths"], *data["gaps"].T, fmt="o", color=plots.DATA, capsize=2, label="measured")
+    three.errorbar(
+        data["widths"], data["gaps"][:, 0], data["gaps"][:, 1], fmt="o", color=plots.DATA, capsize=2, label="measured"
+    )
     three.loglog(
         data["widths"],
         data["gaps"][-1, 0] * (data["widths"] / data["widths"][-1]) ** -0.5,
