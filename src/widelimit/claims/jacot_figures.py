@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binom
-from sklearn.datasets import load_digits
 
 import widelimit as wl
 from widelimit import plots
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most
 from widelimit.claims.finite import one_network, parameters
+from widelimit.claims.images import MNIST_LEAST, Images, digits
 
 SEED = 2018
 BIAS = 0.1
@@ -30,21 +30,6 @@ START = 0.5
 """Size of the component to be learned in Figure 3."""
 NINETY = 1.2815515655446004
 """The 90 % quantile of N(0, 1)."""
-MNIST_LEAST = 512
-"""Images in Figure 3 of the paper."""
-
-
-class Images(NamedTuple):
-    """What Figure 3 is drawn for."""
-
-    pixels: np.ndarray
-    """(n, d) grey values in [0, 1], n at least 512."""
-    is_mnist: bool
-
-
-def digits() -> Images:
-    """1797 digits of 8 x 8 pixels that scikit-learn ships."""
-    return Images(load_digits().data / 16, False)
 
 
 def circle(angles: np.ndarray) -> np.ndarray:

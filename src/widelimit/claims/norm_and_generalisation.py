@@ -109,7 +109,7 @@ def draw(data: Data, control: Data) -> Figure:
         plots.dress(axes)
     upper.plot([0.0], control["norms"].mean(), "x", color=plots.DESCENT, label="control: all coins")
     lower.plot([0.0], control["errors"].mean(), "x", color=plots.DESCENT, label="control: all coins")
-    upper.set(ylabel="squared RKHS norm of the interpolant", title="Norm")
+    upper.set(ylabel="squared RKHS norm", title="Norm of the interpolant")
     lower.set(ylabel="test error", title="Generalisation")
     for axes in (upper, lower):
         plots.legend_below(axes)

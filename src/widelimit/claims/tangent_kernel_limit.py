@@ -125,7 +125,7 @@ def draw(data: Data, control: Data) -> Figure:
             x, (value, error) = data[f"{name}/widths"], data[f"{name}/{kind}"]
             axes.plot(x, value[0] * (x / x[0]) ** -0.5, color=color, linewidth=0.8)
             axes.errorbar(x, value, error, fmt="o", color=color, markersize=4, capsize=2, label=name)
-        axes.set(yscale="log", title=title)
+        axes.set(yscale="log", title=f"{title}; lines: width$^{{-1/2}}$", ylabel=r"relative to $|\Theta|$")
         every = np.unique(np.concatenate([data[f"{name}/widths"] for name in names]))
         plots.width_axis(plots.dress(axes), every)
     panels[0].errorbar(
@@ -136,7 +136,6 @@ def draw(data: Data, control: Data) -> Figure:
         color=plots.DESCENT,
         label="control: recursion as printed",
     )
-    panels[0].set_ylabel(r"relative to $|\Theta|$; lines: width$^{-1/2}$")
     plots.legend_below(panels[0])
     return figure
 

@@ -137,7 +137,7 @@ def draw(data: Data, control: Data) -> Figure:
         color=plots.DESCENT,
         label="control: NNGP kernel, t = 5",
     )
-    axes.set(yscale="log", ylabel="root mean square gap of outputs")
+    axes.set(yscale="log", ylabel="rms gap of outputs")
     axes.set_title("Trained networks against kernel descent; lines: width$^{-1/2}$")
     plots.legend_below(axes)
     plots.width_axis(plots.dress(axes), x)

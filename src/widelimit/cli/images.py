@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from widelimit.claims.jacot_figures import MNIST_LEAST, Images
+from widelimit.claims.images import MNIST_LEAST, Images
 
 SIDE = 28
 KEY = "X_train"
