@@ -7,10 +7,13 @@ import re
 import jax
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from commands import invoke
-from widelimit.claims import NAMES
-from widelimit.claims.base import Check, Claim, Effort, load, power_law
+from widelimit.claims import NAMES, jacot_figures
+from widelimit.claims.base import Check, Claim, Effort, Measurement, load, power_law
+from widelimit.claims.finite import output_covariances, outputs, parameters
+from widelimit.claims.report import number
 from widelimit.claims.run import FAILED, HELD, TOOTHLESS, Outcome, run
 
 
@@ -210,3 +213,100 @@ def test_verify_fails_where_a_claim_does(tmp_path, monkeypatch):
     wrong = invoke("verify", "--only", "primal", "--out", str(tmp_path / "r.html"))
     assert wrong.exit_code == 2
     assert "there is no claim 'primal'; the claims are gaussian_vectors," in wrong.stderr
+
+
+def test_numbers_in_the_report():
+    assert [number(v) for v in (0.25, -1.5, 1234567.0, 2.2e-16)] == [
+        "0.25",
+        "&minus;1.5",
+        "1.235&middot;10<sup>6</sup>",
+        "2.2&middot;10<sup>&minus;16</sup>",
+    ]
+    assert [number(v) for v in (np.inf, -np.inf, np.nan)] == ["&infin;", "&minus;&infin;", "nan"]
+
+
+@pytest.fixture(scope="module")
+def mnist_file(tmp_path_factory):
+    """scikit-learn's digits in the shape of MNIST: 24 x 24 in a frame of 28 x 28."""
+    digits = np.kron(load_digits().images[:520], np.ones((3, 3))) * 15.9
+    path = tmp_path_factory.mktemp("images") / "mnist.npz"
+    np.savez(path, X_train=np.pad(digits, ((0, 0), (2, 2), (2, 2))).astype(np.uint8), y_train=np.zeros(520))
+    return path
+
+
+def test_figure_three_holds_for_a_file_of_images(mnist_file):
+    from widelimit.cli.images import mnist
+
+    images = mnist(mnist_file)
+    assert images.pixels.shape == (512, 784)
+    assert 0.9 < images.pixels.max() <= 1
+    checks, data = jacot_figures.figure_three(Effort.QUICK, images)
+    assert all(check.holds for check in checks)
+    assert data["is MNIST"]
+
+
+def test_verify_passes_the_images_on_and_keeps_their_results_apart(mnist_file, tmp_path, monkeypatch):
+    seen = []
+
+    def found(value):
+        def measured(effort, images):
+            seen.append((effort, images.is_mnist, len(images.pixels)))
+            return Measurement((Check("x", value, 0.0, 1.0, "because"),), {})
+
+        return measured
+
+    monkeypatch.setattr(jacot_figures, "measure", found(0.0))
+    monkeypatch.setattr(jacot_figures, "violate", found(2.0))
+    command = ["verify", "--only", "jacot_figures", "--out", tmp_path / "r.html", "--keep", tmp_path / "kept"]
+    assert invoke(*command).exit_code == 0
+    with_file = invoke(*command, "--mnist", mnist_file, "--json")
+    assert json.loads(with_file.stdout)["claims"][0]["reads"].startswith("images ")
+    assert seen == [(Effort.FULL, False, 1797)] * 2 + [(Effort.FULL, True, 512)] * 2
+    invoke(*command, "--mnist", mnist_file)
+    assert len(seen) == 4
+
+
+BAD_IMAGES = {
+    "no array X_train in it, but other": {"other": np.zeros(3)},
+    "has shape (9, 28, 28); (n, 28, 28) with n >= 512 is wanted": {"X_train": np.zeros((9, 28, 28), np.uint8)},
+    "has shape (600, 784)": {"x_train": np.zeros((600, 784), np.uint8)},
+    "from 0.5 to 0.5; whole grey values": {"X_train": np.full((512, 28, 28), 0.5)},
+    "the largest grey value is 0; the images are black": {"X_train": np.zeros((512, 28, 28), np.uint8)},
+}
+
+
+@pytest.mark.parametrize("text", BAD_IMAGES)
+def test_files_without_such_images_are_refused(text, tmp_path):
+    np.savez(tmp_path / "bad.npz", **BAD_IMAGES[text])
+    found = invoke("verify", "--quick", "--out", tmp_path / "r.html", "--mnist", tmp_path / "bad.npz")
+    assert found.exit_code == 2
+    assert text in found.stderr
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_paths_that_are_no_archives_and_claims_that_read_none(mnist_file, tmp_path):
+    (tmp_path / "text.npz").write_text("not an archive")
+    for arguments, text in (
+        (["--mnist", tmp_path / "none.npz"], "there is no such file"),
+        (["--mnist", tmp_path / "text.npz"], "not an .npz file of images"),
+        (["--mnist", mnist_file, "--only", "gram_matrices"], "which --only leaves out; add --only jacot_figures."),
+    ):
+        found = invoke("verify", "--quick", "--out", tmp_path / "r.html", *arguments)
+        assert found.exit_code == 2
+        assert text in found.stderr
+
+
+def test_drawn_parameters_have_the_shapes_of_init_and_outputs_the_covariance_given_the_hidden_layers():
+    """20,000 networks: E f f^T = E K_n within 5 standard errors."""
+    import widelimit as wl
+
+    net, X = wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3), np.random.default_rng(0).standard_normal((3, 2))
+    drawn = parameters((2, 8, 4, 1), count=5, rng=np.random.default_rng(1))
+    made = net.init_many(range(5), input_dim=2, width=(8, 4), dtype=np.float64)
+    assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, made)
+    f = outputs(net, X, widths=(8, 4), output_dim=1, count=20_000, seed=2)[:, :, 0]
+    products = f[:, :, None] * f[:, None, :]
+    K = output_covariances(net, X, widths=(8, 4), count=20_000, seed=3)
+    error = np.sqrt((products.var(axis=0) + K.var(axis=0)) / 20_000)
+    assert np.abs((products.mean(axis=0) - K.mean(axis=0)) / error).max() < 5
+    assert np.abs((products.mean(axis=0) - 1.3 * K.mean(axis=0)) / error).max() > 5

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from widelimit.inference.ensemble import TrainedEnsemble
 from widelimit.inference.posterior import Posterior
@@ -19,6 +20,9 @@ NORMAL_QUANTILE = 1.959963984540054
 """The 97.5 % quantile of N(0, 1)."""
 BAYES, DESCENT, DATA = "#1b6ca8", "#c8553d", "#222222"
 """Colours: posterior, trained networks, data; told apart in greyscale and by the colour-blind."""
+
+PAGE, HALF_A_LINE = 5.0, 30
+"""Width of a page's figure in inches; characters of 8 points in half of it."""
 
 
 def band(
@@ -169,7 +173,26 @@ def dress(axes: Axes) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.title.set_fontsize(10)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(labelsize=8, which="both")
+    return axes
+
+
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A column of panels for a page: 5 inches wide, so that a phone's screen shows its text at full size."""
+    figure = Figure(figsize=(PAGE, 3.0 * count), layout=ConstrainedLayoutEngine(h_pad=0.15))
+    return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
+
+
+def legend_below(axes: Axes) -> Axes:
+    """A legend under the panel, where it hides nothing; the figure grows by its height."""
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 2 if max(map(len, labels)) <= HALF_A_LINE else 1
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False, fontsize=8, ncols=columns, columnspacing=1.2
+    )
+    figure = axes.get_figure(root=True)
+    if figure is not None:
+        figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
     return axes
 
 
@@ -194,6 +217,6 @@ def width_axis(axes: Axes, widths: Float[np.ndarray, " k"]) -> Axes:
     """A logarithmic axis of widths, with those that were measured as its ticks."""
     axes.set_xscale("log")
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
-    axes.minorticks_off()
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("width")
     return axes

@@ -124,6 +124,8 @@ class Claim:
     violate: Callable[[Effort], Measurement]
     draw: Callable[[Data, Data], Figure]
     """The figure of the data of `measure` and of `violate`."""
+    reads: str = "no file"
+    """What the experiment reads from a user's file, as a text that changes with it."""
 
 
 def load(name: str) -> Claim:

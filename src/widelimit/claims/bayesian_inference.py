@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, mean_and_error
+from widelimit.claims.finite import output_covariances
 
 SEED = 2402
 NET = wl.mlp(depth=2, activation="erf", weight_std=1.5, bias_std=0.5)
@@ -42,20 +41,8 @@ def last_layer(repeats: int) -> np.ndarray:
     The output layer's weights and bias have independent N(0, 1) priors: its ridge solution is the posterior mean of the
     kernel of its features, which tends to the NNGP kernel.
     """
-    everything = np.vstack([X, Z])
-
-    def one(key: jax.Array) -> jax.Array:
-        params = NET.init_with_key(key, [1, WIDTH, 1], jnp.float64)
-        hidden = NET.block[0].apply((), NET.first.apply(params[0], jnp.asarray(everything)))
-        features = jnp.concatenate(
-            [1.5 * hidden / np.sqrt(WIDTH), jnp.full((len(everything), 1), 0.5, hidden.dtype)], axis=1
-        )
-        kernel = features @ features.T
-        return jnp.asarray(kernel[2:, :2] @ jnp.linalg.solve(kernel[:2, :2] + NOISE * jnp.eye(2), jnp.asarray(Y)))
-
-    with jax.enable_x64(True):
-        keys = jax.random.split(jax.random.key(SEED), repeats)
-        return np.asarray(jax.lax.map(one, keys))
+    kernels = output_covariances(NET, np.vstack([X, Z]), widths=(WIDTH,), count=repeats, seed=SEED)
+    return np.array([K[2:, :2] @ np.linalg.solve(K[:2, :2] + NOISE * np.eye(2), Y) for K in kernels])
 
 
 def compared(effort: Effort, *, stretch: float, noise: float) -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
@@ -91,8 +78,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Posterior, and what was measured."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     fine = np.linspace(-2, 2, 101)[:, None]
     post = wl.posterior(wl.nngp(NET), X, Y, noise=WINDOW**2 / 3)
     plots.posterior(post, fine, axes=axes)
@@ -109,7 +95,7 @@ def draw(data: Data, control: Data) -> Figure:
     )
     axes.plot(Z[:, 0], control["mean"], "x", color=plots.DESCENT, label="control: draws 10 % too large")
     axes.set(xlabel="input x", ylabel="output f(x)", title="Conditioning by formula and by rejection")
-    axes.legend(frameon=False, fontsize=8)
+    plots.legend_below(axes)
     plots.dress(axes)
     return figure
 
@@ -120,7 +106,7 @@ CLAIM = Claim(
     "covariance K_ZZ - K_ZX (K_XX + noise)^-1 K_XZ. It is what remains of the prior when all draws that miss the data "
     "are thrown away, and what a wide network predicts whose last layer alone is trained.",
     source="Section 2.4 of the paper; Lee et al. 2018, arXiv 1711.00165.",
-    prediction="Mean and variance of the draws that pass within 0.1 of both points equal the formula's, with 0.1^2/3 "
+    prediction="Mean and variance of the draws that pass within 0.1 of both points equal the formula's, with 0.1^2 / 3 "
     "for the noise; the mean over random networks of the ridge solution of their last layer equals the posterior mean.",
     tolerance="Normal standard errors of the mean and the variance of the draws kept, and of the mean over networks.",
     control="Draws enlarged by 10 % and a noise twice as large in the formula.",

@@ -88,8 +88,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Coefficients by degree."""
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     degrees = np.arange(DEGREE + 1)
     for values, name, marker in zip(data["spectra"], CASES, "osDv", strict=True):
         axes.semilogy(
@@ -102,7 +101,7 @@ def draw(data: Data, control: Data) -> Figure:
         ylabel="eigenvalue / trace",
         title="relu networks, sphere in 3 dimensions",
     )
-    axes.legend(frameon=False, fontsize=7, ncols=2)
+    plots.legend_below(axes)
     plots.dress(axes)
     return figure
 

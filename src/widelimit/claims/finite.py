@@ -1,8 +1,10 @@
-"""What claims about finite networks share: many random networks at once, as one compiled call a width."""
+"""What claims about finite networks share: many random networks at once, drawn by NumPy, evaluated by the library."""
 
 from __future__ import annotations
 
-import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,37 +13,69 @@ import numpy as np
 from widelimit.architecture.network import Network
 
 CHUNK = 2**22
-"""Largest width x width x networks held at once: 32 MiB of float64."""
+"""Most numbers that networks held at once have: 32 MiB of float64."""
 
 
-@functools.partial(jax.jit, static_argnames=("net", "sizes", "batch"))
-def _covariances(net: Network, keys: jax.Array, X: jax.Array, *, sizes: tuple[int, ...], batch: int) -> jax.Array:
+def parameters(
+    sizes: tuple[int, ...], *, count: int, rng: np.random.Generator, dtype: Any = np.float64
+) -> tuple[Any, ...]:
+    """Parameters of `count` networks of `mlp`, stacked, every entry from N(0, 1) as section 2.2 of the paper says.
+
+    Drawn here and not by `init_many`: another generator, and nothing to compile for every size.
+    """
+
+    def dense(inputs: int, outputs: int) -> dict[str, np.ndarray]:
+        shapes = {"weight": (count, outputs, inputs), "bias": (count, outputs)}
+        return {name: rng.standard_normal(shape, dtype) for name, shape in shapes.items()}
+
+    drawn: list[Any] = [dense(sizes[0], sizes[1])]
+    for inputs, outputs in itertools.pairwise(sizes[1:]):
+        drawn += [(), dense(inputs, outputs)]
+    return tuple(drawn)
+
+
+def one_network(sizes: tuple[int, ...], *, rng: np.random.Generator, dtype: Any = np.float64) -> Any:
+    """The parameters of one network, as `init` would shape them."""
+    return jax.tree.map(lambda leaf: leaf[0], parameters(sizes, count=1, rng=rng, dtype=dtype))
+
+
+def _each(
+    function: Callable[[Network, Any, Any], jax.Array],
+    net: Network,
+    X: np.ndarray,
+    sizes: tuple[int, ...],
+    *,
+    count: int,
+    seed: int,
+    size: int,
+) -> np.ndarray:
+    """`function` of `count` random networks of these sizes, in batches of one shape; size: numbers held a network."""
+    batches = -(-count * size // CHUNK)
+    rng, batch = np.random.default_rng(seed), -(-count // batches)
+    with jax.enable_x64(True):
+        found = [
+            np.asarray(function(net, parameters(sizes, count=batch, rng=rng), jnp.asarray(X))) for _ in range(batches)
+        ]
+    return np.concatenate(found)[:count]
+
+
+def _held(widths: tuple[int, ...]) -> int:
+    """About how many numbers a network has; with one hidden layer its signals at a few points are as many."""
+    return max(a * b for a, b in itertools.pairwise(widths)) if len(widths) > 1 else 8 * widths[0]
+
+
+@jax.jit
+def _covariances(net: Network, params: Any, X: jax.Array) -> jax.Array:
     layers = (net.first, *(net.block * net.repeats))
 
-    def one(key: jax.Array) -> jax.Array:
+    def one(params: Any) -> jax.Array:
         signals = X
-        for layer, params in zip(layers[:-1], net.init_with_key(key, sizes, X.dtype)[:-1], strict=True):
-            signals = layer.apply(params, signals)
+        for layer, layer_params in zip(layers[:-1], params[:-1], strict=True):
+            signals = layer.apply(layer_params, signals)
         last = net.first
         return last.weight_std**2 / signals.shape[1] * signals @ signals.T + last.bias_std**2
 
-    return jnp.asarray(jax.lax.map(one, keys, batch_size=batch))
-
-
-@functools.partial(jax.jit, static_argnames=("net", "sizes", "batch"))
-def _outputs(net: Network, keys: jax.Array, X: jax.Array, *, sizes: tuple[int, ...], batch: int) -> jax.Array:
-    def one(key: jax.Array) -> jax.Array:
-        return net.apply(net.init_with_key(key, sizes, X.dtype), X)
-
-    return jnp.asarray(jax.lax.map(one, keys, batch_size=batch))
-
-
-def _batch(widths: tuple[int, ...], count: int) -> int:
-    return max(1, min(count, CHUNK // (max(widths) ** 2)))
-
-
-def _keys(seed: int, count: int) -> jax.Array:
-    return jax.random.split(jax.random.key(seed), count)
+    return jax.vmap(one)(params)
 
 
 def output_covariances(net: Network, X: np.ndarray, *, widths: tuple[int, ...], count: int, seed: int) -> np.ndarray:
@@ -50,30 +84,27 @@ def output_covariances(net: Network, X: np.ndarray, *, widths: tuple[int, ...], 
     Given these, the outputs of a finite network are exactly Gaussian, so that expectations over the output layer are
     taken without drawing it.
     """
-    with jax.enable_x64(True):
-        sizes = (X.shape[1], *widths, 1)
-        found = _covariances(net, _keys(seed, count), jnp.asarray(X), sizes=sizes, batch=_batch(widths, count))
-        return np.asarray(found)
+    sizes = (X.shape[1], *widths, 1)
+    return _each(_covariances, net, X, sizes, count=count, seed=seed, size=_held(widths))
 
 
 def outputs(
     net: Network, X: np.ndarray, *, widths: tuple[int, ...], output_dim: int, count: int, seed: int
 ) -> np.ndarray:
     """f(X) of `count` random networks, (count, n, output_dim)."""
-    with jax.enable_x64(True):
-        sizes = (X.shape[1], *widths, output_dim)
-        found = _outputs(net, _keys(seed, count), jnp.asarray(X), sizes=sizes, batch=_batch(widths, count))
-        return np.asarray(found)
+    sizes = (X.shape[1], *widths, output_dim)
+    return _each(Network.apply_many, net, X, sizes, count=count, seed=seed, size=_held(widths))
 
 
-@functools.partial(jax.jit, static_argnames=("net", "sizes", "batch"))
-def _tangents(net: Network, keys: jax.Array, X: jax.Array, *, sizes: tuple[int, ...], batch: int) -> jax.Array:
-    def one(key: jax.Array) -> jax.Array:
-        jacobian = jax.jacrev(lambda params: net.apply(params, X))(net.init_with_key(key, sizes, X.dtype))
-        rows = jnp.concatenate([leaf.reshape(len(X), sizes[-1], -1) for leaf in jax.tree.leaves(jacobian)], axis=2)
+@jax.jit
+def _tangents(net: Network, params: Any, X: jax.Array) -> jax.Array:
+    def one(params: Any) -> jax.Array:
+        jacobian = jax.jacrev(lambda p: net.apply(p, X))(params)
+        points, outputs = X.shape[0], params[-1]["bias"].shape[0]
+        rows = jnp.concatenate([leaf.reshape(points, outputs, -1) for leaf in jax.tree.leaves(jacobian)], axis=2)
         return jnp.einsum("iap,jbp->ijab", rows, rows)
 
-    return jnp.asarray(jax.lax.map(one, keys, batch_size=batch))
+    return jax.vmap(one)(params)
 
 
 def tangent_kernels(
@@ -83,7 +114,5 @@ def tangent_kernels(
 
     By plain Jacobians, for a few points: independent of `empirical_ntk`.
     """
-    with jax.enable_x64(True):
-        sizes = (X.shape[1], *widths, output_dim)
-        batch = max(1, _batch(widths, count) // (len(X) * output_dim))
-        return np.asarray(_tangents(net, _keys(seed, count), jnp.asarray(X), sizes=sizes, batch=batch))
+    sizes = (X.shape[1], *widths, output_dim)
+    return _each(_tangents, net, X, sizes, count=count, seed=seed, size=_held(widths) * len(X) * output_dim)

@@ -100,8 +100,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Gaps against width."""
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     names = list(problem()[2])
     axes.axhline(BOUND, color=plots.BAYES, label="rounding allowed")
     for values, name, color in zip(data["gaps"], names, plots.palette(len(names)), strict=True):
@@ -113,7 +112,7 @@ def draw(data: Data, control: Data) -> Figure:
         ylabel="gap / largest velocity",
         title="$df/dt$ against $-\\Theta d/n$",
     )
-    axes.legend(frameon=False, fontsize=7, ncols=2)
+    plots.legend_below(axes)
     plots.width_axis(plots.dress(axes), data["widths"])
     return figure
 

@@ -96,21 +96,20 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Draws in their plane; deviations of the moments."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (upper, lower) = plots.panels(2)
     angle = np.linspace(0, 2 * np.pi, 200)
     ellipse = MEAN[:2] + math.sqrt(-2 * math.log(0.05)) * np.stack([np.cos(angle), np.sin(angle)], 1) @ MIXING[:2].T
-    left.plot(*data["draws"][:, :2].T, ".", color=plots.DATA, markersize=3, alpha=0.6, label="draws")
-    left.plot(*ellipse.T, color=plots.BAYES, label="95 % of the law")
-    left.set(xlabel="$X_1$", ylabel="$X_2$", title="Two of four coordinates, rank 2")
-    left.legend(frameon=False, fontsize=8)
+    upper.plot(*data["draws"][:, :2].T, ".", color=plots.DATA, markersize=3, alpha=0.6, label="draws")
+    upper.plot(*ellipse.T, color=plots.BAYES, label="95 % of the law")
+    upper.set(xlabel="$X_1$", ylabel="$X_2$", title="Two of four coordinates, rank 2")
+    plots.legend_below(upper)
     place = np.arange(len(data["deviations"]))
-    right.axhspan(-LEVEL, LEVEL, color=plots.BAYES, alpha=0.12, label="allowed")
-    right.plot(place, data["deviations"], "o", color=plots.DATA, markersize=4, label="measured")
-    right.plot(place, control["deviations"], "x", color=plots.DESCENT, markersize=5, label="control, 5 % too wide")
-    right.set(xlabel="moment (4 means, 10 covariances)", ylabel="deviation / standard error", title="Moments")
-    right.legend(frameon=False, fontsize=8)
-    for axes in (left, right):
+    lower.axhspan(-LEVEL, LEVEL, color=plots.BAYES, alpha=0.12, label="allowed")
+    lower.plot(place, data["deviations"], "o", color=plots.DATA, markersize=4, label="measured")
+    lower.plot(place, control["deviations"], "x", color=plots.DESCENT, markersize=5, label="control, 5 % too wide")
+    lower.set(xlabel="moment (4 means, 10 covariances)", ylabel="deviation / standard error", title="Moments")
+    plots.legend_below(lower)
+    for axes in (upper, lower):
         plots.dress(axes)
     return figure
 

@@ -74,19 +74,18 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Spectra, the sizes of negative eigenvalues below the axis."""
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, (upper, lower) = plots.panels(2)
     rank = np.arange(1, int(data["n"]) + 1)
     for values, name in zip(data["spectra"], kernels(), strict=True):
-        left.plot(rank, values / values[0], ".", markersize=3, label=name)
+        upper.plot(rank, values / values[0], ".", markersize=3, label=name)
     values = control["values"] / control["values"][0]
-    right.plot(rank, values, ".", color=plots.DESCENT, markersize=3, label="tanh(x.y)")
-    for axes, title in ((left, "Kernels of the library"), (right, "Control")):
+    lower.plot(rank, values, ".", color=plots.DESCENT, markersize=3, label="tanh(x.y)")
+    for axes, title in ((upper, "Kernels of the library"), (lower, "Control")):
         axes.axhline(0, color=plots.BAYES, linewidth=1, label="0: the theory's floor")
         axes.set_yscale("symlog", linthresh=1e-12)
         axes.set_yticks([-1e-3, -1e-7, 0, 1e-7, 1e-3, 1])
         axes.set(xlabel="rank of the eigenvalue", ylabel=r"$\lambda/\lambda_1$", title=title)
-        axes.legend(frameon=False, fontsize=6, loc="lower left")
+        plots.legend_below(axes)
         plots.dress(axes)
     return figure
 

@@ -84,8 +84,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Kernel entries after training against Sigma^1."""
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     limit = data["limit"].ravel()
     ends = np.array([limit.min(), limit.max()])
     axes.plot(ends, ends, color=plots.BAYES, label=r"$\Sigma^1$")
@@ -94,7 +93,7 @@ def draw(data: Data, control: Data) -> Figure:
         limit, control["after"].ravel(), "x", color=plots.DESCENT, markersize=4, label="control: depth 2, trained"
     )
     axes.set(xlabel=r"$\Sigma^1(x_i, x_j)$", ylabel="empirical tangent kernel", title="Entries of the kernel")
-    axes.legend(frameon=False, fontsize=8)
+    plots.legend_below(axes)
     plots.dress(axes)
     return figure
 

@@ -116,20 +116,24 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Means and bands at three times."""
-    figure = Figure(figsize=(9, 3.3), layout="constrained")
-    panels = figure.subplots(1, 3, sharex=True, sharey=True)
+    figure, panels = plots.panels(3)
     for i, axes in enumerate(panels):
         plots.band(axes, Z[:, 0], data["law"][i], data["spread"][i], color=plots.DESCENT, label="law: mean")
         width = plots.NORMAL_QUANTILE * np.sqrt(data["variance"][i])
         axes.errorbar(
-            Z[:, 0], data["mean"][i], yerr=width, fmt=".", color=plots.DATA, markersize=4, label="flows from draws"
+            Z[:, 0],
+            data["mean"][i],
+            yerr=width,
+            fmt=".",
+            color=plots.DATA,
+            markersize=4,
+            label="flows from draws, 95 %",
         )
         axes.plot(Z[:, 0], control["mean"][i], "x", color=plots.BAYES, markersize=3, label="control: half the time")
         axes.plot(X[:, 0], Y, "o", color="white", markeredgecolor=plots.DATA, markersize=5, label="data")
-        axes.set(title=plots.time_text(float(TIMES[i])), xlabel="input x")
+        axes.set(title=plots.time_text(float(TIMES[i])), xlabel="input x", ylabel="output f(x)")
         plots.dress(axes)
-    panels[0].set_ylabel("output f(x)")
-    panels[0].legend(frameon=False, fontsize=6)
+    plots.legend_below(panels[-1])
     return figure
 
 

@@ -95,8 +95,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Norms along the two descents."""
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     best = float(data["best"])
     axes.axhline(best, color=plots.BAYES, label="$|w^*|$, minimum norm")
     for norms, color, marker, label in (
@@ -106,7 +105,7 @@ def draw(data: Data, control: Data) -> Figure:
         places = np.unique(np.geomspace(1, len(norms) - 1, 40).astype(int))
         axes.semilogx(places, norms[places], marker, color=color, markersize=4, label=label)
     axes.set(xlabel="step", ylabel="$|w_s|$", title="Gradient descent on a linear model, 12 features, 6 points")
-    axes.legend(frameon=False, fontsize=8)
+    plots.legend_below(axes)
     plots.dress(axes)
     return figure
 

@@ -55,7 +55,7 @@ def study(
     """
     limit = factor * np.asarray(wl.nngp(net).gram(POINTS))
     direction = np.linalg.inv(np.linalg.cholesky(limit))
-    count = effort.pick(quick=400, full=1000)
+    count = effort.pick(quick=1000, full=1000)
     errors, kurtoses = [], []
     for width in widths(net, effort).tolist():
         sizes = (width if first is None else first, *([width] * (net.depth - 2)))
@@ -139,8 +139,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Errors and kurtoses against width, with the slopes of the theory."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(1, 2)
+    figure, panels = plots.panels(2)
     for axes, kind, slope, title in (
         (panels[0], "errors", -0.5, "Relative error of the covariance"),
         (panels[1], "kurtoses", -1.0, "Excess kurtosis, four inputs jointly"),
@@ -150,13 +149,21 @@ def draw(data: Data, control: Data) -> Figure:
             x, (value, error) = data[f"{name}/widths"], data[f"{name}/{kind}"]
             axes.plot(x, value[0] * (x / x[0]) ** slope, color=color, linewidth=0.8)
             axes.errorbar(x, value, yerr=error, fmt="o", color=color, markersize=3.5, capsize=2, label=name)
-        axes.errorbar(control["widths"], *control[kind], fmt="x", color=plots.DATA, markersize=5, label="control")
+        axes.errorbar(
+            control["widths"],
+            control[kind][0],
+            control[kind][1],
+            fmt="x",
+            color=plots.DATA,
+            markersize=5,
+            label="control",
+        )
         axes.set(
             yscale="log",
             ylabel=title,
-            title=f"Lines: width^{slope:g}",
+            title=f"Lines: width$^{{{slope:g}}}$",
         )
-        axes.legend(frameon=False, fontsize=6)
+        plots.legend_below(axes)
         every = np.unique(np.concatenate([data[f"{name}/widths"] for name in names]))
         plots.width_axis(plots.dress(axes), every)
     return figure

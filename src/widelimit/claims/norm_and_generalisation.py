@@ -89,11 +89,10 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Norm and error against the share of coins."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (upper, lower) = plots.panels(2)
     for axes, values, theory in (
-        (left, data["norms"], float(data["trace"])),
-        (right, data["errors"], 0.5),
+        (upper, data["norms"], float(data["trace"])),
+        (lower, data["errors"], 0.5),
     ):
         axes.axhline(theory, color=plots.BAYES, label="theory for coins")
         axes.errorbar(
@@ -108,12 +107,12 @@ def draw(data: Data, control: Data) -> Figure:
         )
         axes.set_xlabel("share of labels replaced by coins")
         plots.dress(axes)
-    left.plot([0.0], control["norms"].mean(), "x", color=plots.DESCENT, label="control: all coins")
-    right.plot([0.0], control["errors"].mean(), "x", color=plots.DESCENT, label="control: all coins")
-    left.set(ylabel="squared RKHS norm of the interpolant", title="Norm")
-    right.set(ylabel="test error", title="Generalisation")
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
+    upper.plot([0.0], control["norms"].mean(), "x", color=plots.DESCENT, label="control: all coins")
+    lower.plot([0.0], control["errors"].mean(), "x", color=plots.DESCENT, label="control: all coins")
+    upper.set(ylabel="squared RKHS norm", title="Norm of the interpolant")
+    lower.set(ylabel="test error", title="Generalisation")
+    for axes in (upper, lower):
+        plots.legend_below(axes)
     return figure
 
 

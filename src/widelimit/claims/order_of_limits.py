@@ -49,7 +49,7 @@ def covariance_errors(effort: Effort, pattern: tuple[int, int], *, second: int |
     found = []
     for n in narrowest(effort).tolist():
         sizes = (pattern[0] * n, pattern[1] * n if second is None else second)
-        K = output_covariances(NET, POINTS, widths=sizes, count=effort.pick(quick=200, full=1000), seed=SEED + n)
+        K = output_covariances(NET, POINTS, widths=sizes, count=effort.pick(quick=1000, full=4000), seed=SEED + n)
         squares = np.sum((K - limit) ** 2, axis=(1, 2)) / np.sum(limit**2)
         found.append(root_mean_and_error(squares))
     return np.array(found).T
@@ -83,11 +83,15 @@ def table_cell(effort: Effort, width: int, hidden: int) -> np.ndarray:
     return np.array(found)
 
 
-def table(effort: Effort, *, wider: int) -> dict[str, np.ndarray]:
+def cells(effort: Effort) -> list[tuple[int, int]]:
+    """The cells of the table that are reproduced; at width 100 more draws than these would be needed."""
+    return [(n, hidden) for n, hidden in TABLE if n <= effort.pick(quick=10, full=50)]
+
+
+def table(effort: Effort, which: list[tuple[int, int]], *, wider: int) -> dict[str, np.ndarray]:
     """Means, errors, and deviations from the published values, for every cell; `wider`: a planted factor."""
-    kept = effort.pick(quick=[(n, h) for n, h in TABLE if n in (1, 5, 10)], full=[(n, h) for n, h in TABLE if n <= 50])
     rows = []
-    for n, hidden in kept:
+    for n, hidden in which:
         values = table_cell(effort, wider * n, hidden)
         mean, error = mean_and_error(values)
         # The published means have an error as well: that of 100 repetitions with 2000 draws, at most as wide as ours.
@@ -108,7 +112,7 @@ def measure(effort: Effort) -> Measurement:
         data[name] = errors
     gain = float(np.mean(data["n, n"][0] / data["n, 8n"][0]))
     checks.append(Check("error at (n, n) over that at (n, 8n)", gain, 1.0, 2.0, "one layer out of two still errs"))
-    found = table(effort, wider=1)
+    found = table(effort, cells(effort), wider=1)
     off = found["table"][:, 5]
     checks.append(
         at_most("published table: largest deviation", np.abs(off).max(), LEVEL, "standard errors of both means")
@@ -120,7 +124,7 @@ def violate(effort: Effort) -> Measurement:
     """A second layer that stays narrow; networks of twice the width against the table."""
     errors = covariance_errors(effort, (1, 1), second=16)
     line = power_law(narrowest(effort).astype(float), *errors)
-    found = table(effort, wider=2)
+    found = table(effort, [cell for cell in cells(effort) if cell[0] == 5], wider=2)
     checks = (
         within("widths (n, 16): slope", line.slope, -0.5, SLOPE, f"standard error {line.error:.2g}"),
         at_most("table, widths doubled", np.abs(found["table"][:, 5]).max(), LEVEL, "standard errors of both means"),
@@ -130,26 +134,30 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Errors by the narrowest width; MMD^2 beside the published values."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (upper, lower) = plots.panels(2)
     n = data["n"]
     for name, marker in zip(PATTERNS, "osD", strict=True):
-        left.errorbar(n, *data[name], fmt=marker, markersize=4, color=plots.DATA, mfc="none", label=f"({name})")
-    left.plot(n, data["n, n"][0, 0] * (n / n[0]) ** -0.5, color=plots.BAYES, label="$n^{-1/2}$")
-    left.errorbar(n, *control["errors"], fmt="x", color=plots.DESCENT, label="control: (n, 16)")
-    left.set(ylabel="relative error of the covariance", title="Any order of limits")
+        upper.errorbar(
+            n, data[name][0], data[name][1], fmt=marker, markersize=4, color=plots.DATA, mfc="none", label=f"({name})"
+        )
+    upper.plot(n, data["n, n"][0, 0] * (n / n[0]) ** -0.5, color=plots.BAYES, label="$n^{-1/2}$")
+    upper.errorbar(
+        n, control["errors"][0], control["errors"][1], fmt="x", color=plots.DESCENT, label="control: (n, 16)"
+    )
+    upper.set(ylabel="relative error of the covariance", title="Any order of limits")
     rows = data["table"]
     for hidden, color in zip((1, 2, 3), plots.palette(3), strict=True):
         part = rows[rows[:, 1] == hidden]
-        right.plot(part[:, 0], part[:, 4], color=color, label=f"published, {hidden} hidden")
-        right.errorbar(part[:, 0], part[:, 2], part[:, 3], fmt="o", color=color, markersize=4, capsize=2)
-    right.plot(control["table"][:, 0], control["table"][:, 2], "x", color=plots.DATA, label="control: width doubled")
-    right.set(ylabel="squared MMD to the limit", title="Matthews et al. 2018")
-    for axes, widths in ((left, n), (right, np.unique(rows[:, 0]))):
+        lower.plot(part[:, 0], part[:, 4], color=color, label=f"published, {hidden} hidden")
+        lower.errorbar(part[:, 0], part[:, 2], part[:, 3], fmt="o", color=color, markersize=4, capsize=2)
+    lower.plot([], [], "o", color=plots.BAYES, label="points: measured here")
+    lower.plot(control["table"][:, 0], control["table"][:, 2], "x", color=plots.DATA, label="control: width doubled")
+    lower.set(ylabel="squared MMD to the limit", title="Matthews et al. 2018")
+    for axes, widths in ((upper, n), (lower, np.unique(rows[:, 0]))):
         axes.set_yscale("log")
-        axes.legend(frameon=False, fontsize=7)
+        plots.legend_below(axes)
         plots.width_axis(plots.dress(axes), widths)
-    left.set_xlabel("narrowest width n")
+    upper.set_xlabel("narrowest width n")
     return figure
 
 

@@ -88,8 +88,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Correlations against width."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     x = data["widths"]
     axes.plot(x, data["values"][1, 0] * x[0] / x, color=plots.BAYES, label="1/width")
     axes.errorbar(x, data["values"][1], data["errors"][1], fmt="o", color=plots.DATA, capsize=2, label="squares")
@@ -105,7 +104,7 @@ def draw(data: Data, control: Data) -> Figure:
     )
     axes.set(yscale="log", ylim=(1e-6, 1), ylabel="correlation of two outputs")
     axes.set_title("Uncorrelated at every width, independent in the limit")
-    axes.legend(frameon=False, fontsize=8)
+    plots.legend_below(axes)
     plots.width_axis(plots.dress(axes), x)
     return figure
 

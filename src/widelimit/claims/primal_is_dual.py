@@ -70,15 +70,14 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """The gap between the two descents, step by step."""
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     steps = np.arange(1, len(data["gap"]))
     axes.loglog(steps, 8 * steps * data["eps"], color=plots.BAYES, label="8 eps a step")
     floor = data["eps"] / 16
     axes.loglog(steps, np.maximum(data["gap"][1:], floor), ".", color=plots.DATA, markersize=3, label="measured")
     axes.loglog(steps, np.maximum(control["gap"][1:], floor), "x", color=plots.DESCENT, markersize=3, label="printed")
     axes.set(xlabel="step", ylabel=r"$|\phi^T\alpha - w|$ / largest $|w|$", title="Weights and dual coefficients")
-    axes.legend(frameon=False, fontsize=8)
+    plots.legend_below(axes)
     plots.dress(axes)
     return figure
 

@@ -95,8 +95,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Cosines of random pairs of functions."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     axes.axhline(1.0, color=plots.BAYES, label="Cauchy-Schwarz")
     for cosine, marker, name in zip(data["cosines"], "os", kernels(), strict=True):
         axes.plot(np.sort(np.abs(cosine)), marker, color=plots.DATA, markersize=3, label=name, alpha=0.7)
@@ -104,7 +103,7 @@ def draw(data: Data, control: Data) -> Figure:
     axes.set(
         xlabel="pair of functions, sorted", ylabel=r"$|\langle f, g\rangle|/(|f||g|)$", title="Angles between functions"
     )
-    axes.legend(frameon=False, fontsize=8)
+    plots.legend_below(axes)
     plots.dress(axes)
     return figure
 

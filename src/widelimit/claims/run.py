@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -15,7 +15,7 @@ from typing import Any, final
 import numpy as np
 
 import widelimit
-from widelimit.claims.base import Check, Data, Effort, Measurement, load
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, load
 
 HELD, FAILED, TOOTHLESS, BROKEN = "holds", "fails", "control passes", "error"
 
@@ -47,9 +47,12 @@ class Outcome:
         return HELD
 
 
-def run(name: str, effort: Effort) -> Outcome:
-    """Measure a claim and its negative control; whatever goes wrong is an outcome, not an exception."""
-    claim, start = load(name), time.perf_counter()
+def run(name: str, effort: Effort, *, claim: Claim | None = None) -> Outcome:
+    """Measure a claim and its negative control; whatever goes wrong is an outcome, not an exception.
+
+    claim: in the place of the one of that name, such as one that reads a user's file.
+    """
+    claim, start = claim or load(name), time.perf_counter()
     empty = Measurement((), {})
     found = control = empty
     error = ""
@@ -62,17 +65,20 @@ def run(name: str, effort: Effort) -> Outcome:
 
 
 def run_all(
-    names: Iterable[str], effort: Effort, *, folder: Path | None, advance: Callable[[str], None]
+    claims: Mapping[str, Claim], effort: Effort, *, folder: Path | None, advance: Callable[[str], None]
 ) -> list[Outcome]:
-    """Outcomes in order. With a folder, finished claims are kept in it and not run again until the code changes."""
+    """Outcomes in order.
+
+    With a folder, finished claims are kept in it, and not run again until the code or what they read changes.
+    """
     outcomes = []
-    for name in names:
+    for name, claim in claims.items():
         advance(name)
-        outcome = _kept(folder, name, effort) if folder else None
+        outcome = _kept(folder, name, effort, claim.reads) if folder else None
         if outcome is None:
-            outcome = run(name, effort)
+            outcome = run(name, effort, claim=claim)
             if folder and outcome.verdict == HELD:
-                _keep(folder, outcome)
+                _keep(folder, outcome, claim.reads)
         outcomes.append(outcome)
     return outcomes
 
@@ -87,13 +93,14 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
-def document(outcome: Outcome) -> dict[str, Any]:
+def document(outcome: Outcome, claim: Claim) -> dict[str, Any]:
     """An outcome without its arrays, for JSON."""
     return {
         "name": outcome.name,
         "verdict": outcome.verdict,
         "effort": outcome.effort,
-        "seed": load(outcome.name).seed,
+        "seed": claim.seed,
+        "reads": claim.reads,
         "seconds": outcome.seconds,
         "error": outcome.error,
         "checks": [_plain(check) for check in outcome.checks],
@@ -107,9 +114,10 @@ def _plain(check: Check) -> dict[str, Any]:
     return {"name": check.name, **numbers, "why": check.why, "holds": check.holds}
 
 
-def _keep(folder: Path, outcome: Outcome) -> None:
+def _keep(folder: Path, outcome: Outcome, reads: str) -> None:
     header = {
         "fingerprint": fingerprint(),
+        "reads": reads,
         "seconds": outcome.seconds,
         "checks": [asdict(check) for check in outcome.checks],
         "controls": [asdict(check) for check in outcome.controls],
@@ -127,14 +135,14 @@ def _place(folder: Path, name: str, effort: str) -> Path:
     return folder / f"{name}-{effort}.npz"
 
 
-def _kept(folder: Path, name: str, effort: Effort) -> Outcome | None:
-    """The outcome kept in the folder, if it is whole and of this code."""
+def _kept(folder: Path, name: str, effort: Effort, reads: str) -> Outcome | None:
+    """The outcome kept in the folder, if it is whole, of this code and of what the claim reads."""
     path = _place(folder, name, effort.value)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         header = json.loads(str(arrays.pop("header")))
-        if header["fingerprint"] != fingerprint():
+        if (header["fingerprint"], header["reads"]) != (fingerprint(), reads):
             return None
         parts = {
             prefix: {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}

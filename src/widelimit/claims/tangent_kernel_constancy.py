@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 import widelimit as wl
 from widelimit import plots
 from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most, mean_and_error, power_law, within
+from widelimit.claims.finite import parameters
 
 SEED = 4301
 SLOPE = 0.2
@@ -34,8 +35,8 @@ def study(effort: Effort, parameterization: str) -> dict[str, np.ndarray]:
     drifts, losses = [], []
     for width in widths(effort).tolist():
         net = wl.mlp(depth=3, activation="erf", weight_std=1.2, bias_std=0.3, parameterization=parameterization)
-        seeds = range(SEED, SEED + effort.pick(quick=32, full=64))
-        params = net.init_many(list(seeds), input_dim=3, width=width, dtype=np.float64)
+        rng, count = np.random.default_rng(SEED + width), effort.pick(quick=32, full=64)
+        params = parameters((3, width, width, 1), count=count, rng=rng)
         # In the mean-field scaling the kernel at the start is 1/width of the other: so is time.
         rate = TIME / STEPS * (width if parameterization == "mean_field" else 1)
         run = wl.train(
@@ -78,8 +79,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Drift against width."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     x = data["widths"]
     axes.plot(x, data["drift"][0, 0] * x[0] / x, color=plots.BAYES, label="1/width")
     axes.plot(x, data["drift"][0, 0] * (x / x[0]) ** -0.5, ":", color=plots.BAYES, label="width$^{-1/2}$, the bound")
@@ -97,7 +97,7 @@ def draw(data: Data, control: Data) -> Figure:
     )
     axes.set(yscale="log", ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$")
     axes.set_title(f"Change of the kernel in training to t = {TIME:g}")
-    axes.legend(frameon=False, fontsize=8)
+    plots.legend_below(axes)
     plots.width_axis(plots.dress(axes), x)
     return figure
 

@@ -47,7 +47,7 @@ def widths(net: wl.Network, effort: Effort) -> np.ndarray:
 
 def study(net: wl.Network, limit: np.ndarray, effort: Effort) -> dict[str, np.ndarray]:
     """Relative errors of diagonal blocks and sizes of off-diagonal ones, (2, widths): value and standard error."""
-    count = effort.pick(quick=100, full=400)
+    count = effort.pick(quick=400, full=1000)
     diagonal, off = [], []
     for width in widths(net, effort).tolist():
         found = tangent_kernels(
@@ -117,8 +117,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Errors and off-diagonal blocks against width."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = plots.panels(2)
     names = [key.removesuffix("/off") for key in data if key.endswith("/off")]
     titles = {"diagonal": "Error of a diagonal block", "off": "Size of an off-diagonal block"}
     for axes, (kind, title) in zip(panels, titles.items(), strict=True):
@@ -126,14 +125,18 @@ def draw(data: Data, control: Data) -> Figure:
             x, (value, error) = data[f"{name}/widths"], data[f"{name}/{kind}"]
             axes.plot(x, value[0] * (x / x[0]) ** -0.5, color=color, linewidth=0.8)
             axes.errorbar(x, value, error, fmt="o", color=color, markersize=4, capsize=2, label=name)
-        axes.set(yscale="log", title=title)
+        axes.set(yscale="log", title=f"{title}; lines: width$^{{-1/2}}$", ylabel=r"relative to $|\Theta|$")
         every = np.unique(np.concatenate([data[f"{name}/widths"] for name in names]))
         plots.width_axis(plots.dress(axes), every)
     panels[0].errorbar(
-        control["widths"], *control["diagonal"], fmt="x", color=plots.DESCENT, label="control: recursion as printed"
+        control["widths"],
+        control["diagonal"][0],
+        control["diagonal"][1],
+        fmt="x",
+        color=plots.DESCENT,
+        label="control: recursion as printed",
     )
-    panels[0].set_ylabel(r"relative to $|\Theta|$; lines: width$^{-1/2}$")
-    panels[0].legend(frameon=False, fontsize=7)
+    plots.legend_below(panels[0])
     return figure
 
 

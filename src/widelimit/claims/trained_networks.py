@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 import widelimit as wl
 from widelimit import plots
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, mean_and_error, power_law, within
+from widelimit.claims.finite import parameters
 
 SEED = 4402
 SLOPE = 0.15
@@ -34,8 +35,8 @@ def finite(width: int, effort: Effort) -> tuple[np.ndarray, np.ndarray]:
     """Outputs of trained networks at Z, (marks, seeds, 5), and f_0 at X and Z, (seeds, 13)."""
     X, y, Z = problem()
     everything = np.vstack([X, Z])
-    seeds = [SEED + i for i in range(effort.pick(quick=32, full=64))]
-    params = NET.init_many(seeds, input_dim=3, width=width, dtype=np.float64)
+    rng, count = np.random.default_rng(SEED + width), effort.pick(quick=32, full=64)
+    params = parameters((3, width, width, 1), count=count, rng=rng)
     run = wl.train(
         NET.apply,
         params,
@@ -113,8 +114,7 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Gaps against width at three times."""
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.panels(1)
     x = data["widths"]
     for mark, gaps, color in zip(MARKS, data["gaps"], plots.palette(len(MARKS)), strict=True):
         axes.plot(x, gaps[0, 0] * (x / x[0]) ** -0.5, color=color, linewidth=0.8)
@@ -137,9 +137,9 @@ def draw(data: Data, control: Data) -> Figure:
         color=plots.DESCENT,
         label="control: NNGP kernel, t = 5",
     )
-    axes.set(yscale="log", ylabel="root mean square gap of outputs")
+    axes.set(yscale="log", ylabel="rms gap of outputs")
     axes.set_title("Trained networks against kernel descent; lines: width$^{-1/2}$")
-    axes.legend(frameon=False, fontsize=7)
+    plots.legend_below(axes)
     plots.width_axis(plots.dress(axes), x)
     return figure
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, mean_and_error, root_mean_and_error
+from widelimit.claims.finite import one_network, parameters
 
 SEED = 5201
 N = 24
@@ -41,12 +42,12 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
     return X, np.sin(2 * X[:, 0])
 
 
-def features(parameterization: str, effort: Effort) -> tuple[float, float]:
-    """Relative drift of the kernel in training, and the growth of its alignment with the target; means over seeds."""
+def features(parameterization: str, effort: Effort) -> tuple[np.ndarray, float]:
+    """Relative drift of the kernel in training, mean and error, and its alignment's growth with the target, mean."""
     X, y = problem()
     width = effort.pick(quick=256, full=1024)
     net = deep(parameterization)
-    params = net.init_many([SEED + i for i in range(4)], input_dim=4, width=width, dtype=np.float64)
+    params = parameters((4, width, width, 1), count=4, rng=np.random.default_rng(SEED))
     rate = 0.1 * (width if parameterization == "mean_field" else 1)
     run = wl.train(
         net.apply,
@@ -61,13 +62,16 @@ def features(parameterization: str, effort: Effort) -> tuple[float, float]:
         progress=False,
     )
     history = run.history
-    return float(history.kernel_drift[-1].mean()), float((history.alignment[-1] - history.alignment[0]).mean())
+    return np.array(mean_and_error(history.kernel_drift[-1])), float(
+        (history.alignment[-1] - history.alignment[0]).mean()
+    )
 
 
 def catapult(share: float, effort: Effort) -> Flight:
     """A wide network at `share` times the largest learning rate that its kernel at the start allows."""
     X, y = problem()
-    params = FLAT.init(SEED, input_dim=4, width=effort.pick(quick=512, full=4096), dtype=np.float64)
+    sizes = (4, effort.pick(quick=512, full=4096), 1)
+    params = one_network(sizes, rng=np.random.default_rng(SEED))
     tangent = wl.empirical_ntk(FLAT.apply, params, output="trace")
     gram = np.asarray(tangent.gram(X))
     rate = share * N / float(np.linalg.eigvalsh(gram)[-1])
@@ -86,11 +90,14 @@ def catapult(share: float, effort: Effort) -> Flight:
     return Flight(np.minimum(run.history.loss, 1e12), kernel, (sharpness[0], sharpness[1]))
 
 
-def width_gap(width: int, seeds: int) -> float:
-    """Root mean square gap between trained networks and kernel descent at other points, over the targets' size."""
+def width_gap(width: int, seeds: int) -> tuple[float, float]:
+    """Root mean square gap between trained networks and kernel descent at other points, over the targets' size.
+
+    And its standard error.
+    """
     X, y = problem()
     net = deep()
-    params = net.init_many([SEED + i for i in range(seeds)], input_dim=4, width=width, dtype=np.float64)
+    params = parameters((4, width, width, 1), count=seeds, rng=np.random.default_rng(SEED + width))
     Z = np.random.default_rng(SEED + 1).standard_normal((16, 4))
     run = wl.train(
         net.apply,
@@ -108,7 +115,7 @@ def width_gap(width: int, seeds: int) -> float:
     start, end = run.history.outputs[0], run.history.outputs[-1]
     descent = wl.gradient_descent(wl.ntk(net), X, (y - start[:, :N]).T, learning_rate=0.02, steps=STEPS)
     expected = start[:, N:] + np.asarray(descent.predict(Z)).T
-    return float(np.sqrt(np.mean((end[:, N:] - expected) ** 2) / np.mean(y**2)))
+    return root_mean_and_error(np.mean((end[:, N:] - expected) ** 2, axis=1) / np.mean(y**2))
 
 
 def flight_checks(flight: Flight, text: str) -> list[Check]:
@@ -131,23 +138,23 @@ def flight_checks(flight: Flight, text: str) -> list[Check]:
 
 def measure(effort: Effort) -> Measurement:
     """Features, catapult, small widths."""
-    drift, gain = features("mean_field", effort)
+    moved, gain = features("mean_field", effort)
     lazy, still = features("ntk", effort)
     flight = catapult(1.5, effort)
     sizes = effort.pick(quick=np.array([4, 256]), full=np.array([4, 16, 64, 256, 1024]))
     gaps = np.array([width_gap(int(n), effort.pick(quick=8, full=32)) for n in sizes])
     checks = [
-        Check("mean field: drift of the kernel", drift, 0.3, np.inf, "of order 1 at every width"),
-        at_most("NTK scaling: drift of the kernel", lazy, drift / 3, "of order width^-1/2: less than a third"),
+        Check("mean field: drift of the kernel", float(moved[0]), 0.3, np.inf, "of order 1 at every width"),
+        at_most("NTK scaling: drift of the kernel", lazy[0], moved[0] / 3, "of order width^-1/2: less than a third"),
         Check(
             "mean field: growth of alignment over the other's", gain - still, 0.02, 1.0, "features turn to the target"
         ),
         *flight_checks(flight, "1.5 x the stable rate"),
-        Check("width 4: gap to the limit over the targets", float(gaps[0]), 0.3, np.inf, "the limit says nothing"),
-        at_most("largest width: the same gap", float(gaps[-1]), float(gaps[0]) / 3, "it does there"),
+        Check("width 4: gap to the limit over the targets", float(gaps[0, 0]), 0.3, np.inf, "the limit says nothing"),
+        at_most("largest width: the same gap", float(gaps[-1, 0]), float(gaps[0, 0]) / 3, "it does there"),
     ]
     data = {"loss": flight.loss, "kernel": flight.kernel, "widths": sizes, "gaps": gaps}
-    return Measurement(tuple(checks), data | {"drifts": np.array([lazy, drift]), "gains": np.array([still, gain])})
+    return Measurement(tuple(checks), data | {"drifts": np.array([lazy, moved]), "gains": np.array([still, gain])})
 
 
 def violate(effort: Effort) -> Measurement:
@@ -164,28 +171,31 @@ def violate(effort: Effort) -> Measurement:
 
 def draw(data: Data, control: Data) -> Figure:
     """Losses at a large rate; drift; gaps at small widths."""
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    left.semilogy(data["kernel"], color=plots.BAYES, label="kernel descent")
-    left.semilogy(data["loss"], ".", color=plots.DATA, markersize=3, label="network")
-    left.semilogy(control["gentle"], color=plots.DESCENT, linestyle=":", label="control: half the stable rate")
-    left.set(xlabel="step", ylabel="cost", ylim=(1e-6, 1e4), title="1.5 x the stable learning rate")
-    left.legend(frameon=False, fontsize=7)
-    middle.bar([0, 1], data["drifts"], color=[plots.BAYES, plots.DESCENT])
-    middle.set_xticks([0, 1], ["NTK scaling", "mean field"])
-    middle.set(ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$", title="Lazy, and learning features")
-    right.loglog(data["widths"], data["gaps"], "o", color=plots.DATA, label="measured")
-    right.loglog(
+    figure, (one, two, three) = plots.panels(3)
+    one.semilogy(data["kernel"], color=plots.BAYES, label="kernel descent")
+    one.semilogy(data["loss"], ".", color=plots.DATA, markersize=3, label="network")
+    one.semilogy(control["gentle"], color=plots.DESCENT, linestyle=":", label="control: half the stable rate")
+    one.set(xlabel="step", ylabel="cost", ylim=(1e-6, 1e4), title="1.5 x the stable learning rate")
+    plots.legend_below(one)
+    for place, (value, error), color in zip((0, 1), data["drifts"], (plots.BAYES, plots.DESCENT), strict=True):
+        two.errorbar(place, value, error, fmt="o", color=color, capsize=2)
+    two.set_xticks([0, 1], ["NTK", "mean field"])
+    two.set(xlim=(-0.7, 1.7), ylim=(0, None), xlabel="scaling of the network's output")
+    two.set(ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$", title="Lazy, and learning features")
+    three.errorbar(
+        data["widths"], data["gaps"][:, 0], data["gaps"][:, 1], fmt="o", color=plots.DATA, capsize=2, label="measured"
+    )
+    three.loglog(
         data["widths"],
-        data["gaps"][-1] * (data["widths"] / data["widths"][-1]) ** -0.5,
+        data["gaps"][-1, 0] * (data["widths"] / data["widths"][-1]) ** -0.5,
         color=plots.BAYES,
         label="width$^{-1/2}$",
     )
-    right.set(ylabel="gap to the limit / targets", title="Small widths")
-    right.legend(frameon=False, fontsize=7)
-    for axes in (left, middle, right):
+    three.set(ylabel="gap to the limit / targets", title="Small widths")
+    plots.legend_below(three)
+    for axes in (one, two, three):
         plots.dress(axes)
-    plots.width_axis(right, data["widths"])
+    plots.width_axis(three, data["widths"])
     return figure
 
 

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from widelimit.claims import NAMES
-from widelimit.claims.base import Effort
+from widelimit.claims import NAMES, jacot_figures
+from widelimit.claims.base import Claim, Effort, load
 from widelimit.claims.report import page
 from widelimit.claims.run import HELD, Outcome, document, run_all
-from widelimit.cli import info
+from widelimit.cli import images, info
 from widelimit.cli.files import whole_file
 
 FACTS = ("widelimit", "python", "jax", "numpy", "scipy", "cores")
+PICTURED = "jacot_figures"
 
 
-def chosen(only: Sequence[str]) -> tuple[str, ...]:
-    """The claims to run, in the paper's order; all if none is named. Raises: ValueError: an unknown name."""
+def chosen(only: Sequence[str], *, mnist: Path | None) -> dict[str, Claim]:
+    """The claims to run, in the paper's order; all if none is named. `mnist`: a file for Figure 3 of Jacot et al.
+
+    Raises:
+        ValueError: an unknown name; a file of images that is none, or that no claim would read.
+    """
     unknown = [name for name in only if name not in NAMES]
     if unknown:
         raise ValueError(f"there is no claim {unknown[0]!r}; the claims are {', '.join(NAMES)}.")
-    return tuple(name for name in NAMES if not only or name in only)
+    claims = {name: load(name) for name in NAMES if not only or name in only}
+    if mnist is not None:
+        if PICTURED not in claims:
+            raise ValueError(f"--mnist is for the claim {PICTURED}, which --only leaves out; add --only {PICTURED}.")
+        claims[PICTURED] = jacot_figures.claim(images.mnist(mnist))
+    return claims
 
 
 def verify(
-    names: Sequence[str],
+    claims: Mapping[str, Claim],
     effort: Effort,
     *,
     out: Path,
@@ -37,15 +47,16 @@ def verify(
 ) -> tuple[list[Outcome], dict[str, Any]]:
     """Outcomes and their JSON document; writes `out` (HTML) and, beside it, the document."""
     start = time.perf_counter()
-    outcomes = run_all(names, effort, folder=folder, advance=advance)
+    outcomes = run_all(claims, effort, folder=folder, advance=advance)
     facts = info.collect(version)
     made = {key: facts[key] for key in FACTS} | {
         "effort": effort.value,
         "seconds": round(time.perf_counter() - start, 1),
     }
-    result = {**made, "holds": all(o.verdict == HELD for o in outcomes), "claims": [document(o) for o in outcomes]}
+    documents = [document(outcome, claims[outcome.name]) for outcome in outcomes]
+    result = {**made, "holds": all(o.verdict == HELD for o in outcomes), "claims": documents}
     with whole_file(out) as stream:
-        stream.write(page(outcomes, made).encode())
+        stream.write(page(outcomes, claims, made).encode())
     with whole_file(out.with_suffix(".json")) as stream:
         stream.write((json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     return outcomes, result

@@ -19,6 +19,9 @@ def verify(
     keep: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keeps finished claims, so that a run can be resumed.")
     ] = None,
+    mnist: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="MNIST (.npz with X_train), for Figure 3 of jacot_figures.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -34,11 +37,11 @@ def verify(
         from widelimit.claims.base import Effort
         from widelimit.cli import terminal, verification
 
-        names = verification.chosen(only or ())
+        claims = verification.chosen(only or (), mnist=mnist)
         effort = Effort.QUICK if quick else Effort.FULL
-        with terminal.progress(len(names), shown=terminal.shown_on_terminal(quiet=quiet)) as advance:
+        with terminal.progress(len(claims), shown=terminal.shown_on_terminal(quiet=quiet)) as advance:
             outcomes, document = verification.verify(
-                names, effort, out=out, folder=keep, version=version(), advance=advance
+                claims, effort, out=out, folder=keep, version=version(), advance=advance
             )
         if as_json:
             print_json(document)

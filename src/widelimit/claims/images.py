@@ -1,0 +1,24 @@
+"""The images of Figure 3 of Jacot et al."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+MNIST_LEAST = 512
+"""Images in Figure 3 of the paper."""
+
+
+class Images(NamedTuple):
+    """What Figure 3 is drawn for."""
+
+    pixels: np.ndarray
+    """(n, d) grey values in [0, 1], n at least 512."""
+    is_mnist: bool
+
+
+def digits() -> Images:
+    """1797 digits of 8 x 8 pixels that scikit-learn ships."""
+    return Images(load_digits().data / 16, False)

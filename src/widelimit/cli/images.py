@@ -1,0 +1,50 @@
+"""Images from a user's file, for the claim that is drawn for MNIST where it is given."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from widelimit.claims.images import MNIST_LEAST, Images
+
+SIDE = 28
+KEY = "X_train"
+
+
+def mnist(path: Path) -> Images:
+    """The first 512 training images of an .npz file as Keras ships it: X_train or x_train, (n, 28, 28), grey values.
+
+    Raises:
+        ValueError: no such file, no archive of arrays, no X_train in it; another shape; fewer than 512 images; values
+            that are not whole numbers from 0 to 255.
+    """
+    if not path.is_file():
+        raise ValueError(f"--mnist {path}: there is no such file; give MNIST as .npz with {KEY}, (n, {SIDE}, {SIDE}).")
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            names = {name.lower(): name for name in archive.files}
+            if KEY.lower() not in names:
+                raise ValueError(f"no array {KEY} in it, but {', '.join(archive.files) or 'nothing'}")
+            found = archive[names[KEY.lower()]]
+    except (zipfile.BadZipFile, OSError, EOFError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"--mnist {path}: not an .npz file of images: {error}.") from error
+    if found.ndim != 3 or found.shape[1:] != (SIDE, SIDE) or len(found) < MNIST_LEAST:
+        raise ValueError(
+            f"--mnist {path}: {KEY} has shape {found.shape}; (n, {SIDE}, {SIDE}) with n >= {MNIST_LEAST} is wanted."
+        )
+    return Images(_grey(found[:MNIST_LEAST], path), True)
+
+
+def _grey(found: np.ndarray, path: Path) -> np.ndarray:
+    """Grey values in [0, 1], (n, 784)."""
+    whole = found.dtype.kind in "uif" and bool(np.all(found == np.rint(found)))
+    if not (whole and found.min() >= 0 and found.max() <= 255):
+        raise ValueError(
+            f"--mnist {path}: {KEY} is {found.dtype}, from {found.min()} to {found.max()}; whole grey values from 0 to "
+            f"255 are wanted, as in the file that Keras loads."
+        )
+    if found.max() <= 1:
+        raise ValueError(f"--mnist {path}: the largest grey value is {found.max()}; the images are black or divided.")
+    return found.reshape(len(found), -1).astype(np.float64) / 255
