@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,36 +16,27 @@ from jaxtyping import Float
 from widelimit import gaussian, series, validation
 from widelimit.activations import tables
 from widelimit.activations.base import Activation
+from widelimit.activations.expansions import ExpansionTrace, contracted, traced
 from widelimit.activations.ranges import by_rows, signed
 from widelimit.activations.tables import Part, Table
 from widelimit.pytrees import pytree
-from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
+from widelimit.signals import Gaps, Variance, power_of_two
 
 RTOL = {"float64": 1e-10, "float32": 1e-6}
 
 
 class _PartTrace(NamedTuple):
-    root: jax.Array
-    mean_slope: jax.Array
-    slope: jax.Array
+    apart: ExpansionTrace
+    share: jax.Array
+    mean_slope: ExpansionTrace
 
 
 class _Trace(NamedTuple):
-    """Arrays (.., n): the polynomials in the deviation, and the coefficients of the series in psi for either part."""
+    """Arrays (.., n): the place of the deviation in its range, and what either part has there."""
 
-    polynomials: jax.Array
+    place: jax.Array
     even: _PartTrace | None
     odd: _PartTrace | None
-
-
-def _evaluate(rows: jax.Array, columns: jax.Array, pattern: tuple[int, ...], x: jax.Array) -> jax.Array:
-    """sum_b columns_b sum_k rows_(b, k) T_k(x)."""
-    starts = np.concatenate([[0], np.cumsum(pattern)])
-    coefficients = [
-        functools.reduce(jnp.add, [rows[starts[b] + k] * columns[b] for b, n in enumerate(pattern) if k < n])
-        for k in range(max(pattern))
-    ]
-    return series.chebyshev_sum(coefficients, x)
 
 
 @final
@@ -118,50 +109,50 @@ class Numerical(Activation):
         return cast
 
     def encode(self, signal: Variance) -> tuple[Variance, _Trace]:
-        dtype = signal.value.dtype
-        table = self._ready(dtype)
-        polynomials = jnp.stack(table.polynomials(signal.deviation))
+        table = self._ready(signal.value.dtype)
+        place = table.places.of(signal.deviation)
+        polynomials = table.places.polynomials(place)
 
         def part_of(part: Part | None) -> _PartTrace | None:
             if part is None:
                 return None
-            flat = polynomials.reshape(len(polynomials), -1)
-            return _PartTrace(
-                *(
-                    jnp.matmul(matrix, flat, precision="highest").reshape(-1, *polynomials.shape[1:])
-                    for matrix in (part.root, part.mean_slope, part.slope)
-                )
-            )
+            share = jnp.tensordot(part.share, polynomials, 1, precision="highest")
+            return _PartTrace(traced(part.apart, polynomials), share, traced(part.mean_slope, polynomials))
 
-        trace = _Trace(polynomials, part_of(table.even), part_of(table.odd))
-        return self.second_moment(signal, table.largest), trace
+        trace = _Trace(place, part_of(table.even), part_of(table.odd))
+        return self.second_moment(signal, table.places.largest), trace
 
     def correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         return by_rows(self._correlate, x, y, gaps)
 
-    def _correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+    def _correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[jax.Array, jax.Array]:
         near = gaps.near
-        place = series.angle_from_gap(near)[0] * (4 / math.pi) - 1
         table = self._ready(near.dtype)
-        zero = jnp.zeros_like(near)
-
-        def part_of(part: Part | None, one: _PartTrace | None, other: _PartTrace | None) -> tuple[jax.Array, ...]:
-            """Half the squared distance at psi = 0, half the squared sum, near H, dR/drho."""
+        square = (x.place - y.place) ** 2
+        apart, mean_slope = jnp.zeros_like(near), []
+        sign = signed(jnp.ones_like(near), gaps)
+        for part, one, other, even in ((table.odd, x.odd, y.odd, False), (table.even, x.even, y.even, True)):
             if part is None or one is None or other is None:
-                return zero, zero, zero, zero
-            apart = sum(((a - b) ** 2 for a, b in zip(one.root, other.root, strict=True)), zero) / 2
-            both = sum(((a + b) ** 2 for a, b in zip(one.root, other.root, strict=True)), zero) / 2
-            columns = y.polynomials
-            return (
-                apart,
-                both,
-                near * _evaluate(one.mean_slope, columns, part.pattern, place),
-                _evaluate(one.slope, columns, part.pattern, place),
-            )
+                continue
+            distance = square * contracted(part.apart, one.apart, other.apart)[0]
+            coefficients = contracted(part.mean_slope, one.mean_slope, other.mean_slope)
+            if even:  # half the squared sum in place of that of the difference
+                distance = jnp.where(gaps.positive, distance, one.share + other.share - distance)
+                coefficients = [sign * c for c in coefficients]
+            apart = apart + distance
+            mean_slope = [a + b for a, b in itertools.zip_longest(mean_slope, coefficients, fillvalue=0.0)]
+        mean, slope = _mean_and_slope(mean_slope, near)
+        return jnp.maximum(apart + near * mean, 0), slope
 
-        even_apart, even_both, even_fall, even_slope = part_of(table.even, x.even, y.even)
-        odd_apart, _, odd_fall, odd_slope = part_of(table.odd, x.odd, y.odd)
-        same = even_apart + odd_apart + even_fall + odd_fall
-        opposite = even_both - even_fall + odd_apart + odd_fall
-        after = gaps_from_near(jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), gaps.positive)
-        return after, odd_slope + signed(even_slope, gaps)
+
+def _mean_and_slope(coefficients: list[jax.Array], near: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """H and dR/drho = H + tan(psi/2) dH/dpsi, from H in powers of the halves."""
+    if len(coefficients) == 1:
+        return coefficients[0], coefficients[0]
+    x = series.angle_from_gap(near)[0] * (4 / math.pi) - 1
+    (even, even_slope), (odd, odd_slope) = (
+        series.polynomial_and_slope(coefficients[half::2], 2 * x**2 - 1) for half in (0, 1)
+    )
+    mean = even + x * odd
+    by_psi = (4 / math.pi) * (odd + 4 * x * (even_slope + x * odd_slope))
+    return mean, mean + series.safe_sqrt(near / (2 - near)) * by_psi

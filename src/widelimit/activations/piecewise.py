@@ -28,7 +28,7 @@ from widelimit.activations.corners import SMALLEST, Corner, corner
 from widelimit.activations.numerical import RTOL
 from widelimit.activations.ranges import by_rows, signed
 from widelimit.pytrees import pytree
-from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
+from widelimit.signals import Gaps, Variance, power_of_two
 
 LARGEST_DEGREE = 2
 FURTHEST = 16.0
@@ -341,7 +341,7 @@ class PiecewisePolynomial(Activation):
     def correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         return by_rows(self._correlate, x, y, gaps)
 
-    def _correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+    def _correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[jax.Array, jax.Array]:
         near = gaps.near
         places = _sorted(x.kinks, y.kinks)
         x_all, y_all = (self._all_kinks(trace, near.dtype) for trace in (x, y))
@@ -359,8 +359,7 @@ class PiecewisePolynomial(Activation):
             slopes[i] = one.slope - bend
         same = apart[0] + apart[1] + falls[0] + falls[1]
         opposite = (x.even_share + y.even_share - apart[0]) - falls[0] + apart[1] + falls[1]
-        after = gaps_from_near(jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), gaps.positive)
-        return after, slopes[1] + signed(slopes[0], gaps)
+        return jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), slopes[1] + signed(slopes[0], gaps)
 
     def _curved(self) -> bool:
         """Whether phi'' jumps anywhere."""

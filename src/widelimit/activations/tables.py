@@ -24,6 +24,7 @@ import numpy as np
 from scipy import fft
 
 from widelimit import gaussian
+from widelimit.activations.expansions import Expansion, expanded, in_powers
 from widelimit.gaussian import Function, Panels
 from widelimit.pytrees import pytree
 
@@ -37,16 +38,14 @@ _ROWS = 32
 @pytree
 @dataclass(frozen=True)
 class Part:
-    """The even or the odd part of phi: matrices on the Chebyshev polynomials in s/(s + sigma)."""
+    """The even or the odd part of phi."""
 
-    root: np.ndarray
-    """(p, m): a vector whose inner products are <f_s, f_t>."""
-    mean_slope: np.ndarray
-    """(terms, m): coefficients of H."""
-    slope: np.ndarray
-    """(terms, m): coefficients of dR/drho."""
-    pattern: tuple[int, ...] = field(metadata={"static": True})
-    """How many Chebyshev polynomials in psi go with each polynomial of the other input; terms is their sum."""
+    apart: Expansion
+    """|f_s - f_t|^2/2 over the square of the difference of their places."""
+    share: np.ndarray
+    """(m,): coefficients of E[f_s^2]."""
+    mean_slope: Expansion
+    """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
 
 
 @final
@@ -57,28 +56,56 @@ class Table:
 
     even: Part | None
     odd: Part | None
+    places: Places
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Places:
+    """The range of standard deviations as the interval of Chebyshev polynomials: s/(s + sigma) = middle + half x."""
+
     sigma: np.ndarray
     middle: np.ndarray
     half: np.ndarray
-    """s/(s + sigma) is in [middle - half, middle + half]."""
+    count: int = field(metadata={"static": True})
+    """m, of the polynomials."""
     largest: float = field(metadata={"static": True})
     """A bound on the standard deviations: a power of two, as compiled programs depend on it."""
 
-    def polynomials(self, deviation: jax.Array) -> list[jax.Array]:
-        """T_j of every standard deviation; NaN outside of the range."""
-        part = self.even or self.odd
-        assert part is not None
-        count = part.root.shape[1]
+    def of(self, deviation: jax.Array) -> jax.Array:
+        """x of every standard deviation; NaN outside of the range, 0 in a range of one deviation."""
         place = deviation / (deviation + self.sigma)
-        if count == 1:
-            return [jnp.where(jnp.abs(place - self.middle) <= self.half, 1, jnp.nan)]
+        if self.count == 1:
+            return jnp.where(jnp.abs(place - self.middle) <= self.half, 0, jnp.nan)
         x = (place - self.middle) / self.half
         # The ends themselves may be outside by rounding.
-        x = jnp.where(jnp.abs(x) <= 1 + 64 * float(np.finfo(x.dtype).eps) / self.half, x, jnp.nan)
-        values = [jnp.ones_like(x), x]
-        while len(values) < count:
+        return jnp.where(jnp.abs(x) <= 1 + 64 * float(np.finfo(x.dtype).eps) / self.half, x, jnp.nan)
+
+    def polynomials(self, x: jax.Array) -> jax.Array:
+        """T_j(x), (m, ..)."""
+        values = [jnp.ones_like(x) + 0 * x, x]
+        while len(values) < self.count:
             values.append(2 * x * values[-1] - values[-2])
-        return values
+        return jnp.stack(values[: self.count])
+
+    def deviations(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Chebyshev points x, and the standard deviations there."""
+        x = chebyshev_points(count)
+        place = self.middle + self.half * x
+        return x, np.asarray(self.sigma * place / (1 - place))
+
+
+def places_between(low: float, high: float, count: int) -> Places:
+    """f_s is analytic for Re s > 0, which s/(s + sigma) takes to a disc: sqrt(low high) puts the range in its middle.
+
+    Much below the lengths of order 1 over which phi varies, nothing happens: so sigma is not less than 1.
+    """
+    sigma = max(math.sqrt(low * high), min(1.0, high))
+    ends = low / (low + sigma), high / (high + sigma)
+    half = max((ends[1] - ends[0]) / 2, 8 * np.finfo(float).eps if count == 1 else 0.0)
+    largest = 2.0 ** math.ceil(math.log2(max(high, 1.0)))
+    return Places(np.asarray(sigma), np.asarray((ends[0] + ends[1]) / 2), np.asarray(half), count, largest)
 
 
 def chebyshev_points(count: int) -> np.ndarray:
@@ -156,29 +183,45 @@ def _unconverged(slopes: tuple[np.ndarray, np.ndarray], target: float) -> tuple[
     return in_deviation > target, max(size[..., -2:].max() for size in sizes) > target
 
 
-def _pattern(sizes: np.ndarray, threshold: float) -> tuple[int, ...]:
-    """Lengths that keep every coefficient (b, k) above the threshold: even, not increasing, to compile few programs."""
-    wanted = [int(np.max(np.nonzero(row > threshold)[0], initial=-1)) + 1 for row in sizes]
-    while wanted and wanted[-1] == 0:
-        wanted.pop()
-    if max(wanted, default=0) <= 1:
-        return (1,) * max(len(wanted), 1)
-    longest = np.maximum.accumulate(wanted[::-1])[::-1]
-    return tuple(int(n + n % 2) for n in longest)
+def separated(products: np.ndarray, threshold: float) -> Expansion:
+    """|f_x - f_y|^2/(2 (x - y)^2) from the Chebyshev coefficients (m, m) of <f_x, f_y>, without cancellation.
+
+    f_x as the vector sum_j root_j T_j(x); the divided differences of T_j have a recurrence of their own.
+    """
+    eigenvalues, vectors = np.linalg.eigh((products + products.T) / 2)
+    kept = eigenvalues > len(eigenvalues) * np.finfo(float).eps * eigenvalues[-1]
+    root = np.sqrt(eigenvalues[kept]) * vectors[:, kept]
+    x = chebyshev_points(2 * len(products))
+    at = np.polynomial.chebyshev.chebvander(x, len(products) - 1)
+    differences = np.zeros((len(products), len(x), len(x)))
+    for j in range(1, len(products)):
+        factor = 1 if j == 1 else 2
+        differences[j] = factor * (x[:, None] * differences[j - 1] + at[:, j - 1]) - (j > 1) * differences[j - 2]
+    values = np.sum(np.einsum("jr,jab->rab", root, differences) ** 2, axis=0) / 2
+    return expanded(_chebyshev(values)[: len(products), : len(products), None], threshold, step=1)
+
+
+def _slopes_of_terms(count: int) -> np.ndarray:
+    """The largest |T_k + tan(psi/2) dT_k/dpsi|: what a coefficient of H means to dR/drho."""
+    psi = np.linspace(0, math.pi / 2, 16 * count)
+    k, angle = np.arange(count)[:, None], np.arccos(np.clip(psi * 4 / math.pi - 1, -1, 1))
+    ends = np.abs(np.sin(angle)) < 1e-6
+    ratio = np.where(ends, k, np.sin(k * angle) / np.where(ends, 1, np.sin(angle)))
+    return np.asarray(np.max(np.abs(np.cos(k * angle) + np.tan(psi / 2) * (4 / math.pi) * k * ratio), axis=1))
 
 
 def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | None:
     """The series of one part from its samples."""
     if max(np.abs(inner).max(), np.abs(slopes).max()) < 64 * np.finfo(float).eps:
         return None
-    products = _chebyshev(inner)
-    eigenvalues, vectors = np.linalg.eigh((products + products.T) / 2)
-    kept = eigenvalues > len(eigenvalues) * np.finfo(float).eps * eigenvalues[-1]
-    root = (np.sqrt(eigenvalues[kept]) * vectors[:, kept]).T
-    mean_slope, slope = _chebyshev(averaged(slopes)), _chebyshev(slopes)
-    pattern = _pattern(np.maximum(np.abs(mean_slope), np.abs(slope)).max(axis=0), threshold)
-    flat = [np.concatenate([c[:, b, :n].T for b, n in enumerate(pattern)]) for c in (mean_slope, slope)]
-    return Part(root, flat[0], flat[1], pattern)
+    mean_slope = expanded(
+        _chebyshev(averaged(slopes)), threshold, step=2, weights=_slopes_of_terms(slopes.shape[-1])
+    )
+    return Part(
+        separated(_chebyshev(inner), threshold),
+        chebyshev_coefficients(np.diagonal(inner), 0),
+        in_powers(mean_slope, halved=True),
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -195,19 +238,13 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             f"{low:.3g} to {high:.3g}. Scale every input to the same norm, e.g. "
             f"X / np.linalg.norm(X, axis=1, keepdims=True), or use a wl.PiecewisePolynomial."
         )
-    largest = 2.0 ** math.ceil(math.log2(max(high, 1.0)))
-    # f_s is analytic for Re s > 0, which the map takes to a disc: sqrt(low high) puts the range in its middle. Much
-    # below the lengths of order 1 over which phi varies, nothing happens: so not less than 1.
-    sigma = max(math.sqrt(low * high), min(1.0, high))
-    ends = low / (low + sigma), high / (high + sigma)
-    middle, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
-    wanted = gaussian.panels(kinks, largest)
     m, count, target = (1 if low == high else DEVIATION_POINTS[0]), ANGLE_POINTS[0], rtol / 4
     with jax.enable_x64(True):
         _refuse_growth(phi, high, rtol, label)
         while True:
-            place = middle + half * chebyshev_points(m)
-            samples = _sample(phi, derivative_of(phi), sigma * place / (1 - place), count, wanted)
+            places = places_between(low, high, m)
+            wanted = gaussian.panels(kinks, places.largest)
+            samples = _sample(phi, derivative_of(phi), places.deviations(m)[1], count, wanted)
             short = _unconverged(samples.slopes, target)
             if not any(short):
                 _refuse_jumps(samples, rtol, label)
@@ -216,9 +253,8 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             count = _next(ANGLE_POINTS, count, short[1])
             if 0 in (m, count):
                 raise ValueError(_no_convergence(label, kinks, low, high, rtol))
-        parts = [_part(*part, threshold=target / 8) for part in zip(samples.inner, samples.slopes, strict=True)]
-        half = max(half, 8 * np.finfo(float).eps)
-        return Table(parts[0], parts[1], np.asarray(sigma), np.asarray(middle), np.asarray(half), largest)
+        parts = [_part(*part, threshold=target) for part in zip(samples.inner, samples.slopes, strict=True)]
+        return Table(parts[0], parts[1], places)
 
 
 def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
