@@ -74,7 +74,9 @@ def expanded(coefficients: np.ndarray, threshold: float, *, step: int, weights: 
     columns = directions[: max(1, np.count_nonzero(sizes > threshold))]
     rows = matrix @ columns.T
     pattern = _pattern(np.abs(rows).max(axis=0).T * weights, threshold, step)
-    return Expansion(np.concatenate([rows[:, :n, b].T for b, n in enumerate(pattern)]), columns[: len(pattern)], pattern)
+    return Expansion(
+        np.concatenate([rows[:, :n, b].T for b, n in enumerate(pattern)]), columns[: len(pattern)], pattern
+    )
 
 
 def _pattern(sizes: np.ndarray, threshold: float, step: int) -> tuple[int, ...]:

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Self, final
+from typing import Any, ClassVar, Self, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from widelimit import gaussian, series, validation
+from widelimit import gaussian, validation
 from widelimit.activations import tables
 from widelimit.activations.base import Activation
-from widelimit.activations.expansions import ExpansionTrace, contracted, traced
-from widelimit.activations.ranges import by_rows, signed
-from widelimit.activations.tables import Part, Table
+from widelimit.activations.lookup import TableTrace, looked_up, pair_map
+from widelimit.activations.ranges import by_rows
+from widelimit.activations.tables import Table
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, power_of_two
 
 RTOL = {"float64": 1e-10, "float32": 1e-6}
-
-
-class _PartTrace(NamedTuple):
-    apart: ExpansionTrace
-    share: jax.Array
-    mean_slope: ExpansionTrace
-
-
-class _Trace(NamedTuple):
-    """Arrays (.., n): the place of the deviation in its range, and what either part has there."""
-
-    place: jax.Array
-    even: _PartTrace | None
-    odd: _PartTrace | None
 
 
 @final
@@ -77,9 +63,7 @@ class Numerical(Activation):
         low = float(validation.finite_scalar("low", low, at_least=0.0))
         high = float(validation.finite_scalar("high", high, at_least=low))
         rtol = self.rtol_in(dtype)
-        if low != high:  # a few ranges, by half octaves, so that tables and compiled programs are found again
-            low = 0.0 if low < high / 256 else 2 ** (math.floor(2 * math.log2(low)) / 2)
-            high = 2 ** (math.ceil(2 * math.log2(high)) / 2)
+        low, high = tables.half_octaves(low, high)
         return replace(self, table=tables.tabulate(self.phi, self.kinks, low, high, rtol, self.label))
 
     def rtol_in(self, dtype: Any) -> float:
@@ -108,51 +92,9 @@ class Numerical(Activation):
         cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.table)
         return cast
 
-    def encode(self, signal: Variance) -> tuple[Variance, _Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, TableTrace]:
         table = self._ready(signal.value.dtype)
-        place = table.places.of(signal.deviation)
-        polynomials = table.places.polynomials(place)
+        return self.second_moment(signal, table.places.largest), looked_up(table, signal.deviation)
 
-        def part_of(part: Part | None) -> _PartTrace | None:
-            if part is None:
-                return None
-            share = jnp.tensordot(part.share, polynomials, 1, precision="highest")
-            return _PartTrace(traced(part.apart, polynomials), share, traced(part.mean_slope, polynomials))
-
-        trace = _Trace(place, part_of(table.even), part_of(table.odd))
-        return self.second_moment(signal, table.places.largest), trace
-
-    def correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return by_rows(self._correlate, x, y, gaps)
-
-    def _correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[jax.Array, jax.Array]:
-        near = gaps.near
-        table = self._ready(near.dtype)
-        square = (x.place - y.place) ** 2
-        apart, mean_slope = jnp.zeros_like(near), []
-        sign = signed(jnp.ones_like(near), gaps)
-        for part, one, other, even in ((table.odd, x.odd, y.odd, False), (table.even, x.even, y.even, True)):
-            if part is None or one is None or other is None:
-                continue
-            distance = square * contracted(part.apart, one.apart, other.apart)[0]
-            coefficients = contracted(part.mean_slope, one.mean_slope, other.mean_slope)
-            if even:  # half the squared sum in place of that of the difference
-                distance = jnp.where(gaps.positive, distance, one.share + other.share - distance)
-                coefficients = [sign * c for c in coefficients]
-            apart = apart + distance
-            mean_slope = [a + b for a, b in itertools.zip_longest(mean_slope, coefficients, fillvalue=0.0)]
-        mean, slope = _mean_and_slope(mean_slope, near)
-        return jnp.maximum(apart + near * mean, 0), slope
-
-
-def _mean_and_slope(coefficients: list[jax.Array], near: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """H and dR/drho = H + tan(psi/2) dH/dpsi, from H in powers of the halves."""
-    if len(coefficients) == 1:
-        return coefficients[0], coefficients[0]
-    x = series.angle_from_gap(near)[0] * (4 / math.pi) - 1
-    (even, even_slope), (odd, odd_slope) = (
-        series.polynomial_and_slope(coefficients[half::2], 2 * x**2 - 1) for half in (0, 1)
-    )
-    mean = even + x * odd
-    by_psi = (4 / math.pi) * (odd + 4 * x * (even_slope + x * odd_slope))
-    return mean, mean + series.safe_sqrt(near / (2 - near)) * by_psi
+    def correlate(self, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        return by_rows(functools.partial(pair_map, self._ready(gaps.below.dtype)), x, y, gaps)

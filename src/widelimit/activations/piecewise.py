@@ -11,10 +11,11 @@ is its value at 1 less an integral of E[F'' G''] over the angle, a sum over pair
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, final
 
 import jax
@@ -25,14 +26,16 @@ from jaxtyping import Float
 from widelimit import series, validation
 from widelimit.activations.base import Activation
 from widelimit.activations.corners import SMALLEST, Corner, corner
+from widelimit.activations.lookup import TableTrace, looked_up, pair_map
 from widelimit.activations.numerical import RTOL
+from widelimit.activations.piecewise_tables import tabulate_pieces
 from widelimit.activations.ranges import by_rows, signed
+from widelimit.activations.sharp import Jumps
+from widelimit.activations.tables import FURTHEST, Table, half_octaves
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, power_of_two
 
 LARGEST_DEGREE = 2
-FURTHEST = 16.0
-"""A kink is taken as no farther out than this many deviations: the density is e^-128 there."""
 _SHORT = 1.0
 """Intervals between the kinks of two inputs up to this length have a rule of their own: differences of tails cancel."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
@@ -232,6 +235,7 @@ class PiecewisePolynomial(Activation):
     pieces: tuple[tuple[float, ...], ...] = field(metadata={"static": True})
     rtol: float | None = field(default=None, metadata={"static": True})
     label: str = field(default="a piecewise polynomial", metadata={"static": True})
+    table: Table | None = field(default=None, repr=False)
     name: ClassVar[str] = "piecewise_polynomial"
 
     def __post_init__(self) -> None:
@@ -305,15 +309,48 @@ class PiecewisePolynomial(Activation):
             )
         return self
 
+    def tabulated(self, low: float, high: float, dtype: Any) -> PiecewisePolynomial:
+        """With a table for these deviations, right to rtol: a tenth of the closed form's cost.
+
+        Without one where all kinks are at 0, where kinks of different distance could meet (two distances), where
+        the kinks are so near 0 that the table is too long, and in a range of one deviation.
+        """
+        ready = self.prepared(low, high, dtype)
+        if low == high or len(self._halves()[0]) != 1:
+            return ready
+        return replace(ready, table=_table_of(replace(self, table=None), *half_octaves(low, high), self.rtol_in(dtype)))
+
+    def components(
+        self, s: jax.Array, t: jax.Array, near: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+        """Half the squared distance at rho = 1, and H, of either part of two signals, elementwise."""
+        x, y = (self._closed(_signal(v))[1] for v in (s, t))
+        apart, means, _ = self._components(x, y, near)
+        return (apart[0], means[0]), (apart[1], means[1])
+
+    def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
+        """Of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part; arrays (m,)."""
+        with jax.enable_x64(True):
+            trace = jax.tree.map(np.asarray, self._closed(_signal(jnp.asarray(deviations)))[1])
+        even, odd = (Jumps(trace.kinks.h[0], part.j[0], part.g[0]) for part in trace.parts)
+        return even, odd, trace.even_share
+
     def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
         """What rounding leaves of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
         with jax.enable_x64(True):
-            signal = Variance(jnp.asarray(deviations**2), jnp.zeros(deviations.shape, jnp.int32)).normalised()
-            parts = jax.tree.map(np.asarray, self.encode(signal)[1].parts)
+            parts = jax.tree.map(np.asarray, self._closed(_signal(jnp.asarray(deviations)))[1].parts)
         bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
         return np.asarray(_ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2)
 
-    def encode(self, signal: Variance) -> tuple[Variance, _Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, _Trace | TableTrace]:
+        after, trace = self._closed(signal)
+        return after, looked_up(self._table_in(signal.value.dtype), signal.deviation) if self.table else trace
+
+    def _table_in(self, dtype: Any) -> Table:
+        cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.table)
+        return cast
+
+    def _closed(self, signal: Variance) -> tuple[Variance, _Trace]:
         dtype = signal.value.dtype
         sizes, halves = self._halves()
         # Where phi(0) = 0, values of the order of s: a square root of the smallest number is no bound then.
@@ -338,15 +375,26 @@ class PiecewisePolynomial(Activation):
         parts = [_Half(*(leaf * inverse for leaf in part)) for part in parts]
         return Variance(even + odd, exponent).normalised(), _Trace(kinks, (parts[0], parts[1]), even * inverse**2)
 
-    def correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+    def correlate(self, x: Any, y: Any, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        if self.table:
+            return by_rows(functools.partial(pair_map, self._table_in(gaps.below.dtype)), x, y, gaps)
         return by_rows(self._correlate, x, y, gaps)
 
     def _correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[jax.Array, jax.Array]:
-        near = gaps.near
+        apart, means, slopes = self._components(x, y, gaps.near)
+        falls = [gaps.near * mean for mean in means]
+        same = apart[0] + apart[1] + falls[0] + falls[1]
+        opposite = (x.even_share + y.even_share - apart[0]) - falls[0] + apart[1] + falls[1]
+        return jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), slopes[1] + signed(slopes[0], gaps)
+
+    def _components(
+        self, x: _Trace, y: _Trace, near: jax.Array
+    ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+        """Half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
         places = _sorted(x.kinks, y.kinks)
         x_all, y_all = (self._all_kinks(trace, near.dtype) for trace in (x, y))
         pairs = _pairs_of_kinks(x_all[0], y_all[0], near, curved=self._curved())
-        apart, falls, slopes = ([jnp.zeros_like(near)] * 2 for _ in range(3))
+        apart, means, slopes = ([jnp.zeros_like(near + x.even_share + y.even_share)] * 2 for _ in range(3))
         halves = self._halves()[1]
         for i, sign in [(i, sign) for i, sign in enumerate((1, -1)) if any(leaf.any() for leaf in halves[i])]:
             one = _at_one(x.parts[i], y.parts[i], x.kinks.h, y.kinks.h, places)
@@ -354,12 +402,10 @@ class PiecewisePolynomial(Activation):
             if sign > 0:  # the constant of F'' of an even part; that of an odd one is a jump at 0
                 constant = _constant(x_all[1], y_all[1], x_all[0], y_all[0])
                 bend, mean_bend = bend + near * constant, mean_bend + near / 2 * constant
-            apart[i] = one.apart
-            falls[i] = near * (one.slope - mean_bend)
+            apart[i] = one.apart + jnp.zeros_like(near)
+            means[i] = one.slope - mean_bend
             slopes[i] = one.slope - bend
-        same = apart[0] + apart[1] + falls[0] + falls[1]
-        opposite = (x.even_share + y.even_share - apart[0]) - falls[0] + apart[1] + falls[1]
-        return jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), slopes[1] + signed(slopes[0], gaps)
+        return apart, means, slopes
 
     def _curved(self) -> bool:
         """Whether phi'' jumps anywhere."""
@@ -379,6 +425,16 @@ class PiecewisePolynomial(Activation):
             _Half(even.p, jnp.concatenate([j, even.j]), jnp.concatenate([zero, even.g])),
             _Half(odd.p, jnp.concatenate([zero, odd.j]), jnp.concatenate([g, odd.g])),
         )
+
+
+def _signal(deviation: jax.Array) -> Variance:
+    return Variance(deviation**2, jnp.zeros(deviation.shape, jnp.int32)).normalised()
+
+
+@functools.lru_cache(maxsize=64)
+def _table_of(activation: PiecewisePolynomial, low: float, high: float, rtol: float) -> Table | None:
+    kink = float(activation._halves()[0][0])
+    return tabulate_pieces(activation, kink, low, high, rtol)
 
 
 def _moment(half: _Half, at: _Kinks) -> jax.Array:

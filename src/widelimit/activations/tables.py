@@ -21,14 +21,17 @@ from typing import NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import fft
 
 from widelimit import gaussian
+from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.expansions import Expansion, expanded, in_powers
+from widelimit.activations.sharp import Sharp
 from widelimit.gaussian import Function, Panels
 from widelimit.pytrees import pytree
 
 DEVIATION_POINTS = (12, 24, 40)
+FURTHEST = 16.0
+"""A kink is taken as no farther out than this many deviations: the density is e^-128 there."""
 ANGLE_POINTS = (32, 64, 128, 192)
 _ROWS = 32
 """Angles (of both signs) in one call of the compiled quadrature, which so has few shapes."""
@@ -46,6 +49,8 @@ class Part:
     """(m,): coefficients of E[f_s^2]."""
     mean_slope: Expansion
     """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
+    sharp: Sharp | None = None
+    """What H is less of, where kinks of two inputs may meet."""
 
 
 @final
@@ -57,6 +62,12 @@ class Table:
     even: Part | None
     odd: Part | None
     places: Places
+    kink: np.ndarray
+    """The distance of kinks from 0 that are sharp, or 0."""
+
+    def kink_at(self, deviation: jax.Array) -> jax.Array:
+        """In deviations."""
+        return self.kink / jnp.maximum(deviation, self.kink / FURTHEST + np.finfo(deviation.dtype).tiny)
 
 
 @final
@@ -108,24 +119,17 @@ def places_between(low: float, high: float, count: int) -> Places:
     return Places(np.asarray(sigma), np.asarray((ends[0] + ends[1]) / 2), np.asarray(half), count, largest)
 
 
-def chebyshev_points(count: int) -> np.ndarray:
-    """The zeros of T_count, descending."""
-    return np.cos(math.pi * (np.arange(count) + 0.5) / count)
-
-
-def chebyshev_coefficients(values: np.ndarray, axis: int) -> np.ndarray:
-    """Chebyshev coefficients from the values at `chebyshev_points`."""
-    count = values.shape[axis]
-    transformed = fft.dct(values, type=2, axis=axis) / count
-    first = [slice(None)] * values.ndim
-    first[axis] = slice(0, 1)
-    transformed[tuple(first)] /= 2
-    return np.asarray(transformed)
-
-
 def angles(count: int) -> np.ndarray:
     """Chebyshev points in psi on [0, pi/2]."""
     return (1 + chebyshev_points(count)) * math.pi / 4
+
+
+def half_octaves(low: float, high: float) -> tuple[float, float]:
+    """A few ranges that contain [low, high], so that tables and compiled programs are found again."""
+    if low == high:
+        return low, high
+    low = 0.0 if low < high / 256 else 2 ** (math.floor(2 * math.log2(low)) / 2)
+    return low, 2 ** (math.ceil(2 * math.log2(high)) / 2)
 
 
 def averaged(slopes: np.ndarray) -> np.ndarray:
@@ -169,36 +173,29 @@ def _sample(phi: Function, derivative: Function, deviations: np.ndarray, count: 
     )
 
 
-def _chebyshev(values: np.ndarray) -> np.ndarray:
-    """Coefficients along all axes."""
-    for axis in range(values.ndim):
-        values = chebyshev_coefficients(values, axis)
-    return values
-
-
-def _unconverged(slopes: tuple[np.ndarray, np.ndarray], target: float) -> tuple[bool, bool]:
-    """Whether the last coefficients in the deviations, and in the angle, are above the target."""
-    sizes = [np.abs(_chebyshev(values)) for values in slopes]
-    in_deviation = max(size[-2:].max() for size in sizes) if len(sizes[0]) > 1 else 0.0
-    return in_deviation > target, max(size[..., -2:].max() for size in sizes) > target
+def unconverged(values: np.ndarray, target: float) -> tuple[bool, bool]:
+    """Whether the last coefficients in the deviations, and in the angle, are above the target; (m, m, K)."""
+    size = np.abs(chebyshev_coefficients(values, 0, 1, 2))
+    return len(size) > 1 and bool(size[-2:].max() > target), bool(size[..., -2:].max() > target)
 
 
 def separated(products: np.ndarray, threshold: float) -> Expansion:
     """|f_x - f_y|^2/(2 (x - y)^2) from the Chebyshev coefficients (m, m) of <f_x, f_y>, without cancellation.
 
-    f_x as the vector sum_j root_j T_j(x); the divided differences of T_j have a recurrence of their own.
+    f_x as the vector sum_j root_j T_j(x), of a space that may have an indefinite product; the divided differences of
+    T_j have a recurrence of their own.
     """
     eigenvalues, vectors = np.linalg.eigh((products + products.T) / 2)
-    kept = eigenvalues > len(eigenvalues) * np.finfo(float).eps * eigenvalues[-1]
-    root = np.sqrt(eigenvalues[kept]) * vectors[:, kept]
+    kept = np.abs(eigenvalues) > len(eigenvalues) * np.finfo(float).eps * np.abs(eigenvalues).max()
+    root = np.sqrt(np.abs(eigenvalues[kept])) * vectors[:, kept]
     x = chebyshev_points(2 * len(products))
     at = np.polynomial.chebyshev.chebvander(x, len(products) - 1)
     differences = np.zeros((len(products), len(x), len(x)))
     for j in range(1, len(products)):
         factor = 1 if j == 1 else 2
         differences[j] = factor * (x[:, None] * differences[j - 1] + at[:, j - 1]) - (j > 1) * differences[j - 2]
-    values = np.sum(np.einsum("jr,jab->rab", root, differences) ** 2, axis=0) / 2
-    return expanded(_chebyshev(values)[: len(products), : len(products), None], threshold, step=1)
+    values = np.tensordot(np.sign(eigenvalues[kept]), np.einsum("jr,jab->rab", root, differences) ** 2, 1) / 2
+    return expanded(chebyshev_coefficients(values, 0, 1)[: len(products), : len(products), None], threshold, step=1)
 
 
 def _slopes_of_terms(count: int) -> np.ndarray:
@@ -210,17 +207,20 @@ def _slopes_of_terms(count: int) -> np.ndarray:
     return np.asarray(np.max(np.abs(np.cos(k * angle) + np.tan(psi / 2) * (4 / math.pi) * k * ratio), axis=1))
 
 
+def expanded_slope(means: np.ndarray, threshold: float) -> Expansion:
+    """H from its values (m, m, K) at `angles`, such that dR/drho is right to the threshold too."""
+    weights = _slopes_of_terms(means.shape[-1])
+    return in_powers(expanded(chebyshev_coefficients(means, 0, 1, 2), threshold, step=2, weights=weights), halved=True)
+
+
 def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | None:
     """The series of one part from its samples."""
     if max(np.abs(inner).max(), np.abs(slopes).max()) < 64 * np.finfo(float).eps:
         return None
-    mean_slope = expanded(
-        _chebyshev(averaged(slopes)), threshold, step=2, weights=_slopes_of_terms(slopes.shape[-1])
-    )
     return Part(
-        separated(_chebyshev(inner), threshold),
+        separated(chebyshev_coefficients(inner, 0, 1), threshold),
         chebyshev_coefficients(np.diagonal(inner), 0),
-        in_powers(mean_slope, halved=True),
+        expanded_slope(averaged(slopes), threshold),
     )
 
 
@@ -245,16 +245,17 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             places = places_between(low, high, m)
             wanted = gaussian.panels(kinks, places.largest)
             samples = _sample(phi, derivative_of(phi), places.deviations(m)[1], count, wanted)
-            short = _unconverged(samples.slopes, target)
+            either = [unconverged(slopes, target) for slopes in samples.slopes]
+            short = either[0][0] or either[1][0], either[0][1] or either[1][1]
             if not any(short):
                 _refuse_jumps(samples, rtol, label)
                 break
-            m = _next(DEVIATION_POINTS, m, short[0])
-            count = _next(ANGLE_POINTS, count, short[1])
+            m = next_step(DEVIATION_POINTS, m, short[0])
+            count = next_step(ANGLE_POINTS, count, short[1])
             if 0 in (m, count):
                 raise ValueError(_no_convergence(label, kinks, low, high, rtol))
         parts = [_part(*part, threshold=target) for part in zip(samples.inner, samples.slopes, strict=True)]
-        return Table(parts[0], parts[1], places)
+        return Table(parts[0], parts[1], places, np.zeros(()))
 
 
 def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
@@ -269,7 +270,7 @@ def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
         )
 
 
-def _next(steps: tuple[int, ...], value: int, wanted: bool) -> int:
+def next_step(steps: tuple[int, ...], value: int, wanted: bool) -> int:
     """The next of the steps if wanted; 0 after the last."""
     if not wanted:
         return value

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import series
-from widelimit.activations.tables import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
 from widelimit.pytrees import pytree
@@ -98,7 +98,7 @@ def sphere(net: Network, deviation: float, dtype: Any, *, tangent: bool, target:
                 layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
             variance, state = _through(layer, variance, state)
         values = np.asarray(state.tangent if tangent else state.gaps.rho)
-        coefficients = chebyshev_coefficients(values[1:], axis=0)
+        coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)
         if not np.isfinite(values).all() or terms > LONGEST:
