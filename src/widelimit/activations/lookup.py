@@ -23,7 +23,7 @@ class PartTrace(NamedTuple):
     apart: ExpansionTrace
     share: jax.Array
     mean_slope: ExpansionTrace
-    sharp: SharpTrace | None
+    sharp: tuple[SharpTrace, ...]
 
 
 class TableTrace(NamedTuple):
@@ -44,7 +44,7 @@ def looked_up(table: Table, deviation: jax.Array) -> TableTrace:
         if part is None:
             return None
         share = jnp.tensordot(part.share, polynomials, 1, precision="highest")
-        sharp = sharp_traced(part.sharp, polynomials) if part.sharp else None
+        sharp = tuple(sharp_traced(one, polynomials) for one in part.sharp)
         return PartTrace(traced(part.apart, polynomials), share, traced(part.mean_slope, polynomials), sharp)
 
     return TableTrace(place, table.kink_at(deviation), part_of(table.even), part_of(table.odd))
@@ -55,7 +55,7 @@ def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[ja
     near, sign = gaps.near, signed(jnp.ones_like(gaps.below), gaps)
     psi = series.angle_from_gap(near)[0]
     square = (x.place - y.place) ** 2
-    at = meeting(x.kink, y.kink, near, psi)
+    meetings = [meeting(x.kink, place, near, psi) for place in (y.kink, -y.kink)]
     apart = extra_mean = extra_slope = jnp.zeros_like(near)
     mean_slope: list[jax.Array] = []
     for part, one, other, even in ((table.odd, x.odd, y.odd, False), (table.even, x.even, y.even, True)):
@@ -63,9 +63,9 @@ def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[ja
             continue
         distance = square * contracted(part.apart, one.apart, other.apart)[0]
         coefficients = contracted(part.mean_slope, one.mean_slope, other.mean_slope)
-        if part.sharp and one.sharp and other.sharp:
-            added, mean, slope = sharp_values(part.sharp, one.sharp, other.sharp, at, near)
-            distance = distance + added
+        for i, (sharp, at) in enumerate(zip(part.sharp, meetings, strict=False)):
+            added, mean, slope = sharp_values(sharp, one.sharp[i], other.sharp[i], at, near)
+            distance = distance + added if i == 0 else distance
             extra_mean = extra_mean + (sign * mean if even else mean)
             extra_slope = extra_slope + (sign * slope if even else slope)
         if even:  # half the squared sum in place of that of the difference

@@ -23,6 +23,9 @@ from widelimit.activations.tables import (
     unconverged,
 )
 
+MIRRORED = 1.25
+"""A kink nearer to 0, in deviations, and the mirror image of another want too many angles."""
+
 
 class Pieces(Protocol):
     """A closed form."""
@@ -71,8 +74,8 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
         with jax.enable_x64(True):
             exact = _exact(pieces, deviations[:, None, None], deviations[:, None], near)
             parts, short = [], (False, False)
-            for (apart, mean), jumps, own in zip(exact, (even, odd), (share, 1 - share), strict=True):
-                part, short_here = _part(apart[..., 0], mean, jumps, own, psi, target)
+            for (apart, mean), jumps, own, sign in zip(exact, (even, odd), (share, 1 - share), (1, -1), strict=True):
+                part, short_here = _part(apart[..., 0], mean, jumps, own, psi, target, sign)
                 parts.append(part)
                 short = (short[0] or short_here[0], short[1] or short_here[1])
         if not any(short):
@@ -82,27 +85,29 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
 
 
 def _part(
-    apart: np.ndarray, mean: np.ndarray, jumps: Jumps, share: np.ndarray, psi: np.ndarray, target: float
+    apart: np.ndarray, mean: np.ndarray, jumps: Jumps, share: np.ndarray, psi: np.ndarray, target: float, sign: int
 ) -> tuple[Part | None, tuple[bool, bool]]:
     """One part, and whether it wants more deviations, and more angles."""
     if max(np.abs(share).max(), np.abs(mean).max()) < 64 * np.finfo(float).eps:
         return None, (False, False)
-    sharp, short = None, (False, False)
+    sharp, short = [], False
     if np.abs(jumps.j).max() + np.abs(jumps.g).max() > 0:
-        rows, columns = (Jumps(*(np.expand_dims(v, axis) for v in jumps)) for axis in (1, 0))
-        samples = sampled(rows, columns)
-        sharp_apart, sharp_mean = sharp_at(samples, rows, columns, psi)
-        apart, mean = apart - sharp_apart, mean - sharp_mean
-        sharp = sharp_part(samples, target)
-        short = tuple(a or b for a, b in zip(*(unconverged(v, target) for v in samples[1:]), strict=True))[:1] + (
-            False,
-        )
+        x = Jumps(*(v[:, None] for v in jumps))
+        # E[F(U) G(V)] has what is beyond h and below -k too: all beyond h, less what is also above -k.
+        pairs = [Jumps(*jumps), Jumps(-jumps.h, sign * jumps.j, -sign * jumps.g)]
+        for y in pairs if jumps.h.min() < MIRRORED else pairs[:1]:
+            samples = sampled(x, y)
+            sharp_apart, sharp_mean = sharp_at(samples, x, y, psi)
+            mean = mean - sharp_mean
+            apart = apart if sharp else apart - sharp_apart  # smooth for the mirror image
+            sharp.append(sharp_part(samples, target / 4, np.abs(x.h - y.h).max() / 2))
+            short = short or any(unconverged(v, target)[0] for v in samples)
     short_mean = unconverged(mean, target)
     inner = (share[:, None] + share) / 2 - apart
     part = Part(
-        separated(chebyshev_coefficients(inner, 0, 1), target),
+        separated(chebyshev_coefficients(inner, 0, 1), target / 2),
         chebyshev_coefficients(share, 0),
-        expanded_slope(mean, target),
-        sharp,
+        expanded_slope(mean, target / 2),
+        tuple(sharp),
     )
-    return part, (short[0] or short_mean[0], short[1] or short_mean[1])
+    return part, (short or short_mean[0], short_mean[1])

@@ -154,10 +154,8 @@ def sampled(x: Jumps, y: Jumps) -> SharpSamples:
         terms = [2 * a[..., None] * b[..., None] * corner[p][q] for p, a in enumerate(f) for q, b in enumerate(g)]
         return np.asarray(sum(terms[1:], terms[0]))
 
-    values, slopes = (
-        total([p for p in f(x)], [p for p in f(y)]) for f in (_polynomial_of, lambda v: [v.j - v.g * v.h, v.g])
-    )
-    z, weights = np.polynomial.legendre.leggauss(16)
+    values, slopes = (total(f(x), f(y)) for f in (_polynomial_of, lambda v: [v.j - v.g * v.h, v.g]))
+    z, weights = np.polynomial.legendre.leggauss(64)
     z = z.reshape(-1, 1, 1)
     product = (x.j * (z - 1) + x.g * kappa * (z - 1) ** 2 / 2) * (y.j * (z + 1) + y.g * kappa * (z + 1) ** 2 / 2)
     omega = -np.tensordot(weights, product * np.exp(-((beta + kappa * z) ** 2) / 2) / math.sqrt(2 * math.pi), 1)
@@ -175,14 +173,15 @@ def _polynomial_of(v: Jumps) -> list[np.ndarray]:
     return [v.g * v.h**2 / 2 - v.j * v.h, v.j - v.g * v.h, v.g / 2]
 
 
-def sharp_part(samples: SharpSamples, threshold: float) -> Sharp:
-    """The expansions that give H and dR/drho to the threshold."""
-
+def sharp_part(samples: SharpSamples, threshold: float, furthest: float) -> Sharp:
+    """The expansions that give all values to the threshold; abs(kappa) is up to `furthest`."""
     series = [
         in_powers(expanded(chebyshev_coefficients(v, 0, 1, 2), threshold, step=2), halved=False)
         for v in (samples.slope, samples.mean)
     ]
-    return Sharp(expanded(chebyshev_coefficients(samples.jumps, 0, 1), threshold, step=3), *series)
+    return Sharp(
+        expanded(chebyshev_coefficients(samples.jumps, 0, 1), threshold / max(1.0, furthest**3), step=3), *series
+    )
 
 
 def sharp_at(samples: SharpSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -49,8 +49,8 @@ class Part:
     """(m,): coefficients of E[f_s^2]."""
     mean_slope: Expansion
     """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
-    sharp: Sharp | None = None
-    """What H is less of, where kinks of two inputs may meet."""
+    sharp: tuple[Sharp, ...] = ()
+    """What H is less of: where kinks of two inputs may meet, and where one may meet the mirror image of the other."""
 
 
 @final
