@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.activations.chebyshev import chebyshev_coefficients
-from widelimit.activations.sharp import Jumps, sampled, sharp_at, sharp_part
+from widelimit.activations.sharp import Jumps, Sharp, sampled, sharp_at, sharp_part
 from widelimit.activations.tables import (
     ANGLE_POINTS,
     DEVIATION_POINTS,
@@ -61,7 +61,8 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
     Args:
         pieces: the closed form.
         kink: the only distance of kinks from 0, but for 0.
-        low, high: standard deviations.
+        low: the smallest standard deviation.
+        high: the largest.
         rtol: as that of the activation.
     """
     m, count, target = DEVIATION_POINTS[0], ANGLE_POINTS[0], rtol / 4
@@ -90,7 +91,8 @@ def _part(
     """One part, and whether it wants more deviations, and more angles."""
     if max(np.abs(share).max(), np.abs(mean).max()) < 64 * np.finfo(float).eps:
         return None, (False, False)
-    sharp, short = [], False
+    sharp: list[Sharp] = []
+    short = False
     if np.abs(jumps.j).max() + np.abs(jumps.g).max() > 0:
         x = Jumps(*(v[:, None] for v in jumps))
         # E[F(U) G(V)] has what is beyond h and below -k too: all beyond h, less what is also above -k.

@@ -6,8 +6,8 @@ probability of the corner,
 
     P(U > h, V > k) = (Q(h) + Q(k))/2 - (Q(k) - Q(h))/2 erf(r/sqrt 2) - u E B,
 
-Q the normal tail; dP/du = -E w with w = exp(-(kappa^2 + beta^2 (1 + v))/2)/(pi (1 + v)), v = u^2 (Price's theorem), is
-an equation for B that has one analytic solution: (v + kappa^2) B + 2 v^2 dB/dv = v w + sqrt(2/pi) kappa (Q(k) - Q(h))/2.
+Q the normal tail. dP/du = -E w with w = exp(-(kappa^2 + beta^2 (1 + v))/2)/(pi (1 + v)), v = u^2 (Price's theorem), is
+an equation for B with one analytic solution: (v + kappa^2) B + 2 v^2 dB/dv = v w + sqrt(2/pi) kappa (Q(k) - Q(h))/2.
 All else follows by Stein's recurrence. In R = R(1) - near H the powers of kappa and u that belong to `near` are taken
 out beforehand, so that gaps keep their relative accuracy.
 """
@@ -63,6 +63,8 @@ class Sharp:
 
 
 class SharpTrace(NamedTuple):
+    """The expansions at the deviations of n inputs."""
+
     jumps: ExpansionTrace
     slope: ExpansionTrace
     mean: ExpansionTrace
@@ -155,8 +157,8 @@ def sampled(x: Jumps, y: Jumps) -> SharpSamples:
         return np.asarray(sum(terms[1:], terms[0]))
 
     values, slopes = (total(f(x), f(y)) for f in (_polynomial_of, lambda v: [v.j - v.g * v.h, v.g]))
-    z, weights = np.polynomial.legendre.leggauss(64)
-    z = z.reshape(-1, 1, 1)
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    z = np.reshape(nodes, (-1, 1, 1))
     product = (x.j * (z - 1) + x.g * kappa * (z - 1) ** 2 / 2) * (y.j * (z + 1) + y.g * kappa * (z + 1) ** 2 / 2)
     omega = -np.tensordot(weights, product * np.exp(-((beta + kappa * z) ** 2) / 2) / math.sqrt(2 * math.pi), 1)
     # The coefficient of erf in R is a polynomial of degree 2 in `near`, omega kappa^3 its constant; in dR/drho it is
@@ -187,7 +189,7 @@ def sharp_part(samples: SharpSamples, threshold: float, furthest: float) -> Shar
 def sharp_at(samples: SharpSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is sharp of half the squared distance (m, m), and of H (m, m, K) at the angles psi."""
     near = 2 * np.sin(psi / 2) ** 2
-    at = meeting(*(jnp.asarray(v[..., None]) for v in (x.h, y.h)), jnp.asarray(near), jnp.asarray(psi))
+    at = meeting(jnp.asarray(x.h[..., None]), jnp.asarray(y.h[..., None]), jnp.asarray(near), jnp.asarray(psi))
     slope, mean = (
         np.polynomial.chebyshev.chebval(8 * (psi / math.pi) ** 2 - 1, np.moveaxis(chebyshev_coefficients(v, -1), -1, 0))
         for v in (samples.slope, samples.mean)
@@ -225,7 +227,7 @@ def _moments(h: np.ndarray, k: np.ndarray, psi: np.ndarray) -> list[list[np.ndar
     def beyond(density: np.ndarray, sign: int) -> np.ndarray:
         """A mass at one kink, with the other input beyond its own: density Q(beta u -+ r)."""
         inner = np.tensordot(weights, np.exp(sign * kappa * beta * tau - (beta * u * tau) ** 2 / 2), 1)
-        return density * np.stack(_full(0.5, sign * 0.5, -beta * u * inner / math.sqrt(2 * math.pi)))
+        return np.asarray(density * np.stack(_full(0.5, sign * 0.5, -beta * u * inner / math.sqrt(2 * math.pi))))
 
     joint = np.exp(-(kappa**2 + beta**2 * (1 + u**2)) / 2) / (2 * math.pi)
     corner = np.stack(_full((tail_h + tail_k) / 2, (tail_h - tail_k) / 2, -u * _corner(kappa, beta, psi)))

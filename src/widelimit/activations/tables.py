@@ -67,7 +67,7 @@ class Table:
 
     def kink_at(self, deviation: jax.Array) -> jax.Array:
         """In deviations."""
-        return self.kink / jnp.maximum(deviation, self.kink / FURTHEST + np.finfo(deviation.dtype).tiny)
+        return jnp.asarray(self.kink) / jnp.maximum(deviation, self.kink / FURTHEST + np.finfo(deviation.dtype).tiny)
 
 
 @final
