@@ -14,6 +14,7 @@ from cases import PIECES
 from widelimit import gaussian
 from widelimit.activations import corners
 from widelimit.activations.names import BY_NAME
+from widelimit.signals import Variance, gaps_from_near
 
 EPS = np.finfo(float).eps
 X = np.random.default_rng(0).standard_normal((8, 4))
@@ -92,6 +93,38 @@ def test_duals_against_quadrature(name):
             assert (np.abs(wrong - reference) / scale).max() > 1e-4
         if which == "dual":  # the derivative of an odd phi is even in rho
             assert (np.abs(activation.dual(s * s, -s * t * rho, t * t) - reference) / scale).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("hard_tanh", 0.25, 4.0), ("hard_swish", 0.5, 2.0), ("relu6", 0.5, 2.0)]
+)
+def test_tables_are_the_closed_forms(name, low, high):
+    """To rtol = 1e-10 of gaps and slopes; near duplicates and kinks that nearly meet included."""
+    exact = BY_NAME[name]
+    table = exact.tabulated(low, high, np.float64)
+    assert table.table is not None
+    rng, n = np.random.default_rng(3), 400
+    s, t = np.exp(rng.uniform(math.log(low), math.log(high), (2, n)))
+    t[:200] = np.clip(s[:200] * (1 + 10.0 ** rng.uniform(-12, -1, 200)), low, high)
+    t[:20] = s[:20]
+    psi = np.where(rng.uniform(size=n) < 0.5, rng.uniform(0, np.pi / 2, n), 10.0 ** rng.uniform(-12, 0, n))
+    psi[:10] = 0
+
+    def through(activation):
+        with jax.enable_x64(True):
+            gaps = gaps_from_near(jnp.asarray(2 * np.sin(psi / 2) ** 2), jnp.asarray(np.arange(n) % 3 > 0))
+            traces = [
+                activation.encode(Variance(jnp.asarray(v * v), jnp.zeros(n, jnp.int32)).normalised())[1] for v in (s, t)
+            ]
+            after, slope = activation.correlate(*traces, gaps)
+            return np.asarray(after.below), np.asarray(slope)
+
+    for found, expected in zip(through(table), through(exact), strict=True):
+        assert np.abs(found - expected).max() <= 1e-10
+        assert np.abs(1.001 * found - expected).max() > 1e-10
+    same = (t == s) & (psi == 0) & (np.arange(n) % 3 > 0)
+    assert same.any()
+    assert (through(table)[0][same] == 0).all()
 
 
 @pytest.mark.parametrize("name", RECTIFIED)

@@ -73,3 +73,18 @@ def test_hypot_and_safe_functions():
         assert float(jax.grad(series.safe_sqrt)(jnp.asarray(0.0))) == 0.0
         assert float(jax.grad(series.safe_sqrt)(jnp.asarray(4.0))) == 0.25
         assert float(series.safe_divide(jnp.asarray(1.0), jnp.asarray(0.0))) == 0.0
+
+
+@pytest.mark.parametrize("count", [16, 80])
+def test_chains_are_the_chebyshev_series(count):
+    coefficients = np.random.default_rng(0).standard_normal(count) * 0.7 ** np.arange(count)
+    x = np.linspace(-1, 1, 501)
+    with jax.enable_x64(True):
+        found = np.asarray(series.chains_sum(jnp.asarray(series.chebyshev_chains(coefficients)), jnp.asarray(x)))
+        exact = np.polynomial.chebyshev.chebval(x, coefficients)
+        assert np.abs(found - exact).max() <= 16 * np.finfo(float).eps * np.abs(coefficients).sum()
+        assert np.abs(1.001 * found - exact).max() > 1e-4
+        value, slope = series.polynomial_and_slope(list(jnp.asarray(coefficients)), jnp.asarray(x))
+    power = np.polynomial.Polynomial(coefficients)
+    np.testing.assert_allclose(value, power(x), atol=1e-14)
+    np.testing.assert_allclose(slope, power.deriv()(x), atol=1e-13)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.tables import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
 
 NODES = {"float64": 16, "float32": 8}
 TERMS = {"float64": 26, "float32": 12}
@@ -55,7 +55,7 @@ def rule(dtype: str) -> Rule:
     r = _MIDDLE * (1 + t) / (1 - t)
     decay = np.exp(-(r[:, None] ** 2) / 2 * ((1 - zeta) * (1 + zeta) / zeta**2))
     values = lagrange @ (weight * decay).T
-    return Rule(nodes, chebyshev_coefficients(values, axis=1)[:, : TERMS[dtype]])
+    return Rule(nodes, chebyshev_coefficients(values, 1)[:, : TERMS[dtype]])
 
 
 class Corner(NamedTuple):

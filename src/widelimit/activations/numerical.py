@@ -6,46 +6,23 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Self, final
+from typing import Any, ClassVar, Self, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from widelimit import gaussian, series, validation
+from widelimit import gaussian, validation
 from widelimit.activations import tables
 from widelimit.activations.base import Activation
-from widelimit.activations.ranges import by_rows, signed
-from widelimit.activations.tables import Part, Table
+from widelimit.activations.lookup import TableTrace, looked_up, pair_map
+from widelimit.activations.ranges import by_rows
+from widelimit.activations.tables import Table
 from widelimit.pytrees import pytree
-from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
+from widelimit.signals import Gaps, Variance, power_of_two
 
 RTOL = {"float64": 1e-10, "float32": 1e-6}
-
-
-class _PartTrace(NamedTuple):
-    root: jax.Array
-    mean_slope: jax.Array
-    slope: jax.Array
-
-
-class _Trace(NamedTuple):
-    """Arrays (.., n): the polynomials in the deviation, and the coefficients of the series in psi for either part."""
-
-    polynomials: jax.Array
-    even: _PartTrace | None
-    odd: _PartTrace | None
-
-
-def _evaluate(rows: jax.Array, columns: jax.Array, pattern: tuple[int, ...], x: jax.Array) -> jax.Array:
-    """sum_b columns_b sum_k rows_(b, k) T_k(x)."""
-    starts = np.concatenate([[0], np.cumsum(pattern)])
-    coefficients = [
-        functools.reduce(jnp.add, [rows[starts[b] + k] * columns[b] for b, n in enumerate(pattern) if k < n])
-        for k in range(max(pattern))
-    ]
-    return series.chebyshev_sum(coefficients, x)
 
 
 @final
@@ -86,9 +63,7 @@ class Numerical(Activation):
         low = float(validation.finite_scalar("low", low, at_least=0.0))
         high = float(validation.finite_scalar("high", high, at_least=low))
         rtol = self.rtol_in(dtype)
-        if low != high:  # a few ranges, by half octaves, so that tables and compiled programs are found again
-            low = 0.0 if low < high / 256 else 2 ** (math.floor(2 * math.log2(low)) / 2)
-            high = 2 ** (math.ceil(2 * math.log2(high)) / 2)
+        low, high = tables.half_octaves(low, high)
         return replace(self, table=tables.tabulate(self.phi, self.kinks, low, high, rtol, self.label))
 
     def rtol_in(self, dtype: Any) -> float:
@@ -117,51 +92,9 @@ class Numerical(Activation):
         cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.table)
         return cast
 
-    def encode(self, signal: Variance) -> tuple[Variance, _Trace]:
-        dtype = signal.value.dtype
-        table = self._ready(dtype)
-        polynomials = jnp.stack(table.polynomials(signal.deviation))
+    def encode(self, signal: Variance) -> tuple[Variance, TableTrace]:
+        table = self._ready(signal.value.dtype)
+        return self.second_moment(signal, table.places.largest), looked_up(table, signal.deviation)
 
-        def part_of(part: Part | None) -> _PartTrace | None:
-            if part is None:
-                return None
-            flat = polynomials.reshape(len(polynomials), -1)
-            return _PartTrace(
-                *(
-                    jnp.matmul(matrix, flat, precision="highest").reshape(-1, *polynomials.shape[1:])
-                    for matrix in (part.root, part.mean_slope, part.slope)
-                )
-            )
-
-        trace = _Trace(polynomials, part_of(table.even), part_of(table.odd))
-        return self.second_moment(signal, table.largest), trace
-
-    def correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return by_rows(self._correlate, x, y, gaps)
-
-    def _correlate(self, x: _Trace, y: _Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        near = gaps.near
-        place = series.angle_from_gap(near)[0] * (4 / math.pi) - 1
-        table = self._ready(near.dtype)
-        zero = jnp.zeros_like(near)
-
-        def part_of(part: Part | None, one: _PartTrace | None, other: _PartTrace | None) -> tuple[jax.Array, ...]:
-            """Half the squared distance at psi = 0, half the squared sum, near H, dR/drho."""
-            if part is None or one is None or other is None:
-                return zero, zero, zero, zero
-            apart = sum(((a - b) ** 2 for a, b in zip(one.root, other.root, strict=True)), zero) / 2
-            both = sum(((a + b) ** 2 for a, b in zip(one.root, other.root, strict=True)), zero) / 2
-            columns = y.polynomials
-            return (
-                apart,
-                both,
-                near * _evaluate(one.mean_slope, columns, part.pattern, place),
-                _evaluate(one.slope, columns, part.pattern, place),
-            )
-
-        even_apart, even_both, even_fall, even_slope = part_of(table.even, x.even, y.even)
-        odd_apart, _, odd_fall, odd_slope = part_of(table.odd, x.odd, y.odd)
-        same = even_apart + odd_apart + even_fall + odd_fall
-        opposite = even_both - even_fall + odd_apart + odd_fall
-        after = gaps_from_near(jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), gaps.positive)
-        return after, odd_slope + signed(even_slope, gaps)
+    def correlate(self, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        return by_rows(functools.partial(pair_map, self._ready(gaps.below.dtype)), x, y, gaps)

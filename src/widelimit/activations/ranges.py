@@ -12,7 +12,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.series import safe_divide, safe_sqrt
-from widelimit.signals import Gaps, Variance, power_of_two
+from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
 
 EXPONENT_LIMIT = 2**24
 """4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""
@@ -108,14 +108,17 @@ def signed(value: jax.Array, gaps: Gaps) -> jax.Array:
 
 
 def by_rows(
-    correlate: Callable[[Any, Any, Gaps], tuple[Gaps, jax.Array]], x: Any, y: Any, gaps: Gaps
+    correlate: Callable[[Any, Any, Gaps], tuple[jax.Array, jax.Array]], x: Any, y: Any, gaps: Gaps
 ) -> tuple[Gaps, jax.Array]:
-    """correlate(x, y, gaps), some rows at a time where gaps are a matrix and x has leaves (.., n, 1), y (.., 1, m).
+    """Gaps and slope from correlate(x, y, gaps), the gap to the nearer end and the slope.
 
-    Fused with the layers around, XLA evaluates a long series anew for every use, 100 times slower.
+    Some rows at a time where gaps are a matrix and x has leaves (.., n, 1), y (.., 1, m): fused with the layers around,
+    XLA evaluates a long series anew for every use, 100 times slower. Of several results it evaluates every one by
+    itself, so the two are the halves of one complex number.
     """
     if gaps.below.ndim != 2 or any(leaf.shape[-1] != 1 for leaf in jax.tree.leaves(x)):
-        return correlate(x, y, gaps)
+        near, slope = correlate(x, y, gaps)
+        return gaps_from_near(near, gaps.positive), slope
     count = len(gaps.below)
     step = math.gcd(count, ROWS)
 
@@ -123,6 +126,8 @@ def by_rows(
         whole = jnp.broadcast_to(leaf, (*leaf.shape[:-2], count, leaf.shape[-1]))
         return jnp.moveaxis(whole.reshape(*leaf.shape[:-2], count // step, step, leaf.shape[-1]), -3, 0)
 
-    after = jax.lax.map(lambda group: correlate(group[0], y, group[1]), jax.tree.map(groups, (x, gaps)))
-    joined: tuple[Gaps, jax.Array] = jax.tree.map(lambda leaf: leaf.reshape(count, -1), after)
-    return joined
+    after = jax.lax.map(
+        lambda group: jax.lax.complex(*correlate(group[0], y, group[1])), jax.tree.map(groups, (x, gaps))
+    )
+    both = after.reshape(count, -1)
+    return gaps_from_near(both.real, gaps.positive), both.imag

@@ -21,13 +21,17 @@ from typing import NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import fft
 
 from widelimit import gaussian
+from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.expansions import Expansion, expanded, in_powers
+from widelimit.activations.sharp import Sharp
 from widelimit.gaussian import Function, Panels
 from widelimit.pytrees import pytree
 
 DEVIATION_POINTS = (12, 24, 40)
+FURTHEST = 16.0
+"""A kink is taken as no farther out than this many deviations: the density is e^-128 there."""
 ANGLE_POINTS = (32, 64, 128, 192)
 _ROWS = 32
 """Angles (of both signs) in one call of the compiled quadrature, which so has few shapes."""
@@ -37,16 +41,16 @@ _ROWS = 32
 @pytree
 @dataclass(frozen=True)
 class Part:
-    """The even or the odd part of phi: matrices on the Chebyshev polynomials in s/(s + sigma)."""
+    """The even or the odd part of phi."""
 
-    root: np.ndarray
-    """(p, m): a vector whose inner products are <f_s, f_t>."""
-    mean_slope: np.ndarray
-    """(terms, m): coefficients of H."""
-    slope: np.ndarray
-    """(terms, m): coefficients of dR/drho."""
-    pattern: tuple[int, ...] = field(metadata={"static": True})
-    """How many Chebyshev polynomials in psi go with each polynomial of the other input; terms is their sum."""
+    apart: Expansion
+    """|f_s - f_t|^2/2 over the square of the difference of their places."""
+    share: np.ndarray
+    """(m,): coefficients of E[f_s^2]."""
+    mean_slope: Expansion
+    """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
+    sharp: tuple[Sharp, ...] = ()
+    """What H is less of: where kinks of two inputs may meet, and where one may meet the mirror image of the other."""
 
 
 @final
@@ -57,48 +61,75 @@ class Table:
 
     even: Part | None
     odd: Part | None
+    places: Places
+    kink: np.ndarray
+    """The distance of kinks from 0 that are sharp, or 0."""
+
+    def kink_at(self, deviation: jax.Array) -> jax.Array:
+        """In deviations."""
+        return jnp.asarray(self.kink) / jnp.maximum(deviation, self.kink / FURTHEST + np.finfo(deviation.dtype).tiny)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Places:
+    """The range of standard deviations as the interval of Chebyshev polynomials: s/(s + sigma) = middle + half x."""
+
     sigma: np.ndarray
     middle: np.ndarray
     half: np.ndarray
-    """s/(s + sigma) is in [middle - half, middle + half]."""
+    count: int = field(metadata={"static": True})
+    """m, of the polynomials."""
     largest: float = field(metadata={"static": True})
     """A bound on the standard deviations: a power of two, as compiled programs depend on it."""
 
-    def polynomials(self, deviation: jax.Array) -> list[jax.Array]:
-        """T_j of every standard deviation; NaN outside of the range."""
-        part = self.even or self.odd
-        assert part is not None
-        count = part.root.shape[1]
+    def of(self, deviation: jax.Array) -> jax.Array:
+        """x of every standard deviation; NaN outside of the range, 0 in a range of one deviation."""
         place = deviation / (deviation + self.sigma)
-        if count == 1:
-            return [jnp.where(jnp.abs(place - self.middle) <= self.half, 1, jnp.nan)]
+        if self.count == 1:
+            return jnp.where(jnp.abs(place - self.middle) <= self.half, 0, jnp.nan)
         x = (place - self.middle) / self.half
         # The ends themselves may be outside by rounding.
-        x = jnp.where(jnp.abs(x) <= 1 + 64 * float(np.finfo(x.dtype).eps) / self.half, x, jnp.nan)
-        values = [jnp.ones_like(x), x]
-        while len(values) < count:
+        return jnp.where(jnp.abs(x) <= 1 + 64 * float(np.finfo(x.dtype).eps) / self.half, x, jnp.nan)
+
+    def polynomials(self, x: jax.Array) -> jax.Array:
+        """T_j(x), (m, ..)."""
+        values = [jnp.ones_like(x) + 0 * x, x]
+        while len(values) < self.count:
             values.append(2 * x * values[-1] - values[-2])
-        return values
+        return jnp.stack(values[: self.count])
+
+    def deviations(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Chebyshev points x, and the standard deviations there."""
+        x = chebyshev_points(count)
+        place = self.middle + self.half * x
+        return x, np.asarray(self.sigma * place / (1 - place))
 
 
-def chebyshev_points(count: int) -> np.ndarray:
-    """The zeros of T_count, descending."""
-    return np.cos(math.pi * (np.arange(count) + 0.5) / count)
+def places_between(low: float, high: float, count: int) -> Places:
+    """f_s is analytic for Re s > 0, which s/(s + sigma) takes to a disc: sqrt(low high) puts the range in its middle.
 
-
-def chebyshev_coefficients(values: np.ndarray, axis: int) -> np.ndarray:
-    """Chebyshev coefficients from the values at `chebyshev_points`."""
-    count = values.shape[axis]
-    transformed = fft.dct(values, type=2, axis=axis) / count
-    first = [slice(None)] * values.ndim
-    first[axis] = slice(0, 1)
-    transformed[tuple(first)] /= 2
-    return np.asarray(transformed)
+    Much below the lengths of order 1 over which phi varies, nothing happens: so sigma is not less than 1.
+    """
+    sigma = max(math.sqrt(low * high), min(1.0, high))
+    ends = low / (low + sigma), high / (high + sigma)
+    half = max((ends[1] - ends[0]) / 2, 8 * np.finfo(float).eps if count == 1 else 0.0)
+    largest = 2.0 ** math.ceil(math.log2(max(high, 1.0)))
+    return Places(np.asarray(sigma), np.asarray((ends[0] + ends[1]) / 2), np.asarray(half), count, largest)
 
 
 def angles(count: int) -> np.ndarray:
     """Chebyshev points in psi on [0, pi/2]."""
     return (1 + chebyshev_points(count)) * math.pi / 4
+
+
+def half_octaves(low: float, high: float) -> tuple[float, float]:
+    """A few ranges that contain [low, high], so that tables and compiled programs are found again."""
+    if low == high:
+        return low, high
+    low = 0.0 if low < high / 256 else 2 ** (math.floor(2 * math.log2(low)) / 2)
+    return low, 2 ** (math.ceil(2 * math.log2(high)) / 2)
 
 
 def averaged(slopes: np.ndarray) -> np.ndarray:
@@ -142,43 +173,55 @@ def _sample(phi: Function, derivative: Function, deviations: np.ndarray, count: 
     )
 
 
-def _chebyshev(values: np.ndarray) -> np.ndarray:
-    """Coefficients along all axes."""
-    for axis in range(values.ndim):
-        values = chebyshev_coefficients(values, axis)
-    return values
+def unconverged(values: np.ndarray, target: float) -> tuple[bool, bool]:
+    """Whether the last coefficients in the deviations, and in the angle, are above the target; (m, m, K)."""
+    size = np.abs(chebyshev_coefficients(values, 0, 1, 2))
+    return len(size) > 1 and bool(size[-2:].max() > target), bool(size[..., -2:].max() > target)
 
 
-def _unconverged(slopes: tuple[np.ndarray, np.ndarray], target: float) -> tuple[bool, bool]:
-    """Whether the last coefficients in the deviations, and in the angle, are above the target."""
-    sizes = [np.abs(_chebyshev(values)) for values in slopes]
-    in_deviation = max(size[-2:].max() for size in sizes) if len(sizes[0]) > 1 else 0.0
-    return in_deviation > target, max(size[..., -2:].max() for size in sizes) > target
+def separated(products: np.ndarray, threshold: float) -> Expansion:
+    """|f_x - f_y|^2/(2 (x - y)^2) from the Chebyshev coefficients (m, m) of <f_x, f_y>, without cancellation.
+
+    f_x as the vector sum_j root_j T_j(x), of a space that may have an indefinite product; the divided differences of
+    T_j have a recurrence of their own.
+    """
+    eigenvalues, vectors = np.linalg.eigh((products + products.T) / 2)
+    kept = np.abs(eigenvalues) > len(eigenvalues) * np.finfo(float).eps * np.abs(eigenvalues).max()
+    root = np.sqrt(np.abs(eigenvalues[kept])) * vectors[:, kept]
+    x = chebyshev_points(2 * len(products))
+    at = np.polynomial.chebyshev.chebvander(x, len(products) - 1)
+    differences = np.zeros((len(products), len(x), len(x)))
+    for j in range(1, len(products)):
+        factor = 1 if j == 1 else 2
+        differences[j] = factor * (x[:, None] * differences[j - 1] + at[:, j - 1]) - (j > 1) * differences[j - 2]
+    values = np.tensordot(np.sign(eigenvalues[kept]), np.einsum("jr,jab->rab", root, differences) ** 2, 1) / 2
+    return expanded(chebyshev_coefficients(values, 0, 1)[: len(products), : len(products), None], threshold, step=1)
 
 
-def _pattern(sizes: np.ndarray, threshold: float) -> tuple[int, ...]:
-    """Lengths that keep every coefficient (b, k) above the threshold: even, not increasing, to compile few programs."""
-    wanted = [int(np.max(np.nonzero(row > threshold)[0], initial=-1)) + 1 for row in sizes]
-    while wanted and wanted[-1] == 0:
-        wanted.pop()
-    if max(wanted, default=0) <= 1:
-        return (1,) * max(len(wanted), 1)
-    longest = np.maximum.accumulate(wanted[::-1])[::-1]
-    return tuple(int(n + n % 2) for n in longest)
+def _slopes_of_terms(count: int) -> np.ndarray:
+    """The largest |T_k + tan(psi/2) dT_k/dpsi|: what a coefficient of H means to dR/drho."""
+    psi = np.linspace(0, math.pi / 2, 16 * count)
+    k, angle = np.arange(count)[:, None], np.arccos(np.clip(psi * 4 / math.pi - 1, -1, 1))
+    ends = np.abs(np.sin(angle)) < 1e-6
+    ratio = np.where(ends, k, np.sin(k * angle) / np.where(ends, 1, np.sin(angle)))
+    return np.asarray(np.max(np.abs(np.cos(k * angle) + np.tan(psi / 2) * (4 / math.pi) * k * ratio), axis=1))
+
+
+def expanded_slope(means: np.ndarray, threshold: float) -> Expansion:
+    """H from its values (m, m, K) at `angles`, such that dR/drho is right to the threshold too."""
+    weights = _slopes_of_terms(means.shape[-1])
+    return in_powers(expanded(chebyshev_coefficients(means, 0, 1, 2), threshold, step=2, weights=weights), halved=True)
 
 
 def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | None:
     """The series of one part from its samples."""
     if max(np.abs(inner).max(), np.abs(slopes).max()) < 64 * np.finfo(float).eps:
         return None
-    products = _chebyshev(inner)
-    eigenvalues, vectors = np.linalg.eigh((products + products.T) / 2)
-    kept = eigenvalues > len(eigenvalues) * np.finfo(float).eps * eigenvalues[-1]
-    root = (np.sqrt(eigenvalues[kept]) * vectors[:, kept]).T
-    mean_slope, slope = _chebyshev(averaged(slopes)), _chebyshev(slopes)
-    pattern = _pattern(np.maximum(np.abs(mean_slope), np.abs(slope)).max(axis=0), threshold)
-    flat = [np.concatenate([c[:, b, :n].T for b, n in enumerate(pattern)]) for c in (mean_slope, slope)]
-    return Part(root, flat[0], flat[1], pattern)
+    return Part(
+        separated(chebyshev_coefficients(inner, 0, 1), threshold),
+        chebyshev_coefficients(np.diagonal(inner), 0),
+        expanded_slope(averaged(slopes), threshold),
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -195,30 +238,24 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             f"{low:.3g} to {high:.3g}. Scale every input to the same norm, e.g. "
             f"X / np.linalg.norm(X, axis=1, keepdims=True), or use a wl.PiecewisePolynomial."
         )
-    largest = 2.0 ** math.ceil(math.log2(max(high, 1.0)))
-    # f_s is analytic for Re s > 0, which the map takes to a disc: sqrt(low high) puts the range in its middle. Much
-    # below the lengths of order 1 over which phi varies, nothing happens: so not less than 1.
-    sigma = max(math.sqrt(low * high), min(1.0, high))
-    ends = low / (low + sigma), high / (high + sigma)
-    middle, half = (ends[0] + ends[1]) / 2, (ends[1] - ends[0]) / 2
-    wanted = gaussian.panels(kinks, largest)
     m, count, target = (1 if low == high else DEVIATION_POINTS[0]), ANGLE_POINTS[0], rtol / 4
     with jax.enable_x64(True):
         _refuse_growth(phi, high, rtol, label)
         while True:
-            place = middle + half * chebyshev_points(m)
-            samples = _sample(phi, derivative_of(phi), sigma * place / (1 - place), count, wanted)
-            short = _unconverged(samples.slopes, target)
+            places = places_between(low, high, m)
+            wanted = gaussian.panels(kinks, places.largest)
+            samples = _sample(phi, derivative_of(phi), places.deviations(m)[1], count, wanted)
+            either = [unconverged(slopes, target) for slopes in samples.slopes]
+            short = either[0][0] or either[1][0], either[0][1] or either[1][1]
             if not any(short):
                 _refuse_jumps(samples, rtol, label)
                 break
-            m = _next(DEVIATION_POINTS, m, short[0])
-            count = _next(ANGLE_POINTS, count, short[1])
+            m = next_step(DEVIATION_POINTS, m, short[0])
+            count = next_step(ANGLE_POINTS, count, short[1])
             if 0 in (m, count):
                 raise ValueError(_no_convergence(label, kinks, low, high, rtol))
-        parts = [_part(*part, threshold=target / 8) for part in zip(samples.inner, samples.slopes, strict=True)]
-        half = max(half, 8 * np.finfo(float).eps)
-        return Table(parts[0], parts[1], np.asarray(sigma), np.asarray(middle), np.asarray(half), largest)
+        parts = [_part(*part, threshold=target) for part in zip(samples.inner, samples.slopes, strict=True)]
+        return Table(parts[0], parts[1], places, np.zeros(()))
 
 
 def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
@@ -233,7 +270,7 @@ def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
         )
 
 
-def _next(steps: tuple[int, ...], value: int, wanted: bool) -> int:
+def next_step(steps: tuple[int, ...], value: int, wanted: bool) -> int:
     """The next of the steps if wanted; 0 after the last."""
     if not wanted:
         return value

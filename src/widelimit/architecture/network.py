@@ -231,7 +231,7 @@ class Network:
                 else:
                     variance = layer.encode(variance)[0]
         block = tuple(
-            Activate(layer.activation.prepared((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype))
+            Activate(layer.activation.tabulated((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype))
             if isinstance(layer, Activate)
             else layer
             for i, layer in enumerate(self.block)

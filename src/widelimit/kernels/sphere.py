@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import series
-from widelimit.activations.tables import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
 from widelimit.pytrees import pytree
@@ -44,10 +44,10 @@ def _embed(first: Dense, X: jax.Array) -> SphereFeatures:
 _embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
 
 
-def _angle_series(coefficients: jax.Array, gaps: Gaps) -> jax.Array:
+def _angle_series(chains: jax.Array, gaps: Gaps) -> jax.Array:
     """sum_k c_k T_k(2 theta/pi - 1)."""
     psi = series.angle_from_gap(gaps.near)[0] * (2 / math.pi)
-    return series.chebyshev_sum(coefficients, jnp.where(gaps.positive, psi - 1, 1 - psi))
+    return series.chains_sum(chains, jnp.where(gaps.positive, psi - 1, 1 - psi))
 
 
 @final
@@ -57,8 +57,8 @@ class Sphere:
     """A kernel of a network, prepared for inputs of one norm; made by `sphere`."""
 
     first: Dense
-    coefficients: jax.Array
-    """(K,), of the kernel over s s', the output's standard deviations."""
+    chains: jax.Array
+    """(8, K/8), of the kernel over s s', the output's standard deviations (`series.chebyshev_chains`)."""
     on_diagonal: jax.Array
     output: Variance
 
@@ -67,7 +67,7 @@ class Sphere:
 
     def pairwise(self, x: SphereFeatures, y: SphereFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
         gaps = correlate_points(x.points, y.points, same=same)
-        return scaled(_angle_series(self.coefficients, gaps), self.output, self.output)
+        return scaled(_angle_series(self.chains, gaps), self.output, self.output)
 
     def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
         value = scaled(self.on_diagonal, self.output, self.output)
@@ -98,10 +98,11 @@ def sphere(net: Network, deviation: float, dtype: Any, *, tangent: bool, target:
                 layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
             variance, state = _through(layer, variance, state)
         values = np.asarray(state.tangent if tangent else state.gaps.rho)
-        coefficients = chebyshev_coefficients(values[1:], axis=0)
+        coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)
         if not np.isfinite(values).all() or terms > LONGEST:
             return None
         output = Variance(jnp.asarray(variance.value[0], dtype), variance.exponent[0])
-        return Sphere(net.first, jnp.asarray(coefficients[:terms], dtype), jnp.asarray(values[0], dtype), output)
+        chains = series.chebyshev_chains(coefficients[:terms])
+        return Sphere(net.first, jnp.asarray(chains, dtype), jnp.asarray(values[0], dtype), output)

@@ -1,0 +1,109 @@
+"""Functions of two standard deviations and an angle as sums of products, cheap for every pair.
+
+What depends on one input only is looked up once an input. A pair has few products left: the functions of the second
+deviation are the principal ones (a singular value decomposition of the coefficients), fewer than polynomials.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import series
+from widelimit.pytrees import pytree
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Expansion:
+    """sum_b column_b(t) sum_k row_(b, k)(s) (a function of the angle)_k: matrices on Chebyshev polynomials."""
+
+    rows: np.ndarray
+    """(terms, m)"""
+    columns: np.ndarray
+    """(p, m)"""
+    pattern: tuple[int, ...] = field(metadata={"static": True})
+    """How many functions of the angle go with each column; terms is their sum."""
+
+
+class ExpansionTrace(NamedTuple):
+    """An expansion's rows and columns at the deviations of n inputs: arrays (.., n)."""
+
+    rows: jax.Array
+    columns: jax.Array
+
+
+def traced(expansion: Expansion, polynomials: jax.Array) -> ExpansionTrace:
+    """At the inputs whose T_j are given, (m, .., n)."""
+    flat = polynomials.reshape(len(polynomials), -1)
+    shape = (-1, *polynomials.shape[1:])
+    return ExpansionTrace(
+        *(
+            jnp.matmul(matrix, flat, precision="highest").reshape(shape)
+            for matrix in (expansion.rows, expansion.columns)
+        )
+    )
+
+
+def contracted(expansion: Expansion, x: ExpansionTrace, y: ExpansionTrace) -> list[jax.Array]:
+    """For every pair the coefficients of the functions of the angle."""
+    starts = np.concatenate([[0], np.cumsum(expansion.pattern)])
+    return [
+        functools.reduce(
+            jnp.add, [x.rows[starts[b] + k] * y.columns[b] for b, n in enumerate(expansion.pattern) if k < n]
+        )
+        for k in range(max(expansion.pattern))
+    ]
+
+
+def expanded(coefficients: np.ndarray, threshold: float, *, step: int, weights: np.ndarray | float = 1.0) -> Expansion:
+    """From coefficients (m, m, K): what is below the threshold, after multiplication by weights (K,), is left out.
+
+    Lengths are multiples of `step` and do not increase, so that few programs are compiled.
+    """
+    m, _, count = coefficients.shape
+    matrix = np.moveaxis(coefficients, 2, 1)
+    weighted = (matrix * np.reshape(weights, (-1, 1))).reshape(m * count, m)
+    sizes, directions = np.linalg.svd(weighted, full_matrices=False)[1:]
+    columns = directions[: max(1, np.count_nonzero(sizes > threshold))]
+    rows = matrix @ columns.T
+    pattern = _pattern(np.abs(rows).max(axis=0).T * weights, threshold, step)
+    return Expansion(
+        np.concatenate([rows[:, :n, b].T for b, n in enumerate(pattern)]), columns[: len(pattern)], pattern
+    )
+
+
+def _pattern(sizes: np.ndarray, threshold: float, step: int) -> tuple[int, ...]:
+    wanted = [int(np.max(np.nonzero(row > threshold)[0], initial=0)) + 1 for row in sizes]
+    if max(wanted) == 1:
+        step = 1
+    longest = np.maximum.accumulate(wanted[::-1])[::-1]
+    return tuple(int(-(-n // step) * step) for n in longest)
+
+
+def in_powers(expansion: Expansion, *, halved: bool) -> Expansion:
+    """Chebyshev series in x as power series, which give the slope as well: in x, or (halved) in y = 2 x^2 - 1.
+
+    The halves a, b of `series.chebyshev_halves` follow each other, coefficient by coefficient. Coefficients of the
+    functions at hand fall faster than those of the powers in T_k rise (by 2.4 a degree).
+    """
+    blocks = np.split(expansion.rows, np.cumsum(expansion.pattern)[:-1])
+    powers = [_halves_in_powers(block) if halved and len(block) > 1 else _powers(block) for block in blocks]
+    return Expansion(np.concatenate(powers), expansion.columns, expansion.pattern)
+
+
+def _powers(block: np.ndarray) -> np.ndarray:
+    matrix = [np.polynomial.chebyshev.cheb2poly(row) for row in np.eye(len(block))]
+    wide = np.array([np.pad(row, (0, len(block) - len(row))) for row in matrix])
+    return np.asarray(wide.T @ block)
+
+
+def _halves_in_powers(block: np.ndarray) -> np.ndarray:
+    halves = [_powers(half) for half in series.chebyshev_halves(block)]
+    return np.stack(halves, axis=1).reshape(block.shape)

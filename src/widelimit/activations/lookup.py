@@ -1,0 +1,90 @@
+"""Pair maps looked up in a table: what `tables` and `piecewise_tables` make."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from widelimit import series
+from widelimit.activations.expansions import ExpansionTrace, contracted, traced
+from widelimit.activations.ranges import signed
+from widelimit.activations.sharp import SharpTrace, meeting, sharp_traced, sharp_values
+from widelimit.activations.tables import Part, Table
+from widelimit.signals import Gaps
+
+
+class PartTrace(NamedTuple):
+    """What one part has at the deviations of n inputs."""
+
+    apart: ExpansionTrace
+    share: jax.Array
+    mean_slope: ExpansionTrace
+    sharp: tuple[SharpTrace, ...]
+
+
+class TableTrace(NamedTuple):
+    """Arrays (.., n): the place of the deviation in its range, that of the kink, and either part."""
+
+    place: jax.Array
+    kink: jax.Array
+    even: PartTrace | None
+    odd: PartTrace | None
+
+
+def looked_up(table: Table, deviation: jax.Array) -> TableTrace:
+    """The trace of inputs of these standard deviations; NaN outside of the table's range."""
+    place = table.places.of(deviation)
+    polynomials = table.places.polynomials(place)
+
+    def part_of(part: Part | None) -> PartTrace | None:
+        if part is None:
+            return None
+        share = jnp.tensordot(part.share, polynomials, 1, precision="highest")
+        sharp = tuple(sharp_traced(one, polynomials) for one in part.sharp)
+        return PartTrace(traced(part.apart, polynomials), share, traced(part.mean_slope, polynomials), sharp)
+
+    return TableTrace(place, table.kink_at(deviation), part_of(table.even), part_of(table.odd))
+
+
+def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[jax.Array, jax.Array]:
+    """(gap to the nearer end after phi, d rho_after/d rho)."""
+    near, sign = gaps.near, signed(jnp.ones_like(gaps.below), gaps)
+    psi = series.angle_from_gap(near)[0]
+    square = (x.place - y.place) ** 2
+    meetings = [meeting(x.kink, place, near, psi) for place in (y.kink, -y.kink)]
+    apart = extra_mean = extra_slope = jnp.zeros_like(near)
+    mean_slope: list[jax.Array] = []
+    for part, one, other, even in ((table.odd, x.odd, y.odd, False), (table.even, x.even, y.even, True)):
+        if part is None or one is None or other is None:
+            continue
+        distance = square * contracted(part.apart, one.apart, other.apart)[0]
+        coefficients = contracted(part.mean_slope, one.mean_slope, other.mean_slope)
+        for i, (sharp, at) in enumerate(zip(part.sharp, meetings, strict=False)):
+            added, mean, slope = sharp_values(sharp, one.sharp[i], other.sharp[i], at, near)
+            distance = distance + added if i == 0 else distance
+            extra_mean = extra_mean + (sign * mean if even else mean)
+            extra_slope = extra_slope + (sign * slope if even else slope)
+        if even:  # half the squared sum in place of that of the difference
+            distance = jnp.where(gaps.positive, distance, one.share + other.share - distance)
+            coefficients = [sign * c for c in coefficients]
+        apart = apart + distance
+        mean_slope = [a + b for a, b in itertools.zip_longest(mean_slope, coefficients, fillvalue=jnp.zeros(()))]
+    mean, slope = _mean_and_slope(mean_slope, psi, near)
+    return jnp.maximum(apart + near * (mean + extra_mean), 0), slope + extra_slope
+
+
+def _mean_and_slope(coefficients: list[jax.Array], psi: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """H and dR/drho = H + tan(psi/2) dH/dpsi, from H in powers of the halves."""
+    if len(coefficients) == 1:
+        return coefficients[0], coefficients[0]
+    x = psi * (4 / math.pi) - 1
+    (even, even_slope), (odd, odd_slope) = (
+        series.polynomial_and_slope(coefficients[half::2], 2 * x**2 - 1) for half in (0, 1)
+    )
+    by_psi = (4 / math.pi) * (odd + 4 * x * (even_slope + x * odd_slope))
+    mean = even + x * odd
+    return mean, mean + series.safe_sqrt(near / (2 - near)) * by_psi

@@ -1,0 +1,115 @@
+"""Tables of polynomials between kinks: their closed forms, less what is sharp where kinks meet, as expansions."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit.activations.chebyshev import chebyshev_coefficients
+from widelimit.activations.sharp import Jumps, Sharp, sampled, sharp_at, sharp_part
+from widelimit.activations.tables import (
+    ANGLE_POINTS,
+    DEVIATION_POINTS,
+    Part,
+    Table,
+    angles,
+    expanded_slope,
+    next_step,
+    places_between,
+    separated,
+    unconverged,
+)
+
+MIRRORED = 1.25
+"""A kink nearer to 0, in deviations, and the mirror image of another want too many angles."""
+
+
+class Pieces(Protocol):
+    """A closed form."""
+
+    def components(self, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
+        """Half the squared distance at rho = 1 and H, of the even and of the odd part, elementwise."""
+
+    def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
+        """Of the even and the odd part, and E[f_s^2] of the even part; arrays (m,)."""
+
+
+@jax.jit
+def _components(pieces: Pieces, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
+    return pieces.components(s, t, near)
+
+
+_BLOCK = 2048
+"""Pairs in one call of the closed form, which so has one compiled shape."""
+
+
+def _exact(pieces: Pieces, s: np.ndarray, t: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """The closed form's components, (even and odd, two quantities, ..), for arrays that broadcast."""
+    arrays = np.broadcast_arrays(s, t, near)
+    shape, count = arrays[0].shape, arrays[0].size
+    padded = [np.resize(v, -(-count // _BLOCK) * _BLOCK).reshape(-1, _BLOCK) for v in arrays]
+    blocks = [np.array(_components(pieces, *map(jnp.asarray, block))) for block in zip(*padded, strict=True)]
+    return np.concatenate(blocks, axis=-1)[..., :count].reshape(2, 2, *shape)
+
+
+def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: float) -> Table | None:
+    """The table for deviations in [low, high], right to rtol; None where the expansions become too long.
+
+    Args:
+        pieces: the closed form.
+        kink: the only distance of kinks from 0, but for 0.
+        low: the smallest standard deviation.
+        high: the largest.
+        rtol: as that of the activation.
+    """
+    m, count, target = DEVIATION_POINTS[0], ANGLE_POINTS[0], rtol / 4
+    while m and count:
+        places = places_between(low, high, m)
+        deviations = places.deviations(m)[1]
+        psi = angles(count)
+        near = 2 * np.sin(psi / 2) ** 2
+        even, odd, share = pieces.jumps(deviations)
+        with jax.enable_x64(True):
+            exact = _exact(pieces, deviations[:, None, None], deviations[:, None], near)
+            parts, short = [], (False, False)
+            for (apart, mean), jumps, own, sign in zip(exact, (even, odd), (share, 1 - share), (1, -1), strict=True):
+                part, short_here = _part(apart[..., 0], mean, jumps, own, psi, target, sign)
+                parts.append(part)
+                short = (short[0] or short_here[0], short[1] or short_here[1])
+        if not any(short):
+            return Table(parts[0], parts[1], places, np.asarray(kink))
+        m, count = next_step(DEVIATION_POINTS, m, short[0]), next_step(ANGLE_POINTS[:3], count, short[1])
+    return None
+
+
+def _part(
+    apart: np.ndarray, mean: np.ndarray, jumps: Jumps, share: np.ndarray, psi: np.ndarray, target: float, sign: int
+) -> tuple[Part | None, tuple[bool, bool]]:
+    """One part, and whether it wants more deviations, and more angles."""
+    if max(np.abs(share).max(), np.abs(mean).max()) < 64 * np.finfo(float).eps:
+        return None, (False, False)
+    sharp: list[Sharp] = []
+    short = False
+    if np.abs(jumps.j).max() + np.abs(jumps.g).max() > 0:
+        x = Jumps(*(v[:, None] for v in jumps))
+        # E[F(U) G(V)] has what is beyond h and below -k too: all beyond h, less what is also above -k.
+        pairs = [Jumps(*jumps), Jumps(-jumps.h, sign * jumps.j, -sign * jumps.g)]
+        for y in pairs if jumps.h.min() < MIRRORED else pairs[:1]:
+            samples = sampled(x, y)
+            sharp_apart, sharp_mean = sharp_at(samples, x, y, psi)
+            mean = mean - sharp_mean
+            apart = apart if sharp else apart - sharp_apart  # smooth for the mirror image
+            sharp.append(sharp_part(samples, target / 4, np.abs(x.h - y.h).max() / 2))
+            short = short or any(unconverged(v, target)[0] for v in samples)
+    short_mean = unconverged(mean, target)
+    inner = (share[:, None] + share) / 2 - apart
+    part = Part(
+        separated(chebyshev_coefficients(inner, 0, 1), target / 2),
+        chebyshev_coefficients(share, 0),
+        expanded_slope(mean, target / 2),
+        tuple(sharp),
+    )
+    return part, (short or short_mean[0], short_mean[1])

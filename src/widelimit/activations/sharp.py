@@ -1,0 +1,254 @@
+"""The part of a pair map that is sharp where the kinks of two inputs meet, as smooth functions times erf and exp.
+
+For kinks at h = beta + kappa and k = beta - kappa (in deviations), u = tan(psi/2), r = kappa/u and E = exp(-r^2/2),
+every E[(U - h)_+^p (V - k)_+^q] is a + b erf(r/sqrt 2) + c E with a, b, c analytic in kappa, beta and psi. So is the
+probability of the corner,
+
+    P(U > h, V > k) = (Q(h) + Q(k))/2 - (Q(k) - Q(h))/2 erf(r/sqrt 2) - u E B,
+
+Q the normal tail. dP/du = -E w with w = exp(-(kappa^2 + beta^2 (1 + v))/2)/(pi (1 + v)), v = u^2 (Price's theorem), is
+an equation for B with one analytic solution: (v + kappa^2) B + 2 v^2 dB/dv = v w + sqrt(2/pi) kappa (Q(k) - Q(h))/2.
+All else follows by Stein's recurrence. In R = R(1) - near H the powers of kappa and u that belong to `near` are taken
+out beforehand, so that gaps keep their relative accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.expansions import Expansion, ExpansionTrace, contracted, expanded, in_powers, traced
+from widelimit.pytrees import pytree
+from widelimit.series import safe_sqrt
+
+POINTS = 24
+"""Chebyshev points in psi^2: the functions are analytic for psi < pi, and terms fall by 14."""
+_ROOT = math.sqrt(2 / math.pi)
+_MIDDLE = 3.0
+_FURTHEST = 40.0
+"""exp(-r^2/2) is 0 there."""
+_x = chebyshev_points(48)
+MILLS = np.polynomial.chebyshev.cheb2poly(
+    chebyshev_coefficients(special.erfcx(_MIDDLE * (1 + _x) / (1 - _x) / math.sqrt(2)) / _ROOT, 0)[:22]
+)
+"""The Mills ratio of the normal law at r, in powers of (r - 3)/(r + 3); the first term left out is below 1e-12."""
+
+
+class Jumps(NamedTuple):
+    """A part of one input: the place of its kink, and what phi' and phi'' jump by there; arrays."""
+
+    h: np.ndarray
+    j: np.ndarray
+    g: np.ndarray
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Sharp:
+    """The expansions of one part."""
+
+    jumps: Expansion
+    """omega, and the coefficients of near and near^2 with the error function."""
+    slope: Expansion
+    mean: Expansion
+    """Of dR/drho and of H, with u E: power series in 8 (psi/pi)^2 - 1."""
+
+
+class SharpTrace(NamedTuple):
+    """The expansions at the deviations of n inputs."""
+
+    jumps: ExpansionTrace
+    slope: ExpansionTrace
+    mean: ExpansionTrace
+
+
+def sharp_traced(sharp: Sharp, polynomials: jax.Array) -> SharpTrace:
+    """At the inputs whose T_j are given."""
+    return SharpTrace(*(traced(one, polynomials) for one in (sharp.jumps, sharp.slope, sharp.mean)))
+
+
+class Meeting(NamedTuple):
+    """What every part of a pair needs to know of its two kinks."""
+
+    kappa: jax.Array
+    u: jax.Array
+    wide: jax.Array
+    """(1 + u^2)/2"""
+    square: jax.Array
+    """8 (psi/pi)^2 - 1"""
+    erf: jax.Array
+    density: jax.Array
+    """u E"""
+    third: jax.Array
+    """r^2 (abs(r) m(r) - 1)"""
+
+
+def meeting(h: jax.Array, k: jax.Array, near: jax.Array, psi: jax.Array) -> Meeting:
+    """For kinks at h and k of two inputs."""
+    kappa, u = (h - k) / 2, safe_sqrt(near / (2 - near))
+    size, tiny = jnp.abs(kappa), float(np.finfo(near.dtype).tiny)
+    r = jnp.minimum(size / jnp.maximum(u, tiny), _FURTHEST)
+    t = (size - _MIDDLE * u) / jnp.maximum(size + _MIDDLE * u, tiny)
+    mills = _polynomial([float(c) for c in MILLS], t)
+    density = jnp.exp(-(r**2) / 2)
+    erf = jnp.sign(kappa) * (1 - _ROOT * density * mills)
+    square = 8 * (psi / math.pi) ** 2 - 1
+    return Meeting(kappa, u, (1 + u**2) / 2, square, erf, u * density, r**2 * (r * mills - 1))
+
+
+def _polynomial(coefficients: list[float] | list[jax.Array], x: jax.Array) -> jax.Array:
+    value = coefficients[-1] + jnp.zeros_like(x)
+    for c in coefficients[-2::-1]:
+        value = value * x + c
+    return value
+
+
+def sharp_values(
+    sharp: Sharp, x: SharpTrace, y: SharpTrace, at: Meeting, near: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What is sharp of half the squared distance at rho = 1, of H and of dR/drho."""
+    omega, first, second = contracted(sharp.jumps, x.jumps, y.jumps)
+    slope = _polynomial(contracted(sharp.slope, x.slope, y.slope), at.square)
+    mean = _polynomial(contracted(sharp.mean, x.mean, y.mean), at.square)
+    return _combined(omega, first, second, slope, mean, at, near)
+
+
+def _combined(
+    omega: jax.Array,
+    first: jax.Array,
+    second: jax.Array,
+    slope: jax.Array,
+    mean: jax.Array,
+    at: Meeting,
+    near: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    apart = -(jnp.abs(at.kappa) ** 3) * omega
+    h = at.wide * at.density * (_ROOT * omega * at.third - mean) - (first + near * second) * at.erf
+    return apart, h, at.density * slope - (first + 2 * near * second) * at.erf
+
+
+class SharpSamples(NamedTuple):
+    """Arrays (m, m, 3), (m, m, POINTS) and (m, m, POINTS) at Chebyshev points."""
+
+    jumps: np.ndarray
+    slope: np.ndarray
+    mean: np.ndarray
+
+
+def sampled(x: Jumps, y: Jumps) -> SharpSamples:
+    """The smooth functions for every pair of inputs x, y: arrays (m, 1) and (1, m) of one part."""
+    psi = math.pi / 2 * np.sqrt((1 + chebyshev_points(POINTS)) / 2)
+    corner = _moments(x.h[..., None], y.h[..., None], psi)
+    near = 2 * np.sin(psi / 2) ** 2
+    u = np.tan(psi / 2)
+    kappa, beta = (x.h - y.h) / 2, (x.h + y.h) / 2
+
+    def total(f: list[np.ndarray], g: list[np.ndarray]) -> np.ndarray:
+        """2 E[f(U) g(V)] at the corner, for polynomials."""
+        terms = [2 * a[..., None] * b[..., None] * corner[p][q] for p, a in enumerate(f) for q, b in enumerate(g)]
+        return np.asarray(sum(terms[1:], terms[0]))
+
+    values, slopes = (total(f(x), f(y)) for f in (_polynomial_of, lambda v: [v.j - v.g * v.h, v.g]))
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    z = np.reshape(nodes, (-1, 1, 1))
+    product = (x.j * (z - 1) + x.g * kappa * (z - 1) ** 2 / 2) * (y.j * (z + 1) + y.g * kappa * (z + 1) ** 2 / 2)
+    omega = -np.tensordot(weights, product * np.exp(-((beta + kappa * z) ** 2) / 2) / math.sqrt(2 * math.pi), 1)
+    # The coefficient of erf in R is a polynomial of degree 2 in `near`, omega kappa^3 its constant; in dR/drho it is
+    # less its derivative, which is determined by two values.
+    i, k = 0, POINTS - 1
+    second = -(slopes[1][..., i] - slopes[1][..., k]) / (2 * (near[i] - near[k]))
+    first = -slopes[1][..., i] - 2 * near[i] * second
+    mean = values[2] / u - _ROOT * (omega * kappa**2)[..., None]
+    return SharpSamples(np.stack([omega, first, second], -1), slopes[2] / u, mean / u**2)
+
+
+def _polynomial_of(v: Jumps) -> list[np.ndarray]:
+    """j (z - h) + g (z - h)^2/2."""
+    return [v.g * v.h**2 / 2 - v.j * v.h, v.j - v.g * v.h, v.g / 2]
+
+
+def sharp_part(samples: SharpSamples, threshold: float, furthest: float) -> Sharp:
+    """The expansions that give all values to the threshold; abs(kappa) is up to `furthest`."""
+    series = [
+        in_powers(expanded(chebyshev_coefficients(v, 0, 1, 2), threshold, step=2), halved=False)
+        for v in (samples.slope, samples.mean)
+    ]
+    return Sharp(
+        expanded(chebyshev_coefficients(samples.jumps, 0, 1), threshold / max(1.0, furthest**3), step=3), *series
+    )
+
+
+def sharp_at(samples: SharpSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is sharp of half the squared distance (m, m), and of H (m, m, K) at the angles psi."""
+    near = 2 * np.sin(psi / 2) ** 2
+    at = meeting(jnp.asarray(x.h[..., None]), jnp.asarray(y.h[..., None]), jnp.asarray(near), jnp.asarray(psi))
+    slope, mean = (
+        np.polynomial.chebyshev.chebval(8 * (psi / math.pi) ** 2 - 1, np.moveaxis(chebyshev_coefficients(v, -1), -1, 0))
+        for v in (samples.slope, samples.mean)
+    )
+    omega, first, second = np.moveaxis(samples.jumps[..., None], 2, 0)
+    apart, h, _ = _combined(omega, first, second, slope, mean, at, jnp.asarray(near))
+    return np.asarray(apart[..., 0]), np.asarray(h)
+
+
+def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
+    """B, by collocation at the Chebyshev points psi."""
+    v = np.tan(psi / 2) ** 2
+    z = 8 * (psi / math.pi) ** 2 - 1
+    count = len(psi)
+    at = np.polynomial.chebyshev.chebvander(z, count - 1)
+    slopes = np.polynomial.chebyshev.chebder(np.eye(count))
+    by_v = np.polynomial.chebyshev.chebval(z, slopes).T * (16 * psi / math.pi**2 / (np.tan(psi / 2) * (1 + v)))[:, None]
+    w = np.exp(-(kappa**2 + beta**2 * (1 + v)) / 2) / (math.pi * (1 + v))
+    fall = (special.ndtr(-(beta - kappa)) - special.ndtr(-(beta + kappa))) / 2
+    right = (v * w + _ROOT * kappa * fall) / (v + kappa**2)
+    matrix = at + (2 * v**2 / (v + kappa**2))[..., None] * by_v
+    return np.asarray((at @ np.linalg.solve(matrix, right[..., None]))[..., 0])
+
+
+def _moments(h: np.ndarray, k: np.ndarray, psi: np.ndarray) -> list[list[np.ndarray]]:
+    """E[U^p V^q; U > h, V > k], p, q = 0..2, each (3, ..): the smooth part, and those with erf and with E."""
+    kappa, beta, u, rho = (h - k) / 2, (h + k) / 2, np.tan(psi / 2), np.cos(psi)
+    sine = np.sin(psi)
+    (tail_h, density_h), (tail_k, density_k) = (
+        (special.ndtr(-x), np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)) for x in (h, k)
+    )
+    tau, weights = np.polynomial.legendre.leggauss(40)
+    tau, weights = (tau.reshape(-1, 1, 1, 1) + 1) / 2, weights / 2
+
+    def beyond(density: np.ndarray, sign: int) -> np.ndarray:
+        """A mass at one kink, with the other input beyond its own: density Q(beta u -+ r)."""
+        inner = np.tensordot(weights, np.exp(sign * kappa * beta * tau - (beta * u * tau) ** 2 / 2), 1)
+        return np.asarray(density * np.stack(_full(0.5, sign * 0.5, -beta * u * inner / math.sqrt(2 * math.pi))))
+
+    joint = np.exp(-(kappa**2 + beta**2 * (1 + u**2)) / 2) / (2 * math.pi)
+    corner = np.stack(_full((tail_h + tail_k) / 2, (tail_h - tail_k) / 2, -u * _corner(kappa, beta, psi)))
+    both = np.stack(_full(0.0, 0.0, sine * joint))
+    a, b = [beyond(density_h, 1)], [beyond(density_k, -1)]
+    for own, place, other in ((a, h, k), (b, k, h)):
+        own.append(rho * place * own[0] + both)
+        own.append(rho * place * own[1] + sine**2 * own[0] + other * both)
+    moments = [[corner]]
+    for q in range(2):
+        before = q * moments[0][q - 1] if q else 0
+        moments[0].append(before + k**q * b[0] + rho * a[q])
+    for p in range(2):
+        row = []
+        for q in range(3):
+            lower = (p * moments[p - 1][q] if p else 0) + (rho * q * moments[p][q - 1] if q else 0)
+            row.append(lower + h**p * a[q] + rho * k**q * b[p])
+        moments.append(row)
+    return moments
+
+
+def _full(*parts: np.ndarray | float) -> list[np.ndarray]:
+    shape = np.broadcast_shapes(*(np.shape(part) for part in parts))
+    return [np.broadcast_to(part, shape) for part in parts]
