@@ -101,6 +101,7 @@ def test_options_reach_the_estimator(estimator, task):
         "bias_std": 0.2,
         "noise": 0.3,
         "time": 5.0,
+        "solver": "cg",
         "hyperparameters": "leave_one_out",
         "normalize": "none",
         "random_state": 7,
@@ -111,11 +112,22 @@ def test_options_reach_the_estimator(estimator, task):
     assert untouched == models.ESTIMATORS[estimator, task]().get_params()
 
 
+def test_a_classifier_takes_its_options_and_says_where_a_solver_does_not_apply(folder, tmp_path):
+    arguments = ["fit", folder / "train.csv", "--target", "label", "--model", tmp_path / "m.npz", "--drop", "id"]
+    assert invoke(*arguments, "--drop", "y", "--alpha-epsilon", 0.001, "--depth", 2).exit_code == 0
+    assert read(tmp_path / "m.npz").model.alpha_epsilon == 0.001
+    code, _, err = invoke(*arguments, "--solver", "cg")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "least_squares" in err
+
+
 def test_options_that_an_estimator_has_not_are_refused():
     with pytest.raises(ValueError, match="--ensemble is no option of NNGPRegressor"):
         models.build("nngp", "regression", {"ensemble": True})
     with pytest.raises(ValueError, match="--likelihood is no option of NTKRegressor"):
         models.build("ntk", "regression", {"likelihood": "dirichlet"})
+    with pytest.raises(ValueError, match="--alpha-epsilon is no option of NNGPRegressor"):
+        models.build("nngp", "regression", {"alpha_epsilon": 0.1})
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
@@ -261,10 +273,13 @@ def test_bad_tables_are_one_line(tmp_path, command, name):
 
 def test_too_many_rows_are_refused(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "available", lambda: 20_000)
-    arguments = ["fit", folder / "train.csv", "--target", "y", "--model", tmp_path / "m.npz"]
-    code, _, err = invoke(*arguments)
+    arguments = ["fit", folder / "train.csv", "--model", tmp_path / "m.npz", "--target"]
+    code, _, err = invoke(*arguments, "label")
     assert (code, err.count("\n")) == (2, 1)
-    assert "fit to a random part: --rows 28" in err
+    assert "fit to a random part: --rows 28" in err  # three matrices
+    code, _, err = invoke(*arguments, "y", "--time", 3)
+    assert code == 2
+    assert "--rows 25" in err  # four
 
 
 def test_conflicting_duplicates(tmp_path):
@@ -344,11 +359,13 @@ def seen(monkeypatch):
 def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
     path = config(
         '[fit]\ntarget = "y"\ndepth = 5\nweight-std = 1.5\ndrop = ["a"]\nimpute = true\ntask = "regression"\n'
+        'solver = "cg"\nalpha_epsilon = 0.001\n'
     )
     invoke("fit", "t.csv", "--model", tmp_path / "m.npz", "--config", path, "--depth", 2)
     _, choices, _, given, _ = seen[0]
     assert choices == Choices("y", "regression", ["a"], (), True, None, 0)
     assert (given["depth"], given["weight_std"], given["bias_std"]) == (2, 1.5, None)
+    assert (given["solver"], given["alpha_epsilon"]) == ("cg", 0.001)
 
 
 @pytest.mark.parametrize(
@@ -360,6 +377,7 @@ def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
         ("fit = 3\n", "write a table [fit]"),
         ("[fit\n", "is no TOML"),
         ('[fit]\ndepth = "deep"\n', "'--depth'"),
+        ('[fit]\nsolver = "qr"\n', "'--solver'"),
         ("[fit]\nconfig = 3\n", "no option 'config'"),
     ],
 )

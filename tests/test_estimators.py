@@ -25,6 +25,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import widelimit as wl
 from widelimit.compute import memory
+from widelimit.estimators import networks
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import stopped_flow
@@ -353,6 +354,89 @@ def test_a_scikit_learn_kernel_has_exact_gradients_and_serves_its_estimators(dat
     assert GaussianProcessClassifier(kernel, optimizer=None).fit(X, y > 0).score(X, y > 0) > 0.8
     tanh = wl.sklearn_kernel(wl.nngp(wl.mlp(depth=2, activation="tanh")), gradient="differences")
     assert np.isfinite(tanh(X[:5], eval_gradient=True)[1]).all()
+
+
+@pytest.mark.parametrize("cls", REGRESSORS)
+def test_conjugate_gradients_fit_what_cholesky_fits(cls, data):
+    X, y, Z = data
+    targets = np.column_stack([y, X[:, 1]])
+    weights = np.linspace(0.5, 2, len(X))
+    direct, steps = (cls(solver=s).fit(X, targets, sample_weight=weights) for s in ("cholesky", "cg"))
+    assert direct.fitted_.law.fit.choice.solver == "cholesky"
+    assert steps.fitted_.law.fit.choice.solver == "cg"
+    # Residual 1e-10 and noise >= 1e-4 of the diagonal, whose condition number is below 60/1e-4.
+    for a, b in zip(direct.predict(Z, return_std=True), steps.predict(Z, return_std=True), strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-6)
+    np.testing.assert_allclose(steps.predict(Z, return_cov=True)[1], direct.predict(Z, return_cov=True)[1], atol=1e-6)
+    assert np.abs(cls(solver="cg", noise=1.0).fit(X, targets).predict(Z) - direct.predict(Z)).max() > 1e-3
+    assert np.isfinite(direct.log_marginal_likelihood())
+    assert steps.log_marginal_likelihood_value_ is None
+    with pytest.raises(ValueError, match='solver="cholesky"'):
+        steps.log_marginal_likelihood()
+
+
+def test_conjugate_gradients_classify_by_least_squares(data):
+    X, y, Z = data
+    labels = np.digitize(y, [-0.4, 0.4])
+    direct, steps = (wl.NTKClassifier(likelihood="least_squares", solver=s).fit(X, labels) for s in ("cholesky", "cg"))
+    assert steps.fitted_.law.fit.choice.solver == "cg"
+    np.testing.assert_allclose(steps.predict_proba(Z), direct.predict_proba(Z), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            wl.NNGPRegressor(solver="cg", time=3.0),
+            r"solver='cg' is for time=inf without ensemble.*leave solver=\"auto\"",
+        ),
+        (wl.NTKRegressor(solver="cholesky", ensemble=True), "take eigenvectors"),
+        (wl.NTKClassifier(solver="cg"), r"Dirichlet likelihood.*solver=\"auto\".*least_squares"),
+        (wl.NNGPClassifier(solver="cg", likelihood="least_squares", time=1.0), "take eigenvectors"),
+    ],
+    ids=["time", "ensemble", "dirichlet", "stopped least squares"],
+)
+def test_a_solver_that_does_not_apply_is_refused(model, message, data):
+    X, y, _ = data
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y > 0)
+
+
+def test_room_is_asked_for_what_the_solver_holds(monkeypatch):
+    """Of 10,000 rows: one triangle for a linear system, four matrices for eigenvectors."""
+    asked = []
+
+    def require(size, what):
+        asked.append(size / 8e8)
+        raise MemoryError(f"{what} needs much; or less.")
+
+    monkeypatch.setattr(memory, "require", require)
+    X, y = np.zeros((10_000, 1)), np.arange(10_000) % 2
+    models = [wl.NNGPRegressor(solver="cg"), wl.NTKRegressor(), wl.NTKRegressor(time=1.0), wl.NTKClassifier()]
+    for model in models:
+        with pytest.raises(MemoryError, match="NTKFeatures"):
+            model.fit(X, y)
+    assert asked == [0.5, 0.5, 4, 3]
+
+
+def test_noise_of_a_large_table_is_chosen_on_rows_spread_over_it(monkeypatch):
+    rng = np.random.default_rng(1)
+    X, Z = rng.standard_normal((240, 2)), rng.standard_normal((9, 2))
+    # Noise by row number: the first quarter has none, so that its noise is not that of the table.
+    y = np.sin(2 * X[:, 0]) + 0.4 * (np.arange(240) >= 60) * rng.standard_normal(240)
+    whole = wl.NNGPRegressor().fit(X, y)
+    monkeypatch.setattr(networks, "NOISE_ROWS", 60)
+    part = wl.NNGPRegressor().fit(X, y)
+    # 60 rows tell a noise to about sqrt(2/60) = 18 %, and neighbours in the grid are 78 % apart: two of its steps.
+    assert abs(np.log10(part.noise_ / whole.noise_)) < 0.51
+    fitted = wl.NNGPRegressor(noise=part.noise_).fit(X, y)
+    np.testing.assert_allclose(part.predict(Z), fitted.predict(Z), rtol=1e-10)
+    assert part.fitted_.law.fit.choice.solver == "cholesky"
+    assert len(part.fitted_.coefficients) == 240
+    again = wl.NNGPRegressor().fit(X, y)
+    assert (again.noise_, again.y_scale_) == (part.noise_, part.y_scale_)
+    monkeypatch.setattr(networks, "spread", lambda order, count: order[:count])
+    assert abs(np.log10(wl.NNGPRegressor().fit(X, y).noise_ / whole.noise_)) > 0.51
 
 
 def test_a_million_rows_are_refused_before_anything_is_allocated(monkeypatch):

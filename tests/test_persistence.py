@@ -22,6 +22,7 @@ MODELS = {
     "nngp": (wl.NNGPRegressor(), Y[:, 0]),
     "ntk, two outputs, stopped": (wl.NTKRegressor(time=3.0, noise=0.1, normalize="sphere"), Y),
     "ntk, ensemble, tuned": (wl.NTKRegressor(ensemble=True, hyperparameters="leave_one_out"), Y[:, 0]),
+    "ntk, conjugate gradients": (wl.NTKRegressor(solver="cg"), Y),
     "dirichlet": (wl.NNGPClassifier(depth=2), TEXT),
     "dirichlet of integers, erf": (wl.NTKClassifier(activation="erf"), (X[:, 0] > 0).astype(int)),
     "least squares of booleans": (wl.NTKClassifier(likelihood="least_squares"), X[:, 0] > 0),

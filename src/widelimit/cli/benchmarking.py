@@ -29,6 +29,8 @@ SCORES = {
 
 Progress = Callable[[int], AbstractContextManager[Callable[[str], None]]]
 """Steps -> a context of a function to call before each, with its name."""
+MATRICES = 3
+"""n x n matrices of float64 that a model holds at most: the kernel, its factor, and a copy between them."""
 ONE_THREAD = 3000
 """Up to so many rows every model runs on one thread: more gain little, and threads that spin cost many times that."""
 
@@ -170,6 +172,7 @@ def run(
     """
     start = time.perf_counter()
     table = training.load(path, choices)
+    training.require_memory(table.frame.height, MATRICES)
     data = training.encoded(table, choices)
     parts = splits(table, folds, choices.seed)
     known, notes = models(table, given, costly=costly)

@@ -50,6 +50,14 @@ class Likelihood(enum.StrEnum):
     LEAST_SQUARES = "least_squares"
 
 
+class Solver(enum.StrEnum):
+    """How the linear system is solved."""
+
+    AUTO = "auto"
+    CHOLESKY = "cholesky"
+    CG = "cg"
+
+
 class Normalize(enum.StrEnum):
     """What is done to the inputs."""
 
@@ -116,6 +124,10 @@ def fit(
     ] = None,
     ensemble: Annotated[bool, typer.Option("--ensemble", help="Spread over random starts of the networks.")] = False,
     likelihood: Annotated[Likelihood | None, typer.Option(help="Of classes; least_squares is quicker.")] = None,
+    alpha_epsilon: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="Pseudo-count of every class in the Dirichlet likelihood.")
+    ] = None,
+    solver: Annotated[Solver | None, typer.Option(help="cg: conjugate gradients, for many rows.")] = None,
     hyperparameters: HyperparametersOption = None,
     normalize: NormalizeOption = None,
     seed: Seed = 0,
@@ -145,6 +157,8 @@ def fit(
             "time": time,
             "ensemble": ensemble or None,
             "likelihood": likelihood,
+            "alpha_epsilon": alpha_epsilon,
+            "solver": solver,
             "hyperparameters": hyperparameters,
             "normalize": normalize,
         }

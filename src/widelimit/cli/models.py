@@ -127,8 +127,9 @@ def fit(
     shown = terminal.shown_on_terminal(quiet=quiet)
     with terminal.waiting(f"reading {path.name}", shown=shown):
         table = training.load(path, choices)
+        made = build(estimator, table.task, {**given, "random_state": choices.seed})
+        training.require_memory(table.frame.height, made._matrices())
         data = training.encoded(table, choices)
-    made = build(estimator, table.task, {**given, "random_state": choices.seed})
     with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", shown=shown):
         made.fit(data.X, data.y)
     wl.save(made, model, extra={"table": data.schema.document()})

@@ -280,7 +280,7 @@ def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"
         ValueError: columns that are not there; text for numbers; missing values that the model cannot fill.
     """
     names = [column.name for column in schema.columns]
-    require_columns(frame, names, "the model needs the column")
+    _require_those_of_training(frame, names)
     present = [as_kind(column, frame[column.name]) for column in schema.columns]
     refuse_missing(
         [values for column, values in zip(schema.columns, present, strict=True) if column.fill is None],
@@ -304,6 +304,21 @@ def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"
             )
         blocks.append(filled.to_numpy()[:, None] == np.array(column.categories, dtype=object))
     return np.concatenate(blocks, axis=1, dtype=np.float64), notes
+
+
+def _require_those_of_training(frame: pl.DataFrame, names: list[str]) -> None:
+    """Refuse a table without some columns of the training table; those that only look different are named."""
+    missing = [name for name in names if name not in frame.columns]
+    if not missing:
+        return
+    alike = {name.strip().casefold(): name for name in frame.columns if name not in names}
+    renamed = [f"{alike[n.strip().casefold()]!r} to {n!r}" for n in missing if n.strip().casefold() in alike]
+    mend = f"rename {listed(renamed)}" if renamed else "give a table with all columns that the model was fitted to"
+    count = f"{len(missing)} of the {len(names)} columns" if len(names) > 1 else "the column"
+    raise ValueError(
+        f"the table lacks {count} that the model was fitted to: {listed(missing)}; it has {listed(frame.columns)}; "
+        f"{mend}."
+    )
 
 
 def as_kind(column: Column, values: pl.Series) -> pl.Series:

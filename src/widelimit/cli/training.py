@@ -15,9 +15,6 @@ from widelimit.cli import schema, tables
 from widelimit.cli.schema import Schema
 from widelimit.compute import memory
 
-MATRICES = 3
-"""n x n matrices of float64 that an exact fit holds at most: the kernel, its factor, and a copy between them."""
-
 
 @final
 @dataclass(frozen=True)
@@ -67,7 +64,6 @@ def load(path: Path, choices: Choices) -> Table:
 
     Raises:
         ValueError: no table, no such column, a target that cannot be used, fewer than 2 rows.
-        MemoryError: more rows than an exact fit has memory for; nothing large was allocated.
     """
     frame = tables.read(path)
     schema.require_columns(frame, [choices.target], "--target")
@@ -76,17 +72,20 @@ def load(path: Path, choices: Choices) -> Table:
         raise ValueError(f"{path}: has 1 row; a model needs at least 2.")
     if choices.rows is not None and choices.rows < rows:
         frame = frame.sample(choices.rows, seed=choices.seed)
-    require_memory(frame.height)
     column = frame[choices.target]
     task, reason = (choices.task, "by --task") if choices.task else schema.decide_task(column)
     return Table(path, frame, schema.target_values(column, task), task, reason, rows)
 
 
-def require_memory(rows: int) -> None:
-    """Refuse more rows than memory holds MATRICES of."""
-    need, free = MATRICES * 8 * rows**2, memory.available()
+def require_memory(rows: int, matrices: float) -> None:
+    """Refuse more rows than memory holds so many matrices of.
+
+    Raises:
+        MemoryError: with the number of rows that fit; nothing large was allocated.
+    """
+    need, free = matrices * 8 * rows**2, memory.available()
     if need > free:
-        fitting = int((free / (MATRICES * 8)) ** 0.5)
+        fitting = int((free / (matrices * 8)) ** 0.5)
         fitting -= fitting % 10 ** max(len(str(fitting)) - 2, 0)
         raise MemoryError(
             f"an exact fit to {rows} rows takes {need / memory.GIB:.0f} GiB and {free / memory.GIB:.0f} GiB are free; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,8 +15,9 @@ from widelimit import validation
 from widelimit.estimators import preparation
 from widelimit.estimators.networks import Choice, Design, Kind, choose
 from widelimit.estimators.preparation import Inputs
+from widelimit.inference.solvers import Solver
 
-SOLVERS = ("auto", "cholesky")
+SOLVERS = ("auto", "cholesky", "cg")
 HYPERPARAMETERS = ("fixed", "marginal_likelihood", "leave_one_out")
 
 
@@ -31,7 +33,7 @@ class WideEstimator(BaseEstimator, abc.ABC):
     time: float
     normalize: str | None
     hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"]
-    solver: str
+    solver: Solver
     random_state: Any
 
     inputs_: Inputs
@@ -51,6 +53,11 @@ class WideEstimator(BaseEstimator, abc.ABC):
             validation.finite_scalar("noise", self.noise, at_least=0.0)
         if validation.times(self.time).ndim:
             raise ValueError("time must be one number in [0, inf].")
+        if self.solver != "auto" and not self._solved():
+            raise ValueError(
+                f"solver={self.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
+                'eigenvectors: leave solver="auto".'
+            )
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
         return Design(self._kind, self.depth, self.activation, weight_std, bias_std)
@@ -59,6 +66,14 @@ class WideEstimator(BaseEstimator, abc.ABC):
         """Network, noise and scales for standardised targets, by `hyperparameters`."""
         design = self._design(self.weight_std, self.bias_std)
         return choose(design, points, y, weights, self.noise, self.hyperparameters)
+
+    def _solved(self) -> bool:
+        """Whether the fit is one linear system, rather than a flow that takes eigenvectors."""
+        return float(self.time) == math.inf and not self._ensemble()
+
+    def _matrices(self) -> float:
+        """(n, n) matrices that a fit holds: one triangle for a linear system; or kernel, eigenvectors and workspace."""
+        return 0.5 if self._solved() else 4
 
     def _ensemble(self) -> bool:
         return bool(getattr(self, "ensemble", False))

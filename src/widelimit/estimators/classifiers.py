@@ -15,9 +15,10 @@ from widelimit import validation
 from widelimit.estimators import preparation
 from widelimit.estimators.base import WideEstimator
 from widelimit.estimators.fitted_classes import FittedClasses
-from widelimit.estimators.networks import Design, Fitted, search, spread
+from widelimit.estimators.networks import ROWS, Design, Fitted, search, spread
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import ALPHA_EPSILON, DirichletPosterior, most_likely_scale
+from widelimit.inference.solvers import Solver
 
 LIKELIHOODS = ("dirichlet", "least_squares")
 
@@ -52,7 +53,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
         kept = weights > 0
         X, weights = X[kept], weights[kept]
         self.classes_, labels = np.unique(y[kept], return_inverse=True)
-        preparation.require_room(len(X), 2)
+        preparation.require_room(len(X), self._matrices())
         points = self._normalised(X, weights)
         if len(self.classes_) == 1:
             self.fitted_ = None
@@ -72,10 +73,19 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
                 'the Dirichlet likelihood has a noise of its own, set by alpha_epsilon: leave noise="auto", or choose '
                 'likelihood="least_squares".'
             )
+        if self.likelihood == "dirichlet" and self.solver == "cg":
+            raise ValueError(
+                'the Dirichlet likelihood shares one Cholesky factor among the classes and has no solver="cg": leave '
+                'solver="auto", or choose likelihood="least_squares".'
+            )
+
+    def _matrices(self) -> float:
+        """The factor and, for all classes together, one correction of its size, made from as much."""
+        return 3 if self.likelihood == "dirichlet" and self._solved() else WideEstimator._matrices(self)
 
     def _dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
         alpha, classes = float(self.alpha_epsilon), len(self.classes_)
-        rows = spread(np.argsort(labels, kind="stable"))
+        rows = spread(np.argsort(labels, kind="stable"), ROWS)
 
         def posterior(design: Design) -> DirichletPosterior:
             return most_likely_scale(
@@ -117,6 +127,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
             weights,
             float(self.time),
             self._ensemble(),
+            self.solver,
         )
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -161,13 +172,15 @@ class NNGPClassifier(WideClassifier):
         bias_std: >= 0.
         likelihood: "dirichlet" (Milios et al. 2018, arXiv 1805.10915) or "least_squares" on one-hot labels.
         alpha_epsilon: > 0, pseudo-count of every class in the Dirichlet likelihood.
-        noise: of the least squares: a variance, or "auto", the most likely. The Dirichlet likelihood has its own.
+        noise: of the least squares: a variance, or "auto", the most likely (above 4000 rows of 4000 of them, evenly
+            spread). The Dirichlet likelihood has its own.
         time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
             C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2), of the last layer.
         normalize: "standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.
         hyperparameters: "fixed", or "marginal_likelihood" or "leave_one_out": the objective of a search over weight_std
             and bias_std.
-        solver: "auto" or "cholesky".
+        solver: of the least squares at time inf without ensemble: "cholesky", "cg" (conjugate gradients) or "auto", as
+            `widelimit.posterior` has them. The Dirichlet likelihood takes Cholesky.
         random_state: unused: fits are deterministic.
 
     Attributes:
@@ -191,7 +204,7 @@ class NNGPClassifier(WideClassifier):
         time: float = math.inf,
         normalize: str | None = "standardize",
         hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
-        solver: str = "auto",
+        solver: Solver = "auto",
         random_state: Any = None,
     ) -> None:
         self.depth = depth
@@ -221,14 +234,16 @@ class NTKClassifier(WideClassifier):
         bias_std: >= 0.
         likelihood: "dirichlet" (Milios et al. 2018, arXiv 1805.10915) or "least_squares" on one-hot labels.
         alpha_epsilon: > 0, pseudo-count of every class in the Dirichlet likelihood.
-        noise: of the least squares: a variance, or "auto", the most likely. The Dirichlet likelihood has its own.
+        noise: of the least squares: a variance, or "auto", the most likely (above 4000 rows of 4000 of them, evenly
+            spread). The Dirichlet likelihood has its own.
         time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
             C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
         ensemble: the law over random starts of the network, in place of a Gaussian process with the NTK.
         normalize: "standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.
         hyperparameters: "fixed", or "marginal_likelihood" or "leave_one_out": the objective of a search over weight_std
             and bias_std.
-        solver: "auto" or "cholesky".
+        solver: of the least squares at time inf without ensemble: "cholesky", "cg" (conjugate gradients) or "auto", as
+            `widelimit.posterior` has them. The Dirichlet likelihood takes Cholesky.
         random_state: unused: fits are deterministic.
 
     Attributes:
@@ -253,7 +268,7 @@ class NTKClassifier(WideClassifier):
         ensemble: bool = False,
         normalize: str | None = "standardize",
         hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
-        solver: str = "auto",
+        solver: Solver = "auto",
         random_state: Any = None,
     ) -> None:
         self.depth = depth

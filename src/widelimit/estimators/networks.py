@@ -16,6 +16,7 @@ from widelimit.architecture.network import Network, mlp
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.posterior import Posterior, posterior
+from widelimit.inference.solvers import Solver
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 
@@ -24,6 +25,8 @@ BLOCK = 4096
 """Test rows whose kernel with the training rows is held at once."""
 ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
+NOISE_ROWS = 4000
+"""Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
 TRIALS = 40
 """Networks tried in a search."""
 
@@ -66,27 +69,29 @@ def choose(
     noise: float | Literal["auto"],
     hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"],
 ) -> Choice:
-    """Network, noise and scales: as given, or the most likely ones."""
+    """Network, noise and scales: as given, or the most likely ones, of rows evenly spread over a large table."""
     given = None if noise == "auto" else float(noise)
     objective: Objective = "marginal_likelihood"
     if hyperparameters != "fixed":
         objective = hyperparameters
-        rows = spread(np.arange(len(points)))
+        tried = spread(np.arange(len(points)), ROWS)
 
         def score(candidate: Design) -> float:
-            gram = np.asarray(candidate.kernel().gram(points[rows]))
-            return noise_level(gram, y[rows], weights[rows], objective=objective, noise=given).score
+            gram = np.asarray(candidate.kernel().gram(points[tried]))
+            return noise_level(gram, y[tried], weights[tried], objective=objective, noise=given).score
 
         design = search(design, score)
     if given is not None:
         return Choice(design, given, np.ones(y.shape[1]))
-    found = noise_level(np.asarray(design.kernel().gram(points)), y, weights, objective=objective)
+    rows = spread(np.arange(len(points)), NOISE_ROWS)
+    gram = np.asarray(design.kernel().gram(points[rows]))
+    found = noise_level(gram, y[rows], weights[rows], objective=objective)
     return Choice(design, found.noise, found.scale)
 
 
-def spread(order: np.ndarray) -> np.ndarray:
-    """At most ROWS of these row numbers, evenly spaced."""
-    return order if len(order) <= ROWS else order[np.linspace(0, len(order) - 1, ROWS).round().astype(int)]
+def spread(order: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of these row numbers, evenly spaced."""
+    return order if len(order) <= count else order[np.linspace(0, len(order) - 1, count).round().astype(int)]
 
 
 def search(design: Design, score: Callable[[Design], float]) -> Design:
@@ -131,6 +136,8 @@ class Fitted:
     weights: Float[np.ndarray, " n"]
     time: float
     ensemble: bool
+    solver: Solver = "auto"
+    """Of the linear system at time inf without ensemble."""
     coefficients: Float[np.ndarray, "n c"] | None = None
 
     def __post_init__(self) -> None:
@@ -145,7 +152,8 @@ class Fitted:
     def law(self) -> Posterior | StoppedFlow:
         """The Gaussian law of the function."""
         if self.time == np.inf and not self.ensemble:
-            return posterior(self.design.kernel(), self.X, self.y, noise=self.noise / self.weights)
+            noise = self.noise / self.weights
+            return posterior(self.design.kernel(), self.X, self.y, noise=noise, solver=self.solver)
         return stopped_flow(
             self.design.kernel(),
             self.X,

@@ -269,7 +269,7 @@ def _fitted(
     if state["fitted"] != "Fitted":
         raise ValueError("an unknown kind of fit")
     y, noise = _array(arrays, "y", n, c), float(state["noise"])
-    return Fitted(design, X, y, noise, weights, float(model.time), ensemble, coefficients)
+    return Fitted(design, X, y, noise, weights, float(model.time), ensemble, model.solver, coefficients)
 
 
 def _array(arrays: dict[str, np.ndarray], key: str, *shape: int) -> np.ndarray:

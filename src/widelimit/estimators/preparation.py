@@ -70,8 +70,8 @@ def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
     return weights
 
 
-def require_room(n: int, matrices: int) -> None:
-    """Refuse n rows whose (n, n) matrices do not fit, before any is made.
+def require_room(n: int, matrices: float) -> None:
+    """Refuse n rows whose (n, n) matrices do not fit, before any is made; half a matrix is one triangle.
 
     Raises:
         MemoryError: with what to use instead.
