@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from commands import invoke, listening
-from widelimit.cli import benchmark_report, benchmarking, demo_scores, models, options, rivals, terminal
+from widelimit.cli import benchmark_report, benchmarking, demo_scores, models, options, rivals
 from widelimit.cli.benchmarking import Record, Row
 from widelimit.cli.rivals import Fold
 from widelimit.cli.training import Choices, Table
@@ -538,9 +538,3 @@ def test_probability_zero_is_an_infinite_loss_in_json():
 def test_the_library_is_told_apart_in_the_figure():
     assert set(benchmark_report.LIBRARY) < set(rivals.regression({}))
     assert set(benchmark_report.LIBRARY) < set(rivals.classification({}))
-
-
-def test_waiting_is_silent_off_a_terminal(capsys):
-    with terminal.waiting("text", shown=False):
-        pass
-    assert capsys.readouterr() == ("", "")

@@ -3,10 +3,12 @@
 import pickle
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pandas
 import polars
 import pytest
+from joblib.externals import cloudpickle
 from scipy.special import softmax
 from sklearn import config_context
 from sklearn.base import clone
@@ -278,7 +280,8 @@ def test_hyperparameters_improve_their_objective(model, objective, data):
     model = clone(model).set_params(hyperparameters=objective)
     target = y if isinstance(model, wl.NNGPRegressor) else y > 0
     model.fit(X, target)
-    assert (model.fitted_.design.weight_std, model.fitted_.design.bias_std) != (model.weight_std, model.bias_std)
+    found = model.fitted_.training.design
+    assert (found.weight_std, found.bias_std) != (model.weight_std, model.bias_std)
     assert np.isfinite(model.predict(Z).astype(float)).all()
     if objective == "marginal_likelihood" and isinstance(model, wl.NNGPRegressor):
         still = clone(model).set_params(hyperparameters="fixed").fit(X, y)
@@ -314,6 +317,24 @@ def test_grid_search_pickle_clone_and_html(data):
         search = GridSearchCV(routed, {"depth": [2]}, cv=2).fit(X, y, sample_weight=np.linspace(0.1, 2, len(y)))
         plain = GridSearchCV(wl.NNGPRegressor(), {"depth": [2]}, cv=2).fit(X, y)
         assert np.abs(search.predict(Z) - plain.predict(Z)).max() > 1e-3
+
+
+def bent(u):
+    """An activation of a user's own, where a pickle finds it."""
+    return u + jnp.sin(u)
+
+
+def test_a_function_for_an_activation_is_pickled_by_its_name(data):
+    X, y, Z = data
+    model = wl.NNGPRegressor(depth=2, activation=bent, noise=0.1).fit(X, y)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.activation is bent
+    for a, b in zip(model.predict(Z, return_std=True), again.predict(Z, return_std=True), strict=True):
+        np.testing.assert_array_equal(a, b)
+    nameless = wl.NNGPRegressor(activation=lambda u: u)
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(nameless)
+    assert cloudpickle.loads(cloudpickle.dumps(nameless)).activation(3.0) == 3.0  # as joblib does between processes
 
 
 def test_features_approach_the_kernel_and_serve_a_linear_model(data):

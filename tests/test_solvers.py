@@ -41,7 +41,7 @@ TOLERANCE = 1e-10
 def _small_blocks(monkeypatch):
     """Three blocks of rows, the last one shorter; no reserve."""
     monkeypatch.setattr(operators, "SIZE", 128)
-    monkeypatch.setattr(operators.blocks, "__kwdefaults__", {"size": 128})
+    monkeypatch.setattr(operators.blocks, "__kwdefaults__", operators.blocks.__kwdefaults__ | {"size": 128})
     monkeypatch.setattr(operators, "RESERVE", 0)
 
 

@@ -15,6 +15,7 @@ from cases import ACTIVATIONS
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
+    "progress",
     "pytrees",
     "series",
     "validation",
@@ -134,7 +135,7 @@ def test_house_style():
         assert "super()" not in text, path
 
 
-HEAVY = ["jax", "numpy", "scipy", "sklearn", "matplotlib", "polars", "zarr", "diffrax", "equinox", "optax"]
+HEAVY = ["jax", "numpy", "scipy", "sklearn", "matplotlib", "polars", "zarr", "diffrax", "equinox", "optax", "rich"]
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -63,8 +63,7 @@ def demo(
         from widelimit.cli import demo as demonstration
         from widelimit.cli import demo_report, terminal
 
-        shown = terminal.shown_on_terminal(quiet=quiet)
-        with terminal.progress(demonstration.step_count(), shown=shown) as advance:
+        with terminal.progress(demonstration.step_count(), "steps", quiet=quiet) as advance:
             result = demonstration.run(out=out, seed=seed, advance=advance)
         if as_json:
             print_json({"widelimit": version(), **demonstration.document(result)})

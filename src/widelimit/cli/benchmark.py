@@ -79,14 +79,13 @@ def benchmark(
             "bias_std": bias_std,
             "hyperparameters": hyperparameters,
         }
-        shown = terminal.shown_on_terminal(quiet=quiet)
         result = benchmarking.run(
             table,
             choices,
             given,
             folds=folds,
             costly=costly,
-            progress=lambda steps: terminal.progress(steps, shown=shown),
+            progress=lambda steps: terminal.progress(steps, "fits", quiet=quiet),
         )
         for text in result.notes:
             note(text, quiet=quiet)

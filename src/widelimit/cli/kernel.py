@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from widelimit.cli.options import AsJson, Debug, Quiet, fail, plain_errors, print_json
+from widelimit.progress import shown
 
 
 class Kind(StrEnum):
@@ -52,7 +51,6 @@ def kernel(
     with plain_errors(debug=debug):
         if not out.parent.is_dir():
             raise ValueError(f"--out {out}: there is no folder {out.parent}; create it (mkdir -p '{out.parent}').")
-        from widelimit.cli import terminal
         from widelimit.cli.matrices import read_matrix
 
         inputs = read_matrix(data, array=array, drop=drop).astype(dtype.value)
@@ -61,8 +59,9 @@ def kernel(
         net = wl.mlp(depth=depth, activation=activation, weight_std=weight_std, bias_std=bias_std)
         chosen = wl.ntk(net) if kind is Kind.NTK else wl.nngp(net)
         try:
-            with _progress(shown=terminal.shown_on_terminal(quiet=quiet)) as progress:
-                stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=progress)
+            with shown(not quiet, unit="tiles") as report:
+                tiles = partial(report, "kernel matrix")
+                stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)
         except KeyboardInterrupt:
             fail(f"interrupted; the finished tiles are in {out}, and the same command goes on with them.", 130)
     facts = {"path": str(out), "shape": list(stored.shape), "dtype": str(stored.dtype), "tile": stored.chunks[0]}
@@ -71,18 +70,3 @@ def kernel(
     else:
         size = stored.nbytes / 2**30
         typer.echo(f"{kind.value} of {len(inputs)} inputs: {size:.3g} GiB of {stored.dtype} in {out}")
-
-
-@contextmanager
-def _progress(*, shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """A function (done, total) that moves a bar on stderr, if shown."""
-    if not shown:
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("tiles"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("tiles", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

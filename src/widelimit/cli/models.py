@@ -6,7 +6,7 @@ import inspect
 import textwrap
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -124,14 +124,14 @@ def fit(
         OSError: the model cannot be written.
     """
     start = time.perf_counter()
-    shown = terminal.shown_on_terminal(quiet=quiet)
-    with terminal.waiting(f"reading {path.name}", shown=shown):
+    with terminal.waiting(f"reading {path.name}", quiet=quiet):
         table = training.load(path, choices)
-        made = build(estimator, table.task, {**given, "random_state": choices.seed})
+        made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
         training.require_memory(table.frame.height, made._matrices())
         data = training.encoded(table, choices)
-    with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", shown=shown):
+    with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
         made.fit(data.X, data.y)
+    made.set_params(verbose=False)
     wl.save(made, model, extra={"table": data.schema.document()})
     return FitResult(table, data, made, model, time.perf_counter() - start)
 
@@ -161,8 +161,8 @@ class Predictions:
         }
 
 
-def load(path: Path) -> tuple[Any, Schema]:
-    """A model that `fit` wrote, and its schema.
+def load(path: Path, *, quiet: bool) -> tuple[Any, Schema]:
+    """A model that `fit` wrote, which shows progress unless `quiet`, and its schema.
 
     Raises:
         ValueError: no such file, none of this library's, or one that was not made from a table.
@@ -173,6 +173,8 @@ def load(path: Path) -> tuple[Any, Schema]:
         raise ValueError(
             f"{path}: was not written by widelimit fit, so its columns have no names; use wl.load in Python."
         )
+    if estimator.fitted_ is not None:
+        estimator.fitted_.training = replace(estimator.fitted_.training, verbose=not quiet)
     return estimator, schema.from_document(extra["table"])
 
 
@@ -183,12 +185,11 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
         ValueError: see `load` and `schema.encode`.
     """
     start = time.perf_counter()
-    estimator, found = load(model)
+    estimator, found = load(model, quiet=quiet)
     frame = tables.read(path)
     X, notes = schema.encode(found, frame)
     parts = []
-    shown = terminal.shown_on_terminal(quiet=quiet)
-    with terminal.progress(-(-len(X) // ROWS), shown=shown) as advance:
+    with terminal.progress(-(-len(X) // ROWS), "parts", quiet=quiet) as advance:
         for i in range(0, len(X), ROWS):
             advance(f"predicting {found.target}")
             parts.append(columns(estimator, found, X[i : i + ROWS], std=std))

@@ -1,4 +1,4 @@
-"""Progress on stderr and tables on stdout, 80 columns wide where there is no terminal."""
+"""Steps on stderr and tables on stdout, 80 columns wide where there is no terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from widelimit.progress import shown
 
 WIDTH = 80
 """Columns of a table that does not go to a terminal."""
@@ -30,41 +31,19 @@ def grid() -> Table:
 
 
 @contextmanager
-def progress(steps: int, *, shown: bool) -> Iterator[Callable[[str], None]]:
-    """A function to call before each step with its name; it moves a bar on stderr if `shown`, else does nothing."""
-    bar = Progress(
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-        disable=not shown,
-    )
-    with bar:
-        task, done = bar.add_task("", total=steps), itertools.count()
-        yield lambda name: bar.update(task, completed=next(done), description=name)
+def progress(steps: int, unit: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A function to call before each step with its name; it moves a bar, as `widelimit.progress` shows it."""
+    done = itertools.count()
+    with shown(not quiet, unit=unit) as report:
+        yield lambda name: report(name, next(done), steps)
 
 
 @contextmanager
-def waiting(text: str, *, shown: bool) -> Iterator[None]:
-    """A spinner and the seconds on stderr, if `shown`, while work of unknown length goes on."""
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-        disable=not shown,
-    )
-    with bar:
-        bar.add_task(text, total=None)
+def waiting(text: str, *, quiet: bool) -> Iterator[None]:
+    """A bar that only moves, while work of unknown length goes on."""
+    with shown(not quiet) as report:
+        report(text, 0, 0)
         yield
-
-
-def shown_on_terminal(*, quiet: bool) -> bool:
-    """Whether progress is shown: stderr is a terminal, and nobody said --quiet."""
-    return sys.stderr.isatty() and not quiet
 
 
 def short(value: float) -> str:

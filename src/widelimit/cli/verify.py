@@ -39,7 +39,7 @@ def verify(
 
         claims = verification.chosen(only or (), mnist=mnist)
         effort = Effort.QUICK if quick else Effort.FULL
-        with terminal.progress(len(claims), shown=terminal.shown_on_terminal(quiet=quiet)) as advance:
+        with terminal.progress(len(claims), "claims", quiet=quiet) as advance:
             outcomes, document = verification.verify(
                 claims, effort, out=out, folder=keep, version=version(), advance=advance
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -12,6 +14,7 @@ from widelimit.compute.checkpoints import Checkpoint
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.operators import Operator
 from widelimit.compute.preconditioners import Precondition
+from widelimit.compute.tiles import silent
 
 MAX_ITERATIONS = 1000
 """Products with the matrix, in all: what bounds every solve."""
@@ -23,6 +26,8 @@ COLUMNS = 256
 """Right-hand sides of variances taken at once."""
 
 State = dict[str, np.ndarray]
+Progress = Callable[[float, float], None]
+Told = Callable[[np.ndarray], None]
 
 
 class Solved(NamedTuple):
@@ -76,8 +81,10 @@ class System:
     tolerance: float
     max_iterations: int
 
-    def solve(self, b: np.ndarray, checkpoint: Checkpoint | None = None) -> Solved:
+    def solve(self, b: np.ndarray, checkpoint: Checkpoint | None = None, *, progress: Progress = silent) -> Solved:
         """x with |b - A x| <= tolerance |b| in every column, or an account of why not; (n, c) -> (n, c).
+
+        progress: told log(residual)/log(tolerance), of 1, at every iteration, by the recursion's smallest residual.
 
         Raises:
             NotPositiveSemidefinite: a direction of negative curvature was met.
@@ -87,6 +94,7 @@ class System:
         state = stored or _start(b)
         resumed = int(state["total"])
         size = _norms(b)
+        told = self._told(size, progress)
         while True:
             residual = float(_over(_norms(state["r"]), size).max())
             if residual <= self.tolerance:
@@ -96,7 +104,7 @@ class System:
             elif residual > float(state["before"]) / 2 and int(state["inner"]) == 0:
                 why = "stopped, as refinement no longer lowers the residual"
             else:
-                self._refine(b, state, checkpoint)
+                self._refine(b, state, checkpoint, told)
                 continue
             if checkpoint:
                 checkpoint.save(state, now=True)
@@ -105,24 +113,38 @@ class System:
                 message = f"{why}: relative residual {residual:.2g}, tolerance {self.tolerance:.2g}"
             return Solved(state["x"], residual, int(state["total"]), resumed, not why, message)
 
-    def _refine(self, b: np.ndarray, state: State, checkpoint: Checkpoint | None) -> None:
+    def _told(self, size: np.ndarray, progress: Progress) -> Told:
+        """What tells progress of the norms of a residual of right-hand sides with these norms."""
+        best = 1.0
+
+        def told(norms: np.ndarray) -> None:
+            nonlocal best
+            best = min(best, float(_over(norms, size).max()))
+            progress(math.log(max(best, self.tolerance)) / math.log(self.tolerance), 1)
+
+        return told
+
+    def _refine(self, b: np.ndarray, state: State, checkpoint: Checkpoint | None, told: Told) -> None:
         """A dx = r to what `fast` can give, then x + dx and its residual."""
         rough = self.eps > EPS
         r = _norms(state["r"])
         # Half of the tolerance leaves room for the drift of the recursion's residual from the true one.
         target = np.maximum(self.tolerance * _norms(b) / 2, (DEPTH if rough else 0.0) * r)
         before = float(_over(r, _norms(b)).max())
-        self._iterate(state, target, PATIENCE if rough else self.max_iterations, checkpoint)
+        self._iterate(state, target, PATIENCE if rough else self.max_iterations, checkpoint, told)
         state["x"] = state["x"] + state["dx"]
         state["r"] = b - self.exact.product(state["x"])
         state.update(_restart(state["r"]), before=np.asarray(before))
 
-    def _iterate(self, state: State, target: np.ndarray, patience: int, checkpoint: Checkpoint | None) -> None:
+    def _iterate(
+        self, state: State, target: np.ndarray, patience: int, checkpoint: Checkpoint | None, told: Told
+    ) -> None:
         """Preconditioned conjugate gradients on A dx = r (Hestenes and Stiefel 1952), each column to |s| <= target."""
         size = float(self.fast.diagonal().max(initial=0.0))
         best, since = np.inf, 0
         while int(state["total"]) < self.max_iterations and since < patience:
             norms = _norms(state["s"])
+            told(norms)
             live = np.flatnonzero(norms > target)
             if not len(live):
                 return

@@ -8,15 +8,19 @@ caller is told the rank.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 import scipy.linalg
 
-from widelimit.compute import memory
+from widelimit.compute import memory, packed_cholesky
+from widelimit.compute.tiles import silent
 
 EPS = float(np.finfo(np.float64).eps)
+WHOLE = 16_000
+"""Rows that LAPACK factorises in one call, in 14 s at 1e11 flops a second: until it is done no Ctrl-C is heard."""
 
 
 class Factor(abc.ABC):
@@ -151,12 +155,18 @@ def eigenvalues(matrix: np.ndarray) -> np.ndarray:
     return values
 
 
-def factorise(matrix: np.ndarray) -> Factor:
-    """Factorise a positive semi-definite (n, n) float64 matrix, which is overwritten. Raises: as `eigenpairs`."""
+def factorise(matrix: np.ndarray, *, progress: Callable[[float, float], None] = silent) -> Factor:
+    """Factorise a positive semi-definite (n, n) float64 matrix, which is overwritten.
+
+    progress: as of `packed_cholesky.factorise`, above WHOLE rows. Raises: as `eigenpairs`.
+    """
     n = len(matrix)
     diagonal = np.diagonal(matrix).copy()
     # A symmetric C-ordered matrix is its own Fortran-ordered transpose, which LAPACK factorises in place.
-    lower, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    if n > WHOLE:
+        lower, info = matrix.T, packed_cholesky.factorise_square(matrix, progress=progress)
+    else:
+        lower, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
     pivots = np.diagonal(lower)
     if info == 0 and (pivots**2 > n * EPS * diagonal).all():
         return Cholesky(lower, diagonal, n, float(np.sqrt((diagonal / pivots**2).max())))

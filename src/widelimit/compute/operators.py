@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -26,17 +27,22 @@ class Block(NamedTuple):
     values: np.ndarray
 
 
-def blocks(kernel: PairKernel, X: np.ndarray, *, size: int = SIZE) -> Iterator[Block]:
-    """The lower triangle of K(X, X) in X's dtype, block by block, each made when asked for.
+def blocks(
+    kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, progress: Callable[[int, int], None] = tiles.silent
+) -> Iterator[Block]:
+    """The lower triangle of K(X, X) in X's dtype, block by block, each made when asked for, and then told to progress.
 
     Raises:
         ValueError: an entry is NaN or infinite.
     """
+    side = -(-len(X) // size)
+    done = itertools.count(1)
     for i in range(0, len(X), size):
         rows = X[i : i + size]
-        for j in range(0, i, size):
-            yield _finite(Block(i, j, tiles.cross(kernel, rows, X[j : j + size])))
-        yield _finite(Block(i, i, tiles.gram(kernel, rows)))
+        for j in range(0, i + 1, size):
+            values = tiles.gram(kernel, rows) if i == j else tiles.cross(kernel, rows, X[j : j + size])
+            yield _finite(Block(i, j, values))
+            progress(next(done), side * (side + 1) // 2)
 
 
 def _finite(block: Block) -> Block:
@@ -167,12 +173,23 @@ def fits(n: int, dtype: np.dtype, *, beside: int = 0) -> bool:
     return triangle_bytes(n, dtype) + beside + RESERVE <= memory.available()
 
 
-def held_or_recomputed(kernel: PairKernel, X: np.ndarray, dtype: np.dtype, *, beside: int = 0) -> Tiles | Recomputed:
+def held_or_recomputed(
+    kernel: PairKernel,
+    X: np.ndarray,
+    dtype: np.dtype,
+    *,
+    beside: int = 0,
+    progress: Callable[[int, int], None] = tiles.silent,
+) -> Tiles | Recomputed:
     """K(X, X) in tiles of a dtype where there is room for them and for the bytes `beside`, else without any."""
-    return in_memory(kernel, X, dtype) if fits(len(X), dtype, beside=beside) else Recomputed(kernel, X)
+    if not fits(len(X), dtype, beside=beside):
+        return Recomputed(kernel, X)
+    return in_memory(kernel, X, dtype, progress=progress)
 
 
-def in_memory(kernel: PairKernel, X: np.ndarray, dtype: np.dtype) -> Tiles:
+def in_memory(
+    kernel: PairKernel, X: np.ndarray, dtype: np.dtype, *, progress: Callable[[int, int], None] = tiles.silent
+) -> Tiles:
     """K(X, X) in tiles of a dtype, computed in X's.
 
     Before it is rounded to a smaller dtype, the mean of the first block is taken off: a network's bias is a constant of
@@ -182,7 +199,7 @@ def in_memory(kernel: PairKernel, X: np.ndarray, dtype: np.dtype) -> Tiles:
     memory.require(triangle_bytes(n, dtype), f"one triangle of a {n} x {n} {dtype} kernel matrix")
     held: list[Block] = []
     offset = 0.0
-    for row, column, values in blocks(kernel, X):
+    for row, column, values in blocks(kernel, X, progress=progress):
         if dtype.itemsize < X.dtype.itemsize:
             offset = offset if held else float(values.mean())
             values = (values - offset).astype(dtype)

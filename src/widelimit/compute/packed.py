@@ -7,7 +7,7 @@ triangles on the diagonal close to a square. shift is 1 for even n, 0 for odd n.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, final
@@ -17,6 +17,7 @@ import numpy as np
 from widelimit.compute import memory, packed_cholesky
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.operators import Block, Operator
+from widelimit.compute.tiles import silent
 
 
 class NotPositiveDefinite(ArithmeticError):
@@ -97,7 +98,14 @@ def require(n: int, dtype: np.dtype) -> None:
     memory.require(dtype.itemsize * n * (n + 1) / 2, f"one triangle of a {n} x {n} {dtype} kernel matrix")
 
 
-def factorise(blocks: Iterable[Block], noise: np.ndarray, matrix: Operator, dtype: np.dtype) -> Packed:
+def factorise(
+    blocks: Iterable[Block],
+    noise: np.ndarray,
+    matrix: Operator,
+    dtype: np.dtype,
+    *,
+    progress: Callable[[float, float], None] = silent,
+) -> Packed:
     """Factorise the matrix of these blocks of its lower triangle, plus diag(noise): never more than half of it is held.
 
     Args:
@@ -105,6 +113,7 @@ def factorise(blocks: Iterable[Block], noise: np.ndarray, matrix: Operator, dtyp
         noise: (n,), added to the diagonal.
         matrix: K + diag(noise), to be multiplied with later.
         dtype: of the factor.
+        progress: of the factorisation, as `packed_cholesky.factorise` tells it.
 
     Raises:
         MemoryError: half of the matrix does not fit.
@@ -120,7 +129,7 @@ def factorise(blocks: Iterable[Block], noise: np.ndarray, matrix: Operator, dtyp
     before = np.concatenate(layout.diagonal(folded)) + noise
     np.fill_diagonal(tall, before[: layout.first])
     np.fill_diagonal(rest, before[layout.first :])
-    order = packed_cholesky.factorise(folded, n)
+    order = packed_cholesky.factorise(folded, n, progress=progress)
     if order > 0:
         raise NotPositiveDefinite(order)
     pivots = np.concatenate(layout.diagonal(folded)).astype(np.float64) ** 2

@@ -11,9 +11,14 @@ that these leave free.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
+from widelimit.compute.tiles import silent
+
+Progress = Callable[[float, float], None]
 BLOCK = 2048
 """Columns of a block."""
 STRIP = 4096
@@ -25,20 +30,44 @@ def views(folded: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     return folded[:, 1 - n % 2 :], folded[n % 2 :, : n // 2]
 
 
-def factorise(folded: np.ndarray, n: int) -> int:
-    """A = L L^T in place; 0, or the order of the leading minor that is not positive."""
+def factorise(folded: np.ndarray, n: int, *, progress: Progress = silent) -> int:
+    """A = L L^T in place; 0, or the order of the leading minor that is not positive.
+
+    progress: called with the share of the flops, of 1, after every block of columns.
+    """
     tall, rest = views(folded, n)
     first = len(tall)
     room = np.empty(min(BLOCK, n) * min(STRIP, n), folded.dtype)
+    progress(0, 1)
     for start, end in _blocks(first):
         order = _column_of_tall(tall, start, end, room)
         if order:
             return start + order
+        progress(_share(end / n), 1)
     for start, end in _blocks(n - first):
         order = _column_of_rest(tall[:, first:], rest, start, end, room)
         if order:
             return first + start + order
+        progress(_share((first + end) / n), 1)
     return 0
+
+
+def factorise_square(matrix: np.ndarray, *, progress: Progress = silent) -> int:
+    """The same for a square matrix that holds A whole: L as matrix[j, i] = L[i, j], j <= i; the rest is left as A."""
+    n = len(matrix)
+    room = np.empty(min(BLOCK, n) * min(STRIP, n), matrix.dtype)
+    progress(0, 1)
+    for start, end in _blocks(n):
+        order = _column_of_tall(matrix, start, end, room)
+        if order:
+            return start + order
+        progress(_share(end / n), 1)
+    return 0
+
+
+def _share(x: float) -> float:
+    """Of the flops, when the share x of the columns is done: the j-th takes 2 j (n - j)."""
+    return x * x * (3 - 2 * x)
 
 
 def whiten(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:

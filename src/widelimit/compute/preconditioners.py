@@ -11,6 +11,7 @@ import scipy.linalg
 
 from widelimit.compute.linalg import EPS
 from widelimit.compute.operators import Operator
+from widelimit.compute.tiles import silent
 
 Precondition = Callable[[np.ndarray], np.ndarray]
 CANDIDATES = 128
@@ -50,7 +51,9 @@ def _accepted(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) 
     return np.array(kept, int)
 
 
-def random_cholesky(matrix: Operator, rank: int, *, seed: int = 0) -> tuple[np.ndarray, float]:
+def random_cholesky(
+    matrix: Operator, rank: int, *, seed: int = 0, progress: Callable[[int, int], None] = silent
+) -> tuple[np.ndarray, float]:
     """A ~ F F^T, F (n, rank): columns drawn with probabilities proportional to the diagonal of A - F F^T.
 
     Source: Chen, Epperly, Tropp and Webber 2022, arXiv 2207.06503, algorithm 1; in blocks, by rejection, which leaves
@@ -76,19 +79,27 @@ def random_cholesky(matrix: Operator, rank: int, *, seed: int = 0) -> tuple[np.n
         fresh = scipy.linalg.solve_triangular(lower, columns[:, kept].T, lower=True, check_finite=False).T
         factor[:, found : found + len(kept)] = fresh
         found += len(kept)
+        progress(found, rank)
         rest = np.maximum(rest - np.sum(fresh**2, axis=1), 0.0)  # weights of a draw: rounding may be below 0
         rest[pivots[kept]] = 0.0
     return factor[:, :found], float(rest.sum())
 
 
-def low_rank(matrix: Operator, noise: np.ndarray, *, rank: int, seed: int = 0) -> LowRank:
+def low_rank(
+    matrix: Operator,
+    noise: np.ndarray,
+    *,
+    rank: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = silent,
+) -> LowRank:
     """The preconditioner of matrix + diag(noise).
 
     Its shift is the mean noise and the mean of what the columns leave, where the rest of the spectrum lies; at least
     sqrt(eps) of the mean diagonal, so that rounding in a residual is not magnified.
     Source: Diaz, Epperly, Frangella, Tropp and Webber 2023, arXiv 2304.12465, section 2.
     """
-    factor, tail = random_cholesky(matrix, rank, seed=seed)
+    factor, tail = random_cholesky(matrix, rank, seed=seed, progress=progress)
     n = len(noise)
     mean = float(matrix.diagonal().mean())
     shift = max(float(noise.mean()) + tail / n, np.sqrt(EPS) * mean, float(np.finfo(np.float64).tiny))

@@ -191,7 +191,7 @@ def every(*_: int) -> bool:
     return True
 
 
-def silent(done: int, total: int) -> None:
+def silent(done: float, total: float) -> None:
     """No progress."""
 
 

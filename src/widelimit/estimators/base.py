@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
 from widelimit.estimators import preparation
-from widelimit.estimators.networks import Choice, Design, Kind, choose
+from widelimit.estimators.networks import Choice, Design, Kind, Training, choose
 from widelimit.estimators.preparation import Inputs
 from widelimit.inference.solvers import Solver
 
@@ -35,6 +35,7 @@ class WideEstimator(BaseEstimator, abc.ABC):
     hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"]
     solver: Solver
     random_state: Any
+    verbose: bool
 
     inputs_: Inputs
     n_features_in_: int
@@ -65,7 +66,12 @@ class WideEstimator(BaseEstimator, abc.ABC):
     def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Choice:
         """Network, noise and scales for standardised targets, by `hyperparameters`."""
         design = self._design(self.weight_std, self.bias_std)
-        return choose(design, points, y, weights, self.noise, self.hyperparameters)
+        return choose(design, points, y, weights, self.noise, self.hyperparameters, self.verbose)
+
+    def _training(self, design: Design, points: np.ndarray, weights: np.ndarray) -> Training:
+        """How this estimator is trained on these rows."""
+        ensemble, verbose = self._ensemble(), bool(self.verbose)
+        return Training(design, points, weights, float(self.time), ensemble, self.solver, verbose)
 
     def _solved(self) -> bool:
         """Whether the fit is one linear system, rather than a flow that takes eigenvectors."""

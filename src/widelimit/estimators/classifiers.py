@@ -101,17 +101,8 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
         design = self._design(self.weight_std, self.bias_std)
         if self.hyperparameters != "fixed":
             design = search(design, score)
-        return FittedClasses(
-            design,
-            points,
-            labels,
-            posterior(design).scale,
-            classes,
-            alpha,
-            weights,
-            float(self.time),
-            self._ensemble(),
-        )
+        training = self._training(design, points, weights)
+        return FittedClasses(training, labels, posterior(design).scale, classes, alpha)
 
     def _least_squares(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
         targets = np.eye(len(self.classes_))[labels]
@@ -119,16 +110,8 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
         standard = (targets - self.y_mean_) / scale
         chosen = self._choose(points, standard, weights)
         self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
-        return Fitted(
-            chosen.design,
-            points,
-            standard / chosen.scale,
-            chosen.noise,
-            weights,
-            float(self.time),
-            self._ensemble(),
-            self.solver,
-        )
+        training = self._training(chosen.design, points, weights)
+        return Fitted(training, standard / chosen.scale, chosen.noise)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each class of `classes_`: (m, c), rows sum to 1. By quadrature, no random numbers."""
@@ -182,6 +165,7 @@ class NNGPClassifier(WideClassifier):
         solver: of the least squares at time inf without ensemble: "cholesky", "cg" (conjugate gradients) or "auto", as
             `widelimit.posterior` has them. The Dirichlet likelihood takes Cholesky.
         random_state: unused: fits are deterministic.
+        verbose: a bar on stderr where that is a terminal, for more than 4000 rows.
 
     Attributes:
         classes_: (c,) the labels, sorted.
@@ -206,6 +190,7 @@ class NNGPClassifier(WideClassifier):
         hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
         solver: Solver = "auto",
         random_state: Any = None,
+        verbose: bool = False,
     ) -> None:
         self.depth = depth
         self.activation = activation
@@ -219,6 +204,7 @@ class NNGPClassifier(WideClassifier):
         self.hyperparameters = hyperparameters
         self.solver = solver
         self.random_state = random_state
+        self.verbose = verbose
 
 
 @final
@@ -245,6 +231,7 @@ class NTKClassifier(WideClassifier):
         solver: of the least squares at time inf without ensemble: "cholesky", "cg" (conjugate gradients) or "auto", as
             `widelimit.posterior` has them. The Dirichlet likelihood takes Cholesky.
         random_state: unused: fits are deterministic.
+        verbose: a bar on stderr where that is a terminal, for more than 4000 rows.
 
     Attributes:
         classes_: (c,) the labels, sorted.
@@ -270,6 +257,7 @@ class NTKClassifier(WideClassifier):
         hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
         solver: Solver = "auto",
         random_state: Any = None,
+        verbose: bool = False,
     ) -> None:
         self.depth = depth
         self.activation = activation
@@ -284,3 +272,4 @@ class NTKClassifier(WideClassifier):
         self.hyperparameters = hyperparameters
         self.solver = solver
         self.random_state = random_state
+        self.verbose = verbose

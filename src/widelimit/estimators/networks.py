@@ -19,6 +19,7 @@ from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.solvers import Solver
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
+from widelimit.progress import LONG, shown
 
 Kind = Literal["nngp", "ntk"]
 BLOCK = 4096
@@ -68,6 +69,7 @@ def choose(
     weights: np.ndarray,
     noise: float | Literal["auto"],
     hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"],
+    verbose: bool,
 ) -> Choice:
     """Network, noise and scales: as given, or the most likely ones, of rows evenly spread over a large table."""
     given = None if noise == "auto" else float(noise)
@@ -84,8 +86,10 @@ def choose(
     if given is not None:
         return Choice(design, given, np.ones(y.shape[1]))
     rows = spread(np.arange(len(points)), NOISE_ROWS)
-    gram = np.asarray(design.kernel().gram(points[rows]))
-    found = noise_level(gram, y[rows], weights[rows], objective=objective)
+    with shown(verbose and len(points) > LONG) as report:
+        report("noise", 0, 0)
+        gram = np.asarray(design.kernel().gram(points[rows]))
+        found = noise_level(gram, y[rows], weights[rows], objective=objective)
     return Choice(design, found.noise, found.scale)
 
 
@@ -118,10 +122,42 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
     return at(scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
 
 
-def cross_times(kernel: Kernel, Z: np.ndarray, X: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
-    parts = [np.asarray(kernel.cross(Z[i : i + BLOCK], X)) @ coefficients for i in range(0, len(Z), BLOCK)]
-    return np.concatenate(parts)
+@final
+@dataclass(frozen=True)
+class Training:
+    """A network, the rows it is trained on, and how."""
+
+    design: Design
+    X: Float[np.ndarray, "n d"]
+    weights: Float[np.ndarray, " n"]
+    time: float
+    ensemble: bool
+    solver: Solver
+    verbose: bool
+
+    @property
+    def solved(self) -> bool:
+        """Whether the fit is a linear system, and not a flow that takes eigenvectors."""
+        return self.time == np.inf and not self.ensemble
+
+    def flow(self, y: Float[np.ndarray, "n c"], noise: float, weights: Float[np.ndarray, " n"]) -> StoppedFlow:
+        """The flow on some targets, where it is not `solved`."""
+        with shown(self.verbose and len(y) > LONG) as report:
+            report("eigenvectors", 0, 0)
+            prior = nngp(self.design.network()) if self.ensemble else None
+            kernel = self.design.kernel()
+            return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
+
+    def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
+        """K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
+        kernel = self.design.kernel()
+        parts = [np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)) @ coefficients for i in range(0, len(Z), BLOCK)]
+        return np.concatenate(parts)
+
+
+def without_law(state: dict[str, Any]) -> dict[str, Any]:
+    """What is pickled of a fitted function: not its factorisation, which is made again when it is asked for."""
+    return {name: value for name, value in state.items() if name != "law"}
 
 
 @final
@@ -129,15 +165,9 @@ def cross_times(kernel: Kernel, Z: np.ndarray, X: np.ndarray, coefficients: np.n
 class Fitted:
     """A fitted function as plain arrays; what variances need is made again when they are asked for."""
 
-    design: Design
-    X: Float[np.ndarray, "n d"]
+    training: Training
     y: Float[np.ndarray, "n c"]
     noise: float
-    weights: Float[np.ndarray, " n"]
-    time: float
-    ensemble: bool
-    solver: Solver = "auto"
-    """Of the linear system at time inf without ensemble."""
     coefficients: Float[np.ndarray, "n c"] | None = None
 
     def __post_init__(self) -> None:
@@ -146,25 +176,18 @@ class Fitted:
             self.coefficients = law.weights if isinstance(law, Posterior) else law.coefficients
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "law"}
+        return without_law(self.__dict__)
 
     @cached_property
     def law(self) -> Posterior | StoppedFlow:
         """The Gaussian law of the function."""
-        if self.time == np.inf and not self.ensemble:
-            noise = self.noise / self.weights
-            return posterior(self.design.kernel(), self.X, self.y, noise=noise, solver=self.solver)
-        return stopped_flow(
-            self.design.kernel(),
-            self.X,
-            self.y,
-            time=self.time,
-            noise=self.noise,
-            weights=self.weights,
-            prior=nngp(self.design.network()) if self.ensemble else None,
-        )
+        how = self.training
+        if not how.solved:
+            return how.flow(self.y, self.noise, how.weights)
+        noise = self.noise / how.weights
+        return posterior(how.design.kernel(), how.X, self.y, noise=noise, solver=how.solver, progress=how.verbose)
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """K(Z, X) coefficients."""
         assert self.coefficients is not None
-        return cross_times(self.design.kernel(), Z, self.X, self.coefficients)
+        return self.training.function(Z, self.coefficients)

@@ -196,9 +196,10 @@ def _state(model: WideEstimator) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         "fitted": None if fitted is None else type(fitted).__name__,
     }
     if fitted is not None:
-        design = fitted.design
+        training = fitted.training
+        design = training.design
         state["design"] = {"weight_std": design.weight_std, "bias_std": design.bias_std}
-        arrays |= {"X": fitted.X, "weights": fitted.weights, "coefficients": fitted.coefficients}
+        arrays |= {"X": training.X, "weights": training.weights, "coefficients": fitted.coefficients}
         if isinstance(fitted, FittedClasses):
             arrays |= {"labels": fitted.labels.astype(np.int64)}
             state |= {"scale": fitted.scale, "alpha_epsilon": fitted.alpha_epsilon}
@@ -250,7 +251,7 @@ def _restore(model: WideEstimator, state: dict[str, Any], arrays: dict[str, np.n
         model._single = bool(state["single"])
         value = state["log_marginal_likelihood"]
         model.log_marginal_likelihood_value_ = None if value is None else float(value)
-        model.X_train_, model.y_train_ = model.fitted_.X, model.fitted_.y
+        model.X_train_, model.y_train_ = model.fitted_.training.X, model.fitted_.y
         model.weight_std_, model.bias_std_ = design.weight_std, design.bias_std
 
 
@@ -258,18 +259,18 @@ def _fitted(
     model: WideEstimator, design: Design, state: dict[str, Any], arrays: dict[str, np.ndarray], sizes: tuple[int, ...]
 ) -> Fitted | FittedClasses:
     n, c, d = sizes
-    X, weights = _array(arrays, "X", n, d), _array(arrays, "weights", n)
-    coefficients, ensemble = _array(arrays, "coefficients", n, c), model._ensemble()
+    training = model._training(design, _array(arrays, "X", n, d), _array(arrays, "weights", n))
+    coefficients = _array(arrays, "coefficients", n, c)
     if state["fitted"] == "FittedClasses":
         labels = arrays["labels"]
         if labels.shape != (n,) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= c:
             raise ValueError("labels out of range")
         scale, alpha = float(state["scale"]), float(state["alpha_epsilon"])
-        return FittedClasses(design, X, labels, scale, c, alpha, weights, float(model.time), ensemble, coefficients)
+        return FittedClasses(training, labels, scale, c, alpha, coefficients)
     if state["fitted"] != "Fitted":
         raise ValueError("an unknown kind of fit")
     y, noise = _array(arrays, "y", n, c), float(state["noise"])
-    return Fitted(design, X, y, noise, weights, float(model.time), ensemble, model.solver, coefficients)
+    return Fitted(training, y, noise, coefficients)
 
 
 def _array(arrays: dict[str, np.ndarray], key: str, *shape: int) -> np.ndarray:

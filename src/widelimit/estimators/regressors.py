@@ -56,8 +56,8 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
         self.y_mean_, self.y_scale_, self.noise_ = mean, scale * chosen.scale, chosen.noise
         self.weight_std_, self.bias_std_ = chosen.design.weight_std, chosen.design.bias_std
         self.X_train_, self.y_train_ = points, standard / chosen.scale
-        time, ensemble = float(self.time), self._ensemble()
-        self.fitted_ = Fitted(chosen.design, points, self.y_train_, chosen.noise, weights, time, ensemble, self.solver)
+        training = self._training(chosen.design, points, weights)
+        self.fitted_ = Fitted(training, self.y_train_, chosen.noise)
         law = self.fitted_.law
         self.log_marginal_likelihood_value_ = None
         if isinstance(law, Posterior) and law.factor.rank == len(points) and law.fit.choice.solver == "cholesky":
@@ -138,6 +138,7 @@ class NNGPRegressor(WideRegressor):
         solver: of the linear system at time inf without ensemble: "cholesky", "cg" (conjugate gradients) or "auto", as
             `widelimit.posterior` has them.
         random_state: unused: fits are deterministic.
+        verbose: a bar on stderr where that is a terminal, for more than 4000 rows.
 
     Attributes:
         noise_, y_mean_, y_scale_: y_j = y_mean_j + y_scale_j (f_j + e), e ~ N(0, noise_/sample_weight).
@@ -164,6 +165,7 @@ class NNGPRegressor(WideRegressor):
         hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
         solver: Solver = "auto",
         random_state: Any = None,
+        verbose: bool = False,
     ) -> None:
         self.depth = depth
         self.activation = activation
@@ -175,6 +177,7 @@ class NNGPRegressor(WideRegressor):
         self.hyperparameters = hyperparameters
         self.solver = solver
         self.random_state = random_state
+        self.verbose = verbose
 
 
 @final
@@ -200,6 +203,7 @@ class NTKRegressor(WideRegressor):
         solver: of the linear system at time inf without ensemble: "cholesky", "cg" (conjugate gradients) or "auto", as
             `widelimit.posterior` has them.
         random_state: unused: fits are deterministic.
+        verbose: a bar on stderr where that is a terminal, for more than 4000 rows.
 
     Attributes:
         noise_, y_mean_, y_scale_: y_j = y_mean_j + y_scale_j (f_j + e), e ~ N(0, noise_/sample_weight).
@@ -227,6 +231,7 @@ class NTKRegressor(WideRegressor):
         hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
         solver: Solver = "auto",
         random_state: Any = None,
+        verbose: bool = False,
     ) -> None:
         self.depth = depth
         self.activation = activation
@@ -239,3 +244,4 @@ class NTKRegressor(WideRegressor):
         self.hyperparameters = hyperparameters
         self.solver = solver
         self.random_state = random_state
+        self.verbose = verbose

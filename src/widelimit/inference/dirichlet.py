@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, final
 
 import numpy as np
@@ -12,8 +13,10 @@ from jaxtyping import Float, Int
 
 from widelimit.compute import linalg
 from widelimit.inference.class_probabilities import expected_softmax
+from widelimit.inference.solvers import KERNEL, factorised
 from widelimit.inference.training_set import TrainingSet, training_set
 from widelimit.kernels.base import Kernel
+from widelimit.progress import LONG, Report, shown, silent
 
 ALPHA_EPSILON = 0.01
 """Milios et al., section 4.1."""
@@ -145,6 +148,7 @@ def dirichlet_posterior(
     scale: float,
     alpha_epsilon: float = ALPHA_EPSILON,
     weights: Float[np.ndarray, " n"] | None = None,
+    progress: bool = False,
 ) -> DirichletPosterior:
     """Exact posterior of every class's process f_k ~ `dirichlet_offset` + scale GP(0, K), label noise by row and class.
 
@@ -161,6 +165,7 @@ def dirichlet_posterior(
         scale: > 0, of the prior's standard deviations.
         alpha_epsilon: > 0, the Dirichlet prior's pseudo-count of every class.
         weights: (n,), > 0; 1 unless given. Weight 2 is the same row twice.
+        progress: as `posterior` has it.
 
     Raises:
         TypeError, ValueError: bad data.
@@ -168,17 +173,25 @@ def dirichlet_posterior(
     """
     data = training_set(k, X, np.zeros((len(X), classes)))
     w = np.ones(len(data.X)) if weights is None else weights
-    return _conditioned(data, data.gram(), labels, scale, alpha_epsilon, w)
+    with shown(progress and len(data.X) > LONG) as report:
+        report(KERNEL, 0, 0)
+        matrix = data.gram(progress=partial(report, KERNEL))
+        return _conditioned(data, matrix, labels, scale, alpha_epsilon, w, report)
 
 
 def _conditioned(
-    data: TrainingSet, matrix: np.ndarray, labels: np.ndarray, scale: float, alpha_epsilon: float, weights: np.ndarray
+    data: TrainingSet,
+    matrix: np.ndarray,
+    labels: np.ndarray,
+    scale: float,
+    alpha_epsilon: float,
+    weights: np.ndarray,
+    report: Report = silent,
 ) -> DirichletPosterior:
     """`dirichlet_posterior` from K(X, X), which is overwritten."""
     (n, c), shape = data.y.shape, dirichlet_labels(alpha_epsilon)
     offset, delta = dirichlet_offset(c, alpha_epsilon), (shape.noise_other - shape.noise_own) / scale**2
-    matrix[np.diag_indices(n)] += shape.noise_other / scale**2 / weights
-    factor = linalg.factorise(matrix)
+    factor = factorised(matrix, shape.noise_other / scale**2 / weights, report)
     own = labels[:, None] == np.arange(c)
     targets = (np.where(own, shape.own, shape.other) - offset) / scale
     noise = np.where(own, shape.noise_own, shape.noise_other) / scale**2 / weights[:, None]
@@ -192,6 +205,7 @@ def _conditioned(
         coefficients[:, j] += part.update(factor, member, coefficients[member, j])
         determinant = factor.log_determinant() + len(member) * math.log(delta) + part.log_determinant()
         score -= float(targets[:, j] @ coefficients[:, j] + determinant) / 2
+        report("classes", j + 1, c)
     return DirichletPosterior(data, factor, tuple(corrections), coefficients, scale, offset, score, targets, noise)
 
 

@@ -135,7 +135,7 @@ class _Search:
     def posterior(self, z: np.ndarray) -> Posterior:
         values = self.space.floats(z)
         noise = values.pop("noise", self.noise)
-        return posterior(_kernel(self.build, values), self.X, self.y, noise=noise, solver="cholesky")
+        return posterior(_kernel(self.build, values), self.X, self.y, noise=noise, solver="cholesky", progress=False)
 
     def negative(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Minus the objective and its gradient in z."""

@@ -20,6 +20,7 @@ from widelimit.inference import solvers
 from widelimit.inference.solvers import Fit
 from widelimit.inference.training_set import TrainingSet, like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
+from widelimit.progress import LONG, shown
 from widelimit.validation import Array
 
 BLOCK = 2048
@@ -240,6 +241,7 @@ def posterior(
     tolerance: float = 1e-10,
     matrix: Any = None,
     checkpoint: str | Path | None = None,
+    progress: bool = True,
 ) -> Posterior:
     """f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
 
@@ -266,6 +268,7 @@ def posterior(
             as a memmap or a Zarr array; for conjugate gradients only.
         checkpoint: a file in which conjugate gradients keep their state, and from which a later call with the same
             arguments goes on.
+        progress: a bar on stderr where that is a terminal, for more than 4000 points.
 
     Returns:
         A `Posterior` with mean, variance, covariance, sample and log_marginal_likelihood.
@@ -287,15 +290,17 @@ def posterior(
         raise ValueError('matrix and checkpoint are for conjugate gradients: pass solver="cg".')
     data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
-    found = solvers.fit(
-        data,
-        variance,
-        solver=solver,
-        precision=precision,
-        tolerance=tolerance,
-        matrix=matrix,
-        checkpoint=checkpoint,
-    )
+    with shown(progress and len(data.X) > LONG) as report:
+        found = solvers.fit(
+            data,
+            variance,
+            solver=solver,
+            precision=precision,
+            tolerance=tolerance,
+            matrix=matrix,
+            checkpoint=checkpoint,
+            report=report,
+        )
     _refuse_conflicts(data, found, variance)
     if not found.converged:
         iterative.warn(found.message)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,11 +18,14 @@ from widelimit.compute.iterative import Iterative, System
 from widelimit.compute.operators import Operator, Shifted
 from widelimit.compute.tiles import PairKernel
 from widelimit.inference.training_set import TrainingSet, scalar_kernel
+from widelimit.progress import Report, silent
 
 Solver = Literal["auto", "cholesky", "cg"]
 Precision = Literal["double", "mixed"]
 DIRECT = 65_000
 """Points up to which "auto" factorises if it can: n^3/3 flops are a quarter of an hour at 1e11 a second."""
+KERNEL, FACTOR = "kernel matrix", "factorisation"
+"""Stages, as progress names them."""
 DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 
 
@@ -88,24 +93,27 @@ def fit(
     tolerance: float,
     matrix: Any = None,
     checkpoint: str | Path | None = None,
+    report: Report = silent,
 ) -> Fit:
-    """Solve (K(X, X) + noise) weights = y; the arguments are those of `posterior`, checked.
+    """Solve (K(X, X) + noise) weights = y; the arguments are those of `posterior`, checked, and where progress is told.
 
     Raises:
         MemoryError, ValueError: as `posterior`; singular matrices are told by the factor's rank where they can be.
     """
     choice = choose(len(data.X), solver, precision, stored=matrix is not None, kept=checkpoint is not None)
+    report(KERNEL, 0, 0)
     file = Checkpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None
     if choice.solver == "cg":
-        return _by_iterations(data, noise, choice, precision, tolerance, matrix, file)
+        return _by_iterations(data, noise, choice, precision, tolerance, matrix, file, report)
     if choice.storage == "full":
-        return _full(data, noise, choice)
+        return _full(data, noise, choice, report)
     each = _each(noise, len(data.X))
     if precision == "mixed":
-        return _mixed(data, each, choice, tolerance)
+        return _mixed(data, each, choice, tolerance, report)
     exact = operators.Recomputed(*_prepared(data, DOUBLE))
     try:
-        factor = packed.factorise(operators.blocks(exact.kernel, exact.X), each, Shifted(exact, each), DOUBLE)
+        blocks = operators.blocks(exact.kernel, exact.X, progress=partial(report, KERNEL))
+        factor = packed.factorise(blocks, each, Shifted(exact, each), DOUBLE, progress=partial(report, FACTOR))
         return _direct(data, factor, choice)
     except packed.NotPositiveDefinite as error:
         raise ValueError(_singular(error.order, len(data.X))) from None
@@ -115,10 +123,15 @@ def _direct(data: TrainingSet, factor: linalg.Factor, choice: Choice) -> Fit:
     return Fit(factor, factor.solve(data.y), choice, None, 0, 0, True, "factorised")
 
 
-def _full(data: TrainingSet, noise: np.ndarray, choice: Choice) -> Fit:
-    matrix = data.gram()
+def _full(data: TrainingSet, noise: np.ndarray, choice: Choice, report: Report) -> Fit:
+    return _direct(data, factorised(data.gram(progress=partial(report, KERNEL)), noise, report), choice)
+
+
+def factorised(matrix: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Factor:
+    """K + diag(noise) factorised in the place of K. Raises: as `linalg.factorise`."""
     matrix[np.diag_indices(len(matrix))] += noise
-    return _direct(data, linalg.factorise(matrix), choice)
+    report(FACTOR, 0, 0)
+    return linalg.factorise(matrix, progress=partial(report, FACTOR))
 
 
 def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
@@ -140,26 +153,30 @@ def _singular(order: int, n: int) -> str:
     )
 
 
-def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: float) -> Fit:
+def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: float, report: Report) -> Fit:
     """A float32 factor that preconditions; where it breaks or the residual is not reached, the float64 one."""
     n = len(noise)
-    entries = operators.held_or_recomputed(*_prepared(data, DOUBLE), DOUBLE, beside=2 * n * (n + 1))
+    made = partial(report, KERNEL)
+    entries = operators.held_or_recomputed(*_prepared(data, DOUBLE), DOUBLE, beside=2 * n * (n + 1), progress=made)
     exact = Shifted(entries, noise)
-    held = entries.held if isinstance(entries, operators.Tiles) else operators.blocks(*_prepared(data, SINGLE))
+    if isinstance(entries, operators.Tiles):
+        held: Iterable[operators.Block] = entries.held
+    else:
+        held = operators.blocks(*_prepared(data, SINGLE), progress=made)
     try:
-        rough = packed.factorise(held, noise, exact, SINGLE)
+        rough = packed.factorise(held, noise, exact, SINGLE, progress=partial(report, FACTOR))
     except packed.NotPositiveDefinite as error:
         reason = f"the float32 factor broke at row {error.order - 1}"
     else:
         system = System(exact, exact, linalg.EPS, rough.solve, tolerance, iterative.MAX_ITERATIONS)
-        solved = system.solve(data.y)
+        solved = system.solve(data.y, progress=partial(report, "refinement"))
         if solved.converged:
             factor = Iterative(system, rough.rank, rough.spread)
             return Fit(factor, solved.x, choice, solved.residual, solved.iterations, 0, True, solved.message)
         reason = f"float32 factor, {solved.message}"
         del rough, system
     del entries, exact, held
-    double = fit(data, noise, solver="cholesky", precision="double", tolerance=tolerance)
+    double = fit(data, noise, solver="cholesky", precision="double", tolerance=tolerance, report=report)
     return double._replace(message=f"{reason}; factorised in float64 instead")
 
 
@@ -171,6 +188,7 @@ def _by_iterations(
     tolerance: float,
     matrix: Any,
     checkpoint: Checkpoint | None,
+    report: Report,
 ) -> Fit:
     n, each = len(data.X), _each(noise, len(data.X))
     dtype = SINGLE if precision == "mixed" else DOUBLE
@@ -178,15 +196,19 @@ def _by_iterations(
     if (own < 0).any():
         raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {own.min():.3g} at some row.")
     fast: Operator
-    fast = operators.held_or_recomputed(*_prepared(data, DOUBLE), dtype) if matrix is None else _stored(data, matrix)
+    if matrix is None:
+        fast = operators.held_or_recomputed(*_prepared(data, DOUBLE), dtype, progress=partial(report, KERNEL))
+    else:
+        fast = _stored(data, matrix)
     precise = precision == "double" or matrix is not None
     exact = fast if precise else operators.Recomputed(*_prepared(data, DOUBLE))
-    precondition = preconditioners.low_rank(fast, each, rank=preconditioners.default_rank(n))
+    rank, told = preconditioners.default_rank(n), partial(report, "preconditioner")
+    precondition = preconditioners.low_rank(fast, each, rank=rank, progress=told)
     eps = float(np.finfo(DOUBLE if precise else SINGLE).eps)
     shifted = (Shifted(exact, each), Shifted(fast, each))
     system = System(*shifted, eps, precondition, tolerance, iterative.MAX_ITERATIONS)
     try:
-        solved = system.solve(data.y, checkpoint)
+        solved = system.solve(data.y, checkpoint, progress=partial(report, "conjugate gradients"))
     except iterative.NotPositiveSemidefinite:
         raise ValueError("the kernel matrix is not positive semi-definite: x^T K x < 0 for some x.") from None
     spread = float(np.sqrt(shifted[1].diagonal().max() / precondition.shift))

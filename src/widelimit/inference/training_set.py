@@ -49,12 +49,15 @@ class TrainingSet(NamedTuple):
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)
 
-    def gram(self) -> np.ndarray:
+    def gram(self, *, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
         """K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused."""
         if isinstance(self.kernel, MatrixKernel):
             return _flat(self.kernel.gram(self.X))
         self.check_diagonal()
-        matrix = np.asarray(self.kernel.gram(self.X))
+        if type(self.kernel).gram is Kernel.gram:
+            matrix = tiles.gram(self.kernel.prepared(self.X), self.X, progress=progress)
+        else:  # a kernel with a quicker way than pairs
+            matrix = np.asarray(self.kernel.gram(self.X))
         with np.errstate(over="ignore", invalid="ignore"):
             suspect = not np.isfinite(matrix.sum())  # a quarter of the time of a look at every entry
         if suspect and not np.isfinite(matrix).all():

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit import progress
 from widelimit.training import checkpoints
 from widelimit.training.checkpoints import Checkpoint
 from widelimit.training.flow import flow
 from widelimit.training.history import History, Recorder, joined
 from widelimit.training.problem import Problem
-from widelimit.training.progress import progress
 from widelimit.training.steps import Rule, State, advance, group_size
 
 SAME_RUN = 1e-3
@@ -136,13 +136,13 @@ class Run(NamedTuple):
 
 
 def run(
-    problem: Problem, what: Run, state: State, checkpoint: Checkpoint | None, every: float, shown: bool
+    problem: Problem, what: Run, state: State, checkpoint: Checkpoint | None, every: float, wanted: bool
 ) -> Training:
     """Go through the marks, from where a checkpoint stands if there is one."""
     marks, failure = what.marks, NOTHING
     state, history = _started(what, state, checkpoint)
     written = time.monotonic()
-    with progress(float(marks[-1]), what.unit, shown=shown) as bar:
+    with progress.shown(wanted, unit=what.unit) as report:
         for before, mark in itertools.pairwise(marks[len(history) - 1 :]):
             taken = int(history.steps[-1])
             moved = what.move(state, taken, float(before), float(mark))
@@ -152,7 +152,7 @@ def run(
             at = moved.steps * what.clock if what.unit == "steps" else float(mark)
             record = what.recorder.record(moved.state.params, moved.steps, at)
             state, history = moved.state, joined([history, record])
-            bar(float(mark), f"loss {np.mean(record.loss):.3g}")
+            report(f"training, loss {np.mean(record.loss):.3g}", float(mark), float(marks[-1]))
             if failure:
                 break
             if checkpoint is not None and (mark == marks[-1] or time.monotonic() - written >= every):

@@ -1,0 +1,62 @@
+"""Progress of long work: bars on stderr, only where that is a terminal."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+Report = Callable[[str, float, float], None]
+"""Called as report(what is done now, how much of it, of how much in all); 0 in all: nobody knows."""
+LONG = 4000
+"""Points above which a solve takes seconds, and shows its progress."""
+NAME, BAR, REST = 22, 30, 52
+"""Characters of a name, of a bar at most, and of all but the bar."""
+
+
+def silent(what: str, done: float, total: float) -> None:
+    """No progress."""
+
+
+@functools.cache
+def _screen() -> Any:
+    """One for all: a bar within the time of another is a line under it."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@contextmanager
+def shown(wanted: bool, *, unit: str = "") -> Iterator[Report]:
+    """A function that moves a bar on stderr, if that is a terminal and the bar is wanted; else it does nothing.
+
+    Where less is done than before, something new has begun, with a clock of its own. With a unit the bar counts, else
+    it shows per cent. It is gone at the end.
+    """
+    if not (wanted and sys.stderr.isatty()):
+        yield silent
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    console = _screen()
+    name = TextColumn("{task.description}", table_column=Column(width=NAME, no_wrap=True, overflow="ellipsis"))
+    counts = TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True))
+    bars = BarColumn(max(8, min(BAR, console.width - REST)))
+    columns, both = (name, bars, counts, TimeElapsedColumn(), TimeRemainingColumn(compact=True)), sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=both) as progress:  # a pipe is not rich's
+        task = progress.add_task("", total=None, count="")
+
+        def report(what: str, done: float, total: float) -> None:
+            nonlocal task
+            if done < progress.tasks[0].completed or not total:
+                progress.remove_task(task)
+                task = progress.add_task("", total=None, count="")
+            count = (f"{done:g}/{total:g} {unit}" if unit else f"{done / total:.0%}") if total else ""
+            progress.update(task, description=what, completed=done, total=total or None, count=count)
+            if not done:  # what comes may hold the interpreter, and with it the screen
+                progress.refresh()
+
+        yield report
