@@ -3,12 +3,12 @@
 import pickle
 import warnings
 
+import cloudpickle
 import jax.numpy as jnp
 import numpy as np
 import pandas
 import polars
 import pytest
-from joblib.externals import cloudpickle
 from scipy.special import softmax
 from sklearn import config_context
 from sklearn.base import clone

@@ -60,6 +60,7 @@ def kernel(
         chosen = wl.ntk(net) if kind is Kind.NTK else wl.nngp(net)
         try:
             with shown(not quiet, unit="tiles") as report:
+                report("kernel matrix", 0, 0)
                 tiles = partial(report, "kernel matrix")
                 stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)
         except KeyboardInterrupt:

@@ -26,7 +26,7 @@ ESTIMATORS: dict[tuple[str, str], type] = {
     ("ntk", "classification"): wl.NTKClassifier,
     ("nngp", "classification"): wl.NNGPClassifier,
 }
-ROWS = 4096
+ROWS = 1024
 """Rows predicted at once: between them progress moves."""
 
 

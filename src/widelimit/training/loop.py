@@ -143,6 +143,7 @@ def run(
     state, history = _started(what, state, checkpoint)
     written = time.monotonic()
     with progress.shown(wanted, unit=what.unit) as report:
+        report("training", 0, 0)
         for before, mark in itertools.pairwise(marks[len(history) - 1 :]):
             taken = int(history.steps[-1])
             moved = what.move(state, taken, float(before), float(mark))
@@ -152,7 +153,7 @@ def run(
             at = moved.steps * what.clock if what.unit == "steps" else float(mark)
             record = what.recorder.record(moved.state.params, moved.steps, at)
             state, history = moved.state, joined([history, record])
-            report(f"training, loss {np.mean(record.loss):.3g}", float(mark), float(marks[-1]))
+            report(f"training, loss {np.mean(record.loss):.2g}", float(mark), float(marks[-1]))
             if failure:
                 break
             if checkpoint is not None and (mark == marks[-1] or time.monotonic() - written >= every):
