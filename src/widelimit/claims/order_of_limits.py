@@ -84,8 +84,8 @@ def table_cell(effort: Effort, width: int, hidden: int) -> np.ndarray:
 
 
 def cells(effort: Effort) -> list[tuple[int, int]]:
-    """The cells of the table that are reproduced; at width 100 more draws than these would be needed."""
-    return [(n, hidden) for n, hidden in TABLE if n <= effort.pick(quick=10, full=50)]
+    """The cells of the table that are reproduced."""
+    return [(n, hidden) for n, hidden in TABLE if n <= effort.pick(quick=10, full=100)]
 
 
 def table(effort: Effort, which: list[tuple[int, int]], *, wider: int) -> dict[str, np.ndarray]:

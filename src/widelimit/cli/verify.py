@@ -11,7 +11,7 @@ from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json
 
 
 def verify(
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller experiments: minutes, not half an hour.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller experiments: a quarter of the time.")] = False,
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A claim's name (again for more).")] = None,
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="The report to write, .html; a .json is written beside it.")
