@@ -58,16 +58,19 @@ def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[ja
     meetings = [meeting(x.kink, place, near, psi) for place in (y.kink, -y.kink)]
     apart = extra_mean = extra_slope = jnp.zeros_like(near)
     mean_slope: list[jax.Array] = []
+    sharp: list[tuple[jax.Array, jax.Array, jax.Array]] = []
     for part, one, other, even in ((table.odd, x.odd, y.odd, False), (table.even, x.even, y.even, True)):
         if part is None or one is None or other is None:
             continue
         distance = square * contracted(part.apart, one.apart, other.apart)[0]
         coefficients = contracted(part.mean_slope, one.mean_slope, other.mean_slope)
-        for i, (sharp, at) in enumerate(zip(part.sharp, meetings, strict=False)):
-            added, mean, slope = sharp_values(sharp, one.sharp[i], other.sharp[i], at, near)
+        if not (even and table.one_sided):
+            kinds = zip(part.sharp, one.sharp, other.sharp, meetings, strict=False)
+            sharp = [sharp_values(kind, a, b, at, near) for kind, a, b, at in kinds]
+        for i, (added, mean, slope) in enumerate(sharp):
+            factor = (sign if even else 1) * (-1 if even and table.one_sided and i else 1)
             distance = distance + added if i == 0 else distance
-            extra_mean = extra_mean + (sign * mean if even else mean)
-            extra_slope = extra_slope + (sign * slope if even else slope)
+            extra_mean, extra_slope = extra_mean + factor * mean, extra_slope + factor * slope
         if even:  # half the squared sum in place of that of the difference
             distance = jnp.where(gaps.positive, distance, one.share + other.share - distance)
             coefficients = [sign * c for c in coefficients]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import jax
@@ -23,7 +24,7 @@ from widelimit.activations.tables import (
     unconverged,
 )
 
-MIRRORED = 1.25
+MIRRORED = 2.0
 """A kink nearer to 0, in deviations, and the mirror image of another want too many angles."""
 
 
@@ -74,13 +75,17 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
         even, odd, share = pieces.jumps(deviations)
         with jax.enable_x64(True):
             exact = _exact(pieces, deviations[:, None, None], deviations[:, None], near)
-            parts, short = [], (False, False)
+            parts: list[Part | None] = []
+            short = False, False
             for (apart, mean), jumps, own, sign in zip(exact, (even, odd), (share, 1 - share), (1, -1), strict=True):
                 part, short_here = _part(apart[..., 0], mean, jumps, own, psi, target, sign)
                 parts.append(part)
                 short = (short[0] or short_here[0], short[1] or short_here[1])
         if not any(short):
-            return Table(parts[0], parts[1], places, np.asarray(kink))
+            one_sided = any(np.array_equal(even[1:], sign * np.array(odd[1:])) for sign in (1, -1))
+            if one_sided and parts[0]:
+                parts[0] = replace(parts[0], sharp=())
+            return Table(parts[0], parts[1], places, np.asarray(kink), one_sided)
         m, count = next_step(DEVIATION_POINTS, m, short[0]), next_step(ANGLE_POINTS[:3], count, short[1])
     return None
 
@@ -102,7 +107,7 @@ def _part(
             sharp_apart, sharp_mean = sharp_at(samples, x, y, psi)
             mean = mean - sharp_mean
             apart = apart if sharp else apart - sharp_apart  # smooth for the mirror image
-            sharp.append(sharp_part(samples, target / 4, np.abs(x.h - y.h).max() / 2))
+            sharp.append(sharp_part(samples, target / 2, 0.0 if sharp else np.abs(x.h - y.h).max() / 2))
             short = short or any(unconverged(v, target)[0] for v in samples)
     short_mean = unconverged(mean, target)
     inner = (share[:, None] + share) / 2 - apart

@@ -15,6 +15,7 @@ out beforehand, so that gaps keep their relative accuracy.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -23,12 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
+from widelimit import series
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.expansions import Expansion, ExpansionTrace, contracted, expanded, in_powers, traced
 from widelimit.pytrees import pytree
 from widelimit.series import safe_sqrt
 
-POINTS = 24
+POINTS, COLLOCATED = 12, 24
 """Chebyshev points in psi^2: the functions are analytic for psi < pi, and terms fall by 14."""
 _ROOT = math.sqrt(2 / math.pi)
 _MIDDLE = 3.0
@@ -57,36 +59,36 @@ class Sharp:
 
     jumps: Expansion
     """omega, and the coefficients of near and near^2 with the error function."""
-    slope: Expansion
     mean: Expansion
-    """Of dR/drho and of H, with u E: power series in 8 (psi/pi)^2 - 1."""
+    """Of H, with u E (1 + u^2)/2: power series in 8 (psi/pi)^2 - 1."""
 
 
 class SharpTrace(NamedTuple):
     """The expansions at the deviations of n inputs."""
 
     jumps: ExpansionTrace
-    slope: ExpansionTrace
     mean: ExpansionTrace
 
 
 def sharp_traced(sharp: Sharp, polynomials: jax.Array) -> SharpTrace:
     """At the inputs whose T_j are given."""
-    return SharpTrace(*(traced(one, polynomials) for one in (sharp.jumps, sharp.slope, sharp.mean)))
+    return SharpTrace(*(traced(one, polynomials) for one in (sharp.jumps, sharp.mean)))
 
 
 class Meeting(NamedTuple):
     """What every part of a pair needs to know of its two kinks."""
 
     kappa: jax.Array
+    psi: jax.Array
     u: jax.Array
+    r: jax.Array
     wide: jax.Array
     """(1 + u^2)/2"""
     square: jax.Array
     """8 (psi/pi)^2 - 1"""
     erf: jax.Array
     density: jax.Array
-    """u E"""
+    """E"""
     third: jax.Array
     """r^2 (abs(r) m(r) - 1)"""
 
@@ -101,7 +103,7 @@ def meeting(h: jax.Array, k: jax.Array, near: jax.Array, psi: jax.Array) -> Meet
     density = jnp.exp(-(r**2) / 2)
     erf = jnp.sign(kappa) * (1 - _ROOT * density * mills)
     square = 8 * (psi / math.pi) ** 2 - 1
-    return Meeting(kappa, u, (1 + u**2) / 2, square, erf, u * density, r**2 * (r * mills - 1))
+    return Meeting(kappa, psi, u, r, (1 + u**2) / 2, square, erf, density, r**2 * (r * mills - 1))
 
 
 def _polynomial(coefficients: list[float] | list[jax.Array], x: jax.Array) -> jax.Array:
@@ -115,31 +117,28 @@ def sharp_values(
     sharp: Sharp, x: SharpTrace, y: SharpTrace, at: Meeting, near: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What is sharp of half the squared distance at rho = 1, of H and of dR/drho."""
-    omega, first, second = contracted(sharp.jumps, x.jumps, y.jumps)
-    slope = _polynomial(contracted(sharp.slope, x.slope, y.slope), at.square)
-    mean = _polynomial(contracted(sharp.mean, x.mean, y.mean), at.square)
-    return _combined(omega, first, second, slope, mean, at, near)
+    jumps = contracted(sharp.jumps, x.jumps, y.jumps)
+    return _combined(jumps, series.polynomial_and_slope(contracted(sharp.mean, x.mean, y.mean), at.square), at, near)
 
 
 def _combined(
-    omega: jax.Array,
-    first: jax.Array,
-    second: jax.Array,
-    slope: jax.Array,
-    mean: jax.Array,
-    at: Meeting,
-    near: jax.Array,
+    jumps: Sequence[jax.Array], mean_and_slope: tuple[jax.Array, jax.Array], at: Meeting, near: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    apart = -(jnp.abs(at.kappa) ** 3) * omega
-    h = at.wide * at.density * (_ROOT * omega * at.third - mean) - (first + near * second) * at.erf
-    return apart, h, at.density * slope - (first + 2 * near * second) * at.erf
+    """dR/drho = H + u dH/dpsi, with dE/du = r^2 E/u and dm/dr = r m - 1 for the Mills ratio m."""
+    (omega, first, second), (mean, by_square) = jumps, mean_and_slope
+    both = at.u * at.density
+    inner, with_erf = _ROOT * omega * at.third - mean, first + near * second
+    h = at.wide * both * inner - with_erf * at.erf
+    by_u = at.u**2 * inner - at.wide * (_ROOT * omega * (2 * at.third + at.r**2) + (1 + at.r**2) * mean)
+    change = both * (by_u - at.u * (16 / math.pi**2) * at.psi * by_square)
+    change = change + _ROOT * jnp.sign(at.kappa) * at.r * at.density * with_erf
+    return -(jnp.abs(at.kappa) ** 3) * omega, h, h + at.wide * change - near * second * at.erf
 
 
 class SharpSamples(NamedTuple):
-    """Arrays (m, m, 3), (m, m, POINTS) and (m, m, POINTS) at Chebyshev points."""
+    """Arrays (m, m, 3) and (m, m, POINTS) at Chebyshev points."""
 
     jumps: np.ndarray
-    slope: np.ndarray
     mean: np.ndarray
 
 
@@ -167,7 +166,7 @@ def sampled(x: Jumps, y: Jumps) -> SharpSamples:
     second = -(slopes[1][..., i] - slopes[1][..., k]) / (2 * (near[i] - near[k]))
     first = -slopes[1][..., i] - 2 * near[i] * second
     mean = values[2] / u - _ROOT * (omega * kappa**2)[..., None]
-    return SharpSamples(np.stack([omega, first, second], -1), slopes[2] / u, mean / u**2)
+    return SharpSamples(np.stack([omega, first, second], -1), mean / u**2)
 
 
 def _polynomial_of(v: Jumps) -> list[np.ndarray]:
@@ -177,41 +176,38 @@ def _polynomial_of(v: Jumps) -> list[np.ndarray]:
 
 def sharp_part(samples: SharpSamples, threshold: float, furthest: float) -> Sharp:
     """The expansions that give all values to the threshold; abs(kappa) is up to `furthest`."""
-    series = [
-        in_powers(expanded(chebyshev_coefficients(v, 0, 1, 2), threshold, step=2), halved=False)
-        for v in (samples.slope, samples.mean)
-    ]
-    return Sharp(
-        expanded(chebyshev_coefficients(samples.jumps, 0, 1), threshold / max(1.0, furthest**3), step=3), *series
-    )
+    # What a coefficient of H means to dR/drho: u dT_k/dpsi is up to 8/pi k^2, at psi = pi/2.
+    weights = 2 + 8 / math.pi * np.arange(POINTS) ** 2
+    jumps = chebyshev_coefficients(samples.jumps, 0, 1)
+    mean = expanded(chebyshev_coefficients(samples.mean, 0, 1, 2), threshold, step=1, weights=weights)
+    return Sharp(expanded(jumps, threshold / max(1.0, furthest**3), step=3), in_powers(mean, halved=False))
 
 
 def sharp_at(samples: SharpSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is sharp of half the squared distance (m, m), and of H (m, m, K) at the angles psi."""
     near = 2 * np.sin(psi / 2) ** 2
     at = meeting(jnp.asarray(x.h[..., None]), jnp.asarray(y.h[..., None]), jnp.asarray(near), jnp.asarray(psi))
-    slope, mean = (
-        np.polynomial.chebyshev.chebval(8 * (psi / math.pi) ** 2 - 1, np.moveaxis(chebyshev_coefficients(v, -1), -1, 0))
-        for v in (samples.slope, samples.mean)
+    mean = np.polynomial.chebyshev.chebval(
+        8 * (psi / math.pi) ** 2 - 1, np.moveaxis(chebyshev_coefficients(samples.mean, -1), -1, 0)
     )
-    omega, first, second = np.moveaxis(samples.jumps[..., None], 2, 0)
-    apart, h, _ = _combined(omega, first, second, slope, mean, at, jnp.asarray(near))
+    jumps = np.moveaxis(samples.jumps[..., None], 2, 0)
+    apart, h, _ = _combined(list(jumps), (mean, np.zeros_like(mean)), at, jnp.asarray(near))
     return np.asarray(apart[..., 0]), np.asarray(h)
 
 
 def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
-    """B, by collocation at the Chebyshev points psi."""
-    v = np.tan(psi / 2) ** 2
-    z = 8 * (psi / math.pi) ** 2 - 1
-    count = len(psi)
-    at = np.polynomial.chebyshev.chebvander(z, count - 1)
-    slopes = np.polynomial.chebyshev.chebder(np.eye(count))
-    by_v = np.polynomial.chebyshev.chebval(z, slopes).T * (16 * psi / math.pi**2 / (np.tan(psi / 2) * (1 + v)))[:, None]
+    """B at the angles psi, by collocation at Chebyshev points."""
+    z = chebyshev_points(COLLOCATED)
+    nodes = math.pi / 2 * np.sqrt((1 + z) / 2)
+    v = np.tan(nodes / 2) ** 2
+    slopes = np.polynomial.chebyshev.chebval(z, np.polynomial.chebyshev.chebder(np.eye(COLLOCATED))).T
+    by_v = slopes * (16 * nodes / math.pi**2 / (np.tan(nodes / 2) * (1 + v)))[:, None]
     w = np.exp(-(kappa**2 + beta**2 * (1 + v)) / 2) / (math.pi * (1 + v))
     fall = (special.ndtr(-(beta - kappa)) - special.ndtr(-(beta + kappa))) / 2
     right = (v * w + _ROOT * kappa * fall) / (v + kappa**2)
+    at, wanted = (np.polynomial.chebyshev.chebvander(x, COLLOCATED - 1) for x in (z, 8 * (psi / math.pi) ** 2 - 1))
     matrix = at + (2 * v**2 / (v + kappa**2))[..., None] * by_v
-    return np.asarray((at @ np.linalg.solve(matrix, right[..., None]))[..., 0])
+    return np.asarray((wanted @ np.linalg.solve(matrix, right[..., None]))[..., 0])
 
 
 def _moments(h: np.ndarray, k: np.ndarray, psi: np.ndarray) -> list[list[np.ndarray]]:

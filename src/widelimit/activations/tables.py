@@ -64,6 +64,8 @@ class Table:
     places: Places
     kink: np.ndarray
     """The distance of kinks from 0 that are sharp, or 0."""
+    one_sided: bool = field(default=False, metadata={"static": True})
+    """Whether kinks are on one side of 0: both parts then have one sharp part, but for a sign, kept as the odd's."""
 
     def kink_at(self, deviation: jax.Array) -> jax.Array:
         """In deviations."""
