@@ -1,5 +1,6 @@
 """Every solver of K + noise against dense eigenvectors, what it refuses, and what it says of itself."""
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -25,7 +26,8 @@ from widelimit.compute import (
     packed_cholesky,
     preconditioners,
 )
-from widelimit.inference import solvers
+from widelimit.inference import posterior, solvers
+from widelimit.pytrees import pytree
 
 RNG = np.random.default_rng(0)
 N = 301
@@ -125,6 +127,71 @@ def test_no_factor_no_determinant(monkeypatch, mode):
             call()
 
 
+@pytest.mark.parametrize("mode", ["full", "packed", "mixed", "tiles"])
+@pytest.mark.parametrize("labels", [Y, Y[:, 0]], ids=["three outputs", "one"])
+def test_mean_and_variance_in_one_pass(monkeypatch, mode, labels):
+    post = fitted(monkeypatch, mode, labels=labels, noise=0.1)
+    monkeypatch.setattr(posterior, "BLOCK", 3)  # 7 points: blocks of 3, 3 and 1
+    inverse = np.linalg.inv(GRAM + 0.1 * np.eye(N))
+    variance = PRIOR - np.einsum("ij,jk,ik->i", CROSS, inverse, CROSS)
+    found = post.predict(Z)
+    np.testing.assert_allclose(found.mean, CROSS @ inverse @ labels, atol=1e-8)
+    np.testing.assert_allclose(found.variance, variance, atol=1e-8)
+    assert np.abs(PRIOR - variance).min() > 1e-2
+    np.testing.assert_array_equal(found.variance, post.variance(Z))
+    again = post.predict(jnp.asarray(Z))
+    assert isinstance(again.mean, jax.Array)
+    assert isinstance(again.variance, jax.Array)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(1, 0), (39, 0), (39, 38), (20, 7), (39, 39), (0, 0)])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_no_matrix_with_a_bad_entry_has_a_factor(monkeypatch, bad, place, blocks):
+    """Nothing looks for them before a factorisation, above the diagonal nothing is read, and a sound one has one."""
+    if blocks:
+        monkeypatch.setattr(linalg, "WHOLE", 20)
+        monkeypatch.setattr(packed_cholesky, "BLOCK", 7)
+        monkeypatch.setattr(packed_cholesky, "STRIP", 11)
+    matrix = GRAM[:40, :40] + np.eye(40)
+    matrix[np.triu_indices(40, 1)] = np.nan
+    sound = linalg.cholesky(matrix.copy())
+    np.testing.assert_allclose(np.tril(sound.lower), np.linalg.cholesky(GRAM[:40, :40] + np.eye(40)), rtol=1e-10)
+    matrix[place] = bad
+    with np.errstate(invalid="ignore", over="ignore"):
+        assert linalg.cholesky(matrix) is None
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Broken(wl.Kernel):
+    """exp(-|x - y|^2), but NaN for twins."""
+
+    def encode(self, X):
+        return X
+
+    def pairwise(self, x, y, *, same=False):
+        square = jnp.sum((x[:, None] - y) ** 2, -1)
+        return jnp.where(square == 0, jnp.nan, jnp.exp(-square))
+
+    def diagonal(self, x):
+        return jnp.full(len(x), 1.0)
+
+
+@pytest.mark.parametrize("mode", ["full", "packed", "mixed"])
+def test_an_entry_that_is_no_number_is_named(mode):
+    data = X[:40].copy()
+    data[31] = data[5]
+    patch = {"precision": "mixed"} if mode == "mixed" else {}
+    with pytest.MonkeyPatch.context() as room_for:
+        if mode == "packed":
+            room(room_for, 12 * 40 * 40)
+        with pytest.raises(ValueError, match=r"the kernel is nan at rows (5 and 31|31 and 5) of X"):
+            wl.posterior(Broken(), data, Y[:40], noise=0.1, solver="cholesky", **patch)
+    data[31] += 1
+    wl.posterior(Broken(), data, Y[:40], noise=0.1, solver="cholesky", **patch)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 7, 40, 41])
 @pytest.mark.parametrize("size", [3, 16])
 def test_the_folded_triangle_is_lapacks(n, size):
@@ -142,7 +209,7 @@ def test_the_folded_triangle_is_lapacks(n, size):
     expected, _ = scipy.linalg.lapack.dtrttf(matrix, transr="N", uplo="L")
     np.testing.assert_array_equal(folded.ravel(), expected)
     noise = RNG.uniform(0, 1, n)
-    factor = packed.factorise(blocks, noise, operators.Stored(matrix), np.dtype(np.float64))
+    factor = packed.factorise(blocks, noise, np.dtype(np.float64))
     b = RNG.standard_normal((n, 2))
     whole = matrix + np.diag(noise)
     np.testing.assert_allclose(factor.solve(b), np.linalg.solve(whole, b), rtol=1e-8, atol=1e-12)

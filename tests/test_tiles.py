@@ -70,6 +70,12 @@ def test_the_cut_does_not_show(k, monkeypatch):
     assert not (np.abs(1.001 * cut - whole) <= bound).all()
 
 
+@pytest.mark.parametrize("n", [5, 200, 1100])
+def test_the_lower_triangle_alone_is_the_same_to_the_bit(n):
+    k, data = wl.ntk(wl.mlp(depth=3, bias_std=0.2)), blocks(n)
+    np.testing.assert_array_equal(np.tril(tiles.lower_gram(k, data)), np.tril(k.gram(data)))
+
+
 def test_as_many_features_as_rows():
     """Which axis of a square array of features is that of the rows cannot be seen from its shape."""
     X = RNG.standard_normal((256, 256))

@@ -37,7 +37,7 @@ from .inference.losses import (
 )
 from .inference.modes import Modes
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
-from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, posterior
+from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, Prediction, posterior
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
 from .kernels.empirical.expansion import linearize, taylor
 from .kernels.empirical.kernels import (
@@ -122,6 +122,7 @@ __all__ = [
     "PolynomialKernel",
     "Posterior",
     "Precomputed",
+    "Prediction",
     "Product",
     "RadialBasis",
     "Rbf",

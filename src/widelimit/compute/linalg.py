@@ -44,10 +44,6 @@ class Factor(abc.ABC):
         """The part of b outside of the range of A; (n, c) -> (n, c)."""
 
     @abc.abstractmethod
-    def product(self, x: np.ndarray) -> np.ndarray:
-        """A x, (n, c) -> (n, c)."""
-
-    @abc.abstractmethod
     def log_determinant(self) -> float:
         """log det A; -inf if A is singular."""
 
@@ -57,7 +53,7 @@ class Factor(abc.ABC):
         return np.asarray(whitened.T @ whitened)
 
     def squares(self, b: np.ndarray) -> np.ndarray:
-        """The diagonal of `form`, (n, m) -> (m,)."""
+        """The diagonal of `form`, (n, m) -> (m,); b may be overwritten."""
         whitened = self.whiten(b)
         return np.asarray(np.einsum("ij,ij->j", whitened, whitened))
 
@@ -65,26 +61,24 @@ class Factor(abc.ABC):
 @final
 @dataclass(frozen=True)
 class Cholesky(Factor):
-    """A = L L^T; `lower` (n, n) holds L in its lower triangle, and above its diagonal still A."""
+    """A = L L^T; `lower` (n, n), in C's order, holds L in its lower triangle, and what is above is not looked at."""
 
     lower: np.ndarray
-    diagonal: np.ndarray
-    """Of A."""
     rank: int
     spread: float
 
     def solve(self, b: np.ndarray) -> np.ndarray:
-        return np.asarray(scipy.linalg.cho_solve((self.lower, True), b, check_finite=False))
+        return np.asarray(scipy.linalg.cho_solve((self.lower.T, False), b, check_finite=False))
 
     def whiten(self, b: np.ndarray) -> np.ndarray:
-        return np.asarray(scipy.linalg.solve_triangular(self.lower, b, lower=True, check_finite=False))
+        return np.asarray(scipy.linalg.blas.dtrsm(1.0, self.lower.T, b, trans_a=1))
+
+    def squares(self, b: np.ndarray) -> np.ndarray:
+        whitened = scipy.linalg.blas.dtrsm(1.0, self.lower.T, b, trans_a=1, overwrite_b=1)
+        return np.asarray(np.einsum("ij,ij->j", whitened, whitened))
 
     def outside(self, b: np.ndarray) -> np.ndarray:
         return np.zeros_like(b)
-
-    def product(self, x: np.ndarray) -> np.ndarray:
-        own = (self.diagonal - np.diagonal(self.lower))[:, None]
-        return np.asarray(scipy.linalg.blas.dsymm(1.0, self.lower, x) + own * x)
 
     def log_determinant(self) -> float:
         return float(2 * np.sum(np.log(np.diagonal(self.lower))))
@@ -108,9 +102,6 @@ class Eigen(Factor):
 
     def outside(self, b: np.ndarray) -> np.ndarray:
         return np.asarray(b - self.vectors @ (self.vectors.T @ b))
-
-    def product(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(self.vectors @ (self.values[:, None] * (self.vectors.T @ x)))
 
     def log_determinant(self) -> float:
         return float(np.sum(np.log(self.values))) if self.rank == len(self.vectors) else -np.inf
@@ -156,28 +147,56 @@ def eigenvalues(matrix: np.ndarray) -> np.ndarray:
 
 
 def factorise(matrix: np.ndarray, *, progress: Callable[[float, float], None] = silent) -> Factor:
-    """Factorise a positive semi-definite (n, n) float64 matrix, which is overwritten.
+    """Factorise a symmetric positive semi-definite (n, n) matrix, which is overwritten: `cholesky`, or else `eigen`."""
+    diagonal = np.diagonal(matrix).copy()
+    factor = cholesky(matrix, progress=progress)
+    if factor is not None:
+        return factor
+    np.fill_diagonal(matrix, diagonal)
+    whole = np.triu(matrix)
+    whole += np.triu(matrix, 1).T
+    return eigen(whole)
 
-    progress: as of `packed_cholesky.factorise`, above WHOLE rows. Raises: as `eigenpairs`.
+
+def cholesky(matrix: np.ndarray, *, progress: Callable[[float, float], None] = silent) -> Cholesky | None:
+    """Factorise an (n, n) float64 matrix in C's order in the place of its lower triangle; nothing else of it is read.
+
+    None if it is not positive definite to rounding: a pivot is at most n eps of its diagonal entry. No matrix with a
+    NaN or an infinite entry has a factor. progress: as of `packed_cholesky.factorise`, above WHOLE rows.
     """
     n = len(matrix)
     diagonal = np.diagonal(matrix).copy()
-    # A symmetric C-ordered matrix is its own Fortran-ordered transpose, which LAPACK factorises in place.
     if n > WHOLE:
-        lower, info = matrix.T, packed_cholesky.factorise_square(matrix, progress=progress)
-    else:
-        lower, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+        lower, info = matrix, packed_cholesky.factorise_square(matrix, progress=progress)
+    else:  # the transpose is in Fortran's order, so that LAPACK works in place
+        upper, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
+        lower = upper.T
     pivots = np.diagonal(lower)
     if info == 0 and (pivots**2 > n * EPS * diagonal).all():
-        return Cholesky(lower, diagonal, n, float(np.sqrt((diagonal / pivots**2).max())))
-    np.fill_diagonal(lower, diagonal)
-    whole = np.triu(lower)
-    whole += np.triu(lower, 1).T
-    values, vectors = eigenpairs(whole)
-    kept = values > rounding(n, values[-1])
+        return Cholesky(lower, n, float(np.sqrt((diagonal / pivots**2).max())))
+    return None
+
+
+def eigen(matrix: np.ndarray) -> Eigen:
+    """Factorise a symmetric positive semi-definite (n, n) matrix of any rank; it is overwritten.
+
+    Raises: as `eigenpairs`, and ValueError: an entry is NaN or infinite.
+    """
+    refuse_non_finite(matrix)
+    values, vectors = eigenpairs(matrix)
+    kept = values > rounding(len(values), values[-1])
     values, vectors = values[kept], vectors[:, kept]
     spread = float(np.sqrt(values[-1] / values[0])) if len(values) else 1.0
     return Eigen(values, vectors, len(values), spread)
+
+
+def refuse_non_finite(matrix: np.ndarray) -> None:
+    """Raises: ValueError: an entry of K(X, X) is NaN or infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = not np.isfinite(matrix.sum())  # a quarter of the time of a look at every entry
+    if suspect and not np.isfinite(matrix).all():
+        i, j = np.argwhere(~np.isfinite(matrix))[0]
+        raise ValueError(f"the kernel is {matrix[i, j]} at rows {i} and {j} of X.")
 
 
 def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from widelimit.compute import memory, packed_cholesky
 from widelimit.compute.linalg import EPS, Factor
-from widelimit.compute.operators import Block, Operator
+from widelimit.compute.operators import Block
 from widelimit.compute.tiles import silent
 
 
@@ -33,8 +33,6 @@ class Packed(Factor):
     """A = L L^T, `folded` holds L: n (n + 1)/2 numbers, float64, or float32 to precondition."""
 
     folded: np.ndarray
-    matrix: Operator
-    """A, to be multiplied with."""
     rank: int
     spread: float
 
@@ -46,9 +44,6 @@ class Packed(Factor):
 
     def outside(self, b: np.ndarray) -> np.ndarray:
         return np.zeros_like(b)
-
-    def product(self, x: np.ndarray) -> np.ndarray:
-        return self.matrix.product(x)
 
     def log_determinant(self) -> float:
         return float(2 * sum(np.sum(np.log(part)) for part in _Layout.of(self.rank).diagonal(self.folded)))
@@ -101,7 +96,6 @@ def require(n: int, dtype: np.dtype) -> None:
 def factorise(
     blocks: Iterable[Block],
     noise: np.ndarray,
-    matrix: Operator,
     dtype: np.dtype,
     *,
     progress: Callable[[float, float], None] = silent,
@@ -111,7 +105,6 @@ def factorise(
     Args:
         blocks: cover the lower triangle once.
         noise: (n,), added to the diagonal.
-        matrix: K + diag(noise), to be multiplied with later.
         dtype: of the factor.
         progress: of the factorisation, as `packed_cholesky.factorise` tells it.
 
@@ -137,4 +130,4 @@ def factorise(
     weak = pivots <= n * eps * before
     if weak.any() and eps == EPS:
         raise NotPositiveDefinite(int(np.argmax(weak)) + 1)
-    return Packed(folded, matrix, n, float(np.sqrt((before / pivots).max(initial=1.0))))
+    return Packed(folded, n, float(np.sqrt((before / pivots).max(initial=1.0))))

@@ -53,12 +53,12 @@ def factorise(folded: np.ndarray, n: int, *, progress: Progress = silent) -> int
 
 
 def factorise_square(matrix: np.ndarray, *, progress: Progress = silent) -> int:
-    """The same for a square matrix that holds A whole: L as matrix[j, i] = L[i, j], j <= i; the rest is left as A."""
+    """The same for a square matrix that holds A whole: L in its lower triangle; the rest is left as A."""
     n = len(matrix)
     room = np.empty(min(BLOCK, n) * min(STRIP, n), matrix.dtype)
     progress(0, 1)
     for start, end in _blocks(n):
-        order = _column_of_tall(matrix, start, end, room)
+        order = _column_of_rest(matrix[:0], matrix, start, end, room)
         if order:
             return start + order
         progress(_share(end / n), 1)

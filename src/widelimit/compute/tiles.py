@@ -261,6 +261,15 @@ def compute(
 
 def gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], None] = silent) -> np.ndarray:
     """K(X, X): one triangle of tiles computed, the other its mirror; the diagonal is `diagonal`'s, to the bit."""
+    return _gram(kernel, X, mirrored=True, progress=progress)
+
+
+def lower_gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], None] = silent) -> np.ndarray:
+    """The lower triangle of `gram` in an (n, n) array: what is above the diagonal is undefined."""
+    return _gram(kernel, X, mirrored=False, progress=progress)
+
+
+def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, progress: Callable[[int, int], None]) -> np.ndarray:
     n, d = X.shape
     require(n, n, X.dtype)
     plan = tile_plan(n, n, d, X.dtype, symmetric=True, budget=usual_budget(d, X.dtype))
@@ -268,7 +277,7 @@ def gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], No
 
     def write(i: int, j: int, tile: np.ndarray) -> None:
         out[plan.rows(i), plan.rows(j)] = tile
-        if i != j:
+        if mirrored and i != j:
             mirror(tile, out[plan.rows(j), plan.rows(i)])
 
     compute(kernel, X, X, plan, write, progress=progress)

@@ -12,10 +12,12 @@ from typing import Any, Literal, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import iterative, linalg, memory
+from widelimit.compute.operators import Shifted
 from widelimit.inference import solvers
 from widelimit.inference.solvers import Fit
 from widelimit.inference.training_set import TrainingSet, like, scalar_kernel, training_set
@@ -25,6 +27,14 @@ from widelimit.validation import Array
 
 BLOCK = 2048
 """Test points whose variances are computed at once."""
+
+
+class Prediction(NamedTuple):
+    """Mean and variance of f at test points."""
+
+    mean: Float[Array, "m *c"]
+    variance: Float[Array, " m"]
+    """Of f, without observation noise, as `Posterior.variance`."""
 
 
 class LeaveOneOut(NamedTuple):
@@ -81,12 +91,13 @@ class Posterior:
     def residual(self) -> float:
         """|y - (K(X, X) + noise) weights|/|y|, the largest over outputs, from products in float64.
 
-        Conjugate gradients and mixed precision have measured it; for a factor it is computed when first asked for, in a
-        packed one at the cost of the kernel matrix.
+        Conjugate gradients and mixed precision have measured it; for a factor it is computed when first asked for, at
+        the cost of the kernel matrix.
         """
         if self.fit.residual is not None:
             return self.fit.residual
-        left = np.linalg.norm(self.data.y - self.factor.product(self.weights), axis=0)
+        exact = Shifted(self.data.matrix(), np.broadcast_to(self.noise, len(self.data.X)))
+        left = np.linalg.norm(self.data.y - exact.product(self.weights), axis=0)
         size = np.linalg.norm(self.data.y, axis=0)
         return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
 
@@ -124,13 +135,25 @@ class Posterior:
         Raises:
             ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
         """
+        return self.predict(Z).variance
+
+    def predict(self, Z: Float[Array, "m d"]) -> Prediction:
+        """`mean` and `variance` in one pass, which computes K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
+
+        Raises: as `variance`.
+        """
         points = self.data.inputs(Z)
         prior = self.data.diagonal(points)
-        variance = prior.copy()
+        mean, variance = np.empty((len(points), self.weights.shape[1])), prior.copy()
         for start in range(0, len(points), BLOCK):
             part = slice(start, start + BLOCK)
-            variance[part] -= self.factor.squares(self.data.cross(points[part]).T)
-        return like(linalg.non_negative(variance, self._rounding(prior)), Z)
+            cross = self.data.cross(points[part])
+            # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
+            mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
+            variance[part] -= self.factor.squares(cross.T)
+            del cross  # overwritten by its own squares, and as large as the next one
+        variance = linalg.non_negative(variance, self._rounding(prior))
+        return Prediction(self.data.outputs(mean, Z), like(variance, Z))
 
     def covariance(self, Z: Float[Array, "m d"]) -> Float[Array, "m m"]:
         """K(Z, Z) - K(Z, X) (K(X, X) + noise)^{-1} K(X, Z): (m, d) -> (m, m), of f, no noise; symmetric to the bit."""

@@ -113,7 +113,7 @@ def fit(
     exact = operators.Recomputed(*_prepared(data, DOUBLE))
     try:
         blocks = operators.blocks(exact.kernel, exact.X, progress=partial(report, KERNEL))
-        factor = packed.factorise(blocks, each, Shifted(exact, each), DOUBLE, progress=partial(report, FACTOR))
+        factor = packed.factorise(blocks, each, DOUBLE, progress=partial(report, FACTOR))
         return _direct(data, factor, choice)
     except packed.NotPositiveDefinite as error:
         raise ValueError(_singular(error.order, len(data.X))) from None
@@ -124,14 +124,23 @@ def _direct(data: TrainingSet, factor: linalg.Factor, choice: Choice) -> Fit:
 
 
 def _full(data: TrainingSet, noise: np.ndarray, choice: Choice, report: Report) -> Fit:
-    return _direct(data, factorised(data.gram(progress=partial(report, KERNEL)), noise, report), choice)
+    made, told = partial(report, KERNEL), partial(report, FACTOR)
+    factor: linalg.Factor | None = linalg.cholesky(_with(data.lower_gram(progress=made), noise, report), progress=told)
+    if factor is None:
+        factor = linalg.eigen(_with(data.gram(progress=made), noise, report))
+    return _direct(data, factor, choice)
 
 
 def factorised(matrix: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Factor:
     """K + diag(noise) factorised in the place of K. Raises: as `linalg.factorise`."""
+    return linalg.factorise(_with(matrix, noise, report), progress=partial(report, FACTOR))
+
+
+def _with(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
+    """The noise added in place; what follows is the factorisation."""
     matrix[np.diag_indices(len(matrix))] += noise
     report(FACTOR, 0, 0)
-    return linalg.factorise(matrix, progress=partial(report, FACTOR))
+    return matrix
 
 
 def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
@@ -164,7 +173,7 @@ def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: floa
     else:
         held = operators.blocks(*_prepared(data, SINGLE), progress=made)
     try:
-        rough = packed.factorise(held, noise, exact, SINGLE, progress=partial(report, FACTOR))
+        rough = packed.factorise(held, noise, SINGLE, progress=partial(report, FACTOR))
     except packed.NotPositiveDefinite as error:
         reason = f"the float32 factor broke at row {error.order - 1}"
     else:

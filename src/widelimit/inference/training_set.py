@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.compute import tiles
+from widelimit.compute import linalg, tiles
+from widelimit.compute.operators import Operator, Recomputed, Stored
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
@@ -54,16 +55,27 @@ class TrainingSet(NamedTuple):
         if isinstance(self.kernel, MatrixKernel):
             return _flat(self.kernel.gram(self.X))
         self.check_diagonal()
-        if type(self.kernel).gram is Kernel.gram:
-            matrix = tiles.gram(self.kernel.prepared(self.X), self.X, progress=progress)
-        else:  # a kernel with a quicker way than pairs
-            matrix = np.asarray(self.kernel.gram(self.X))
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspect = not np.isfinite(matrix.sum())  # a quarter of the time of a look at every entry
-        if suspect and not np.isfinite(matrix).all():
-            i, j = np.argwhere(~np.isfinite(matrix))[0]
-            raise ValueError(f"the kernel is {matrix[i, j]} at rows {i} and {j} of X.")
+        matrix = np.asarray(self._by_pairs(tiles.gram, progress))
+        linalg.refuse_non_finite(matrix)
         return matrix
+
+    def lower_gram(self, *, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
+        """The lower triangle of `gram` in an (n, n) array, of which only the diagonal is checked: `linalg.cholesky`."""
+        self.check_diagonal()
+        return self._by_pairs(tiles.lower_gram, progress)
+
+    def _by_pairs(self, form: Callable[..., np.ndarray], progress: Callable[[int, int], None]) -> np.ndarray:
+        kernel = scalar_kernel(self.kernel)
+        if type(kernel).gram is Kernel.gram:
+            return form(kernel.prepared(self.X), self.X, progress=progress)
+        return np.array(kernel.gram(self.X))  # a kernel with a quicker way than pairs
+
+    def matrix(self) -> Operator:
+        """K(X, X) to be multiplied with, computed anew."""
+        kernel = scalar_kernel(self.kernel)
+        if type(kernel).gram is Kernel.gram:
+            return Recomputed(kernel.prepared(self.X), self.X)
+        return Stored(kernel.gram(self.X))
 
     def check_diagonal(self) -> None:
         """Refuse a kernel whose K(x, x) leaves float64's range. Raises: ValueError."""
