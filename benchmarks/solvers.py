@@ -68,7 +68,7 @@ def fit_and_predict(data: dict[str, np.ndarray], **options: str) -> dict[str, ob
 def rates(n: int) -> list[dict[str, object]]:
     """Our factorisations beside dpotrf, in GFlop/s, on one well-conditioned matrix; the best of three.
 
-    A copy of the matrix, or its folding, is part of each.
+    Each has its own copy of the matrix, made before the clock starts; the packed ones fold it, which counts.
     """
     rng = np.random.default_rng(0)
     root = rng.standard_normal((n, 64))
@@ -76,22 +76,23 @@ def rates(n: int) -> list[dict[str, object]]:
     matrix[np.diag_indices(n)] += 64.0
     noise, size = np.zeros(n), operators.SIZE
 
-    def half(dtype: type) -> packed.Packed:
+    def half(copy: np.ndarray, dtype: type) -> packed.Packed:
         corners = ((i, j) for i in range(0, n, size) for j in range(0, i + 1, size))
-        parts = (operators.Block(i, j, matrix[i : i + size, j : j + size]) for i, j in corners)
+        parts = (operators.Block(i, j, copy[i : i + size, j : j + size]) for i, j in corners)
         return packed.factorise(parts, noise, np.dtype(dtype))
 
     work = {
-        "dpotrf": lambda: scipy.linalg.lapack.dpotrf(matrix.copy().T, lower=1, clean=0, overwrite_a=1),
-        "factorise": lambda: linalg.factorise(matrix.copy()),
-        "packed float64": lambda: half(np.float64),
-        "packed float32": lambda: half(np.float32),
+        "dpotrf": lambda copy: scipy.linalg.lapack.dpotrf(copy.T, lower=1, clean=0, overwrite_a=1),
+        "factorise": linalg.cholesky,
+        "packed float64": lambda copy: half(copy, np.float64),
+        "packed float32": lambda copy: half(copy, np.float32),
     }
     best = dict.fromkeys(work, np.inf)
     for _ in range(3):
         for name, call in work.items():
+            copy = matrix.copy()
             start = time.perf_counter()
-            call()
+            call(copy)
             best[name] = min(best[name], time.perf_counter() - start)
     return [
         {"work": name, "seconds": s, "gflops": n**3 / 3 / s / 1e9, "of_dpotrf": best["dpotrf"] / s}

@@ -24,7 +24,7 @@ def text(value: Any) -> str:
 
 
 def section(document: dict[str, Any], script: Path) -> str:
-    """The first sentence of the script, the machine, the rows."""
+    """The first sentence of the script, the machine, the rows; results by single sets stay in the JSON."""
     machine = document["machine"]
     blas = "; ".join(
         f"{b['internal_api']} {b['version']}, {b['architecture']}, {b['num_threads']} threads" for b in machine["blas"]
@@ -32,7 +32,8 @@ def section(document: dict[str, Any], script: Path) -> str:
     columns = list(dict.fromkeys(key for row in document["rows"] for key in row))
     table = [columns, ["---"] * len(columns)]
     table += [[text(row.get(column, "")) for column in columns] for row in document["rows"]]
-    settings = "".join(f"; {key} {text(value)}" for key, value in document["settings"].items())
+    plain = {key: value for key, value in document["settings"].items() if not isinstance(value, dict | list)}
+    settings = "".join(f"; {key} {text(value)}" for key, value in plain.items())
     about = script.read_text().split('"""')[1].split("\n\n")[0].strip() if script.exists() else ""
     return (
         f"\n## {document['name']}\n\n{about}\n\n"

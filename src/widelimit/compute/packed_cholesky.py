@@ -110,44 +110,64 @@ def _solved(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.ndarray:
 
 
 def _column_of_tall(tall: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
-    """Columns start to end of L, all their rows; tall[j, i] = L[i, j]. What is no minor's order is 0."""
-    left = tall[:start]
-    root, order = _upper_root(tall[start:end, start:end], left[:, start:end].T @ left[:, start:end])
-    for rows in _strips(end, tall.shape[1], order):
-        part = room[: (end - start) * (rows.stop - rows.start)].reshape(end - start, -1)
-        np.matmul(left[:, start:end].T, left[:, rows], out=part)
-        np.subtract(tall[start:end, rows], part, out=part)
-        tall[start:end, rows] = _divided(part.T, root, side=1).T
+    """Columns start to end of L, all their rows; tall[j, i] = L[i, j]. What is no minor's order is 0.
+
+    NumPy's products come first, then SciPy's solves: each has threads of its own, which spin for a while after.
+    """
+    left, own = tall[:start], tall[start:end]
+    known = left[:, start:end].T @ left[:, start:end]
+    strips = _strips(end, tall.shape[1])
+    for rows in strips:
+        own[:, rows] -= np.matmul(left[:, start:end].T, left[:, rows], out=_part(room, end - start, rows))
+    root, order = _root(own[:, start:end], known)
+    for rows in [] if order else strips:
+        part = _part(room, end - start, rows)
+        part[:] = own[:, rows]
+        own[:, rows] = _divided(part.T, root, side=1).T
     return order
 
 
 def _column_of_rest(below: np.ndarray, rest: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
     """The same for the last rows and columns; rest[i, j] = L[i, j], below[c, i] the rows of the first columns c."""
-    across, left = below[:, start:end], rest[start:end, :start]
-    root, order = _upper_root(rest[start:end, start:end].T, across.T @ across + left @ left.T)
-    for rows in _strips(end, len(rest), order):
-        part = room[: (end - start) * (rows.stop - rows.start)].reshape(-1, end - start)
-        own = rest[rows, start:end]
-        own -= np.matmul(below[:, rows].T, across, out=part)
-        np.subtract(own, np.matmul(rest[rows, :start], left.T, out=part), out=part)
-        own[:] = _divided(part.T, root, side=0).T
+    across, left, own = below[:, start:end], rest[start:end, :start], rest[:, start:end]
+    known = across.T @ across + left @ left.T
+    strips = _strips(end, len(rest))
+    for rows in strips:
+        part = _part(room, end - start, rows).reshape(-1, end - start)
+        own[rows] -= np.matmul(below[:, rows].T, across, out=part)
+        own[rows] -= np.matmul(rest[rows, :start], left.T, out=part)
+    root, order = _root(own[start:end].T, known)
+    for rows in [] if order else strips:
+        part = _part(room, end - start, rows).reshape(-1, end - start)
+        part[:] = own[rows]
+        own[rows] = _divided(part.T, root, side=0).T
     return order
 
 
-def _strips(start: int, end: int, order: int) -> list[slice]:
-    """The rows below a block; none below one that could not be factorised."""
-    return [] if order else [slice(low, min(low + STRIP, end)) for low in range(start, end, STRIP)]
+def _strips(start: int, end: int) -> list[slice]:
+    """The rows below a block."""
+    return [slice(low, min(low + STRIP, end)) for low in range(start, end, STRIP)]
+
+
+def _part(room: np.ndarray, width: int, rows: slice) -> np.ndarray:
+    """Room for a strip of a block column."""
+    return room[: width * (rows.stop - rows.start)].reshape(width, -1)
 
 
 def _divided(part: np.ndarray, root: np.ndarray, *, side: int) -> np.ndarray:
-    """R^{-T} part (side 0), or part R^{-1} (side 1), in its place; in Fortran's order."""
+    """L^{-1} part (side 0), or part L^{-T} (side 1), in its place; in Fortran's order."""
     divide = get_blas_funcs("trsm", (root,))
-    return np.asarray(divide(1.0, root, part, side=side, lower=0, trans_a=1 - side, overwrite_b=1))
+    return np.asarray(divide(1.0, root, part, side=side, lower=1, trans_a=side, overwrite_b=1))
 
 
-def _upper_root(block: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
-    """R with R^T R = block - known, from and into its upper triangle alone: what is below belongs to other columns."""
-    root, order = get_lapack_funcs("potrf", (block,))(np.triu(block - known), lower=0, clean=1)
+def _root(block: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
+    """L with L L^T = block - known, in the place of `known`, from the upper triangle of the block, which gets L^T.
+
+    What is below belongs to other columns. Only the lower triangle of L is meant.
+    """
+    np.subtract(block, known, out=known)
+    root, order = get_lapack_funcs("potrf", (known,))(known.T, lower=1, clean=0, overwrite_a=1)
     if not order:
-        block[:] = np.tril(block, -1) + root
+        for j in range(len(block)):
+            block[j, j:] = root[j:, j]
     return root, int(order)
