@@ -192,6 +192,30 @@ def test_an_entry_that_is_no_number_is_named(mode):
     wl.posterior(Broken(), data, Y[:40], noise=0.1, solver="cholesky", **patch)
 
 
+def test_a_residual_has_no_whole_matrix_where_there_is_no_room_for_one(monkeypatch):
+    """A kernel with a quicker way to it than pairs is asked for it only where it fits."""
+    asked = []
+
+    @pytree
+    @dataclasses.dataclass(frozen=True)
+    class Quick(Broken):
+        def gram(self, X):
+            asked.append(len(X))
+            return np.exp(-np.sum((X[:, None] - X) ** 2, -1))
+
+    monkeypatch.setattr(operators.blocks, "__kwdefaults__", operators.blocks.__kwdefaults__ | {"size": 16})
+    whole = 8 * 40 * 40
+    for free, calls in ((whole, [40]), (whole - 1, [])):
+        with monkeypatch.context() as patch:
+            room(patch, 12 * 40 * 40)
+            post = wl.posterior(Quick(), X[:40], Y[:40], noise=0.1)
+            assert (post.fit.choice.storage, asked) == ("packed", [])
+            room(patch, free)
+            assert 0 < post.residual < 1e-12
+        assert asked == calls
+        asked.clear()
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 7, 40, 41])
 @pytest.mark.parametrize("size", [3, 16])
 def test_the_folded_triangle_is_lapacks(n, size):

@@ -147,7 +147,10 @@ def eigenvalues(matrix: np.ndarray) -> np.ndarray:
 
 
 def factorise(matrix: np.ndarray, *, progress: Callable[[float, float], None] = silent) -> Factor:
-    """Factorise a symmetric positive semi-definite (n, n) matrix, which is overwritten: `cholesky`, or else `eigen`."""
+    """Factorise a symmetric positive semi-definite (n, n) matrix, which is overwritten: `cholesky`, or else `eigen`.
+
+    progress: as of `cholesky`. Raises: as `eigen`.
+    """
     diagonal = np.diagonal(matrix).copy()
     factor = cholesky(matrix, progress=progress)
     if factor is not None:

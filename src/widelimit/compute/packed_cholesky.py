@@ -35,9 +35,18 @@ def factorise(folded: np.ndarray, n: int, *, progress: Progress = silent) -> int
 
     progress: called with the share of the flops, of 1, after every block of columns.
     """
-    tall, rest = views(folded, n)
+    return _factorise(*views(folded, n), progress)
+
+
+def factorise_square(matrix: np.ndarray, *, progress: Progress = silent) -> int:
+    """The same for a square matrix that holds A whole: L in its lower triangle; the rest is left as A."""
+    return _factorise(matrix[:0], matrix, progress)
+
+
+def _factorise(tall: np.ndarray, rest: np.ndarray, progress: Progress) -> int:
     first = len(tall)
-    room = np.empty(min(BLOCK, n) * min(STRIP, n), folded.dtype)
+    n = first + len(rest)
+    room = np.empty(min(BLOCK, n) * min(STRIP, n), rest.dtype)
     progress(0, 1)
     for start, end in _blocks(first):
         order = _column_of_tall(tall, start, end, room)
@@ -49,19 +58,6 @@ def factorise(folded: np.ndarray, n: int, *, progress: Progress = silent) -> int
         if order:
             return first + start + order
         progress(_share((first + end) / n), 1)
-    return 0
-
-
-def factorise_square(matrix: np.ndarray, *, progress: Progress = silent) -> int:
-    """The same for a square matrix that holds A whole: L in its lower triangle; the rest is left as A."""
-    n = len(matrix)
-    room = np.empty(min(BLOCK, n) * min(STRIP, n), matrix.dtype)
-    progress(0, 1)
-    for start, end in _blocks(n):
-        order = _column_of_rest(matrix[:0], matrix, start, end, room)
-        if order:
-            return start + order
-        progress(_share(end / n), 1)
     return 0
 
 

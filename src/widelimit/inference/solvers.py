@@ -110,9 +110,8 @@ def fit(
     each = _each(noise, len(data.X))
     if precision == "mixed":
         return _mixed(data, each, choice, tolerance, report)
-    exact = operators.Recomputed(*_prepared(data, DOUBLE))
+    blocks = operators.blocks(*_prepared(data, DOUBLE), progress=partial(report, KERNEL))
     try:
-        blocks = operators.blocks(exact.kernel, exact.X, progress=partial(report, KERNEL))
         factor = packed.factorise(blocks, each, DOUBLE, progress=partial(report, FACTOR))
         return _direct(data, factor, choice)
     except packed.NotPositiveDefinite as error:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.compute import linalg, tiles
+from widelimit.compute import linalg, memory, tiles
 from widelimit.compute.operators import Operator, Recomputed, Stored
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
@@ -55,25 +55,30 @@ class TrainingSet(NamedTuple):
         if isinstance(self.kernel, MatrixKernel):
             return _flat(self.kernel.gram(self.X))
         self.check_diagonal()
-        matrix = np.asarray(self._by_pairs(tiles.gram, progress))
+        matrix = self._made(tiles.gram, progress)
         linalg.refuse_non_finite(matrix)
         return matrix
 
     def lower_gram(self, *, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
         """The lower triangle of `gram` in an (n, n) array, of which only the diagonal is checked: `linalg.cholesky`."""
         self.check_diagonal()
-        return self._by_pairs(tiles.lower_gram, progress)
+        return self._made(tiles.lower_gram, progress)
 
-    def _by_pairs(self, form: Callable[..., np.ndarray], progress: Callable[[int, int], None]) -> np.ndarray:
+    @property
+    def _by_pairs(self) -> bool:
+        """Whether the kernel has no quicker way to a whole matrix than pairs."""
+        return type(self.kernel).gram is Kernel.gram
+
+    def _made(self, form: Callable[..., np.ndarray], progress: Callable[[int, int], None]) -> np.ndarray:
         kernel = scalar_kernel(self.kernel)
-        if type(kernel).gram is Kernel.gram:
+        if self._by_pairs:
             return form(kernel.prepared(self.X), self.X, progress=progress)
-        return np.array(kernel.gram(self.X))  # a kernel with a quicker way than pairs
+        return np.array(kernel.gram(self.X))
 
     def matrix(self) -> Operator:
-        """K(X, X) to be multiplied with, computed anew."""
+        """K(X, X) to be multiplied with, computed anew: as a whole where that is quicker and there is room for it."""
         kernel = scalar_kernel(self.kernel)
-        if type(kernel).gram is Kernel.gram:
+        if self._by_pairs or 8 * len(self.X) ** 2 > memory.available():
             return Recomputed(kernel.prepared(self.X), self.X)
         return Stored(kernel.gram(self.X))
 
