@@ -1,0 +1,280 @@
+"""JAX functions evaluated by NumPy, without XLA: compilation costs more than work that is done once.
+
+A function is traced to a jaxpr, a list of primitive operations, and NumPy does each. One operation takes about a
+microsecond and its arrays; a compiled program of a few hundred operations takes 0.1 to 3 seconds to make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+from scipy import special
+
+Values = list[Any]
+Parameters = dict[str, Any]
+
+
+def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function with the values of `function` (to rounding), computed by NumPy.
+
+    For work on up to some 100,000 numbers that is done once. Arguments and results are pytrees of arrays; arguments are
+    taken in the dtypes that JAX would take them in, results are NumPy arrays. A primitive that is not known here is
+    done by JAX, which compiles it.
+    """
+
+    def call(*arguments: Any) -> Any:
+        closed, form = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        with np.errstate(all="ignore"):
+            values = _run(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(form), values)
+
+    return call
+
+
+def _run(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> Values:
+    """The outputs of a jaxpr; a value is dropped after its last use."""
+    values: dict[Any, Any] = {}
+    for variables, given in ((jaxpr.constvars, constants), (jaxpr.invars, arguments)):
+        values.update((v, np.asarray(x, v.aval.dtype)) for v, x in zip(variables, given, strict=True))
+    last = {v: i for i, equation in enumerate(jaxpr.eqns) for v in equation.invars if not isinstance(v, core.Literal)}
+    last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, core.Literal)}
+
+    def read(v: Any) -> Any:
+        return np.asarray(v.val, v.aval.dtype) if isinstance(v, core.Literal) else values[v]
+
+    for i, equation in enumerate(jaxpr.eqns):
+        results = _apply(equation, [read(v) for v in equation.invars])
+        for v in equation.invars:
+            if not isinstance(v, core.Literal) and last[v] == i:
+                values.pop(v, None)
+        for v, result in zip(equation.outvars, results, strict=True):
+            if v in last:
+                values[v] = np.asarray(result, v.aval.dtype)
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _apply(equation: Any, given: Values) -> Sequence[Any]:
+    name, parameters = equation.primitive.name, equation.params
+    if name in _CONTROL:
+        return _CONTROL[name](given, parameters)
+    if name in _CALLS:
+        return _closed(next(parameters[key] for key in _CALLED if key in parameters), given)
+    if name in _PLAIN and not (name == "mul" and parameters.get("out_dtype") is not None):
+        return [_PLAIN[name](*given)]
+    if name in _WITH_PARAMETERS:
+        result = _WITH_PARAMETERS[name](given, parameters)
+        if result is not None:
+            return [result]
+    if name == "split":
+        return np.split(given[0], np.cumsum(parameters["sizes"])[:-1], parameters["axis"])
+    found = equation.primitive.bind(*given, **parameters)
+    return found if equation.primitive.multiple_results else [found]
+
+
+def _closed(jaxpr: Any, given: Values) -> Values:
+    inner = isinstance(jaxpr, core.ClosedJaxpr)
+    return _run(jaxpr.jaxpr if inner else jaxpr, jaxpr.consts if inner else (), given)
+
+
+def _scan(given: Values, parameters: Parameters) -> Values:
+    constants, carried, length = parameters["num_consts"], parameters["num_carry"], parameters["length"]
+    fixed, carry, along = (
+        given[:constants],
+        given[constants : constants + carried],
+        given[constants + carried :],
+    )
+    steps: list[Values] = []
+    order = range(length)[::-1] if parameters["reverse"] else range(length)
+    for i in order:
+        out = _closed(parameters["jaxpr"], [*fixed, *carry, *(x[i] for x in along)])
+        carry = out[:carried]
+        steps.append(out[carried:])
+    if parameters["reverse"]:
+        steps.reverse()
+    forms = parameters["jaxpr"].jaxpr.outvars[carried:]
+    stacked = [
+        np.stack([step[k] for step in steps]) if steps else np.zeros((0, *v.aval.shape), v.aval.dtype)
+        for k, v in enumerate(forms)
+    ]
+    return [*carry, *stacked]
+
+
+def _while(given: Values, parameters: Parameters) -> Values:
+    first, second = parameters["cond_nconsts"], parameters["body_nconsts"]
+    for_condition, for_body, state = given[:first], given[first : first + second], given[first + second :]
+    while _closed(parameters["cond_jaxpr"], [*for_condition, *state])[0]:
+        state = _closed(parameters["body_jaxpr"], [*for_body, *state])
+    return state
+
+
+def _cond(given: Values, parameters: Parameters) -> Values:
+    branches = parameters["branches"]
+    return _closed(branches[int(np.clip(int(given[0]), 0, len(branches) - 1))], given[1:])
+
+
+def _select(which: Any, *cases: Any) -> Any:
+    return np.where(which, cases[1], cases[0]) if which.dtype == bool else np.choose(which, cases)
+
+
+def _divide(a: Any, b: Any) -> Any:
+    """Divide as JAX does: integers towards zero."""
+    if not np.issubdtype(a.dtype, np.integer):
+        return a / b
+    return np.where(b == 0, -1, (a - np.fmod(a, np.where(b == 0, 1, b))) // np.where(b == 0, 1, b))
+
+
+def _clamp(low: Any, x: Any, high: Any) -> Any:
+    return np.minimum(np.maximum(x, low), high)
+
+
+def _to_type(given: Values, parameters: Parameters) -> Any:
+    x, dtype = given[0], np.dtype(parameters["new_dtype"])
+    if np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.integer):
+        info = np.iinfo(dtype)  # JAX saturates
+        inside = np.clip(np.nan_to_num(x, nan=0.0), float(info.min), np.nextafter(float(info.max), 0))
+        return np.where(x >= float(info.max), info.max, inside.astype(dtype))
+    return x.astype(dtype)
+
+
+def _reduce_precision(given: Values, parameters: Parameters) -> Any:
+    """Round to fewer digits, to the nearest, ties to even; None (JAX does it) for fewer exponents."""
+    x = given[0]
+    info = np.finfo(x.dtype)
+    drop = info.nmant - parameters["mantissa_bits"]
+    if parameters["exponent_bits"] < info.iexp or drop < 0:
+        return None
+    if drop == 0:
+        return x
+    kind = np.dtype(f"u{x.dtype.itemsize}").type
+    bits = np.ascontiguousarray(x).view(kind)
+    half = kind((1 << (drop - 1)) - 1) + ((bits >> kind(drop)) & kind(1))
+    rounded = ((bits + half) & ~kind((1 << drop) - 1)).view(x.dtype)
+    return np.where(np.isfinite(x), rounded, x).reshape(x.shape)
+
+
+def _broadcast(given: Values, parameters: Parameters) -> Any:
+    shape, places = parameters["shape"], parameters["broadcast_dimensions"]
+    if any(isinstance(size, jax.Array) for size in shape) or len(given) > 1:
+        return None
+    form = [1] * len(shape)
+    for size, place in zip(given[0].shape, places, strict=True):
+        form[place] = size
+    return np.broadcast_to(given[0].reshape(form), shape)
+
+
+def _contract(given: Values, parameters: Parameters) -> Any:
+    (first, second), (batch_first, batch_second) = parameters["dimension_numbers"]
+    x, y = given
+    if parameters["preferred_element_type"] not in (None, x.dtype) or x.dtype != y.dtype:
+        return None
+    if not batch_first:
+        return np.tensordot(x, y, (list(first), list(second)))
+    names = iter(range(x.ndim + y.ndim))
+    of_x = [next(names) for _ in range(x.ndim)]
+    of_y = [-1] * y.ndim
+    for a, b in ((first, second), (batch_first, batch_second)):
+        for i, j in zip(a, b, strict=True):
+            of_y[j] = of_x[i]
+    of_y = [next(names) if v < 0 else v for v in of_y]
+    shared = [of_x[i] for i in batch_first]
+    out = shared + [v for v in of_x if v not in shared and v not in of_y] + [v for v in of_y if v not in of_x]
+    return np.einsum(x, of_x, y, of_y, out, optimize=True)
+
+
+def _slice(given: Values, parameters: Parameters) -> Any:
+    steps = parameters["strides"] or [1] * given[0].ndim
+    bounds = zip(parameters["start_indices"], parameters["limit_indices"], steps, strict=True)
+    return given[0][tuple(slice(*bound) for bound in bounds)]
+
+
+def _starts(x: Any, sizes: Sequence[int], starts: Sequence[Any]) -> tuple[slice, ...]:
+    kept = [max(0, min(int(at), whole - n)) for at, whole, n in zip(starts, x.shape, sizes, strict=True)]
+    return tuple(slice(at, at + n) for at, n in zip(kept, sizes, strict=True))
+
+
+def _updated(given: Values, _: Parameters) -> Any:
+    x, block, *starts = given
+    out = x.copy()
+    out[_starts(x, block.shape, starts)] = block
+    return out
+
+
+def _iota(_: Values, parameters: Parameters) -> Any:
+    shape, axis = parameters["shape"], parameters["dimension"]
+    form = [-1 if i == axis else 1 for i in range(len(shape))]
+    return np.broadcast_to(np.arange(shape[axis]).reshape(form), shape).astype(parameters["dtype"])
+
+
+def _sort(given: Values, parameters: Parameters) -> Any:
+    if len(given) > 1:
+        return None
+    return np.sort(given[0], axis=parameters["dimension"], kind="stable")
+
+
+def _along(function: Callable[..., Any]) -> Callable[[Values, Parameters], Any]:
+    return lambda given, parameters: function(given[0], axis=tuple(parameters["axes"]))
+
+
+def _cumulative(function: Callable[..., Any]) -> Callable[[Values, Parameters], Any]:
+    def call(given: Values, parameters: Parameters) -> Any:
+        x, axis = given[0], parameters["axis"]
+        return np.flip(function(np.flip(x, axis), axis=axis), axis) if parameters["reverse"] else function(x, axis=axis)
+
+    return call
+
+
+_CONTROL: dict[str, Callable[[Values, Parameters], Values]] = {"scan": _scan, "while": _while, "cond": _cond}
+
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
+_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+_PLAIN: dict[str, Callable[..., Any]] = {
+    "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divide, "rem": np.fmod,
+    "max": np.maximum, "min": np.minimum, "neg": np.negative, "abs": np.abs, "sign": np.sign, "pow": np.power,
+    "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "cbrt": np.cbrt, "square": np.square, "exp": np.exp,
+    "exp2": np.exp2, "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "sin": np.sin, "cos": np.cos, "tan": np.tan,
+    "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan, "atan2": np.arctan2, "sinh": np.sinh, "cosh": np.cosh,
+    "tanh": np.tanh, "asinh": np.arcsinh, "acosh": np.arccosh, "atanh": np.arctanh, "logistic": special.expit,
+    "erf": special.erf, "erfc": special.erfc, "erf_inv": special.erfinv, "lgamma": special.gammaln,
+    "digamma": special.digamma, "floor": np.floor, "ceil": np.ceil, "is_finite": np.isfinite, "eq": np.equal,
+    "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert, "shift_left": np.left_shift,
+    "shift_right_arithmetic": np.right_shift, "select_n": _select, "clamp": _clamp, "stop_gradient": lambda x: x,
+    "copy": lambda x: x, "copy_p": lambda x: x, "real": np.real, "imag": np.imag, "conj": np.conj,
+    "complex": lambda a, b: a + 1j * b, "nextafter": np.nextafter,
+}  # fmt: skip
+
+_WITH_PARAMETERS: dict[str, Callable[[Values, Parameters], Any]] = {
+    "integer_pow": lambda x, p: x[0] ** p["y"],
+    "round": lambda x, p: np.round(x[0]) if int(p["rounding_method"]) else np.copysign(
+        np.floor(np.abs(x[0])) + (np.abs(x[0]) - np.floor(np.abs(x[0])) >= 0.5), x[0]
+    ),
+    "convert_element_type": _to_type,
+    "bitcast_convert_type": lambda x, p: np.ascontiguousarray(x[0]).view(p["new_dtype"]).reshape(x[0].shape)
+    if np.dtype(p["new_dtype"]).itemsize == x[0].dtype.itemsize else None,
+    "reduce_precision": _reduce_precision,
+    "broadcast_in_dim": _broadcast,
+    "reshape": lambda x, p: x[0].reshape(p["new_sizes"]) if p["dimensions"] is None and len(x) == 1 else None,
+    "squeeze": lambda x, p: np.squeeze(x[0], tuple(p["dimensions"])),
+    "expand_dims": lambda x, p: np.expand_dims(x[0], tuple(p["dimensions"])),
+    "transpose": lambda x, p: np.transpose(x[0], p["permutation"]),
+    "concatenate": lambda x, p: np.concatenate(x, axis=p["dimension"]),
+    "stack": lambda x, p: np.stack(x, axis=p["axis"]),
+    "slice": _slice,
+    "dynamic_slice": lambda x, p: x[0][_starts(x[0], p["slice_sizes"], x[1:])] if len(x) == 1 + x[0].ndim else None,
+    "dynamic_update_slice": _updated,
+    "rev": lambda x, p: np.flip(x[0], tuple(p["dimensions"])),
+    "iota": _iota,
+    "sort": _sort,
+    "dot_general": _contract,
+    "reduce_sum": _along(np.sum), "reduce_max": _along(np.max), "reduce_min": _along(np.min),
+    "reduce_prod": _along(np.prod), "reduce_and": _along(np.all), "reduce_or": _along(np.any),
+    "argmax": lambda x, p: np.argmax(x[0], axis=p["axes"][0]),
+    "argmin": lambda x, p: np.argmin(x[0], axis=p["axes"][0]),
+    "cumsum": _cumulative(np.cumsum), "cumprod": _cumulative(np.cumprod),
+    "cummax": _cumulative(np.maximum.accumulate), "cummin": _cumulative(np.minimum.accumulate),
+}  # fmt: skip
