@@ -8,9 +8,11 @@ those that are in the matrix.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
+from threading import Thread
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -176,6 +178,37 @@ def _encoded(kernel: PairKernel, X: np.ndarray, rows: int) -> Block:
     return Block(patches, np.asarray(diagonal), len(X))
 
 
+_BEGUN: set[int] = set()
+"""Hashes of the kernels and shapes whose programs have been compiled, or are being."""
+
+
+def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Callable[[], None]:
+    """Begin to compile the tile program of a kernel seen for the first time, beside that of `_encode`.
+
+    Returns what waits for it: a second thread that calls for the same program would compile it again.
+    """
+    key = hash((jax.tree.structure(kernel), rows, features, dtype))
+    if key in _BEGUN or not kernel.traceable:
+        return _nothing
+    _BEGUN.add(key)
+    inputs = jax.ShapeDtypeStruct((rows, features), dtype)
+    form = _encode.eval_shape(kernel, inputs, _patches(rows))[0]
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), form)
+    side = len(jax.tree.leaves(form)[0])
+
+    def run() -> None:
+        with jax.enable_x64(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
+            _tile(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    return thread.join
+
+
+def _nothing() -> None:
+    """Wait for nothing."""
+
+
 def _patch(block: Block) -> int:
     return len(block.diagonal) // len(jax.tree.leaves(block.patches)[0])
 
@@ -261,10 +294,13 @@ def compute(
             same = plan.symmetric and i == j
             write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
 
+    with jax.enable_x64(wide):
+        compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
     if plan.count == 1:  # threads would take longer to start than a small matrix takes
         if wanted(0, 0):
             columns = {0: encoded(Y, 0)}
             rows = columns if plan.symmetric else {0: encoded(X, 0)}
+            compiled()
             work((0, 0))
             progress(1, 1)
         return
@@ -282,6 +318,7 @@ def compute(
             known = columns if plan.symmetric else {}
             fresh = [i for i in row_range if i not in known]
             rows = known | dict(zip(fresh, pool.map(lambda i: encoded(X, i), fresh), strict=True))
+            compiled()
             for _ in each(pool, work, todo):
                 done += 1
                 progress(done, plan.count)
