@@ -10,6 +10,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
+from widelimit.compute import threads
 from widelimit.compute.checkpoints import Checkpoint
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.operators import Operator
@@ -195,7 +196,7 @@ class Iterative(Factor):
 
     def form(self, b: np.ndarray) -> np.ndarray:
         x = self.solve(b)
-        return np.asarray(b.T @ x + x.T @ (b - self.product(x)))
+        return threads.product(b.T, x) + threads.product(x.T, b - self.product(x))
 
     def squares(self, b: np.ndarray) -> np.ndarray:
         """b.x + x.r: its error, -r^T A^{-1} r, is of second order and never makes a variance smaller."""

@@ -13,6 +13,7 @@ import scipy.optimize
 from jaxtyping import Float
 
 from widelimit.architecture.network import Network, mlp
+from widelimit.compute import threads
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.posterior import Posterior, posterior
@@ -151,7 +152,10 @@ class Training:
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
         """K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
         kernel = self.design.kernel()
-        parts = [np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)) @ coefficients for i in range(0, len(Z), BLOCK)]
+        parts = [
+            threads.product(np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)), coefficients)
+            for i in range(0, len(Z), BLOCK)
+        ]
         return np.concatenate(parts)
 
 

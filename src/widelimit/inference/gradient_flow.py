@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import krylov, linalg, memory
+from widelimit.compute import krylov, linalg, memory, threads
 from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
 from widelimit.inference.modes import Modes
@@ -55,7 +55,7 @@ class GradientFlow(Flow):
 
     def projected(self, points: np.ndarray) -> np.ndarray:
         """K(Z, X) V: the kernel between test points and modes, (m, n)."""
-        return np.asarray(self.data.cross(points) @ self.vectors)
+        return threads.product(self.data.cross(points), self.vectors)
 
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T.
@@ -75,7 +75,9 @@ class GradientFlow(Flow):
         size = times.size * self.residual.shape[1] * (len(points) * self.data.coupled + 2 * len(self.values))
         memory.require(8 * size, f"predictions at {times.size} times")
         weighted = self.gain(np.atleast_1d(times))[:, :, None] * self.residual
-        moved = np.einsum("mn,tnc->tmc", self.projected(points), weighted, optimize=True)
+        projected = self.projected(points)
+        with threads.following(threads.work(*projected.shape, weighted[:, 0].size)):
+            moved = np.einsum("mn,tnc->tmc", projected, weighted, optimize=True)
         values = self.data.start(self.initial, points) + self.data.unfold(moved)
         return self.data.outputs(values if times.ndim else values[0], Z)
 
@@ -88,7 +90,7 @@ class GradientFlow(Flow):
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
         times = np.atleast_1d(validation.times(t))
-        values = self.data.unfold(self.vectors @ (self.gain(times)[0][:, None] * self.residual))
+        values = self.data.unfold(threads.product(self.vectors, self.gain(times)[0][:, None] * self.residual))
         return values[:, 0] if self.data.single else values
 
     def modes(self) -> Modes:
@@ -155,7 +157,7 @@ def gradient_flow(
 def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
     """The flow of the squared error."""
     values, vectors = linalg.eigenpairs(data.gram())
-    residual = vectors.T @ data.fold(data.y - data.start(initial, data.X))
+    residual = threads.product(vectors.T, data.fold(data.y - data.start(initial, data.X)))
     return GradientFlow(data, initial, values, vectors, residual)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network
+from widelimit.compute import threads
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
@@ -109,7 +110,7 @@ def _leave_one_out(post: Posterior) -> tuple[float, np.ndarray]:
     score = np.sum(c * np.log(own) / 2) - np.sum(alpha**2 / own[:, None]) / 2 - alpha.size * math.log(2 * math.pi) / 2
     by_diagonal = c / (2 * own) + np.sum(alpha**2, axis=1) / (2 * own**2)
     by_alpha = -alpha / own[:, None]
-    slope = -(Q @ by_alpha) @ alpha.T - (Q * by_diagonal) @ Q
+    slope = -threads.product(threads.product(Q, by_alpha), alpha.T) - threads.product(Q * by_diagonal, Q)
     return float(score), np.asarray((slope + slope.T) / 2)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import iterative, linalg, operators
+from widelimit.compute import iterative, linalg, operators, threads
 from widelimit.compute.krylov import Lanczos
 from widelimit.inference import solvers
 from widelimit.inference.numerical_flow import Flow
@@ -126,7 +126,7 @@ class KrylovFlow(Flow):
         coefficients, _ = self._states(np.atleast_1d(times))
         count, _, c = coefficients.shape
         joined = np.ascontiguousarray(coefficients.transpose(1, 0, 2).reshape(-1, count * c))
-        parts = [self.data.cross(points[i : i + BLOCK]) @ joined for i in range(0, len(points), BLOCK)]
+        parts = [threads.product(self.data.cross(points[i : i + BLOCK]), joined) for i in range(0, len(points), BLOCK)]
         moved = np.concatenate(parts).reshape(-1, count, c).transpose(1, 0, 2)
         values = self.data.start(self.initial, points) + self.data.unfold(moved)
         return self.data.outputs(values if times.ndim else values[0], Z)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from widelimit.compute import linalg
+from widelimit.compute import linalg, threads
 
 GRID = 10.0 ** np.arange(-4, 2.01, 0.25)
 """Noise variances tried, in units of the mean of K(x, x).
@@ -60,7 +60,7 @@ def noise_level(
     gram *= root[:, None]
     gram *= root
     values, vectors = linalg.eigenpairs(gram)
-    modes = _Modes(np.maximum(values, 0.0), vectors, vectors.T @ (root[:, None] * y), weights, total)
+    modes = _Modes(np.maximum(values, 0.0), vectors, threads.product(vectors.T, root[:, None] * y), weights, total)
     score = modes.marginal if objective == "marginal_likelihood" else modes.leave_one_out
     if noise is not None:
         return NoiseLevel(noise, np.ones(y.shape[1]), score(max(noise, np.finfo(np.float64).tiny), free=False).score)
@@ -91,7 +91,8 @@ class _Modes(NamedTuple):
 
     def leave_one_out(self, noise: float, *, free: bool) -> NoiseLevel:
         spectrum = self.values + noise
-        alpha, own = self.vectors @ (self.targets / spectrum[:, None]), self.vectors**2 @ (1 / spectrum)
+        alpha = threads.product(self.vectors, self.targets / spectrum[:, None])
+        own = threads.product(self.vectors**2, 1 / spectrum)
         square = self.weights @ (alpha**2 / own[:, None]) / self.total
         scale = self._scale(square, free=free)
         fit = self.total * (square / scale + np.log(scale)) - self.weights @ np.log(own)

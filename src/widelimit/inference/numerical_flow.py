@@ -16,7 +16,7 @@ import optimistix
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss
 from widelimit.inference.training_set import Function, TrainingSet
 from widelimit.validation import Array
@@ -212,8 +212,8 @@ class NumericalFlow(Flow):
         largest = float(self.values[0]) if len(self.values) else 1.0
         modes = states.reshape(len(states), len(self.values), -1)
         roots = np.sqrt(self.values / largest)[:, None]
-        outputs = self.start + self.data.unfold(self.vectors @ (roots * modes))
-        coefficients = self.data.unfold(self.vectors @ (modes / (roots * largest)))
+        outputs = self.start + self.data.unfold(threads.product(self.vectors, roots * modes))
+        coefficients = self.data.unfold(threads.product(self.vectors, modes / (roots * largest)))
         message = f"converged at t = {end:.4g} in {steps} steps" if rest else f"stopped at t = {end:.4g}, {steps} steps"
         if not reached.all() and steps >= self.max_steps:
             message += f": max_steps = {self.max_steps} is used up; pass a larger max_steps, or a larger tolerance."
@@ -239,7 +239,7 @@ class NumericalFlow(Flow):
         points = self.data.inputs(Z)
         found = self._told(t)
         folded = np.stack([self.data.fold(alpha) for alpha in found.coefficients])
-        moved = self.data.unfold(self.data.cross(points) @ folded)
+        moved = self.data.unfold(threads.product(self.data.cross(points), folded))
         values = self.data.start(self.initial, points) + moved
         return self.data.outputs(values if np.ndim(t) else values[0], Z)
 

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
-from widelimit.compute import linalg
+from widelimit.compute import linalg, threads
 from widelimit.kernels.base import Kernel
 
 ROWS = 4096
@@ -29,7 +29,7 @@ class Nystrom:
         out = np.empty((len(X), self.basis.shape[1]))
         for start in range(0, len(X), ROWS):
             part = slice(start, start + ROWS)
-            np.matmul(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis, out=out[part])
+            out[part] = threads.product(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis)
         return out
 
 

@@ -16,7 +16,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import iterative, linalg, memory
+from widelimit.compute import iterative, linalg, memory, threads
 from widelimit.compute.operators import Shifted
 from widelimit.inference import solvers
 from widelimit.inference.solvers import Fit
@@ -122,7 +122,7 @@ class Posterior:
         return self.data.outputs(self._mean(points), Z)
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
-        return np.asarray(self.data.cross(points) @ self.weights)
+        return threads.product(self.data.cross(points), self.weights)
 
     def _rounding(self, prior: np.ndarray) -> np.ndarray:
         return np.asarray(linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior)
@@ -149,7 +149,8 @@ class Posterior:
             part = slice(start, start + BLOCK)
             cross = self.data.cross(points[part])
             # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
-            mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
+            with threads.following(threads.work(*cross.shape, self.weights.shape[1])):
+                mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
             variance[part] -= self.factor.squares(cross.T)
             del cross  # overwritten by its own squares, and as large as the next one
         variance = linalg.non_negative(variance, self._rounding(prior))
@@ -208,7 +209,7 @@ class Posterior:
             )
         memory.require(2 * 8.0 * n * n, f"the inverse of a {n} x {n} matrix")
         whitener = self.factor.whiten(np.eye(n))
-        return np.asarray(whitener.T @ whitener)
+        return threads.product(whitener.T, whitener)
 
     def leave_one_out(self) -> LeaveOneOut:
         """mu_i = y_i - alpha_i/Q_ii, sigma_i^2 = 1/Q_ii - noise_i with Q = (K(X, X) + noise)^{-1}, alpha = Q y.
@@ -250,7 +251,7 @@ class Posterior:
 
     def sensitivity(self) -> Float[np.ndarray, "n n"]:
         """(alpha alpha^T - c A^{-1})/2, the derivative of the log marginal likelihood in A = K(X, X) + noise."""
-        return np.asarray((self.weights @ self.weights.T - self.data.y.shape[1] * self.precision()) / 2)
+        return (threads.product(self.weights, self.weights.T) - self.data.y.shape[1] * self.precision()) / 2
 
 
 def posterior(

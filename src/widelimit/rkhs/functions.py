@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg
+from widelimit.compute import linalg, threads
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
@@ -50,7 +50,9 @@ class Function:
     def __call__(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """f(Z) = K(Z, X) a: (m, d) -> (m,) or (m, c)."""
         points = np.asarray(validation.points("Z", validation.concrete("Z", Z)), np.float64)
-        return like(np.asarray(self.kernel.cross(points, self.centers)) @ np.asarray(self.coefficients), Z)
+        return like(
+            threads.product(np.asarray(self.kernel.cross(points, self.centers)), np.asarray(self.coefficients)), Z
+        )
 
     def __add__(self, other: Function) -> Function:
         """f + g; centers that both have are merged, so that f - f has the norm 0."""
@@ -81,7 +83,9 @@ class Function:
             TypeError, ValueError: not a function of the same kernel and number of outputs.
         """
         self._check(other)
-        values = np.asarray(self.kernel.cross(self.centers, other.centers)) @ np.asarray(other.coefficients)
+        values = threads.product(
+            np.asarray(self.kernel.cross(self.centers, other.centers)), np.asarray(other.coefficients)
+        )
         return float(np.sum(np.asarray(self.coefficients) * values))
 
     def squared_norm(self) -> float:
@@ -93,8 +97,8 @@ class Function:
             ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
         """
         gram, a = np.asarray(self.kernel.gram(self.centers)), np.asarray(self.coefficients)
-        square = np.array([np.sum(a * (gram @ a))])
-        error = linalg.rounding(len(a), 1.0) * np.sum(np.abs(a) * (np.abs(gram) @ np.abs(a)))
+        square = np.array([np.sum(a * threads.product(gram, a))])
+        error = linalg.rounding(len(a), 1.0) * np.sum(np.abs(a) * threads.product(np.abs(gram), np.abs(a)))
         return float(linalg.non_negative(square, np.array([error]))[0])
 
     def norm(self) -> float:
