@@ -46,21 +46,22 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
             TypeError, ValueError: bad data or parameters.
             MemoryError: the (n, n) kernel matrix does not fit.
         """
-        self._check_settings()
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        weights = preparation.sample_weights(sample_weight, len(X))
-        kept = weights > 0
-        X, weights = X[kept], weights[kept]
-        self.classes_, labels = np.unique(y[kept], return_inverse=True)
-        preparation.require_room(len(X), self._matrices())
-        points = self._normalised(X, weights)
-        if len(self.classes_) == 1:
-            self.fitted_ = None
-        elif self.likelihood == "dirichlet":
-            self.fitted_ = self._dirichlet(points, labels, weights)
-        else:
-            self.fitted_ = self._least_squares(points, labels, weights)
+        with self._fitting():
+            self._check_settings()
+            X, y = validate_data(self, X, y, dtype=np.float64)
+            check_classification_targets(y)
+            weights = preparation.sample_weights(sample_weight, len(X))
+            kept = weights > 0
+            X, weights = X[kept], weights[kept]
+            self.classes_, labels = np.unique(y[kept], return_inverse=True)
+            preparation.require_room(len(X), self._matrices())
+            points = self._normalised(X, weights)
+            if len(self.classes_) == 1:
+                self.fitted_ = None
+            elif self.likelihood == "dirichlet":
+                self.fitted_ = self._dirichlet(points, labels, weights)
+            else:
+                self.fitted_ = self._least_squares(points, labels, weights)
         return self
 
     def _check_settings(self) -> None:

@@ -65,11 +65,12 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if self.kernel not in ("ntk", "nngp"):
             raise ValueError(f'kernel must be "ntk" or "nngp", got {self.kernel!r}.')
         X = validate_data(self, X, dtype=np.float64)
-        self.inputs_ = preparation.inputs(self.normalize, X, np.ones(len(X)))
+        inputs = preparation.inputs(self.normalize, X, np.ones(len(X)))
         count = min(count, len(X))
         rows = check_random_state(self.random_state).permutation(len(X))[:count]
         design = Design(self.kernel, self.depth, self.activation, self.weight_std, self.bias_std)
-        self._map = nystrom(design.kernel(), self.inputs_(X[np.sort(rows)]))
+        self._map = nystrom(design.kernel(), inputs(X[np.sort(rows)]))
+        self.inputs_ = inputs
         self.components_ = self._map.landmarks
         self._n_features_out = count
         return self

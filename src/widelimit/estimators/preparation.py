@@ -11,6 +11,29 @@ from jaxtyping import Float
 from widelimit.compute import memory
 
 NORMALIZE = ("standardize", "sphere", None)
+ALIGNMENT = 64
+"""Bytes of a cache line, and of the widest vectors."""
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array in C's order from a multiple of 64 bytes on: itself, or else a copy.
+
+    Matrix products round in another way for another order: what a prediction reads has one form, in a fitted model and
+    in a loaded one.
+    """
+    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def settle(instance: Any, state: dict[str, Any]) -> None:
+    """Set the attributes of a (frozen) dataclass, arrays `aligned`."""
+    for name, value in state.items():
+        object.__setattr__(instance, name, aligned(value) if isinstance(value, np.ndarray) else value)
 
 
 @final
