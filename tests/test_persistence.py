@@ -117,7 +117,7 @@ def test_a_fit_that_fails_leaves_the_fit_that_was_there(cls, monkeypatch):
     model = cls(depth=2).fit(X, X[:, 0] > 0)
     expected = model.predict(Z)
 
-    def interrupted(*arguments):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cls, "_training", interrupted)

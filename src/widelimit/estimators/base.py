@@ -103,7 +103,10 @@ class WideEstimator(BaseEstimator, abc.ABC):
     def _prepared(self, X: Any) -> Float[np.ndarray, "m d"]:
         """New rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        return self.inputs_(validate_data(self, X, dtype=np.float64, reset=False))
+        preparation.refuse_rows(X)
+        with preparation.brief("X"):
+            rows = validate_data(self, X, dtype=np.float64, reset=False)
+        return self.inputs_(rows)
 
     def _normalised(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:
         """Training rows as the kernel takes them; the normalisation is stored."""

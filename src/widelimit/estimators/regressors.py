@@ -43,7 +43,10 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
         """
         with self._fitting():
             self._check_settings()
-            X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+            preparation.refuse_rows(X)
+            preparation.refuse_targets(y)
+            with preparation.brief("y"):
+                X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             targets = np.asarray(y, np.float64)[kept]
@@ -93,6 +96,13 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
             covariance = np.asarray(self.fitted_.law.covariance(points)) + noise * np.eye(len(points))
             return mean, self._shaped(covariance[:, :, None] * self.y_scale_**2)
         return mean
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2 of `predict(X)`, weighted, the mean over outputs. Raises: TypeError, ValueError: as `fit`."""
+        preparation.refuse_targets(y)
+        if sample_weight is not None:
+            sample_weight = preparation.sample_weights(sample_weight, len(y))
+        return float(RegressorMixin.score(self, X, y, sample_weight))
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         """Without the axis of outputs if y had none."""
