@@ -1,5 +1,6 @@
 """Saved models: the same bits in another process, and nothing but this library's own whole files is loaded."""
 
+import copy
 import json
 import pickle
 import subprocess
@@ -9,6 +10,7 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import widelimit as wl
@@ -58,6 +60,73 @@ def test_a_loaded_model_is_the_saved_one(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.npz"]
 
 
+def read_by_predictions(model):
+    training = model.fitted_.training
+    return {"X": training.X, "weights": training.weights, "coefficients": model.fitted_.coefficients}
+
+
+@pytest.mark.parametrize("cls", [wl.NNGPRegressor, wl.NTKClassifier])
+def test_predictions_read_arrays_of_one_form_in_a_fitted_and_in_a_loaded_model(cls, tmp_path):
+    """Matrix products of 3 or more outputs round in another way for another order."""
+    rng = np.random.default_rng(2)
+    rows, new = rng.standard_normal((300, 5)), rng.standard_normal((150, 5))
+    y = rows[:, :3] if "Regressor" in cls.__name__ else np.argmax(rows, axis=1)
+    settings = {"noise": 0.1} if "Regressor" in cls.__name__ else {}
+    model = cls(depth=2, **settings).fit(np.asfortranarray(rows), y)
+    model.save(tmp_path / "m.npz")
+    for again in (wl.load(tmp_path / "m.npz"), pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        for part in (new, new[:1], new[:107]):
+            np.testing.assert_array_equal(again.fitted_.mean(part), model.fitted_.mean(part))
+            np.testing.assert_array_equal(again.predict(part), model.predict(part))
+        for name, array in read_by_predictions(again).items():
+            assert array.flags.c_contiguous, name
+            assert array.ctypes.data % 64 == 0, name
+    for name, array in read_by_predictions(model).items():
+        assert array.flags.c_contiguous, name
+        assert array.ctypes.data % 64 == 0, name
+
+
+@pytest.mark.parametrize(
+    ("model", "later"),
+    [
+        (wl.NNGPRegressor(depth=2), {"depth": 5, "activation": "erf", "noise": 3.0, "normalize": None, "time": 1.0}),
+        (wl.NTKRegressor(depth=2, noise=0.1), {"depth": -1, "activation": jnp.sin, "noise": "loud", "ensemble": True}),
+        (wl.NNGPClassifier(depth=2), {"likelihood": "least_squares", "alpha_epsilon": 0.5, "noise": 0.3}),
+        (wl.NTKClassifier(depth=2, likelihood="least_squares"), {"likelihood": "dirichlet", "weight_std": 9.0}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_saved_model_is_the_fitted_one_whatever_its_parameters_have_become(model, later, tmp_path):
+    model = clone(model).fit(X, Y[:, 0] if "Regressor" in type(model).__name__ else TEXT)
+    fitted, expected, answer = model.get_params(), predictions(model), model.predict(Z)
+    model.set_params(**later)
+    if "Regressor" in type(model).__name__:
+        del model.fitted_.law  # made again when it is asked for, as it was fitted
+    np.testing.assert_array_equal(predictions(model), expected)
+    model.save(tmp_path / "m.npz")
+    again = wl.load(tmp_path / "m.npz")
+    assert again.get_params() == fitted
+    np.testing.assert_array_equal(predictions(again), expected)
+    np.testing.assert_array_equal(again.predict(Z), answer)
+    again.set_params(**later).save(tmp_path / "n.npz")
+    assert wl.load(tmp_path / "n.npz").get_params() == fitted
+
+
+@pytest.mark.parametrize("cls", [wl.NNGPRegressor, wl.NTKClassifier])
+def test_a_fit_that_fails_leaves_the_fit_that_was_there(cls, monkeypatch):
+    model = cls(depth=2).fit(X, X[:, 0] > 0)
+    expected = model.predict(Z)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cls, "_training", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.set_params(depth=3).fit(10 * X[:, :2], X[:, 1] > 1)
+    np.testing.assert_array_equal(model.predict(Z), expected)
+    assert model._fitted_with["depth"] == 2
+
+
 @pytest.mark.parametrize("name", ["nngp", "dirichlet"])
 def test_a_new_process_predicts_the_same_bits(name, tmp_path):
     model, y = MODELS[name]
@@ -85,9 +154,12 @@ def test_what_cannot_be_saved(tmp_path):
     path = tmp_path / "m.npz"
     with pytest.raises(NotFittedError):
         wl.save(wl.NNGPRegressor(), path)
-    for activation in (jnp.sin, wl.LeakyRelu(0.3)):
-        with pytest.raises(TypeError, match="only names can be stored"):
-            wl.save(wl.NNGPRegressor().fit(X, Y).set_params(activation=activation), path)
+    fitted = wl.NNGPRegressor(activation=wl.LeakyRelu(0.3), noise=0.1).fit(X, Y)
+    with pytest.raises(TypeError, match="only names can be stored"):
+        wl.save(fitted, path)
+    fitted._fitted_with["activation"] = jnp.sin  # as a fit with it would have it, which takes seconds
+    with pytest.raises(TypeError, match="only names can be stored"):
+        wl.save(fitted, path)
     with pytest.raises(TypeError, match="save takes NNGPRegressor"):
         wl.save(wl.NTKFeatures(3).fit(X), path)
     with pytest.raises(TypeError, match="JSON"):

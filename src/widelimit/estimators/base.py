@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -39,6 +41,20 @@ class WideEstimator(BaseEstimator, abc.ABC):
 
     inputs_: Inputs
     n_features_in_: int
+    _fitted_with: dict[str, Any]
+    """Parameters at the time of the fit: `set_params` changes the next fit, not this one."""
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Fit whole or not at all: an error or Ctrl-C on the way leaves the fit that was there."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+        self._fitted_with = self.get_params(deep=False)
 
     def _check_settings(self) -> None:
         """Refuse parameters that are wrong whatever the data. Raises: TypeError, ValueError."""
@@ -87,7 +103,10 @@ class WideEstimator(BaseEstimator, abc.ABC):
     def _prepared(self, X: Any) -> Float[np.ndarray, "m d"]:
         """New rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        return self.inputs_(validate_data(self, X, dtype=np.float64, reset=False))
+        preparation.refuse_rows(X)
+        with preparation.brief("X"):
+            rows = validate_data(self, X, dtype=np.float64, reset=False)
+        return self.inputs_(rows)
 
     def _normalised(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:
         """Training rows as the kernel takes them; the normalisation is stored."""

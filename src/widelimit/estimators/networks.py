@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from widelimit.architecture.network import Network, mlp
 from widelimit.compute import threads
+from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.posterior import Posterior, posterior
@@ -136,6 +137,12 @@ class Training:
     solver: Solver
     verbose: bool
 
+    def __post_init__(self) -> None:
+        settle(self, vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        settle(self, state)
+
     @property
     def solved(self) -> bool:
         """Whether the fit is a linear system, and not a flow that takes eigenvectors."""
@@ -175,12 +182,16 @@ class Fitted:
     coefficients: Float[np.ndarray, "n c"] | None = None
 
     def __post_init__(self) -> None:
+        settle(self, vars(self))
         if self.coefficients is None:
             law = self.law
-            self.coefficients = law.weights if isinstance(law, Posterior) else law.coefficients
+            self.coefficients = aligned(law.weights if isinstance(law, Posterior) else law.coefficients)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_law(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        settle(self, state)
 
     @cached_property
     def law(self) -> Posterior | StoppedFlow:

@@ -158,7 +158,7 @@ def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
 
 
 def _parameters(model: WideEstimator) -> dict[str, Any]:
-    parameters = dict(model.get_params())
+    parameters = dict(model._fitted_with)
     if not isinstance(parameters["activation"], str):
         raise TypeError(
             f"a model with the activation {parameters['activation']!r} cannot be saved: only names can be stored "
@@ -228,6 +228,7 @@ def _estimator(header: dict[str, Any]) -> WideEstimator:
 def _restore(model: WideEstimator, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Fitted attributes from a file, each of the type and shape that fitting gives."""
     model._check_settings()
+    model._fitted_with = model.get_params(deep=False)
     d = int(state["n_features"])
     model.n_features_in_ = d
     if state["feature_names"] is not None:

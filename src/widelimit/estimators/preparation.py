@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 from jaxtyping import Float
 
+from widelimit import validation
 from widelimit.compute import memory
 
 NORMALIZE = ("standardize", "sphere", None)
+ALIGNMENT = 64
+"""Bytes of a cache line, and of the widest vectors."""
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array in C's order from a multiple of 64 bytes on: itself, or else a copy.
+
+    Matrix products round in another way for another order: what a prediction reads has one form, in a fitted model and
+    in a loaded one.
+    """
+    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def settle(instance: Any, state: dict[str, Any]) -> None:
+    """Set the attributes of a (frozen) dataclass, arrays `aligned`."""
+    for name, value in state.items():
+        object.__setattr__(instance, name, aligned(value) if isinstance(value, np.ndarray) else value)
 
 
 @final
@@ -58,7 +84,7 @@ def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
     """(n,) weights >= 0, not all of them 0; 1 unless given."""
     if value is None:
         return np.ones(n)
-    weights = np.asarray(value, dtype=np.float64)
+    weights = np.asarray(validation.as_float_array("sample_weight", value), dtype=np.float64)
     if weights.ndim == 0:
         weights = np.full(n, float(weights))
     if weights.shape != (n,):
@@ -66,8 +92,46 @@ def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError("sample_weight must be finite and >= 0.")
     if not weights.any():
-        raise ValueError("every sample weight is zero: there is nothing to fit.")
+        raise ValueError("sample_weight is zero at every row: there is nothing to fit.")
     return weights
+
+
+LONGEST = 380
+"""Characters of a message of scikit-learn's that are kept."""
+
+
+@contextmanager
+def brief(name: str) -> Iterator[None]:
+    """Errors of scikit-learn that name the argument, without the numbers of a table in them."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        text = str(error)
+        whole = text if name in text else f"{name}: {text}"
+        raise kind(whole if len(whole) <= LONGEST else f"{whole[:LONGEST]} ...") from None
+
+
+def refuse_rows(value: Any) -> None:
+    """Refuse an X that scikit-learn would take in another sense, or refuse at length. Raises: TypeError, ValueError."""
+    validation.refuse_uncastable("X", value)
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub" or type(value).__module__.startswith("scipy.sparse"):
+        return
+    if array.ndim != 2:
+        raise ValueError(
+            f"X must have shape (n, d), got shape {array.shape}. Reshape your data: X[:, None] for n points of one "
+            "feature, X[None, :] for one point."
+        )
+    validation.refuse_non_finite("X", array)
+
+
+def refuse_targets(value: Any) -> None:
+    """Refuse regression targets that are no real, finite numbers. Raises: TypeError, ValueError."""
+    validation.refuse_uncastable("y", value)
+    array = np.asarray(value)
+    if array.dtype.kind == "f":
+        validation.refuse_non_finite("y", array)
 
 
 def require_room(n: int, matrices: float) -> None:
