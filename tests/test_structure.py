@@ -17,6 +17,7 @@ SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
     "version",
     "progress",
+    "references",
     "pytrees",
     "series",
     "validation",
