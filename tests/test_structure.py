@@ -24,7 +24,9 @@ from widelimit.compute.operators import Operator
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
+    "version",
     "progress",
+    "references",
     "pytrees",
     "interpreter",
     "series",
@@ -280,6 +282,18 @@ def test_importing_the_package_loads_nothing_heavy():
     code = f"import sys, widelimit; print([m for m in {HEAVY} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_version_is_that_of_the_project_file():
+    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)[1]
+    assert wl.__version__ == declared
+    assert "__version__" in dir(wl)
+    for path in FILES:
+        assert declared not in re.findall(r'"([^"]*)"', path.read_text()), path
+    code = "import sys, widelimit; print('importlib.metadata' in sys.modules); widelimit.__version__; "
+    code += "print('jax' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.split() == ["False", "False"]
 
 
 PAGES = ["README.md", *(f"docs/{f.name}" for f in sorted((ROOT / "docs").glob("*.md")) if "```python" in f.read_text())]

@@ -29,13 +29,9 @@ Config = Annotated[
 
 def version() -> str:
     """The version of the installed package."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed_version
+    from widelimit.version import __version__
 
-    try:
-        return installed_version("widelimit")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
+    return __version__
 
 
 def fail(message: str, code: int) -> NoReturn:

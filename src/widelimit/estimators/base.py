@@ -18,6 +18,7 @@ from widelimit.estimators import preparation
 from widelimit.estimators.networks import Choice, Design, Kind, Training, choose
 from widelimit.estimators.preparation import Inputs
 from widelimit.inference.solvers import Solver
+from widelimit.references import referenced, resolved
 
 SOLVERS = ("auto", "cholesky", "cg")
 HYPERPARAMETERS = ("fixed", "marginal_likelihood", "leave_one_out")
@@ -112,6 +113,13 @@ class WideEstimator(BaseEstimator, abc.ABC):
         """Training rows as the kernel takes them; the normalisation is stored."""
         self.inputs_ = preparation.inputs(self.normalize, X, weights)
         return self.inputs_(X)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = referenced(BaseEstimator.__getstate__(self))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        BaseEstimator.__setstate__(self, resolved(state))
 
     def save(self, path: Any, *, extra: dict[str, Any] | None = None) -> None:
         """Write this fitted estimator to one file: `wl.save(self, path, extra=extra)`."""

@@ -22,6 +22,7 @@ from widelimit.inference.solvers import Solver
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.progress import LONG, shown
+from widelimit.references import by_reference
 
 Kind = Literal["nngp", "ntk"]
 BLOCK = 4096
@@ -35,6 +36,7 @@ TRIALS = 40
 
 
 @final
+@by_reference
 @dataclass(frozen=True)
 class Design:
     """A network and which of its kernels: all that is needed to make them again."""
