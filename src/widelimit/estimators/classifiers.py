@@ -110,8 +110,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
 
     def _least_squares(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
         targets = np.eye(len(self.classes_))[labels]
-        self.y_mean_, scale = preparation.mean_and_scale(targets, weights)
-        standard = (targets - self.y_mean_) / scale
+        standard, self.y_mean_, scale = preparation.standardised(targets, weights)
         chosen = self._choose(points, standard, weights)
         self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
         training = self._training(chosen.design, points, weights)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import memory
+from widelimit.inference.outputs import constant
 
 NORMALIZE = ("standardize", "sphere", None)
 ALIGNMENT = 64
@@ -70,14 +71,23 @@ def inputs(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np
 def mean_and_scale(
     values: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Weighted mean and standard deviation of each column; 1 for a column that is constant up to rounding."""
+    """Weighted mean and standard deviation of each column; its first value, and 1, of one constant up to rounding."""
     share = weights / weights.sum()
     largest = np.abs(values).max(axis=0)
     unit = np.where(largest > 0, largest, 1.0)  # of order 1, so that no square leaves the range of a float
     mean = share @ (values / unit)
     scale = np.sqrt(share @ (values / unit - mean) ** 2)
-    constant = scale <= 10 * np.finfo(np.float64).eps * len(values) ** 0.5
-    return mean * unit, np.where(constant, 1.0, scale * unit)
+    still = constant(values)
+    flat = still | (scale <= 10 * np.finfo(np.float64).eps * len(values) ** 0.5)
+    return np.where(still, values[0], mean * unit), np.where(flat, 1.0, scale * unit)
+
+
+def standardised(
+    y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """(y - mean)/scale, mean and scale, column by column; 0 in a column that is constant up to rounding."""
+    mean, scale = mean_and_scale(y, weights)
+    return np.where(constant(y), 0.0, (y - mean) / scale), mean, scale
 
 
 def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:

@@ -58,8 +58,7 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
         """Fit to targets (n, c) of rows of weights > 0."""
         preparation.require_room(len(X), self._matrices())
         points = self._normalised(X, weights)
-        mean, scale = preparation.mean_and_scale(targets, weights)
-        standard = (targets - mean) / scale
+        standard, mean, scale = preparation.standardised(targets, weights)
         chosen = self._choose(points, standard, weights)
         self.y_mean_, self.y_scale_, self.noise_ = mean, scale * chosen.scale, chosen.noise
         self.weight_std_, self.bias_std_ = chosen.design.weight_std, chosen.design.bias_std

@@ -97,7 +97,7 @@ class DirichletPosterior:
     scale: float
     offset: float
     log_marginal_likelihood: float
-    """Of the latent labels, summed over classes."""
+    """Of the latent labels, summed over the classes that occur: one that does not has nothing but its own absence."""
     targets: Float[np.ndarray, "n c"]
     """Latent labels less the offset, in units of scale."""
     noise: Float[np.ndarray, "n c"]
@@ -202,14 +202,16 @@ def _conditioned(
     noise = np.where(own, shape.noise_own, shape.noise_other) / scale**2 / weights[:, None]
     coefficients = factor.solve(targets)
     corrections = []
-    score = -c * n * math.log(2 * math.pi * scale**2) / 2
+    occurring = own.any(axis=0)
+    score = -int(occurring.sum()) * n * math.log(2 * math.pi * scale**2) / 2
     for j in range(c):
         member = np.flatnonzero(own[:, j])
         part = _correction(factor, member, weights[member], n, delta)
         corrections.append(part)
         coefficients[:, j] += part.update(factor, member, coefficients[member, j])
         determinant = factor.log_determinant() + len(member) * math.log(delta) + part.log_determinant()
-        score -= float(targets[:, j] @ coefficients[:, j] + determinant) / 2
+        if occurring[j]:
+            score -= float(targets[:, j] @ coefficients[:, j] + determinant) / 2
         report("classes", j + 1, c)
     return DirichletPosterior(data, factor, tuple(corrections), coefficients, scale, offset, score, targets, noise)
 
