@@ -6,10 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 import zarr
-from typer.testing import CliRunner
 
 import widelimit as wl
-from widelimit.cli.app import app
+from commands import invoke as run
 from widelimit.cli.matrices import read_matrix
 
 X = np.random.default_rng(3).standard_normal((12, 3))
@@ -17,7 +16,7 @@ OPTIONS = ["--depth", "2", "--bias-std", "0.3"]
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(app, ["kernel", *map(str, arguments)])
+    return run("kernel", *arguments)
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_interrupt_leaves_no_half_model(folder, monkeypatch, tmp_path, old):
         outcome = invoke(
             "fit", folder / "train.csv", "--target", "y", "--model", path, "--drop", "id", "--drop", "label"
         )
-    assert outcome == (130, "", "")
+    assert outcome == (130, "", "widelimit: interrupted.\n")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([old] if old else [])
 
 

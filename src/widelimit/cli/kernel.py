@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from widelimit.cli.options import AsJson, Debug, Quiet, fail, plain_errors, print_json
+from widelimit.cli.interruption import resumable
+from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json
 from widelimit.progress import shown
 
 
@@ -58,13 +59,11 @@ def kernel(
 
         net = wl.mlp(depth=depth, activation=activation, weight_std=weight_std, bias_std=bias_std)
         chosen = wl.ntk(net) if kind is Kind.NTK else wl.nngp(net)
-        try:
-            with shown(not quiet, unit="tiles") as report:
-                report("kernel matrix", 0, 0)
-                tiles = partial(report, "kernel matrix")
-                stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)
-        except KeyboardInterrupt:
-            fail(f"interrupted; the finished tiles are in {out}, and the same command goes on with them.", 130)
+        remark = f"the finished tiles are in {out}, and the same command goes on with them"
+        with resumable(remark), shown(not quiet, unit="tiles") as report:
+            report("kernel matrix", 0, 0)
+            tiles = partial(report, "kernel matrix")
+            stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)
     facts = {"path": str(out), "shape": list(stored.shape), "dtype": str(stored.dtype), "tile": stored.chunks[0]}
     if as_json:
         print_json(facts)

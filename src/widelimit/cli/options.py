@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer._click.exceptions import ClickException
 
+from widelimit.cli import interruption
 from widelimit.cli.config import load
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -61,9 +63,12 @@ def plain_errors(*, debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (typer.Exit, typer.BadParameter, BrokenPipeError):
+    except (typer.Exit, ClickException, BrokenPipeError):
         raise
+    except KeyboardInterrupt:
+        fail("; ".join(["interrupted", *interruption.remarks()]) + ".", 130)
     except Exception as error:
+        interruption.remarks()
         if debug:
             import traceback
 
