@@ -234,7 +234,7 @@ LONG = {
     "cli/fit.py fit": 65,
     "cli/predict.py predict": 42,
     "compute/tiles.py compute": 46,
-    "inference/hyperparameters.py fit_hyperparameters": 42,
+    "inference/hyperparameters.py fit_hyperparameters": 41,
     "training/steps.py advance": 46,
     "training/train.py train": 41,
 }
