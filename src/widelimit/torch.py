@@ -131,8 +131,10 @@ class ModuleKernel(Kernel):
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
         return X
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
-        return self._outside(lambda a, b: self.jacobian.table(a, a if same else b, "trace"), (len(x), len(y)), x, y)
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
+        return self._outside(
+            lambda a, b: self.jacobian.table(a, a if same is True else b, "trace"), (len(x), len(y)), x, y
+        )
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
         return self._outside(lambda a: self.jacobian.own(a, "trace"), (len(x),), x)

@@ -255,7 +255,7 @@ class Network:
             state, _ = step(state, jax.tree.map(lambda leaf: leaf[i], (x, y)))  # noqa: B023
         return state
 
-    def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool) -> PairState:
+    def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """State of the output layer for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
         rows = jax.tree.map(lambda leaf: leaf[..., :, None], x.traces)
         columns = jax.tree.map(lambda leaf: leaf[..., None, :], y.traces)

@@ -49,11 +49,15 @@ class Conditioned(Kernel):
         prepared: tiles.PairKernel = replace(self, kernel=self.kernel.prepared(*inputs, self.X.astype(inputs[0].dtype)))
         return prepared
 
+    @property
+    def traceable(self) -> bool:
+        return self.kernel.traceable
+
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         features, known = self.kernel.encode(X), self.kernel.encode(jnp.asarray(self.X, X.dtype))
         return features, _whitened(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         explained = jnp.matmul(x[1], y[1].T, precision="highest")
         return self.kernel.pairwise(x[0], y[0], same=same) - explained
 

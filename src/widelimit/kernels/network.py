@@ -99,7 +99,9 @@ class NNGP(Kernel):
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
 
-    def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(
+        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
         return _in_units(self.net.pairwise(x, y, same=same).gaps.rho, x, y)
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
@@ -120,7 +122,9 @@ class NTK(Kernel):
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
 
-    def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(
+        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
         return _in_units(self.net.pairwise(x, y, same=same).tangent, x, y)
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:

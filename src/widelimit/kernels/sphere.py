@@ -21,6 +21,7 @@ from widelimit import series
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
+from widelimit.compute.tiles import PairKernel
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_from_near, scaled
 
@@ -53,7 +54,7 @@ def _angle_series(chains: jax.Array, gaps: Gaps) -> jax.Array:
 @final
 @pytree
 @dataclass(frozen=True)
-class Sphere:
+class Sphere(PairKernel):
     """A kernel of a network, prepared for inputs of one norm; made by `sphere`."""
 
     first: Dense
@@ -65,7 +66,9 @@ class Sphere:
     def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
         return _embedded(self.first, X)
 
-    def pairwise(self, x: SphereFeatures, y: SphereFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(
+        self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
         gaps = correlate_points(x.points, y.points, same=same)
         return scaled(_angle_series(self.chains, gaps), self.output, self.output)
 

@@ -41,9 +41,9 @@ class EmpiricalKernel(Kernel):
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
         return X
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         pair = self.prepared(x, y)
-        return pair.pairwise(pair.encode(x), pair.encode(y), same=same)
+        return pair.pairwise(pair.encode(x), pair.encode(y), same=same is True)
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
         pair = self.prepared(x)
