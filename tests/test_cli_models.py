@@ -247,6 +247,44 @@ def test_names_of_outputs_are_unique_and_classes_as_written(tmp_path):
         assert "log_loss" in err
 
 
+@pytest.mark.parametrize("scale", [1e154, 1e200, 1e307])
+@pytest.mark.parametrize("std", [[], ["--std"]])
+def test_far_rows_give_finite_numbers_or_an_error(folder, fitted, classes, tmp_path, scale, std):
+    assert fitted.exit_code == classes.exit_code == 0
+    table(3).with_columns(pl.col("size") * scale).drop("y", "label").write_csv(tmp_path / "far.csv")
+    for model in ("m.npz", "c.npz"):
+        code, out, err = invoke(
+            "predict", folder / model, tmp_path / "far.csv", *std, "--out", tmp_path / "p.csv", "--quiet"
+        )
+        assert (code, out) in ((0, ""), (2, ""))
+        assert (tmp_path / "p.csv").exists() == (code == 0)
+        if code == 0:
+            numbers = pl.read_csv(tmp_path / "p.csv").select(pl.selectors.float())
+            assert np.isfinite(numbers.to_numpy()).all()
+            (tmp_path / "p.csv").unlink()
+        else:
+            assert err.count("\n") == 1
+        assert [p.name for p in tmp_path.iterdir()] == ["far.csv"]
+
+
+def test_numbers_that_are_not_finite_are_never_written(folder, fitted, tmp_path, monkeypatch):
+    assert fitted.exit_code == 0
+    arguments = ["predict", folder / "m.npz", folder / "new.csv", "--std", "--out", tmp_path / "p.csv", "--quiet"]
+    for value in (math.nan, math.inf):
+        bad = pl.DataFrame({"y": np.ones(64), "y_std": np.where(np.arange(64) == 6, value, 1.0)})
+        monkeypatch.setattr(models, "columns", lambda *_, bad=bad, **__: bad)
+        code, out, err = invoke(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "the prediction of row 7 is not a finite number" in err
+
+    def overflow(*_, **__):
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(models, "columns", overflow)
+    assert invoke(*arguments).exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_constant_target_is_reported(tmp_path):
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i},4\n" for i in range(12)))
     arguments = ["fit", tmp_path / "t.csv", "--target", "y", "--model", tmp_path / "m.npz", "--depth", 1]

@@ -41,7 +41,6 @@ def write(tmp_path):
         ("\ufeffa, b \r\n 1, x \r\n", {"a": [1.0], "b": ["x"]}),
         ("a,b\n1,\nNA,?\n3,null\n", {"a": [1.0, None, 3.0], "b": [None, None, None]}),
         ("a,b\n1,True\n\n2,false\n\n", {"a": [1.0, 2.0], "b": ["True", "false"]}),
-        (",a\n0,5\n1,6\n", {"a": [5.0, 6.0]}),
         ("a,b\n1e3,-.5\n+2,1e-300\n", {"a": [1000.0, 2.0], "b": [-0.5, 1e-300]}),
         ("a\n1\nx\n", {"a": ["1", "x"]}),
         ('a\n"1,5"\n', {"a": ["1,5"]}),
@@ -49,6 +48,17 @@ def write(tmp_path):
 )
 def test_text_is_read(write, content, wanted):
     assert tables.read(write(content)).to_dict(as_series=False) == wanted
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_row_numbers_are_left_out_with_a_word(tmp_path, name, suffix):
+    path, table = tmp_path / f"t.{suffix}", pl.DataFrame({name: [0, 1], "a": [5, 6]})
+    table.write_csv(path) if suffix == "csv" else table.write_parquet(path)
+    if name or suffix == "csv":
+        called = repr(name) if name else "without a name"
+        with pytest.warns(UserWarning, match=f"column {called} is left out"):
+            assert tables.read(path).columns == ["a"]
 
 
 def test_every_number_is_read_to_the_bit(write):

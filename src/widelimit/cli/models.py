@@ -30,6 +30,7 @@ Scored = tuple[dict[str, float], list[str]]
 """Scores by name, and remarks."""
 ROWS = 1024
 """Rows predicted at once: between them progress moves."""
+FAR = "rows of the table are so far from the training rows that a float does not hold their predictions"
 BLOCK = 64
 """Rows that matrix libraries take at once, a multiple of it in all of them."""
 
@@ -136,8 +137,12 @@ def fit(
     with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
         made.fit(data.X, data.y)
     made.set_params(verbose=False)
+    result = FitResult(table, data, made, model, time.perf_counter() - start)
+    bad = [name for name, value in result.chosen().items() if name != "time" and str(value) in ("nan", "inf")]
+    if bad:
+        raise ValueError(f"{bad[0]} is not a finite number: columns or target are too large; scale them.")
     wl.save(made, model, extra={"table": data.schema.document()})
-    return FitResult(table, data, made, model, time.perf_counter() - start)
+    return result
 
 
 @final
@@ -198,6 +203,7 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
             advance(f"predicting {found.target}")
             parts.append(padded_columns(estimator, found, X[i : i + ROWS], std=std))
     out = pl.concat(parts)
+    require_finite(out)
     scores: dict[str, float] = {}
     if found.target in frame.columns:
         classes = [str(c) for c in estimator.classes_] if found.task == "classification" else []
@@ -209,7 +215,19 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
 def padded_columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
     """`columns` with X filled up to whole blocks: a product's last bits depend on the rows at its rim."""
     filled = X[np.arange(-(-len(X) // BLOCK) * BLOCK) % len(X)]
-    return columns(estimator, found, filled, std=std).head(len(X))
+    try:
+        with np.errstate(all="ignore"):
+            return columns(estimator, found, filled, std=std).head(len(X))
+    except ArithmeticError as error:
+        raise ValueError(f"{FAR}: {error}") from error
+
+
+def require_finite(out: pl.DataFrame) -> None:
+    """Refuse predictions that are no finite numbers. Raises: ValueError: with the row."""
+    finite = out.select(pl.all_horizontal(pl.lit(True), pl.selectors.float().is_finite())).to_series()
+    rows = (~finite.fill_null(False)).arg_true()
+    if len(rows):
+        raise ValueError(f"{FAR}: the prediction of row {rows[0] + 1} is not a finite number. Nothing was written.")
 
 
 def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from widelimit.cli.tables import NUMERIC, as_text, as_written, refuse_rounded
+from widelimit.cli.tables import NUMERIC, as_text, as_written, is_number, refuse_rounded
 
 MANY_CATEGORIES = 100
 """A text column with more different texts than this is an identifier or free text."""
@@ -95,15 +95,6 @@ def require_columns(frame: pl.DataFrame, names: Collection[str], what: str) -> N
     if all(is_number(name) for name in frame.columns):
         hint = "; the first line holds numbers: is there a header line?"
     raise ValueError(f"{what} {listed(missing)}: no such column; the table has {listed(frame.columns)}{hint}.")
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def refuse_mixed(column: pl.Series) -> None:
@@ -322,7 +313,7 @@ def as_kind(column: Column, values: pl.Series) -> pl.Series:
             "empty (missing)."
         )
     refuse_infinite(numbers)
-    refuse_rounded(written, numbers)
+    refuse_rounded(written, numbers, "round it to what the model was fitted to")
     return numbers.fill_nan(None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -19,6 +20,8 @@ PARQUET_FILES = (".parquet", ".pq")
 SEPARATORS = ",;\t|"
 HEAD = 2**16
 """Bytes at the start of a file by which it is judged."""
+ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")
+"""What pandas calls an index without a name."""
 EXACT = 2**53
 """From here on floats do not hold every integer."""
 GROWTH = 6
@@ -131,7 +134,8 @@ def read_text(path: Path) -> pl.DataFrame:
     frame = pl.read_csv(path, separator=separator, has_header=False, infer_schema=False, glob=False)
     names = [str(name or "").strip() for name in frame.row(0)]
     check_names(path, [name for name in names if name])
-    kept = [i for i, name in enumerate(names) if name]
+    kept = [i for i, name in enumerate(names) if name and not ROW_NUMBERS.fullmatch(name)]
+    note_left_out(path, [name for i, name in enumerate(names) if i not in kept])
     return pl.DataFrame([frame.to_series(i)[1 : max(1, frame.height - blank)].alias(names[i]) for i in kept])
 
 
@@ -147,7 +151,24 @@ def check_names(path: Path, names: list[str]) -> None:
         raise ValueError(f"{path}: its first line names no columns; write a header line.")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ValueError(f"{path}: the column {twice[0]!r} is there {names.count(twice[0])} times; rename one.")
+        hint = " (is there a header line?)" if is_number(twice[0]) else ""
+        raise ValueError(f"{path}: the column {twice[0]!r} is there {names.count(twice[0])} times; rename one{hint}.")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def note_left_out(path: Path, names: list[str]) -> None:
+    """Warn of columns of row numbers, which programs write without a name or with one of their own."""
+    if names:
+        called = ", ".join(repr(name) for name in names if name) or "without a name"
+        warnings.warn(f"{path.name}: the column {called} is left out: it holds row numbers", UserWarning, stacklevel=2)
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
@@ -155,7 +176,10 @@ def read_parquet(path: Path) -> pl.DataFrame:
     rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     columns = len(pl.read_parquet_schema(path))
     require_memory(path, max(16 * rows * columns, 2 * path.stat().st_size))
-    return pl.read_parquet(path, glob=False)
+    frame = pl.read_parquet(path, glob=False)
+    numbered = [name for name in frame.columns if ROW_NUMBERS.fullmatch(name)]
+    note_left_out(path, numbered)
+    return frame.drop(numbered)
 
 
 def require_memory(path: Path, size: int) -> None:
@@ -178,26 +202,27 @@ def as_written(column: pl.Series) -> pl.Series:
     return pl.select(pl.when(text.is_in(MISSING)).then(None).otherwise(text).alias(column.name)).to_series()
 
 
-def typed(column: pl.Series) -> pl.Series:
+def typed(column: pl.Series, *, mend: str = "") -> pl.Series:
     """Numbers as Float64, text and booleans as stripped String, missing values as null; other types as they are.
 
     Raises:
-        ValueError: integers that Float64 does not hold, and would make one of two.
+        ValueError: integers that Float64 does not hold, and would make one of two; with the mend.
     """
+    mend = mend or f"say --categorical {column.name} or --drop {column.name}"
     if isinstance(column.dtype, pl.Decimal) or column.dtype in NUMERIC:
-        refuse_rounded(column, column.cast(pl.Float64))
+        refuse_rounded(column, column.cast(pl.Float64), mend)
         return column.cast(pl.Float64).fill_nan(None)
     text = as_written(column)
     if column.dtype != pl.String:
         return text
     numbers = text.cast(pl.Float64, strict=False)
     if numbers.null_count() == text.null_count() < len(text):
-        refuse_rounded(text, numbers)
+        refuse_rounded(text, numbers, mend)
         return numbers.fill_nan(None)
     return text
 
 
-def refuse_rounded(column: pl.Series, numbers: pl.Series) -> None:
+def refuse_rounded(column: pl.Series, numbers: pl.Series, mend: str) -> None:
     """Refuse integers, as text or in their own type, whose `numbers` are others."""
     if column.dtype in (pl.Float64, pl.Float32):
         return
@@ -207,7 +232,7 @@ def refuse_rounded(column: pl.Series, numbers: pl.Series) -> None:
         if re.fullmatch(r"[+-]?\d+(\.0*)?", text) and int(Decimal(text)) != int(number):
             raise ValueError(
                 f"column {column.name!r}: {text} in row {row + 1} is an integer beyond 2^53, which a float rounds to "
-                f"{int(number)}; identifiers are no numbers: say --categorical {column.name} or --drop {column.name}."
+                f"{int(number)}; {mend}."
             )
 
 

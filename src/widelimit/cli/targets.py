@@ -37,11 +37,7 @@ def target_numbers(target: pl.Series) -> pl.Series:
     Raises:
         ValueError: infinite values, integers that floats do not hold.
     """
-    try:
-        values = typed(target)
-    except ValueError as error:
-        mend = "say --task classification if they are classes, or subtract a constant"
-        raise ValueError(f"{str(error).partition(';')[0]}; {mend}.") from None
+    values = typed(target, mend="say --task classification if they are classes, or subtract a constant")
     if values.dtype == pl.Float64:
         refuse_infinite(values)
     return values
