@@ -7,7 +7,7 @@ import math
 import numbers
 import operator
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 import jax
@@ -21,6 +21,7 @@ def is_jax(*arrays: Any) -> bool:
     return any(isinstance(a, jax.Array) for a in arrays)
 
 
+SMALLEST_DEVIATION, LARGEST_DEVIATION = 1e-150, 1e150
 FLOAT_MAX = int(np.finfo(np.float64).max)
 LONGEST = 60
 """Characters of a value in a message."""
@@ -343,6 +344,30 @@ def times(value: Any) -> np.ndarray:
     return array
 
 
+def flag(name: str, value: Any) -> bool:
+    """True or False, or NumPy's. Raises: TypeError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}.")
+    return bool(value)
+
+
+def choice(name: str, value: Any, known: Sequence[Any]) -> Any:
+    """One of a few values, most of them names. Raises: TypeError: neither text nor None; ValueError: another one."""
+    listed = ", ".join(map(repr, known))
+    if not (isinstance(value, str) or value is None):
+        raise TypeError(f"{name} must be one of {listed}; got {shown(value)}.")
+    if value not in known:
+        raise ValueError(f"{name} must be one of {listed}; got {shown(value)}.")
+    return value
+
+
+def function(name: str, value: Any, what: str) -> Any:
+    """Something that can be called. Raises: TypeError: with `what` it must be."""
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"{name} must be {what}, got {shown(value)}.")
+    return value
+
+
 def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) -> int:
     """An integer in range (not a bool, not a float that happens to be whole)."""
     try:
@@ -381,6 +406,19 @@ def finite_scalar(
     if number > at_most:
         raise ValueError(f"{name} must be <= {at_most:g}, got {number:g}.")
     return value if isinstance(value, jax.Array) else number
+
+
+def deviation(name: str, value: Any, *, zero: bool = False) -> Any:
+    """A standard deviation > 0 (or 0, where that is none) whose square is in float64's range; as `finite_scalar`."""
+    number = finite_scalar(name, value, at_least=0.0) if zero else finite_scalar(name, value, above=0.0)
+    if isinstance(number, jax.core.Tracer) or (zero and float(number) == 0):
+        return number
+    if not SMALLEST_DEVIATION <= float(number) <= LARGEST_DEVIATION:
+        raise ValueError(
+            f"{name} must be between {SMALLEST_DEVIATION:g} and {LARGEST_DEVIATION:g}, so that its square, a variance, "
+            f"is in float64's range; got {float(number):g}."
+        )
+    return number
 
 
 def vector_or_scalar(name: str, value: Any, *, above: float = -math.inf) -> Any:

@@ -60,17 +60,14 @@ class WideEstimator(BaseEstimator, abc.ABC):
     def _check_settings(self) -> None:
         """Refuse parameters that are wrong whatever the data. Raises: TypeError, ValueError."""
         self._design(self.weight_std, self.bias_std).network()
-        if self.hyperparameters not in HYPERPARAMETERS:
-            known = ", ".join(map(repr, HYPERPARAMETERS))
-            raise ValueError(f"hyperparameters must be one of {known}, got {self.hyperparameters!r}.")
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {self.solver!r}.")
-        if self.noise != "auto":
-            if isinstance(self.noise, str):
-                raise ValueError(f'noise must be a number >= 0 or "auto", got {self.noise!r}.')
-            validation.finite_scalar("noise", self.noise, at_least=0.0)
-        if validation.times(self.time).ndim:
-            raise ValueError("time must be one number in [0, inf].")
+        validation.choice("hyperparameters", self.hyperparameters, HYPERPARAMETERS)
+        validation.choice("solver", self.solver, SOLVERS)
+        validation.choice("normalize", self.normalize, preparation.NORMALIZE)
+        validation.flag("verbose", self.verbose)
+        validation.flag("ensemble", self._ensemble())
+        preparation.refuse_random_state(self.random_state)
+        preparation.refuse_noise(self.noise)
+        preparation.refuse_time(self.time)
         if self.solver != "auto" and not self._solved():
             raise ValueError(
                 f"solver={self.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
@@ -99,7 +96,7 @@ class WideEstimator(BaseEstimator, abc.ABC):
         return 0.5 if self._solved() else 4
 
     def _ensemble(self) -> bool:
-        return bool(getattr(self, "ensemble", False))
+        return getattr(self, "ensemble", False)  # type: ignore[no-any-return]
 
     def _prepared(self, X: Any) -> Float[np.ndarray, "m d"]:
         """New rows, validated, as the kernel takes them."""

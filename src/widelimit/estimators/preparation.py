@@ -144,6 +144,33 @@ def refuse_targets(value: Any) -> None:
         validation.refuse_non_finite("y", array)
 
 
+def refuse_noise(value: Any) -> None:
+    """Refuse what is neither a variance nor "auto". Raises: TypeError, ValueError."""
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError(f'noise must be a number >= 0 or "auto", got {validation.shown(value)}.')
+    elif not isinstance(value, (int, float, np.number)) and not (validation.is_jax(value) and value.ndim == 0):
+        raise TypeError(
+            f'noise must be one number >= 0 or "auto", got {validation.shown(value)}; noise that differs from row to '
+            "row goes by sample_weight: observation i has noise/sample_weight[i]."
+        )
+    else:
+        validation.finite_scalar("noise", value, at_least=0.0)
+
+
+def refuse_time(value: Any) -> None:
+    """Refuse what is no training time. Raises: TypeError, ValueError."""
+    if isinstance(value, float) and value == np.inf:
+        return
+    validation.finite_scalar("time", value, at_least=0.0)
+
+
+def refuse_random_state(value: Any) -> None:
+    """Refuse what seeds no generator. Raises: TypeError, ValueError."""
+    if value is not None and not isinstance(value, np.random.RandomState):
+        validation.integer("random_state", value, at_least=0, below=2**32)
+
+
 def require_room(n: int, matrices: float) -> None:
     """Refuse n rows whose (n, n) matrices do not fit, before any is made; half a matrix is one triangle.
 
