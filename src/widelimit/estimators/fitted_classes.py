@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float, Int
 
+from widelimit import validation
 from widelimit.estimators.networks import Training, without_law
 from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import StoppedFlow
@@ -33,6 +34,7 @@ class FittedClasses:
                 self.coefficients = law.coefficients
             else:
                 self.coefficients = np.hstack([flow.coefficients for flow in law])
+        validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_law(self.__dict__)

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
+from widelimit import validation
 from widelimit.architecture.network import Network, mlp
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
@@ -135,6 +136,9 @@ class Training:
     solver: Solver
     verbose: bool
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     @property
     def solved(self) -> bool:
         """Whether the fit is a linear system, and not a flow that takes eigenvectors."""
@@ -174,6 +178,7 @@ class Fitted:
         if self.coefficients is None:
             law = self.law
             self.coefficients = law.weights if isinstance(law, Posterior) else law.coefficients
+        validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_law(self.__dict__)

@@ -11,6 +11,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from widelimit import validation
 from widelimit.estimators import preparation
 from widelimit.estimators.base import WideEstimator
 from widelimit.estimators.networks import Fitted
@@ -62,6 +63,7 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
         if isinstance(law, Posterior) and law.factor.rank == len(points) and law.fit.choice.solver == "cholesky":
             value = law.log_marginal_likelihood() - len(points) * float(np.sum(np.log(chosen.scale)))
             self.log_marginal_likelihood_value_ = value
+        validation.sealed(self)
         return self
 
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:

@@ -165,12 +165,13 @@ class GaussianProcess:
         Raises:
             TypeError, ValueError: bad data; values that cannot be interpolated, as `posterior`.
         """
-        points = _inputs("X", X)
+        points = validation.owned(_inputs("X", X))
         prior = self._mean(points)
         residual = self._targets(y, len(points)) - prior
         post = posterior(self.kernel, points, residual, noise=noise, solver="cholesky")
         error = linalg.rounding(len(points), 1.0) * post.factor.spread
-        kernel = Conditioned(self.kernel, points, post.factor.whiten(np.eye(len(points))), error)
+        whitener = validation.seal(post.factor.whiten(np.eye(len(points))))
+        kernel = Conditioned(self.kernel, points, whitener, error)
 
         def mean(Z: np.ndarray) -> np.ndarray:
             values = np.asarray(self._mean(Z) + np.asarray(post.mean(Z)))

@@ -38,6 +38,9 @@ class GradientDescent:
     outputs: np.ndarray
     """(S, n, c): f_s(X)."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def coefficients(self) -> Float[np.ndarray, "*S n *c"]:
         """alpha_s with f_s = f_0 + K(., X) alpha_s, of the shape of y: equations (3.6) and (3.7) of the paper."""
         values = self.alphas[..., 0] if self.data.single else self.alphas
@@ -243,7 +246,7 @@ def _steps(value: Any) -> np.ndarray:
         raise TypeError(f"steps must be an integer or a one-dimensional array of them, got {value!r}.")
     if counts.min() < 0:
         raise ValueError(f"steps must be at least 0, got {counts.min()}.")
-    return counts
+    return validation.owned(counts)
 
 
 def _warn_if_divergent(eta: float, loss: Loss, largest: float, n: int, momentum: float) -> None:

@@ -38,6 +38,9 @@ class GradientFlow(Flow):
     vectors: np.ndarray
     residual: np.ndarray
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     @property
     def _null(self) -> np.ndarray:
         """Modes whose eigenvalue cannot be told from 0."""

@@ -157,6 +157,9 @@ class NumericalFlow(Flow):
     tolerance: float
     max_steps: int
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def solution(self, t: float | Float[Array, " T"]) -> Solution:
         """The flow at times t in [0, inf] (a number counts as one time), and how the solver ended.
 

@@ -77,6 +77,9 @@ class Posterior:
     noise: np.ndarray
     fit: Fit
 
+    def __post_init__(self) -> None:
+        validation.seal(self.fit.weights)
+
     @property
     def factor(self) -> linalg.Factor:
         """K(X, X) + noise, solved for."""

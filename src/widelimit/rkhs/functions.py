@@ -44,8 +44,8 @@ class Function:
         a = np.asarray(validation.as_finite_floats("coefficients", self.coefficients), np.float64)
         if a.ndim not in (1, 2) or len(a) != len(centers):
             raise ValueError(f"coefficients must have shape ({len(centers)},) or ({len(centers)}, c), got {a.shape}.")
-        object.__setattr__(self, "centers", centers)
-        object.__setattr__(self, "coefficients", a)
+        object.__setattr__(self, "centers", validation.owned(centers))
+        object.__setattr__(self, "coefficients", validation.owned(a))
 
     def __call__(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """f(Z) = K(Z, X) a: (m, d) -> (m,) or (m, c)."""
