@@ -137,7 +137,7 @@ class GaussianProcess:
             ArithmeticError: the kernel is not positive semi-definite.
         """
         points = _inputs("X", X)
-        residual = self._targets(y, len(points)) - self._mean(points)
+        residual, exponent = linalg.scaled(self._targets(y, len(points)) - self._mean(points))
         pivoted = self._root(points)
         basis, upper = np.linalg.qr(pivoted.root)
         along = basis.T @ residual
@@ -147,7 +147,8 @@ class GaussianProcess:
         white = scipy.linalg.solve_triangular(upper, along) if pivoted.rank else along
         log_volume = float(np.sum(np.log(np.abs(np.diagonal(upper)))))
         normaliser = pivoted.rank * math.log(2 * math.pi) / 2 + log_volume
-        return float(-np.sum(white**2) / 2 - residual.shape[1] * normaliser)
+        square = float(linalg.restored(np.sum(white**2, axis=0), 2 * exponent).sum())
+        return -square / 2 - residual.shape[1] * normaliser
 
     def condition(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0

@@ -178,13 +178,14 @@ def gradient_descent(
     rate = eta / len(data.X)
     if isinstance(kind, SquaredError):
         values, vectors = linalg.eigenpairs(matrix.copy())
-        residual = vectors.T @ data.fold(data.y - start)
+        target, exponent = linalg.scaled(data.fold(data.y - start))
+        residual = vectors.T @ target
         lam = np.where(values > linalg.rounding(len(values), values[-1]), values, 0.0)
         _warn_if_divergent(eta, kind, values[-1], len(data.X), momentum)
         gains = np.stack([polynomial_gain(lam, 2 * rate, int(s), momentum) for s in counts.ravel()])
         with np.errstate(over="ignore", invalid="ignore"):
-            folded = vectors @ (gains[:, :, None] * residual)
-            moved = vectors @ ((gains * lam)[:, :, None] * residual)
+            folded = linalg.restored(vectors @ (gains[:, :, None] * residual), exponent)
+            moved = linalg.restored(vectors @ ((gains * lam)[:, :, None] * residual), exponent)
     else:
         _warn_if_divergent(eta, kind, linalg.eigenvalues(matrix.copy())[-1], len(data.X), momentum)
         folded = _iterate(data, kind, matrix, start, counts.ravel(), rate, momentum)
