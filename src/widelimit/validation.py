@@ -280,6 +280,24 @@ def covariances(q1: Any, c: Any, q2: Any) -> tuple[Array, Array, Array]:
     return first, covariance, second
 
 
+def owned(values: Any, dtype: Any = None) -> np.ndarray:
+    """A copy of an array that nobody can write to: the caller's own may change afterwards."""
+    return seal(np.array(values, dtype, order="C"))
+
+
+def seal(array: np.ndarray) -> np.ndarray:
+    """The same array, read-only from here on: what a result hands out is what it goes on computing with."""
+    array.setflags(write=False)
+    return array
+
+
+def sealed(result: Any) -> None:
+    """Make every array that is a field of a result read-only."""
+    for value in vars(result).values():
+        if isinstance(value, np.ndarray):
+            seal(value)
+
+
 def points(name: str, value: Any) -> Array:
     """(n, d) inputs, n and d >= 1, float32 or float64, finite."""
     array = as_float_array(name, value)
@@ -320,7 +338,7 @@ def targets(name: str, value: Any, n: int) -> np.ndarray:
     if len(array) != n:
         raise ValueError(f"{name} has {len(array)} rows and X has {n}; they must agree.")
     refuse_non_finite(name, array)
-    return array.astype(np.float64)
+    return owned(array, np.float64)
 
 
 def noise(value: Any, n: int) -> np.ndarray:
@@ -331,7 +349,7 @@ def noise(value: Any, n: int) -> np.ndarray:
     refuse_non_finite("noise", array)
     if (array < 0).any():
         raise ValueError(f"noise is a variance and must be >= 0, got {array.min()}.")
-    return array
+    return owned(array)
 
 
 def times(value: Any) -> np.ndarray:
@@ -430,4 +448,4 @@ def vector_or_scalar(name: str, value: Any, *, above: float = -math.inf) -> Any:
         raise ValueError(f"{name} must be a number or of shape (d,), one a feature; got shape {array.shape}.")
     if not traced(array) and not (np.asarray(array) > above).all():
         raise ValueError(f"{name} must be > {above:g}, got {np.min(array):g}.")
-    return array
+    return array if isinstance(array, jax.Array) else owned(array)

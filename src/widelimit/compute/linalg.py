@@ -116,6 +116,21 @@ def _solving(root: np.ndarray, b: np.ndarray) -> AbstractContextManager[None]:
     return threads.following(threads.work(len(root), len(root), b.shape[1]))
 
 
+def scaled(b: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]:
+    """b 2^-e and e, with the largest entry along the axis in [1/2, 1): no square of it leaves float64's range.
+
+    Exact, but for entries that are 1e-308 of the largest. e is 0 where b is.
+    """
+    exponent = np.frexp(np.abs(b).max(axis=axis, initial=0.0))[1]
+    return np.ldexp(b, -exponent), exponent
+
+
+def restored(values: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """values 2^e: what `scaled` took out is put back; inf beyond float64's range."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(values, exponent))
+
+
 def rounding(n: int, largest: float) -> float:
     """n eps times the largest entry or eigenvalue: what rounding leaves of a zero eigenvalue or pivot."""
     return n * EPS * largest

@@ -65,6 +65,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
                 self.fitted_ = self._dirichlet(points, labels, weights)
             else:
                 self.fitted_ = self._least_squares(points, labels, weights)
+        validation.sealed(self)
         return self
 
     def _check_settings(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float, Int
 
+from widelimit import validation
 from widelimit.estimators.networks import Training, without_law
 from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_offset, dirichlet_posterior
@@ -35,6 +36,7 @@ class FittedClasses:
                 self.coefficients = aligned(law.coefficients)
             else:
                 self.coefficients = aligned(np.hstack([flow.coefficients for flow in law]))
+        validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_law(self.__dict__)

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
+from widelimit import validation
 from widelimit.architecture.network import Network, mlp
 from widelimit.compute import threads
 from widelimit.estimators.preparation import aligned, settle
@@ -188,6 +189,7 @@ class Fitted:
         if self.coefficients is None:
             law = self.law
             self.coefficients = aligned(law.weights if isinstance(law, Posterior) else law.coefficients)
+        validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_law(self.__dict__)

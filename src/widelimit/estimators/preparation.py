@@ -35,9 +35,10 @@ def aligned(array: np.ndarray) -> np.ndarray:
 
 
 def settle(instance: Any, state: dict[str, Any]) -> None:
-    """Set the attributes of a (frozen) dataclass, arrays `aligned`."""
+    """Set the attributes of a (frozen) dataclass, arrays `aligned` and read-only."""
     for name, value in state.items():
-        object.__setattr__(instance, name, aligned(value) if isinstance(value, np.ndarray) else value)
+        kept = validation.seal(aligned(value)) if isinstance(value, np.ndarray) else value
+        object.__setattr__(instance, name, kept)
 
 
 @final

@@ -11,6 +11,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from widelimit import validation
 from widelimit.estimators import preparation
 from widelimit.estimators.base import WideEstimator
 from widelimit.estimators.networks import Fitted
@@ -52,6 +53,7 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
             targets = np.asarray(y, np.float64)[kept]
             self._single = targets.ndim == 1
             self._fit_rows(X[kept], targets.reshape(len(targets), -1), weights[kept])
+        validation.sealed(self)
         return self
 
     def _fit_rows(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:

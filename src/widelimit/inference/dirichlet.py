@@ -11,6 +11,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Int
 
+from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.solvers import KERNEL, factorised
@@ -102,6 +103,9 @@ class DirichletPosterior:
     """Latent labels less the offset, in units of scale."""
     noise: Float[np.ndarray, "n c"]
     """Their noise, in the square of these units."""
+
+    def __post_init__(self) -> None:
+        validation.sealed(self)
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Mean of each f_k at Z."""

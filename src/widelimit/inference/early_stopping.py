@@ -28,6 +28,9 @@ class StoppedFlow:
     spread: np.ndarray
     """U^T (S(X, X) + E) U."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     @property
     def coefficients(self) -> Float[np.ndarray, "n c"]:
         """A_t y: the mean is T(., X) A_t y."""

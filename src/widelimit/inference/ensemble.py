@@ -32,6 +32,9 @@ class TrainedEnsemble:
     modes: np.ndarray
     """V^T Sigma(X, X) V."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def mean(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
         return self.flow.predict(Z, t)

@@ -141,7 +141,7 @@ class GaussianProcess:
             ArithmeticError: the kernel is not positive semi-definite.
         """
         points = _inputs("X", X)
-        residual = self._targets(y, len(points)) - self._mean(points)
+        residual, exponent = linalg.scaled(self._targets(y, len(points)) - self._mean(points))
         pivoted = self._root(points)
         with threads.decomposing(len(points)):
             basis, upper = np.linalg.qr(pivoted.root)
@@ -153,7 +153,8 @@ class GaussianProcess:
             white = scipy.linalg.solve_triangular(upper, along) if pivoted.rank else along
         log_volume = float(np.sum(np.log(np.abs(np.diagonal(upper)))))
         normaliser = pivoted.rank * math.log(2 * math.pi) / 2 + log_volume
-        return float(-np.sum(white**2) / 2 - residual.shape[1] * normaliser)
+        square = float(linalg.restored(np.sum(white**2, axis=0), 2 * exponent).sum())
+        return -square / 2 - residual.shape[1] * normaliser
 
     def condition(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
@@ -171,12 +172,13 @@ class GaussianProcess:
         Raises:
             TypeError, ValueError: bad data; values that cannot be interpolated, as `posterior`.
         """
-        points = _inputs("X", X)
+        points = validation.owned(_inputs("X", X))
         prior = self._mean(points)
         residual = self._targets(y, len(points)) - prior
         post = posterior(self.kernel, points, residual, noise=noise, solver="cholesky")
         error = linalg.rounding(len(points), 1.0) * post.factor.spread
-        kernel = Conditioned(self.kernel, points, post.factor.whiten(np.eye(len(points))), error)
+        whitener = validation.seal(post.factor.whiten(np.eye(len(points))))
+        kernel = Conditioned(self.kernel, points, whitener, error)
 
         def mean(Z: np.ndarray) -> np.ndarray:
             values = np.asarray(self._mean(Z) + np.asarray(post.mean(Z)))

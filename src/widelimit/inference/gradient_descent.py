@@ -38,6 +38,9 @@ class GradientDescent:
     outputs: np.ndarray
     """(S, n, c): f_s(X)."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def coefficients(self) -> Float[np.ndarray, "*S n *c"]:
         """alpha_s with f_s = f_0 + K(., X) alpha_s, of the shape of y: equations (3.6) and (3.7) of the paper."""
         values = self.alphas[..., 0] if self.data.single else self.alphas
@@ -177,13 +180,14 @@ def gradient_descent(
     rate = eta / len(data.X)
     if isinstance(kind, SquaredError):
         values, vectors = linalg.eigenpairs(matrix.copy())
-        residual = threads.product(vectors.T, data.fold(data.y - start))
+        target, exponent = linalg.scaled(data.fold(data.y - start))
+        residual = threads.product(vectors.T, target)
         lam = np.where(values > linalg.rounding(len(values), values[-1]), values, 0.0)
         _warn_if_divergent(eta, kind, values[-1], len(data.X), momentum)
         gains = np.stack([polynomial_gain(lam, 2 * rate, int(s), momentum) for s in counts.ravel()])
         with np.errstate(over="ignore", invalid="ignore"):
-            folded = threads.product(vectors, gains[:, :, None] * residual)
-            moved = threads.product(vectors, (gains * lam)[:, :, None] * residual)
+            folded = linalg.restored(threads.product(vectors, gains[:, :, None] * residual), exponent)
+            moved = linalg.restored(threads.product(vectors, (gains * lam)[:, :, None] * residual), exponent)
     else:
         _warn_if_divergent(eta, kind, linalg.eigenvalues(matrix.copy())[-1], len(data.X), momentum)
         folded = _iterate(data, kind, matrix, start, counts.ravel(), rate, momentum)
@@ -245,7 +249,7 @@ def _steps(value: Any) -> np.ndarray:
         raise TypeError(f"steps must be an integer or a one-dimensional array of them, got {value!r}.")
     if counts.min() < 0:
         raise ValueError(f"steps must be at least 0, got {counts.min()}.")
-    return counts
+    return validation.owned(counts)
 
 
 def _warn_if_divergent(eta: float, loss: Loss, largest: float, n: int, momentum: float) -> None:

@@ -111,6 +111,7 @@ def _leave_one_out(post: Posterior) -> tuple[float, np.ndarray]:
     With e = alpha/Q_ii: the sum is of log(Q_ii)/2 - alpha_i^2/(2 Q_ii) - log(2 pi)/2. Rasmussen and Williams 2006,
     equations (5.10) to (5.13).
     """
+    post.require_squares()
     Q, alpha = post.precision(), post.weights
     own, c = np.diagonal(Q), alpha.shape[1]
     score = np.sum(c * np.log(own) / 2) - np.sum(alpha**2 / own[:, None]) / 2 - alpha.size * math.log(2 * math.pi) / 2
