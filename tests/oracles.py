@@ -166,7 +166,7 @@ DUALS = {
     "relu": lambda *q: _arc_cosine(mp.mpf(0), *q),
     "leaky_relu": lambda *q: _arc_cosine(mp.mpf(0.01), *q),
     "abs": lambda *q: _arc_cosine(mp.mpf(-1), *q),
-    "identity": lambda q1, c, q2: (c, mp.mpf(1)),  # noqa: ARG005
+    "identity": lambda q1, c, q2: (c, mp.mpf(1)),
     "abrelu": functools.partial(_abrelu, -0.3, 1.5),
     "sign": _sign,
     "step": _step,

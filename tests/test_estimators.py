@@ -26,6 +26,7 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import widelimit as wl
+from cases import ESTIMATORS
 from widelimit.compute import memory
 from widelimit.estimators import networks
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
@@ -33,13 +34,6 @@ from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, di
 from widelimit.inference.early_stopping import stopped_flow
 from widelimit.inference.noise_level import noise_level
 
-ESTIMATORS = [
-    wl.NNGPRegressor(),
-    wl.NTKRegressor(),
-    wl.NNGPClassifier(),
-    wl.NTKClassifier(),
-    wl.NTKFeatures(),
-]
 REGRESSORS = [wl.NNGPRegressor, wl.NTKRegressor]
 CLASSIFIERS = [wl.NNGPClassifier, wl.NTKClassifier]
 EPS = np.finfo(np.float64).eps

@@ -65,6 +65,7 @@ from .kernels.stored import stored_gram
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
+from .version import __version__
 
 __all__ = [
     "NNGP",
@@ -144,6 +145,7 @@ __all__ = [
     "TrainedEnsemble",
     "Training",
     "WeightedSquaredError",
+    "__version__",
     "activation",
     "critical",
     "elu",

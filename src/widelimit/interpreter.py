@@ -44,7 +44,8 @@ def _run(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> Valu
     last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, core.Literal)}
 
     def read(v: Any) -> Any:
-        return np.asarray(v.val, v.aval.dtype) if isinstance(v, core.Literal) else values[v]
+        literal: Any = v
+        return np.asarray(literal.val, literal.aval.dtype) if isinstance(v, core.Literal) else values[v]
 
     for i, equation in enumerate(jaxpr.eqns):
         results = _apply(equation, [read(v) for v in equation.invars])
@@ -134,7 +135,7 @@ def _clamp(low: Any, x: Any, high: Any) -> Any:
 def _to_type(given: Values, parameters: Parameters) -> Any:
     x, dtype = given[0], np.dtype(parameters["new_dtype"])
     if np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.integer):
-        info = np.iinfo(dtype)  # JAX saturates
+        info: Any = np.iinfo(dtype.name)  # JAX saturates
         inside = np.clip(np.nan_to_num(x, nan=0.0), float(info.min), np.nextafter(float(info.max), 0))
         return np.where(x >= float(info.max), info.max, inside.astype(dtype))
     return x.astype(dtype)

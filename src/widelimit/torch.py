@@ -14,6 +14,7 @@ from widelimit import validation
 from widelimit.compute import memory
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.empirical.contraction import OUTPUTS, PAIRS, SELF, Output
+from widelimit.kernels.empirical.rows import Probe, chosen_rows, nudged, require_rowwise
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
 from widelimit.validation import Array
@@ -67,6 +68,33 @@ class ModuleJacobian:
             raise ValueError(f"the module must map (n, d) inputs to (n, c) or (n,); it mapped one row to {shape}.")
         return int(shape[1])
 
+    def require_rowwise(self, *inputs: np.ndarray) -> None:
+        """Refuse a module that mixes rows, by its outputs at a few rows and the gradient of a sum of them.
+
+        Raises:
+            ValueError: it does.
+        """
+        points = chosen_rows(*inputs)
+        weights = np.random.default_rng(0).standard_normal((len(points), self.outputs(points)))
+
+        def seen(X: np.ndarray, groups: list[slice]) -> tuple[np.ndarray, np.ndarray]:
+            parts = [self._gradient(X[rows], weights[rows]) for rows in groups]
+            return np.concatenate([part[0] for part in parts]), np.asarray(sum(part[1] for part in parts))[None]
+
+        single = [slice(i, i + 1) for i in range(len(points))]
+        found = seen(points, [slice(None)]), seen(points, single), seen(nudged(points), single)
+        for kind in zip(*found, strict=True):
+            require_rowwise("the module", Probe(*kind), points.dtype)
+
+    def _gradient(self, X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs (n, c), and the gradient of sum(weights * outputs) with respect to all parameters, (P,)."""
+        inputs, trained, fixed = self._cast(X)
+        trained = {name: p.detach().requires_grad_() for name, p in trained.items()}
+        values = self._call(trained, fixed, inputs)
+        total = (values * torch.as_tensor(weights, dtype=values.dtype, device=values.device)).sum()
+        found = torch.autograd.grad(total, list(trained.values()), allow_unused=True, materialize_grads=True)
+        return values.detach().cpu().numpy(), np.concatenate([g.cpu().numpy().ravel() for g in found])
+
     def rows(self, X: np.ndarray) -> int:
         """Rows whose Jacobian fits the budget. Raises: MemoryError: not one does."""
         size = X.dtype.itemsize * self.outputs(X) * sum(p.numel() for p in self.trained.values())
@@ -89,16 +117,28 @@ class ModuleJacobian:
         found = torch.func.vmap(torch.func.jacrev(row), (None, 0))(trained, inputs)
         return [leaf.detach().flatten(2) for leaf in found.values()]
 
+    def _finite(self, X: np.ndarray, start: int, rows: int, name: str) -> list[torch.Tensor]:
+        """`of` for some rows. Raises: ValueError: the Jacobian of one of them is not finite."""
+        found = self.of(X[start : start + rows])
+        fine = torch.stack([torch.isfinite(leaf).flatten(1).all(1) for leaf in found]).all(0).cpu().numpy()
+        if not fine.all():
+            raise ValueError(
+                f"the Jacobian of the module at row {start + int(np.argmin(fine))} of {name} is NaN or infinite. Usual "
+                f"causes: sqrt, norm or log at 0, a division by 0, an overflow."
+            )
+        return found
+
     def table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
         """The kernel of all pairs; where Y is X one triangle and its mirror."""
         c, rows = self.outputs(X), self.rows(X)
+        self.require_rowwise(X, Y)
         tail = {"full": (c, c), "trace": (), "diagonal": (c,)}[output]
         memory.require(float(X.dtype.itemsize) * len(X) * len(Y) * int(np.prod(tail)), "the kernel")
         out = np.empty((len(X), len(Y), *tail), X.dtype)
         for i in range(0, len(X), rows):
-            left = self.of(X[i : i + rows])
+            left = self._finite(X, i, rows, "X")
             for j in range(0, i + 1 if Y is X else len(Y), rows):
-                right = left if Y is X and i == j else self.of(Y[j : j + rows])
+                right = left if Y is X and i == j else self._finite(Y, j, rows, "Y")
                 block = _contract(PAIRS[output], left, right, c if output == "trace" else 1)
                 out[i : i + rows, j : j + rows] = block
                 if Y is X:
@@ -109,8 +149,9 @@ class ModuleJacobian:
     def own(self, X: np.ndarray, output: Output) -> np.ndarray:
         """The kernel of every row with itself."""
         c, rows, parts = self.outputs(X), self.rows(X), []
+        self.require_rowwise(X)
         for i in range(0, len(X), rows):
-            found = self.of(X[i : i + rows])
+            found = self._finite(X, i, rows, "X")
             parts.append(_contract(SELF[output], found, found, c if output == "trace" else 1))
         return np.concatenate(parts)
 
@@ -223,7 +264,8 @@ def empirical_ntk(module: torch.nn.Module, *, output: Output = "full", memory: f
 
     Raises:
         TypeError, ValueError: not a module, no trainable parameters, an unknown option, layers in training mode whose
-            output depends on the batch or on chance; at inputs: a module that fails on them or returns another shape.
+            output depends on the batch or on chance; at inputs: a module that fails on them, returns another shape, or
+            mixes rows; a Jacobian that is NaN, with its row.
         MemoryError: the Jacobian of one row is over the budget.
     """
     if not isinstance(module, torch.nn.Module):

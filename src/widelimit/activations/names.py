@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import final
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from widelimit.activations.steps import RectifiedPower, Sign, Step
 from widelimit.activations.waves import Cos, Sin, Snake
 
 
+@final
 @dataclass(frozen=True)
 class _Elu:
     """scale * (u for u > 0, alpha (exp(u/length) - 1) below); compared by value, so that tables are found again."""

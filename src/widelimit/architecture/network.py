@@ -28,6 +28,9 @@ UNROLLED = 4
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 """How the parameters of finite networks are scaled; `mlp` says what each means."""
 
+DEEPEST = 100_000
+"""Layers of a network; every input takes some numbers for each."""
+
 _GRID = 33
 _MARGIN = 0.01
 """A smooth function on the grid is not beyond its values there by more."""
@@ -310,14 +313,13 @@ def mlp(
             activation or parameterization.
         TypeError: an argument of another type.
     """
-    depth = validation.integer("depth", depth, at_least=1)
-    if parameterization not in PARAMETERIZATIONS:
-        raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}; got {parameterization!r}.")
+    depth = validation.integer("depth", depth, at_least=1, below=DEEPEST + 1)
+    validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
     if parameterization == "mean_field" and depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
     dense = Dense(
-        validation.finite_scalar("weight_std", weight_std, above=0.0),
-        validation.finite_scalar("bias_std", bias_std, at_least=0.0),
+        validation.deviation("weight_std", weight_std),
+        validation.deviation("bias_std", bias_std, zero=True),
         parameterization == "standard",
     )
     return Network(dense, (Activate(resolve(activation)), dense), depth - 1, parameterization)

@@ -11,6 +11,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from widelimit import validation
 from widelimit.estimators import preparation
 from widelimit.estimators.base import WideEstimator
 from widelimit.estimators.networks import Fitted
@@ -41,29 +42,36 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
             TypeError, ValueError: bad data or parameters.
             MemoryError: the (n, n) kernel matrix does not fit.
         """
-        self._check_settings()
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        weights = preparation.sample_weights(sample_weight, len(X))
-        kept = weights > 0
-        X, targets, weights = X[kept], np.asarray(y, np.float64)[kept], weights[kept]
-        self._single = targets.ndim == 1
-        targets = targets.reshape(len(X), -1)
+        with self._fitting():
+            self._check_settings()
+            preparation.refuse_rows(X)
+            preparation.refuse_targets(y)
+            with preparation.brief("y"):
+                X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+            weights = preparation.sample_weights(sample_weight, len(X))
+            kept = weights > 0
+            targets = np.asarray(y, np.float64)[kept]
+            self._single = targets.ndim == 1
+            self._fit_rows(X[kept], targets.reshape(len(targets), -1), weights[kept])
+        validation.sealed(self)
+        return self
+
+    def _fit_rows(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
+        """Fit to targets (n, c) of rows of weights > 0."""
         preparation.require_room(len(X), self._matrices())
         points = self._normalised(X, weights)
-        mean, scale = preparation.mean_and_scale(targets, weights)
-        standard = (targets - mean) / scale
+        standard, mean, scale = preparation.standardised(targets, weights)
         chosen = self._choose(points, standard, weights)
         self.y_mean_, self.y_scale_, self.noise_ = mean, scale * chosen.scale, chosen.noise
         self.weight_std_, self.bias_std_ = chosen.design.weight_std, chosen.design.bias_std
-        self.X_train_, self.y_train_ = points, standard / chosen.scale
         training = self._training(chosen.design, points, weights)
-        self.fitted_ = Fitted(training, self.y_train_, chosen.noise)
+        self.fitted_ = Fitted(training, standard / chosen.scale, chosen.noise)
+        self.X_train_, self.y_train_ = training.X, self.fitted_.y
         law = self.fitted_.law
         self.log_marginal_likelihood_value_ = None
         if isinstance(law, Posterior) and law.factor.rank == len(points) and law.fit.choice.solver == "cholesky":
             value = law.log_marginal_likelihood() - len(points) * float(np.sum(np.log(chosen.scale)))
             self.log_marginal_likelihood_value_ = value
-        return self
 
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:
         """The predictive mean, (m,) or (m, c); with its standard deviation or covariance if asked.
@@ -89,6 +97,13 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
             covariance = np.asarray(self.fitted_.law.covariance(points)) + noise * np.eye(len(points))
             return mean, self._shaped(covariance[:, :, None] * self.y_scale_**2)
         return mean
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2 of `predict(X)`, weighted, the mean over outputs. Raises: TypeError, ValueError: as `fit`."""
+        preparation.refuse_targets(y)
+        if sample_weight is not None:
+            sample_weight = preparation.sample_weights(sample_weight, len(y))
+        return float(RegressorMixin.score(self, X, y, sample_weight))
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         """Without the axis of outputs if y had none."""

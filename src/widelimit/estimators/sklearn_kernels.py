@@ -127,7 +127,8 @@ class SklearnKernel(ScikitKernel):
 
 
 def _table(X: Any) -> np.ndarray:
-    return np.asarray(np.atleast_2d(X), np.float64)
+    validation.refuse_masked("X", X)
+    return np.asarray(validation.points("X", np.atleast_2d(X)), np.float64)
 
 
 def sklearn_kernel(

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import log_ndtr
 
+from widelimit.compute import threads
+
 NODES = 24
 """Gauss-Hermite nodes for each output; spaced by less than the width of a Gumbel variable up to a deviation of 4."""
 STEP = 0.4
@@ -28,7 +30,8 @@ def _blocks(m: int, each: int) -> list[slice]:
 def _in_blocks(
     rule: Callable[[np.ndarray, np.ndarray], np.ndarray], mean: np.ndarray, deviation: np.ndarray, each: int
 ) -> np.ndarray:
-    return np.concatenate([rule(mean[part], deviation[part]) for part in _blocks(len(mean), each)])
+    with threads.following(0):  # many little products
+        return np.concatenate([rule(mean[part], deviation[part]) for part in _blocks(len(mean), each)])
 
 
 def expected_softmax(mean: Float[np.ndarray, "m c"], variance: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:

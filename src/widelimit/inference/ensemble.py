@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network
-from widelimit.compute import linalg, memory
+from widelimit.compute import linalg, memory, threads
 from widelimit.inference.gradient_flow import GradientFlow, closed_form
 from widelimit.inference.training_set import like, training_set
 from widelimit.kernels.base import Kernel
@@ -32,6 +32,9 @@ class TrainedEnsemble:
     modes: np.ndarray
     """V^T Sigma(X, X) V."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def mean(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
         return self.flow.predict(Z, t)
@@ -49,8 +52,8 @@ class TrainedEnsemble:
         out = np.empty((times.size, len(points), len(points)))
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
             weighted = tangent * gain
-            crossing = weighted @ between.T
-            square = weighted @ self.modes @ weighted.T
+            crossing = threads.product(weighted, between.T)
+            square = threads.product(threads.product(weighted, self.modes), weighted.T)
             out[i] = prior + ((square + square.T) / 2 - crossing - crossing.T)
             diagonal = self._variance(np.diagonal(prior), np.diagonal(crossing), np.diagonal(square))
             np.fill_diagonal(out[i], diagonal)
@@ -72,13 +75,13 @@ class TrainedEnsemble:
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
             weighted = tangent * gain
             crossing = np.einsum("ij,ij->i", weighted, between)
-            square = np.einsum("ij,ij->i", weighted @ self.modes, weighted)
+            square = np.einsum("ij,ij->i", threads.product(weighted, self.modes), weighted)
             out[i] = self._variance(prior, crossing, square)
         return like(out if times.ndim else out[0], Z)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Theta(Z, X) V and Sigma(Z, X) V."""
-        between = np.asarray(self.prior.cross(points, self.flow.data.X)) @ self.flow.vectors
+        between = threads.product(np.asarray(self.prior.cross(points, self.flow.data.X)), self.flow.vectors)
         return self.flow.projected(points), between
 
     def _variance(self, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
@@ -106,5 +109,6 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
     """
     tangent, prior = ntk(net), nngp(net)
     flow = closed_form(training_set(tangent, X, y), None)
-    modes = flow.vectors.T @ flow.data._replace(kernel=prior).gram() @ flow.vectors
+    own = flow.data._replace(kernel=prior).gram()
+    modes = threads.product(threads.product(flow.vectors.T, own), flow.vectors)
     return TrainedEnsemble(flow, prior, (modes + modes.T) / 2)

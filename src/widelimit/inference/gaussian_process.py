@@ -13,7 +13,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory, tiles
+from widelimit.compute import linalg, memory, threads, tiles
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import Function, evaluate, like, scalar_kernel
 from widelimit.kernels.base import Kernel
@@ -122,7 +122,7 @@ class GaussianProcess:
         memory.require(2 * 8.0 * count * len(points) * columns, f"{count} draws of {len(points)} x {columns} values")
         root = self._root(points)
         normal = np.random.default_rng(seed).standard_normal((count, root.rank, columns))
-        draws = self._mean(points) + root.root @ normal
+        draws = self._mean(points) + threads.product(root.root, normal)
         return like(draws if self.outputs else draws[..., 0], X)
 
     def log_density(self, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> float:
@@ -141,17 +141,20 @@ class GaussianProcess:
             ArithmeticError: the kernel is not positive semi-definite.
         """
         points = _inputs("X", X)
-        residual = self._targets(y, len(points)) - self._mean(points)
+        residual, exponent = linalg.scaled(self._targets(y, len(points)) - self._mean(points))
         pivoted = self._root(points)
-        basis, upper = np.linalg.qr(pivoted.root)
-        along = basis.T @ residual
-        off = np.abs(residual - basis @ along).max(axis=0, initial=0.0)
+        with threads.decomposing(len(points)):
+            basis, upper = np.linalg.qr(pivoted.root)
+        along = threads.product(basis.T, residual)
+        off = np.abs(residual - threads.product(basis, along)).max(axis=0, initial=0.0)
         if (off > math.sqrt(linalg.EPS) * np.abs(residual).max(axis=0, initial=0.0)).any():
             return -math.inf
-        white = scipy.linalg.solve_triangular(upper, along) if pivoted.rank else along
+        with threads.following(threads.work(*upper.shape, along.shape[1])):
+            white = scipy.linalg.solve_triangular(upper, along) if pivoted.rank else along
         log_volume = float(np.sum(np.log(np.abs(np.diagonal(upper)))))
         normaliser = pivoted.rank * math.log(2 * math.pi) / 2 + log_volume
-        return float(-np.sum(white**2) / 2 - residual.shape[1] * normaliser)
+        square = float(linalg.restored(np.sum(white**2, axis=0), 2 * exponent).sum())
+        return -square / 2 - residual.shape[1] * normaliser
 
     def condition(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
@@ -169,12 +172,13 @@ class GaussianProcess:
         Raises:
             TypeError, ValueError: bad data; values that cannot be interpolated, as `posterior`.
         """
-        points = _inputs("X", X)
+        points = validation.owned(_inputs("X", X))
         prior = self._mean(points)
         residual = self._targets(y, len(points)) - prior
         post = posterior(self.kernel, points, residual, noise=noise, solver="cholesky")
         error = linalg.rounding(len(points), 1.0) * post.factor.spread
-        kernel = Conditioned(self.kernel, points, post.factor.whiten(np.eye(len(points))), error)
+        whitener = validation.seal(post.factor.whiten(np.eye(len(points))))
+        kernel = Conditioned(self.kernel, points, whitener, error)
 
         def mean(Z: np.ndarray) -> np.ndarray:
             values = np.asarray(self._mean(Z) + np.asarray(post.mean(Z)))

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss, SquaredError, resolve
 from widelimit.inference.training_set import Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
@@ -38,6 +38,9 @@ class GradientDescent:
     outputs: np.ndarray
     """(S, n, c): f_s(X)."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def coefficients(self) -> Float[np.ndarray, "*S n *c"]:
         """alpha_s with f_s = f_0 + K(., X) alpha_s, of the shape of y: equations (3.6) and (3.7) of the paper."""
         values = self.alphas[..., 0] if self.data.single else self.alphas
@@ -47,7 +50,9 @@ class GradientDescent:
         """f_s(Z) = f_0(Z) + K(Z, X) alpha_s: (m,), or (m, c) for y of shape (n, c). Raises: ValueError: bad Z."""
         points = self.data.inputs(Z)
         folded = np.stack([self.data.fold(alpha) for alpha in self.alphas])
-        values = self.data.start(self.initial, points) + self.data.unfold(self.data.cross(points) @ folded)
+        values = self.data.start(self.initial, points) + self.data.unfold(
+            threads.product(self.data.cross(points), folded)
+        )
         return self.data.outputs(values if isinstance(self.steps, np.ndarray) else values[0], Z)
 
     def loss(self) -> Float[np.ndarray, "*S"] | float:
@@ -175,18 +180,19 @@ def gradient_descent(
     rate = eta / len(data.X)
     if isinstance(kind, SquaredError):
         values, vectors = linalg.eigenpairs(matrix.copy())
-        residual = vectors.T @ data.fold(data.y - start)
+        target, exponent = linalg.scaled(data.fold(data.y - start))
+        residual = threads.product(vectors.T, target)
         lam = np.where(values > linalg.rounding(len(values), values[-1]), values, 0.0)
         _warn_if_divergent(eta, kind, values[-1], len(data.X), momentum)
         gains = np.stack([polynomial_gain(lam, 2 * rate, int(s), momentum) for s in counts.ravel()])
         with np.errstate(over="ignore", invalid="ignore"):
-            folded = vectors @ (gains[:, :, None] * residual)
-            moved = vectors @ ((gains * lam)[:, :, None] * residual)
+            folded = linalg.restored(threads.product(vectors, gains[:, :, None] * residual), exponent)
+            moved = linalg.restored(threads.product(vectors, (gains * lam)[:, :, None] * residual), exponent)
     else:
         _warn_if_divergent(eta, kind, linalg.eigenvalues(matrix.copy())[-1], len(data.X), momentum)
         folded = _iterate(data, kind, matrix, start, counts.ravel(), rate, momentum)
         with np.errstate(over="ignore", invalid="ignore"):
-            moved = matrix @ folded
+            moved = threads.product(matrix, folded)
     _warn_if_overflown(folded, kind)
     alphas, outputs = data.unfold(folded), start + data.unfold(moved)
     return GradientDescent(data, kind, initial, counts if counts.ndim else int(counts), alphas, outputs)
@@ -243,7 +249,7 @@ def _steps(value: Any) -> np.ndarray:
         raise TypeError(f"steps must be an integer or a one-dimensional array of them, got {value!r}.")
     if counts.min() < 0:
         raise ValueError(f"steps must be at least 0, got {counts.min()}.")
-    return counts
+    return validation.owned(counts)
 
 
 def _warn_if_divergent(eta: float, loss: Loss, largest: float, n: int, momentum: float) -> None:

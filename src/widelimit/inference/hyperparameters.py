@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, final
 
 import jax
@@ -15,6 +15,8 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network
+from widelimit.compute import threads
+from widelimit.inference.outputs import heard
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
@@ -26,6 +28,9 @@ DECADES = 3.0
 """Bounds of a positive parameter without any are its start times 10^(+-3)."""
 DIFFERENCE = 1e-4
 """Step of central differences in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
+
+UNITS = 100.0
+"""Outputs whose root mean squares differ by more cannot share one noise: they are in units of their own."""
 
 FLAT = 1e-12
 """A step that gains less of the score, relatively, ends a search: hyper-parameters often trade along flat valleys."""
@@ -53,7 +58,9 @@ class HyperparameterFit:
     """By name; "noise" is among them."""
     objective: str
     score: float
-    """The log marginal likelihood, or the leave-one-out log density of the observations; larger is better."""
+    """The log marginal likelihood, or the leave-one-out log density of the observations; larger is better.
+
+    Of the outputs that have a say, in the units that `fit_hyperparameters` gives them."""
     runs: tuple[Run, ...]
     at_bounds: tuple[str, ...]
     """Parameters that ended at a bound: the data want more, or do not determine them."""
@@ -104,12 +111,13 @@ def _leave_one_out(post: Posterior) -> tuple[float, np.ndarray]:
     With e = alpha/Q_ii: the sum is of log(Q_ii)/2 - alpha_i^2/(2 Q_ii) - log(2 pi)/2. Rasmussen and Williams 2006,
     equations (5.10) to (5.13).
     """
+    post.require_squares()
     Q, alpha = post.precision(), post.weights
     own, c = np.diagonal(Q), alpha.shape[1]
     score = np.sum(c * np.log(own) / 2) - np.sum(alpha**2 / own[:, None]) / 2 - alpha.size * math.log(2 * math.pi) / 2
     by_diagonal = c / (2 * own) + np.sum(alpha**2, axis=1) / (2 * own**2)
     by_alpha = -alpha / own[:, None]
-    slope = -(Q @ by_alpha) @ alpha.T - (Q * by_diagonal) @ Q
+    slope = -threads.product(threads.product(Q, by_alpha), alpha.T) - threads.product(Q * by_diagonal, Q)
     return float(score), np.asarray((slope + slope.T) / 2)
 
 
@@ -274,6 +282,10 @@ def fit_hyperparameters(
 
     L-BFGS-B in the logarithms of positive parameters, from the start given and from `restarts` random points around it.
     Every evaluation costs a kernel matrix, its derivative and an inverse, O(n^3). Deterministic for a seed.
+
+    Of several outputs, those that are constant or repeat another in any unit have no say (unless none varies). Outputs
+    whose root mean squares differ by more than UNITS are searched at the size of the first of them, and kernel and
+    noise are then in its unit; means do not depend on that.
     Source: Rasmussen and Williams 2006, section 5.4.
 
     Args:
@@ -320,13 +332,26 @@ def fit_hyperparameters(
     if any(p.name == "noise" and not p.logarithmic for p in space.parameters):
         raise ValueError("the lower bound of noise must be > 0.")
     make = _autodiff if gradient == "autodiff" else _differences
-    search = _Search(
-        builder, points, np.asarray(y), space, variance, OBJECTIVES[objective], make(builder, points, space)
-    )
+    slopes = make(builder, points, space)
+    search = _Search(builder, points, _with_a_say(y, len(points)), space, variance, OBJECTIVES[objective], slopes)
     search.posterior(space.joined("start"))  # what is wrong with the data or the builder is told here, unguarded
     seed = validation.integer("seed", seed, at_least=0)
     found = [search.run(z, max_steps) for z in _starts(space, restarts, seed)]
-    return _result(search, objective, found, variance)
+    return _result(replace(search, y=np.array(y)), objective, found, variance)
+
+
+def _with_a_say(y: Any, n: int) -> np.ndarray:
+    """The targets that are searched on: as they are, but for outputs that are constant, copies or in another unit."""
+    targets = validation.targets("y", y, n)
+    if targets.ndim == 1:
+        return targets
+    chosen = targets[:, heard(targets)]
+    largest = np.abs(chosen).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)
+    size = unit * np.sqrt(np.mean((chosen / unit) ** 2, axis=0))
+    if size.max() <= UNITS * size.min() or size.min() == 0:
+        return chosen
+    return np.asarray(chosen / size * size[0])
 
 
 def _builder(build: Any, start: Mapping[str, Any] | None) -> tuple[Builder, Values]:

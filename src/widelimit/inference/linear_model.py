@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.compute import linalg, memory, threads
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
 from widelimit.validation import Array
 
@@ -62,7 +62,7 @@ class LinearModel:
         phi = self.features(Z)
         if weights.ndim not in (1, 2) or len(weights) != phi.shape[1]:
             raise ValueError(f"w must have shape ({phi.shape[1]},) or ({phi.shape[1]}, c), got {weights.shape}.")
-        return np.asarray(phi @ weights)
+        return threads.product(phi, weights)
 
     def primal_descent(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, learning_rate: float, steps: int
@@ -84,8 +84,9 @@ class LinearModel:
         """
         data, rate, steps = self._descent(X, y, learning_rate, steps)
         w = np.zeros((steps + 1, data.phi.shape[1], data.y.shape[1]))
-        for s in range(steps):
-            w[s + 1] = w[s] - 2 * rate * data.phi.T @ (data.phi @ w[s] - data.y)
+        with threads.following(threads.work(*data.phi.shape, data.y.shape[1])):
+            for s in range(steps):
+                w[s + 1] = w[s] - 2 * rate * data.phi.T @ (data.phi @ w[s] - data.y)
         return data.shaped(w)
 
     def dual_descent(
@@ -100,10 +101,11 @@ class LinearModel:
             All iterates, (steps + 1, n) or (steps + 1, n, c).
         """
         data, rate, steps = self._descent(X, y, learning_rate, steps)
-        matrix = data.phi @ data.phi.T
+        matrix = threads.product(data.phi, data.phi.T)
         alpha = np.zeros((steps + 1, *data.y.shape))
-        for s in range(steps):
-            alpha[s + 1] = alpha[s] - 2 * rate * (matrix @ alpha[s] - data.y)
+        with threads.following(threads.work(*matrix.shape, data.y.shape[1])):
+            for s in range(steps):
+                alpha[s + 1] = alpha[s] - 2 * rate * (matrix @ alpha[s] - data.y)
         return data.shaped(alpha)
 
     def weights(self, X: Float[Array, "n d"], alpha: Float[Array, "n *c"]) -> Float[np.ndarray, "p *c"]:
@@ -111,7 +113,7 @@ class LinearModel:
         phi, coefficients = self.features(X), np.asarray(validation.as_finite_floats("alpha", alpha), np.float64)
         if coefficients.ndim not in (1, 2) or len(coefficients) != len(phi):
             raise ValueError(f"alpha must have shape ({len(phi)},) or ({len(phi)}, c), got {coefficients.shape}.")
-        return np.asarray(phi.T @ coefficients)
+        return threads.product(phi.T, coefficients)
 
     def minimum_norm(self, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> Float[np.ndarray, "p *c"]:
         """w* = phi(X)^+ y: of all least-squares solutions the shortest, the only one in im(phi(X)^T).
@@ -131,7 +133,8 @@ class LinearModel:
         """
         data = self._data(X, y)
         cut = max(data.phi.shape) * linalg.EPS
-        return data.shaped(np.linalg.lstsq(data.phi, data.y, rcond=cut)[0])
+        with threads.decomposing(max(data.phi.shape)):
+            return data.shaped(np.linalg.lstsq(data.phi, data.y, rcond=cut)[0])
 
     def _data(self, X: Any, y: Any) -> _Data:
         phi = self.features(X)

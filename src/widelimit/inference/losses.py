@@ -123,7 +123,7 @@ class WeightedSquaredError(Loss):
             raise ValueError(f"weights must have shape (n,), one for each training point; got shape {weights.shape}.")
         if (weights < 0).any() or not weights.any():
             raise ValueError(f"weights must be >= 0 and not all 0, the smallest is {weights.min(initial=0.0):g}.")
-        object.__setattr__(self, "weights", weights.astype(np.float64))
+        object.__setattr__(self, "weights", validation.owned(weights, np.float64))
         object.__setattr__(self, "curvature", 2 * float(weights.max()))
 
     def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:

@@ -8,7 +8,8 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
-from widelimit.compute import linalg
+from widelimit import validation
+from widelimit.compute import linalg, threads
 from widelimit.kernels.base import Kernel
 
 ROWS = 4096
@@ -24,12 +25,15 @@ class Nystrom:
     landmarks: Float[np.ndarray, "k d"]
     basis: Float[np.ndarray, "k k"]
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """phi(X)."""
         out = np.empty((len(X), self.basis.shape[1]))
         for start in range(0, len(X), ROWS):
             part = slice(start, start + ROWS)
-            np.matmul(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis, out=out[part])
+            out[part] = threads.product(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis)
         return out
 
 
@@ -42,4 +46,4 @@ def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:
     values, vectors = linalg.eigenpairs(np.asarray(k.gram(landmarks)))
     kept = values > linalg.rounding(len(values), values[-1])
     basis = vectors * np.where(kept, 1 / np.sqrt(np.where(kept, values, 1.0)), 0.0)
-    return Nystrom(k, landmarks, np.ascontiguousarray(basis[:, ::-1]))
+    return Nystrom(k, validation.owned(landmarks), np.ascontiguousarray(basis[:, ::-1]))

@@ -16,7 +16,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import iterative, linalg, memory
+from widelimit.compute import iterative, linalg, memory, threads
 from widelimit.compute.operators import Shifted
 from widelimit.inference import solvers
 from widelimit.inference.solvers import Fit
@@ -77,6 +77,9 @@ class Posterior:
     noise: np.ndarray
     fit: Fit
 
+    def __post_init__(self) -> None:
+        validation.seal(self.fit.weights)
+
     @property
     def factor(self) -> linalg.Factor:
         """K(X, X) + noise, solved for."""
@@ -97,8 +100,9 @@ class Posterior:
         if self.fit.residual is not None:
             return self.fit.residual
         exact = Shifted(self.data.matrix(), np.broadcast_to(self.noise, len(self.data.X)))
-        left = np.linalg.norm(self.data.y - exact.product(self.weights), axis=0)
-        size = np.linalg.norm(self.data.y, axis=0)
+        y, exponent = linalg.scaled(self.data.y)
+        left = np.linalg.norm(y - exact.product(linalg.restored(self.weights, -exponent)), axis=0)
+        size = np.linalg.norm(y, axis=0)
         return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
 
     def explain(self) -> str:
@@ -122,7 +126,7 @@ class Posterior:
         return self.data.outputs(self._mean(points), Z)
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
-        return np.asarray(self.data.cross(points) @ self.weights)
+        return threads.product(self.data.cross(points), self.weights)
 
     def _rounding(self, prior: np.ndarray) -> np.ndarray:
         return np.asarray(linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior)
@@ -149,7 +153,8 @@ class Posterior:
             part = slice(start, start + BLOCK)
             cross = self.data.cross(points[part])
             # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
-            mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
+            with threads.following(threads.work(*cross.shape, self.weights.shape[1])):
+                mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
             variance[part] -= self.factor.squares(cross.T)
             del cross  # overwritten by its own squares, and as large as the next one
         variance = linalg.non_negative(variance, self._rounding(prior))
@@ -187,6 +192,8 @@ class Posterior:
     def log_marginal_likelihood(self) -> float:
         """log N(y; 0, K(X, X) + noise), summed over outputs: -y.alpha/2 - log det/2 - (n/2) log(2 pi).
 
+        -inf where y is so large that y.alpha leaves float64's range.
+
         Raises:
             ValueError: the covariance is singular, so that y has no density; pass a noise.
         """
@@ -195,7 +202,9 @@ class Posterior:
             raise ValueError(
                 f"K(X, X) + noise has numerical rank {self.factor.rank} of {n}: y has no density. Pass a larger noise."
             )
-        quadratic = float(np.sum(self.data.y * self.weights))
+        y, exponent = linalg.scaled(self.data.y)
+        squares = np.sum(y * linalg.restored(self.weights, -exponent), axis=0)
+        quadratic = float(linalg.restored(squares, 2 * exponent).sum())
         normaliser = self.factor.log_determinant() + n * math.log(2 * math.pi)
         return float(-(quadratic + c * normaliser) / 2)
 
@@ -208,7 +217,7 @@ class Posterior:
             )
         memory.require(2 * 8.0 * n * n, f"the inverse of a {n} x {n} matrix")
         whitener = self.factor.whiten(np.eye(n))
-        return np.asarray(whitener.T @ whitener)
+        return threads.product(whitener.T, whitener)
 
     def leave_one_out(self) -> LeaveOneOut:
         """mu_i = y_i - alpha_i/Q_ii, sigma_i^2 = 1/Q_ii - noise_i with Q = (K(X, X) + noise)^{-1}, alpha = Q y.
@@ -223,10 +232,19 @@ class Posterior:
             ValueError: K(X, X) + noise is singular.
         """
         own = np.diagonal(self.precision())
-        mean = self.data.y - self.weights / own[:, None]
+        y, exponent = linalg.scaled(self.data.y)
+        mean = linalg.restored(y - linalg.restored(self.weights, -exponent) / own[:, None], exponent)
         error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
         variance = linalg.non_negative(1 / own - self.noise, error)
         return LeaveOneOut(mean[:, 0] if self.data.single else mean, variance)
+
+    def require_squares(self) -> None:
+        """Refuse weights whose squares overflow. Raises: ValueError."""
+        with np.errstate(over="ignore"):
+            if np.isfinite(np.square(self.weights).sum()):
+                return
+        largest = float(np.abs(self.data.y).max())
+        raise ValueError(f"the slope of the likelihood leaves float64's range, as y reaches {largest:.3g}: scale y.")
 
     def log_marginal_likelihood_gradient(self) -> LikelihoodGradient:
         """d log N(y; 0, A)/d theta = tr((alpha alpha^T - c A^{-1}) dA/d theta)/2, A = K(X, X) + noise.
@@ -249,8 +267,13 @@ class Posterior:
         return LikelihoodGradient(slopes, each.copy() if self.noise.ndim else np.asarray(each.sum()))
 
     def sensitivity(self) -> Float[np.ndarray, "n n"]:
-        """(alpha alpha^T - c A^{-1})/2, the derivative of the log marginal likelihood in A = K(X, X) + noise."""
-        return np.asarray((self.weights @ self.weights.T - self.data.y.shape[1] * self.precision()) / 2)
+        """(alpha alpha^T - c A^{-1})/2, the derivative of the log marginal likelihood in A = K(X, X) + noise.
+
+        Raises:
+            ValueError: it leaves float64's range, or A is singular.
+        """
+        self.require_squares()
+        return (threads.product(self.weights, self.weights.T) - self.data.y.shape[1] * self.precision()) / 2
 
 
 def posterior(
@@ -356,7 +379,8 @@ def _refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
     cause = _duplicates(data, noise)
     if not cause and factor.rank < n:
         # Half of the digits, for each output by itself: rounding in consistent labels stays far below.
-        missed = np.abs(factor.outside(data.y)) / np.maximum(np.abs(data.y).max(axis=0), np.finfo(np.float64).tiny)
+        y, _ = linalg.scaled(data.y)
+        missed = np.abs(factor.outside(y)) / np.maximum(np.abs(y).max(axis=0), np.finfo(np.float64).tiny)
         if missed.max() > math.sqrt(linalg.EPS):
             cause = (
                 f"K(X, X) + noise has numerical rank {factor.rank} of {n} (no duplicate row of X has two labels), and "

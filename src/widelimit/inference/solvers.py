@@ -100,6 +100,36 @@ def fit(
     Raises:
         MemoryError, ValueError: as `posterior`; singular matrices are told by the factor's rank where they can be.
     """
+    y, exponent = linalg.scaled(data.y)
+    found = _fit(
+        data._replace(y=y),
+        noise,
+        solver=solver,
+        precision=precision,
+        tolerance=tolerance,
+        matrix=matrix,
+        checkpoint=checkpoint,
+        report=report,
+    )
+    weights = linalg.restored(found.weights, exponent)
+    if not np.isfinite(weights).all():
+        largest = float(np.abs(data.y).max())
+        raise ValueError(f"the weights leave float64's range, as y reaches {largest:.3g}: scale y, or raise the noise.")
+    return found._replace(weights=weights)
+
+
+def _fit(
+    data: TrainingSet,
+    noise: np.ndarray,
+    *,
+    solver: Solver,
+    precision: Precision,
+    tolerance: float,
+    matrix: Any,
+    checkpoint: str | Path | None,
+    report: Report,
+) -> Fit:
+    """`fit` for y of order 1."""
     choice = choose(len(data.X), solver, precision, stored=matrix is not None, kept=checkpoint is not None)
     report(KERNEL, 0, 0)
     file = Checkpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None

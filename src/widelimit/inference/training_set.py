@@ -20,7 +20,7 @@ Function = Callable[[np.ndarray], Any]
 
 
 class TrainingSet(NamedTuple):
-    """Validated training data: X (n, d) and y (n, c) in float64; `single` says that y came as (n,).
+    """Validated training data: X (n, d) and y (n, c) in float64, read-only copies; `single` says that y came as (n,).
 
     The kernel of c independent outputs is one (n, n) matrix that acts on (n, c) values. A matrix-valued kernel is one
     (n c, n c) matrix that acts on the same values folded to (n c, 1).
@@ -151,8 +151,10 @@ def scalar_kernel(kernel: Any) -> Kernel:
 
 
 def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
-    """Check everything that training needs. Raises: TypeError, ValueError, as `Kernel.gram`."""
-    X = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+    """Check and copy everything that training needs. Raises: TypeError, ValueError, MemoryError, as `Kernel.gram`."""
+    X = validation.points("X", validation.concrete("X", X))
+    memory.require(8.0 * X.size, f"a copy of X, {X.shape[0]} x {X.shape[1]} numbers,")
+    X = validation.owned(X, np.float64)
     kernel = kernel.prepared(X) if isinstance(kernel, MatrixKernel) else scalar_kernel(kernel)
     targets = validation.targets("y", y, len(X))
     data = TrainingSet(kernel, X, targets.reshape(len(X), -1), targets.ndim == 1)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from widelimit import validation
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
+from widelimit.compute import threads
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.sphere import Sphere, sphere
@@ -43,9 +44,14 @@ def _prepared(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
 
     Under a trace nothing is known of the inputs, and nothing prepared.
     """
-    net = kernel.net
-    if net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
+    if kernel.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
         return kernel
+    with threads.following(0):  # tables come of matrices of some hundred rows
+        return _tabulated(kernel, inputs)
+
+
+def _tabulated(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
+    net = kernel.net
     dtype = inputs[0].dtype
     deviations = np.concatenate([net.first.deviations(np.asarray(X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())

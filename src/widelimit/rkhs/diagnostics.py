@@ -10,7 +10,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.compute import linalg, memory, threads
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
@@ -62,7 +62,8 @@ def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -
     """
     matrix = _matrix(k, X)
     memory.require(3.0 * matrix.nbytes, f"the eigenvectors of a {len(matrix)} x {len(matrix)} matrix")
-    values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
+    with threads.decomposing(len(matrix)):
+        values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
     tolerance = 10 * linalg.rounding(len(values), max(float(values[-1]), 0.0))
     return Certificate(
         not linalg.indefinite(values), float(values[0]), vectors[:, 0].copy(), float(values[-1]), tolerance

@@ -84,10 +84,10 @@ def problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool)
         shapes = jax.tree.map(np.shape, f.params)
         raise ValueError(f"an ensemble's parameters have one leading axis (E,), as net.init_many gives; got {shapes}.")
     with jax.enable_x64(points.dtype == np.float64):
-        f = replace(f, params=jax.tree.map(jnp.asarray, f.params))
+        f = replace(f, params=jax.tree.map(jnp.array, f.params))  # copies: JAX may borrow NumPy's memory
         kind = jax.tree.map(lambda leaf: jnp.asarray(leaf, points.dtype), kind)
-        labels = jnp.asarray(targets.reshape(len(points), -1), points.dtype)
-        made = Problem(f, kind, jnp.asarray(points), labels, many, targets.ndim == 1, not validation.is_jax(*leaves))
+        labels = jnp.array(targets.reshape(len(points), -1), points.dtype)
+        made = Problem(f, kind, jnp.array(points), labels, many, targets.ndim == 1, not validation.is_jax(*leaves))
         one = made.one()
         one.cost(points.shape[1], points.dtype)  # explains a function that fails
         shape = jax.eval_shape(one, one.params, made.X).shape

@@ -105,12 +105,18 @@ def model(apply: Apply, params: Any) -> Model:
         fixed, structure = eqx.partition(rest, eqx.is_array)
     else:
         trained, fixed, structure = params, None, None
+    trained, fixed = (jax.tree.map(_own, tree) for tree in (trained, fixed))
     named = jax.tree_util.tree_leaves_with_path(trained)
     if not named:
         raise ValueError("params holds no arrays: there is nothing to differentiate.")
     for path, leaf in named:
         _check_leaf("params" + jax.tree_util.keystr(path), leaf)
     return Model(trained, fixed, apply, structure)
+
+
+def _own(leaf: Any) -> Any:
+    """A leaf that its owner cannot change any more."""
+    return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _check_leaf(name: str, leaf: Any) -> None:
