@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import psutil
-
 GIB = 2**30
 
 
 def available() -> int:
     """Bytes that can be allocated without swapping, within the limit of the control group if there is one."""
+    import psutil
+
     free = int(psutil.virtual_memory().available)
     try:
         with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
