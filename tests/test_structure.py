@@ -17,6 +17,7 @@ SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
     "progress",
     "pytrees",
+    "processes",
     "series",
     "validation",
     "signals",
