@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import final
 
 
+@final
 class _State:
     started = False
     """JAX had begun to work when this process was last forked."""
