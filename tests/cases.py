@@ -265,7 +265,7 @@ class Solver(NamedTuple):
 SOLVERS = {
     "full": Solver(Cholesky, (), {}),
     "packed": Solver(Packed, (), {}),
-    "mixed": Solver(Iterative, (Shifted, Recomputed), {"precision": "mixed", "solver": "cholesky"}),
+    "mixed": Solver(Iterative, (Shifted, Tiles), {"precision": "mixed", "solver": "cholesky"}),
     "tiles": Solver(Iterative, (Shifted, Tiles), {"solver": "cg"}),
     "recomputed": Solver(Iterative, (Shifted, Recomputed), {"solver": "cg"}),
     "single": Solver(Iterative, (Shifted, Tiles), {"solver": "cg", "precision": "mixed"}),

@@ -28,6 +28,7 @@ ORDER = [
     "progress",
     "references",
     "pytrees",
+    "processes",
     "interpreter",
     "series",
     "validation",

@@ -13,6 +13,8 @@ from typing import Any, final
 import jax
 import numpy as np
 
+from widelimit.processes import refuse_forked
+
 Array = np.ndarray | jax.Array
 
 
@@ -88,6 +90,7 @@ REMEDIES = {
 
 def as_float_array(name: str, value: Any) -> Array:
     """The value as float32 or float64 without loss, or an error that says what to pass."""
+    refuse_forked()
     refuse_masked(name, value)
     if type(value).__module__.startswith("scipy.sparse"):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray().")
@@ -388,6 +391,7 @@ def function(name: str, value: Any, what: str) -> Any:
 
 def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) -> int:
     """An integer in range (not a bool, not a float that happens to be whole)."""
+    refuse_forked()
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
@@ -405,6 +409,7 @@ def finite_scalar(
     name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
 ) -> Any:
     """A finite real number in range; a JAX scalar stays one, so that it can be differentiated (traced: unchecked)."""
+    refuse_forked()
     if isinstance(value, jax.Array):
         if value.ndim != 0:
             raise ValueError(f"{name} must be a scalar, got shape {value.shape}.")

@@ -8,12 +8,13 @@ those that are in the matrix.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from threading import Thread
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ Features = Any
 Item = TypeVar("Item")
 
 
-class PairKernel(Protocol):
+class PairKernel(abc.ABC):
     """A pytree with the two phases of a kernel, as pure JAX functions."""
 
     @property
@@ -39,12 +40,15 @@ class PairKernel(Protocol):
         """Whether `encode` may be compiled, as long as no function of the user's is in it that knows only NumPy."""
         return True
 
+    @abc.abstractmethod
     def encode(self, X: jax.Array) -> Features:
         """What pairs need of single inputs, (n, d) -> pytree."""
 
+    @abc.abstractmethod
     def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
         """A block of the kernel, (n, m); with `same`, x is y: values on the diagonal are of no use then."""
 
+    @abc.abstractmethod
     def diagonal(self, x: Features) -> jax.Array:
         """The kernel of each input with itself, (n,)."""
 
