@@ -18,6 +18,7 @@ ORDER = [
     "progress",
     "pytrees",
     "processes",
+    "memory",
     "series",
     "validation",
     "signals",

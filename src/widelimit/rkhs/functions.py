@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, threads
+from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
@@ -96,6 +97,7 @@ class Function:
         Raises:
             ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
         """
+        require_matrices(len(self.centers), 2, "a norm")
         gram, a = np.asarray(self.kernel.gram(self.centers)), np.asarray(self.coefficients)
         square = np.array([np.sum(a * threads.product(gram, a))])
         error = linalg.rounding(len(a), 1.0) * np.sum(np.abs(a) * threads.product(np.abs(gram), np.abs(a)))
