@@ -29,6 +29,7 @@ ORDER = [
     "references",
     "pytrees",
     "processes",
+    "memory",
     "interpreter",
     "series",
     "validation",

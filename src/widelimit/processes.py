@@ -25,6 +25,8 @@ def _in_child() -> None:
 
 def _jax_started() -> bool:
     """Whether JAX has a backend, and so threads; yes, where a later JAX does not say."""
+    if "jax" not in sys.modules:
+        return False
     try:
         from jax._src.xla_bridge import backends_are_initialized
     except ImportError:

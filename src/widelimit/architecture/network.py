@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.activations.base import Activation, Trace
 from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
@@ -88,6 +88,7 @@ class Network:
 
         Raises:
             TypeError, ValueError: a size below 1, or not depth - 1 widths; another dtype.
+            MemoryError: the parameters do not fit; nothing is allocated then.
         """
         many = self.init_many([seed], input_dim=input_dim, width=width, output_dim=output_dim, dtype=dtype)
         return jax.tree.map(lambda leaf: leaf[0], many)  # type: ignore[no-any-return]
@@ -117,9 +118,20 @@ class Network:
         kind = np.dtype(dtype)
         if kind not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {dtype!r}.")
+        self._require(sizes, len(keys), kind)
         with jax.enable_x64(kind == np.float64):
             params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), tuple(sizes), kind)
         return params
+
+    def _require(self, sizes: list[int], members: int, dtype: np.dtype) -> None:
+        """Refuse parameters that do not fit; random numbers are made from as many bits again. Raises: MemoryError."""
+        hidden = sum(isinstance(layer, Dense) for layer in self.block)
+        count = sum((1 if i == 0 else hidden) * (a + 1) * b for i, (a, b) in enumerate(itertools.pairwise(sizes)))
+        memory.require(
+            2.0 * dtype.itemsize * members * count,
+            f"the start of {members} networks with {count} parameters each",
+            remedy="use a smaller width, fewer seeds, or float32",
+        )
 
     def init_with_key(self, key: jax.Array, sizes: Sequence[int], dtype: Any) -> tuple[Params, ...]:
         """`init` under jit and vmap: a JAX key, all depth + 1 sizes from input to output, a dtype."""
@@ -139,6 +151,7 @@ class Network:
                 parameters are those of another architecture.
         """
         X = self._inputs(params, X, axes=0)
+        _require_signals(params, X, 1)
         with jax.enable_x64(X.dtype == np.float64):
             return self._signals(params, jnp.asarray(X))
 
@@ -148,6 +161,7 @@ class Network:
         Raises: as `apply`.
         """
         X = self._inputs(params, X, axes=1)
+        _require_signals(params, X, len(params[0]["weight"]))
         with jax.enable_x64(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
@@ -267,6 +281,14 @@ class Network:
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """State of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
         return self._through(x.traces, x.traces, gaps_of_one(x.variance.value))
+
+
+def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:
+    """Refuse signals that do not fit: those of two layers at once. Raises: MemoryError."""
+    width = max(p["weight"].shape[-2] for p in params if "weight" in p)
+    memory.require(
+        2.0 * X.dtype.itemsize * members * len(X) * width, f"the signals of {len(X)} inputs in {width} units"
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))

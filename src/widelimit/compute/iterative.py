@@ -48,6 +48,11 @@ class NotPositiveSemidefinite(ArithmeticError):
     """p^T A p < 0 beyond rounding."""
 
 
+def needed(n: int, columns: int) -> float:
+    """Bytes of the vectors of a solve: its state, and the products in work."""
+    return 8.0 * 12 * n * columns
+
+
 def _norms(v: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(np.einsum("ij,ij->j", v, v)))
 

@@ -68,6 +68,7 @@ class Lanczos:
         self.matrix = matrix
         self.size = np.sqrt(np.einsum("ij,ij->j", b, b))
         n, c = b.shape
+        memory.require(8.0 * c * 2 * STEPS * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
         self.diagonal = np.empty((0, c))
         self.off = np.empty((0, c))
         self.basis = np.empty((c, 2 * STEPS, n))

@@ -40,6 +40,11 @@ def default_rank(n: int) -> int:
     return min(max(n // 10, min(n, 50)), MOST)
 
 
+def needed(n: int, rank: int) -> float:
+    """Bytes of the making of a preconditioner: its factor twice, and a block of columns with its new ones."""
+    return 8.0 * n * (2 * rank + 3 * min(CANDIDATES, rank))
+
+
 def _accepted(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Of candidates with this residual block, those that one-by-one sampling would have kept: rejection sampling."""
     schur = block.copy()

@@ -26,8 +26,8 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from widelimit.compute import tiles
-from widelimit.compute.memory import GIB
 from widelimit.compute.plan import Plan, tile_plan
+from widelimit.memory import GIB
 
 KEY = "widelimit_gram"
 FORMAT = 1

@@ -29,7 +29,7 @@ EIGEN = 3
 class _Pool(NamedTuple):
     """A library's threads."""
 
-    count: Callable[[], int]
+    threads: Callable[[], int]
     limit: Callable[[int], Any]
 
 
@@ -55,7 +55,7 @@ class _Limit:
             self.running[small] += by
             limited = self.running[True] > 0 and self.running[False] == 0
             if limited and not self.before:
-                self.before = [(pool, count) for pool in _pools() if (count := pool.count()) != 1]
+                self.before = [(pool, count) for pool in _pools() if (count := pool.threads()) != 1]
                 for pool, _ in self.before:
                     pool.limit(1)
             elif not limited:

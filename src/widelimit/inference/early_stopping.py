@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory, threads
-from widelimit.inference.training_set import TrainingSet, training_set
+from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
 
 
@@ -51,7 +51,8 @@ class StoppedFlow:
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
         """S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m), symmetric to the bit."""
         points = self.data.inputs(Z)
-        memory.require(3 * 8.0 * len(points) ** 2, f"the covariance of {len(points)} points")
+        m, n = len(points), len(self.data.X)
+        memory.require(8.0 * (5 * m * m + 4 * m * n), f"the covariance of {m} points")
         prior = np.asarray(self.prior.gram(points))
         weighted, between = self._projections(points)
         crossing = threads.product(weighted, between.T)
@@ -122,7 +123,7 @@ def stopped_flow(
     ridge = float(validation.finite_scalar("noise", noise, at_least=0.0))
     w = np.ones(len(data.X)) if weights is None else validation.noise(weights, len(data.X))
     root = np.sqrt(np.broadcast_to(w, len(data.X)))
-    values, vectors = linalg.eigenpairs(data.gram() * root[:, None] * root)
+    values, vectors = linalg.eigenpairs(data.gram(beside=2 + EIGENVECTORS) * root[:, None] * root)
     modes = root[:, None] * vectors
     if prior is None:
         spread = np.diag(np.maximum(values, 0.0) + ridge)

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from widelimit import validation
 from widelimit.architecture.network import Network
 from widelimit.compute import linalg, memory, threads
+from widelimit.compute.plan import require_matrices
 from widelimit.inference.gradient_flow import GradientFlow, closed_form
-from widelimit.inference.training_set import like, training_set
+from widelimit.inference.training_set import EIGENVECTORS, like, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.validation import Array
@@ -46,7 +47,8 @@ class TrainedEnsemble:
         t = 0 is the NNGP prior. Source: Lee et al. 2019, arXiv 1902.06720, section 2.3.
         """
         points, times = self.flow.data.inputs(Z), validation.times(t)
-        memory.require(8.0 * times.size * len(points) ** 2, f"{times.size} covariances of {len(points)} points")
+        m, n = len(points), len(self.modes)
+        memory.require(8.0 * ((times.size + 4) * m * m + 4 * m * n), f"{times.size} covariances of {m} points")
         prior = np.asarray(self.prior.gram(points))
         tangent, between = self._projections(points)
         out = np.empty((times.size, len(points), len(points)))
@@ -108,7 +110,9 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
         MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     tangent, prior = ntk(net), nngp(net)
-    flow = closed_form(training_set(tangent, X, y), None)
+    data = training_set(tangent, X, y)
+    require_matrices(len(data.X), 2 + EIGENVECTORS, "an ensemble")
+    flow = closed_form(data, None)
     own = flow.data._replace(kernel=prior).gram()
     modes = threads.product(threads.product(flow.vectors.T, own), flow.vectors)
     return TrainedEnsemble(flow, prior, (modes + modes.T) / 2)

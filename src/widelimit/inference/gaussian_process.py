@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory, threads, tiles
+from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import Function, evaluate, like, scalar_kernel
 from widelimit.kernels.base import Kernel
@@ -202,6 +203,7 @@ class GaussianProcess:
         return values.reshape(n, -1)
 
     def _root(self, points: np.ndarray) -> linalg.Pivoted:
+        require_matrices(len(points), 4, "a root of the covariance")
         covariance = np.asarray(self.kernel.gram(points))
         if not np.isfinite(covariance).all():
             raise ValueError("the kernel is NaN or infinite at some rows of X; scale X down.")

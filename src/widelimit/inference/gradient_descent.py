@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from widelimit import validation
 from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss, SquaredError, resolve
-from widelimit.inference.training_set import Function, TrainingSet, training_set
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
@@ -176,7 +176,7 @@ def gradient_descent(
     momentum = _momentum(momentum)
     counts = _steps(steps)
     memory.require(16.0 * counts.size * data.y.size, f"the iterates after {counts.size} numbers of steps")
-    start, matrix = data.start(initial, data.X), data.gram()
+    start, matrix = data.start(initial, data.X), data.gram(beside=1 + EIGENVECTORS)
     rate = eta / len(data.X)
     if isinstance(kind, SquaredError):
         values, vectors = linalg.eigenpairs(matrix.copy())
@@ -227,7 +227,7 @@ def max_learning_rate(
             f"the second derivative of {type(kind).__name__} has no bound, and no learning rate is safe for every f; "
             f"wl.gradient_flow needs none."
         )
-    return _bound(kind, float(linalg.eigenvalues(data.gram())[-1]), len(points), _momentum(momentum))
+    return _bound(kind, float(linalg.eigenvalues(data.gram(beside=1))[-1]), len(points), _momentum(momentum))
 
 
 def _bound(loss: Loss, largest: float, n: int, momentum: float) -> float:

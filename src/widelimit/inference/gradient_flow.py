@@ -14,7 +14,7 @@ from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
 from widelimit.inference.modes import Modes
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
-from widelimit.inference.training_set import Function, TrainingSet, training_set
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
@@ -166,7 +166,7 @@ def gradient_flow(
 
 def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
     """The flow of the squared error."""
-    values, vectors = linalg.eigenpairs(data.gram())
+    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
     residual, exponent = linalg.scaled(data.fold(data.y - data.start(initial, data.X)))
     residual = linalg.restored(threads.product(vectors.T, residual), exponent)
     return GradientFlow(data, initial, values, vectors, residual)

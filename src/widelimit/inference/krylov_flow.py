@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import iterative, linalg, operators, threads
-from widelimit.compute.krylov import Lanczos
+from widelimit.compute import iterative, linalg, memory, operators, threads
+from widelimit.compute.krylov import STEPS, Lanczos
 from widelimit.inference import solvers
 from widelimit.inference.numerical_flow import Flow
 from widelimit.inference.training_set import Function, TrainingSet, scalar_kernel
@@ -163,6 +163,8 @@ def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float
     if isinstance(data.kernel, MatrixKernel):
         matrix: operators.Operator = operators.Stored(data.gram())
     else:
+        n, c = data.y.shape
+        memory.require(8.0 * c * (2 * STEPS + 2) * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
         data.check_diagonal()
         matrix = operators.held_or_recomputed(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory, threads
+from widelimit.compute import linalg, memory, plan, threads
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
 from widelimit.validation import Array
 
@@ -101,6 +101,7 @@ class LinearModel:
             All iterates, (steps + 1, n) or (steps + 1, n, c).
         """
         data, rate, steps = self._descent(X, y, learning_rate, steps)
+        plan.require(len(data.phi), len(data.phi), data.phi.dtype)
         matrix = threads.product(data.phi, data.phi.T)
         alpha = np.zeros((steps + 1, *data.y.shape))
         with threads.following(threads.work(*matrix.shape, data.y.shape[1])):

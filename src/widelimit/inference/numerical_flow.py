@@ -18,7 +18,7 @@ from jaxtyping import Float
 from widelimit import validation
 from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss
-from widelimit.inference.training_set import Function, TrainingSet
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet
 from widelimit.validation import Array
 
 TOLERANCE = 1e-8
@@ -273,7 +273,7 @@ def numerical_flow(
     """The flow of any loss; arguments as `gradient_flow`."""
     tolerance = validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
-    values, vectors = linalg.eigenpairs(data.gram())
+    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
     kept = values > linalg.rounding(len(values), values[-1])
     start = data.start(initial, data.X)
     return NumericalFlow(

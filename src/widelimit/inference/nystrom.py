@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, threads
+from widelimit.compute import linalg, plan, threads
 from widelimit.kernels.base import Kernel
 
 ROWS = 4096
@@ -30,6 +30,7 @@ class Nystrom:
 
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """phi(X)."""
+        plan.require(len(X), self.basis.shape[1], np.float64)
         out = np.empty((len(X), self.basis.shape[1]))
         for start in range(0, len(X), ROWS):
             part = slice(start, start + ROWS)
@@ -43,6 +44,7 @@ def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:
     Landmarks that depend on others in the kernel's space (duplicates) leave features that are 0. Source: Williams and
     Seeger 2001.
     """
+    plan.require_matrices(len(landmarks), 4, "the features of these landmarks")
     values, vectors = linalg.eigenpairs(np.asarray(k.gram(landmarks)))
     kept = values > linalg.rounding(len(values), values[-1])
     basis = vectors * np.where(kept, 1 / np.sqrt(np.where(kept, values, 1.0)), 0.0)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from widelimit import validation
 from widelimit.compute import iterative, linalg, memory, threads
 from widelimit.compute.operators import Shifted
+from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers
 from widelimit.inference.solvers import Fit
 from widelimit.inference.training_set import TrainingSet, like, scalar_kernel, training_set
@@ -27,6 +28,8 @@ from widelimit.validation import Array
 
 BLOCK = 2048
 """Test points whose variances are computed at once."""
+GRADIENT = 8
+"""(n, n) matrices, at least, that a derivative through K(X, X) holds at once."""
 
 
 class Prediction(NamedTuple):
@@ -165,6 +168,8 @@ class Posterior:
         return like(self._covariance(self.data.inputs(Z)), Z)
 
     def _covariance(self, points: np.ndarray) -> np.ndarray:
+        m, n = len(points), len(self.data.X)
+        memory.require(8.0 * (4 * m * m + 2 * m * n), f"the covariance of {m} points")
         covariance = np.asarray(self.data.kernel.gram(points))
         prior = np.diagonal(covariance).copy()
         covariance -= self.factor.form(self.data.cross(points).T)
@@ -183,7 +188,7 @@ class Posterior:
         count = validation.integer("count", count, at_least=1)
         points = self.data.inputs(Z)
         m, c = len(points), self.weights.shape[1]
-        memory.require(8 * count * m * c, f"{count} draws of {m} x {c} values")
+        memory.require(8.0 * (3 * count * m * c + 4 * m * m), f"{count} draws of {m} x {c} values")
         error = m * float(self._rounding(self.data.diagonal(points)).max())
         root = linalg.square_root(self._covariance(points), error)
         normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal((count, m, c))
@@ -215,7 +220,7 @@ class Posterior:
             raise ValueError(
                 f"K(X, X) + noise has numerical rank {self.factor.rank} of {n} and no inverse. Pass a larger noise."
             )
-        memory.require(2 * 8.0 * n * n, f"the inverse of a {n} x {n} matrix")
+        require_matrices(n, 3, "the inverse")
         whitener = self.factor.whiten(np.eye(n))
         return threads.product(whitener.T, whitener)
 
@@ -258,6 +263,7 @@ class Posterior:
                 minutes to compile. `fit_hyperparameters(..., gradient="differences")` takes differences instead.
             ValueError: K(X, X) + noise is singular.
         """
+        require_matrices(len(self.data.X), GRADIENT, "the gradient of the likelihood")
         weights = self.sensitivity()
         with jax.enable_x64(True):
             kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.data.kernel)

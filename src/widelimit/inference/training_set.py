@@ -12,10 +12,13 @@ import numpy as np
 from widelimit import validation
 from widelimit.compute import linalg, memory, tiles
 from widelimit.compute.operators import Operator, Recomputed, Stored
+from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
 
+EIGENVECTORS = 3
+"""Matrices that `linalg.eigenpairs` takes beside the one that it overwrites."""
 Function = Callable[[np.ndarray], Any]
 
 
@@ -50,8 +53,12 @@ class TrainingSet(NamedTuple):
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)
 
-    def gram(self, *, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
-        """K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused."""
+    def gram(self, *, beside: float = 0.0, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
+        """K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused.
+
+        beside: matrices of this size that what follows needs, EIGENVECTORS say. Raises: MemoryError: they do not fit.
+        """
+        require_matrices(len(self.X) * self.coupled, 1 + beside, "what follows from the kernel matrix")
         if isinstance(self.kernel, MatrixKernel):
             return _flat(self.kernel.gram(self.X))
         self.check_diagonal()

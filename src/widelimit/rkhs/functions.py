@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, threads
+from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
@@ -100,6 +101,7 @@ class Function:
 
     def _square(self) -> tuple[np.ndarray, np.ndarray]:
         """<f, f> in units of 4^exponent, and the exponent."""
+        require_matrices(len(self.centers), 2, "a norm")
         a, exponent = linalg.scaled(np.asarray(self.coefficients), axis=None)
         gram = np.asarray(self.kernel.gram(self.centers))
         square = np.array([np.sum(a * threads.product(gram, a))])
