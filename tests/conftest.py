@@ -39,3 +39,14 @@ def no_stored_programs():
     """For tests that count or time compilations: JAX compiles what it has on disk, too."""
     with compiled.ignored():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_command_line_keeps_its_programs_here(tmp_path_factory):
+    """Not in the cache of the user who runs the tests; one folder for all processes."""
+    root = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "WIDELIMIT_CACHE", str((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "compiled")
+        )
+        yield

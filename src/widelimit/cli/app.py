@@ -40,8 +40,11 @@ def _options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor keep compiled programs (widelimit info: where).")
+    ] = False,
 ) -> None:
-    pass
+    del no_cache  # the commands look it up
 
 
 @app.command(cls=Command)

@@ -1,13 +1,18 @@
-"""What the command line accepts beyond what typer does: an option that counts once is given once."""
+"""What commands do beyond what typer does: an option that counts once is given once, compiled programs are kept."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import final
+from functools import partial
+from pathlib import Path
+from typing import Any, final
 
 from typer._click.core import Context
 from typer._click.exceptions import UsageError
 from typer.core import TyperCommand
+
+from widelimit.cli import compiled, interruption
+from widelimit.cli.options import note
 
 
 @final
@@ -22,3 +27,20 @@ class Command(TyperCommand):
             if given[parameter.name] > 1 and not getattr(parameter, "multiple", False):
                 raise UsageError(f"{parameter.opts[0]} is given {given[parameter.name]} times; give it once.", ctx)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Context) -> Any:
+        """Run the command; in a process of its own with the cache of compiled programs."""
+        if interruption.owns_process():
+            try:
+                run = compiled.use(off=bool(ctx.find_root().params.get("no_cache")))
+            except OSError as error:  # a cache is not worth an error
+                note(compiled.refused(error), quiet=bool(ctx.params.get("quiet")))
+            else:
+                interruption.at_end(partial(_end, run))
+        return super().invoke(ctx)
+
+
+def _end(run: Path | None, done: bool) -> None:
+    """Keep what the run has compiled, or leave no trace of it."""
+    if run is not None:
+        (compiled.publish if done else compiled.discard)(run)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,13 +21,16 @@ CLOSED_PIPE = 141
 SUFFIX = ".part"
 """Files that are being written are called .NAME.PID.part."""
 _folders: set[Path] = set()
+_endings: list[Callable[[bool], None]] = []
 _remarks: list[str] = []
+_listening: list[bool] = []
 
 
 def listen() -> None:
     """Let SIGINT and SIGTERM end the process at once, with one line; one that is ignored stays so."""
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
+    _listening.append(True)
     signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -35,6 +38,16 @@ def listen() -> None:
     from threading import Thread
 
     Thread(target=_wait, args=(receiver,), name="signals", daemon=True).start()
+
+
+def at_end(ending: Callable[[bool], None]) -> None:
+    """Call this at the end of the process, with True if no signal ends it."""
+    _endings.append(ending)
+
+
+def owns_process() -> bool:
+    """Whether the process is the command's, from `listen` to `leave`."""
+    return bool(_listening)
 
 
 def _wait(receiver: int) -> None:
@@ -48,6 +61,8 @@ def _end(number: int) -> None:
     for folder in tuple(_folders):
         for left in folder.glob(f".*.{os.getpid()}{SUFFIX}"):
             left.unlink(missing_ok=True)
+    for ending in _endings:
+        ending(False)
     say("; ".join([SIGNALS[signal.Signals(number)], *_remarks]) + ".")
     os._exit(128 + number)
 
@@ -94,4 +109,6 @@ def leave(code: int) -> None:
         if not code:
             say(f"failed: stdout: {error.strerror}")
         code = code or 1
+    for ending in _endings:
+        ending(True)
     os._exit(code)

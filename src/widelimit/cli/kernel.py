@@ -55,11 +55,13 @@ def kernel(
         from widelimit.cli import matrices
 
         inputs = matrices.cast(matrices.read_matrix(data, array=array, drop=drop), dtype.value)
+        import numpy as np
+
         import widelimit as wl
 
         net = wl.mlp(depth=depth, activation=activation, weight_std=weight_std, bias_std=bias_std)
         chosen = wl.ntk(net) if kind is Kind.NTK else wl.nngp(net)
-        matrices.require_finite(chosen.diag(inputs))
+        matrices.require_finite(np.asarray(chosen.diag(inputs)))
         remark = f"the finished tiles are in {out}, and the same command goes on with them"
         with resumable(remark), shown(not quiet, unit="tiles") as report:
             report("kernel matrix", 0, 0)

@@ -44,7 +44,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 def note(message: str, *, quiet: bool) -> None:
     """One line on stderr about what was done with the user's data, unless `quiet`."""
-    if not quiet:
+    if message and not quiet:
         typer.echo(f"note: {' '.join(message.split())}", err=True)
 
 
@@ -87,6 +87,7 @@ def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
     """Python's warnings, each once, as notes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
         yield
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         note(text, quiet=quiet)
