@@ -162,8 +162,11 @@ def gaussian_expectation(
         ValueError: a variance that is not positive, c^2 > q1 q2, not finite.
         TypeError: not real numbers.
     """
+    for name, function in (("f", f), ("g", g)):
+        validation.function(name, function, "a function of an array")
+    q1, c, q2 = (validation.finite_scalar(name, v) for name, v in (("q1", q1), ("c", c), ("q2", q2)))
     q1, c, q2 = (float(v) for v in validation.covariances(*(np.float64(v) for v in (q1, c, q2))))
-    ends = tuple(sorted({float(validation.finite_scalar("every kink", kink)) for kink in kinks}))
+    ends = tuple(sorted(set(validation.numbers_in("kinks", kinks))))
     if q1 < q2:  # The outer panels resolve the first function: the one that varies over fewer deviations.
         f, g, q1, q2 = g, f, q2, q1
     s, t = math.sqrt(q1), math.sqrt(q2)

@@ -6,8 +6,10 @@ import datetime
 import math
 import numbers
 import operator
+import os
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, final
 
 import jax
@@ -361,7 +363,7 @@ def times(value: Any) -> np.ndarray:
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"t must be a number or a one-dimensional array of times, got shape {array.shape}.")
     if np.isnan(array).any() or (array < 0).any():
-        raise ValueError(f"times must be in [0, inf], got {array[~(array >= 0)].flat[0] if array.ndim else array}.")
+        raise ValueError(f"t: times must be in [0, inf], got {array[~(array >= 0)].flat[0] if array.ndim else array}.")
     return array
 
 
@@ -374,7 +376,7 @@ def flag(name: str, value: Any) -> bool:
 
 def choice(name: str, value: Any, known: Sequence[Any]) -> Any:
     """One of a few values, most of them names. Raises: TypeError: neither text nor None; ValueError: another one."""
-    listed = ", ".join(map(repr, known))
+    listed = ", ".join(v if isinstance(v, str) else repr(v) for v in known)
     if not (isinstance(value, str) or value is None):
         raise TypeError(f"{name} must be one of {listed}; got {shown(value)}.")
     if value not in known:
@@ -382,11 +384,33 @@ def choice(name: str, value: Any, known: Sequence[Any]) -> Any:
     return value
 
 
+def numbers_in(name: str, values: Any) -> tuple[float, ...]:
+    """A sequence of finite real numbers. Raises: TypeError, ValueError."""
+    if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable) or np.ndim(values) != 1:
+        raise TypeError(f"{name} must be a sequence of real numbers, got {shown(values)}.")
+    return tuple(float(finite_scalar(f"every entry of {name}", value)) for value in values)
+
+
+def path(name: str, value: Any) -> Path:
+    """The path of a file or a folder. Raises: TypeError."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, text or a pathlib.Path; got {shown(value)}.")
+    return Path(value)
+
+
 def function(name: str, value: Any, what: str) -> Any:
     """Something that can be called. Raises: TypeError: with `what` it must be."""
     if not callable(value) or isinstance(value, type):
         raise TypeError(f"{name} must be {what}, got {shown(value)}.")
     return value
+
+
+def one_time(value: Any) -> np.ndarray:
+    """A training time in [0, inf], shape (), as float64. Raises: TypeError, ValueError."""
+    array = times(value)
+    if array.ndim:
+        raise ValueError(f"t must be one time, got shape {array.shape}.")
+    return array
 
 
 def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) -> int:

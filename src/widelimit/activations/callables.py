@@ -31,7 +31,7 @@ def from_function(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float],
         TypeError, ValueError: what `wl.activation` lists.
     """
     label = getattr(phi, "__name__", None) or type(phi).__name__
-    ends = tuple(sorted({float(validation.finite_scalar("every kink", kink)) for kink in kinks}))
+    ends = tuple(sorted(set(validation.numbers_in("kinks", kinks))))
     if rtol is not None:
         rtol = float(validation.finite_scalar("rtol", rtol, at_least=1e-13))
     with jax.enable_x64(True):

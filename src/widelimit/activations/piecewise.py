@@ -81,16 +81,17 @@ class PiecewisePolynomial(Activation):
     def __post_init__(self) -> None:
         if self.rtol is not None:
             validation.finite_scalar("rtol", self.rtol, at_least=1e-13)
-        kinks = np.array([float(validation.finite_scalar("every kink", kink)) for kink in self.kinks])
+        kinks = np.array(validation.numbers_in("kinks", self.kinks))
         if len(kinks) == 0 or (np.diff(kinks) <= 0).any():
             raise ValueError(f"kinks must ascend, at least one is needed; got {self.kinks}.")
+        if not isinstance(self.pieces, (tuple, list)):
+            raise TypeError(f"pieces must be a tuple of tuples of numbers, got {validation.shown(self.pieces)}.")
         if len(self.pieces) != len(kinks) + 1:
             raise ValueError(f"{len(kinks)} kinks part {len(kinks) + 1} pieces, got {len(self.pieces)}.")
         for piece in self.pieces:
+            validation.numbers_in("pieces", piece)
             if not 1 <= len(piece) <= LARGEST_DEGREE + 1:
                 raise ValueError(f"a piece has 1 to {LARGEST_DEGREE + 1} coefficients, got {len(piece)}.")
-            for coefficient in piece:
-                validation.finite_scalar("every coefficient", coefficient)
         table = self._table()
         if not table.any():
             raise ValueError("all pieces are 0.")

@@ -106,18 +106,18 @@ class Network:
 
         Member e has the bits of init(seeds[e], ...). One compiled call, whatever E. Arguments and errors as `init`.
         """
-        widths = list(width) if isinstance(width, (Sequence, np.ndarray)) else [width] * self.repeats
+        listed = isinstance(width, (Sequence, np.ndarray)) and not isinstance(width, (str, bytes))
+        widths = list(width) if listed else [width] * self.repeats  # type: ignore[arg-type]
         if len(widths) != self.repeats:
             raise ValueError(
-                f"a network of depth {self.depth} has {self.repeats} hidden layers; got {len(widths)} widths."
+                f"a network of depth {self.depth} has {self.repeats} hidden layers; got {len(widths)} widths for width."
             )
-        sizes = [validation.integer("every size", n, at_least=1) for n in (input_dim, *widths, output_dim)]
-        if np.ndim(seeds) != 1 or len(seeds) == 0:
-            raise ValueError(f"seeds must be a sequence of at least one integer, got {seeds!r}.")
-        keys = [jax.random.key(validation.integer("seed", seed, at_least=0, below=2**63)) for seed in seeds]
-        kind = np.dtype(dtype)
-        if kind not in (np.float32, np.float64):
-            raise TypeError(f"dtype must be float32 or float64, got {dtype!r}.")
+        named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
+        sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
+        if not isinstance(seeds, (Sequence, np.ndarray)) or isinstance(seeds, str) or len(seeds) == 0:
+            raise ValueError(f"seeds must be a sequence of at least one integer, got {validation.shown(seeds)}.")
+        keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
+        kind = _float_dtype(dtype)
         self._require(sizes, len(keys), kind)
         with jax.enable_x64(kind == np.float64):
             params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), tuple(sizes), kind)
@@ -202,7 +202,8 @@ class Network:
         if not fitting or len(stacked) != 1:
             kind = "init_many, for apply_many" if axes else "init, for apply; apply_many is for those of init_many"
             raise ValueError(
-                f"these are not parameters of this network of depth {self.depth} ({kind}): shapes {shapes}."
+                f"params: these are not parameters of this network of depth {self.depth} ({kind}): shapes "
+                f"{validation.shown(shapes)}."
             )
         return sizes[0][0], weights[0].dtype
 
@@ -289,6 +290,17 @@ def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None
     memory.require(
         2.0 * X.dtype.itemsize * members * len(X) * width, f"the signals of {len(X)} inputs in {width} units"
     )
+
+
+def _float_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64. Raises: TypeError."""
+    try:
+        kind = np.dtype(dtype)
+    except (TypeError, ValueError):
+        kind = np.dtype(object)
+    if dtype is None or kind not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {validation.shown(dtype)}.")
+    return kind
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))

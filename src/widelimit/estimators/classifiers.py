@@ -70,8 +70,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
 
     def _check_settings(self) -> None:
         WideEstimator._check_settings(self)
-        if self.likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}.")
+        validation.choice("likelihood", self.likelihood, LIKELIHOODS)
         validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
         if self.likelihood == "dirichlet" and self.noise != "auto":
             raise ValueError(

@@ -62,8 +62,9 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def fit(self, X: Any, y: Any = None) -> NTKFeatures:
         """Choose k rows of X (n, d) at random, without replacement; y is ignored. Raises: TypeError, ValueError."""
         count = validation.integer("n_components", self.n_components, at_least=1)
-        if self.kernel not in ("ntk", "nngp"):
-            raise ValueError(f'kernel must be "ntk" or "nngp", got {self.kernel!r}.')
+        validation.choice("kernel", self.kernel, ("ntk", "nngp"))
+        validation.choice("normalize", self.normalize, preparation.NORMALIZE)
+        preparation.refuse_random_state(self.random_state)
         preparation.refuse_rows(X)
         with preparation.brief("X"):
             X = validate_data(self, X, dtype=np.float64)

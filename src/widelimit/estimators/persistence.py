@@ -60,7 +60,7 @@ def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str,
         raise TypeError(f"save takes {', '.join(ESTIMATORS)} as model; got {validation.shown(model)}.")
     if extra is not None and not isinstance(extra, dict):
         raise TypeError(f"extra must be a dictionary, or None; got {validation.shown(extra)}.")
-    _path(path)
+    validation.path("path", path)
     check_is_fitted(model)
     arrays, state = _state(model)
     header = {
@@ -78,7 +78,7 @@ def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str,
         text = json.dumps(header | {"checksum": _checksum(header, arrays)})
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"extra must be of what JSON can hold: {str(error)[:200]}.") from None
-    target = _path(path).resolve()
+    target = validation.path("path", path).resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as stream:
@@ -103,7 +103,7 @@ def load(path: str | os.PathLike[str]) -> WideEstimator:
 
 def read(path: str | os.PathLike[str]) -> Stored:
     """(model, extra) of a file written by `save`. Raises: as `load`."""
-    name = _path(path)
+    name = validation.path("path", path)
     try:
         header, arrays = _contents(name)
         model = restored(header, arrays)
@@ -116,12 +116,6 @@ def read(path: str | os.PathLike[str]) -> Stored:
         cause = f"{type(error).__name__}: {error}"[:200]
         raise ValueError(f"{name}: the file was damaged or edited: {cause}. Save the model again.") from None
     return Stored(model, extra)
-
-
-def _path(path: Any) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path must be the path of a file, text or a pathlib.Path; got {validation.shown(path)}.")
-    return Path(path)
 
 
 class _Refused(Exception):

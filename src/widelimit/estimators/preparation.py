@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,8 +62,7 @@ class Inputs:
 
 def inputs(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]) -> Inputs:
     """The normalisation of these training rows. Raises: ValueError: normalize is none of NORMALIZE."""
-    if normalize not in NORMALIZE:
-        raise ValueError(f"normalize must be one of {', '.join(map(repr, NORMALIZE))}, got {normalize!r}.")
+    validation.choice("normalize", normalize, NORMALIZE)
     if normalize is None:
         return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
     mean, scale = mean_and_scale(X, weights)
@@ -119,16 +119,20 @@ def brief(name: str) -> Iterator[None]:
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         text = str(error)
-        whole = text if name in text else f"{name}: {text}"
+        whole = text if re.search(rf"\b{name}\b", text) else f"{name}: {text}"
         raise kind(whole if len(whole) <= LONGEST else f"{whole[:LONGEST]} ...") from None
 
 
 def refuse_rows(value: Any) -> None:
     """Refuse an X that scikit-learn would take in another sense, or refuse at length. Raises: TypeError, ValueError."""
     validation.refuse_uncastable("X", value)
+    if value is None:
+        raise ValueError("X must have shape (n, d), got None.")
     array = np.asarray(value)
     if array.dtype.kind not in "fiub" or type(value).__module__.startswith("scipy.sparse"):
         return
+    if array.ndim == 2 and not len(array):
+        raise ValueError(f"X is empty: shape {array.shape}, 0 sample(s); at least one row is needed.")
     if array.ndim != 2:
         raise ValueError(
             f"X must have shape (n, d), got shape {array.shape}. Reshape your data: X[:, None] for n points of one "
@@ -141,6 +145,8 @@ def refuse_targets(value: Any) -> None:
     """Refuse regression targets that are no real, finite numbers. Raises: TypeError, ValueError."""
     validation.refuse_uncastable("y", value)
     array = np.asarray(value)
+    if value is not None and array.ndim == 0:
+        raise ValueError(f"y must have shape (n,) or (n, c), got {validation.shown(value)}.")
     if array.dtype.kind == "f":
         validation.refuse_non_finite("y", array)
 
@@ -161,9 +167,10 @@ def refuse_noise(value: Any) -> None:
 
 def refuse_time(value: Any) -> None:
     """Refuse what is no training time. Raises: TypeError, ValueError."""
-    if isinstance(value, float) and value == np.inf:
-        return
-    validation.finite_scalar("time", value, at_least=0.0)
+    if isinstance(value, (bool, np.bool_, complex)) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"time must be one number in [0, inf], got {validation.shown(value)}.")
+    if not value >= 0:
+        raise ValueError(f"time: times must be in [0, inf], got {validation.shown(value)}.")
 
 
 def refuse_random_state(value: Any) -> None:

@@ -85,6 +85,8 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
         Raises:
             ValueError: return_std and return_cov together.
         """
+        for name, flag in (("return_std", return_std), ("return_cov", return_cov), ("include_noise", include_noise)):
+            validation.flag(name, flag)
         if return_std and return_cov:
             raise ValueError("return_std and return_cov exclude each other: at most one of them.")
         points = self._prepared(X)
@@ -101,9 +103,12 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R^2 of `predict(X)`, weighted, the mean over outputs. Raises: TypeError, ValueError: as `fit`."""
         preparation.refuse_targets(y)
+        if y is None:
+            raise ValueError("y must have shape (n,) or (n, c), got None.")
         if sample_weight is not None:
             sample_weight = preparation.sample_weights(sample_weight, len(y))
-        return float(RegressorMixin.score(self, X, y, sample_weight))
+        with preparation.brief("y"):
+            return float(RegressorMixin.score(self, X, y, sample_weight))
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         """Without the axis of outputs if y had none."""
@@ -112,6 +117,8 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
         """Draws of f (without noise) at X: (m, n_samples), or (m, c, n_samples)."""
         points = self._prepared(X)
+        n_samples = validation.integer("n_samples", n_samples, at_least=1)
+        preparation.refuse_random_state(random_state)
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         draws = np.asarray(self.fitted_.law.sample(points, n_samples, seed=seed))
         return np.moveaxis(self._shaped(self.y_mean_ + self.y_scale_ * draws), 0, -1)

@@ -93,7 +93,9 @@ class GaussianProcess:
         if self.mean is not None and not callable(self.mean):
             raise TypeError(f"mean must be a function of (n, d) inputs, got {type(self.mean).__name__}.")
         if not isinstance(self.outputs, tuple) or len(self.outputs) > 1:
-            raise TypeError(f"outputs must be () or (c,), the shape of one value, got {self.outputs!r}.")
+            raise TypeError(
+                f"outputs must be () or (c,), the shape of one value, got {validation.shown(self.outputs)}."
+            )
         for count in self.outputs:
             validation.integer("the number of outputs", count, at_least=1)
 

@@ -246,7 +246,7 @@ def _steps(value: Any) -> np.ndarray:
         return np.asarray(validation.integer("steps", value, at_least=0, below=2**62))
     counts = np.asarray(value)
     if counts.ndim != 1 or counts.size == 0 or counts.dtype.kind not in "iu":
-        raise TypeError(f"steps must be an integer or a one-dimensional array of them, got {value!r}.")
+        raise TypeError(f"steps must be an integer or a one-dimensional array of them, got {validation.shown(value)}.")
     if counts.min() < 0:
         raise ValueError(f"steps must be at least 0, got {counts.min()}.")
     return validation.owned(counts)

@@ -97,7 +97,7 @@ class GradientFlow(Flow):
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
-        times = np.atleast_1d(validation.times(t))
+        times = np.atleast_1d(validation.one_time(t))
         residual, exponent = linalg.scaled(self.residual)
         folded = threads.product(self.vectors, self.gain(times)[0][:, None] * residual)
         values = self.data.unfold(linalg.restored(folded, exponent))
@@ -153,8 +153,10 @@ def gradient_flow(
     data, kind = training_set(k, X, y), resolve(loss)
     _check_initial(initial)
     kind.check(data.y)
-    if solver not in ("auto", "eigh", "krylov"):
-        raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {solver!r}.')
+    if not isinstance(solver, str) or solver not in ("auto", "eigh", "krylov"):
+        raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {validation.shown(solver)}.')
+    validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
+    validation.integer("max_steps", max_steps, at_least=1)
     if isinstance(kind, SquaredError):
         if solver == "krylov" or (solver == "auto" and len(data.X) * data.coupled > EIGH):
             return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps)

@@ -312,12 +312,16 @@ def fit_hyperparameters(
     Raises:
         TypeError, ValueError: bad data or arguments; no start at which the objective can be computed.
     """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}.")
-    if gradient not in ("autodiff", "differences"):
-        raise ValueError(f'gradient must be "autodiff" or "differences", got {gradient!r}.')
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {validation.shown(objective)}.")
+    if not isinstance(gradient, str) or gradient not in ("autodiff", "differences"):
+        raise ValueError(f'gradient must be "autodiff" or "differences", got {validation.shown(gradient)}.')
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
     restarts = validation.integer("restarts", restarts, at_least=0)
+    validation.flag("fit_noise", fit_noise)
+    for name, value in (("start", start), ("bounds", bounds)):
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dictionary by the names of parameters, got {validation.shown(value)}.")
     builder, given = _builder(build, start)
     points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
     variance = float(validation.finite_scalar("noise", noise, at_least=0.0))
@@ -362,7 +366,7 @@ def _builder(build: Any, start: Mapping[str, Any] | None) -> tuple[Builder, Valu
             raise ValueError("a kernel or network starts at its own hyper-parameters; start is for a builder.")
         return _of_kernel(build)
     if not callable(build):
-        raise TypeError(f"a builder, a kernel or a network is needed, got {type(build).__name__}.")
+        raise TypeError(f"build: a builder, a kernel or a network is needed, got {validation.shown(build)}.")
     given = dict(start or {})
     if "noise" in given:
         raise ValueError("noise is an argument of its own, not one of the builder's.")

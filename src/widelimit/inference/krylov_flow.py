@@ -148,7 +148,7 @@ class KrylovFlow(Flow):
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
-        values = self.data.unfold(self._states(np.atleast_1d(validation.times(t)))[0][0])
+        values = self.data.unfold(self._states(np.atleast_1d(validation.one_time(t)))[0][0])
         return values[:, 0] if self.data.single else values
 
 

@@ -51,7 +51,10 @@ class LinearModel:
 
     def features(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n p"]:
         """phi(X) in float64. Raises: TypeError, ValueError: bad inputs, or features that are not finite (n, p)."""
-        points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+        return self._mapped("X", X)
+
+    def _mapped(self, name: str, X: Any) -> np.ndarray:
+        points = np.asarray(validation.points(name, validation.concrete(name, X)), np.float64)
         with jax.enable_x64(True):
             values = self.kernel().encode(jnp.asarray(points))
         return np.asarray(validation.as_finite_floats("the result of feature_map", np.asarray(values)))
@@ -59,7 +62,7 @@ class LinearModel:
     def predict(self, w: Float[Array, "p *c"], Z: Float[Array, "m d"]) -> Float[np.ndarray, "m *c"]:
         """phi(Z) w: (p,), (m, d) -> (m,), or (p, c) -> (m, c). Raises: ValueError: shapes that do not agree."""
         weights = np.asarray(validation.as_finite_floats("w", w), np.float64)
-        phi = self.features(Z)
+        phi = self._mapped("Z", Z)
         if weights.ndim not in (1, 2) or len(weights) != phi.shape[1]:
             raise ValueError(f"w must have shape ({phi.shape[1]},) or ({phi.shape[1]}, c), got {weights.shape}.")
         return threads.product(phi, weights)

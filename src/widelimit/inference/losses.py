@@ -267,9 +267,12 @@ class CustomLoss(Loss):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise TypeError(f"a loss is a function l(f, y) of one example, got {type(self.function).__name__}.")
-        if not self.curvature > 0:
-            raise ValueError(f"curvature must be > 0, got {self.curvature}.")
+            raise TypeError(
+                f"function: a loss is a function l(f, y) of one example, got {validation.shown(self.function)}."
+            )
+        validation.flag("convex", self.convex)
+        if not (isinstance(self.curvature, float) and self.curvature == math.inf):
+            validation.finite_scalar("curvature", self.curvature, above=0.0)
 
     def _one(self, f: jax.Array, y: jax.Array) -> jax.Array:
         value = jnp.asarray(self.function(f, y))
@@ -303,8 +306,13 @@ def resolve(loss: Any) -> Loss:
         return loss
     if isinstance(loss, str):
         if loss not in NAMED:
-            raise ValueError(f"unknown loss {loss!r}; known: {', '.join(NAMED)}; or a wl.Loss, or a function l(f, y).")
+            raise ValueError(
+                f"unknown loss {validation.shown(loss)[:70]}; known: {', '.join(NAMED)}; or a wl.Loss, or a function "
+                "l(f, y)."
+            )
         return NAMED[loss]()
     if callable(loss) and not isinstance(loss, type):
         return CustomLoss(loss)
-    raise TypeError(f"loss must be a name, a wl.Loss or a function l(f, y) of one example, got {loss!r}.")
+    raise TypeError(
+        f"loss must be a name, a wl.Loss or a function l(f, y) of one example, got {validation.shown(loss)}."
+    )

@@ -333,11 +333,14 @@ def posterior(
     Warns:
         UserWarning: the iterations stopped above the tolerance; the residual reached is in the result.
     """
-    if solver not in ("auto", "cholesky", "cg"):
-        raise ValueError(f'solver must be "auto", "cholesky" or "cg", got {solver!r}.')
-    if precision not in ("double", "mixed"):
-        raise ValueError(f'precision must be "double" or "mixed", got {precision!r}.')
+    if not isinstance(solver, str) or solver not in ("auto", "cholesky", "cg"):
+        raise ValueError(f'solver must be "auto", "cholesky" or "cg", got {validation.shown(solver)}.')
+    if not isinstance(precision, str) or precision not in ("double", "mixed"):
+        raise ValueError(f'precision must be "double" or "mixed", got {validation.shown(precision)}.')
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
+    validation.flag("progress", progress)
+    if checkpoint is not None:
+        validation.path("checkpoint", checkpoint)
     if solver == "cholesky" and (matrix is not None or checkpoint is not None):
         raise ValueError('matrix and checkpoint are for conjugate gradients: pass solver="cg".')
     data = training_set(scalar_kernel(k), X, y)

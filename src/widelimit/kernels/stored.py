@@ -71,6 +71,9 @@ def stored_gram(
     """
     if not isinstance(k, Kernel):
         raise TypeError(f"a kernel is needed, e.g. wl.ntk(net); got {type(k).__name__}.")
+    validation.path("path", path)
+    validation.finite_scalar("budget", budget, above=0.0)
+    validation.function("progress", progress, "a function of two numbers")
     inputs = np.asarray(validation.points("X", validation.concrete("X", X)))
     storage.store_gram(k, k.prepared(inputs), inputs, Path(path), budget=budget, progress=progress)
     return StoredGram(zarr.open_array(Path(path), mode="r").async_array)

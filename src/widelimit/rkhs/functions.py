@@ -115,11 +115,12 @@ class Function:
 
     def distance(self, other: Function) -> float:
         """|f - g|_K. Raises: as `inner` and `squared_norm`."""
+        self._check(other)
         return (self - other).norm()
 
     def _check(self, other: Function) -> None:
         if not isinstance(other, Function):
-            raise TypeError(f"a wl.rkhs.Function is needed, got {type(other).__name__}.")
+            raise TypeError(f"other: a wl.rkhs.Function is needed, got {validation.shown(other)}.")
         if not _equal(self.kernel, other.kernel):
             raise ValueError("the functions belong to different kernels; only functions of one space can be combined.")
         validation.same_features("the one function", np.asarray(self.centers), "the other", np.asarray(other.centers))
