@@ -17,7 +17,7 @@ from widelimit import validation
 from widelimit.architecture.network import Network
 from widelimit.compute import threads
 from widelimit.inference.outputs import heard
-from widelimit.inference.posterior import Posterior, posterior
+from widelimit.inference.posterior import Posterior, factorised, posterior
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
 from widelimit.validation import Array
@@ -143,7 +143,7 @@ class _Search:
     def posterior(self, z: np.ndarray) -> Posterior:
         values = self.space.floats(z)
         noise = values.pop("noise", self.noise)
-        return posterior(_kernel(self.build, values), self.X, self.y, noise=noise, solver="cholesky", progress=False)
+        return factorised(_kernel(self.build, values), self.X, self.y, noise)
 
     def negative(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Minus the objective and its gradient in z."""
@@ -387,6 +387,6 @@ def _result(search: _Search, objective: str, found: list[tuple[Run, np.ndarray]]
     if ends:
         message += f"; at a bound: {', '.join(ends)}"
     values = {"noise": noise, **best.values}
-    post = search.posterior(z)
     kernel = _kernel(search.build, {name: v for name, v in values.items() if name != "noise"})
+    post = posterior(kernel, search.X, search.y, noise=values["noise"], solver="cholesky", progress=False)
     return HyperparameterFit(kernel, values, objective, best.score, runs, ends, post, message + ".")
