@@ -47,6 +47,7 @@ from .kernels.empirical.kernels import (
     empirical_nngp,
     empirical_ntk,
 )
+from .kernels.functions import FunctionKernel, kernel
 from .kernels.matrix_valued import MatrixFunction, MatrixKernel, Separable, matrix_valued, separable
 from .kernels.network import NNGP, NTK, nngp, ntk
 from .kernels.standard import (
@@ -84,6 +85,7 @@ __all__ = [
     "Expectation",
     "FixedPoint",
     "Flow",
+    "FunctionKernel",
     "Gaussian",
     "GaussianProcess",
     "Gelu",
@@ -155,6 +157,7 @@ __all__ = [
     "gaussian_expectation",
     "gradient_descent",
     "gradient_flow",
+    "kernel",
     "laplace",
     "linear",
     "linearize",

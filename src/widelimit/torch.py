@@ -117,28 +117,38 @@ class ModuleJacobian:
         found = torch.func.vmap(torch.func.jacrev(row), (None, 0))(trained, inputs)
         return [leaf.detach().flatten(2) for leaf in found.values()]
 
-    def _finite(self, X: np.ndarray, start: int, rows: int, name: str) -> list[torch.Tensor]:
-        """`of` for some rows. Raises: ValueError: the Jacobian of one of them is not finite."""
-        found = self.of(X[start : start + rows])
-        fine = torch.stack([torch.isfinite(leaf).flatten(1).all(1) for leaf in found]).all(0).cpu().numpy()
-        if not fine.all():
-            raise ValueError(
-                f"the Jacobian of the module at row {start + int(np.argmin(fine))} of {name} is NaN or infinite. Usual "
-                f"causes: sqrt, norm or log at 0, a division by 0, an overflow."
-            )
-        return found
+    def require_finite(self, values: Any, **inputs: Any) -> None:
+        """Name the row of the inputs, by their names, whose Jacobian is not finite, if some of the values are not.
+
+        Raises:
+            ValueError: a value is not finite.
+        """
+        if validation.traced(values, *inputs.values()) or np.isfinite(np.asarray(values)).all():
+            return
+        for name, X in inputs.items():
+            points = np.asarray(validation.points(name, X))
+            rows = self.rows(points)
+            for start in range(0, len(points), rows):
+                found = self.of(points[start : start + rows])
+                fine = torch.stack([torch.isfinite(leaf).flatten(1).all(1) for leaf in found]).all(0).cpu().numpy()
+                if not fine.all():
+                    row = start + int(np.argmin(fine))
+                    raise ValueError(
+                        f"the Jacobian of the module at row {row} of {name} is NaN or infinite. Usual causes: sqrt, "
+                        f"norm or log at 0, a division by 0, an overflow."
+                    )
+        raise ValueError("the kernel overflows: scale the outputs of the module down, or pass X in float64.")
 
     def table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
         """The kernel of all pairs; where Y is X one triangle and its mirror."""
         c, rows = self.outputs(X), self.rows(X)
-        self.require_rowwise(X, Y)
         tail = {"full": (c, c), "trace": (), "diagonal": (c,)}[output]
         memory.require(float(X.dtype.itemsize) * len(X) * len(Y) * int(np.prod(tail)), "the kernel")
         out = np.empty((len(X), len(Y), *tail), X.dtype)
         for i in range(0, len(X), rows):
-            left = self._finite(X, i, rows, "X")
+            left = self.of(X[i : i + rows])
             for j in range(0, i + 1 if Y is X else len(Y), rows):
-                right = left if Y is X and i == j else self._finite(Y, j, rows, "Y")
+                right = left if Y is X and i == j else self.of(Y[j : j + rows])
                 block = _contract(PAIRS[output], left, right, c if output == "trace" else 1)
                 out[i : i + rows, j : j + rows] = block
                 if Y is X:
@@ -149,11 +159,24 @@ class ModuleJacobian:
     def own(self, X: np.ndarray, output: Output) -> np.ndarray:
         """The kernel of every row with itself."""
         c, rows, parts = self.outputs(X), self.rows(X), []
-        self.require_rowwise(X)
         for i in range(0, len(X), rows):
-            found = self._finite(X, i, rows, "X")
+            found = self.of(X[i : i + rows])
             parts.append(_contract(SELF[output], found, found, c if output == "trace" else 1))
         return np.concatenate(parts)
+
+    def checked_table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
+        """`table` of a module that does not mix rows. Raises: ValueError: it does; a Jacobian that is not finite."""
+        self.require_rowwise(X, Y)
+        values = self.table(X, Y, output)
+        self.require_finite(values, X=X, Y=Y)
+        return values
+
+    def checked_own(self, X: np.ndarray, output: Output) -> np.ndarray:
+        """`own` of a module that does not mix rows. Raises: as `checked_table`."""
+        self.require_rowwise(X)
+        values = self.own(X, output)
+        self.require_finite(values, X=X)
+        return values
 
 
 def _contract(rule: str, left: list[torch.Tensor], right: list[torch.Tensor], divisor: int) -> np.ndarray:
@@ -168,6 +191,26 @@ class ModuleKernel(Kernel):
     """The mean over outputs of a module's NTK; made with output="trace". It is not differentiable by JAX."""
 
     jacobian: ModuleJacobian = field(metadata={"static": True})
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> ModuleKernel:
+        if not validation.traced(*inputs):
+            self.jacobian.require_rowwise(*(np.asarray(X) for X in inputs))
+        return self
+
+    def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
+        values = Kernel.gram(self, X)
+        self.jacobian.require_finite(values, X=X)
+        return values
+
+    def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        values = Kernel.cross(self, X, Y)
+        self.jacobian.require_finite(values, X=X, Y=Y)
+        return values
+
+    def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
+        values = Kernel.diag(self, X)
+        self.jacobian.require_finite(values, X=X)
+        return values
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
         return X
@@ -206,10 +249,10 @@ class ModuleMatrixKernel(MatrixKernel):
         return replace(self, count=self.jacobian.outputs(np.asarray(inputs[0])))
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return self.jacobian.table(*_two(X, Y), "full")
+        return self.jacobian.checked_table(*_two(X, Y), "full")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
-        return self.jacobian.own(np.asarray(validation.points("X", X)), "full")
+        return self.jacobian.checked_own(np.asarray(validation.points("X", X)), "full")
 
 
 @final
@@ -225,11 +268,11 @@ class ModuleDiagonal:
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """(n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return self.jacobian.table(*_two(X, Y), "diagonal")
+        return self.jacobian.checked_table(*_two(X, Y), "diagonal")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """(n, d) -> (n, c). Raises: as `Kernel.gram`."""
-        return self.jacobian.own(np.asarray(validation.points("X", X)), "diagonal")
+        return self.jacobian.checked_own(np.asarray(validation.points("X", X)), "diagonal")
 
 
 def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
