@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory
+from widelimit.inference.training_set import near
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
 from widelimit.validation import Array
 
@@ -62,7 +63,8 @@ class LinearModel:
         phi = self.features(Z)
         if weights.ndim not in (1, 2) or len(weights) != phi.shape[1]:
             raise ValueError(f"w must have shape ({phi.shape[1]},) or ({phi.shape[1]}, c), got {weights.shape}.")
-        return np.asarray(phi @ weights)
+        with linalg.quiet():
+            return near(np.asarray(phi @ weights), Z)
 
     def primal_descent(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, learning_rate: float, steps: int

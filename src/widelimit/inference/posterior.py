@@ -21,7 +21,7 @@ from widelimit.compute import iterative, linalg, memory
 from widelimit.compute.operators import Shifted
 from widelimit.inference import solvers
 from widelimit.inference.solvers import Fit
-from widelimit.inference.training_set import TrainingSet, like, scalar_kernel, training_set
+from widelimit.inference.training_set import TrainingSet, like, near, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, shown
 from widelimit.validation import Array
@@ -124,6 +124,7 @@ class Posterior:
             lines.append(f"numerical rank {self.factor.rank} of {len(self.data.X)}: the minimum-norm solution")
         return "\n".join(lines)
 
+    @linalg.quiet()
     def mean(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
         points = self.data.inputs(Z)
@@ -145,6 +146,7 @@ class Posterior:
         """
         return self.predict(Z).variance
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"]) -> Prediction:
         """`mean` and `variance` in one pass, which computes K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
 
@@ -163,6 +165,7 @@ class Posterior:
         variance = linalg.non_negative(variance, self._rounding(prior))
         return Prediction(self.data.outputs(mean, Z), like(variance, Z))
 
+    @linalg.quiet()
     def covariance(self, Z: Float[Array, "m d"]) -> Float[Array, "m m"]:
         """K(Z, Z) - K(Z, X) (K(X, X) + noise)^{-1} K(X, Z): (m, d) -> (m, m), of f, no noise; symmetric to the bit."""
         return like(self._covariance(self.data.inputs(Z)), Z)
@@ -175,6 +178,7 @@ class Posterior:
         np.fill_diagonal(covariance, linalg.non_negative(np.diagonal(covariance), self._rounding(prior)))
         return covariance
 
+    @linalg.quiet()
     def sample(self, Z: Float[Array, "m d"], count: int, *, seed: int = 0) -> Float[Array, "count m *c"]:
         """Draws of f(Z) from the posterior (without noise): (count, m), or (count, m, c) for y of shape (n, c).
 
@@ -188,7 +192,7 @@ class Posterior:
         m, c = len(points), self.weights.shape[1]
         memory.require(8 * count * m * c, f"{count} draws of {m} x {c} values")
         error = m * float(self._rounding(self.data.diagonal(points)).max())
-        root = linalg.square_root(self._covariance(points), error)
+        root = linalg.square_root(near(self._covariance(points), points), error)
         normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal((count, m, c))
         return self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z)
 
