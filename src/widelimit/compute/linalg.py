@@ -116,6 +116,11 @@ def _solving(root: np.ndarray, b: np.ndarray) -> AbstractContextManager[None]:
     return threads.following(threads.work(len(root), len(root), b.shape[1]))
 
 
+def quiet() -> np.errstate:
+    """Where inputs may have any size: what overflowed is found in the result, and refused there."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def scaled(b: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]:
     """b 2^-e and e, with the largest entry along the axis in [1/2, 1): no square of it leaves float64's range.
 
@@ -232,11 +237,16 @@ def refuse_non_finite(matrix: np.ndarray) -> None:
 def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
     """The variances, 0 where a difference left no more than its own rounding `error` (same shape).
 
+    NaN where either is not finite: what overflowed is refused by who knows the inputs.
+
     Raises:
         ArithmeticError: a variance is negative beyond rounding: the kernel is not positive semi-definite.
     """
+    known = np.isfinite(variance) & np.isfinite(error)
+    if not known.all():
+        variance, error = np.where(known, variance, np.nan), np.where(known, error, 0.0)
     if (variance < -error).any():
-        worst = int(np.argmin(variance + error))
+        worst = int(np.nanargmin(variance + error))
         raise ArithmeticError(
             f"variance {worst} came out as {variance.flat[worst]:.3g}, beyond its rounding error "
             f"{error.flat[worst]:.1g}: the kernel is not positive semi-definite, or so ill-conditioned that a larger "

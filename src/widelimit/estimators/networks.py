@@ -14,12 +14,13 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network, mlp
-from widelimit.compute import threads
+from widelimit.compute import linalg, threads
 from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.solvers import Solver
+from widelimit.inference.training_set import near
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.progress import LONG, shown
@@ -159,6 +160,7 @@ class Training:
             kernel = self.design.kernel()
             return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
 
+    @linalg.quiet()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
         """K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
         kernel = self.design.kernel()
@@ -166,7 +168,7 @@ class Training:
             threads.product(np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)), coefficients)
             for i in range(0, len(Z), BLOCK)
         ]
-        return np.concatenate(parts)
+        return near(np.concatenate(parts), Z)
 
 
 def without_law(state: dict[str, Any]) -> dict[str, Any]:

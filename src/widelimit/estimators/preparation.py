@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import memory
+from widelimit.compute import linalg, memory
 from widelimit.inference.outputs import constant
+from widelimit.inference.training_set import near
 
 NORMALIZE = ("standardize", "sphere", None)
 ALIGNMENT = 64
@@ -52,10 +53,12 @@ class Inputs:
     sphere: bool
 
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """The rows as the kernel takes them."""
-        rows = (X - self.mean) / self.scale
+        """The rows as the kernel takes them. Raises: ValueError: a row leaves float64's range."""
+        with linalg.quiet():
+            rows = near((X - self.mean) / self.scale, X)
         if not self.sphere:
-            return np.asarray(rows)
+            return rows
+        rows = linalg.scaled(rows.T)[0].T
         norms = np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
         return np.asarray(rows / np.where(norms > 0, norms, 1.0))
 

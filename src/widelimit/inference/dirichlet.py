@@ -15,7 +15,7 @@ from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.solvers import KERNEL, factorised
-from widelimit.inference.training_set import TrainingSet, training_set
+from widelimit.inference.training_set import TrainingSet, near, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, Report, shown, silent
 
@@ -107,12 +107,13 @@ class DirichletPosterior:
     def __post_init__(self) -> None:
         validation.sealed(self)
 
+    @linalg.quiet()
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Mean of each f_k at Z."""
-        return np.asarray(
-            self.offset + self.scale * threads.product(self.data.cross(self.data.inputs(Z)), self.coefficients)
-        )
+        points = self.data.inputs(Z)
+        return near(self.offset + self.scale * threads.product(self.data.cross(points), self.coefficients), points)
 
+    @linalg.quiet()
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Variance of each f_k at Z."""
         points = self.data.inputs(Z)
@@ -125,7 +126,7 @@ class DirichletPosterior:
             error = linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior[part]
             for k, correction in enumerate(self.corrections):
                 out[part, k] = linalg.non_negative(common - correction.seen(white), error)
-        return self.scale**2 * out
+        return near(self.scale**2 * out, points)
 
     def leave_one_out(self) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]]:
         """Mean and variance of each row's f_k given all other rows, (n, c) each; as `Posterior.leave_one_out`."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory, threads
-from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, training_set
+from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, near, training_set
 from widelimit.kernels.base import Kernel
 
 
@@ -36,18 +36,22 @@ class StoppedFlow:
         """A_t y: the mean is T(., X) A_t y."""
         return threads.product(self.modes, self.gain[:, None] * threads.product(self.modes.T, self.data.y))
 
+    @linalg.quiet()
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m *c"]:
         """T(Z, X) A_t y."""
         return np.asarray(self.data.outputs(self._mean(self.data.inputs(Z)), Z))
 
+    @linalg.quiet()
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
         """The diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
         points = self.data.inputs(Z)
         prior = np.asarray(self.prior.diag(points))
         weighted, between = self._projections(points)
         crossing = np.einsum("ij,ij->i", weighted, between)
-        return self._checked(prior, crossing, np.einsum("ij,ij->i", threads.product(weighted, self.spread), weighted))
+        square = np.einsum("ij,ij->i", threads.product(weighted, self.spread), weighted)
+        return near(self._checked(prior, crossing, square), points)
 
+    @linalg.quiet()
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
         """S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m), symmetric to the bit."""
         points = self.data.inputs(Z)
@@ -59,8 +63,9 @@ class StoppedFlow:
         square = threads.product(threads.product(weighted, self.spread), weighted.T)
         out = prior + ((square + square.T) / 2 - crossing - crossing.T)
         np.fill_diagonal(out, self._checked(*(np.diagonal(a) for a in (prior, crossing, square))))
-        return np.asarray(out)
+        return near(out, points)
 
+    @linalg.quiet()
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, *, seed: int = 0) -> Float[np.ndarray, "count m *c"]:
         """Draws of f_t(Z): (count, m), or (count, m, c) for y of shape (n, c)."""
         points, c = self.data.inputs(Z), self.data.y.shape[1]

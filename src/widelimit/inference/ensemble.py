@@ -40,6 +40,7 @@ class TrainedEnsemble:
         """B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
         return self.flow.predict(Z, t)
 
+    @linalg.quiet()
     def covariance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m m"]:
         """Sigma(Z, Z) - B Sigma(X, Z) - (B Sigma(X, Z))^T + B Sigma(X, X) B^T, B = B_t(Z).
 
@@ -61,6 +62,7 @@ class TrainedEnsemble:
             np.fill_diagonal(out[i], diagonal)
         return like(out if times.ndim else out[0], Z)
 
+    @linalg.quiet()
     def variance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m"]:
         """The diagonal of `covariance`, (m,) or (T, m), at O(m n^2) for each time; never negative.
 

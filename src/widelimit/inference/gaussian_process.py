@@ -157,7 +157,7 @@ class GaussianProcess:
         log_volume = float(np.sum(np.log(np.abs(np.diagonal(upper)))))
         normaliser = pivoted.rank * math.log(2 * math.pi) / 2 + log_volume
         square = float(linalg.restored(np.sum(white**2, axis=0), 2 * exponent).sum())
-        return -square / 2 - residual.shape[1] * normaliser
+        return float(-square / 2 - residual.shape[1] * normaliser)
 
     def condition(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0

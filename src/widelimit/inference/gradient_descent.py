@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from widelimit import validation
 from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss, SquaredError, resolve
-from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set, unchecked
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
@@ -46,6 +46,7 @@ class GradientDescent:
         values = self.alphas[..., 0] if self.data.single else self.alphas
         return values if isinstance(self.steps, np.ndarray) else values[0]
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"]) -> Float[Array, "*S m *c"]:
         """f_s(Z) = f_0(Z) + K(Z, X) alpha_s: (m,), or (m, c) for y of shape (n, c). Raises: ValueError: bad Z."""
         points = self.data.inputs(Z)
@@ -53,7 +54,10 @@ class GradientDescent:
         values = self.data.start(self.initial, points) + self.data.unfold(
             threads.product(self.data.cross(points), folded)
         )
-        return self.data.outputs(values if isinstance(self.steps, np.ndarray) else values[0], Z)
+        values = values if isinstance(self.steps, np.ndarray) else values[0]
+        if np.isfinite(self.alphas).all():
+            return self.data.outputs(values, Z)
+        return unchecked(values[..., 0] if self.data.single else values, Z)  # a descent that diverged has warned
 
     def loss(self) -> Float[np.ndarray, "*S"] | float:
         """C(f_s) = (1/n) sum_i l(f_s(x_i), y_i) on the training set; inf where the iterates have overflowed."""

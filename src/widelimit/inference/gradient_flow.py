@@ -60,6 +60,7 @@ class GradientFlow(Flow):
         """K(Z, X) V: the kernel between test points and modes, (m, n)."""
         return threads.product(self.data.cross(points), self.vectors)
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T.
 

@@ -120,6 +120,7 @@ class KrylovFlow(Flow):
         exponent = self._scaled[1]
         return linalg.restored(coefficients, exponent), linalg.restored(residual, exponent)
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `GradientFlow.predict`.
 

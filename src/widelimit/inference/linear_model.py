@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory, plan, threads
+from widelimit.inference.training_set import near
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
 from widelimit.validation import Array
 
@@ -65,7 +66,8 @@ class LinearModel:
         phi = self._mapped("Z", Z)
         if weights.ndim not in (1, 2) or len(weights) != phi.shape[1]:
             raise ValueError(f"w must have shape ({phi.shape[1]},) or ({phi.shape[1]}, c), got {weights.shape}.")
-        return threads.product(phi, weights)
+        with linalg.quiet():
+            return near(threads.product(phi, weights), Z)
 
     def primal_descent(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, learning_rate: float, steps: int

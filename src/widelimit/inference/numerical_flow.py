@@ -244,6 +244,7 @@ class NumericalFlow(Flow):
             warnings.warn(f"t = inf stands for t = {found.end:.4g}: {found.message}", stacklevel=3)
         return found
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `Flow`; warns, and raises, as `loss`."""
         points = self.data.inputs(Z)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, plan, threads
+from widelimit.inference.training_set import near
 from widelimit.kernels.base import Kernel
 
 ROWS = 4096
@@ -28,6 +29,7 @@ class Nystrom:
     def __post_init__(self) -> None:
         validation.sealed(self)
 
+    @linalg.quiet()
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """phi(X)."""
         plan.require(len(X), self.basis.shape[1], np.float64)
@@ -35,7 +37,7 @@ class Nystrom:
         for start in range(0, len(X), ROWS):
             part = slice(start, start + ROWS)
             out[part] = threads.product(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis)
-        return out
+        return near(out, X)
 
 
 def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:

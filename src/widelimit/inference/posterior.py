@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +20,13 @@ from widelimit.compute import iterative, linalg, memory, threads
 from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers
+from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.solvers import Fit
-from widelimit.inference.training_set import TrainingSet, like, scalar_kernel, training_set
+from widelimit.inference.training_set import TrainingSet, like, near, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, shown
 from widelimit.validation import Array
 
-INEXACT = 1e-4
-"""A residual above which a factorisation warns: the mean then misses the labels in the fourth digit, where a well-posed
-system has twelve. Conjugate gradients and mixed precision have a tolerance of their own."""
 BLOCK = 2048
 """Test points whose variances are computed at once."""
 GRADIENT = 8
@@ -127,6 +124,7 @@ class Posterior:
             lines.append(f"numerical rank {self.factor.rank} of {len(self.data.X)}: the minimum-norm solution")
         return "\n".join(lines)
 
+    @linalg.quiet()
     def mean(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
         points = self.data.inputs(Z)
@@ -148,6 +146,7 @@ class Posterior:
         """
         return self.predict(Z).variance
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"]) -> Prediction:
         """`mean` and `variance` in one pass, which computes K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
 
@@ -167,6 +166,7 @@ class Posterior:
         variance = linalg.non_negative(variance, self._rounding(prior))
         return Prediction(self.data.outputs(mean, Z), like(variance, Z))
 
+    @linalg.quiet()
     def covariance(self, Z: Float[Array, "m d"]) -> Float[Array, "m m"]:
         """K(Z, Z) - K(Z, X) (K(X, X) + noise)^{-1} K(X, Z): (m, d) -> (m, m), of f, no noise; symmetric to the bit."""
         return like(self._covariance(self.data.inputs(Z)), Z)
@@ -181,6 +181,7 @@ class Posterior:
         np.fill_diagonal(covariance, linalg.non_negative(np.diagonal(covariance), self._rounding(prior)))
         return covariance
 
+    @linalg.quiet()
     def sample(self, Z: Float[Array, "m d"], count: int, *, seed: int = 0) -> Float[Array, "count m *c"]:
         """Draws of f(Z) from the posterior (without noise): (count, m), or (count, m, c) for y of shape (n, c).
 
@@ -194,7 +195,7 @@ class Posterior:
         m, c = len(points), self.weights.shape[1]
         memory.require(8.0 * (3 * count * m * c + 4 * m * m), f"{count} draws of {m} x {c} values")
         error = m * float(self._rounding(self.data.diagonal(points)).max())
-        root = linalg.square_root(self._covariance(points), error)
+        root = linalg.square_root(near(self._covariance(points), points), error)
         normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal((count, m, c))
         return self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z)
 
@@ -352,7 +353,7 @@ def posterior(
     variance = validation.noise(noise, len(data.X))
     post = _solved(data, variance, solver, precision, tolerance, matrix, checkpoint, progress=progress)
     if post.fit.converged:
-        _warn_if_inexact(post)
+        warn_if_inexact(post)
     else:
         iterative.warn(post.fit.message)
     return post
@@ -386,66 +387,5 @@ def _solved(
             checkpoint=checkpoint,
             report=report,
         )
-    _refuse_conflicts(data, found, variance)
+    refuse_conflicts(data, found, variance)
     return Posterior(data, variance, found)
-
-
-def _warn_if_inexact(post: Posterior) -> None:
-    """Measure the residual of a factorisation where it may be large, which costs the kernel again, and warn if it is.
-
-    Rounding leaves up to about eps |A| |weights|, A = K(X, X) + noise, and |A| is at most its trace: O(n) to look at.
-    """
-    data, n = post.data, len(post.data.X)
-    if post.fit.residual is not None:
-        return
-    y, exponent = linalg.scaled(data.y)
-    weights, size = linalg.restored(post.weights, -exponent), np.sqrt(np.sum(y**2, axis=0))
-    trace = float(np.sum(np.asarray(data.kernel.diag(data.X)) + post.noise))
-    left = linalg.EPS * trace * np.sqrt(np.sum(weights**2, axis=0))
-    if (left <= INEXACT * size).all() or post.residual <= INEXACT:
-        return
-    enough = max(float(np.mean(post.noise)), linalg.EPS * trace / INEXACT**1.5)
-    condition = post.factor.spread**2 * (n if post.factor.rank == n else 1)
-    warnings.warn(
-        f"the weights are inexact: |y - (K(X, X) + noise) weights| is {post.residual:.2g} |y|, as K(X, X) + noise is "
-        f"ill-conditioned, with a condition number of up to {condition:.1g}. Pass a larger noise, e.g. "
-        f"noise={enough:.1g}, a shorter length scale, or leave out nearly equal rows.",
-        stacklevel=3,
-    )
-
-
-def _duplicates(data: TrainingSet, noise: np.ndarray) -> str:
-    """What is wrong if noise-free duplicate rows of X have two labels; empty if none have."""
-    exact = np.broadcast_to(noise, len(data.X)) == 0
-    _, group = np.unique(data.X, axis=0, return_inverse=True)
-    first: dict[int, int] = {}
-    conflicts = []
-    for i, g in enumerate(group.ravel().tolist()):
-        if exact[i] and (data.y[i] != data.y[first.setdefault(g, i)]).any():
-            conflicts.append((first[g], i))
-    if not conflicts:
-        return ""
-    pairs = "; ".join(
-        f"rows {i} and {j} (labels {data.y[i].tolist()} and {data.y[j].tolist()})" for i, j in conflicts[:3]
-    )
-    more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
-    return f"duplicate rows of X have different labels: {pairs}{more}"
-
-
-def _refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
-    """Raise if y is not in the range of a singular K(X, X) + noise: duplicate rows with two labels, or the rank."""
-    factor, n = found.factor, len(data.X)
-    if found.converged and factor.rank == n:
-        return
-    cause = _duplicates(data, noise)
-    if not cause and factor.rank < n:
-        # Half of the digits, for each output by itself: rounding in consistent labels stays far below.
-        y, _ = linalg.scaled(data.y)
-        missed = np.abs(factor.outside(y)) / np.maximum(np.abs(y).max(axis=0), np.finfo(np.float64).tiny)
-        if missed.max() > math.sqrt(linalg.EPS):
-            cause = (
-                f"K(X, X) + noise has numerical rank {factor.rank} of {n} (no duplicate row of X has two labels), and "
-                f"label {int(np.argmax(missed.max(axis=1)))} is off its range by {missed.max():.2g} of the largest"
-            )
-    if cause:
-        raise ValueError(f"y cannot be interpolated: {cause}. Pass noise= the variance of the observation noise.")

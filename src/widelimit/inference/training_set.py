@@ -109,7 +109,7 @@ class TrainingSet(NamedTuple):
         return tiles.diagonal(scalar_kernel(self.kernel).prepared(points), points, beside=len(self.X))
 
     def outputs(self, values: np.ndarray, Z: Any) -> Array:
-        """(..., c) results without the last axis if y had none, as a JAX array where Z is one."""
+        """(..., c) results without the last axis if y had none, as a JAX array where Z is one. Raises: as `near`."""
         return like(values[..., 0] if self.single else values, Z)
 
     def start(self, initial: Function | None, points: np.ndarray) -> np.ndarray:
@@ -141,11 +141,35 @@ def evaluate(name: str, function: Function, points: np.ndarray, *, count: int, s
 
 
 def like(values: np.ndarray, Z: Any) -> Array:
-    """The values as a JAX array where Z is one (of its dtype), else as they are."""
+    """The values as a JAX array where Z is one (of its dtype), else as they are. Raises: as `near`."""
+    if validation.is_jax(Z):
+        with linalg.quiet():
+            values = np.asarray(values, Z.dtype)
+    return unchecked(near(values, Z), Z)
+
+
+def unchecked(values: np.ndarray, Z: Any) -> Array:
+    """`like`, finite or not."""
     if not validation.is_jax(Z):
         return values
     with jax.enable_x64(Z.dtype == np.float64):
         return jnp.asarray(values, Z.dtype)
+
+
+def near(values: np.ndarray, Z: Any) -> np.ndarray:
+    """The values at test inputs Z (m, d), if they are finite.
+
+    Raises:
+        ValueError: they are not, and which row of Z is the farthest.
+    """
+    if np.isfinite(values).all():
+        return values
+    size = np.abs(np.asarray(Z, np.float64)).max(axis=1)
+    row = int(np.argmax(size))
+    raise ValueError(
+        f"the prediction leaves the range of a float: row {row} of the new inputs, with an entry of size "
+        f"{size[row]:.3g}, is too far from the training inputs (or y is too large). Leave it out, or check its unit."
+    )
 
 
 def scalar_kernel(kernel: Any) -> Kernel:

@@ -48,6 +48,7 @@ class Function:
         object.__setattr__(self, "centers", validation.owned(centers))
         object.__setattr__(self, "coefficients", validation.owned(a))
 
+    @linalg.quiet()
     def __call__(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """f(Z) = K(Z, X) a: (m, d) -> (m,) or (m, c)."""
         points = np.asarray(validation.points("Z", validation.concrete("Z", Z)), np.float64)
