@@ -76,7 +76,7 @@ class GradientFlow(Flow):
         memory.require(8 * size, f"predictions at {times.size} times")
         weighted = self.gain(np.atleast_1d(times))[:, :, None] * self.residual
         projected = self.projected(points)
-        with threads.following(threads.work(*projected.shape, weighted[:, 0].size)):
+        with threads.following(threads.work(len(projected), projected.shape[1], weighted[:, 0].size)):
             moved = np.einsum("mn,tnc->tmc", projected, weighted, optimize=True)
         values = self.data.start(self.initial, points) + self.data.unfold(moved)
         return self.data.outputs(values if times.ndim else values[0], Z)
