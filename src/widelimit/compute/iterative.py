@@ -204,7 +204,7 @@ class Iterative(Factor):
 
     def form(self, b: np.ndarray) -> np.ndarray:
         x = self.solve(b)
-        return threads.product(b.T, x) + threads.product(x.T, b - self.product(x))
+        return np.asarray(threads.product(b.T, x) + threads.product(x.T, b - self.product(x)))
 
     def squares(self, b: np.ndarray) -> np.ndarray:
         """b.x + x.r: its error, -r^T A^{-1} r, is of second order and never makes a variance smaller."""

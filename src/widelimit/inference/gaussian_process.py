@@ -152,7 +152,7 @@ class GaussianProcess:
         off = np.abs(residual - threads.product(basis, along)).max(axis=0, initial=0.0)
         if (off > math.sqrt(linalg.EPS) * np.abs(residual).max(axis=0, initial=0.0)).any():
             return -math.inf
-        with threads.following(threads.work(*upper.shape, along.shape[1])):
+        with threads.following(threads.work(len(upper), len(upper), along.shape[1])):
             white = scipy.linalg.solve_triangular(upper, along) if pivoted.rank else along
         log_volume = float(np.sum(np.log(np.abs(np.diagonal(upper)))))
         normaliser = pivoted.rank * math.log(2 * math.pi) / 2 + log_volume

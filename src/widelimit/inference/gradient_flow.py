@@ -81,7 +81,7 @@ class GradientFlow(Flow):
         residual, exponent = linalg.scaled(self.residual)
         weighted = self.gain(np.atleast_1d(times))[:, :, None] * residual
         projected = self.projected(points)
-        with threads.following(threads.work(*projected.shape, weighted[:, 0].size)):
+        with threads.following(threads.work(len(projected), projected.shape[1], weighted[:, 0].size)):
             moved = np.einsum("mn,tnc->tmc", projected, weighted, optimize=True)
         moved = linalg.restored(moved, exponent)
         values = self.data.start(self.initial, points) + self.data.unfold(moved)

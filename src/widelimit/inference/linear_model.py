@@ -89,7 +89,7 @@ class LinearModel:
         """
         data, rate, steps = self._descent(X, y, learning_rate, steps)
         w = np.zeros((steps + 1, data.phi.shape[1], data.y.shape[1]))
-        with threads.following(threads.work(*data.phi.shape, data.y.shape[1])):
+        with threads.following(threads.work(len(data.phi), data.phi.shape[1], data.y.shape[1])):
             for s in range(steps):
                 w[s + 1] = w[s] - 2 * rate * data.phi.T @ (data.phi @ w[s] - data.y)
         return data.shaped(w)
@@ -109,7 +109,7 @@ class LinearModel:
         plan.require(len(data.phi), len(data.phi), data.phi.dtype)
         matrix = threads.product(data.phi, data.phi.T)
         alpha = np.zeros((steps + 1, *data.y.shape))
-        with threads.following(threads.work(*matrix.shape, data.y.shape[1])):
+        with threads.following(threads.work(len(matrix), len(matrix), data.y.shape[1])):
             for s in range(steps):
                 alpha[s + 1] = alpha[s] - 2 * rate * (matrix @ alpha[s] - data.y)
         return data.shaped(alpha)

@@ -159,7 +159,7 @@ class Posterior:
             part = slice(start, start + BLOCK)
             cross = self.data.cross(points[part])
             # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
-            with threads.following(threads.work(*cross.shape, self.weights.shape[1])):
+            with threads.following(threads.work(len(cross), cross.shape[1], self.weights.shape[1])):
                 mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
             variance[part] -= self.factor.squares(cross.T)
             del cross  # overwritten by its own squares, and as large as the next one
@@ -284,7 +284,7 @@ class Posterior:
             ValueError: it leaves float64's range, or A is singular.
         """
         self.require_squares()
-        return (threads.product(self.weights, self.weights.T) - self.data.y.shape[1] * self.precision()) / 2
+        return np.asarray((threads.product(self.weights, self.weights.T) - self.data.y.shape[1] * self.precision()) / 2)
 
 
 def posterior(

@@ -148,7 +148,7 @@ def _fit(
 ) -> Fit:
     """`fit` for y of order 1."""
     choice = choose(len(data.X), solver, precision, stored=matrix is not None, kept=checkpoint is not None)
-    _require(choice, *data.y.shape, precision)
+    _require(choice, len(data.X), data.y.shape[1], precision)
     report(KERNEL, 0, 0)
     file = Checkpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None
     if choice.solver == "cg":
