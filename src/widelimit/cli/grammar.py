@@ -24,9 +24,9 @@ class Command(TyperCommand):
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         given = Counter(parameter.name for parameter in order if parameter.param_type_name == "option")
         for parameter in order:
-            if given[parameter.name] > 1 and not getattr(parameter, "multiple", False):
+            if given[parameter.name] > 1 and not parameter.multiple:
                 raise UsageError(f"{parameter.opts[0]} is given {given[parameter.name]} times; give it once.", ctx)
-        return super().parse_args(ctx, args)
+        return TyperCommand.parse_args(self, ctx, args)
 
     def invoke(self, ctx: Context) -> Any:
         """Run the command; in a process of its own with the cache of compiled programs."""
@@ -37,7 +37,7 @@ class Command(TyperCommand):
                 note(compiled.refused(error), quiet=bool(ctx.params.get("quiet")))
             else:
                 interruption.at_end(partial(_end, run))
-        return super().invoke(ctx)
+        return TyperCommand.invoke(self, ctx)
 
 
 def _end(run: Path | None, done: bool) -> None:
