@@ -273,7 +273,7 @@ class Network:
 def _float_dtype(dtype: Any) -> np.dtype:
     """float32 or float64. Raises: TypeError."""
     try:
-        kind = np.dtype(dtype)
+        kind: np.dtype[Any] = np.dtype(dtype)
     except (TypeError, ValueError):
         kind = np.dtype(object)
     if dtype is None or kind not in (np.float32, np.float64):
