@@ -102,7 +102,7 @@ class WideEstimator(BaseEstimator, abc.ABC):
         check_is_fitted(self)
         preparation.refuse_rows(X)
         with preparation.brief("X"):
-            rows = validate_data(self, X, dtype=np.float64, reset=False)
+            rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         return self.inputs_(rows)
 
     def _normalised(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:

@@ -51,7 +51,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
             preparation.refuse_rows(X)
             casting.refuse_unfit_labels("y", y)
             with preparation.brief("y"):
-                X, y = validate_data(self, X, y, dtype=np.float64)
+                X, y = validate_data(self, X, y, dtype=np.float64, order="C")
                 check_classification_targets(y)
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
