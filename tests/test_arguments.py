@@ -494,6 +494,8 @@ INNER = {
         "output_scale",
         "feature_map",
         "components",
+        "errors",
+        "jumps",
     ),
 }
 """Methods that the library calls on its own values, many of them traced."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime
 import math
-import numbers
 import operator
 import os
 import reprlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -70,7 +69,7 @@ def refuse_masked(name: str, value: Any) -> None:
     Raises: TypeError.
     """
     parts = value if isinstance(value, (list, tuple)) else [value]
-    count = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
+    count = sum(int(np.sum(np.ma.getmaskarray(part))) for part in parts if isinstance(part, np.ma.MaskedArray))
     if count:
         raise TypeError(
             f"{name} is a masked array; fill or drop the masked entries first (missing values: {count}), e.g. "
@@ -98,35 +97,35 @@ def as_float_array(name: str, value: Any) -> Array:
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray().")
     given = value
     if not isinstance(value, jax.Array):
-        for column in _columns(value):
-            _refuse_inexact(name, np.asarray(column))
+        for column in columns(value):
+            refuse_inexact(name, np.asarray(column))
         try:
             value = np.asarray(value)
         except ValueError as error:
             raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
-        if isinstance(given, (list, tuple)) and _large(value):
-            _refuse_inexact_lists(name, given)
+        if isinstance(given, (list, tuple)) and large(value):
+            refuse_inexact_lists(name, given)
     dtype = np.dtype(value.dtype)
     if value.ndim == 0 and dtype.kind in "bcO":
         raise TypeError(f"{name} must be a real number or an array of them, got {shown(given)}.")
     if dtype in (np.float32, np.float64):
         return value  # type: ignore[no-any-return]
     if dtype.kind in "iub" and isinstance(value, np.ndarray):
-        _refuse_inexact(name, value)
+        refuse_inexact(name, value)
         return value.astype(np.float64)
     remedy = REMEDIES.get(dtype.kind, "convert it to float32 or float64 yourself")
     held = f" ({shown(given)})" if value.ndim == 0 else ""
     raise TypeError(f"{name} has dtype {str(dtype)[:60]}{held}; float32 or float64 is needed: {remedy}.")
 
 
-def _columns(value: Any) -> Iterator[Any]:
+def columns(value: Any) -> Iterator[Any]:
     """The columns of a table, each of which has a dtype of its own; of anything else nothing."""
     package = type(value).__module__.partition(".")[0]
     if package in ("pandas", "polars") and len(getattr(value, "shape", ())) == 2:
         yield from (value.iloc[:, j] for j in range(value.shape[1])) if package == "pandas" else value.iter_columns()
 
 
-def _refuse_inexact(name: str, array: np.ndarray) -> None:
+def refuse_inexact(name: str, array: np.ndarray) -> None:
     """Refuse integers that float64 would round: different ones could become equal. Raises: TypeError."""
     if array.dtype.kind not in "iu" or array.dtype.itemsize < 8:
         return
@@ -137,98 +136,22 @@ def _refuse_inexact(name: str, array: np.ndarray) -> None:
         raise TypeError(f"{name} holds integers that float64 cannot represent; scale them, or pass floats.")
 
 
-def _refuse_inexact_lists(name: str, value: Any) -> None:
+def refuse_inexact_lists(name: str, value: Any) -> None:
     """The same of numbers in lists, which NumPy may have rounded already. Raises: TypeError."""
     if isinstance(value, (list, tuple)):
         for entry in value:
-            _refuse_inexact_lists(name, entry)
-    elif isinstance(value, int) and abs(value) > 2**53 and _rounded(value):
+            refuse_inexact_lists(name, entry)
+    elif isinstance(value, int) and abs(value) > 2**53 and rounded(value):
         raise TypeError(f"{name} holds integers that float64 cannot represent; scale them, or pass floats.")
 
 
-def _large(array: np.ndarray) -> bool:
+def large(array: np.ndarray) -> bool:
+    """Whether floats are so large that integers may have been rounded to them."""
     return array.dtype.kind == "f" and bool((np.abs(array) >= 2.0**53).any())
 
 
-def refuse_uncastable(name: str, value: Any) -> None:
-    """Refuse what a cast to float64 changes or loses without a word, before somebody else casts.
-
-    These are masks, text, dates, time spans, complex numbers, long doubles and integers beyond 2^53. An array of
-    objects may hold real numbers.
-
-    Raises: TypeError, ValueError (complex numbers).
-    """
-    refuse_masked(name, value)
-    if type(value).__module__.startswith("scipy.sparse") or value is None:
-        return
-    for column in [*_columns(value)] or [value]:
-        try:
-            array = np.asarray(column)
-        except ValueError as error:
-            raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
-        _refuse_inexact(name, array)
-        if isinstance(column, (list, tuple)) and _large(array):
-            _refuse_inexact_lists(name, column)
-        kind = array.dtype.kind
-        if kind == "c":
-            raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}; {REMEDIES['c']}.")
-        if kind in REMEDIES and kind != "O":
-            raise TypeError(f"{name} has dtype {str(array.dtype)[:60]}; numbers are needed: {REMEDIES[kind]}.")
-        if kind == "V" or (kind == "f" and array.dtype.itemsize > 8):
-            raise TypeError(f"{name} has dtype {str(array.dtype)[:60]}; convert it to float64 yourself.")
-        if kind == "O":
-            _refuse_objects(name, array)
-
-
-def _refuse_objects(name: str, array: np.ndarray) -> None:
-    for place, entry in np.ndenumerate(array):
-        at = f"{name}[{', '.join(map(str, place))}]" if place else name
-        if isinstance(entry, (complex, np.complexfloating)):
-            raise ValueError(f"Complex data not supported: {at} is {shown(entry)}; {REMEDIES['c']}.")
-        if isinstance(entry, (str, bytes)):
-            raise TypeError(f"{at} is the text {shown(entry)}; numbers are needed: {REMEDIES['U']}.")
-        if isinstance(entry, DATES):
-            raise TypeError(f"{at} is {shown(entry)}; numbers are needed: {REMEDIES['M']}.")
-        if entry is None or type(entry).__name__ in ("NAType", "NaTType"):
-            raise ValueError(f"{at} is missing ({shown(entry)}, as good as NaN); drop or impute it.")
-        if not isinstance(entry, (numbers.Number, np.generic)):
-            raise TypeError(
-                f"{at} is {shown(entry)}: the argument must be a number (a string must be converted to a number)."
-            )
-        if isinstance(entry, (int, np.integer)) and abs(int(entry)) > 2**53 and _rounded(int(entry)):
-            raise TypeError(f"{at} is an integer that float64 cannot represent; scale it, or pass floats.")
-
-
-def refuse_unfit_labels(name: str, value: Any) -> None:
-    """Refuse class labels that are neither numbers nor text: masks, dates, time spans, complex numbers, records.
-
-    Raises: TypeError, ValueError (complex numbers).
-    """
-    refuse_masked(name, value)
-    if value is None:
-        return
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
-    kinds = array.dtype.kind
-    if kinds == "O":
-        kinds = "".join({_kind(entry) for entry in array.flat})
-    if "c" in kinds:
-        raise ValueError(f"Complex data not supported: {name} holds complex numbers; labels are numbers or text.")
-    if set(kinds) & set("mMV"):
-        raise TypeError(
-            f"{name} holds dates, time spans or records; class labels are numbers or text: use .astype(str)."
-        )
-
-
-def _kind(entry: Any) -> str:
-    if isinstance(entry, DATES):
-        return "M"
-    return "c" if isinstance(entry, (complex, np.complexfloating)) else ""
-
-
-def _rounded(number: int) -> bool:
+def rounded(number: int) -> bool:
+    """Whether float64 rounds this integer, or has none so large."""
     try:
         return int(float(number)) != number
     except OverflowError:
@@ -386,7 +309,7 @@ def choice(name: str, value: Any, known: Sequence[Any]) -> Any:
 
 def numbers_in(name: str, values: Any) -> tuple[float, ...]:
     """A sequence of finite real numbers. Raises: TypeError, ValueError."""
-    if isinstance(values, (str, bytes, dict)) or not isinstance(values, Iterable) or np.ndim(values) != 1:
+    if not isinstance(values, (tuple, list, set, np.ndarray)) or (isinstance(values, np.ndarray) and values.ndim != 1):
         raise TypeError(f"{name} must be a sequence of real numbers, got {shown(values)}.")
     return tuple(float(finite_scalar(f"every entry of {name}", value)) for value in values)
 

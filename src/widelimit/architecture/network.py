@@ -114,7 +114,8 @@ class Network:
             )
         named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
-        if not isinstance(seeds, (Sequence, np.ndarray)) or isinstance(seeds, str) or len(seeds) == 0:
+        listed = isinstance(seeds, Sequence) and not isinstance(seeds, (str, bytes))
+        if not (listed or (isinstance(seeds, (np.ndarray, jax.Array)) and seeds.ndim == 1)) or len(seeds) == 0:
             raise ValueError(f"seeds must be a sequence of at least one integer, got {validation.shown(seeds)}.")
         keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
         kind = _float_dtype(dtype)
@@ -295,7 +296,7 @@ def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None
 def _float_dtype(dtype: Any) -> np.dtype:
     """float32 or float64. Raises: TypeError."""
     try:
-        kind = np.dtype(dtype)
+        kind: np.dtype[Any] = np.dtype(dtype)
     except (TypeError, ValueError):
         kind = np.dtype(object)
     if dtype is None or kind not in (np.float32, np.float64):

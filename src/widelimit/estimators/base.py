@@ -52,8 +52,8 @@ class WideEstimator(BaseEstimator, abc.ABC):
         try:
             yield
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
         self._fitted_with = self.get_params(deep=False)
 
@@ -96,14 +96,14 @@ class WideEstimator(BaseEstimator, abc.ABC):
         return 0.5 if self._solved() else 4
 
     def _ensemble(self) -> bool:
-        return getattr(self, "ensemble", False)  # type: ignore[no-any-return]
+        return getattr(self, "ensemble", False)
 
     def _prepared(self, X: Any) -> Float[np.ndarray, "m d"]:
         """New rows, validated, as the kernel takes them."""
         check_is_fitted(self)
         preparation.refuse_rows(X)
         with preparation.brief("X"):
-            rows = validate_data(self, X, dtype=np.float64, reset=False)
+            rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         return self.inputs_(rows)
 
     def _normalised(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:

@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
-from widelimit.estimators import preparation
+from widelimit.estimators import casting, preparation
 from widelimit.estimators.base import WideEstimator
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.networks import ROWS, Design, Fitted, search, spread
@@ -49,9 +49,9 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
         with self._fitting():
             self._check_settings()
             preparation.refuse_rows(X)
-            validation.refuse_unfit_labels("y", y)
+            casting.refuse_unfit_labels("y", y)
             with preparation.brief("y"):
-                X, y = validate_data(self, X, y, dtype=np.float64)
+                X, y = validate_data(self, X, y, dtype=np.float64, order="C")
                 check_classification_targets(y)
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
@@ -141,7 +141,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Share of rows whose class is predicted, weighted. Raises: TypeError, ValueError: as `fit`."""
-        validation.refuse_unfit_labels("y", y)
+        casting.refuse_unfit_labels("y", y)
         if sample_weight is not None:
             sample_weight = preparation.sample_weights(sample_weight, len(y))
         return float(ClassifierMixin.score(self, X, y, sample_weight))

@@ -67,7 +67,7 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         preparation.refuse_random_state(self.random_state)
         preparation.refuse_rows(X)
         with preparation.brief("X"):
-            X = validate_data(self, X, dtype=np.float64)
+            X = validate_data(self, X, dtype=np.float64, order="C")
         inputs = preparation.inputs(self.normalize, X, np.ones(len(X)))
         count = min(count, len(X))
         rows = check_random_state(self.random_state).permutation(len(X))[:count]
@@ -83,5 +83,5 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         check_is_fitted(self)
         preparation.refuse_rows(X)
         with preparation.brief("X"):
-            rows = validate_data(self, X, dtype=np.float64, reset=False)
+            rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         return self._map(self.inputs_(rows))

@@ -161,7 +161,7 @@ def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
 
 
 def _parameters(model: WideEstimator) -> dict[str, Any]:
-    parameters = dict(model._fitted_with)
+    parameters = model._fitted_with | {"verbose": bool(model.verbose)}  # how to report is no part of a fit
     if not isinstance(parameters["activation"], str):
         raise TypeError(
             f"a model with the activation {parameters['activation']!r} cannot be saved: only names can be stored "

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory
+from widelimit.estimators import casting
 from widelimit.inference.outputs import constant
 from widelimit.inference.training_set import near
 
@@ -128,7 +129,7 @@ def brief(name: str) -> Iterator[None]:
 
 def refuse_rows(value: Any) -> None:
     """Refuse an X that scikit-learn would take in another sense, or refuse at length. Raises: TypeError, ValueError."""
-    validation.refuse_uncastable("X", value)
+    casting.refuse_uncastable("X", value)
     if value is None:
         raise ValueError("X must have shape (n, d), got None.")
     array = np.asarray(value)
@@ -146,7 +147,7 @@ def refuse_rows(value: Any) -> None:
 
 def refuse_targets(value: Any) -> None:
     """Refuse regression targets that are no real, finite numbers. Raises: TypeError, ValueError."""
-    validation.refuse_uncastable("y", value)
+    casting.refuse_uncastable("y", value)
     array = np.asarray(value)
     if value is not None and array.ndim == 0:
         raise ValueError(f"y must have shape (n,) or (n, c), got {validation.shown(value)}.")

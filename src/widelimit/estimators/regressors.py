@@ -47,7 +47,7 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
             preparation.refuse_rows(X)
             preparation.refuse_targets(y)
             with preparation.brief("y"):
-                X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+                X, y = validate_data(self, X, y, dtype=np.float64, order="C", multi_output=True, y_numeric=True)
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             targets = np.asarray(y, np.float64)[kept]

@@ -77,9 +77,10 @@ def _number(value: Any) -> Any:
 
 
 def _flag(state: dict[str, Any], key: str) -> bool:
-    if not isinstance(state[key], bool):
+    value = state[key]
+    if not isinstance(value, bool):
         raise TypeError(f"{key} is neither true nor false")
-    return state[key]
+    return value
 
 
 def _names(names: Any, d: int) -> np.ndarray:
