@@ -18,6 +18,7 @@ from widelimit import validation
 from widelimit.activations.base import Activation, Trace
 from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
+from widelimit.arithmetic import arithmetic
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one
 from widelimit.validation import Array
@@ -114,7 +115,7 @@ class Network:
         kind = np.dtype(dtype)
         if kind not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {dtype!r}.")
-        with jax.enable_x64(kind == np.float64):
+        with arithmetic(kind == np.float64):
             params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), tuple(sizes), kind)
         return params
 
@@ -136,7 +137,7 @@ class Network:
                 parameters are those of another architecture.
         """
         X = self._inputs(params, X, axes=0)
-        with jax.enable_x64(X.dtype == np.float64):
+        with arithmetic(X.dtype == np.float64):
             return self._signals(params, jnp.asarray(X))
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
@@ -145,7 +146,7 @@ class Network:
         Raises: as `apply`.
         """
         X = self._inputs(params, X, axes=1)
-        with jax.enable_x64(X.dtype == np.float64):
+        with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
     def _signals(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
@@ -218,7 +219,7 @@ class Network:
         A grid of deviations goes through the layers to find the range before every activation.
         """
         ranges: dict[int, tuple[float, float]] = {}
-        with jax.enable_x64(True):
+        with arithmetic(True):
             grid = jnp.asarray(np.linspace(low, high, _GRID) if high > low else np.full(1, high))
             variance = Variance(grid**2, jnp.zeros(grid.shape, jnp.int32)).normalised()
             for i in range(self.repeats * len(self.block)):

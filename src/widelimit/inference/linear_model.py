@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
 from widelimit.validation import Array
@@ -52,7 +52,7 @@ class LinearModel:
     def features(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n p"]:
         """phi(X) in float64. Raises: TypeError, ValueError: bad inputs, or features that are not finite (n, p)."""
         points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             values = self.kernel().encode(jnp.asarray(points))
         return np.asarray(validation.as_finite_floats("the result of feature_map", np.asarray(values)))
 

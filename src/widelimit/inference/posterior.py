@@ -16,6 +16,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import iterative, linalg, memory
 from widelimit.compute.operators import Shifted
 from widelimit.inference import solvers
@@ -241,7 +242,7 @@ class Posterior:
             ValueError: K(X, X) + noise is singular.
         """
         weights = self.sensitivity()
-        with jax.enable_x64(True):
+        with arithmetic(True):
             kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.data.kernel)
             slopes = _contraction(kernel, jnp.asarray(self.data.X), jnp.asarray(weights))
             slopes = jax.tree.map(np.asarray, slopes)

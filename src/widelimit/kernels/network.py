@@ -15,6 +15,7 @@ from jaxtyping import Float
 from widelimit import validation
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
+from widelimit.arithmetic import lenient
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.sphere import Sphere, sphere
@@ -88,7 +89,8 @@ class NNGP(Kernel):
     net: Network
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        return _prepared(self, inputs)
+        with lenient():
+            return _prepared(self, inputs)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
@@ -109,7 +111,8 @@ class NTK(Kernel):
     net: Network
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        return _prepared(self, inputs)
+        with lenient():
+            return _prepared(self, inputs)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
