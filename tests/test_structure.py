@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
     "version",
+    "arithmetic",
     "progress",
     "references",
     "pytrees",

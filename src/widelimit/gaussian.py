@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 
 Function = Callable[[jax.Array], jax.Array]
 
@@ -175,7 +176,7 @@ def gaussian_expectation(
     left = Fraction(q1) * Fraction(q2) - Fraction(c) ** 2
     sigma = math.sqrt(max(float(left / (Fraction(q1) * Fraction(q2))), 0.0))
     wanted = panels(ends, 2.0 ** math.ceil(math.log2(max(s, t, 1.0))))
-    with jax.enable_x64(True):
+    with arithmetic(True):
         coarse, fine = (
             float(pair_sums(f, g, *_row(s, t, rho, sigma), wanted=wanted, halved=halved)[0, 0, 0])
             for halved in (False, True)

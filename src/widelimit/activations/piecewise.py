@@ -41,6 +41,7 @@ from widelimit.activations.piecewise_tables import tabulate_pieces
 from widelimit.activations.ranges import by_rows, signed
 from widelimit.activations.sharp import Jumps
 from widelimit.activations.tables import FURTHEST, Table, half_octaves
+from widelimit.arithmetic import arithmetic
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, power_of_two
 
@@ -171,14 +172,14 @@ class PiecewisePolynomial(Activation):
 
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
         """Of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part; arrays (m,)."""
-        with jax.enable_x64(True):
+        with arithmetic(True):
             trace = jax.tree.map(np.asarray, self._closed(_signal(jnp.asarray(deviations)))[1])
         even, odd = (Jumps(trace.kinks.h[0], part.j[0], part.g[0]) for part in trace.parts)
         return even, odd, trace.even_share
 
     def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
         """What rounding leaves of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
-        with jax.enable_x64(True):
+        with arithmetic(True):
             parts = jax.tree.map(np.asarray, self._closed(_signal(jnp.asarray(deviations)))[1].parts)
         bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
         return np.asarray(_ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2)

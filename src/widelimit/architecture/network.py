@@ -18,6 +18,7 @@ from widelimit import memory, validation
 from widelimit.activations.base import Activation, Trace
 from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
+from widelimit.arithmetic import arithmetic
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one
 from widelimit.validation import Array
@@ -120,7 +121,7 @@ class Network:
         keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
         kind = _float_dtype(dtype)
         self._require(sizes, len(keys), kind)
-        with jax.enable_x64(kind == np.float64):
+        with arithmetic(kind == np.float64):
             params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), tuple(sizes), kind)
         return params
 
@@ -153,7 +154,7 @@ class Network:
         """
         X = self._inputs(params, X, axes=0)
         _require_signals(params, X, 1)
-        with jax.enable_x64(X.dtype == np.float64):
+        with arithmetic(X.dtype == np.float64):
             return self._signals(params, jnp.asarray(X))
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
@@ -163,7 +164,7 @@ class Network:
         """
         X = self._inputs(params, X, axes=1)
         _require_signals(params, X, len(params[0]["weight"]))
-        with jax.enable_x64(X.dtype == np.float64):
+        with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
     def _signals(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
@@ -237,7 +238,7 @@ class Network:
         A grid of deviations goes through the layers to find the range before every activation.
         """
         ranges: dict[int, tuple[float, float]] = {}
-        with jax.enable_x64(True):
+        with arithmetic(True):
             grid = jnp.asarray(np.linspace(low, high, _GRID) if high > low else np.full(1, high))
             variance = Variance(grid**2, jnp.zeros(grid.shape, jnp.int32)).normalised()
             for i in range(self.repeats * len(self.block)):

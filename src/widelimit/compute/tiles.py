@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit.arithmetic import arithmetic, lenient
 from widelimit.compute.plan import Plan, require, tile_plan, usual_budget
 
 PATCH = 128
@@ -289,12 +290,12 @@ def compute(
     wide = X.dtype == np.float64
 
     def encoded(data: np.ndarray, i: int) -> Block:
-        with jax.enable_x64(wide):
+        with arithmetic(wide):
             return _encoded(kernel, data[plan.rows(i)], plan.edge)
 
     def work(task: tuple[int, int]) -> None:
         i, j = task
-        with jax.enable_x64(wide):
+        with arithmetic(wide):
             same = plan.symmetric and i == j
             write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
 
@@ -373,7 +374,7 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
     """K(x, x) for every row; in the blocks of `cross` with `beside` other rows, so that nothing is compiled anew."""
     n, d = X.shape
     plan = tile_plan(n, max(n, beside), d, X.dtype, symmetric=True, budget=usual_budget(d, X.dtype))
-    with jax.enable_x64(X.dtype == np.float64):
+    with arithmetic(X.dtype == np.float64):
         blocks = (_encoded(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
         return np.concatenate([block.diagonal[: block.used] for block in blocks])
 
@@ -381,9 +382,10 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
 def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Run on JAX arrays in their own dtype; float64 arrays keep theirs outside of an x64 context too."""
     if any(a.dtype == jnp.float64 for a in arrays):
-        with jax.enable_x64(True):
+        with arithmetic(True):
             return call()
-    return call()
+    with lenient():
+        return call()
 
 
 def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from sklearn.gaussian_process.kernels import Hyperparameter
 from sklearn.gaussian_process.kernels import Kernel as ScikitKernel
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import memory
 from widelimit.kernels.base import Kernel
 
@@ -106,7 +107,7 @@ class SklearnKernel(ScikitKernel):
         return out
 
     def _derivative(self, values: np.ndarray, unit: np.ndarray, X: np.ndarray) -> np.ndarray:
-        with jax.enable_x64(True):
+        with arithmetic(True):
             kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self._at(values))
             still = SklearnKernel(jax.tree.map(np.zeros_like, self.kernel), self.names, unit, None)
             tangent = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), still._at(unit))

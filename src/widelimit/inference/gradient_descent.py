@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss, SquaredError, resolve
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set, unchecked
@@ -122,7 +123,7 @@ def _iterate(
 ) -> np.ndarray:
     """alpha_s (S, N, q), folded, for any loss, by as many steps as the largest of `steps`."""
     order = np.argsort(steps)
-    with jax.enable_x64(True):
+    with arithmetic(True):
         objective = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), loss)
         fixed = [jnp.asarray(v) for v in (matrix, start, data.y)]
         zero = jnp.zeros(data.fold(start).shape)

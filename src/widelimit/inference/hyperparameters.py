@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import threads
 from widelimit.inference.outputs import heard
 from widelimit.inference.posterior import Posterior, factorised, posterior
@@ -199,7 +200,7 @@ def _autodiff(build: Builder, X: np.ndarray, space: _Space) -> Callable[[np.ndar
     compiled = jax.jit(jax.grad(total))
 
     def slopes(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        with jax.enable_x64(True):
+        with arithmetic(True):
             return np.asarray(compiled(jnp.asarray(z), jnp.asarray(X), jnp.asarray(weights)))
 
     return slopes

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, plan, threads
 from widelimit.inference.training_set import near
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
@@ -56,7 +56,7 @@ class LinearModel:
 
     def _mapped(self, name: str, X: Any) -> np.ndarray:
         points = np.asarray(validation.points(name, validation.concrete(name, X)), np.float64)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             values = self.kernel().encode(jnp.asarray(points))
         return np.asarray(validation.as_finite_floats("the result of feature_map", np.asarray(values)))
 

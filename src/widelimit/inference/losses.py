@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.pytrees import pytree
 from widelimit.validation import Array
 
@@ -53,7 +54,7 @@ class Loss(abc.ABC):
     def value(self, f: Float[Array, "n *c"], y: Float[Array, "n *c"]) -> float:
         """C(f) = (1/n) sum_i l(f_i, y_i). Raises: as `gradient`."""
         outputs, targets = self._pair(f, y)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             return float(jnp.mean(self.examples(jnp.asarray(outputs), jnp.asarray(targets))))
 
     def gradient(self, f: Float[Array, "n *c"], y: Float[Array, "n *c"]) -> Float[np.ndarray, "n *c"]:
@@ -67,7 +68,7 @@ class Loss(abc.ABC):
             ValueError: shapes that differ; targets outside of the loss's domain; NaN.
         """
         outputs, targets = self._pair(f, y)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             slope = np.asarray(self.derivative(jnp.asarray(outputs), jnp.asarray(targets)))
         return slope.reshape(np.shape(f))
 

@@ -16,6 +16,7 @@ import optimistix
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet
@@ -186,7 +187,7 @@ class NumericalFlow(Flow):
         padded = np.resize(distinct, -(-distinct.size // _BATCH) * _BATCH)
         padded[distinct.size :] = distinct[-1]
         last = max(distinct[-1], SHORTEST)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             implicit = len(self.values) * q <= IMPLICIT
             found = _solve(problem, jnp.asarray(padded), jnp.asarray(last), implicit=implicit, max_steps=self.max_steps)
             states, final_state, end, steps, rest = (np.asarray(v) for v in found)
@@ -199,7 +200,7 @@ class NumericalFlow(Flow):
     def _problem(self) -> tuple[_Problem, float]:
         """The problem in units of its own, and the unit of time, n/lambda_max."""
         largest = float(self.values[0]) if len(self.values) else 1.0
-        with jax.enable_x64(True):
+        with arithmetic(True):
             roots = jnp.sqrt(jnp.asarray(self.values / largest))
             problem = _Problem(
                 jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.objective),

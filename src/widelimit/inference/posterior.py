@@ -16,6 +16,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import iterative, linalg, memory, threads
 from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
@@ -270,7 +271,7 @@ class Posterior:
         """
         require_matrices(len(self.data.X), GRADIENT, "the gradient of the likelihood")
         weights = self.sensitivity()
-        with jax.enable_x64(True):
+        with arithmetic(True):
             kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.data.kernel)
             slopes = _contraction(kernel, jnp.asarray(self.data.X), jnp.asarray(weights))
             slopes = jax.tree.map(np.asarray, slopes)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, tiles
 from widelimit.compute.operators import Operator, Recomputed, Stored
 from widelimit.compute.plan import require_matrices
@@ -152,7 +152,7 @@ def unchecked(values: np.ndarray, Z: Any) -> Array:
     """`like`, finite or not."""
     if not validation.is_jax(Z):
         return values
-    with jax.enable_x64(Z.dtype == np.float64):
+    with arithmetic(Z.dtype == np.float64):
         return jnp.asarray(values, Z.dtype)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
 from widelimit.pytrees import pytree
 from widelimit.validation import Array
@@ -80,7 +81,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
         validation.same_features("X", X, "Y", Y)
         dtype = np.result_type(X.dtype, Y.dtype)
         if validation.is_jax(X, Y):
-            with jax.enable_x64(dtype == np.float64):
+            with arithmetic(dtype == np.float64):
                 X, Y = jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
                 return tiles.cross_jax(self.prepared(X, Y), X, Y)
         X, Y = np.asarray(X, dtype), np.asarray(Y, dtype)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
 from widelimit.references import Reference, referenced, resolved
@@ -58,7 +59,7 @@ class FunctionKernel(Kernel):
     def prepared(self, *inputs: Float[Array, "n d"]) -> FunctionKernel:
         if not validation.traced(*inputs, *jax.tree.leaves(self.parameters)):
             rows = np.concatenate([np.asarray(X[:TRIED]) for X in inputs])[: 2 * TRIED]
-            with jax.enable_x64(rows.dtype == np.float64):
+            with arithmetic(rows.dtype == np.float64):
                 values = np.asarray(_tried(self, jnp.asarray(rows)))
             _check_values(values)
         return self

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from widelimit import validation
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
+from widelimit.arithmetic import lenient
 from widelimit.compute import threads
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
@@ -94,7 +95,8 @@ class NNGP(Kernel):
     net: Network
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        return _prepared(self, inputs)
+        with lenient():
+            return _prepared(self, inputs)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
@@ -117,7 +119,8 @@ class NTK(Kernel):
     net: Network
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        return _prepared(self, inputs)
+        with lenient():
+            return _prepared(self, inputs)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)

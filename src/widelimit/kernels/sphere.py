@@ -21,6 +21,7 @@ from widelimit import series
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
+from widelimit.arithmetic import arithmetic
 from widelimit.compute.tiles import PairKernel
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_from_near, scaled
@@ -88,7 +89,7 @@ def sphere(net: Network, deviation: float, dtype: Any, *, tangent: bool, target:
 
     Returns None where LONGEST terms do not bring the series to `target` (relative to the diagonal).
     """
-    with jax.enable_x64(True):
+    with arithmetic(True):
         x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
         near = jnp.asarray(np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2]))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply
 from widelimit.training import checkpoints
 from widelimit.training.checkpoints import Checkpoint
@@ -111,7 +112,7 @@ def train(
     given = problem(apply, params, X, y, loss, many=validation.flag("ensemble", ensemble))
     folder = None if checkpoint is None else _place(checkpoint)
     seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
-    with jax.enable_x64(given.dtype == np.float64):
+    with arithmetic(given.dtype == np.float64):
         recording = recorder(given, probes, kernel_points)
         if flow_time is not None:
             what, state, choices = _flow(given, recording, flow_time, record_every, tolerance, max_steps, steps)

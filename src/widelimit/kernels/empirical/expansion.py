@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply, model
 from widelimit.kernels.empirical.rows import check_rows, require_finite
 from widelimit.validation import Array
@@ -52,7 +53,7 @@ def taylor(apply: Apply, params: Any, order: int) -> Apply:
         points = _points(X)
         check_rows(f, points)
         wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves((moved, f.params)))
-        with jax.enable_x64(wide):
+        with arithmetic(wide):
             start = jax.tree.map(jnp.asarray, f.params)
             step = jax.tree.map(jnp.subtract, moved, start)
 

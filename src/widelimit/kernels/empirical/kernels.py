@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.empirical.contraction import Output
@@ -65,7 +66,7 @@ class EmpiricalKernel(Kernel):
         x, y = validation.points("X", X), validation.points("Y", Y)
         validation.same_features("X", x, "Y", y)
         dtype = np.result_type(x.dtype, y.dtype)
-        with jax.enable_x64(dtype == np.float64):
+        with arithmetic(dtype == np.float64):
             pair = self.prepared(x, y)
             values = tiles.cross_jax(pair, jnp.asarray(x, dtype), jnp.asarray(y, dtype))
         require_finite(self.model, values, X=x, Y=y)
@@ -282,7 +283,7 @@ def _table(f: Model, wanted: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarr
     down, across = found.sizes.down, found.sizes.across
     tail = {"full": (c, c), "trace": (), "diagonal": (c,)}[wanted.output]
     out = np.empty((len(X), len(Y), *tail), X.dtype)
-    with jax.enable_x64(X.dtype == np.float64):
+    with arithmetic(X.dtype == np.float64):
         rows = [pair.encode(block) for block in _blocks(X, down)]
         columns = rows if same else [pair.encode(block) for block in _blocks(Y, across)]
         for i, x in enumerate(rows):
@@ -313,7 +314,7 @@ def _own(f: Model, wanted: Settings, X: Any) -> np.ndarray:
     f, found = _planned(f, wanted, (points,), own=True)
     check_rows(f, points)
     pair = pairs_of(f, wanted, found)
-    with jax.enable_x64(points.dtype == np.float64):
+    with arithmetic(points.dtype == np.float64):
         parts = [_own_block(pair, pair.encode(block)) for block in _blocks(points, found.sizes.down)]
     values = np.concatenate(parts)[: len(points)]
     require_finite(f, values, X=points)

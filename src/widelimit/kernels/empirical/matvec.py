@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import memory
 from widelimit.kernels.empirical.model import Cost, Model
 from widelimit.kernels.empirical.plan import SHARE, Settings
@@ -33,7 +34,7 @@ def matvec(f: Model, wanted: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
     cost = f.cost(x.shape[1], dtype)
     stack = _stacked(vector, len(y), cost.outputs, wanted)
     check_rows(f, x, y)
-    with jax.enable_x64(dtype == np.float64):
+    with arithmetic(dtype == np.float64):
         moved = _moments(f, x, y, stack) if wanted.kind == "nngp" else _tangents(f, wanted, cost, x, y, stack)
     require_finite(f, moved, X=x, Y=y)
     return _unstacked(moved, wanted).reshape(len(x), *vector.shape[1:])

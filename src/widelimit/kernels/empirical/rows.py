@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.plan import network_of
 
@@ -136,7 +137,7 @@ def check_rows(f: Model, *inputs: Any) -> None:
 
 
 def _compare(f: Model, rows: np.ndarray) -> None:
-    wide, exact = jax.enable_x64(_wide(f, rows)), jax.default_matmul_precision("highest")
+    wide, exact = arithmetic(_wide(f, rows)), jax.default_matmul_precision("highest")
     with wide, exact, jax.ensure_compile_time_eval():  # inside of a trace, too
         shapes = _shapes(f, rows)
         found = _probe(f, _direction(f), jnp.asarray(rows), jnp.asarray(nudged(rows)))
@@ -193,7 +194,7 @@ def require_finite(f: Model, values: Any, **inputs: Any) -> None:
         return
     for name, X in inputs.items():
         points = np.asarray(X)
-        with jax.enable_x64(_wide(f, points)):
+        with arithmetic(_wide(f, points)):
             for i in range(0, len(points), CHUNK):
                 found = _finite(f, _direction(f), jnp.asarray(points[i : i + CHUNK]))
                 for kind, fine in zip(("output", "Jacobian df/dtheta"), map(np.asarray, found), strict=True):
