@@ -8,21 +8,19 @@ as for an analytic function.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
+from widelimit.interpreter import interpreted
 
-Function = Callable[[jax.Array], jax.Array]
+Function = Callable[[Any], Any]
 
 REACH = 10.0
 """Where the normal density is cut: exp(-50) = 2e-22."""
@@ -52,21 +50,21 @@ def panels(kinks: tuple[float, ...], largest: float) -> Panels:
     return Panels(tuple(sorted(ends)), tuple(kinks))
 
 
-def _merged(*groups: list[jax.Array]) -> jax.Array:
+def _merged(*groups: list[np.ndarray]) -> np.ndarray:
     """The sorted union of panel ends, along a new last axis."""
-    ends = [jnp.clip(end, -REACH, REACH) for group in groups for end in group]
-    return jnp.sort(jnp.stack(jnp.broadcast_arrays(*ends), axis=-1), axis=-1)
+    ends = [np.clip(end, -REACH, REACH) for group in groups for end in group]
+    return np.sort(np.stack(np.broadcast_arrays(*ends), axis=-1), axis=-1)
 
 
-def _rule(ends: jax.Array, *, halved: bool = False) -> tuple[jax.Array, jax.Array]:
+def _rule(ends: np.ndarray, *, halved: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights (normal density included) of the panels between the ends, or their halves; on the last axis."""
     if halved:
         middles = (ends[..., 1:] + ends[..., :-1]) / 2
-        pairs = jnp.stack([ends[..., :-1], middles], axis=-1).reshape(*ends.shape[:-1], -1)
-        ends = jnp.concatenate([pairs, ends[..., -1:]], axis=-1)
+        pairs = np.stack([ends[..., :-1], middles], axis=-1).reshape(*ends.shape[:-1], -1)
+        ends = np.concatenate([pairs, ends[..., -1:]], axis=-1)
     half = (ends[..., 1:] - ends[..., :-1]) / 2
-    nodes = (ends[..., :-1] + half)[..., None] + half[..., None] * jnp.asarray(_NODES, half.dtype)
-    weights = half[..., None] * jnp.asarray(_WEIGHTS, half.dtype) * jnp.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
+    nodes = (ends[..., :-1] + half)[..., None] + half[..., None] * _NODES
+    weights = half[..., None] * _WEIGHTS * np.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
     shape = (*half.shape[:-1], -1)
     return nodes.reshape(shape), weights.reshape(shape)
 
@@ -75,56 +73,58 @@ def _density_ends() -> list[float]:
     return [-end for end in _DENSITY[:0:-1]] + list(_DENSITY)
 
 
-def normal_rule(deviation: jax.Array, wanted: Panels) -> tuple[jax.Array, jax.Array]:
+def normal_rule(deviation: np.ndarray, wanted: Panels) -> tuple[np.ndarray, np.ndarray]:
     """Nodes z and weights, (..., q), with E[phi(s z)] = sum(weights * phi(s nodes)) for every s of `deviation`."""
     own = [end / deviation for end in wanted.ends]
-    return _rule(_merged([jnp.full_like(deviation, end) for end in _density_ends()], own))
+    return _rule(_merged([np.full_like(deviation, end) for end in _density_ends()], own))
+
+
+def radial_rule(largest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes r and weights, (q,), with integrals over r > 0 of r exp(-r^2/2) f(s r); s up to `largest`."""
+    ends = np.array([0.0, *(end / largest for end in panels((), largest).ends if end > 0), *_DENSITY])
+    ends = np.unique(np.minimum(ends, REACH))
+    # Panels that are nearly one: the density's end is one for phi too.
+    ends = ends[np.concatenate([[True], np.diff(ends) > 0.1 * ends[:-1]])]
+    ends[-1] = REACH
+    nodes, weights = _rule(ends)
+    return nodes, weights * nodes * math.sqrt(2 * math.pi)
 
 
 def pair_sum(
-    f: Function,
-    g: Function,
-    s: jax.Array,
-    t: jax.Array,
-    rho: jax.Array,
-    sigma: jax.Array,
-    *,
-    wanted: Panels,
-    halved: bool = False,
-) -> Float[jax.Array, "a b"]:
-    """E[f(s_i u) g(t_j v)] for standard deviations (a,), (b,), one rho and sigma = sqrt(1 - rho^2) >= 0; pure JAX.
+    f: Function, g: Function, s: np.ndarray, t: np.ndarray, rho: float, sigma: float, *, wanted: Panels, halved: bool
+) -> Float[np.ndarray, "a b"]:
+    """E[f(s_i u) g(t_j v)] for standard deviations (a,), (b,), one rho and sigma = sqrt(1 - rho^2) >= 0.
 
     One rule serves all: several deviations only where the kinks, if any, are at 0, so that they have the same lines.
     """
-    base, largest_s, largest_t = _density_ends(), jnp.max(s), jnp.max(t)
-    line = jnp.where(rho == 0, _TINY, rho)
-    crossings = [(kink / largest_t + sigma * end) / line for kink in wanted.kinks for end in base]
-    u, u_weights = _rule(
-        _merged([jnp.asarray(end) for end in base], [end / largest_s for end in wanted.ends], crossings), halved=halved
-    )
-    spread = jnp.where(sigma == 0, _TINY, sigma)
-    inner = [(end / largest_t - rho * u) / spread for end in wanted.ends]
-    w, w_weights = _rule(_merged([jnp.full_like(u, end) for end in base], inner), halved=halved)
+    base, largest_s, largest_t = _density_ends(), np.max(s), np.max(t)
+    line, spread = (value if value != 0 else _TINY for value in (rho, sigma))
+    with np.errstate(over="ignore"):
+        crossings = [(kink / largest_t + sigma * end) / line for kink in wanted.kinks for end in base]
+        own = [end / largest_s for end in wanted.ends]
+        u, u_weights = _rule(_merged([np.asarray(end) for end in base], own, crossings), halved=halved)
+        inner = [(end / largest_t - rho * u) / spread for end in wanted.ends]
+    w, w_weights = _rule(_merged([np.full_like(u, end) for end in base], inner), halved=halved)
     v = rho * u[:, None] + sigma * w
-    averages = jax.lax.map(lambda deviation: jnp.sum(w_weights * g(deviation * v), axis=1), t)
-    return jnp.matmul(f(s[:, None] * u) * u_weights, averages.T, precision="highest")
+    averages = np.stack([np.sum(w_weights * g(deviation * v), axis=1) for deviation in t])
+    return np.asarray((f(s[:, None] * u) * u_weights) @ averages.T)
 
 
-@functools.partial(jax.jit, static_argnames=("f", "g", "wanted", "halved"))
 def pair_sums(
     f: Function,
     g: Function,
-    s: jax.Array,
-    t: jax.Array,
-    rho: jax.Array,
-    sigma: jax.Array,
+    s: np.ndarray,
+    t: np.ndarray,
+    rho: np.ndarray,
+    sigma: np.ndarray,
     *,
     wanted: Panels,
     halved: bool = False,
-) -> Float[jax.Array, "rows a b"]:
-    """`pair_sum` for every row of s (rows, a), t (rows, b), rho and sigma (rows,)."""
-    rows = (s, t, rho, sigma)
-    return jnp.asarray(jax.lax.map(lambda row: pair_sum(f, g, *row, wanted=wanted, halved=halved), rows))
+) -> Float[np.ndarray, "rows a b"]:
+    """`pair_sum` for every row of s (rows, a), t (rows, b), rho and sigma (rows,); f and g by the interpreter."""
+    first, second = interpreted(f), interpreted(g)
+    rows = zip(*(np.asarray(v, np.float64) for v in (s, t, rho, sigma)), strict=True)
+    return np.stack([pair_sum(first, second, *row, wanted=wanted, halved=halved) for row in rows])
 
 
 class Expectation(NamedTuple):
@@ -188,13 +188,13 @@ def gaussian_expectation(
     return Expectation(fine, error if left_out < 1e-16 and math.isfinite(error) else math.inf)
 
 
-def _row(*values: float) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    s, t, rho, sigma = (jnp.asarray([value]) for value in values)
+def _row(*values: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    s, t, rho, sigma = (np.array([value]) for value in values)
     return s[:, None], t[:, None], rho, sigma
 
 
 def _second_moment(f: Function, s: float, wanted: Panels) -> tuple[float, float]:
     """E[f(s z)^2], and the larger of the two terms f^2 times the density at the ends of the rule."""
-    nodes, weights = normal_rule(jnp.asarray(s), wanted)
-    ends = np.asarray(f(jnp.asarray([-s * REACH, s * REACH])) ** 2) * math.exp(-(REACH**2) / 2)
-    return float(jnp.sum(weights * f(s * nodes) ** 2)), float(ends.max())
+    nodes, weights = normal_rule(np.asarray(s), wanted)
+    values = interpreted(f)(s * np.concatenate([nodes, [-REACH, REACH]])) ** 2
+    return float(np.sum(weights * values[:-2])), float(values[-2:].max() * math.exp(-(REACH**2) / 2))

@@ -60,6 +60,11 @@ class Variance(NamedTuple):
         return safe_sqrt(self.value) * power_of_two(self.exponent, self.value.dtype)
 
 
+def variance_of(deviation: jax.Array) -> Variance:
+    """The variance of signals of these standard deviations."""
+    return Variance(deviation**2, jnp.zeros(jnp.shape(deviation), jnp.int32)).normalised()
+
+
 class Gaps(NamedTuple):
     """The correlation rho of a pair of signals as (below, above) = (1 - rho, 1 + rho), each right to rounding.
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
+from widelimit.interpreter import interpreted
 from widelimit.signals import Gaps, Variance, gaps_of_correlation, gaps_of_covariance, scaled
 from widelimit.validation import Array
 
@@ -45,6 +46,10 @@ class Activation(abc.ABC):
     def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         """(gaps of the correlation after phi, d rho_after / d rho); x and y are the traces of the two inputs."""
 
+    def itself(self, x: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        """`correlate` of every signal with itself, whose gaps are those of rho = 1."""
+        return self.correlate(x, x, gaps)
+
     def prepared(self, low: float, high: float, dtype: Any) -> Self:
         """This activation, ready for standard deviations in [low, high]; closed forms are ready for all."""
         return self
@@ -53,13 +58,17 @@ class Activation(abc.ABC):
         """`prepared` for the many pairs of a kernel: within rtol where that is cheaper than a closed form."""
         return self.prepared(low, high, dtype)
 
+    def in_few_shapes(self, dtype: Any) -> Self:
+        """This activation, prepared, with tables whose shapes are used again for other ranges; for small data."""
+        return self
+
     def rtol_in(self, dtype: Any) -> float:
         """The error target of the duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]); 0 for closed forms."""
         return 0.0
 
-    def second_moment(self, signal: Variance, largest: float) -> Variance:
-        """E[phi(u)^2] for u ~ N(0, signal), deviations up to `largest`."""
-        return self.encode(signal)[0]
+    def second_moment(self, signal: Variance) -> Variance:
+        """E[phi(u)^2] for u ~ N(0, signal) of float64, by NumPy: for work that is done once."""
+        return interpreted(lambda given: self.encode(given)[0])(signal)  # type: ignore[no-any-return]
 
     def derivative(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         """phi'(u), elementwise."""

@@ -17,6 +17,14 @@ import numpy as np
 from widelimit import series
 from widelimit.pytrees import pytree
 
+PLACES = 40
+"""Columns of every table, 0 beyond the points it took: so shapes do not depend on the range."""
+
+
+def in_places(coefficients: np.ndarray) -> np.ndarray:
+    """(.., m) with columns of 0 up to PLACES."""
+    return np.pad(coefficients, [(0, 0)] * (coefficients.ndim - 1) + [(0, PLACES - coefficients.shape[-1])])
+
 
 @final
 @pytree
@@ -25,9 +33,9 @@ class Expansion:
     """sum_b column_b(t) sum_k row_(b, k)(s) (a function of the angle)_k: matrices on Chebyshev polynomials."""
 
     rows: np.ndarray
-    """(terms, m)"""
+    """(terms, PLACES)"""
     columns: np.ndarray
-    """(p, m)"""
+    """(p, PLACES)"""
     pattern: tuple[int, ...] = field(metadata={"static": True})
     """How many functions of the angle go with each column; terms is their sum."""
 
@@ -74,9 +82,8 @@ def expanded(coefficients: np.ndarray, threshold: float, *, step: int, weights: 
     columns = directions[: max(1, np.count_nonzero(sizes > threshold))]
     rows = matrix @ columns.T
     pattern = _pattern(np.abs(rows).max(axis=0).T * weights, threshold, step)
-    return Expansion(
-        np.concatenate([rows[:, :n, b].T for b, n in enumerate(pattern)]), columns[: len(pattern)], pattern
-    )
+    of_rows = np.concatenate([rows[:, :n, b].T for b, n in enumerate(pattern)])
+    return Expansion(in_places(of_rows), in_places(columns[: len(pattern)]), pattern)
 
 
 def _pattern(sizes: np.ndarray, threshold: float, step: int) -> tuple[int, ...]:

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from widelimit import series
-from widelimit.activations.expansions import ExpansionTrace, contracted, traced
+from widelimit.activations.chunks import chunks_traced, mean_and_slope_by_x
+from widelimit.activations.expansions import PLACES, ExpansionTrace, contracted, traced
+from widelimit.activations.moments import with_growth
 from widelimit.activations.ranges import signed
 from widelimit.activations.sharp import SharpTrace, meeting, sharp_traced, sharp_values
-from widelimit.activations.tables import Part, Table
-from widelimit.signals import Gaps
+from widelimit.activations.tables import OWN_TERMS, Part, Table, polynomials
+from widelimit.signals import Gaps, Variance
 
 
 class PartTrace(NamedTuple):
@@ -31,23 +33,31 @@ class TableTrace(NamedTuple):
 
     place: jax.Array
     kink: jax.Array
+    itself: jax.Array
+    """dR/drho of an input with itself."""
     even: PartTrace | None
     odd: PartTrace | None
+    chunks: ExpansionTrace | None
 
 
-def looked_up(table: Table, deviation: jax.Array) -> TableTrace:
-    """The trace of inputs of these standard deviations; NaN outside of the table's range."""
+def looked_up(table: Table, signal: Variance) -> tuple[Variance, TableTrace]:
+    """E[phi(u)^2] for u ~ N(0, signal), and the trace; NaN outside of the table's range."""
+    deviation = signal.deviation
     place = table.places.of(deviation)
-    polynomials = table.places.polynomials(place)
+    longer = polynomials(place, OWN_TERMS)
+    at = longer[:PLACES]
+    growth, itself = (jnp.tensordot(c, longer, 1, precision="highest") for c in (table.growth, table.itself))
+    after = with_growth(jnp.exp(growth), table.order, signal)
 
     def part_of(part: Part | None) -> PartTrace | None:
         if part is None:
             return None
-        share = jnp.tensordot(part.share, polynomials, 1, precision="highest")
-        sharp = tuple(sharp_traced(one, polynomials) for one in part.sharp)
-        return PartTrace(traced(part.apart, polynomials), share, traced(part.mean_slope, polynomials), sharp)
+        share = jnp.tensordot(part.share, at, 1, precision="highest")
+        sharp = tuple(sharp_traced(one, at) for one in part.sharp)
+        return PartTrace(traced(part.apart, at), share, traced(part.mean_slope, at), sharp)
 
-    return TableTrace(place, table.kink_at(deviation), part_of(table.even), part_of(table.odd))
+    parts, chunks = map(part_of, (table.even, table.odd)), table.chunks and chunks_traced(table.chunks, at)
+    return after, TableTrace(place, table.kink_at(deviation), itself, *parts, chunks)
 
 
 def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[jax.Array, jax.Array]:
@@ -77,6 +87,9 @@ def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[ja
         apart = apart + distance
         mean_slope = [a + b for a, b in itertools.zip_longest(mean_slope, coefficients, fillvalue=jnp.zeros(()))]
     mean, slope = _mean_and_slope(mean_slope, psi, near)
+    if table.chunks and x.chunks and y.chunks:
+        mean, by_x = mean_and_slope_by_x(table.chunks, x.chunks, y.chunks, psi * (4 / math.pi) - 1, sign)
+        slope = mean + series.safe_sqrt(near / (2 - near)) * (4 / math.pi) * by_x
     return jnp.maximum(apart + near * (mean + extra_mean), 0), slope + extra_slope
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, final
@@ -13,14 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from widelimit import gaussian, validation
-from widelimit.activations import tables
+from widelimit import validation
+from widelimit.activations import shapes, tables
 from widelimit.activations.base import Activation
 from widelimit.activations.lookup import TableTrace, looked_up, pair_map
+from widelimit.activations.moments import growth, order_at_zero, with_growth
 from widelimit.activations.ranges import by_rows
 from widelimit.activations.tables import Table
+from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
-from widelimit.signals import Gaps, Variance, power_of_two
+from widelimit.signals import Gaps, Variance, gaps_of_one
 
 RTOL = {"float64": 1e-10, "float32": 1e-6}
 
@@ -72,20 +73,21 @@ class Numerical(Activation):
         low, high = tables.half_octaves(low, high)
         return replace(self, table=tables.tabulate(self.phi, self.kinks, low, high, rtol, self.label))
 
+    def in_few_shapes(self, dtype: Any) -> Self:
+        if self.table is None:
+            return self
+        key = replace(self, table=None), np.dtype(dtype).name
+        return replace(self, table=shapes.in_few_shapes(self.table, key))
+
     def rtol_in(self, dtype: Any) -> float:
         return RTOL[np.dtype(dtype).name] if self.rtol is None else self.rtol
 
-    def second_moment(self, signal: Variance, largest: float) -> Variance:
-        """E[phi(u)^2] for deviations up to `largest`."""
-        deviation = jnp.maximum(signal.deviation, np.finfo(signal.value.dtype).tiny)
-        wanted = gaussian.panels(self.kinks, 2.0 ** math.ceil(math.log2(max(largest, 1.0))))
-        nodes, weights = gaussian.normal_rule(deviation, wanted)
-        values = self.phi(deviation[..., None] * nodes)
-        # Where phi(0) = 0, values of the order of s: a square root of the smallest number is no bound then.
-        at_zero = self.phi(jnp.zeros((), signal.value.dtype))
-        exponent = jnp.where(at_zero == 0, jnp.minimum(signal.exponent, 0), 0)
-        values = values * power_of_two(-exponent, values.dtype)[..., None]
-        return Variance(jnp.sum(weights * values**2, axis=-1), exponent)
+    def second_moment(self, signal: Variance) -> Variance:
+        """E[phi(u)^2] for u ~ N(0, signal) of float64, by quadrature."""
+        deviation = interpreted(lambda given: given.deviation)(signal)
+        own = growth(self.phi, self.kinks, deviation.ravel()).reshape(deviation.shape)
+        order = order_at_zero(self.phi, self.kinks)
+        return interpreted(lambda factor, given: with_growth(factor, order, given))(own, signal)  # type: ignore[no-any-return]
 
     def _ready(self, dtype: Any) -> Table:
         if self.table is None:
@@ -100,7 +102,10 @@ class Numerical(Activation):
 
     def encode(self, signal: Variance) -> tuple[Variance, TableTrace]:
         table = self._ready(signal.value.dtype)
-        return self.second_moment(signal, table.places.largest), looked_up(table, signal.deviation)
+        return looked_up(table, signal)
+
+    def itself(self, x: TableTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        return gaps_of_one(gaps.below), x.itself
 
     def correlate(self, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         return by_rows(functools.partial(pair_map, self._ready(gaps.below.dtype)), x, y, gaps)

@@ -42,7 +42,7 @@ class Phase(NamedTuple):
 def _moment(phi: Activation, q: float) -> float:
     with arithmetic(True):
         signal = Variance(jnp.full(1, q), jnp.zeros(1, jnp.int32)).normalised()
-        moment = phi.second_moment(signal, q**0.5)
+        moment = phi.second_moment(signal)
         return float(moment.value[0] * 4.0 ** float(moment.exponent[0]))
 
 

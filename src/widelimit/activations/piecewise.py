@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import series, validation
+from widelimit.activations import shapes
 from widelimit.activations.base import Activation
 from widelimit.activations.half_lines import (
     Half,
@@ -42,8 +43,9 @@ from widelimit.activations.ranges import by_rows, signed
 from widelimit.activations.sharp import Jumps
 from widelimit.activations.tables import FURTHEST, Table, half_octaves
 from widelimit.arithmetic import arithmetic
+from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
-from widelimit.signals import Gaps, Variance, power_of_two
+from widelimit.signals import Gaps, Variance, gaps_of_one, power_of_two, variance_of
 
 LARGEST_DEGREE = 2
 _ROUNDING = 1.0
@@ -134,6 +136,12 @@ class PiecewisePolynomial(Activation):
         even, odd = self._halves()[1]
         return bool(even.p[1] != 0 or odd.p[2] != 0)
 
+    def in_few_shapes(self, dtype: Any) -> PiecewisePolynomial:
+        if self.table is None:
+            return self
+        key = replace(self, table=None), np.dtype(dtype).name
+        return replace(self, table=shapes.in_few_shapes(self.table, key))
+
     def rtol_in(self, dtype: Any) -> float:
         return RTOL[np.dtype(dtype).name] if self.rtol is None else self.rtol
 
@@ -166,31 +174,33 @@ class PiecewisePolynomial(Activation):
         self, s: jax.Array, t: jax.Array, near: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
         """Half the squared distance at rho = 1, and H, of either part of two signals, elementwise."""
-        x, y = (self._closed(_signal(v))[1] for v in (s, t))
+        x, y = map(self._trace_at, (s, t))
         apart, means, _ = self._components(x, y, near)
         return (apart[0], means[0]), (apart[1], means[1])
 
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
         """Of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part; arrays (m,)."""
         with arithmetic(True):
-            trace = jax.tree.map(np.asarray, self._closed(_signal(jnp.asarray(deviations)))[1])
+            trace = interpreted(self._trace_at)(deviations)
         even, odd = (Jumps(trace.kinks.h[0], part.j[0], part.g[0]) for part in trace.parts)
         return even, odd, trace.even_share
 
     def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
         """What rounding leaves of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
         with arithmetic(True):
-            parts = jax.tree.map(np.asarray, self._closed(_signal(jnp.asarray(deviations)))[1].parts)
+            parts = interpreted(self._trace_at)(deviations).parts
         bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
         return np.asarray(_ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, PiecesTrace | TableTrace]:
-        after, trace = self._closed(signal)
-        return after, looked_up(self._table_in(signal.value.dtype), signal.deviation) if self.table else trace
+        return looked_up(self._table_in(signal.value.dtype), signal) if self.table else self._closed(signal)
 
     def _table_in(self, dtype: Any) -> Table:
         cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.table)
         return cast
+
+    def _trace_at(self, deviation: jax.Array) -> PiecesTrace:
+        return self._closed(variance_of(deviation))[1]
 
     def _closed(self, signal: Variance) -> tuple[Variance, PiecesTrace]:
         dtype = signal.value.dtype
@@ -216,6 +226,9 @@ class PiecewisePolynomial(Activation):
         inverse = series.safe_divide(jnp.ones_like(s), series.safe_sqrt(even + odd))
         parts = [Half(*(leaf * inverse for leaf in part)) for part in parts]
         return Variance(even + odd, exponent).normalised(), PiecesTrace(kinks, (parts[0], parts[1]), even * inverse**2)
+
+    def itself(self, x: Any, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+        return (gaps_of_one(gaps.below), x.itself) if self.table else self.correlate(x, x, gaps)
 
     def correlate(self, x: Any, y: Any, gaps: Gaps) -> tuple[Gaps, jax.Array]:
         if self.table:
@@ -267,10 +280,6 @@ class PiecewisePolynomial(Activation):
             Half(even.p, jnp.concatenate([j, even.j]), jnp.concatenate([zero, even.g])),
             Half(odd.p, jnp.concatenate([zero, odd.j]), jnp.concatenate([g, odd.g])),
         )
-
-
-def _signal(deviation: jax.Array) -> Variance:
-    return Variance(deviation**2, jnp.zeros(deviation.shape, jnp.int32)).normalised()
 
 
 @functools.lru_cache(maxsize=64)

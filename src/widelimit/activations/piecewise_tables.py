@@ -6,30 +6,39 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from widelimit.activations.chebyshev import chebyshev_coefficients
+from widelimit.activations.expansions import in_places
 from widelimit.activations.sharp import Jumps, Sharp, sampled, sharp_at, sharp_part
 from widelimit.activations.tables import (
     ANGLE_POINTS,
     DEVIATION_POINTS,
+    OWN_TERMS,
     Part,
     Table,
     angles,
     expanded_slope,
     next_step,
+    own_series,
     places_between,
     separated,
     unconverged,
 )
+from widelimit.arithmetic import arithmetic
+from widelimit.interpreter import interpreted
 
 MIRRORED = 2.0
 """A kink nearer to 0, in deviations, and the mirror image of another want too many angles."""
 
 
 class Pieces(Protocol):
-    """A closed form."""
+    """phi, and a closed form."""
+
+    kinks: tuple[float, ...]
+
+    def __call__(self, u: jax.Array) -> jax.Array:
+        """phi(u), elementwise."""
 
     def components(self, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
         """Half the squared distance at rho = 1 and H, of the even and of the odd part, elementwise."""
@@ -38,22 +47,18 @@ class Pieces(Protocol):
         """Of the even and the odd part, and E[f_s^2] of the even part; arrays (m,)."""
 
 
-@jax.jit
-def _components(pieces: Pieces, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
-    return pieces.components(s, t, near)
-
-
-_BLOCK = 2048
-"""Pairs in one call of the closed form, which so has one compiled shape."""
+_BLOCK = 8192
+"""Pairs in one call of the closed form, whose arrays so stay in a core's cache."""
 
 
 def _exact(pieces: Pieces, s: np.ndarray, t: np.ndarray, near: np.ndarray) -> np.ndarray:
     """The closed form's components, (even and odd, two quantities, ..), for arrays that broadcast."""
     arrays = np.broadcast_arrays(s, t, near)
     shape, count = arrays[0].shape, arrays[0].size
-    padded = [np.resize(v, -(-count // _BLOCK) * _BLOCK).reshape(-1, _BLOCK) for v in arrays]
-    blocks = [np.array(_components(pieces, *map(jnp.asarray, block))) for block in zip(*padded, strict=True)]
-    return np.concatenate(blocks, axis=-1)[..., :count].reshape(2, 2, *shape)
+    flat = [v.ravel() for v in arrays]
+    starts = range(0, count, _BLOCK)
+    blocks = [np.array(interpreted(pieces.components)(*(v[i : i + _BLOCK] for v in flat))) for i in starts]
+    return np.concatenate(blocks, axis=-1).reshape(2, 2, *shape)
 
 
 def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: float) -> Table | None:
@@ -67,13 +72,13 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
         rtol: as that of the activation.
     """
     m, count, target = DEVIATION_POINTS[0], ANGLE_POINTS[0], rtol / 4
+    places = places_between(low, high)
     while m and count:
-        places = places_between(low, high, m)
         deviations = places.deviations(m)[1]
         psi = angles(count)
         near = 2 * np.sin(psi / 2) ** 2
         even, odd, share = pieces.jumps(deviations)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             exact = _exact(pieces, deviations[:, None, None], deviations[:, None], near)
             parts: list[Part | None] = []
             short = False, False
@@ -85,7 +90,8 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
             one_sided = any(np.array_equal(even[1:], sign * np.array(odd[1:])) for sign in (1, -1))
             if one_sided and parts[0]:
                 parts[0] = replace(parts[0], sharp=())
-            return Table(parts[0], parts[1], places, np.asarray(kink), one_sided)
+            own = own_series(pieces, pieces.kinks, places, OWN_TERMS)
+            return Table(parts[0], parts[1], places, np.asarray(kink), *own, one_sided=one_sided)
         m, count = next_step(DEVIATION_POINTS, m, short[0]), next_step(ANGLE_POINTS[:3], count, short[1])
     return None
 
@@ -113,7 +119,7 @@ def _part(
     inner = (share[:, None] + share) / 2 - apart
     part = Part(
         separated(chebyshev_coefficients(inner, 0, 1), target / 2),
-        chebyshev_coefficients(share, 0),
+        in_places(chebyshev_coefficients(share, 0)),
         expanded_slope(mean, target / 2),
         tuple(sharp),
     )

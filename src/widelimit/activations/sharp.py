@@ -26,6 +26,7 @@ import numpy as np
 from widelimit import series
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.expansions import Expansion, ExpansionTrace, contracted, expanded, in_powers, traced
+from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_sqrt
 
@@ -192,13 +193,13 @@ def sharp_part(samples: SharpSamples, threshold: float, furthest: float) -> Shar
 def sharp_at(samples: SharpSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is sharp of half the squared distance (m, m), and of H (m, m, K) at the angles psi."""
     near = 2 * np.sin(psi / 2) ** 2
-    at = meeting(jnp.asarray(x.h[..., None]), jnp.asarray(y.h[..., None]), jnp.asarray(near), jnp.asarray(psi))
+    at = interpreted(meeting)(x.h[..., None], y.h[..., None], near, psi)
     mean = np.polynomial.chebyshev.chebval(
         8 * (psi / math.pi) ** 2 - 1, np.moveaxis(chebyshev_coefficients(samples.mean, -1), -1, 0)
     )
     jumps = np.moveaxis(samples.jumps[..., None], 2, 0)
-    apart, h, _ = _combined(list(jumps), (mean, np.zeros_like(mean)), at, jnp.asarray(near))
-    return np.asarray(apart[..., 0]), np.asarray(h)
+    apart, h, _ = interpreted(_combined)(list(jumps), (mean, np.zeros_like(mean)), at, near)
+    return apart[..., 0], h
 
 
 def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:

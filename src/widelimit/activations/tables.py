@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
@@ -24,17 +25,22 @@ import numpy as np
 
 from widelimit import gaussian
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
-from widelimit.activations.expansions import Expansion, expanded, in_powers
+from widelimit.activations.chunks import Chunks
+from widelimit.activations.expansions import Expansion, expanded, in_places, in_powers
+from widelimit.activations.moments import growth, order_at_zero
+from widelimit.activations.polar import NoConvergenceError, sums_of_parts
 from widelimit.activations.sharp import Sharp
-from widelimit.gaussian import Function, Panels
+from widelimit.arithmetic import arithmetic
+from widelimit.gaussian import Function
+from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 
 DEVIATION_POINTS = (12, 24, 40)
+OWN_TERMS = 96
+"""Terms of the series of one input alone."""
 FURTHEST = 16.0
 """A kink is taken as no farther out than this many deviations: the density is e^-128 there."""
 ANGLE_POINTS = (32, 64, 128, 192)
-_ROWS = 32
-"""Angles (of both signs) in one call of the compiled quadrature, which so has few shapes."""
 
 
 @final
@@ -46,7 +52,7 @@ class Part:
     apart: Expansion
     """|f_s - f_t|^2/2 over the square of the difference of their places."""
     share: np.ndarray
-    """(m,): coefficients of E[f_s^2]."""
+    """(PLACES,): coefficients of E[f_s^2]."""
     mean_slope: Expansion
     """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
     sharp: tuple[Sharp, ...] = ()
@@ -64,6 +70,13 @@ class Table:
     places: Places
     kink: np.ndarray
     """The distance of kinks from 0 that are sharp, or 0."""
+    growth: np.ndarray
+    """(OWN_TERMS,): log(E[phi(s z)^2]/s^(2 order))."""
+    itself: np.ndarray
+    """(OWN_TERMS,): dR/drho of an input with itself."""
+    order: int = field(default=0, metadata={"static": True})
+    chunks: Chunks | None = None
+    """H of both parts, in place of theirs."""
     one_sided: bool = field(default=False, metadata={"static": True})
     """Whether kinks are on one side of 0: both parts then have one sharp part, but for a sign, kept as the odd's."""
 
@@ -81,26 +94,13 @@ class Places:
     sigma: np.ndarray
     middle: np.ndarray
     half: np.ndarray
-    count: int = field(metadata={"static": True})
-    """m, of the polynomials."""
-    largest: float = field(metadata={"static": True})
-    """A bound on the standard deviations: a power of two, as compiled programs depend on it."""
 
     def of(self, deviation: jax.Array) -> jax.Array:
-        """x of every standard deviation; NaN outside of the range, 0 in a range of one deviation."""
-        place = deviation / (deviation + self.sigma)
-        if self.count == 1:
-            return jnp.where(jnp.abs(place - self.middle) <= self.half, 0, jnp.nan)
-        x = (place - self.middle) / self.half
+        """x of every standard deviation; NaN outside of the range."""
+        away = deviation / (deviation + self.sigma) - self.middle
         # The ends themselves may be outside by rounding.
-        return jnp.where(jnp.abs(x) <= 1 + 64 * float(np.finfo(x.dtype).eps) / self.half, x, jnp.nan)
-
-    def polynomials(self, x: jax.Array) -> jax.Array:
-        """T_j(x), (m, ..)."""
-        values = [jnp.ones_like(x) + 0 * x, x]
-        while len(values) < self.count:
-            values.append(2 * x * values[-1] - values[-2])
-        return jnp.stack(values[: self.count])
+        inside = jnp.abs(away) <= self.half + 64 * float(np.finfo(away.dtype).eps)
+        return jnp.where(inside, jnp.clip(away / self.half, -1, 1), jnp.nan)
 
     def deviations(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Chebyshev points x, and the standard deviations there."""
@@ -109,16 +109,25 @@ class Places:
         return x, np.asarray(self.sigma * place / (1 - place))
 
 
-def places_between(low: float, high: float, count: int) -> Places:
+def polynomials(x: jax.Array, count: int) -> jax.Array:
+    """T_j(x), j < count, (count, ..)."""
+
+    def step(pair: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        now, after = pair
+        return (after, 2 * x * after - now), now
+
+    return jnp.asarray(jax.lax.scan(step, (jnp.ones_like(x) + 0 * x, x), None, length=count)[1])
+
+
+def places_between(low: float, high: float) -> Places:
     """f_s is analytic for Re s > 0, which s/(s + sigma) takes to a disc: sqrt(low high) puts the range in its middle.
 
     Much below the lengths of order 1 over which phi varies, nothing happens: so sigma is not less than 1.
     """
     sigma = max(math.sqrt(low * high), min(1.0, high))
     ends = low / (low + sigma), high / (high + sigma)
-    half = max((ends[1] - ends[0]) / 2, 8 * np.finfo(float).eps if count == 1 else 0.0)
-    largest = 2.0 ** math.ceil(math.log2(max(high, 1.0)))
-    return Places(np.asarray(sigma), np.asarray((ends[0] + ends[1]) / 2), np.asarray(half), count, largest)
+    half = max((ends[1] - ends[0]) / 2, 8 * np.finfo(float).eps)
+    return Places(np.asarray(sigma), np.asarray((ends[0] + ends[1]) / 2), np.asarray(half))
 
 
 def angles(count: int) -> np.ndarray:
@@ -152,27 +161,34 @@ class _Samples(NamedTuple):
     slopes: tuple[np.ndarray, np.ndarray]
 
 
-def _sample(phi: Function, derivative: Function, deviations: np.ndarray, count: int, wanted: Panels) -> _Samples:
-    m, psi = len(deviations), angles(count)
+def _sample(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray, count: int) -> _Samples:
+    psi = angles(count)
+    inner, norms = _inner(interpreted(phi), kinks, deviations)
+    derivative, ends = derivative_of(phi), [kink for kink in kinks if kink != 0]
+    if ends:
+        rho, sine = np.concatenate([np.cos(psi), -np.cos(psi)]), np.tile(np.sin(psi), 2)
+        row = np.broadcast_to(deviations, (len(rho), len(deviations)))
+        wanted = gaussian.panels(kinks, max(1.0, float(deviations.max())))
+        sums = np.moveaxis(gaussian.pair_sums(derivative, derivative, row, row, rho, sine, wanted=wanted), 0, -1)
+        slopes = (sums[..., :count] - sums[..., count:]) / 2, (sums[..., :count] + sums[..., count:]) / 2
+    else:
+        slopes = sums_of_parts(interpreted(derivative), deviations, psi, kinked=bool(kinks))
+    scale = (np.outer(deviations, deviations) / np.outer(norms, norms))[..., None]
+    return _Samples(inner, (slopes[0] * scale, slopes[1] * scale))
 
-    def sums(function: Function, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
-        rho, sigma = np.concatenate([cosine, -cosine]), np.concatenate([sine, sine])
-        s = np.broadcast_to(deviations, (len(rho), m))
-        step = min(_ROWS, len(rho))
-        blocks = [slice(i, i + step) for i in range(0, len(rho), step)]
-        values = [gaussian.pair_sums(function, function, s[b], s[b], rho[b], sigma[b], wanted=wanted) for b in blocks]
-        return np.moveaxis(np.concatenate(values), 0, -1)
 
-    moments = sums(phi, np.ones(1), np.zeros(1))
-    norms = np.sqrt(np.diagonal(moments[..., 0]))
-    scale = np.outer(norms, norms)[..., None]
-    inner = moments / scale
-    slopes = sums(derivative, np.cos(psi), np.sin(psi)) * np.outer(deviations, deviations)[..., None] / scale
-    plus, minus = slopes[..., :count], slopes[..., count:]
-    return _Samples(
-        ((inner[..., 0] + inner[..., 1]) / 2, (inner[..., 0] - inner[..., 1]) / 2),
-        ((plus - minus) / 2, (plus + minus) / 2),
-    )
+def _inner(
+    phi: Callable[[np.ndarray], np.ndarray], kinks: tuple[float, ...], deviations: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """<f_s, f_t> (m, m) of the even and the odd part, and sqrt(E[phi(s z)^2]) (m,)."""
+    largest = deviations.max()
+    wanted = gaussian.panels((*kinks, *(-kink for kink in kinks)), max(1.0, float(largest)))
+    nodes, weights = gaussian.normal_rule(largest, wanted)
+    right, left = phi(np.multiply.outer(deviations, nodes)), phi(np.multiply.outer(deviations, -nodes))
+    norms = np.sqrt(right**2 @ weights)
+    parts = [(right + sign * left) / 2 / norms[:, None] for sign in (1, -1)]
+    even, odd = ((part * weights) @ part.T for part in parts)
+    return (even, odd), norms
 
 
 def unconverged(values: np.ndarray, target: float) -> tuple[bool, bool]:
@@ -221,7 +237,7 @@ def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | Non
         return None
     return Part(
         separated(chebyshev_coefficients(inner, 0, 1), threshold),
-        chebyshev_coefficients(np.diagonal(inner), 0),
+        in_places(chebyshev_coefficients(np.diagonal(inner), 0)),
         expanded_slope(averaged(slopes), threshold),
     )
 
@@ -241,12 +257,14 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             f"X / np.linalg.norm(X, axis=1, keepdims=True), or use a wl.PiecewisePolynomial."
         )
     m, count, target = (1 if low == high else DEVIATION_POINTS[0]), ANGLE_POINTS[0], rtol / 4
-    with jax.enable_x64(True):
+    with arithmetic(True):
         _refuse_growth(phi, high, rtol, label)
+        places = places_between(low, high)
         while True:
-            places = places_between(low, high, m)
-            wanted = gaussian.panels(kinks, places.largest)
-            samples = _sample(phi, derivative_of(phi), places.deviations(m)[1], count, wanted)
+            try:
+                samples = _sample(phi, kinks, places.deviations(m)[1], count)
+            except NoConvergenceError:
+                raise ValueError(_no_convergence(label, kinks, low, high, rtol)) from None
             either = [unconverged(slopes, target) for slopes in samples.slopes]
             short = either[0][0] or either[1][0], either[0][1] or either[1][1]
             if not any(short):
@@ -257,7 +275,22 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             if 0 in (m, count):
                 raise ValueError(_no_convergence(label, kinks, low, high, rtol))
         parts = [_part(*part, threshold=target) for part in zip(samples.inner, samples.slopes, strict=True)]
-        return Table(parts[0], parts[1], places, np.zeros(()))
+        own = own_series(phi, kinks, places, 1 if m == 1 else OWN_TERMS)
+        return Table(parts[0], parts[1], places, np.zeros(()), *own)
+
+
+def own_series(
+    phi: Function, kinks: tuple[float, ...], places: Places, points: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """`Table.growth`, `Table.itself` and `Table.order` from that many points; for dR/drho = s^2 E[phi'^2]/E[phi^2]."""
+    deviations, derivative = places.deviations(points)[1], derivative_of(phi)
+    own, of_slope = (growth(f, kinks, deviations) for f in (phi, derivative))
+    order = order_at_zero(phi, kinks)
+    itself = of_slope / own * deviations ** (2 * (order_at_zero(derivative, kinks) + 1 - order))
+    first, second = (
+        np.pad(chebyshev_coefficients(values, 0), (0, OWN_TERMS - points)) for values in (np.log(own), itself)
+    )
+    return first, second, order
 
 
 def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
@@ -297,8 +330,8 @@ def derivative_of(phi: Function) -> Function:
 
 def _refuse_growth(phi: Function, high: float, rtol: float, label: str) -> None:
     """An error where the tails of E[phi(s z)^2] beyond the panels could count."""
-    tails = jnp.linspace(-gaussian.REACH, gaussian.REACH, 81)
-    terms = np.asarray(phi(high * tails)) ** 2 * np.exp(-(np.asarray(tails) ** 2) / 2)
+    tails = np.linspace(-gaussian.REACH, gaussian.REACH, 81)
+    terms = interpreted(phi)(high * tails) ** 2 * np.exp(-(tails**2) / 2)
     if not np.isfinite(terms).all() or max(terms[0], terms[-1]) > rtol / 100 * terms.max():
         raise ValueError(
             f"{label} grows too fast for Gaussian signals of standard deviation {high:.3g}: E[phi(u)^2] must be "

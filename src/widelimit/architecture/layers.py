@@ -51,6 +51,10 @@ class Layer(abc.ABC):
     def pair(self, x: Trace, y: Trace, state: PairState) -> PairState:
         """The infinite map on pairs; elementwise on arrays that broadcast."""
 
+    def itself(self, x: Trace, state: PairState) -> PairState:
+        """`pair` of every input with itself."""
+        return self.pair(x, x, state)
+
 
 class _DenseTrace(NamedTuple):
     """Shares of the signal and of the bias in the standard deviation after the layer: share^2 + rest^2 = 1."""
@@ -165,4 +169,8 @@ class Activate(Layer):
 
     def pair(self, x: Trace, y: Trace, state: PairState) -> PairState:
         gaps, susceptibility = self.activation.correlate(x, y, state.gaps)
+        return PairState(gaps, susceptibility * state.tangent)
+
+    def itself(self, x: Trace, state: PairState) -> PairState:
+        gaps, susceptibility = self.activation.itself(x, state.gaps)
         return PairState(gaps, susceptibility * state.tangent)

@@ -19,8 +19,9 @@ from widelimit.activations.base import Activation, Trace
 from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
 from widelimit.arithmetic import arithmetic
+from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
-from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one
+from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one, variance_of
 from widelimit.validation import Array
 
 UNROLLED = 4
@@ -239,22 +240,30 @@ class Network:
         """
         ranges: dict[int, tuple[float, float]] = {}
         with arithmetic(True):
-            grid = jnp.asarray(np.linspace(low, high, _GRID) if high > low else np.full(1, high))
-            variance = Variance(grid**2, jnp.zeros(grid.shape, jnp.int32)).normalised()
+            grid = np.linspace(low, high, _GRID) if high > low else np.full(1, high)
+            variance = interpreted(variance_of)(grid)
             for i in range(self.repeats * len(self.block)):
                 layer = self.block[i % len(self.block)]
                 if isinstance(layer, Activate):
-                    sizes = np.asarray(variance.deviation)
+                    sizes = interpreted(lambda given: given.deviation)(variance)
                     seen = ranges.get(i % len(self.block), (np.inf, 0.0))
                     ranges[i % len(self.block)] = (min(seen[0], sizes.min()), max(seen[1], sizes.max()))
-                    variance = layer.activation.second_moment(variance, sizes.max())
+                    variance = layer.activation.second_moment(variance)
                 else:
-                    variance = layer.encode(variance)[0]
+                    variance = interpreted(lambda given, layer=layer: layer.encode(given)[0])(variance)
         block = tuple(
             Activate(layer.activation.tabulated((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype))
             if isinstance(layer, Activate)
             else layer
             for i, layer in enumerate(self.block)
+        )
+        return replace(self, block=block)
+
+    def in_few_shapes(self, dtype: Any) -> Network:
+        """This network, prepared, with activations whose compiled programs serve other ranges too; for small data."""
+        block = tuple(
+            Activate(layer.activation.in_few_shapes(dtype)) if isinstance(layer, Activate) else layer
+            for layer in self.block
         )
         return replace(self, block=block)
 
@@ -283,7 +292,15 @@ class Network:
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """State of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
-        return self._through(x.traces, x.traces, gaps_of_one(x.variance.value))
+        gaps = gaps_of_one(x.variance.value)
+
+        def step(state: PairState, traces: tuple[Trace, ...]) -> tuple[PairState, None]:
+            for layer, trace in zip(self.block, traces, strict=True):
+                state = layer.itself(trace, state)
+            return state, None
+
+        state = PairState(gaps, gaps.rho)
+        return jax.lax.scan(step, state, x.traces)[0] if self.repeats else state
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:

@@ -202,7 +202,7 @@ def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Cal
     side = len(jax.tree.leaves(form)[0])
 
     def run() -> None:
-        with jax.enable_x64(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
+        with arithmetic(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
             _tile(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
 
     thread = Thread(target=run, daemon=True)
@@ -299,7 +299,7 @@ def compute(
             same = plan.symmetric and i == j
             write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
 
-    with jax.enable_x64(wide):
+    with arithmetic(wide):
         compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
     if plan.count == 1:  # threads would take longer to start than a small matrix takes
         if wanted(0, 0):

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.activations.shapes import SMALL
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.arithmetic import lenient
@@ -56,25 +57,26 @@ def _tabulated(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
     dtype = inputs[0].dtype
     deviations = np.concatenate([net.first.deviations(np.asarray(X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
-    eps = float(np.finfo(dtype).eps)
+    eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
     if high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
-        found = _remembered(_sphere, net, high, dtype.name, isinstance(kernel, NTK), target)
+        found = _remembered(_sphere, net, high, dtype.name, isinstance(kernel, NTK), target, small)
         if found is not None:
             return found
     if not net.rtol(dtype):
         return kernel
-    return replace(kernel, net=_remembered(_network_for, net, low, high, dtype.name))
+    return replace(kernel, net=_remembered(_network_for, net, low, high, dtype.name, small))
 
 
 @functools.lru_cache(maxsize=64)
-def _sphere(net: Network, deviation: float, dtype: str, tangent: bool, target: float) -> Sphere | None:
-    return sphere(net, deviation, np.dtype(dtype), tangent=tangent, target=target)
+def _sphere(net: Network, deviation: float, dtype: str, tangent: bool, target: float, small: bool) -> Sphere | None:
+    return sphere(net, deviation, np.dtype(dtype), tangent=tangent, target=target, few_shapes=small)
 
 
 @functools.lru_cache(maxsize=64)
-def _network_for(net: Network, low: float, high: float, dtype: str) -> Network:
-    return net.prepared(low, high, np.dtype(dtype))
+def _network_for(net: Network, low: float, high: float, dtype: str, small: bool) -> Network:
+    ready = net.prepared(low, high, np.dtype(dtype))
+    return ready.in_few_shapes(np.dtype(dtype)) if small else ready
 
 
 def _remembered(make: functools._lru_cache_wrapper[_T], net: Network, *facts: Hashable) -> _T:

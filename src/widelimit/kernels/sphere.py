@@ -7,6 +7,7 @@ after that a pair costs the same at any depth and for any activation.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,18 +20,22 @@ from jaxtyping import Float
 
 from widelimit import series
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.shapes import rung, smallest_used
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.compute.tiles import PairKernel
+from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
-from widelimit.signals import Gaps, Variance, correlate_points, gaps_from_near, scaled
+from widelimit.signals import Gaps, Variance, correlate_points, gaps_from_near, scaled, variance_of
 
 SAMPLES = 256
 LONGEST = 128
 """Terms; a kernel that wants more (a deep chaotic network) is left to its layers."""
 _STEP = 16
 """Series have a multiple of this many terms, so that few programs are compiled."""
+_LENGTHS = (48, LONGEST)
+"""Terms for small data."""
 
 
 class SphereFeatures(NamedTuple):
@@ -78,35 +83,45 @@ class Sphere(PairKernel):
         return jnp.broadcast_to(value, x.points.shape[:1])
 
 
-@jax.jit
+def _start(near: jax.Array, positive: jax.Array) -> PairState:
+    gaps = gaps_from_near(near, positive)
+    return PairState(gaps, gaps.rho)
+
+
 def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Variance, PairState]:
     after, trace = layer.encode(variance)
     return after, layer.pair(trace, trace, state)
 
 
-def sphere(net: Network, deviation: float, dtype: Any, *, tangent: bool, target: float) -> Sphere | None:
+def sphere(
+    net: Network, deviation: float, dtype: Any, *, tangent: bool, target: float, few_shapes: bool
+) -> Sphere | None:
     """The NNGP (or with `tangent` the NTK) of inputs whose signals after the first layer have this deviation.
 
-    Returns None where LONGEST terms do not bring the series to `target` (relative to the diagonal).
+    With `few_shapes` programs compiled for other deviations are used again. Returns None where LONGEST terms do not
+    bring the series to `target` (relative to the diagonal).
     """
     with arithmetic(True):
         x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
-        near = jnp.asarray(np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2]))
-        gaps = gaps_from_near(near, jnp.asarray(np.concatenate([[True], x < 0])))
-        variance = Variance(jnp.full(1, deviation**2), jnp.zeros(1, jnp.int32)).normalised()
-        state = PairState(gaps, gaps.rho)
+        near = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
+        state = interpreted(_start)(near, np.concatenate([[True], x < 0]))
+        variance = interpreted(variance_of)(np.full(1, deviation))
         for layer in net.block * net.repeats:
             if isinstance(layer, Activate):
-                size = float(variance.deviation[0])
+                size = float(interpreted(lambda given: given.deviation)(variance)[0])
                 layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
-            variance, state = _through(layer, variance, state)
-        values = np.asarray(state.tangent if tangent else state.gaps.rho)
+            variance, state = interpreted(functools.partial(_through, layer))(variance, state)
+        values = state.tangent if tangent else interpreted(lambda gaps: gaps.rho)(state.gaps)
         coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)
         if not np.isfinite(values).all() or terms > LONGEST:
             return None
+        if few_shapes:
+            usual = rung(terms, _LENGTHS)
+            terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (usual,))[0]
+            coefficients[large[-1] + 1 if large.size else 1 :] = 0  # rounding errors of the samples
         output = Variance(jnp.asarray(variance.value[0], dtype), variance.exponent[0])
         chains = series.chebyshev_chains(coefficients[:terms])
         return Sphere(net.first, jnp.asarray(chains, dtype), jnp.asarray(values[0], dtype), output)

@@ -1,0 +1,110 @@
+"""Sums of products in chunks of one size, as a loop: one program for series of many lengths.
+
+A chunk has some columns and, for each, the coefficients of 16 functions of the angle: y^(8 q + j) and x y^(8 q + j),
+j < 8, y = 2 x^2 - 1, q its block. A pair costs up to twice as much as unrolled to its own length; so this is for small
+data, where a compilation costs more, and for gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import series
+from widelimit.activations.expansions import PLACES, Expansion, ExpansionTrace
+from widelimit.pytrees import pytree
+
+COLUMNS, LENGTH = 12, 16
+LONGEST = 4 * LENGTH
+"""Functions of the angle of the longest expansion that is cut into chunks."""
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Chunks:
+    """G chunks of the expansions of both parts of phi, in powers of the halves."""
+
+    rows: np.ndarray
+    """(G, COLUMNS LENGTH, PLACES)"""
+    columns: np.ndarray
+    """(G, COLUMNS, PLACES)"""
+    block: np.ndarray
+    """(G,): q, or -1 for an empty chunk"""
+    even: np.ndarray
+    """(G,): 1 for the even part of phi, whose sign is that of rho; else 0."""
+
+
+def cut(odd: Expansion | None, even: Expansion | None) -> Chunks:
+    """The chunks of both parts; those of 0 are left out."""
+    rows, columns, blocks, parities = [], [], [], []
+    for parity, expansion in ((0, odd), (1, even)):
+        if expansion is None:
+            continue
+        parts = np.split(expansion.rows, np.cumsum(expansion.pattern)[:-1])
+        for first in range(0, len(parts), COLUMNS):
+            own = parts[first : first + COLUMNS]
+            for block in range(-(-max(map(len, own)) // LENGTH)):
+                chunk = np.zeros((COLUMNS, LENGTH, PLACES))
+                for b, part in enumerate(own):
+                    piece = part[block * LENGTH : (block + 1) * LENGTH]
+                    chunk[b, : len(piece)] = piece
+                at = expansion.columns[first : first + COLUMNS]
+                rows.append(chunk.reshape(-1, PLACES))
+                columns.append(np.pad(at, ((0, COLUMNS - len(at)), (0, 0))))
+                blocks.append(block)
+                parities.append(parity)
+    return Chunks(np.stack(rows), np.stack(columns), np.array(blocks), np.array(parities))
+
+
+def filled(chunks: Chunks, count: int) -> Chunks:
+    """With empty chunks up to that many, which are passed over."""
+    more = count - len(chunks.block)
+    rows, columns, even = (
+        np.pad(v, ((0, more), *[(0, 0)] * (v.ndim - 1))) for v in (chunks.rows, chunks.columns, chunks.even)
+    )
+    return Chunks(rows, columns, np.pad(chunks.block, (0, more), constant_values=-1), even)
+
+
+def chunks_traced(chunks: Chunks, polynomials: jax.Array) -> ExpansionTrace:
+    """At the inputs whose T_j are given, (PLACES, ..)."""
+    return ExpansionTrace(
+        *(jnp.tensordot(matrix, polynomials, 1, precision="highest") for matrix in (chunks.rows, chunks.columns))
+    )
+
+
+def mean_and_slope_by_x(
+    chunks: Chunks, x: ExpansionTrace, y: ExpansionTrace, at: jax.Array, sign: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """H and dH/dx at the places `at` of the angles, psi 4/pi - 1."""
+    square = 2 * at**2 - 1
+    seventh = square**7
+    eighth = seventh * square
+    start = jnp.zeros(jnp.broadcast_shapes(at.shape, x.columns.shape[2:], y.columns.shape[2:]), at.dtype)
+
+    def added(total: jax.Array, rows: jax.Array, columns: jax.Array, block: jax.Array, parity: jax.Array) -> jax.Array:
+        terms = [[rows[b * LENGTH + k] * columns[b] for b in range(COLUMNS)] for k in range(LENGTH)]
+        coefficients = [sum(row[1:], row[0]) for row in terms]
+        (even, even_slope), (odd, odd_slope) = (
+            series.polynomial_and_slope(coefficients[half::2], square) for half in (0, 1)
+        )
+        value, change = even + at * odd, odd + 4 * at * (even_slope + at * odd_slope)
+        lower = jnp.where(block == 1, 1, jnp.where(block == 2, eighth, eighth**2))
+        power = jnp.where(block == 0, 1, lower * eighth)
+        by_square = jnp.where(block == 0, 0, 8 * block * lower * seventh)
+        weight = jnp.where(parity == 1, sign, jnp.ones_like(sign))
+        change = weight * (power * change + 4 * at * by_square * value)
+        return total + jax.lax.complex(weight * power * value, change)
+
+    def step(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        # XLA does not fuse across a branch: fused with the looking up of a chunk, the arithmetic takes five times as
+        # long.
+        return jax.lax.cond(chunk[2] >= 0, added, lambda total, *_: total, total, *chunk), None
+
+    along = (x.rows, y.columns, chunks.block, chunks.even)
+    total = jax.lax.scan(step, jax.lax.complex(start, start), along)[0]
+    return total.real, total.imag

@@ -1,0 +1,129 @@
+"""E[g(s u) g(t v)] at many angles and for many pairs of standard deviations at once, in polar coordinates.
+
+With u = r cos(theta) and v = r cos(theta - psi) the expectation is a convolution along theta, averaged over r. Where g
+is analytic its cosine series turns that into sums over terms. Where g has a kink or a jump at 0, each quarter between
+the lines u = 0 and v = 0 has polynomials in the cosines, whose products are integrated once for all functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import fft
+
+from widelimit import gaussian
+from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
+
+ArrayFunction = Callable[[np.ndarray], np.ndarray]
+
+WAVES = tuple(2**k for k in range(6, 14))
+"""Terms of the cosine series that are tried."""
+TERMS = (24, 32, 48, 64, 96, 128, 192)
+"""Degrees of the polynomials that are tried."""
+_TAIL = {"waves": 1e-10, "terms": 1e-13}
+"""Of the last eighth of the coefficients: they enter as their squares in waves, as they are in polynomials."""
+
+
+class NoConvergenceError(ValueError):
+    """No series tried is long enough."""
+
+
+def sums_of_parts(
+    g: ArrayFunction, deviations: np.ndarray, psi: np.ndarray, *, kinked: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """E[g(s u) g(t v)] at the angles psi (K,), of the odd and of the even part of g, (m, m, K) each.
+
+    Args:
+        g: elementwise, on NumPy arrays.
+        deviations: (m,), > 0.
+        psi: in [0, pi].
+        kinked: g is analytic only on either side of 0.
+
+    Raises:
+        NoConvergenceError: g wants more terms than are tried.
+    """
+    rule = gaussian.radial_rule(float(np.max(deviations)))
+    return (_by_quarters if kinked else _by_waves)(g, deviations, psi, rule)
+
+
+def _long_enough(
+    transform: Callable[[np.ndarray, int], np.ndarray],
+    deviations: np.ndarray,
+    weights: np.ndarray,
+    counts: tuple[int, ...],
+    tail: float,
+) -> np.ndarray:
+    """Coefficients (m, q, count), their last eighth small; found for the largest deviation, the hardest, first."""
+    hardest = deviations[[np.argmax(deviations)]]
+    for count in counts:
+        sizes = np.sqrt(np.sum(weights @ transform(hardest, count) ** 2, axis=0))
+        if not np.isfinite(sizes).all():
+            break
+        if sizes[-(count // 8) :].max() <= tail * np.sqrt(np.sum(sizes**2)):
+            return transform(deviations, count)
+    raise NoConvergenceError
+
+
+def _by_waves(
+    g: ArrayFunction, deviations: np.ndarray, psi: np.ndarray, rule: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = rule
+
+    def transform(at: np.ndarray, count: int) -> np.ndarray:
+        """Coefficients of cos(k theta)."""
+        cosines = np.cos(math.pi * np.arange(count + 1) / count)
+        waves = fft.dct(g(at[:, None, None] * nodes[:, None] * cosines), type=1, axis=-1) / count
+        waves[..., [0, -1]] /= 2
+        return np.asarray(waves)
+
+    waves = _long_enough(transform, deviations, weights, WAVES, _TAIL["waves"])
+    sizes = np.sqrt(np.max(np.tensordot(weights, waves**2, (0, 1)), axis=0))
+    kept = 1 + int(np.max(np.nonzero(sizes > 1e-10 * sizes.max())[0], initial=0))
+    scaled = np.ascontiguousarray(np.moveaxis(waves[..., :kept] * np.sqrt(weights / 2)[:, None], 2, 0))
+    products = scaled @ np.swapaxes(scaled, 1, 2)
+    products[0] *= 2
+    cosines = np.cos(np.arange(kept) * psi[:, None])
+    odd, even = (np.tensordot(products[i::2], cosines[:, i::2], (0, 1)) for i in (1, 0))
+    return odd, even
+
+
+def _by_quarters(
+    g: ArrayFunction, deviations: np.ndarray, psi: np.ndarray, rule: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = rule
+
+    def transform(at: np.ndarray, count: int) -> np.ndarray:
+        """Chebyshev coefficients in the cosine on [0, 1], of the odd and of the even part: (2 m, q, count)."""
+        arguments = at[:, None, None] * nodes[:, None] * (1 + chebyshev_points(count)) / 2
+        right, left = g(arguments), g(-arguments)
+        return chebyshev_coefficients(np.concatenate([right - left, right + left]) / 2, -1)
+
+    m = len(deviations)
+    values = _long_enough(transform, deviations, weights, TERMS, _TAIL["terms"])
+    count = values.shape[-1]
+    quarters = [_products_on_quarter(angle, count) for angle in (psi, math.pi - psi)]
+    parts = []
+    for part, sign in ((values[:m], -1), (values[m:], 1)):
+        integrals = (quarters[0] + sign * quarters[1]) * 2
+        if np.abs(part).max() <= 8 * np.finfo(float).eps * np.abs(values).max():
+            parts.append(np.zeros((m, m, len(psi))))
+            continue
+        flat = np.moveaxis(part, 1, 2).reshape(-1, len(nodes))
+        rows = []
+        for one in part:  # all pairs at once would be (m count)^2 numbers
+            pairs = ((one.T * weights) @ flat.T).reshape(count, m, count).swapaxes(1, 2)
+            rows.append(integrals.reshape(len(psi), -1) @ pairs.reshape(-1, m))
+        parts.append(np.moveaxis(np.stack(rows), 1, 2))
+    return parts[0], parts[1]
+
+
+def _products_on_quarter(psi: np.ndarray, count: int) -> np.ndarray:
+    """Integrals of T_n(2 cos a - 1) T_l(2 cos b - 1)/(2 pi) where both cosines are positive, a - b = psi: (K, n, l)."""
+    nodes, weights = np.polynomial.legendre.leggauss(math.ceil(1.6 * count) + 16)
+    half = (math.pi - psi)[:, None] / 2
+    cosines = np.cos(half * nodes + psi[:, None] / 2)
+    values = np.polynomial.chebyshev.chebvander(np.clip(2 * cosines - 1, -1, 1), count - 1)
+    weighted = values * (half * weights / (2 * math.pi))[..., None]
+    return np.asarray(np.swapaxes(weighted, 1, 2) @ values[:, ::-1])
