@@ -64,8 +64,12 @@ def by_reference(cls: type[T]) -> type[T]:
     """Pickle the functions and arrays among the fields of a class that does not pickle itself as references."""
     if not {"__getstate__", "__reduce__"} & vars(cls).keys():
         setattr(cls, "__getstate__", lambda self: referenced(vars(self)))  # noqa: B010
-        setattr(cls, "__setstate__", lambda self, state: vars(self).update(resolved(state)))  # noqa: B010
+        setattr(cls, "__setstate__", _set_state)  # noqa: B010
     return cls
+
+
+def _set_state(instance: Any, state: dict[str, Any]) -> None:
+    instance.__dict__.update(resolved(state))
 
 
 def found(module: str, name: str) -> Any:
