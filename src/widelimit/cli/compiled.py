@@ -2,7 +2,7 @@
 
 JAX reads and writes a folder, as whole as the disk and other processes leave it, and warns of damaged entries. So every
 run has a folder of its own, of links to the entries whose checksum is right; at its end what it has compiled takes its
-place in the store by a rename. Nothing here imports JAX: it is told by the variables of its environment.
+place in the store by a rename. Nothing here imports JAX: variables of the environment say the folder.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def read(path: Path, *, written: Collection[str] = (), unused: Collection[str] =
 
     Raises:
         ValueError: no such file, not a table, no rows, a column name twice, integers that floats cannot hold; each with
-            the mend.
+            what to write instead.
         MemoryError: the table is larger than the memory that is free; nothing was read.
     """
     frame = read_raw(path)
@@ -206,7 +206,7 @@ def typed(column: pl.Series, *, mend: str = "") -> pl.Series:
     """Numbers as Float64, text and booleans as stripped String, missing values as null; other types as they are.
 
     Raises:
-        ValueError: integers that Float64 does not hold, and would make one of two; with the mend.
+        ValueError: integers that Float64 does not hold, and would make one of two; with what to do.
     """
     mend = mend or f"say --categorical {column.name} or --drop {column.name}"
     if isinstance(column.dtype, pl.Decimal) or column.dtype in NUMERIC:
