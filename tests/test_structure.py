@@ -24,6 +24,7 @@ from widelimit.compute.operators import Operator
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
+    "shapes",
     "version",
     "progress",
     "references",

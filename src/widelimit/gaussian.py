@@ -17,9 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.shapes import Float
 
 Function = Callable[[jax.Array], jax.Array]
 

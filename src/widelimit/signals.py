@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit.series import safe_sqrt
+from widelimit.shapes import Float
 
 NEAR = {"float64": 1e-2, "float32": 1e-1}
 """Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: take the difference."""

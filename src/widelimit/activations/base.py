@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, gaps_of_correlation, gaps_of_covariance, scaled
 from widelimit.validation import Array
 

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import gaussian, validation
 from widelimit.activations import tables
@@ -20,6 +19,7 @@ from widelimit.activations.lookup import TableTrace, looked_up, pair_map
 from widelimit.activations.ranges import by_rows
 from widelimit.activations.tables import Table
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, power_of_two
 
 RTOL = {"float64": 1e-10, "float32": 1e-6}

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import series, validation
 from widelimit.activations.base import Activation
@@ -42,6 +41,7 @@ from widelimit.activations.ranges import by_rows, signed
 from widelimit.activations.sharp import Jumps
 from widelimit.activations.tables import FURTHEST, Table, half_octaves
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, power_of_two
 
 LARGEST_DEGREE = 2

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Trace
 from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one
 from widelimit.validation import Array
 

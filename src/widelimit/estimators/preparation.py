@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import memory
 from widelimit.inference.outputs import constant
+from widelimit.shapes import Float
 
 NORMALIZE = ("standardize", "sphere", None)
 ALIGNMENT = 64

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network
@@ -22,6 +21,7 @@ from widelimit.inference.outputs import heard
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 Builder = Callable[..., Kernel | Network]
@@ -172,6 +172,7 @@ def _autodiff(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.ndarr
 
     A function of the user's is traced for every fit, as what it looks up may have changed.
     """
+    compiled: Callable[..., jax.Array]
     if isinstance(build, Leaves):
         compiled = functools.partial(_slopes_of_leaves, build, space.layout)
     else:

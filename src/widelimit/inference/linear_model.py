@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory, threads
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 

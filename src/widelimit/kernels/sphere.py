@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import series
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
@@ -23,6 +22,7 @@ from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
 from widelimit.compute.tiles import PairKernel
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_from_near, scaled
 
 SAMPLES = 256
