@@ -194,7 +194,7 @@ def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Cal
     """
     key = hash((jax.tree.structure(kernel), rows, features, dtype))
     if key in _BEGUN or not kernel.traceable:
-        return _nothing
+        return lambda: None
     _BEGUN.add(key)
     inputs = jax.ShapeDtypeStruct((rows, features), dtype)
     with jax.enable_x64(dtype == np.float64):
@@ -206,13 +206,9 @@ def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Cal
         with jax.enable_x64(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
             _tile(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
 
-    thread = Thread(target=run, daemon=True)
+    thread = Thread(target=run)  # no daemon: an interpreter that ends waits for XLA, which it would pull down otherwise
     thread.start()
     return thread.join
-
-
-def _nothing() -> None:
-    """Wait for nothing."""
 
 
 def _patch(block: Block) -> int:
