@@ -6,12 +6,14 @@ import sys
 from dataclasses import dataclass, field
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from jax import monitoring
 from scipy import special
 
 import widelimit as wl
+from widelimit import shapes, signals
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.sharp import MILLS
 from widelimit.compute import plan
@@ -157,7 +159,7 @@ def test_a_program_that_depends_on_the_data_is_noticed(monkeypatch):
     assert counted(wl.linear().gram, data(58)[0]) == 2
 
 
-HEAVY = ("scipy", "sklearn", "psutil", "diffrax", "equinox", "optax", "polars", "zarr", "matplotlib")
+HEAVY = ("scipy", "jaxtyping", "sklearn", "psutil", "diffrax", "equinox", "optax", "polars", "zarr", "matplotlib")
 
 
 def test_what_a_first_gram_matrix_does_not_use_is_not_imported():
@@ -175,3 +177,10 @@ def test_the_table_of_the_mills_ratio():
     right = np.polynomial.chebyshev.cheb2poly(chebyshev_coefficients(values, 0)[:22])
     np.testing.assert_allclose(MILLS, right, rtol=0, atol=1e-15)
     assert np.abs(np.array(MILLS) * (1 + 1e-13) - right).max() > 1e-15
+
+
+def test_shapes_are_checked_in_the_tests():
+    """They are no matter of what is imported: see conftest.py."""
+    assert shapes.Float is jaxtyping.Float
+    with pytest.raises(Exception, match=r"violates|did not match|type-check"):
+        signals.add_constant(*(np.ones(2),) * 3, np.ones((2, 2)), "no gaps")

@@ -24,6 +24,7 @@ from widelimit.compute.operators import Operator
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
+    "shapes",
     "version",
     "arithmetic",
     "progress",
@@ -236,7 +237,7 @@ LONG = {
     "cli/benchmark.py benchmark": 55,
     "cli/fit.py fit": 65,
     "cli/predict.py predict": 42,
-    "compute/tiles.py compute": 46,
+    "compute/tiles.py compute": 45,
     "inference/hyperparameters.py fit_hyperparameters": 41,
     "training/steps.py advance": 46,
     "training/train.py train": 41,

@@ -14,11 +14,11 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
+from widelimit.shapes import Float
 
 Function = Callable[[Any], Any]
 

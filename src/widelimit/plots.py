@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +12,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from widelimit.inference.ensemble import TrainedEnsemble
 from widelimit.inference.posterior import Posterior
+from widelimit.shapes import Float
 from widelimit.training.history import History
 from widelimit.validation import Array
 

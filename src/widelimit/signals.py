@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit.series import safe_sqrt
+from widelimit.shapes import Float
 
 NEAR = {"float64": 1e-2, "float32": 1e-1}
 """Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: take the difference."""
@@ -172,6 +172,10 @@ def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, 
     return gaps_from_near(near, positive)
 
 
+_LEFT = -1.0
+"""In the place of a gap, which is at least -eps: to be taken from the difference; twice that: from the sum."""
+
+
 def _mended(U: jax.Array, V: jax.Array, near: jax.Array, positive: jax.Array, wanted: jax.Array) -> jax.Array:
     """`near` (n, m) with its wanted entries anew: see `correlate_points`."""
     centre = jnp.mean(V, axis=0)
@@ -179,15 +183,16 @@ def _mended(U: jax.Array, V: jax.Array, near: jax.Array, positive: jax.Array, wa
     size = (jnp.sum(u**2, axis=1)[:, None] + jnp.sum(v**2, axis=1)) / 2
     centred = size - jnp.matmul(u, v.T, precision="highest")
     enough = wanted & positive & (centred >= NEAR[U.dtype.name] * size)
-    left = wanted & ~enough
+    # One array, as every array that a loop looks up is a program of its own to the compiler: what is left is negative.
+    given = jnp.where(enough, centred, jnp.where(wanted, jnp.where(positive, _LEFT, 2 * _LEFT), near))
 
     def row(at: tuple[jax.Array, ...]) -> jax.Array:
-        u, near, positive, left = at
+        u, given, lowest = at
 
         def differences() -> jax.Array:
-            sign = jnp.where(positive, 1, -1).astype(U.dtype)
-            return jnp.where(left, jnp.sum((sign[:, None] * u - V) ** 2, axis=1) / 2, near)
+            sign = jnp.where(given > 1.5 * _LEFT, 1, -1).astype(U.dtype)
+            return jnp.where(given > _LEFT / 2, given, jnp.sum((sign[:, None] * u - V) ** 2, axis=1) / 2)
 
-        return jnp.asarray(jax.lax.cond(jnp.any(left), differences, lambda: near))
+        return jnp.asarray(jax.lax.cond(lowest <= _LEFT / 2, differences, lambda: given))
 
-    return jnp.asarray(jax.lax.map(row, (U, jnp.where(enough, centred, near), positive, left)))
+    return jnp.asarray(jax.lax.map(row, (U, given, jnp.min(given, axis=1))))

@@ -8,7 +8,6 @@ from typing import Any, final
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import memory
@@ -17,6 +16,7 @@ from widelimit.kernels.empirical.contraction import OUTPUTS, PAIRS, SELF, Output
 from widelimit.kernels.empirical.rows import Probe, chosen_rows, nudged, require_rowwise
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 try:

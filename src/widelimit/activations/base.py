@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, gaps_of_correlation, gaps_of_covariance, scaled
 from widelimit.validation import Array
 

@@ -9,7 +9,6 @@ from typing import ClassVar, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import series, validation
 from widelimit.activations.base import Activation, Trace
@@ -23,6 +22,7 @@ from widelimit.activations.ranges import (
     widened,
 )
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, add_constant, gaps_from_near
 
 

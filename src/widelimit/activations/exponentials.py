@@ -9,7 +9,6 @@ from typing import ClassVar, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import series
 from widelimit.activations.base import Activation, Trace
@@ -23,6 +22,7 @@ from widelimit.activations.ranges import (
     widened,
 )
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, power_of_two
 
 LOG_4 = (1.38629150390625, 2.8572136406188345e-06)

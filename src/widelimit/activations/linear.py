@@ -8,11 +8,11 @@ from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from widelimit import series, validation
 from widelimit.activations.base import Activation, Trace
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance
 
 STEEPEST = 1e6

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Self, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.activations import shapes, tables
@@ -21,6 +20,7 @@ from widelimit.activations.ranges import by_rows
 from widelimit.activations.tables import Table
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, gaps_of_one
 
 RTOL = {"float64": 1e-10, "float32": 1e-6}

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import series, validation
 from widelimit.activations import shapes
@@ -45,6 +44,7 @@ from widelimit.activations.tables import FURTHEST, Table, half_octaves
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, gaps_of_one, power_of_two, variance_of
 
 LARGEST_DEGREE = 2

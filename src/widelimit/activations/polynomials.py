@@ -9,13 +9,13 @@ from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Trace
 from widelimit.activations.ranges import EXPONENT_LIMIT, inside, limited
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, exponent_of, power_of_two
 
 LARGEST_DEGREE = 10

@@ -8,13 +8,13 @@ from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from widelimit import series, validation
 from widelimit.activations.base import Activation, Trace
 from widelimit.activations.linear import correlate_linear_pieces
 from widelimit.activations.ranges import limited
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, gaps_from_near
 
 LARGEST_POWER = 3

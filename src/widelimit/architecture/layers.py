@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit.activations.base import Activation, Trace
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
+from widelimit.shapes import Float
 from widelimit.signals import HALF_PRECISION, Gaps, Variance, add_constant, exponent_of, power_of_two
 
 Scalar = float | jax.Array

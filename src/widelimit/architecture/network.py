@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import memory, validation
 from widelimit.activations.base import Activation, Trace
@@ -21,6 +20,7 @@ from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Par
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one, variance_of
 from widelimit.validation import Array
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float, Int
 from scipy.special import log_ndtr, logsumexp
+
+from widelimit.shapes import Float, Int
 
 NORMAL_QUANTILE = 1.959963984540054
 """The 97.5 % quantile of N(0, 1): mean +- this many standard deviations hold 95 %."""

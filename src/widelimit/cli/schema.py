@@ -9,9 +9,9 @@ from typing import Any, final
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 
 from widelimit.cli.tables import NUMERIC, as_text, as_written, is_number, refuse_rounded
+from widelimit.shapes import Float
 
 MANY_CATEGORIES = 100
 """A text column with more different texts than this is an identifier or free text."""

@@ -9,11 +9,11 @@ from typing import final
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 
 from widelimit.cli import schema, tables, targets
 from widelimit.cli.schema import Schema
 from widelimit.compute import memory
+from widelimit.shapes import Float
 
 
 @final

@@ -174,13 +174,14 @@ def _patches(rows: int) -> int:
 def _encoded(kernel: PairKernel, X: np.ndarray, rows: int) -> Block:
     """The rows X, at most `rows` of them, as a block of that many."""
     filled = np.resize(X, (rows, X.shape[1]))
-    if kernel.traceable:
-        patches, diagonal = _encode(kernel, filled, _patches(rows))
-    else:
-        features = kernel.encode(jnp.asarray(filled))
-        axes = _axes(features, rows, lambda: kernel.encode(jnp.asarray(filled[: rows // 2])))
-        patches, diagonal = _finished(kernel, features, axes, _patches(rows))
-    return Block(patches, np.asarray(diagonal), len(X))
+    with arithmetic(X.dtype == np.float64):
+        if kernel.traceable:
+            patches, diagonal = _encode(kernel, filled, _patches(rows))
+        else:
+            features = kernel.encode(jnp.asarray(filled))
+            axes = _axes(features, rows, lambda: kernel.encode(jnp.asarray(filled[: rows // 2])))
+            patches, diagonal = _finished(kernel, features, axes, _patches(rows))
+        return Block(patches, np.asarray(diagonal), len(X))
 
 
 _BEGUN: set[int] = set()
@@ -194,10 +195,11 @@ def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Cal
     """
     key = hash((jax.tree.structure(kernel), rows, features, dtype))
     if key in _BEGUN or not kernel.traceable:
-        return _nothing
+        return lambda: None
     _BEGUN.add(key)
     inputs = jax.ShapeDtypeStruct((rows, features), dtype)
-    form = _encode.eval_shape(kernel, inputs, _patches(rows))[0]
+    with arithmetic(dtype == np.float64):
+        form = _encode.eval_shape(kernel, inputs, _patches(rows))[0]  # type: ignore[no-untyped-call]
     empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), form)
     side = len(jax.tree.leaves(form)[0])
 
@@ -205,13 +207,9 @@ def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Cal
         with arithmetic(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
             _tile(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
 
-    thread = Thread(target=run, daemon=True)
+    thread = Thread(target=run)  # no daemon: an interpreter that ends waits for XLA, which it would pull down otherwise
     thread.start()
     return thread.join
-
-
-def _nothing() -> None:
-    """Wait for nothing."""
 
 
 def _patch(block: Block) -> int:
@@ -287,30 +285,26 @@ def compute(
     A symmetric plan takes X for Y. `progress(done, total)` is called in this thread after each tile. An exception, of
     `write` or by Ctrl-C, ends the work within a tile.
     """
-    wide = X.dtype == np.float64
 
     def encoded(data: np.ndarray, i: int) -> Block:
-        with arithmetic(wide):
-            return _encoded(kernel, data[plan.rows(i)], plan.edge)
+        return _encoded(kernel, data[plan.rows(i)], plan.edge)
 
     def work(task: tuple[int, int]) -> None:
         i, j = task
-        with arithmetic(wide):
+        compiled()
+        with arithmetic(X.dtype == np.float64):
             same = plan.symmetric and i == j
             write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
 
-    with arithmetic(wide):
-        compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
+    compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
     if plan.count == 1:  # threads would take longer to start than a small matrix takes
         if wanted(0, 0):
             columns = {0: encoded(Y, 0)}
             rows = columns if plan.symmetric else {0: encoded(X, 0)}
-            compiled()
             work((0, 0))
             progress(1, 1)
         return
-    done = 0
-    left = -1
+    done, left = 0, -1
     with ThreadPoolExecutor(plan.workers) as pool:
         for row_range, column_range, tiles in plan.groups():
             todo = [task for task in tiles if wanted(*task)]
@@ -323,7 +317,6 @@ def compute(
             known = columns if plan.symmetric else {}
             fresh = [i for i in row_range if i not in known]
             rows = known | dict(zip(fresh, pool.map(lambda i: encoded(X, i), fresh), strict=True))
-            compiled()
             for _ in each(pool, work, todo):
                 done += 1
                 progress(done, plan.count)
@@ -374,9 +367,8 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
     """K(x, x) for every row; in the blocks of `cross` with `beside` other rows, so that nothing is compiled anew."""
     n, d = X.shape
     plan = tile_plan(n, max(n, beside), d, X.dtype, symmetric=True, budget=usual_budget(d, X.dtype))
-    with arithmetic(X.dtype == np.float64):
-        blocks = (_encoded(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
-        return np.concatenate([block.diagonal[: block.used] for block in blocks])
+    blocks = (_encoded(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
+    return np.concatenate([block.diagonal[: block.used] for block in blocks])
 
 
 def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:

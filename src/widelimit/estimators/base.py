@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -19,6 +18,7 @@ from widelimit.estimators.networks import Choice, Design, Kind, Training, choose
 from widelimit.estimators.preparation import Inputs
 from widelimit.inference.solvers import Solver
 from widelimit.references import referenced, resolved
+from widelimit.shapes import Float
 
 SOLVERS = ("auto", "cholesky", "cg")
 HYPERPARAMETERS = ("fixed", "marginal_likelihood", "leave_one_out")

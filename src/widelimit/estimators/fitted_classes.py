@@ -7,13 +7,13 @@ from functools import cached_property
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from widelimit import validation
 from widelimit.estimators.networks import Training, without_law
 from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import StoppedFlow
+from widelimit.shapes import Float, Int
 
 
 @final

@@ -10,7 +10,6 @@ from typing import Any, Literal, final
 
 import numpy as np
 import scipy.optimize
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network, mlp
@@ -25,6 +24,7 @@ from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.progress import LONG, shown
 from widelimit.references import by_reference
+from widelimit.shapes import Float
 
 Kind = Literal["nngp", "ntk"]
 BLOCK = 4096

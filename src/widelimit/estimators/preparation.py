@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory
 from widelimit.estimators import casting
 from widelimit.inference.outputs import constant
 from widelimit.inference.training_set import near
+from widelimit.shapes import Float
 
 NORMALIZE = ("standardize", "sphere", None)
 ALIGNMENT = 64

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
 from scipy.special import log_ndtr
 
 from widelimit.compute import threads
+from widelimit.shapes import Float
 
 NODES = 24
 """Gauss-Hermite nodes for each output; spaced by less than the width of a Gumbel variable up to a deviation of 4."""

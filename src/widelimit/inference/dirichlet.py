@@ -9,7 +9,6 @@ from typing import NamedTuple, final
 
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float, Int
 
 from widelimit import validation
 from widelimit.compute import linalg, threads
@@ -18,6 +17,7 @@ from widelimit.inference.solvers import KERNEL, factorised
 from widelimit.inference.training_set import TrainingSet, near, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, Report, shown, silent
+from widelimit.shapes import Float, Int
 
 ALPHA_EPSILON = 0.01
 """Milios et al., section 4.1."""

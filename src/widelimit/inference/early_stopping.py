@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory, threads
 from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, near, training_set
 from widelimit.kernels.base import Kernel
+from widelimit.shapes import Float
 
 
 @final

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network
@@ -16,6 +15,7 @@ from widelimit.inference.gradient_flow import GradientFlow, closed_form
 from widelimit.inference.training_set import EIGENVECTORS, like, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 

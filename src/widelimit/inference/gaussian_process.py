@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, memory, threads, tiles
@@ -19,6 +18,7 @@ from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import Function, evaluate, like, scalar_kernel
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 

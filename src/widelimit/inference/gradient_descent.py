@@ -10,7 +10,6 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
@@ -19,6 +18,7 @@ from widelimit.inference.losses import Loss, SquaredError, resolve
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set, unchecked
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.shapes import Float, Int
 from widelimit.validation import Array
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import krylov, linalg, memory, threads
@@ -17,6 +16,7 @@ from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numer
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 EIGH = 3000

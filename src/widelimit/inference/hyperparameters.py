@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,24 +12,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import threads
+from widelimit.inference.coordinates import Layout, Leaves, Space, Values, by_leaves, named, parameter
 from widelimit.inference.outputs import heard
 from widelimit.inference.posterior import Posterior, factorised, posterior
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
-Values = dict[str, Any]
 Builder = Callable[..., Kernel | Network]
-DECADES = 3.0
-"""Bounds of a positive parameter without any are its start times 10^(+-3)."""
 DIFFERENCE = 1e-4
 """Step of central differences in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
+
+ROWS = 32
+"""Points are filled up to a multiple of it where gradients are compiled, so that folds of one table share a program."""
 
 UNITS = 100.0
 """Outputs whose root mean squares differ by more cannot share one noise: they are in units of their own."""
@@ -69,38 +71,6 @@ class HyperparameterFit:
     message: str
 
 
-class _Parameter(NamedTuple):
-    """A hyper-parameter as coordinates z: its logarithm where its lower bound is positive, else itself."""
-
-    name: str
-    shape: tuple[int, ...]
-    start: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    logarithmic: bool
-
-
-class _Space(NamedTuple):
-    parameters: tuple[_Parameter, ...]
-
-    def values(self, z: Any) -> Values:
-        """Named values from coordinates, NumPy or JAX."""
-        found: Values = {}
-        place = 0
-        for p in self.parameters:
-            part = z[place : place + p.start.size].reshape(p.shape)
-            place += p.start.size
-            found[p.name] = (jnp.exp(part) if isinstance(part, jax.Array) else np.exp(part)) if p.logarithmic else part
-        return found
-
-    def floats(self, z: np.ndarray) -> Values:
-        """The same with plain floats for scalars."""
-        return {name: float(v) if np.ndim(v) == 0 else np.asarray(v) for name, v in self.values(z).items()}
-
-    def joined(self, field: str) -> np.ndarray:
-        return np.concatenate([np.asarray(getattr(p, field)).ravel() for p in self.parameters])
-
-
 def _marginal(post: Posterior) -> tuple[float, np.ndarray]:
     """The log marginal likelihood and its derivative in K(X, X) + noise."""
     return post.log_marginal_likelihood(), post.sensitivity()
@@ -136,7 +106,7 @@ class _Search:
     build: Builder
     X: np.ndarray
     y: np.ndarray
-    space: _Space
+    space: Space
     noise: float
     objective: Callable[[Posterior], tuple[float, np.ndarray]]
     slopes: Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -189,24 +159,38 @@ def _kernel(build: Builder, values: Values) -> Kernel:
     return built
 
 
-def _autodiff(build: Builder, X: np.ndarray, space: _Space) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """(z, weights) -> the gradient in z of sum_ij weights_ij K_z(x_i, x_j)."""
+def _total(build: Builder, layout: Layout, z: jax.Array, X: jax.Array, weights: jax.Array) -> jax.Array:
+    values = named(layout, z)
+    values.pop("noise", None)
+    return jnp.sum(weights * _kernel(build, values).gram(X))
 
-    def total(z: jax.Array, X: jax.Array, weights: jax.Array) -> jax.Array:
-        values = space.values(z)
-        values.pop("noise", None)
-        return jnp.sum(weights * _kernel(build, values).gram(X))
 
-    compiled = jax.jit(jax.grad(total))
+_slopes_of_leaves = jax.jit(jax.grad(_total, argnums=2), static_argnums=(0, 1))
+
+
+def _autodiff(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """(z, weights) -> the gradient in z of sum_ij weights_ij K_z(x_i, x_j).
+
+    A function of the user's is traced for every fit, as what it looks up may have changed.
+    """
+    compiled: Callable[..., jax.Array]
+    if isinstance(build, Leaves):
+        compiled = functools.partial(_slopes_of_leaves, build, space.layout)
+    else:
+        compiled = jax.jit(jax.grad(lambda *arguments: _total(build, space.layout, *arguments)))
+    n = len(X)
+    rows = ROWS * math.ceil(n / ROWS)
+    filled, padded = np.resize(X, (rows, X.shape[1])), np.zeros((rows, rows))
 
     def slopes(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        padded[:n, :n] = weights
         with arithmetic(True):
-            return np.asarray(compiled(jnp.asarray(z), jnp.asarray(X), jnp.asarray(weights)))
+            return np.asarray(compiled(z, filled, padded))
 
     return slopes
 
 
-def _differences(build: Builder, X: np.ndarray, space: _Space) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _differences(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """The same by central differences of the kernel matrix."""
 
     def total(z: np.ndarray, weights: np.ndarray) -> float:
@@ -221,38 +205,7 @@ def _differences(build: Builder, X: np.ndarray, space: _Space) -> Callable[[np.n
     return slopes
 
 
-def _parameter(name: str, start: Any, bounds: Any) -> _Parameter:
-    value = np.asarray(validation.vector_or_scalar(name, start), np.float64)
-    if bounds is None:
-        if not (value > 0).all():
-            raise ValueError(f"{name} starts at {start}; give its bounds, e.g. bounds={{{name!r}: (-1.0, 1.0)}}.")
-        low, high = value * 10**-DECADES, value * 10**DECADES
-    else:
-        try:
-            low, high = (np.broadcast_to(np.asarray(b, np.float64), value.shape) for b in bounds)
-        except (TypeError, ValueError):
-            raise ValueError(f"the bounds of {name} must be (low, high), got {bounds!r}.") from None
-        if not ((low < high).all() and np.isfinite(low).all() and np.isfinite(high).all()):
-            raise ValueError(f"the bounds of {name} must be finite and low < high, got {bounds!r}.")
-        if not ((low <= value).all() and (value <= high).all()):
-            raise ValueError(f"{name} starts at {start}, outside of its bounds {bounds!r}.")
-    if bool((low > 0).all()):
-        return _Parameter(name, value.shape, np.log(value), np.log(low), np.log(high), True)
-    return _Parameter(name, value.shape, value, low, high, False)
-
-
-def _of_kernel(kernel: Kernel) -> tuple[Builder, Values]:
-    """A kernel as a builder: its leaves by their paths."""
-    paths, tree = jax.tree_util.tree_flatten_with_path(kernel)
-    names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in paths]
-
-    def build(**values: Any) -> Kernel:
-        return jax.tree.unflatten(tree, [values[name] for name in names])  # type: ignore[no-any-return]
-
-    return build, {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
-
-
-def _starts(space: _Space, restarts: int, seed: int) -> list[np.ndarray]:
+def _starts(space: Space, restarts: int, seed: int) -> list[np.ndarray]:
     """The start given, and points around it: within a factor of 10, or anywhere within the bounds of a linear one."""
     first, low, high = (space.joined(field) for field in ("start", "low", "high"))
     linear = np.concatenate([np.full(p.start.size, not p.logarithmic) for p in space.parameters])
@@ -333,7 +286,7 @@ def fit_hyperparameters(
         raise ValueError(f"bounds names {sorted(set(limits) - set(given))}; the parameters are {sorted(given)}.")
     if not given:
         raise ValueError("there is nothing to fit: give start={name: value}, or a positive noise.")
-    space = _Space(tuple(_parameter(name, value, limits.get(name)) for name, value in given.items()))
+    space = Space(tuple(parameter(name, value, limits.get(name)) for name, value in given.items()))
     if any(p.name == "noise" and not p.logarithmic for p in space.parameters):
         raise ValueError("the lower bound of noise must be > 0.")
     make = _autodiff if gradient == "autodiff" else _differences
@@ -365,7 +318,7 @@ def _builder(build: Any, start: Mapping[str, Any] | None) -> tuple[Builder, Valu
     if isinstance(build, Kernel):
         if start is not None:
             raise ValueError("a kernel or network starts at its own hyper-parameters; start is for a builder.")
-        return _of_kernel(build)
+        return by_leaves(build)
     if not callable(build):
         raise TypeError(f"build: a builder, a kernel or a network is needed, got {validation.shown(build)}.")
     given = dict(start or {})

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import iterative, linalg, memory, operators, threads
@@ -16,6 +15,7 @@ from widelimit.inference import solvers
 from widelimit.inference.numerical_flow import Flow
 from widelimit.inference.training_set import Function, TrainingSet, scalar_kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 BLOCK = 2048

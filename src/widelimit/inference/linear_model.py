@@ -7,13 +7,13 @@ from typing import Any, NamedTuple, final
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, plan, threads
 from widelimit.inference.training_set import near
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 

@@ -11,11 +11,11 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 Scalar = float | jax.Array

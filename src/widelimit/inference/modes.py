@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 

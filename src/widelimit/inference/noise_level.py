@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit.compute import linalg, threads
 from widelimit.inference.outputs import constant, heard
+from widelimit.shapes import Float
 
 GRID = 10.0 ** np.arange(-4, 2.01, 0.25)
 """Noise variances tried, in units of the mean of K(x, x).

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 TOLERANCE = 1e-8

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, plan, threads
 from widelimit.inference.training_set import near
 from widelimit.kernels.base import Kernel
+from widelimit.shapes import Float
 
 ROWS = 4096
 """Rows whose kernel with the landmarks is held at once."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from widelimit.compute.linalg import EPS
+from widelimit.shapes import Float, Int
 
 COPY = 1e-12
 """1 - |cosine| of two outputs that are one up to unit and sign: values that agree to 1e-6, below any noise tried."""

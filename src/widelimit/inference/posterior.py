@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
@@ -26,6 +25,7 @@ from widelimit.inference.solvers import Fit
 from widelimit.inference.training_set import TrainingSet, like, near, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, shown
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 BLOCK = 2048

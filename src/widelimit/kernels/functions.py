@@ -12,13 +12,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
 from widelimit.references import Reference, referenced, resolved
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 TRIED = 4

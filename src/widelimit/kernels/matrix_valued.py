@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import memory, threads
 from widelimit.kernels.base import Kernel
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 ASYMMETRY = 64

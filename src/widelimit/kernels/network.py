@@ -10,7 +10,6 @@ from typing import TypeVar, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.activations.shapes import SMALL
@@ -22,6 +21,7 @@ from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.sphere import Sphere, sphere
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Variance, scaled
 from widelimit.validation import Array
 

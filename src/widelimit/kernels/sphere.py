@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import series
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
@@ -27,6 +26,7 @@ from widelimit.arithmetic import arithmetic
 from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_from_near, scaled, variance_of
 
 SAMPLES = 256

@@ -9,13 +9,13 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
 from widelimit.series import safe_sqrt
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 Scalar = float | jax.Array

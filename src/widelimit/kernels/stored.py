@@ -9,12 +9,12 @@ from typing import Any, final
 
 import numpy as np
 import zarr
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import storage, tiles
 from widelimit.compute.plan import BUDGET
 from widelimit.kernels.base import Kernel
+from widelimit.shapes import Float
 
 
 @final

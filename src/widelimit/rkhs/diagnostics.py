@@ -7,7 +7,6 @@ from typing import Any, final
 
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, threads
@@ -15,6 +14,7 @@ from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 

@@ -7,7 +7,6 @@ from typing import Any, final
 
 import jax
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.compute import linalg, threads
@@ -15,6 +14,7 @@ from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 

@@ -8,11 +8,11 @@ from typing import Any, final
 
 import numpy as np
 import scipy.special
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.inference.training_set import scalar_kernel
 from widelimit.kernels.base import Kernel
+from widelimit.shapes import Float
 
 _FIRST, _LAST = 128, 1024
 """Quadrature nodes in theta, on top of the degrees: the first rule, and the last that is doubled."""

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int
 
 from widelimit import validation
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.plan import Plan, Settings, Sizes, pairs_of, plan
+from widelimit.shapes import Float, Int
 from widelimit.training.problem import Problem
 
 WORK = 2.0

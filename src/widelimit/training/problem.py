@@ -8,13 +8,13 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.inference.losses import Loss, resolve
 from widelimit.kernels.empirical.model import Apply, Model, model
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 
 
 @final

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply
+from widelimit.shapes import Float
 from widelimit.training import checkpoints
 from widelimit.training.checkpoints import Checkpoint
 from widelimit.training.flow import slope_size

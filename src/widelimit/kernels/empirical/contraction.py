@@ -9,13 +9,13 @@ from typing import Any, Literal, final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.empirical.model import Model
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 
 Output = Literal["full", "trace", "diagonal"]
 OUTPUTS: tuple[Output, ...] = ("full", "trace", "diagonal")

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply, model
 from widelimit.kernels.empirical.rows import check_rows, require_finite
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 

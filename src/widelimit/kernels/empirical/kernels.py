@@ -8,7 +8,6 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
@@ -21,6 +20,7 @@ from widelimit.kernels.empirical.plan import Method, Plan, Settings, Sizes, bloc
 from widelimit.kernels.empirical.rows import check_rows, require_finite
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 _pairwise = jax.jit(lambda pair, x, y: pair.pairwise(x, y))

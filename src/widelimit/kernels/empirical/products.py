@@ -7,12 +7,12 @@ from typing import Any, final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.empirical.contraction import Output
 from widelimit.kernels.empirical.model import Model
 from widelimit.pytrees import pytree
+from widelimit.shapes import Float
 
 
 @final

@@ -1,0 +1,159 @@
+"""The first result of a fresh process, import included, beside the textbook recursion under one jax.jit.
+
+python benchmarks/first_call.py [--before CHECKOUT] [--repeats N] [--only WORD]
+
+Processes run in turns, the textbook's first; times are the shortest of N, ratios are of them. `before` is the same of
+another checkout (its folder), once; `programs` counts compilations. `again` is a second call in the same process: other
+rows, scaled by 1.3, another number of them. Without the compilation caches that the environment may ask for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import report
+
+SMALL = True
+HERE = Path(__file__).parents[1]
+
+DATA = """
+import numpy as np
+X = np.random.default_rng(0).standard_normal((500, 6))
+"""
+TEXTBOOK = (
+    DATA
+    + """
+import jax
+import jax.numpy as jnp
+
+def ntk(X):
+    S = X @ X.T / X.shape[1] + 0.01
+    T = S
+    for _ in range(2):
+        s = jnp.sqrt(jnp.diag(S))
+        rho = jnp.clip(S / jnp.outer(s, s), -1, 1)
+        theta = jnp.arccos(rho)
+        S = jnp.outer(s, s) * (jnp.sin(theta) + (jnp.pi - theta) * rho) / (2 * jnp.pi) + 0.01
+        T = T * (jnp.pi - theta) / (2 * jnp.pi) + S
+    return T
+
+with jax.enable_x64(True):
+    np.asarray(jax.jit(ntk)(X))
+"""
+)
+WITH_SKLEARN = "import sklearn.base\n" + TEXTBOOK
+OURS = (
+    DATA
+    + """
+import time
+import widelimit as wl
+from jax import monitoring
+programs = []
+def heard(event, seconds, **facts):
+    if "backend_compile" in event:
+        programs.append(event)
+monitoring.register_event_duration_secs_listener(heard)
+def first(X):
+    {call}
+first(X)
+count, start = len(programs), time.perf_counter()
+first(1.3 * np.random.default_rng(1).standard_normal((490, X.shape[1])))
+print(count, time.perf_counter() - start, len(programs) - count)
+"""
+)
+GRAM = "wl.ntk(wl.mlp(depth=3, activation={}, bias_std=0.1)).gram(X)"
+SPLIT = "y, Z = np.sin(X[:, 0]), X[:100]"
+
+
+class Case(NamedTuple):
+    """A program, the one it is compared with, and the largest ratio set out for it and for its second call."""
+
+    name: str
+    code: str
+    beside: str
+    goal: float
+    again: float | None
+
+
+def _ours(call: str) -> str:
+    return OURS.replace("{call}", call)
+
+
+def cases() -> list[Case]:
+    """All of them."""
+    closed = [(name, repr(name), 2.0) for name in ("relu", "erf", "gelu")]
+    tables = [(name, repr(name), 3.0) for name in ("tanh", "silu", "softplus", "elu", "hard_tanh")]
+    tables.append(("a function", "lambda u: u / (1 + u * u)", 3.0))
+    found = [Case("import", "import widelimit as wl\nwl.ntk", "import jax", 1.2, None)]
+    found += [Case(f"gram, {name}", _ours(GRAM.format(a)), TEXTBOOK, goal, 0.3) for name, a, goal in (*closed, *tables)]
+    kernel = "k = wl.ntk(wl.mlp(depth=3, bias_std=0.1))"
+    for name, call in (
+        ("posterior", "wl.posterior(k, X, y, noise=0.1).predict(Z)"),
+        ("gradient flow", "wl.gradient_flow(k, X, y).predict(Z, 1.0)"),
+    ):
+        found.append(Case(name, _ours(f"{kernel}; {SPLIT}; {call}"), TEXTBOOK, 4.0, 0.3))
+    regressor = _ours(f"{SPLIT}; wl.NNGPRegressor().fit(X, y).predict(Z)").replace("(500, 6)", "(500, 10)")
+    return [*found, Case("NNGPRegressor", regressor, WITH_SKLEARN, 4.0, None)]
+
+
+def fresh(code: str, checkout: Path) -> tuple[float, list[float]]:
+    """Seconds of a process from its start to its end, and the numbers that it prints."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    environment["PYTHONPATH"] = str(checkout / "src")
+    start = time.perf_counter()
+    made = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return time.perf_counter() - start, [float(word) for word in made.stdout.split()]
+
+
+def measured(case: Case, before: Path | None, repeats: int) -> list[dict[str, Any]]:
+    """One row, or two where there is a second call."""
+    beside, ours = [], []
+    for _ in range(repeats):
+        beside.append(fresh(case.beside, HERE)[0])
+        ours.append(fresh(case.code, HERE))
+    old, printed = fresh(case.code, before) if before else (None, [])
+    textbook, seconds = min(beside), min(taken for taken, _ in ours)
+    rows: list[dict[str, Any]] = [_row(case.name, seconds, textbook, case.goal, old, ours[0][1][:1])]
+    if case.again is not None:
+        second = min(found[1] for _, found in ours)
+        old = printed[1] if before else None
+        rows.append(_row(f"{case.name}: again", second, textbook, case.again, old, ours[0][1][2:]))
+    return rows
+
+
+def _row(
+    name: str, seconds: float, textbook: float, goal: float, old: float | None, programs: list[float]
+) -> dict[str, Any]:
+    return {
+        "what": name,
+        "seconds": seconds,
+        "beside": textbook,
+        "ratio": seconds / textbook,
+        "goal": goal,
+        "before": "" if old is None else old,
+        "programs": int(programs[0]) if programs else "",
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--before", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default="")
+    asked = parser.parse_args(arguments)
+    chosen = [case for case in cases() if asked.only in case.name]
+    rows = [row for case in chosen for row in measured(case, asked.before, asked.repeats)]
+    report("first_call", rows, repeats=asked.repeats)
+    print(json.dumps({"met": sum(row["ratio"] <= row["goal"] for row in rows), "of": len(rows)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Hyper-parameters by name as the coordinates of a search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import validation
+from widelimit.kernels.base import Kernel
+
+DECADES = 3.0
+"""Bounds of a positive parameter without any are its start times 10^(+-3)."""
+
+Values = dict[str, Any]
+
+
+class Parameter(NamedTuple):
+    """A hyper-parameter as coordinates z: its logarithm where its lower bound is positive, else itself."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    logarithmic: bool
+
+
+Layout = tuple[tuple[str, tuple[int, ...], bool], ...]
+"""Name, shape, and whether in logarithms, of every hyper-parameter."""
+
+
+def named(layout: Layout, z: Any) -> Values:
+    """Named values from coordinates, NumPy or JAX."""
+    found: Values = {}
+    place = 0
+    for name, shape, logarithmic in layout:
+        part = z[place : place + math.prod(shape)].reshape(shape)
+        place += part.size
+        found[name] = (jnp.exp(part) if isinstance(part, jax.Array) else np.exp(part)) if logarithmic else part
+    return found
+
+
+class Space(NamedTuple):
+    """All hyper-parameters of a search, one after another in z."""
+
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """What a compiled function knows of the space."""
+        return tuple((p.name, p.shape, p.logarithmic) for p in self.parameters)
+
+    def values(self, z: Any) -> Values:
+        """Named values from coordinates."""
+        return named(self.layout, z)
+
+    def floats(self, z: np.ndarray) -> Values:
+        """The same with plain floats for scalars."""
+        return {name: float(v) if np.ndim(v) == 0 else np.asarray(v) for name, v in self.values(z).items()}
+
+    def joined(self, field: str) -> np.ndarray:
+        """A field of every parameter as coordinates: start, low or high."""
+        return np.concatenate([np.asarray(getattr(p, field)).ravel() for p in self.parameters])
+
+
+def parameter(name: str, start: Any, bounds: Any) -> Parameter:
+    """A parameter and its bounds, checked. Raises: TypeError, ValueError."""
+    value = np.asarray(validation.vector_or_scalar(name, start), np.float64)
+    if bounds is None:
+        if not (value > 0).all():
+            raise ValueError(f"{name} starts at {start}; give its bounds, e.g. bounds={{{name!r}: (-1.0, 1.0)}}.")
+        low, high = value * 10**-DECADES, value * 10**DECADES
+    else:
+        try:
+            low, high = (np.broadcast_to(np.asarray(b, np.float64), value.shape) for b in bounds)
+        except (TypeError, ValueError):
+            raise ValueError(f"the bounds of {name} must be (low, high), got {bounds!r}.") from None
+        if not ((low < high).all() and np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError(f"the bounds of {name} must be finite and low < high, got {bounds!r}.")
+        if not ((low <= value).all() and (value <= high).all()):
+            raise ValueError(f"{name} starts at {start}, outside of its bounds {bounds!r}.")
+    if bool((low > 0).all()):
+        return Parameter(name, value.shape, np.log(value), np.log(low), np.log(high), True)
+    return Parameter(name, value.shape, value, low, high, False)
+
+
+@final
+@dataclass(frozen=True)
+class Leaves:
+    """A kernel as a builder, from its leaves by name; equal ones share what is compiled."""
+
+    tree: Any
+    names: tuple[str, ...]
+
+    def __call__(self, **values: Any) -> Kernel:
+        return jax.tree.unflatten(self.tree, [values[name] for name in self.names])  # type: ignore[no-any-return]
+
+
+def by_leaves(kernel: Kernel) -> tuple[Leaves, Values]:
+    """A kernel as a builder: its leaves by their paths."""
+    paths, tree = jax.tree_util.tree_flatten_with_path(kernel)
+    names = tuple(jax.tree_util.keystr(path).lstrip(".") for path, _ in paths)
+    return Leaves(tree, names), {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
