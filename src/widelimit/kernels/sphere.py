@@ -115,9 +115,8 @@ def sphere(
         if not np.isfinite(values).all() or terms > LONGEST:
             return None
         if few_shapes:
-            usual = rung(terms, _LENGTHS)
-            terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (usual,))[0]
-            coefficients[large[-1] + 1 if large.size else 1 :] = 0  # rounding errors of the samples
-        output = Variance(jnp.asarray(variance.value[0], dtype), variance.exponent[0])
-        chains = series.chebyshev_chains(coefficients[:terms])
-        return Sphere(net.first, jnp.asarray(chains, dtype), jnp.asarray(values[0], dtype), output)
+            coefficients[terms:] = 0  # rounding errors of the samples
+            terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (rung(terms, _LENGTHS),))[0]
+        output = Variance(np.asarray(variance.value[0], dtype), variance.exponent[0])
+        chains = series.chebyshev_chains(coefficients[:terms]).astype(dtype)
+        return Sphere(net.first, chains, np.asarray(values[0], dtype), output)
