@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 UV := .venv-uv/bin/uv pip
+PARALLEL := --numprocesses auto --dist worksteal
 COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
 	--custom-compile-command "make lock" pyproject.toml
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-torch test-lowest format lock clean bench bench-full
+.PHONY: help demo test test-claims test-torch test-lowest format lock clean bench bench-full
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -16,17 +17,20 @@ help:  ## List these targets
 demo: .venv/.ready  ## Run the demonstration
 	.venv/bin/widelimit demo
 
-test: .venv/.ready-dev  ## Run every check: style, types, tests
+test: .venv/.ready-dev  ## Run every check but the two below: style, types, tests
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
-	.venv/bin/pytest --numprocesses auto --dist worksteal
+	.venv/bin/pytest -m "not claims" $(PARALLEL)
+
+test-claims: .venv/.ready-dev  ## Run the experiments of `widelimit verify` with quick settings, and plant an error in each
+	.venv/bin/pytest tests/test_every_claim.py $(PARALLEL)
 
 test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
-	.venv-torch/bin/pytest tests/test_torch.py
+	.venv-torch/bin/python -m pytest tests/test_torch.py
 
 test-lowest: .venv-lowest/.ready  ## Run the tests with the oldest supported dependencies (Python 3.11 or 3.12)
-	.venv-lowest/bin/pytest --numprocesses auto --dist worksteal
+	.venv-lowest/bin/pytest $(PARALLEL)
 
 bench: .venv/.ready  ## Measure the claims of speed that take minutes (benchmarks/README.md)
 	@$(call run_benchmarks,^SMALL = True)
@@ -62,6 +66,7 @@ define new_environment
 @$(PYTHON) -m venv $(@D)
 endef
 
+PACKAGES := import sysconfig; print(sysconfig.get_path('purelib'))
 PIP_INSTALL = @$(@D)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .venv/.ready: pyproject.toml requirements.lock
@@ -76,11 +81,11 @@ PIP_INSTALL = @$(@D)/bin/python -m pip install --quiet --disable-pip-version-che
 	$(PIP_INSTALL) --no-deps --editable .
 	@touch .venv/.ready $@
 
-.venv-torch/.ready: pyproject.toml requirements-dev.lock
+# PyTorch alone, on top of the other environment: what is in that one is not installed twice.
+.venv-torch/.ready: .venv/.ready-dev
 	$(new_environment)
-	$(PIP_INSTALL) --requirement requirements-dev.lock
+	@echo "import site; site.addsitedir('$$(.venv/bin/python -c "$(PACKAGES)")')" >"$$($(@D)/bin/python -c "$(PACKAGES)")/below.pth"
 	$(PIP_INSTALL) torch==2.13.0
-	$(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
 .venv-lowest/.ready: pyproject.toml | .venv-uv/.ready

@@ -1,8 +1,22 @@
-"""The tables that drive the tests. A test fails when a public class is missing here."""
+"""The tables that drive the tests; test_structure.py fails where a class of the library is in none of them."""
 
+from typing import NamedTuple
+
+import jax.numpy as jnp
 import numpy as np
+import scipy.special
+from sklearn.metrics import pairwise
 
+import oracles
 import widelimit as wl
+from widelimit.architecture.layers import Activate, Dense
+from widelimit.compute.iterative import Iterative
+from widelimit.compute.linalg import Cholesky, Eigen
+from widelimit.compute.operators import Recomputed, Shifted, Stored, Tiles
+from widelimit.compute.packed import Packed
+from widelimit.inference.gaussian_process import Conditioned
+
+# --- activations --------------------
 
 ACTIVATIONS = {
     "identity": wl.Identity(),
@@ -45,8 +59,126 @@ PIECES = {
 }
 """Polynomials between kinks: lines and parabolas, without and with a kink at 0, none, even, odd and mixed."""
 
+# --- layers --------------------
+
+
+def _dense(q1, c, q2, theta):
+    after = tuple(1.3**2 * q + 0.3**2 for q in (q1, c, q2))
+    return *after, 1.3**2 * theta + after[1]
+
+
+def _activate(q1, c, q2, theta):
+    slope = oracles.DUALS["erf"](q1, c, q2)[1]
+    return *(oracles.DUALS["erf"](*triple)[0] for triple in ((q1, q1, q1), (q1, c, q2), (q2, q2, q2))), theta * slope
+
+
+LAYERS = {
+    "dense": (Dense(1.3, 0.3), _dense),
+    "dense, standard": (Dense(1.3, 0.3, standard=True), _dense),
+    "activate": (Activate(wl.Erf()), _activate),
+}
+"""{name: (layer, (q, c, q', Theta) -> the same after the layer, in high precision)}."""
+
+# --- kernels --------------------
+
 KERNELS = {"nngp": wl.nngp, "ntk": wl.ntk}
 DTYPES = {"float64": np.float64, "float32": np.float32}
+
+_RNG = np.random.default_rng(0)
+POINTS, OTHERS = _RNG.standard_normal((9, 3)), _RNG.standard_normal((5, 3))
+SCALES = np.array([0.5, 1.0, 3.0])
+_MIXING = np.array([[2.0, 0.5], [0.5, 1.0]])
+_NET = {"depth": 3, "activation": "relu", "weight_std": 1.3, "bias_std": 0.2}
+
+
+def features(A):
+    return jnp.concatenate([A, jnp.cos(A[:, :1]), A[:, 1:2] ** 2], axis=1)
+
+
+def numpy_features(A):
+    return np.concatenate([A, np.cos(A[:, :1]), A[:, 1:2] ** 2], axis=1)
+
+
+def _inner(A, B):
+    return numpy_features(A) @ numpy_features(B).T
+
+
+def _laplace(A, B):
+    return np.exp(-np.linalg.norm(A[:, None] - B[None], axis=-1) / 0.7)
+
+
+def _rbf(A, B):
+    return pairwise.rbf_kernel(A, B, gamma=1 / (2 * 0.7**2))
+
+
+def _of_network(which):
+    return lambda A, B: np.array([[float(oracles.kernels(a, b, **_NET)[which]) for b in B] for a in A])
+
+
+def linear_model(weight, A):
+    return features(A) @ weight
+
+
+def two_outputs(weight, A):
+    return features(A) @ weight * jnp.array([1.0, 2.0])
+
+
+def _mixed(A, B):
+    return _rbf(A, B)[:, :, None, None] * _MIXING
+
+
+_KNOWN = np.array([[0.3, -0.2, 1.0], [-1.0, 0.4, 0.1]])
+_KNOWN_GRAM = _rbf(_KNOWN, _KNOWN) + 0.1 * np.eye(2)
+
+
+def _conditioned(A, B):
+    return _rbf(A, B) - _rbf(A, _KNOWN) @ np.linalg.solve(_KNOWN_GRAM, _rbf(_KNOWN, B))
+
+
+_WHOLE = _rbf(*[np.vstack([POINTS, OTHERS])] * 2)
+
+STANDARD_KERNELS = {
+    "linear": (wl.linear(), lambda A, B: A @ B.T),
+    "linear, features": (wl.linear(features), _inner),
+    "polynomial": (
+        wl.polynomial(degree=3, offset=0.5),
+        lambda A, B: pairwise.polynomial_kernel(A, B, degree=3, gamma=1.0, coef0=0.5),
+    ),
+    "rbf": (wl.rbf(0.7), _rbf),
+    "rbf, scales": (wl.rbf(SCALES), lambda A, B: pairwise.rbf_kernel(A / SCALES, B / SCALES, gamma=0.5)),
+    "laplace": (wl.laplace(0.7), _laplace),
+    "sum": (wl.rbf(0.7) + wl.linear(), lambda A, B: _rbf(A, B) + A @ B.T),
+    "product": (wl.laplace(0.7) * wl.linear(), lambda A, B: _laplace(A, B) * (A @ B.T)),
+    "scaled": (2.5 * wl.laplace(0.7), lambda A, B: 2.5 * _laplace(A, B)),
+    "scaled inputs": (wl.scale_inputs(wl.linear(), SCALES), lambda A, B: (A * SCALES**2) @ B.T),
+    "nngp": (wl.nngp(wl.mlp(**_NET)), _of_network(0)),
+    "ntk": (wl.ntk(wl.mlp(**_NET)), _of_network(1)),
+    "conditioned": (
+        Conditioned(wl.rbf(0.7), _KNOWN, np.linalg.inv(np.linalg.cholesky(_KNOWN_GRAM)), 1e-15),
+        _conditioned,
+    ),
+    "empirical": (wl.empirical_ntk(linear_model, np.ones(5), output="trace"), _inner),
+    "precomputed": (
+        wl.precomputed(_WHOLE),
+        lambda A, B: _WHOLE[np.ix_(A[:, 0].astype(int), B[:, 0].astype(int))],
+    ),
+}
+"""{name: (kernel, oracle)}: all that are scalar; depths, activations and dtypes of networks have tests of their own."""
+
+MATRIX_KERNELS = {
+    "separable": (wl.separable(wl.rbf(0.7), _MIXING), _mixed),
+    "function": (wl.matrix_valued(_mixed, outputs=2), _mixed),
+    "empirical": (
+        wl.empirical_ntk(two_outputs, np.ones((5, 2))),
+        lambda A, B: _inner(A, B)[:, :, None, None] * np.diag([1.0, 4.0]),
+    ),
+}
+"""{name: (kernel with values in (2, 2) matrices, oracle)}."""
+
+
+def points(name):
+    """Two sets of inputs of a kernel in STANDARD_KERNELS."""
+    return (np.arange(9.0)[:, None], np.arange(9.0, 14.0)[:, None]) if name == "precomputed" else (POINTS, OTHERS)
 
 
 def networks():
@@ -82,3 +214,74 @@ def hard_pairs(dtype, d=6, every=1):
         pairs.append((f"norms 1e{s}, 1e{t}", x * 10.0**s, z * 10.0**t))
         pairs.append((f"norms 1e{s}, 1e{t}, near", x * 10.0**s, (x + 1e-7 * z) * 10.0**t))
     return [(name, a.astype(dtype), b.astype(dtype)) for name, a, b in pairs]
+
+
+# --- losses --------------------
+
+_DRAWS = np.random.default_rng(0)
+OUTPUTS = 1.5 * _DRAWS.standard_normal((6, 3))
+TARGETS = _DRAWS.standard_normal((6, 3))
+SIGNS = np.where(TARGETS > 0, 1.0, -1.0)
+SHARES = scipy.special.softmax(TARGETS, axis=1)
+COUNTS = _DRAWS.poisson(2.0, (6, 3)).astype(float)
+WEIGHTS = _DRAWS.uniform(0, 2, 6)
+
+
+def quartic(f, y):
+    return jnp.sum((f - y) ** 4)
+
+
+def _huber(f, y):
+    r = np.abs(f - y)
+    return np.where(r <= 0.8, r**2, 0.8 * (2 * r - 0.8)).sum(1)
+
+
+LOSSES = {
+    "squared error": (wl.SquaredError(), TARGETS, lambda f, y: ((f - y) ** 2).sum(1)),
+    "weighted": (wl.WeightedSquaredError(WEIGHTS), TARGETS, lambda f, y: WEIGHTS * ((f - y) ** 2).sum(1)),
+    "huber": (wl.Huber(0.8), TARGETS, _huber),
+    "logistic": (wl.Logistic(), SIGNS, lambda f, y: np.log1p(np.exp(-y * f)).sum(1)),
+    "softmax": (
+        wl.SoftmaxCrossEntropy(),
+        SHARES,
+        lambda f, y: -(y * np.log(scipy.special.softmax(f, axis=1))).sum(1),
+    ),
+    "poisson": (wl.Poisson(), COUNTS, lambda f, y: (np.exp(f) - y * f).sum(1)),
+    "custom": (wl.CustomLoss(quartic, convex=True), TARGETS, lambda f, y: ((f - y) ** 4).sum(1)),
+}
+"""{name: (loss, targets, l by another formula)}; flows and training run over these names too."""
+
+# --- solvers --------------------
+
+
+class Solver(NamedTuple):
+    """A way to K + noise: what `posterior` is given, and what must come of it."""
+
+    factor: type
+    operators: tuple[type, ...]
+    options: dict[str, str]
+
+
+SOLVERS = {
+    "full": Solver(Cholesky, (), {}),
+    "packed": Solver(Packed, (), {}),
+    "mixed": Solver(Iterative, (Shifted, Tiles), {"precision": "mixed", "solver": "cholesky"}),
+    "tiles": Solver(Iterative, (Shifted, Tiles), {"solver": "cg"}),
+    "recomputed": Solver(Iterative, (Shifted, Recomputed), {"solver": "cg"}),
+    "single": Solver(Iterative, (Shifted, Tiles), {"solver": "cg", "precision": "mixed"}),
+    "stored": Solver(Iterative, (Shifted, Stored), {"solver": "cg"}),
+}
+"""{name: solver}; memory is what tells packed from full, and recomputed from tiles."""
+
+SINGULAR = {"eigenvectors": Solver(Eigen, (), {})}
+"""{name: solver}: those that a singular matrix gets without noise."""
+
+# --- estimators --------------------
+
+ESTIMATORS = [
+    wl.NNGPRegressor(),
+    wl.NTKRegressor(),
+    wl.NNGPClassifier(),
+    wl.NTKClassifier(),
+    wl.NTKFeatures(),
+]

@@ -3,9 +3,17 @@
 Not at the public door: there bad input must meet the library's own errors.
 """
 
-import jax
-import pytest
-from jaxtyping import install_import_hook
+import os
+import pathlib
+
+import compiled
+
+PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled" / compiled.machine()
+compiled.share(PROGRAMS, os.environ)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(
     ["widelimit.series", "widelimit.signals", "widelimit.architecture.layers"],
@@ -13,8 +21,32 @@ install_import_hook(
 )
 
 
+def pytest_configure(config):
+    """Once a session, before its workers start."""
+    if not hasattr(config, "workerinput"):
+        compiled.tidy(PROGRAMS)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_programs_end_with_their_module():
     """The programs of all tests together would take 7 GiB a process, and more memory maps than Linux allows."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def no_stored_programs():
+    """For tests that count or time compilations: JAX compiles what it has on disk, too."""
+    with compiled.ignored():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_command_line_keeps_its_programs_here(tmp_path_factory):
+    """Not in the cache of the user who runs the tests; one folder for all processes."""
+    root = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(
+            "WIDELIMIT_CACHE", str((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "compiled")
+        )
+        yield

@@ -166,7 +166,7 @@ DUALS = {
     "relu": lambda *q: _arc_cosine(mp.mpf(0), *q),
     "leaky_relu": lambda *q: _arc_cosine(mp.mpf(0.01), *q),
     "abs": lambda *q: _arc_cosine(mp.mpf(-1), *q),
-    "identity": lambda q1, c, q2: (c, mp.mpf(1)),  # noqa: ARG005
+    "identity": lambda q1, c, q2: (c, mp.mpf(1)),
     "abrelu": functools.partial(_abrelu, -0.3, 1.5),
     "sign": _sign,
     "step": _step,
@@ -243,7 +243,14 @@ def kernels(x, y, *, depth, activation, weight_std, bias_std):
 @functools.lru_cache(maxsize=100_000)
 def _kernels(x, y, depth, activation, weight_std, bias_std):
     with mp.workdps(_digits(x, y) if activation == "erf" else 80):
-        return _recursion(x, y, depth, DUALS[activation], weight_std, bias_std)
+        return _recursion(x, y, depth, functools.partial(_dual, activation, mp.mp.prec), weight_std, bias_std)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _dual(activation, precision, q1, c, q2):
+    """Those of an input with itself come up with every other input; what was found to fewer digits is not taken."""
+    assert mp.mp.prec == precision
+    return DUALS[activation](q1, c, q2)
 
 
 def _digits(x, y):

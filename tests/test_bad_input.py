@@ -5,6 +5,8 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas
+import polars
 import pytest
 import scipy.sparse
 
@@ -39,7 +41,17 @@ BAD_POINTS = {
     "large integers": (np.full((2, 2), 2**53 + 1), TypeError, "integers that float64 cannot represent"),
     "jax integers": (jnp.ones((2, 2), int), TypeError, "has dtype int32"),
     "ragged": ([[1.0, 2.0], [3.0]], ValueError, "is not a rectangular array"),
-    "masked": (np.ma.masked_invalid(with_nan()), TypeError, "is a masked array; fill or drop"),
+    "masked": (np.ma.masked_invalid(with_nan()), TypeError, "is a masked array; fill or drop the masked entries first"),
+    "masked rows": (list(np.ma.masked_invalid(with_nan())), TypeError, "is a masked array; fill or drop"),
+    "largest integer": (np.full((2, 2), 2**63 - 1), TypeError, "integers that float64 cannot represent"),
+    "large unsigned integers": (np.full((2, 2), 2**64 - 1, np.uint64), TypeError, "integers that float64 cannot"),
+    "large integers beside floats": ([[2**53 + 1, 0.5]], TypeError, "integers that float64 cannot represent"),
+    "large integers in a table": (
+        pandas.DataFrame({"a": [2**53 + 1], "b": [0.5]}),
+        TypeError,
+        "integers that float64 cannot represent",
+    ),
+    "time spans": (np.ones((2, 2), "timedelta64[s]"), TypeError, "convert the time spans to numbers"),
     "sparse": (scipy.sparse.csr_matrix(X), TypeError, "pass X.toarray()"),
     "dates": (np.array([["2020-01-01"]], "datetime64[D]"), TypeError, "has dtype datetime64[D]"),
     "nothing": (None, TypeError, "must be a real number or an array of them, got None"),
@@ -69,6 +81,121 @@ def test_points_are_checked_everywhere(name):
         wl.gradient_flow(K, X, Y).predict(value, 1.0)
     with pytest.raises(kind, match=renamed):
         wl.trained_ensemble(NET, X, Y).variance(value, 1.0)
+
+
+def test_a_mask_with_nothing_masked_is_no_mask():
+    plain = np.ma.array(X, mask=False)
+    np.testing.assert_array_equal(K.gram(plain), K.gram(X))
+    assert type(K.gram(plain)) is np.ndarray
+    model = wl.NNGPRegressor(noise=0.1).fit(plain, np.ma.array(Y), sample_weight=np.ma.ones(6))
+    np.testing.assert_array_equal(model.predict(plain), wl.NNGPRegressor(noise=0.1).fit(X, Y).predict(X))
+
+
+def masked(array):
+    """The array with its second entry masked, and a plain number below the mask."""
+    out = np.ma.array(array, mask=False)
+    out.flat[1] = 7
+    out[np.unravel_index(1, out.shape)] = np.ma.masked
+    return out
+
+
+PARAMS = NET.init(0, input_dim=3, width=4, dtype=np.float64)
+MODEL = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)
+CLASSES = wl.NTKClassifier(depth=2).fit(X, Y > 0)
+DOORS = {
+    "gram": (K.gram, X),
+    "diag": (K.diag, X),
+    "cross": (lambda a: K.cross(X, a), X),
+    "rbf": (wl.rbf().gram, X),
+    "precomputed": (wl.precomputed, np.eye(3)),
+    "separable": (lambda a: wl.separable(K, a), np.eye(2)),
+    "scale_inputs": (lambda a: wl.scale_inputs(K, a), np.ones(3)),
+    "posterior X": (lambda a: wl.posterior(K, a, Y), X),
+    "posterior y": (lambda a: wl.posterior(K, X, a), Y),
+    "posterior noise": (lambda a: wl.posterior(K, X, Y, noise=a), np.ones(6)),
+    "posterior mean": (lambda a: wl.posterior(K, X, Y).mean(a), X),
+    "flow X": (lambda a: wl.gradient_flow(K, a, Y), X),
+    "flow y": (lambda a: wl.gradient_flow(K, X, a), Y),
+    "flow t": (lambda a: wl.gradient_flow(K, X, Y).predict(X, a), np.ones(3)),
+    "descent y": (lambda a: wl.gradient_descent(K, X, a, learning_rate=0.1, steps=1), Y),
+    "ensemble X": (lambda a: wl.trained_ensemble(NET, a, Y), X),
+    "ensemble Z": (lambda a: wl.trained_ensemble(NET, X, Y).mean(a, 1.0), X),
+    "process X": (wl.GaussianProcess(K).rank, X),
+    "process y": (lambda a: wl.GaussianProcess(K).log_density(X, a), Y),
+    "rkhs X": (lambda a: wl.rkhs.effective_dimension(K, a, regularization=0.1), X),
+    "interpolant y": (lambda a: wl.rkhs.interpolant(K, X, a), Y),
+    "network": (lambda a: NET.apply(PARAMS, a), X),
+    "empirical ntk": (lambda a: wl.empirical_ntk(NET.apply, PARAMS).gram(a), X),
+    "empirical nngp": (lambda a: wl.empirical_nngp(NET.apply, PARAMS).gram(a), X),
+    "train X": (lambda a: wl.train(NET.apply, PARAMS, a, Y, learning_rate=0.1, steps=1), X),
+    "train y": (lambda a: wl.train(NET.apply, PARAMS, X, a, learning_rate=0.1, steps=1), Y),
+    "weighted loss": (wl.WeightedSquaredError, np.ones(6)),
+    "regressor X": (lambda a: wl.NNGPRegressor().fit(a, Y), X),
+    "regressor y": (lambda a: wl.NTKRegressor().fit(X, a), Y),
+    "regressor weights": (lambda a: wl.NNGPRegressor().fit(X, Y, sample_weight=a), np.ones(6)),
+    "regressor Z": (MODEL.predict, X),
+    "regressor draws": (MODEL.sample_y, X),
+    "regressor score X": (lambda a: MODEL.score(a, Y), X),
+    "regressor score y": (lambda a: MODEL.score(X, a), Y),
+    "regressor score weights": (lambda a: MODEL.score(X, Y, a), np.ones(6)),
+    "classifier X": (lambda a: wl.NTKClassifier().fit(a, Y > 0), X),
+    "classifier weights": (lambda a: wl.NNGPClassifier().fit(X, Y > 0, a), np.ones(6)),
+    "classifier Z": (CLASSES.predict_proba, X),
+    "classifier score weights": (lambda a: CLASSES.score(X, Y > 0, a), np.ones(6)),
+    "features X": (wl.NTKFeatures(2).fit, X),
+    "features Z": (wl.NTKFeatures(2).fit(X).transform, X),
+    "scikit-learn kernel": (wl.sklearn_kernel(K), X),
+}
+NOT_NUMBERS = {
+    "mask": masked,
+    "complex": lambda a: a + 1j,
+    "date": lambda a: np.arange(a.size).reshape(a.shape).astype("datetime64[D]"),
+    "time span": lambda a: np.arange(a.size).reshape(a.shape).astype("timedelta64[s]"),
+    "integers": lambda a: np.full(a.shape, 2**64 - 1, np.uint64),
+    "text": lambda a: a.astype(str),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_no_real_number_is_refused_at_every_door(door):
+    """Masked entries are missing values; dates, text, complex and large numbers are not what a cast makes of them."""
+    call, good = DOORS[door]
+    for words, change in NOT_NUMBERS.items():
+        with pytest.raises((TypeError, ValueError), match=words) as caught:
+            call(change(good))
+        assert len(str(caught.value)) <= 400, words
+
+
+def test_labels_and_objects_that_are_no_numbers():
+    labels = np.ma.array(["a", "b"] * 3, mask=[0, 1, 0, 0, 0, 0])
+    for bad, words in (
+        (labels, "mask"),
+        (np.arange(6).astype("datetime64[D]"), "dates"),
+        (np.array([pandas.Timestamp("2020-01-01")] * 3 + [1] * 3, dtype=object), "dates"),
+        (np.arange(6) + 1j, "complex"),
+    ):
+        for call in (lambda a: wl.NNGPClassifier().fit(X, a), lambda a: CLASSES.score(X, a)):
+            with pytest.raises((TypeError, ValueError), match=words):
+                call(bad)
+    table = X.astype(object)
+    np.testing.assert_array_equal(MODEL.predict(table), MODEL.predict(X))
+    for entry, words in (
+        ("1.5", r"X\[1, 2\] is the text '1.5'"),
+        (1j, "complex|Complex"),
+        (2**53 + 1, "integer that float64 cannot"),
+        (np.datetime64("2020-01-01"), "dates"),
+        (None, r"X\[1, 2\] is missing \(None"),
+        (pandas.NA, r"X\[1, 2\] is missing"),
+        (X, r"an array of shape \(6, 3\)"),
+    ):
+        table[1, 2] = entry
+        for call in (MODEL.predict, lambda a: wl.NNGPRegressor().fit(a, Y)):
+            with pytest.raises((TypeError, ValueError), match=words):
+                call(table)
+    for frame in (pandas.DataFrame, polars.DataFrame):
+        mixed = frame({"a": [2**53 + 1] * 6, "b": [0.5] * 6, "c": [1] * 6})
+        with raises(TypeError, "integers that float64 cannot represent"):
+            MODEL.predict(mixed)
 
 
 def test_integers_booleans_and_lists_that_survive_exactly_are_taken():

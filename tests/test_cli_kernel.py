@@ -1,15 +1,15 @@
 """`widelimit kernel`: files in, a Zarr array out, one line for every mistake."""
 
+import datetime
 import json
 
 import numpy as np
 import polars as pl
 import pytest
 import zarr
-from typer.testing import CliRunner
 
 import widelimit as wl
-from widelimit.cli.app import app
+from commands import invoke as run
 from widelimit.cli.matrices import read_matrix
 
 X = np.random.default_rng(3).standard_normal((12, 3))
@@ -17,7 +17,7 @@ OPTIONS = ["--depth", "2", "--bias-std", "0.3"]
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(app, ["kernel", *map(str, arguments)])
+    return run("kernel", *arguments)
 
 
 @pytest.fixture
@@ -32,6 +32,30 @@ def folder(tmp_path):
     (tmp_path / "text.npy").write_text("no array")
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
+    np.savez_compressed(tmp_path / "cut.npz", X=np.zeros((500, 3)))
+    raw = bytearray((tmp_path / "cut.npz").read_bytes())
+    raw[60:70] = b"\xff" * 10
+    (tmp_path / "cut.npz").write_bytes(raw)
+    for name, array in {
+        "complex": X + 1j,
+        "texts": X.astype(str),
+        "dates": X.astype("datetime64[s]"),
+        "spans": X.astype("timedelta64[s]"),
+        "records": np.zeros(3, [("a", float)]),
+        "longdouble": X.astype(np.longdouble),
+        "big": np.array([[2**53 + 1, 0], [1, 2]]),
+        "biggest": np.array([[2**64 - 1, 0], [1, 2]], np.uint64),
+        "huge": 1e300 * X,
+        "nan": np.where(X > 1, np.nan, X),
+    }.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "complex.npz", X=X + 1j)
+    (tmp_path / "plain.csv").write_text("1,2\n3,4\n5,6\n")
+    (tmp_path / "twice.csv").write_text("1,1\n3,4\n5,6\n")
+    (tmp_path / "blank.csv").write_text("a,b\n1,2\n\n3,4\n")
+    (tmp_path / "bigint.csv").write_text("a,b\n9007199254740993,2\n3,4\n")
+    (tmp_path / "commas.csv").write_text('a,b\n"1,014",2\n"2,000",4\n')
+    pl.DataFrame({"a": [datetime.date(2020, 1, 1)]}).write_parquet(tmp_path / "date.parquet")
     return tmp_path
 
 
@@ -44,6 +68,26 @@ def test_every_format_gives_the_numbers(folder):
         "x.parquet": {"drop": ["target"]},
     }.items():
         np.testing.assert_array_equal(read_matrix(folder / name, **options), X)
+
+
+def test_the_file_is_the_one_that_is_named(tmp_path):
+    names = ["data[1].csv", "d*.csv", "d?.csv", "data1.csv"]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_text(f"a,b\n{i},2\n3,4\n")
+        np.save(tmp_path / name.replace(".csv", ".npy"), np.full((2, 2), float(i)))
+        pl.DataFrame({"a": [float(i)]}).write_parquet(tmp_path / name.replace(".csv", ".parquet"))
+    for i, name in enumerate(names):
+        for suffix in (".csv", ".npy", ".parquet"):
+            assert read_matrix(tmp_path / name.replace(".csv", suffix))[0, 0] == i
+
+
+def test_row_numbers_are_no_feature(tmp_path):
+    (tmp_path / "x.csv").write_text(",a,b\n0,1,true\n1,3,false\n")
+    with pytest.warns(UserWarning, match=r"x.csv: the column without a name is left out"):
+        found = read_matrix(tmp_path / "x.csv")
+    np.testing.assert_array_equal(found, [[1, 1], [3, 0]])
+    code, _, err = invoke(tmp_path / "x.csv", "--out", tmp_path / "K.zarr", "--depth", 1)
+    assert (code, err) == (0, "note: x.csv: the column without a name is left out: it holds row numbers\n")
 
 
 def test_the_matrix_is_written_and_found_again(folder):
@@ -70,7 +114,33 @@ def test_the_matrix_is_written_and_found_again(folder):
         (["damaged.parquet"], 2, "is not a table that can be read"),
         (["x.csv"], 2, "column 'target' is not numeric (String); encode it, or leave it out by --drop"),
         (["x.csv", "--drop", "goal"], 2, "there is no column 'goal' to drop; it has a, b, c, target"),
-        (["holes.csv", "--drop", "target"], 2, "missing values; fill or drop those rows"),
+        (["holes.csv", "--drop", "target"], 2, "missing values (first: row 2); fill or drop those rows"),
+        (["complex.npy"], 2, "holds complex numbers (complex128)"),
+        (["complex.npz"], 2, "holds complex numbers (complex128)"),
+        (["texts.npy"], 2, "holds text"),
+        (["dates.npy"], 2, "holds dates"),
+        (["spans.npy"], 2, "holds times"),
+        (["records.npy"], 2, "holds records"),
+        (["longdouble.npy"], 2, "long doubles"),
+        (["big.npy"], 2, "9007199254740993 is an integer beyond 2^53"),
+        (["biggest.npy"], 2, "18446744073709551615 is an integer beyond 2^53"),
+        (["nan.npy"], 2, "X"),
+        (["cut.npz"], 2, "cut.npz: "),
+        (["huge.npy"], 2, "row 1 of the inputs is so large that its kernel is beyond the range of float64"),
+        (["huge.npy", "--dtype", "float32"], 2, "is beyond its range; scale the inputs"),
+        (["plain.csv"], 2, "its first line holds numbers (1, 2)"),
+        (["twice.csv"], 2, "is there a header line?"),
+        (["blank.csv"], 2, "1 missing values (first: row 2)"),
+        (["bigint.csv"], 2, "an integer beyond 2^53, which a float rounds to 9007199254740992; leave it out: --drop a"),
+        (["commas.csv"], 2, "column 'a' is not numeric"),
+        (["date.parquet"], 2, "column 'a' is not numeric (Date)"),
+        (["x.npy", "--drop", "a"], 2, "--drop a: is for tables"),
+        (["one.npz", "--drop", "a"], 2, "--drop a: is for tables"),
+        (["x.npy", "--array", "X"], 2, "--array X is for .npz"),
+        (["x.csv", "--array", "X"], 2, "--array X: is for .npz"),
+        (["x.parquet", "--array", "X"], 2, "--array X: is for .npz"),
+        (["x.csv", "--drop", "a", "--drop", "b", "--drop", "c", "--drop", "target"], 2, "no column is left"),
+        (["x.npy", "--depth", "2", "--depth", "3"], 2, "--depth is given 2 times"),
         (["x.npy", "--activation", "rulu"], 2, "unknown activation 'rulu'"),
         (["x.npy", "--weight-std", "0"], 2, "weight_std must be > 0"),
         (["x.npy", "--budget", "0.001"], 2, "too small for one tile"),

@@ -145,7 +145,7 @@ def test_interrupt_leaves_no_half_model(folder, monkeypatch, tmp_path, old):
         outcome = invoke(
             "fit", folder / "train.csv", "--target", "y", "--model", path, "--drop", "id", "--drop", "label"
         )
-    assert outcome == (130, "", "")
+    assert outcome == (130, "", "widelimit: interrupted.\n")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([old] if old else [])
 
 
@@ -161,8 +161,9 @@ def test_predictions_go_to_stdout(folder, fitted):
     assert frame.columns == ["y", "y_std"]
     model, Z = read(folder / "m.npz").model, matrix(table(10, seed=1))
     mean, deviation = model.predict(Z, return_std=True, include_noise=True)
-    np.testing.assert_array_equal(frame["y"], mean)
-    np.testing.assert_array_equal(frame["y_std"], deviation)
+    # The order of sums may differ: n eps of the values.
+    np.testing.assert_allclose(frame["y"], mean, rtol=1000 * ROWS * np.finfo(float).eps)
+    np.testing.assert_allclose(frame["y_std"], deviation, rtol=1000 * ROWS * np.finfo(float).eps)
     _, without = model.predict(Z, return_std=True)
     assert (frame["y_std"].to_numpy() > without).all()
     assert invoke("predict", folder / "m.npz", folder / "new.csv", "--quiet").stdout.startswith("y\n")
@@ -203,6 +204,95 @@ def test_predictions_of_parts_are_those_of_the_whole(folder, fitted, monkeypatch
     parts = models.predict(folder / "m.npz", folder / "train.csv", std=True, quiet=True).frame
     # The order of sums may differ: n eps of the values.
     np.testing.assert_allclose(parts.to_numpy(), whole.to_numpy(), rtol=1000 * ROWS * np.finfo(float).eps)
+
+
+def test_a_row_is_predicted_as_if_it_were_alone(folder, fitted, tmp_path):
+    """Up to rounding, wherever it stands among others; a blank line is a row."""
+    assert fitted.exit_code == 0
+    header, *rows = (folder / "new.csv").read_text().splitlines()
+    _, out, _ = invoke("predict", folder / "m.npz", folder / "new.csv", "--std")
+    for chosen in ([3], [9, 0], [4, 5, 6, 1, 2]):
+        (tmp_path / "some.csv").write_text("\n".join([header, *(rows[i] for i in chosen)]))
+        _, some, _ = invoke("predict", folder / "m.npz", tmp_path / "some.csv", "--std")
+        some, wanted = (pl.read_csv(text.encode()).to_numpy() for text in (some, out))
+        np.testing.assert_allclose(some, wanted[chosen], rtol=1e-12)
+    (tmp_path / "blank.csv").write_text("\n".join([header, rows[0], "", rows[1], "", ""]))
+    code, some, err = invoke("predict", folder / "m.npz", tmp_path / "blank.csv")
+    assert (code, some, err.count("\n")) == (2, "", 1)
+    assert "missing values (of 3 rows)" in err
+    assert "the first is in row 2" in err
+
+
+def test_names_of_outputs_are_unique_and_classes_as_written(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(30)
+    for name, classes, first in (
+        ("p_01", ["01", "1"], "p_01_"),
+        ("p_a", ["a", "a_"], "p_a__"),
+        ("y", ["b", "c"], "p_b"),
+    ):
+        label = np.where(x > 0, *classes)
+        (tmp_path / "t.csv").write_text(f"x,{name}\n" + "".join(f"{u},{c}\n" for u, c in zip(x, label, strict=True)))
+        arguments = ["fit", tmp_path / "t.csv", "--target", name, "--model", tmp_path / "m.npz", "--depth", 1]
+        assert invoke(*arguments, "--likelihood", "least_squares", "--noise", 0.1).exit_code == 0
+        code, out, err = invoke("predict", tmp_path / "m.npz", tmp_path / "t.csv", "--std")
+        assert code == 0
+        frame = pl.read_csv(out.encode(), infer_schema=False)
+        assert frame.columns == [name, first, f"p_{classes[1]}"]
+        assert set(frame[name]) == set(classes)
+        p = frame[:, 1:].cast(pl.Float64).to_numpy()
+        np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
+        assert (np.array(classes)[p.argmax(axis=1)] == frame[name].to_numpy()).all()
+        assert "accuracy 0.9" in err or "accuracy 1" in err
+        assert "log_loss" in err
+
+
+@pytest.mark.parametrize("scale", [1e154, 1e200, 1e307])
+@pytest.mark.parametrize("std", [[], ["--std"]])
+def test_far_rows_give_finite_numbers_or_an_error(folder, fitted, classes, tmp_path, scale, std):
+    assert fitted.exit_code == classes.exit_code == 0
+    table(3).with_columns(pl.col("size") * scale).drop("y", "label").write_csv(tmp_path / "far.csv")
+    for model in ("m.npz", "c.npz"):
+        code, out, err = invoke(
+            "predict", folder / model, tmp_path / "far.csv", *std, "--out", tmp_path / "p.csv", "--quiet"
+        )
+        assert (code, out) in ((0, ""), (2, ""))
+        assert (tmp_path / "p.csv").exists() == (code == 0)
+        if code == 0:
+            numbers = pl.read_csv(tmp_path / "p.csv").select(pl.selectors.float())
+            assert np.isfinite(numbers.to_numpy()).all()
+            (tmp_path / "p.csv").unlink()
+        else:
+            assert err.count("\n") == 1
+        assert [p.name for p in tmp_path.iterdir()] == ["far.csv"]
+
+
+def test_numbers_that_are_not_finite_are_never_written(folder, fitted, tmp_path, monkeypatch):
+    assert fitted.exit_code == 0
+    arguments = ["predict", folder / "m.npz", folder / "new.csv", "--std", "--out", tmp_path / "p.csv", "--quiet"]
+    for value in (math.nan, math.inf):
+        bad = pl.DataFrame({"y": np.ones(64), "y_std": np.where(np.arange(64) == 6, value, 1.0)})
+        monkeypatch.setattr(models, "columns", lambda *_, bad=bad, **__: bad)
+        code, out, err = invoke(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "the prediction of row 7 is not a finite number" in err
+
+    def overflow(*_, **__):
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(models, "columns", overflow)
+    assert invoke(*arguments).exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_constant_target_is_reported(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i},4\n" for i in range(12)))
+    arguments = ["fit", tmp_path / "t.csv", "--target", "y", "--model", tmp_path / "m.npz", "--depth", 1]
+    for more in ([], ["--task", "regression"]):
+        code, out, err = invoke(*arguments, *more, "--json")
+        notes = [note for note in json.loads(out)["notes"] if "constant" in note]
+        assert (code, len(notes)) == (0, 1)
+        assert f"note: {notes[0]}\n" in err
 
 
 def test_a_class_seen_only_in_the_new_table_is_told(folder, classes, tmp_path):

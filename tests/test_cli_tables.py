@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from sklearn.preprocessing import OneHotEncoder
 
-from widelimit.cli import models, schema, tables, training
+from widelimit.cli import models, schema, tables, targets, training
 from widelimit.cli.schema import Column
 from widelimit.cli.training import Choices
 from widelimit.compute import memory
@@ -41,7 +41,6 @@ def write(tmp_path):
         ("\ufeffa, b \r\n 1, x \r\n", {"a": [1.0], "b": ["x"]}),
         ("a,b\n1,\nNA,?\n3,null\n", {"a": [1.0, None, 3.0], "b": [None, None, None]}),
         ("a,b\n1,True\n\n2,false\n\n", {"a": [1.0, 2.0], "b": ["True", "false"]}),
-        (",a\n0,5\n1,6\n", {"a": [5.0, 6.0]}),
         ("a,b\n1e3,-.5\n+2,1e-300\n", {"a": [1000.0, 2.0], "b": [-0.5, 1e-300]}),
         ("a\n1\nx\n", {"a": ["1", "x"]}),
         ('a\n"1,5"\n', {"a": ["1,5"]}),
@@ -49,6 +48,17 @@ def write(tmp_path):
 )
 def test_text_is_read(write, content, wanted):
     assert tables.read(write(content)).to_dict(as_series=False) == wanted
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_row_numbers_are_left_out_with_a_word(tmp_path, name, suffix):
+    path, table = tmp_path / f"t.{suffix}", pl.DataFrame({name: [0, 1], "a": [5, 6]})
+    table.write_csv(path) if suffix == "csv" else table.write_parquet(path)
+    if name or suffix == "csv":
+        called = repr(name) if name else "without a name"
+        with pytest.warns(UserWarning, match=f"column {called} is left out"):
+            assert tables.read(path).columns == ["a"]
 
 
 def test_every_number_is_read_to_the_bit(write):
@@ -280,15 +290,15 @@ def test_rows_of_a_fold_are_learned_by_themselves():
 )
 def test_the_target_decides_the_task(values, task, labels):
     column = frame(y=values)["y"]
-    assert schema.decide_task(column)[0] == task
-    assert schema.target_values(column, task).tolist() == labels
+    assert targets.decide_task(column)[0] == task
+    assert targets.target_values(column, task).tolist() == labels
 
 
 def test_task_can_be_overridden():
     few = frame(y=[3, 4, 5])["y"]
-    assert schema.target_values(few, "regression").dtype == float
+    assert targets.target_values(few, "regression").dtype == float
     many = frame(y=[0.5, 1.5, 1.5])["y"]
-    assert schema.target_values(many, "classification").tolist() == ["0.5", "1.5", "1.5"]
+    assert targets.target_values(many, "classification").tolist() == ["0.5", "1.5", "1.5"]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +314,7 @@ def test_task_can_be_overridden():
 )
 def test_bad_targets_are_refused(values, task, mend):
     with pytest.raises(ValueError, match=re.escape(mend)):
-        schema.target_values(frame(y=values)["y"], task)
+        targets.target_values(frame(y=values)["y"], task)
 
 
 # --- training tables
@@ -338,3 +348,191 @@ def test_a_million_rows_are_refused_before_allocation(tmp_path):
         models.fit(path, Choices("y"), "ntk", {}, tmp_path / "m.npz", quiet=True)
     assert time.perf_counter() - start < 20
     assert training.load(path, Choices("y", rows=50)).rows == 10**6
+
+
+# --- what a value means is settled at fit
+
+
+def fitted(path, **choices):
+    """Schema and inputs of a training table."""
+    data = training.encoded(training.load(path, Choices("y", **choices)), Choices("y", **choices))
+    return data.schema, data.X
+
+
+CODES = ["01", "1", "1e5", "x"]
+
+
+@pytest.mark.parametrize("left", [[], ["x"], ["x", "1e5"], ["01"], ["01", "x"]])
+@pytest.mark.parametrize("categorical", [(), ("c",)])
+def test_categories_do_not_depend_on_other_rows(write, left, categorical):
+    codes = CODES if not categorical else CODES[:3]
+    rows = "".join(f"{code},{i},{i}.5\n" for i, code in enumerate(codes * 4))
+    known, X = fitted(write("c,u,y\n" + (rows if categorical else rows.replace("1e5", "k"))), categorical=categorical)
+    codes = codes if categorical else ["01", "1", "k", "x"]
+    assert known.columns[0].categories == tuple(sorted(codes))
+    new = [code for code in codes if code not in left]
+    got, notes = schema.encode(known, tables.read_raw(write("c,u\n" + "".join(f"{code},0\n" for code in new))))
+    np.testing.assert_array_equal(got[:, : len(codes)], X[[codes.index(code) for code in new], : len(codes)])
+    assert notes == []
+
+
+def test_codes_of_digits_stay_what_is_written(write):
+    known, X = fitted(write("c,y\n01,1.5\n1,2.5\n001,3.5\n"), categorical=["c"])
+    assert known.inputs == ["c=001", "c=01", "c=1"]
+    np.testing.assert_array_equal(X, [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("written", "column"),
+    [
+        (["True", "False"], [True, False]),
+        (["true", "false"], [True, False]),
+        (["TRUE", "FALSE"], ["true", "False"]),
+        (["3", "4"], [3, 4]),
+        (["3.0", "4.0"], [3, 4]),
+        (["3", "4"], [3.0, 4.0]),
+        (["03", "4"], ["03", "4"]),
+    ],
+)
+def test_the_same_value_in_another_format_is_the_same_category(write, tmp_path, written, column):
+    known, X = fitted(write("c,y\n" + f"{written[0]},1.5\n{written[1]},2.5\n" * 3), categorical=["c"])
+    pl.DataFrame({"c": column}).write_parquet(tmp_path / "new.parquet")
+    got, notes = schema.encode(known, tables.read_raw(tmp_path / "new.parquet"))
+    np.testing.assert_array_equal(got, X[:2])
+    assert notes == []
+
+
+def test_texts_that_differ_stay_apart(write):
+    known, _ = fitted(write("c,y\nTrue,1.5\ntrue,2.5\n1,3.5\n"))
+    got, notes = schema.encode(known, tables.read_raw(write("c\ntrue\nTrue\nTRUE\n01\n1e0\n")))
+    np.testing.assert_array_equal(got, [[0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
+    assert "no such category in training, all its inputs are 0: 01, 1e0, TRUE" in notes[0]
+
+
+def test_what_is_no_number_in_a_column_of_numbers_is_named(write, tmp_path):
+    known, _ = fitted(write("a,y\n1,1.5\n2,2.5\n3,3\n"))
+    for content, mend in {
+        "a\n1\nx\n": "'a' was of numbers in training, but row 2 has the text 'x'",
+        'a\n"1,014"\n': "it looks like thousands separators or decimal commas ('1,014' in row 1); write 1014 or 1.014",
+        "a\n9007199254740993\n": "9007199254740993 in row 1 is an integer beyond 2^53",
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(mend)):
+            schema.encode(known, tables.read_raw(write(content, "new.csv")))
+    pl.DataFrame({"a": [True, False]}).write_parquet(tmp_path / "new.parquet")
+    with pytest.raises(ValueError, match="row 1 has the text 'true'"):
+        schema.encode(known, tables.read_raw(tmp_path / "new.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        (["01", "1", "01"], ["01", "1", "01"]),
+        (["1e5", "2", "2"], ["1e5", "2", "2"]),
+        (["9007199254740993", "9007199254740992"], ["9007199254740993", "9007199254740992"]),
+        (["0.0", "1.0", "1"], [0, 1, 1]),
+        (["-1", "1"], [-1, 1]),
+        (["True", "False"], ["True", "False"]),
+    ],
+)
+def test_classes_are_what_is_written(write, written, labels):
+    rows = "".join(f"{i},{text}\n" for i, text in enumerate(written))
+    table = training.load(write("a,y\n" + rows), Choices("y", "classification"))
+    assert table.target.tolist() == labels
+
+
+BIG = 2**53
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize(("values", "refused"), [((BIG, BIG + 1), True), ((-BIG - 1, 3), True), ((BIG, 2**60), False)])
+def test_integers_that_floats_would_merge_are_refused(tmp_path, suffix, values, refused):
+    path = tmp_path / f"t.{suffix}"
+    table = pl.DataFrame({"id": values * 3, "u": range(6), "y": [0.5, 1.5] * 3})
+    table.write_csv(path) if suffix == "csv" else table.write_parquet(path)
+    if refused:
+        with pytest.raises(ValueError, match=r"column 'id': .* beyond 2\^53.* --categorical id or --drop id"):
+            fitted(path)
+    else:
+        assert fitted(path)[1].shape == (6, 2)
+    known, X = fitted(path, categorical=["id"])
+    assert known.inputs[:2] == sorted(f"id={value}" for value in values)
+    assert X[:2, :2].sum() == 2
+    assert fitted(path, drop=["id"])[0].inputs == ["u"]
+    table.with_columns(y=pl.col("id")).write_parquet(tmp_path / "target.parquet")
+    if refused:
+        with pytest.raises(ValueError, match="--task classification"):
+            fitted(tmp_path / "target.parquet", task="regression", drop=["id"])
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        (["1,014", "2,000", "1,999"], "thousands separators or decimal commas ('1,014' in row 1); write 1014 or 1.014"),
+        (["14", "2,000", "1,999"], "thousands separators or decimal commas ('2,000' in row 2)"),
+        (["14", "25", "1,999"], "it looks like thousands separators or decimal commas ('1,999' in row 3)"),
+        (["1,014,500", "2,000"], "thousands separators ('1,014,500' in row 1); write 1014500"),
+        (["1,014.5", "2,000.25"], "thousands separators ('1,014.5' in row 1); write 1014.5"),
+        (["1 014", "2 000"], "thousands separators ('1 014' in row 1); write 1014"),
+        (["1,5", "2,25"], "decimal commas ('1,5' in row 1); write 1.5 for 1,5"),
+        (["1.014,5", "2,25"], "decimal commas"),
+        (["1,014", "2,25"], "decimal commas"),
+    ],
+)
+def test_separators_are_told_from_each_other(values, advice):
+    with pytest.raises(ValueError, match=re.escape(advice)) as caught:
+        learn(frame(a=values, y=[i / 3 for i in range(len(values))]))
+    assert ("thousand" in str(caught.value)) == ("thousand" in advice)
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ("x\n1\n\n2\n", ["1", None, "2"]),
+        ("x,z\n1,a\n\n2,b\n", ["1", None, "2"]),
+        ("x,z\n1,a\n,\n2,b\n,\n", ["1", None, "2", None]),
+        ("x\n1\n\n\n\n", ["1"]),
+        ("x,z\r\n1,a\r\n\r\n2,b\r\n\r\n\r\n", ["1", None, "2"]),
+        ("x\n1\n  \n2\n   \n", ["1", "  ", "2"]),
+        ('x\n"1"\n""\n', ["1", ""]),
+        ('x,z\n1,"a\n\n"\n\n', ["1"]),
+        ("x,z\n1,a\n2", ["1", "2"]),
+    ],
+)
+def test_blank_lines_are_rows_but_at_the_end(write, content, rows):
+    assert tables.read_raw(write(content))["x"].to_list() == rows
+
+
+def test_blank_rows_are_predicted_or_named(write):
+    plain, _ = fitted(write("x,y\n1,1.5\n2,2.5\n3,3\n"))
+    new = tables.read_raw(write("x\n1\n\n2\n"))
+    with pytest.raises(ValueError, match=re.escape("(of 3 rows): x 1; fill them") + ".*row 2"):
+        schema.encode(plain, new)
+    filling, _ = fitted(write("x,y\n1,1.5\n2,2.5\n3,3\n"), impute=True)
+    np.testing.assert_array_equal(schema.encode(filling, new)[0][:, 0], [1, 2, 2])
+
+
+# --- what the user says about columns
+
+
+@pytest.mark.parametrize(
+    ("choices", "mend"),
+    [
+        ({"drop": ["y"]}, "--drop y: is the target"),
+        ({"drop": ["a"], "categorical": ["a"]}, "--drop a and --categorical a: choose one"),
+        ({"categorical": ["y"]}, "say --task classification"),
+        ({"drop": ["b"]}, "--drop b: no such column"),
+    ],
+)
+def test_a_column_is_one_thing(write, choices, mend):
+    with pytest.raises(ValueError, match=re.escape(mend)):
+        fitted(write("a,y\n1,1.5\n2,2.5\n"), **choices)
+
+
+def test_a_constant_target_is_told(write):
+    path = write("a,y\n" + "".join(f"{i},4\n" for i in range(6)))
+    for task in (None, "regression"):
+        choices = Choices("y", task)
+        (note,) = training.encoded(training.load(path, choices), choices).notes
+        assert "the target 'y' is constant (4" in note
+    with pytest.raises(ValueError, match="'y' is infinite in row 2"):
+        training.load(write("a,y\n1,2\n2,inf\n3,4\n"), Choices("y"))

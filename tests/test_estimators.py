@@ -1,5 +1,6 @@
 """scikit-learn estimators: its own checks, its Gaussian process, explicit formulas, and what users do with them."""
 
+import dataclasses
 import pickle
 import warnings
 
@@ -16,7 +17,7 @@ from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
+from sklearn.gaussian_process.kernels import WhiteKernel
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 from sklearn.metrics import log_loss
@@ -26,6 +27,7 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import widelimit as wl
+from cases import ESTIMATORS
 from widelimit.compute import memory
 from widelimit.estimators import networks
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
@@ -33,13 +35,6 @@ from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, di
 from widelimit.inference.early_stopping import stopped_flow
 from widelimit.inference.noise_level import noise_level
 
-ESTIMATORS = [
-    wl.NNGPRegressor(),
-    wl.NTKRegressor(),
-    wl.NNGPClassifier(),
-    wl.NTKClassifier(),
-    wl.NTKFeatures(),
-]
 REGRESSORS = [wl.NNGPRegressor, wl.NTKRegressor]
 CLASSIFIERS = [wl.NNGPClassifier, wl.NTKClassifier]
 EPS = np.finfo(np.float64).eps
@@ -273,19 +268,40 @@ def test_one_class_is_certain(cls):
     assert model.predict(np.zeros((2, 3))).tolist() == ["x", "x"]
 
 
+def score(model, objective, **changes):
+    """The objective of a fitted estimator's hyper-parameters, at others too: its noise and scale stay."""
+    fitted = model.fitted_
+    kernel, rows = dataclasses.replace(fitted.training.design, **changes).kernel(), fitted.training.X
+    marginal = objective == "marginal_likelihood"
+    if isinstance(model, wl.NNGPClassifier):
+        law = dirichlet_posterior(
+            kernel, rows, fitted.labels, classes=2, scale=fitted.scale, weights=np.ones(len(rows))
+        )
+        return law.log_marginal_likelihood if marginal else law.leave_one_out_score(fitted.labels, np.ones(len(rows)))
+    law = wl.posterior(kernel, rows, model.y_train_, noise=model.noise_)
+    left = law.leave_one_out()
+    variance = left.variance[:, None] + model.noise_
+    density = -((model.y_train_ - left.mean) ** 2 / variance + np.log(2 * np.pi * variance)) / 2
+    found = law.log_marginal_likelihood() if marginal else np.sum(density)
+    return found - len(rows) * np.log(model.y_scale_[0])
+
+
 @pytest.mark.parametrize("objective", ["marginal_likelihood", "leave_one_out"])
 @pytest.mark.parametrize("model", [wl.NNGPRegressor(activation="erf"), wl.NNGPClassifier(activation="erf")])
 def test_hyperparameters_improve_their_objective(model, objective, data):
+    """To the search's tolerance in the objective, 0.01: neither twice nor half of one of them is better."""
     X, y, Z = data
     model = clone(model).set_params(hyperparameters=objective)
     target = y if isinstance(model, wl.NNGPRegressor) else y > 0
     model.fit(X, target)
-    found = model.fitted_.training.design
-    assert (found.weight_std, found.bias_std) != (model.weight_std, model.bias_std)
     assert np.isfinite(model.predict(Z).astype(float)).all()
-    if objective == "marginal_likelihood" and isinstance(model, wl.NNGPRegressor):
-        still = clone(model).set_params(hyperparameters="fixed").fit(X, y)
-        assert model.log_marginal_likelihood() > still.log_marginal_likelihood()
+    design, best = model.fitted_.training.design, score(model, objective)
+    still = clone(model).set_params(hyperparameters="fixed").fit(X, target)
+    assert score(still, objective) < best - 0.1
+    assert score(model, objective, weight_std=model.weight_std, bias_std=model.bias_std) < best - 0.1
+    for name in ("weight_std", "bias_std"):
+        for factor in (0.5, 2.0):
+            assert score(model, objective, **{name: factor * getattr(design, name)}) < best + 0.01
 
 
 @pytest.mark.parametrize("frame", [pandas.DataFrame, polars.DataFrame])
@@ -361,14 +377,16 @@ def test_a_scikit_learn_kernel_has_exact_gradients_and_serves_its_estimators(dat
         up, down = (kernel.clone_with_theta(kernel.theta + h * unit)(X) for h in (1e-5, -1e-5))
         # Central differences: 1e-10 of truncation, and eps/1e-5 of rounding, of entries of order 10.
         np.testing.assert_allclose(gradient[..., i], (up - down) / 2e-5, atol=1e-8)
-    model = GaussianProcessRegressor(ConstantKernel() * kernel + WhiteKernel(0.1))
-    start = model.set_params(optimizer=None).fit(X, y).log_marginal_likelihood_value_
     fixed = wl.sklearn_kernel(wl.nngp(wl.mlp(**NET)), fixed=("net.first.weight_std", "net.first.bias_std"))
     assert fixed.n_dims == 2
+    start = GaussianProcessRegressor(fixed + WhiteKernel(0.1), optimizer=None).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # scikit-learn tells that the best bias is at its bound
         fitted = GaussianProcessRegressor(fixed + WhiteKernel(0.1)).fit(X, y)
-    assert fitted.log_marginal_likelihood_value_ > start - 10
+    best, slope = fitted.log_marginal_likelihood(fitted.kernel_.theta, eval_gradient=True)
+    assert best == fitted.log_marginal_likelihood_value_ > start.log_marginal_likelihood_value_ + 10
+    free = np.abs(fitted.kernel_.theta[:, None] - fitted.kernel_.bounds).min(axis=1) > 1e-6
+    assert np.abs(slope[free]).max() < 1e-3 < np.abs(start.log_marginal_likelihood(start.kernel_.theta, True)[1]).max()
     assert clone(kernel) == kernel
     assert pickle.loads(pickle.dumps(kernel)) == kernel
     assert SVC(kernel=kernel).fit(X, y > 0).score(X, y > 0) > 0.8

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import cases
 import widelimit as wl
 
 EPS = np.finfo(np.float64).eps
@@ -148,12 +149,9 @@ def test_wrong_sizes_parameters_and_names_are_refused():
 # --- identities at every width -------------------------------------
 
 TWO = np.column_stack([Y, -Y])
-LOSSES = {
-    "squared error": (wl.SquaredError(), TWO),
-    "huber": (wl.Huber(), 3 * TWO),
-    "logistic": (wl.Logistic(), np.sign(TWO)),
+LOSSES = {name: (loss, y[np.arange(8) % 6, :2]) for name, (loss, y, _) in cases.LOSSES.items()} | {
+    "weighted": (wl.WeightedSquaredError(np.linspace(0.1, 2, 8)), TWO),
     "softmax": (wl.SoftmaxCrossEntropy(), np.eye(2)[(Y > 0).astype(int)]),
-    "poisson": (wl.Poisson(), np.column_stack([np.arange(8.0), np.arange(8.0)[::-1]])),
     "custom": (wl.CustomLoss(lambda f, y: jnp.sum((f - y) ** 4) + f[0] * f[1]), TWO),
 }
 

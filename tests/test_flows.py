@@ -10,6 +10,7 @@ import scipy.optimize
 import scipy.special
 from sklearn.linear_model import LogisticRegression
 
+import cases
 import widelimit as wl
 
 RNG = np.random.default_rng(0)
@@ -29,7 +30,7 @@ def quartic(f, y):
     return jnp.sum((f - y) ** 2 + (f - y) ** 4)
 
 
-LOSSES = {
+LOSSES = {  # of the names in cases.LOSSES, with targets for these inputs
     "squared error": ("squared_error", NOISY),
     "weighted": (wl.WeightedSquaredError(RNG.uniform(0.1, 2, N)), NOISY),
     "huber": (wl.Huber(0.5), NOISY),
@@ -51,7 +52,7 @@ def start(y):
 # --- every loss
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", cases.LOSSES)
 def test_the_loss_falls_at_the_squared_norm_of_its_derivative(name):
     """dC/dt = -|d|_K^2 = -(1/n^2) d^T K d along the trajectory; central differences, step 1e-2 t: right to 1e-4."""
     loss, y = LOSSES[name]
@@ -67,7 +68,7 @@ def test_the_loss_falls_at_the_squared_norm_of_its_derivative(name):
     assert flow.loss(0.0) == pytest.approx(objective.value(np.reshape(start(y)(X), y.shape), y))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", cases.LOSSES)
 def test_flow_equals_euler_steps_with_extrapolation(name):
     """Steps of 1/4000 and half of it, extrapolated: second order, error (1/4000)^2 times the curvature squared."""
     loss, y = LOSSES[name]

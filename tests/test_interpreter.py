@@ -5,7 +5,7 @@ import pytest
 from jax import monitoring
 
 import widelimit as wl
-from widelimit import interpreter
+from widelimit import interpreter, signals
 from widelimit.interpreter import interpreted
 
 RNG = np.random.default_rng(0)
@@ -34,7 +34,7 @@ ELEMENTWISE = {
     ).astype(x.dtype),
     "bits": lambda x, y: (jax.lax.bitcast_convert_type(x, jnp.int64) >> 52).astype(x.dtype) * y,
     "powers of two": lambda x, y: (
-        wl.signals.power_of_two(jnp.asarray(20 * x, jnp.int32), jnp.float64) * y + wl.signals.exponent_of(y)
+        signals.power_of_two(jnp.asarray(20 * x, jnp.int32), jnp.float64) * y + signals.exponent_of(y)
     ),
     "custom derivative": lambda x, y: jax.jvp(lambda v: cubed(v) * y, (x,), (y,))[1],
     "complex": lambda x, y: (jax.lax.complex(x, y) * jnp.conj(jax.lax.complex(y, x))).imag,

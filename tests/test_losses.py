@@ -1,47 +1,21 @@
 """Losses: values against textbook formulas in NumPy, derivatives against differences, domains."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
 
 import widelimit as wl
+from cases import COUNTS, LOSSES, WEIGHTS, quartic
+from cases import OUTPUTS as F
+from cases import TARGETS as Y
 
 RNG = np.random.default_rng(0)
-N = 6
-F = 1.5 * RNG.standard_normal((N, 3))
-Y = RNG.standard_normal((N, 3))
-SIGNS = np.where(Y > 0, 1.0, -1.0)
-SHARES = scipy.special.softmax(Y, axis=1)
-COUNTS = RNG.poisson(2.0, (N, 3)).astype(float)
-WEIGHTS = RNG.uniform(0, 2, N)
+N = len(F)
 
 
-def quartic(f, y):
-    return jnp.sum((f - y) ** 4)
-
-
-def _huber(f, y):
-    r = np.abs(f - y)
-    return np.where(r <= 0.8, r**2, 0.8 * (2 * r - 0.8)).sum(1)
-
-
-CASES = {
-    "squared error": (wl.SquaredError(), Y, lambda f, y: ((f - y) ** 2).sum(1)),
-    "weighted": (wl.WeightedSquaredError(WEIGHTS), Y, lambda f, y: WEIGHTS * ((f - y) ** 2).sum(1)),
-    "huber": (wl.Huber(0.8), Y, _huber),
-    "logistic": (wl.Logistic(), SIGNS, lambda f, y: np.log1p(np.exp(-y * f)).sum(1)),
-    "softmax": (wl.SoftmaxCrossEntropy(), SHARES, lambda f, y: -(y * np.log(scipy.special.softmax(f, axis=1))).sum(1)),
-    "poisson": (wl.Poisson(), COUNTS, lambda f, y: (np.exp(f) - y * f).sum(1)),
-    "custom": (wl.CustomLoss(quartic, convex=True), Y, lambda f, y: ((f - y) ** 4).sum(1)),
-}
-"""{name: (loss, targets, l by another formula)}."""
-
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_value_gradient_convexity_and_curvature(name):
     """Central differences with step 1e-5 are right to 1e-10 of the third derivative, here below 100."""
-    loss, y, oracle = CASES[name]
+    loss, y, oracle = LOSSES[name]
     value = np.mean(oracle(F, y))
     np.testing.assert_allclose(loss.value(F, y), value, rtol=1e-14)
     gradient = loss.gradient(F, y)

@@ -1,14 +1,20 @@
 """Saved models: the same bits in another process, and nothing but this library's own whole files is loaded."""
 
+import copy
+import gzip
 import json
 import pickle
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
+import polars
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import widelimit as wl
@@ -58,6 +64,73 @@ def test_a_loaded_model_is_the_saved_one(name, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.npz"]
 
 
+def read_by_predictions(model):
+    training = model.fitted_.training
+    return {"X": training.X, "weights": training.weights, "coefficients": model.fitted_.coefficients}
+
+
+@pytest.mark.parametrize("cls", [wl.NNGPRegressor, wl.NTKClassifier])
+def test_predictions_read_arrays_of_one_form_in_a_fitted_and_in_a_loaded_model(cls, tmp_path):
+    """Matrix products of 3 or more outputs round in another way for another order."""
+    rng = np.random.default_rng(2)
+    rows, new = rng.standard_normal((300, 5)), rng.standard_normal((150, 5))
+    y = rows[:, :3] if "Regressor" in cls.__name__ else np.argmax(rows, axis=1)
+    settings = {"noise": 0.1} if "Regressor" in cls.__name__ else {}
+    model = cls(depth=2, **settings).fit(np.asfortranarray(rows), y)
+    model.save(tmp_path / "m.npz")
+    for again in (wl.load(tmp_path / "m.npz"), pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        for part in (new, new[:1], new[:107]):
+            np.testing.assert_array_equal(again.fitted_.mean(part), model.fitted_.mean(part))
+            np.testing.assert_array_equal(again.predict(part), model.predict(part))
+        for name, array in read_by_predictions(again).items():
+            assert array.flags.c_contiguous, name
+            assert array.ctypes.data % 64 == 0, name
+    for name, array in read_by_predictions(model).items():
+        assert array.flags.c_contiguous, name
+        assert array.ctypes.data % 64 == 0, name
+
+
+@pytest.mark.parametrize(
+    ("model", "later"),
+    [
+        (wl.NNGPRegressor(depth=2), {"depth": 5, "activation": "erf", "noise": 3.0, "normalize": None, "time": 1.0}),
+        (wl.NTKRegressor(depth=2, noise=0.1), {"depth": -1, "activation": jnp.sin, "noise": "loud", "ensemble": True}),
+        (wl.NNGPClassifier(depth=2), {"likelihood": "least_squares", "alpha_epsilon": 0.5, "noise": 0.3}),
+        (wl.NTKClassifier(depth=2, likelihood="least_squares"), {"likelihood": "dirichlet", "weight_std": 9.0}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_saved_model_is_the_fitted_one_whatever_its_parameters_have_become(model, later, tmp_path):
+    model = clone(model).fit(X, Y[:, 0] if "Regressor" in type(model).__name__ else TEXT)
+    fitted, expected, answer = model.get_params(), predictions(model), model.predict(Z)
+    model.set_params(**later)
+    if "Regressor" in type(model).__name__:
+        del model.fitted_.law  # made again when it is asked for, as it was fitted
+    np.testing.assert_array_equal(predictions(model), expected)
+    model.save(tmp_path / "m.npz")
+    again = wl.load(tmp_path / "m.npz")
+    assert again.get_params() == fitted
+    np.testing.assert_array_equal(predictions(again), expected)
+    np.testing.assert_array_equal(again.predict(Z), answer)
+    again.set_params(**later).save(tmp_path / "n.npz")
+    assert wl.load(tmp_path / "n.npz").get_params() == fitted
+
+
+@pytest.mark.parametrize("cls", [wl.NNGPRegressor, wl.NTKClassifier])
+def test_a_fit_that_fails_leaves_the_fit_that_was_there(cls, monkeypatch):
+    model = cls(depth=2).fit(X, X[:, 0] > 0)
+    expected = model.predict(Z)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cls, "_training", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.set_params(depth=3).fit(10 * X[:, :2], X[:, 1] > 1)
+    np.testing.assert_array_equal(model.predict(Z), expected)
+    assert model._fitted_with["depth"] == 2
+
+
 @pytest.mark.parametrize("name", ["nngp", "dirichlet"])
 def test_a_new_process_predicts_the_same_bits(name, tmp_path):
     model, y = MODELS[name]
@@ -85,9 +158,12 @@ def test_what_cannot_be_saved(tmp_path):
     path = tmp_path / "m.npz"
     with pytest.raises(NotFittedError):
         wl.save(wl.NNGPRegressor(), path)
-    for activation in (jnp.sin, wl.LeakyRelu(0.3)):
-        with pytest.raises(TypeError, match="only names can be stored"):
-            wl.save(wl.NNGPRegressor().fit(X, Y).set_params(activation=activation), path)
+    fitted = wl.NNGPRegressor(activation=wl.LeakyRelu(0.3), noise=0.1).fit(X, Y)
+    with pytest.raises(TypeError, match="only names can be stored"):
+        wl.save(fitted, path)
+    fitted._fitted_with["activation"] = jnp.sin  # as a fit with it would have it, which takes seconds
+    with pytest.raises(TypeError, match="only names can be stored"):
+        wl.save(fitted, path)
     with pytest.raises(TypeError, match="save takes NNGPRegressor"):
         wl.save(wl.NTKFeatures(3).fit(X), path)
     with pytest.raises(TypeError, match="JSON"):
@@ -196,6 +272,211 @@ def test_a_newer_format_asks_for_an_upgrade(saved):
     rewritten(saved, header={"format": persistence.FORMAT + 1, "widelimit": "9.9"})
     with pytest.raises(ValueError, match=r"format 2, written by widelimit '9.9'.*Upgrade"):
         wl.load(saved)
+
+
+HOSTILE = [
+    *(None, True, False, -1, 0, 1, 3.5, 10**9, 10**400, 1e300, -1e300, 5e-324, float("nan"), float("inf"), -0.5),
+    *("x", "", "auto", "object", "<U99999999", "__import__('os')", "\ud800", [], [[]], [1, "a"], [-1.0] * 3, {}),
+    *({"float": "nan"}, {"float": "-inf"}, {"float": "x"}, {"float": "inf", "a": 1}, {"weight_std": 1, "bias_std": -1}),
+]
+"""Values of a forged field."""
+POSITIVE = ("weights", "inputs.scale", "y_scale")
+SMALL = {
+    "regressor": (wl.NTKRegressor(depth=2, noise=0.1), X[:12, 0]),
+    "dirichlet": (wl.NNGPClassifier(depth=2, normalize=None), TEXT[:12]),
+    "least squares": (wl.NTKClassifier(depth=2, likelihood="least_squares", noise=0.3), X[:12, 0] > 0),
+    "one class": (wl.NNGPClassifier(), np.full(12, "a")),
+}
+VALID = {
+    ("parameters", "time"): lambda value: type(value) in (int, float) and 0 <= value < np.inf,
+    ("parameters", "depth"): lambda value: type(value) is int and value == 1,
+    ("state", "scale"): lambda value: type(value) in (int, float) and value > 0,
+    ("parameters", "ensemble"): lambda value: value is True,
+    ("state", "single"): lambda value: value is False,
+}
+"""Another value that is as good as the one that was saved: no forgery that a check could see."""
+
+
+def fields(header):
+    """The paths of all fields in a header, except for the checksum."""
+    for key, value in header.items():
+        if key != "checksum":
+            yield (key,)
+        if isinstance(value, dict) and key not in ("arrays", "extra"):
+            yield from ((key, *rest) for rest in fields(value))
+
+
+def forged(path, header, arrays):
+    """A file with these parts and a checksum that fits."""
+    header = header | {"arrays": {key: [a.dtype.str, list(a.shape)] for key, a in arrays.items()}}
+    header["checksum"] = persistence._checksum(header, arrays)
+    np.savez(path, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+
+
+def loads_as(path, expected):
+    """Whether the file loads, as a model that predicts so; a ValueError of one short line is a refusal."""
+    try:
+        model = wl.load(path)
+    except ValueError as error:
+        text = str(error)
+    else:
+        np.testing.assert_array_equal(predictions(model), expected)
+        return True
+    assert len(text) <= 400 + len(str(path)), text
+    assert "\n" not in text
+    return False
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_forged_field_is_refused_or_harmless(name, tmp_path):
+    model, y = SMALL[name]
+    path = tmp_path / "m.npz"
+    wl.save(model.fit(X[:12], y), path)
+    expected, arrays = predictions(model), parts(path)
+    header = json.loads(bytes(arrays.pop("header")).decode())
+    forged(path, header, arrays)
+    assert loads_as(path, expected)
+    for place in fields(header):
+        for value in HOSTILE:
+            if place in VALID and VALID[place](value):
+                continue
+            changed = copy.deepcopy(header)
+            part = changed
+            for key in place[:-1]:
+                part = part[key]
+            part[place[-1]] = value
+            forged(path, changed, arrays)
+            loads_as(path, expected)
+        del part[place[-1]]
+        forged(path, changed, arrays)
+        assert not loads_as(path, expected) or place == ("arrays",), place
+        part["another"] = 1
+        forged(path, changed | {"another": 1}, arrays)
+        assert not loads_as(path, expected)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_forged_array_is_refused(name, tmp_path):
+    model, y = SMALL[name]
+    path = tmp_path / "m.npz"
+    wl.save(model.fit(X[:12], y), path)
+    arrays = parts(path)
+    header = json.loads(bytes(arrays.pop("header")).decode())
+    for key, array in arrays.items():
+        wrong = [array[:0], array[:-1], array[None], np.float64(1.0), array.astype(np.float32), array.astype(str)]
+        wrong += [np.concatenate([array, array]), array + 0j, array.astype(">f8"), array.astype(np.uint8)]
+        if array.dtype == np.float64:
+            wrong += [np.full_like(array, np.nan), np.full_like(array, np.inf)]
+        if key in POSITIVE:
+            wrong += [-array, 0 * array]
+        if key == "labels":
+            wrong += [array - 1, array + 1, 0 * array]
+        if key == "X":
+            wrong += [1e200 * array]
+        if key.startswith("inputs.") and model.normalize is None:
+            wrong += [array + 1]
+        for value in wrong:
+            forged(path, header, arrays | {key: np.asarray(value)})
+            assert not loads_as(path, None), (key, value)
+        forged(path, header, {other: value for other, value in arrays.items() if other != key})
+        assert not loads_as(path, None), key
+    forged(path, header, arrays | {"another": X})
+    assert not loads_as(path, None)
+
+
+def test_random_bytes_are_refused_or_harmless(saved):
+    whole, expected = saved.read_bytes(), predictions(wl.load(saved))
+    rng = np.random.default_rng(5)
+    for _ in range(150):
+        damaged = np.frombuffer(whole, np.uint8).copy()
+        start = int(rng.choice([0, len(whole) - 300, rng.integers(len(whole))]))
+        places = start + rng.integers(0, 200, rng.integers(1, 4))
+        damaged[places % len(whole)] = rng.integers(0, 256, len(places))
+        saved.write_bytes(damaged.tobytes())
+        loads_as(saved, expected)
+
+
+def test_headers_that_overflow_the_reader_are_refused(saved):
+    content = parts(saved)
+    for text in (
+        "[" * 200_000,
+        '{"magic": "widelimit.model", "extra": ' + "[" * 900 + "]" * 900 + "}",
+        "9" * 10_000,
+        "NaN",
+        '"\\ud800"',
+    ):
+        np.savez(saved, **(content | {"header": np.frombuffer(text.encode(), np.uint8)}))
+        assert not loads_as(saved, None)
+
+
+def huge_member(path, *, compressed):
+    """An archive of 200 MB of zeros in 200 kB, or one whose array says that it is longer than the file."""
+    head = (
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '<f8', 'fortran_order': False, 'shape': (260000000,), }".ljust(117)
+        + b"\n"
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
+        archive.writestr("header.npy", b"")
+        with archive.open("X.npy", "w", force_zip64=True) as member:
+            member.write(head)
+            for _ in range(13 if compressed else 1):
+                member.write(bytes(16_000_000 if compressed else 1000))
+
+
+def test_little_is_decompressed(tmp_path):
+    for compressed in (True, False):
+        path = tmp_path / "m.npz"
+        huge_member(path, compressed=compressed)
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"m\.npz: the file is truncated or damaged"):
+            wl.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2 * path.stat().st_size + 2**20
+
+
+def written(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def test_a_file_that_is_no_model_is_called_by_its_name(tmp_path):
+    table = pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    table.to_csv(tmp_path / "a.csv")
+    table.to_json(tmp_path / "a.json")
+    polars.DataFrame({"a": [1, 2]}).write_parquet(tmp_path / "a.parquet")
+    np.savez(tmp_path / "a.npz", X=X)
+    np.savez_compressed(tmp_path / "b.npz", X=X)
+    np.save(tmp_path / "a.npy", X)
+    (tmp_path / "folder").mkdir()
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as archive:
+        archive.writestr("xl/workbook.xml", "")
+    for path, words in (
+        (tmp_path / "a.csv", "a CSV file"),
+        (tmp_path / "a.json", "a JSON file"),
+        (tmp_path / "a.parquet", "a Parquet file"),
+        (tmp_path / "a.npz", "a NumPy archive that holds no widelimit model"),
+        (tmp_path / "b.npz", "a NumPy archive that holds no widelimit model"),
+        (tmp_path / "a.npy", r"a NumPy array \(\.npy\)"),
+        (tmp_path / "folder", "a folder"),
+        (tmp_path / "a.xlsx", "an Excel workbook"),
+        (written(tmp_path / "empty", b""), "an empty file"),
+        (written(tmp_path / "zeros", bytes(1000)), "a file of zeros"),
+        (written(tmp_path / "p.pkl", pickle.dumps(X)), "a pickle"),
+        (written(tmp_path / "t.tsv", b"a\tb\n1\t2\n"), "a TSV file"),
+        (written(tmp_path / "t.txt", b"hello\n"), "a text file"),
+        (written(tmp_path / "i.png", b"\x89PNG\r\n\x1a\n" + bytes(99)), "an image"),
+        (written(tmp_path / "z.gz", gzip.compress(b"a,b")), "a gzip archive"),
+        (written(tmp_path / "r.bin", np.random.default_rng(0).bytes(999)), "a file of a kind unknown"),
+    ):
+        with pytest.raises(ValueError, match=f"not a model saved by widelimit.*but {words}"):
+            wl.load(path)
+    with pytest.raises(FileNotFoundError):
+        wl.load(tmp_path / "none.npz")
+    for bad in (None, 3, [saved], X):
+        with pytest.raises(TypeError, match="path must be"):
+            wl.load(bad)
 
 
 def test_foreign_files_are_refused(tmp_path):

@@ -15,6 +15,7 @@ import scipy.linalg
 import zarr
 
 import widelimit as wl
+from cases import SINGULAR, SOLVERS
 from widelimit.compute import (
     checkpoints,
     iterative,
@@ -54,15 +55,7 @@ def fitted(monkeypatch, mode, rows=slice(None), labels=Y, noise=0.0):
     """A posterior by the storage and solver that the mode names; memory is what tells packed from full."""
     data = X[rows]
     n = len(data)
-    options = {
-        "full": {},
-        "packed": {},
-        "mixed": {"precision": "mixed", "solver": "cholesky"},
-        "tiles": {"solver": "cg"},
-        "recomputed": {"solver": "cg"},
-        "single": {"solver": "cg", "precision": "mixed"},
-        "stored": {"solver": "cg", "matrix": K.gram(data)},
-    }[mode]
+    options = SOLVERS[mode].options | ({"matrix": K.gram(data)} if mode == "stored" else {})
     with monkeypatch.context() as patch:
         if mode == "packed":
             room(patch, 12 * n * n)
@@ -71,11 +64,25 @@ def fitted(monkeypatch, mode, rows=slice(None), labels=Y, noise=0.0):
         return wl.posterior(K, data, labels, noise=noise, tolerance=TOLERANCE, **options)
 
 
-MODES = ["full", "packed", "mixed", "tiles", "recomputed", "single", "stored"]
+def operators_of(value):
+    """Types of the operators that a solved system holds, at any depth."""
+    if not dataclasses.is_dataclass(value):
+        return set()
+    within = set().union(*(operators_of(getattr(value, field.name)) for field in dataclasses.fields(value)))
+    return within | ({type(value)} if isinstance(value, operators.Operator) else set())
+
+
+def test_a_singular_matrix_gets_eigenvectors():
+    rows = np.r_[0:40, 0, 0, 7]
+    post = wl.posterior(K, X[rows], Y[rows])
+    assert type(post.factor) is SINGULAR["eigenvectors"].factor
+    np.testing.assert_allclose(post.mean(Z), wl.posterior(K, X[:40], Y[:40]).mean(Z), atol=1e-9)
+
+
 STORAGE = {"mixed": "packed", "single": "tiles"}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SOLVERS)
 def test_every_solver_equals_eigenvectors(monkeypatch, mode):
     noise = np.linspace(1e-3, 0.1, N)
     values, vectors = np.linalg.eigh(GRAM + np.diag(noise))
@@ -83,6 +90,8 @@ def test_every_solver_equals_eigenvectors(monkeypatch, mode):
     covariance = K.gram(Z) - (CROSS @ vectors / values) @ (CROSS @ vectors).T
     post = fitted(monkeypatch, mode, noise=noise)
     assert post.fit.choice.storage == STORAGE.get(mode, mode)
+    assert type(post.factor) is SOLVERS[mode].factor
+    assert operators_of(post.factor) >= set(SOLVERS[mode].operators)
     # |error| <= |A^-1| |residual|; exact ones are right to n eps cond
     error = max(TOLERANCE, N * linalg.EPS * values[-1]) / values[0] * np.linalg.norm(Y, axis=0)
     assert (np.abs(post.weights - weights) < error).all()
@@ -100,7 +109,7 @@ def test_every_solver_equals_eigenvectors(monkeypatch, mode):
     assert ("conjugate gradients" in text) == (mode in ("tiles", "recomputed", "single", "stored"))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SOLVERS)
 def test_without_noise_too(monkeypatch, mode):
     expected = CROSS @ np.linalg.solve(GRAM, Y)
     np.testing.assert_allclose(fitted(monkeypatch, mode).mean(Z), expected, atol=1e-7)

@@ -4,49 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import pairwise
 
 import widelimit as wl
+from cases import MATRIX_KERNELS, STANDARD_KERNELS, points
+from cases import OTHERS as Z
+from cases import POINTS as X
 
-RNG = np.random.default_rng(0)
-X, Z = RNG.standard_normal((9, 3)), RNG.standard_normal((5, 3))
+RNG = np.random.default_rng(1)
 EPS = np.finfo(np.float64).eps
-SCALES = np.array([0.5, 1.0, 3.0])
 
 
-def features(A):
-    return jnp.concatenate([A, jnp.cos(A[:, :1]), A[:, 1:2] ** 2], axis=1)
-
-
-def numpy_features(A):
-    return np.concatenate([A, np.cos(A[:, :1]), A[:, 1:2] ** 2], axis=1)
-
-
-def _laplace(A, B):
-    return np.exp(-np.linalg.norm(A[:, None] - B[None], axis=-1) / 0.7)
-
-
-CASES = {
-    "linear": (wl.linear(), lambda A, B: A @ B.T),
-    "linear, features": (wl.linear(features), lambda A, B: numpy_features(A) @ numpy_features(B).T),
-    "polynomial": (
-        wl.polynomial(degree=3, offset=0.5),
-        lambda A, B: pairwise.polynomial_kernel(A, B, degree=3, gamma=1.0, coef0=0.5),
-    ),
-    "rbf": (wl.rbf(0.7), lambda A, B: pairwise.rbf_kernel(A, B, gamma=1 / (2 * 0.7**2))),
-    "rbf, scales": (wl.rbf(SCALES), lambda A, B: pairwise.rbf_kernel(A / SCALES, B / SCALES, gamma=0.5)),
-    "laplace": (wl.laplace(0.7), _laplace),
-    "sum": (wl.rbf(0.7) + wl.linear(), lambda A, B: pairwise.rbf_kernel(A, B, gamma=1 / (2 * 0.7**2)) + A @ B.T),
-    "product": (wl.laplace(0.7) * wl.linear(), lambda A, B: _laplace(A, B) * (A @ B.T)),
-    "scaled": (2.5 * wl.laplace(0.7), lambda A, B: 2.5 * _laplace(A, B)),
-    "scaled inputs": (wl.scale_inputs(wl.linear(), SCALES), lambda A, B: (A * SCALES**2) @ B.T),
-}
-"""{name: (kernel, oracle)}."""
-
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", STANDARD_KERNELS)
 def test_values_and_laws(name):
-    k, oracle = CASES[name]
+    k, oracle = STANDARD_KERNELS[name]
+    X, Z = points(name)
     # 64 eps of the largest entry, as for the kernels of networks: a few roundings an operation
     bound = 64 * EPS * np.abs(oracle(X, X)).max()
     gram = k.gram(X)
@@ -58,13 +29,30 @@ def test_values_and_laws(name):
     np.testing.assert_allclose(k.cross(X, X), gram, rtol=0, atol=bound)
     assert np.linalg.eigvalsh(gram)[0] > -bound
     assert gram.dtype == np.float64
-    assert k.gram(X.astype(np.float32)).dtype == np.float32
+    assert name in ("precomputed", "empirical") or k.gram(X.astype(np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize("name", MATRIX_KERNELS)
+def test_values_and_laws_of_matrices(name):
+    k, oracle = MATRIX_KERNELS[name]
+    expected = oracle(X, X)
+    bound = 64 * EPS * np.abs(expected).max()
+    gram = k.gram(X)
+    assert gram.shape == (9, 9, 2, 2)
+    np.testing.assert_allclose(gram, expected, rtol=0, atol=bound)
+    np.testing.assert_allclose(k.cross(Z, X), oracle(Z, X), rtol=0, atol=bound)
+    np.testing.assert_allclose(k.diag(X), expected[np.arange(9), np.arange(9)], rtol=0, atol=bound)
+    assert np.abs(1.01 * gram - expected).max() > bound
+    assert np.abs(gram - expected[:, :, ::-1]).max() > bound
+    whole = gram.transpose(0, 2, 1, 3).reshape(18, 18)
+    np.testing.assert_allclose(whole, whole.T, rtol=0, atol=bound)
+    assert np.linalg.eigvalsh(whole)[0] > -bound
 
 
 @pytest.mark.parametrize("name", ["rbf, scales", "laplace", "sum", "scaled inputs"])
 def test_gradients_in_inputs_and_parameters(name):
     """Against central differences, step 1e-5: rounding 1e-11, truncation 1e-10; finite at duplicate inputs."""
-    k, _ = CASES[name]
+    k, _ = STANDARD_KERNELS[name]
     with jax.enable_x64(True):
         points, weights = jnp.asarray(X), jnp.asarray(RNG.standard_normal((9, 9)))
         leaves, tree = jax.tree.flatten(k)

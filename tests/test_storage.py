@@ -1,7 +1,6 @@
 """Gram matrices on disk: the bits of those in memory, found again after a kill, and nothing overwritten."""
 
 import errno
-import json
 import os
 import shutil
 import signal
@@ -85,7 +84,7 @@ def test_kill_and_resume_gives_the_same_bits_and_recomputes_nothing(tmp_path, fi
         process.send_signal(signal.SIGKILL)
     (path / "c" / "0" / "1.dead.partial").write_bytes(b"half a tile")
     before = snapshot(path)
-    written = {p for p in before if p.suffix != ".partial" and p.name != "zarr.json"}
+    written = {p for p in before if p.suffix not in (".partial", ".json")}
     computed = []
     original = storage.tiles.compute
 
@@ -162,26 +161,92 @@ def test_foreign_and_damaged_stores_are_refused(store, tmp_path):
     for path in (foreign, tmp_path / "other.zarr", file):
         with pytest.raises(ValueError, match="is not a Gram matrix written by widelimit"):
             wl.stored_gram(K, X, path)
-    assert (foreign / "thesis.txt").read_text() == "years of work"
-    chunk = store / "c" / "2" / "1"
-    chunk.write_bytes(chunk.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"c/2/1 is damaged: it has 2043 bytes .* 2052; remove that file"):
+    assert [p.read_text() for p in foreign.iterdir()] == ["years of work"]
+    (foreign / "zarr.json").write_text("{")
+    (foreign / "c").mkdir()
+    before = snapshot(foreign)
+    with pytest.raises(ValueError, match="is not a Gram matrix written by widelimit"):
+        wl.stored_gram(K, X, foreign)
+    assert snapshot(foreign) == before
+    shutil.rmtree(store / "c" / "3")
+    for name in ("zarr.json", "widelimit.json"):
+        (store / name).write_text("{")
+    before = snapshot(store)
+    with pytest.raises(ValueError, match=r"zarr\.json is damaged and has no copy"):
         wl.stored_gram(K, X, store, budget=BUDGET)
-    chunk.unlink()
+    assert snapshot(store) == before  # whose tiles these are nobody can tell
+
+
+def flip(data):
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 0x10]) + data[len(data) // 2 + 1 :]
+
+
+DAMAGES = {"gone": None, "empty": lambda _: b"", "cut": lambda data: data[:-9], "flipped": flip}
+FILES = ["zarr.json", "widelimit.json", *(f"c/{i}/{j}" for i in (0, 2, 4) for j in (1, 4))]
+
+
+def damage(file, how):
+    if DAMAGES[how]:
+        file.write_bytes(DAMAGES[how](file.read_bytes()))
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_any_lost_or_damaged_file_is_made_again(store, how):
+    good = snapshot(store)
+    for name in FILES:
+        damage(store / name, how)
+        wl.stored_gram(K, X, store, budget=BUDGET)
+        now = snapshot(store)
+        assert {p: v[2] for p, v in now.items()} == {p: v[2] for p, v in good.items()}, name
+        assert {p for p in good if now[p] != good[p]} == {store / name}, name
+        good = now
+    for name in FILES[2:]:  # several at once, and a metadata file
+        damage(store / name, how)
+    damage(store / "zarr.json", how)
     wl.stored_gram(K, X, store, budget=BUDGET)
-    flipped = bytearray(chunk.read_bytes())
-    flipped[100] ^= 1
-    chunk.write_bytes(flipped)
-    with pytest.raises(ValueError, match="checksum"):
-        zarr.open_array(store, mode="r")[:]
-    metadata = json.loads((store / "zarr.json").read_text())
-    metadata["shape"] = [75, 76]
-    (store / "zarr.json").write_text(json.dumps(metadata))
-    with pytest.raises(ValueError, match=r"zarr\.json is damaged"):
-        wl.stored_gram(K, X, store, budget=BUDGET)
-    (store / "zarr.json").write_text("{")
-    with pytest.raises(ValueError, match=r"zarr\.json is damaged"):
-        wl.stored_gram(K, X, store, budget=BUDGET)
+    assert {p: v[2] for p, v in snapshot(store).items()} == {p: v[2] for p, v in good.items()}
+
+
+def test_a_kill_at_the_beginning_leaves_what_can_be_gone_on_with(tmp_path, finished):
+    for i, files in enumerate([(), ("zarr.0a1b.partial",), ("widelimit.json.partial",), ("zarr.json",)]):
+        path = tmp_path / f"{i}.zarr"
+        (path / "c" / "0").mkdir(parents=True)
+        for name in files:
+            (path / name).write_text("")
+        array = wl.stored_gram(K, X, path, budget=BUDGET)
+        assert {p.relative_to(path): v[2] for p, v in snapshot(path).items()} == {
+            p.relative_to(finished): v[2] for p, v in snapshot(finished).items()
+        }
+        assert array.shape == (75, 75)
+
+
+def test_one_copy_of_the_metadata_is_enough_to_refuse_another_kernel(store):
+    for name in ("zarr.json", "widelimit.json"):
+        kept = (store / name).read_bytes()
+        (store / name).unlink()
+        before = snapshot(store)
+        with pytest.raises(ValueError, match="of another kernel"):
+            wl.stored_gram(wl.nngp(wl.mlp(**NET)), X, store, budget=BUDGET)
+        assert snapshot(store) == before
+        (store / name).write_bytes(kept)
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_a_read_names_the_damaged_tile(store, how):
+    array = wl.stored_gram(K, X, store, budget=BUDGET)
+    damage(store / "c" / "2" / "1", how)
+    assert np.isfinite(array[:16]).all()
+    for read in (lambda: array[32:48, 20], lambda: np.asarray(array), lambda: array[:]):
+        with pytest.raises(ValueError, match=r"1 damaged tiles, c/2/1: .*Call stored_gram"):
+            read()
+    with pytest.raises(ValueError, match=r"c/2/1"):
+        wl.posterior(K, X, X[:, 0], noise=0.1, solver="cg", matrix=array)
+    with pytest.raises(ValueError, match=r"rows 42 to 43 of the stored matrix .* again"):
+        wl.posterior(K, X, X[:, 0], noise=0.1, solver="cg", matrix=zarr.open_array(store, mode="r"))
+    with pytest.raises(IndexError):
+        array[100]
 
 
 def test_a_full_disk_keeps_the_finished_tiles(tmp_path, finished, monkeypatch):
@@ -235,12 +300,12 @@ def test_a_kernel_of_long_standing_is_quick():
     """After warm-up a small Gram matrix takes less than a millisecond, and no n within a bucket compiles."""
     inputs = RNG.standard_normal((50, 5))
     K.gram(inputs)
-    sizes = storage.tiles._symmetric._cache_size(), storage.tiles._tile._cache_size()
+    sizes = storage.tiles._encode._cache_size(), storage.tiles._tile._cache_size()
     times = []
     for n in (50, 33, 64, 40) * 5:
         data = RNG.standard_normal((n, 5))
         start = time.thread_time()  # other work on the machine is not counted
         K.gram(data)
         times.append(time.thread_time() - start)
-    assert (storage.tiles._symmetric._cache_size(), storage.tiles._tile._cache_size()) == sizes
+    assert (storage.tiles._encode._cache_size(), storage.tiles._tile._cache_size()) == sizes
     assert sorted(times)[len(times) // 2] < 1e-3

@@ -1,22 +1,36 @@
 """The rules of the house that a machine can check."""
 
+import abc
 import ast
+import enum
+import importlib
+import importlib.util
 import inspect
 import pathlib
 import re
 import subprocess
 import sys
+from typing import final
 
 import pytest
+from sklearn.base import BaseEstimator
 
+import cases
 import widelimit as wl
-from cases import ACTIVATIONS
+from widelimit.architecture.layers import Layer
+from widelimit.compute.linalg import Factor
+from widelimit.compute.operators import Operator
 
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "widelimit"
 ORDER = [
+    "version",
+    "arithmetic",
     "progress",
+    "references",
     "pytrees",
+    "processes",
+    "memory",
     "interpreter",
     "series",
     "validation",
@@ -44,65 +58,154 @@ def part(path):
     return None if name == "__init__" else ORDER.index(name)
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "widelimit":
-            names = [node.module] if node.module != "widelimit" else [f"widelimit.{a.name}" for a in node.names]
-            yield from (name.split(".")[1] for name in names if "." in name)
+def imported(text):
+    """Parts of the package that a module's text imports, in every way there is but the public door's."""
+    for node in ast.walk(ast.parse(text)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "an import relative to the module"
+            names = [f"widelimit.{a.name}" for a in node.names] if node.module == "widelimit" else [node.module]
+        yield from (name.split(".")[1] for name in names if name.startswith("widelimit."))
+
+
+def against_the_flow(path, text):
+    """The parts that a file with this text imports from its right in ORDER."""
+    here = part(path)
+    if here is None or ORDER[here] == "cli":  # the command line comes last and enters by the public door
+        return []
+    return [name for name in imported(text) if ORDER.index(name) > here]
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(SOURCE)) for f in FILES])
 def test_data_flows_one_way(path):
-    here = part(path)
-    if here is None or ORDER[here] == "cli":  # the command line comes last and enters by the public door
-        return
-    for name in imports(path):
-        assert ORDER.index(name) <= here, f"{path.name} imports {name}"
+    assert against_the_flow(path, path.read_text()) == []
 
 
-def test_the_order_can_be_violated():
-    tree = "from widelimit.inference import posterior\n"
-    file = SOURCE / "signals.py"
-    assert list(imports_of(tree)) == ["inference"]
-    assert ORDER.index("inference") > part(file)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from widelimit.inference import posterior",
+        "from widelimit.inference.posterior import Posterior",
+        "from widelimit import validation, inference",
+        "import widelimit.inference.posterior as posterior",
+        "def late():\n    from widelimit import inference",
+    ],
+)
+def test_the_order_can_be_violated(text):
+    assert against_the_flow(SOURCE / "signals.py", text) == ["inference"]
+    assert against_the_flow(SOURCE / "training" / "train.py", text) == []
 
 
-def imports_of(text):
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom):
-            yield node.module.split(".")[1]
+def classes():
+    """Every class of the package; those of the part for PyTorch where that is installed."""
+    for path in FILES:
+        module = ".".join(("widelimit", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+        if module.endswith("__main__") or (module == "widelimit.torch" and not importlib.util.find_spec("torch")):
+            continue
+        found = vars(importlib.import_module(module)).values()
+        yield from (cls for cls in found if inspect.isclass(cls) and cls.__module__ == module)
 
 
-def subclasses(base):
-    for cls in base.__subclasses__():
-        yield cls
-        yield from subclasses(cls)
+def made(cls):
+    """Whether a class is of a kind that Python finishes itself: tuples with names, enumerations, protocols, errors."""
+    return issubclass(cls, (tuple, enum.Enum, BaseException)) or getattr(cls, "_is_protocol", False)
 
 
-def bases():
-    from widelimit.architecture.layers import Layer
-    from widelimit.compute.linalg import Factor
-    from widelimit.kernels.empirical.contraction import Factors
+def fault(cls):
+    """The rule of the house that a class breaks; empty if none.
 
-    return [wl.Activation, wl.Kernel, wl.MatrixKernel, wl.Loss, wl.Flow, Layer, Factor, Factors]
+    Abstract: it has abstract methods, or abc.ABC is named among its bases. Final: it says so, and extends abstract
+    classes only, so that fields and __init__ are in one place.
+    """
+    final = "__final__" in vars(cls)
+    parents = [base for base in cls.__mro__[1:] if base.__module__.startswith("widelimit")]
+    if made(cls):
+        return "extends what is finished" if any(made(base) for base in parents) else ""
+    if inspect.isabstract(cls) or abc.ABC in cls.__bases__:
+        return "final, and abstract" if final else ""
+    if not final:
+        return "neither abstract nor final"
+    return "" if all(inspect.isabstract(base) or abc.ABC in base.__bases__ for base in parents) else "extends a class"
 
 
 def test_classes_are_abstract_or_final():
-    for base in bases():
-        assert inspect.isabstract(base)
-        for cls in subclasses(base):
-            if cls.__module__.startswith("widelimit"):
-                assert getattr(cls, "__final__", False), cls
-                assert not inspect.isabstract(cls)
-                assert cls.__bases__ == (base,), cls
+    found = list(classes())
+    assert {cls.__name__ for cls in found} >= {"Operator", "WideEstimator", "Layer", "Factor", "Factors", "Kernel"}
+    assert [(cls, fault(cls)) for cls in found if fault(cls)] == []
 
 
-def test_every_activation_is_in_the_table_the_door_and_the_docs():
-    names = {cls.__name__ for cls in subclasses(wl.Activation) if cls.__module__.startswith("widelimit")}
-    assert names == {type(activation).__name__ for activation in ACTIVATIONS.values()}
-    assert names <= set(wl.__all__)
+def test_a_class_that_is_neither_is_found():
+    class Between(wl.Kernel):
+        pairwise = diagonal = encode = None
+
+    class Unsealed(Between):
+        pass
+
+    @final
+    class Extended(Unsealed):
+        pass
+
+    @final
+    class Both(wl.Kernel):
+        pass
+
+    Between.__module__ = Unsealed.__module__ = "widelimit.planted"
+    Between.__abstractmethods__ = Unsealed.__abstractmethods__ = Extended.__abstractmethods__ = frozenset()
+    faults = ["neither abstract nor final", "neither abstract nor final", "extends a class", "final, and abstract"]
+    assert [fault(cls) for cls in (Between, Unsealed, Extended, Both)] == faults
+
+
+def test_bases_cannot_be_made():
+    for cls in classes():
+        if inspect.isabstract(cls):
+            with pytest.raises(TypeError, match="abstract"):
+                cls()
+
+
+def final_classes(base):
+    """The package's below a base."""
+    return {cls for cls in classes() if issubclass(cls, base) and "__final__" in vars(cls)}
+
+
+def of(table):
+    """Types of the first entry of every row."""
+    return {type(row[0]) for row in table.values()}
+
+
+TABLES = {
+    "activations": (wl.Activation, {type(activation) for activation in cases.ACTIVATIONS.values()}),
+    "layers": (Layer, of(cases.LAYERS)),
+    "kernels": (wl.Kernel, of(cases.STANDARD_KERNELS)),
+    "kernels with values in matrices": (wl.MatrixKernel, of(cases.MATRIX_KERNELS)),
+    "losses": (wl.Loss, of(cases.LOSSES)),
+    "solvers": (Factor, {solver.factor for solver in {**cases.SOLVERS, **cases.SINGULAR}.values()}),
+    "operators": (Operator, {operator for solver in cases.SOLVERS.values() for operator in solver.operators}),
+    "estimators": (BaseEstimator, {type(estimator) for estimator in cases.ESTIMATORS}),
+}
+"""{what: (base, classes in the table of cases)}."""
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_every_class_is_in_its_table(what):
+    base, tested = TABLES[what]
+    assert final_classes(base) == tested
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_a_class_without_a_case_is_found(what, monkeypatch):
+    base, tested = TABLES[what]
+    forgotten = final(type("Forgotten", (base,), {}))
+    everything = [*classes(), forgotten]
+    monkeypatch.setattr(sys.modules[__name__], "classes", lambda: everything)
+    assert final_classes(base) - tested == {forgotten}
+
+
+def test_every_activation_is_at_the_door_and_in_the_docs():
+    assert {cls.__name__ for cls in final_classes(wl.Activation)} <= set(wl.__all__)
     documentation = (ROOT / "docs" / "activations.md").read_text()
-    for activation in ACTIVATIONS.values():
+    for activation in cases.ACTIVATIONS.values():
         assert f"`{type(activation).__name__}`" in documentation
         assert f'"{activation.name}"' in documentation
 
@@ -127,6 +230,45 @@ def test_the_docs_name_claims_tests_and_files_that_are_there():
             assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
 
 
+LONGEST = 40
+LONG = {
+    "claims/jacot_figures.py draw": 48,
+    "cli/benchmark.py benchmark": 55,
+    "cli/fit.py fit": 65,
+    "cli/predict.py predict": 42,
+    "compute/tiles.py compute": 46,
+    "inference/hyperparameters.py fit_hyperparameters": 41,
+    "training/steps.py advance": 46,
+    "training/train.py train": 41,
+}
+"""Functions that are longer, and their lines: a number here only ever falls, and a function that is short goes."""
+
+
+def lengths(name, text):
+    """{file and function: its lines without the docstring} of a module's text."""
+    found = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = node.body[0] if ast.get_docstring(node) is not None else None
+            inside = docstring.end_lineno - docstring.lineno + 1 if docstring else 0
+            key = f"{name} {node.name}"
+            found[key] = max(found.get(key, 0), node.end_lineno - node.lineno + 1 - inside)
+    return found
+
+
+def test_functions_are_short():
+    found = {}
+    for path in FILES:
+        found |= lengths(path.relative_to(SOURCE).as_posix(), path.read_text())
+    assert {key: lines for key, lines in found.items() if lines > LONGEST} == LONG
+
+
+def test_a_long_function_is_found():
+    body = "\n".join(["    x = 1"] * 39)
+    assert lengths("a.py", f'class A:\n  def f(x):\n    """One\n\n    two."""\n{body}\n') == {"a.py f": 40}
+    assert lengths("a.py", f"async def f(x):\n{body}\n    return x\n") == {"a.py f": 41}
+
+
 def test_house_style():
     for path in FILES:
         text = path.read_text()
@@ -145,6 +287,18 @@ def test_importing_the_package_loads_nothing_heavy():
     assert run.stdout.strip() == "[]"
 
 
+def test_the_version_is_that_of_the_project_file():
+    declared = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)[1]
+    assert wl.__version__ == declared
+    assert "__version__" in dir(wl)
+    for path in FILES:
+        assert declared not in re.findall(r'"([^"]*)"', path.read_text()), path
+    code = "import sys, widelimit; print('importlib.metadata' in sys.modules); widelimit.__version__; "
+    code += "print('jax' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert run.stdout.split() == ["False", "False"]
+
+
 PAGES = ["README.md", *(f"docs/{f.name}" for f in sorted((ROOT / "docs").glob("*.md")) if "```python" in f.read_text())]
 
 
@@ -157,9 +311,37 @@ def test_the_code_in_the_documentation_runs(page):
         exec(compile(block, page, "exec"), namespace)
 
 
+FOLDERS = ("src", "tests", "docs", "benchmarks", ".ci")
+TEXTS = {".py", ".md", ".toml", ".lock", ".pyi", ""}
+
+
+def texts():
+    """Files of the project that people write, found without git: an unpacked archive has none."""
+    inside = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+    return [path for path in [*ROOT.iterdir(), *inside] if path.is_file() and path.suffix in TEXTS]
+
+
+def machines(text):
+    """Places of one machine that a text names."""
+    return re.findall(r"/(?:home|root|tmp)/|https?://[^ ]*(?:simple|pypi)/", text)
+
+
 def test_no_machine_is_named():
-    run = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False)
-    for name in run.stdout.split():
-        path = ROOT / name
-        if path.is_file() and path.suffix in {".py", ".md", ".toml", ".lock", ".pyi", ""}:
-            assert not re.search(r"/(?:home|root|tmp)/|https?://[^ ]*(?:simple|pypi)/", path.read_text()), name
+    names = {path.relative_to(ROOT).as_posix() for path in texts()}
+    assert names >= {
+        "Makefile",
+        "README.md",
+        "requirements.lock",
+        ".ci/run",
+        "tests/cases.py",
+        "src/widelimit/plots.py",
+    }
+    for path in texts():
+        if path.name != ".git":  # of a work tree, a file that says where its repository is
+            assert machines(path.read_text()) == [], path
+
+
+def test_a_machine_that_is_named_is_found():
+    for planted in ("home", "root", "tmp"):
+        assert machines(f"see /{planted}/someone") == [f"/{planted}/"]
+    assert machines("--index-url https://mirror.example/" + "simple/") != []

@@ -86,7 +86,7 @@ def test_as_many_features_as_rows():
 
 def test_no_compilation_within_a_bucket():
     k = wl.ntk(wl.mlp(depth=2, weight_std=1.1))
-    programs = (tiles._tile, tiles._symmetric, tiles._diagonal, tiles._cut)
+    programs = (tiles._tile, tiles._encode)
     k.gram(blocks(200))
     k.cross(blocks(200), blocks(140))
     before = [program._cache_size() for program in programs]

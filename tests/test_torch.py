@@ -150,3 +150,43 @@ def test_bad_input():
         broken[0].weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
         door(broken)
+
+
+class Centred(torch.nn.Module):
+    def __init__(self, inner, over):
+        super().__init__()
+        self.inner, self.over = inner, over
+
+    def forward(self, X):
+        h = self.inner(X)
+        return self.over(h)
+
+
+def attended(h):
+    return torch.softmax(h @ h.T, dim=1) @ h
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("over", [lambda h: h - h.mean(0), attended, lambda h: h / h.abs().max()])
+def test_modules_that_mix_rows_are_refused(over, dtype):
+    X = np.random.default_rng(0).standard_normal((N, 4)).astype(dtype)
+    module = Centred(dense().to(torch.float64 if dtype == np.float64 else torch.float32), over).eval()
+    for output, points in (("trace", X), ("full", X[:1]), ("diagonal", np.repeat(X[:1], 3, axis=0))):
+        kernel = widelimit.torch.empirical_ntk(module, output=output)
+        for call in (kernel.gram, kernel.diag, lambda Z, kernel=kernel: kernel.cross(Z, X)):
+            with pytest.raises(ValueError, match="the module mixes rows") as caught:
+                call(points)
+            assert len(str(caught.value)) < 400
+    widelimit.torch.empirical_ntk(Centred(dense().to(getattr(torch, np.dtype(dtype).name)), torch.tanh)).gram(X)
+
+
+def test_the_row_of_a_jacobian_that_is_nan_is_named():
+    module = Centred(torch.nn.Linear(4, 1, bias=False).double(), lambda h: h.abs().sqrt())
+    X = np.random.default_rng(0).standard_normal((N, 4))
+    kernel = widelimit.torch.empirical_ntk(module, output="trace")
+    assert np.isfinite(kernel.diag(X)).all()
+    X[3] = 0.0
+    with pytest.raises(ValueError, match="row 3 of X is NaN"):
+        kernel.diag(X)
+    with pytest.raises(ValueError, match="row 3 of Y is NaN"):
+        kernel.cross(X[:2], X)

@@ -47,6 +47,7 @@ from .kernels.empirical.kernels import (
     empirical_nngp,
     empirical_ntk,
 )
+from .kernels.functions import FunctionKernel, kernel
 from .kernels.matrix_valued import MatrixFunction, MatrixKernel, Separable, matrix_valued, separable
 from .kernels.network import NNGP, NTK, nngp, ntk
 from .kernels.standard import (
@@ -65,6 +66,7 @@ from .kernels.stored import stored_gram
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
+from .version import __version__
 
 __all__ = [
     "NNGP",
@@ -83,6 +85,7 @@ __all__ = [
     "Expectation",
     "FixedPoint",
     "Flow",
+    "FunctionKernel",
     "Gaussian",
     "GaussianProcess",
     "Gelu",
@@ -144,6 +147,7 @@ __all__ = [
     "TrainedEnsemble",
     "Training",
     "WeightedSquaredError",
+    "__version__",
     "activation",
     "critical",
     "elu",
@@ -153,6 +157,7 @@ __all__ = [
     "gaussian_expectation",
     "gradient_descent",
     "gradient_flow",
+    "kernel",
     "laplace",
     "linear",
     "linearize",

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 
 Function = Callable[[Any], Any]
@@ -163,8 +163,11 @@ def gaussian_expectation(
         ValueError: a variance that is not positive, c^2 > q1 q2, not finite.
         TypeError: not real numbers.
     """
+    for name, function in (("f", f), ("g", g)):
+        validation.function(name, function, "a function of an array")
+    q1, c, q2 = (validation.finite_scalar(name, v) for name, v in (("q1", q1), ("c", c), ("q2", q2)))
     q1, c, q2 = (float(v) for v in validation.covariances(*(np.float64(v) for v in (q1, c, q2))))
-    ends = tuple(sorted({float(validation.finite_scalar("every kink", kink)) for kink in kinks}))
+    ends = tuple(sorted(set(validation.numbers_in("kinks", kinks))))
     if q1 < q2:  # The outer panels resolve the first function: the one that varies over fewer deviations.
         f, g, q1, q2 = g, f, q2, q1
     s, t = math.sqrt(q1), math.sqrt(q2)
@@ -173,7 +176,7 @@ def gaussian_expectation(
     left = Fraction(q1) * Fraction(q2) - Fraction(c) ** 2
     sigma = math.sqrt(max(float(left / (Fraction(q1) * Fraction(q2))), 0.0))
     wanted = panels(ends, 2.0 ** math.ceil(math.log2(max(s, t, 1.0))))
-    with jax.enable_x64(True):
+    with arithmetic(True):
         coarse, fine = (
             float(pair_sums(f, g, *_row(s, t, rho, sigma), wanted=wanted, halved=halved)[0, 0, 0])
             for halved in (False, True)

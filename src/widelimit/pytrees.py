@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import jax
 
+from widelimit.references import by_reference
+
 T = TypeVar("T")
 
 
@@ -16,7 +18,7 @@ def pytree(cls: type[T]) -> type[T]:
 
     Not by `jax.tree_util.register_dataclass`: the structures it makes compare equal for two classes with equal static
     fields (JAX 0.10.2), and a compiled function was then seen to answer with that of another activation. Here the
-    class is part of what is compared.
+    class is part of what is compared. Functions among the fields are pickled by name.
     """
     static = [f.name for f in fields(cls) if f.metadata.get("static")]  # type: ignore[arg-type]
     children = [f.name for f in fields(cls) if not f.metadata.get("static")]  # type: ignore[arg-type]
@@ -35,4 +37,4 @@ def pytree(cls: type[T]) -> type[T]:
         return value
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    return cls
+    return by_reference(cls)

@@ -57,11 +57,32 @@ SEGMENT = {
 }
 # fmt: on
 
+LEAST_ANGLE = 64
+"""Angles of less than this many eps are 0 to derivatives: roundings of some eps, of each of a few layers."""
+
 
 def safe_sqrt(v: jax.Array) -> jax.Array:
     """sqrt(max(v, 0)) with derivative 0, not infinite, at v <= 0: duplicates and zero vectors keep finite gradients."""
     positive = v > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1)), 0)
+
+
+@jax.custom_jvp
+def root_of_gap(gap: jax.Array) -> jax.Array:
+    """sqrt(gap) for gaps 1 - abs(rho), with derivative 0 below `LEAST_ANGLE`: at a cusp the mean of both sides.
+
+    Two programs round one input in two ways, so the gap of an input with itself may come out as eps^2 instead of 0, of
+    which the root has a slope of order 1 in a random direction. No value changes.
+    """
+    return safe_sqrt(gap)
+
+
+@root_of_gap.defjvp
+def _root_of_gap_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (gap,), (change,) = primals, tangents
+    root = root_of_gap(gap)
+    held = gap <= (LEAST_ANGLE * float(np.finfo(gap.dtype).eps)) ** 2
+    return root, jnp.where(held, 0, change / (2 * jnp.where(held, 1, root)))
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
@@ -160,5 +181,5 @@ def angle_from_gap(gap: jax.Array) -> tuple[jax.Array, jax.Array]:
     Both to their own last digit; taken as a difference the second, about theta^3/3, would keep only that of theta.
     """
     v = gap / 2
-    chord = safe_sqrt(2 * gap)
+    chord = root_of_gap(2 * gap)
     return chord * evaluate(ARCSINE, v), chord * v * evaluate(SEGMENT, v)

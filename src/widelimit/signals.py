@@ -152,10 +152,10 @@ def add_constant(share_x: jax.Array, share_y: jax.Array, rest_x: jax.Array, rest
     )
 
 
-def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, same: bool) -> Gaps:
+def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, same: bool | jax.Array) -> Gaps:
     """Gaps of the inner products of unit vectors, (n, m).
 
-    With `same`, U is V and the gap of a row with itself is exactly 0.
+    With `same`, U is V and the gap of a row with itself is exactly 0 (where `same` is traced: void).
     From the matrix product; where a pair is nearly parallel, from the product of the vectors less their mean, as inputs
     that are all alike keep their digits in it; where that is near its rounding too, or a pair nearly antiparallel, from
     |u -+ v|^2/2, which keeps all digits.
@@ -164,10 +164,12 @@ def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, 
     rho = jnp.matmul(U, V.T, precision="highest")
     positive = rho >= 0
     near = 1 - jnp.abs(rho)
-    itself = jnp.eye(len(U), dtype=bool) if same else jnp.zeros((), dtype=bool)
+    itself = jnp.zeros((), dtype=bool) if same is False else same & jnp.eye(len(U), len(V), dtype=bool)
     wanted = (near < NEAR[U.dtype.name]) & ~itself
     near = jax.lax.cond(jnp.any(wanted), _mended, lambda *given: given[2], U, V, near, positive, wanted)
-    return gaps_from_near(jnp.where(itself, 0, near), positive | itself)
+    if same is True:
+        near, positive = jnp.where(itself, 0, near), positive | itself
+    return gaps_from_near(near, positive)
 
 
 def _mended(U: jax.Array, V: jax.Array, near: jax.Array, positive: jax.Array, wanted: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from widelimit import validation
 from widelimit.compute import memory
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.empirical.contraction import OUTPUTS, PAIRS, SELF, Output
+from widelimit.kernels.empirical.rows import Probe, chosen_rows, nudged, require_rowwise
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
 from widelimit.validation import Array
@@ -67,6 +68,33 @@ class ModuleJacobian:
             raise ValueError(f"the module must map (n, d) inputs to (n, c) or (n,); it mapped one row to {shape}.")
         return int(shape[1])
 
+    def require_rowwise(self, *inputs: np.ndarray) -> None:
+        """Refuse a module that mixes rows, by its outputs at a few rows and the gradient of a sum of them.
+
+        Raises:
+            ValueError: it does.
+        """
+        points = chosen_rows(*inputs)
+        weights = np.random.default_rng(0).standard_normal((len(points), self.outputs(points)))
+
+        def seen(X: np.ndarray, groups: list[slice]) -> tuple[np.ndarray, np.ndarray]:
+            parts = [self._gradient(X[rows], weights[rows]) for rows in groups]
+            return np.concatenate([part[0] for part in parts]), np.asarray(sum(part[1] for part in parts))[None]
+
+        single = [slice(i, i + 1) for i in range(len(points))]
+        found = seen(points, [slice(None)]), seen(points, single), seen(nudged(points), single)
+        for kind in zip(*found, strict=True):
+            require_rowwise("the module", Probe(*kind), points.dtype)
+
+    def _gradient(self, X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs (n, c), and the gradient of sum(weights * outputs) with respect to all parameters, (P,)."""
+        inputs, trained, fixed = self._cast(X)
+        trained = {name: p.detach().requires_grad_() for name, p in trained.items()}
+        values = self._call(trained, fixed, inputs)
+        total = (values * torch.as_tensor(weights, dtype=values.dtype, device=values.device)).sum()
+        found = torch.autograd.grad(total, list(trained.values()), allow_unused=True, materialize_grads=True)
+        return values.detach().cpu().numpy(), np.concatenate([g.cpu().numpy().ravel() for g in found])
+
     def rows(self, X: np.ndarray) -> int:
         """Rows whose Jacobian fits the budget. Raises: MemoryError: not one does."""
         size = X.dtype.itemsize * self.outputs(X) * sum(p.numel() for p in self.trained.values())
@@ -88,6 +116,28 @@ class ModuleJacobian:
 
         found = torch.func.vmap(torch.func.jacrev(row), (None, 0))(trained, inputs)
         return [leaf.detach().flatten(2) for leaf in found.values()]
+
+    def require_finite(self, values: Any, **inputs: Any) -> None:
+        """Name the row of the inputs, by their names, whose Jacobian is not finite, if some of the values are not.
+
+        Raises:
+            ValueError: a value is not finite.
+        """
+        if validation.traced(values, *inputs.values()) or np.isfinite(np.asarray(values)).all():
+            return
+        for name, X in inputs.items():
+            points = np.asarray(validation.points(name, X))
+            rows = self.rows(points)
+            for start in range(0, len(points), rows):
+                found = self.of(points[start : start + rows])
+                fine = torch.stack([torch.isfinite(leaf).flatten(1).all(1) for leaf in found]).all(0).cpu().numpy()
+                if not fine.all():
+                    row = start + int(np.argmin(fine))
+                    raise ValueError(
+                        f"the Jacobian of the module at row {row} of {name} is NaN or infinite. Usual causes: sqrt, "
+                        f"norm or log at 0, a division by 0, an overflow."
+                    )
+        raise ValueError("the kernel overflows: scale the outputs of the module down, or pass X in float64.")
 
     def table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
         """The kernel of all pairs; where Y is X one triangle and its mirror."""
@@ -114,6 +164,20 @@ class ModuleJacobian:
             parts.append(_contract(SELF[output], found, found, c if output == "trace" else 1))
         return np.concatenate(parts)
 
+    def checked_table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
+        """`table` of a module that does not mix rows. Raises: ValueError: it does; a Jacobian that is not finite."""
+        self.require_rowwise(X, Y)
+        values = self.table(X, Y, output)
+        self.require_finite(values, X=X, Y=Y)
+        return values
+
+    def checked_own(self, X: np.ndarray, output: Output) -> np.ndarray:
+        """`own` of a module that does not mix rows. Raises: as `checked_table`."""
+        self.require_rowwise(X)
+        values = self.own(X, output)
+        self.require_finite(values, X=X)
+        return values
+
 
 def _contract(rule: str, left: list[torch.Tensor], right: list[torch.Tensor], divisor: int) -> np.ndarray:
     total: Any = sum(torch.einsum(rule, a, b) for a, b in zip(left, right, strict=True))
@@ -128,11 +192,33 @@ class ModuleKernel(Kernel):
 
     jacobian: ModuleJacobian = field(metadata={"static": True})
 
+    def prepared(self, *inputs: Float[Array, "n d"]) -> ModuleKernel:
+        if not validation.traced(*inputs):
+            self.jacobian.require_rowwise(*(np.asarray(X) for X in inputs))
+        return self
+
+    def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
+        values = Kernel.gram(self, X)
+        self.jacobian.require_finite(values, X=X)
+        return values
+
+    def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
+        values = Kernel.cross(self, X, Y)
+        self.jacobian.require_finite(values, X=X, Y=Y)
+        return values
+
+    def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
+        values = Kernel.diag(self, X)
+        self.jacobian.require_finite(values, X=X)
+        return values
+
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
         return X
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
-        return self._outside(lambda a, b: self.jacobian.table(a, a if same else b, "trace"), (len(x), len(y)), x, y)
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
+        return self._outside(
+            lambda a, b: self.jacobian.table(a, a if same is True else b, "trace"), (len(x), len(y)), x, y
+        )
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
         return self._outside(lambda a: self.jacobian.own(a, "trace"), (len(x),), x)
@@ -163,10 +249,10 @@ class ModuleMatrixKernel(MatrixKernel):
         return replace(self, count=self.jacobian.outputs(np.asarray(inputs[0])))
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return self.jacobian.table(*_two(X, Y), "full")
+        return self.jacobian.checked_table(*_two(X, Y), "full")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
-        return self.jacobian.own(np.asarray(validation.points("X", X)), "full")
+        return self.jacobian.checked_own(np.asarray(validation.points("X", X)), "full")
 
 
 @final
@@ -182,11 +268,11 @@ class ModuleDiagonal:
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """(n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return self.jacobian.table(*_two(X, Y), "diagonal")
+        return self.jacobian.checked_table(*_two(X, Y), "diagonal")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """(n, d) -> (n, c). Raises: as `Kernel.gram`."""
-        return self.jacobian.own(np.asarray(validation.points("X", X)), "diagonal")
+        return self.jacobian.checked_own(np.asarray(validation.points("X", X)), "diagonal")
 
 
 def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -221,7 +307,8 @@ def empirical_ntk(module: torch.nn.Module, *, output: Output = "full", memory: f
 
     Raises:
         TypeError, ValueError: not a module, no trainable parameters, an unknown option, layers in training mode whose
-            output depends on the batch or on chance; at inputs: a module that fails on them or returns another shape.
+            output depends on the batch or on chance; at inputs: a module that fails on them, returns another shape, or
+            mixes rows; a Jacobian that is NaN, with its row.
         MemoryError: the Jacobian of one row is over the budget.
     """
     if not isinstance(module, torch.nn.Module):

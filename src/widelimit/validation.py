@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import operator
-from typing import Any
+import os
+import reprlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, final
 
 import jax
 import numpy as np
+
+from widelimit.processes import refuse_forked
 
 Array = np.ndarray | jax.Array
 
@@ -17,37 +24,142 @@ def is_jax(*arrays: Any) -> bool:
     return any(isinstance(a, jax.Array) for a in arrays)
 
 
+SMALLEST_DEVIATION, LARGEST_DEVIATION = 1e-150, 1e150
+FLOAT_MAX = int(np.finfo(np.float64).max)
+LONGEST = 60
+"""Characters of a value in a message."""
+
+
+@final
+class _Short(reprlib.Repr):
+    """`repr` cut to a few entries; arrays and tables by their shape."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        shape = getattr(x, "shape", None)
+        if isinstance(shape, tuple) and shape and not isinstance(x, type):
+            dtype = getattr(x, "dtype", None)
+            kind = "an array" if isinstance(x, (np.ndarray, jax.Array)) else f"a {type(x).__name__}"
+            return f"{kind} of shape {shape}" + ("" if dtype is None else f" and dtype {dtype}")
+        if isinstance(x, jax.core.Tracer):
+            return "a value that jax is tracing"
+        if isinstance(x, (np.ndarray, np.generic)):
+            return repr(x.item())
+        text = repr(x)
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+def shown(value: Any) -> str:
+    """The value in a message: at most about 100 characters; an array by its shape and dtype, never its entries."""
+    if isinstance(value, int) and value.bit_length() > 100:
+        return f"an integer of {value.bit_length()} bits"
+    short = _Short()
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 3
+    short.maxstring = LONGEST
+    short.maxlevel = 2
+    try:
+        text = short.repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 2 * LONGEST else f"{text[: 2 * LONGEST - 4]} ..."
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """Refuse an array, or a sequence of arrays, with masked entries; a mask with nothing masked is none.
+
+    Raises: TypeError.
+    """
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    count = sum(int(np.sum(np.ma.getmaskarray(part))) for part in parts if isinstance(part, np.ma.MaskedArray))
+    if count:
+        raise TypeError(
+            f"{name} is a masked array; fill or drop the masked entries first (missing values: {count}), e.g. "
+            f"{name}.filled(0.0)."
+        )
+
+
+DATES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
+REMEDIES = {
+    "c": "pass the real and imaginary parts as separate columns",
+    "O": "convert it, e.g. with .astype(float) on each column",
+    "U": "convert the text to numbers",
+    "S": "convert the text to numbers",
+    "M": "convert the dates to numbers, e.g. days since the first",
+    "m": "convert the time spans to numbers, e.g. days",
+}
+"""By the kind of a NumPy dtype that is no real number: what to do."""
+
+
 def as_float_array(name: str, value: Any) -> Array:
     """The value as float32 or float64 without loss, or an error that says what to pass."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array; fill or drop the masked entries first, e.g. {name}.filled(0.0).")
+    refuse_forked()
+    refuse_masked(name, value)
     if type(value).__module__.startswith("scipy.sparse"):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray().")
+    given = value
     if not isinstance(value, jax.Array):
+        for column in columns(value):
+            refuse_inexact(name, np.asarray(column))
         try:
             value = np.asarray(value)
         except ValueError as error:
-            raise ValueError(f"{name} is not a rectangular array: {error}") from None
+            raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
+        if isinstance(given, (list, tuple)) and large(value):
+            refuse_inexact_lists(name, given)
     dtype = np.dtype(value.dtype)
     if value.ndim == 0 and dtype.kind in "bcO":
-        raise TypeError(f"{name} must be a real number or an array of them, got {value}.")
+        raise TypeError(f"{name} must be a real number or an array of them, got {shown(given)}.")
     if dtype in (np.float32, np.float64):
         return value  # type: ignore[no-any-return]
     if dtype.kind in "iub" and isinstance(value, np.ndarray):
-        exact = value.astype(np.float64)
-        if dtype.itemsize < 8 or np.array_equal(exact.astype(dtype), value):
-            return exact
+        refuse_inexact(name, value)
+        return value.astype(np.float64)
+    remedy = REMEDIES.get(dtype.kind, "convert it to float32 or float64 yourself")
+    held = f" ({shown(given)})" if value.ndim == 0 else ""
+    raise TypeError(f"{name} has dtype {str(dtype)[:60]}{held}; float32 or float64 is needed: {remedy}.")
+
+
+def columns(value: Any) -> Iterator[Any]:
+    """The columns of a table, each of which has a dtype of its own; of anything else nothing."""
+    package = type(value).__module__.partition(".")[0]
+    if package in ("pandas", "polars") and len(getattr(value, "shape", ())) == 2:
+        yield from (value.iloc[:, j] for j in range(value.shape[1])) if package == "pandas" else value.iter_columns()
+
+
+def refuse_inexact(name: str, array: np.ndarray) -> None:
+    """Refuse integers that float64 would round: different ones could become equal. Raises: TypeError."""
+    if array.dtype.kind not in "iu" or array.dtype.itemsize < 8:
+        return
+    exact = array.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        same = (exact.astype(array.dtype) == array) & (exact < 2.0 ** (64 - (array.dtype.kind == "i")))
+    if not same.all():
         raise TypeError(f"{name} holds integers that float64 cannot represent; scale them, or pass floats.")
-    remedy = {
-        "c": "pass the real and imaginary parts as separate columns",
-        "O": "convert it, e.g. with .astype(float) on each column",
-        "U": "convert the text to numbers",
-        "S": "convert the text to numbers",
-    }.get(dtype.kind, "convert it to float32 or float64 yourself")
-    raise TypeError(f"{name} has dtype {dtype}; float32 or float64 is needed: {remedy}.")
 
 
-def _refuse_non_finite(name: str, value: Array) -> None:
+def refuse_inexact_lists(name: str, value: Any) -> None:
+    """The same of numbers in lists, which NumPy may have rounded already. Raises: TypeError."""
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            refuse_inexact_lists(name, entry)
+    elif isinstance(value, int) and abs(value) > 2**53 and rounded(value):
+        raise TypeError(f"{name} holds integers that float64 cannot represent; scale them, or pass floats.")
+
+
+def large(array: np.ndarray) -> bool:
+    """Whether floats are so large that integers may have been rounded to them."""
+    return array.dtype.kind == "f" and bool((np.abs(array) >= 2.0**53).any())
+
+
+def rounded(number: int) -> bool:
+    """Whether float64 rounds this integer, or has none so large."""
+    try:
+        return int(float(number)) != number
+    except OverflowError:
+        return True
+
+
+def refuse_non_finite(name: str, value: Array) -> None:
+    """Refuse NaN and infinite entries (traced: unchecked). Raises: ValueError: how many, and where the first is."""
     if isinstance(value, jax.core.Tracer):
         return
     if value.ndim == 0 and not np.isfinite(value):
@@ -70,7 +182,7 @@ def traced(*values: Any) -> bool:
 def as_finite_floats(name: str, value: Any) -> Array:
     """A number or an array of any shape as float32 or float64, finite."""
     array = as_float_array(name, value)
-    _refuse_non_finite(name, array)
+    refuse_non_finite(name, array)
     return array
 
 
@@ -96,6 +208,24 @@ def covariances(q1: Any, c: Any, q2: Any) -> tuple[Array, Array, Array]:
     return first, covariance, second
 
 
+def owned(values: Any, dtype: Any = None) -> np.ndarray:
+    """A copy of an array that nobody can write to: the caller's own may change afterwards."""
+    return seal(np.array(values, dtype, order="C"))
+
+
+def seal(array: np.ndarray) -> np.ndarray:
+    """The same array, read-only from here on: what a result hands out is what it goes on computing with."""
+    array.setflags(write=False)
+    return array
+
+
+def sealed(result: Any) -> None:
+    """Make every array that is a field of a result read-only."""
+    for value in vars(result).values():
+        if isinstance(value, np.ndarray):
+            seal(value)
+
+
 def points(name: str, value: Any) -> Array:
     """(n, d) inputs, n and d >= 1, float32 or float64, finite."""
     array = as_float_array(name, value)
@@ -108,7 +238,7 @@ def points(name: str, value: Any) -> Array:
         raise ValueError(f"{name} must have shape (n, d), got shape {array.shape}.")
     if 0 in array.shape:
         raise ValueError(f"{name} is empty: shape {array.shape}; at least one point and one feature are needed.")
-    _refuse_non_finite(name, array)
+    refuse_non_finite(name, array)
     return array
 
 
@@ -135,8 +265,8 @@ def targets(name: str, value: Any, n: int) -> np.ndarray:
         raise ValueError(f"{name} must have shape (n,) or (n, c) with c >= 1, got shape {array.shape}.")
     if len(array) != n:
         raise ValueError(f"{name} has {len(array)} rows and X has {n}; they must agree.")
-    _refuse_non_finite(name, array)
-    return array.astype(np.float64)
+    refuse_non_finite(name, array)
+    return owned(array, np.float64)
 
 
 def noise(value: Any, n: int) -> np.ndarray:
@@ -144,10 +274,10 @@ def noise(value: Any, n: int) -> np.ndarray:
     array = np.asarray(as_float_array("noise", concrete("noise", value)), dtype=np.float64)
     if array.shape not in ((), (n,)):
         raise ValueError(f"noise must be a number or of shape ({n},), one a training point; got shape {array.shape}.")
-    _refuse_non_finite("noise", array)
+    refuse_non_finite("noise", array)
     if (array < 0).any():
         raise ValueError(f"noise is a variance and must be >= 0, got {array.min()}.")
-    return array
+    return owned(array)
 
 
 def times(value: Any) -> np.ndarray:
@@ -156,22 +286,69 @@ def times(value: Any) -> np.ndarray:
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"t must be a number or a one-dimensional array of times, got shape {array.shape}.")
     if np.isnan(array).any() or (array < 0).any():
-        raise ValueError(f"times must be in [0, inf], got {array[~(array >= 0)].flat[0] if array.ndim else array}.")
+        raise ValueError(f"t: times must be in [0, inf], got {array[~(array >= 0)].flat[0] if array.ndim else array}.")
+    return array
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, or NumPy's. Raises: TypeError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}.")
+    return bool(value)
+
+
+def choice(name: str, value: Any, known: Sequence[Any]) -> Any:
+    """One of a few values, most of them names. Raises: TypeError: neither text nor None; ValueError: another one."""
+    listed = ", ".join(v if isinstance(v, str) else repr(v) for v in known)
+    if not (isinstance(value, str) or value is None):
+        raise TypeError(f"{name} must be one of {listed}; got {shown(value)}.")
+    if value not in known:
+        raise ValueError(f"{name} must be one of {listed}; got {shown(value)}.")
+    return value
+
+
+def numbers_in(name: str, values: Any) -> tuple[float, ...]:
+    """A sequence of finite real numbers. Raises: TypeError, ValueError."""
+    if not isinstance(values, (tuple, list, set, np.ndarray)) or (isinstance(values, np.ndarray) and values.ndim != 1):
+        raise TypeError(f"{name} must be a sequence of real numbers, got {shown(values)}.")
+    return tuple(float(finite_scalar(f"every entry of {name}", value)) for value in values)
+
+
+def path(name: str, value: Any) -> Path:
+    """The path of a file or a folder. Raises: TypeError."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, text or a pathlib.Path; got {shown(value)}.")
+    return Path(value)
+
+
+def function(name: str, value: Any, what: str) -> Any:
+    """Something that can be called. Raises: TypeError: with `what` it must be."""
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"{name} must be {what}, got {shown(value)}.")
+    return value
+
+
+def one_time(value: Any) -> np.ndarray:
+    """A training time in [0, inf], shape (), as float64. Raises: TypeError, ValueError."""
+    array = times(value)
+    if array.ndim:
+        raise ValueError(f"t must be one time, got shape {array.shape}.")
     return array
 
 
 def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) -> int:
     """An integer in range (not a bool, not a float that happens to be whole)."""
+    refuse_forked()
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}.") from None
+        raise TypeError(f"{name} must be an integer, got {shown(value)}.") from None
     if number < at_least:
-        raise ValueError(f"{name} must be at least {at_least}, got {number}.")
+        raise ValueError(f"{name} must be at least {at_least}, got {shown(number)}.")
     if number >= below:
-        raise ValueError(f"{name} must be below {below}, got {number}.")
+        raise ValueError(f"{name} must be below {below}, got {shown(number)}.")
     return number
 
 
@@ -179,13 +356,16 @@ def finite_scalar(
     name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
 ) -> Any:
     """A finite real number in range; a JAX scalar stays one, so that it can be differentiated (traced: unchecked)."""
+    refuse_forked()
     if isinstance(value, jax.Array):
         if value.ndim != 0:
             raise ValueError(f"{name} must be a scalar, got shape {value.shape}.")
         if isinstance(value, jax.core.Tracer):
             return value
     elif isinstance(value, (bool, complex, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name} must be a real number, got {value!r}.")
+        raise TypeError(f"{name} must be a real number, got {shown(value)}.")
+    elif isinstance(value, int) and abs(value) > FLOAT_MAX:
+        raise ValueError(f"{name} must be a real number of float64's range, got {shown(value)}.")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, got {number}.")
@@ -198,6 +378,19 @@ def finite_scalar(
     return value if isinstance(value, jax.Array) else number
 
 
+def deviation(name: str, value: Any, *, zero: bool = False) -> Any:
+    """A standard deviation > 0 (or 0, where that is none) whose square is in float64's range; as `finite_scalar`."""
+    number = finite_scalar(name, value, at_least=0.0) if zero else finite_scalar(name, value, above=0.0)
+    if isinstance(number, jax.core.Tracer) or (zero and float(number) == 0):
+        return number
+    if not SMALLEST_DEVIATION <= float(number) <= LARGEST_DEVIATION:
+        raise ValueError(
+            f"{name} must be between {SMALLEST_DEVIATION:g} and {LARGEST_DEVIATION:g}, so that its square, a variance, "
+            f"is in float64's range; got {float(number):g}."
+        )
+    return number
+
+
 def vector_or_scalar(name: str, value: Any, *, above: float = -math.inf) -> Any:
     """A finite real number, or a (d,) array of them, in range; JAX values stay ones (traced: unchecked)."""
     if np.ndim(value) == 0:
@@ -207,4 +400,4 @@ def vector_or_scalar(name: str, value: Any, *, above: float = -math.inf) -> Any:
         raise ValueError(f"{name} must be a number or of shape (d,), one a feature; got shape {array.shape}.")
     if not traced(array) and not (np.asarray(array) > above).all():
         raise ValueError(f"{name} must be > {above:g}, got {np.min(array):g}.")
-    return array
+    return array if isinstance(array, jax.Array) else owned(array)

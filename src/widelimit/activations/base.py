@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.signals import Gaps, Variance, gaps_of_correlation, gaps_of_covariance, scaled
 from widelimit.validation import Array
@@ -114,7 +115,7 @@ class Activation(abc.ABC):
         if not validation.traced(rho) and (np.abs(rho) > 1).any():
             raise ValueError(f"rho is a correlation and must be in [-1, 1], got {np.max(np.abs(rho)):g} in size.")
         q = validation.finite_scalar("q", q, above=0.0)
-        with jax.enable_x64(rho.dtype == np.float64):
+        with arithmetic(rho.dtype == np.float64):
             signal = Variance(jnp.asarray(q, rho.dtype), jnp.zeros((), jnp.int32))
             ready = self if validation.traced(q) else self.prepared(float(q) ** 0.5, float(q) ** 0.5, rho.dtype)
             _, trace = ready.encode(signal.normalised())
@@ -124,7 +125,7 @@ class Activation(abc.ABC):
     def _pair(self, q1: Any, c: Any, q2: Any, *, derivative: bool) -> Float[Array, "..."]:
         arrays = validation.covariances(q1, c, q2)
         dtype = np.result_type(*(a.dtype for a in arrays))
-        with jax.enable_x64(dtype == np.float64):
+        with arithmetic(dtype == np.float64):
             ready = self
             if not any(validation.traced(a) for a in arrays):
                 variances = np.concatenate([np.ravel(arrays[0]), np.ravel(arrays[2])])

@@ -14,6 +14,7 @@ from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.activations.numerical import Numerical
 from widelimit.activations.piecewise import PiecewisePolynomial
+from widelimit.arithmetic import arithmetic
 
 _PROBES = np.linspace(-8.0, 8.0, 34)
 """Neither 0 nor an integer is among them: kinks are usually there."""
@@ -31,10 +32,10 @@ def from_function(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float],
         TypeError, ValueError: what `wl.activation` lists.
     """
     label = getattr(phi, "__name__", None) or type(phi).__name__
-    ends = tuple(sorted({float(validation.finite_scalar("every kink", kink)) for kink in kinks}))
+    ends = tuple(sorted(set(validation.numbers_in("kinks", kinks))))
     if rtol is not None:
         rtol = float(validation.finite_scalar("rtol", rtol, at_least=1e-13))
-    with jax.enable_x64(True):
+    with arithmetic(True):
         _check_shape(phi, label)
         _check_values(phi, label)
         # At 0 a table serves any function; elsewhere it cannot, as the kinks of two inputs are in different places.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import fft
 
 
 def chebyshev_points(count: int) -> np.ndarray:
@@ -15,6 +14,8 @@ def chebyshev_points(count: int) -> np.ndarray:
 
 def chebyshev_coefficients(values: np.ndarray, *axes: int) -> np.ndarray:
     """Chebyshev coefficients along the axes from the values at `chebyshev_points`."""
+    from scipy import fft  # takes a tenth of a second, and closed forms do without
+
     transformed = np.asarray(values)
     for axis in axes:
         transformed = fft.dct(transformed, type=2, axis=axis) / transformed.shape[axis]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import gaussian
+from widelimit.arithmetic import arithmetic
 from widelimit.gaussian import Function
 from widelimit.interpreter import interpreted
 from widelimit.signals import Variance
@@ -28,7 +29,7 @@ def second_moments(phi: Function, kinks: tuple[float, ...], deviations: np.ndarr
     """E[phi(s z)^2] in float64 for deviations s > 0, (n,)."""
     wanted = gaussian.panels(kinks, 2.0 ** math.ceil(math.log2(max(float(np.max(deviations)), 1.0))))
     nodes, weights = gaussian.normal_rule(deviations, wanted)
-    with jax.enable_x64(True):
+    with arithmetic(True):
         return np.asarray(np.sum(weights * interpreted(phi)(deviations[:, None] * nodes) ** 2, axis=-1))
 
 

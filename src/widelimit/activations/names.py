@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import final
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from widelimit.activations.steps import RectifiedPower, Sign, Step
 from widelimit.activations.waves import Cos, Sin, Snake
 
 
+@final
 @dataclass(frozen=True)
 class _Elu:
     """scale * (u for u > 0, alpha (exp(u/length) - 1) below); compared by value, so that tables are found again."""
@@ -107,14 +109,15 @@ def activation(
         ValueError: an unknown name; a function that is not elementwise, gives NaN, another shape, or grows too fast.
         TypeError: neither of these; a function that JAX cannot call on arrays or differentiate.
     """
-    if isinstance(phi, (str, Activation)) and (len(kinks) or rtol is not None):
+    kinks = validation.numbers_in("kinks", kinks)
+    if isinstance(phi, (str, Activation)) and (kinks or rtol is not None):
         raise TypeError("kinks and rtol go with a function phi; names and Activations have their own.")
     if isinstance(phi, Activation):
         return phi
     if isinstance(phi, str):
         if phi in BY_NAME:
             return BY_NAME[phi]
-        raise ValueError(f"unknown activation {phi!r}; known: {', '.join(sorted(BY_NAME))}.")
+        raise ValueError(f"unknown activation {validation.shown(phi)[:70]}; known: {', '.join(sorted(BY_NAME))}.")
     if callable(phi) and not isinstance(phi, type):
         return from_function(phi, kinks, rtol)
     raise TypeError(

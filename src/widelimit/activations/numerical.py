@@ -51,6 +51,12 @@ class Numerical(Activation):
     table: Table | None = field(default=None, repr=False)
     name: ClassVar[str] = "numerical"
 
+    def __post_init__(self) -> None:
+        validation.function("phi", self.phi, "a function of an array")
+        validation.numbers_in("kinks", self.kinks)
+        if self.rtol is not None:
+            validation.finite_scalar("rtol", self.rtol, at_least=1e-13)
+
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.phi(u)
 

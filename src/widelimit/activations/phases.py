@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import brentq
@@ -12,6 +11,7 @@ from scipy.optimize import brentq
 from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.activations.names import activation as resolve
+from widelimit.arithmetic import arithmetic
 from widelimit.signals import Variance
 
 _ITERATIONS = 2000
@@ -40,7 +40,7 @@ class Phase(NamedTuple):
 
 
 def _moment(phi: Activation, q: float) -> float:
-    with jax.enable_x64(True):
+    with arithmetic(True):
         signal = Variance(jnp.full(1, q), jnp.zeros(1, jnp.int32)).normalised()
         moment = phi.second_moment(signal)
         return float(moment.value[0] * 4.0 ** float(moment.exponent[0]))

@@ -42,6 +42,7 @@ from widelimit.activations.piecewise_tables import tabulate_pieces
 from widelimit.activations.ranges import by_rows, signed
 from widelimit.activations.sharp import Jumps
 from widelimit.activations.tables import FURTHEST, Table, half_octaves
+from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, gaps_of_one, power_of_two, variance_of
@@ -83,16 +84,17 @@ class PiecewisePolynomial(Activation):
     def __post_init__(self) -> None:
         if self.rtol is not None:
             validation.finite_scalar("rtol", self.rtol, at_least=1e-13)
-        kinks = np.array([float(validation.finite_scalar("every kink", kink)) for kink in self.kinks])
+        kinks = np.array(validation.numbers_in("kinks", self.kinks))
         if len(kinks) == 0 or (np.diff(kinks) <= 0).any():
             raise ValueError(f"kinks must ascend, at least one is needed; got {self.kinks}.")
+        if not isinstance(self.pieces, (tuple, list)):
+            raise TypeError(f"pieces must be a tuple of tuples of numbers, got {validation.shown(self.pieces)}.")
         if len(self.pieces) != len(kinks) + 1:
             raise ValueError(f"{len(kinks)} kinks part {len(kinks) + 1} pieces, got {len(self.pieces)}.")
         for piece in self.pieces:
+            validation.numbers_in("pieces", piece)
             if not 1 <= len(piece) <= LARGEST_DEGREE + 1:
                 raise ValueError(f"a piece has 1 to {LARGEST_DEGREE + 1} coefficients, got {len(piece)}.")
-            for coefficient in piece:
-                validation.finite_scalar("every coefficient", coefficient)
         table = self._table()
         if not table.any():
             raise ValueError("all pieces are 0.")
@@ -178,14 +180,14 @@ class PiecewisePolynomial(Activation):
 
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
         """Of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part; arrays (m,)."""
-        with jax.enable_x64(True):
+        with arithmetic(True):
             trace = interpreted(self._trace_at)(deviations)
         even, odd = (Jumps(trace.kinks.h[0], part.j[0], part.g[0]) for part in trace.parts)
         return even, odd, trace.even_share
 
     def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
         """What rounding leaves of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
-        with jax.enable_x64(True):
+        with arithmetic(True):
             parts = interpreted(self._trace_at)(deviations).parts
         bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
         return np.asarray(_ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2)

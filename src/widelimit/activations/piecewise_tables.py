@@ -25,6 +25,7 @@ from widelimit.activations.tables import (
     separated,
     unconverged,
 )
+from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 
 MIRRORED = 2.0
@@ -77,7 +78,7 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
         psi = angles(count)
         near = 2 * np.sin(psi / 2) ** 2
         even, odd, share = pieces.jumps(deviations)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             exact = _exact(pieces, deviations[:, None, None], deviations[:, None], near)
             parts: list[Part | None] = []
             short = False, False

@@ -22,7 +22,6 @@ from typing import NamedTuple, final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from widelimit import series
 from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
@@ -37,11 +36,18 @@ _ROOT = math.sqrt(2 / math.pi)
 _MIDDLE = 3.0
 _FURTHEST = 40.0
 """exp(-r^2/2) is 0 there."""
-_x = chebyshev_points(48)
-MILLS = np.polynomial.chebyshev.cheb2poly(
-    chebyshev_coefficients(special.erfcx(_MIDDLE * (1 + _x) / (1 - _x) / math.sqrt(2)) / _ROOT, 0)[:22]
-)
-"""The Mills ratio of the normal law at r, in powers of (r - 3)/(r + 3); the first term left out is below 1e-12."""
+MILLS = (
+    0.3045902987101028, -0.5173746232181206, 0.3088791446005882, -0.11583995928881416,
+    0.015374052803029316, 0.007284048021783079, -0.002483662854595563, -0.0008662164278870381,
+    0.00032972651919887527, 0.00017169489259719346, -3.157106715372395e-05, -3.8473423920708415e-05,
+    -3.125995210065356e-06, 7.209553279442842e-06, 3.0276725812314905e-06, -6.380965387044594e-07,
+    -9.967852754153085e-07, -1.8579594567737176e-07, 1.93050011143263e-07, 8.779433161832089e-08,
+    -1.7995526848772633e-08, -1.2668514928031053e-08,
+)  # fmt: skip
+"""The Mills ratio of the normal law at r, in powers of (r - 3)/(r + 3); the first term left out is below 1e-12.
+
+From 48 Chebyshev points of SciPy's erfcx, as tests/test_first_call.py computes it again.
+"""
 
 
 class Jumps(NamedTuple):
@@ -100,14 +106,14 @@ def meeting(h: jax.Array, k: jax.Array, near: jax.Array, psi: jax.Array) -> Meet
     size, tiny = jnp.abs(kappa), float(np.finfo(near.dtype).tiny)
     r = jnp.minimum(size / jnp.maximum(u, tiny), _FURTHEST)
     t = (size - _MIDDLE * u) / jnp.maximum(size + _MIDDLE * u, tiny)
-    mills = _polynomial([float(c) for c in MILLS], t)
+    mills = _polynomial(MILLS, t)
     density = jnp.exp(-(r**2) / 2)
     erf = jnp.sign(kappa) * (1 - _ROOT * density * mills)
     square = 8 * (psi / math.pi) ** 2 - 1
     return Meeting(kappa, psi, u, r, (1 + u**2) / 2, square, erf, density, r**2 * (r * mills - 1))
 
 
-def _polynomial(coefficients: list[float] | list[jax.Array], x: jax.Array) -> jax.Array:
+def _polynomial(coefficients: Sequence[float | jax.Array], x: jax.Array) -> jax.Array:
     value = coefficients[-1] + jnp.zeros_like(x)
     for c in coefficients[-2::-1]:
         value = value * x + c
@@ -198,6 +204,8 @@ def sharp_at(samples: SharpSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tupl
 
 def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
     """B at the angles psi, by collocation at Chebyshev points."""
+    from scipy import special  # not what closed forms wait for
+
     z = chebyshev_points(COLLOCATED)
     nodes = math.pi / 2 * np.sqrt((1 + z) / 2)
     v = np.tan(nodes / 2) ** 2
@@ -213,6 +221,8 @@ def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
 
 def _moments(h: np.ndarray, k: np.ndarray, psi: np.ndarray) -> list[list[np.ndarray]]:
     """E[U^p V^q; U > h, V > k], p, q = 0..2, each (3, ..): the smooth part, and those with erf and with E."""
+    from scipy import special
+
     kappa, beta, u, rho = (h - k) / 2, (h + k) / 2, np.tan(psi / 2), np.cos(psi)
     sine = np.sin(psi)
     (tail_h, density_h), (tail_k, density_k) = (

@@ -30,6 +30,7 @@ from widelimit.activations.expansions import Expansion, expanded, in_places, in_
 from widelimit.activations.moments import growth, order_at_zero
 from widelimit.activations.polar import NoConvergenceError, sums_of_parts
 from widelimit.activations.sharp import Sharp
+from widelimit.arithmetic import arithmetic
 from widelimit.gaussian import Function
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -256,7 +257,7 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             f"X / np.linalg.norm(X, axis=1, keepdims=True), or use a wl.PiecewisePolynomial."
         )
     m, count, target = (1 if low == high else DEVIATION_POINTS[0]), ANGLE_POINTS[0], rtol / 4
-    with jax.enable_x64(True):
+    with arithmetic(True):
         _refuse_growth(phi, high, rtol, label)
         places = places_between(low, high)
         while True:

@@ -97,7 +97,8 @@ class Dense(Layer):
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
         weight, bias = self.scales(signals.shape[1])
-        return jnp.asarray(weight * (signals @ params["weight"].T) + bias * params["bias"])
+        sums = jnp.matmul(signals, params["weight"].T, precision="highest")
+        return jnp.asarray(weight * sums + bias * params["bias"])
 
     def encode(self, signal: Variance) -> tuple[Variance, Trace]:
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.

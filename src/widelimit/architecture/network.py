@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.activations.base import Activation, Trace
 from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
+from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one, variance_of
@@ -28,6 +29,9 @@ UNROLLED = 4
 
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 """How the parameters of finite networks are scaled; `mlp` says what each means."""
+
+DEEPEST = 100_000
+"""Layers of a network; every input takes some numbers for each."""
 
 _GRID = 33
 _MARGIN = 0.01
@@ -86,6 +90,7 @@ class Network:
 
         Raises:
             TypeError, ValueError: a size below 1, or not depth - 1 widths; another dtype.
+            MemoryError: the parameters do not fit; nothing is allocated then.
         """
         many = self.init_many([seed], input_dim=input_dim, width=width, output_dim=output_dim, dtype=dtype)
         return jax.tree.map(lambda leaf: leaf[0], many)  # type: ignore[no-any-return]
@@ -103,21 +108,33 @@ class Network:
 
         Member e has the bits of init(seeds[e], ...). One compiled call, whatever E. Arguments and errors as `init`.
         """
-        widths = list(width) if isinstance(width, (Sequence, np.ndarray)) else [width] * self.repeats
+        listed = isinstance(width, (Sequence, np.ndarray)) and not isinstance(width, (str, bytes))
+        widths = list(width) if listed else [width] * self.repeats  # type: ignore[arg-type]
         if len(widths) != self.repeats:
             raise ValueError(
-                f"a network of depth {self.depth} has {self.repeats} hidden layers; got {len(widths)} widths."
+                f"a network of depth {self.depth} has {self.repeats} hidden layers; got {len(widths)} widths for width."
             )
-        sizes = [validation.integer("every size", n, at_least=1) for n in (input_dim, *widths, output_dim)]
-        if np.ndim(seeds) != 1 or len(seeds) == 0:
-            raise ValueError(f"seeds must be a sequence of at least one integer, got {seeds!r}.")
-        keys = [jax.random.key(validation.integer("seed", seed, at_least=0, below=2**63)) for seed in seeds]
-        kind = np.dtype(dtype)
-        if kind not in (np.float32, np.float64):
-            raise TypeError(f"dtype must be float32 or float64, got {dtype!r}.")
-        with jax.enable_x64(kind == np.float64):
+        named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
+        sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
+        listed = isinstance(seeds, Sequence) and not isinstance(seeds, (str, bytes))
+        if not (listed or (isinstance(seeds, (np.ndarray, jax.Array)) and seeds.ndim == 1)) or len(seeds) == 0:
+            raise ValueError(f"seeds must be a sequence of at least one integer, got {validation.shown(seeds)}.")
+        keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
+        kind = _float_dtype(dtype)
+        self._require(sizes, len(keys), kind)
+        with arithmetic(kind == np.float64):
             params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), tuple(sizes), kind)
         return params
+
+    def _require(self, sizes: list[int], members: int, dtype: np.dtype) -> None:
+        """Refuse parameters that do not fit; random numbers are made from as many bits again. Raises: MemoryError."""
+        hidden = sum(isinstance(layer, Dense) for layer in self.block)
+        count = sum((1 if i == 0 else hidden) * (a + 1) * b for i, (a, b) in enumerate(itertools.pairwise(sizes)))
+        memory.require(
+            2.0 * dtype.itemsize * members * count,
+            f"the start of {members} networks with {count} parameters each",
+            remedy="use a smaller width, fewer seeds, or float32",
+        )
 
     def init_with_key(self, key: jax.Array, sizes: Sequence[int], dtype: Any) -> tuple[Params, ...]:
         """`init` under jit and vmap: a JAX key, all depth + 1 sizes from input to output, a dtype."""
@@ -137,7 +154,8 @@ class Network:
                 parameters are those of another architecture.
         """
         X = self._inputs(params, X, axes=0)
-        with jax.enable_x64(X.dtype == np.float64):
+        _require_signals(params, X, 1)
+        with arithmetic(X.dtype == np.float64):
             return self._signals(params, jnp.asarray(X))
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
@@ -146,7 +164,8 @@ class Network:
         Raises: as `apply`.
         """
         X = self._inputs(params, X, axes=1)
-        with jax.enable_x64(X.dtype == np.float64):
+        _require_signals(params, X, len(params[0]["weight"]))
+        with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
     def _signals(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
@@ -186,7 +205,8 @@ class Network:
         if not fitting or len(stacked) != 1:
             kind = "init_many, for apply_many" if axes else "init, for apply; apply_many is for those of init_many"
             raise ValueError(
-                f"these are not parameters of this network of depth {self.depth} ({kind}): shapes {shapes}."
+                f"params: these are not parameters of this network of depth {self.depth} ({kind}): shapes "
+                f"{validation.shown(shapes)}."
             )
         return sizes[0][0], weights[0].dtype
 
@@ -219,7 +239,7 @@ class Network:
         A grid of deviations goes through the layers to find the range before every activation.
         """
         ranges: dict[int, tuple[float, float]] = {}
-        with jax.enable_x64(True):
+        with arithmetic(True):
             grid = np.linspace(low, high, _GRID) if high > low else np.full(1, high)
             variance = interpreted(variance_of)(grid)
             for i in range(self.repeats * len(self.block)):
@@ -264,7 +284,7 @@ class Network:
             state, _ = step(state, jax.tree.map(lambda leaf: leaf[i], (x, y)))  # noqa: B023
         return state
 
-    def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool) -> PairState:
+    def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """State of the output layer for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
         rows = jax.tree.map(lambda leaf: leaf[..., :, None], x.traces)
         columns = jax.tree.map(lambda leaf: leaf[..., None, :], y.traces)
@@ -281,6 +301,25 @@ class Network:
 
         state = PairState(gaps, gaps.rho)
         return jax.lax.scan(step, state, x.traces)[0] if self.repeats else state
+
+
+def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:
+    """Refuse signals that do not fit: those of two layers at once. Raises: MemoryError."""
+    width = max(p["weight"].shape[-2] for p in params if "weight" in p)
+    memory.require(
+        2.0 * X.dtype.itemsize * members * len(X) * width, f"the signals of {len(X)} inputs in {width} units"
+    )
+
+
+def _float_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64. Raises: TypeError."""
+    try:
+        kind: np.dtype[Any] = np.dtype(dtype)
+    except (TypeError, ValueError):
+        kind = np.dtype(object)
+    if dtype is None or kind not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {validation.shown(dtype)}.")
+    return kind
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))
@@ -327,14 +366,13 @@ def mlp(
             activation or parameterization.
         TypeError: an argument of another type.
     """
-    depth = validation.integer("depth", depth, at_least=1)
-    if parameterization not in PARAMETERIZATIONS:
-        raise ValueError(f"parameterization must be one of {', '.join(PARAMETERIZATIONS)}; got {parameterization!r}.")
+    depth = validation.integer("depth", depth, at_least=1, below=DEEPEST + 1)
+    validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
     if parameterization == "mean_field" and depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
     dense = Dense(
-        validation.finite_scalar("weight_std", weight_std, above=0.0),
-        validation.finite_scalar("bias_std", bias_std, at_least=0.0),
+        validation.deviation("weight_std", weight_std),
+        validation.deviation("bias_std", bias_std, zero=True),
         parameterization == "standard",
     )
     return Network(dense, (Activate(resolve(activation)), dense), depth - 1, parameterization)

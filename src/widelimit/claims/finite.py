@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.architecture.network import Network
+from widelimit.arithmetic import arithmetic
 
 CHUNK = 2**22
 """Most numbers that networks held at once have: 32 MiB of float64."""
@@ -52,7 +53,7 @@ def _each(
     """`function` of `count` random networks of these sizes, in batches of one shape; size: numbers held a network."""
     batches = -(-count * size // CHUNK)
     rng, batch = np.random.default_rng(seed), -(-count // batches)
-    with jax.enable_x64(True):
+    with arithmetic(True):
         found = [
             np.asarray(function(net, parameters(sizes, count=batch, rng=rng), jnp.asarray(X))) for _ in range(batches)
         ]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
+from widelimit.arithmetic import arithmetic
 from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
 
 SEED = 3301
@@ -40,7 +41,7 @@ def problem() -> tuple[np.ndarray, np.ndarray, dict[str, tuple[wl.Loss, np.ndarr
 def velocities(net: wl.Network, width: int, loss: wl.Loss, X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Any:
     """df/dt at Z by differentiating along -grad C, (5, c); the kernel at (Z, X), (5, n, c, c); and d|_f, (n, c)."""
     params = net.init(SEED, input_dim=X.shape[1], width=width, output_dim=OUTPUTS, dtype=np.float64)
-    with jax.enable_x64(True):
+    with arithmetic(True):
 
         def cost(params: Any) -> jax.Array:
             return jnp.mean(loss.examples(net.apply(params, X), jnp.asarray(y)))

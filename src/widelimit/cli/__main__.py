@@ -1,6 +1,6 @@
 """`python -m widelimit.cli`."""
 
-from widelimit.cli.app import main
+from widelimit.cli import main
 
 if __name__ == "__main__":
     main()

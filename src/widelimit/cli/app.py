@@ -10,7 +10,8 @@ from typing import Annotated, NoReturn
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
-from widelimit.cli import benchmark, fit, kernel, predict, verify
+from widelimit.cli import benchmark, fit, interruption, kernel, predict, verify
+from widelimit.cli.grammar import Command
 from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json, version
 
 app = typer.Typer(
@@ -21,11 +22,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command()(fit.fit)
-app.command()(predict.predict)
-app.command()(benchmark.benchmark)
-app.command()(kernel.kernel)
-app.command()(verify.verify)
+app.command(cls=Command)(fit.fit)
+app.command(cls=Command)(predict.predict)
+app.command(cls=Command)(benchmark.benchmark)
+app.command(cls=Command)(kernel.kernel)
+app.command(cls=Command)(verify.verify)
 
 
 def _print_version(wanted: bool) -> None:
@@ -39,11 +40,14 @@ def _options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Neither read nor keep compiled programs (widelimit info: where).")
+    ] = False,
 ) -> None:
-    pass
+    del no_cache  # the commands look it up
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     out: Annotated[Path, typer.Option(help="The figure to write: .png, .pdf or .svg.")] = Path("widelimit-demo.png"),
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the train/test splits.")] = 0,
@@ -71,22 +75,25 @@ def demo(
             demo_report.show(result)
 
 
-@app.command()
-def info(as_json: AsJson = False) -> None:
+@app.command(cls=Command)
+def info(as_json: AsJson = False, debug: Debug = False) -> None:
     """Versions, devices, cores, memory: to report a problem."""
-    from widelimit.cli import info as information
+    with plain_errors(debug=debug):
+        from widelimit.cli import info as information
 
-    facts = information.collect(version())
-    if as_json:
-        print_json(facts)
-    else:
-        typer.echo(information.lines(facts))
+        facts = information.collect(version())
+        if as_json:
+            print_json(facts)
+        else:
+            typer.echo(information.lines(facts))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the `widelimit` command: runs it and exits, with one line on stderr for bad usage."""
+    """Run the `widelimit` command and exit, with one line on stderr for all that goes wrong."""
     try:
-        code = app(arguments, prog_name="widelimit", standalone_mode=False)
+        code = _run(sys.argv[1:] if arguments is None else list(arguments))
+    except typer.Exit as stop:
+        code = stop.exit_code
     except NoArgsIsHelpError as error:
         typer.echo(error.format_message(), err=True)
         code = 2
@@ -94,4 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         command = error.ctx.command_path if isinstance(error, UsageError) and error.ctx else "widelimit"
         typer.echo(f"widelimit: {' '.join(error.format_message().split())} (see {command} --help)", err=True)
         code = error.exit_code
-    sys.exit(code or 0)
+    except BrokenPipeError:
+        code = interruption.CLOSED_PIPE
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; typer's own main would expand * and ? on Windows, and has other exit codes."""
+    command = typer.main.get_command(app)
+    with plain_errors(debug=False), command.make_context("widelimit", arguments) as context:
+        command.invoke(context)
+    return 0

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from widelimit.cli import interruption
+
 FIGURES = (".png", ".pdf", ".svg")
 
 
 def check_output(path: Path, suffixes: Sequence[str], *, option: str = "--out") -> None:
-    """Refuse a path that no file can be written to, before the work.
+    """Refuse a path that no file can be written to, before the work; a signal during it leaves no half file there.
 
     Raises:
         ValueError: a suffix that is not in `suffixes`; a parent folder missing or not writable; a folder or device.
@@ -28,13 +30,14 @@ def check_output(path: Path, suffixes: Sequence[str], *, option: str = "--out") 
         raise ValueError(f"{option} {path}: is not a regular file; choose the name of a file.")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{option} {path}: the folder {folder} is not writable; choose another {option}.")
+    interruption.clears(folder.resolve())
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A stream into a temporary file beside `path` that takes its place at the end, or vanishes on any exception."""
     path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{interruption.SUFFIX}")
     try:
         with temporary.open("wb") as stream:
             yield stream

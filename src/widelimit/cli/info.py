@@ -13,6 +13,7 @@ import sklearn
 from threadpoolctl import threadpool_info
 
 from widelimit.activations.names import BY_NAME
+from widelimit.cli import compiled
 from widelimit.compute import memory
 from widelimit.compute.plan import usable_cores
 
@@ -34,6 +35,7 @@ def collect(version: str) -> dict[str, Any]:
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "cores": usable_cores(),
         "memory_available_bytes": memory.available(),
+        "compiled_programs": compiled.used().document(),
         "activations": sorted(BY_NAME),
     }
 
@@ -48,6 +50,9 @@ def lines(facts: dict[str, Any]) -> str:
     shown["memory_available"] = f"{shown.pop('memory_available_bytes') / memory.GIB:.1f} GiB"
     for key in ("devices", "activations"):
         shown[key] = ", ".join(facts[key])
+    kept = facts["compiled_programs"]
+    size = f"{kept['folder']}: {kept['entries']} in {kept['bytes'] / 2**20:.1f} MiB ({kept['reason']})"
+    shown["compiled_programs"] = size if kept["folder"] else kept["reason"]
     if not facts["openblas_coretype"]:
         del shown["openblas_coretype"]
     return "\n".join(f"{key.replace('_', ' '):18} {value}" for key, value in shown.items())

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from widelimit.cli.options import AsJson, Debug, Quiet, fail, plain_errors, print_json
+from widelimit.cli.interruption import resumable
+from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json, warnings_as_notes
 from widelimit.progress import shown
 
 
@@ -48,23 +49,24 @@ def kernel(
     The result is a Zarr array whose chunks are the tiles. Called again after an interruption or a kill it goes on where
     it ended. The matrix of another kernel or of other data is never overwritten.
     """
-    with plain_errors(debug=debug):
+    with plain_errors(debug=debug), warnings_as_notes(quiet=quiet):
         if not out.parent.is_dir():
             raise ValueError(f"--out {out}: there is no folder {out.parent}; create it (mkdir -p '{out.parent}').")
-        from widelimit.cli.matrices import read_matrix
+        from widelimit.cli import matrices
 
-        inputs = read_matrix(data, array=array, drop=drop).astype(dtype.value)
+        inputs = matrices.cast(matrices.read_matrix(data, array=array, drop=drop), dtype.value)
+        import numpy as np
+
         import widelimit as wl
 
         net = wl.mlp(depth=depth, activation=activation, weight_std=weight_std, bias_std=bias_std)
         chosen = wl.ntk(net) if kind is Kind.NTK else wl.nngp(net)
-        try:
-            with shown(not quiet, unit="tiles") as report:
-                report("kernel matrix", 0, 0)
-                tiles = partial(report, "kernel matrix")
-                stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)
-        except KeyboardInterrupt:
-            fail(f"interrupted; the finished tiles are in {out}, and the same command goes on with them.", 130)
+        matrices.require_finite(np.asarray(chosen.diag(inputs)))
+        remark = f"the finished tiles are in {out}, and the same command goes on with them"
+        with resumable(remark), shown(not quiet, unit="tiles") as report:
+            report("kernel matrix", 0, 0)
+            tiles = partial(report, "kernel matrix")
+            stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)
     facts = {"path": str(out), "shape": list(stored.shape), "dtype": str(stored.dtype), "tile": stored.chunks[0]}
     if as_json:
         print_json(facts)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
+
+from widelimit.cli import schema, tables
 
 FORMATS = (".npy", ".npz", ".csv", ".parquet")
+NOT_REAL = {
+    "c": "complex numbers",
+    "S": "text",
+    "U": "text",
+    "M": "dates",
+    "m": "times",
+    "O": "objects",
+    "V": "records",
+}
+"""Arrays that are refused, by the kind of their dtype."""
+DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
+"""What NumPy raises for a file that is no array."""
 
 
 def read_matrix(path: Path, *, array: str = "", drop: Sequence[str] = ()) -> np.ndarray:
-    """The (n, d) numbers in a file, in their own dtype; tables as float64.
+    """The (n, d) real numbers in a file, in their own dtype; tables as float64.
 
     Args:
         path: an existing file that ends in one of FORMATS.
@@ -20,51 +37,123 @@ def read_matrix(path: Path, *, array: str = "", drop: Sequence[str] = ()) -> np.
         drop: columns of a table to leave out.
 
     Raises:
-        ValueError: another suffix, no such file, a damaged file, arrays of objects, text columns, missing values.
+        ValueError: another suffix, no such file, a damaged file; what is no real number or would be rounded; missing
+            values, a table without a header; an option that is not for such files.
     """
-    if path.suffix.lower() not in FORMATS:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         raise ValueError(f"{path}: no data format {path.suffix!r}; give a file that ends in {', '.join(FORMATS)}.")
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file.")
-    table = path.suffix.lower() in (".csv", ".parquet")
-    return _table(path, drop) if table else _arrays(path, array)
+    tables.check_readable(path)
+    if suffix in (".csv", ".parquet"):
+        if array:
+            raise ValueError(f"--array {array}: is for .npz files, and {path.name} is a table; leave it out.")
+        return _table(path, drop)
+    if drop:
+        raise ValueError(
+            f"--drop {drop[0]}: is for tables, and the columns of {path.name} have no names; leave it out."
+        )
+    return _real(path, _array(path, array))
 
 
-def _arrays(path: Path, array: str) -> np.ndarray:
+def _array(path: Path, name: str) -> np.ndarray:
     try:
         found = np.load(path, allow_pickle=False)
         if isinstance(found, np.ndarray):
+            if name:
+                raise ValueError(f"it has one array without a name, and --array {name} is for .npz; leave it out")
             return found
         with found:
-            if array and array not in found.files:
-                raise ValueError(f"it has no array {array!r}, but {', '.join(found.files)}; choose one by --array")
-            if not array and len(found.files) != 1:
+            if name and name not in found.files:
+                raise ValueError(f"it has no array {name!r}, but {', '.join(found.files)}; choose one by --array")
+            if not name and len(found.files) != 1:
                 raise ValueError(f"it has {len(found.files)} arrays ({', '.join(found.files)}); choose one by --array")
-            return np.asarray(found[array or found.files[0]])
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: {error}.") from None
+            return np.asarray(found[name or found.files[0]])
+    except DAMAGED as error:
+        text = "it is no array, or a damaged one, or one of objects" if "pickle" in str(error) else str(error)
+        raise ValueError(f"{path}: {text}.") from None
+
+
+def _real(path: Path, found: np.ndarray) -> np.ndarray:
+    """The array if it holds real numbers that float64 holds as well."""
+    kind = "long doubles" if found.dtype.kind == "f" and found.dtype.itemsize > 8 else NOT_REAL.get(found.dtype.kind)
+    if kind:
+        raise ValueError(
+            f"{path}: holds {kind} ({found.dtype}), where real numbers of at most 64 bits are needed; convert them, "
+            "e.g. by .astype('float64') of what is meant."
+        )
+    if found.dtype.kind in "iu" and found.size:
+        rounded = (np.abs(found.astype(np.float64)) >= tables.EXACT) & (
+            found.astype(np.float64).astype(object) != found
+        )
+        if rounded.any():
+            value = found[rounded].flat[0]
+            raise ValueError(
+                f"{path}: {value} is an integer beyond 2^53, which a float rounds; leave such columns out."
+            )
+    return found
 
 
 def _table(path: Path, drop: Sequence[str]) -> np.ndarray:
-    import polars
+    frame = tables.read_raw(path)
+    if path.suffix.lower() == ".csv" and all(tables.is_number(name) for name in frame.columns):
+        raise ValueError(
+            f"{path}: its first line holds numbers ({schema.listed(frame.columns)}) where the names of the columns are "
+            "expected; write a header line, or save the rows as .npy."
+        )
+    unknown = [name for name in drop if name not in frame.columns]
+    if unknown:
+        raise ValueError(f"{path}: there is no column {unknown[0]!r} to drop; it has {schema.listed(frame.columns)}.")
+    kept = [_numbers(path, frame[name]) for name in frame.columns if name not in drop]
+    if not kept:
+        raise ValueError(f"{path}: no column is left; --drop leaves out all of them.")
+    return np.column_stack([column.to_numpy() for column in kept])
 
-    try:
-        scan = polars.scan_csv(path) if path.suffix.lower() == ".csv" else polars.scan_parquet(path)
-        schema = scan.collect_schema()
-        unknown = [name for name in drop if name not in schema]
-        if unknown:
-            raise ValueError(f"{path}: there is no column {unknown[0]!r} to drop; it has {', '.join(schema)}.")
-        kept = [name for name in schema if name not in drop]
-        text = [name for name in kept if not (schema[name].is_numeric() or schema[name] == polars.Boolean)]
-        if text:
-            raise ValueError(
-                f"{path}: column {text[0]!r} is not numeric ({schema[text[0]]}); encode it, or leave it out by --drop."
-            )
-        frame = scan.select(polars.col(kept).cast(polars.Float64)).collect()
-    except (polars.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path}: is not a table that can be read: {str(error).splitlines()[0]}.") from None
-    missing = [name for name in kept if frame[name].null_count()]
+
+def _numbers(path: Path, column: pl.Series) -> pl.Series:
+    """A column of a table as Float64; true and false are 1 and 0."""
+    name = column.name
+    numbers = tables.typed(column, mend=f"leave it out: --drop {name}")
+    if numbers.dtype == pl.String and numbers.str.to_lowercase().is_in(("true", "false")).all():
+        numbers = (numbers.str.to_lowercase() == "true").cast(pl.Float64)
+    missing = numbers.null_count()
+    if numbers.dtype == pl.String and missing < len(numbers):
+        raise ValueError(
+            f"{path}: column {name!r} is not numeric ({numbers.dtype}); encode it, or leave it out by --drop."
+        )
     if missing:
-        count = frame[missing[0]].null_count()
-        raise ValueError(f"{path}: column {missing[0]!r} has {count} missing values; fill or drop those rows.")
-    return frame.to_numpy()
+        row = schema.first(numbers.is_null())
+        raise ValueError(
+            f"{path}: column {name!r} has {missing} missing values (first: row {row}); fill or drop those rows."
+        )
+    if numbers.dtype != pl.Float64:
+        raise ValueError(
+            f"{path}: column {name!r} is not numeric ({numbers.dtype}); encode it, or leave it out by --drop."
+        )
+    schema.refuse_infinite(numbers)
+    return numbers
+
+
+def cast(inputs: np.ndarray, dtype: str) -> np.ndarray:
+    """The inputs in float32 or float64. Raises: ValueError: numbers that become infinite."""
+    with np.errstate(over="ignore"):
+        out = inputs.astype(dtype)
+    beyond = np.isinf(out) & np.isfinite(inputs)
+    if beyond.any():
+        raise ValueError(
+            f"--dtype {dtype}: {inputs[beyond].flat[0]} is beyond its range; scale the inputs, or leave it out."
+        )
+    return out
+
+
+def require_finite(diagonal: np.ndarray) -> None:
+    """Refuse inputs whose kernel matrix would hold numbers that are not finite: K(x, y)^2 <= K(x, x) K(y, y).
+
+    Raises:
+        ValueError: with the row.
+    """
+    bad = np.flatnonzero(~np.isfinite(diagonal))
+    if bad.size:
+        raise ValueError(
+            f"row {bad[0] + 1} of the inputs is so large that its kernel is beyond the range of {diagonal.dtype}; "
+            "scale the inputs (a kernel grows with the square of their norm). Nothing was written."
+        )

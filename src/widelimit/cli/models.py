@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 import widelimit as wl
-from widelimit.cli import schema, tables, terminal, training
+from widelimit.cli import schema, tables, targets, terminal, training
 from widelimit.cli.demo_scores import NORMAL_QUANTILE
 from widelimit.cli.schema import Schema
 from widelimit.cli.training import Choices, Data
@@ -26,8 +26,13 @@ ESTIMATORS: dict[tuple[str, str], type] = {
     ("ntk", "classification"): wl.NTKClassifier,
     ("nngp", "classification"): wl.NNGPClassifier,
 }
+Scored = tuple[dict[str, float], list[str]]
+"""Scores by name, and remarks."""
 ROWS = 1024
 """Rows predicted at once: between them progress moves."""
+FAR = "rows of the table are so far from the training rows that a float does not hold their predictions"
+BLOCK = 64
+"""Rows that matrix libraries take at once, a multiple of it in all of them."""
 
 
 @final
@@ -132,8 +137,12 @@ def fit(
     with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
         made.fit(data.X, data.y)
     made.set_params(verbose=False)
+    result = FitResult(table, data, made, model, time.perf_counter() - start)
+    bad = [name for name, value in result.chosen().items() if name != "time" and str(value) in ("nan", "inf")]
+    if bad:
+        raise ValueError(f"{bad[0]} is not a finite number: columns or target are too large; scale them.")
     wl.save(made, model, extra={"table": data.schema.document()})
-    return FitResult(table, data, made, model, time.perf_counter() - start)
+    return result
 
 
 @final
@@ -186,23 +195,43 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
     """
     start = time.perf_counter()
     estimator, found = load(model, quiet=quiet)
-    frame = tables.read(path)
+    frame = tables.read_raw(path)
     X, notes = schema.encode(found, frame)
     parts = []
     with terminal.progress(-(-len(X) // ROWS), "parts", quiet=quiet) as advance:
         for i in range(0, len(X), ROWS):
             advance(f"predicting {found.target}")
-            parts.append(columns(estimator, found, X[i : i + ROWS], std=std))
+            parts.append(padded_columns(estimator, found, X[i : i + ROWS], std=std))
     out = pl.concat(parts)
+    require_finite(out)
     scores: dict[str, float] = {}
     if found.target in frame.columns:
-        scores, remarks = scored(found, out, frame[found.target])
+        classes = [str(c) for c in estimator.classes_] if found.task == "classification" else []
+        scores, remarks = scored(found, classes, out, frame[found.target])
         notes += remarks
     return Predictions(found, out, notes, scores, time.perf_counter() - start)
 
 
+def padded_columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
+    """`columns` with X filled up to whole blocks: a product's last bits depend on the rows at its rim."""
+    filled = X[np.arange(-(-len(X) // BLOCK) * BLOCK) % len(X)]
+    try:
+        with np.errstate(all="ignore"):
+            return columns(estimator, found, filled, std=std).head(len(X))
+    except ArithmeticError as error:
+        raise ValueError(f"{FAR}: {error}") from error
+
+
+def require_finite(out: pl.DataFrame) -> None:
+    """Refuse predictions that are no finite numbers. Raises: ValueError: with the row."""
+    finite = out.select(pl.all_horizontal(pl.lit(True), pl.selectors.float().is_finite())).to_series()
+    rows = (~finite.fill_null(False)).arg_true()
+    if len(rows):
+        raise ValueError(f"{FAR}: the prediction of row {rows[0] + 1} is not a finite number. Nothing was written.")
+
+
 def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
-    """The columns that `predict` writes, for some rows."""
+    """The columns that `predict` writes, for some rows: the target's first."""
     name = found.target
     if found.task == "regression":
         if not std:
@@ -213,36 +242,53 @@ def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.Da
         return pl.DataFrame({name: estimator.predict(X)})
     p = estimator.predict_proba(X)
     labels = estimator.classes_[p.argmax(axis=1)]
-    return pl.DataFrame({name: labels, **{f"p_{c}": p[:, k] for k, c in enumerate(estimator.classes_)}})
+    return pl.DataFrame({name: labels, **dict(zip(probability_names(name, estimator.classes_), p.T, strict=True))})
 
 
-def scored(found: Schema, out: pl.DataFrame, truth: pl.Series) -> tuple[dict[str, float], list[str]]:
-    """Scores on the rows whose target is there, and remarks; none if it cannot be compared."""
+def probability_names(target: str, classes: Sequence[Any]) -> list[str]:
+    """p_CLASS for every class; underscores follow the one that the target is called, until no other has the name."""
+    names = [f"p_{c}" for c in classes]
+    if target in names:
+        other = target
+        while other in names:
+            other += "_"
+        names[names.index(target)] = other
+    return names
+
+
+def scored(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> Scored:
+    """Scores on the rows whose target is there, and remarks; none if it cannot be compared. `classes`: the model's."""
+    truth = tables.as_written(truth)
     known = truth.is_not_null()
     if not known.any():
         return {}, []
-    name, rest = found.target, out.filter(known)
     try:
-        values = schema.target_values(truth.filter(known), found.task)
+        if found.task == "classification":
+            labels = tables.as_text(truth.filter(known)).cast(pl.String)
+            return class_scores(classes, out.filter(known), schema.matched(classes, labels).to_list())
+        values = targets.target_values(truth.filter(known), found.task)
     except ValueError as error:
         return {}, [f"not scored: {error}"]
-    if found.task == "classification":
-        labels, guesses = values.astype(str), rest[name].to_numpy().astype(str)
-        scores = {"accuracy": float(np.mean(labels == guesses))}
-        classes = [c.removeprefix("p_") for c in rest.columns[1:]]
-        unseen = sorted(set(labels) - set(classes)) if classes else []
-        if unseen:
-            return scores, [f"classes that training has not seen, counted as wrong: {schema.listed(unseen)}"]
-        if classes:
-            place = np.array([classes.index(label) for label in labels])
-            p = rest.to_numpy()[:, 1:].astype(float)[np.arange(len(place)), place]
-            scores["log_loss"] = float(-np.mean(np.log(p)))
-        return scores, []
-    misses = values - rest[name].to_numpy()
+    rest = out.filter(known).to_numpy()
+    misses = values - rest[:, 0]
     scores = {"rmse": float(np.sqrt(np.mean(misses**2)))}
-    if f"{name}_std" in rest.columns:
-        deviation = rest[f"{name}_std"].to_numpy()
+    if rest.shape[1] > 1:
+        deviation = rest[:, 1]
         z = misses / deviation
         scores["nlpd"] = float(np.mean(z**2 / 2 + np.log(deviation * np.sqrt(2 * np.pi))))
         scores["coverage_95"] = float(np.mean(np.abs(z) <= NORMAL_QUANTILE))
+    return scores, []
+
+
+def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str]) -> Scored:
+    """Scores of the predictions of these labels."""
+    scores = {"accuracy": float(np.mean(np.array(labels) == out.to_series(0).cast(pl.String).to_numpy()))}
+    if out.width == 1:
+        return scores, []
+    unseen = sorted(set(labels) - set(classes))
+    if unseen:
+        return scores, [f"classes that training has not seen, counted as wrong: {schema.listed(unseen)}"]
+    place = np.array([classes.index(label) for label in labels])
+    p = out.to_numpy()[:, 1:].astype(float)[np.arange(len(place)), place]
+    scores["log_loss"] = float(-np.mean(np.log(p)))
     return scores, []

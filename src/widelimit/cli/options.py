@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer._click.exceptions import ClickException
 
+from widelimit.cli import interruption
 from widelimit.cli.config import load
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -29,13 +31,9 @@ Config = Annotated[
 
 def version() -> str:
     """The version of the installed package."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed_version
+    from widelimit.version import __version__
 
-    try:
-        return installed_version("widelimit")
-    except PackageNotFoundError:
-        return "unknown (not installed)"
+    return __version__
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -46,7 +44,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 def note(message: str, *, quiet: bool) -> None:
     """One line on stderr about what was done with the user's data, unless `quiet`."""
-    if not quiet:
+    if message and not quiet:
         typer.echo(f"note: {' '.join(message.split())}", err=True)
 
 
@@ -65,9 +63,12 @@ def plain_errors(*, debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (typer.Exit, typer.BadParameter, BrokenPipeError):
+    except (typer.Exit, ClickException, BrokenPipeError):
         raise
+    except KeyboardInterrupt:
+        fail("; ".join(["interrupted", *interruption.remarks()]) + ".", 130)
     except Exception as error:
+        interruption.remarks()
         if debug:
             import traceback
 
@@ -86,6 +87,7 @@ def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
     """Python's warnings, each once, as notes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
         yield
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         note(text, quiet=quiet)

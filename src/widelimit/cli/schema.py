@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
@@ -10,13 +11,16 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from widelimit.cli.tables import NUMERIC, as_text
+from widelimit.cli.tables import NUMERIC, as_text, as_written, is_number, refuse_rounded
 
 MANY_CATEGORIES = 100
 """A text column with more different texts than this is an identifier or free text."""
 FEW_VALUES = 10
-"""A target of at most this many different integers is one of classes; a text column with more texts than this, and more
-than one for every two rows, is an identifier or free text."""
+"""A text column with more texts than this, and more than one for every two rows, is an identifier or free text."""
+GROUPED = r"^[+-]?\d{1,3}(?:[, '\x{2019}_\x{a0}\x{202f}]\d{3})+(?:\.\d+)?$"
+"""A number with thousands separators."""
+COMMA = r"^[+-]?\d{1,3}(?:\.\d{3})+,\d+$|^[+-]?\d*,\d+$"
+"""A number with a decimal comma."""
 SHOWN = 5
 """Names that a message lists before "and ... more"."""
 
@@ -93,29 +97,38 @@ def require_columns(frame: pl.DataFrame, names: Collection[str], what: str) -> N
     raise ValueError(f"{what} {listed(missing)}: no such column; the table has {listed(frame.columns)}{hint}.")
 
 
-def is_number(text: str) -> bool:
-    """Whether a text is a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def refuse_mixed(column: pl.Series) -> None:
     """Refuse a text column most of whose values are numbers: the others are most likely slips."""
     numbers = column.cast(pl.Float64, strict=False)
     present = len(column) - column.null_count()
     odd = numbers.is_null() & column.is_not_null()
     if present == 0 or 2 * int(odd.sum()) >= present:
-        commas = column.str.contains(r"^[+-]?\d+,\d+$").sum()
-        if present and 2 * int(commas or 0) > present:
-            raise ValueError(f"column {column.name!r} has decimal commas (row {first(odd)}); write 1.5 for 1,5.")
+        separated = column.str.contains(f"{GROUPED}|{COMMA}")
+        if present and 2 * int((separated | numbers.is_not_null()).sum() or 0) > present:
+            raise ValueError(f"column {column.name!r} is of numbers with {separators(column, odd)}.")
         return
     raise ValueError(
         f"column {column.name!r} is of numbers, but row {first(odd)} has the text {column.filter(odd)[0]!r} "
-        f"({odd.sum()} such rows); correct it, or say --categorical or --drop {column.name}."
+        f"({odd.sum()} such rows){separators(column, odd, before='; it looks like ')}; correct it, or say "
+        f"--categorical or --drop {column.name}."
     )
+
+
+def separators(column: pl.Series, odd: pl.Series, *, before: str = "") -> str:
+    """Advice on separators in the texts of the rows `odd`, after `before`; empty if they are no such numbers."""
+    texts = column.filter(odd)
+    if not texts.str.contains(f"{GROUPED}|{COMMA}").all():
+        return ""
+    text, row = texts[0], first(odd)
+    plain = re.sub(r"[^\d.+-]", "", text)
+    if not texts.str.contains(GROUPED).all():
+        return f"{before}decimal commas ({text!r} in row {row}); write 1.5 for 1,5"
+    if texts.str.contains(r"^[+-]?\d{1,3},\d{3}$").all():
+        return (
+            f"{before}thousands separators or decimal commas ({text!r} in row {row}); write {plain} or "
+            f"{text.replace(',', '.')}, whichever it is"
+        )
+    return f"{before}thousands separators ({text!r} in row {row}); write {plain}"
 
 
 def first(mask: pl.Series) -> int:
@@ -219,45 +232,6 @@ def learned(column: pl.Series, *, impute: bool) -> Column:
     return Column(column.name, (), float(np.median(column.drop_nulls().to_numpy())) if impute else None)
 
 
-def decide_task(target: pl.Series) -> tuple[str, str]:
-    """Classification or regression, and why: text, booleans and few integers are classes."""
-    values = target.drop_nulls()
-    count = values.n_unique()
-    if target.dtype == pl.String:
-        return "classification", f"{target.name} is text with {count} different values"
-    if target.dtype != pl.Float64:
-        raise ValueError(f"the target {target.name!r} has the type {target.dtype}; give numbers or text.")
-    if count <= FEW_VALUES and bool((values.floor() == values).all()):
-        return "classification", f"{target.name} has {count} different integers"
-    return "regression", f"{target.name} has {count} different numbers"
-
-
-def target_values(target: pl.Series, task: str) -> np.ndarray:
-    """Numbers (float64) for regression; labels, integers or texts, for classification.
-
-    Raises:
-        ValueError: missing or infinite values; text for regression; a class for every two rows.
-    """
-    if target.null_count():
-        raise ValueError(
-            f"the target {target.name!r} is missing in {target.null_count()} of {len(target)} rows (first: row "
-            f"{first(target.is_null())}); remove these rows."
-        )
-    if task == "classification":
-        labels = as_text(target)
-        if target.dtype == pl.String:
-            refuse_mixed(labels)
-            refuse_free_text(labels)
-        if target.dtype == pl.Float64 and bool((target.floor() == target).all()):
-            return target.cast(pl.Int64).to_numpy()
-        return np.array(labels.to_list(), dtype=np.str_)
-    if target.dtype == pl.String:
-        refuse_mixed(target)
-        raise ValueError(f"the target {target.name!r} is text ({target[0]!r}), no number; say --task classification.")
-    refuse_infinite(target)
-    return target.to_numpy()
-
-
 def missing_counts(columns: Sequence[pl.Series]) -> str:
     """age 3, colour 5; empty if nothing is missing."""
     return listed([f"{column.name} {column.null_count()}" for column in columns if column.null_count()])
@@ -267,12 +241,14 @@ def refuse_missing(columns: Sequence[pl.Series], mend: str) -> None:
     """Refuse missing values, with their counts by column."""
     counts = missing_counts(columns)
     if counts:
-        raise ValueError(f"missing values (of {len(columns[0])} rows): {counts}; {mend}.")
+        row = min(first(column.is_null()) for column in columns if column.null_count())
+        raise ValueError(f"missing values (of {len(columns[0])} rows): {counts}; {mend} (the first is in row {row}).")
 
 
 def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"], list[str]]:
     """The matrix of inputs: numbers as they are, one 0/1 input for each category; and notes.
 
+    The schema says what the values mean, a row's inputs do not depend on other rows.
     A category that training has not seen is 0 in all inputs of its column. Columns of no use are ignored. Both are
     told in the notes.
 
@@ -323,16 +299,36 @@ def _require_those_of_training(frame: pl.DataFrame, names: list[str]) -> None:
 
 def as_kind(column: Column, values: pl.Series) -> pl.Series:
     """A column of a new table as the model's: numbers or text."""
+    written = as_written(values)
     if column.categories:
-        return as_text(values).cast(pl.String)
-    numbers = values.cast(pl.Float64, strict=False) if values.dtype == pl.String else values
+        return matched(column.categories, as_text(written).cast(pl.String))
+    numbers = written.cast(pl.Float64, strict=False) if written.dtype == pl.String else written
     if numbers.dtype != pl.Float64:
         raise ValueError(f"column {column.name!r} has the type {values.dtype}, and the model was fitted to numbers.")
-    odd = numbers.is_null() & values.is_not_null()
+    odd = numbers.is_null() & written.is_not_null()
     if odd.any():
         raise ValueError(
             f"column {column.name!r} was of numbers in training, but row {first(odd)} has the text "
-            f"{values.filter(odd)[0]!r}; correct it or leave it empty (missing)."
+            f"{written.filter(odd)[0]!r}{separators(written, odd, before='; it looks like ')}; correct it or leave it "
+            "empty (missing)."
         )
     refuse_infinite(numbers)
-    return numbers
+    refuse_rounded(written, numbers, "round it to what the model was fitted to")
+    return numbers.fill_nan(None)
+
+
+def matched(known: Sequence[str], texts: pl.Series) -> pl.Series:
+    """Texts that programs write otherwise as the one of the `known` that they mean: True for true, 3.0 for 3."""
+    meant: dict[str, list[str]] = {}
+    for text in known:
+        meant.setdefault(plain(text), []).append(text)
+    others = [text for text in texts.drop_nulls().unique().to_list() if text not in known]
+    one = {text: meant[plain(text)][0] for text in others if len(meant.get(plain(text), ())) == 1}
+    return texts.replace(one) if one else texts
+
+
+def plain(text: str) -> str:
+    """A text without what differs between programs that write the same value."""
+    if text.casefold() in ("true", "false"):
+        return text.casefold()
+    return re.sub(r"\.0*$", "", text) if re.fullmatch(r"-?\d+\.0*", text) else text

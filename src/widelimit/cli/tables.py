@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
@@ -18,20 +20,41 @@ PARQUET_FILES = (".parquet", ".pq")
 SEPARATORS = ",;\t|"
 HEAD = 2**16
 """Bytes at the start of a file by which it is judged."""
+ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")
+"""What pandas calls an index without a name."""
+EXACT = 2**53
+"""From here on floats do not hold every integer."""
 GROWTH = 6
 """Bytes of memory for a byte of CSV while it is read: the file, its fields with 16 bytes each, and their numbers."""
 NUMERIC = (pl.Float64, pl.Float32, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
 TEXTUAL = (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
 
 
-def read(path: Path) -> pl.DataFrame:
-    """The table in a file: numbers as Float64, text and booleans as stripped String, missing values as null.
+def read(path: Path, *, written: Collection[str] = (), unused: Collection[str] = ()) -> pl.DataFrame:
+    """The training table in a file: numbers as Float64, text and booleans as stripped String, missing values as null.
 
-    A column is of numbers if all its values are. Columns of other types (dates, lists) stay as Parquet has them.
+    A column is of numbers if all its values are, but for those named in `written`, which are as the file has them. The
+    `unused` are not looked at. Columns of other types (dates, lists) stay as Parquet has them. Lines without a field
+    are skipped.
 
     Raises:
-        ValueError: no such file, not a table, no rows, a column name twice; each with the mend.
+        ValueError: no such file, not a table, no rows, a column name twice, integers that floats cannot hold; each with
+            the mend.
         MemoryError: the table is larger than the memory that is free; nothing was read.
+    """
+    frame = read_raw(path)
+    if Path(path).suffix.lower() in TEXT_FILES:
+        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+        require_rows(path, frame)
+    columns = [column for column in frame.get_columns() if column.name not in unused]
+    settled = [as_written(column) if column.name in written else typed(column) for column in columns]
+    return frame.with_columns(settled)
+
+
+def read_raw(path: Path) -> pl.DataFrame:
+    """A table whose values have their meaning from elsewhere: fields of CSV as text, of Parquet in their own types.
+
+    Every line is a row, but for blank ones at the end of the file. Raises: as `read`.
     """
     path = Path(path)
     check_readable(path)
@@ -44,10 +67,14 @@ def read(path: Path) -> pl.DataFrame:
         else:
             known = ", ".join(TEXT_FILES + PARQUET_FILES)
             raise ValueError(f"{path}: tables end in {known}, not in {path.suffix!r}; rename or convert the file.")
-    frame = frame.select([typed(column) for column in frame.get_columns()])
+    require_rows(path, frame)
+    return frame
+
+
+def require_rows(path: Path, frame: pl.DataFrame) -> None:
+    """Refuse a table without rows."""
     if frame.height == 0:
         raise ValueError(f"{path}: has no rows under its header; give at least one.")
-    return frame
 
 
 def check_readable(path: Path) -> None:
@@ -89,10 +116,12 @@ def not_text(path: Path) -> str:
 def read_text(path: Path) -> pl.DataFrame:
     """All fields of a CSV file as text; the separator is that of SEPARATORS which the header has most of.
 
-    Columns without a name, which programs write for row numbers, and lines without a field are left out.
+    Columns without a name, which programs write for row numbers, and blank lines at the end are left out.
     """
     with path.open("rb") as stream:
         head = stream.read(HEAD)
+        stream.seek(max(0, path.stat().st_size - HEAD))
+        blank = blank_lines(stream.read())
     if b"\0" in head:
         raise ValueError(f"{path}: is a binary file, not CSV text; a Parquet file must end in .parquet.")
     require_memory(path, GROWTH * path.stat().st_size)
@@ -105,9 +134,15 @@ def read_text(path: Path) -> pl.DataFrame:
     frame = pl.read_csv(path, separator=separator, has_header=False, infer_schema=False, glob=False)
     names = [str(name or "").strip() for name in frame.row(0)]
     check_names(path, [name for name in names if name])
-    kept = [i for i, name in enumerate(names) if name]
-    rows = pl.DataFrame([frame.to_series(i)[1:].alias(names[i]) for i in kept])
-    return rows.filter(~pl.all_horizontal(pl.all().is_null()))
+    kept = [i for i, name in enumerate(names) if name and not ROW_NUMBERS.fullmatch(name)]
+    note_left_out(path, [name for i, name in enumerate(names) if i not in kept])
+    return pl.DataFrame([frame.to_series(i)[1 : max(1, frame.height - blank)].alias(names[i]) for i in kept])
+
+
+def blank_lines(tail: bytes) -> int:
+    """Lines at the end of a file that hold nothing."""
+    lines = tail.removesuffix(b"\n").split(b"\n")
+    return next((i for i, line in enumerate(reversed(lines)) if line.strip()), len(lines))
 
 
 def check_names(path: Path, names: list[str]) -> None:
@@ -116,7 +151,24 @@ def check_names(path: Path, names: list[str]) -> None:
         raise ValueError(f"{path}: its first line names no columns; write a header line.")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ValueError(f"{path}: the column {twice[0]!r} is there {names.count(twice[0])} times; rename one.")
+        hint = " (is there a header line?)" if is_number(twice[0]) else ""
+        raise ValueError(f"{path}: the column {twice[0]!r} is there {names.count(twice[0])} times; rename one{hint}.")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def note_left_out(path: Path, names: list[str]) -> None:
+    """Warn of columns of row numbers, which programs write without a name or with one of their own."""
+    if names:
+        called = ", ".join(repr(name) for name in names if name) or "without a name"
+        warnings.warn(f"{path.name}: the column {called} is left out: it holds row numbers", UserWarning, stacklevel=2)
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
@@ -124,7 +176,10 @@ def read_parquet(path: Path) -> pl.DataFrame:
     rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     columns = len(pl.read_parquet_schema(path))
     require_memory(path, max(16 * rows * columns, 2 * path.stat().st_size))
-    return pl.read_parquet(path, glob=False)
+    frame = pl.read_parquet(path, glob=False)
+    numbered = [name for name in frame.columns if ROW_NUMBERS.fullmatch(name)]
+    note_left_out(path, numbered)
+    return frame.drop(numbered)
 
 
 def require_memory(path: Path, size: int) -> None:
@@ -137,20 +192,48 @@ def require_memory(path: Path, size: int) -> None:
         )
 
 
-def typed(column: pl.Series) -> pl.Series:
-    """Numbers as Float64, text and booleans as stripped String, missing values as null; other types as they are."""
-    if column.dtype == pl.Null:
-        return column.cast(pl.String)
-    if isinstance(column.dtype, pl.Decimal) or column.dtype in NUMERIC:
+def as_written(column: pl.Series) -> pl.Series:
+    """A column's values as the file has them: stripped texts, missing ones null; of floats Float64."""
+    if isinstance(column.dtype, pl.Decimal) or column.dtype in (pl.Float64, pl.Float32):
         return column.cast(pl.Float64).fill_nan(None)
-    if column.dtype not in TEXTUAL:
+    if column.dtype not in (pl.Null, *NUMERIC, *TEXTUAL):
         return column
     text = column.cast(pl.String).str.strip_chars()
-    text = pl.select(pl.when(text.is_in(MISSING)).then(None).otherwise(text).alias(column.name)).to_series()
+    return pl.select(pl.when(text.is_in(MISSING)).then(None).otherwise(text).alias(column.name)).to_series()
+
+
+def typed(column: pl.Series, *, mend: str = "") -> pl.Series:
+    """Numbers as Float64, text and booleans as stripped String, missing values as null; other types as they are.
+
+    Raises:
+        ValueError: integers that Float64 does not hold, and would make one of two; with the mend.
+    """
+    mend = mend or f"say --categorical {column.name} or --drop {column.name}"
+    if isinstance(column.dtype, pl.Decimal) or column.dtype in NUMERIC:
+        refuse_rounded(column, column.cast(pl.Float64), mend)
+        return column.cast(pl.Float64).fill_nan(None)
+    text = as_written(column)
+    if column.dtype != pl.String:
+        return text
     numbers = text.cast(pl.Float64, strict=False)
-    if column.dtype == pl.String and numbers.null_count() == text.null_count() < len(text):
+    if numbers.null_count() == text.null_count() < len(text):
+        refuse_rounded(text, numbers, mend)
         return numbers.fill_nan(None)
     return text
+
+
+def refuse_rounded(column: pl.Series, numbers: pl.Series, mend: str) -> None:
+    """Refuse integers, as text or in their own type, whose `numbers` are others."""
+    if column.dtype in (pl.Float64, pl.Float32):
+        return
+    large = (numbers.abs() >= EXACT).fill_null(False)
+    for row in large.arg_true():
+        text, number = str(column[row]), numbers[row]
+        if re.fullmatch(r"[+-]?\d+(\.0*)?", text) and int(Decimal(text)) != int(number):
+            raise ValueError(
+                f"column {column.name!r}: {text} in row {row + 1} is an integer beyond 2^53, which a float rounds to "
+                f"{int(number)}; {mend}."
+            )
 
 
 def as_text(column: pl.Series) -> pl.Series:

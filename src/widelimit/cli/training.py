@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
-from widelimit.cli import schema, tables
+from widelimit.cli import schema, tables, targets
 from widelimit.cli.schema import Schema
 from widelimit.compute import memory
 
@@ -65,16 +65,30 @@ def load(path: Path, choices: Choices) -> Table:
     Raises:
         ValueError: no table, no such column, a target that cannot be used, fewer than 2 rows.
     """
-    frame = tables.read(path)
+    require_consistent(choices)
+    frame = tables.read(path, written=[choices.target, *choices.categorical], unused=choices.drop)
     schema.require_columns(frame, [choices.target], "--target")
+    schema.require_columns(frame, choices.drop, "--drop")
+    schema.require_columns(frame, choices.categorical, "--categorical")
     rows = frame.height
     if rows < 2:
         raise ValueError(f"{path}: has 1 row; a model needs at least 2.")
     if choices.rows is not None and choices.rows < rows:
         frame = frame.sample(choices.rows, seed=choices.seed)
     column = frame[choices.target]
-    task, reason = (choices.task, "by --task") if choices.task else schema.decide_task(column)
-    return Table(path, frame, schema.target_values(column, task), task, reason, rows)
+    task, reason = (choices.task, "by --task") if choices.task else targets.decide_task(column)
+    return Table(path, frame, targets.target_values(column, task), task, reason, rows)
+
+
+def require_consistent(choices: Choices) -> None:
+    """Refuse a column that is said to be two things."""
+    for name in choices.drop:
+        if name == choices.target:
+            raise ValueError(f"--drop {name}: is the target; it is never an input, leave this --drop out.")
+        if name in choices.categorical:
+            raise ValueError(f"--drop {name} and --categorical {name}: choose one of them.")
+    if choices.target in choices.categorical:
+        raise ValueError(f"--categorical {choices.target}: is the target; say --task classification for classes.")
 
 
 def require_memory(rows: int, matrices: float) -> None:
@@ -104,7 +118,8 @@ def encoded(table: Table, choices: Choices) -> Data:
         impute=choices.impute,
     )
     X, _ = schema.encode(found, table.frame)
-    return Data(found, X, table.target, notes + conflicts(X, table.target))
+    notes += targets.constant(table.target, choices.target) + conflicts(X, table.target)
+    return Data(found, X, table.target, notes)
 
 
 def conflicts(X: Float[np.ndarray, "n d"], y: np.ndarray) -> list[str]:

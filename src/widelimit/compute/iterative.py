@@ -10,8 +10,9 @@ from typing import NamedTuple, final
 
 import numpy as np
 
+from widelimit.compute import threads
 from widelimit.compute.checkpoints import Checkpoint
-from widelimit.compute.linalg import EPS, Factor
+from widelimit.compute.linalg import EPS, Factor, restored, scaled
 from widelimit.compute.operators import Operator
 from widelimit.compute.preconditioners import Precondition
 from widelimit.compute.tiles import silent
@@ -45,6 +46,11 @@ class Solved(NamedTuple):
 
 class NotPositiveSemidefinite(ArithmeticError):
     """p^T A p < 0 beyond rounding."""
+
+
+def needed(n: int, columns: int) -> float:
+    """Bytes of the vectors of a solve: its state, and the products in work."""
+    return 8.0 * 12 * n * columns
 
 
 def _norms(v: np.ndarray) -> np.ndarray:
@@ -84,12 +90,15 @@ class System:
     def solve(self, b: np.ndarray, checkpoint: Checkpoint | None = None, *, progress: Progress = silent) -> Solved:
         """x with |b - A x| <= tolerance |b| in every column, or an account of why not; (n, c) -> (n, c).
 
+        Every column is solved for at a size near 1, and its own is put back: no norm leaves float64's range.
+
         progress: told log(residual)/log(tolerance), of 1, at every iteration, by the recursion's smallest residual.
 
         Raises:
             NotPositiveSemidefinite: a direction of negative curvature was met.
             ValueError: a checkpoint that is damaged or another problem's.
         """
+        b, exponent = scaled(b)
         stored = checkpoint.load() if checkpoint else None
         state = stored or _start(b)
         resumed = int(state["total"])
@@ -111,7 +120,7 @@ class System:
             message = f"relative residual {residual:.2g}, {int(state['total'])} iterations"
             if why:
                 message = f"{why}: relative residual {residual:.2g}, tolerance {self.tolerance:.2g}"
-            return Solved(state["x"], residual, int(state["total"]), resumed, not why, message)
+            return Solved(restored(state["x"], exponent), residual, int(state["total"]), resumed, not why, message)
 
     def _told(self, size: np.ndarray, progress: Progress) -> Told:
         """What tells progress of the norms of a residual of right-hand sides with these norms."""
@@ -195,7 +204,7 @@ class Iterative(Factor):
 
     def form(self, b: np.ndarray) -> np.ndarray:
         x = self.solve(b)
-        return np.asarray(b.T @ x + x.T @ (b - self.product(x)))
+        return np.asarray(threads.product(b.T, x) + threads.product(x.T, b - self.product(x)))
 
     def squares(self, b: np.ndarray) -> np.ndarray:
         """b.x + x.r: its error, -r^T A^{-1} r, is of second order and never makes a variance smaller."""
@@ -207,7 +216,8 @@ class Iterative(Factor):
         return out
 
     def outside(self, b: np.ndarray) -> np.ndarray:
-        return np.asarray(b - self.product(self.system.solve(b).x))
+        b, exponent = scaled(b)
+        return restored(b - self.product(self.system.solve(b).x), exponent)
 
     def product(self, x: np.ndarray) -> np.ndarray:
         return self.system.exact.product(x)

@@ -18,7 +18,7 @@ from typing import NamedTuple, final
 import numpy as np
 import scipy.linalg
 
-from widelimit.compute import memory
+from widelimit.compute import memory, threads
 from widelimit.compute.linalg import EPS
 from widelimit.compute.operators import Operator
 
@@ -68,6 +68,7 @@ class Lanczos:
         self.matrix = matrix
         self.size = np.sqrt(np.einsum("ij,ij->j", b, b))
         n, c = b.shape
+        memory.require(8.0 * c * 2 * STEPS * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
         self.diagonal = np.empty((0, c))
         self.off = np.empty((0, c))
         self.basis = np.empty((c, 2 * STEPS, n))
@@ -95,7 +96,7 @@ class Lanczos:
             diagonal[j] = known[m] @ w[j]
             scale = max(float(np.linalg.norm(w[j])), float(np.abs(self.diagonal[:, j]).max(initial=0.0)))
             for _ in range(2):
-                w[j] -= (known @ w[j]) @ known
+                w[j] -= threads.product(threads.product(known, w[j]), known)
             off[j] = np.linalg.norm(w[j])
             if off[j] <= n * EPS * scale:
                 off[j] = 0.0  # the space is invariant: what is left is rounding
@@ -119,7 +120,8 @@ class Lanczos:
         ended = np.flatnonzero(self.off[:, column] == 0)
         m = int(ended[0]) + 1 if len(ended) else self.steps
         off = self.off[:m, column]
-        values, vectors = scipy.linalg.eigh_tridiagonal(self.diagonal[:m, column], off[:-1])
+        with threads.following(float(m) ** 3):
+            values, vectors = scipy.linalg.eigh_tridiagonal(self.diagonal[:m, column], off[:-1])
         largest = max(float(values[-1]), 0.0)
         null = values <= len(self.basis[0, 0]) * EPS * largest
         gains = gain(values, s, null, float(np.sqrt(EPS)) * largest)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 import scipy.linalg
 
-from widelimit.compute import memory, packed_cholesky
+from widelimit.compute import memory, packed_cholesky, threads
 from widelimit.compute.tiles import silent
 
 EPS = float(np.finfo(np.float64).eps)
@@ -50,7 +51,7 @@ class Factor(abc.ABC):
     def form(self, b: np.ndarray) -> np.ndarray:
         """b^T A^+ b, (n, m) -> (m, m)."""
         whitened = self.whiten(b)
-        return np.asarray(whitened.T @ whitened)
+        return threads.product(whitened.T, whitened)
 
     def squares(self, b: np.ndarray) -> np.ndarray:
         """The diagonal of `form`, (n, m) -> (m,); b may be overwritten."""
@@ -68,13 +69,16 @@ class Cholesky(Factor):
     spread: float
 
     def solve(self, b: np.ndarray) -> np.ndarray:
-        return np.asarray(scipy.linalg.cho_solve((self.lower.T, False), b, check_finite=False))
+        with _solving(self.lower, b):
+            return np.asarray(scipy.linalg.cho_solve((self.lower.T, False), b, check_finite=False))
 
     def whiten(self, b: np.ndarray) -> np.ndarray:
-        return np.asarray(scipy.linalg.blas.dtrsm(1.0, self.lower.T, b, trans_a=1))
+        with _solving(self.lower, b):
+            return np.asarray(scipy.linalg.blas.dtrsm(1.0, self.lower.T, b, trans_a=1))
 
     def squares(self, b: np.ndarray) -> np.ndarray:
-        whitened = scipy.linalg.blas.dtrsm(1.0, self.lower.T, b, trans_a=1, overwrite_b=1)
+        with _solving(self.lower, b):
+            whitened = scipy.linalg.blas.dtrsm(1.0, self.lower.T, b, trans_a=1, overwrite_b=1)
         return np.asarray(np.einsum("ij,ij->j", whitened, whitened))
 
     def outside(self, b: np.ndarray) -> np.ndarray:
@@ -95,16 +99,41 @@ class Eigen(Factor):
     spread: float
 
     def solve(self, b: np.ndarray) -> np.ndarray:
-        return np.asarray(self.vectors @ ((self.vectors.T @ b) / self.values[:, None]))
+        return threads.product(self.vectors, threads.product(self.vectors.T, b) / self.values[:, None])
 
     def whiten(self, b: np.ndarray) -> np.ndarray:
-        return np.asarray((self.vectors.T @ b) / np.sqrt(self.values)[:, None])
+        return np.asarray(threads.product(self.vectors.T, b) / np.sqrt(self.values)[:, None])
 
     def outside(self, b: np.ndarray) -> np.ndarray:
-        return np.asarray(b - self.vectors @ (self.vectors.T @ b))
+        return np.asarray(b - threads.product(self.vectors, threads.product(self.vectors.T, b)))
 
     def log_determinant(self) -> float:
         return float(np.sum(np.log(self.values))) if self.rank == len(self.vectors) else -np.inf
+
+
+def _solving(root: np.ndarray, b: np.ndarray) -> AbstractContextManager[None]:
+    """Threads for a triangle of rows and (n, c) right-hand sides."""
+    return threads.following(threads.work(len(root), len(root), b.shape[1]))
+
+
+def quiet() -> np.errstate:
+    """Where inputs may have any size: what overflowed is found in the result, and refused there."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+def scaled(b: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]:
+    """b 2^-e and e, with the largest entry along the axis in [1/2, 1): no square of it leaves float64's range.
+
+    Exact, but for entries that are 1e-308 of the largest. e is 0 where b is.
+    """
+    exponent = np.frexp(np.abs(b).max(axis=axis, initial=0.0))[1]
+    return np.ldexp(b, -exponent), exponent
+
+
+def restored(values: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """values 2^e: what `scaled` took out is put back; inf beyond float64's range."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(values, exponent))
 
 
 def rounding(n: int, largest: float) -> float:
@@ -121,7 +150,8 @@ def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     n = len(matrix)
     memory.require(3 * 8 * n * n, f"the eigenvectors of a {n} x {n} matrix")
-    values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
+    with threads.decomposing(n):
+        values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
     _refuse_negative(values)
     return values, vectors
 
@@ -141,7 +171,8 @@ def _refuse_negative(values: np.ndarray) -> None:
 
 def eigenvalues(matrix: np.ndarray) -> np.ndarray:
     """`eigenpairs` without the vectors, about a fifth of the work; `matrix` is overwritten. Raises: as `eigenpairs`."""
-    values = np.asarray(scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False))
+    with threads.decomposing(len(matrix)):
+        values = np.asarray(scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False))
     _refuse_negative(values)
     return values
 
@@ -172,7 +203,8 @@ def cholesky(matrix: np.ndarray, *, progress: Callable[[float, float], None] = s
     if n > WHOLE:
         lower, info = matrix, packed_cholesky.factorise_square(matrix, progress=progress)
     else:  # the transpose is in Fortran's order, so that LAPACK works in place
-        upper, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
+        with threads.following(n**3 / 3):
+            upper, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
         lower = upper.T
     pivots = np.diagonal(lower)
     if info == 0 and (pivots**2 > n * EPS * diagonal).all():
@@ -205,11 +237,16 @@ def refuse_non_finite(matrix: np.ndarray) -> None:
 def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
     """The variances, 0 where a difference left no more than its own rounding `error` (same shape).
 
+    NaN where either is not finite: what overflowed is refused by who knows the inputs.
+
     Raises:
         ArithmeticError: a variance is negative beyond rounding: the kernel is not positive semi-definite.
     """
+    known = np.isfinite(variance) & np.isfinite(error)
+    if not known.all():
+        variance, error = np.where(known, variance, np.nan), np.where(known, error, 0.0)
     if (variance < -error).any():
-        worst = int(np.argmin(variance + error))
+        worst = int(np.nanargmin(variance + error))
         raise ArithmeticError(
             f"variance {worst} came out as {variance.flat[worst]:.3g}, beyond its rounding error "
             f"{error.flat[worst]:.1g}: the kernel is not positive semi-definite, or so ill-conditioned that a larger "
@@ -220,7 +257,8 @@ def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 def square_root(covariance: np.ndarray, error: float) -> np.ndarray:
     """R with R R^T = covariance, (m, m); eigenvalues within `error` of zero are zero. Raises: as `non_negative`."""
-    values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
+    with threads.decomposing(len(covariance)):
+        values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
     return np.asarray(vectors * np.sqrt(non_negative(values, np.full_like(values, error))))
 
 
@@ -249,7 +287,8 @@ def pivoted(matrix: np.ndarray, error: np.ndarray) -> Pivoted:
         return Pivoted(root[:, :0], 0)
     unit = np.sqrt(error[live])
     scaled = np.asfortranarray(matrix[np.ix_(live, live)] / unit[:, None] / unit)
-    lower, order, rank, _ = scipy.linalg.lapack.dpstrf(scaled, tol=1.0, lower=1, overwrite_a=1)
+    with threads.following(len(live) ** 3 / 3):
+        lower, order, rank, _ = scipy.linalg.lapack.dpstrf(scaled, tol=1.0, lower=1, overwrite_a=1)
     rank = int(rank)
     root[live[order - 1], :rank] = np.tril(lower)[:, :rank] * unit[order - 1, None]
     return Pivoted(root[:, :rank], rank)

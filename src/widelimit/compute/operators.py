@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from widelimit.compute import memory, tiles
+from widelimit.compute import memory, threads, tiles
 from widelimit.compute.tiles import PairKernel
 
 SIZE = 2048
@@ -95,8 +95,9 @@ class Tiles(Operator):
     def product(self, v: np.ndarray) -> np.ndarray:
         out = np.tile(self.offset * v.sum(axis=0), (len(v), 1))
         small = v.astype(self.held[0].values.dtype)
-        for block in self.held:
-            _add(out, block, small)
+        with threads.following(threads.work(len(v), len(v), v.shape[1])):
+            for block in self.held:
+                _add(out, block, small)
         return out
 
 
@@ -117,7 +118,8 @@ class Recomputed(Operator):
     def product(self, v: np.ndarray) -> np.ndarray:
         out, small = np.zeros(v.shape), v.astype(self.X.dtype)
         for block in blocks(self.kernel, self.X):
-            _add(out, block, small)
+            with threads.following(threads.work(len(v), len(v), v.shape[1])):
+                _add(out, block, small)
         return out
 
 
@@ -133,14 +135,24 @@ class Stored(Operator):
         return np.concatenate([np.diagonal(block, i).astype(np.float64) for i, block in self._read()])
 
     def columns(self, index: np.ndarray) -> np.ndarray:
-        return np.stack([np.asarray(self.rows[int(i) : int(i) + 1])[0] for i in index], axis=1)
+        return np.stack([self._rows(int(i), int(i) + 1)[0] for i in index], axis=1)
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        return np.concatenate([block.astype(np.float64, copy=False) @ v for _, block in self._read()])
+        with threads.following(threads.work(len(v), len(v), v.shape[1])):
+            return np.concatenate([block.astype(np.float64, copy=False) @ v for _, block in self._read()])
 
     def _read(self) -> Iterator[tuple[int, np.ndarray]]:
         for i in range(0, self.rows.shape[0], SIZE):
-            yield i, np.asarray(self.rows[i : i + SIZE])
+            yield i, self._rows(i, min(i + SIZE, self.rows.shape[0]))
+
+    def _rows(self, start: int, stop: int) -> np.ndarray:
+        try:
+            return np.asarray(self.rows[start:stop])
+        except ValueError as error:
+            raise ValueError(
+                f"rows {start} to {stop} of the stored matrix cannot be read: {error} What stored_gram wrote it "
+                "repairs when called again."
+            ) from None
 
 
 @final

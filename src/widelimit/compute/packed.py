@@ -14,7 +14,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from widelimit.compute import memory, packed_cholesky
+from widelimit.compute import memory, packed_cholesky, threads
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.operators import Block
 from widelimit.compute.tiles import silent
@@ -37,10 +37,12 @@ class Packed(Factor):
     spread: float
 
     def solve(self, b: np.ndarray) -> np.ndarray:
-        return packed_cholesky.solve(self.folded, self.rank, b)
+        with threads.following(threads.work(self.rank, self.rank, b.shape[1])):
+            return packed_cholesky.solve(self.folded, self.rank, b)
 
     def whiten(self, b: np.ndarray) -> np.ndarray:
-        return packed_cholesky.whiten(self.folded, self.rank, b)
+        with threads.following(threads.work(self.rank, self.rank, b.shape[1])):
+            return packed_cholesky.whiten(self.folded, self.rank, b)
 
     def outside(self, b: np.ndarray) -> np.ndarray:
         return np.zeros_like(b)
@@ -122,7 +124,8 @@ def factorise(
     before = np.concatenate(layout.diagonal(folded)) + noise
     np.fill_diagonal(tall, before[: layout.first])
     np.fill_diagonal(rest, before[layout.first :])
-    order = packed_cholesky.factorise(folded, n, progress=progress)
+    with threads.following(n**3 / 3):
+        order = packed_cholesky.factorise(folded, n, progress=progress)
     if order > 0:
         raise NotPositiveDefinite(order)
     pivots = np.concatenate(layout.diagonal(folded)).astype(np.float64) ** 2

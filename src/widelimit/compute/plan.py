@@ -132,3 +132,8 @@ def _needed(edge: int, features: int, size: int) -> int:
 def require(n: int, m: int, dtype: Any) -> None:
     """Refuse an (n, m) matrix that does not fit. Raises: MemoryError."""
     memory.require(np.dtype(dtype).itemsize * n * m, f"a {n} x {m} {np.dtype(dtype)} kernel matrix")
+
+
+def require_matrices(n: int, matrices: float, what: str) -> None:
+    """Refuse work that holds so many (n, n) float64 matrices at once, before the first is made. Raises: MemoryError."""
+    memory.require(8.0 * matrices * n * n, f"{what} ({matrices:g} matrices of {n} x {n} float64)")

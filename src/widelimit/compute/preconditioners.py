@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 import scipy.linalg
 
+from widelimit.compute import threads
 from widelimit.compute.linalg import EPS
 from widelimit.compute.operators import Operator
 from widelimit.compute.tiles import silent
@@ -30,13 +31,18 @@ class LowRank:
     shift: float
 
     def __call__(self, v: np.ndarray) -> np.ndarray:
-        known = self.vectors @ (self.shrink[:, None] * (self.vectors.T @ v))
+        known = threads.product(self.vectors, self.shrink[:, None] * threads.product(self.vectors.T, v))
         return np.asarray((v - known) / self.shift)
 
 
 def default_rank(n: int) -> int:
     """n/10, at most MOST: the n rank^2 flops of its making stay below those of a few products."""
     return min(max(n // 10, min(n, 50)), MOST)
+
+
+def needed(n: int, rank: int) -> float:
+    """Bytes of the making of a preconditioner: its factor twice, and a block of columns with its new ones."""
+    return 8.0 * n * (2 * rank + 3 * min(CANDIDATES, rank))
 
 
 def _accepted(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -71,12 +77,13 @@ def random_cholesky(
         drawn = rng.choice(n, min(CANDIDATES, rank - found), p=rest / rest.sum())
         pivots = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
         columns = matrix.columns(pivots).astype(np.float64)
-        columns -= factor[:, :found] @ factor[pivots, :found].T
+        columns -= threads.product(factor[:, :found], factor[pivots, :found].T)
         kept = _accepted(columns[pivots], rest[pivots], rng)
         if not len(kept):  # what is left is the rounding of the entries
             break
-        lower = np.linalg.cholesky(columns[pivots[kept]][:, kept])
-        fresh = scipy.linalg.solve_triangular(lower, columns[:, kept].T, lower=True, check_finite=False).T
+        with threads.following(threads.work(len(kept), len(kept), n)):
+            lower = np.linalg.cholesky(columns[pivots[kept]][:, kept])
+            fresh = scipy.linalg.solve_triangular(lower, columns[:, kept].T, lower=True, check_finite=False).T
         factor[:, found : found + len(kept)] = fresh
         found += len(kept)
         progress(found, rank)
@@ -103,7 +110,9 @@ def low_rank(
     n = len(noise)
     mean = float(matrix.diagonal().mean())
     shift = max(float(noise.mean()) + tail / n, np.sqrt(EPS) * mean, float(np.finfo(np.float64).tiny))
-    values, turn = np.linalg.eigh(factor.T @ factor)
+    inner = threads.product(factor.T, factor)
+    with threads.decomposing(len(inner)):
+        values, turn = np.linalg.eigh(inner)
     kept = values > rank * EPS * values.max(initial=0.0)
     values, turn = values[kept], turn[:, kept]
-    return LowRank(factor @ (turn / np.sqrt(values)), values / (values + shift), shift)
+    return LowRank(threads.product(factor, turn / np.sqrt(values)), values / (values + shift), shift)

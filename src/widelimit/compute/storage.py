@@ -1,7 +1,8 @@
 """Gram matrices on disk: a Zarr v3 array whose chunks are the tiles, each written once.
 
 A chunk takes its place by a rename, so that it is whole or not there: after a kill the finished tiles are found and the
-others computed. The array's attributes say of which kernel and data it is; a store of anything else is refused.
+others computed, and so are those that their checksum finds damaged. The array's attributes say of which kernel and data
+it is; a store of anything else is refused. A second copy of them serves where the first is damaged or missing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,15 +22,19 @@ from typing import Any, final
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from widelimit.compute import tiles
-from widelimit.compute.memory import GIB
 from widelimit.compute.plan import Plan, tile_plan
+from widelimit.memory import GIB
 
 KEY = "widelimit_gram"
 FORMAT = 1
 CHECKSUM_BYTES = 4
 """A CRC-32C ends every chunk; reading a damaged one is an error."""
+METADATA, COPY = "zarr.json", "widelimit.json"
+"""Zarr's own file, and the same again."""
 PROBED = 8
 """Rows whose Gram matrix stands in the fingerprint: it tells functions apart that have the same name."""
 
@@ -48,11 +54,12 @@ def store_gram(
     """
     plan = tile_plan(len(X), len(X), X.shape[1], X.dtype, symmetric=True, budget=budget)
     manifest = _manifest(kernel, prepared, X, plan.edge)
-    if path.exists():
-        plan = _same_store(path, manifest, plan)
+    if _begun(path):
+        edge = _same_store(path, manifest, plan)
+        plan, manifest = replace(plan, edge=edge), {**manifest, "tile": edge}
     else:
         _require_disk(path, plan.n**2 * X.dtype.itemsize)
-        _create(path, manifest, plan, X.dtype)
+    _describe(path, manifest, plan, X.dtype)
     _Store(path, plan, X.dtype).fill(prepared, X, progress)
 
 
@@ -91,9 +98,28 @@ def _described(value: Any) -> Any:
     return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": _hash(array)}
 
 
-def _create(path: Path, manifest: dict[str, Any], plan: Plan, dtype: np.dtype) -> None:
+def _begun(path: Path) -> bool:
+    """False where there is nothing to lose: no folder, or one with no more than what a kill leaves at the beginning."""
+    if not path.is_dir():
+        return path.exists()
+    files = [file for file in path.rglob("*") if not file.is_dir()]
+    own = (file.parent == path and (file.name in (METADATA, COPY) or file.suffix == ".partial") for file in files)
+    return not all(own) or any(_document(path / name) is not None for name in (METADATA, COPY))
+
+
+def _document(file: Path) -> Any:
+    """What the file says; None if it is missing or is no JSON."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _describe(path: Path, manifest: dict[str, Any], plan: Plan, dtype: np.dtype) -> None:
+    """Write both copies of the array's metadata where they are not there, or say something else."""
+    files: dict[str, Buffer] = {}
     zarr.create_array(
-        path,
+        MemoryStore(files),
         shape=(plan.n, plan.n),
         chunks=(plan.edge, plan.edge),
         dtype=dtype,
@@ -102,6 +128,21 @@ def _create(path: Path, manifest: dict[str, Any], plan: Plan, dtype: np.dtype) -
         attributes={KEY: manifest},
         config={"write_empty_chunks": True},
     )
+    text = files[METADATA].to_bytes()
+    path.mkdir(parents=True, exist_ok=True)
+    for name in (COPY, METADATA):
+        if _document(path / name) != json.loads(text):
+            _write(path / name, text)
+
+
+def _write(file: Path, text: bytes) -> None:
+    """The whole file or nothing."""
+    partial = file.with_name(f"{file.name}.partial")
+    with partial.open("wb") as written:
+        written.write(text)
+        written.flush()
+        os.fsync(written.fileno())
+    os.replace(partial, file)
 
 
 def _require_disk(path: Path, size: float) -> None:
@@ -114,16 +155,45 @@ def _require_disk(path: Path, size: float) -> None:
         )
 
 
-def _same_store(path: Path, manifest: dict[str, Any], plan: Plan) -> Plan:
-    """The plan with the tiles of the store at `path`; refuses any store but one of this kernel and these data."""
-    try:
-        metadata = json.loads((path / "zarr.json").read_text())
-        found = metadata["attributes"][KEY]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+def _same_store(path: Path, manifest: dict[str, Any], plan: Plan) -> int:
+    """Rows of a tile of the store at `path`; refuses any store but one of this kernel and these data."""
+    found = [_manifest_of(path / name) for name in (METADATA, COPY)]
+    known = [each for each in found if each is not None]
+    same = [each for each in known if _difference(each, manifest) is None]
+    if not known:
         raise ValueError(
-            f"{path} exists and is not a Gram matrix written by widelimit, or its zarr.json is damaged "
-            f"({type(error).__name__}: {error}); choose another path, or remove it. Nothing was changed."
-        ) from None
+            f"{path} exists and is not a Gram matrix written by widelimit, or its {METADATA} is damaged and has no "
+            "copy; choose another path, or remove it. Nothing was changed."
+        )
+    if not same:
+        name, what = _difference(known[0], manifest) or ("", "")
+        raise ValueError(
+            f"{path} is a Gram matrix {what}: it says {name} = {_short(known[0].get(name))}, and this is "
+            f"{_short(manifest[name])}; choose another path, or remove it. Nothing was changed."
+        )
+    edge = int(same[0]["tile"])
+    if edge > plan.edge:
+        raise MemoryError(
+            f"the tiles of {path} are {edge} x {edge}; the budget is enough for {plan.edge} x {plan.edge}."
+        )
+    return edge
+
+
+def _manifest_of(file: Path) -> dict[str, Any] | None:
+    """What the file says of kernel and data; None if it is damaged: it contradicts itself, or is none of this form."""
+    document = _document(file)
+    try:
+        found = document["attributes"][KEY]
+        edge, chunks = found["tile"], document["chunk_grid"]["configuration"]["chunk_shape"]
+        sides, rows = document["shape"], found["data"]["shape"][0]
+    except (KeyError, TypeError, IndexError):
+        return None
+    sound = isinstance(edge, int) and edge > 0 and chunks == [edge, edge] and sides == [rows, rows]
+    return found if sound else None
+
+
+def _difference(found: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, str] | None:
+    """The first fact in which they differ, and how."""
     for name, what in (
         ("format", "in another format"),
         ("kernel", "of another kernel"),
@@ -131,20 +201,9 @@ def _same_store(path: Path, manifest: dict[str, Any], plan: Plan) -> Plan:
         ("widelimit", "written by another version of widelimit"),
         ("values", "of a kernel with other values: another function of the same name, or another processor"),
     ):
-        if found.get(name) != manifest[name]:
-            raise ValueError(
-                f"{path} is a Gram matrix {what}: it says {name} = {_short(found.get(name))}, and this is "
-                f"{_short(manifest[name])}; choose another path, or remove it. Nothing was changed."
-            )
-    edge = found.get("tile")
-    form = (metadata.get("shape"), metadata.get("chunk_grid", {}).get("configuration", {}).get("chunk_shape"))
-    if form != ([plan.n, plan.n], [edge, edge]):
-        raise ValueError(f"{path}/zarr.json is damaged: shape and chunks are {form}; remove {path}.")
-    if edge > plan.edge:
-        raise MemoryError(
-            f"the tiles of {path} are {edge} x {edge}; the budget is enough for {plan.edge} x {plan.edge}."
-        )
-    return replace(plan, edge=edge)
+        if found.get(name) != manifest.get(name):
+            return name, what
+    return None
 
 
 def _short(value: Any) -> str:
@@ -161,27 +220,26 @@ class _Store:
     plan: Plan
     dtype: np.dtype
 
-    def finished(self, i: int, j: int) -> bool:
-        """Whether the chunk is there. Raises: ValueError if it is not whole, which no kill can do."""
+    def whole(self, array: zarr.Array[Any], i: int, j: int) -> bool:
+        """Whether the tile is there and has its checksum."""
         chunk = self.path / "c" / str(i) / str(j)
-        if not chunk.exists():
+        size = self.plan.edge**2 * self.dtype.itemsize + CHECKSUM_BYTES
+        if not chunk.is_file() or chunk.stat().st_size != size:
             return False
-        size, whole = chunk.stat().st_size, self.plan.edge**2 * self.dtype.itemsize + CHECKSUM_BYTES
-        if size != whole:
-            raise ValueError(
-                f"{chunk} is damaged: it has {size} bytes and a whole tile has {whole}; remove that file, and it is "
-                "computed again. Nothing was changed."
-            )
+        try:
+            array[self.plan.rows(i), self.plan.rows(j)]
+        except (ValueError, OSError):
+            return False
         return True
 
     def fill(self, kernel: tiles.PairKernel, X: np.ndarray, progress: Callable[[int, int], None]) -> None:
-        """Compute and write what is missing."""
-        for part in self.path.glob("c/*/*.partial"):  # of a run that was killed
+        """Compute and write what is missing or damaged."""
+        for part in (*self.path.glob("*.partial"), *self.path.glob("c/*/*.partial")):  # of a run that was killed
             part.unlink()
-        blocks = range(self.plan.row_blocks)
-        missing = {(i, j) for i in blocks for j in blocks if not self.finished(i, j)}
-        _require_disk(self.path, len(missing) * self.plan.edge**2 * self.dtype.itemsize)
         array = zarr.open_array(self.path, mode="r+", config={"write_empty_chunks": True})
+        blocks = range(self.plan.row_blocks)
+        missing = {(i, j) for i in blocks for j in blocks if not self.whole(array, i, j)}
+        _require_disk(self.path, len(missing) * self.plan.edge**2 * self.dtype.itemsize)
 
         def write(i: int, j: int, tile: np.ndarray) -> None:
             for at, block in {(i, j): tile, (j, i): tile.T}.items():
@@ -196,6 +254,20 @@ class _Store:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{error.strerror} while tiles were written to {self.path}; the finished ones are kept. Mend that (free"
+                f"{error.strerror} while tiles were written to {self.path}; the finished ones are kept. Fix that (free"
                 " space on the disk, for instance) and call again",
             ) from error
+
+
+def damaged(path: Path) -> list[str]:
+    """The tiles of a store, by their files, that are there and have not their checksum."""
+    array = zarr.open_array(path, mode="r")
+    shape = array.chunks
+    found = []
+    for chunk in sorted(path.glob("c/*/*[0-9]")):
+        i, j = (int(name) * edge for name, edge in zip(chunk.parts[-2:], shape, strict=True))
+        try:
+            array[i : i + shape[0], j : j + shape[1]]
+        except (ValueError, OSError):
+            found.append("/".join(chunk.parts[-3:]))
+    return found

@@ -8,15 +8,19 @@ those that are in the matrix.
 
 from __future__ import annotations
 
+import abc
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from threading import Thread
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit.arithmetic import arithmetic, lenient
 from widelimit.compute.plan import Plan, require, tile_plan, usual_budget
 
 PATCH = 128
@@ -29,15 +33,23 @@ Features = Any
 Item = TypeVar("Item")
 
 
-class PairKernel(Protocol):
+class PairKernel(abc.ABC):
     """A pytree with the two phases of a kernel, as pure JAX functions."""
 
+    @property
+    def traceable(self) -> bool:
+        """Whether `encode` may be compiled, as long as no function of the user's is in it that knows only NumPy."""
+        return True
+
+    @abc.abstractmethod
     def encode(self, X: jax.Array) -> Features:
         """What pairs need of single inputs, (n, d) -> pytree."""
 
-    def pairwise(self, x: Features, y: Features, *, same: bool = False) -> jax.Array:
-        """A block of the kernel, (n, m); with `same`, x is y."""
+    @abc.abstractmethod
+    def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
+        """A block of the kernel, (n, m); with `same`, x is y: values on the diagonal are of no use then."""
 
+    @abc.abstractmethod
     def diagonal(self, x: Features) -> jax.Array:
         """The kernel of each input with itself, (n,)."""
 
@@ -68,33 +80,29 @@ def _apart(always: jax.Array, function: Callable[..., jax.Array], *arguments: Fe
 
 # Twice the width of vectors that XLA takes by itself: with AVX-512 a tile takes half the time, without it the same.
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
+# Half of the time to compile; what runs is slower where it computes much, and encoding does not.
+_QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
 @partial(jax.jit, compiler_options=_WIDE)
-def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count: int) -> jax.Array:
-    """The patches (s, t) of `pairs` (P, 2), the first `count` of them, in their places; the rest is 0."""
+def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count: int, same: bool) -> jax.Array:
+    """The patches (s, t) of `pairs` (P, 2), the first `count` of them, in their places; with `same`, x is y.
+
+    What is left out is 0; the two triangles of a patch with itself may differ by rounding, and its diagonal is void.
+    """
     form = jax.eval_shape(kernel.pairwise, _at(x, 0), _at(y, 0))
     rows, columns = form.shape
     shape = (rows * len(jax.tree.leaves(x)[0]), columns * len(jax.tree.leaves(y)[0]))
 
+    def values(u: Features, v: Features, itself: jax.Array) -> jax.Array:
+        return kernel.pairwise(u, v, same=itself)
+
     def step(k: int, out: jax.Array) -> jax.Array:
         s, t = pairs[k]
-        patch = _apart(jnp.less(k, count), kernel.pairwise, _at(x, s), _at(y, t))
+        patch = _apart(jnp.less(k, count), values, _at(x, s), _at(y, t), same & (s == t))
         return jax.lax.dynamic_update_slice(out, patch, (s * rows, t * columns))
 
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
-
-
-@partial(jax.jit, compiler_options=_WIDE)
-def _symmetric(kernel: PairKernel, x: Features, count: int) -> jax.Array:
-    """The first `count` patches with themselves, (S, rows, rows); their two triangles may differ by rounding."""
-    form = jax.eval_shape(kernel.pairwise, _at(x, 0), _at(x, 0))
-
-    def step(s: int, out: jax.Array) -> jax.Array:
-        return out.at[s].set(_apart(jnp.less(s, count), lambda v: kernel.pairwise(v, v, same=True), _at(x, s)))
-
-    start = jnp.zeros((len(jax.tree.leaves(x)[0]), *form.shape), form.dtype)
-    return jnp.asarray(jax.lax.fori_loop(0, count, step, start))
 
 
 @jax.jit
@@ -117,32 +125,93 @@ def _diagonal(kernel: PairKernel, x: Features) -> jax.Array:
     return kernel.diagonal(x)
 
 
-@partial(jax.jit, static_argnames=("axes", "patches"))
-def _cut(features: Features, axes: tuple[int, ...], patches: int) -> Features:
-    """Every array cut along its axis into `patches`, stacked along a new first axis."""
+Axes = tuple[int | None, ...]
+
+
+def _axes(features: Features, rows: int, fewer: Callable[[], Features]) -> Axes:
+    """The axis of the `rows`, first or last, of every array of the features; None where there is none.
+
+    Where two axes are as long (as many features as rows, for instance), `fewer` tells: features of half the rows.
+    """
+    leaves = jax.tree.leaves(features)
+    found = [[axis for axis in {0, max(leaf.ndim - 1, 0)} if leaf.shape[axis : axis + 1] == (rows,)] for leaf in leaves]
+    if any(len(axes) > 1 for axes in found):
+        small = jax.tree.leaves(fewer())
+        found = [[axis for axis in axes if leaf.shape[axis] < rows] for axes, leaf in zip(found, small, strict=True)]
+    return tuple(axes[0] if axes else None for axes in found)
+
+
+def _cut(features: Features, axes: Axes, count: int) -> Features:
+    """Every array cut along its axis into `count` patches, along a new first axis."""
+
+    def cut(leaf: jax.Array, axis: int | None) -> jax.Array:
+        if axis is None:
+            return jnp.broadcast_to(leaf, (count, *leaf.shape))
+        parts = leaf.reshape(*leaf.shape[:axis], count, -1, *leaf.shape[axis + 1 :])
+        return jnp.moveaxis(parts, axis, 0)
+
     leaves, structure = jax.tree.flatten(features)
-    stacked = [jnp.stack(jnp.split(leaf, patches, axis)) for leaf, axis in zip(leaves, axes, strict=True)]
-    return jax.tree.unflatten(structure, stacked)
+    return jax.tree.unflatten(structure, [cut(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)])
 
 
-@jax.jit
-def _stacked(parts: list[Features]) -> Features:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+@partial(jax.jit, static_argnames=("axes", "count"))
+def _finished(kernel: PairKernel, features: Features, axes: Axes, count: int) -> tuple[Features, jax.Array]:
+    return _cut(features, axes, count), kernel.diagonal(features)
+
+
+@partial(jax.jit, static_argnames="count", compiler_options=_QUICK)
+def _encode(kernel: PairKernel, X: jax.Array, count: int) -> tuple[Features, jax.Array]:
+    """The features of a block of rows in `count` patches, and K(x, x) for every row."""
+    features = kernel.encode(X)
+    axes = _axes(features, len(X), lambda: jax.eval_shape(kernel.encode, X[: len(X) // 2]))
+    return _cut(features, axes, count), kernel.diagonal(features)
+
+
+def _patches(rows: int) -> int:
+    return max(1, rows // PATCH) if jax.default_backend() == "cpu" else 1  # a device takes whole tiles
 
 
 def _encoded(kernel: PairKernel, X: np.ndarray, rows: int) -> Block:
     """The rows X, at most `rows` of them, as a block of that many."""
     filled = np.resize(X, (rows, X.shape[1]))
-    features = kernel.encode(jnp.asarray(filled))
-    diagonal = np.asarray(_diagonal(kernel, features))
-    count = max(1, rows // PATCH) if jax.default_backend() == "cpu" else 1  # a device wants whole tiles
-    leaves = jax.tree.leaves(features)
-    axes = [[axis for axis in {0, max(leaf.ndim - 1, 0)} if leaf.shape[axis : axis + 1] == (rows,)] for leaf in leaves]
-    if all(len(found) == 1 for found in axes):
-        return Block(_cut(features, tuple(found[0] for found in axes), count), diagonal, len(X))
-    # As many features as rows, for instance: which axis is which only smaller blocks can tell.
-    parts = [kernel.encode(jnp.asarray(part)) for part in np.split(filled, count)]
-    return Block(_stacked(parts), diagonal, len(X))
+    if kernel.traceable:
+        patches, diagonal = _encode(kernel, filled, _patches(rows))
+    else:
+        features = kernel.encode(jnp.asarray(filled))
+        axes = _axes(features, rows, lambda: kernel.encode(jnp.asarray(filled[: rows // 2])))
+        patches, diagonal = _finished(kernel, features, axes, _patches(rows))
+    return Block(patches, np.asarray(diagonal), len(X))
+
+
+_BEGUN: set[int] = set()
+"""Hashes of the kernels and shapes whose programs have been compiled, or are being."""
+
+
+def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Callable[[], None]:
+    """Begin to compile the tile program of a kernel seen for the first time, beside that of `_encode`.
+
+    Returns what waits for it: a second thread that calls for the same program would compile it again.
+    """
+    key = hash((jax.tree.structure(kernel), rows, features, dtype))
+    if key in _BEGUN or not kernel.traceable:
+        return _nothing
+    _BEGUN.add(key)
+    inputs = jax.ShapeDtypeStruct((rows, features), dtype)
+    form = _encode.eval_shape(kernel, inputs, _patches(rows))[0]
+    empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), form)
+    side = len(jax.tree.leaves(form)[0])
+
+    def run() -> None:
+        with arithmetic(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
+            _tile(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    return thread.join
+
+
+def _nothing() -> None:
+    """Wait for nothing."""
 
 
 def _patch(block: Block) -> int:
@@ -152,30 +221,27 @@ def _patch(block: Block) -> int:
 def _rectangle(kernel: PairKernel, x: Block, y: Block) -> np.ndarray:
     """The tile of two blocks of rows: (rows of x that count, rows of y that count)."""
     used = [-(-block.used // _patch(block)) for block in (x, y)]
-    return _computed(kernel, x, y, [(s, t) for s in range(used[0]) for t in range(used[1])])[: x.used, : y.used]
+    pairs = [(s, t) for s in range(used[0]) for t in range(used[1])]
+    return _computed(kernel, x, y, pairs, same=False)[: x.used, : y.used]
 
 
-def _computed(kernel: PairKernel, x: Block, y: Block, pairs: list[tuple[int, int]]) -> np.ndarray:
+def _computed(kernel: PairKernel, x: Block, y: Block, pairs: list[tuple[int, int]], *, same: bool) -> np.ndarray:
     most = len(x.diagonal) // _patch(x) * (len(y.diagonal) // _patch(y))
     filled = np.zeros((most, 2), np.int32)
-    filled[: len(pairs)] = np.reshape(pairs, (-1, 2))
-    return np.asarray(_tile(kernel, x.patches, y.patches, filled, len(pairs)))
+    filled[: len(pairs)] = pairs
+    return np.asarray(_tile(kernel, x.patches, y.patches, filled, len(pairs), same))
 
 
 def _square(kernel: PairKernel, x: Block) -> np.ndarray:
     """The tile of a block with itself, symmetric to the bit: (rows that count,) * 2."""
     rows = _patch(x)
     count = -(-x.used // rows)
-    patches = np.tril(np.asarray(_symmetric(kernel, x.patches, count)), -1)
-    patches += np.swapaxes(patches, 1, 2)
-    if count == 1:
-        tile = patches[0]
-    else:
-        tile = np.array(_computed(kernel, x, x, [(s, t) for s in range(count) for t in range(s)]))
-        for s in range(count):
-            here, below = slice(s * rows, (s + 1) * rows), slice((s + 1) * rows, None)
-            tile[here, here] = patches[s]
-            mirror(tile[below, here], tile[here, below])
+    tile = np.array(_computed(kernel, x, x, [(s, t) for s in range(count) for t in range(s + 1)], same=True))
+    for s in range(count):
+        here, below = slice(s * rows, (s + 1) * rows), slice((s + 1) * rows, None)
+        patch = np.tril(tile[here, here], -1)
+        tile[here, here] = patch + patch.T
+        mirror(tile[below, here], tile[here, below])
     np.fill_diagonal(tile, x.diagonal)
     return np.asarray(tile[: x.used, : x.used])
 
@@ -224,19 +290,22 @@ def compute(
     wide = X.dtype == np.float64
 
     def encoded(data: np.ndarray, i: int) -> Block:
-        with jax.enable_x64(wide):
+        with arithmetic(wide):
             return _encoded(kernel, data[plan.rows(i)], plan.edge)
 
     def work(task: tuple[int, int]) -> None:
         i, j = task
-        with jax.enable_x64(wide):
+        with arithmetic(wide):
             same = plan.symmetric and i == j
             write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
 
+    with arithmetic(wide):
+        compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
     if plan.count == 1:  # threads would take longer to start than a small matrix takes
         if wanted(0, 0):
             columns = {0: encoded(Y, 0)}
             rows = columns if plan.symmetric else {0: encoded(X, 0)}
+            compiled()
             work((0, 0))
             progress(1, 1)
         return
@@ -254,6 +323,7 @@ def compute(
             known = columns if plan.symmetric else {}
             fresh = [i for i in row_range if i not in known]
             rows = known | dict(zip(fresh, pool.map(lambda i: encoded(X, i), fresh), strict=True))
+            compiled()
             for _ in each(pool, work, todo):
                 done += 1
                 progress(done, plan.count)
@@ -304,7 +374,7 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
     """K(x, x) for every row; in the blocks of `cross` with `beside` other rows, so that nothing is compiled anew."""
     n, d = X.shape
     plan = tile_plan(n, max(n, beside), d, X.dtype, symmetric=True, budget=usual_budget(d, X.dtype))
-    with jax.enable_x64(X.dtype == np.float64):
+    with arithmetic(X.dtype == np.float64):
         blocks = (_encoded(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
         return np.concatenate([block.diagonal[: block.used] for block in blocks])
 
@@ -312,9 +382,10 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
 def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Run on JAX arrays in their own dtype; float64 arrays keep theirs outside of an x64 context too."""
     if any(a.dtype == jnp.float64 for a in arrays):
-        with jax.enable_x64(True):
+        with arithmetic(True):
             return call()
-    return call()
+    with lenient():
+        return call()
 
 
 def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ from widelimit.estimators import preparation
 from widelimit.estimators.networks import Choice, Design, Kind, Training, choose
 from widelimit.estimators.preparation import Inputs
 from widelimit.inference.solvers import Solver
+from widelimit.references import referenced, resolved
 
 SOLVERS = ("auto", "cholesky", "cg")
 HYPERPARAMETERS = ("fixed", "marginal_likelihood", "leave_one_out")
@@ -39,21 +42,32 @@ class WideEstimator(BaseEstimator, abc.ABC):
 
     inputs_: Inputs
     n_features_in_: int
+    _fitted_with: dict[str, Any]
+    """Parameters at the time of the fit: `set_params` changes the next fit, not this one."""
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Fit whole or not at all: an error or Ctrl-C on the way leaves the fit that was there."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        self._fitted_with = self.get_params(deep=False)
 
     def _check_settings(self) -> None:
         """Refuse parameters that are wrong whatever the data. Raises: TypeError, ValueError."""
         self._design(self.weight_std, self.bias_std).network()
-        if self.hyperparameters not in HYPERPARAMETERS:
-            known = ", ".join(map(repr, HYPERPARAMETERS))
-            raise ValueError(f"hyperparameters must be one of {known}, got {self.hyperparameters!r}.")
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, got {self.solver!r}.")
-        if self.noise != "auto":
-            if isinstance(self.noise, str):
-                raise ValueError(f'noise must be a number >= 0 or "auto", got {self.noise!r}.')
-            validation.finite_scalar("noise", self.noise, at_least=0.0)
-        if validation.times(self.time).ndim:
-            raise ValueError("time must be one number in [0, inf].")
+        validation.choice("hyperparameters", self.hyperparameters, HYPERPARAMETERS)
+        validation.choice("solver", self.solver, SOLVERS)
+        validation.choice("normalize", self.normalize, preparation.NORMALIZE)
+        validation.flag("verbose", self.verbose)
+        validation.flag("ensemble", self._ensemble())
+        preparation.refuse_random_state(self.random_state)
+        preparation.refuse_noise(self.noise)
+        preparation.refuse_time(self.time)
         if self.solver != "auto" and not self._solved():
             raise ValueError(
                 f"solver={self.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
@@ -82,17 +96,27 @@ class WideEstimator(BaseEstimator, abc.ABC):
         return 0.5 if self._solved() else 4
 
     def _ensemble(self) -> bool:
-        return bool(getattr(self, "ensemble", False))
+        return getattr(self, "ensemble", False)
 
     def _prepared(self, X: Any) -> Float[np.ndarray, "m d"]:
         """New rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        return self.inputs_(validate_data(self, X, dtype=np.float64, reset=False))
+        preparation.refuse_rows(X)
+        with preparation.brief("X"):
+            rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
+        return self.inputs_(rows)
 
     def _normalised(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:
         """Training rows as the kernel takes them; the normalisation is stored."""
         self.inputs_ = preparation.inputs(self.normalize, X, weights)
         return self.inputs_(X)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = referenced(BaseEstimator.__getstate__(self))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        BaseEstimator.__setstate__(self, resolved(state))
 
     def save(self, path: Any, *, extra: dict[str, Any] | None = None) -> None:
         """Write this fitted estimator to one file: `wl.save(self, path, extra=extra)`."""

@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
-from widelimit.estimators import preparation
+from widelimit.estimators import casting, preparation
 from widelimit.estimators.base import WideEstimator
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.networks import ROWS, Design, Fitted, search, spread
@@ -46,27 +46,31 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
             TypeError, ValueError: bad data or parameters.
             MemoryError: the (n, n) kernel matrix does not fit.
         """
-        self._check_settings()
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        weights = preparation.sample_weights(sample_weight, len(X))
-        kept = weights > 0
-        X, weights = X[kept], weights[kept]
-        self.classes_, labels = np.unique(y[kept], return_inverse=True)
-        preparation.require_room(len(X), self._matrices())
-        points = self._normalised(X, weights)
-        if len(self.classes_) == 1:
-            self.fitted_ = None
-        elif self.likelihood == "dirichlet":
-            self.fitted_ = self._dirichlet(points, labels, weights)
-        else:
-            self.fitted_ = self._least_squares(points, labels, weights)
+        with self._fitting():
+            self._check_settings()
+            preparation.refuse_rows(X)
+            casting.refuse_unfit_labels("y", y)
+            with preparation.brief("y"):
+                X, y = validate_data(self, X, y, dtype=np.float64, order="C")
+                check_classification_targets(y)
+            weights = preparation.sample_weights(sample_weight, len(X))
+            kept = weights > 0
+            X, weights = X[kept], weights[kept]
+            self.classes_, labels = np.unique(y[kept], return_inverse=True)
+            preparation.require_room(len(X), self._matrices())
+            points = self._normalised(X, weights)
+            if len(self.classes_) == 1:
+                self.fitted_ = None
+            elif self.likelihood == "dirichlet":
+                self.fitted_ = self._dirichlet(points, labels, weights)
+            else:
+                self.fitted_ = self._least_squares(points, labels, weights)
+        validation.sealed(self)
         return self
 
     def _check_settings(self) -> None:
         WideEstimator._check_settings(self)
-        if self.likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}.")
+        validation.choice("likelihood", self.likelihood, LIKELIHOODS)
         validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
         if self.likelihood == "dirichlet" and self.noise != "auto":
             raise ValueError(
@@ -106,8 +110,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
 
     def _least_squares(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
         targets = np.eye(len(self.classes_))[labels]
-        self.y_mean_, scale = preparation.mean_and_scale(targets, weights)
-        standard = (targets - self.y_mean_) / scale
+        standard, self.y_mean_, scale = preparation.standardised(targets, weights)
         chosen = self._choose(points, standard, weights)
         self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
         training = self._training(chosen.design, points, weights)
@@ -135,6 +138,13 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
         """The most probable class: (m,)."""
         check_is_fitted(self)
         return np.asarray(self.classes_[np.argmax(self.predict_proba(X), axis=1)])
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Share of rows whose class is predicted, weighted. Raises: TypeError, ValueError: as `fit`."""
+        casting.refuse_unfit_labels("y", y)
+        if sample_weight is not None:
+            sample_weight = preparation.sample_weights(sample_weight, len(y))
+        return float(ClassifierMixin.score(self, X, y, sample_weight))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """log of `predict_proba`; -inf where that underflows."""

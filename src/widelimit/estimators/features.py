@@ -62,14 +62,18 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def fit(self, X: Any, y: Any = None) -> NTKFeatures:
         """Choose k rows of X (n, d) at random, without replacement; y is ignored. Raises: TypeError, ValueError."""
         count = validation.integer("n_components", self.n_components, at_least=1)
-        if self.kernel not in ("ntk", "nngp"):
-            raise ValueError(f'kernel must be "ntk" or "nngp", got {self.kernel!r}.')
-        X = validate_data(self, X, dtype=np.float64)
-        self.inputs_ = preparation.inputs(self.normalize, X, np.ones(len(X)))
+        validation.choice("kernel", self.kernel, ("ntk", "nngp"))
+        validation.choice("normalize", self.normalize, preparation.NORMALIZE)
+        preparation.refuse_random_state(self.random_state)
+        preparation.refuse_rows(X)
+        with preparation.brief("X"):
+            X = validate_data(self, X, dtype=np.float64, order="C")
+        inputs = preparation.inputs(self.normalize, X, np.ones(len(X)))
         count = min(count, len(X))
         rows = check_random_state(self.random_state).permutation(len(X))[:count]
         design = Design(self.kernel, self.depth, self.activation, self.weight_std, self.bias_std)
-        self._map = nystrom(design.kernel(), self.inputs_(X[np.sort(rows)]))
+        self._map = nystrom(design.kernel(), inputs(X[np.sort(rows)]))
+        self.inputs_ = inputs
         self.components_ = self._map.landmarks
         self._n_features_out = count
         return self
@@ -77,4 +81,7 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     def transform(self, X: Any) -> np.ndarray:
         """phi(X), (m, k), the feature of the largest eigenvalue first."""
         check_is_fitted(self)
-        return self._map(self.inputs_(validate_data(self, X, dtype=np.float64, reset=False)))
+        preparation.refuse_rows(X)
+        with preparation.brief("X"):
+            rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
+        return self._map(self.inputs_(rows))

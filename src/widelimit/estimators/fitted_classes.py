@@ -9,7 +9,9 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Float, Int
 
+from widelimit import validation
 from widelimit.estimators.networks import Training, without_law
+from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import StoppedFlow
 
@@ -27,15 +29,20 @@ class FittedClasses:
     coefficients: Float[np.ndarray, "n c"] | None = None
 
     def __post_init__(self) -> None:
+        settle(self, vars(self))
         if self.coefficients is None:
             law = self.law
             if isinstance(law, DirichletPosterior):
-                self.coefficients = law.coefficients
+                self.coefficients = aligned(law.coefficients)
             else:
-                self.coefficients = np.hstack([flow.coefficients for flow in law])
+                self.coefficients = aligned(np.hstack([flow.coefficients for flow in law]))
+        validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_law(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        settle(self, state)
 
     @property
     def offset(self) -> float:

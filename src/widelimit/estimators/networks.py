@@ -12,14 +12,19 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Float
 
+from widelimit import validation
 from widelimit.architecture.network import Network, mlp
+from widelimit.compute import linalg, threads
+from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.solvers import Solver
+from widelimit.inference.training_set import near
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.progress import LONG, shown
+from widelimit.references import by_reference
 
 Kind = Literal["nngp", "ntk"]
 BLOCK = 4096
@@ -33,6 +38,7 @@ TRIALS = 40
 
 
 @final
+@by_reference
 @dataclass(frozen=True)
 class Design:
     """A network and which of its kernels: all that is needed to make them again."""
@@ -135,6 +141,12 @@ class Training:
     solver: Solver
     verbose: bool
 
+    def __post_init__(self) -> None:
+        settle(self, vars(self))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        settle(self, state)
+
     @property
     def solved(self) -> bool:
         """Whether the fit is a linear system, and not a flow that takes eigenvectors."""
@@ -148,11 +160,15 @@ class Training:
             kernel = self.design.kernel()
             return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
 
+    @linalg.quiet()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
         """K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
         kernel = self.design.kernel()
-        parts = [np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)) @ coefficients for i in range(0, len(Z), BLOCK)]
-        return np.concatenate(parts)
+        parts = [
+            threads.product(np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)), coefficients)
+            for i in range(0, len(Z), BLOCK)
+        ]
+        return near(np.concatenate(parts), Z)
 
 
 def without_law(state: dict[str, Any]) -> dict[str, Any]:
@@ -171,12 +187,17 @@ class Fitted:
     coefficients: Float[np.ndarray, "n c"] | None = None
 
     def __post_init__(self) -> None:
+        settle(self, vars(self))
         if self.coefficients is None:
             law = self.law
-            self.coefficients = law.weights if isinstance(law, Posterior) else law.coefficients
+            self.coefficients = aligned(law.weights if isinstance(law, Posterior) else law.coefficients)
+        validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_law(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        settle(self, state)
 
     @cached_property
     def law(self) -> Posterior | StoppedFlow:

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 from jaxtyping import Float
 
-from widelimit.compute import memory
+from widelimit import validation
+from widelimit.compute import linalg, memory
+from widelimit.estimators import casting
+from widelimit.inference.outputs import constant
+from widelimit.inference.training_set import near
 
 NORMALIZE = ("standardize", "sphere", None)
+ALIGNMENT = 64
+"""Bytes of a cache line, and of the widest vectors."""
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The array in C's order from a multiple of 64 bytes on: itself, or else a copy.
+
+    Matrix products round in another way for another order: what a prediction reads has one form, in a fitted model and
+    in a loaded one.
+    """
+    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    room = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def settle(instance: Any, state: dict[str, Any]) -> None:
+    """Set the attributes of a (frozen) dataclass, arrays `aligned` and read-only."""
+    for name, value in state.items():
+        kept = validation.seal(aligned(value)) if isinstance(value, np.ndarray) else value
+        object.__setattr__(instance, name, kept)
 
 
 @final
@@ -23,18 +54,19 @@ class Inputs:
     sphere: bool
 
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """The rows as the kernel takes them."""
-        rows = (X - self.mean) / self.scale
+        """The rows as the kernel takes them. Raises: ValueError: a row leaves float64's range."""
+        with linalg.quiet():
+            rows = near((X - self.mean) / self.scale, X)
         if not self.sphere:
-            return np.asarray(rows)
+            return rows
+        rows = linalg.scaled(rows.T)[0].T
         norms = np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
         return np.asarray(rows / np.where(norms > 0, norms, 1.0))
 
 
 def inputs(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]) -> Inputs:
     """The normalisation of these training rows. Raises: ValueError: normalize is none of NORMALIZE."""
-    if normalize not in NORMALIZE:
-        raise ValueError(f"normalize must be one of {', '.join(map(repr, NORMALIZE))}, got {normalize!r}.")
+    validation.choice("normalize", normalize, NORMALIZE)
     if normalize is None:
         return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
     mean, scale = mean_and_scale(X, weights)
@@ -44,21 +76,30 @@ def inputs(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np
 def mean_and_scale(
     values: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Weighted mean and standard deviation of each column; 1 for a column that is constant up to rounding."""
+    """Weighted mean and standard deviation of each column; its first value, and 1, of one constant up to rounding."""
     share = weights / weights.sum()
     largest = np.abs(values).max(axis=0)
     unit = np.where(largest > 0, largest, 1.0)  # of order 1, so that no square leaves the range of a float
     mean = share @ (values / unit)
     scale = np.sqrt(share @ (values / unit - mean) ** 2)
-    constant = scale <= 10 * np.finfo(np.float64).eps * len(values) ** 0.5
-    return mean * unit, np.where(constant, 1.0, scale * unit)
+    still = constant(values)
+    flat = still | (scale <= 10 * np.finfo(np.float64).eps * len(values) ** 0.5)
+    return np.where(still, values[0], mean * unit), np.where(flat, 1.0, scale * unit)
+
+
+def standardised(
+    y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """(y - mean)/scale, mean and scale, column by column; 0 in a column that is constant up to rounding."""
+    mean, scale = mean_and_scale(y, weights)
+    return np.where(constant(y), 0.0, (y - mean) / scale), mean, scale
 
 
 def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
     """(n,) weights >= 0, not all of them 0; 1 unless given."""
     if value is None:
         return np.ones(n)
-    weights = np.asarray(value, dtype=np.float64)
+    weights = np.asarray(validation.as_float_array("sample_weight", value), dtype=np.float64)
     if weights.ndim == 0:
         weights = np.full(n, float(weights))
     if weights.shape != (n,):
@@ -66,8 +107,80 @@ def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError("sample_weight must be finite and >= 0.")
     if not weights.any():
-        raise ValueError("every sample weight is zero: there is nothing to fit.")
+        raise ValueError("sample_weight is zero at every row: there is nothing to fit.")
     return weights
+
+
+LONGEST = 380
+"""Characters of a message of scikit-learn's that are kept."""
+
+
+@contextmanager
+def brief(name: str) -> Iterator[None]:
+    """Errors of scikit-learn that name the argument, without the numbers of a table in them."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        text = str(error)
+        whole = text if re.search(rf"\b{name}\b", text) else f"{name}: {text}"
+        raise kind(whole if len(whole) <= LONGEST else f"{whole[:LONGEST]} ...") from None
+
+
+def refuse_rows(value: Any) -> None:
+    """Refuse an X that scikit-learn would take in another sense, or refuse at length. Raises: TypeError, ValueError."""
+    casting.refuse_uncastable("X", value)
+    if value is None:
+        raise ValueError("X must have shape (n, d), got None.")
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub" or type(value).__module__.startswith("scipy.sparse"):
+        return
+    if array.ndim == 2 and not len(array):
+        raise ValueError(f"X is empty: shape {array.shape}, 0 sample(s); at least one row is needed.")
+    if array.ndim != 2:
+        raise ValueError(
+            f"X must have shape (n, d), got shape {array.shape}. Reshape your data: X[:, None] for n points of one "
+            "feature, X[None, :] for one point."
+        )
+    validation.refuse_non_finite("X", array)
+
+
+def refuse_targets(value: Any) -> None:
+    """Refuse regression targets that are no real, finite numbers. Raises: TypeError, ValueError."""
+    casting.refuse_uncastable("y", value)
+    array = np.asarray(value)
+    if value is not None and array.ndim == 0:
+        raise ValueError(f"y must have shape (n,) or (n, c), got {validation.shown(value)}.")
+    if array.dtype.kind == "f":
+        validation.refuse_non_finite("y", array)
+
+
+def refuse_noise(value: Any) -> None:
+    """Refuse what is neither a variance nor "auto". Raises: TypeError, ValueError."""
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError(f'noise must be a number >= 0 or "auto", got {validation.shown(value)}.')
+    elif not isinstance(value, (int, float, np.number)) and not (validation.is_jax(value) and value.ndim == 0):
+        raise TypeError(
+            f'noise must be one number >= 0 or "auto", got {validation.shown(value)}; noise that differs from row to '
+            "row goes by sample_weight: observation i has noise/sample_weight[i]."
+        )
+    else:
+        validation.finite_scalar("noise", value, at_least=0.0)
+
+
+def refuse_time(value: Any) -> None:
+    """Refuse what is no training time. Raises: TypeError, ValueError."""
+    if isinstance(value, (bool, np.bool_, complex)) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"time must be one number in [0, inf], got {validation.shown(value)}.")
+    if not value >= 0:
+        raise ValueError(f"time: times must be in [0, inf], got {validation.shown(value)}.")
+
+
+def refuse_random_state(value: Any) -> None:
+    """Refuse what seeds no generator. Raises: TypeError, ValueError."""
+    if value is not None and not isinstance(value, np.random.RandomState):
+        validation.integer("random_state", value, at_least=0, below=2**32)
 
 
 def require_room(n: int, matrices: float) -> None:

@@ -11,6 +11,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from widelimit import validation
 from widelimit.estimators import preparation
 from widelimit.estimators.base import WideEstimator
 from widelimit.estimators.networks import Fitted
@@ -41,29 +42,36 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
             TypeError, ValueError: bad data or parameters.
             MemoryError: the (n, n) kernel matrix does not fit.
         """
-        self._check_settings()
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
-        weights = preparation.sample_weights(sample_weight, len(X))
-        kept = weights > 0
-        X, targets, weights = X[kept], np.asarray(y, np.float64)[kept], weights[kept]
-        self._single = targets.ndim == 1
-        targets = targets.reshape(len(X), -1)
+        with self._fitting():
+            self._check_settings()
+            preparation.refuse_rows(X)
+            preparation.refuse_targets(y)
+            with preparation.brief("y"):
+                X, y = validate_data(self, X, y, dtype=np.float64, order="C", multi_output=True, y_numeric=True)
+            weights = preparation.sample_weights(sample_weight, len(X))
+            kept = weights > 0
+            targets = np.asarray(y, np.float64)[kept]
+            self._single = targets.ndim == 1
+            self._fit_rows(X[kept], targets.reshape(len(targets), -1), weights[kept])
+        validation.sealed(self)
+        return self
+
+    def _fit_rows(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
+        """Fit to targets (n, c) of rows of weights > 0."""
         preparation.require_room(len(X), self._matrices())
         points = self._normalised(X, weights)
-        mean, scale = preparation.mean_and_scale(targets, weights)
-        standard = (targets - mean) / scale
+        standard, mean, scale = preparation.standardised(targets, weights)
         chosen = self._choose(points, standard, weights)
         self.y_mean_, self.y_scale_, self.noise_ = mean, scale * chosen.scale, chosen.noise
         self.weight_std_, self.bias_std_ = chosen.design.weight_std, chosen.design.bias_std
-        self.X_train_, self.y_train_ = points, standard / chosen.scale
         training = self._training(chosen.design, points, weights)
-        self.fitted_ = Fitted(training, self.y_train_, chosen.noise)
+        self.fitted_ = Fitted(training, standard / chosen.scale, chosen.noise)
+        self.X_train_, self.y_train_ = training.X, self.fitted_.y
         law = self.fitted_.law
         self.log_marginal_likelihood_value_ = None
         if isinstance(law, Posterior) and law.factor.rank == len(points) and law.fit.choice.solver == "cholesky":
             value = law.log_marginal_likelihood() - len(points) * float(np.sum(np.log(chosen.scale)))
             self.log_marginal_likelihood_value_ = value
-        return self
 
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:
         """The predictive mean, (m,) or (m, c); with its standard deviation or covariance if asked.
@@ -77,6 +85,8 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
         Raises:
             ValueError: return_std and return_cov together.
         """
+        for name, flag in (("return_std", return_std), ("return_cov", return_cov), ("include_noise", include_noise)):
+            validation.flag(name, flag)
         if return_std and return_cov:
             raise ValueError("return_std and return_cov exclude each other: at most one of them.")
         points = self._prepared(X)
@@ -90,6 +100,16 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
             return mean, self._shaped(covariance[:, :, None] * self.y_scale_**2)
         return mean
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R^2 of `predict(X)`, weighted, the mean over outputs. Raises: TypeError, ValueError: as `fit`."""
+        preparation.refuse_targets(y)
+        if y is None:
+            raise ValueError("y must have shape (n,) or (n, c), got None.")
+        if sample_weight is not None:
+            sample_weight = preparation.sample_weights(sample_weight, len(y))
+        with preparation.brief("y"):
+            return float(RegressorMixin.score(self, X, y, sample_weight))
+
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         """Without the axis of outputs if y had none."""
         return values[..., 0] if self._single else values
@@ -97,6 +117,8 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
         """Draws of f (without noise) at X: (m, n_samples), or (m, c, n_samples)."""
         points = self._prepared(X)
+        n_samples = validation.integer("n_samples", n_samples, at_least=1)
+        preparation.refuse_random_state(random_state)
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         draws = np.asarray(self.fitted_.law.sample(points, n_samples, seed=seed))
         return np.moveaxis(self._shaped(self.y_mean_ + self.y_scale_ * draws), 0, -1)

@@ -12,6 +12,7 @@ from sklearn.gaussian_process.kernels import Hyperparameter
 from sklearn.gaussian_process.kernels import Kernel as ScikitKernel
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import memory
 from widelimit.kernels.base import Kernel
 
@@ -106,7 +107,7 @@ class SklearnKernel(ScikitKernel):
         return out
 
     def _derivative(self, values: np.ndarray, unit: np.ndarray, X: np.ndarray) -> np.ndarray:
-        with jax.enable_x64(True):
+        with arithmetic(True):
             kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self._at(values))
             still = SklearnKernel(jax.tree.map(np.zeros_like, self.kernel), self.names, unit, None)
             tangent = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), still._at(unit))
@@ -127,7 +128,10 @@ class SklearnKernel(ScikitKernel):
 
 
 def _table(X: Any) -> np.ndarray:
-    return np.asarray(np.atleast_2d(X), np.float64)
+    validation.refuse_masked("X", X)
+    if np.ndim(X) == 0:
+        raise ValueError(f"X must be a table of numbers, got {validation.shown(X)}.")
+    return np.asarray(validation.points("X", np.atleast_2d(X)), np.float64)
 
 
 def sklearn_kernel(
@@ -155,11 +159,15 @@ def sklearn_kernel(
     """
     if not isinstance(k, Kernel):
         raise TypeError(f"a kernel is needed, e.g. wl.nngp(net) or wl.ntk(net); got {type(k).__name__}.")
-    if gradient not in ("autodiff", "differences"):
-        raise ValueError(f'gradient must be "autodiff" or "differences", got {gradient!r}.')
-    low, high = (validation.finite_scalar("every bound", bound, above=0.0) for bound in bounds)
+    if not isinstance(gradient, str) or gradient not in ("autodiff", "differences"):
+        raise ValueError(f'gradient must be "autodiff" or "differences", got {validation.shown(gradient)}.')
+    if not isinstance(fixed, (tuple, list, set)) or not all(isinstance(name, str) for name in fixed):
+        raise TypeError(f"fixed must be a sequence of names, got {validation.shown(fixed)}.")
+    if not isinstance(bounds, (tuple, list, np.ndarray)) or len(bounds) != 2:
+        raise ValueError(f"bounds must be (low, high), got {validation.shown(bounds)}.")
+    low, high = (validation.finite_scalar("each of bounds", bound, above=0.0) for bound in bounds)
     if not low < high:
-        raise ValueError(f"bounds must be (low, high) with low < high, got {bounds!r}.")
+        raise ValueError(f"bounds must be (low, high) with low < high, got {validation.shown(bounds)}.")
     places = [place for place in _places(k) if place.value > 0]
     unknown = set(fixed) - {place.name for place in places}
     if unknown:

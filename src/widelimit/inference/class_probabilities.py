@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import log_ndtr
+
+from widelimit.compute import threads
 
 NODES = 24
 """Gauss-Hermite nodes for each output; spaced by less than the width of a Gumbel variable up to a deviation of 4."""
@@ -16,6 +19,8 @@ TAIL = 30.0
 """exp(-TAIL) of a Gumbel variable's right tail is left out."""
 REACH = 8.0
 """Standard deviations of a Gaussian that are integrated over; 1e-15 lie outside."""
+WIDE = 100.0
+"""Deviation of an output beside which the shape of a Gumbel variable, of deviation 1.3, is lost: far from all rows."""
 BLOCK = 2**22
 """Values held at once, 32 MiB."""
 
@@ -28,7 +33,8 @@ def _blocks(m: int, each: int) -> list[slice]:
 def _in_blocks(
     rule: Callable[[np.ndarray, np.ndarray], np.ndarray], mean: np.ndarray, deviation: np.ndarray, each: int
 ) -> np.ndarray:
-    return np.concatenate([rule(mean[part], deviation[part]) for part in _blocks(len(mean), each)])
+    with threads.following(0):  # many little products
+        return np.concatenate([rule(mean[part], deviation[part]) for part in _blocks(len(mean), each)])
 
 
 def expected_softmax(mean: Float[np.ndarray, "m c"], variance: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:
@@ -36,9 +42,19 @@ def expected_softmax(mean: Float[np.ndarray, "m c"], variance: Float[np.ndarray,
 
     The softmax is the probability that f_k + g_k is the largest, g_k independent Gumbel variables: the integral over x
     of H_k'(x) prod_{j != k} H_j(x), H_j(x) = E[exp(-exp(f_j - x))]: Gauss-Hermite nodes in f, a trapezoidal rule in x.
+    Where a deviation is above WIDE the g_k are taken as normal, of their variance pi^2/6.
     """
-    deviation = np.sqrt(variance)
-    count = int((TAIL + 2 * REACH * float(deviation.max()) + np.ptp(mean)) / STEP)
+    wide = variance.max(axis=1) > WIDE**2
+    p = np.empty_like(mean)
+    if wide.any():
+        p[wide] = largest_probability(mean[wide], variance[wide] + math.pi**2 / 6)
+    if not wide.all():
+        p[~wide] = _narrow(mean[~wide], np.sqrt(variance[~wide]))
+    return p
+
+
+def _narrow(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    count = int((TAIL + 2 * REACH * float(deviation.max())) / STEP)
     return _in_blocks(_softmax, mean, deviation, mean.shape[1] * NODES * count)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Int
 
-from widelimit.compute import linalg
+from widelimit import validation
+from widelimit.compute import linalg, threads
 from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.solvers import KERNEL, factorised
-from widelimit.inference.training_set import TrainingSet, training_set
+from widelimit.inference.training_set import TrainingSet, near, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, Report, shown, silent
 
@@ -57,15 +58,17 @@ class _Correction:
 
     def update(self, factor: linalg.Factor, member: np.ndarray, solved: np.ndarray) -> np.ndarray:
         """A^{-1} U C^{-1} U^T A^{-1} b, given the own rows of A^{-1} b."""
-        inner = scipy.linalg.cho_solve((self.lower, True), self.root * solved, check_finite=False)
+        with threads.following(threads.work(len(self.lower), len(self.lower), 1)):
+            inner = scipy.linalg.cho_solve((self.lower, True), self.root * solved, check_finite=False)
         spike = np.zeros((len(self.rows), 1))
         spike[member, 0] = self.root * inner
         return factor.solve(spike)[:, 0]
 
     def seen(self, white: np.ndarray) -> np.ndarray:
         """|C^{-1/2} U^T A^{-1} b|^2 of each column b, given L^{-1} b."""
-        part = self.root[:, None] * (self.rows.T @ white)
-        solved = scipy.linalg.solve_triangular(self.lower, part, lower=True, check_finite=False)
+        part = self.root[:, None] * threads.product(self.rows.T, white)
+        with threads.following(threads.work(len(part), len(part), part.shape[1])):
+            solved = scipy.linalg.solve_triangular(self.lower, part, lower=True, check_finite=False)
         return np.asarray(np.einsum("ij,ij->j", solved, solved))
 
     def log_determinant(self) -> float:
@@ -77,8 +80,9 @@ def _correction(factor: linalg.Factor, member: np.ndarray, weights: np.ndarray, 
     picked = np.zeros((n, len(member)))
     picked[member, np.arange(len(member))] = 1.0
     rows, root = factor.whiten(picked), 1 / np.sqrt(weights)
-    inner = np.eye(len(member)) / delta - (rows.T @ rows) * root[:, None] * root
-    return _Correction(rows, root, np.asarray(scipy.linalg.cholesky(inner, lower=True, check_finite=False)))
+    inner = np.eye(len(member)) / delta - threads.product(rows.T, rows) * root[:, None] * root
+    with threads.following(len(member) ** 3 / 3):
+        return _Correction(rows, root, np.asarray(scipy.linalg.cholesky(inner, lower=True, check_finite=False)))
 
 
 @final
@@ -94,16 +98,22 @@ class DirichletPosterior:
     scale: float
     offset: float
     log_marginal_likelihood: float
-    """Of the latent labels, summed over classes."""
+    """Of the latent labels, summed over the classes that occur: one that does not has nothing but its own absence."""
     targets: Float[np.ndarray, "n c"]
     """Latent labels less the offset, in units of scale."""
     noise: Float[np.ndarray, "n c"]
     """Their noise, in the square of these units."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
+    @linalg.quiet()
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Mean of each f_k at Z."""
-        return np.asarray(self.offset + self.scale * (self.data.cross(self.data.inputs(Z)) @ self.coefficients))
+        points = self.data.inputs(Z)
+        return near(self.offset + self.scale * threads.product(self.data.cross(points), self.coefficients), points)
 
+    @linalg.quiet()
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Variance of each f_k at Z."""
         points = self.data.inputs(Z)
@@ -116,7 +126,7 @@ class DirichletPosterior:
             error = linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior[part]
             for k, correction in enumerate(self.corrections):
                 out[part, k] = linalg.non_negative(common - correction.seen(white), error)
-        return self.scale**2 * out
+        return near(self.scale**2 * out, points)
 
     def leave_one_out(self) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]]:
         """Mean and variance of each row's f_k given all other rows, (n, c) each; as `Posterior.leave_one_out`."""
@@ -197,14 +207,16 @@ def _conditioned(
     noise = np.where(own, shape.noise_own, shape.noise_other) / scale**2 / weights[:, None]
     coefficients = factor.solve(targets)
     corrections = []
-    score = -c * n * math.log(2 * math.pi * scale**2) / 2
+    occurring = own.any(axis=0)
+    score = -int(occurring.sum()) * n * math.log(2 * math.pi * scale**2) / 2
     for j in range(c):
         member = np.flatnonzero(own[:, j])
         part = _correction(factor, member, weights[member], n, delta)
         corrections.append(part)
         coefficients[:, j] += part.update(factor, member, coefficients[member, j])
         determinant = factor.log_determinant() + len(member) * math.log(delta) + part.log_determinant()
-        score -= float(targets[:, j] @ coefficients[:, j] + determinant) / 2
+        if occurring[j]:
+            score -= float(targets[:, j] @ coefficients[:, j] + determinant) / 2
         report("classes", j + 1, c)
     return DirichletPosterior(data, factor, tuple(corrections), coefficients, scale, offset, score, targets, noise)
 

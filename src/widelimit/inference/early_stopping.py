@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
-from widelimit.inference.training_set import TrainingSet, training_set
+from widelimit.compute import linalg, memory, threads
+from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, near, training_set
 from widelimit.kernels.base import Kernel
 
 
@@ -28,34 +28,44 @@ class StoppedFlow:
     spread: np.ndarray
     """U^T (S(X, X) + E) U."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     @property
     def coefficients(self) -> Float[np.ndarray, "n c"]:
         """A_t y: the mean is T(., X) A_t y."""
-        return np.asarray(self.modes @ (self.gain[:, None] * (self.modes.T @ self.data.y)))
+        return threads.product(self.modes, self.gain[:, None] * threads.product(self.modes.T, self.data.y))
 
+    @linalg.quiet()
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m *c"]:
         """T(Z, X) A_t y."""
-        return np.asarray(self.data.outputs(self.data.cross(self.data.inputs(Z)) @ self.coefficients, Z))
+        return np.asarray(self.data.outputs(self._mean(self.data.inputs(Z)), Z))
 
+    @linalg.quiet()
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
         """The diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
         points = self.data.inputs(Z)
         prior = np.asarray(self.prior.diag(points))
         weighted, between = self._projections(points)
         crossing = np.einsum("ij,ij->i", weighted, between)
-        return self._checked(prior, crossing, np.einsum("ij,ij->i", weighted @ self.spread, weighted))
+        square = np.einsum("ij,ij->i", threads.product(weighted, self.spread), weighted)
+        return near(self._checked(prior, crossing, square), points)
 
+    @linalg.quiet()
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
         """S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m), symmetric to the bit."""
         points = self.data.inputs(Z)
-        memory.require(3 * 8.0 * len(points) ** 2, f"the covariance of {len(points)} points")
+        m, n = len(points), len(self.data.X)
+        memory.require(8.0 * (5 * m * m + 4 * m * n), f"the covariance of {m} points")
         prior = np.asarray(self.prior.gram(points))
         weighted, between = self._projections(points)
-        crossing, square = weighted @ between.T, weighted @ self.spread @ weighted.T
+        crossing = threads.product(weighted, between.T)
+        square = threads.product(threads.product(weighted, self.spread), weighted.T)
         out = prior + ((square + square.T) / 2 - crossing - crossing.T)
         np.fill_diagonal(out, self._checked(*(np.diagonal(a) for a in (prior, crossing, square))))
-        return np.asarray(out)
+        return near(out, points)
 
+    @linalg.quiet()
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, *, seed: int = 0) -> Float[np.ndarray, "count m *c"]:
         """Draws of f_t(Z): (count, m), or (count, m, c) for y of shape (n, c)."""
         points, c = self.data.inputs(Z), self.data.y.shape[1]
@@ -64,14 +74,17 @@ class StoppedFlow:
         normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal(
             (validation.integer("count", count, at_least=1), len(points), c)
         )
-        mean = self.data.cross(points) @ self.coefficients
-        return np.asarray(self.data.outputs(mean + np.einsum("ij,sjc->sic", root, normal), Z))
+        return np.asarray(self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z))
+
+    def _mean(self, points: np.ndarray) -> np.ndarray:
+        return threads.product(self.data.cross(points), self.coefficients)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """B U^{-T} = T(Z, X) U diag(gain) and S(Z, X) U."""
-        tangent = self.data.cross(points) @ self.modes
-        between = tangent if self.prior is self.data.kernel else self.prior.cross(points, self.data.X) @ self.modes
-        return tangent * self.gain, np.asarray(between)
+        tangent = threads.product(self.data.cross(points), self.modes)
+        if self.prior is self.data.kernel:
+            return tangent * self.gain, tangent
+        return tangent * self.gain, threads.product(np.asarray(self.prior.cross(points, self.data.X)), self.modes)
 
     def _checked(self, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
         error = linalg.rounding(len(self.gain), 1.0) * (prior + 2 * np.abs(crossing) + square)
@@ -115,12 +128,12 @@ def stopped_flow(
     ridge = float(validation.finite_scalar("noise", noise, at_least=0.0))
     w = np.ones(len(data.X)) if weights is None else validation.noise(weights, len(data.X))
     root = np.sqrt(np.broadcast_to(w, len(data.X)))
-    values, vectors = linalg.eigenpairs(data.gram() * root[:, None] * root)
+    values, vectors = linalg.eigenpairs(data.gram(beside=2 + EIGENVECTORS) * root[:, None] * root)
     modes = root[:, None] * vectors
     if prior is None:
         spread = np.diag(np.maximum(values, 0.0) + ridge)
     else:
-        spread = modes.T @ data._replace(kernel=prior).gram() @ modes
+        spread = threads.product(threads.product(modes.T, data._replace(kernel=prior).gram()), modes)
         spread = (spread + spread.T) / 2
     gain = _gain(values, ridge, 2 * t / float(np.sum(root**2)))
     return StoppedFlow(data, k if prior is None else prior, gain, modes, spread)

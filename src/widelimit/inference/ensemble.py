@@ -10,9 +10,10 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network
-from widelimit.compute import linalg, memory
+from widelimit.compute import linalg, memory, threads
+from widelimit.compute.plan import require_matrices
 from widelimit.inference.gradient_flow import GradientFlow, closed_form
-from widelimit.inference.training_set import like, training_set
+from widelimit.inference.training_set import EIGENVECTORS, like, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.validation import Array
@@ -32,10 +33,14 @@ class TrainedEnsemble:
     modes: np.ndarray
     """V^T Sigma(X, X) V."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def mean(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
         return self.flow.predict(Z, t)
 
+    @linalg.quiet()
     def covariance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m m"]:
         """Sigma(Z, Z) - B Sigma(X, Z) - (B Sigma(X, Z))^T + B Sigma(X, X) B^T, B = B_t(Z).
 
@@ -43,19 +48,21 @@ class TrainedEnsemble:
         t = 0 is the NNGP prior. Source: Lee et al. 2019, arXiv 1902.06720, section 2.3.
         """
         points, times = self.flow.data.inputs(Z), validation.times(t)
-        memory.require(8.0 * times.size * len(points) ** 2, f"{times.size} covariances of {len(points)} points")
+        m, n = len(points), len(self.modes)
+        memory.require(8.0 * ((times.size + 4) * m * m + 4 * m * n), f"{times.size} covariances of {m} points")
         prior = np.asarray(self.prior.gram(points))
         tangent, between = self._projections(points)
         out = np.empty((times.size, len(points), len(points)))
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
             weighted = tangent * gain
-            crossing = weighted @ between.T
-            square = weighted @ self.modes @ weighted.T
+            crossing = threads.product(weighted, between.T)
+            square = threads.product(threads.product(weighted, self.modes), weighted.T)
             out[i] = prior + ((square + square.T) / 2 - crossing - crossing.T)
             diagonal = self._variance(np.diagonal(prior), np.diagonal(crossing), np.diagonal(square))
             np.fill_diagonal(out[i], diagonal)
         return like(out if times.ndim else out[0], Z)
 
+    @linalg.quiet()
     def variance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m"]:
         """The diagonal of `covariance`, (m,) or (T, m), at O(m n^2) for each time; never negative.
 
@@ -72,13 +79,13 @@ class TrainedEnsemble:
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
             weighted = tangent * gain
             crossing = np.einsum("ij,ij->i", weighted, between)
-            square = np.einsum("ij,ij->i", weighted @ self.modes, weighted)
+            square = np.einsum("ij,ij->i", threads.product(weighted, self.modes), weighted)
             out[i] = self._variance(prior, crossing, square)
         return like(out if times.ndim else out[0], Z)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Theta(Z, X) V and Sigma(Z, X) V."""
-        between = np.asarray(self.prior.cross(points, self.flow.data.X)) @ self.flow.vectors
+        between = threads.product(np.asarray(self.prior.cross(points, self.flow.data.X)), self.flow.vectors)
         return self.flow.projected(points), between
 
     def _variance(self, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
@@ -105,6 +112,9 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
         MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     tangent, prior = ntk(net), nngp(net)
-    flow = closed_form(training_set(tangent, X, y), None)
-    modes = flow.vectors.T @ flow.data._replace(kernel=prior).gram() @ flow.vectors
+    data = training_set(tangent, X, y)
+    require_matrices(len(data.X), 2 + EIGENVECTORS, "an ensemble")
+    flow = closed_form(data, None)
+    own = flow.data._replace(kernel=prior).gram()
+    modes = threads.product(threads.product(flow.vectors.T, own), flow.vectors)
     return TrainedEnsemble(flow, prior, (modes + modes.T) / 2)

@@ -13,7 +13,8 @@ import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory, tiles
+from widelimit.compute import linalg, memory, threads, tiles
+from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import Function, evaluate, like, scalar_kernel
 from widelimit.kernels.base import Kernel
@@ -49,11 +50,15 @@ class Conditioned(Kernel):
         prepared: tiles.PairKernel = replace(self, kernel=self.kernel.prepared(*inputs, self.X.astype(inputs[0].dtype)))
         return prepared
 
+    @property
+    def traceable(self) -> bool:
+        return self.kernel.traceable
+
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         features, known = self.kernel.encode(X), self.kernel.encode(jnp.asarray(self.X, X.dtype))
         return features, _whitened(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         explained = jnp.matmul(x[1], y[1].T, precision="highest")
         return self.kernel.pairwise(x[0], y[0], same=same) - explained
 
@@ -88,7 +93,9 @@ class GaussianProcess:
         if self.mean is not None and not callable(self.mean):
             raise TypeError(f"mean must be a function of (n, d) inputs, got {type(self.mean).__name__}.")
         if not isinstance(self.outputs, tuple) or len(self.outputs) > 1:
-            raise TypeError(f"outputs must be () or (c,), the shape of one value, got {self.outputs!r}.")
+            raise TypeError(
+                f"outputs must be () or (c,), the shape of one value, got {validation.shown(self.outputs)}."
+            )
         for count in self.outputs:
             validation.integer("the number of outputs", count, at_least=1)
 
@@ -118,7 +125,7 @@ class GaussianProcess:
         memory.require(2 * 8.0 * count * len(points) * columns, f"{count} draws of {len(points)} x {columns} values")
         root = self._root(points)
         normal = np.random.default_rng(seed).standard_normal((count, root.rank, columns))
-        draws = self._mean(points) + root.root @ normal
+        draws = self._mean(points) + threads.product(root.root, normal)
         return like(draws if self.outputs else draws[..., 0], X)
 
     def log_density(self, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> float:
@@ -137,17 +144,20 @@ class GaussianProcess:
             ArithmeticError: the kernel is not positive semi-definite.
         """
         points = _inputs("X", X)
-        residual = self._targets(y, len(points)) - self._mean(points)
+        residual, exponent = linalg.scaled(self._targets(y, len(points)) - self._mean(points))
         pivoted = self._root(points)
-        basis, upper = np.linalg.qr(pivoted.root)
-        along = basis.T @ residual
-        off = np.abs(residual - basis @ along).max(axis=0, initial=0.0)
+        with threads.decomposing(len(points)):
+            basis, upper = np.linalg.qr(pivoted.root)
+        along = threads.product(basis.T, residual)
+        off = np.abs(residual - threads.product(basis, along)).max(axis=0, initial=0.0)
         if (off > math.sqrt(linalg.EPS) * np.abs(residual).max(axis=0, initial=0.0)).any():
             return -math.inf
-        white = scipy.linalg.solve_triangular(upper, along) if pivoted.rank else along
+        with threads.following(threads.work(len(upper), len(upper), along.shape[1])):
+            white = scipy.linalg.solve_triangular(upper, along) if pivoted.rank else along
         log_volume = float(np.sum(np.log(np.abs(np.diagonal(upper)))))
         normaliser = pivoted.rank * math.log(2 * math.pi) / 2 + log_volume
-        return float(-np.sum(white**2) / 2 - residual.shape[1] * normaliser)
+        square = float(linalg.restored(np.sum(white**2, axis=0), 2 * exponent).sum())
+        return float(-square / 2 - residual.shape[1] * normaliser)
 
     def condition(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
@@ -165,12 +175,13 @@ class GaussianProcess:
         Raises:
             TypeError, ValueError: bad data; values that cannot be interpolated, as `posterior`.
         """
-        points = _inputs("X", X)
+        points = validation.owned(_inputs("X", X))
         prior = self._mean(points)
         residual = self._targets(y, len(points)) - prior
         post = posterior(self.kernel, points, residual, noise=noise, solver="cholesky")
         error = linalg.rounding(len(points), 1.0) * post.factor.spread
-        kernel = Conditioned(self.kernel, points, post.factor.whiten(np.eye(len(points))), error)
+        whitener = validation.seal(post.factor.whiten(np.eye(len(points))))
+        kernel = Conditioned(self.kernel, points, whitener, error)
 
         def mean(Z: np.ndarray) -> np.ndarray:
             values = np.asarray(self._mean(Z) + np.asarray(post.mean(Z)))
@@ -194,6 +205,7 @@ class GaussianProcess:
         return values.reshape(n, -1)
 
     def _root(self, points: np.ndarray) -> linalg.Pivoted:
+        require_matrices(len(points), 4, "a root of the covariance")
         covariance = np.asarray(self.kernel.gram(points))
         if not np.isfinite(covariance).all():
             raise ValueError("the kernel is NaN or infinite at some rows of X; scale X down.")

@@ -13,9 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.arithmetic import arithmetic
+from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss, SquaredError, resolve
-from widelimit.inference.training_set import Function, TrainingSet, training_set
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set, unchecked
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
@@ -38,17 +39,26 @@ class GradientDescent:
     outputs: np.ndarray
     """(S, n, c): f_s(X)."""
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def coefficients(self) -> Float[np.ndarray, "*S n *c"]:
         """alpha_s with f_s = f_0 + K(., X) alpha_s, of the shape of y: equations (3.6) and (3.7) of the paper."""
         values = self.alphas[..., 0] if self.data.single else self.alphas
         return values if isinstance(self.steps, np.ndarray) else values[0]
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"]) -> Float[Array, "*S m *c"]:
         """f_s(Z) = f_0(Z) + K(Z, X) alpha_s: (m,), or (m, c) for y of shape (n, c). Raises: ValueError: bad Z."""
         points = self.data.inputs(Z)
         folded = np.stack([self.data.fold(alpha) for alpha in self.alphas])
-        values = self.data.start(self.initial, points) + self.data.unfold(self.data.cross(points) @ folded)
-        return self.data.outputs(values if isinstance(self.steps, np.ndarray) else values[0], Z)
+        values = self.data.start(self.initial, points) + self.data.unfold(
+            threads.product(self.data.cross(points), folded)
+        )
+        values = values if isinstance(self.steps, np.ndarray) else values[0]
+        if np.isfinite(self.alphas).all():
+            return self.data.outputs(values, Z)
+        return unchecked(values[..., 0] if self.data.single else values, Z)  # a descent that diverged has warned
 
     def loss(self) -> Float[np.ndarray, "*S"] | float:
         """C(f_s) = (1/n) sum_i l(f_s(x_i), y_i) on the training set; inf where the iterates have overflowed."""
@@ -113,7 +123,7 @@ def _iterate(
 ) -> np.ndarray:
     """alpha_s (S, N, q), folded, for any loss, by as many steps as the largest of `steps`."""
     order = np.argsort(steps)
-    with jax.enable_x64(True):
+    with arithmetic(True):
         objective = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), loss)
         fixed = [jnp.asarray(v) for v in (matrix, start, data.y)]
         zero = jnp.zeros(data.fold(start).shape)
@@ -171,22 +181,23 @@ def gradient_descent(
     momentum = _momentum(momentum)
     counts = _steps(steps)
     memory.require(16.0 * counts.size * data.y.size, f"the iterates after {counts.size} numbers of steps")
-    start, matrix = data.start(initial, data.X), data.gram()
+    start, matrix = data.start(initial, data.X), data.gram(beside=1 + EIGENVECTORS)
     rate = eta / len(data.X)
     if isinstance(kind, SquaredError):
         values, vectors = linalg.eigenpairs(matrix.copy())
-        residual = vectors.T @ data.fold(data.y - start)
+        target, exponent = linalg.scaled(data.fold(data.y - start))
+        residual = threads.product(vectors.T, target)
         lam = np.where(values > linalg.rounding(len(values), values[-1]), values, 0.0)
         _warn_if_divergent(eta, kind, values[-1], len(data.X), momentum)
         gains = np.stack([polynomial_gain(lam, 2 * rate, int(s), momentum) for s in counts.ravel()])
         with np.errstate(over="ignore", invalid="ignore"):
-            folded = vectors @ (gains[:, :, None] * residual)
-            moved = vectors @ ((gains * lam)[:, :, None] * residual)
+            folded = linalg.restored(threads.product(vectors, gains[:, :, None] * residual), exponent)
+            moved = linalg.restored(threads.product(vectors, (gains * lam)[:, :, None] * residual), exponent)
     else:
         _warn_if_divergent(eta, kind, linalg.eigenvalues(matrix.copy())[-1], len(data.X), momentum)
         folded = _iterate(data, kind, matrix, start, counts.ravel(), rate, momentum)
         with np.errstate(over="ignore", invalid="ignore"):
-            moved = matrix @ folded
+            moved = threads.product(matrix, folded)
     _warn_if_overflown(folded, kind)
     alphas, outputs = data.unfold(folded), start + data.unfold(moved)
     return GradientDescent(data, kind, initial, counts if counts.ndim else int(counts), alphas, outputs)
@@ -221,7 +232,7 @@ def max_learning_rate(
             f"the second derivative of {type(kind).__name__} has no bound, and no learning rate is safe for every f; "
             f"wl.gradient_flow needs none."
         )
-    return _bound(kind, float(linalg.eigenvalues(data.gram())[-1]), len(points), _momentum(momentum))
+    return _bound(kind, float(linalg.eigenvalues(data.gram(beside=1))[-1]), len(points), _momentum(momentum))
 
 
 def _bound(loss: Loss, largest: float, n: int, momentum: float) -> float:
@@ -240,10 +251,10 @@ def _steps(value: Any) -> np.ndarray:
         return np.asarray(validation.integer("steps", value, at_least=0, below=2**62))
     counts = np.asarray(value)
     if counts.ndim != 1 or counts.size == 0 or counts.dtype.kind not in "iu":
-        raise TypeError(f"steps must be an integer or a one-dimensional array of them, got {value!r}.")
+        raise TypeError(f"steps must be an integer or a one-dimensional array of them, got {validation.shown(value)}.")
     if counts.min() < 0:
         raise ValueError(f"steps must be at least 0, got {counts.min()}.")
-    return counts
+    return validation.owned(counts)
 
 
 def _warn_if_divergent(eta: float, loss: Loss, largest: float, n: int, momentum: float) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import krylov, linalg, memory
+from widelimit.compute import krylov, linalg, memory, threads
 from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
 from widelimit.inference.modes import Modes
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
-from widelimit.inference.training_set import Function, TrainingSet, training_set
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
@@ -38,6 +38,9 @@ class GradientFlow(Flow):
     vectors: np.ndarray
     residual: np.ndarray
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     @property
     def _null(self) -> np.ndarray:
         """Modes whose eigenvalue cannot be told from 0."""
@@ -55,8 +58,9 @@ class GradientFlow(Flow):
 
     def projected(self, points: np.ndarray) -> np.ndarray:
         """K(Z, X) V: the kernel between test points and modes, (m, n)."""
-        return np.asarray(self.data.cross(points) @ self.vectors)
+        return threads.product(self.data.cross(points), self.vectors)
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T.
 
@@ -74,27 +78,36 @@ class GradientFlow(Flow):
         points, times = self.data.inputs(Z), validation.times(t)
         size = times.size * self.residual.shape[1] * (len(points) * self.data.coupled + 2 * len(self.values))
         memory.require(8 * size, f"predictions at {times.size} times")
-        weighted = self.gain(np.atleast_1d(times))[:, :, None] * self.residual
-        moved = np.einsum("mn,tnc->tmc", self.projected(points), weighted, optimize=True)
+        residual, exponent = linalg.scaled(self.residual)
+        weighted = self.gain(np.atleast_1d(times))[:, :, None] * residual
+        projected = self.projected(points)
+        with threads.following(threads.work(len(projected), projected.shape[1], weighted[:, 0].size)):
+            moved = np.einsum("mn,tnc->tmc", projected, weighted, optimize=True)
+        moved = linalg.restored(moved, exponent)
         values = self.data.start(self.initial, points) + self.data.unfold(moved)
         return self.data.outputs(values if times.ndim else values[0], Z)
 
     def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
-        """C(f_t) = (1/n) sum_i |f_t(x_i) - y_i|^2 on the training set, in the square of y's unit; t as in `predict`."""
+        """C(f_t) = (1/n) sum_i |f_t(x_i) - y_i|^2 on the training set, in the square of y's unit; t as in `predict`.
+
+        inf where that leaves float64's range.
+        """
         times = validation.times(t)
         losses = self.modes().loss(np.atleast_1d(times)).sum(axis=1)
         return losses if times.ndim else float(losses[0])
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
-        times = np.atleast_1d(validation.times(t))
-        values = self.data.unfold(self.vectors @ (self.gain(times)[0][:, None] * self.residual))
+        times = np.atleast_1d(validation.one_time(t))
+        residual, exponent = linalg.scaled(self.residual)
+        folded = threads.product(self.vectors, self.gain(times)[0][:, None] * residual)
+        values = self.data.unfold(linalg.restored(folded, exponent))
         return values[:, 0] if self.data.single else values
 
     def modes(self) -> Modes:
         """The loss as a sum over the eigenvectors of K(X, X): eigenvalue, share of the target, time to learn."""
         lam = np.where(self._null, 0.0, self.values)[::-1]
-        return Modes(lam, np.sum(self.residual**2, axis=1)[::-1], self.vectors[:, ::-1], len(self.data.X))
+        return Modes(lam, self.residual[::-1], self.vectors[:, ::-1], len(self.data.X))
 
 
 def gradient_flow(
@@ -141,8 +154,10 @@ def gradient_flow(
     data, kind = training_set(k, X, y), resolve(loss)
     _check_initial(initial)
     kind.check(data.y)
-    if solver not in ("auto", "eigh", "krylov"):
-        raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {solver!r}.')
+    if not isinstance(solver, str) or solver not in ("auto", "eigh", "krylov"):
+        raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {validation.shown(solver)}.')
+    validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
+    validation.integer("max_steps", max_steps, at_least=1)
     if isinstance(kind, SquaredError):
         if solver == "krylov" or (solver == "auto" and len(data.X) * data.coupled > EIGH):
             return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps)
@@ -154,8 +169,9 @@ def gradient_flow(
 
 def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
     """The flow of the squared error."""
-    values, vectors = linalg.eigenpairs(data.gram())
-    residual = vectors.T @ data.fold(data.y - data.start(initial, data.X))
+    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
+    residual, exponent = linalg.scaled(data.fold(data.y - data.start(initial, data.X)))
+    residual = linalg.restored(threads.product(vectors.T, residual), exponent)
     return GradientFlow(data, initial, values, vectors, residual)
 
 

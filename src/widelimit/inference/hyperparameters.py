@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, final
 
 import jax
@@ -15,7 +15,10 @@ from jaxtyping import Float
 
 from widelimit import validation
 from widelimit.architecture.network import Network
-from widelimit.inference.posterior import Posterior, posterior
+from widelimit.arithmetic import arithmetic
+from widelimit.compute import threads
+from widelimit.inference.outputs import heard
+from widelimit.inference.posterior import Posterior, factorised, posterior
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
 from widelimit.validation import Array
@@ -26,6 +29,9 @@ DECADES = 3.0
 """Bounds of a positive parameter without any are its start times 10^(+-3)."""
 DIFFERENCE = 1e-4
 """Step of central differences in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
+
+UNITS = 100.0
+"""Outputs whose root mean squares differ by more cannot share one noise: they are in units of their own."""
 
 FLAT = 1e-12
 """A step that gains less of the score, relatively, ends a search: hyper-parameters often trade along flat valleys."""
@@ -53,7 +59,9 @@ class HyperparameterFit:
     """By name; "noise" is among them."""
     objective: str
     score: float
-    """The log marginal likelihood, or the leave-one-out log density of the observations; larger is better."""
+    """The log marginal likelihood, or the leave-one-out log density of the observations; larger is better.
+
+    Of the outputs that have a say, in the units that `fit_hyperparameters` gives them."""
     runs: tuple[Run, ...]
     at_bounds: tuple[str, ...]
     """Parameters that ended at a bound: the data want more, or do not determine them."""
@@ -104,12 +112,13 @@ def _leave_one_out(post: Posterior) -> tuple[float, np.ndarray]:
     With e = alpha/Q_ii: the sum is of log(Q_ii)/2 - alpha_i^2/(2 Q_ii) - log(2 pi)/2. Rasmussen and Williams 2006,
     equations (5.10) to (5.13).
     """
+    post.require_squares()
     Q, alpha = post.precision(), post.weights
     own, c = np.diagonal(Q), alpha.shape[1]
     score = np.sum(c * np.log(own) / 2) - np.sum(alpha**2 / own[:, None]) / 2 - alpha.size * math.log(2 * math.pi) / 2
     by_diagonal = c / (2 * own) + np.sum(alpha**2, axis=1) / (2 * own**2)
     by_alpha = -alpha / own[:, None]
-    slope = -(Q @ by_alpha) @ alpha.T - (Q * by_diagonal) @ Q
+    slope = -threads.product(threads.product(Q, by_alpha), alpha.T) - threads.product(Q * by_diagonal, Q)
     return float(score), np.asarray((slope + slope.T) / 2)
 
 
@@ -135,7 +144,7 @@ class _Search:
     def posterior(self, z: np.ndarray) -> Posterior:
         values = self.space.floats(z)
         noise = values.pop("noise", self.noise)
-        return posterior(_kernel(self.build, values), self.X, self.y, noise=noise, solver="cholesky", progress=False)
+        return factorised(_kernel(self.build, values), self.X, self.y, noise)
 
     def negative(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Minus the objective and its gradient in z."""
@@ -191,7 +200,7 @@ def _autodiff(build: Builder, X: np.ndarray, space: _Space) -> Callable[[np.ndar
     compiled = jax.jit(jax.grad(total))
 
     def slopes(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        with jax.enable_x64(True):
+        with arithmetic(True):
             return np.asarray(compiled(jnp.asarray(z), jnp.asarray(X), jnp.asarray(weights)))
 
     return slopes
@@ -274,6 +283,10 @@ def fit_hyperparameters(
 
     L-BFGS-B in the logarithms of positive parameters, from the start given and from `restarts` random points around it.
     Every evaluation costs a kernel matrix, its derivative and an inverse, O(n^3). Deterministic for a seed.
+
+    Of several outputs, those that are constant or repeat another in any unit have no say (unless none varies). Outputs
+    whose root mean squares differ by more than UNITS are searched at the size of the first of them, and kernel and
+    noise are then in its unit; means do not depend on that.
     Source: Rasmussen and Williams 2006, section 5.4.
 
     Args:
@@ -301,12 +314,16 @@ def fit_hyperparameters(
     Raises:
         TypeError, ValueError: bad data or arguments; no start at which the objective can be computed.
     """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}.")
-    if gradient not in ("autodiff", "differences"):
-        raise ValueError(f'gradient must be "autodiff" or "differences", got {gradient!r}.')
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {validation.shown(objective)}.")
+    if not isinstance(gradient, str) or gradient not in ("autodiff", "differences"):
+        raise ValueError(f'gradient must be "autodiff" or "differences", got {validation.shown(gradient)}.')
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
     restarts = validation.integer("restarts", restarts, at_least=0)
+    validation.flag("fit_noise", fit_noise)
+    for name, value in (("start", start), ("bounds", bounds)):
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dictionary by the names of parameters, got {validation.shown(value)}.")
     builder, given = _builder(build, start)
     points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
     variance = float(validation.finite_scalar("noise", noise, at_least=0.0))
@@ -321,13 +338,26 @@ def fit_hyperparameters(
     if any(p.name == "noise" and not p.logarithmic for p in space.parameters):
         raise ValueError("the lower bound of noise must be > 0.")
     make = _autodiff if gradient == "autodiff" else _differences
-    search = _Search(
-        builder, points, np.asarray(y), space, variance, OBJECTIVES[objective], make(builder, points, space)
-    )
+    slopes = make(builder, points, space)
+    search = _Search(builder, points, _with_a_say(y, len(points)), space, variance, OBJECTIVES[objective], slopes)
     search.posterior(space.joined("start"))  # what is wrong with the data or the builder is told here, unguarded
     seed = validation.integer("seed", seed, at_least=0)
     found = [search.run(z, max_steps) for z in _starts(space, restarts, seed)]
-    return _result(search, objective, found, variance)
+    return _result(replace(search, y=np.array(y)), objective, found, variance)
+
+
+def _with_a_say(y: Any, n: int) -> np.ndarray:
+    """The targets that are searched on: as they are, but for outputs that are constant, copies or in another unit."""
+    targets = validation.targets("y", y, n)
+    if targets.ndim == 1:
+        return targets
+    chosen = targets[:, heard(targets)]
+    largest = np.abs(chosen).max(axis=0)
+    unit = np.where(largest > 0, largest, 1.0)
+    size = unit * np.sqrt(np.mean((chosen / unit) ** 2, axis=0))
+    if size.max() <= UNITS * size.min() or size.min() == 0:
+        return chosen
+    return np.asarray(chosen / size * size[0])
 
 
 def _builder(build: Any, start: Mapping[str, Any] | None) -> tuple[Builder, Values]:
@@ -338,7 +368,7 @@ def _builder(build: Any, start: Mapping[str, Any] | None) -> tuple[Builder, Valu
             raise ValueError("a kernel or network starts at its own hyper-parameters; start is for a builder.")
         return _of_kernel(build)
     if not callable(build):
-        raise TypeError(f"a builder, a kernel or a network is needed, got {type(build).__name__}.")
+        raise TypeError(f"build: a builder, a kernel or a network is needed, got {validation.shown(build)}.")
     given = dict(start or {})
     if "noise" in given:
         raise ValueError("noise is an argument of its own, not one of the builder's.")
@@ -359,6 +389,6 @@ def _result(search: _Search, objective: str, found: list[tuple[Run, np.ndarray]]
     if ends:
         message += f"; at a bound: {', '.join(ends)}"
     values = {"noise": noise, **best.values}
-    post = search.posterior(z)
     kernel = _kernel(search.build, {name: v for name, v in values.items() if name != "noise"})
+    post = posterior(kernel, search.X, search.y, noise=values["noise"], solver="cholesky", progress=False)
     return HyperparameterFit(kernel, values, objective, best.score, runs, ends, post, message + ".")

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import iterative, linalg, operators
-from widelimit.compute.krylov import Lanczos
+from widelimit.compute import iterative, linalg, memory, operators, threads
+from widelimit.compute.krylov import STEPS, Lanczos
 from widelimit.inference import solvers
 from widelimit.inference.numerical_flow import Flow
 from widelimit.inference.training_set import Function, TrainingSet, scalar_kernel
@@ -48,9 +48,13 @@ class KrylovFlow(Flow):
     max_steps: int
 
     @functools.cached_property
+    def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
+        """y - f_0(X), folded, in units of 2^exponent, and the exponents, (c,)."""
+        return linalg.scaled(_residual(self.data, self.initial))
+
+    @property
     def _residual(self) -> np.ndarray:
-        """y - f_0(X), folded."""
-        return _residual(self.data, self.initial)
+        return self._scaled[0]
 
     @functools.cached_property
     def _limit(self) -> _Limit:
@@ -73,7 +77,7 @@ class KrylovFlow(Flow):
         times = validation.times(t)
         finite = np.atleast_1d(np.where(np.isfinite(times), times, 0.0))
         self._grow(finite)
-        bounds = self._bounds(finite)
+        bounds = linalg.restored(self._bounds(finite), self._scaled[1])
         return bounds if times.ndim else bounds[0]
 
     def _clock(self, times: np.ndarray) -> np.ndarray:
@@ -93,10 +97,10 @@ class KrylovFlow(Flow):
                     return
             if self.basis.steps >= self.max_steps:
                 worst = float(times[np.argmax(excess.max(axis=1))])
+                bound = float(linalg.restored(self._bounds(times), self._scaled[1]).max())
                 raise ArithmeticError(
                     f"t = {worst:g} was not reached: {self.basis.steps} Lanczos steps bound the error only by "
-                    f"{self._bounds(times).max():.2g}. Pass a larger max_steps or tolerance, t = inf, or "
-                    'solver="eigh".'
+                    f'{bound:.2g}. Pass a larger max_steps or tolerance, t = inf, or solver="eigh".'
                 )
             self.basis.extend()
 
@@ -113,8 +117,10 @@ class KrylovFlow(Flow):
                 coefficients[moving, :, j], residual[moving, :, j] = found.gain, found.decayed
         if not finite.all():
             coefficients[~finite], residual[~finite] = self._limit
-        return coefficients, residual
+        exponent = self._scaled[1]
+        return linalg.restored(coefficients, exponent), linalg.restored(residual, exponent)
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `GradientFlow.predict`.
 
@@ -126,21 +132,24 @@ class KrylovFlow(Flow):
         coefficients, _ = self._states(np.atleast_1d(times))
         count, _, c = coefficients.shape
         joined = np.ascontiguousarray(coefficients.transpose(1, 0, 2).reshape(-1, count * c))
-        parts = [self.data.cross(points[i : i + BLOCK]) @ joined for i in range(0, len(points), BLOCK)]
+        parts = [threads.product(self.data.cross(points[i : i + BLOCK]), joined) for i in range(0, len(points), BLOCK)]
         moved = np.concatenate(parts).reshape(-1, count, c).transpose(1, 0, 2)
         values = self.data.start(self.initial, points) + self.data.unfold(moved)
         return self.data.outputs(values if times.ndim else values[0], Z)
 
     def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
-        """C(f_t) = (1/n) sum_i |f_t(x_i) - y_i|^2 on the training set; t as in `predict`, raises as it does."""
+        """C(f_t) = (1/n) sum_i |f_t(x_i) - y_i|^2 on the training set; t as in `predict`, raises as it does.
+
+        inf where that leaves float64's range.
+        """
         times = validation.times(t)
-        _, residual = self._states(np.atleast_1d(times))
-        losses = np.einsum("tnc,tnc->t", residual, residual) / len(self.data.X)
+        residual, exponent = linalg.scaled(self._states(np.atleast_1d(times))[1], axis=None)
+        losses = linalg.restored(np.einsum("tnc,tnc->t", residual, residual) / len(self.data.X), 2 * exponent)
         return losses if times.ndim else float(losses[0])
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
-        values = self.data.unfold(self._states(np.atleast_1d(validation.times(t)))[0][0])
+        values = self.data.unfold(self._states(np.atleast_1d(validation.one_time(t)))[0][0])
         return values[:, 0] if self.data.single else values
 
 
@@ -155,7 +164,10 @@ def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float
     if isinstance(data.kernel, MatrixKernel):
         matrix: operators.Operator = operators.Stored(data.gram())
     else:
+        n, c = data.y.shape
+        memory.require(8.0 * c * (2 * STEPS + 2) * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
         data.check_diagonal()
         matrix = operators.held_or_recomputed(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
-    return KrylovFlow(data, initial, Lanczos(matrix, _residual(data, initial)), height, tolerance, max_steps)
+    residual, _ = linalg.scaled(_residual(data, initial))
+    return KrylovFlow(data, initial, Lanczos(matrix, residual), height, tolerance, max_steps)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.arithmetic import arithmetic
+from widelimit.compute import linalg, memory, plan, threads
+from widelimit.inference.training_set import near
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
 from widelimit.validation import Array
 
@@ -51,18 +52,22 @@ class LinearModel:
 
     def features(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n p"]:
         """phi(X) in float64. Raises: TypeError, ValueError: bad inputs, or features that are not finite (n, p)."""
-        points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
-        with jax.enable_x64(True):
+        return self._mapped("X", X)
+
+    def _mapped(self, name: str, X: Any) -> np.ndarray:
+        points = np.asarray(validation.points(name, validation.concrete(name, X)), np.float64)
+        with arithmetic(True):
             values = self.kernel().encode(jnp.asarray(points))
         return np.asarray(validation.as_finite_floats("the result of feature_map", np.asarray(values)))
 
     def predict(self, w: Float[Array, "p *c"], Z: Float[Array, "m d"]) -> Float[np.ndarray, "m *c"]:
         """phi(Z) w: (p,), (m, d) -> (m,), or (p, c) -> (m, c). Raises: ValueError: shapes that do not agree."""
         weights = np.asarray(validation.as_finite_floats("w", w), np.float64)
-        phi = self.features(Z)
+        phi = self._mapped("Z", Z)
         if weights.ndim not in (1, 2) or len(weights) != phi.shape[1]:
             raise ValueError(f"w must have shape ({phi.shape[1]},) or ({phi.shape[1]}, c), got {weights.shape}.")
-        return np.asarray(phi @ weights)
+        with linalg.quiet():
+            return near(threads.product(phi, weights), Z)
 
     def primal_descent(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, learning_rate: float, steps: int
@@ -84,8 +89,9 @@ class LinearModel:
         """
         data, rate, steps = self._descent(X, y, learning_rate, steps)
         w = np.zeros((steps + 1, data.phi.shape[1], data.y.shape[1]))
-        for s in range(steps):
-            w[s + 1] = w[s] - 2 * rate * data.phi.T @ (data.phi @ w[s] - data.y)
+        with threads.following(threads.work(len(data.phi), data.phi.shape[1], data.y.shape[1])):
+            for s in range(steps):
+                w[s + 1] = w[s] - 2 * rate * data.phi.T @ (data.phi @ w[s] - data.y)
         return data.shaped(w)
 
     def dual_descent(
@@ -100,10 +106,12 @@ class LinearModel:
             All iterates, (steps + 1, n) or (steps + 1, n, c).
         """
         data, rate, steps = self._descent(X, y, learning_rate, steps)
-        matrix = data.phi @ data.phi.T
+        plan.require(len(data.phi), len(data.phi), data.phi.dtype)
+        matrix = threads.product(data.phi, data.phi.T)
         alpha = np.zeros((steps + 1, *data.y.shape))
-        for s in range(steps):
-            alpha[s + 1] = alpha[s] - 2 * rate * (matrix @ alpha[s] - data.y)
+        with threads.following(threads.work(len(matrix), len(matrix), data.y.shape[1])):
+            for s in range(steps):
+                alpha[s + 1] = alpha[s] - 2 * rate * (matrix @ alpha[s] - data.y)
         return data.shaped(alpha)
 
     def weights(self, X: Float[Array, "n d"], alpha: Float[Array, "n *c"]) -> Float[np.ndarray, "p *c"]:
@@ -111,7 +119,7 @@ class LinearModel:
         phi, coefficients = self.features(X), np.asarray(validation.as_finite_floats("alpha", alpha), np.float64)
         if coefficients.ndim not in (1, 2) or len(coefficients) != len(phi):
             raise ValueError(f"alpha must have shape ({len(phi)},) or ({len(phi)}, c), got {coefficients.shape}.")
-        return np.asarray(phi.T @ coefficients)
+        return threads.product(phi.T, coefficients)
 
     def minimum_norm(self, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> Float[np.ndarray, "p *c"]:
         """w* = phi(X)^+ y: of all least-squares solutions the shortest, the only one in im(phi(X)^T).
@@ -131,7 +139,8 @@ class LinearModel:
         """
         data = self._data(X, y)
         cut = max(data.phi.shape) * linalg.EPS
-        return data.shaped(np.linalg.lstsq(data.phi, data.y, rcond=cut)[0])
+        with threads.decomposing(max(data.phi.shape)):
+            return data.shaped(np.linalg.lstsq(data.phi, data.y, rcond=cut)[0])
 
     def _data(self, X: Any, y: Any) -> _Data:
         phi = self.features(X)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.pytrees import pytree
 from widelimit.validation import Array
 
@@ -53,7 +54,7 @@ class Loss(abc.ABC):
     def value(self, f: Float[Array, "n *c"], y: Float[Array, "n *c"]) -> float:
         """C(f) = (1/n) sum_i l(f_i, y_i). Raises: as `gradient`."""
         outputs, targets = self._pair(f, y)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             return float(jnp.mean(self.examples(jnp.asarray(outputs), jnp.asarray(targets))))
 
     def gradient(self, f: Float[Array, "n *c"], y: Float[Array, "n *c"]) -> Float[np.ndarray, "n *c"]:
@@ -67,7 +68,7 @@ class Loss(abc.ABC):
             ValueError: shapes that differ; targets outside of the loss's domain; NaN.
         """
         outputs, targets = self._pair(f, y)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             slope = np.asarray(self.derivative(jnp.asarray(outputs), jnp.asarray(targets)))
         return slope.reshape(np.shape(f))
 
@@ -123,7 +124,7 @@ class WeightedSquaredError(Loss):
             raise ValueError(f"weights must have shape (n,), one for each training point; got shape {weights.shape}.")
         if (weights < 0).any() or not weights.any():
             raise ValueError(f"weights must be >= 0 and not all 0, the smallest is {weights.min(initial=0.0):g}.")
-        object.__setattr__(self, "weights", weights.astype(np.float64))
+        object.__setattr__(self, "weights", validation.owned(weights, np.float64))
         object.__setattr__(self, "curvature", 2 * float(weights.max()))
 
     def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
@@ -267,9 +268,12 @@ class CustomLoss(Loss):
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise TypeError(f"a loss is a function l(f, y) of one example, got {type(self.function).__name__}.")
-        if not self.curvature > 0:
-            raise ValueError(f"curvature must be > 0, got {self.curvature}.")
+            raise TypeError(
+                f"function: a loss is a function l(f, y) of one example, got {validation.shown(self.function)}."
+            )
+        validation.flag("convex", self.convex)
+        if not (isinstance(self.curvature, float) and self.curvature == math.inf):
+            validation.finite_scalar("curvature", self.curvature, above=0.0)
 
     def _one(self, f: jax.Array, y: jax.Array) -> jax.Array:
         value = jnp.asarray(self.function(f, y))
@@ -303,8 +307,13 @@ def resolve(loss: Any) -> Loss:
         return loss
     if isinstance(loss, str):
         if loss not in NAMED:
-            raise ValueError(f"unknown loss {loss!r}; known: {', '.join(NAMED)}; or a wl.Loss, or a function l(f, y).")
+            raise ValueError(
+                f"unknown loss {validation.shown(loss)[:70]}; known: {', '.join(NAMED)}; or a wl.Loss, or a function "
+                "l(f, y)."
+            )
         return NAMED[loss]()
     if callable(loss) and not isinstance(loss, type):
         return CustomLoss(loss)
-    raise TypeError(f"loss must be a name, a wl.Loss or a function l(f, y) of one example, got {loss!r}.")
+    raise TypeError(
+        f"loss must be a name, a wl.Loss or a function l(f, y) of one example, got {validation.shown(loss)}."
+    )

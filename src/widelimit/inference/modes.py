@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.compute import linalg
 from widelimit.validation import Array
 
 
@@ -23,18 +24,30 @@ class Modes:
 
     eigenvalues: Float[np.ndarray, " N"]
     """lambda_i >= 0."""
-    power: Float[np.ndarray, " N"]
-    """Square of the residual y - f_0(X) along the mode, summed over outputs; in the square of y's unit."""
+    residual: Float[np.ndarray, "N c"]
+    """y - f_0(X) along the mode; in y's unit."""
     vectors: Float[np.ndarray, "N N"]
     """Eigenvectors, one a column; rows are training points (of a matrix-valued kernel: points times outputs)."""
     points: int
     """n, the number of training points."""
 
     @property
+    def power(self) -> Float[np.ndarray, " N"]:
+        """Square of the residual along the mode, summed over outputs; in the square of y's unit, inf beyond floats."""
+        square, exponent = self._square()
+        return linalg.restored(square, 2 * exponent)
+
+    def _square(self) -> tuple[np.ndarray, np.ndarray]:
+        """The power in units of 4^exponent, and the exponent."""
+        residual, exponent = linalg.scaled(self.residual, axis=None)
+        return np.asarray(np.sum(residual**2, axis=1)), exponent
+
+    @property
     def shares(self) -> Float[np.ndarray, " N"]:
         """power_i/sum power: the part of the target (y - f_0(X)) in each mode; sums to 1. All 0 for y = f_0(X)."""
-        total = self.power.sum()
-        return np.asarray(self.power / total if total > 0 else np.zeros_like(self.power))
+        square, _ = self._square()
+        total = square.sum()
+        return np.asarray(square / total if total > 0 else square)
 
     @property
     def times(self) -> Float[np.ndarray, " N"]:
@@ -43,10 +56,11 @@ class Modes:
             return np.asarray(self.points / (2 * self.eigenvalues))
 
     def loss(self, t: float | Float[Array, " T"]) -> Float[np.ndarray, "*T N"]:
-        """Each mode's term of C(f_t); their sum is `GradientFlow.loss`. t as there, in [0, inf]."""
+        """Each mode's term of C(f_t); their sum is `GradientFlow.loss`. t as there; inf if it overflows."""
         times = validation.times(t)
         lam = self.eigenvalues
         with np.errstate(invalid="ignore", over="ignore"):
             decay = np.where(lam > 0, np.exp(-4 * lam * np.atleast_1d(times)[:, None] / self.points), 1.0)
-        terms = np.asarray(decay * (self.power / self.points))
+        square, exponent = self._square()
+        terms = linalg.restored(decay * (square / self.points), 2 * exponent)
         return terms if times.ndim else terms[0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from widelimit.compute import linalg
+from widelimit.compute import linalg, threads
+from widelimit.inference.outputs import constant, heard
 
 GRID = 10.0 ** np.arange(-4, 2.01, 0.25)
 """Noise variances tried, in units of the mean of K(x, x).
@@ -26,7 +28,8 @@ class NoiseLevel(NamedTuple):
     noise: float
     scale: Float[np.ndarray, " c"]
     score: float
-    """The logarithm of the likelihood of y, without the terms that depend on neither K, noise nor scale."""
+    """The logarithm of the likelihood of the outputs that have a say, without the terms that depend on neither K, noise
+    nor scale."""
 
 
 def noise_level(
@@ -44,6 +47,8 @@ def noise_level(
     the other rows) instead, and its best s_j^2 = sum_i alpha_ij^2/Q_ii/N, Q = (W^{1/2} K W^{1/2} + r)^{-1}, alpha =
     Q W^{1/2} y. Rasmussen and Williams 2006, sections 5.4.1 and 5.4.2.
 
+    The sum goes over the outputs that vary and repeat no other (`outputs.heard`); every output gets its scale.
+
     Args:
         gram: K(X, X); overwritten.
         y: targets, in any unit.
@@ -60,12 +65,16 @@ def noise_level(
     gram *= root[:, None]
     gram *= root
     values, vectors = linalg.eigenpairs(gram)
-    modes = _Modes(np.maximum(values, 0.0), vectors, vectors.T @ (root[:, None] * y), weights, total)
-    score = modes.marginal if objective == "marginal_likelihood" else modes.leave_one_out
+    every = _Modes(np.maximum(values, 0.0), vectors, threads.product(vectors.T, root[:, None] * y), weights, total)
+    columns = heard(y)
+    some = every if len(columns) == y.shape[1] else every._replace(targets=every.targets[:, columns])
     if noise is not None:
-        return NoiseLevel(noise, np.ones(y.shape[1]), score(max(noise, np.finfo(np.float64).tiny), free=False).score)
-    levels = [score(float(r), free=True) for r in GRID * (unit if unit > 0 else 1.0)]
-    return levels[int(np.argmax([level.score for level in levels]))]
+        level = max(noise, np.finfo(np.float64).tiny)
+        return NoiseLevel(noise, np.ones(y.shape[1]), some.of(objective)(level, free=False).score)
+    tried = GRID * (unit if unit > 0 else 1.0)
+    best = max((some.of(objective)(float(r), free=True) for r in tried), key=lambda level: level.score)
+    scale = every.of(objective)(best.noise, free=True).scale
+    return best._replace(scale=np.where(constant(y), 1.0, scale))
 
 
 class _Modes(NamedTuple):
@@ -76,6 +85,10 @@ class _Modes(NamedTuple):
     targets: np.ndarray
     weights: np.ndarray
     total: float
+
+    def of(self, objective: Objective) -> Callable[..., NoiseLevel]:
+        """The likelihood of this name."""
+        return self.marginal if objective == "marginal_likelihood" else self.leave_one_out
 
     def _scale(self, square: np.ndarray, *, free: bool) -> np.ndarray:
         """s_j^2: the most likely one, if it is free; 1 for an output that is 0."""
@@ -91,7 +104,8 @@ class _Modes(NamedTuple):
 
     def leave_one_out(self, noise: float, *, free: bool) -> NoiseLevel:
         spectrum = self.values + noise
-        alpha, own = self.vectors @ (self.targets / spectrum[:, None]), self.vectors**2 @ (1 / spectrum)
+        alpha = threads.product(self.vectors, self.targets / spectrum[:, None])
+        own = threads.product(self.vectors**2, 1 / spectrum)
         square = self.weights @ (alpha**2 / own[:, None]) / self.total
         scale = self._scale(square, free=free)
         fit = self.total * (square / scale + np.log(scale)) - self.weights @ np.log(own)

@@ -16,9 +16,10 @@ import optimistix
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.arithmetic import arithmetic
+from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss
-from widelimit.inference.training_set import Function, TrainingSet
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet
 from widelimit.validation import Array
 
 TOLERANCE = 1e-8
@@ -77,6 +78,13 @@ class _Problem(NamedTuple):
     """Size of V^T d at the start."""
 
 
+def _norm(v: jax.Array) -> jax.Array:
+    """|v|, of any size: no square leaves the range of a float."""
+    largest = jnp.max(jnp.abs(v), initial=0.0)
+    unit = jnp.where(largest > 0, largest, 1.0)
+    return jnp.asarray(unit * jnp.linalg.norm(v / unit))
+
+
 def _outputs(problem: _Problem, b: jax.Array) -> jax.Array:
     moved = problem.vectors @ (problem.roots[:, None] * b.reshape(len(problem.roots), -1))
     return problem.start + moved.reshape(problem.start.shape)
@@ -94,9 +102,9 @@ def _velocity(t: Any, b: jax.Array, problem: _Problem) -> jax.Array:  # noqa: AR
 
 def _at_rest(t: Any, b: jax.Array, problem: _Problem, **_: Any) -> jax.Array:
     slope = _slope(problem, b)
-    speed = t * jnp.linalg.norm(problem.roots[:, None] * slope)
-    flat = jnp.linalg.norm(slope) <= problem.tolerance * problem.first
-    return jnp.asarray(flat & (speed <= problem.tolerance * jnp.linalg.norm(b)))
+    speed = t * _norm(problem.roots[:, None] * slope)
+    flat = _norm(slope) <= problem.tolerance * problem.first
+    return jnp.asarray(flat & (speed <= problem.tolerance * _norm(b)))
 
 
 def _implicit() -> diffrax.Kvaerno5:
@@ -115,7 +123,7 @@ def _solve(
     """States at the times (inf where not reached) and at the end; the end; steps; whether the flow came to rest."""
     size = len(problem.roots) * (problem.start.size // len(problem.vectors))
     start = jnp.zeros(size, problem.roots.dtype)
-    scale = jnp.linalg.norm(_velocity(0.0, start, problem))
+    scale = _norm(_velocity(0.0, start, problem))
     tolerance = problem.tolerance / 100  # local errors, of which several hundred steps make a global one
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_velocity),
@@ -157,6 +165,9 @@ class NumericalFlow(Flow):
     tolerance: float
     max_steps: int
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
     def solution(self, t: float | Float[Array, " T"]) -> Solution:
         """The flow at times t in [0, inf] (a number counts as one time), and how the solver ended.
 
@@ -176,7 +187,7 @@ class NumericalFlow(Flow):
         padded = np.resize(distinct, -(-distinct.size // _BATCH) * _BATCH)
         padded[distinct.size :] = distinct[-1]
         last = max(distinct[-1], SHORTEST)
-        with jax.enable_x64(True):
+        with arithmetic(True):
             implicit = len(self.values) * q <= IMPLICIT
             found = _solve(problem, jnp.asarray(padded), jnp.asarray(last), implicit=implicit, max_steps=self.max_steps)
             states, final_state, end, steps, rest = (np.asarray(v) for v in found)
@@ -189,7 +200,7 @@ class NumericalFlow(Flow):
     def _problem(self) -> tuple[_Problem, float]:
         """The problem in units of its own, and the unit of time, n/lambda_max."""
         largest = float(self.values[0]) if len(self.values) else 1.0
-        with jax.enable_x64(True):
+        with arithmetic(True):
             roots = jnp.sqrt(jnp.asarray(self.values / largest))
             problem = _Problem(
                 jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.objective),
@@ -201,7 +212,7 @@ class NumericalFlow(Flow):
                 jnp.zeros(()),
             )
             still = jnp.zeros(len(self.values) * (self.start.size // len(self.vectors)))
-            first = jnp.linalg.norm(_slope(problem, still))
+            first = _norm(_slope(problem, still))
         if not np.isfinite(float(first)):
             raise ValueError("the loss's derivative at f_0 is NaN or infinite; start elsewhere, or scale y.")
         return problem._replace(first=first), len(self.data.X) / largest
@@ -212,8 +223,8 @@ class NumericalFlow(Flow):
         largest = float(self.values[0]) if len(self.values) else 1.0
         modes = states.reshape(len(states), len(self.values), -1)
         roots = np.sqrt(self.values / largest)[:, None]
-        outputs = self.start + self.data.unfold(self.vectors @ (roots * modes))
-        coefficients = self.data.unfold(self.vectors @ (modes / (roots * largest)))
+        outputs = self.start + self.data.unfold(threads.product(self.vectors, roots * modes))
+        coefficients = self.data.unfold(threads.product(self.vectors, modes / (roots * largest)))
         message = f"converged at t = {end:.4g} in {steps} steps" if rest else f"stopped at t = {end:.4g}, {steps} steps"
         if not reached.all() and steps >= self.max_steps:
             message += f": max_steps = {self.max_steps} is used up; pass a larger max_steps, or a larger tolerance."
@@ -234,12 +245,13 @@ class NumericalFlow(Flow):
             warnings.warn(f"t = inf stands for t = {found.end:.4g}: {found.message}", stacklevel=3)
         return found
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `Flow`; warns, and raises, as `loss`."""
         points = self.data.inputs(Z)
         found = self._told(t)
         folded = np.stack([self.data.fold(alpha) for alpha in found.coefficients])
-        moved = self.data.unfold(self.data.cross(points) @ folded)
+        moved = self.data.unfold(threads.product(self.data.cross(points), folded))
         values = self.data.start(self.initial, points) + moved
         return self.data.outputs(values if np.ndim(t) else values[0], Z)
 
@@ -263,7 +275,7 @@ def numerical_flow(
     """The flow of any loss; arguments as `gradient_flow`."""
     tolerance = validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
-    values, vectors = linalg.eigenpairs(data.gram())
+    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
     kept = values > linalg.rounding(len(values), values[-1])
     start = data.start(initial, data.X)
     return NumericalFlow(

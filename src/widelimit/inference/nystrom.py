@@ -8,7 +8,9 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
-from widelimit.compute import linalg
+from widelimit import validation
+from widelimit.compute import linalg, plan, threads
+from widelimit.inference.training_set import near
 from widelimit.kernels.base import Kernel
 
 ROWS = 4096
@@ -24,13 +26,18 @@ class Nystrom:
     landmarks: Float[np.ndarray, "k d"]
     basis: Float[np.ndarray, "k k"]
 
+    def __post_init__(self) -> None:
+        validation.sealed(self)
+
+    @linalg.quiet()
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """phi(X)."""
+        plan.require(len(X), self.basis.shape[1], np.float64)
         out = np.empty((len(X), self.basis.shape[1]))
         for start in range(0, len(X), ROWS):
             part = slice(start, start + ROWS)
-            np.matmul(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis, out=out[part])
-        return out
+            out[part] = threads.product(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis)
+        return near(out, X)
 
 
 def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:
@@ -39,7 +46,8 @@ def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:
     Landmarks that depend on others in the kernel's space (duplicates) leave features that are 0. Source: Williams and
     Seeger 2001.
     """
+    plan.require_matrices(len(landmarks), 4, "the features of these landmarks")
     values, vectors = linalg.eigenpairs(np.asarray(k.gram(landmarks)))
     kept = values > linalg.rounding(len(values), values[-1])
     basis = vectors * np.where(kept, 1 / np.sqrt(np.where(kept, values, 1.0)), 0.0)
-    return Nystrom(k, landmarks, np.ascontiguousarray(basis[:, ::-1]))
+    return Nystrom(k, validation.owned(landmarks), np.ascontiguousarray(basis[:, ::-1]))

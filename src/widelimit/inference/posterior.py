@@ -16,17 +16,22 @@ import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import iterative, linalg, memory
+from widelimit.arithmetic import arithmetic
+from widelimit.compute import iterative, linalg, memory, threads
 from widelimit.compute.operators import Shifted
+from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers
+from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.solvers import Fit
-from widelimit.inference.training_set import TrainingSet, like, scalar_kernel, training_set
+from widelimit.inference.training_set import TrainingSet, like, near, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, shown
 from widelimit.validation import Array
 
 BLOCK = 2048
 """Test points whose variances are computed at once."""
+GRADIENT = 8
+"""(n, n) matrices, at least, that a derivative through K(X, X) holds at once."""
 
 
 class Prediction(NamedTuple):
@@ -77,6 +82,9 @@ class Posterior:
     noise: np.ndarray
     fit: Fit
 
+    def __post_init__(self) -> None:
+        validation.seal(self.fit.weights)
+
     @property
     def factor(self) -> linalg.Factor:
         """K(X, X) + noise, solved for."""
@@ -97,8 +105,9 @@ class Posterior:
         if self.fit.residual is not None:
             return self.fit.residual
         exact = Shifted(self.data.matrix(), np.broadcast_to(self.noise, len(self.data.X)))
-        left = np.linalg.norm(self.data.y - exact.product(self.weights), axis=0)
-        size = np.linalg.norm(self.data.y, axis=0)
+        y, exponent = linalg.scaled(self.data.y)
+        left = np.linalg.norm(y - exact.product(linalg.restored(self.weights, -exponent)), axis=0)
+        size = np.linalg.norm(y, axis=0)
         return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
 
     def explain(self) -> str:
@@ -116,13 +125,14 @@ class Posterior:
             lines.append(f"numerical rank {self.factor.rank} of {len(self.data.X)}: the minimum-norm solution")
         return "\n".join(lines)
 
+    @linalg.quiet()
     def mean(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
         points = self.data.inputs(Z)
         return self.data.outputs(self._mean(points), Z)
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
-        return np.asarray(self.data.cross(points) @ self.weights)
+        return threads.product(self.data.cross(points), self.weights)
 
     def _rounding(self, prior: np.ndarray) -> np.ndarray:
         return np.asarray(linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior)
@@ -137,6 +147,7 @@ class Posterior:
         """
         return self.predict(Z).variance
 
+    @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"]) -> Prediction:
         """`mean` and `variance` in one pass, which computes K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
 
@@ -149,17 +160,21 @@ class Posterior:
             part = slice(start, start + BLOCK)
             cross = self.data.cross(points[part])
             # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
-            mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
+            with threads.following(threads.work(len(cross), cross.shape[1], self.weights.shape[1])):
+                mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
             variance[part] -= self.factor.squares(cross.T)
             del cross  # overwritten by its own squares, and as large as the next one
         variance = linalg.non_negative(variance, self._rounding(prior))
         return Prediction(self.data.outputs(mean, Z), like(variance, Z))
 
+    @linalg.quiet()
     def covariance(self, Z: Float[Array, "m d"]) -> Float[Array, "m m"]:
         """K(Z, Z) - K(Z, X) (K(X, X) + noise)^{-1} K(X, Z): (m, d) -> (m, m), of f, no noise; symmetric to the bit."""
         return like(self._covariance(self.data.inputs(Z)), Z)
 
     def _covariance(self, points: np.ndarray) -> np.ndarray:
+        m, n = len(points), len(self.data.X)
+        memory.require(8.0 * (4 * m * m + 2 * m * n), f"the covariance of {m} points")
         covariance = np.asarray(self.data.kernel.gram(points))
         prior = np.diagonal(covariance).copy()
         covariance -= self.factor.form(self.data.cross(points).T)
@@ -167,6 +182,7 @@ class Posterior:
         np.fill_diagonal(covariance, linalg.non_negative(np.diagonal(covariance), self._rounding(prior)))
         return covariance
 
+    @linalg.quiet()
     def sample(self, Z: Float[Array, "m d"], count: int, *, seed: int = 0) -> Float[Array, "count m *c"]:
         """Draws of f(Z) from the posterior (without noise): (count, m), or (count, m, c) for y of shape (n, c).
 
@@ -178,14 +194,16 @@ class Posterior:
         count = validation.integer("count", count, at_least=1)
         points = self.data.inputs(Z)
         m, c = len(points), self.weights.shape[1]
-        memory.require(8 * count * m * c, f"{count} draws of {m} x {c} values")
+        memory.require(8.0 * (3 * count * m * c + 4 * m * m), f"{count} draws of {m} x {c} values")
         error = m * float(self._rounding(self.data.diagonal(points)).max())
-        root = linalg.square_root(self._covariance(points), error)
+        root = linalg.square_root(near(self._covariance(points), points), error)
         normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal((count, m, c))
         return self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z)
 
     def log_marginal_likelihood(self) -> float:
         """log N(y; 0, K(X, X) + noise), summed over outputs: -y.alpha/2 - log det/2 - (n/2) log(2 pi).
+
+        -inf where y is so large that y.alpha leaves float64's range.
 
         Raises:
             ValueError: the covariance is singular, so that y has no density; pass a noise.
@@ -195,7 +213,9 @@ class Posterior:
             raise ValueError(
                 f"K(X, X) + noise has numerical rank {self.factor.rank} of {n}: y has no density. Pass a larger noise."
             )
-        quadratic = float(np.sum(self.data.y * self.weights))
+        y, exponent = linalg.scaled(self.data.y)
+        squares = np.sum(y * linalg.restored(self.weights, -exponent), axis=0)
+        quadratic = float(linalg.restored(squares, 2 * exponent).sum())
         normaliser = self.factor.log_determinant() + n * math.log(2 * math.pi)
         return float(-(quadratic + c * normaliser) / 2)
 
@@ -206,9 +226,9 @@ class Posterior:
             raise ValueError(
                 f"K(X, X) + noise has numerical rank {self.factor.rank} of {n} and no inverse. Pass a larger noise."
             )
-        memory.require(2 * 8.0 * n * n, f"the inverse of a {n} x {n} matrix")
+        require_matrices(n, 3, "the inverse")
         whitener = self.factor.whiten(np.eye(n))
-        return np.asarray(whitener.T @ whitener)
+        return threads.product(whitener.T, whitener)
 
     def leave_one_out(self) -> LeaveOneOut:
         """mu_i = y_i - alpha_i/Q_ii, sigma_i^2 = 1/Q_ii - noise_i with Q = (K(X, X) + noise)^{-1}, alpha = Q y.
@@ -223,10 +243,19 @@ class Posterior:
             ValueError: K(X, X) + noise is singular.
         """
         own = np.diagonal(self.precision())
-        mean = self.data.y - self.weights / own[:, None]
+        y, exponent = linalg.scaled(self.data.y)
+        mean = linalg.restored(y - linalg.restored(self.weights, -exponent) / own[:, None], exponent)
         error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
         variance = linalg.non_negative(1 / own - self.noise, error)
         return LeaveOneOut(mean[:, 0] if self.data.single else mean, variance)
+
+    def require_squares(self) -> None:
+        """Refuse weights whose squares overflow. Raises: ValueError."""
+        with np.errstate(over="ignore"):
+            if np.isfinite(np.square(self.weights).sum()):
+                return
+        largest = float(np.abs(self.data.y).max())
+        raise ValueError(f"the slope of the likelihood leaves float64's range, as y reaches {largest:.3g}: scale y.")
 
     def log_marginal_likelihood_gradient(self) -> LikelihoodGradient:
         """d log N(y; 0, A)/d theta = tr((alpha alpha^T - c A^{-1}) dA/d theta)/2, A = K(X, X) + noise.
@@ -240,8 +269,9 @@ class Posterior:
                 instead. Tabulated activations such as tanh give NaN for signals of standard deviations beyond 8.
             ValueError: K(X, X) + noise is singular.
         """
+        require_matrices(len(self.data.X), GRADIENT, "the gradient of the likelihood")
         weights = self.sensitivity()
-        with jax.enable_x64(True):
+        with arithmetic(True):
             kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.data.kernel)
             slopes = _contraction(kernel, jnp.asarray(self.data.X), jnp.asarray(weights))
             slopes = jax.tree.map(np.asarray, slopes)
@@ -249,8 +279,13 @@ class Posterior:
         return LikelihoodGradient(slopes, each.copy() if self.noise.ndim else np.asarray(each.sum()))
 
     def sensitivity(self) -> Float[np.ndarray, "n n"]:
-        """(alpha alpha^T - c A^{-1})/2, the derivative of the log marginal likelihood in A = K(X, X) + noise."""
-        return np.asarray((self.weights @ self.weights.T - self.data.y.shape[1] * self.precision()) / 2)
+        """(alpha alpha^T - c A^{-1})/2, the derivative of the log marginal likelihood in A = K(X, X) + noise.
+
+        Raises:
+            ValueError: it leaves float64's range, or A is singular.
+        """
+        self.require_squares()
+        return np.asarray((threads.product(self.weights, self.weights.T) - self.data.y.shape[1] * self.precision()) / 2)
 
 
 def posterior(
@@ -302,17 +337,46 @@ def posterior(
         MemoryError: the kernel matrix does not fit.
 
     Warns:
-        UserWarning: the iterations stopped above the tolerance; the residual reached is in the result.
+        UserWarning: the iterations stopped above the tolerance, or a factorisation left a residual above 1e-4, as the
+            matrix is too ill-conditioned for its noise; the residual is named, and is in the result.
     """
-    if solver not in ("auto", "cholesky", "cg"):
-        raise ValueError(f'solver must be "auto", "cholesky" or "cg", got {solver!r}.')
-    if precision not in ("double", "mixed"):
-        raise ValueError(f'precision must be "double" or "mixed", got {precision!r}.')
+    if not isinstance(solver, str) or solver not in ("auto", "cholesky", "cg"):
+        raise ValueError(f'solver must be "auto", "cholesky" or "cg", got {validation.shown(solver)}.')
+    if not isinstance(precision, str) or precision not in ("double", "mixed"):
+        raise ValueError(f'precision must be "double" or "mixed", got {validation.shown(precision)}.')
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
+    validation.flag("progress", progress)
+    if checkpoint is not None:
+        validation.path("checkpoint", checkpoint)
     if solver == "cholesky" and (matrix is not None or checkpoint is not None):
         raise ValueError('matrix and checkpoint are for conjugate gradients: pass solver="cg".')
     data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
+    post = _solved(data, variance, solver, precision, tolerance, matrix, checkpoint, progress=progress)
+    if post.fit.converged:
+        warn_if_inexact(post)
+    else:
+        iterative.warn(post.fit.message)
+    return post
+
+
+def factorised(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
+    """`posterior` by Cholesky, as one of the many that a search makes: without a word on how exact it is."""
+    data = training_set(scalar_kernel(k), X, y)
+    return _solved(data, validation.noise(noise, len(data.X)), "cholesky", "double", 1e-10, None, None, progress=False)
+
+
+def _solved(
+    data: TrainingSet,
+    variance: np.ndarray,
+    solver: solvers.Solver,
+    precision: solvers.Precision,
+    tolerance: float,
+    matrix: Any,
+    checkpoint: str | Path | None,
+    *,
+    progress: bool,
+) -> Posterior:
     with shown(progress and len(data.X) > LONG) as report:
         found = solvers.fit(
             data,
@@ -324,43 +388,5 @@ def posterior(
             checkpoint=checkpoint,
             report=report,
         )
-    _refuse_conflicts(data, found, variance)
-    if not found.converged:
-        iterative.warn(found.message)
+    refuse_conflicts(data, found, variance)
     return Posterior(data, variance, found)
-
-
-def _duplicates(data: TrainingSet, noise: np.ndarray) -> str:
-    """What is wrong if noise-free duplicate rows of X have two labels; empty if none have."""
-    exact = np.broadcast_to(noise, len(data.X)) == 0
-    _, group = np.unique(data.X, axis=0, return_inverse=True)
-    first: dict[int, int] = {}
-    conflicts = []
-    for i, g in enumerate(group.ravel().tolist()):
-        if exact[i] and (data.y[i] != data.y[first.setdefault(g, i)]).any():
-            conflicts.append((first[g], i))
-    if not conflicts:
-        return ""
-    pairs = "; ".join(
-        f"rows {i} and {j} (labels {data.y[i].tolist()} and {data.y[j].tolist()})" for i, j in conflicts[:3]
-    )
-    more = f" and {len(conflicts) - 3} more" if len(conflicts) > 3 else ""
-    return f"duplicate rows of X have different labels: {pairs}{more}"
-
-
-def _refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
-    """Raise if y is not in the range of a singular K(X, X) + noise: duplicate rows with two labels, or the rank."""
-    factor, n = found.factor, len(data.X)
-    if found.converged and factor.rank == n:
-        return
-    cause = _duplicates(data, noise)
-    if not cause and factor.rank < n:
-        # Half of the digits, for each output by itself: rounding in consistent labels stays far below.
-        missed = np.abs(factor.outside(data.y)) / np.maximum(np.abs(data.y).max(axis=0), np.finfo(np.float64).tiny)
-        if missed.max() > math.sqrt(linalg.EPS):
-            cause = (
-                f"K(X, X) + noise has numerical rank {factor.rank} of {n} (no duplicate row of X has two labels), and "
-                f"label {int(np.argmax(missed.max(axis=1)))} is off its range by {missed.max():.2g} of the largest"
-            )
-    if cause:
-        raise ValueError(f"y cannot be interpolated: {cause}. Pass noise= the variance of the observation noise.")

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from widelimit.compute import iterative, linalg, memory, operators, packed, preconditioners
+from widelimit.compute import iterative, linalg, memory, operators, packed, plan, preconditioners
 from widelimit.compute.checkpoints import Checkpoint
 from widelimit.compute.iterative import Iterative, System
 from widelimit.compute.operators import Operator, Shifted
@@ -84,6 +84,23 @@ def _iterative(n: int, itemsize: int, why: str) -> Choice:
     return Choice("cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel anew{mend}")
 
 
+def _require(choice: Choice, n: int, c: int, precision: Precision) -> None:
+    """Refuse a solve whose arrays do not fit, before anything is computed. Raises: MemoryError."""
+    dtype = SINGLE if precision == "mixed" else DOUBLE
+    if choice.storage == "packed":
+        return packed.require(n, dtype)
+    if choice.storage == "full":
+        return plan.require(n, n, DOUBLE)
+    held = operators.triangle_bytes(n, dtype) if choice.storage == "tiles" else 0
+    size = held + preconditioners.needed(n, preconditioners.default_rank(n)) + iterative.needed(n, c)
+    memory.require(
+        size,
+        f"conjugate gradients on {n} points with {c} outputs",
+        remedy="use fewer points, or a sparse model such as wl.NTKFeatures with a linear one",
+    )
+    return None
+
+
 def fit(
     data: TrainingSet,
     noise: np.ndarray,
@@ -100,7 +117,38 @@ def fit(
     Raises:
         MemoryError, ValueError: as `posterior`; singular matrices are told by the factor's rank where they can be.
     """
+    y, exponent = linalg.scaled(data.y)
+    found = _fit(
+        data._replace(y=y),
+        noise,
+        solver=solver,
+        precision=precision,
+        tolerance=tolerance,
+        matrix=matrix,
+        checkpoint=checkpoint,
+        report=report,
+    )
+    weights = linalg.restored(found.weights, exponent)
+    if not np.isfinite(weights).all():
+        largest = float(np.abs(data.y).max())
+        raise ValueError(f"the weights leave float64's range, as y reaches {largest:.3g}: scale y, or raise the noise.")
+    return found._replace(weights=weights)
+
+
+def _fit(
+    data: TrainingSet,
+    noise: np.ndarray,
+    *,
+    solver: Solver,
+    precision: Precision,
+    tolerance: float,
+    matrix: Any,
+    checkpoint: str | Path | None,
+    report: Report,
+) -> Fit:
+    """`fit` for y of order 1."""
     choice = choose(len(data.X), solver, precision, stored=matrix is not None, kept=checkpoint is not None)
+    _require(choice, len(data.X), data.y.shape[1], precision)
     report(KERNEL, 0, 0)
     file = Checkpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None
     if choice.solver == "cg":

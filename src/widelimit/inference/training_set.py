@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, tiles
 from widelimit.compute.operators import Operator, Recomputed, Stored
+from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.validation import Array
 
+EIGENVECTORS = 3
+"""Matrices that `linalg.eigenpairs` takes beside the one that it overwrites."""
 Function = Callable[[np.ndarray], Any]
 
 
 class TrainingSet(NamedTuple):
-    """Validated training data: X (n, d) and y (n, c) in float64; `single` says that y came as (n,).
+    """Validated training data: X (n, d) and y (n, c) in float64, read-only copies; `single` says that y came as (n,).
 
     The kernel of c independent outputs is one (n, n) matrix that acts on (n, c) values. A matrix-valued kernel is one
     (n c, n c) matrix that acts on the same values folded to (n c, 1).
@@ -50,8 +53,12 @@ class TrainingSet(NamedTuple):
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)
 
-    def gram(self, *, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
-        """K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused."""
+    def gram(self, *, beside: float = 0.0, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
+        """K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused.
+
+        beside: matrices of this size that what follows needs, EIGENVECTORS say. Raises: MemoryError: they do not fit.
+        """
+        require_matrices(len(self.X) * self.coupled, 1 + beside, "what follows from the kernel matrix")
         if isinstance(self.kernel, MatrixKernel):
             return _flat(self.kernel.gram(self.X))
         self.check_diagonal()
@@ -102,7 +109,7 @@ class TrainingSet(NamedTuple):
         return tiles.diagonal(scalar_kernel(self.kernel).prepared(points), points, beside=len(self.X))
 
     def outputs(self, values: np.ndarray, Z: Any) -> Array:
-        """(..., c) results without the last axis if y had none, as a JAX array where Z is one."""
+        """(..., c) results without the last axis if y had none, as a JAX array where Z is one. Raises: as `near`."""
         return like(values[..., 0] if self.single else values, Z)
 
     def start(self, initial: Function | None, points: np.ndarray) -> np.ndarray:
@@ -134,11 +141,35 @@ def evaluate(name: str, function: Function, points: np.ndarray, *, count: int, s
 
 
 def like(values: np.ndarray, Z: Any) -> Array:
-    """The values as a JAX array where Z is one (of its dtype), else as they are."""
+    """The values as a JAX array where Z is one (of its dtype), else as they are. Raises: as `near`."""
+    if validation.is_jax(Z):
+        with linalg.quiet():
+            values = np.asarray(values, Z.dtype)
+    return unchecked(near(values, Z), Z)
+
+
+def unchecked(values: np.ndarray, Z: Any) -> Array:
+    """`like`, finite or not."""
     if not validation.is_jax(Z):
         return values
-    with jax.enable_x64(Z.dtype == np.float64):
+    with arithmetic(Z.dtype == np.float64):
         return jnp.asarray(values, Z.dtype)
+
+
+def near(values: np.ndarray, Z: Any) -> np.ndarray:
+    """The values at test inputs Z (m, d), if they are finite.
+
+    Raises:
+        ValueError: they are not, and which row of Z is the farthest.
+    """
+    if np.isfinite(values).all():
+        return values
+    size = np.abs(np.asarray(Z, np.float64)).max(axis=1)
+    row = int(np.argmax(size))
+    raise ValueError(
+        f"the prediction leaves the range of a float: row {row} of the new inputs, with an entry of size "
+        f"{size[row]:.3g}, is too far from the training inputs (or y is too large). Leave it out, or check its unit."
+    )
 
 
 def scalar_kernel(kernel: Any) -> Kernel:
@@ -151,8 +182,10 @@ def scalar_kernel(kernel: Any) -> Kernel:
 
 
 def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
-    """Check everything that training needs. Raises: TypeError, ValueError, as `Kernel.gram`."""
-    X = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+    """Check and copy everything that training needs. Raises: TypeError, ValueError, MemoryError, as `Kernel.gram`."""
+    X = validation.points("X", validation.concrete("X", X))
+    memory.require(8.0 * X.size, f"a copy of X, {X.shape[0]} x {X.shape[1]} numbers,")
+    X = validation.owned(X, np.float64)
     kernel = kernel.prepared(X) if isinstance(kernel, MatrixKernel) else scalar_kernel(kernel)
     targets = validation.targets("y", y, len(X))
     data = TrainingSet(kernel, X, targets.reshape(len(X), -1), targets.ndim == 1)

@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
 from widelimit.pytrees import pytree
 from widelimit.validation import Array
 
 
-class Kernel(abc.ABC):
+class Kernel(tiles.PairKernel, abc.ABC):
     """A symmetric positive semi-definite function K(x, x').
 
     NumPy in, NumPy out, in the dtype given (float64 whatever `jax_enable_x64` says); JAX arrays in, JAX arrays out,
@@ -44,8 +45,11 @@ class Kernel(abc.ABC):
         """What pairs need of single inputs: a pytree with arrays of leading or trailing length n. Pure JAX."""
 
     @abc.abstractmethod
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
-        """K for every pair of two blocks of features. Pure JAX. With `same`, x is y and (i, i) an input with itself."""
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
+        """K for every pair of two blocks of features. Pure JAX. With `same`, x is y and (i, i) an input with itself.
+
+        A `same` that is traced says so for what runs; then values at (i, i) are of no use.
+        """
 
     @abc.abstractmethod
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
@@ -77,7 +81,7 @@ class Kernel(abc.ABC):
         validation.same_features("X", X, "Y", Y)
         dtype = np.result_type(X.dtype, Y.dtype)
         if validation.is_jax(X, Y):
-            with jax.enable_x64(dtype == np.float64):
+            with arithmetic(dtype == np.float64):
                 X, Y = jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
                 return tiles.cross_jax(self.prepared(X, Y), X, Y)
         X, Y = np.asarray(X, dtype), np.asarray(Y, dtype)
@@ -100,13 +104,17 @@ class Sum(Kernel):
     left: tiles.PairKernel
     right: tiles.PairKernel
 
+    @property
+    def traceable(self) -> bool:
+        return self.left.traceable and self.right.traceable
+
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return Sum(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         return self.left.encode(X), self.right.encode(X)
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return self.left.pairwise(x[0], y[0], same=same) + self.right.pairwise(x[1], y[1], same=same)
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
@@ -122,13 +130,17 @@ class Product(Kernel):
     left: tiles.PairKernel
     right: tiles.PairKernel
 
+    @property
+    def traceable(self) -> bool:
+        return self.left.traceable and self.right.traceable
+
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return Product(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         return self.left.encode(X), self.right.encode(X)
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return self.left.pairwise(x[0], y[0], same=same) * self.right.pairwise(x[1], y[1], same=same)
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
@@ -144,13 +156,17 @@ class Scaled(Kernel):
     factor: float | jax.Array
     kernel: tiles.PairKernel
 
+    @property
+    def traceable(self) -> bool:
+        return self.kernel.traceable
+
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return replace(self, kernel=_prepared(self.kernel, *inputs))
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         return self.kernel.encode(X)
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return _times(self.factor, self.kernel.pairwise(x, y, same=same))
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
@@ -165,6 +181,10 @@ class ScaledInputs(Kernel):
 
     scales: float | jax.Array
     kernel: tiles.PairKernel
+
+    @property
+    def traceable(self) -> bool:
+        return self.kernel.traceable
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         self._check(inputs[0])
@@ -185,7 +205,7 @@ class ScaledInputs(Kernel):
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         return self.kernel.encode(jnp.asarray(self._scaled(X)))
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return self.kernel.pairwise(x, y, same=same)
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:

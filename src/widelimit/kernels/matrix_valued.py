@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import memory
+from widelimit.compute import memory, threads
 from widelimit.kernels.base import Kernel
 from widelimit.validation import Array
 
@@ -126,7 +126,8 @@ def separable(k: Kernel, mixing: Float[Array, "c c"]) -> Separable:
     if np.abs(matrix - matrix.T).max() > rounding:
         raise ValueError("mixing must be symmetric; pass (B + B.T)/2 if that is what you mean.")
     matrix = (matrix + matrix.T) / 2
-    smallest = float(np.linalg.eigvalsh(matrix)[0])
+    with threads.decomposing(len(matrix)):
+        smallest = float(np.linalg.eigvalsh(matrix)[0])
     if smallest < -rounding:
         raise ValueError(f"mixing must be positive semi-definite, its smallest eigenvalue is {smallest:g}.")
     return Separable(k, matrix)

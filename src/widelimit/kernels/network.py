@@ -16,6 +16,8 @@ from widelimit import validation
 from widelimit.activations.shapes import SMALL
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
+from widelimit.arithmetic import lenient
+from widelimit.compute import threads
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.sphere import Sphere, sphere
@@ -44,9 +46,14 @@ def _prepared(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
 
     Under a trace nothing is known of the inputs, and nothing prepared.
     """
-    net = kernel.net
-    if net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
+    if kernel.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
         return kernel
+    with threads.following(0):  # tables come of matrices of some hundred rows
+        return _tabulated(kernel, inputs)
+
+
+def _tabulated(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
+    net = kernel.net
     dtype = inputs[0].dtype
     deviations = np.concatenate([net.first.deviations(np.asarray(X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
@@ -90,12 +97,15 @@ class NNGP(Kernel):
     net: Network
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        return _prepared(self, inputs)
+        with lenient():
+            return _prepared(self, inputs)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
 
-    def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(
+        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
         return _in_units(self.net.pairwise(x, y, same=same).gaps.rho, x, y)
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
@@ -111,12 +121,15 @@ class NTK(Kernel):
     net: Network
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        return _prepared(self, inputs)
+        with lenient():
+            return _prepared(self, inputs)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
 
-    def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(
+        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
         return _in_units(self.net.pairwise(x, y, same=same).tangent, x, y)
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:

@@ -23,6 +23,8 @@ from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_po
 from widelimit.activations.shapes import rung, smallest_used
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
+from widelimit.arithmetic import arithmetic
+from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.signals import Gaps, Variance, correlate_points, gaps_from_near, scaled, variance_of
@@ -58,7 +60,7 @@ def _angle_series(chains: jax.Array, gaps: Gaps) -> jax.Array:
 @final
 @pytree
 @dataclass(frozen=True)
-class Sphere:
+class Sphere(PairKernel):
     """A kernel of a network, prepared for inputs of one norm; made by `sphere`."""
 
     first: Dense
@@ -70,7 +72,9 @@ class Sphere:
     def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
         return _embedded(self.first, X)
 
-    def pairwise(self, x: SphereFeatures, y: SphereFeatures, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(
+        self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
         gaps = correlate_points(x.points, y.points, same=same)
         return scaled(_angle_series(self.chains, gaps), self.output, self.output)
 
@@ -97,7 +101,7 @@ def sphere(
     With `few_shapes` programs compiled for other deviations are used again. Returns None where LONGEST terms do not
     bring the series to `target` (relative to the diagonal).
     """
-    with jax.enable_x64(True):
+    with arithmetic(True):
         x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
         near = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])

@@ -48,6 +48,10 @@ class Linear(Kernel):
 
     feature_map: FeatureMap = field(metadata={"static": True})
 
+    @property
+    def traceable(self) -> bool:
+        return self.feature_map is identity
+
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n p"]:
         features = jnp.asarray(self.feature_map(X))
         if features.ndim != 2 or len(features) != len(X):
@@ -59,7 +63,7 @@ class Linear(Kernel):
             raise TypeError(f"feature_map must return float32 or float64, got {features.dtype}.")
         return features.astype(X.dtype)
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return _inner(x, y)
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
@@ -78,7 +82,7 @@ class PolynomialKernel(Kernel):
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
         return X
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return (_inner(x, y) + jnp.asarray(self.offset, x.dtype)) ** self.degree
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
@@ -97,7 +101,7 @@ class RadialBasis(Kernel):
         _check_features(self.length_scale, X)
         return X
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return jnp.exp(-_distances(x, y, self.length_scale) / 2)
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
@@ -116,7 +120,7 @@ class Laplace(Kernel):
         _check_features(self.length_scale, X)
         return X
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return jnp.exp(-safe_sqrt(_distances(x, y, self.length_scale)))
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
@@ -157,7 +161,7 @@ class Precomputed(Kernel):
         rows = jnp.asarray(self.matrix, X.dtype).at[index].get(mode="fill", fill_value=jnp.nan)
         return index, rows
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return jnp.asarray(x[1].at[:, y[0]].get(mode="fill", fill_value=jnp.nan))
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import zarr
@@ -15,6 +15,25 @@ from widelimit import validation
 from widelimit.compute import storage, tiles
 from widelimit.compute.plan import BUDGET
 from widelimit.kernels.base import Kernel
+
+
+@final
+class StoredGram(zarr.Array[Any]):
+    """A Zarr array that names its damaged tiles: returned by `stored_gram`."""
+
+    def __getitem__(self, selection: Any) -> Any:
+        """A part of the matrix. Raises: ValueError: a tile of it is damaged; as `zarr.Array`."""
+        try:
+            return zarr.Array.__getitem__(self, selection)
+        except ValueError as error:
+            path = Path(str(self.store.root))  # type: ignore[attr-defined]
+            broken = storage.damaged(path)
+            if not broken:
+                raise
+            raise ValueError(
+                f"{path}: {len(broken)} damaged tiles, {', '.join(broken[:3])}: {error} Call stored_gram "
+                "(or `widelimit kernel`) again with the same kernel and data: damaged tiles are computed again."
+            ) from None
 
 
 def stored_gram(
@@ -29,7 +48,8 @@ def stored_gram(
 
     Chunks are tiles, not compressed, each written once and with a checksum; tiles not yet computed read as NaN. A run
     that was interrupted or killed goes on where it ended when called again with the same kernel and data, with the same
-    result to the bit. One process at a time may write to a path.
+    result to the bit; so does one whose files were damaged or lost: every tile is read and its checksum compared, and
+    what fails is computed again. One process at a time may write to a path.
 
     Args:
         k: a kernel.
@@ -39,17 +59,21 @@ def stored_gram(
         progress: called as progress(tiles done, all tiles) after every tile.
 
     Returns:
-        The array, (n, n) in the dtype of X, open for reading; `zarr.open_array(path, mode="r")` opens it later.
+        The array, (n, n) in the dtype of X, open for reading; `zarr.open_array(path, mode="r")` opens it later. Reading
+        a damaged tile is an error that names it.
 
     Raises:
         TypeError, ValueError: k is not a kernel; as `Kernel.gram`.
-        ValueError: the path holds something else, or the matrix of another kernel or of other data, or a damaged tile;
-            nothing is changed then.
+        ValueError: the path holds something else, or the matrix of another kernel or of other data; nothing is changed
+            then.
         MemoryError: the budget is too small for one tile.
         OSError: the disk is full or not writable; finished tiles are kept.
     """
     if not isinstance(k, Kernel):
         raise TypeError(f"a kernel is needed, e.g. wl.ntk(net); got {type(k).__name__}.")
+    validation.path("path", path)
+    validation.finite_scalar("budget", budget, above=0.0)
+    validation.function("progress", progress, "a function of two numbers")
     inputs = np.asarray(validation.points("X", validation.concrete("X", X)))
     storage.store_gram(k, k.prepared(inputs), inputs, Path(path), budget=budget, progress=progress)
-    return zarr.open_array(Path(path), mode="r")
+    return StoredGram(zarr.open_array(Path(path), mode="r").async_array)

@@ -10,7 +10,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit.compute import linalg, threads
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
@@ -39,10 +39,10 @@ class Certificate:
         return self.positive
 
 
-def _matrix(k: Kernel | MatrixKernel, X: Any) -> np.ndarray:
+def _matrix(k: Kernel | MatrixKernel, X: Any, *, beside: float = 1) -> np.ndarray:
     points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
     outputs = k.prepared(points).outputs if isinstance(k, MatrixKernel) else 1
-    return training_set(k, points, np.zeros((len(points), outputs))).gram()
+    return training_set(k, points, np.zeros((len(points), outputs))).gram(beside=beside)
 
 
 def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -> Certificate:
@@ -60,9 +60,9 @@ def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -
     Raises:
         TypeError, ValueError: bad inputs; a kernel that is NaN or infinite there.
     """
-    matrix = _matrix(k, X)
-    memory.require(3.0 * matrix.nbytes, f"the eigenvectors of a {len(matrix)} x {len(matrix)} matrix")
-    values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
+    matrix = _matrix(k, X, beside=3)
+    with threads.decomposing(len(matrix)):
+        values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
     tolerance = 10 * linalg.rounding(len(values), max(float(values[-1]), 0.0))
     return Certificate(
         not linalg.indefinite(values), float(values[0]), vectors[:, 0].copy(), float(values[-1]), tolerance

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
-from widelimit.compute import linalg
+from widelimit.compute import linalg, threads
+from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
@@ -44,13 +45,16 @@ class Function:
         a = np.asarray(validation.as_finite_floats("coefficients", self.coefficients), np.float64)
         if a.ndim not in (1, 2) or len(a) != len(centers):
             raise ValueError(f"coefficients must have shape ({len(centers)},) or ({len(centers)}, c), got {a.shape}.")
-        object.__setattr__(self, "centers", centers)
-        object.__setattr__(self, "coefficients", a)
+        object.__setattr__(self, "centers", validation.owned(centers))
+        object.__setattr__(self, "coefficients", validation.owned(a))
 
+    @linalg.quiet()
     def __call__(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """f(Z) = K(Z, X) a: (m, d) -> (m,) or (m, c)."""
         points = np.asarray(validation.points("Z", validation.concrete("Z", Z)), np.float64)
-        return like(np.asarray(self.kernel.cross(points, self.centers)) @ np.asarray(self.coefficients), Z)
+        return like(
+            threads.product(np.asarray(self.kernel.cross(points, self.centers)), np.asarray(self.coefficients)), Z
+        )
 
     def __add__(self, other: Function) -> Function:
         """f + g; centers that both have are merged, so that f - f has the norm 0."""
@@ -81,33 +85,43 @@ class Function:
             TypeError, ValueError: not a function of the same kernel and number of outputs.
         """
         self._check(other)
-        values = np.asarray(self.kernel.cross(self.centers, other.centers)) @ np.asarray(other.coefficients)
-        return float(np.sum(np.asarray(self.coefficients) * values))
+        (a, mine), (b, theirs) = (linalg.scaled(np.asarray(f.coefficients), axis=None) for f in (self, other))
+        values = threads.product(np.asarray(self.kernel.cross(self.centers, other.centers)), b)
+        return float(linalg.restored(np.sum(a * values), mine + theirs))
 
     def squared_norm(self) -> float:
         """<f, f>_K = a^T K(X, X) a >= 0 (section 4.2 of the paper, where it is printed as the norm).
 
-        A value smaller than its own rounding, n eps sum_ij |a_i| |K_ij| |a_j|, is 0.
+        A value smaller than its own rounding, n eps sum_ij |a_i| |K_ij| |a_j|, is 0; one beyond float64's range is inf.
 
         Raises:
             ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
         """
-        gram, a = np.asarray(self.kernel.gram(self.centers)), np.asarray(self.coefficients)
-        square = np.array([np.sum(a * (gram @ a))])
-        error = linalg.rounding(len(a), 1.0) * np.sum(np.abs(a) * (np.abs(gram) @ np.abs(a)))
-        return float(linalg.non_negative(square, np.array([error]))[0])
+        square, exponent = self._square()
+        return float(linalg.restored(square, 2 * exponent))
+
+    def _square(self) -> tuple[np.ndarray, np.ndarray]:
+        """<f, f> in units of 4^exponent, and the exponent."""
+        require_matrices(len(self.centers), 2, "a norm")
+        a, exponent = linalg.scaled(np.asarray(self.coefficients), axis=None)
+        gram = np.asarray(self.kernel.gram(self.centers))
+        square = np.array([np.sum(a * threads.product(gram, a))])
+        error = linalg.rounding(len(a), 1.0) * np.sum(np.abs(a) * threads.product(np.abs(gram), np.abs(a)))
+        return linalg.non_negative(square, np.array([error]))[0], exponent
 
     def norm(self) -> float:
         """|f|_K = sqrt(<f, f>_K). Raises: as `squared_norm`."""
-        return float(np.sqrt(self.squared_norm()))
+        square, exponent = self._square()
+        return float(linalg.restored(np.sqrt(square), exponent))
 
     def distance(self, other: Function) -> float:
         """|f - g|_K. Raises: as `inner` and `squared_norm`."""
+        self._check(other)
         return (self - other).norm()
 
     def _check(self, other: Function) -> None:
         if not isinstance(other, Function):
-            raise TypeError(f"a wl.rkhs.Function is needed, got {type(other).__name__}.")
+            raise TypeError(f"other: a wl.rkhs.Function is needed, got {validation.shown(other)}.")
         if not _equal(self.kernel, other.kernel):
             raise ValueError("the functions belong to different kernels; only functions of one space can be combined.")
         validation.same_features("the one function", np.asarray(self.centers), "the other", np.asarray(other.centers))

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.inference.losses import Loss, resolve
 from widelimit.kernels.empirical.model import Apply, Model, model
 from widelimit.pytrees import pytree
@@ -83,11 +84,11 @@ def problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool)
     if many and len({np.shape(leaf)[:1] for leaf in leaves} | {()}) != 2:
         shapes = jax.tree.map(np.shape, f.params)
         raise ValueError(f"an ensemble's parameters have one leading axis (E,), as net.init_many gives; got {shapes}.")
-    with jax.enable_x64(points.dtype == np.float64):
-        f = replace(f, params=jax.tree.map(jnp.asarray, f.params))
+    with arithmetic(points.dtype == np.float64):
+        f = replace(f, params=jax.tree.map(jnp.array, f.params))  # copies: JAX may borrow NumPy's memory
         kind = jax.tree.map(lambda leaf: jnp.asarray(leaf, points.dtype), kind)
-        labels = jnp.asarray(targets.reshape(len(points), -1), points.dtype)
-        made = Problem(f, kind, jnp.asarray(points), labels, many, targets.ndim == 1, not validation.is_jax(*leaves))
+        labels = jnp.array(targets.reshape(len(points), -1), points.dtype)
+        made = Problem(f, kind, jnp.array(points), labels, many, targets.ndim == 1, not validation.is_jax(*leaves))
         one = made.one()
         one.cost(points.shape[1], points.dtype)  # explains a function that fails
         shape = jax.eval_shape(one, one.params, made.X).shape

@@ -66,8 +66,11 @@ def rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: 
         if learning_rate is not None:
             raise ValueError("an optax transformation has its learning rate in it; leave learning_rate out.")
         return Rule("optax", optimizer, 1.0, 0.0, batch)
-    if optimizer not in NAMED:
-        raise ValueError(f"optimizer must be one of {', '.join(NAMED)} or an optax transformation, got {optimizer!r}.")
+    if not isinstance(optimizer, str) or optimizer not in NAMED:
+        raise ValueError(
+            f"optimizer must be one of {', '.join(NAMED)} or an optax transformation, got "
+            f"{validation.shown(optimizer)}."
+        )
     if learning_rate is None:
         raise ValueError(f"optimizer={optimizer!r} needs a learning_rate.")
     rate = float(validation.finite_scalar("learning_rate", learning_rate, above=0.0))
@@ -75,11 +78,10 @@ def rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: 
         raise ValueError("'gd' takes all examples at every step; for batches pass optimizer='sgd'.")
     if optimizer == "sgd" and not batch:
         raise ValueError("'sgd' needs a batch_size; for all examples at every step pass optimizer='gd'.")
-    mass = 0.0
-    if optimizer == "momentum":
-        mass = float(validation.finite_scalar("momentum", momentum, at_least=0.0))
-        if mass >= 1:
-            raise ValueError(f"momentum must be in [0, 1), got {mass:g}.")
+    mass = float(validation.finite_scalar("momentum", momentum, at_least=0.0))
+    if mass >= 1:
+        raise ValueError(f"momentum must be in [0, 1), got {mass:g}.")
+    mass = mass if optimizer == "momentum" else 0.0
     return Rule(optimizer, _transformation(optimizer, mass), -rate, mass, batch)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply
 from widelimit.training import checkpoints
 from widelimit.training.checkpoints import Checkpoint
@@ -105,10 +106,13 @@ def train(
         UserWarning: the learning rate is above the bound 2 (1 + mu) n/(kappa lambda_max) of the kernel at theta_0 (see
             `max_learning_rate`), which is named; training stopped at a loss that is not finite, or a flow at max_steps.
     """
-    given = problem(apply, params, X, y, loss, many=ensemble)
+    validation.flag("progress", progress)
+    validation.finite_scalar("tolerance", tolerance, above=0.0, at_most=1e-2)
+    validation.integer("max_steps", max_steps, at_least=1)
+    given = problem(apply, params, X, y, loss, many=validation.flag("ensemble", ensemble))
     folder = None if checkpoint is None else _place(checkpoint)
     seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
-    with jax.enable_x64(given.dtype == np.float64):
+    with arithmetic(given.dtype == np.float64):
         recording = recorder(given, probes, kernel_points)
         if flow_time is not None:
             what, state, choices = _flow(given, recording, flow_time, record_every, tolerance, max_steps, steps)
@@ -133,7 +137,7 @@ def _steps(
     count = validation.integer("steps", steps, at_least=0, below=2**31)
     every = max(1, count // RECORDS)
     if record_every is not None:
-        every = validation.integer("record_every", record_every, at_least=1)
+        every = validation.integer("record_every", record_every, at_least=1, below=2**31)
     key = jax.random.key(validation.integer("seed", seed, at_least=0, below=2**63))
     _warn_if_unstable(given, chosen, key)
     what = Run(marks(count, every).astype(int), by_steps(given, chosen, key), recording, chosen.clock, "steps")
@@ -187,7 +191,7 @@ def _warn_if_unstable(given: Problem, chosen: Rule, key: jax.Array) -> None:
 def _place(path: Any) -> Path:
     """The path of a checkpoint, in a folder that exists."""
     if not isinstance(path, (str, Path)):
-        raise TypeError(f"checkpoint must be a path, got {type(path).__name__}.")
+        raise TypeError(f"checkpoint must be a path, got {validation.shown(path)}.")
     place = Path(path)
     if place.is_dir() or not place.parent.is_dir():
         raise ValueError(f"checkpoint={str(path)!r} must be a file in a folder that exists.")

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
+from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.empirical.model import Model
 from widelimit.pytrees import pytree
 
@@ -155,7 +156,7 @@ _of = jax.jit(lambda factors, X: factors.of(X))
 @final
 @pytree
 @dataclass(frozen=True)
-class Contraction:
+class Contraction(PairKernel):
     """A kernel from factors that are kept for every row (`stored`), or made anew for `rows` rows at a time."""
 
     factors: Any
@@ -166,7 +167,7 @@ class Contraction:
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         return _of(self.factors, X) if self.stored else X
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m *c"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m *c"]:
         if self.stored:
             return self.factors.pairs(x, y, self.output)  # type: ignore[no-any-return]
         columns: Any = _chunks(y, self.rows)

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply, model
+from widelimit.kernels.empirical.rows import check_rows, require_finite
 from widelimit.validation import Array
 
 
@@ -39,7 +41,8 @@ def taylor(apply: Apply, params: Any, order: int) -> Apply:
 
     Raises:
         TypeError, ValueError: not a function, parameters that are not finite floats, an order below 0; of the function
-            returned: parameters of another form than theta_0.
+            returned: parameters of another form than theta_0, a function that mixes rows, a value that is NaN, with its
+            row.
     """
     f = model(apply, params)
     order = validation.integer("order", order, at_least=0)
@@ -47,17 +50,29 @@ def taylor(apply: Apply, params: Any, order: int) -> Apply:
     def expanded(params: Any, X: Float[Array, "n d"]) -> Any:
         moved = model(apply, params).params
         _check_form(moved, f.params)
+        points = _points(X)
+        check_rows(f, points)
         wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves((moved, f.params)))
-        with jax.enable_x64(wide):
+        with arithmetic(wide):
             start = jax.tree.map(jnp.asarray, f.params)
             step = jax.tree.map(jnp.subtract, moved, start)
 
             def along(t: jax.Array) -> Any:
                 return f.apply(f.whole(jax.tree.map(lambda a, d: a + t.astype(d.dtype) * d, start, step)), X)
 
-            return _sum(along, jnp.zeros((), jax.tree.leaves(step)[0].dtype), order)
+            values = _sum(along, jnp.zeros((), jax.tree.leaves(step)[0].dtype), order)
+        for leaf in jax.tree.leaves(values):
+            require_finite(f, leaf, X=points)
+        return values
 
     return expanded
+
+
+def _points(X: Any) -> Array:
+    points = X if isinstance(X, jax.Array) else np.asarray(X)
+    if points.ndim == 0 or points.size == 0:
+        raise ValueError(f"X must hold at least one row of inputs, (n, ...), got shape {points.shape}.")
+    return points
 
 
 def _check_form(moved: Any, start: Any) -> None:

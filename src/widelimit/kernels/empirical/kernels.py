@@ -11,12 +11,14 @@ import numpy as np
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.empirical.contraction import Output
 from widelimit.kernels.empirical.matvec import matvec
 from widelimit.kernels.empirical.model import Apply, Model, model
 from widelimit.kernels.empirical.plan import Method, Plan, Settings, Sizes, block_rows, pairs_of, plan, settings
+from widelimit.kernels.empirical.rows import check_rows, require_finite
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
 from widelimit.validation import Array
@@ -36,14 +38,15 @@ class EmpiricalKernel(Kernel):
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         f, found = _planned(self.model, self.settings, inputs, whole=validation.is_jax(*inputs))
+        check_rows(f, *inputs)
         return pairs_of(f, self.settings, found)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
         return X
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         pair = self.prepared(x, y)
-        return pair.pairwise(pair.encode(x), pair.encode(y), same=same)
+        return pair.pairwise(pair.encode(x), pair.encode(y), same=same is True)
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
         pair = self.prepared(x)
@@ -52,7 +55,9 @@ class EmpiricalKernel(Kernel):
     def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
         points = validation.points("X", X)
         if isinstance(points, jax.Array):
-            return tiles.gram_jax(self.prepared(points), points)
+            values = tiles.gram_jax(self.prepared(points), points)
+            require_finite(self.model, values, X=points)
+            return values
         return _table(self.model, self.settings, points, points)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
@@ -61,14 +66,18 @@ class EmpiricalKernel(Kernel):
         x, y = validation.points("X", X), validation.points("Y", Y)
         validation.same_features("X", x, "Y", y)
         dtype = np.result_type(x.dtype, y.dtype)
-        with jax.enable_x64(dtype == np.float64):
+        with arithmetic(dtype == np.float64):
             pair = self.prepared(x, y)
-            return tiles.cross_jax(pair, jnp.asarray(x, dtype), jnp.asarray(y, dtype))
+            values = tiles.cross_jax(pair, jnp.asarray(x, dtype), jnp.asarray(y, dtype))
+        require_finite(self.model, values, X=x, Y=y)
+        return values
 
     def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
         points = validation.points("X", X)
         if isinstance(points, jax.Array):
-            return tiles.diagonal_jax(self.prepared(points), points)
+            values = tiles.diagonal_jax(self.prepared(points), points)
+            require_finite(self.model, values, X=points)
+            return values
         return _own(self.model, self.settings, points)
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
@@ -206,8 +215,9 @@ def empirical_ntk(
         diag, matvec and explain; float32 or float64 as X is.
 
     Raises:
-        TypeError, ValueError: not a function, parameters that are not finite floats, an unknown option; at the first
-            inputs: a function that fails on them or returns another shape.
+        TypeError, ValueError: not a function, parameters that are not finite floats, an unknown option; at the inputs:
+            a function that fails on them, returns another shape, or mixes rows (seen at a few of them, alone and
+            together); a Jacobian that is NaN, with its row.
         MemoryError: at the inputs, before anything is computed: no method stays within the budget.
     """
     f = model(apply, params)
@@ -268,11 +278,12 @@ def _table(f: Model, wanted: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarr
     """K(X, Y) block by block; where Y is X one triangle of blocks and its mirror, symmetric to the bit."""
     same = Y is X
     f, found = _planned(f, wanted, (X,) if same else (X, Y))
+    check_rows(f, X, Y)
     pair, c = pairs_of(f, wanted, found), found.cost.outputs
     down, across = found.sizes.down, found.sizes.across
     tail = {"full": (c, c), "trace": (), "diagonal": (c,)}[wanted.output]
     out = np.empty((len(X), len(Y), *tail), X.dtype)
-    with jax.enable_x64(X.dtype == np.float64):
+    with arithmetic(X.dtype == np.float64):
         rows = [pair.encode(block) for block in _blocks(X, down)]
         columns = rows if same else [pair.encode(block) for block in _blocks(Y, across)]
         for i, x in enumerate(rows):
@@ -289,6 +300,7 @@ def _table(f: Model, wanted: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarr
                     target[:], out[there, here] = values, _mirror(values)
                 else:
                     target[:] = values
+                require_finite(f, target, X=X[here], Y=Y[there])
     return out
 
 
@@ -300,10 +312,13 @@ def _mirror(values: np.ndarray) -> np.ndarray:
 def _own(f: Model, wanted: Settings, X: Any) -> np.ndarray:
     points = _points("X", X)
     f, found = _planned(f, wanted, (points,), own=True)
+    check_rows(f, points)
     pair = pairs_of(f, wanted, found)
-    with jax.enable_x64(points.dtype == np.float64):
+    with arithmetic(points.dtype == np.float64):
         parts = [_own_block(pair, pair.encode(block)) for block in _blocks(points, found.sizes.down)]
-    return np.concatenate(parts)[: len(points)]
+    values = np.concatenate(parts)[: len(points)]
+    require_finite(f, values, X=points)
+    return values
 
 
 def _own_block(pair: tiles.PairKernel, x: Any) -> np.ndarray:

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.compute import memory
 from widelimit.kernels.empirical.model import Cost, Model
 from widelimit.kernels.empirical.plan import SHARE, Settings
 from widelimit.kernels.empirical.products import pulled, pushed
+from widelimit.kernels.empirical.rows import check_rows, require_finite
 
 CHUNK = 256
 """Rows at once at most; more do not run faster."""
@@ -31,8 +33,10 @@ def matvec(f: Model, wanted: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
     f = f.of_dtype(dtype)
     cost = f.cost(x.shape[1], dtype)
     stack = _stacked(vector, len(y), cost.outputs, wanted)
-    with jax.enable_x64(dtype == np.float64):
+    check_rows(f, x, y)
+    with arithmetic(dtype == np.float64):
         moved = _moments(f, x, y, stack) if wanted.kind == "nngp" else _tangents(f, wanted, cost, x, y, stack)
+    require_finite(f, moved, X=x, Y=y)
     return _unstacked(moved, wanted).reshape(len(x), *vector.shape[1:])
 
 

@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jaxtyping import Float
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.pytrees import pytree
 
 Apply = Callable[[Any, Any], Any]
@@ -72,7 +73,7 @@ class Model:
             raise TypeError("X is float32 and the parameters are float64; pass X.astype('float64').")
         if all(leaf.dtype == dtype and isinstance(leaf, jax.Array) for leaf in leaves):
             return self
-        with jax.enable_x64(dtype == np.float64):
+        with arithmetic(dtype == np.float64):
             return replace(self, params=jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.params))
 
     def cost(self, features: int, dtype: Any) -> Cost:
@@ -83,7 +84,7 @@ class Model:
         """
         structs = jax.tree.map(lambda leaf: _struct(leaf.shape, leaf.dtype), self)
         leaves, structure = jax.tree.flatten(structs)
-        with jax.enable_x64(dtype == np.float64):
+        with arithmetic(dtype == np.float64):
             return _cost(tuple(leaves), structure, features, np.dtype(dtype))
 
 
@@ -105,12 +106,18 @@ def model(apply: Apply, params: Any) -> Model:
         fixed, structure = eqx.partition(rest, eqx.is_array)
     else:
         trained, fixed, structure = params, None, None
+    trained, fixed = (jax.tree.map(_own, tree) for tree in (trained, fixed))
     named = jax.tree_util.tree_leaves_with_path(trained)
     if not named:
         raise ValueError("params holds no arrays: there is nothing to differentiate.")
     for path, leaf in named:
         _check_leaf("params" + jax.tree_util.keystr(path), leaf)
     return Model(trained, fixed, apply, structure)
+
+
+def _own(leaf: Any) -> Any:
+    """A leaf that its owner cannot change any more."""
+    return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _check_leaf(name: str, leaf: Any) -> None:

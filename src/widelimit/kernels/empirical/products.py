@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.empirical.contraction import Output
 from widelimit.kernels.empirical.model import Model
 from widelimit.pytrees import pytree
@@ -17,7 +18,7 @@ from widelimit.pytrees import pytree
 @final
 @pytree
 @dataclass(frozen=True)
-class VectorProducts:
+class VectorProducts(PairKernel):
     """Column (y, b) of the kernel: the derivative of f(X) along df_b(y)/dtheta; `columns` of them at once."""
 
     model: Model
@@ -34,7 +35,7 @@ class VectorProducts:
     def _outputs(self, x: jax.Array) -> int:
         return int(jax.eval_shape(self.model, self.model.params, x).shape[1])
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m *c"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m *c"]:
         c = self._outputs(x)
         _, push = jax.linearize(lambda params: self.model(params, x), self.model.params)
 

@@ -1,0 +1,95 @@
+"""What scikit-learn would cast without a word is refused before it can: it takes tables of every kind for numbers."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from widelimit import validation
+
+
+def refuse_uncastable(name: str, value: Any) -> None:
+    """Refuse what a cast to float64 changes or loses without a word, before somebody else casts.
+
+    These are masks, text, dates, time spans, complex numbers, long doubles and integers beyond 2^53. An array of
+    objects may hold real numbers.
+
+    Raises: TypeError, ValueError (complex numbers).
+    """
+    validation.refuse_masked(name, value)
+    if type(value).__module__.startswith("scipy.sparse") or value is None:
+        return
+    for column in [*validation.columns(value)] or [value]:
+        try:
+            array = np.asarray(column)
+        except ValueError as error:
+            raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
+        validation.refuse_inexact(name, array)
+        if isinstance(column, (list, tuple)) and validation.large(array):
+            validation.refuse_inexact_lists(name, column)
+        kind = array.dtype.kind
+        if kind == "c":
+            raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}; {validation.REMEDIES['c']}.")
+        if kind in validation.REMEDIES and kind != "O":
+            raise TypeError(
+                f"{name} has dtype {str(array.dtype)[:60]}; numbers are needed: {validation.REMEDIES[kind]}."
+            )
+        if kind == "V" or (kind == "f" and array.dtype.itemsize > 8):
+            raise TypeError(f"{name} has dtype {str(array.dtype)[:60]}; convert it to float64 yourself.")
+        if kind == "O":
+            _refuse_objects(name, array)
+
+
+def _refuse_objects(name: str, array: np.ndarray) -> None:
+    for place, entry in np.ndenumerate(array):
+        at = f"{name}[{', '.join(map(str, place))}]" if place else name
+        if isinstance(entry, (complex, np.complexfloating)):
+            raise ValueError(
+                f"Complex data not supported: {at} is {validation.shown(entry)}; {validation.REMEDIES['c']}."
+            )
+        if isinstance(entry, (str, bytes)):
+            raise TypeError(
+                f"{at} is the text {validation.shown(entry)}; numbers are needed: {validation.REMEDIES['U']}."
+            )
+        if isinstance(entry, validation.DATES):
+            raise TypeError(f"{at} is {validation.shown(entry)}; numbers are needed: {validation.REMEDIES['M']}.")
+        if entry is None or type(entry).__name__ in ("NAType", "NaTType"):
+            raise ValueError(f"{at} is missing ({validation.shown(entry)}, as good as NaN); drop or impute it.")
+        if not isinstance(entry, (numbers.Number, np.generic)):
+            raise TypeError(
+                f"{at} is {validation.shown(entry)}: the argument must be a number (a string must be converted to a "
+                "number)."
+            )
+        if isinstance(entry, (int, np.integer)) and abs(int(entry)) > 2**53 and validation.rounded(int(entry)):
+            raise TypeError(f"{at} is an integer that float64 cannot represent; scale it, or pass floats.")
+
+
+def refuse_unfit_labels(name: str, value: Any) -> None:
+    """Refuse class labels that are neither numbers nor text: masks, dates, time spans, complex numbers, records.
+
+    Raises: TypeError, ValueError (complex numbers).
+    """
+    validation.refuse_masked(name, value)
+    if value is None:
+        return
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
+    kinds: str = array.dtype.kind
+    if kinds == "O":
+        kinds = "".join({_kind(entry) for entry in array.flat})
+    if "c" in kinds:
+        raise ValueError(f"Complex data not supported: {name} holds complex numbers; labels are numbers or text.")
+    if set(kinds) & set("mMV"):
+        raise TypeError(
+            f"{name} holds dates, time spans or records; class labels are numbers or text: use .astype(str)."
+        )
+
+
+def _kind(entry: Any) -> str:
+    if isinstance(entry, validation.DATES):
+        return "M"
+    return "c" if isinstance(entry, (complex, np.complexfloating)) else ""

@@ -1,0 +1,32 @@
+"""Which of several outputs have a say in a search that they share."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from widelimit.compute.linalg import EPS
+
+COPY = 1e-12
+"""1 - |cosine| of two outputs that are one up to unit and sign: values that agree to 1e-6, below any noise tried."""
+
+
+def constant(values: Float[np.ndarray, "n c"]) -> np.ndarray:
+    """Which columns do not vary beyond the rounding of a mean of n values: (c,)."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.ptp(values, axis=0) <= 10 * EPS * np.sqrt(len(values)) * np.abs(values).max(axis=0))
+
+
+def heard(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
+    """Columns that vary and repeat no column before them, in any unit and with either sign; all if none varies.
+
+    A constant says nothing of how a function varies, and a copy nothing that its original has not said.
+    """
+    size = np.abs(y).max(axis=0)
+    scaled = y / np.where(size > 0, size, 1.0)
+    directions = scaled / np.maximum(np.sqrt(np.sum(scaled**2, axis=0)), 1.0)
+    found: list[int] = []
+    for j in np.flatnonzero(~constant(y)).tolist():
+        if not (np.abs(directions[:, found].T @ directions[:, j]) > 1 - COPY).any():
+            found.append(j)
+    return np.array(found or range(y.shape[1]))

@@ -1,0 +1,211 @@
+"""Functions whose output for a row depends on that row alone: what an empirical kernel takes for granted, checked.
+
+A kernel entry is made of df(x)/dtheta of single rows. A few rows are computed alone and together, with their derivative
+along one direction of the parameters (a gate at 0 hides what it gates from the outputs, not from that): they agree to
+rounding, or the function is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import validation
+from widelimit.arithmetic import arithmetic
+from widelimit.kernels.empirical.model import Model
+from widelimit.kernels.empirical.plan import network_of
+
+ROWS = 3
+"""Rows compared: two may be all that a function does not mix, such as a value with the largest of the batch."""
+
+ROUNDING = 256
+"""eps of the largest output: sums of up to some 10^4 terms in another order, in each of some ten layers."""
+
+NUDGE = 16
+"""eps by which an input is moved to see how far the function itself spreads rounding errors."""
+
+SEARCHED = 1024
+"""Rows looked through for different ones."""
+
+REMEMBERED = 256
+"""Functions that are not tried again."""
+
+CHUNK = 256
+"""Rows searched at once for one that is not finite."""
+
+
+class Probe(NamedTuple):
+    """Values of a function at a few rows, (r, k): all rows together, each alone, and each alone but nudged."""
+
+    together: np.ndarray
+    alone: np.ndarray
+    nudged: np.ndarray
+
+
+def chosen_rows(*inputs: Any) -> np.ndarray:
+    """Up to `ROWS` different rows of the inputs: the first, the furthest from it, the first that is neither.
+
+    Where all rows are equal, others are made of them, of the same size; where they are traced, normal ones.
+    """
+    if validation.traced(*inputs):
+        shape, dtype = inputs[0].shape, np.dtype(inputs[0].dtype)
+        return np.random.default_rng(0).standard_normal((ROWS, *shape[1:])).astype(dtype)
+    first = np.asarray(inputs[0][:1])
+    found = [first]
+    for X in (np.asarray(X[:: max(1, len(X) // SEARCHED)]) for X in inputs):
+        apart = np.max(np.abs(X.reshape(len(X), -1) - first.reshape(1, -1)), axis=1)
+        order = [int(np.argmax(apart)), int(np.argmax(apart > 0))]
+        found += [X[i : i + 1] for i in order if all((X[i : i + 1] != row).any() for row in found)]
+    while len(found) < 2:
+        size = np.max(np.abs(first)) or 1
+        moved = np.random.default_rng(0).uniform(0.25, 0.5, first.shape) * size
+        found.append((first - np.where(first > 0, moved, -moved)).astype(first.dtype))
+    return np.concatenate(found[:ROWS]).astype(np.result_type(*(X.dtype for X in inputs)), copy=False)
+
+
+def nudged(rows: np.ndarray) -> np.ndarray:
+    """The rows moved by `NUDGE` eps, up and down in turn."""
+    signs = np.resize([1, -1], rows.shape)
+    return np.asarray(rows * (1 + NUDGE * np.finfo(rows.dtype).eps * signs), rows.dtype)
+
+
+def require_rowwise(name: str, probe: Probe, dtype: Any) -> None:
+    """Refuse a function whose values alone and together differ by more than rounding.
+
+    The bound is 256 eps of the largest value, and 16 times what a nudge of the inputs by 16 eps does: a function that
+    spreads rounding errors, as deep networks do, is not one that mixes rows.
+
+    Raises:
+        ValueError: it mixes rows, or gives a finite output for several rows and none for one.
+    """
+    finite = [np.isfinite(part) for part in probe]
+    broken = finite[0] & ~finite[1]
+    seen = finite[0] & finite[1] & finite[2]
+    together, alone, near = (np.where(seen, part, 0).astype(np.float64) for part in probe)
+    scale = max(np.abs(together).max(initial=0), np.abs(alone).max(initial=0))
+    spread = np.abs(near - alone).max(initial=0)
+    gap = np.abs(together - alone)
+    if not broken.any() and gap.max(initial=0) <= ROUNDING * float(np.finfo(dtype).eps) * scale + 16 * spread:
+        return
+    i, k = np.unravel_index(np.argmax(np.where(broken, np.inf, gap)), gap.shape)
+    raise ValueError(
+        f"{name} mixes rows: a row gives {probe.alone[i, k]:.3g} alone and {probe.together[i, k]:.3g} beside others. "
+        f"A tangent kernel needs outputs that depend on one row only: no means, batch normalisation in training mode, "
+        f"dropout or attention over the rows; use stored statistics, the evaluation mode."
+    )
+
+
+def _flat(tree: Any, rows: int) -> jax.Array:
+    """All outputs, (rows, k)."""
+    return jnp.concatenate([jnp.reshape(leaf, (rows, -1)) for leaf in jax.tree.leaves(tree)], axis=1)
+
+
+@jax.jit
+def _probe(f: Model, direction: Any, rows: jax.Array, moved: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Outputs and their derivatives along a direction of the parameters, (r, 2 k)."""
+
+    def both(X: jax.Array) -> jax.Array:
+        value, slope = jax.jvp(lambda p: f.apply(f.whole(p), X), (f.params,), (direction,))
+        return jnp.concatenate([_flat(value, len(X)), _flat(slope, len(X))], axis=1)
+
+    def alone(X: jax.Array) -> jax.Array:
+        return jnp.asarray(jax.lax.map(lambda x: both(x[None])[0], X))
+
+    return both(rows), alone(rows), alone(moved)
+
+
+_passed: dict[Any, None] = {}
+"""Functions, with the shapes of their arguments, that were found not to mix rows: as `jax.jit` remembers programs."""
+
+
+def check_rows(f: Model, *inputs: Any) -> None:
+    """Refuse a function that mixes rows; networks of this library do not. Raises: ValueError."""
+    if network_of(f) is not None or validation.traced(*jax.tree.leaves((f.params, f.fixed))):
+        return
+    leaves, structure = jax.tree.flatten(f)
+    forms = tuple((np.shape(leaf), np.dtype(leaf.dtype).name) for leaf in (*leaves, inputs[0][:1]))
+    shown = (structure, forms)
+    if shown in _passed:
+        return
+    _compare(f, chosen_rows(*inputs))
+    _passed[shown] = None
+    if len(_passed) > REMEMBERED:
+        _passed.pop(next(iter(_passed)), None)
+
+
+def _compare(f: Model, rows: np.ndarray) -> None:
+    wide, exact = arithmetic(_wide(f, rows)), jax.default_matmul_precision("highest")
+    with wide, exact, jax.ensure_compile_time_eval():  # inside of a trace, too
+        shapes = _shapes(f, rows)
+        found = _probe(f, _direction(f), jnp.asarray(rows), jnp.asarray(nudged(rows)))
+        dtype = jnp.result_type(*jax.tree.leaves(shapes))
+    value, slope = zip(*(np.split(np.asarray(part), 2, axis=1) for part in found), strict=True)
+    for kind in (value, slope):  # each by its own size
+        require_rowwise("apply(params, X)", Probe(*kind), dtype)
+
+
+def _shapes(f: Model, rows: np.ndarray) -> Any:
+    try:
+        shapes = jax.eval_shape(lambda X: f.apply(f.whole(f.params), X), jnp.asarray(rows))
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0][:150]
+        raise ValueError(
+            f"apply(params, X) fails for X of shape {rows.shape}: {type(error).__name__}: {reason}"
+        ) from error
+    found = {leaf.shape for leaf in jax.tree.leaves(shapes)}
+    if any(shape[:1] != rows.shape[:1] for shape in found):
+        raise ValueError(
+            f"apply(params, X) must give a row of outputs for every row of inputs; for {rows.shape} it gave {found}."
+        )
+    return shapes
+
+
+def _direction(f: Model) -> Any:
+    leaves, structure = jax.tree.flatten(f.params)
+    rng = np.random.default_rng(0)
+    return jax.tree.unflatten(structure, [jnp.asarray(rng.standard_normal(v.shape), v.dtype) for v in leaves])
+
+
+def _wide(f: Model, X: Any) -> bool:
+    return any(leaf.dtype == np.float64 for leaf in (X, *jax.tree.leaves(f.params)))
+
+
+@jax.jit
+def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Whether the output and its derivative are finite, (n,) each."""
+
+    def row(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        value, slope = jax.jvp(lambda p: f.apply(f.whole(p), x[None]), (f.params,), (direction,))
+        return jnp.isfinite(_flat(value, 1)).all(), jnp.isfinite(_flat(slope, 1)).all()
+
+    return jax.vmap(row)(X)
+
+
+def require_finite(f: Model, values: Any, **inputs: Any) -> None:
+    """Name the row of the inputs, by their names, from which values that are NaN or infinite come.
+
+    Raises:
+        ValueError: some are.
+    """
+    if validation.traced(values, *inputs.values(), *jax.tree.leaves(f.params)) or _all_finite(values):
+        return
+    for name, X in inputs.items():
+        points = np.asarray(X)
+        with arithmetic(_wide(f, points)):
+            for i in range(0, len(points), CHUNK):
+                found = _finite(f, _direction(f), jnp.asarray(points[i : i + CHUNK]))
+                for kind, fine in zip(("output", "Jacobian df/dtheta"), map(np.asarray, found), strict=True):
+                    if not fine.all():
+                        raise ValueError(
+                            f"the {kind} of apply(params, X) at row {i + int(np.argmin(fine))} of {name} is NaN or "
+                            f"infinite. Usual causes: sqrt, norm or log at 0, a division by 0, an overflow."
+                        )
+    raise ValueError("the kernel overflows: scale the outputs of apply down, or pass X in float64.")
+
+
+def _all_finite(values: Any) -> bool:
+    array = np.asarray(values)
+    return bool(np.isfinite(array.sum()) or np.isfinite(array).all())

@@ -1,0 +1,52 @@
+"""Memory: a request that cannot fit is refused before anything is allocated."""
+
+from __future__ import annotations
+
+import sys
+
+GIB = 2**30
+
+
+def available() -> int:
+    """Bytes that can be allocated without swapping, within the limits of the control group and of the process."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
+            free = min(free, int(limit.read()) - int(used.read()))
+    except (OSError, ValueError):
+        pass
+    return max(0, min(free, _address_space()))
+
+
+def _address_space() -> int:
+    """What `ulimit -v` leaves to this process."""
+    if sys.platform == "win32":
+        return sys.maxsize
+    import resource
+
+    import psutil
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return int(limit) - int(psutil.Process().memory_info().vms)
+
+
+def require(
+    size: float, what: str, *, remedy: str = "use fewer points, float32, or blocks of rows with cross(X[i:j], Y)"
+) -> None:
+    """Refuse `size` bytes for `what` if they are not there.
+
+    Raises:
+        MemoryError: with both sizes in GiB.
+    """
+    free = available()
+    if size > free:
+        raise MemoryError(f"{what} needs {_gib(size)} GiB and {_gib(free)} GiB are free; {remedy}.")
+
+
+def _gib(size: float) -> str:
+    """One digit after the point; more for what is small."""
+    return f"{size / GIB:.1f}" if size >= GIB / 10 else f"{size / GIB:.2g}"

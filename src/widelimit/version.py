@@ -1,0 +1,10 @@
+"""The version of the installed package; `pyproject.toml` is the only place that has it."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("widelimit")
+except PackageNotFoundError:  # run from a folder, not installed
+    __version__ = "unknown (not installed)"

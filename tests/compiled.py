@@ -1,0 +1,68 @@
+"""Programs that JAX compiled for earlier tests, kept on disk for other workers, processes and sessions."""
+
+import contextlib
+import hashlib
+import pathlib
+import platform
+import zlib
+
+LARGEST = 2**30
+"""Bytes that a folder may take before it is emptied: changed code leaves the programs of old code behind."""
+
+
+def machine():
+    """A name that changes with the processor: compiled code is for its instruction set. JAX adds its own version."""
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        described = sorted({line for line in lines if line.split("\t")[0] in ("model name", "flags", "Features")})
+        return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+    return f"{platform.machine()}-{platform.node()}"
+
+
+def share(folder, environment):
+    """Have JAX keep programs of every size in a folder, in this process and in those it starts.
+
+    Variables that are set already stay, so that JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """
+    environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    environment.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+    # A program that another worker is just writing is compiled, and no test's standard error says so.
+    environment.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache:UserWarning")
+
+
+def tidy(folder):
+    """Remove damaged programs, which JAX would compile at every start and never replace; all, where they are many."""
+    files = [path for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []
+    full = sum(path.stat().st_size for path in files) > LARGEST
+    for path in files:
+        if full or not whole(path):
+            path.unlink(missing_ok=True)
+
+
+def whole(path):
+    """Whether a file is a complete stream of zlib, which ends with a checksum; other formats are left to JAX."""
+    if not path.name.endswith("-cache"):
+        return True
+    content = path.read_bytes()
+    try:
+        zlib.decompress(content)
+    except zlib.error:
+        return content[:4] == b"\x28\xb5\x2f\xfd"  # Zstandard, where JAX finds it: its reader checks the length
+    return True
+
+
+@contextlib.contextmanager
+def ignored():
+    """JAX neither reads nor writes stored programs."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()

@@ -1,0 +1,555 @@
+"""Every argument of every public function: a wrong type or size is refused at the door, briefly and by name."""
+
+import inspect
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import widelimit as wl
+
+X = np.random.default_rng(0).standard_normal((6, 3))
+Y = X[:, 0]
+NET = wl.mlp(depth=2, bias_std=0.1)
+K = wl.nngp(NET)
+PARAMS = NET.init(0, input_dim=3, width=4, dtype=np.float64)
+MANY = NET.init_many([0, 1], input_dim=3, width=4, dtype=np.float64)
+LONG = [0.1] * 60
+THINGS = [np.full(60, 0.1), LONG, "high" * 100, {"a": LONG}]
+NO_NUMBERS = [*THINGS, None, True, 1j, np.nan, np.inf]
+BAD = {
+    "number": NO_NUMBERS,
+    "positive": [*NO_NUMBERS, 0.0, -1.0, 10**400],
+    "not negative": [*NO_NUMBERS, -1.0, 10**400],
+    "deviation": [*NO_NUMBERS, 0.0, -1.0, 1e200, 1e-200, 10**400],
+    "bias": [*NO_NUMBERS, -1.0, 1e200, 1e-200],
+    "time": [*THINGS, None, True, 1j, np.nan, -1.0],
+    "times": ["high" * 100, {"a": LONG}, None, True, 1j, np.nan, -1.0, -np.ones(60), [[1.0]]],
+    "variances": [np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
+    "entries": ["high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
+    "scales": ["high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
+    "integer": [*THINGS, None, True, 1j, np.nan, np.inf, 2.0, 1e9, -1, -(10**400)],
+    "flag": [*THINGS, None, 2, 1.0, np.nan],
+    "name": [*THINGS, None, True, 3, 1.5, np.nan],
+    "optional name": [*THINGS, True, 3, np.nan],
+    "function": [*THINGS, True, 3, np.nan],
+    "activation": [*THINGS, None, True, 3, np.nan, wl.Relu],
+    "kernel": [*THINGS, None, True, 3, NET, "relu"],
+    "network": [*THINGS, None, True, 3, K, "relu"],
+    "points": [*THINGS, None, True, 1j, np.nan, X[0], X[:0], X * np.nan, X + 1j, X.astype(str), X.astype("M8[s]")],
+    "targets": ["high" * 100, {"a": LONG}, None, True, 1j, np.nan, Y[:5], Y * np.nan, Y + 1j, ["a"] * 6],
+    "builder": [*THINGS, None, True, 3, "relu"],
+    "mapping": [np.full(60, 0.1), LONG, "high" * 100, True, 3],
+    "extra": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {"a": X}],
+    "path": [np.full(60, 0.1), LONG, {"a": LONG}, True, 3, 1.5],
+}
+ALIASES = {"k": "kernel", "net": "network", "phi": "phi|activation", "other": "other|function"}
+"""What an argument may be called instead in a message."""
+
+
+@dataclass
+class Door:
+    """A call with good arguments, and the kind of each that is checked; `free` ones may be anything, for a reason."""
+
+    call: Any
+    good: dict[str, Any]
+    kinds: dict[str, str]
+    free: tuple[str, ...] = ()
+    more: dict[str, list[Any]] = field(default_factory=dict)
+    """Values of single arguments that are bad beside those of the kind."""
+    fine: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values of a kind that are good here."""
+
+
+def fitting(cls):
+    """A call that fits an estimator with these parameters."""
+    return lambda **settings: cls(**settings).fit(X, Y > 0 if "Classifier" in cls.__name__ else Y)
+
+
+SETTINGS = {
+    "depth": "integer",
+    "activation": "activation",
+    "weight_std": "deviation",
+    "bias_std": "bias",
+    "normalize": "optional name",
+    "random_state": "integer",
+}
+SOLVING = {
+    "noise": "not negative",
+    "time": "time",
+    "hyperparameters": "name",
+    "solver": "name",
+    "verbose": "flag",
+} | SETTINGS
+CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive"}
+REGRESSOR = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)
+CLASSIFIER = wl.NTKClassifier(depth=2).fit(X, Y > 0)
+FEATURES = wl.NTKFeatures(3).fit(X)
+POSTERIOR = wl.posterior(K, X, Y, noise=0.1)
+FLOW = wl.gradient_flow(K, X, Y)
+ENSEMBLE = wl.trained_ensemble(NET, X, Y)
+KRYLOV = wl.gradient_flow(K, X, Y, solver="krylov")
+LINEAR = wl.LinearModel()
+EMPIRICAL = wl.empirical_ntk(NET.apply, PARAMS, output="trace")
+INTERPOLANT = wl.rkhs.interpolant(K, X, Y)
+STEPPED = {"X": X, "y": Y, "learning_rate": 0.1, "steps": 1}
+STEPPING = {"X": "points", "y": "targets", "learning_rate": "positive", "steps": "integer"}
+PROCESS = wl.GaussianProcess(K)
+SEEDED = {"random_state": (None,)}
+DATA = {"X": X, "y": Y}
+TRAINING = {"X": "points", "y": "targets"}
+DOORS = {
+    "mlp": Door(
+        wl.mlp,
+        {"depth": 2},
+        {
+            "depth": "integer",
+            "activation": "activation",
+            "weight_std": "deviation",
+            "bias_std": "bias",
+            "parameterization": "name",
+        },
+        more={"depth": [0, 10**9]},
+    ),
+    "nngp": Door(wl.nngp, {}, {"net": "network"}),
+    "ntk": Door(wl.ntk, {}, {"net": "network"}),
+    "activation": Door(
+        wl.activation,
+        {"phi": jnp.tanh},
+        {"phi": "activation", "kinks": "entries", "rtol": "positive"},
+        fine={"rtol": (None,)},
+    ),
+    "critical": Door(wl.critical, {"activation": "relu"}, {"activation": "activation", "q": "positive"}),
+    "phase": Door(
+        wl.phase,
+        {"activation": "relu", "weight_std": 1.0},
+        {"activation": "activation", "weight_std": "positive", "bias_std": "not negative"},
+    ),
+    "elu": Door(wl.elu, {}, {"alpha": "number", "scale": "number", "length": "positive"}),
+    "ABRelu": Door(wl.ABRelu, {"a": 1.0, "b": 1.0}, {"a": "number", "b": "number"}),
+    "Cos": Door(wl.Cos, {}, {"a": "number"}),
+    "Erf": Door(wl.Erf, {}, {"a": "number", "b": "number", "c": "number"}),
+    "Exp": Door(wl.Exp, {}, {"a": "number", "b": "number"}),
+    "Gaussian": Door(wl.Gaussian, {}, {"a": "number", "b": "number"}),
+    "Hermite": Door(wl.Hermite, {}, {"degree": "integer"}),
+    "LeakyRelu": Door(wl.LeakyRelu, {}, {"slope": "number"}),
+    "Monomial": Door(wl.Monomial, {}, {"power": "integer"}),
+    "Polynomial": Door(wl.Polynomial, {}, {"coefficients": "entries"}),
+    "PiecewisePolynomial": Door(
+        wl.PiecewisePolynomial,
+        {"kinks": (0.0,), "pieces": ((0.0,), (0.0, 1.0))},
+        {"kinks": "entries", "pieces": "entries", "rtol": "positive"},
+        free=("label", "table"),
+        fine={"rtol": (None,)},
+    ),
+    "Numerical": Door(
+        wl.Numerical,
+        {"phi": jnp.tanh},
+        {"phi": "function", "kinks": "entries", "rtol": "positive"},
+        free=("label", "table"),
+        fine={"rtol": (None,)},
+    ),
+    "Rbf": Door(wl.Rbf, {}, {"gamma": "number"}),
+    "RectifiedPower": Door(wl.RectifiedPower, {}, {"power": "integer"}),
+    "Sin": Door(wl.Sin, {}, {"a": "number", "b": "number"}),
+    "Snake": Door(wl.Snake, {}, {"a": "number"}),
+    "Relu.dual": Door(
+        wl.Relu().dual, {"q1": 1.0, "c": 0.5, "q2": 1.0}, {"q1": "entries", "c": "entries", "q2": "entries"}
+    ),
+    "Relu.dual_derivative": Door(
+        wl.Relu().dual_derivative, {"q1": 1.0, "c": 0.5, "q2": 1.0}, {"q1": "entries", "c": "entries", "q2": "entries"}
+    ),
+    "Relu.correlation_map": Door(wl.Relu().correlation_map, {"rho": 0.5}, {"rho": "entries", "q": "positive"}),
+    "gaussian_expectation": Door(
+        wl.gaussian_expectation,
+        {"f": np.tanh, "g": np.tanh, "q1": 1.0, "c": 0.5, "q2": 1.0},
+        {"f": "function", "g": "function", "q1": "positive", "c": "number", "q2": "positive", "kinks": "entries"},
+    ),
+    "kernel.gram": Door(K.gram, {}, {"X": "points"}),
+    "kernel.diag": Door(K.diag, {}, {"X": "points"}),
+    "kernel.cross": Door(K.cross, {"X": X, "Y": X}, {"X": "points", "Y": "points"}),
+    "laplace": Door(wl.laplace, {}, {"length_scale": "scales"}),
+    "rbf": Door(wl.rbf, {}, {"length_scale": "scales"}),
+    "polynomial": Door(wl.polynomial, {"degree": 2}, {"degree": "integer", "offset": "not negative"}),
+    "linear": Door(wl.linear, {}, {"feature_map": "function"}),
+    "precomputed": Door(wl.precomputed, {}, {"matrix": "points"}),
+    "scale_inputs": Door(wl.scale_inputs, {"k": K, "scales": 1.0}, {"k": "kernel", "scales": "entries"}),
+    "separable": Door(wl.separable, {"k": K, "mixing": np.eye(2)}, {"k": "kernel", "mixing": "points"}),
+    "matrix_valued": Door(
+        wl.matrix_valued, {"function": np.dot, "outputs": 2}, {"function": "function", "outputs": "integer"}
+    ),
+    "sklearn_kernel": Door(
+        wl.sklearn_kernel, {"k": K}, {"k": "kernel", "fixed": "number", "bounds": "number", "gradient": "name"}
+    ),
+    "SklearnKernel.diag": Door(wl.sklearn_kernel(K).diag, {}, {"X": "entries"}),
+    "posterior": Door(
+        wl.posterior,
+        {"k": K, **DATA},
+        {
+            "k": "kernel",
+            **TRAINING,
+            "noise": "variances",
+            "solver": "name",
+            "precision": "name",
+            "tolerance": "positive",
+            "matrix": "points",
+            "checkpoint": "path",
+            "progress": "flag",
+        },
+        fine={"matrix": (None,)},
+    ),
+    "Posterior.mean": Door(POSTERIOR.mean, {}, {"Z": "points"}),
+    "Posterior.variance": Door(POSTERIOR.variance, {}, {"Z": "points"}),
+    "Posterior.predict": Door(POSTERIOR.predict, {}, {"Z": "points"}),
+    "Posterior.covariance": Door(POSTERIOR.covariance, {}, {"Z": "points"}),
+    "Posterior.sample": Door(
+        POSTERIOR.sample, {"Z": X, "count": 1}, {"Z": "points", "count": "integer", "seed": "integer"}
+    ),
+    "gradient_flow": Door(
+        wl.gradient_flow,
+        {"k": K, **DATA},
+        {
+            "k": "kernel",
+            **TRAINING,
+            "loss": "name",
+            "initial": "function",
+            "solver": "name",
+            "tolerance": "positive",
+            "max_steps": "integer",
+        },
+    ),
+    "GradientFlow.predict": Door(FLOW.predict, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
+    "GradientFlow.loss": Door(FLOW.loss, {}, {"t": "times"}),
+    "GradientFlow.coefficients": Door(FLOW.coefficients, {}, {"t": "time"}),
+    "Modes.loss": Door(FLOW.modes().loss, {}, {"t": "times"}),
+    "gradient_descent": Door(
+        wl.gradient_descent,
+        {"k": K, **DATA, "learning_rate": 0.1, "steps": 1},
+        {
+            "k": "kernel",
+            **TRAINING,
+            "learning_rate": "positive",
+            "steps": "integer",
+            "momentum": "not negative",
+            "loss": "name",
+            "initial": "function",
+        },
+    ),
+    "max_learning_rate": Door(
+        wl.max_learning_rate,
+        {"k": K, "X": X},
+        {"k": "kernel", "X": "points", "loss": "name", "momentum": "not negative"},
+    ),
+    "trained_ensemble": Door(wl.trained_ensemble, {"net": NET, **DATA}, {"net": "network", **TRAINING}),
+    "TrainedEnsemble.mean": Door(ENSEMBLE.mean, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
+    "TrainedEnsemble.variance": Door(ENSEMBLE.variance, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
+    "TrainedEnsemble.covariance": Door(ENSEMBLE.covariance, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
+    "GaussianProcess": Door(
+        wl.GaussianProcess, {"kernel": K}, {"kernel": "kernel", "mean": "function", "outputs": "number"}
+    ),
+    "GaussianProcess.rank": Door(PROCESS.rank, {}, {"X": "points"}),
+    "GaussianProcess.sample": Door(
+        PROCESS.sample, {"X": X, "count": 1}, {"X": "points", "count": "integer", "seed": "integer"}
+    ),
+    "GaussianProcess.log_density": Door(PROCESS.log_density, DATA, TRAINING),
+    "GaussianProcess.condition": Door(PROCESS.condition, DATA, TRAINING | {"noise": "variances"}),
+    "fit_hyperparameters": Door(
+        wl.fit_hyperparameters,
+        {"build": K, **DATA, "noise": 0.1},
+        {
+            "build": "builder",
+            **TRAINING,
+            "noise": "not negative",
+            "fit_noise": "flag",
+            "objective": "name",
+            "restarts": "integer",
+            "seed": "integer",
+            "max_steps": "integer",
+            "gradient": "name",
+            "start": "mapping",
+            "bounds": "mapping",
+        },
+    ),
+    "empirical_ntk": Door(
+        wl.empirical_ntk,
+        {"apply": NET.apply, "params": PARAMS},
+        {"apply": "function", "output": "name", "method": "name", "memory": "positive"},
+        free=("params",),
+        fine={"memory": (None,)},
+    ),
+    "empirical_nngp": Door(
+        wl.empirical_nngp,
+        {"apply": NET.apply, "params": PARAMS},
+        {"apply": "function", "output": "name", "memory": "positive"},
+        free=("params",),
+        fine={"memory": (None,)},
+    ),
+    "linearize": Door(wl.linearize, {"apply": NET.apply, "params": PARAMS}, {"apply": "function"}, free=("params",)),
+    "taylor": Door(
+        wl.taylor,
+        {"apply": NET.apply, "params": PARAMS, "order": 1},
+        {"apply": "function", "order": "integer"},
+        free=("params",),
+    ),
+    "Huber": Door(wl.Huber, {}, {"delta": "positive"}),
+    "CustomLoss": Door(
+        wl.CustomLoss, {"function": jnp.subtract}, {"function": "function", "convex": "flag", "curvature": "time"}
+    ),
+    "WeightedSquaredError": Door(wl.WeightedSquaredError, {}, {"weights": "scales"}),
+    "train": Door(
+        wl.train,
+        {"apply": NET.apply, "params": PARAMS, **DATA, "steps": 1, "learning_rate": 0.1, "progress": False},
+        {
+            "apply": "function",
+            **TRAINING,
+            "ensemble": "flag",
+            "loss": "name",
+            "optimizer": "name",
+            "learning_rate": "positive",
+            "steps": "integer",
+            "momentum": "not negative",
+            "batch_size": "integer",
+            "seed": "integer",
+            "probes": "points",
+            "kernel_points": "integer",
+            "record_every": "positive",
+            "checkpoint": "path",
+            "checkpoint_seconds": "not negative",
+            "tolerance": "positive",
+            "max_steps": "integer",
+            "progress": "flag",
+        },
+        free=("params", "flow_time"),
+        fine={
+            "learning_rate": (None,),
+            "steps": (None,),
+            "batch_size": (None,),
+            "probes": (None,),
+            "record_every": (None,),
+        },
+    ),
+    "stored_gram": Door(
+        wl.stored_gram,
+        {"k": K, "X": X, "path": "no/such/folder/k.zarr"},
+        {"k": "kernel", "X": "points", "path": "path", "budget": "positive", "progress": "function"},
+    ),
+    "LinearModel": Door(wl.LinearModel, {}, {"feature_map": "function"}),
+    "LinearModel.features": Door(LINEAR.features, {}, {"X": "points"}),
+    "LinearModel.minimum_norm": Door(LINEAR.minimum_norm, DATA, TRAINING),
+    "LinearModel.weights": Door(LINEAR.weights, {"X": X, "alpha": Y}, {"X": "points", "alpha": "targets"}),
+    "LinearModel.predict": Door(LINEAR.predict, {"w": np.ones(3), "Z": X}, {"w": "entries", "Z": "points"}),
+    "LinearModel.primal_descent": Door(LINEAR.primal_descent, STEPPED, STEPPING),
+    "LinearModel.dual_descent": Door(LINEAR.dual_descent, STEPPED, STEPPING),
+    "Huber.value": Door(wl.Huber().value, {"f": Y, "y": Y}, {"f": "entries", "y": "targets"}),
+    "Huber.gradient": Door(wl.Huber().gradient, {"f": Y, "y": Y}, {"f": "entries", "y": "targets"}),
+    "EmpiricalKernel.matvec": Door(
+        EMPIRICAL.matvec, {"X": X, "v": Y}, {"X": "points", "v": "entries", "Y": "points"}, fine={"Y": (None,)}
+    ),
+    "EmpiricalKernel.explain": Door(EMPIRICAL.explain, {"X": X}, {"X": "points", "Y": "points"}, fine={"Y": (None,)}),
+    "KrylovFlow.bound": Door(KRYLOV.bound, {}, {"t": "times"}),
+    "KrylovFlow.coefficients": Door(KRYLOV.coefficients, {}, {"t": "time"}),
+    "NumericalFlow.solution": Door(wl.gradient_flow(K, X, Y, loss="huber").solution, {}, {"t": "times"}),
+    "rkhs.Function.inner": Door(INTERPOLANT.inner, {}, {"other": "kernel"}),
+    "rkhs.Function.distance": Door(INTERPOLANT.distance, {}, {"other": "kernel"}),
+    "load": Door(wl.load, {}, {"path": "path"}),
+    "save": Door(
+        wl.save,
+        {"model": REGRESSOR, "path": "no/such/folder/m.npz"},
+        {"model": "kernel", "path": "path", "extra": "extra"},
+    ),
+    "Network.init": Door(
+        NET.init,
+        {"seed": 0, "input_dim": 3},
+        {"seed": "integer", "input_dim": "integer", "width": "integer", "output_dim": "integer", "dtype": "name"},
+    ),
+    "Network.init_many": Door(
+        NET.init_many,
+        {"seeds": [0], "input_dim": 3},
+        {"seeds": "number", "input_dim": "integer", "width": "integer", "output_dim": "integer", "dtype": "name"},
+    ),
+    "Network.apply": Door(NET.apply, {"params": PARAMS, "X": X}, {"params": "kernel", "X": "points"}),
+    "Network.apply_many": Door(NET.apply_many, {"params": MANY, "X": X}, {"params": "kernel", "X": "points"}),
+    "rkhs.ridge": Door(
+        wl.rkhs.ridge,
+        {"k": K, **DATA, "regularization": 0.1},
+        {"k": "kernel", **TRAINING, "regularization": "not negative"},
+    ),
+    "rkhs.interpolant": Door(wl.rkhs.interpolant, {"k": K, **DATA}, {"k": "kernel", **TRAINING}),
+    "rkhs.power_function": Door(
+        wl.rkhs.power_function, {"k": K, "X": X, "Z": X}, {"k": "kernel", "X": "points", "Z": "points"}
+    ),
+    "rkhs.is_positive_semidefinite": Door(
+        wl.rkhs.is_positive_semidefinite, {"k": K, "X": X}, {"k": "kernel", "X": "points"}
+    ),
+    "rkhs.eigenvalues": Door(wl.rkhs.eigenvalues, {"k": K, "X": X}, {"k": "kernel", "X": "points"}),
+    "rkhs.effective_dimension": Door(
+        wl.rkhs.effective_dimension,
+        {"k": K, "X": X, "regularization": 0.1},
+        {"k": "kernel", "X": "points", "regularization": "not negative"},
+    ),
+    "rkhs.spherical_eigenvalues": Door(
+        wl.rkhs.spherical_eigenvalues,
+        {"k": K, "dimension": 3, "degree": 2},
+        {"k": "kernel", "dimension": "integer", "degree": "integer", "radius": "positive"},
+    ),
+    "NNGPRegressor": Door(fitting(wl.NNGPRegressor), {}, SOLVING, fine=SEEDED),
+    "NTKRegressor": Door(fitting(wl.NTKRegressor), {}, SOLVING | {"ensemble": "flag"}, fine=SEEDED),
+    "NNGPClassifier": Door(fitting(wl.NNGPClassifier), {}, CLASSIFYING, fine=SEEDED),
+    "NTKClassifier": Door(fitting(wl.NTKClassifier), {}, CLASSIFYING | {"ensemble": "flag"}, fine=SEEDED),
+    "NTKFeatures": Door(
+        fitting(wl.NTKFeatures), {}, SETTINGS | {"n_components": "integer", "kernel": "name"}, fine=SEEDED
+    ),
+    "NNGPRegressor.fit": Door(
+        wl.NNGPRegressor().fit, DATA, TRAINING | {"sample_weight": "scales"}, fine={"sample_weight": (None,)}
+    ),
+    "NNGPRegressor.predict": Door(
+        REGRESSOR.predict,
+        {"X": X},
+        {"X": "points", "return_std": "flag", "return_cov": "flag", "include_noise": "flag"},
+    ),
+    "NNGPRegressor.sample_y": Door(
+        REGRESSOR.sample_y, {"X": X}, {"X": "points", "n_samples": "integer", "random_state": "integer"}, fine=SEEDED
+    ),
+    "NNGPRegressor.score": Door(
+        REGRESSOR.score, DATA, TRAINING | {"sample_weight": "scales"}, fine={"sample_weight": (None,)}
+    ),
+    "NNGPRegressor.save": Door(REGRESSOR.save, {"path": "no/such/folder/m.npz"}, {"path": "path", "extra": "extra"}),
+    "NTKClassifier.fit": Door(
+        wl.NTKClassifier().fit,
+        {"X": X, "y": Y > 0},
+        {"X": "points", "sample_weight": "scales"},
+        free=("y",),
+        fine={"sample_weight": (None,)},
+    ),
+    "NTKClassifier.predict": Door(CLASSIFIER.predict, {}, {"X": "points"}),
+    "NTKClassifier.predict_proba": Door(CLASSIFIER.predict_proba, {}, {"X": "points"}),
+    "NTKClassifier.decision_function": Door(CLASSIFIER.decision_function, {}, {"X": "points"}),
+    "NTKClassifier.predict_log_proba": Door(CLASSIFIER.predict_log_proba, {}, {"X": "points"}),
+    "NTKFeatures.fit": Door(wl.NTKFeatures(3).fit, {}, {"X": "points"}, free=("y",)),
+    "NTKFeatures.transform": Door(FEATURES.transform, {}, {"X": "points"}),
+}
+
+
+def wrong(door, name):
+    """The bad values of an argument."""
+    fine = door.fine.get(name, ())
+    return [v for v in BAD[door.kinds[name]] if not any(v is f for f in fine)] + door.more.get(name, [])
+
+
+def complaint(door, name, value):
+    """What is wrong with how the door refuses this value; empty if nothing."""
+    try:
+        door.call(**(door.good | {name: value}))
+    except (TypeError, ValueError) as error:
+        text = str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error)[:100]}"
+    else:
+        return "accepted"
+    if len(text) > 400:
+        return f"{len(text)} characters: {text[:80]}"
+    if not re.search(rf"\b({ALIASES.get(name, name)})\b", text):
+        return f"does not name {name}: {text[:150]}"
+    return ""
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_what_is_wrong_is_refused_briefly_by_name(name):
+    door = DOORS[name]
+    found = {(a, str(v)[:30]): complaint(door, a, v) for a in door.kinds for v in wrong(door, a)}
+    assert not {where: what for where, what in found.items() if what}
+
+
+MADE = {
+    *(
+        "Conditioned",
+        "EmpiricalDiagonal",
+        "EmpiricalKernel",
+        "EmpiricalMatrixKernel",
+        "Expectation",
+        "FixedPoint",
+        "Flow",
+    ),
+    *("GradientDescent", "GradientFlow", "History", "HyperparameterFit", "KrylovFlow", "Laplace", "LeaveOneOut"),
+    *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
+    *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
+    *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),
+    *("Certificate", "Function", "SphericalSpectrum"),
+}
+"""Classes whose instances the library makes."""
+INNER = {
+    *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
+    *(
+        "derivative",
+        "block",
+        "examples",
+        "check",
+        "gain",
+        "projected",
+        "init_with_key",
+        "output_scale",
+        "feature_map",
+        "components",
+        "errors",
+        "jumps",
+    ),
+}
+"""Methods that the library calls on its own values, many of them traced."""
+
+
+def public():
+    """(name, callable) of every public function and class."""
+    for module, names in ((wl, wl.__all__), (wl.rkhs, wl.rkhs.__all__)):
+        yield from ((name, getattr(module, name)) for name in names if not inspect.ismodule(getattr(module, name)))
+
+
+def settings_of(function):
+    return set(inspect.signature(function).parameters) - {"self"}
+
+
+def test_every_argument_of_every_public_callable_is_in_the_table():
+    doors = {name.removeprefix("rkhs."): door for name, door in DOORS.items()}
+    methods = {}
+    for name, door in doors.items():
+        methods.setdefault(name.rpartition(".")[2], set()).update(door.kinds, door.free)
+    missing = []
+    for name, thing in public():
+        if name not in MADE and not inspect.isabstract(thing) and settings_of(thing):
+            door = doors.get(name)
+            known = set() if door is None else {*door.kinds, *door.free}
+            missing += [f"{name}({argument})" for argument in settings_of(thing) - known]
+        for method, function in inspect.getmembers(thing, inspect.isfunction) if inspect.isclass(thing) else ():
+            if method.startswith("_") or method in INNER or not function.__module__.startswith("widelimit"):
+                continue
+            missing += [f"{name}.{method}({a})" for a in settings_of(function) - methods.get(method, set())]
+    assert not missing
+
+
+def test_the_table_rejects_a_door_that_lets_things_in():
+    careless = Door(lambda depth=1: depth, {}, {"depth": "integer"})
+    assert complaint(careless, "depth", "high") == "accepted"
+    noisy = Door(lambda depth=1: int(depth), {}, {"depth": "integer"})
+    assert "does not name depth" in complaint(noisy, "depth", "high")
+    assert "TypeError" not in complaint(noisy, "depth", None)
+    deep = Door(lambda depth=1: 1 / depth, {}, {"depth": "integer"})
+    assert complaint(deep, "depth", 0).startswith("ZeroDivisionError")
+
+    def verbose(**_):
+        raise ValueError(f"depth: {LONG}" * 3)
+
+    assert complaint(Door(verbose, {}, {}), "depth", 0).startswith("9")
+
+
+def test_traced_settings_of_a_network_stay_differentiable():
+    def total(weight_std, bias_std):
+        return wl.nngp(wl.mlp(depth=1, weight_std=weight_std, bias_std=bias_std)).diag(jnp.asarray(X)).sum()
+
+    slope = jax.jit(jax.grad(total, (0, 1)))(1.3, 0.2)
+    # diag = weight_std^2 |x|^2/d + bias_std^2
+    np.testing.assert_allclose(slope, (2 * 1.3 * np.sum(X**2) / 3, 2 * 0.2 * len(X)), rtol=1e-5)
+    with pytest.raises(ValueError, match="weight_std"):
+        total(1e200, 0.2)

@@ -1,0 +1,51 @@
+"""The programs that these tests keep on disk."""
+
+import zlib
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+import compiled
+
+
+def test_damaged_programs_are_removed_and_whole_ones_stay(tmp_path, monkeypatch):
+    content = zlib.compress(np.random.default_rng(0).bytes(1000))
+    flipped = content[:500] + bytes([content[500] ^ 1]) + content[501:]
+    for name, data in {"a": content, "cut": content[:500], "flipped": flipped, "empty": b""}.items():
+        (tmp_path / f"{name}-cache").write_bytes(data)
+    (tmp_path / "a-atime").write_bytes(b"12345678")
+    compiled.tidy(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-atime", "a-cache"]
+    monkeypatch.setattr(compiled, "LARGEST", 100)
+    compiled.tidy(tmp_path)
+    assert not list(tmp_path.iterdir())
+    compiled.tidy(tmp_path / "none")
+
+
+def test_variables_that_are_set_stay(tmp_path):
+    environment = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "2"}
+    compiled.share(tmp_path, environment)
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path)
+    assert environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "2"
+
+
+def test_programs_are_kept_unless_a_test_asks_for_none(tmp_path):
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_enable_compilation_cache": True,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        with compiled.ignored():
+            jax.jit(lambda x: 2 * x + 37.25)(np.ones(3, np.float32))
+        assert not list(tmp_path.iterdir())
+        jax.jit(lambda x: 3 * x + 37.25)(np.ones(3, np.float32))
+        assert list(tmp_path.iterdir())
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

@@ -1,0 +1,177 @@
+"""The first call: a handful of compiled programs, whose shapes do not depend on the data, and few imports."""
+
+import math
+import subprocess
+import sys
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+import pytest
+from jax import monitoring
+from scipy import special
+
+import widelimit as wl
+from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.sharp import MILLS
+from widelimit.compute import plan
+from widelimit.pytrees import pytree
+
+GRAM, FIT = 6, 10
+"""Programs that a first kernel matrix, and a first inference, may compile."""
+RNG = np.random.default_rng(5)
+NET = wl.mlp(depth=3, bias_std=0.1)
+
+
+class Compilations(list):
+    """Names of the programs compiled since it was cleared, be they found on disk or not."""
+
+    def heard(self, event, _, **facts):
+        if "backend_compile" in event:
+            self.append(facts.get("fun_name"))
+
+
+COMPILED = Compilations()
+monitoring.register_event_duration_secs_listener(COMPILED.heard)
+
+
+def data(n=60, scale=1.0):
+    X = scale * RNG.standard_normal((n, 5))
+    return X, np.sin(X[:, 0])
+
+
+def halves(X, y):
+    return X[: len(X) // 2], y[: len(X) // 2], X[len(X) // 2 :]
+
+
+def posterior(X, y):
+    X, y, Z = halves(X, y)
+    return wl.posterior(wl.nngp(NET), X, y, noise=0.1).predict(Z)
+
+
+def flow(X, y):
+    X, y, Z = halves(X, y)
+    return wl.gradient_flow(wl.ntk(NET), X, y).predict(Z, [1.0, np.inf])
+
+
+def descent(X, y):
+    X, y, Z = halves(X, y)
+    return wl.gradient_descent(wl.ntk(NET), X, y, learning_rate=0.1, steps=20).predict(Z)
+
+
+def ensemble(X, y):
+    X, y, Z = halves(X, y)
+    return wl.trained_ensemble(NET, X, y).variance(Z, 1.0)
+
+
+def regressor(X, y):
+    X, y, Z = halves(X, y)
+    return wl.NNGPRegressor().fit(X, y).predict(Z)
+
+
+def classifier(X, y):
+    X, y, Z = halves(X, y)
+    return wl.NTKClassifier().fit(X, y > 0).predict(Z)
+
+
+def evidence(X, y):
+    return wl.fit_hyperparameters(wl.nngp(NET), X, y, noise=0.1, restarts=0, max_steps=3)
+
+
+MATRICES = {
+    "nngp": lambda X, y: wl.nngp(NET).gram(X),
+    "ntk": lambda X, y: wl.ntk(NET).gram(X),
+    "cross": lambda X, y: wl.ntk(NET).cross(X, X[:7]),
+    "diag": lambda X, y: wl.ntk(NET).diag(X),
+    "gelu": lambda X, y: wl.ntk(wl.mlp(depth=2, activation="gelu")).gram(X),
+    "rbf": lambda X, y: wl.rbf(2.0).gram(X),
+    "linear": lambda X, y: wl.linear().gram(X),
+    "sum": lambda X, y: (wl.rbf(2.0) + 0.5 * wl.ntk(NET) * wl.linear()).gram(X),
+    "lower": lambda X, y: wl.ntk(NET).gram(X.astype(np.float32)),
+}
+INFERENCES = {
+    "posterior": posterior,
+    "flow": flow,
+    "descent": descent,
+    "ensemble": ensemble,
+    "regressor": regressor,
+    "classifier": classifier,
+    "evidence": evidence,
+}
+DOORS = [(door, GRAM) for door in MATRICES.items()] + [(door, FIT) for door in INFERENCES.items()]
+
+
+def counted(door, *arguments):
+    COMPILED.clear()
+    door(*arguments)
+    return len(COMPILED)
+
+
+@pytest.mark.parametrize(("door", "most"), [pytest.param(door, most, id=name) for (name, door), most in DOORS])
+def test_few_programs_and_none_for_other_data(door, most):
+    """A second call has other rows, other norms, and another number of rows in the same bucket."""
+    jax.clear_caches()
+    assert 1 <= counted(door, *data()) <= most, COMPILED
+    assert counted(door, *data(n=58, scale=1.3)) == 0, COMPILED
+
+
+def test_gram_cross_and_diag_share_their_programs():
+    jax.clear_caches()
+    k, X = wl.ntk(NET), data()[0]
+    assert counted(k.gram, X) == 2
+    assert counted(k.cross, X, X[:20]) == 0
+    assert counted(k.diag, X) == 0
+
+
+@pytree
+@dataclass(frozen=True)
+class Planted(wl.Kernel):
+    """A linear kernel that is compiled for the largest of its inputs."""
+
+    largest: float = field(default=0.0, metadata={"static": True})
+
+    def prepared(self, *inputs):
+        return Planted(max(float(np.abs(X).max()) for X in inputs))
+
+    def encode(self, X):
+        return X / self.largest
+
+    def pairwise(self, x, y, *, same=False):
+        return x @ y.T * self.largest**2
+
+    def diagonal(self, x):
+        return (x**2).sum(1) * self.largest**2
+
+
+def test_a_program_that_depends_on_the_data_is_noticed(monkeypatch):
+    jax.clear_caches()
+    assert counted(Planted().gram, data()[0]) == 2
+    assert counted(Planted().gram, data()[0]) == 2
+    right = plan.tile_plan
+    monkeypatch.setattr(
+        "widelimit.compute.tiles.tile_plan", lambda n, *rest, **named: right(n, *rest, **named).__class__(
+            n, rest[0], n, 1, 1, named["symmetric"]
+        )
+    )  # fmt: skip
+    assert counted(wl.linear().gram, data(60)[0]) == 2
+    assert counted(wl.linear().gram, data(58)[0]) == 2
+
+
+HEAVY = ("scipy", "sklearn", "psutil", "diffrax", "equinox", "optax", "polars", "zarr", "matplotlib")
+
+
+def test_what_a_first_gram_matrix_does_not_use_is_not_imported():
+    code = f"import widelimit as wl, sys; wl.ntk(wl.mlp(depth=2)); print([m for m in {HEAVY} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+    code = code.replace("; print", "; import scipy.special; print")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "['scipy']"
+
+
+def test_the_table_of_the_mills_ratio():
+    x = chebyshev_points(48)
+    values = special.erfcx(3 * (1 + x) / (1 - x) / math.sqrt(2)) / math.sqrt(2 / math.pi)
+    right = np.polynomial.chebyshev.cheb2poly(chebyshev_coefficients(values, 0)[:22])
+    np.testing.assert_allclose(MILLS, right, rtol=0, atol=1e-15)
+    assert np.abs(np.array(MILLS) * (1 + 1e-13) - right).max() > 1e-15

@@ -1,0 +1,163 @@
+"""Gradients where kinked kernels have a cusp: one value, the mean of both sides, by every transformation.
+
+theta(x, x') has the slope 1 to either side of x = x', so that Theta has a cusp there: autodiff must give the limit of
+central differences. The oracle takes these differences of values alone and extrapolates them.
+"""
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+
+import oracles
+import widelimit as wl
+from cases import ACTIVATIONS, KERNELS, PIECES
+from widelimit.series import root_of_gap
+
+KINKED = {name: ACTIVATIONS[name] for name in ("relu", "leaky_relu", "abs", "abrelu", "rectified_power")}
+JUMPS = {name: ACTIVATIONS[name] for name in ("sign", "step")}
+CLOSED = [(name, kind) for name in KINKED for kind in KERNELS] + [(name, "nngp") for name in JUMPS]
+SOME = {"hard_tanh": PIECES["hard_tanh"], "all kinds": PIECES["all kinds"]}
+FEW = [("hard_tanh", "ntk"), ("all kinds", "nngp")]
+WHERE = {"equal": 1.0, "opposite": -1.0, "zero": 0.0}
+BOUND = {"float64": 1e-12, "float32": 1e-5}
+"""Of transformations from each other, relative to the largest entry: a few roundings of terms up to 100 times it."""
+
+
+def kernel(name, kind, bias_std, depth=2):
+    activation = (KINKED | JUMPS | SOME)[name]
+    return KERNELS[kind](wl.mlp(depth=depth, activation=activation, weight_std=1.4, bias_std=bias_std))
+
+
+def points(d, dtype):
+    """Rows x and rows x': equal, opposite and zero, and both zero."""
+    x = np.random.default_rng(d).standard_normal((2, d)).astype(dtype)
+    others = [factor * x for factor in WHERE.values()]
+    return np.concatenate([x, x, x, np.zeros_like(x[:1])]), np.concatenate([*others, np.zeros_like(x[:1])])
+
+
+def entry(k):
+    return lambda a, b: k.cross(a[None], b[None])[0, 0]
+
+
+def transformed(k, x, y, *, single=()):
+    """{transformation: gradients (n, d) in the first input}; at the rows `single` one by one, without vmap."""
+    one, forward = jax.grad(entry(k)), jax.jacfwd(entry(k))
+    found = {
+        "jit(vmap(grad))": jax.jit(jax.vmap(one))(x, y),
+        "vmap(grad)": jax.vmap(one)(x, y),
+        "grad of a matrix": jax.grad(lambda a: jnp.sum(jnp.diagonal(k.cross(a, y))))(x),
+    }
+    for name, transformation in (("grad", one), ("jacfwd", forward)):
+        if single:
+            found[name] = (single, jnp.stack([transformation(x[i], y[i]) for i in single]))
+    return found
+
+
+def worst(found, scale):
+    """The largest difference from the first, relative to `scale`."""
+    first = np.asarray(found["jit(vmap(grad))"])
+    differences = {}
+    for name, value in found.items():
+        rows, value = value if isinstance(value, tuple) else (range(len(first)), value)
+        assert np.isfinite(value).all(), name
+        differences[name] = np.abs(np.asarray(value) - first[list(rows)]).max() / scale
+    return max(differences.values()), differences
+
+
+def by_differences(k, x, y, levels=6):
+    """The limit of central differences of k's values in x, by extrapolation in powers of h (Richardson)."""
+    d = x.shape[1]
+    sizes = 0.02 / 2.0 ** np.arange(levels)
+    steps = (sizes[:, None, None] * np.eye(d)).reshape(-1, d)
+    table = []
+    for a, b in zip(x, y, strict=True):
+        ends = [k.cross(a + sign * steps, b[None])[:, 0].reshape(levels, d) for sign in (1, -1)]
+        row = (ends[0] - ends[1]) / (2 * sizes[:, None])
+        for power in range(1, levels):
+            row = (2**power * row[1:] - row[:-1]) / (2**power - 1)
+        table.append(row[0])
+    return np.array(table)
+
+
+def agreeing(k, dtype, d, single=()):
+    x, y = points(d, dtype)
+    with jax.enable_x64(dtype == "float64"):
+        found = transformed(k, jnp.asarray(x), jnp.asarray(y), single=single)
+    scale = np.abs(np.asarray(found["jit(vmap(grad))"])).max() or 1.0
+    largest, all_of_them = worst(found, scale)
+    assert largest <= BOUND[dtype], all_of_them
+    wrong = found | {"vmap(grad)": np.asarray(found["vmap(grad)"]) + 10 * BOUND[dtype] * scale}
+    assert worst(wrong, scale)[0] > BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("kind", KERNELS)
+def test_relu_one_by_one(kind, dtype):
+    agreeing(kernel("relu", kind, 0.2), dtype, 1, single=(0, 1, 2, 3, 5))
+
+
+@pytest.mark.parametrize(("name", "kind"), [*CLOSED, *FEW])
+def test_every_transformation_gives_one_value(name, kind):
+    agreeing(kernel(name, kind, 0.3 if kind == "ntk" else 0.0), "float64", 3)
+
+
+@pytest.mark.parametrize(("name", "kind"), [*CLOSED, *FEW])
+def test_the_value_is_the_limit_of_central_differences(name, kind):
+    k = kernel(name, kind, 0.3)
+    for d in (1, 3):
+        x, y = points(d, "float64")
+        x, y = x[1:5:2], y[1:5:2]  # one equal, one opposite: at zero inputs the norms have no corner, as bias_std > 0
+        expected = by_differences(k, x, y)
+        with jax.enable_x64(True):
+            found = np.asarray(jax.vmap(jax.grad(entry(k)))(jnp.asarray(x), jnp.asarray(y)))
+        scale = np.abs(expected).max()
+        assert np.abs(found - expected).max() <= 1e-6 * scale, (found, expected)
+        assert np.abs(1.001 * found - expected).max() > 1e-6 * scale
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_differences_of_high_precision_agree(kind):
+    """Differences of 1e-30 in 80 digits, at an equal pair: no value of the library is in them."""
+    net = {"depth": 2, "activation": "relu", "weight_std": 1.4, "bias_std": 0.3}
+    x, step = [0.5, -1.25], mp.mpf(10) ** -30
+    index = list(KERNELS).index(kind)
+    expected = []
+    for i in range(2):
+        ends = [oracles.kernels([v + s * step * (i == j) for j, v in enumerate(x)], x, **net)[index] for s in (1, -1)]
+        expected.append(float((ends[0] - ends[1]) / (2 * step)))
+    side = [float((end - oracles.kernels(x, x, **net)[index]) / step) for end in ends[:1]]
+    with jax.enable_x64(True):
+        found = np.asarray(jax.grad(entry(kernel("relu", kind, 0.3)))(jnp.asarray(x), jnp.asarray(x)))
+    assert np.abs(found - expected).max() <= 64 * np.finfo(float).eps * np.abs(expected).max()
+    if kind == "ntk":  # either side by itself is another value
+        assert abs(side[0] - found[1]) > 0.01
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "abs"])
+def test_second_derivatives_of_the_nngp_kernel(name):
+    """K grows like 1 - theta^2/2 + theta^3: its second derivatives are finite at x = x', jitted or not."""
+    x = np.array([[0.5, -1.25]])
+    k = kernel(name, "nngp", 0.3)
+    with jax.enable_x64(True):
+        f = entry(k)
+        one, other = (jax.hessian(f)(jnp.asarray(x[0]), jnp.asarray(x[0])), jax.jit(jax.hessian(f))(x[0], x[0]))
+        h = 1e-5
+        ends = jnp.asarray(x + h * np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]))
+        slopes = jax.vmap(jax.grad(f), (0, None))(ends, x[0])
+    differences = np.array([slopes[0] - slopes[1], slopes[2] - slopes[3]]) / (2 * h)
+    scale = np.abs(differences).max()
+    assert np.abs(one - other).max() <= 1e-12 * scale
+    assert np.abs(one - differences).max() <= 1e-4 * scale
+    assert np.abs(1.01 * one - differences).max() > 1e-4 * scale
+
+
+def test_the_root_of_a_gap_keeps_its_value_and_holds_its_slope():
+    with jax.enable_x64(True):
+        gap = jnp.asarray([0.0, 1e-300, 1e-32, 1e-24, 0.25])
+        value, slope = jax.jvp(root_of_gap, (gap,), (jnp.ones_like(gap),))
+        second = jax.vmap(jax.grad(jax.grad(root_of_gap)))(gap)
+    assert np.array_equal(value, np.sqrt(gap))
+    assert np.allclose(slope, [0, 0, 0, 5e11, 1.0])
+    assert np.allclose(second, [0, 0, 0, -2.5e35, -2.0])
