@@ -48,7 +48,8 @@ def test_other_norms_compile_nothing(name):
     for data, factors in ((X, (1.3, 0.5, 1.7)), (U, (1.2, 0.8))):
         with compilations() as found:
             k.gram(data)
-        assert 1 <= len(found) <= 6
+        assert len(found) <= 6
+        assert found or data is U  # series on spheres share their programs
         with compilations() as found:
             for factor in factors:
                 k.gram(factor * data[::-1])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
@@ -47,11 +48,11 @@ def from_function(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float],
     return Numerical(phi, ends, rtol, label)
 
 
-def _called(phi: Callable[[jax.Array], jax.Array], u: jax.Array, label: str) -> Any:
+def _called(phi: Callable[[Any], Any], u: np.ndarray, label: str) -> Any:
     with contextlib.suppress(Exception):  # without compilation, where JAX can trace phi
         return interpreted(phi)(u)
     try:
-        return phi(u)
+        return phi(jnp.asarray(u))
     except Exception as error:
         raise TypeError(
             f"{label}: a call on an array of shape {u.shape} failed ({type(error).__name__}: "

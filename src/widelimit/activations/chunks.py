@@ -106,7 +106,7 @@ def mean_and_slope_by_x(
         # long.
         return jax.lax.cond(chunk[2] >= 0, added, lambda total, *_: total, total, *chunk), None
 
-    along = (x.rows, y.columns, chunks.block, chunks.even)
+    along = (x.rows, y.columns, jnp.asarray(chunks.block), jnp.asarray(chunks.even))
     total = jax.lax.scan(step, jax.lax.complex(start, start), along)[0]
     return total.real, total.imag
 
