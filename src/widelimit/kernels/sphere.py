@@ -34,7 +34,7 @@ LONGEST = 128
 """Terms; a kernel that wants more (a deep chaotic network) is left to its layers."""
 _STEP = 16
 """Series have a multiple of this many terms, so that few programs are compiled."""
-_LENGTHS = (48, LONGEST)
+_LENGTHS = (80, LONGEST)
 """Terms for small data."""
 
 
