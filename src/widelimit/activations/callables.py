@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,9 @@ from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.activations.numerical import Numerical
 from widelimit.activations.piecewise import PiecewisePolynomial
+from widelimit.activations.tables import derivative_of
 from widelimit.arithmetic import arithmetic
+from widelimit.interpreter import interpreted
 
 _PROBES = np.linspace(-8.0, 8.0, 34)
 """Neither 0 nor an integer is among them: kinks are usually there."""
@@ -45,9 +48,11 @@ def from_function(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float],
     return Numerical(phi, ends, rtol, label)
 
 
-def _called(phi: Callable[[jax.Array], jax.Array], u: jax.Array, label: str) -> Any:
+def _called(phi: Callable[[Any], Any], u: np.ndarray, label: str) -> Any:
+    with contextlib.suppress(Exception):  # without compilation, where JAX can trace phi
+        return interpreted(phi)(u)
     try:
-        return phi(u)
+        return phi(jnp.asarray(u))
     except Exception as error:
         raise TypeError(
             f"{label}: a call on an array of shape {u.shape} failed ({type(error).__name__}: "
@@ -56,7 +61,7 @@ def _called(phi: Callable[[jax.Array], jax.Array], u: jax.Array, label: str) -> 
 
 
 def _check_shape(phi: Callable[[jax.Array], jax.Array], label: str) -> None:
-    u = jnp.asarray(_PROBES)
+    u = _PROBES
     for probe in (u, u.reshape(2, -1), u[0]):
         out = _called(phi, probe, label)
         shape = np.shape(out)
@@ -67,7 +72,7 @@ def _check_shape(phi: Callable[[jax.Array], jax.Array], label: str) -> None:
     if not np.allclose(_called(phi, u[::2], label), _called(phi, u, label)[::2], rtol=1e-9, atol=0, equal_nan=True):
         raise ValueError(f"{label}: the value at one entry depends on the other entries; phi must be elementwise.")
     try:
-        slope = jax.jvp(phi, (u,), (jnp.ones_like(u),))[1]
+        slope = interpreted(derivative_of(phi))(u)
     except Exception as error:
         raise TypeError(
             f"{label}: JAX cannot differentiate it ({type(error).__name__}: {str(error).splitlines()[0]}); "
@@ -79,13 +84,13 @@ def _check_shape(phi: Callable[[jax.Array], jax.Array], label: str) -> None:
 
 def _check_values(phi: Callable[[jax.Array], jax.Array], label: str) -> None:
     u = np.concatenate([_PROBES, [0.0]])
-    values = np.asarray(phi(jnp.asarray(u)))
+    values = interpreted(phi)(u)
     if not np.isfinite(values).all():
         bad = ~np.isfinite(values)
         raise ValueError(f"{label}: phi({u[bad][0]:g}) is {values[bad][0]}; phi must be finite for every finite u.")
     if not values.any():
         raise ValueError(f"{label}: phi is 0 everywhere it was tried.")
-    far = np.abs(np.asarray(phi(jnp.asarray([-_FAR, _FAR]))))
+    far = np.abs(interpreted(phi)(np.array([-_FAR, _FAR])))
     if not (far <= np.exp(_FAR**2 / 4)).all():
         raise ValueError(
             f"{label}: |phi(+-{_FAR:g})| is {far.max():.3g}; phi grows faster than exp(u^2/4), and E[phi(u)^2] is "
@@ -95,23 +100,19 @@ def _check_values(phi: Callable[[jax.Array], jax.Array], label: str) -> None:
 
 def _pieces(phi: Callable[[jax.Array], jax.Array], kinks: tuple[float, ...]) -> tuple[tuple[float, ...], ...] | None:
     """The polynomials of degree 2 that phi is between its kinks, from its derivatives; None if it is not."""
-
-    def slope(u: jax.Array) -> jax.Array:
-        return jnp.asarray(jax.jvp(phi, (u,), (jnp.ones_like(u),))[1])
-
+    slope = derivative_of(phi)
+    by_numpy, first_slope, second_slope = map(interpreted, (phi, slope, derivative_of(slope)))
     found = []
     for left, right in itertools.pairwise((-np.inf, *kinks, np.inf)):
         low, high = max(left, min(right, 0.0) - _BEYOND), min(right, max(left, 0.0) + _BEYOND)
         probes = low + (high - low) * (np.arange(_PROBES_A_PIECE) + 0.5) / _PROBES_A_PIECE
         at = 0.0 if left < 0 < right else probes[np.argmin(np.abs(probes))]
-        u = jnp.full(1, at)
-        value, first = float(phi(u)[0]), float(slope(u)[0])
-        second = float(jax.jvp(slope, (u,), (jnp.ones_like(u),))[1][0])
+        value, first, second = (float(f(np.full(1, at))[0]) for f in (by_numpy, first_slope, second_slope))
         terms = np.array([value - first * at + second * at**2 / 2, first - second * at, second / 2])
         sizes = np.array([max(abs(value), abs(first * at), abs(second * at**2)), abs(first) + abs(second * at), 1.0])
         terms[np.abs(terms) <= 8 * np.finfo(float).eps * sizes] = 0.0  # what is left of a cancellation
         expected = terms @ np.stack([probes**0, probes, probes**2])
-        if not np.allclose(phi(jnp.asarray(probes)), expected, rtol=1e-12, atol=1e-13 * np.abs(expected).max()):
+        if not np.allclose(by_numpy(probes), expected, rtol=1e-12, atol=1e-13 * np.abs(expected).max()):
             return None
         found.append(tuple(terms.tolist()))
     return tuple(found)

@@ -7,7 +7,7 @@ data, where a compilation costs more, and for gradients.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import jax
@@ -37,6 +37,8 @@ class Chunks:
     """(G,): q, or -1 for an empty chunk"""
     even: np.ndarray
     """(G,): 1 for the even part of phi, whose sign is that of rho; else 0."""
+    products: bool = field(default=False, metadata={"static": True})
+    """Whether sums are matrix products, for gradients."""
 
 
 def cut(odd: Expansion | None, even: Expansion | None) -> Chunks:
@@ -87,8 +89,7 @@ def mean_and_slope_by_x(
     start = jnp.zeros(jnp.broadcast_shapes(at.shape, x.columns.shape[2:], y.columns.shape[2:]), at.dtype)
 
     def added(total: jax.Array, rows: jax.Array, columns: jax.Array, block: jax.Array, parity: jax.Array) -> jax.Array:
-        terms = [[rows[b * LENGTH + k] * columns[b] for b in range(COLUMNS)] for k in range(LENGTH)]
-        coefficients = [sum(row[1:], row[0]) for row in terms]
+        coefficients = list((_product if chunks.products else _unrolled)(rows, columns))
         (even, even_slope), (odd, odd_slope) = (
             series.polynomial_and_slope(coefficients[half::2], square) for half in (0, 1)
         )
@@ -105,6 +106,20 @@ def mean_and_slope_by_x(
         # long.
         return jax.lax.cond(chunk[2] >= 0, added, lambda total, *_: total, total, *chunk), None
 
-    along = (x.rows, y.columns, chunks.block, chunks.even)
+    along = (x.rows, y.columns, jnp.asarray(chunks.block), jnp.asarray(chunks.even))
     total = jax.lax.scan(step, jax.lax.complex(start, start), along)[0]
     return total.real, total.imag
+
+
+def _unrolled(rows: jax.Array, columns: jax.Array) -> list[jax.Array]:
+    """Sums over columns of rows (COLUMNS LENGTH, ..) times columns (COLUMNS, ..)."""
+    terms = [[rows[b * LENGTH + k] * columns[b] for b in range(COLUMNS)] for k in range(LENGTH)]
+    return [sum(row[1:], row[0]) for row in terms]
+
+
+def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """The same, (LENGTH, ..), as a matrix product for all pairs, and so its gradient."""
+    parted = rows.reshape(COLUMNS, LENGTH, *rows.shape[1:])
+    if rows.ndim == 3 and rows.shape[2] == 1 and columns.shape[1] == 1:
+        return jnp.einsum("bkn,bm->knm", parted[..., 0], columns[:, 0], precision="highest")
+    return jnp.sum(parted * columns[:, None], axis=0)

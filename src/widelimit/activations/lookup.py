@@ -56,8 +56,9 @@ def looked_up(table: Table, signal: Variance) -> tuple[Variance, TableTrace]:
         sharp = tuple(sharp_traced(one, at) for one in part.sharp)
         return PartTrace(traced(part.apart, at), share, traced(part.mean_slope, at), sharp)
 
-    parts, chunks = map(part_of, (table.even, table.odd)), table.chunks and chunks_traced(table.chunks, at)
-    return after, TableTrace(place, table.kink_at(deviation), itself, *parts, chunks)
+    chunks = table.chunks and chunks_traced(table.chunks, at)
+    kink, even, odd = table.kink_at(deviation), part_of(table.even), part_of(table.odd)
+    return after, TableTrace(place, kink, itself, even, odd, chunks)
 
 
 def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[jax.Array, jax.Array]:

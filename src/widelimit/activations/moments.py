@@ -45,7 +45,7 @@ def growth(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> n
     order, sizes = order_at_zero(phi, kinks), np.append(np.maximum(deviations, SMALLEST), _NEAR_ZERO)
     found = second_moments(phi, kinks, sizes) / sizes ** (2 * order)
     # A phi written with a difference, as exp(u) - 1, is 0 for small u.
-    return np.where(found[:-1] > 0, found[:-1], found[-1])
+    return np.asarray(np.where(found[:-1] > 0, found[:-1], found[-1]))
 
 
 def with_growth(growth: jax.Array, order: int, signal: Variance) -> Variance:

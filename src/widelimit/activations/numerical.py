@@ -23,6 +23,8 @@ from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, gaps_of_one
 
+LARGEST_TRACED = 8.0
+"""Standard deviations of signals up to which tables serve under jit, grad and vmap, where inputs are not known."""
 RTOL = {"float64": 1e-10, "float32": 1e-6}
 
 
@@ -62,7 +64,8 @@ class Numerical(Activation):
         """This activation with its tables for standard deviations in [low, high], 0 <= low <= high.
 
         Kernels make tables for their inputs by themselves. Under jax.jit, grad and vmap, where inputs are not known,
-        they need an activation prepared beforehand; signals out of the range (at any layer) give NaN there.
+        tables are for [0, 8], unless the activation was prepared for another range beforehand; signals out of the range
+        (at any layer) give NaN there.
 
         Raises:
             ValueError: a range that is none, or duals that do not reach rtol there.
@@ -90,14 +93,9 @@ class Numerical(Activation):
         return interpreted(lambda factor, given: with_growth(factor, order, given))(own, signal)  # type: ignore[no-any-return]
 
     def _ready(self, dtype: Any) -> Table:
-        if self.table is None:
-            raise TypeError(
-                f"{self.label} has no closed form: its duals are tabulated for the norms of the inputs, which are not "
-                f"known under jax.jit, grad or vmap. Prepare it for the range of standard deviations of its signals, "
-                f"e.g. wl.activation({self.label!r}).prepared(0.1, 10.0, 'float64'), compute the kernel outside of "
-                f"them (to fit hyper-parameters: gradient='differences'), or use a closed form such as erf or gelu."
-            )
-        cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.table)
+        """The table in this dtype; under a trace, where no range is known, the one for all usual deviations."""
+        table = self.table or _usual(replace(self, rtol=self.rtol_in(dtype)))
+        cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), table)
         return cast
 
     def encode(self, signal: Variance) -> tuple[Variance, TableTrace]:
@@ -108,4 +106,16 @@ class Numerical(Activation):
         return gaps_of_one(gaps.below), x.itself
 
     def correlate(self, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return by_rows(functools.partial(pair_map, self._ready(gaps.below.dtype)), x, y, gaps)
+        pairs = functools.partial(pair_map, self._ready(gaps.below.dtype))
+        # A gradient would keep some 500 numbers of every pair.
+        return by_rows(pairs if self.table else jax.checkpoint(pairs, prevent_cse=False), x, y, gaps)
+
+
+@functools.lru_cache(maxsize=64)
+def _usual(activation: Numerical) -> Table:
+    """The table for deviations up to LARGEST_TRACED, in chunks, as gradients of long sums take minutes to compile."""
+    with jax.ensure_compile_time_eval():
+        ready = activation.prepared(0.0, LARGEST_TRACED, "float64").table
+        assert ready is not None
+        few = shapes.in_few_shapes(ready, (activation, "usual"))
+        return replace(few, chunks=few.chunks and replace(few.chunks, products=True))

@@ -35,9 +35,11 @@ MIRRORED = 2.0
 class Pieces(Protocol):
     """phi, and a closed form."""
 
-    kinks: tuple[float, ...]
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Where one polynomial ends and the next begins."""
 
-    def __call__(self, u: jax.Array) -> jax.Array:
+    def __call__(self, u: Any) -> Any:
         """phi(u), elementwise."""
 
     def components(self, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
@@ -90,8 +92,8 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
             one_sided = any(np.array_equal(even[1:], sign * np.array(odd[1:])) for sign in (1, -1))
             if one_sided and parts[0]:
                 parts[0] = replace(parts[0], sharp=())
-            own = own_series(pieces, pieces.kinks, places, OWN_TERMS)
-            return Table(parts[0], parts[1], places, np.asarray(kink), *own, one_sided=one_sided)
+            growth, itself, order = own_series(pieces, pieces.kinks, places, OWN_TERMS)
+            return Table(parts[0], parts[1], places, np.asarray(kink), growth, itself, order, one_sided=one_sided)
         m, count = next_step(DEVIATION_POINTS, m, short[0]), next_step(ANGLE_POINTS[:3], count, short[1])
     return None
 

@@ -19,7 +19,7 @@ from widelimit.activations.tables import Part, Table
 
 SMALL = 1024
 """Rows of all inputs together up to which shapes are fixed: a pair then costs up to twice as much, or 10 ms in all."""
-_COLUMNS = (8, 12, 16, 24)
+_COLUMNS = (16, 24)
 _CHUNKS = (8, 16, 32)
 _used: dict[Hashable, list[tuple[int, ...]]] = {}
 _lock = threading.Lock()

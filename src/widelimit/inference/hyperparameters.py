@@ -257,8 +257,9 @@ def fit_hyperparameters(
         restarts: further searches, >= 0.
         seed: of the random starts, >= 0.
         max_steps: iterations of each search, >= 1.
-        gradient: "autodiff", or "differences" (of 2 kernel matrices a parameter) for kernels that JAX cannot trace:
-            tabulated activations such as tanh, with which "autodiff" raises a TypeError unless they are prepared.
+        gradient: "autodiff", or "differences" (of 2 kernel matrices a parameter) for kernels that JAX cannot trace,
+            and for tabulated activations such as tanh where signals have standard deviations beyond 8, for which their
+            tables under a trace do not serve.
 
     Returns:
         A `HyperparameterFit` with the kernel, the values, the score, every run and the posterior.

@@ -265,8 +265,8 @@ class Posterior:
         Source: Rasmussen and Williams 2006, equation (5.9).
 
         Raises:
-            TypeError: the kernel cannot be traced: tabulated activations such as tanh, unless prepared, which takes
-                minutes to compile. `fit_hyperparameters(..., gradient="differences")` takes differences instead.
+            TypeError: the kernel cannot be traced. `fit_hyperparameters(..., gradient="differences")` takes differences
+                instead. Tabulated activations such as tanh give NaN for signals of standard deviations beyond 8.
             ValueError: K(X, X) + noise is singular.
         """
         require_matrices(len(self.data.X), GRADIENT, "the gradient of the likelihood")

@@ -34,7 +34,7 @@ LONGEST = 128
 """Terms; a kernel that wants more (a deep chaotic network) is left to its layers."""
 _STEP = 16
 """Series have a multiple of this many terms, so that few programs are compiled."""
-_LENGTHS = (48, LONGEST)
+_LENGTHS = (80, LONGEST)
 """Terms for small data."""
 
 
@@ -51,10 +51,10 @@ def _embed(first: Dense, X: jax.Array) -> SphereFeatures:
 _embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
 
 
-def _angle_series(chains: jax.Array, gaps: Gaps) -> jax.Array:
+def _angle_series(chains: jax.Array | np.ndarray, gaps: Gaps) -> jax.Array:
     """sum_k c_k T_k(2 theta/pi - 1)."""
     psi = series.angle_from_gap(gaps.near)[0] * (2 / math.pi)
-    return series.chains_sum(chains, jnp.where(gaps.positive, psi - 1, 1 - psi))
+    return series.chains_sum(jnp.asarray(chains), jnp.where(gaps.positive, psi - 1, 1 - psi))
 
 
 @final
@@ -64,9 +64,9 @@ class Sphere(PairKernel):
     """A kernel of a network, prepared for inputs of one norm; made by `sphere`."""
 
     first: Dense
-    chains: jax.Array
+    chains: jax.Array | np.ndarray
     """(8, K/8), of the kernel over s s', the output's standard deviations (`series.chebyshev_chains`)."""
-    on_diagonal: jax.Array
+    on_diagonal: jax.Array | np.ndarray
     output: Variance
 
     def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
@@ -79,7 +79,7 @@ class Sphere(PairKernel):
         return scaled(_angle_series(self.chains, gaps), self.output, self.output)
 
     def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
-        value = scaled(self.on_diagonal, self.output, self.output)
+        value = scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
         return jnp.broadcast_to(value, x.points.shape[:1])
 
 
@@ -119,9 +119,8 @@ def sphere(
         if not np.isfinite(values).all() or terms > LONGEST:
             return None
         if few_shapes:
-            usual = rung(terms, _LENGTHS)
-            terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (usual,))[0]
-            coefficients[large[-1] + 1 if large.size else 1 :] = 0  # rounding errors of the samples
-        output = Variance(jnp.asarray(variance.value[0], dtype), variance.exponent[0])
-        chains = series.chebyshev_chains(coefficients[:terms])
-        return Sphere(net.first, jnp.asarray(chains, dtype), jnp.asarray(values[0], dtype), output)
+            coefficients[terms:] = 0  # rounding errors of the samples
+            terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (rung(terms, _LENGTHS),))[0]
+        output = Variance(jnp.asarray(np.asarray(variance.value[0], dtype)), jnp.asarray(variance.exponent[0]))
+        chains = series.chebyshev_chains(coefficients[:terms]).astype(dtype)
+        return Sphere(net.first, chains, np.asarray(values[0], dtype), output)
