@@ -30,6 +30,8 @@ ORDER = [
     "progress",
     "references",
     "pytrees",
+    "messages",
+    "lossless",
     "processes",
     "memory",
     "interpreter",

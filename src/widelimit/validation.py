@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import operator
 import os
-import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import jax
 import numpy as np
 
+from widelimit.lossless import REMEDIES, columns, large, refuse_inexact, refuse_inexact_lists, refuse_masked
+from widelimit.messages import shown as shown
 from widelimit.processes import refuse_forked
 
 Array = np.ndarray | jax.Array
@@ -26,67 +26,6 @@ def is_jax(*arrays: Any) -> bool:
 
 SMALLEST_DEVIATION, LARGEST_DEVIATION = 1e-150, 1e150
 FLOAT_MAX = int(np.finfo(np.float64).max)
-LONGEST = 60
-"""Characters of a value in a message."""
-
-
-@final
-class _Short(reprlib.Repr):
-    """`repr` cut to a few entries; arrays and tables by their shape."""
-
-    def repr_instance(self, x: Any, level: int) -> str:
-        shape = getattr(x, "shape", None)
-        if isinstance(shape, tuple) and shape and not isinstance(x, type):
-            dtype = getattr(x, "dtype", None)
-            kind = "an array" if isinstance(x, (np.ndarray, jax.Array)) else f"a {type(x).__name__}"
-            return f"{kind} of shape {shape}" + ("" if dtype is None else f" and dtype {dtype}")
-        if isinstance(x, jax.core.Tracer):
-            return "a value that jax is tracing"
-        if isinstance(x, (np.ndarray, np.generic)):
-            return repr(x.item())
-        text = repr(x)
-        return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
-
-
-def shown(value: Any) -> str:
-    """The value in a message: at most about 100 characters; an array by its shape and dtype, never its entries."""
-    if isinstance(value, int) and value.bit_length() > 100:
-        return f"an integer of {value.bit_length()} bits"
-    short = _Short()
-    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 3
-    short.maxstring = LONGEST
-    short.maxlevel = 2
-    try:
-        text = short.repr(value)
-    except Exception:
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 2 * LONGEST else f"{text[: 2 * LONGEST - 4]} ..."
-
-
-def refuse_masked(name: str, value: Any) -> None:
-    """Refuse an array, or a sequence of arrays, with masked entries; a mask with nothing masked is none.
-
-    Raises: TypeError.
-    """
-    parts = value if isinstance(value, (list, tuple)) else [value]
-    count = sum(int(np.sum(np.ma.getmaskarray(part))) for part in parts if isinstance(part, np.ma.MaskedArray))
-    if count:
-        raise TypeError(
-            f"{name} is a masked array; fill or drop the masked entries first (missing values: {count}), e.g. "
-            f"{name}.filled(0.0)."
-        )
-
-
-DATES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
-REMEDIES = {
-    "c": "pass the real and imaginary parts as separate columns",
-    "O": "convert it, e.g. with .astype(float) on each column",
-    "U": "convert the text to numbers",
-    "S": "convert the text to numbers",
-    "M": "convert the dates to numbers, e.g. days since the first",
-    "m": "convert the time spans to numbers, e.g. days",
-}
-"""By the kind of a NumPy dtype that is no real number: what to do."""
 
 
 def as_float_array(name: str, value: Any) -> Array:
@@ -116,46 +55,6 @@ def as_float_array(name: str, value: Any) -> Array:
     remedy = REMEDIES.get(dtype.kind, "convert it to float32 or float64 yourself")
     held = f" ({shown(given)})" if value.ndim == 0 else ""
     raise TypeError(f"{name} has dtype {str(dtype)[:60]}{held}; float32 or float64 is needed: {remedy}.")
-
-
-def columns(value: Any) -> Iterator[Any]:
-    """The columns of a table, each of which has a dtype of its own; of anything else nothing."""
-    package = type(value).__module__.partition(".")[0]
-    if package in ("pandas", "polars") and len(getattr(value, "shape", ())) == 2:
-        yield from (value.iloc[:, j] for j in range(value.shape[1])) if package == "pandas" else value.iter_columns()
-
-
-def refuse_inexact(name: str, array: np.ndarray) -> None:
-    """Refuse integers that float64 would round: different ones could become equal. Raises: TypeError."""
-    if array.dtype.kind not in "iu" or array.dtype.itemsize < 8:
-        return
-    exact = array.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        same = (exact.astype(array.dtype) == array) & (exact < 2.0 ** (64 - (array.dtype.kind == "i")))
-    if not same.all():
-        raise TypeError(f"{name} holds integers that float64 cannot represent; scale them, or pass floats.")
-
-
-def refuse_inexact_lists(name: str, value: Any) -> None:
-    """The same of numbers in lists, which NumPy may have rounded already. Raises: TypeError."""
-    if isinstance(value, (list, tuple)):
-        for entry in value:
-            refuse_inexact_lists(name, entry)
-    elif isinstance(value, int) and abs(value) > 2**53 and rounded(value):
-        raise TypeError(f"{name} holds integers that float64 cannot represent; scale them, or pass floats.")
-
-
-def large(array: np.ndarray) -> bool:
-    """Whether floats are so large that integers may have been rounded to them."""
-    return array.dtype.kind == "f" and bool((np.abs(array) >= 2.0**53).any())
-
-
-def rounded(number: int) -> bool:
-    """Whether float64 rounds this integer, or has none so large."""
-    try:
-        return int(float(number)) != number
-    except OverflowError:
-        return True
 
 
 def refuse_non_finite(name: str, value: Array) -> None:

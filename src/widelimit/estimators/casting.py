@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from widelimit import validation
+from widelimit import lossless, validation
 
 
 def refuse_uncastable(name: str, value: Any) -> None:
@@ -18,24 +18,22 @@ def refuse_uncastable(name: str, value: Any) -> None:
 
     Raises: TypeError, ValueError (complex numbers).
     """
-    validation.refuse_masked(name, value)
+    lossless.refuse_masked(name, value)
     if type(value).__module__.startswith("scipy.sparse") or value is None:
         return
-    for column in [*validation.columns(value)] or [value]:
+    for column in [*lossless.columns(value)] or [value]:
         try:
             array = np.asarray(column)
         except ValueError as error:
             raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
-        validation.refuse_inexact(name, array)
-        if isinstance(column, (list, tuple)) and validation.large(array):
-            validation.refuse_inexact_lists(name, column)
+        lossless.refuse_inexact(name, array)
+        if isinstance(column, (list, tuple)) and lossless.large(array):
+            lossless.refuse_inexact_lists(name, column)
         kind = array.dtype.kind
         if kind == "c":
-            raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}; {validation.REMEDIES['c']}.")
-        if kind in validation.REMEDIES and kind != "O":
-            raise TypeError(
-                f"{name} has dtype {str(array.dtype)[:60]}; numbers are needed: {validation.REMEDIES[kind]}."
-            )
+            raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}; {lossless.REMEDIES['c']}.")
+        if kind in lossless.REMEDIES and kind != "O":
+            raise TypeError(f"{name} has dtype {str(array.dtype)[:60]}; numbers are needed: {lossless.REMEDIES[kind]}.")
         if kind == "V" or (kind == "f" and array.dtype.itemsize > 8):
             raise TypeError(f"{name} has dtype {str(array.dtype)[:60]}; convert it to float64 yourself.")
         if kind == "O":
@@ -47,14 +45,14 @@ def _refuse_objects(name: str, array: np.ndarray) -> None:
         at = f"{name}[{', '.join(map(str, place))}]" if place else name
         if isinstance(entry, (complex, np.complexfloating)):
             raise ValueError(
-                f"Complex data not supported: {at} is {validation.shown(entry)}; {validation.REMEDIES['c']}."
+                f"Complex data not supported: {at} is {validation.shown(entry)}; {lossless.REMEDIES['c']}."
             )
         if isinstance(entry, (str, bytes)):
             raise TypeError(
-                f"{at} is the text {validation.shown(entry)}; numbers are needed: {validation.REMEDIES['U']}."
+                f"{at} is the text {validation.shown(entry)}; numbers are needed: {lossless.REMEDIES['U']}."
             )
-        if isinstance(entry, validation.DATES):
-            raise TypeError(f"{at} is {validation.shown(entry)}; numbers are needed: {validation.REMEDIES['M']}.")
+        if isinstance(entry, lossless.DATES):
+            raise TypeError(f"{at} is {validation.shown(entry)}; numbers are needed: {lossless.REMEDIES['M']}.")
         if entry is None or type(entry).__name__ in ("NAType", "NaTType"):
             raise ValueError(f"{at} is missing ({validation.shown(entry)}, as good as NaN); drop or impute it.")
         if not isinstance(entry, (numbers.Number, np.generic)):
@@ -62,7 +60,7 @@ def _refuse_objects(name: str, array: np.ndarray) -> None:
                 f"{at} is {validation.shown(entry)}: the argument must be a number (a string must be converted to a "
                 "number)."
             )
-        if isinstance(entry, (int, np.integer)) and abs(int(entry)) > 2**53 and validation.rounded(int(entry)):
+        if isinstance(entry, (int, np.integer)) and abs(int(entry)) > 2**53 and lossless.rounded(int(entry)):
             raise TypeError(f"{at} is an integer that float64 cannot represent; scale it, or pass floats.")
 
 
@@ -71,7 +69,7 @@ def refuse_unfit_labels(name: str, value: Any) -> None:
 
     Raises: TypeError, ValueError (complex numbers).
     """
-    validation.refuse_masked(name, value)
+    lossless.refuse_masked(name, value)
     if value is None:
         return
     try:
@@ -90,6 +88,6 @@ def refuse_unfit_labels(name: str, value: Any) -> None:
 
 
 def _kind(entry: Any) -> str:
-    if isinstance(entry, validation.DATES):
+    if isinstance(entry, lossless.DATES):
         return "M"
     return "c" if isinstance(entry, (complex, np.complexfloating)) else ""

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.gaussian_process.kernels import Hyperparameter
 from sklearn.gaussian_process.kernels import Kernel as ScikitKernel
 
-from widelimit import validation
+from widelimit import lossless, validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import memory
 from widelimit.kernels.base import Kernel
@@ -128,7 +128,7 @@ class SklearnKernel(ScikitKernel):
 
 
 def _table(X: Any) -> np.ndarray:
-    validation.refuse_masked("X", X)
+    lossless.refuse_masked("X", X)
     if np.ndim(X) == 0:
         raise ValueError(f"X must be a table of numbers, got {validation.shown(X)}.")
     return np.asarray(validation.points("X", np.atleast_2d(X)), np.float64)

@@ -67,7 +67,7 @@ class FunctionKernel(Kernel):
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
         return X
 
-    def pairwise(self, x: Any, y: Any, *, same: bool = False) -> Float[jax.Array, "n m"]:
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         f = self._of(x.dtype)
         if self.blocks:
             return _called(f, x, y, (len(x), len(y)))

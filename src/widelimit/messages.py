@@ -1,0 +1,45 @@
+"""Values as messages show them: short, whatever they are."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any, final
+
+import jax
+import numpy as np
+
+LONGEST = 60
+"""Characters of a value in a message."""
+
+
+@final
+class _Short(reprlib.Repr):
+    """`repr` cut to a few entries; arrays and tables by their shape."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        shape = getattr(x, "shape", None)
+        if isinstance(shape, tuple) and shape and not isinstance(x, type):
+            dtype = getattr(x, "dtype", None)
+            kind = "an array" if isinstance(x, (np.ndarray, jax.Array)) else f"a {type(x).__name__}"
+            return f"{kind} of shape {shape}" + ("" if dtype is None else f" and dtype {dtype}")
+        if isinstance(x, jax.core.Tracer):
+            return "a value that jax is tracing"
+        if isinstance(x, (np.ndarray, np.generic)):
+            return repr(x.item())
+        text = repr(x)
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
+
+
+def shown(value: Any) -> str:
+    """The value in a message: at most about 100 characters; an array by its shape and dtype, never its entries."""
+    if isinstance(value, int) and value.bit_length() > 100:
+        return f"an integer of {value.bit_length()} bits"
+    short = _Short()
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 3
+    short.maxstring = LONGEST
+    short.maxlevel = 2
+    try:
+        text = short.repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 2 * LONGEST else f"{text[: 2 * LONGEST - 4]} ..."
