@@ -147,7 +147,7 @@ def _cut(features: Features, axes: Axes, count: int) -> Features:
     def cut(leaf: jax.Array, axis: int | None) -> jax.Array:
         if axis is None:
             return jnp.broadcast_to(leaf, (count, *leaf.shape))
-        parts = leaf.reshape(*leaf.shape[:axis], count, -1, *leaf.shape[axis + 1 :])
+        parts = leaf.reshape(*leaf.shape[:axis], count, leaf.shape[axis] // count, *leaf.shape[axis + 1 :])
         return jnp.moveaxis(parts, axis, 0)
 
     leaves, structure = jax.tree.flatten(features)
