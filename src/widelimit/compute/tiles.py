@@ -196,7 +196,7 @@ def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Cal
     if key in _BEGUN or not kernel.traceable:
         return lambda: None
     _BEGUN.add(key)
-    inputs = jax.ShapeDtypeStruct((rows, features), dtype)
+    inputs = jax.ShapeDtypeStruct((rows, features), dtype)  # type: ignore[no-untyped-call]
     with jax.enable_x64(dtype == np.float64):
         form = _encode.eval_shape(kernel, inputs, _patches(rows))[0]  # type: ignore[no-untyped-call]
     empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), form)
