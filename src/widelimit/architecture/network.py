@@ -370,8 +370,12 @@ def mlp(
     validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
     if parameterization == "mean_field" and depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
+    if depth == 1:  # no variance of hidden signals: the output's own is all that must be in range
+        scale = validation.finite_scalar("weight_std", weight_std, above=0.0)
+    else:
+        scale = validation.deviation("weight_std", weight_std)
     dense = Dense(
-        validation.deviation("weight_std", weight_std),
+        scale,
         validation.deviation("bias_std", bias_std, zero=True),
         parameterization == "standard",
     )
