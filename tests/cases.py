@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.spatial.distance
 import scipy.special
 from sklearn.metrics import pairwise
 
@@ -137,6 +138,11 @@ def _conditioned(A, B):
 
 _WHOLE = _rbf(*[np.vstack([POINTS, OTHERS])] * 2)
 
+
+def _rational(x, y):
+    return 1 / (1 + jnp.sum((x - y) ** 2))
+
+
 STANDARD_KERNELS = {
     "linear": (wl.linear(), lambda A, B: A @ B.T),
     "linear, features": (wl.linear(features), _inner),
@@ -150,6 +156,7 @@ STANDARD_KERNELS = {
     "sum": (wl.rbf(0.7) + wl.linear(), lambda A, B: _rbf(A, B) + A @ B.T),
     "product": (wl.laplace(0.7) * wl.linear(), lambda A, B: _laplace(A, B) * (A @ B.T)),
     "scaled": (2.5 * wl.laplace(0.7), lambda A, B: 2.5 * _laplace(A, B)),
+    "function": (wl.kernel(_rational), lambda A, B: 1 / (1 + scipy.spatial.distance.cdist(A, B, "sqeuclidean"))),
     "scaled inputs": (wl.scale_inputs(wl.linear(), SCALES), lambda A, B: (A * SCALES**2) @ B.T),
     "nngp": (wl.nngp(wl.mlp(**_NET)), _of_network(0)),
     "ntk": (wl.ntk(wl.mlp(**_NET)), _of_network(1)),

@@ -11,10 +11,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import fft
 
 from widelimit import gaussian
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points, even_transform
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
@@ -74,7 +73,7 @@ def _by_waves(
     def transform(at: np.ndarray, count: int) -> np.ndarray:
         """Coefficients of cos(k theta)."""
         cosines = np.cos(math.pi * np.arange(count + 1) / count)
-        waves = fft.dct(g(at[:, None, None] * nodes[:, None] * cosines), type=1, axis=-1) / count
+        waves = even_transform(g(at[:, None, None] * nodes[:, None] * cosines)) / count
         waves[..., [0, -1]] /= 2
         return np.asarray(waves)
 

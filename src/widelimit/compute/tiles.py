@@ -1,9 +1,8 @@
 """Kernel matrices from tiles: encode blocks of rows once, then a pure function on pairs of blocks.
 
-Few shapes are ever compiled: blocks have the plan's number of rows, filled up with rows of the data (never with zeros,
-whose duplicates would all have to be told apart). Inside a compiled tile a loop runs over patches small enough for the
-processor's cache; of a block on the diagonal only the patches of one triangle are computed, of a block at the rim only
-those that are in the matrix.
+Few shapes are ever compiled: blocks have the plan's number of rows, filled up with rows of the data (zeros would all be
+duplicates). Inside a compiled tile a loop runs over patches small enough for the processor's cache: those of one
+triangle for a block on the diagonal, those inside the matrix for a block at its rim.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from widelimit.compute.plan import Plan, require, tile_plan, usual_budget
 
 PATCH = 128
 """Rows of a patch: a few arrays of 128 x 128 numbers are in a core's cache, and the loop's own cost is hidden."""
-
 MIRRORED = 16
 """Columns mirrored at once: a cache line or two of each row written."""
 
@@ -38,7 +36,7 @@ class PairKernel(abc.ABC):
 
     @property
     def traceable(self) -> bool:
-        """Whether `encode` may be compiled, as long as no function of the user's is in it that knows only NumPy."""
+        """`encode` may be compiled: no function of the user's that knows only NumPy is in it."""
         return True
 
     @abc.abstractmethod
@@ -251,7 +249,7 @@ def mirror(block: np.ndarray, target: np.ndarray) -> None:
 
 
 def every(*_: int) -> bool:
-    """All tiles are wanted."""
+    """All tiles are required."""
     return True
 
 
@@ -365,10 +363,10 @@ def cross(
 
 def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarray:
     """K(x, x) for every row; in the blocks of `cross` with `beside` other rows, so that nothing is compiled anew."""
-    n, d = X.shape
-    plan = tile_plan(n, max(n, beside), d, X.dtype, symmetric=True, budget=usual_budget(d, X.dtype))
-    blocks = (_encoded(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
-    return np.concatenate([block.diagonal[: block.used] for block in blocks])
+    (n, d), dtype = X.shape, X.dtype
+    plan = tile_plan(n, max(n, beside), d, dtype, symmetric=True, budget=usual_budget(d, dtype))
+    parts = (_encoded(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
+    return np.concatenate([block.diagonal[: block.used] for block in parts])
 
 
 def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:

@@ -217,6 +217,21 @@ def _starts(space: Space, restarts: int, seed: int) -> list[np.ndarray]:
     return starts
 
 
+def _space(given: Mapping[str, Any], limits: Mapping[str, Any]) -> Space:
+    """The parameters that are fitted, from their starts and bounds by name. Raises: ValueError."""
+    if set(limits) - set(given):
+        raise ValueError(f"bounds names {sorted(set(limits) - set(given))}; the parameters are {sorted(given)}.")
+    if not given:
+        raise ValueError("there is nothing to fit: give start={name: value}, or a positive noise.")
+    space = Space(tuple(parameter(name, value, limits.get(name)) for name, value in given.items()))
+    if any(p.name == "noise" and not p.logarithmic for p in space.parameters):
+        raise ValueError("the lower bound of noise must be > 0.")
+    return space
+
+
+SLOPES = {"autodiff": _autodiff, "differences": _differences}
+
+
 def fit_hyperparameters(
     build: Builder | Kernel | Network,
     X: Float[Array, "n d"],
@@ -267,10 +282,8 @@ def fit_hyperparameters(
     Raises:
         TypeError, ValueError: bad data or arguments; no start at which the objective can be computed.
     """
-    if not isinstance(objective, str) or objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {validation.shown(objective)}.")
-    if not isinstance(gradient, str) or gradient not in ("autodiff", "differences"):
-        raise ValueError(f'gradient must be "autodiff" or "differences", got {validation.shown(gradient)}.')
+    validation.choice("objective", objective, tuple(OBJECTIVES))
+    validation.choice("gradient", gradient, tuple(SLOPES))
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
     restarts = validation.integer("restarts", restarts, at_least=0)
     validation.flag("fit_noise", fit_noise)
@@ -282,16 +295,8 @@ def fit_hyperparameters(
     variance = float(validation.finite_scalar("noise", noise, at_least=0.0))
     if fit_noise and variance > 0:
         given["noise"] = variance
-    limits = dict(bounds or {})
-    if set(limits) - set(given):
-        raise ValueError(f"bounds names {sorted(set(limits) - set(given))}; the parameters are {sorted(given)}.")
-    if not given:
-        raise ValueError("there is nothing to fit: give start={name: value}, or a positive noise.")
-    space = Space(tuple(parameter(name, value, limits.get(name)) for name, value in given.items()))
-    if any(p.name == "noise" and not p.logarithmic for p in space.parameters):
-        raise ValueError("the lower bound of noise must be > 0.")
-    make = _autodiff if gradient == "autodiff" else _differences
-    slopes = make(builder, points, space)
+    space = _space(given, bounds or {})
+    slopes = SLOPES[gradient](builder, points, space)
     search = _Search(builder, points, _with_a_say(y, len(points)), space, variance, OBJECTIVES[objective], slopes)
     search.posterior(space.joined("start"))  # what is wrong with the data or the builder is told here, unguarded
     seed = validation.integer("seed", seed, at_least=0)

@@ -106,9 +106,7 @@ def train(
         UserWarning: the learning rate is above the bound 2 (1 + mu) n/(kappa lambda_max) of the kernel at theta_0 (see
             `max_learning_rate`), which is named; training stopped at a loss that is not finite, or a flow at max_steps.
     """
-    validation.flag("progress", progress)
-    validation.finite_scalar("tolerance", tolerance, above=0.0, at_most=1e-2)
-    validation.integer("max_steps", max_steps, at_least=1)
+    _check(tolerance, max_steps, progress)
     given = problem(apply, params, X, y, loss, many=validation.flag("ensemble", ensemble))
     folder = None if checkpoint is None else _place(checkpoint)
     seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
@@ -119,13 +117,18 @@ def train(
         else:
             chosen = rule(optimizer, learning_rate, momentum, batch_size, len(given.X))
             what, state, choices = _steps(given, recording, chosen, steps, record_every, seed)
-        kept = None
-        if folder is not None:
-            kept = Checkpoint(folder, checkpoints.settings(recording, choices))
+        kept = None if folder is None else Checkpoint(folder, checkpoints.settings(recording, choices))
         trained = run(given, what, state, kept, seconds, progress)
     if not trained.finished:
         warnings.warn(trained.message, stacklevel=2)
     return trained
+
+
+def _check(tolerance: Any, max_steps: Any, progress: Any) -> None:
+    """Refuse settings of a flow's solver and of the bar, whether they are used or not."""
+    validation.finite_scalar("tolerance", tolerance, above=0.0, at_most=1e-2)
+    validation.integer("max_steps", max_steps, at_least=1)
+    validation.flag("progress", progress)
 
 
 def _steps(
