@@ -504,7 +504,7 @@ INNER = {
 def public():
     """(name, callable) of every public function and class."""
     for module, names in ((wl, wl.__all__), (wl.rkhs, wl.rkhs.__all__)):
-        yield from ((name, getattr(module, name)) for name in names if not inspect.ismodule(getattr(module, name)))
+        yield from ((name, getattr(module, name)) for name in names if callable(getattr(module, name)))
 
 
 def settings_of(function):
@@ -552,4 +552,4 @@ def test_traced_settings_of_a_network_stay_differentiable():
     # diag = weight_std^2 |x|^2/d + bias_std^2
     np.testing.assert_allclose(slope, (2 * 1.3 * np.sum(X**2) / 3, 2 * 0.2 * len(X)), rtol=1e-5)
     with pytest.raises(ValueError, match="weight_std"):
-        total(1e200, 0.2)
+        wl.mlp(depth=2, weight_std=1e200)

@@ -69,7 +69,7 @@ def contents(cache):
 
 def test_a_second_run_compiles_nothing(table, filled):
     before = contents(filled)
-    assert len(before) >= 3
+    assert len(before) >= 2
     assert all(name.startswith(f"{zlib.crc32(data):08x}-") for name, data in before.items())
     second = run(table, filled, logged=True)
     assert (second.returncode, second.stderr.count(MISS)) == (0, 0)
@@ -110,7 +110,7 @@ def test_parallel_runs(table, tmp_path):
         thread.join()
     assert [(one.returncode, one.stderr) for one in found] == [(0, "")] * 2
     names = [name.partition("-")[2] for name in contents(tmp_path / "kept")]
-    assert len(names) >= 3
+    assert len(names) >= 2
     assert [path.name for path in store(tmp_path / "kept").parent.iterdir()] == ["store"]
 
 

@@ -12,21 +12,19 @@ import pytest
 
 import oracles
 import widelimit as wl
-from cases import ACTIVATIONS, KERNELS, PIECES
+from cases import ACTIVATIONS, KERNELS
 from widelimit.series import root_of_gap
 
 KINKED = {name: ACTIVATIONS[name] for name in ("relu", "leaky_relu", "abs", "abrelu", "rectified_power")}
 JUMPS = {name: ACTIVATIONS[name] for name in ("sign", "step")}
 CLOSED = [(name, kind) for name in KINKED for kind in KERNELS] + [(name, "nngp") for name in JUMPS]
-SOME = {"hard_tanh": PIECES["hard_tanh"], "all kinds": PIECES["all kinds"]}
-FEW = [("hard_tanh", "ntk"), ("all kinds", "nngp")]
 WHERE = {"equal": 1.0, "opposite": -1.0, "zero": 0.0}
 BOUND = {"float64": 1e-12, "float32": 1e-5}
 """Of transformations from each other, relative to the largest entry: a few roundings of terms up to 100 times it."""
 
 
 def kernel(name, kind, bias_std, depth=2):
-    activation = (KINKED | JUMPS | SOME)[name]
+    activation = (KINKED | JUMPS)[name]
     return KERNELS[kind](wl.mlp(depth=depth, activation=activation, weight_std=1.4, bias_std=bias_std))
 
 
@@ -98,12 +96,12 @@ def test_relu_one_by_one(kind, dtype):
     agreeing(kernel("relu", kind, 0.2), dtype, 1, single=(0, 1, 2, 3, 5))
 
 
-@pytest.mark.parametrize(("name", "kind"), [*CLOSED, *FEW])
+@pytest.mark.parametrize(("name", "kind"), CLOSED)
 def test_every_transformation_gives_one_value(name, kind):
     agreeing(kernel(name, kind, 0.3 if kind == "ntk" else 0.0), "float64", 3)
 
 
-@pytest.mark.parametrize(("name", "kind"), [*CLOSED, *FEW])
+@pytest.mark.parametrize(("name", "kind"), CLOSED)
 def test_the_value_is_the_limit_of_central_differences(name, kind):
     k = kernel(name, kind, 0.3)
     for d in (1, 3):
@@ -135,22 +133,23 @@ def test_differences_of_high_precision_agree(kind):
         assert abs(side[0] - found[1]) > 0.01
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "abs"])
+@pytest.mark.parametrize("name", ["relu", "abs"])
 def test_second_derivatives_of_the_nngp_kernel(name):
-    """K grows like 1 - theta^2/2 + theta^3: its second derivatives are finite at x = x', jitted or not."""
-    x = np.array([[0.5, -1.25]])
+    """K is linear in x up to theta^3: its second derivatives are 0 at x = x', jitted or not, and not beside it."""
+    x, y = np.array([0.5, -1.25]), np.array([0.7, -1.1])
     k = kernel(name, "nngp", 0.3)
     with jax.enable_x64(True):
         f = entry(k)
-        one, other = (jax.hessian(f)(jnp.asarray(x[0]), jnp.asarray(x[0])), jax.jit(jax.hessian(f))(x[0], x[0]))
-        h = 1e-5
-        ends = jnp.asarray(x + h * np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]))
-        slopes = jax.vmap(jax.grad(f), (0, None))(ends, x[0])
-    differences = np.array([slopes[0] - slopes[1], slopes[2] - slopes[3]]) / (2 * h)
-    scale = np.abs(differences).max()
-    assert np.abs(one - other).max() <= 1e-12 * scale
-    assert np.abs(one - differences).max() <= 1e-4 * scale
-    assert np.abs(1.01 * one - differences).max() > 1e-4 * scale
+        compiled = jax.jit(jax.hessian(f))
+        scale = float(f(jnp.asarray(x), jnp.asarray(x))) / np.sum(x**2)
+        assert np.abs(jax.hessian(f)(jnp.asarray(x), jnp.asarray(x))).max() <= 1e-12 * scale
+        x, y = jnp.asarray(x), jnp.asarray(y)
+        assert np.abs(compiled(x, x)).max() <= 1e-12 * scale
+        h, slope = 1e-5, jax.jit(jax.grad(f))
+        differences = np.array([slope(x + h * e, y) - slope(x - h * e, y) for e in np.eye(2)]) / (2 * h)
+        found = np.asarray(compiled(x, y))
+    assert np.abs(found - differences).max() <= 1e-7 * scale
+    assert np.abs(found).max() > 1e-3 * scale
 
 
 def test_the_root_of_a_gap_keeps_its_value_and_holds_its_slope():

@@ -41,9 +41,12 @@ class Reference:
             return _partial, (Reference(value.func), referenced(value.args), referenced(value.keywords))
         if isinstance(value, types.MethodType):
             return getattr, (value.__self__, value.__name__)
-        for module in (*PUBLIC, value.__module__):
+        by_value = _by_value()
+        for module in PUBLIC if by_value else (*PUBLIC, value.__module__):
             if _at(module, value.__qualname__) is value:
                 return found, (module, value.__qualname__)
+        if by_value:
+            return _itself, (value,)
         raise pickle.PicklingError(
             f"{value.__qualname__} of {value.__module__} cannot be pickled: it has no name of its own in a module. "
             f"Write it with def at the top of a module that both sides import, and pass that function."
@@ -109,6 +112,21 @@ def _is_array(value: Any) -> bool:
 def _array(values: np.ndarray) -> jax.Array:
     with jax.enable_x64(values.dtype.itemsize == 8):
         return jnp.asarray(values)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _by_value() -> bool:
+    """A pickler is at work that writes functions of no module by their code, as joblib does between processes."""
+    frame = sys._getframe()
+    while frame is not None:
+        name = str(frame.f_globals.get("__name__"))
+        if "cloudpickle" in name or name.split(".")[0] == "dill":
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 def _partial(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:

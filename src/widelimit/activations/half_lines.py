@@ -72,14 +72,17 @@ def _local(half: Half, h: jax.Array, left: jax.Array) -> list[jax.Array]:
 
 
 def in_order(x: Kinks, y: Kinks) -> list[Kinks]:
-    """All kinks of two inputs in ascending order: odd-even transposition, elementwise on any shapes."""
+    """All kinks of two inputs in ascending order: odd-even transposition, elementwise on any shapes.
+
+    Two at one place share their derivatives, so that those of what follows are the means of both orders.
+    """
     places = [Kinks(*(leaf[k] for leaf in one)) for one in (x, y) for k in range(len(one.h))]
     for turn in range(len(places)):
         for i in range(turn % 2, len(places) - 1, 2):
             a, b = places[i], places[i + 1]
-            swapped = a.h > b.h
-            places[i] = Kinks(*(jnp.where(swapped, v, u) for u, v in zip(a, b, strict=True)))
-            places[i + 1] = Kinks(*(jnp.where(swapped, u, v) for u, v in zip(a, b, strict=True)))
+            share = jnp.where(a.h < b.h, 1.0, jnp.where(a.h > b.h, 0.0, 0.5)).astype(a.h.dtype)
+            places[i] = Kinks(*(share * u + (1 - share) * v for u, v in zip(a, b, strict=True)))
+            places[i + 1] = Kinks(*((1 - share) * u + share * v for u, v in zip(a, b, strict=True)))
     return places
 
 
