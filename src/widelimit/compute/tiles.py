@@ -295,8 +295,7 @@ def compute(
 
     if plan.count == 1:  # threads would take longer to start than a small matrix takes
         if wanted(0, 0):
-            compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
-            columns = {0: encoded(Y, 0)}
+            compiled, columns = _ahead(kernel, plan.edge, X.shape[1], X.dtype), {0: encoded(Y, 0)}
             rows = columns if plan.symmetric else {0: encoded(X, 0)}
             work((0, 0))
             progress(1, 1)

@@ -37,7 +37,7 @@ class _Tiles(LocalStore):
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """The bytes of a file. Raises: ValueError: it is a tile, and not there."""
-        found = await super().get(key, prototype, byte_range)
+        found = await LocalStore.get(self, key, prototype, byte_range)
         if found is None and key.startswith("c/"):
             raise _MissingTile(f"{self.root}: the tile {key} is missing. {AGAIN} missing tiles are computed.")
         return found
