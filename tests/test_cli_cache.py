@@ -171,6 +171,23 @@ def test_the_store_is_bounded_and_the_oldest_go(small_store, monkeypatch):
     assert not small_store.exists()
 
 
+def test_entries_in_use_stay(small_store, monkeypatch):
+    """Every run has links to all entries; those that JAX reads are in use."""
+    kept = small_store.parent / "store"
+    for i in range(4):
+        data = zlib.compress(os.urandom(980))
+        path = kept / f"{zlib.crc32(data):08x}-old{i}-cache"
+        path.write_bytes(data)
+        os.utime(path, (i + 1, i + 1))
+        compiled._link(path, small_store)
+    (small_store / "old0-cache").read_bytes()
+    if not (small_store / "old0-cache").stat().st_atime_ns:
+        pytest.skip("a disk without times of access")
+    monkeypatch.setattr(compiled, "MOST_BYTES", 2500)
+    compiled.publish(small_store)
+    assert sorted(path.name[9:] for path in kept.iterdir()) == ["old0-cache", "old3-cache"]
+
+
 def test_half_an_entry_is_not_published(small_store):
     data = zlib.compress(os.urandom(900))
     (small_store / "half-cache").write_bytes(data[:500])

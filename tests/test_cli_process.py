@@ -106,6 +106,30 @@ def test_an_interrupted_write_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("ending", "code", "said"), [("os.kill(os.getpid(), signal.SIGINT)", 130, "interrupted"), ("leave(3)", 3, "")]
+)
+def test_an_error_at_the_end_does_not_keep_the_process(tmp_path, ending, code, said):
+    script = (
+        "import os, signal, time; from pathlib import Path\n"
+        "from widelimit.cli.interruption import at_end, clears, leave, listen\n"
+        "listen()\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "for name in 'ab':\n"
+        "    clears(folder / name); (folder / name).mkdir()\n"
+        "    (folder / name / f'.x.{os.getpid()}.part').mkdir()\n"  # which cannot be unlinked
+        "    (folder / name / f'.y.{os.getpid()}.part').touch()\n"
+        "at_end(lambda done: 1 / 0)\n"
+        "at_end(lambda done: (folder / 'last').touch())\n"
+        f"{ending}\n"
+        "time.sleep(5)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (run.returncode, run.stderr) == (code, f"widelimit: {said}.\n" if said else "")
+    assert (tmp_path / "last").exists()
+    assert len(list(tmp_path.glob("?/.y.*"))) == (0 if said else 2)
+
+
 @pytest.mark.parametrize("arguments", [["info"], ["--help"]])
 def test_a_closed_pipe_is_quiet(tmp_path, arguments):
     reader, writer = os.pipe()

@@ -18,7 +18,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import widelimit as wl
-from widelimit.estimators import persistence
+from widelimit.estimators import files, persistence
 
 RNG = np.random.default_rng(0)
 X, Z = RNG.standard_normal((40, 3)), RNG.standard_normal((7, 3))
@@ -516,3 +516,16 @@ def test_a_pickle_inside_is_never_opened(saved):
     with pytest.raises(ValueError, match=r"m\.npz"):
         wl.load(saved)
     assert "sprung" not in vars(builtins)
+
+
+@pytest.mark.parametrize("where", ["arrays", "restored"])
+def test_a_lack_of_memory_is_no_damage(saved, monkeypatch, where):
+    def full(*_):
+        raise MemoryError("Unable to allocate 8 GiB")
+
+    if where == "arrays":
+        monkeypatch.setattr(files, "array", full)
+    else:
+        monkeypatch.setattr(persistence, "restored", full)
+    with pytest.raises(MemoryError, match="8 GiB"):
+        wl.load(saved)

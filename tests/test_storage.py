@@ -14,6 +14,7 @@ import zarr
 
 import widelimit as wl
 from widelimit.compute import plan, storage
+from widelimit.compute.operators import Stored
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((75, 3))
@@ -309,3 +310,86 @@ def test_a_kernel_of_long_standing_is_quick():
         times.append(time.thread_time() - start)
     assert (storage.tiles._encode._cache_size(), storage.tiles._tile._cache_size()) == sizes
     assert sorted(times)[len(times) // 2] < 1e-3
+
+
+@pytest.mark.parametrize("name", ["movie.mkv.partial", "c/0/movie.mkv.partial", "zarr.json.partial/take 1"])
+def test_only_files_that_a_kill_leaves_are_removed(tmp_path, name):
+    file = tmp_path / "K.zarr" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("half of a film")
+    with pytest.raises(ValueError, match=r"is not a Gram matrix written by widelimit.*Nothing was changed"):
+        wl.stored_gram(K, X[:20], tmp_path / "K.zarr")
+    assert [p for p in (tmp_path / "K.zarr").rglob("*") if p.is_file()] == [file]
+
+
+def test_a_users_files_and_attributes_stay_in_a_store(store):
+    film = store / "movie.mkv.partial"
+    film.write_text("half of a film")
+    (store / "widelimit.json.partial").write_text("half of the metadata")
+    zarr.open_array(store, mode="r+").attrs["note"] = "for the paper"
+    wl.stored_gram(K, X, store, budget=BUDGET)
+    assert film.read_text() == "half of a film"
+    assert not (store / "widelimit.json.partial").exists()
+    before = snapshot(store)
+    for name in ("zarr.json", "widelimit.json"):
+        damage(store / name, "cut")
+        assert wl.stored_gram(K, X, store, budget=BUDGET).attrs["note"] == "for the paper"
+        assert {p: v[2] for p, v in snapshot(store).items()} == {p: v[2] for p, v in before.items()}
+
+
+READS = {
+    "slices": lambda z: z[:3, :3],
+    "whole": lambda z: np.asarray(z),
+    "orthogonal": lambda z: z.oindex[[0, 2], [0, 1]],
+    "points": lambda z: z.vindex[[0, 2], [0, 1]],
+    "mask": lambda z: z.vindex[np.eye(75, dtype=bool)],
+    "blocks": lambda z: z.blocks[0, 0],
+    "basic": lambda z: z.get_basic_selection((slice(0, 3), 0)),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_every_way_to_read_names_the_missing_or_damaged_tile(store, read):
+    array = wl.stored_gram(K, X, store, budget=BUDGET)
+    assert np.isfinite(read(array)).all()
+    damage(store / "c" / "0" / "0", "flipped")
+    with pytest.raises(ValueError, match=r"1 damaged tiles, c/0/0: .*Call stored_gram"):
+        read(array)
+    (store / "c" / "0" / "0").unlink()
+    with pytest.raises(ValueError, match=r"the tile c/0/0 is missing. Call stored_gram"):
+        read(array)
+    wl.stored_gram(K, X, store, budget=BUDGET)
+    assert np.isfinite(read(array)).all()
+
+
+def test_inference_names_a_missing_tile(store):
+    array = wl.stored_gram(K, X, store, budget=BUDGET)
+    (store / "c" / "2" / "1").unlink()
+    for matrix, message in (
+        (array, r"the tile c/2/1 is missing. Call stored_gram"),
+        (zarr.open_array(store, mode="r"), r"is nan at row 42 and column 16, in the tile c/2/1.* again"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            wl.posterior(K, X, X[:, 0], noise=0.1, solver="cg", matrix=matrix)
+        assert len(str(caught.value)) < 400 + len(str(store))
+    stored = Stored(zarr.open_array(store, mode="r"))
+    with pytest.raises(ValueError, match=r"tile c/2/1"):  # past the rows that were compared with the kernel
+        stored.product(X)
+    shutil.rmtree(store / "c" / "3")
+    with pytest.raises(ValueError, match=r"nan at row 3[2-9]|nan at row 48"):
+        stored.diagonal()
+
+
+def test_the_search_for_anothers_files_ends_at_the_first(tmp_path, monkeypatch):
+    for i in range(50):
+        (tmp_path / "home" / str(i)).mkdir(parents=True)
+        (tmp_path / "home" / str(i) / "letter.txt").write_text("dear")
+    seen, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: seen.append(path) or scan(path))
+    with pytest.raises(ValueError, match="is not a Gram matrix written by widelimit"):
+        wl.stored_gram(K, X[:20], tmp_path / "home")
+    assert 0 < len(seen) < 5
+
+
+def test_folders_above_the_store_are_made(tmp_path):
+    assert wl.stored_gram(K, X[:20], tmp_path / "none" / "folder" / "a.zarr").shape == (20, 20)

@@ -97,6 +97,15 @@ def test_a_large_one_keeps_its_threads(seen, monkeypatch):
     assert all(count == {2} for count in seen)
 
 
+def test_a_matrix_factorised_in_blocks_keeps_its_threads_beside_a_small_computation(seen, monkeypatch):
+    monkeypatch.setattr(threads, "SMALL", 1e4)
+    monkeypatch.setattr(linalg, "WHOLE", 20)
+    with threads.following(1):
+        assert linalg.cholesky(MATRIX.copy()) is not None
+    assert seen
+    assert all(count == {2} for count in seen)
+
+
 def test_where_a_matrix_begins_to_be_large():
     def limited(context):
         with context:
@@ -126,6 +135,46 @@ def test_the_limit_is_lifted_after_an_error():
     with pytest.raises(ZeroDivisionError):
         fail()
     assert counts() == {2}
+
+
+class Interrupted:
+    """Pools whose threads are set by a function that Ctrl-C ends, before or after it has done its work."""
+
+    def __init__(self, monkeypatch, count, *, late):
+        self.count, self.late = count, late
+        pools = [threads._Pool(pool.threads, self.limit(pool)) for pool in threads._pools()]
+        monkeypatch.setattr(threads, "_pools", lambda: pools)
+
+    def limit(self, pool):
+        def limit(count):
+            interrupted, self.count = count == self.count, None if count == self.count else self.count
+            if not interrupted or self.late:
+                pool.limit(count)
+            if interrupted:
+                raise KeyboardInterrupt
+
+        return limit
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("count", [1, 2], ids=["at the beginning", "at the end"])
+def test_an_interrupted_limit_is_lifted(monkeypatch, count, late):
+    Interrupted(monkeypatch, count, late=late)
+    with pytest.raises(KeyboardInterrupt), threads.following(1):
+        pass
+    with threads.following(1):  # whatever was left undone at the end is done by the next computation
+        assert counts() == {1}
+    assert counts() == {2}
+
+
+def test_a_computation_that_is_forgotten_counts_no_more():
+    """Ctrl-C before the first instruction of `end`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads._Limit, "end", lambda *_: None)
+        with threads.following(1e12):
+            pass
+    with threads.following(1):
+        assert counts() == {1}
 
 
 def test_nested_and_side_by_side():

@@ -137,3 +137,15 @@ def test_gaps_of_inputs_that_are_all_alike(dtype):
         assert not (np.abs(1.001 * found - right)[here] <= (64 + 4 / 0.01) * eps * right[here]).all()
     naive = 1 - U @ U.T
     assert not (np.abs(naive - exact[0])[near[0]] <= (64 + 4 / 0.01) * eps * exact[0][near[0]]).all()
+
+
+@pytest.mark.parametrize("n", [10, 40])
+def test_nothing_is_compiled_where_no_tile_is_required(n, monkeypatch):
+    k, X, begun = wl.rbf(), blocks(n), []
+    monkeypatch.setattr(tiles, "_ahead", lambda *_: begun.append(1) or (lambda: None))
+    cut = plan.tile_plan(n, n, 6, X.dtype, symmetric=True, budget=2**15)
+    assert (cut.count == 1) == (n == 10)
+    tiles.compute(k, X, X, cut, lambda *_: None, wanted=lambda *_: False)
+    assert not begun
+    tiles.compute(k, X, X, cut, lambda *_: None)
+    assert begun

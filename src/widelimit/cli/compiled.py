@@ -30,7 +30,7 @@ SETTINGS = {
 }
 """Short programs are kept too."""
 MOST_BYTES = 32 * 2**20
-"""The oldest entries beyond it are removed."""
+"""The entries beyond it that were longest of no use are removed."""
 STALE = 24 * 3600.0
 """Seconds after which the folder of a run that never ended is removed."""
 STORE, RUNS, ENTRY = "store", "run-", "-cache"
@@ -48,7 +48,7 @@ class Place:
     """Why there, or why not."""
 
     def entries(self) -> list[Path]:
-        """The entries of the store, the oldest first."""
+        """The entries of the store, the one that was longest of no use first."""
         return _by_age(self.folder / STORE) if self.folder else []
 
     def document(self) -> dict[str, str | int]:
@@ -165,6 +165,7 @@ def _link(entry: Path, run: Path) -> None:
             os.link(entry, run / name)
         except OSError:  # a disk without links
             shutil.copyfile(entry, run / name)
+        os.utime(run / name, ns=(0, entry.stat().st_mtime_ns))  # its time of access, later, tells that JAX has read it
 
 
 def _remove_stale(folder: Path) -> None:
@@ -177,9 +178,12 @@ def _remove_stale(folder: Path) -> None:
 def publish(run: Path) -> None:
     """Move what a run has compiled to the store, keep the store within its bound, and remove the run's folder."""
     store = run.parent / STORE
-    known = {entry.name.partition("-")[2] for entry in _by_age(store)}
+    known = {entry.name.partition("-")[2]: entry for entry in _by_age(store)}
     for entry in run.glob(f"*{ENTRY}"):
         if entry.name in known:
+            with suppress(OSError):
+                if entry.stat().st_atime_ns:  # on a disk without times of access the age decides
+                    os.utime(known[entry.name])
             continue
         with suppress(OSError):
             data = entry.read_bytes()

@@ -58,13 +58,28 @@ def _wait(receiver: int) -> None:
 
 
 def _end(number: int) -> None:
-    for folder in tuple(_folders):
-        for left in folder.glob(f".*.{os.getpid()}{SUFFIX}"):
-            left.unlink(missing_ok=True)
-    for ending in _endings:
-        ending(False)
-    say("; ".join([SIGNALS[signal.Signals(number)], *_remarks]) + ".")
-    os._exit(128 + number)
+    try:
+        for folder in tuple(_folders):
+            with suppress(Exception):
+                _clear(folder)
+        _call_endings(False)
+        with suppress(Exception):
+            say("; ".join([SIGNALS[signal.Signals(number)], *_remarks]) + ".")
+    finally:
+        os._exit(128 + number)
+
+
+def _clear(folder: Path) -> None:
+    for left in folder.glob(f".*.{os.getpid()}{SUFFIX}"):
+        with suppress(OSError):
+            left.unlink()
+
+
+def _call_endings(done: bool) -> None:
+    """Call what is to be done at the end; an error of it keeps neither the others nor the end from happening."""
+    for ending in tuple(_endings):
+        with suppress(Exception):
+            ending(done)
 
 
 def say(text: str) -> None:
@@ -109,6 +124,5 @@ def leave(code: int) -> None:
         if not code:
             say(f"failed: stdout: {error.strerror}")
         code = code or 1
-    for ending in _endings:
-        ending(True)
+    _call_endings(True)
     os._exit(code)

@@ -200,12 +200,12 @@ def cholesky(matrix: np.ndarray, *, progress: Callable[[float, float], None] = s
     """
     n = len(matrix)
     diagonal = np.diagonal(matrix).copy()
-    if n > WHOLE:
-        lower, info = matrix, packed_cholesky.factorise_square(matrix, progress=progress)
-    else:  # the transpose is in Fortran's order, so that LAPACK works in place
-        with threads.following(n**3 / 3):
+    with threads.following(n**3 / 3):
+        if n > WHOLE:
+            lower, info = matrix, packed_cholesky.factorise_square(matrix, progress=progress)
+        else:  # the transpose is in Fortran's order, so that LAPACK works in place
             upper, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
-        lower = upper.T
+            lower = upper.T
     pivots = np.diagonal(lower)
     if info == 0 and (pivots**2 > n * EPS * diagonal).all():
         return Cholesky(lower, n, float(np.sqrt((diagonal / pivots**2).max())))

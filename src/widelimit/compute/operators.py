@@ -132,14 +132,38 @@ class Stored(Operator):
     """Has a shape (n, n), and [i:j] gives rows as an array."""
 
     def diagonal(self) -> np.ndarray:
-        return np.concatenate([np.diagonal(block, i).astype(np.float64) for i, block in self._read()])
+        return np.concatenate([self._diagonal(i, block) for i, block in self._read()])
 
     def columns(self, index: np.ndarray) -> np.ndarray:
-        return np.stack([self._rows(int(i), int(i) + 1)[0] for i in index], axis=1)
+        return np.stack([self._finite(int(i), self._rows(int(i), int(i) + 1))[0] for i in index], axis=1)
 
     def product(self, v: np.ndarray) -> np.ndarray:
         with threads.following(threads.work(len(v), len(v), v.shape[1])):
-            return np.concatenate([block.astype(np.float64, copy=False) @ v for _, block in self._read()])
+            return np.concatenate([self._product(i, block, v) for i, block in self._read()])
+
+    def _diagonal(self, start: int, block: np.ndarray) -> np.ndarray:
+        found = np.diagonal(block, start).astype(np.float64)
+        if not np.isfinite(found).all():
+            self._finite(start, block)
+        return found
+
+    def _product(self, start: int, block: np.ndarray, v: np.ndarray) -> np.ndarray:
+        found = np.asarray(block.astype(np.float64, copy=False) @ v)
+        if not np.isfinite(found).all():  # fewer numbers to look at than the block's
+            self._finite(start, block)
+        return found
+
+    def _finite(self, start: int, block: np.ndarray) -> np.ndarray:
+        """The block, whose first row is `start`. Raises: ValueError: an entry is NaN or infinite, with its tile."""
+        if np.isfinite(block).all():
+            return block
+        i, j = (int(each) for each in np.argwhere(~np.isfinite(block))[0])
+        chunks = getattr(self.rows, "chunks", None)
+        tile = f", in the tile c/{(start + i) // chunks[0]}/{j // chunks[1]}," if chunks else ""
+        raise ValueError(
+            f"the stored matrix is {block[i, j]} at row {start + i} and column {j}{tile} where nothing was stored, or "
+            "a file was lost. If stored_gram wrote it, call stored_gram again with the same kernel and data."
+        )
 
     def _read(self) -> Iterator[tuple[int, np.ndarray]]:
         for i in range(0, self.rows.shape[0], SIZE):

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ CHECKSUM_BYTES = 4
 """A CRC-32C ends every chunk; reading a damaged one is an error."""
 METADATA, COPY = "zarr.json", "widelimit.json"
 """Zarr's own file, and the same again."""
+UNFINISHED = re.compile(r"((zarr|widelimit)\.(json|[0-9a-f]+)|c/[0-9]+/[0-9]+\.[0-9a-f]+)\.partial")
+"""Files that a kill leaves while this module, or Zarr, writes them. Others of that ending are the user's."""
 PROBED = 8
 """Rows whose Gram matrix stands in the fingerprint: it tells functions apart that have the same name."""
 
@@ -102,9 +105,15 @@ def _begun(path: Path) -> bool:
     """False where there is nothing to lose: no folder, or one with no more than what a kill leaves at the beginning."""
     if not path.is_dir():
         return path.exists()
-    files = [file for file in path.rglob("*") if not file.is_dir()]
-    own = (file.parent == path and (file.name in (METADATA, COPY) or file.suffix == ".partial") for file in files)
-    return not all(own) or any(_document(path / name) is not None for name in (METADATA, COPY))
+    own = {path / name for name in (METADATA, COPY)}
+    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)  # to the first of another's
+    foreign = (file for file in found if file not in own and not _unfinished(path, file))
+    return next(foreign, None) is not None or any(_document(file) is not None for file in own)
+
+
+def _unfinished(path: Path, file: Path) -> bool:
+    """True for a file that was being written to the store at `path` when its process was killed."""
+    return UNFINISHED.fullmatch(file.relative_to(path).as_posix()) is not None
 
 
 def _document(file: Path) -> Any:
@@ -116,7 +125,10 @@ def _document(file: Path) -> Any:
 
 
 def _describe(path: Path, manifest: dict[str, Any], plan: Plan, dtype: np.dtype) -> None:
-    """Write both copies of the array's metadata where they are not there, or say something else."""
+    """Write both copies of the array's metadata where they are not there, or say something else.
+
+    Attributes that a user has added stay, and the copy has them too.
+    """
     files: dict[str, Buffer] = {}
     zarr.create_array(
         MemoryStore(files),
@@ -125,14 +137,34 @@ def _describe(path: Path, manifest: dict[str, Any], plan: Plan, dtype: np.dtype)
         dtype=dtype,
         compressors=Crc32cCodec(),  # the digits of a kernel do not compress
         fill_value=np.nan,
-        attributes={KEY: manifest},
+        attributes={**_attributes(path), KEY: manifest},
         config={"write_empty_chunks": True},
     )
     text = files[METADATA].to_bytes()
+    required = json.loads(text)
     path.mkdir(parents=True, exist_ok=True)
-    for name in (COPY, METADATA):
-        if _document(path / name) != json.loads(text):
-            _write(path / name, text)
+    if _document(path / COPY) != required:
+        _write(path / COPY, text)
+    if not _says(_document(path / METADATA), required):
+        _write(path / METADATA, text)
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """All attributes of the array at `path`, the user's too; from the copy where Zarr's own file is damaged."""
+    for name in (METADATA, COPY):
+        document = _document(path / name)
+        attributes = document.get("attributes") if isinstance(document, dict) else None
+        if isinstance(attributes, dict) and KEY in attributes:
+            return attributes
+    return {}
+
+
+def _says(document: Any, required: dict[str, Any]) -> bool:
+    """True if the metadata have every required field; what a user, or a later Zarr, has added is no matter."""
+    if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
+        return False
+    same = all(document.get(name) == value for name, value in required.items() if name != "attributes")
+    return bool(same and document["attributes"].get(KEY) == required["attributes"][KEY])
 
 
 def _write(file: Path, text: bytes) -> None:
@@ -146,7 +178,8 @@ def _write(file: Path, text: bytes) -> None:
 
 
 def _require_disk(path: Path, size: float) -> None:
-    free = shutil.disk_usage(path.resolve().parent).free
+    place = path.resolve()
+    free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
     if size > free:
         raise OSError(
             errno.ENOSPC,
@@ -234,8 +267,9 @@ class _Store:
 
     def fill(self, kernel: tiles.PairKernel, X: np.ndarray, progress: Callable[[int, int], None]) -> None:
         """Compute and write what is missing or damaged."""
-        for part in (*self.path.glob("*.partial"), *self.path.glob("c/*/*.partial")):  # of a run that was killed
-            part.unlink()
+        for part in (*self.path.glob("*.partial"), *self.path.glob("c/*/*.partial")):
+            if _unfinished(self.path, part):
+                part.unlink()
         array = zarr.open_array(self.path, mode="r+", config={"write_empty_chunks": True})
         blocks = range(self.plan.row_blocks)
         missing = {(i, j) for i in blocks for j in blocks if not self.whole(array, i, j)}

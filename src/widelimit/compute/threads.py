@@ -12,7 +12,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, NamedTuple, final
+from dataclasses import dataclass
+from typing import Any, final
+from weakref import WeakSet
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -26,7 +28,9 @@ EIGEN = 3
 """An (n, n) decomposition in products of such matrices, about."""
 
 
-class _Pool(NamedTuple):
+@final
+@dataclass(frozen=True, eq=False)
+class _Pool:
     """A library's threads."""
 
     threads: Callable[[], int]
@@ -37,8 +41,22 @@ _known: dict[bool, list[_Pool]] = {}
 
 
 @final
+class _Computation:
+    """One that runs, until it ends or is forgotten by the thread that ran it."""
+
+    __slots__ = ("__weakref__", "small")
+
+    def __init__(self, small: bool) -> None:
+        self.small = small
+
+
+@final
 class _Limit:
-    """One limit for the process: in force while small computations run, in whichever threads, and no large one."""
+    """One limit for the process: in force while small computations run, in whichever threads, and no large one.
+
+    Ctrl-C may end any of its methods between two instructions. So nothing is counted up and down: the set of what runs
+    is looked at each time, and whatever was left undone is done by the next call.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -46,20 +64,30 @@ class _Limit:
     def reset(self) -> None:
         """Start without any computation: as in a forked child, whose other threads are gone."""
         self.lock = threading.RLock()  # a signal's handler may compute, in the thread that holds it
-        self.running = [0, 0]
-        self.before: list[tuple[_Pool, int]] = []
+        self.running: tuple[WeakSet[_Computation], WeakSet[_Computation]] = WeakSet(), WeakSet()  # large, small
+        self.before: dict[_Pool, int] = {}
 
-    def change(self, small: bool, by: int) -> None:
-        """A computation begins (by = 1) or ends (-1)."""
+    def begin(self, computation: _Computation) -> None:
+        """It begins."""
         with self.lock:
-            self.running[small] += by
-            limited = self.running[True] > 0 and self.running[False] == 0
-            if limited and not self.before:
-                self.before = [(pool, count) for pool in _pools() if (count := pool.threads()) != 1]
-                for pool, _ in self.before:
-                    pool.limit(1)
-            elif not limited:
-                self._restore()
+            self.running[computation.small].add(computation)
+            self._apply()
+
+    def end(self, computation: _Computation) -> None:
+        """It ends, if it has begun."""
+        with self.lock:
+            self.running[computation.small].discard(computation)
+            self._apply()
+
+    def _apply(self) -> None:
+        large, small = self.running
+        if large or not small:
+            self._restore()
+            return
+        for pool in _pools():
+            if (count := pool.threads()) != 1:
+                self.before.setdefault(pool, count)
+                pool.limit(1)
 
     def forked(self) -> None:
         """In a child."""
@@ -67,9 +95,9 @@ class _Limit:
         self.reset()
 
     def _restore(self) -> None:
-        for pool, count in self.before:
+        for pool, count in tuple(self.before.items()):
             pool.limit(count)
-        self.before = []
+        self.before = {}
 
 
 def _pools() -> list[_Pool]:
@@ -105,12 +133,12 @@ if sys.platform != "win32":
 @contextmanager
 def following(work: float) -> Iterator[None]:
     """BLAS has one thread inside, if the work, in multiply-adds, is at most SMALL; afterwards as many as before."""
-    small = work <= SMALL
-    _limit.change(small, 1)
+    computation = _Computation(work <= SMALL)
     try:
+        _limit.begin(computation)
         yield
     finally:
-        _limit.change(small, -1)
+        _limit.end(computation)
 
 
 def work(m: int, k: int, n: int) -> float:

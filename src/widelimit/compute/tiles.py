@@ -222,8 +222,7 @@ def _rectangle(kernel: PairKernel, x: Block, y: Block) -> np.ndarray:
 
 
 def _computed(kernel: PairKernel, x: Block, y: Block, pairs: list[tuple[int, int]], *, same: bool) -> np.ndarray:
-    most = len(x.diagonal) // _patch(x) * (len(y.diagonal) // _patch(y))
-    filled = np.zeros((most, 2), np.int32)
+    filled = np.zeros((len(x.diagonal) // _patch(x) * (len(y.diagonal) // _patch(y)), 2), np.int32)
     filled[: len(pairs)] = pairs
     return np.asarray(_tile(kernel, x.patches, y.patches, filled, len(pairs), same))
 
@@ -294,10 +293,9 @@ def compute(
             same = plan.symmetric and i == j
             write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
 
-    compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
     if plan.count == 1:  # threads would take longer to start than a small matrix takes
         if wanted(0, 0):
-            columns = {0: encoded(Y, 0)}
+            compiled, columns = _ahead(kernel, plan.edge, X.shape[1], X.dtype), {0: encoded(Y, 0)}
             rows = columns if plan.symmetric else {0: encoded(X, 0)}
             work((0, 0))
             progress(1, 1)
@@ -309,6 +307,7 @@ def compute(
             done += len(tiles) - len(todo)
             if not todo:
                 continue
+            compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
             if column_range.start != left:
                 left = column_range.start
                 columns = dict(zip(column_range, pool.map(lambda j: encoded(Y, j), column_range), strict=True))

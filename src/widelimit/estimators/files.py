@@ -22,7 +22,7 @@ KINDS = "fiub"
 """Kinds of NumPy's dtypes in a file: numbers."""
 DAMAGED = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, SyntaxError),
-    *(ArithmeticError, LookupError, TypeError, ValueError, AttributeError, MemoryError),
+    *(ArithmeticError, LookupError, TypeError, ValueError, AttributeError),
 )
 """What Python and NumPy raise on bytes that are no archive, or no array (RecursionError is a RuntimeError)."""
 SIGNATURES: tuple[tuple[bytes, str], ...] = (

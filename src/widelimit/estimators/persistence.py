@@ -97,6 +97,7 @@ def load(path: str | os.PathLike[str]) -> WideEstimator:
         ValueError: no such file of this library, with what it is: truncated, edited, foreign, a folder, of a newer
             format, with a pickle inside.
         FileNotFoundError, PermissionError: the file cannot be opened.
+        MemoryError: no room for what it holds.
     """
     return read(path).model
 

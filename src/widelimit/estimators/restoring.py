@@ -24,7 +24,7 @@ LABELS = re.compile(r"[<>|=][fiub][1248]|[<>=]U[0-9]{1,7}")
 """Dtypes of class labels."""
 MOST_LABELS = 2**26
 """Bytes of class labels."""
-INVALID = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
+INVALID = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
 """What a field of another type or size ends in."""
 COMMON = {"n_features", "feature_names", "sphere", "fitted"}
 FITTED = {"design", "noise"}, {"inputs.mean", "inputs.scale", "X", "weights", "coefficients", "y", "y_mean", "y_scale"}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Concatenate, ParamSpec, TypeVar, final
 
 import numpy as np
 import zarr
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore
 
 from widelimit import validation
 from widelimit.compute import storage, tiles
@@ -16,24 +20,60 @@ from widelimit.compute.plan import BUDGET
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 
+AGAIN = "Call stored_gram (or `widelimit kernel`) again with the same kernel and data:"
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _MissingTile(ValueError):
+    """A tile is read whose file is not there."""
+
 
 @final
-class StoredGram(zarr.Array[Any]):
-    """A Zarr array that names its damaged tiles: returned by `stored_gram`."""
+class _Tiles(LocalStore):
+    """The folder of a finished matrix: a tile without a file is an error, where Zarr reads NaN."""
 
-    def __getitem__(self, selection: Any) -> Any:
-        """A part of the matrix. Raises: ValueError: a tile of it is damaged; as `zarr.Array`."""
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """The bytes of a file. Raises: ValueError: it is a tile, and not there."""
+        found = await LocalStore.get(self, key, prototype, byte_range)
+        if found is None and key.startswith("c/"):
+            raise _MissingTile(f"{self.root}: the tile {key} is missing. {AGAIN} missing tiles are computed.")
+        return found
+
+
+def _naming(read: Callable[Concatenate[StoredGram, P], T]) -> Callable[Concatenate[StoredGram, P], T]:
+    """The same method, whose errors name the damaged tiles."""
+
+    @wraps(read)
+    def named(self: StoredGram, /, *args: P.args, **options: P.kwargs) -> T:
         try:
-            return zarr.Array.__getitem__(self, selection)
+            return read(self, *args, **options)
+        except _MissingTile:
+            raise
         except ValueError as error:
             path = Path(str(self.store.root))  # type: ignore[attr-defined]
             broken = storage.damaged(path)
             if not broken:
                 raise
             raise ValueError(
-                f"{path}: {len(broken)} damaged tiles, {', '.join(broken[:3])}: {error} Call stored_gram "
-                "(or `widelimit kernel`) again with the same kernel and data: damaged tiles are computed again."
+                f"{path}: {len(broken)} damaged tiles, {', '.join(broken[:3])}: {error} {AGAIN} damaged tiles are "
+                "computed again."
             ) from None
+
+    return named
+
+
+@final
+class StoredGram(zarr.Array[Any]):
+    """A Zarr array that names its damaged and missing tiles: returned by `stored_gram`."""
+
+    get_basic_selection = _naming(zarr.Array.get_basic_selection)
+    get_orthogonal_selection = _naming(zarr.Array.get_orthogonal_selection)
+    get_coordinate_selection = _naming(zarr.Array.get_coordinate_selection)
+    get_mask_selection = _naming(zarr.Array.get_mask_selection)
+    get_block_selection = _naming(zarr.Array.get_block_selection)
 
 
 def stored_gram(
@@ -60,7 +100,7 @@ def stored_gram(
 
     Returns:
         The array, (n, n) in the dtype of X, open for reading; `zarr.open_array(path, mode="r")` opens it later. Reading
-        a damaged tile is an error that names it.
+        a damaged or missing tile is an error that names it.
 
     Raises:
         TypeError, ValueError: k is not a kernel; as `Kernel.gram`.
@@ -76,4 +116,4 @@ def stored_gram(
     validation.function("progress", progress, "a function of two numbers")
     inputs = np.asarray(validation.points("X", validation.concrete("X", X)))
     storage.store_gram(k, k.prepared(inputs), inputs, Path(path), budget=budget, progress=progress)
-    return StoredGram(zarr.open_array(Path(path), mode="r").async_array)
+    return StoredGram(zarr.open_array(_Tiles(Path(path), read_only=True), mode="r").async_array)
