@@ -483,6 +483,7 @@ MADE = {
 """Classes whose instances the library makes."""
 INNER = {
     *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
+    *("in_few_shapes", "itself"),
     *(
         "derivative",
         "block",
