@@ -179,6 +179,7 @@ DOORS = {
     "precomputed": Door(wl.precomputed, {}, {"matrix": "points"}),
     "scale_inputs": Door(wl.scale_inputs, {"k": K, "scales": 1.0}, {"k": "kernel", "scales": "entries"}),
     "separable": Door(wl.separable, {"k": K, "mixing": np.eye(2)}, {"k": "kernel", "mixing": "points"}),
+    "kernel": Door(wl.kernel, {"function": np.dot}, {"function": "function", "blocks": "flag"}),
     "matrix_valued": Door(
         wl.matrix_valued, {"function": np.dot, "outputs": 2}, {"function": "function", "outputs": "integer"}
     ),
@@ -469,6 +470,7 @@ MADE = {
         "Conditioned",
         "EmpiricalDiagonal",
         "EmpiricalKernel",
+        "FunctionKernel",
         "EmpiricalMatrixKernel",
         "Expectation",
         "FixedPoint",

@@ -152,10 +152,8 @@ def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKer
         ValueError: parameters that are not finite; at the inputs: another shape, a function that is not symmetric or
             not finite.
     """
-    if not callable(function) or isinstance(function, type):
-        raise TypeError(f"function must be a function of two points, got {type(function).__name__}.")
-    if not isinstance(blocks, bool):
-        raise TypeError(f"blocks must be True or False, got {blocks!r}.")
+    validation.function("function", function, "a function of two points")
+    validation.flag("blocks", blocks)
     whole: Any = function
     if isinstance(function, functools.partial):
         named = dict(sorted(function.keywords.items()))
