@@ -134,6 +134,11 @@ def _is_float_array(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
 
 
+def _kept(leaf: Any) -> Any:
+    """A parameter that its owner cannot change in place."""
+    return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
 def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKernel:
     """K(x, x') = function(x, x'), any symmetric positive semi-definite function as a kernel.
 
@@ -143,7 +148,7 @@ def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKer
     Args:
         function: of two points, (d,), (d,) -> number, written with jax.numpy. Its hyper-parameters, the leaves of the
             kernel, are the floats and float arrays that `functools.partial` binds (by name, or before the two
-            points), or those of an Equinox module that is called.
+            points), or those of an Equinox module that is called. NumPy arrays are copied.
         blocks: the function takes two blocks instead, (n, d), (m, d) -> (n, m).
 
     Raises:
@@ -170,4 +175,4 @@ def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKer
         hash(structure)
     except TypeError:
         raise TypeError("what functools.partial binds must be floats, float arrays or hashable values.") from None
-    return FunctionKernel(parameters, structure, blocks)
+    return FunctionKernel(jax.tree.map(_kept, parameters), structure, blocks)
