@@ -260,6 +260,14 @@ def is_real(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def plain(value: Any) -> Any:
+    """A real scalar of NumPy or JAX as a number of Python; anything else as it is."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    scalar = isinstance(value, (np.generic, jax.Array)) and np.ndim(value) == 0 and not traced(value)
+    return value.item() if scalar and is_real(value) else value
+
+
 def finite_scalar(
     name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
 ) -> Any:
