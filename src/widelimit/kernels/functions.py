@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.arithmetic import arithmetic
+from widelimit.arithmetic import arithmetic, outside
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
 from widelimit.references import Reference, referenced, resolved
@@ -59,9 +59,7 @@ class FunctionKernel(Kernel):
     def prepared(self, *inputs: Float[Array, "n d"]) -> FunctionKernel:
         if not validation.traced(*inputs, *jax.tree.leaves(self.parameters)):
             rows = np.concatenate([np.asarray(X[:TRIED]) for X in inputs])[: 2 * TRIED]
-            with arithmetic(rows.dtype == np.float64):
-                values = np.asarray(_tried(self, jnp.asarray(rows)))
-            _check_values(values)
+            _check_values(_values(self, rows))
         return self
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
@@ -109,6 +107,12 @@ def _called(f: Callable[[Any, Any], Any], x: jax.Array, y: jax.Array, shape: tup
 def _tried(k: FunctionKernel, rows: jax.Array) -> jax.Array:
     """The kernel of the rows with one more than themselves: blocks of two sizes."""
     return k.pairwise(rows, jnp.concatenate([rows, rows[:1]]))[:, :-1]
+
+
+@outside
+def _values(k: FunctionKernel, rows: np.ndarray) -> np.ndarray:
+    with arithmetic(rows.dtype == np.float64):
+        return np.asarray(_tried(k, jnp.asarray(rows)))
 
 
 def _check_values(values: np.ndarray) -> None:
