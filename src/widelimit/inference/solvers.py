@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from functools import partial
@@ -51,6 +52,8 @@ class Fit(NamedTuple):
     resumed: int
     converged: bool
     message: str
+    trace: float = math.nan
+    """Of K(X, X) + noise, where that was factorised."""
 
 
 def _gib(size: float) -> str:
@@ -152,18 +155,20 @@ def _fit(
     choice = choose(len(data.X), solver, precision, stored=matrix is not None, kept=checkpoint is not None)
     _require(choice, len(data.X), data.y.shape[1], precision)
     report(KERNEL, 0, 0)
+    own = data.check_diagonal()
     file = Checkpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None
     if choice.solver == "cg":
-        return _by_iterations(data, noise, choice, precision, tolerance, matrix, file, report)
+        return _by_iterations(data, own, noise, choice, precision, tolerance, matrix, file, report)
+    trace = float(np.sum(own + noise))
     if choice.storage == "full":
-        return _full(data, noise, choice, report)
+        return _full(data, noise, choice, report)._replace(trace=trace)
     each = _each(noise, len(data.X))
     if precision == "mixed":
         return _mixed(data, each, choice, tolerance, report)
     blocks = operators.blocks(*_prepared(data, DOUBLE), progress=partial(report, KERNEL))
     try:
         factor = packed.factorise(blocks, each, DOUBLE, progress=partial(report, FACTOR))
-        return _direct(data, factor, choice)
+        return _direct(data, factor, choice)._replace(trace=trace)
     except packed.NotPositiveDefinite as error:
         raise ValueError(_singular(error.order, len(data.X))) from None
 
@@ -193,8 +198,7 @@ def _with(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
 
 
 def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
-    """The kernel for these inputs, and the inputs, in a dtype; checked on the diagonal (blocks check themselves)."""
-    data.check_diagonal()
+    """The kernel for these inputs, and the inputs, in a dtype; blocks check themselves, and `_fit` the diagonal."""
     X = data.X.astype(dtype, copy=False)
     return scalar_kernel(data.kernel).prepared(X), X
 
@@ -240,6 +244,7 @@ def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: floa
 
 def _by_iterations(
     data: TrainingSet,
+    own: np.ndarray,
     noise: np.ndarray,
     choice: Choice,
     precision: Precision,
@@ -250,7 +255,6 @@ def _by_iterations(
 ) -> Fit:
     n, each = len(data.X), _each(noise, len(data.X))
     dtype = SINGLE if precision == "mixed" else DOUBLE
-    own = np.asarray(data.kernel.diag(data.X))
     if (own < 0).any():
         raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {own.min():.3g} at some row.")
     fast: Operator
