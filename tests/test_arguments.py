@@ -20,19 +20,23 @@ PARAMS = NET.init(0, input_dim=3, width=4, dtype=np.float64)
 MANY = NET.init_many([0, 1], input_dim=3, width=4, dtype=np.float64)
 LONG = [0.1] * 60
 THINGS = [np.full(60, 0.1), LONG, "high" * 100, {"a": LONG}]
-NO_NUMBERS = [*THINGS, None, True, 1j, np.nan, np.inf]
+ODD = [np.complex64(0.5 + 2j), jnp.array(1 + 2j), jnp.array(True), np.timedelta64(3)]
+"""Scalars of NumPy and JAX that are no real numbers."""
+if np.dtype(np.longdouble).itemsize > 8:
+    ODD.append(np.longdouble(1) / 3)
+NO_NUMBERS = [*THINGS, *ODD, None, True, 1j, np.nan, np.inf]
 BAD = {
     "number": NO_NUMBERS,
     "positive": [*NO_NUMBERS, 0.0, -1.0, 10**400],
     "not negative": [*NO_NUMBERS, -1.0, 10**400],
     "deviation": [*NO_NUMBERS, 0.0, -1.0, 1e200, 1e-200, 10**400],
     "bias": [*NO_NUMBERS, -1.0, 1e200, 1e-200],
-    "time": [*THINGS, None, True, 1j, np.nan, -1.0],
-    "times": ["high" * 100, {"a": LONG}, None, True, 1j, np.nan, -1.0, -np.ones(60), [[1.0]]],
-    "variances": [np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
-    "entries": ["high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
-    "scales": ["high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
-    "integer": [*THINGS, None, True, 1j, np.nan, np.inf, 2.0, 1e9, -1, -(10**400)],
+    "time": [*ODD, *THINGS, None, True, 1j, np.nan, -1.0],
+    "times": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, -1.0, -np.ones(60), [[1.0]]],
+    "variances": [*ODD, np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
+    "entries": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
+    "scales": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
+    "integer": [*ODD, *THINGS, None, True, 1j, np.nan, np.inf, 2.0, 1e9, -1, -(10**400)],
     "flag": [*THINGS, None, 2, 1.0, np.nan],
     "name": [*THINGS, None, True, 3, 1.5, np.nan],
     "optional name": [*THINGS, True, 3, np.nan],
@@ -40,8 +44,21 @@ BAD = {
     "activation": [*THINGS, None, True, 3, np.nan, wl.Relu],
     "kernel": [*THINGS, None, True, 3, NET, "relu"],
     "network": [*THINGS, None, True, 3, K, "relu"],
-    "points": [*THINGS, None, True, 1j, np.nan, X[0], X[:0], X * np.nan, X + 1j, X.astype(str), X.astype("M8[s]")],
-    "targets": ["high" * 100, {"a": LONG}, None, True, 1j, np.nan, Y[:5], Y * np.nan, Y + 1j, ["a"] * 6],
+    "points": [
+        *ODD,
+        *THINGS,
+        None,
+        True,
+        1j,
+        np.nan,
+        X[0],
+        X[:0],
+        X * np.nan,
+        X + 1j,
+        X.astype(str),
+        X.astype("M8[s]"),
+    ],
+    "targets": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, Y[:5], Y * np.nan, Y + 1j, ["a"] * 6],
     "builder": [*THINGS, None, True, 3, "relu"],
     "mapping": [np.full(60, 0.1), LONG, "high" * 100, True, 3],
     "extra": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {"a": X}],

@@ -7,6 +7,7 @@ import pytest
 
 import widelimit as wl
 from widelimit.inference.training_set import TrainingSet
+from widelimit.kernels.base import Kernel
 
 LINE = np.linspace(0, 1, 150)[:, None]
 ROUGH = np.random.default_rng(0).standard_normal(150)
@@ -54,6 +55,16 @@ def test_ordinary_fits_do_not_warn_and_do_not_compute_the_kernel_again(monkeypat
             wl.posterior(K, LINE, ROUGH, noise=noise)
         wl.posterior(K, LINE, SMOOTH, noise=1e-10)  # ill-conditioned, but the labels do not meet the small eigenvalues
         wl.posterior(K, LINE, 0 * ROUGH, noise=1e-13)
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "cg"])
+def test_a_fit_computes_the_diagonal_of_the_kernel_once(solver, monkeypatch):
+    original, calls = Kernel.diag, []
+    monkeypatch.setattr(Kernel, "diag", lambda self, X: calls.append(len(X)) or original(self, X))
+    post = wl.posterior(K, LINE, SMOOTH, noise=0.1, solver=solver)
+    assert calls == [150]
+    if solver == "cholesky":
+        assert post.fit.trace == pytest.approx(150 * 1.1)
 
 
 def test_a_search_does_not_warn_of_what_it_tries():

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from widelimit.estimators import networks
+from widelimit.inference import noise_level
 from widelimit.inference.dirichlet import most_likely_scale
 from widelimit.inference.outputs import heard
 
@@ -69,6 +71,29 @@ def test_heard_outputs():
     assert heard(np.column_stack(columns)).tolist() == [1, 4, 5]
     assert heard(np.column_stack([FIVE, NONE])).tolist() == [0, 1]
     assert heard(np.column_stack([Y, Y + 1e-5 * OTHER])).tolist() == [0, 1]
+
+
+def test_many_outputs_are_heard_by_the_rule_of_one_after_the_other():
+    rng = np.random.default_rng(5)
+    own = rng.standard_normal((20, 400))
+    y = own[:, rng.integers(0, 400, 700)] * rng.choice([-1e3, 1.0, 0.1], 700)
+    y[:, rng.integers(0, 700, 30)] = 4.0
+    directions = y / np.linalg.norm(y, axis=0)
+    expected = []
+    for j in np.flatnonzero(np.ptp(y, axis=0) > 0):
+        if not (np.abs(directions[:, expected].T @ directions[:, j]) > 1 - 1e-12).any():
+            expected.append(j)
+    assert 300 < len(expected) < 400
+    assert heard(y).tolist() == expected
+
+
+def test_a_search_compares_the_outputs_once(monkeypatch):
+    calls = []
+    for module in (networks, noise_level):
+        monkeypatch.setattr(module, "heard", lambda y: calls.append(y.shape) or heard(y), raising=False)
+    model = wl.NNGPRegressor(noise=0.1, hyperparameters="marginal_likelihood")
+    model.fit(X, np.column_stack([Y, OTHER]))
+    assert calls == [(len(X), 2)]
 
 
 def test_a_class_that_does_not_occur_has_no_say_in_the_scale():

@@ -154,6 +154,24 @@ def test_names_and_extras_are_kept(tmp_path):
         stored.model.predict(table.rename(columns={"a": "z"}))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_std": np.float32(1.3), "bias_std": np.float16(0.1), "time": np.float32(np.inf)},
+        {"weight_std": jnp.float32(1.3), "depth": np.array(2), "random_state": jnp.array(3)},
+        {"noise": jnp.float32(0.1), "time": jnp.array(2.0), "depth": jnp.array(2), "bias_std": jnp.array(1)},
+    ],
+)
+def test_scalars_of_numpy_and_jax_are_saved_as_numbers(settings, tmp_path):
+    model = wl.NTKRegressor(**settings).fit(X, Y[:, 0])
+    wl.save(model, tmp_path / "m.npz")
+    loaded = wl.load(tmp_path / "m.npz")
+    assert {name: getattr(loaded, name) for name in settings} == {
+        name: value.item() for name, value in settings.items()
+    }
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+
+
 def test_what_cannot_be_saved(tmp_path):
     path = tmp_path / "m.npz"
     with pytest.raises(NotFittedError):
@@ -166,7 +184,7 @@ def test_what_cannot_be_saved(tmp_path):
         wl.save(fitted, path)
     with pytest.raises(TypeError, match="save takes NNGPRegressor"):
         wl.save(wl.NTKFeatures(3).fit(X), path)
-    with pytest.raises(TypeError, match="JSON"):
+    with pytest.raises(TypeError, match="extra must be of what JSON can hold"):
         wl.save(wl.NNGPRegressor().fit(X, Y), path, extra={"a": X})
     assert not list(tmp_path.iterdir())
     with pytest.raises(OSError, match="missing"):

@@ -149,3 +149,21 @@ def test_nothing_is_compiled_where_no_tile_is_required(n, monkeypatch):
     assert not begun
     tiles.compute(k, X, X, cut, lambda *_: None)
     assert begun
+
+
+@pytest.mark.parametrize("k", [wl.rbf(1.0), wl.kernel(jnp.dot), wl.nngp(wl.mlp(depth=2)) * wl.linear()])
+def test_numpy_inputs_are_computed_at_once_inside_of_a_trace(k):
+    X = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+    for values in (k.gram, lambda A: k.cross(A, A[:2]), k.diag):
+        traced = jax.jit(lambda s, values=values: s * values(X))(2.0)
+        np.testing.assert_array_equal(traced, 2 * values(X))
+        with pytest.raises(TypeError, match=r"pass jnp\.asarray\(X\)"):
+            jax.jit(lambda s: (s * k).gram(X))(2.0)
+    np.testing.assert_allclose(jax.jit(lambda s: (s * k).gram(jnp.asarray(X)))(2.0), 2 * k.gram(X), atol=1e-5)
+
+
+def test_a_posterior_of_numpy_arrays_inside_of_a_trace():
+    X = np.random.default_rng(0).standard_normal((6, 3))
+    post = wl.posterior(wl.rbf(1.0), X, X[:, 0], noise=0.1)
+    inside = jax.jit(lambda s: s * wl.posterior(wl.rbf(1.0), X, X[:, 0], noise=0.1).mean(X))(2.0)
+    np.testing.assert_allclose(inside, 2 * post.mean(X), rtol=1e-6)

@@ -251,19 +251,36 @@ def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) ->
     return number
 
 
+def is_real(value: Any) -> bool:
+    """Whether a number, or a scalar of NumPy or JAX, is real and one of float64: no bool, date or longdouble."""
+    if isinstance(value, jax.Array):
+        return any(jax.dtypes.issubdtype(value.dtype, kind) for kind in (np.floating, np.integer))
+    if isinstance(value, np.generic):
+        return value.dtype.kind in "iuf" and value.dtype.itemsize <= 8
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """A real scalar of NumPy or JAX as a number of Python; anything else as it is."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    scalar = isinstance(value, (np.generic, jax.Array)) and np.ndim(value) == 0 and not traced(value)
+    return value.item() if scalar and is_real(value) else value
+
+
 def finite_scalar(
     name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
 ) -> Any:
     """A finite real number in range; a JAX scalar stays one, so that it can be differentiated (traced: unchecked)."""
     refuse_forked()
-    if isinstance(value, jax.Array):
-        if value.ndim != 0:
-            raise ValueError(f"{name} must be a scalar, got shape {value.shape}.")
-        if isinstance(value, jax.core.Tracer):
-            return value
-    elif isinstance(value, (bool, complex, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name} must be a real number, got {shown(value)}.")
-    elif isinstance(value, int) and abs(value) > FLOAT_MAX:
+    if isinstance(value, jax.Array) and value.ndim != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {value.shape}.")
+    if not is_real(value):
+        rounds = isinstance(value, np.longdouble)
+        raise TypeError(f"{name} must be a real number{' of float64' * rounds}, got {shown(value)}.")
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if isinstance(value, int) and abs(value) > FLOAT_MAX:
         raise ValueError(f"{name} must be a real number of float64's range, got {shown(value)}.")
     number = float(value)
     if not math.isfinite(number):

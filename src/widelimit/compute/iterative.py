@@ -90,7 +90,8 @@ class System:
     def solve(self, b: np.ndarray, checkpoint: Checkpoint | None = None, *, progress: Progress = silent) -> Solved:
         """x with |b - A x| <= tolerance |b| in every column, or an account of why not; (n, c) -> (n, c).
 
-        Every column is solved for at a size near 1, and its own is put back: no norm leaves float64's range.
+        Every column is solved for at a size near 1, and its own is put back: no norm leaves float64's range. A column
+        of b that is not finite gives NaN and stops no other.
 
         progress: told log(residual)/log(tolerance), of 1, at every iteration, by the recursion's smallest residual.
 
@@ -98,9 +99,9 @@ class System:
             NotPositiveSemidefinite: a direction of negative curvature was met.
             ValueError: a checkpoint that is damaged or another problem's.
         """
-        b, exponent = scaled(b)
-        stored = checkpoint.load() if checkpoint else None
-        state = stored or _start(b)
+        lost = ~np.isfinite(b).all(axis=0)
+        b, exponent = scaled(np.where(lost, 0.0, b) if lost.any() else b)
+        state = self._begun(b, checkpoint)
         resumed = int(state["total"])
         size = _norms(b)
         told = self._told(size, progress)
@@ -108,6 +109,8 @@ class System:
             residual = float(_over(_norms(state["r"]), size).max())
             if residual <= self.tolerance:
                 why = ""
+            elif not math.isfinite(residual):
+                why = "stopped, as products with the kernel matrix are not finite"
             elif int(state["total"]) >= self.max_iterations:
                 why = f"stopped after {self.max_iterations} iterations"
             elif residual > float(state["before"]) / 2 and int(state["inner"]) == 0:
@@ -115,12 +118,23 @@ class System:
             else:
                 self._refine(b, state, checkpoint, told)
                 continue
-            if checkpoint:
+            if checkpoint and math.isfinite(residual):
                 checkpoint.save(state, now=True)
             message = f"relative residual {residual:.2g}, {int(state['total'])} iterations"
             if why:
                 message = f"{why}: relative residual {residual:.2g}, tolerance {self.tolerance:.2g}"
-            return Solved(restored(state["x"], exponent), residual, int(state["total"]), resumed, not why, message)
+            x = np.where(lost, np.nan, restored(state["x"], exponent)) if lost.any() else restored(state["x"], exponent)
+            return Solved(x, residual, int(state["total"]), resumed, not why, message)
+
+    def _begun(self, b: np.ndarray, checkpoint: Checkpoint | None) -> State:
+        """The state to go on from. A residual that a checkpoint holds is measured again: it may end the solve."""
+        stored = checkpoint.load() if checkpoint else None
+        if stored is None:
+            return _start(b)
+        if int(stored["inner"]) == 0:
+            r = b - self.exact.product(stored["x"])
+            stored.update(_restart(r), r=r)
+        return stored
 
     def _told(self, size: np.ndarray, progress: Progress) -> Told:
         """What tells progress of the norms of a residual of right-hand sides with these norms."""

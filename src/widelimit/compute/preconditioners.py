@@ -67,6 +67,9 @@ def random_cholesky(
 
     Returns:
         F, with fewer columns where A has no more to give, and the trace of A - F F^T.
+
+    Raises:
+        ValueError: one of the columns has an entry that is NaN or infinite.
     """
     rng = np.random.default_rng(seed)
     rest = matrix.diagonal()
@@ -77,6 +80,9 @@ def random_cholesky(
         drawn = rng.choice(n, min(CANDIDATES, rank - found), p=rest / rest.sum())
         pivots = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
         columns = matrix.columns(pivots).astype(np.float64)
+        if not np.isfinite(columns).all():
+            i, j = np.argwhere(~np.isfinite(columns))[0]
+            raise ValueError(f"the kernel matrix is {columns[i, j]} at row {i}, column {pivots[j]}.")
         columns -= threads.product(factor[:, :found], factor[pivots, :found].T)
         kept = _accepted(columns[pivots], rest[pivots], rng)
         if not len(kept):  # what is left is the rounding of the entries

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.arithmetic import arithmetic, lenient
+from widelimit.arithmetic import arithmetic, lenient, outside
 from widelimit.compute.plan import Plan, require, tile_plan, usual_budget
 
 PATCH = 128
@@ -329,6 +329,7 @@ def lower_gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, in
     return _gram(kernel, X, mirrored=False, progress=progress)
 
 
+@outside
 def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, progress: Callable[[int, int], None]) -> np.ndarray:
     n, d = X.shape
     require(n, n, X.dtype)
@@ -344,6 +345,7 @@ def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, progress: Callab
     return out
 
 
+@outside
 def cross(
     kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, progress: Callable[[int, int], None] = silent
 ) -> np.ndarray:
@@ -360,6 +362,7 @@ def cross(
     return out
 
 
+@outside
 def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarray:
     """K(x, x) for every row; in the blocks of `cross` with `beside` other rows, so that nothing is compiled anew."""
     (n, d), dtype = X.shape, X.dtype
@@ -370,10 +373,7 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
 
 def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Run on JAX arrays in their own dtype; float64 arrays keep theirs outside of an x64 context too."""
-    if any(a.dtype == jnp.float64 for a in arrays):
-        with arithmetic(True):
-            return call()
-    with lenient():
+    with arithmetic(True) if any(a.dtype == jnp.float64 for a in arrays) else lenient():
         return call()
 
 

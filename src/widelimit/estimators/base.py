@@ -75,7 +75,9 @@ class WideEstimator(BaseEstimator, abc.ABC):
             )
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
-        return Design(self._kind, self.depth, self.activation, weight_std, bias_std)
+        """The network of these settings, in numbers of Python: a file holds them, and gives them back, as such."""
+        numbers = (validation.plain(value) for value in (weight_std, bias_std))
+        return Design(self._kind, self.depth, self.activation, *numbers)
 
     def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Choice:
         """Network, noise and scales for standardised targets, by `hyperparameters`."""

@@ -17,6 +17,7 @@ from widelimit.compute import linalg, threads
 from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
+from widelimit.inference.outputs import heard
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.solvers import Solver
 from widelimit.inference.training_set import near
@@ -83,10 +84,12 @@ def choose(
     if hyperparameters != "fixed":
         objective = hyperparameters
         tried = spread(np.arange(len(points)), ROWS)
+        labels = y[tried]
+        columns = heard(labels)
 
         def score(candidate: Design) -> float:
             gram = np.asarray(candidate.kernel().gram(points[tried]))
-            return noise_level(gram, y[tried], weights[tried], objective=objective, noise=given).score
+            return noise_level(gram, labels, weights[tried], objective=objective, noise=given, columns=columns).score
 
         design = search(design, score)
     if given is not None:

@@ -58,8 +58,6 @@ def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str,
     """
     if type(model).__name__ not in ESTIMATORS or not isinstance(model, WideEstimator):
         raise TypeError(f"save takes {', '.join(ESTIMATORS)} as model; got {validation.shown(model)}.")
-    if extra is not None and not isinstance(extra, dict):
-        raise TypeError(f"extra must be a dictionary, or None; got {validation.shown(extra)}.")
     validation.path("path", path)
     check_is_fitted(model)
     arrays, state = _state(model)
@@ -71,13 +69,10 @@ def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str,
         "parameters": _parameters(model),
         "state": state,
         "arrays": {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()},
-        "extra": extra or {},
+        "extra": _extra(extra),
     }
-    try:
-        header = json.loads(json.dumps(header))  # as it will be read: tuples are lists, keys text
-        text = json.dumps(header | {"checksum": _checksum(header, arrays)})
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"extra must be of what JSON can hold: {str(error)[:200]}.") from None
+    header = json.loads(json.dumps(header))  # as it will be read: tuples are lists, keys text
+    text = json.dumps(header | {"checksum": _checksum(header, arrays)})
     target = validation.path("path", path).resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -87,6 +82,16 @@ def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str,
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _extra(extra: Any) -> Any:
+    """What the caller adds, as it will be read. Raises: TypeError: JSON cannot hold it."""
+    if extra is not None and not isinstance(extra, dict):
+        raise TypeError(f"extra must be a dictionary, or None; got {validation.shown(extra)}.")
+    try:
+        return json.loads(json.dumps(extra or {}))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"extra must be of what JSON can hold: {str(error)[:200]}.") from None
 
 
 def load(path: str | os.PathLike[str]) -> WideEstimator:
@@ -168,19 +173,16 @@ def _parameters(model: WideEstimator) -> dict[str, Any]:
             f"a model with the activation {parameters['activation']!r} cannot be saved: only names can be stored "
             f"without executing code on load. Fit with a name ({', '.join(sorted(BY_NAME))})."
         )
-    state = parameters.pop("random_state")
-    parameters["random_state"] = int(state) if isinstance(state, (int, np.integer)) else None
+    state = validation.plain(parameters.pop("random_state"))
+    parameters["random_state"] = int(state) if isinstance(state, int) else None
     return {key: _plain(value) for key, value in parameters.items()}
 
 
 def _plain(value: Any) -> Any:
     """A parameter as JSON has it; an infinite number as text."""
-    if isinstance(value, (np.bool_, bool)):
-        return bool(value)
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else {"float": repr(float(value))}
+    value = bool(value) if isinstance(value, np.bool_) else validation.plain(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
     return value
 
 

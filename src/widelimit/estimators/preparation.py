@@ -160,7 +160,7 @@ def refuse_noise(value: Any) -> None:
     if isinstance(value, str):
         if value != "auto":
             raise ValueError(f'noise must be a number >= 0 or "auto", got {validation.shown(value)}.')
-    elif not isinstance(value, (int, float, np.number)) and not (validation.is_jax(value) and value.ndim == 0):
+    elif np.ndim(value) or not validation.is_real(value):
         raise TypeError(
             f'noise must be one number >= 0 or "auto", got {validation.shown(value)}; noise that differs from row to '
             "row goes by sample_weight: observation i has noise/sample_weight[i]."
@@ -171,7 +171,7 @@ def refuse_noise(value: Any) -> None:
 
 def refuse_time(value: Any) -> None:
     """Refuse what is no training time. Raises: TypeError, ValueError."""
-    if isinstance(value, (bool, np.bool_, complex)) or not isinstance(value, (int, float, np.floating, np.integer)):
+    if np.ndim(value) or not validation.is_real(value):
         raise TypeError(f"time must be one number in [0, inf], got {validation.shown(value)}.")
     if not value >= 0:
         raise ValueError(f"time: times must be in [0, inf], got {validation.shown(value)}.")

@@ -30,7 +30,7 @@ def warn_if_inexact(post: Posterior) -> None:
         return
     y, exponent = linalg.scaled(data.y)
     weights, size = linalg.restored(post.weights, -exponent), np.sqrt(np.sum(y**2, axis=0))
-    trace = float(np.sum(np.asarray(data.kernel.diag(data.X)) + post.noise))
+    trace = post.fit.trace
     left = linalg.EPS * trace * np.sqrt(np.sum(weights**2, axis=0))
     if (left <= INEXACT * size).all() or post.residual <= INEXACT:
         return

@@ -130,24 +130,42 @@ class _Search:
     def run(self, z: np.ndarray, max_steps: int) -> tuple[Run, np.ndarray]:
         start = self.space.floats(z)
         try:
-            worst = abs(self.negative(z)[0]) + 1.0
+            value, gradient = self.negative(z)
         except (ValueError, ArithmeticError) as error:
             return Run(start, start, -math.inf, 0, False, str(error)), z
+        if not (math.isfinite(value) and np.isfinite(gradient).all()):
+            return Run(start, start, -math.inf, 0, False, _not_finite(value)), z
+        best, at, wall = value, z, 1e10 * (abs(value) + 1.0)
 
         def guarded(z: np.ndarray) -> tuple[float, np.ndarray]:
+            nonlocal best, at
             try:
                 value, gradient = self.negative(z)
                 if math.isfinite(value) and np.isfinite(gradient).all():
+                    if value < best:
+                        best, at = value, z.copy()
                     return value, gradient
             except (ValueError, ArithmeticError):
                 pass
-            return 1e10 * worst, np.zeros_like(z)
+            return wall, np.zeros_like(z)
 
         bounds = scipy.optimize.Bounds(self.space.joined("low"), self.space.joined("high"))
         options = {"maxiter": max_steps, "maxfun": 4 * max_steps, "ftol": FLAT, "gtol": 1e-6}
         found = scipy.optimize.minimize(guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        values = self.space.floats(found.x)
-        return Run(start, values, -float(found.fun), int(found.nit), bool(found.success), str(found.message)), found.x
+        if found.fun < wall:
+            best, at = float(found.fun), found.x
+        converged = bool(found.success) and bool(found.fun < wall)
+        return Run(start, self.space.floats(at), -best, int(found.nit), converged, str(found.message)), at
+
+
+def _not_finite(value: float) -> str:
+    """Why a search does not begin where minus the objective is this and it, or its gradient, is not finite."""
+    if not math.isfinite(value):
+        return f"it is {-value} there. Pass another start, or a larger noise."
+    return (
+        'its gradient is not finite there. Pass gradient="differences" (tabulated activations such as tanh need it '
+        "where signals have standard deviations beyond 8), another start, or inputs of another unit."
+    )
 
 
 def _kernel(build: Builder, values: Values) -> Kernel:

@@ -39,6 +39,7 @@ def noise_level(
     *,
     objective: Objective = "marginal_likelihood",
     noise: float | None = None,
+    columns: np.ndarray | None = None,
 ) -> NoiseLevel:
     """argmax over noise r of GRID and scales s of sum_j log N(y_j; 0, s_j^2 (K + r W^{-1})); weight w is w equal rows.
 
@@ -55,6 +56,7 @@ def noise_level(
         weights: > 0.
         objective: which likelihood.
         noise: r, where it is not to be chosen; then s = 1, and only the score is found.
+        columns: those with a say, where they are known already.
 
     Raises:
         ValueError: the kernel is not positive semi-definite.
@@ -66,7 +68,7 @@ def noise_level(
     gram *= root
     values, vectors = linalg.eigenpairs(gram)
     every = _Modes(np.maximum(values, 0.0), vectors, threads.product(vectors.T, root[:, None] * y), weights, total)
-    columns = heard(y)
+    columns = heard(y) if columns is None else columns
     some = every if len(columns) == y.shape[1] else every._replace(targets=every.targets[:, columns])
     if noise is not None:
         level = max(noise, np.finfo(np.float64).tiny)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from widelimit.compute import threads
 from widelimit.compute.linalg import EPS
 from widelimit.shapes import Float, Int
 
 COPY = 1e-12
 """1 - |cosine| of two outputs that are one up to unit and sign: values that agree to 1e-6, below any noise tried."""
+
+BLOCK = 256
+"""Outputs that are compared at once."""
 
 
 def constant(values: Float[np.ndarray, "n c"]) -> np.ndarray:
@@ -25,8 +29,20 @@ def heard(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
     size = np.abs(y).max(axis=0)
     scaled = y / np.where(size > 0, size, 1.0)
     directions = scaled / np.maximum(np.sqrt(np.sum(scaled**2, axis=0)), 1.0)
-    found: list[int] = []
-    for j in np.flatnonzero(~constant(y)).tolist():
-        if not (np.abs(directions[:, found].T @ directions[:, j]) > 1 - COPY).any():
-            found.append(j)
-    return np.array(found or range(y.shape[1]))
+    rest, found = np.flatnonzero(~constant(y)), np.zeros(0, int)
+    while len(rest):
+        # What is left repeats no column found; within a block each is compared with those before it.
+        block, rest = rest[:BLOCK], rest[BLOCK:]
+        same = _copies(directions[:, block], directions[:, block])
+        kept = np.zeros(len(block), bool)
+        for i in range(len(block)):
+            kept[i] = not same[i, kept].any()
+        fresh = block[kept]
+        rest = rest[~_copies(directions[:, rest], directions[:, fresh]).any(axis=1)]
+        found = np.concatenate([found, fresh])
+    return found if len(found) else np.arange(y.shape[1])
+
+
+def _copies(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Which columns of a are columns of b, up to sign: (k, l)."""
+    return np.asarray(np.abs(threads.product(a.T, b)) > 1 - COPY)

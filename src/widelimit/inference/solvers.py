@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from functools import partial
@@ -24,6 +25,8 @@ Solver = Literal["auto", "cholesky", "cg"]
 Precision = Literal["double", "mixed"]
 DIRECT = 65_000
 """Points up to which "auto" factorises if it can: n^3/3 flops are a quarter of an hour at 1e11 a second."""
+PROBED = 8
+"""Rows at which a kernel is compared with what was stored of it."""
 KERNEL, FACTOR = "kernel matrix", "factorisation"
 """Stages, as progress names them."""
 DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
@@ -49,6 +52,8 @@ class Fit(NamedTuple):
     resumed: int
     converged: bool
     message: str
+    trace: float = math.nan
+    """Of K(X, X) + noise, where that was factorised."""
 
 
 def _gib(size: float) -> str:
@@ -150,18 +155,20 @@ def _fit(
     choice = choose(len(data.X), solver, precision, stored=matrix is not None, kept=checkpoint is not None)
     _require(choice, len(data.X), data.y.shape[1], precision)
     report(KERNEL, 0, 0)
+    own = data.check_diagonal()
     file = Checkpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None
     if choice.solver == "cg":
-        return _by_iterations(data, noise, choice, precision, tolerance, matrix, file, report)
+        return _by_iterations(data, own, noise, choice, precision, tolerance, matrix, file, report)
+    trace = float(np.sum(own + noise))
     if choice.storage == "full":
-        return _full(data, noise, choice, report)
+        return _full(data, noise, choice, report)._replace(trace=trace)
     each = _each(noise, len(data.X))
     if precision == "mixed":
         return _mixed(data, each, choice, tolerance, report)
     blocks = operators.blocks(*_prepared(data, DOUBLE), progress=partial(report, KERNEL))
     try:
         factor = packed.factorise(blocks, each, DOUBLE, progress=partial(report, FACTOR))
-        return _direct(data, factor, choice)
+        return _direct(data, factor, choice)._replace(trace=trace)
     except packed.NotPositiveDefinite as error:
         raise ValueError(_singular(error.order, len(data.X))) from None
 
@@ -191,8 +198,7 @@ def _with(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
 
 
 def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
-    """The kernel for these inputs, and the inputs, in a dtype; checked on the diagonal (blocks check themselves)."""
-    data.check_diagonal()
+    """The kernel for these inputs, and the inputs, in a dtype; blocks check themselves, and `_fit` the diagonal."""
     X = data.X.astype(dtype, copy=False)
     return scalar_kernel(data.kernel).prepared(X), X
 
@@ -238,6 +244,7 @@ def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: floa
 
 def _by_iterations(
     data: TrainingSet,
+    own: np.ndarray,
     noise: np.ndarray,
     choice: Choice,
     precision: Precision,
@@ -248,7 +255,6 @@ def _by_iterations(
 ) -> Fit:
     n, each = len(data.X), _each(noise, len(data.X))
     dtype = SINGLE if precision == "mixed" else DOUBLE
-    own = np.asarray(data.kernel.diag(data.X))
     if (own < 0).any():
         raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {own.min():.3g} at some row.")
     fast: Operator
@@ -267,10 +273,19 @@ def _by_iterations(
         solved = system.solve(data.y, checkpoint, progress=partial(report, "conjugate gradients"))
     except iterative.NotPositiveSemidefinite:
         raise ValueError("the kernel matrix is not positive semi-definite: x^T K x < 0 for some x.") from None
+    if not np.isfinite(solved.residual):
+        raise ValueError(_not_finite(given=matrix is not None))
     spread = float(np.sqrt(shifted[1].diagonal().max() / precondition.shift))
     factor = Iterative(system, n, spread)
     detail = f"{solved.message}, preconditioner of rank {precondition.vectors.shape[1]}"
     return Fit(factor, solved.x, choice, solved.residual, solved.iterations, solved.resumed, solved.converged, detail)
+
+
+def _not_finite(*, given: bool) -> str:
+    """Why iterations came to NaN, for a matrix that was given or computed."""
+    if given:
+        return "matrix has NaN or infinite entries, see np.argwhere(~np.isfinite(matrix)); compute these rows again."
+    return "products with the kernel matrix leave the range of a float: scale X down, or the kernel."
 
 
 def _stored(data: TrainingSet, matrix: Any) -> Operator:
@@ -282,7 +297,7 @@ def _stored(data: TrainingSet, matrix: Any) -> Operator:
             f"matrix must be K(X, X), a float32 or float64 array of shape ({n}, {n}) (NumPy, memmap, Zarr); got shape "
             f"{shape}, dtype {dtype}."
         )
-    rows = np.unique(np.linspace(0, n - 1, 8).astype(int))
+    rows = _spread(n)
     there = operators.Stored(matrix).columns(rows).astype(np.float64)
     wanted = data.cross(data.X[rows]).T
     # Entries near the rounding of the dtype stored, or of one computed in it, not more: another kernel, or other data.
@@ -295,11 +310,18 @@ def _stored(data: TrainingSet, matrix: Any) -> Operator:
     return operators.Stored(matrix)
 
 
+def _spread(n: int) -> np.ndarray:
+    """A few rows of n at which a kernel is probed."""
+    return np.unique(np.linspace(0, n - 1, PROBED).astype(int))
+
+
 def fingerprint(data: TrainingSet, noise: np.ndarray, precision: str, tolerance: float) -> str:
-    """Of everything that the answer depends on; addresses of functions in memory are left out."""
+    """A hash of everything that the answer depends on; addresses of functions in memory are left out."""
     leaves, structure = jax.tree.flatten(data.kernel)
     digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)).encode())
-    for array in (data.X, data.y, noise, *leaves, np.float64(tolerance)):
+    # Two functions of one name differ by their values only.
+    values = np.asarray(data.kernel.gram(data.X[_spread(len(data.X))]))
+    for array in (data.X, data.y, noise, *leaves, values, np.float64(tolerance)):
         value = np.ascontiguousarray(array)
         digest.update(f"{value.dtype} {value.shape} ".encode() + value.tobytes())
     digest.update(precision.encode())

@@ -67,8 +67,7 @@ class TrainingSet(NamedTuple):
         return matrix
 
     def lower_gram(self, *, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
-        """The lower triangle of `gram` in an (n, n) array, of which only the diagonal is checked: `linalg.cholesky`."""
-        self.check_diagonal()
+        """The lower triangle of `gram` in an (n, n) array, for `check_diagonal` and `linalg.cholesky` to check."""
         return self._made(tiles.lower_gram, progress)
 
     @property
@@ -89,8 +88,8 @@ class TrainingSet(NamedTuple):
             return Recomputed(kernel.prepared(self.X), self.X)
         return Stored(kernel.gram(self.X))
 
-    def check_diagonal(self) -> None:
-        """Refuse a kernel whose K(x, x) leaves float64's range. Raises: ValueError."""
+    def check_diagonal(self) -> np.ndarray:
+        """K(x, x) of every row, (n,). Raises: ValueError: the kernel leaves float64's range there."""
         diagonal = np.asarray(self.kernel.diag(self.X))
         if np.isnan(diagonal).any():
             raise ValueError(f"K(x, x) is NaN at row {int(np.argmax(np.isnan(diagonal)))} of X.")
@@ -98,6 +97,7 @@ class TrainingSet(NamedTuple):
             raise ValueError(f"K(x, x) is {diagonal.max()} at row {int(np.argmax(diagonal))} of X; scale X down.")
         if not diagonal.any() and self.X.any():
             raise ValueError("K(x, x) underflows to 0 at every row of X; scale X up.")
+        return diagonal
 
     def cross(self, points: np.ndarray) -> np.ndarray:
         """K(Z, X) for (m, d) test inputs, (m, n) or (m c, n c)."""

@@ -66,13 +66,14 @@ class Kernel(tiles.PairKernel, abc.ABC):
             X: (n, d) inputs, finite, float32 or float64 (integers that float64 represents are taken as float64).
 
         Raises:
-            TypeError: complex, object or text data, sparse or masked arrays.
+            TypeError: complex, object or text data, sparse or masked arrays; a NumPy array where JAX traces the kernel.
             ValueError: NaN or infinite entries, not two dimensions, no rows or no columns.
             MemoryError: the result does not fit in memory; nothing is allocated then.
         """
         X = validation.points("X", X)
         if isinstance(X, jax.Array):
             return tiles.gram_jax(self.prepared(X), X)
+        self._refuse_traced()
         return tiles.gram(self.prepared(X), X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
@@ -84,6 +85,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
             with arithmetic(dtype == np.float64):
                 X, Y = jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
                 return tiles.cross_jax(self.prepared(X, Y), X, Y)
+        self._refuse_traced()
         X, Y = np.asarray(X, dtype), np.asarray(Y, dtype)
         return tiles.cross(self.prepared(X, Y), X, Y)
 
@@ -92,7 +94,16 @@ class Kernel(tiles.PairKernel, abc.ABC):
         X = validation.points("X", X)
         if isinstance(X, jax.Array):
             return tiles.diagonal_jax(self.prepared(X), X)
+        self._refuse_traced()
         return tiles.diagonal(self.prepared(X), X)
+
+    def _refuse_traced(self) -> None:
+        """Refuse hyper-parameters without values where the inputs are NumPy's: those are computed at once."""
+        if validation.traced(*jax.tree.leaves(self)):
+            raise TypeError(
+                "jax is tracing (jit, grad or vmap) hyper-parameters of the kernel, and X is a NumPy array, whose "
+                "kernel is computed at once: pass jnp.asarray(X)."
+            )
 
 
 @final

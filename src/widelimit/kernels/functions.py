@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.arithmetic import arithmetic
+from widelimit.arithmetic import arithmetic, outside
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
 from widelimit.references import Reference, referenced, resolved
@@ -59,9 +59,7 @@ class FunctionKernel(Kernel):
     def prepared(self, *inputs: Float[Array, "n d"]) -> FunctionKernel:
         if not validation.traced(*inputs, *jax.tree.leaves(self.parameters)):
             rows = np.concatenate([np.asarray(X[:TRIED]) for X in inputs])[: 2 * TRIED]
-            with arithmetic(rows.dtype == np.float64):
-                values = np.asarray(_tried(self, jnp.asarray(rows)))
-            _check_values(values)
+            _check_values(_values(self, rows))
         return self
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
@@ -111,6 +109,12 @@ def _tried(k: FunctionKernel, rows: jax.Array) -> jax.Array:
     return k.pairwise(rows, jnp.concatenate([rows, rows[:1]]))[:, :-1]
 
 
+@outside
+def _values(k: FunctionKernel, rows: np.ndarray) -> np.ndarray:
+    with arithmetic(rows.dtype == np.float64):
+        return np.asarray(_tried(k, jnp.asarray(rows)))
+
+
 def _check_values(values: np.ndarray) -> None:
     if not np.isfinite(values).all():
         raise ValueError(f"the function gave {values[~np.isfinite(values)][0]} at the inputs; it must be finite.")
@@ -134,6 +138,11 @@ def _is_float_array(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
 
 
+def _kept(leaf: Any) -> Any:
+    """A parameter that its owner cannot change in place."""
+    return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
 def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKernel:
     """K(x, x') = function(x, x'), any symmetric positive semi-definite function as a kernel.
 
@@ -143,7 +152,7 @@ def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKer
     Args:
         function: of two points, (d,), (d,) -> number, written with jax.numpy. Its hyper-parameters, the leaves of the
             kernel, are the floats and float arrays that `functools.partial` binds (by name, or before the two
-            points), or those of an Equinox module that is called.
+            points), or those of an Equinox module that is called. NumPy arrays are copied.
         blocks: the function takes two blocks instead, (n, d), (m, d) -> (n, m).
 
     Raises:
@@ -168,4 +177,4 @@ def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKer
         hash(structure)
     except TypeError:
         raise TypeError("what functools.partial binds must be floats, float arrays or hashable values.") from None
-    return FunctionKernel(parameters, structure, blocks)
+    return FunctionKernel(jax.tree.map(_kept, parameters), structure, blocks)
