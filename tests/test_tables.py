@@ -13,7 +13,9 @@ from widelimit import gaussian
 from widelimit.activations import lookup, moments, polar, shapes, tables
 from widelimit.activations.names import BY_NAME
 from widelimit.activations.piecewise_tables import tabulate_pieces
+from widelimit.architecture.network import Network
 from widelimit.interpreter import interpreted
+from widelimit.kernels import network
 from widelimit.kernels.sphere import sphere
 from widelimit.signals import gaps_from_near, variance_of
 
@@ -177,3 +179,39 @@ def test_gradients_of_tabulated_networks():
     assert float(own[1][1, 1]) == pytest.approx(expected, rel=1e-6)
     assert 1.001 * float(own[1][1, 1]) != pytest.approx(expected, rel=1e-6)
     assert np.isnan(far[0]).all()
+
+
+@pytest.mark.parametrize("data", [X, U], ids=["norms", "sphere"])
+def test_networks_with_arrays_are_prepared_once(data, monkeypatch):
+    """Values decide, not objects: the same numbers in other arrays are known, another number is not."""
+    made = []
+    for name in ("prepared", "in_few_shapes"):
+        whole = getattr(Network, name)
+        monkeypatch.setattr(Network, name, lambda *a, whole=whole: made.append(0) or whole(*a))
+    monkeypatch.setattr(network, "sphere", lambda *a, **k: made.append(0) or sphere(*a, **k))
+
+    def gram(weight_std):
+        return wl.ntk(wl.mlp(depth=2, activation="tanh", weight_std=jnp.asarray(weight_std))).gram(data)
+
+    gram(1.51)
+    assert len(made) > 0
+    made.clear()
+    gram(1.51)
+    assert made == []
+    gram(1.53)
+    assert len(made) > 0
+
+
+def test_series_of_other_numbers_are_not_traced_again(monkeypatch):
+    def gram(weight_std):
+        return wl.ntk(wl.mlp(depth=3, activation="relu", weight_std=weight_std, bias_std=0.2)).gram(U)
+
+    gram(1.23)
+    made = []
+    whole = jax.make_jaxpr
+    monkeypatch.setattr(jax, "make_jaxpr", lambda *a, **k: made.append(0) or whole(*a, **k))
+    first = gram(1.31)
+    assert made == []
+    assert np.abs(first / gram(1.23) - 1).min() > 0.01
+    wl.ntk(wl.mlp(depth=3, activation="erf")).gram(U)  # the control: another activation
+    assert len(made) > 0

@@ -190,3 +190,24 @@ def test_the_row_of_a_jacobian_that_is_nan_is_named():
         kernel.diag(X)
     with pytest.raises(ValueError, match="row 3 of Y is NaN"):
         kernel.cross(X[:2], X)
+
+
+def test_what_passed_is_not_tried_again_and_a_patch_with_itself_is_one_jacobian(monkeypatch):
+    module, X = dense().eval(), np.random.default_rng(0).standard_normal((N, 4))
+    kernel, called = widelimit.torch.empirical_ntk(module, output="trace"), []
+    for name in ("_compare_rows", "of"):
+        whole = getattr(widelimit.torch.ModuleJacobian, name)
+        counted = lambda *a, name=name, whole=whole: called.append(name) or whole(*a)  # noqa: E731
+        monkeypatch.setattr(widelimit.torch.ModuleJacobian, name, counted)
+    kernel.gram(X)
+    assert called.count("_compare_rows") == 1
+    called.clear()
+    kernel.gram(X)
+    assert "_compare_rows" not in called
+    alone = called.count("of")
+    called.clear()
+    kernel.cross(X, X.copy())
+    assert called.count("of") > alone
+    module.train()
+    kernel.gram(X)
+    assert "_compare_rows" in called

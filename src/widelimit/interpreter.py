@@ -6,8 +6,9 @@ microsecond and its arrays; a compiled program of a few hundred operations takes
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,64 +21,134 @@ Parameters = dict[str, Any]
 def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function with the values of `function` (to rounding), computed by NumPy.
 
-    For work on up to some 100,000 numbers that is done once. Arguments and results are pytrees of arrays; arguments are
-    taken in the dtypes that JAX would take them in, results are NumPy arrays. A primitive that is not known here is
-    done by JAX, which compiles it.
+    For work on up to some 100,000 numbers that is done once. What was traced is remembered by the function, and by the
+    structures and forms of its arguments: pass functions of modules, and numbers as arguments. Arguments and results
+    are pytrees of arrays; arguments are taken in the dtypes that JAX would take them in, results are NumPy arrays. A
+    primitive that is not known here is done by JAX, which compiles it.
     """
 
     def call(*arguments: Any) -> Any:
-        closed, form = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        leaves, structure = jax.tree.flatten(arguments)
+        key = structure, tuple(map(jax.typeof, leaves)), bool(jax.config.jax_enable_x64)
+        try:
+            closed, form = _traced(function, *key)
+        except TypeError:  # a function without a hash; or its own error, which is raised again
+            closed, form = _traced.__wrapped__(function, *key)
         with np.errstate(all="ignore"):
-            values = _run(closed.jaxpr, closed.consts, jax.tree.leaves(arguments))
-        return jax.tree.unflatten(jax.tree.structure(form), values)
+            values = _run(closed, leaves)
+        return jax.tree.unflatten(form, values)
 
     return call
 
 
-def _run(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> Values:
-    """The outputs of a jaxpr; a value is dropped after its last use."""
-    values: dict[Any, Any] = {}
-    for variables, given in ((jaxpr.constvars, constants), (jaxpr.invars, arguments)):
-        values.update((v, np.asarray(x, v.aval.dtype)) for v, x in zip(variables, given, strict=True))
-    last = {v: i for i, equation in enumerate(jaxpr.eqns) for v in equation.invars if not isinstance(v, core.Literal)}
-    last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, core.Literal)}
-
-    def read(v: Any) -> Any:
-        literal: Any = v
-        return np.asarray(literal.val, literal.aval.dtype) if isinstance(v, core.Literal) else values[v]
-
-    for i, equation in enumerate(jaxpr.eqns):
-        results = _apply(equation, [read(v) for v in equation.invars])
-        for v in equation.invars:
-            if not isinstance(v, core.Literal) and last[v] == i:
-                values.pop(v, None)
-        for v, result in zip(equation.outvars, results, strict=True):
-            if v in last:
-                values[v] = np.asarray(result, v.aval.dtype)
-    return [read(v) for v in jaxpr.outvars]
+@functools.lru_cache(maxsize=256)
+def _traced(function: Callable[..., Any], structure: Any, forms: tuple[Any, ...], _: bool) -> tuple[Any, Any]:
+    """The jaxpr of a function, and the structure of its result; the last argument: whether JAX has float64 now."""
+    leaves = [jax.ShapeDtypeStruct(form.shape, form.dtype, weak_type=form.weak_type) for form in forms]  # type: ignore[no-untyped-call]
+    closed, form = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, leaves))
+    return closed, jax.tree.structure(form)
 
 
-def _apply(equation: Any, given: Values) -> Sequence[Any]:
-    name, parameters = equation.primitive.name, equation.params
+class _Step(NamedTuple):
+    """One operation on numbered places."""
+
+    work: Callable[[Values], Sequence[Any]]
+    given: list[int]
+    results: list[tuple[int, Any]]
+    """Places and dtypes."""
+    dropped: list[int]
+    """Places whose value was used for the last time."""
+
+
+class _Program(NamedTuple):
+    """A jaxpr ready to run, with the functions that it calls in line."""
+
+    start: Values
+    """Constants in their places; None in the others."""
+    given: list[tuple[int, Any]]
+    steps: list[_Step]
+    results: list[int]
+
+
+@functools.lru_cache(maxsize=1024)
+def _program(closed: Any) -> _Program:
+    start: Values = []
+    steps: list[_Step] = []
+
+    def place(value: Any = None) -> int:
+        start.append(value)
+        return len(start) - 1
+
+    def add(jaxpr: Any, constants: Sequence[Any], given: list[int]) -> list[int]:
+        at = {v: place(np.asarray(x, v.aval.dtype)) for v, x in zip(jaxpr.constvars, constants, strict=True)}
+        at.update(zip(jaxpr.invars, given, strict=True))
+
+        def of(v: Any) -> int:
+            return place(np.asarray(v.val, v.aval.dtype)) if isinstance(v, core.Literal) else at[v]
+
+        for equation in jaxpr.eqns:
+            inputs = [of(v) for v in equation.invars]
+            if equation.primitive.name in _CALLS:
+                inner = next(equation.params[key] for key in _CALLED if key in equation.params)
+                whole = isinstance(inner, core.ClosedJaxpr)
+                found = add(inner.jaxpr if whole else inner, inner.consts if whole else (), inputs)
+            else:
+                found = [place() for _ in equation.outvars]
+                results = [(i, v.aval.dtype) for i, v in zip(found, equation.outvars, strict=True)]
+                steps.append(_Step(_work(equation), inputs, results, []))
+            at.update(zip(equation.outvars, found, strict=True))
+        return [of(v) for v in jaxpr.outvars]
+
+    given = [(place(), v.aval.dtype) for v in closed.jaxpr.invars]
+    results = add(closed.jaxpr, closed.consts, [i for i, _ in given])
+    return _Program(
+        start, given, _dropping(steps, {i for i, x in enumerate(start) if x is not None} | {*results}), results
+    )
+
+
+def _dropping(steps: list[_Step], kept: set[int]) -> list[_Step]:
+    """The steps, with what each drops."""
+    last = {i: number for number, step in enumerate(steps) for i in (*step.given, *(i for i, _ in step.results))}
+    for i, number in last.items():
+        if i not in kept:
+            steps[number].dropped.append(i)
+    return steps
+
+
+def _run(closed: Any, arguments: Sequence[Any]) -> Values:
+    """The outputs of a closed jaxpr; a value is dropped after its last use."""
+    program = _program(closed)
+    values = program.start.copy()
+    for (i, dtype), x in zip(program.given, arguments, strict=True):
+        values[i] = np.asarray(x, dtype)
+    for step in program.steps:
+        found = step.work([values[i] for i in step.given])
+        for (i, dtype), x in zip(step.results, found, strict=True):
+            values[i] = np.asarray(x, dtype)
+        for i in step.dropped:
+            values[i] = None
+    return [values[i] for i in program.results]
+
+
+def _work(equation: Any) -> Callable[[Values], Sequence[Any]]:
+    """What does one operation: its inputs to its outputs."""
+    primitive, name, parameters = equation.primitive, equation.primitive.name, equation.params
     if name in _CONTROL:
-        return _CONTROL[name](given, parameters)
-    if name in _CALLS:
-        return _closed(next(parameters[key] for key in _CALLED if key in parameters), given)
+        return lambda given: _CONTROL[name](given, parameters)
     if name in _PLAIN and not (name == "mul" and parameters.get("out_dtype") is not None):
-        return [_PLAIN[name](*given)]
-    if name in _WITH_PARAMETERS:
-        result = _WITH_PARAMETERS[name](given, parameters)
-        if result is not None:
-            return [result]
+        return lambda given: (_PLAIN[name](*given),)
     if name == "split":
-        return np.split(given[0], np.cumsum(parameters["sizes"])[:-1], parameters["axis"])
-    found = equation.primitive.bind(*given, **parameters)
-    return found if equation.primitive.multiple_results else [found]
+        places = np.cumsum(parameters["sizes"])[:-1]
+        return lambda given: np.split(given[0], places, parameters["axis"])
 
+    def work(given: Values) -> Sequence[Any]:
+        result = _WITH_PARAMETERS[name](given, parameters) if name in _WITH_PARAMETERS else None
+        if result is not None:
+            return (result,)
+        found = primitive.bind(*given, **parameters)
+        return found if primitive.multiple_results else (found,)
 
-def _closed(jaxpr: Any, given: Values) -> Values:
-    inner = isinstance(jaxpr, core.ClosedJaxpr)
-    return _run(jaxpr.jaxpr if inner else jaxpr, jaxpr.consts if inner else (), given)
+    return work
 
 
 def _scan(given: Values, parameters: Parameters) -> Values:
@@ -90,7 +161,7 @@ def _scan(given: Values, parameters: Parameters) -> Values:
     steps: list[Values] = []
     order = range(length)[::-1] if parameters["reverse"] else range(length)
     for i in order:
-        out = _closed(parameters["jaxpr"], [*fixed, *carry, *(x[i] for x in along)])
+        out = _run(parameters["jaxpr"], [*fixed, *carry, *(x[i] for x in along)])
         carry = out[:carried]
         steps.append(out[carried:])
     if parameters["reverse"]:
@@ -106,14 +177,14 @@ def _scan(given: Values, parameters: Parameters) -> Values:
 def _while(given: Values, parameters: Parameters) -> Values:
     first, second = parameters["cond_nconsts"], parameters["body_nconsts"]
     for_condition, for_body, state = given[:first], given[first : first + second], given[first + second :]
-    while _closed(parameters["cond_jaxpr"], [*for_condition, *state])[0]:
-        state = _closed(parameters["body_jaxpr"], [*for_body, *state])
+    while _run(parameters["cond_jaxpr"], [*for_condition, *state])[0]:
+        state = _run(parameters["body_jaxpr"], [*for_body, *state])
     return state
 
 
 def _cond(given: Values, parameters: Parameters) -> Values:
     branches = parameters["branches"]
-    return _closed(branches[int(np.clip(int(given[0]), 0, len(branches) - 1))], given[1:])
+    return _run(branches[int(np.clip(int(given[0]), 0, len(branches) - 1))], given[1:])
 
 
 def _select(which: Any, *cases: Any) -> Any:
@@ -122,7 +193,7 @@ def _select(which: Any, *cases: Any) -> Any:
 
 def _divide(a: Any, b: Any) -> Any:
     """Divide as JAX does: integers towards zero."""
-    if not np.issubdtype(a.dtype, np.integer):
+    if a.dtype.kind not in "iu":
         return a / b
     return np.where(b == 0, -1, (a - np.fmod(a, np.where(b == 0, 1, b))) // np.where(b == 0, 1, b))
 
@@ -133,7 +204,7 @@ def _clamp(low: Any, x: Any, high: Any) -> Any:
 
 def _to_type(given: Values, parameters: Parameters) -> Any:
     x, dtype = given[0], np.dtype(parameters["new_dtype"])
-    if np.issubdtype(x.dtype, np.floating) and np.issubdtype(dtype, np.integer):
+    if x.dtype.kind == "f" and dtype.kind in "iu":
         info: Any = np.iinfo(dtype.name)  # JAX saturates
         inside = np.clip(np.nan_to_num(x, nan=0.0), float(info.min), np.nextafter(float(info.max), 0))
         return np.where(x >= float(info.max), info.max, inside.astype(dtype))
@@ -163,7 +234,9 @@ def _broadcast(given: Values, parameters: Parameters) -> Any:
     form = [1] * len(shape)
     for size, place in zip(given[0].shape, places, strict=True):
         form[place] = size
-    return np.broadcast_to(given[0].reshape(form), shape)
+    out = np.empty(shape, given[0].dtype)  # np.broadcast_to takes ten times as long for small arrays
+    out[...] = given[0].reshape(form)
+    return out
 
 
 def _contract(given: Values, parameters: Parameters) -> Any:

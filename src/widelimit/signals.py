@@ -60,6 +60,11 @@ class Variance(NamedTuple):
         return safe_sqrt(self.value) * power_of_two(self.exponent, self.value.dtype)
 
 
+def deviation_of(signal: Variance) -> jax.Array:
+    """The standard deviation."""
+    return signal.deviation
+
+
 def variance_of(deviation: jax.Array) -> Variance:
     """The variance of signals of these standard deviations."""
     return Variance(deviation**2, jnp.zeros(jnp.shape(deviation), jnp.int32)).normalised()

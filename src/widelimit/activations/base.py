@@ -68,7 +68,7 @@ class Activation(abc.ABC):
 
     def second_moment(self, signal: Variance) -> Variance:
         """E[phi(u)^2] for u ~ N(0, signal) of float64, by NumPy: for work that is done once."""
-        return interpreted(lambda given: self.encode(given)[0])(signal)  # type: ignore[no-any-return]
+        return interpreted(_variance_after)(self, signal)  # type: ignore[no-any-return]
 
     def derivative(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         """phi'(u), elementwise."""
@@ -147,3 +147,7 @@ def _pair_moment(activation: Activation, *covariance: jax.Array, derivative: boo
         for before, after in ((x, x_after), (y, y_after))
     )
     return scaled(slope, x_gain, y_gain)
+
+
+def _variance_after(activation: Activation, signal: Variance) -> Variance:
+    return activation.encode(signal)[0]

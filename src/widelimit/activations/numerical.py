@@ -21,7 +21,7 @@ from widelimit.activations.tables import Table
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, gaps_of_one
+from widelimit.signals import Gaps, Variance, deviation_of, gaps_of_one
 
 LARGEST_TRACED = 8.0
 """Standard deviations of signals up to which tables serve under jit, grad and vmap, where inputs are not known."""
@@ -87,10 +87,10 @@ class Numerical(Activation):
 
     def second_moment(self, signal: Variance) -> Variance:
         """E[phi(u)^2] for u ~ N(0, signal) of float64, by quadrature."""
-        deviation = interpreted(lambda given: given.deviation)(signal)
+        deviation = interpreted(deviation_of)(signal)
         own = growth(self.phi, self.kinks, deviation.ravel()).reshape(deviation.shape)
         order = order_at_zero(self.phi, self.kinks)
-        return interpreted(lambda factor, given: with_growth(factor, order, given))(own, signal)  # type: ignore[no-any-return]
+        return interpreted(_growing(order))(own, signal)  # type: ignore[no-any-return]
 
     def _ready(self, dtype: Any) -> Table:
         """The table in this dtype; under a trace, where no range is known, the one for all usual deviations."""
@@ -109,6 +109,11 @@ class Numerical(Activation):
         pairs = functools.partial(pair_map, self._ready(gaps.below.dtype))
         # A gradient would keep some 500 numbers of every pair.
         return by_rows(pairs if self.table else jax.checkpoint(pairs, prevent_cse=False), x, y, gaps)
+
+
+@functools.cache
+def _growing(order: int) -> Callable[[jax.Array, Variance], Variance]:
+    return lambda growth, signal: with_growth(growth, order, signal)
 
 
 @functools.lru_cache(maxsize=64)

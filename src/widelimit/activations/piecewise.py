@@ -181,14 +181,14 @@ class PiecewisePolynomial(Activation):
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
         """Of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part; arrays (m,)."""
         with arithmetic(True):
-            trace = interpreted(self._trace_at)(deviations)
+            trace = interpreted(PiecewisePolynomial._trace_at)(self, deviations)
         even, odd = (Jumps(trace.kinks.h[0], part.j[0], part.g[0]) for part in trace.parts)
         return even, odd, trace.even_share
 
     def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
         """What rounding leaves of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
         with arithmetic(True):
-            parts = interpreted(self._trace_at)(deviations).parts
+            parts = interpreted(PiecewisePolynomial._trace_at)(self, deviations).parts
         bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
         return np.asarray(_ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2)
 

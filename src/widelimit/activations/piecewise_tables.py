@@ -53,13 +53,17 @@ _BLOCK = 2**17
 """Pairs in one call of the closed form: a few 100 MB in all, and tracing it takes as long as so many pairs."""
 
 
+def _components(pieces: Pieces, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
+    return pieces.components(s, t, near)
+
+
 def _exact(pieces: Pieces, s: np.ndarray, t: np.ndarray, near: np.ndarray) -> np.ndarray:
     """The closed form's components, (even and odd, two quantities, ..), for arrays that broadcast."""
     arrays = np.broadcast_arrays(s, t, near)
     shape, count = arrays[0].shape, arrays[0].size
     flat = [v.ravel() for v in arrays]
     starts = range(0, count, _BLOCK)
-    blocks = [np.array(interpreted(pieces.components)(*(v[i : i + _BLOCK] for v in flat))) for i in starts]
+    blocks = [np.array(interpreted(_components)(pieces, *(v[i : i + _BLOCK] for v in flat))) for i in starts]
     return np.concatenate(blocks, axis=-1).reshape(2, 2, *shape)
 
 

@@ -21,7 +21,7 @@ from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, correlate_points, gaps_of_one, variance_of
+from widelimit.signals import Gaps, Variance, correlate_points, deviation_of, gaps_of_one, variance_of
 from widelimit.validation import Array
 
 UNROLLED = 4
@@ -47,6 +47,10 @@ class NetworkFeatures(NamedTuple):
     """One entry a layer of the block, arrays (repeats, n)."""
     variance: Variance
     """Variance of the network's output, arrays (n,)."""
+
+
+def _variance_after(layer: Layer, signal: Variance) -> Variance:
+    return layer.encode(signal)[0]
 
 
 @final
@@ -245,12 +249,12 @@ class Network:
             for i in range(self.repeats * len(self.block)):
                 layer = self.block[i % len(self.block)]
                 if isinstance(layer, Activate):
-                    sizes = interpreted(lambda given: given.deviation)(variance)
+                    sizes = interpreted(deviation_of)(variance)
                     seen = ranges.get(i % len(self.block), (np.inf, 0.0))
                     ranges[i % len(self.block)] = (min(seen[0], sizes.min()), max(seen[1], sizes.max()))
                     variance = layer.activation.second_moment(variance)
                 else:
-                    variance = interpreted(lambda given, layer=layer: layer.encode(given)[0])(variance)
+                    variance = interpreted(_variance_after)(layer, variance)
         block = tuple(
             Activate(layer.activation.tabulated((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype))
             if isinstance(layer, Activate)

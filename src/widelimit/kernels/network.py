@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
-from typing import TypeVar, final
+from dataclasses import dataclass, field, replace
+from typing import final
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,6 @@ def _in_units(block: jax.Array, x: NetworkFeatures, y: NetworkFeatures) -> jax.A
     return scaled(block, rows, y.variance)
 
 
-_T = TypeVar("_T")
-
 EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
 
@@ -60,32 +58,38 @@ def _tabulated(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
     if high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
-        found = _remembered(_sphere, net, high, dtype.name, isinstance(kernel, NTK), target, small)
+        found = _sphere(_identified(net), high, dtype.name, isinstance(kernel, NTK), target, small)
         if found is not None:
             return found
     if not net.rtol(dtype):
         return kernel
-    return replace(kernel, net=_remembered(_network_for, net, low, high, dtype.name, small))
+    return replace(kernel, net=_network_for(_identified(net), low, high, dtype.name, small))
+
+
+@final
+@dataclass(frozen=True)
+class _Identified:
+    """A network as a key: its structure, and the bytes of its numbers, which JAX arrays have no hash of."""
+
+    identity: Hashable
+    net: Network = field(compare=False)
+
+
+def _identified(net: Network) -> _Identified:
+    leaves, structure = jax.tree.flatten(net)
+    values = [np.asarray(leaf) for leaf in leaves]
+    return _Identified((structure, *((v.dtype.name, v.shape, v.tobytes()) for v in values)), net)
 
 
 @functools.lru_cache(maxsize=64)
-def _sphere(net: Network, deviation: float, dtype: str, tangent: bool, target: float, small: bool) -> Sphere | None:
-    return sphere(net, deviation, np.dtype(dtype), tangent=tangent, target=target, few_shapes=small)
+def _sphere(key: _Identified, deviation: float, dtype: str, tangent: bool, target: float, small: bool) -> Sphere | None:
+    return sphere(key.net, deviation, np.dtype(dtype), tangent=tangent, target=target, few_shapes=small)
 
 
 @functools.lru_cache(maxsize=64)
-def _network_for(net: Network, low: float, high: float, dtype: str, small: bool) -> Network:
-    ready = net.prepared(low, high, np.dtype(dtype))
+def _network_for(key: _Identified, low: float, high: float, dtype: str, small: bool) -> Network:
+    ready = key.net.prepared(low, high, np.dtype(dtype))
     return ready.in_few_shapes(np.dtype(dtype)) if small else ready
-
-
-def _remembered(make: functools._lru_cache_wrapper[_T], net: Network, *facts: Hashable) -> _T:
-    """What gram, cross and diag of the same inputs share; made anew for networks with arrays, which have no hash."""
-    try:
-        hash(net)
-    except TypeError:
-        return make.__wrapped__(net, *facts)
-    return make(net, *facts)
 
 
 @final

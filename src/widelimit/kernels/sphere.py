@@ -7,7 +7,6 @@ after that a pair costs the same at any depth and for any activation.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,7 +26,7 @@ from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, correlate_points, gaps_from_near, scaled, variance_of
+from widelimit.signals import Gaps, Variance, correlate_points, deviation_of, gaps_from_near, scaled, variance_of
 
 SAMPLES = 256
 LONGEST = 128
@@ -93,6 +92,10 @@ def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Varian
     return after, layer.pair(trace, trace, state)
 
 
+def _rho(gaps: Gaps) -> jax.Array:
+    return gaps.rho
+
+
 def sphere(
     net: Network, deviation: float, dtype: Any, *, tangent: bool, target: float, few_shapes: bool
 ) -> Sphere | None:
@@ -109,10 +112,10 @@ def sphere(
         variance = interpreted(variance_of)(np.full(1, deviation))
         for layer in net.block * net.repeats:
             if isinstance(layer, Activate):
-                size = float(interpreted(lambda given: given.deviation)(variance)[0])
+                size = float(interpreted(deviation_of)(variance)[0])
                 layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
-            variance, state = interpreted(functools.partial(_through, layer))(variance, state)
-        values = state.tangent if tangent else interpreted(lambda gaps: gaps.rho)(state.gaps)
+            variance, state = interpreted(_through)(layer, variance, state)
+        values = state.tangent if tangent else interpreted(_rho)(state.gaps)
         coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)
