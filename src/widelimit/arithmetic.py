@@ -11,7 +11,8 @@ from typing import ParamSpec, TypeVar
 import jax
 import numpy as np
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 NOTHING = np.zeros((), bool)
 """What is sent to JAX to see whether it comes back as a value."""
 
