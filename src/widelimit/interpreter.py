@@ -29,7 +29,7 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
-        key = structure, tuple(map(jax.typeof, leaves)), bool(jax.config.jax_enable_x64)
+        key = structure, tuple(map(jax.typeof, leaves)), jax.dtypes.canonicalize_dtype(np.float64).itemsize == 8
         try:
             closed, form = _traced(function, *key)
         except TypeError:  # a function without a hash; or its own error, which is raised again
@@ -84,7 +84,8 @@ def _program(closed: Any) -> _Program:
         at.update(zip(jaxpr.invars, given, strict=True))
 
         def of(v: Any) -> int:
-            return place(np.asarray(v.val, v.aval.dtype)) if isinstance(v, core.Literal) else at[v]
+            literal: Any = v
+            return place(np.asarray(literal.val, literal.aval.dtype)) if isinstance(v, core.Literal) else at[v]
 
         for equation in jaxpr.eqns:
             inputs = [of(v) for v in equation.invars]
