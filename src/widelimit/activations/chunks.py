@@ -1,8 +1,8 @@
 """Sums of products in chunks of one size, as a loop: one program for series of many lengths.
 
 A chunk has some columns and, for each, the coefficients of 16 functions of the angle: y^(8 q + j) and x y^(8 q + j),
-j < 8, y = 2 x^2 - 1, q its block. A pair costs up to twice as much as unrolled to its own length; so this is for small
-data, where a compilation costs more, and for gradients.
+j < 8, y = 2 x^2 - 1, q its block. A pair costs some times as much as unrolled to its own length; so this is for what
+is longer than a compiled program, and for gradients.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Chunks:
     """Whether sums are matrix products, for gradients."""
 
 
-def cut(odd: Expansion | None, even: Expansion | None, width: int) -> Chunks:
+def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
     """The chunks of both parts, of `width` columns; those of 0 are left out."""
     rows, columns = [np.zeros((0, width * LENGTH, PLACES))], [np.zeros((0, width, PLACES))]
     blocks: list[int] = []

@@ -1,7 +1,7 @@
-"""Tables padded with zeros to a few shapes, for small data: a compilation costs more than the zeros.
+"""Tables of a few shapes, for small data: a compilation costs more than what is computed in vain.
 
-Which shapes were used is remembered, and one of them is used again wherever it is large enough. Zero terms change no
-bit of a result.
+H, the longest expansion, has the lengths of the first table of its kind; what is longer in a later one is in chunks.
+The others are padded with zeros. Zero terms change no bit of a result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from widelimit.activations.sharp import POINTS, Sharp
 from widelimit.activations.tables import Part, Table
 
 SMALL = 1024
-"""Rows of all inputs together up to which shapes are fixed: a pair then costs up to twice as much, or 10 ms in all."""
+"""Rows of all inputs together up to which shapes are fixed."""
 _COLUMNS = (16, 24)
 _CHUNKS = (24, 48)
 _WIDTH = 4
@@ -54,22 +54,22 @@ def in_few_shapes(table: Table, key: Hashable) -> Table:
         return table
     parity = tuple(e is not None for e in expansions)
     patterns = _first((key, parity), tuple(e and e.pattern for e in expansions))
-    parted = [e and p and _parted(e, p) for e, p in zip(expansions, patterns, strict=True)]
-    chunks = cut(*(both and both[1] for both in parted), width=_WIDTH)
+    odd, even = (None if e is None or p is None else _parted(e, p) for e, p in zip(expansions, patterns, strict=True))
+    chunks = cut(odd and odd[1], even and even[1], width=_WIDTH)
     others = [e for part in (table.even, table.odd) if part for e in _others(part)]
     needed = len(chunks.block), max((len(e.pattern) for e in others), default=1)
     usual = rung(needed[0], _CHUNKS), rung(needed[1], _COLUMNS)
     count, columns = smallest_used(key, needed, usual)
-    odd, even = (
-        part and both and replace(_padded(part, columns), mean_slope=both[0])
-        for part, both in zip((table.odd, table.even), parted, strict=True)
-    )
-    return replace(table, even=even, odd=odd, chunks=filled(chunks, count))
+    parts = [
+        None if part is None or both is None else replace(_padded(part, columns), mean_slope=both[0])
+        for part, both in ((table.even, even), (table.odd, odd))
+    ]
+    return replace(table, even=parts[0], odd=parts[1], chunks=filled(chunks, count))
 
 
 def in_chunks(table: Table) -> Table:
     """The table with all of H in chunks whose sums are matrix products."""
-    chunks = cut(*(part and part.mean_slope for part in (table.odd, table.even)), width=12)
+    chunks = cut(table.odd and table.odd.mean_slope, table.even and table.even.mean_slope, width=12)
     even, odd = (part and replace(part, mean_slope=_zeros(1, 1)) for part in (table.even, table.odd))
     return replace(table, even=even, odd=odd, chunks=replace(chunks, products=True))
 
