@@ -29,7 +29,7 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*arguments: Any) -> Any:
         leaves, structure = jax.tree.flatten(arguments)
-        key = structure, tuple(map(jax.typeof, leaves)), jax.dtypes.canonicalize_dtype(np.float64).itemsize == 8
+        key = structure, tuple(map(jax.typeof, leaves)), jax.dtypes.canonicalize_dtype(np.float64).name
         try:
             closed, form = _traced(function, *key)
         except TypeError:  # a function without a hash; or its own error, which is raised again
@@ -42,8 +42,8 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _traced(function: Callable[..., Any], structure: Any, forms: tuple[Any, ...], _: bool) -> tuple[Any, Any]:
-    """The jaxpr of a function, and the structure of its result; the last argument: whether JAX has float64 now."""
+def _traced(function: Callable[..., Any], structure: Any, forms: tuple[Any, ...], _: str) -> tuple[Any, Any]:
+    """The jaxpr of a function, and the structure of its result; the last argument: what float64 is to JAX now."""
     leaves = [jax.ShapeDtypeStruct(form.shape, form.dtype, weak_type=form.weak_type) for form in forms]  # type: ignore[no-untyped-call]
     closed, form = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, leaves))
     return closed, jax.tree.structure(form)

@@ -58,8 +58,8 @@ class Activation(abc.ABC):
         """`prepared` for the many pairs of a kernel: within rtol where that is cheaper than a closed form."""
         return self.prepared(low, high, dtype)
 
-    def in_few_shapes(self, dtype: Any) -> Self:
-        """This activation, prepared, with tables whose shapes are used again for other ranges; for small data."""
+    def in_few_shapes(self, dtype: Any, rows: int) -> Self:
+        """This activation, prepared, with tables whose programs for tiles of `rows` serve other ranges too."""
         return self
 
     def rtol_in(self, dtype: Any) -> float:

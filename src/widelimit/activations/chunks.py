@@ -1,8 +1,8 @@
 """Sums of products in chunks of one size, as a loop: one program for series of many lengths.
 
 A chunk has some columns and, for each, the coefficients of 16 functions of the angle: y^(8 q + j) and x y^(8 q + j),
-j < 8, y = 2 x^2 - 1, q its block. A pair costs up to twice as much as unrolled to its own length; so this is for small
-data, where a compilation costs more, and for gradients.
+j < 8, y = 2 x^2 - 1, q its block. A pair costs some times as much as unrolled to its own length; so this is for what
+is longer than a compiled program, and for gradients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from widelimit import series
 from widelimit.activations.expansions import PLACES, Expansion, ExpansionTrace
 from widelimit.pytrees import pytree
 
-COLUMNS, LENGTH = 12, 16
+LENGTH = 16
 LONGEST = 4 * LENGTH
 """Functions of the angle of the longest expansion that is cut into chunks."""
 
@@ -30,9 +30,9 @@ class Chunks:
     """G chunks of the expansions of both parts of phi, in powers of the halves."""
 
     rows: np.ndarray
-    """(G, COLUMNS LENGTH, PLACES)"""
+    """(G, C LENGTH, PLACES)"""
     columns: np.ndarray
-    """(G, COLUMNS, PLACES)"""
+    """(G, C, PLACES)"""
     block: np.ndarray
     """(G,): q, or -1 for an empty chunk"""
     even: np.ndarray
@@ -41,26 +41,30 @@ class Chunks:
     """Whether sums are matrix products, for gradients."""
 
 
-def cut(odd: Expansion | None, even: Expansion | None) -> Chunks:
-    """The chunks of both parts; those of 0 are left out."""
-    rows, columns, blocks, parities = [], [], [], []
+def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
+    """The chunks of both parts, of `width` columns; those of 0 are left out."""
+    rows, columns = [np.zeros((0, width * LENGTH, PLACES))], [np.zeros((0, width, PLACES))]
+    blocks: list[int] = []
+    parities: list[int] = []
     for parity, expansion in ((0, odd), (1, even)):
         if expansion is None:
             continue
         parts = np.split(expansion.rows, np.cumsum(expansion.pattern)[:-1])
-        for first in range(0, len(parts), COLUMNS):
-            own = parts[first : first + COLUMNS]
+        for first in range(0, len(parts), width):
+            own = parts[first : first + width]
             for block in range(-(-max(map(len, own)) // LENGTH)):
-                chunk = np.zeros((COLUMNS, LENGTH, PLACES))
+                chunk = np.zeros((width, LENGTH, PLACES))
                 for b, part in enumerate(own):
                     piece = part[block * LENGTH : (block + 1) * LENGTH]
                     chunk[b, : len(piece)] = piece
-                at = expansion.columns[first : first + COLUMNS]
-                rows.append(chunk.reshape(-1, PLACES))
-                columns.append(np.pad(at, ((0, COLUMNS - len(at)), (0, 0))))
+                if not chunk.any():
+                    continue
+                at = expansion.columns[first : first + width]
+                rows.append(chunk.reshape(1, -1, PLACES))
+                columns.append(np.pad(at, ((0, width - len(at)), (0, 0)))[None])
                 blocks.append(block)
                 parities.append(parity)
-    return Chunks(np.stack(rows), np.stack(columns), np.array(blocks), np.array(parities))
+    return Chunks(np.concatenate(rows), np.concatenate(columns), np.array(blocks, int), np.array(parities, int))
 
 
 def filled(chunks: Chunks, count: int) -> Chunks:
@@ -112,14 +116,14 @@ def mean_and_slope_by_x(
 
 
 def _unrolled(rows: jax.Array, columns: jax.Array) -> list[jax.Array]:
-    """Sums over columns of rows (COLUMNS LENGTH, ..) times columns (COLUMNS, ..)."""
-    terms = [[rows[b * LENGTH + k] * columns[b] for b in range(COLUMNS)] for k in range(LENGTH)]
+    """Sums over columns of rows (C LENGTH, ..) times columns (C, ..)."""
+    terms = [[rows[b * LENGTH + k] * columns[b] for b in range(len(columns))] for k in range(LENGTH)]
     return [sum(row[1:], row[0]) for row in terms]
 
 
 def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
     """The same, (LENGTH, ..), as a matrix product for all pairs, and so its gradient."""
-    parted = rows.reshape(COLUMNS, LENGTH, *rows.shape[1:])
+    parted = rows.reshape(len(columns), LENGTH, *rows.shape[1:])
     if rows.ndim == 3 and rows.shape[2] == 1 and columns.shape[1] == 1:
         return jnp.einsum("bkn,bm->knm", parted[..., 0], columns[:, 0], precision="highest")
     return jnp.sum(parted * columns[:, None], axis=0)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit import series
-from widelimit.activations.chunks import chunks_traced, mean_and_slope_by_x
+from widelimit.activations.chunks import Chunks, chunks_traced, mean_and_slope_by_x
 from widelimit.activations.expansions import PLACES, ExpansionTrace, contracted, traced
 from widelimit.activations.moments import with_growth
 from widelimit.activations.ranges import signed
@@ -56,7 +56,7 @@ def looked_up(table: Table, signal: Variance) -> tuple[Variance, TableTrace]:
         sharp = tuple(sharp_traced(one, at) for one in part.sharp)
         return PartTrace(traced(part.apart, at), share, traced(part.mean_slope, at), sharp)
 
-    chunks = table.chunks and chunks_traced(table.chunks, at)
+    chunks = chunks_traced(table.chunks, at) if table.chunks and table.chunks.products else None
     kink, even, odd = table.kink_at(deviation), part_of(table.even), part_of(table.odd)
     return after, TableTrace(place, kink, itself, even, odd, chunks)
 
@@ -88,10 +88,28 @@ def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[ja
         apart = apart + distance
         mean_slope = [a + b for a, b in itertools.zip_longest(mean_slope, coefficients, fillvalue=jnp.zeros(()))]
     mean, slope = _mean_and_slope(mean_slope, psi, near)
-    if table.chunks and x.chunks and y.chunks:
-        mean, by_x = mean_and_slope_by_x(table.chunks, x.chunks, y.chunks, psi * (4 / math.pi) - 1, sign)
-        slope = mean + series.safe_sqrt(near / (2 - near)) * (4 / math.pi) * by_x
+    if table.chunks:
+        more, by_x = _of_chunks(table.chunks, x, y, psi * (4 / math.pi) - 1, sign)
+        mean, slope = mean + more, slope + more + series.safe_sqrt(near / (2 - near)) * (4 / math.pi) * by_x
     return jnp.maximum(apart + near * (mean + extra_mean), 0), slope + extra_slope
+
+
+def _of_chunks(
+    chunks: Chunks, x: TableTrace, y: TableTrace, at: jax.Array, sign: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """H and dH/dx of chunks; where there are none that takes no time."""
+    if x.chunks and y.chunks:
+        return mean_and_slope_by_x(chunks, x.chunks, y.chunks, at, sign)
+
+    def added(places: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        one, other = (chunks_traced(chunks, polynomials(place, PLACES)) for place in places)
+        return mean_and_slope_by_x(chunks, one, other, at, sign)
+
+    none = jnp.zeros(jnp.broadcast_shapes(at.shape, x.place.shape, y.place.shape), at.dtype)
+    found: tuple[jax.Array, jax.Array] = jax.lax.cond(
+        jnp.asarray(chunks.block)[0] >= 0, added, lambda _: (none, none), (x.place, y.place)
+    )
+    return found
 
 
 def _mean_and_slope(coefficients: list[jax.Array], psi: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:

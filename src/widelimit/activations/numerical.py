@@ -76,10 +76,10 @@ class Numerical(Activation):
         low, high = tables.half_octaves(low, high)
         return replace(self, table=tables.tabulate(self.phi, self.kinks, low, high, rtol, self.label))
 
-    def in_few_shapes(self, dtype: Any) -> Self:
+    def in_few_shapes(self, dtype: Any, rows: int) -> Self:
         if self.table is None:
             return self
-        key = replace(self, table=None), np.dtype(dtype).name
+        key = replace(self, table=None), np.dtype(dtype).name, rows
         return replace(self, table=shapes.in_few_shapes(self.table, key))
 
     def rtol_in(self, dtype: Any) -> float:
@@ -122,5 +122,4 @@ def _usual(activation: Numerical) -> Table:
     with jax.ensure_compile_time_eval():
         ready = activation.prepared(0.0, LARGEST_TRACED, "float64").table
         assert ready is not None
-        few = shapes.in_few_shapes(ready, (activation, "usual"))
-        return replace(few, chunks=few.chunks and replace(few.chunks, products=True))
+        return shapes.in_chunks(ready)

@@ -136,10 +136,10 @@ class PiecewisePolynomial(Activation):
         even, odd = self._halves()[1]
         return bool(even.p[1] != 0 or odd.p[2] != 0)
 
-    def in_few_shapes(self, dtype: Any) -> PiecewisePolynomial:
+    def in_few_shapes(self, dtype: Any, rows: int) -> PiecewisePolynomial:
         if self.table is None:
             return self
-        key = replace(self, table=None), np.dtype(dtype).name
+        key = replace(self, table=None), np.dtype(dtype).name, rows
         return replace(self, table=shapes.in_few_shapes(self.table, key))
 
     def rtol_in(self, dtype: Any) -> float:

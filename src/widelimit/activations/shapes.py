@@ -1,7 +1,7 @@
-"""Tables padded with zeros to a few shapes, for small data: a compilation costs more than the zeros.
+"""Tables of a few shapes, for small data: a compilation costs more than what is computed in vain.
 
-Which shapes were used is remembered, and one of them is used again wherever it is large enough. Zero terms change no
-bit of a result.
+H, the longest expansion, has the lengths of the first table of its kind; what is longer in a later one is in chunks.
+The others are padded with zeros. Zero terms change no bit of a result.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from dataclasses import replace
 import numpy as np
 
 from widelimit.activations.chunks import LONGEST, cut, filled
-from widelimit.activations.expansions import Expansion, in_places
+from widelimit.activations.expansions import PLACES, Expansion, in_places
 from widelimit.activations.sharp import POINTS, Sharp
 from widelimit.activations.tables import Part, Table
 
 SMALL = 1024
-"""Rows of all inputs together up to which shapes are fixed: a pair then costs up to twice as much, or 10 ms in all."""
+"""Rows of all inputs together up to which shapes are fixed."""
 _COLUMNS = (16, 24)
-_CHUNKS = (8, 16, 32)
+_CHUNKS = (24, 48)
+_WIDTH = 4
+"""Columns of a chunk."""
+_patterns: dict[Hashable, Patterns] = {}
 _used: dict[Hashable, list[tuple[int, ...]]] = {}
 _lock = threading.Lock()
 
@@ -41,17 +44,57 @@ def rung(value: int, ladder: tuple[int, ...]) -> int:
 
 
 def in_few_shapes(table: Table, key: Hashable) -> Table:
-    """The table, its expansions of sizes that are used again; the key is what else a compiled program depends on."""
+    """The table, its expansions of sizes that are used again; the key is what else a compiled program depends on.
+
+    The first table of a key gives the lengths for all. What is longer in a later one is in chunks, which take about
+    twice as long.
+    """
     expansions = [part and part.mean_slope for part in (table.odd, table.even)]
     if max(max(e.pattern) for e in expansions if e) > LONGEST:
         return table
-    chunks = cut(*expansions)
+    parity = tuple(e is not None for e in expansions)
+    patterns = _first((key, parity), tuple(e and e.pattern for e in expansions))
+    odd, even = (None if e is None or p is None else _parted(e, p) for e, p in zip(expansions, patterns, strict=True))
+    chunks = cut(odd and odd[1], even and even[1], width=_WIDTH)
     others = [e for part in (table.even, table.odd) if part for e in _others(part)]
     needed = len(chunks.block), max((len(e.pattern) for e in others), default=1)
     usual = rung(needed[0], _CHUNKS), rung(needed[1], _COLUMNS)
     count, columns = smallest_used(key, needed, usual)
-    even, odd = (part and _padded(part, columns) for part in (table.even, table.odd))
-    return replace(table, even=even, odd=odd, chunks=filled(chunks, count))
+    parts = [
+        None if part is None or both is None else replace(_padded(part, columns), mean_slope=both[0])
+        for part, both in ((table.even, even), (table.odd, odd))
+    ]
+    return replace(table, even=parts[0], odd=parts[1], chunks=filled(chunks, count))
+
+
+def in_chunks(table: Table) -> Table:
+    """The table with all of H in chunks whose sums are matrix products."""
+    chunks = cut(table.odd and table.odd.mean_slope, table.even and table.even.mean_slope, width=12)
+    even, odd = (part and replace(part, mean_slope=_zeros(1, 1)) for part in (table.even, table.odd))
+    return replace(table, even=even, odd=odd, chunks=replace(chunks, products=True))
+
+
+Patterns = tuple[tuple[int, ...] | None, ...]
+
+
+def _first(key: Hashable, patterns: Patterns) -> Patterns:
+    """The patterns that were first asked for under this key."""
+    with _lock:
+        return _patterns.setdefault(key, patterns)
+
+
+def _parted(expansion: Expansion, pattern: tuple[int, ...]) -> tuple[Expansion, Expansion]:
+    """What is inside of the pattern, filled up with 0, and the expansion with 0 in place of that."""
+    blocks = np.split(expansion.rows.copy(), np.cumsum(expansion.pattern)[:-1])
+    inside = [np.zeros((length, PLACES)) for length in pattern]
+    for block, target in zip(blocks, inside, strict=False):
+        count = min(len(block), len(target))
+        target[:count] = block[:count]
+        block[:count] = 0
+    columns = np.zeros((len(pattern), PLACES))
+    columns[: len(expansion.columns)] = expansion.columns[: len(pattern)]
+    rest = replace(expansion, rows=np.concatenate(blocks))
+    return Expansion(np.concatenate(inside), columns, pattern), rest
 
 
 def _others(part: Part) -> list[Expansion]:
@@ -59,11 +102,10 @@ def _others(part: Part) -> list[Expansion]:
 
 
 def _padded(part: Part, columns: int) -> Part:
-    """The part without its H."""
     sharp = [Sharp(_rectangle(one.jumps, columns, 3), _rectangle(one.mean, columns, POINTS)) for one in part.sharp]
     if len(sharp) == 1:  # the mirror image, which is left out where it is far away
         sharp.append(Sharp(_zeros(columns, 3), _zeros(columns, POINTS)))
-    return replace(part, apart=_rectangle(part.apart, columns, 1), mean_slope=_zeros(1, 1), sharp=tuple(sharp))
+    return replace(part, apart=_rectangle(part.apart, columns, 1), sharp=tuple(sharp))
 
 
 def _zeros(columns: int, length: int) -> Expansion:

@@ -263,10 +263,10 @@ class Network:
         )
         return replace(self, block=block)
 
-    def in_few_shapes(self, dtype: Any) -> Network:
-        """This network, prepared, with activations whose compiled programs serve other ranges too; for small data."""
+    def in_few_shapes(self, dtype: Any, rows: int) -> Network:
+        """This network, prepared, with activations whose programs for tiles of `rows` serve other ranges too."""
         block = tuple(
-            Activate(layer.activation.in_few_shapes(dtype)) if isinstance(layer, Activate) else layer
+            Activate(layer.activation.in_few_shapes(dtype, rows)) if isinstance(layer, Activate) else layer
             for layer in self.block
         )
         return replace(self, block=block)

@@ -81,6 +81,12 @@ class Plan:
                 yield rows, columns, diagonal[:1] + tiles + diagonal[1:]
 
 
+def tile_edge(longest: int) -> int:
+    """Rows of the tiles of a matrix with `longest` rows or columns, if memory allows."""
+    edge = min(LARGEST, max(SMALLEST, 1 << (longest - 1).bit_length()))
+    return edge // 2 if edge == LARGEST and longest <= 2 * LARGEST else edge
+
+
 def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, budget: float) -> Plan:
     """The plan of an (n, m) matrix whose inputs have `features` numbers each.
 
@@ -100,10 +106,7 @@ def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, bud
     """
     size = np.dtype(dtype).itemsize
     features = features + BESIDE
-    longest = max(n, m)
-    edge = min(LARGEST, max(SMALLEST, 1 << (longest - 1).bit_length()))
-    if edge == LARGEST and longest <= 2 * LARGEST:
-        edge //= 2
+    edge = tile_edge(max(n, m))
     while edge > SMALLEST and _needed(edge, features, size) > budget:
         edge //= 2
     needed = _needed(edge, features, size)

@@ -17,6 +17,7 @@ from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.arithmetic import lenient
 from widelimit.compute import threads
+from widelimit.compute.plan import tile_edge
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.sphere import Sphere, sphere
@@ -63,7 +64,8 @@ def _tabulated(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
             return found
     if not net.rtol(dtype):
         return kernel
-    return replace(kernel, net=_network_for(_identified(net), low, high, dtype.name, small))
+    edge = tile_edge(max(map(len, inputs))) if small else 0
+    return replace(kernel, net=_network_for(_identified(net), low, high, dtype.name, edge))
 
 
 @final
@@ -87,9 +89,9 @@ def _sphere(key: _Identified, deviation: float, dtype: str, tangent: bool, targe
 
 
 @functools.lru_cache(maxsize=64)
-def _network_for(key: _Identified, low: float, high: float, dtype: str, small: bool) -> Network:
+def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: int) -> Network:
     ready = key.net.prepared(low, high, np.dtype(dtype))
-    return ready.in_few_shapes(np.dtype(dtype)) if small else ready
+    return ready.in_few_shapes(np.dtype(dtype), edge) if edge else ready
 
 
 @final
