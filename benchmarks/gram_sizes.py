@@ -17,7 +17,7 @@ SIZES = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000]
 
 
 def main() -> None:
-    """A row a size; the shortest of several calls, more of them where they are short."""
+    """Measure a row a size; the shortest of several calls, more of them where they are short."""
     largest = int(sys.argv[1]) if len(sys.argv) > 1 else SIZES[-1]
     dtype = sys.argv[2] if len(sys.argv) > 2 else "float64"
     X = np.random.default_rng(0).standard_normal((largest, 100)).astype(dtype)

@@ -1,4 +1,4 @@
-"""Libraries in environments of their own (peers.sh), asked over a pipe; one that waits costs no time."""
+"""Libraries in environments of their own (peers.sh) are asked over a pipe; one that waits costs no time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Peer:
         )
 
     def ask(self, **question: Any) -> Any:
-        """The answer to one question, after as long as it takes."""
+        """Return the answer to one question, after as long as it takes."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(question) + "\n")

@@ -1,4 +1,4 @@
-"""JAX functions evaluated by NumPy, without XLA: compilation costs more than work that is done once.
+"""JAX functions are evaluated by NumPy, without XLA: compilation costs more than work that is done once.
 
 A function is traced to a jaxpr, a list of primitive operations, and NumPy does each. One operation takes about a
 microsecond and its arrays; a compiled program of a few hundred operations takes 0.1 to 3 seconds to make.
@@ -35,7 +35,7 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run(jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Any]) -> Values:
-    """The outputs of a jaxpr; a value is dropped after its last use."""
+    """Compute the outputs of a jaxpr; a value is dropped after its last use."""
     values: dict[Any, Any] = {}
     for variables, given in ((jaxpr.constvars, constants), (jaxpr.invars, arguments)):
         values.update((v, np.asarray(x, v.aval.dtype)) for v, x in zip(variables, given, strict=True))
@@ -228,7 +228,7 @@ def _cumulative(function: Callable[..., Any]) -> Callable[[Values, Parameters], 
 
 
 def _special(name: str) -> Callable[[Any], Any]:
-    """SciPy's function of that name, imported when it is called: that takes a third of the time of `import jax`."""
+    """Import SciPy's function of that name when it is called: that takes a third of the time of `import jax`."""
 
     def evaluate(x: Any) -> Any:
         from scipy import special

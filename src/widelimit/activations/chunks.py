@@ -1,4 +1,4 @@
-"""Sums of products in chunks of one size, as a loop: one program for series of many lengths.
+"""This module sums products in chunks of one size, as a loop: one program serves series of many lengths.
 
 A chunk has some columns and, for each, the coefficients of 16 functions of the angle: y^(8 q + j) and x y^(8 q + j),
 j < 8, y = 2 x^2 - 1, q its block. A pair costs up to twice as much as unrolled to its own length; so this is for small
@@ -27,7 +27,7 @@ LONGEST = 4 * LENGTH
 @pytree
 @dataclass(frozen=True)
 class Chunks:
-    """G chunks of the expansions of both parts of phi, in powers of the halves."""
+    """The object holds G chunks of the expansions of both parts of phi, in powers of the halves."""
 
     rows: np.ndarray
     """(G, COLUMNS LENGTH, PLACES)"""
@@ -42,7 +42,7 @@ class Chunks:
 
 
 def cut(odd: Expansion | None, even: Expansion | None) -> Chunks:
-    """The chunks of both parts; those of 0 are left out."""
+    """Cut both parts into chunks; chunks of zeros are left out."""
     rows, columns, blocks, parities = [], [], [], []
     for parity, expansion in ((0, odd), (1, even)):
         if expansion is None:
@@ -64,7 +64,7 @@ def cut(odd: Expansion | None, even: Expansion | None) -> Chunks:
 
 
 def filled(chunks: Chunks, count: int) -> Chunks:
-    """With empty chunks up to that many, which are passed over."""
+    """Append empty chunks up to that number; the loop skips them."""
     more = count - len(chunks.block)
     rows, columns, even = (
         np.pad(v, ((0, more), *[(0, 0)] * (v.ndim - 1))) for v in (chunks.rows, chunks.columns, chunks.even)
@@ -73,7 +73,7 @@ def filled(chunks: Chunks, count: int) -> Chunks:
 
 
 def chunks_traced(chunks: Chunks, polynomials: jax.Array) -> ExpansionTrace:
-    """At the inputs whose T_j are given, (PLACES, ..)."""
+    """Evaluate the chunks at the inputs whose T_j are given, (PLACES, ..)."""
     return ExpansionTrace(
         *(jnp.tensordot(matrix, polynomials, 1, precision="highest") for matrix in (chunks.rows, chunks.columns))
     )
@@ -82,7 +82,7 @@ def chunks_traced(chunks: Chunks, polynomials: jax.Array) -> ExpansionTrace:
 def mean_and_slope_by_x(
     chunks: Chunks, x: ExpansionTrace, y: ExpansionTrace, at: jax.Array, sign: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """H and dH/dx at the places `at` of the angles, psi 4/pi - 1."""
+    """Compute H and dH/dx at the places `at` of the angles, psi 4/pi - 1."""
     square = 2 * at**2 - 1
     seventh = square**7
     eighth = seventh * square
@@ -112,13 +112,13 @@ def mean_and_slope_by_x(
 
 
 def _unrolled(rows: jax.Array, columns: jax.Array) -> list[jax.Array]:
-    """Sums over columns of rows (COLUMNS LENGTH, ..) times columns (COLUMNS, ..)."""
+    """Sum rows (COLUMNS LENGTH, ..) times columns (COLUMNS, ..) over the columns."""
     terms = [[rows[b * LENGTH + k] * columns[b] for b in range(COLUMNS)] for k in range(LENGTH)]
     return [sum(row[1:], row[0]) for row in terms]
 
 
 def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """The same, (LENGTH, ..), as a matrix product for all pairs, and so its gradient."""
+    """Compute the same sums, (LENGTH, ..), as a matrix product for all pairs, and so its gradient."""
     parted = rows.reshape(COLUMNS, LENGTH, *rows.shape[1:])
     if rows.ndim == 3 and rows.shape[2] == 1 and columns.shape[1] == 1:
         return jnp.einsum("bkn,bm->knm", parted[..., 0], columns[:, 0], precision="highest")

@@ -1,4 +1,4 @@
-"""Integrals over the angle of a bivariate normal density at a corner, the building block of kinked activations.
+"""Kinked activations are built of integrals over the angle of a bivariate normal density at a corner.
 
 For a pair of correlation cos(y) the density at (h, k), times sin(y), is
 
@@ -33,7 +33,7 @@ SMALLEST = {"float64": 1e-30, "float32": 1e-12}
 
 
 class Rule(NamedTuple):
-    """Nodes zeta (q,), and the Chebyshev coefficients (q, terms) of their weights times exp(r^2/2)."""
+    """The rule has nodes zeta (q,), and the Chebyshev coefficients (q, terms) of their weights times exp(r^2/2)."""
 
     nodes: np.ndarray
     weights: np.ndarray
@@ -41,7 +41,7 @@ class Rule(NamedTuple):
 
 @functools.cache
 def rule(dtype: str) -> Rule:
-    """The rule: even polynomials through the positive nodes of a Gauss-Legendre rule of twice the length."""
+    """Make the rule: even polynomials through the positive nodes of a Gauss-Legendre rule of twice the length."""
     count = NODES[dtype]
     nodes = np.polynomial.legendre.leggauss(2 * count)[0][count:]
     ends = np.concatenate([[0.0], 2.0 ** np.arange(-12, 0), 1 - 2.0 ** np.arange(-2, -34, -1), [1.0]])
@@ -92,7 +92,7 @@ def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = T
 
 
 def _sums(weights: list[np.ndarray], values: jax.Array) -> jax.Array:
-    """Sums of values (q, ..) with each of the weights (q,), stacked."""
+    """Sum values (q, ..) with each of the weights (q,), stacked."""
     terms = list(values)
     return jnp.stack([_combined(row.tolist(), terms) for row in weights])
 
@@ -102,7 +102,7 @@ def _combined(weights: list[float], terms: list[jax.Array]) -> jax.Array:
 
 
 def _weights(table: list[list[float]], t: jax.Array) -> list[jax.Array]:
-    """The sums of T_k(t) with every row of the table, written out: in a product of matrices all T_k go to memory."""
+    """Sum T_k(t) with every row of the table, written out: in a product of matrices all T_k go to memory."""
     polynomials = [jnp.ones_like(t), t]
     while len(polynomials) < len(table[0]):
         polynomials.append(2 * t * polynomials[-1] - polynomials[-2])

@@ -1,4 +1,4 @@
-"""Polynomials, by their finite Mehler series."""
+"""This module contains polynomials, by their finite Mehler series."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _in_hermite(n: int) -> list[float]:
 
 
 def _normalised(weights: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """(sum of squares, the weights over its root as one array (J, ...))."""
+    """Return (sum of squares, the weights over its root as one array (J, ...))."""
     stacked = jnp.stack(weights)
     square = jnp.sum(stacked**2, axis=0)
     return square, safe_divide(stacked, safe_sqrt(square))

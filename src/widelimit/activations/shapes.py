@@ -1,4 +1,4 @@
-"""Tables padded with zeros to a few shapes, for small data: a compilation costs more than the zeros.
+"""Tables are padded with zeros to a few shapes, for small data: a compilation costs more than the zeros.
 
 Which shapes were used is remembered, and one of them is used again wherever it is large enough. Zero terms change no
 bit of a result.
@@ -26,7 +26,7 @@ _lock = threading.Lock()
 
 
 def smallest_used(key: Hashable, needed: tuple[int, ...], usual: tuple[int, ...]) -> tuple[int, ...]:
-    """The smallest sizes used before under this key that are as large as needed; `usual`, from now on, if none are."""
+    """Return the smallest sizes used before under this key that are large enough; if none are, `usual` from now on."""
     with _lock:
         known = _used.setdefault(key, [])
         enough = [sizes for sizes in known if len(sizes) == len(needed) and (np.array(sizes) >= needed).all()]
@@ -36,12 +36,12 @@ def smallest_used(key: Hashable, needed: tuple[int, ...], usual: tuple[int, ...]
 
 
 def rung(value: int, ladder: tuple[int, ...]) -> int:
-    """The smallest step of the ladder that is not below the value; itself beyond the last."""
+    """Return the smallest step of the ladder that is not below the value; beyond the last step, the value itself."""
     return next((step for step in ladder if step >= value), value)
 
 
 def in_few_shapes(table: Table, key: Hashable) -> Table:
-    """The table, its expansions of sizes that are used again; the key is what else a compiled program depends on."""
+    """Pad the table's expansions to sizes that are used again; the key is what else a compiled program depends on."""
     expansions = [part and part.mean_slope for part in (table.odd, table.even)]
     if max(max(e.pattern) for e in expansions if e) > LONGEST:
         return table
@@ -59,7 +59,7 @@ def _others(part: Part) -> list[Expansion]:
 
 
 def _padded(part: Part, columns: int) -> Part:
-    """The part without its H."""
+    """Pad the part without its H."""
     sharp = [Sharp(_rectangle(one.jumps, columns, 3), _rectangle(one.mean, columns, POINTS)) for one in part.sharp]
     if len(sharp) == 1:  # the mirror image, which is left out where it is far away
         sharp.append(Sharp(_zeros(columns, 3), _zeros(columns, POINTS)))
@@ -71,7 +71,7 @@ def _zeros(columns: int, length: int) -> Expansion:
 
 
 def _rectangle(expansion: Expansion, columns: int, length: int) -> Expansion:
-    """Every column with the same number of functions of the angle."""
+    """Give every column the same number of functions of the angle."""
     padded = _zeros(columns, length)
     rows = padded.rows.reshape(columns, length, -1)
     for b, block in enumerate(np.split(expansion.rows, np.cumsum(expansion.pattern)[:-1])):

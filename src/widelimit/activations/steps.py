@@ -1,4 +1,4 @@
-"""Jumps, and the powers of a rectified signal."""
+"""This module contains jumps, and the powers of a rectified signal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _correlate_signs(gaps: Gaps) -> tuple[Gaps, jax.Array]:
 
 
 def _correlate_steps(gaps: Gaps) -> tuple[Gaps, jax.Array]:
-    """The pair map of a step: (1 + sign)/2, half of its variance a constant."""
+    """Compute the pair map of a step: (1 + sign)/2, half of its variance a constant."""
     signs, slope = _correlate_signs(gaps)
     return Gaps(signs.below / 2, 1 + signs.above / 2), slope / 2
 

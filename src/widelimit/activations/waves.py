@@ -1,4 +1,4 @@
-"""Waves: sine, cosine and snake, whose duals are exponentials of the covariance."""
+"""Waves are sine, cosine and snake; their duals are exponentials of the covariance."""
 
 from __future__ import annotations
 
@@ -199,7 +199,10 @@ class Cos(Activation):
 
 
 class _SnakeTrace(NamedTuple):
-    """The wave sqrt(2) a u, and the shares of u, of the mean of sin^2 and of what is left in the deviation of phi."""
+    """The trace holds the wave sqrt(2) a u and the shares of its parts in the deviation of phi.
+
+    The parts are u, the mean of sin^2 and the rest.
+    """
 
     wave: _WaveTrace
     linear: jax.Array

@@ -1,4 +1,4 @@
-"""Cholesky of a matrix in rectangular full packed storage, block column by block column.
+"""This module computes Cholesky factors in rectangular full packed storage, block column by block column.
 
 LAPACK's pftrf does the same by one syrk on half of the matrix, in which OpenBLAS (0.3.30, two threads) ends the process
 with a segmentation fault at n = 60,000. Here products are of a block column with what stands to its left, in strips,
@@ -39,7 +39,7 @@ def factorise(folded: np.ndarray, n: int, *, progress: Progress = silent) -> int
 
 
 def factorise_square(matrix: np.ndarray, *, progress: Progress = silent) -> int:
-    """The same for a square matrix that holds A whole: L in its lower triangle; the rest is left as A."""
+    """Factorise a square matrix that holds A whole: L in its lower triangle; the rest is left as A."""
     return _factorise(matrix[:0], matrix, progress)
 
 
@@ -62,12 +62,12 @@ def _factorise(tall: np.ndarray, rest: np.ndarray, progress: Progress) -> int:
 
 
 def _share(x: float) -> float:
-    """Of the flops, when the share x of the columns is done: the j-th takes 2 j (n - j)."""
+    """Return the share of the flops when the share x of the columns is done: the j-th takes 2 j (n - j)."""
     return x * x * (3 - 2 * x)
 
 
 def whiten(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
-    """L^{-1} b, (n, c) -> (n, c), in L's dtype."""
+    """Compute L^{-1} b, (n, c) -> (n, c), in L's dtype."""
     tall, rest = views(folded, n)
     first = len(tall)
     out = np.array(b, folded.dtype)
@@ -101,7 +101,7 @@ def _blocks(columns: int) -> list[tuple[int, int]]:
 
 
 def _solved(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.ndarray:
-    """L^{-1} b, or L^{-T} b, from the lower triangle of a block."""
+    """Compute L^{-1} b, or L^{-T} b, from the lower triangle of a block."""
     return np.asarray(get_lapack_funcs("trtrs", (root,))(root, b, lower=1, trans=trans)[0])
 
 
@@ -141,17 +141,17 @@ def _column_of_rest(below: np.ndarray, rest: np.ndarray, start: int, end: int, r
 
 
 def _strips(start: int, end: int) -> list[slice]:
-    """The rows below a block."""
+    """Return the rows below a block."""
     return [slice(low, min(low + STRIP, end)) for low in range(start, end, STRIP)]
 
 
 def _part(room: np.ndarray, width: int, rows: slice) -> np.ndarray:
-    """Room for a strip of a block column."""
+    """Return room for a strip of a block column."""
     return room[: width * (rows.stop - rows.start)].reshape(width, -1)
 
 
 def _divided(part: np.ndarray, root: np.ndarray, *, side: int) -> np.ndarray:
-    """L^{-1} part (side 0), or part L^{-T} (side 1), in its place; in Fortran's order."""
+    """Compute L^{-1} part (side 0), or part L^{-T} (side 1), in its place; in Fortran's order."""
     divide = get_blas_funcs("trsm", (root,))
     return np.asarray(divide(1.0, root, part, side=side, lower=1, trans_a=side, overwrite_b=1))
 

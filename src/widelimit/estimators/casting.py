@@ -1,4 +1,4 @@
-"""What scikit-learn would cast without a word is refused before it can: it takes tables of every kind for numbers."""
+"""Values that scikit-learn would cast without a message are refused first: it reads tables of every kind as numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of an infinitely wide network's kernel, for linear models on tables with many rows."""
+"""This module computes features of an infinitely wide network's kernel, for linear models on tables with many rows."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """phi(X), (m, k), the feature of the largest eigenvalue first."""
+        """Compute phi(X), (m, k), the feature of the largest eigenvalue first."""
         check_is_fitted(self)
         preparation.refuse_rows(X)
         with preparation.brief("X"):

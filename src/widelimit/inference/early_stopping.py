@@ -1,4 +1,4 @@
-"""Gradient flow with a ridge and weights, stopped at any time, and its law over random starts."""
+"""Gradient flow with a ridge and weights is stopped at any time; its law over random starts is known."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class StoppedFlow:
 
     @property
     def coefficients(self) -> Float[np.ndarray, "n c"]:
-        """A_t y: the mean is T(., X) A_t y."""
+        """Compute A_t y: the mean is T(., X) A_t y."""
         return threads.product(self.modes, self.gain[:, None] * threads.product(self.modes.T, self.data.y))
 
     @linalg.quiet()
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m *c"]:
-        """T(Z, X) A_t y."""
+        """Compute T(Z, X) A_t y."""
         return np.asarray(self.data.outputs(self._mean(self.data.inputs(Z)), Z))
 
     @linalg.quiet()
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
-        """The diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
+        """Compute the diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
         points = self.data.inputs(Z)
         prior = np.asarray(self.prior.diag(points))
         weighted, between = self._projections(points)
@@ -67,7 +67,7 @@ class StoppedFlow:
 
     @linalg.quiet()
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, *, seed: int = 0) -> Float[np.ndarray, "count m *c"]:
-        """Draws of f_t(Z): (count, m), or (count, m, c) for y of shape (n, c)."""
+        """Draw f_t(Z): (count, m), or (count, m, c) for y of shape (n, c)."""
         points, c = self.data.inputs(Z), self.data.y.shape[1]
         error = len(points) * linalg.rounding(len(self.data.X), float(4 * np.max(self.prior.diag(points))))
         root = linalg.square_root(self.covariance(points), error)
@@ -140,7 +140,7 @@ def stopped_flow(
 
 
 def _gain(values: np.ndarray, ridge: float, clock: float) -> np.ndarray:
-    """(1 - exp(-clock (lambda + ridge)))/(lambda + ridge); null modes as in `GradientFlow.gain`."""
+    """Compute (1 - exp(-clock (lambda + ridge)))/(lambda + ridge); null modes as in `GradientFlow.gain`."""
     null = (values <= linalg.rounding(len(values), values[-1])) & (ridge == 0)
     rate = np.where(null, 1.0, np.maximum(values, 0.0) + ridge)
     finite = clock if np.isfinite(clock) else 0.0

@@ -1,4 +1,4 @@
-"""How exactly a posterior's system is solved: what is refused, and what is warned of."""
+"""This module checks how exactly a posterior's system is solved; it refuses, or warns."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def warn_if_inexact(post: Posterior) -> None:
 
 
 def _duplicates(data: TrainingSet, noise: np.ndarray) -> str:
-    """What is wrong if noise-free duplicate rows of X have two labels; empty if none have."""
+    """Describe noise-free duplicate rows of X that have two labels; empty if none have."""
     exact = np.broadcast_to(noise, len(data.X)) == 0
     _, group = np.unique(data.X, axis=0, return_inverse=True)
     first: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Gaussian processes as distributions of functions."""
+"""Gaussian processes are distributions of functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from widelimit.validation import Array
 
 @jax.jit
 def _whitened(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -> jax.Array:
-    """K(x, X) W^T, (n, rank)."""
+    """Compute K(x, X) W^T, (n, rank)."""
     return jnp.matmul(kernel.pairwise(x, known), whitener.T, precision="highest")
 
 
@@ -32,7 +32,7 @@ def _whitened(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array)
 @pytree
 @dataclass(frozen=True)
 class Conditioned(Kernel):
-    """K(x, x') - K(x, X) (K(X, X) + noise)^{-1} K(X, x'): made by `GaussianProcess.condition`.
+    """The kernel is K(x, x') - K(x, X) (K(X, X) + noise)^{-1} K(X, x'): made by `GaussianProcess.condition`.
 
     A value on the diagonal that is smaller than the rounding error of this difference is 0.
     """
@@ -71,7 +71,7 @@ class Conditioned(Kernel):
 @final
 @dataclass(frozen=True)
 class GaussianProcess:
-    """f with (f(x_1), ..., f(x_n)) ~ N(m(X), K(X, X)) for all x_1, ..., x_n (Definition 2.3 of the paper).
+    """f is a process: (f(x_1), ..., f(x_n)) ~ N(m(X), K(X, X)) for all x_1, ..., x_n (Definition 2.3 of the paper).
 
     The covariance may be degenerate: samples and densities live on its support, and `rank` gives the dimension.
 
@@ -100,7 +100,7 @@ class GaussianProcess:
             validation.integer("the number of outputs", count, at_least=1)
 
     def rank(self, X: Float[Array, "n d"]) -> int:
-        """The dimension of the support of f(X): the number of pivots of K(X, X) above their own rounding, <= n."""
+        """Return the dimension of the support of f(X): the pivots of K(X, X) above their own rounding, <= n."""
         return self._root(_inputs("X", X)).rank
 
     def sample(self, X: Float[Array, "n d"], count: int, *, seed: int = 0) -> Float[Array, "count n *c"]:
@@ -190,7 +190,7 @@ class GaussianProcess:
         return GaussianProcess(kernel, mean, self.outputs)
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
-        """m at (n, d) points, (n, c)."""
+        """Compute m at (n, d) points, (n, c)."""
         count = math.prod(self.outputs)
         if self.mean is None:
             return np.zeros((len(points), count))
@@ -213,7 +213,7 @@ class GaussianProcess:
 
 
 def _rounding(kernel: Kernel, points: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-    """The rounding error of each K(x, x), (n,): that of a prior, and of the difference that makes a posterior of it."""
+    """Bound the rounding error of each K(x, x), (n,): a prior's, and that of the difference that makes a posterior."""
     if isinstance(kernel, Conditioned) and isinstance(kernel.kernel, Kernel):
         prior = np.asarray(kernel.kernel.diag(points))
         before = _rounding(kernel.kernel, points, prior)

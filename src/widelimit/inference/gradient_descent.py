@@ -1,4 +1,4 @@
-"""Gradient descent in function space, in discrete time."""
+"""Gradient descent runs in function space, in discrete time."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _advance(
     momentum: jax.Array,
     count: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """(alpha_s, alpha_{s-1}), folded, after `count` more steps."""
+    """Compute (alpha_s, alpha_{s-1}), folded, after `count` more steps."""
 
     def step(_: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         alpha, before = state
@@ -121,7 +121,7 @@ def _iterate(
     rate: float,
     momentum: float,
 ) -> np.ndarray:
-    """alpha_s (S, N, q), folded, for any loss, by as many steps as the largest of `steps`."""
+    """Compute alpha_s (S, N, q), folded, for any loss, by as many steps as the largest of `steps`."""
     order = np.argsort(steps)
     with arithmetic(True):
         objective = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), loss)
@@ -206,7 +206,7 @@ def gradient_descent(
 def max_learning_rate(
     k: Kernel | MatrixKernel, X: Float[Array, "n d"], *, loss: Any = "squared_error", momentum: float = 0.0
 ) -> float:
-    """2 (1 + mu) n/(kappa lambda_max(K(X, X))), kappa a bound of l'' (2 for |f - y|^2): below, descent converges.
+    """Return 2 (1 + mu) n/(kappa lambda_max(K(X, X))), kappa a bound of l'' (2 for |f - y|^2): below, it converges.
 
     For the squared error without momentum n/lambda_max; sharp there: above it the iterates diverge. For other convex
     losses it is sufficient. Source: Polyak 1964 for momentum.

@@ -1,4 +1,4 @@
-"""Gradient descent in function space, in continuous time."""
+"""Gradient descent runs in function space, in continuous time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class GradientFlow(Flow):
 
     @property
     def _null(self) -> np.ndarray:
-        """Modes whose eigenvalue cannot be told from 0."""
+        """Find modes whose eigenvalue cannot be distinguished from 0."""
         return self.values <= linalg.rounding(len(self.values), self.values[-1])
 
     def gain(self, t: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ class GradientFlow(Flow):
         return krylov.gain(self.values, 2 * (t / len(self.data.X)), self._null, fading)
 
     def projected(self, points: np.ndarray) -> np.ndarray:
-        """K(Z, X) V: the kernel between test points and modes, (m, n)."""
+        """Compute K(Z, X) V: the kernel between test points and modes, (m, n)."""
         return threads.product(self.data.cross(points), self.vectors)
 
     @linalg.quiet()
@@ -105,7 +105,7 @@ class GradientFlow(Flow):
         return values[:, 0] if self.data.single else values
 
     def modes(self) -> Modes:
-        """The loss as a sum over the eigenvectors of K(X, X): eigenvalue, share of the target, time to learn."""
+        """Split the loss over the eigenvectors of K(X, X): eigenvalue, share of the target, time to learn."""
         lam = np.where(self._null, 0.0, self.values)[::-1]
         return Modes(lam, self.residual[::-1], self.vectors[:, ::-1], len(self.data.X))
 
@@ -168,7 +168,7 @@ def gradient_flow(
 
 
 def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
-    """The flow of the squared error."""
+    """Compute the flow of the squared error."""
     values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
     residual, exponent = linalg.scaled(data.fold(data.y - data.start(initial, data.X)))
     residual = linalg.restored(threads.product(vectors.T, residual), exponent)

@@ -1,4 +1,4 @@
-"""Finitely many features whose inner products approximate a kernel."""
+"""Finitely many features have inner products that approximate a kernel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Nystrom:
 
     @linalg.quiet()
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
-        """phi(X)."""
+        """Compute phi(x), one row of features for each row of X."""
         plan.require(len(X), self.basis.shape[1], np.float64)
         out = np.empty((len(X), self.basis.shape[1]))
         for start in range(0, len(X), ROWS):

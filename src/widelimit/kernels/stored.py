@@ -1,4 +1,4 @@
-"""Gram matrices that stream to disk."""
+"""Gram matrices are streamed to disk."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from widelimit.shapes import Float
 
 @final
 class StoredGram(zarr.Array[Any]):
-    """A Zarr array that names its damaged tiles: returned by `stored_gram`."""
+    """A Zarr array of this kind names its damaged tiles: returned by `stored_gram`."""
 
     def __getitem__(self, selection: Any) -> Any:
-        """A part of the matrix. Raises: ValueError: a tile of it is damaged; as `zarr.Array`."""
+        """Return a part of the matrix. Raises: ValueError: a tile of it is damaged; as `zarr.Array`."""
         try:
             return zarr.Array.__getitem__(self, selection)
         except ValueError as error:
@@ -44,7 +44,7 @@ def stored_gram(
     budget: float = BUDGET,
     progress: Callable[[int, int], None] = tiles.silent,
 ) -> zarr.Array[Any]:
-    """K(x_i, x_j) for all rows in a Zarr v3 array on disk, tile by tile; memory stays within the budget.
+    """Compute K(x_i, x_j) for all rows in a Zarr v3 array on disk, tile by tile; memory stays within the budget.
 
     Chunks are tiles, not compressed, each written once and with a checksum; tiles not yet computed read as NaN. A run
     that was interrupted or killed goes on where it ended when called again with the same kernel and data, with the same
