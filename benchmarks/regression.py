@@ -29,7 +29,7 @@ from sklearn.model_selection import cross_val_predict
 import widelimit as wl
 
 PARTS = 5
-"""Of the training rows: the error of a method without a predictive density is taken from predictions across them."""
+"""The error of a method without a predictive density is taken from predictions across folds of the training rows."""
 
 
 class Fold(NamedTuple):

@@ -93,7 +93,7 @@ ORDER = (
     "NTKClassifier, tuned",
     "NNGPClassifier, tuned",
 )
-"""Of the methods in the tables."""
+"""The methods are in this order in the tables."""
 
 
 def accuracies(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -29,7 +29,7 @@ COSTS = tuple(10.0**k for k in range(-2, 5))
 BLOCK = 1 << 17
 """Pairs in a call of the compiled recursion: one shape for every data set."""
 MOST_ITERATIONS = 2_000_000
-"""Of the solver, for one pair of classes: the original has no bound; fits that reach it are counted in the results."""
+"""The solver takes at most this many for one pair of classes; the original has no bound. Fits at it are counted."""
 
 
 @jax.jit

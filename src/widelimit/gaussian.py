@@ -23,7 +23,7 @@ from widelimit.shapes import Float
 Function = Callable[[Any], Any]
 
 REACH = 10.0
-"""Where the normal density is cut: exp(-50) = 2e-22."""
+"""The normal density is cut here: exp(-50) = 2e-22."""
 _DENSITY = (0.0, 2.5, 5.5, REACH)
 """Ends of the panels that the density wants."""
 _TINY = float(np.finfo(np.float64).tiny)

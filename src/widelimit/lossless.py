@@ -32,7 +32,7 @@ REMEDIES = {
     "M": "convert the dates to numbers, e.g. days since the first",
     "m": "convert the time spans to numbers, e.g. days",
 }
-"""By the kind of a NumPy dtype that is no real number: what to do."""
+"""The advice is by the kind of a NumPy dtype that is no real number."""
 
 
 def columns(value: Any) -> Iterator[Any]:

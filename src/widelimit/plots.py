@@ -19,7 +19,7 @@ from widelimit.validation import Array
 NORMAL_QUANTILE = 1.959963984540054
 """The 97.5 % quantile of N(0, 1)."""
 BAYES, DESCENT, DATA = "#1b6ca8", "#c8553d", "#222222"
-"""Colours: posterior, trained networks, data; told apart in greyscale and by the colour-blind."""
+"""Colours: posterior, trained networks, data; distinguished in greyscale and by the colour-blind."""
 
 PAGE, HALF_A_LINE = 5.0, 30
 """Width of a page's figure in inches; characters of 8 points in half of it."""

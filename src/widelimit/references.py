@@ -20,7 +20,7 @@ import numpy as np
 T = TypeVar("T")
 
 PUBLIC = ("jax.numpy", "jax.nn", "jax.lax", "jax.scipy.special")
-"""Where functions are looked for first: the modules in which they are defined differ from version to version."""
+"""Functions are searched here first: the modules in which they are defined differ from version to version."""
 
 
 @final

@@ -17,7 +17,7 @@ from widelimit.signals import Gaps, Variance, gaps_of_correlation, gaps_of_covar
 from widelimit.validation import Array
 
 Trace = Any
-"""What an activation wants to know of one input: a pytree of arrays (..., n), or ()."""
+"""A trace holds the data of one input that an activation needs: a pytree of arrays (..., n), or ()."""
 
 
 class Activation(abc.ABC):

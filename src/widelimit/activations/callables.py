@@ -23,7 +23,7 @@ _PROBES = np.linspace(-8.0, 8.0, 34)
 """Neither 0 nor an integer is among them: kinks are usually there."""
 _BEYOND = 100.0
 _PROBES_A_PIECE = 256
-"""Where phi is compared with polynomials: up to 100 beyond the kinks and 0."""
+"""phi is compared with polynomials at these points: up to 100 beyond the kinks and 0."""
 _FAR = 20.0
 """exp(u^2/4) is e^100 here."""
 

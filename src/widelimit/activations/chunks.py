@@ -38,7 +38,7 @@ class Chunks:
     even: np.ndarray
     """(G,): 1 for the even part of phi, whose sign is that of rho; else 0."""
     products: bool = field(default=False, metadata={"static": True})
-    """Whether sums are matrix products, for gradients."""
+    """If True, sums are matrix products, for gradients."""
 
 
 def cut(odd: Expansion | None, even: Expansion | None) -> Chunks:

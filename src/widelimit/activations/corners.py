@@ -26,7 +26,7 @@ from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_po
 
 NODES = {"float64": 16, "float32": 8}
 TERMS = {"float64": 26, "float32": 12}
-"""Of the weights as Chebyshev series: with NODES, errors below 1e-13 and 1e-7 (tests/test_piecewise.py)."""
+"""The weights have this many Chebyshev terms: with NODES, errors below 1e-13 and 1e-7 (tests/test_piecewise.py)."""
 _MIDDLE = 3.0
 SMALLEST = {"float64": 1e-30, "float32": 1e-12}
 """Below such gaps the angle is less than the rounding of a signal."""
@@ -62,9 +62,9 @@ class Corner(NamedTuple):
     """Integrals of e(y) dy from 0 to the angle, with v = 1 - zeta^2 falling from 1 to 0 and w = tan(y/2)."""
 
     whole: jax.Array
-    """Of 1, v and v^2, stacked."""
+    """The integrals of 1, v and v^2 are stacked."""
     bent: jax.Array | None
-    """If wanted: of w^2 and w^2 (v + 1)/2."""
+    """The integrals of w^2 and w^2 (v + 1)/2, if requested."""
 
 
 def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = True) -> Corner:
@@ -77,8 +77,8 @@ def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = T
     spread = math.sqrt(2) * kappa
     t = (spread - _MIDDLE * root) / (spread + _MIDDLE * root)
     weights = jnp.stack(_weights(own.weights.tolist(), t))
-    # All nodes at once, as the exponentials are vectorised then; their sums written out, as XLA would evaluate anew for
-    # every row what goes into a product of matrices.
+    # All nodes at once, as the exponentials are vectorised then; their sums written out, as XLA would evaluate the
+    # factors of a product of matrices again for every row.
     column = (-1, *[1] * t.ndim)
     square = jnp.asarray(own.nodes**2, near.dtype).reshape(column)
     rest = 1 / (2 - square * near)

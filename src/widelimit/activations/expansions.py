@@ -37,7 +37,7 @@ class Expansion:
     columns: np.ndarray
     """(p, PLACES)"""
     pattern: tuple[int, ...] = field(metadata={"static": True})
-    """How many functions of the angle go with each column; terms is their sum."""
+    """Each column has this number of functions of the angle; terms is their sum."""
 
 
 class ExpansionTrace(NamedTuple):

@@ -16,7 +16,7 @@ from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance
 
 STEEPEST = 1e6
-"""Of the slopes: squares of 1e-6 to 1e6 and their ratios are far inside float32."""
+"""The slopes are limited: squares of 1e-6 to 1e6 and their ratios are far inside float32."""
 
 
 def correlate_linear_pieces(bend: float | jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:

@@ -63,7 +63,7 @@ class Numerical(Activation):
     def prepared(self, low: float, high: float, dtype: Any) -> Self:
         """Return this activation with its tables for standard deviations in [low, high], 0 <= low <= high.
 
-        Kernels make tables for their inputs by themselves. Under jax.jit, grad and vmap, where inputs are not known,
+        Kernels make tables for their inputs automatically. Under jax.jit, grad and vmap, where inputs are not known,
         tables are for [0, 8], unless the activation was prepared for another range beforehand; signals out of the range
         (at any layer) give NaN there.
 

@@ -36,7 +36,7 @@ class Phase(NamedTuple):
     slope: float
     """chi = weight_std^2 E[phi'(u)^2], the slope of the correlation map at 1."""
     fixed_points: tuple[FixedPoint, ...]
-    """Of the correlation map on [-1, 1], ascending; the last is rho = 1."""
+    """The fixed points of the correlation map on [-1, 1] are ascending; the last is rho = 1."""
 
 
 def _moment(phi: Activation, q: float) -> float:

@@ -22,7 +22,7 @@ WAVES = tuple(2**k for k in range(6, 14))
 TERMS = (24, 32, 48, 64, 96, 128, 192)
 """Degrees of the polynomials that are tried."""
 _TAIL = {"waves": 1e-10, "terms": 1e-13}
-"""Of the last eighth of the coefficients: they enter as their squares in waves, as they are in polynomials."""
+"""The last eighth of the coefficients must be below this; waves use their squares, as polynomials do."""
 
 
 class NoConvergenceError(ValueError):

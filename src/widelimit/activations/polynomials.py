@@ -25,7 +25,7 @@ Beyond it 64 eps still hold for a while, but in float32 the weights n!/(2^m m! (
 """
 
 LARGEST_COEFFICIENT = 1e6
-"""Of a polynomial, in size: its square is far inside float32."""
+"""The size of a polynomial is limited: its square is far inside float32."""
 
 
 def _in_hermite(n: int) -> list[float]:

@@ -21,7 +21,7 @@ ROWS = 8
 """Rows of a series at once: with 128 columns their intermediate arrays stay in a core's cache; one row is too short."""
 
 LARGEST_FACTOR = 1e6
-"""Of the parameters in size, and the reciprocal of the smallest: their squares are far inside float32."""
+"""The parameters are limited in size, and the reciprocal of the smallest: their squares are far inside float32."""
 
 
 def check_factor(name: str, value: float | jax.Array, *, positive: bool = False) -> None:
@@ -39,7 +39,7 @@ def limited(signal: Variance) -> Variance:
 def bounded_deviation(signal: Variance, low: int, high: int) -> jax.Array:
     """Bring the deviation's power of two into [2^low, 2^high]; the digits before it stay.
 
-    So two signals beyond the range are told apart unless they differ by a power of two, and nothing is infinite.
+    So two signals beyond the range remain different unless they differ by a power of two, and nothing is infinite.
     """
     return Variance(signal.value, jnp.clip(signal.exponent, low, high)).deviation
 
@@ -113,8 +113,8 @@ def by_rows(
     """Compute gaps and slope from correlate(x, y, gaps), the gap to the nearer end and the slope.
 
     Some rows at a time where gaps are a matrix and x has leaves (.., n, 1), y (.., 1, m): fused with the layers around,
-    XLA evaluates a long series anew for every use, 100 times slower. Of several results it evaluates every one by
-    itself, so the two are the halves of one complex number.
+    XLA evaluates a long series again for every use, 100 times slower. It evaluates each of several results
+    separately, so the two are the halves of one complex number.
     """
     if gaps.below.ndim != 2 or any(leaf.shape[-1] != 1 for leaf in jax.tree.leaves(x)):
         near, slope = correlate(x, y, gaps)

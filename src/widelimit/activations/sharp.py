@@ -67,7 +67,7 @@ class Sharp:
     jumps: Expansion
     """omega, and the coefficients of near and near^2 with the error function."""
     mean: Expansion
-    """Of H, with u E (1 + u^2)/2: power series in 8 (psi/pi)^2 - 1."""
+    """The expansion is that of H, with u E (1 + u^2)/2: power series in 8 (psi/pi)^2 - 1."""
 
 
 class SharpTrace(NamedTuple):

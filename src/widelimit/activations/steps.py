@@ -18,7 +18,7 @@ from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, gaps_from_near
 
 LARGEST_POWER = 3
-"""Of max(u, 0)^p: the closed forms of Cho and Saul 2009 that are written out here."""
+"""The largest power p of max(u, 0)^p is this: the closed forms of Cho and Saul 2009 that are written out here."""
 
 
 def _correlate_signs(gaps: Gaps) -> tuple[Gaps, jax.Array]:

@@ -56,7 +56,7 @@ class Part:
     mean_slope: Expansion
     """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
     sharp: tuple[Sharp, ...] = ()
-    """What H is less of: where kinks of two inputs may meet, and where one may meet the mirror image of the other."""
+    """H is without these: where kinks of two inputs may meet, and where one may meet the mirror image of the other."""
 
 
 @final
@@ -78,7 +78,7 @@ class Table:
     chunks: Chunks | None = None
     """H of both parts, in place of theirs."""
     one_sided: bool = field(default=False, metadata={"static": True})
-    """Whether kinks are on one side of 0: both parts then have one sharp part, but for a sign, kept as the odd's."""
+    """If True, kinks are on one side of 0: both parts then have one sharp part, but for a sign, kept as the odd's."""
 
     def kink_at(self, deviation: jax.Array) -> jax.Array:
         """Return the place of the kink, in deviations."""

@@ -28,7 +28,7 @@ UNROLLED = 4
 """Blocks written out into one fused loop; beyond it `lax.scan` keeps the compile time constant (minutes at 50)."""
 
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
-"""How the parameters of finite networks are scaled; `mlp` says what each means."""
+"""The parameters of finite networks are scaled in one of these ways; `mlp` says what each means."""
 
 DEEPEST = 100_000
 """Layers of a network; every input takes some numbers for each."""

@@ -40,7 +40,7 @@ class Check:
     low: float
     high: float
     why: str
-    """Where the interval comes from."""
+    """The text says where the interval comes from."""
 
     @property
     def holds(self) -> bool:
@@ -116,16 +116,16 @@ class Claim:
     source: str
     prediction: str
     tolerance: str
-    """How the intervals of the checks were derived."""
+    """The text says how the intervals of the checks were derived."""
     control: str
-    """What is planted in the negative control; each of its checks must fail."""
+    """The text says what is planted in the negative control; each of its checks must fail."""
     seed: int
     measure: Callable[[Effort], Measurement]
     violate: Callable[[Effort], Measurement]
     draw: Callable[[Data, Data], Figure]
     """The figure of the data of `measure` and of `violate`."""
     reads: str = "no file"
-    """What the experiment reads from a user's file, as a text that changes with it."""
+    """The text stands for the user's file that the experiment reads, and changes with it."""
 
 
 def load(name: str) -> Claim:

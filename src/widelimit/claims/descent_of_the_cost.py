@@ -12,7 +12,7 @@ from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_mo
 SEED = 3402
 N = 16
 STEP = 2e-3
-"""Of the central differences, relative to t: extrapolated, their error is STEP^4 of a fifth derivative."""
+"""The step of central differences, relative to t, is extrapolated: their error is STEP^4 of a fifth derivative."""
 AGREEMENT = 1e-6
 """The flow's tolerance is 1e-11 of its size, which the step of the differences turns into 5e-9, times 200."""
 

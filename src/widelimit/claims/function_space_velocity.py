@@ -17,7 +17,7 @@ from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
 SEED = 3301
 EPS = float(np.finfo(float).eps)
 BOUND = 1e3 * EPS
-"""Of the largest velocity: sums over a few thousand parameters of products that partly cancel."""
+"""The bound is relative to the largest velocity: sums over thousands of parameters have products that partly cancel."""
 N, OUTPUTS = 6, 3
 
 
@@ -106,7 +106,7 @@ def draw(data: Data, control: Data) -> Figure:
     axes.axhline(BOUND, color=plots.BAYES, label="rounding allowed")
     for values, name, color in zip(data["gaps"], names, plots.palette(len(names)), strict=True):
         axes.plot(data["widths"], np.maximum(values.max(axis=0), EPS / 8), "o", color=color, markersize=4, label=name)
-    for values, marker, name in zip(control["gaps"], "x+", ("half the kernel", "outputs apart"), strict=True):
+    for values, marker, name in zip(control["gaps"], "x+", ("half the kernel", "separate outputs"), strict=True):
         axes.plot(data["widths"], values.min(axis=(0, 1)), marker, color=plots.DESCENT, label=f"control: {name}")
     axes.set(
         yscale="log",

@@ -43,7 +43,7 @@ class Sample(NamedTuple):
     width: int
     inits: int
     trained: int
-    """How many of them are trained."""
+    """This number of them is trained."""
 
 
 def kernels(of: Sample, steps: int) -> tuple[np.ndarray, np.ndarray]:

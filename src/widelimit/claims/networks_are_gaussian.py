@@ -26,7 +26,7 @@ POINTS = np.random.default_rng(SEED).standard_normal((4, 3))
 """Four inputs in three dimensions, looked at together."""
 SLOPE = 0.1
 KURTOSIS_SLOPE = 0.2
-"""Of the fitted exponents: next orders in depth/width shift them by a few hundredths; the rest is statistical."""
+"""The fitted exponents may differ by this: next orders in depth/width, a few hundredths, and the statistical error."""
 LEVEL = 5.0
 
 
@@ -177,7 +177,7 @@ CLAIM = Claim(
     source="Theorem 2.6 of the paper; Jacot et al. 2018, Proposition 1.",
     prediction="Slopes in log width of -1/2 for the relative error of the conditional covariance and -1 for the joint "
     "excess kurtosis over four inputs (Mardia's), for relu, erf and tanh, depth 2 to 5.",
-    tolerance="Statistical errors of the fits, told for each, and next orders in 1/width, together below 0.1 and 0.2.",
+    tolerance="Reported statistical errors of the fits, and next orders in 1/width, together below 0.1 and 0.2.",
     control="The limit's kernel times 1.5; a first hidden layer that stays at width 8 while the next grows.",
     seed=SEED,
     measure=measure,

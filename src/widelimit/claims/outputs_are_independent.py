@@ -15,7 +15,7 @@ NET = wl.mlp(depth=3, activation="relu", weight_std=2**0.5, bias_std=0.3)
 POINT = np.array([[0.7, -1.1, 0.4]])
 OUTPUTS = 64
 SLOPE = 0.2
-"""Of the exponent: next orders in 1/width move it by about 0.1 from width 32 on; the rest is statistical."""
+"""The exponent may differ by this: next orders in 1/width move it by about 0.1 from width 32; the rest is chance."""
 LEVEL = 5.0
 
 

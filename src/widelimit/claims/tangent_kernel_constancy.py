@@ -14,7 +14,7 @@ SEED = 4301
 SLOPE = 0.2
 """Next orders in 1/width, and the statistical error over seeds."""
 TIME = 2.0
-"""Of training, d theta/dt = -grad C: most of the loss is gone."""
+"""The time of training, d theta/dt = -grad C, is such that most of the loss is gone."""
 STEPS = 20
 
 

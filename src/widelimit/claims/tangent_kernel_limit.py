@@ -24,7 +24,7 @@ SEED = 4101
 POINTS = np.random.default_rng(SEED).standard_normal((3, 3))
 OUTPUTS = 2
 SLOPE = 0.1
-"""Of the fitted exponents: next orders in depth/width, a few hundredths, and the statistical error."""
+"""The fitted exponents may differ by this: next orders in depth/width, a few hundredths, and the statistical error."""
 LEVEL = 5.0
 
 

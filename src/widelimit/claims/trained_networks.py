@@ -16,7 +16,7 @@ SLOPE = 0.15
 NET = wl.mlp(depth=3, activation="erf", weight_std=1.2, bias_std=0.3)
 STEPS, RATE = 50, 0.1
 MARKS = np.array([0.2, 0.4, 1.0])
-"""Of the training, at which outputs are compared."""
+"""Outputs are compared at these times of the training."""
 
 
 def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -29,9 +29,9 @@ class Flight(NamedTuple):
     """A flight is training at a large learning rate."""
 
     loss: np.ndarray
-    """Of the network, (steps + 1,)."""
+    """The losses are those of the network, (steps + 1,)."""
     kernel: np.ndarray
-    """Of kernel descent with the network's kernel at the start, at the same steps."""
+    """The losses are of kernel descent with the network's kernel at the start, at the same steps."""
     sharpness: tuple[float, float]
     """learning_rate lambda_max/n of the empirical kernel, at the start and at the end: above 1, descent diverges."""
 

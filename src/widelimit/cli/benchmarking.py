@@ -117,7 +117,7 @@ def splits(table: Table, folds: int, seed: int) -> list[tuple[np.ndarray, np.nda
         return list(KFold(folds, shuffle=True, random_state=seed).split(table.target))
     labels, counts = np.unique(table.target, return_counts=True)
     if len(labels) == 1:
-        raise ValueError(f"the target has one class, {labels[0]!s}: there is nothing to tell apart.")
+        raise ValueError(f"the target has one class, {labels[0]!s}: there is nothing to distinguish.")
     if counts.min() < 2:
         alone = [str(label) for label in labels[counts < 2]]
         raise ValueError(

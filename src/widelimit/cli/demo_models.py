@@ -23,7 +23,7 @@ from sklearn.model_selection import KFold
 import widelimit as wl
 
 DEPTH, ACTIVATION, WEIGHT_STD, BIAS_STD = 3, "relu", math.sqrt(2), 0.1
-"""Of every network; sqrt(2) keeps the variance of relu signals."""
+"""Every network has these settings; sqrt(2) keeps the variance of relu signals."""
 NOISES = (1e-5, 1e-3, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise variances of `bayes`, over the square of the scale."""
 TIMES = np.array([0.1, 0.3, 1, 3, 10, 30, 100, 1e3, 1e4, 1e5, math.inf])
@@ -48,7 +48,7 @@ class Gaussian(NamedTuple):
     chosen: dict[str, float]
     """Hyper-parameters found on the training set."""
     remarks: tuple[str, ...] = ()
-    """What the fit complained about."""
+    """The text holds the warnings of the fit."""
 
 
 class Classes(NamedTuple):

@@ -43,7 +43,7 @@ def _grey(found: np.ndarray, path: Path) -> np.ndarray:
     if not (whole and found.min() >= 0 and found.max() <= 255):
         raise ValueError(
             f"--mnist {path}: {KEY} is {found.dtype}, from {found.min()} to {found.max()}; whole grey values from 0 to "
-            f"255 are wanted, as in the file that Keras loads."
+            f"255 are required, as in the file that Keras loads."
         )
     if found.max() <= 1:
         raise ValueError(f"--mnist {path}: the largest grey value is {found.max()}; the images are black or divided.")

@@ -25,7 +25,7 @@ NOT_REAL = {
 }
 """Arrays that are refused, by the kind of their dtype."""
 DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
-"""What NumPy raises for a file that is no array."""
+"""NumPy raises these errors for a file that is no array."""
 
 
 def read_matrix(path: Path, *, array: str = "", drop: Sequence[str] = ()) -> np.ndarray:

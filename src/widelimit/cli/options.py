@@ -59,7 +59,7 @@ def print_json(document: dict[str, Any]) -> None:
 def plain_errors(*, debug: bool) -> Iterator[None]:
     """Print errors as one line, with the traceback before it if `debug`.
 
-    ValueError and MemoryError, which name what the user gave and the mend, exit with 2, all others with 1.
+    ValueError and MemoryError, which name the user's value and the fix, exit with 2, all others with 1.
     """
     try:
         yield

@@ -34,7 +34,7 @@ class Column:
     categories: tuple[str, ...]
     """In alphabetical order, one input for each; empty for a column of numbers."""
     fill: float | str | None
-    """What stands in for a missing value: median or most frequent category of the training table, or nothing."""
+    """A missing value becomes this: median or most frequent category of the training table, or nothing."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -250,7 +250,7 @@ def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"
 
     The schema says what the values mean, a row's inputs do not depend on other rows.
     A category that training has not seen is 0 in all inputs of its column. Columns of no use are ignored. Both are
-    told in the notes.
+    reported in the notes.
 
     Raises:
         ValueError: columns that are not there; text for numbers; missing values that the model cannot fill.

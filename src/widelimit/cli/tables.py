@@ -21,7 +21,7 @@ SEPARATORS = ",;\t|"
 HEAD = 2**16
 """Bytes at the start of a file by which it is judged."""
 ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")
-"""What pandas calls an index without a name."""
+"""pandas gives this name to an index without a name."""
 EXACT = 2**53
 """From here on floats do not hold every integer."""
 GROWTH = 6

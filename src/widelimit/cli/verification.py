@@ -72,7 +72,7 @@ def lines(outcomes: Sequence[Outcome]) -> list[str]:
         if outcome.error:
             text.append(f"    {outcome.error}")
         text += [
-            f"    {check.name}: {check.measured:.4g}, wanted {check.low:.4g} to {check.high:.4g}"
+            f"    {check.name}: {check.measured:.4g}, required {check.low:.4g} to {check.high:.4g}"
             for check in outcome.checks
             if not check.holds
         ]

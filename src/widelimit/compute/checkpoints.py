@@ -46,7 +46,7 @@ class Checkpoint:
         if owner != self.fingerprint:
             raise ValueError(
                 f"the checkpoint {self.path} belongs to another problem (another kernel, other data, noise, precision "
-                "or tolerance); remove it to start anew, or give another path."
+                "or tolerance); remove it to start again, or give another path."
             )
         return state
 

@@ -82,7 +82,7 @@ class System:
     exact: Operator
     fast: Operator
     eps: float
-    """Of the dtype of `fast`."""
+    """The rounding is that of the dtype of `fast`."""
     precondition: Precondition
     tolerance: float
     max_iterations: int
@@ -92,7 +92,7 @@ class System:
 
         Every column is solved for at a size near 1, and its own is put back: no norm leaves float64's range.
 
-        progress: told log(residual)/log(tolerance), of 1, at every iteration, by the recursion's smallest residual.
+        progress: called with log(residual)/log(tolerance), of 1, every iteration, by the recursion's smallest residual.
 
         Raises:
             NotPositiveSemidefinite: a direction of negative curvature was met.

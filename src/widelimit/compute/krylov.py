@@ -29,8 +29,8 @@ STEPS = 10
 def gain(values: np.ndarray, clock: np.ndarray, null: np.ndarray, fading: float) -> np.ndarray:
     """Compute (1 - exp(-clock lambda))/lambda for every time and eigenvalue, (T,), (r,) -> (T, r), by expm1.
 
-    An eigenvalue marked as null cannot be told from 0: its gain is clock while that is short against 1/fading, fades as
-    exp(-clock fading), and is 0 at infinity.
+    An eigenvalue marked as null cannot be distinguished from 0: its gain is clock while that is short against
+    1/fading, fades as exp(-clock fading), and is 0 at infinity.
     """
     times = clock[:, None]
     lam = np.where(null, 1.0, values)

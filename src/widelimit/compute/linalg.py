@@ -1,8 +1,8 @@
 """This module factorises kernel matrices, in float64. No jitter is ever added.
 
 A matrix that is positive definite to rounding is factorised by Cholesky, in place. One that is not is taken by its
-eigenvectors, in the minimum-norm sense: directions whose eigenvalue cannot be told from zero are left out, and the
-caller is told the rank.
+eigenvectors, in the minimum-norm sense: directions whose eigenvalue is zero to rounding are left out, and the
+rank is reported.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Cholesky(Factor):
 @final
 @dataclass(frozen=True)
 class Eigen(Factor):
-    """A = V diag(values) V^T over the eigenvalues that can be told from zero; V (n, rank)."""
+    """A = V diag(values) V^T over the eigenvalues above their rounding; V (n, rank)."""
 
     values: np.ndarray
     vectors: np.ndarray

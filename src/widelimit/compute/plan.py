@@ -85,7 +85,7 @@ def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, bud
     """Make the plan of an (n, m) matrix whose inputs have `features` numbers each.
 
     Tiles have LARGEST rows, fewer for a small matrix (half of it, as a power of two, so that there is work for two) and
-    for a small budget. A quarter of the budget is for features, which are computed anew where not all fit.
+    for a small budget. A quarter of the budget is for features, which are computed again where not all fit.
 
     Args:
         n: rows.

@@ -36,7 +36,7 @@ CHECKSUM_BYTES = 4
 METADATA, COPY = "zarr.json", "widelimit.json"
 """Zarr's own file, and the same again."""
 PROBED = 8
-"""Rows whose Gram matrix stands in the fingerprint: it tells functions apart that have the same name."""
+"""Rows whose Gram matrix stands in the fingerprint: it distinguishes functions that have the same name."""
 
 
 def store_gram(

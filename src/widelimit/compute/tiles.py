@@ -76,7 +76,7 @@ def _apart(always: jax.Array, function: Callable[..., jax.Array], *arguments: Fe
     return jnp.asarray(jax.lax.cond(always, function, lambda *_: jnp.zeros(form.shape, form.dtype), *arguments))
 
 
-# Twice the width of vectors that XLA takes by itself: with AVX-512 a tile takes half the time, without it the same.
+# Twice the width of vectors that XLA takes automatically: with AVX-512 a tile takes half the time, without it the same.
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
 # Half of the time to compile; what runs is slower where it computes much, and encoding does not.
 _QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
@@ -112,7 +112,7 @@ def _whole(kernel: PairKernel, x: Features, y: Features) -> jax.Array:
 def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
     """Compute K(x, x): one triangle, mirrored, around the diagonal given.
 
-    `diagonal` is compiled apart: inside this function the compiler could round it in another way than `diag` does.
+    `diagonal` is compiled separately: inside this function the compiler could round it in another way than `diag` does.
     """
     block = jnp.tril(kernel.pairwise(x, x, same=True), -1)
     return block + block.T + jnp.diag(diagonal)
@@ -278,7 +278,7 @@ def compute(
     wanted: Callable[[int, int], bool] = every,
     progress: Callable[[int, int], None] = silent,
 ) -> None:
-    """Call `write(i, j, tile)` for every tile of the plan that is wanted, from several threads, in no order.
+    """Call `write(i, j, tile)` for every tile of the plan that is requested, from several threads, in no order.
 
     A symmetric plan takes X for Y. `progress(done, total)` is called in this thread after each tile. An exception, of
     `write` or by Ctrl-C, ends the work within a tile.

@@ -24,7 +24,7 @@ DAMAGED = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, SyntaxError),
     *(ArithmeticError, LookupError, TypeError, ValueError, AttributeError, MemoryError),
 )
-"""What Python and NumPy raise on bytes that are no archive, or no array (RecursionError is a RuntimeError)."""
+"""Python and NumPy raise these on bytes that are no archive, or no array (RecursionError is a RuntimeError)."""
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "a NumPy array (.npy), not a model"),
     (b"PAR1", "a Parquet file"),

@@ -121,7 +121,7 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
         except (ValueError, ArithmeticError):
             return np.inf
 
-    score(design)  # what is wrong with the data is told here
+    score(design)  # errors in the data are reported here
     simplex = np.vstack([start, start + math.log(3) * np.eye(len(names))])
     bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
     options = {"initial_simplex": simplex, "maxfev": TRIALS, "xatol": 0.05, "fatol": 0.01}

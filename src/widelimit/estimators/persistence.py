@@ -24,11 +24,11 @@ from widelimit.estimators.regressors import WideRegressor
 from widelimit.estimators.restoring import ESTIMATORS, INVALID, restored
 
 FORMAT = 1
-"""Of the file. Grows when an older library would misread a newer file."""
+"""The version of the file grows when an older library would misread a newer file."""
 MAGIC = "widelimit.model"
 HEADER = "header"
 FIELDS = {"magic", "format", "widelimit", "class", "parameters", "state", "arrays", "extra", "checksum"}
-"""Of the header."""
+"""The header has these fields."""
 
 
 class Stored(NamedTuple):

@@ -25,7 +25,7 @@ LABELS = re.compile(r"[<>|=][fiub][1248]|[<>=]U[0-9]{1,7}")
 MOST_LABELS = 2**26
 """Bytes of class labels."""
 INVALID = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, MemoryError)
-"""What a field of another type or size ends in."""
+"""A field of another type or size ends in one of these errors."""
 COMMON = {"n_features", "feature_names", "sphere", "fitted"}
 FITTED = {"design", "noise"}, {"inputs.mean", "inputs.scale", "X", "weights", "coefficients", "y", "y_mean", "y_scale"}
 """Fields and arrays of a `Fitted`, beside the common ones."""

@@ -17,7 +17,7 @@ from widelimit.compute import memory
 from widelimit.kernels.base import Kernel
 
 STEP = 1e-4
-"""Of central differences in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
+"""The step of central differences is in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
 
 
 class _Place(NamedTuple):

@@ -14,7 +14,7 @@ from widelimit.shapes import Float
 NODES = 24
 """Gauss-Hermite nodes for each output; spaced by less than the width of a Gumbel variable up to a deviation of 4."""
 STEP = 0.4
-"""Of the trapezoidal rule, in units of a Gumbel variable; its error falls as exp(-pi^2/STEP), 2e-11 here."""
+"""The step of the trapezoidal rule is in units of a Gumbel variable; its error falls as exp(-pi^2/STEP), 2e-11 here."""
 TAIL = 30.0
 """exp(-TAIL) of a Gumbel variable's right tail is left out."""
 REACH = 8.0

@@ -22,7 +22,7 @@ from widelimit.shapes import Float, Int
 ALPHA_EPSILON = 0.01
 """Milios et al., section 4.1."""
 SCALES = 2.0 ** np.arange(-1, 5.1)
-"""Standard deviations of the latent functions tried; latent labels of own and other classes are about 6.6 apart."""
+"""Standard deviations of the latent functions tried; latent labels of own and other classes differ by about 6.6."""
 BLOCK = 2048
 """Test points whose variances are computed at once."""
 
@@ -101,7 +101,7 @@ class DirichletPosterior:
     scale: float
     offset: float
     log_marginal_likelihood: float
-    """Of the latent labels, summed over the classes that occur: one that does not has nothing but its own absence."""
+    """The log likelihood of the latent labels is summed over the classes that occur: others have only their absence."""
     targets: Float[np.ndarray, "n c"]
     """Latent labels less the offset, in units of scale."""
     noise: Float[np.ndarray, "n c"]

@@ -69,7 +69,7 @@ def refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
         return
     cause = _duplicates(data, noise)
     if not cause and factor.rank < n:
-        # Half of the digits, for each output by itself: rounding in consistent labels stays far below.
+        # Half of the digits, for each output separately: rounding in consistent labels stays far below.
         y, _ = linalg.scaled(data.y)
         missed = np.abs(factor.outside(y)) / np.maximum(np.abs(y).max(axis=0), np.finfo(np.float64).tiny)
         if missed.max() > math.sqrt(linalg.EPS):

@@ -49,7 +49,7 @@ class GradientFlow(Flow):
     def gain(self, t: np.ndarray) -> np.ndarray:
         """(1 - exp(-2 lambda t/n))/lambda for every time and mode, (T,) -> (T, n), by expm1; 2 t/n at lambda = 0.
 
-        A mode that cannot be told from a null one (lambda <= n eps lambda_max) is left out at t = inf, where the flow
+        A mode that is null to rounding (lambda <= n eps lambda_max) is left out at t = inf, where the flow
         is the minimum-norm solution. Before, its gain fades as exp(-2 sqrt(eps) lambda_max t/n): the rounding in
         K(z, X) v, which the gain multiplies, then never exceeds sqrt(eps) of the result.
         """

@@ -58,7 +58,7 @@ class HyperparameterFit:
 
     kernel: Kernel
     values: Values
-    """By name; "noise" is among them."""
+    """The values are by name; "noise" is among them."""
     objective: str
     score: float
     """The log marginal likelihood, or the leave-one-out log density of the observations; larger is better.
@@ -298,7 +298,7 @@ def fit_hyperparameters(
     space = _space(given, bounds or {})
     slopes = SLOPES[gradient](builder, points, space)
     search = _Search(builder, points, _with_a_say(y, len(points)), space, variance, OBJECTIVES[objective], slopes)
-    search.posterior(space.joined("start"))  # what is wrong with the data or the builder is told here, unguarded
+    search.posterior(space.joined("start"))  # errors in the data or the builder are reported here, unguarded
     seed = validation.integer("seed", seed, at_least=0)
     found = [search.run(z, max_steps) for z in _starts(space, restarts, seed)]
     return _result(replace(search, y=np.array(y)), objective, found, variance)

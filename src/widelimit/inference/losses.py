@@ -21,7 +21,7 @@ from widelimit.validation import Array
 Scalar = float | jax.Array
 
 ROUNDING = 1e-9
-"""How far the sums of rows of probabilities may be from 1: they may have been written with 10 digits."""
+"""The sums of rows of probabilities may differ from 1 by this: they may have been written with 10 digits."""
 
 
 def _known(value: Any) -> Any:

@@ -18,8 +18,8 @@ from widelimit.validation import Array
 class Modes:
     """C(f_t) = sum_i (power_i/n) exp(-4 lambda_i t/n): made by `GradientFlow.modes`, largest eigenvalue first.
 
-    Eigenvalues are those of K(X, X) (of the (n c, n c) matrix of a matrix-valued kernel). One that cannot be told from
-    0 is 0: its mode is never learned.
+    Eigenvalues are those of K(X, X) (of the (n c, n c) matrix of a matrix-valued kernel). One that is 0 to
+    rounding is set to 0: its mode is never learned.
     """
 
     eigenvalues: Float[np.ndarray, " N"]

@@ -30,7 +30,7 @@ steps that an explicit method takes (the stiffness is the condition number of th
 HORIZON = 1e6
 """t = inf is n/lambda times this for the smallest eigenvalue: a loss with any curvature has long converged."""
 SHORTEST = 1e-3
-"""Of a solve, in units of n/lambda_max: earlier times are interpolated within its first steps."""
+"""The shortest time of a solve is in units of n/lambda_max: earlier times are interpolated within its first steps."""
 _BATCH = 8
 """Times are padded to a multiple of this, so that few programs are compiled."""
 
@@ -56,9 +56,9 @@ class Solution(NamedTuple):
     outputs: Float[np.ndarray, "T n c"]
     """f_t(X)."""
     reached: Float[np.ndarray, " T"]
-    """Whether each time was reached; t = inf is where the flow converged."""
+    """True where the time was reached; t = inf is where the flow converged."""
     converged: bool
-    """Whether the flow came to rest: neither d|_f nor the speed on a logarithmic clock is above the tolerance."""
+    """True if the flow came to rest: neither d|_f nor the speed on a logarithmic clock is above the tolerance."""
     end: float
     """The time at which the solver stopped, in the unit of d theta/dt = -grad C."""
     steps: int
@@ -160,7 +160,7 @@ class NumericalFlow(Flow):
     initial: Function | None
     values: np.ndarray
     vectors: np.ndarray
-    """Eigenpairs of K(X, X) that can be told from null ones."""
+    """Eigenpairs of K(X, X) that are not null to rounding."""
     start: np.ndarray
     tolerance: float
     max_steps: int
@@ -172,7 +172,7 @@ class NumericalFlow(Flow):
         """Compute the flow at times t in [0, inf] (a number counts as one time), and how the solver ended.
 
         A time that was not reached within max_steps steps, or a flow that does not come to rest (a minimum at infinity:
-        separable classes, say), is told in `reached`, `converged` and `message`; it is not an error.
+        separable classes, say), is reported in `reached`, `converged` and `message`; it is not an error.
         """
         times = np.atleast_1d(validation.times(t))
         q = self.start.size // len(self.vectors)

@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
 
     mean: Float[Array, "m *c"]
     variance: Float[Array, " m"]
-    """Of f, without observation noise, as `Posterior.variance`."""
+    """The variance is that of f, without observation noise, as `Posterior.variance`."""
 
 
 class LeaveOneOut(NamedTuple):
@@ -47,7 +47,7 @@ class LeaveOneOut(NamedTuple):
 
     mean: Float[np.ndarray, "n *c"]
     variance: Float[np.ndarray, " n"]
-    """Of f, without observation noise, as `Posterior.variance`."""
+    """The variance is that of f, without observation noise, as `Posterior.variance`."""
 
 
 class LikelihoodGradient(NamedTuple):

@@ -44,7 +44,7 @@ class Fit(NamedTuple):
     weights: np.ndarray
     choice: Choice
     residual: float | None
-    """Where the solver measured it."""
+    """The residual is set where the solver measured it."""
     iterations: int
     resumed: int
     converged: bool
@@ -84,7 +84,7 @@ def _iterative(n: int, itemsize: int, why: str) -> Choice:
     if operators.fits(n, dtype):
         return Choice("cg", "tiles", why)
     mend = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
-    return Choice("cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel anew{mend}")
+    return Choice("cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel again{mend}")
 
 
 def _require(choice: Choice, n: int, c: int, precision: Precision) -> None:
@@ -115,10 +115,10 @@ def fit(
     checkpoint: str | Path | None = None,
     report: Report = silent,
 ) -> Fit:
-    """Solve (K(X, X) + noise) weights = y; the arguments are those of `posterior`, checked, and where progress is told.
+    """Solve (K(X, X) + noise) weights = y; the arguments are those of `posterior`, checked, and `report` for progress.
 
     Raises:
-        MemoryError, ValueError: as `posterior`; singular matrices are told by the factor's rank where they can be.
+        MemoryError, ValueError: as `posterior`; singular matrices are found by the factor's rank where possible.
     """
     y, exponent = linalg.scaled(data.y)
     found = _fit(

@@ -16,7 +16,7 @@ from widelimit.shapes import Float
 from widelimit.validation import Array
 
 ASYMMETRY = 64
-"""Of K(x_i, x_j) against K(x_j, x_i)^T, in eps of the dtype computed in and of the largest entry: rounding."""
+"""K(x_i, x_j) may differ from K(x_j, x_i)^T by this rounding, in eps of the dtype and of the largest entry."""
 
 
 class MatrixKernel(abc.ABC):

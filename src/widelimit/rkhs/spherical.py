@@ -35,7 +35,7 @@ class SphericalSpectrum:
     eigenvalues: Float[np.ndarray, " D"]
     """lambda_k, in the kernel's unit."""
     multiplicities: Float[np.ndarray, " D"]
-    """How many harmonics have the degree k: sum_k multiplicity lambda_k = K(x, x)."""
+    """The number of harmonics of the degree k: sum_k multiplicity lambda_k = K(x, x)."""
     error: float
     """Of every eigenvalue, absolute: the last refinement's change, or the rounding of the kernel's values."""
     trace: float

@@ -98,7 +98,7 @@ def load(checkpoint: Checkpoint, like: State) -> tuple[State, History]:
         ValueError: not a checkpoint, a damaged one, that of a newer version or of another run. The file is left alone.
     """
     path = checkpoint.path
-    advice = "It was left as it is; pass another path to start anew."
+    advice = "It was left as it is; pass another path to start again."
     try:
         with safetensors.safe_open(path, framework="np") as file:
             about = file.metadata() or {}

@@ -177,7 +177,7 @@ def _started(what: Run, state: State, checkpoint: Checkpoint | None) -> tuple[St
 
 def _belongs(checkpoint: Checkpoint, found: History, first: History, what: Run) -> None:
     """Refuse records that are not the beginning of this run."""
-    advice = "It was left as it is; pass another path to start anew."
+    advice = "It was left as it is; pass another path to start again."
     if not np.allclose(found.loss[0], first.loss[0], rtol=SAME_RUN, atol=0.0):
         raise ValueError(
             f"{checkpoint.path} was written by another run: the loss at the start was {np.mean(found.loss[0]):g} and "

@@ -31,7 +31,7 @@ class State(NamedTuple):
 
     params: Any
     memory: Any
-    """Of the optimiser."""
+    """The state is that of the optimiser."""
     step: jax.Array
 
 

@@ -28,13 +28,13 @@ RECORDS = 100
 """Records along a run, unless record_every is given."""
 
 TOLERANCE = 1e-5
-"""Of a flow: float32 leaves no more than two digits beyond it."""
+"""A flow is solved to this tolerance: float32 leaves no more than two digits beyond it."""
 
 ROUNDING = 16
 """A tolerance is at least this many eps: below it the solver measures rounding."""
 
 MAX_STEPS = 100_000
-"""Of a flow's solver between two records."""
+"""A flow's solver takes at most this many steps between two records."""
 
 
 def train(

@@ -30,7 +30,7 @@ class Cost(NamedTuple):
     outputs: int
     parameters: int
     flops: float
-    """Of the forward pass of one row."""
+    """The flops are those of the forward pass of one row."""
     signals: float
     """Numbers that the forward pass of one row makes."""
     itemsize: int

@@ -18,7 +18,7 @@ Method = Literal["auto", "jacobian", "vector_products", "layerwise"]
 METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise")
 
 SHARE = 0.5
-"""Of the free memory, where no budget is given: the rest is for what the caller does with the kernel."""
+"""The share is of the free memory, where no budget is given: the rest is for what the caller does with the kernel."""
 
 COPIES = 3
 """Factors of one block are held this many times at once while they are made: values, their transpose, the result."""
@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
     across: int
     same: bool
     own: bool
-    """Only K(x, x) is wanted."""
+    """Only K(x, x) is needed."""
 
     @property
     def rows(self) -> int:
