@@ -13,7 +13,7 @@ FOLDER = Path(os.environ.get("PEERS", HERE.parent / ".venv-peers"))
 
 
 class Peer:
-    """A process that answers JSON lines: SCRIPT run by the Python of the environment NAME, with extra variables."""
+    """A peer is a process that answers JSON lines: SCRIPT run by Python of environment NAME, with extra variables."""
 
     def __init__(self, name: str, script: str, **variables: str) -> None:
         python = FOLDER / name / "bin" / "python"

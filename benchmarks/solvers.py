@@ -1,4 +1,4 @@
-"""Fit, mean and variance of 1000 points: every solver of ours beside scikit-learn, GPyTorch and neural-tangents.
+"""Fit, mean and variance of 1000 points are timed: our solvers beside scikit-learn, GPyTorch and neural-tangents.
 
 python benchmarks/solvers.py [--n 10000] [--features 20] [--neural-tangents PYTHON] [--gpytorch PYTHON]
 

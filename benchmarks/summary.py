@@ -24,7 +24,7 @@ def text(value: Any) -> str:
 
 
 def section(document: dict[str, Any], script: Path) -> str:
-    """Write the script's first sentence, the machine, the rows; results by single sets stay in the JSON."""
+    """Format the script's first sentence, the machine, the rows; results by single sets stay in the JSON."""
     machine = document["machine"]
     blas = "; ".join(
         f"{b['internal_api']} {b['version']}, {b['architecture']}, {b['num_threads']} threads" for b in machine["blas"]

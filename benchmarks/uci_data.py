@@ -35,12 +35,12 @@ class DataSet:
 
 
 def _published(z: dict[str, np.ndarray], folds: list[Fold]) -> list[Split]:
-    """Choose once on one split in halves, which shares its rows with the four test sets (Arora et al. 2020)."""
+    """Return one choice on one split in halves, which shares its rows with the four test sets (Arora et al. 2020)."""
     return [Split((z["tune_train"], z["tune_val"]), tuple(folds))]
 
 
 def _honest(z: dict[str, np.ndarray], folds: list[Fold]) -> list[Split]:
-    """Choose for every fold, on its training rows in halves: a test row is never seen before it is scored."""
+    """Return a choice for every fold, on its training rows in halves: a test row is never seen before it is scored."""
     splits = []
     for train, test in folds:
         rare = np.unique(z["y"][train], return_counts=True)[1].min() < 2

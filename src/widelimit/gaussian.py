@@ -74,7 +74,7 @@ def _density_ends() -> list[float]:
 
 
 def normal_rule(deviation: np.ndarray, wanted: Panels) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes z and weights, (..., q), with E[phi(s z)] = sum(weights * phi(s nodes)) for every s of `deviation`."""
+    """Return nodes z and weights, (..., q): E[phi(s z)] = sum(weights * phi(s nodes)) for every deviation s."""
     own = [end / deviation for end in wanted.ends]
     return _rule(_merged([np.full_like(deviation, end) for end in _density_ends()], own))
 
@@ -93,7 +93,7 @@ def radial_rule(largest: float) -> tuple[np.ndarray, np.ndarray]:
 def pair_sum(
     f: Function, g: Function, s: np.ndarray, t: np.ndarray, rho: float, sigma: float, *, wanted: Panels, halved: bool
 ) -> Float[np.ndarray, "a b"]:
-    """E[f(s_i u) g(t_j v)] for standard deviations (a,), (b,), one rho and sigma = sqrt(1 - rho^2) >= 0.
+    """Compute E[f(s_i u) g(t_j v)] for standard deviations (a,), (b,), one rho and sigma = sqrt(1 - rho^2) >= 0.
 
     One rule serves all: several deviations only where the kinks, if any, are at 0, so that they have the same lines.
     """

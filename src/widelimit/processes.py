@@ -39,7 +39,7 @@ if sys.platform != "win32":
 
 
 def refuse_forked() -> None:
-    """Raise where a compiled program would wait for ever. Costs a look at a flag.
+    """Raise where a compiled program would wait without end. It costs one look at a flag.
 
     Raises:
         RuntimeError: this process was forked from one that had used JAX.

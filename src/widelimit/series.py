@@ -92,7 +92,7 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def hypot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """sqrt(a^2 + b^2) without overflow or underflow, with derivative 0 at a = b = 0."""
+    """Compute sqrt(a^2 + b^2) without overflow or underflow, with derivative 0 at a = b = 0."""
     largest = jax.lax.stop_gradient(jnp.maximum(jnp.abs(a), jnp.abs(b)))
     scale = jnp.where(largest > 0, largest, 1)
     return scale * safe_sqrt((a / scale) ** 2 + (b / scale) ** 2)

@@ -66,7 +66,7 @@ def variance_of(deviation: jax.Array) -> Variance:
 
 
 class Gaps(NamedTuple):
-    """The correlation rho of a pair of signals as (below, above) = (1 - rho, 1 + rho), each right to rounding.
+    """The correlation rho of a pair of signals is (below, above) = (1 - rho, 1 + rho), each right to rounding.
 
     Both are arrays of one shape with entries in [0, 2]; whichever is small keeps all its digits.
     """
@@ -107,7 +107,7 @@ def gaps_of_correlation(rho: jax.Array) -> Gaps:
 
 
 def _product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(p, e) with p + e = a b exactly, p the rounded product (Dekker 1971)."""
+    """Compute (p, e) with p + e = a b exactly, p the rounded product (Dekker 1971)."""
     a_head, b_head = (jax.lax.reduce_precision(v, *HALF_PRECISION[v.dtype.name]) for v in (a, b))
     a_tail, b_tail = a - a_head, b - b_head
     product = a * b
@@ -115,7 +115,7 @@ def _product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def gaps_of_covariance(x: Variance, c: jax.Array, y: Variance) -> Gaps:
-    """Gaps of a pair from its (normalised) variances and its covariance, exactly: 1 - abs(rho) = (q q' - c^2)/(...).
+    """Compute gaps of a pair from (normalised) variances and covariance: 1 - abs(rho) = (q q' - c^2)/(...), exactly.
 
     q q' - c^2 is taken from exact products, so that no digit is lost near rho = +-1. Where rounding has left c^2 above
     q q', the correlation is +-1.
@@ -128,7 +128,7 @@ def gaps_of_covariance(x: Variance, c: jax.Array, y: Variance) -> Gaps:
 
 
 def gaps_of_one(like: jax.Array) -> Gaps:
-    """The gaps of a signal with itself (rho = 1), in the shape and dtype of `like`."""
+    """Return the gaps of a signal with itself (rho = 1), in the shape and dtype of `like`."""
     return Gaps(jnp.zeros_like(like), jnp.full_like(like, 2))
 
 

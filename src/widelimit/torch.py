@@ -191,7 +191,7 @@ def _contract(rule: str, left: list[torch.Tensor], right: list[torch.Tensor], di
 @pytree
 @dataclass(frozen=True)
 class ModuleKernel(Kernel):
-    """The mean over outputs of a module's NTK; made with output="trace". It is not differentiable by JAX."""
+    """The kernel is the mean over outputs of a module's NTK; made with output="trace". JAX cannot differentiate it."""
 
     jacobian: ModuleJacobian = field(metadata={"static": True})
 

@@ -49,7 +49,7 @@ class Activation(abc.ABC):
         """Return (gaps of the correlation after phi, d rho_after / d rho); x and y are the traces of the two inputs."""
 
     def itself(self, x: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        """`correlate` of every signal with itself, whose gaps are those of rho = 1."""
+        """Apply `correlate` to every signal with itself, whose gaps are those of rho = 1."""
         return self.correlate(x, x, gaps)
 
     def prepared(self, low: float, high: float, dtype: Any) -> Self:

@@ -59,7 +59,7 @@ def rule(dtype: str) -> Rule:
 
 
 class Corner(NamedTuple):
-    """Integrals of e(y) dy from 0 to the angle, with v = 1 - zeta^2 falling from 1 to 0 and w = tan(y/2)."""
+    """The integrals are of e(y) dy from 0 to the angle, with v = 1 - zeta^2 falling from 1 to 0 and w = tan(y/2)."""
 
     whole: jax.Array
     """The integrals of 1, v and v^2 are stacked."""
@@ -68,7 +68,7 @@ class Corner(NamedTuple):
 
 
 def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = True) -> Corner:
-    """The integrals for arrays kappa >= 0 and beta of one shape, and near = 1 - cos(angle) in [0, 1]."""
+    """Compute the integrals for arrays kappa >= 0 and beta of one shape, and near = 1 - cos(angle) in [0, 1]."""
     own = rule(near.dtype.name)
     floor = SMALLEST[near.dtype.name]
     above = near > floor

@@ -30,7 +30,7 @@ def in_places(coefficients: np.ndarray) -> np.ndarray:
 @pytree
 @dataclass(frozen=True)
 class Expansion:
-    """sum_b column_b(t) sum_k row_(b, k)(s) (a function of the angle)_k: matrices on Chebyshev polynomials."""
+    """The expansion is sum_b column_b(t) sum_k row_(b, k)(s) f_k: Chebyshev matrices, f_k functions of the angle."""
 
     rows: np.ndarray
     """(terms, PLACES)"""
@@ -95,7 +95,7 @@ def _pattern(sizes: np.ndarray, threshold: float, step: int) -> tuple[int, ...]:
 
 
 def in_powers(expansion: Expansion, *, halved: bool) -> Expansion:
-    """Chebyshev series in x as power series, which give the slope as well: in x, or (halved) in y = 2 x^2 - 1.
+    """Return Chebyshev series in x as power series, which give the slope as well: in x, or (halved) in y = 2 x^2 - 1.
 
     The halves a, b of `series.chebyshev_halves` follow each other, coefficient by coefficient. Coefficients of the
     functions at hand fall faster than those of the powers in T_k rise (by 2.4 a degree).

@@ -49,7 +49,7 @@ def kinks_at(h: jax.Array) -> Kinks:
 
 
 def _tails(at: Kinks) -> list[jax.Array]:
-    """Integrals of z^j times the density from h to infinity, j = 0..4."""
+    """Integrate z^j times the density from h to infinity, j = 0..4."""
     h, tail, density = at
     return [tail, density, h * density + tail, (h**2 + 2) * density, (h**3 + 3 * h) * density + 3 * tail]
 

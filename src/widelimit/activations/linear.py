@@ -1,4 +1,4 @@
-"""Activations made of two straight lines: phi(u) = A |u| + B u."""
+"""These activations are made of two straight lines: phi(u) = A |u| + B u."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEEPEST = 1e6
 
 
 def correlate_linear_pieces(bend: float | jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-    """The pair map of phi(u) = A|u| + B u, with bend = A^2/(A^2 + B^2).
+    """Compute the pair map of phi(u) = A|u| + B u, with bend = A^2/(A^2 + B^2).
 
     rho_after = bend kappa(theta) + (1 - bend) cos(theta), kappa = (2/pi) (sin(theta) + (pi/2 - theta) cos(theta)) the
     dual of abs, which has the period pi: so it is taken at the angle psi in [0, pi/2] to the nearer of +-1. Cho and

@@ -95,7 +95,7 @@ def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[ja
 
 
 def _mean_and_slope(coefficients: list[jax.Array], psi: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """H and dR/drho = H + tan(psi/2) dH/dpsi, from H in powers of the halves."""
+    """Compute H and dR/drho = H + tan(psi/2) dH/dpsi, from H in powers of the halves."""
     if len(coefficients) == 1:
         return coefficients[0], coefficients[0]
     x = psi * (4 / math.pi) - 1

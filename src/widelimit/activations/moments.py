@@ -41,7 +41,7 @@ def order_at_zero(phi: Function, kinks: tuple[float, ...]) -> int:
 
 
 def growth(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> np.ndarray:
-    """E[phi(s z)^2]/s^(2 p), p = `order_at_zero`, for s >= 0."""
+    """Compute E[phi(s z)^2]/s^(2 p), p = `order_at_zero`, for s >= 0."""
     order, sizes = order_at_zero(phi, kinks), np.append(np.maximum(deviations, SMALLEST), _NEAR_ZERO)
     found = second_moments(phi, kinks, sizes) / sizes ** (2 * order)
     # A phi written with a difference, as exp(u) - 1, is 0 for small u.

@@ -173,7 +173,7 @@ class PiecewisePolynomial(Activation):
     def components(
         self, s: jax.Array, t: jax.Array, near: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-        """Half the squared distance at rho = 1, and H, of either part of two signals, elementwise."""
+        """Compute half the squared distance at rho = 1, and H, of each part of two signals, elementwise."""
         x, y = map(self._trace_at, (s, t))
         apart, means, _ = self._components(x, y, near)
         return (apart[0], means[0]), (apart[1], means[1])
@@ -245,7 +245,7 @@ class PiecewisePolynomial(Activation):
     def _components(
         self, x: PiecesTrace, y: PiecesTrace, near: jax.Array
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-        """Half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
+        """Compute half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
         places = in_order(x.kinks, y.kinks)
         x_all, y_all = (self._all_kinks(trace, near.dtype) for trace in (x, y))
         pairs = pairs_of_kinks(x_all[0], y_all[0], near, curved=self._curved())

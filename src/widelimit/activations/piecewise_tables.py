@@ -43,7 +43,7 @@ class Pieces(Protocol):
         """Evaluate phi(u), elementwise."""
 
     def components(self, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
-        """Half the squared distance at rho = 1 and H, of the even and of the odd part, elementwise."""
+        """Compute half the squared distance at rho = 1 and H, of the even and of the odd part, elementwise."""
 
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
         """Return the jumps of the even and the odd part, and E[f_s^2] of the even part; arrays (m,)."""

@@ -119,7 +119,7 @@ def _by_quarters(
 
 
 def _products_on_quarter(psi: np.ndarray, count: int) -> np.ndarray:
-    """Integrals of T_n(2 cos a - 1) T_l(2 cos b - 1)/(2 pi) where both cosines are positive, a - b = psi: (K, n, l)."""
+    """Integrate T_n(2 cos a - 1) T_l(2 cos b - 1)/(2 pi) where both cosines are positive, a - b = psi: (K, n, l)."""
     nodes, weights = np.polynomial.legendre.leggauss(math.ceil(1.6 * count) + 16)
     half = (math.pi - psi)[:, None] / 2
     cosines = np.cos(half * nodes + psi[:, None] / 2)

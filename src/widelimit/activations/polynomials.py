@@ -29,7 +29,7 @@ LARGEST_COEFFICIENT = 1e6
 
 
 def _in_hermite(n: int) -> list[float]:
-    """z^n in the normalised Hermite polynomials He_j/sqrt(j!): n!/(2^m m! sqrt(j!)) at j = n - 2 m."""
+    """Expand z^n in the normalised Hermite polynomials He_j/sqrt(j!): n!/(2^m m! sqrt(j!)) at j = n - 2 m."""
     weights = [0.0] * (n + 1)
     for m in range(n // 2 + 1):
         j = n - 2 * m

@@ -220,7 +220,7 @@ def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
 
 
 def _moments(h: np.ndarray, k: np.ndarray, psi: np.ndarray) -> list[list[np.ndarray]]:
-    """E[U^p V^q; U > h, V > k], p, q = 0..2, each (3, ..): the smooth part, and those with erf and with E."""
+    """Compute E[U^p V^q; U > h, V > k], p, q = 0..2, each (3, ..): the smooth part, and those with erf and with E."""
     from scipy import special
 
     kappa, beta, u, rho = (h - k) / 2, (h + k) / 2, np.tan(psi / 2), np.cos(psi)

@@ -89,7 +89,7 @@ class Table:
 @pytree
 @dataclass(frozen=True)
 class Places:
-    """The range of standard deviations as the interval of Chebyshev polynomials: s/(s + sigma) = middle + half x."""
+    """The range of deviations is the interval of Chebyshev polynomials: s/(s + sigma) = middle + half x."""
 
     sigma: np.ndarray
     middle: np.ndarray
@@ -120,7 +120,7 @@ def polynomials(x: jax.Array, count: int) -> jax.Array:
 
 
 def places_between(low: float, high: float) -> Places:
-    """f_s is analytic for Re s > 0, which s/(s + sigma) takes to a disc: sqrt(low high) puts the range in its middle.
+    """f_s is analytic for Re s > 0, and s/(s + sigma) maps this half-plane to a disc: sqrt(low high) is in the middle.
 
     Much below the lengths of order 1 over which phi varies, nothing happens: so sigma is not less than 1.
     """
@@ -192,7 +192,7 @@ def _inner(
 
 
 def unconverged(values: np.ndarray, target: float) -> tuple[bool, bool]:
-    """Return True where the last coefficients in the deviations, and in the angle, are above the target; (m, m, K)."""
+    """Return two flags: True if the last coefficients in the deviations, or in the angle, are above the target."""
     size = np.abs(chebyshev_coefficients(values, 0, 1, 2))
     return len(size) > 1 and bool(size[-2:].max() > target), bool(size[..., -2:].max() > target)
 
@@ -282,7 +282,10 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
 def own_series(
     phi: Function, kinks: tuple[float, ...], places: Places, points: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """`Table.growth`, `Table.itself` and `Table.order` from that many points; for dR/drho = s^2 E[phi'^2]/E[phi^2]."""
+    """Compute `Table.growth`, `Table.itself` and `Table.order` from that many points.
+
+    The derivative is dR/drho = s^2 E[phi'^2]/E[phi^2].
+    """
     deviations, derivative = places.deviations(points)[1], derivative_of(phi)
     own, of_slope = (growth(f, kinks, deviations) for f in (phi, derivative))
     order = order_at_zero(phi, kinks)
@@ -294,7 +297,10 @@ def own_series(
 
 
 def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
-    """The odd part is uncorrelated at rho = 0, unless the derivative misses a jump: then R(1) is not its integral."""
+    """Refuse a derivative that misses a jump of phi.
+
+    The odd part is uncorrelated at rho = 0; if a jump is missed, R(1) is not the integral of dR/drho.
+    """
     inner, slopes = samples.inner[1], samples.slopes[1]
     at_zero = np.polynomial.chebyshev.chebvander(np.ones(1), slopes.shape[-1] - 1)[0]
     left = inner - chebyshev_coefficients(averaged(slopes), -1) @ at_zero

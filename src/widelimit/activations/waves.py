@@ -91,7 +91,7 @@ def _decayed(
 
 
 def _sines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
-    """(near after, slope for rho >= 0) of phi = sin: the correlation is exp(-distance) falls/sqrt(falls_x falls_y)."""
+    """Compute (near after, slope for rho >= 0) of phi = sin: correlation exp(-distance) falls/sqrt(falls_x falls_y)."""
     gap = _decayed(pair.distance, x.falls, y.falls, pair.falls, pair.excess)
     decay = jnp.exp(-pair.distance)
     slope = decay * (2 - pair.falls) * ((x.s / jnp.sqrt(x.falls)) * (y.s / jnp.sqrt(y.falls)))
@@ -99,7 +99,7 @@ def _sines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, ja
 
 
 def _cosines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
-    """(gap after, slope for rho >= 0) of phi = cos, whose correlation is even in rho."""
+    """Compute (gap after, slope for rho >= 0) of phi = cos, whose correlation is even in rho."""
     gap = _decayed(pair.distance, 2 - x.falls, 2 - y.falls, 2 - pair.falls, -pair.excess)
     decay = jnp.exp(-pair.distance)
     slope = decay * pair.falls * ((x.s / jnp.sqrt(2 - x.falls)) * (y.s / jnp.sqrt(2 - y.falls)))

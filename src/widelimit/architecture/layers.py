@@ -57,7 +57,7 @@ class Layer(abc.ABC):
 
 
 class _DenseTrace(NamedTuple):
-    """Shares of the signal and of the bias in the standard deviation after the layer: share^2 + rest^2 = 1."""
+    """The shares of signal and bias in the deviation after the layer have share^2 + rest^2 = 1."""
 
     share: jax.Array
     rest: jax.Array

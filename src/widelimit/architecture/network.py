@@ -268,7 +268,7 @@ class Network:
         return replace(self, block=block)
 
     def _through(self, x: tuple[Trace, ...], y: tuple[Trace, ...], gaps: Gaps) -> PairState:
-        """The blocks on pairs, from the gaps after the first layer, where Theta^1 = Sigma^1."""
+        """Apply the blocks to pairs, from the gaps after the first layer, where Theta^1 = Sigma^1."""
 
         def step(state: PairState, traces: tuple[tuple[Trace, ...], tuple[Trace, ...]]) -> tuple[PairState, None]:
             for layer, trace_x, trace_y in zip(self.block, *traces, strict=True):
@@ -352,7 +352,7 @@ def mlp(
         bias_std: beta >= 0; 0 is no bias.
         parameterization: of the finite networks (n_l: inputs of layer l, n: the width; limits: docs/training.md):
             "ntk": as above, every parameter from N(0, 1). Learning rates are of order 1, the kernel of training has a
-                limit and stands still (Jacot et al. 2018).
+                limit and is constant (Jacot et al. 2018).
             "standard": affine(a) = W a + b, W from N(0, weight_std^2/n_l), b from N(0, bias_std^2). The same functions
                 at the start; the tangent kernel grows like n, and learning rates go like 1/n.
             "mean_field": the output of "ntk" times 1/sqrt(n). f_0 tends to 0, learning rates go like n, and the kernel

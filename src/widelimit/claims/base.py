@@ -66,7 +66,7 @@ class Measurement(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A straight line fitted to logarithms, y = exp(intercept) x^slope."""
+    """A straight line is fitted to logarithms, y = exp(intercept) x^slope."""
 
     slope: float
     error: float

@@ -33,7 +33,7 @@ def problem() -> tuple[np.ndarray, dict[str, tuple[wl.Loss, np.ndarray]]]:
 def rates(
     k: wl.Kernel, X: np.ndarray, loss: wl.Loss, y: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """dC/dt by extrapolated central differences, and |d|_K^2 = (1/n^2) d^T K d, at every time."""
+    """Compute dC/dt by extrapolated central differences, and |d|_K^2 = (1/n^2) d^T K d, at every time."""
     flow = wl.gradient_flow(k, X, y, loss=loss, tolerance=1e-11)
     # The same times for costs and outputs: a flow is compiled for their number.
     around = (times[:, None] * (1 + np.arange(-2, 3) * STEP)).ravel()

@@ -1,4 +1,4 @@
-"""Section 3.3: a network of depth 1 is linear regression, and its tangent kernel is Sigma^1, at rest."""
+"""Section 3.3: a network of depth 1 is linear regression, and its tangent kernel Sigma^1 does not change."""
 
 from __future__ import annotations
 

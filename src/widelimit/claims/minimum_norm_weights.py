@@ -38,7 +38,12 @@ def outside_span(w: np.ndarray, phi: np.ndarray) -> np.ndarray:
 
 
 def descend(steps: int, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Norms of the iterates from w_0 = start, (steps + 1,), and the last: w_0 + descent from 0 on y - phi w_0."""
+    """Compute norms of the iterates from w_0 = start, (steps + 1,), and the iterates.
+
+    They are w_0 + descent from 0 on y - phi w_0.
+
+    The iterates are w_0 + descent from 0 on y - phi w_0.
+    """
     X, y, phi = problem()
     rate = 0.9 * wl.max_learning_rate(MODEL.kernel(), X)
     path = start + np.asarray(MODEL.primal_descent(X, y - phi @ start, learning_rate=rate, steps=steps))

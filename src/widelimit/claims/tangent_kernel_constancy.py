@@ -1,4 +1,4 @@
-"""Remark 4.3: the tangent kernel stands still in training as the width grows; in the mean-field scaling it does not."""
+"""Remark 4.3: the tangent kernel is constant in training for large width; in the mean-field scaling it is not."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def mean_deviation(effort: Effort, *, factor: float = 1.0) -> float:
 
 
 def printed(net: wl.Network) -> np.ndarray:
-    """The kernel that solves Theta = Theta Sdot^{L+1} + Sigma^{L+1}, the recursion as printed with L for l."""
+    """Compute the kernel that solves Theta = Theta Sdot^{L+1} + Sigma^{L+1}, the recursion as printed with L for l."""
     deeper = wl.mlp(depth=net.depth + 1, weight_std=2**0.5, bias_std=0.3)
     sigma, variance = np.asarray(wl.nngp(net).gram(POINTS)), np.asarray(wl.nngp(net).diag(POINTS))
     slope = 2 * np.asarray(wl.Relu().dual_derivative(variance[:, None] + 0 * sigma, sigma, variance + 0 * sigma))

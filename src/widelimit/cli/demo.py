@@ -77,7 +77,7 @@ def models(problem: Problem) -> dict[str, Fit]:
 
 
 def regression_scores(problem: Problem, fitted: Gaussian) -> dict[str, float]:
-    """Scores of y = offset + scale (standardised y), in y's own unit."""
+    """Compute scores of y = offset + scale (standardised y), in y's own unit."""
     mean = problem.offset[0] + problem.scale * fitted.mean[:, 0]
     sd = problem.scale * np.sqrt(fitted.variance)
     return {

@@ -75,13 +75,13 @@ def say(text: str) -> None:
 
 
 def clears(folder: Path) -> None:
-    """Delete unfinished files in this folder when a signal ends the process."""
+    """Mark this folder: its unfinished files are deleted when a signal ends the process."""
     _folders.add(folder)
 
 
 @contextmanager
 def resumable(remark: str) -> Iterator[None]:
-    """Print this about the work inside when it is interrupted."""
+    """Print this remark if the work inside is interrupted."""
     _remarks.append(remark)
     try:
         yield

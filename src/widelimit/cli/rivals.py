@@ -76,7 +76,7 @@ def our_classes(estimator: str, given: dict[str, Any]) -> Classification:
 
 
 def base(shape: Callable[..., Any], d: int) -> Any:
-    """Amplitude x RBF or Matern (nu = 3/2) of length about sqrt(d), the distance of standardised rows."""
+    """Make amplitude x RBF or Matern (nu = 3/2) of length about sqrt(d), the distance of standardised rows."""
     length = math.sqrt(d)
     return ConstantKernel(1.0, (1e-4, 1e4)) * shape(length, (length / 100, length * 100))
 

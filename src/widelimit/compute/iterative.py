@@ -20,7 +20,7 @@ from widelimit.compute.tiles import silent
 MAX_ITERATIONS = 1000
 """Products with the matrix, in all: what bounds every solve."""
 DEPTH = 1e-5
-"""Of one refinement with float32 products: below, the recursion's residual is no longer the true one."""
+"""A refinement with float32 products reduces the residual by this; below, the recursion's residual is not right."""
 PATIENCE = 50
 """Iterations without a smaller residual after which float32 products have no more to give."""
 COLUMNS = 256
@@ -134,7 +134,7 @@ class System:
         return told
 
     def _refine(self, b: np.ndarray, state: State, checkpoint: Checkpoint | None, told: Told) -> None:
-        """A dx = r to what `fast` can give, then x + dx and its residual."""
+        """Solve A dx = r to the accuracy of `fast`, then return x + dx and its residual."""
         rough = self.eps > EPS
         r = _norms(state["r"])
         # Half of the tolerance leaves room for the drift of the recursion's residual from the true one.
@@ -148,7 +148,7 @@ class System:
     def _iterate(
         self, state: State, target: np.ndarray, patience: int, checkpoint: Checkpoint | None, told: Told
     ) -> None:
-        """Preconditioned conjugate gradients on A dx = r (Hestenes and Stiefel 1952), each column to |s| <= target."""
+        """Run preconditioned conjugate gradients (Hestenes, Stiefel 1952) on A dx = r, each column to |s| <= target."""
         size = float(self.fast.diagonal().max(initial=0.0))
         best, since = np.inf, 0
         while int(state["total"]) < self.max_iterations and since < patience:

@@ -21,7 +21,7 @@ from widelimit.compute.tiles import silent
 
 EPS = float(np.finfo(np.float64).eps)
 WHOLE = 16_000
-"""Rows that LAPACK factorises in one call, in 14 s at 1e11 flops a second: until it is done no Ctrl-C is heard."""
+"""Rows that LAPACK factorises in one call, in 14 s at 1e11 flops a second: until it is done Ctrl-C has no effect."""
 
 
 class Factor(abc.ABC):
@@ -38,7 +38,7 @@ class Factor(abc.ABC):
 
     @abc.abstractmethod
     def whiten(self, b: np.ndarray) -> np.ndarray:
-        """W b with W^T W = A^+; (n, m) -> (rank, m)."""
+        """Compute W b with W^T W = A^+; (n, m) -> (rank, m)."""
 
     @abc.abstractmethod
     def outside(self, b: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ class Factor(abc.ABC):
         return threads.product(whitened.T, whitened)
 
     def squares(self, b: np.ndarray) -> np.ndarray:
-        """The diagonal of `form`, (n, m) -> (m,); b may be overwritten."""
+        """Compute the diagonal of `form`, (n, m) -> (m,); b may be overwritten."""
         whitened = self.whiten(b)
         return np.asarray(np.einsum("ij,ij->j", whitened, whitened))
 
@@ -256,7 +256,7 @@ def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def square_root(covariance: np.ndarray, error: float) -> np.ndarray:
-    """R with R R^T = covariance, (m, m); eigenvalues within `error` of zero are zero. Raises: as `non_negative`."""
+    """Find R with R R^T = covariance, (m, m); eigenvalues within `error` of 0 are 0. Raises: as `non_negative`."""
     with threads.decomposing(len(covariance)):
         values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
     return np.asarray(vectors * np.sqrt(non_negative(values, np.full_like(values, error))))

@@ -26,12 +26,12 @@ STRIP = 4096
 
 
 def views(folded: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The (n + 1)//2 columns stored as they are, tall[j, i] = L[i, j], and the square of the others, rest[i, j]."""
+    """Return the (n + 1)//2 columns stored directly, tall[j, i] = L[i, j], and the square of the others, rest[i, j]."""
     return folded[:, 1 - n % 2 :], folded[n % 2 :, : n // 2]
 
 
 def factorise(folded: np.ndarray, n: int, *, progress: Progress = silent) -> int:
-    """A = L L^T in place; 0, or the order of the leading minor that is not positive.
+    """Factorise A = L L^T in place; return 0, or the order of the leading minor that is not positive.
 
     progress: called with the share of the flops, of 1, after every block of columns.
     """
@@ -106,7 +106,7 @@ def _solved(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.ndarray:
 
 
 def _column_of_tall(tall: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
-    """Columns start to end of L, all their rows; tall[j, i] = L[i, j]. What is no minor's order is 0.
+    """Compute columns start to end of L, all their rows; tall[j, i] = L[i, j]. Returns 0, or the order of a bad minor.
 
     NumPy's products come first, then SciPy's solves: each has threads of its own, which spin for a while after.
     """
@@ -124,7 +124,7 @@ def _column_of_tall(tall: np.ndarray, start: int, end: int, room: np.ndarray) ->
 
 
 def _column_of_rest(below: np.ndarray, rest: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
-    """The same for the last rows and columns; rest[i, j] = L[i, j], below[c, i] the rows of the first columns c."""
+    """Do the same for the last rows and columns; rest[i, j] = L[i, j], below[c, i] the rows of the first columns c."""
     across, left, own = below[:, start:end], rest[start:end, :start], rest[:, start:end]
     known = across.T @ across + left @ left.T
     strips = _strips(end, len(rest))
@@ -157,7 +157,7 @@ def _divided(part: np.ndarray, root: np.ndarray, *, side: int) -> np.ndarray:
 
 
 def _root(block: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
-    """L with L L^T = block - known, in the place of `known`, from the upper triangle of the block, which gets L^T.
+    """Find L with L L^T = block - known, in the place of `known`, from the upper triangle of the block, which gets L^T.
 
     What is below belongs to other columns. Only the lower triangle of L is meant.
     """

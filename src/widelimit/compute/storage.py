@@ -99,7 +99,7 @@ def _described(value: Any) -> Any:
 
 
 def _begun(path: Path) -> bool:
-    """Return False where there is nothing to lose: no folder, or one with no more than a stopped start leaves."""
+    """Return False where there is nothing to lose: no folder, or only the files of an interrupted start."""
     if not path.is_dir():
         return path.exists()
     files = [file for file in path.rglob("*") if not file.is_dir()]

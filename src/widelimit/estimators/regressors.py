@@ -20,7 +20,7 @@ from widelimit.inference.solvers import Solver
 
 
 class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
-    """y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight): what both regressors share."""
+    """Both regressors have y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight)."""
 
     y_mean_: np.ndarray
     y_scale_: np.ndarray

@@ -84,7 +84,7 @@ class SklearnKernel(ScikitKernel):
         return built
 
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
-        """K(X, Y), (n, m), Y = X unless given; with `eval_gradient` also d K(X, X)/d theta, (n, n, p)."""
+        """Compute K(X, Y), (n, m), Y = X unless given; with `eval_gradient` also d K(X, X)/d theta, (n, n, p)."""
         X = _table(X)
         if Y is not None:
             if eval_gradient:

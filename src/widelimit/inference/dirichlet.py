@@ -28,7 +28,7 @@ BLOCK = 2048
 
 
 class DirichletLabels(NamedTuple):
-    """Gamma(alpha, 1) as lognormal, alpha = alpha_epsilon + [own class].
+    """Gamma(alpha, 1) is replaced by a lognormal law, alpha = alpha_epsilon + [own class].
 
     Variance log(1 + 1/alpha), mean log(alpha) - variance/2.
     """
@@ -91,7 +91,7 @@ def _correction(factor: linalg.Factor, member: np.ndarray, weights: np.ndarray, 
 @final
 @dataclass(frozen=True)
 class DirichletPosterior:
-    """f_k | labels for independent f_k ~ GP(offset_k, K), one a class: made by `dirichlet_posterior`."""
+    """The posterior is f_k | labels for independent f_k ~ GP(offset_k, K), one a class; see `dirichlet_posterior`."""
 
     data: TrainingSet
     factor: linalg.Factor

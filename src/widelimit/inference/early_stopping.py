@@ -53,7 +53,7 @@ class StoppedFlow:
 
     @linalg.quiet()
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
-        """S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m), symmetric to the bit."""
+        """Compute S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m), symmetric."""
         points = self.data.inputs(Z)
         m, n = len(points), len(self.data.X)
         memory.require(8.0 * (5 * m * m + 4 * m * n), f"the covariance of {m} points")
@@ -80,7 +80,7 @@ class StoppedFlow:
         return threads.product(self.data.cross(points), self.coefficients)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """B U^{-T} = T(Z, X) U diag(gain) and S(Z, X) U."""
+        """Compute B U^{-T} = T(Z, X) U diag(gain) and S(Z, X) U."""
         tangent = threads.product(self.data.cross(points), self.modes)
         if self.prior is self.data.kernel:
             return tangent * self.gain, tangent
@@ -101,7 +101,7 @@ def stopped_flow(
     weights: Float[np.ndarray, " n"] | None = None,
     prior: Kernel | None = None,
 ) -> StoppedFlow:
-    """The law of f_t under gradient flow on C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
+    """Compute the law of f_t under gradient flow on C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
 
     N = sum_i w_i, time that of d theta/dt = -grad C. With W^{1/2} T W^{1/2} = V diag(lambda) V^T and U = W^{1/2} V:
     f_t = f_0 + T(., X) U diag(gain) U^T (y - f_0(X)), gain = (1 - exp(-2 (lambda + noise) t/N))/(lambda + noise). At

@@ -37,12 +37,12 @@ class TrainedEnsemble:
         validation.sealed(self)
 
     def mean(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
-        """B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
+        """Compute B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
         return self.flow.predict(Z, t)
 
     @linalg.quiet()
     def covariance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m m"]:
-        """Sigma(Z, Z) - B Sigma(X, Z) - (B Sigma(X, Z))^T + B Sigma(X, X) B^T, B = B_t(Z).
+        """Compute Sigma(Z, Z) - B Sigma(X, Z) - (B Sigma(X, Z))^T + B Sigma(X, X) B^T, B = B_t(Z).
 
         (m, m), or (T, m, m) for an array of times.
         t = 0 is the NNGP prior. Source: Lee et al. 2019, arXiv 1902.06720, section 2.3.

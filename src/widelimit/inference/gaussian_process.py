@@ -104,7 +104,7 @@ class GaussianProcess:
         return self._root(_inputs("X", X)).rank
 
     def sample(self, X: Float[Array, "n d"], count: int, *, seed: int = 0) -> Float[Array, "count n *c"]:
-        """m(X) + R z with R R^T = K(X, X), z ~ N(0, 1): draws of f(X), (count, n) or (count, n, c).
+        """Draw f(X) = m(X) + R z with R R^T = K(X, X), z ~ N(0, 1): (count, n) or (count, n, c).
 
         R is a pivoted Cholesky factor of as many columns as the rank, so that a degenerate covariance (duplicate
         inputs, a linear kernel on more points than features) is no special case (Definition 2.2 of the paper).
@@ -129,7 +129,7 @@ class GaussianProcess:
         return like(draws if self.outputs else draws[..., 0], X)
 
     def log_density(self, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> float:
-        """log of (2 pi)^(-r/2) pdet(S)^(-1/2) exp(-(y - m)^T S^+ (y - m)/2), S = K(X, X) of rank r.
+        """Compute the log of (2 pi)^(-r/2) pdet(S)^(-1/2) exp(-(y - m)^T S^+ (y - m)/2), S = K(X, X) of rank r.
 
         Summed over outputs. The density of Definition 2.2, with its normalisation corrected. For a degenerate S it is
         that with respect to the Lebesgue measure on the support m + im(S) (pdet: the product of the nonzero
@@ -162,7 +162,7 @@ class GaussianProcess:
     def condition(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
     ) -> GaussianProcess:
-        """f | f(X) + e = y, e ~ N(0, noise): again a Gaussian process, section 2.4 of the paper.
+        """Return the law of f | f(X) + e = y, e ~ N(0, noise): again a Gaussian process, section 2.4 of the paper.
 
         Mean m(z) + K(z, X) (K(X, X) + noise)^{-1} (y - m(X)), covariance K(z, z') - K(z, X) (...)^{-1} K(X, z'). A
         process may be conditioned again on more data.

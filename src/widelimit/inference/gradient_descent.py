@@ -43,7 +43,7 @@ class GradientDescent:
         validation.sealed(self)
 
     def coefficients(self) -> Float[np.ndarray, "*S n *c"]:
-        """alpha_s with f_s = f_0 + K(., X) alpha_s, of the shape of y: equations (3.6) and (3.7) of the paper."""
+        """Return alpha_s with f_s = f_0 + K(., X) alpha_s, of y's shape: equations (3.6) and (3.7) of the paper."""
         values = self.alphas[..., 0] if self.data.single else self.alphas
         return values if isinstance(self.steps, np.ndarray) else values[0]
 
@@ -70,7 +70,7 @@ class GradientDescent:
 
 
 def polynomial_gain(values: np.ndarray, rate: float, steps: int, momentum: float) -> np.ndarray:
-    """q_s(lambda), of degree s - 1, with alpha_s = q_s(K) (y - f_0(X)), for eigenvalues (N,) and rate = 2 eta/n.
+    """Return q_s(lambda), of degree s - 1, alpha_s = q_s(K) (y - f_0(X)), for eigenvalues (N,) and rate = 2 eta/n.
 
     Without momentum q_s = (1 - (1 - rate lambda)^s)/lambda, by expm1 where that cancels. With momentum from the s-th
     power of the 3 x 3 matrix that makes (alpha_{s+1}, alpha_s, 1) of (alpha_s, alpha_{s-1}, 1), by repeated squaring.

@@ -47,7 +47,7 @@ class GradientFlow(Flow):
         return self.values <= linalg.rounding(len(self.values), self.values[-1])
 
     def gain(self, t: np.ndarray) -> np.ndarray:
-        """(1 - exp(-2 lambda t/n))/lambda for every time and mode, (T,) -> (T, n), by expm1; 2 t/n at lambda = 0.
+        """Compute (1 - exp(-2 lambda t/n))/lambda by expm1, (T,) -> (T, n): times and modes; 2 t/n at lambda = 0.
 
         A mode that is null to rounding (lambda <= n eps lambda_max) is left out at t = inf, where the flow
         is the minimum-norm solution. Before, its gain fades as exp(-2 sqrt(eps) lambda_max t/n): the rounding in
@@ -97,7 +97,7 @@ class GradientFlow(Flow):
         return losses if times.ndim else float(losses[0])
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
-        """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
+        """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
         times = np.atleast_1d(validation.one_time(t))
         residual, exponent = linalg.scaled(self.residual)
         folded = threads.product(self.vectors, self.gain(times)[0][:, None] * residual)

@@ -63,7 +63,7 @@ class HyperparameterFit:
     score: float
     """The log marginal likelihood, or the leave-one-out log density of the observations; larger is better.
 
-    Of the outputs that have a say, in the units that `fit_hyperparameters` gives them."""
+    It covers the outputs that count in the search, in the units that `fit_hyperparameters` gives them."""
     runs: tuple[Run, ...]
     at_bounds: tuple[str, ...]
     """Parameters that ended at a bound: the data want more, or do not determine them."""
@@ -77,7 +77,7 @@ def _marginal(post: Posterior) -> tuple[float, np.ndarray]:
 
 
 def _leave_one_out(post: Posterior) -> tuple[float, np.ndarray]:
-    """sum_i log N(y_i; mu_i, 1/Q_ii), over outputs too, and its derivative in A = Q^{-1}.
+    """Compute sum_i log N(y_i; mu_i, 1/Q_ii), over outputs too, and its derivative in A = Q^{-1}.
 
     With e = alpha/Q_ii: the sum is of log(Q_ii)/2 - alpha_i^2/(2 Q_ii) - log(2 pi)/2. Rasmussen and Williams 2006,
     equations (5.10) to (5.13).

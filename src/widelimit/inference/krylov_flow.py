@@ -68,7 +68,7 @@ class KrylovFlow(Flow):
         return _Limit(fit.weights, fit.factor.outside(self._residual))
 
     def bound(self, t: float | Float[Array, " T"]) -> Float[np.ndarray, "*T c"]:
-        """|f_t(z) - what `predict` returns| <= bound sqrt(K(z, z)/max_i K(x_i, x_i)) for every z, rounding aside.
+        """Bound the error: |f_t(z) - `predict`| <= bound sqrt(K(z, z)/max_i K(x_i, x_i)) for every z, but for rounding.
 
         (c,), or (T, c), in y's unit, for the basis as it is grown to meet the tolerance at these times; 0 at t = inf.
         With e = |error of alpha_t| and e' = |error of f_t(X)|, both bounded as in Lanczos's exponential, the error's
@@ -148,7 +148,7 @@ class KrylovFlow(Flow):
         return losses if times.ndim else float(losses[0])
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
-        """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
+        """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
         values = self.data.unfold(self._states(np.atleast_1d(validation.one_time(t)))[0][0])
         return values[:, 0] if self.data.single else values
 

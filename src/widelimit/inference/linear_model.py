@@ -61,7 +61,7 @@ class LinearModel:
         return np.asarray(validation.as_finite_floats("the result of feature_map", np.asarray(values)))
 
     def predict(self, w: Float[Array, "p *c"], Z: Float[Array, "m d"]) -> Float[np.ndarray, "m *c"]:
-        """phi(Z) w: (p,), (m, d) -> (m,), or (p, c) -> (m, c). Raises: ValueError: shapes that do not agree."""
+        """Compute phi(Z) w: (p,), (m, d) -> (m,), or (p, c) -> (m, c). Raises: ValueError: shapes that do not agree."""
         weights = np.asarray(validation.as_finite_floats("w", w), np.float64)
         phi = self._mapped("Z", Z)
         if weights.ndim not in (1, 2) or len(weights) != phi.shape[1]:

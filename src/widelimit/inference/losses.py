@@ -1,4 +1,4 @@
-"""Losses l(f, y): C(f) = (1/n) sum_i l(f(x_i), y_i), and d|_f, its derivative in function space."""
+"""A loss is l(f, y), with C(f) = (1/n) sum_i l(f(x_i), y_i), and d|_f, its derivative in function space."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Loss(abc.ABC):
             return float(jnp.mean(self.examples(jnp.asarray(outputs), jnp.asarray(targets))))
 
     def gradient(self, f: Float[Array, "n *c"], y: Float[Array, "n *c"]) -> Float[np.ndarray, "n *c"]:
-        """d|_f, the paper's: dC = (1/n) sum_i d_i . df_i. For the squared error 2 (f - y). In float64.
+        """Compute d|_f of the paper: dC = (1/n) sum_i d_i . df_i. For the squared error 2 (f - y). In float64.
 
         Args:
             f: (n,) or (n, c) outputs.

@@ -28,7 +28,7 @@ class NoiseLevel(NamedTuple):
     noise: float
     scale: Float[np.ndarray, " c"]
     score: float
-    """The logarithm of the likelihood of the outputs that have a say, without the terms that depend on neither K, noise
+    """The logarithm of the likelihood of the outputs that count, without the terms that depend on neither K, noise
     nor scale."""
 
 

@@ -41,7 +41,7 @@ class Nystrom:
 
 
 def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:
-    """phi(x) . phi(x') = K(x, L) K(L, L)^+ K(L, x'): exact between landmarks, below K elsewhere (the rest is positive).
+    """phi(x) . phi(x') = K(x, L) K(L, L)^+ K(L, x') is exact between landmarks, below K elsewhere.
 
     Landmarks that depend on others in the kernel's space (duplicates) leave features that are 0. Source: Williams and
     Seeger 2001.

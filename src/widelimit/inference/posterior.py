@@ -73,7 +73,7 @@ def _contraction(kernel: Kernel, X: jax.Array, weights: jax.Array) -> Kernel:
 @final
 @dataclass(frozen=True)
 class Posterior:
-    """f | y for f ~ GP(0, K), y = f(X) + N(0, noise): made by `posterior`.
+    """The posterior is f | y for f ~ GP(0, K), y = f(X) + N(0, noise): made by `posterior`.
 
     Every output is an independent process with this covariance, so variance and covariance have no output axis.
     """
@@ -149,7 +149,7 @@ class Posterior:
 
     @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"]) -> Prediction:
-        """`mean` and `variance` in one pass, which computes K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
+        """Compute `mean` and `variance` in one pass, with K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
 
         Raises: as `variance`.
         """
@@ -304,7 +304,7 @@ def posterior(
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Posterior:
-    """f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
+    """Compute f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
 
     Section 2.4 of the paper.
 

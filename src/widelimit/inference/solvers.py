@@ -38,7 +38,7 @@ class Choice(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The solved system: (K(X, X) + noise) weights = y."""
+    """The fit is a solved system: (K(X, X) + noise) weights = y."""
 
     factor: linalg.Factor
     weights: np.ndarray
@@ -194,7 +194,7 @@ def _with(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
 
 
 def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
-    """The kernel for these inputs, and the inputs, in a dtype; checked on the diagonal (blocks check themselves)."""
+    """Prepare the kernel for these inputs, and the inputs, in a dtype; the diagonal is checked, as blocks are later."""
     data.check_diagonal()
     X = data.X.astype(dtype, copy=False)
     return scalar_kernel(data.kernel).prepared(X), X

@@ -48,7 +48,7 @@ class TrainingSet(NamedTuple):
         return values.reshape(*values.shape[:-2], -1, self.y.shape[1])
 
     def inputs(self, Z: Any) -> np.ndarray:
-        """Test inputs (m, d) in float64, checked against X."""
+        """Return test inputs (m, d) in float64, checked against X."""
         Z = validation.points("Z", validation.concrete("Z", Z))
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)

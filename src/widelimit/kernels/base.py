@@ -78,7 +78,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
         return tiles.gram(self.prepared(X), X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        """K(x_i, y_j): (n, d), (m, d) -> (n, m). Of float32 and float64 the result is float64. Raises: as `gram`."""
+        """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m); float64 if either input is. Raises: as `gram`."""
         X, Y = validation.points("X", X), validation.points("Y", Y)
         validation.same_features("X", X, "Y", Y)
         dtype = np.result_type(X.dtype, Y.dtype)

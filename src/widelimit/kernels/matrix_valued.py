@@ -20,7 +20,7 @@ ASYMMETRY = 64
 
 
 class MatrixKernel(abc.ABC):
-    """K(x, x') in R^{c x c} with K(x, x')^T = K(x', x), the multi-dimensional kernel of section 3.4 of the paper.
+    """K(x, x') in R^{c x c} has K(x, x')^T = K(x', x): the multi-dimensional kernel of section 3.4 of the paper.
 
     K(x, x')[a, b] is the covariance of output a at x with output b at x'. Results are NumPy arrays.
     """
@@ -39,7 +39,7 @@ class MatrixKernel(abc.ABC):
         return self
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:
-        """K(x_i, x_j): (n, d) -> (n, n, c, c), with gram[i, j] = gram[j, i]^T to the bit.
+        """Compute K(x_i, x_j): (n, d) -> (n, n, c, c), with gram[i, j] = gram[j, i]^T to the bit.
 
         Raises:
             TypeError, ValueError: bad inputs, or a kernel that is not symmetric or not finite.

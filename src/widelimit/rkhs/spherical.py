@@ -37,7 +37,7 @@ class SphericalSpectrum:
     multiplicities: Float[np.ndarray, " D"]
     """The number of harmonics of the degree k: sum_k multiplicity lambda_k = K(x, x)."""
     error: float
-    """Of every eigenvalue, absolute: the last refinement's change, or the rounding of the kernel's values."""
+    """The error is absolute, for every eigenvalue: the last refinement's change, or rounding of the kernel's values."""
     trace: float
     """K(x, x)."""
 
@@ -69,7 +69,7 @@ def multiplicity(dimension: int, degree: int) -> float:
 
 
 def _legendre(dimension: int, highest: int, t: np.ndarray) -> np.ndarray:
-    """P_k(t) in R^dimension with P_k(1) = 1, (highest + 1, nodes): Gegenbauer polynomials, normalised.
+    """Compute P_k(t) in R^dimension with P_k(1) = 1, (highest + 1, nodes): Gegenbauer polynomials, normalised.
 
     (k + d - 2) P_{k+1} = (2 k + d - 2) t P_k - k P_{k-1}; Mueller 1966, page 33.
     """

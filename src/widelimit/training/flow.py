@@ -1,4 +1,4 @@
-"""Exact gradient flow of the parameters, d theta/dt = -grad C, by an adaptive solver (diffrax)."""
+"""The exact gradient flow of the parameters, d theta/dt = -grad C, is solved by an adaptive solver (diffrax)."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Recorder(NamedTuple):
     """Theta_0, (*E, k c, k c)."""
 
     def record(self, params: Any, steps: int, time: float) -> History:
-        """One record, R = 1."""
+        """Make one record, R = 1."""
         loss, movement, outputs, kernel = _measured(self.problem, params, self.probes, self.points, method=self.method)
         theta = np.asarray(kernel, np.float64)
         with np.errstate(all="ignore"):  # parameters that overflow make NaN here, and are explained where they stop

@@ -29,7 +29,7 @@ def linearize(apply: Apply, params: Any) -> Apply:
 
 
 def taylor(apply: Apply, params: Any, order: int) -> Apply:
-    """sum_{k <= order} (1/k!) d^k/dt^k f(theta_0 + t (theta - theta_0), x) at t = 0.
+    """Return sum_{k <= order} (1/k!) d^k/dt^k f(theta_0 + t (theta - theta_0), x) at t = 0.
 
     Args:
         apply: f(params, X), as for `empirical_ntk`.

@@ -31,7 +31,7 @@ _diagonal = jax.jit(lambda pair, x: pair.diagonal(x))
 @pytree
 @dataclass(frozen=True)
 class EmpiricalKernel(Kernel):
-    """The mean over outputs of an empirical kernel, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
+    """The kernel is the mean over outputs of an empirical one, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
 
     model: Model
     settings: Settings = field(metadata={"static": True})

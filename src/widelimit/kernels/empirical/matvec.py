@@ -76,7 +76,10 @@ def _chunks(X: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _tangents(f: Model, wanted: Settings, cost: Cost, x: np.ndarray, y: np.ndarray, stack: np.ndarray) -> np.ndarray:
-    """Take as many vectors, then as many rows at once as the budget holds; three copies of each of their directions."""
+    """Compute the product in groups: as many vectors, then as many rows at once as the budget holds.
+
+    A direction is held three times.
+    """
     free = memory.available()
     budget = min(wanted.memory * memory.GIB, free) if wanted.memory else SHARE * free
     direction, row = 3.0 * cost.parameters * cost.itemsize, 4.0 * cost.signals * cost.itemsize
