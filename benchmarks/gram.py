@@ -1,4 +1,4 @@
-"""NTK Gram matrices of relu networks are timed beside neural-tangents: from NumPy to NumPy, in turns, the shortest.
+"""NTK Gram matrices of relu networks are timed beside neural-tangents, NumPy to NumPy, in turns: the shortest seconds.
 
 python benchmarks/gram.py [n] [repeats]     (8192 and 3 unless given)
 """

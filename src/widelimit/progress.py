@@ -32,6 +32,8 @@ def _screen() -> Any:
 def shown(wanted: bool, *, unit: str = "") -> Iterator[Report]:
     """Yield a function that moves a bar on stderr, if that is a terminal and the bar is requested.
 
+    Otherwise the function does nothing.
+
     Where less is done than before, something new has begun, with a clock of its own. With a unit the bar counts, else
     it shows per cent. It is gone at the end.
     """

@@ -18,7 +18,7 @@ from widelimit.inference.nystrom import nystrom
 
 @final
 class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """The features have phi(x).phi(x') = K(x, L) K(L, L)^+ K(L, x') for k rows L of the training set (Nystrom).
+    """phi(x), (k,), has phi(x).phi(x') = K(x, L) K(L, L)^+ K(L, x') for k rows L of the training set (Nystrom).
 
     A linear model on these features approximates kernel ridge regression with the kernel K at O(n k^2) cost and O(n k)
     memory, where the exact estimators take O(n^3) and O(n^2). Source: Williams and Seeger 2001.

@@ -165,6 +165,8 @@ def dirichlet_posterior(
 ) -> DirichletPosterior:
     """Compute the exact posterior of every class's process f_k ~ `dirichlet_offset` + scale GP(0, K).
 
+    The label noise is by row and class.
+
     In units of `scale` class k's covariance is A_k = A - delta U U^T with A = K + noise_other W^{-1} common to all and
     U = P_k W^{-1/2} over the class's own rows, delta = noise_other - noise_own: one factorisation of (n, n) serves all
     classes, and one of (n_k, n_k), 1/delta - U^T A^{-1} U, each (Woodbury; for alpha_epsilon = 0.01 its condition

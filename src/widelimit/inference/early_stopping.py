@@ -53,7 +53,10 @@ class StoppedFlow:
 
     @linalg.quiet()
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
-        """Compute S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m), symmetric."""
+        """Compute S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m).
+
+        The result is symmetric to the bit.
+        """
         points = self.data.inputs(Z)
         m, n = len(points), len(self.data.X)
         memory.require(8.0 * (5 * m * m + 4 * m * n), f"the covariance of {m} points")

@@ -43,8 +43,8 @@ class Nystrom:
 def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:
     """phi(x) . phi(x') = K(x, L) K(L, L)^+ K(L, x') is exact between landmarks, below K elsewhere.
 
-    Landmarks that depend on others in the kernel's space (duplicates) leave features that are 0. Source: Williams and
-    Seeger 2001.
+    The rest K - phi . phi' is positive semi-definite. Landmarks that depend on others in the kernel's space
+    (duplicates) leave features that are 0. Source: Williams and Seeger 2001.
     """
     plan.require_matrices(len(landmarks), 4, "the features of these landmarks")
     values, vectors = linalg.eigenpairs(np.asarray(k.gram(landmarks)))

@@ -62,7 +62,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
         return self
 
     def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
-        """Compute K(x_i, x_j) for all rows: (n, d) -> (n, n), symmetric to the bit, its diagonal that of `diag(X)`.
+        """Compute K(x_i, x_j) for all rows: (n, d) -> (n, n), symmetric and with the diagonal `diag(X)`, to the bit.
 
         Args:
             X: (n, d) inputs, finite, float32 or float64 (integers that float64 represents are taken as float64).
@@ -78,7 +78,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
         return tiles.gram(self.prepared(X), X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m); float64 if either input is. Raises: as `gram`."""
+        """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m). float32 and float64 give float64. Raises: as `gram`."""
         X, Y = validation.points("X", X), validation.points("Y", Y)
         validation.same_features("X", X, "Y", Y)
         dtype = np.result_type(X.dtype, Y.dtype)
