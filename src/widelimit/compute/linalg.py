@@ -142,7 +142,7 @@ def rounding(n: int, largest: float) -> float:
 
 
 def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute eigenvalues (ascending), eigenvectors of a symmetric positive semi-definite matrix; `matrix` is lost.
+    """Compute eigenvalues (ascending) and eigenvectors of a semi-definite matrix; `matrix` is overwritten.
 
     Raises:
         MemoryError: no room for the eigenvectors and their workspace.
