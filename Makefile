@@ -38,11 +38,11 @@ bench: .venv/.ready  ## Measure the claims of speed that take minutes (benchmark
 bench-full: .venv/.ready  ## Measure all of them
 	@$(call run_benchmarks,^SMALL = )
 
-format: .venv/.ready-dev  ## Format the code and mend what can be mended by itself
+format: .venv/.ready-dev  ## Format the code and fix what can be fixed automatically
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-lock: .venv-uv/.ready  ## Lock the dependencies anew, at their newest versions
+lock: .venv-uv/.ready  ## Lock the dependencies again, at their newest versions
 	$(COMPILE) --output-file requirements.lock
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
@@ -56,7 +56,7 @@ set -e; for script in $$(grep -l '$(1)' benchmarks/*.py); do echo "== $$script";
 	.venv/bin/python benchmarks/summary.py
 endef
 
-# An environment is made from nothing, and its stamp is written last: one without a stamp is unfinished and made anew.
+# An environment is made from nothing, and its stamp is written last: one without a stamp is unfinished and made again.
 
 define new_environment
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

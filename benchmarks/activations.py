@@ -1,4 +1,4 @@
-"""Seconds of an NTK Gram matrix for every activation, beside relu's.
+"""This benchmark measures the seconds of an NTK Gram matrix for every activation, beside relu's.
 
 python benchmarks/activations.py [n] [equal | unequal | depth] [name ...]
 
@@ -21,13 +21,13 @@ NAMES = {"equal": [*CLOSED, *TABULATED, *PIECES], "unequal": [*TABULATED, *PIECE
 
 
 def gram(activation: str, depth: int, X: np.ndarray) -> float:
-    """Seconds of one call."""
+    """Measure seconds of one call."""
     k = wl.ntk(wl.mlp(depth=depth, activation=activation, weight_std=1.2, bias_std=0.2))
     return seconds(lambda: k.gram(X))
 
 
 def row(name: str, X: np.ndarray, *, depth: int, peer: str, peer_depth: int) -> dict[str, str | float]:
-    """An activation between two measurements of its peer."""
+    """Measure an activation between two measurements of its peer."""
     before = gram(peer, peer_depth, X)
     own = gram(name, depth, X)
     mean = (before + gram(peer, peer_depth, X)) / 2
@@ -35,7 +35,7 @@ def row(name: str, X: np.ndarray, *, depth: int, peer: str, peer_depth: int) -> 
 
 
 def main() -> None:
-    """The rows of one kind."""
+    """Measure the rows of one kind."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
     kind = sys.argv[2] if len(sys.argv) > 2 else "equal"
     X = np.random.default_rng(0).standard_normal((n, 20))

@@ -45,7 +45,7 @@ def work(name: str) -> None:
 
 
 def measured(name: str) -> dict[str, float | str]:
-    """Seconds alone and the ratios, of one estimator."""
+    """Measure seconds alone and the ratios, of one estimator."""
     command = [sys.executable, str(Path(__file__).resolve()), name]
     workers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(max(GOALS))
@@ -67,7 +67,7 @@ def measured(name: str) -> dict[str, float | str]:
 
 
 def together(workers: list[subprocess.Popen[str]]) -> float:
-    """Seconds of the slowest of these processes, started at the same moment."""
+    """Measure seconds of the slowest of these processes, started at the same moment."""
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write("go\n")
@@ -76,7 +76,7 @@ def together(workers: list[subprocess.Popen[str]]) -> float:
 
 
 def answer(worker: subprocess.Popen[str]) -> str:
-    """The next line of a process."""
+    """Read the next line of a process."""
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:
@@ -85,7 +85,7 @@ def answer(worker: subprocess.Popen[str]) -> str:
 
 
 def main() -> None:
-    """One row an estimator."""
+    """Measure one row an estimator."""
     report("busy", [measured(name) for name in MODELS])
 
 

@@ -1,4 +1,4 @@
-"""What all benchmarks share: the machine's facts, timing, and results as JSON with a printed table."""
+"""All benchmarks share the machine's facts, timing, and results as JSON with a printed table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def seconds(work: Callable[[], Any], *, repeats: int = 3) -> float:
-    """The shortest wall time of `repeats` calls, after one that is not counted (it compiles)."""
+    """Measure the shortest wall time of `repeats` calls, after one that is not counted (it compiles)."""
     work()
     times = []
     for _ in range(repeats):
@@ -27,7 +27,7 @@ def seconds(work: Callable[[], Any], *, repeats: int = 3) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, versions and the BLAS setting: without them a figure means nothing."""
+    """Return processor, cores, versions and the BLAS setting: without them a figure means nothing."""
     facts = info.collect("")
     names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     kept = ("python", "jax", "numpy", "scipy", "scikit-learn", "blas", "cores", "devices")

@@ -1,4 +1,4 @@
-"""The empirical NTK of a dense network: this library beside PyTorch's recipes and neural-tangents.
+"""The empirical NTK of a dense network is timed: this library beside PyTorch's recipes and neural-tangents.
 
 .venv-torch/bin/python benchmarks/empirical_ntk.py [python of an environment with neural-tangents 0.6.5 and jax 0.5.3]
 
@@ -28,7 +28,7 @@ ROWS = 5
 
 
 def weights(width=WIDTH, outputs=OUTPUTS, dtype=np.float32):
-    """(weight, bias) of every layer, in the standard parameterisation."""
+    """Draw (weight, bias) of every layer, in the standard parameterisation."""
     rng = np.random.default_rng(0)
     sizes = [FEATURES, *[width] * (DEPTH - 1), outputs]
     pairs = itertools.pairwise(sizes)
@@ -39,12 +39,12 @@ def weights(width=WIDTH, outputs=OUTPUTS, dtype=np.float32):
 
 
 def inputs(n, dtype=np.float32):
-    """(n, features), standard normal."""
+    """Draw (n, features), standard normal."""
     return np.random.default_rng(1).standard_normal((n, FEATURES)).astype(dtype)
 
 
 def ours(method, width=WIDTH, outputs=OUTPUTS, dtype=np.float32):
-    """This library's kernel of two arrays of inputs."""
+    """Compute this library's kernel of two arrays of inputs."""
     import widelimit as wl
 
     net = wl.mlp(depth=DEPTH, activation="relu", bias_std=0.1, parameterization="standard")
@@ -56,7 +56,7 @@ def ours(method, width=WIDTH, outputs=OUTPUTS, dtype=np.float32):
 
 
 def torch_recipe(method):
-    """The two recipes of PyTorch's tutorial on tangent kernels, written anew: vmap of jacrev; of vjp and jvp."""
+    """Compute the two recipes of PyTorch's tutorial on tangent kernels: vmap of jacrev; of vjp and jvp."""
     import torch
     from torch.func import functional_call, jacrev, jvp, vjp, vmap
 
@@ -92,7 +92,7 @@ def torch_recipe(method):
 
 
 def neural_tangents(implementation):
-    """The kernel of neural-tangents by one of its implementations."""
+    """Compute the kernel of neural-tangents by one of its implementations."""
     import jax
     import jax.numpy as jnp
     import neural_tangents as nt
@@ -110,7 +110,7 @@ def neural_tangents(implementation):
 
 
 def in_blocks(block, X, Y):
-    """A kernel from blocks of ROWS x ROWS pairs."""
+    """Compute a kernel from blocks of ROWS x ROWS pairs."""
     strips = [[block(X[i : i + ROWS], Y[j : j + ROWS]) for j in range(0, len(Y), ROWS)] for i in range(0, len(X), ROWS)]
     return np.concatenate([np.concatenate(strip, axis=1) for strip in strips])
 
@@ -145,7 +145,7 @@ def measure(way, m, calls):
 
 
 def row(python, way, m, calls, reference):
-    """One row of the table, from a process of its own."""
+    """Measure one row of the table, from a process of its own."""
     run = subprocess.run([python, __file__, way, str(m), str(calls)], capture_output=True, text=True, check=False)
     if run.returncode:
         return {"way": way, "pairs": f"{m} x {m}", "error": run.stderr.strip().split("\n")[-1][:200]}
@@ -164,7 +164,7 @@ def row(python, way, m, calls, reference):
 
 
 def main():
-    """The table: all ways on 10 x 10 pairs, then the layerwise method on 200 x 200, then the large width."""
+    """Measure the table: all ways on 10 x 10 pairs, then the layerwise method on 200 x 200, then the large width."""
     from common import report
 
     peer = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -1,4 +1,4 @@
-"""The first result of a fresh process, import included, beside the textbook recursion under one jax.jit.
+"""The first result of a fresh process, import included, is timed beside the textbook recursion under one jax.jit.
 
 python benchmarks/first_call.py [--before CHECKOUT] [--repeats N] [--only WORD]
 
@@ -73,7 +73,7 @@ SPLIT = "y, Z = np.sin(X[:, 0]), X[:100]"
 
 
 class Case(NamedTuple):
-    """A program, the one it is compared with, and the largest ratio set out for it and for its second call."""
+    """A case is a program, the one it is compared with, and the largest ratio set for it and for its second call."""
 
     name: str
     code: str
@@ -87,7 +87,7 @@ def _ours(call: str) -> str:
 
 
 def cases() -> list[Case]:
-    """All of them."""
+    """Return all cases."""
     closed = [(name, repr(name), 2.0) for name in ("relu", "erf", "gelu")]
     tables = [(name, repr(name), 3.0) for name in ("tanh", "silu", "softplus", "elu", "hard_tanh")]
     tables.append(("a function", "lambda u: u / (1 + u * u)", 3.0))
@@ -104,7 +104,7 @@ def cases() -> list[Case]:
 
 
 def fresh(code: str, checkout: Path) -> tuple[float, list[float]]:
-    """Seconds of a process from its start to its end, and the numbers that it prints."""
+    """Measure seconds of a process from its start to its end, and the numbers that it prints."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     environment["PYTHONPATH"] = str(checkout / "src")
     start = time.perf_counter()
@@ -113,7 +113,7 @@ def fresh(code: str, checkout: Path) -> tuple[float, list[float]]:
 
 
 def measured(case: Case, before: Path | None, repeats: int) -> list[dict[str, Any]]:
-    """One row, or two where there is a second call."""
+    """Measure one row, or two where there is a second call."""
     beside, ours = [], []
     for _ in range(repeats):
         beside.append(fresh(case.beside, HERE)[0])

@@ -1,4 +1,4 @@
-"""NTK Gram matrices of relu networks beside neural-tangents: seconds from NumPy to NumPy, in turns, the shortest.
+"""NTK Gram matrices of relu networks are timed beside neural-tangents, NumPy to NumPy, in turns: the shortest seconds.
 
 python benchmarks/gram.py [n] [repeats]     (8192 and 3 unless given)
 """
@@ -24,7 +24,7 @@ CASES = [
 
 
 def row(n: int, repeats: int, case: dict, peer: Peer) -> dict:
-    """Both libraries in turns on one case."""
+    """Measure both libraries in turns on one case."""
     case = dict(case)
     goal = case.pop("goal")
     X = inputs(n, case["d"], case["dtype"], equal_norms=case["equal_norms"])
@@ -55,7 +55,7 @@ def row(n: int, repeats: int, case: dict, peer: Peer) -> dict:
 
 
 def main() -> None:
-    """All cases."""
+    """Measure all cases."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
     repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 3
     rows = []

@@ -1,4 +1,4 @@
-"""Peak memory of a Gram matrix, over the size of its result.
+"""This benchmark measures the peak memory of a Gram matrix, over the size of its result.
 
 python benchmarks/gram_memory.py [n]     (20000 unless given: 3 GiB)
 """
@@ -18,7 +18,7 @@ SMALL = True
 
 
 def main() -> None:
-    """One row, in a process that has done nothing before; the highest resident memory, less what was there."""
+    """Measure one row in a fresh process: the highest resident memory, less the memory at the start."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     X = np.random.default_rng(0).standard_normal((n, 100))
     k = wl.ntk(wl.mlp(depth=4, activation="relu", weight_std=2**0.5, bias_std=0.1))

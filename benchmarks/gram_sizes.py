@@ -1,4 +1,4 @@
-"""Nanoseconds per entry of an NTK Gram matrix from n = 1,000 to 32,000: flat.
+"""This benchmark measures nanoseconds per entry of an NTK Gram matrix, n = 1,000 to 32,000; the goal is a flat line.
 
 python benchmarks/gram_sizes.py [largest n] [float32 | float64]     (32000 float64 unless given: 8 GiB)
 """
@@ -17,7 +17,7 @@ SIZES = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000]
 
 
 def main() -> None:
-    """A row a size; the shortest of several calls, more of them where they are short."""
+    """Measure a row a size; the shortest of several calls, more of them where they are short."""
     largest = int(sys.argv[1]) if len(sys.argv) > 1 else SIZES[-1]
     dtype = sys.argv[2] if len(sys.argv) > 2 else "float64"
     X = np.random.default_rng(0).standard_normal((largest, 100)).astype(dtype)

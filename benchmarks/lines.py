@@ -1,4 +1,4 @@
-"""Results of long benchmarks, line by line: a run that was stopped goes on where it was."""
+"""Results of long benchmarks are stored line by line: a run that was stopped goes on where it was."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Scores = dict[str, dict[str, Any]]
 
 
 def stored(folder: Path, prefix: str = "") -> list[dict[str, Any]]:
-    """The rows of all files of results in a folder whose names begin with `prefix`, without a line that was cut off."""
+    """Read the rows of all result files in a folder whose names begin with `prefix`; a cut-off last line is skipped."""
     return [row for path in sorted(folder.glob(f"{prefix}*.jsonl")) for row in _rows(path)]
 
 
@@ -53,7 +53,7 @@ def extend(folder: Path, name: str, paths: Sequence[Path], work: Callable[[Path]
 
 
 def by_size(folder: Path, largest: int) -> list[Path]:
-    """The .npz files with at most `largest` rows of y, the smallest first.
+    """Sort the .npz files with at most `largest` rows of y, the smallest first.
 
     Raises:
         SystemExit: there is none.

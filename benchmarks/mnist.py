@@ -1,4 +1,4 @@
-"""Exact NNGP and NTK regression on MNIST: one-hot targets (-0.1, 0.9), one solve, accuracy on the test images.
+"""Exact NNGP and NTK regression runs on MNIST: one-hot targets (-0.1, 0.9), one solve, accuracy on the test images.
 
 python benchmarks/mnist.py --data mnist.npz [--train 60000] [--kernel nngp] [--solver cholesky] [--precision double]
 
@@ -19,13 +19,13 @@ import widelimit as wl
 
 
 def images(values: np.ndarray) -> np.ndarray:
-    """Rows of norm sqrt(784)."""
+    """Return rows of norm sqrt(784)."""
     rows = values.reshape(len(values), -1).astype(np.float64)
     return rows * np.sqrt(rows.shape[1]) / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def main() -> None:
-    """One fit, one row."""
+    """Measure one fit, one row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="an .npz with X_train, y_train, X_test, y_test")
     parser.add_argument("--train", type=int, default=60_000)

@@ -1,4 +1,4 @@
-"""neural-tangents, asked by gram.py: seconds of one jitted call to host memory, after one that compiles."""
+"""The script gram.py asks neural-tangents here: seconds of one jitted call to host memory, after one that compiles."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ kernels = {}
 
 
 def answer(*, n: int, d: int, dtype: str, hidden: int, equal_norms: bool) -> dict:
-    """Seconds, and some entries."""
+    """Return seconds, and some entries."""
     X = inputs(n, d, dtype, equal_norms=equal_norms)
     if hidden not in kernels:
         layers = [stax.Dense(1, W_std=STD, b_std=BIAS), stax.Relu()] * hidden

@@ -1,4 +1,4 @@
-"""Libraries in environments of their own (peers.sh), asked over a pipe; one that waits costs no time."""
+"""Libraries in environments of their own (peers.sh) are asked over a pipe; one that waits costs no time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLDER = Path(os.environ.get("PEERS", HERE.parent / ".venv-peers"))
 
 
 class Peer:
-    """A process that answers JSON lines: SCRIPT run by the Python of the environment NAME, with extra variables."""
+    """A peer is a process that answers JSON lines: SCRIPT run by Python of environment NAME, with extra variables."""
 
     def __init__(self, name: str, script: str, **variables: str) -> None:
         python = FOLDER / name / "bin" / "python"
@@ -28,7 +28,7 @@ class Peer:
         )
 
     def ask(self, **question: Any) -> Any:
-        """The answer to one question, after as long as it takes."""
+        """Return the answer to one question, after as long as it takes."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(question) + "\n")

@@ -1,4 +1,4 @@
-"""Peers of solvers.py and training_times.py, each run by an interpreter of its own; imports nothing of widelimit.
+"""Peers of solvers.py and training_times.py run here, each by its own interpreter; imports nothing of widelimit.
 
 python benchmarks/peers_solvers.py PEER inputs.npz output.npz, with PEER one of neural-tangents, neural-tangents-times,
 gpytorch, scikit-learn. The inputs hold X, y, Z, noise (and times); the output the mean, the variance, the seconds of
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def network():
-    """The same network: three layers of weights, relu, weight_std 1.4, bias_std 0.2, in the NTK parameterisation."""
+    """Make the same network: three layers of weights, relu, weight_std 1.4, bias_std 0.2, NTK parameterisation."""
     from neural_tangents import stax
 
     dense = [stax.Dense(1, W_std=1.4, b_std=0.2, parameterization="ntk") for _ in range(3)]
@@ -20,7 +20,7 @@ def network():
 
 
 def neural_tangents(data):
-    """Mean and full covariance, as it has no variance alone."""
+    """Compute mean and full covariance, as it has no variance alone."""
     import jax
     import neural_tangents as nt
 
@@ -39,7 +39,7 @@ def neural_tangents(data):
 
 
 def neural_tangents_times(data):
-    """Predictions at several times by its eigendecomposition."""
+    """Compute predictions at several times by its eigendecomposition."""
     import jax
     import neural_tangents as nt
 
@@ -58,7 +58,7 @@ def neural_tangents_times(data):
 
 
 def gpytorch(data):
-    """An exact process by Cholesky, fixed hyper-parameters."""
+    """Fit an exact process by Cholesky, fixed hyper-parameters."""
     import gpytorch as gp
     import torch
 
@@ -86,7 +86,7 @@ def gpytorch(data):
 
 
 def scikit_learn(data):
-    """GaussianProcessRegressor with a fixed RBF kernel."""
+    """Fit GaussianProcessRegressor with a fixed RBF kernel."""
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF
 

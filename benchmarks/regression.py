@@ -1,4 +1,4 @@
-"""Ten-fold root mean square error and negative log predictive density of regressors, in raw units.
+"""Regressors are compared by ten-fold root mean square error and negative log predictive density, in raw units.
 
 python benchmarks/regression.py run DATA OUT [--methods gp boosting ...] [--largest 2000]
 python benchmarks/regression.py report OUT
@@ -29,11 +29,11 @@ from sklearn.model_selection import cross_val_predict
 import widelimit as wl
 
 PARTS = 5
-"""Of the training rows: the error of a method without a predictive density is taken from predictions across them."""
+"""The error of a method without a predictive density is taken from predictions across folds of the training rows."""
 
 
 class Fold(NamedTuple):
-    """Standardised training and test rows, and the units of y."""
+    """A fold holds standardised training and test rows, and the units of y."""
 
     X: np.ndarray
     y: np.ndarray
@@ -47,7 +47,7 @@ Predictor = Callable[[Fold], tuple[np.ndarray, np.ndarray]]
 
 
 def folds(path: Path) -> Iterator[Fold]:
-    """The ten folds of a file, standardised with the training rows' means and deviations."""
+    """Make the ten folds of a file, standardised with the training rows' means and deviations."""
     with np.load(path, allow_pickle=False) as z:
         X, y, masks = z["X"].astype(np.float64), z["y"].astype(np.float64), z["test_mask"]
     for test in masks.T:
@@ -59,14 +59,14 @@ def folds(path: Path) -> Iterator[Fold]:
 
 
 def scores(fold: Fold, mean: np.ndarray, deviation: np.ndarray) -> list[float]:
-    """[RMSE, mean negative log density of a Gaussian], both in the raw units of y."""
+    """Return [RMSE, mean negative log density of a Gaussian], both in the raw units of y."""
     error, spread = (fold.y_test - mean) * fold.unit, deviation * fold.unit
     density = 0.5 * math.log(2 * math.pi) + np.log(spread) + (error / spread) ** 2 / 2
     return [float(np.sqrt(np.mean(error**2))), float(np.mean(density))]
 
 
 def gaussian_process(kernel: Any) -> Predictor:
-    """scikit-learn's, hyper-parameters by maximum marginal likelihood from its default start and one random start."""
+    """Fit scikit-learn's process: hyper-parameters by marginal likelihood from its default start and a random one."""
 
     def predict(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
         prior = ConstantKernel() * kernel + WhiteKernel(0.1)
@@ -80,7 +80,7 @@ def gaussian_process(kernel: Any) -> Predictor:
 
 
 def boosting(model: Any) -> Predictor:
-    """Mean from the model; one deviation for all rows, that of its errors in cross-validation on the training rows."""
+    """Predict the mean by the model; one deviation for all rows, that of its errors in cross-validation."""
 
     def predict(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
         error = fold.y - cross_val_predict(model, fold.X, fold.y, cv=PARTS)
@@ -91,7 +91,7 @@ def boosting(model: Any) -> Predictor:
 
 
 def wide(make: Callable[[], Any]) -> Predictor:
-    """A regressor of this library: mean and deviation of new observations."""
+    """Predict by a regressor of this library: mean and deviation of new observations."""
 
     def predict(fold: Fold) -> tuple[np.ndarray, np.ndarray]:
         return make().fit(fold.X, fold.y).predict(fold.X_test, return_std=True, include_noise=True)
@@ -116,7 +116,7 @@ METHODS: dict[str, dict[str, Predictor]] = {
 
 
 def evaluate(path: Path, predictors: dict[str, Predictor]) -> Scores:
-    """Both scores of every predictor in every fold of a set."""
+    """Compute both scores of every predictor in every fold of a set."""
     with np.load(path, allow_pickle=False) as z:
         d = z["X"].shape[1]
     return {
@@ -130,7 +130,7 @@ def _with_error(values: np.ndarray) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Two rows a set, the smallest sets first: mean and standard error over the folds of each method's scores."""
+    """Make two rows a set, the smallest sets first: mean and standard error over the folds of each method's scores."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for place, score in enumerate(("RMSE", "NLPD")):
         for row in rows:
@@ -143,7 +143,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="score methods on the sets of a folder")

@@ -1,4 +1,4 @@
-"""What a small problem costs: a Gram matrix of 50 x 5 after warm-up, and the import.
+"""This benchmark measures small problems: a Gram matrix of 50 x 5 after warm-up, and the import.
 
 python benchmarks/small_problems.py
 """
@@ -17,7 +17,7 @@ REPEATS = 5
 
 
 def import_seconds(code: str) -> float:
-    """Of a new Python, the shortest of a few."""
+    """Measure the import of a new Python, the shortest of a few."""
     times = []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -27,7 +27,7 @@ def import_seconds(code: str) -> float:
 
 
 def main() -> None:
-    """Two kinds of rows."""
+    """Measure two kinds of rows."""
     X = np.random.default_rng(0).standard_normal((50, 5))
     rows = []
     for name, k in (

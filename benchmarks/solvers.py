@@ -1,4 +1,4 @@
-"""Fit, mean and variance of 1000 points: every solver of ours beside scikit-learn, GPyTorch and neural-tangents.
+"""Fit, mean and variance of 1000 points are timed: our solvers beside scikit-learn, GPyTorch and neural-tangents.
 
 python benchmarks/solvers.py [--n 10000] [--features 20] [--neural-tangents PYTHON] [--gpytorch PYTHON]
 
@@ -26,7 +26,7 @@ NOISE = 1e-2
 
 
 def peer(name: str, interpreter: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What peers_solvers.py found."""
+    """Return the results of peers_solvers.py."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "inputs.npz", Path(folder) / "output.npz"
         np.savez(source, **inputs)
@@ -37,7 +37,7 @@ def peer(name: str, interpreter: str, inputs: dict[str, np.ndarray]) -> dict[str
 
 
 def ours(data: dict[str, np.ndarray], **options: str) -> dict[str, object]:
-    """The second of two calls."""
+    """Measure the second of two calls."""
     first = fit_and_predict(data, **options)
     return {"work": first["work"], "first_s": first["seconds"], **fit_and_predict(data, **options)}
 
@@ -66,7 +66,7 @@ def fit_and_predict(data: dict[str, np.ndarray], **options: str) -> dict[str, ob
 
 
 def rates(n: int) -> list[dict[str, object]]:
-    """Our factorisations beside dpotrf, in GFlop/s, on one well-conditioned matrix; the best of three.
+    """Measure our factorisations beside dpotrf, in GFlop/s, on one well-conditioned matrix; the best of three.
 
     Each has its own copy of the matrix, made before the clock starts; the packed ones fold it, which counts.
     """
@@ -101,7 +101,7 @@ def rates(n: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """The table."""
+    """Measure the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--features", type=int, default=20)

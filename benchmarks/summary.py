@@ -1,4 +1,4 @@
-"""docs/benchmarks.md from benchmarks/results/*.json: no figure is typed by hand."""
+"""This script writes docs/benchmarks.md from benchmarks/results/*.json: no figure is typed by hand."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ was set out to be reached, met or not.
 
 
 def text(value: Any) -> str:
-    """A cell: four digits of a fraction."""
+    """Format a cell: four digits of a fraction."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def section(document: dict[str, Any], script: Path) -> str:
-    """The first sentence of the script, the machine, the rows; results by single sets stay in the JSON."""
+    """Format the script's first sentence, the machine, the rows; results by single sets stay in the JSON."""
     machine = document["machine"]
     blas = "; ".join(
         f"{b['internal_api']} {b['version']}, {b['architecture']}, {b['num_threads']} threads" for b in machine["blas"]
@@ -44,7 +44,7 @@ def section(document: dict[str, Any], script: Path) -> str:
 
 
 def page() -> str:
-    """The whole page."""
+    """Write the whole page."""
     found = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
     return HEAD + "".join(section(document, HERE / f"{document['name']}.py") for document in found)
 

@@ -1,4 +1,4 @@
-"""The tables of the documentation, from results/: `python benchmarks/tables.py` writes them into docs/*.md.
+"""The tables of the documentation come from results/: `python benchmarks/tables.py` writes them into docs/*.md.
 
 A page says where: what stands between `<!-- results NAME -->` and `<!-- end -->` is the table of results/NAME.json. A
 test fails while a page and its results differ.
@@ -22,7 +22,7 @@ def _text(value: Any) -> str:
 
 
 def table(document: dict[str, Any]) -> str:
-    """A document of results as a Markdown table, and the machine that it was measured on."""
+    """Write a document of results as a Markdown table, and the machine that it was measured on."""
     rows, facts = document["rows"], document["machine"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns, ["---"] * len(columns), *([_text(row.get(column, "")) for column in columns] for row in rows)]
@@ -32,7 +32,7 @@ def table(document: dict[str, Any]) -> str:
 
 
 def filled(page: str, results: Path = RESULTS) -> str:
-    """The page with all of its tables as the results have them.
+    """Write the page with all of its tables as the results have them.
 
     Raises:
         FileNotFoundError: a table is asked for that has no results.
@@ -46,7 +46,7 @@ def filled(page: str, results: Path = RESULTS) -> str:
 
 
 def main() -> None:
-    """Every page."""
+    """Write every page."""
     for path in sorted(DOCS.glob("*.md")):
         path.write_text(filled(path.read_text()))
 

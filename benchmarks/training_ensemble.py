@@ -1,4 +1,4 @@
-"""Seconds to train an ensemble in one compiled call, beside compiled loops over its networks.
+"""This benchmark times the training of an ensemble in one compiled call, beside compiled loops over its networks.
 
 python benchmarks/training_ensemble.py [networks] [steps]
 
@@ -30,7 +30,7 @@ SAMPLE = 5
 
 
 def setting(depth: int, width: int, networks: int) -> tuple[Any, Any, np.ndarray, np.ndarray]:
-    """Network, stacked parameters and data."""
+    """Return network, stacked parameters and data."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((64, 10)).astype(np.float32)
     net = wl.mlp(depth=depth, activation="relu", weight_std=1.4, bias_std=0.1)
@@ -38,7 +38,7 @@ def setting(depth: int, width: int, networks: int) -> tuple[Any, Any, np.ndarray
 
 
 def by_hand(net: Any, X: np.ndarray, y: np.ndarray) -> Callable[[Any], Any]:
-    """One step of gradient descent."""
+    """Do one step of gradient descent."""
     points, targets = jnp.asarray(X), jnp.asarray(y, jnp.float32)[:, None]
 
     def step(params: Any) -> Any:
@@ -49,7 +49,7 @@ def by_hand(net: Any, X: np.ndarray, y: np.ndarray) -> Callable[[Any], Any]:
 
 
 def row(depth: int, width: int, networks: int, steps: int) -> dict[str, Any]:
-    """One line of the table."""
+    """Measure one line of the table."""
     net, many, X, y = setting(depth, width, networks)
     members = [jax.tree.map(lambda leaf: leaf[e], many) for e in range(SAMPLE)]  # noqa: B023
     settings = {"learning_rate": RATE, "steps": steps, "record_every": steps, "kernel_points": 0, "progress": False}
@@ -83,7 +83,7 @@ def row(depth: int, width: int, networks: int, steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The table."""
+    """Measure the table."""
     networks = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     steps = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Predictions at 10 training times: Lanczos beside an eigendecomposition, ours and neural-tangents'.
+"""Predictions at 10 training times are timed: Lanczos beside an eigendecomposition, ours and neural-tangents'.
 
 python benchmarks/training_times.py [--n 10000] [--features 20] [--neural-tangents PYTHON] [--eigh]
 
@@ -18,7 +18,7 @@ import widelimit as wl
 
 
 def main() -> None:
-    """The table."""
+    """Measure the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--features", type=int, default=20)

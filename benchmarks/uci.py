@@ -1,4 +1,4 @@
-"""Accuracy on the 90 small UCI sets: support vector machines on NTKs, and this library's classifiers.
+"""This benchmark measures accuracy on 90 small UCI sets: support vector machines on NTKs, this library's classifiers.
 
 python benchmarks/uci.py run DATA OUT [--methods ntk forest ...] [--protocol published] [--largest 5000]
 python benchmarks/uci.py report OUT
@@ -29,7 +29,7 @@ import widelimit as wl
 
 
 def _machines(data: DataSet, candidates: Any, groups: Mapping[str, kernels.Group]) -> Scores:
-    """Support vector machines, tuned over the groups' kernels and C."""
+    """Fit support vector machines, tuned over the groups' kernels and C."""
     effort = kernels.Effort()
     found = kernels.search(candidates, data.y, data.splits, groups, effort)
     scores = {
@@ -43,18 +43,18 @@ def _machines(data: DataSet, candidates: Any, groups: Mapping[str, kernels.Group
 
 
 def svm_ntk(data: DataSet) -> Scores:
-    """The method of Arora et al. 2020, and the same search among its five NNGP kernels alone."""
+    """Run the method of Arora et al. 2020, and the same search among its five NNGP kernels alone."""
     groups = {"SVM, NTK": kernels.all_of, "SVM, NNGP": kernels.nngp_of}
     return _machines(data, kernels.partly_trained(data.X), groups)
 
 
 def svm_rbf(data: DataSet) -> Scores:
-    """Gaussian kernels of eight widths."""
+    """Run Gaussian kernels of eight widths."""
     return _machines(data, kernels.gaussian(data.X), {"SVM, RBF": kernels.all_of})
 
 
 def _fitted(data: DataSet, name: str, make: Callable[[], Any]) -> Scores:
-    """A classifier that needs no tuning rows, fitted to the training rows of every fold."""
+    """Fit a classifier that needs no tuning rows to the training rows of every fold."""
     folds = [
         float(make().fit(data.X[train], data.y[train]).score(data.X[test], data.y[test]))
         for split in data.splits
@@ -93,11 +93,11 @@ ORDER = (
     "NTKClassifier, tuned",
     "NNGPClassifier, tuned",
 )
-"""Of the methods in the tables."""
+"""The methods are in this order in the tables."""
 
 
 def accuracies(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Method -> set -> mean accuracy over the folds, in per cent."""
+    """Return method -> set -> mean accuracy over the folds, in per cent."""
     found: dict[str, dict[str, float]] = defaultdict(dict)
     for row in rows:
         found[row["method"]][row["set"]] = 100 * float(np.mean(row["folds"]))
@@ -105,7 +105,7 @@ def accuracies(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def summary(table: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """One row a method, over the sets that all of them have.
+    """Make one row a method, over the sets that all of them have.
 
     P90 and P95: the share of sets on which a method reaches 90 and 95 % of the best accuracy among the methods; PMA:
     the mean of accuracy over best accuracy; Friedman rank: the mean over the sets of the rank among the methods, 1 is
@@ -131,7 +131,7 @@ def summary(table: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
 
 
 def report_protocol(out: Path, protocol: str) -> None:
-    """results/uci_PROTOCOL.json: the methods with all sets; then those with fewer too, on the sets that they share."""
+    """Write results/uci_PROTOCOL.json: the methods with all sets; then those with fewer too, on their common sets."""
     scored = stored(out, f"{protocol}-")
     scored += stored(out, "both-") if scored else []
     table = accuracies(scored)
@@ -155,7 +155,7 @@ def report_protocol(out: Path, protocol: str) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="score methods on the sets of a folder")

@@ -1,4 +1,4 @@
-"""The small UCI sets of Fernandez-Delgado et al. 2014 as .npz files, and two ways to tune and test on them."""
+"""The small UCI sets of Fernandez-Delgado et al. 2014 are .npz files, with two ways to tune and test on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Fold = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Split:
-    """A fold of rows on which hyper-parameters are chosen, and those on which the choice is scored."""
+    """A split has a fold of rows on which hyper-parameters are chosen, and those on which the choice is scored."""
 
     tuning: Fold
     folds: tuple[Fold, ...]
@@ -26,7 +26,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Inputs (n, d), standardised over all rows by their source, labels (n,) and the splits of a protocol."""
+    """A data set has inputs (n, d), standardised over all rows by their source, labels (n,) and a protocol's splits."""
 
     name: str
     X: np.ndarray
@@ -35,12 +35,12 @@ class DataSet:
 
 
 def _published(z: dict[str, np.ndarray], folds: list[Fold]) -> list[Split]:
-    """One choice on one split in halves, which shares its rows with the four test sets (Arora et al. 2020)."""
+    """Return one choice on one split in halves, which shares its rows with the four test sets (Arora et al. 2020)."""
     return [Split((z["tune_train"], z["tune_val"]), tuple(folds))]
 
 
 def _honest(z: dict[str, np.ndarray], folds: list[Fold]) -> list[Split]:
-    """A choice for every fold, on its training rows in halves: a test row is never seen before it is scored."""
+    """Return a choice for every fold, on its training rows in halves: a test row is never seen before it is scored."""
     splits = []
     for train, test in folds:
         rare = np.unique(z["y"][train], return_counts=True)[1].min() < 2
@@ -51,7 +51,7 @@ def _honest(z: dict[str, np.ndarray], folds: list[Fold]) -> list[Split]:
 
 
 def load(path: Path, protocol: str) -> DataSet:
-    """The set in one file: X, y, tune_train, tune_val, cv_train_0 .. 3, cv_test_0 .. 3 (row numbers)."""
+    """Load the set in one file: X, y, tune_train, tune_val, cv_train_0 .. 3, cv_test_0 .. 3 (row numbers)."""
     with np.load(path, allow_pickle=False) as archive:
         z = dict(archive)
     folds = [(z[f"cv_train_{k}"], z[f"cv_test_{k}"]) for k in range(FOLDS)]

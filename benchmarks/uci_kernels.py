@@ -1,4 +1,4 @@
-"""The fifteen kernels of Arora et al. 2020, and support vector machines on kernels that are computed once.
+"""The fifteen kernels of Arora et al. 2020 are computed once; support vector machines use them.
 
 Their kernels: a ReLU network of depth 1 to 5 without bias, weight scale 1 and no factor 2, on inputs that are not
 divided by their number; the first k layers are not trained, k = 0 .. depth - 1, so that layer l adds Sigma^l to the NTK
@@ -29,12 +29,12 @@ COSTS = tuple(10.0**k for k in range(-2, 5))
 BLOCK = 1 << 17
 """Pairs in a call of the compiled recursion: one shape for every data set."""
 MOST_ITERATIONS = 2_000_000
-"""Of the solver, for one pair of classes: the original has no bound; fits that reach it are counted in the results."""
+"""The solver takes at most this many for one pair of classes; the original has no bound. Fits at it are counted."""
 
 
 @jax.jit
 def _layer(rho: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(correlations after a ReLU layer, E[phi'(u) phi'(v)]) of signals with these correlations."""
+    """Return (correlations after a ReLU layer, E[phi'(u) phi'(v)]) of signals with these correlations."""
     relu, one = wl.activation("relu"), jnp.ones_like(rho)
     return relu.correlation_map(rho), relu.dual_derivative(one, rho, one)
 
@@ -89,19 +89,19 @@ Group = Callable[[Any], bool]
 
 
 def all_of(_: Any) -> bool:
-    """Every kernel."""
+    """Return every kernel."""
     return True
 
 
 def nngp_of(key: tuple[int, int]) -> bool:
-    """The NNGP kernels among `partly_trained`: only the last layer is trained."""
+    """Return the NNGP kernels among `partly_trained`: only the last layer is trained."""
     depth, fixed = key
     return fixed == depth - 1
 
 
 @dataclass
 class Best:
-    """The first of the best choices on the tuning rows, and its kernel."""
+    """The object holds the first of the best choices on the tuning rows, and its kernel."""
 
     score: float = -1.0
     key: Any = None
@@ -111,7 +111,7 @@ class Best:
 
 @dataclass
 class Effort:
-    """What the search cost, and how often the solver was stopped."""
+    """The effort holds the cost of the search, and the number of times the solver was stopped."""
 
     fits: int = 0
     stopped: int = 0
@@ -119,7 +119,7 @@ class Effort:
 
 
 def score(K: np.ndarray, y: np.ndarray, fold: Fold, cost: float, effort: Effort) -> tuple[float, bool]:
-    """(accuracy of the support vector machine on a fold, whether a multiplier is at its bound `cost`)."""
+    """Return (accuracy of the machine on a fold, True if a multiplier is at its bound `cost`)."""
     train, test = fold
     machine = SVC(kernel="precomputed", C=cost, cache_size=500, max_iter=MOST_ITERATIONS)
     with warnings.catch_warnings():
@@ -139,7 +139,7 @@ def search(
     groups: Mapping[str, Group],
     effort: Effort,
 ) -> dict[str, list[Best]]:
-    """For each group of kernels and each split, the first of the best choices (key, C) on the tuning rows.
+    """Search for each group of kernels and each split the first of the best choices (key, C) on the tuning rows.
 
     Where no multiplier is at its bound, a larger C has the same solution, and where a score is 1 nothing is better:
     both are left out.
@@ -162,7 +162,7 @@ def search(
 
 
 def folds_of(best: list[Best], y: np.ndarray, splits: list[Split], effort: Effort) -> list[float]:
-    """Accuracy of each split's choice on each of its folds."""
+    """Return the accuracy of each split's choice on each of its folds."""
     return [
         score(chosen.kernel, y, fold, chosen.cost, effort)[0]
         for chosen, split in zip(best, splits, strict=True)

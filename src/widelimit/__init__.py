@@ -1,4 +1,4 @@
-"""Infinitely wide neural networks: exact kernels, Bayesian inference and gradient descent in function space."""
+"""Infinitely wide neural networks have exact kernels, Bayesian inference and gradient descent in function space."""
 
 import lazy_loader
 

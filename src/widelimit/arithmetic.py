@@ -1,4 +1,4 @@
-"""The settings of JAX under which the library computes, whatever those of the caller are; they hold for a thread."""
+"""The library computes under its own settings of JAX, whatever those of the caller are; they hold for a thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def lenient() -> Iterator[None]:
 
 @contextmanager
 def arithmetic(wide: bool) -> Iterator[None]:
-    """The same with float64 on or off."""
+    """Use the same settings with float64 on or off."""
     with jax.enable_x64(wide), jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
         yield
 

@@ -1,4 +1,4 @@
-"""Expectations of functions of a Gaussian pair, by quadrature split at the kinks.
+"""Expectations of functions of a Gaussian pair are computed by quadrature split at the kinks.
 
 E[f(s u) g(t v)] for standard normal u, v of correlation rho is an integral over u and over w, v = rho u + sigma w. Both
 are divided into panels that end at the kinks (of g: at the line where v crosses one), are graded towards them, and
@@ -23,7 +23,7 @@ from widelimit.shapes import Float
 Function = Callable[[Any], Any]
 
 REACH = 10.0
-"""Where the normal density is cut: exp(-50) = 2e-22."""
+"""The normal density is cut here: exp(-50) = 2e-22."""
 _DENSITY = (0.0, 2.5, 5.5, REACH)
 """Ends of the panels that the density wants."""
 _TINY = float(np.finfo(np.float64).tiny)
@@ -31,14 +31,14 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
 class Panels(NamedTuple):
-    """Where phi wants panels to end, in units of its argument: sorted, symmetric gradings about 0 and every kink."""
+    """Panels end at these points, in units of phi's argument: sorted, symmetric gradings about 0 and every kink."""
 
     ends: tuple[float, ...]
     kinks: tuple[float, ...]
 
 
 def panels(kinks: tuple[float, ...], largest: float) -> Panels:
-    """Panels for standard deviations up to `largest`: of width 2 near the origin and the kinks, doubling outwards.
+    """Make panels for deviations up to `largest`: of width 2 near the origin and the kinks, doubling outwards.
 
     All usual activations vary over lengths of order 1 there and are smoother farther out.
     """
@@ -51,13 +51,13 @@ def panels(kinks: tuple[float, ...], largest: float) -> Panels:
 
 
 def _merged(*groups: list[np.ndarray]) -> np.ndarray:
-    """The sorted union of panel ends, along a new last axis."""
+    """Return the sorted union of panel ends, along a new last axis."""
     ends = [np.clip(end, -REACH, REACH) for group in groups for end in group]
     return np.sort(np.stack(np.broadcast_arrays(*ends), axis=-1), axis=-1)
 
 
 def _rule(ends: np.ndarray, *, halved: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights (normal density included) of the panels between the ends, or their halves; on the last axis."""
+    """Compute nodes and weights (normal density included) of the panels between the ends, or their halves."""
     if halved:
         middles = (ends[..., 1:] + ends[..., :-1]) / 2
         pairs = np.stack([ends[..., :-1], middles], axis=-1).reshape(*ends.shape[:-1], -1)
@@ -74,13 +74,13 @@ def _density_ends() -> list[float]:
 
 
 def normal_rule(deviation: np.ndarray, wanted: Panels) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes z and weights, (..., q), with E[phi(s z)] = sum(weights * phi(s nodes)) for every s of `deviation`."""
+    """Return nodes z and weights, (..., q): E[phi(s z)] = sum(weights * phi(s nodes)) for every deviation s."""
     own = [end / deviation for end in wanted.ends]
     return _rule(_merged([np.full_like(deviation, end) for end in _density_ends()], own))
 
 
 def radial_rule(largest: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes r and weights, (q,), with integrals over r > 0 of r exp(-r^2/2) f(s r); s up to `largest`."""
+    """Compute nodes r and weights, (q,), for integrals over r > 0 of r exp(-r^2/2) f(s r); s up to `largest`."""
     ends = np.array([0.0, *(end / largest for end in panels((), largest).ends if end > 0), *_DENSITY])
     ends = np.unique(np.minimum(ends, REACH))
     # Panels that are nearly one: the density's end is one for phi too.
@@ -93,7 +93,7 @@ def radial_rule(largest: float) -> tuple[np.ndarray, np.ndarray]:
 def pair_sum(
     f: Function, g: Function, s: np.ndarray, t: np.ndarray, rho: float, sigma: float, *, wanted: Panels, halved: bool
 ) -> Float[np.ndarray, "a b"]:
-    """E[f(s_i u) g(t_j v)] for standard deviations (a,), (b,), one rho and sigma = sqrt(1 - rho^2) >= 0.
+    """Compute E[f(s_i u) g(t_j v)] for standard deviations (a,), (b,), one rho and sigma = sqrt(1 - rho^2) >= 0.
 
     One rule serves all: several deviations only where the kinks, if any, are at 0, so that they have the same lines.
     """
@@ -121,14 +121,14 @@ def pair_sums(
     wanted: Panels,
     halved: bool = False,
 ) -> Float[np.ndarray, "rows a b"]:
-    """`pair_sum` for every row of s (rows, a), t (rows, b), rho and sigma (rows,); f and g by the interpreter."""
+    """Compute `pair_sum` for every row of s (rows, a), t (rows, b), rho, sigma (rows,); f, g by the interpreter."""
     first, second = interpreted(f), interpreted(g)
     rows = zip(*(np.asarray(v, np.float64) for v in (s, t, rho, sigma)), strict=True)
     return np.stack([pair_sum(first, second, *row, wanted=wanted, halved=halved) for row in rows])
 
 
 class Expectation(NamedTuple):
-    """A value and a bound on its error."""
+    """An expectation has a value and a bound on its error."""
 
     value: float
     error: float
@@ -141,7 +141,7 @@ _ROUNDING = 128
 def gaussian_expectation(
     f: Function, g: Function, q1: float, c: float, q2: float, *, kinks: Sequence[float] = ()
 ) -> Expectation:
-    """E[f(u) g(v)] for a centred Gaussian pair with variances q1, q2 and covariance c, with a bound on the error.
+    """Compute E[f(u) g(v)] for a centred Gaussian pair with variances q1, q2 and covariance c, with an error bound.
 
     By 16-point Gauss-Legendre rules on panels that end at the kinks, in float64. The error is what changes when every
     panel is halved, and rounding: what is returned is the value of the halves, the better one. A kink or jump that is
@@ -194,7 +194,7 @@ def _row(*values: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 
 
 def _second_moment(f: Function, s: float, wanted: Panels) -> tuple[float, float]:
-    """E[f(s z)^2], and the larger of the two terms f^2 times the density at the ends of the rule."""
+    """Compute E[f(s z)^2], and the larger of the two terms f^2 times the density at the ends of the rule."""
     nodes, weights = normal_rule(np.asarray(s), wanted)
     values = interpreted(f)(s * np.concatenate([nodes, [-REACH, REACH]])) ** 2
     return float(np.sum(weights * values[:-2])), float(values[-2:].max() * math.exp(-(REACH**2) / 2))

@@ -1,4 +1,4 @@
-"""JAX functions evaluated by NumPy, without XLA: compilation costs more than work that is done once.
+"""JAX functions are evaluated by NumPy, without XLA: compilation costs more than work that is done once.
 
 A function is traced to a jaxpr, a list of primitive operations, and NumPy does each. One operation takes about a
 microsecond and its arrays; a compiled program of a few hundred operations takes 0.1 to 3 seconds to make.
@@ -302,7 +302,7 @@ def _cumulative(function: Callable[..., Any]) -> Callable[[Values, Parameters], 
 
 
 def _special(name: str) -> Callable[[Any], Any]:
-    """SciPy's function of that name, imported when it is called: that takes a third of the time of `import jax`."""
+    """Import SciPy's function of that name when it is called: that takes a third of the time of `import jax`."""
 
     def evaluate(x: Any) -> Any:
         from scipy import special

@@ -32,11 +32,11 @@ REMEDIES = {
     "M": "convert the dates to numbers, e.g. days since the first",
     "m": "convert the time spans to numbers, e.g. days",
 }
-"""By the kind of a NumPy dtype that is no real number: what to do."""
+"""The advice is by the kind of a NumPy dtype that is no real number."""
 
 
 def columns(value: Any) -> Iterator[Any]:
-    """The columns of a table, each of which has a dtype of its own; of anything else nothing."""
+    """Return the columns of a table, each of which has a dtype of its own; of anything else nothing."""
     package = type(value).__module__.partition(".")[0]
     if package in ("pandas", "polars") and len(getattr(value, "shape", ())) == 2:
         yield from (value.iloc[:, j] for j in range(value.shape[1])) if package == "pandas" else value.iter_columns()
@@ -54,7 +54,7 @@ def refuse_inexact(name: str, array: np.ndarray) -> None:
 
 
 def refuse_inexact_lists(name: str, value: Any) -> None:
-    """The same of numbers in lists, which NumPy may have rounded already. Raises: TypeError."""
+    """Refuse such numbers in lists, which NumPy may have rounded already. Raises: TypeError."""
     if isinstance(value, (list, tuple)):
         for entry in value:
             refuse_inexact_lists(name, entry)
@@ -63,12 +63,12 @@ def refuse_inexact_lists(name: str, value: Any) -> None:
 
 
 def large(array: np.ndarray) -> bool:
-    """Whether floats are so large that integers may have been rounded to them."""
+    """Return True if floats are so large that integers may have been rounded to them."""
     return array.dtype.kind == "f" and bool((np.abs(array) >= 2.0**53).any())
 
 
 def rounded(number: int) -> bool:
-    """Whether float64 rounds this integer, or has none so large."""
+    """Return True if float64 rounds this integer, or has none so large."""
     try:
         return int(float(number)) != number
     except OverflowError:

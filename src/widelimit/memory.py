@@ -1,4 +1,4 @@
-"""Memory: a request that cannot fit is refused before anything is allocated."""
+"""A request that cannot fit in memory is refused before anything is allocated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ GIB = 2**30
 
 
 def available() -> int:
-    """Bytes that can be allocated without swapping, within the limits of the control group and of the process."""
+    """Return the bytes that can be allocated without swapping, within the limits of control group and process."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -21,7 +21,7 @@ def available() -> int:
 
 
 def _address_space() -> int:
-    """What `ulimit -v` leaves to this process."""
+    """Return the bytes that `ulimit -v` leaves to this process."""
     if sys.platform == "win32":
         return sys.maxsize
     import resource
@@ -48,5 +48,5 @@ def require(
 
 
 def _gib(size: float) -> str:
-    """One digit after the point; more for what is small."""
+    """Print one digit after the point; more for a small number."""
     return f"{size / GIB:.1f}" if size >= GIB / 10 else f"{size / GIB:.2g}"

@@ -1,4 +1,4 @@
-"""Values as messages show them: short, whatever they are."""
+"""Messages show values in short form, of any kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST = 60
 
 @final
 class _Short(reprlib.Repr):
-    """`repr` cut to a few entries; arrays and tables by their shape."""
+    """The object cuts `repr` to a few entries; arrays and tables to their shape."""
 
     def repr_instance(self, x: Any, level: int) -> str:
         shape = getattr(x, "shape", None)
@@ -31,7 +31,7 @@ class _Short(reprlib.Repr):
 
 
 def shown(value: Any) -> str:
-    """The value in a message: at most about 100 characters; an array by its shape and dtype, never its entries."""
+    """Show the value in a message: at most about 100 characters; an array by its shape and dtype, never its entries."""
     if isinstance(value, int) and value.bit_length() > 100:
         return f"an integer of {value.bit_length()} bits"
     short = _Short()

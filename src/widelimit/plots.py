@@ -1,4 +1,4 @@
-"""Figures: a result -> matplotlib Axes. Object-oriented: nothing here touches pyplot or its global state."""
+"""Figures draw a result on matplotlib Axes. Object-oriented: nothing here touches pyplot or its global state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from widelimit.validation import Array
 NORMAL_QUANTILE = 1.959963984540054
 """The 97.5 % quantile of N(0, 1)."""
 BAYES, DESCENT, DATA = "#1b6ca8", "#c8553d", "#222222"
-"""Colours: posterior, trained networks, data; told apart in greyscale and by the colour-blind."""
+"""Colours: posterior, trained networks, data; distinguished in greyscale and by the colour-blind."""
 
 PAGE, HALF_A_LINE = 5.0, 30
 """Width of a page's figure in inches; characters of 8 points in half of it."""
@@ -34,7 +34,7 @@ def band(
     color: str,
     label: str,
 ) -> Axes:
-    """Mean and mean +- 1.96 sd over x, which is drawn in ascending order."""
+    """Draw mean and mean +- 1.96 sd over x, which is drawn in ascending order."""
     order = np.argsort(x)
     x, mean, width = x[order], mean[order], NORMAL_QUANTILE * np.sqrt(variance[order])
     axes.fill_between(x, mean - width, mean + width, color=color, alpha=0.22, linewidth=0, label="95 % band")
@@ -43,7 +43,7 @@ def band(
 
 
 def points(axes: Axes, X: Float[np.ndarray, "n 1"], y: Float[np.ndarray, "n 1"]) -> Axes:
-    """Training data as dots."""
+    """Draw training data as dots."""
     axes.plot(
         X[:, 0], y[:, 0], "o", color=DATA, markersize=4.5, markeredgecolor="white", markeredgewidth=0.8, label="data"
     )
@@ -51,7 +51,7 @@ def points(axes: Axes, X: Float[np.ndarray, "n 1"], y: Float[np.ndarray, "n 1"])
 
 
 def posterior(post: Posterior, Z: Float[np.ndarray, "m 1"], *, axes: Axes) -> Axes:
-    """Posterior mean and 95 % band of f (without the noise of an observation), and the data.
+    """Draw posterior mean and 95 % band of f (without the noise of an observation), and the data.
 
     Args:
         post: from `widelimit.posterior`, on one input feature and one output.
@@ -68,7 +68,7 @@ def posterior(post: Posterior, Z: Float[np.ndarray, "m 1"], *, axes: Axes) -> Ax
 
 
 def ensemble(trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], t: float, *, axes: Axes) -> Axes:
-    """Mean and 95 % band over random initialisations of networks trained to time t, and the data.
+    """Draw mean and 95 % band over random initialisations of networks trained to time t, and the data.
 
     Args:
         trained: from `widelimit.trained_ensemble`, on one input feature and one output.
@@ -89,7 +89,7 @@ def ensemble(trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], t: float, *,
 def learning(
     post: Posterior, trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], times: Float[np.ndarray, " T"]
 ) -> Figure:
-    """The NNGP posterior beside the trained ensemble at several times, on common axes, three panels a row.
+    """Draw the NNGP posterior beside the trained ensemble at several times, on common axes, three panels a row.
 
     Args:
         post: from `widelimit.posterior`, on one input feature and one output.
@@ -120,7 +120,7 @@ def learning(
 
 
 def training(history: History) -> Figure:
-    """Loss, and how far kernel and parameters have moved, along training; an ensemble's members are faint lines.
+    """Draw loss, and the change of kernel and parameters, along training; an ensemble's members are faint lines.
 
     The horizontal axis is the time of d theta/dt = -grad C where the optimiser follows it, else steps.
 
@@ -148,7 +148,7 @@ def training(history: History) -> Figure:
 
 
 def along(axes: Axes, x: Float[np.ndarray, " R"], values: Float[np.ndarray, "R *E"], *, color: str, label: str) -> Axes:
-    """One line over x, or, for an ensemble, a faint one a member and their mean."""
+    """Draw one line over x, or, for an ensemble, a faint one a member and their mean."""
     if values.ndim == 2:
         axes.plot(x, values, color=color, linewidth=0.6, alpha=0.3)
         values = values.mean(axis=1)
@@ -157,19 +157,19 @@ def along(axes: Axes, x: Float[np.ndarray, " R"], values: Float[np.ndarray, "R *
 
 
 def window(y: Float[np.ndarray, "n c"]) -> tuple[float, float]:
-    """The range of the data and 0.7 of it on either side: the prior's band may leave it, the data stay readable."""
+    """Return the range of the data and 0.7 of it on either side: the prior's band may leave it."""
     low, high = float(y.min()), float(y.max())
     margin = 0.7 * (high - low if high > low else 1.0)
     return low - margin, high + margin
 
 
 def time_text(t: float) -> str:
-    """A time for a title."""
+    """Format a time for a title."""
     return "$t = \\infty$" if math.isinf(t) else f"$t = {t:g}$"
 
 
 def dress(axes: Axes) -> Axes:
-    """A quiet frame: two spines, a light grid."""
+    """Draw a quiet frame: two spines, a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.title.set_fontsize(10)
@@ -178,13 +178,13 @@ def dress(axes: Axes) -> Axes:
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A column of panels for a page: 5 inches wide, so that a phone's screen shows its text at full size."""
+    """Make a column of panels for a page: 5 inches wide, so that a phone's screen shows its text at full size."""
     figure = Figure(figsize=(PAGE, 3.0 * count), layout=ConstrainedLayoutEngine(h_pad=0.15))
     return figure, list(figure.subplots(count, 1, squeeze=False)[:, 0])
 
 
 def legend_below(axes: Axes) -> Axes:
-    """A legend under the panel, where it hides nothing; the figure grows by its height."""
+    """Put a legend under the panel, where it hides nothing; the figure grows by its height."""
     labels = axes.get_legend_handles_labels()[1]
     columns = 2 if max(map(len, labels)) <= HALF_A_LINE else 1
     axes.legend(
@@ -209,12 +209,12 @@ def _one_dimensional(X: np.ndarray, y: np.ndarray) -> None:
 
 
 def palette(count: int) -> list[tuple[float, float, float, float]]:
-    """`count` colours from dark to light, told apart in greyscale too."""
+    """Return `count` colours from dark to light, distinguished in greyscale too."""
     return [tuple(color) for color in colormaps["viridis"](np.linspace(0.0, 0.85, count))]
 
 
 def width_axis(axes: Axes, widths: Float[np.ndarray, " k"]) -> Axes:
-    """A logarithmic axis of widths, with those that were measured as its ticks."""
+    """Draw a logarithmic axis of widths, with those that were measured as its ticks."""
     axes.set_xscale("log")
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
     axes.set_xticks([], minor=True)

@@ -1,4 +1,4 @@
-"""Processes that were forked: JAX's threads do not survive a fork, so that a compiled program would never return."""
+"""JAX's threads do not survive a fork: in a process that was forked, a compiled program would never return."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _in_child() -> None:
 
 
 def _jax_started() -> bool:
-    """Whether JAX has a backend, and so threads; yes, where a later JAX does not say."""
+    """Return True if JAX has a backend, and so threads; also where a later JAX does not say."""
     if "jax" not in sys.modules:
         return False
     try:
@@ -39,7 +39,7 @@ if sys.platform != "win32":
 
 
 def refuse_forked() -> None:
-    """Raise where a compiled program would wait for ever. Costs a look at a flag.
+    """Raise where a compiled program would wait without end. It costs one look at a flag.
 
     Raises:
         RuntimeError: this process was forked from one that had used JAX.

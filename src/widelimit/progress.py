@@ -1,4 +1,4 @@
-"""Progress of long work: bars on stderr, only where that is a terminal."""
+"""Long work shows its progress: bars on stderr, only where that is a terminal."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NAME, BAR, REST = 22, 30, 52
 
 
 def silent(what: str, done: float, total: float) -> None:
-    """No progress."""
+    """Report no progress."""
 
 
 @functools.cache
 def _screen() -> Any:
-    """One for all: a bar within the time of another is a line under it."""
+    """Return the screen, one for all: a bar within the time of another is a line under it."""
     from rich.console import Console
 
     return Console(stderr=True)
@@ -30,7 +30,9 @@ def _screen() -> Any:
 
 @contextmanager
 def shown(wanted: bool, *, unit: str = "") -> Iterator[Report]:
-    """A function that moves a bar on stderr, if that is a terminal and the bar is wanted; else it does nothing.
+    """Yield a function that moves a bar on stderr, if that is a terminal and the bar is requested.
+
+    Otherwise the function does nothing.
 
     Where less is done than before, something new has begun, with a clock of its own. With a unit the bar counts, else
     it shows per cent. It is gone at the end.

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as JAX pytrees."""
+"""Frozen dataclasses become JAX pytrees."""
 
 from __future__ import annotations
 

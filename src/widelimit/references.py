@@ -1,4 +1,4 @@
-"""Functions and arrays of JAX in a pickle: a function by its name, an array with all its digits.
+"""A pickle holds functions and arrays of JAX: a function by its name, an array with all its digits.
 
 `jax.jit` leaves an object in place of a function, which pickle refuses: it is found again by the name under which it
 stands in its module. A float64 array that is read where float64 is off would lose half of its digits.
@@ -20,12 +20,12 @@ import numpy as np
 T = TypeVar("T")
 
 PUBLIC = ("jax.numpy", "jax.nn", "jax.lax", "jax.scipy.special")
-"""Where functions are looked for first: the modules in which they are defined differ from version to version."""
+"""Functions are searched here first: the modules in which they are defined differ from version to version."""
 
 
 @final
 class Reference:
-    """A function or an array in the state of an object that is pickled or copied; a copy holds the same one."""
+    """A reference is a function or an array in the state of a pickled or copied object; a copy holds the same."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -54,12 +54,12 @@ class Reference:
 
 
 def referenced(state: Any) -> Any:
-    """The state of an object, in dicts, lists and tuples: its functions and JAX arrays as references."""
+    """Return the state of an object, in dicts, lists and tuples: its functions and JAX arrays as references."""
     return _mapped(lambda value: Reference(value) if _is_function(value) or _is_array(value) else value, state)
 
 
 def resolved(state: Any) -> Any:
-    """The state of a copy without references; those of a pickle are resolved by then."""
+    """Return the state of a copy without references; those of a pickle are resolved by then."""
     return _mapped(lambda value: value.value if isinstance(value, Reference) else value, state)
 
 
@@ -76,7 +76,7 @@ def _set_state(instance: Any, state: dict[str, Any]) -> None:
 
 
 def found(module: str, name: str) -> Any:
-    """The function of that name. Raises: pickle.UnpicklingError: there is none."""
+    """Find the function of that name. Raises: pickle.UnpicklingError: there is none."""
     importlib.import_module(module)
     function = _at(module, name)
     if function is None:

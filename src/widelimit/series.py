@@ -1,4 +1,4 @@
-"""Power series that the closed forms share, evaluated without a library call.
+"""The closed forms share power series that are evaluated without a library call.
 
 XLA's arc sine on CPUs is several times slower than everything else in the recursion together; a polynomial on half
 of the interval, with the other half by symmetry, keeps the whole tile in vector registers.
@@ -62,14 +62,14 @@ LEAST_ANGLE = 64
 
 
 def safe_sqrt(v: jax.Array) -> jax.Array:
-    """sqrt(max(v, 0)) with derivative 0, not infinite, at v <= 0: duplicates and zero vectors keep finite gradients."""
+    """Compute sqrt(max(v, 0)) with derivative 0, not infinite, at v <= 0: duplicates keep finite gradients."""
     positive = v > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, v, 1)), 0)
 
 
 @jax.custom_jvp
 def root_of_gap(gap: jax.Array) -> jax.Array:
-    """sqrt(gap) for gaps 1 - abs(rho), with derivative 0 below `LEAST_ANGLE`: at a cusp the mean of both sides.
+    """Return sqrt(gap), gap 1 - abs(rho), with derivative 0 below `LEAST_ANGLE`: at a cusp the mean of both sides.
 
     Two programs round one input in two ways, so the gap of an input with itself may come out as eps^2 instead of 0, of
     which the root has a slope of order 1 in a random direction. No value changes.
@@ -86,20 +86,20 @@ def _root_of_gap_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> t
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """numerator / denominator, and 0 (with derivative 0) where the denominator is 0."""
+    """Return numerator / denominator, and 0 (with derivative 0) where the denominator is 0."""
     nonzero = denominator != 0
     return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
 
 
 def hypot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """sqrt(a^2 + b^2) without overflow or underflow, with derivative 0 at a = b = 0."""
+    """Compute sqrt(a^2 + b^2) without overflow or underflow, with derivative 0 at a = b = 0."""
     largest = jax.lax.stop_gradient(jnp.maximum(jnp.abs(a), jnp.abs(b)))
     scale = jnp.where(largest > 0, largest, 1)
     return scale * safe_sqrt((a / scale) ** 2 + (b / scale) ** 2)
 
 
 def evaluate(table: dict[str, tuple[float, ...]], v: jax.Array) -> jax.Array:
-    """P(v) by Horner's rule; v in [0, 1/2], float32 or float64."""
+    """Evaluate P(v) by Horner's rule; v in [0, 1/2], float32 or float64."""
     coefficients = table[v.dtype.name]
     value = jnp.full_like(v, coefficients[-1])
     for c in coefficients[-2::-1]:
@@ -120,7 +120,7 @@ def chebyshev_halves(coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chebyshev_chains(coefficients: np.ndarray) -> np.ndarray:
-    """(8, K/8): `chebyshev_halves` of halves of halves, for `chains_sum`; K a multiple of 8."""
+    """Return `chebyshev_halves` of halves of halves, (8, K/8), for `chains_sum`; K a multiple of 8."""
     parts = [coefficients]
     for _ in range(3):
         parts = [half for part in parts for half in chebyshev_halves(part)]
@@ -128,7 +128,7 @@ def chebyshev_chains(coefficients: np.ndarray) -> np.ndarray:
 
 
 def chains_sum(chains: jax.Array, x: jax.Array) -> jax.Array:
-    """sum_k c_k T_k(x) from `chebyshev_chains(c)`; x in [-1, 1].
+    """Compute sum_k c_k T_k(x) from `chebyshev_chains(c)`; x in [-1, 1].
 
     Clenshaw's recurrence waits for itself at every term: eight short ones beside each other take a third of the time.
     """
@@ -149,7 +149,7 @@ def _clenshaw(coefficients: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def polynomial_and_slope(coefficients: Sequence[jax.Array], x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(P(x), P'(x)) from the coefficients of 1, x, x^2, .., by Horner's rule."""
+    """Compute (P(x), P'(x)) from the coefficients of 1, x, x^2, .., by Horner's rule."""
     value, slope = coefficients[-1], jnp.zeros_like(x)
     for c in coefficients[-2::-1]:
         slope = slope * x + value

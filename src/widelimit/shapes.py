@@ -1,7 +1,7 @@
-"""Float[jax.Array, "n d"]: arrays and their shapes in annotations.
+"""Float[jax.Array, "n d"] annotates arrays and their shapes.
 
-Those are jaxtyping's to type checkers, and to whoever has imported it before, as the tests do to check shapes at run
-time. To all others they are never evaluated, and its import would take a tenth of that of JAX.
+Type checkers use jaxtyping's classes, and so does a program that has imported jaxtyping before, as the tests do to
+check shapes at run time. Otherwise they are not evaluated, and the import would take a tenth of that of JAX.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:
 else:
 
     class Float:
-        """Stands for jaxtyping's."""
+        """The class stands for jaxtyping's."""
 
         def __class_getitem__(cls, _: Any) -> type:
             return cls
 
     class Int(Float):
-        """Stands for jaxtyping's."""
+        """The class stands for jaxtyping's."""

@@ -1,4 +1,4 @@
-"""Pairs of centred Gaussian signals, described without cancellation.
+"""Pairs of centred Gaussian signals are described without cancellation.
 
 A pair (u, v) is its two standard deviations and its correlation rho. Near rho = 1 the angle between the signals is
 sqrt(2 (1 - rho)), so a rounding error of eps in rho is an error of sqrt(eps) in every kernel that depends on the
@@ -24,7 +24,7 @@ HALF_PRECISION = {"float64": (11, 25), "float32": (8, 11)}
 
 
 def power_of_two(exponent: jax.Array, dtype: Any) -> jax.Array:
-    """2^exponent, exactly (XLA's exp2 is not), from its bits; 0 and inf beyond the range of normal numbers."""
+    """Compute 2^exponent, exactly (XLA's exp2 is not), from its bits; 0 and inf beyond normal numbers."""
     info = np.finfo(dtype)
     integer = jnp.int64 if info.bits == 64 else jnp.int32
     kept = jnp.clip(exponent, info.minexp, info.maxexp - 1).astype(integer)
@@ -33,14 +33,14 @@ def power_of_two(exponent: jax.Array, dtype: Any) -> jax.Array:
 
 
 def exponent_of(value: jax.Array) -> jax.Array:
-    """The int32 k with 2^(k-1) <= |value| < 2^k, from the bits; for 0 and subnormal numbers that of the smallest."""
+    """Return the int32 k with 2^(k-1) <= |value| < 2^k, from the bits; for 0 and subnormals that of the smallest."""
     info = np.finfo(value.dtype)
     bits = jax.lax.bitcast_convert_type(jnp.abs(value), jnp.int64 if info.bits == 64 else jnp.int32)
     return ((bits >> info.nmant) - (info.maxexp - 2)).astype(jnp.int32)
 
 
 class Variance(NamedTuple):
-    """The variance value * 4^exponent of Gaussian signals, arrays of one shape; the exponent is an int32.
+    """The variance of Gaussian signals is value * 4^exponent, arrays of one shape; the exponent is an int32.
 
     Powers of two are exact, so that inputs of any size a float holds pass through any number of layers without
     overflow, and the square root, which would round once a layer in step at every layer, is left to the end.
@@ -50,13 +50,13 @@ class Variance(NamedTuple):
     exponent: jax.Array
 
     def normalised(self) -> Variance:
-        """The same variance with value in [1/4, 1); 0 stays as it is."""
+        """Return the same variance with value in [1/4, 1); 0 stays as it is."""
         power = jnp.where(self.value == 0, 0, (exponent_of(jax.lax.stop_gradient(self.value)) + 1) // 2)
         return Variance(self.value * power_of_two(-2 * power, self.value.dtype), self.exponent + power)
 
     @property
     def deviation(self) -> jax.Array:
-        """The standard deviation."""
+        """Return the standard deviation."""
         return safe_sqrt(self.value) * power_of_two(self.exponent, self.value.dtype)
 
 
@@ -66,12 +66,12 @@ def deviation_of(signal: Variance) -> jax.Array:
 
 
 def variance_of(deviation: jax.Array) -> Variance:
-    """The variance of signals of these standard deviations."""
+    """Return the variance of signals of these standard deviations."""
     return Variance(deviation**2, jnp.zeros(jnp.shape(deviation), jnp.int32)).normalised()
 
 
 class Gaps(NamedTuple):
-    """The correlation rho of a pair of signals as (below, above) = (1 - rho, 1 + rho), each right to rounding.
+    """The correlation rho of a pair of signals is (below, above) = (1 - rho, 1 + rho), each right to rounding.
 
     Both are arrays of one shape with entries in [0, 2]; whichever is small keeps all its digits.
     """
@@ -81,22 +81,22 @@ class Gaps(NamedTuple):
 
     @property
     def rho(self) -> jax.Array:
-        """The correlation, in [-1, 1]."""
+        """Return the correlation, in [-1, 1]."""
         return (self.above - self.below) / 2
 
     @property
     def positive(self) -> jax.Array:
-        """Whether rho >= 0."""
+        """Return True where rho >= 0."""
         return self.below <= self.above
 
     @property
     def near(self) -> jax.Array:
-        """1 - abs(rho): the gap to the nearer end, in [0, 1]."""
+        """Return 1 - abs(rho): the gap to the nearer end, in [0, 1]."""
         return jnp.where(self.positive, self.below, self.above)
 
 
 def scaled(normalised: jax.Array, x: Variance, y: Variance) -> jax.Array:
-    """normalised * s_x * s_y; out of range only where the product is, and 0 where `normalised` is."""
+    """Return normalised * s_x * s_y; out of range only where the product is, and 0 where `normalised` is."""
     value = (safe_sqrt(x.value) * normalised) * safe_sqrt(y.value)
     exponent = x.exponent + y.exponent
     half = exponent // 2
@@ -107,12 +107,12 @@ def scaled(normalised: jax.Array, x: Variance, y: Variance) -> jax.Array:
 
 
 def gaps_of_correlation(rho: jax.Array) -> Gaps:
-    """Gaps of a correlation in [-1, 1] given as such."""
+    """Return gaps of a correlation in [-1, 1] given as such."""
     return Gaps(1 - rho, 1 + rho)
 
 
 def _product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(p, e) with p + e = a b exactly, p the rounded product (Dekker 1971)."""
+    """Compute (p, e) with p + e = a b exactly, p the rounded product (Dekker 1971)."""
     a_head, b_head = (jax.lax.reduce_precision(v, *HALF_PRECISION[v.dtype.name]) for v in (a, b))
     a_tail, b_tail = a - a_head, b - b_head
     product = a * b
@@ -120,7 +120,7 @@ def _product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def gaps_of_covariance(x: Variance, c: jax.Array, y: Variance) -> Gaps:
-    """Gaps of a pair from its (normalised) variances and its covariance, exactly: 1 - abs(rho) = (q q' - c^2)/(...).
+    """Compute gaps of a pair from (normalised) variances and covariance: 1 - abs(rho) = (q q' - c^2)/(...), exactly.
 
     q q' - c^2 is taken from exact products, so that no digit is lost near rho = +-1. Where rounding has left c^2 above
     q q', the correlation is +-1.
@@ -133,17 +133,17 @@ def gaps_of_covariance(x: Variance, c: jax.Array, y: Variance) -> Gaps:
 
 
 def gaps_of_one(like: jax.Array) -> Gaps:
-    """The gaps of a signal with itself (rho = 1), in the shape and dtype of `like`."""
+    """Return the gaps of a signal with itself (rho = 1), in the shape and dtype of `like`."""
     return Gaps(jnp.zeros_like(like), jnp.full_like(like, 2))
 
 
 def gaps_from_near(near: jax.Array, positive: jax.Array) -> Gaps:
-    """Gaps from 1 - abs(rho) and the sign of rho."""
+    """Return gaps from 1 - abs(rho) and the sign of rho."""
     return Gaps(jnp.where(positive, near, 2 - near), jnp.where(positive, 2 - near, near))
 
 
 def add_constant(share_x: jax.Array, share_y: jax.Array, rest_x: jax.Array, rest_y: jax.Array, gaps: Gaps) -> Gaps:
-    """Gaps of x + b and y + b after adding one shared independent signal b to both.
+    """Return gaps of x + b and y + b after adding one shared independent signal b to both.
 
     With unit variances of the sums, x has standard deviation `share_x` and b has `rest_x` (share^2 + rest^2 = 1). For
     independent signals k: 1 - rho = sum_k ((a_k - a'_k)^2/2 + a_k a'_k (1 - rho_k)). Every term is positive: nothing
@@ -158,7 +158,7 @@ def add_constant(share_x: jax.Array, share_y: jax.Array, rest_x: jax.Array, rest
 
 
 def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, same: bool | jax.Array) -> Gaps:
-    """Gaps of the inner products of unit vectors, (n, m).
+    """Compute gaps of the inner products of unit vectors, (n, m).
 
     With `same`, U is V and the gap of a row with itself is exactly 0 (where `same` is traced: void).
     From the matrix product; where a pair is nearly parallel, from the product of the vectors less their mean, as inputs
@@ -182,7 +182,7 @@ _LEFT = -1.0
 
 
 def _mended(U: jax.Array, V: jax.Array, near: jax.Array, positive: jax.Array, wanted: jax.Array) -> jax.Array:
-    """`near` (n, m) with its wanted entries anew: see `correlate_points`."""
+    """Compute the entries `wanted` of `near` (n, m) again: see `correlate_points`."""
     centre = jnp.mean(V, axis=0)
     u, v = U - centre, V - centre
     size = (jnp.sum(u**2, axis=1)[:, None] + jnp.sum(v**2, axis=1)) / 2

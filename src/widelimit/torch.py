@@ -1,4 +1,4 @@
-"""The empirical NTK of a PyTorch module. Needs the extra: pip install "widelimit[torch]"."""
+"""A PyTorch module has an empirical NTK. Needs the extra: pip install "widelimit[torch]"."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _passed: weakref.WeakKeyDictionary[torch.nn.Module, set[Hashable]] = weakref.Wea
 @final
 @dataclass(frozen=True, eq=False)
 class ModuleJacobian:
-    """The Jacobian of a module with respect to its trainable parameters, some rows at a time."""
+    """The Jacobian of a module with respect to its trainable parameters is computed some rows at a time."""
 
     module: torch.nn.Module
     trained: dict[str, torch.Tensor]
@@ -43,7 +43,7 @@ class ModuleJacobian:
     memory: float
 
     def _cast(self, X: np.ndarray) -> tuple[Any, Any, Any]:
-        """Inputs and parameters as tensors of the inputs' dtype on the module's device."""
+        """Return inputs and parameters as tensors of the inputs' dtype on the module's device."""
         dtype = torch.float64 if X.dtype == np.float64 else torch.float32
         first = next(iter(self.trained.values()))
         if first.dtype == torch.float64 and dtype == torch.float32:
@@ -57,7 +57,7 @@ class ModuleJacobian:
         return values[:, None] if values.ndim == 1 else values
 
     def outputs(self, X: np.ndarray) -> int:
-        """c, from the first row. Raises: ValueError: the module fails on it or returns another shape than (n, c)."""
+        """Return c, from the first row. Raises: ValueError: the module fails on it, or its shape is not (n, c)."""
         inputs, trained, fixed = self._cast(X[:1])
         try:
             with torch.no_grad():
@@ -100,7 +100,7 @@ class ModuleJacobian:
             require_rowwise("the module", Probe(*kind), points.dtype)
 
     def _gradient(self, X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The outputs (n, c), and the gradient of sum(weights * outputs) with respect to all parameters, (P,)."""
+        """Compute outputs (n, c), and the gradient of sum(weights * outputs) with respect to all parameters, (P,)."""
         inputs, trained, fixed = self._cast(X)
         trained = {name: p.detach().requires_grad_() for name, p in trained.items()}
         values = self._call(trained, fixed, inputs)
@@ -109,7 +109,7 @@ class ModuleJacobian:
         return values.detach().cpu().numpy(), np.concatenate([g.cpu().numpy().ravel() for g in found])
 
     def rows(self, X: np.ndarray) -> int:
-        """Rows whose Jacobian fits the budget. Raises: MemoryError: not one does."""
+        """Return the rows whose Jacobian fits the budget. Raises: MemoryError: not one does."""
         size = X.dtype.itemsize * self.outputs(X) * sum(p.numel() for p in self.trained.values())
         free = memory.available()
         budget = min(self.memory * memory.GIB, free) if self.memory else free / 2
@@ -121,7 +121,7 @@ class ModuleJacobian:
         return int(budget // (COPIES * size))
 
     def of(self, X: np.ndarray) -> list[torch.Tensor]:
-        """df_a(x)/dtheta, one tensor (n, c, size) a parameter."""
+        """Compute df_a(x)/dtheta, one tensor (n, c, size) a parameter."""
         inputs, trained, fixed = self._cast(X)
 
         def row(trained: Any, x: Any) -> Any:
@@ -131,7 +131,7 @@ class ModuleJacobian:
         return [leaf.detach().flatten(2) for leaf in found.values()]
 
     def require_finite(self, values: Any, **inputs: Any) -> None:
-        """Name the row of the inputs, by their names, whose Jacobian is not finite, if some of the values are not.
+        """Refuse values that are not finite: the error names the row of the inputs with such a Jacobian.
 
         Raises:
             ValueError: a value is not finite.
@@ -153,7 +153,7 @@ class ModuleJacobian:
         raise ValueError("the kernel overflows: scale the outputs of the module down, or pass X in float64.")
 
     def table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
-        """The kernel of all pairs; where Y is X one triangle and its mirror."""
+        """Compute the kernel of all pairs; where Y is X one triangle and its mirror."""
         c, rows = self.outputs(X), self.rows(X)
         tail = {"full": (c, c), "trace": (), "diagonal": (c,)}[output]
         memory.require(float(X.dtype.itemsize) * len(X) * len(Y) * int(np.prod(tail)), "the kernel")
@@ -170,7 +170,7 @@ class ModuleJacobian:
         return out
 
     def own(self, X: np.ndarray, output: Output) -> np.ndarray:
-        """The kernel of every row with itself."""
+        """Compute the kernel of every row with itself."""
         c, rows, parts = self.outputs(X), self.rows(X), []
         for i in range(0, len(X), rows):
             found = self.of(X[i : i + rows])
@@ -178,14 +178,17 @@ class ModuleJacobian:
         return np.concatenate(parts)
 
     def checked_table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
-        """`table` of a module that does not mix rows. Raises: ValueError: it does; a Jacobian that is not finite."""
+        """Compute `table` of a module that does not mix rows.
+
+        Raises: ValueError: it does; a Jacobian that is not finite.
+        """
         self.require_rowwise(X, Y)
         values = self.table(X, Y, output)
         self.require_finite(values, X=X, Y=Y)
         return values
 
     def checked_own(self, X: np.ndarray, output: Output) -> np.ndarray:
-        """`own` of a module that does not mix rows. Raises: as `checked_table`."""
+        """Compute `own` of a module that does not mix rows. Raises: as `checked_table`."""
         self.require_rowwise(X)
         values = self.own(X, output)
         self.require_finite(values, X=X)
@@ -201,7 +204,7 @@ def _contract(rule: str, left: list[torch.Tensor], right: list[torch.Tensor], di
 @pytree
 @dataclass(frozen=True)
 class ModuleKernel(Kernel):
-    """The mean over outputs of a module's NTK; made with output="trace". It is not differentiable by JAX."""
+    """The kernel is the mean over outputs of a module's NTK; made with output="trace". JAX cannot differentiate it."""
 
     jacobian: ModuleJacobian = field(metadata={"static": True})
 
@@ -238,7 +241,7 @@ class ModuleKernel(Kernel):
         return self._outside(lambda a: self.jacobian.own(a, "trace"), (len(x),), x)
 
     def _outside(self, function: Callable[..., np.ndarray], shape: tuple[int, ...], *arrays: jax.Array) -> jax.Array:
-        """A function of NumPy arrays called from within a JAX computation."""
+        """Call a function of NumPy arrays from within a JAX computation."""
         result: Any = jax.ShapeDtypeStruct
         return jax.pure_callback(  # type: ignore[no-any-return]
             lambda *values: function(*(np.asarray(v) for v in values)), result(shape, arrays[0].dtype), *arrays
@@ -248,7 +251,7 @@ class ModuleKernel(Kernel):
 @final
 @dataclass(frozen=True)
 class ModuleMatrixKernel(MatrixKernel):
-    """K(x, x')[a, b] of a module, (n, m, c, c); made with output="full"."""
+    """The kernel is K(x, x')[a, b] of a module, (n, m, c, c); made with output="full"."""
 
     jacobian: ModuleJacobian
     count: int = 0
@@ -272,20 +275,20 @@ class ModuleMatrixKernel(MatrixKernel):
 @final
 @dataclass(frozen=True)
 class ModuleDiagonal:
-    """K(x, x')[a, a] of a module, (n, m, c): one kernel an output; made with output="diagonal"."""
+    """The kernels are K(x, x')[a, a] of a module, (n, m, c): one an output; made with output="diagonal"."""
 
     jacobian: ModuleJacobian
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c"]:
-        """(n, d) -> (n, n, c). Raises: as `Kernel.gram`."""
+        """Compute (n, d) -> (n, n, c). Raises: as `Kernel.gram`."""
         return self.cross(X, X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
-        """(n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
+        """Compute (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
         return self.jacobian.checked_table(*_two(X, Y), "diagonal")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
-        """(n, d) -> (n, c). Raises: as `Kernel.gram`."""
+        """Compute (n, d) -> (n, c). Raises: as `Kernel.gram`."""
         return self.jacobian.checked_own(np.asarray(validation.points("X", X)), "diagonal")
 
 

@@ -1,4 +1,4 @@
-"""Checks at the door: what is refused, in which words. Nothing is cast unless the value survives exactly."""
+"""Arguments are checked here: bad ones are refused. Nothing is cast unless the value survives exactly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Array = np.ndarray | jax.Array
 
 
 def is_jax(*arrays: Any) -> bool:
-    """Whether any of the arrays is a JAX array or tracer (then results are JAX arrays too)."""
+    """Return True if any of the arrays is a JAX array or tracer (then results are JAX arrays too)."""
     return any(isinstance(a, jax.Array) for a in arrays)
 
 
@@ -29,7 +29,7 @@ FLOAT_MAX = int(np.finfo(np.float64).max)
 
 
 def as_float_array(name: str, value: Any) -> Array:
-    """The value as float32 or float64 without loss, or an error that says what to pass."""
+    """Return the value as float32 or float64 without loss, or an error that says what to pass."""
     refuse_forked()
     refuse_masked(name, value)
     if type(value).__module__.startswith("scipy.sparse"):
@@ -74,19 +74,19 @@ def refuse_non_finite(name: str, value: Array) -> None:
 
 
 def traced(*values: Any) -> bool:
-    """Whether any of the values is being traced by JAX."""
+    """Return True if any of the values is being traced by JAX."""
     return any(isinstance(v, jax.core.Tracer) for v in values)
 
 
 def as_finite_floats(name: str, value: Any) -> Array:
-    """A number or an array of any shape as float32 or float64, finite."""
+    """Return a number or an array of any shape as float32 or float64, finite."""
     array = as_float_array(name, value)
     refuse_non_finite(name, array)
     return array
 
 
 def covariances(q1: Any, c: Any, q2: Any) -> tuple[Array, Array, Array]:
-    """Variances q1, q2 > 0 and a covariance with c^2 <= q1 q2 up to rounding, of shapes that broadcast."""
+    """Check variances q1, q2 > 0 and a covariance with c^2 <= q1 q2 up to rounding, of shapes that broadcast."""
     arrays = {name: as_finite_floats(name, value) for name, value in (("q1", q1), ("c", c), ("q2", q2))}
     try:
         np.broadcast_shapes(*(a.shape for a in arrays.values()))
@@ -108,12 +108,12 @@ def covariances(q1: Any, c: Any, q2: Any) -> tuple[Array, Array, Array]:
 
 
 def owned(values: Any, dtype: Any = None) -> np.ndarray:
-    """A copy of an array that nobody can write to: the caller's own may change afterwards."""
+    """Copy an array so that nobody can write to it: the caller's own may change afterwards."""
     return seal(np.array(values, dtype, order="C"))
 
 
 def seal(array: np.ndarray) -> np.ndarray:
-    """The same array, read-only from here on: what a result hands out is what it goes on computing with."""
+    """Make the array read-only: a result hands out what it goes on computing with."""
     array.setflags(write=False)
     return array
 
@@ -126,7 +126,7 @@ def sealed(result: Any) -> None:
 
 
 def points(name: str, value: Any) -> Array:
-    """(n, d) inputs, n and d >= 1, float32 or float64, finite."""
+    """Return (n, d) inputs, n and d >= 1, float32 or float64, finite."""
     array = as_float_array(name, value)
     if array.ndim == 1:
         raise ValueError(
@@ -142,13 +142,13 @@ def points(name: str, value: Any) -> Array:
 
 
 def same_features(name_x: str, X: Array, name_y: str, Y: Array) -> None:
-    """Both with the same number of columns."""
+    """Check that both have the same number of columns."""
     if X.shape[1] != Y.shape[1]:
         raise ValueError(f"{name_x} has {X.shape[1]} features and {name_y} has {Y.shape[1]}; they must agree.")
 
 
 def concrete(name: str, value: Any) -> Any:
-    """The value, unless it is being traced by JAX."""
+    """Return the value, unless it is being traced by JAX."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
             f"{name} is being traced by jax (jit, grad or vmap); inference works on values. Inside a traced "
@@ -158,7 +158,7 @@ def concrete(name: str, value: Any) -> Any:
 
 
 def targets(name: str, value: Any, n: int) -> np.ndarray:
-    """(n,) or (n, c) targets as float64, finite."""
+    """Return (n,) or (n, c) targets as float64, finite."""
     array = np.asarray(as_float_array(name, concrete(name, value)))
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
         raise ValueError(f"{name} must have shape (n,) or (n, c) with c >= 1, got shape {array.shape}.")
@@ -169,7 +169,7 @@ def targets(name: str, value: Any, n: int) -> np.ndarray:
 
 
 def noise(value: Any, n: int) -> np.ndarray:
-    """A noise variance >= 0, one number or one a training point, as a float64 array of shape () or (n,)."""
+    """Return a noise variance >= 0, one number or one a training point, as a float64 array of shape () or (n,)."""
     array = np.asarray(as_float_array("noise", concrete("noise", value)), dtype=np.float64)
     if array.shape not in ((), (n,)):
         raise ValueError(f"noise must be a number or of shape ({n},), one a training point; got shape {array.shape}.")
@@ -180,7 +180,7 @@ def noise(value: Any, n: int) -> np.ndarray:
 
 
 def times(value: Any) -> np.ndarray:
-    """Training times in [0, inf], shape () or (T,), as float64."""
+    """Return training times in [0, inf], shape () or (T,), as float64."""
     array = np.asarray(as_float_array("t", concrete("t", value)), dtype=np.float64)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"t must be a number or a one-dimensional array of times, got shape {array.shape}.")
@@ -190,14 +190,17 @@ def times(value: Any) -> np.ndarray:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False, or NumPy's. Raises: TypeError."""
+    """Return True or False, or NumPy's. Raises: TypeError."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {shown(value)}.")
     return bool(value)
 
 
 def choice(name: str, value: Any, known: Sequence[Any]) -> Any:
-    """One of a few values, most of them names. Raises: TypeError: neither text nor None; ValueError: another one."""
+    """Return one of a few values, most of them names.
+
+    Raises: TypeError: neither text nor None; ValueError: another one.
+    """
     listed = ", ".join(v if isinstance(v, str) else repr(v) for v in known)
     if not (isinstance(value, str) or value is None):
         raise TypeError(f"{name} must be one of {listed}; got {shown(value)}.")
@@ -207,28 +210,28 @@ def choice(name: str, value: Any, known: Sequence[Any]) -> Any:
 
 
 def numbers_in(name: str, values: Any) -> tuple[float, ...]:
-    """A sequence of finite real numbers. Raises: TypeError, ValueError."""
+    """Return a sequence of finite real numbers. Raises: TypeError, ValueError."""
     if not isinstance(values, (tuple, list, set, np.ndarray)) or (isinstance(values, np.ndarray) and values.ndim != 1):
         raise TypeError(f"{name} must be a sequence of real numbers, got {shown(values)}.")
     return tuple(float(finite_scalar(f"every entry of {name}", value)) for value in values)
 
 
 def path(name: str, value: Any) -> Path:
-    """The path of a file or a folder. Raises: TypeError."""
+    """Return the path of a file or a folder. Raises: TypeError."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, text or a pathlib.Path; got {shown(value)}.")
     return Path(value)
 
 
 def function(name: str, value: Any, what: str) -> Any:
-    """Something that can be called. Raises: TypeError: with `what` it must be."""
+    """Return something that can be called. Raises: TypeError: with `what` it must be."""
     if not callable(value) or isinstance(value, type):
         raise TypeError(f"{name} must be {what}, got {shown(value)}.")
     return value
 
 
 def one_time(value: Any) -> np.ndarray:
-    """A training time in [0, inf], shape (), as float64. Raises: TypeError, ValueError."""
+    """Return a training time in [0, inf], shape (), as float64. Raises: TypeError, ValueError."""
     array = times(value)
     if array.ndim:
         raise ValueError(f"t must be one time, got shape {array.shape}.")
@@ -236,7 +239,7 @@ def one_time(value: Any) -> np.ndarray:
 
 
 def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) -> int:
-    """An integer in range (not a bool, not a float that happens to be whole)."""
+    """Return an integer in range (not a bool, not a float that happens to be whole)."""
     refuse_forked()
     try:
         if isinstance(value, (bool, np.bool_)):
@@ -271,7 +274,7 @@ def plain(value: Any) -> Any:
 def finite_scalar(
     name: str, value: Any, *, above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf
 ) -> Any:
-    """A finite real number in range; a JAX scalar stays one, so that it can be differentiated (traced: unchecked)."""
+    """Return a finite real number in range; a JAX scalar stays one, for derivatives (traced: unchecked)."""
     refuse_forked()
     if isinstance(value, jax.Array) and value.ndim != 0:
         raise ValueError(f"{name} must be a scalar, got shape {value.shape}.")
@@ -295,7 +298,7 @@ def finite_scalar(
 
 
 def deviation(name: str, value: Any, *, zero: bool = False) -> Any:
-    """A standard deviation > 0 (or 0, where that is none) whose square is in float64's range; as `finite_scalar`."""
+    """Return a deviation > 0 (or 0, where that is none) whose square is in float64's range; as `finite_scalar`."""
     number = finite_scalar(name, value, at_least=0.0) if zero else finite_scalar(name, value, above=0.0)
     if isinstance(number, jax.core.Tracer) or (zero and float(number) == 0):
         return number
@@ -308,7 +311,7 @@ def deviation(name: str, value: Any, *, zero: bool = False) -> Any:
 
 
 def vector_or_scalar(name: str, value: Any, *, above: float = -math.inf) -> Any:
-    """A finite real number, or a (d,) array of them, in range; JAX values stay ones (traced: unchecked)."""
+    """Return a finite real number, or a (d,) array of them, in range; JAX values stay ones (traced: unchecked)."""
     if np.ndim(value) == 0:
         return finite_scalar(name, value, above=above)
     array = as_finite_floats(name, value)

@@ -1,4 +1,4 @@
-"""The version of the installed package; `pyproject.toml` is the only place that has it."""
+"""The version is that of the installed package; `pyproject.toml` is the only place that has it."""
 
 from __future__ import annotations
 

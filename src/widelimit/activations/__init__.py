@@ -1,1 +1,1 @@
-"""Activations: the nonlinearity phi, and what it does to a pair of Gaussian signals."""
+"""An activation is the nonlinearity phi, with its action on a pair of Gaussian signals."""

@@ -1,4 +1,4 @@
-"""What every activation is, and the functions of a Gaussian pair that follow from it."""
+"""This module defines an activation and the functions of a Gaussian pair that follow from it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from widelimit.signals import Gaps, Variance, gaps_of_correlation, gaps_of_covar
 from widelimit.validation import Array
 
 Trace = Any
-"""What an activation wants to know of one input: a pytree of arrays (..., n), or ()."""
+"""A trace holds the data of one input that an activation needs: a pytree of arrays (..., n), or ()."""
 
 
 class Activation(abc.ABC):
-    """phi and its two maps on Gaussian signals: u ~ N(0, s^2) alone, and a pair (u, v) of correlation rho.
+    """An activation is a function phi with two maps on Gaussian signals.
+
+    The signals are u ~ N(0, s^2) alone, and a pair (u, v) of correlation rho.
 
     `encode` sees each input once; `correlate` sees pairs and must be elementwise on arrays that broadcast. Correlations
     after phi are uncentred: E[phi(u) phi(v)] / sqrt(E[phi(u)^2] E[phi(v)^2]).
@@ -31,31 +33,31 @@ class Activation(abc.ABC):
 
     @property
     def has_ntk(self) -> bool:
-        """Whether E[phi'(u) phi'(v)] is finite at rho = 1; not for a phi that jumps."""
+        """The NTK exists if E[phi'(u) phi'(v)] is finite at rho = 1; it is not for a phi that jumps."""
         return True
 
     @abc.abstractmethod
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        """phi(u), elementwise."""
+        """Evaluate phi(u), elementwise."""
 
     @abc.abstractmethod
     def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        """(E[phi(u)^2], trace) for u ~ N(0, signal)."""
+        """Return (E[phi(u)^2], trace) for u ~ N(0, signal)."""
 
     @abc.abstractmethod
     def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        """(gaps of the correlation after phi, d rho_after / d rho); x and y are the traces of the two inputs."""
+        """Return (gaps of the correlation after phi, d rho_after / d rho); x and y are the traces of the two inputs."""
 
     def itself(self, x: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        """`correlate` of every signal with itself, whose gaps are those of rho = 1."""
+        """Apply `correlate` to every signal with itself, whose gaps are those of rho = 1."""
         return self.correlate(x, x, gaps)
 
     def prepared(self, low: float, high: float, dtype: Any) -> Self:
-        """This activation, ready for standard deviations in [low, high]; closed forms are ready for all."""
+        """Return this activation prepared for standard deviations in [low, high]; closed forms need no preparation."""
         return self
 
     def tabulated(self, low: float, high: float, dtype: Any) -> Self:
-        """`prepared` for the many pairs of a kernel: within rtol where that is cheaper than a closed form."""
+        """Prepare for the many pairs of a kernel: a table right to rtol where that is cheaper than a closed form."""
         return self.prepared(low, high, dtype)
 
     def in_few_shapes(self, dtype: Any, rows: int) -> Self:
@@ -63,7 +65,7 @@ class Activation(abc.ABC):
         return self
 
     def rtol_in(self, dtype: Any) -> float:
-        """The error target of the duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]); 0 for closed forms."""
+        """Return the error target of the duals relative to sqrt(E[phi(u)^2] E[phi(v)^2]); it is 0 for closed forms."""
         return 0.0
 
     def second_moment(self, signal: Variance) -> Variance:
@@ -71,11 +73,11 @@ class Activation(abc.ABC):
         return interpreted(_variance_after)(self, signal)  # type: ignore[no-any-return]
 
     def derivative(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        """phi'(u), elementwise."""
+        """Evaluate phi'(u), elementwise."""
         return jnp.asarray(jax.jvp(self.__call__, (u,), (jnp.ones_like(u),))[1])
 
     def dual(self, q1: Float[Array, "..."], c: Float[Array, "..."], q2: Float[Array, "..."]) -> Float[Array, "..."]:
-        """E[phi(u) phi(v)] for a centred Gaussian pair with variances q1, q2 and covariance c.
+        """Compute E[phi(u) phi(v)] for a centred Gaussian pair with variances q1, q2 and covariance c.
 
         Args:
             q1: variance of u, > 0; numbers or arrays that broadcast.
@@ -101,7 +103,7 @@ class Activation(abc.ABC):
         return self._pair(q1, c, q2, derivative=True)
 
     def correlation_map(self, rho: Float[Array, "..."], *, q: float = 1.0) -> Float[Array, "..."]:
-        """dual(q, q rho, q)/dual(q, q, q): what phi makes of the correlation of two signals of variance q > 0.
+        """Map the correlation of two signals of variance q > 0 through phi: dual(q, q rho, q)/dual(q, q, q).
 
         Args:
             rho: correlations in [-1, 1], a number or an array.
@@ -135,7 +137,7 @@ class Activation(abc.ABC):
 
 
 def _pair_moment(activation: Activation, *covariance: jax.Array, derivative: bool) -> jax.Array:
-    """E[phi(u) phi(v)] or E[phi'(u) phi'(v)] by the activation's own maps."""
+    """Compute E[phi(u) phi(v)] or E[phi'(u) phi'(v)] by the activation's own maps."""
     q1, c, q2 = jnp.broadcast_arrays(*covariance)
     x, y = (Variance(q, jnp.zeros(q.shape, jnp.int32)).normalised() for q in (q1, q2))
     (x_after, x_trace), (y_after, y_trace) = activation.encode(x), activation.encode(y)

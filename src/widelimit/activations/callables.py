@@ -1,4 +1,4 @@
-"""What is found out about a function before it is taken for an activation."""
+"""This module examines a function before it is accepted as an activation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PROBES = np.linspace(-8.0, 8.0, 34)
 """Neither 0 nor an integer is among them: kinks are usually there."""
 _BEYOND = 100.0
 _PROBES_A_PIECE = 256
-"""Where phi is compared with polynomials: up to 100 beyond the kinks and 0."""
+"""phi is compared with polynomials at these points: up to 100 beyond the kinks and 0."""
 _FAR = 20.0
 """exp(u^2/4) is e^100 here."""
 
 
 def from_function(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float], rtol: float | None) -> Activation:
-    """phi as an activation, after checks.
+    """Return phi as an activation, after checks.
 
     Raises:
         TypeError, ValueError: what `wl.activation` lists.
@@ -99,7 +99,7 @@ def _check_values(phi: Callable[[jax.Array], jax.Array], label: str) -> None:
 
 
 def _pieces(phi: Callable[[jax.Array], jax.Array], kinks: tuple[float, ...]) -> tuple[tuple[float, ...], ...] | None:
-    """The polynomials of degree 2 that phi is between its kinks, from its derivatives; None if it is not."""
+    """Find the polynomials of degree 2 that phi is between its kinks, from its derivatives; None if it is not."""
     slope = derivative_of(phi)
     by_numpy, first_slope, second_slope = map(interpreted, (phi, slope, derivative_of(slope)))
     found = []

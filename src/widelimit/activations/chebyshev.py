@@ -1,4 +1,4 @@
-"""Chebyshev points and coefficients."""
+"""This module computes Chebyshev points and coefficients."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def chebyshev_points(count: int) -> np.ndarray:
-    """The zeros of T_count, descending."""
+    """Return the zeros of T_count, in descending order."""
     return np.cos(math.pi * (np.arange(count) + 0.5) / count)
 
 
 def chebyshev_coefficients(values: np.ndarray, *axes: int) -> np.ndarray:
-    """Chebyshev coefficients along the axes from the values at `chebyshev_points`."""
+    """Compute Chebyshev coefficients along the axes from the values at `chebyshev_points`."""
     transformed = np.asarray(values)
     for axis in axes:
         last = np.moveaxis(transformed, axis, -1)
@@ -25,12 +25,12 @@ def chebyshev_coefficients(values: np.ndarray, *axes: int) -> np.ndarray:
 
 
 def _cosine_transform(values: np.ndarray) -> np.ndarray:
-    """2 sum_n x_n cos(pi k (n + 1/2)/N) along the last axis; NumPy's, as the import of SciPy's takes 0.1 s."""
+    """Compute 2 sum_n x_n cos(pi k (n + 1/2)/N) along the last axis by NumPy: the import of SciPy takes 0.1 s."""
     count = values.shape[-1]
     spectrum = np.fft.rfft(np.concatenate([values, values[..., ::-1]], axis=-1))[..., :count]
     return np.asarray((spectrum * np.exp(-0.5j * math.pi * np.arange(count) / count)).real)
 
 
 def even_transform(values: np.ndarray) -> np.ndarray:
-    """x_0 + (-1)^k x_N + 2 sum_{0<n<N} x_n cos(pi k n/N) along the last axis, of N + 1 values."""
+    """Compute x_0 + (-1)^k x_N + 2 sum_{0<n<N} x_n cos(pi k n/N) along the last axis, of N + 1 values."""
     return np.asarray(np.fft.rfft(np.concatenate([values, values[..., -2:0:-1]], axis=-1)).real)

@@ -1,4 +1,4 @@
-"""Sums of products in chunks of one size, as a loop: one program for series of many lengths.
+"""This module sums products in chunks of one size, as a loop: one program serves series of many lengths.
 
 A chunk has some columns and, for each, the coefficients of 16 functions of the angle: y^(8 q + j) and x y^(8 q + j),
 j < 8, y = 2 x^2 - 1, q its block. A pair costs some times as much as unrolled to its own length; so this is for what
@@ -27,7 +27,7 @@ LONGEST = 4 * LENGTH
 @pytree
 @dataclass(frozen=True)
 class Chunks:
-    """G chunks of the expansions of both parts of phi, in powers of the halves."""
+    """The object holds G chunks of the expansions of both parts of phi, in powers of the halves."""
 
     rows: np.ndarray
     """(G, C LENGTH, PLACES)"""
@@ -38,7 +38,7 @@ class Chunks:
     even: np.ndarray
     """(G,): 1 for the even part of phi, whose sign is that of rho; else 0."""
     products: bool = field(default=False, metadata={"static": True})
-    """Whether sums are matrix products, for gradients."""
+    """If True, sums are matrix products, for gradients."""
 
 
 def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
@@ -68,7 +68,7 @@ def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
 
 
 def filled(chunks: Chunks, count: int) -> Chunks:
-    """With empty chunks up to that many, which are passed over."""
+    """Append empty chunks up to that number; the loop skips them."""
     more = count - len(chunks.block)
     rows, columns, even = (
         np.pad(v, ((0, more), *[(0, 0)] * (v.ndim - 1))) for v in (chunks.rows, chunks.columns, chunks.even)
@@ -77,7 +77,7 @@ def filled(chunks: Chunks, count: int) -> Chunks:
 
 
 def chunks_traced(chunks: Chunks, polynomials: jax.Array) -> ExpansionTrace:
-    """At the inputs whose T_j are given, (PLACES, ..)."""
+    """Evaluate the chunks at the inputs whose T_j are given, (PLACES, ..)."""
     return ExpansionTrace(
         *(jnp.tensordot(matrix, polynomials, 1, precision="highest") for matrix in (chunks.rows, chunks.columns))
     )
@@ -86,7 +86,7 @@ def chunks_traced(chunks: Chunks, polynomials: jax.Array) -> ExpansionTrace:
 def mean_and_slope_by_x(
     chunks: Chunks, x: ExpansionTrace, y: ExpansionTrace, at: jax.Array, sign: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """H and dH/dx at the places `at` of the angles, psi 4/pi - 1."""
+    """Compute H and dH/dx at the places `at` of the angles, psi 4/pi - 1."""
     square = 2 * at**2 - 1
     seventh = square**7
     eighth = seventh * square

@@ -1,4 +1,4 @@
-"""Integrals over the angle of a bivariate normal density at a corner, the building block of kinked activations.
+"""Kinked activations are built of integrals over the angle of a bivariate normal density at a corner.
 
 For a pair of correlation cos(y) the density at (h, k), times sin(y), is
 
@@ -26,14 +26,14 @@ from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_po
 
 NODES = {"float64": 16, "float32": 8}
 TERMS = {"float64": 26, "float32": 12}
-"""Of the weights as Chebyshev series: with NODES, errors below 1e-13 and 1e-7 (tests/test_piecewise.py)."""
+"""The weights have this many Chebyshev terms: with NODES, errors below 1e-13 and 1e-7 (tests/test_piecewise.py)."""
 _MIDDLE = 3.0
 SMALLEST = {"float64": 1e-30, "float32": 1e-12}
 """Below such gaps the angle is less than the rounding of a signal."""
 
 
 class Rule(NamedTuple):
-    """Nodes zeta (q,), and the Chebyshev coefficients (q, terms) of their weights times exp(r^2/2)."""
+    """The rule has nodes zeta (q,), and the Chebyshev coefficients (q, terms) of their weights times exp(r^2/2)."""
 
     nodes: np.ndarray
     weights: np.ndarray
@@ -41,7 +41,7 @@ class Rule(NamedTuple):
 
 @functools.cache
 def rule(dtype: str) -> Rule:
-    """The rule: even polynomials through the positive nodes of a Gauss-Legendre rule of twice the length."""
+    """Make the rule: even polynomials through the positive nodes of a Gauss-Legendre rule of twice the length."""
     count = NODES[dtype]
     nodes = np.polynomial.legendre.leggauss(2 * count)[0][count:]
     ends = np.concatenate([[0.0], 2.0 ** np.arange(-12, 0), 1 - 2.0 ** np.arange(-2, -34, -1), [1.0]])
@@ -59,16 +59,16 @@ def rule(dtype: str) -> Rule:
 
 
 class Corner(NamedTuple):
-    """Integrals of e(y) dy from 0 to the angle, with v = 1 - zeta^2 falling from 1 to 0 and w = tan(y/2)."""
+    """The integrals are of e(y) dy from 0 to the angle, with v = 1 - zeta^2 falling from 1 to 0 and w = tan(y/2)."""
 
     whole: jax.Array
-    """Of 1, v and v^2, stacked."""
+    """The integrals of 1, v and v^2 are stacked."""
     bent: jax.Array | None
-    """If wanted: of w^2 and w^2 (v + 1)/2."""
+    """The integrals of w^2 and w^2 (v + 1)/2, if requested."""
 
 
 def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = True) -> Corner:
-    """The integrals for arrays kappa >= 0 and beta of one shape, and near = 1 - cos(angle) in [0, 1]."""
+    """Compute the integrals for arrays kappa >= 0 and beta of one shape, and near = 1 - cos(angle) in [0, 1]."""
     own = rule(near.dtype.name)
     floor = SMALLEST[near.dtype.name]
     above = near > floor
@@ -77,8 +77,8 @@ def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = T
     spread = math.sqrt(2) * kappa
     t = (spread - _MIDDLE * root) / (spread + _MIDDLE * root)
     weights = jnp.stack(_weights(own.weights.tolist(), t))
-    # All nodes at once, as the exponentials are vectorised then; their sums written out, as XLA would evaluate anew for
-    # every row what goes into a product of matrices.
+    # All nodes at once, as the exponentials are vectorised then; their sums written out, as XLA would evaluate the
+    # factors of a product of matrices again for every row.
     column = (-1, *[1] * t.ndim)
     square = jnp.asarray(own.nodes**2, near.dtype).reshape(column)
     rest = 1 / (2 - square * near)
@@ -92,7 +92,7 @@ def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = T
 
 
 def _sums(weights: list[np.ndarray], values: jax.Array) -> jax.Array:
-    """Sums of values (q, ..) with each of the weights (q,), stacked."""
+    """Sum values (q, ..) with each of the weights (q,), stacked."""
     terms = list(values)
     return jnp.stack([_combined(row.tolist(), terms) for row in weights])
 
@@ -102,7 +102,7 @@ def _combined(weights: list[float], terms: list[jax.Array]) -> jax.Array:
 
 
 def _weights(table: list[list[float]], t: jax.Array) -> list[jax.Array]:
-    """The sums of T_k(t) with every row of the table, written out: in a product of matrices all T_k go to memory."""
+    """Sum T_k(t) with every row of the table, written out: in a product of matrices all T_k go to memory."""
     polynomials = [jnp.ones_like(t), t]
     while len(polynomials) < len(table[0]):
         polynomials.append(2 * t * polynomials[-1] - polynomials[-2])

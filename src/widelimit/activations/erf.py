@@ -1,4 +1,4 @@
-"""The error function, and gelu, which is made of it."""
+"""This module contains the error function, and gelu, which is made of it."""
 
 from __future__ import annotations
 

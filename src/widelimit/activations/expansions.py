@@ -1,4 +1,4 @@
-"""Functions of two standard deviations and an angle as sums of products, cheap for every pair.
+"""Functions of two standard deviations and an angle are written as sums of products, cheap for every pair.
 
 What depends on one input only is looked up once an input. A pair has few products left: the functions of the second
 deviation are the principal ones (a singular value decomposition of the coefficients), fewer than polynomials.
@@ -22,7 +22,7 @@ PLACES = 40
 
 
 def in_places(coefficients: np.ndarray) -> np.ndarray:
-    """(.., m) with columns of 0 up to PLACES."""
+    """Append columns of 0 up to PLACES to an array (.., m)."""
     return np.pad(coefficients, [(0, 0)] * (coefficients.ndim - 1) + [(0, PLACES - coefficients.shape[-1])])
 
 
@@ -30,25 +30,25 @@ def in_places(coefficients: np.ndarray) -> np.ndarray:
 @pytree
 @dataclass(frozen=True)
 class Expansion:
-    """sum_b column_b(t) sum_k row_(b, k)(s) (a function of the angle)_k: matrices on Chebyshev polynomials."""
+    """The expansion is sum_b column_b(t) sum_k row_(b, k)(s) f_k: Chebyshev matrices, f_k functions of the angle."""
 
     rows: np.ndarray
     """(terms, PLACES)"""
     columns: np.ndarray
     """(p, PLACES)"""
     pattern: tuple[int, ...] = field(metadata={"static": True})
-    """How many functions of the angle go with each column; terms is their sum."""
+    """Each column has this number of functions of the angle; terms is their sum."""
 
 
 class ExpansionTrace(NamedTuple):
-    """An expansion's rows and columns at the deviations of n inputs: arrays (.., n)."""
+    """The trace holds an expansion's rows and columns at the deviations of n inputs: arrays (.., n)."""
 
     rows: jax.Array
     columns: jax.Array
 
 
 def traced(expansion: Expansion, polynomials: jax.Array) -> ExpansionTrace:
-    """At the inputs whose T_j are given, (m, .., n)."""
+    """Evaluate the expansion at the inputs whose T_j are given, (m, .., n)."""
     flat = polynomials.reshape(len(polynomials), -1)
     shape = (-1, *polynomials.shape[1:])
     return ExpansionTrace(
@@ -60,7 +60,7 @@ def traced(expansion: Expansion, polynomials: jax.Array) -> ExpansionTrace:
 
 
 def contracted(expansion: Expansion, x: ExpansionTrace, y: ExpansionTrace) -> list[jax.Array]:
-    """For every pair the coefficients of the functions of the angle."""
+    """Compute for every pair the coefficients of the functions of the angle."""
     starts = np.concatenate([[0], np.cumsum(expansion.pattern)])
     return [
         functools.reduce(
@@ -71,7 +71,7 @@ def contracted(expansion: Expansion, x: ExpansionTrace, y: ExpansionTrace) -> li
 
 
 def expanded(coefficients: np.ndarray, threshold: float, *, step: int, weights: np.ndarray | float = 1.0) -> Expansion:
-    """From coefficients (m, m, K): what is below the threshold, after multiplication by weights (K,), is left out.
+    """Expand coefficients (m, m, K); terms below the threshold after multiplication by weights (K,) are left out.
 
     Lengths are multiples of `step` and do not increase, so that few programs are compiled.
     """
@@ -95,7 +95,7 @@ def _pattern(sizes: np.ndarray, threshold: float, step: int) -> tuple[int, ...]:
 
 
 def in_powers(expansion: Expansion, *, halved: bool) -> Expansion:
-    """Chebyshev series in x as power series, which give the slope as well: in x, or (halved) in y = 2 x^2 - 1.
+    """Return Chebyshev series in x as power series, which give the slope as well: in x, or (halved) in y = 2 x^2 - 1.
 
     The halves a, b of `series.chebyshev_halves` follow each other, coefficient by coefficient. Coefficients of the
     functions at hand fall faster than those of the powers in T_k rise (by 2.4 a degree).

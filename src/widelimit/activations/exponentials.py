@@ -1,4 +1,4 @@
-"""Exponentials: phi whose correlation after is an exponential or a root of a quadratic form of the signals."""
+"""Exponentials are phi whose correlation after is an exponential or a root of a quadratic form of the signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The closed form of polynomials between kinks, of one part on the half line: see `piecewise`."""
+"""Polynomials between kinks have a closed form, of one part on the half line: see `piecewise`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 class Half(NamedTuple):
-    """One part on the half line: p (3, ..), and j, g (K, ..) at the kinks beyond 0."""
+    """The object holds one part on the half line: p (3, ..), and j, g (K, ..) at the kinks beyond 0."""
 
     p: jax.Array
     j: jax.Array
@@ -26,7 +26,7 @@ class Half(NamedTuple):
 
 
 class Kinks(NamedTuple):
-    """Places h with the tail and the density of the normal law there, each (K, ..) or one of them."""
+    """The places h have the tail and the density of the normal law there, each (K, ..) or one of them."""
 
     h: jax.Array
     tail: jax.Array
@@ -34,7 +34,7 @@ class Kinks(NamedTuple):
 
 
 class PiecesTrace(NamedTuple):
-    """What pairs need of n inputs."""
+    """The trace holds the data of n inputs that pairs need."""
 
     kinks: Kinks
     parts: tuple[Half, Half]
@@ -44,24 +44,24 @@ class PiecesTrace(NamedTuple):
 
 
 def kinks_at(h: jax.Array) -> Kinks:
-    """Kinks at these places."""
+    """Make kinks at these places."""
     return Kinks(h, jax.scipy.special.erfc(h / math.sqrt(2)) / 2, jnp.exp(-(h**2) / 2) / math.sqrt(2 * math.pi))
 
 
 def _tails(at: Kinks) -> list[jax.Array]:
-    """Integrals of z^j times the density from h to infinity, j = 0..4."""
+    """Integrate z^j times the density from h to infinity, j = 0..4."""
     h, tail, density = at
     return [tail, density, h * density + tail, (h**2 + 2) * density, (h**3 + 3 * h) * density + 3 * tail]
 
 
 def _square(a: list[jax.Array], b: list[jax.Array], moments: list[jax.Array]) -> jax.Array:
-    """Integral of two polynomials times the density, from its moments."""
+    """Integrate the product of two polynomials times the density, from its moments."""
     terms = [x * y * moments[i + k] for (i, x), (k, y) in itertools.product(enumerate(a), enumerate(b))]
     return sum(terms[1:], terms[0])
 
 
 def _local(half: Half, h: jax.Array, left: jax.Array) -> list[jax.Array]:
-    """Coefficients of the polynomial that F is just to the right of `left`."""
+    """Compute coefficients of the polynomial that F is just to the right of `left`."""
     passed = h <= left
     j, g = (jnp.where(passed, c, 0) for c in (half.j, half.g))
     return [
@@ -87,7 +87,7 @@ def in_order(x: Kinks, y: Kinks) -> list[Kinks]:
 
 
 def _on_short(polynomial: list[jax.Array], left: jax.Array, right: jax.Array) -> jax.Array:
-    """Integral of polynomial^2 times the density between two points, without cancellation."""
+    """Integrate polynomial^2 times the density between two points, without cancellation."""
     half = (right - left) / 2
     column = (-1, *[1] * half.ndim)
     z = left + half * jnp.asarray(1 + _NODES, half.dtype).reshape(column)
@@ -97,14 +97,14 @@ def _on_short(polynomial: list[jax.Array], left: jax.Array, right: jax.Array) ->
 
 
 class _Whole(NamedTuple):
-    """Of one part at rho = 1: integral over z > 0 of (F - G)^2, and of 2 F' G', times the density."""
+    """The object holds integrals over z > 0 of (F - G)^2 and 2 F' G', times the density, of one part at rho = 1."""
 
     apart: jax.Array
     slope: jax.Array
 
 
 def at_one(x: Half, y: Half, x_at: jax.Array, y_at: jax.Array, places: list[Kinks]) -> _Whole:
-    """Panel by panel, between all kinks of both inputs in ascending order."""
+    """Integrate panel by panel, between all kinks of both inputs in ascending order."""
     zero = jnp.zeros_like(x.p[0] + y.p[0])
     ends = [kinks_at(zero), *places]
     tails = [_tails(end) for end in ends]
@@ -125,7 +125,7 @@ def at_one(x: Half, y: Half, x_at: jax.Array, y_at: jax.Array, places: list[Kink
 
 
 class _Pairs(NamedTuple):
-    """Integrals over the angle of every pair of kinks, the second at k and at -k: arrays (2, K, K, ..).
+    """The integrals are over the angle of every pair of kinks, the second at k and at -k: arrays (2, K, K, ..).
 
     Of sin(y) E[a(U) b(V)] for a, b in (mass, jump of slope): whole, and weighted by v.
     """
@@ -137,7 +137,7 @@ class _Pairs(NamedTuple):
 
 
 def pairs_of_kinks(x: Kinks, y: Kinks, near: jax.Array, *, curved: bool) -> _Pairs:
-    """Of two inputs; `curved`: with the pairs in which phi'' jumps."""
+    """Integrate over pairs of kinks of two inputs; `curved`: with the pairs in which phi'' jumps."""
     h, k = x.h[:, None], y.h[None, :]
     apart, both = jnp.stack(jnp.broadcast_arrays(k - h, k + h)) / 2, jnp.stack(jnp.broadcast_arrays(k + h, k - h)) / 2
     own = corner(jnp.abs(apart), both, near, bent=curved)
@@ -162,7 +162,7 @@ def pairs_of_kinks(x: Kinks, y: Kinks, near: jax.Array, *, curved: bool) -> _Pai
 def _mass_and_jump(
     own: Corner, apart: jax.Array, both: jax.Array, density: jax.Array, near: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """A mass of one input at its kink, where V is normal: the chance that it is beyond the other kink."""
+    """Integrate a mass of one input at its kink, where V is normal: the chance that it is beyond the other kink."""
     assert own.bent is not None
     floor = SMALLEST[near.dtype.name]
     tangent = jnp.sqrt(jnp.maximum(near, floor) / (2 - near))
@@ -173,7 +173,7 @@ def _mass_and_jump(
 
 
 def bends_of(pairs: _Pairs, x: Half, y: Half, sign: int) -> tuple[jax.Array, jax.Array]:
-    """The integral of sin E[F'' G''] over the angle from pairs of kinks of one part, and its weighted mean."""
+    """Compute the integral of sin E[F'' G''] over the angle from pairs of kinks of one part, and its weighted mean."""
 
     def total(kind: tuple[jax.Array, jax.Array] | None, a: jax.Array, b: jax.Array) -> list[jax.Array]:
         if kind is None:
@@ -192,7 +192,7 @@ def bends_of(pairs: _Pairs, x: Half, y: Half, sign: int) -> tuple[jax.Array, jax
 
 
 def moment_of(half: Half, at: Kinks) -> jax.Array:
-    """E[F^2] of one part."""
+    """Compute E[F^2] of one part."""
     ends = [kinks_at(jnp.zeros_like(half.p[0])), *(Kinks(*(leaf[k] for leaf in at)) for k in range(len(at.h)))]
     tails = [*map(_tails, ends), [jnp.zeros_like(half.p[0])] * 5]
     total = jnp.zeros_like(half.p[0])
@@ -203,7 +203,10 @@ def moment_of(half: Half, at: Kinks) -> jax.Array:
 
 
 def constant_of(x: Half, y: Half, x_at: Kinks, y_at: Kinks) -> jax.Array:
-    """E[F'' G''] less its part from pairs of kinks, of even parts: their constants 2 p_2, and these with the rest."""
+    """Compute E[F'' G''] less its part from pairs of kinks, of even parts.
+
+    These are their constants 2 p_2, and these with the rest.
+    """
     (c, d) = (2 * half.p[2] for half in (x, y))
     rests = [2 * jnp.sum(half.j * at.density + half.g * at.tail, axis=0) for half, at in ((x, x_at), (y, y_at))]
     return c * d + c * rests[1] + rests[0] * d

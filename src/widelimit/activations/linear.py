@@ -1,4 +1,4 @@
-"""Activations made of two straight lines: phi(u) = A |u| + B u."""
+"""These activations are made of two straight lines: phi(u) = A |u| + B u."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance
 
 STEEPEST = 1e6
-"""Of the slopes: squares of 1e-6 to 1e6 and their ratios are far inside float32."""
+"""The slopes are limited: squares of 1e-6 to 1e6 and their ratios are far inside float32."""
 
 
 def correlate_linear_pieces(bend: float | jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-    """The pair map of phi(u) = A|u| + B u, with bend = A^2/(A^2 + B^2).
+    """Compute the pair map of phi(u) = A|u| + B u, with bend = A^2/(A^2 + B^2).
 
     rho_after = bend kappa(theta) + (1 - bend) cos(theta), kappa = (2/pi) (sin(theta) + (pi/2 - theta) cos(theta)) the
     dual of abs, which has the period pi: so it is taken at the angle psi in [0, pi/2] to the nearer of +-1. Cho and

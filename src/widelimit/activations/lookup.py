@@ -1,4 +1,4 @@
-"""Pair maps looked up in a table: what `tables` and `piecewise_tables` make."""
+"""Pair maps are looked up in a table that `tables` or `piecewise_tables` made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from widelimit.signals import Gaps, Variance
 
 
 class PartTrace(NamedTuple):
-    """What one part has at the deviations of n inputs."""
+    """The trace holds the values of one part at the deviations of n inputs."""
 
     apart: ExpansionTrace
     share: jax.Array
@@ -29,7 +29,7 @@ class PartTrace(NamedTuple):
 
 
 class TableTrace(NamedTuple):
-    """Arrays (.., n): the place of the deviation in its range, that of the kink, and either part."""
+    """The trace holds arrays (.., n): the place of the deviation in its range, that of the kink, and both parts."""
 
     place: jax.Array
     kink: jax.Array
@@ -41,7 +41,7 @@ class TableTrace(NamedTuple):
 
 
 def looked_up(table: Table, signal: Variance) -> tuple[Variance, TableTrace]:
-    """E[phi(u)^2] for u ~ N(0, signal), and the trace; NaN outside of the table's range."""
+    """Look up E[phi(u)^2] for u ~ N(0, signal), and the trace; NaN outside of the table's range."""
     deviation = signal.deviation
     place = table.places.of(deviation)
     longer = polynomials(place, OWN_TERMS)
@@ -62,7 +62,7 @@ def looked_up(table: Table, signal: Variance) -> tuple[Variance, TableTrace]:
 
 
 def pair_map(table: Table, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[jax.Array, jax.Array]:
-    """(gap to the nearer end after phi, d rho_after/d rho)."""
+    """Return (gap to the nearer end after phi, d rho_after/d rho)."""
     near, sign = gaps.near, signed(jnp.ones_like(gaps.below), gaps)
     psi = series.angle_from_gap(near)[0]
     square = (x.place - y.place) ** 2
@@ -113,7 +113,7 @@ def _of_chunks(
 
 
 def _mean_and_slope(coefficients: list[jax.Array], psi: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """H and dR/drho = H + tan(psi/2) dH/dpsi, from H in powers of the halves."""
+    """Compute H and dR/drho = H + tan(psi/2) dH/dpsi, from H in powers of the halves."""
     if len(coefficients) == 1:
         return coefficients[0], coefficients[0]
     x = psi * (4 / math.pi) - 1

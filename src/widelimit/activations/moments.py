@@ -1,4 +1,4 @@
-"""E[phi(s z)^2] of any phi: by quadrature, and as a series in the place of s.
+"""This module computes E[phi(s z)^2] of any phi: by quadrature, and as a series in the place of s.
 
 With p the order of phi's zero at 0, E[phi(s z)^2]/s^(2 p) is positive and tends to a positive number at s = 0, and its
 logarithm is analytic; so the series of that logarithm keeps relative accuracy, for any s a float holds.
@@ -26,7 +26,7 @@ _LARGEST_ORDER = 8
 
 
 def second_moments(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> np.ndarray:
-    """E[phi(s z)^2] in float64 for deviations s > 0, (n,)."""
+    """Compute E[phi(s z)^2] in float64 for deviations s > 0, (n,)."""
     wanted = gaussian.panels(kinks, 2.0 ** math.ceil(math.log2(max(float(np.max(deviations)), 1.0))))
     nodes, weights = gaussian.normal_rule(deviations, wanted)
     with arithmetic(True):
@@ -35,13 +35,13 @@ def second_moments(phi: Function, kinks: tuple[float, ...], deviations: np.ndarr
 
 @functools.lru_cache(maxsize=256)
 def order_at_zero(phi: Function, kinks: tuple[float, ...]) -> int:
-    """p with E[phi(s z)^2] of the order of s^(2 p) for small s."""
+    """Find p such that E[phi(s z)^2] is of the order of s^(2 p) for small s."""
     near, twice = second_moments(phi, kinks, np.array([_NEAR_ZERO, 2 * _NEAR_ZERO]))
     return int(np.clip(round(math.log2(twice / near) / 2), 0, _LARGEST_ORDER)) if near > 0 else 0
 
 
 def growth(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> np.ndarray:
-    """E[phi(s z)^2]/s^(2 p), p = `order_at_zero`, for s >= 0."""
+    """Compute E[phi(s z)^2]/s^(2 p), p = `order_at_zero`, for s >= 0."""
     order, sizes = order_at_zero(phi, kinks), np.append(np.maximum(deviations, SMALLEST), _NEAR_ZERO)
     found = second_moments(phi, kinks, sizes) / sizes ** (2 * order)
     # A phi written with a difference, as exp(u) - 1, is 0 for small u.
@@ -49,6 +49,6 @@ def growth(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> n
 
 
 def with_growth(growth: jax.Array, order: int, signal: Variance) -> Variance:
-    """E[phi(u)^2] from E[phi(u)^2]/s^(2 p)."""
+    """Recover E[phi(u)^2] from E[phi(u)^2]/s^(2 p)."""
     power = math.prod([signal.value] * order, start=jnp.ones_like(signal.value))
     return Variance(growth * power, order * signal.exponent).normalised()

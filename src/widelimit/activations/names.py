@@ -1,4 +1,4 @@
-"""Activations by name, and what is taken for an activation."""
+"""This module finds activations by name, and accepts other values as activations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from widelimit.activations.waves import Cos, Sin, Snake
 @final
 @dataclass(frozen=True)
 class _Elu:
-    """scale * (u for u > 0, alpha (exp(u/length) - 1) below); compared by value, so that tables are found again."""
+    """phi(u) = scale * (u for u > 0, alpha (exp(u/length) - 1) below).
+
+    It is compared by value, so that tables are found again.
+    """
 
     alpha: float
     scale: float
@@ -95,7 +98,7 @@ def activation(
     kinks: Sequence[float] = (),
     rtol: float | None = None,
 ) -> Activation:
-    """The activation of that name, the activation itself, or any function phi(u) as one.
+    """Return the activation of that name, the activation itself, or any function phi(u) as one.
 
     Args:
         phi: a name, an `Activation`, or an elementwise function written with jax.numpy, continuous, analytic outside

@@ -1,4 +1,4 @@
-"""Any phi without a closed form."""
+"""This module serves any phi without a closed form."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RTOL = {"float64": 1e-10, "float32": 1e-6}
 @pytree
 @dataclass(frozen=True)
 class Numerical(Activation):
-    """phi(u), any function: its duals from quadrature, tabulated for the standard deviations that occur.
+    """phi(u) is any function: its duals are from quadrature, tabulated for the standard deviations that occur.
 
     Made by `wl.activation(phi, kinks=..., rtol=...)`, which checks phi.
 
@@ -61,9 +61,9 @@ class Numerical(Activation):
         return self.phi(u)
 
     def prepared(self, low: float, high: float, dtype: Any) -> Self:
-        """This activation with its tables for standard deviations in [low, high], 0 <= low <= high.
+        """Return this activation with its tables for standard deviations in [low, high], 0 <= low <= high.
 
-        Kernels make tables for their inputs by themselves. Under jax.jit, grad and vmap, where inputs are not known,
+        Kernels make tables for their inputs automatically. Under jax.jit, grad and vmap, where inputs are not known,
         tables are for [0, 8], unless the activation was prepared for another range beforehand; signals out of the range
         (at any layer) give NaN there.
 
@@ -93,7 +93,7 @@ class Numerical(Activation):
         return interpreted(_growing(order))(own, signal)  # type: ignore[no-any-return]
 
     def _ready(self, dtype: Any) -> Table:
-        """The table in this dtype; under a trace, where no range is known, the one for all usual deviations."""
+        """Return the table in this dtype; under a trace, where no range is known, the one for all usual deviations."""
         table = self.table or _usual(replace(self, rtol=self.rtol_in(dtype)))
         cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), table)
         return cast
@@ -118,7 +118,7 @@ def _growing(order: int) -> Callable[[jax.Array, Variance], Variance]:
 
 @functools.lru_cache(maxsize=64)
 def _usual(activation: Numerical) -> Table:
-    """The table for deviations up to LARGEST_TRACED, in chunks, as gradients of long sums take minutes to compile."""
+    """Make the table for deviations up to LARGEST_TRACED, in chunks: gradients of long sums take minutes to compile."""
     with jax.ensure_compile_time_eval():
         ready = activation.prepared(0.0, LARGEST_TRACED, "float64").table
         assert ready is not None

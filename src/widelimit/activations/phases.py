@@ -1,4 +1,4 @@
-"""Order and chaos: what a deep network makes of the correlation of two inputs."""
+"""Order and chaos: this module follows the correlation of two inputs through a deep network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CRITICAL = 1e-9
 
 
 class FixedPoint(NamedTuple):
-    """A correlation that a layer leaves as it is, and the slope of the map there; stable if that is below 1 in size."""
+    """A fixed point is a correlation that a layer keeps; stable if the slope of the map there is below 1 in size."""
 
     rho: float
     slope: float
@@ -28,7 +28,7 @@ class FixedPoint(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """How correlations fare in a deep network whose signals have reached their variance."""
+    """A phase describes the correlations in a deep network whose signals have reached their variance."""
 
     name: Literal["ordered", "critical", "chaotic"]
     variance: float
@@ -36,7 +36,7 @@ class Phase(NamedTuple):
     slope: float
     """chi = weight_std^2 E[phi'(u)^2], the slope of the correlation map at 1."""
     fixed_points: tuple[FixedPoint, ...]
-    """Of the correlation map on [-1, 1], ascending; the last is rho = 1."""
+    """The fixed points of the correlation map on [-1, 1] are ascending; the last is rho = 1."""
 
 
 def _moment(phi: Activation, q: float) -> float:
@@ -47,13 +47,13 @@ def _moment(phi: Activation, q: float) -> float:
 
 
 def _slope(phi: Activation, q: float, rho: float = 1.0) -> float:
-    """E[phi'(u) phi'(v)] at the variance q."""
+    """Compute E[phi'(u) phi'(v)] at the variance q."""
     variance = np.asarray(q)
     return float(phi.dual_derivative(variance, variance * rho, variance))
 
 
 def critical(activation: str | Activation, *, q: float = 1.0) -> tuple[float, float]:
-    """(weight_std, bias_std) at the edge of chaos where the signals' variance stays q.
+    """Find (weight_std, bias_std) at the edge of chaos where the signals' variance stays q.
 
     weight_std^2 E[phi'(u)^2] = 1 and weight_std^2 E[phi(u)^2] + bias_std^2 = q, u ~ N(0, q). For relu (sqrt(2), 0), as
     in He's initialisation, at every q; other activations have a curve, of which this is one point.
@@ -82,7 +82,7 @@ def critical(activation: str | Activation, *, q: float = 1.0) -> tuple[float, fl
 
 
 def phase(activation: str | Activation, *, weight_std: float, bias_std: float = 0.0) -> Phase:
-    """The fixed points of variance and correlation of a deep network, and their stability.
+    """Find the fixed points of variance and correlation of a deep network, and their stability.
 
     rho <- (weight_std^2 E[phi(u) phi(v)] + bias_std^2)/q* for u, v of variance q* and correlation rho. A slope at 1
     below 1 is the ordered phase (all inputs become alike), above 1 the chaotic one.

@@ -1,4 +1,4 @@
-"""Polynomials between kinks: hard tanh, hard swish, clip, relu6, shrinkage.
+"""This module contains polynomials between kinks: hard tanh, hard swish, clip, relu6, shrinkage.
 
 With z = u/s a phi splits into an even and an odd part, each known from its half line z > 0:
 
@@ -104,7 +104,7 @@ class PiecewisePolynomial(Activation):
                 raise ValueError(f"the pieces do not meet at {kink:g}: phi must be continuous; wl.Step() jumps.")
 
     def _table(self) -> np.ndarray:
-        """Coefficients (pieces, 3)."""
+        """Return the coefficients, (pieces, 3)."""
         return np.array([[*map(float, piece), *[0.0] * (3 - len(piece))] for piece in self.pieces])
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
@@ -115,7 +115,7 @@ class PiecewisePolynomial(Activation):
         return jnp.asarray(result)
 
     def _halves(self) -> tuple[np.ndarray, list[Half]]:
-        """The sizes of the kinks beyond 0, ascending, and of either part p, and the jumps of phi' and phi''."""
+        """Return the sizes of the kinks beyond 0, ascending, and of each part p, and the jumps of phi' and phi''."""
         table, kinks = self._table(), np.array(self.kinks)
         sizes = np.unique(np.abs(kinks[kinks != 0]))
         right, left = (table[np.searchsorted(kinks, 0.0, side=side)] for side in ("right", "left"))
@@ -160,7 +160,7 @@ class PiecewisePolynomial(Activation):
         return self
 
     def tabulated(self, low: float, high: float, dtype: Any) -> PiecewisePolynomial:
-        """With a table for these deviations, right to rtol: a tenth of the closed form's cost.
+        """Make a table for these deviations, right to rtol: it costs a tenth of the closed form.
 
         Without one where all kinks are at 0, where kinks of different distance could meet (two distances), where
         the kinks are so near 0 that the table is too long, and in a range of one deviation.
@@ -173,20 +173,20 @@ class PiecewisePolynomial(Activation):
     def components(
         self, s: jax.Array, t: jax.Array, near: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-        """Half the squared distance at rho = 1, and H, of either part of two signals, elementwise."""
+        """Compute half the squared distance at rho = 1, and H, of each part of two signals, elementwise."""
         x, y = map(self._trace_at, (s, t))
         apart, means, _ = self._components(x, y, near)
         return (apart[0], means[0]), (apart[1], means[1])
 
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
-        """Of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part; arrays (m,)."""
+        """Return the jumps of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part, (m,)."""
         with arithmetic(True):
             trace = interpreted(PiecewisePolynomial._trace_at)(self, deviations)
         even, odd = (Jumps(trace.kinks.h[0], part.j[0], part.g[0]) for part in trace.parts)
         return even, odd, trace.even_share
 
     def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
-        """What rounding leaves of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
+        """Bound the rounding error of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
         with arithmetic(True):
             parts = interpreted(PiecewisePolynomial._trace_at)(self, deviations).parts
         bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
@@ -245,7 +245,7 @@ class PiecewisePolynomial(Activation):
     def _components(
         self, x: PiecesTrace, y: PiecesTrace, near: jax.Array
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
-        """Half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
+        """Compute half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
         places = in_order(x.kinks, y.kinks)
         x_all, y_all = (self._all_kinks(trace, near.dtype) for trace in (x, y))
         pairs = pairs_of_kinks(x_all[0], y_all[0], near, curved=self._curved())
@@ -263,12 +263,15 @@ class PiecewisePolynomial(Activation):
         return apart, means, slopes
 
     def _curved(self) -> bool:
-        """Whether phi'' jumps anywhere."""
+        """Return True if phi'' jumps anywhere."""
         even, odd = self._halves()[1]
         return bool(even.g.any() or odd.g.any() or odd.p[2] != 0)
 
     def _all_kinks(self, trace: PiecesTrace, dtype: Any) -> tuple[Kinks, Half, Half]:
-        """All kinks, that at 0 too if there is one: an even part has its slope as j there, an odd one 2 p_2 as g."""
+        """Return all kinks, that at 0 too if there is one.
+
+        An even part has its slope as j there, an odd one 2 p_2 as g.
+        """
         even, odd = trace.parts
         if not self._bends_at_zero():
             return trace.kinks, even, odd

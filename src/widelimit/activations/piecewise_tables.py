@@ -1,4 +1,4 @@
-"""Tables of polynomials between kinks: their closed forms, less what is sharp where kinks meet, as expansions."""
+"""Polynomials between kinks are tabulated: the sharp part where kinks meet is subtracted, the rest is an expansion."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ MIRRORED = 2.0
 
 
 class Pieces(Protocol):
-    """phi, and a closed form."""
+    """The object holds phi and a closed form."""
 
     @property
     def kinks(self) -> tuple[float, ...]:
-        """Where one polynomial ends and the next begins."""
+        """Return the points where one polynomial ends and the next begins."""
 
     def __call__(self, u: Any) -> Any:
-        """phi(u), elementwise."""
+        """Evaluate phi(u), elementwise."""
 
     def components(self, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
-        """Half the squared distance at rho = 1 and H, of the even and of the odd part, elementwise."""
+        """Compute half the squared distance at rho = 1 and H, of the even and of the odd part, elementwise."""
 
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
-        """Of the even and the odd part, and E[f_s^2] of the even part; arrays (m,)."""
+        """Return the jumps of the even and the odd part, and E[f_s^2] of the even part; arrays (m,)."""
 
 
 _BLOCK = 2**17
@@ -58,7 +58,7 @@ def _components(pieces: Pieces, s: jax.Array, t: jax.Array, near: jax.Array) -> 
 
 
 def _exact(pieces: Pieces, s: np.ndarray, t: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """The closed form's components, (even and odd, two quantities, ..), for arrays that broadcast."""
+    """Compute the closed form's components, (even and odd, two quantities, ..), for arrays that broadcast."""
     arrays = np.broadcast_arrays(s, t, near)
     shape, count = arrays[0].shape, arrays[0].size
     flat = [v.ravel() for v in arrays]
@@ -68,7 +68,7 @@ def _exact(pieces: Pieces, s: np.ndarray, t: np.ndarray, near: np.ndarray) -> np
 
 
 def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: float) -> Table | None:
-    """The table for deviations in [low, high], right to rtol; None where the expansions become too long.
+    """Make the table for deviations in [low, high], right to rtol; None where the expansions become too long.
 
     Args:
         pieces: the closed form.
@@ -105,7 +105,7 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
 def _part(
     apart: np.ndarray, mean: np.ndarray, jumps: Jumps, share: np.ndarray, psi: np.ndarray, target: float, sign: int
 ) -> tuple[Part | None, tuple[bool, bool]]:
-    """One part, and whether it wants more deviations, and more angles."""
+    """Make one part, and say if it needs more deviations, and more angles."""
     if max(np.abs(share).max(), np.abs(mean).max()) < 64 * np.finfo(float).eps:
         return None, (False, False)
     sharp: list[Sharp] = []

@@ -1,4 +1,4 @@
-"""E[g(s u) g(t v)] at many angles and for many pairs of standard deviations at once, in polar coordinates.
+"""This module computes E[g(s u) g(t v)] at many angles and for many pairs of deviations at once, in polar coordinates.
 
 With u = r cos(theta) and v = r cos(theta - psi) the expectation is a convolution along theta, averaged over r. Where g
 is analytic its cosine series turns that into sums over terms. Where g has a kink or a jump at 0, each quarter between
@@ -22,17 +22,17 @@ WAVES = tuple(2**k for k in range(6, 14))
 TERMS = (24, 32, 48, 64, 96, 128, 192)
 """Degrees of the polynomials that are tried."""
 _TAIL = {"waves": 1e-10, "terms": 1e-13}
-"""Of the last eighth of the coefficients: they enter as their squares in waves, as they are in polynomials."""
+"""The last eighth of the coefficients must be below this; waves use their squares, as polynomials do."""
 
 
 class NoConvergenceError(ValueError):
-    """No series tried is long enough."""
+    """The error is raised if no series tried is long enough."""
 
 
 def sums_of_parts(
     g: ArrayFunction, deviations: np.ndarray, psi: np.ndarray, *, kinked: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """E[g(s u) g(t v)] at the angles psi (K,), of the odd and of the even part of g, (m, m, K) each.
+    """Compute E[g(s u) g(t v)] at the angles psi (K,), of the odd and of the even part of g, (m, m, K) each.
 
     Args:
         g: elementwise, on NumPy arrays.
@@ -54,7 +54,7 @@ def _long_enough(
     counts: tuple[int, ...],
     tail: float,
 ) -> np.ndarray:
-    """Coefficients (m, q, count), their last eighth small; found for the largest deviation, the hardest, first."""
+    """Find coefficients (m, q, count), their last eighth small; the largest deviation, the hardest, sets the count."""
     hardest = deviations[[np.argmax(deviations)]]
     for count in counts:
         sizes = np.sqrt(np.sum(weights @ transform(hardest, count) ** 2, axis=0))
@@ -71,7 +71,7 @@ def _by_waves(
     nodes, weights = rule
 
     def transform(at: np.ndarray, count: int) -> np.ndarray:
-        """Coefficients of cos(k theta)."""
+        """Compute the coefficients of cos(k theta)."""
         cosines = np.cos(math.pi * np.arange(count + 1) / count)
         waves = even_transform(g(at[:, None, None] * nodes[:, None] * cosines)) / count
         waves[..., [0, -1]] /= 2
@@ -94,7 +94,7 @@ def _by_quarters(
     nodes, weights = rule
 
     def transform(at: np.ndarray, count: int) -> np.ndarray:
-        """Chebyshev coefficients in the cosine on [0, 1], of the odd and of the even part: (2 m, q, count)."""
+        """Compute Chebyshev coefficients in the cosine on [0, 1], of the odd and of the even part: (2 m, q, count)."""
         arguments = at[:, None, None] * nodes[:, None] * (1 + chebyshev_points(count)) / 2
         right, left = g(arguments), g(-arguments)
         return chebyshev_coefficients(np.concatenate([right - left, right + left]) / 2, -1)
@@ -119,7 +119,7 @@ def _by_quarters(
 
 
 def _products_on_quarter(psi: np.ndarray, count: int) -> np.ndarray:
-    """Integrals of T_n(2 cos a - 1) T_l(2 cos b - 1)/(2 pi) where both cosines are positive, a - b = psi: (K, n, l)."""
+    """Integrate T_n(2 cos a - 1) T_l(2 cos b - 1)/(2 pi) where both cosines are positive, a - b = psi: (K, n, l)."""
     nodes, weights = np.polynomial.legendre.leggauss(math.ceil(1.6 * count) + 16)
     half = (math.pi - psi)[:, None] / 2
     cosines = np.cos(half * nodes + psi[:, None] / 2)

@@ -1,4 +1,4 @@
-"""Polynomials, by their finite Mehler series."""
+"""This module contains polynomials, by their finite Mehler series."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Beyond it 64 eps still hold for a while, but in float32 the weights n!/(2^m m! (
 """
 
 LARGEST_COEFFICIENT = 1e6
-"""Of a polynomial, in size: its square is far inside float32."""
+"""The size of a polynomial is limited: its square is far inside float32."""
 
 
 def _in_hermite(n: int) -> list[float]:
-    """z^n in the normalised Hermite polynomials He_j/sqrt(j!): n!/(2^m m! sqrt(j!)) at j = n - 2 m."""
+    """Expand z^n in the normalised Hermite polynomials He_j/sqrt(j!): n!/(2^m m! sqrt(j!)) at j = n - 2 m."""
     weights = [0.0] * (n + 1)
     for m in range(n // 2 + 1):
         j = n - 2 * m
@@ -38,7 +38,7 @@ def _in_hermite(n: int) -> list[float]:
 
 
 def _normalised(weights: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """(sum of squares, the weights over its root as one array (J, ...))."""
+    """Return (sum of squares, the weights over its root as one array (J, ...))."""
     stacked = jnp.stack(weights)
     square = jnp.sum(stacked**2, axis=0)
     return square, safe_divide(stacked, safe_sqrt(square))

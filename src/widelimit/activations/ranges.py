@@ -1,4 +1,4 @@
-"""Signals of any size, and sums of independent parts, for activations that are not homogeneous."""
+"""Activations that are not homogeneous need signals of any size, and sums of independent parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS = 8
 """Rows of a series at once: with 128 columns their intermediate arrays stay in a core's cache; one row is too short."""
 
 LARGEST_FACTOR = 1e6
-"""Of the parameters in size, and the reciprocal of the smallest: their squares are far inside float32."""
+"""The parameters are limited in size, and the reciprocal of the smallest: their squares are far inside float32."""
 
 
 def check_factor(name: str, value: float | jax.Array, *, positive: bool = False) -> None:
@@ -32,42 +32,42 @@ def check_factor(name: str, value: float | jax.Array, *, positive: bool = False)
 
 
 def limited(signal: Variance) -> Variance:
-    """The signal with an exponent that no further layer can carry out of int32: beyond the limit it is 0 or inf."""
+    """Limit the exponent so that no further layer carries it out of int32: beyond the limit the signal is 0 or inf."""
     return Variance(signal.value, jnp.clip(signal.exponent, -EXPONENT_LIMIT, EXPONENT_LIMIT))
 
 
 def bounded_deviation(signal: Variance, low: int, high: int) -> jax.Array:
-    """The standard deviation with its power of two brought into [2^low, 2^high]; the digits before it stay.
+    """Bring the deviation's power of two into [2^low, 2^high]; the digits before it stay.
 
-    So two signals beyond the range are told apart unless they differ by a power of two, and nothing is infinite.
+    So two signals beyond the range remain different unless they differ by a power of two, and nothing is infinite.
     """
     return Variance(signal.value, jnp.clip(signal.exponent, low, high)).deviation
 
 
 def half_range(dtype: Any) -> int:
-    """The largest exponent e with (4 * 2^e)^2 finite."""
+    """Return the largest exponent e with (4 * 2^e)^2 finite."""
     return int(np.finfo(dtype).maxexp // 2 - 3)
 
 
 def widened(signal: Variance, factor: float | jax.Array) -> Variance:
-    """The variance of factor * u."""
+    """Return the variance of factor * u."""
     factor = jnp.asarray(factor, signal.value.dtype)
     return limited(Variance(signal.value * factor**2, signal.exponent).normalised())
 
 
 def inside(gap: jax.Array) -> jax.Array:
-    """The gap without a rounding error beyond [0, 2]; what is taken away is a constant to the derivative."""
+    """Return the gap without a rounding error beyond [0, 2]; the difference is a constant to the derivative."""
     return gap - jax.lax.stop_gradient(gap - jnp.clip(gap, 0, 2))
 
 
 def gaps_by_difference(below: jax.Array, identical: jax.Array) -> Gaps:
-    """Gaps from a 1 - rho that is right to rounding only, and is exactly 0 for identical signals."""
+    """Compute gaps from a 1 - rho that is right to rounding only, and is exactly 0 for identical signals."""
     below = inside(below - jax.lax.stop_gradient(jnp.where(identical, below, 0)))
     return Gaps(below, 2 - below)
 
 
 def merged(first: Variance, second: Variance) -> tuple[Variance, jax.Array, jax.Array]:
-    """(variance of the sum of two uncorrelated parts, share of the first, of the second in its standard deviation).
+    """Return (variance of the sum of two uncorrelated parts, shares of the first and the second in its deviation).
 
     share^2 + rest^2 = 1: the smaller square from its own quotient, the other as what is left of 1. If both parts are
     0, all is the first's.
@@ -85,7 +85,7 @@ def merged(first: Variance, second: Variance) -> tuple[Variance, jax.Array, jax.
 
 
 def mixed(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...], parts: tuple[Gaps, ...]) -> Gaps:
-    """Gaps of a sum of uncorrelated parts from their shares (sum of squares 1) and their own gaps.
+    """Compute gaps of a sum of uncorrelated parts from their shares (sum of squares 1) and their own gaps.
 
     1 - rho = sum_k ((a_k - a'_k)^2/2 + a_k a'_k (1 - rho_k)): nothing cancels.
     """
@@ -98,23 +98,23 @@ def mixed(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...], parts: tuple[Gaps,
 
 
 def even_gaps(gap: jax.Array) -> Gaps:
-    """Gaps of a correlation >= 0 from 1 - rho."""
+    """Return gaps of a correlation >= 0 from 1 - rho."""
     return Gaps(gap, 2 - gap)
 
 
 def signed(value: jax.Array, gaps: Gaps) -> jax.Array:
-    """With the sign of rho: the slope of what is even in rho."""
+    """Multiply by the sign of rho: the slope of what is even in rho."""
     return jnp.where(gaps.positive, value, -value)
 
 
 def by_rows(
     correlate: Callable[[Any, Any, Gaps], tuple[jax.Array, jax.Array]], x: Any, y: Any, gaps: Gaps
 ) -> tuple[Gaps, jax.Array]:
-    """Gaps and slope from correlate(x, y, gaps), the gap to the nearer end and the slope.
+    """Compute gaps and slope from correlate(x, y, gaps), the gap to the nearer end and the slope.
 
     Some rows at a time where gaps are a matrix and x has leaves (.., n, 1), y (.., 1, m): fused with the layers around,
-    XLA evaluates a long series anew for every use, 100 times slower. Of several results it evaluates every one by
-    itself, so the two are the halves of one complex number.
+    XLA evaluates a long series again for every use, 100 times slower. It evaluates each of several results
+    separately, so the two are the halves of one complex number.
     """
     if gaps.below.ndim != 2 or any(leaf.shape[-1] != 1 for leaf in jax.tree.leaves(x)):
         near, slope = correlate(x, y, gaps)

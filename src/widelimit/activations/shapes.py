@@ -29,7 +29,7 @@ _lock = threading.Lock()
 
 
 def smallest_used(key: Hashable, needed: tuple[int, ...], usual: tuple[int, ...]) -> tuple[int, ...]:
-    """The smallest sizes used before under this key that are as large as needed; `usual`, from now on, if none are."""
+    """Return the smallest sizes used before under this key that are large enough; if none are, `usual` from now on."""
     with _lock:
         known = _used.setdefault(key, [])
         enough = [sizes for sizes in known if len(sizes) == len(needed) and (np.array(sizes) >= needed).all()]
@@ -39,7 +39,7 @@ def smallest_used(key: Hashable, needed: tuple[int, ...], usual: tuple[int, ...]
 
 
 def rung(value: int, ladder: tuple[int, ...]) -> int:
-    """The smallest step of the ladder that is not below the value; itself beyond the last."""
+    """Return the smallest step of the ladder that is not below the value; beyond the last step, the value itself."""
     return next((step for step in ladder if step >= value), value)
 
 
@@ -113,7 +113,7 @@ def _zeros(columns: int, length: int) -> Expansion:
 
 
 def _rectangle(expansion: Expansion, columns: int, length: int) -> Expansion:
-    """Every column with the same number of functions of the angle."""
+    """Give every column the same number of functions of the angle."""
     padded = _zeros(columns, length)
     rows = padded.rows.reshape(columns, length, -1)
     for b, block in enumerate(np.split(expansion.rows, np.cumsum(expansion.pattern)[:-1])):

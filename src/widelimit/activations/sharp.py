@@ -1,4 +1,4 @@
-"""The part of a pair map that is sharp where the kinks of two inputs meet, as smooth functions times erf and exp.
+"""The sharp part of a pair map, where the kinks of two inputs meet, is written as smooth functions times erf and exp.
 
 For kinks at h = beta + kappa and k = beta - kappa (in deviations), u = tan(psi/2), r = kappa/u and E = exp(-r^2/2),
 every E[(U - h)_+^p (V - k)_+^q] is a + b erf(r/sqrt 2) + c E with a, b, c analytic in kappa, beta and psi. So is the
@@ -51,7 +51,7 @@ From 48 Chebyshev points of SciPy's erfcx, as tests/test_first_call.py computes 
 
 
 class Jumps(NamedTuple):
-    """A part of one input: the place of its kink, and what phi' and phi'' jump by there; arrays."""
+    """The object holds one part of one input: the place of its kink, and the jumps of phi' and phi'' there; arrays."""
 
     h: np.ndarray
     j: np.ndarray
@@ -62,28 +62,28 @@ class Jumps(NamedTuple):
 @pytree
 @dataclass(frozen=True)
 class Sharp:
-    """The expansions of one part."""
+    """The object holds the expansions of one part."""
 
     jumps: Expansion
     """omega, and the coefficients of near and near^2 with the error function."""
     mean: Expansion
-    """Of H, with u E (1 + u^2)/2: power series in 8 (psi/pi)^2 - 1."""
+    """The expansion is that of H, with u E (1 + u^2)/2: power series in 8 (psi/pi)^2 - 1."""
 
 
 class SharpTrace(NamedTuple):
-    """The expansions at the deviations of n inputs."""
+    """The trace holds the expansions at the deviations of n inputs."""
 
     jumps: ExpansionTrace
     mean: ExpansionTrace
 
 
 def sharp_traced(sharp: Sharp, polynomials: jax.Array) -> SharpTrace:
-    """At the inputs whose T_j are given."""
+    """Evaluate the expansions at the inputs whose T_j are given."""
     return SharpTrace(*(traced(one, polynomials) for one in (sharp.jumps, sharp.mean)))
 
 
 class Meeting(NamedTuple):
-    """What every part of a pair needs to know of its two kinks."""
+    """A meeting holds the quantities of its two kinks that every part of a pair needs."""
 
     kappa: jax.Array
     psi: jax.Array
@@ -101,7 +101,7 @@ class Meeting(NamedTuple):
 
 
 def meeting(h: jax.Array, k: jax.Array, near: jax.Array, psi: jax.Array) -> Meeting:
-    """For kinks at h and k of two inputs."""
+    """Compute the meeting of kinks at h and k of two inputs."""
     kappa, u = (h - k) / 2, safe_sqrt(near / (2 - near))
     size, tiny = jnp.abs(kappa), float(np.finfo(near.dtype).tiny)
     r = jnp.minimum(size / jnp.maximum(u, tiny), _FURTHEST)
@@ -123,7 +123,7 @@ def _polynomial(coefficients: Sequence[float | jax.Array], x: jax.Array) -> jax.
 def sharp_values(
     sharp: Sharp, x: SharpTrace, y: SharpTrace, at: Meeting, near: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What is sharp of half the squared distance at rho = 1, of H and of dR/drho."""
+    """Compute the sharp part of half the squared distance at rho = 1, of H and of dR/drho."""
     jumps = contracted(sharp.jumps, x.jumps, y.jumps)
     return _combined(jumps, series.polynomial_and_slope(contracted(sharp.mean, x.mean, y.mean), at.square), at, near)
 
@@ -143,14 +143,14 @@ def _combined(
 
 
 class SharpSamples(NamedTuple):
-    """Arrays (m, m, 3) and (m, m, POINTS) at Chebyshev points."""
+    """The samples are arrays (m, m, 3) and (m, m, POINTS) at Chebyshev points."""
 
     jumps: np.ndarray
     mean: np.ndarray
 
 
 def sampled(x: Jumps, y: Jumps) -> SharpSamples:
-    """The smooth functions for every pair of inputs x, y: arrays (m, 1) and (1, m) of one part."""
+    """Sample the smooth functions for every pair of inputs x, y: arrays (m, 1) and (1, m) of one part."""
     psi = math.pi / 2 * np.sqrt((1 + chebyshev_points(POINTS)) / 2)
     corner = _moments(x.h[..., None], y.h[..., None], psi)
     near = 2 * np.sin(psi / 2) ** 2
@@ -158,7 +158,7 @@ def sampled(x: Jumps, y: Jumps) -> SharpSamples:
     kappa, beta = (x.h - y.h) / 2, (x.h + y.h) / 2
 
     def total(f: list[np.ndarray], g: list[np.ndarray]) -> np.ndarray:
-        """2 E[f(U) g(V)] at the corner, for polynomials."""
+        """Compute 2 E[f(U) g(V)] at the corner, for polynomials."""
         terms = [2 * a[..., None] * b[..., None] * corner[p][q] for p, a in enumerate(f) for q, b in enumerate(g)]
         return np.asarray(sum(terms[1:], terms[0]))
 
@@ -177,12 +177,12 @@ def sampled(x: Jumps, y: Jumps) -> SharpSamples:
 
 
 def _polynomial_of(v: Jumps) -> list[np.ndarray]:
-    """j (z - h) + g (z - h)^2/2."""
+    """Return the polynomial j (z - h) + g (z - h)^2/2."""
     return [v.g * v.h**2 / 2 - v.j * v.h, v.j - v.g * v.h, v.g / 2]
 
 
 def sharp_part(samples: SharpSamples, threshold: float, furthest: float) -> Sharp:
-    """The expansions that give all values to the threshold; abs(kappa) is up to `furthest`."""
+    """Find the expansions that give all values to the threshold; abs(kappa) is up to `furthest`."""
     # What a coefficient of H means to dR/drho: u dT_k/dpsi is up to 8/pi k^2, at psi = pi/2.
     weights = 2 + 8 / math.pi * np.arange(POINTS) ** 2
     jumps = chebyshev_coefficients(samples.jumps, 0, 1)
@@ -191,7 +191,7 @@ def sharp_part(samples: SharpSamples, threshold: float, furthest: float) -> Shar
 
 
 def sharp_at(samples: SharpSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is sharp of half the squared distance (m, m), and of H (m, m, K) at the angles psi."""
+    """Compute the sharp part of half the squared distance (m, m), and of H (m, m, K) at the angles psi."""
     near = 2 * np.sin(psi / 2) ** 2
     at = interpreted(meeting)(x.h[..., None], y.h[..., None], near, psi)
     mean = np.polynomial.chebyshev.chebval(
@@ -203,7 +203,7 @@ def sharp_at(samples: SharpSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tupl
 
 
 def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
-    """B at the angles psi, by collocation at Chebyshev points."""
+    """Compute B at the angles psi, by collocation at Chebyshev points."""
     from scipy import special  # not what closed forms wait for
 
     z = chebyshev_points(COLLOCATED)
@@ -220,7 +220,7 @@ def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
 
 
 def _moments(h: np.ndarray, k: np.ndarray, psi: np.ndarray) -> list[list[np.ndarray]]:
-    """E[U^p V^q; U > h, V > k], p, q = 0..2, each (3, ..): the smooth part, and those with erf and with E."""
+    """Compute E[U^p V^q; U > h, V > k], p, q = 0..2, each (3, ..): the smooth part, and those with erf and with E."""
     from scipy import special
 
     kappa, beta, u, rho = (h - k) / 2, (h + k) / 2, np.tan(psi / 2), np.cos(psi)
@@ -232,7 +232,7 @@ def _moments(h: np.ndarray, k: np.ndarray, psi: np.ndarray) -> list[list[np.ndar
     tau, weights = (tau.reshape(-1, 1, 1, 1) + 1) / 2, weights / 2
 
     def beyond(density: np.ndarray, sign: int) -> np.ndarray:
-        """A mass at one kink, with the other input beyond its own: density Q(beta u -+ r)."""
+        """Compute a mass at one kink, with the other input beyond its own: density Q(beta u -+ r)."""
         inner = np.tensordot(weights, np.exp(sign * kappa * beta * tau - (beta * u * tau) ** 2 / 2), 1)
         return np.asarray(density * np.stack(_full(0.5, sign * 0.5, -beta * u * inner / math.sqrt(2 * math.pi))))
 

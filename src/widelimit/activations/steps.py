@@ -1,4 +1,4 @@
-"""Jumps, and the powers of a rectified signal."""
+"""This module contains jumps, and the powers of a rectified signal."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from widelimit.shapes import Float
 from widelimit.signals import Gaps, Variance, gaps_from_near
 
 LARGEST_POWER = 3
-"""Of max(u, 0)^p: the closed forms of Cho and Saul 2009 that are written out here."""
+"""The largest power p of max(u, 0)^p is this: the closed forms of Cho and Saul 2009 that are written out here."""
 
 
 def _correlate_signs(gaps: Gaps) -> tuple[Gaps, jax.Array]:
-    """The pair map of phi(u) = sign(u): 1 - abs(rho_after) = (2/pi) psi, psi the angle to the nearer of +-1.
+    """Compute the pair map of phi = sign: 1 - abs(rho_after) = (2/pi) psi, psi the angle to the nearer of +-1.
 
     Its slope (2/pi)/sin(psi) is infinite at the ends; it is given a derivative of 0 there, so that gradients of what
     does not depend on it stay finite.
@@ -36,13 +36,13 @@ def _correlate_signs(gaps: Gaps) -> tuple[Gaps, jax.Array]:
 
 
 def _correlate_steps(gaps: Gaps) -> tuple[Gaps, jax.Array]:
-    """The pair map of a step: (1 + sign)/2, half of its variance a constant."""
+    """Compute the pair map of a step: (1 + sign)/2, half of its variance a constant."""
     signs, slope = _correlate_signs(gaps)
     return Gaps(signs.below / 2, 1 + signs.above / 2), slope / 2
 
 
 def _jumped(signal: Variance, moment: float) -> Variance:
-    """The second moment of a phi that takes one size on both sides of its jump, and 0 at u = 0."""
+    """Return the second moment of a phi that takes one size on both sides of its jump, and 0 at u = 0."""
     return Variance(jnp.where(signal.value > 0, moment, jnp.zeros_like(signal.value)), jnp.zeros_like(signal.exponent))
 
 
@@ -91,7 +91,7 @@ class Step(Activation):
 
 
 def _arc_cosine(power: int, near: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(J_p(pi - psi), J_p(0) - J_p(psi)) of Cho and Saul for p = 1, 2, 3; psi in [0, pi/2], near = 1 - cos(psi).
+    """Compute (J_p(pi - psi), J_p(0) - J_p(psi)) of Cho and Saul for p = 1, 2, 3; psi in [0, pi/2].
 
     J_p(psi) = pi P_p(cos psi) - (-1)^p J_p(pi - psi) with P_1 = cos, P_2 = 3 - 2 sin^2, P_3 = cos (15 - 6 sin^2): so
     only the tail, which vanishes with psi, needs the angle, and the difference is free of cancellation.

@@ -1,4 +1,4 @@
-"""The pair map of any phi for a range of standard deviations, as a series that costs about as much as a closed form.
+"""The pair map of any phi for a range of deviations becomes a series that costs about as much as a closed form.
 
 For u = s z with z ~ N(0, 1) let f_s(z) = phi(s z)/sqrt(E[phi(s z)^2]). The correlation after phi splits into the even
 and the odd part of phi, R(rho) = R_e(|rho|) + sign(rho) R_o(|rho|), and for each part, with psi the angle to the nearer
@@ -47,7 +47,7 @@ ANGLE_POINTS = (32, 64, 128, 192)
 @pytree
 @dataclass(frozen=True)
 class Part:
-    """The even or the odd part of phi."""
+    """The object holds the even or the odd part of phi."""
 
     apart: Expansion
     """|f_s - f_t|^2/2 over the square of the difference of their places."""
@@ -56,14 +56,14 @@ class Part:
     mean_slope: Expansion
     """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
     sharp: tuple[Sharp, ...] = ()
-    """What H is less of: where kinks of two inputs may meet, and where one may meet the mirror image of the other."""
+    """H is without these: where kinks of two inputs may meet, and where one may meet the mirror image of the other."""
 
 
 @final
 @pytree
 @dataclass(frozen=True)
 class Table:
-    """Both parts (None where phi has none), and the range of standard deviations."""
+    """The table holds both parts (None where phi has none), and the range of standard deviations."""
 
     even: Part | None
     odd: Part | None
@@ -78,10 +78,10 @@ class Table:
     chunks: Chunks | None = None
     """H of both parts, in place of theirs."""
     one_sided: bool = field(default=False, metadata={"static": True})
-    """Whether kinks are on one side of 0: both parts then have one sharp part, but for a sign, kept as the odd's."""
+    """If True, kinks are on one side of 0: both parts then have one sharp part, but for a sign, kept as the odd's."""
 
     def kink_at(self, deviation: jax.Array) -> jax.Array:
-        """In deviations."""
+        """Return the place of the kink, in deviations."""
         return jnp.asarray(self.kink) / jnp.maximum(deviation, self.kink / FURTHEST + np.finfo(deviation.dtype).tiny)
 
 
@@ -89,28 +89,28 @@ class Table:
 @pytree
 @dataclass(frozen=True)
 class Places:
-    """The range of standard deviations as the interval of Chebyshev polynomials: s/(s + sigma) = middle + half x."""
+    """The range of deviations is the interval of Chebyshev polynomials: s/(s + sigma) = middle + half x."""
 
     sigma: np.ndarray
     middle: np.ndarray
     half: np.ndarray
 
     def of(self, deviation: jax.Array) -> jax.Array:
-        """x of every standard deviation; NaN outside of the range."""
+        """Return the place x of every standard deviation; NaN outside of the range."""
         away = deviation / (deviation + self.sigma) - self.middle
         # The ends themselves may be outside by rounding.
         inside = jnp.abs(away) <= self.half + 64 * float(np.finfo(away.dtype).eps)
         return jnp.where(inside, jnp.clip(away / self.half, -1, 1), jnp.nan)
 
     def deviations(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Chebyshev points x, and the standard deviations there."""
+        """Return Chebyshev points x, and the standard deviations there."""
         x = chebyshev_points(count)
         place = self.middle + self.half * x
         return x, np.asarray(self.sigma * place / (1 - place))
 
 
 def polynomials(x: jax.Array, count: int) -> jax.Array:
-    """T_j(x), j < count, (count, ..)."""
+    """Evaluate T_j(x), j < count, (count, ..)."""
 
     def step(pair: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         now, after = pair
@@ -120,7 +120,7 @@ def polynomials(x: jax.Array, count: int) -> jax.Array:
 
 
 def places_between(low: float, high: float) -> Places:
-    """f_s is analytic for Re s > 0, which s/(s + sigma) takes to a disc: sqrt(low high) puts the range in its middle.
+    """f_s is analytic for Re s > 0, and s/(s + sigma) maps this half-plane to a disc: sqrt(low high) is in the middle.
 
     Much below the lengths of order 1 over which phi varies, nothing happens: so sigma is not less than 1.
     """
@@ -131,12 +131,12 @@ def places_between(low: float, high: float) -> Places:
 
 
 def angles(count: int) -> np.ndarray:
-    """Chebyshev points in psi on [0, pi/2]."""
+    """Return Chebyshev points in psi on [0, pi/2]."""
     return (1 + chebyshev_points(count)) * math.pi / 4
 
 
 def half_octaves(low: float, high: float) -> tuple[float, float]:
-    """A few ranges that contain [low, high], so that tables and compiled programs are found again."""
+    """Choose one of a few ranges that contain [low, high], so that tables and compiled programs are found again."""
     if low == high:
         return low, high
     low = 0.0 if low < high / 256 else 2 ** (math.floor(2 * math.log2(low)) / 2)
@@ -144,7 +144,7 @@ def half_octaves(low: float, high: float) -> tuple[float, float]:
 
 
 def averaged(slopes: np.ndarray) -> np.ndarray:
-    """Means over [cos(psi), 1] of a function of rho, at `angles`; both along the last axis."""
+    """Average a function of rho over [cos(psi), 1], at `angles`; both along the last axis."""
     count = slopes.shape[-1]
     nodes, weights = np.polynomial.legendre.leggauss(48)
     tau, weights = (nodes + 1) / 2, weights / 2
@@ -155,7 +155,7 @@ def averaged(slopes: np.ndarray) -> np.ndarray:
 
 
 class _Samples(NamedTuple):
-    """<f_s, f_t> (m, m) and dR/drho (m, m, K) of the even and the odd part."""
+    """The samples are <f_s, f_t> (m, m) and dR/drho (m, m, K) of the even and the odd part."""
 
     inner: tuple[np.ndarray, np.ndarray]
     slopes: tuple[np.ndarray, np.ndarray]
@@ -180,7 +180,7 @@ def _sample(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray, cou
 def _inner(
     phi: Callable[[np.ndarray], np.ndarray], kinks: tuple[float, ...], deviations: np.ndarray
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """<f_s, f_t> (m, m) of the even and the odd part, and sqrt(E[phi(s z)^2]) (m,)."""
+    """Compute <f_s, f_t> (m, m) of the even and the odd part, and sqrt(E[phi(s z)^2]) (m,)."""
     largest = deviations.max()
     wanted = gaussian.panels((*kinks, *(-kink for kink in kinks)), max(1.0, float(largest)))
     nodes, weights = gaussian.normal_rule(largest, wanted)
@@ -192,13 +192,13 @@ def _inner(
 
 
 def unconverged(values: np.ndarray, target: float) -> tuple[bool, bool]:
-    """Whether the last coefficients in the deviations, and in the angle, are above the target; (m, m, K)."""
+    """Return two flags: True if the last coefficients in the deviations, or in the angle, are above the target."""
     size = np.abs(chebyshev_coefficients(values, 0, 1, 2))
     return len(size) > 1 and bool(size[-2:].max() > target), bool(size[..., -2:].max() > target)
 
 
 def separated(products: np.ndarray, threshold: float) -> Expansion:
-    """|f_x - f_y|^2/(2 (x - y)^2) from the Chebyshev coefficients (m, m) of <f_x, f_y>, without cancellation.
+    """Compute |f_x - f_y|^2/(2 (x - y)^2) from the Chebyshev coefficients (m, m) of <f_x, f_y>, without cancellation.
 
     f_x as the vector sum_j root_j T_j(x), of a space that may have an indefinite product; the divided differences of
     T_j have a recurrence of their own.
@@ -217,7 +217,7 @@ def separated(products: np.ndarray, threshold: float) -> Expansion:
 
 
 def _slopes_of_terms(count: int) -> np.ndarray:
-    """The largest |T_k + tan(psi/2) dT_k/dpsi|: what a coefficient of H means to dR/drho."""
+    """Bound |T_k + tan(psi/2) dT_k/dpsi|: the weight of a coefficient of H in dR/drho."""
     psi = np.linspace(0, math.pi / 2, 16 * count)
     k, angle = np.arange(count)[:, None], np.arccos(np.clip(psi * 4 / math.pi - 1, -1, 1))
     ends = np.abs(np.sin(angle)) < 1e-6
@@ -226,13 +226,13 @@ def _slopes_of_terms(count: int) -> np.ndarray:
 
 
 def expanded_slope(means: np.ndarray, threshold: float) -> Expansion:
-    """H from its values (m, m, K) at `angles`, such that dR/drho is right to the threshold too."""
+    """Expand H from its values (m, m, K) at `angles`, such that dR/drho is right to the threshold too."""
     weights = _slopes_of_terms(means.shape[-1])
     return in_powers(expanded(chebyshev_coefficients(means, 0, 1, 2), threshold, step=2, weights=weights), halved=True)
 
 
 def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | None:
-    """The series of one part from its samples."""
+    """Make the series of one part from its samples."""
     if max(np.abs(inner).max(), np.abs(slopes).max()) < 64 * np.finfo(float).eps:
         return None
     return Part(
@@ -244,7 +244,7 @@ def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | Non
 
 @functools.lru_cache(maxsize=256)
 def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, rtol: float, label: str) -> Table:
-    """The table of phi for standard deviations in [low, high], right to rtol.
+    """Make the table of phi for standard deviations in [low, high], right to rtol.
 
     Raises:
         ValueError: the target is not reached; the message says what was found.
@@ -282,7 +282,10 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
 def own_series(
     phi: Function, kinks: tuple[float, ...], places: Places, points: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """`Table.growth`, `Table.itself` and `Table.order` from that many points; for dR/drho = s^2 E[phi'^2]/E[phi^2]."""
+    """Compute `Table.growth`, `Table.itself` and `Table.order` from that many points.
+
+    The derivative is dR/drho = s^2 E[phi'^2]/E[phi^2].
+    """
     deviations, derivative = places.deviations(points)[1], derivative_of(phi)
     own, of_slope = (growth(f, kinks, deviations) for f in (phi, derivative))
     order = order_at_zero(phi, kinks)
@@ -294,7 +297,10 @@ def own_series(
 
 
 def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
-    """The odd part is uncorrelated at rho = 0, unless the derivative misses a jump: then R(1) is not its integral."""
+    """Refuse a derivative that misses a jump of phi.
+
+    The odd part is uncorrelated at rho = 0; if a jump is missed, R(1) is not the integral of dR/drho.
+    """
     inner, slopes = samples.inner[1], samples.slopes[1]
     at_zero = np.polynomial.chebyshev.chebvander(np.ones(1), slopes.shape[-1] - 1)[0]
     left = inner - chebyshev_coefficients(averaged(slopes), -1) @ at_zero
@@ -306,7 +312,7 @@ def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
 
 
 def next_step(steps: tuple[int, ...], value: int, wanted: bool) -> int:
-    """The next of the steps if wanted; 0 after the last."""
+    """Return the next of the steps if `wanted`; 0 after the last."""
     if not wanted:
         return value
     later = [step for step in steps if step > value]
@@ -324,12 +330,12 @@ def _no_convergence(label: str, kinks: tuple[float, ...], low: float, high: floa
 
 @functools.cache
 def derivative_of(phi: Function) -> Function:
-    """phi', elementwise; one function for each phi, so that compiled programs are found again."""
+    """Return phi', elementwise; it is one function for each phi, so that compiled programs are found again."""
     return lambda u: jnp.asarray(jax.jvp(phi, (u,), (jnp.ones_like(u),))[1])
 
 
 def _refuse_growth(phi: Function, high: float, rtol: float, label: str) -> None:
-    """An error where the tails of E[phi(s z)^2] beyond the panels could count."""
+    """Raise an error where the tails of E[phi(s z)^2] beyond the panels could count."""
     tails = np.linspace(-gaussian.REACH, gaussian.REACH, 81)
     terms = interpreted(phi)(high * tails) ** 2 * np.exp(-(tails**2) / 2)
     if not np.isfinite(terms).all() or max(terms[0], terms[-1]) > rtol / 100 * terms.max():

@@ -1,4 +1,4 @@
-"""Waves: sine, cosine and snake, whose duals are exponentials of the covariance."""
+"""Waves are sine, cosine and snake; their duals are exponentials of the covariance."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _decayed(
 
 
 def _sines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
-    """(near after, slope for rho >= 0) of phi = sin: the correlation is exp(-distance) falls/sqrt(falls_x falls_y)."""
+    """Compute (near after, slope for rho >= 0) of phi = sin: correlation exp(-distance) falls/sqrt(falls_x falls_y)."""
     gap = _decayed(pair.distance, x.falls, y.falls, pair.falls, pair.excess)
     decay = jnp.exp(-pair.distance)
     slope = decay * (2 - pair.falls) * ((x.s / jnp.sqrt(x.falls)) * (y.s / jnp.sqrt(y.falls)))
@@ -99,7 +99,7 @@ def _sines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, ja
 
 
 def _cosines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
-    """(gap after, slope for rho >= 0) of phi = cos, whose correlation is even in rho."""
+    """Compute (gap after, slope for rho >= 0) of phi = cos, whose correlation is even in rho."""
     gap = _decayed(pair.distance, 2 - x.falls, 2 - y.falls, 2 - pair.falls, -pair.excess)
     decay = jnp.exp(-pair.distance)
     slope = decay * pair.falls * ((x.s / jnp.sqrt(2 - x.falls)) * (y.s / jnp.sqrt(2 - y.falls)))
@@ -199,7 +199,10 @@ class Cos(Activation):
 
 
 class _SnakeTrace(NamedTuple):
-    """The wave sqrt(2) a u, and the shares of u, of the mean of sin^2 and of what is left in the deviation of phi."""
+    """The trace holds the wave sqrt(2) a u and the shares of its parts in the deviation of phi.
+
+    The parts are u, the mean of sin^2 and the rest.
+    """
 
     wave: _WaveTrace
     linear: jax.Array

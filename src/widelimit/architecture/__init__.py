@@ -1,1 +1,1 @@
-"""What a network is: layers that state their finite and their infinite map side by side, and their composition."""
+"""A network is a composition of layers that state their finite and their infinite map side by side."""

@@ -1,4 +1,4 @@
-"""Layers. Each class states its finite map (init, apply) and its infinite-width map (encode, pair) side by side."""
+"""Each class of layers states its finite map (init, apply) and its infinite-width map (encode, pair) side by side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Params = Any
 
 
 class PairState(NamedTuple):
-    """What the recursion carries of a pair of inputs between two layers: everything free of scale.
+    """The state of a pair of inputs between two layers is free of scale.
 
     `gaps` are those of the correlation of the signals, `tangent` is Theta/(s s'), s and s' the signals' standard
     deviations.
@@ -33,31 +33,31 @@ class PairState(NamedTuple):
 
 
 class Layer(abc.ABC):
-    """A layer of a network: a finite map on (n, width) signals and an infinite map on Gaussian signals."""
+    """A layer of a network is a finite map on (n, width) signals and an infinite map on Gaussian signals."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        """Random parameters (a pytree) of the finite layer."""
+        """Draw random parameters (a pytree) of the finite layer."""
 
     @abc.abstractmethod
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
-        """The finite map."""
+        """Apply the finite map."""
 
     @abc.abstractmethod
     def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        """Variance after the layer, and what `pair` wants to know of the input."""
+        """Return the variance after the layer, and the data of the input that `pair` needs."""
 
     @abc.abstractmethod
     def pair(self, x: Trace, y: Trace, state: PairState) -> PairState:
-        """The infinite map on pairs; elementwise on arrays that broadcast."""
+        """Apply the infinite map to pairs; elementwise on arrays that broadcast."""
 
     def itself(self, x: Trace, state: PairState) -> PairState:
-        """`pair` of every input with itself."""
+        """Apply `pair` to every input with itself."""
         return self.pair(x, x, state)
 
 
 class _DenseTrace(NamedTuple):
-    """Shares of the signal and of the bias in the standard deviation after the layer: share^2 + rest^2 = 1."""
+    """The shares of signal and bias in the deviation after the layer have share^2 + rest^2 = 1."""
 
     share: jax.Array
     rest: jax.Array
@@ -67,7 +67,7 @@ class _DenseTrace(NamedTuple):
 @pytree
 @dataclass(frozen=True)
 class Dense(Layer):
-    """a -> (weight_std/sqrt(width)) W a + bias_std b, with W and b from N(0, 1): the NTK parameterisation.
+    """The map is a -> (weight_std/sqrt(width)) W a + bias_std b, W and b from N(0, 1): the NTK parameterisation.
 
     `standard` moves the scales into the law of the parameters, a -> W a + b with W from N(0, weight_std^2/width) and b
     from N(0, bias_std^2): the same functions at initialisation, another gradient. bias_std = 0 is no bias in both.
@@ -90,7 +90,7 @@ class Dense(Layer):
         return {"weight": weight, "bias": bias}
 
     def scales(self, inputs: int) -> tuple[Scalar, Scalar]:
-        """What the finite map multiplies W a and b by."""
+        """Return the factors of W a and of b in the finite map."""
         if self.standard:
             return 1.0, jnp.sign(self.bias_std)
         return self.weight_std / math.sqrt(inputs), self.bias_std
@@ -125,7 +125,7 @@ class Dense(Layer):
         return PairState(gaps, x.share * y.share * state.tangent + gaps.rho)
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
-        """Standard deviations of the layer's signal on raw inputs, (n,) float64, of any size a float holds."""
+        """Compute standard deviations of the layer's signal on raw inputs, (n,) float64, of any size a float holds."""
         X = X.astype(np.float64)
         largest = np.max(np.abs(X), axis=1)
         scale = np.where(largest > 0, largest, 1)
@@ -154,7 +154,7 @@ class Dense(Layer):
 @pytree
 @dataclass(frozen=True)
 class Activate(Layer):
-    """a -> phi(a). Infinite width: Theta <- Theta E[phi'(u) phi'(v)]."""
+    """The map is a -> phi(a). Infinite width: Theta <- Theta E[phi'(u) phi'(v)]."""
 
     activation: Activation
 

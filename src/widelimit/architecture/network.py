@@ -1,4 +1,4 @@
-"""Networks: a first dense layer, then a block of layers repeated; `mlp` builds the paper's."""
+"""A network is a first dense layer, then a block of layers repeated; `mlp` builds the paper's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNROLLED = 4
 """Blocks written out into one fused loop; beyond it `lax.scan` keeps the compile time constant (minutes at 50)."""
 
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
-"""How the parameters of finite networks are scaled; `mlp` says what each means."""
+"""The parameters of finite networks are scaled in one of these ways; `mlp` says what each means."""
 
 DEEPEST = 100_000
 """Layers of a network; every input takes some numbers for each."""
@@ -39,7 +39,7 @@ _MARGIN = 0.01
 
 
 class NetworkFeatures(NamedTuple):
-    """What the pair phase needs of n inputs: O(n (d + depth)) numbers."""
+    """The features hold the data of n inputs that the pair phase needs: O(n (d + depth)) numbers."""
 
     points: Float[jax.Array, "n d+1"]
     """Unit vectors whose inner products are the correlations after the first dense layer."""
@@ -57,7 +57,7 @@ def _variance_after(layer: Layer, signal: Variance) -> Variance:
 @pytree
 @dataclass(frozen=True)
 class Network:
-    """first, then (block) x repeats: one description of the finite networks of every width and of their limit."""
+    """A network is first, then (block) x repeats: it describes the finite networks of every width and their limit."""
 
     first: Dense
     block: tuple[Layer, ...]
@@ -66,7 +66,7 @@ class Network:
 
     @property
     def depth(self) -> int:
-        """L, the number of affine layers; there are L - 1 hidden layers."""
+        """The depth L is the number of affine layers; there are L - 1 hidden layers."""
         return 1 + self.repeats
 
     def init(
@@ -78,7 +78,7 @@ class Network:
         output_dim: int = 1,
         dtype: Any = np.float32,
     ) -> tuple[Params, ...]:
-        """Parameters of a finite network, every entry from N(0, 1) (NTK parameterisation; section 2.2 of the paper).
+        """Draw parameters of a finite network from N(0, 1) (NTK parameterisation; section 2.2 of the paper).
 
         Standard parameterisation: W from N(0, weight_std^2/n), b from N(0, bias_std^2), n the layer's inputs.
 
@@ -108,7 +108,7 @@ class Network:
         output_dim: int = 1,
         dtype: Any = np.float32,
     ) -> tuple[Params, ...]:
-        """The parameters of `init` for every seed, stacked: leaves have a leading axis (E,), E the number of seeds.
+        """Draw the parameters of `init` for every seed, stacked: leaves have a leading axis (E,), one entry a seed.
 
         Member e has the bits of init(seeds[e], ...). One compiled call, whatever E. Arguments and errors as `init`.
         """
@@ -141,7 +141,7 @@ class Network:
         )
 
     def init_with_key(self, key: jax.Array, sizes: Sequence[int], dtype: Any) -> tuple[Params, ...]:
-        """`init` under jit and vmap: a JAX key, all depth + 1 sizes from input to output, a dtype."""
+        """Draw as `init` does under jit and vmap: a JAX key, all depth + 1 sizes from input to output, a dtype."""
         keys = jax.random.split(key, 1 + self.repeats * len(self.block))
         params = [self.first.init(keys[0], sizes[0], sizes[1], dtype)]
         for i in range(self.repeats):
@@ -151,7 +151,7 @@ class Network:
         return tuple(params)
 
     def apply(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "n c"]:
-        """f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
+        """Compute f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
 
         Raises:
             TypeError, ValueError: X is not (n, d) finite floats of the parameters' dtype and number of features; the
@@ -163,7 +163,7 @@ class Network:
             return self._signals(params, jnp.asarray(X))
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
-        """f_e(x) of E networks with stacked parameters (`init_many`), (n, d) -> (E, n, output_dim), in one call.
+        """Compute f_e(x) of E networks with stacked parameters (`init_many`), (n, d) -> (E, n, output_dim).
 
         Raises: as `apply`.
         """
@@ -179,11 +179,11 @@ class Network:
         return self.output_scale(params) * signals
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
-        """1/sqrt(n_{L-1}) in the mean-field parameterisation, else 1."""
+        """Return 1/sqrt(n_{L-1}) in the mean-field parameterisation, else 1."""
         return 1 / math.sqrt(params[-1]["weight"].shape[-1]) if self.parameterization == "mean_field" else 1.0
 
     def _inputs(self, params: Any, X: Any, *, axes: int) -> Any:
-        """X, checked against parameters whose leaves have `axes` leading axes."""
+        """Return X, checked against parameters whose leaves have `axes` leading axes."""
         X = validation.points("X", X)
         inputs, dtype = self._check(params, axes)
         if X.shape[1] != inputs:
@@ -194,7 +194,7 @@ class Network:
         return X
 
     def _check(self, params: Any, axes: int) -> tuple[int, Any]:
-        """Number of input features and dtype of the parameters, which must be this architecture's."""
+        """Return the number of input features and the dtype of the parameters, which must be this architecture's."""
         layers = [self.first, *self.block * self.repeats]
         shapes = jax.tree.map(np.shape, params)
         try:
@@ -215,7 +215,7 @@ class Network:
         return sizes[0][0], weights[0].dtype
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
-        """Everything about single inputs that pairs need."""
+        """Compute everything about single inputs that pairs need."""
         points, variance = self.first.embed(X)
         if self.repeats == 0:  # a scan of no step would trace the activation, which needs its table for that
             return NetworkFeatures(points, (), variance)
@@ -231,14 +231,14 @@ class Network:
         return NetworkFeatures(points, traces, variance)
 
     def rtol(self, dtype: Any) -> float:
-        """The largest error target of the activations; 0 where all are closed forms."""
+        """Return the largest error target of the activations; it is 0 where all are closed forms."""
         return max((a.rtol_in(dtype) for a in self._activations()), default=0.0)
 
     def _activations(self) -> list[Activation]:
         return [layer.activation for layer in self.block if isinstance(layer, Activate)]
 
     def prepared(self, low: float, high: float, dtype: Any) -> Network:
-        """This network with its activations ready for signals whose deviation after the first layer is in [low, high].
+        """Prepare the network for signals whose deviation after the first layer is in [low, high].
 
         A grid of deviations goes through the layers to find the range before every activation.
         """
@@ -272,7 +272,7 @@ class Network:
         return replace(self, block=block)
 
     def _through(self, x: tuple[Trace, ...], y: tuple[Trace, ...], gaps: Gaps) -> PairState:
-        """The blocks on pairs, from the gaps after the first layer, where Theta^1 = Sigma^1."""
+        """Apply the blocks to pairs, from the gaps after the first layer, where Theta^1 = Sigma^1."""
 
         def step(state: PairState, traces: tuple[tuple[Trace, ...], tuple[Trace, ...]]) -> tuple[PairState, None]:
             for layer, trace_x, trace_y in zip(self.block, *traces, strict=True):
@@ -289,13 +289,13 @@ class Network:
         return state
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
-        """State of the output layer for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
+        """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
         rows = jax.tree.map(lambda leaf: leaf[..., :, None], x.traces)
         columns = jax.tree.map(lambda leaf: leaf[..., None, :], y.traces)
         return self._through(rows, columns, correlate_points(x.points, y.points, same=same))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
-        """State of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
+        """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
         gaps = gaps_of_one(x.variance.value)
 
         def step(state: PairState, traces: tuple[Trace, ...]) -> tuple[PairState, None]:
@@ -316,7 +316,7 @@ def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None
 
 
 def _float_dtype(dtype: Any) -> np.dtype:
-    """float32 or float64. Raises: TypeError."""
+    """Return float32 or float64. Raises: TypeError."""
     try:
         kind: np.dtype[Any] = np.dtype(dtype)
     except (TypeError, ValueError):
@@ -356,7 +356,7 @@ def mlp(
         bias_std: beta >= 0; 0 is no bias.
         parameterization: of the finite networks (n_l: inputs of layer l, n: the width; limits: docs/training.md):
             "ntk": as above, every parameter from N(0, 1). Learning rates are of order 1, the kernel of training has a
-                limit and stands still (Jacot et al. 2018).
+                limit and is constant (Jacot et al. 2018).
             "standard": affine(a) = W a + b, W from N(0, weight_std^2/n_l), b from N(0, bias_std^2). The same functions
                 at the start; the tangent kernel grows like n, and learning rates go like 1/n.
             "mean_field": the output of "ntk" times 1/sqrt(n). f_0 tends to 0, learning rates go like n, and the kernel

@@ -1,4 +1,4 @@
-"""The paper's statements as experiments that can fail: one file a claim, run by `widelimit verify`."""
+"""The paper's statements are experiments that can fail: one file a claim, run by `widelimit verify`."""
 
 NAMES: tuple[str, ...] = (
     "gaussian_vectors",

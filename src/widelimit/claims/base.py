@@ -1,4 +1,4 @@
-"""What every claim is: a prediction, a measurement of it, and a negative control that must fail."""
+"""A claim is a prediction, a measurement of it, and a negative control that must fail."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ Data = Mapping[str, np.ndarray]
 
 
 class Effort(enum.Enum):
-    """How much is spent: all claims together in less than 4 minutes, or in less than 30, on two cores."""
+    """The effort sets the time: all claims together take less than 4 minutes, or less than 30, on two cores."""
 
     QUICK = "quick"
     FULL = "full"
 
     def pick(self, *, quick: T, full: T) -> T:
-        """The setting of this effort."""
+        """Return the setting of this effort."""
         return quick if self is Effort.QUICK else full
 
 
 @final
 @dataclass(frozen=True)
 class Check:
-    """A measured number and the interval in which the statement wants it."""
+    """A check is a measured number and the interval that the statement predicts."""
 
     name: str
     measured: float
     low: float
     high: float
     why: str
-    """Where the interval comes from."""
+    """The text says where the interval comes from."""
 
     @property
     def holds(self) -> bool:
-        """Whether the number is in its interval; NaN never is."""
+        """Return True if the number is in its interval; NaN never is."""
         return bool(self.low <= self.measured <= self.high)
 
 
 def at_most(name: str, measured: float | np.floating[Any], bound: float, why: str) -> Check:
-    """A check of a number >= 0 against an upper bound, such as an error against its rounding."""
+    """Check a number >= 0 against an upper bound, such as an error against its rounding."""
     return Check(name, float(measured), 0.0, float(bound), why)
 
 
 def within(name: str, measured: float, predicted: float, error: float, why: str) -> Check:
-    """A check of a number against predicted +- error."""
+    """Check a number against predicted +- error."""
     return Check(name, float(measured), float(predicted - error), float(predicted + error), why)
 
 
 class Measurement(NamedTuple):
-    """What an experiment found."""
+    """A measurement holds what an experiment found."""
 
     checks: tuple[Check, ...]
     data: Data
 
 
 class Line(NamedTuple):
-    """A straight line fitted to logarithms, y = exp(intercept) x^slope."""
+    """A straight line is fitted to logarithms, y = exp(intercept) x^slope."""
 
     slope: float
     error: float
@@ -75,7 +75,7 @@ class Line(NamedTuple):
 
 
 def power_law(x: np.ndarray, y: np.ndarray, errors: np.ndarray) -> Line:
-    """The exponent of y in x by weighted least squares of log y on log x.
+    """Fit the exponent of y in x by weighted least squares of log y on log x.
 
     Args:
         x: (k,) positive, at least three different ones.
@@ -94,12 +94,12 @@ def power_law(x: np.ndarray, y: np.ndarray, errors: np.ndarray) -> Line:
 
 
 def mean_and_error(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the first axis, independent repetitions, and its standard error."""
+    """Compute the mean over the first axis, independent repetitions, and its standard error."""
     return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
 
 
 def root_mean_and_error(squares: np.ndarray) -> tuple[float, float]:
-    """The root of the mean of (n,) independent squares, and its standard error to first order."""
+    """Compute the root of the mean of (n,) independent squares, and its standard error to first order."""
     mean, error = mean_and_error(squares)
     root = float(np.sqrt(mean))
     return root, float(error) / (2 * root)
@@ -108,7 +108,7 @@ def root_mean_and_error(squares: np.ndarray) -> tuple[float, float]:
 @final
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper and the experiment that could refute it."""
+    """A claim is a statement of the paper and the experiment that could refute it."""
 
     title: str
     statement: str
@@ -116,20 +116,20 @@ class Claim:
     source: str
     prediction: str
     tolerance: str
-    """How the intervals of the checks were derived."""
+    """The text says how the intervals of the checks were derived."""
     control: str
-    """What is planted in the negative control; each of its checks must fail."""
+    """The text says what is planted in the negative control; each of its checks must fail."""
     seed: int
     measure: Callable[[Effort], Measurement]
     violate: Callable[[Effort], Measurement]
     draw: Callable[[Data, Data], Figure]
     """The figure of the data of `measure` and of `violate`."""
     reads: str = "no file"
-    """What the experiment reads from a user's file, as a text that changes with it."""
+    """The text stands for the user's file that the experiment reads, and changes with it."""
 
 
 def load(name: str) -> Claim:
-    """The claim of that name. Raises: ValueError: there is none."""
+    """Load the claim of that name. Raises: ValueError: there is none."""
     if name not in NAMES:
         raise ValueError(f"there is no claim {name!r}; the claims are {', '.join(NAMES)}.")
     claim = importlib.import_module(f"widelimit.claims.{name}").CLAIM
@@ -139,5 +139,5 @@ def load(name: str) -> Claim:
 
 
 def source_code(name: str) -> str:
-    """The text of the claim's module: the code that made its figure."""
+    """Return the text of the claim's module: the code that made its figure."""
     return inspect.getsource(importlib.import_module(f"widelimit.claims.{name}"))

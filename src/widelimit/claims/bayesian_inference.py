@@ -24,7 +24,7 @@ LEVEL = 5.0
 
 
 def rejection(count: int, *, stretch: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """Mean and variance at Z of prior draws that pass within WINDOW of both points, and how many do.
+    """Compute mean and variance at Z of prior draws that pass within WINDOW of both points, and count them.
 
     The prior is f + uniform noise on [-WINDOW, WINDOW] at the data, so that the prediction is made for that noise's
     variance: WINDOW^2/3.
@@ -36,7 +36,7 @@ def rejection(count: int, *, stretch: float) -> tuple[np.ndarray, np.ndarray, in
 
 
 def last_layer(repeats: int) -> np.ndarray:
-    """Ridge predictions at Z of wide random networks whose last layer alone is trained, (repeats, 9).
+    """Compute ridge predictions at Z of wide random networks whose last layer alone is trained, (repeats, 9).
 
     The output layer's weights and bias have independent N(0, 1) priors: its ridge solution is the posterior mean of the
     kernel of its features, which tends to the NNGP kernel.
@@ -46,7 +46,7 @@ def last_layer(repeats: int) -> np.ndarray:
 
 
 def compared(effort: Effort, *, stretch: float, noise: float) -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
-    """The two comparisons with the posterior formula."""
+    """Make the two comparisons with the posterior formula."""
     mean, variance, kept = rejection(effort.pick(quick=300_000, full=3_000_000), stretch=stretch)
     post = wl.posterior(wl.nngp(NET), X, Y, noise=WINDOW**2 / 3)
     expected, spread = np.asarray(post.mean(Z)), np.asarray(post.variance(Z))
@@ -66,18 +66,18 @@ def compared(effort: Effort, *, stretch: float, noise: float) -> tuple[tuple[Che
 
 
 def measure(effort: Effort) -> Measurement:
-    """Rejection, and wide networks with a trained last layer."""
+    """Measure rejection, and wide networks with a trained last layer."""
     return Measurement(*compared(effort, stretch=1.0, noise=NOISE))
 
 
 def violate(effort: Effort) -> Measurement:
-    """Draws 10 % too large; twice the noise in the formula."""
+    """Use draws 10 % too large, and twice the noise in the formula."""
     checks, data = compared(effort, stretch=1.1, noise=2 * NOISE)
     return Measurement(checks, data)
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Posterior, and what was measured."""
+    """Draw posterior, and measured values."""
     figure, (axes,) = plots.panels(1)
     fine = np.linspace(-2, 2, 101)[:, None]
     post = wl.posterior(wl.nngp(NET), X, Y, noise=WINDOW**2 / 3)

@@ -1,4 +1,4 @@
-"""After Corollary 4.4: where the limiting tangent kernel is strictly definite on the sphere, and where it is not."""
+"""After Corollary 4.4, this claim shows where the limiting tangent kernel is strictly definite on the sphere."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ CASES = {
 
 
 def kernel(name: str, activation: str = "relu") -> wl.Kernel:
-    """The tangent kernel of a case."""
+    """Make the tangent kernel of a case."""
     depth, bias_std = CASES[name]
     return wl.ntk(wl.mlp(depth=depth, activation=activation, bias_std=bias_std))
 
 
 def spectrum(k: wl.Kernel) -> np.ndarray:
-    """Eigenvalues of degree 0 to 12 over the kernel's trace."""
+    """Compute eigenvalues of degree 0 to 12 over the kernel's trace."""
     found = wl.rkhs.spherical_eigenvalues(k, dimension=DIMENSION, degree=DEGREE)
     return np.asarray(found.eigenvalues) / found.trace
 
 
 def antipodes(pairs: int) -> np.ndarray:
-    """(2 pairs, 3) points of the unit sphere in antipodal pairs."""
+    """Return (2 pairs, 3) points of the unit sphere in antipodal pairs."""
     U = np.random.default_rng(SEED).standard_normal((pairs, DIMENSION))
     U /= np.linalg.norm(U, axis=1, keepdims=True)
     return np.vstack([U, -U])
 
 
 def null_directions(k: wl.Kernel, pairs: int) -> int:
-    """Eigenvalues of the Gram matrix on antipodal pairs below n eps of the largest."""
+    """Count eigenvalues of the Gram matrix on antipodal pairs below n eps of the largest."""
     values = np.linalg.eigvalsh(np.asarray(k.gram(antipodes(pairs))))
     return int(np.sum(values < len(values) * np.finfo(float).eps * values[-1]))
 
 
 def measure(effort: Effort) -> Measurement:
-    """Harmonic coefficients, and the rank of Gram matrices on antipodal pairs."""
+    """Measure harmonic coefficients, and the rank of Gram matrices on antipodal pairs."""
     pairs = effort.pick(quick=6, full=12)
     spectra = {name: spectrum(kernel(name)) for name in CASES}
     blind = spectra["depth 2, bias 0"]
@@ -71,7 +71,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """The paper's sentence as printed, for depth 2 without bias; and a polynomial activation, of finite rank."""
+    """Use the paper's sentence as printed, for depth 2 without bias; and a polynomial activation, of finite rank."""
     pairs = effort.pick(quick=6, full=12)
     flat = wl.ntk(wl.mlp(depth=2, activation=wl.Monomial(2), bias_std=0.5))
     values = spectrum(flat)
@@ -87,7 +87,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Coefficients by degree."""
+    """Draw coefficients by degree."""
     figure, (axes,) = plots.panels(1)
     degrees = np.arange(DEGREE + 1)
     for values, name, marker in zip(data["spectra"], CASES, "osDv", strict=True):

@@ -12,13 +12,13 @@ from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_mo
 SEED = 3402
 N = 16
 STEP = 2e-3
-"""Of the central differences, relative to t: extrapolated, their error is STEP^4 of a fifth derivative."""
+"""The step of central differences, relative to t, is extrapolated: their error is STEP^4 of a fifth derivative."""
 AGREEMENT = 1e-6
 """The flow's tolerance is 1e-11 of its size, which the step of the differences turns into 5e-9, times 200."""
 
 
 def problem() -> tuple[np.ndarray, dict[str, tuple[wl.Loss, np.ndarray]]]:
-    """Inputs, and a loss with targets for each kind."""
+    """Return inputs, and a loss with targets for each kind."""
     rng = np.random.default_rng(SEED)
     X = rng.standard_normal((N, 3))
     y = X @ [1.0, -1.0, 0.5] + 0.5 * rng.standard_normal(N)
@@ -33,7 +33,7 @@ def problem() -> tuple[np.ndarray, dict[str, tuple[wl.Loss, np.ndarray]]]:
 def rates(
     k: wl.Kernel, X: np.ndarray, loss: wl.Loss, y: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """dC/dt by extrapolated central differences, and |d|_K^2 = (1/n^2) d^T K d, at every time."""
+    """Compute dC/dt by extrapolated central differences, and |d|_K^2 = (1/n^2) d^T K d, at every time."""
     flow = wl.gradient_flow(k, X, y, loss=loss, tolerance=1e-11)
     # The same times for costs and outputs: a flow is compiled for their number.
     around = (times[:, None] * (1 + np.arange(-2, 3) * STEP)).ravel()
@@ -45,7 +45,7 @@ def rates(
 
 
 def trajectories(effort: Effort) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
-    """The two rates for every loss."""
+    """Compute the two rates for every loss."""
     times = np.geomspace(0.05, 20, effort.pick(quick=5, full=25))
     X, losses = problem()
     k = wl.ntk(wl.mlp(depth=3, bias_std=0.3))
@@ -53,7 +53,7 @@ def trajectories(effort: Effort) -> tuple[dict[str, tuple[np.ndarray, np.ndarray
 
 
 def final_cost(k: wl.Kernel) -> float:
-    """Of the squared error at t = inf, relative to that at 0."""
+    """Return the squared error at t = inf, relative to that at 0."""
     X, losses = problem()
     flow = wl.gradient_flow(k, X, losses["squared error"][1])
     end, start = np.asarray(flow.loss(np.array([np.inf, 0.0])))
@@ -61,7 +61,7 @@ def final_cost(k: wl.Kernel) -> float:
 
 
 def measure(effort: Effort) -> Measurement:
-    """Rates for four losses, and the end of the descent."""
+    """Measure rates for four losses, and the end of the descent."""
     found, times = trajectories(effort)
     X, _ = problem()
     k = wl.ntk(wl.mlp(depth=3, bias_std=0.3))
@@ -82,7 +82,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """The rate as printed, -|d|_K; a kernel of rank three."""
+    """Use the rate as printed, -|d|_K; and a kernel of rank three."""
     found, times = trajectories(effort)
     checks = [
         within(f"{name}: (dC/dt)/(-|d|_K)", float((slope / -np.sqrt(norm))[0]), 1.0, AGREEMENT, "as printed in 3.4")
@@ -93,7 +93,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """The rates of fall over time, theory and differences."""
+    """Draw the rates of fall over time, theory and differences."""
     figure, (axes,) = plots.panels(1)
     _, losses = problem()
     for name, color in zip(losses, (plots.BAYES, plots.DESCENT, "#4a7c3a", "#7a4a8c"), strict=True):

@@ -1,4 +1,4 @@
-"""What claims about finite networks share: many random networks at once, drawn by NumPy, evaluated by the library."""
+"""Claims about finite networks share this code: random networks, drawn by NumPy, evaluated together by the library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHUNK = 2**22
 def parameters(
     sizes: tuple[int, ...], *, count: int, rng: np.random.Generator, dtype: Any = np.float64
 ) -> tuple[Any, ...]:
-    """Parameters of `count` networks of `mlp`, stacked, every entry from N(0, 1) as section 2.2 of the paper says.
+    """Draw parameters of `count` networks of `mlp`, stacked, every entry from N(0, 1) as section 2.2 of the paper says.
 
     Drawn here and not by `init_many`: another generator, and nothing to compile for every size.
     """
@@ -36,7 +36,7 @@ def parameters(
 
 
 def one_network(sizes: tuple[int, ...], *, rng: np.random.Generator, dtype: Any = np.float64) -> Any:
-    """The parameters of one network, as `init` would shape them."""
+    """Return the parameters of one network, as `init` would shape them."""
     return jax.tree.map(lambda leaf: leaf[0], parameters(sizes, count=1, rng=rng, dtype=dtype))
 
 
@@ -50,7 +50,7 @@ def _each(
     seed: int,
     size: int,
 ) -> np.ndarray:
-    """`function` of `count` random networks of these sizes, in batches of one shape; size: numbers held a network."""
+    """Evaluate `function` of `count` random networks, in batches of one shape; size: numbers held a network."""
     batches = -(-count * size // CHUNK)
     rng, batch = np.random.default_rng(seed), -(-count // batches)
     with arithmetic(True):
@@ -61,7 +61,7 @@ def _each(
 
 
 def _held(widths: tuple[int, ...]) -> int:
-    """About how many numbers a network has; with one hidden layer its signals at a few points are as many."""
+    """Estimate the numbers in a network; with one hidden layer its signals at a few points are as many."""
     return max(a * b for a, b in itertools.pairwise(widths)) if len(widths) > 1 else 8 * widths[0]
 
 
@@ -92,7 +92,7 @@ def output_covariances(net: Network, X: np.ndarray, *, widths: tuple[int, ...], 
 def outputs(
     net: Network, X: np.ndarray, *, widths: tuple[int, ...], output_dim: int, count: int, seed: int
 ) -> np.ndarray:
-    """f(X) of `count` random networks, (count, n, output_dim)."""
+    """Compute f(X) of `count` random networks, (count, n, output_dim)."""
     sizes = (X.shape[1], *widths, output_dim)
     return _each(Network.apply_many, net, X, sizes, count=count, seed=seed, size=_held(widths))
 
@@ -111,7 +111,7 @@ def _tangents(net: Network, params: Any, X: jax.Array) -> jax.Array:
 def tangent_kernels(
     net: Network, X: np.ndarray, *, widths: tuple[int, ...], output_dim: int, count: int, seed: int
 ) -> np.ndarray:
-    """Empirical tangent kernels sum_p df_a/dp df_b/dp of `count` random networks, (count, n, n, c, c).
+    """Compute empirical tangent kernels sum_p df_a/dp df_b/dp of `count` random networks, (count, n, n, c, c).
 
     By plain Jacobians, for a few points: independent of `empirical_ntk`.
     """

@@ -17,12 +17,12 @@ from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
 SEED = 3301
 EPS = float(np.finfo(float).eps)
 BOUND = 1e3 * EPS
-"""Of the largest velocity: sums over a few thousand parameters of products that partly cancel."""
+"""The bound is relative to the largest velocity: sums over thousands of parameters have products that partly cancel."""
 N, OUTPUTS = 6, 3
 
 
 def problem() -> tuple[np.ndarray, np.ndarray, dict[str, tuple[wl.Loss, np.ndarray]]]:
-    """Training inputs, other inputs, and a loss with targets for each kind."""
+    """Return training inputs, other inputs, and a loss with targets for each kind."""
     rng = np.random.default_rng(SEED)
     X, Z, y = rng.standard_normal((N, 4)), rng.standard_normal((5, 4)), rng.standard_normal((N, OUTPUTS))
     return (
@@ -39,7 +39,7 @@ def problem() -> tuple[np.ndarray, np.ndarray, dict[str, tuple[wl.Loss, np.ndarr
 
 
 def velocities(net: wl.Network, width: int, loss: wl.Loss, X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Any:
-    """df/dt at Z by differentiating along -grad C, (5, c); the kernel at (Z, X), (5, n, c, c); and d|_f, (n, c)."""
+    """Compute df/dt at Z along -grad C, (5, c); the kernel at (Z, X), (5, n, c, c); and d|_f, (n, c)."""
     params = net.init(SEED, input_dim=X.shape[1], width=width, output_dim=OUTPUTS, dtype=np.float64)
     with arithmetic(True):
 
@@ -54,7 +54,7 @@ def velocities(net: wl.Network, width: int, loss: wl.Loss, X: np.ndarray, y: np.
 
 
 def gaps(effort: Effort, *, factor: float = 1.0, coupled: bool = True) -> dict[str, np.ndarray]:
-    """Largest |df/dt + (1/n) Theta d| over the largest |df/dt|, for every loss, network and width.
+    """Compute the largest |df/dt + (1/n) Theta d| over the largest |df/dt|, for every loss, network and width.
 
     factor: on the kernel; coupled: whether outputs may move each other. Both are planted errors.
     """
@@ -77,19 +77,19 @@ def gaps(effort: Effort, *, factor: float = 1.0, coupled: bool = True) -> dict[s
 
 
 def widths(effort: Effort) -> tuple[int, ...]:
-    """Of all hidden layers, one among them."""
+    """Return the widths of all hidden layers, one among them."""
     return effort.pick(quick=(1, 32), full=(1, 2, 8, 64, 512))
 
 
 def measure(effort: Effort) -> Measurement:
-    """The two velocities for five losses, two networks, all widths."""
+    """Measure the two velocities for five losses, two networks, all widths."""
     found = gaps(effort)
     checks = tuple(at_most(f"{name}: largest gap", v.max(), BOUND, "rounding") for name, v in found.items())
     return Measurement(checks, {"widths": np.array(widths(effort)), "gaps": np.array(list(found.values()))})
 
 
 def violate(effort: Effort) -> Measurement:
-    """A kernel of half the size (time in another unit); outputs that do not move each other."""
+    """Use a kernel of half the size (time in another unit), and outputs that do not move each other."""
     half, apart = gaps(effort, factor=0.5), gaps(effort, coupled=False)
     checks = tuple(
         at_most(f"{name}: {text}", v.min(), BOUND, "at every width")
@@ -100,13 +100,13 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Gaps against width."""
+    """Draw the gaps against width."""
     figure, (axes,) = plots.panels(1)
     names = list(problem()[2])
     axes.axhline(BOUND, color=plots.BAYES, label="rounding allowed")
     for values, name, color in zip(data["gaps"], names, plots.palette(len(names)), strict=True):
         axes.plot(data["widths"], np.maximum(values.max(axis=0), EPS / 8), "o", color=color, markersize=4, label=name)
-    for values, marker, name in zip(control["gaps"], "x+", ("half the kernel", "outputs apart"), strict=True):
+    for values, marker, name in zip(control["gaps"], "x+", ("half the kernel", "separate outputs"), strict=True):
         axes.plot(data["widths"], values.min(axis=(0, 1)), marker, color=plots.DESCENT, label=f"control: {name}")
     axes.set(
         yscale="log",

@@ -22,13 +22,13 @@ GRID = np.arange(-7, 7.01, 0.5)
 
 
 def process(size: int) -> tuple[wl.GaussianProcess, np.ndarray]:
-    """The first coordinates as a Gaussian process on their indices, and the indices."""
+    """Return the first coordinates as a Gaussian process on their indices, and the indices."""
     k = wl.precomputed(MIXING[:size] @ MIXING[:size].T)
     return wl.GaussianProcess(k, mean=lambda index: MEAN[index[:, 0].astype(int)]), k.indices
 
 
 def deviations(draws: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Sample means and covariances in standard errors about the predicted ones, (4 + 10,)."""
+    """Compute sample means and covariances in standard errors about the predicted ones, (4 + 10,)."""
     count, centred = len(draws), draws - MEAN
     variances = np.diagonal(covariance)
     of_mean = centred.mean(axis=0) / np.sqrt(variances / count)
@@ -38,7 +38,7 @@ def deviations(draws: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 
 
 def integral(correction: float = 1.0) -> float:
-    """Of the density of the first two coordinates over the plane, by the trapezoidal rule."""
+    """Integrate the density of the first two coordinates over the plane, by the trapezoidal rule."""
     gp, index = process(2)
     root = np.linalg.cholesky(MIXING[:2] @ MIXING[:2].T)
     nodes = np.stack(np.meshgrid(GRID, GRID), axis=-1).reshape(-1, 2) @ root.T + MEAN[:2]
@@ -47,7 +47,7 @@ def integral(correction: float = 1.0) -> float:
 
 
 def integral_on_support() -> float:
-    """Of the degenerate density over its support, a plane in four dimensions."""
+    """Integrate the degenerate density over its support, a plane in four dimensions."""
     gp, index = process(4)
     basis, upper = np.linalg.qr(MIXING)
     nodes = np.stack(np.meshgrid(GRID, GRID), axis=-1).reshape(-1, 2) @ (basis @ upper).T + MEAN
@@ -56,7 +56,7 @@ def integral_on_support() -> float:
 
 
 def experiment(effort: Effort, *, stretch: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draws, and their deviations from the prediction."""
+    """Return draws, and their deviations from the prediction."""
     gp, index = process(4)
     draws = gp.sample(index, effort.pick(quick=20_000, full=500_000), seed=SEED)
     draws = MEAN + stretch * (draws - MEAN)
@@ -64,7 +64,7 @@ def experiment(effort: Effort, *, stretch: float) -> tuple[np.ndarray, np.ndarra
 
 
 def measure(effort: Effort) -> Measurement:
-    """Moments, rank, and both integrals."""
+    """Measure moments, rank, and both integrals."""
     draws, off = experiment(effort, stretch=1.0)
     gp, index = process(4)
     eps = float(np.finfo(float).eps)
@@ -83,7 +83,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """Draws 5 % too wide; the density as printed."""
+    """Use draws 5 % too wide; and the density as printed."""
     _, off = experiment(effort, stretch=1.05)
     determinant = np.linalg.det(MIXING[:2] @ MIXING[:2].T)
     printed = integral((2 * np.pi * determinant**0.5) / (2 * np.pi * determinant))
@@ -95,7 +95,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Draws in their plane; deviations of the moments."""
+    """Draw points in their plane; deviations of the moments."""
     figure, (upper, lower) = plots.panels(2)
     angle = np.linspace(0, 2 * np.pi, 200)
     ellipse = MEAN[:2] + math.sqrt(-2 * math.log(0.05)) * np.stack([np.cos(angle), np.sin(angle)], 1) @ MIXING[:2].T

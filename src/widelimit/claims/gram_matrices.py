@@ -13,7 +13,7 @@ SEED = 3901
 
 
 def kernels() -> dict[str, wl.Kernel]:
-    """Every kind of kernel of the library."""
+    """Return every kind of kernel of the library."""
     deep = wl.mlp(depth=4, weight_std=2**0.5, bias_std=0.1)
     smooth = wl.mlp(depth=3, activation="erf", weight_std=1.5, bias_std=0.3)
     return {
@@ -31,19 +31,19 @@ def kernels() -> dict[str, wl.Kernel]:
 
 
 def inputs(effort: Effort) -> np.ndarray:
-    """Normal points in five dimensions, with duplicates, antipodes and 0."""
+    """Draw normal points in five dimensions, with duplicates, antipodes and 0."""
     X = np.random.default_rng(SEED).standard_normal((effort.pick(quick=80, full=600), 5))
     return np.vstack([X, X[:5], -X[:5], np.zeros((1, 5))])
 
 
 def smallest(gram: np.ndarray) -> float:
-    """The most negative eigenvalue over n eps times the largest."""
+    """Return the most negative eigenvalue over n eps times the largest."""
     values = np.linalg.eigvalsh(gram)
     return float(max(-values[0], 0.0) / (len(gram) * np.finfo(float).eps * values[-1]))
 
 
 def measure(effort: Effort) -> Measurement:
-    """The smallest eigenvalue of every Gram matrix, by LAPACK and by the library's certificate."""
+    """Measure the smallest eigenvalue of every Gram matrix, by LAPACK and by the library's certificate."""
     X = inputs(effort)
     sizes, spectra = {}, {}
     for name, k in kernels().items():
@@ -60,7 +60,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """tanh(x.y), a popular "kernel" that is none."""
+    """Use tanh(x.y), a popular "kernel" that is none."""
     X = inputs(effort)
     gram = np.tanh(X @ X.T)
     k = wl.precomputed(gram)
@@ -73,7 +73,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Spectra, the sizes of negative eigenvalues below the axis."""
+    """Draw spectra, the sizes of negative eigenvalues below the axis."""
     figure, (upper, lower) = plots.panels(2)
     rank = np.arange(1, int(data["n"]) + 1)
     for values, name in zip(data["spectra"], kernels(), strict=True):

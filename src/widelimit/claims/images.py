@@ -1,4 +1,4 @@
-"""The images of Figure 3 of Jacot et al."""
+"""These are the images of Figure 3 of Jacot et al."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MNIST_LEAST = 512
 
 
 class Images(NamedTuple):
-    """What Figure 3 is drawn for."""
+    """Figure 3 is drawn for these images."""
 
     pixels: np.ndarray
     """(n, d) grey values in [0, 1], n at least 512."""
@@ -20,5 +20,5 @@ class Images(NamedTuple):
 
 
 def digits() -> Images:
-    """1797 digits of 8 x 8 pixels that scikit-learn ships."""
+    """Load 1797 digits of 8 x 8 pixels that scikit-learn ships."""
     return Images(load_digits().data / 16, False)

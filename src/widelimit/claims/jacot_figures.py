@@ -1,4 +1,4 @@
-"""Figures 1, 2 and 3 of Jacot et al. 2018 with their settings."""
+"""This claim reproduces Figures 1, 2 and 3 of Jacot et al. 2018 with their settings."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ NINETY = 1.2815515655446004
 
 
 def circle(angles: np.ndarray) -> np.ndarray:
-    """Points of the unit circle, (k, 2) float32."""
+    """Return points of the unit circle, (k, 2) float32."""
     return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
 class Sample(NamedTuple):
-    """Networks of Figure 1."""
+    """The sample holds networks of Figure 1."""
 
     width: int
     inits: int
     trained: int
-    """How many of them are trained."""
+    """This number of them is trained."""
 
 
 def kernels(of: Sample, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Figure 1: Theta(x_0, x) at the start, (inits, 49), and after `steps` steps on x_1 x_2, (trained, 49)."""
+    """Compute Figure 1: Theta(x_0, x) at the start, (inits, 49), and after `steps` steps on x_1 x_2, (trained, 49)."""
     rng = np.random.default_rng(SEED)
     X = rng.standard_normal((16, 2)).astype(np.float32)
     y = (X[:, 0] * X[:, 1]).astype(np.float32)
@@ -90,7 +90,7 @@ def _trained(
 
 
 def percentiles(width: int, inits: int, steps: int) -> np.ndarray:
-    """Figure 2: outputs of trained networks on the circle, (inits, 49); four points are given."""
+    """Compute Figure 2: outputs of trained networks on the circle, (inits, 49); four points are given."""
     X, y = circle(GIVEN), LABELS.astype(np.float32)
     rng = np.random.default_rng(SEED + width)
     params = parameters(_sizes(2, width), count=inits, rng=rng, dtype=np.float32)
@@ -115,14 +115,14 @@ LABELS = np.array([0.6, -0.4, 0.8, -0.5])
 
 
 class Component(NamedTuple):
-    """Figure 3 for one width: |g_t| along the second principal component and |h_t| across it, at each time."""
+    """The object holds Figure 3 for one width: |g_t| along the second component and |h_t| across it, by time."""
 
     along: np.ndarray
     across: np.ndarray
 
 
 class Principal(NamedTuple):
-    """The limiting kernel's principal components on n images."""
+    """The object holds the limiting kernel's principal components on n images."""
 
     X: np.ndarray
     """(n, d) grey values in [0, 1]."""
@@ -133,14 +133,14 @@ class Principal(NamedTuple):
 
 
 def principal(images: np.ndarray) -> Principal:
-    """Components of Theta^4 on images, (n, d)."""
+    """Compute components of Theta^4 on images, (n, d)."""
     X = images.astype(np.float64)
     values, vectors = np.linalg.eigh(np.asarray(wl.ntk(DEEP).gram(X)))
     return Principal(X, values[::-1][:3] / len(X), vectors[:, -2] * np.sqrt(len(X)))
 
 
 def component(width: int, times: np.ndarray, of: Principal) -> Component:
-    """Training towards f_0 + 0.5 f^(2), whose distance to the goal should decay as exp(-2 lambda_2 t)."""
+    """Train towards f_0 + 0.5 f^(2), whose distance to the goal should decay as exp(-2 lambda_2 t)."""
     rng, X = np.random.default_rng(SEED + width), of.X.astype(np.float32)
     params = one_network(_sizes(X.shape[1], width), rng=rng, dtype=np.float32)
     start = np.asarray(DEEP.apply(params, X), np.float64)[:, 0]
@@ -165,7 +165,7 @@ def component(width: int, times: np.ndarray, of: Principal) -> Component:
 
 
 def figure_one(effort: Effort) -> tuple[list[Check], dict[str, np.ndarray]]:
-    """Spread over initialisations and change in training fall with width."""
+    """Check that spread over initialisations and change in training fall with width."""
     narrow, wide = effort.pick(
         quick=(Sample(100, 20, 3), Sample(1000, 20, 3)), full=(Sample(500, 30, 5), Sample(10_000, 10, 1))
     )
@@ -201,14 +201,14 @@ def figure_one(effort: Effort) -> tuple[list[Check], dict[str, np.ndarray]]:
 
 
 def law(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Figure 2: mean and standard deviation of infinitely wide networks after `steps` steps, (49,) each."""
+    """Compute, for Figure 2, mean and deviation of infinitely wide networks after `steps` steps, (49,) each."""
     ensemble = wl.trained_ensemble(DEEP, circle(GIVEN).astype(float), LABELS)
     Z, time = circle(ANGLES).astype(float), RATE * steps
     return np.asarray(ensemble.mean(Z, time)), np.sqrt(np.asarray(ensemble.variance(Z, time)))
 
 
 def coverage(found: np.ndarray, mean: np.ndarray, spread: np.ndarray, name: str) -> Check:
-    """How many of the networks' outputs lie between the law's 10th and 90th percentiles, at one angle.
+    """Return the share of networks' outputs between the law's 10th and 90th percentiles, at one angle.
 
     That of the largest spread: the count there is binomial, as initialisations are independent.
     """
@@ -221,7 +221,7 @@ def coverage(found: np.ndarray, mean: np.ndarray, spread: np.ndarray, name: str)
 
 
 def figure_two(effort: Effort) -> tuple[list[Check], dict[str, np.ndarray]]:
-    """Outputs near convergence against the percentiles of the limit's law."""
+    """Compare outputs near convergence with the percentiles of the limit's law."""
     widths = effort.pick(quick=(50, 200), full=(50, 1000))
     steps, inits = _near_convergence(effort)
     mean, spread = law(steps)
@@ -241,23 +241,23 @@ def figure_two(effort: Effort) -> tuple[list[Check], dict[str, np.ndarray]]:
 
 
 def _near_convergence(effort: Effort) -> tuple[int, int]:
-    """Steps and initialisations of Figure 2."""
+    """Return steps and initialisations of Figure 2."""
     return effort.pick(quick=(500, 20), full=(1000, 30))
 
 
 def schedule(of: Principal) -> np.ndarray:
-    """Times of Figure 3: until the second component has lost 1.5 logarithms."""
+    """Return times of Figure 3: until the second component has lost 1.5 logarithms."""
     return np.linspace(0, 1.5 / (2 * of.values[1]), 16)
 
 
 def off_theory(found: Component, times: np.ndarray, value: float, name: str) -> Check:
-    """How far the component along f^(2) is from 0.5 exp(-2 value t)."""
+    """Return the distance of the component along f^(2) from 0.5 exp(-2 value t)."""
     gap = np.abs(found.along - START * np.exp(-2 * value * times)).max()
     return at_most(f"Figure 3, {name}: |g_t| off 0.5 exp(-2 lambda_2 t)", gap, 0.05, "a tenth of its start")
 
 
 def figure_three(effort: Effort, images: Images) -> tuple[list[Check], dict[str, np.ndarray]]:
-    """Decay along the second principal component, and how much of the rest is disturbed."""
+    """Measure decay along the second principal component, and the disturbance of the rest."""
     of = principal(images.pixels[: _points(effort)])
     times, widths = schedule(of), effort.pick(quick=(100, 1000), full=(100, 1000, 4000))
     found = [component(n, times, of) for n in widths]
@@ -283,12 +283,12 @@ def figure_three(effort: Effort, images: Images) -> tuple[list[Check], dict[str,
 
 
 def _points(effort: Effort) -> int:
-    """Images in Figure 3."""
+    """Return the images in Figure 3."""
     return effort.pick(quick=128, full=MNIST_LEAST)
 
 
 def measure(effort: Effort, images: Images) -> Measurement:
-    """The three figures."""
+    """Measure the three figures."""
     parts = [figure_one(effort), figure_two(effort), figure_three(effort, images)]
     return Measurement(
         tuple(check for checks, _ in parts for check in checks), {k: v for _, data in parts for k, v in data.items()}
@@ -296,7 +296,7 @@ def measure(effort: Effort, images: Images) -> Measurement:
 
 
 def violate(effort: Effort, images: Images) -> Measurement:
-    """A law a tenth as wide, for the narrow networks; the first component's eigenvalue for the second's."""
+    """Use a law a tenth as wide, for the narrow networks; and the first component's eigenvalue for the second's."""
     steps, inits = _near_convergence(effort)
     mean, spread = law(steps)
     of = principal(images.pixels[: _points(effort)])
@@ -309,7 +309,7 @@ def violate(effort: Effort, images: Images) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """The three figures, theory as lines."""
+    """Draw the three figures, theory as lines."""
     figure, (one, two, three) = plots.panels(3)
     colors = (plots.DESCENT, plots.DATA)
     for i, (width, color) in enumerate(zip(data["kernel widths"], colors, strict=True)):
@@ -360,7 +360,7 @@ def draw(data: Data, control: Data) -> Figure:
 
 
 def claim(images: Images) -> Claim:
-    """The claim, with Figure 3 for these images."""
+    """Return the claim, with Figure 3 for these images."""
     digest = hashlib.sha256(images.pixels[:MNIST_LEAST].tobytes()).hexdigest()
     return replace(
         CLAIM,

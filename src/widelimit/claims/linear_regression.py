@@ -1,4 +1,4 @@
-"""Section 3.3: a network of depth 1 is linear regression, and its tangent kernel is Sigma^1, at rest."""
+"""Section 3.3: a network of depth 1 is linear regression, and its tangent kernel Sigma^1 does not change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEPS = 300
 
 
 def problem() -> tuple[np.ndarray, np.ndarray]:
-    """Twelve points in four dimensions, two targets."""
+    """Return twelve points in four dimensions, two targets."""
     rng = np.random.default_rng(SEED)
     return rng.standard_normal((12, 4)), rng.standard_normal((12, 2))
 
@@ -24,7 +24,7 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
 def trained(
     net: wl.Network, rate: float, width: int | tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Kernels before and after, (12, 12); f_0 and the trained outputs at the training points, (12, 2)."""
+    """Compute kernels before and after, (12, 12); f_0 and the trained outputs at the training points, (12, 2)."""
     X, y = problem()
     params = net.init(SEED, input_dim=4, width=width, output_dim=2, dtype=np.float64)
     run = wl.train(net.apply, params, X, y, learning_rate=rate, steps=STEPS, progress=False)
@@ -33,7 +33,7 @@ def trained(
 
 
 def gaps(net: wl.Network, width: int | tuple[int, ...]) -> tuple[float, float, float, np.ndarray]:
-    """Relative gaps: kernel at the start to Sigma^1, at the end to the start, outputs to kernel descent; the kernel."""
+    """Compute relative gaps: kernel at the start to Sigma^1, at the end to the start, outputs to descent; and K."""
     X, y = problem()
     line = wl.mlp(depth=1, weight_std=1.3, bias_std=0.4)
     limit = np.asarray(wl.nngp(line).gram(X))
@@ -52,7 +52,7 @@ def gaps(net: wl.Network, width: int | tuple[int, ...]) -> tuple[float, float, f
 
 
 def measure(effort: Effort) -> Measurement:
-    """Depth 1: its kernels, and its training against kernel descent with Sigma^1."""
+    """Measure depth 1: its kernels, and its training against kernel descent with Sigma^1."""
     X, _ = problem()
     net = wl.mlp(depth=1, weight_std=1.3, bias_std=0.4)
     start, moved, outputs, after = gaps(net, ())
@@ -71,7 +71,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """Depth 2 in its place."""
+    """Use depth 2 in its place."""
     net = wl.mlp(depth=2, weight_std=1.3, bias_std=0.4)
     start, moved, outputs, after = gaps(net, effort.pick(quick=64, full=1024))
     checks = (
@@ -83,7 +83,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Kernel entries after training against Sigma^1."""
+    """Draw kernel entries after training against Sigma^1."""
     figure, (axes,) = plots.panels(1)
     limit = data["limit"].ravel()
     ends = np.array([limit.min(), limit.max()])

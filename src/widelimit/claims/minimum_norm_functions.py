@@ -1,4 +1,4 @@
-"""Proposition 4.5 and Corollary 4.6, corrected: which interpolant the flow ends at, and the ensemble of all of them."""
+"""Proposition 4.5 and Corollary 4.6 are corrected: the interpolant at which the flow ends, and the ensemble of all."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LEVEL = 5.5
 
 
 def start(A: np.ndarray) -> np.ndarray:
-    """Some f_0."""
+    """Return some f_0."""
     return np.asarray(np.cos(2 * A[:, 0]))
 
 
 def perturbed(f: wl.rkhs.Function, count: int) -> tuple[np.ndarray, float]:
-    """Norms of `count` other interpolants, f plus functions that vanish at X; the largest of their values there."""
+    """Return norms of `count` other interpolants, f plus functions that vanish at X; and the largest of those at X."""
     rng = np.random.default_rng(SEED)
     norms, missed = [], 0.0
     for _ in range(count):
@@ -38,7 +38,7 @@ def perturbed(f: wl.rkhs.Function, count: int) -> tuple[np.ndarray, float]:
 
 
 def ensemble(draws: int, *, slower: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance at (TIMES, Z) of flows from draws of f_0, (3, 25) each: one flow of `draws` outputs.
+    """Compute mean and variance at (TIMES, Z) of flows from draws of f_0, (3, 25) each: one flow of `draws` outputs.
 
     The flow is linear: f_t = f_0 + (the flow from 0 on the targets y - f_0(X)).
     """
@@ -49,7 +49,7 @@ def ensemble(draws: int, *, slower: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def deviations(draws: int, *, slower: float) -> dict[str, np.ndarray]:
-    """Means and variances of an ensemble in standard errors about the law's."""
+    """Compute means and variances of an ensemble in standard errors about the law's."""
     law = wl.trained_ensemble(NET, X, Y)
     mean, variance = ensemble(draws, slower=slower)
     expected, spread = np.asarray(law.mean(Z, TIMES)), np.asarray(law.variance(Z, TIMES))
@@ -64,7 +64,7 @@ def deviations(draws: int, *, slower: float) -> dict[str, np.ndarray]:
 
 
 def measure(effort: Effort) -> Measurement:
-    """The limits from 0 and from f_0, norms, the ensemble."""
+    """Measure the limits from 0 and from f_0, norms, the ensemble."""
     k = wl.ntk(NET)
     f = wl.rkhs.interpolant(k, X, Y)
     size = float(np.abs(f(Z)).max())
@@ -95,7 +95,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """Corollary 4.6 as printed, from f_0; time off by a factor of two."""
+    """Use Corollary 4.6 as printed, from f_0; and time off by a factor of two."""
     k = wl.ntk(NET)
     f = wl.rkhs.interpolant(k, X, Y)
     from_start = np.asarray(wl.gradient_flow(k, X, Y, initial=start).predict(Z, np.inf))
@@ -115,7 +115,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Means and bands at three times."""
+    """Draw means and bands at three times."""
     figure, panels = plots.panels(3)
     for i, axes in enumerate(panels):
         plots.band(axes, Z[:, 0], data["law"][i], data["spread"][i], color=plots.DESCENT, label="law: mean")

@@ -16,7 +16,7 @@ EPS = float(np.finfo(float).eps)
 
 
 def feature_map(X: jax.Array) -> jax.Array:
-    """x, cos(x) and x_1 x, (n, 12): more features than points."""
+    """Return x, cos(x) and x_1 x, (n, 12): more features than points."""
     return jnp.concatenate([X, jnp.cos(X), X[:, :1] * X], axis=1)
 
 
@@ -24,21 +24,26 @@ MODEL = wl.LinearModel(feature_map)
 
 
 def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs (6, 4), labels, features (6, 12)."""
+    """Return inputs (6, 4), labels, features (6, 12)."""
     rng = np.random.default_rng(SEED)
     X, y = rng.standard_normal((6, 4)), rng.standard_normal(6)
     return X, y, MODEL.features(X)
 
 
 def outside_span(w: np.ndarray, phi: np.ndarray) -> np.ndarray:
-    """Size of the part of each w (..., p) outside of im(phi^T), relative to w."""
+    """Return the size of the part of each w (..., p) outside of im(phi^T), relative to w."""
     basis = np.linalg.qr(phi.T)[0]
     rest = w - (w @ basis) @ basis.T
     return np.asarray(np.linalg.norm(rest, axis=-1) / np.maximum(np.linalg.norm(w, axis=-1), 1e-300))
 
 
 def descend(steps: int, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Norms of the iterates from w_0 = start, (steps + 1,), and the last: w_0 + descent from 0 on y - phi w_0."""
+    """Compute norms of the iterates from w_0 = start, (steps + 1,), and the iterates.
+
+    They are w_0 + descent from 0 on y - phi w_0.
+
+    The iterates are w_0 + descent from 0 on y - phi w_0.
+    """
     X, y, phi = problem()
     rate = 0.9 * wl.max_learning_rate(MODEL.kernel(), X)
     path = start + np.asarray(MODEL.primal_descent(X, y - phi @ start, learning_rate=rate, steps=steps))
@@ -46,7 +51,7 @@ def descend(steps: int, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(effort: Effort) -> Measurement:
-    """The iterates' place and the limit's norm among other solutions."""
+    """Measure the iterates' place and the limit's norm among other solutions."""
     X, y, phi = problem()
     steps = effort.pick(quick=20_000, full=200_000)
     norms, path = descend(steps, np.zeros(phi.shape[1]))
@@ -79,7 +84,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """Descent from a start outside of the span."""
+    """Use descent from a start outside of the span."""
     X, y, phi = problem()
     start = np.linalg.svd(phi)[2][-1]
     norms, path = descend(effort.pick(quick=20_000, full=200_000), start)
@@ -94,7 +99,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Norms along the two descents."""
+    """Draw norms along the two descents."""
     figure, (axes,) = plots.panels(1)
     best = float(data["best"])
     axes.axhline(best, color=plots.BAYES, label="$|w^*|$, minimum norm")

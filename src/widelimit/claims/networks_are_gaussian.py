@@ -26,12 +26,12 @@ POINTS = np.random.default_rng(SEED).standard_normal((4, 3))
 """Four inputs in three dimensions, looked at together."""
 SLOPE = 0.1
 KURTOSIS_SLOPE = 0.2
-"""Of the fitted exponents: next orders in depth/width shift them by a few hundredths; the rest is statistical."""
+"""The fitted exponents may differ by this: next orders in depth/width, a few hundredths, and the statistical error."""
 LEVEL = 5.0
 
 
 def networks(effort: Effort) -> dict[str, wl.Network]:
-    """Activations and depths; phi and weights such that signals keep their size."""
+    """Return activations and depths; phi and weights such that signals keep their size."""
     every = {
         f"{name}, depth {depth}": wl.mlp(depth=depth, activation=name, weight_std=weight, bias_std=0.3)
         for name, weight in (("relu", 2**0.5), ("erf", 1.3), ("tanh", 1.3))
@@ -42,14 +42,14 @@ def networks(effort: Effort) -> dict[str, wl.Network]:
 
 
 def widths(net: wl.Network, effort: Effort) -> np.ndarray:
-    """Of all hidden layers: from 16 for each of them on, as corrections are of order depth/width."""
+    """Return widths of all hidden layers: from 16 for each of them on, as corrections are of order depth/width."""
     return 16 * (net.depth - 1) * effort.pick(quick=np.array([1, 2, 4]), full=np.array([1, 2, 4, 8]))
 
 
 def study(
     net: wl.Network, effort: Effort, *, factor: float = 1.0, first: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Relative covariance errors and excess kurtoses, (2, widths) each: value and standard error.
+    """Compute relative covariance errors and excess kurtoses, (2, widths) each: value and standard error.
 
     factor: on the limit's kernel, a planted error. first: the width at which the first hidden layer is left.
     """
@@ -74,12 +74,12 @@ def study(
 
 
 def fitted(net: wl.Network, effort: Effort, values: np.ndarray) -> Line:
-    """The exponent in the width."""
+    """Fit the exponent in the width."""
     return power_law(widths(net, effort).astype(float), np.maximum(values[0], 1e-12), values[1])
 
 
 def directly(net: wl.Network, effort: Effort) -> tuple[float, float]:
-    """Excess kurtosis of one output at one input from drawn outputs of width 16, and what K_n predicts for it.
+    """Compute excess kurtosis of one output at one input from drawn outputs of width 16, and that predicted by K_n.
 
     Both in units of the error of the former.
     """
@@ -93,7 +93,7 @@ def directly(net: wl.Network, effort: Effort) -> tuple[float, float]:
 
 
 def measure(effort: Effort) -> Measurement:
-    """Slopes for every network; drawn outputs against the conditional covariance."""
+    """Measure slopes for every network; drawn outputs against the conditional covariance."""
     checks: list[Check] = []
     data: dict[str, np.ndarray] = {}
     for name, net in networks(effort).items():
@@ -123,7 +123,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """The limit's kernel times 1.5; a first layer that stays narrow."""
+    """Use the limit's kernel times 1.5; and a first layer that stays narrow."""
     net = wl.mlp(depth=3, activation="relu", weight_std=2**0.5, bias_std=0.3)
     off, _ = study(net, effort, factor=1.5)
     _, kurtoses = study(net, effort, first=8)
@@ -138,7 +138,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Errors and kurtoses against width, with the slopes of the theory."""
+    """Draw errors and kurtoses against width, with the slopes of the theory."""
     figure, panels = plots.panels(2)
     for axes, kind, slope, title in (
         (panels[0], "errors", -0.5, "Relative error of the covariance"),
@@ -177,7 +177,7 @@ CLAIM = Claim(
     source="Theorem 2.6 of the paper; Jacot et al. 2018, Proposition 1.",
     prediction="Slopes in log width of -1/2 for the relative error of the conditional covariance and -1 for the joint "
     "excess kurtosis over four inputs (Mardia's), for relu, erf and tanh, depth 2 to 5.",
-    tolerance="Statistical errors of the fits, told for each, and next orders in 1/width, together below 0.1 and 0.2.",
+    tolerance="Reported statistical errors of the fits, and next orders in 1/width, together below 0.1 and 0.2.",
     control="The limit's kernel times 1.5; a first hidden layer that stays at width 8 while the next grows.",
     seed=SEED,
     measure=measure,

@@ -1,4 +1,4 @@
-"""Section 4.2: the norm of the interpolant tells structure from noise, as the test error does."""
+"""Section 4.2: the norm of the interpolant separates structure from noise, as the test error does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEVEL = 5.0
 
 
 def problem(effort: Effort) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Digits below and from five on, on the unit sphere: training inputs and labels +-1, test inputs and labels."""
+    """Return digits below and from five on, on the unit sphere: inputs and labels +-1 for training and test."""
     X, digit = load_digits(return_X_y=True)
     X = X / np.linalg.norm(X, axis=1, keepdims=True)
     y = np.where(digit < 5, 1.0, -1.0)
@@ -28,7 +28,7 @@ def problem(effort: Effort) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndar
 
 
 def study(effort: Effort, fractions: np.ndarray) -> dict[str, np.ndarray]:
-    """Squared norms and test errors, (fractions, draws), and what chance predicts for coins."""
+    """Compute squared norms and test errors, (fractions, draws), and the prediction of chance for coins."""
     X, y, Z, z = problem(effort)
     draws = effort.pick(quick=20, full=100)
     rng = np.random.default_rng(SEED + 1)
@@ -52,7 +52,7 @@ def study(effort: Effort, fractions: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def structured(found: dict[str, np.ndarray], place: int) -> tuple[Check, ...]:
-    """What labels with structure must show."""
+    """Check labels with structure."""
     ratio = float(found["norms"][place].mean() / found["trace"])
     error = float(found["errors"][place].mean())
     return (
@@ -62,7 +62,7 @@ def structured(found: dict[str, np.ndarray], place: int) -> tuple[Check, ...]:
 
 
 def measure(effort: Effort) -> Measurement:
-    """Norms and test errors as labels turn into coins."""
+    """Measure norms and test errors as labels turn into coins."""
     found = study(effort, FRACTIONS)
     draws = found["norms"].shape[1]
     coins = (found["norms"][-1].mean() - found["trace"]) / (found["spread"] / np.sqrt(draws))
@@ -82,13 +82,13 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """Coins in the place of the true labels."""
+    """Use coins in the place of the true labels."""
     found = study(effort, np.array([1.0]))
     return Measurement(structured(found, 0), found)
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Norm and error against the share of coins."""
+    """Draw norm and error against the share of coins."""
     figure, (upper, lower) = plots.panels(2)
     for axes, values, theory in (
         (upper, data["norms"], float(data["trace"])),

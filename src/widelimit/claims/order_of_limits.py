@@ -44,7 +44,7 @@ NOISE, LENGTH_SCALE = 1e-3, 0.5
 
 
 def covariance_errors(effort: Effort, pattern: tuple[int, int], *, second: int | None = None) -> np.ndarray:
-    """Relative errors of the conditional covariance and their standard errors, (2, widths)."""
+    """Compute relative errors of the conditional covariance and their standard errors, (2, widths)."""
     limit = np.asarray(wl.nngp(NET).gram(POINTS))
     found = []
     for n in narrowest(effort).tolist():
@@ -56,12 +56,12 @@ def covariance_errors(effort: Effort, pattern: tuple[int, int], *, second: int |
 
 
 def narrowest(effort: Effort) -> np.ndarray:
-    """Width of the narrowest hidden layer."""
+    """Return the width of the narrowest hidden layer."""
     return effort.pick(quick=np.array([16, 32, 64]), full=np.array([16, 32, 64, 128]))
 
 
 def discrepancy(a: np.ndarray, b: np.ndarray) -> float:
-    """The unbiased MMD^2 of two samples of the same size with a Gaussian kernel."""
+    """Compute the unbiased MMD^2 of two samples of the same size with a Gaussian kernel."""
     m = len(a)
     kernels = [np.exp(-cdist(u, v, "sqeuclidean") / (2 * LENGTH_SCALE**2)) for u, v in ((a, a), (b, b), (a, b))]
     within_samples = sum(float(k.sum()) - m for k in kernels[:2]) / (m * (m - 1))
@@ -69,7 +69,7 @@ def discrepancy(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def table_cell(effort: Effort, width: int, hidden: int) -> np.ndarray:
-    """MMD^2 between networks and their limit at ten random inputs, one value a repetition."""
+    """Compute MMD^2 between networks and their limit at ten random inputs, one value a repetition."""
     net = wl.mlp(depth=hidden + 1, activation=wl.ABRelu(0.0, 2**0.5), weight_std=0.8**0.5, bias_std=0.2**0.5)
     draws = effort.pick(quick=800, full=2000)
     rng = np.random.default_rng(SEED + 1000 * hidden + width)
@@ -84,12 +84,12 @@ def table_cell(effort: Effort, width: int, hidden: int) -> np.ndarray:
 
 
 def cells(effort: Effort) -> list[tuple[int, int]]:
-    """The cells of the table that are reproduced."""
+    """Return the cells of the table that are reproduced."""
     return [(n, hidden) for n, hidden in TABLE if n <= effort.pick(quick=10, full=100)]
 
 
 def table(effort: Effort, which: list[tuple[int, int]], *, wider: int) -> dict[str, np.ndarray]:
-    """Means, errors, and deviations from the published values, for every cell; `wider`: a planted factor."""
+    """Compute means, errors, and deviations from the published values, for every cell; `wider`: a planted factor."""
     rows = []
     for n, hidden in which:
         values = table_cell(effort, wider * n, hidden)
@@ -102,7 +102,7 @@ def table(effort: Effort, which: list[tuple[int, int]], *, wider: int) -> dict[s
 
 
 def measure(effort: Effort) -> Measurement:
-    """Slopes for three patterns of widths, and the published table."""
+    """Measure slopes for three patterns of widths, and the published table."""
     checks: list[Check] = []
     data: dict[str, np.ndarray] = {"n": narrowest(effort)}
     for name, pattern in PATTERNS.items():
@@ -121,7 +121,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """A second layer that stays narrow; networks of twice the width against the table."""
+    """Use a second layer that stays narrow; and networks of twice the width against the table."""
     errors = covariance_errors(effort, (1, 1), second=16)
     line = power_law(narrowest(effort).astype(float), *errors)
     found = table(effort, [cell for cell in cells(effort) if cell[0] == 5], wider=2)
@@ -133,7 +133,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Errors by the narrowest width; MMD^2 beside the published values."""
+    """Draw errors by the narrowest width; MMD^2 beside the published values."""
     figure, (upper, lower) = plots.panels(2)
     n = data["n"]
     for name, marker in zip(PATTERNS, "osD", strict=True):

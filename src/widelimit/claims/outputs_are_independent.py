@@ -15,17 +15,17 @@ NET = wl.mlp(depth=3, activation="relu", weight_std=2**0.5, bias_std=0.3)
 POINT = np.array([[0.7, -1.1, 0.4]])
 OUTPUTS = 64
 SLOPE = 0.2
-"""Of the exponent: next orders in 1/width move it by about 0.1 from width 32 on; the rest is statistical."""
+"""The exponent may differ by this: next orders in 1/width move it by about 0.1 from width 32; the rest is chance."""
 LEVEL = 5.0
 
 
 def widths(effort: Effort) -> np.ndarray:
-    """Of both hidden layers."""
+    """Return the widths of both hidden layers."""
     return effort.pick(quick=np.array([32, 64, 128]), full=np.array([32, 64, 128, 256]))
 
 
 def correlations(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean correlation of different outputs, and of their squares; each with its standard error over 20 batches.
+    """Compute mean correlation of different outputs, and of their squares; with standard errors over 20 batches.
 
     f: (networks, OUTPUTS). Sums over all pairs of outputs follow from sums over outputs, and need no pairs.
     """
@@ -41,7 +41,7 @@ def correlations(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def study(effort: Effort, *, shared: float) -> dict[str, np.ndarray]:
-    """Both correlations for every width; `shared`: the part of the first output that is mixed into all others."""
+    """Compute both correlations for every width; `shared`: the part of the first output, mixed into all others."""
     values, errors = [], []
     for width in widths(effort).tolist():
         count = effort.pick(quick=4000, full=20_000)
@@ -54,13 +54,13 @@ def study(effort: Effort, *, shared: float) -> dict[str, np.ndarray]:
 
 
 def fit(found: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Slope of the squares' correlation in log width, and its standard error."""
+    """Fit the slope of the squares' correlation in log width, and its standard error."""
     line = power_law(found["widths"].astype(float), np.abs(found["values"][1]), found["errors"][1])
     return line.slope, line.error
 
 
 def measure(effort: Effort) -> Measurement:
-    """Correlations against width."""
+    """Measure correlations against width."""
     found = study(effort, shared=0.0)
     slope, error = fit(found)
     off = np.abs(found["values"][0] / found["errors"][0]).max()
@@ -75,7 +75,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """Outputs that share a part."""
+    """Use outputs that share a part."""
     found = study(effort, shared=0.5)
     slope, error = fit(found)
     off = np.abs(found["values"][0] / found["errors"][0]).max()
@@ -87,7 +87,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Correlations against width."""
+    """Draw correlations against width."""
     figure, (axes,) = plots.panels(1)
     x = data["widths"]
     axes.plot(x, data["values"][1, 0] * x[0] / x, color=plots.BAYES, label="1/width")

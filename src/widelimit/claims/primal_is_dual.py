@@ -15,7 +15,7 @@ SEED = 3601
 
 
 def feature_map(X: jax.Array) -> jax.Array:
-    """x, sin(2 x) and x_1 x, (n, 9): nonlinear, more than there are points."""
+    """Return x, sin(2 x) and x_1 x, (n, 9): nonlinear, more than there are points."""
     return jnp.concatenate([X, jnp.sin(2 * X), X[:, :1] * X], axis=1)
 
 
@@ -23,13 +23,13 @@ MODEL = wl.LinearModel(feature_map)
 
 
 def problem() -> tuple[np.ndarray, np.ndarray]:
-    """Six points in three dimensions with standard normal labels."""
+    """Return six points in three dimensions with standard normal labels."""
     rng = np.random.default_rng(SEED)
     return rng.standard_normal((6, 3)), rng.standard_normal(6)
 
 
 def measure(effort: Effort) -> Measurement:
-    """Both descents, and the function-space polynomial, step by step."""
+    """Measure both descents, and the function-space polynomial, step by step."""
     X, y = problem()
     phi = MODEL.features(X)
     steps = effort.pick(quick=400, full=20_000)
@@ -50,7 +50,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """The update as printed: every alpha_i moves by the sum over i; and (3.7) with K(x_i, x_i) summed over i."""
+    """Use the update as printed: every alpha_i moves by the sum over i; and (3.7) with K(x_i, x_i) summed over i."""
     X, y = problem()
     phi = MODEL.features(X)
     steps = effort.pick(quick=400, full=20_000)
@@ -69,7 +69,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """The gap between the two descents, step by step."""
+    """Draw the gap between the two descents, step by step."""
     figure, (axes,) = plots.panels(1)
     steps = np.arange(1, len(data["gap"]))
     axes.loglog(steps, 8 * steps * data["eps"], color=plots.BAYES, label="8 eps a step")

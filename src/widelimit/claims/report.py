@@ -1,4 +1,4 @@
-"""The report of `widelimit verify`: one HTML file with its figures inside, for a phone and for a laptop."""
+"""The report of `widelimit verify` is one HTML file with its figures inside, for a phone and for a laptop."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ _LOWERED = re.compile(r"((?<![A-Za-z])[A-Za-z\u0370-\u03ff\u2211]|[|)])_(?:\{([^
 
 
 def prose(text: str) -> str:
-    """Plain text with formulas (Sigma^L, x_i, n^-1/2, 1e-9) as HTML."""
+    """Format plain text with formulas (Sigma^L, x_i, n^-1/2, 1e-9) as HTML."""
     text = _SIGN.sub(lambda found: _SIGNS[found[0]], text)
     text = _POWER_OF_TEN.sub(lambda found: ("" if found[1] == "1" else f"{found[1]}\u00b7") + f"10^{found[2]}", text)
     text = html.escape(_MINUS.sub("\u2212", text), quote=False)
@@ -96,7 +96,7 @@ def prose(text: str) -> str:
 
 
 def interval(check: Check) -> tuple[str, str]:
-    """The measured number and its interval; where that is narrow, both from its middle."""
+    """Format the measured number and its interval; where that is narrow, both from its middle."""
     middle, half = (check.low + check.high) / 2, (check.high - check.low) / 2
     if 0 < half < 1e-3 * abs(middle):
         sign = "+" if check.measured >= middle else "&minus;"
@@ -108,7 +108,7 @@ def interval(check: Check) -> tuple[str, str]:
 
 
 def number(value: float) -> str:
-    """Three or four digits and a power of ten."""
+    """Format three or four digits and a power of ten."""
     if math.isinf(value):
         return "&minus;&infin;" if value < 0 else "&infin;"
     digits, _, power = f"{value:.4g}".partition("e")
@@ -118,7 +118,10 @@ def number(value: float) -> str:
 
 
 def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[str, Any]) -> str:
-    """The whole document. `facts`: what the run was made with, by name (versions, machine, effort, seconds)."""
+    """Make the whole document.
+
+    `facts`: what the run was made with, by name (versions, machine, effort, seconds).
+    """
     held = sum(outcome.verdict == HELD for outcome in outcomes)
     verdict = f"{held} of {len(outcomes)} claims hold, with a negative control that fails as it must."
     lines = "".join(_line(number, outcome, claims[outcome.name]) for number, outcome in enumerate(outcomes, 1))

@@ -1,4 +1,4 @@
-"""Definitions 3.10 and 3.11, Proposition 3.12, Theorem 3.13: the space of functions of a kernel."""
+"""Definitions 3.10 and 3.11, Proposition 3.12, Theorem 3.13 describe the space of functions of a kernel."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ EPS = float(np.finfo(float).eps)
 
 
 def kernels() -> dict[str, wl.Kernel]:
-    """A strictly definite kernel, and one of rank three."""
+    """Return a strictly definite kernel, and one of rank three."""
     return {"NTK relu": wl.ntk(wl.mlp(depth=3, bias_std=0.3)), "linear, rank 3": wl.linear()}
 
 
 def functions(k: wl.Kernel, pairs: int) -> list[tuple[wl.rkhs.Function, wl.rkhs.Function]]:
-    """Pairs of random functions with 12 and 7 centres in three dimensions."""
+    """Draw pairs of random functions with 12 and 7 centres in three dimensions."""
     rng = np.random.default_rng(SEED)
     return [
         (
@@ -31,7 +31,7 @@ def functions(k: wl.Kernel, pairs: int) -> list[tuple[wl.rkhs.Function, wl.rkhs.
 
 
 def reproduced(k: wl.Kernel, pairs: int, weight: float) -> float:
-    """Largest |<f, weight K(., z)> - f(z)| over |f| |K(., z)|."""
+    """Return the largest |<f, weight K(., z)> - f(z)| over |f| |K(., z)|."""
     worst = 0.0
     for f, g in functions(k, pairs):
         z = g.centers[:1]
@@ -41,12 +41,12 @@ def reproduced(k: wl.Kernel, pairs: int, weight: float) -> float:
 
 
 def cosines(k: wl.Kernel, pairs: int) -> np.ndarray:
-    """<f, g>/(|f| |g|) of the pairs, (pairs,)."""
+    """Compute <f, g>/(|f| |g|) of the pairs, (pairs,)."""
     return np.array([f.inner(g) / (f.norm() * g.norm()) for f, g in functions(k, pairs)])
 
 
 def measure(effort: Effort) -> Measurement:
-    """The reproducing property, the norm, Cauchy-Schwarz, pointwise bounds."""
+    """Measure the reproducing property, the norm, Cauchy-Schwarz, pointwise bounds."""
     pairs = effort.pick(quick=40, full=400)
     checks, angles = [], []
     for name, k in kernels().items():
@@ -74,7 +74,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """A feature 1 % too long; an indefinite "kernel", in which cosines leave [-1, 1]."""
+    """Use a feature 1 % too long; and an indefinite "kernel", in which cosines leave [-1, 1]."""
     pairs = effort.pick(quick=40, full=400)
     planted = reproduced(kernels()["NTK relu"], pairs, 1.01)
     rng = np.random.default_rng(SEED)
@@ -94,7 +94,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Cosines of random pairs of functions."""
+    """Draw cosines of random pairs of functions."""
     figure, (axes,) = plots.panels(1)
     axes.axhline(1.0, color=plots.BAYES, label="Cauchy-Schwarz")
     for cosine, marker, name in zip(data["cosines"], "os", kernels(), strict=True):

@@ -1,4 +1,4 @@
-"""Running claims, one after another, with results kept so that a run that was cut short goes on where it was."""
+"""Claims run one after another, with results kept so that a run that was stopped goes on where it was."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HELD, FAILED, TOOTHLESS, BROKEN = "holds", "fails", "control passes", "error"
 @final
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a claim."""
+    """An outcome is the result of a claim."""
 
     name: str
     effort: str
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """One of holds, fails, control passes (the experiment could not have failed), error."""
+        """Return one of holds, fails, control passes (the experiment could not have failed), error."""
         if self.error:
             return BROKEN
         if not (self.checks and all(check.holds for check in self.checks)):
@@ -67,7 +67,7 @@ def run(name: str, effort: Effort, *, claim: Claim | None = None) -> Outcome:
 def run_all(
     claims: Mapping[str, Claim], effort: Effort, *, folder: Path | None, advance: Callable[[str], None]
 ) -> list[Outcome]:
-    """Outcomes in order.
+    """Run the claims in order, and return their outcomes.
 
     With a folder, finished claims are kept in it, and not run again until the code or what they read changes.
     """
@@ -85,7 +85,7 @@ def run_all(
 
 @functools.cache
 def fingerprint() -> str:
-    """A hash of the library's code: results of other code are not these results."""
+    """Hash the library's code: results of other code are not these results."""
     root = Path(widelimit.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -94,7 +94,7 @@ def fingerprint() -> str:
 
 
 def document(outcome: Outcome, claim: Claim) -> dict[str, Any]:
-    """An outcome without its arrays, for JSON."""
+    """Return an outcome without its arrays, for JSON."""
     return {
         "name": outcome.name,
         "verdict": outcome.verdict,
@@ -109,7 +109,7 @@ def document(outcome: Outcome, claim: Claim) -> dict[str, Any]:
 
 
 def _plain(check: Check) -> dict[str, Any]:
-    """JSON has neither infinities nor NaN: they are written as text."""
+    """Write infinities and NaN as text, because JSON has neither."""
     numbers = {key: v if np.isfinite(v) else str(v) for key, v in asdict(check).items() if isinstance(v, float)}
     return {"name": check.name, **numbers, "why": check.why, "holds": check.holds}
 
@@ -136,7 +136,7 @@ def _place(folder: Path, name: str, effort: str) -> Path:
 
 
 def _kept(folder: Path, name: str, effort: Effort, reads: str) -> Outcome | None:
-    """The outcome kept in the folder, if it is whole, of this code and of what the claim reads."""
+    """Return the outcome kept in the folder, if it is whole, of this code and of what the claim reads."""
     path = _place(folder, name, effort.value)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:

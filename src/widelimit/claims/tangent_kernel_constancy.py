@@ -1,4 +1,4 @@
-"""Remark 4.3: the tangent kernel stands still in training as the width grows; in the mean-field scaling it does not."""
+"""Remark 4.3: the tangent kernel is constant in training for large width; in the mean-field scaling it is not."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ SEED = 4301
 SLOPE = 0.2
 """Next orders in 1/width, and the statistical error over seeds."""
 TIME = 2.0
-"""Of training, d theta/dt = -grad C: most of the loss is gone."""
+"""The time of training, d theta/dt = -grad C, is such that most of the loss is gone."""
 STEPS = 20
 
 
 def problem() -> tuple[np.ndarray, np.ndarray]:
-    """Eight points in three dimensions and a smooth target."""
+    """Return eight points in three dimensions and a smooth target."""
     X = np.random.default_rng(SEED).standard_normal((8, 3))
     return X, np.sin(2 * X[:, 0]) + X[:, 1]
 
 
 def widths(effort: Effort) -> np.ndarray:
-    """Of both hidden layers."""
+    """Return the widths of both hidden layers."""
     return effort.pick(quick=np.array([64, 128, 256]), full=np.array([64, 128, 256, 512]))
 
 
 def study(effort: Effort, parameterization: str) -> dict[str, np.ndarray]:
-    """Relative drift of the kernel, mean over networks and standard error, (2, widths); the last losses."""
+    """Compute relative drift of the kernel, mean over networks and standard error, (2, widths); the last losses."""
     X, y = problem()
     drifts, losses = [], []
     for width in widths(effort).tolist():
@@ -57,7 +57,7 @@ def study(effort: Effort, parameterization: str) -> dict[str, np.ndarray]:
 
 
 def measure(effort: Effort) -> Measurement:
-    """The drift against width."""
+    """Measure the drift against width."""
     found = study(effort, "ntk")
     line = power_law(found["widths"].astype(float), *found["drift"])
     checks = (
@@ -70,7 +70,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """The mean-field parameterisation."""
+    """Use the mean-field parameterisation."""
     found = study(effort, "mean_field")
     line = power_law(found["widths"].astype(float), *found["drift"])
     checks = (within("slope of the drift, mean field", line.slope, -1.0, SLOPE, f"standard error {line.error:.2g}"),)
@@ -78,7 +78,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Drift against width."""
+    """Draw drift against width."""
     figure, (axes,) = plots.panels(1)
     x = data["widths"]
     axes.plot(x, data["drift"][0, 0] * x[0] / x, color=plots.BAYES, label="1/width")

@@ -24,12 +24,12 @@ SEED = 4101
 POINTS = np.random.default_rng(SEED).standard_normal((3, 3))
 OUTPUTS = 2
 SLOPE = 0.1
-"""Of the fitted exponents: next orders in depth/width, a few hundredths, and the statistical error."""
+"""The fitted exponents may differ by this: next orders in depth/width, a few hundredths, and the statistical error."""
 LEVEL = 5.0
 
 
 def networks(effort: Effort) -> dict[str, wl.Network]:
-    """Depth 2 and 3."""
+    """Return depth 2 and 3."""
     every = {
         "relu, depth 2": wl.mlp(depth=2, weight_std=2**0.5, bias_std=0.3),
         "relu, depth 3": wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3),
@@ -41,12 +41,12 @@ def networks(effort: Effort) -> dict[str, wl.Network]:
 
 
 def widths(net: wl.Network, effort: Effort) -> np.ndarray:
-    """Of all hidden layers."""
+    """Return the widths of all hidden layers."""
     return 32 * (net.depth - 1) * effort.pick(quick=np.array([1, 2, 4]), full=np.array([1, 2, 4, 8]))
 
 
 def study(net: wl.Network, limit: np.ndarray, effort: Effort) -> dict[str, np.ndarray]:
-    """Relative errors of diagonal blocks and sizes of off-diagonal ones, (2, widths): value and standard error."""
+    """Compute relative errors of diagonal blocks and sizes of off-diagonal ones, (2, widths): value and error."""
     count = effort.pick(quick=400, full=1000)
     diagonal, off = [], []
     for width in widths(net, effort).tolist():
@@ -62,7 +62,7 @@ def study(net: wl.Network, limit: np.ndarray, effort: Effort) -> dict[str, np.nd
 
 
 def mean_deviation(effort: Effort, *, factor: float = 1.0) -> float:
-    """Largest deviation of the mean kernel of many networks of depth 2 from the limit, in standard errors.
+    """Compute the largest deviation of the mean kernel of many networks of depth 2 from the limit, in standard errors.
 
     At depth 2 the mean is the limit at every width: the layer's neurons are independent.
     """
@@ -74,7 +74,7 @@ def mean_deviation(effort: Effort, *, factor: float = 1.0) -> float:
 
 
 def printed(net: wl.Network) -> np.ndarray:
-    """The kernel that solves Theta = Theta Sdot^{L+1} + Sigma^{L+1}, the recursion as printed with L for l."""
+    """Compute the kernel that solves Theta = Theta Sdot^{L+1} + Sigma^{L+1}, the recursion as printed with L for l."""
     deeper = wl.mlp(depth=net.depth + 1, weight_std=2**0.5, bias_std=0.3)
     sigma, variance = np.asarray(wl.nngp(net).gram(POINTS)), np.asarray(wl.nngp(net).diag(POINTS))
     slope = 2 * np.asarray(wl.Relu().dual_derivative(variance[:, None] + 0 * sigma, sigma, variance + 0 * sigma))
@@ -82,7 +82,7 @@ def printed(net: wl.Network) -> np.ndarray:
 
 
 def measure(effort: Effort) -> Measurement:
-    """Slopes of both parts; the exact mean."""
+    """Measure slopes of both parts; the exact mean."""
     checks: list[Check] = []
     data: dict[str, np.ndarray] = {}
     for name, net in networks(effort).items():
@@ -104,7 +104,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """The recursion as printed; the limit times 1.02."""
+    """Use the recursion as printed; and the limit times 1.02."""
     net = wl.mlp(depth=2, weight_std=2**0.5, bias_std=0.3)
     found = study(net, printed(net), effort)
     line = power_law(found["widths"].astype(float), *found["diagonal"])
@@ -116,7 +116,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Errors and off-diagonal blocks against width."""
+    """Draw errors and off-diagonal blocks against width."""
     figure, panels = plots.panels(2)
     names = [key.removesuffix("/off") for key in data if key.endswith("/off")]
     titles = {"diagonal": "Error of a diagonal block", "off": "Size of an off-diagonal block"}

@@ -16,23 +16,23 @@ SLOPE = 0.15
 NET = wl.mlp(depth=3, activation="erf", weight_std=1.2, bias_std=0.3)
 STEPS, RATE = 50, 0.1
 MARKS = np.array([0.2, 0.4, 1.0])
-"""Of the training, at which outputs are compared."""
+"""Outputs are compared at these times of the training."""
 
 
 def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Eight training points in three dimensions, their targets, five other points."""
+    """Return eight training points in three dimensions, their targets, five other points."""
     rng = np.random.default_rng(SEED)
     X, Z = rng.standard_normal((8, 3)), rng.standard_normal((5, 3))
     return X, np.sin(2 * X[:, 0]) + X[:, 1], Z
 
 
 def widths(effort: Effort) -> np.ndarray:
-    """Of both hidden layers."""
+    """Return the widths of both hidden layers."""
     return effort.pick(quick=np.array([64, 128, 256]), full=np.array([64, 128, 256, 512]))
 
 
 def finite(width: int, effort: Effort) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs of trained networks at Z, (marks, seeds, 5), and f_0 at X and Z, (seeds, 13)."""
+    """Compute outputs of trained networks at Z, (marks, seeds, 5), and f_0 at X and Z, (seeds, 13)."""
     X, y, Z = problem()
     everything = np.vstack([X, Z])
     rng, count = np.random.default_rng(SEED + width), effort.pick(quick=32, full=64)
@@ -55,7 +55,7 @@ def finite(width: int, effort: Effort) -> tuple[np.ndarray, np.ndarray]:
 
 
 def infinite(start: np.ndarray, k: wl.Kernel, *, slower: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel descent and kernel flow from every f_0, (marks, seeds, 5) each.
+    """Compute kernel descent and kernel flow from every f_0, (marks, seeds, 5) each.
 
     Both are linear: f_t = f_0 + (descent from 0 on y - f_0(X)), one column a network.
     """
@@ -69,7 +69,7 @@ def infinite(start: np.ndarray, k: wl.Kernel, *, slower: float = 1.0) -> tuple[n
 
 
 def study(effort: Effort, k: wl.Kernel, *, slower: float = 1.0) -> dict[str, np.ndarray]:
-    """Gaps between networks and kernel descent, (marks, 2, widths); between descent and flow, (marks,)."""
+    """Compute gaps between networks and kernel descent, (marks, 2, widths); between descent and flow, (marks,)."""
     found, steps = [], np.zeros(len(MARKS))
     for width in widths(effort).tolist():
         outputs, start = finite(width, effort)
@@ -81,7 +81,7 @@ def study(effort: Effort, k: wl.Kernel, *, slower: float = 1.0) -> dict[str, np.
 
 
 def slopes(found: dict[str, np.ndarray], text: str) -> list[Check]:
-    """A check of the slope at every mark."""
+    """Check the slope at every mark."""
     checks = []
     for mark, gaps in zip(MARKS, found["gaps"], strict=True):
         line = power_law(found["widths"].astype(float), *gaps)
@@ -91,7 +91,7 @@ def slopes(found: dict[str, np.ndarray], text: str) -> list[Check]:
 
 
 def measure(effort: Effort) -> Measurement:
-    """Slopes at three times; steps against flow."""
+    """Measure slopes at three times; steps against flow."""
     found = study(effort, wl.ntk(NET))
     X, _, _ = problem()
     bound = wl.max_learning_rate(wl.ntk(NET), X)
@@ -106,14 +106,14 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """Half the time; the NNGP kernel in the place of the NTK."""
+    """Use half the time; and the NNGP kernel in the place of the NTK."""
     half, other = study(effort, wl.ntk(NET), slower=2.0), study(effort, wl.nngp(NET))
     checks = [slopes(half, ", half the time")[0], *slopes(other, ", NNGP kernel")]
     return Measurement(tuple(checks), {"widths": half["widths"], "half": half["gaps"], "other": other["gaps"]})
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Gaps against width at three times."""
+    """Draw gaps against width at three times."""
     figure, (axes,) = plots.panels(1)
     x = data["widths"]
     for mark, gaps, color in zip(MARKS, data["gaps"], plots.palette(len(MARKS)), strict=True):

@@ -1,4 +1,4 @@
-"""Section 5.2: where the limit stops describing networks: features that are learned, large steps, small widths."""
+"""Section 5.2: the limit stops describing networks with learned features, large steps, or small widths."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ STEPS = 200
 
 
 def deep(parameterization: str = "ntk") -> wl.Network:
-    """The network of all but the catapult."""
+    """Make the network of all but the catapult."""
     return wl.mlp(depth=3, activation="erf", weight_std=1.5, bias_std=0.3, parameterization=parameterization)
 
 
 class Flight(NamedTuple):
-    """Training at a large learning rate."""
+    """A flight is training at a large learning rate."""
 
     loss: np.ndarray
-    """Of the network, (steps + 1,)."""
+    """The losses are those of the network, (steps + 1,)."""
     kernel: np.ndarray
-    """Of kernel descent with the network's kernel at the start, at the same steps."""
+    """The losses are of kernel descent with the network's kernel at the start, at the same steps."""
     sharpness: tuple[float, float]
     """learning_rate lambda_max/n of the empirical kernel, at the start and at the end: above 1, descent diverges."""
 
 
 def problem() -> tuple[np.ndarray, np.ndarray]:
-    """24 points in four dimensions and a target that depends on one of them."""
+    """Return 24 points in four dimensions and a target that depends on one of them."""
     X = np.random.default_rng(SEED).standard_normal((N, 4))
     return X, np.sin(2 * X[:, 0])
 
 
 def features(parameterization: str, effort: Effort) -> tuple[np.ndarray, float]:
-    """Relative drift of the kernel in training, mean and error, and its alignment's growth with the target, mean."""
+    """Compute drift of the kernel in training, mean and error, and its alignment's growth with the target, mean."""
     X, y = problem()
     width = effort.pick(quick=256, full=1024)
     net = deep(parameterization)
@@ -68,7 +68,7 @@ def features(parameterization: str, effort: Effort) -> tuple[np.ndarray, float]:
 
 
 def catapult(share: float, effort: Effort) -> Flight:
-    """A wide network at `share` times the largest learning rate that its kernel at the start allows."""
+    """Train a wide network at `share` times the largest learning rate that its kernel at the start allows."""
     X, y = problem()
     sizes = (4, effort.pick(quick=512, full=4096), 1)
     params = one_network(sizes, rng=np.random.default_rng(SEED))
@@ -91,7 +91,7 @@ def catapult(share: float, effort: Effort) -> Flight:
 
 
 def width_gap(width: int, seeds: int) -> tuple[float, float]:
-    """Root mean square gap between trained networks and kernel descent at other points, over the targets' size.
+    """Compute root mean square gap between trained networks and kernel descent at other points, over the targets' size.
 
     And its standard error.
     """
@@ -119,7 +119,7 @@ def width_gap(width: int, seeds: int) -> tuple[float, float]:
 
 
 def flight_checks(flight: Flight, text: str) -> list[Check]:
-    """What a catapult is."""
+    """Check that a flight is a catapult."""
     return [
         Check(
             f"{text}: largest loss over the first", float(flight.loss.max() / flight.loss[0]), 1.5, np.inf, "it rises"
@@ -137,7 +137,7 @@ def flight_checks(flight: Flight, text: str) -> list[Check]:
 
 
 def measure(effort: Effort) -> Measurement:
-    """Features, catapult, small widths."""
+    """Measure features, catapult, small widths."""
     moved, gain = features("mean_field", effort)
     lazy, still = features("ntk", effort)
     flight = catapult(1.5, effort)
@@ -158,7 +158,7 @@ def measure(effort: Effort) -> Measurement:
 
 
 def violate(effort: Effort) -> Measurement:
-    """A learning rate of half the bound, which cannot catapult; one far above, from which no network returns."""
+    """Use half the bound as learning rate, which cannot catapult; and a rate from which no network returns."""
     gentle, wild = catapult(0.5, effort), catapult(20.0, effort)
     lost = np.nan_to_num(wild.loss[-1] / wild.loss[0], nan=np.inf)
     checks = (
@@ -170,7 +170,7 @@ def violate(effort: Effort) -> Measurement:
 
 
 def draw(data: Data, control: Data) -> Figure:
-    """Losses at a large rate; drift; gaps at small widths."""
+    """Draw losses at a large rate; drift; gaps at small widths."""
     figure, (one, two, three) = plots.panels(3)
     one.semilogy(data["kernel"], color=plots.BAYES, label="kernel descent")
     one.semilogy(data["loss"], ".", color=plots.DATA, markersize=3, label="network")

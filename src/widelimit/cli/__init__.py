@@ -1,4 +1,4 @@
-"""The command line.
+"""This package contains the command line.
 
 Importing it loads nothing else: the command listens for signals before it imports anything, and `widelimit --help`
 loads neither NumPy nor JAX: commands load what they need.

@@ -1,4 +1,4 @@
-"""`python -m widelimit.cli`."""
+"""Run the command line by `python -m widelimit.cli`."""
 
 from widelimit.cli import main
 

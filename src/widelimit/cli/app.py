@@ -1,4 +1,4 @@
-"""The commands: each has a module of its own and one line here."""
+"""Every command has a module of its own and one line here."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def demo(
 
 @app.command(cls=Command)
 def info(as_json: AsJson = False, debug: Debug = False) -> None:
-    """Versions, devices, cores, memory: to report a problem."""
+    """Print versions, devices, cores and memory: to report a problem."""
     with plain_errors(debug=debug):
         from widelimit.cli import info as information
 

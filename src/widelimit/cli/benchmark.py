@@ -1,4 +1,4 @@
-"""`widelimit benchmark`: this library beside scikit-learn's models on a user's table."""
+"""The command `widelimit benchmark` compares this library with scikit-learn's models on a user's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark as a table on stdout and as a figure."""
+"""The benchmark is shown as a table on stdout and as a figure."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ SETTINGS = {
 
 
 def places(result: Result, score: str) -> int:
-    """Decimals of a column: two digits of its median standard error."""
+    """Return the decimals of a column: two digits of its median standard error."""
     errors = [row.error(score) for row in result.rows if 0 < row.error(score) < math.inf]
     return min(max(1 - math.floor(math.log10(median(errors))), 0), 6) if errors else 3
 
 
 def title(result: Result) -> str:
-    """What was compared on what."""
+    """Return the title: models and table."""
     table = result.table
     drawn = f" of {table.rows}" if table.rows != table.frame.height else ""
     return (
@@ -57,7 +57,7 @@ def title(result: Result) -> str:
 
 
 def grid(result: Result) -> Grid:
-    """One line a model."""
+    """Make a table of one line a model."""
     out = terminal.grid()
     out.add_column("model", no_wrap=True)
     scores = SCORES[result.table.task]
@@ -89,7 +89,7 @@ def show(result: Result, figure: Path | None) -> None:
 
 
 def draw(result: Result, path: Path) -> None:
-    """A panel for each score: one line a model, its mean and standard error.
+    """Draw a panel for each score: one line a model, its mean and standard error.
 
     Raises:
         OSError: the figure cannot be written.

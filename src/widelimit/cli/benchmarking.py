@@ -1,4 +1,4 @@
-"""`widelimit benchmark`: every model on every fold of a user's table."""
+"""The command `widelimit benchmark` runs every model on every fold of a user's table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ONE_THREAD = 3000
 @final
 @dataclass(frozen=True)
 class Row:
-    """One model: its scores on each fold."""
+    """A row is one model: its scores on each fold."""
 
     model: str
     scores: dict[str, np.ndarray]
@@ -49,11 +49,11 @@ class Row:
     """Warnings of the model, each once."""
 
     def mean(self, score: str) -> float:
-        """The mean over folds."""
+        """Return the mean over folds."""
         return float(np.mean(self.scores[score]))
 
     def error(self, score: str) -> float:
-        """The standard error of that mean: standard deviation over folds / sqrt(folds)."""
+        """Return the standard error of that mean: standard deviation over folds / sqrt(folds)."""
         values = self.scores[score]
         if not np.isfinite(values).all():
             return math.inf
@@ -63,7 +63,7 @@ class Row:
 @final
 @dataclass(frozen=True)
 class Result:
-    """All models on a table, the best by the first score before the others."""
+    """The result holds all models on a table, the best by the first score before the others."""
 
     table: Table
     inputs: int
@@ -74,7 +74,7 @@ class Result:
     seconds: float
 
     def document(self) -> dict[str, Any]:
-        """The result as JSON has it."""
+        """Return the result in JSON."""
         return {
             "table": str(self.table.path),
             "rows": self.table.frame.height,
@@ -90,7 +90,7 @@ class Result:
 
 
 def row_document(row: Row) -> dict[str, Any]:
-    """A row as JSON has it."""
+    """Return a row in JSON."""
     scores = {
         name: {
             "mean": plain(row.mean(name)),
@@ -103,7 +103,7 @@ def row_document(row: Row) -> dict[str, Any]:
 
 
 def splits(table: Table, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Training and test rows of each fold; of classes, an equal share in each.
+    """Return training and test rows of each fold; of classes, an equal share in each.
 
     Raises:
         ValueError: fewer rows than folds; a class with one row, which models of one fold never see; one class.
@@ -117,7 +117,7 @@ def splits(table: Table, folds: int, seed: int) -> list[tuple[np.ndarray, np.nda
         return list(KFold(folds, shuffle=True, random_state=seed).split(table.target))
     labels, counts = np.unique(table.target, return_counts=True)
     if len(labels) == 1:
-        raise ValueError(f"the target has one class, {labels[0]!s}: there is nothing to tell apart.")
+        raise ValueError(f"the target has one class, {labels[0]!s}: there is nothing to distinguish.")
     if counts.min() < 2:
         alone = [str(label) for label in labels[counts < 2]]
         raise ValueError(
@@ -130,7 +130,7 @@ def splits(table: Table, folds: int, seed: int) -> list[tuple[np.ndarray, np.nda
 
 
 def standardised(known: Schema, inside: pl.DataFrame, outside: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs of a fold's training and test rows: categories, fillings, mean and scale from the training rows only."""
+    """Return a fold's training and test inputs: categories, fillings, mean and scale from the training rows only."""
     found = schema.relearn(known, inside)
     if not found.columns:
         return np.zeros((inside.height, 1)), np.zeros((outside.height, 1))
@@ -140,7 +140,7 @@ def standardised(known: Schema, inside: pl.DataFrame, outside: pl.DataFrame) -> 
 
 
 def models(table: Table, given: Mapping[str, Any], *, costly: bool) -> tuple[dict[str, Any], list[str]]:
-    """The models for a table, by name, and a note on those that are left out unless `costly`."""
+    """Return the models for a table, by name, and a note on those that are left out unless `costly`."""
     if table.task == "regression":
         return dict(rivals.regression(dict(given))), []
     left = [] if costly else rivals.costly(len(table.target), len(np.unique(table.target)))
@@ -198,7 +198,7 @@ def run(
 @final
 @dataclass(frozen=True)
 class Record:
-    """What is known of a model while folds go by."""
+    """The record holds what is known of a model while folds are computed."""
 
     scores: list[dict[str, float]]
     seconds: list[float]
@@ -215,13 +215,13 @@ class Record:
         self.remarks.update(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
 
     def row(self, name: str, scores: Sequence[str]) -> Row:
-        """The record of all folds."""
+        """Return the record of all folds."""
         values = {key: np.array([each[key] for each in self.scores]) for key in scores}
         return Row(name, values, np.array(self.seconds), tuple(self.remarks))
 
 
 def score(task: str, predicted: Any, truth: np.ndarray) -> dict[str, float]:
-    """The scores of one model on one fold."""
+    """Compute the scores of one model on one fold."""
     if task == "classification":
         with np.errstate(divide="ignore"):
             log_p = np.log(predicted)

@@ -1,4 +1,4 @@
-"""The command line's cache of compiled programs: a second run of a command does not compile again.
+"""The command line keeps compiled programs in a cache: a second run of a command does not compile again.
 
 JAX reads and writes a folder, as whole as the disk and other processes leave it, and warns of damaged entries. So every
 run has a folder of its own, of links to the entries whose checksum is right; at its end what it has compiled takes its
@@ -40,7 +40,7 @@ _used: list[Place] = []
 @final
 @dataclass(frozen=True)
 class Place:
-    """Where compiled programs are kept."""
+    """A place is a folder where compiled programs are kept."""
 
     folder: Path | None
     """None: nowhere."""
@@ -52,13 +52,13 @@ class Place:
         return _by_age(self.folder / STORE) if self.folder else []
 
     def document(self) -> dict[str, str | int]:
-        """The place and its size in bytes, as JSON has it."""
+        """Return the place and its size in bytes, in JSON."""
         sizes = [_size(entry) for entry in self.entries()]
         return {"folder": str(self.folder or ""), "reason": self.reason, "entries": len(sizes), "bytes": sum(sizes)}
 
 
 def place(*, off: bool = False) -> Place:
-    """The folder for this user, processor and versions, not yet made."""
+    """Return the folder for this user, processor and versions, not yet made."""
     given = os.environ.get(VARIABLE)
     if off or (given is not None and given.strip().lower() in OFF):
         return Place(None, "off by --no-cache" if off else f"off by {VARIABLE}")
@@ -72,7 +72,7 @@ def place(*, off: bool = False) -> Place:
 
 
 def user_folder() -> Path:
-    """The user's folder for what can be computed again, by the conventions of the system."""
+    """Return the user's folder for what can be computed again, by the conventions of the system."""
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
         return (Path(local) if local else Path.home() / "AppData" / "Local") / "widelimit" / "Cache"
@@ -83,7 +83,7 @@ def user_folder() -> Path:
 
 
 def fingerprint() -> str:
-    """A name for this processor, with its instructions, and these versions: others' programs may not run here."""
+    """Name this processor, with its instructions, and these versions: programs of others may not run here."""
     from importlib.metadata import PackageNotFoundError, version
 
     facts = [platform.system(), platform.machine(), platform.processor(), platform.python_version(), *_instructions()]
@@ -96,7 +96,7 @@ def fingerprint() -> str:
 
 
 def _instructions() -> list[str]:
-    """Model and flags of the first processor, where Linux says them."""
+    """Read model and flags of the first processor, where Linux reports them."""
     try:
         with open("/proc/cpuinfo") as stream:
             first = stream.read(2**16).partition("\n\n")[0]
@@ -123,7 +123,7 @@ def require_private(folder: Path) -> None:
 
 
 def use(*, off: bool) -> Path | None:
-    """Let JAX, which is not yet imported, keep its programs in the folder of this run, to be given to `publish`.
+    """Let JAX, which is not yet imported, keep its programs in the folder of this run; `publish` takes it later.
 
     Raises:
         PermissionError: another user could place programs in the store.
@@ -144,13 +144,13 @@ def use(*, off: bool) -> Path | None:
 
 
 def refused(error: OSError) -> str:
-    """Remember that the place is not used; a remark for the user if they can change that."""
+    """Remember that the place is not used; returns a remark for the user if they can change that."""
     _used.append(Place(None, f"off: {error}"))
     return "" if error.errno else f"compiled programs are not kept: {error}"
 
 
 def used() -> Place:
-    """The place that this run uses."""
+    """Return the place that this run uses."""
     return _used[-1] if _used else place()
 
 
@@ -206,7 +206,7 @@ def discard(run: Path) -> None:
 
 
 def _whole(data: bytes) -> bool:
-    """Whether an entry was written to its end: a full disk leaves a part."""
+    """Return True if an entry was written to its end: a full disk leaves a part."""
     try:
         if data[:1] == b"\x78":
             zlib.decompress(data)

@@ -1,4 +1,4 @@
-"""`--config`: options from a TOML file."""
+"""The option `--config` reads options from a TOML file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def parse(path: Path) -> dict[str, Any]:
-    """A TOML file as a dictionary."""
+    """Read a TOML file as a dictionary."""
     import tomllib
 
     try:
@@ -59,7 +59,7 @@ def parse(path: Path) -> dict[str, Any]:
 
 
 def meant(name: str, known: list[str]) -> str:
-    """A suggestion for a name that is not known."""
+    """Return a suggestion for a name that is not known."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=1)

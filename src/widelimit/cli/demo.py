@@ -1,4 +1,4 @@
-"""`widelimit demo`: every model on every data set, and the figure."""
+"""The command `widelimit demo` runs every model on every data set, and draws the figure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FIGURE_NOISE = 0.1
 @final
 @dataclass(frozen=True)
 class Row:
-    """One model on one data set."""
+    """A row is one model on one data set."""
 
     model: str
     scores: dict[str, float]
@@ -54,7 +54,7 @@ class Row:
 @final
 @dataclass(frozen=True)
 class Table:
-    """All models on one data set."""
+    """A table holds all models on one data set."""
 
     problem: Problem
     rows: tuple[Row, ...]
@@ -63,7 +63,7 @@ class Table:
 @final
 @dataclass(frozen=True)
 class Result:
-    """All that the demo found; `seconds` of all of it."""
+    """The result holds all that the demo found; `seconds` of all of it."""
 
     seed: int
     tables: tuple[Table, ...]
@@ -72,12 +72,12 @@ class Result:
 
 
 def models(problem: Problem) -> dict[str, Fit]:
-    """The models for a data set, by name."""
+    """Return the models for a data set, by name."""
     return CLASSIFICATION if problem.classes else REGRESSION
 
 
 def regression_scores(problem: Problem, fitted: Gaussian) -> dict[str, float]:
-    """Scores of y = offset + scale (standardised y), in y's own unit."""
+    """Compute scores of y = offset + scale (standardised y), in y's own unit."""
     mean = problem.offset[0] + problem.scale * fitted.mean[:, 0]
     sd = problem.scale * np.sqrt(fitted.variance)
     return {
@@ -88,7 +88,7 @@ def regression_scores(problem: Problem, fitted: Gaussian) -> dict[str, float]:
 
 
 def class_log_p(problem: Problem, fitted: Gaussian | Classes) -> np.ndarray:
-    """A model's own log-probabilities, or those of the common rule for Gaussian outputs on one-hot targets."""
+    """Return a model's own log-probabilities, or those of the common rule for Gaussian outputs on one-hot targets."""
     if isinstance(fitted, Classes):
         return fitted.log_p
     mean = problem.offset + problem.scale * fitted.mean
@@ -96,7 +96,7 @@ def class_log_p(problem: Problem, fitted: Gaussian | Classes) -> np.ndarray:
 
 
 def class_scores(problem: Problem, fitted: Gaussian | Classes) -> dict[str, float]:
-    """Scores of predicted classes."""
+    """Compute scores of predicted classes."""
     log_p = class_log_p(problem, fitted)
     return {
         "accuracy": demo_scores.accuracy(log_p, problem.truth),
@@ -120,7 +120,7 @@ def row(problem: Problem, name: str) -> Row:
 
 
 def figure_data() -> tuple[np.ndarray, np.ndarray]:
-    """Twelve noisy points of sin(2 x) with a gap in the middle: x (12, 1) of mean 0 and variance 1, y (12,)."""
+    """Draw twelve noisy points of sin(2 x) with a gap in the middle: x (12, 1) of mean 0 and variance 1, y (12,)."""
     x = np.concatenate([np.linspace(-1.45, -0.5, 6), np.linspace(0.5, 1.45, 6)])
     x /= x.std()
     noise = FIGURE_NOISE * np.random.default_rng(1).standard_normal(len(x))
@@ -139,7 +139,7 @@ def draw(path: Path) -> None:
 
 
 def table(problem: Problem, advance: Advance) -> Table:
-    """All models on one data set."""
+    """Run all models on one data set."""
     rows = []
     for name in models(problem):
         advance(f"{problem.name}: {name}")
@@ -148,7 +148,7 @@ def table(problem: Problem, advance: Advance) -> Table:
 
 
 def step_count() -> int:
-    """Steps that `run` announces."""
+    """Count the steps that `run` announces."""
     return 1 + len(demo_data.SETS) * len(REGRESSION)
 
 
@@ -171,7 +171,7 @@ def run(*, out: Path, seed: int, advance: Advance) -> Result:
 
 
 def row_document(row: Row) -> dict[str, Any]:
-    """A row as JSON has it; an infinite time, for which JSON has no number, as "inf"."""
+    """Return a row in JSON; an infinite time, for which JSON has no number, is "inf"."""
     chosen = {name: value if np.isfinite(value) else str(value) for name, value in row.chosen.items()}
     return {
         "model": row.model,
@@ -183,7 +183,7 @@ def row_document(row: Row) -> dict[str, Any]:
 
 
 def table_document(table: Table) -> dict[str, Any]:
-    """A table as JSON has it."""
+    """Return a table in JSON."""
     problem = table.problem
     return {
         "name": problem.name,
@@ -196,7 +196,7 @@ def table_document(table: Table) -> dict[str, Any]:
 
 
 def document(result: Result) -> dict[str, Any]:
-    """The result as JSON has it."""
+    """Return the result in JSON."""
     return {
         "seed": result.seed,
         "network": {

@@ -1,4 +1,4 @@
-"""The demo's data: sets that scikit-learn ships, split 70/30 and standardised by training statistics."""
+"""The demo's data are sets that scikit-learn ships, split 70/30 and standardised by training statistics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEST_SHARE = 0.3
 @final
 @dataclass(frozen=True)
 class Problem:
-    """One split of one data set: what models see (X, y, Z), and what they are scored against."""
+    """A problem is one split of one data set: what models see (X, y, Z), and what they are scored against."""
 
     name: str
     classes: int
@@ -35,7 +35,7 @@ class Problem:
 
 
 def diabetes(*, seed: int, size: int) -> Problem:
-    """Disease progression of the first `size` of 442 patients from 10 measurements; all standardised."""
+    """Load disease progression of the first `size` of 442 patients from 10 measurements; all standardised."""
     X, y = load_diabetes(return_X_y=True)
     X, Z, y, truth = train_test_split(X[:size], y[:size], test_size=TEST_SHARE, random_state=seed)
     centre, spread = X.mean(axis=0), X.std(axis=0)
@@ -47,7 +47,7 @@ def diabetes(*, seed: int, size: int) -> Problem:
 
 
 def digits(*, seed: int, size: int) -> Problem:
-    """The first `size` of 1797 images of digits, 8 x 8 pixels.
+    """Load the first `size` of 1797 images of digits, 8 x 8 pixels.
 
     Pixels are centred and divided by their common spread, so that none that is always blank is blown up;
     one-hot targets likewise.

@@ -1,4 +1,4 @@
-"""The demo's models: (X, y, Z) -> a predictive distribution of the observations at Z.
+"""The demo's models map (X, y, Z) -> a predictive distribution of the observations at Z.
 
 X (n, d), y (n, c) and Z (m, d) are standardised. Every choice is made on the training set alone.
 """
@@ -23,7 +23,7 @@ from sklearn.model_selection import KFold
 import widelimit as wl
 
 DEPTH, ACTIVATION, WEIGHT_STD, BIAS_STD = 3, "relu", math.sqrt(2), 0.1
-"""Of every network; sqrt(2) keeps the variance of relu signals."""
+"""Every network has these settings; sqrt(2) keeps the variance of relu signals."""
 NOISES = (1e-5, 1e-3, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Noise variances of `bayes`, over the square of the scale."""
 TIMES = np.array([0.1, 0.3, 1, 3, 10, 30, 100, 1e3, 1e4, 1e5, math.inf])
@@ -41,18 +41,18 @@ TREES = 500
 
 
 class Gaussian(NamedTuple):
-    """Observations N(mean, variance): mean (m, c), variance (m,), noise included, in standardised units."""
+    """Observations are N(mean, variance): mean (m, c), variance (m,), noise included, in standardised units."""
 
     mean: np.ndarray
     variance: np.ndarray
     chosen: dict[str, float]
     """Hyper-parameters found on the training set."""
     remarks: tuple[str, ...] = ()
-    """What the fit complained about."""
+    """The text holds the warnings of the fit."""
 
 
 class Classes(NamedTuple):
-    """log_p (m, k): log-probabilities of the classes."""
+    """Classes have log_p (m, k): log-probabilities of the classes."""
 
     log_p: np.ndarray
     chosen: dict[str, float]
@@ -60,7 +60,7 @@ class Classes(NamedTuple):
 
 
 def network() -> wl.Network:
-    """The network of every kernel here."""
+    """Make the network of every kernel here."""
     return wl.mlp(depth=DEPTH, activation=ACTIVATION, weight_std=WEIGHT_STD, bias_std=BIAS_STD)
 
 
@@ -82,12 +82,12 @@ def bayes(make: Callable[[wl.Network], wl.Kernel], X: np.ndarray, y: np.ndarray,
 
 
 def nngp(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
-    """`bayes` with the NNGP kernel: the infinitely wide network under the exact Bayesian posterior."""
+    """Call `bayes` with the NNGP kernel: the infinitely wide network under the exact Bayesian posterior."""
     return bayes(wl.nngp, X, y, Z)
 
 
 def ntk(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
-    """`bayes` with the NTK for a covariance."""
+    """Call `bayes` with the NTK for a covariance."""
     return bayes(wl.ntk, X, y, Z)
 
 
@@ -113,7 +113,9 @@ def ensemble(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
 
 
 def log_densities(squares: np.ndarray, variances: np.ndarray, outputs: int) -> np.ndarray:
-    """sum_i log N(y_i; mu_i, (s^2 v_i + r) I) for all times, SPREADS s and RESIDUALS r: (T, m), (T, m) -> (T, S, R).
+    """Compute sum_i log N(y_i; mu_i, (s^2 v_i + r) I) for all times, SPREADS s and RESIDUALS r.
+
+    The shapes are (T, m), (T, m) -> (T, S, R).
 
     `squares` are |y_i - mu_i|^2 summed over the outputs, `outputs` of them, and `variances` v_i.
     """
@@ -124,7 +126,7 @@ def log_densities(squares: np.ndarray, variances: np.ndarray, outputs: int) -> n
 
 @contextmanager
 def convergence_remarks() -> Iterator[list[str]]:
-    """Collects scikit-learn's ConvergenceWarnings, to be printed with the results; other warnings pass."""
+    """Collect scikit-learn's ConvergenceWarnings, to be printed with the results; other warnings pass."""
     remarks: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -137,7 +139,7 @@ def convergence_remarks() -> Iterator[list[str]]:
 
 
 def rbf(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
-    """scikit-learn's Gaussian process, amplitude x RBF + white noise, by its marginal-likelihood optimiser.
+    """Fit scikit-learn's Gaussian process, amplitude x RBF + white noise, by its marginal-likelihood optimiser.
 
     The start is the best of 3 searches on FEW points: on all of the digits they would double the demo's time.
     """
@@ -157,7 +159,7 @@ def rbf(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
 
 
 def ridge(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
-    """Ridge regression: penalty by leave-one-out, variance the mean square of the leave-one-out residuals."""
+    """Fit ridge regression: penalty by leave-one-out, variance the mean square of the leave-one-out residuals."""
     model = RidgeCV(ALPHAS, store_cv_results=True).fit(X, y)
     best = int(np.argmin(np.abs(ALPHAS - model.alpha_)))
     residual = float(np.mean(model.cv_results_[..., best]))
@@ -166,14 +168,14 @@ def ridge(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
 
 
 def forest(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
-    """Random forest for regression: variance the mean square of the out-of-bag residuals. y is (n, 1)."""
+    """Fit a random forest for regression: variance the mean square of the out-of-bag residuals. y is (n, 1)."""
     model = RandomForestRegressor(TREES, oob_score=True, random_state=0, n_jobs=-1).fit(X, y[:, 0])
     residual = float(np.mean((model.oob_prediction_ - y[:, 0]) ** 2))
     return Gaussian(model.predict(Z)[:, None], np.full(len(Z), residual), {"trees": TREES})
 
 
 def forest_classes(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Classes:
-    """Random forest for classes: its votes, none below 1/(TREES + classes), normalised; y as `Problem` has it."""
+    """Fit a random forest for classes: its votes, none below 1/(TREES + classes), normalised; y as `Problem` has it."""
     model = RandomForestClassifier(TREES, random_state=0, n_jobs=-1).fit(X, y.argmax(axis=1))
     p = np.full((len(Z), y.shape[1]), 0.0)
     p[:, model.classes_] = model.predict_proba(Z)

@@ -1,4 +1,4 @@
-"""The demo's result as tables on stdout."""
+"""The demo's result is printed as tables on stdout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from widelimit.cli.terminal import short
 
 
 def numbers(values: Iterable[float]) -> str:
-    """A grid as text."""
+    """Format a grid as text."""
     return " ".join(short(value) for value in values)
 
 
@@ -41,7 +41,7 @@ NOTES = (
 
 
 def title(table: Table) -> str:
-    """What the data set is."""
+    """Describe the data set."""
     problem = table.problem
     task = f"{problem.classes} classes" if problem.classes else "regression"
     (n, d), m = problem.X.shape, len(problem.Z)
@@ -49,7 +49,7 @@ def title(table: Table) -> str:
 
 
 def grid(table: Table) -> Grid:
-    """One data set as a table of at most 80 columns."""
+    """Format one data set as a table of at most 80 columns."""
     first, digits = ("accuracy", 3) if table.problem.classes else ("rmse", 1)
     out = terminal.grid()
     out.add_column("model", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Scores of predictive distributions, on test points that no model has seen."""
+"""These scores judge predictive distributions, on test points that no model has seen."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ about 1e-100, where the integrand peaks at the grid's end."""
 
 
 def rmse(mean: Float[np.ndarray, " m"], truth: Float[np.ndarray, " m"]) -> float:
-    """sqrt(mean (y - mu)^2), in y's unit."""
+    """Compute sqrt(mean (y - mu)^2), in y's unit."""
     return float(np.sqrt(np.mean((truth - mean) ** 2)))
 
 
 def gaussian_nlpd(mean: Float[np.ndarray, " m"], sd: Float[np.ndarray, " m"], truth: Float[np.ndarray, " m"]) -> float:
-    """-mean log N(y; mu, sd^2), in nats per point; depends on y's unit."""
+    """Compute -mean log N(y; mu, sd^2), in nats per point; it depends on y's unit."""
     z = (truth - mean) / sd
     return float(np.mean(z**2 / 2 + np.log(sd) + math.log(2 * math.pi) / 2))
 
@@ -33,7 +33,7 @@ def gaussian_nlpd(mean: Float[np.ndarray, " m"], sd: Float[np.ndarray, " m"], tr
 def interval_coverage(
     mean: Float[np.ndarray, " m"], sd: Float[np.ndarray, " m"], truth: Float[np.ndarray, " m"]
 ) -> float:
-    """Share of the observations within mu +- 1.96 sd: 0.95 for a calibrated model."""
+    """Return the share of the observations within mu +- 1.96 sd: 0.95 for a calibrated model."""
     return float(np.mean(np.abs(truth - mean) <= NORMAL_QUANTILE * sd))
 
 
@@ -55,17 +55,17 @@ def class_log_probabilities(mean: Float[np.ndarray, "m k"], sd: Float[np.ndarray
 
 
 def accuracy(log_p: Float[np.ndarray, "m k"], labels: Int[np.ndarray, " m"]) -> float:
-    """Share of the points whose most probable class is the true one."""
+    """Return the share of the points whose most probable class is the true one."""
     return float(np.mean(log_p.argmax(axis=1) == labels))
 
 
 def class_nlpd(log_p: Float[np.ndarray, "m k"], labels: Int[np.ndarray, " m"]) -> float:
-    """-mean log p of the true class, in nats per point."""
+    """Compute -mean log p of the true class, in nats per point."""
     return float(-np.mean(np.take_along_axis(log_p, labels[:, None], axis=1)))
 
 
 def class_sets(log_p: Float[np.ndarray, "m k"]) -> np.ndarray:
-    """The smallest sets of classes that hold 95 % probability: booleans (m, k).
+    """Find the smallest sets of classes that hold 95 % probability: booleans (m, k).
 
     Classes enter from the most probable on, until the set holds 95 %.
     """
@@ -79,10 +79,10 @@ def class_sets(log_p: Float[np.ndarray, "m k"]) -> np.ndarray:
 
 
 def set_coverage(log_p: Float[np.ndarray, "m k"], labels: Int[np.ndarray, " m"]) -> float:
-    """Share of the points whose true class is in its set of `class_sets`: at least 0.95 for a calibrated model."""
+    """Return the share of points whose true class is in its set of `class_sets`: >= 0.95 for a calibrated model."""
     return float(np.mean(np.take_along_axis(class_sets(log_p), labels[:, None], axis=1)))
 
 
 def mean_set_size(log_p: Float[np.ndarray, "m k"]) -> float:
-    """Mean number of classes in the sets of `class_sets`."""
+    """Return the mean number of classes in the sets of `class_sets`."""
     return float(class_sets(log_p).sum(axis=1).mean())

@@ -1,4 +1,4 @@
-"""Files the command line writes: checked before the work, whole or not at all."""
+"""Files that the command line writes are checked before the work, and written whole or not at all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_output(path: Path, suffixes: Sequence[str], *, option: str = "--out") 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A stream into a temporary file beside `path` that takes its place at the end, or vanishes on any exception."""
+    """Open a temporary file beside `path` that takes its place at the end, or is deleted on any exception."""
     path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}{interruption.SUFFIX}")
     try:

@@ -1,4 +1,4 @@
-"""`widelimit fit`: a table -> a model in a file."""
+"""The command `widelimit fit` makes a model in a file from a table."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from widelimit.cli.options import (
 
 
 class Estimator(enum.StrEnum):
-    """Which limit of the network."""
+    """The estimator is a limit of the network."""
 
     NTK = "ntk"
     NNGP = "nngp"
 
 
 class Task(enum.StrEnum):
-    """What is predicted."""
+    """The task says what is predicted."""
 
     REGRESSION = "regression"
     CLASSIFICATION = "classification"
 
 
 class Hyperparameters(enum.StrEnum):
-    """How weight_std, bias_std and noise are chosen."""
+    """These rules choose weight_std, bias_std and noise."""
 
     FIXED = "fixed"
     MARGINAL_LIKELIHOOD = "marginal_likelihood"
@@ -44,14 +44,14 @@ class Hyperparameters(enum.StrEnum):
 
 
 class Likelihood(enum.StrEnum):
-    """What classes are to a Gaussian process."""
+    """The likelihood of classes is one of these."""
 
     DIRICHLET = "dirichlet"
     LEAST_SQUARES = "least_squares"
 
 
 class Solver(enum.StrEnum):
-    """How the linear system is solved."""
+    """The linear system is solved in one of these ways."""
 
     AUTO = "auto"
     CHOLESKY = "cholesky"
@@ -59,7 +59,7 @@ class Solver(enum.StrEnum):
 
 
 class Normalize(enum.StrEnum):
-    """What is done to the inputs."""
+    """The inputs are normalised in one of these ways."""
 
     STANDARDIZE = "standardize"
     SPHERE = "sphere"
@@ -87,7 +87,7 @@ NormalizeOption = Annotated[Normalize | None, typer.Option(help="What is done to
 
 
 def number_or_auto(text: str | None) -> float | str | None:
-    """A number, or "auto".
+    """Accept a number, or "auto".
 
     Raises:
         typer.BadParameter: anything else.

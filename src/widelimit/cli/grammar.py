@@ -1,4 +1,4 @@
-"""What commands do beyond what typer does: an option that counts once is given once, compiled programs are kept."""
+"""Commands do more than typer's: an option that counts once must be given once, and compiled programs are kept."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from widelimit.cli.options import note
 
 @final
 class Command(TyperCommand):
-    """A command whose options are given once, but for those that may be repeated."""
+    """A command takes each option once, except those that may be repeated."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Options and arguments of the line. Raises: UsageError: an option that is given twice."""
+        """Parse options and arguments of the line. Raises: UsageError: an option that is given twice."""
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         given = Counter(parameter.name for parameter in order if parameter.param_type_name == "option")
         for parameter in order:

@@ -1,4 +1,4 @@
-"""Images from a user's file, for the claim that is drawn for MNIST where it is given."""
+"""Images come from a user's file, for the claim that is drawn for MNIST where it is given."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY = "X_train"
 
 
 def mnist(path: Path) -> Images:
-    """The first 512 training images of an .npz file as Keras ships it: X_train or x_train, (n, 28, 28), grey values.
+    """Read the first 512 training images of an .npz file of Keras: X_train or x_train, (n, 28, 28), grey values.
 
     Raises:
         ValueError: no such file, no archive of arrays, no X_train in it; another shape; fewer than 512 images; values
@@ -38,12 +38,12 @@ def mnist(path: Path) -> Images:
 
 
 def _grey(found: np.ndarray, path: Path) -> np.ndarray:
-    """Grey values in [0, 1], (n, 784)."""
+    """Return grey values in [0, 1], (n, 784)."""
     whole = found.dtype.kind in "uif" and bool(np.all(found == np.rint(found)))
     if not (whole and found.min() >= 0 and found.max() <= 255):
         raise ValueError(
             f"--mnist {path}: {KEY} is {found.dtype}, from {found.min()} to {found.max()}; whole grey values from 0 to "
-            f"255 are wanted, as in the file that Keras loads."
+            f"255 are required, as in the file that Keras loads."
         )
     if found.max() <= 1:
         raise ValueError(f"--mnist {path}: the largest grey value is {found.max()}; the images are black or divided.")

@@ -1,4 +1,4 @@
-"""`widelimit info`: what the library runs on."""
+"""The command `widelimit info` prints what the library runs on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from widelimit.compute.plan import usable_cores
 
 
 def collect(version: str) -> dict[str, Any]:
-    """Versions, linear algebra, devices, cores, memory in bytes, activations."""
+    """Collect versions, linear algebra, devices, cores, memory in bytes, activations."""
     pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
     facts = ("internal_api", "version", "architecture", "num_threads")
     return {
@@ -41,7 +41,7 @@ def collect(version: str) -> dict[str, Any]:
 
 
 def lines(facts: dict[str, Any]) -> str:
-    """The facts of `collect` for people, one a line."""
+    """Format the facts of `collect` for people, one a line."""
     shown = dict(facts)
     shown["blas"] = "; ".join(
         f"{blas['internal_api']} {blas['version']}, {blas['architecture']}, {blas['num_threads']} threads"

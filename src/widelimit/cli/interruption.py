@@ -1,4 +1,4 @@
-"""How the process ends: by SIGINT, SIGTERM, a closed pipe, a full disk, or when it is done.
+"""The process ends by SIGINT, SIGTERM, a closed pipe, a full disk, or when its work is done.
 
 Python raises KeyboardInterrupt in the main thread, between two of its instructions: inside an import, a callback or a
 destructor it turns into tracebacks or is lost, and an interpreter that is torn down under XLA's threads crashes. So a
@@ -46,7 +46,7 @@ def at_end(ending: Callable[[bool], None]) -> None:
 
 
 def owns_process() -> bool:
-    """Whether the process is the command's, from `listen` to `leave`."""
+    """Return True if the process is the command's, from `listen` to `leave`."""
     return bool(_listening)
 
 
@@ -83,20 +83,20 @@ def _call_endings(done: bool) -> None:
 
 
 def say(text: str) -> None:
-    """One line on stderr, past the streams, which the main thread may hold; over a bar, with its cursor shown again."""
+    """Write one line on stderr, past the streams, which the main thread may hold; show a bar's cursor again."""
     clear = b"\r\x1b[K\x1b[?25h" if os.isatty(2) else b""
     with suppress(OSError):  # stderr is closed
         os.write(2, clear + f"widelimit: {text}\n".encode())
 
 
 def clears(folder: Path) -> None:
-    """Let unfinished files in this folder vanish when a signal ends the process."""
+    """Mark this folder: its unfinished files are deleted when a signal ends the process."""
     _folders.add(folder)
 
 
 @contextmanager
 def resumable(remark: str) -> Iterator[None]:
-    """Say this about the work inside when it is interrupted."""
+    """Print this remark if the work inside is interrupted."""
     _remarks.append(remark)
     try:
         yield

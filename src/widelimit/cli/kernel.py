@@ -1,4 +1,4 @@
-"""`widelimit kernel`: a Gram matrix streamed to disk."""
+"""The command `widelimit kernel` streams a Gram matrix to disk."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from widelimit.progress import shown
 
 
 class Kind(StrEnum):
-    """The kernels of a network."""
+    """A network has these kernels."""
 
     NTK = "ntk"
     NNGP = "nngp"
 
 
 class Precision(StrEnum):
-    """What numbers are computed and stored in."""
+    """Numbers are computed and stored in one of these precisions."""
 
     SINGLE = "float32"
     DOUBLE = "float64"

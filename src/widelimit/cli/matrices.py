@@ -1,4 +1,4 @@
-"""Inputs as one matrix of numbers: .npy, .npz, .csv and .parquet files."""
+"""Inputs are read as one matrix of numbers, from .npy, .npz, .csv and .parquet files."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ NOT_REAL = {
 }
 """Arrays that are refused, by the kind of their dtype."""
 DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
-"""What NumPy raises for a file that is no array."""
+"""NumPy raises these errors for a file that is no array."""
 
 
 def read_matrix(path: Path, *, array: str = "", drop: Sequence[str] = ()) -> np.ndarray:
-    """The (n, d) real numbers in a file, in their own dtype; tables as float64.
+    """Read the (n, d) real numbers in a file, in their own dtype; tables as float64.
 
     Args:
         path: an existing file that ends in one of FORMATS.
@@ -74,7 +74,7 @@ def _array(path: Path, name: str) -> np.ndarray:
 
 
 def _real(path: Path, found: np.ndarray) -> np.ndarray:
-    """The array if it holds real numbers that float64 holds as well."""
+    """Return the array if it holds real numbers that float64 holds as well."""
     kind = "long doubles" if found.dtype.kind == "f" and found.dtype.itemsize > 8 else NOT_REAL.get(found.dtype.kind)
     if kind:
         raise ValueError(
@@ -110,7 +110,7 @@ def _table(path: Path, drop: Sequence[str]) -> np.ndarray:
 
 
 def _numbers(path: Path, column: pl.Series) -> pl.Series:
-    """A column of a table as Float64; true and false are 1 and 0."""
+    """Return a column of a table as Float64; true and false are 1 and 0."""
     name = column.name
     numbers = tables.typed(column, mend=f"leave it out: --drop {name}")
     if numbers.dtype == pl.String and numbers.str.to_lowercase().is_in(("true", "false")).all():
@@ -134,7 +134,7 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
 
 
 def cast(inputs: np.ndarray, dtype: str) -> np.ndarray:
-    """The inputs in float32 or float64. Raises: ValueError: numbers that become infinite."""
+    """Return the inputs in float32 or float64. Raises: ValueError: numbers that become infinite."""
     with np.errstate(over="ignore"):
         out = inputs.astype(dtype)
     beyond = np.isinf(out) & np.isfinite(inputs)

@@ -1,4 +1,4 @@
-"""Fitting an estimator to a table, and predicting with it."""
+"""This module fits an estimator to a table, and predicts with it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BLOCK = 64
 @final
 @dataclass(frozen=True)
 class FitResult:
-    """What `fit` did."""
+    """The result says what `fit` did."""
 
     table: training.Table
     data: Data
@@ -48,11 +48,11 @@ class FitResult:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks on the data."""
+        """Return remarks on the data."""
         return self.data.notes
 
     def chosen(self) -> dict[str, Any]:
-        """The network, and what was chosen from the data; noise_std in the unit of the target."""
+        """Return the network, and what was chosen from the data; noise_std is in the unit of the target."""
         found: dict[str, Any] = {"depth": self.estimator.depth, "activation": str(self.estimator.activation)}
         for name in ("weight_std", "bias_std", "time"):
             found[name] = float(getattr(self.estimator, f"{name}_", getattr(self.estimator, name)))
@@ -61,7 +61,7 @@ class FitResult:
         return found
 
     def document(self) -> dict[str, Any]:
-        """The result as JSON has it."""
+        """Return the result in JSON."""
         return {
             "rows": self.table.frame.height,
             "inputs": self.data.schema.inputs,
@@ -76,7 +76,7 @@ class FitResult:
         }
 
     def summary(self) -> str:
-        """The result for people."""
+        """Return the result for people."""
         columns, inputs = len(self.data.schema.columns), len(self.data.schema.inputs)
         rows = f"{self.table.frame.height} rows" + (f" of {self.table.rows}" * (self.table.rows != len(self.data.y)))
         chosen = ", ".join(
@@ -95,12 +95,12 @@ class FitResult:
 
 
 def plain(value: Any) -> Any:
-    """A number as JSON has it; an infinite one, for which JSON has none, as text."""
+    """Return a number for JSON; an infinite one, for which JSON has none, as text."""
     return value if not isinstance(value, float) or np.isfinite(value) else str(value)
 
 
 def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
-    """The estimator with the parameters that are given (None: its own default).
+    """Build the estimator with the parameters that are given (None: its own default).
 
     Raises:
         ValueError: a parameter that it has not.
@@ -148,7 +148,7 @@ def fit(
 @final
 @dataclass(frozen=True)
 class Predictions:
-    """What `predict` found."""
+    """The predictions hold what `predict` found."""
 
     schema: Schema
     frame: pl.DataFrame
@@ -159,7 +159,7 @@ class Predictions:
     seconds: float
 
     def document(self) -> dict[str, Any]:
-        """The result as JSON has it."""
+        """Return the result in JSON."""
         return {
             "target": self.schema.target,
             "task": self.schema.task,
@@ -171,7 +171,7 @@ class Predictions:
 
 
 def load(path: Path, *, quiet: bool) -> tuple[Any, Schema]:
-    """A model that `fit` wrote, which shows progress unless `quiet`, and its schema.
+    """Load a model that `fit` wrote, which shows progress unless `quiet`, and its schema.
 
     Raises:
         ValueError: no such file, none of this library's, or one that was not made from a table.
@@ -213,7 +213,7 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
 
 
 def padded_columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
-    """`columns` with X filled up to whole blocks: a product's last bits depend on the rows at its rim."""
+    """Call `columns` with X filled up to whole blocks: a product's last bits depend on the rows at its end."""
     filled = X[np.arange(-(-len(X) // BLOCK) * BLOCK) % len(X)]
     try:
         with np.errstate(all="ignore"):
@@ -231,7 +231,7 @@ def require_finite(out: pl.DataFrame) -> None:
 
 
 def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
-    """The columns that `predict` writes, for some rows: the target's first."""
+    """Return the columns that `predict` writes, for some rows: the target's first."""
     name = found.target
     if found.task == "regression":
         if not std:
@@ -246,7 +246,10 @@ def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.Da
 
 
 def probability_names(target: str, classes: Sequence[Any]) -> list[str]:
-    """p_CLASS for every class; underscores follow the one that the target is called, until no other has the name."""
+    """Return p_CLASS for every class.
+
+    Underscores follow the one that the target is called, until no other has the name.
+    """
     names = [f"p_{c}" for c in classes]
     if target in names:
         other = target
@@ -257,7 +260,7 @@ def probability_names(target: str, classes: Sequence[Any]) -> list[str]:
 
 
 def scored(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> Scored:
-    """Scores on the rows whose target is there, and remarks; none if it cannot be compared. `classes`: the model's."""
+    """Return scores on the rows with a target, and remarks; none if it cannot be compared. `classes`: the model's."""
     truth = tables.as_written(truth)
     known = truth.is_not_null()
     if not known.any():
@@ -281,7 +284,7 @@ def scored(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.S
 
 
 def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str]) -> Scored:
-    """Scores of the predictions of these labels."""
+    """Compute scores of the predictions of these labels."""
     scores = {"accuracy": float(np.mean(np.array(labels) == out.to_series(0).cast(pl.String).to_numpy()))}
     if out.width == 1:
         return scores, []

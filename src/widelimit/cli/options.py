@@ -1,4 +1,4 @@
-"""What all commands share: options, messages, exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+"""All commands share options, messages and exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ Config = Annotated[
 
 
 def version() -> str:
-    """The version of the installed package."""
+    """Return the version of the installed package."""
     from widelimit.version import __version__
 
     return __version__
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """One line on stderr, and the exit code."""
+    """Print one line on stderr, and exit with the code."""
     typer.echo(f"widelimit: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)
 
 
 def note(message: str, *, quiet: bool) -> None:
-    """One line on stderr about what was done with the user's data, unless `quiet`."""
+    """Print one line on stderr about what was done with the user's data, unless `quiet`."""
     if message and not quiet:
         typer.echo(f"note: {' '.join(message.split())}", err=True)
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout; NaN, which JSON has not, is refused."""
+    """Print one JSON document on stdout; NaN, which JSON has not, is refused."""
     import json
 
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
@@ -57,9 +57,9 @@ def print_json(document: dict[str, Any]) -> None:
 
 @contextmanager
 def plain_errors(*, debug: bool) -> Iterator[None]:
-    """Errors as one line, with the traceback before it if `debug`.
+    """Print errors as one line, with the traceback before it if `debug`.
 
-    ValueError and MemoryError, which name what the user gave and the mend, exit with 2, all others with 1.
+    ValueError and MemoryError, which name the user's value and the fix, exit with 2, all others with 1.
     """
     try:
         yield
@@ -84,7 +84,7 @@ def plain_errors(*, debug: bool) -> Iterator[None]:
 
 @contextmanager
 def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
-    """Python's warnings, each once, as notes."""
+    """Print Python's warnings, each once, as notes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")

@@ -1,4 +1,4 @@
-"""`widelimit predict`: a model and a table -> predictions."""
+"""The command `widelimit predict` makes predictions from a model and a table."""
 
 from __future__ import annotations
 

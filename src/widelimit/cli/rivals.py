@@ -1,4 +1,4 @@
-"""The models that `widelimit benchmark` compares: this library's, and scikit-learn's. Inputs are standardised."""
+"""`widelimit benchmark` compares these models: this library's, and scikit-learn's. Inputs are standardised."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PENALTIES = np.logspace(-3, 2, 6)
 @final
 @dataclass(frozen=True)
 class Fold:
-    """What a model sees: training rows, targets, and rows to predict."""
+    """A fold holds what a model sees: training rows, targets, and rows to predict."""
 
     X: Float[np.ndarray, "n d"]
     y: np.ndarray
@@ -55,7 +55,7 @@ Classification = Callable[[Fold], np.ndarray]
 
 
 def ours(estimator: str, given: dict[str, Any]) -> Regression:
-    """This library's regressor."""
+    """Fit this library's regressor."""
 
     def fitted(fold: Fold) -> Gaussian:
         model = models.build(estimator, "regression", {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
@@ -66,7 +66,7 @@ def ours(estimator: str, given: dict[str, Any]) -> Regression:
 
 
 def our_classes(estimator: str, given: dict[str, Any]) -> Classification:
-    """This library's classifier."""
+    """Fit this library's classifier."""
 
     def fitted(fold: Fold) -> np.ndarray:
         model = models.build(estimator, "classification", {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
@@ -76,18 +76,18 @@ def our_classes(estimator: str, given: dict[str, Any]) -> Classification:
 
 
 def base(shape: Callable[..., Any], d: int) -> Any:
-    """Amplitude x RBF or Matern (nu = 3/2) of length about sqrt(d), the distance of standardised rows."""
+    """Make amplitude x RBF or Matern (nu = 3/2) of length about sqrt(d), the distance of standardised rows."""
     length = math.sqrt(d)
     return ConstantKernel(1.0, (1e-4, 1e4)) * shape(length, (length / 100, length * 100))
 
 
 def few(fold: Fold, count: int) -> np.ndarray:
-    """At most so many rows, at random."""
+    """Take at most this many rows, at random."""
     return np.random.default_rng(fold.seed).permutation(len(fold.X))[:count]
 
 
 def process(shape: Callable[..., Any]) -> Regression:
-    """A Gaussian process of scikit-learn: amplitude x shape + white noise, by its marginal likelihood."""
+    """Fit a Gaussian process of scikit-learn: amplitude x shape + white noise, by its marginal likelihood."""
 
     def fitted(fold: Fold) -> Gaussian:
         kernel = base(shape, fold.X.shape[1]) + WhiteKernel(0.1, (1e-6, 1e2))
@@ -103,7 +103,7 @@ def process(shape: Callable[..., Any]) -> Regression:
 
 
 def process_classes(shape: Callable[..., Any]) -> Classification:
-    """scikit-learn's Gaussian process for classes (Laplace, one against the rest); one kernel for all classes."""
+    """Fit scikit-learn's Gaussian process for classes (Laplace, one against the rest); one kernel for all classes."""
 
     def fitted(fold: Fold) -> np.ndarray:
         # An equal share of each class, as a class without a row cannot be fitted.
@@ -122,14 +122,14 @@ def process_classes(shape: Callable[..., Any]) -> Classification:
 
 
 def forest(fold: Fold) -> Gaussian:
-    """Random forest; noise by out-of-bag residuals."""
+    """Fit a random forest; the noise is from out-of-bag residuals."""
     model = RandomForestRegressor(TREES, oob_score=True, random_state=fold.seed, n_jobs=-1).fit(fold.X, fold.y)
     noise = np.sqrt(np.mean((model.oob_prediction_ - fold.y) ** 2))
     return model.predict(fold.Z), np.full(len(fold.Z), noise)
 
 
 def forest_classes(fold: Fold) -> np.ndarray:
-    """Random forest: its votes, none below 1/(TREES + classes), normalised."""
+    """Fit a random forest: its votes, none below 1/(TREES + classes), normalised."""
     model = RandomForestClassifier(TREES, random_state=fold.seed, n_jobs=-1).fit(fold.X, fold.y)
     votes = model.predict_proba(fold.Z)
     p = np.maximum(votes, 1 / (TREES + votes.shape[1]))
@@ -137,7 +137,7 @@ def forest_classes(fold: Fold) -> np.ndarray:
 
 
 def boosting(fold: Fold) -> Gaussian:
-    """Gradient boosting; noise by residuals of FOLDS folds."""
+    """Fit by gradient boosting; the noise is from residuals of FOLDS folds."""
     model = HistGradientBoostingRegressor(random_state=fold.seed)
     held_out = cross_val_predict(model, fold.X, fold.y, cv=FOLDS)
     noise = np.sqrt(np.mean((held_out - fold.y) ** 2))
@@ -145,13 +145,13 @@ def boosting(fold: Fold) -> Gaussian:
 
 
 def boosting_classes(fold: Fold) -> np.ndarray:
-    """Gradient boosting."""
+    """Fit by gradient boosting."""
     model = HistGradientBoostingClassifier(random_state=fold.seed).fit(fold.X, fold.y)
     return np.asarray(model.predict_proba(fold.Z))
 
 
 def ridge(fold: Fold) -> Gaussian:
-    """Ridge regression: penalty and noise by leave-one-out."""
+    """Fit by ridge regression: penalty and noise by leave-one-out."""
     centre = fold.y.mean()
     model = RidgeCV(ALPHAS, store_cv_results=True).fit(fold.X, fold.y - centre)
     best = int(np.argmin(np.abs(ALPHAS - model.alpha_)))
@@ -160,7 +160,7 @@ def ridge(fold: Fold) -> Gaussian:
 
 
 def logistic(fold: Fold) -> np.ndarray:
-    """Logistic regression: penalty by the log loss of FOLDS folds."""
+    """Fit by logistic regression: penalty by the log loss of FOLDS folds."""
     smallest = int(np.bincount(fold.y).min())
     model = LogisticRegression(max_iter=2000)
     if smallest >= FOLDS:
@@ -169,17 +169,17 @@ def logistic(fold: Fold) -> np.ndarray:
 
 
 def matern(length: float, bounds: tuple[float, float]) -> Matern:
-    """Matern kernel of smoothness 3/2."""
+    """Make the Matern kernel of smoothness 3/2."""
     return Matern(length, bounds, nu=1.5)
 
 
 def costly(n: int, classes: int) -> list[str]:
-    """Names of the models for classes that take minutes for n training rows."""
+    """Name the models for classes that take minutes for n training rows."""
     return ["RBF GP", "Matern GP"] if classes * float(n) ** 3 > COSTLY else []
 
 
 def regression(given: dict[str, Any]) -> dict[str, Regression]:
-    """The models for numbers, by name."""
+    """Return the models for numbers, by name."""
     return {
         "NTK": ours("ntk", given),
         "NNGP": ours("nngp", given),
@@ -192,7 +192,7 @@ def regression(given: dict[str, Any]) -> dict[str, Regression]:
 
 
 def classification(given: dict[str, Any]) -> dict[str, Classification]:
-    """The models for classes, by name."""
+    """Return the models for classes, by name."""
     return {
         "NTK": our_classes("ntk", given),
         "NNGP": our_classes("nngp", given),

@@ -1,4 +1,4 @@
-"""What a model remembers of its training table (columns, categories, fillings), and a table as a matrix of numbers."""
+"""A model remembers its training table (columns, categories, fillings) and makes a table into a matrix of numbers."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ SHOWN = 5
 @final
 @dataclass(frozen=True)
 class Column:
-    """One column that a model uses."""
+    """A column is one that a model uses."""
 
     name: str
     categories: tuple[str, ...]
     """In alphabetical order, one input for each; empty for a column of numbers."""
     fill: float | str | None
-    """What stands in for a missing value: median or most frequent category of the training table, or nothing."""
+    """A missing value becomes this: median or most frequent category of the training table, or nothing."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the model's inputs that the column becomes."""
+        """Name the model's inputs that the column becomes."""
         return tuple(f"{self.name}={category}" for category in self.categories) or (self.name,)
 
 
 @final
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a training table that a model uses, in order, and its target."""
+    """A schema lists the columns of a training table that a model uses, in order, and its target."""
 
     target: str
     task: str
@@ -54,16 +54,16 @@ class Schema:
 
     @property
     def inputs(self) -> list[str]:
-        """Names of the model's inputs."""
+        """Name the model's inputs."""
         return [name for column in self.columns for name in column.inputs]
 
     def document(self) -> dict[str, Any]:
-        """The schema as JSON has it."""
+        """Return the schema in JSON."""
         return asdict(self)
 
 
 def from_document(document: Mapping[str, Any]) -> Schema:
-    """The inverse of `Schema.document`.
+    """Invert `Schema.document`.
 
     Raises:
         ValueError: anything else than such a document.
@@ -81,7 +81,7 @@ def from_document(document: Mapping[str, Any]) -> Schema:
 
 
 def listed(names: Sequence[str]) -> str:
-    """a, b, c and 4 more."""
+    """Return names as text: "a, b, c and 4 more"."""
     rest = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -115,7 +115,7 @@ def refuse_mixed(column: pl.Series) -> None:
 
 
 def separators(column: pl.Series, odd: pl.Series, *, before: str = "") -> str:
-    """Advice on separators in the texts of the rows `odd`, after `before`; empty if they are no such numbers."""
+    """Advise on separators in the texts of the rows `odd`, after `before`; empty if they are no such numbers."""
     texts = column.filter(odd)
     if not texts.str.contains(f"{GROUPED}|{COMMA}").all():
         return ""
@@ -132,7 +132,7 @@ def separators(column: pl.Series, odd: pl.Series, *, before: str = "") -> str:
 
 
 def first(mask: pl.Series) -> int:
-    """The first row, counted from 1 under the header, where a mask is true."""
+    """Return the first row, counted from 1 under the header, where a mask is true."""
     return int(mask.arg_true()[0]) + 1
 
 
@@ -146,7 +146,7 @@ def refuse_infinite(column: pl.Series) -> None:
 
 
 def typed_columns(frame: pl.DataFrame, names: Sequence[str], categorical: Collection[str]) -> list[pl.Series]:
-    """The named columns as numbers or categories.
+    """Return the named columns as numbers or categories.
 
     Raises:
         ValueError: text among numbers, infinite numbers, free text, a date.
@@ -189,7 +189,7 @@ def learn(
     categorical: Collection[str] = (),
     impute: bool = False,
 ) -> tuple[Schema, list[str]]:
-    """The schema of a training table, and notes on columns that are left out.
+    """Learn the schema of a training table; returns it with notes on columns that are left out.
 
     Columns with one value, which tell nothing, and columns without any are left out.
 
@@ -216,7 +216,7 @@ def learn(
 
 
 def relearn(known: Schema, frame: pl.DataFrame) -> Schema:
-    """The schema of some rows of the table that `known` was learned from: the same columns, but for constant ones."""
+    """Learn the schema of some rows of `known`'s table: the same columns, but for constant ones."""
     columns = [as_kind(column, frame[column.name]) for column in known.columns]
     impute = any(column.fill is not None for column in known.columns)
     varying = [column for column in columns if column.drop_nulls().n_unique() > 1]
@@ -224,7 +224,7 @@ def relearn(known: Schema, frame: pl.DataFrame) -> Schema:
 
 
 def learned(column: pl.Series, *, impute: bool) -> Column:
-    """Categories and what fills a gap."""
+    """Learn the categories and what fills a gap."""
     if column.dtype == pl.String:
         categories = tuple(column.drop_nulls().unique().sort().to_list())
         frequent = column.drop_nulls().mode().sort()[0]
@@ -233,7 +233,7 @@ def learned(column: pl.Series, *, impute: bool) -> Column:
 
 
 def missing_counts(columns: Sequence[pl.Series]) -> str:
-    """age 3, colour 5; empty if nothing is missing."""
+    """Return text such as "age 3, colour 5"; empty if nothing is missing."""
     return listed([f"{column.name} {column.null_count()}" for column in columns if column.null_count()])
 
 
@@ -246,11 +246,11 @@ def refuse_missing(columns: Sequence[pl.Series], mend: str) -> None:
 
 
 def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"], list[str]]:
-    """The matrix of inputs: numbers as they are, one 0/1 input for each category; and notes.
+    """Make the matrix of inputs: numbers as they are, one 0/1 input for each category; and notes.
 
     The schema says what the values mean, a row's inputs do not depend on other rows.
     A category that training has not seen is 0 in all inputs of its column. Columns of no use are ignored. Both are
-    told in the notes.
+    reported in the notes.
 
     Raises:
         ValueError: columns that are not there; text for numbers; missing values that the model cannot fill.
@@ -298,7 +298,7 @@ def _require_those_of_training(frame: pl.DataFrame, names: list[str]) -> None:
 
 
 def as_kind(column: Column, values: pl.Series) -> pl.Series:
-    """A column of a new table as the model's: numbers or text."""
+    """Return a column of a new table as the model's: numbers or text."""
     written = as_written(values)
     if column.categories:
         return matched(column.categories, as_text(written).cast(pl.String))
@@ -318,7 +318,7 @@ def as_kind(column: Column, values: pl.Series) -> pl.Series:
 
 
 def matched(known: Sequence[str], texts: pl.Series) -> pl.Series:
-    """Texts that programs write otherwise as the one of the `known` that they mean: True for true, 3.0 for 3."""
+    """Match texts that programs write otherwise to the one of the `known` that they mean: True for true, 3.0 for 3."""
     meant: dict[str, list[str]] = {}
     for text in known:
         meant.setdefault(plain(text), []).append(text)
@@ -328,7 +328,7 @@ def matched(known: Sequence[str], texts: pl.Series) -> pl.Series:
 
 
 def plain(text: str) -> str:
-    """A text without what differs between programs that write the same value."""
+    """Remove from a text what differs between programs that write the same value."""
     if text.casefold() in ("true", "false"):
         return text.casefold()
     return re.sub(r"\.0*$", "", text) if re.fullmatch(r"-?\d+\.0*", text) else text

@@ -1,4 +1,4 @@
-"""A table from a CSV or Parquet file: columns of numbers (Float64, missing: null) and of text (String)."""
+"""A CSV or Parquet file becomes a table: columns of numbers (Float64, missing: null) and of text (String)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEPARATORS = ",;\t|"
 HEAD = 2**16
 """Bytes at the start of a file by which it is judged."""
 ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")
-"""What pandas calls an index without a name."""
+"""pandas gives this name to an index without a name."""
 EXACT = 2**53
 """From here on floats do not hold every integer."""
 GROWTH = 6
@@ -31,7 +31,7 @@ TEXTUAL = (pl.String, pl.Categorical, pl.Enum, pl.Boolean)
 
 
 def read(path: Path, *, written: Collection[str] = (), unused: Collection[str] = ()) -> pl.DataFrame:
-    """The training table in a file: numbers as Float64, text and booleans as stripped String, missing values as null.
+    """Read the training table: numbers as Float64, text and booleans as stripped String, missing values as null.
 
     A column is of numbers if all its values are, but for those named in `written`, which are as the file has them. The
     `unused` are not looked at. Columns of other types (dates, lists) stay as Parquet has them. Lines without a field
@@ -52,7 +52,7 @@ def read(path: Path, *, written: Collection[str] = (), unused: Collection[str] =
 
 
 def read_raw(path: Path) -> pl.DataFrame:
-    """A table whose values have their meaning from elsewhere: fields of CSV as text, of Parquet in their own types.
+    """Read a table whose values have their meaning from elsewhere: CSV fields as text, Parquet in its own types.
 
     Every line is a row, but for blank ones at the end of the file. Raises: as `read`.
     """
@@ -92,7 +92,7 @@ def check_readable(path: Path) -> None:
 
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
-    """Polars' errors as ValueError of one line that names the file."""
+    """Turn Polars' errors into ValueError of one line that names the file."""
     try:
         yield
     except pl.exceptions.NoDataError as error:
@@ -109,12 +109,12 @@ def plain_errors(path: Path) -> Iterator[None]:
 
 
 def not_text(path: Path) -> str:
-    """The message for bytes that are no UTF-8."""
+    """Return the message for bytes that are no UTF-8."""
     return f"{path}: is not UTF-8 text; save it as UTF-8, or convert it: iconv -f latin1 -t utf-8 '{path}'."
 
 
 def read_text(path: Path) -> pl.DataFrame:
-    """All fields of a CSV file as text; the separator is that of SEPARATORS which the header has most of.
+    """Read all fields of a CSV file as text; the separator is that of SEPARATORS which the header has most of.
 
     Columns without a name, which programs write for row numbers, and blank lines at the end are left out.
     """
@@ -140,7 +140,7 @@ def read_text(path: Path) -> pl.DataFrame:
 
 
 def blank_lines(tail: bytes) -> int:
-    """Lines at the end of a file that hold nothing."""
+    """Count lines at the end of a file that hold nothing."""
     lines = tail.removesuffix(b"\n").split(b"\n")
     return next((i for i, line in enumerate(reversed(lines)) if line.strip()), len(lines))
 
@@ -156,7 +156,7 @@ def check_names(path: Path, names: list[str]) -> None:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number."""
+    """Return True if a text is a number."""
     try:
         float(text)
     except ValueError:
@@ -172,7 +172,7 @@ def note_left_out(path: Path, names: list[str]) -> None:
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
-    """A Parquet file, if 16 bytes a value (the values, and as Float64) are free."""
+    """Read a Parquet file, if 16 bytes a value (the values, and as Float64) are free."""
     rows = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     columns = len(pl.read_parquet_schema(path))
     require_memory(path, max(16 * rows * columns, 2 * path.stat().st_size))
@@ -193,7 +193,7 @@ def require_memory(path: Path, size: int) -> None:
 
 
 def as_written(column: pl.Series) -> pl.Series:
-    """A column's values as the file has them: stripped texts, missing ones null; of floats Float64."""
+    """Return a column's values as the file has them: stripped texts, missing ones null; of floats Float64."""
     if isinstance(column.dtype, pl.Decimal) or column.dtype in (pl.Float64, pl.Float32):
         return column.cast(pl.Float64).fill_nan(None)
     if column.dtype not in (pl.Null, *NUMERIC, *TEXTUAL):
@@ -203,7 +203,7 @@ def as_written(column: pl.Series) -> pl.Series:
 
 
 def typed(column: pl.Series, *, mend: str = "") -> pl.Series:
-    """Numbers as Float64, text and booleans as stripped String, missing values as null; other types as they are.
+    """Return numbers as Float64, text and booleans as stripped String, missing values as null; other types as they are.
 
     Raises:
         ValueError: integers that Float64 does not hold, and would make one of two; with what to do.
@@ -237,12 +237,12 @@ def refuse_rounded(column: pl.Series, numbers: pl.Series, mend: str) -> None:
 
 
 def as_text(column: pl.Series) -> pl.Series:
-    """A column of numbers as text, 3.0 as "3"; a column of text as it is."""
+    """Return a column of numbers as text, 3.0 as "3"; a column of text as it is."""
     if column.dtype != pl.Float64:
         return column
     return pl.Series(column.name, [None if value is None else number_text(value) for value in column], pl.String)
 
 
 def number_text(value: float) -> str:
-    """The shortest text of a number: "3" for 3.0."""
+    """Return the shortest text of a number: "3" for 3.0."""
     return str(int(value)) if value.is_integer() else repr(value)

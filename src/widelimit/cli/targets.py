@@ -1,4 +1,4 @@
-"""The column that is predicted: numbers, or classes as they are written."""
+"""The column that is predicted holds numbers, or classes as they are written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INTEGER = r"^-?(?:0|[1-9]\d*)(?:\.0*)?$"
 
 
 def decide_task(target: pl.Series) -> tuple[str, str]:
-    """Classification or regression, and why: text, booleans and few integers are classes.
+    """Decide between classification and regression, and say why: text, booleans and few integers are classes.
 
     Raises:
         ValueError: infinite values, integers that floats do not hold, a date.
@@ -32,7 +32,7 @@ def decide_task(target: pl.Series) -> tuple[str, str]:
 
 
 def target_numbers(target: pl.Series) -> pl.Series:
-    """The target as numbers if it is of numbers.
+    """Return the target as numbers if it is of numbers.
 
     Raises:
         ValueError: infinite values, integers that floats do not hold.
@@ -44,7 +44,7 @@ def target_numbers(target: pl.Series) -> pl.Series:
 
 
 def target_values(target: pl.Series, task: str) -> np.ndarray:
-    """Numbers (float64) for regression; labels, integers or texts as written, for classification.
+    """Return numbers (float64) for regression; labels, integers or texts as written, for classification.
 
     Raises:
         ValueError: missing or infinite values; text for regression; a class for every two rows.
@@ -65,7 +65,7 @@ def target_values(target: pl.Series, task: str) -> np.ndarray:
 
 
 def labels(written: pl.Series) -> np.ndarray:
-    """Classes: integers if all are, as programs write them, else texts as written.
+    """Return classes: integers if all are, as programs write them, else texts as written.
 
     Raises:
         ValueError: text among numbers, infinite numbers, a class for every two rows.
@@ -83,7 +83,7 @@ def labels(written: pl.Series) -> np.ndarray:
 
 
 def constant(target: np.ndarray, name: str) -> list[str]:
-    """A note if the target has one value."""
+    """Return a note if the target has one value."""
     if len(np.unique(target)) > 1:
         return []
     return [f"the target {name!r} is constant ({target[0]!s}): there is nothing to learn from the other columns"]

@@ -1,4 +1,4 @@
-"""Steps on stderr and tables on stdout, 80 columns wide where there is no terminal."""
+"""Steps are printed on stderr and tables on stdout, 80 columns wide where there is no terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = 80
 
 
 def console() -> Console:
-    """Where results are printed: stdout as it is now, without markup."""
+    """Return the place of results: stdout as it is now, without markup."""
     out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not out.is_terminal:
         out.width = WIDTH
@@ -26,13 +26,13 @@ def console() -> Console:
 
 
 def grid() -> Table:
-    """A table with a rule under its head and no other lines."""
+    """Make a table with a rule under its head and no other lines."""
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
 
 
 @contextmanager
 def progress(steps: int, unit: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A function to call before each step with its name; it moves a bar, as `widelimit.progress` shows it."""
+    """Yield a function to call before each step with its name; it moves a bar, as `widelimit.progress` shows it."""
     done = itertools.count()
     with shown(not quiet, unit=unit) as report:
         yield lambda name: report(name, next(done), steps)
@@ -40,14 +40,14 @@ def progress(steps: int, unit: str, *, quiet: bool) -> Iterator[Callable[[str], 
 
 @contextmanager
 def waiting(text: str, *, quiet: bool) -> Iterator[None]:
-    """A bar that only moves, while work of unknown length goes on."""
+    """Show a bar that only moves, while work of unknown length goes on."""
     with shown(not quiet) as report:
         report(text, 0, 0)
         yield
 
 
 def short(value: float) -> str:
-    """About two digits: 0.39, 500, 1e5, 9.5e-7, inf."""
+    """Format about two digits: 0.39, 500, 1e5, 9.5e-7, inf."""
     if 100 <= value < 10_000:
         return f"{value:.0f}"
     mantissa, e, exponent = f"{value:.2g}".partition("e")

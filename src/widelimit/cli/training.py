@@ -1,4 +1,4 @@
-"""From a file to what a model is fitted to: rows, schema, inputs and targets, and notes for the user."""
+"""A file becomes what a model is fitted to: rows, schema, inputs and targets, and notes for the user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from widelimit.shapes import Float
 @final
 @dataclass(frozen=True)
 class Choices:
-    """What the user says about a table."""
+    """The choices are the user's about a table."""
 
     target: str
     task: str | None = None
@@ -35,7 +35,7 @@ class Choices:
 @final
 @dataclass(frozen=True)
 class Table:
-    """Rows, and what they are to be used for."""
+    """A table holds rows, and their use."""
 
     path: Path
     frame: pl.DataFrame
@@ -51,7 +51,7 @@ class Table:
 @final
 @dataclass(frozen=True)
 class Data:
-    """A table as numbers."""
+    """The data are a table as numbers."""
 
     schema: Schema
     X: Float[np.ndarray, "n d"]
@@ -108,7 +108,7 @@ def require_memory(rows: int, matrices: float) -> None:
 
 
 def encoded(table: Table, choices: Choices) -> Data:
-    """Schema, inputs and targets of all rows of a table."""
+    """Return schema, inputs and targets of all rows of a table."""
     found, notes = schema.learn(
         table.frame,
         target=choices.target,
@@ -123,7 +123,7 @@ def encoded(table: Table, choices: Choices) -> Data:
 
 
 def conflicts(X: Float[np.ndarray, "n d"], y: np.ndarray) -> list[str]:
-    """A note if rows with the same inputs have different targets."""
+    """Return a note if rows with the same inputs have different targets."""
     _, group = np.unique(X, axis=0, return_inverse=True)
     _, value = np.unique(y, return_inverse=True)
     pairs = np.unique(np.stack([group.ravel(), value.ravel()]), axis=1)

@@ -1,4 +1,4 @@
-"""The claims as `widelimit verify` runs them: outcomes, and files with the report."""
+"""The command `widelimit verify` runs the claims: outcomes, and files with the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ PICTURED = "jacot_figures"
 
 
 def chosen(only: Sequence[str], *, mnist: Path | None) -> dict[str, Claim]:
-    """The claims to run, in the paper's order; all if none is named. `mnist`: a file for Figure 3 of Jacot et al.
+    """Return the claims to run, in the paper's order; all if none is named.
+
+    `mnist`: a file for Figure 3 of Jacot et al.
 
     Raises:
         ValueError: an unknown name; a file of images that is none, or that no claim would read.
@@ -45,7 +47,7 @@ def verify(
     version: str,
     advance: Callable[[str], None],
 ) -> tuple[list[Outcome], dict[str, Any]]:
-    """Outcomes and their JSON document; writes `out` (HTML) and, beside it, the document."""
+    """Return outcomes and their JSON document; writes `out` (HTML) and, beside it, the document."""
     start = time.perf_counter()
     outcomes = run_all(claims, effort, folder=folder, advance=advance)
     facts = info.collect(version)
@@ -63,14 +65,14 @@ def verify(
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[str]:
-    """A line a claim, and under one that does not hold, what went wrong."""
+    """Format a line a claim, and under one that does not hold, the problem."""
     text = []
     for outcome in outcomes:
         text.append(f"{outcome.verdict:15} {outcome.name:26} {outcome.seconds:6.1f} s")
         if outcome.error:
             text.append(f"    {outcome.error}")
         text += [
-            f"    {check.name}: {check.measured:.4g}, wanted {check.low:.4g} to {check.high:.4g}"
+            f"    {check.name}: {check.measured:.4g}, required {check.low:.4g} to {check.high:.4g}"
             for check in outcome.checks
             if not check.holds
         ]

@@ -1,4 +1,4 @@
-"""`widelimit verify`: the paper's statements as experiments -> a report."""
+"""The command `widelimit verify` runs the paper's statements as experiments and writes a report."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""The only place that allocates n x n arrays or factorises them. It knows nothing of networks."""
+"""This package alone allocates n x n arrays and factorises them. It knows nothing of networks."""
 
 from widelimit import memory as memory

@@ -1,4 +1,4 @@
-"""The state of a long solve on disk: written whole or not at all, and read back by nobody else's problem."""
+"""The state of a long solve is stored on disk: written whole or not at all, read back for the same problem only."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _KEY = "fingerprint"
 @final
 @dataclass
 class Checkpoint:
-    """One file, of one problem (told by its fingerprint)."""
+    """A checkpoint is one file, of one problem (known by its fingerprint)."""
 
     path: Path
     fingerprint: str
     written: float = field(default_factory=time.monotonic)
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """The last state; None if there is no file.
+        """Load the last state; None if there is no file.
 
         Raises:
             ValueError: the file is damaged, or belongs to another problem; it is left as it is. Its folder is missing.

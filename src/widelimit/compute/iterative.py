@@ -1,4 +1,4 @@
-"""Conjugate gradients for many right-hand sides, refined until the true residual, in float64, is what was asked for."""
+"""Conjugate gradients solve for many right-hand sides until the true residual, in float64, is as small as requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from widelimit.compute.tiles import silent
 MAX_ITERATIONS = 1000
 """Products with the matrix, in all: what bounds every solve."""
 DEPTH = 1e-5
-"""Of one refinement with float32 products: below, the recursion's residual is no longer the true one."""
+"""A refinement with float32 products reduces the residual by this; below, the recursion's residual is not right."""
 PATIENCE = 50
 """Iterations without a smaller residual after which float32 products have no more to give."""
 COLUMNS = 256
@@ -32,7 +32,7 @@ Told = Callable[[np.ndarray], None]
 
 
 class Solved(NamedTuple):
-    """What a solve found, and how it ended."""
+    """The result says what a solve found, and how it ended."""
 
     x: np.ndarray
     residual: float
@@ -45,11 +45,11 @@ class Solved(NamedTuple):
 
 
 class NotPositiveSemidefinite(ArithmeticError):
-    """p^T A p < 0 beyond rounding."""
+    """The error is raised if p^T A p < 0 beyond rounding."""
 
 
 def needed(n: int, columns: int) -> float:
-    """Bytes of the vectors of a solve: its state, and the products in work."""
+    """Return the bytes of the vectors of a solve: its state, and the products in work."""
     return 8.0 * 12 * n * columns
 
 
@@ -58,12 +58,12 @@ def _norms(v: np.ndarray) -> np.ndarray:
 
 
 def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a/b, 0 where b is not positive."""
+    """Return a/b, 0 where b is not positive."""
     return np.asarray(np.divide(a, b, out=np.zeros_like(a), where=b > 0))
 
 
 def _start(b: np.ndarray) -> State:
-    """All that the next iteration needs, and so all that a checkpoint holds."""
+    """Return all that the next iteration needs, and so all that a checkpoint holds."""
     zero = np.zeros_like(b)
     counts = {name: np.zeros((), int) for name in ("inner", "total")}
     return {"x": zero, "r": b.copy(), **_restart(b), **counts, "before": np.asarray(np.inf)}
@@ -82,18 +82,18 @@ class System:
     exact: Operator
     fast: Operator
     eps: float
-    """Of the dtype of `fast`."""
+    """The rounding is that of the dtype of `fast`."""
     precondition: Precondition
     tolerance: float
     max_iterations: int
 
     def solve(self, b: np.ndarray, checkpoint: Checkpoint | None = None, *, progress: Progress = silent) -> Solved:
-        """x with |b - A x| <= tolerance |b| in every column, or an account of why not; (n, c) -> (n, c).
+        """Find x with |b - A x| <= tolerance |b| in every column, or the reason of a failure; (n, c) -> (n, c).
 
         Every column is solved for at a size near 1, and its own is put back: no norm leaves float64's range. A column
         of b that is not finite gives NaN and stops no other.
 
-        progress: told log(residual)/log(tolerance), of 1, at every iteration, by the recursion's smallest residual.
+        progress: called with log(residual)/log(tolerance), of 1, every iteration, by the recursion's smallest residual.
 
         Raises:
             NotPositiveSemidefinite: a direction of negative curvature was met.
@@ -137,7 +137,7 @@ class System:
         return stored
 
     def _told(self, size: np.ndarray, progress: Progress) -> Told:
-        """What tells progress of the norms of a residual of right-hand sides with these norms."""
+        """Make a function that reports progress from the norms of a residual of right-hand sides with these norms."""
         best = 1.0
 
         def told(norms: np.ndarray) -> None:
@@ -148,7 +148,7 @@ class System:
         return told
 
     def _refine(self, b: np.ndarray, state: State, checkpoint: Checkpoint | None, told: Told) -> None:
-        """A dx = r to what `fast` can give, then x + dx and its residual."""
+        """Solve A dx = r to the accuracy of `fast`, then return x + dx and its residual."""
         rough = self.eps > EPS
         r = _norms(state["r"])
         # Half of the tolerance leaves room for the drift of the recursion's residual from the true one.
@@ -162,7 +162,7 @@ class System:
     def _iterate(
         self, state: State, target: np.ndarray, patience: int, checkpoint: Checkpoint | None, told: Told
     ) -> None:
-        """Preconditioned conjugate gradients on A dx = r (Hestenes and Stiefel 1952), each column to |s| <= target."""
+        """Run preconditioned conjugate gradients (Hestenes, Stiefel 1952) on A dx = r, each column to |s| <= target."""
         size = float(self.fast.diagonal().max(initial=0.0))
         best, since = np.inf, 0
         while int(state["total"]) < self.max_iterations and since < patience:
@@ -193,7 +193,7 @@ class System:
 
 
 def warn(message: str) -> None:
-    """Of a solve that fell short of its tolerance."""
+    """Warn of a solve that fell short of its tolerance."""
     mend = 'Pass a larger noise or tolerance, or solver="cholesky".'
     warnings.warn(f"the solve did not converge: {message}. {mend}", stacklevel=3)
 
@@ -201,7 +201,7 @@ def warn(message: str) -> None:
 @final
 @dataclass(frozen=True)
 class Iterative(Factor):
-    """A that is never factorised in float64: every question is a solve of its system."""
+    """A is never factorised in float64: every question is a solve of its system."""
 
     system: System
     rank: int
@@ -221,7 +221,7 @@ class Iterative(Factor):
         return np.asarray(threads.product(b.T, x) + threads.product(x.T, b - self.product(x)))
 
     def squares(self, b: np.ndarray) -> np.ndarray:
-        """b.x + x.r: its error, -r^T A^{-1} r, is of second order and never makes a variance smaller."""
+        """Return b.x + x.r: its error, -r^T A^{-1} r, is of second order and never makes a variance smaller."""
         out = np.empty(b.shape[1])
         for i in range(0, b.shape[1], COLUMNS):
             part = b[:, i : i + COLUMNS]

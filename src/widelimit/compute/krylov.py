@@ -1,4 +1,4 @@
-"""exp(-s A) b and the integral of it, for many s at once, from a Lanczos basis that knows its own error.
+"""exp(-s A) b and its integral, for many s at once, come from a Lanczos basis that knows its own error.
 
 With A Q = Q T + beta q e_m^T after m steps from b, exp(-s A) b is approximated by |b| Q exp(-s T) e_1. The error solves
 an inhomogeneous equation whose source is beta |b| [exp(-u T)]_{m 1} q; A has no negative eigenvalue, so
@@ -27,10 +27,10 @@ STEPS = 10
 
 
 def gain(values: np.ndarray, clock: np.ndarray, null: np.ndarray, fading: float) -> np.ndarray:
-    """(1 - exp(-clock lambda))/lambda for every time and eigenvalue, (T,), (r,) -> (T, r), by expm1.
+    """Compute (1 - exp(-clock lambda))/lambda for every time and eigenvalue, (T,), (r,) -> (T, r), by expm1.
 
-    An eigenvalue marked as null cannot be told from 0: its gain is clock while that is short against 1/fading, fades as
-    exp(-clock fading), and is 0 at infinity.
+    An eigenvalue marked as null cannot be distinguished from 0: its gain is clock while that is short against
+    1/fading, fades as exp(-clock fading), and is 0 at infinity.
     """
     times = clock[:, None]
     lam = np.where(null, 1.0, values)
@@ -48,7 +48,7 @@ def _integrated_gain(values: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 
 class Evaluation(NamedTuple):
-    """For one right-hand side and times s (T,)."""
+    """The object is for one right-hand side and times s (T,)."""
 
     gain: np.ndarray
     """gain_s(A) b, (T, n)."""
@@ -62,7 +62,7 @@ class Evaluation(NamedTuple):
 
 @final
 class Lanczos:
-    """An orthonormal basis of span(b, A b, ..., A^{m-1} b) for every column of b, grown when asked to."""
+    """The class holds an orthonormal basis of span(b, A b, ..., A^{m-1} b) for every column of b; it can grow."""
 
     def __init__(self, matrix: Operator, b: np.ndarray) -> None:
         self.matrix = matrix
@@ -76,11 +76,11 @@ class Lanczos:
 
     @property
     def steps(self) -> int:
-        """m, the number of products made."""
+        """Return m, the number of products made."""
         return len(self.diagonal)
 
     def extend(self) -> None:
-        """STEPS more vectors, each made orthogonal to all before it, twice."""
+        """Add STEPS vectors, each made orthogonal to all before it, twice."""
         for _ in range(STEPS):
             self._step()
 
@@ -105,18 +105,18 @@ class Lanczos:
         self.off = np.vstack([self.off, off])
 
     def evaluate(self, column: int, s: np.ndarray) -> Evaluation:
-        """The functions of A at times s >= 0, (T,), finite."""
+        """Evaluate the functions of A at times s >= 0, (T,), finite."""
         small, m = self._small(column, s)
         basis = self.basis[column, :m]
         return Evaluation(small.gain @ basis, small.decayed @ basis, small.gain_error, small.decayed_error)
 
     def errors(self, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Bounds of the errors of `gain` and `decayed`, (T, c) each."""
+        """Bound the errors of `gain` and `decayed`, (T, c) each."""
         all_of = [self._small(j, s)[0] for j in range(len(self.size))]
         return np.stack([e.gain_error for e in all_of], 1), np.stack([e.decayed_error for e in all_of], 1)
 
     def _small(self, column: int, s: np.ndarray) -> tuple[Evaluation, int]:
-        """`evaluate` in the coordinates of the basis, and the number of vectors before the space became invariant."""
+        """Evaluate in the coordinates of the basis; also return how many vectors came before it was invariant."""
         ended = np.flatnonzero(self.off[:, column] == 0)
         m = int(ended[0]) + 1 if len(ended) else self.steps
         off = self.off[:m, column]

@@ -1,8 +1,8 @@
-"""Factorisations of kernel matrices, in float64. No jitter is ever added.
+"""This module factorises kernel matrices, in float64. No jitter is ever added.
 
 A matrix that is positive definite to rounding is factorised by Cholesky, in place. One that is not is taken by its
-eigenvectors, in the minimum-norm sense: directions whose eigenvalue cannot be told from zero are left out, and the
-caller is told the rank.
+eigenvectors, in the minimum-norm sense: directions whose eigenvalue is zero to rounding are left out, and the
+rank is reported.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from widelimit.compute.tiles import silent
 
 EPS = float(np.finfo(np.float64).eps)
 WHOLE = 16_000
-"""Rows that LAPACK factorises in one call, in 14 s at 1e11 flops a second: until it is done no Ctrl-C is heard."""
+"""Rows that LAPACK factorises in one call, in 14 s at 1e11 flops a second: until it is done Ctrl-C has no effect."""
 
 
 class Factor(abc.ABC):
-    """A factorised positive semi-definite matrix A (n, n)."""
+    """The factor belongs to a positive semi-definite matrix A (n, n)."""
 
     rank: int
     """Numerical rank of A."""
@@ -34,27 +34,27 @@ class Factor(abc.ABC):
 
     @abc.abstractmethod
     def solve(self, b: np.ndarray) -> np.ndarray:
-        """A^+ b, the minimum-norm least-squares solution; (n, c) -> (n, c)."""
+        """Compute A^+ b, the minimum-norm least-squares solution; (n, c) -> (n, c)."""
 
     @abc.abstractmethod
     def whiten(self, b: np.ndarray) -> np.ndarray:
-        """W b with W^T W = A^+; (n, m) -> (rank, m)."""
+        """Compute W b with W^T W = A^+; (n, m) -> (rank, m)."""
 
     @abc.abstractmethod
     def outside(self, b: np.ndarray) -> np.ndarray:
-        """The part of b outside of the range of A; (n, c) -> (n, c)."""
+        """Return the part of b outside of the range of A; (n, c) -> (n, c)."""
 
     @abc.abstractmethod
     def log_determinant(self) -> float:
-        """log det A; -inf if A is singular."""
+        """Return log det A; -inf if A is singular."""
 
     def form(self, b: np.ndarray) -> np.ndarray:
-        """b^T A^+ b, (n, m) -> (m, m)."""
+        """Compute b^T A^+ b, (n, m) -> (m, m)."""
         whitened = self.whiten(b)
         return threads.product(whitened.T, whitened)
 
     def squares(self, b: np.ndarray) -> np.ndarray:
-        """The diagonal of `form`, (n, m) -> (m,); b may be overwritten."""
+        """Compute the diagonal of `form`, (n, m) -> (m,); b may be overwritten."""
         whitened = self.whiten(b)
         return np.asarray(np.einsum("ij,ij->j", whitened, whitened))
 
@@ -91,7 +91,7 @@ class Cholesky(Factor):
 @final
 @dataclass(frozen=True)
 class Eigen(Factor):
-    """A = V diag(values) V^T over the eigenvalues that can be told from zero; V (n, rank)."""
+    """A = V diag(values) V^T over the eigenvalues above their rounding; V (n, rank)."""
 
     values: np.ndarray
     vectors: np.ndarray
@@ -112,17 +112,17 @@ class Eigen(Factor):
 
 
 def _solving(root: np.ndarray, b: np.ndarray) -> AbstractContextManager[None]:
-    """Threads for a triangle of rows and (n, c) right-hand sides."""
+    """Use threads for a triangle of rows and (n, c) right-hand sides."""
     return threads.following(threads.work(len(root), len(root), b.shape[1]))
 
 
 def quiet() -> np.errstate:
-    """Where inputs may have any size: what overflowed is found in the result, and refused there."""
+    """Ignore overflow where inputs may have any size: the result shows it, and is refused there."""
     return np.errstate(over="ignore", invalid="ignore")
 
 
 def scaled(b: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]:
-    """b 2^-e and e, with the largest entry along the axis in [1/2, 1): no square of it leaves float64's range.
+    """Return b 2^-e and e, with the largest entry along the axis in [1/2, 1): squares stay in float64's range.
 
     Exact, but for entries that are 1e-308 of the largest. e is 0 where b is.
     """
@@ -131,18 +131,18 @@ def scaled(b: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 def restored(values: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    """values 2^e: what `scaled` took out is put back; inf beyond float64's range."""
+    """Return values 2^e: this undoes `scaled`; inf beyond float64's range."""
     with np.errstate(over="ignore", under="ignore"):
         return np.asarray(np.ldexp(values, exponent))
 
 
 def rounding(n: int, largest: float) -> float:
-    """n eps times the largest entry or eigenvalue: what rounding leaves of a zero eigenvalue or pivot."""
+    """Return n eps times the largest entry or eigenvalue: the rounding of a zero eigenvalue or pivot."""
     return n * EPS * largest
 
 
 def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues (ascending) and eigenvectors of a symmetric positive semi-definite matrix; `matrix` is overwritten.
+    """Compute eigenvalues (ascending) and eigenvectors of a semi-definite matrix; `matrix` is overwritten.
 
     Raises:
         MemoryError: no room for the eigenvectors and their workspace.
@@ -157,7 +157,7 @@ def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def indefinite(values: np.ndarray) -> bool:
-    """Whether the smallest of the eigenvalues (ascending) is negative beyond the rounding of a decomposition."""
+    """Return True if the smallest of the eigenvalues (ascending) is negative beyond the rounding of a decomposition."""
     return bool(values[0] < -10 * rounding(len(values), max(values[-1], 0.0)))
 
 
@@ -170,7 +170,7 @@ def _refuse_negative(values: np.ndarray) -> None:
 
 
 def eigenvalues(matrix: np.ndarray) -> np.ndarray:
-    """`eigenpairs` without the vectors, about a fifth of the work; `matrix` is overwritten. Raises: as `eigenpairs`."""
+    """Compute `eigenpairs` without vectors: a fifth of the work; `matrix` is overwritten. Raises: as `eigenpairs`."""
     with threads.decomposing(len(matrix)):
         values = np.asarray(scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False))
     _refuse_negative(values)
@@ -226,7 +226,7 @@ def eigen(matrix: np.ndarray) -> Eigen:
 
 
 def refuse_non_finite(matrix: np.ndarray) -> None:
-    """Raises: ValueError: an entry of K(X, X) is NaN or infinite."""
+    """Refuse an entry of K(X, X) that is NaN or infinite. Raises: ValueError."""
     with np.errstate(over="ignore", invalid="ignore"):
         suspect = not np.isfinite(matrix.sum())  # a quarter of the time of a look at every entry
     if suspect and not np.isfinite(matrix).all():
@@ -235,7 +235,7 @@ def refuse_non_finite(matrix: np.ndarray) -> None:
 
 
 def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """The variances, 0 where a difference left no more than its own rounding `error` (same shape).
+    """Return the variances, 0 where a difference left no more than its own rounding `error` (same shape).
 
     NaN where either is not finite: what overflowed is refused by who knows the inputs.
 
@@ -256,7 +256,7 @@ def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def square_root(covariance: np.ndarray, error: float) -> np.ndarray:
-    """R with R R^T = covariance, (m, m); eigenvalues within `error` of zero are zero. Raises: as `non_negative`."""
+    """Find R with R R^T = covariance, (m, m); eigenvalues within `error` of 0 are 0. Raises: as `non_negative`."""
     with threads.decomposing(len(covariance)):
         values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
     return np.asarray(vectors * np.sqrt(non_negative(values, np.full_like(values, error))))

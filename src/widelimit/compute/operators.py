@@ -1,4 +1,4 @@
-"""Symmetric matrices that are multiplied with: tiles in memory, rows on disk, or entries computed anew each time."""
+"""Symmetric matrices are multiplied with: tiles in memory, rows on disk, or entries computed again each time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 def blocks(
     kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, progress: Callable[[int, int], None] = tiles.silent
 ) -> Iterator[Block]:
-    """The lower triangle of K(X, X) in X's dtype, block by block, each made when asked for, and then told to progress.
+    """Compute the lower triangle of K(X, X) in X's dtype, block by block on request, and report progress.
 
     Raises:
         ValueError: an entry is NaN or infinite.
@@ -53,7 +53,7 @@ def _finite(block: Block) -> Block:
 
 
 def _add(out: np.ndarray, block: Block, v: np.ndarray) -> None:
-    """out += the part of A v that the block, and its mirror, make."""
+    """Add the part of A v that the block, and its mirror, make to `out`."""
     r, c, values = block
     out[r : r + len(values)] += values @ v[c : c + values.shape[1]]
     if r != c:
@@ -61,19 +61,19 @@ def _add(out: np.ndarray, block: Block, v: np.ndarray) -> None:
 
 
 class Operator(abc.ABC):
-    """A symmetric (n, n) matrix A."""
+    """An operator is a symmetric (n, n) matrix A."""
 
     @abc.abstractmethod
     def diagonal(self) -> np.ndarray:
-        """(n,), float64."""
+        """Return the diagonal, (n,), float64."""
 
     @abc.abstractmethod
     def columns(self, index: np.ndarray) -> np.ndarray:
-        """A[:, index], (n, k)."""
+        """Return A[:, index], (n, k)."""
 
     @abc.abstractmethod
     def product(self, v: np.ndarray) -> np.ndarray:
-        """A v, (n, c) -> (n, c), float64."""
+        """Compute A v, (n, c) -> (n, c), float64."""
 
 
 @final
@@ -104,7 +104,7 @@ class Tiles(Operator):
 @final
 @dataclass(frozen=True)
 class Recomputed(Operator):
-    """K(X, X) of which no entry is kept."""
+    """The matrix is K(X, X), of which no entry is kept."""
 
     kernel: PairKernel
     X: np.ndarray
@@ -126,7 +126,7 @@ class Recomputed(Operator):
 @final
 @dataclass(frozen=True)
 class Stored(Operator):
-    """A symmetric matrix that is read by blocks of rows: a NumPy array, a memmap, a Zarr array."""
+    """The symmetric matrix is read by blocks of rows: a NumPy array, a memmap, a Zarr array."""
 
     rows: Any
     """Has a shape (n, n), and [i:j] gives rows as an array."""
@@ -182,7 +182,7 @@ class Stored(Operator):
 @final
 @dataclass(frozen=True)
 class Shifted(Operator):
-    """A + diag(noise)."""
+    """The matrix is A + diag(noise)."""
 
     matrix: Operator
     noise: np.ndarray
@@ -200,12 +200,12 @@ class Shifted(Operator):
 
 
 def triangle_bytes(n: int, dtype: np.dtype) -> int:
-    """Of one triangle of an (n, n) matrix in blocks."""
+    """Return the bytes of one triangle of an (n, n) matrix in blocks."""
     return dtype.itemsize * (n * (n + SIZE) // 2 if n > SIZE else n * n)
 
 
 def fits(n: int, dtype: np.dtype, *, beside: int = 0) -> bool:
-    """Whether `in_memory` has room, with RESERVE and the bytes `beside` to spare."""
+    """Return True if `in_memory` has room, with RESERVE and the bytes `beside` to spare."""
     return triangle_bytes(n, dtype) + beside + RESERVE <= memory.available()
 
 
@@ -217,7 +217,7 @@ def held_or_recomputed(
     beside: int = 0,
     progress: Callable[[int, int], None] = tiles.silent,
 ) -> Tiles | Recomputed:
-    """K(X, X) in tiles of a dtype where there is room for them and for the bytes `beside`, else without any."""
+    """Keep K(X, X) in tiles of a dtype where there is room for them and for the bytes `beside`; else keep none."""
     if not fits(len(X), dtype, beside=beside):
         return Recomputed(kernel, X)
     return in_memory(kernel, X, dtype, progress=progress)
@@ -226,7 +226,7 @@ def held_or_recomputed(
 def in_memory(
     kernel: PairKernel, X: np.ndarray, dtype: np.dtype, *, progress: Callable[[int, int], None] = tiles.silent
 ) -> Tiles:
-    """K(X, X) in tiles of a dtype, computed in X's.
+    """Keep K(X, X) in tiles of a dtype, computed in X's.
 
     Before it is rounded to a smaller dtype, the mean of the first block is taken off: a network's bias is a constant of
     all entries that would use up most of their digits. Raises: MemoryError: no room; ValueError: as `blocks`.

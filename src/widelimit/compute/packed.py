@@ -1,4 +1,4 @@
-"""Half the memory: one triangle of a symmetric matrix, folded into a rectangle and factorised there.
+"""Half of the memory is enough: one triangle of a symmetric matrix is folded into a rectangle and factorised there.
 
 Rectangular full packed format (Gustavson, Wasniewski, Dongarra and Langou 2010): with n1 = ceil(n/2), entry (r, c) of
 the lower triangle stands at [c, r + shift] for c < n1, and at [r - n1 + 1 - shift, c - n1] for the others; the two
@@ -21,7 +21,7 @@ from widelimit.compute.tiles import silent
 
 
 class NotPositiveDefinite(ArithmeticError):
-    """A pivot is not above its rounding: told by the order of the leading minor."""
+    """The error is raised if a pivot is not above its rounding; it holds the order of the leading minor."""
 
     def __init__(self, order: int) -> None:
         self.order = order
@@ -64,12 +64,12 @@ class _Layout(NamedTuple):
         return np.empty((self.first, self.n + 1 - self.n % 2), dtype)
 
     def diagonal(self, folded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Views of the diagonal: the first n1 entries and the others."""
+        """Return views of the diagonal: the first n1 entries and the others."""
         tall, rest = packed_cholesky.views(folded, self.n)
         return tall.diagonal(), rest.diagonal()
 
     def parts(self, block: Block) -> Iterator[Block]:
-        """The block split where its rows and columns cross n1; what lies above the diagonal is left out."""
+        """Split the block where its rows and columns cross n1; what lies above the diagonal is left out."""
         r, c, values = block
         rows = [0, min(max(self.first - r, 0), len(values)), len(values)]
         columns = [0, min(max(self.first - c, 0), values.shape[1]), values.shape[1]]

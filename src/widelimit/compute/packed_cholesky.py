@@ -1,4 +1,4 @@
-"""Cholesky of a matrix in rectangular full packed storage, block column by block column.
+"""This module computes Cholesky factors in rectangular full packed storage, block column by block column.
 
 LAPACK's pftrf does the same by one syrk on half of the matrix, in which OpenBLAS (0.3.30, two threads) ends the process
 with a segmentation fault at n = 60,000. Here products are of a block column with what stands to its left, in strips,
@@ -26,12 +26,12 @@ STRIP = 4096
 
 
 def views(folded: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The (n + 1)//2 columns stored as they are, tall[j, i] = L[i, j], and the square of the others, rest[i, j]."""
+    """Return the (n + 1)//2 columns stored directly, tall[j, i] = L[i, j], and the square of the others, rest[i, j]."""
     return folded[:, 1 - n % 2 :], folded[n % 2 :, : n // 2]
 
 
 def factorise(folded: np.ndarray, n: int, *, progress: Progress = silent) -> int:
-    """A = L L^T in place; 0, or the order of the leading minor that is not positive.
+    """Factorise A = L L^T in place; return 0, or the order of the leading minor that is not positive.
 
     progress: called with the share of the flops, of 1, after every block of columns.
     """
@@ -39,7 +39,7 @@ def factorise(folded: np.ndarray, n: int, *, progress: Progress = silent) -> int
 
 
 def factorise_square(matrix: np.ndarray, *, progress: Progress = silent) -> int:
-    """The same for a square matrix that holds A whole: L in its lower triangle; the rest is left as A."""
+    """Factorise a square matrix that holds A whole: L in its lower triangle; the rest is left as A."""
     return _factorise(matrix[:0], matrix, progress)
 
 
@@ -62,12 +62,12 @@ def _factorise(tall: np.ndarray, rest: np.ndarray, progress: Progress) -> int:
 
 
 def _share(x: float) -> float:
-    """Of the flops, when the share x of the columns is done: the j-th takes 2 j (n - j)."""
+    """Return the share of the flops when the share x of the columns is done: the j-th takes 2 j (n - j)."""
     return x * x * (3 - 2 * x)
 
 
 def whiten(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
-    """L^{-1} b, (n, c) -> (n, c), in L's dtype."""
+    """Compute L^{-1} b, (n, c) -> (n, c), in L's dtype."""
     tall, rest = views(folded, n)
     first = len(tall)
     out = np.array(b, folded.dtype)
@@ -101,12 +101,12 @@ def _blocks(columns: int) -> list[tuple[int, int]]:
 
 
 def _solved(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.ndarray:
-    """L^{-1} b, or L^{-T} b, from the lower triangle of a block."""
+    """Compute L^{-1} b, or L^{-T} b, from the lower triangle of a block."""
     return np.asarray(get_lapack_funcs("trtrs", (root,))(root, b, lower=1, trans=trans)[0])
 
 
 def _column_of_tall(tall: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
-    """Columns start to end of L, all their rows; tall[j, i] = L[i, j]. What is no minor's order is 0.
+    """Compute columns start to end of L, all their rows; tall[j, i] = L[i, j]. Returns 0, or the order of a bad minor.
 
     NumPy's products come first, then SciPy's solves: each has threads of its own, which spin for a while after.
     """
@@ -124,7 +124,7 @@ def _column_of_tall(tall: np.ndarray, start: int, end: int, room: np.ndarray) ->
 
 
 def _column_of_rest(below: np.ndarray, rest: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
-    """The same for the last rows and columns; rest[i, j] = L[i, j], below[c, i] the rows of the first columns c."""
+    """Do the same for the last rows and columns; rest[i, j] = L[i, j], below[c, i] the rows of the first columns c."""
     across, left, own = below[:, start:end], rest[start:end, :start], rest[:, start:end]
     known = across.T @ across + left @ left.T
     strips = _strips(end, len(rest))
@@ -141,23 +141,23 @@ def _column_of_rest(below: np.ndarray, rest: np.ndarray, start: int, end: int, r
 
 
 def _strips(start: int, end: int) -> list[slice]:
-    """The rows below a block."""
+    """Return the rows below a block."""
     return [slice(low, min(low + STRIP, end)) for low in range(start, end, STRIP)]
 
 
 def _part(room: np.ndarray, width: int, rows: slice) -> np.ndarray:
-    """Room for a strip of a block column."""
+    """Return room for a strip of a block column."""
     return room[: width * (rows.stop - rows.start)].reshape(width, -1)
 
 
 def _divided(part: np.ndarray, root: np.ndarray, *, side: int) -> np.ndarray:
-    """L^{-1} part (side 0), or part L^{-T} (side 1), in its place; in Fortran's order."""
+    """Compute L^{-1} part (side 0), or part L^{-T} (side 1), in its place; in Fortran's order."""
     divide = get_blas_funcs("trsm", (root,))
     return np.asarray(divide(1.0, root, part, side=side, lower=1, trans_a=side, overwrite_b=1))
 
 
 def _root(block: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
-    """L with L L^T = block - known, in the place of `known`, from the upper triangle of the block, which gets L^T.
+    """Find L with L L^T = block - known, in the place of `known`, from the upper triangle of the block, which gets L^T.
 
     What is below belongs to other columns. Only the lower triangle of L is meant.
     """

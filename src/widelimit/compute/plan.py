@@ -1,4 +1,4 @@
-"""How a kernel matrix is cut into tiles: from its shape, its dtype, the cores and a budget of memory."""
+"""A kernel matrix is cut into tiles: by its shape, its dtype, the cores and a budget of memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COPIES = 3
 
 
 def usable_cores() -> int:
-    """Cores this process may run on, or, on systems without affinity, all cores."""
+    """Return the cores this process may run on, or, on systems without affinity, all cores."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -36,7 +36,7 @@ def usable_cores() -> int:
 @final
 @dataclass(frozen=True)
 class Plan:
-    """Tiles of `edge` x `edge` of an (n, m) matrix; with `symmetric`, those on and below the diagonal."""
+    """A plan has tiles of `edge` x `edge` of an (n, m) matrix; with `symmetric`, those on and below the diagonal."""
 
     n: int
     m: int
@@ -49,26 +49,26 @@ class Plan:
 
     @property
     def row_blocks(self) -> int:
-        """Blocks of `edge` rows."""
+        """Return the number of blocks of `edge` rows."""
         return -(-self.n // self.edge)
 
     @property
     def column_blocks(self) -> int:
-        """Blocks of `edge` columns."""
+        """Return the number of blocks of `edge` columns."""
         return -(-self.m // self.edge)
 
     @property
     def count(self) -> int:
-        """Tiles to compute."""
+        """Return the number of tiles to compute."""
         rows, columns = self.row_blocks, self.column_blocks
         return rows * (rows + 1) // 2 if self.symmetric else rows * columns
 
     def rows(self, i: int) -> slice:
-        """The rows of block i (or the columns: blocks are square)."""
+        """Return the rows of block i (or the columns: blocks are square)."""
         return slice(i * self.edge, (i + 1) * self.edge)
 
     def groups(self) -> Iterator[tuple[range, range, list[tuple[int, int]]]]:
-        """(blocks of rows, blocks of columns, their tiles), every tile once.
+        """Return (blocks of rows, blocks of columns, their tiles), every tile once.
 
         The largest tasks come first, behind one of the diagonal, so that both kinds of tile are compiled side by side.
         """
@@ -88,10 +88,10 @@ def tile_edge(longest: int) -> int:
 
 
 def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, budget: float) -> Plan:
-    """The plan of an (n, m) matrix whose inputs have `features` numbers each.
+    """Make the plan of an (n, m) matrix whose inputs have `features` numbers each.
 
     Tiles have LARGEST rows, fewer for a small matrix (half of it, as a power of two, so that there is work for two) and
-    for a small budget. A quarter of the budget is for features, which are computed anew where not all fit.
+    for a small budget. A quarter of the budget is for features, which are computed again where not all fit.
 
     Args:
         n: rows.
@@ -123,12 +123,12 @@ def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, bud
 
 
 def usual_budget(features: int, dtype: Any) -> float:
-    """BUDGET, or more where inputs are so long that not one smallest tile fits."""
+    """Return BUDGET, or more where inputs are so long that not one smallest tile fits."""
     return max(BUDGET, _needed(SMALLEST, features + BESIDE, np.dtype(dtype).itemsize))
 
 
 def _needed(edge: int, features: int, size: int) -> int:
-    """Bytes of one worker on one tile, with the features of its rows and columns."""
+    """Return the bytes of one worker on one tile, with the features of its rows and columns."""
     return size * edge * (COPIES * edge + 2 * features)
 
 

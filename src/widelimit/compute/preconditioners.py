@@ -1,4 +1,4 @@
-"""A few columns of a kernel matrix, chosen at random, that capture most of it: what conjugate gradients start from."""
+"""A few random columns of a kernel matrix capture most of it: conjugate gradients start from them."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class LowRank:
 
 
 def default_rank(n: int) -> int:
-    """n/10, at most MOST: the n rank^2 flops of its making stay below those of a few products."""
+    """Return n/10, at most MOST: the n rank^2 flops to make it stay below those of a few products."""
     return min(max(n // 10, min(n, 50)), MOST)
 
 
 def needed(n: int, rank: int) -> float:
-    """Bytes of the making of a preconditioner: its factor twice, and a block of columns with its new ones."""
+    """Return the bytes to make a preconditioner: its factor twice, and a block of columns with its new ones."""
     return 8.0 * n * (2 * rank + 3 * min(CANDIDATES, rank))
 
 
 def _accepted(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Of candidates with this residual block, those that one-by-one sampling would have kept: rejection sampling."""
+    """Return the candidates that one-by-one sampling would have kept, by their residual block: rejection sampling."""
     schur = block.copy()
     kept = []
     for i, weight in enumerate(weights):
@@ -60,7 +60,7 @@ def _accepted(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) 
 def random_cholesky(
     matrix: Operator, rank: int, *, seed: int = 0, progress: Callable[[int, int], None] = silent
 ) -> tuple[np.ndarray, float]:
-    """A ~ F F^T, F (n, rank): columns drawn with probabilities proportional to the diagonal of A - F F^T.
+    """Factorise A ~ F F^T, F (n, rank): columns drawn with probabilities proportional to the diagonal of A - F F^T.
 
     Source: Chen, Epperly, Tropp and Webber 2022, arXiv 2207.06503, algorithm 1; in blocks, by rejection, which leaves
     the law of the pivots as it is: Epperly, Tropp and Webber 2024, arXiv 2410.03969.
@@ -106,7 +106,7 @@ def low_rank(
     seed: int = 0,
     progress: Callable[[int, int], None] = silent,
 ) -> LowRank:
-    """The preconditioner of matrix + diag(noise).
+    """Make the preconditioner of matrix + diag(noise).
 
     Its shift is the mean noise and the mean of what the columns leave, where the rest of the spectrum lies; at least
     sqrt(eps) of the mean diagonal, so that rounding in a residual is not magnified.

@@ -1,4 +1,4 @@
-"""Gram matrices on disk: a Zarr v3 array whose chunks are the tiles, each written once.
+"""A Gram matrix on disk is a Zarr v3 array whose chunks are the tiles, each written once.
 
 A chunk takes its place by a rename, so that it is whole or not there: after a kill the finished tiles are found and the
 others computed, and so are those that their checksum finds damaged. The array's attributes say of which kernel and data
@@ -39,7 +39,7 @@ METADATA, COPY = "zarr.json", "widelimit.json"
 UNFINISHED = re.compile(r"((zarr|widelimit)\.(json|[0-9a-f]+)|c/[0-9]+/[0-9]+\.[0-9a-f]+)\.partial")
 """Files that a kill leaves while this module, or Zarr, writes them. Others of that ending are the user's."""
 PROBED = 8
-"""Rows whose Gram matrix stands in the fingerprint: it tells functions apart that have the same name."""
+"""Rows whose Gram matrix stands in the fingerprint: it distinguishes functions that have the same name."""
 
 
 def store_gram(
@@ -87,7 +87,7 @@ def _hash(array: np.ndarray) -> str:
 
 
 def _described(value: Any) -> Any:
-    """The value as JSON: classes and functions by their names, arrays by their hashes."""
+    """Describe the value in JSON: classes and functions by their names, arrays by their hashes."""
     if dataclasses.is_dataclass(value):
         fields = {field.name: _described(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"class": type(value).__name__, **fields}
@@ -102,7 +102,7 @@ def _described(value: Any) -> Any:
 
 
 def _begun(path: Path) -> bool:
-    """False where there is nothing to lose: no folder, or one with no more than what a kill leaves at the beginning."""
+    """Return False where there is nothing to lose: no folder, or only the files of an interrupted start."""
     if not path.is_dir():
         return path.exists()
     own = {path / name for name in (METADATA, COPY)}
@@ -117,7 +117,7 @@ def _unfinished(path: Path, file: Path) -> bool:
 
 
 def _document(file: Path) -> Any:
-    """What the file says; None if it is missing or is no JSON."""
+    """Read the file's document; None if it is missing or is no JSON."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError):
@@ -168,7 +168,7 @@ def _says(document: Any, required: dict[str, Any]) -> bool:
 
 
 def _write(file: Path, text: bytes) -> None:
-    """The whole file or nothing."""
+    """Write the whole file or nothing."""
     partial = file.with_name(f"{file.name}.partial")
     with partial.open("wb") as written:
         written.write(text)
@@ -189,7 +189,7 @@ def _require_disk(path: Path, size: float) -> None:
 
 
 def _same_store(path: Path, manifest: dict[str, Any], plan: Plan) -> int:
-    """Rows of a tile of the store at `path`; refuses any store but one of this kernel and these data."""
+    """Return the rows of a tile of the store at `path`; refuses any store but one of this kernel and these data."""
     found = [_manifest_of(path / name) for name in (METADATA, COPY)]
     known = [each for each in found if each is not None]
     same = [each for each in known if _difference(each, manifest) is None]
@@ -213,7 +213,7 @@ def _same_store(path: Path, manifest: dict[str, Any], plan: Plan) -> int:
 
 
 def _manifest_of(file: Path) -> dict[str, Any] | None:
-    """What the file says of kernel and data; None if it is damaged: it contradicts itself, or is none of this form."""
+    """Read the manifest of kernel and data; None if it is damaged: it contradicts itself, or is none of this form."""
     document = _document(file)
     try:
         found = document["attributes"][KEY]
@@ -226,7 +226,7 @@ def _manifest_of(file: Path) -> dict[str, Any] | None:
 
 
 def _difference(found: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, str] | None:
-    """The first fact in which they differ, and how."""
+    """Return the first fact in which they differ, and how."""
     for name, what in (
         ("format", "in another format"),
         ("kernel", "of another kernel"),
@@ -247,14 +247,14 @@ def _short(value: Any) -> str:
 @final
 @dataclass(frozen=True)
 class _Store:
-    """The tiles of a plan as the chunks of the array at `path`."""
+    """The tiles of a plan are the chunks of the array at `path`."""
 
     path: Path
     plan: Plan
     dtype: np.dtype
 
     def whole(self, array: zarr.Array[Any], i: int, j: int) -> bool:
-        """Whether the tile is there and has its checksum."""
+        """Return True if the tile is there and has its checksum."""
         chunk = self.path / "c" / str(i) / str(j)
         size = self.plan.edge**2 * self.dtype.itemsize + CHECKSUM_BYTES
         if not chunk.is_file() or chunk.stat().st_size != size:
@@ -294,7 +294,7 @@ class _Store:
 
 
 def damaged(path: Path) -> list[str]:
-    """The tiles of a store, by their files, that are there and have not their checksum."""
+    """Find the tiles of a store, by their files, that are there and have not their checksum."""
     array = zarr.open_array(path, mode="r")
     shape = array.chunks
     found = []

@@ -90,7 +90,7 @@ class _Limit:
                 pool.limit(1)
 
     def forked(self) -> None:
-        """In a child."""
+        """Reset the state in a forked child."""
         self._restore()
         self.reset()
 
@@ -101,7 +101,7 @@ class _Limit:
 
 
 def _pools() -> list[_Pool]:
-    """Those of NumPy's and SciPy's OpenBLAS: looked for once, and once more when SciPy's is there."""
+    """Return the pools of NumPy's and SciPy's OpenBLAS: searched once, and once more when SciPy's is there."""
     scipy_too = "scipy.linalg" in sys.modules
     if scipy_too not in _known:
         found = ThreadpoolController().select(internal_api="openblas").lib_controllers
@@ -110,7 +110,7 @@ def _pools() -> list[_Pool]:
 
 
 def _pool(library: Any) -> list[_Pool]:
-    """The library's functions themselves, as threadpoolctl 3.8 lets one thread of Python alone change a number.
+    """Return the library's functions themselves, as threadpoolctl 3.8 lets one thread of Python alone change a number.
 
     None where the number is one of each thread (OpenMP), so that a limit cannot be lifted by another one.
     """
@@ -142,12 +142,12 @@ def following(work: float) -> Iterator[None]:
 
 
 def work(m: int, k: int, n: int) -> float:
-    """The multiply-adds, reads counted, of an (m, k) times a (k, n) matrix, or of m rows of a solve."""
+    """Return the multiply-adds, reads counted, of an (m, k) times a (k, n) matrix, or of m rows of a solve."""
     return float(m) * k * n + READ * (float(m) * k + float(k) * n + float(m) * n)
 
 
 def decomposing(n: int) -> AbstractContextManager[None]:
-    """`following` for the eigenvectors, singular vectors or least squares of an (n, n) matrix."""
+    """Apply `following` to the eigenvectors, singular vectors or least squares of an (n, n) matrix."""
     return following(EIGEN * work(n, n, n))
 
 

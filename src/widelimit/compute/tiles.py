@@ -1,4 +1,4 @@
-"""Kernel matrices from tiles: encode blocks of rows once, then a pure function on pairs of blocks.
+"""Kernel matrices are made of tiles: encode blocks of rows once, then a pure function on pairs of blocks.
 
 Few shapes are ever compiled: blocks have the plan's number of rows, filled up with rows of the data (zeros would all be
 duplicates). Inside a compiled tile a loop runs over patches small enough for the processor's cache: those of one
@@ -32,7 +32,7 @@ Item = TypeVar("Item")
 
 
 class PairKernel(abc.ABC):
-    """A pytree with the two phases of a kernel, as pure JAX functions."""
+    """A pytree has the two phases of a kernel, as pure JAX functions."""
 
     @property
     def traceable(self) -> bool:
@@ -41,19 +41,19 @@ class PairKernel(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, X: jax.Array) -> Features:
-        """What pairs need of single inputs, (n, d) -> pytree."""
+        """Compute the data of single inputs that pairs need, (n, d) -> pytree."""
 
     @abc.abstractmethod
     def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
-        """A block of the kernel, (n, m); with `same`, x is y: values on the diagonal are of no use then."""
+        """Compute a block of the kernel, (n, m); with `same`, x is y: values on the diagonal are of no use then."""
 
     @abc.abstractmethod
     def diagonal(self, x: Features) -> jax.Array:
-        """The kernel of each input with itself, (n,)."""
+        """Compute the kernel of each input with itself, (n,)."""
 
 
 class Block(NamedTuple):
-    """Encoded rows of the data, some at the end only to fill the shape up."""
+    """The block holds encoded rows of the data, some at the end only to fill the shape up."""
 
     patches: Features
     """Features of PATCH rows each (of all, if they are fewer), along a new first axis."""
@@ -67,7 +67,7 @@ def _at(patches: Features, index: jax.Array | int) -> Features:
 
 
 def _apart(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
-    """function(*arguments), by a branch that is always taken.
+    """Call function(*arguments) by a branch that is always taken.
 
     XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which then takes five times as long; it
     does not fuse across a branch (and drops `optimization_barrier` before it fuses).
@@ -76,7 +76,7 @@ def _apart(always: jax.Array, function: Callable[..., jax.Array], *arguments: Fe
     return jnp.asarray(jax.lax.cond(always, function, lambda *_: jnp.zeros(form.shape, form.dtype), *arguments))
 
 
-# Twice the width of vectors that XLA takes by itself: with AVX-512 a tile takes half the time, without it the same.
+# Twice the width of vectors that XLA takes automatically: with AVX-512 a tile takes half the time, without it the same.
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
 # Half of the time to compile; what runs is slower where it computes much, and encoding does not.
 _QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
@@ -84,7 +84,7 @@ _QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_
 
 @partial(jax.jit, compiler_options=_WIDE)
 def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count: int, same: bool) -> jax.Array:
-    """The patches (s, t) of `pairs` (P, 2), the first `count` of them, in their places; with `same`, x is y.
+    """Put the patches (s, t) of `pairs` (P, 2), the first `count` of them, in their places; with `same`, x is y.
 
     What is left out is 0; the two triangles of a patch with itself may differ by rounding, and its diagonal is void.
     """
@@ -110,9 +110,9 @@ def _whole(kernel: PairKernel, x: Features, y: Features) -> jax.Array:
 
 @jax.jit
 def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
-    """K(x, x): one triangle, mirrored, around the diagonal given.
+    """Compute K(x, x): one triangle, mirrored, around the diagonal given.
 
-    `diagonal` is compiled apart: inside this function the compiler could round it in another way than `diag` does.
+    `diagonal` is compiled separately: inside this function the compiler could round it in another way than `diag` does.
     """
     block = jnp.tril(kernel.pairwise(x, x, same=True), -1)
     return block + block.T + jnp.diag(diagonal)
@@ -127,7 +127,7 @@ Axes = tuple[int | None, ...]
 
 
 def _axes(features: Features, rows: int, fewer: Callable[[], Features]) -> Axes:
-    """The axis of the `rows`, first or last, of every array of the features; None where there is none.
+    """Find the axis of the `rows`, first or last, of every array of the features; None where there is none.
 
     Where two axes are as long (as many features as rows, for instance), `fewer` tells: features of half the rows.
     """
@@ -140,7 +140,7 @@ def _axes(features: Features, rows: int, fewer: Callable[[], Features]) -> Axes:
 
 
 def _cut(features: Features, axes: Axes, count: int) -> Features:
-    """Every array cut along its axis into `count` patches, along a new first axis."""
+    """Cut every array along its axis into `count` patches, along a new first axis."""
 
     def cut(leaf: jax.Array, axis: int | None) -> jax.Array:
         if axis is None:
@@ -159,7 +159,7 @@ def _finished(kernel: PairKernel, features: Features, axes: Axes, count: int) ->
 
 @partial(jax.jit, static_argnames="count", compiler_options=_QUICK)
 def _encode(kernel: PairKernel, X: jax.Array, count: int) -> tuple[Features, jax.Array]:
-    """The features of a block of rows in `count` patches, and K(x, x) for every row."""
+    """Compute the features of a block of rows in `count` patches, and K(x, x) for every row."""
     features = kernel.encode(X)
     axes = _axes(features, len(X), lambda: jax.eval_shape(kernel.encode, X[: len(X) // 2]))
     return _cut(features, axes, count), kernel.diagonal(features)
@@ -170,7 +170,7 @@ def _patches(rows: int) -> int:
 
 
 def _encoded(kernel: PairKernel, X: np.ndarray, rows: int) -> Block:
-    """The rows X, at most `rows` of them, as a block of that many."""
+    """Encode the rows X, at most `rows` of them, as a block of that many."""
     filled = np.resize(X, (rows, X.shape[1]))
     with arithmetic(X.dtype == np.float64):
         if kernel.traceable:
@@ -215,7 +215,7 @@ def _patch(block: Block) -> int:
 
 
 def _rectangle(kernel: PairKernel, x: Block, y: Block) -> np.ndarray:
-    """The tile of two blocks of rows: (rows of x that count, rows of y that count)."""
+    """Compute the tile of two blocks of rows: (rows of x that count, rows of y that count)."""
     used = [-(-block.used // _patch(block)) for block in (x, y)]
     pairs = [(s, t) for s in range(used[0]) for t in range(used[1])]
     return _computed(kernel, x, y, pairs, same=False)[: x.used, : y.used]
@@ -228,7 +228,7 @@ def _computed(kernel: PairKernel, x: Block, y: Block, pairs: list[tuple[int, int
 
 
 def _square(kernel: PairKernel, x: Block) -> np.ndarray:
-    """The tile of a block with itself, symmetric to the bit: (rows that count,) * 2."""
+    """Compute the tile of a block with itself, symmetric to the bit: (rows that count,) * 2."""
     rows = _patch(x)
     count = -(-x.used // rows)
     tile = np.array(_computed(kernel, x, x, [(s, t) for s in range(count) for t in range(s + 1)], same=True))
@@ -253,7 +253,7 @@ def every(*_: int) -> bool:
 
 
 def silent(done: float, total: float) -> None:
-    """No progress."""
+    """Report no progress."""
 
 
 def each(pool: ThreadPoolExecutor, work: Callable[[Item], None], items: Iterable[Item]) -> Iterator[None]:
@@ -277,7 +277,7 @@ def compute(
     wanted: Callable[[int, int], bool] = every,
     progress: Callable[[int, int], None] = silent,
 ) -> None:
-    """Call `write(i, j, tile)` for every tile of the plan that is wanted, from several threads, in no order.
+    """Call `write(i, j, tile)` for every tile of the plan that is requested, from several threads, in no order.
 
     A symmetric plan takes X for Y. `progress(done, total)` is called in this thread after each tile. An exception, of
     `write` or by Ctrl-C, ends the work within a tile.
@@ -320,12 +320,12 @@ def compute(
 
 
 def gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], None] = silent) -> np.ndarray:
-    """K(X, X): one triangle of tiles computed, the other its mirror; the diagonal is `diagonal`'s, to the bit."""
+    """Compute K(X, X): one triangle of tiles, the other its mirror; the diagonal is `diagonal`'s, to the bit."""
     return _gram(kernel, X, mirrored=True, progress=progress)
 
 
 def lower_gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], None] = silent) -> np.ndarray:
-    """The lower triangle of `gram` in an (n, n) array: what is above the diagonal is undefined."""
+    """Compute the lower triangle of `gram` in an (n, n) array: what is above the diagonal is undefined."""
     return _gram(kernel, X, mirrored=False, progress=progress)
 
 
@@ -349,7 +349,7 @@ def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, progress: Callab
 def cross(
     kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, progress: Callable[[int, int], None] = silent
 ) -> np.ndarray:
-    """K(X, Y)."""
+    """Compute K(X, Y)."""
     (n, d), m = X.shape, len(Y)
     require(n, m, X.dtype)
     plan = tile_plan(n, m, d, X.dtype, symmetric=False, budget=usual_budget(d, X.dtype))
@@ -364,7 +364,7 @@ def cross(
 
 @outside
 def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarray:
-    """K(x, x) for every row; in the blocks of `cross` with `beside` other rows, so that nothing is compiled anew."""
+    """Compute K(x, x) for every row, in the blocks of `cross` with `beside` other rows: nothing is compiled again."""
     (n, d), dtype = X.shape, X.dtype
     plan = tile_plan(n, max(n, beside), d, dtype, symmetric=True, budget=usual_budget(d, dtype))
     parts = (_encoded(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
@@ -378,7 +378,7 @@ def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
 
 
 def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
-    """`gram` as one traceable computation on a JAX array."""
+    """Compute `gram` as one traceable computation on a JAX array."""
     require(len(X), len(X), X.dtype)
 
     def compute() -> jax.Array:
@@ -389,11 +389,11 @@ def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
 
 
 def cross_jax(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
-    """`cross` as one traceable computation on JAX arrays."""
+    """Compute `cross` as one traceable computation on JAX arrays."""
     require(len(X), len(Y), X.dtype)
     return _traceable(lambda: _whole(kernel, kernel.encode(X), kernel.encode(Y)), X, Y)
 
 
 def diagonal_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
-    """`diagonal` as one traceable computation on a JAX array."""
+    """Compute `diagonal` as one traceable computation on a JAX array."""
     return _traceable(lambda: _diagonal(kernel, kernel.encode(X)), X)

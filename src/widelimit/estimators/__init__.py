@@ -1,1 +1,1 @@
-"""scikit-learn estimators: validate, call the library, store. No mathematics of their own."""
+"""The scikit-learn estimators validate, call the library, store. They have no mathematics of their own."""

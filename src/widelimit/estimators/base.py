@@ -1,4 +1,4 @@
-"""What regressors and classifiers share."""
+"""Regressors and classifiers share this base."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HYPERPARAMETERS = ("fixed", "marginal_likelihood", "leave_one_out")
 
 
 class WideEstimator(BaseEstimator, abc.ABC):
-    """An infinitely wide network as an estimator. Fitted state is plain arrays and numbers."""
+    """An infinitely wide network becomes an estimator. Fitted state is plain arrays and numbers."""
 
     _kind: ClassVar[Kind]
     depth: int
@@ -80,28 +80,28 @@ class WideEstimator(BaseEstimator, abc.ABC):
         return Design(self._kind, self.depth, self.activation, *numbers)
 
     def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Choice:
-        """Network, noise and scales for standardised targets, by `hyperparameters`."""
+        """Choose network, noise and scales for standardised targets, by `hyperparameters`."""
         design = self._design(self.weight_std, self.bias_std)
         return choose(design, points, y, weights, self.noise, self.hyperparameters, self.verbose)
 
     def _training(self, design: Design, points: np.ndarray, weights: np.ndarray) -> Training:
-        """How this estimator is trained on these rows."""
+        """Describe the training of this estimator on these rows."""
         ensemble, verbose = self._ensemble(), bool(self.verbose)
         return Training(design, points, weights, float(self.time), ensemble, self.solver, verbose)
 
     def _solved(self) -> bool:
-        """Whether the fit is one linear system, rather than a flow that takes eigenvectors."""
+        """Return True if the fit is one linear system, rather than a flow that takes eigenvectors."""
         return float(self.time) == math.inf and not self._ensemble()
 
     def _matrices(self) -> float:
-        """(n, n) matrices that a fit holds: one triangle for a linear system; or kernel, eigenvectors and workspace."""
+        """Count the (n, n) matrices of a fit: one triangle for a linear system; or kernel, eigenvectors, workspace."""
         return 0.5 if self._solved() else 4
 
     def _ensemble(self) -> bool:
         return getattr(self, "ensemble", False)
 
     def _prepared(self, X: Any) -> Float[np.ndarray, "m d"]:
-        """New rows, validated, as the kernel takes them."""
+        """Return new rows, validated, as the kernel takes them."""
         check_is_fitted(self)
         preparation.refuse_rows(X)
         with preparation.brief("X"):
@@ -109,7 +109,7 @@ class WideEstimator(BaseEstimator, abc.ABC):
         return self.inputs_(rows)
 
     def _normalised(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:
-        """Training rows as the kernel takes them; the normalisation is stored."""
+        """Return training rows as the kernel takes them; the normalisation is stored."""
         self.inputs_ = preparation.inputs(self.normalize, X, weights)
         return self.inputs_(X)
 

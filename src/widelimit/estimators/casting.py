@@ -1,4 +1,4 @@
-"""What scikit-learn would cast without a word is refused before it can: it takes tables of every kind for numbers."""
+"""Values that scikit-learn would cast without a message are refused first: it reads tables of every kind as numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from widelimit import lossless, validation
 
 
 def refuse_uncastable(name: str, value: Any) -> None:
-    """Refuse what a cast to float64 changes or loses without a word, before somebody else casts.
+    """Refuse what a cast to float64 changes or loses without a message, before scikit-learn casts.
 
     These are masks, text, dates, time spans, complex numbers, long doubles and integers beyond 2^53. An array of
     objects may hold real numbers.

@@ -1,4 +1,4 @@
-"""Classification by infinitely wide networks."""
+"""Infinitely wide networks classify."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIKELIHOODS = ("dirichlet", "least_squares")
 
 
 class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
-    """What both classifiers share."""
+    """Both classifiers share this base."""
 
     likelihood: str
     alpha_epsilon: float
@@ -84,7 +84,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
             )
 
     def _matrices(self) -> float:
-        """The factor and, for all classes together, one correction of its size, made from as much."""
+        """Count the factor and, for all classes together, one correction of its size, made from as much."""
         return 3 if self.likelihood == "dirichlet" and self._solved() else WideEstimator._matrices(self)
 
     def _dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
@@ -117,7 +117,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
         return Fitted(training, standard / chosen.scale, chosen.noise)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probability of each class of `classes_`: (m, c), rows sum to 1. By quadrature, no random numbers."""
+        """Predict the probability of each class of `classes_`: (m, c), rows sum to 1. There are no random numbers."""
         points = self._prepared(X)
         if self.fitted_ is None:
             return np.ones((len(points), 1))
@@ -128,26 +128,26 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
         return largest_probability(mean, np.maximum(variance, np.finfo(np.float64).tiny) * self.y_scale_**2)
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """log p of each class, (m, c); of two classes log(p_1/p_0), (m,)."""
+        """Compute log p of each class, (m, c); of two classes log(p_1/p_0), (m,)."""
         check_is_fitted(self)
         with np.errstate(divide="ignore"):
             scores = np.log(self.predict_proba(X))
         return np.asarray(scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable class: (m,)."""
+        """Predict the most probable class: (m,)."""
         check_is_fitted(self)
         return np.asarray(self.classes_[np.argmax(self.predict_proba(X), axis=1)])
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Share of rows whose class is predicted, weighted. Raises: TypeError, ValueError: as `fit`."""
+        """Return the share of rows whose class is predicted, weighted. Raises: TypeError, ValueError: as `fit`."""
         casting.refuse_unfit_labels("y", y)
         if sample_weight is not None:
             sample_weight = preparation.sample_weights(sample_weight, len(y))
         return float(ClassifierMixin.score(self, X, y, sample_weight))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """log of `predict_proba`; -inf where that underflows."""
+        """Compute the log of `predict_proba`; -inf where that underflows."""
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(self.predict_proba(X)))
 

@@ -1,4 +1,4 @@
-"""Features of an infinitely wide network's kernel, for linear models on tables with many rows."""
+"""This module computes features of an infinitely wide network's kernel, for linear models on tables with many rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from widelimit.inference.nystrom import nystrom
 
 @final
 class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """phi(x) (k,) with phi(x).phi(x') = K(x, L) K(L, L)^+ K(L, x') for k rows L of the training set (Nystrom).
+    """phi(x), (k,), has phi(x).phi(x') = K(x, L) K(L, L)^+ K(L, x') for k rows L of the training set (Nystrom).
 
     A linear model on these features approximates kernel ridge regression with the kernel K at O(n k^2) cost and O(n k)
     memory, where the exact estimators take O(n^3) and O(n^2). Source: Williams and Seeger 2001.
@@ -79,7 +79,7 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """phi(X), (m, k), the feature of the largest eigenvalue first."""
+        """Compute phi(X), (m, k), the feature of the largest eigenvalue first."""
         check_is_fitted(self)
         preparation.refuse_rows(X)
         with preparation.brief("X"):

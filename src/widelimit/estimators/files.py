@@ -1,4 +1,4 @@
-"""What a file is, and the arrays of an .npz file of this library, without trust in anything that it says."""
+"""This module names the kind of a file, and reads the arrays of an .npz file of this library without trusting it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAMAGED = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, SyntaxError),
     *(ArithmeticError, LookupError, TypeError, ValueError, AttributeError),
 )
-"""What Python and NumPy raise on bytes that are no archive, or no array (RecursionError is a RuntimeError)."""
+"""Python and NumPy raise these on bytes that are no archive, or no array (RecursionError is a RuntimeError)."""
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "a NumPy array (.npy), not a model"),
     (b"PAR1", "a Parquet file"),
@@ -53,7 +53,7 @@ PICKLE = "a pickle, which could run code and is never opened"
 
 
 def arrays(path: Path, header: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file as `np.savez` writes it, one of which is called `header`; no more memory than bytes.
+    """Read the arrays of an .npz file of `np.savez`, one of which is called `header`; no more memory than bytes.
 
     Members must be stored, not compressed, together no longer than the file, and numbers. Nothing is executed.
 
@@ -82,7 +82,7 @@ def arrays(path: Path, header: str) -> dict[str, np.ndarray]:
 
 
 class _Foreign(Exception):
-    """A whole file of another kind: what it is."""
+    """The error names the kind of a whole file of another kind."""
 
 
 def _foreign(path: Path, what: str) -> str:
@@ -95,13 +95,13 @@ def _damaged(path: Path, error: Exception) -> str:
 
 
 def _named(path: Path) -> str:
-    """The path, shortened from the left."""
+    """Return the path, shortened from the left."""
     text = str(path)
     return text if len(text) <= 120 else f"...{text[-116:]}"
 
 
 def described(start: bytes) -> str:
-    """What a file is that begins so: "a CSV file", "an image (PNG)", "an empty file"."""
+    """Describe a file that begins so: "a CSV file", "an image (PNG)", "an empty file"."""
     if not start:
         return "an empty file"
     for signature, what in SIGNATURES:
@@ -135,7 +135,7 @@ def _text(text: str) -> str:
 
 
 def _archive(names: list[str]) -> str:
-    """What a ZIP archive is, by the names in it."""
+    """Describe a ZIP archive by the names in it."""
     if any(name.endswith("data.pkl") for name in names):
         return f"a PyTorch file: {PICKLE}"
     for folder, what in (("xl/", "an Excel workbook"), ("word/", "a Word document"), ("ppt/", "a presentation")):
@@ -171,7 +171,7 @@ def _members(stream: BinaryIO, header: str) -> dict[str, np.ndarray]:
 
 
 def array(name: str, content: bytes) -> np.ndarray:
-    """One array of numbers from the bytes of an .npy file. Raises: ValueError."""
+    """Read one array of numbers from the bytes of an .npy file. Raises: ValueError."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError(f"{name} is an array of a newer format")

@@ -1,4 +1,4 @@
-"""A fitted Dirichlet classifier's functions as plain arrays."""
+"""A fitted Dirichlet classifier's functions are kept as plain arrays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from widelimit.shapes import Float, Int
 @final
 @dataclass(eq=False)
 class FittedClasses:
-    """One latent function a class; what variances need is made again when they are asked for."""
+    """Every class has one latent function; the data for variances are made again on request."""
 
     training: Training
     labels: Int[np.ndarray, " n"]
@@ -46,12 +46,12 @@ class FittedClasses:
 
     @property
     def offset(self) -> float:
-        """Prior mean of every latent function."""
+        """Return the prior mean of every latent function."""
         return dirichlet_offset(self.classes, self.alpha_epsilon)
 
     @cached_property
     def law(self) -> DirichletPosterior | tuple[StoppedFlow, ...]:
-        """The Gaussian law of the functions."""
+        """Return the Gaussian law of the functions."""
         how = self.training
         if not how.solved:
             return tuple(self._stopped(j) for j in range(self.classes))
@@ -73,12 +73,12 @@ class FittedClasses:
         return self.training.flow(target[:, None], shape.noise_other / self.scale**2, weights)
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Mean of the latent functions."""
+        """Compute the mean of the latent functions."""
         assert self.coefficients is not None
         return self.offset + self.scale * self.training.function(Z, self.coefficients)
 
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Variance of the latent functions."""
+        """Compute the variance of the latent functions."""
         if isinstance(self.law, DirichletPosterior):
             return self.law.variance(Z)
         return self.scale**2 * np.stack([flow.variance(Z) for flow in self.law], axis=1)

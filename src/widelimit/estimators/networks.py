@@ -1,4 +1,4 @@
-"""What the estimators share: the network, its kernel, and a fitted function that can be stored as plain arrays."""
+"""The estimators share this module: the network, its kernel, and a fitted function, stored as plain arrays."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TRIALS = 40
 @by_reference
 @dataclass(frozen=True)
 class Design:
-    """A network and which of its kernels: all that is needed to make them again."""
+    """A design is a network and the kind of its kernel: all that is needed to make them again."""
 
     kind: Kind
     depth: int
@@ -51,18 +51,18 @@ class Design:
     bias_std: float
 
     def network(self) -> Network:
-        """The network."""
+        """Make the network."""
         return mlp(depth=self.depth, activation=self.activation, weight_std=self.weight_std, bias_std=self.bias_std)
 
     def kernel(self) -> Kernel:
-        """Its kernel of this kind."""
+        """Make its kernel of this kind."""
         return ntk(self.network()) if self.kind == "ntk" else nngp(self.network())
 
 
 @final
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen on standardised targets y_j = scale_j (f + e), f ~ GP(0, K), e ~ N(0, noise/weights)."""
+    """A choice is made on standardised targets y_j = scale_j (f + e), f ~ GP(0, K), e ~ N(0, noise/weights)."""
 
     design: Design
     noise: float
@@ -78,7 +78,7 @@ def choose(
     hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"],
     verbose: bool,
 ) -> Choice:
-    """Network, noise and scales: as given, or the most likely ones, of rows evenly spread over a large table."""
+    """Choose network, noise and scales: as given, or the most likely ones, of rows evenly spread over a large table."""
     given = None if noise == "auto" else float(noise)
     objective: Objective = "marginal_likelihood"
     if hyperparameters != "fixed":
@@ -103,12 +103,12 @@ def choose(
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of these row numbers, evenly spaced."""
+    """Return at most `count` of these row numbers, evenly spaced."""
     return order if len(order) <= count else order[np.linspace(0, len(order) - 1, count).round().astype(int)]
 
 
 def search(design: Design, score: Callable[[Design], float]) -> Design:
-    """weight_std and bias_std of the largest score, by Nelder and Mead's method in their logarithms; bias 0 stays 0.
+    """Search weight_std and bias_std of the largest score, by Nelder and Mead's method in logarithms; bias 0 stays 0.
 
     A kernel at which the score cannot be computed loses.
     """
@@ -124,7 +124,7 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
         except (ValueError, ArithmeticError):
             return np.inf
 
-    score(design)  # what is wrong with the data is told here
+    score(design)  # errors in the data are reported here
     simplex = np.vstack([start, start + math.log(3) * np.eye(len(names))])
     bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
     options = {"initial_simplex": simplex, "maxfev": TRIALS, "xatol": 0.05, "fatol": 0.01}
@@ -134,7 +134,7 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
 @final
 @dataclass(frozen=True)
 class Training:
-    """A network, the rows it is trained on, and how."""
+    """The object holds a network, its training rows, and the way of training."""
 
     design: Design
     X: Float[np.ndarray, "n d"]
@@ -152,11 +152,11 @@ class Training:
 
     @property
     def solved(self) -> bool:
-        """Whether the fit is a linear system, and not a flow that takes eigenvectors."""
+        """Return True if the fit is a linear system, and not a flow that takes eigenvectors."""
         return self.time == np.inf and not self.ensemble
 
     def flow(self, y: Float[np.ndarray, "n c"], noise: float, weights: Float[np.ndarray, " n"]) -> StoppedFlow:
-        """The flow on some targets, where it is not `solved`."""
+        """Compute the flow on some targets, where it is not `solved`."""
         with shown(self.verbose and len(y) > LONG) as report:
             report("eigenvectors", 0, 0)
             prior = nngp(self.design.network()) if self.ensemble else None
@@ -165,7 +165,7 @@ class Training:
 
     @linalg.quiet()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
-        """K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
+        """Compute K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
         kernel = self.design.kernel()
         parts = [
             threads.product(np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)), coefficients)
@@ -175,14 +175,14 @@ class Training:
 
 
 def without_law(state: dict[str, Any]) -> dict[str, Any]:
-    """What is pickled of a fitted function: not its factorisation, which is made again when it is asked for."""
+    """Return a fitted function's state for a pickle: without its factorisation, which is made again on request."""
     return {name: value for name, value in state.items() if name != "law"}
 
 
 @final
 @dataclass(eq=False)
 class Fitted:
-    """A fitted function as plain arrays; what variances need is made again when they are asked for."""
+    """A fitted function is kept as plain arrays; the data for variances are made again on request."""
 
     training: Training
     y: Float[np.ndarray, "n c"]
@@ -204,7 +204,7 @@ class Fitted:
 
     @cached_property
     def law(self) -> Posterior | StoppedFlow:
-        """The Gaussian law of the function."""
+        """Return the Gaussian law of the function."""
         how = self.training
         if not how.solved:
             return how.flow(self.y, self.noise, how.weights)
@@ -212,6 +212,6 @@ class Fitted:
         return posterior(how.design.kernel(), how.X, self.y, noise=noise, solver=how.solver, progress=how.verbose)
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """K(Z, X) coefficients."""
+        """Compute K(Z, X) coefficients."""
         assert self.coefficients is not None
         return self.training.function(Z, self.coefficients)

@@ -1,4 +1,4 @@
-"""Fitted estimators in one file that holds numbers and text only: nothing in it is ever executed."""
+"""Fitted estimators are saved in one file that holds numbers and text only: nothing in it is ever executed."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from widelimit.estimators.regressors import WideRegressor
 from widelimit.estimators.restoring import ESTIMATORS, INVALID, restored
 
 FORMAT = 1
-"""Of the file. Grows when an older library would misread a newer file."""
+"""The version of the file grows when an older library would misread a newer file."""
 MAGIC = "widelimit.model"
 HEADER = "header"
 FIELDS = {"magic", "format", "widelimit", "class", "parameters", "state", "arrays", "extra", "checksum"}
-"""Of the header."""
+"""The header has these fields."""
 
 
 class Stored(NamedTuple):
-    """What a file holds."""
+    """The object holds what a file contains."""
 
     model: WideEstimator
     extra: dict[str, Any]
@@ -95,7 +95,7 @@ def _extra(extra: Any) -> Any:
 
 
 def load(path: str | os.PathLike[str]) -> WideEstimator:
-    """The estimator that `save` wrote; it predicts the same bits. Everything is validated, nothing executed.
+    """Load the estimator that `save` wrote; it predicts the same bits. Everything is validated, nothing executed.
 
     Raises:
         TypeError: path is no path.
@@ -108,7 +108,7 @@ def load(path: str | os.PathLike[str]) -> WideEstimator:
 
 
 def read(path: str | os.PathLike[str]) -> Stored:
-    """(model, extra) of a file written by `save`. Raises: as `load`."""
+    """Read (model, extra) of a file written by `save`. Raises: as `load`."""
     name = validation.path("path", path)
     try:
         header, arrays = _contents(name)
@@ -125,11 +125,11 @@ def read(path: str | os.PathLike[str]) -> Stored:
 
 
 class _Refused(Exception):
-    """A file that is refused, in the words that the user sees."""
+    """The error refuses a file, in the words that the user sees."""
 
 
 def _contents(name: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays, checked against each other."""
+    """Read header and arrays, checked against each other."""
     foreign = f"{name}: this is not a model saved by widelimit (wl.save, or widelimit fit)"
     try:
         arrays = files.arrays(name, HEADER)
@@ -156,7 +156,7 @@ def _contents(name: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 over the rest of the header and over names, dtypes, shapes and bytes of the arrays."""
+    """Compute SHA-256 over the rest of the header and over names, dtypes, shapes and bytes of the arrays."""
     rest = {key: value for key, value in header.items() if key != "checksum"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
     for key in sorted(arrays):
@@ -187,7 +187,7 @@ def _plain(value: Any) -> Any:
 
 
 def _state(model: WideEstimator) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Fitted attributes as arrays, and what JSON holds of them."""
+    """Return fitted attributes as arrays, and the others for JSON."""
     fitted = model.fitted_
     arrays = {"inputs.mean": model.inputs_.mean, "inputs.scale": model.inputs_.scale}
     names = getattr(model, "feature_names_in_", None)

@@ -1,4 +1,4 @@
-"""What happens to a table before a kernel sees it."""
+"""This module prepares a table before a kernel sees it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALIGNMENT = 64
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """The array in C's order from a multiple of 64 bytes on: itself, or else a copy.
+    """Return the array in C's order from a multiple of 64 bytes on: itself, or else a copy.
 
     Matrix products round in another way for another order: what a prediction reads has one form, in a fitted model and
     in a loaded one.
@@ -47,14 +47,14 @@ def settle(instance: Any, state: dict[str, Any]) -> None:
 @final
 @dataclass(frozen=True)
 class Inputs:
-    """x -> (x - mean)/scale, column by column, then, on the sphere, each row to norm sqrt(d)."""
+    """The map is x -> (x - mean)/scale, column by column, then, on the sphere, each row to norm sqrt(d)."""
 
     mean: Float[np.ndarray, " d"]
     scale: Float[np.ndarray, " d"]
     sphere: bool
 
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """The rows as the kernel takes them. Raises: ValueError: a row leaves float64's range."""
+        """Return the rows as the kernel takes them. Raises: ValueError: a row leaves float64's range."""
         with linalg.quiet():
             rows = near((X - self.mean) / self.scale, X)
         if not self.sphere:
@@ -65,7 +65,7 @@ class Inputs:
 
 
 def inputs(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]) -> Inputs:
-    """The normalisation of these training rows. Raises: ValueError: normalize is none of NORMALIZE."""
+    """Make the normalisation of these training rows. Raises: ValueError: normalize is none of NORMALIZE."""
     validation.choice("normalize", normalize, NORMALIZE)
     if normalize is None:
         return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
@@ -76,7 +76,7 @@ def inputs(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np
 def mean_and_scale(
     values: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Weighted mean and standard deviation of each column; its first value, and 1, of one constant up to rounding."""
+    """Compute each column's weighted mean and deviation; of one constant up to rounding, its first value and 1."""
     share = weights / weights.sum()
     largest = np.abs(values).max(axis=0)
     unit = np.where(largest > 0, largest, 1.0)  # of order 1, so that no square leaves the range of a float
@@ -90,13 +90,13 @@ def mean_and_scale(
 def standardised(
     y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """(y - mean)/scale, mean and scale, column by column; 0 in a column that is constant up to rounding."""
+    """Return (y - mean)/scale, mean and scale, column by column; 0 in a column that is constant up to rounding."""
     mean, scale = mean_and_scale(y, weights)
     return np.where(constant(y), 0.0, (y - mean) / scale), mean, scale
 
 
 def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
-    """(n,) weights >= 0, not all of them 0; 1 unless given."""
+    """Return (n,) weights >= 0, not all of them 0; 1 unless given."""
     if value is None:
         return np.ones(n)
     weights = np.asarray(validation.as_float_array("sample_weight", value), dtype=np.float64)
@@ -117,7 +117,7 @@ LONGEST = 380
 
 @contextmanager
 def brief(name: str) -> Iterator[None]:
-    """Errors of scikit-learn that name the argument, without the numbers of a table in them."""
+    """Shorten errors of scikit-learn that name the argument: without the numbers of a table in them."""
     try:
         yield
     except (TypeError, ValueError) as error:

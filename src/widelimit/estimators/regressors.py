@@ -1,4 +1,4 @@
-"""Regression by infinitely wide networks."""
+"""Infinitely wide networks do regression."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from widelimit.inference.solvers import Solver
 
 
 class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
-    """y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight): what both regressors share."""
+    """Both regressors have y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight)."""
 
     y_mean_: np.ndarray
     y_scale_: np.ndarray
@@ -74,7 +74,7 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
             self.log_marginal_likelihood_value_ = value
 
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:
-        """The predictive mean, (m,) or (m, c); with its standard deviation or covariance if asked.
+        """Predict the mean, (m,) or (m, c); with its standard deviation or covariance on request.
 
         Args:
             X: (m, d).
@@ -101,7 +101,7 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
         return mean
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R^2 of `predict(X)`, weighted, the mean over outputs. Raises: TypeError, ValueError: as `fit`."""
+        """Return R^2 of `predict(X)`, weighted, the mean over outputs. Raises: TypeError, ValueError: as `fit`."""
         preparation.refuse_targets(y)
         if y is None:
             raise ValueError("y must have shape (n,) or (n, c), got None.")
@@ -111,11 +111,11 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
             return float(RegressorMixin.score(self, X, y, sample_weight))
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
-        """Without the axis of outputs if y had none."""
+        """Remove the axis of outputs if y had none."""
         return values[..., 0] if self._single else values
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
-        """Draws of f (without noise) at X: (m, n_samples), or (m, c, n_samples)."""
+        """Draw f (without noise) at X: (m, n_samples), or (m, c, n_samples)."""
         points = self._prepared(X)
         n_samples = validation.integer("n_samples", n_samples, at_least=1)
         preparation.refuse_random_state(random_state)
@@ -124,7 +124,7 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
         return np.moveaxis(self._shaped(self.y_mean_ + self.y_scale_ * draws), 0, -1)
 
     def log_marginal_likelihood(self) -> float:
-        """log p(y | X) of the standardised targets, as GaussianProcessRegressor has it.
+        """Return log p(y | X) of the standardised targets, as GaussianProcessRegressor does.
 
         Raises:
             ValueError: an ensemble or an early stop, which are no Bayesian posterior; a singular covariance; or one

@@ -1,4 +1,4 @@
-"""Fitted estimators from what a file says of them: every field is checked, most by the code that checks arguments."""
+"""Fitted estimators are restored from a file's fields: each is checked, most by the code that checks arguments."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NOTHING: tuple[set[str], set[str]] = set(), {"inputs.mean", "inputs.scale"}
 
 
 def restored(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> WideEstimator:
-    """The fitted estimator of a header and arrays.
+    """Restore the fitted estimator of a header and arrays.
 
     Raises: one of INVALID.
     """
@@ -111,7 +111,7 @@ def _inputs(model: WideEstimator, sphere: bool, arrays: dict[str, np.ndarray], d
 
 
 def _classes(kept: dict[str, Any]) -> np.ndarray:
-    """The labels, of the type that they had."""
+    """Return the labels, of the type that they had."""
     name, values = kept["dtype"], kept["values"]
     if set(kept) != {"dtype", "values"} or not isinstance(values, list) or not values:
         raise ValueError("classes are no list of labels")
@@ -126,7 +126,7 @@ def _classes(kept: dict[str, Any]) -> np.ndarray:
 
 
 def _function(model: WideEstimator, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
-    """The fitted function, of the kind that this class has with these parameters."""
+    """Restore the fitted function, of the kind that this class has with these parameters."""
     kind = state["fitted"]
     if isinstance(model, WideClassifier) and len(model.classes_) == 1:
         if kind is not None:

@@ -1,4 +1,4 @@
-"""Kernels of this library as scikit-learn has them."""
+"""Kernels of this library become kernels of scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from widelimit.compute import memory
 from widelimit.kernels.base import Kernel
 
 STEP = 1e-4
-"""Of central differences in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
+"""The step of central differences is in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
 
 
 class _Place(NamedTuple):
-    """Where a hyper-parameter stands in a kernel: entry `entry` of the flattened leaf number `leaf`."""
+    """A place locates a hyper-parameter in a kernel: entry `entry` of the flattened leaf number `leaf`."""
 
     name: str
     leaf: int
@@ -30,7 +30,7 @@ class _Place(NamedTuple):
 
 
 def _places(kernel: Kernel) -> list[_Place]:
-    """Every number in the kernel's leaves, by path; matrices are data, not hyper-parameters."""
+    """Find every number in the kernel's leaves, by path; matrices are data, not hyper-parameters."""
     found = []
     for i, (path, leaf) in enumerate(jax.tree_util.tree_flatten_with_path(kernel)[0]):
         name, values = jax.tree_util.keystr(path).lstrip("."), np.asarray(leaf, np.float64)
@@ -42,14 +42,14 @@ def _places(kernel: Kernel) -> list[_Place]:
 
 @jax.jit
 def _slope(kernel: Kernel, tangent: Kernel, X: jax.Array) -> jax.Array:
-    """d K(X, X) along a direction in the space of hyper-parameters."""
+    """Compute d K(X, X) along a direction in the space of hyper-parameters."""
     derivative: jax.Array = jax.jvp(lambda k: k.gram(X), (kernel,), (tangent,))[1]
     return derivative
 
 
 @final
 class SklearnKernel(ScikitKernel):
-    """K(x, x') of a `widelimit.Kernel` as a `sklearn.gaussian_process.kernels.Kernel`; made by `sklearn_kernel`.
+    """A `widelimit.Kernel` becomes a `sklearn.gaussian_process.kernels.Kernel`; made by `sklearn_kernel`.
 
     `values` are the free hyper-parameters and `names` their names; theta is log(values), as scikit-learn has it.
     """
@@ -65,12 +65,12 @@ class SklearnKernel(ScikitKernel):
 
     @property
     def hyperparameter_values(self) -> Hyperparameter:
-        """All free hyper-parameters, one vector."""
+        """Return all free hyper-parameters, one vector."""
         return Hyperparameter("values", "numeric", self.values_bounds, len(self.names))
 
     @property
     def current(self) -> Kernel:
-        """The kernel at `values`."""
+        """Return the kernel at `values`."""
         return self._at(np.atleast_1d(np.asarray(self.values, np.float64)))
 
     def _at(self, values: np.ndarray) -> Kernel:
@@ -84,7 +84,7 @@ class SklearnKernel(ScikitKernel):
         return built
 
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
-        """K(X, Y), (n, m), Y = X unless given; with `eval_gradient` also d K(X, X)/d theta, (n, n, p)."""
+        """Compute K(X, Y), (n, m), Y = X unless given; with `eval_gradient` also d K(X, X)/d theta, (n, n, p)."""
         X = _table(X)
         if Y is not None:
             if eval_gradient:
@@ -114,11 +114,11 @@ class SklearnKernel(ScikitKernel):
             return np.asarray(_slope(kernel, tangent, jnp.asarray(X)))
 
     def diag(self, X: Any) -> np.ndarray:
-        """K(x, x) of every row: (n,)."""
+        """Compute K(x, x) of every row: (n,)."""
         return np.asarray(self.current.diag(_table(X)))
 
     def is_stationary(self) -> bool:
-        """Whether K depends on x - x' only; False: it is not known to."""
+        """Return True if K is known to depend on x - x' only."""
         return False
 
     def __repr__(self) -> str:
@@ -141,7 +141,7 @@ def sklearn_kernel(
     bounds: tuple[float, float] = (1e-3, 1e3),
     gradient: Literal["autodiff", "differences"] = "autodiff",
 ) -> SklearnKernel:
-    """K(x, x') for scikit-learn: GaussianProcessRegressor and GaussianProcessClassifier, SVC, SVR, KernelRidge.
+    """Make K(x, x') for scikit-learn's GaussianProcessRegressor and GaussianProcessClassifier, SVC, SVR, KernelRidge.
 
     Every positive number in the kernel (for nngp(net): weight_std and bias_std of the first and of the repeated layers)
     is a hyper-parameter that scikit-learn's optimisers may fit, in logarithms, by exact derivatives. Those that are 0

@@ -1,1 +1,1 @@
-"""What a kernel predicts: Bayes, gradient flow, and the ensemble of all trained networks, all in float64."""
+"""A kernel predicts by Bayes, gradient flow, and the ensemble of all trained networks, all in float64."""

@@ -1,4 +1,4 @@
-"""Probabilities of classes from independent Gaussian outputs, one a class, by quadrature: deterministic, no samples."""
+"""Probabilities of classes follow from independent Gaussian outputs, one a class, by quadrature without samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from widelimit.shapes import Float
 NODES = 24
 """Gauss-Hermite nodes for each output; spaced by less than the width of a Gumbel variable up to a deviation of 4."""
 STEP = 0.4
-"""Of the trapezoidal rule, in units of a Gumbel variable; its error falls as exp(-pi^2/STEP), 2e-11 here."""
+"""The step of the trapezoidal rule is in units of a Gumbel variable; its error falls as exp(-pi^2/STEP), 2e-11 here."""
 TAIL = 30.0
 """exp(-TAIL) of a Gumbel variable's right tail is left out."""
 REACH = 8.0
@@ -38,7 +38,7 @@ def _in_blocks(
 
 
 def expected_softmax(mean: Float[np.ndarray, "m c"], variance: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:
-    """E[exp(f_k)/sum_j exp(f_j)] for independent f_k ~ N(mean_k, variance_k); rows sum to 1.
+    """Compute E[exp(f_k)/sum_j exp(f_j)] for independent f_k ~ N(mean_k, variance_k); rows sum to 1.
 
     The softmax is the probability that f_k + g_k is the largest, g_k independent Gumbel variables: the integral over x
     of H_k'(x) prod_{j != k} H_j(x), H_j(x) = E[exp(-exp(f_j - x))]: Gauss-Hermite nodes in f, a trapezoidal rule in x.
@@ -79,7 +79,7 @@ def _softmax(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
 
 
 def largest_probability(mean: Float[np.ndarray, "m c"], variance: Float[np.ndarray, "m c"]) -> Float[np.ndarray, "m c"]:
-    """P(f_k is the largest) for independent f_k ~ N(mean_k, variance_k), variance > 0; rows sum to 1.
+    """Compute P(f_k is the largest) for independent f_k ~ N(mean_k, variance_k), variance > 0; rows sum to 1.
 
     The integral over z of phi(z) prod_{j != k} Phi((mean_k + s_k z - mean_j)/s_j), by the trapezoidal rule.
     """

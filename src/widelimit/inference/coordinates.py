@@ -1,4 +1,4 @@
-"""Hyper-parameters by name as the coordinates of a search."""
+"""Hyper-parameters with names are the coordinates of a search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Values = dict[str, Any]
 
 
 class Parameter(NamedTuple):
-    """A hyper-parameter as coordinates z: its logarithm where its lower bound is positive, else itself."""
+    """A hyper-parameter has coordinates z: its logarithm where its lower bound is positive, else itself."""
 
     name: str
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ Layout = tuple[tuple[str, tuple[int, ...], bool], ...]
 
 
 def named(layout: Layout, z: Any) -> Values:
-    """Named values from coordinates, NumPy or JAX."""
+    """Return named values from coordinates, NumPy or JAX."""
     found: Values = {}
     place = 0
     for name, shape, logarithmic in layout:
@@ -46,30 +46,30 @@ def named(layout: Layout, z: Any) -> Values:
 
 
 class Space(NamedTuple):
-    """All hyper-parameters of a search, one after another in z."""
+    """The space holds all hyper-parameters of a search, one after another in z."""
 
     parameters: tuple[Parameter, ...]
 
     @property
     def layout(self) -> Layout:
-        """What a compiled function knows of the space."""
+        """Return the data of the space that a compiled function knows."""
         return tuple((p.name, p.shape, p.logarithmic) for p in self.parameters)
 
     def values(self, z: Any) -> Values:
-        """Named values from coordinates."""
+        """Return named values from coordinates."""
         return named(self.layout, z)
 
     def floats(self, z: np.ndarray) -> Values:
-        """The same with plain floats for scalars."""
+        """Return the same with plain floats for scalars."""
         return {name: float(v) if np.ndim(v) == 0 else np.asarray(v) for name, v in self.values(z).items()}
 
     def joined(self, field: str) -> np.ndarray:
-        """A field of every parameter as coordinates: start, low or high."""
+        """Return a field of every parameter as coordinates: start, low or high."""
         return np.concatenate([np.asarray(getattr(p, field)).ravel() for p in self.parameters])
 
 
 def parameter(name: str, start: Any, bounds: Any) -> Parameter:
-    """A parameter and its bounds, checked. Raises: TypeError, ValueError."""
+    """Make a parameter and its bounds, checked. Raises: TypeError, ValueError."""
     value = np.asarray(validation.vector_or_scalar(name, start), np.float64)
     if bounds is None:
         if not (value > 0).all():
@@ -92,7 +92,7 @@ def parameter(name: str, start: Any, bounds: Any) -> Parameter:
 @final
 @dataclass(frozen=True)
 class Leaves:
-    """A kernel as a builder, from its leaves by name; equal ones share what is compiled."""
+    """The builder makes a kernel from its leaves by name; equal ones share what is compiled."""
 
     tree: Any
     names: tuple[str, ...]
@@ -102,7 +102,7 @@ class Leaves:
 
 
 def by_leaves(kernel: Kernel) -> tuple[Leaves, Values]:
-    """A kernel as a builder: its leaves by their paths."""
+    """Make a builder of a kernel: its leaves by their paths."""
     paths, tree = jax.tree_util.tree_flatten_with_path(kernel)
     names = tuple(jax.tree_util.keystr(path).lstrip(".") for path, _ in paths)
     return Leaves(tree, names), {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}

@@ -1,4 +1,4 @@
-"""Classification by Gaussian processes on transformed labels: Milios et al. 2018, arXiv 1805.10915."""
+"""Gaussian processes classify on transformed labels: Milios et al. 2018, arXiv 1805.10915."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from widelimit.shapes import Float, Int
 ALPHA_EPSILON = 0.01
 """Milios et al., section 4.1."""
 SCALES = 2.0 ** np.arange(-1, 5.1)
-"""Standard deviations of the latent functions tried; latent labels of own and other classes are about 6.6 apart."""
+"""Standard deviations of the latent functions tried; latent labels of own and other classes differ by about 6.6."""
 BLOCK = 2048
 """Test points whose variances are computed at once."""
 
 
 class DirichletLabels(NamedTuple):
-    """Gamma(alpha, 1) as lognormal, alpha = alpha_epsilon + [own class].
+    """Gamma(alpha, 1) is replaced by a lognormal law, alpha = alpha_epsilon + [own class].
 
     Variance log(1 + 1/alpha), mean log(alpha) - variance/2.
     """
@@ -40,7 +40,7 @@ class DirichletLabels(NamedTuple):
 
 
 def dirichlet_labels(alpha_epsilon: float = ALPHA_EPSILON) -> DirichletLabels:
-    """Means and variances of the latent label of a row's own class and of the other classes: equations (5) and (6)."""
+    """Compute means and variances of the latent labels, of the own class and of others: equations (5) and (6)."""
     own, other = 1 + alpha_epsilon, alpha_epsilon
     noise_own, noise_other = math.log1p(1 / own), math.log1p(1 / other)
     return DirichletLabels(math.log(own) - noise_own / 2, math.log(other) - noise_other / 2, noise_own, noise_other)
@@ -49,7 +49,10 @@ def dirichlet_labels(alpha_epsilon: float = ALPHA_EPSILON) -> DirichletLabels:
 @final
 @dataclass(frozen=True)
 class _Correction:
-    """What a class's own rows, of less noise, change: U^T A^{-1} U and a factor of C = 1/delta - U^T A^{-1} U."""
+    """The correction is U^T A^{-1} U and a factor of C = 1/delta - U^T A^{-1} U.
+
+    It is for a class's own rows, of less noise.
+    """
 
     rows: np.ndarray
     """L^{-1} P (n, n_k), A = L L^T."""
@@ -57,7 +60,7 @@ class _Correction:
     lower: np.ndarray
 
     def update(self, factor: linalg.Factor, member: np.ndarray, solved: np.ndarray) -> np.ndarray:
-        """A^{-1} U C^{-1} U^T A^{-1} b, given the own rows of A^{-1} b."""
+        """Compute A^{-1} U C^{-1} U^T A^{-1} b, given the own rows of A^{-1} b."""
         with threads.following(threads.work(len(self.lower), len(self.lower), 1)):
             inner = scipy.linalg.cho_solve((self.lower, True), self.root * solved, check_finite=False)
         spike = np.zeros((len(self.rows), 1))
@@ -65,14 +68,14 @@ class _Correction:
         return factor.solve(spike)[:, 0]
 
     def seen(self, white: np.ndarray) -> np.ndarray:
-        """|C^{-1/2} U^T A^{-1} b|^2 of each column b, given L^{-1} b."""
+        """Compute |C^{-1/2} U^T A^{-1} b|^2 of each column b, given L^{-1} b."""
         part = self.root[:, None] * threads.product(self.rows.T, white)
         with threads.following(threads.work(len(part), len(part), part.shape[1])):
             solved = scipy.linalg.solve_triangular(self.lower, part, lower=True, check_finite=False)
         return np.asarray(np.einsum("ij,ij->j", solved, solved))
 
     def log_determinant(self) -> float:
-        """log det C."""
+        """Return log det C."""
         return float(2 * np.sum(np.log(np.diagonal(self.lower))))
 
 
@@ -88,7 +91,7 @@ def _correction(factor: linalg.Factor, member: np.ndarray, weights: np.ndarray, 
 @final
 @dataclass(frozen=True)
 class DirichletPosterior:
-    """f_k | labels for independent f_k ~ GP(offset_k, K), one a class: made by `dirichlet_posterior`."""
+    """The posterior is f_k | labels for independent f_k ~ GP(offset_k, K), one a class; see `dirichlet_posterior`."""
 
     data: TrainingSet
     factor: linalg.Factor
@@ -98,7 +101,7 @@ class DirichletPosterior:
     scale: float
     offset: float
     log_marginal_likelihood: float
-    """Of the latent labels, summed over the classes that occur: one that does not has nothing but its own absence."""
+    """The log likelihood of the latent labels is summed over the classes that occur: others have only their absence."""
     targets: Float[np.ndarray, "n c"]
     """Latent labels less the offset, in units of scale."""
     noise: Float[np.ndarray, "n c"]
@@ -109,13 +112,13 @@ class DirichletPosterior:
 
     @linalg.quiet()
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Mean of each f_k at Z."""
+        """Compute the mean of each f_k at Z."""
         points = self.data.inputs(Z)
         return near(self.offset + self.scale * threads.product(self.data.cross(points), self.coefficients), points)
 
     @linalg.quiet()
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Variance of each f_k at Z."""
+        """Compute the variance of each f_k at Z."""
         points = self.data.inputs(Z)
         prior = self.data.diagonal(points)
         out = np.empty((len(points), len(self.corrections)))
@@ -129,7 +132,7 @@ class DirichletPosterior:
         return near(self.scale**2 * out, points)
 
     def leave_one_out(self) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]]:
-        """Mean and variance of each row's f_k given all other rows, (n, c) each; as `Posterior.leave_one_out`."""
+        """Compute mean and variance of each row's f_k given all others, (n, c) each; as `Posterior.leave_one_out`."""
         white = self.factor.whiten(np.eye(len(self.targets)))
         own = np.einsum("ij,ij->j", white, white)[:, None] + np.stack([c.seen(white) for c in self.corrections], axis=1)
         error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
@@ -137,13 +140,13 @@ class DirichletPosterior:
         return self.offset + self.scale * mean, self.scale**2 * linalg.non_negative(1 / own - self.noise, error)
 
     def leave_one_out_score(self, labels: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]) -> float:
-        """sum_i w_i log p(label_i | the other rows)."""
+        """Return sum_i w_i log p(label_i | the other rows)."""
         p = expected_softmax(*self.leave_one_out())[np.arange(len(labels)), labels]
         return float(weights @ np.log(np.maximum(p, np.finfo(np.float64).tiny)))
 
 
 def dirichlet_offset(classes: int, alpha_epsilon: float = ALPHA_EPSILON) -> float:
-    """The precision-weighted mean of a row's latent labels, for every class: far from all rows they are as likely."""
+    """Compute the precision-weighted mean of a row's latent labels, by class: far from all rows all are as likely."""
     shape = dirichlet_labels(alpha_epsilon)
     own, other = 1 / shape.noise_own, (classes - 1) / shape.noise_other
     return (own * shape.own + other * shape.other) / (own + other)
@@ -160,7 +163,9 @@ def dirichlet_posterior(
     weights: Float[np.ndarray, " n"] | None = None,
     progress: bool = False,
 ) -> DirichletPosterior:
-    """Exact posterior of every class's process f_k ~ `dirichlet_offset` + scale GP(0, K), label noise by row and class.
+    """Compute the exact posterior of every class's process f_k ~ `dirichlet_offset` + scale GP(0, K).
+
+    The label noise is by row and class.
 
     In units of `scale` class k's covariance is A_k = A - delta U U^T with A = K + noise_other W^{-1} common to all and
     U = P_k W^{-1/2} over the class's own rows, delta = noise_other - noise_own: one factorisation of (n, n) serves all
@@ -198,7 +203,7 @@ def _conditioned(
     weights: np.ndarray,
     report: Report = silent,
 ) -> DirichletPosterior:
-    """`dirichlet_posterior` from K(X, X), which is overwritten."""
+    """Compute `dirichlet_posterior` from K(X, X), which is overwritten."""
     (n, c), shape = data.y.shape, dirichlet_labels(alpha_epsilon)
     offset, delta = dirichlet_offset(c, alpha_epsilon), (shape.noise_other - shape.noise_own) / scale**2
     factor = factorised(matrix, shape.noise_other / scale**2 / weights, report)
@@ -230,7 +235,7 @@ def most_likely_scale(
     alpha_epsilon: float = ALPHA_EPSILON,
     weights: Float[np.ndarray, " n"],
 ) -> DirichletPosterior:
-    """The posterior at the most likely of SCALES/sqrt(mean K(x, x)); arguments as of `dirichlet_posterior`."""
+    """Find the posterior at the most likely of SCALES/sqrt(mean K(x, x)); arguments as of `dirichlet_posterior`."""
     data = training_set(k, X, np.zeros((len(X), classes)))
     matrix = data.gram()
     unit = math.sqrt(float(weights @ np.diagonal(matrix)) / float(weights.sum()))

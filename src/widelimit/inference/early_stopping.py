@@ -1,4 +1,4 @@
-"""Gradient flow with a ridge and weights, stopped at any time, and its law over random starts."""
+"""Gradient flow with a ridge and weights is stopped at any time; its law over random starts is known."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class StoppedFlow:
 
     @property
     def coefficients(self) -> Float[np.ndarray, "n c"]:
-        """A_t y: the mean is T(., X) A_t y."""
+        """Compute A_t y: the mean is T(., X) A_t y."""
         return threads.product(self.modes, self.gain[:, None] * threads.product(self.modes.T, self.data.y))
 
     @linalg.quiet()
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m *c"]:
-        """T(Z, X) A_t y."""
+        """Compute T(Z, X) A_t y."""
         return np.asarray(self.data.outputs(self._mean(self.data.inputs(Z)), Z))
 
     @linalg.quiet()
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
-        """The diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
+        """Compute the diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
         points = self.data.inputs(Z)
         prior = np.asarray(self.prior.diag(points))
         weighted, between = self._projections(points)
@@ -53,7 +53,10 @@ class StoppedFlow:
 
     @linalg.quiet()
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
-        """S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m), symmetric to the bit."""
+        """Compute S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m).
+
+        The result is symmetric to the bit.
+        """
         points = self.data.inputs(Z)
         m, n = len(points), len(self.data.X)
         memory.require(8.0 * (5 * m * m + 4 * m * n), f"the covariance of {m} points")
@@ -67,7 +70,7 @@ class StoppedFlow:
 
     @linalg.quiet()
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, *, seed: int = 0) -> Float[np.ndarray, "count m *c"]:
-        """Draws of f_t(Z): (count, m), or (count, m, c) for y of shape (n, c)."""
+        """Draw f_t(Z): (count, m), or (count, m, c) for y of shape (n, c)."""
         points, c = self.data.inputs(Z), self.data.y.shape[1]
         error = len(points) * linalg.rounding(len(self.data.X), float(4 * np.max(self.prior.diag(points))))
         root = linalg.square_root(self.covariance(points), error)
@@ -80,7 +83,7 @@ class StoppedFlow:
         return threads.product(self.data.cross(points), self.coefficients)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """B U^{-T} = T(Z, X) U diag(gain) and S(Z, X) U."""
+        """Compute B U^{-T} = T(Z, X) U diag(gain) and S(Z, X) U."""
         tangent = threads.product(self.data.cross(points), self.modes)
         if self.prior is self.data.kernel:
             return tangent * self.gain, tangent
@@ -101,7 +104,7 @@ def stopped_flow(
     weights: Float[np.ndarray, " n"] | None = None,
     prior: Kernel | None = None,
 ) -> StoppedFlow:
-    """The law of f_t under gradient flow on C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
+    """Compute the law of f_t under gradient flow on C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
 
     N = sum_i w_i, time that of d theta/dt = -grad C. With W^{1/2} T W^{1/2} = V diag(lambda) V^T and U = W^{1/2} V:
     f_t = f_0 + T(., X) U diag(gain) U^T (y - f_0(X)), gain = (1 - exp(-2 (lambda + noise) t/N))/(lambda + noise). At
@@ -140,7 +143,7 @@ def stopped_flow(
 
 
 def _gain(values: np.ndarray, ridge: float, clock: float) -> np.ndarray:
-    """(1 - exp(-clock (lambda + ridge)))/(lambda + ridge); null modes as in `GradientFlow.gain`."""
+    """Compute (1 - exp(-clock (lambda + ridge)))/(lambda + ridge); null modes as in `GradientFlow.gain`."""
     null = (values <= linalg.rounding(len(values), values[-1])) & (ridge == 0)
     rate = np.where(null, 1.0, np.maximum(values, 0.0) + ridge)
     finite = clock if np.isfinite(clock) else 0.0

@@ -1,4 +1,4 @@
-"""All infinitely wide networks at once: the law of the trained outputs over random initialisations."""
+"""All infinitely wide networks have a law: that of the trained outputs over random initialisations."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class TrainedEnsemble:
         validation.sealed(self)
 
     def mean(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
-        """B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
+        """Compute B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
         return self.flow.predict(Z, t)
 
     @linalg.quiet()
     def covariance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m m"]:
-        """Sigma(Z, Z) - B Sigma(X, Z) - (B Sigma(X, Z))^T + B Sigma(X, X) B^T, B = B_t(Z).
+        """Compute Sigma(Z, Z) - B Sigma(X, Z) - (B Sigma(X, Z))^T + B Sigma(X, X) B^T, B = B_t(Z).
 
         (m, m), or (T, m, m) for an array of times.
         t = 0 is the NNGP prior. Source: Lee et al. 2019, arXiv 1902.06720, section 2.3.
@@ -64,7 +64,7 @@ class TrainedEnsemble:
 
     @linalg.quiet()
     def variance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m"]:
-        """The diagonal of `covariance`, (m,) or (T, m), at O(m n^2) for each time; never negative.
+        """Compute the diagonal of `covariance`, (m,) or (T, m), at O(m n^2) for each time; never negative.
 
         A variance smaller than the rounding error of the sum it comes from is 0.
 
@@ -84,7 +84,7 @@ class TrainedEnsemble:
         return like(out if times.ndim else out[0], Z)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Theta(Z, X) V and Sigma(Z, X) V."""
+        """Compute Theta(Z, X) V and Sigma(Z, X) V."""
         between = threads.product(np.asarray(self.prior.cross(points, self.flow.data.X)), self.flow.vectors)
         return self.flow.projected(points), between
 
@@ -94,7 +94,7 @@ class TrainedEnsemble:
 
 
 def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> TrainedEnsemble:
-    """The Gaussian law, over random initialisations, of infinitely wide networks trained by gradient flow to time t.
+    """Compute the Gaussian law, over initialisations, of infinitely wide networks trained by gradient flow to time t.
 
     Mean B_t(Z) y and covariance as in `TrainedEnsemble`; at t = 0 the NNGP prior, at t = inf interpolation. One
     eigendecomposition serves every time. Computed in float64. Source: Lee et al. 2019, arXiv 1902.06720, section 2.3.

@@ -1,4 +1,4 @@
-"""How exactly a posterior's system is solved: what is refused, and what is warned of."""
+"""This module checks how exactly a posterior's system is solved; it refuses, or warns."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def warn_if_inexact(post: Posterior) -> None:
 
 
 def _duplicates(data: TrainingSet, noise: np.ndarray) -> str:
-    """What is wrong if noise-free duplicate rows of X have two labels; empty if none have."""
+    """Describe noise-free duplicate rows of X that have two labels; empty if none have."""
     exact = np.broadcast_to(noise, len(data.X)) == 0
     _, group = np.unique(data.X, axis=0, return_inverse=True)
     first: dict[int, int] = {}
@@ -69,7 +69,7 @@ def refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
         return
     cause = _duplicates(data, noise)
     if not cause and factor.rank < n:
-        # Half of the digits, for each output by itself: rounding in consistent labels stays far below.
+        # Half of the digits, for each output separately: rounding in consistent labels stays far below.
         y, _ = linalg.scaled(data.y)
         missed = np.abs(factor.outside(y)) / np.maximum(np.abs(y).max(axis=0), np.finfo(np.float64).tiny)
         if missed.max() > math.sqrt(linalg.EPS):

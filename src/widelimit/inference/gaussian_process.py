@@ -1,4 +1,4 @@
-"""Gaussian processes as distributions of functions."""
+"""Gaussian processes are distributions of functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from widelimit.validation import Array
 
 @jax.jit
 def _whitened(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -> jax.Array:
-    """K(x, X) W^T, (n, rank)."""
+    """Compute K(x, X) W^T, (n, rank)."""
     return jnp.matmul(kernel.pairwise(x, known), whitener.T, precision="highest")
 
 
@@ -32,7 +32,7 @@ def _whitened(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array)
 @pytree
 @dataclass(frozen=True)
 class Conditioned(Kernel):
-    """K(x, x') - K(x, X) (K(X, X) + noise)^{-1} K(X, x'): made by `GaussianProcess.condition`.
+    """The kernel is K(x, x') - K(x, X) (K(X, X) + noise)^{-1} K(X, x'): made by `GaussianProcess.condition`.
 
     A value on the diagonal that is smaller than the rounding error of this difference is 0.
     """
@@ -71,7 +71,7 @@ class Conditioned(Kernel):
 @final
 @dataclass(frozen=True)
 class GaussianProcess:
-    """f with (f(x_1), ..., f(x_n)) ~ N(m(X), K(X, X)) for all x_1, ..., x_n (Definition 2.3 of the paper).
+    """f is a process: (f(x_1), ..., f(x_n)) ~ N(m(X), K(X, X)) for all x_1, ..., x_n (Definition 2.3 of the paper).
 
     The covariance may be degenerate: samples and densities live on its support, and `rank` gives the dimension.
 
@@ -100,11 +100,11 @@ class GaussianProcess:
             validation.integer("the number of outputs", count, at_least=1)
 
     def rank(self, X: Float[Array, "n d"]) -> int:
-        """The dimension of the support of f(X): the number of pivots of K(X, X) above their own rounding, <= n."""
+        """Return the dimension of the support of f(X): the pivots of K(X, X) above their own rounding, <= n."""
         return self._root(_inputs("X", X)).rank
 
     def sample(self, X: Float[Array, "n d"], count: int, *, seed: int = 0) -> Float[Array, "count n *c"]:
-        """m(X) + R z with R R^T = K(X, X), z ~ N(0, 1): draws of f(X), (count, n) or (count, n, c).
+        """Draw f(X) = m(X) + R z with R R^T = K(X, X), z ~ N(0, 1): (count, n) or (count, n, c).
 
         R is a pivoted Cholesky factor of as many columns as the rank, so that a degenerate covariance (duplicate
         inputs, a linear kernel on more points than features) is no special case (Definition 2.2 of the paper).
@@ -129,7 +129,7 @@ class GaussianProcess:
         return like(draws if self.outputs else draws[..., 0], X)
 
     def log_density(self, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> float:
-        """log of (2 pi)^(-r/2) pdet(S)^(-1/2) exp(-(y - m)^T S^+ (y - m)/2), S = K(X, X) of rank r.
+        """Compute the log of (2 pi)^(-r/2) pdet(S)^(-1/2) exp(-(y - m)^T S^+ (y - m)/2), S = K(X, X) of rank r.
 
         Summed over outputs. The density of Definition 2.2, with its normalisation corrected. For a degenerate S it is
         that with respect to the Lebesgue measure on the support m + im(S) (pdet: the product of the nonzero
@@ -162,7 +162,7 @@ class GaussianProcess:
     def condition(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
     ) -> GaussianProcess:
-        """f | f(X) + e = y, e ~ N(0, noise): again a Gaussian process, section 2.4 of the paper.
+        """Return the law of f | f(X) + e = y, e ~ N(0, noise): again a Gaussian process, section 2.4 of the paper.
 
         Mean m(z) + K(z, X) (K(X, X) + noise)^{-1} (y - m(X)), covariance K(z, z') - K(z, X) (...)^{-1} K(X, z'). A
         process may be conditioned again on more data.
@@ -190,7 +190,7 @@ class GaussianProcess:
         return GaussianProcess(kernel, mean, self.outputs)
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
-        """m at (n, d) points, (n, c)."""
+        """Compute m at (n, d) points, (n, c)."""
         count = math.prod(self.outputs)
         if self.mean is None:
             return np.zeros((len(points), count))
@@ -213,7 +213,7 @@ class GaussianProcess:
 
 
 def _rounding(kernel: Kernel, points: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-    """The rounding error of each K(x, x), (n,): that of a prior, and of the difference that makes a posterior of it."""
+    """Bound the rounding error of each K(x, x), (n,): a prior's, and that of the difference that makes a posterior."""
     if isinstance(kernel, Conditioned) and isinstance(kernel.kernel, Kernel):
         prior = np.asarray(kernel.kernel.diag(points))
         before = _rounding(kernel.kernel, points, prior)

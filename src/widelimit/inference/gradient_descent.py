@@ -1,4 +1,4 @@
-"""Gradient descent in function space, in discrete time."""
+"""Gradient descent runs in function space, in discrete time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class GradientDescent:
         validation.sealed(self)
 
     def coefficients(self) -> Float[np.ndarray, "*S n *c"]:
-        """alpha_s with f_s = f_0 + K(., X) alpha_s, of the shape of y: equations (3.6) and (3.7) of the paper."""
+        """Return alpha_s with f_s = f_0 + K(., X) alpha_s, of y's shape: equations (3.6) and (3.7) of the paper."""
         values = self.alphas[..., 0] if self.data.single else self.alphas
         return values if isinstance(self.steps, np.ndarray) else values[0]
 
@@ -70,7 +70,7 @@ class GradientDescent:
 
 
 def polynomial_gain(values: np.ndarray, rate: float, steps: int, momentum: float) -> np.ndarray:
-    """q_s(lambda), of degree s - 1, with alpha_s = q_s(K) (y - f_0(X)), for eigenvalues (N,) and rate = 2 eta/n.
+    """Return q_s(lambda), of degree s - 1, alpha_s = q_s(K) (y - f_0(X)), for eigenvalues (N,) and rate = 2 eta/n.
 
     Without momentum q_s = (1 - (1 - rate lambda)^s)/lambda, by expm1 where that cancels. With momentum from the s-th
     power of the 3 x 3 matrix that makes (alpha_{s+1}, alpha_s, 1) of (alpha_s, alpha_{s-1}, 1), by repeated squaring.
@@ -101,7 +101,7 @@ def _advance(
     momentum: jax.Array,
     count: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """(alpha_s, alpha_{s-1}), folded, after `count` more steps."""
+    """Compute (alpha_s, alpha_{s-1}), folded, after `count` more steps."""
 
     def step(_: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         alpha, before = state
@@ -121,7 +121,7 @@ def _iterate(
     rate: float,
     momentum: float,
 ) -> np.ndarray:
-    """alpha_s (S, N, q), folded, for any loss, by as many steps as the largest of `steps`."""
+    """Compute alpha_s (S, N, q), folded, for any loss, by as many steps as the largest of `steps`."""
     order = np.argsort(steps)
     with arithmetic(True):
         objective = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), loss)
@@ -206,7 +206,7 @@ def gradient_descent(
 def max_learning_rate(
     k: Kernel | MatrixKernel, X: Float[Array, "n d"], *, loss: Any = "squared_error", momentum: float = 0.0
 ) -> float:
-    """2 (1 + mu) n/(kappa lambda_max(K(X, X))), kappa a bound of l'' (2 for |f - y|^2): below, descent converges.
+    """Return 2 (1 + mu) n/(kappa lambda_max(K(X, X))), kappa a bound of l'' (2 for |f - y|^2): below, it converges.
 
     For the squared error without momentum n/lambda_max; sharp there: above it the iterates diverge. For other convex
     losses it is sufficient. Source: Polyak 1964 for momentum.

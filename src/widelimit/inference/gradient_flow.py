@@ -1,4 +1,4 @@
-"""Gradient descent in function space, in continuous time."""
+"""Gradient descent runs in function space, in continuous time."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class GradientFlow(Flow):
 
     @property
     def _null(self) -> np.ndarray:
-        """Modes whose eigenvalue cannot be told from 0."""
+        """Find modes whose eigenvalue cannot be distinguished from 0."""
         return self.values <= linalg.rounding(len(self.values), self.values[-1])
 
     def gain(self, t: np.ndarray) -> np.ndarray:
-        """(1 - exp(-2 lambda t/n))/lambda for every time and mode, (T,) -> (T, n), by expm1; 2 t/n at lambda = 0.
+        """Compute (1 - exp(-2 lambda t/n))/lambda by expm1, (T,) -> (T, n): times and modes; 2 t/n at lambda = 0.
 
-        A mode that cannot be told from a null one (lambda <= n eps lambda_max) is left out at t = inf, where the flow
+        A mode that is null to rounding (lambda <= n eps lambda_max) is left out at t = inf, where the flow
         is the minimum-norm solution. Before, its gain fades as exp(-2 sqrt(eps) lambda_max t/n): the rounding in
         K(z, X) v, which the gain multiplies, then never exceeds sqrt(eps) of the result.
         """
@@ -57,7 +57,7 @@ class GradientFlow(Flow):
         return krylov.gain(self.values, 2 * (t / len(self.data.X)), self._null, fading)
 
     def projected(self, points: np.ndarray) -> np.ndarray:
-        """K(Z, X) V: the kernel between test points and modes, (m, n)."""
+        """Compute K(Z, X) V: the kernel between test points and modes, (m, n)."""
         return threads.product(self.data.cross(points), self.vectors)
 
     @linalg.quiet()
@@ -97,7 +97,7 @@ class GradientFlow(Flow):
         return losses if times.ndim else float(losses[0])
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
-        """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
+        """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
         times = np.atleast_1d(validation.one_time(t))
         residual, exponent = linalg.scaled(self.residual)
         folded = threads.product(self.vectors, self.gain(times)[0][:, None] * residual)
@@ -105,7 +105,7 @@ class GradientFlow(Flow):
         return values[:, 0] if self.data.single else values
 
     def modes(self) -> Modes:
-        """The loss as a sum over the eigenvectors of K(X, X): eigenvalue, share of the target, time to learn."""
+        """Split the loss over the eigenvectors of K(X, X): eigenvalue, share of the target, time to learn."""
         lam = np.where(self._null, 0.0, self.values)[::-1]
         return Modes(lam, self.residual[::-1], self.vectors[:, ::-1], len(self.data.X))
 
@@ -168,7 +168,7 @@ def gradient_flow(
 
 
 def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
-    """The flow of the squared error."""
+    """Compute the flow of the squared error."""
     values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
     residual, exponent = linalg.scaled(data.fold(data.y - data.start(initial, data.X)))
     residual = linalg.restored(threads.product(vectors.T, residual), exponent)

@@ -1,4 +1,4 @@
-"""Hyper-parameters by maximum likelihood, marginal or leave-one-out."""
+"""Hyper-parameters are found by maximum likelihood, marginal or leave-one-out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FLAT = 1e-12
 
 
 class Run(NamedTuple):
-    """One search, from one start."""
+    """A run is one search, from one start."""
 
     start: Values
     values: Values
@@ -54,16 +54,16 @@ class Run(NamedTuple):
 @final
 @dataclass(frozen=True)
 class HyperparameterFit:
-    """The best hyper-parameters, and how they were found: made by `fit_hyperparameters`."""
+    """The fit holds the best hyper-parameters, and how they were found: made by `fit_hyperparameters`."""
 
     kernel: Kernel
     values: Values
-    """By name; "noise" is among them."""
+    """The values are by name; "noise" is among them."""
     objective: str
     score: float
     """The log marginal likelihood, or the leave-one-out log density of the observations; larger is better.
 
-    Of the outputs that have a say, in the units that `fit_hyperparameters` gives them."""
+    It covers the outputs that count in the search, in the units that `fit_hyperparameters` gives them."""
     runs: tuple[Run, ...]
     at_bounds: tuple[str, ...]
     """Parameters that ended at a bound: the data want more, or do not determine them."""
@@ -72,12 +72,12 @@ class HyperparameterFit:
 
 
 def _marginal(post: Posterior) -> tuple[float, np.ndarray]:
-    """The log marginal likelihood and its derivative in K(X, X) + noise."""
+    """Compute the log marginal likelihood and its derivative in K(X, X) + noise."""
     return post.log_marginal_likelihood(), post.sensitivity()
 
 
 def _leave_one_out(post: Posterior) -> tuple[float, np.ndarray]:
-    """sum_i log N(y_i; mu_i, 1/Q_ii), over outputs too, and its derivative in A = Q^{-1}.
+    """Compute sum_i log N(y_i; mu_i, 1/Q_ii), over outputs too, and its derivative in A = Q^{-1}.
 
     With e = alpha/Q_ii: the sum is of log(Q_ii)/2 - alpha_i^2/(2 Q_ii) - log(2 pi)/2. Rasmussen and Williams 2006,
     equations (5.10) to (5.13).
@@ -101,7 +101,7 @@ OBJECTIVES: dict[str, Callable[[Posterior], tuple[float, np.ndarray]]] = {
 @dataclass(frozen=True)
 @final
 class _Search:
-    """The objective as a function of the coordinates z."""
+    """The search has an objective that is a function of the coordinates z."""
 
     build: Builder
     X: np.ndarray
@@ -117,7 +117,7 @@ class _Search:
         return factorised(_kernel(self.build, values), self.X, self.y, noise)
 
     def negative(self, z: np.ndarray) -> tuple[float, np.ndarray]:
-        """Minus the objective and its gradient in z."""
+        """Return minus the objective and its gradient in z."""
         score, weights = self.objective(self.posterior(z))
         gradient = np.array(self.slopes(z, weights))
         place = 0
@@ -187,7 +187,7 @@ _slopes_of_leaves = jax.jit(jax.grad(_total, argnums=2), static_argnums=(0, 1))
 
 
 def _autodiff(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """(z, weights) -> the gradient in z of sum_ij weights_ij K_z(x_i, x_j).
+    """Return (z, weights) -> the gradient in z of sum_ij weights_ij K_z(x_i, x_j).
 
     A function of the user's is traced for every fit, as what it looks up may have changed.
     """
@@ -209,7 +209,7 @@ def _autodiff(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.ndarr
 
 
 def _differences(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The same by central differences of the kernel matrix."""
+    """Compute the same by central differences of the kernel matrix."""
 
     def total(z: np.ndarray, weights: np.ndarray) -> float:
         values = space.floats(z)
@@ -224,7 +224,7 @@ def _differences(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.nd
 
 
 def _starts(space: Space, restarts: int, seed: int) -> list[np.ndarray]:
-    """The start given, and points around it: within a factor of 10, or anywhere within the bounds of a linear one."""
+    """Return the start given, and points around it: within a factor of 10, or in the bounds of a linear one."""
     first, low, high = (space.joined(field) for field in ("start", "low", "high"))
     linear = np.concatenate([np.full(p.start.size, not p.logarithmic) for p in space.parameters])
     rng = np.random.default_rng(seed)
@@ -236,7 +236,7 @@ def _starts(space: Space, restarts: int, seed: int) -> list[np.ndarray]:
 
 
 def _space(given: Mapping[str, Any], limits: Mapping[str, Any]) -> Space:
-    """The parameters that are fitted, from their starts and bounds by name. Raises: ValueError."""
+    """Make the parameters that are fitted, from their starts and bounds by name. Raises: ValueError."""
     if set(limits) - set(given):
         raise ValueError(f"bounds names {sorted(set(limits) - set(given))}; the parameters are {sorted(given)}.")
     if not given:
@@ -265,7 +265,7 @@ def fit_hyperparameters(
     max_steps: int = 100,
     gradient: Literal["autodiff", "differences"] = "autodiff",
 ) -> HyperparameterFit:
-    """argmax over hyper-parameters of log p(y | X), or of sum_i log p(y_i | X, y without y_i).
+    """Find argmax over hyper-parameters of log p(y | X), or of sum_i log p(y_i | X, y without y_i).
 
     L-BFGS-B in the logarithms of positive parameters, from the start given and from `restarts` random points around it.
     Every evaluation costs a kernel matrix, its derivative and an inverse, O(n^3). Deterministic for a seed.
@@ -316,14 +316,14 @@ def fit_hyperparameters(
     space = _space(given, bounds or {})
     slopes = SLOPES[gradient](builder, points, space)
     search = _Search(builder, points, _with_a_say(y, len(points)), space, variance, OBJECTIVES[objective], slopes)
-    search.posterior(space.joined("start"))  # what is wrong with the data or the builder is told here, unguarded
+    search.posterior(space.joined("start"))  # errors in the data or the builder are reported here, unguarded
     seed = validation.integer("seed", seed, at_least=0)
     found = [search.run(z, max_steps) for z in _starts(space, restarts, seed)]
     return _result(replace(search, y=np.array(y)), objective, found, variance)
 
 
 def _with_a_say(y: Any, n: int) -> np.ndarray:
-    """The targets that are searched on: as they are, but for outputs that are constant, copies or in another unit."""
+    """Return the targets of the search: as they are, but for outputs that are constant, copies or in another unit."""
     targets = validation.targets("y", y, n)
     if targets.ndim == 1:
         return targets

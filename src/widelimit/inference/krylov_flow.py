@@ -1,4 +1,4 @@
-"""Gradient flow of the squared error without eigenvectors: a Lanczos basis of the residual that knows its error."""
+"""Gradient flow of the squared error runs without eigenvectors: a Lanczos basis of the residual knows its error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class KrylovFlow(Flow):
 
     @functools.cached_property
     def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
-        """y - f_0(X), folded, in units of 2^exponent, and the exponents, (c,)."""
+        """Return y - f_0(X), folded, in units of 2^exponent, and the exponents, (c,)."""
         return linalg.scaled(_residual(self.data, self.initial))
 
     @property
@@ -68,7 +68,7 @@ class KrylovFlow(Flow):
         return _Limit(fit.weights, fit.factor.outside(self._residual))
 
     def bound(self, t: float | Float[Array, " T"]) -> Float[np.ndarray, "*T c"]:
-        """|f_t(z) - what `predict` returns| <= bound sqrt(K(z, z)/max_i K(x_i, x_i)) for every z, rounding aside.
+        """Bound the error: |f_t(z) - `predict`| <= bound sqrt(K(z, z)/max_i K(x_i, x_i)) for every z, but for rounding.
 
         (c,), or (T, c), in y's unit, for the basis as it is grown to meet the tolerance at these times; 0 at t = inf.
         With e = |error of alpha_t| and e' = |error of f_t(X)|, both bounded as in Lanczos's exponential, the error's
@@ -88,7 +88,7 @@ class KrylovFlow(Flow):
         return np.asarray(np.sqrt(self.height * gain * 2 * decayed))
 
     def _grow(self, times: np.ndarray) -> None:
-        """More Lanczos steps until every bound is below tolerance times the root mean square of y - f_0(X)."""
+        """Add Lanczos steps until every bound is below tolerance times the root mean square of y - f_0(X)."""
         allowed = self.tolerance * self.basis.size / np.sqrt(len(self._residual))
         while True:
             if self.basis.steps:
@@ -105,7 +105,7 @@ class KrylovFlow(Flow):
             self.basis.extend()
 
     def _states(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """alpha_t and y - f_t(X), folded, (T, N, c) each."""
+        """Compute alpha_t and y - f_t(X), folded, (T, N, c) each."""
         finite = np.isfinite(times)
         coefficients = np.zeros((len(times), *self._residual.shape))
         residual = np.broadcast_to(self._residual, coefficients.shape).copy()
@@ -148,7 +148,7 @@ class KrylovFlow(Flow):
         return losses if times.ndim else float(losses[0])
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
-        """alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
+        """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
         values = self.data.unfold(self._states(np.atleast_1d(validation.one_time(t)))[0][0])
         return values[:, 0] if self.data.single else values
 
@@ -158,7 +158,7 @@ def _residual(data: TrainingSet, initial: Function | None) -> np.ndarray:
 
 
 def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float, max_steps: int) -> KrylovFlow:
-    """The flow of the squared error by Lanczos; arguments as `gradient_flow`."""
+    """Compute the flow of the squared error by Lanczos; arguments as `gradient_flow`."""
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2))
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
     if isinstance(data.kernel, MatrixKernel):

@@ -1,4 +1,4 @@
-"""Linear regression as a network of depth 1: the same descent seen on weights and on functions."""
+"""Linear regression is a network of depth 1: the same descent seen on weights and on functions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LinearModel:
         return linear(self.feature_map)
 
     def features(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n p"]:
-        """phi(X) in float64. Raises: TypeError, ValueError: bad inputs, or features that are not finite (n, p)."""
+        """Compute phi(X) in float64. Raises: TypeError, ValueError: bad inputs, or phi(X) that is not finite (n, p)."""
         return self._mapped("X", X)
 
     def _mapped(self, name: str, X: Any) -> np.ndarray:
@@ -61,7 +61,7 @@ class LinearModel:
         return np.asarray(validation.as_finite_floats("the result of feature_map", np.asarray(values)))
 
     def predict(self, w: Float[Array, "p *c"], Z: Float[Array, "m d"]) -> Float[np.ndarray, "m *c"]:
-        """phi(Z) w: (p,), (m, d) -> (m,), or (p, c) -> (m, c). Raises: ValueError: shapes that do not agree."""
+        """Compute phi(Z) w: (p,), (m, d) -> (m,), or (p, c) -> (m, c). Raises: ValueError: shapes that do not agree."""
         weights = np.asarray(validation.as_finite_floats("w", w), np.float64)
         phi = self._mapped("Z", Z)
         if weights.ndim not in (1, 2) or len(weights) != phi.shape[1]:
@@ -148,7 +148,7 @@ class LinearModel:
         return _Data(phi, targets.reshape(len(phi), -1), targets.ndim == 1)
 
     def _descent(self, X: Any, y: Any, learning_rate: Any, steps: Any) -> tuple[_Data, float, int]:
-        """The data, eta/n, and the number of steps."""
+        """Return the data, eta/n, and the number of steps."""
         data = self._data(X, y)
         rate = float(validation.finite_scalar("learning_rate", learning_rate, above=0.0))
         count = validation.integer("steps", steps, at_least=0)

@@ -1,4 +1,4 @@
-"""Losses l(f, y): C(f) = (1/n) sum_i l(f(x_i), y_i), and d|_f, its derivative in function space."""
+"""A loss is l(f, y), with C(f) = (1/n) sum_i l(f(x_i), y_i), and d|_f, its derivative in function space."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from widelimit.validation import Array
 Scalar = float | jax.Array
 
 ROUNDING = 1e-9
-"""How far the sums of rows of probabilities may be from 1: they may have been written with 10 digits."""
+"""The sums of rows of probabilities may differ from 1 by this: they may have been written with 10 digits."""
 
 
 def _known(value: Any) -> Any:
-    """A field that belongs to the class of losses, not to the user."""
+    """Return a field that belongs to the class of losses, not to the user."""
     return field(default=value, init=False, metadata={"static": True})
 
 
 class Loss(abc.ABC):
-    """l(f, y) for outputs f and targets y of one example; C is its mean over the n training points.
+    """A loss is l(f, y) for outputs f and targets y of one example; C is its mean over the n training points.
 
     A loss is a pytree of its parameters. `convex` says whether l is convex in f; then kernel gradient descent never
     gets stuck. `curvature` bounds the second derivative of l in f from above (inf: there is no bound).
@@ -41,11 +41,11 @@ class Loss(abc.ABC):
 
     @abc.abstractmethod
     def examples(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, " n"]:
-        """l(f_i, y_i). Pure JAX."""
+        """Compute l(f_i, y_i). Pure JAX."""
 
     @abc.abstractmethod
     def derivative(self, f: Float[jax.Array, "n c"], y: Float[jax.Array, "n c"]) -> Float[jax.Array, "n c"]:
-        """d|_f: dl/df at every example. Pure JAX."""
+        """Compute d|_f: dl/df at every example. Pure JAX."""
 
     @abc.abstractmethod
     def check(self, y: Float[np.ndarray, "n c"]) -> None:
@@ -58,7 +58,7 @@ class Loss(abc.ABC):
             return float(jnp.mean(self.examples(jnp.asarray(outputs), jnp.asarray(targets))))
 
     def gradient(self, f: Float[Array, "n *c"], y: Float[Array, "n *c"]) -> Float[np.ndarray, "n *c"]:
-        """d|_f, the paper's: dC = (1/n) sum_i d_i . df_i. For the squared error 2 (f - y). In float64.
+        """Compute d|_f of the paper: dC = (1/n) sum_i d_i . df_i. For the squared error 2 (f - y). In float64.
 
         Args:
             f: (n,) or (n, c) outputs.
@@ -98,7 +98,7 @@ class SquaredError(Loss):
         return 2 * (f - y)
 
     def check(self, y: Float[np.ndarray, "n c"]) -> None:
-        """Any finite target is in the domain."""
+        """Accept any finite target: all are in the domain."""
 
 
 @final
@@ -166,7 +166,7 @@ class Huber(Loss):
         return 2 * jnp.clip(f - y, -self.delta, self.delta)
 
     def check(self, y: Float[np.ndarray, "n c"]) -> None:
-        """Any finite target is in the domain."""
+        """Accept any finite target: all are in the domain."""
 
 
 @final
@@ -288,7 +288,7 @@ class CustomLoss(Loss):
         return jnp.asarray(jax.vmap(jax.grad(self._one))(f, y))
 
     def check(self, y: Float[np.ndarray, "n c"]) -> None:
-        """A user's function knows its own domain; what it makes of y is checked where it is evaluated."""
+        """Accept any target: a user's function knows its own domain; its values are checked when evaluated."""
 
 
 NAMED: dict[str, Callable[[], Loss]] = {
@@ -302,7 +302,7 @@ NAMED: dict[str, Callable[[], Loss]] = {
 
 
 def resolve(loss: Any) -> Loss:
-    """A `Loss` from a name, a `Loss`, or a function l(f, y) of one example. Raises: TypeError, ValueError."""
+    """Make a `Loss` from a name, a `Loss`, or a function l(f, y) of one example. Raises: TypeError, ValueError."""
     if isinstance(loss, Loss):
         return loss
     if isinstance(loss, str):

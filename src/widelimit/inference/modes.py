@@ -1,4 +1,4 @@
-"""Training by squared error, mode by mode."""
+"""Training by squared error is seen mode by mode."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from widelimit.validation import Array
 class Modes:
     """C(f_t) = sum_i (power_i/n) exp(-4 lambda_i t/n): made by `GradientFlow.modes`, largest eigenvalue first.
 
-    Eigenvalues are those of K(X, X) (of the (n c, n c) matrix of a matrix-valued kernel). One that cannot be told from
-    0 is 0: its mode is never learned.
+    Eigenvalues are those of K(X, X) (of the (n c, n c) matrix of a matrix-valued kernel). One that is 0 to
+    rounding is set to 0: its mode is never learned.
     """
 
     eigenvalues: Float[np.ndarray, " N"]
@@ -33,18 +33,18 @@ class Modes:
 
     @property
     def power(self) -> Float[np.ndarray, " N"]:
-        """Square of the residual along the mode, summed over outputs; in the square of y's unit, inf beyond floats."""
+        """Return the square of the residual along the mode, summed over outputs; in y's unit squared, or inf."""
         square, exponent = self._square()
         return linalg.restored(square, 2 * exponent)
 
     def _square(self) -> tuple[np.ndarray, np.ndarray]:
-        """The power in units of 4^exponent, and the exponent."""
+        """Return the power in units of 4^exponent, and the exponent."""
         residual, exponent = linalg.scaled(self.residual, axis=None)
         return np.asarray(np.sum(residual**2, axis=1)), exponent
 
     @property
     def shares(self) -> Float[np.ndarray, " N"]:
-        """power_i/sum power: the part of the target (y - f_0(X)) in each mode; sums to 1. All 0 for y = f_0(X)."""
+        """Return power_i/sum power: the part of y - f_0(X) in each mode; sums to 1. All 0 for y = f_0(X)."""
         square, _ = self._square()
         total = square.sum()
         return np.asarray(square / total if total > 0 else square)
@@ -56,7 +56,7 @@ class Modes:
             return np.asarray(self.points / (2 * self.eigenvalues))
 
     def loss(self, t: float | Float[Array, " T"]) -> Float[np.ndarray, "*T N"]:
-        """Each mode's term of C(f_t); their sum is `GradientFlow.loss`. t as there; inf if it overflows."""
+        """Return each mode's term of C(f_t); their sum is `GradientFlow.loss`. t as there; inf if it overflows."""
         times = validation.times(t)
         lam = self.eigenvalues
         with np.errstate(invalid="ignore", over="ignore"):

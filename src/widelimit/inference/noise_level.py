@@ -1,4 +1,4 @@
-"""Noise and scale of the targets by likelihood, marginal or leave-one-out, at one eigendecomposition."""
+"""Noise and scale of the targets are found by likelihood, marginal or leave-one-out, at one eigendecomposition."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NoiseLevel(NamedTuple):
     noise: float
     scale: Float[np.ndarray, " c"]
     score: float
-    """The logarithm of the likelihood of the outputs that have a say, without the terms that depend on neither K, noise
+    """The logarithm of the likelihood of the outputs that count, without the terms that depend on neither K, noise
     nor scale."""
 
 
@@ -41,7 +41,9 @@ def noise_level(
     noise: float | None = None,
     columns: np.ndarray | None = None,
 ) -> NoiseLevel:
-    """argmax over noise r of GRID and scales s of sum_j log N(y_j; 0, s_j^2 (K + r W^{-1})); weight w is w equal rows.
+    """Find argmax over noise r of GRID and scales s of sum_j log N(y_j; 0, s_j^2 (K + r W^{-1})).
+
+    Weight w is w equal rows.
 
     With W^{1/2} K W^{1/2} = V diag(lambda) V^T, q = V^T W^{1/2} y, N = sum w: for each r the best s_j^2 is
     sum_i q_ij^2/(lambda_i + r)/N, and the likelihood then a sum over modes. "leave_one_out" has sum_i w_i log p(y_i |
@@ -89,11 +91,11 @@ class _Modes(NamedTuple):
     total: float
 
     def of(self, objective: Objective) -> Callable[..., NoiseLevel]:
-        """The likelihood of this name."""
+        """Return the likelihood of this name."""
         return self.marginal if objective == "marginal_likelihood" else self.leave_one_out
 
     def _scale(self, square: np.ndarray, *, free: bool) -> np.ndarray:
-        """s_j^2: the most likely one, if it is free; 1 for an output that is 0."""
+        """Return s_j^2: the most likely one, if it is free; 1 for an output that is 0."""
         return np.where((square > 0) & free, square, 1.0)
 
     def marginal(self, noise: float, *, free: bool) -> NoiseLevel:

@@ -1,4 +1,4 @@
-"""Gradient flow for losses without a closed form: an ODE in the coordinates of the kernel's eigenvectors."""
+"""Gradient flow for losses without a closed form is an ODE in the coordinates of the kernel's eigenvectors."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ steps that an explicit method takes (the stiffness is the condition number of th
 HORIZON = 1e6
 """t = inf is n/lambda times this for the smallest eigenvalue: a loss with any curvature has long converged."""
 SHORTEST = 1e-3
-"""Of a solve, in units of n/lambda_max: earlier times are interpolated within its first steps."""
+"""The shortest time of a solve is in units of n/lambda_max: earlier times are interpolated within its first steps."""
 _BATCH = 8
 """Times are padded to a multiple of this, so that few programs are compiled."""
 
 
 class Flow(abc.ABC):
-    """f_t under kernel gradient descent: made by `gradient_flow`."""
+    """The flow is f_t under kernel gradient descent: made by `gradient_flow`."""
 
     @abc.abstractmethod
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
-        """f_t(Z): (m,), or (m, c) for y of shape (n, c); with a leading axis (T,) for an array of times in [0, inf]."""
+        """Compute f_t(Z): (m,), or (m, c) for y of shape (n, c); with a leading axis (T,) for times in [0, inf]."""
 
     @abc.abstractmethod
     def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
-        """C(f_t) on the training set."""
+        """Compute C(f_t) on the training set."""
 
 
 class Solution(NamedTuple):
-    """What the solver found, and how it ended: never an exception."""
+    """The solution holds what the solver found, and how it ended: never an exception."""
 
     times: Float[np.ndarray, " T"]
     coefficients: Float[np.ndarray, "T n c"]
@@ -56,9 +56,9 @@ class Solution(NamedTuple):
     outputs: Float[np.ndarray, "T n c"]
     """f_t(X)."""
     reached: Float[np.ndarray, " T"]
-    """Whether each time was reached; t = inf is where the flow converged."""
+    """True where the time was reached; t = inf is where the flow converged."""
     converged: bool
-    """Whether the flow came to rest: neither d|_f nor the speed on a logarithmic clock is above the tolerance."""
+    """True if the flow came to rest: neither d|_f nor the speed on a logarithmic clock is above the tolerance."""
     end: float
     """The time at which the solver stopped, in the unit of d theta/dt = -grad C."""
     steps: int
@@ -79,7 +79,7 @@ class _Problem(NamedTuple):
 
 
 def _norm(v: jax.Array) -> jax.Array:
-    """|v|, of any size: no square leaves the range of a float."""
+    """Compute |v|, of any size: no square leaves the range of a float."""
     largest = jnp.max(jnp.abs(v), initial=0.0)
     unit = jnp.where(largest > 0, largest, 1.0)
     return jnp.asarray(unit * jnp.linalg.norm(v / unit))
@@ -91,7 +91,7 @@ def _outputs(problem: _Problem, b: jax.Array) -> jax.Array:
 
 
 def _slope(problem: _Problem, b: jax.Array) -> jax.Array:
-    """V^T d|_f, (r, q)."""
+    """Compute V^T d|_f, (r, q)."""
     derivative = problem.loss.derivative(_outputs(problem, b), problem.y)
     return problem.vectors.T @ derivative.reshape(len(problem.vectors), -1)
 
@@ -108,7 +108,7 @@ def _at_rest(t: Any, b: jax.Array, problem: _Problem, **_: Any) -> jax.Array:
 
 
 def _implicit() -> diffrax.Kvaerno5:
-    """Kvaerno's method of order 5, its equations by a chord iteration that ends where nothing changes.
+    """Make Kvaerno's method of order 5, its equations by a chord iteration that ends where nothing changes.
 
     Not by diffrax's VeryChord: it judges by the rate of convergence, and where the first guess is exact (a loss that is
     straight there, as Huber's is far from the target) two roundings of one size look like divergence (diffrax 0.7.2).
@@ -120,7 +120,7 @@ def _implicit() -> diffrax.Kvaerno5:
 def _solve(
     problem: _Problem, times: jax.Array, horizon: jax.Array, *, implicit: bool, max_steps: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-    """States at the times (inf where not reached) and at the end; the end; steps; whether the flow came to rest."""
+    """Compute states at the times (inf where not reached) and at the end; the end; steps; if the flow came to rest."""
     size = len(problem.roots) * (problem.start.size // len(problem.vectors))
     start = jnp.zeros(size, problem.roots.dtype)
     scale = _norm(_velocity(0.0, start, problem))
@@ -160,7 +160,7 @@ class NumericalFlow(Flow):
     initial: Function | None
     values: np.ndarray
     vectors: np.ndarray
-    """Eigenpairs of K(X, X) that can be told from null ones."""
+    """Eigenpairs of K(X, X) that are not null to rounding."""
     start: np.ndarray
     tolerance: float
     max_steps: int
@@ -169,10 +169,10 @@ class NumericalFlow(Flow):
         validation.sealed(self)
 
     def solution(self, t: float | Float[Array, " T"]) -> Solution:
-        """The flow at times t in [0, inf] (a number counts as one time), and how the solver ended.
+        """Compute the flow at times t in [0, inf] (a number counts as one time), and how the solver ended.
 
         A time that was not reached within max_steps steps, or a flow that does not come to rest (a minimum at infinity:
-        separable classes, say), is told in `reached`, `converged` and `message`; it is not an error.
+        separable classes, say), is reported in `reached`, `converged` and `message`; it is not an error.
         """
         times = np.atleast_1d(validation.times(t))
         q = self.start.size // len(self.vectors)
@@ -198,7 +198,7 @@ class NumericalFlow(Flow):
         return self._explained(times, states, reached, float(end) * unit, int(steps), rest=bool(rest))
 
     def _problem(self) -> tuple[_Problem, float]:
-        """The problem in units of its own, and the unit of time, n/lambda_max."""
+        """Return the problem in units of its own, and the unit of time, n/lambda_max."""
         largest = float(self.values[0]) if len(self.values) else 1.0
         with arithmetic(True):
             roots = jnp.sqrt(jnp.asarray(self.values / largest))
@@ -236,7 +236,7 @@ class NumericalFlow(Flow):
         return Solution(times, coefficients, outputs, reached, rest, end, steps, message)
 
     def _told(self, t: Any) -> Solution:
-        """The solution; an error for a finite time that was not reached, a warning for a limit."""
+        """Return the solution; an error for a finite time that was not reached, a warning for a limit."""
         found = self.solution(t)
         missed = ~found.reached & np.isfinite(found.times)
         if missed.any():
@@ -272,7 +272,7 @@ class NumericalFlow(Flow):
 def numerical_flow(
     data: TrainingSet, loss: Loss, initial: Function | None, *, tolerance: float, max_steps: int
 ) -> NumericalFlow:
-    """The flow of any loss; arguments as `gradient_flow`."""
+    """Compute the flow of any loss; arguments as `gradient_flow`."""
     tolerance = validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
     values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))

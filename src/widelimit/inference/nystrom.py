@@ -1,4 +1,4 @@
-"""Finitely many features whose inner products approximate a kernel."""
+"""Finitely many features have inner products that approximate a kernel."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Nystrom:
 
     @linalg.quiet()
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
-        """phi(X)."""
+        """Compute phi(x), one row of features for each row of X."""
         plan.require(len(X), self.basis.shape[1], np.float64)
         out = np.empty((len(X), self.basis.shape[1]))
         for start in range(0, len(X), ROWS):
@@ -41,10 +41,10 @@ class Nystrom:
 
 
 def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:
-    """phi(x) . phi(x') = K(x, L) K(L, L)^+ K(L, x'): exact between landmarks, below K elsewhere (the rest is positive).
+    """phi(x) . phi(x') = K(x, L) K(L, L)^+ K(L, x') is exact between landmarks, below K elsewhere.
 
-    Landmarks that depend on others in the kernel's space (duplicates) leave features that are 0. Source: Williams and
-    Seeger 2001.
+    The rest K - phi . phi' is positive semi-definite. Landmarks that depend on others in the kernel's space
+    (duplicates) leave features that are 0. Source: Williams and Seeger 2001.
     """
     plan.require_matrices(len(landmarks), 4, "the features of these landmarks")
     values, vectors = linalg.eigenpairs(np.asarray(k.gram(landmarks)))

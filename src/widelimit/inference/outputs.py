@@ -1,4 +1,4 @@
-"""Which of several outputs have a say in a search that they share."""
+"""Some of several outputs decide in a search that they share: this module finds them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BLOCK = 256
 
 
 def constant(values: Float[np.ndarray, "n c"]) -> np.ndarray:
-    """Which columns do not vary beyond the rounding of a mean of n values: (c,)."""
+    """Find the columns that do not vary beyond the rounding of a mean of n values: (c,)."""
     with np.errstate(over="ignore"):
         return np.asarray(np.ptp(values, axis=0) <= 10 * EPS * np.sqrt(len(values)) * np.abs(values).max(axis=0))
 
 
 def heard(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
-    """Columns that vary and repeat no column before them, in any unit and with either sign; all if none varies.
+    """Find columns that vary and repeat no column before them, in any unit and with either sign; all if none varies.
 
     A constant says nothing of how a function varies, and a copy nothing that its original has not said.
     """

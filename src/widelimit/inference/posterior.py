@@ -1,4 +1,4 @@
-"""Bayesian inference with a Gaussian-process prior."""
+"""Bayesian inference starts from a Gaussian-process prior."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ GRADIENT = 8
 
 
 class Prediction(NamedTuple):
-    """Mean and variance of f at test points."""
+    """A prediction is mean and variance of f at test points."""
 
     mean: Float[Array, "m *c"]
     variance: Float[Array, " m"]
-    """Of f, without observation noise, as `Posterior.variance`."""
+    """The variance is that of f, without observation noise, as `Posterior.variance`."""
 
 
 class LeaveOneOut(NamedTuple):
-    """Predictions of each training point from all of the others."""
+    """The predictions are of each training point from all of the others."""
 
     mean: Float[np.ndarray, "n *c"]
     variance: Float[np.ndarray, " n"]
-    """Of f, without observation noise, as `Posterior.variance`."""
+    """The variance is that of f, without observation noise, as `Posterior.variance`."""
 
 
 class LikelihoodGradient(NamedTuple):
-    """The slope of the log marginal likelihood in every hyper-parameter."""
+    """The gradient is the slope of the log marginal likelihood in every hyper-parameter."""
 
     kernel: Kernel
     """A pytree like the kernel: every leaf holds the derivative with respect to that hyper-parameter."""
@@ -61,7 +61,7 @@ class LikelihoodGradient(NamedTuple):
 
 @jax.jit
 def _contraction(kernel: Kernel, X: jax.Array, weights: jax.Array) -> Kernel:
-    """The gradient of sum_ij weights_ij K(x_i, x_j) in every leaf of the kernel."""
+    """Compute the gradient of sum_ij weights_ij K(x_i, x_j) in every leaf of the kernel."""
 
     def total(kernel: Kernel) -> jax.Array:
         return jnp.sum(weights * kernel.gram(X))
@@ -73,7 +73,7 @@ def _contraction(kernel: Kernel, X: jax.Array, weights: jax.Array) -> Kernel:
 @final
 @dataclass(frozen=True)
 class Posterior:
-    """f | y for f ~ GP(0, K), y = f(X) + N(0, noise): made by `posterior`.
+    """The posterior is f | y for f ~ GP(0, K), y = f(X) + N(0, noise): made by `posterior`.
 
     Every output is an independent process with this covariance, so variance and covariance have no output axis.
     """
@@ -87,17 +87,17 @@ class Posterior:
 
     @property
     def factor(self) -> linalg.Factor:
-        """K(X, X) + noise, solved for."""
+        """Return K(X, X) + noise, solved for."""
         return self.fit.factor
 
     @property
     def weights(self) -> Float[np.ndarray, "n c"]:
-        """(K(X, X) + noise)^{-1} y."""
+        """Return (K(X, X) + noise)^{-1} y."""
         return self.fit.weights
 
     @functools.cached_property
     def residual(self) -> float:
-        """|y - (K(X, X) + noise) weights|/|y|, the largest over outputs, from products in float64.
+        """Return |y - (K(X, X) + noise) weights|/|y|, the largest over outputs, from products in float64.
 
         Conjugate gradients and mixed precision have measured it; for a factor it is computed when first asked for, at
         the cost of the kernel matrix.
@@ -111,7 +111,7 @@ class Posterior:
         return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
 
     def explain(self) -> str:
-        """Which solver found the weights, where the matrix was kept, why, and how exactly the system is solved."""
+        """Explain which solver found the weights, where the matrix was kept, why, and how exact the solution is."""
         choice = self.fit.choice
         name = {"cholesky": "Cholesky factorisation", "cg": "conjugate gradients"}[choice.solver]
         outcome = "converged" if self.fit.converged else "not converged"
@@ -127,7 +127,7 @@ class Posterior:
 
     @linalg.quiet()
     def mean(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
-        """K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
+        """Compute K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
         points = self.data.inputs(Z)
         return self.data.outputs(self._mean(points), Z)
 
@@ -138,7 +138,7 @@ class Posterior:
         return np.asarray(linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior)
 
     def variance(self, Z: Float[Array, "m d"]) -> Float[Array, " m"]:
-        """The diagonal of `covariance`, (m, d) -> (m,), of f without observation noise; never negative.
+        """Compute the diagonal of `covariance`, (m, d) -> (m,), of f without observation noise; never negative.
 
         A variance smaller than the rounding error of the difference it comes from is 0.
 
@@ -149,7 +149,7 @@ class Posterior:
 
     @linalg.quiet()
     def predict(self, Z: Float[Array, "m d"]) -> Prediction:
-        """`mean` and `variance` in one pass, which computes K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
+        """Compute `mean` and `variance` in one pass, with K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
 
         Raises: as `variance`.
         """
@@ -169,7 +169,10 @@ class Posterior:
 
     @linalg.quiet()
     def covariance(self, Z: Float[Array, "m d"]) -> Float[Array, "m m"]:
-        """K(Z, Z) - K(Z, X) (K(X, X) + noise)^{-1} K(X, Z): (m, d) -> (m, m), of f, no noise; symmetric to the bit."""
+        """Compute K(Z, Z) - K(Z, X) (K(X, X) + noise)^{-1} K(X, Z): (m, d) -> (m, m), of f without noise.
+
+        The result is symmetric to the bit.
+        """
         return like(self._covariance(self.data.inputs(Z)), Z)
 
     def _covariance(self, points: np.ndarray) -> np.ndarray:
@@ -184,7 +187,7 @@ class Posterior:
 
     @linalg.quiet()
     def sample(self, Z: Float[Array, "m d"], count: int, *, seed: int = 0) -> Float[Array, "count m *c"]:
-        """Draws of f(Z) from the posterior (without noise): (count, m), or (count, m, c) for y of shape (n, c).
+        """Draw f(Z) from the posterior (without noise): (count, m), or (count, m, c) for y of shape (n, c).
 
         Args:
             Z: (m, d) test inputs.
@@ -201,7 +204,7 @@ class Posterior:
         return self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z)
 
     def log_marginal_likelihood(self) -> float:
-        """log N(y; 0, K(X, X) + noise), summed over outputs: -y.alpha/2 - log det/2 - (n/2) log(2 pi).
+        """Return log N(y; 0, K(X, X) + noise), summed over outputs: -y.alpha/2 - log det/2 - (n/2) log(2 pi).
 
         -inf where y is so large that y.alpha leaves float64's range.
 
@@ -220,7 +223,7 @@ class Posterior:
         return float(-(quadratic + c * normaliser) / 2)
 
     def precision(self) -> Float[np.ndarray, "n n"]:
-        """(K(X, X) + noise)^{-1}, (n, n). Raises: ValueError: singular."""
+        """Return (K(X, X) + noise)^{-1}, (n, n). Raises: ValueError: singular."""
         n = len(self.data.X)
         if self.factor.rank < n:
             raise ValueError(
@@ -301,7 +304,7 @@ def posterior(
     checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> Posterior:
-    """f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
+    """Compute f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
 
     Section 2.4 of the paper.
 
@@ -361,7 +364,7 @@ def posterior(
 
 
 def factorised(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
-    """`posterior` by Cholesky, as one of the many that a search makes: without a word on how exact it is."""
+    """Compute `posterior` by Cholesky, for the many of a search: without warnings about how exact it is."""
     data = training_set(scalar_kernel(k), X, y)
     return _solved(data, validation.noise(noise, len(data.X)), "cholesky", "double", 1e-10, None, None, progress=False)
 

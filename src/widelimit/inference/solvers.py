@@ -1,4 +1,4 @@
-"""Which solver a linear system K(X, X) + noise gets, and why."""
+"""This module chooses the solver of a linear system K(X, X) + noise, with the reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 
 
 class Choice(NamedTuple):
-    """A solver, where its matrix is, and the reason."""
+    """A choice is a solver, the place of its matrix, and the reason."""
 
     solver: Literal["cholesky", "cg"]
     storage: Literal["full", "packed", "tiles", "recomputed", "stored"]
@@ -41,13 +41,13 @@ class Choice(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The solved system: (K(X, X) + noise) weights = y."""
+    """The fit is a solved system: (K(X, X) + noise) weights = y."""
 
     factor: linalg.Factor
     weights: np.ndarray
     choice: Choice
     residual: float | None
-    """Where the solver measured it."""
+    """The residual is set where the solver measured it."""
     iterations: int
     resumed: int
     converged: bool
@@ -61,7 +61,10 @@ def _gib(size: float) -> str:
 
 
 def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False, kept: bool = False) -> Choice:
-    """By n and free memory. A full matrix that leaves as much free as it takes; else one triangle; else iterations."""
+    """Choose by n and free memory.
+
+    A full matrix that leaves as much free as it takes; else one triangle; else iterations.
+    """
     free, itemsize = memory.available(), 4 if precision == "mixed" else 8
     full, half = 8.0 * n * n, itemsize * n * (n + 1) / 2
     state = f"n = {n}, {_gib(free)} free"
@@ -86,7 +89,7 @@ def _iterative(n: int, itemsize: int, why: str) -> Choice:
     if operators.fits(n, dtype):
         return Choice("cg", "tiles", why)
     mend = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
-    return Choice("cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel anew{mend}")
+    return Choice("cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel again{mend}")
 
 
 def _require(choice: Choice, n: int, c: int, precision: Precision) -> None:
@@ -117,10 +120,10 @@ def fit(
     checkpoint: str | Path | None = None,
     report: Report = silent,
 ) -> Fit:
-    """Solve (K(X, X) + noise) weights = y; the arguments are those of `posterior`, checked, and where progress is told.
+    """Solve (K(X, X) + noise) weights = y; the arguments are those of `posterior`, checked, and `report` for progress.
 
     Raises:
-        MemoryError, ValueError: as `posterior`; singular matrices are told by the factor's rank where they can be.
+        MemoryError, ValueError: as `posterior`; singular matrices are found by the factor's rank where possible.
     """
     y, exponent = linalg.scaled(data.y)
     found = _fit(
@@ -151,7 +154,7 @@ def _fit(
     checkpoint: str | Path | None,
     report: Report,
 ) -> Fit:
-    """`fit` for y of order 1."""
+    """Call `fit` for y of order 1."""
     choice = choose(len(data.X), solver, precision, stored=matrix is not None, kept=checkpoint is not None)
     _require(choice, len(data.X), data.y.shape[1], precision)
     report(KERNEL, 0, 0)
@@ -186,12 +189,12 @@ def _full(data: TrainingSet, noise: np.ndarray, choice: Choice, report: Report) 
 
 
 def factorised(matrix: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Factor:
-    """K + diag(noise) factorised in the place of K. Raises: as `linalg.factorise`."""
+    """Factorise K + diag(noise) in the place of K. Raises: as `linalg.factorise`."""
     return linalg.factorise(_with(matrix, noise, report), progress=partial(report, FACTOR))
 
 
 def _with(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
-    """The noise added in place; what follows is the factorisation."""
+    """Add the noise in place; what follows is the factorisation."""
     matrix[np.diag_indices(len(matrix))] += noise
     report(FACTOR, 0, 0)
     return matrix
@@ -216,7 +219,7 @@ def _singular(order: int, n: int) -> str:
 
 
 def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: float, report: Report) -> Fit:
-    """A float32 factor that preconditions; where it breaks or the residual is not reached, the float64 one."""
+    """Precondition by a float32 factor; where it breaks or the residual is not reached, by the float64 one."""
     n = len(noise)
     made = partial(report, KERNEL)
     entries = operators.held_or_recomputed(*_prepared(data, DOUBLE), DOUBLE, beside=2 * n * (n + 1), progress=made)
@@ -289,7 +292,7 @@ def _not_finite(*, given: bool) -> str:
 
 
 def _stored(data: TrainingSet, matrix: Any) -> Operator:
-    """Rows of K(X, X) that somebody stored, a few of them compared with the kernel."""
+    """Use rows of K(X, X) that somebody stored, a few of them compared with the kernel."""
     n = len(data.X)
     shape, dtype = getattr(matrix, "shape", None), getattr(matrix, "dtype", None)
     if shape != (n, n) or dtype not in (DOUBLE, SINGLE):

@@ -1,4 +1,4 @@
-"""Training data as every inference takes them."""
+"""Training data are checked here as every inference takes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Function = Callable[[np.ndarray], Any]
 
 
 class TrainingSet(NamedTuple):
-    """Validated training data: X (n, d) and y (n, c) in float64, read-only copies; `single` says that y came as (n,).
+    """The data are X (n, d) and y (n, c), checked, in float64, read-only copies; `single` says that y came as (n,).
 
     The kernel of c independent outputs is one (n, n) matrix that acts on (n, c) values. A matrix-valued kernel is one
     (n c, n c) matrix that acts on the same values folded to (n c, 1).
@@ -36,25 +36,25 @@ class TrainingSet(NamedTuple):
 
     @property
     def coupled(self) -> int:
-        """How many outputs the kernel's matrix couples: c for a matrix-valued kernel, else 1."""
+        """Return the number of outputs that the kernel's matrix couples: c for a matrix-valued kernel, else 1."""
         return self.kernel.outputs if isinstance(self.kernel, MatrixKernel) else 1
 
     def fold(self, values: np.ndarray) -> np.ndarray:
-        """(m, c) values as the kernel's matrix acts on them: (m, c) or (m c, 1)."""
+        """Fold (m, c) values as the kernel's matrix acts on them: (m, c) or (m c, 1)."""
         return values.reshape(len(values) * self.coupled, -1)
 
     def unfold(self, values: np.ndarray) -> np.ndarray:
-        """Values (..., m, c) from folded ones."""
+        """Unfold values (..., m, c) from folded ones."""
         return values.reshape(*values.shape[:-2], -1, self.y.shape[1])
 
     def inputs(self, Z: Any) -> np.ndarray:
-        """Test inputs (m, d) in float64, checked against X."""
+        """Return test inputs (m, d) in float64, checked against X."""
         Z = validation.points("Z", validation.concrete("Z", Z))
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)
 
     def gram(self, *, beside: float = 0.0, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
-        """K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused.
+        """Compute K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused.
 
         beside: matrices of this size that what follows needs, EIGENVECTORS say. Raises: MemoryError: they do not fit.
         """
@@ -72,7 +72,7 @@ class TrainingSet(NamedTuple):
 
     @property
     def _by_pairs(self) -> bool:
-        """Whether the kernel has no quicker way to a whole matrix than pairs."""
+        """Return True if the kernel has no quicker way to a whole matrix than pairs."""
         return type(self.kernel).gram is Kernel.gram
 
     def _made(self, form: Callable[..., np.ndarray], progress: Callable[[int, int], None]) -> np.ndarray:
@@ -82,7 +82,7 @@ class TrainingSet(NamedTuple):
         return np.array(kernel.gram(self.X))
 
     def matrix(self) -> Operator:
-        """K(X, X) to be multiplied with, computed anew: as a whole where that is quicker and there is room for it."""
+        """Return K(X, X) to be multiplied with, computed again: as a whole where that is quicker and fits."""
         kernel = scalar_kernel(self.kernel)
         if self._by_pairs or 8 * len(self.X) ** 2 > memory.available():
             return Recomputed(kernel.prepared(self.X), self.X)
@@ -100,20 +100,20 @@ class TrainingSet(NamedTuple):
         return diagonal
 
     def cross(self, points: np.ndarray) -> np.ndarray:
-        """K(Z, X) for (m, d) test inputs, (m, n) or (m c, n c)."""
+        """Compute K(Z, X) for (m, d) test inputs, (m, n) or (m c, n c)."""
         values = np.asarray(self.kernel.cross(points, self.X))
         return _flat(values) if isinstance(self.kernel, MatrixKernel) else values
 
     def diagonal(self, points: np.ndarray) -> np.ndarray:
-        """K(z, z) for (m, d) test inputs, (m,)."""
+        """Compute K(z, z) for (m, d) test inputs, (m,)."""
         return tiles.diagonal(scalar_kernel(self.kernel).prepared(points), points, beside=len(self.X))
 
     def outputs(self, values: np.ndarray, Z: Any) -> Array:
-        """(..., c) results without the last axis if y had none, as a JAX array where Z is one. Raises: as `near`."""
+        """Return (..., c) results without the last axis if y had none; a JAX array if Z is one. Raises: as `near`."""
         return like(values[..., 0] if self.single else values, Z)
 
     def start(self, initial: Function | None, points: np.ndarray) -> np.ndarray:
-        """f_0 at (m, d) points, (m, c); 0 unless given."""
+        """Compute f_0 at (m, d) points, (m, c); 0 unless given."""
         count = self.y.shape[1]
         if initial is None:
             return np.zeros((len(points), count))
@@ -121,13 +121,13 @@ class TrainingSet(NamedTuple):
 
 
 def _flat(blocks: np.ndarray) -> np.ndarray:
-    """(n, m, c, c) blocks as one (n c, m c) matrix."""
+    """Reshape (n, m, c, c) blocks to one (n c, m c) matrix."""
     n, m, c, _ = blocks.shape
     return np.asarray(blocks.transpose(0, 2, 1, 3).reshape(n * c, m * c), np.float64)
 
 
 def evaluate(name: str, function: Function, points: np.ndarray, *, count: int, single: bool) -> np.ndarray:
-    """A user's function at (m, d) points, checked, (m, count)."""
+    """Evaluate a user's function at (m, d) points, checked, (m, count)."""
     shape = (len(points), count)
     values = np.asarray(validation.as_float_array(f"the result of {name}", function(points)), np.float64)
     if values.shape != shape and not (single and values.shape == shape[:1]):
@@ -141,7 +141,7 @@ def evaluate(name: str, function: Function, points: np.ndarray, *, count: int, s
 
 
 def like(values: np.ndarray, Z: Any) -> Array:
-    """The values as a JAX array where Z is one (of its dtype), else as they are. Raises: as `near`."""
+    """Return the values as a JAX array where Z is one (of its dtype), else as they are. Raises: as `near`."""
     if validation.is_jax(Z):
         with linalg.quiet():
             values = np.asarray(values, Z.dtype)
@@ -149,7 +149,7 @@ def like(values: np.ndarray, Z: Any) -> Array:
 
 
 def unchecked(values: np.ndarray, Z: Any) -> Array:
-    """`like`, finite or not."""
+    """Do as `like`, finite or not."""
     if not validation.is_jax(Z):
         return values
     with arithmetic(Z.dtype == np.float64):
@@ -157,7 +157,7 @@ def unchecked(values: np.ndarray, Z: Any) -> Array:
 
 
 def near(values: np.ndarray, Z: Any) -> np.ndarray:
-    """The values at test inputs Z (m, d), if they are finite.
+    """Return the values at test inputs Z (m, d), if they are finite.
 
     Raises:
         ValueError: they are not, and which row of Z is the farthest.
@@ -173,7 +173,7 @@ def near(values: np.ndarray, Z: Any) -> np.ndarray:
 
 
 def scalar_kernel(kernel: Any) -> Kernel:
-    """The kernel, if it is one of scalar values. Raises: TypeError."""
+    """Return the kernel, if it is one of scalar values. Raises: TypeError."""
     if isinstance(kernel, MatrixKernel):
         raise TypeError(f"{type(kernel).__name__} is matrix-valued; here the outputs are independent: pass its kernel.")
     if not isinstance(kernel, Kernel):

@@ -1,1 +1,1 @@
-"""Kernels: functions of two inputs with gram, cross and diag."""
+"""Kernels are functions of two inputs with gram, cross and diag."""

@@ -1,4 +1,4 @@
-"""What every kernel is: encode each input once, then a pure function on pairs of blocks of features."""
+"""A kernel encodes each input once, then applies a pure function to pairs of blocks of features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from widelimit.validation import Array
 
 
 class Kernel(tiles.PairKernel, abc.ABC):
-    """A symmetric positive semi-definite function K(x, x').
+    """A kernel is a symmetric positive semi-definite function K(x, x').
 
     NumPy in, NumPy out, in the dtype given (float64 whatever `jax_enable_x64` says); JAX arrays in, JAX arrays out,
     traceable and differentiable. A kernel is a pytree whose leaves are its hyper-parameters. k1 + k2, k1 * k2 and
@@ -42,25 +42,27 @@ class Kernel(tiles.PairKernel, abc.ABC):
 
     @abc.abstractmethod
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
-        """What pairs need of single inputs: a pytree with arrays of leading or trailing length n. Pure JAX."""
+        """Compute the data of inputs that pairs need: a pytree, arrays with leading or trailing length n. Pure JAX."""
 
     @abc.abstractmethod
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
-        """K for every pair of two blocks of features. Pure JAX. With `same`, x is y and (i, i) an input with itself.
+        """Compute K for every pair of two blocks of features. Pure JAX.
+
+        With `same`, x is y and (i, i) an input with itself.
 
         A `same` that is traced says so for what runs; then values at (i, i) are of no use.
         """
 
     @abc.abstractmethod
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
-        """K(x, x) for a block of features. Pure JAX."""
+        """Compute K(x, x) for a block of features. Pure JAX."""
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
-        """A kernel with the same values at these inputs that costs less there; itself, unless there is one."""
+        """Return a kernel with the same values at these inputs that costs less there; itself, unless there is one."""
         return self
 
     def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
-        """K(x_i, x_j) for all rows: (n, d) -> (n, n), symmetric to the bit, its diagonal equal to `diag(X)` to the bit.
+        """Compute K(x_i, x_j) for all rows: (n, d) -> (n, n), symmetric and with the diagonal `diag(X)`, to the bit.
 
         Args:
             X: (n, d) inputs, finite, float32 or float64 (integers that float64 represents are taken as float64).
@@ -77,7 +79,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
         return tiles.gram(self.prepared(X), X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        """K(x_i, y_j): (n, d), (m, d) -> (n, m). Of float32 and float64 the result is float64. Raises: as `gram`."""
+        """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m). float32 and float64 give float64. Raises: as `gram`."""
         X, Y = validation.points("X", X), validation.points("Y", Y)
         validation.same_features("X", X, "Y", Y)
         dtype = np.result_type(X.dtype, Y.dtype)
@@ -90,7 +92,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
         return tiles.cross(self.prepared(X, Y), X, Y)
 
     def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
-        """K(x_i, x_i): (n, d) -> (n,), at O(n) cost. Raises: as `gram`."""
+        """Compute K(x_i, x_i): (n, d) -> (n,), at O(n) cost. Raises: as `gram`."""
         X = validation.points("X", X)
         if isinstance(X, jax.Array):
             return tiles.diagonal_jax(self.prepared(X), X)
@@ -110,7 +112,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
 @pytree
 @dataclass(frozen=True)
 class Sum(Kernel):
-    """K(x, x') + K'(x, x'), the covariance of a sum of independent processes; made by k1 + k2."""
+    """K(x, x') + K'(x, x') is the covariance of a sum of independent processes; made by k1 + k2."""
 
     left: tiles.PairKernel
     right: tiles.PairKernel
@@ -136,7 +138,7 @@ class Sum(Kernel):
 @pytree
 @dataclass(frozen=True)
 class Product(Kernel):
-    """K(x, x') K'(x, x'), positive semi-definite by Schur's product theorem; made by k1 * k2."""
+    """K(x, x') K'(x, x') is positive semi-definite by Schur's product theorem; made by k1 * k2."""
 
     left: tiles.PairKernel
     right: tiles.PairKernel
@@ -162,7 +164,7 @@ class Product(Kernel):
 @pytree
 @dataclass(frozen=True)
 class Scaled(Kernel):
-    """factor K(x, x'), factor >= 0; made by factor * k."""
+    """The kernel is factor K(x, x'), factor >= 0; made by factor * k."""
 
     factor: float | jax.Array
     kernel: tiles.PairKernel
@@ -188,7 +190,7 @@ class Scaled(Kernel):
 @pytree
 @dataclass(frozen=True)
 class ScaledInputs(Kernel):
-    """K(s x, s x'), s one number or one a feature; made by `scale_inputs`."""
+    """The kernel is K(s x, s x'), s one number or one a feature; made by `scale_inputs`."""
 
     scales: float | jax.Array
     kernel: tiles.PairKernel
@@ -224,7 +226,7 @@ class ScaledInputs(Kernel):
 
 
 def scale_inputs(k: Kernel, scales: float | Float[Array, " d"]) -> ScaledInputs:
-    """K(s x, s x'), coordinate by coordinate: input scales as hyper-parameters of any kernel.
+    """Return K(s x, s x'), coordinate by coordinate: input scales are hyper-parameters of any kernel.
 
     Args:
         k: a kernel.

@@ -1,4 +1,4 @@
-"""Any function of two points, or of two blocks of points, as a kernel."""
+"""Any function of two points, or of two blocks of points, becomes a kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRIED = 4
 
 @final
 class _Bound(eqx.Module):
-    """A function with arguments beside the two points; floats among them are hyper-parameters."""
+    """The function has arguments beside the two points; floats among them are hyper-parameters."""
 
     function: Callable[..., Any] = eqx.field(static=True)
     names: tuple[str, ...] = eqx.field(static=True)
@@ -78,7 +78,7 @@ class FunctionKernel(Kernel):
         return jax.vmap(lambda a: _called(f, a, a, ()))(x)
 
     def _of(self, dtype: Any) -> Callable[[Any, Any], Any]:
-        """The function with its parameters in the dtype of the inputs."""
+        """Return the function with its parameters in the dtype of the inputs."""
         cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.parameters)
         return eqx.combine(cast, self.structure)  # type: ignore[no-any-return]
 
@@ -105,7 +105,7 @@ def _called(f: Callable[[Any, Any], Any], x: jax.Array, y: jax.Array, shape: tup
 
 @jax.jit
 def _tried(k: FunctionKernel, rows: jax.Array) -> jax.Array:
-    """The kernel of the rows with one more than themselves: blocks of two sizes."""
+    """Compute the kernel of the rows with one more than themselves: blocks of two sizes."""
     return k.pairwise(rows, jnp.concatenate([rows, rows[:1]]))[:, :-1]
 
 

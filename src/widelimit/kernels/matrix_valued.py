@@ -1,4 +1,4 @@
-"""Kernels for functions with several outputs that depend on each other: K(x, x') is a c x c matrix."""
+"""Functions with several outputs that depend on each other have kernels whose value K(x, x') is a c x c matrix."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from widelimit.shapes import Float
 from widelimit.validation import Array
 
 ASYMMETRY = 64
-"""Of K(x_i, x_j) against K(x_j, x_i)^T, in eps of the dtype computed in and of the largest entry: rounding."""
+"""K(x_i, x_j) may differ from K(x_j, x_i)^T by this rounding, in eps of the dtype and of the largest entry."""
 
 
 class MatrixKernel(abc.ABC):
-    """K(x, x') in R^{c x c} with K(x, x')^T = K(x', x), the multi-dimensional kernel of section 3.4 of the paper.
+    """K(x, x') in R^{c x c} has K(x, x')^T = K(x', x): the multi-dimensional kernel of section 3.4 of the paper.
 
     K(x, x')[a, b] is the covariance of output a at x with output b at x'. Results are NumPy arrays.
     """
@@ -28,18 +28,18 @@ class MatrixKernel(abc.ABC):
     @property
     @abc.abstractmethod
     def outputs(self) -> int:
-        """c, the number of outputs."""
+        """Return c, the number of outputs."""
 
     @abc.abstractmethod
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        """K for all pairs of rows of two arrays of inputs."""
+        """Compute K for all pairs of rows of two arrays of inputs."""
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> MatrixKernel:
-        """The kernel with what only inputs tell; itself, unless there is something."""
+        """Prepare the kernel with the data that only inputs determine; itself, unless there are any."""
         return self
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:
-        """K(x_i, x_j): (n, d) -> (n, n, c, c), with gram[i, j] = gram[j, i]^T to the bit.
+        """Compute K(x_i, x_j): (n, d) -> (n, n, c, c), with gram[i, j] = gram[j, i]^T to the bit.
 
         Raises:
             TypeError, ValueError: bad inputs, or a kernel that is not symmetric or not finite.
@@ -53,7 +53,7 @@ class MatrixKernel(abc.ABC):
         return np.asarray((values + mirror) / 2)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c c"]:
-        """K(x_i, y_j): (n, d), (m, d) -> (n, m, c, c). Raises: as `gram`."""
+        """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m, c, c). Raises: as `gram`."""
         points = [np.asarray(validation.points(*p)) for p in (("X", X), ("Y", Y))]
         validation.same_features("X", points[0], "Y", points[1])
         kernel = self.prepared(*points)
@@ -67,7 +67,7 @@ class MatrixKernel(abc.ABC):
         return np.asarray(validation.as_finite_floats("K(X, Y)", values))
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
-        """K(x_i, x_i): (n, d) -> (n, c, c). Raises: as `gram`."""
+        """Compute K(x_i, x_i): (n, d) -> (n, c, c). Raises: as `gram`."""
         rows = np.asarray(validation.points("X", X))
         return np.concatenate([self.gram(row[None])[0] for row in rows])
 
@@ -75,7 +75,7 @@ class MatrixKernel(abc.ABC):
 @final
 @dataclass(frozen=True)
 class Separable(MatrixKernel):
-    """K(x, x') B; made by `separable`."""
+    """The kernel is K(x, x') B; made by `separable`."""
 
     kernel: Kernel
     mixing: np.ndarray
@@ -92,7 +92,7 @@ class Separable(MatrixKernel):
 @final
 @dataclass(frozen=True)
 class MatrixFunction(MatrixKernel):
-    """A matrix-valued kernel from a function; made by `matrix_valued`."""
+    """A matrix-valued kernel is made from a function by `matrix_valued`."""
 
     function: Callable[[np.ndarray, np.ndarray], Any]
     count: int
@@ -134,7 +134,7 @@ def separable(k: Kernel, mixing: Float[Array, "c c"]) -> Separable:
 
 
 def matrix_valued(function: Callable[[np.ndarray, np.ndarray], Any], *, outputs: int) -> MatrixFunction:
-    """K(x, x') in R^{c x c} from a function of two blocks of inputs.
+    """Make K(x, x') in R^{c x c} from a function of two blocks of inputs.
 
     Args:
         function: maps (n, d) and (m, d) inputs to (n, m, c, c) with K(x, x')^T = K(x', x), such as the empirical NTK

@@ -1,4 +1,4 @@
-"""The two kernels of an infinitely wide network."""
+"""An infinitely wide network has two kernels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encod
 
 
 def _in_units(block: jax.Array, x: NetworkFeatures, y: NetworkFeatures) -> jax.Array:
-    """A block (n, m) of the recursion, which is free of scale, times the standard deviations of the outputs."""
+    """Multiply a block (n, m) of the recursion, which is free of scale, by the deviations of the outputs."""
     rows = Variance(*(leaf[:, None] for leaf in x.variance))
     return scaled(block, rows, y.variance)
 
@@ -41,7 +41,7 @@ EQUAL_NORMS = 8
 
 
 def _prepared(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
-    """The kernel for these inputs: a series in the angle on a sphere; activations tabulated for the range of norms.
+    """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
 
     Under a trace nothing is known of the inputs, and nothing prepared.
     """
@@ -98,7 +98,7 @@ def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: in
 @pytree
 @dataclass(frozen=True)
 class NNGP(Kernel):
-    """Sigma^L(x, x'), the covariance of the outputs of an infinitely wide network at initialisation."""
+    """Sigma^L(x, x') is the covariance of the outputs of an infinitely wide network at initialisation."""
 
     net: Network
 

@@ -1,4 +1,4 @@
-"""Inputs of equal norm: the whole network as one Chebyshev series in the angle between two inputs.
+"""For inputs of equal norm, the whole network is one Chebyshev series in the angle between two inputs.
 
 On a sphere every layer's pair map is a function of the angle alone, and so is their composition, analytic in theta on
 [0, pi] (not in rho) for kinked activations too. Its coefficients cost a few hundred pairs through the layers, once;
@@ -38,7 +38,7 @@ _LENGTHS = (80, LONGEST)
 
 
 class SphereFeatures(NamedTuple):
-    """Unit vectors whose inner products are the correlations after the first dense layer, (n, d + 1)."""
+    """The features are unit vectors whose inner products are the correlations after the first layer, (n, d + 1)."""
 
     points: Float[jax.Array, "n d+1"]
 
@@ -51,7 +51,7 @@ _embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
 
 
 def _angle_series(chains: jax.Array | np.ndarray, gaps: Gaps) -> jax.Array:
-    """sum_k c_k T_k(2 theta/pi - 1)."""
+    """Compute sum_k c_k T_k(2 theta/pi - 1)."""
     psi = series.angle_from_gap(gaps.near)[0] * (2 / math.pi)
     return series.chains_sum(jnp.asarray(chains), jnp.where(gaps.positive, psi - 1, 1 - psi))
 
@@ -60,7 +60,7 @@ def _angle_series(chains: jax.Array | np.ndarray, gaps: Gaps) -> jax.Array:
 @pytree
 @dataclass(frozen=True)
 class Sphere(PairKernel):
-    """A kernel of a network, prepared for inputs of one norm; made by `sphere`."""
+    """The kernel of a network is prepared for inputs of one norm; made by `sphere`."""
 
     first: Dense
     chains: jax.Array | np.ndarray
@@ -99,7 +99,7 @@ def _rho(gaps: Gaps) -> jax.Array:
 def sphere(
     net: Network, deviation: float, dtype: Any, *, tangent: bool, target: float, few_shapes: bool
 ) -> Sphere | None:
-    """The NNGP (or with `tangent` the NTK) of inputs whose signals after the first layer have this deviation.
+    """Make the NNGP (or with `tangent` the NTK) of inputs whose signals after the first layer have this deviation.
 
     With `few_shapes` programs compiled for other deviations are used again. Returns None where LONGEST terms do not
     bring the series to `target` (relative to the diagonal).

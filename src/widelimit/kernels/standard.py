@@ -1,4 +1,4 @@
-"""Kernels in use without networks: linear, polynomial, radial, and matrices that are already there."""
+"""Kernels that are used without networks: this module has linear, polynomial and radial ones, and stored matrices."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _distances(x: jax.Array, y: jax.Array, scale: Scalar) -> jax.Array:
-    """|(x - y)/scale|^2 for all pairs, from differences: x.x + y.y - 2 x.y loses all digits of near inputs."""
+    """Compute |(x - y)/scale|^2 for all pairs, from differences: x.x + y.y - 2 x.y loses all digits of near inputs."""
     divisor = jnp.asarray(scale, x.dtype)
     return jnp.asarray(jax.lax.map(lambda row: jnp.sum(((row - y) / divisor) ** 2, axis=-1), x))
 
@@ -44,7 +44,7 @@ def _distances(x: jax.Array, y: jax.Array, scale: Scalar) -> jax.Array:
 @pytree
 @dataclass(frozen=True)
 class Linear(Kernel):
-    """phi(x).phi(x'); made by `linear`."""
+    """K(x, x') = phi(x).phi(x'); made by `linear`."""
 
     feature_map: FeatureMap = field(metadata={"static": True})
 
@@ -74,7 +74,7 @@ class Linear(Kernel):
 @pytree
 @dataclass(frozen=True)
 class PolynomialKernel(Kernel):
-    """(x.x' + offset)^degree; made by `polynomial`."""
+    """K(x, x') = (x.x' + offset)^degree; made by `polynomial`."""
 
     offset: Scalar
     degree: int = field(metadata={"static": True})
@@ -93,7 +93,7 @@ class PolynomialKernel(Kernel):
 @pytree
 @dataclass(frozen=True)
 class RadialBasis(Kernel):
-    """exp(-|x - x'|^2/(2 length_scale^2)); made by `rbf`."""
+    """K(x, x') = exp(-|x - x'|^2/(2 length_scale^2)); made by `rbf`."""
 
     length_scale: Scalar
 
@@ -112,7 +112,7 @@ class RadialBasis(Kernel):
 @pytree
 @dataclass(frozen=True)
 class Laplace(Kernel):
-    """exp(-|x - x'|/length_scale), the norm Euclidean; made by `laplace`."""
+    """K(x, x') = exp(-|x - x'|/length_scale), the norm Euclidean; made by `laplace`."""
 
     length_scale: Scalar
 
@@ -131,13 +131,13 @@ class Laplace(Kernel):
 @pytree
 @dataclass(frozen=True)
 class Precomputed(Kernel):
-    """matrix[i, j] at the inputs i and j, which are indices (n, 1); made by `precomputed`."""
+    """K(i, j) = matrix[i, j] at the inputs i and j, which are indices (n, 1); made by `precomputed`."""
 
     matrix: Array
 
     @property
     def indices(self) -> Float[np.ndarray, "N 1"]:
-        """All inputs of this kernel, (N, 1): the indices 0 to N - 1; take rows of it for training and test points."""
+        """Return all inputs of this kernel, (N, 1): the indices 0 to N - 1; take rows of it for training and test."""
         return np.arange(len(self.matrix), dtype=np.float64)[:, None]
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:

@@ -1,4 +1,4 @@
-"""Gram matrices that stream to disk."""
+"""Gram matrices are streamed to disk."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def stored_gram(
     budget: float = BUDGET,
     progress: Callable[[int, int], None] = tiles.silent,
 ) -> zarr.Array[Any]:
-    """K(x_i, x_j) for all rows in a Zarr v3 array on disk, tile by tile; memory stays within the budget.
+    """Compute K(x_i, x_j) for all rows in a Zarr v3 array on disk, tile by tile; memory stays within the budget.
 
     Chunks are tiles, not compressed, each written once and with a checksum; tiles not yet computed read as NaN. A run
     that was interrupted or killed goes on where it ended when called again with the same kernel and data, with the same

@@ -1,4 +1,4 @@
-"""The space of functions that a kernel reproduces: functions and norms, diagnostics, spectra on spheres."""
+"""A kernel reproduces a space of functions: functions and norms, diagnostics, spectra on spheres."""
 
 from widelimit.rkhs.diagnostics import (
     Certificate,

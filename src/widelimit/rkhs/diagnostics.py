@@ -1,4 +1,4 @@
-"""What a kernel can tell apart on given points: definiteness, spectrum, power function, effective dimension."""
+"""Diagnostics of a kernel on given points are definiteness, spectrum, power function, effective dimension."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from widelimit.validation import Array
 @final
 @dataclass(frozen=True)
 class Certificate:
-    """Whether K(X, X) is positive semi-definite, and why: v^T K v = eigenvalue for the unit vector v.
+    """The certificate shows if K(X, X) is positive semi-definite: v^T K v = eigenvalue for the unit vector v.
 
     True in a condition where it is. A negative eigenvalue on one set of points proves that the function is no kernel; a
     positive answer speaks of these points only.
@@ -46,7 +46,7 @@ def _matrix(k: Kernel | MatrixKernel, X: Any, *, beside: float = 1) -> np.ndarra
 
 
 def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -> Certificate:
-    """Whether sum_ij v_i v_j K(x_i, x_j) >= 0 for all v, by the smallest eigenvalue of K(X, X).
+    """Check sum_ij v_i v_j K(x_i, x_j) >= 0 for all v, by the smallest eigenvalue of K(X, X).
 
     What makes a symmetric function a reproducing kernel (Moore and Aronszajn); tanh(x.x') is none.
 
@@ -70,7 +70,7 @@ def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -
 
 
 def eigenvalues(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -> Float[np.ndarray, " n"]:
-    """Eigenvalues of K(X, X), largest first: the mode of lambda is learned in the time n/(2 lambda).
+    """Compute eigenvalues of K(X, X), largest first: the mode of lambda is learned in the time n/(2 lambda).
 
     As they come out: null ones are rounding of either sign, up to n eps of the largest. Raises: TypeError, ValueError:
     bad inputs, or a kernel that is not positive semi-definite.

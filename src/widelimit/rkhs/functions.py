@@ -1,4 +1,4 @@
-"""Functions in the space of a kernel: sum_i a_i K(., x_i)."""
+"""Functions in the space of a kernel are sums sum_i a_i K(., x_i)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Function:
         )
 
     def __add__(self, other: Function) -> Function:
-        """f + g; centers that both have are merged, so that f - f has the norm 0."""
+        """Return f + g; centers that both have are merged, so that f - f has the norm 0."""
         self._check(other)
         centers = np.vstack([self.centers, other.centers])
         coefficients = np.concatenate([self.coefficients, other.coefficients])
@@ -101,7 +101,7 @@ class Function:
         return float(linalg.restored(square, 2 * exponent))
 
     def _square(self) -> tuple[np.ndarray, np.ndarray]:
-        """<f, f> in units of 4^exponent, and the exponent."""
+        """Return <f, f> in units of 4^exponent, and the exponent."""
         require_matrices(len(self.centers), 2, "a norm")
         a, exponent = linalg.scaled(np.asarray(self.coefficients), axis=None)
         gram = np.asarray(self.kernel.gram(self.centers))
@@ -115,7 +115,7 @@ class Function:
         return float(linalg.restored(np.sqrt(square), exponent))
 
     def distance(self, other: Function) -> float:
-        """|f - g|_K. Raises: as `inner` and `squared_norm`."""
+        """Return |f - g|_K. Raises: as `inner` and `squared_norm`."""
         self._check(other)
         return (self - other).norm()
 
@@ -140,7 +140,7 @@ def _equal(a: Kernel, b: Kernel) -> bool:
 
 
 def interpolant(k: Kernel, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> Function:
-    """K(., X) K(X, X)^+ y: of all functions with f(x_i) = y_i the one of smallest norm.
+    """Return K(., X) K(X, X)^+ y: of all functions with f(x_i) = y_i the one of smallest norm.
 
     The limit of `gradient_flow` from f_0 = 0 (Proposition 4.5 of the paper, corrected), and of `ridge` as its
     regularisation tends to 0.
@@ -158,7 +158,7 @@ def interpolant(k: Kernel, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> F
 
 
 def ridge(k: Kernel, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, regularization: float) -> Function:
-    """argmin of (1/n) sum |f(x_i) - y_i|^2 + regularization |f|^2: K(., X) (K(X, X) + n regularization)^{-1} y.
+    """Find argmin of (1/n) sum |f(x_i) - y_i|^2 + regularization |f|^2: K(., X) (K(X, X) + n regularization)^{-1} y.
 
     Over all functions of the space. The posterior mean of a Gaussian process with noise = n regularization.
 

@@ -1,4 +1,4 @@
-"""Dot-product kernels on spheres: one eigenvalue for each degree of spherical harmonics (Funk and Hecke)."""
+"""Dot-product kernels on spheres have one eigenvalue for each degree of spherical harmonics (Funk and Hecke)."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class SphericalSpectrum:
     eigenvalues: Float[np.ndarray, " D"]
     """lambda_k, in the kernel's unit."""
     multiplicities: Float[np.ndarray, " D"]
-    """How many harmonics have the degree k: sum_k multiplicity lambda_k = K(x, x)."""
+    """The number of harmonics of the degree k: sum_k multiplicity lambda_k = K(x, x)."""
     error: float
-    """Of every eigenvalue, absolute: the last refinement's change, or the rounding of the kernel's values."""
+    """The error is absolute, for every eigenvalue: the last refinement's change, or rounding of the kernel's values."""
     trace: float
     """K(x, x)."""
 
     @property
     def times(self) -> Float[np.ndarray, " D"]:
-        """1/(2 lambda_k): the time in which gradient flow on many uniform points learns the degree to 1/e.
+        """Return 1/(2 lambda_k): the time in which gradient flow on many uniform points learns the degree to 1/e.
 
         In the unit of d theta/dt = -grad C, C the mean squared error. inf where lambda_k is within its error of 0:
         these frequencies are never learned.
@@ -54,22 +54,22 @@ class SphericalSpectrum:
 
     @property
     def covered(self) -> float:
-        """The share of K(x, x) in the degrees listed."""
+        """Return the share of K(x, x) in the degrees listed."""
         return float(np.sum(self.multiplicities * self.eigenvalues) / self.trace)
 
     def positive(self) -> Float[np.ndarray, " D"]:
-        """Whether each eigenvalue is above its error: all are, where the kernel is positive definite on the sphere."""
+        """Return True where an eigenvalue is above its error: all are, if the kernel is definite on the sphere."""
         return np.asarray(self.eigenvalues > self.error)
 
 
 def multiplicity(dimension: int, degree: int) -> float:
-    """Number of spherical harmonics of a degree in R^dimension: C(d+k-1, k) - C(d+k-3, k-2)."""
+    """Return the number of spherical harmonics of a degree in R^dimension: C(d+k-1, k) - C(d+k-3, k-2)."""
     d, k = dimension, degree
     return float(math.comb(d + k - 1, k) - (math.comb(d + k - 3, k - 2) if k >= 2 else 0))
 
 
 def _legendre(dimension: int, highest: int, t: np.ndarray) -> np.ndarray:
-    """P_k(t) in R^dimension with P_k(1) = 1, (highest + 1, nodes): Gegenbauer polynomials, normalised.
+    """Compute P_k(t) in R^dimension with P_k(1) = 1, (highest + 1, nodes): Gegenbauer polynomials, normalised.
 
     (k + d - 2) P_{k+1} = (2 k + d - 2) t P_k - k P_{k-1}; Mueller 1966, page 33.
     """
@@ -82,7 +82,7 @@ def _legendre(dimension: int, highest: int, t: np.ndarray) -> np.ndarray:
 
 
 def _integrals(profile: Any, dimension: int, highest: int, nodes: int) -> tuple[np.ndarray, float]:
-    """lambda_k, and K(0) as the nodes see it.
+    """Compute lambda_k, and K(0) as the nodes see it.
 
     By Gauss-Legendre in theta, where kernels of kinked networks are analytic on [0, pi] (not in cos theta). The rule is
     symmetric about pi/2, so that even and odd parts do not mix. K(0) by the interpolating polynomial (barycentric):
@@ -153,7 +153,7 @@ def spherical_eigenvalues(k: Kernel, *, dimension: int, degree: int, radius: flo
 
 
 def _check_zonal(k: Kernel, profile: Any, dimension: int, radius: float) -> float:
-    """K(x, x) of a kernel that is the same for three random pairs of points and for the pairs of `profile`."""
+    """Return K(x, x) of a kernel that is the same for three random pairs of points and for those of `profile`."""
     U = np.random.default_rng(0).standard_normal((6, dimension))
     U *= radius / np.linalg.norm(U, axis=1, keepdims=True)
     diagonal = np.asarray(k.diag(U))

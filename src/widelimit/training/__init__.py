@@ -1,1 +1,1 @@
-"""Training of finite networks, with what the theory of infinite width speaks about recorded on the way."""
+"""Finite networks are trained; the quantities of the theory of infinite width are recorded."""

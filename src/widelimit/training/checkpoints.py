@@ -1,4 +1,4 @@
-"""Checkpoints of training: one safetensors file, replaced as a whole, that knows which run it belongs to."""
+"""A checkpoint of training is one safetensors file, replaced as a whole, that knows the run it belongs to."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ VERSION = 1
 
 
 class Checkpoint(NamedTuple):
-    """Where a run is kept, and the settings that make it this run."""
+    """A checkpoint is the file of a run, and the settings that make it this run."""
 
     path: Path
     settings: dict[str, Any]
 
 
 def digest(tree: Any) -> str:
-    """Of the values, shapes and dtypes of a pytree of arrays."""
+    """Hash the values, shapes and dtypes of a pytree of arrays."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)
@@ -39,7 +39,7 @@ def digest(tree: Any) -> str:
 
 
 def settings(recorder: Recorder, choices: dict[str, Any]) -> dict[str, Any]:
-    """What two runs must share to be one: data, start, loss and the choices that steps and records depend on."""
+    """Return what two runs must share to be one: data, start, loss and all choices for steps and records."""
     problem = recorder.problem
     return {
         "X": digest(problem.X),
@@ -61,7 +61,7 @@ def _tensors(state: State, history: History) -> dict[str, np.ndarray]:
 
 
 def _plain(leaf: Any) -> Any:
-    """A leaf as numbers: a JAX random key by its data."""
+    """Return a leaf as numbers: a JAX random key by its data."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
@@ -92,13 +92,13 @@ def save(checkpoint: Checkpoint, state: State, history: History) -> None:
 
 
 def load(checkpoint: Checkpoint, like: State) -> tuple[State, History]:
-    """State, of the structure of `like`, and records.
+    """Load the state, of the structure of `like`, and records.
 
     Raises:
         ValueError: not a checkpoint, a damaged one, that of a newer version or of another run. The file is left alone.
     """
     path = checkpoint.path
-    advice = "It was left as it is; pass another path to start anew."
+    advice = "It was left as it is; pass another path to start again."
     try:
         with safetensors.safe_open(path, framework="np") as file:
             about = file.metadata() or {}

@@ -1,4 +1,4 @@
-"""Exact gradient flow of the parameters, d theta/dt = -grad C, by an adaptive solver (diffrax)."""
+"""The exact gradient flow of the parameters, d theta/dt = -grad C, is solved by an adaptive solver (diffrax)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from widelimit.training.problem import Problem
 
 @jax.jit
 def slope_size(problem: Problem) -> jax.Array:
-    """|grad C| at theta_0, (*E,)."""
+    """Compute |grad C| at theta_0, (*E,)."""
 
     def member(params: Any) -> jax.Array:
         return jnp.asarray(optax.tree.norm(jax.grad(problem.cost)(params, problem.X, problem.y, problem.loss)))
@@ -29,7 +29,7 @@ def slope_size(problem: Problem) -> jax.Array:
 def flow(
     problem: Problem, params: Any, duration: jax.Array, error: jax.Array, *, max_steps: int
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """The parameters after `duration`, steps taken, and whether the solver arrived; local errors |dtheta| <= error.
+    """Return the parameters after `duration`, steps taken, and True if the solver arrived; errors |dtheta| <= error.
 
     Solved for the displacement: in float32 the parameters themselves would round away the small steps.
     """

@@ -1,4 +1,4 @@
-"""What is recorded while a network is trained."""
+"""This module records the training of a network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ WORK = 2.0
 @final
 @dataclass(frozen=True)
 class History:
-    """R records along training; for an ensemble every array but steps and times has an axis (E,) after the first."""
+    """The records are R points of training; for an ensemble all but steps and times have a further axis (E,).
+
+    That axis comes after the first.
+    """
 
     steps: Int[np.ndarray, " R"]
     """Steps taken; for a flow those of the solver, of the slowest member."""
@@ -45,7 +48,7 @@ class History:
 
 
 class Recorder(NamedTuple):
-    """What to record, and the kernel at the start; made by `recorder`."""
+    """A recorder knows the fields to record, and the kernel at the start; made by `recorder`."""
 
     problem: Problem
     probes: jax.Array
@@ -56,7 +59,7 @@ class Recorder(NamedTuple):
     """Theta_0, (*E, k c, k c)."""
 
     def record(self, params: Any, steps: int, time: float) -> History:
-        """One record, R = 1."""
+        """Make one record, R = 1."""
         loss, movement, outputs, kernel = _measured(self.problem, params, self.probes, self.points, method=self.method)
         theta = np.asarray(kernel, np.float64)
         with np.errstate(all="ignore"):  # parameters that overflow make NaN here, and are explained where they stop
@@ -77,17 +80,17 @@ class Recorder(NamedTuple):
 
 
 def joined(parts: list[History]) -> History:
-    """Records in one history."""
+    """Join records in one history."""
     return History(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(History)))
 
 
 def _norm(matrices: np.ndarray) -> np.ndarray:
-    """Frobenius; NaN for matrices of size 0, which are those of no kernel points."""
+    """Compute the Frobenius norm; NaN for matrices of size 0, which are those of no kernel points."""
     return np.linalg.norm(matrices, axis=(-2, -1)) if matrices.size else np.full(matrices.shape[:-2], np.nan)
 
 
 def _kernel(f: Model, X: jax.Array, method: Plan) -> jax.Array:
-    """Theta(X, X) of one member, (k c, k c)."""
+    """Compute Theta(X, X) of one member, (k c, k c)."""
     pair = pairs_of(f, Settings("ntk", "full", "auto", WORK), method)
     factors = pair.encode(X)
     blocks = pair.pairwise(factors, factors, same=True)
@@ -98,7 +101,7 @@ def _kernel(f: Model, X: jax.Array, method: Plan) -> jax.Array:
 def _measure(
     problem: Problem, params: Any, probes: jax.Array, points: jax.Array, *, method: Plan | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Loss, movement, outputs at the probes and kernel, of every member."""
+    """Measure loss, movement, outputs at the probes and kernel, of every member."""
 
     def member(params: Any, start: Any) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         f = replace(problem.f, params=params)
@@ -138,7 +141,7 @@ def recorder(problem: Problem, probes: Any, kernel_points: Any) -> Recorder:
 
 
 def _planned(problem: Problem, k: int) -> Plan:
-    """The algorithm for the kernel, without the figures that change from call to call: it is part of a program."""
+    """Choose the algorithm for the kernel, without figures that change from call to call: it is part of a program."""
     f, (_, d) = problem.one(), problem.X.shape
     wanted = Settings("ntk", "full", "auto", WORK / problem.members)
     sizes = Sizes(n=k, m=k, down=k, across=k, same=True, own=False)

@@ -1,4 +1,4 @@
-"""Training: from record to record, by steps or by a flow, with checkpoints; what is returned however it ends."""
+"""Training goes from record to record, by steps or by a flow, with checkpoints; it always returns its records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOTHING = ""
 @final
 @dataclass(frozen=True)
 class Training:
-    """Trained parameters, what was recorded, and how training ended: made by `train`."""
+    """The object holds trained parameters, records, and the reason of the end: made by `train`."""
 
     params: Any
     """In the form given (NumPy in, NumPy out), an ensemble's with a leading axis (E,); the last good ones."""
@@ -41,7 +41,7 @@ class Training:
 
 
 class Moved(NamedTuple):
-    """The state at the next record, or the last good one and what went wrong."""
+    """The object holds the state at the next record, or the last good one and the problem."""
 
     state: State
     steps: int
@@ -53,7 +53,7 @@ Mover = Callable[[State, int, float, float], Moved]
 
 
 def by_steps(problem: Problem, rule: Rule, key: jax.Array) -> Mover:
-    """Discrete steps."""
+    """Train by discrete steps."""
     rate, group = jnp.asarray(rule.rate, problem.X.dtype), group_size(problem, rule.batch)
 
     def run(state: State, end: int) -> tuple[State, np.ndarray]:
@@ -99,12 +99,12 @@ _cost = jax.jit(
 
 
 def finite_cost(problem: Problem, params: Any) -> np.ndarray:
-    """C on all training points, (*E,)."""
+    """Compute C on all training points, (*E,)."""
     return np.asarray(_cost(problem, params))
 
 
 def by_flow(problem: Problem, error: np.ndarray, max_steps: int) -> Mover:
-    """Continuous time, with local errors |dtheta| <= error (*E,)."""
+    """Train in continuous time, with local errors |dtheta| <= error (*E,)."""
 
     def move(state: State, steps: int, mark: float, next_mark: float) -> Moved:
         duration = jnp.asarray(next_mark - mark, problem.X.dtype)
@@ -125,7 +125,7 @@ def by_flow(problem: Problem, error: np.ndarray, max_steps: int) -> Mover:
 
 
 class Run(NamedTuple):
-    """What is to be done: marks from 0 to the end, and how to come from one to the next."""
+    """A run has marks from 0 to the end, and a way from one to the next."""
 
     marks: np.ndarray
     move: Mover
@@ -138,7 +138,7 @@ class Run(NamedTuple):
 def run(
     problem: Problem, what: Run, state: State, checkpoint: Checkpoint | None, every: float, wanted: bool
 ) -> Training:
-    """Go through the marks, from where a checkpoint stands if there is one."""
+    """Run through the marks, from where a checkpoint stands if there is one."""
     marks, failure = what.marks, NOTHING
     state, history = _started(what, state, checkpoint)
     written = time.monotonic()
@@ -164,7 +164,7 @@ def run(
 
 
 def _started(what: Run, state: State, checkpoint: Checkpoint | None) -> tuple[State, History]:
-    """The state to go on from, and the records so far: at least that of theta_0."""
+    """Return the state to go on from, and the records so far: at least that of theta_0."""
     first = what.recorder.record(state.params, 0, 0 * what.clock)
     if not np.isfinite(first.loss).all():
         raise ValueError("the loss at the initial parameters is NaN or infinite; scale X or y, or start elsewhere.")
@@ -177,7 +177,7 @@ def _started(what: Run, state: State, checkpoint: Checkpoint | None) -> tuple[St
 
 def _belongs(checkpoint: Checkpoint, found: History, first: History, what: Run) -> None:
     """Refuse records that are not the beginning of this run."""
-    advice = "It was left as it is; pass another path to start anew."
+    advice = "It was left as it is; pass another path to start again."
     if not np.allclose(found.loss[0], first.loss[0], rtol=SAME_RUN, atol=0.0):
         raise ValueError(
             f"{checkpoint.path} was written by another run: the loss at the start was {np.mean(found.loss[0]):g} and "
@@ -192,6 +192,6 @@ def _belongs(checkpoint: Checkpoint, found: History, first: History, what: Run) 
 
 
 def marks(end: float, every: float) -> np.ndarray:
-    """0, every, 2 every, ..., and the end."""
+    """Return 0, every, 2 every, ..., and the end."""
     count = max(0, math.ceil(end / every * (1 - 1e-12)) - 1)
     return np.concatenate([np.arange(count + 1) * every, [end] if end > 0 else []])

@@ -1,4 +1,4 @@
-"""What is trained: a function, a loss and data, checked; one network or an ensemble of them."""
+"""A training problem is a function, a loss and data, checked; one network or an ensemble of them."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ class Problem:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of parameters and data."""
+        """Return the dtype of parameters and data."""
         return np.dtype(self.X.dtype)
 
     @property
     def members(self) -> int:
-        """E, or 1."""
+        """Return E, or 1."""
         return int(jax.tree.leaves(self.f.params)[0].shape[0]) if self.many else 1
 
     def one(self) -> Model:
-        """The function with the parameters of the first member."""
+        """Return the function with the parameters of the first member."""
         return replace(self.f, params=jax.tree.map(lambda leaf: leaf[0], self.f.params)) if self.many else self.f
 
     def trained(self, params: Any) -> Any:
-        """Parameters in the form in which they were given."""
+        """Return parameters in the form in which they were given."""
         return self.f.whole(jax.tree.map(np.asarray, params) if self.numpy else params)
 
     def each(self, function: Any, shared: int = 0) -> Any:
-        """A function of one member's trees, and of `shared` more arguments, for all members at once."""
+        """Apply a function of one member's trees, and of `shared` more arguments, to all members at once."""
         if not self.many:
             return function
         return lambda *args: jax.vmap(function, in_axes=(0,) * (len(args) - shared) + (None,) * shared)(*args)
 
     def cost(self, params: Any, X: jax.Array, y: jax.Array, loss: Loss) -> jax.Array:
-        """C of one member on (b, d) points."""
+        """Compute C of one member on (b, d) points."""
         return jnp.mean(loss.examples(self.f(params, X), y))
 
 

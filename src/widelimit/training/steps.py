@@ -1,4 +1,4 @@
-"""Discrete steps: named optimisers and optax's, batches, and the largest learning rate that is stable."""
+"""Discrete steps use named optimisers and optax's, batches, and the largest learning rate that is stable."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ COPIES = 3
 
 
 class State(NamedTuple):
-    """Where training stands: all that the next step depends on."""
+    """The state holds all that the next step depends on."""
 
     params: Any
     memory: Any
-    """Of the optimiser."""
+    """The state is that of the optimiser."""
     step: jax.Array
 
 
 class Rule(NamedTuple):
-    """theta <- theta + rate * update(gradient): made by `rule`."""
+    """The rule is theta <- theta + rate * update(gradient): made by `rule`."""
 
     name: str
     transformation: optax.GradientTransformation
@@ -47,13 +47,13 @@ class Rule(NamedTuple):
 
     @property
     def clock(self) -> float:
-        """Time of the gradient flow that a step stands for; NaN for optimisers that do not follow it."""
+        """Return the time of the gradient flow that a step stands for; NaN for optimisers that do not follow it."""
         return -self.rate if self.name in ("gd", "sgd") else math.nan
 
 
 @functools.lru_cache(maxsize=64)
 def _transformation(name: str, momentum: float) -> optax.GradientTransformation:
-    """Cached: a compiled program is found again only if its transformation is the same object."""
+    """Cache the transformation: a compiled program is found again only if it is the same object."""
     if name == "momentum":
         return optax.trace(momentum)
     return optax.scale_by_adam() if name == "adam" else optax.identity()
@@ -86,13 +86,13 @@ def rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: 
 
 
 def start(problem: Problem, rule: Rule) -> State:
-    """theta_0 and an optimiser that has seen nothing."""
+    """Return theta_0 and an optimiser that has seen nothing."""
     memory = problem.each(rule.transformation.init)(problem.f.params)
     return State(problem.f.params, memory, jnp.zeros((), jnp.int32))
 
 
 def first_update(problem: Problem, rule: Rule) -> float:
-    """Size of the first update on all examples: it tells one optax transformation from another."""
+    """Return the size of the first update on all examples: it distinguishes optax transformations."""
 
     def member(params: Any) -> jax.Array:
         slope = jax.grad(problem.cost)(params, problem.X, problem.y, problem.loss)
@@ -103,12 +103,12 @@ def first_update(problem: Problem, rule: Rule) -> float:
 
 
 def _order(problem: Problem, key: jax.Array, epoch: jax.Array) -> jax.Array:
-    """The order of the examples in an epoch depends on the seed and the epoch alone, so that nothing need be stored."""
+    """Order the examples in an epoch by the seed and the epoch alone, so that nothing needs to be stored."""
     return jax.random.permutation(jax.random.fold_in(key, epoch), len(problem.X))
 
 
 def _taken(problem: Problem, order: jax.Array, turn: jax.Array, batch: int) -> tuple[jax.Array, jax.Array, Any]:
-    """Examples, targets and loss of one batch; what a loss holds for every example (weights) is taken along."""
+    """Take examples, targets and loss of one batch; values of a loss for every example (weights) are taken along."""
     rows = jax.lax.dynamic_slice_in_dim(order, turn * batch, batch)
     own = len(problem.X)
     loss = jax.tree.map(lambda leaf: leaf[rows] if jnp.shape(leaf)[:1] == (own,) else leaf, problem.loss)
@@ -127,7 +127,7 @@ def advance(
     batch: int,
     group: int,
 ) -> tuple[State, jax.Array]:
-    """The state at step `end`, or after the first step whose loss (before it) was not finite; the losses there (*E,).
+    """Go to step `end`, or past the first step whose loss (before it) was not finite; returns the losses there (*E,).
 
     An ensemble goes through all steps `group` members at a time; `step` of the state is then that of every group.
     """
@@ -169,7 +169,7 @@ def advance(
 
 
 def group_size(problem: Problem, batch: int) -> int:
-    """Members that take their steps together: a divisor of E, and what they work on stays in the cache."""
+    """Return the number of members that step together: a divisor of E, such that their data stay in the cache."""
     cost = problem.one().cost(problem.X.shape[1], problem.dtype)
     rows = batch or len(problem.X)
     size = cost.itemsize * (COPIES * cost.parameters + 2 * rows * cost.signals)
@@ -179,7 +179,7 @@ def group_size(problem: Problem, batch: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("batch",))
 def _tridiagonal(problem: Problem, key: jax.Array, *, batch: int) -> tuple[jax.Array, jax.Array]:
-    """Lanczos on Theta_0 of the first batch: diagonal and off-diagonal, (*E, LANCZOS)."""
+    """Apply Lanczos to Theta_0 of the first batch: diagonal and off-diagonal, (*E, LANCZOS)."""
     X = problem.X[_order(problem, key, jnp.zeros((), jnp.int32))[:batch]] if batch else problem.X
     count = min(LANCZOS, X.shape[0] * problem.y.shape[1])
 
@@ -207,7 +207,7 @@ def _tridiagonal(problem: Problem, key: jax.Array, *, batch: int) -> tuple[jax.A
 
 
 def largest_eigenvalue(problem: Problem, key: jax.Array, batch: int) -> float:
-    """lambda_max of the empirical NTK at theta_0 on the examples of a step, from below; the largest over members."""
+    """Bound lambda_max of the empirical NTK at theta_0 on a step's examples from below; the largest over members."""
     diagonal, beside = (np.asarray(v, np.float64) for v in _tridiagonal(problem, key, batch=batch))
     count = diagonal.shape[-1]
     matrices = np.zeros((*diagonal.shape, count))

@@ -1,4 +1,4 @@
-"""Training of finite networks by gradient descent and its relatives, or by the exact gradient flow."""
+"""Finite networks are trained by gradient descent and its relatives, or by the exact gradient flow."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ RECORDS = 100
 """Records along a run, unless record_every is given."""
 
 TOLERANCE = 1e-5
-"""Of a flow: float32 leaves no more than two digits beyond it."""
+"""A flow is solved to this tolerance: float32 leaves no more than two digits beyond it."""
 
 ROUNDING = 16
 """A tolerance is at least this many eps: below it the solver measures rounding."""
 
 MAX_STEPS = 100_000
-"""Of a flow's solver between two records."""
+"""A flow's solver takes at most this many steps between two records."""
 
 
 def train(
@@ -134,7 +134,7 @@ def _check(tolerance: Any, max_steps: Any, progress: Any) -> None:
 def _steps(
     given: Problem, recording: Recorder, chosen: Rule, steps: Any, record_every: Any, seed: Any
 ) -> tuple[Run, State, dict[str, Any]]:
-    """Training in discrete steps; warns of a learning rate above the bound."""
+    """Train in discrete steps; warns of a learning rate above the bound."""
     if steps is None:
         raise ValueError("give steps, how many to take, or flow_time, the time of the exact gradient flow.")
     count = validation.integer("steps", steps, at_least=0, below=2**31)
@@ -158,7 +158,7 @@ def _steps(
 def _flow(
     given: Problem, recording: Recorder, flow_time: Any, record_every: Any, tolerance: Any, max_steps: Any, steps: Any
 ) -> tuple[Run, State, dict[str, Any]]:
-    """Training by the gradient flow."""
+    """Train by the gradient flow."""
     if steps is not None:
         raise ValueError("give steps or flow_time, not both.")
     end = float(validation.finite_scalar("flow_time", flow_time, at_least=0.0))
@@ -192,7 +192,7 @@ def _warn_if_unstable(given: Problem, chosen: Rule, key: jax.Array) -> None:
 
 
 def _place(path: Any) -> Path:
-    """The path of a checkpoint, in a folder that exists."""
+    """Return the path of a checkpoint, in a folder that exists."""
     if not isinstance(path, (str, Path)):
         raise TypeError(f"checkpoint must be a path, got {validation.shown(path)}.")
     place = Path(path)

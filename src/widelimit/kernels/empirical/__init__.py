@@ -1,1 +1,1 @@
-"""Kernels of finite networks, from any function apply(params, X)."""
+"""Finite networks have kernels, from any function apply(params, X)."""

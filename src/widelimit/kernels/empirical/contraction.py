@@ -1,4 +1,4 @@
-"""Kernels that are sums of products of two factors, one of each input: from Jacobians, layers or outputs."""
+"""These kernels are sums of products of two factors, one of each input: from Jacobians, layers or outputs."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ SELF = {"full": "nap,nbp->nab", "trace": "nap,nap->n", "diagonal": "nap,nap->na"
 
 
 class Factors(abc.ABC):
-    """K(x, x') as a contraction of factors of x with factors of x'; a pytree of pure JAX functions."""
+    """K(x, x') is a contraction of factors of x with factors of x'; a pytree of pure JAX functions."""
 
     @abc.abstractmethod
     def of(self, X: Float[jax.Array, "n d"]) -> Any:
-        """The factors of every row: a pytree of arrays of leading length n."""
+        """Compute the factors of every row: a pytree of arrays of leading length n."""
 
     @abc.abstractmethod
     def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
-        """K for all pairs."""
+        """Compute K for all pairs."""
 
     @abc.abstractmethod
     def own(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
-        """K of every row with itself."""
+        """Compute K of every row with itself."""
 
 
 @final
 @pytree
 @dataclass(frozen=True)
 class Jacobian(Factors):
-    """The rows df_a(x)/dtheta of the Jacobian, one array a leaf of the parameters: (n, c, size of the leaf)."""
+    """The factors are the rows df_a(x)/dtheta of the Jacobian, an array a leaf of the parameters: (n, c, leaf size)."""
 
     model: Model
 
@@ -65,7 +65,7 @@ class Jacobian(Factors):
 @pytree
 @dataclass(frozen=True)
 class Outputs(Factors):
-    """The outputs f(x), (n, c, 1)."""
+    """The factors are the outputs f(x), (n, c, 1)."""
 
     model: Model
 
@@ -83,7 +83,9 @@ class Outputs(Factors):
 @pytree
 @dataclass(frozen=True)
 class Layers(Factors):
-    """The signals into each dense layer, (n, 1, inputs), and the backward signals df_a/dz out of it, (n, c, outputs).
+    """The factors are the signals into each dense layer, (n, 1, inputs), and the backward signals df_a/dz out of it.
+
+    The backward signals are (n, c, outputs).
 
     z = w W a + b v, so that the layer's parameters give (df_a/dz . df_b/dz') (w^2 a.a' + b^2). After the last layer
     df_a/dz is a multiple of the identity, which is not kept.
@@ -113,7 +115,7 @@ class Layers(Factors):
         return factors[::-1]
 
     def _scales(self) -> list[tuple[Any, Any]]:
-        """(w, b) of every dense layer."""
+        """Return (w, b) of every dense layer."""
         dense = [(layer, params) for layer, params in self._layers() if isinstance(layer, Dense)]
         return [layer.scales(params["weight"].shape[1]) for layer, params in dense]
 
@@ -157,7 +159,7 @@ _of = jax.jit(lambda factors, X: factors.of(X))
 @pytree
 @dataclass(frozen=True)
 class Contraction(PairKernel):
-    """A kernel from factors that are kept for every row (`stored`), or made anew for `rows` rows at a time."""
+    """The kernel uses factors that are kept for every row (`stored`), or made again for `rows` rows at a time."""
 
     factors: Any
     output: Output = field(metadata={"static": True})
@@ -190,6 +192,6 @@ class Contraction(PairKernel):
 
 
 def _chunks(X: jax.Array, rows: int) -> jax.Array:
-    """(n, d) as (k, rows, d), filled up with leading rows."""
+    """Reshape (n, d) to (k, rows, d), filled up with leading rows."""
     count = -(-len(X) // rows)
     return jnp.resize(X, (count * rows, X.shape[1])).reshape(count, rows, X.shape[1])

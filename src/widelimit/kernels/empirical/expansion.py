@@ -1,4 +1,4 @@
-"""A function around its parameters: the linearised network and Taylor polynomials."""
+"""A function is expanded around its parameters: the linearised network and Taylor polynomials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from widelimit.validation import Array
 
 
 def linearize(apply: Apply, params: Any) -> Apply:
-    """f_0(x) + df(x)/dtheta|_0 . (theta - theta_0): the network whose training is that of its kernel at theta_0.
+    """Return f_0(x) + df(x)/dtheta|_0 . (theta - theta_0): its training is that of its kernel at theta_0.
 
     Source: section 2.1 of Lee et al. 2019 (arXiv 1902.06720); the paper's linearisation by Theta.
 
@@ -29,7 +29,7 @@ def linearize(apply: Apply, params: Any) -> Apply:
 
 
 def taylor(apply: Apply, params: Any, order: int) -> Apply:
-    """sum_{k <= order} (1/k!) d^k/dt^k f(theta_0 + t (theta - theta_0), x) at t = 0.
+    """Return sum_{k <= order} (1/k!) d^k/dt^k f(theta_0 + t (theta - theta_0), x) at t = 0.
 
     Args:
         apply: f(params, X), as for `empirical_ntk`.
@@ -82,7 +82,7 @@ def _check_form(moved: Any, start: Any) -> None:
 
 
 def _sum(along: Callable[[jax.Array], Any], zero: jax.Array, order: int) -> Any:
-    """The Taylor polynomial of a function of one number, at 1 around 0."""
+    """Sum the Taylor polynomial of a function of one number, at 1 around 0."""
     derivative, terms = along, []
     for k in range(order + 1):
         terms.append(jax.tree.map(lambda value: value / math.factorial(k), derivative(zero)))  # noqa: B023

@@ -1,4 +1,4 @@
-"""The empirical NTK and NNGP kernel of any finite network."""
+"""This module has the empirical NTK and NNGP kernel of any finite network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _diagonal = jax.jit(lambda pair, x: pair.diagonal(x))
 @pytree
 @dataclass(frozen=True)
 class EmpiricalKernel(Kernel):
-    """The mean over outputs of an empirical kernel, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
+    """The kernel is the mean over outputs of an empirical one, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
 
     model: Model
     settings: Settings = field(metadata={"static": True})
@@ -81,13 +81,13 @@ class EmpiricalKernel(Kernel):
         return _own(self.model, self.settings, points)
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
-        """Flops and GiB of every method for gram(X), or cross(X, Y), and which is chosen; computes nothing."""
+        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
         return _explained(self.model, self.settings, X, Y)
 
     def matvec(
         self, X: Float[Array, "n d"], v: Float[Array, "m *k"], Y: Float[Array, "m d"] | None = None
     ) -> Float[np.ndarray, "n *k"]:
-        """K(X, Y) v without K: v^T df(Y)/dtheta, then the derivative of f(X) along it. Y is X unless given.
+        """Compute K(X, Y) v without K: v^T df(Y)/dtheta, then the derivative of f(X) along it. Y is X unless given.
 
         Args:
             X: (n, d) inputs.
@@ -104,7 +104,7 @@ class EmpiricalKernel(Kernel):
 @pytree
 @dataclass(frozen=True)
 class EmpiricalMatrixKernel(MatrixKernel):
-    """K(x, x')[a, b] of an empirical kernel, (n, m, c, c); made with output="full"."""
+    """The kernel is K(x, x')[a, b] of an empirical kernel, (n, m, c, c); made with output="full"."""
 
     model: Model
     settings: Settings = field(metadata={"static": True})
@@ -132,13 +132,13 @@ class EmpiricalMatrixKernel(MatrixKernel):
         return _own(self.model, self.settings, X)
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
-        """Flops and GiB of every method for gram(X), or cross(X, Y), and which is chosen; computes nothing."""
+        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
         return _explained(self.model, self.settings, X, Y)
 
     def matvec(
         self, X: Float[Array, "n d"], v: Float[Array, "m *c"], Y: Float[Array, "m d"] | None = None
     ) -> Float[np.ndarray, "n *c"]:
-        """sum_jb K(x_i, y_j)[a, b] v[j, b] without K. Y is X unless given.
+        """Compute sum_jb K(x_i, y_j)[a, b] v[j, b] without K. Y is X unless given.
 
         Args:
             X: (n, d) inputs.
@@ -155,32 +155,32 @@ class EmpiricalMatrixKernel(MatrixKernel):
 @pytree
 @dataclass(frozen=True)
 class EmpiricalDiagonal:
-    """K(x, x')[a, a] of an empirical kernel, (n, m, c): one kernel an output; made with output="diagonal"."""
+    """The kernels are K(x, x')[a, a], (n, m, c): one empirical kernel an output; made with output="diagonal"."""
 
     model: Model
     settings: Settings = field(metadata={"static": True})
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c"]:
-        """K(x_i, x_j)[a, a]: (n, d) -> (n, n, c), symmetric to the bit. Raises: as `Kernel.gram`."""
+        """Compute K(x_i, x_j)[a, a]: (n, d) -> (n, n, c), symmetric to the bit. Raises: as `Kernel.gram`."""
         points = _points("X", X)
         return _table(self.model, self.settings, points, points)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
-        """K(x_i, y_j)[a, a]: (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
+        """Compute K(x_i, y_j)[a, a]: (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
         return _table(self.model, self.settings, *_two(X, Y))
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
-        """K(x_i, x_i)[a, a]: (n, d) -> (n, c). Raises: as `Kernel.gram`."""
+        """Compute K(x_i, x_i)[a, a]: (n, d) -> (n, c). Raises: as `Kernel.gram`."""
         return _own(self.model, self.settings, X)
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
-        """Flops and GiB of every method for gram(X), or cross(X, Y), and which is chosen; computes nothing."""
+        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
         return _explained(self.model, self.settings, X, Y)
 
     def matvec(
         self, X: Float[Array, "n d"], v: Float[Array, "m c"], Y: Float[Array, "m d"] | None = None
     ) -> Float[np.ndarray, "n c"]:
-        """sum_j K(x_i, y_j)[a, a] v[j, a] without K; arguments and errors as `EmpiricalMatrixKernel.matvec`."""
+        """Compute sum_j K(x_i, y_j)[a, a] v[j, a] without K; arguments, errors: as `EmpiricalMatrixKernel.matvec`."""
         return matvec(self.model, self.settings, X, v, Y)
 
 
@@ -244,7 +244,7 @@ def _points(name: str, X: Any) -> np.ndarray:
 
 
 def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Two blocks of inputs in their common dtype."""
+    """Return two blocks of inputs in their common dtype."""
     x, y = _points("X", X), _points("Y", Y)
     validation.same_features("X", x, "Y", y)
     dtype = np.result_type(x, y)
@@ -252,7 +252,7 @@ def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _planned(f: Model, wanted: Settings, inputs: Any, *, whole: bool = False, own: bool = False) -> tuple[Model, Plan]:
-    """The function in the dtype of the inputs, and the plan for all pairs of one or two arrays of them.
+    """Return the function in the dtype of the inputs, and the plan for all pairs of one or two arrays of them.
 
     Block by block unless `whole`; with `own` only for K(x, x).
     """
@@ -275,7 +275,7 @@ def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
 
 
 def _table(f: Model, wanted: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    """K(X, Y) block by block; where Y is X one triangle of blocks and its mirror, symmetric to the bit."""
+    """Compute K(X, Y) block by block; where Y is X one triangle and its mirror, symmetric to the bit."""
     same = Y is X
     f, found = _planned(f, wanted, (X,) if same else (X, Y))
     check_rows(f, X, Y)
@@ -305,7 +305,7 @@ def _table(f: Model, wanted: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarr
 
 
 def _mirror(values: np.ndarray) -> np.ndarray:
-    """K(x', x) from K(x, x')."""
+    """Compute K(x', x) from K(x, x')."""
     return np.swapaxes(values, 0, 1) if values.ndim < 4 else values.transpose(1, 0, 3, 2)
 
 
@@ -322,6 +322,6 @@ def _own(f: Model, wanted: Settings, X: Any) -> np.ndarray:
 
 
 def _own_block(pair: tiles.PairKernel, x: Any) -> np.ndarray:
-    """K(x, x) of a block of rows, (n, ...); c x c matrices symmetric to the bit."""
+    """Compute K(x, x) of a block of rows, (n, ...); c x c matrices symmetric to the bit."""
     values = np.asarray(_diagonal(pair, x))
     return (values + values.transpose(0, 2, 1)) / 2 if values.ndim == 3 else values

@@ -1,4 +1,4 @@
-"""Products of an empirical kernel with vectors, without the kernel."""
+"""Products of an empirical kernel with vectors are computed without the kernel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _outputs = jax.jit(Model.__call__)
 
 
 def matvec(f: Model, wanted: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
-    """K(X, Y) v for the kernel that `wanted` describes."""
+    """Compute K(X, Y) v for the kernel that `wanted` describes."""
     x = np.asarray(validation.points("X", validation.concrete("X", X)))
     y = x if Y is None else np.asarray(validation.points("Y", validation.concrete("Y", Y)))
     validation.same_features("X", x, "Y", y)
@@ -41,7 +41,7 @@ def matvec(f: Model, wanted: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
 
 
 def _stacked(v: np.ndarray, m: int, c: int, wanted: Settings) -> np.ndarray:
-    """v as (s, m, c): s vectors that the full kernel acts on."""
+    """Return v as (s, m, c): s vectors that the full kernel acts on."""
     trace = wanted.output == "trace"
     shapes = [(m,), (m, v.shape[-1])] if trace else [(m, c), *([(m,)] if c == 1 else [])]
     if v.shape not in shapes or v.size == 0:
@@ -57,7 +57,7 @@ def _stacked(v: np.ndarray, m: int, c: int, wanted: Settings) -> np.ndarray:
 
 
 def _unstacked(moved: np.ndarray, wanted: Settings) -> np.ndarray:
-    """(s, n, c) products as the kernel that was asked for has them."""
+    """Return (s, n, c) products in the form of the requested kernel."""
     if wanted.output == "full":
         return np.asarray(moved[0])
     c = moved.shape[2]
@@ -68,7 +68,7 @@ def _unstacked(moved: np.ndarray, wanted: Settings) -> np.ndarray:
 
 
 def _chunks(X: np.ndarray, rows: int) -> np.ndarray:
-    """(n, ...) as (k, rows, ...), filled up with zeros."""
+    """Reshape (n, ...) to (k, rows, ...), filled up with zeros."""
     count = -(-len(X) // rows)
     filled = np.zeros((count * rows, *X.shape[1:]), X.dtype)
     filled[: len(X)] = X
@@ -76,7 +76,10 @@ def _chunks(X: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _tangents(f: Model, wanted: Settings, cost: Cost, x: np.ndarray, y: np.ndarray, stack: np.ndarray) -> np.ndarray:
-    """As many vectors, then as many rows at once as the budget holds; three copies of each of their directions."""
+    """Compute the product in groups: as many vectors, then as many rows at once as the budget holds.
+
+    A direction is held three times.
+    """
     free = memory.available()
     budget = min(wanted.memory * memory.GIB, free) if wanted.memory else SHARE * free
     direction, row = 3.0 * cost.parameters * cost.itemsize, 4.0 * cost.signals * cost.itemsize

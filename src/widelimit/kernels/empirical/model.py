@@ -1,4 +1,4 @@
-"""A function f(params, X) of a user: what of it is differentiated, what is held fixed, what a row of it costs."""
+"""A user's function f(params, X) is examined: its differentiated and fixed parts, and the cost of a row."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _struct: Any = jax.ShapeDtypeStruct
 
 
 class Cost(NamedTuple):
-    """What a function is, and what one row of its inputs costs."""
+    """The cost describes a function and one row of its inputs."""
 
     outputs: int
     parameters: int
     flops: float
-    """Of the forward pass of one row."""
+    """The flops are those of the forward pass of one row."""
     signals: float
     """Numbers that the forward pass of one row makes."""
     itemsize: int
@@ -40,7 +40,7 @@ class Cost(NamedTuple):
 @pytree
 @dataclass(frozen=True)
 class Model:
-    """f(params, X) -> (n, c) with its parameters; made by `model`.
+    """The model is f(params, X) -> (n, c) with its parameters; made by `model`.
 
     An Equinox module is split: its float arrays are parameters, its other arrays `fixed`, all else `structure`.
     """
@@ -51,7 +51,7 @@ class Model:
     structure: Any = field(metadata={"static": True})
 
     def whole(self, params: Any) -> Any:
-        """The parameters as the user's function takes them."""
+        """Return the parameters as the user's function takes them."""
         return params if self.structure is None else eqx.combine(params, self.fixed, self.structure)
 
     def __call__(self, params: Any, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
@@ -59,11 +59,11 @@ class Model:
         return outputs[:, None] if outputs.ndim == 1 else outputs
 
     def row(self, params: Any, x: Float[jax.Array, " d"]) -> Float[jax.Array, " c"]:
-        """f at one input."""
+        """Evaluate f at one input."""
         return self(params, x[None])[0]
 
     def of_dtype(self, dtype: Any) -> Model:
-        """The same function with its parameters in the dtype of the inputs, if that keeps every digit.
+        """Return the same function with its parameters in the dtype of the inputs, if that keeps every digit.
 
         Raises:
             TypeError: float64 parameters and float32 inputs.
@@ -77,7 +77,7 @@ class Model:
             return replace(self, params=jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.params))
 
     def cost(self, features: int, dtype: Any) -> Cost:
-        """Of rows with this many features, by tracing the function, which runs nothing.
+        """Find the cost of rows with this many features, by tracing the function, which runs nothing.
 
         Raises:
             TypeError, ValueError: the function fails on such rows, or returns another shape or dtype.
@@ -116,7 +116,7 @@ def model(apply: Apply, params: Any) -> Model:
 
 
 def _own(leaf: Any) -> Any:
-    """A leaf that its owner cannot change any more."""
+    """Return a leaf that its owner cannot change any more."""
     return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
@@ -166,7 +166,7 @@ def _traced(f: Model, rows: int, features: int, dtype: np.dtype[Any]) -> ClosedJ
 
 
 def _work(program: Jaxpr) -> tuple[float, float]:
-    """Flops of a program and the numbers that its steps write; the body of a scan counts once a turn."""
+    """Count flops of a program and the numbers that its steps write; the body of a scan counts once a turn."""
     flops = signals = 0.0
     steps: Any = program.eqns
     for step in steps:
@@ -192,7 +192,7 @@ def _programs(values: Any) -> Iterator[Jaxpr]:
 
 
 def _per_number(step: Any) -> float:
-    """Flops a written number of one step: the length of its sum for products, else 1."""
+    """Return flops a written number of one step: the length of its sum for products, else 1."""
     if step.primitive.name == "dot_general":
         (contracted, _), _ = step.params["dimension_numbers"]
         return float(2 * math.prod(step.invars[0].aval.shape[i] for i in contracted))

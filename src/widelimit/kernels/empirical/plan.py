@@ -1,4 +1,4 @@
-"""Which algorithm computes an empirical kernel: flops and memory of each, within a budget."""
+"""This module chooses the algorithm of an empirical kernel: flops and memory of each, within a budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Method = Literal["auto", "jacobian", "vector_products", "layerwise"]
 METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise")
 
 SHARE = 0.5
-"""Of the free memory, where no budget is given: the rest is for what the caller does with the kernel."""
+"""The share is of the free memory, where no budget is given: the rest is for what the caller does with the kernel."""
 
 COPIES = 3
 """Factors of one block are held this many times at once while they are made: values, their transpose, the result."""
@@ -31,7 +31,7 @@ COLUMNS = 16
 
 
 class Settings(NamedTuple):
-    """What the caller asked for."""
+    """The settings are the caller's."""
 
     kind: Literal["ntk", "nngp"]
     output: Output
@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What is to be computed: n x m pairs, at most `down` x `across` of them in one call."""
+    """The task is n x m pairs, at most `down` x `across` of them in one call."""
 
     n: int
     m: int
@@ -49,21 +49,21 @@ class Sizes(NamedTuple):
     across: int
     same: bool
     own: bool
-    """Only K(x, x) is wanted."""
+    """Only K(x, x) is needed."""
 
     @property
     def rows(self) -> int:
-        """Rows whose factors are needed."""
+        """Return the number of rows whose factors are needed."""
         return self.n if self.same else self.n + self.m
 
     @property
     def kept(self) -> int:
-        """Rows whose factors are needed at once if none are to be made twice."""
+        """Return the number of rows whose factors are needed at once if none are to be made twice."""
         return min(self.down, self.n) if self.own else self.rows
 
 
 class Estimate(NamedTuple):
-    """Of one method: flops, bytes of working memory beside the result, and how it would run."""
+    """An estimate of one method has its flops, bytes of working memory beside the result, and the way it would run."""
 
     method: str
     flops: float
@@ -78,7 +78,7 @@ class Estimate(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Plan:
-    """How an empirical kernel is computed: `print` it."""
+    """A plan says how an empirical kernel is computed: `print` it."""
 
     method: str
     estimates: tuple[Estimate, ...]
@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def chosen(self) -> Estimate:
-        """The estimate of the method that runs."""
+        """Return the estimate of the method that runs."""
         return next(e for e in self.estimates if e.method == self.method)
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ def _how(e: Estimate) -> str:
 
 
 def network_of(model: Model) -> Network | None:
-    """The network of this library whose finite map `apply` is, if it is one."""
+    """Return the network of this library whose finite map `apply` is, if it is one."""
     owner = getattr(model.apply, "__self__", None)
     return owner if isinstance(owner, Network) and model.apply == owner.apply else None
 
@@ -141,7 +141,7 @@ def settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any
 
 
 def plan(model: Model, settings: Settings, sizes: Sizes, features: int, dtype: Any) -> Plan:
-    """The method of fewest flops among those within the budget, or the one asked for.
+    """Choose the method of fewest flops among those within the budget, or the requested one.
 
     Raises:
         MemoryError: no method stays within the budget; the message has every estimate.
@@ -197,7 +197,7 @@ def _estimates(model: Model, settings: Settings, sizes: Sizes, cost: Cost, room:
 def _contraction(
     method: str, sizes: Sizes, room: float, unit: float, passing: float, once: float, pairs: float
 ) -> Estimate:
-    """A row's factors take `unit` bytes (and `passing` while they are made) and `once` flops; `pairs` flops in all."""
+    """Estimate: a row's factors take `unit` bytes (`passing` while made) and `once` flops; `pairs` flops in all."""
     block = max(sizes.down, sizes.across)
     least = (COPIES + 1) * unit + passing
     all_kept = sizes.kept * unit + block * ((COPIES - 1) * unit + passing)
@@ -209,7 +209,7 @@ def _contraction(
 
 
 def pairs_of(model: Model, settings: Settings, found: Plan) -> PairKernel:
-    """The two phases of the kernel by the method chosen."""
+    """Return the two phases of the kernel by the method chosen."""
     chosen = found.chosen
     if chosen.method == "vector_products":
         return VectorProducts(model, settings.output, chosen.rows)
@@ -221,7 +221,7 @@ def pairs_of(model: Model, settings: Settings, found: Plan) -> PairKernel:
 
 
 def block_rows(n: int, outputs: int) -> int:
-    """Rows of a block: about `BLOCK` rows of the unfolded matrix, evenly cut.
+    """Return the rows of a block: about `BLOCK` rows of the unfolded matrix, evenly cut.
 
     Rounded up to one of eight sizes an octave: few shapes are compiled, and at most one row in eight is filled up.
     """

@@ -1,4 +1,4 @@
-"""Products of the Jacobian with vectors: the NTK without a Jacobian, and the NTK times a vector."""
+"""The Jacobian is multiplied with vectors: the NTK without a Jacobian, and the NTK times a vector."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from widelimit.shapes import Float
 @pytree
 @dataclass(frozen=True)
 class VectorProducts(PairKernel):
-    """Column (y, b) of the kernel: the derivative of f(X) along df_b(y)/dtheta; `columns` of them at once."""
+    """Column (y, b) of the kernel is the derivative of f(X) along df_b(y)/dtheta; `columns` of them at once."""
 
     model: Model
     output: Output = field(metadata={"static": True})
@@ -67,7 +67,7 @@ class VectorProducts(PairKernel):
 
 @jax.jit
 def pulled(model: Model, Y: Float[jax.Array, "k m d"], v: Float[jax.Array, "s k m c"]) -> Any:
-    """sum_y v(y)^T df(y)/dtheta for s vectors, over k chunks of inputs: a pytree like the parameters, with (s, ...)."""
+    """Compute sum_y v(y)^T df(y)/dtheta for s vectors, over k chunks of inputs: a pytree like params, with (s, ...)."""
 
     def add(total: Any, chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
         _, pull = jax.vjp(lambda params: model(params, chunk[0]), model.params)
@@ -79,7 +79,7 @@ def pulled(model: Model, Y: Float[jax.Array, "k m d"], v: Float[jax.Array, "s k 
 
 @jax.jit
 def pushed(model: Model, X: Float[jax.Array, "k n d"], along: Any) -> Float[jax.Array, "s kn c"]:
-    """The derivative of f(X) along s directions, over k chunks of inputs."""
+    """Compute the derivative of f(X) along s directions, over k chunks of inputs."""
 
     def chunk(x: jax.Array) -> jax.Array:
         _, push = jax.linearize(lambda params: model(params, x), model.params)

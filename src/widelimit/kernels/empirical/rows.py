@@ -1,4 +1,4 @@
-"""Functions whose output for a row depends on that row alone: what an empirical kernel takes for granted, checked.
+"""An empirical kernel assumes that a function's output for a row depends on that row alone; this is checked here.
 
 A kernel entry is made of df(x)/dtheta of single rows. A few rows are computed alone and together, with their derivative
 along one direction of the parameters (a gate at 0 hides what it gates from the outputs, not from that): they agree to
@@ -38,7 +38,7 @@ CHUNK = 256
 
 
 class Probe(NamedTuple):
-    """Values of a function at a few rows, (r, k): all rows together, each alone, and each alone but nudged."""
+    """The probe holds values at a few rows, (r, k): all rows together, each alone, and each alone but nudged."""
 
     together: np.ndarray
     alone: np.ndarray
@@ -46,7 +46,7 @@ class Probe(NamedTuple):
 
 
 def chosen_rows(*inputs: Any) -> np.ndarray:
-    """Up to `ROWS` different rows of the inputs: the first, the furthest from it, the first that is neither.
+    """Choose up to `ROWS` different rows: the first, the furthest from it, the first that is neither.
 
     Where all rows are equal, others are made of them, of the same size; where they are traced, normal ones.
     """
@@ -67,7 +67,7 @@ def chosen_rows(*inputs: Any) -> np.ndarray:
 
 
 def nudged(rows: np.ndarray) -> np.ndarray:
-    """The rows moved by `NUDGE` eps, up and down in turn."""
+    """Move the rows by `NUDGE` eps, up and down in turn."""
     signs = np.resize([1, -1], rows.shape)
     return np.asarray(rows * (1 + NUDGE * np.finfo(rows.dtype).eps * signs), rows.dtype)
 
@@ -99,13 +99,13 @@ def require_rowwise(name: str, probe: Probe, dtype: Any) -> None:
 
 
 def _flat(tree: Any, rows: int) -> jax.Array:
-    """All outputs, (rows, k)."""
+    """Return all outputs, (rows, k)."""
     return jnp.concatenate([jnp.reshape(leaf, (rows, -1)) for leaf in jax.tree.leaves(tree)], axis=1)
 
 
 @jax.jit
 def _probe(f: Model, direction: Any, rows: jax.Array, moved: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Outputs and their derivatives along a direction of the parameters, (r, 2 k)."""
+    """Compute outputs and their derivatives along a direction of the parameters, (r, 2 k)."""
 
     def both(X: jax.Array) -> jax.Array:
         value, slope = jax.jvp(lambda p: f.apply(f.whole(p), X), (f.params,), (direction,))
@@ -175,7 +175,7 @@ def _wide(f: Model, X: Any) -> bool:
 
 @jax.jit
 def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Whether the output and its derivative are finite, (n,) each."""
+    """Return True where the output and its derivative are finite, (n,) each."""
 
     def row(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         value, slope = jax.jvp(lambda p: f.apply(f.whole(p), x[None]), (f.params,), (direction,))
@@ -185,7 +185,7 @@ def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def require_finite(f: Model, values: Any, **inputs: Any) -> None:
-    """Name the row of the inputs, by their names, from which values that are NaN or infinite come.
+    """Refuse values that are NaN or infinite; the error names their row of the inputs.
 
     Raises:
         ValueError: some are.
