@@ -119,7 +119,7 @@ def test_verify_fails_where_a_claim_does(tmp_path, monkeypatch):
     run = invoke("verify", "--quick", "--only", "primal_is_dual", "--out", str(tmp_path / "r.html"))
     assert run.exit_code == 1
     assert run.stdout.startswith("fails")
-    assert "wanted 0 to" in run.stdout
+    assert "required 0 to" in run.stdout
     wrong = invoke("verify", "--only", "primal", "--out", str(tmp_path / "r.html"))
     assert wrong.exit_code == 2
     assert "there is no claim 'primal'; the claims are gaussian_vectors," in wrong.stderr

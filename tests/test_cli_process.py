@@ -113,6 +113,7 @@ def test_an_error_at_the_end_does_not_keep_the_process(tmp_path, ending, code, s
     script = (
         "import os, signal, time; from pathlib import Path\n"
         "from widelimit.cli.interruption import at_end, clears, leave, listen\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "listen()\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "for name in 'ab':\n"

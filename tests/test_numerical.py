@@ -390,7 +390,7 @@ def test_what_quadrature_finds_is_an_error_not_a_wrong_number(phi, message):
 def test_a_kink_away_from_zero_is_refused_under_a_trace():
     phi = wl.activation(lambda u: jnp.tanh(jnp.maximum(u - 1, 0)), kinks=(1.0,))
     with pytest.raises(ValueError, match="equal norm"):
-        jax.grad(lambda w: wl.nngp(wl.mlp(depth=2, activation=phi, weight_std=w)).gram(X).sum())(1.0)
+        jax.grad(lambda w: wl.nngp(wl.mlp(depth=2, activation=phi, weight_std=w)).gram(jnp.asarray(X)).sum())(1.0)
 
 
 def test_kinks_away_from_zero_of_other_than_polynomials_need_equal_norms():
