@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from test_claims import printed_dual
 from widelimit.claims import NAMES
 from widelimit.claims.base import Claim, Effort, load
 from widelimit.claims.run import HELD, run
@@ -60,19 +61,6 @@ def printed_density(monkeypatch):
         return true(self, X, y) - (rank - 1) / 2 * np.sum(np.log(values))
 
     monkeypatch.setattr(wl.GaussianProcess, "log_density", log_density)
-
-
-def printed_dual(monkeypatch):
-    """(3.6): every coefficient by the sum of all residuals."""
-    import widelimit as wl
-
-    true = wl.LinearModel.dual_descent
-
-    def dual_descent(self, X, y, **options):
-        alphas = true(self, X, y, **options)
-        return np.broadcast_to(alphas.mean(axis=1, keepdims=True), alphas.shape)
-
-    monkeypatch.setattr(wl.LinearModel, "dual_descent", dual_descent)
 
 
 def forgotten_bias(monkeypatch):

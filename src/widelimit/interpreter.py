@@ -132,7 +132,7 @@ def _run(closed: Any, arguments: Sequence[Any]) -> Values:
 
 
 def _work(equation: Any) -> Callable[[Values], Sequence[Any]]:
-    """What does one operation: its inputs to its outputs."""
+    """Return the function of one operation, from its inputs to its outputs."""
     primitive, name, parameters = equation.primitive, equation.primitive.name, equation.params
     if name in _CONTROL:
         return lambda given: _CONTROL[name](given, parameters)

@@ -255,7 +255,7 @@ def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) ->
 
 
 def is_real(value: Any) -> bool:
-    """Whether a number, or a scalar of NumPy or JAX, is real and one of float64: no bool, date or longdouble."""
+    """Return True if a number, or a scalar of NumPy or JAX, is real and fits float64: no bool, date or longdouble."""
     if isinstance(value, jax.Array):
         return any(jax.numpy.issubdtype(value.dtype, kind) for kind in (np.floating, np.integer))
     if isinstance(value, np.generic):

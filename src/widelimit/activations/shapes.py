@@ -84,7 +84,7 @@ def _first(key: Hashable, patterns: Patterns) -> Patterns:
 
 
 def _parted(expansion: Expansion, pattern: tuple[int, ...]) -> tuple[Expansion, Expansion]:
-    """What is inside of the pattern, filled up with 0, and the expansion with 0 in place of that."""
+    """Return the part inside of the pattern, filled up with 0, and the expansion with 0 in place of that."""
     blocks = np.split(expansion.rows.copy(), np.cumsum(expansion.pattern)[:-1])
     inside = [np.zeros((length, PLACES)) for length in pattern]
     for block, target in zip(blocks, inside, strict=False):

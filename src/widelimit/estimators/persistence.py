@@ -85,7 +85,7 @@ def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str,
 
 
 def _extra(extra: Any) -> Any:
-    """What the caller adds, as it will be read. Raises: TypeError: JSON cannot hold it."""
+    """Return the caller's addition as it will be read. Raises: TypeError: JSON cannot hold it."""
     if extra is not None and not isinstance(extra, dict):
         raise TypeError(f"extra must be a dictionary, or None; got {validation.shown(extra)}.")
     try:
