@@ -87,6 +87,7 @@ MATRICES = {
     "cross": lambda X, y: wl.ntk(NET).cross(X, X[:7]),
     "diag": lambda X, y: wl.ntk(NET).diag(X),
     "gelu": lambda X, y: wl.ntk(wl.mlp(depth=2, activation="gelu")).gram(X),
+    "a new function": lambda X, y: wl.ntk(wl.mlp(depth=2, activation=lambda u: u / (1 + u * u))).gram(X),
     "rbf": lambda X, y: wl.rbf(2.0).gram(X),
     "linear": lambda X, y: wl.linear().gram(X),
     "sum": lambda X, y: (wl.rbf(2.0) + 0.5 * wl.ntk(NET) * wl.linear()).gram(X),
