@@ -114,7 +114,7 @@ class Numerical(Activation):
         return by_rows(pairs if self.table else jax.checkpoint(pairs, prevent_cse=False), x, y, gaps)
 
 
-def _replaced(u: jax.Array) -> jax.Array:
+def _replaced(_: jax.Array) -> jax.Array:
     raise TypeError("phi was replaced by its table")
 
 
