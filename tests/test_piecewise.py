@@ -12,8 +12,8 @@ import pytest
 import widelimit as wl
 from cases import PIECES
 from widelimit import gaussian
-from widelimit.activations import corners
 from widelimit.activations.names import BY_NAME
+from widelimit.activations.piecewise import bivariate_normal
 from widelimit.signals import Variance, gaps_from_near
 
 EPS = np.finfo(float).eps
@@ -31,7 +31,7 @@ def test_integrals_at_a_corner(dtype, bound):
     cases = [(k, b, near) for near in (1.0, 0.3, 1e-6) for k in (0.0, 1e-4, 0.1, 1.0) for b in (0.0, 1.0, 4.0)]
     with jax.enable_x64(dtype == "float64"):
         kappa, beta, near = (jnp.asarray(column, dtype) for column in zip(*cases, strict=True))
-        own = corners.corner(kappa, beta, near)
+        own = bivariate_normal.corner(kappa, beta, near)
         found = np.concatenate([own.whole, own.bent])
     nodes, weights = np.polynomial.legendre.leggauss(30)
     for i, (k, b, near) in enumerate(cases):

@@ -10,9 +10,9 @@ import pytest
 
 import widelimit as wl
 from widelimit import gaussian
-from widelimit.activations import lookup, moments, polar, shapes, tables
 from widelimit.activations.names import BY_NAME
-from widelimit.activations.piecewise_tables import tabulate_pieces
+from widelimit.activations.piecewise.tabulation import tabulate_pieces
+from widelimit.activations.tabulated import fixed_lengths, lookup, moments, polar, tables
 from widelimit.architecture.network import Network
 from widelimit.interpreter import interpreted
 from widelimit.kernels import network
@@ -60,7 +60,7 @@ def test_other_norms_compile_nothing(name):
 
 def test_shapes_that_follow_the_data_are_seen(monkeypatch):
     """The plant: tables as long as their range needs."""
-    monkeypatch.setattr(shapes, "in_few_shapes", lambda table, key: table)
+    monkeypatch.setattr(fixed_lengths, "in_few_shapes", lambda table, key: table)
     k = wl.nngp(wl.mlp(depth=2, activation="softplus", bias_std=0.1))
     with compilations() as found:
         k.gram(X)
@@ -126,7 +126,7 @@ def test_second_moments_of_a_table(name, ends):
 @pytest.mark.parametrize("name", ["tanh", "elu", "hard_tanh"])
 def test_chunks_are_the_expansions(name):
     table = BY_NAME[name].tabulated(0.4, 1.0, np.float64).table
-    few = shapes.in_few_shapes(table, ("test", name))
+    few = fixed_lengths.in_few_shapes(table, ("test", name))
     s, near = np.linspace(0.41, 0.99, 9), np.linspace(0, 1, 9)
 
     def values(table, scale=1.0):

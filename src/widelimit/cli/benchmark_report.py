@@ -9,7 +9,7 @@ from statistics import median
 from matplotlib.figure import Figure
 from rich.table import Table as Grid
 
-from widelimit.cli import rivals, terminal
+from widelimit.cli import baselines, terminal
 from widelimit.cli.benchmarking import SCORES, Result
 from widelimit.cli.files import whole_file
 
@@ -26,16 +26,16 @@ OURS, PEERS = "#1b6ca8", "#777777"
 LIBRARY = ("NTK", "NNGP")
 SETTINGS = {
     "regression": (
-        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {rivals.FEW} training rows at most",
-        f"random forest: {rivals.TREES} trees, noise by out-of-bag residuals",
-        f"boosting: histogram gradient boosting, defaults; noise by {rivals.FOLDS} inner folds",
+        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {baselines.FEW} training rows at most",
+        f"random forest: {baselines.TREES} trees, noise by out-of-bag residuals",
+        f"boosting: histogram gradient boosting, defaults; noise by {baselines.FOLDS} inner folds",
         "ridge: penalty and noise by leave-one-out",
     ),
     "classification": (
-        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {rivals.FEW_CLASSES} training rows",
-        f"random forest: {rivals.TREES} trees; no probability below 1/({rivals.TREES} + classes)",
+        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {baselines.FEW_CLASSES} training rows",
+        f"random forest: {baselines.TREES} trees; no probability below 1/({baselines.TREES} + classes)",
         "boosting: histogram gradient boosting, defaults",
-        f"logistic: penalty by {rivals.FOLDS} inner folds",
+        f"logistic: penalty by {baselines.FOLDS} inner folds",
     ),
 }
 

@@ -16,11 +16,11 @@ import polars as pl
 from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
-from widelimit.cli import demo_scores, rivals, schema, training
+from widelimit.cli import baselines, schema, scores, training_data
+from widelimit.cli.baselines import Fold
 from widelimit.cli.models import plain
-from widelimit.cli.rivals import Fold
 from widelimit.cli.schema import Schema
-from widelimit.cli.training import Choices, Table
+from widelimit.cli.training_data import Choices, Table
 
 SCORES = {
     "regression": ("rmse", "nlpd", "coverage_95"),
@@ -142,9 +142,9 @@ def standardised(known: Schema, inside: pl.DataFrame, outside: pl.DataFrame) -> 
 def models(table: Table, given: Mapping[str, Any], *, costly: bool) -> tuple[dict[str, Any], list[str]]:
     """Return the models for a table, by name, and a note on those that are left out unless `costly`."""
     if table.task == "regression":
-        return dict(rivals.regression(dict(given))), []
-    left = [] if costly else rivals.costly(len(table.target), len(np.unique(table.target)))
-    known = {name: model for name, model in rivals.classification(dict(given)).items() if name not in left}
+        return dict(baselines.regression(dict(given))), []
+    left = [] if costly else baselines.costly(len(table.target), len(np.unique(table.target)))
+    known = {name: model for name, model in baselines.classification(dict(given)).items() if name not in left}
     return known, [f"left out, as they take minutes: {', '.join(left)}; --all runs them"] * bool(left)
 
 
@@ -168,12 +168,12 @@ def run(
         progress: shows them.
 
     Raises:
-        ValueError, MemoryError: see `training.load`, `schema.learn`, `splits`.
+        ValueError, MemoryError: see `training_data.load`, `schema.learn`, `splits`.
     """
     start = time.perf_counter()
-    table = training.load(path, choices)
-    training.require_memory(table.frame.height, MATRICES)
-    data = training.encoded(table, choices)
+    table = training_data.load(path, choices)
+    training_data.require_memory(table.frame.height, MATRICES)
+    data = training_data.encoded(table, choices)
     parts = splits(table, folds, choices.seed)
     known, notes = models(table, given, costly=costly)
     target = table.target if table.task == "regression" else np.unique(table.target, return_inverse=True)[1]
@@ -226,12 +226,12 @@ def score(task: str, predicted: Any, truth: np.ndarray) -> dict[str, float]:
         with np.errstate(divide="ignore"):
             log_p = np.log(predicted)
         return {
-            "accuracy": demo_scores.accuracy(log_p, truth),
-            "log_loss": demo_scores.class_nlpd(log_p, truth),
+            "accuracy": scores.accuracy(log_p, truth),
+            "log_loss": scores.class_nlpd(log_p, truth),
         }
     mean, deviation = predicted
     return {
-        "rmse": demo_scores.rmse(mean, truth),
-        "nlpd": demo_scores.gaussian_nlpd(mean, deviation, truth),
-        "coverage_95": demo_scores.interval_coverage(mean, deviation, truth),
+        "rmse": scores.rmse(mean, truth),
+        "nlpd": scores.gaussian_nlpd(mean, deviation, truth),
+        "coverage_95": scores.interval_coverage(mean, deviation, truth),
     }

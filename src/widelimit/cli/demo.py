@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.cli import demo_data, demo_models, demo_scores
+from widelimit.cli import demo_data, demo_models, scores
 from widelimit.cli.demo_data import Problem
 from widelimit.cli.demo_models import Classes, Gaussian
 from widelimit.cli.files import whole_file
@@ -81,9 +81,9 @@ def regression_scores(problem: Problem, fitted: Gaussian) -> dict[str, float]:
     mean = problem.offset[0] + problem.scale * fitted.mean[:, 0]
     sd = problem.scale * np.sqrt(fitted.variance)
     return {
-        "rmse": demo_scores.rmse(mean, problem.truth),
-        "nlpd": demo_scores.gaussian_nlpd(mean, sd, problem.truth),
-        "coverage_95": demo_scores.interval_coverage(mean, sd, problem.truth),
+        "rmse": scores.rmse(mean, problem.truth),
+        "nlpd": scores.gaussian_nlpd(mean, sd, problem.truth),
+        "coverage_95": scores.interval_coverage(mean, sd, problem.truth),
     }
 
 
@@ -92,17 +92,17 @@ def class_log_p(problem: Problem, fitted: Gaussian | Classes) -> np.ndarray:
     if isinstance(fitted, Classes):
         return fitted.log_p
     mean = problem.offset + problem.scale * fitted.mean
-    return demo_scores.class_log_probabilities(mean, problem.scale * np.sqrt(fitted.variance))
+    return scores.class_log_probabilities(mean, problem.scale * np.sqrt(fitted.variance))
 
 
 def class_scores(problem: Problem, fitted: Gaussian | Classes) -> dict[str, float]:
     """Compute scores of predicted classes."""
     log_p = class_log_p(problem, fitted)
     return {
-        "accuracy": demo_scores.accuracy(log_p, problem.truth),
-        "nlpd": demo_scores.class_nlpd(log_p, problem.truth),
-        "coverage_95": demo_scores.set_coverage(log_p, problem.truth),
-        "set_size": demo_scores.mean_set_size(log_p),
+        "accuracy": scores.accuracy(log_p, problem.truth),
+        "nlpd": scores.class_nlpd(log_p, problem.truth),
+        "coverage_95": scores.set_coverage(log_p, problem.truth),
+        "set_size": scores.mean_set_size(log_p),
     }
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations.shapes import SMALL
+from widelimit.activations.tabulated.fixed_lengths import SMALL
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.arithmetic import lenient

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
-from widelimit.activations.shapes import rung, smallest_used
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic

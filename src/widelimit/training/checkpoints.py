@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from widelimit.training.history import History, Recorder
-from widelimit.training.steps import State
+from widelimit.training.optimisers import State
 
 FORMAT = "widelimit-training"
 VERSION = 1

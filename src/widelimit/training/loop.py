@@ -18,8 +18,8 @@ from widelimit.training import checkpoints
 from widelimit.training.checkpoints import Checkpoint
 from widelimit.training.flow import flow
 from widelimit.training.history import History, Recorder, joined
+from widelimit.training.optimisers import Rule, State, advance, group_size
 from widelimit.training.problem import Problem
-from widelimit.training.steps import Rule, State, advance, group_size
 
 SAME_RUN = 1e-3
 """The loss at theta_0 may differ by this share from that of a checkpoint of the same run on another machine; that of

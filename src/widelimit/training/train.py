@@ -20,8 +20,8 @@ from widelimit.training.checkpoints import Checkpoint
 from widelimit.training.flow import slope_size
 from widelimit.training.history import Recorder, recorder
 from widelimit.training.loop import Run, Training, by_flow, by_steps, marks, run
+from widelimit.training.optimisers import Rule, State, first_update, largest_eigenvalue, rule, start
 from widelimit.training.problem import Problem, problem
-from widelimit.training.steps import Rule, State, first_update, largest_eigenvalue, rule, start
 from widelimit.validation import Array
 
 RECORDS = 100

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.activations.corners import SMALLEST, Corner, corner
+from widelimit.activations.piecewise.bivariate_normal import SMALLEST, Corner, corner
 
 _SHORT = 1.0
 """Intervals between the kinks of two inputs up to this length have a rule of their own: differences of tails cancel."""

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from widelimit.activations.chebyshev import chebyshev_coefficients
-from widelimit.activations.expansions import in_places
-from widelimit.activations.sharp import Jumps, Sharp, sampled, sharp_at, sharp_part
-from widelimit.activations.tables import (
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients
+from widelimit.activations.tabulated.coincident import Jumps, Sharp, sampled, sharp_at, sharp_part
+from widelimit.activations.tabulated.expansions import in_places
+from widelimit.activations.tabulated.tables import (
     ANGLE_POINTS,
     DEVIATION_POINTS,
     OWN_TERMS,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.expansions import PLACES, Expansion, ExpansionTrace
+from widelimit.activations.tabulated.expansions import PLACES, Expansion, ExpansionTrace
 from widelimit.pytrees import pytree
 
 LENGTH = 16

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series, validation
-from widelimit.activations import shapes
 from widelimit.activations.base import Activation
-from widelimit.activations.half_lines import (
+from widelimit.activations.piecewise.parity import (
     Half,
     Kinks,
     PiecesTrace,
@@ -35,12 +34,13 @@ from widelimit.activations.half_lines import (
     moment_of,
     pairs_of_kinks,
 )
-from widelimit.activations.lookup import TableTrace, looked_up, pair_map
-from widelimit.activations.numerical import RTOL
-from widelimit.activations.piecewise_tables import tabulate_pieces
+from widelimit.activations.piecewise.tabulation import tabulate_pieces
 from widelimit.activations.ranges import by_rows, signed
-from widelimit.activations.sharp import Jumps
-from widelimit.activations.tables import FURTHEST, Table, half_octaves
+from widelimit.activations.tabulated import fixed_lengths
+from widelimit.activations.tabulated.coincident import Jumps
+from widelimit.activations.tabulated.lookup import TableTrace, looked_up, pair_map
+from widelimit.activations.tabulated.numerical import RTOL
+from widelimit.activations.tabulated.tables import FURTHEST, Table, half_octaves
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -140,7 +140,7 @@ class PiecewisePolynomial(Activation):
         if self.table is None:
             return self
         key = replace(self, table=None), np.dtype(dtype).name, rows
-        return replace(self, table=shapes.in_few_shapes(self.table, key))
+        return replace(self, table=fixed_lengths.in_few_shapes(self.table, key))
 
     def rtol_in(self, dtype: Any) -> float:
         return RTOL[np.dtype(dtype).name] if self.rtol is None else self.rtol

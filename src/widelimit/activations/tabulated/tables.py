@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import gaussian
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
-from widelimit.activations.chunks import Chunks
-from widelimit.activations.expansions import Expansion, expanded, in_places, in_powers
-from widelimit.activations.moments import growth, order_at_zero
-from widelimit.activations.polar import NoConvergenceError, sums_of_parts
-from widelimit.activations.sharp import Sharp
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.tabulated.chunks import Chunks
+from widelimit.activations.tabulated.coincident import Sharp
+from widelimit.activations.tabulated.expansions import Expansion, expanded, in_places, in_powers
+from widelimit.activations.tabulated.moments import growth, order_at_zero
+from widelimit.activations.tabulated.polar import NoConvergenceError, sums_of_parts
 from widelimit.arithmetic import arithmetic
 from widelimit.gaussian import Function
 from widelimit.interpreter import interpreted

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from widelimit import series
-from widelimit.activations.chunks import Chunks, chunks_traced, mean_and_slope_by_x
-from widelimit.activations.expansions import PLACES, ExpansionTrace, contracted, traced
-from widelimit.activations.moments import with_growth
 from widelimit.activations.ranges import signed
-from widelimit.activations.sharp import SharpTrace, meeting, sharp_traced, sharp_values
-from widelimit.activations.tables import OWN_TERMS, Part, Table, polynomials
+from widelimit.activations.tabulated.chunks import Chunks, chunks_traced, mean_and_slope_by_x
+from widelimit.activations.tabulated.coincident import SharpTrace, meeting, sharp_traced, sharp_values
+from widelimit.activations.tabulated.expansions import PLACES, ExpansionTrace, contracted, traced
+from widelimit.activations.tabulated.moments import with_growth
+from widelimit.activations.tabulated.tables import OWN_TERMS, Part, Table, polynomials
 from widelimit.signals import Gaps, Variance
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 
 NODES = {"float64": 16, "float32": 8}
 TERMS = {"float64": 26, "float32": 12}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from widelimit import series, validation
 from widelimit.activations.base import Activation, Trace
-from widelimit.activations.linear import correlate_linear_pieces
+from widelimit.activations.closed.linear import correlate_linear_pieces
 from widelimit.activations.ranges import limited
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float

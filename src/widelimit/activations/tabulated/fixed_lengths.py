@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from widelimit.activations.chunks import LONGEST, cut, filled
-from widelimit.activations.expansions import PLACES, Expansion, in_places
-from widelimit.activations.sharp import POINTS, Sharp
-from widelimit.activations.tables import Part, Table
+from widelimit.activations.tabulated.chunks import LONGEST, cut, filled
+from widelimit.activations.tabulated.coincident import POINTS, Sharp
+from widelimit.activations.tabulated.expansions import PLACES, Expansion, in_places
+from widelimit.activations.tabulated.tables import Part, Table
 
 SMALL = 1024
 """Rows of all inputs together up to which shapes are fixed."""

@@ -24,8 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
-from widelimit.activations.expansions import Expansion, ExpansionTrace, contracted, expanded, in_powers, traced
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.tabulated.expansions import (
+    Expansion,
+    ExpansionTrace,
+    contracted,
+    expanded,
+    in_powers,
+    traced,
+)
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_sqrt

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations import shapes, tables
 from widelimit.activations.base import Activation
-from widelimit.activations.lookup import TableTrace, looked_up, pair_map
-from widelimit.activations.moments import growth, order_at_zero, with_growth
 from widelimit.activations.ranges import by_rows
-from widelimit.activations.tables import Table
+from widelimit.activations.tabulated import fixed_lengths, tables
+from widelimit.activations.tabulated.lookup import TableTrace, looked_up, pair_map
+from widelimit.activations.tabulated.moments import growth, order_at_zero, with_growth
+from widelimit.activations.tabulated.tables import Table
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -83,7 +83,7 @@ class Numerical(Activation):
         nameless = replace(self, phi=_replaced, label="", table=None)
         written = getattr(getattr(self.phi, "__code__", None), "co_code", self.phi)
         key = nameless, written, np.dtype(dtype).name, rows
-        return replace(nameless, table=shapes.in_few_shapes(self.table, key))
+        return replace(nameless, table=fixed_lengths.in_few_shapes(self.table, key))
 
     def rtol_in(self, dtype: Any) -> float:
         return RTOL[np.dtype(dtype).name] if self.rtol is None else self.rtol
@@ -114,7 +114,7 @@ class Numerical(Activation):
         return by_rows(pairs if self.table else jax.checkpoint(pairs, prevent_cse=False), x, y, gaps)
 
 
-def _replaced(u: jax.Array) -> jax.Array:
+def _replaced(_: jax.Array) -> jax.Array:
     raise TypeError("phi was replaced by its table")
 
 
@@ -129,4 +129,4 @@ def _usual(activation: Numerical) -> Table:
     with jax.ensure_compile_time_eval():
         ready = activation.prepared(0.0, LARGEST_TRACED, "float64").table
         assert ready is not None
-        return shapes.in_chunks(ready)
+        return fixed_lengths.in_chunks(ready)
