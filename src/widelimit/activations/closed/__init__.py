@@ -16,4 +16,5 @@ derives its own from one idea:
   (Mehler).
 
 All return the gap 1 - abs(rho) after phi without cancellation (`widelimit.signals`), and the slope of the
-correlation map, which is E[phi'(u) phi'(v)] up to the scale (Price 1958). """
+correlation map, which is E[phi'(u) phi'(v)] up to the scale (Price 1958).
+"""
