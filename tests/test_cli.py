@@ -235,9 +235,9 @@ def test_tables_fit_80_columns_and_progress_is_silent_off_a_terminal(capsys):
     tables = []
     for load, size in demo_data.SETS.values():
         problem = load(seed=0, size=size)
-        rows = [demo.Row(name, scores, 123.4, chosen, ("a remark " * 20,)) for name in demo.models(problem)]
-        tables.append(demo.Table(problem, tuple(rows)))
-    demo_report.show(demo.Result(0, tuple(tables), "figure.png", 12.0))
+        rows = [demo.DemoRow(name, scores, 123.4, chosen, ("a remark " * 20,)) for name in demo.models(problem)]
+        tables.append(demo.DemoTable(problem, tuple(rows)))
+    demo_report.show(demo.DemoResult(0, tuple(tables), "figure.png", 12.0))
     printed = capsys.readouterr().out
     assert max(len(line) for line in printed.splitlines()) <= 80
     assert printed.count("noise 9.5e-7, scale 0.062, t 1e5") == 2 * len(demo.REGRESSION)
@@ -258,7 +258,7 @@ def test_short(value, text):
 
 
 def test_infinite_time_in_json():
-    row = demo.Row("m", {}, 0.0, {"t": math.inf, "noise": 1.0}, ())
+    row = demo.DemoRow("m", {}, 0.0, {"t": math.inf, "noise": 1.0}, ())
     assert json.loads(json.dumps(demo.row_document(row), allow_nan=False))["chosen"] == {"t": "inf", "noise": 1.0}
 
 
@@ -441,7 +441,7 @@ def test_forest_probabilities_have_a_floor():
 def test_class_rule_is_invariant_to_the_unit_of_the_targets():
     problem = demo_data.digits(seed=0, size=150)
     one_hot = np.eye(10)[problem.truth]
-    sure = demo_models.Gaussian((one_hot - problem.offset) / problem.scale, np.full(len(one_hot), 1e-4), {})
+    sure = demo_models.GaussianPrediction((one_hot - problem.offset) / problem.scale, np.full(len(one_hot), 1e-4), {})
     log_p = demo.class_log_p(problem, sure)
     assert scores.accuracy(log_p, problem.truth) == 1
     expected = scores.class_log_probabilities(one_hot, np.full(len(one_hot), 1e-2 * problem.scale))

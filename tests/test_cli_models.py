@@ -15,8 +15,8 @@ import widelimit as wl
 from commands import invoke, listening
 from widelimit.cli import baselines, benchmark_report, benchmarking, models, options, scores
 from widelimit.cli.baselines import Fold
-from widelimit.cli.benchmarking import Record, Row
-from widelimit.cli.training_data import Choices, Table
+from widelimit.cli.benchmarking import Record, ScoreRow
+from widelimit.cli.training_data import Choices, TargetTable
 from widelimit.compute import memory
 from widelimit.estimators.persistence import read
 
@@ -577,7 +577,7 @@ def test_every_model_is_sane_on_classes():
 def test_costly_models_are_left_out_and_told():
     assert baselines.costly(300, 3) == []
     assert baselines.costly(1797, 10) == ["RBF GP", "Matern GP"]
-    large = Table("t.csv", pl.DataFrame(), np.arange(2000) % 3, "classification", "", 2000)
+    large = TargetTable("t.csv", pl.DataFrame(), np.arange(2000) % 3, "classification", "", 2000)
     known, notes = benchmarking.models(large, {}, costly=False)
     assert "RBF GP" not in known
     assert "--all" in notes[0]
@@ -585,7 +585,7 @@ def test_costly_models_are_left_out_and_told():
 
 
 def labelled(labels):
-    return Table("t.csv", pl.DataFrame(), np.array(labels), "classification", "", len(labels))
+    return TargetTable("t.csv", pl.DataFrame(), np.array(labels), "classification", "", len(labels))
 
 
 def test_each_class_is_in_the_training_rows_of_each_fold():
@@ -619,7 +619,7 @@ def test_a_fold_is_standardised_by_its_training_rows():
 
 def test_probability_zero_is_an_infinite_loss_in_json():
     scores = benchmarking.score("classification", np.array([[1.0, 0.0]]), np.array([1]))
-    row = Row("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), ())
+    row = ScoreRow("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), ())
     document = benchmarking.row_document(row)
     assert document["log_loss"]["mean"] == "inf"
     json.dumps(document, allow_nan=False)

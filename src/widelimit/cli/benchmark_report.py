@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table as Grid
 
 from widelimit.cli import baselines, terminal
-from widelimit.cli.benchmarking import SCORES, Result
+from widelimit.cli.benchmarking import SCORES, BenchmarkResult
 from widelimit.cli.files import whole_file
 
 LABELS = {"rmse": "rmse", "nlpd": "nlpd", "coverage_95": "cov95", "accuracy": "accuracy", "log_loss": "log loss"}
@@ -40,13 +40,13 @@ SETTINGS = {
 }
 
 
-def places(result: Result, score: str) -> int:
+def places(result: BenchmarkResult, score: str) -> int:
     """Return the decimals of a column: two digits of its median standard error."""
     errors = [row.error(score) for row in result.rows if 0 < row.error(score) < math.inf]
     return min(max(1 - math.floor(math.log10(median(errors))), 0), 6) if errors else 3
 
 
-def title(result: Result) -> str:
+def title(result: BenchmarkResult) -> str:
     """Return the title: models and table."""
     table = result.table
     drawn = f" of {table.rows}" if table.rows != table.frame.height else ""
@@ -56,7 +56,7 @@ def title(result: Result) -> str:
     )
 
 
-def grid(result: Result) -> Grid:
+def grid(result: BenchmarkResult) -> Grid:
     """Make a table of one line a model."""
     out = terminal.grid()
     out.add_column("model", no_wrap=True)
@@ -70,7 +70,7 @@ def grid(result: Result) -> Grid:
     return out
 
 
-def show(result: Result, figure: Path | None) -> None:
+def show(result: BenchmarkResult, figure: Path | None) -> None:
     """Print the table, what its columns mean, and remarks."""
     console = terminal.console()
     console.print(title(result), style="bold")
@@ -88,7 +88,7 @@ def show(result: Result, figure: Path | None) -> None:
         console.print(f"Figure: {figure}", soft_wrap=True)
 
 
-def draw(result: Result, path: Path) -> None:
+def draw(result: BenchmarkResult, path: Path) -> None:
     """Draw a panel for each score: one line a model, its mean and standard error.
 
     Raises:

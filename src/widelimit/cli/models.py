@@ -40,7 +40,7 @@ BLOCK = 64
 class FitResult:
     """The result says what `fit` did."""
 
-    table: training_data.Table
+    table: training_data.TargetTable
     data: Data
     estimator: Any
     model: Path

@@ -112,7 +112,7 @@ class NNGP(Kernel):
     def pairwise(
         self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
     ) -> Float[jax.Array, "n m"]:
-        return _in_units(self.net.pairwise(x, y, same=same).gaps.rho, x, y)
+        return _in_units(self.net.pairwise(x, y, same=same).correlation.rho, x, y)
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
         return scaled(jnp.ones_like(x.variance.value), x.variance, x.variance)
