@@ -95,9 +95,20 @@ class Correlation(NamedTuple):
         """Return 1 - abs(rho): the gap to the nearer end, in [0, 1]."""
         return jnp.where(self.positive, self.one_minus, self.one_plus)
 
-    below = property(lambda self: _renamed("below", "one_minus", self.one_minus))
-    above = property(lambda self: _renamed("above", "one_plus", self.one_plus))
-    near = property(lambda self: _renamed("near", "gap", self.gap))
+    @property
+    def below(self) -> jax.Array:
+        """Return `one_minus`, under its former name."""
+        return _renamed("below", "one_minus", self.one_minus)
+
+    @property
+    def above(self) -> jax.Array:
+        """Return `one_plus`, under its former name."""
+        return _renamed("above", "one_plus", self.one_plus)
+
+    @property
+    def near(self) -> jax.Array:
+        """Return `gap`, under its former name."""
+        return _renamed("near", "gap", self.gap)
 
 
 def _renamed(old: str, new: str, value: Any) -> Any:

@@ -42,7 +42,7 @@ class Activation(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        """Return (E[phi(u)^2], trace) for u ~ N(0, signal)."""
+        """Return (E[phi(u)^2], memo) for u ~ N(0, signal)."""
 
     @abc.abstractmethod
     def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:

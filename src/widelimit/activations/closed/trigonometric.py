@@ -199,7 +199,7 @@ class Cos(Activation):
 
 
 class _SnakeMemo(NamedTuple):
-    """The trace holds the wave sqrt(2) a u and the shares of its parts in the deviation of phi.
+    """The memo holds the wave sqrt(2) a u and the shares of its parts in the deviation of phi.
 
     The parts are u, the mean of sin^2 and the rest.
     """

@@ -34,7 +34,7 @@ class Kinks(NamedTuple):
 
 
 class PiecesMemo(NamedTuple):
-    """The trace holds the data of n inputs that pairs need."""
+    """The memo holds the data of n inputs that pairs need."""
 
     kinks: Kinks
     parts: tuple[ParityPart, ParityPart]

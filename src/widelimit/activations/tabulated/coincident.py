@@ -78,7 +78,7 @@ class Coincident:
 
 
 class CoincidentMemo(NamedTuple):
-    """The trace holds the expansions at the deviations of n inputs."""
+    """The memo holds the expansions at the deviations of n inputs."""
 
     jumps: ExpansionMemo
     mean: ExpansionMemo

@@ -41,7 +41,7 @@ class Expansion:
 
 
 class ExpansionMemo(NamedTuple):
-    """The trace holds an expansion's rows and columns at the deviations of n inputs: arrays (.., n)."""
+    """The memo holds an expansion's rows and columns at the deviations of n inputs: arrays (.., n)."""
 
     rows: jax.Array
     columns: jax.Array

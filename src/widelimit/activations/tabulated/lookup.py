@@ -20,7 +20,7 @@ from widelimit.signals import Correlation, Variance
 
 
 class PartMemo(NamedTuple):
-    """The trace holds the values of one part at the deviations of n inputs."""
+    """The memo holds the values of one part at the deviations of n inputs."""
 
     separation: ExpansionMemo
     share: jax.Array
@@ -29,7 +29,7 @@ class PartMemo(NamedTuple):
 
 
 class TableMemo(NamedTuple):
-    """The trace holds arrays (.., n): the place of the deviation in its range, that of the kink, and both parts."""
+    """The memo holds arrays (.., n): the place of the deviation in its range, that of the kink, and both parts."""
 
     place: jax.Array
     kink: jax.Array
@@ -41,7 +41,7 @@ class TableMemo(NamedTuple):
 
 
 def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
-    """Look up E[phi(u)^2] for u ~ N(0, signal), and the trace; NaN outside of the table's range."""
+    """Look up E[phi(u)^2] for u ~ N(0, signal), and the memo; NaN outside of the table's range."""
     deviation = signal.deviation
     place = table.places.of(deviation)
     longer = polynomials(place, OWN_TERMS)
