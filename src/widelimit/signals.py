@@ -96,17 +96,17 @@ class Correlation(NamedTuple):
         return jnp.where(self.positive, self.one_minus, self.one_plus)
 
     @property
-    def below(self) -> jax.Array:
+    def below(self) -> Any:
         """Return `one_minus`, under its former name."""
         return _renamed("below", "one_minus", self.one_minus)
 
     @property
-    def above(self) -> jax.Array:
+    def above(self) -> Any:
         """Return `one_plus`, under its former name."""
         return _renamed("above", "one_plus", self.one_plus)
 
     @property
-    def near(self) -> jax.Array:
+    def near(self) -> Any:
         """Return `gap`, under its former name."""
         return _renamed("near", "gap", self.gap)
 
