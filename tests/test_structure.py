@@ -135,7 +135,7 @@ def fault(cls):
 
 def test_classes_are_abstract_or_final():
     found = list(classes())
-    assert {cls.__name__ for cls in found} >= {"Operator", "WideEstimator", "Layer", "Factor", "Factors", "Kernel"}
+    assert {cls.__name__ for cls in found} >= {"Operator", "KernelEstimator", "Layer", "Factor", "Factors", "Kernel"}
     assert [(cls, fault(cls)) for cls in found if fault(cls)] == []
 
 

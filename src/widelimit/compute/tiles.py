@@ -26,9 +26,9 @@ PATCH = 128
 """Rows of a patch: a few arrays of 128 x 128 numbers are in a core's cache, and the loop's own cost is hidden."""
 MIRRORED = 16
 """Columns mirrored at once: a cache line or two of each row written."""
-
 Features = Any
 Item = TypeVar("Item")
+Pairs = list[tuple[int, int]]
 
 
 class PairKernel(abc.ABC):
@@ -67,7 +67,7 @@ def _at(patches: Features, index: jax.Array | int) -> Features:
 
 
 def _unfused(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
-    """Call function(*arguments) by a branch that is always taken.
+    """Call function(*arguments) by a branch that is always taken: what is around is not fused with it.
 
     XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which then takes five times as long; it
     does not fuse across a branch (and drops `optimization_barrier` before it fuses).
@@ -112,7 +112,7 @@ def _whole(kernel: PairKernel, x: Features, y: Features) -> jax.Array:
 def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
     """Compute K(x, x): one triangle, mirrored, around the diagonal given.
 
-    `diagonal` is compiled separately: inside this function the compiler could round it in another way than `diag` does.
+    `diagonal` is compiled separately: in this function the compiler could round it in another way than `diag` does.
     """
     block = jnp.tril(kernel.pairwise(x, x, same=True), -1)
     return block + block.T + jnp.diag(diagonal)
@@ -221,9 +221,7 @@ def _rectangle(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarr
     return _compute_pairs(kernel, x, y, pairs, same=False)[: x.used, : y.used]
 
 
-def _compute_pairs(
-    kernel: PairKernel, x: EncodedBlock, y: EncodedBlock, pairs: list[tuple[int, int]], *, same: bool
-) -> np.ndarray:
+def _compute_pairs(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock, pairs: Pairs, *, same: bool) -> np.ndarray:
     filled = np.zeros((len(x.diagonal) // _patch(x) * (len(y.diagonal) // _patch(y)), 2), np.int32)
     filled[: len(pairs)] = pairs
     return np.asarray(_tile(kernel, x.patches, y.patches, filled, len(pairs), same))
