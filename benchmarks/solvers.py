@@ -78,7 +78,7 @@ def rates(n: int) -> list[dict[str, object]]:
 
     def half(copy: np.ndarray, dtype: type) -> packed.Packed:
         corners = ((i, j) for i in range(0, n, size) for j in range(0, i + 1, size))
-        parts = (operators.Block(i, j, copy[i : i + size, j : j + size]) for i, j in corners)
+        parts = (operators.RowBlock(i, j, copy[i : i + size, j : j + size]) for i, j in corners)
         return packed.factorise(parts, noise, np.dtype(dtype))
 
     work = {

@@ -13,7 +13,7 @@ import widelimit as wl
 from widelimit.architecture.layers import Activate, Dense
 from widelimit.compute.iterative import Iterative
 from widelimit.compute.linalg import Cholesky, Eigen
-from widelimit.compute.operators import Recomputed, Shifted, Stored, Tiles
+from widelimit.compute.operators import Recomputed, Shifted, StoredOperator, Tiles
 from widelimit.compute.packed import Packed
 from widelimit.inference.gaussian_process import Conditioned
 
@@ -276,7 +276,7 @@ SOLVERS = {
     "tiles": Solver(Iterative, (Shifted, Tiles), {"solver": "cg"}),
     "recomputed": Solver(Iterative, (Shifted, Recomputed), {"solver": "cg"}),
     "single": Solver(Iterative, (Shifted, Tiles), {"solver": "cg", "precision": "mixed"}),
-    "stored": Solver(Iterative, (Shifted, Stored), {"solver": "cg"}),
+    "stored": Solver(Iterative, (Shifted, StoredOperator), {"solver": "cg"}),
 }
 """{name: solver}; memory is what tells packed from full, and recomputed from tiles."""
 

@@ -13,7 +13,7 @@ from scipy.special import erf
 import oracles
 import widelimit as wl
 from cases import ACTIVATIONS, DTYPES
-from widelimit.signals import Variance, gaps_from_near
+from widelimit.signals import Variance, correlation_from_gap
 
 BOUND = 64  # eps of the dtype
 NAMED = {name: (activation, oracles.DUALS[name]) for name, activation in ACTIVATIONS.items() if name in oracles.DUALS}
@@ -226,23 +226,23 @@ def test_pairs_at_the_ends(dtype, name):
     def pair(x_value, y_value, near, exponents, positive):
         x, y = (Variance(v, e) for v, e in zip((x_value, y_value), exponents, strict=True))
         (x_after, x_trace), (y_after, y_trace) = activation.encode(x), activation.encode(y)
-        gaps, slope = activation.correlate(x_trace, y_trace, gaps_from_near(near, positive))
-        return (x_after, y_after), gaps, slope
+        correlation, slope = activation.correlate(x_trace, y_trace, correlation_from_gap(near, positive))
+        return (x_after, y_after), correlation, slope
 
     def total(*arguments):
-        (x_after, y_after), gaps, slope = pair(*arguments)
+        (x_after, y_after), correlation, slope = pair(*arguments)
         wanted = activation.has_ntk & (x.exponent < 20) & (y.exponent < 20)  # of a wave's slope it is about -s^4
-        return jnp.sum(gaps.below + x_after.value + y_after.value + jnp.where(wanted, slope, 0))
+        return jnp.sum(correlation.one_minus + x_after.value + y_after.value + jnp.where(wanted, slope, 0))
 
     with jax.enable_x64(dtype == np.float64):
         (x, y), (near, positive) = ends(dtype)
         rest = ((x.exponent, y.exponent), positive)
-        after, gaps, slope = pair(x.value, y.value, near, *rest)
+        after, correlation, slope = pair(x.value, y.value, near, *rest)
         eps = float(np.finfo(dtype).eps)
         for variance in after:
             assert np.isfinite(variance.value).all()
             assert variance.exponent.dtype == jnp.int32
-        for gap in gaps:
+        for gap in correlation:
             assert ((gap >= 0) & (gap <= 2 + 4 * eps)).all()
             assert gap.dtype == dtype
         assert not np.isnan(slope).any()
@@ -250,7 +250,7 @@ def test_pairs_at_the_ends(dtype, name):
             assert np.isfinite(slope).all()
         same = (x.value == y.value) & (x.exponent == y.exponent) & (near == 0) & positive
         assert same.any()
-        assert (np.asarray(gaps.below)[np.asarray(same)] == 0).all()
+        assert (np.asarray(correlation.one_minus)[np.asarray(same)] == 0).all()
         for gradient in jax.grad(total, argnums=(0, 1, 2))(x.value, y.value, near, *rest):
             assert np.isfinite(gradient).all()
 

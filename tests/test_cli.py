@@ -18,7 +18,7 @@ from sklearn.linear_model import Ridge
 import widelimit as wl
 from commands import invoke, listening
 from widelimit.cli import app as cli
-from widelimit.cli import demo, demo_data, demo_models, demo_report, demo_scores, terminal
+from widelimit.cli import demo, demo_data, demo_models, demo_report, scores, terminal
 from widelimit.cli.files import whole_file
 
 SMALL = {"diabetes": (demo_data.diabetes, 172), "digits": (demo_data.digits, 130)}
@@ -64,7 +64,7 @@ def test_demo_json_is_complete(small_demo):
 def test_demo_models_are_sane(small_demo):
     diabetes, digits = ({m["model"]: m for m in d["models"]} for d in json.loads(small_demo[0].stdout)["datasets"])
     problem = demo_data.diabetes(seed=0, size=SMALL["diabetes"][1])
-    constant = demo_scores.gaussian_nlpd(problem.offset, np.array([problem.scale]), problem.truth)
+    constant = scores.gaussian_nlpd(problem.offset, np.array([problem.scale]), problem.truth)
     for name in ("NNGP", "NTK-GP", "NTK ensemble"):
         assert diabetes[name]["rmse"] < 0.95 * problem.truth.std()
         assert diabetes[name]["nlpd"] < constant
@@ -235,9 +235,9 @@ def test_tables_fit_80_columns_and_progress_is_silent_off_a_terminal(capsys):
     tables = []
     for load, size in demo_data.SETS.values():
         problem = load(seed=0, size=size)
-        rows = [demo.Row(name, scores, 123.4, chosen, ("a remark " * 20,)) for name in demo.models(problem)]
-        tables.append(demo.Table(problem, tuple(rows)))
-    demo_report.show(demo.Result(0, tuple(tables), "figure.png", 12.0))
+        rows = [demo.DemoRow(name, scores, 123.4, chosen, ("a remark " * 20,)) for name in demo.models(problem)]
+        tables.append(demo.DemoTable(problem, tuple(rows)))
+    demo_report.show(demo.DemoResult(0, tuple(tables), "figure.png", 12.0))
     printed = capsys.readouterr().out
     assert max(len(line) for line in printed.splitlines()) <= 80
     assert printed.count("noise 9.5e-7, scale 0.062, t 1e5") == 2 * len(demo.REGRESSION)
@@ -258,7 +258,7 @@ def test_short(value, text):
 
 
 def test_infinite_time_in_json():
-    row = demo.Row("m", {}, 0.0, {"t": math.inf, "noise": 1.0}, ())
+    row = demo.DemoRow("m", {}, 0.0, {"t": math.inf, "noise": 1.0}, ())
     assert json.loads(json.dumps(demo.row_document(row), allow_nan=False))["chosen"] == {"t": "inf", "noise": 1.0}
 
 
@@ -295,20 +295,20 @@ def gaussians():
 def test_gaussian_nlpd(gaussians):
     mean, sd, y = gaussians
     wanted = -scipy.stats.norm.logpdf(y, mean, sd).mean()
-    assert demo_scores.gaussian_nlpd(mean, sd, y) == pytest.approx(wanted, rel=1e-12)
-    assert demo_scores.gaussian_nlpd(mean, sd**2, y) > wanted + 0.1
+    assert scores.gaussian_nlpd(mean, sd, y) == pytest.approx(wanted, rel=1e-12)
+    assert scores.gaussian_nlpd(mean, sd**2, y) > wanted + 0.1
 
 
 def test_interval_coverage(gaussians):
     mean, sd, y = gaussians
     spread = math.sqrt(0.95 * 0.05 / len(y))
-    assert abs(demo_scores.interval_coverage(mean, sd, y) - 0.95) < 4 * spread
-    assert abs(demo_scores.interval_coverage(mean, 1.1 * sd, y) - 0.95) > 4 * spread
-    assert pytest.approx(scipy.stats.norm.ppf(0.975), rel=1e-15) == demo_scores.NORMAL_QUANTILE
+    assert abs(scores.interval_coverage(mean, sd, y) - 0.95) < 4 * spread
+    assert abs(scores.interval_coverage(mean, 1.1 * sd, y) - 0.95) > 4 * spread
+    assert pytest.approx(scipy.stats.norm.ppf(0.975), rel=1e-15) == scores.NORMAL_QUANTILE
 
 
 def test_rmse():
-    assert demo_scores.rmse(np.array([1.0, 2.0]), np.array([4.0, 6.0])) == pytest.approx(math.sqrt(12.5))
+    assert scores.rmse(np.array([1.0, 2.0]), np.array([4.0, 6.0])) == pytest.approx(math.sqrt(12.5))
 
 
 def test_class_probabilities_against_monte_carlo():
@@ -322,13 +322,13 @@ def test_class_probabilities_against_monte_carlo():
     def z_score(p):
         return np.abs((counts - draws * p) / np.sqrt(draws * p * (1 - p) + 1)).max()
 
-    assert z_score(np.exp(demo_scores.class_log_probabilities(mean, sd))) < 4.5
-    assert z_score(np.exp(demo_scores.class_log_probabilities(mean, 1.05 * sd))) > 4.5
+    assert z_score(np.exp(scores.class_log_probabilities(mean, sd))) < 4.5
+    assert z_score(np.exp(scores.class_log_probabilities(mean, 1.05 * sd))) > 4.5
 
 
 def test_class_probabilities_against_quadrature():
     mean, sd = np.array([[0.0, 0.3, -1.0], [9.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), np.array([0.7, 1.1, 1e-3])
-    p = np.exp(demo_scores.class_log_probabilities(mean, sd))
+    p = np.exp(scores.class_log_probabilities(mean, sd))
     for i, k in itertools.product(range(3), range(3)):
 
         def integrand(z, i=i, k=k):
@@ -342,28 +342,28 @@ def test_class_probabilities_against_quadrature():
 
 def test_class_probabilities_of_two_classes():
     gap = np.array([-20.0, -1.0, 0.0, 3.0])
-    log_p = demo_scores.class_log_probabilities(np.stack([gap, 0 * gap], axis=1), np.ones(4))
+    log_p = scores.class_log_probabilities(np.stack([gap, 0 * gap], axis=1), np.ones(4))
     np.testing.assert_allclose(log_p[:, 0], scipy.stats.norm.logcdf(gap / math.sqrt(2)), rtol=1e-10, atol=1e-12)
 
 
 def test_class_scores():
     p = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
     labels = np.array([0, 1])
-    assert demo_scores.accuracy(np.log(p), labels) == 0.5
-    assert demo_scores.class_nlpd(np.log(p), labels) == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2)
+    assert scores.accuracy(np.log(p), labels) == 0.5
+    assert scores.class_nlpd(np.log(p), labels) == pytest.approx(-(math.log(0.7) + math.log(0.3)) / 2)
 
 
 def test_class_sets_are_the_smallest():
     p = np.random.default_rng(2).dirichlet(np.full(5, 0.5), size=50)
-    sets = demo_scores.class_sets(np.log(p))
+    sets = scores.class_sets(np.log(p))
     for row, chosen in zip(p, sets, strict=True):
         assert row[chosen].sum() >= 0.95
         smaller = itertools.combinations(range(5), chosen.sum() - 1)
         assert all(row[list(subset)].sum() < 0.95 for subset in smaller)
     labels = p.argmin(axis=1)
-    assert demo_scores.set_coverage(np.log(p), labels) == sets[np.arange(50), labels].mean()
-    assert demo_scores.mean_set_size(np.log(p)) == sets.sum() / 50
-    np.testing.assert_array_equal(demo_scores.class_sets(np.log([[0.05, 0.95]])), [[False, True]])
+    assert scores.set_coverage(np.log(p), labels) == sets[np.arange(50), labels].mean()
+    assert scores.mean_set_size(np.log(p)) == sets.sum() / 50
+    np.testing.assert_array_equal(scores.class_sets(np.log([[0.05, 0.95]])), [[False, True]])
 
 
 # --- models
@@ -435,16 +435,16 @@ def test_forest_probabilities_have_a_floor():
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-14)
     floor = 1 / (demo_models.TREES + 10)
     assert floor / (1 + 10 * floor) <= p.min() <= floor
-    assert demo_scores.accuracy(np.log(p), problem.truth) > 0.7
+    assert scores.accuracy(np.log(p), problem.truth) > 0.7
 
 
 def test_class_rule_is_invariant_to_the_unit_of_the_targets():
     problem = demo_data.digits(seed=0, size=150)
     one_hot = np.eye(10)[problem.truth]
-    sure = demo_models.Gaussian((one_hot - problem.offset) / problem.scale, np.full(len(one_hot), 1e-4), {})
+    sure = demo_models.GaussianPrediction((one_hot - problem.offset) / problem.scale, np.full(len(one_hot), 1e-4), {})
     log_p = demo.class_log_p(problem, sure)
-    assert demo_scores.accuracy(log_p, problem.truth) == 1
-    expected = demo_scores.class_log_probabilities(one_hot, np.full(len(one_hot), 1e-2 * problem.scale))
+    assert scores.accuracy(log_p, problem.truth) == 1
+    expected = scores.class_log_probabilities(one_hot, np.full(len(one_hot), 1e-2 * problem.scale))
     np.testing.assert_allclose(log_p, expected, rtol=1e-9, atol=1e-12)
 
 

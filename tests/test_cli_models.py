@@ -13,10 +13,10 @@ from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from commands import invoke, listening
-from widelimit.cli import benchmark_report, benchmarking, demo_scores, models, options, rivals
-from widelimit.cli.benchmarking import Record, Row
-from widelimit.cli.rivals import Fold
-from widelimit.cli.training import Choices, Table
+from widelimit.cli import baselines, benchmark_report, benchmarking, models, options, scores
+from widelimit.cli.baselines import Fold
+from widelimit.cli.benchmarking import Record, ScoreRow
+from widelimit.cli.training_data import Choices, TargetTable
 from widelimit.compute import memory
 from widelimit.estimators.persistence import read
 
@@ -192,9 +192,9 @@ def test_predictions_in_json(folder, fitted):
     document = json.loads(out)
     assert (code, err, document["rows"]) == (0, "", ROWS)
     y, mean, deviation = (np.array(v) for v in (table()["y"], *document["predictions"].values()))
-    assert document["scores"]["rmse"] == pytest.approx(demo_scores.rmse(mean, y))
-    assert document["scores"]["nlpd"] == pytest.approx(demo_scores.gaussian_nlpd(mean, deviation, y))
-    assert document["scores"]["coverage_95"] == demo_scores.interval_coverage(mean, deviation, y)
+    assert document["scores"]["rmse"] == pytest.approx(scores.rmse(mean, y))
+    assert document["scores"]["nlpd"] == pytest.approx(scores.gaussian_nlpd(mean, deviation, y))
+    assert document["scores"]["coverage_95"] == scores.interval_coverage(mean, deviation, y)
 
 
 def test_predictions_of_parts_are_those_of_the_whole(folder, fitted, monkeypatch):
@@ -496,8 +496,8 @@ def quick(monkeypatch):
     def shares(fold):
         return np.tile(np.bincount(fold.y) / len(fold.y), (len(fold.Z), 1))
 
-    monkeypatch.setattr(rivals, "regression", lambda _: {"mean": mean, "ridge": rivals.ridge})
-    monkeypatch.setattr(rivals, "classification", lambda _: {"shares": shares, "logistic": rivals.logistic})
+    monkeypatch.setattr(baselines, "regression", lambda _: {"mean": mean, "ridge": baselines.ridge})
+    monkeypatch.setattr(baselines, "classification", lambda _: {"shares": shares, "logistic": baselines.logistic})
 
 
 @pytest.mark.usefixtures("quick")
@@ -537,7 +537,7 @@ def test_benchmark_prints_a_table_and_draws(folder, tmp_path):
 @pytest.fixture
 def quicker(monkeypatch):
     """Fewer trees, and no threads that wait for each other."""
-    monkeypatch.setattr(rivals, "TREES", 50)
+    monkeypatch.setattr(baselines, "TREES", 50)
     with threadpool_limits(limits=1):
         yield
 
@@ -548,7 +548,7 @@ def test_every_model_is_sane_on_numbers():
     X = rng.standard_normal((60, 2))
     y = 5 + X[:, 0] + 0.1 * rng.standard_normal(60)
     fold = Fold(X[:40], y[:40], X[40:], 0)
-    for name, model in rivals.regression({"depth": 2}).items():
+    for name, model in baselines.regression({"depth": 2}).items():
         record = Record([], [], {})
         record.add(model, fold, "regression", y[40:])
         smooth = name in ("NTK", "NNGP", "RBF GP", "Matern GP", "ridge")
@@ -567,7 +567,7 @@ def test_every_model_is_sane_on_classes():
         np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-9)
         return p
 
-    for name, model in rivals.classification({"depth": 2}).items():
+    for name, model in baselines.classification({"depth": 2}).items():
         record = Record([], [], {})
         record.add(lambda fold, model=model: whole(model(fold)), fold, "classification", labels[60:])
         assert record.scores[0]["accuracy"] > 0.7, name
@@ -575,9 +575,9 @@ def test_every_model_is_sane_on_classes():
 
 
 def test_costly_models_are_left_out_and_told():
-    assert rivals.costly(300, 3) == []
-    assert rivals.costly(1797, 10) == ["RBF GP", "Matern GP"]
-    large = Table("t.csv", pl.DataFrame(), np.arange(2000) % 3, "classification", "", 2000)
+    assert baselines.costly(300, 3) == []
+    assert baselines.costly(1797, 10) == ["RBF GP", "Matern GP"]
+    large = TargetTable("t.csv", pl.DataFrame(), np.arange(2000) % 3, "classification", "", 2000)
     known, notes = benchmarking.models(large, {}, costly=False)
     assert "RBF GP" not in known
     assert "--all" in notes[0]
@@ -585,7 +585,7 @@ def test_costly_models_are_left_out_and_told():
 
 
 def labelled(labels):
-    return Table("t.csv", pl.DataFrame(), np.array(labels), "classification", "", len(labels))
+    return TargetTable("t.csv", pl.DataFrame(), np.array(labels), "classification", "", len(labels))
 
 
 def test_each_class_is_in_the_training_rows_of_each_fold():
@@ -619,12 +619,12 @@ def test_a_fold_is_standardised_by_its_training_rows():
 
 def test_probability_zero_is_an_infinite_loss_in_json():
     scores = benchmarking.score("classification", np.array([[1.0, 0.0]]), np.array([1]))
-    row = Row("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), ())
+    row = ScoreRow("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), ())
     document = benchmarking.row_document(row)
     assert document["log_loss"]["mean"] == "inf"
     json.dumps(document, allow_nan=False)
 
 
 def test_the_library_is_told_apart_in_the_figure():
-    assert set(benchmark_report.LIBRARY) < set(rivals.regression({}))
-    assert set(benchmark_report.LIBRARY) < set(rivals.classification({}))
+    assert set(benchmark_report.LIBRARY) < set(baselines.regression({}))
+    assert set(benchmark_report.LIBRARY) < set(baselines.classification({}))

@@ -30,7 +30,7 @@ def stale_covariance(monkeypatch):
 
     def pair(self, x, y, state):
         after = true(self, x, y, state)
-        return PairState(after.gaps, after.tangent - after.gaps.rho + state.gaps.rho)
+        return PairState(after.correlation, after.tangent - after.correlation.rho + state.correlation.rho)
 
     monkeypatch.setattr(Dense, "pair", pair)
 

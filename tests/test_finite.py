@@ -259,15 +259,15 @@ def test_the_kernel_stands_still_in_wide_networks():
 def test_trained_networks_tend_to_kernel_descent_from_their_own_start():
     """Corollary 4.4: f_t against kernel gradient descent with Theta from the same f_0, at 5, 10, 15 and 20 steps."""
     k = wl.ntk(network())
-    gaps, zero = [], []
+    correlation, zero = [], []
     for width in WIDTHS:
         outputs = trained("ntk", width).outputs.astype(np.float64)  # (R, E, m)
         net, data = network(), np.concatenate([X, Z]).astype(np.float32)
         start = np.asarray(net.apply_many(net.init_many(range(SEEDS), input_dim=3, width=width), data))[..., 0]
         followed, from_zero = limits(k, start.astype(np.float64))
-        gaps.append(np.sqrt(np.mean((outputs[1:] - followed) ** 2)))
+        correlation.append(np.sqrt(np.mean((outputs[1:] - followed) ** 2)))
         zero.append(np.sqrt(np.mean((outputs[1:] - from_zero) ** 2)))
-    assert -0.65 < slope(WIDTHS, gaps) < -0.35, slope(WIDTHS, gaps)
+    assert -0.65 < slope(WIDTHS, correlation) < -0.35, slope(WIDTHS, correlation)
     assert not -0.65 < slope(WIDTHS, zero) < -0.35  # from f_0 = 0 it is another function at every width
 
 

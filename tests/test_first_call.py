@@ -15,8 +15,8 @@ from scipy import special
 
 import widelimit as wl
 from widelimit import shapes, signals
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
-from widelimit.activations.sharp import MILLS
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.tabulated.coincident import MILLS
 from widelimit.compute import plan
 from widelimit.pytrees import pytree
 

@@ -102,7 +102,7 @@ def test_a_network_without_the_compiler(activation):
 
     def kernel(points):
         features = net.encode(points)
-        return net.pairwise(features, features, same=True).tangent, net.diagonal(features).gaps.rho
+        return net.pairwise(features, features, same=True).tangent, net.diagonal(features).correlation.rho
 
     compiled = []
     monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))

@@ -8,7 +8,7 @@ import pytest
 
 from cases import LAYERS
 from widelimit.architecture.layers import PairState
-from widelimit.signals import Variance, gaps_of_correlation, scaled
+from widelimit.signals import Variance, correlation_from_rho, scaled
 
 EPS = np.finfo(np.float64).eps
 RHO = np.array([-1.0, -0.4, 0.0, 0.5, 1.0])
@@ -21,10 +21,10 @@ def mapped(layer):
     with jax.enable_x64(True):
         signals = [Variance(jnp.full(5, q), jnp.zeros(5, jnp.int32)).normalised() for q in (Q1, Q2)]
         (x, x_trace), (y, y_trace) = (layer.encode(signal) for signal in signals)
-        state = PairState(gaps_of_correlation(jnp.asarray(RHO)), jnp.full(5, TANGENT))
+        state = PairState(correlation_from_rho(jnp.asarray(RHO)), jnp.full(5, TANGENT))
         after = layer.pair(x_trace, y_trace, state)
         one = jnp.ones(5)
-        found = scaled(one, x, x), scaled(after.gaps.rho, x, y), scaled(one, y, y), scaled(after.tangent, x, y)
+        found = scaled(one, x, x), scaled(after.correlation.rho, x, y), scaled(one, y, y), scaled(after.tangent, x, y)
         return np.array([np.asarray(value) for value in found])
 
 

@@ -12,9 +12,9 @@ import pytest
 import widelimit as wl
 from cases import PIECES
 from widelimit import gaussian
-from widelimit.activations import corners
 from widelimit.activations.names import BY_NAME
-from widelimit.signals import Variance, gaps_from_near
+from widelimit.activations.piecewise import bivariate_normal
+from widelimit.signals import Variance, correlation_from_gap
 
 EPS = np.finfo(float).eps
 X = np.random.default_rng(0).standard_normal((8, 4))
@@ -31,7 +31,7 @@ def test_integrals_at_a_corner(dtype, bound):
     cases = [(k, b, near) for near in (1.0, 0.3, 1e-6) for k in (0.0, 1e-4, 0.1, 1.0) for b in (0.0, 1.0, 4.0)]
     with jax.enable_x64(dtype == "float64"):
         kappa, beta, near = (jnp.asarray(column, dtype) for column in zip(*cases, strict=True))
-        own = corners.corner(kappa, beta, near)
+        own = bivariate_normal.corner(kappa, beta, near)
         found = np.concatenate([own.whole, own.bent])
     nodes, weights = np.polynomial.legendre.leggauss(30)
     for i, (k, b, near) in enumerate(cases):
@@ -115,12 +115,12 @@ def test_tables_are_the_closed_forms(name, low, high):
 
     def through(activation):
         with jax.enable_x64(True):
-            gaps = gaps_from_near(jnp.asarray(2 * np.sin(psi / 2) ** 2), jnp.asarray(np.arange(n) % 3 > 0))
+            correlation = correlation_from_gap(jnp.asarray(2 * np.sin(psi / 2) ** 2), jnp.asarray(np.arange(n) % 3 > 0))
             traces = [
                 activation.encode(Variance(jnp.asarray(v * v), jnp.zeros(n, jnp.int32)).normalised())[1] for v in (s, t)
             ]
-            after, slope = activation.correlate(*traces, gaps)
-            return np.asarray(after.below), np.asarray(slope)
+            after, slope = activation.correlate(*traces, correlation)
+            return np.asarray(after.one_minus), np.asarray(slope)
 
     for found, expected in zip(through(table), through(exact), strict=True):
         assert np.abs(found - expected).max() <= 1e-10

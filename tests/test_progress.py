@@ -13,7 +13,7 @@ import widelimit as wl
 from widelimit import progress
 from widelimit.compute import iterative, linalg, operators, packed_cholesky
 from widelimit.inference import dirichlet, posterior, solvers
-from widelimit.inference.solvers import Choice
+from widelimit.inference.solvers import SolverSettings
 from widelimit.inference.training_set import training_set
 
 RNG = np.random.default_rng(0)
@@ -62,7 +62,7 @@ WAYS = {
 
 def told_of(way, monkeypatch, report):
     (solver, storage), precision, _ = WAYS[way]
-    monkeypatch.setattr(solvers, "choose", lambda *_, **__: Choice(solver, storage, "asked for"))
+    monkeypatch.setattr(solvers, "choose", lambda *_, **__: SolverSettings(solver, storage, "asked for"))
     data, noise = training_set(K, X, Y), np.asarray(0.1)
     return solvers.fit(data, noise, solver=solver, precision=precision, tolerance=1e-10, report=report)
 
@@ -192,7 +192,7 @@ def test_no_bar_is_loaded_where_none_is_shown():
 
 def test_a_residual_that_rises_takes_nothing_back():
     told = []
-    exact = operators.Shifted(operators.Stored(np.eye(3)), np.zeros(3))
+    exact = operators.Shifted(operators.StoredOperator(np.eye(3)), np.zeros(3))
     system = iterative.System(exact, exact, linalg.EPS, lambda v: v, 1e-10, 10)
     tell = system._told(np.ones(3), lambda done, _: told.append(done))
     for norm in (1.0, 1e-5, 1e-2, 1e-12):

@@ -233,7 +233,7 @@ def test_the_folded_triangle_is_lapacks(n, size):
     layout = packed._Layout.of(n)
     folded = layout.empty(np.dtype(np.float64))
     blocks = [
-        operators.Block(i, j, matrix[i : i + size, j : j + size])
+        operators.RowBlock(i, j, matrix[i : i + size, j : j + size])
         for i in range(0, n, size)
         for j in range(0, i + 1, size)
     ]
@@ -325,7 +325,7 @@ def test_a_tolerance_below_rounding_ends():
 
 
 def test_the_preconditioner_is_a_nystrom_approximation_and_saves_iterations():
-    matrix = operators.Stored(GRAM)
+    matrix = operators.StoredOperator(GRAM)
     factor, tail = preconditioners.random_cholesky(matrix, 60)
     rest = GRAM - factor @ factor.T
     assert np.linalg.eigvalsh(rest)[0] > -N * linalg.EPS * np.trace(GRAM)
@@ -333,7 +333,7 @@ def test_the_preconditioner_is_a_nystrom_approximation_and_saves_iterations():
     best = np.linalg.eigvalsh(GRAM)[:-60].sum()
     assert best <= tail < 3 * best  # a rank that is as good as any of a somewhat smaller rank
     thin = X @ X.T
-    exact, left = preconditioners.random_cholesky(operators.Stored(thin), 60)
+    exact, left = preconditioners.random_cholesky(operators.StoredOperator(thin), 60)
     assert exact.shape == (N, 4)
     np.testing.assert_allclose(exact @ exact.T, thin, atol=1e-12)
     assert left < 1e-12
@@ -481,8 +481,8 @@ def test_checkpoints_tell_functions_of_one_name_by_their_values(tmp_path):
 
 def test_the_residual_of_a_checkpoint_is_measured_again(tmp_path):
     """A state whose residual is 0 by its own account, with weights that solve nothing."""
-    file = checkpoints.Checkpoint(tmp_path / "state.npz", "mine")
-    A = operators.Stored(GRAM + np.eye(N))
+    file = checkpoints.SolverCheckpoint(tmp_path / "state.npz", "mine")
+    A = operators.StoredOperator(GRAM + np.eye(N))
     system = iterative.System(A, A, linalg.EPS, lambda v: v, 1e-10, 1000)
     zero = np.zeros_like(Y)
     file.save({**iterative._start(zero), "x": Y, "total": np.asarray(3)}, now=True)
@@ -512,7 +512,7 @@ def test_a_stored_matrix_with_nan_is_refused(entry):
 
 
 def test_a_right_hand_side_that_is_not_finite_spoils_no_other():
-    A = operators.Stored(GRAM + np.eye(N))
+    A = operators.StoredOperator(GRAM + np.eye(N))
     system = iterative.System(A, A, linalg.EPS, lambda v: v, 1e-10, 1000)
     b = Y.copy()
     b[3, 1] = np.nan
@@ -525,7 +525,7 @@ def test_a_right_hand_side_that_is_not_finite_spoils_no_other():
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    file = checkpoints.Checkpoint(pathlib.Path(tmp_path / "a.npz"), "mine")
+    file = checkpoints.SolverCheckpoint(pathlib.Path(tmp_path / "a.npz"), "mine")
     file.save({"x": np.arange(3.0)}, now=True)
 
     def full(*_, **__):

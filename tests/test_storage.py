@@ -14,7 +14,7 @@ import zarr
 
 import widelimit as wl
 from widelimit.compute import plan, storage
-from widelimit.compute.operators import Stored
+from widelimit.compute.operators import StoredOperator
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((75, 3))
@@ -372,7 +372,7 @@ def test_inference_names_a_missing_tile(store):
         with pytest.raises(ValueError, match=message) as caught:
             wl.posterior(K, X, X[:, 0], noise=0.1, solver="cg", matrix=matrix)
         assert len(str(caught.value)) < 400 + len(str(store))
-    stored = Stored(zarr.open_array(store, mode="r"))
+    stored = StoredOperator(zarr.open_array(store, mode="r"))
     with pytest.raises(ValueError, match=r"tile c/2/1"):  # past the rows that were compared with the kernel
         stored.product(X)
     shutil.rmtree(store / "c" / "3")

@@ -135,7 +135,7 @@ def fault(cls):
 
 def test_classes_are_abstract_or_final():
     found = list(classes())
-    assert {cls.__name__ for cls in found} >= {"Operator", "WideEstimator", "Layer", "Factor", "Factors", "Kernel"}
+    assert {cls.__name__ for cls in found} >= {"Operator", "KernelEstimator", "Layer", "Factor", "Factors", "Kernel"}
     assert [(cls, fault(cls)) for cls in found if fault(cls)] == []
 
 
@@ -240,7 +240,7 @@ LONG = {
     "cli/fit.py fit": 65,
     "cli/predict.py predict": 42,
     "compute/tiles.py compute": 45,
-    "training/steps.py advance": 46,
+    "training/optimisers.py advance": 46,
 }
 """Functions that are longer, and their lines: a number here only ever falls, and a function that is short goes."""
 

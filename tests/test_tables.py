@@ -10,14 +10,14 @@ import pytest
 
 import widelimit as wl
 from widelimit import gaussian
-from widelimit.activations import lookup, moments, polar, shapes, tables
 from widelimit.activations.names import BY_NAME
-from widelimit.activations.piecewise_tables import tabulate_pieces
+from widelimit.activations.piecewise.tabulation import tabulate_pieces
+from widelimit.activations.tabulated import fixed_lengths, lookup, moments, polar, tables
 from widelimit.architecture.network import Network
 from widelimit.interpreter import interpreted
 from widelimit.kernels import network
 from widelimit.kernels.sphere import sphere
-from widelimit.signals import gaps_from_near, variance_of
+from widelimit.signals import correlation_from_gap, variance_of
 
 X = np.random.default_rng(0).standard_normal((37, 5))
 U = X / np.linalg.norm(X, axis=1, keepdims=True)
@@ -60,7 +60,7 @@ def test_other_norms_compile_nothing(name):
 
 def test_shapes_that_follow_the_data_are_seen(monkeypatch):
     """The plant: tables as long as their range needs."""
-    monkeypatch.setattr(shapes, "in_few_shapes", lambda table, key: table)
+    monkeypatch.setattr(fixed_lengths, "in_few_shapes", lambda table, key: table)
     k = wl.nngp(wl.mlp(depth=2, activation="softplus", bias_std=0.1))
     with compilations() as found:
         k.gram(X)
@@ -112,7 +112,7 @@ def test_second_moments_of_a_table(name, ends):
         pytest.skip("the closed form serves here")
     s = np.linspace(max(ends[0], 1e-3 * ends[1]), ends[1], 50)
     with jax.enable_x64(True):
-        found = interpreted(lambda v: lookup.looked_up(phi.table, variance_of(v))[0])(s)
+        found = interpreted(lambda v: lookup.look_up(phi.table, variance_of(v))[0])(s)
         unit, order = np.maximum(s, moments.SMALLEST), phi.table.order
         expected = moments.second_moments(phi, phi.kinks, unit) * (s / unit) ** (2 * order)
     if ends[1] < 1e-20:
@@ -126,13 +126,13 @@ def test_second_moments_of_a_table(name, ends):
 @pytest.mark.parametrize("name", ["tanh", "elu", "hard_tanh"])
 def test_chunks_are_the_expansions(name):
     table = BY_NAME[name].tabulated(0.4, 1.0, np.float64).table
-    few = shapes.in_few_shapes(table, ("test", name))
+    few = fixed_lengths.in_few_shapes(table, ("test", name))
     s, near = np.linspace(0.41, 0.99, 9), np.linspace(0, 1, 9)
 
     def values(table, scale=1.0):
         def pairs(s, near):
-            x, y = (lookup.looked_up(table, variance_of(v))[1] for v in (s, s[::-1]))
-            return lookup.pair_map(table, x, y, gaps_from_near(near, near < 0.4))
+            x, y = (lookup.look_up(table, variance_of(v))[1] for v in (s, s[::-1]))
+            return lookup.pair_map(table, x, y, correlation_from_gap(near, near < 0.4))
 
         return [scale * v for v in interpreted(pairs)(s, near)]
 
@@ -149,8 +149,8 @@ def test_an_input_with_itself_is_a_pair(name):
 
     def slopes(s):
         trace = phi.encode(variance_of(s))[1]
-        gaps = gaps_from_near(jnp.zeros_like(s), jnp.ones_like(s, bool))
-        return phi.itself(trace, gaps)[1], phi.correlate(trace, trace, gaps)[1]
+        correlation = correlation_from_gap(jnp.zeros_like(s), jnp.ones_like(s, bool))
+        return phi.itself(trace, correlation)[1], phi.correlate(trace, trace, correlation)[1]
 
     with jax.enable_x64(True):
         own, pair = interpreted(slopes)(np.linspace(0.41, 0.99, 9))

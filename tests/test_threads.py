@@ -10,7 +10,7 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import widelimit as wl
 from widelimit.compute import linalg, packed, packed_cholesky, preconditioners, threads
-from widelimit.compute.operators import Stored
+from widelimit.compute.operators import StoredOperator
 from widelimit.estimators.classifiers import NNGPClassifier
 
 RNG = np.random.default_rng(0)
@@ -66,8 +66,8 @@ CALLS = {
     "eigen": lambda: linalg.eigen(MATRIX.copy()).whiten(Y),
     "eigenvalues": lambda: linalg.eigenvalues(MATRIX.copy()),
     "pivoted": lambda: linalg.pivoted(MATRIX, np.full(40, 1e-12)),
-    "packed": lambda: packed.factorise([packed.Block(0, 0, MATRIX)], np.zeros(40), np.dtype(float)).solve(Y),
-    "preconditioner": lambda: preconditioners.low_rank(Stored(MATRIX), np.ones(40), rank=10)(Y),
+    "packed": lambda: packed.factorise([packed.RowBlock(0, 0, MATRIX)], np.zeros(40), np.dtype(float)).solve(Y),
+    "preconditioner": lambda: preconditioners.low_rank(StoredOperator(MATRIX), np.ones(40), rank=10)(Y),
     "predict": lambda: posterior().predict(X),
     "sample": lambda: posterior().sample(X[:5], 2),
     "sensitivity": lambda: posterior().sensitivity(),

@@ -107,7 +107,7 @@ def test_ctrl_c_stops_within_a_tile():
 
     def interrupted():
         with tiles.ThreadPoolExecutor(2) as pool:
-            for _ in tiles.each(pool, work, range(100)):
+            for _ in tiles.run_in_pool(pool, work, range(100)):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -124,8 +124,8 @@ def test_gaps_of_inputs_that_are_all_alike(dtype):
     U = np.longdouble(points)
     U = (U / np.sqrt((U**2).sum(1))[:, None]).astype(dtype)
     with jax.enable_x64(dtype == np.float64):
-        gaps = correlate_points(jnp.asarray(U), jnp.asarray(U), same=False)
-        below, above = np.asarray(gaps.below), np.asarray(gaps.above)
+        correlation = correlate_points(jnp.asarray(U), jnp.asarray(U), same=False)
+        below, above = np.asarray(correlation.one_minus), np.asarray(correlation.one_plus)
     long = np.longdouble(U)
     exact = [((long[:, None] + s * long[None]) ** 2).sum(-1) / 2 for s in (-1, 1)]
     # a unit vector rounded to dtype is off its length by eps, which the difference does not see and the product does

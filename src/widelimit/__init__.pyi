@@ -1,17 +1,17 @@
 # The public door: one import list, read by type checkers and, lazily, at run time (`widelimit --help` never loads JAX).
 from . import rkhs
 from .activations.base import Activation
-from .activations.erf import Erf, Gelu
-from .activations.exponentials import Exp, Gaussian, Rbf
-from .activations.linear import ABRelu, Abs, Identity, LeakyRelu, Relu
+from .activations.closed.arc_cosine import RectifiedPower, Sign, Step
+from .activations.closed.erf import Erf, Gelu
+from .activations.closed.exponentials import Exp, Gaussian, Rbf
+from .activations.closed.linear import ABRelu, Abs, Identity, LeakyRelu, Relu
+from .activations.closed.polynomials import Hermite, Monomial, Polynomial
+from .activations.closed.trigonometric import Cos, Sin, Snake
 from .activations.names import activation, elu
-from .activations.numerical import Numerical
-from .activations.phases import FixedPoint, Phase, critical, phase
-from .activations.piecewise import PiecewisePolynomial
-from .activations.polynomials import Hermite, Monomial, Polynomial
-from .activations.steps import RectifiedPower, Sign, Step
-from .activations.waves import Cos, Sin, Snake
+from .activations.piecewise.polynomial import PiecewisePolynomial
+from .activations.tabulated.numerical import Numerical
 from .architecture.network import Network, mlp
+from .architecture.phases import FixedPoint, Phase, critical, phase
 from .estimators.classifiers import NNGPClassifier, NTKClassifier
 from .estimators.features import NTKFeatures
 from .estimators.persistence import load, save

@@ -7,6 +7,7 @@ angle. The recursions of this library therefore carry the two gaps 1 - rho and 1
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -70,29 +71,57 @@ def variance_of(deviation: jax.Array) -> Variance:
     return Variance(deviation**2, jnp.zeros(jnp.shape(deviation), jnp.int32)).normalised()
 
 
-class Gaps(NamedTuple):
-    """The correlation rho of a pair of signals is (below, above) = (1 - rho, 1 + rho), each right to rounding.
+class Correlation(NamedTuple):
+    """The correlation rho of a pair of signals is held as (1 - rho, 1 + rho), each right to rounding.
 
     Both are arrays of one shape with entries in [0, 2]; whichever is small keeps all its digits.
     """
 
-    below: jax.Array
-    above: jax.Array
+    one_minus: jax.Array
+    one_plus: jax.Array
 
     @property
     def rho(self) -> jax.Array:
         """Return the correlation, in [-1, 1]."""
-        return (self.above - self.below) / 2
+        return (self.one_plus - self.one_minus) / 2
 
     @property
     def positive(self) -> jax.Array:
         """Return True where rho >= 0."""
-        return self.below <= self.above
+        return self.one_minus <= self.one_plus
 
     @property
-    def near(self) -> jax.Array:
+    def gap(self) -> jax.Array:
         """Return 1 - abs(rho): the gap to the nearer end, in [0, 1]."""
-        return jnp.where(self.positive, self.below, self.above)
+        return jnp.where(self.positive, self.one_minus, self.one_plus)
+
+    @property
+    def below(self) -> Any:
+        """Return `one_minus`, under its former name."""
+        return _renamed("below", "one_minus", self.one_minus)
+
+    @property
+    def above(self) -> Any:
+        """Return `one_plus`, under its former name."""
+        return _renamed("above", "one_plus", self.one_plus)
+
+    @property
+    def near(self) -> Any:
+        """Return `gap`, under its former name."""
+        return _renamed("near", "gap", self.gap)
+
+
+def _renamed(old: str, new: str, value: Any) -> Any:
+    warnings.warn(
+        f"{old!r} is now called {new!r}; the old name goes with version 0.3.", DeprecationWarning, stacklevel=3
+    )
+    return value
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Gaps":
+        return _renamed("Gaps", "Correlation", Correlation)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def scaled(normalised: jax.Array, x: Variance, y: Variance) -> jax.Array:
@@ -106,9 +135,9 @@ def scaled(normalised: jax.Array, x: Variance, y: Variance) -> jax.Array:
     return value
 
 
-def gaps_of_correlation(rho: jax.Array) -> Gaps:
-    """Return gaps of a correlation in [-1, 1] given as such."""
-    return Gaps(1 - rho, 1 + rho)
+def correlation_from_rho(rho: jax.Array) -> Correlation:
+    """Return a correlation in [-1, 1] given as such."""
+    return Correlation(1 - rho, 1 + rho)
 
 
 def _product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -119,8 +148,8 @@ def _product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return product, ((a_head * b_head - product) + a_head * b_tail + a_tail * b_head) + a_tail * b_tail
 
 
-def gaps_of_covariance(x: Variance, c: jax.Array, y: Variance) -> Gaps:
-    """Compute gaps of a pair from (normalised) variances and covariance: 1 - abs(rho) = (q q' - c^2)/(...), exactly.
+def correlation_from_covariance(x: Variance, c: jax.Array, y: Variance) -> Correlation:
+    """1 - abs(rho) = (q q' - c^2)/(...), exactly, from (normalised) variances and the covariance of a pair.
 
     q q' - c^2 is taken from exact products, so that no digit is lost near rho = +-1. Where rounding has left c^2 above
     q q', the correlation is +-1.
@@ -128,37 +157,39 @@ def gaps_of_covariance(x: Variance, c: jax.Array, y: Variance) -> Gaps:
     c = c * power_of_two(-(x.exponent + y.exponent), c.dtype)
     (variances, low), (square, square_low) = _product(x.value, y.value), _product(c, c)
     common = safe_sqrt(variances)
-    near = jnp.maximum((variances - square) + (low - square_low), 0) / (common * (common + jnp.abs(c)))
-    return gaps_from_near(near, c >= 0)
+    gap = jnp.maximum((variances - square) + (low - square_low), 0) / (common * (common + jnp.abs(c)))
+    return correlation_from_gap(gap, c >= 0)
 
 
-def gaps_of_one(like: jax.Array) -> Gaps:
-    """Return the gaps of a signal with itself (rho = 1), in the shape and dtype of `like`."""
-    return Gaps(jnp.zeros_like(like), jnp.full_like(like, 2))
+def correlation_with_itself(like: jax.Array) -> Correlation:
+    """Return the correlation of a signal with itself, rho = 1, in the shape and dtype of `like`."""
+    return Correlation(jnp.zeros_like(like), jnp.full_like(like, 2))
 
 
-def gaps_from_near(near: jax.Array, positive: jax.Array) -> Gaps:
-    """Return gaps from 1 - abs(rho) and the sign of rho."""
-    return Gaps(jnp.where(positive, near, 2 - near), jnp.where(positive, 2 - near, near))
+def correlation_from_gap(gap: jax.Array, positive: jax.Array) -> Correlation:
+    """Return the correlation from 1 - abs(rho) and the sign of rho."""
+    return Correlation(jnp.where(positive, gap, 2 - gap), jnp.where(positive, 2 - gap, gap))
 
 
-def add_constant(share_x: jax.Array, share_y: jax.Array, rest_x: jax.Array, rest_y: jax.Array, gaps: Gaps) -> Gaps:
-    """Return gaps of x + b and y + b after adding one shared independent signal b to both.
+def add_constant(
+    share_x: jax.Array, share_y: jax.Array, rest_x: jax.Array, rest_y: jax.Array, correlation: Correlation
+) -> Correlation:
+    """Return the correlation of x + b and y + b after adding one shared independent signal b to both.
 
     With unit variances of the sums, x has standard deviation `share_x` and b has `rest_x` (share^2 + rest^2 = 1). For
     independent signals k: 1 - rho = sum_k ((a_k - a'_k)^2/2 + a_k a'_k (1 - rho_k)). Every term is positive: nothing
     cancels.
     """
-    apart = (share_x - share_y) ** 2 / 2
+    separation = (share_x - share_y) ** 2 / 2
     common = share_x * share_y
-    return Gaps(
-        apart + (rest_x - rest_y) ** 2 / 2 + common * gaps.below,
-        apart + (rest_x + rest_y) ** 2 / 2 + common * gaps.above,
+    return Correlation(
+        separation + (rest_x - rest_y) ** 2 / 2 + common * correlation.one_minus,
+        separation + (rest_x + rest_y) ** 2 / 2 + common * correlation.one_plus,
     )
 
 
-def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, same: bool | jax.Array) -> Gaps:
-    """Compute gaps of the inner products of unit vectors, (n, m).
+def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, same: bool | jax.Array) -> Correlation:
+    """Compute the correlation of all pairs of unit vectors, (n, m).
 
     With `same`, U is V and the gap of a row with itself is exactly 0 (where `same` is traced: void).
     From the matrix product; where a pair is nearly parallel, from the product of the vectors less their mean, as inputs
@@ -168,20 +199,20 @@ def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, 
     """
     rho = jnp.matmul(U, V.T, precision="highest")
     positive = rho >= 0
-    near = 1 - jnp.abs(rho)
+    gap = 1 - jnp.abs(rho)
     itself = jnp.zeros((), dtype=bool) if same is False else same & jnp.eye(len(U), len(V), dtype=bool)
-    wanted = (near < NEAR[U.dtype.name]) & ~itself
-    near = jax.lax.cond(jnp.any(wanted), _mended, lambda *given: given[2], U, V, near, positive, wanted)
+    wanted = (gap < NEAR[U.dtype.name]) & ~itself
+    gap = jax.lax.cond(jnp.any(wanted), _refined, lambda *given: given[2], U, V, gap, positive, wanted)
     if same is True:
-        near, positive = jnp.where(itself, 0, near), positive | itself
-    return gaps_from_near(near, positive)
+        gap, positive = jnp.where(itself, 0, gap), positive | itself
+    return correlation_from_gap(gap, positive)
 
 
 _LEFT = -1.0
 """In the place of a gap, which is at least -eps: to be taken from the difference; twice that: from the sum."""
 
 
-def _mended(U: jax.Array, V: jax.Array, near: jax.Array, positive: jax.Array, wanted: jax.Array) -> jax.Array:
+def _refined(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Array, wanted: jax.Array) -> jax.Array:
     """Compute the entries `wanted` of `near` (n, m) again: see `correlate_points`."""
     centre = jnp.mean(V, axis=0)
     u, v = U - centre, V - centre
@@ -189,7 +220,7 @@ def _mended(U: jax.Array, V: jax.Array, near: jax.Array, positive: jax.Array, wa
     centred = size - jnp.matmul(u, v.T, precision="highest")
     enough = wanted & positive & (centred >= NEAR[U.dtype.name] * size)
     # One array, as every array that a loop looks up is a program of its own to the compiler: what is left is negative.
-    given = jnp.where(enough, centred, jnp.where(wanted, jnp.where(positive, _LEFT, 2 * _LEFT), near))
+    given = jnp.where(enough, centred, jnp.where(wanted, jnp.where(positive, _LEFT, 2 * _LEFT), gap))
 
     def row(at: tuple[jax.Array, ...]) -> jax.Array:
         u, given, lowest = at

@@ -13,11 +13,11 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, gaps_of_correlation, gaps_of_covariance, scaled
+from widelimit.signals import Correlation, Variance, correlation_from_covariance, correlation_from_rho, scaled
 from widelimit.validation import Array
 
-Trace = Any
-"""A trace holds the data of one input that an activation needs: a pytree of arrays (..., n), or ()."""
+Memo = Any
+"""A memo holds the data of one input that an activation needs: a pytree of arrays (..., n), or ()."""
 
 
 class Activation(abc.ABC):
@@ -41,16 +41,16 @@ class Activation(abc.ABC):
         """Evaluate phi(u), elementwise."""
 
     @abc.abstractmethod
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        """Return (E[phi(u)^2], trace) for u ~ N(0, signal)."""
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        """Return (E[phi(u)^2], memo) for u ~ N(0, signal)."""
 
     @abc.abstractmethod
-    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        """Return (gaps of the correlation after phi, d rho_after / d rho); x and y are the traces of the two inputs."""
+    def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        """Return (the correlation after phi, d rho_after / d rho); x and y are the memos of the two inputs."""
 
-    def itself(self, x: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        """Apply `correlate` to every signal with itself, whose gaps are those of rho = 1."""
-        return self.correlate(x, x, gaps)
+    def itself(self, x: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        """Apply `correlate` to every signal with itself, whose correlation is 1."""
+        return self.correlate(x, x, correlation)
 
     def prepared(self, low: float, high: float, dtype: Any) -> Self:
         """Return this activation prepared for standard deviations in [low, high]; closed forms need no preparation."""
@@ -120,8 +120,8 @@ class Activation(abc.ABC):
         with arithmetic(rho.dtype == np.float64):
             signal = Variance(jnp.asarray(q, rho.dtype), jnp.zeros((), jnp.int32))
             ready = self if validation.traced(q) else self.prepared(float(q) ** 0.5, float(q) ** 0.5, rho.dtype)
-            _, trace = ready.encode(signal.normalised())
-            after = ready.correlate(trace, trace, gaps_of_correlation(jnp.asarray(rho)))[0].rho
+            _, memo = ready.encode(signal.normalised())
+            after = ready.correlate(memo, memo, correlation_from_rho(jnp.asarray(rho)))[0].rho
         return after if validation.is_jax(rho) else np.asarray(after)[()]
 
     def _pair(self, q1: Any, c: Any, q2: Any, *, derivative: bool) -> Float[Array, "..."]:
@@ -140,8 +140,8 @@ def _pair_moment(activation: Activation, *covariance: jax.Array, derivative: boo
     """Compute E[phi(u) phi(v)] or E[phi'(u) phi'(v)] by the activation's own maps."""
     q1, c, q2 = jnp.broadcast_arrays(*covariance)
     x, y = (Variance(q, jnp.zeros(q.shape, jnp.int32)).normalised() for q in (q1, q2))
-    (x_after, x_trace), (y_after, y_trace) = activation.encode(x), activation.encode(y)
-    after, slope = activation.correlate(x_trace, y_trace, gaps_of_covariance(x, c, y))
+    (x_after, x_memo), (y_after, y_memo) = activation.encode(x), activation.encode(y)
+    after, slope = activation.correlate(x_memo, y_memo, correlation_from_covariance(x, c, y))
     if not derivative:
         return scaled(after.rho, x_after, y_after)
     x_gain, y_gain = (

@@ -13,9 +13,9 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.activations.numerical import Numerical
-from widelimit.activations.piecewise import PiecewisePolynomial
-from widelimit.activations.tables import derivative_of
+from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
+from widelimit.activations.tabulated.numerical import Numerical
+from widelimit.activations.tabulated.tables import derivative_of
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 

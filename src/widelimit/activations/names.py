@@ -12,14 +12,14 @@ import jax.numpy as jnp
 from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.activations.callables import from_function
-from widelimit.activations.erf import Erf, Gelu
-from widelimit.activations.exponentials import Exp, Gaussian, Rbf
-from widelimit.activations.linear import Abs, Identity, LeakyRelu, Relu
-from widelimit.activations.numerical import Numerical
-from widelimit.activations.piecewise import PiecewisePolynomial
-from widelimit.activations.polynomials import Hermite, Monomial
-from widelimit.activations.steps import RectifiedPower, Sign, Step
-from widelimit.activations.waves import Cos, Sin, Snake
+from widelimit.activations.closed.arc_cosine import RectifiedPower, Sign, Step
+from widelimit.activations.closed.erf import Erf, Gelu
+from widelimit.activations.closed.exponentials import Exp, Gaussian, Rbf
+from widelimit.activations.closed.linear import Abs, Identity, LeakyRelu, Relu
+from widelimit.activations.closed.polynomials import Hermite, Monomial
+from widelimit.activations.closed.trigonometric import Cos, Sin, Snake
+from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
+from widelimit.activations.tabulated.numerical import Numerical
 
 
 @final

@@ -12,7 +12,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.series import safe_divide, safe_sqrt
-from widelimit.signals import Gaps, Variance, gaps_from_near, power_of_two
+from widelimit.signals import Correlation, Variance, correlation_from_gap, power_of_two
 
 EXPONENT_LIMIT = 2**24
 """4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""
@@ -31,7 +31,7 @@ def check_factor(name: str, value: float | jax.Array, *, positive: bool = False)
         raise ValueError(f"{name} must be at least {1 / LARGEST_FACTOR:g} in size, got {value:g}.")
 
 
-def limited(signal: Variance) -> Variance:
+def limit(signal: Variance) -> Variance:
     """Limit the exponent so that no further layer carries it out of int32: beyond the limit the signal is 0 or inf."""
     return Variance(signal.value, jnp.clip(signal.exponent, -EXPONENT_LIMIT, EXPONENT_LIMIT))
 
@@ -49,10 +49,10 @@ def half_range(dtype: Any) -> int:
     return int(np.finfo(dtype).maxexp // 2 - 3)
 
 
-def widened(signal: Variance, factor: float | jax.Array) -> Variance:
+def widen(signal: Variance, factor: float | jax.Array) -> Variance:
     """Return the variance of factor * u."""
     factor = jnp.asarray(factor, signal.value.dtype)
-    return limited(Variance(signal.value * factor**2, signal.exponent).normalised())
+    return limit(Variance(signal.value * factor**2, signal.exponent).normalised())
 
 
 def inside(gap: jax.Array) -> jax.Array:
@@ -60,13 +60,13 @@ def inside(gap: jax.Array) -> jax.Array:
     return gap - jax.lax.stop_gradient(gap - jnp.clip(gap, 0, 2))
 
 
-def gaps_by_difference(below: jax.Array, identical: jax.Array) -> Gaps:
-    """Compute gaps from a 1 - rho that is right to rounding only, and is exactly 0 for identical signals."""
-    below = inside(below - jax.lax.stop_gradient(jnp.where(identical, below, 0)))
-    return Gaps(below, 2 - below)
+def correlation_by_difference(one_minus: jax.Array, identical: jax.Array) -> Correlation:
+    """Compute the correlation from a 1 - rho that is right to rounding only, and is exactly 0 for identical signals."""
+    one_minus = inside(one_minus - jax.lax.stop_gradient(jnp.where(identical, one_minus, 0)))
+    return Correlation(one_minus, 2 - one_minus)
 
 
-def merged(first: Variance, second: Variance) -> tuple[Variance, jax.Array, jax.Array]:
+def merge(first: Variance, second: Variance) -> tuple[Variance, jax.Array, jax.Array]:
     """Return (variance of the sum of two uncorrelated parts, shares of the first and the second in its deviation).
 
     share^2 + rest^2 = 1: the smaller square from its own quotient, the other as what is left of 1. If both parts are
@@ -84,42 +84,42 @@ def merged(first: Variance, second: Variance) -> tuple[Variance, jax.Array, jax.
     return Variance(total, exponent).normalised(), safe_sqrt(share), safe_sqrt(rest)
 
 
-def mixed(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...], parts: tuple[Gaps, ...]) -> Gaps:
-    """Compute gaps of a sum of uncorrelated parts from their shares (sum of squares 1) and their own gaps.
+def mix(x: tuple[jax.Array, ...], y: tuple[jax.Array, ...], parts: tuple[Correlation, ...]) -> Correlation:
+    """Compute the correlation of a sum of uncorrelated parts from shares (sum of squares 1) and their own.
 
     1 - rho = sum_k ((a_k - a'_k)^2/2 + a_k a'_k (1 - rho_k)): nothing cancels.
     """
-    apart = jnp.asarray(sum((a - b) ** 2 for a, b in zip(x, y, strict=True))) / 2
+    separation = jnp.asarray(sum((a - b) ** 2 for a, b in zip(x, y, strict=True))) / 2
     common = [a * b for a, b in zip(x, y, strict=True)]
-    return Gaps(
-        apart + sum(weight * part.below for weight, part in zip(common, parts, strict=True)),
-        apart + sum(weight * part.above for weight, part in zip(common, parts, strict=True)),
+    return Correlation(
+        separation + sum(weight * part.one_minus for weight, part in zip(common, parts, strict=True)),
+        separation + sum(weight * part.one_plus for weight, part in zip(common, parts, strict=True)),
     )
 
 
-def even_gaps(gap: jax.Array) -> Gaps:
-    """Return gaps of a correlation >= 0 from 1 - rho."""
-    return Gaps(gap, 2 - gap)
+def positive_correlation(gap: jax.Array) -> Correlation:
+    """Return a correlation >= 0 from 1 - rho."""
+    return Correlation(gap, 2 - gap)
 
 
-def signed(value: jax.Array, gaps: Gaps) -> jax.Array:
+def with_sign(value: jax.Array, correlation: Correlation) -> jax.Array:
     """Multiply by the sign of rho: the slope of what is even in rho."""
-    return jnp.where(gaps.positive, value, -value)
+    return jnp.where(correlation.positive, value, -value)
 
 
 def by_rows(
-    correlate: Callable[[Any, Any, Gaps], tuple[jax.Array, jax.Array]], x: Any, y: Any, gaps: Gaps
-) -> tuple[Gaps, jax.Array]:
-    """Compute gaps and slope from correlate(x, y, gaps), the gap to the nearer end and the slope.
+    correlate: Callable[[Any, Any, Correlation], tuple[jax.Array, jax.Array]], x: Any, y: Any, correlation: Correlation
+) -> tuple[Correlation, jax.Array]:
+    """Compute correlation and slope from correlate(x, y, correlation), the gap to the nearer end and the slope.
 
-    Some rows at a time where gaps are a matrix and x has leaves (.., n, 1), y (.., 1, m): fused with the layers around,
-    XLA evaluates a long series again for every use, 100 times slower. It evaluates each of several results
+    Some rows at a time where correlations are a matrix and x has leaves (.., n, 1), y (.., 1, m): fused with the layers
+    around, XLA evaluates a long series again for every use, 100 times slower. It evaluates each of several results
     separately, so the two are the halves of one complex number.
     """
-    if gaps.below.ndim != 2 or any(leaf.shape[-1] != 1 for leaf in jax.tree.leaves(x)):
-        near, slope = correlate(x, y, gaps)
-        return gaps_from_near(near, gaps.positive), slope
-    count = len(gaps.below)
+    if correlation.one_minus.ndim != 2 or any(leaf.shape[-1] != 1 for leaf in jax.tree.leaves(x)):
+        gap, slope = correlate(x, y, correlation)
+        return correlation_from_gap(gap, correlation.positive), slope
+    count = len(correlation.one_minus)
     step = math.gcd(count, ROWS)
 
     def groups(leaf: jax.Array) -> jax.Array:
@@ -127,7 +127,7 @@ def by_rows(
         return jnp.moveaxis(whole.reshape(*leaf.shape[:-2], count // step, step, leaf.shape[-1]), -3, 0)
 
     after = jax.lax.map(
-        lambda group: jax.lax.complex(*correlate(group[0], y, group[1])), jax.tree.map(groups, (x, gaps))
+        lambda group: jax.lax.complex(*correlate(group[0], y, group[1])), jax.tree.map(groups, (x, correlation))
     )
     both = after.reshape(count, -1)
-    return gaps_from_near(both.real, gaps.positive), both.imag
+    return correlation_from_gap(both.real, correlation.positive), both.imag

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.activations.base import Activation, Trace
+from widelimit.activations.base import Activation, Memo
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import HALF_PRECISION, Gaps, Variance, add_constant, exponent_of, power_of_two
+from widelimit.signals import HALF_PRECISION, Correlation, Variance, add_constant, exponent_of, power_of_two
 
 Scalar = float | jax.Array
 Params = Any
@@ -24,11 +24,11 @@ Params = Any
 class PairState(NamedTuple):
     """The state of a pair of inputs between two layers is free of scale.
 
-    `gaps` are those of the correlation of the signals, `tangent` is Theta/(s s'), s and s' the signals' standard
+    `correlation` is that of the signals, `tangent` is Theta/(s s'), s and s' the signals' standard
     deviations.
     """
 
-    gaps: Gaps
+    correlation: Correlation
     tangent: jax.Array
 
 
@@ -44,19 +44,19 @@ class Layer(abc.ABC):
         """Apply the finite map."""
 
     @abc.abstractmethod
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         """Return the variance after the layer, and the data of the input that `pair` needs."""
 
     @abc.abstractmethod
-    def pair(self, x: Trace, y: Trace, state: PairState) -> PairState:
+    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         """Apply the infinite map to pairs; elementwise on arrays that broadcast."""
 
-    def itself(self, x: Trace, state: PairState) -> PairState:
+    def itself(self, x: Memo, state: PairState) -> PairState:
         """Apply `pair` to every input with itself."""
         return self.pair(x, x, state)
 
 
-class _DenseTrace(NamedTuple):
+class _DenseMemo(NamedTuple):
     """The shares of signal and bias in the deviation after the layer have share^2 + rest^2 = 1."""
 
     share: jax.Array
@@ -100,7 +100,7 @@ class Dense(Layer):
         sums = jnp.matmul(signals, params["weight"].T, precision="highest")
         return jnp.asarray(weight * sums + bias * params["bias"])
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
         size = jnp.asarray(self.weight_std, signal.value.dtype)
         power = exponent_of(jax.lax.stop_gradient(size))
@@ -117,12 +117,12 @@ class Dense(Layer):
         bias_share = safe_divide(bias, total)
         share = jnp.where(bias_share <= 0.5, jnp.where(total > 0, 1 - bias_share, 0), safe_divide(weighted, total))
         rest = jnp.where(bias_share <= 0.5, bias_share, 1 - share)
-        trace = _DenseTrace(safe_sqrt(share), safe_sqrt(rest))
-        return Variance(total, exponent).normalised(), trace
+        memo = _DenseMemo(safe_sqrt(share), safe_sqrt(rest))
+        return Variance(total, exponent).normalised(), memo
 
-    def pair(self, x: _DenseTrace, y: _DenseTrace, state: PairState) -> PairState:
-        gaps = add_constant(x.share, y.share, x.rest, y.rest, state.gaps)
-        return PairState(gaps, x.share * y.share * state.tangent + gaps.rho)
+    def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:
+        correlation = add_constant(x.share, y.share, x.rest, y.rest, state.correlation)
+        return PairState(correlation, x.share * y.share * state.tangent + correlation.rho)
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute standard deviations of the layer's signal on raw inputs, (n,) float64, of any size a float holds."""
@@ -144,10 +144,10 @@ class Dense(Layer):
         exponent = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
         scaled = X * power_of_two(-exponent, X.dtype)[:, None]
         square = jnp.sum(scaled**2, axis=1)
-        variance, trace = self.encode(Variance(square / X.shape[1], exponent))
+        variance, memo = self.encode(Variance(square / X.shape[1], exponent))
         at_zero = self.weight_std / math.sqrt(X.shape[1]) * safe_divide(jnp.ones_like(square), variance.deviation)
-        weight = jnp.where(square > 0, safe_divide(trace.share, safe_sqrt(square)), at_zero)
-        return jnp.concatenate([scaled * weight[:, None], trace.rest[:, None]], axis=1), variance
+        weight = jnp.where(square > 0, safe_divide(memo.share, safe_sqrt(square)), at_zero)
+        return jnp.concatenate([scaled * weight[:, None], memo.rest[:, None]], axis=1), variance
 
 
 @final
@@ -164,13 +164,13 @@ class Activate(Layer):
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
         return self.activation(signals)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         return self.activation.encode(signal)
 
-    def pair(self, x: Trace, y: Trace, state: PairState) -> PairState:
-        gaps, susceptibility = self.activation.correlate(x, y, state.gaps)
-        return PairState(gaps, susceptibility * state.tangent)
+    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
+        correlation, susceptibility = self.activation.correlate(x, y, state.correlation)
+        return PairState(correlation, susceptibility * state.tangent)
 
-    def itself(self, x: Trace, state: PairState) -> PairState:
-        gaps, susceptibility = self.activation.itself(x, state.gaps)
-        return PairState(gaps, susceptibility * state.tangent)
+    def itself(self, x: Memo, state: PairState) -> PairState:
+        correlation, susceptibility = self.activation.itself(x, state.correlation)
+        return PairState(correlation, susceptibility * state.tangent)

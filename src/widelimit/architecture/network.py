@@ -14,14 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory, validation
-from widelimit.activations.base import Activation, Trace
+from widelimit.activations.base import Activation, Memo
 from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, correlate_points, deviation_of, gaps_of_one, variance_of
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    correlate_points,
+    correlation_with_itself,
+    deviation_of,
+    variance_of,
+)
 from widelimit.validation import Array
 
 UNROLLED = 4
@@ -43,7 +50,7 @@ class NetworkFeatures(NamedTuple):
 
     points: Float[jax.Array, "n d+1"]
     """Unit vectors whose inner products are the correlations after the first dense layer."""
-    traces: tuple[Trace, ...]
+    memos: tuple[Memo, ...]
     """One entry a layer of the block, arrays (repeats, n)."""
     variance: Variance
     """Variance of the network's output, arrays (n,)."""
@@ -220,15 +227,15 @@ class Network:
         if self.repeats == 0:  # a scan of no step would trace the activation, which needs its table for that
             return NetworkFeatures(points, (), variance)
 
-        def step(variance: Variance, _: None) -> tuple[Variance, tuple[Trace, ...]]:
-            traces = []
+        def step(variance: Variance, _: None) -> tuple[Variance, tuple[Memo, ...]]:
+            memos = []
             for layer in self.block:
-                variance, trace = layer.encode(variance)
-                traces.append(trace)
-            return variance, tuple(traces)
+                variance, memo = layer.encode(variance)
+                memos.append(memo)
+            return variance, tuple(memos)
 
-        variance, traces = jax.lax.scan(step, variance, None, length=self.repeats)
-        return NetworkFeatures(points, traces, variance)
+        variance, memos = jax.lax.scan(step, variance, None, length=self.repeats)
+        return NetworkFeatures(points, memos, variance)
 
     def rtol(self, dtype: Any) -> float:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
@@ -271,18 +278,18 @@ class Network:
         )
         return replace(self, block=block)
 
-    def _through(self, x: tuple[Trace, ...], y: tuple[Trace, ...], gaps: Gaps) -> PairState:
-        """Apply the blocks to pairs, from the gaps after the first layer, where Theta^1 = Sigma^1."""
+    def _through(self, x: tuple[Memo, ...], y: tuple[Memo, ...], correlation: Correlation) -> PairState:
+        """Apply the blocks to pairs, from the correlation after the first layer, where Theta^1 = Sigma^1."""
 
-        def step(state: PairState, traces: tuple[tuple[Trace, ...], tuple[Trace, ...]]) -> tuple[PairState, None]:
-            for layer, trace_x, trace_y in zip(self.block, *traces, strict=True):
-                state = layer.pair(trace_x, trace_y, state)
+        def step(state: PairState, memos: tuple[tuple[Memo, ...], tuple[Memo, ...]]) -> tuple[PairState, None]:
+            for layer, memo_x, memo_y in zip(self.block, *memos, strict=True):
+                state = layer.pair(memo_x, memo_y, state)
             return state, None
 
-        state = PairState(gaps, gaps.rho)
+        state = PairState(correlation, correlation.rho)
         if self.repeats == 0:
             return state
-        if self.repeats > UNROLLED or self.rtol(gaps.below.dtype) > 0:  # series are much to compile
+        if self.repeats > UNROLLED or self.rtol(correlation.one_minus.dtype) > 0:  # series are much to compile
             return jax.lax.scan(step, state, (x, y))[0]
         for i in range(self.repeats):
             state, _ = step(state, jax.tree.map(lambda leaf: leaf[i], (x, y)))  # noqa: B023
@@ -290,21 +297,21 @@ class Network:
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
-        rows = jax.tree.map(lambda leaf: leaf[..., :, None], x.traces)
-        columns = jax.tree.map(lambda leaf: leaf[..., None, :], y.traces)
+        rows = jax.tree.map(lambda leaf: leaf[..., :, None], x.memos)
+        columns = jax.tree.map(lambda leaf: leaf[..., None, :], y.memos)
         return self._through(rows, columns, correlate_points(x.points, y.points, same=same))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
-        gaps = gaps_of_one(x.variance.value)
+        correlation = correlation_with_itself(x.variance.value)
 
-        def step(state: PairState, traces: tuple[Trace, ...]) -> tuple[PairState, None]:
-            for layer, trace in zip(self.block, traces, strict=True):
-                state = layer.itself(trace, state)
+        def step(state: PairState, memos: tuple[Memo, ...]) -> tuple[PairState, None]:
+            for layer, memo in zip(self.block, memos, strict=True):
+                state = layer.itself(memo, state)
             return state, None
 
-        state = PairState(gaps, gaps.rho)
-        return jax.lax.scan(step, state, x.traces)[0] if self.repeats else state
+        state = PairState(correlation, correlation.rho)
+        return jax.lax.scan(step, state, x.memos)[0] if self.repeats else state
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:

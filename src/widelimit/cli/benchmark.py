@@ -69,7 +69,7 @@ def benchmark(
         if out is not None:
             check_output(out, FIGURES)
         from widelimit.cli import benchmark_report, benchmarking, terminal
-        from widelimit.cli.training import Choices
+        from widelimit.cli.training_data import Choices
 
         choices = Choices(target, task, drop or (), categorical or (), impute, rows, seed)
         given: dict[str, Any] = {

@@ -9,8 +9,8 @@ from statistics import median
 from matplotlib.figure import Figure
 from rich.table import Table as Grid
 
-from widelimit.cli import rivals, terminal
-from widelimit.cli.benchmarking import SCORES, Result
+from widelimit.cli import baselines, terminal
+from widelimit.cli.benchmarking import SCORES, BenchmarkResult
 from widelimit.cli.files import whole_file
 
 LABELS = {"rmse": "rmse", "nlpd": "nlpd", "coverage_95": "cov95", "accuracy": "accuracy", "log_loss": "log loss"}
@@ -26,27 +26,27 @@ OURS, PEERS = "#1b6ca8", "#777777"
 LIBRARY = ("NTK", "NNGP")
 SETTINGS = {
     "regression": (
-        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {rivals.FEW} training rows at most",
-        f"random forest: {rivals.TREES} trees, noise by out-of-bag residuals",
-        f"boosting: histogram gradient boosting, defaults; noise by {rivals.FOLDS} inner folds",
+        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {baselines.FEW} training rows at most",
+        f"random forest: {baselines.TREES} trees, noise by out-of-bag residuals",
+        f"boosting: histogram gradient boosting, defaults; noise by {baselines.FOLDS} inner folds",
         "ridge: penalty and noise by leave-one-out",
     ),
     "classification": (
-        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {rivals.FEW_CLASSES} training rows",
-        f"random forest: {rivals.TREES} trees; no probability below 1/({rivals.TREES} + classes)",
+        f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {baselines.FEW_CLASSES} training rows",
+        f"random forest: {baselines.TREES} trees; no probability below 1/({baselines.TREES} + classes)",
         "boosting: histogram gradient boosting, defaults",
-        f"logistic: penalty by {rivals.FOLDS} inner folds",
+        f"logistic: penalty by {baselines.FOLDS} inner folds",
     ),
 }
 
 
-def places(result: Result, score: str) -> int:
+def places(result: BenchmarkResult, score: str) -> int:
     """Return the decimals of a column: two digits of its median standard error."""
     errors = [row.error(score) for row in result.rows if 0 < row.error(score) < math.inf]
     return min(max(1 - math.floor(math.log10(median(errors))), 0), 6) if errors else 3
 
 
-def title(result: Result) -> str:
+def title(result: BenchmarkResult) -> str:
     """Return the title: models and table."""
     table = result.table
     drawn = f" of {table.rows}" if table.rows != table.frame.height else ""
@@ -56,7 +56,7 @@ def title(result: Result) -> str:
     )
 
 
-def grid(result: Result) -> Grid:
+def grid(result: BenchmarkResult) -> Grid:
     """Make a table of one line a model."""
     out = terminal.grid()
     out.add_column("model", no_wrap=True)
@@ -70,7 +70,7 @@ def grid(result: Result) -> Grid:
     return out
 
 
-def show(result: Result, figure: Path | None) -> None:
+def show(result: BenchmarkResult, figure: Path | None) -> None:
     """Print the table, what its columns mean, and remarks."""
     console = terminal.console()
     console.print(title(result), style="bold")
@@ -88,7 +88,7 @@ def show(result: Result, figure: Path | None) -> None:
         console.print(f"Figure: {figure}", soft_wrap=True)
 
 
-def draw(result: Result, path: Path) -> None:
+def draw(result: BenchmarkResult, path: Path) -> None:
     """Draw a panel for each score: one line a model, its mean and standard error.
 
     Raises:

@@ -16,11 +16,11 @@ import polars as pl
 from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
-from widelimit.cli import demo_scores, rivals, schema, training
+from widelimit.cli import baselines, schema, scores, training_data
+from widelimit.cli.baselines import Fold
 from widelimit.cli.models import plain
-from widelimit.cli.rivals import Fold
 from widelimit.cli.schema import Schema
-from widelimit.cli.training import Choices, Table
+from widelimit.cli.training_data import Choices, TargetTable
 
 SCORES = {
     "regression": ("rmse", "nlpd", "coverage_95"),
@@ -37,7 +37,7 @@ ONE_THREAD = 3000
 
 @final
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """A row is one model: its scores on each fold."""
 
     model: str
@@ -62,14 +62,14 @@ class Row:
 
 @final
 @dataclass(frozen=True)
-class Result:
+class BenchmarkResult:
     """The result holds all models on a table, the best by the first score before the others."""
 
-    table: Table
+    table: TargetTable
     inputs: int
     folds: int
     seed: int
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
     notes: list[str]
     seconds: float
 
@@ -89,7 +89,7 @@ class Result:
         }
 
 
-def row_document(row: Row) -> dict[str, Any]:
+def row_document(row: ScoreRow) -> dict[str, Any]:
     """Return a row in JSON."""
     scores = {
         name: {
@@ -102,7 +102,7 @@ def row_document(row: Row) -> dict[str, Any]:
     return {"model": row.model, **scores, "seconds": row.seconds.tolist(), "remarks": list(row.remarks)}
 
 
-def splits(table: Table, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def splits(table: TargetTable, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return training and test rows of each fold; of classes, an equal share in each.
 
     Raises:
@@ -139,12 +139,12 @@ def standardised(known: Schema, inside: pl.DataFrame, outside: pl.DataFrame) -> 
     return (X - centre) / spread, (Z - centre) / spread
 
 
-def models(table: Table, given: Mapping[str, Any], *, costly: bool) -> tuple[dict[str, Any], list[str]]:
+def models(table: TargetTable, given: Mapping[str, Any], *, costly: bool) -> tuple[dict[str, Any], list[str]]:
     """Return the models for a table, by name, and a note on those that are left out unless `costly`."""
     if table.task == "regression":
-        return dict(rivals.regression(dict(given))), []
-    left = [] if costly else rivals.costly(len(table.target), len(np.unique(table.target)))
-    known = {name: model for name, model in rivals.classification(dict(given)).items() if name not in left}
+        return dict(baselines.regression(dict(given))), []
+    left = [] if costly else baselines.costly(len(table.target), len(np.unique(table.target)))
+    known = {name: model for name, model in baselines.classification(dict(given)).items() if name not in left}
     return known, [f"left out, as they take minutes: {', '.join(left)}; --all runs them"] * bool(left)
 
 
@@ -156,7 +156,7 @@ def run(
     folds: int,
     costly: bool,
     progress: Progress,
-) -> Result:
+) -> BenchmarkResult:
     """Read the table and score all models on all folds.
 
     Args:
@@ -168,12 +168,12 @@ def run(
         progress: shows them.
 
     Raises:
-        ValueError, MemoryError: see `training.load`, `schema.learn`, `splits`.
+        ValueError, MemoryError: see `training_data.load`, `schema.learn`, `splits`.
     """
     start = time.perf_counter()
-    table = training.load(path, choices)
-    training.require_memory(table.frame.height, MATRICES)
-    data = training.encoded(table, choices)
+    table = training_data.load(path, choices)
+    training_data.require_memory(table.frame.height, MATRICES)
+    data = training_data.encoded(table, choices)
     parts = splits(table, folds, choices.seed)
     known, notes = models(table, given, costly=costly)
     target = table.target if table.task == "regression" else np.unique(table.target, return_inverse=True)[1]
@@ -192,7 +192,7 @@ def run(
         reverse=first == "accuracy",
     )
     elapsed = time.perf_counter() - start
-    return Result(table, data.X.shape[1], folds, choices.seed, tuple(rows), data.notes + notes, elapsed)
+    return BenchmarkResult(table, data.X.shape[1], folds, choices.seed, tuple(rows), data.notes + notes, elapsed)
 
 
 @final
@@ -214,10 +214,10 @@ class Record:
         self.scores.append(score(task, predicted, truth))
         self.remarks.update(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
 
-    def row(self, name: str, scores: Sequence[str]) -> Row:
+    def row(self, name: str, scores: Sequence[str]) -> ScoreRow:
         """Return the record of all folds."""
         values = {key: np.array([each[key] for each in self.scores]) for key in scores}
-        return Row(name, values, np.array(self.seconds), tuple(self.remarks))
+        return ScoreRow(name, values, np.array(self.seconds), tuple(self.remarks))
 
 
 def score(task: str, predicted: Any, truth: np.ndarray) -> dict[str, float]:
@@ -226,12 +226,12 @@ def score(task: str, predicted: Any, truth: np.ndarray) -> dict[str, float]:
         with np.errstate(divide="ignore"):
             log_p = np.log(predicted)
         return {
-            "accuracy": demo_scores.accuracy(log_p, truth),
-            "log_loss": demo_scores.class_nlpd(log_p, truth),
+            "accuracy": scores.accuracy(log_p, truth),
+            "log_loss": scores.class_nlpd(log_p, truth),
         }
     mean, deviation = predicted
     return {
-        "rmse": demo_scores.rmse(mean, truth),
-        "nlpd": demo_scores.gaussian_nlpd(mean, deviation, truth),
-        "coverage_95": demo_scores.interval_coverage(mean, deviation, truth),
+        "rmse": scores.rmse(mean, truth),
+        "nlpd": scores.gaussian_nlpd(mean, deviation, truth),
+        "coverage_95": scores.interval_coverage(mean, deviation, truth),
     }

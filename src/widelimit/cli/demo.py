@@ -13,12 +13,12 @@ from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.cli import demo_data, demo_models, demo_scores
-from widelimit.cli.demo_data import Problem
-from widelimit.cli.demo_models import Classes, Gaussian
+from widelimit.cli import demo_data, demo_models, scores
+from widelimit.cli.demo_data import DemoProblem
+from widelimit.cli.demo_models import Classes, GaussianPrediction
 from widelimit.cli.files import whole_file
 
-Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], Gaussian | Classes]
+Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], GaussianPrediction | Classes]
 Advance = Callable[[str], None]
 """Called before each step, with its name."""
 
@@ -40,7 +40,7 @@ FIGURE_NOISE = 0.1
 
 @final
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """A row is one model on one data set."""
 
     model: str
@@ -53,60 +53,60 @@ class Row:
 
 @final
 @dataclass(frozen=True)
-class Table:
+class DemoTable:
     """A table holds all models on one data set."""
 
-    problem: Problem
-    rows: tuple[Row, ...]
+    problem: DemoProblem
+    rows: tuple[DemoRow, ...]
 
 
 @final
 @dataclass(frozen=True)
-class Result:
+class DemoResult:
     """The result holds all that the demo found; `seconds` of all of it."""
 
     seed: int
-    tables: tuple[Table, ...]
+    tables: tuple[DemoTable, ...]
     figure: Path
     seconds: float
 
 
-def models(problem: Problem) -> dict[str, Fit]:
+def models(problem: DemoProblem) -> dict[str, Fit]:
     """Return the models for a data set, by name."""
     return CLASSIFICATION if problem.classes else REGRESSION
 
 
-def regression_scores(problem: Problem, fitted: Gaussian) -> dict[str, float]:
+def regression_scores(problem: DemoProblem, fitted: GaussianPrediction) -> dict[str, float]:
     """Compute scores of y = offset + scale (standardised y), in y's own unit."""
     mean = problem.offset[0] + problem.scale * fitted.mean[:, 0]
     sd = problem.scale * np.sqrt(fitted.variance)
     return {
-        "rmse": demo_scores.rmse(mean, problem.truth),
-        "nlpd": demo_scores.gaussian_nlpd(mean, sd, problem.truth),
-        "coverage_95": demo_scores.interval_coverage(mean, sd, problem.truth),
+        "rmse": scores.rmse(mean, problem.truth),
+        "nlpd": scores.gaussian_nlpd(mean, sd, problem.truth),
+        "coverage_95": scores.interval_coverage(mean, sd, problem.truth),
     }
 
 
-def class_log_p(problem: Problem, fitted: Gaussian | Classes) -> np.ndarray:
+def class_log_p(problem: DemoProblem, fitted: GaussianPrediction | Classes) -> np.ndarray:
     """Return a model's own log-probabilities, or those of the common rule for Gaussian outputs on one-hot targets."""
     if isinstance(fitted, Classes):
         return fitted.log_p
     mean = problem.offset + problem.scale * fitted.mean
-    return demo_scores.class_log_probabilities(mean, problem.scale * np.sqrt(fitted.variance))
+    return scores.class_log_probabilities(mean, problem.scale * np.sqrt(fitted.variance))
 
 
-def class_scores(problem: Problem, fitted: Gaussian | Classes) -> dict[str, float]:
+def class_scores(problem: DemoProblem, fitted: GaussianPrediction | Classes) -> dict[str, float]:
     """Compute scores of predicted classes."""
     log_p = class_log_p(problem, fitted)
     return {
-        "accuracy": demo_scores.accuracy(log_p, problem.truth),
-        "nlpd": demo_scores.class_nlpd(log_p, problem.truth),
-        "coverage_95": demo_scores.set_coverage(log_p, problem.truth),
-        "set_size": demo_scores.mean_set_size(log_p),
+        "accuracy": scores.accuracy(log_p, problem.truth),
+        "nlpd": scores.class_nlpd(log_p, problem.truth),
+        "coverage_95": scores.set_coverage(log_p, problem.truth),
+        "set_size": scores.mean_set_size(log_p),
     }
 
 
-def row(problem: Problem, name: str) -> Row:
+def row(problem: DemoProblem, name: str) -> DemoRow:
     """Fit one model, time it, score it."""
     start = time.perf_counter()
     fitted = models(problem)[name](problem.X, problem.y, problem.Z)
@@ -114,9 +114,9 @@ def row(problem: Problem, name: str) -> Row:
     if problem.classes:
         scores = class_scores(problem, fitted)
     else:
-        assert isinstance(fitted, Gaussian)
+        assert isinstance(fitted, GaussianPrediction)
         scores = regression_scores(problem, fitted)
-    return Row(name, scores, seconds, fitted.chosen, fitted.remarks)
+    return DemoRow(name, scores, seconds, fitted.chosen, fitted.remarks)
 
 
 def figure_data() -> tuple[np.ndarray, np.ndarray]:
@@ -138,13 +138,13 @@ def draw(path: Path) -> None:
         figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)
 
 
-def table(problem: Problem, advance: Advance) -> Table:
+def table(problem: DemoProblem, advance: Advance) -> DemoTable:
     """Run all models on one data set."""
     rows = []
     for name in models(problem):
         advance(f"{problem.name}: {name}")
         rows.append(row(problem, name))
-    return Table(problem, tuple(rows))
+    return DemoTable(problem, tuple(rows))
 
 
 def step_count() -> int:
@@ -152,7 +152,7 @@ def step_count() -> int:
     return 1 + len(demo_data.SETS) * len(REGRESSION)
 
 
-def run(*, out: Path, seed: int, advance: Advance) -> Result:
+def run(*, out: Path, seed: int, advance: Advance) -> DemoResult:
     """Draw the figure, then fit every model to every data set.
 
     Raises:
@@ -167,10 +167,10 @@ def run(*, out: Path, seed: int, advance: Advance) -> Result:
         for load, size in demo_data.SETS.values():
             problem = load(seed=seed, size=size)
             tables.append(table(problem, advance))
-    return Result(seed, tuple(tables), out, time.perf_counter() - start)
+    return DemoResult(seed, tuple(tables), out, time.perf_counter() - start)
 
 
-def row_document(row: Row) -> dict[str, Any]:
+def row_document(row: DemoRow) -> dict[str, Any]:
     """Return a row in JSON; an infinite time, for which JSON has no number, is "inf"."""
     chosen = {name: value if np.isfinite(value) else str(value) for name, value in row.chosen.items()}
     return {
@@ -182,7 +182,7 @@ def row_document(row: Row) -> dict[str, Any]:
     }
 
 
-def table_document(table: Table) -> dict[str, Any]:
+def table_document(table: DemoTable) -> dict[str, Any]:
     """Return a table in JSON."""
     problem = table.problem
     return {
@@ -195,7 +195,7 @@ def table_document(table: Table) -> dict[str, Any]:
     }
 
 
-def document(result: Result) -> dict[str, Any]:
+def document(result: DemoResult) -> dict[str, Any]:
     """Return the result in JSON."""
     return {
         "seed": result.seed,

@@ -15,7 +15,7 @@ TEST_SHARE = 0.3
 
 @final
 @dataclass(frozen=True)
-class Problem:
+class DemoProblem:
     """A problem is one split of one data set: what models see (X, y, Z), and what they are scored against."""
 
     name: str
@@ -34,19 +34,19 @@ class Problem:
     scale: float
 
 
-def diabetes(*, seed: int, size: int) -> Problem:
+def diabetes(*, seed: int, size: int) -> DemoProblem:
     """Load disease progression of the first `size` of 442 patients from 10 measurements; all standardised."""
     X, y = load_diabetes(return_X_y=True)
     X, Z, y, truth = train_test_split(X[:size], y[:size], test_size=TEST_SHARE, random_state=seed)
     centre, spread = X.mean(axis=0), X.std(axis=0)
     offset, scale = y.mean(), float(y.std())
     targets = ((y - offset) / scale)[:, None]
-    return Problem(
+    return DemoProblem(
         "diabetes", 0, (X - centre) / spread, targets, (Z - centre) / spread, truth, np.array([offset]), scale
     )
 
 
-def digits(*, seed: int, size: int) -> Problem:
+def digits(*, seed: int, size: int) -> DemoProblem:
     """Load the first `size` of 1797 images of digits, 8 x 8 pixels.
 
     Pixels are centred and divided by their common spread, so that none that is always blank is blown up;
@@ -62,8 +62,8 @@ def digits(*, seed: int, size: int) -> Problem:
     offset = one_hot.mean(axis=0)
     scale = float((one_hot - offset).std())
     targets = (one_hot - offset) / scale
-    return Problem("digits", 10, (X - centre) / spread, targets, (Z - centre) / spread, truth, offset, scale)
+    return DemoProblem("digits", 10, (X - centre) / spread, targets, (Z - centre) / spread, truth, offset, scale)
 
 
-SETS: dict[str, tuple[Callable[..., Problem], int]] = {"diabetes": (diabetes, 442), "digits": (digits, 1797)}
+SETS: dict[str, tuple[Callable[..., DemoProblem], int]] = {"diabetes": (diabetes, 442), "digits": (digits, 1797)}
 """Data sets and their sizes."""

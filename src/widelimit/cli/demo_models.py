@@ -40,7 +40,7 @@ ALPHAS = 10.0 ** np.arange(-2, 4.1, 0.25)
 TREES = 500
 
 
-class Gaussian(NamedTuple):
+class GaussianPrediction(NamedTuple):
     """Observations are N(mean, variance): mean (m, c), variance (m,), noise included, in standardised units."""
 
     mean: np.ndarray
@@ -64,7 +64,7 @@ def network() -> wl.Network:
     return wl.mlp(depth=DEPTH, activation=ACTIVATION, weight_std=WEIGHT_STD, bias_std=BIAS_STD)
 
 
-def bayes(make: Callable[[wl.Network], wl.Kernel], X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+def bayes(make: Callable[[wl.Network], wl.Kernel], X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> GaussianPrediction:
     """y = s f + e, f ~ GP(0, K), e ~ N(0, s^2 r): r from NOISES and s^2 by the largest log marginal likelihood.
 
     For each r the best s^2 is y.(K + r)^{-1} y/(n c), of which the likelihood is a function in closed form.
@@ -78,20 +78,20 @@ def bayes(make: Callable[[wl.Network], wl.Kernel], X: np.ndarray, y: np.ndarray,
         candidates.append((profile, noise, square, post))
     _, noise, square, post = max(candidates, key=itemgetter(0))
     variance = square * (np.asarray(post.variance(Z)) + noise)
-    return Gaussian(np.asarray(post.mean(Z)), variance, {"noise": square * noise, "scale": math.sqrt(square)})
+    return GaussianPrediction(np.asarray(post.mean(Z)), variance, {"noise": square * noise, "scale": math.sqrt(square)})
 
 
-def nngp(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+def nngp(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> GaussianPrediction:
     """Call `bayes` with the NNGP kernel: the infinitely wide network under the exact Bayesian posterior."""
     return bayes(wl.nngp, X, y, Z)
 
 
-def ntk(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+def ntk(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> GaussianPrediction:
     """Call `bayes` with the NTK for a covariance."""
     return bayes(wl.ntk, X, y, Z)
 
 
-def ensemble(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+def ensemble(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> GaussianPrediction:
     """y = s f_t + e, f_t an infinitely wide network trained to time t, e ~ N(0, r): t, s and r by cross-validation.
 
     f_t is Gaussian over initialisations. The scale s is that of the outputs at initialisation: networks s f that
@@ -109,7 +109,7 @@ def ensemble(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
     t, spread, residual = float(TIMES[i]), float(SPREADS[j]), float(RESIDUALS[k])
     whole = wl.trained_ensemble(net, X, y)
     variance = spread**2 * np.asarray(whole.variance(Z, t)) + residual
-    return Gaussian(np.asarray(whole.mean(Z, t)), variance, {"noise": residual, "scale": spread, "t": t})
+    return GaussianPrediction(np.asarray(whole.mean(Z, t)), variance, {"noise": residual, "scale": spread, "t": t})
 
 
 def log_densities(squares: np.ndarray, variances: np.ndarray, outputs: int) -> np.ndarray:
@@ -138,7 +138,7 @@ def convergence_remarks() -> Iterator[list[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def rbf(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+def rbf(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> GaussianPrediction:
     """Fit scikit-learn's Gaussian process, amplitude x RBF + white noise, by its marginal-likelihood optimiser.
 
     The start is the best of 3 searches on FEW points: on all of the digits they would double the demo's time.
@@ -155,23 +155,23 @@ def rbf(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
     product, white = model.kernel_.k1, model.kernel_.k2
     chosen = {"noise": float(white.noise_level), "length": float(product.k2.length_scale)}
     variance = sd.reshape(len(Z), -1)[:, 0] ** 2
-    return Gaussian(mean.reshape(len(Z), -1), variance, chosen, tuple(dict.fromkeys(remarks)))
+    return GaussianPrediction(mean.reshape(len(Z), -1), variance, chosen, tuple(dict.fromkeys(remarks)))
 
 
-def ridge(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+def ridge(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> GaussianPrediction:
     """Fit ridge regression: penalty by leave-one-out, variance the mean square of the leave-one-out residuals."""
     model = RidgeCV(ALPHAS, store_cv_results=True).fit(X, y)
     best = int(np.argmin(np.abs(ALPHAS - model.alpha_)))
     residual = float(np.mean(model.cv_results_[..., best]))
     mean = model.predict(Z).reshape(len(Z), -1)
-    return Gaussian(mean, np.full(len(Z), residual), {"alpha": float(model.alpha_)})
+    return GaussianPrediction(mean, np.full(len(Z), residual), {"alpha": float(model.alpha_)})
 
 
-def forest(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Gaussian:
+def forest(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> GaussianPrediction:
     """Fit a random forest for regression: variance the mean square of the out-of-bag residuals. y is (n, 1)."""
     model = RandomForestRegressor(TREES, oob_score=True, random_state=0, n_jobs=-1).fit(X, y[:, 0])
     residual = float(np.mean((model.oob_prediction_ - y[:, 0]) ** 2))
-    return Gaussian(model.predict(Z)[:, None], np.full(len(Z), residual), {"trees": TREES})
+    return GaussianPrediction(model.predict(Z)[:, None], np.full(len(Z), residual), {"trees": TREES})
 
 
 def forest_classes(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Classes:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.table import Table as Grid
 
 from widelimit.cli import terminal
-from widelimit.cli.demo import Result, Table
+from widelimit.cli.demo import DemoResult, DemoTable
 from widelimit.cli.demo_models import ACTIVATION, ALPHAS, BIAS_STD, DEPTH, FEW, FOLDS, NOISES, TIMES, TREES
 from widelimit.cli.terminal import short
 
@@ -40,7 +40,7 @@ NOTES = (
 )
 
 
-def title(table: Table) -> str:
+def title(table: DemoTable) -> str:
     """Describe the data set."""
     problem = table.problem
     task = f"{problem.classes} classes" if problem.classes else "regression"
@@ -48,7 +48,7 @@ def title(table: Table) -> str:
     return f"{problem.name}: {task}, {n} training and {m} test points, {d} inputs"
 
 
-def grid(table: Table) -> Grid:
+def grid(table: DemoTable) -> Grid:
     """Format one data set as a table of at most 80 columns."""
     first, digits = ("accuracy", 3) if table.problem.classes else ("rmse", 1)
     out = terminal.grid()
@@ -67,7 +67,7 @@ def grid(table: Table) -> Grid:
     return out
 
 
-def show(result: Result) -> None:
+def show(result: DemoResult) -> None:
     """Print tables, legend, remarks and the name of the figure."""
     console = terminal.console()
     for table in result.tables:

@@ -144,7 +144,7 @@ def fit(
     with plain_errors(debug=debug), warnings_as_notes(quiet=quiet):
         from widelimit.cli import models
         from widelimit.cli.files import check_output
-        from widelimit.cli.training import Choices
+        from widelimit.cli.training_data import Choices
 
         check_output(model, (".npz",), option="--model")
         choices = Choices(target, task, drop or (), categorical or (), impute, rows, seed)

@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 
 import widelimit as wl
-from widelimit.cli import schema, tables, targets, terminal, training
-from widelimit.cli.demo_scores import NORMAL_QUANTILE
+from widelimit.cli import schema, tables, targets, terminal, training_data
 from widelimit.cli.schema import Schema
-from widelimit.cli.training import Choices, Data
+from widelimit.cli.scores import NORMAL_QUANTILE
+from widelimit.cli.training_data import Choices, Data
 from widelimit.estimators.persistence import read
 
 ESTIMATORS: dict[tuple[str, str], type] = {
@@ -40,7 +40,7 @@ BLOCK = 64
 class FitResult:
     """The result says what `fit` did."""
 
-    table: training.Table
+    table: training_data.TargetTable
     data: Data
     estimator: Any
     model: Path
@@ -125,15 +125,15 @@ def fit(
     """Read, fit, write.
 
     Raises:
-        ValueError, MemoryError: see `training.load`, `schema.learn`, and the estimators' `fit`.
+        ValueError, MemoryError: see `training_data.load`, `schema.learn`, and the estimators' `fit`.
         OSError: the model cannot be written.
     """
     start = time.perf_counter()
     with terminal.waiting(f"reading {path.name}", quiet=quiet):
-        table = training.load(path, choices)
+        table = training_data.load(path, choices)
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
-        training.require_memory(table.frame.height, made._matrices())
-        data = training.encoded(table, choices)
+        training_data.require_memory(table.frame.height, made._matrices())
+        data = training_data.encoded(table, choices)
     with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
         made.fit(data.X, data.y)
     made.set_params(verbose=False)

@@ -18,7 +18,7 @@ _KEY = "fingerprint"
 
 @final
 @dataclass
-class Checkpoint:
+class SolverCheckpoint:
     """A checkpoint is one file, of one problem (known by its fingerprint)."""
 
     path: Path

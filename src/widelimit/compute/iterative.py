@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 import numpy as np
 
 from widelimit.compute import threads
-from widelimit.compute.checkpoints import Checkpoint
+from widelimit.compute.checkpoints import SolverCheckpoint
 from widelimit.compute.linalg import EPS, Factor, restored, scaled
 from widelimit.compute.operators import Operator
 from widelimit.compute.preconditioners import Precondition
@@ -48,7 +48,7 @@ class NotPositiveSemidefinite(ArithmeticError):
     """The error is raised if p^T A p < 0 beyond rounding."""
 
 
-def needed(n: int, columns: int) -> float:
+def bytes_needed(n: int, columns: int) -> float:
     """Return the bytes of the vectors of a solve: its state, and the products in work."""
     return 8.0 * 12 * n * columns
 
@@ -87,7 +87,9 @@ class System:
     tolerance: float
     max_iterations: int
 
-    def solve(self, b: np.ndarray, checkpoint: Checkpoint | None = None, *, progress: Progress = silent) -> Solved:
+    def solve(
+        self, b: np.ndarray, checkpoint: SolverCheckpoint | None = None, *, progress: Progress = silent
+    ) -> Solved:
         """Find x with |b - A x| <= tolerance |b| in every column, or the reason of a failure; (n, c) -> (n, c).
 
         Every column is solved for at a size near 1, and its own is put back: no norm leaves float64's range. A column
@@ -126,7 +128,7 @@ class System:
             x = np.where(lost, np.nan, restored(state["x"], exponent)) if lost.any() else restored(state["x"], exponent)
             return Solved(x, residual, int(state["total"]), resumed, not why, message)
 
-    def _begun(self, b: np.ndarray, checkpoint: Checkpoint | None) -> State:
+    def _begun(self, b: np.ndarray, checkpoint: SolverCheckpoint | None) -> State:
         """The state to go on from. A residual that a checkpoint holds is measured again: it may end the solve."""
         stored = checkpoint.load() if checkpoint else None
         if stored is None:
@@ -147,7 +149,7 @@ class System:
 
         return told
 
-    def _refine(self, b: np.ndarray, state: State, checkpoint: Checkpoint | None, told: Told) -> None:
+    def _refine(self, b: np.ndarray, state: State, checkpoint: SolverCheckpoint | None, told: Told) -> None:
         """Solve A dx = r to the accuracy of `fast`, then return x + dx and its residual."""
         rough = self.eps > EPS
         r = _norms(state["r"])
@@ -160,7 +162,7 @@ class System:
         state.update(_restart(state["r"]), before=np.asarray(before))
 
     def _iterate(
-        self, state: State, target: np.ndarray, patience: int, checkpoint: Checkpoint | None, told: Told
+        self, state: State, target: np.ndarray, patience: int, checkpoint: SolverCheckpoint | None, told: Told
     ) -> None:
         """Run preconditioned conjugate gradients (Hestenes, Stiefel 1952) on A dx = r, each column to |s| <= target."""
         size = float(self.fast.diagonal().max(initial=0.0))

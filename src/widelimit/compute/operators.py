@@ -19,7 +19,7 @@ RESERVE = 2**29
 """Bytes left free for tiles in the making, test points and the right-hand sides."""
 
 
-class Block(NamedTuple):
+class RowBlock(NamedTuple):
     """values = A[row : row + h, column : column + w], on the diagonal (row = column, h = w) or below it."""
 
     row: int
@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
 def blocks(
     kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, progress: Callable[[int, int], None] = tiles.silent
-) -> Iterator[Block]:
+) -> Iterator[RowBlock]:
     """Compute the lower triangle of K(X, X) in X's dtype, block by block on request, and report progress.
 
     Raises:
@@ -41,18 +41,18 @@ def blocks(
         rows = X[i : i + size]
         for j in range(0, i + 1, size):
             values = tiles.gram(kernel, rows) if i == j else tiles.cross(kernel, rows, X[j : j + size])
-            yield _finite(Block(i, j, values))
+            yield _finite(RowBlock(i, j, values))
             progress(next(done), side * (side + 1) // 2)
 
 
-def _finite(block: Block) -> Block:
+def _finite(block: RowBlock) -> RowBlock:
     if not np.isfinite(block.values).all():
         i, j = np.argwhere(~np.isfinite(block.values))[0]
         raise ValueError(f"the kernel is {block.values[i, j]} at rows {block.row + i} and {block.column + j} of X.")
     return block
 
 
-def _add(out: np.ndarray, block: Block, v: np.ndarray) -> None:
+def _add(out: np.ndarray, block: RowBlock, v: np.ndarray) -> None:
     """Add the part of A v that the block, and its mirror, make to `out`."""
     r, c, values = block
     out[r : r + len(values)] += values @ v[c : c + values.shape[1]]
@@ -83,7 +83,7 @@ class Tiles(Operator):
 
     kernel: PairKernel
     X: np.ndarray
-    held: tuple[Block, ...]
+    held: tuple[RowBlock, ...]
     offset: float
 
     def diagonal(self) -> np.ndarray:
@@ -125,7 +125,7 @@ class Recomputed(Operator):
 
 @final
 @dataclass(frozen=True)
-class Stored(Operator):
+class StoredOperator(Operator):
     """The symmetric matrix is read by blocks of rows: a NumPy array, a memmap, a Zarr array."""
 
     rows: Any
@@ -209,7 +209,7 @@ def fits(n: int, dtype: np.dtype, *, beside: int = 0) -> bool:
     return triangle_bytes(n, dtype) + beside + RESERVE <= memory.available()
 
 
-def held_or_recomputed(
+def choose_operator(
     kernel: PairKernel,
     X: np.ndarray,
     dtype: np.dtype,
@@ -233,11 +233,11 @@ def in_memory(
     """
     n = len(X)
     memory.require(triangle_bytes(n, dtype), f"one triangle of a {n} x {n} {dtype} kernel matrix")
-    held: list[Block] = []
+    held: list[RowBlock] = []
     offset = 0.0
     for row, column, values in blocks(kernel, X, progress=progress):
         if dtype.itemsize < X.dtype.itemsize:
             offset = offset if held else float(values.mean())
             values = (values - offset).astype(dtype)
-        held.append(Block(row, column, values))
+        held.append(RowBlock(row, column, values))
     return Tiles(kernel, X, tuple(held), offset)

@@ -16,7 +16,7 @@ import numpy as np
 
 from widelimit.compute import memory, packed_cholesky, threads
 from widelimit.compute.linalg import EPS, Factor
-from widelimit.compute.operators import Block
+from widelimit.compute.operators import RowBlock
 from widelimit.compute.tiles import silent
 
 
@@ -68,7 +68,7 @@ class _Layout(NamedTuple):
         tall, rest = packed_cholesky.views(folded, self.n)
         return tall.diagonal(), rest.diagonal()
 
-    def parts(self, block: Block) -> Iterator[Block]:
+    def parts(self, block: RowBlock) -> Iterator[RowBlock]:
         """Split the block where its rows and columns cross n1; what lies above the diagonal is left out."""
         r, c, values = block
         rows = [0, min(max(self.first - r, 0), len(values)), len(values)]
@@ -76,9 +76,9 @@ class _Layout(NamedTuple):
         for i, j in pairwise(rows):
             for k, m in pairwise(columns):
                 if i < j and k < m and r + i >= c + k:
-                    yield Block(r + i, c + k, values[i:j, k:m])
+                    yield RowBlock(r + i, c + k, values[i:j, k:m])
 
-    def place(self, folded: np.ndarray, block: Block) -> None:
+    def place(self, folded: np.ndarray, block: RowBlock) -> None:
         """Write a block of the lower triangle: on the diagonal (its upper half is not read) or below it."""
         tall, rest = packed_cholesky.views(folded, self.n)
         for r, c, values in self.parts(block):
@@ -96,7 +96,7 @@ def require(n: int, dtype: np.dtype) -> None:
 
 
 def factorise(
-    blocks: Iterable[Block],
+    blocks: Iterable[RowBlock],
     noise: np.ndarray,
     dtype: np.dtype,
     *,

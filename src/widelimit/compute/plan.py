@@ -35,7 +35,7 @@ def usable_cores() -> int:
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """A plan has tiles of `edge` x `edge` of an (n, m) matrix; with `symmetric`, those on and below the diagonal."""
 
     n: int
@@ -87,7 +87,7 @@ def tile_edge(longest: int) -> int:
     return edge // 2 if edge == LARGEST and longest <= 2 * LARGEST else edge
 
 
-def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, budget: float) -> Plan:
+def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, budget: float) -> TilePlan:
     """Make the plan of an (n, m) matrix whose inputs have `features` numbers each.
 
     Tiles have LARGEST rows, fewer for a small matrix (half of it, as a power of two, so that there is work for two) and
@@ -107,9 +107,9 @@ def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, bud
     size = np.dtype(dtype).itemsize
     features = features + BESIDE
     edge = tile_edge(max(n, m))
-    while edge > SMALLEST and _needed(edge, features, size) > budget:
+    while edge > SMALLEST and _bytes_needed(edge, features, size) > budget:
         edge //= 2
-    needed = _needed(edge, features, size)
+    needed = _bytes_needed(edge, features, size)
     if needed > budget:
         raise MemoryError(
             f"a budget of {budget / 2**20:.3g} MiB is too small for one tile: {edge} x {edge} numbers of {dtype} and "
@@ -119,15 +119,15 @@ def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, bud
     group = max(1, min(blocks, int(budget / 4 / (2 * edge * features * size))))
     spare = budget - 2 * group * edge * features * size
     workers = max(1, min(usable_cores(), int(spare / (COPIES * edge * edge * size))))
-    return Plan(n, m, edge, workers, group, symmetric)
+    return TilePlan(n, m, edge, workers, group, symmetric)
 
 
 def usual_budget(features: int, dtype: Any) -> float:
     """Return BUDGET, or more where inputs are so long that not one smallest tile fits."""
-    return max(BUDGET, _needed(SMALLEST, features + BESIDE, np.dtype(dtype).itemsize))
+    return max(BUDGET, _bytes_needed(SMALLEST, features + BESIDE, np.dtype(dtype).itemsize))
 
 
-def _needed(edge: int, features: int, size: int) -> int:
+def _bytes_needed(edge: int, features: int, size: int) -> int:
     """Return the bytes of one worker on one tile, with the features of its rows and columns."""
     return size * edge * (COPIES * edge + 2 * features)
 

@@ -40,7 +40,7 @@ def default_rank(n: int) -> int:
     return min(max(n // 10, min(n, 50)), MOST)
 
 
-def needed(n: int, rank: int) -> float:
+def bytes_needed(n: int, rank: int) -> float:
     """Return the bytes to make a preconditioner: its factor twice, and a block of columns with its new ones."""
     return 8.0 * n * (2 * rank + 3 * min(CANDIDATES, rank))
 

@@ -27,7 +27,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from widelimit.compute import tiles
-from widelimit.compute.plan import Plan, tile_plan
+from widelimit.compute.plan import TilePlan, tile_plan
 from widelimit.memory import GIB
 
 KEY = "widelimit_gram"
@@ -124,7 +124,7 @@ def _document(file: Path) -> Any:
         return None
 
 
-def _describe(path: Path, manifest: dict[str, Any], plan: Plan, dtype: np.dtype) -> None:
+def _describe(path: Path, manifest: dict[str, Any], plan: TilePlan, dtype: np.dtype) -> None:
     """Write both copies of the array's metadata where they are not there, or say something else.
 
     Attributes that a user has added stay, and the copy has them too.
@@ -188,7 +188,7 @@ def _require_disk(path: Path, size: float) -> None:
         )
 
 
-def _same_store(path: Path, manifest: dict[str, Any], plan: Plan) -> int:
+def _same_store(path: Path, manifest: dict[str, Any], plan: TilePlan) -> int:
     """Return the rows of a tile of the store at `path`; refuses any store but one of this kernel and these data."""
     found = [_manifest_of(path / name) for name in (METADATA, COPY)]
     known = [each for each in found if each is not None]
@@ -250,7 +250,7 @@ class _Store:
     """The tiles of a plan are the chunks of the array at `path`."""
 
     path: Path
-    plan: Plan
+    plan: TilePlan
     dtype: np.dtype
 
     def whole(self, array: zarr.Array[Any], i: int, j: int) -> bool:

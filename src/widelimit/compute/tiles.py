@@ -20,15 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.arithmetic import arithmetic, lenient, outside
-from widelimit.compute.plan import Plan, require, tile_plan, usual_budget
+from widelimit.compute.plan import TilePlan, require, tile_plan, usual_budget
 
 PATCH = 128
 """Rows of a patch: a few arrays of 128 x 128 numbers are in a core's cache, and the loop's own cost is hidden."""
 MIRRORED = 16
 """Columns mirrored at once: a cache line or two of each row written."""
-
 Features = Any
 Item = TypeVar("Item")
+Pairs = list[tuple[int, int]]
 
 
 class PairKernel(abc.ABC):
@@ -52,7 +52,7 @@ class PairKernel(abc.ABC):
         """Compute the kernel of each input with itself, (n,)."""
 
 
-class Block(NamedTuple):
+class EncodedBlock(NamedTuple):
     """The block holds encoded rows of the data, some at the end only to fill the shape up."""
 
     patches: Features
@@ -66,8 +66,8 @@ def _at(patches: Features, index: jax.Array | int) -> Features:
     return jax.tree.map(lambda leaf: leaf[index], patches)
 
 
-def _apart(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
-    """Call function(*arguments) by a branch that is always taken.
+def _unfused(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
+    """Call function(*arguments) by a branch that is always taken: what is around is not fused with it.
 
     XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which then takes five times as long; it
     does not fuse across a branch (and drops `optimization_barrier` before it fuses).
@@ -97,7 +97,7 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
 
     def step(k: int, out: jax.Array) -> jax.Array:
         s, t = pairs[k]
-        patch = _apart(jnp.less(k, count), values, _at(x, s), _at(y, t), same & (s == t))
+        patch = _unfused(jnp.less(k, count), values, _at(x, s), _at(y, t), same & (s == t))
         return jax.lax.dynamic_update_slice(out, patch, (s * rows, t * columns))
 
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
@@ -112,7 +112,7 @@ def _whole(kernel: PairKernel, x: Features, y: Features) -> jax.Array:
 def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
     """Compute K(x, x): one triangle, mirrored, around the diagonal given.
 
-    `diagonal` is compiled separately: inside this function the compiler could round it in another way than `diag` does.
+    `diagonal` is compiled separately: in this function the compiler could round it in another way than `diag` does.
     """
     block = jnp.tril(kernel.pairwise(x, x, same=True), -1)
     return block + block.T + jnp.diag(diagonal)
@@ -153,7 +153,7 @@ def _cut(features: Features, axes: Axes, count: int) -> Features:
 
 
 @partial(jax.jit, static_argnames=("axes", "count"))
-def _finished(kernel: PairKernel, features: Features, axes: Axes, count: int) -> tuple[Features, jax.Array]:
+def _finish(kernel: PairKernel, features: Features, axes: Axes, count: int) -> tuple[Features, jax.Array]:
     return _cut(features, axes, count), kernel.diagonal(features)
 
 
@@ -169,7 +169,7 @@ def _patches(rows: int) -> int:
     return max(1, rows // PATCH) if jax.default_backend() == "cpu" else 1  # a device takes whole tiles
 
 
-def _encoded(kernel: PairKernel, X: np.ndarray, rows: int) -> Block:
+def _encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:
     """Encode the rows X, at most `rows` of them, as a block of that many."""
     filled = np.resize(X, (rows, X.shape[1]))
     with arithmetic(X.dtype == np.float64):
@@ -178,8 +178,8 @@ def _encoded(kernel: PairKernel, X: np.ndarray, rows: int) -> Block:
         else:
             features = kernel.encode(jnp.asarray(filled))
             axes = _axes(features, rows, lambda: kernel.encode(jnp.asarray(filled[: rows // 2])))
-            patches, diagonal = _finished(kernel, features, axes, _patches(rows))
-        return Block(patches, np.asarray(diagonal), len(X))
+            patches, diagonal = _finish(kernel, features, axes, _patches(rows))
+        return EncodedBlock(patches, np.asarray(diagonal), len(X))
 
 
 _BEGUN: set[int] = set()
@@ -210,28 +210,28 @@ def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Cal
     return thread.join
 
 
-def _patch(block: Block) -> int:
+def _patch(block: EncodedBlock) -> int:
     return len(block.diagonal) // len(jax.tree.leaves(block.patches)[0])
 
 
-def _rectangle(kernel: PairKernel, x: Block, y: Block) -> np.ndarray:
+def _rectangle(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
     """Compute the tile of two blocks of rows: (rows of x that count, rows of y that count)."""
     used = [-(-block.used // _patch(block)) for block in (x, y)]
     pairs = [(s, t) for s in range(used[0]) for t in range(used[1])]
-    return _computed(kernel, x, y, pairs, same=False)[: x.used, : y.used]
+    return _compute_pairs(kernel, x, y, pairs, same=False)[: x.used, : y.used]
 
 
-def _computed(kernel: PairKernel, x: Block, y: Block, pairs: list[tuple[int, int]], *, same: bool) -> np.ndarray:
+def _compute_pairs(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock, pairs: Pairs, *, same: bool) -> np.ndarray:
     filled = np.zeros((len(x.diagonal) // _patch(x) * (len(y.diagonal) // _patch(y)), 2), np.int32)
     filled[: len(pairs)] = pairs
     return np.asarray(_tile(kernel, x.patches, y.patches, filled, len(pairs), same))
 
 
-def _square(kernel: PairKernel, x: Block) -> np.ndarray:
+def _square(kernel: PairKernel, x: EncodedBlock) -> np.ndarray:
     """Compute the tile of a block with itself, symmetric to the bit: (rows that count,) * 2."""
     rows = _patch(x)
     count = -(-x.used // rows)
-    tile = np.array(_computed(kernel, x, x, [(s, t) for s in range(count) for t in range(s + 1)], same=True))
+    tile = np.array(_compute_pairs(kernel, x, x, [(s, t) for s in range(count) for t in range(s + 1)], same=True))
     for s in range(count):
         here, below = slice(s * rows, (s + 1) * rows), slice((s + 1) * rows, None)
         patch = np.tril(tile[here, here], -1)
@@ -247,7 +247,7 @@ def mirror(block: np.ndarray, target: np.ndarray) -> None:
         target[:, i : i + MIRRORED] = block[i : i + MIRRORED].T
 
 
-def every(*_: int) -> bool:
+def all_tiles(*_: int) -> bool:
     """All tiles are required."""
     return True
 
@@ -256,7 +256,7 @@ def silent(done: float, total: float) -> None:
     """Report no progress."""
 
 
-def each(pool: ThreadPoolExecutor, work: Callable[[Item], None], items: Iterable[Item]) -> Iterator[None]:
+def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[Item], None], items: Iterable[Item]) -> Iterator[None]:
     """Run `work` on every item; yields after each. An exception (or Ctrl-C) leaves the items that have not begun."""
     futures = [pool.submit(work, item) for item in items]
     try:
@@ -271,10 +271,10 @@ def compute(
     kernel: PairKernel,
     X: np.ndarray,
     Y: np.ndarray,
-    plan: Plan,
+    plan: TilePlan,
     write: Callable[[int, int, np.ndarray], None],
     *,
-    wanted: Callable[[int, int], bool] = every,
+    wanted: Callable[[int, int], bool] = all_tiles,
     progress: Callable[[int, int], None] = silent,
 ) -> None:
     """Call `write(i, j, tile)` for every tile of the plan that is requested, from several threads, in no order.
@@ -283,8 +283,8 @@ def compute(
     `write` or by Ctrl-C, ends the work within a tile.
     """
 
-    def encoded(data: np.ndarray, i: int) -> Block:
-        return _encoded(kernel, data[plan.rows(i)], plan.edge)
+    def encoded(data: np.ndarray, i: int) -> EncodedBlock:
+        return _encode_block(kernel, data[plan.rows(i)], plan.edge)
 
     def work(task: tuple[int, int]) -> None:
         i, j = task
@@ -314,7 +314,7 @@ def compute(
             known = columns if plan.symmetric else {}
             fresh = [i for i in row_range if i not in known]
             rows = known | dict(zip(fresh, pool.map(lambda i: encoded(X, i), fresh), strict=True))
-            for _ in each(pool, work, todo):
+            for _ in run_in_pool(pool, work, todo):
                 done += 1
                 progress(done, plan.count)
 
@@ -367,7 +367,7 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
     """Compute K(x, x) for every row, in the blocks of `cross` with `beside` other rows: nothing is compiled again."""
     (n, d), dtype = X.shape, X.dtype
     plan = tile_plan(n, max(n, beside), d, dtype, symmetric=True, budget=usual_budget(d, dtype))
-    parts = (_encoded(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
+    parts = (_encode_block(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
     return np.concatenate([block.diagonal[: block.used] for block in parts])
 
 

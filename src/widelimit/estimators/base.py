@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
 from widelimit.estimators import preparation
-from widelimit.estimators.networks import Choice, Design, Kind, Training, choose
+from widelimit.estimators.networks import Design, FittedTraining, Kind, SolverChoice, choose
 from widelimit.estimators.preparation import Inputs
 from widelimit.inference.solvers import Solver
 from widelimit.references import referenced, resolved
@@ -24,7 +24,7 @@ SOLVERS = ("auto", "cholesky", "cg")
 HYPERPARAMETERS = ("fixed", "marginal_likelihood", "leave_one_out")
 
 
-class WideEstimator(BaseEstimator, abc.ABC):
+class KernelEstimator(BaseEstimator, abc.ABC):
     """An infinitely wide network becomes an estimator. Fitted state is plain arrays and numbers."""
 
     _kind: ClassVar[Kind]
@@ -79,15 +79,15 @@ class WideEstimator(BaseEstimator, abc.ABC):
         numbers = (validation.plain(value) for value in (weight_std, bias_std))
         return Design(self._kind, self.depth, self.activation, *numbers)
 
-    def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Choice:
+    def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> SolverChoice:
         """Choose network, noise and scales for standardised targets, by `hyperparameters`."""
         design = self._design(self.weight_std, self.bias_std)
         return choose(design, points, y, weights, self.noise, self.hyperparameters, self.verbose)
 
-    def _training(self, design: Design, points: np.ndarray, weights: np.ndarray) -> Training:
+    def _training(self, design: Design, points: np.ndarray, weights: np.ndarray) -> FittedTraining:
         """Describe the training of this estimator on these rows."""
         ensemble, verbose = self._ensemble(), bool(self.verbose)
-        return Training(design, points, weights, float(self.time), ensemble, self.solver, verbose)
+        return FittedTraining(design, points, weights, float(self.time), ensemble, self.solver, verbose)
 
     def _solved(self) -> bool:
         """Return True if the fit is one linear system, rather than a flow that takes eigenvectors."""

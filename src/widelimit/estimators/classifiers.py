@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
 from widelimit.estimators import casting, preparation
-from widelimit.estimators.base import WideEstimator
+from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.networks import ROWS, Design, Fitted, search, spread
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
@@ -23,7 +23,7 @@ from widelimit.inference.solvers import Solver
 LIKELIHOODS = ("dirichlet", "least_squares")
 
 
-class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
+class KernelClassifier(ClassifierMixin, KernelEstimator, abc.ABC):
     """Both classifiers share this base."""
 
     likelihood: str
@@ -31,7 +31,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
     classes_: np.ndarray
     fitted_: Fitted | FittedClasses | None
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> WideClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelClassifier:
         """Fit to rows X (n, d) and class labels y (n,).
 
         Args:
@@ -69,7 +69,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
         return self
 
     def _check_settings(self) -> None:
-        WideEstimator._check_settings(self)
+        KernelEstimator._check_settings(self)
         validation.choice("likelihood", self.likelihood, LIKELIHOODS)
         validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
         if self.likelihood == "dirichlet" and self.noise != "auto":
@@ -85,7 +85,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
 
     def _matrices(self) -> float:
         """Count the factor and, for all classes together, one correction of its size, made from as much."""
-        return 3 if self.likelihood == "dirichlet" and self._solved() else WideEstimator._matrices(self)
+        return 3 if self.likelihood == "dirichlet" and self._solved() else KernelEstimator._matrices(self)
 
     def _dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
         alpha, classes = float(self.alpha_epsilon), len(self.classes_)
@@ -153,7 +153,7 @@ class WideClassifier(ClassifierMixin, WideEstimator, abc.ABC):
 
 
 @final
-class NNGPClassifier(WideClassifier):
+class NNGPClassifier(KernelClassifier):
     """p(class k) = E[softmax(f)_k], f_k | labels for f_k ~ GP(offset, scale^2 Sigma^L): Dirichlet classification.
 
     Exact Bayesian inference with an infinitely wide network's prior (`widelimit.nngp`) on transformed labels.
@@ -218,7 +218,7 @@ class NNGPClassifier(WideClassifier):
 
 
 @final
-class NTKClassifier(WideClassifier):
+class NTKClassifier(KernelClassifier):
     """p(class k) = E[softmax(f)_k], f_k | labels for f_k ~ GP(offset, scale^2 Theta^L): Dirichlet classification.
 
     The mean is that of an infinitely wide network after gradient descent with a ridge (Theta^L is `widelimit.ntk`).

@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from widelimit import validation
-from widelimit.estimators.networks import Training, without_law
+from widelimit.estimators.networks import FittedTraining, without_law
 from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import StoppedFlow
@@ -21,7 +21,7 @@ from widelimit.shapes import Float, Int
 class FittedClasses:
     """Every class has one latent function; the data for variances are made again on request."""
 
-    training: Training
+    training: FittedTraining
     labels: Int[np.ndarray, " n"]
     scale: float
     classes: int

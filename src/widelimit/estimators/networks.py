@@ -61,7 +61,7 @@ class Design:
 
 @final
 @dataclass(frozen=True)
-class Choice:
+class SolverChoice:
     """A choice is made on standardised targets y_j = scale_j (f + e), f ~ GP(0, K), e ~ N(0, noise/weights)."""
 
     design: Design
@@ -77,7 +77,7 @@ def choose(
     noise: float | Literal["auto"],
     hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"],
     verbose: bool,
-) -> Choice:
+) -> SolverChoice:
     """Choose network, noise and scales: as given, or the most likely ones, of rows evenly spread over a large table."""
     given = None if noise == "auto" else float(noise)
     objective: Objective = "marginal_likelihood"
@@ -93,13 +93,13 @@ def choose(
 
         design = search(design, score)
     if given is not None:
-        return Choice(design, given, np.ones(y.shape[1]))
+        return SolverChoice(design, given, np.ones(y.shape[1]))
     rows = spread(np.arange(len(points)), NOISE_ROWS)
     with shown(verbose and len(points) > LONG) as report:
         report("noise", 0, 0)
         gram = np.asarray(design.kernel().gram(points[rows]))
         found = noise_level(gram, y[rows], weights[rows], objective=objective)
-    return Choice(design, found.noise, found.scale)
+    return SolverChoice(design, found.noise, found.scale)
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:
@@ -133,7 +133,7 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
 
 @final
 @dataclass(frozen=True)
-class Training:
+class FittedTraining:
     """The object holds a network, its training rows, and the way of training."""
 
     design: Design
@@ -184,7 +184,7 @@ def without_law(state: dict[str, Any]) -> dict[str, Any]:
 class Fitted:
     """A fitted function is kept as plain arrays; the data for variances are made again on request."""
 
-    training: Training
+    training: FittedTraining
     y: Float[np.ndarray, "n c"]
     noise: float
     coefficients: Float[np.ndarray, "n c"] | None = None

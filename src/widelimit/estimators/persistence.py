@@ -17,10 +17,10 @@ from sklearn.utils.validation import check_is_fitted
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
 from widelimit.estimators import files
-from widelimit.estimators.base import WideEstimator
-from widelimit.estimators.classifiers import WideClassifier
+from widelimit.estimators.base import KernelEstimator
+from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.fitted_classes import FittedClasses
-from widelimit.estimators.regressors import WideRegressor
+from widelimit.estimators.regressors import KernelRegressor
 from widelimit.estimators.restoring import ESTIMATORS, INVALID, restored
 
 FORMAT = 1
@@ -31,14 +31,14 @@ FIELDS = {"magic", "format", "widelimit", "class", "parameters", "state", "array
 """The header has these fields."""
 
 
-class Stored(NamedTuple):
+class StoredModel(NamedTuple):
     """The object holds what a file contains."""
 
-    model: WideEstimator
+    model: KernelEstimator
     extra: dict[str, Any]
 
 
-def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str, Any] | None = None) -> None:
+def save(model: KernelEstimator, path: str | os.PathLike[str], *, extra: dict[str, Any] | None = None) -> None:
     """Write a fitted estimator to one .npz file: arrays and a JSON header, no pickled objects; whole or not at all.
 
     The header holds the format's version, the library's, the class, every parameter, feature names, classes, and a
@@ -56,7 +56,7 @@ def save(model: WideEstimator, path: str | os.PathLike[str], *, extra: dict[str,
         sklearn.exceptions.NotFittedError: not fitted yet.
         OSError: the file cannot be written.
     """
-    if type(model).__name__ not in ESTIMATORS or not isinstance(model, WideEstimator):
+    if type(model).__name__ not in ESTIMATORS or not isinstance(model, KernelEstimator):
         raise TypeError(f"save takes {', '.join(ESTIMATORS)} as model; got {validation.shown(model)}.")
     validation.path("path", path)
     check_is_fitted(model)
@@ -94,7 +94,7 @@ def _extra(extra: Any) -> Any:
         raise TypeError(f"extra must be of what JSON can hold: {str(error)[:200]}.") from None
 
 
-def load(path: str | os.PathLike[str]) -> WideEstimator:
+def load(path: str | os.PathLike[str]) -> KernelEstimator:
     """Load the estimator that `save` wrote; it predicts the same bits. Everything is validated, nothing executed.
 
     Raises:
@@ -107,7 +107,7 @@ def load(path: str | os.PathLike[str]) -> WideEstimator:
     return read(path).model
 
 
-def read(path: str | os.PathLike[str]) -> Stored:
+def read(path: str | os.PathLike[str]) -> StoredModel:
     """Read (model, extra) of a file written by `save`. Raises: as `load`."""
     name = validation.path("path", path)
     try:
@@ -121,7 +121,7 @@ def read(path: str | os.PathLike[str]) -> Stored:
     except INVALID as error:
         cause = f"{type(error).__name__}: {error}"[:200]
         raise ValueError(f"{name}: the file was damaged or edited: {cause}. Save the model again.") from None
-    return Stored(model, extra)
+    return StoredModel(model, extra)
 
 
 class _Refused(Exception):
@@ -166,7 +166,7 @@ def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _parameters(model: WideEstimator) -> dict[str, Any]:
+def _parameters(model: KernelEstimator) -> dict[str, Any]:
     parameters = model._fitted_with | {"verbose": bool(model.verbose)}  # how to report is no part of a fit
     if not isinstance(parameters["activation"], str):
         raise TypeError(
@@ -186,7 +186,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _state(model: WideEstimator) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _state(model: KernelEstimator) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return fitted attributes as arrays, and the others for JSON."""
     fitted = model.fitted_
     arrays = {"inputs.mean": model.inputs_.mean, "inputs.scale": model.inputs_.scale}
@@ -208,9 +208,9 @@ def _state(model: WideEstimator) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         else:
             arrays |= {"y": fitted.y, "y_mean": model.y_mean_, "y_scale": model.y_scale_}
             state["noise"] = fitted.noise
-    if isinstance(model, WideRegressor):
+    if isinstance(model, KernelRegressor):
         state |= {"single": model._single, "log_marginal_likelihood": model.log_marginal_likelihood_value_}
-    if isinstance(model, WideClassifier):
+    if isinstance(model, KernelClassifier):
         state["classes"] = _classes(model.classes_)
     return {key: np.ascontiguousarray(value) for key, value in arrays.items()}, state
 

@@ -13,13 +13,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
 from widelimit.estimators import preparation
-from widelimit.estimators.base import WideEstimator
+from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.networks import Fitted
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.solvers import Solver
 
 
-class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
+class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC):
     """Both regressors have y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight)."""
 
     y_mean_: np.ndarray
@@ -27,7 +27,7 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
     fitted_: Fitted
     log_marginal_likelihood_value_: float | None
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> WideRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelRegressor:
         """Fit to rows X (n, d) and targets y, (n,) or (n, c).
 
         Args:
@@ -140,7 +140,7 @@ class WideRegressor(MultiOutputMixin, RegressorMixin, WideEstimator, abc.ABC):
 
 
 @final
-class NNGPRegressor(WideRegressor):
+class NNGPRegressor(KernelRegressor):
     """f | y for y_j = mean_j + scale_j (f_j(x) + e), f_j ~ GP(0, Sigma^L), e ~ N(0, noise/sample_weight).
 
     Exact Bayesian regression with an infinitely wide network (section 2.4 of the paper); Sigma^L is `widelimit.nngp`.
@@ -203,7 +203,7 @@ class NNGPRegressor(WideRegressor):
 
 
 @final
-class NTKRegressor(WideRegressor):
+class NTKRegressor(KernelRegressor):
     """f_t(x) = Theta(x, X) (Theta(X, X) + noise)^{-1} y at t = inf: an infinitely wide network after gradient descent.
 
     Kernel ridge regression with the neural tangent kernel (Corollary 4.4 of the paper; Theta is `widelimit.ntk`), on

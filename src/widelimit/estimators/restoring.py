@@ -10,14 +10,14 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
-from widelimit.estimators.base import WideEstimator
-from widelimit.estimators.classifiers import NNGPClassifier, NTKClassifier, WideClassifier
+from widelimit.estimators.base import KernelEstimator
+from widelimit.estimators.classifiers import KernelClassifier, NNGPClassifier, NTKClassifier
 from widelimit.estimators.fitted_classes import FittedClasses
-from widelimit.estimators.networks import Fitted, Training
+from widelimit.estimators.networks import Fitted, FittedTraining
 from widelimit.estimators.preparation import Inputs
-from widelimit.estimators.regressors import NNGPRegressor, NTKRegressor, WideRegressor
+from widelimit.estimators.regressors import KernelRegressor, NNGPRegressor, NTKRegressor
 
-ESTIMATORS: dict[str, type[WideEstimator]] = {
+ESTIMATORS: dict[str, type[KernelEstimator]] = {
     cls.__name__: cls for cls in (NNGPRegressor, NTKRegressor, NNGPClassifier, NTKClassifier)
 }
 LABELS = re.compile(r"[<>|=][fiub][1248]|[<>=]U[0-9]{1,7}")
@@ -38,7 +38,7 @@ NOTHING: tuple[set[str], set[str]] = set(), {"inputs.mean", "inputs.scale"}
 """The same of a classifier that has seen one class."""
 
 
-def restored(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> WideEstimator:
+def restored(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> KernelEstimator:
     """Restore the fitted estimator of a header and arrays.
 
     Raises: one of INVALID.
@@ -50,16 +50,16 @@ def restored(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> WideEstim
     if state["feature_names"] is not None:
         model.feature_names_in_ = _names(state["feature_names"], d)
     model.inputs_ = _inputs(model, _flag(state, "sphere"), arrays, d)
-    if isinstance(model, WideClassifier):
+    if isinstance(model, KernelClassifier):
         model.classes_ = _classes(state["classes"])
     model.fitted_ = _function(model, state, arrays)
     _refuse_other_fields(model, state, arrays)
-    if isinstance(model, WideRegressor):
+    if isinstance(model, KernelRegressor):
         _restore_regressor(model, state)
     return model
 
 
-def _constructed(header: dict[str, Any]) -> WideEstimator:
+def _constructed(header: dict[str, Any]) -> KernelEstimator:
     cls, parameters = ESTIMATORS[header["class"]], header["parameters"]
     if set(parameters) != set(cls._get_param_names()):
         raise ValueError("other parameters than the class has")
@@ -103,7 +103,7 @@ def _positive(arrays: dict[str, np.ndarray], key: str, *shape: int) -> np.ndarra
     return array
 
 
-def _inputs(model: WideEstimator, sphere: bool, arrays: dict[str, np.ndarray], d: int) -> Inputs:
+def _inputs(model: KernelEstimator, sphere: bool, arrays: dict[str, np.ndarray], d: int) -> Inputs:
     mean, scale = _array(arrays, "inputs.mean", d), _positive(arrays, "inputs.scale", d)
     if sphere != (model.normalize == "sphere") or (model.normalize is None and (mean.any() or (scale != 1).any())):
         raise ValueError("inputs that are normalised in another way than normalize says")
@@ -125,18 +125,18 @@ def _classes(kept: dict[str, Any]) -> np.ndarray:
     return classes
 
 
-def _function(model: WideEstimator, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+def _function(model: KernelEstimator, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     """Restore the fitted function, of the kind that this class has with these parameters."""
     kind = state["fitted"]
-    if isinstance(model, WideClassifier) and len(model.classes_) == 1:
+    if isinstance(model, KernelClassifier) and len(model.classes_) == 1:
         if kind is not None:
             raise ValueError("a fit that tells nothing from nothing")
         return None
-    likelihood = model.likelihood if isinstance(model, WideClassifier) else "none"
+    likelihood = model.likelihood if isinstance(model, KernelClassifier) else "none"
     if kind != ("FittedClasses" if likelihood == "dirichlet" else "Fitted"):
         raise ValueError("another kind of fit than this class has")
     n, c = arrays["coefficients"].shape
-    if n < 1 or c < 1 or (isinstance(model, WideClassifier) and c != len(model.classes_)):
+    if n < 1 or c < 1 or (isinstance(model, KernelClassifier) and c != len(model.classes_)):
         raise ValueError("another number of outputs than classes")
     training = _training(model, state, arrays, n)
     coefficients = _array(arrays, "coefficients", n, c)
@@ -150,7 +150,7 @@ def _function(model: WideEstimator, state: dict[str, Any], arrays: dict[str, np.
     return Fitted(training, _array(arrays, "y", n, c), noise, coefficients)
 
 
-def _training(model: WideEstimator, state: dict[str, Any], arrays: dict[str, np.ndarray], n: int) -> Training:
+def _training(model: KernelEstimator, state: dict[str, Any], arrays: dict[str, np.ndarray], n: int) -> FittedTraining:
     chosen = state["design"]
     if set(chosen) != {"weight_std", "bias_std"}:
         raise ValueError("other fields of design than a model has")
@@ -167,7 +167,7 @@ def _training(model: WideEstimator, state: dict[str, Any], arrays: dict[str, np.
 
 
 def _of_classes(
-    model: Any, training: Training, coefficients: np.ndarray, state: dict[str, Any], labels: np.ndarray
+    model: Any, training: FittedTraining, coefficients: np.ndarray, state: dict[str, Any], labels: np.ndarray
 ) -> FittedClasses:
     n, c = coefficients.shape
     if labels.shape != (n,) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= c:
@@ -180,15 +180,15 @@ def _of_classes(
     return FittedClasses(training, labels, scale, c, float(model.alpha_epsilon), coefficients)
 
 
-def _refuse_other_fields(model: WideEstimator, state: dict[str, Any], arrays: Iterable[str]) -> None:
+def _refuse_other_fields(model: KernelEstimator, state: dict[str, Any], arrays: Iterable[str]) -> None:
     kinds = {"Fitted": FITTED, "FittedClasses": CLASSES, None: NOTHING}
     fields, parts = kinds[state["fitted"]]
-    own = {"single", "log_marginal_likelihood"} if isinstance(model, WideRegressor) else {"classes"}
+    own = {"single", "log_marginal_likelihood"} if isinstance(model, KernelRegressor) else {"classes"}
     if set(state) != COMMON | fields | own or set(arrays) != parts:
         raise ValueError("other fields than a model has")
 
 
-def _restore_regressor(model: WideRegressor, state: dict[str, Any]) -> None:
+def _restore_regressor(model: KernelRegressor, state: dict[str, Any]) -> None:
     fitted, value = model.fitted_, state["log_marginal_likelihood"]
     model._single = _flag(state, "single")
     if model._single and fitted.y.shape[1] > 1:

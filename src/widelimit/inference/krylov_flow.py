@@ -162,12 +162,12 @@ def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2))
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
     if isinstance(data.kernel, MatrixKernel):
-        matrix: operators.Operator = operators.Stored(data.gram())
+        matrix: operators.Operator = operators.StoredOperator(data.gram())
     else:
         n, c = data.y.shape
         memory.require(8.0 * c * (2 * STEPS + 2) * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
         data.check_diagonal()
-        matrix = operators.held_or_recomputed(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
+        matrix = operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
     residual, _ = linalg.scaled(_residual(data, initial))
     return KrylovFlow(data, initial, Lanczos(matrix, residual), height, tolerance, max_steps)

@@ -69,7 +69,7 @@ def noise_level(
     gram *= root[:, None]
     gram *= root
     values, vectors = linalg.eigenpairs(gram)
-    every = _Modes(np.maximum(values, 0.0), vectors, threads.product(vectors.T, root[:, None] * y), weights, total)
+    every = _Spectrum(np.maximum(values, 0.0), vectors, threads.product(vectors.T, root[:, None] * y), weights, total)
     columns = heard(y) if columns is None else columns
     some = every if len(columns) == y.shape[1] else every._replace(targets=every.targets[:, columns])
     if noise is not None:
@@ -81,7 +81,7 @@ def noise_level(
     return best._replace(scale=np.where(constant(y), 1.0, scale))
 
 
-class _Modes(NamedTuple):
+class _Spectrum(NamedTuple):
     """W^{1/2} K W^{1/2} = V diag(values) V^T and V^T W^{1/2} y."""
 
     values: np.ndarray

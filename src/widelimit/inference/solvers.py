@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from widelimit.compute import iterative, linalg, memory, operators, packed, plan, preconditioners
-from widelimit.compute.checkpoints import Checkpoint
+from widelimit.compute.checkpoints import SolverCheckpoint
 from widelimit.compute.iterative import Iterative, System
 from widelimit.compute.operators import Operator, Shifted
 from widelimit.compute.tiles import PairKernel
@@ -32,7 +32,7 @@ KERNEL, FACTOR = "kernel matrix", "factorisation"
 DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 
 
-class Choice(NamedTuple):
+class SolverSettings(NamedTuple):
     """A choice is a solver, the place of its matrix, and the reason."""
 
     solver: Literal["cholesky", "cg"]
@@ -45,7 +45,7 @@ class Fit(NamedTuple):
 
     factor: linalg.Factor
     weights: np.ndarray
-    choice: Choice
+    choice: SolverSettings
     residual: float | None
     """The residual is set where the solver measured it."""
     iterations: int
@@ -60,7 +60,7 @@ def _gib(size: float) -> str:
     return f"{size / memory.GIB:.3g} GiB"
 
 
-def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False, kept: bool = False) -> Choice:
+def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False, kept: bool = False) -> SolverSettings:
     """Choose by n and free memory.
 
     A full matrix that leaves as much free as it takes; else one triangle; else iterations.
@@ -69,7 +69,7 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
     full, half = 8.0 * n * n, itemsize * n * (n + 1) / 2
     state = f"n = {n}, {_gib(free)} free"
     if stored:
-        return Choice("cg", "stored", "K(X, X) is given as stored rows")
+        return SolverSettings("cg", "stored", "K(X, X) is given as stored rows")
     if solver == "cg":
         return _iterative(n, itemsize, f'solver="cg" was asked for ({state})')
     if solver == "auto" and kept:
@@ -77,22 +77,24 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
     if solver == "auto" and n > DIRECT:
         return _iterative(n, itemsize, f"n^3/3 flops take too long above n = {DIRECT} ({state})")
     if precision == "double" and 2 * full <= free:
-        return Choice("cholesky", "full", f"{state}: the full matrix, {_gib(full)}, fits twice")
+        return SolverSettings("cholesky", "full", f"{state}: the full matrix, {_gib(full)}, fits twice")
     if half + operators.RESERVE <= free or solver == "cholesky":
         dtype = "float32" if precision == "mixed" else "float64"
-        return Choice("cholesky", "packed", f"{state}: one triangle in {dtype} takes {_gib(half)}")
+        return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {_gib(half)}")
     return _iterative(n, itemsize, f"{state}: one triangle, {_gib(half)}, does not fit")
 
 
-def _iterative(n: int, itemsize: int, why: str) -> Choice:
+def _iterative(n: int, itemsize: int, why: str) -> SolverSettings:
     dtype = SINGLE if itemsize == 4 else DOUBLE
     if operators.fits(n, dtype):
-        return Choice("cg", "tiles", why)
+        return SolverSettings("cg", "tiles", why)
     mend = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
-    return Choice("cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel again{mend}")
+    return SolverSettings(
+        "cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel again{mend}"
+    )
 
 
-def _require(choice: Choice, n: int, c: int, precision: Precision) -> None:
+def _require(choice: SolverSettings, n: int, c: int, precision: Precision) -> None:
     """Refuse a solve whose arrays do not fit, before anything is computed. Raises: MemoryError."""
     dtype = SINGLE if precision == "mixed" else DOUBLE
     if choice.storage == "packed":
@@ -100,7 +102,7 @@ def _require(choice: Choice, n: int, c: int, precision: Precision) -> None:
     if choice.storage == "full":
         return plan.require(n, n, DOUBLE)
     held = operators.triangle_bytes(n, dtype) if choice.storage == "tiles" else 0
-    size = held + preconditioners.needed(n, preconditioners.default_rank(n)) + iterative.needed(n, c)
+    size = held + preconditioners.bytes_needed(n, preconditioners.default_rank(n)) + iterative.bytes_needed(n, c)
     memory.require(
         size,
         f"conjugate gradients on {n} points with {c} outputs",
@@ -159,13 +161,13 @@ def _fit(
     _require(choice, len(data.X), data.y.shape[1], precision)
     report(KERNEL, 0, 0)
     own = data.check_diagonal()
-    file = Checkpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None
+    file = SolverCheckpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None
     if choice.solver == "cg":
         return _by_iterations(data, own, noise, choice, precision, tolerance, matrix, file, report)
     trace = float(np.sum(own + noise))
     if choice.storage == "full":
         return _full(data, noise, choice, report)._replace(trace=trace)
-    each = _each(noise, len(data.X))
+    each = _solve_each(noise, len(data.X))
     if precision == "mixed":
         return _mixed(data, each, choice, tolerance, report)
     blocks = operators.blocks(*_prepared(data, DOUBLE), progress=partial(report, KERNEL))
@@ -176,11 +178,11 @@ def _fit(
         raise ValueError(_singular(error.order, len(data.X))) from None
 
 
-def _direct(data: TrainingSet, factor: linalg.Factor, choice: Choice) -> Fit:
+def _direct(data: TrainingSet, factor: linalg.Factor, choice: SolverSettings) -> Fit:
     return Fit(factor, factor.solve(data.y), choice, None, 0, 0, True, "factorised")
 
 
-def _full(data: TrainingSet, noise: np.ndarray, choice: Choice, report: Report) -> Fit:
+def _full(data: TrainingSet, noise: np.ndarray, choice: SolverSettings, report: Report) -> Fit:
     made, told = partial(report, KERNEL), partial(report, FACTOR)
     factor: linalg.Factor | None = linalg.cholesky(_with(data.lower_gram(progress=made), noise, report), progress=told)
     if factor is None:
@@ -206,7 +208,7 @@ def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarra
     return scalar_kernel(data.kernel).prepared(X), X
 
 
-def _each(noise: np.ndarray, n: int) -> np.ndarray:
+def _solve_each(noise: np.ndarray, n: int) -> np.ndarray:
     return np.array(np.broadcast_to(noise, n))
 
 
@@ -218,14 +220,14 @@ def _singular(order: int, n: int) -> str:
     )
 
 
-def _mixed(data: TrainingSet, noise: np.ndarray, choice: Choice, tolerance: float, report: Report) -> Fit:
+def _mixed(data: TrainingSet, noise: np.ndarray, choice: SolverSettings, tolerance: float, report: Report) -> Fit:
     """Precondition by a float32 factor; where it breaks or the residual is not reached, by the float64 one."""
     n = len(noise)
     made = partial(report, KERNEL)
-    entries = operators.held_or_recomputed(*_prepared(data, DOUBLE), DOUBLE, beside=2 * n * (n + 1), progress=made)
+    entries = operators.choose_operator(*_prepared(data, DOUBLE), DOUBLE, beside=2 * n * (n + 1), progress=made)
     exact = Shifted(entries, noise)
     if isinstance(entries, operators.Tiles):
-        held: Iterable[operators.Block] = entries.held
+        held: Iterable[operators.RowBlock] = entries.held
     else:
         held = operators.blocks(*_prepared(data, SINGLE), progress=made)
     try:
@@ -249,20 +251,20 @@ def _by_iterations(
     data: TrainingSet,
     own: np.ndarray,
     noise: np.ndarray,
-    choice: Choice,
+    choice: SolverSettings,
     precision: Precision,
     tolerance: float,
     matrix: Any,
-    checkpoint: Checkpoint | None,
+    checkpoint: SolverCheckpoint | None,
     report: Report,
 ) -> Fit:
-    n, each = len(data.X), _each(noise, len(data.X))
+    n, each = len(data.X), _solve_each(noise, len(data.X))
     dtype = SINGLE if precision == "mixed" else DOUBLE
     if (own < 0).any():
         raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {own.min():.3g} at some row.")
     fast: Operator
     if matrix is None:
-        fast = operators.held_or_recomputed(*_prepared(data, DOUBLE), dtype, progress=partial(report, KERNEL))
+        fast = operators.choose_operator(*_prepared(data, DOUBLE), dtype, progress=partial(report, KERNEL))
     else:
         fast = _stored(data, matrix)
     precise = precision == "double" or matrix is not None
@@ -301,7 +303,7 @@ def _stored(data: TrainingSet, matrix: Any) -> Operator:
             f"{shape}, dtype {dtype}."
         )
     rows = _spread(n)
-    there = operators.Stored(matrix).columns(rows).astype(np.float64)
+    there = operators.StoredOperator(matrix).columns(rows).astype(np.float64)
     wanted = data.cross(data.X[rows]).T
     # Entries near the rounding of the dtype stored, or of one computed in it, not more: another kernel, or other data.
     off = float(np.abs(there - wanted).max())
@@ -310,7 +312,7 @@ def _stored(data: TrainingSet, matrix: Any) -> Operator:
             f"matrix is not K(X, X): its rows differ from the kernel's by {off:.3g}; it was stored for "
             "another kernel, other data or another order of rows."
         )
-    return operators.Stored(matrix)
+    return operators.StoredOperator(matrix)
 
 
 def _spread(n: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, tiles
-from widelimit.compute.operators import Operator, Recomputed, Stored
+from widelimit.compute.operators import Operator, Recomputed, StoredOperator
 from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
@@ -86,7 +86,7 @@ class TrainingSet(NamedTuple):
         kernel = scalar_kernel(self.kernel)
         if self._by_pairs or 8 * len(self.X) ** 2 > memory.available():
             return Recomputed(kernel.prepared(self.X), self.X)
-        return Stored(kernel.gram(self.X))
+        return StoredOperator(kernel.gram(self.X))
 
     def check_diagonal(self) -> np.ndarray:
         """K(x, x) of every row, (n,). Raises: ValueError: the kernel leaves float64's range there."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations.shapes import SMALL
+from widelimit.activations.tabulated.fixed_lengths import SMALL
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.arithmetic import lenient
@@ -112,7 +112,7 @@ class NNGP(Kernel):
     def pairwise(
         self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
     ) -> Float[jax.Array, "n m"]:
-        return _in_units(self.net.pairwise(x, y, same=same).gaps.rho, x, y)
+        return _in_units(self.net.pairwise(x, y, same=same).correlation.rho, x, y)
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
         return scaled(jnp.ones_like(x.variance.value), x.variance, x.variance)

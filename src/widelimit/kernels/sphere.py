@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
-from widelimit.activations.shapes import rung, smallest_used
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
@@ -26,7 +26,15 @@ from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, correlate_points, deviation_of, gaps_from_near, scaled, variance_of
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    correlate_points,
+    correlation_from_gap,
+    deviation_of,
+    scaled,
+    variance_of,
+)
 
 SAMPLES = 256
 LONGEST = 128
@@ -50,10 +58,10 @@ def _embed(first: Dense, X: jax.Array) -> SphereFeatures:
 _embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
 
 
-def _angle_series(chains: jax.Array | np.ndarray, gaps: Gaps) -> jax.Array:
+def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> jax.Array:
     """Compute sum_k c_k T_k(2 theta/pi - 1)."""
-    psi = series.angle_from_gap(gaps.near)[0] * (2 / math.pi)
-    return series.chains_sum(jnp.asarray(chains), jnp.where(gaps.positive, psi - 1, 1 - psi))
+    psi = series.angle_from_gap(correlation.gap)[0] * (2 / math.pi)
+    return series.chains_sum(jnp.asarray(chains), jnp.where(correlation.positive, psi - 1, 1 - psi))
 
 
 @final
@@ -74,17 +82,17 @@ class Sphere(PairKernel):
     def pairwise(
         self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
     ) -> Float[jax.Array, "n m"]:
-        gaps = correlate_points(x.points, y.points, same=same)
-        return scaled(_angle_series(self.chains, gaps), self.output, self.output)
+        correlation = correlate_points(x.points, y.points, same=same)
+        return scaled(_angle_series(self.chains, correlation), self.output, self.output)
 
     def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
         value = scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
         return jnp.broadcast_to(value, x.points.shape[:1])
 
 
-def _start(near: jax.Array, positive: jax.Array) -> PairState:
-    gaps = gaps_from_near(near, positive)
-    return PairState(gaps, gaps.rho)
+def _start(gap: jax.Array, positive: jax.Array) -> PairState:
+    correlation = correlation_from_gap(gap, positive)
+    return PairState(correlation, correlation.rho)
 
 
 def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Variance, PairState]:
@@ -92,8 +100,8 @@ def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Varian
     return after, layer.pair(trace, trace, state)
 
 
-def _rho(gaps: Gaps) -> jax.Array:
-    return gaps.rho
+def _rho(correlation: Correlation) -> jax.Array:
+    return correlation.rho
 
 
 def sphere(
@@ -107,15 +115,15 @@ def sphere(
     with arithmetic(True):
         x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
-        near = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
-        state = interpreted(_start)(near, np.concatenate([[True], x < 0]))
+        gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
+        state = interpreted(_start)(gap, np.concatenate([[True], x < 0]))
         variance = interpreted(variance_of)(np.full(1, deviation))
         for layer in net.block * net.repeats:
             if isinstance(layer, Activate):
                 size = float(interpreted(deviation_of)(variance)[0])
                 layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
             variance, state = interpreted(_through)(layer, variance, state)
-        values = state.tangent if tangent else interpreted(_rho)(state.gaps)
+        values = state.tangent if tangent else interpreted(_rho)(state.correlation)
         coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)

@@ -16,13 +16,13 @@ import safetensors
 import safetensors.numpy
 
 from widelimit.training.history import History, Recorder
-from widelimit.training.steps import State
+from widelimit.training.optimisers import State
 
 FORMAT = "widelimit-training"
 VERSION = 1
 
 
-class Checkpoint(NamedTuple):
+class TrainingCheckpoint(NamedTuple):
     """A checkpoint is the file of a run, and the settings that make it this run."""
 
     path: Path
@@ -69,7 +69,7 @@ def _is_key(leaf: Any) -> bool:
     return bool(jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key))
 
 
-def save(checkpoint: Checkpoint, state: State, history: History) -> None:
+def save(checkpoint: TrainingCheckpoint, state: State, history: History) -> None:
     """Write beside, then replace: whenever the process is killed, the file is the old one or the new one, whole."""
     tensors = _tensors(state, history)
     about = {
@@ -91,7 +91,7 @@ def save(checkpoint: Checkpoint, state: State, history: History) -> None:
         os.close(folder)
 
 
-def load(checkpoint: Checkpoint, like: State) -> tuple[State, History]:
+def load(checkpoint: TrainingCheckpoint, like: State) -> tuple[State, History]:
     """Load the state, of the structure of `like`, and records.
 
     Raises:

@@ -12,22 +12,22 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from widelimit.training.problem import Problem
+from widelimit.training.problem import TrainingProblem
 
 
 @jax.jit
-def slope_size(problem: Problem) -> jax.Array:
+def slope_size(problem: TrainingProblem) -> jax.Array:
     """Compute |grad C| at theta_0, (*E,)."""
 
     def member(params: Any) -> jax.Array:
         return jnp.asarray(optax.tree.norm(jax.grad(problem.cost)(params, problem.X, problem.y, problem.loss)))
 
-    return jnp.asarray(problem.each(member)(problem.f.params))
+    return jnp.asarray(problem.for_each(member)(problem.f.params))
 
 
 @functools.partial(jax.jit, static_argnames=("max_steps",))
 def flow(
-    problem: Problem, params: Any, duration: jax.Array, error: jax.Array, *, max_steps: int
+    problem: TrainingProblem, params: Any, duration: jax.Array, error: jax.Array, *, max_steps: int
 ) -> tuple[Any, jax.Array, jax.Array]:
     """Return the parameters after `duration`, steps taken, and True if the solver arrived; errors |dtheta| <= error.
 
@@ -60,4 +60,4 @@ def flow(
             solution.result == diffrax.RESULTS.successful,
         )
 
-    return problem.each(member)(params, error)  # type: ignore[no-any-return]
+    return problem.for_each(member)(params, error)  # type: ignore[no-any-return]

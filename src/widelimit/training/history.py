@@ -12,9 +12,9 @@ import optax
 
 from widelimit import validation
 from widelimit.kernels.empirical.model import Model
-from widelimit.kernels.empirical.plan import Plan, Settings, Sizes, pairs_of, plan
+from widelimit.kernels.empirical.plan import ContractionPlan, Settings, Sizes, pairs_of, plan
 from widelimit.shapes import Float, Int
-from widelimit.training.problem import Problem
+from widelimit.training.problem import TrainingProblem
 
 WORK = 2.0
 """GiB that recording the kernel may take; with less the slower algorithms for it are chosen."""
@@ -50,11 +50,11 @@ class History:
 class Recorder(NamedTuple):
     """A recorder knows the fields to record, and the kernel at the start; made by `recorder`."""
 
-    problem: Problem
+    problem: TrainingProblem
     probes: jax.Array
     points: jax.Array
     labels: np.ndarray
-    method: Plan | None
+    method: ContractionPlan | None
     kernel: np.ndarray
     """Theta_0, (*E, k c, k c)."""
 
@@ -89,7 +89,7 @@ def _norm(matrices: np.ndarray) -> np.ndarray:
     return np.linalg.norm(matrices, axis=(-2, -1)) if matrices.size else np.full(matrices.shape[:-2], np.nan)
 
 
-def _kernel(f: Model, X: jax.Array, method: Plan) -> jax.Array:
+def _kernel(f: Model, X: jax.Array, method: ContractionPlan) -> jax.Array:
     """Compute Theta(X, X) of one member, (k c, k c)."""
     pair = pairs_of(f, Settings("ntk", "full", "auto", WORK), method)
     factors = pair.encode(X)
@@ -99,7 +99,7 @@ def _kernel(f: Model, X: jax.Array, method: Plan) -> jax.Array:
 
 
 def _measure(
-    problem: Problem, params: Any, probes: jax.Array, points: jax.Array, *, method: Plan | None
+    problem: TrainingProblem, params: Any, probes: jax.Array, points: jax.Array, *, method: ContractionPlan | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Measure loss, movement, outputs at the probes and kernel, of every member."""
 
@@ -112,13 +112,13 @@ def _measure(
         kernel = jnp.zeros((0, 0), problem.X.dtype) if method is None else _kernel(f, points, method)
         return loss, moved, outputs, kernel
 
-    return problem.each(member)(params, problem.f.params)  # type: ignore[no-any-return]
+    return problem.for_each(member)(params, problem.f.params)  # type: ignore[no-any-return]
 
 
 _measured = jax.jit(_measure, static_argnames="method")
 
 
-def recorder(problem: Problem, probes: Any, kernel_points: Any) -> Recorder:
+def recorder(problem: TrainingProblem, probes: Any, kernel_points: Any) -> Recorder:
     """Check what to record; evaluates the kernel at theta_0.
 
     Raises:
@@ -140,7 +140,7 @@ def recorder(problem: Problem, probes: Any, kernel_points: Any) -> Recorder:
     return Recorder(problem, jnp.asarray(at), points, labels, method, np.asarray(kernel, np.float64))
 
 
-def _planned(problem: Problem, k: int) -> Plan:
+def _planned(problem: TrainingProblem, k: int) -> ContractionPlan:
     """Choose the algorithm for the kernel, without figures that change from call to call: it is part of a program."""
     f, (_, d) = problem.one(), problem.X.shape
     wanted = Settings("ntk", "full", "auto", WORK / problem.members)

@@ -15,11 +15,11 @@ import numpy as np
 
 from widelimit import progress
 from widelimit.training import checkpoints
-from widelimit.training.checkpoints import Checkpoint
+from widelimit.training.checkpoints import TrainingCheckpoint
 from widelimit.training.flow import flow
 from widelimit.training.history import History, Recorder, joined
-from widelimit.training.problem import Problem
-from widelimit.training.steps import Rule, State, advance, group_size
+from widelimit.training.optimisers import State, UpdateRule, advance, group_size
+from widelimit.training.problem import TrainingProblem
 
 SAME_RUN = 1e-3
 """The loss at theta_0 may differ by this share from that of a checkpoint of the same run on another machine; that of
@@ -52,7 +52,7 @@ Mover = Callable[[State, int, float, float], Moved]
 """(state, steps so far, mark where it stands, next mark) -> Moved; marks are steps, or times of a flow."""
 
 
-def by_steps(problem: Problem, rule: Rule, key: jax.Array) -> Mover:
+def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> Mover:
     """Train by discrete steps."""
     rate, group = jnp.asarray(rule.rate, problem.X.dtype), group_size(problem, rule.batch)
 
@@ -83,7 +83,7 @@ def by_steps(problem: Problem, rule: Rule, key: jax.Array) -> Mover:
     return move
 
 
-def _explained(losses: np.ndarray, good: int, problem: Problem, rule: Rule) -> str:
+def _explained(losses: np.ndarray, good: int, problem: TrainingProblem, rule: UpdateRule) -> str:
     found = float(losses[~np.isfinite(losses)].flat[0])
     members = f" of members {np.flatnonzero(~np.isfinite(losses)).tolist()}" if problem.many else ""
     rate = f"learning_rate={-rule.rate:g}" if rule.rate < 0 else "the transformation's learning rate"
@@ -94,16 +94,16 @@ def _explained(losses: np.ndarray, good: int, problem: Problem, rule: Rule) -> s
 
 
 _cost = jax.jit(
-    lambda problem, params: problem.each(lambda p: problem.cost(p, problem.X, problem.y, problem.loss))(params)
+    lambda problem, params: problem.for_each(lambda p: problem.cost(p, problem.X, problem.y, problem.loss))(params)
 )
 
 
-def finite_cost(problem: Problem, params: Any) -> np.ndarray:
+def finite_cost(problem: TrainingProblem, params: Any) -> np.ndarray:
     """Compute C on all training points, (*E,)."""
     return np.asarray(_cost(problem, params))
 
 
-def by_flow(problem: Problem, error: np.ndarray, max_steps: int) -> Mover:
+def by_flow(problem: TrainingProblem, error: np.ndarray, max_steps: int) -> Mover:
     """Train in continuous time, with local errors |dtheta| <= error (*E,)."""
 
     def move(state: State, steps: int, mark: float, next_mark: float) -> Moved:
@@ -124,7 +124,7 @@ def by_flow(problem: Problem, error: np.ndarray, max_steps: int) -> Mover:
     return move
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """A run has marks from 0 to the end, and a way from one to the next."""
 
     marks: np.ndarray
@@ -136,7 +136,12 @@ class Run(NamedTuple):
 
 
 def run(
-    problem: Problem, what: Run, state: State, checkpoint: Checkpoint | None, every: float, wanted: bool
+    problem: TrainingProblem,
+    what: TrainingRun,
+    state: State,
+    checkpoint: TrainingCheckpoint | None,
+    every: float,
+    wanted: bool,
 ) -> Training:
     """Run through the marks, from where a checkpoint stands if there is one."""
     marks, failure = what.marks, NOTHING
@@ -160,10 +165,10 @@ def run(
                 checkpoints.save(checkpoint, state, history)
                 written = time.monotonic()
     message = failure or f"{what.unit} {marks[-1]:g} reached, loss {np.mean(history.loss[-1]):.6g}"
-    return Training(problem.trained(state.params), history, not failure, message)
+    return Training(problem.in_given_form(state.params), history, not failure, message)
 
 
-def _started(what: Run, state: State, checkpoint: Checkpoint | None) -> tuple[State, History]:
+def _started(what: TrainingRun, state: State, checkpoint: TrainingCheckpoint | None) -> tuple[State, History]:
     """Return the state to go on from, and the records so far: at least that of theta_0."""
     first = what.recorder.record(state.params, 0, 0 * what.clock)
     if not np.isfinite(first.loss).all():
@@ -175,7 +180,7 @@ def _started(what: Run, state: State, checkpoint: Checkpoint | None) -> tuple[St
     return state, found
 
 
-def _belongs(checkpoint: Checkpoint, found: History, first: History, what: Run) -> None:
+def _belongs(checkpoint: TrainingCheckpoint, found: History, first: History, what: TrainingRun) -> None:
     """Refuse records that are not the beginning of this run."""
     advice = "It was left as it is; pass another path to start again."
     if not np.allclose(found.loss[0], first.loss[0], rtol=SAME_RUN, atol=0.0):

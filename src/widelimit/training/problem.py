@@ -20,7 +20,7 @@ from widelimit.shapes import Float
 @final
 @pytree
 @dataclass(frozen=True)
-class Problem:
+class TrainingProblem:
     """C(theta) = (1/n) sum_i l(f(theta, x_i), y_i) from theta_0 = f.params; made by `problem`.
 
     `many`: the parameters have a leading axis (E,), and so have all results of the functions made by `each`.
@@ -50,11 +50,11 @@ class Problem:
         """Return the function with the parameters of the first member."""
         return replace(self.f, params=jax.tree.map(lambda leaf: leaf[0], self.f.params)) if self.many else self.f
 
-    def trained(self, params: Any) -> Any:
+    def in_given_form(self, params: Any) -> Any:
         """Return parameters in the form in which they were given."""
         return self.f.whole(jax.tree.map(np.asarray, params) if self.numpy else params)
 
-    def each(self, function: Any, shared: int = 0) -> Any:
+    def for_each(self, function: Any, shared: int = 0) -> Any:
         """Apply a function of one member's trees, and of `shared` more arguments, to all members at once."""
         if not self.many:
             return function
@@ -65,7 +65,7 @@ class Problem:
         return jnp.mean(loss.examples(self.f(params, X), y))
 
 
-def problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool) -> Problem:
+def problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool) -> TrainingProblem:
     """Check everything that training needs.
 
     Raises:
@@ -88,7 +88,9 @@ def problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool)
         f = replace(f, params=jax.tree.map(jnp.array, f.params))  # copies: JAX may borrow NumPy's memory
         kind = jax.tree.map(lambda leaf: jnp.asarray(leaf, points.dtype), kind)
         labels = jnp.array(targets.reshape(len(points), -1), points.dtype)
-        made = Problem(f, kind, jnp.array(points), labels, many, targets.ndim == 1, not validation.is_jax(*leaves))
+        made = TrainingProblem(
+            f, kind, jnp.array(points), labels, many, targets.ndim == 1, not validation.is_jax(*leaves)
+        )
         one = made.one()
         one.cost(points.shape[1], points.dtype)  # explains a function that fails
         shape = jax.eval_shape(one, one.params, made.X).shape

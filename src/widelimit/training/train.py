@@ -16,12 +16,12 @@ from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply
 from widelimit.shapes import Float
 from widelimit.training import checkpoints
-from widelimit.training.checkpoints import Checkpoint
+from widelimit.training.checkpoints import TrainingCheckpoint
 from widelimit.training.flow import slope_size
 from widelimit.training.history import Recorder, recorder
-from widelimit.training.loop import Run, Training, by_flow, by_steps, marks, run
-from widelimit.training.problem import Problem, problem
-from widelimit.training.steps import Rule, State, first_update, largest_eigenvalue, rule, start
+from widelimit.training.loop import Training, TrainingRun, by_flow, by_steps, marks, run
+from widelimit.training.optimisers import State, UpdateRule, first_update, largest_eigenvalue, rule, start
+from widelimit.training.problem import TrainingProblem, problem
 from widelimit.validation import Array
 
 RECORDS = 100
@@ -117,7 +117,7 @@ def train(
         else:
             chosen = rule(optimizer, learning_rate, momentum, batch_size, len(given.X))
             what, state, choices = _steps(given, recording, chosen, steps, record_every, seed)
-        kept = None if folder is None else Checkpoint(folder, checkpoints.settings(recording, choices))
+        kept = None if folder is None else TrainingCheckpoint(folder, checkpoints.settings(recording, choices))
         trained = run(given, what, state, kept, seconds, progress)
     if not trained.finished:
         warnings.warn(trained.message, stacklevel=2)
@@ -132,8 +132,8 @@ def _check(tolerance: Any, max_steps: Any, progress: Any) -> None:
 
 
 def _steps(
-    given: Problem, recording: Recorder, chosen: Rule, steps: Any, record_every: Any, seed: Any
-) -> tuple[Run, State, dict[str, Any]]:
+    given: TrainingProblem, recording: Recorder, chosen: UpdateRule, steps: Any, record_every: Any, seed: Any
+) -> tuple[TrainingRun, State, dict[str, Any]]:
     """Train in discrete steps; warns of a learning rate above the bound."""
     if steps is None:
         raise ValueError("give steps, how many to take, or flow_time, the time of the exact gradient flow.")
@@ -143,7 +143,7 @@ def _steps(
         every = validation.integer("record_every", record_every, at_least=1, below=2**31)
     key = jax.random.key(validation.integer("seed", seed, at_least=0, below=2**63))
     _warn_if_unstable(given, chosen, key)
-    what = Run(marks(count, every).astype(int), by_steps(given, chosen, key), recording, chosen.clock, "steps")
+    what = TrainingRun(marks(count, every).astype(int), by_steps(given, chosen, key), recording, chosen.clock, "steps")
     name = f"optax, first update {first_update(given, chosen):.3e}" if chosen.name == "optax" else chosen.name
     choices = {
         "optimizer": name,
@@ -156,8 +156,14 @@ def _steps(
 
 
 def _flow(
-    given: Problem, recording: Recorder, flow_time: Any, record_every: Any, tolerance: Any, max_steps: Any, steps: Any
-) -> tuple[Run, State, dict[str, Any]]:
+    given: TrainingProblem,
+    recording: Recorder,
+    flow_time: Any,
+    record_every: Any,
+    tolerance: Any,
+    max_steps: Any,
+    steps: Any,
+) -> tuple[TrainingRun, State, dict[str, Any]]:
     """Train by the gradient flow."""
     if steps is not None:
         raise ValueError("give steps or flow_time, not both.")
@@ -172,11 +178,11 @@ def _flow(
     # |grad C| n/lambda_max is how far the first stable step goes; what is learned by it is of the size of y - f_0.
     reach = len(given.X) / largest if largest > 0 else 1.0
     error = share * reach * np.maximum(np.asarray(slope_size(given), np.float64), float(np.finfo(given.dtype).tiny))
-    what = Run(marks(end, every), by_flow(given, error, most), recording, 1.0, "time")
+    what = TrainingRun(marks(end, every), by_flow(given, error, most), recording, 1.0, "time")
     return what, State(given.f.params, (), jnp.zeros((), jnp.int32)), {"optimizer": "flow", "tolerance": share}
 
 
-def _warn_if_unstable(given: Problem, chosen: Rule, key: jax.Array) -> None:
+def _warn_if_unstable(given: TrainingProblem, chosen: UpdateRule, key: jax.Array) -> None:
     kappa = float(given.loss.curvature)
     if chosen.name not in ("gd", "sgd", "momentum") or not math.isfinite(kappa):
         return

@@ -16,7 +16,16 @@ from widelimit.kernels.base import Kernel
 from widelimit.kernels.empirical.contraction import Output
 from widelimit.kernels.empirical.matvec import matvec
 from widelimit.kernels.empirical.model import Apply, Model, model
-from widelimit.kernels.empirical.plan import Method, Plan, Settings, Sizes, block_rows, pairs_of, plan, settings
+from widelimit.kernels.empirical.plan import (
+    ContractionPlan,
+    Method,
+    Settings,
+    Sizes,
+    block_rows,
+    pairs_of,
+    plan,
+    settings,
+)
 from widelimit.kernels.empirical.rows import check_rows, require_finite
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
@@ -80,7 +89,7 @@ class EmpiricalKernel(Kernel):
             return values
         return _own(self.model, self.settings, points)
 
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
+    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
         return _explained(self.model, self.settings, X, Y)
 
@@ -131,7 +140,7 @@ class EmpiricalMatrixKernel(MatrixKernel):
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
         return _own(self.model, self.settings, X)
 
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
+    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
         return _explained(self.model, self.settings, X, Y)
 
@@ -173,7 +182,7 @@ class EmpiricalDiagonal:
         """Compute K(x_i, x_i)[a, a]: (n, d) -> (n, c). Raises: as `Kernel.gram`."""
         return _own(self.model, self.settings, X)
 
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> Plan:
+    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
         return _explained(self.model, self.settings, X, Y)
 
@@ -251,7 +260,9 @@ def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
 
 
-def _planned(f: Model, wanted: Settings, inputs: Any, *, whole: bool = False, own: bool = False) -> tuple[Model, Plan]:
+def _planned(
+    f: Model, wanted: Settings, inputs: Any, *, whole: bool = False, own: bool = False
+) -> tuple[Model, ContractionPlan]:
     """Return the function in the dtype of the inputs, and the plan for all pairs of one or two arrays of them.
 
     Block by block unless `whole`; with `own` only for K(x, x).
@@ -265,7 +276,7 @@ def _planned(f: Model, wanted: Settings, inputs: Any, *, whole: bool = False, ow
     return f, plan(f, wanted, Sizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
 
 
-def _explained(f: Model, wanted: Settings, X: Any, Y: Any) -> Plan:
+def _explained(f: Model, wanted: Settings, X: Any, Y: Any) -> ContractionPlan:
     return _planned(f, wanted, (_points("X", X),) if Y is None else _two(X, Y))[1]
 
 

@@ -77,7 +77,7 @@ class Estimate(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Plan:
+class ContractionPlan:
     """A plan says how an empirical kernel is computed: `print` it."""
 
     method: str
@@ -140,7 +140,7 @@ def settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any
     return Settings(kind, output, method, budget)
 
 
-def plan(model: Model, settings: Settings, sizes: Sizes, features: int, dtype: Any) -> Plan:
+def plan(model: Model, settings: Settings, sizes: Sizes, features: int, dtype: Any) -> ContractionPlan:
     """Choose the method of fewest flops among those within the budget, or the requested one.
 
     Raises:
@@ -159,7 +159,7 @@ def plan(model: Model, settings: Settings, sizes: Sizes, features: int, dtype: A
         names = ["outputs"]
     fitting = [e for e in estimates if e.method in names and e.rows > 0]
     chosen = min(fitting, key=lambda e: e.flops).method if fitting else ""
-    found = Plan(chosen, estimates, result, blocks, budget, sizes, cost)
+    found = ContractionPlan(chosen, estimates, result, blocks, budget, sizes, cost)
     if not fitting:
         least = result + blocks + min(e.least for e in estimates if e.method in names)
         smaller = 'output="trace", ' if settings.output != "trace" and cost.outputs > 1 else ""
@@ -208,7 +208,7 @@ def _contraction(
     return Estimate(method, (sizes.n + again * sizes.m) * once + pairs, max(rows, 1) * least, least, rows, False)
 
 
-def pairs_of(model: Model, settings: Settings, found: Plan) -> PairKernel:
+def pairs_of(model: Model, settings: Settings, found: ContractionPlan) -> PairKernel:
     """Return the two phases of the kernel by the method chosen."""
     chosen = found.chosen
     if chosen.method == "vector_products":

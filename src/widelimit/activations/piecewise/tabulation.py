@@ -8,22 +8,22 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from widelimit.activations.chebyshev import chebyshev_coefficients
-from widelimit.activations.expansions import in_places
-from widelimit.activations.sharp import Jumps, Sharp, sampled, sharp_at, sharp_part
-from widelimit.activations.tables import (
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients
+from widelimit.activations.tabulated.coincident import Coincident, Jumps, coincident_at, coincident_part, sample
+from widelimit.activations.tabulated.expansions import in_places
+from widelimit.activations.tabulated.tables import (
     ANGLE_POINTS,
     DEVIATION_POINTS,
     OWN_TERMS,
     Part,
     Table,
     angles,
-    expanded_slope,
+    expand_slope,
     next_step,
     own_series,
     places_between,
-    separated,
-    unconverged,
+    separation_series,
+    short_of_target,
 )
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
@@ -42,7 +42,7 @@ class Pieces(Protocol):
     def __call__(self, u: Any) -> Any:
         """Evaluate phi(u), elementwise."""
 
-    def components(self, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
+    def components(self, s: jax.Array, t: jax.Array, gap: jax.Array) -> Any:
         """Compute half the squared distance at rho = 1 and H, of the even and of the odd part, elementwise."""
 
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
@@ -53,13 +53,13 @@ _BLOCK = 2**17
 """Pairs in one call of the closed form: a few 100 MB in all, and tracing it takes as long as so many pairs."""
 
 
-def _components(pieces: Pieces, s: jax.Array, t: jax.Array, near: jax.Array) -> Any:
-    return pieces.components(s, t, near)
+def _components(pieces: Pieces, s: jax.Array, t: jax.Array, gap: jax.Array) -> Any:
+    return pieces.components(s, t, gap)
 
 
-def _exact(pieces: Pieces, s: np.ndarray, t: np.ndarray, near: np.ndarray) -> np.ndarray:
+def _exact(pieces: Pieces, s: np.ndarray, t: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """Compute the closed form's components, (even and odd, two quantities, ..), for arrays that broadcast."""
-    arrays = np.broadcast_arrays(s, t, near)
+    arrays = np.broadcast_arrays(s, t, gap)
     shape, count = arrays[0].shape, arrays[0].size
     flat = [v.ravel() for v in arrays]
     starts = range(0, count, _BLOCK)
@@ -82,20 +82,22 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
     while m and count:
         deviations = places.deviations(m)[1]
         psi = angles(count)
-        near = 2 * np.sin(psi / 2) ** 2
+        gap = 2 * np.sin(psi / 2) ** 2
         even, odd, share = pieces.jumps(deviations)
         with arithmetic(True):
-            exact = _exact(pieces, deviations[:, None, None], deviations[:, None], near)
+            exact = _exact(pieces, deviations[:, None, None], deviations[:, None], gap)
             parts: list[Part | None] = []
             short = False, False
-            for (apart, mean), jumps, own, sign in zip(exact, (even, odd), (share, 1 - share), (1, -1), strict=True):
-                part, short_here = _part(apart[..., 0], mean, jumps, own, psi, target, sign)
+            for (separation, mean), jumps, own, sign in zip(
+                exact, (even, odd), (share, 1 - share), (1, -1), strict=True
+            ):
+                part, short_here = _part(separation[..., 0], mean, jumps, own, psi, target, sign)
                 parts.append(part)
                 short = (short[0] or short_here[0], short[1] or short_here[1])
         if not any(short):
             one_sided = any(np.array_equal(even[1:], sign * np.array(odd[1:])) for sign in (1, -1))
             if one_sided and parts[0]:
-                parts[0] = replace(parts[0], sharp=())
+                parts[0] = replace(parts[0], coincident=())
             growth, itself, order = own_series(pieces, pieces.kinks, places, OWN_TERMS)
             return Table(parts[0], parts[1], places, np.asarray(kink), growth, itself, order, one_sided=one_sided)
         m, count = next_step(DEVIATION_POINTS, m, short[0]), next_step(ANGLE_POINTS[:3], count, short[1])
@@ -103,30 +105,30 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
 
 
 def _part(
-    apart: np.ndarray, mean: np.ndarray, jumps: Jumps, share: np.ndarray, psi: np.ndarray, target: float, sign: int
+    separation: np.ndarray, mean: np.ndarray, jumps: Jumps, share: np.ndarray, psi: np.ndarray, target: float, sign: int
 ) -> tuple[Part | None, tuple[bool, bool]]:
     """Make one part, and say if it needs more deviations, and more angles."""
     if max(np.abs(share).max(), np.abs(mean).max()) < 64 * np.finfo(float).eps:
         return None, (False, False)
-    sharp: list[Sharp] = []
+    coincident: list[Coincident] = []
     short = False
     if np.abs(jumps.j).max() + np.abs(jumps.g).max() > 0:
         x = Jumps(*(v[:, None] for v in jumps))
         # E[F(U) G(V)] has what is beyond h and below -k too: all beyond h, less what is also above -k.
         pairs = [Jumps(*jumps), Jumps(-jumps.h, sign * jumps.j, -sign * jumps.g)]
         for y in pairs if jumps.h.min() < MIRRORED else pairs[:1]:
-            samples = sampled(x, y)
-            sharp_apart, sharp_mean = sharp_at(samples, x, y, psi)
-            mean = mean - sharp_mean
-            apart = apart if sharp else apart - sharp_apart  # smooth for the mirror image
-            sharp.append(sharp_part(samples, target / 2, 0.0 if sharp else np.abs(x.h - y.h).max() / 2))
-            short = short or any(unconverged(v, target)[0] for v in samples)
-    short_mean = unconverged(mean, target)
-    inner = (share[:, None] + share) / 2 - apart
+            samples = sample(x, y)
+            coincident_separation, coincident_mean = coincident_at(samples, x, y, psi)
+            mean = mean - coincident_mean
+            separation = separation if coincident else separation - coincident_separation  # smooth for the mirror image
+            coincident.append(coincident_part(samples, target / 2, 0.0 if coincident else np.abs(x.h - y.h).max() / 2))
+            short = short or any(short_of_target(v, target)[0] for v in samples)
+    short_mean = short_of_target(mean, target)
+    inner = (share[:, None] + share) / 2 - separation
     part = Part(
-        separated(chebyshev_coefficients(inner, 0, 1), target / 2),
+        separation_series(chebyshev_coefficients(inner, 0, 1), target / 2),
         in_places(chebyshev_coefficients(share, 0)),
-        expanded_slope(mean, target / 2),
-        tuple(sharp),
+        expand_slope(mean, target / 2),
+        tuple(coincident),
     )
     return part, (short or short_mean[0], short_mean[1])

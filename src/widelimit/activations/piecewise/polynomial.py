@@ -6,7 +6,7 @@ With z = u/s a phi splits into an even and an odd part, each known from its half
 
 so F'' is a constant, point masses j_k and jumps g_k at +-h_k. By Price's theorem E[F' G'] at the correlation cos(psi)
 is its value at 1 less an integral of E[F'' G''] over the angle, a sum over pairs of kinks of the integrals in
-`corners`; averaged once more it is H in R = R(1) - near H (`tables`), which keeps gaps to relative accuracy.
+`corners`; averaged once more it is H in R = R(1) - gap H (`tables`), which keeps gaps to relative accuracy.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series, validation
-from widelimit.activations import shapes
 from widelimit.activations.base import Activation
-from widelimit.activations.half_lines import (
-    Half,
+from widelimit.activations.piecewise.parity import (
     Kinks,
-    PiecesTrace,
+    ParityPart,
+    PiecesMemo,
     at_one,
     bends_of,
     constant_of,
@@ -35,17 +34,18 @@ from widelimit.activations.half_lines import (
     moment_of,
     pairs_of_kinks,
 )
-from widelimit.activations.lookup import TableTrace, looked_up, pair_map
-from widelimit.activations.numerical import RTOL
-from widelimit.activations.piecewise_tables import tabulate_pieces
-from widelimit.activations.ranges import by_rows, signed
-from widelimit.activations.sharp import Jumps
-from widelimit.activations.tables import FURTHEST, Table, half_octaves
+from widelimit.activations.piecewise.tabulation import tabulate_pieces
+from widelimit.activations.ranges import by_rows, with_sign
+from widelimit.activations.tabulated import fixed_lengths
+from widelimit.activations.tabulated.coincident import Jumps
+from widelimit.activations.tabulated.lookup import TableMemo, look_up, pair_map
+from widelimit.activations.tabulated.numerical import RTOL
+from widelimit.activations.tabulated.tables import FURTHEST, Table, half_octaves
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, gaps_of_one, power_of_two, variance_of
+from widelimit.signals import Correlation, Variance, correlation_with_itself, power_of_two, variance_of
 
 LARGEST_DEGREE = 2
 _ROUNDING = 1.0
@@ -114,7 +114,7 @@ class PiecewisePolynomial(Activation):
             result = jnp.where(u > kink, value, result)
         return jnp.asarray(result)
 
-    def _halves(self) -> tuple[np.ndarray, list[Half]]:
+    def _halves(self) -> tuple[np.ndarray, list[ParityPart]]:
         """Return the sizes of the kinks beyond 0, ascending, and of each part p, and the jumps of phi' and phi''."""
         table, kinks = self._table(), np.array(self.kinks)
         sizes = np.unique(np.abs(kinks[kinks != 0]))
@@ -129,7 +129,7 @@ class PiecewisePolynomial(Activation):
         for sign in (1, -1):
             # phi(-u) has at |kink| the same jump of slope, and the opposite one of the second derivative.
             j, g = (jumps[0, 0] + sign * jumps[1, 0]) / 2, (jumps[0, 1] - sign * jumps[1, 1]) / 2
-            parts.append(Half((right + sign * mirrored) / 2, j, g))
+            parts.append(ParityPart((right + sign * mirrored) / 2, j, g))
         return sizes, parts
 
     def _bends_at_zero(self) -> bool:
@@ -140,7 +140,7 @@ class PiecewisePolynomial(Activation):
         if self.table is None:
             return self
         key = replace(self, table=None), np.dtype(dtype).name, rows
-        return replace(self, table=shapes.in_few_shapes(self.table, key))
+        return replace(self, table=fixed_lengths.in_few_shapes(self.table, key))
 
     def rtol_in(self, dtype: Any) -> float:
         return RTOL[np.dtype(dtype).name] if self.rtol is None else self.rtol
@@ -171,38 +171,38 @@ class PiecewisePolynomial(Activation):
         return replace(ready, table=_table_of(replace(self, table=None), *half_octaves(low, high), self.rtol_in(dtype)))
 
     def components(
-        self, s: jax.Array, t: jax.Array, near: jax.Array
+        self, s: jax.Array, t: jax.Array, gap: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
         """Compute half the squared distance at rho = 1, and H, of each part of two signals, elementwise."""
-        x, y = map(self._trace_at, (s, t))
-        apart, means, _ = self._components(x, y, near)
-        return (apart[0], means[0]), (apart[1], means[1])
+        x, y = map(self._memo_at, (s, t))
+        separation, means, _ = self._components(x, y, gap)
+        return (separation[0], means[0]), (separation[1], means[1])
 
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
         """Return the jumps of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part, (m,)."""
         with arithmetic(True):
-            trace = interpreted(PiecewisePolynomial._trace_at)(self, deviations)
-        even, odd = (Jumps(trace.kinks.h[0], part.j[0], part.g[0]) for part in trace.parts)
-        return even, odd, trace.even_share
+            memo = interpreted(PiecewisePolynomial._memo_at)(self, deviations)
+        even, odd = (Jumps(memo.kinks.h[0], part.j[0], part.g[0]) for part in memo.parts)
+        return even, odd, memo.even_share
 
     def errors(self, deviations: np.ndarray, dtype: Any) -> np.ndarray:
         """Bound the rounding error of a dual of two signals of each deviation, relative to E[phi(u)^2]."""
         with arithmetic(True):
-            parts = interpreted(PiecewisePolynomial._trace_at)(self, deviations).parts
+            parts = interpreted(PiecewisePolynomial._memo_at)(self, deviations).parts
         bends = np.concatenate([np.abs(leaf) for part in parts for leaf in (2 * part.p[1:], part.j, part.g)])
         return np.asarray(_ROUNDING * float(np.finfo(dtype).eps) * np.max(bends, axis=0) ** 2)
 
-    def encode(self, signal: Variance) -> tuple[Variance, PiecesTrace | TableTrace]:
-        return looked_up(self._table_in(signal.value.dtype), signal) if self.table else self._closed(signal)
+    def encode(self, signal: Variance) -> tuple[Variance, PiecesMemo | TableMemo]:
+        return look_up(self._table_in(signal.value.dtype), signal) if self.table else self._closed(signal)
 
     def _table_in(self, dtype: Any) -> Table:
         cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.table)
         return cast
 
-    def _trace_at(self, deviation: jax.Array) -> PiecesTrace:
+    def _memo_at(self, deviation: jax.Array) -> PiecesMemo:
         return self._closed(variance_of(deviation))[1]
 
-    def _closed(self, signal: Variance) -> tuple[Variance, PiecesTrace]:
+    def _closed(self, signal: Variance) -> tuple[Variance, PiecesMemo]:
         dtype = signal.value.dtype
         sizes, halves = self._halves()
         # Where phi(0) = 0, values of the order of s: a square root of the smallest number is no bound then.
@@ -218,70 +218,76 @@ class PiecewisePolynomial(Activation):
             return jnp.stack(terms) if terms else jnp.zeros((0, *s.shape), dtype)
 
         parts = [
-            Half(*map(scaled, map(np.asarray, f), (powers, [size] * len(sizes), [s * size] * len(sizes))))
+            ParityPart(*map(scaled, map(np.asarray, f), (powers, [size] * len(sizes), [s * size] * len(sizes))))
             for f in halves
         ]
         kinks = kinks_at(jnp.stack(h) if h else jnp.zeros((0, *s.shape), dtype))
         even, odd = (moment_of(part, kinks) for part in parts)
         inverse = series.safe_divide(jnp.ones_like(s), series.safe_sqrt(even + odd))
-        parts = [Half(*(leaf * inverse for leaf in part)) for part in parts]
-        return Variance(even + odd, exponent).normalised(), PiecesTrace(kinks, (parts[0], parts[1]), even * inverse**2)
+        parts = [ParityPart(*(leaf * inverse for leaf in part)) for part in parts]
+        return Variance(even + odd, exponent).normalised(), PiecesMemo(kinks, (parts[0], parts[1]), even * inverse**2)
 
-    def itself(self, x: Any, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return (gaps_of_one(gaps.below), x.itself) if self.table else self.correlate(x, x, gaps)
+    def itself(self, x: Any, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return (
+            (correlation_with_itself(correlation.one_minus), x.itself)
+            if self.table
+            else self.correlate(x, x, correlation)
+        )
 
-    def correlate(self, x: Any, y: Any, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+    def correlate(self, x: Any, y: Any, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         if self.table:
-            return by_rows(functools.partial(pair_map, self._table_in(gaps.below.dtype)), x, y, gaps)
-        return by_rows(self._correlate, x, y, gaps)
+            return by_rows(functools.partial(pair_map, self._table_in(correlation.one_minus.dtype)), x, y, correlation)
+        return by_rows(self._correlate, x, y, correlation)
 
-    def _correlate(self, x: PiecesTrace, y: PiecesTrace, gaps: Gaps) -> tuple[jax.Array, jax.Array]:
-        apart, means, slopes = self._components(x, y, gaps.near)
-        falls = [gaps.near * mean for mean in means]
-        same = apart[0] + apart[1] + falls[0] + falls[1]
-        opposite = (x.even_share + y.even_share - apart[0]) - falls[0] + apart[1] + falls[1]
-        return jnp.maximum(jnp.where(gaps.positive, same, opposite), 0), slopes[1] + signed(slopes[0], gaps)
+    def _correlate(self, x: PiecesMemo, y: PiecesMemo, correlation: Correlation) -> tuple[jax.Array, jax.Array]:
+        separation, means, slopes = self._components(x, y, correlation.gap)
+        falls = [correlation.gap * mean for mean in means]
+        same = separation[0] + separation[1] + falls[0] + falls[1]
+        opposite = (x.even_share + y.even_share - separation[0]) - falls[0] + separation[1] + falls[1]
+        return jnp.maximum(jnp.where(correlation.positive, same, opposite), 0), slopes[1] + with_sign(
+            slopes[0], correlation
+        )
 
     def _components(
-        self, x: PiecesTrace, y: PiecesTrace, near: jax.Array
+        self, x: PiecesMemo, y: PiecesMemo, gap: jax.Array
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
         """Compute half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
         places = in_order(x.kinks, y.kinks)
-        x_all, y_all = (self._all_kinks(trace, near.dtype) for trace in (x, y))
-        pairs = pairs_of_kinks(x_all[0], y_all[0], near, curved=self._curved())
-        apart, means, slopes = ([jnp.zeros_like(near + x.even_share + y.even_share)] * 2 for _ in range(3))
+        x_all, y_all = (self._all_kinks(memo, gap.dtype) for memo in (x, y))
+        pairs = pairs_of_kinks(x_all[0], y_all[0], gap, curved=self._curved())
+        separation, means, slopes = ([jnp.zeros_like(gap + x.even_share + y.even_share)] * 2 for _ in range(3))
         halves = self._halves()[1]
         for i, sign in [(i, sign) for i, sign in enumerate((1, -1)) if any(leaf.any() for leaf in halves[i])]:
             one = at_one(x.parts[i], y.parts[i], x.kinks.h, y.kinks.h, places)
             bend, mean_bend = bends_of(pairs, x_all[1:][i], y_all[1:][i], sign)
             if sign > 0:  # the constant of F'' of an even part; that of an odd one is a jump at 0
                 constant = constant_of(x_all[1], y_all[1], x_all[0], y_all[0])
-                bend, mean_bend = bend + near * constant, mean_bend + near / 2 * constant
-            apart[i] = one.apart + jnp.zeros_like(near)
+                bend, mean_bend = bend + gap * constant, mean_bend + gap / 2 * constant
+            separation[i] = one.separation + jnp.zeros_like(gap)
             means[i] = one.slope - mean_bend
             slopes[i] = one.slope - bend
-        return apart, means, slopes
+        return separation, means, slopes
 
     def _curved(self) -> bool:
         """Return True if phi'' jumps anywhere."""
         even, odd = self._halves()[1]
         return bool(even.g.any() or odd.g.any() or odd.p[2] != 0)
 
-    def _all_kinks(self, trace: PiecesTrace, dtype: Any) -> tuple[Kinks, Half, Half]:
+    def _all_kinks(self, memo: PiecesMemo, dtype: Any) -> tuple[Kinks, ParityPart, ParityPart]:
         """Return all kinks, that at 0 too if there is one.
 
         An even part has its slope as j there, an odd one 2 p_2 as g.
         """
-        even, odd = trace.parts
+        even, odd = memo.parts
         if not self._bends_at_zero():
-            return trace.kinks, even, odd
+            return memo.kinks, even, odd
         zero = jnp.zeros_like(even.p[:1])
-        kinks = Kinks(*(jnp.concatenate(pair) for pair in zip(kinks_at(zero), trace.kinks, strict=True)))
+        kinks = Kinks(*(jnp.concatenate(pair) for pair in zip(kinks_at(zero), memo.kinks, strict=True)))
         j, g = even.p[1:2], 2 * odd.p[2:]
         return (
             kinks,
-            Half(even.p, jnp.concatenate([j, even.j]), jnp.concatenate([zero, even.g])),
-            Half(odd.p, jnp.concatenate([zero, odd.j]), jnp.concatenate([g, odd.g])),
+            ParityPart(even.p, jnp.concatenate([j, even.j]), jnp.concatenate([zero, even.g])),
+            ParityPart(odd.p, jnp.concatenate([zero, odd.j]), jnp.concatenate([g, odd.g])),
         )
 
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from widelimit.activations.chunks import LONGEST, cut, filled
-from widelimit.activations.expansions import PLACES, Expansion, in_places
-from widelimit.activations.sharp import POINTS, Sharp
-from widelimit.activations.tables import Part, Table
+from widelimit.activations.tabulated.chunks import LONGEST, cut, fill
+from widelimit.activations.tabulated.coincident import POINTS, Coincident
+from widelimit.activations.tabulated.expansions import PLACES, Expansion, in_places
+from widelimit.activations.tabulated.tables import Part, Table
 
 SMALL = 1024
 """Rows of all inputs together up to which shapes are fixed."""
@@ -54,17 +54,17 @@ def in_few_shapes(table: Table, key: Hashable) -> Table:
         return table
     parity = tuple(e is not None for e in expansions)
     patterns = _first((key, parity), tuple(e and e.pattern for e in expansions))
-    odd, even = (None if e is None or p is None else _parted(e, p) for e, p in zip(expansions, patterns, strict=True))
+    odd, even = (None if e is None or p is None else _split(e, p) for e, p in zip(expansions, patterns, strict=True))
     chunks = cut(odd and odd[1], even and even[1], width=_WIDTH)
     others = [e for part in (table.even, table.odd) if part for e in _others(part)]
     needed = len(chunks.block), max((len(e.pattern) for e in others), default=1)
     usual = rung(needed[0], _CHUNKS), rung(needed[1], _COLUMNS)
     count, columns = smallest_used(key, needed, usual)
     parts = [
-        None if part is None or both is None else replace(_padded(part, columns), mean_slope=both[0])
+        None if part is None or both is None else replace(_pad(part, columns), mean_slope=both[0])
         for part, both in ((table.even, even), (table.odd, odd))
     ]
-    return replace(table, even=parts[0], odd=parts[1], chunks=filled(chunks, count))
+    return replace(table, even=parts[0], odd=parts[1], chunks=fill(chunks, count))
 
 
 def in_chunks(table: Table) -> Table:
@@ -83,7 +83,7 @@ def _first(key: Hashable, patterns: Patterns) -> Patterns:
         return _patterns.setdefault(key, patterns)
 
 
-def _parted(expansion: Expansion, pattern: tuple[int, ...]) -> tuple[Expansion, Expansion]:
+def _split(expansion: Expansion, pattern: tuple[int, ...]) -> tuple[Expansion, Expansion]:
     """Return the part inside of the pattern, filled up with 0, and the expansion with 0 in place of that."""
     blocks = np.split(expansion.rows.copy(), np.cumsum(expansion.pattern)[:-1])
     inside = [np.zeros((length, PLACES)) for length in pattern]
@@ -98,14 +98,16 @@ def _parted(expansion: Expansion, pattern: tuple[int, ...]) -> tuple[Expansion, 
 
 
 def _others(part: Part) -> list[Expansion]:
-    return [part.apart, *(expansion for one in part.sharp for expansion in (one.jumps, one.mean))]
+    return [part.separation, *(expansion for one in part.coincident for expansion in (one.jumps, one.mean))]
 
 
-def _padded(part: Part, columns: int) -> Part:
-    sharp = [Sharp(_rectangle(one.jumps, columns, 3), _rectangle(one.mean, columns, POINTS)) for one in part.sharp]
-    if len(sharp) == 1:  # the mirror image, which is left out where it is far away
-        sharp.append(Sharp(_zeros(columns, 3), _zeros(columns, POINTS)))
-    return replace(part, apart=_rectangle(part.apart, columns, 1), sharp=tuple(sharp))
+def _pad(part: Part, columns: int) -> Part:
+    coincident = [
+        Coincident(_rectangle(one.jumps, columns, 3), _rectangle(one.mean, columns, POINTS)) for one in part.coincident
+    ]
+    if len(coincident) == 1:  # the mirror image, which is left out where it is far away
+        coincident.append(Coincident(_zeros(columns, 3), _zeros(columns, POINTS)))
+    return replace(part, separation=_rectangle(part.separation, columns, 1), coincident=tuple(coincident))
 
 
 def _zeros(columns: int, length: int) -> Expansion:

@@ -10,38 +10,38 @@ import jax
 import jax.numpy as jnp
 
 from widelimit import series, validation
-from widelimit.activations.base import Activation, Trace
-from widelimit.activations.linear import correlate_linear_pieces
-from widelimit.activations.ranges import limited
+from widelimit.activations.base import Activation, Memo
+from widelimit.activations.closed.linear import correlate_linear_pieces
+from widelimit.activations.ranges import limit
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, gaps_from_near
+from widelimit.signals import Correlation, Variance, correlation_from_gap
 
 LARGEST_POWER = 3
 """The largest power p of max(u, 0)^p is this: the closed forms of Cho and Saul 2009 that are written out here."""
 
 
-def _correlate_signs(gaps: Gaps) -> tuple[Gaps, jax.Array]:
+def _correlate_signs(correlation: Correlation) -> tuple[Correlation, jax.Array]:
     """Compute the pair map of phi = sign: 1 - abs(rho_after) = (2/pi) psi, psi the angle to the nearer of +-1.
 
     Its slope (2/pi)/sin(psi) is infinite at the ends; it is given a derivative of 0 there, so that gradients of what
     does not depend on it stay finite.
     """
-    near = gaps.near
-    psi, _ = series.angle_from_gap(near)
-    square = near * (2 - near)
+    gap = correlation.gap
+    psi, _ = series.angle_from_gap(gap)
+    square = gap * (2 - gap)
     inside = square > 0
     slope = jnp.where(inside, (2 / math.pi) / jnp.sqrt(jnp.where(inside, square, 1)), jnp.inf)
-    return gaps_from_near((2 / math.pi) * psi, gaps.positive), slope
+    return correlation_from_gap((2 / math.pi) * psi, correlation.positive), slope
 
 
-def _correlate_steps(gaps: Gaps) -> tuple[Gaps, jax.Array]:
+def _correlate_steps(correlation: Correlation) -> tuple[Correlation, jax.Array]:
     """Compute the pair map of a step: (1 + sign)/2, half of its variance a constant."""
-    signs, slope = _correlate_signs(gaps)
-    return Gaps(signs.below / 2, 1 + signs.above / 2), slope / 2
+    signs, slope = _correlate_signs(correlation)
+    return Correlation(signs.one_minus / 2, 1 + signs.one_plus / 2), slope / 2
 
 
-def _jumped(signal: Variance, moment: float) -> Variance:
+def _second_moment(signal: Variance, moment: float) -> Variance:
     """Return the second moment of a phi that takes one size on both sides of its jump, and 0 at u = 0."""
     return Variance(jnp.where(signal.value > 0, moment, jnp.zeros_like(signal.value)), jnp.zeros_like(signal.exponent))
 
@@ -61,11 +61,11 @@ class Sign(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.sign(u)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        return _jumped(signal, 1.0), ()
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        return _second_moment(signal, 1.0), ()
 
-    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return _correlate_signs(gaps)
+    def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return _correlate_signs(correlation)
 
 
 @final
@@ -83,28 +83,28 @@ class Step(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return (u > 0).astype(u.dtype)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        return _jumped(signal, 0.5), ()
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        return _second_moment(signal, 0.5), ()
 
-    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return _correlate_steps(gaps)
+    def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return _correlate_steps(correlation)
 
 
-def _arc_cosine(power: int, near: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _arc_cosine(power: int, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compute (J_p(pi - psi), J_p(0) - J_p(psi)) of Cho and Saul for p = 1, 2, 3; psi in [0, pi/2].
 
     J_p(psi) = pi P_p(cos psi) - (-1)^p J_p(pi - psi) with P_1 = cos, P_2 = 3 - 2 sin^2, P_3 = cos (15 - 6 sin^2): so
     only the tail, which vanishes with psi, needs the angle, and the difference is free of cancellation.
     """
-    psi, segment = series.angle_from_gap(near)
-    cosine, square = 1 - near, near * (2 - near)
+    psi, segment = series.angle_from_gap(gap)
+    cosine, square = 1 - gap, gap * (2 - gap)
     if power == 1:
-        return segment, math.pi * near - segment
+        return segment, math.pi * gap - segment
     if power == 2:
         tail = psi * square - 3 * cosine * segment
         return tail, 2 * math.pi * square + tail
     tail = 15 * segment - 11 * square * series.safe_sqrt(square) + 6 * psi * cosine * square
-    return tail, math.pi * (15 * near + 6 * square * cosine) - tail
+    return tail, math.pi * (15 * gap + 6 * square * cosine) - tail
 
 
 @final
@@ -136,22 +136,22 @@ class RectifiedPower(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u > 0, u**self.power, 0)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         if self.power == 0:
-            return _jumped(signal, 0.5), ()
+            return _second_moment(signal, 0.5), ()
         moment = math.prod(range(1, 2 * self.power, 2)) / 2
-        exponent = limited(signal).exponent * self.power
+        exponent = limit(signal).exponent * self.power
         return Variance(moment * signal.value**self.power, exponent).normalised(), ()
 
-    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+    def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         if self.power == 0:
-            return _correlate_steps(gaps)
+            return _correlate_steps(correlation)
         if self.power == 1:
-            return correlate_linear_pieces(0.5, gaps)
+            return correlate_linear_pieces(0.5, correlation)
         at_zero = math.pi * math.prod(range(1, 2 * self.power, 2))
-        tail, fall = _arc_cosine(self.power, gaps.near)
-        below = jnp.where(gaps.positive, fall / at_zero, 1 - tail / at_zero)
-        slope_tail, slope_fall = _arc_cosine(self.power - 1, gaps.near)
+        tail, fall = _arc_cosine(self.power, correlation.gap)
+        one_minus = jnp.where(correlation.positive, fall / at_zero, 1 - tail / at_zero)
+        slope_tail, slope_fall = _arc_cosine(self.power - 1, correlation.gap)
         slope_at_zero = at_zero / (2 * self.power - 1)
-        slope = jnp.where(gaps.positive, slope_at_zero - slope_fall, slope_tail)
-        return Gaps(below, 2 - below), self.power**2 / at_zero * slope
+        slope = jnp.where(correlation.positive, slope_at_zero - slope_fall, slope_tail)
+        return Correlation(one_minus, 2 - one_minus), self.power**2 / at_zero * slope

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.expansions import PLACES, Expansion, ExpansionTrace
+from widelimit.activations.tabulated.expansions import PLACES, Expansion, ExpansionMemo
 from widelimit.pytrees import pytree
 
 LENGTH = 16
@@ -67,7 +67,7 @@ def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
     return Chunks(np.concatenate(rows), np.concatenate(columns), np.array(blocks, int), np.array(parities, int))
 
 
-def filled(chunks: Chunks, count: int) -> Chunks:
+def fill(chunks: Chunks, count: int) -> Chunks:
     """Append empty chunks up to that number; the loop skips them."""
     more = count - len(chunks.block)
     rows, columns, even = (
@@ -76,15 +76,15 @@ def filled(chunks: Chunks, count: int) -> Chunks:
     return Chunks(rows, columns, np.pad(chunks.block, (0, more), constant_values=-1), even)
 
 
-def chunks_traced(chunks: Chunks, polynomials: jax.Array) -> ExpansionTrace:
+def chunks_memo(chunks: Chunks, polynomials: jax.Array) -> ExpansionMemo:
     """Evaluate the chunks at the inputs whose T_j are given, (PLACES, ..)."""
-    return ExpansionTrace(
+    return ExpansionMemo(
         *(jnp.tensordot(matrix, polynomials, 1, precision="highest") for matrix in (chunks.rows, chunks.columns))
     )
 
 
 def mean_and_slope_by_x(
-    chunks: Chunks, x: ExpansionTrace, y: ExpansionTrace, at: jax.Array, sign: jax.Array
+    chunks: Chunks, x: ExpansionMemo, y: ExpansionMemo, at: jax.Array, sign: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Compute H and dH/dx at the places `at` of the angles, psi 4/pi - 1."""
     square = 2 * at**2 - 1

@@ -11,29 +11,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.base import Activation, Trace
+from widelimit.activations.base import Activation, Memo
 from widelimit.activations.ranges import (
     EXPONENT_LIMIT,
     bounded_deviation,
     check_factor,
-    even_gaps,
     half_range,
-    signed,
-    widened,
+    positive_correlation,
+    widen,
+    with_sign,
 )
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, power_of_two
+from widelimit.signals import Correlation, Variance, power_of_two
 
 LOG_4 = (1.38629150390625, 2.8572136406188345e-06)
 """log 4 as a number of 18 bits and the rest: a multiple of the first by up to 2^35 is exact in float64."""
 
 
-def _correlate_squares(x: jax.Array, y: jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+def _correlate_squares(x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
     """rho_after = exp(-E[(u - v)^2]/2) for the deviations x, y."""
-    distance = (x - y) ** 2 / 2 + x * y * gaps.below
-    below = -jnp.expm1(-distance)
-    return even_gaps(below), x * y * jnp.exp(-distance)
+    distance = (x - y) ** 2 / 2 + x * y * correlation.one_minus
+    one_minus = -jnp.expm1(-distance)
+    return positive_correlation(one_minus), x * y * jnp.exp(-distance)
 
 
 @final
@@ -61,14 +61,14 @@ class Rbf(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * jnp.asarray(self.gamma, u.dtype)) * u + math.pi / 4)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         gamma = jnp.asarray(self.gamma, signal.value.dtype)
         wave = Variance(2 * gamma * signal.value, signal.exponent).normalised()
         one = Variance(jnp.ones_like(signal.value), jnp.zeros_like(signal.exponent))
         return one, bounded_deviation(wave, int(np.finfo(gamma.dtype).minexp), half_range(gamma.dtype))
 
-    def correlate(self, x: jax.Array, y: jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return _correlate_squares(x, y, gaps)
+    def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return _correlate_squares(x, y, correlation)
 
 
 @final
@@ -99,8 +99,8 @@ class Exp(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(self.b * u)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        signal = widened(signal, self.b)
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        signal = widen(signal, self.b)
         info = np.finfo(signal.value.dtype)
         s = bounded_deviation(signal, int(info.minexp), half_range(info.dtype))
         # exp(2 s^2) = 4^exponent * value. The variance and not the square of its rounded root: s^2 may be a million.
@@ -111,13 +111,13 @@ class Exp(Activation):
         count = jax.lax.stop_gradient(jnp.round(inside / sum(LOG_4)))
         value = jnp.exp((inside - count * LOG_4[0]) - count * LOG_4[1])
         exponent = jnp.where(kept, count, EXPONENT_LIMIT).astype(jnp.int32)
-        return widened(Variance(value, exponent), self.a), s
+        return widen(Variance(value, exponent), self.a), s
 
-    def correlate(self, x: jax.Array, y: jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return _correlate_squares(x, y, gaps)
+    def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return _correlate_squares(x, y, correlation)
 
 
-class _GaussianTrace(NamedTuple):
+class _GaussianMemo(NamedTuple):
     """With q = 2 b s^2: t = 1/sqrt(1 + q), p = sqrt(q) t, x = p^2, root = sqrt(1 - x^2)."""
 
     t: jax.Array
@@ -154,25 +154,25 @@ class Gaussian(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(-self.b * u**2)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         rate = jnp.asarray(self.b, signal.value.dtype)
         signal = Variance(2 * rate * signal.value, signal.exponent).normalised()
         s = bounded_deviation(signal, int(np.finfo(rate.dtype).minexp), half_range(rate.dtype))
         t = 1 / series.hypot(jnp.ones_like(s), s)
         p = s * t
         slant = jnp.sqrt(1 + p**2)
-        total = widened(Variance(t / slant, jnp.zeros_like(signal.exponent)), self.a)
-        return total, _GaussianTrace(t, p, p**2, t * slant)
+        total = widen(Variance(t / slant, jnp.zeros_like(signal.exponent)), self.a)
+        return total, _GaussianMemo(t, p, p**2, t * slant)
 
-    def correlate(self, x: _GaussianTrace, y: _GaussianTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        near, common = gaps.near, x.p * y.p
+    def correlate(self, x: _GaussianMemo, y: _GaussianMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        gap, common = correlation.gap, x.p * y.p
         # In units of the larger t, so that no square of one underflows.
         unit = jax.lax.stop_gradient(jnp.maximum(x.t, y.t))
-        apart, gap = (x.p - y.p) / unit, near / unit / unit
-        half = ((x.t / unit) ** 2 + (y.t / unit) ** 2 + apart**2) / 2 + common * gap
+        separation, scaled_gap = (x.p - y.p) / unit, gap / unit / unit
+        half = ((x.t / unit) ** 2 + (y.t / unit) ** 2 + separation**2) / 2 + common * scaled_gap
         square = half * (2 - unit * (unit * half))
         mean = jnp.sqrt(x.root / unit) * jnp.sqrt(y.root / unit)
-        terms = (apart * (x.p + y.p)) ** 2 + ((x.root - y.root) / unit) ** 2
-        after = (terms / 2 + common**2 * gap * (2 - near)) / (square + mean * jnp.sqrt(square))
-        slope = mean / jnp.sqrt(square) * ((common / unit) * (common / unit) * (1 - near) / square)
-        return even_gaps(after), signed(slope, gaps)
+        terms = (separation * (x.p + y.p)) ** 2 + ((x.root - y.root) / unit) ** 2
+        after = (terms / 2 + common**2 * scaled_gap * (2 - gap)) / (square + mean * jnp.sqrt(square))
+        slope = mean / jnp.sqrt(square) * ((common / unit) * (common / unit) * (1 - gap) / square)
+        return positive_correlation(after), with_sign(slope, correlation)

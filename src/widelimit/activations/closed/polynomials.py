@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from widelimit import validation
-from widelimit.activations.base import Activation, Trace
-from widelimit.activations.ranges import EXPONENT_LIMIT, inside, limited
+from widelimit.activations.base import Activation, Memo
+from widelimit.activations.ranges import EXPONENT_LIMIT, inside, limit
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, exponent_of, power_of_two
+from widelimit.signals import Correlation, Variance, exponent_of, power_of_two
 
 LARGEST_DEGREE = 10
 """The slope of the series is right to about 2 degree eps, and the pair phase costs four sums of so many terms.
@@ -51,24 +51,27 @@ def _powers(base: jax.Array, largest: int) -> list[jax.Array]:
     return powers
 
 
-def _correlate_series(x: jax.Array, y: jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+def _correlate_series(x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
     """rho_after = f(rho) = sum_j c_j rho^j with c_j = w_j w'_j, and its slope. Source: Daniely et al. 2016.
 
     1 - f(rho) = sum_j (w_j - w'_j)^2/2 + (1 - rho) f[1, rho], and 1 + f(rho) likewise from f[-1, rho] with the sign of
     the even w'_j turned: by divided differences, so that both gaps vanish where they should.
     """
-    rho = gaps.rho
+    rho = correlation.rho
     value = x[-1] * y[-1]
     to_one = to_minus_one = slope = jnp.zeros_like(value * rho)
-    apart = apart_below = jnp.zeros_like(value)
+    separation = separation_plus = jnp.zeros_like(value)
     for j in range(len(x) - 1, -1, -1):
-        apart = apart + (x[j] - y[j]) ** 2
-        apart_below = apart_below + (x[j] - y[j] if j % 2 else x[j] + y[j]) ** 2
+        separation = separation + (x[j] - y[j]) ** 2
+        separation_plus = separation_plus + (x[j] - y[j] if j % 2 else x[j] + y[j]) ** 2
         if j:
             to_one, to_minus_one, slope = to_one + value, value - to_minus_one, slope * rho + value
             value = value * rho + x[j - 1] * y[j - 1]
-    below, above = apart / 2 + gaps.below * to_one, apart_below / 2 + gaps.above * to_minus_one
-    return Gaps(inside(below), inside(above)), slope
+    one_minus, one_plus = (
+        separation / 2 + correlation.one_minus * to_one,
+        separation_plus / 2 + correlation.one_plus * to_minus_one,
+    )
+    return Correlation(inside(one_minus), inside(one_plus)), slope
 
 
 @final
@@ -96,14 +99,14 @@ class Monomial(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u**self.power
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         weights = [jnp.full_like(signal.value, weight) for weight in _in_hermite(self.power)]
         moment = math.prod(range(1, 2 * self.power, 2))
-        total = Variance(moment * signal.value**self.power, limited(signal).exponent * self.power)
+        total = Variance(moment * signal.value**self.power, limit(signal).exponent * self.power)
         return total.normalised(), _normalised(weights)[1]
 
-    def correlate(self, x: jax.Array, y: jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return _correlate_series(x, y, gaps)
+    def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return _correlate_series(x, y, correlation)
 
 
 @final
@@ -146,8 +149,8 @@ class Polynomial(Activation):
             value = value * u + coefficient
         return value
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        signal = limited(signal)
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        signal = limit(signal)
         dtype = signal.value.dtype
         coefficients = [jnp.asarray(value, dtype) for value in self.coefficients]
         # Everything is divided by 2^largest, the size of the largest a_k s^k.
@@ -169,8 +172,8 @@ class Polynomial(Activation):
         square, normalised = _normalised(weights)
         return Variance(square, largest).normalised(), normalised
 
-    def correlate(self, x: jax.Array, y: jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return _correlate_series(x, y, gaps)
+    def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return _correlate_series(x, y, correlation)
 
 
 @final
@@ -201,9 +204,9 @@ class Hermite(Activation):
             before, value = value, (u * value - math.sqrt(k) * before) / math.sqrt(k + 1)
         return value
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         n, dtype = self.degree, signal.value.dtype
-        signal = limited(signal)
+        signal = limit(signal)
         # In units of 2^unit, the size of s or 1, whichever is larger.
         unit = jnp.maximum(signal.exponent, 0)
         shrink = power_of_two(signal.exponent - unit, dtype)
@@ -217,5 +220,5 @@ class Hermite(Activation):
         square, normalised = _normalised(weights)
         return Variance(square, n * unit).normalised(), normalised
 
-    def correlate(self, x: jax.Array, y: jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return _correlate_series(x, y, gaps)
+    def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return _correlate_series(x, y, correlation)

@@ -11,22 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series, validation
-from widelimit.activations.base import Activation, Trace
+from widelimit.activations.base import Activation, Memo
 from widelimit.activations.ranges import (
     LARGEST_FACTOR,
     bounded_deviation,
     check_factor,
-    gaps_by_difference,
-    merged,
-    signed,
-    widened,
+    correlation_by_difference,
+    merge,
+    widen,
+    with_sign,
 )
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, add_constant, gaps_from_near
+from widelimit.signals import Correlation, Variance, add_constant, correlation_from_gap
 
 
-class _ErfTrace(NamedTuple):
+class _ErfMemo(NamedTuple):
     """q = sqrt(2) s, k = 1/sqrt(1 + q^2), p = q k, root = sqrt(1 - p^4), half = sin^2(a/2), h = a/p^2, sin a = p^2.
 
     s is the deviation of b u; share and rest are those of a erf and of c in the deviation after phi.
@@ -79,8 +79,8 @@ class Erf(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jax.scipy.special.erf(self.b * u) + self.c
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        signal = widened(signal, self.b)
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        signal = widen(signal, self.b)
         info = np.finfo(signal.value.dtype)
         deviation = bounded_deviation(signal, 2 * int(info.minexp), int(info.maxexp) - 2)
         # Beyond 1e307 (float32: 2e37) 1/q would be no normal number; erf is the sign function long before.
@@ -93,34 +93,34 @@ class Erf(Activation):
         small = signal.exponent < 0
         squared = jnp.where(small, 2 * signal.value * k**2, p**2)
         exponent = jnp.where(small, signal.exponent, 0)
-        odd = widened(Variance((2 / math.pi) * squared * h, exponent), self.a)
-        offset = widened(Variance(jnp.ones_like(q), jnp.zeros_like(exponent)), self.c)
-        total, share, rest = merged(odd, offset)
-        return total, _ErfTrace(q, k, p, root, half, h, share, rest)
+        odd = widen(Variance((2 / math.pi) * squared * h, exponent), self.a)
+        offset = widen(Variance(jnp.ones_like(q), jnp.zeros_like(exponent)), self.c)
+        total, share, rest = merge(odd, offset)
+        return total, _ErfMemo(q, k, p, root, half, h, share, rest)
 
-    def correlate(self, x: _ErfTrace, y: _ErfTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        near = gaps.near
+    def correlate(self, x: _ErfMemo, y: _ErfMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        gap = correlation.gap
         common = x.p * y.p
-        z = common * (1 - near)
+        z = common * (1 - gap)
         step = series.safe_divide((x.q - y.q) * x.k * y.k * ((x.q + y.q) * x.k * y.k), x.p + y.p)
-        one_minus_z = (x.k**2 + y.k**2 + step**2) / 2 + common * near
+        one_minus_z = (x.k**2 + y.k**2 + step**2) / 2 + common * gap
         # sqrt(1 - z^2) with the largest term of 1 - z taken out, so that no square underflows.
-        apart = series.safe_sqrt(near)
-        largest = jax.lax.stop_gradient(jnp.maximum(jnp.maximum(x.k, y.k), apart))
+        separation = series.safe_sqrt(gap)
+        largest = jax.lax.stop_gradient(jnp.maximum(jnp.maximum(x.k, y.k), separation))
         terms = ((x.k / largest) ** 2 + (y.k / largest) ** 2 + (step / largest) ** 2) / 2
-        root = largest * jnp.sqrt((terms + common * (apart / largest) ** 2) * (2 - one_minus_z))
+        root = largest * jnp.sqrt((terms + common * (separation / largest) ** 2) * (2 - one_minus_z))
         half = z**2 / (2 * (1 + root))
         h, towards_x, towards_y = series.divided_differences(series.ARCSINE_OVER_COSINE, x.half, y.half, half)
-        over_x = x.p * (step + y.p * near) * (x.p**2 + z) / (2 * (x.root + root)) * towards_x
-        over_y = y.p * (x.p * near - step) * (y.p**2 + z) / (2 * (y.root + root)) * towards_y
+        over_x = x.p * (step + y.p * gap) * (x.p**2 + z) / (2 * (x.root + root)) * towards_x
+        over_y = y.p * (x.p * gap - step) * (y.p**2 + z) / (2 * (y.root + root)) * towards_y
         scale = jnp.sqrt(x.h * y.h)
         spread = (over_x - over_y) / (jnp.sqrt(x.h) + jnp.sqrt(y.h))
-        near_after = near * (h / scale) + (over_x + over_y - spread**2) / (2 * scale)
-        after = add_constant(x.share, y.share, x.rest, y.rest, gaps_from_near(near_after, gaps.positive))
+        near_after = gap * (h / scale) + (over_x + over_y - spread**2) / (2 * scale)
+        after = add_constant(x.share, y.share, x.rest, y.rest, correlation_from_gap(near_after, correlation.positive))
         return after, x.share * y.share / (root * scale)
 
 
-class _GeluTrace(NamedTuple):
+class _GeluMemo(NamedTuple):
     """t = 1/sqrt(1 + s^2), p = s t, tail = L(p^2), size = sqrt(2 pi E[phi(u)^2]/s^2)."""
 
     t: jax.Array
@@ -156,7 +156,7 @@ class Gelu(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jax.nn.gelu(u, approximate=False)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # At the ceiling gelu is relu to rounding, and powers of 1/t in the gradients are still numbers.
         info = np.finfo(signal.value.dtype)
         s = bounded_deviation(signal, int(info.minexp), min(100, int(info.maxexp) // 4 - 5))
@@ -164,25 +164,25 @@ class Gelu(Activation):
         _, tail = _gelu_tail(t**2)
         square = math.pi - tail
         total = Variance(signal.value * (square / (2 * math.pi)), signal.exponent).normalised()
-        return total, _GeluTrace(t, s * t, tail, jnp.sqrt(square))
+        return total, _GeluMemo(t, s * t, tail, jnp.sqrt(square))
 
-    def correlate(self, x: _GeluTrace, y: _GeluTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        near = gaps.near
-        rho, across, common = 1 - near, near * (2 - near), x.p * y.p
-        ends, apart = x.t**2 + y.t**2, (x.p - y.p) ** 2
-        gap_z = (ends + apart) / 2 + common * near
+    def correlate(self, x: _GeluMemo, y: _GeluMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        gap = correlation.gap
+        rho, across, common = 1 - gap, gap * (2 - gap), x.p * y.p
+        ends, separation = x.t**2 + y.t**2, (x.p - y.p) ** 2
+        gap_z = (ends + separation) / 2 + common * gap
         square = gap_z * (2 - gap_z)
         root = jnp.sqrt(square)
         angle, tail = _gelu_tail(gap_z)
         size = x.size * y.size
-        agree = jnp.where(gaps.positive, math.pi - angle, angle)
+        agree = jnp.where(correlation.positive, math.pi - angle, angle)
 
-        fall = near * agree + (tail - (x.tail + y.tail) / 2) - common * (near**2 - rho**2 * apart) / root
+        fall = gap * agree + (tail - (x.tail + y.tail) / 2) - common * (gap**2 - rho**2 * separation) / root
         spread = ((x.tail - y.tail) / (x.size + y.size)) ** 2 / 2
         opposite = common * (across + rho**2 * ends) / root - rho * agree
-        below = jnp.where(gaps.positive, (fall - spread) / size, 1 - opposite / size)
+        one_minus = jnp.where(correlation.positive, (fall - spread) / size, 1 - opposite / size)
 
         inner = (x.t * y.t) ** 2 + (y.p * x.t**2) ** 2 + (x.p * y.t**2) ** 2 + common**2 * across * ends
         bend = (common * rho / root) * (2 * ends - inner / square)
-        slope = (agree + signed(bend, gaps)) / size
-        return gaps_by_difference(below, (near == 0) & gaps.positive & (x.t == y.t)), slope
+        slope = (agree + with_sign(bend, correlation)) / size
+        return correlation_by_difference(one_minus, (gap == 0) & correlation.positive & (x.t == y.t)), slope

@@ -40,18 +40,18 @@ class Expansion:
     """Each column has this number of functions of the angle; terms is their sum."""
 
 
-class ExpansionTrace(NamedTuple):
-    """The trace holds an expansion's rows and columns at the deviations of n inputs: arrays (.., n)."""
+class ExpansionMemo(NamedTuple):
+    """The memo holds an expansion's rows and columns at the deviations of n inputs: arrays (.., n)."""
 
     rows: jax.Array
     columns: jax.Array
 
 
-def traced(expansion: Expansion, polynomials: jax.Array) -> ExpansionTrace:
+def expansion_memo(expansion: Expansion, polynomials: jax.Array) -> ExpansionMemo:
     """Evaluate the expansion at the inputs whose T_j are given, (m, .., n)."""
     flat = polynomials.reshape(len(polynomials), -1)
     shape = (-1, *polynomials.shape[1:])
-    return ExpansionTrace(
+    return ExpansionMemo(
         *(
             jnp.matmul(matrix, flat, precision="highest").reshape(shape)
             for matrix in (expansion.rows, expansion.columns)
@@ -59,7 +59,7 @@ def traced(expansion: Expansion, polynomials: jax.Array) -> ExpansionTrace:
     )
 
 
-def contracted(expansion: Expansion, x: ExpansionTrace, y: ExpansionTrace) -> list[jax.Array]:
+def contract(expansion: Expansion, x: ExpansionMemo, y: ExpansionMemo) -> list[jax.Array]:
     """Compute for every pair the coefficients of the functions of the angle."""
     starts = np.concatenate([[0], np.cumsum(expansion.pattern)])
     return [
@@ -70,7 +70,7 @@ def contracted(expansion: Expansion, x: ExpansionTrace, y: ExpansionTrace) -> li
     ]
 
 
-def expanded(coefficients: np.ndarray, threshold: float, *, step: int, weights: np.ndarray | float = 1.0) -> Expansion:
+def expand(coefficients: np.ndarray, threshold: float, *, step: int, weights: np.ndarray | float = 1.0) -> Expansion:
     """Expand coefficients (m, m, K); terms below the threshold after multiplication by weights (K,) are left out.
 
     Lengths are multiples of `step` and do not increase, so that few programs are compiled.

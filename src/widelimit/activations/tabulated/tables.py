@@ -2,9 +2,9 @@
 
 For u = s z with z ~ N(0, 1) let f_s(z) = phi(s z)/sqrt(E[phi(s z)^2]). The correlation after phi splits into the even
 and the odd part of phi, R(rho) = R_e(|rho|) + sign(rho) R_o(|rho|), and for each part, with psi the angle to the nearer
-of +-1 and near = 1 - cos(psi),
+of +-1 and gap = 1 - cos(psi),
 
-    R(psi; s, t) = <f_s, f_t> - near H(psi; s, t),    H = mean of dR/drho over [cos(psi), 1].
+    R(psi; s, t) = <f_s, f_t> - gap H(psi; s, t),    H = mean of dR/drho over [cos(psi), 1].
 
 dR/drho = E[f_s' f_t'] comes from quadrature at Chebyshev points in psi (all these functions are analytic in psi, kinks
 of phi or not) and in s/(s + sigma); H follows by integration, without cancellation, so that gaps keep their relative
@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import gaussian
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
-from widelimit.activations.chunks import Chunks
-from widelimit.activations.expansions import Expansion, expanded, in_places, in_powers
-from widelimit.activations.moments import growth, order_at_zero
-from widelimit.activations.polar import NoConvergenceError, sums_of_parts
-from widelimit.activations.sharp import Sharp
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.tabulated.chunks import Chunks
+from widelimit.activations.tabulated.coincident import Coincident
+from widelimit.activations.tabulated.expansions import Expansion, expand, in_places, in_powers
+from widelimit.activations.tabulated.moments import growth, order_at_zero
+from widelimit.activations.tabulated.polar import NoConvergenceError, sums_of_parts
 from widelimit.arithmetic import arithmetic
 from widelimit.gaussian import Function
 from widelimit.interpreter import interpreted
@@ -49,13 +49,13 @@ ANGLE_POINTS = (32, 64, 128, 192)
 class Part:
     """The object holds the even or the odd part of phi."""
 
-    apart: Expansion
+    separation: Expansion
     """|f_s - f_t|^2/2 over the square of the difference of their places."""
     share: np.ndarray
     """(PLACES,): coefficients of E[f_s^2]."""
     mean_slope: Expansion
     """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
-    sharp: tuple[Sharp, ...] = ()
+    coincident: tuple[Coincident, ...] = ()
     """H is without these: where kinks of two inputs may meet, and where one may meet the mirror image of the other."""
 
 
@@ -143,7 +143,7 @@ def half_octaves(low: float, high: float) -> tuple[float, float]:
     return low, 2 ** (math.ceil(2 * math.log2(high)) / 2)
 
 
-def averaged(slopes: np.ndarray) -> np.ndarray:
+def average(slopes: np.ndarray) -> np.ndarray:
     """Average a function of rho over [cos(psi), 1], at `angles`; both along the last axis."""
     count = slopes.shape[-1]
     nodes, weights = np.polynomial.legendre.leggauss(48)
@@ -191,13 +191,13 @@ def _inner(
     return (even, odd), norms
 
 
-def unconverged(values: np.ndarray, target: float) -> tuple[bool, bool]:
+def short_of_target(values: np.ndarray, target: float) -> tuple[bool, bool]:
     """Return two flags: True if the last coefficients in the deviations, or in the angle, are above the target."""
     size = np.abs(chebyshev_coefficients(values, 0, 1, 2))
     return len(size) > 1 and bool(size[-2:].max() > target), bool(size[..., -2:].max() > target)
 
 
-def separated(products: np.ndarray, threshold: float) -> Expansion:
+def separation_series(products: np.ndarray, threshold: float) -> Expansion:
     """Compute |f_x - f_y|^2/(2 (x - y)^2) from the Chebyshev coefficients (m, m) of <f_x, f_y>, without cancellation.
 
     f_x as the vector sum_j root_j T_j(x), of a space that may have an indefinite product; the divided differences of
@@ -213,7 +213,7 @@ def separated(products: np.ndarray, threshold: float) -> Expansion:
         factor = 1 if j == 1 else 2
         differences[j] = factor * (x[:, None] * differences[j - 1] + at[:, j - 1]) - (j > 1) * differences[j - 2]
     values = np.tensordot(np.sign(eigenvalues[kept]), np.einsum("jr,jab->rab", root, differences) ** 2, 1) / 2
-    return expanded(chebyshev_coefficients(values, 0, 1)[: len(products), : len(products), None], threshold, step=1)
+    return expand(chebyshev_coefficients(values, 0, 1)[: len(products), : len(products), None], threshold, step=1)
 
 
 def _slopes_of_terms(count: int) -> np.ndarray:
@@ -225,10 +225,10 @@ def _slopes_of_terms(count: int) -> np.ndarray:
     return np.asarray(np.max(np.abs(np.cos(k * angle) + np.tan(psi / 2) * (4 / math.pi) * k * ratio), axis=1))
 
 
-def expanded_slope(means: np.ndarray, threshold: float) -> Expansion:
+def expand_slope(means: np.ndarray, threshold: float) -> Expansion:
     """Expand H from its values (m, m, K) at `angles`, such that dR/drho is right to the threshold too."""
     weights = _slopes_of_terms(means.shape[-1])
-    return in_powers(expanded(chebyshev_coefficients(means, 0, 1, 2), threshold, step=2, weights=weights), halved=True)
+    return in_powers(expand(chebyshev_coefficients(means, 0, 1, 2), threshold, step=2, weights=weights), halved=True)
 
 
 def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | None:
@@ -236,9 +236,9 @@ def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | Non
     if max(np.abs(inner).max(), np.abs(slopes).max()) < 64 * np.finfo(float).eps:
         return None
     return Part(
-        separated(chebyshev_coefficients(inner, 0, 1), threshold),
+        separation_series(chebyshev_coefficients(inner, 0, 1), threshold),
         in_places(chebyshev_coefficients(np.diagonal(inner), 0)),
-        expanded_slope(averaged(slopes), threshold),
+        expand_slope(average(slopes), threshold),
     )
 
 
@@ -265,7 +265,7 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
                 samples = _sample(phi, kinks, places.deviations(m)[1], count)
             except NoConvergenceError:
                 raise ValueError(_no_convergence(label, kinks, low, high, rtol)) from None
-            either = [unconverged(slopes, target) for slopes in samples.slopes]
+            either = [short_of_target(slopes, target) for slopes in samples.slopes]
             short = either[0][0] or either[1][0], either[0][1] or either[1][1]
             if not any(short):
                 _refuse_jumps(samples, rtol, label)
@@ -303,7 +303,7 @@ def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
     """
     inner, slopes = samples.inner[1], samples.slopes[1]
     at_zero = np.polynomial.chebyshev.chebvander(np.ones(1), slopes.shape[-1] - 1)[0]
-    left = inner - chebyshev_coefficients(averaged(slopes), -1) @ at_zero
+    left = inner - chebyshev_coefficients(average(slopes), -1) @ at_zero
     if np.abs(left).max() > max(rtol, 1e-11):
         raise ValueError(
             f"{label}: E[phi(u) phi(v)] is not the integral of E[phi'(u) phi'(v)] (off by {np.abs(left).max():.2g}): "

@@ -11,30 +11,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series, validation
-from widelimit.activations.base import Activation, Trace
+from widelimit.activations.base import Activation, Memo
 from widelimit.activations.ranges import (
     LARGEST_FACTOR,
     bounded_deviation,
     check_factor,
-    even_gaps,
     half_range,
     inside,
-    merged,
-    mixed,
-    signed,
-    widened,
+    merge,
+    mix,
+    positive_correlation,
+    widen,
+    with_sign,
 )
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, gaps_from_near, gaps_of_one
+from widelimit.signals import Correlation, Variance, correlation_from_gap, correlation_with_itself
 
 
-class _WaveTrace(NamedTuple):
-    """s the deviation of the wave's argument or the floor below it, falls = 1 - exp(-2 s^2), below = true s / s."""
+class _WaveMemo(NamedTuple):
+    """s the deviation of the wave's argument or the floor below it, falls = 1 - exp(-2 s^2), shrinkage = true s / s."""
 
     s: jax.Array
     falls: jax.Array
-    below: jax.Array
+    shrinkage: jax.Array
 
 
 class _WavePair(NamedTuple):
@@ -48,28 +48,28 @@ class _WavePair(NamedTuple):
     excess: jax.Array
 
 
-def _wave_trace(signal: Variance) -> _WaveTrace:
+def _wave_trace(signal: Variance) -> _WaveMemo:
     # At the floor s^2 is far below rounding and a wave its straight line, or its crest; 1/s^4 is still a number.
     info = np.finfo(signal.value.dtype)
     floor, ceiling = -int(info.maxexp) // 8, half_range(info.dtype)
     positive = signal.value > 0
     kept = Variance(jnp.where(positive, signal.value, 1), jnp.where(positive, signal.exponent, floor))
     s = bounded_deviation(kept, floor, ceiling)
-    return _WaveTrace(s, -jnp.expm1(-2 * s**2), bounded_deviation(signal, int(info.minexp), ceiling) / s)
+    return _WaveMemo(s, -jnp.expm1(-2 * s**2), bounded_deviation(signal, int(info.minexp), ceiling) / s)
 
 
-def _wave_pair(x: _WaveTrace, y: _WaveTrace, near: jax.Array) -> _WavePair:
-    apart, common = x.s - y.s, x.s * y.s
-    falls = -jnp.expm1(-2 * (common * (1 - near)))
+def _wave_pair(x: _WaveMemo, y: _WaveMemo, gap: jax.Array) -> _WavePair:
+    separation, common = x.s - y.s, x.s * y.s
+    falls = -jnp.expm1(-2 * (common * (1 - gap)))
 
-    def excess(own: jax.Array, own_falls: jax.Array, apart: jax.Array) -> jax.Array:
+    def excess(own: jax.Array, own_falls: jax.Array, separation: jax.Array) -> jax.Array:
         # exp(-2 c) - exp(-2 s^2); where s^2 is much smaller than c the first form overflows and the other is exact.
-        further = own * apart + common * near
+        further = own * separation + common * gap
         close = further > -1
         return jnp.where(close, -(1 - falls) * jnp.expm1(-2 * jnp.where(close, further, 0)), own_falls - falls)
 
-    total = excess(x.s, x.falls, apart) + excess(y.s, y.falls, -apart)
-    return _WavePair(apart**2 / 2 + common * near, falls, total / 2)
+    total = excess(x.s, x.falls, separation) + excess(y.s, y.falls, -separation)
+    return _WavePair(separation**2 / 2 + common * gap, falls, total / 2)
 
 
 def _decayed(
@@ -86,11 +86,11 @@ def _decayed(
     if square:
         ratio, missing = ratio**2, missing * (1 + ratio)
     close = (distance < 1) & (x < 2 * y) & (y < 2 * x)
-    near = jnp.where(close, missing, 0) - jnp.expm1(-jnp.where(close, distance, 0)) * jnp.where(close, ratio, 0)
-    return inside(jnp.where(close, near, 1 - jnp.exp(-distance) * ratio))
+    gap = jnp.where(close, missing, 0) - jnp.expm1(-jnp.where(close, distance, 0)) * jnp.where(close, ratio, 0)
+    return inside(jnp.where(close, gap, 1 - jnp.exp(-distance) * ratio))
 
 
-def _sines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
+def _sines(x: _WaveMemo, y: _WaveMemo, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
     """Compute (near after, slope for rho >= 0) of phi = sin: correlation exp(-distance) falls/sqrt(falls_x falls_y)."""
     gap = _decayed(pair.distance, x.falls, y.falls, pair.falls, pair.excess)
     decay = jnp.exp(-pair.distance)
@@ -98,12 +98,12 @@ def _sines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, ja
     return gap, slope
 
 
-def _cosines(x: _WaveTrace, y: _WaveTrace, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
+def _cosines(x: _WaveMemo, y: _WaveMemo, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
     """Compute (gap after, slope for rho >= 0) of phi = cos, whose correlation is even in rho."""
     gap = _decayed(pair.distance, 2 - x.falls, 2 - y.falls, 2 - pair.falls, -pair.excess)
     decay = jnp.exp(-pair.distance)
     slope = decay * pair.falls * ((x.s / jnp.sqrt(2 - x.falls)) * (y.s / jnp.sqrt(2 - y.falls)))
-    slope = slope * (x.below * y.below) ** 2
+    slope = slope * (x.shrinkage * y.shrinkage) ** 2
     return gap, slope
 
 
@@ -114,8 +114,8 @@ def _sine_variance(signal: Variance, falls: jax.Array, s: jax.Array) -> Variance
     return Variance(value, jnp.where(small, signal.exponent, 0)).normalised()
 
 
-class _SinTrace(NamedTuple):
-    wave: _WaveTrace
+class _SinMemo(NamedTuple):
+    wave: _WaveMemo
     odd: jax.Array
     even: jax.Array
 
@@ -148,22 +148,22 @@ class Sin(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.sin(self.a * u + self.b)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        signal = widened(signal, self.a)
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        signal = widen(signal, self.a)
         wave = _wave_trace(signal)
         phase = jnp.asarray(self.b, signal.value.dtype)
-        odd = widened(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
-        even = widened(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
-        total, odd_share, even_share = merged(odd, even)
-        return total, _SinTrace(wave, odd_share, even_share)
+        odd = widen(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
+        even = widen(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
+        total, odd_share, even_share = merge(odd, even)
+        return total, _SinMemo(wave, odd_share, even_share)
 
-    def correlate(self, x: _SinTrace, y: _SinTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        pair = _wave_pair(x.wave, y.wave, gaps.near)
+    def correlate(self, x: _SinMemo, y: _SinMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        pair = _wave_pair(x.wave, y.wave, correlation.gap)
         odd, odd_slope = _sines(x.wave, y.wave, pair)
         even, even_slope = _cosines(x.wave, y.wave, pair)
-        parts = (gaps_from_near(odd, gaps.positive), even_gaps(even))
-        after = mixed((x.odd, x.even), (y.odd, y.even), parts)
-        return after, x.odd * y.odd * odd_slope + x.even * y.even * signed(even_slope, gaps)
+        parts = (correlation_from_gap(odd, correlation.positive), positive_correlation(even))
+        after = mix((x.odd, x.even), (y.odd, y.even), parts)
+        return after, x.odd * y.odd * odd_slope + x.even * y.even * with_sign(even_slope, correlation)
 
 
 @final
@@ -189,22 +189,22 @@ class Cos(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.cos(self.a * u)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        wave = _wave_trace(widened(signal, self.a))
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        wave = _wave_trace(widen(signal, self.a))
         return Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)).normalised(), wave
 
-    def correlate(self, x: _WaveTrace, y: _WaveTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        gap, slope = _cosines(x, y, _wave_pair(x, y, gaps.near))
-        return even_gaps(gap), signed(slope, gaps)
+    def correlate(self, x: _WaveMemo, y: _WaveMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        gap, slope = _cosines(x, y, _wave_pair(x, y, correlation.gap))
+        return positive_correlation(gap), with_sign(slope, correlation)
 
 
-class _SnakeTrace(NamedTuple):
-    """The trace holds the wave sqrt(2) a u and the shares of its parts in the deviation of phi.
+class _SnakeMemo(NamedTuple):
+    """The memo holds the wave sqrt(2) a u and the shares of its parts in the deviation of phi.
 
     The parts are u, the mean of sin^2 and the rest.
     """
 
-    wave: _WaveTrace
+    wave: _WaveMemo
     linear: jax.Array
     mean: jax.Array
     rest: jax.Array
@@ -237,20 +237,20 @@ class Snake(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u + jnp.sin(self.a * u) ** 2 / self.a
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
-        wave = _wave_trace(widened(widened(signal, self.a), math.sqrt(2)))
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        wave = _wave_trace(widen(widen(signal, self.a), math.sqrt(2)))
         mean = series.safe_divide(-jnp.expm1(-(wave.s**2)), math.sqrt(2) * wave.s)
         rest = series.safe_divide(wave.falls, 2 * wave.s)
         square = 1 + mean**2 + rest**2
         root = jnp.sqrt(square)
         total = Variance(signal.value * square, signal.exponent).normalised()
-        return total, _SnakeTrace(wave, 1 / root, mean / root, rest / root)
+        return total, _SnakeMemo(wave, 1 / root, mean / root, rest / root)
 
-    def correlate(self, x: _SnakeTrace, y: _SnakeTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        pair = _wave_pair(x.wave, y.wave, gaps.near)
+    def correlate(self, x: _SnakeMemo, y: _SnakeMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        pair = _wave_pair(x.wave, y.wave, correlation.gap)
         falls = (x.wave.falls, y.wave.falls, pair.falls)
         gap = _decayed(2 * pair.distance, *falls, pair.excess, square=True)
-        parts = (gaps, gaps_of_one(gap), even_gaps(gap))
-        after = mixed((x.linear, x.mean, x.rest), (y.linear, y.mean, y.rest), parts)
+        parts = (correlation, correlation_with_itself(gap), positive_correlation(gap))
+        after = mix((x.linear, x.mean, x.rest), (y.linear, y.mean, y.rest), parts)
         swing = jnp.exp(-2 * pair.distance) * pair.falls * (2 - pair.falls) / 2
-        return after, x.linear * y.linear * (1 + signed(swing, gaps))
+        return after, x.linear * y.linear * (1 + with_sign(swing, correlation))

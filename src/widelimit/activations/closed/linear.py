@@ -10,31 +10,31 @@ import jax
 import jax.numpy as jnp
 
 from widelimit import series, validation
-from widelimit.activations.base import Activation, Trace
+from widelimit.activations.base import Activation, Memo
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance
+from widelimit.signals import Correlation, Variance
 
 STEEPEST = 1e6
 """The slopes are limited: squares of 1e-6 to 1e6 and their ratios are far inside float32."""
 
 
-def correlate_linear_pieces(bend: float | jax.Array, gaps: Gaps) -> tuple[Gaps, jax.Array]:
+def correlate_linear_pieces(bend: float | jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
     """Compute the pair map of phi(u) = A|u| + B u, with bend = A^2/(A^2 + B^2).
 
     rho_after = bend kappa(theta) + (1 - bend) cos(theta), kappa = (2/pi) (sin(theta) + (pi/2 - theta) cos(theta)) the
     dual of abs, which has the period pi: so it is taken at the angle psi in [0, pi/2] to the nearer of +-1. Cho and
     Saul 2009, eq. (6), for bend = 1/2; Tsuchida et al. 2018, arXiv 1711.09090, for all.
     """
-    near = gaps.near
-    psi, segment = series.angle_from_gap(near)
-    folded = near - (2 / math.pi) * segment
+    gap = correlation.gap
+    psi, segment = series.angle_from_gap(gap)
+    folded = gap - (2 / math.pi) * segment
     slope = 1 - (2 / math.pi) * psi
-    after = Gaps(
-        bend * folded + (1 - bend) * gaps.below,
-        bend * (2 - folded) + (1 - bend) * gaps.above,
+    after = Correlation(
+        bend * folded + (1 - bend) * correlation.one_minus,
+        bend * (2 - folded) + (1 - bend) * correlation.one_plus,
     )
-    return after, bend * jnp.where(gaps.positive, slope, -slope) + (1 - bend)
+    return after, bend * jnp.where(correlation.positive, slope, -slope) + (1 - bend)
 
 
 @final
@@ -48,11 +48,11 @@ class Identity(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         return signal, ()
 
-    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return gaps, jnp.ones_like(gaps.below)
+    def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return correlation, jnp.ones_like(correlation.one_minus)
 
 
 @final
@@ -69,11 +69,11 @@ class Relu(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jax.nn.relu(u)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         return Variance(signal.value / 2, signal.exponent), ()
 
-    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return correlate_linear_pieces(0.5, gaps)
+    def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return correlate_linear_pieces(0.5, correlation)
 
 
 @final
@@ -99,13 +99,13 @@ class LeakyRelu(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u >= 0, u, self.slope * u)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         slope = jnp.asarray(self.slope, signal.value.dtype)
         return Variance(signal.value * ((1 + slope**2) / 2), signal.exponent), ()
 
-    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        slope = jnp.asarray(self.slope, gaps.below.dtype)
-        return correlate_linear_pieces((1 - slope) ** 2 / (2 + 2 * slope**2), gaps)
+    def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        slope = jnp.asarray(self.slope, correlation.one_minus.dtype)
+        return correlate_linear_pieces((1 - slope) ** 2 / (2 + 2 * slope**2), correlation)
 
 
 @final
@@ -138,13 +138,13 @@ class ABRelu(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u >= 0, self.b * u, self.a * u)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         a, b = (jnp.asarray(v, signal.value.dtype) for v in (self.a, self.b))
         return Variance(signal.value * ((a**2 + b**2) / 2), signal.exponent).normalised(), ()
 
-    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        a, b = (jnp.asarray(v, gaps.below.dtype) for v in (self.a, self.b))
-        return correlate_linear_pieces((b - a) ** 2 / (2 * (a**2 + b**2)), gaps)
+    def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        a, b = (jnp.asarray(v, correlation.one_minus.dtype) for v in (self.a, self.b))
+        return correlate_linear_pieces((b - a) ** 2 / (2 * (a**2 + b**2)), correlation)
 
 
 @final
@@ -158,8 +158,8 @@ class Abs(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.abs(u)
 
-    def encode(self, signal: Variance) -> tuple[Variance, Trace]:
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         return signal, ()
 
-    def correlate(self, x: Trace, y: Trace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return correlate_linear_pieces(1.0, gaps)
+    def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return correlate_linear_pieces(1.0, correlation)

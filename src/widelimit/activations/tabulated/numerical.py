@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations import shapes, tables
 from widelimit.activations.base import Activation
-from widelimit.activations.lookup import TableTrace, looked_up, pair_map
-from widelimit.activations.moments import growth, order_at_zero, with_growth
 from widelimit.activations.ranges import by_rows
-from widelimit.activations.tables import Table
+from widelimit.activations.tabulated import fixed_lengths, tables
+from widelimit.activations.tabulated.lookup import TableMemo, look_up, pair_map
+from widelimit.activations.tabulated.moments import growth, order_at_zero, with_growth
+from widelimit.activations.tabulated.tables import Table
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Gaps, Variance, deviation_of, gaps_of_one
+from widelimit.signals import Correlation, Variance, correlation_with_itself, deviation_of
 
 LARGEST_TRACED = 8.0
 """Standard deviations of signals up to which tables serve under jit, grad and vmap, where inputs are not known."""
@@ -83,7 +83,7 @@ class Numerical(Activation):
         nameless = replace(self, phi=_replaced, label="", table=None)
         written = getattr(getattr(self.phi, "__code__", None), "co_code", self.phi)
         key = nameless, written, np.dtype(dtype).name, rows
-        return replace(nameless, table=shapes.in_few_shapes(self.table, key))
+        return replace(nameless, table=fixed_lengths.in_few_shapes(self.table, key))
 
     def rtol_in(self, dtype: Any) -> float:
         return RTOL[np.dtype(dtype).name] if self.rtol is None else self.rtol
@@ -101,17 +101,17 @@ class Numerical(Activation):
         cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), table)
         return cast
 
-    def encode(self, signal: Variance) -> tuple[Variance, TableTrace]:
+    def encode(self, signal: Variance) -> tuple[Variance, TableMemo]:
         table = self._ready(signal.value.dtype)
-        return looked_up(table, signal)
+        return look_up(table, signal)
 
-    def itself(self, x: TableTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        return gaps_of_one(gaps.below), x.itself
+    def itself(self, x: TableMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        return correlation_with_itself(correlation.one_minus), x.itself
 
-    def correlate(self, x: TableTrace, y: TableTrace, gaps: Gaps) -> tuple[Gaps, jax.Array]:
-        pairs = functools.partial(pair_map, self._ready(gaps.below.dtype))
+    def correlate(self, x: TableMemo, y: TableMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+        pairs = functools.partial(pair_map, self._ready(correlation.one_minus.dtype))
         # A gradient would keep some 500 numbers of every pair.
-        return by_rows(pairs if self.table else jax.checkpoint(pairs, prevent_cse=False), x, y, gaps)
+        return by_rows(pairs if self.table else jax.checkpoint(pairs, prevent_cse=False), x, y, correlation)
 
 
 def _replaced(_: jax.Array) -> jax.Array:
@@ -129,4 +129,4 @@ def _usual(activation: Numerical) -> Table:
     with jax.ensure_compile_time_eval():
         ready = activation.prepared(0.0, LARGEST_TRACED, "float64").table
         assert ready is not None
-        return shapes.in_chunks(ready)
+        return fixed_lengths.in_chunks(ready)

@@ -4,8 +4,8 @@ For a pair of correlation cos(y) the density at (h, k), times sin(y), is
 
     e(y) = exp(-kappa^2/(1 - cos y) - beta^2/(1 + cos y))/(2 pi),    kappa = (h - k)/2, beta = (h + k)/2.
 
-With 1 - cos(y) = near zeta^2 an integral from 0 to the angle of the pair is one over zeta in [0, 1] of
-exp(-r^2/(2 zeta^2)), r = kappa sqrt(2/near), times a smooth even function. The first is sharp where the kinks of two
+With 1 - cos(y) = gap zeta^2 an integral from 0 to the angle of the pair is one over zeta in [0, 1] of
+exp(-r^2/(2 zeta^2)), r = kappa sqrt(2/gap), times a smooth even function. The first is sharp where the kinks of two
 inputs nearly meet (and no rule with fixed weights resolves all r), but known: a rule whose weights are functions of r
 is exact for it times even polynomials. As functions of (r - c)/(r + c), times exp(r^2/2), the weights are smooth.
 """
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 
 NODES = {"float64": 16, "float32": 8}
 TERMS = {"float64": 26, "float32": 12}
@@ -32,7 +32,7 @@ SMALLEST = {"float64": 1e-30, "float32": 1e-12}
 """Below such gaps the angle is less than the rounding of a signal."""
 
 
-class Rule(NamedTuple):
+class QuadratureRule(NamedTuple):
     """The rule has nodes zeta (q,), and the Chebyshev coefficients (q, terms) of their weights times exp(r^2/2)."""
 
     nodes: np.ndarray
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
 
 
 @functools.cache
-def rule(dtype: str) -> Rule:
+def rule(dtype: str) -> QuadratureRule:
     """Make the rule: even polynomials through the positive nodes of a Gauss-Legendre rule of twice the length."""
     count = NODES[dtype]
     nodes = np.polynomial.legendre.leggauss(2 * count)[0][count:]
@@ -55,7 +55,7 @@ def rule(dtype: str) -> Rule:
     r = _MIDDLE * (1 + t) / (1 - t)
     decay = np.exp(-(r[:, None] ** 2) / 2 * ((1 - zeta) * (1 + zeta) / zeta**2))
     values = lagrange @ (weight * decay).T
-    return Rule(nodes, chebyshev_coefficients(values, 1)[:, : TERMS[dtype]])
+    return QuadratureRule(nodes, chebyshev_coefficients(values, 1)[:, : TERMS[dtype]])
 
 
 class Corner(NamedTuple):
@@ -67,28 +67,28 @@ class Corner(NamedTuple):
     """The integrals of w^2 and w^2 (v + 1)/2, if requested."""
 
 
-def corner(kappa: jax.Array, beta: jax.Array, near: jax.Array, *, bent: bool = True) -> Corner:
-    """Compute the integrals for arrays kappa >= 0 and beta of one shape, and near = 1 - cos(angle) in [0, 1]."""
-    own = rule(near.dtype.name)
-    floor = SMALLEST[near.dtype.name]
-    above = near > floor
-    gap = jnp.where(above, near, floor)
-    root = jnp.sqrt(gap)
+def corner(kappa: jax.Array, beta: jax.Array, gap: jax.Array, *, bent: bool = True) -> Corner:
+    """Compute the integrals for arrays kappa >= 0 and beta of one shape, and gap = 1 - cos(angle) in [0, 1]."""
+    own = rule(gap.dtype.name)
+    floor = SMALLEST[gap.dtype.name]
+    above = gap > floor
+    floored = jnp.where(above, gap, floor)
+    root = jnp.sqrt(floored)
     spread = math.sqrt(2) * kappa
     t = (spread - _MIDDLE * root) / (spread + _MIDDLE * root)
     weights = jnp.stack(_weights(own.weights.tolist(), t))
     # All nodes at once, as the exponentials are vectorised then; their sums written out, as XLA would evaluate the
     # factors of a product of matrices again for every row.
     column = (-1, *[1] * t.ndim)
-    square = jnp.asarray(own.nodes**2, near.dtype).reshape(column)
-    rest = 1 / (2 - square * near)
-    mass = weights * jnp.exp(-(kappa**2) / gap - beta**2 * rest) * jnp.sqrt(rest)
+    square = jnp.asarray(own.nodes**2, gap.dtype).reshape(column)
+    rest = 1 / (2 - square * gap)
+    mass = weights * jnp.exp(-(kappa**2) / floored - beta**2 * rest) * jnp.sqrt(rest)
     v = 1 - own.nodes**2
-    factor = series.safe_sqrt(near) / math.pi
+    factor = series.safe_sqrt(gap) / math.pi
     whole = _sums([v**0, v, v**2], mass)
     if not bent:
         return Corner(factor * whole, None)
-    return Corner(factor * whole, factor * _sums([v**0, (1 + v) / 2], mass * (square * near * rest)))
+    return Corner(factor * whole, factor * _sums([v**0, (1 + v) / 2], mass * (square * gap * rest)))
 
 
 def _sums(weights: list[np.ndarray], values: jax.Array) -> jax.Array:

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.activations.corners import SMALLEST, Corner, corner
+from widelimit.activations.piecewise.bivariate_normal import SMALLEST, Corner, corner
 
 _SHORT = 1.0
 """Intervals between the kinks of two inputs up to this length have a rule of their own: differences of tails cancel."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
-class Half(NamedTuple):
+class ParityPart(NamedTuple):
     """The object holds one part on the half line: p (3, ..), and j, g (K, ..) at the kinks beyond 0."""
 
     p: jax.Array
@@ -33,11 +33,11 @@ class Kinks(NamedTuple):
     density: jax.Array
 
 
-class PiecesTrace(NamedTuple):
-    """The trace holds the data of n inputs that pairs need."""
+class PiecesMemo(NamedTuple):
+    """The memo holds the data of n inputs that pairs need."""
 
     kinks: Kinks
-    parts: tuple[Half, Half]
+    parts: tuple[ParityPart, ParityPart]
     """Even and odd."""
     even_share: jax.Array
     """E[F^2]/2 of the even part."""
@@ -60,7 +60,7 @@ def _square(a: list[jax.Array], b: list[jax.Array], moments: list[jax.Array]) ->
     return sum(terms[1:], terms[0])
 
 
-def _local(half: Half, h: jax.Array, left: jax.Array) -> list[jax.Array]:
+def _local(half: ParityPart, h: jax.Array, left: jax.Array) -> list[jax.Array]:
     """Compute coefficients of the polynomial that F is just to the right of `left`."""
     passed = h <= left
     j, g = (jnp.where(passed, c, 0) for c in (half.j, half.g))
@@ -99,16 +99,16 @@ def _on_short(polynomial: list[jax.Array], left: jax.Array, right: jax.Array) ->
 class _Whole(NamedTuple):
     """The object holds integrals over z > 0 of (F - G)^2 and 2 F' G', times the density, of one part at rho = 1."""
 
-    apart: jax.Array
+    separation: jax.Array
     slope: jax.Array
 
 
-def at_one(x: Half, y: Half, x_at: jax.Array, y_at: jax.Array, places: list[Kinks]) -> _Whole:
+def at_one(x: ParityPart, y: ParityPart, x_at: jax.Array, y_at: jax.Array, places: list[Kinks]) -> _Whole:
     """Integrate panel by panel, between all kinks of both inputs in ascending order."""
     zero = jnp.zeros_like(x.p[0] + y.p[0])
     ends = [kinks_at(zero), *places]
     tails = [_tails(end) for end in ends]
-    apart = slope = zero
+    separation = slope = zero
     for i, end in enumerate(ends):
         f, g = _local(x, x_at, end.h), _local(y, y_at, end.h)
         difference = [a - b for a, b in zip(f, g, strict=True)]
@@ -119,9 +119,9 @@ def at_one(x: Half, y: Half, x_at: jax.Array, y_at: jax.Array, places: list[Kink
             right = ends[i + 1].h
             short = right - end.h <= _SHORT
             inside = jnp.where(short, _on_short(difference, end.h, jnp.where(short, right, end.h)), inside)
-        apart = apart + inside
+        separation = separation + inside
         slope = slope + 2 * _square([f[1], 2 * f[2]], [g[1], 2 * g[2]], moments)
-    return _Whole(apart, slope)
+    return _Whole(separation, slope)
 
 
 class _Pairs(NamedTuple):
@@ -136,43 +136,46 @@ class _Pairs(NamedTuple):
     jumps: tuple[jax.Array, jax.Array] | None
 
 
-def pairs_of_kinks(x: Kinks, y: Kinks, near: jax.Array, *, curved: bool) -> _Pairs:
+def pairs_of_kinks(x: Kinks, y: Kinks, gap: jax.Array, *, curved: bool) -> _Pairs:
     """Integrate over pairs of kinks of two inputs; `curved`: with the pairs in which phi'' jumps."""
     h, k = x.h[:, None], y.h[None, :]
-    apart, both = jnp.stack(jnp.broadcast_arrays(k - h, k + h)) / 2, jnp.stack(jnp.broadcast_arrays(k + h, k - h)) / 2
-    own = corner(jnp.abs(apart), both, near, bent=curved)
+    separation, both = (
+        jnp.stack(jnp.broadcast_arrays(k - h, k + h)) / 2,
+        jnp.stack(jnp.broadcast_arrays(k + h, k - h)) / 2,
+    )
+    own = corner(jnp.abs(separation), both, gap, bent=curved)
     masses = (own.whole[0], own.whole[1])
     if not curved:
         return _Pairs(masses, None, None, None)
     swapped_apart, swapped_both = (
-        jnp.stack([sign * pair[0], -sign * pair[1]]) for sign, pair in ((-1, apart), (1, both))
+        jnp.stack([sign * pair[0], -sign * pair[1]]) for sign, pair in ((-1, separation), (1, both))
     )
-    first = (near * jnp.minimum(x.tail[:, None], y.tail[None, :]), jnp.zeros(()))
+    first = (gap * jnp.minimum(x.tail[:, None], y.tail[None, :]), jnp.zeros(()))
     base = jnp.stack(jnp.broadcast_arrays(*first))
-    change = jnp.asarray([-1.0, 1.0], near.dtype).reshape(-1, *[1] * (base.ndim - 1)) * near
+    change = jnp.asarray([-1.0, 1.0], gap.dtype).reshape(-1, *[1] * (base.ndim - 1)) * gap
     jumps = (base + change * own.whole[1], (base + change * own.whole[2]) / 2)
     return _Pairs(
         masses,
-        _mass_and_jump(own, apart, both, x.density[:, None], near),
-        _mass_and_jump(own, swapped_apart, swapped_both, y.density[None, :], near),
+        _mass_and_jump(own, separation, both, x.density[:, None], gap),
+        _mass_and_jump(own, swapped_apart, swapped_both, y.density[None, :], gap),
         jumps,
     )
 
 
 def _mass_and_jump(
-    own: Corner, apart: jax.Array, both: jax.Array, density: jax.Array, near: jax.Array
+    own: Corner, separation: jax.Array, both: jax.Array, density: jax.Array, gap: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Integrate a mass of one input at its kink, where V is normal: the chance that it is beyond the other kink."""
     assert own.bent is not None
-    floor = SMALLEST[near.dtype.name]
-    tangent = jnp.sqrt(jnp.maximum(near, floor) / (2 - near))
-    beyond = near * density * jax.scipy.special.erfc((apart / tangent + both * tangent) / math.sqrt(2)) / 2
-    whole = beyond - (apart * own.whole[0] - both * own.bent[0])
-    mean = beyond / 2 - (apart * (own.whole[0] + own.whole[1]) / 2 - both * own.bent[1])
+    floor = SMALLEST[gap.dtype.name]
+    tangent = jnp.sqrt(jnp.maximum(gap, floor) / (2 - gap))
+    beyond = gap * density * jax.scipy.special.erfc((separation / tangent + both * tangent) / math.sqrt(2)) / 2
+    whole = beyond - (separation * own.whole[0] - both * own.bent[0])
+    mean = beyond / 2 - (separation * (own.whole[0] + own.whole[1]) / 2 - both * own.bent[1])
     return whole, mean
 
 
-def bends_of(pairs: _Pairs, x: Half, y: Half, sign: int) -> tuple[jax.Array, jax.Array]:
+def bends_of(pairs: _Pairs, x: ParityPart, y: ParityPart, sign: int) -> tuple[jax.Array, jax.Array]:
     """Compute the integral of sin E[F'' G''] over the angle from pairs of kinks of one part, and its weighted mean."""
 
     def total(kind: tuple[jax.Array, jax.Array] | None, a: jax.Array, b: jax.Array) -> list[jax.Array]:
@@ -191,7 +194,7 @@ def bends_of(pairs: _Pairs, x: Half, y: Half, sign: int) -> tuple[jax.Array, jax
     return bend, mean
 
 
-def moment_of(half: Half, at: Kinks) -> jax.Array:
+def moment_of(half: ParityPart, at: Kinks) -> jax.Array:
     """Compute E[F^2] of one part."""
     ends = [kinks_at(jnp.zeros_like(half.p[0])), *(Kinks(*(leaf[k] for leaf in at)) for k in range(len(at.h)))]
     tails = [*map(_tails, ends), [jnp.zeros_like(half.p[0])] * 5]
@@ -202,7 +205,7 @@ def moment_of(half: Half, at: Kinks) -> jax.Array:
     return total
 
 
-def constant_of(x: Half, y: Half, x_at: Kinks, y_at: Kinks) -> jax.Array:
+def constant_of(x: ParityPart, y: ParityPart, x_at: Kinks, y_at: Kinks) -> jax.Array:
     """Compute E[F'' G''] less its part from pairs of kinks, of even parts.
 
     These are their constants 2 p_2, and these with the rest.

@@ -34,7 +34,7 @@ class Choices:
 
 @final
 @dataclass(frozen=True)
-class Table:
+class TargetTable:
     """A table holds rows, and their use."""
 
     path: Path
@@ -59,7 +59,7 @@ class Data:
     notes: list[str]
 
 
-def load(path: Path, choices: Choices) -> Table:
+def load(path: Path, choices: Choices) -> TargetTable:
     """Read a table, draw rows, decide the task.
 
     Raises:
@@ -77,7 +77,7 @@ def load(path: Path, choices: Choices) -> Table:
         frame = frame.sample(choices.rows, seed=choices.seed)
     column = frame[choices.target]
     task, reason = (choices.task, "by --task") if choices.task else targets.decide_task(column)
-    return Table(path, frame, targets.target_values(column, task), task, reason, rows)
+    return TargetTable(path, frame, targets.target_values(column, task), task, reason, rows)
 
 
 def require_consistent(choices: Choices) -> None:
@@ -107,7 +107,7 @@ def require_memory(rows: int, matrices: float) -> None:
         )
 
 
-def encoded(table: Table, choices: Choices) -> Data:
+def encoded(table: TargetTable, choices: Choices) -> Data:
     """Return schema, inputs and targets of all rows of a table."""
     found, notes = schema.learn(
         table.frame,

@@ -8,7 +8,7 @@ probability of the corner,
 
 Q the normal tail. dP/du = -E w with w = exp(-(kappa^2 + beta^2 (1 + v))/2)/(pi (1 + v)), v = u^2 (Price's theorem), is
 an equation for B with one analytic solution: (v + kappa^2) B + 2 v^2 dB/dv = v w + sqrt(2/pi) kappa (Q(k) - Q(h))/2.
-All else follows by Stein's recurrence. In R = R(1) - near H the powers of kappa and u that belong to `near` are taken
+All else follows by Stein's recurrence. In R = R(1) - gap H the powers of kappa and u that belong to `gap` are taken
 out beforehand, so that gaps keep their relative accuracy.
 """
 
@@ -24,8 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points
-from widelimit.activations.expansions import Expansion, ExpansionTrace, contracted, expanded, in_powers, traced
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
+from widelimit.activations.tabulated.expansions import (
+    Expansion,
+    ExpansionMemo,
+    contract,
+    expand,
+    expansion_memo,
+    in_powers,
+)
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_sqrt
@@ -61,25 +68,25 @@ class Jumps(NamedTuple):
 @final
 @pytree
 @dataclass(frozen=True)
-class Sharp:
+class Coincident:
     """The object holds the expansions of one part."""
 
     jumps: Expansion
-    """omega, and the coefficients of near and near^2 with the error function."""
+    """omega, and the coefficients of gap and gap^2 with the error function."""
     mean: Expansion
     """The expansion is that of H, with u E (1 + u^2)/2: power series in 8 (psi/pi)^2 - 1."""
 
 
-class SharpTrace(NamedTuple):
-    """The trace holds the expansions at the deviations of n inputs."""
+class CoincidentMemo(NamedTuple):
+    """The memo holds the expansions at the deviations of n inputs."""
 
-    jumps: ExpansionTrace
-    mean: ExpansionTrace
+    jumps: ExpansionMemo
+    mean: ExpansionMemo
 
 
-def sharp_traced(sharp: Sharp, polynomials: jax.Array) -> SharpTrace:
+def coincident_memo(coincident: Coincident, polynomials: jax.Array) -> CoincidentMemo:
     """Evaluate the expansions at the inputs whose T_j are given."""
-    return SharpTrace(*(traced(one, polynomials) for one in (sharp.jumps, sharp.mean)))
+    return CoincidentMemo(*(expansion_memo(one, polynomials) for one in (coincident.jumps, coincident.mean)))
 
 
 class Meeting(NamedTuple):
@@ -100,10 +107,10 @@ class Meeting(NamedTuple):
     """r^2 (abs(r) m(r) - 1)"""
 
 
-def meeting(h: jax.Array, k: jax.Array, near: jax.Array, psi: jax.Array) -> Meeting:
+def meeting(h: jax.Array, k: jax.Array, gap: jax.Array, psi: jax.Array) -> Meeting:
     """Compute the meeting of kinks at h and k of two inputs."""
-    kappa, u = (h - k) / 2, safe_sqrt(near / (2 - near))
-    size, tiny = jnp.abs(kappa), float(np.finfo(near.dtype).tiny)
+    kappa, u = (h - k) / 2, safe_sqrt(gap / (2 - gap))
+    size, tiny = jnp.abs(kappa), float(np.finfo(gap.dtype).tiny)
     r = jnp.minimum(size / jnp.maximum(u, tiny), _FURTHEST)
     t = (size - _MIDDLE * u) / jnp.maximum(size + _MIDDLE * u, tiny)
     mills = _polynomial(MILLS, t)
@@ -120,40 +127,40 @@ def _polynomial(coefficients: Sequence[float | jax.Array], x: jax.Array) -> jax.
     return value
 
 
-def sharp_values(
-    sharp: Sharp, x: SharpTrace, y: SharpTrace, at: Meeting, near: jax.Array
+def coincident_values(
+    coincident: Coincident, x: CoincidentMemo, y: CoincidentMemo, at: Meeting, gap: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute the sharp part of half the squared distance at rho = 1, of H and of dR/drho."""
-    jumps = contracted(sharp.jumps, x.jumps, y.jumps)
-    return _combined(jumps, series.polynomial_and_slope(contracted(sharp.mean, x.mean, y.mean), at.square), at, near)
+    jumps = contract(coincident.jumps, x.jumps, y.jumps)
+    return _combined(jumps, series.polynomial_and_slope(contract(coincident.mean, x.mean, y.mean), at.square), at, gap)
 
 
 def _combined(
-    jumps: Sequence[jax.Array], mean_and_slope: tuple[jax.Array, jax.Array], at: Meeting, near: jax.Array
+    jumps: Sequence[jax.Array], mean_and_slope: tuple[jax.Array, jax.Array], at: Meeting, gap: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """dR/drho = H + u dH/dpsi, with dE/du = r^2 E/u and dm/dr = r m - 1 for the Mills ratio m."""
     (omega, first, second), (mean, by_square) = jumps, mean_and_slope
     both = at.u * at.density
-    inner, with_erf = _ROOT * omega * at.third - mean, first + near * second
+    inner, with_erf = _ROOT * omega * at.third - mean, first + gap * second
     h = at.wide * both * inner - with_erf * at.erf
     by_u = at.u**2 * inner - at.wide * (_ROOT * omega * (2 * at.third + at.r**2) + (1 + at.r**2) * mean)
     change = both * (by_u - at.u * (16 / math.pi**2) * at.psi * by_square)
     change = change + _ROOT * jnp.sign(at.kappa) * at.r * at.density * with_erf
-    return -(jnp.abs(at.kappa) ** 3) * omega, h, h + at.wide * change - near * second * at.erf
+    return -(jnp.abs(at.kappa) ** 3) * omega, h, h + at.wide * change - gap * second * at.erf
 
 
-class SharpSamples(NamedTuple):
+class CoincidentSamples(NamedTuple):
     """The samples are arrays (m, m, 3) and (m, m, POINTS) at Chebyshev points."""
 
     jumps: np.ndarray
     mean: np.ndarray
 
 
-def sampled(x: Jumps, y: Jumps) -> SharpSamples:
+def sample(x: Jumps, y: Jumps) -> CoincidentSamples:
     """Sample the smooth functions for every pair of inputs x, y: arrays (m, 1) and (1, m) of one part."""
     psi = math.pi / 2 * np.sqrt((1 + chebyshev_points(POINTS)) / 2)
     corner = _moments(x.h[..., None], y.h[..., None], psi)
-    near = 2 * np.sin(psi / 2) ** 2
+    gap = 2 * np.sin(psi / 2) ** 2
     u = np.tan(psi / 2)
     kappa, beta = (x.h - y.h) / 2, (x.h + y.h) / 2
 
@@ -167,13 +174,13 @@ def sampled(x: Jumps, y: Jumps) -> SharpSamples:
     z = np.reshape(nodes, (-1, 1, 1))
     product = (x.j * (z - 1) + x.g * kappa * (z - 1) ** 2 / 2) * (y.j * (z + 1) + y.g * kappa * (z + 1) ** 2 / 2)
     omega = -np.tensordot(weights, product * np.exp(-((beta + kappa * z) ** 2) / 2) / math.sqrt(2 * math.pi), 1)
-    # The coefficient of erf in R is a polynomial of degree 2 in `near`, omega kappa^3 its constant; in dR/drho it is
+    # The coefficient of erf in R is a polynomial of degree 2 in `gap`, omega kappa^3 its constant; in dR/drho it is
     # less its derivative, which is determined by two values.
     i, k = 0, POINTS - 1
-    second = -(slopes[1][..., i] - slopes[1][..., k]) / (2 * (near[i] - near[k]))
-    first = -slopes[1][..., i] - 2 * near[i] * second
+    second = -(slopes[1][..., i] - slopes[1][..., k]) / (2 * (gap[i] - gap[k]))
+    first = -slopes[1][..., i] - 2 * gap[i] * second
     mean = values[2] / u - _ROOT * (omega * kappa**2)[..., None]
-    return SharpSamples(np.stack([omega, first, second], -1), mean / u**2)
+    return CoincidentSamples(np.stack([omega, first, second], -1), mean / u**2)
 
 
 def _polynomial_of(v: Jumps) -> list[np.ndarray]:
@@ -181,25 +188,25 @@ def _polynomial_of(v: Jumps) -> list[np.ndarray]:
     return [v.g * v.h**2 / 2 - v.j * v.h, v.j - v.g * v.h, v.g / 2]
 
 
-def sharp_part(samples: SharpSamples, threshold: float, furthest: float) -> Sharp:
+def coincident_part(samples: CoincidentSamples, threshold: float, furthest: float) -> Coincident:
     """Find the expansions that give all values to the threshold; abs(kappa) is up to `furthest`."""
     # What a coefficient of H means to dR/drho: u dT_k/dpsi is up to 8/pi k^2, at psi = pi/2.
     weights = 2 + 8 / math.pi * np.arange(POINTS) ** 2
     jumps = chebyshev_coefficients(samples.jumps, 0, 1)
-    mean = expanded(chebyshev_coefficients(samples.mean, 0, 1, 2), threshold, step=1, weights=weights)
-    return Sharp(expanded(jumps, threshold / max(1.0, furthest**3), step=3), in_powers(mean, halved=False))
+    mean = expand(chebyshev_coefficients(samples.mean, 0, 1, 2), threshold, step=1, weights=weights)
+    return Coincident(expand(jumps, threshold / max(1.0, furthest**3), step=3), in_powers(mean, halved=False))
 
 
-def sharp_at(samples: SharpSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def coincident_at(samples: CoincidentSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute the sharp part of half the squared distance (m, m), and of H (m, m, K) at the angles psi."""
-    near = 2 * np.sin(psi / 2) ** 2
-    at = interpreted(meeting)(x.h[..., None], y.h[..., None], near, psi)
+    gap = 2 * np.sin(psi / 2) ** 2
+    at = interpreted(meeting)(x.h[..., None], y.h[..., None], gap, psi)
     mean = np.polynomial.chebyshev.chebval(
         8 * (psi / math.pi) ** 2 - 1, np.moveaxis(chebyshev_coefficients(samples.mean, -1), -1, 0)
     )
     jumps = np.moveaxis(samples.jumps[..., None], 2, 0)
-    apart, h, _ = interpreted(_combined)(list(jumps), (mean, np.zeros_like(mean)), at, near)
-    return apart[..., 0], h
+    separation, h, _ = interpreted(_combined)(list(jumps), (mean, np.zeros_like(mean)), at, gap)
+    return separation[..., 0], h
 
 
 def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:

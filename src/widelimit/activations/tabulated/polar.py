@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from widelimit import gaussian
-from widelimit.activations.chebyshev import chebyshev_coefficients, chebyshev_points, even_transform
+from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points, even_transform
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 

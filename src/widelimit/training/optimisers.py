@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from widelimit import validation
-from widelimit.training.problem import Problem
+from widelimit.training.problem import TrainingProblem
 
 NAMED = ("gd", "sgd", "momentum", "adam")
 
@@ -35,7 +35,7 @@ class State(NamedTuple):
     step: jax.Array
 
 
-class Rule(NamedTuple):
+class UpdateRule(NamedTuple):
     """The rule is theta <- theta + rate * update(gradient): made by `rule`."""
 
     name: str
@@ -59,13 +59,13 @@ def _transformation(name: str, momentum: float) -> optax.GradientTransformation:
     return optax.scale_by_adam() if name == "adam" else optax.identity()
 
 
-def rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: int) -> Rule:
+def rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: int) -> UpdateRule:
     """Check the optimiser and its settings. Raises: TypeError, ValueError."""
     batch = 0 if batch_size is None else validation.integer("batch_size", batch_size, at_least=1, below=n + 1)
     if isinstance(optimizer, optax.GradientTransformation):
         if learning_rate is not None:
             raise ValueError("an optax transformation has its learning rate in it; leave learning_rate out.")
-        return Rule("optax", optimizer, 1.0, 0.0, batch)
+        return UpdateRule("optax", optimizer, 1.0, 0.0, batch)
     if not isinstance(optimizer, str) or optimizer not in NAMED:
         raise ValueError(
             f"optimizer must be one of {', '.join(NAMED)} or an optax transformation, got "
@@ -82,16 +82,16 @@ def rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: 
     if mass >= 1:
         raise ValueError(f"momentum must be in [0, 1), got {mass:g}.")
     mass = mass if optimizer == "momentum" else 0.0
-    return Rule(optimizer, _transformation(optimizer, mass), -rate, mass, batch)
+    return UpdateRule(optimizer, _transformation(optimizer, mass), -rate, mass, batch)
 
 
-def start(problem: Problem, rule: Rule) -> State:
+def start(problem: TrainingProblem, rule: UpdateRule) -> State:
     """Return theta_0 and an optimiser that has seen nothing."""
-    memory = problem.each(rule.transformation.init)(problem.f.params)
+    memory = problem.for_each(rule.transformation.init)(problem.f.params)
     return State(problem.f.params, memory, jnp.zeros((), jnp.int32))
 
 
-def first_update(problem: Problem, rule: Rule) -> float:
+def first_update(problem: TrainingProblem, rule: UpdateRule) -> float:
     """Return the size of the first update on all examples: it distinguishes optax transformations."""
 
     def member(params: Any) -> jax.Array:
@@ -99,15 +99,15 @@ def first_update(problem: Problem, rule: Rule) -> float:
         update, _ = rule.transformation.update(slope, rule.transformation.init(params), params)
         return jnp.asarray(optax.tree.norm(update))
 
-    return float(jnp.linalg.norm(problem.each(member)(problem.f.params)))
+    return float(jnp.linalg.norm(problem.for_each(member)(problem.f.params)))
 
 
-def _order(problem: Problem, key: jax.Array, epoch: jax.Array) -> jax.Array:
+def _order(problem: TrainingProblem, key: jax.Array, epoch: jax.Array) -> jax.Array:
     """Order the examples in an epoch by the seed and the epoch alone, so that nothing needs to be stored."""
     return jax.random.permutation(jax.random.fold_in(key, epoch), len(problem.X))
 
 
-def _taken(problem: Problem, order: jax.Array, turn: jax.Array, batch: int) -> tuple[jax.Array, jax.Array, Any]:
+def _taken(problem: TrainingProblem, order: jax.Array, turn: jax.Array, batch: int) -> tuple[jax.Array, jax.Array, Any]:
     """Take examples, targets and loss of one batch; values of a loss for every example (weights) are taken along."""
     rows = jax.lax.dynamic_slice_in_dim(order, turn * batch, batch)
     own = len(problem.X)
@@ -117,7 +117,7 @@ def _taken(problem: Problem, order: jax.Array, turn: jax.Array, batch: int) -> t
 
 @functools.partial(jax.jit, static_argnames=("transformation", "batch", "group"))
 def advance(
-    problem: Problem,
+    problem: TrainingProblem,
     state: State,
     rate: jax.Array,
     end: jax.Array,
@@ -139,7 +139,7 @@ def advance(
         moved = jax.tree.map(lambda p, u: p + jnp.asarray(rate, p.dtype) * u, params, update)
         return moved, memory, value
 
-    step = problem.each(member, shared=3)
+    step = problem.for_each(member, shared=3)
 
     def going(carry: tuple[State, jax.Array, jax.Array]) -> jax.Array:
         return jnp.asarray((carry[0].step < end) & jnp.all(jnp.isfinite(carry[1])))
@@ -168,7 +168,7 @@ def advance(
     return State(params, memory, moved.step), values.ravel()
 
 
-def group_size(problem: Problem, batch: int) -> int:
+def group_size(problem: TrainingProblem, batch: int) -> int:
     """Return the number of members that step together: a divisor of E, such that their data stay in the cache."""
     cost = problem.one().cost(problem.X.shape[1], problem.dtype)
     rows = batch or len(problem.X)
@@ -178,7 +178,7 @@ def group_size(problem: Problem, batch: int) -> int:
 
 
 @functools.partial(jax.jit, static_argnames=("batch",))
-def _tridiagonal(problem: Problem, key: jax.Array, *, batch: int) -> tuple[jax.Array, jax.Array]:
+def _tridiagonal(problem: TrainingProblem, key: jax.Array, *, batch: int) -> tuple[jax.Array, jax.Array]:
     """Apply Lanczos to Theta_0 of the first batch: diagonal and off-diagonal, (*E, LANCZOS)."""
     X = problem.X[_order(problem, key, jnp.zeros((), jnp.int32))[:batch]] if batch else problem.X
     count = min(LANCZOS, X.shape[0] * problem.y.shape[1])
@@ -202,11 +202,11 @@ def _tridiagonal(problem: Problem, key: jax.Array, *, batch: int) -> tuple[jax.A
         )[1]
         return found
 
-    found: tuple[jax.Array, jax.Array] = problem.each(member)(problem.f.params)
+    found: tuple[jax.Array, jax.Array] = problem.for_each(member)(problem.f.params)
     return found
 
 
-def largest_eigenvalue(problem: Problem, key: jax.Array, batch: int) -> float:
+def largest_eigenvalue(problem: TrainingProblem, key: jax.Array, batch: int) -> float:
     """Bound lambda_max of the empirical NTK at theta_0 on a step's examples from below; the largest over members."""
     diagonal, beside = (np.asarray(v, np.float64) for v in _tridiagonal(problem, key, batch=batch))
     count = diagonal.shape[-1]

@@ -1,0 +1,125 @@
+"""Pair maps are looked up in a table that `tables` or `piecewise_tables` made."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from widelimit import series
+from widelimit.activations.ranges import with_sign
+from widelimit.activations.tabulated.chunks import Chunks, chunks_memo, mean_and_slope_by_x
+from widelimit.activations.tabulated.coincident import CoincidentMemo, coincident_memo, coincident_values, meeting
+from widelimit.activations.tabulated.expansions import PLACES, ExpansionMemo, contract, expansion_memo
+from widelimit.activations.tabulated.moments import with_growth
+from widelimit.activations.tabulated.tables import OWN_TERMS, Part, Table, polynomials
+from widelimit.signals import Correlation, Variance
+
+
+class PartMemo(NamedTuple):
+    """The memo holds the values of one part at the deviations of n inputs."""
+
+    separation: ExpansionMemo
+    share: jax.Array
+    mean_slope: ExpansionMemo
+    coincident: tuple[CoincidentMemo, ...]
+
+
+class TableMemo(NamedTuple):
+    """The memo holds arrays (.., n): the place of the deviation in its range, that of the kink, and both parts."""
+
+    place: jax.Array
+    kink: jax.Array
+    itself: jax.Array
+    """dR/drho of an input with itself."""
+    even: PartMemo | None
+    odd: PartMemo | None
+    chunks: ExpansionMemo | None
+
+
+def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
+    """Look up E[phi(u)^2] for u ~ N(0, signal), and the memo; NaN outside of the table's range."""
+    deviation = signal.deviation
+    place = table.places.of(deviation)
+    longer = polynomials(place, OWN_TERMS)
+    at = longer[:PLACES]
+    growth, itself = (jnp.tensordot(c, longer, 1, precision="highest") for c in (table.growth, table.itself))
+    after = with_growth(jnp.exp(growth), table.order, signal)
+
+    def part_of(part: Part | None) -> PartMemo | None:
+        if part is None:
+            return None
+        share = jnp.tensordot(part.share, at, 1, precision="highest")
+        coincident = tuple(coincident_memo(one, at) for one in part.coincident)
+        return PartMemo(expansion_memo(part.separation, at), share, expansion_memo(part.mean_slope, at), coincident)
+
+    chunks = chunks_memo(table.chunks, at) if table.chunks and table.chunks.products else None
+    kink, even, odd = table.kink_at(deviation), part_of(table.even), part_of(table.odd)
+    return after, TableMemo(place, kink, itself, even, odd, chunks)
+
+
+def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation) -> tuple[jax.Array, jax.Array]:
+    """Return (gap to the nearer end after phi, d rho_after/d rho)."""
+    gap, sign = correlation.gap, with_sign(jnp.ones_like(correlation.one_minus), correlation)
+    psi = series.angle_from_gap(gap)[0]
+    square = (x.place - y.place) ** 2
+    meetings = [meeting(x.kink, place, gap, psi) for place in (y.kink, -y.kink)]
+    separation = extra_mean = extra_slope = jnp.zeros_like(gap)
+    mean_slope: list[jax.Array] = []
+    coincident: list[tuple[jax.Array, jax.Array, jax.Array]] = []
+    for part, one, other, even in ((table.odd, x.odd, y.odd, False), (table.even, x.even, y.even, True)):
+        if part is None or one is None or other is None:
+            continue
+        distance = square * contract(part.separation, one.separation, other.separation)[0]
+        coefficients = contract(part.mean_slope, one.mean_slope, other.mean_slope)
+        if not (even and table.one_sided):
+            kinds = zip(part.coincident, one.coincident, other.coincident, meetings, strict=False)
+            coincident = [coincident_values(kind, a, b, at, gap) for kind, a, b, at in kinds]
+        for i, (added, mean, slope) in enumerate(coincident):
+            factor = (sign if even else 1) * (-1 if even and table.one_sided and i else 1)
+            distance = distance + added if i == 0 else distance
+            extra_mean, extra_slope = extra_mean + factor * mean, extra_slope + factor * slope
+        if even:  # half the squared sum in place of that of the difference
+            distance = jnp.where(correlation.positive, distance, one.share + other.share - distance)
+            coefficients = [sign * c for c in coefficients]
+        separation = separation + distance
+        mean_slope = [a + b for a, b in itertools.zip_longest(mean_slope, coefficients, fillvalue=jnp.zeros(()))]
+    mean, slope = _mean_and_slope(mean_slope, psi, gap)
+    if table.chunks:
+        more, by_x = _of_chunks(table.chunks, x, y, psi * (4 / math.pi) - 1, sign)
+        mean, slope = mean + more, slope + more + series.safe_sqrt(gap / (2 - gap)) * (4 / math.pi) * by_x
+    return jnp.maximum(separation + gap * (mean + extra_mean), 0), slope + extra_slope
+
+
+def _of_chunks(
+    chunks: Chunks, x: TableMemo, y: TableMemo, at: jax.Array, sign: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """H and dH/dx of chunks; where there are none that takes no time."""
+    if x.chunks and y.chunks:
+        return mean_and_slope_by_x(chunks, x.chunks, y.chunks, at, sign)
+
+    def added(places: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        one, other = (chunks_memo(chunks, polynomials(place, PLACES)) for place in places)
+        return mean_and_slope_by_x(chunks, one, other, at, sign)
+
+    none = jnp.zeros(jnp.broadcast_shapes(at.shape, x.place.shape, y.place.shape), at.dtype)
+    found: tuple[jax.Array, jax.Array] = jax.lax.cond(
+        jnp.asarray(chunks.block)[0] >= 0, added, lambda _: (none, none), (x.place, y.place)
+    )
+    return found
+
+
+def _mean_and_slope(coefficients: list[jax.Array], psi: jax.Array, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute H and dR/drho = H + tan(psi/2) dH/dpsi, from H in powers of the halves."""
+    if len(coefficients) == 1:
+        return coefficients[0], coefficients[0]
+    x = psi * (4 / math.pi) - 1
+    (even, even_slope), (odd, odd_slope) = (
+        series.polynomial_and_slope(coefficients[half::2], 2 * x**2 - 1) for half in (0, 1)
+    )
+    by_psi = (4 / math.pi) * (odd + 4 * x * (even_slope + x * odd_slope))
+    mean = even + x * odd
+    return mean, mean + series.safe_sqrt(gap / (2 - gap)) * by_psi
