@@ -1,0 +1,191 @@
+"""The evidence of a wide network with one scale an input, and its gradient, in one compiled step.
+
+K_z(x, x') = a K(s x, s x') with K the NNGP or NTK kernel of a network of erf or relu; z holds the logarithms of s (one for each
+group of inputs), of the standard deviations of weights and biases, of the amplitude a and of the noise. A search evaluates this some
+hundred times on one set of rows, so that it works in covariances and lets near duplicates lose digits; the kernel that
+is fitted in the end (`Family.kernel`) does not.
+
+log p(y | X, z) = -y^T A^-1 y/2 - log det(A)/2 - n log(2 pi)/2 for each output, A = K_z(X, X) + noise/weights, and
+sum_i log p(y_i | y without i, z) as in Rasmussen and Williams 2006, equations (2.30) and (5.10) to (5.13).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import series
+from widelimit.architecture.network import mlp
+from widelimit.arithmetic import arithmetic
+from widelimit.kernels.base import Kernel, scale_inputs
+from widelimit.kernels.network import nngp, ntk
+
+ROWS = 64
+"""Rows are filled up to a multiple of it, and inputs to one of COLUMNS: few programs serve all tables."""
+COLUMNS = 4
+Objective = Literal["marginal_likelihood", "leave_one_out"]
+
+
+class Family(NamedTuple):
+    """A family is the kernels of one architecture, for all scales and variances."""
+
+    kind: Literal["nngp", "ntk"]
+    activation: Literal["erf", "relu"]
+    depth: int
+
+    def kernel(self, scales: np.ndarray, weight_std: float, bias_std: float, amplitude: float) -> Kernel:
+        """Return the kernel at these hyper-parameters, in the library's own arithmetic."""
+        net = mlp(depth=self.depth, activation=self.activation, weight_std=weight_std, bias_std=bias_std)
+        return amplitude * scale_inputs(nngp(net) if self.kind == "nngp" else ntk(net), scales)
+
+
+class Rows(NamedTuple):
+    """The rows are padded: those beyond the data have weight 0."""
+
+    X: np.ndarray
+    """(n, d) inputs."""
+    y: np.ndarray
+    """(n, c) targets; 0 beyond the data."""
+    noise: np.ndarray
+    """(n,): 1/weight, the noise of a row in units of the common one."""
+    real: np.ndarray
+    """(n,): 1, and 0 beyond the data."""
+    groups: np.ndarray
+    """(d,): the number of the scale of each input."""
+
+
+def padded(X: np.ndarray, y: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> Rows:
+    """Fill rows and inputs up to the sizes of a compiled program."""
+    (n, d), c = X.shape, y.shape[1]
+    rows, columns = -(-n // ROWS) * ROWS - n, -(-d // COLUMNS) * COLUMNS - d
+    return Rows(
+        np.pad(X, ((0, rows), (0, columns))),
+        np.pad(y.reshape(n, c), ((0, rows), (0, 0))),
+        np.pad(1 / weights, (0, rows), constant_values=1.0),
+        np.pad(np.ones(n), (0, rows)),
+        np.pad(groups, (0, columns)),
+    )
+
+
+def _erf(c: jax.Array, q: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for variances q, r and covariance c (Williams 1997)."""
+    product = (1 + 2 * q) * (1 + 2 * r)
+    return (2 / math.pi) * jnp.arcsin(2 * c / jnp.sqrt(product)), (4 / math.pi) / jnp.sqrt(product - 4 * c**2)
+
+
+@jax.custom_jvp
+def _relu(c: jax.Array, q: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """E[u_+ v_+] and P(u > 0, v > 0) for variances q, r and covariance c (Cho and Saul 2009)."""
+    size = jnp.sqrt(q * r)
+    rho = jnp.clip(c / size, -1, 1)
+    gap = 1 - jnp.abs(rho)
+    psi = series.angle_from_gap(gap)[0]
+    obtuse = jnp.where(rho >= 0, math.pi - psi, psi)  # pi - theta
+    return size * (jnp.sqrt(gap * (2 - gap)) + obtuse * rho) / (2 * math.pi), obtuse / (2 * math.pi)
+
+
+@_relu.defjvp
+def _relu_jvp(primals: Any, tangents: Any) -> Any:
+    """The first is homogeneous of degree 1/2 in each variance, the second of degree 0 in all; d first/dc is the second."""
+    c, q, r = primals
+    first, second = _relu(c, q, r)
+    along = tangents[1] / (2 * q) + tangents[2] / (2 * r)
+    sine = 2 * math.pi * series.safe_sqrt(jnp.maximum(q * r - c**2, 0))
+    change = series.safe_divide(tangents[0] - c * along, sine)
+    return (first, second), (second * (tangents[0] - c * along) + first * along, change)
+
+
+def _own(activation: str, q: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute the same for a signal with itself: the limits of the formulas above."""
+    if activation == "relu":
+        return q / 2, jnp.full_like(q, 0.5)
+    return _erf(q, q, q)
+
+
+def _gram(family: Family, X: jax.Array, inputs: int, weight: jax.Array, bias: jax.Array) -> jax.Array:
+    """Compute K(X, X), (n, n), from variances `weight` and `bias`; `inputs` is the number of inputs of the network."""
+    dual = _erf if family.activation == "erf" else _relu
+    itself = jnp.eye(len(X), dtype=bool)
+    c = weight * jnp.matmul(X, X.T, precision="highest") / inputs + bias
+    q = weight * jnp.sum(X**2, axis=1) / inputs + bias
+    tangent, own_tangent = c, q
+    for _ in range(family.depth - 1):
+        after, slope = dual(jnp.where(itself, 0.0, c), q[:, None], q)
+        own, own_slope = _own(family.activation, q)
+        c, q = weight * after + bias, weight * own + bias
+        tangent, own_tangent = weight * slope * tangent + c, weight * own_slope * own_tangent + q
+    off, diagonal = (tangent, own_tangent) if family.kind == "ntk" else (c, q)
+    return jnp.where(itself, diagonal[:, None], off)
+
+
+class Coordinates(NamedTuple):
+    """The coordinates z are logarithms: of the scales, then of these four."""
+
+    scales: jax.Array
+    weight_std: jax.Array
+    bias_std: jax.Array
+    amplitude: jax.Array
+    noise: jax.Array
+
+
+OTHERS = len(Coordinates._fields) - 1
+
+
+def coordinates(z: jax.Array) -> Coordinates:
+    """Return the parts of z by name, still as logarithms."""
+    return Coordinates(z[:-OTHERS], *(z[i - OTHERS] for i in range(OTHERS)))
+
+
+def _covariance(family: Family, inputs: int, rows: Rows, z: jax.Array) -> jax.Array:
+    at = coordinates(z)
+    scaled = rows.X * jnp.exp(at.scales)[rows.groups]
+    K = jnp.exp(at.amplitude) * _gram(family, scaled, inputs, jnp.exp(2 * at.weight_std), jnp.exp(2 * at.bias_std))
+    K = K * rows.real[:, None] * rows.real
+    return K + jnp.diag(jnp.where(rows.real > 0, jnp.exp(at.noise) * rows.noise, 1.0))
+
+
+def _marginal(Q: jax.Array, alpha: jax.Array, log_det: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """Compute the log evidence and its derivative in A, from Q = A^-1 and alpha = Q y."""
+    c = alpha.shape[1]
+    score = -jnp.sum(rows.y * alpha) / 2 - c * log_det / 2 - c * jnp.sum(rows.real) * math.log(2 * math.pi) / 2
+    return score, (jnp.matmul(alpha, alpha.T, precision="highest") - c * Q) / 2
+
+
+def _leave_one_out(Q: jax.Array, alpha: jax.Array, log_det: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """Compute the leave-one-out log density and its derivative in A."""
+    own, c = jnp.diagonal(Q), alpha.shape[1]
+    terms = c * jnp.log(own) / 2 - jnp.sum(alpha**2, axis=1) / (2 * own) - c * math.log(2 * math.pi) / 2
+    by_own = rows.real * (c / (2 * own) + jnp.sum(alpha**2, axis=1) / (2 * own**2))
+    by_alpha = -alpha / own[:, None] * rows.real[:, None]
+    slope = -jnp.matmul(jnp.matmul(Q, by_alpha), alpha.T) - jnp.matmul(Q * by_own, Q)
+    return jnp.sum(rows.real * terms), (slope + slope.T) / 2
+
+
+_OBJECTIVES = {"marginal_likelihood": _marginal, "leave_one_out": _leave_one_out}
+
+
+@functools.partial(jax.jit, static_argnames=("family", "objective"))
+def _value_and_gradient(
+    family: Family, objective: Objective, inputs: jax.Array, rows: Rows, z: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    A, pull_back = jax.vjp(lambda z: _covariance(family, inputs, rows, z), z)
+    L = jnp.linalg.cholesky(A)
+    inverse = jax.scipy.linalg.solve_triangular(L, jnp.eye(len(A)), lower=True)
+    Q = jnp.matmul(inverse.T, inverse, precision="highest")
+    alpha = jnp.matmul(Q, rows.y, precision="highest")
+    score, by_A = _OBJECTIVES[objective](Q, alpha, 2 * jnp.sum(jnp.log(jnp.diagonal(L))), rows)
+    return score, pull_back(by_A)[0]
+
+
+def value_and_gradient(
+    family: Family, objective: Objective, inputs: int, rows: Rows, z: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """Compute the objective at z, in nats, and its gradient; NaN where A is not positive definite in float64."""
+    with arithmetic(True):
+        score, gradient = _value_and_gradient(family, objective, float(inputs), rows, z)
+        return float(score), np.asarray(gradient)
