@@ -132,7 +132,7 @@ def fit(
     with terminal.waiting(f"reading {path.name}", quiet=quiet):
         table = training_data.load(path, choices)
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
-        training_data.require_memory(table.frame.height, made._matrices())
+        training_data.require_memory(table.frame.height, made.matrix_count())
         data = training_data.encoded(table, choices)
     with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
         made.fit(data.X, data.y)

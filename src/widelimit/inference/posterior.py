@@ -357,7 +357,7 @@ def posterior(
     variance = validation.noise(noise, len(data.X))
     post = _solved(data, variance, solver, precision, tolerance, matrix, checkpoint, progress=progress)
     if post.fit.converged:
-        warn_if_inexact(post)
+        warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
     else:
         iterative.warn(post.fit.message)
     return post
