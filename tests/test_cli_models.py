@@ -13,10 +13,11 @@ from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from commands import invoke, listening
-from widelimit.cli import baselines, benchmark_report, benchmarking, models, options, scores
-from widelimit.cli.baselines import Fold
-from widelimit.cli.benchmarking import Record, ScoreRow
-from widelimit.cli.training_data import Choices, TargetTable
+from widelimit.cli import baselines, benchmark_report, benchmarking, models, reporting, scores
+from widelimit.cli.baselines import ClassPrediction, Fold, GaussianPrediction
+from widelimit.cli.benchmarking import ModelRecord, ModelScores
+from widelimit.cli.options import TableChoices
+from widelimit.cli.training_data import TargetTable
 from widelimit.compute import memory
 from widelimit.estimators.persistence import read
 
@@ -414,7 +415,7 @@ def test_errors_that_nobody_foresaw_are_one_line(folder, monkeypatch, tmp_path):
 def test_warnings_become_notes(capsys):
     import warnings
 
-    with options.warnings_as_notes(quiet=False):
+    with reporting.warnings_as_notes(quiet=False):
         for text in ("first\nline", "second", "second"):
             warnings.warn(text, UserWarning, stacklevel=1)
     assert capsys.readouterr().err == "note: first line\nnote: second\n"
@@ -453,7 +454,7 @@ def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
     )
     invoke("fit", "t.csv", "--model", tmp_path / "m.npz", "--config", path, "--depth", 2)
     _, choices, _, given, _ = seen[0]
-    assert choices == Choices("y", "regression", ["a"], (), True, None, 0)
+    assert choices == TableChoices("y", "regression", ["a"], (), True, None, 0)
     assert (given["depth"], given["weight_std"], given["bias_std"]) == (2, 1.5, None)
     assert (given["solver"], given["alpha_epsilon"]) == ("cg", 0.001)
 
@@ -491,10 +492,10 @@ def quick(monkeypatch):
     """A benchmark of the mean and of ridge regression, or of the shares of classes and logistic regression."""
 
     def mean(fold):
-        return np.full(len(fold.Z), fold.y.mean()), np.full(len(fold.Z), fold.y.std())
+        return GaussianPrediction(np.full(len(fold.Z), fold.y.mean()), np.full(len(fold.Z), fold.y.std()))
 
     def shares(fold):
-        return np.tile(np.bincount(fold.y) / len(fold.y), (len(fold.Z), 1))
+        return ClassPrediction(np.tile(np.bincount(fold.y) / len(fold.y), (len(fold.Z), 1)))
 
     monkeypatch.setattr(baselines, "regression", lambda _: {"mean": mean, "ridge": baselines.ridge})
     monkeypatch.setattr(baselines, "classification", lambda _: {"shares": shares, "logistic": baselines.logistic})
@@ -549,8 +550,8 @@ def test_every_model_is_sane_on_numbers():
     y = 5 + X[:, 0] + 0.1 * rng.standard_normal(60)
     fold = Fold(X[:40], y[:40], X[40:], 0)
     for name, model in baselines.regression({"depth": 2}).items():
-        record = Record([], [], {})
-        record.add(model, fold, "regression", y[40:])
+        record = ModelRecord([], [], {})
+        record.add(model, fold, y[40:])
         smooth = name in ("NTK", "NNGP", "RBF GP", "Matern GP", "ridge")
         assert record.scores[0]["rmse"] < (0.3 if smooth else 0.9), name
         assert record.scores[0]["coverage_95"] > 0.7, name
@@ -563,13 +564,13 @@ def test_every_model_is_sane_on_classes():
     labels = (X[:, 0] > 0.5).astype(int) + (X[:, 0] > -0.5)
     fold = Fold(X[:60], labels[:60], X[60:], 0)
 
-    def whole(p):
-        np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-9)
-        return p
+    def whole(found):
+        np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-9)
+        return found
 
     for name, model in baselines.classification({"depth": 2}).items():
-        record = Record([], [], {})
-        record.add(lambda fold, model=model: whole(model(fold)), fold, "classification", labels[60:])
+        record = ModelRecord([], [], {})
+        record.add(lambda fold, model=model: whole(model(fold)), fold, labels[60:])
         assert record.scores[0]["accuracy"] > 0.7, name
         assert record.scores[0]["log_loss"] < 0.8 * math.log(3), name
 
@@ -611,15 +612,15 @@ def test_folds_that_cannot_be_made_are_refused(labels, folds, mend):
 def test_a_fold_is_standardised_by_its_training_rows():
     frame = table().drop("id", "label")
     known, _ = models.schema.learn(frame, target="y", task="regression")
-    X, Z = benchmarking.standardised(known, frame[:30], frame[30:])
+    X, Z = benchmarking.standardise(known, frame[:30], frame[30:])
     np.testing.assert_allclose(X.mean(axis=0), 0, atol=1e-14)
     np.testing.assert_allclose(X.std(axis=0), 1, rtol=1e-12)
     assert np.abs(Z.mean(axis=0)).max() > 0.01
 
 
 def test_probability_zero_is_an_infinite_loss_in_json():
-    scores = benchmarking.score("classification", np.array([[1.0, 0.0]]), np.array([1]))
-    row = ScoreRow("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), ())
+    scores = benchmarking.score(ClassPrediction(np.array([[1.0, 0.0]])), np.array([1]))
+    row = ModelScores("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), {}, ())
     document = benchmarking.row_document(row)
     assert document["log_loss"]["mean"] == "inf"
     json.dumps(document, allow_nan=False)

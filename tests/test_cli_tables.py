@@ -11,8 +11,8 @@ import pytest
 from sklearn.preprocessing import OneHotEncoder
 
 from widelimit.cli import models, schema, tables, targets, training_data
+from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Column
-from widelimit.cli.training_data import Choices
 from widelimit.compute import memory
 
 
@@ -270,8 +270,8 @@ def test_a_damaged_schema_is_refused(document):
 def test_rows_of_a_fold_are_learned_by_themselves():
     table = frame(a=[1, 2, 3, 90], b=["x", "x", "x", "z"], y=[1, 2, 3, 4])
     whole, _ = learn(table, impute=True)
-    assert schema.relearn(whole, table) == whole
-    assert schema.relearn(whole, table[:3]).columns == (Column("a", (), 2.0),)
+    assert schema.learn_again(whole, table) == whole
+    assert schema.learn_again(whole, table[:3]).columns == (Column("a", (), 2.0),)
 
 
 # --- targets
@@ -323,7 +323,7 @@ def test_bad_targets_are_refused(values, task, mend):
 def test_rows_are_drawn_with_the_seed(write):
     path = write("a,y\n" + "\n".join(f"{i},{i}.5" for i in range(100)))
     first, again, other = (
-        training_data.load(path, Choices("y", rows=20, seed=seed)).target.tolist() for seed in (0, 0, 1)
+        training_data.load(path, TableChoices("y", rows=20, seed=seed)).target.tolist() for seed in (0, 0, 1)
     )
     assert first == again != other
     assert len(set(first)) == 20
@@ -331,14 +331,14 @@ def test_rows_are_drawn_with_the_seed(write):
 
 def test_conflicting_duplicates_are_told(write):
     path = write("a,y\n1,2.5\n1,2.5\n2,1\n2,3\n3,1\n")
-    choices = Choices("y")
-    data = training_data.encoded(training_data.load(path, choices), choices)
+    choices = TableChoices("y")
+    data = training_data.encode(training_data.load(path, choices), choices)
     assert data.notes == ["2 rows share their inputs with rows of another value"]
 
 
 def test_one_row_is_refused(write):
     with pytest.raises(ValueError, match="has 1 row"):
-        training_data.load(write("a,y\n1,2\n"), Choices("y"))
+        training_data.load(write("a,y\n1,2\n"), TableChoices("y"))
 
 
 def test_a_million_rows_are_refused_before_allocation(tmp_path):
@@ -347,9 +347,9 @@ def test_a_million_rows_are_refused_before_allocation(tmp_path):
     pl.DataFrame({"a": values, "y": values / 7}).write_csv(path)
     start = time.perf_counter()
     with pytest.raises(MemoryError, match=r"an exact fit to 1000000 rows takes 3725 GiB .* --rows \d+"):
-        models.fit(path, Choices("y"), "ntk", {}, tmp_path / "m.npz", quiet=True)
+        models.fit(path, TableChoices("y"), "ntk", {}, tmp_path / "m.npz", quiet=True)
     assert time.perf_counter() - start < 20
-    assert training_data.load(path, Choices("y", rows=50)).rows == 10**6
+    assert training_data.load(path, TableChoices("y", rows=50)).rows == 10**6
 
 
 # --- what a value means is settled at fit
@@ -357,7 +357,7 @@ def test_a_million_rows_are_refused_before_allocation(tmp_path):
 
 def fitted(path, **choices):
     """Schema and inputs of a training table."""
-    data = training_data.encoded(training_data.load(path, Choices("y", **choices)), Choices("y", **choices))
+    data = training_data.encode(training_data.load(path, TableChoices("y", **choices)), TableChoices("y", **choices))
     return data.schema, data.X
 
 
@@ -438,7 +438,7 @@ def test_what_is_no_number_in_a_column_of_numbers_is_named(write, tmp_path):
 )
 def test_classes_are_what_is_written(write, written, labels):
     rows = "".join(f"{i},{text}\n" for i, text in enumerate(written))
-    table = training_data.load(write("a,y\n" + rows), Choices("y", "classification"))
+    table = training_data.load(write("a,y\n" + rows), TableChoices("y", "classification"))
     assert table.target.tolist() == labels
 
 
@@ -533,8 +533,8 @@ def test_a_column_is_one_thing(write, choices, mend):
 def test_a_constant_target_is_told(write):
     path = write("a,y\n" + "".join(f"{i},4\n" for i in range(6)))
     for task in (None, "regression"):
-        choices = Choices("y", task)
-        (note,) = training_data.encoded(training_data.load(path, choices), choices).notes
+        choices = TableChoices("y", task)
+        (note,) = training_data.encode(training_data.load(path, choices), choices).notes
         assert "the target 'y' is constant (4" in note
     with pytest.raises(ValueError, match="'y' is infinite in row 2"):
-        training_data.load(write("a,y\n1,2\n2,inf\n3,4\n"), Choices("y"))
+        training_data.load(write("a,y\n1,2\n2,inf\n3,4\n"), TableChoices("y"))

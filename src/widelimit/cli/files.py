@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from widelimit.cli import interruption
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES = (".png", ".pdf", ".svg")
 
@@ -44,3 +47,9 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the path names. Raises: OSError."""
+    with whole_file(path) as stream:
+        figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)

@@ -12,7 +12,7 @@ from typer._click.exceptions import UsageError
 from typer.core import TyperCommand
 
 from widelimit.cli import compiled, interruption
-from widelimit.cli.options import note
+from widelimit.cli.reporting import note
 
 
 @final

@@ -15,9 +15,10 @@ import polars as pl
 
 import widelimit as wl
 from widelimit.cli import schema, tables, targets, terminal, training_data
+from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
 from widelimit.cli.scores import NORMAL_QUANTILE
-from widelimit.cli.training_data import Choices, Data
+from widelimit.cli.training_data import EncodedTable
 from widelimit.estimators.persistence import read
 
 ESTIMATORS: dict[tuple[str, str], type] = {
@@ -41,7 +42,7 @@ class FitResult:
     """The result says what `fit` did."""
 
     table: training_data.TargetTable
-    data: Data
+    data: EncodedTable
     estimator: Any
     model: Path
     seconds: float
@@ -56,9 +57,7 @@ class FitResult:
         found: dict[str, Any] = {"depth": self.estimator.depth, "activation": str(self.estimator.activation)}
         for name in ("weight_std", "bias_std", "time"):
             found[name] = float(getattr(self.estimator, f"{name}_", getattr(self.estimator, name)))
-        if self.table.task == "regression":
-            found["noise_std"] = float(np.sqrt(self.estimator.noise_) * self.estimator.y_scale_[0])
-        return found
+        return found | noise_std(self.estimator) if self.table.task == "regression" else found
 
     def document(self) -> dict[str, Any]:
         """Return the result in JSON."""
@@ -94,6 +93,13 @@ class FitResult:
         )
 
 
+def noise_std(estimator: Any) -> dict[str, float]:
+    """Return the noise's standard deviation in the unit of the target, the mean over targets; empty if none."""
+    if "y_scale_" not in vars(estimator):  # of the Dirichlet likelihood
+        return {}
+    return {"noise_std": float(np.sqrt(estimator.noise_) * np.mean(estimator.y_scale_))}
+
+
 def plain(value: Any) -> Any:
     """Return a number for JSON; an infinite one, for which JSON has none, as text."""
     return value if not isinstance(value, float) or np.isfinite(value) else str(value)
@@ -113,14 +119,14 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
             continue
         if name not in known:
             raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; leave it out.")
-        settings[name] = str(value) if isinstance(value, str) else value  # the value of an enumeration, not its member
+        settings[name] = value
     if settings.get("normalize") == "none":
         settings["normalize"] = None
     return cls(**settings)
 
 
 def fit(
-    path: Path, choices: Choices, estimator: str, given: Mapping[str, Any], model: Path, *, quiet: bool
+    path: Path, choices: TableChoices, estimator: str, given: Mapping[str, Any], model: Path, *, quiet: bool
 ) -> FitResult:
     """Read, fit, write.
 
@@ -133,7 +139,7 @@ def fit(
         table = training_data.load(path, choices)
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
         training_data.require_memory(table.frame.height, made.matrix_count())
-        data = training_data.encoded(table, choices)
+        data = training_data.encode(table, choices)
     with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
         made.fit(data.X, data.y)
     made.set_params(verbose=False)

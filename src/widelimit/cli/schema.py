@@ -215,7 +215,7 @@ def learn(
     return Schema(target, task, tuple(learned(column, impute=impute) for column in columns)), notes
 
 
-def relearn(known: Schema, frame: pl.DataFrame) -> Schema:
+def learn_again(known: Schema, frame: pl.DataFrame) -> Schema:
     """Learn the schema of some rows of `known`'s table: the same columns, but for constant ones."""
     columns = [as_kind(column, frame[column.name]) for column in known.columns]
     impute = any(column.fill is not None for column in known.columns)

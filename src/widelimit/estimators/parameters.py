@@ -33,7 +33,10 @@ class KernelParameters(abc.ABC):  # noqa: B024
     depth: int = field(default=3, metadata=about("Affine layers of the network, L >= 1."))
     activation: Any = field(
         default="relu",
-        metadata=about("Activation: relu, erf, gelu, tanh, ...", "A name, a `widelimit.Activation` or a function."),
+        metadata=about(
+            "Activation: relu, erf, gelu, tanh, ...; all: widelimit info.",
+            "A name, a `widelimit.Activation` or a function.",
+        ),
     )
     weight_std: float = field(
         default=math.sqrt(2),

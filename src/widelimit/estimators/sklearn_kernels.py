@@ -40,6 +40,18 @@ def _places(kernel: Kernel) -> list[_Place]:
     return found
 
 
+def _replace(kernel: Kernel, names: Sequence[str], values: np.ndarray) -> Kernel:
+    """Return the kernel with these values of the hyper-parameters of these names."""
+    leaves, tree = jax.tree.flatten(kernel)
+    arrays = [np.array(leaf, np.float64) for leaf in leaves]
+    free = {place.name: place for place in _places(kernel)}
+    for name, value in zip(names, values, strict=True):
+        arrays[free[name].leaf].flat[free[name].entry] = value
+    changed = [float(a) if np.ndim(leaf) == 0 else a for a, leaf in zip(arrays, leaves, strict=True)]
+    built: Kernel = jax.tree.unflatten(tree, changed)
+    return built
+
+
 @jax.jit
 def _slope(kernel: Kernel, tangent: Kernel, X: jax.Array) -> jax.Array:
     """Compute d K(X, X) along a direction in the space of hyper-parameters."""
@@ -71,17 +83,7 @@ class SklearnKernel(ScikitKernel):
     @property
     def current(self) -> Kernel:
         """Return the kernel at `values`."""
-        return self._at(np.atleast_1d(np.asarray(self.values, np.float64)))
-
-    def _at(self, values: np.ndarray) -> Kernel:
-        leaves, tree = jax.tree.flatten(self.kernel)
-        arrays = [np.array(leaf, np.float64) for leaf in leaves]
-        free = {place.name: place for place in _places(self.kernel)}
-        for name, value in zip(self.names, values, strict=True):
-            arrays[free[name].leaf].flat[free[name].entry] = value
-        changed = [float(a) if np.ndim(leaf) == 0 else a for a, leaf in zip(arrays, leaves, strict=True)]
-        built: Kernel = jax.tree.unflatten(tree, changed)
-        return built
+        return _replace(self.kernel, self.names, np.atleast_1d(np.asarray(self.values, np.float64)))
 
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
         """Compute K(X, Y), (n, m), Y = X unless given; with `eval_gradient` also d K(X, X)/d theta, (n, n, p)."""
@@ -102,15 +104,19 @@ class SklearnKernel(ScikitKernel):
             if self.gradient == "autodiff":
                 out[..., i] = values[i] * self._derivative(values, unit, X)
             else:
-                up, down = (self._at(values * np.exp(step * unit)).gram(X) for step in (STEP, -STEP))
+                up, down = (
+                    _replace(self.kernel, self.names, values * np.exp(step * unit)).gram(X) for step in (STEP, -STEP)
+                )
                 out[..., i] = (np.asarray(up) - np.asarray(down)) / (2 * STEP)
         return out
 
     def _derivative(self, values: np.ndarray, unit: np.ndarray, X: np.ndarray) -> np.ndarray:
         with arithmetic(True):
-            kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self._at(values))
-            still = SklearnKernel(jax.tree.map(np.zeros_like, self.kernel), self.names, unit, None)
-            tangent = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), still._at(unit))
+            still = jax.tree.map(np.zeros_like, self.kernel)
+            kernel, tangent = (
+                jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), _replace(k, self.names, numbers))
+                for k, numbers in ((self.kernel, values), (still, unit))
+            )
             return np.asarray(_slope(kernel, tangent, jnp.asarray(X)))
 
     def diag(self, X: Any) -> np.ndarray:
