@@ -96,7 +96,7 @@ def test_demo_table(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("name", "mend"),
+    ("name", "remedy"),
     [
         ("missing/figure.png", "mkdir -p"),
         ("figure.gif", ".png, .pdf, .svg"),
@@ -104,14 +104,14 @@ def test_demo_table(tmp_path, suffix):
         ("folder.png", "name of a file"),
     ],
 )
-def test_demo_refuses_a_bad_path_at_once(tmp_path, monkeypatch, name, mend):
+def test_demo_refuses_a_bad_path_at_once(tmp_path, monkeypatch, name, remedy):
     monkeypatch.setattr(demo, "run", lambda **_: pytest.fail("the work began before the path was checked"))
     (tmp_path / "folder.png").mkdir()
     result = invoke("demo", "--out", tmp_path / name)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith(f"widelimit: --out {tmp_path / name}")
-    assert mend in result.stderr
+    assert remedy in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["folder.png"]
 
 
@@ -165,7 +165,7 @@ def test_whole_file_replaces_or_leaves(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mend"),
+    ("arguments", "remedy"),
     [
         (["fit"], "Missing argument 'TABLE'. (see widelimit fit --help)"),
         (["fit", "a.csv", "--model", "m.npz"], "Missing option '--target'."),
@@ -177,12 +177,12 @@ def test_whole_file_replaces_or_leaves(tmp_path):
         (["fit", "a.csv", "--target", "y", "--model", "m.npz", "--task", "guess"], "'--task'"),
     ],
 )
-def test_bad_usage_is_one_line_and_exits_2(arguments, mend):
+def test_bad_usage_is_one_line_and_exits_2(arguments, remedy):
     code, out, err = invoke(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("widelimit: ")
     assert err.count("\n") == 1
-    assert mend in err
+    assert remedy in err
 
 
 def test_no_command_prints_the_help():
@@ -230,7 +230,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
 # --- the report
 
 
-def test_tables_fit_80_columns_and_progress_is_silent_off_a_terminal(capsys):
+def test_tables_fit_80_columns_and_progress_prints_nothing_off_a_terminal(capsys):
     scores = {"rmse": 123.4, "accuracy": 0.999, "nlpd": 9.123, "coverage_95": 1.0, "set_size": 1.0}
     chosen = {"noise": 9.5e-7, "scale": 0.062, "t": 1e5}
     tables = []
@@ -246,7 +246,7 @@ def test_tables_fit_80_columns_and_progress_is_silent_off_a_terminal(capsys):
     assert printed.count("noise 9.5e-7, scale 0.062, t 1e5") == 2 * len(demo.REGRESSION)
     assert all(f"{name}:" in printed for name in demo.REGRESSION)
     for quiet in (False, True):
-        with terminal.progress(2, "steps", quiet=quiet) as advance, terminal.waiting("text", quiet=quiet):
+        with terminal.progress(2, "steps", quiet=quiet) as advance, terminal.busy_bar("text", quiet=quiet):
             advance("one")
             advance("two")
         assert capsys.readouterr() == ("", "")
@@ -297,9 +297,9 @@ def gaussians():
 
 def test_gaussian_nlpd(gaussians):
     mean, sd, y = gaussians
-    wanted = -scipy.stats.norm.logpdf(y, mean, sd).mean()
-    assert scores.gaussian_nlpd(mean, sd, y) == pytest.approx(wanted, rel=1e-12)
-    assert scores.gaussian_nlpd(mean, sd**2, y) > wanted + 0.1
+    expected = -scipy.stats.norm.logpdf(y, mean, sd).mean()
+    assert scores.gaussian_nlpd(mean, sd, y) == pytest.approx(expected, rel=1e-12)
+    assert scores.gaussian_nlpd(mean, sd**2, y) > expected + 0.1
 
 
 def test_interval_coverage(gaussians):
@@ -343,8 +343,8 @@ def test_class_probabilities_against_quadrature():
             others = np.delete(mean[i], k)
             return scipy.stats.norm.pdf(z) * np.prod(scipy.stats.norm.cdf(z + (mean[i, k] - others) / sd[i]))
 
-        wanted = scipy.integrate.quad(integrand, -12, 12, epsabs=0, epsrel=1e-12, limit=200)[0]
-        assert p[i, k] == pytest.approx(wanted, rel=1e-8)
+        expected = scipy.integrate.quad(integrand, -12, 12, epsabs=0, epsrel=1e-12, limit=200)[0]
+        assert p[i, k] == pytest.approx(expected, rel=1e-8)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-14)
 
 

@@ -124,8 +124,8 @@ def splits(table: TargetTable, folds: int, seed: int) -> list[tuple[np.ndarray, 
     if counts.min() < 2:
         alone = [str(label) for label in labels[counts < 2]]
         raise ValueError(
-            f"a single row has the class {schema.listed(alone)}: where it is tested, no model has seen it; remove it "
-            "or merge classes."
+            f"a single row has the class {schema.list_names(alone)}: where it is tested, no model has seen it; remove "
+            "it or merge classes."
         )
     with warnings.catch_warnings():  # fewer rows of a class than folds: each fold's training rows still have one
         warnings.filterwarnings("ignore", message="The least populated class")

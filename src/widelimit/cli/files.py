@@ -33,7 +33,7 @@ def check_output(path: Path, suffixes: Sequence[str], *, option: str = "--out") 
         raise ValueError(f"{option} {path}: is not a regular file; choose the name of a file.")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{option} {path}: the folder {folder} is not writable; choose another {option}.")
-    interruption.clears(folder.resolve())
+    interruption.clear_at_end(folder.resolve())
 
 
 @contextmanager

@@ -89,13 +89,13 @@ def say(text: str) -> None:
         os.write(2, clear + f"widelimit: {text}\n".encode())
 
 
-def clears(folder: Path) -> None:
+def clear_at_end(folder: Path) -> None:
     """Mark this folder: its unfinished files are deleted when a signal ends the process."""
     _folders.add(folder)
 
 
 @contextmanager
-def resumable(remark: str) -> Iterator[None]:
+def announce_resumption(remark: str) -> Iterator[None]:
     """Print this remark if the work inside is interrupted."""
     _remarks.append(remark)
     try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from widelimit.cli.interruption import resumable
+from widelimit.cli.interruption import announce_resumption
 from widelimit.cli.options import OUTPUT, Output, command, parameter_group
 from widelimit.cli.reporting import print_json
 from widelimit.progress import shown
@@ -47,7 +47,7 @@ def kernel(
     chosen = wl.ntk(net) if kind == "ntk" else wl.nngp(net)
     matrices.require_finite(np.asarray(chosen.diag(inputs)))
     remark = f"the finished tiles are in {out}, and the same command goes on with them"
-    with resumable(remark), shown(not output.quiet, unit="tiles") as report:
+    with announce_resumption(remark), shown(not output.quiet, unit="tiles") as report:
         report("kernel matrix", 0, 0)
         tiles = partial(report, "kernel matrix")
         stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)

@@ -135,12 +135,12 @@ def fit(
         OSError: the model cannot be written.
     """
     start = time.perf_counter()
-    with terminal.waiting(f"reading {path.name}", quiet=quiet):
+    with terminal.busy_bar(f"reading {path.name}", quiet=quiet):
         table = training_data.load(path, choices)
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
         training_data.require_memory(table.frame.height, made.matrix_count())
         data = training_data.encode(table, choices)
-    with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
+    with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
         made.fit(data.X, data.y)
     made.set_params(verbose=False)
     result = FitResult(table, data, made, model, time.perf_counter() - start)
@@ -213,7 +213,7 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
     scores: dict[str, float] = {}
     if found.target in frame.columns:
         classes = [str(c) for c in estimator.classes_] if found.task == "classification" else []
-        scores, remarks = scored(found, classes, out, frame[found.target])
+        scores, remarks = score_predictions(found, classes, out, frame[found.target])
         notes += remarks
     return Predictions(found, out, notes, scores, time.perf_counter() - start)
 
@@ -265,16 +265,16 @@ def probability_names(target: str, classes: Sequence[Any]) -> list[str]:
     return names
 
 
-def scored(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> Scored:
+def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> Scored:
     """Return scores on the rows with a target, and remarks; none if it cannot be compared. `classes`: the model's."""
-    truth = tables.as_written(truth)
+    truth = tables.file_values(truth)
     known = truth.is_not_null()
     if not known.any():
         return {}, []
     try:
         if found.task == "classification":
             labels = tables.as_text(truth.filter(known)).cast(pl.String)
-            return class_scores(classes, out.filter(known), schema.matched(classes, labels).to_list())
+            return class_scores(classes, out.filter(known), schema.match_texts(classes, labels).to_list())
         values = targets.target_values(truth.filter(known), found.task)
     except ValueError as error:
         return {}, [f"not scored: {error}"]
@@ -296,7 +296,7 @@ def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str
         return scores, []
     unseen = sorted(set(labels) - set(classes))
     if unseen:
-        return scores, [f"classes that training has not seen, counted as wrong: {schema.listed(unseen)}"]
+        return scores, [f"classes that training has not seen, counted as wrong: {schema.list_names(unseen)}"]
     place = np.array([classes.index(label) for label in labels])
     p = out.to_numpy()[:, 1:].astype(float)[np.arange(len(place)), place]
     scores["log_loss"] = float(-np.mean(np.log(p)))

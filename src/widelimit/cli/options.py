@@ -1,4 +1,4 @@
-"""Options that several commands share are declared once; in a command's line each of them stands by itself."""
+"""Options that several commands share are declared once, and each is an option of the command line."""
 
 from __future__ import annotations
 

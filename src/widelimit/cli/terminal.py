@@ -39,7 +39,7 @@ def progress(steps: int, unit: str, *, quiet: bool) -> Iterator[Callable[[str], 
 
 
 @contextmanager
-def waiting(text: str, *, quiet: bool) -> Iterator[None]:
+def busy_bar(text: str, *, quiet: bool) -> Iterator[None]:
     """Show a bar that only moves, while work of unknown length goes on."""
     with shown(not quiet) as report:
         report(text, 0, 0)

@@ -49,7 +49,7 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
     Raises:
         ValueError: no table, no such column, a target that cannot be used, fewer than 2 rows.
     """
-    require_consistent(choices)
+    refuse_contradictions(choices)
     frame = tables.read(path, written=[choices.target, *choices.categorical], unused=choices.drop)
     schema.require_columns(frame, [choices.target], "--target")
     schema.require_columns(frame, choices.drop, "--drop")
@@ -64,7 +64,7 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
     return TargetTable(path, frame, targets.target_values(column, task), task, reason, rows)
 
 
-def require_consistent(choices: TableChoices) -> None:
+def refuse_contradictions(choices: TableChoices) -> None:
     """Refuse a column that is said to be two things."""
     for name in choices.drop:
         if name == choices.target:

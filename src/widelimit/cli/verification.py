@@ -19,7 +19,7 @@ FACTS = ("widelimit", "python", "jax", "numpy", "scipy", "cores")
 PICTURED = "jacot_figures"
 
 
-def chosen(only: Sequence[str], *, mnist: Path | None) -> dict[str, Claim]:
+def choose_claims(only: Sequence[str], *, mnist: Path | None) -> dict[str, Claim]:
     """Return the claims to run, in the paper's order; all if none is named.
 
     `mnist`: a file for Figure 3 of Jacot et al.

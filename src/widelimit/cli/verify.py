@@ -37,7 +37,7 @@ def verify(
     from widelimit.claims.base import Effort
     from widelimit.cli import terminal, verification
 
-    claims = verification.chosen(only or (), mnist=mnist)
+    claims = verification.choose_claims(only or (), mnist=mnist)
     effort = Effort.QUICK if quick else Effort.FULL
     with terminal.progress(len(claims), "claims", quiet=output.quiet) as advance:
         outcomes, document = verification.verify(

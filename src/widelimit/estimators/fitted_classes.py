@@ -55,7 +55,7 @@ class FittedClasses:
         """Return the Gaussian law of the functions."""
         how = self.training
         if not how.is_linear_system:
-            return tuple(self._stopped(j) for j in range(self.classes))
+            return tuple(self._class_flow(j) for j in range(self.classes))
         return dirichlet_posterior(
             how.design.kernel(),
             how.X,
@@ -67,7 +67,7 @@ class FittedClasses:
             progress=how.verbose,
         )
 
-    def _stopped(self, j: int) -> StoppedFlow:
+    def _class_flow(self, j: int) -> StoppedFlow:
         shape, own = dirichlet_labels(self.alpha_epsilon), self.labels == j
         target = (np.where(own, shape.own, shape.other) - self.offset) / self.scale
         weights = self.training.weights * np.where(own, shape.noise_other / shape.noise_own, 1.0)

@@ -20,7 +20,7 @@ STEP = 1e-4
 """The step of central differences is in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
 
 
-class _Place(NamedTuple):
+class _HyperparameterPlace(NamedTuple):
     """A place locates a hyper-parameter in a kernel: entry `entry` of the flattened leaf number `leaf`."""
 
     name: str
@@ -29,14 +29,14 @@ class _Place(NamedTuple):
     value: float
 
 
-def _places(kernel: Kernel) -> list[_Place]:
+def _places(kernel: Kernel) -> list[_HyperparameterPlace]:
     """Find every number in the kernel's leaves, by path; matrices are data, not hyper-parameters."""
     found = []
     for i, (path, leaf) in enumerate(jax.tree_util.tree_flatten_with_path(kernel)[0]):
         name, values = jax.tree_util.keystr(path).lstrip("."), np.asarray(leaf, np.float64)
         if values.ndim < 2:
             label = "{}" if values.ndim == 0 else "{}[{}]"
-            found += [_Place(label.format(name, j), i, j, float(v)) for j, v in enumerate(values.ravel())]
+            found += [_HyperparameterPlace(label.format(name, j), i, j, float(v)) for j, v in enumerate(values.ravel())]
     return found
 
 
