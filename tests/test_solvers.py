@@ -461,7 +461,7 @@ def test_checkpoints_of_others_and_damaged_ones_are_left_alone(tmp_path):
         assert path.read_bytes() == kept
     for damaged in (kept[: len(kept) // 2], b"", b"not a file of ours"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"cannot be read .*; remove it to start anew"):
+        with pytest.raises(ValueError, match=r"cannot be read .*; remove it to start again"):
             wl.posterior(K, X, Y, solver="cg", checkpoint=path)
         assert path.read_bytes() == damaged
     with pytest.raises(ValueError, match="its folder does not exist"):

@@ -34,6 +34,8 @@ ORDER = [
     "lossless",
     "processes",
     "memory",
+    "writing",
+    "fingerprints",
     "interpreter",
     "series",
     "validation",

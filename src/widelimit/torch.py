@@ -111,12 +111,11 @@ class ModuleJacobian:
     def rows(self, X: np.ndarray) -> int:
         """Return the rows whose Jacobian fits the budget. Raises: MemoryError: not one does."""
         size = X.dtype.itemsize * self.outputs(X) * sum(p.numel() for p in self.trained.values())
-        free = memory.available()
-        budget = min(self.memory * memory.GIB, free) if self.memory else free / 2
+        budget = memory.budget(self.memory)
         if COPIES * size > budget:
             raise MemoryError(
-                f"the Jacobian of one row takes {size / memory.GIB:.3g} GiB, {COPIES} are needed, and the budget is "
-                f"{budget / memory.GIB:.3g} GiB; pass another memory=GiB, float32, or a module of fewer parameters."
+                f"the Jacobian of one row takes {memory.gib(size)}, {COPIES} are needed, and the budget is "
+                f"{memory.gib(budget)}; pass another memory=GiB, float32, or a module of fewer parameters."
             )
         return int(budget // (COPIES * size))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from widelimit import plots
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most
 from widelimit.claims.finite import one_network, parameters
 from widelimit.claims.images import MNIST_LEAST, Images, digits
+from widelimit.fingerprints import sha256
 
 SEED = 2018
 BIAS = 0.1
@@ -361,7 +361,7 @@ def draw(data: Data, control: Data) -> Figure:
 
 def claim(images: Images) -> Claim:
     """Return the claim, with Figure 3 for these images."""
-    digest = hashlib.sha256(images.pixels[:MNIST_LEAST].tobytes()).hexdigest()
+    digest = sha256(images.pixels[:MNIST_LEAST].tobytes())
     return replace(
         CLAIM,
         reads=f"images {digest[:16]}",

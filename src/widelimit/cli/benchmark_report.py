@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 
 from widelimit.cli import baselines, terminal
 from widelimit.cli.benchmarking import SCORES, BenchmarkResult
-from widelimit.cli.files import whole_file
+from widelimit.writing import atomic_write
 
 LABELS = {"rmse": "rmse", "nlpd": "nlpd", "coverage_95": "cov95", "accuracy": "accuracy", "log_loss": "log loss"}
 MEANINGS = {
@@ -114,5 +114,5 @@ def draw(result: BenchmarkResult, path: Path) -> None:
         f"{result.table.path.name}: {result.table.frame.height} rows, {result.folds} folds; mean ± standard error",
         fontsize="medium",
     )
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)

@@ -16,7 +16,7 @@ from widelimit import plots
 from widelimit.cli import demo_data, demo_models, scores
 from widelimit.cli.demo_data import DemoProblem
 from widelimit.cli.demo_models import Classes, GaussianPrediction
-from widelimit.cli.files import whole_file
+from widelimit.writing import atomic_write
 
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], GaussianPrediction | Classes]
 Advance = Callable[[str], None]
@@ -134,7 +134,7 @@ def draw(path: Path) -> None:
     Z = np.linspace(-2.2, 2.2, 301)[:, None]
     post = wl.posterior(wl.nngp(net), X, y, noise=FIGURE_NOISE**2)
     figure = plots.learning(post, wl.trained_ensemble(net, X, y), Z, FIGURE_TIMES)
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from widelimit.cli import interruption
 
@@ -31,16 +29,3 @@ def check_output(path: Path, suffixes: Sequence[str], *, option: str = "--out") 
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{option} {path}: the folder {folder} is not writable; choose another {option}.")
     interruption.clears(folder.resolve())
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` that takes its place at the end, or is deleted on any exception."""
-    path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{interruption.SUFFIX}")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

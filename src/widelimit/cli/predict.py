@@ -19,6 +19,7 @@ from widelimit.cli.options import (
     version,
     warnings_as_notes,
 )
+from widelimit.writing import atomic_write
 
 FORMATS = (".csv", ".parquet")
 
@@ -44,7 +45,7 @@ def predict(
     """
     del config  # its callback has made it the options' defaults
     with plain_errors(debug=debug), warnings_as_notes(quiet=quiet):
-        from widelimit.cli.files import check_output, whole_file
+        from widelimit.cli.files import check_output
 
         if out is not None:
             check_output(out, FORMATS)
@@ -57,7 +58,7 @@ def predict(
             scores = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
             note(f"the table has the column {result.schema.target}; scores of the predictions: {scores}", quiet=quiet)
         if out is not None:
-            with whole_file(out) as stream:
+            with atomic_write(out) as stream:
                 if out.suffix.lower() == ".parquet":
                     result.frame.write_parquet(stream)
                 else:

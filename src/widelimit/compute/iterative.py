@@ -196,8 +196,8 @@ class System:
 
 def warn(message: str) -> None:
     """Warn of a solve that fell short of its tolerance."""
-    mend = 'Pass a larger noise or tolerance, or solver="cholesky".'
-    warnings.warn(f"the solve did not converge: {message}. {mend}", stacklevel=3)
+    remedy = 'Pass a larger noise or tolerance, or solver="cholesky".'
+    warnings.warn(f"the solve did not converge: {message}. {remedy}", stacklevel=3)
 
 
 @final

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import re
@@ -28,7 +27,9 @@ from zarr.storage import MemoryStore
 
 from widelimit.compute import tiles
 from widelimit.compute.plan import TilePlan, tile_plan
+from widelimit.fingerprints import sha256
 from widelimit.memory import GIB
+from widelimit.writing import atomic_write
 
 KEY = "widelimit_gram"
 FORMAT = 1
@@ -83,7 +84,7 @@ def _manifest(kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarra
 
 
 def _hash(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    return sha256(np.ascontiguousarray(array).data)
 
 
 def _described(value: Any) -> Any:
@@ -143,10 +144,12 @@ def _describe(path: Path, manifest: dict[str, Any], plan: TilePlan, dtype: np.dt
     text = files[METADATA].to_bytes()
     required = json.loads(text)
     path.mkdir(parents=True, exist_ok=True)
-    if _document(path / COPY) != required:
-        _write(path / COPY, text)
-    if not _says(_document(path / METADATA), required):
-        _write(path / METADATA, text)
+    copied = _document(path / COPY) == required
+    described = _says(_document(path / METADATA), required)
+    for name, written in ((COPY, copied), (METADATA, described)):
+        if not written:
+            with atomic_write(path / name, unfinished=f"{name}.partial") as file:
+                file.write(text)
 
 
 def _attributes(path: Path) -> dict[str, Any]:
@@ -165,16 +168,6 @@ def _says(document: Any, required: dict[str, Any]) -> bool:
         return False
     same = all(document.get(name) == value for name, value in required.items() if name != "attributes")
     return bool(same and document["attributes"].get(KEY) == required["attributes"][KEY])
-
-
-def _write(file: Path, text: bytes) -> None:
-    """Write the whole file or nothing."""
-    partial = file.with_name(f"{file.name}.partial")
-    with partial.open("wb") as written:
-        written.write(text)
-        written.flush()
-        os.fsync(written.fileno())
-    os.replace(partial, file)
 
 
 def _require_disk(path: Path, size: float) -> None:

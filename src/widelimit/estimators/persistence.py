@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +20,8 @@ from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.regressors import KernelRegressor
 from widelimit.estimators.restoring import ESTIMATORS, INVALID, restored
+from widelimit.fingerprints import sha256
+from widelimit.writing import atomic_write
 
 FORMAT = 1
 """The version of the file grows when an older library would misread a newer file."""
@@ -73,15 +73,8 @@ def save(model: KernelEstimator, path: str | os.PathLike[str], *, extra: dict[st
     }
     header = json.loads(json.dumps(header))  # as it will be read: tuples are lists, keys text
     text = json.dumps(header | {"checksum": _checksum(header, arrays)})
-    target = validation.path("path", path).resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as stream:
-            np.savez(stream, **{HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
-        temporary.replace(target)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    with atomic_write(validation.path("path", path)) as stream:
+        np.savez(stream, **{HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
 
 
 def _extra(extra: Any) -> Any:
@@ -158,12 +151,11 @@ def _contents(name: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def _checksum(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
     """Compute SHA-256 over the rest of the header and over names, dtypes, shapes and bytes of the arrays."""
     rest = {key: value for key, value in header.items() if key != "checksum"}
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    parts: list[str | bytes] = [json.dumps(rest, sort_keys=True)]
     for key in sorted(arrays):
         array = np.ascontiguousarray(arrays[key])
-        digest.update(f"{key}:{array.dtype.str}:{array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+        parts += [f"{key}:{array.dtype.str}:{array.shape};", array.tobytes()]
+    return sha256(*parts)
 
 
 def _parameters(model: KernelEstimator) -> dict[str, Any]:

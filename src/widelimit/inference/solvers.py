@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from widelimit.compute.checkpoints import SolverCheckpoint
 from widelimit.compute.iterative import Iterative, System
 from widelimit.compute.operators import Operator, Shifted
 from widelimit.compute.tiles import PairKernel
+from widelimit.fingerprints import sha256
 from widelimit.inference.training_set import TrainingSet, scalar_kernel
 from widelimit.progress import Report, silent
 
@@ -56,10 +56,6 @@ class Fit(NamedTuple):
     """Of K(X, X) + noise, where that was factorised."""
 
 
-def _gib(size: float) -> str:
-    return f"{size / memory.GIB:.3g} GiB"
-
-
 def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False, kept: bool = False) -> SolverSettings:
     """Choose by n and free memory.
 
@@ -67,7 +63,7 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
     """
     free, itemsize = memory.available(), 4 if precision == "mixed" else 8
     full, half = 8.0 * n * n, itemsize * n * (n + 1) / 2
-    state = f"n = {n}, {_gib(free)} free"
+    state = f"n = {n}, {memory.gib(free)} free"
     if stored:
         return SolverSettings("cg", "stored", "K(X, X) is given as stored rows")
     if solver == "cg":
@@ -77,20 +73,20 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
     if solver == "auto" and n > DIRECT:
         return _iterative(n, itemsize, f"n^3/3 flops take too long above n = {DIRECT} ({state})")
     if precision == "double" and 2 * full <= free:
-        return SolverSettings("cholesky", "full", f"{state}: the full matrix, {_gib(full)}, fits twice")
+        return SolverSettings("cholesky", "full", f"{state}: the full matrix, {memory.gib(full)}, fits twice")
     if half + operators.RESERVE <= free or solver == "cholesky":
         dtype = "float32" if precision == "mixed" else "float64"
-        return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {_gib(half)}")
-    return _iterative(n, itemsize, f"{state}: one triangle, {_gib(half)}, does not fit")
+        return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {memory.gib(half)}")
+    return _iterative(n, itemsize, f"{state}: one triangle, {memory.gib(half)}, does not fit")
 
 
 def _iterative(n: int, itemsize: int, why: str) -> SolverSettings:
     dtype = SINGLE if itemsize == 4 else DOUBLE
     if operators.fits(n, dtype):
         return SolverSettings("cg", "tiles", why)
-    mend = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
+    remedy = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
     return SolverSettings(
-        "cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel again{mend}"
+        "cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel again{remedy}"
     )
 
 
@@ -323,11 +319,6 @@ def _spread(n: int) -> np.ndarray:
 def fingerprint(data: TrainingSet, noise: np.ndarray, precision: str, tolerance: float) -> str:
     """A hash of everything that the answer depends on; addresses of functions in memory are left out."""
     leaves, structure = jax.tree.flatten(data.kernel)
-    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)).encode())
-    # Two functions of one name differ by their values only.
-    values = np.asarray(data.kernel.gram(data.X[_spread(len(data.X))]))
-    for array in (data.X, data.y, noise, *leaves, values, np.float64(tolerance)):
-        value = np.ascontiguousarray(array)
-        digest.update(f"{value.dtype} {value.shape} ".encode() + value.tobytes())
-    digest.update(precision.encode())
-    return digest.hexdigest()
+    values = data.kernel.gram(data.X[_spread(len(data.X))])  # two functions of one name differ by these only
+    arrays = (data.X, data.y, noise, *leaves, values, tolerance)
+    return sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)), *map(np.asarray, arrays), precision)

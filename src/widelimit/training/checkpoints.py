@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +13,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from widelimit.fingerprints import sha256
 from widelimit.training.history import History, Recorder
 from widelimit.training.optimisers import State
+from widelimit.writing import atomic_write
 
 FORMAT = "widelimit-training"
 VERSION = 1
@@ -31,11 +31,7 @@ class TrainingCheckpoint(NamedTuple):
 
 def digest(tree: Any) -> str:
     """Hash the values, shapes and dtypes of a pytree of arrays."""
-    total = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        array = np.asarray(leaf)
-        total.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
+    return sha256(*(np.asarray(leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def settings(recorder: Recorder, choices: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +66,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def save(checkpoint: TrainingCheckpoint, state: State, history: History) -> None:
-    """Write beside, then replace: whenever the process is killed, the file is the old one or the new one, whole."""
+    """Replace the file by this state and these records."""
     tensors = _tensors(state, history)
     about = {
         "format": FORMAT,
@@ -78,17 +74,8 @@ def save(checkpoint: TrainingCheckpoint, state: State, history: History) -> None
         "settings": json.dumps(checkpoint.settings),
         "sha256": digest([tensors[name] for name in sorted(tensors)]),
     }
-    beside = checkpoint.path.with_name(checkpoint.path.name + ".part")
-    with open(beside, "wb") as file:
+    with atomic_write(checkpoint.path, unfinished=f"{checkpoint.path.name}.part") as file:
         file.write(safetensors.numpy.save(tensors, about))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, checkpoint.path)
-    folder = os.open(checkpoint.path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def load(checkpoint: TrainingCheckpoint, like: State) -> tuple[State, History]:
