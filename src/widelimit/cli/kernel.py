@@ -11,7 +11,7 @@ import typer
 
 from widelimit.cli.interruption import resumable
 from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json, warnings_as_notes
-from widelimit.progress import shown
+from widelimit.progress import progress_bar
 
 
 class Kind(StrEnum):
@@ -63,7 +63,7 @@ def kernel(
         chosen = wl.ntk(net) if kind is Kind.NTK else wl.nngp(net)
         matrices.require_finite(np.asarray(chosen.diag(inputs)))
         remark = f"the finished tiles are in {out}, and the same command goes on with them"
-        with resumable(remark), shown(not quiet, unit="tiles") as report:
+        with resumable(remark), progress_bar(not quiet, unit="tiles") as report:
             report("kernel matrix", 0, 0)
             tiles = partial(report, "kernel matrix")
             stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +28,7 @@ from widelimit.compute import tiles
 from widelimit.compute.plan import TilePlan, tile_plan
 from widelimit.fingerprints import sha256
 from widelimit.memory import GIB
+from widelimit.progress import Report
 from widelimit.writing import atomic_write
 
 KEY = "widelimit_gram"
@@ -50,7 +50,7 @@ def store_gram(
     path: Path,
     *,
     budget: float,
-    progress: Callable[[int, int], None],
+    report: Report,
 ) -> None:
     """Compute the tiles of K(X, X) that are not yet in the store at `path`, which is made if it is not there.
 
@@ -64,7 +64,7 @@ def store_gram(
     else:
         _require_disk(path, plan.n**2 * X.dtype.itemsize)
     _describe(path, manifest, plan, X.dtype)
-    _Store(path, plan, X.dtype).fill(prepared, X, progress)
+    _Store(path, plan, X.dtype).fill(prepared, X, report)
 
 
 def _manifest(kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarray, edge: int) -> dict[str, Any]:
@@ -258,7 +258,7 @@ class _Store:
             return False
         return True
 
-    def fill(self, kernel: tiles.PairKernel, X: np.ndarray, progress: Callable[[int, int], None]) -> None:
+    def fill(self, kernel: tiles.PairKernel, X: np.ndarray, report: Report) -> None:
         """Compute and write what is missing or damaged."""
         for part in (*self.path.glob("*.partial"), *self.path.glob("c/*/*.partial")):
             if _unfinished(self.path, part):
@@ -273,11 +273,11 @@ class _Store:
                 if at in missing:
                     array[self.plan.rows(at[0]), self.plan.rows(at[1])] = block
 
-        def wanted(i: int, j: int) -> bool:
+        def required(i: int, j: int) -> bool:
             return (i, j) in missing or (j, i) in missing
 
         try:
-            tiles.compute(kernel, X, X, self.plan, write, wanted=wanted, progress=progress)
+            tiles.compute(kernel, X, X, self.plan, write, required=required, report=report)
         except OSError as error:
             raise OSError(
                 error.errno,

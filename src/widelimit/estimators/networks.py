@@ -23,7 +23,7 @@ from widelimit.inference.solvers import Solver
 from widelimit.inference.training_set import near
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
-from widelimit.progress import LONG, shown
+from widelimit.progress import LONG, progress_bar
 from widelimit.references import by_reference
 from widelimit.shapes import Float
 
@@ -95,7 +95,7 @@ def choose(
     if given is not None:
         return SolverChoice(design, given, np.ones(y.shape[1]))
     rows = spread(np.arange(len(points)), NOISE_ROWS)
-    with shown(verbose and len(points) > LONG) as report:
+    with progress_bar(verbose and len(points) > LONG) as report:
         report("noise", 0, 0)
         gram = np.asarray(design.kernel().gram(points[rows]))
         found = noise_level(gram, y[rows], weights[rows], objective=objective)
@@ -157,7 +157,7 @@ class FittedTraining:
 
     def flow(self, y: Float[np.ndarray, "n c"], noise: float, weights: Float[np.ndarray, " n"]) -> StoppedFlow:
         """Compute the flow on some targets, where it is not `solved`."""
-        with shown(self.verbose and len(y) > LONG) as report:
+        with progress_bar(self.verbose and len(y) > LONG) as report:
             report("eigenvectors", 0, 0)
             prior = nngp(self.design.network()) if self.ensemble else None
             kernel = self.design.kernel()

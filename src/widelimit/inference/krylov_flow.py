@@ -62,7 +62,7 @@ class KrylovFlow(Flow):
             factor = linalg.factorise(self.data.gram())
             return _Limit(factor.solve(self._residual), factor.outside(self._residual))
         rest = self.data._replace(y=self._residual)
-        fit = solvers.fit(rest, np.zeros(()), solver="auto", precision="double", tolerance=self.tolerance)
+        fit = solvers.fit(solvers.SolverRequest(rest, np.zeros(()), tolerance=self.tolerance))
         if not fit.converged:
             iterative.warn(fit.message)
         return _Limit(fit.weights, fit.factor.outside(self._residual))

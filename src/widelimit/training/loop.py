@@ -147,7 +147,7 @@ def run(
     marks, failure = what.marks, NOTHING
     state, history = _started(what, state, checkpoint)
     written = time.monotonic()
-    with progress.shown(wanted, unit=what.unit) as report:
+    with progress.progress_bar(wanted, unit=what.unit) as report:
         report("training", 0, 0)
         for before, mark in itertools.pairwise(marks[len(history) - 1 :]):
             taken = int(history.steps[-1])
