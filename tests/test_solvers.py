@@ -26,7 +26,7 @@ from widelimit.compute import (
     packed_cholesky,
     preconditioners,
 )
-from widelimit.inference import posterior, solvers
+from widelimit.inference import solvers
 from widelimit.pytrees import pytree
 
 RNG = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def test_no_factor_no_determinant(monkeypatch, mode):
 @pytest.mark.parametrize("labels", [Y, Y[:, 0]], ids=["three outputs", "one"])
 def test_mean_and_variance_in_one_pass(monkeypatch, mode, labels):
     post = fitted(monkeypatch, mode, labels=labels, noise=0.1)
-    monkeypatch.setattr(posterior, "BLOCK", 3)  # 7 points: blocks of 3, 3 and 1
+    monkeypatch.setattr("widelimit.inference.training_set.ROWS", 3)  # 7 points: blocks of 3, 3 and 1
     inverse = np.linalg.inv(GRAM + 0.1 * np.eye(N))
     variance = PRIOR - np.einsum("ij,jk,ik->i", CROSS, inverse, CROSS)
     found = post.predict(Z)

@@ -13,14 +13,14 @@ import scipy.optimize
 
 from widelimit import validation
 from widelimit.architecture.network import Network, mlp
-from widelimit.compute import linalg, threads
+from widelimit.compute import linalg
 from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.outputs import heard
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.solvers import Solver
-from widelimit.inference.training_set import near
+from widelimit.inference.training_set import expansion, near
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.progress import LONG, progress_bar
@@ -28,8 +28,6 @@ from widelimit.references import by_reference
 from widelimit.shapes import Float
 
 Kind = Literal["nngp", "ntk"]
-BLOCK = 4096
-"""Test rows whose kernel with the training rows is held at once."""
 ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
@@ -165,13 +163,9 @@ class FittedTraining:
 
     @linalg.quiet()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
-        """Compute K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
+        """Compute K(Z, X) coefficients: (m, c)."""
         kernel = self.design.kernel()
-        parts = [
-            threads.product(np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)), coefficients)
-            for i in range(0, len(Z), BLOCK)
-        ]
-        return near(np.concatenate(parts), Z)
+        return near(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
 
 
 def without_law(state: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.solvers import factorise
-from widelimit.inference.training_set import TrainingSet, near, training_set
+from widelimit.inference.training_set import TrainingSet, near, row_blocks, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import KERNEL, LONG, Report, no_progress, progress_bar
 from widelimit.shapes import Float, Int
@@ -22,8 +22,6 @@ ALPHA_EPSILON = 0.01
 """Milios et al., section 4.1."""
 SCALES = 2.0 ** np.arange(-1, 5.1)
 """Standard deviations of the latent functions tried; latent labels of own and other classes differ by about 6.6."""
-BLOCK = 2048
-"""Test points whose variances are computed at once."""
 
 
 class DirichletLabels(NamedTuple):
@@ -121,8 +119,7 @@ class DirichletPosterior:
         points = self.data.inputs(Z)
         prior = self.data.diagonal(points)
         out = np.empty((len(points), len(self.corrections)))
-        for start in range(0, len(points), BLOCK):
-            part = slice(start, start + BLOCK)
+        for part in row_blocks(len(points)):
             white = self.factor.whiten(self.data.cross(points[part]).T)
             common = prior[part] - np.einsum("ij,ij->j", white, white)
             error = linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior[part]

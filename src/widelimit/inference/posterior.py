@@ -22,14 +22,12 @@ from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.solvers import Fit, SolverRequest
-from widelimit.inference.training_set import TrainingSet, like, near, scalar_kernel, training_set
+from widelimit.inference.training_set import TrainingSet, like, near, row_blocks, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
-BLOCK = 2048
-"""Test points whose variances are computed at once."""
 GRADIENT = 8
 """(n, n) matrices, at least, that a derivative through K(X, X) holds at once."""
 
@@ -156,8 +154,7 @@ class Posterior:
         points = self.data.inputs(Z)
         prior = self.data.diagonal(points)
         mean, variance = np.empty((len(points), self.weights.shape[1])), prior.copy()
-        for start in range(0, len(points), BLOCK):
-            part = slice(start, start + BLOCK)
+        for part in row_blocks(len(points)):
             cross = self.data.cross(points[part])
             # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
             with threads.following(threads.work(len(cross), cross.shape[1], self.weights.shape[1])):

@@ -10,7 +10,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, memory, tiles
+from widelimit.compute import linalg, memory, threads, tiles
 from widelimit.compute.operators import Operator, Recomputed, StoredOperator
 from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel
@@ -20,6 +20,8 @@ from widelimit.validation import Array
 
 EIGENVECTORS = 3
 """Matrices that `linalg.eigenpairs` takes beside the one that it overwrites."""
+ROWS = 2048
+"""Test points whose kernel with the training points is held at once."""
 Function = Callable[[np.ndarray], Any]
 
 
@@ -119,6 +121,23 @@ class TrainingSet(NamedTuple):
         if initial is None:
             return np.zeros((len(points), count))
         return evaluate("initial", initial, points, count=count, single=self.single)
+
+    def functions(self, initial: Function | None, alphas: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Compute f_0(Z) + K(Z, X) alpha for every alpha of (T, n, c) at (m, d) points: (T, m, c)."""
+        count, columns = len(alphas), self.y.shape[1] // self.coupled
+        joined = alphas.reshape(count, -1, columns).transpose(1, 0, 2).reshape(-1, count * columns)
+        moved = expansion(self.cross, points, np.ascontiguousarray(joined)).reshape(-1, count, columns)
+        return np.asarray(self.start(initial, points) + self.unfold(moved.transpose(1, 0, 2)))
+
+
+def row_blocks(count: int) -> list[slice]:
+    """Cut `count` rows into blocks of ROWS."""
+    return [slice(i, i + ROWS) for i in range(0, count, ROWS)]
+
+
+def expansion(cross: Callable[[np.ndarray], np.ndarray], points: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Compute K(Z, X) coefficients, where cross(Z) is K(Z, X), ROWS of Z at a time."""
+    return np.concatenate([threads.product(cross(points[part]), coefficients) for part in row_blocks(len(points))])
 
 
 def _flat(blocks: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise
 COPIES = 3
 """Factors of one block are held this many times at once while they are made: values, their transpose, the result."""
 
-BLOCK = 1024
+UNFOLDED = 1024
 """Rows of the unfolded matrix (rows times outputs) of a block, about: its products run at full speed."""
 
 COLUMNS = 16
@@ -213,11 +213,11 @@ def pairs_of(model: Model, settings: Settings, found: ContractionPlan) -> PairKe
 
 
 def block_rows(n: int, outputs: int) -> int:
-    """Return the rows of a block: about `BLOCK` rows of the unfolded matrix, evenly cut.
+    """Return the rows of a block: about `UNFOLDED` rows of the unfolded matrix, evenly cut.
 
     Rounded up to one of eight sizes an octave: few shapes are compiled, and at most one row in eight is filled up.
     """
-    count = math.ceil(n / max(1, BLOCK // outputs))
+    count = math.ceil(n / max(1, UNFOLDED // outputs))
     rows = math.ceil(n / count)
     step = 1 << max(0, (rows - 1).bit_length() - 4)
     return math.ceil(rows / step) * step
