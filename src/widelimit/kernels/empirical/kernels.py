@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, Literal, final, overload
 
 import jax
 import jax.numpy as jnp
@@ -193,13 +193,29 @@ class EmpiricalDiagonal:
         return matvec(self.model, self.settings, X, v, Y)
 
 
-Empirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal
-_CLASSES: dict[Output, Any] = {"full": EmpiricalMatrixKernel, "trace": EmpiricalKernel, "diagonal": EmpiricalDiagonal}
+AnyEmpirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal
+_CLASSES: dict[Output, type[AnyEmpirical]] = {
+    "full": EmpiricalMatrixKernel,
+    "trace": EmpiricalKernel,
+    "diagonal": EmpiricalDiagonal,
+}
 
 
+@overload
+def empirical_ntk(
+    apply: Apply, params: Any, *, output: Literal["full"] = "full", method: Method = "auto", memory: float | None = None
+) -> EmpiricalMatrixKernel: ...
+@overload
+def empirical_ntk(
+    apply: Apply, params: Any, *, output: Literal["trace"], method: Method = "auto", memory: float | None = None
+) -> EmpiricalKernel: ...
+@overload
+def empirical_ntk(
+    apply: Apply, params: Any, *, output: Literal["diagonal"], method: Method = "auto", memory: float | None = None
+) -> EmpiricalDiagonal: ...
 def empirical_ntk(
     apply: Apply, params: Any, *, output: Output = "full", method: Method = "auto", memory: float | None = None
-) -> Any:
+) -> AnyEmpirical:
     """Theta(x, x')[a, b] = sum_p df_a(x)/dtheta_p df_b(x')/dtheta_p, the neural tangent kernel of a finite network.
 
     Equation (3.3) of the paper: under gradient flow on theta the outputs move by it. At infinite width it tends to
@@ -234,7 +250,19 @@ def empirical_ntk(
     return _CLASSES[output](f, chosen)
 
 
-def empirical_nngp(apply: Apply, params: Any, *, output: Output = "full", memory: float | None = None) -> Any:
+@overload
+def empirical_nngp(
+    apply: Apply, params: Any, *, output: Literal["full"] = "full", memory: float | None = None
+) -> EmpiricalMatrixKernel: ...
+@overload
+def empirical_nngp(
+    apply: Apply, params: Any, *, output: Literal["trace"], memory: float | None = None
+) -> EmpiricalKernel: ...
+@overload
+def empirical_nngp(
+    apply: Apply, params: Any, *, output: Literal["diagonal"], memory: float | None = None
+) -> EmpiricalDiagonal: ...
+def empirical_nngp(apply: Apply, params: Any, *, output: Output = "full", memory: float | None = None) -> AnyEmpirical:
     """K(x, x')[a, b] = f_a(x) f_b(x'), the second moments of the outputs; output="trace": (1/c) sum_a f_a(x) f_a(x').
 
     Over random parameters its mean is the covariance of the outputs; for net.apply and parameters of net.init, at
