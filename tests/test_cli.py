@@ -19,8 +19,8 @@ from widelimit.cli import baselines, demo_data, demo_report, scores, terminal
 from widelimit.cli import demonstration as demo
 from widelimit.cli.baselines import Fold, GaussianPrediction, one_hot
 from widelimit.cli.benchmarking import ModelScores, SplitData, compare
-from widelimit.cli.files import whole_file
 from widelimit.inference.class_probabilities import largest_probability
+from widelimit.writing import atomic_write
 
 SMALL = {"diabetes": (demo_data.diabetes, 172), "digits": (demo_data.digits, 130)}
 HEAVY = {"jax", "numpy", "scipy", "sklearn", "matplotlib", "polars", "rich", "tomllib"}
@@ -155,10 +155,10 @@ def test_interrupt_in_a_model_leaves_a_whole_figure(tmp_path, monkeypatch):
 
 def test_whole_file_replaces_or_leaves(tmp_path):
     path = tmp_path / "data"
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(b"first")
         assert not path.exists()
-    with pytest.raises(TypeError, match="bytes-like"), whole_file(path) as stream:
+    with pytest.raises(TypeError, match="bytes-like"), atomic_write(path) as stream:
         stream.writelines([b"second", 3])
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]

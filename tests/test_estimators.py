@@ -449,9 +449,9 @@ def test_room_is_asked_for_what_the_solver_holds(monkeypatch):
     """Of 10,000 rows: one triangle for a linear system, four matrices for eigenvectors."""
     asked = []
 
-    def require(size, what):
+    def require(size, what, *, remedy):
         asked.append(size / 8e8)
-        raise MemoryError(f"{what} needs much; or less.")
+        raise MemoryError(f"{what} needs much; {remedy}.")
 
     monkeypatch.setattr(memory, "require", require)
     X, y = np.zeros((10_000, 1)), np.arange(10_000) % 2

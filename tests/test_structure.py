@@ -35,6 +35,8 @@ ORDER = [
     "lossless",
     "processes",
     "memory",
+    "writing",
+    "fingerprints",
     "interpreter",
     "series",
     "validation",
@@ -285,9 +287,7 @@ def test_the_docs_name_claims_tests_and_files_that_are_there():
 
 LONGEST = 40
 LONG = {
-    "claims/jacot_figures.py draw": 48,
     "compute/tiles.py compute": 45,
-    "training/optimisers.py advance": 46,
 }
 """Functions that are longer, and their lines: a number here only ever falls, and a function that is short goes."""
 

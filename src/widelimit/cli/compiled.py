@@ -7,7 +7,6 @@ place in the store by a rename. Nothing here imports JAX: variables of the envir
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -19,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
+
+from widelimit.fingerprints import sha256
 
 VARIABLE = "WIDELIMIT_CACHE"
 OFF = ("off", "no", "0", "")
@@ -92,7 +93,7 @@ def fingerprint() -> str:
             facts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             facts.append(package)
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+    return sha256("\n".join(facts))[:16]
 
 
 def _instructions() -> list[str]:

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from widelimit.writing import SUFFIX
+
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 CLOSED_PIPE = 141
 """The exit code that shells show for a process ended by SIGPIPE."""
-SUFFIX = ".part"
-"""Files that are being written are called .NAME.PID.part."""
 _folders: set[Path] = set()
 _endings: list[Callable[[bool], None]] = []
 _remarks: list[str] = []

@@ -11,7 +11,7 @@ import typer
 from widelimit.cli.interruption import announce_resumption
 from widelimit.cli.options import OUTPUT, Output, command, parameter_group
 from widelimit.cli.reporting import print_json
-from widelimit.progress import shown
+from widelimit.progress import progress_bar
 
 NETWORK = parameter_group(depth=3, activation="relu", weight_std=1.0, bias_std=0.0)
 
@@ -47,7 +47,7 @@ def kernel(
     chosen = wl.ntk(net) if kind == "ntk" else wl.nngp(net)
     matrices.require_finite(np.asarray(chosen.diag(inputs)))
     remark = f"the finished tiles are in {out}, and the same command goes on with them"
-    with announce_resumption(remark), shown(not output.quiet, unit="tiles") as report:
+    with announce_resumption(remark), progress_bar(not output.quiet, unit="tiles") as report:
         report("kernel matrix", 0, 0)
         tiles = partial(report, "kernel matrix")
         stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)

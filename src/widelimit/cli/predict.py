@@ -61,9 +61,9 @@ def predict(
 
 def write(frame: pl.DataFrame, path: Path) -> None:
     """Write a table as Parquet or CSV, by its suffix. Raises: OSError."""
-    from widelimit.cli.files import whole_file
+    from widelimit.writing import atomic_write
 
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         if path.suffix.lower() == ".parquet":
             frame.write_parquet(stream)
         else:

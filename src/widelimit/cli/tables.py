@@ -184,12 +184,7 @@ def read_parquet(path: Path) -> pl.DataFrame:
 
 def require_memory(path: Path, size: int) -> None:
     """Refuse to read a file that memory does not hold."""
-    free = memory.available()
-    if size > free:
-        raise MemoryError(
-            f"{path}: reading it takes about {size / memory.GIB:.1f} GiB and {free / memory.GIB:.1f} GiB are free; "
-            "cut the file to the rows and columns that you need (head, cut)."
-        )
+    memory.require(size, f"{path}: reading it", remedy="cut the file to the rows and columns that you need (head, cut)")
 
 
 def file_values(column: pl.Series) -> pl.Series:

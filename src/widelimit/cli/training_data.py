@@ -81,14 +81,10 @@ def require_memory(rows: int, matrices: float) -> None:
     Raises:
         MemoryError: with the number of rows that fit; nothing large was allocated.
     """
-    need, free = matrices * 8 * rows**2, memory.available()
-    if need > free:
-        fitting = int((free / (matrices * 8)) ** 0.5)
-        fitting -= fitting % 10 ** max(len(str(fitting)) - 2, 0)
-        raise MemoryError(
-            f"an exact fit to {rows} rows takes {need / memory.GIB:.0f} GiB and {free / memory.GIB:.0f} GiB are free; "
-            f"fit to a random part: --rows {fitting}."
-        )
+    fitting = int((memory.available() / (matrices * 8)) ** 0.5)
+    fitting -= fitting % 10 ** max(len(str(fitting)) - 2, 0)
+    remedy = f"fit to a random part: --rows {fitting}"
+    memory.require(matrices * 8 * rows**2, f"an exact fit to {rows} rows", remedy=remedy)
 
 
 def encode(table: TargetTable, choices: TableChoices) -> EncodedTable:

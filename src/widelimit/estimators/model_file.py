@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,8 @@ import numpy as np
 from widelimit import validation
 from widelimit.estimators import files
 from widelimit.estimators.model_state import INVALID, ModelState
+from widelimit.fingerprints import sha256
+from widelimit.writing import atomic_write
 
 FORMAT = 1
 """The version of the file grows when an older library would misread a newer file."""
@@ -48,15 +47,8 @@ def write(path: Path, name: str, parameters: dict[str, Any], state: ModelState, 
     }
     header = json.loads(json.dumps(header))  # as it will be read: tuples are lists, keys text
     text = json.dumps(header | {"checksum": checksum(header, arrays)})
-    target = path.resolve()
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as stream:
-            np.savez(stream, **{HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
-        temporary.replace(target)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    with atomic_write(path) as stream:
+        np.savez(stream, **{HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # type: ignore[arg-type]
 
 
 def describe(arrays: dict[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -111,9 +103,8 @@ def contents(name: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 def checksum(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
     """Compute SHA-256 over the rest of the header and over names, dtypes, shapes and bytes of the arrays."""
     rest = {key: value for key, value in header.items() if key != "checksum"}
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    parts: list[str | bytes] = [json.dumps(rest, sort_keys=True)]
     for key in sorted(arrays):
         array = np.ascontiguousarray(arrays[key])
-        digest.update(f"{key}:{array.dtype.str}:{array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+        parts += [f"{key}:{array.dtype.str}:{array.shape};", array.tobytes()]
+    return sha256(*parts)

@@ -13,7 +13,7 @@ import scipy.optimize
 
 from widelimit import validation
 from widelimit.architecture.network import Network, mlp
-from widelimit.compute import linalg, threads
+from widelimit.compute import linalg
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
@@ -21,16 +21,14 @@ from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.outputs import heard
 from widelimit.inference.posterior import Posterior, posterior
-from widelimit.inference.training_set import near
+from widelimit.inference.training_set import expansion, near
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
-from widelimit.progress import LONG, shown
+from widelimit.progress import LONG, progress_bar
 from widelimit.references import by_reference
 from widelimit.shapes import Float
 
 Kind = Literal["nngp", "ntk"]
-BLOCK = 4096
-"""Test rows whose kernel with the training rows is held at once."""
 ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
@@ -96,7 +94,7 @@ def choose(
     if given is not None:
         return HyperparameterChoice(design, given, np.ones(y.shape[1]))
     rows = spread(np.arange(len(points)), NOISE_ROWS)
-    with shown(verbose and len(points) > LONG) as report:
+    with progress_bar(verbose and len(points) > LONG) as report:
         report("noise", 0, 0)
         gram = np.asarray(design.kernel().gram(points[rows]))
         found = noise_level(gram, y[rows], weights[rows], objective=objective)
@@ -158,7 +156,7 @@ class FittedTraining:
 
     def flow(self, y: Float[np.ndarray, "n c"], noise: float, weights: Float[np.ndarray, " n"]) -> StoppedFlow:
         """Compute the flow on some targets, where the fit is not a linear system."""
-        with shown(self.verbose and len(y) > LONG) as report:
+        with progress_bar(self.verbose and len(y) > LONG) as report:
             report("eigenvectors", 0, 0)
             prior = nngp(self.design.network()) if self.ensemble else None
             kernel = self.design.kernel()
@@ -171,13 +169,9 @@ class FittedTraining:
 
     @linalg.quiet()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
-        """Compute K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
+        """Compute K(Z, X) coefficients: (m, c)."""
         kernel = self.design.kernel()
-        parts = [
-            threads.product(np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)), coefficients)
-            for i in range(0, len(Z), BLOCK)
-        ]
-        return near(np.concatenate(parts), Z)
+        return near(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
 
 
 def drop_law(state: dict[str, Any]) -> dict[str, Any]:

@@ -190,11 +190,9 @@ def require_room(n: int, matrices: float) -> None:
     Raises:
         MemoryError: with what to use instead.
     """
-    try:
-        memory.require(8.0 * matrices * n * n, f"an exact fit to {n} rows")
-    except MemoryError as error:
-        sizes = str(error).split(";")[0]
-        raise MemoryError(
-            f"{sizes}. Fit fewer rows (a random sample of X), or use NTKFeatures before a linear model, whose memory "
-            f"grows with the number of rows only: make_pipeline(NTKFeatures(), Ridge())."
-        ) from None
+    memory.require(
+        8.0 * matrices * n * n,
+        f"an exact fit to {n} rows",
+        remedy="fit fewer rows (a random sample of X), or use NTKFeatures before a linear model, whose memory grows "
+        "with the number of rows only: make_pipeline(NTKFeatures(), Ridge())",
+    )
