@@ -50,4 +50,4 @@ def memories(problem: Problem, rule: Rule | None) -> float:
     if rule is None:
         return 0.0
     made = jax.eval_shape(problem.each(rule.transformation.init), problem.f.params)
-    return 2.0 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made))
+    return 2.0 * float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made)))
