@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import progress
+from widelimit import memory, progress
 from widelimit.training import checkpoints
 from widelimit.training.checkpoints import TrainingCheckpoint
 from widelimit.training.flow import flow
@@ -24,6 +24,9 @@ from widelimit.training.problem import TrainingProblem
 SAME_RUN = 1e-3
 """The loss at theta_0 may differ by this share from that of a checkpoint of the same run on another machine; that of
 another function or loss is elsewhere."""
+
+NUMBERS = 14
+"""Numbers of a record without probes, and its copy where records are joined."""
 
 NOTHING = ""
 
@@ -197,6 +200,7 @@ def _belongs(checkpoint: TrainingCheckpoint, found: History, first: History, wha
 
 
 def marks(end: float, every: float) -> np.ndarray:
-    """Return 0, every, 2 every, ..., and the end."""
+    """Return 0, every, 2 every, ..., and the end. Raises: MemoryError: their records do not fit."""
+    memory.require(8.0 * NUMBERS * end / every, f"{end / every:.3g} records", remedy="pass a larger record_every")
     count = max(0, math.ceil(end / every * (1 - 1e-12)) - 1)
     return np.concatenate([np.arange(count + 1) * every, [end] if end > 0 else []])

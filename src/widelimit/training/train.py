@@ -15,7 +15,7 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply
 from widelimit.shapes import Float
-from widelimit.training import checkpoints
+from widelimit.training import checkpoints, room
 from widelimit.training.checkpoints import TrainingCheckpoint
 from widelimit.training.flow import slope_size
 from widelimit.training.history import Recorder, recorder
@@ -100,32 +100,34 @@ def train(
     Raises:
         TypeError, ValueError: bad data; a function of another shape; parameters that are not floats, or of another
             architecture; contradictory settings; a checkpoint that is damaged or of another run.
-        MemoryError: the kernel on kernel_points does not fit.
+        MemoryError: parameters, signals, records or the kernel on kernel_points do not fit; nothing is computed then.
 
     Warns:
         UserWarning: the learning rate is above the bound 2 (1 + mu) n/(kappa lambda_max) of the kernel at theta_0 (see
             `max_learning_rate`), which is named; training stopped at a loss that is not finite, or a flow at max_steps.
     """
-    _check(tolerance, max_steps, progress)
-    given = problem(apply, params, X, y, loss, many=validation.flag("ensemble", ensemble))
+    _check(tolerance, max_steps, checkpoint_seconds, progress, ensemble)
+    given = problem(apply, params, X, y, loss, many=bool(ensemble), copies=room.copies(flow_time))
     folder = None if checkpoint is None else _place(checkpoint)
-    seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
     with arithmetic(given.dtype == np.float64):
+        chosen = rule(optimizer, learning_rate, momentum, batch_size, len(given.X)) if flow_time is None else None
+        room.require(given, chosen, probes)
         recording = recorder(given, probes, kernel_points)
-        if flow_time is not None:
+        if chosen is None:
             what, state, choices = _flow(given, recording, flow_time, record_every, tolerance, max_steps, steps)
         else:
-            chosen = rule(optimizer, learning_rate, momentum, batch_size, len(given.X))
             what, state, choices = _steps(given, recording, chosen, steps, record_every, seed)
         kept = None if folder is None else TrainingCheckpoint(folder, checkpoints.settings(recording, choices))
-        trained = run(given, what, state, kept, seconds, progress)
+        trained = run(given, what, state, kept, float(checkpoint_seconds), progress)
     if not trained.finished:
         warnings.warn(trained.message, stacklevel=2)
     return trained
 
 
-def _check(tolerance: Any, max_steps: Any, progress: Any) -> None:
-    """Refuse settings of a flow's solver and of the bar, whether they are used or not."""
+def _check(tolerance: Any, max_steps: Any, seconds: Any, progress: Any, ensemble: Any) -> None:
+    """Refuse settings of a flow's solver, of checkpoints, and flags, whether they are used or not."""
+    validation.flag("ensemble", ensemble)
+    validation.finite_scalar("checkpoint_seconds", seconds, at_least=0.0)
     validation.finite_scalar("tolerance", tolerance, above=0.0, at_most=1e-2)
     validation.integer("max_steps", max_steps, at_least=1)
     validation.flag("progress", progress)
