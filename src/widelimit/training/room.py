@@ -49,5 +49,5 @@ def memories(problem: TrainingProblem, rule: UpdateRule | None) -> float:
     """Return the bytes of the optimiser's memory before and after a step."""
     if rule is None:
         return 0.0
-    made = jax.eval_shape(problem.each(rule.transformation.init), problem.f.params)
+    made = jax.eval_shape(problem.for_each(rule.transformation.init), problem.f.params)
     return 2.0 * float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made)))
