@@ -178,7 +178,7 @@ def test_verify_passes_the_images_on_and_keeps_their_results_apart(mnist_file, t
 
 BAD_IMAGES = {
     "no array X_train in it, but other": {"other": np.zeros(3)},
-    "has shape (9, 28, 28); (n, 28, 28) with n >= 512 is wanted": {"X_train": np.zeros((9, 28, 28), np.uint8)},
+    "has shape (9, 28, 28); (n, 28, 28) with n >= 512 is required": {"X_train": np.zeros((9, 28, 28), np.uint8)},
     "has shape (600, 784)": {"x_train": np.zeros((600, 784), np.uint8)},
     "from 0.5 to 0.5; whole grey values": {"X_train": np.full((512, 28, 28), 0.5)},
     "the largest grey value is 0; the images are black": {"X_train": np.zeros((512, 28, 28), np.uint8)},

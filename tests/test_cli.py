@@ -6,20 +6,21 @@ import re
 import signal
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 
-import widelimit as wl
 from commands import invoke, listening
 from widelimit.cli import app as cli
-from widelimit.cli import demo, demo_data, demo_models, demo_report, scores, terminal
-from widelimit.cli.files import whole_file
+from widelimit.cli import baselines, demo_data, demo_report, scores, terminal
+from widelimit.cli import demonstration as demo
+from widelimit.cli.baselines import Fold, GaussianPrediction, one_hot
+from widelimit.cli.benchmarking import ModelScores, SplitData, compare
+from widelimit.inference.class_probabilities import largest_probability
+from widelimit.writing import atomic_write
 
 SMALL = {"diabetes": (demo_data.diabetes, 172), "digits": (demo_data.digits, 130)}
 HEAVY = {"jax", "numpy", "scipy", "sklearn", "matplotlib", "polars", "rich", "tomllib"}
@@ -31,7 +32,6 @@ def small_demo(tmp_path_factory):
     figure = tmp_path_factory.mktemp("demo") / "figure.png"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_data, "SETS", SMALL)
-        patch.setattr(demo_models, "FOLDS", 2)  # so that the folds have the size of the test set: fewer compilations
         return invoke("demo", "--json", "--out", figure), figure
 
 
@@ -39,7 +39,7 @@ def small_demo(tmp_path_factory):
 def quick(monkeypatch):
     """A demo with one model on one small data set."""
     monkeypatch.setattr(demo_data, "SETS", {"diabetes": SMALL["diabetes"]})
-    monkeypatch.setattr(demo, "REGRESSION", {"ridge": demo_models.ridge})
+    monkeypatch.setattr(demo, "REGRESSION", {"ridge": baselines.ridge})
 
 
 # --- the commands
@@ -64,9 +64,10 @@ def test_demo_json_is_complete(small_demo):
 def test_demo_models_are_sane(small_demo):
     diabetes, digits = ({m["model"]: m for m in d["models"]} for d in json.loads(small_demo[0].stdout)["datasets"])
     problem = demo_data.diabetes(seed=0, size=SMALL["diabetes"][1])
-    constant = scores.gaussian_nlpd(problem.offset, np.array([problem.scale]), problem.truth)
+    known, truth = (problem.target[rows] for rows in problem.splits[0])
+    constant = scores.gaussian_nlpd(known.mean(), known.std(), truth)
     for name in ("NNGP", "NTK-GP", "NTK ensemble"):
-        assert diabetes[name]["rmse"] < 0.95 * problem.truth.std()
+        assert diabetes[name]["rmse"] < 0.95 * truth.std()
         assert diabetes[name]["nlpd"] < constant
         assert diabetes[name]["coverage_95"] > 0.7
         assert digits[name]["accuracy"] > 0.85
@@ -95,7 +96,7 @@ def test_demo_table(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("name", "mend"),
+    ("name", "remedy"),
     [
         ("missing/figure.png", "mkdir -p"),
         ("figure.gif", ".png, .pdf, .svg"),
@@ -103,14 +104,14 @@ def test_demo_table(tmp_path, suffix):
         ("folder.png", "name of a file"),
     ],
 )
-def test_demo_refuses_a_bad_path_at_once(tmp_path, monkeypatch, name, mend):
+def test_demo_refuses_a_bad_path_at_once(tmp_path, monkeypatch, name, remedy):
     monkeypatch.setattr(demo, "run", lambda **_: pytest.fail("the work began before the path was checked"))
     (tmp_path / "folder.png").mkdir()
     result = invoke("demo", "--out", tmp_path / name)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith(f"widelimit: --out {tmp_path / name}")
-    assert mend in result.stderr
+    assert remedy in result.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["folder.png"]
 
 
@@ -154,17 +155,17 @@ def test_interrupt_in_a_model_leaves_a_whole_figure(tmp_path, monkeypatch):
 
 def test_whole_file_replaces_or_leaves(tmp_path):
     path = tmp_path / "data"
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         stream.write(b"first")
         assert not path.exists()
-    with pytest.raises(TypeError, match="bytes-like"), whole_file(path) as stream:
+    with pytest.raises(TypeError, match="bytes-like"), atomic_write(path) as stream:
         stream.writelines([b"second", 3])
     assert path.read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mend"),
+    ("arguments", "remedy"),
     [
         (["fit"], "Missing argument 'TABLE'. (see widelimit fit --help)"),
         (["fit", "a.csv", "--model", "m.npz"], "Missing option '--target'."),
@@ -176,12 +177,12 @@ def test_whole_file_replaces_or_leaves(tmp_path):
         (["fit", "a.csv", "--target", "y", "--model", "m.npz", "--task", "guess"], "'--task'"),
     ],
 )
-def test_bad_usage_is_one_line_and_exits_2(arguments, mend):
+def test_bad_usage_is_one_line_and_exits_2(arguments, remedy):
     code, out, err = invoke(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("widelimit: ")
     assert err.count("\n") == 1
-    assert mend in err
+    assert remedy in err
 
 
 def test_no_command_prints_the_help():
@@ -229,21 +230,23 @@ def test_help_is_quick_and_loads_nothing_heavy():
 # --- the report
 
 
-def test_tables_fit_80_columns_and_progress_is_silent_off_a_terminal(capsys):
-    scores = {"rmse": 123.4, "accuracy": 0.999, "nlpd": 9.123, "coverage_95": 1.0}
+def test_tables_fit_80_columns_and_progress_prints_nothing_off_a_terminal(capsys):
+    scores = {"rmse": 123.4, "accuracy": 0.999, "nlpd": 9.123, "coverage_95": 1.0, "set_size": 1.0}
     chosen = {"noise": 9.5e-7, "scale": 0.062, "t": 1e5}
     tables = []
-    for load, size in demo_data.SETS.values():
+    for name, (load, size) in demo_data.SETS.items():
         problem = load(seed=0, size=size)
-        rows = [demo.DemoRow(name, scores, 123.4, chosen, ("a remark " * 20,)) for name in demo.models(problem)]
-        tables.append(demo.DemoTable(problem, tuple(rows)))
+        values = {score: np.array([scores[score]]) for score in demo.SCORES[problem.task]}
+        seconds, remarks = np.array([123.4]), ("a remark " * 20,)
+        rows = [ModelScores(model, values, seconds, chosen, remarks) for model in demo.models(problem)]
+        tables.append(demo.DemoTable(name, problem, rows))
     demo_report.show(demo.DemoResult(0, tuple(tables), "figure.png", 12.0))
     printed = capsys.readouterr().out
     assert max(len(line) for line in printed.splitlines()) <= 80
     assert printed.count("noise 9.5e-7, scale 0.062, t 1e5") == 2 * len(demo.REGRESSION)
     assert all(f"{name}:" in printed for name in demo.REGRESSION)
     for quiet in (False, True):
-        with terminal.progress(2, "steps", quiet=quiet) as advance, terminal.waiting("text", quiet=quiet):
+        with terminal.progress(2, "steps", quiet=quiet) as advance, terminal.busy_bar("text", quiet=quiet):
             advance("one")
             advance("two")
         assert capsys.readouterr() == ("", "")
@@ -258,7 +261,7 @@ def test_short(value, text):
 
 
 def test_infinite_time_in_json():
-    row = demo.DemoRow("m", {}, 0.0, {"t": math.inf, "noise": 1.0}, ())
+    row = ModelScores("m", {}, np.zeros(1), {"t": math.inf, "noise": 1.0}, ())
     assert json.loads(json.dumps(demo.row_document(row), allow_nan=False))["chosen"] == {"t": "inf", "noise": 1.0}
 
 
@@ -269,17 +272,17 @@ def test_infinite_time_in_json():
 def test_split_uses_training_statistics_only(name):
     load, size = demo_data.SETS[name]
     problem, again, other = (load(seed=seed, size=size) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(problem.truth, again.truth)
-    assert not np.array_equal(problem.truth, other.truth)
-    assert len(problem.Z) == math.ceil(0.3 * size)
-    assert len(problem.X) + len(problem.Z) == size
+    inside, outside = problem.splits[0]
+    np.testing.assert_array_equal(outside, again.splits[0][1])
+    assert not np.array_equal(outside, other.splits[0][1])
+    assert len(outside) == math.ceil(0.3 * size)
+    assert sorted([*inside, *outside]) == list(range(size))
+    X, Z = problem.standardise(inside, outside)
     eps = np.finfo(float).eps
-    assert np.abs(problem.X.mean(axis=0)).max() < size * eps
-    assert abs((problem.X**2).mean() - 1) < size * eps
-    assert np.abs(problem.y.mean(axis=0)).max() < size * eps
-    assert abs((problem.y**2).mean() - 1) < size * eps
+    assert np.abs(X.mean(axis=0)).max() < size * eps
+    assert abs((X**2).mean() - 1) < size * eps
     # The spread of a test set's mean is about 1/sqrt(m): were it standardised by itself it would be 0.
-    assert np.abs(problem.Z.mean(axis=0)).max() > 0.01
+    assert np.abs(Z.mean(axis=0)).max() > 0.01
 
 
 # --- scores
@@ -294,9 +297,9 @@ def gaussians():
 
 def test_gaussian_nlpd(gaussians):
     mean, sd, y = gaussians
-    wanted = -scipy.stats.norm.logpdf(y, mean, sd).mean()
-    assert scores.gaussian_nlpd(mean, sd, y) == pytest.approx(wanted, rel=1e-12)
-    assert scores.gaussian_nlpd(mean, sd**2, y) > wanted + 0.1
+    expected = -scipy.stats.norm.logpdf(y, mean, sd).mean()
+    assert scores.gaussian_nlpd(mean, sd, y) == pytest.approx(expected, rel=1e-12)
+    assert scores.gaussian_nlpd(mean, sd**2, y) > expected + 0.1
 
 
 def test_interval_coverage(gaussians):
@@ -311,6 +314,11 @@ def test_rmse():
     assert scores.rmse(np.array([1.0, 2.0]), np.array([4.0, 6.0])) == pytest.approx(math.sqrt(12.5))
 
 
+def log_probabilities(mean, sd):
+    """Those of the largest of independent normal outputs, of one deviation a row."""
+    return np.log(largest_probability(mean, np.broadcast_to(sd[:, None] ** 2, mean.shape)))
+
+
 def test_class_probabilities_against_monte_carlo():
     rng = np.random.default_rng(1)
     mean, sd, draws = rng.normal(size=(6, 4)), rng.uniform(0.2, 2, 6), 100_000
@@ -322,27 +330,27 @@ def test_class_probabilities_against_monte_carlo():
     def z_score(p):
         return np.abs((counts - draws * p) / np.sqrt(draws * p * (1 - p) + 1)).max()
 
-    assert z_score(np.exp(scores.class_log_probabilities(mean, sd))) < 4.5
-    assert z_score(np.exp(scores.class_log_probabilities(mean, 1.05 * sd))) > 4.5
+    assert z_score(np.exp(log_probabilities(mean, sd))) < 4.5
+    assert z_score(np.exp(log_probabilities(mean, 1.05 * sd))) > 4.5
 
 
 def test_class_probabilities_against_quadrature():
     mean, sd = np.array([[0.0, 0.3, -1.0], [9.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), np.array([0.7, 1.1, 1e-3])
-    p = np.exp(scores.class_log_probabilities(mean, sd))
+    p = np.exp(log_probabilities(mean, sd))
     for i, k in itertools.product(range(3), range(3)):
 
         def integrand(z, i=i, k=k):
             others = np.delete(mean[i], k)
             return scipy.stats.norm.pdf(z) * np.prod(scipy.stats.norm.cdf(z + (mean[i, k] - others) / sd[i]))
 
-        wanted = scipy.integrate.quad(integrand, -12, 12, epsabs=0, epsrel=1e-12, limit=200)[0]
-        assert p[i, k] == pytest.approx(wanted, rel=1e-8)
+        expected = scipy.integrate.quad(integrand, -12, 12, epsabs=0, epsrel=1e-12, limit=200)[0]
+        assert p[i, k] == pytest.approx(expected, rel=1e-8)
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-14)
 
 
 def test_class_probabilities_of_two_classes():
-    gap = np.array([-20.0, -1.0, 0.0, 3.0])
-    log_p = scores.class_log_probabilities(np.stack([gap, 0 * gap], axis=1), np.ones(4))
+    gap = np.array([-6.0, -1.0, 0.0, 3.0])
+    log_p = log_probabilities(np.stack([gap, 0 * gap], axis=1), np.ones(4))
     np.testing.assert_allclose(log_p[:, 0], scipy.stats.norm.logcdf(gap / math.sqrt(2)), rtol=1e-10, atol=1e-12)
 
 
@@ -375,86 +383,66 @@ def problem():
     return load(seed=0, size=size)
 
 
-def test_bayes_maximises_the_marginal_likelihood(problem):
-    fitted = demo_models.nngp(problem.X, problem.y, problem.Z)
-    k = wl.nngp(demo_models.network())
-    scale = fitted.chosen["scale"]
-
-    def likelihood(noise, scale):
-        post = wl.posterior(k, problem.X, problem.y / scale, noise=noise / scale**2)
-        return post.log_marginal_likelihood() - problem.y.size * math.log(scale)
-
-    best = likelihood(fitted.chosen["noise"], scale)
-    for other in (0.5 * scale, 0.99 * scale, 1.01 * scale, 2 * scale):
-        for ratio in demo_models.NOISES:
-            assert likelihood(ratio * other**2, other) < best + 1e-9
-    post = wl.posterior(k, problem.X, problem.y / scale, noise=fitted.chosen["noise"] / scale**2)
-    np.testing.assert_allclose(fitted.mean, scale * post.mean(problem.Z), rtol=1e-9, atol=1e-9)
-    wanted = scale**2 * post.variance(problem.Z) + fitted.chosen["noise"]
-    np.testing.assert_allclose(fitted.variance, wanted, rtol=1e-9)
+def fold(data):
+    """Its one split, and what is true of the test rows."""
+    inside, outside = data.splits[0]
+    X, Z = data.standardise(inside, outside)
+    return Fold(X, data.target[inside], Z, 0), data.target[outside]
 
 
-def test_ensemble_adds_the_noise_and_scales_the_spread(problem, monkeypatch):
-    monkeypatch.setattr(demo_models, "FOLDS", 2)
-    fitted = demo_models.ensemble(problem.X, problem.y, problem.Z)
-    whole = wl.trained_ensemble(demo_models.network(), problem.X, problem.y)
-    t, scale, noise = (fitted.chosen[key] for key in ("t", "scale", "noise"))
-    np.testing.assert_array_equal(fitted.mean, whole.mean(problem.Z, t))
-    np.testing.assert_allclose(fitted.variance, scale**2 * whole.variance(problem.Z, t) + noise, rtol=1e-12)
-    assert demo_models.RESIDUALS[0] < noise < demo_models.RESIDUALS[-1]
+def test_a_split_is_what_its_models_see(problem):
+    seen = []
 
+    def model(fold):
+        seen.append(fold)
+        return GaussianPrediction(np.zeros(len(fold.Z)), np.ones(len(fold.Z)), {"a": 1.0})
 
-def test_log_densities():
-    rng = np.random.default_rng(0)
-    y, mean, variance = rng.normal(size=(7, 3)), rng.normal(size=(2, 7, 3)), rng.uniform(0.1, 1, (2, 7))
-    got = demo_models.log_densities(((y - mean) ** 2).sum(axis=2), variance, 3)
-    i, j, k = 1, 2, 30
-    sd = np.sqrt(demo_models.SPREADS[j] ** 2 * variance[i] + demo_models.RESIDUALS[k])[:, None]
-    wanted = scipy.stats.norm.logpdf(y, mean[i], sd).sum()
-    assert got[i, j, k] == pytest.approx(wanted, rel=1e-12)
+    steps = []
+    data = SplitData(problem.task, problem.target, problem.splits * 2, problem.standardise)
+    (row,) = compare(data, {"zero": model}, ("rmse",), seed=3, advance=steps.append)
+    known, truth = fold(problem)
+    for shown in seen:
+        np.testing.assert_array_equal(shown.X, known.X)
+        np.testing.assert_array_equal(shown.y, known.y)
+        np.testing.assert_array_equal(shown.Z, known.Z)
+    assert (len(seen), seen[0].seed, steps) == (2, 3, ["fold 1: zero", "fold 2: zero"])
+    assert (row.model, row.chosen) == ("zero", {"a": 1.0})
+    np.testing.assert_allclose(row.scores["rmse"], math.sqrt(np.mean(truth**2)))
 
 
 def test_ridge_noise_is_leave_one_out(problem):
-    fitted = demo_models.ridge(problem.X, problem.y, problem.Z)
+    known, _ = fold(problem)
+    fitted = baselines.ridge(known)
     misses = []
-    for i in range(len(problem.X)):
-        rest = np.arange(len(problem.X)) != i
-        model = Ridge(fitted.chosen["alpha"]).fit(problem.X[rest], problem.y[rest, 0])
-        misses.append(problem.y[i, 0] - model.predict(problem.X[[i]])[0])
-    np.testing.assert_allclose(fitted.variance, np.mean(np.square(misses)), rtol=1e-9)
-
-
-def test_rbf_variance_includes_the_noise(problem):
-    fitted = demo_models.rbf(problem.X, problem.y, problem.Z)
-    assert (fitted.variance > fitted.chosen["noise"]).all()
+    centred = known.y - known.y.mean()
+    for i in range(len(known.X)):
+        rest = np.arange(len(known.X)) != i
+        model = Ridge(fitted.chosen["alpha"]).fit(known.X[rest], centred[rest])
+        misses.append(centred[i] - model.predict(known.X[[i]])[0])
+    np.testing.assert_allclose(fitted.deviation**2, np.mean(np.square(misses)), rtol=1e-9)
 
 
 def test_forest_probabilities_have_a_floor():
-    problem = demo_data.digits(seed=0, size=150)
-    p = np.exp(demo_models.forest_classes(problem.X, problem.y, problem.Z).log_p)
+    known, truth = fold(demo_data.digits(seed=0, size=150))
+    p = baselines.forest_classes(known).probabilities
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-14)
-    floor = 1 / (demo_models.TREES + 10)
+    floor = 1 / (baselines.TREES + 10)
     assert floor / (1 + 10 * floor) <= p.min() <= floor
-    assert scores.accuracy(np.log(p), problem.truth) > 0.7
+    assert scores.accuracy(np.log(p), truth) > 0.7
 
 
-def test_class_rule_is_invariant_to_the_unit_of_the_targets():
-    problem = demo_data.digits(seed=0, size=150)
-    one_hot = np.eye(10)[problem.truth]
-    sure = demo_models.GaussianPrediction((one_hot - problem.offset) / problem.scale, np.full(len(one_hot), 1e-4), {})
-    log_p = demo.class_log_p(problem, sure)
-    assert scores.accuracy(log_p, problem.truth) == 1
-    expected = scores.class_log_probabilities(one_hot, np.full(len(one_hot), 1e-2 * problem.scale))
-    np.testing.assert_allclose(log_p, expected, rtol=1e-9, atol=1e-12)
+def test_one_hot_regression_gives_the_probability_of_the_largest_output():
+    known, truth = fold(demo_data.digits(seed=0, size=150))
+    means = np.eye(10)[truth]
+    for deviation in (np.full(len(truth), 0.3), np.full((len(truth), 10), 0.3)):
+        seen = []
 
+        def model(fold, seen=seen, deviation=deviation):
+            seen.append(fold.y)
+            return GaussianPrediction(means, deviation, {"a": 1.0})
 
-def test_only_convergence_warnings_become_remarks():
-    def fit():
-        with demo_models.convergence_remarks() as remarks:
-            warnings.warn("bound\n reached", ConvergenceWarning, stacklevel=1)
-            warnings.warn("other", UserWarning, stacklevel=1)
-        return remarks
-
-    with pytest.warns(UserWarning, match="^other$"):
-        remarks = fit()
-    assert remarks == ["bound reached"]
+        found = one_hot(model)(known)
+        np.testing.assert_array_equal(seen[0], np.eye(10)[known.y])
+        np.testing.assert_allclose(np.log(found.probabilities), log_probabilities(means, np.full(len(truth), 0.3)))
+        assert found.chosen == {"a": 1.0}
+        assert scores.accuracy(np.log(found.probabilities), truth) == 1

@@ -3,22 +3,29 @@
 import itertools
 import json
 import math
+import pathlib
+import re
 import signal
 
 import numpy as np
 import polars as pl
 import pytest
+import typer
 from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from commands import invoke, listening
-from widelimit.cli import baselines, benchmark_report, benchmarking, models, options, scores
-from widelimit.cli.baselines import Fold
-from widelimit.cli.benchmarking import Record, ScoreRow
-from widelimit.cli.training_data import Choices, TargetTable
+from widelimit.cli import baselines, benchmark_report, benchmarking, fit, models, reporting, scores
+from widelimit.cli.app import app
+from widelimit.cli.baselines import ClassPrediction, Fold, GaussianPrediction
+from widelimit.cli.benchmarking import ModelRecord, ModelScores
+from widelimit.cli.options import TableChoices
+from widelimit.cli.training_data import TargetTable
 from widelimit.compute import memory
+from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, by_name
 from widelimit.estimators.persistence import read
+from widelimit.inference.dirichlet import ALPHA_EPSILON
 
 ROWS = 40
 
@@ -86,9 +93,9 @@ def test_fit_writes_the_estimator_of_python(folder, fitted):
     assert fitted.exit_code == 0
     stored = read(folder / "m.npz")
     train = table()
-    wanted = wl.NTKRegressor(depth=2, noise=0.01).fit(matrix(train), train["y"].to_numpy())
+    expected = wl.NTKRegressor(depth=2, noise=0.01).fit(matrix(train), train["y"].to_numpy())
     Z = matrix(table(10, seed=1))
-    np.testing.assert_array_equal(stored.model.predict(Z), wanted.predict(Z))
+    np.testing.assert_array_equal(stored.model.predict(Z), expected.predict(Z))
     assert not np.array_equal(stored.model.predict(Z), wl.NTKRegressor(depth=2).fit(Z, Z[:, 0]).predict(Z))
 
 
@@ -214,8 +221,8 @@ def test_a_row_is_predicted_as_if_it_were_alone(folder, fitted, tmp_path):
     for chosen in ([3], [9, 0], [4, 5, 6, 1, 2]):
         (tmp_path / "some.csv").write_text("\n".join([header, *(rows[i] for i in chosen)]))
         _, some, _ = invoke("predict", folder / "m.npz", tmp_path / "some.csv", "--std")
-        some, wanted = (pl.read_csv(text.encode()).to_numpy() for text in (some, out))
-        np.testing.assert_allclose(some, wanted[chosen], rtol=1e-12)
+        some, expected = (pl.read_csv(text.encode()).to_numpy() for text in (some, out))
+        np.testing.assert_allclose(some, expected[chosen], rtol=1e-12)
     (tmp_path / "blank.csv").write_text("\n".join([header, rows[0], "", rows[1], "", ""]))
     code, some, err = invoke("predict", folder / "m.npz", tmp_path / "blank.csv")
     assert (code, some, err.count("\n")) == (2, "", 1)
@@ -295,7 +302,7 @@ def test_a_constant_target_is_reported(tmp_path):
         assert f"note: {notes[0]}\n" in err
 
 
-def test_a_class_seen_only_in_the_new_table_is_told(folder, classes, tmp_path):
+def test_a_class_seen_only_in_the_new_table_is_reported(folder, classes, tmp_path):
     assert classes.exit_code == 0
     frame = table(10, seed=1).with_columns(pl.Series("label", ["high"] * 9 + ["huge"]))
     frame.write_csv(tmp_path / "new.csv")
@@ -307,7 +314,7 @@ def test_a_class_seen_only_in_the_new_table_is_told(folder, classes, tmp_path):
     assert "huge" not in out
 
 
-def test_a_target_that_cannot_be_compared_is_told(folder, fitted, tmp_path):
+def test_a_target_that_cannot_be_compared_is_reported(folder, fitted, tmp_path):
     assert fitted.exit_code == 0
     table(10).with_columns(y=pl.lit("unknown")).write_csv(tmp_path / "new.csv")
     code, _, err = invoke("predict", folder / "m.npz", tmp_path / "new.csv")
@@ -320,7 +327,7 @@ def test_only_models_of_tables_are_taken(folder, fitted, tmp_path):
     wl.save(read(folder / "m.npz").model, tmp_path / "bare.npz")
     (tmp_path / "text.npz").write_text("no model")
     (tmp_path / "cut.npz").write_bytes((folder / "m.npz").read_bytes()[:-500])
-    for name, mend in [
+    for name, remedy in [
         ("bare.npz", "use wl.load"),
         ("text.npz", "not a model"),
         ("cut.npz", ""),
@@ -328,7 +335,7 @@ def test_only_models_of_tables_are_taken(folder, fitted, tmp_path):
     ]:
         code, out, err = invoke("predict", tmp_path / name, folder / "new.csv")
         assert (code, out, err.count("\n")) == (2, "", 1), name
-        assert mend in err
+        assert remedy in err
         assert err.startswith(f"widelimit: {tmp_path / name}: ")
 
 
@@ -350,14 +357,14 @@ BAD = {
 @pytest.mark.parametrize("command", ["fit", "benchmark"])
 @pytest.mark.parametrize("name", BAD)
 def test_bad_tables_are_one_line(tmp_path, command, name):
-    content, mend = BAD[name]
+    content, remedy = BAD[name]
     (tmp_path / "t.csv").write_text(content)
     rest = ["--model", tmp_path / "m.npz"] if command == "fit" else []
     code, out, err = invoke(command, tmp_path / "t.csv", "--target", "y", *rest)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert err.startswith("widelimit: ")
-    assert mend in err
+    assert remedy in err
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 
@@ -373,7 +380,7 @@ def test_too_many_rows_are_refused(folder, monkeypatch, tmp_path):
 
 
 def test_conflicting_duplicates(tmp_path):
-    """With a noise they are told; without, refused with the mend."""
+    """With a noise they are told; without, refused with the remedy."""
     frame = pl.concat([table(20), table(20).with_columns(pl.col("y") + 1)]).drop("id", "label")
     frame.write_csv(tmp_path / "t.csv")
     arguments = ["fit", tmp_path / "t.csv", "--target", "y", "--model", tmp_path / "m.npz", "--depth", 2]
@@ -414,7 +421,7 @@ def test_errors_that_nobody_foresaw_are_one_line(folder, monkeypatch, tmp_path):
 def test_warnings_become_notes(capsys):
     import warnings
 
-    with options.warnings_as_notes(quiet=False):
+    with reporting.warnings_as_notes(quiet=False):
         for text in ("first\nline", "second", "second"):
             warnings.warn(text, UserWarning, stacklevel=1)
     assert capsys.readouterr().err == "note: first line\nnote: second\n"
@@ -453,13 +460,13 @@ def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
     )
     invoke("fit", "t.csv", "--model", tmp_path / "m.npz", "--config", path, "--depth", 2)
     _, choices, _, given, _ = seen[0]
-    assert choices == Choices("y", "regression", ["a"], (), True, None, 0)
+    assert choices == TableChoices("y", "regression", ["a"], (), True, None, 0)
     assert (given["depth"], given["weight_std"], given["bias_std"]) == (2, 1.5, None)
     assert (given["solver"], given["alpha_epsilon"]) == ("cg", 0.001)
 
 
 @pytest.mark.parametrize(
-    ("text", "mend"),
+    ("text", "remedy"),
     [
         ("[fit]\ndeph = 3\n", "[fit] has no option 'deph'; did you mean 'depth'?"),
         ("[fti]\ndepth = 3\n", "[fti] is no command; did you mean 'fit'?"),
@@ -471,10 +478,10 @@ def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
         ("[fit]\nconfig = 3\n", "no option 'config'"),
     ],
 )
-def test_bad_configuration_is_one_line(config, seen, tmp_path, text, mend):
+def test_bad_configuration_is_one_line(config, seen, tmp_path, text, remedy):
     code, out, err = invoke("fit", "t.csv", "--target", "y", "--model", tmp_path / "m.npz", "--config", config(text))
     assert (code, out, err.count("\n"), seen) == (2, "", 1, [])
-    assert mend in err
+    assert remedy in err
 
 
 def test_absent_configuration(tmp_path):
@@ -491,10 +498,10 @@ def quick(monkeypatch):
     """A benchmark of the mean and of ridge regression, or of the shares of classes and logistic regression."""
 
     def mean(fold):
-        return np.full(len(fold.Z), fold.y.mean()), np.full(len(fold.Z), fold.y.std())
+        return GaussianPrediction(np.full(len(fold.Z), fold.y.mean()), np.full(len(fold.Z), fold.y.std()))
 
     def shares(fold):
-        return np.tile(np.bincount(fold.y) / len(fold.y), (len(fold.Z), 1))
+        return ClassPrediction(np.tile(np.bincount(fold.y) / len(fold.y), (len(fold.Z), 1)))
 
     monkeypatch.setattr(baselines, "regression", lambda _: {"mean": mean, "ridge": baselines.ridge})
     monkeypatch.setattr(baselines, "classification", lambda _: {"shares": shares, "logistic": baselines.logistic})
@@ -549,8 +556,8 @@ def test_every_model_is_sane_on_numbers():
     y = 5 + X[:, 0] + 0.1 * rng.standard_normal(60)
     fold = Fold(X[:40], y[:40], X[40:], 0)
     for name, model in baselines.regression({"depth": 2}).items():
-        record = Record([], [], {})
-        record.add(model, fold, "regression", y[40:])
+        record = ModelRecord([], [], {})
+        record.add(model, fold, y[40:])
         smooth = name in ("NTK", "NNGP", "RBF GP", "Matern GP", "ridge")
         assert record.scores[0]["rmse"] < (0.3 if smooth else 0.9), name
         assert record.scores[0]["coverage_95"] > 0.7, name
@@ -563,18 +570,18 @@ def test_every_model_is_sane_on_classes():
     labels = (X[:, 0] > 0.5).astype(int) + (X[:, 0] > -0.5)
     fold = Fold(X[:60], labels[:60], X[60:], 0)
 
-    def whole(p):
-        np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-9)
-        return p
+    def whole(found):
+        np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, rtol=1e-9)
+        return found
 
     for name, model in baselines.classification({"depth": 2}).items():
-        record = Record([], [], {})
-        record.add(lambda fold, model=model: whole(model(fold)), fold, "classification", labels[60:])
+        record = ModelRecord([], [], {})
+        record.add(lambda fold, model=model: whole(model(fold)), fold, labels[60:])
         assert record.scores[0]["accuracy"] > 0.7, name
         assert record.scores[0]["log_loss"] < 0.8 * math.log(3), name
 
 
-def test_costly_models_are_left_out_and_told():
+def test_costly_models_are_left_out_and_reported():
     assert baselines.costly(300, 3) == []
     assert baselines.costly(1797, 10) == ["RBF GP", "Matern GP"]
     large = TargetTable("t.csv", pl.DataFrame(), np.arange(2000) % 3, "classification", "", 2000)
@@ -596,35 +603,51 @@ def test_each_class_is_in_the_training_rows_of_each_fold():
 
 
 @pytest.mark.parametrize(
-    ("labels", "folds", "mend"),
+    ("labels", "folds", "remedy"),
     [
         (["a", "b"] * 4, 5, "5 folds need at least 10 rows, and there are 8; say --folds 4"),
         (["a"] * 20, 5, "one class, a"),
         (["a", "b"] * 10 + ["c", "d"], 5, "a single row has the class c, d"),
     ],
 )
-def test_folds_that_cannot_be_made_are_refused(labels, folds, mend):
-    with pytest.raises(ValueError, match=mend):
+def test_folds_that_cannot_be_made_are_refused(labels, folds, remedy):
+    with pytest.raises(ValueError, match=remedy):
         benchmarking.splits(labelled(labels), folds, 0)
 
 
 def test_a_fold_is_standardised_by_its_training_rows():
     frame = table().drop("id", "label")
     known, _ = models.schema.learn(frame, target="y", task="regression")
-    X, Z = benchmarking.standardised(known, frame[:30], frame[30:])
+    X, Z = benchmarking.standardise(known, frame[:30], frame[30:])
     np.testing.assert_allclose(X.mean(axis=0), 0, atol=1e-14)
     np.testing.assert_allclose(X.std(axis=0), 1, rtol=1e-12)
     assert np.abs(Z.mean(axis=0)).max() > 0.01
 
 
 def test_probability_zero_is_an_infinite_loss_in_json():
-    scores = benchmarking.score("classification", np.array([[1.0, 0.0]]), np.array([1]))
-    row = ScoreRow("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), ())
+    scores = benchmarking.score(ClassPrediction(np.array([[1.0, 0.0]])), np.array([1]))
+    row = ModelScores("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), {}, ())
     document = benchmarking.row_document(row)
     assert document["log_loss"]["mean"] == "inf"
     json.dumps(document, allow_nan=False)
 
 
-def test_the_library_is_told_apart_in_the_figure():
+def test_the_library_is_distinguished_in_the_figure():
     assert set(benchmark_report.LIBRARY) < set(baselines.regression({}))
     assert set(benchmark_report.LIBRARY) < set(baselines.classification({}))
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "benchmark"])
+def test_the_documentation_names_every_option(command):
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "command_line.md").read_text()
+    parameters = typer.main.get_command(app).commands[command].params
+    options = {option for parameter in parameters for option in parameter.opts if option.startswith("--")}
+    assert {"--json", "--quiet", "--debug", "--config"} < options
+    assert {option for option in options if not re.search(rf"{option}\b", page)} == set()
+
+
+def test_options_of_the_estimators_are_their_parameters():
+    names = set(by_name(ClassParameters, EnsembleParameters)) - {"random_state", "verbose"}
+    assert set(fit.PARAMETERS.options) == names
+    assert all(option.default in (None, False) for option in fit.PARAMETERS.options.values())
+    assert wl.NTKClassifier().alpha_epsilon == ALPHA_EPSILON

@@ -93,10 +93,10 @@ def test_an_interrupted_write_leaves_no_file(tmp_path):
     code = (
         "import os, signal, sys, time; from pathlib import Path; from widelimit.cli import interruption\n"
         "interruption.listen()\n"
-        "from widelimit.cli.files import check_output, whole_file\n"
+        "from widelimit.cli.files import check_output; from widelimit.writing import atomic_write\n"
         f"out = Path({str(tmp_path / 'out.csv')!r})\n"
         "check_output(out, ['.csv'])\n"
-        "with whole_file(out) as stream:\n"
+        "with atomic_write(out) as stream:\n"
         "    stream.write(b'half'); stream.flush(); print(len(list(out.parent.iterdir())), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    time.sleep(60)\n"

@@ -11,8 +11,8 @@ import pytest
 from sklearn.preprocessing import OneHotEncoder
 
 from widelimit.cli import models, schema, tables, targets, training_data
+from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Column
-from widelimit.cli.training_data import Choices
 from widelimit.compute import memory
 
 
@@ -32,7 +32,7 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "wanted"),
+    ("content", "expected"),
     [
         ("a,b\n1,x\n2,y\n", {"a": [1.0, 2.0], "b": ["x", "y"]}),
         ("a;b\n1;2.5\n", {"a": [1.0], "b": [2.5]}),
@@ -46,8 +46,8 @@ def write(tmp_path):
         ('a\n"1,5"\n', {"a": ["1,5"]}),
     ],
 )
-def test_text_is_read(write, content, wanted):
-    assert tables.read(write(content)).to_dict(as_series=False) == wanted
+def test_text_is_read(write, content, expected):
+    assert tables.read(write(content)).to_dict(as_series=False) == expected
 
 
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
@@ -92,7 +92,7 @@ def test_parquet_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "mend"),
+    ("name", "content", "remedy"),
     [
         ("table.csv", b"", "is empty"),
         ("table.csv", b"a,b\n", "no rows"),
@@ -110,9 +110,9 @@ def test_parquet_is_read(tmp_path):
         ("table.xlsx", b"PK", "tables end in .csv"),
     ],
 )
-def test_bad_files_are_refused_in_one_line(write, name, content, mend):
+def test_bad_files_are_refused_in_one_line(write, name, content, remedy):
     path = write(content, name)
-    with pytest.raises(ValueError, match=re.escape(mend)) as caught:
+    with pytest.raises(ValueError, match=re.escape(remedy)) as caught:
         tables.read(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -141,7 +141,7 @@ def test_a_file_larger_than_memory_is_not_read(tmp_path, monkeypatch, suffix):
 
 
 def frame(**columns):
-    return pl.DataFrame({name: tables.typed(pl.Series(name, values)) for name, values in columns.items()})
+    return pl.DataFrame({name: tables.infer_type(pl.Series(name, values)) for name, values in columns.items()})
 
 
 def learn(table, **options):
@@ -179,14 +179,14 @@ def test_one_hot_agrees_with_scikit_learn():
     found, _ = learn(table)
     X, _ = schema.encode(found, table)
     encoder = OneHotEncoder(sparse_output=False)
-    wanted = encoder.fit_transform(np.stack([kinds, sizes], axis=1))
-    np.testing.assert_array_equal(X, wanted)
+    expected = encoder.fit_transform(np.stack([kinds, sizes], axis=1))
+    np.testing.assert_array_equal(X, expected)
     assert found.inputs == [f"{n}={c}" for n, cs in zip(["kind", "size"], encoder.categories_, strict=True) for c in cs]
     with pytest.raises(AssertionError):  # the comparison tells a shifted block
-        np.testing.assert_array_equal(np.roll(X, 1, axis=1), wanted)
+        np.testing.assert_array_equal(np.roll(X, 1, axis=1), expected)
 
 
-def test_unseen_categories_and_other_columns_are_told():
+def test_unseen_categories_and_other_columns_are_reported():
     found, _ = learn(frame(a=[1, 2, 3], b=["x", "z", "x"], y=[1, 2, 3]))
     X, notes = schema.encode(found, frame(b=["z", "new"], id=[7, 8], a=[5, 6]))
     np.testing.assert_array_equal(X, [[5, 0, 1], [6, 0, 0]])
@@ -205,7 +205,7 @@ def test_numbers_can_be_categories():
 
 
 @pytest.mark.parametrize(
-    ("columns", "mend"),
+    ("columns", "remedy"),
     [
         ({"a": ["1", "2", "oops", "4"]}, "row 3 has the text 'oops' (1 such rows); correct it, or say --categorical"),
         ({"a": ["1,5", "2,5", "3", "4,5"]}, "write 1.5 for 1,5"),
@@ -217,10 +217,10 @@ def test_numbers_can_be_categories():
         ),
     ],
 )
-def test_bad_columns_are_refused(columns, mend):
-    with pytest.raises(ValueError, match=re.escape(mend)) as caught:
+def test_bad_columns_are_refused(columns, remedy):
+    with pytest.raises(ValueError, match=re.escape(remedy)) as caught:
         learn(frame(**columns, y=[1, 2, 3, 4]))
-    assert "'a'" in str(caught.value) or "no column" in mend
+    assert "'a'" in str(caught.value) or "no column" in remedy
 
 
 def test_identifiers_are_refused():
@@ -243,7 +243,7 @@ def test_a_missing_header_is_suspected():
 
 
 @pytest.mark.parametrize(
-    ("new", "mend"),
+    ("new", "remedy"),
     [
         ({"b": ["x"]}, "lacks 1 of the 2 columns that the model was fitted to: a; it has b; give a table with all"),
         ({"B": ["x"], "z": [1], "A ": [1]}, "fitted to: a, b; it has B, z, A ; rename 'A ' to 'a', 'B' to 'b'."),
@@ -253,9 +253,9 @@ def test_a_missing_header_is_suspected():
         ({"a": [datetime.date(2020, 1, 1)], "b": ["x"]}, "has the type Date"),
     ],
 )
-def test_new_tables_that_do_not_fit_are_refused(new, mend):
+def test_new_tables_that_do_not_fit_are_refused(new, remedy):
     found, _ = learn(frame(a=[1, 2, 3], b=["x", "z", "x"], y=[1, 2, 3]))
-    with pytest.raises(ValueError, match=re.escape(mend)):
+    with pytest.raises(ValueError, match=re.escape(remedy)):
         schema.encode(found, frame(**new))
 
 
@@ -270,8 +270,8 @@ def test_a_damaged_schema_is_refused(document):
 def test_rows_of_a_fold_are_learned_by_themselves():
     table = frame(a=[1, 2, 3, 90], b=["x", "x", "x", "z"], y=[1, 2, 3, 4])
     whole, _ = learn(table, impute=True)
-    assert schema.relearn(whole, table) == whole
-    assert schema.relearn(whole, table[:3]).columns == (Column("a", (), 2.0),)
+    assert schema.learn_again(whole, table) == whole
+    assert schema.learn_again(whole, table[:3]).columns == (Column("a", (), 2.0),)
 
 
 # --- targets
@@ -302,7 +302,7 @@ def test_task_can_be_overridden():
 
 
 @pytest.mark.parametrize(
-    ("values", "task", "mend"),
+    ("values", "task", "remedy"),
     [
         ([1, None, 3], "regression", "is missing in 1 of 3 rows (first: row 2); remove"),
         (["a", "b", "a"], "regression", "say --task classification"),
@@ -312,8 +312,8 @@ def test_task_can_be_overridden():
         ([f"t{i}" for i in range(12)], "classification", "12 different texts"),
     ],
 )
-def test_bad_targets_are_refused(values, task, mend):
-    with pytest.raises(ValueError, match=re.escape(mend)):
+def test_bad_targets_are_refused(values, task, remedy):
+    with pytest.raises(ValueError, match=re.escape(remedy)):
         targets.target_values(frame(y=values)["y"], task)
 
 
@@ -323,22 +323,22 @@ def test_bad_targets_are_refused(values, task, mend):
 def test_rows_are_drawn_with_the_seed(write):
     path = write("a,y\n" + "\n".join(f"{i},{i}.5" for i in range(100)))
     first, again, other = (
-        training_data.load(path, Choices("y", rows=20, seed=seed)).target.tolist() for seed in (0, 0, 1)
+        training_data.load(path, TableChoices("y", rows=20, seed=seed)).target.tolist() for seed in (0, 0, 1)
     )
     assert first == again != other
     assert len(set(first)) == 20
 
 
-def test_conflicting_duplicates_are_told(write):
+def test_conflicting_duplicates_are_reported(write):
     path = write("a,y\n1,2.5\n1,2.5\n2,1\n2,3\n3,1\n")
-    choices = Choices("y")
-    data = training_data.encoded(training_data.load(path, choices), choices)
+    choices = TableChoices("y")
+    data = training_data.encode(training_data.load(path, choices), choices)
     assert data.notes == ["2 rows share their inputs with rows of another value"]
 
 
 def test_one_row_is_refused(write):
     with pytest.raises(ValueError, match="has 1 row"):
-        training_data.load(write("a,y\n1,2\n"), Choices("y"))
+        training_data.load(write("a,y\n1,2\n"), TableChoices("y"))
 
 
 def test_a_million_rows_are_refused_before_allocation(tmp_path):
@@ -347,9 +347,9 @@ def test_a_million_rows_are_refused_before_allocation(tmp_path):
     pl.DataFrame({"a": values, "y": values / 7}).write_csv(path)
     start = time.perf_counter()
     with pytest.raises(MemoryError, match=r"an exact fit to 1000000 rows takes 3725 GiB .* --rows \d+"):
-        models.fit(path, Choices("y"), "ntk", {}, tmp_path / "m.npz", quiet=True)
+        models.fit(path, TableChoices("y"), "ntk", {}, tmp_path / "m.npz", quiet=True)
     assert time.perf_counter() - start < 20
-    assert training_data.load(path, Choices("y", rows=50)).rows == 10**6
+    assert training_data.load(path, TableChoices("y", rows=50)).rows == 10**6
 
 
 # --- what a value means is settled at fit
@@ -357,7 +357,7 @@ def test_a_million_rows_are_refused_before_allocation(tmp_path):
 
 def fitted(path, **choices):
     """Schema and inputs of a training table."""
-    data = training_data.encoded(training_data.load(path, Choices("y", **choices)), Choices("y", **choices))
+    data = training_data.encode(training_data.load(path, TableChoices("y", **choices)), TableChoices("y", **choices))
     return data.schema, data.X
 
 
@@ -404,7 +404,7 @@ def test_the_same_value_in_another_format_is_the_same_category(write, tmp_path, 
     assert notes == []
 
 
-def test_texts_that_differ_stay_apart(write):
+def test_texts_that_differ_stay_different(write):
     known, _ = fitted(write("c,y\nTrue,1.5\ntrue,2.5\n1,3.5\n"))
     got, notes = schema.encode(known, tables.read_raw(write("c\ntrue\nTrue\nTRUE\n01\n1e0\n")))
     np.testing.assert_array_equal(got, [[0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
@@ -413,12 +413,12 @@ def test_texts_that_differ_stay_apart(write):
 
 def test_what_is_no_number_in_a_column_of_numbers_is_named(write, tmp_path):
     known, _ = fitted(write("a,y\n1,1.5\n2,2.5\n3,3\n"))
-    for content, mend in {
+    for content, remedy in {
         "a\n1\nx\n": "'a' was of numbers in training, but row 2 has the text 'x'",
         'a\n"1,014"\n': "it looks like thousands separators or decimal commas ('1,014' in row 1); write 1014 or 1.014",
         "a\n9007199254740993\n": "9007199254740993 in row 1 is an integer beyond 2^53",
     }.items():
-        with pytest.raises(ValueError, match=re.escape(mend)):
+        with pytest.raises(ValueError, match=re.escape(remedy)):
             schema.encode(known, tables.read_raw(write(content, "new.csv")))
     pl.DataFrame({"a": [True, False]}).write_parquet(tmp_path / "new.parquet")
     with pytest.raises(ValueError, match="row 1 has the text 'true'"):
@@ -438,7 +438,7 @@ def test_what_is_no_number_in_a_column_of_numbers_is_named(write, tmp_path):
 )
 def test_classes_are_what_is_written(write, written, labels):
     rows = "".join(f"{i},{text}\n" for i, text in enumerate(written))
-    table = training_data.load(write("a,y\n" + rows), Choices("y", "classification"))
+    table = training_data.load(write("a,y\n" + rows), TableChoices("y", "classification"))
     assert table.target.tolist() == labels
 
 
@@ -480,7 +480,7 @@ def test_integers_that_floats_would_merge_are_refused(tmp_path, suffix, values, 
         (["1,014", "2,25"], "decimal commas"),
     ],
 )
-def test_separators_are_told_from_each_other(values, advice):
+def test_separators_are_distinguished(values, advice):
     with pytest.raises(ValueError, match=re.escape(advice)) as caught:
         learn(frame(a=values, y=[i / 3 for i in range(len(values))]))
     assert ("thousand" in str(caught.value)) == ("thousand" in advice)
@@ -517,7 +517,7 @@ def test_blank_rows_are_predicted_or_named(write):
 
 
 @pytest.mark.parametrize(
-    ("choices", "mend"),
+    ("choices", "remedy"),
     [
         ({"drop": ["y"]}, "--drop y: is the target"),
         ({"drop": ["a"], "categorical": ["a"]}, "--drop a and --categorical a: choose one"),
@@ -525,16 +525,16 @@ def test_blank_rows_are_predicted_or_named(write):
         ({"drop": ["b"]}, "--drop b: no such column"),
     ],
 )
-def test_a_column_is_one_thing(write, choices, mend):
-    with pytest.raises(ValueError, match=re.escape(mend)):
+def test_a_column_is_one_thing(write, choices, remedy):
+    with pytest.raises(ValueError, match=re.escape(remedy)):
         fitted(write("a,y\n1,1.5\n2,2.5\n"), **choices)
 
 
-def test_a_constant_target_is_told(write):
+def test_a_constant_target_is_reported(write):
     path = write("a,y\n" + "".join(f"{i},4\n" for i in range(6)))
     for task in (None, "regression"):
-        choices = Choices("y", task)
-        (note,) = training_data.encoded(training_data.load(path, choices), choices).notes
+        choices = TableChoices("y", task)
+        (note,) = training_data.encode(training_data.load(path, choices), choices).notes
         assert "the target 'y' is constant (4" in note
     with pytest.raises(ValueError, match="'y' is infinite in row 2"):
-        training_data.load(write("a,y\n1,2\n2,inf\n3,4\n"), Choices("y"))
+        training_data.load(write("a,y\n1,2\n2,inf\n3,4\n"), TableChoices("y"))

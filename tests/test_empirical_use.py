@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import typing
 
 import equinox as eqx
 import jax
@@ -31,6 +32,20 @@ def close(values, wanted, eps=EPS):
     """64 eps of the largest entry: sums of products of which each is right to a few eps."""
     assert values.shape == wanted.shape
     return np.abs(values - wanted).max() <= 64 * eps * np.abs(wanted).max()
+
+
+def declared(function):
+    """{output: the class that the overload for it declares} of a function."""
+    hints = [typing.get_type_hints(found, function.__globals__) for found in typing.get_overloads(function)]
+    return {typing.get_args(found["output"])[0]: found["return"] for found in hints}
+
+
+@pytest.mark.parametrize("function", [wl.empirical_ntk, wl.empirical_nngp])
+def test_the_class_declared_for_every_output_is_that_returned(function):
+    classes = {output: type(function(NET.apply, PARAMS, output=output)) for output in ("full", "trace", "diagonal")}
+    assert declared(function) == classes
+    assert type(function(NET.apply, PARAMS)) is classes["full"]
+    assert {**classes, "full": classes["trace"]} != declared(function)
 
 
 def test_products_with_vectors():

@@ -1,8 +1,11 @@
 """scikit-learn estimators: its own checks, its Gaussian process, explicit formulas, and what users do with them."""
 
 import dataclasses
+import pathlib
 import pickle
+import re
 import warnings
+from types import SimpleNamespace
 
 import cloudpickle
 import jax.numpy as jnp
@@ -30,6 +33,7 @@ import widelimit as wl
 from cases import ESTIMATORS
 from widelimit.compute import memory
 from widelimit.estimators import networks
+from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, KernelParameters, by_name
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import stopped_flow
@@ -457,9 +461,9 @@ def test_room_is_asked_for_what_the_solver_holds(monkeypatch):
     """Of 10,000 rows: one triangle for a linear system, four matrices for eigenvectors."""
     asked = []
 
-    def require(size, what):
+    def require(size, what, *, remedy):
         asked.append(size / 8e8)
-        raise MemoryError(f"{what} needs much; or less.")
+        raise MemoryError(f"{what} needs much; {remedy}.")
 
     monkeypatch.setattr(memory, "require", require)
     X, y = np.zeros((10_000, 1)), np.arange(10_000) % 2
@@ -512,13 +516,13 @@ def test_a_million_rows_are_refused_before_anything_is_allocated(monkeypatch):
         ({"bias_std": -0.1}, "bias_std must be >= 0"),
     ],
 )
-def test_bad_settings_name_the_mend(settings, message, data):
+def test_bad_settings_name_the_remedy(settings, message, data):
     X, y, _ = data
     with pytest.raises(ValueError, match=message):
         wl.NNGPRegressor(**settings).fit(X, y)
 
 
-def test_other_bad_calls_name_the_mend(data):
+def test_other_bad_calls_name_the_remedy(data):
     X, y, Z = data
     model = wl.NTKRegressor(ensemble=True, noise=0.1).fit(X, y)
     with pytest.raises(ValueError, match="without ensemble"):
@@ -533,3 +537,35 @@ def test_other_bad_calls_name_the_mend(data):
         wl.NNGPRegressor(noise=0.0).fit(X[[0, 0, 1]], y[:3])
     constant = wl.NNGPRegressor().fit(np.ones((5, 2)), np.full(5, 3.0)).predict(np.ones((1, 2)), return_std=True)
     assert constant[0][0] == 3.0
+
+
+def documented(parameter):
+    """The row of the documentation for a parameter."""
+    default = "sqrt 2" if parameter.name == "weight_std" else parameter.default
+    text = " ".join([parameter.metadata["text"], parameter.metadata["more"]]).strip().replace("|", r"\|")
+    return f"| `{parameter.name}` | {default} | {text} |"
+
+
+PARAMETERS = by_name(KernelParameters, EnsembleParameters, ClassParameters)
+
+
+def test_the_documentation_has_the_parameters():
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "estimators.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `") and line.split("`")[1] in PARAMETERS]
+    assert rows == [documented(parameter) for parameter in PARAMETERS.values()]
+    assert rows != [documented(replaced("0.5", parameter)) for parameter in PARAMETERS.values()]
+
+
+def replaced(default, parameter):
+    """A parameter with another default."""
+    return SimpleNamespace(name=parameter.name, default=default, metadata=parameter.metadata)
+
+
+@pytest.mark.parametrize("cls", [wl.NNGPRegressor, wl.NTKRegressor, wl.NNGPClassifier, wl.NTKClassifier])
+def test_the_docstring_has_the_parameters(cls):
+    names = set(cls().get_params())
+    left_out = {"likelihood", "alpha_epsilon"} if "Regressor" in cls.__name__ else set()
+    assert names == set(PARAMETERS) - left_out - ({"ensemble"} if "NNGP" in cls.__name__ else set())
+    assert set(re.findall(r"(?m)^        (\w+): ", cls.__doc__.partition("Attributes:")[0])) == names
+    assert "{}" not in cls.__doc__
+    assert max(map(len, cls.__doc__.splitlines())) <= 120

@@ -18,7 +18,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import widelimit as wl
-from widelimit.estimators import files, persistence
+from widelimit.estimators import files, model_file, persistence
 
 RNG = np.random.default_rng(0)
 X, Z = RNG.standard_normal((40, 3)), RNG.standard_normal((7, 3))
@@ -209,7 +209,7 @@ def rewritten(path, *, header=None, forge=False, **arrays):
     changed = json.loads(bytes(content.pop("header")).decode()) | (header or {})
     if forge:
         changed["arrays"] = {key: [a.dtype.str, list(a.shape)] for key, a in content.items()}
-        changed["checksum"] = persistence._checksum(changed, content)
+        changed["checksum"] = model_file.checksum(changed, content)
     np.savez(path, header=np.frombuffer(json.dumps(changed).encode(), np.uint8), **content)
 
 
@@ -287,7 +287,7 @@ def test_a_changed_parameter_is_an_edit(saved):
 
 
 def test_a_newer_format_asks_for_an_upgrade(saved):
-    rewritten(saved, header={"format": persistence.FORMAT + 1, "widelimit": "9.9"})
+    rewritten(saved, header={"format": model_file.FORMAT + 1, "widelimit": "9.9"})
     with pytest.raises(ValueError, match=r"format 2, written by widelimit '9.9'.*Upgrade"):
         wl.load(saved)
 
@@ -327,7 +327,7 @@ def fields(header):
 def forged(path, header, arrays):
     """A file with these parts and a checksum that fits."""
     header = header | {"arrays": {key: [a.dtype.str, list(a.shape)] for key, a in arrays.items()}}
-    header["checksum"] = persistence._checksum(header, arrays)
+    header["checksum"] = model_file.checksum(header, arrays)
     np.savez(path, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
 
 
@@ -544,6 +544,6 @@ def test_a_lack_of_memory_is_no_damage(saved, monkeypatch, where):
     if where == "arrays":
         monkeypatch.setattr(files, "array", full)
     else:
-        monkeypatch.setattr(persistence, "restored", full)
+        monkeypatch.setattr(persistence, "restore_model", full)
     with pytest.raises(MemoryError, match="8 GiB"):
         wl.load(saved)

@@ -13,7 +13,7 @@ import widelimit as wl
 from widelimit import progress
 from widelimit.compute import iterative, linalg, operators, packed_cholesky
 from widelimit.inference import dirichlet, posterior, solvers
-from widelimit.inference.solvers import SolverSettings
+from widelimit.inference.solvers import SolverRequest, SolverSettings
 from widelimit.inference.training_set import training_set
 
 RNG = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def lines(screen):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(packed_cholesky, "BLOCK", 7)
+    monkeypatch.setattr(packed_cholesky, "COLUMNS", 7)
     monkeypatch.setattr(packed_cholesky, "STRIP", 11)
     monkeypatch.setattr(linalg, "WHOLE", 20)
     monkeypatch.setattr(operators.blocks, "__kwdefaults__", operators.blocks.__kwdefaults__ | {"size": 16})
@@ -64,7 +64,7 @@ def told_of(way, monkeypatch, report):
     (solver, storage), precision, _ = WAYS[way]
     monkeypatch.setattr(solvers, "choose", lambda *_, **__: SolverSettings(solver, storage, "asked for"))
     data, noise = training_set(K, X, Y), np.asarray(0.1)
-    return solvers.fit(data, noise, solver=solver, precision=precision, tolerance=1e-10, report=report)
+    return solvers.fit(SolverRequest(data, noise, solver, precision, report=report))
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -88,7 +88,7 @@ def test_every_stage_of_a_solve_goes_from_nothing_to_all(way, monkeypatch):
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_told_does_not_change_the_answer_and_an_interrupt_ends_it(way, monkeypatch):
-    quiet, loud = (told_of(way, monkeypatch, report).weights for report in (progress.silent, lambda *_: None))
+    quiet, loud = (told_of(way, monkeypatch, report).weights for report in (progress.no_progress, lambda *_: None))
     np.testing.assert_array_equal(quiet, loud)
     for stage in WAYS[way][2]:
         seen = []
@@ -151,7 +151,7 @@ def test_a_posterior_shows_its_stages_on_a_terminal_only(solver, screen, monkeyp
 def test_what_is_printed_meanwhile_stays_out_of_the_bar(screen, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", screen)
-    with progress.shown(True) as report:
+    with progress.progress_bar(True) as report:
         report("work", 1, 2)
         print("a result")
     assert sys.stdout.getvalue() == "a result\n"
@@ -160,7 +160,7 @@ def test_what_is_printed_meanwhile_stays_out_of_the_bar(screen, monkeypatch):
 
 def test_a_bar_within_another_is_a_line_under_it(screen, monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen)
-    with progress.shown(True, unit="fits") as outer:
+    with progress.progress_bar(True, unit="fits") as outer:
         outer("a model with a name that is far too long for a line", 1, 12)
         wl.posterior(K, X, Y, noise=0.1, solver="cg")
         outer("the next model", 2, 12)
@@ -194,7 +194,7 @@ def test_a_residual_that_rises_takes_nothing_back():
     told = []
     exact = operators.Shifted(operators.StoredOperator(np.eye(3)), np.zeros(3))
     system = iterative.System(exact, exact, linalg.EPS, lambda v: v, 1e-10, 10)
-    tell = system._told(np.ones(3), lambda done, _: told.append(done))
+    tell = system._observer(np.ones(3), "stage", lambda _, done, __: told.append(done))
     for norm in (1.0, 1e-5, 1e-2, 1e-12):
         tell(np.array([norm, norm / 2, 0.0]))
     np.testing.assert_allclose(told, [0, 0.5, 0.5, 1])

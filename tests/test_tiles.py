@@ -60,7 +60,7 @@ def test_the_cut_does_not_show(k, monkeypatch):
     budget = 1.2 * 128 * 8 * (plan.COPIES * 128 + 2 * 206)
     monkeypatch.setattr(tiles, "usual_budget", lambda *_: budget)
     assert plan.tile_plan(300, 300, 6, np.float64, symmetric=True, budget=budget).group == 1
-    cut = tiles.gram(k, X, progress=lambda *done: seen.append(done))
+    cut = tiles.gram(k, X, report=lambda _, *done: seen.append(done))
     assert seen == [(i + 1, 6) for i in range(6)]
     bound = 64 * EPS * np.sqrt(np.outer(k.diag(X), k.diag(X)))
     assert (np.abs(cut - whole) <= bound).all()
@@ -145,7 +145,7 @@ def test_nothing_is_compiled_where_no_tile_is_required(n, monkeypatch):
     monkeypatch.setattr(tiles, "_ahead", lambda *_: begun.append(1) or (lambda: None))
     cut = plan.tile_plan(n, n, 6, X.dtype, symmetric=True, budget=2**15)
     assert (cut.count == 1) == (n == 10)
-    tiles.compute(k, X, X, cut, lambda *_: None, wanted=lambda *_: False)
+    tiles.compute(k, X, X, cut, lambda *_: None, required=lambda *_: False)
     assert not begun
     tiles.compute(k, X, X, cut, lambda *_: None)
     assert begun

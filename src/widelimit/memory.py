@@ -44,9 +44,15 @@ def require(
     """
     free = available()
     if size > free:
-        raise MemoryError(f"{what} needs {_gib(size)} GiB and {_gib(free)} GiB are free; {remedy}.")
+        raise MemoryError(f"{what} needs {gib(size)} and {gib(free)} are free; {remedy}.")
 
 
-def _gib(size: float) -> str:
-    """Print one digit after the point; more for a small number."""
-    return f"{size / GIB:.1f}" if size >= GIB / 10 else f"{size / GIB:.2g}"
+def budget(share: float | None) -> float:
+    """Return the bytes that one call may take: so many GiB, if they are free; half of what is free unless given."""
+    free = available()
+    return min(share * GIB, free) if share else free / 2
+
+
+def gib(size: float) -> str:
+    """Print a size with one digit after the point; more for a small one."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / GIB:.2g} GiB"

@@ -9,15 +9,17 @@ from contextlib import contextmanager
 from typing import Any
 
 Report = Callable[[str, float, float], None]
-"""Called as report(what is done now, how much of it, of how much in all); 0 in all: nobody knows."""
+"""Called as report(stage, done, total): a total of 0 is unknown."""
+KERNEL, FACTOR = "kernel matrix", "factorisation"
+"""Stages that several layers report."""
 LONG = 4000
 """Points above which a solve takes seconds, and shows its progress."""
 NAME, BAR, REST = 22, 30, 52
 """Characters of a name, of a bar at most, and of all but the bar."""
 
 
-def silent(what: str, done: float, total: float) -> None:
-    """Report no progress."""
+def no_progress(*_: object) -> None:
+    """Report nothing."""
 
 
 @functools.cache
@@ -29,7 +31,7 @@ def _screen() -> Any:
 
 
 @contextmanager
-def shown(wanted: bool, *, unit: str = "") -> Iterator[Report]:
+def progress_bar(requested: bool, *, unit: str = "") -> Iterator[Report]:
     """Yield a function that moves a bar on stderr, if that is a terminal and the bar is requested.
 
     Otherwise the function does nothing.
@@ -37,8 +39,8 @@ def shown(wanted: bool, *, unit: str = "") -> Iterator[Report]:
     Where less is done than before, something new has begun, with a clock of its own. With a unit the bar counts, else
     it shows per cent. It is gone at the end.
     """
-    if not (wanted and sys.stderr.isatty()):
-        yield silent
+    if not (requested and sys.stderr.isatty()):
+        yield no_progress
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.table import Column
@@ -51,13 +53,13 @@ def shown(wanted: bool, *, unit: str = "") -> Iterator[Report]:
     with Progress(*columns, console=console, transient=True, redirect_stdout=both) as progress:  # a pipe is not rich's
         task = progress.add_task("", total=None, count="")
 
-        def report(what: str, done: float, total: float) -> None:
+        def report(stage: str, done: float, total: float) -> None:
             nonlocal task
             if done < progress.tasks[0].completed or not total:
                 progress.remove_task(task)
                 task = progress.add_task("", total=None, count="")
             count = (f"{done:g}/{total:g} {unit}" if unit else f"{done / total:.0%}") if total else ""
-            progress.update(task, description=what, completed=done, total=total or None, count=count)
+            progress.update(task, description=stage, completed=done, total=total or None, count=count)
             if not done:  # what comes may hold the interpreter, and with it the screen
                 progress.refresh()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, Literal, final, overload
 
 import jax
 import jax.numpy as jnp
@@ -111,12 +111,11 @@ class ModuleJacobian:
     def rows(self, X: np.ndarray) -> int:
         """Return the rows whose Jacobian fits the budget. Raises: MemoryError: not one does."""
         size = X.dtype.itemsize * self.outputs(X) * sum(p.numel() for p in self.trained.values())
-        free = memory.available()
-        budget = min(self.memory * memory.GIB, free) if self.memory else free / 2
+        budget = memory.budget(self.memory)
         if COPIES * size > budget:
             raise MemoryError(
-                f"the Jacobian of one row takes {size / memory.GIB:.3g} GiB, {COPIES} are needed, and the budget is "
-                f"{budget / memory.GIB:.3g} GiB; pass another memory=GiB, float32, or a module of fewer parameters."
+                f"the Jacobian of one row takes {memory.gib(size)}, {COPIES} are needed, and the budget is "
+                f"{memory.gib(budget)}; pass another memory=GiB, float32, or a module of fewer parameters."
             )
         return int(budget // (COPIES * size))
 
@@ -302,10 +301,27 @@ def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
 
 
-_CLASSES: dict[Output, Any] = {"full": ModuleMatrixKernel, "trace": ModuleKernel, "diagonal": ModuleDiagonal}
+AnyModuleKernel = ModuleMatrixKernel | ModuleKernel | ModuleDiagonal
+_CLASSES: dict[Output, type[AnyModuleKernel]] = {
+    "full": ModuleMatrixKernel,
+    "trace": ModuleKernel,
+    "diagonal": ModuleDiagonal,
+}
 
 
-def empirical_ntk(module: torch.nn.Module, *, output: Output = "full", memory: float | None = None) -> Any:
+@overload
+def empirical_ntk(
+    module: torch.nn.Module, *, output: Literal["full"] = "full", memory: float | None = None
+) -> ModuleMatrixKernel: ...
+@overload
+def empirical_ntk(
+    module: torch.nn.Module, *, output: Literal["trace"], memory: float | None = None
+) -> ModuleKernel: ...
+@overload
+def empirical_ntk(
+    module: torch.nn.Module, *, output: Literal["diagonal"], memory: float | None = None
+) -> ModuleDiagonal: ...
+def empirical_ntk(module: torch.nn.Module, *, output: Output = "full", memory: float | None = None) -> AnyModuleKernel:
     """Theta(x, x')[a, b] = sum_p df_a(x)/dtheta_p df_b(x')/dtheta_p, theta a PyTorch module's trainable parameters.
 
     By contraction of Jacobians, some rows at a time. The parameters are those of now: later training does not change

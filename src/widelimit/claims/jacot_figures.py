@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binom
 
@@ -17,6 +17,7 @@ from widelimit import plots
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most
 from widelimit.claims.finite import one_network, parameters
 from widelimit.claims.images import MNIST_LEAST, Images, digits
+from widelimit.fingerprints import sha256
 
 SEED = 2018
 BIAS = 0.1
@@ -28,6 +29,7 @@ ANGLES = np.linspace(-np.pi, np.pi, 49)
 """gamma: kernels between (1, 0) and (cos gamma, sin gamma)."""
 START = 0.5
 """Size of the component to be learned in Figure 3."""
+COLORS = (plots.DESCENT, plots.DATA)
 NINETY = 1.2815515655446004
 """The 90 % quantile of N(0, 1)."""
 
@@ -145,15 +147,15 @@ def component(width: int, times: np.ndarray, of: Principal) -> Component:
     params = one_network(_sizes(X.shape[1], width), rng=rng, dtype=np.float32)
     start = np.asarray(DEEP.apply(params, X), np.float64)[:, 0]
     # Half the rate at which the largest component is at its goal in one step.
-    every = max(1, math.ceil(float(times[1] - times[0]) / (0.25 / of.values[0])))
+    interval = max(1, math.ceil(float(times[1] - times[0]) / (0.25 / of.values[0])))
     run = wl.train(
         DEEP.apply,
         params,
         X,
         (start + START * of.second).astype(np.float32),
-        learning_rate=float(times[1] - times[0]) / every,
-        steps=every * (len(times) - 1),
-        record_every=every,
+        learning_rate=float(times[1] - times[0]) / interval,
+        steps=interval * (len(times) - 1),
+        record_every=interval,
         probes=X,
         kernel_points=0,
         progress=False,
@@ -311,57 +313,62 @@ def violate(effort: Effort, images: Images) -> Measurement:
 def draw(data: Data, control: Data) -> Figure:
     """Draw the three figures, theory as lines."""
     figure, (one, two, three) = plots.panels(3)
-    colors = (plots.DESCENT, plots.DATA)
-    for i, (width, color) in enumerate(zip(data["kernel widths"], colors, strict=True)):
-        start = data[f"before {i}"]
-        one.errorbar(
-            ANGLES[i::2],
-            start.mean(axis=0)[i::2],
-            start.std(axis=0, ddof=1)[i::2],
-            fmt=".",
-            color=color,
-            capsize=2,
-            label=f"width {width}, t = 0, mean and sd",
-        )
-        one.plot(
-            ANGLES, data[f"after {i}"].mean(axis=0), "x", color=color, markersize=4, label=f"width {width}, trained"
-        )
-    one.plot(ANGLES, data["limit"], color=plots.BAYES, label="limit")
-    one.set(xlabel=r"angle $\gamma$ (radians)", ylabel=r"$\Theta(x_0, x)$", title="Figure 1: the kernel on the circle")
-    for i, (width, color) in enumerate(zip(data["output widths"], colors, strict=True)):
-        two.plot(ANGLES, data[f"outputs {i}"].T, color=color, linewidth=0.4, alpha=0.5)
-        two.plot([], [], color=color, label=f"width {width}")
-    for factor, style in ((-1.2816, "--"), (0.0, "-"), (1.2816, "--")):
-        two.plot(ANGLES, data["mean"] + factor * data["spread"], style, color=plots.BAYES, linewidth=1.5)
-    two.plot([], [], "--", color=plots.BAYES, label="limit: 10, 50, 90 %")
-    two.plot(GIVEN, LABELS, "o", color="white", markeredgecolor=plots.DATA, label="the four points given")
-    two.set(
-        xlabel=r"angle $\gamma$ (radians)",
-        ylabel=r"output $f(\cos\gamma, \sin\gamma)$",
-        title="Figure 2: near convergence",
-    )
-    three.plot(data["times"], data["theory"], color=plots.BAYES, label=r"$0.5\,e^{-2\lambda_2 t}$")
-    three.plot(data["times"], control["theory"], ":", color=plots.BAYES, label=r"control: $\lambda_1$")
-    shades = plots.palette(len(data["along"]))
-    for values, across, width, shade in zip(
-        data["along"], data["across"], data["component widths"], shades, strict=True
-    ):
-        three.plot(data["times"], values, "o", color=shade, markersize=3, label=f"$|g_t|$, width {width}")
-        three.plot(data["times"], across, "x", color=shade, markersize=3, label=f"$|h_t|$, width {width}")
-    three.set(
-        xlabel="time t of d theta/dt = -grad C",
-        ylabel="rms distance to the goal",
-        title=f"Figure 3: {'MNIST' if data['is MNIST'] else 'digits'}, second component",
-    )
+    _draw_kernels(one, data)
+    _draw_outputs(two, data)
+    _draw_decay(three, data, control)
     for axes in (one, two, three):
         plots.legend_below(axes)
         plots.dress(axes)
     return figure
 
 
+def _draw_kernels(axes: Axes, data: Data) -> None:
+    for i, (width, color) in enumerate(zip(data["kernel widths"], COLORS, strict=True)):
+        start = data[f"before {i}"]
+        mean, deviation = start.mean(axis=0)[i::2], start.std(axis=0, ddof=1)[i::2]
+        label = f"width {width}, t = 0, mean and sd"
+        axes.errorbar(ANGLES[i::2], mean, deviation, fmt=".", color=color, capsize=2, label=label)
+        axes.plot(
+            ANGLES, data[f"after {i}"].mean(axis=0), "x", color=color, markersize=4, label=f"width {width}, trained"
+        )
+    axes.plot(ANGLES, data["limit"], color=plots.BAYES, label="limit")
+    axes.set(xlabel=r"angle $\gamma$ (radians)", ylabel=r"$\Theta(x_0, x)$", title="Figure 1: the kernel on the circle")
+
+
+def _draw_outputs(axes: Axes, data: Data) -> None:
+    for i, (width, color) in enumerate(zip(data["output widths"], COLORS, strict=True)):
+        axes.plot(ANGLES, data[f"outputs {i}"].T, color=color, linewidth=0.4, alpha=0.5)
+        axes.plot([], [], color=color, label=f"width {width}")
+    for factor, style in ((-1.2816, "--"), (0.0, "-"), (1.2816, "--")):
+        axes.plot(ANGLES, data["mean"] + factor * data["spread"], style, color=plots.BAYES, linewidth=1.5)
+    axes.plot([], [], "--", color=plots.BAYES, label="limit: 10, 50, 90 %")
+    axes.plot(GIVEN, LABELS, "o", color="white", markeredgecolor=plots.DATA, label="the four points given")
+    axes.set(
+        xlabel=r"angle $\gamma$ (radians)",
+        ylabel=r"output $f(\cos\gamma, \sin\gamma)$",
+        title="Figure 2: near convergence",
+    )
+
+
+def _draw_decay(axes: Axes, data: Data, control: Data) -> None:
+    axes.plot(data["times"], data["theory"], color=plots.BAYES, label=r"$0.5\,e^{-2\lambda_2 t}$")
+    axes.plot(data["times"], control["theory"], ":", color=plots.BAYES, label=r"control: $\lambda_1$")
+    shades = plots.palette(len(data["along"]))
+    for values, across, width, shade in zip(
+        data["along"], data["across"], data["component widths"], shades, strict=True
+    ):
+        axes.plot(data["times"], values, "o", color=shade, markersize=3, label=f"$|g_t|$, width {width}")
+        axes.plot(data["times"], across, "x", color=shade, markersize=3, label=f"$|h_t|$, width {width}")
+    axes.set(
+        xlabel="time t of d theta/dt = -grad C",
+        ylabel="rms distance to the goal",
+        title=f"Figure 3: {'MNIST' if data['is MNIST'] else 'digits'}, second component",
+    )
+
+
 def claim(images: Images) -> Claim:
     """Return the claim, with Figure 3 for these images."""
-    digest = hashlib.sha256(images.pixels[:MNIST_LEAST].tobytes()).hexdigest()
+    digest = sha256(images.pixels[:MNIST_LEAST].tobytes())
     return replace(
         CLAIM,
         reads=f"images {digest[:16]}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import time
 import zipfile
@@ -16,6 +15,8 @@ import numpy as np
 
 import widelimit
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, load
+from widelimit.fingerprints import sha256
+from widelimit.writing import atomic_write
 
 HELD, FAILED, TOOTHLESS, BROKEN = "holds", "fails", "control passes", "error"
 
@@ -87,10 +88,7 @@ def run_all(
 def fingerprint() -> str:
     """Hash the library's code: results of other code are not these results."""
     root = Path(widelimit.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    return sha256(*(f"{path.relative_to(root)}\0".encode() + path.read_bytes() for path in sorted(root.rglob("*.py"))))
 
 
 def document(outcome: Outcome, claim: Claim) -> dict[str, Any]:
@@ -126,9 +124,8 @@ def _keep(folder: Path, outcome: Outcome, reads: str) -> None:
     arrays |= {f"control/{key}": value for key, value in outcome.control_data.items()}
     folder.mkdir(parents=True, exist_ok=True)
     path = _place(folder, outcome.name, outcome.effort)
-    temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, **{"header": np.asarray(json.dumps(header)), **arrays})  # type: ignore[arg-type]
-    temporary.replace(path)
+    with atomic_write(path) as file:
+        np.savez(file, **{"header": np.asarray(json.dumps(header)), **arrays})  # type: ignore[arg-type]
 
 
 def _place(folder: Path, name: str, effort: str) -> Path:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
-from widelimit.cli import benchmark, fit, interruption, kernel, predict, verify
+from widelimit.cli import benchmark, demo, fit, interruption, kernel, predict, verify
 from widelimit.cli.grammar import Command
-from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json, version
+from widelimit.cli.options import Output, command, dataclass_group
+from widelimit.cli.reporting import plain_errors, print_json, version
 
 app = typer.Typer(
     name="widelimit",
@@ -26,11 +26,12 @@ app.command(cls=Command)(fit.fit)
 app.command(cls=Command)(predict.predict)
 app.command(cls=Command)(benchmark.benchmark)
 app.command(cls=Command)(kernel.kernel)
+app.command(cls=Command)(demo.demo)
 app.command(cls=Command)(verify.verify)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"widelimit {version()}")
         raise typer.Exit
 
@@ -48,44 +49,16 @@ def _options(
 
 
 @app.command(cls=Command)
-def demo(
-    out: Annotated[Path, typer.Option(help="The figure to write: .png, .pdf or .svg.")] = Path("widelimit-demo.png"),
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the train/test splits.")] = 0,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Compare with scikit-learn on real data, and draw a figure.
-
-    NNGP and NTK models beside a Gaussian process, ridge regression and a random forest; the figure shows how a wide
-    network learns. Needs no network and no file. Takes about half a minute.
-    """
-    from widelimit.cli.files import FIGURES, check_output
-
-    with plain_errors(debug=debug):
-        check_output(out, FIGURES)
-        from widelimit.cli import demo as demonstration
-        from widelimit.cli import demo_report, terminal
-
-        with terminal.progress(demonstration.step_count(), "steps", quiet=quiet) as advance:
-            result = demonstration.run(out=out, seed=seed, advance=advance)
-        if as_json:
-            print_json({"widelimit": version(), **demonstration.document(result)})
-        else:
-            demo_report.show(result)
-
-
-@app.command(cls=Command)
-def info(as_json: AsJson = False, debug: Debug = False) -> None:
+@command(output=dataclass_group(Output, "quiet", "config"))
+def info(output: Output) -> None:
     """Print versions, devices, cores and memory: to report a problem."""
-    with plain_errors(debug=debug):
-        from widelimit.cli import info as information
+    from widelimit.cli import info as information
 
-        facts = information.collect(version())
-        if as_json:
-            print_json(facts)
-        else:
-            typer.echo(information.lines(facts))
+    facts = information.collect(version())
+    if output.as_json:
+        print_json(facts)
+    else:
+        typer.echo(information.lines(facts))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

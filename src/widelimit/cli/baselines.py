@@ -1,11 +1,11 @@
-"""`widelimit benchmark` compares these models: this library's, and scikit-learn's. Inputs are standardised."""
+"""`widelimit benchmark` and `demo` compare these models, this library's and scikit-learn's, on standardised inputs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from sklearn.ensemble import (
@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 
 from widelimit.cli import models
+from widelimit.inference.class_probabilities import largest_probability
 from widelimit.shapes import Float
 
 TREES = 300
@@ -47,125 +48,150 @@ class Fold:
     seed: int
 
 
-Gaussian = tuple[np.ndarray, np.ndarray]
-"""Mean and standard deviation of an observation, (m,) each."""
-Regression = Callable[[Fold], Gaussian]
-Classification = Callable[[Fold], np.ndarray]
-"""Probabilities, (m, k)."""
+class GaussianPrediction(NamedTuple):
+    """Observations are normal, with a mean and a standard deviation each: (m,), or (m, c) for c targets."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    chosen: Mapping[str, float] = {}
+    """Hyper-parameters that the training rows have chosen."""
 
 
-def ours(estimator: str, given: dict[str, Any]) -> Regression:
+class ClassPrediction(NamedTuple):
+    """Classes have probabilities, (m, k)."""
+
+    probabilities: np.ndarray
+    chosen: Mapping[str, float] = {}
+
+
+Regression = Callable[[Fold], GaussianPrediction]
+Classification = Callable[[Fold], ClassPrediction]
+
+
+def library_regression(estimator: str, given: Mapping[str, Any]) -> Regression:
     """Fit this library's regressor."""
 
-    def fitted(fold: Fold) -> Gaussian:
+    def predict(fold: Fold) -> GaussianPrediction:
         model = models.build(estimator, "regression", {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
         mean, deviation = model.predict(fold.Z, return_std=True, include_noise=True)
-        return mean, deviation
+        return GaussianPrediction(mean, deviation, models.noise_std(model))
 
-    return fitted
+    return predict
 
 
-def our_classes(estimator: str, given: dict[str, Any]) -> Classification:
+def library_classification(estimator: str, given: Mapping[str, Any]) -> Classification:
     """Fit this library's classifier."""
 
-    def fitted(fold: Fold) -> np.ndarray:
+    def predict(fold: Fold) -> ClassPrediction:
         model = models.build(estimator, "classification", {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
-        return np.asarray(model.predict_proba(fold.Z))
+        return ClassPrediction(np.asarray(model.predict_proba(fold.Z)), models.noise_std(model))
 
-    return fitted
+    return predict
 
 
-def base(shape: Callable[..., Any], d: int) -> Any:
+def one_hot(model: Regression) -> Classification:
+    """Regress on one-hot labels; the class is the one whose output, with its noise, is the largest."""
+
+    def predict(fold: Fold) -> ClassPrediction:
+        found = model(replace(fold, y=np.eye(fold.y.max() + 1)[fold.y]))
+        variance = np.broadcast_to(found.deviation.reshape(len(fold.Z), -1) ** 2, found.mean.shape)
+        return ClassPrediction(largest_probability(found.mean, variance), found.chosen)
+
+    return predict
+
+
+def start_kernel(shape: Callable[..., Any], d: int) -> Any:
     """Make amplitude x RBF or Matern (nu = 3/2) of length about sqrt(d), the distance of standardised rows."""
     length = math.sqrt(d)
     return ConstantKernel(1.0, (1e-4, 1e4)) * shape(length, (length / 100, length * 100))
 
 
-def few(fold: Fold, count: int) -> np.ndarray:
+def sample_rows(fold: Fold, count: int) -> np.ndarray:
     """Take at most this many rows, at random."""
     return np.random.default_rng(fold.seed).permutation(len(fold.X))[:count]
 
 
-def process(shape: Callable[..., Any]) -> Regression:
+def process_regression(shape: Callable[..., Any]) -> Regression:
     """Fit a Gaussian process of scikit-learn: amplitude x shape + white noise, by its marginal likelihood."""
 
-    def fitted(fold: Fold) -> Gaussian:
-        kernel = base(shape, fold.X.shape[1]) + WhiteKernel(0.1, (1e-6, 1e2))
-        rows = few(fold, FEW)
+    def predict(fold: Fold) -> GaussianPrediction:
+        kernel = start_kernel(shape, fold.X.shape[1]) + WhiteKernel(0.1, (1e-6, 1e2))
+        rows = sample_rows(fold, FEW)
         start = GaussianProcessRegressor(kernel, normalize_y=True, random_state=fold.seed)
         start.fit(fold.X[rows], fold.y[rows])
         if len(rows) < len(fold.X):
             start = GaussianProcessRegressor(start.kernel_, optimizer=None, normalize_y=True).fit(fold.X, fold.y)
         mean, deviation = start.predict(fold.Z, return_std=True)
-        return mean, deviation
+        return GaussianPrediction(mean, deviation, {"length": float(start.kernel_.k1.k2.length_scale)})
 
-    return fitted
+    return predict
 
 
-def process_classes(shape: Callable[..., Any]) -> Classification:
+def process_classification(shape: Callable[..., Any]) -> Classification:
     """Fit scikit-learn's Gaussian process for classes (Laplace, one against the rest); one kernel for all classes."""
 
-    def fitted(fold: Fold) -> np.ndarray:
+    def predict(fold: Fold) -> ClassPrediction:
         # An equal share of each class, as a class without a row cannot be fitted.
         classes = np.unique(fold.y)
-        order = few(fold, len(fold.y))
+        order = sample_rows(fold, len(fold.y))
         share = max(FEW_CLASSES // len(classes), 2)
         rows = np.concatenate([order[fold.y[order] == c][:share] for c in classes])
-        start = GaussianProcessClassifier(base(shape, fold.X.shape[1]), random_state=fold.seed)
+        start = GaussianProcessClassifier(start_kernel(shape, fold.X.shape[1]), random_state=fold.seed)
         start.fit(fold.X[rows], fold.y[rows])
         kernel = start.kernel_ if len(classes) == 2 else start.kernel_.kernels[0]
         kernel = kernel.clone_with_theta(start.kernel_.theta.reshape(-1, len(kernel.theta)).mean(axis=0))
         whole = GaussianProcessClassifier(kernel, optimizer=None).fit(fold.X, fold.y)
-        return np.asarray(whole.predict_proba(fold.Z))
+        return ClassPrediction(np.asarray(whole.predict_proba(fold.Z)))
 
-    return fitted
+    return predict
 
 
-def forest(fold: Fold) -> Gaussian:
+def forest(fold: Fold) -> GaussianPrediction:
     """Fit a random forest; the noise is from out-of-bag residuals."""
     model = RandomForestRegressor(TREES, oob_score=True, random_state=fold.seed, n_jobs=-1).fit(fold.X, fold.y)
     noise = np.sqrt(np.mean((model.oob_prediction_ - fold.y) ** 2))
-    return model.predict(fold.Z), np.full(len(fold.Z), noise)
+    return GaussianPrediction(model.predict(fold.Z), np.full(len(fold.Z), noise), {"trees": TREES})
 
 
-def forest_classes(fold: Fold) -> np.ndarray:
+def forest_classes(fold: Fold) -> ClassPrediction:
     """Fit a random forest: its votes, none below 1/(TREES + classes), normalised."""
     model = RandomForestClassifier(TREES, random_state=fold.seed, n_jobs=-1).fit(fold.X, fold.y)
     votes = model.predict_proba(fold.Z)
     p = np.maximum(votes, 1 / (TREES + votes.shape[1]))
-    return np.asarray(p / p.sum(axis=1, keepdims=True))
+    return ClassPrediction(p / p.sum(axis=1, keepdims=True), {"trees": TREES})
 
 
-def boosting(fold: Fold) -> Gaussian:
+def boosting(fold: Fold) -> GaussianPrediction:
     """Fit by gradient boosting; the noise is from residuals of FOLDS folds."""
     model = HistGradientBoostingRegressor(random_state=fold.seed)
     held_out = cross_val_predict(model, fold.X, fold.y, cv=FOLDS)
     noise = np.sqrt(np.mean((held_out - fold.y) ** 2))
-    return model.fit(fold.X, fold.y).predict(fold.Z), np.full(len(fold.Z), noise)
+    return GaussianPrediction(model.fit(fold.X, fold.y).predict(fold.Z), np.full(len(fold.Z), noise))
 
 
-def boosting_classes(fold: Fold) -> np.ndarray:
+def boosting_classes(fold: Fold) -> ClassPrediction:
     """Fit by gradient boosting."""
     model = HistGradientBoostingClassifier(random_state=fold.seed).fit(fold.X, fold.y)
-    return np.asarray(model.predict_proba(fold.Z))
+    return ClassPrediction(np.asarray(model.predict_proba(fold.Z)))
 
 
-def ridge(fold: Fold) -> Gaussian:
+def ridge(fold: Fold) -> GaussianPrediction:
     """Fit by ridge regression: penalty and noise by leave-one-out."""
-    centre = fold.y.mean()
+    centre = fold.y.mean(axis=0)
     model = RidgeCV(ALPHAS, store_cv_results=True).fit(fold.X, fold.y - centre)
     best = int(np.argmin(np.abs(ALPHAS - model.alpha_)))
     noise = math.sqrt(float(np.mean(model.cv_results_[..., best])))
-    return centre + model.predict(fold.Z), np.full(len(fold.Z), noise)
+    alpha = {"alpha": float(model.alpha_)}
+    return GaussianPrediction(centre + model.predict(fold.Z), np.full(len(fold.Z), noise), alpha)
 
 
-def logistic(fold: Fold) -> np.ndarray:
+def logistic(fold: Fold) -> ClassPrediction:
     """Fit by logistic regression: penalty by the log loss of FOLDS folds."""
     smallest = int(np.bincount(fold.y).min())
     model = LogisticRegression(max_iter=2000)
     if smallest >= FOLDS:
         model = GridSearchCV(model, {"C": PENALTIES}, scoring="neg_log_loss", cv=FOLDS)
-    return np.asarray(model.fit(fold.X, fold.y).predict_proba(fold.Z))
+    return ClassPrediction(np.asarray(model.fit(fold.X, fold.y).predict_proba(fold.Z)))
 
 
 def matern(length: float, bounds: tuple[float, float]) -> Matern:
@@ -178,26 +204,26 @@ def costly(n: int, classes: int) -> list[str]:
     return ["RBF GP", "Matern GP"] if classes * float(n) ** 3 > COSTLY else []
 
 
-def regression(given: dict[str, Any]) -> dict[str, Regression]:
+def regression(given: Mapping[str, Any]) -> dict[str, Regression]:
     """Return the models for numbers, by name."""
     return {
-        "NTK": ours("ntk", given),
-        "NNGP": ours("nngp", given),
-        "RBF GP": process(RBF),
-        "Matern GP": process(matern),
+        "NTK": library_regression("ntk", given),
+        "NNGP": library_regression("nngp", given),
+        "RBF GP": process_regression(RBF),
+        "Matern GP": process_regression(matern),
         "random forest": forest,
         "boosting": boosting,
         "ridge": ridge,
     }
 
 
-def classification(given: dict[str, Any]) -> dict[str, Classification]:
+def classification(given: Mapping[str, Any]) -> dict[str, Classification]:
     """Return the models for classes, by name."""
     return {
-        "NTK": our_classes("ntk", given),
-        "NNGP": our_classes("nngp", given),
-        "RBF GP": process_classes(RBF),
-        "Matern GP": process_classes(matern),
+        "NTK": library_classification("ntk", given),
+        "NNGP": library_classification("nngp", given),
+        "RBF GP": process_classification(RBF),
+        "Matern GP": process_classification(matern),
         "random forest": forest_classes,
         "boosting": boosting_classes,
         "logistic": logistic,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -10,8 +11,8 @@ from matplotlib.figure import Figure
 from rich.table import Table as Grid
 
 from widelimit.cli import baselines, terminal
-from widelimit.cli.benchmarking import SCORES, BenchmarkResult
-from widelimit.cli.files import whole_file
+from widelimit.cli.benchmarking import SCORES, BenchmarkResult, ModelScores
+from widelimit.cli.files import save_figure
 
 LABELS = {"rmse": "rmse", "nlpd": "nlpd", "coverage_95": "cov95", "accuracy": "accuracy", "log_loss": "log loss"}
 MEANINGS = {
@@ -40,10 +41,20 @@ SETTINGS = {
 }
 
 
-def places(result: BenchmarkResult, score: str) -> int:
+ONE_SPLIT = {"rmse": 1}
+"""Decimals of scores on a single split, which has no error; 3 of the others."""
+
+
+def decimals(rows: Sequence[ModelScores], score: str) -> int:
     """Return the decimals of a column: two digits of its median standard error."""
-    errors = [row.error(score) for row in result.rows if 0 < row.error(score) < math.inf]
-    return min(max(1 - math.floor(math.log10(median(errors))), 0), 6) if errors else 3
+    errors = [row.error(score) for row in rows if 0 < row.error(score) < math.inf]
+    return min(max(1 - math.floor(math.log10(median(errors))), 0), 6) if errors else ONE_SPLIT.get(score, 3)
+
+
+def cell(row: ModelScores, score: str, digits: int) -> str:
+    """Return mean and standard error of a score; of a single split, its value."""
+    mean = f"{row.mean(score):.{digits}f}"
+    return mean if len(row.seconds) == 1 else f"{mean} ± {row.error(score):.{digits}f}"
 
 
 def title(result: BenchmarkResult) -> str:
@@ -56,17 +67,20 @@ def title(result: BenchmarkResult) -> str:
     )
 
 
-def grid(result: BenchmarkResult) -> Grid:
-    """Make a table of one line a model."""
-    out = terminal.grid()
+def grid(rows: Sequence[ModelScores], scores: Sequence[str]) -> Grid:
+    """Make a table of one line a model; after a single split, with what it has chosen."""
+    out, single = terminal.grid(), len(rows[0].seconds) == 1
     out.add_column("model", no_wrap=True)
-    scores = SCORES[result.table.task]
-    for name in (*(LABELS[score] for score in scores), "s/fold"):
+    for name in (*(LABELS[score] for score in scores), "time/s" if single else "s/fold"):
         out.add_column(name, justify="right", no_wrap=True)
-    decimals = {score: places(result, score) for score in scores}
-    for row in result.rows:
-        cells = [f"{row.mean(score):.{decimals[score]}f} ± {row.error(score):.{decimals[score]}f}" for score in scores]
-        out.add_row(row.model, *cells, f"{row.seconds.mean():.2f}", style="bold" if row.model in LIBRARY else "")
+    if single:
+        out.add_column("chosen", style="dim")
+    digits = {score: decimals(rows, score) for score in scores}
+    for row in rows:
+        cells = [cell(row, score, digits[score]) for score in scores]
+        chosen = [", ".join(f"{name} {terminal.short(value)}" for name, value in row.chosen.items())] * single
+        seconds = f"{row.seconds.mean():.{1 if single else 2}f}"
+        out.add_row(row.model, *cells, seconds, *chosen, style="bold" if row.model in LIBRARY else "")
     return out
 
 
@@ -74,7 +88,7 @@ def show(result: BenchmarkResult, figure: Path | None) -> None:
     """Print the table, what its columns mean, and remarks."""
     console = terminal.console()
     console.print(title(result), style="bold")
-    console.print(grid(result))
+    console.print(grid(result.rows, SCORES[result.table.task]))
     console.print()
     console.print("Mean over folds ± its standard error; seconds of fit and prediction.")
     for score in SCORES[result.table.task]:
@@ -114,5 +128,4 @@ def draw(result: BenchmarkResult, path: Path) -> None:
         f"{result.table.path.name}: {result.table.frame.height} rows, {result.folds} folds; mean ± standard error",
         fontsize="medium",
     )
-    with whole_file(path) as stream:
-        figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)
+    save_figure(figure, path)

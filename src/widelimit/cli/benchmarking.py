@@ -1,4 +1,4 @@
-"""The command `widelimit benchmark` runs every model on every fold of a user's table."""
+"""Models are compared on splits of a table, a user's or a bundled one: every model is fitted on every split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -17,10 +17,11 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from widelimit.cli import baselines, schema, scores, training_data
-from widelimit.cli.baselines import Fold
+from widelimit.cli.baselines import ClassPrediction, Fold, GaussianPrediction
 from widelimit.cli.models import plain
+from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
-from widelimit.cli.training_data import Choices, TargetTable
+from widelimit.cli.training_data import TargetTable
 
 SCORES = {
     "regression": ("rmse", "nlpd", "coverage_95"),
@@ -37,14 +38,16 @@ ONE_THREAD = 3000
 
 @final
 @dataclass(frozen=True)
-class ScoreRow:
+class ModelScores:
     """A row is one model: its scores on each fold."""
 
     model: str
     scores: dict[str, np.ndarray]
     """(folds,) each."""
     seconds: np.ndarray
-    """(folds,): fit and prediction."""
+    """(folds,): choice of hyper-parameters, fit and prediction, compilation included."""
+    chosen: Mapping[str, float]
+    """Hyper-parameters that the training rows of the last fold have chosen."""
     remarks: tuple[str, ...]
     """Warnings of the model, each once."""
 
@@ -55,7 +58,7 @@ class ScoreRow:
     def error(self, score: str) -> float:
         """Return the standard error of that mean: standard deviation over folds / sqrt(folds)."""
         values = self.scores[score]
-        if not np.isfinite(values).all():
+        if len(values) == 1 or not np.isfinite(values).all():
             return math.inf
         return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
@@ -69,7 +72,7 @@ class BenchmarkResult:
     inputs: int
     folds: int
     seed: int
-    rows: tuple[ScoreRow, ...]
+    rows: tuple[ModelScores, ...]
     notes: list[str]
     seconds: float
 
@@ -89,7 +92,7 @@ class BenchmarkResult:
         }
 
 
-def row_document(row: ScoreRow) -> dict[str, Any]:
+def row_document(row: ModelScores) -> dict[str, Any]:
     """Return a row in JSON."""
     scores = {
         name: {
@@ -121,17 +124,17 @@ def splits(table: TargetTable, folds: int, seed: int) -> list[tuple[np.ndarray, 
     if counts.min() < 2:
         alone = [str(label) for label in labels[counts < 2]]
         raise ValueError(
-            f"a single row has the class {schema.listed(alone)}: where it is tested, no model has seen it; remove it "
-            "or merge classes."
+            f"a single row has the class {schema.list_names(alone)}: where it is tested, no model has seen it; remove "
+            "it or merge classes."
         )
     with warnings.catch_warnings():  # fewer rows of a class than folds: each fold's training rows still have one
         warnings.filterwarnings("ignore", message="The least populated class")
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(table.target, table.target))
 
 
-def standardised(known: Schema, inside: pl.DataFrame, outside: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def standardise(known: Schema, inside: pl.DataFrame, outside: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return a fold's training and test inputs: categories, fillings, mean and scale from the training rows only."""
-    found = schema.relearn(known, inside)
+    found = schema.learn_again(known, inside)
     if not found.columns:
         return np.zeros((inside.height, 1)), np.zeros((outside.height, 1))
     (X, _), (Z, _) = schema.encode(found, inside), schema.encode(found, outside)
@@ -148,9 +151,42 @@ def models(table: TargetTable, given: Mapping[str, Any], *, costly: bool) -> tup
     return known, [f"left out, as they take minutes: {', '.join(left)}; --all runs them"] * bool(left)
 
 
+@final
+@dataclass(frozen=True)
+class SplitData:
+    """The data of a comparison: what models see of each split, and what they are scored against."""
+
+    task: str
+    target: np.ndarray
+    """(n,) numbers, or numbers of classes."""
+    splits: Sequence[tuple[np.ndarray, np.ndarray]]
+    """Training and test rows."""
+    standardise: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """Training and test rows -> their inputs, standardised by the training rows only."""
+
+
+def compare(
+    data: SplitData,
+    models: Mapping[str, Callable[[Fold], Any]],
+    scores: Sequence[str],
+    *,
+    seed: int,
+    advance: Callable[[str], None],
+) -> list[ModelScores]:
+    """Fit every model on every split, and score it; `advance` is called before each fit with its name."""
+    records = {name: ModelRecord([], [], {}) for name in models}
+    with threadpool_limits(limits=1 if len(data.target) <= ONE_THREAD else None):
+        for i, (inside, outside) in enumerate(data.splits):
+            X, Z = data.standardise(inside, outside)
+            for name, model in models.items():
+                advance(f"fold {i + 1}: {name}" if len(data.splits) > 1 else name)
+                records[name].add(model, Fold(X, data.target[inside], Z, seed), data.target[outside])
+    return [record.summary(name, scores) for name, record in records.items()]
+
+
 def run(
     path: Path,
-    choices: Choices,
+    choices: TableChoices,
     given: Mapping[str, Any],
     *,
     folds: int,
@@ -173,65 +209,64 @@ def run(
     start = time.perf_counter()
     table = training_data.load(path, choices)
     training_data.require_memory(table.frame.height, MATRICES)
-    data = training_data.encoded(table, choices)
-    parts = splits(table, folds, choices.seed)
+    encoded = training_data.encode(table, choices)
     known, notes = models(table, given, costly=costly)
-    target = table.target if table.task == "regression" else np.unique(table.target, return_inverse=True)[1]
-    records = {name: Record([], [], {}) for name in known}
-    threads = 1 if table.frame.height <= ONE_THREAD else None
-    with threadpool_limits(limits=threads), progress(len(parts) * len(known)) as advance:
-        for i, (inside, outside) in enumerate(parts):
-            X, Z = standardised(data.schema, table.frame[inside], table.frame[outside])
-            for name, model in known.items():
-                advance(f"fold {i + 1}: {name}")
-                records[name].add(model, Fold(X, target[inside], Z, choices.seed), table.task, target[outside])
-    first = SCORES[table.task][0]
-    rows = sorted(
-        (record.row(name, SCORES[table.task]) for name, record in records.items()),
-        key=lambda row: row.mean(first),
-        reverse=first == "accuracy",
+    data = SplitData(
+        table.task,
+        table.target if table.task == "regression" else np.unique(table.target, return_inverse=True)[1],
+        splits(table, folds, choices.seed),
+        lambda inside, outside: standardise(encoded.schema, table.frame[inside], table.frame[outside]),
     )
-    elapsed = time.perf_counter() - start
-    return BenchmarkResult(table, data.X.shape[1], folds, choices.seed, tuple(rows), data.notes + notes, elapsed)
+    scores = SCORES[table.task]
+    with progress(folds * len(known)) as advance:
+        rows = compare(data, known, scores, seed=choices.seed, advance=advance)
+    rows.sort(key=lambda row: row.mean(scores[0]), reverse=scores[0] == "accuracy")
+    seconds, inputs = time.perf_counter() - start, encoded.X.shape[1]
+    return BenchmarkResult(table, inputs, folds, choices.seed, tuple(rows), encoded.notes + notes, seconds)
 
 
 @final
 @dataclass(frozen=True)
-class Record:
+class ModelRecord:
     """The record holds what is known of a model while folds are computed."""
 
     scores: list[dict[str, float]]
     seconds: list[float]
     remarks: dict[str, None]
+    chosen: dict[str, float] = field(default_factory=dict)
 
-    def add(self, model: Callable[[Fold], Any], fold: Fold, task: str, truth: np.ndarray) -> None:
+    def add(self, model: Callable[[Fold], Any], fold: Fold, truth: np.ndarray) -> None:
         """Fit, predict, score, and keep the texts of warnings."""
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             predicted = model(fold)
         self.seconds.append(time.perf_counter() - start)
-        self.scores.append(score(task, predicted, truth))
+        self.chosen.update(predicted.chosen)
+        self.scores.append(score(predicted, truth))
         self.remarks.update(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
 
-    def row(self, name: str, scores: Sequence[str]) -> ScoreRow:
-        """Return the record of all folds."""
-        values = {key: np.array([each[key] for each in self.scores]) for key in scores}
-        return ScoreRow(name, values, np.array(self.seconds), tuple(self.remarks))
+    def summary(self, name: str, scores: Sequence[str]) -> ModelScores:
+        """Return these scores on all folds."""
+        values = {key: np.array([fold[key] for fold in self.scores]) for key in scores}
+        return ModelScores(name, values, np.array(self.seconds), self.chosen, tuple(self.remarks))
 
 
-def score(task: str, predicted: Any, truth: np.ndarray) -> dict[str, float]:
+def score(predicted: GaussianPrediction | ClassPrediction, truth: np.ndarray) -> dict[str, float]:
     """Compute the scores of one model on one fold."""
-    if task == "classification":
+    if isinstance(predicted, ClassPrediction):
         with np.errstate(divide="ignore"):
-            log_p = np.log(predicted)
+            log_p = np.log(predicted.probabilities)
+        loss = scores.class_nlpd(log_p, truth)
         return {
             "accuracy": scores.accuracy(log_p, truth),
-            "log_loss": scores.class_nlpd(log_p, truth),
+            "log_loss": loss,
+            "nlpd": loss,
+            "coverage_95": scores.set_coverage(log_p, truth),
+            "set_size": scores.mean_set_size(log_p),
         }
-    mean, deviation = predicted
     return {
-        "rmse": scores.rmse(mean, truth),
-        "nlpd": scores.gaussian_nlpd(mean, deviation, truth),
-        "coverage_95": scores.interval_coverage(mean, deviation, truth),
+        "rmse": scores.rmse(predicted.mean, truth),
+        "nlpd": scores.gaussian_nlpd(predicted.mean, predicted.deviation, truth),
+        "coverage_95": scores.interval_coverage(predicted.mean, predicted.deviation, truth),
     }

@@ -7,7 +7,6 @@ place in the store by a rename. Nothing here imports JAX: variables of the envir
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import shutil
@@ -19,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
+
+from widelimit.fingerprints import sha256
 
 VARIABLE = "WIDELIMIT_CACHE"
 OFF = ("off", "no", "0", "")
@@ -34,12 +35,12 @@ MOST_BYTES = 32 * 2**20
 STALE = 24 * 3600.0
 """Seconds after which the folder of a run that never ended is removed."""
 STORE, RUNS, ENTRY = "store", "run-", "-cache"
-_used: list[Place] = []
+_places: list[CachePlace] = []
 
 
 @final
 @dataclass(frozen=True)
-class Place:
+class CachePlace:
     """A place is a folder where compiled programs are kept."""
 
     folder: Path | None
@@ -57,18 +58,18 @@ class Place:
         return {"folder": str(self.folder or ""), "reason": self.reason, "entries": len(sizes), "bytes": sum(sizes)}
 
 
-def place(*, off: bool = False) -> Place:
+def place(*, off: bool = False) -> CachePlace:
     """Return the folder for this user, processor and versions, not yet made."""
     given = os.environ.get(VARIABLE)
     if off or (given is not None and given.strip().lower() in OFF):
-        return Place(None, "off by --no-cache" if off else f"off by {VARIABLE}")
+        return CachePlace(None, "off by --no-cache" if off else f"off by {VARIABLE}")
     if JAX in os.environ:
-        return Place(None, f"off, as {JAX} is set")
+        return CachePlace(None, f"off, as {JAX} is set")
     try:
         base = Path(given).expanduser().absolute() if given else user_folder()
     except RuntimeError as error:
-        return Place(None, f"off: {error}")
-    return Place(base / fingerprint(), f"by {VARIABLE}" if given else "this user's cache")
+        return CachePlace(None, f"off: {error}")
+    return CachePlace(base / fingerprint(), f"by {VARIABLE}" if given else "this user's cache")
 
 
 def user_folder() -> Path:
@@ -92,7 +93,7 @@ def fingerprint() -> str:
             facts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             facts.append(package)
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+    return sha256("\n".join(facts))[:16]
 
 
 def _instructions() -> list[str]:
@@ -129,7 +130,7 @@ def use(*, off: bool) -> Path | None:
         PermissionError: another user could place programs in the store.
     """
     found = place(off=off)
-    _used.append(found)
+    _places.append(found)
     if found.folder is None or "jax" in sys.modules:
         return None
     for folder in (found.folder.parent, found.folder, found.folder / STORE):
@@ -143,15 +144,15 @@ def use(*, off: bool) -> Path | None:
     return run
 
 
-def refused(error: OSError) -> str:
+def note_refusal(error: OSError) -> str:
     """Remember that the place is not used; returns a remark for the user if they can change that."""
-    _used.append(Place(None, f"off: {error}"))
+    _places.append(CachePlace(None, f"off: {error}"))
     return "" if error.errno else f"compiled programs are not kept: {error}"
 
 
-def used() -> Place:
+def current_place() -> CachePlace:
     """Return the place that this run uses."""
-    return _used[-1] if _used else place()
+    return _places[-1] if _places else place()
 
 
 def _link(entry: Path, run: Path) -> None:

@@ -23,7 +23,7 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
     commands = context.parent.command.list_commands(context.parent) if context.parent else []  # type: ignore[attr-defined]
     for name in document:
         if name not in commands:
-            raise typer.BadParameter(f"{path}: [{name}] is no command{meant(name, commands)}.")
+            raise typer.BadParameter(f"{path}: [{name}] is no command{suggestion(name, commands)}.")
     given = document.get(context.info_name or "", {})
     if not isinstance(given, dict):
         raise typer.BadParameter(f"{path}: write a table [{context.info_name}] with the options under it.")
@@ -38,7 +38,7 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
         name = key.replace("-", "_")
         if name not in options:
             raise typer.BadParameter(
-                f"{path}: [{context.info_name}] has no option {key!r}{meant(name, list(options))}."
+                f"{path}: [{context.info_name}] has no option {key!r}{suggestion(name, list(options))}."
             )
         defaults[options[name]] = value
     context.default_map = defaults
@@ -58,7 +58,7 @@ def parse(path: Path) -> dict[str, Any]:
         raise typer.BadParameter(f"{path}: is no TOML: {error}.") from error
 
 
-def meant(name: str, known: list[str]) -> str:
+def suggestion(name: str, known: list[str]) -> str:
     """Return a suggestion for a name that is not known."""
     import difflib
 

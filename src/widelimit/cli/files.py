@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
 from widelimit.cli import interruption
+from widelimit.writing import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES = (".png", ".pdf", ".svg")
 
@@ -30,17 +33,10 @@ def check_output(path: Path, suffixes: Sequence[str], *, option: str = "--out") 
         raise ValueError(f"{option} {path}: is not a regular file; choose the name of a file.")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"{option} {path}: the folder {folder} is not writable; choose another {option}.")
-    interruption.clears(folder.resolve())
+    interruption.clear_at_end(folder.resolve())
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` that takes its place at the end, or is deleted on any exception."""
-    path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{interruption.SUFFIX}")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the path names. Raises: OSError."""
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)

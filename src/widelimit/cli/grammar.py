@@ -12,7 +12,7 @@ from typer._click.exceptions import UsageError
 from typer.core import TyperCommand
 
 from widelimit.cli import compiled, interruption
-from widelimit.cli.options import note
+from widelimit.cli.reporting import note
 
 
 @final
@@ -34,7 +34,7 @@ class Command(TyperCommand):
             try:
                 run = compiled.use(off=bool(ctx.find_root().params.get("no_cache")))
             except OSError as error:  # a cache is not worth an error
-                note(compiled.refused(error), quiet=bool(ctx.params.get("quiet")))
+                note(compiled.note_refusal(error), quiet=bool(ctx.params.get("quiet")))
             else:
                 interruption.at_end(partial(_end, run))
         return TyperCommand.invoke(self, ctx)

@@ -32,7 +32,7 @@ def mnist(path: Path) -> Images:
         raise ValueError(f"--mnist {path}: not an .npz file of images: {error}.") from error
     if found.ndim != 3 or found.shape[1:] != (SIDE, SIDE) or len(found) < MNIST_LEAST:
         raise ValueError(
-            f"--mnist {path}: {KEY} has shape {found.shape}; (n, {SIDE}, {SIDE}) with n >= {MNIST_LEAST} is wanted."
+            f"--mnist {path}: {KEY} has shape {found.shape}; (n, {SIDE}, {SIDE}) with n >= {MNIST_LEAST} is required."
         )
     return Images(_grey(found[:MNIST_LEAST], path), True)
 

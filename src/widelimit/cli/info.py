@@ -35,7 +35,7 @@ def collect(version: str) -> dict[str, Any]:
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "cores": usable_cores(),
         "memory_available_bytes": memory.available(),
-        "compiled_programs": compiled.used().document(),
+        "compiled_programs": compiled.current_place().document(),
         "activations": sorted(BY_NAME),
     }
 

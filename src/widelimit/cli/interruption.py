@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from widelimit.writing import SUFFIX
+
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 CLOSED_PIPE = 141
 """The exit code that shells show for a process ended by SIGPIPE."""
-SUFFIX = ".part"
-"""Files that are being written are called .NAME.PID.part."""
 _folders: set[Path] = set()
 _endings: list[Callable[[bool], None]] = []
 _remarks: list[str] = []
@@ -89,13 +89,13 @@ def say(text: str) -> None:
         os.write(2, clear + f"widelimit: {text}\n".encode())
 
 
-def clears(folder: Path) -> None:
+def clear_at_end(folder: Path) -> None:
     """Mark this folder: its unfinished files are deleted when a signal ends the process."""
     _folders.add(folder)
 
 
 @contextmanager
-def resumable(remark: str) -> Iterator[None]:
+def announce_resumption(remark: str) -> Iterator[None]:
     """Print this remark if the work inside is interrupted."""
     _remarks.append(remark)
     try:

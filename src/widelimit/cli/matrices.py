@@ -97,12 +97,14 @@ def _table(path: Path, drop: Sequence[str]) -> np.ndarray:
     frame = tables.read_raw(path)
     if path.suffix.lower() == ".csv" and all(tables.is_number(name) for name in frame.columns):
         raise ValueError(
-            f"{path}: its first line holds numbers ({schema.listed(frame.columns)}) where the names of the columns are "
-            "expected; write a header line, or save the rows as .npy."
+            f"{path}: its first line holds numbers ({schema.list_names(frame.columns)}) where the names of the columns "
+            "are expected; write a header line, or save the rows as .npy."
         )
     unknown = [name for name in drop if name not in frame.columns]
     if unknown:
-        raise ValueError(f"{path}: there is no column {unknown[0]!r} to drop; it has {schema.listed(frame.columns)}.")
+        raise ValueError(
+            f"{path}: there is no column {unknown[0]!r} to drop; it has {schema.list_names(frame.columns)}."
+        )
     kept = [_numbers(path, frame[name]) for name in frame.columns if name not in drop]
     if not kept:
         raise ValueError(f"{path}: no column is left; --drop leaves out all of them.")
@@ -112,7 +114,7 @@ def _table(path: Path, drop: Sequence[str]) -> np.ndarray:
 def _numbers(path: Path, column: pl.Series) -> pl.Series:
     """Return a column of a table as Float64; true and false are 1 and 0."""
     name = column.name
-    numbers = tables.typed(column, mend=f"leave it out: --drop {name}")
+    numbers = tables.infer_type(column, remedy=f"leave it out: --drop {name}")
     if numbers.dtype == pl.String and numbers.str.to_lowercase().is_in(("true", "false")).all():
         numbers = (numbers.str.to_lowercase() == "true").cast(pl.Float64)
     missing = numbers.null_count()

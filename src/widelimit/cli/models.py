@@ -15,9 +15,10 @@ import polars as pl
 
 import widelimit as wl
 from widelimit.cli import schema, tables, targets, terminal, training_data
+from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
 from widelimit.cli.scores import NORMAL_QUANTILE
-from widelimit.cli.training_data import Choices, Data
+from widelimit.cli.training_data import EncodedTable
 from widelimit.estimators.persistence import read
 
 ESTIMATORS: dict[tuple[str, str], type] = {
@@ -41,7 +42,7 @@ class FitResult:
     """The result says what `fit` did."""
 
     table: training_data.TargetTable
-    data: Data
+    data: EncodedTable
     estimator: Any
     model: Path
     seconds: float
@@ -56,9 +57,7 @@ class FitResult:
         found: dict[str, Any] = {"depth": self.estimator.depth, "activation": str(self.estimator.activation)}
         for name in ("weight_std", "bias_std", "time"):
             found[name] = float(getattr(self.estimator, f"{name}_", getattr(self.estimator, name)))
-        if self.table.task == "regression":
-            found["noise_std"] = float(np.sqrt(self.estimator.noise_) * self.estimator.y_scale_[0])
-        return found
+        return found | noise_std(self.estimator) if self.table.task == "regression" else found
 
     def document(self) -> dict[str, Any]:
         """Return the result in JSON."""
@@ -94,6 +93,13 @@ class FitResult:
         )
 
 
+def noise_std(estimator: Any) -> dict[str, float]:
+    """Return the noise's standard deviation in the unit of the target, the mean over targets; empty if none."""
+    if "y_scale_" not in vars(estimator):  # of the Dirichlet likelihood
+        return {}
+    return {"noise_std": float(np.sqrt(estimator.noise_) * np.mean(estimator.y_scale_))}
+
+
 def plain(value: Any) -> Any:
     """Return a number for JSON; an infinite one, for which JSON has none, as text."""
     return value if not isinstance(value, float) or np.isfinite(value) else str(value)
@@ -113,14 +119,14 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
             continue
         if name not in known:
             raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; leave it out.")
-        settings[name] = str(value) if isinstance(value, str) else value  # the value of an enumeration, not its member
+        settings[name] = value
     if settings.get("normalize") == "none":
         settings["normalize"] = None
     return cls(**settings)
 
 
 def fit(
-    path: Path, choices: Choices, estimator: str, given: Mapping[str, Any], model: Path, *, quiet: bool
+    path: Path, choices: TableChoices, estimator: str, given: Mapping[str, Any], model: Path, *, quiet: bool
 ) -> FitResult:
     """Read, fit, write.
 
@@ -129,12 +135,12 @@ def fit(
         OSError: the model cannot be written.
     """
     start = time.perf_counter()
-    with terminal.waiting(f"reading {path.name}", quiet=quiet):
+    with terminal.busy_bar(f"reading {path.name}", quiet=quiet):
         table = training_data.load(path, choices)
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
-        training_data.require_memory(table.frame.height, made._matrices())
-        data = training_data.encoded(table, choices)
-    with terminal.waiting(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
+        training_data.require_memory(table.frame.height, made.matrix_count())
+        data = training_data.encode(table, choices)
+    with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
         made.fit(data.X, data.y)
     made.set_params(verbose=False)
     result = FitResult(table, data, made, model, time.perf_counter() - start)
@@ -207,7 +213,7 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
     scores: dict[str, float] = {}
     if found.target in frame.columns:
         classes = [str(c) for c in estimator.classes_] if found.task == "classification" else []
-        scores, remarks = scored(found, classes, out, frame[found.target])
+        scores, remarks = score_predictions(found, classes, out, frame[found.target])
         notes += remarks
     return Predictions(found, out, notes, scores, time.perf_counter() - start)
 
@@ -259,16 +265,16 @@ def probability_names(target: str, classes: Sequence[Any]) -> list[str]:
     return names
 
 
-def scored(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> Scored:
+def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> Scored:
     """Return scores on the rows with a target, and remarks; none if it cannot be compared. `classes`: the model's."""
-    truth = tables.as_written(truth)
+    truth = tables.file_values(truth)
     known = truth.is_not_null()
     if not known.any():
         return {}, []
     try:
         if found.task == "classification":
             labels = tables.as_text(truth.filter(known)).cast(pl.String)
-            return class_scores(classes, out.filter(known), schema.matched(classes, labels).to_list())
+            return class_scores(classes, out.filter(known), schema.match_texts(classes, labels).to_list())
         values = targets.target_values(truth.filter(known), found.task)
     except ValueError as error:
         return {}, [f"not scored: {error}"]
@@ -290,7 +296,7 @@ def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str
         return scores, []
     unseen = sorted(set(labels) - set(classes))
     if unseen:
-        return scores, [f"classes that training has not seen, counted as wrong: {schema.listed(unseen)}"]
+        return scores, [f"classes that training has not seen, counted as wrong: {schema.list_names(unseen)}"]
     place = np.array([classes.index(label) for label in labels])
     p = out.to_numpy()[:, 1:].astype(float)[np.arange(len(place)), place]
     scores["log_loss"] = float(-np.mean(np.log(p)))

@@ -1,26 +1,23 @@
-"""All commands share options, messages and exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+"""Options that several commands share are declared once, and each is an option of the command line."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, final, get_args, get_type_hints
 
 import typer
-from typer._click.exceptions import ClickException
 
-from widelimit.cli import interruption
 from widelimit.cli.config import load
+from widelimit.cli.reporting import plain_errors, warnings_as_notes
+from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, by_name
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Config = Annotated[
+TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="A file with a header: .csv, .tsv, .txt or .parquet.")]
+ConfigFile = Annotated[
     Path | None,
     typer.Option(
-        "--config",
         is_eager=True,
         metavar="FILE",
         callback=load,
@@ -29,65 +26,138 @@ Config = Annotated[
 ]
 
 
-def version() -> str:
-    """Return the version of the installed package."""
-    from widelimit.version import __version__
+@final
+@dataclass(frozen=True)
+class Output:
+    """The output of a command is text or JSON, with or without progress and notes."""
 
-    return __version__
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Print one line on stderr, and exit with the code."""
-    typer.echo(f"widelimit: {' '.join(message.split())}", err=True)
-    raise typer.Exit(code)
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    config: ConfigFile = None
 
 
-def note(message: str, *, quiet: bool) -> None:
-    """Print one line on stderr about what was done with the user's data, unless `quiet`."""
-    if message and not quiet:
-        typer.echo(f"note: {' '.join(message.split())}", err=True)
+@final
+@dataclass(frozen=True)
+class TableChoices:
+    """The user's choices about a table."""
+
+    target: Annotated[str, typer.Option(metavar="COLUMN", help="The column to predict.")]
+    task: Annotated[
+        Literal["regression", "classification"] | None,
+        typer.Option(help="What the target is; decided by its values if not given."),
+    ] = None
+    drop: Annotated[Sequence[str], typer.Option(metavar="COLUMN", help="A column to leave out; may be repeated.")] = ()
+    categorical: Annotated[
+        Sequence[str], typer.Option(metavar="COLUMN", help="A column of numbers that are categories; may be repeated.")
+    ] = ()
+    impute: Annotated[
+        bool, typer.Option("--impute", help="Fill missing values: median, or most frequent category.")
+    ] = False
+    rows: Annotated[int | None, typer.Option(min=2, metavar="N", help="Use at most so many rows, drawn at random.")] = (
+        None
+    )
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")] = 0
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """Print one JSON document on stdout; NaN, which JSON has not, is refused."""
-    import json
+class OptionGroup(NamedTuple):
+    """Options of the command line, and the function that makes one argument of their values."""
 
-    typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    options: dict[str, inspect.Parameter]
+    make: Callable[..., Any]
 
 
-@contextmanager
-def plain_errors(*, debug: bool) -> Iterator[None]:
-    """Print errors as one line, with the traceback before it if `debug`.
+def option(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """Make a parameter of a command."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
-    ValueError and MemoryError, which name the user's value and the fix, exit with 2, all others with 1.
-    """
+
+def dataclass_group(cls: type, *left_out: str) -> OptionGroup:
+    """Make an option of each field of a dataclass; what the user does not give has the field's default."""
+    hints, options = get_type_hints(cls, include_extras=True), {}
+    for entry in fields(cls):
+        if entry.name in left_out:
+            continue
+        kind, about = get_args(hints[entry.name])
+        kind = list[str] if kind == Sequence[str] else kind
+        default = {MISSING: inspect.Parameter.empty, (): None}.get(entry.default, entry.default)
+        options[entry.name] = option(entry.name, Annotated[kind, about], default)
+
+    def make(**values: Any) -> Any:
+        return cls(**{name: value for name, value in values.items() if value not in (None, [])})
+
+    return OptionGroup(options, make)
+
+
+def number_or_auto(text: str | None) -> float | str | None:
+    """Accept a number, or "auto". Raises: typer.BadParameter."""
+    if text is None or text == "auto":
+        return text
     try:
-        yield
-    except (typer.Exit, ClickException, BrokenPipeError):
-        raise
-    except KeyboardInterrupt:
-        fail("; ".join(["interrupted", *interruption.remarks()]) + ".", 130)
-    except Exception as error:
-        interruption.remarks()
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        match error:
-            case ValueError() | MemoryError():
-                fail(str(error), 2)
-            case OSError():
-                fail(f"failed: {error}", 1)
-            case _:
-                fail(f"failed: {type(error).__name__}: {error} (--debug shows where)", 1)
+        return float(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"must be a number or auto, not {text!r}.") from error
 
 
-@contextmanager
-def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
-    """Print Python's warnings, each once, as notes."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-        yield
-    for text in dict.fromkeys(str(warning.message) for warning in caught):
-        note(text, quiet=quiet)
+def parameter_group(*names: str, **defaults: Any) -> OptionGroup:
+    """Make an option of each of these parameters of the estimators; their value is a dictionary, None: not given.
+
+    Args:
+        names: parameters whose default is that of the estimator.
+        defaults: parameters with another default.
+    """
+    hints = get_type_hints(ClassParameters) | get_type_hints(EnsembleParameters)
+    table = by_name(ClassParameters, EnsembleParameters)
+    options = {}
+    for name in (*names, *defaults):
+        default = defaults.get(name, False if hints[name] is bool else None)
+        annotation = parameter_annotation(table[name], hints[name], defaults.get(name, table[name].default))
+        options[name] = option(name, annotation, default)
+    return OptionGroup(
+        options, lambda **values: {name: None if value is False else value for name, value in values.items()}
+    )
+
+
+def parameter_annotation(entry: Field[Any], hint: Any, default: Any) -> Any:
+    """Return the annotation that typer reads, of a parameter of the estimators with this default."""
+    text, choices = entry.metadata["text"], entry.metadata["choices"]
+    if hint is bool:
+        return Annotated[bool, typer.Option(f"--{entry.name}", help=text)]
+    kind, metavar, callback = str, "NAME", None
+    if choices:
+        kind, metavar = Literal[tuple(str(choice).lower() for choice in choices)], None  # type: ignore[assignment]
+    elif hint in (int, float):
+        kind, metavar = hint, "N" if hint is int else "NUMBER"
+    elif entry.default == "auto":
+        metavar, callback = "NUMBER", number_or_auto
+    shown = f"{default:.3g}" if isinstance(default, float) else str(default)
+    return Annotated[kind | None, typer.Option(metavar=metavar, callback=callback, help=text, show_default=shown)]
+
+
+def command(**groups: OptionGroup) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function: the options of each group become one argument of it, beside its own options.
+
+    One group is called "output": it says how errors and warnings are printed.
+    """
+
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        options: list[inspect.Parameter] = []
+        for name, own in inspect.signature(run, eval_str=True).parameters.items():
+            options += groups[name].options.values() if name in groups else [option(name, own.annotation, own.default)]
+
+        def call(**values: Any) -> None:
+            made = {
+                name: group.make(**{key: values.pop(key) for key in group.options}) for name, group in groups.items()
+            }
+            output = made["output"]
+            with plain_errors(debug=output.debug), warnings_as_notes(quiet=output.quiet):
+                run(**made, **values)
+
+        call.__name__, call.__doc__ = run.__name__, run.__doc__
+        call.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+OUTPUT, TABLE = dataclass_group(Output), dataclass_group(TableChoices)

@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 import polars as pl
 
-from widelimit.cli.tables import NUMERIC, as_text, as_written, is_number, refuse_rounded
+from widelimit.cli.tables import NUMERIC, as_text, file_values, is_number, refuse_rounding
 from widelimit.shapes import Float
 
 MANY_CATEGORIES = 100
@@ -80,7 +80,7 @@ def from_document(document: Mapping[str, Any]) -> Schema:
     return schema
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Return names as text: "a, b, c and 4 more"."""
     rest = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
@@ -94,10 +94,10 @@ def require_columns(frame: pl.DataFrame, names: Collection[str], what: str) -> N
     hint = ""
     if all(is_number(name) for name in frame.columns):
         hint = "; the first line holds numbers: is there a header line?"
-    raise ValueError(f"{what} {listed(missing)}: no such column; the table has {listed(frame.columns)}{hint}.")
+    raise ValueError(f"{what} {list_names(missing)}: no such column; the table has {list_names(frame.columns)}{hint}.")
 
 
-def refuse_mixed(column: pl.Series) -> None:
+def refuse_text_among_numbers(column: pl.Series) -> None:
     """Refuse a text column most of whose values are numbers: the others are most likely slips."""
     numbers = column.cast(pl.Float64, strict=False)
     present = len(column) - column.null_count()
@@ -145,7 +145,7 @@ def refuse_infinite(column: pl.Series) -> None:
         )
 
 
-def typed_columns(frame: pl.DataFrame, names: Sequence[str], categorical: Collection[str]) -> list[pl.Series]:
+def infer_columns(frame: pl.DataFrame, names: Sequence[str], categorical: Collection[str]) -> list[pl.Series]:
     """Return the named columns as numbers or categories.
 
     Raises:
@@ -159,7 +159,7 @@ def typed_columns(frame: pl.DataFrame, names: Sequence[str], categorical: Collec
         elif column.dtype in (pl.String, *NUMERIC):
             column = as_text(column)
             if name not in categorical:
-                refuse_mixed(column)
+                refuse_text_among_numbers(column)
             refuse_free_text(column)
         else:
             raise ValueError(
@@ -194,36 +194,36 @@ def learn(
     Columns with one value, which tell nothing, and columns without any are left out.
 
     Raises:
-        ValueError: no such column; missing values without `impute`; what `typed_columns` refuses; nothing left.
+        ValueError: no such column; missing values without `impute`; what `infer_columns` refuses; nothing left.
     """
     require_columns(frame, [target], "--target")
     require_columns(frame, drop, "--drop")
     require_columns(frame, categorical, "--categorical")
     names = [name for name in frame.columns if name != target and name not in drop]
     empty = [name for name in names if frame[name].null_count() == frame.height]
-    columns = typed_columns(frame, [name for name in names if name not in empty], categorical)
+    columns = infer_columns(frame, [name for name in names if name not in empty], categorical)
     constant = [column.name for column in columns if column.drop_nulls().n_unique() == 1]
     columns = [column for column in columns if column.name not in constant]
     if not impute:
-        refuse_missing(columns, "--impute fills them with the median or the most frequent category")
+        refuse_gaps(columns, "--impute fills them with the median or the most frequent category")
     if not columns:
         raise ValueError("no column is left to predict from: every one is constant, empty or dropped.")
-    notes = [f"left out, {why}: {listed(left)}" for why, left in (("empty", empty), ("constant", constant)) if left]
+    notes = [f"left out, {why}: {list_names(left)}" for why, left in (("empty", empty), ("constant", constant)) if left]
     counts = missing_counts(columns)
     if counts:
         notes.append(f"missing values imputed: {counts}")
-    return Schema(target, task, tuple(learned(column, impute=impute) for column in columns)), notes
+    return Schema(target, task, tuple(learn_column(column, impute=impute) for column in columns)), notes
 
 
-def relearn(known: Schema, frame: pl.DataFrame) -> Schema:
+def learn_again(known: Schema, frame: pl.DataFrame) -> Schema:
     """Learn the schema of some rows of `known`'s table: the same columns, but for constant ones."""
-    columns = [as_kind(column, frame[column.name]) for column in known.columns]
+    columns = [model_values(column, frame[column.name]) for column in known.columns]
     impute = any(column.fill is not None for column in known.columns)
     varying = [column for column in columns if column.drop_nulls().n_unique() > 1]
-    return Schema(known.target, known.task, tuple(learned(column, impute=impute) for column in varying))
+    return Schema(known.target, known.task, tuple(learn_column(column, impute=impute) for column in varying))
 
 
-def learned(column: pl.Series, *, impute: bool) -> Column:
+def learn_column(column: pl.Series, *, impute: bool) -> Column:
     """Learn the categories and what fills a gap."""
     if column.dtype == pl.String:
         categories = tuple(column.drop_nulls().unique().sort().to_list())
@@ -234,15 +234,15 @@ def learned(column: pl.Series, *, impute: bool) -> Column:
 
 def missing_counts(columns: Sequence[pl.Series]) -> str:
     """Return text such as "age 3, colour 5"; empty if nothing is missing."""
-    return listed([f"{column.name} {column.null_count()}" for column in columns if column.null_count()])
+    return list_names([f"{column.name} {column.null_count()}" for column in columns if column.null_count()])
 
 
-def refuse_missing(columns: Sequence[pl.Series], mend: str) -> None:
+def refuse_gaps(columns: Sequence[pl.Series], remedy: str) -> None:
     """Refuse missing values, with their counts by column."""
     counts = missing_counts(columns)
     if counts:
         row = min(first(column.is_null()) for column in columns if column.null_count())
-        raise ValueError(f"missing values (of {len(columns[0])} rows): {counts}; {mend} (the first is in row {row}).")
+        raise ValueError(f"missing values (of {len(columns[0])} rows): {counts}; {remedy} (the first is in row {row}).")
 
 
 def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"], list[str]]:
@@ -256,9 +256,9 @@ def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"
         ValueError: columns that are not there; text for numbers; missing values that the model cannot fill.
     """
     names = [column.name for column in schema.columns]
-    _require_those_of_training(frame, names)
-    present = [as_kind(column, frame[column.name]) for column in schema.columns]
-    refuse_missing(
+    _require_training_columns(frame, names)
+    present = [model_values(column, frame[column.name]) for column in schema.columns]
+    refuse_gaps(
         [values for column, values in zip(schema.columns, present, strict=True) if column.fill is None],
         "fill them, or fit the model with --impute",
     )
@@ -267,7 +267,7 @@ def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"
         notes.append(f"missing values imputed: {missing_counts(present)}")
     extra = [name for name in frame.columns if name not in names and name != schema.target]
     if extra:
-        notes.append(f"columns that the model does not use: {listed(extra)}")
+        notes.append(f"columns that the model does not use: {list_names(extra)}")
     for column, values in zip(schema.columns, present, strict=True):
         filled = values if column.fill is None else values.fill_null(column.fill)
         if not column.categories:
@@ -276,32 +276,34 @@ def encode(schema: Schema, frame: pl.DataFrame) -> tuple[Float[np.ndarray, "n d"
         unseen = filled.filter(~filled.is_in(column.categories)).unique().sort().to_list()
         if unseen:
             notes.append(
-                f"column {column.name!r}: no such category in training, all its inputs are 0: {listed(unseen)}"
+                f"column {column.name!r}: no such category in training, all its inputs are 0: {list_names(unseen)}"
             )
         blocks.append(filled.to_numpy()[:, None] == np.array(column.categories, dtype=object))
     return np.concatenate(blocks, axis=1, dtype=np.float64), notes
 
 
-def _require_those_of_training(frame: pl.DataFrame, names: list[str]) -> None:
+def _require_training_columns(frame: pl.DataFrame, names: list[str]) -> None:
     """Refuse a table without some columns of the training table; those that only look different are named."""
     missing = [name for name in names if name not in frame.columns]
     if not missing:
         return
     alike = {name.strip().casefold(): name for name in frame.columns if name not in names}
     renamed = [f"{alike[n.strip().casefold()]!r} to {n!r}" for n in missing if n.strip().casefold() in alike]
-    mend = f"rename {listed(renamed)}" if renamed else "give a table with all columns that the model was fitted to"
+    remedy = (
+        f"rename {list_names(renamed)}" if renamed else "give a table with all columns that the model was fitted to"
+    )
     count = f"{len(missing)} of the {len(names)} columns" if len(names) > 1 else "the column"
     raise ValueError(
-        f"the table lacks {count} that the model was fitted to: {listed(missing)}; it has {listed(frame.columns)}; "
-        f"{mend}."
+        f"the table lacks {count} that the model was fitted to: {list_names(missing)}; it has "
+        f"{list_names(frame.columns)}; {remedy}."
     )
 
 
-def as_kind(column: Column, values: pl.Series) -> pl.Series:
+def model_values(column: Column, values: pl.Series) -> pl.Series:
     """Return a column of a new table as the model's: numbers or text."""
-    written = as_written(values)
+    written = file_values(values)
     if column.categories:
-        return matched(column.categories, as_text(written).cast(pl.String))
+        return match_texts(column.categories, as_text(written).cast(pl.String))
     numbers = written.cast(pl.Float64, strict=False) if written.dtype == pl.String else written
     if numbers.dtype != pl.Float64:
         raise ValueError(f"column {column.name!r} has the type {values.dtype}, and the model was fitted to numbers.")
@@ -313,17 +315,17 @@ def as_kind(column: Column, values: pl.Series) -> pl.Series:
             "empty (missing)."
         )
     refuse_infinite(numbers)
-    refuse_rounded(written, numbers, "round it to what the model was fitted to")
+    refuse_rounding(written, numbers, "round it to what the model was fitted to")
     return numbers.fill_nan(None)
 
 
-def matched(known: Sequence[str], texts: pl.Series) -> pl.Series:
+def match_texts(known: Sequence[str], texts: pl.Series) -> pl.Series:
     """Match texts that programs write otherwise to the one of the `known` that they mean: True for true, 3.0 for 3."""
-    meant: dict[str, list[str]] = {}
+    meanings: dict[str, list[str]] = {}
     for text in known:
-        meant.setdefault(plain(text), []).append(text)
+        meanings.setdefault(plain(text), []).append(text)
     others = [text for text in texts.drop_nulls().unique().to_list() if text not in known]
-    one = {text: meant[plain(text)][0] for text in others if len(meant.get(plain(text), ())) == 1}
+    one = {text: meanings[plain(text)][0] for text in others if len(meanings.get(plain(text), ())) == 1}
     return texts.replace(one) if one else texts
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import log_ndtr, logsumexp
 
 from widelimit.shapes import Float, Int
 
@@ -13,10 +12,6 @@ NORMAL_QUANTILE = 1.959963984540054
 """The 97.5 % quantile of N(0, 1): mean +- this many standard deviations hold 95 %."""
 
 LEVEL = 0.95
-
-REACH, STEP = 24.0, 0.375
-"""Grid of z in `class_log_probabilities`. Right to 1e-8 of p (a test compares it with adaptive quadrature) down to p of
-about 1e-100, where the integrand peaks at the grid's end."""
 
 
 def rmse(mean: Float[np.ndarray, " m"], truth: Float[np.ndarray, " m"]) -> float:
@@ -35,23 +30,6 @@ def interval_coverage(
 ) -> float:
     """Return the share of the observations within mu +- 1.96 sd: 0.95 for a calibrated model."""
     return float(np.mean(np.abs(truth - mean) <= NORMAL_QUANTILE * sd))
-
-
-def class_log_probabilities(mean: Float[np.ndarray, "m k"], sd: Float[np.ndarray, " m"]) -> Float[np.ndarray, "m k"]:
-    """log p_k, p_k = E_z[prod_{j != k} Phi(z + (mu_k - mu_j)/sd)], z ~ N(0, 1): the class is the largest of k outputs.
-
-    The outputs of a point are independent, N(mu_k, sd^2), sd > 0. Trapezoidal rule in z on logarithms, normalised.
-    """
-    z = np.arange(-REACH, REACH + STEP / 2, STEP)
-    log_density = -(z**2) / 2 - math.log(2 * math.pi) / 2 + math.log(STEP)
-    scaled = mean / sd[:, None]
-    columns = []
-    for k in range(mean.shape[1]):
-        others = np.delete(scaled, k, axis=1)
-        above = log_ndtr(z[None, :, None] + (scaled[:, [k]] - others)[:, None, :]).sum(axis=2)
-        columns.append(logsumexp(above + log_density, axis=1))
-    log_p = np.stack(columns, axis=1)
-    return np.asarray(log_p - logsumexp(log_p, axis=1, keepdims=True))
 
 
 def accuracy(log_p: Float[np.ndarray, "m k"], labels: Int[np.ndarray, " m"]) -> float:

@@ -47,7 +47,7 @@ def read(path: Path, *, written: Collection[str] = (), unused: Collection[str] =
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
         require_rows(path, frame)
     columns = [column for column in frame.get_columns() if column.name not in unused]
-    settled = [as_written(column) if column.name in written else typed(column) for column in columns]
+    settled = [file_values(column) if column.name in written else infer_type(column) for column in columns]
     return frame.with_columns(settled)
 
 
@@ -135,7 +135,7 @@ def read_text(path: Path) -> pl.DataFrame:
     names = [str(name or "").strip() for name in frame.row(0)]
     check_names(path, [name for name in names if name])
     kept = [i for i, name in enumerate(names) if name and not ROW_NUMBERS.fullmatch(name)]
-    note_left_out(path, [name for i, name in enumerate(names) if i not in kept])
+    warn_of_row_numbers(path, [name for i, name in enumerate(names) if i not in kept])
     return pl.DataFrame([frame.to_series(i)[1 : max(1, frame.height - blank)].alias(names[i]) for i in kept])
 
 
@@ -164,7 +164,7 @@ def is_number(text: str) -> bool:
     return True
 
 
-def note_left_out(path: Path, names: list[str]) -> None:
+def warn_of_row_numbers(path: Path, names: list[str]) -> None:
     """Warn of columns of row numbers, which programs write without a name or with one of their own."""
     if names:
         called = ", ".join(repr(name) for name in names if name) or "without a name"
@@ -178,21 +178,16 @@ def read_parquet(path: Path) -> pl.DataFrame:
     require_memory(path, max(16 * rows * columns, 2 * path.stat().st_size))
     frame = pl.read_parquet(path, glob=False)
     numbered = [name for name in frame.columns if ROW_NUMBERS.fullmatch(name)]
-    note_left_out(path, numbered)
+    warn_of_row_numbers(path, numbered)
     return frame.drop(numbered)
 
 
 def require_memory(path: Path, size: int) -> None:
     """Refuse to read a file that memory does not hold."""
-    free = memory.available()
-    if size > free:
-        raise MemoryError(
-            f"{path}: reading it takes about {size / memory.GIB:.1f} GiB and {free / memory.GIB:.1f} GiB are free; "
-            "cut the file to the rows and columns that you need (head, cut)."
-        )
+    memory.require(size, f"{path}: reading it", remedy="cut the file to the rows and columns that you need (head, cut)")
 
 
-def as_written(column: pl.Series) -> pl.Series:
+def file_values(column: pl.Series) -> pl.Series:
     """Return a column's values as the file has them: stripped texts, missing ones null; of floats Float64."""
     if isinstance(column.dtype, pl.Decimal) or column.dtype in (pl.Float64, pl.Float32):
         return column.cast(pl.Float64).fill_nan(None)
@@ -202,27 +197,27 @@ def as_written(column: pl.Series) -> pl.Series:
     return pl.select(pl.when(text.is_in(MISSING)).then(None).otherwise(text).alias(column.name)).to_series()
 
 
-def typed(column: pl.Series, *, mend: str = "") -> pl.Series:
+def infer_type(column: pl.Series, *, remedy: str = "") -> pl.Series:
     """Return numbers as Float64, text and booleans as stripped String, missing values as null; other types as they are.
 
     Raises:
         ValueError: integers that Float64 does not hold, and would make one of two; with what to do.
     """
-    mend = mend or f"say --categorical {column.name} or --drop {column.name}"
+    remedy = remedy or f"say --categorical {column.name} or --drop {column.name}"
     if isinstance(column.dtype, pl.Decimal) or column.dtype in NUMERIC:
-        refuse_rounded(column, column.cast(pl.Float64), mend)
+        refuse_rounding(column, column.cast(pl.Float64), remedy)
         return column.cast(pl.Float64).fill_nan(None)
-    text = as_written(column)
+    text = file_values(column)
     if column.dtype != pl.String:
         return text
     numbers = text.cast(pl.Float64, strict=False)
     if numbers.null_count() == text.null_count() < len(text):
-        refuse_rounded(text, numbers, mend)
+        refuse_rounding(text, numbers, remedy)
         return numbers.fill_nan(None)
     return text
 
 
-def refuse_rounded(column: pl.Series, numbers: pl.Series, mend: str) -> None:
+def refuse_rounding(column: pl.Series, numbers: pl.Series, remedy: str) -> None:
     """Refuse integers, as text or in their own type, whose `numbers` are others."""
     if column.dtype in (pl.Float64, pl.Float32):
         return
@@ -232,7 +227,7 @@ def refuse_rounded(column: pl.Series, numbers: pl.Series, mend: str) -> None:
         if re.fullmatch(r"[+-]?\d+(\.0*)?", text) and int(Decimal(text)) != int(number):
             raise ValueError(
                 f"column {column.name!r}: {text} in row {row + 1} is an integer beyond 2^53, which a float rounds to "
-                f"{int(number)}; {mend}."
+                f"{int(number)}; {remedy}."
             )
 
 

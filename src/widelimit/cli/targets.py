@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from widelimit.cli.schema import first, refuse_free_text, refuse_infinite, refuse_mixed
-from widelimit.cli.tables import EXACT, as_text, as_written, typed
+from widelimit.cli.schema import first, refuse_free_text, refuse_infinite, refuse_text_among_numbers
+from widelimit.cli.tables import EXACT, as_text, file_values, infer_type
 
 FEW_VALUES = 10
 """A target of at most this many different integers is one of classes."""
@@ -37,7 +37,7 @@ def target_numbers(target: pl.Series) -> pl.Series:
     Raises:
         ValueError: infinite values, integers that floats do not hold.
     """
-    values = typed(target, mend="say --task classification if they are classes, or subtract a constant")
+    values = infer_type(target, remedy="say --task classification if they are classes, or subtract a constant")
     if values.dtype == pl.Float64:
         refuse_infinite(values)
     return values
@@ -49,7 +49,7 @@ def target_values(target: pl.Series, task: str) -> np.ndarray:
     Raises:
         ValueError: missing or infinite values; text for regression; a class for every two rows.
     """
-    values = as_written(target)
+    values = file_values(target)
     if values.null_count():
         raise ValueError(
             f"the target {target.name!r} is missing in {values.null_count()} of {len(target)} rows (first: row "
@@ -59,7 +59,7 @@ def target_values(target: pl.Series, task: str) -> np.ndarray:
         return labels(values)
     numbers = target_numbers(target)
     if numbers.dtype == pl.String:
-        refuse_mixed(numbers)
+        refuse_text_among_numbers(numbers)
         raise ValueError(f"the target {target.name!r} is text ({numbers[0]!r}), no number; say --task classification.")
     return numbers.to_numpy()
 
@@ -75,7 +75,7 @@ def labels(written: pl.Series) -> np.ndarray:
     texts = as_text(written)
     numbers = texts.cast(pl.Float64, strict=False)
     if numbers.null_count():
-        refuse_mixed(texts)
+        refuse_text_among_numbers(texts)
         refuse_free_text(texts)
     elif bool(texts.str.contains(INTEGER).all()) and bool((numbers.abs() < EXACT).all()):
         return numbers.cast(pl.Int64).to_numpy()

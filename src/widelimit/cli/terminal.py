@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from widelimit.progress import shown
+from widelimit.progress import progress_bar
 
 WIDTH = 80
 """Columns of a table that does not go to a terminal."""
@@ -34,14 +34,14 @@ def grid() -> Table:
 def progress(steps: int, unit: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
     """Yield a function to call before each step with its name; it moves a bar, as `widelimit.progress` shows it."""
     done = itertools.count()
-    with shown(not quiet, unit=unit) as report:
+    with progress_bar(not quiet, unit=unit) as report:
         yield lambda name: report(name, next(done), steps)
 
 
 @contextmanager
-def waiting(text: str, *, quiet: bool) -> Iterator[None]:
+def busy_bar(text: str, *, quiet: bool) -> Iterator[None]:
     """Show a bar that only moves, while work of unknown length goes on."""
-    with shown(not quiet) as report:
+    with progress_bar(not quiet) as report:
         report(text, 0, 0)
         yield
 

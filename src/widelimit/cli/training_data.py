@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -11,25 +10,10 @@ import numpy as np
 import polars as pl
 
 from widelimit.cli import schema, tables, targets
+from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
 from widelimit.compute import memory
 from widelimit.shapes import Float
-
-
-@final
-@dataclass(frozen=True)
-class Choices:
-    """The choices are the user's about a table."""
-
-    target: str
-    task: str | None = None
-    """None: decided by the target."""
-    drop: Sequence[str] = ()
-    categorical: Sequence[str] = ()
-    impute: bool = False
-    rows: int | None = None
-    """At most so many rows, drawn at random."""
-    seed: int = 0
 
 
 @final
@@ -50,8 +34,8 @@ class TargetTable:
 
 @final
 @dataclass(frozen=True)
-class Data:
-    """The data are a table as numbers."""
+class EncodedTable:
+    """A table as numbers, with its schema."""
 
     schema: Schema
     X: Float[np.ndarray, "n d"]
@@ -59,13 +43,13 @@ class Data:
     notes: list[str]
 
 
-def load(path: Path, choices: Choices) -> TargetTable:
+def load(path: Path, choices: TableChoices) -> TargetTable:
     """Read a table, draw rows, decide the task.
 
     Raises:
         ValueError: no table, no such column, a target that cannot be used, fewer than 2 rows.
     """
-    require_consistent(choices)
+    refuse_contradictions(choices)
     frame = tables.read(path, written=[choices.target, *choices.categorical], unused=choices.drop)
     schema.require_columns(frame, [choices.target], "--target")
     schema.require_columns(frame, choices.drop, "--drop")
@@ -80,7 +64,7 @@ def load(path: Path, choices: Choices) -> TargetTable:
     return TargetTable(path, frame, targets.target_values(column, task), task, reason, rows)
 
 
-def require_consistent(choices: Choices) -> None:
+def refuse_contradictions(choices: TableChoices) -> None:
     """Refuse a column that is said to be two things."""
     for name in choices.drop:
         if name == choices.target:
@@ -97,17 +81,13 @@ def require_memory(rows: int, matrices: float) -> None:
     Raises:
         MemoryError: with the number of rows that fit; nothing large was allocated.
     """
-    need, free = matrices * 8 * rows**2, memory.available()
-    if need > free:
-        fitting = int((free / (matrices * 8)) ** 0.5)
-        fitting -= fitting % 10 ** max(len(str(fitting)) - 2, 0)
-        raise MemoryError(
-            f"an exact fit to {rows} rows takes {need / memory.GIB:.0f} GiB and {free / memory.GIB:.0f} GiB are free; "
-            f"fit to a random part: --rows {fitting}."
-        )
+    fitting = int((memory.available() / (matrices * 8)) ** 0.5)
+    fitting -= fitting % 10 ** max(len(str(fitting)) - 2, 0)
+    remedy = f"fit to a random part: --rows {fitting}"
+    memory.require(matrices * 8 * rows**2, f"an exact fit to {rows} rows", remedy=remedy)
 
 
-def encoded(table: TargetTable, choices: Choices) -> Data:
+def encode(table: TargetTable, choices: TableChoices) -> EncodedTable:
     """Return schema, inputs and targets of all rows of a table."""
     found, notes = schema.learn(
         table.frame,
@@ -119,7 +99,7 @@ def encoded(table: TargetTable, choices: Choices) -> Data:
     )
     X, _ = schema.encode(found, table.frame)
     notes += targets.constant(table.target, choices.target) + conflicts(X, table.target)
-    return Data(found, X, table.target, notes)
+    return EncodedTable(found, X, table.target, notes)
 
 
 def conflicts(X: Float[np.ndarray, "n d"], y: np.ndarray) -> list[str]:

@@ -13,13 +13,13 @@ from widelimit.claims.base import Claim, Effort, load
 from widelimit.claims.report import page
 from widelimit.claims.run import HELD, Outcome, document, run_all
 from widelimit.cli import images, info
-from widelimit.cli.files import whole_file
+from widelimit.writing import atomic_write
 
 FACTS = ("widelimit", "python", "jax", "numpy", "scipy", "cores")
 PICTURED = "jacot_figures"
 
 
-def chosen(only: Sequence[str], *, mnist: Path | None) -> dict[str, Claim]:
+def choose_claims(only: Sequence[str], *, mnist: Path | None) -> dict[str, Claim]:
     """Return the claims to run, in the paper's order; all if none is named.
 
     `mnist`: a file for Figure 3 of Jacot et al.
@@ -57,9 +57,9 @@ def verify(
     }
     documents = [document(outcome, claims[outcome.name]) for outcome in outcomes]
     result = {**made, "holds": all(o.verdict == HELD for o in outcomes), "claims": documents}
-    with whole_file(out) as stream:
+    with atomic_write(out) as stream:
         stream.write(page(outcomes, claims, made).encode())
-    with whole_file(out.with_suffix(".json")) as stream:
+    with atomic_write(out.with_suffix(".json")) as stream:
         stream.write((json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     return outcomes, result
 

@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
-from widelimit.cli.options import AsJson, Debug, Quiet, plain_errors, print_json, version
+from widelimit.cli.options import OUTPUT, Output, command
+from widelimit.cli.reporting import print_json, version
 
 
+@command(output=OUTPUT)
 def verify(
+    *,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller experiments: a quarter of the time.")] = False,
     only: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A claim's name (again for more).")] = None,
     out: Annotated[
@@ -22,30 +25,27 @@ def verify(
     mnist: Annotated[
         Path | None, typer.Option(metavar="FILE", help="MNIST (.npz with X_train), for Figure 3 of jacot_figures.")
     ] = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    output: Output,
 ) -> None:
     """Run the paper's statements as experiments that can fail.
 
     Each is measured and repeated with a planted error. Exit code 0 only if every claim holds and every control fails.
     """
-    with plain_errors(debug=debug):
-        from widelimit.cli.files import check_output
+    from widelimit.cli.files import check_output
 
-        check_output(out, (".html",))
-        from widelimit.claims.base import Effort
-        from widelimit.cli import terminal, verification
+    check_output(out, (".html",))
+    from widelimit.claims.base import Effort
+    from widelimit.cli import terminal, verification
 
-        claims = verification.chosen(only or (), mnist=mnist)
-        effort = Effort.QUICK if quick else Effort.FULL
-        with terminal.progress(len(claims), "claims", quiet=quiet) as advance:
-            outcomes, document = verification.verify(
-                claims, effort, out=out, folder=keep, version=version(), advance=advance
-            )
-        if as_json:
-            print_json(document)
-        else:
-            typer.echo("\n".join([*verification.lines(outcomes), f"Report: {out}"]))
-        if not document["holds"]:
-            raise typer.Exit(1)
+    claims = verification.choose_claims(only or (), mnist=mnist)
+    effort = Effort.QUICK if quick else Effort.FULL
+    with terminal.progress(len(claims), "claims", quiet=output.quiet) as advance:
+        outcomes, document = verification.verify(
+            claims, effort, out=out, folder=keep, version=version(), advance=advance
+        )
+    if output.as_json:
+        print_json(document)
+    else:
+        typer.echo("\n".join([*verification.lines(outcomes), f"Report: {out}"]))
+    if not document["holds"]:
+        raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import zipfile
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+
+from widelimit.writing import atomic_write
 
 SECONDS = 30.0
 """Between two states written: the most work that a kill can cost."""
@@ -41,12 +42,12 @@ class SolverCheckpoint:
             owner = str(state.pop(_KEY))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"the checkpoint {self.path} cannot be read ({error}); remove it to start anew, or give another path."
+                f"the checkpoint {self.path} cannot be read ({error}); remove it to start again, or give another path."
             ) from None
         if owner != self.fingerprint:
             raise ValueError(
                 f"the checkpoint {self.path} belongs to another problem (another kernel, other data, noise, precision "
-                "or tolerance, or another processor); remove it to start anew, or give another path."
+                "or tolerance, or another processor); remove it to start again, or give another path."
             )
         return state
 
@@ -54,10 +55,6 @@ class SolverCheckpoint:
         """Replace the file by this state, at most every SECONDS unless `now`."""
         if not now and time.monotonic() - self.written < SECONDS:
             return
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("wb") as file:
+        with atomic_write(self.path, unfinished=f"{self.path.name}.partial") as file:
             np.savez(file, **{_KEY: np.asarray(self.fingerprint)}, **state)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
         self.written = time.monotonic()

@@ -15,7 +15,7 @@ from widelimit.compute.checkpoints import SolverCheckpoint
 from widelimit.compute.linalg import EPS, Factor, restored, scaled
 from widelimit.compute.operators import Operator
 from widelimit.compute.preconditioners import Precondition
-from widelimit.compute.tiles import silent
+from widelimit.progress import Report, no_progress
 
 MAX_ITERATIONS = 1000
 """Products with the matrix, in all: what bounds every solve."""
@@ -27,8 +27,8 @@ COLUMNS = 256
 """Right-hand sides of variances taken at once."""
 
 State = dict[str, np.ndarray]
-Progress = Callable[[float, float], None]
-Told = Callable[[np.ndarray], None]
+Observer = Callable[[np.ndarray], None]
+"""Called with the norms of a residual, (c,)."""
 
 
 class Solved(NamedTuple):
@@ -88,14 +88,20 @@ class System:
     max_iterations: int
 
     def solve(
-        self, b: np.ndarray, checkpoint: SolverCheckpoint | None = None, *, progress: Progress = silent
+        self,
+        b: np.ndarray,
+        checkpoint: SolverCheckpoint | None = None,
+        *,
+        stage: str = "conjugate gradients",
+        report: Report = no_progress,
     ) -> Solved:
         """Find x with |b - A x| <= tolerance |b| in every column, or the reason of a failure; (n, c) -> (n, c).
 
         Every column is solved for at a size near 1, and its own is put back: no norm leaves float64's range. A column
         of b that is not finite gives NaN and stops no other.
 
-        progress: called with log(residual)/log(tolerance), of 1, every iteration, by the recursion's smallest residual.
+        report: called in every iteration with `stage` and log(residual)/log(tolerance), of 1, by the recursion's
+            smallest residual.
 
         Raises:
             NotPositiveSemidefinite: a direction of negative curvature was met.
@@ -103,10 +109,10 @@ class System:
         """
         lost = ~np.isfinite(b).all(axis=0)
         b, exponent = scaled(np.where(lost, 0.0, b) if lost.any() else b)
-        state = self._begun(b, checkpoint)
+        state = self._begin(b, checkpoint)
         resumed = int(state["total"])
         size = _norms(b)
-        told = self._told(size, progress)
+        observe = self._observer(size, stage, report)
         while True:
             residual = float(_over(_norms(state["r"]), size).max())
             if residual <= self.tolerance:
@@ -118,7 +124,7 @@ class System:
             elif residual > float(state["before"]) / 2 and int(state["inner"]) == 0:
                 why = "stopped, as refinement no longer lowers the residual"
             else:
-                self._refine(b, state, checkpoint, told)
+                self._refine(b, state, checkpoint, observe)
                 continue
             if checkpoint and math.isfinite(residual):
                 checkpoint.save(state, now=True)
@@ -128,8 +134,8 @@ class System:
             x = np.where(lost, np.nan, restored(state["x"], exponent)) if lost.any() else restored(state["x"], exponent)
             return Solved(x, residual, int(state["total"]), resumed, not why, message)
 
-    def _begun(self, b: np.ndarray, checkpoint: SolverCheckpoint | None) -> State:
-        """The state to go on from. A residual that a checkpoint holds is measured again: it may end the solve."""
+    def _begin(self, b: np.ndarray, checkpoint: SolverCheckpoint | None) -> State:
+        """Return the state to start from. The residual of a checkpoint is measured again: it may end the solve."""
         stored = checkpoint.load() if checkpoint else None
         if stored is None:
             return _start(b)
@@ -138,38 +144,38 @@ class System:
             stored.update(_restart(r), r=r)
         return stored
 
-    def _told(self, size: np.ndarray, progress: Progress) -> Told:
+    def _observer(self, size: np.ndarray, stage: str, report: Report) -> Observer:
         """Make a function that reports progress from the norms of a residual of right-hand sides with these norms."""
         best = 1.0
 
-        def told(norms: np.ndarray) -> None:
+        def observe(norms: np.ndarray) -> None:
             nonlocal best
             best = min(best, float(_over(norms, size).max()))
-            progress(math.log(max(best, self.tolerance)) / math.log(self.tolerance), 1)
+            report(stage, math.log(max(best, self.tolerance)) / math.log(self.tolerance), 1)
 
-        return told
+        return observe
 
-    def _refine(self, b: np.ndarray, state: State, checkpoint: SolverCheckpoint | None, told: Told) -> None:
+    def _refine(self, b: np.ndarray, state: State, checkpoint: SolverCheckpoint | None, observe: Observer) -> None:
         """Solve A dx = r to the accuracy of `fast`, then return x + dx and its residual."""
         rough = self.eps > EPS
         r = _norms(state["r"])
         # Half of the tolerance leaves room for the drift of the recursion's residual from the true one.
         target = np.maximum(self.tolerance * _norms(b) / 2, (DEPTH if rough else 0.0) * r)
         before = float(_over(r, _norms(b)).max())
-        self._iterate(state, target, PATIENCE if rough else self.max_iterations, checkpoint, told)
+        self._iterate(state, target, PATIENCE if rough else self.max_iterations, checkpoint, observe)
         state["x"] = state["x"] + state["dx"]
         state["r"] = b - self.exact.product(state["x"])
         state.update(_restart(state["r"]), before=np.asarray(before))
 
     def _iterate(
-        self, state: State, target: np.ndarray, patience: int, checkpoint: SolverCheckpoint | None, told: Told
+        self, state: State, target: np.ndarray, patience: int, checkpoint: SolverCheckpoint | None, observe: Observer
     ) -> None:
         """Run preconditioned conjugate gradients (Hestenes, Stiefel 1952) on A dx = r, each column to |s| <= target."""
         size = float(self.fast.diagonal().max(initial=0.0))
         best, since = np.inf, 0
         while int(state["total"]) < self.max_iterations and since < patience:
             norms = _norms(state["s"])
-            told(norms)
+            observe(norms)
             live = np.flatnonzero(norms > target)
             if not len(live):
                 return
@@ -196,8 +202,8 @@ class System:
 
 def warn(message: str) -> None:
     """Warn of a solve that fell short of its tolerance."""
-    mend = 'Pass a larger noise or tolerance, or solver="cholesky".'
-    warnings.warn(f"the solve did not converge: {message}. {mend}", stacklevel=3)
+    remedy = 'Pass a larger noise or tolerance, or solver="cholesky".'
+    warnings.warn(f"the solve did not converge: {message}. {remedy}", stacklevel=3)
 
 
 @final

@@ -8,7 +8,6 @@ rank is reported.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import final
@@ -17,7 +16,7 @@ import numpy as np
 import scipy.linalg
 
 from widelimit.compute import memory, packed_cholesky, threads
-from widelimit.compute.tiles import silent
+from widelimit.progress import Report, no_progress
 
 EPS = float(np.finfo(np.float64).eps)
 WHOLE = 16_000
@@ -177,13 +176,13 @@ def eigenvalues(matrix: np.ndarray) -> np.ndarray:
     return values
 
 
-def factorise(matrix: np.ndarray, *, progress: Callable[[float, float], None] = silent) -> Factor:
+def factorise(matrix: np.ndarray, *, report: Report = no_progress) -> Factor:
     """Factorise a symmetric positive semi-definite (n, n) matrix, which is overwritten: `cholesky`, or else `eigen`.
 
-    progress: as of `cholesky`. Raises: as `eigen`.
+    report: as of `cholesky`. Raises: as `eigen`.
     """
     diagonal = np.diagonal(matrix).copy()
-    factor = cholesky(matrix, progress=progress)
+    factor = cholesky(matrix, report=report)
     if factor is not None:
         return factor
     np.fill_diagonal(matrix, diagonal)
@@ -192,17 +191,17 @@ def factorise(matrix: np.ndarray, *, progress: Callable[[float, float], None] = 
     return eigen(whole)
 
 
-def cholesky(matrix: np.ndarray, *, progress: Callable[[float, float], None] = silent) -> Cholesky | None:
+def cholesky(matrix: np.ndarray, *, report: Report = no_progress) -> Cholesky | None:
     """Factorise an (n, n) float64 matrix in C's order in the place of its lower triangle; nothing else of it is read.
 
     None if it is not positive definite to rounding: a pivot is at most n eps of its diagonal entry. No matrix with a
-    NaN or an infinite entry has a factor. progress: as of `packed_cholesky.factorise`, above WHOLE rows.
+    NaN or an infinite entry has a factor. report: as of `packed_cholesky.factorise`, above WHOLE rows.
     """
     n = len(matrix)
     diagonal = np.diagonal(matrix).copy()
     with threads.following(n**3 / 3):
         if n > WHOLE:
-            lower, info = matrix, packed_cholesky.factorise_square(matrix, progress=progress)
+            lower, info = matrix, packed_cholesky.factorise_square(matrix, report=report)
         else:  # the transpose is in Fortran's order, so that LAPACK works in place
             upper, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
             lower = upper.T

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from widelimit.compute import linalg, memory, threads, tiles
 from widelimit.compute.tiles import PairKernel
+from widelimit.progress import KERNEL, Report, no_progress
 
 SIZE = 2048
 """Rows of a block. Its product with a vector reads it from memory once for both triangles, from the cache again."""
@@ -27,9 +28,7 @@ class RowBlock(NamedTuple):
     values: np.ndarray
 
 
-def blocks(
-    kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, progress: Callable[[int, int], None] = tiles.silent
-) -> Iterator[RowBlock]:
+def blocks(kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, report: Report = no_progress) -> Iterator[RowBlock]:
     """Compute the lower triangle of K(X, X) in X's dtype, block by block on request, and report progress.
 
     Raises:
@@ -42,7 +41,7 @@ def blocks(
         for j in range(0, i + 1, size):
             values = tiles.gram(kernel, rows) if i == j else tiles.cross(kernel, rows, X[j : j + size])
             yield _finite(RowBlock(i, j, values))
-            progress(next(done), side * (side + 1) // 2)
+            report(KERNEL, next(done), side * (side + 1) // 2)
 
 
 def _finite(block: RowBlock) -> RowBlock:
@@ -243,17 +242,15 @@ def choose_operator(
     dtype: np.dtype,
     *,
     beside: int = 0,
-    progress: Callable[[int, int], None] = tiles.silent,
+    report: Report = no_progress,
 ) -> Tiles | Recomputed:
     """Keep K(X, X) in tiles of a dtype where there is room for them and for the bytes `beside`; else keep none."""
     if not fits(len(X), dtype, beside=beside):
         return Recomputed(kernel, X)
-    return in_memory(kernel, X, dtype, progress=progress)
+    return in_memory(kernel, X, dtype, report=report)
 
 
-def in_memory(
-    kernel: PairKernel, X: np.ndarray, dtype: np.dtype, *, progress: Callable[[int, int], None] = tiles.silent
-) -> Tiles:
+def in_memory(kernel: PairKernel, X: np.ndarray, dtype: np.dtype, *, report: Report = no_progress) -> Tiles:
     """Keep K(X, X) in tiles of a dtype, computed in X's.
 
     Before it is rounded to a smaller dtype, the mean of the first block is taken off: a network's bias is a constant of
@@ -263,7 +260,7 @@ def in_memory(
     memory.require(triangle_bytes(n, dtype), f"one triangle of a {n} x {n} {dtype} kernel matrix")
     held: list[RowBlock] = []
     offset = 0.0
-    for row, column, values in blocks(kernel, X, progress=progress):
+    for row, column, values in blocks(kernel, X, report=report):
         if dtype.itemsize < X.dtype.itemsize:
             offset = offset if held else float(values.mean())
             values = (values - offset).astype(dtype)

@@ -7,7 +7,7 @@ triangles on the diagonal close to a square. shift is 1 for even n, 0 for odd n.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, final
@@ -17,7 +17,7 @@ import numpy as np
 from widelimit.compute import memory, packed_cholesky, threads
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.operators import RowBlock
-from widelimit.compute.tiles import silent
+from widelimit.progress import Report, no_progress
 
 
 class NotPositiveDefinite(ArithmeticError):
@@ -100,7 +100,7 @@ def factorise(
     noise: np.ndarray,
     dtype: np.dtype,
     *,
-    progress: Callable[[float, float], None] = silent,
+    report: Report = no_progress,
 ) -> Packed:
     """Factorise the matrix of these blocks of its lower triangle, plus diag(noise): never more than half of it is held.
 
@@ -108,7 +108,7 @@ def factorise(
         blocks: cover the lower triangle once.
         noise: (n,), added to the diagonal.
         dtype: of the factor.
-        progress: of the factorisation, as `packed_cholesky.factorise` tells it.
+        report: of the factorisation, as `packed_cholesky.factorise` calls it.
 
     Raises:
         MemoryError: half of the matrix does not fit.
@@ -125,7 +125,7 @@ def factorise(
     np.fill_diagonal(tall, before[: layout.first])
     np.fill_diagonal(rest, before[layout.first :])
     with threads.following(n**3 / 3):
-        order = packed_cholesky.factorise(folded, n, progress=progress)
+        order = packed_cholesky.factorise(folded, n, report=report)
     if order > 0:
         raise NotPositiveDefinite(order)
     pivots = np.concatenate(layout.diagonal(folded)).astype(np.float64) ** 2

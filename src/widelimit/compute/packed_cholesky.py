@@ -11,15 +11,12 @@ that these leave free.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
-from widelimit.compute.tiles import silent
+from widelimit.progress import FACTOR, Report, no_progress
 
-Progress = Callable[[float, float], None]
-BLOCK = 2048
+COLUMNS = 2048
 """Columns of a block."""
 STRIP = 4096
 """Rows of a block column that are updated at once: 64 MiB of float64 beside the matrix."""
@@ -30,34 +27,34 @@ def views(folded: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     return folded[:, 1 - n % 2 :], folded[n % 2 :, : n // 2]
 
 
-def factorise(folded: np.ndarray, n: int, *, progress: Progress = silent) -> int:
+def factorise(folded: np.ndarray, n: int, *, report: Report = no_progress) -> int:
     """Factorise A = L L^T in place; return 0, or the order of the leading minor that is not positive.
 
-    progress: called with the share of the flops, of 1, after every block of columns.
+    report: called with the share of the flops, of 1, after every block of columns.
     """
-    return _factorise(*views(folded, n), progress)
+    return _factorise(*views(folded, n), report)
 
 
-def factorise_square(matrix: np.ndarray, *, progress: Progress = silent) -> int:
+def factorise_square(matrix: np.ndarray, *, report: Report = no_progress) -> int:
     """Factorise a square matrix that holds A whole: L in its lower triangle; the rest is left as A."""
-    return _factorise(matrix[:0], matrix, progress)
+    return _factorise(matrix[:0], matrix, report)
 
 
-def _factorise(tall: np.ndarray, rest: np.ndarray, progress: Progress) -> int:
+def _factorise(tall: np.ndarray, rest: np.ndarray, report: Report) -> int:
     first = len(tall)
     n = first + len(rest)
-    room = np.empty(min(BLOCK, n) * min(STRIP, n), rest.dtype)
-    progress(0, 1)
+    room = np.empty(min(COLUMNS, n) * min(STRIP, n), rest.dtype)
+    report(FACTOR, 0, 1)
     for start, end in _blocks(first):
         order = _column_of_tall(tall, start, end, room)
         if order:
             return start + order
-        progress(_share(end / n), 1)
+        report(FACTOR, _share(end / n), 1)
     for start, end in _blocks(n - first):
         order = _column_of_rest(tall[:, first:], rest, start, end, room)
         if order:
             return first + start + order
-        progress(_share((first + end) / n), 1)
+        report(FACTOR, _share((first + end) / n), 1)
     return 0
 
 
@@ -97,7 +94,7 @@ def solve(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
 
 
 def _blocks(columns: int) -> list[tuple[int, int]]:
-    return [(start, min(start + BLOCK, columns)) for start in range(0, columns, BLOCK)]
+    return [(start, min(start + COLUMNS, columns)) for start in range(0, columns, COLUMNS)]
 
 
 def _solved(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.ndarray:

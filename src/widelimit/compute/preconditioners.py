@@ -12,7 +12,7 @@ import scipy.linalg
 from widelimit.compute import threads
 from widelimit.compute.linalg import EPS
 from widelimit.compute.operators import Operator
-from widelimit.compute.tiles import silent
+from widelimit.progress import Report, no_progress
 
 Precondition = Callable[[np.ndarray], np.ndarray]
 CANDIDATES = 128
@@ -58,7 +58,7 @@ def _accepted(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) 
 
 
 def random_cholesky(
-    matrix: Operator, rank: int, *, seed: int = 0, progress: Callable[[int, int], None] = silent
+    matrix: Operator, rank: int, *, seed: int = 0, report: Report = no_progress
 ) -> tuple[np.ndarray, float]:
     """Factorise A ~ F F^T, F (n, rank): columns drawn with probabilities proportional to the diagonal of A - F F^T.
 
@@ -92,7 +92,7 @@ def random_cholesky(
             fresh = scipy.linalg.solve_triangular(lower, columns[:, kept].T, lower=True, check_finite=False).T
         factor[:, found : found + len(kept)] = fresh
         found += len(kept)
-        progress(found, rank)
+        report("preconditioner", found, rank)
         rest = np.maximum(rest - np.sum(fresh**2, axis=1), 0.0)  # weights of a draw: rounding may be below 0
         rest[pivots[kept]] = 0.0
     return factor[:, :found], float(rest.sum())
@@ -104,7 +104,7 @@ def low_rank(
     *,
     rank: int,
     seed: int = 0,
-    progress: Callable[[int, int], None] = silent,
+    report: Report = no_progress,
 ) -> LowRank:
     """Make the preconditioner of matrix + diag(noise).
 
@@ -112,7 +112,7 @@ def low_rank(
     sqrt(eps) of the mean diagonal, so that rounding in a residual is not magnified.
     Source: Diaz, Epperly, Frangella, Tropp and Webber 2023, arXiv 2304.12465, section 2.
     """
-    factor, tail = random_cholesky(matrix, rank, seed=seed, progress=progress)
+    factor, tail = random_cholesky(matrix, rank, seed=seed, report=report)
     n = len(noise)
     mean = float(matrix.diagonal().mean())
     shift = max(float(noise.mean()) + tail / n, np.sqrt(EPS) * mean, float(np.finfo(np.float64).tiny))

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +26,10 @@ from zarr.storage import MemoryStore
 
 from widelimit.compute import tiles
 from widelimit.compute.plan import TilePlan, tile_plan
+from widelimit.fingerprints import sha256
 from widelimit.memory import GIB
+from widelimit.progress import Report
+from widelimit.writing import atomic_write
 
 KEY = "widelimit_gram"
 FORMAT = 1
@@ -49,7 +50,7 @@ def store_gram(
     path: Path,
     *,
     budget: float,
-    progress: Callable[[int, int], None],
+    report: Report,
 ) -> None:
     """Compute the tiles of K(X, X) that are not yet in the store at `path`, which is made if it is not there.
 
@@ -63,7 +64,7 @@ def store_gram(
     else:
         _require_disk(path, plan.n**2 * X.dtype.itemsize)
     _describe(path, manifest, plan, X.dtype)
-    _Store(path, plan, X.dtype).fill(prepared, X, progress)
+    _Store(path, plan, X.dtype).fill(prepared, X, report)
 
 
 def _manifest(kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarray, edge: int) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _manifest(kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarra
 
 
 def _hash(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+    return sha256(np.ascontiguousarray(array).data)
 
 
 def _described(value: Any) -> Any:
@@ -143,10 +144,12 @@ def _describe(path: Path, manifest: dict[str, Any], plan: TilePlan, dtype: np.dt
     text = files[METADATA].to_bytes()
     required = json.loads(text)
     path.mkdir(parents=True, exist_ok=True)
-    if _document(path / COPY) != required:
-        _write(path / COPY, text)
-    if not _says(_document(path / METADATA), required):
-        _write(path / METADATA, text)
+    copied = _document(path / COPY) == required
+    described = _says(_document(path / METADATA), required)
+    for name, written in ((COPY, copied), (METADATA, described)):
+        if not written:
+            with atomic_write(path / name, unfinished=f"{name}.partial") as file:
+                file.write(text)
 
 
 def _attributes(path: Path) -> dict[str, Any]:
@@ -165,16 +168,6 @@ def _says(document: Any, required: dict[str, Any]) -> bool:
         return False
     same = all(document.get(name) == value for name, value in required.items() if name != "attributes")
     return bool(same and document["attributes"].get(KEY) == required["attributes"][KEY])
-
-
-def _write(file: Path, text: bytes) -> None:
-    """Write the whole file or nothing."""
-    partial = file.with_name(f"{file.name}.partial")
-    with partial.open("wb") as written:
-        written.write(text)
-        written.flush()
-        os.fsync(written.fileno())
-    os.replace(partial, file)
 
 
 def _require_disk(path: Path, size: float) -> None:
@@ -265,7 +258,7 @@ class _Store:
             return False
         return True
 
-    def fill(self, kernel: tiles.PairKernel, X: np.ndarray, progress: Callable[[int, int], None]) -> None:
+    def fill(self, kernel: tiles.PairKernel, X: np.ndarray, report: Report) -> None:
         """Compute and write what is missing or damaged."""
         for part in (*self.path.glob("*.partial"), *self.path.glob("c/*/*.partial")):
             if _unfinished(self.path, part):
@@ -280,11 +273,11 @@ class _Store:
                 if at in missing:
                     array[self.plan.rows(at[0]), self.plan.rows(at[1])] = block
 
-        def wanted(i: int, j: int) -> bool:
+        def required(i: int, j: int) -> bool:
             return (i, j) in missing or (j, i) in missing
 
         try:
-            tiles.compute(kernel, X, X, self.plan, write, wanted=wanted, progress=progress)
+            tiles.compute(kernel, X, X, self.plan, write, required=required, report=report)
         except OSError as error:
             raise OSError(
                 error.errno,

@@ -21,6 +21,7 @@ import numpy as np
 
 from widelimit.arithmetic import arithmetic, lenient, outside
 from widelimit.compute.plan import TilePlan, require, tile_plan, usual_budget
+from widelimit.progress import KERNEL, Report, no_progress
 
 PATCH = 128
 """Rows of a patch: a few arrays of 128 x 128 numbers are in a core's cache, and the loop's own cost is hidden."""
@@ -252,10 +253,6 @@ def all_tiles(*_: int) -> bool:
     return True
 
 
-def silent(done: float, total: float) -> None:
-    """Report no progress."""
-
-
 def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[Item], None], items: Iterable[Item]) -> Iterator[None]:
     """Run `work` on every item; yields after each. An exception (or Ctrl-C) leaves the items that have not begun."""
     futures = [pool.submit(work, item) for item in items]
@@ -274,12 +271,12 @@ def compute(
     plan: TilePlan,
     write: Callable[[int, int, np.ndarray], None],
     *,
-    wanted: Callable[[int, int], bool] = all_tiles,
-    progress: Callable[[int, int], None] = silent,
+    required: Callable[[int, int], bool] = all_tiles,
+    report: Report = no_progress,
 ) -> None:
     """Call `write(i, j, tile)` for every tile of the plan that is requested, from several threads, in no order.
 
-    A symmetric plan takes X for Y. `progress(done, total)` is called in this thread after each tile. An exception, of
+    A symmetric plan takes X for Y. `report` is called in this thread after each tile. An exception, of
     `write` or by Ctrl-C, ends the work within a tile.
     """
 
@@ -294,16 +291,16 @@ def compute(
             write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
 
     if plan.count == 1:  # threads would take longer to start than a small matrix takes
-        if wanted(0, 0):
+        if required(0, 0):
             compiled, columns = _ahead(kernel, plan.edge, X.shape[1], X.dtype), {0: encoded(Y, 0)}
             rows = columns if plan.symmetric else {0: encoded(X, 0)}
             work((0, 0))
-            progress(1, 1)
+            report(KERNEL, 1, 1)
         return
     done, left = 0, -1
     with ThreadPoolExecutor(plan.workers) as pool:
         for row_range, column_range, tiles in plan.groups():
-            todo = [task for task in tiles if wanted(*task)]
+            todo = [task for task in tiles if required(*task)]
             done += len(tiles) - len(todo)
             if not todo:
                 continue
@@ -316,21 +313,21 @@ def compute(
             rows = known | dict(zip(fresh, pool.map(lambda i: encoded(X, i), fresh), strict=True))
             for _ in run_in_pool(pool, work, todo):
                 done += 1
-                progress(done, plan.count)
+                report(KERNEL, done, plan.count)
 
 
-def gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], None] = silent) -> np.ndarray:
+def gram(kernel: PairKernel, X: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
     """Compute K(X, X): one triangle of tiles, the other its mirror; the diagonal is `diagonal`'s, to the bit."""
-    return _gram(kernel, X, mirrored=True, progress=progress)
+    return _gram(kernel, X, mirrored=True, report=report)
 
 
-def lower_gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], None] = silent) -> np.ndarray:
+def lower_gram(kernel: PairKernel, X: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
     """Compute the lower triangle of `gram` in an (n, n) array: what is above the diagonal is undefined."""
-    return _gram(kernel, X, mirrored=False, progress=progress)
+    return _gram(kernel, X, mirrored=False, report=report)
 
 
 @outside
-def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, progress: Callable[[int, int], None]) -> np.ndarray:
+def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, report: Report) -> np.ndarray:
     n, d = X.shape
     require(n, n, X.dtype)
     plan = tile_plan(n, n, d, X.dtype, symmetric=True, budget=usual_budget(d, X.dtype))
@@ -341,14 +338,12 @@ def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, progress: Callab
         if mirrored and i != j:
             mirror(tile, out[plan.rows(j), plan.rows(i)])
 
-    compute(kernel, X, X, plan, write, progress=progress)
+    compute(kernel, X, X, plan, write, report=report)
     return out
 
 
 @outside
-def cross(
-    kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, progress: Callable[[int, int], None] = silent
-) -> np.ndarray:
+def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
     """Compute K(X, Y)."""
     (n, d), m = X.shape, len(Y)
     require(n, m, X.dtype)
@@ -358,7 +353,7 @@ def cross(
     def write(i: int, j: int, tile: np.ndarray) -> None:
         out[plan.rows(i), plan.rows(j)] = tile
 
-    compute(kernel, X, Y, plan, write, progress=progress)
+    compute(kernel, X, Y, plan, write, report=report)
     return out
 
 

@@ -6,47 +6,38 @@ import abc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from dataclasses import fields
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
-from widelimit.estimators import preparation
-from widelimit.estimators.networks import Design, FittedTraining, Kind, SolverChoice, choose
+from widelimit.activations.names import BY_NAME
+from widelimit.estimators import model_file, model_state, preparation
+from widelimit.estimators.model_state import ModelState
+from widelimit.estimators.networks import Design, Fitted, FittedTraining, HyperparameterChoice, Kind, choose
+from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
-from widelimit.inference.solvers import Solver
 from widelimit.references import referenced, resolved
 from widelimit.shapes import Float
 
-SOLVERS = ("auto", "cholesky", "cg")
-HYPERPARAMETERS = ("fixed", "marginal_likelihood", "leave_one_out")
 
-
-class KernelEstimator(BaseEstimator, abc.ABC):
+class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     """An infinitely wide network becomes an estimator. Fitted state is plain arrays and numbers."""
 
     _kind: ClassVar[Kind]
-    depth: int
-    activation: Any
-    weight_std: float
-    bias_std: float
-    noise: float | Literal["auto"]
-    time: float
-    normalize: str | None
-    hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"]
-    solver: Solver
-    random_state: Any
-    verbose: bool
-
     inputs_: Inputs
     n_features_in_: int
+    y_mean_: np.ndarray
+    y_scale_: np.ndarray
+    noise_: float
     _fitted_with: dict[str, Any]
     """Parameters at the time of the fit: `set_params` changes the next fit, not this one."""
 
     @contextmanager
-    def _fitting(self) -> Iterator[None]:
+    def _fit_whole(self) -> Iterator[None]:
         """Fit whole or not at all: an error or Ctrl-C on the way leaves the fit that was there."""
         before = dict(vars(self))
         try:
@@ -60,57 +51,72 @@ class KernelEstimator(BaseEstimator, abc.ABC):
     def _check_settings(self) -> None:
         """Refuse parameters that are wrong whatever the data. Raises: TypeError, ValueError."""
         self._design(self.weight_std, self.bias_std).network()
-        validation.choice("hyperparameters", self.hyperparameters, HYPERPARAMETERS)
-        validation.choice("solver", self.solver, SOLVERS)
-        validation.choice("normalize", self.normalize, preparation.NORMALIZE)
-        validation.flag("verbose", self.verbose)
-        validation.flag("ensemble", self._ensemble())
+        for parameter in fields(self):
+            value, choices = getattr(self, parameter.name), parameter.metadata["choices"]
+            if choices:
+                validation.choice(parameter.name, value, choices)
+            if isinstance(parameter.default, bool):
+                validation.flag(parameter.name, value)
         preparation.refuse_random_state(self.random_state)
         preparation.refuse_noise(self.noise)
         preparation.refuse_time(self.time)
-        if self.solver != "auto" and not self._solved():
+        if self.solver != "auto" and not self._is_linear_system():
             raise ValueError(
                 f"solver={self.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
                 'eigenvectors: leave solver="auto".'
             )
+        self._check_own_settings()
+
+    @abc.abstractmethod
+    def _check_own_settings(self) -> None:
+        """Refuse parameters that only some estimators have. Raises: TypeError, ValueError."""
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
         """The network of these settings, in numbers of Python: a file holds them, and gives them back, as such."""
         numbers = (validation.plain(value) for value in (weight_std, bias_std))
         return Design(self._kind, self.depth, self.activation, *numbers)
 
-    def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> SolverChoice:
+    def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice:
         """Choose network, noise and scales for standardised targets, by `hyperparameters`."""
         design = self._design(self.weight_std, self.bias_std)
         return choose(design, points, y, weights, self.noise, self.hyperparameters, self.verbose)
 
     def _training(self, design: Design, points: np.ndarray, weights: np.ndarray) -> FittedTraining:
         """Describe the training of this estimator on these rows."""
-        ensemble, verbose = self._ensemble(), bool(self.verbose)
+        ensemble, verbose = self._is_ensemble(), bool(self.verbose)
         return FittedTraining(design, points, weights, float(self.time), ensemble, self.solver, verbose)
 
-    def _solved(self) -> bool:
+    def _fit_targets(self, points: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[Fitted, np.ndarray]:
+        """Fit targets (n, c), which are standardised, and set what undoes that; returns the chosen scales too."""
+        standard, self.y_mean_, scale = preparation.standardise(targets, weights)
+        chosen = self._choose(points, standard, weights)
+        self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
+        training = self._training(chosen.design, points, weights)
+        return Fitted(training, standard / chosen.scale, chosen.noise), chosen.scale
+
+    def _is_linear_system(self) -> bool:
         """Return True if the fit is one linear system, rather than a flow that takes eigenvectors."""
-        return float(self.time) == math.inf and not self._ensemble()
+        return float(self.time) == math.inf and not self._is_ensemble()
 
-    def _matrices(self) -> float:
+    def matrix_count(self) -> float:
         """Count the (n, n) matrices of a fit: one triangle for a linear system; or kernel, eigenvectors, workspace."""
-        return 0.5 if self._solved() else 4
+        return 0.5 if self._is_linear_system() else 4
 
-    def _ensemble(self) -> bool:
-        return getattr(self, "ensemble", False)
+    def _is_ensemble(self) -> bool:
+        return isinstance(self, EnsembleParameters) and bool(self.ensemble)
 
-    def _prepared(self, X: Any) -> Float[np.ndarray, "m d"]:
+    def _kernel_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows, validated, as the kernel takes them."""
         check_is_fitted(self)
         preparation.refuse_rows(X)
-        with preparation.brief("X"):
+        with preparation.shorten_errors("X"):
             rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         return self.inputs_(rows)
 
-    def _normalised(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:
+    def _normalise(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:
         """Return training rows as the kernel takes them; the normalisation is stored."""
-        self.inputs_ = preparation.inputs(self.normalize, X, weights)
+        preparation.require_room(len(X), self.matrix_count())
+        self.inputs_ = preparation.normalisation(self.normalize, X, weights)
         return self.inputs_(X)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,6 +128,83 @@ class KernelEstimator(BaseEstimator, abc.ABC):
 
     def save(self, path: Any, *, extra: dict[str, Any] | None = None) -> None:
         """Write this fitted estimator to one file: `wl.save(self, path, extra=extra)`."""
-        from widelimit.estimators.persistence import save
+        name = validation.path("path", path)
+        check_is_fitted(self)
+        model_file.write(name, type(self).__name__, self._stored_parameters(), self._state(), extra)
 
-        save(self, path, extra=extra)
+    def _stored_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the fit for JSON. Raises: TypeError: an activation that is no name."""
+        parameters = self._fitted_with | {"verbose": bool(self.verbose)}  # how to report is no part of a fit
+        if not isinstance(parameters["activation"], str):
+            raise TypeError(
+                f"a model with the activation {parameters['activation']!r} cannot be saved: only names can be stored "
+                f"without executing code on load. Fit with a name ({', '.join(sorted(BY_NAME))})."
+            )
+        state = validation.plain(parameters.pop("random_state"))
+        parameters["random_state"] = int(state) if isinstance(state, int) else None
+        return {key: model_state.json_value(value) for key, value in parameters.items()}
+
+    def _state(self) -> ModelState:
+        """Return the fitted attributes: values for JSON, and arrays."""
+        names = getattr(self, "feature_names_in_", None)
+        common = ModelState(
+            {
+                "n_features": self.n_features_in_,
+                "feature_names": None if names is None else [str(name) for name in names],
+                "sphere": self.inputs_.sphere,
+            },
+            {"inputs.mean": self.inputs_.mean, "inputs.scale": self.inputs_.scale},
+        )
+        return common | self._function_state()
+
+    @abc.abstractmethod
+    def _function_state(self) -> ModelState:
+        """Return the fitted function and what else only this kind of estimator has."""
+
+    def restore(self, state: ModelState) -> None:
+        """Set the fitted attributes that a file holds, each checked; `widelimit.load` calls this on a new estimator.
+
+        Raises: one of model_state.INVALID.
+        """
+        self._fitted_with = self.get_params(deep=False)
+        self._check_settings()
+        d = self.n_features_in_ = validation.integer("n_features", state.values["n_features"], at_least=1)
+        if state.values["feature_names"] is not None:
+            self.feature_names_in_ = model_state.names(state.values["feature_names"], d)
+        self.inputs_ = model_state.inputs(self.normalize, state, d)
+        self._restore_function(state)
+        kept = self._state()
+        if kept.values != state.values or set(kept.arrays) != set(state.arrays):
+            raise ValueError("other fields than a model has")
+
+    @abc.abstractmethod
+    def _restore_function(self, state: ModelState) -> None:
+        """Set the fitted function and what else only this kind of estimator has."""
+
+    def _targets_state(self, fitted: Fitted) -> ModelState:
+        """Return a function of standardised targets, and what undoes their standardisation."""
+        return fitted.state() | ModelState({}, {"y_mean": self.y_mean_, "y_scale": self.y_scale_})
+
+    def _restore_targets(self, state: ModelState) -> Fitted:
+        """Restore what `_targets_state` returns."""
+        n, c = model_state.shape(state)
+        training = self._restore_training(state, n)
+        noise = float(validation.finite_scalar("noise", state.values["noise"], at_least=0.0))
+        if self.noise not in ("auto", noise):
+            raise ValueError("another noise than was given")
+        self.y_mean_, self.y_scale_ = state.array("y_mean", c), state.positive("y_scale", c)
+        self.noise_ = noise
+        return Fitted(training, state.array("y", n, c), noise, state.array("coefficients", n, c))
+
+    def _restore_training(self, state: ModelState, n: int) -> FittedTraining:
+        chosen = state.values["design"]
+        design = self._design(chosen["weight_std"], chosen["bias_std"])
+        design.network()
+        given = {"weight_std": float(self.weight_std), "bias_std": float(self.bias_std)}
+        if self.hyperparameters == "fixed" and chosen != given:
+            raise ValueError("another network than was given")
+        X = state.array("X", n, self.n_features_in_)
+        with np.errstate(over="ignore"):
+            if not np.isfinite((X**2).sum()):
+                raise ValueError("X is too large for any kernel")
+        return self._training(design, X, state.positive("weights", n))

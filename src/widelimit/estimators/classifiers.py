@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import abc
-import math
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 from sklearn.base import ClassifierMixin
@@ -12,22 +11,19 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
-from widelimit.estimators import casting, preparation
+from widelimit.estimators import casting, model_state, preparation
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_classes import FittedClasses
+from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import ROWS, Design, Fitted, search, spread
+from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, estimator
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
-from widelimit.inference.dirichlet import ALPHA_EPSILON, DirichletPosterior, most_likely_scale
-from widelimit.inference.solvers import Solver
-
-LIKELIHOODS = ("dirichlet", "least_squares")
+from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
 
 
-class KernelClassifier(ClassifierMixin, KernelEstimator, abc.ABC):
+class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.ABC):
     """Both classifiers share this base."""
 
-    likelihood: str
-    alpha_epsilon: float
     classes_: np.ndarray
     fitted_: Fitted | FittedClasses | None
 
@@ -46,19 +42,18 @@ class KernelClassifier(ClassifierMixin, KernelEstimator, abc.ABC):
             TypeError, ValueError: bad data or parameters.
             MemoryError: the (n, n) kernel matrix does not fit.
         """
-        with self._fitting():
+        with self._fit_whole():
             self._check_settings()
             preparation.refuse_rows(X)
             casting.refuse_unfit_labels("y", y)
-            with preparation.brief("y"):
+            with preparation.shorten_errors("y"):
                 X, y = validate_data(self, X, y, dtype=np.float64, order="C")
                 check_classification_targets(y)
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             X, weights = X[kept], weights[kept]
             self.classes_, labels = np.unique(y[kept], return_inverse=True)
-            preparation.require_room(len(X), self._matrices())
-            points = self._normalised(X, weights)
+            points = self._normalise(X, weights)
             if len(self.classes_) == 1:
                 self.fitted_ = None
             elif self.likelihood == "dirichlet":
@@ -68,9 +63,7 @@ class KernelClassifier(ClassifierMixin, KernelEstimator, abc.ABC):
         validation.sealed(self)
         return self
 
-    def _check_settings(self) -> None:
-        KernelEstimator._check_settings(self)
-        validation.choice("likelihood", self.likelihood, LIKELIHOODS)
+    def _check_own_settings(self) -> None:
         validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
         if self.likelihood == "dirichlet" and self.noise != "auto":
             raise ValueError(
@@ -83,9 +76,10 @@ class KernelClassifier(ClassifierMixin, KernelEstimator, abc.ABC):
                 'solver="auto", or choose likelihood="least_squares".'
             )
 
-    def _matrices(self) -> float:
+    def matrix_count(self) -> float:
         """Count the factor and, for all classes together, one correction of its size, made from as much."""
-        return 3 if self.likelihood == "dirichlet" and self._solved() else KernelEstimator._matrices(self)
+        dirichlet = self.likelihood == "dirichlet" and self._is_linear_system()
+        return 3 if dirichlet else KernelEstimator.matrix_count(self)
 
     def _dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
         alpha, classes = float(self.alpha_epsilon), len(self.classes_)
@@ -109,16 +103,41 @@ class KernelClassifier(ClassifierMixin, KernelEstimator, abc.ABC):
         return FittedClasses(training, labels, posterior(design).scale, classes, alpha)
 
     def _least_squares(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
-        targets = np.eye(len(self.classes_))[labels]
-        standard, self.y_mean_, scale = preparation.standardised(targets, weights)
-        chosen = self._choose(points, standard, weights)
-        self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
-        training = self._training(chosen.design, points, weights)
-        return Fitted(training, standard / chosen.scale, chosen.noise)
+        return self._fit_targets(points, np.eye(len(self.classes_))[labels], weights)[0]
+
+    def _function_state(self) -> ModelState:
+        own = ModelState({"classes": model_state.json_classes(self.classes_)}, {})
+        if self.fitted_ is None:
+            return ModelState({"fitted": None}, {}) | own
+        if isinstance(self.fitted_, FittedClasses):
+            return self.fitted_.state() | own
+        return self._targets_state(self.fitted_) | own
+
+    def _restore_function(self, state: ModelState) -> None:
+        self.classes_ = model_state.classes(state.values["classes"])
+        if len(self.classes_) == 1:
+            self.fitted_ = None
+            return
+        n, c = model_state.shape(state)
+        if c != len(self.classes_):
+            raise ValueError("another number of outputs than classes")
+        self.fitted_ = (
+            self._restore_classes(state, n, c) if self.likelihood == "dirichlet" else self._restore_targets(state)
+        )
+
+    def _restore_classes(self, state: ModelState, n: int, c: int) -> FittedClasses:
+        labels, alpha = state.arrays["labels"], float(self.alpha_epsilon)
+        if labels.shape != (n,) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= c:
+            raise ValueError("labels out of range")
+        if not np.bincount(labels, minlength=c).all():
+            raise ValueError("a class without a row")
+        scale = float(validation.deviation("scale", state.values["scale"]))
+        training = self._restore_training(state, n)
+        return FittedClasses(training, labels, scale, c, alpha, state.array("coefficients", n, c))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict the probability of each class of `classes_`: (m, c), rows sum to 1. There are no random numbers."""
-        points = self._prepared(X)
+        points = self._kernel_rows(X)
         if self.fitted_ is None:
             return np.ones((len(points), 1))
         if isinstance(self.fitted_, FittedClasses):
@@ -153,29 +172,14 @@ class KernelClassifier(ClassifierMixin, KernelEstimator, abc.ABC):
 
 
 @final
+@estimator
 class NNGPClassifier(KernelClassifier):
     """p(class k) = E[softmax(f)_k], f_k | labels for f_k ~ GP(offset, scale^2 Sigma^L): Dirichlet classification.
 
     Exact Bayesian inference with an infinitely wide network's prior (`widelimit.nngp`) on transformed labels.
 
     Args:
-        depth: L >= 1, affine layers.
-        activation: a name, a `widelimit.Activation` or a function of arrays.
-        weight_std: > 0; sqrt(2) keeps the variance of relu signals.
-        bias_std: >= 0.
-        likelihood: "dirichlet" (Milios et al. 2018, arXiv 1805.10915) or "least_squares" on one-hot labels.
-        alpha_epsilon: > 0, pseudo-count of every class in the Dirichlet likelihood.
-        noise: of the least squares: a variance, or "auto", the most likely (above 4000 rows of 4000 of them, evenly
-            spread). The Dirichlet likelihood has its own.
-        time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
-            C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2), of the last layer.
-        normalize: "standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.
-        hyperparameters: "fixed", or "marginal_likelihood" or "leave_one_out": the objective of a search over weight_std
-            and bias_std.
-        solver: of the least squares at time inf without ensemble: "cholesky", "cg" (conjugate gradients) or "auto", as
-            `widelimit.posterior` has them. The Dirichlet likelihood takes Cholesky.
-        random_state: unused: fits are deterministic.
-        verbose: a bar on stderr where that is a terminal, for more than 4000 rows.
+        {}
 
     Attributes:
         classes_: (c,) the labels, sorted.
@@ -185,63 +189,16 @@ class NNGPClassifier(KernelClassifier):
 
     _kind = "nngp"
 
-    def __init__(
-        self,
-        *,
-        depth: int = 3,
-        activation: Any = "relu",
-        weight_std: float = math.sqrt(2),
-        bias_std: float = 0.5,
-        likelihood: str = "dirichlet",
-        alpha_epsilon: float = ALPHA_EPSILON,
-        noise: float | Literal["auto"] = "auto",
-        time: float = math.inf,
-        normalize: str | None = "standardize",
-        hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
-        solver: Solver = "auto",
-        random_state: Any = None,
-        verbose: bool = False,
-    ) -> None:
-        self.depth = depth
-        self.activation = activation
-        self.weight_std = weight_std
-        self.bias_std = bias_std
-        self.likelihood = likelihood
-        self.alpha_epsilon = alpha_epsilon
-        self.noise = noise
-        self.time = time
-        self.normalize = normalize
-        self.hyperparameters = hyperparameters
-        self.solver = solver
-        self.random_state = random_state
-        self.verbose = verbose
-
 
 @final
-class NTKClassifier(KernelClassifier):
+@estimator
+class NTKClassifier(KernelClassifier, EnsembleParameters):
     """p(class k) = E[softmax(f)_k], f_k | labels for f_k ~ GP(offset, scale^2 Theta^L): Dirichlet classification.
 
     The mean is that of an infinitely wide network after gradient descent with a ridge (Theta^L is `widelimit.ntk`).
 
     Args:
-        depth: L >= 1, affine layers.
-        activation: a name, a `widelimit.Activation` or a function of arrays.
-        weight_std: > 0; sqrt(2) keeps the variance of relu signals.
-        bias_std: >= 0.
-        likelihood: "dirichlet" (Milios et al. 2018, arXiv 1805.10915) or "least_squares" on one-hot labels.
-        alpha_epsilon: > 0, pseudo-count of every class in the Dirichlet likelihood.
-        noise: of the least squares: a variance, or "auto", the most likely (above 4000 rows of 4000 of them, evenly
-            spread). The Dirichlet likelihood has its own.
-        time: training time in [0, inf], of d theta/dt = -grad C, N = sum_i w_i,
-            C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2).
-        ensemble: the law over random starts of the network, in place of a Gaussian process with the NTK.
-        normalize: "standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.
-        hyperparameters: "fixed", or "marginal_likelihood" or "leave_one_out": the objective of a search over weight_std
-            and bias_std.
-        solver: of the least squares at time inf without ensemble: "cholesky", "cg" (conjugate gradients) or "auto", as
-            `widelimit.posterior` has them. The Dirichlet likelihood takes Cholesky.
-        random_state: unused: fits are deterministic.
-        verbose: a bar on stderr where that is a terminal, for more than 4000 rows.
+        {}
 
     Attributes:
         classes_: (c,) the labels, sorted.
@@ -250,36 +207,3 @@ class NTKClassifier(KernelClassifier):
     """
 
     _kind = "ntk"
-
-    def __init__(
-        self,
-        *,
-        depth: int = 3,
-        activation: Any = "relu",
-        weight_std: float = math.sqrt(2),
-        bias_std: float = 0.5,
-        likelihood: str = "dirichlet",
-        alpha_epsilon: float = ALPHA_EPSILON,
-        noise: float | Literal["auto"] = "auto",
-        time: float = math.inf,
-        ensemble: bool = False,
-        normalize: str | None = "standardize",
-        hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"] = "fixed",
-        solver: Solver = "auto",
-        random_state: Any = None,
-        verbose: bool = False,
-    ) -> None:
-        self.depth = depth
-        self.activation = activation
-        self.weight_std = weight_std
-        self.bias_std = bias_std
-        self.likelihood = likelihood
-        self.alpha_epsilon = alpha_epsilon
-        self.noise = noise
-        self.time = time
-        self.ensemble = ensemble
-        self.normalize = normalize
-        self.hyperparameters = hyperparameters
-        self.solver = solver
-        self.random_state = random_state
-        self.verbose = verbose

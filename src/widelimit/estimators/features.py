@@ -66,9 +66,9 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         validation.choice("normalize", self.normalize, preparation.NORMALIZE)
         preparation.refuse_random_state(self.random_state)
         preparation.refuse_rows(X)
-        with preparation.brief("X"):
+        with preparation.shorten_errors("X"):
             X = validate_data(self, X, dtype=np.float64, order="C")
-        inputs = preparation.inputs(self.normalize, X, np.ones(len(X)))
+        inputs = preparation.normalisation(self.normalize, X, np.ones(len(X)))
         count = min(count, len(X))
         rows = check_random_state(self.random_state).permutation(len(X))[:count]
         design = Design(self.kernel, self.depth, self.activation, self.weight_std, self.bias_std)
@@ -82,6 +82,6 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         """Compute phi(X), (m, k), the feature of the largest eigenvalue first."""
         check_is_fitted(self)
         preparation.refuse_rows(X)
-        with preparation.brief("X"):
+        with preparation.shorten_errors("X"):
             rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         return self._map(self.inputs_(rows))

@@ -62,45 +62,45 @@ def arrays(path: Path, header: str) -> dict[str, np.ndarray]:
         FileNotFoundError, PermissionError: the file cannot be opened.
     """
     if stat.S_ISDIR(os.stat(path).st_mode):
-        raise ValueError(_foreign(path, "a folder"))
+        raise ValueError(_foreign_message(path, "a folder"))
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(_foreign(path, "a device or a pipe, no regular file"))
+        raise ValueError(_foreign_message(path, "a device or a pipe, no regular file"))
     with path.open("rb") as stream:
         start = stream.read(SNIFFED)
         if not start.startswith(b"PK\3\4"):
-            raise ValueError(_foreign(path, described(start)))
+            raise ValueError(_foreign_message(path, describe_start(start)))
         try:
             return _members(stream, header)
         except OSError as error:
             if error.errno not in (None, errno.EINVAL):  # a place in the file that cannot be
                 raise
-            raise ValueError(_damaged(path, error)) from None
+            raise ValueError(_damage_message(path, error)) from None
         except _Foreign as error:
-            raise ValueError(_foreign(path, str(error))) from None
+            raise ValueError(_foreign_message(path, str(error))) from None
         except DAMAGED as error:
-            raise ValueError(_damaged(path, error)) from None
+            raise ValueError(_damage_message(path, error)) from None
 
 
 class _Foreign(Exception):
     """The error names the kind of a whole file of another kind."""
 
 
-def _foreign(path: Path, what: str) -> str:
-    return f"{_named(path)}: this is not a model saved by widelimit (wl.save, or widelimit fit), but {what}."
+def _foreign_message(path: Path, what: str) -> str:
+    return f"{_short_path(path)}: this is not a model saved by widelimit (wl.save, or widelimit fit), but {what}."
 
 
-def _damaged(path: Path, error: Exception) -> str:
+def _damage_message(path: Path, error: Exception) -> str:
     cause = str(error)[:120] or type(error).__name__
-    return f"{_named(path)}: the file is truncated or damaged ({cause}). Copy or save it again."
+    return f"{_short_path(path)}: the file is truncated or damaged ({cause}). Copy or save it again."
 
 
-def _named(path: Path) -> str:
+def _short_path(path: Path) -> str:
     """Return the path, shortened from the left."""
     text = str(path)
     return text if len(text) <= 120 else f"...{text[-116:]}"
 
 
-def described(start: bytes) -> str:
+def describe_start(start: bytes) -> str:
     """Describe a file that begins so: "a CSV file", "an image (PNG)", "an empty file"."""
     if not start:
         return "an empty file"

@@ -9,8 +9,9 @@ from typing import Any, final
 import numpy as np
 
 from widelimit import validation
-from widelimit.estimators.networks import FittedTraining, without_law
-from widelimit.estimators.preparation import aligned, settle
+from widelimit.estimators.model_state import ModelState
+from widelimit.estimators.networks import FittedTraining, drop_law
+from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import StoppedFlow
 from widelimit.shapes import Float, Int
@@ -29,20 +30,20 @@ class FittedClasses:
     coefficients: Float[np.ndarray, "n c"] | None = None
 
     def __post_init__(self) -> None:
-        settle(self, vars(self))
+        set_frozen(self, vars(self))
         if self.coefficients is None:
             law = self.law
             if isinstance(law, DirichletPosterior):
-                self.coefficients = aligned(law.coefficients)
+                self.coefficients = align(law.coefficients)
             else:
-                self.coefficients = aligned(np.hstack([flow.coefficients for flow in law]))
+                self.coefficients = align(np.hstack([flow.coefficients for flow in law]))
         validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return without_law(self.__dict__)
+        return drop_law(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        settle(self, state)
+        set_frozen(self, state)
 
     @property
     def offset(self) -> float:
@@ -53,8 +54,8 @@ class FittedClasses:
     def law(self) -> DirichletPosterior | tuple[StoppedFlow, ...]:
         """Return the Gaussian law of the functions."""
         how = self.training
-        if not how.solved:
-            return tuple(self._stopped(j) for j in range(self.classes))
+        if not how.is_linear_system:
+            return tuple(self._class_flow(j) for j in range(self.classes))
         return dirichlet_posterior(
             how.design.kernel(),
             how.X,
@@ -66,11 +67,19 @@ class FittedClasses:
             progress=how.verbose,
         )
 
-    def _stopped(self, j: int) -> StoppedFlow:
+    def _class_flow(self, j: int) -> StoppedFlow:
         shape, own = dirichlet_labels(self.alpha_epsilon), self.labels == j
         target = (np.where(own, shape.own, shape.other) - self.offset) / self.scale
         weights = self.training.weights * np.where(own, shape.noise_other / shape.noise_own, 1.0)
         return self.training.flow(target[:, None], shape.noise_other / self.scale**2, weights)
+
+    def state(self) -> ModelState:
+        """Return what a file holds of the functions."""
+        assert self.coefficients is not None
+        kind = {"fitted": type(self).__name__}
+        own = {"scale": self.scale, "alpha_epsilon": self.alpha_epsilon}
+        arrays = {"coefficients": self.coefficients, "labels": self.labels.astype(np.int64)}
+        return ModelState(kind, {}) | self.training.state() | ModelState(own, arrays)
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute the mean of the latent functions."""

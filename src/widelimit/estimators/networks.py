@@ -13,23 +13,22 @@ import scipy.optimize
 
 from widelimit import validation
 from widelimit.architecture.network import Network, mlp
-from widelimit.compute import linalg, threads
-from widelimit.estimators.preparation import aligned, settle
+from widelimit.compute import linalg
+from widelimit.estimators.model_state import ModelState
+from widelimit.estimators.parameters import Hyperparameters, Solver
+from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.outputs import heard
 from widelimit.inference.posterior import Posterior, posterior
-from widelimit.inference.solvers import Solver
-from widelimit.inference.training_set import near
+from widelimit.inference.training_set import expansion, near
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
-from widelimit.progress import LONG, shown
+from widelimit.progress import LONG, progress_bar
 from widelimit.references import by_reference
 from widelimit.shapes import Float
 
 Kind = Literal["nngp", "ntk"]
-BLOCK = 4096
-"""Test rows whose kernel with the training rows is held at once."""
 ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
@@ -61,7 +60,7 @@ class Design:
 
 @final
 @dataclass(frozen=True)
-class SolverChoice:
+class HyperparameterChoice:
     """A choice is made on standardised targets y_j = scale_j (f + e), f ~ GP(0, K), e ~ N(0, noise/weights)."""
 
     design: Design
@@ -75,9 +74,9 @@ def choose(
     y: np.ndarray,
     weights: np.ndarray,
     noise: float | Literal["auto"],
-    hyperparameters: Literal["fixed", "marginal_likelihood", "leave_one_out"],
+    hyperparameters: Hyperparameters,
     verbose: bool,
-) -> SolverChoice:
+) -> HyperparameterChoice:
     """Choose network, noise and scales: as given, or the most likely ones, of rows evenly spread over a large table."""
     given = None if noise == "auto" else float(noise)
     objective: Objective = "marginal_likelihood"
@@ -93,13 +92,13 @@ def choose(
 
         design = search(design, score)
     if given is not None:
-        return SolverChoice(design, given, np.ones(y.shape[1]))
+        return HyperparameterChoice(design, given, np.ones(y.shape[1]))
     rows = spread(np.arange(len(points)), NOISE_ROWS)
-    with shown(verbose and len(points) > LONG) as report:
+    with progress_bar(verbose and len(points) > LONG) as report:
         report("noise", 0, 0)
         gram = np.asarray(design.kernel().gram(points[rows]))
         found = noise_level(gram, y[rows], weights[rows], objective=objective)
-    return SolverChoice(design, found.noise, found.scale)
+    return HyperparameterChoice(design, found.noise, found.scale)
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:
@@ -145,36 +144,37 @@ class FittedTraining:
     verbose: bool
 
     def __post_init__(self) -> None:
-        settle(self, vars(self))
+        set_frozen(self, vars(self))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        settle(self, state)
+        set_frozen(self, state)
 
     @property
-    def solved(self) -> bool:
+    def is_linear_system(self) -> bool:
         """Return True if the fit is a linear system, and not a flow that takes eigenvectors."""
         return self.time == np.inf and not self.ensemble
 
     def flow(self, y: Float[np.ndarray, "n c"], noise: float, weights: Float[np.ndarray, " n"]) -> StoppedFlow:
-        """Compute the flow on some targets, where it is not `solved`."""
-        with shown(self.verbose and len(y) > LONG) as report:
+        """Compute the flow on some targets, where the fit is not a linear system."""
+        with progress_bar(self.verbose and len(y) > LONG) as report:
             report("eigenvectors", 0, 0)
             prior = nngp(self.design.network()) if self.ensemble else None
             kernel = self.design.kernel()
             return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
 
+    def state(self) -> ModelState:
+        """Return what a file holds of it; the rest follows from the estimator's parameters."""
+        design = {"weight_std": self.design.weight_std, "bias_std": self.design.bias_std}
+        return ModelState({"design": design}, {"X": self.X, "weights": self.weights})
+
     @linalg.quiet()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
-        """Compute K(Z, X) coefficients, BLOCK rows of Z at a time: (m, c)."""
+        """Compute K(Z, X) coefficients: (m, c)."""
         kernel = self.design.kernel()
-        parts = [
-            threads.product(np.asarray(kernel.cross(Z[i : i + BLOCK], self.X)), coefficients)
-            for i in range(0, len(Z), BLOCK)
-        ]
-        return near(np.concatenate(parts), Z)
+        return near(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
 
 
-def without_law(state: dict[str, Any]) -> dict[str, Any]:
+def drop_law(state: dict[str, Any]) -> dict[str, Any]:
     """Return a fitted function's state for a pickle: without its factorisation, which is made again on request."""
     return {name: value for name, value in state.items() if name != "law"}
 
@@ -190,26 +190,36 @@ class Fitted:
     coefficients: Float[np.ndarray, "n c"] | None = None
 
     def __post_init__(self) -> None:
-        settle(self, vars(self))
+        set_frozen(self, vars(self))
         if self.coefficients is None:
             law = self.law
-            self.coefficients = aligned(law.weights if isinstance(law, Posterior) else law.coefficients)
+            self.coefficients = align(law.weights if isinstance(law, Posterior) else law.coefficients)
         validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return without_law(self.__dict__)
+        return drop_law(self.__dict__)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        settle(self, state)
+        set_frozen(self, state)
 
     @cached_property
     def law(self) -> Posterior | StoppedFlow:
         """Return the Gaussian law of the function."""
         how = self.training
-        if not how.solved:
+        if not how.is_linear_system:
             return how.flow(self.y, self.noise, how.weights)
         noise = self.noise / how.weights
         return posterior(how.design.kernel(), how.X, self.y, noise=noise, solver=how.solver, progress=how.verbose)
+
+    def state(self) -> ModelState:
+        """Return what a file holds of the function."""
+        assert self.coefficients is not None
+        kind = ModelState({"fitted": type(self).__name__}, {})
+        return (
+            kind
+            | self.training.state()
+            | ModelState({"noise": self.noise}, {"coefficients": self.coefficients, "y": self.y})
+        )
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute K(Z, X) coefficients."""

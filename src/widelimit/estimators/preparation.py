@@ -6,23 +6,24 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, final, get_args
 
 import numpy as np
 
 from widelimit import validation
 from widelimit.compute import linalg, memory
 from widelimit.estimators import casting
+from widelimit.estimators.parameters import Normalize
 from widelimit.inference.outputs import constant
 from widelimit.inference.training_set import near
 from widelimit.shapes import Float
 
-NORMALIZE = ("standardize", "sphere", None)
+NORMALIZE = (*get_args(Normalize), None)
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vectors."""
 
 
-def aligned(array: np.ndarray) -> np.ndarray:
+def align(array: np.ndarray) -> np.ndarray:
     """Return the array in C's order from a multiple of 64 bytes on: itself, or else a copy.
 
     Matrix products round in another way for another order: what a prediction reads has one form, in a fitted model and
@@ -37,10 +38,10 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def settle(instance: Any, state: dict[str, Any]) -> None:
-    """Set the attributes of a (frozen) dataclass, arrays `aligned` and read-only."""
+def set_frozen(instance: Any, state: dict[str, Any]) -> None:
+    """Set the attributes of a (frozen) dataclass, arrays as `align` returns them and read-only."""
     for name, value in state.items():
-        kept = validation.seal(aligned(value)) if isinstance(value, np.ndarray) else value
+        kept = validation.seal(align(value)) if isinstance(value, np.ndarray) else value
         object.__setattr__(instance, name, kept)
 
 
@@ -64,7 +65,7 @@ class Inputs:
         return np.asarray(rows / np.where(norms > 0, norms, 1.0))
 
 
-def inputs(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]) -> Inputs:
+def normalisation(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]) -> Inputs:
     """Make the normalisation of these training rows. Raises: ValueError: normalize is none of NORMALIZE."""
     validation.choice("normalize", normalize, NORMALIZE)
     if normalize is None:
@@ -87,7 +88,7 @@ def mean_and_scale(
     return np.where(still, values[0], mean * unit), np.where(flat, 1.0, scale * unit)
 
 
-def standardised(
+def standardise(
     y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
     """Return (y - mean)/scale, mean and scale, column by column; 0 in a column that is constant up to rounding."""
@@ -116,7 +117,7 @@ LONGEST = 380
 
 
 @contextmanager
-def brief(name: str) -> Iterator[None]:
+def shorten_errors(name: str) -> Iterator[None]:
     """Shorten errors of scikit-learn that name the argument: without the numbers of a table in them."""
     try:
         yield
@@ -190,11 +191,9 @@ def require_room(n: int, matrices: float) -> None:
     Raises:
         MemoryError: with what to use instead.
     """
-    try:
-        memory.require(8.0 * matrices * n * n, f"an exact fit to {n} rows")
-    except MemoryError as error:
-        sizes = str(error).split(";")[0]
-        raise MemoryError(
-            f"{sizes}. Fit fewer rows (a random sample of X), or use NTKFeatures before a linear model, whose memory "
-            f"grows with the number of rows only: make_pipeline(NTKFeatures(), Ridge())."
-        ) from None
+    memory.require(
+        8.0 * matrices * n * n,
+        f"an exact fit to {n} rows",
+        remedy="fit fewer rows (a random sample of X), or use NTKFeatures before a linear model, whose memory grows "
+        "with the number of rows only: make_pipeline(NTKFeatures(), Ridge())",
+    )

@@ -20,7 +20,7 @@ STEP = 1e-4
 """The step of central differences is in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
 
 
-class _Place(NamedTuple):
+class _HyperparameterPlace(NamedTuple):
     """A place locates a hyper-parameter in a kernel: entry `entry` of the flattened leaf number `leaf`."""
 
     name: str
@@ -29,15 +29,27 @@ class _Place(NamedTuple):
     value: float
 
 
-def _places(kernel: Kernel) -> list[_Place]:
+def _places(kernel: Kernel) -> list[_HyperparameterPlace]:
     """Find every number in the kernel's leaves, by path; matrices are data, not hyper-parameters."""
     found = []
     for i, (path, leaf) in enumerate(jax.tree_util.tree_flatten_with_path(kernel)[0]):
         name, values = jax.tree_util.keystr(path).lstrip("."), np.asarray(leaf, np.float64)
         if values.ndim < 2:
             label = "{}" if values.ndim == 0 else "{}[{}]"
-            found += [_Place(label.format(name, j), i, j, float(v)) for j, v in enumerate(values.ravel())]
+            found += [_HyperparameterPlace(label.format(name, j), i, j, float(v)) for j, v in enumerate(values.ravel())]
     return found
+
+
+def _replace(kernel: Kernel, names: Sequence[str], values: np.ndarray) -> Kernel:
+    """Return the kernel with these values of the hyper-parameters of these names."""
+    leaves, tree = jax.tree.flatten(kernel)
+    arrays = [np.array(leaf, np.float64) for leaf in leaves]
+    free = {place.name: place for place in _places(kernel)}
+    for name, value in zip(names, values, strict=True):
+        arrays[free[name].leaf].flat[free[name].entry] = value
+    changed = [float(a) if np.ndim(leaf) == 0 else a for a, leaf in zip(arrays, leaves, strict=True)]
+    built: Kernel = jax.tree.unflatten(tree, changed)
+    return built
 
 
 @jax.jit
@@ -71,17 +83,7 @@ class SklearnKernel(ScikitKernel):
     @property
     def current(self) -> Kernel:
         """Return the kernel at `values`."""
-        return self._at(np.atleast_1d(np.asarray(self.values, np.float64)))
-
-    def _at(self, values: np.ndarray) -> Kernel:
-        leaves, tree = jax.tree.flatten(self.kernel)
-        arrays = [np.array(leaf, np.float64) for leaf in leaves]
-        free = {place.name: place for place in _places(self.kernel)}
-        for name, value in zip(self.names, values, strict=True):
-            arrays[free[name].leaf].flat[free[name].entry] = value
-        changed = [float(a) if np.ndim(leaf) == 0 else a for a, leaf in zip(arrays, leaves, strict=True)]
-        built: Kernel = jax.tree.unflatten(tree, changed)
-        return built
+        return _replace(self.kernel, self.names, np.atleast_1d(np.asarray(self.values, np.float64)))
 
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
         """Compute K(X, Y), (n, m), Y = X unless given; with `eval_gradient` also d K(X, X)/d theta, (n, n, p)."""
@@ -102,15 +104,19 @@ class SklearnKernel(ScikitKernel):
             if self.gradient == "autodiff":
                 out[..., i] = values[i] * self._derivative(values, unit, X)
             else:
-                up, down = (self._at(values * np.exp(step * unit)).gram(X) for step in (STEP, -STEP))
+                up, down = (
+                    _replace(self.kernel, self.names, values * np.exp(step * unit)).gram(X) for step in (STEP, -STEP)
+                )
                 out[..., i] = (np.asarray(up) - np.asarray(down)) / (2 * STEP)
         return out
 
     def _derivative(self, values: np.ndarray, unit: np.ndarray, X: np.ndarray) -> np.ndarray:
         with arithmetic(True):
-            kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self._at(values))
-            still = SklearnKernel(jax.tree.map(np.zeros_like, self.kernel), self.names, unit, None)
-            tangent = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), still._at(unit))
+            still = jax.tree.map(np.zeros_like, self.kernel)
+            kernel, tangent = (
+                jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), _replace(k, self.names, numbers))
+                for k, numbers in ((self.kernel, values), (still, unit))
+            )
             return np.asarray(_slope(kernel, tangent, jnp.asarray(X)))
 
     def diag(self, X: Any) -> np.ndarray:

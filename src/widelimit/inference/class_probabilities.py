@@ -21,12 +21,12 @@ REACH = 8.0
 """Standard deviations of a Gaussian that are integrated over; 1e-15 lie outside."""
 WIDE = 100.0
 """Deviation of an output beside which the shape of a Gumbel variable, of deviation 1.3, is lost: far from all rows."""
-BLOCK = 2**22
+VALUES = 2**22
 """Values held at once, 32 MiB."""
 
 
 def _blocks(m: int, each: int) -> list[slice]:
-    rows = max(1, BLOCK // each)
+    rows = max(1, VALUES // each)
     return [slice(i, i + rows) for i in range(0, m, rows)]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, final
 
 import numpy as np
@@ -13,18 +12,16 @@ import scipy.linalg
 from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.class_probabilities import expected_softmax
-from widelimit.inference.solvers import KERNEL, factorised
-from widelimit.inference.training_set import TrainingSet, near, training_set
+from widelimit.inference.solvers import factorise
+from widelimit.inference.training_set import TrainingSet, near, row_blocks, training_set
 from widelimit.kernels.base import Kernel
-from widelimit.progress import LONG, Report, shown, silent
+from widelimit.progress import KERNEL, LONG, Report, no_progress, progress_bar
 from widelimit.shapes import Float, Int
 
 ALPHA_EPSILON = 0.01
 """Milios et al., section 4.1."""
 SCALES = 2.0 ** np.arange(-1, 5.1)
 """Standard deviations of the latent functions tried; latent labels of own and other classes differ by about 6.6."""
-BLOCK = 2048
-"""Test points whose variances are computed at once."""
 
 
 class DirichletLabels(NamedTuple):
@@ -122,8 +119,7 @@ class DirichletPosterior:
         points = self.data.inputs(Z)
         prior = self.data.diagonal(points)
         out = np.empty((len(points), len(self.corrections)))
-        for start in range(0, len(points), BLOCK):
-            part = slice(start, start + BLOCK)
+        for part in row_blocks(len(points)):
             white = self.factor.whiten(self.data.cross(points[part]).T)
             common = prior[part] - np.einsum("ij,ij->j", white, white)
             error = linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior[part]
@@ -180,7 +176,7 @@ def dirichlet_posterior(
         scale: > 0, of the prior's standard deviations.
         alpha_epsilon: > 0, the Dirichlet prior's pseudo-count of every class.
         weights: (n,), > 0; 1 unless given. Weight 2 is the same row twice.
-        progress: as `posterior` has it.
+        progress: as for `posterior`.
 
     Raises:
         TypeError, ValueError: bad data.
@@ -188,9 +184,9 @@ def dirichlet_posterior(
     """
     data = training_set(k, X, np.zeros((len(X), classes)))
     w = np.ones(len(data.X)) if weights is None else weights
-    with shown(progress and len(data.X) > LONG) as report:
+    with progress_bar(progress and len(data.X) > LONG) as report:
         report(KERNEL, 0, 0)
-        matrix = data.gram(progress=partial(report, KERNEL))
+        matrix = data.gram(report=report)
         return _conditioned(data, matrix, labels, scale, alpha_epsilon, w, report)
 
 
@@ -201,12 +197,12 @@ def _conditioned(
     scale: float,
     alpha_epsilon: float,
     weights: np.ndarray,
-    report: Report = silent,
+    report: Report = no_progress,
 ) -> DirichletPosterior:
     """Compute `dirichlet_posterior` from K(X, X), which is overwritten."""
     (n, c), shape = data.y.shape, dirichlet_labels(alpha_epsilon)
     offset, delta = dirichlet_offset(c, alpha_epsilon), (shape.noise_other - shape.noise_own) / scale**2
-    factor = factorised(matrix, shape.noise_other / scale**2 / weights, report)
+    factor = factorise(matrix, shape.noise_other / scale**2 / weights, report)
     own = labels[:, None] == np.arange(c)
     targets = (np.where(own, shape.own, shape.other) - offset) / scale
     noise = np.where(own, shape.noise_own, shape.noise_other) / scale**2 / weights[:, None]

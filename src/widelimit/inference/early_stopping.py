@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from widelimit import validation
-from widelimit.compute import linalg, memory, threads
+from widelimit.compute import krylov, linalg, memory, threads
 from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, near, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
@@ -45,11 +45,7 @@ class StoppedFlow:
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
         """Compute the diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
         points = self.data.inputs(Z)
-        prior = np.asarray(self.prior.diag(points))
-        weighted, between = self._projections(points)
-        crossing = np.einsum("ij,ij->i", weighted, between)
-        square = np.einsum("ij,ij->i", threads.product(weighted, self.spread), weighted)
-        return near(self._checked(prior, crossing, square), points)
+        return near(law_variance(np.asarray(self.prior.diag(points)), *self._projections(points), self.spread), points)
 
     @linalg.quiet()
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
@@ -61,12 +57,7 @@ class StoppedFlow:
         m, n = len(points), len(self.data.X)
         memory.require(8.0 * (5 * m * m + 4 * m * n), f"the covariance of {m} points")
         prior = np.asarray(self.prior.gram(points))
-        weighted, between = self._projections(points)
-        crossing = threads.product(weighted, between.T)
-        square = threads.product(threads.product(weighted, self.spread), weighted.T)
-        out = prior + ((square + square.T) / 2 - crossing - crossing.T)
-        np.fill_diagonal(out, self._checked(*(np.diagonal(a) for a in (prior, crossing, square))))
-        return near(out, points)
+        return near(law_covariance(prior, *self._projections(points), self.spread), points)
 
     @linalg.quiet()
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, *, seed: int = 0) -> Float[np.ndarray, "count m *c"]:
@@ -89,9 +80,29 @@ class StoppedFlow:
             return tangent * self.gain, tangent
         return tangent * self.gain, threads.product(np.asarray(self.prior.cross(points, self.data.X)), self.modes)
 
-    def _checked(self, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
-        error = linalg.rounding(len(self.gain), 1.0) * (prior + 2 * np.abs(crossing) + square)
-        return linalg.non_negative(prior - 2 * crossing + square, error)
+
+def law_covariance(prior: np.ndarray, moved: np.ndarray, start: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Compute S - M N^T - (M N^T)^T + M C M^T from S (m, m), M = `moved`, N = `start` (m, n), C = `spread` (n, n).
+
+    Symmetric to the bit; a variance smaller than the rounding error of its terms is 0.
+    """
+    crossing = threads.product(moved, start.T)
+    square = threads.product(threads.product(moved, spread), moved.T)
+    out = np.asarray(prior + ((square + square.T) / 2 - crossing - crossing.T))
+    np.fill_diagonal(out, _non_negative(len(spread), *(np.diagonal(a) for a in (prior, crossing, square))))
+    return out
+
+
+def law_variance(prior: np.ndarray, moved: np.ndarray, start: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Compute the diagonal of `law_covariance` from that of S, (m,)."""
+    crossing = np.einsum("ij,ij->i", moved, start)
+    square = np.einsum("ij,ij->i", threads.product(moved, spread), moved)
+    return _non_negative(len(spread), prior, crossing, square)
+
+
+def _non_negative(n: int, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
+    error = linalg.rounding(n, 1.0) * (prior + 2 * np.abs(crossing) + square)
+    return linalg.non_negative(prior - 2 * crossing + square, error)
 
 
 def stopped_flow(
@@ -138,15 +149,8 @@ def stopped_flow(
     else:
         spread = threads.product(threads.product(modes.T, data._replace(kernel=prior).gram()), modes)
         spread = (spread + spread.T) / 2
-    gain = _gain(values, ridge, 2 * t / float(np.sum(root**2)))
+    rate = np.maximum(values, 0.0) + ridge
+    null = (values <= linalg.rounding(len(values), values[-1])) & (ridge == 0)  # as in `GradientFlow.gain`
+    fading = float(np.sqrt(linalg.EPS) * values[-1])
+    gain = krylov.gain(rate, np.array([2 * t / float(np.sum(root**2))]), null, fading)[0]
     return StoppedFlow(data, k if prior is None else prior, gain, modes, spread)
-
-
-def _gain(values: np.ndarray, ridge: float, clock: float) -> np.ndarray:
-    """Compute (1 - exp(-clock (lambda + ridge)))/(lambda + ridge); null modes as in `GradientFlow.gain`."""
-    null = (values <= linalg.rounding(len(values), values[-1])) & (ridge == 0)
-    rate = np.where(null, 1.0, np.maximum(values, 0.0) + ridge)
-    finite = clock if np.isfinite(clock) else 0.0
-    fading = finite * np.exp(-finite * np.sqrt(linalg.EPS) * values[-1])
-    with np.errstate(over="ignore"):
-        return np.where(null, fading, -np.expm1(-clock * rate) / rate)

@@ -11,6 +11,7 @@ from widelimit import validation
 from widelimit.architecture.network import Network
 from widelimit.compute import linalg, memory, threads
 from widelimit.compute.plan import require_matrices
+from widelimit.inference.early_stopping import law_covariance, law_variance
 from widelimit.inference.gradient_flow import GradientFlow, closed_form
 from widelimit.inference.training_set import EIGENVECTORS, like, training_set
 from widelimit.kernels.base import Kernel
@@ -54,12 +55,7 @@ class TrainedEnsemble:
         tangent, between = self._projections(points)
         out = np.empty((times.size, len(points), len(points)))
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
-            weighted = tangent * gain
-            crossing = threads.product(weighted, between.T)
-            square = threads.product(threads.product(weighted, self.modes), weighted.T)
-            out[i] = prior + ((square + square.T) / 2 - crossing - crossing.T)
-            diagonal = self._variance(np.diagonal(prior), np.diagonal(crossing), np.diagonal(square))
-            np.fill_diagonal(out[i], diagonal)
+            out[i] = law_covariance(prior, tangent * gain, between, self.modes)
         return like(out if times.ndim else out[0], Z)
 
     @linalg.quiet()
@@ -77,20 +73,13 @@ class TrainedEnsemble:
         tangent, between = self._projections(points)
         out = np.empty((times.size, len(points)))
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
-            weighted = tangent * gain
-            crossing = np.einsum("ij,ij->i", weighted, between)
-            square = np.einsum("ij,ij->i", threads.product(weighted, self.modes), weighted)
-            out[i] = self._variance(prior, crossing, square)
+            out[i] = law_variance(prior, tangent * gain, between, self.modes)
         return like(out if times.ndim else out[0], Z)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute Theta(Z, X) V and Sigma(Z, X) V."""
         between = threads.product(np.asarray(self.prior.cross(points, self.flow.data.X)), self.flow.vectors)
         return self.flow.projected(points), between
-
-    def _variance(self, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
-        error = linalg.rounding(len(self.modes), 1.0) * (prior + 2 * np.abs(crossing) + square)
-        return linalg.non_negative(prior - 2 * crossing + square, error)
 
 
 def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> TrainedEnsemble:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,32 +12,28 @@ from widelimit.compute import linalg
 from widelimit.inference.solvers import Fit
 from widelimit.inference.training_set import TrainingSet
 
-if TYPE_CHECKING:
-    from widelimit.inference.posterior import Posterior
-
 INEXACT = 1e-4
 """A residual above which a factorisation warns: the mean then misses the labels in the fourth digit, where a well-posed
 system has twelve. Conjugate gradients and mixed precision have a tolerance of their own."""
 
 
-def warn_if_inexact(post: Posterior) -> None:
+def warn_if_inexact(data: TrainingSet, found: Fit, noise: np.ndarray, residual: Callable[[], float]) -> None:
     """Measure the residual of a factorisation where it may be large, which costs the kernel again, and warn if it is.
 
     Rounding leaves up to about eps |A| |weights|, A = K(X, X) + noise, and |A| is at most its trace: O(n) to look at.
     """
-    data, n = post.data, len(post.data.X)
-    if post.fit.residual is not None:
+    if found.residual is not None:
         return
     y, exponent = linalg.scaled(data.y)
-    weights, size = linalg.restored(post.weights, -exponent), np.sqrt(np.sum(y**2, axis=0))
-    trace = post.fit.trace
-    left = linalg.EPS * trace * np.sqrt(np.sum(weights**2, axis=0))
-    if (left <= INEXACT * size).all() or post.residual <= INEXACT:
+    weights, size = linalg.restored(found.weights, -exponent), np.sqrt(np.sum(y**2, axis=0))
+    left = linalg.EPS * found.trace * np.sqrt(np.sum(weights**2, axis=0))
+    if (left <= INEXACT * size).all() or residual() <= INEXACT:
         return
-    enough = max(float(np.mean(post.noise)), linalg.EPS * trace / INEXACT**1.5)
-    condition = post.factor.spread**2 * (n if post.factor.rank == n else 1)
+    n, factor = len(data.X), found.factor
+    enough = max(float(np.mean(noise)), linalg.EPS * found.trace / INEXACT**1.5)
+    condition = factor.spread**2 * (n if factor.rank == n else 1)
     warnings.warn(
-        f"the weights are inexact: |y - (K(X, X) + noise) weights| is {post.residual:.2g} |y|, as K(X, X) + noise is "
+        f"the weights are inexact: |y - (K(X, X) + noise) weights| is {residual():.2g} |y|, as K(X, X) + noise is "
         f"ill-conditioned, with a condition number of up to {condition:.1g}. Pass a larger noise, e.g. "
         f"noise={enough:.1g}, a shorter length scale, or leave out nearly equal rows.",
         stacklevel=3,

@@ -51,10 +51,7 @@ class GradientDescent:
     def predict(self, Z: Float[Array, "m d"]) -> Float[Array, "*S m *c"]:
         """f_s(Z) = f_0(Z) + K(Z, X) alpha_s: (m,), or (m, c) for y of shape (n, c). Raises: ValueError: bad Z."""
         points = self.data.inputs(Z)
-        folded = np.stack([self.data.fold(alpha) for alpha in self.alphas])
-        values = self.data.start(self.initial, points) + self.data.unfold(
-            threads.product(self.data.cross(points), folded)
-        )
+        values = self.data.functions(self.initial, self.alphas, points)
         values = values if isinstance(self.steps, np.ndarray) else values[0]
         if np.isfinite(self.alphas).all():
             return self.data.outputs(values, Z)

@@ -19,7 +19,7 @@ from widelimit.arithmetic import arithmetic
 from widelimit.compute import threads
 from widelimit.inference.coordinates import Layout, Leaves, Space, Values, by_leaves, named, parameter
 from widelimit.inference.outputs import heard
-from widelimit.inference.posterior import Posterior, factorised, posterior
+from widelimit.inference.posterior import Posterior, cholesky_posterior, posterior
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
 from widelimit.shapes import Float
@@ -111,7 +111,7 @@ class _Search:
     def posterior(self, z: np.ndarray) -> Posterior:
         values = self.space.floats(z)
         noise = values.pop("noise", self.noise)
-        return factorised(_kernel(self.build, values), self.X, self.y, noise)
+        return cholesky_posterior(_kernel(self.build, values), self.X, self.y, noise)
 
     def negative(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Return minus the objective and its gradient in z."""

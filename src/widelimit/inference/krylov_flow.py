@@ -9,7 +9,7 @@ from typing import NamedTuple, final
 import numpy as np
 
 from widelimit import validation
-from widelimit.compute import iterative, linalg, memory, operators, threads
+from widelimit.compute import iterative, linalg, memory, operators
 from widelimit.compute.krylov import STEPS, Lanczos
 from widelimit.inference import solvers
 from widelimit.inference.numerical_flow import Flow
@@ -17,9 +17,6 @@ from widelimit.inference.training_set import Function, TrainingSet, scalar_kerne
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float
 from widelimit.validation import Array
-
-BLOCK = 2048
-"""Test points whose kernel with the training set is held at once."""
 
 
 class _Limit(NamedTuple):
@@ -62,7 +59,7 @@ class KrylovFlow(Flow):
             factor = linalg.factorise(self.data.gram())
             return _Limit(factor.solve(self._residual), factor.outside(self._residual))
         rest = self.data._replace(y=self._residual)
-        fit = solvers.fit(rest, np.zeros(()), solver="auto", precision="double", tolerance=self.tolerance)
+        fit = solvers.fit(solvers.SolverRequest(rest, np.zeros(()), tolerance=self.tolerance))
         if not fit.converged:
             iterative.warn(fit.message)
         return _Limit(fit.weights, fit.factor.outside(self._residual))
@@ -130,11 +127,7 @@ class KrylovFlow(Flow):
         """
         points, times = self.data.inputs(Z), validation.times(t)
         coefficients, _ = self._states(np.atleast_1d(times))
-        count, _, c = coefficients.shape
-        joined = np.ascontiguousarray(coefficients.transpose(1, 0, 2).reshape(-1, count * c))
-        parts = [threads.product(self.data.cross(points[i : i + BLOCK]), joined) for i in range(0, len(points), BLOCK)]
-        moved = np.concatenate(parts).reshape(-1, count, c).transpose(1, 0, 2)
-        values = self.data.start(self.initial, points) + self.data.unfold(moved)
+        values = self.data.functions(self.initial, self.data.unfold(coefficients), points)
         return self.data.outputs(values if times.ndim else values[0], Z)
 
     def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:

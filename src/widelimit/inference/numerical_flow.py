@@ -250,9 +250,7 @@ class NumericalFlow(Flow):
         """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `Flow`; warns, and raises, as `loss`."""
         points = self.data.inputs(Z)
         found = self._told(t)
-        folded = np.stack([self.data.fold(alpha) for alpha in found.coefficients])
-        moved = self.data.unfold(threads.product(self.data.cross(points), folded))
-        values = self.data.start(self.initial, points) + moved
+        values = self.data.functions(self.initial, found.coefficients, points)
         return self.data.outputs(values if np.ndim(t) else values[0], Z)
 
     def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:

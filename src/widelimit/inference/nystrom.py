@@ -9,12 +9,9 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.compute import linalg, plan, threads
-from widelimit.inference.training_set import near
+from widelimit.inference.training_set import near, row_blocks
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
-
-ROWS = 4096
-"""Rows whose kernel with the landmarks is held at once."""
 
 
 @final
@@ -34,8 +31,7 @@ class Nystrom:
         """Compute phi(x), one row of features for each row of X."""
         plan.require(len(X), self.basis.shape[1], np.float64)
         out = np.empty((len(X), self.basis.shape[1]))
-        for start in range(0, len(X), ROWS):
-            part = slice(start, start + ROWS)
+        for part in row_blocks(len(X)):
             out[part] = threads.product(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis)
         return near(out, X)
 

@@ -11,7 +11,7 @@ from widelimit.shapes import Float, Int
 COPY = 1e-12
 """1 - |cosine| of two outputs that are one up to unit and sign: values that agree to 1e-6, below any noise tried."""
 
-BLOCK = 256
+COMPARED = 256
 """Outputs that are compared at once."""
 
 
@@ -32,7 +32,7 @@ def heard(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
     rest, found = np.flatnonzero(~constant(y)), np.zeros(0, int)
     while len(rest):
         # What is left repeats no column found; within a block each is compared with those before it.
-        block, rest = rest[:BLOCK], rest[BLOCK:]
+        block, rest = rest[:COMPARED], rest[COMPARED:]
         same = _copies(directions[:, block], directions[:, block])
         kept = np.zeros(len(block), bool)
         for i in range(len(block)):

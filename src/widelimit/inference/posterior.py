@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
 
@@ -21,15 +21,13 @@ from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
-from widelimit.inference.solvers import Fit
-from widelimit.inference.training_set import TrainingSet, like, near, scalar_kernel, training_set
+from widelimit.inference.solvers import Fit, SolverRequest
+from widelimit.inference.training_set import TrainingSet, like, near, row_blocks, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
-from widelimit.progress import LONG, shown
+from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
-BLOCK = 2048
-"""Test points whose variances are computed at once."""
 GRADIENT = 8
 """(n, n) matrices, at least, that a derivative through K(X, X) holds at once."""
 
@@ -156,8 +154,7 @@ class Posterior:
         points = self.data.inputs(Z)
         prior = self.data.diagonal(points)
         mean, variance = np.empty((len(points), self.weights.shape[1])), prior.copy()
-        for start in range(0, len(points), BLOCK):
-            part = slice(start, start + BLOCK)
+        for part in row_blocks(len(points)):
             cross = self.data.cross(points[part])
             # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
             with threads.following(threads.work(len(cross), cross.shape[1], self.weights.shape[1])):
@@ -356,41 +353,23 @@ def posterior(
         raise ValueError('matrix and checkpoint are for conjugate gradients: pass solver="cg".')
     data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
-    post = _solved(data, variance, solver, precision, tolerance, matrix, checkpoint, progress=progress)
+    place = None if checkpoint is None else Path(checkpoint)
+    post = _solve(SolverRequest(data, variance, solver, precision, tolerance, matrix, place), progress=progress)
     if post.fit.converged:
-        warn_if_inexact(post)
+        warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
     else:
         iterative.warn(post.fit.message)
     return post
 
 
-def factorised(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
+def cholesky_posterior(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
     """Compute `posterior` by Cholesky, for the many of a search: without warnings about how exact it is."""
     data = training_set(scalar_kernel(k), X, y)
-    return _solved(data, validation.noise(noise, len(data.X)), "cholesky", "double", 1e-10, None, None, progress=False)
+    return _solve(SolverRequest(data, validation.noise(noise, len(data.X)), "cholesky"), progress=False)
 
 
-def _solved(
-    data: TrainingSet,
-    variance: np.ndarray,
-    solver: solvers.Solver,
-    precision: solvers.Precision,
-    tolerance: float,
-    matrix: Any,
-    checkpoint: str | Path | None,
-    *,
-    progress: bool,
-) -> Posterior:
-    with shown(progress and len(data.X) > LONG) as report:
-        found = solvers.fit(
-            data,
-            variance,
-            solver=solver,
-            precision=precision,
-            tolerance=tolerance,
-            matrix=matrix,
-            checkpoint=checkpoint,
-            report=report,
-        )
-    refuse_conflicts(data, found, variance)
-    return Posterior(data, variance, found)
+def _solve(request: SolverRequest, *, progress: bool) -> Posterior:
+    with progress_bar(progress and len(request.data.X) > LONG) as report:
+        found = solvers.fit(replace(request, report=report))
+    refuse_conflicts(request.data, found, request.noise)
+    return Posterior(request.data, request.noise, found)

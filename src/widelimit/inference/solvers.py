@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, final
 
 import jax
 import numpy as np
@@ -18,8 +17,9 @@ from widelimit.compute.checkpoints import SolverCheckpoint
 from widelimit.compute.iterative import Iterative, System
 from widelimit.compute.operators import Operator, Shifted
 from widelimit.compute.tiles import PairKernel
+from widelimit.fingerprints import sha256
 from widelimit.inference.training_set import TrainingSet, scalar_kernel
-from widelimit.progress import Report, silent
+from widelimit.progress import FACTOR, KERNEL, Report, no_progress
 
 Solver = Literal["auto", "cholesky", "cg"]
 Precision = Literal["double", "mixed"]
@@ -27,9 +27,37 @@ DIRECT = 65_000
 """Points up to which "auto" factorises if it can: n^3/3 flops are a quarter of an hour at 1e11 a second."""
 PROBED = 8
 """Rows at which a kernel is compared with what was stored of it."""
-KERNEL, FACTOR = "kernel matrix", "factorisation"
-"""Stages, as progress names them."""
 DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
+
+
+@final
+@dataclass(frozen=True)
+class SolverRequest:
+    """The request is (K(X, X) + noise) weights = y and how to solve it: the arguments of `posterior`, checked."""
+
+    data: TrainingSet
+    noise: np.ndarray
+    solver: Solver = "auto"
+    precision: Precision = "double"
+    tolerance: float = 1e-10
+    matrix: Any = None
+    checkpoint: Path | None = None
+    report: Report = no_progress
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Return the dtype of the factor, or of the products of iterations."""
+        return SINGLE if self.precision == "mixed" else DOUBLE
+
+    @property
+    def noise_of_rows(self) -> np.ndarray:
+        """Return the noise of every training point, (n,)."""
+        return np.array(np.broadcast_to(self.noise, len(self.data.X)))
+
+    def in_dtype(self, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
+        """Return kernel and inputs in a dtype; blocks check themselves, and `fit` the diagonal."""
+        X = self.data.X.astype(dtype, copy=False)
+        return scalar_kernel(self.data.kernel).prepared(X), X
 
 
 class SolverSettings(NamedTuple):
@@ -56,10 +84,6 @@ class Fit(NamedTuple):
     """Of K(X, X) + noise, where that was factorised."""
 
 
-def _gib(size: float) -> str:
-    return f"{size / memory.GIB:.3g} GiB"
-
-
 def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False, kept: bool = False) -> SolverSettings:
     """Choose by n and free memory.
 
@@ -67,7 +91,7 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
     """
     free, itemsize = memory.available(), 4 if precision == "mixed" else 8
     full, half = 8.0 * n * n, itemsize * n * (n + 1) / 2
-    state = f"n = {n}, {_gib(free)} free"
+    state = f"n = {n}, {memory.gib(free)} free"
     if stored:
         return SolverSettings("cg", "stored", "K(X, X) is given as stored rows")
     if solver == "cg":
@@ -77,26 +101,26 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
     if solver == "auto" and n > DIRECT:
         return _iterative(n, itemsize, f"n^3/3 flops take too long above n = {DIRECT} ({state})")
     if precision == "double" and 2 * full <= free:
-        return SolverSettings("cholesky", "full", f"{state}: the full matrix, {_gib(full)}, fits twice")
+        return SolverSettings("cholesky", "full", f"{state}: the full matrix, {memory.gib(full)}, fits twice")
     if half + operators.RESERVE <= free or solver == "cholesky":
         dtype = "float32" if precision == "mixed" else "float64"
-        return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {_gib(half)}")
-    return _iterative(n, itemsize, f"{state}: one triangle, {_gib(half)}, does not fit")
+        return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {memory.gib(half)}")
+    return _iterative(n, itemsize, f"{state}: one triangle, {memory.gib(half)}, does not fit")
 
 
 def _iterative(n: int, itemsize: int, why: str) -> SolverSettings:
     dtype = SINGLE if itemsize == 4 else DOUBLE
     if operators.fits(n, dtype):
         return SolverSettings("cg", "tiles", why)
-    mend = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
+    remedy = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
     return SolverSettings(
-        "cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel again{mend}"
+        "cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel again{remedy}"
     )
 
 
-def _require(choice: SolverSettings, n: int, c: int, precision: Precision) -> None:
+def _require(request: SolverRequest, choice: SolverSettings) -> None:
     """Refuse a solve whose arrays do not fit, before anything is computed. Raises: MemoryError."""
-    dtype = SINGLE if precision == "mixed" else DOUBLE
+    (n, c), dtype = request.data.y.shape, request.dtype
     if choice.storage == "packed":
         return packed.require(n, dtype)
     if choice.storage == "full":
@@ -111,191 +135,142 @@ def _require(choice: SolverSettings, n: int, c: int, precision: Precision) -> No
     return None
 
 
-def fit(
-    data: TrainingSet,
-    noise: np.ndarray,
-    *,
-    solver: Solver,
-    precision: Precision,
-    tolerance: float,
-    matrix: Any = None,
-    checkpoint: str | Path | None = None,
-    report: Report = silent,
-) -> Fit:
-    """Solve (K(X, X) + noise) weights = y; the arguments are those of `posterior`, checked, and `report` for progress.
+def fit(request: SolverRequest) -> Fit:
+    """Solve (K(X, X) + noise) weights = y.
 
     Raises:
         MemoryError, ValueError: as `posterior`; singular matrices are found by the factor's rank where possible.
     """
-    y, exponent = linalg.scaled(data.y)
-    found = _fit(
-        data._replace(y=y),
-        noise,
-        solver=solver,
-        precision=precision,
-        tolerance=tolerance,
-        matrix=matrix,
-        checkpoint=checkpoint,
-        report=report,
-    )
+    y, exponent = linalg.scaled(request.data.y)
+    found = _fit(replace(request, data=request.data._replace(y=y)))
     weights = linalg.restored(found.weights, exponent)
     if not np.isfinite(weights).all():
-        largest = float(np.abs(data.y).max())
+        largest = float(np.abs(request.data.y).max())
         raise ValueError(f"the weights leave float64's range, as y reaches {largest:.3g}: scale y, or raise the noise.")
     return found._replace(weights=weights)
 
 
-def _fit(
-    data: TrainingSet,
-    noise: np.ndarray,
-    *,
-    solver: Solver,
-    precision: Precision,
-    tolerance: float,
-    matrix: Any,
-    checkpoint: str | Path | None,
-    report: Report,
-) -> Fit:
+def _fit(request: SolverRequest) -> Fit:
     """Call `fit` for y of order 1."""
-    choice = choose(len(data.X), solver, precision, stored=matrix is not None, kept=checkpoint is not None)
-    _require(choice, len(data.X), data.y.shape[1], precision)
-    report(KERNEL, 0, 0)
-    own = data.check_diagonal()
-    file = SolverCheckpoint(Path(checkpoint), fingerprint(data, noise, precision, tolerance)) if checkpoint else None
+    given, kept = request.matrix is not None, request.checkpoint is not None
+    choice = choose(len(request.data.X), request.solver, request.precision, stored=given, kept=kept)
+    _require(request, choice)
+    request.report(KERNEL, 0, 0)
+    diagonal = request.data.check_diagonal()
     if choice.solver == "cg":
-        return _by_iterations(data, own, noise, choice, precision, tolerance, matrix, file, report)
-    trace = float(np.sum(own + noise))
-    if choice.storage == "full":
-        return _full(data, noise, choice, report)._replace(trace=trace)
-    each = _solve_each(noise, len(data.X))
-    if precision == "mixed":
-        return _mixed(data, each, choice, tolerance, report)
-    blocks = operators.blocks(*_prepared(data, DOUBLE), progress=partial(report, KERNEL))
-    try:
-        factor = packed.factorise(blocks, each, DOUBLE, progress=partial(report, FACTOR))
-        return _direct(data, factor, choice)._replace(trace=trace)
-    except packed.NotPositiveDefinite as error:
-        raise ValueError(_singular(error.order, len(data.X))) from None
+        return _by_iterations(request, choice, diagonal)
+    solve = _full if choice.storage == "full" else _mixed if request.precision == "mixed" else _packed
+    return solve(request, choice)._replace(trace=float(np.sum(diagonal + request.noise)))
 
 
-def _direct(data: TrainingSet, factor: linalg.Factor, choice: SolverSettings) -> Fit:
-    return Fit(factor, factor.solve(data.y), choice, None, 0, 0, True, "factorised")
+def _direct(request: SolverRequest, choice: SolverSettings, factor: linalg.Factor) -> Fit:
+    return Fit(factor, factor.solve(request.data.y), choice, None, 0, 0, True, "factorised")
 
 
-def _full(data: TrainingSet, noise: np.ndarray, choice: SolverSettings, report: Report) -> Fit:
-    made, told = partial(report, KERNEL), partial(report, FACTOR)
-    factor: linalg.Factor | None = linalg.cholesky(_with(data.lower_gram(progress=made), noise, report), progress=told)
+def _full(request: SolverRequest, choice: SolverSettings) -> Fit:
+    data, noise, report = request.data, request.noise, request.report
+    factor: linalg.Factor | None = linalg.cholesky(_add(data.lower_gram(report=report), noise, report), report=report)
     if factor is None:
-        factor = linalg.eigen(_with(data.gram(progress=made), noise, report))
-    return _direct(data, factor, choice)
+        factor = linalg.eigen(_add(data.gram(report=report), noise, report))
+    return _direct(request, choice, factor)
 
 
-def factorised(matrix: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Factor:
+def _packed(request: SolverRequest, choice: SolverSettings) -> Fit:
+    blocks = operators.blocks(*request.in_dtype(DOUBLE), report=request.report)
+    try:
+        factor = packed.factorise(blocks, request.noise_of_rows, DOUBLE, report=request.report)
+    except packed.NotPositiveDefinite as error:
+        raise ValueError(
+            f"K(X, X) + noise is singular to rounding, or not positive semi-definite, at row {error.order - 1} of "
+            f"{len(request.data.X)}, and no room is there for its eigenvectors. Pass a noise, drop duplicate rows, or "
+            'pass solver="cg", which takes consistent labels.'
+        ) from None
+    return _direct(request, choice, factor)
+
+
+def factorise(matrix: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Factor:
     """Factorise K + diag(noise) in the place of K. Raises: as `linalg.factorise`."""
-    return linalg.factorise(_with(matrix, noise, report), progress=partial(report, FACTOR))
+    return linalg.factorise(_add(matrix, noise, report), report=report)
 
 
-def _with(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
+def _add(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
     """Add the noise in place; what follows is the factorisation."""
     matrix[np.diag_indices(len(matrix))] += noise
     report(FACTOR, 0, 0)
     return matrix
 
 
-def _prepared(data: TrainingSet, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
-    """The kernel for these inputs, and the inputs, in a dtype; blocks check themselves, and `_fit` the diagonal."""
-    X = data.X.astype(dtype, copy=False)
-    return scalar_kernel(data.kernel).prepared(X), X
-
-
-def _solve_each(noise: np.ndarray, n: int) -> np.ndarray:
-    return np.array(np.broadcast_to(noise, n))
-
-
-def _singular(order: int, n: int) -> str:
-    return (
-        f"K(X, X) + noise is singular to rounding, or not positive semi-definite, at row {order - 1} of {n}, and no "
-        'room is there for its eigenvectors. Pass a noise, drop duplicate rows, or pass solver="cg", which takes '
-        "consistent labels."
-    )
-
-
-def _mixed(data: TrainingSet, noise: np.ndarray, choice: SolverSettings, tolerance: float, report: Report) -> Fit:
+def _mixed(request: SolverRequest, choice: SolverSettings) -> Fit:
     """Precondition by a float32 factor; where it breaks or the residual is not reached, by the float64 one."""
+    noise, report = request.noise_of_rows, request.report
     n = len(noise)
-    made = partial(report, KERNEL)
-    entries = operators.choose_operator(*_prepared(data, DOUBLE), DOUBLE, beside=2 * n * (n + 1), progress=made)
+    entries = operators.choose_operator(*request.in_dtype(DOUBLE), DOUBLE, beside=2 * n * (n + 1), report=report)
     exact = Shifted(entries, noise)
     if isinstance(entries, operators.Tiles):
         held: Iterable[operators.RowBlock] = entries.held
     else:
-        held = operators.blocks(*_prepared(data, SINGLE), progress=made)
+        held = operators.blocks(*request.in_dtype(SINGLE), report=report)
     try:
-        rough = packed.factorise(held, noise, SINGLE, progress=partial(report, FACTOR))
+        rough = packed.factorise(held, noise, SINGLE, report=report)
     except packed.NotPositiveDefinite as error:
         reason = f"the float32 factor broke at row {error.order - 1}"
     else:
-        system = System(exact, exact, linalg.EPS, rough.solve, tolerance, iterative.MAX_ITERATIONS)
-        solved = system.solve(data.y, progress=partial(report, "refinement"))
+        system = System(exact, exact, linalg.EPS, rough.solve, request.tolerance, iterative.MAX_ITERATIONS)
+        solved = system.solve(request.data.y, stage="refinement", report=report)
         if solved.converged:
             factor = Iterative(system, rough.rank, rough.spread)
             return Fit(factor, solved.x, choice, solved.residual, solved.iterations, 0, True, solved.message)
         reason = f"float32 factor, {solved.message}"
         del rough, system
     del entries, exact, held
-    double = fit(data, noise, solver="cholesky", precision="double", tolerance=tolerance, report=report)
+    double = fit(replace(request, solver="cholesky", precision="double"))
     return double._replace(message=f"{reason}; factorised in float64 instead")
 
 
-def _by_iterations(
-    data: TrainingSet,
-    own: np.ndarray,
-    noise: np.ndarray,
-    choice: SolverSettings,
-    precision: Precision,
-    tolerance: float,
-    matrix: Any,
-    checkpoint: SolverCheckpoint | None,
-    report: Report,
-) -> Fit:
-    n, each = len(data.X), _solve_each(noise, len(data.X))
-    dtype = SINGLE if precision == "mixed" else DOUBLE
-    if (own < 0).any():
-        raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {own.min():.3g} at some row.")
+def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarray) -> Fit:
+    noise, report, n = request.noise_of_rows, request.report, len(diagonal)
+    if (diagonal < 0).any():
+        raise ValueError(
+            f"the kernel matrix is not positive semi-definite: K(x, x) is {diagonal.min():.3g} at some row."
+        )
+    given = request.matrix is not None
     fast: Operator
-    if matrix is None:
-        fast = operators.choose_operator(*_prepared(data, DOUBLE), dtype, progress=partial(report, KERNEL))
+    if given:
+        fast = _stored(request)
     else:
-        fast = _stored(data, matrix)
-    precise = precision == "double" or matrix is not None
-    exact = fast if precise else operators.Recomputed(*_prepared(data, DOUBLE))
-    rank, told = preconditioners.default_rank(n), partial(report, "preconditioner")
-    precondition = preconditioners.low_rank(fast, each, rank=rank, progress=told)
+        fast = operators.choose_operator(*request.in_dtype(DOUBLE), request.dtype, report=report)
+    precise = given or request.dtype == DOUBLE
+    exact = fast if precise else operators.Recomputed(*request.in_dtype(DOUBLE))
+    precondition = preconditioners.low_rank(fast, noise, rank=preconditioners.default_rank(n), report=report)
     eps = float(np.finfo(DOUBLE if precise else SINGLE).eps)
-    shifted = (Shifted(exact, each), Shifted(fast, each))
-    system = System(*shifted, eps, precondition, tolerance, iterative.MAX_ITERATIONS)
+    shifted = (Shifted(exact, noise), Shifted(fast, noise))
+    system = System(*shifted, eps, precondition, request.tolerance, iterative.MAX_ITERATIONS)
     try:
-        solved = system.solve(data.y, checkpoint, progress=partial(report, "conjugate gradients"))
+        solved = system.solve(request.data.y, _checkpoint(request), report=report)
     except iterative.NotPositiveSemidefinite:
         raise ValueError("the kernel matrix is not positive semi-definite: x^T K x < 0 for some x.") from None
     if not np.isfinite(solved.residual):
-        raise ValueError(_not_finite(given=matrix is not None))
+        raise ValueError(_not_finite(given=given))
     spread = float(np.sqrt(shifted[1].diagonal().max() / precondition.shift))
     factor = Iterative(system, n, spread)
     detail = f"{solved.message}, preconditioner of rank {precondition.vectors.shape[1]}"
     return Fit(factor, solved.x, choice, solved.residual, solved.iterations, solved.resumed, solved.converged, detail)
 
 
+def _checkpoint(request: SolverRequest) -> SolverCheckpoint | None:
+    return None if request.checkpoint is None else SolverCheckpoint(request.checkpoint, fingerprint(request))
+
+
 def _not_finite(*, given: bool) -> str:
-    """Why iterations came to NaN, for a matrix that was given or computed."""
+    """Explain why iterations came to NaN, for a matrix that was given or computed."""
     if given:
         return "matrix has NaN or infinite entries, see np.argwhere(~np.isfinite(matrix)); compute these rows again."
     return "products with the kernel matrix leave the range of a float: scale X down, or the kernel."
 
 
-def _stored(data: TrainingSet, matrix: Any) -> Operator:
+def _stored(request: SolverRequest) -> Operator:
     """Use rows of K(X, X) that somebody stored, a few of them compared with the kernel."""
-    n = len(data.X)
+    data, matrix, n = request.data, request.matrix, len(request.data.X)
     shape, dtype = getattr(matrix, "shape", None), getattr(matrix, "dtype", None)
     if shape != (n, n) or dtype not in (DOUBLE, SINGLE):
         raise ValueError(
@@ -304,10 +279,10 @@ def _stored(data: TrainingSet, matrix: Any) -> Operator:
         )
     rows = _spread(n)
     there = operators.StoredOperator(matrix).columns(rows).astype(np.float64)
-    wanted = data.cross(data.X[rows]).T
+    computed = data.cross(data.X[rows]).T
     # Entries near the rounding of the dtype stored, or of one computed in it, not more: another kernel, or other data.
-    off = float(np.abs(there - wanted).max())
-    if not off <= 1e3 * float(np.finfo(dtype).eps) * float(np.abs(wanted).max()):
+    off = float(np.abs(there - computed).max())
+    if not off <= 1e3 * float(np.finfo(dtype).eps) * float(np.abs(computed).max()):
         raise ValueError(
             f"matrix is not K(X, X): its rows differ from the kernel's by {off:.3g}; it was stored for "
             "another kernel, other data or another order of rows."
@@ -316,18 +291,14 @@ def _stored(data: TrainingSet, matrix: Any) -> Operator:
 
 
 def _spread(n: int) -> np.ndarray:
-    """A few rows of n at which a kernel is probed."""
+    """Return a few rows of n at which a kernel is probed."""
     return np.unique(np.linspace(0, n - 1, PROBED).astype(int))
 
 
-def fingerprint(data: TrainingSet, noise: np.ndarray, precision: str, tolerance: float) -> str:
-    """A hash of everything that the answer depends on; addresses of functions in memory are left out."""
+def fingerprint(request: SolverRequest) -> str:
+    """Hash everything that the answer depends on; addresses of functions in memory are left out."""
+    data = request.data
     leaves, structure = jax.tree.flatten(data.kernel)
-    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)).encode())
-    # Two functions of one name differ by their values only.
-    values = np.asarray(data.kernel.gram(data.X[_spread(len(data.X))]))
-    for array in (data.X, data.y, noise, *leaves, values, np.float64(tolerance)):
-        value = np.ascontiguousarray(array)
-        digest.update(f"{value.dtype} {value.shape} ".encode() + value.tobytes())
-    digest.update(precision.encode())
-    return digest.hexdigest()
+    values = data.kernel.gram(data.X[_spread(len(data.X))])  # two functions of one name differ by these only
+    arrays = (data.X, data.y, request.noise, *leaves, values, request.tolerance)
+    return sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)), *map(np.asarray, arrays), request.precision)

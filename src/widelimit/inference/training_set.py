@@ -10,15 +10,18 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, memory, tiles
+from widelimit.compute import linalg, memory, threads, tiles
 from widelimit.compute.operators import Operator, Recomputed, StoredOperator
 from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.progress import Report, no_progress
 from widelimit.validation import Array
 
 EIGENVECTORS = 3
 """Matrices that `linalg.eigenpairs` takes beside the one that it overwrites."""
+ROWS = 2048
+"""Test points whose kernel with the training points is held at once."""
 Function = Callable[[np.ndarray], Any]
 
 
@@ -53,7 +56,7 @@ class TrainingSet(NamedTuple):
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)
 
-    def gram(self, *, beside: float = 0.0, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
+    def gram(self, *, beside: float = 0.0, report: Report = no_progress) -> np.ndarray:
         """Compute K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused.
 
         beside: matrices of this size that what follows needs, EIGENVECTORS say. Raises: MemoryError: they do not fit.
@@ -62,23 +65,23 @@ class TrainingSet(NamedTuple):
         if isinstance(self.kernel, MatrixKernel):
             return _flat(self.kernel.gram(self.X))
         self.check_diagonal()
-        matrix = self._made(tiles.gram, progress)
+        matrix = self._made(tiles.gram, report)
         linalg.refuse_non_finite(matrix)
         return matrix
 
-    def lower_gram(self, *, progress: Callable[[int, int], None] = tiles.silent) -> np.ndarray:
+    def lower_gram(self, *, report: Report = no_progress) -> np.ndarray:
         """The lower triangle of `gram` in an (n, n) array, for `check_diagonal` and `linalg.cholesky` to check."""
-        return self._made(tiles.lower_gram, progress)
+        return self._made(tiles.lower_gram, report)
 
     @property
     def _by_pairs(self) -> bool:
         """Return True if the kernel has no quicker way to a whole matrix than pairs."""
         return type(self.kernel).gram is Kernel.gram
 
-    def _made(self, form: Callable[..., np.ndarray], progress: Callable[[int, int], None]) -> np.ndarray:
+    def _made(self, form: Callable[..., np.ndarray], report: Report) -> np.ndarray:
         kernel = scalar_kernel(self.kernel)
         if self._by_pairs:
-            return form(kernel.prepared(self.X), self.X, progress=progress)
+            return form(kernel.prepared(self.X), self.X, report=report)
         return np.array(kernel.gram(self.X))
 
     def matrix(self) -> Operator:
@@ -122,6 +125,23 @@ class TrainingSet(NamedTuple):
         if initial is None:
             return np.zeros((len(points), count))
         return evaluate("initial", initial, points, count=count, single=self.single)
+
+    def functions(self, initial: Function | None, alphas: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Compute f_0(Z) + K(Z, X) alpha for every alpha of (T, n, c) at (m, d) points: (T, m, c)."""
+        count, columns = len(alphas), self.y.shape[1] // self.coupled
+        joined = alphas.reshape(count, -1, columns).transpose(1, 0, 2).reshape(-1, count * columns)
+        moved = expansion(self.cross, points, np.ascontiguousarray(joined)).reshape(-1, count, columns)
+        return np.asarray(self.start(initial, points) + self.unfold(moved.transpose(1, 0, 2)))
+
+
+def row_blocks(count: int) -> list[slice]:
+    """Cut `count` rows into blocks of ROWS."""
+    return [slice(i, i + ROWS) for i in range(0, count, ROWS)]
+
+
+def expansion(cross: Callable[[np.ndarray], np.ndarray], points: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Compute K(Z, X) coefficients, where cross(Z) is K(Z, X), ROWS of Z at a time."""
+    return np.concatenate([threads.product(cross(points[part]), coefficients) for part in row_blocks(len(points))])
 
 
 def _flat(blocks: np.ndarray) -> np.ndarray:

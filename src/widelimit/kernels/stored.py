@@ -15,9 +15,10 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from widelimit import validation
-from widelimit.compute import storage, tiles
+from widelimit.compute import storage
 from widelimit.compute.plan import BUDGET
 from widelimit.kernels.base import Kernel
+from widelimit.progress import no_progress
 from widelimit.shapes import Float
 
 AGAIN = "Call stored_gram (or `widelimit kernel`) again with the same kernel and data:"
@@ -82,7 +83,7 @@ def stored_gram(
     path: str | os.PathLike[str],
     *,
     budget: float = BUDGET,
-    progress: Callable[[int, int], None] = tiles.silent,
+    progress: Callable[[int, int], None] = no_progress,
 ) -> zarr.Array[Any]:
     """Compute K(x_i, x_j) for all rows in a Zarr v3 array on disk, tile by tile; memory stays within the budget.
 
@@ -115,5 +116,9 @@ def stored_gram(
     validation.finite_scalar("budget", budget, above=0.0)
     validation.function("progress", progress, "a function of two numbers")
     inputs = np.asarray(validation.points("X", validation.concrete("X", X)))
-    storage.store_gram(k, k.prepared(inputs), inputs, Path(path), budget=budget, progress=progress)
+
+    def report(_: str, done: float, total: float) -> None:
+        progress(int(done), int(total))
+
+    storage.store_gram(k, k.prepared(inputs), inputs, Path(path), budget=budget, report=report)
     return StoredGram(zarr.open_array(_Tiles(Path(path), read_only=True), mode="r").async_array)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,27 +13,26 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from widelimit.fingerprints import sha256
 from widelimit.training.history import History, Recorder
-from widelimit.training.optimisers import State
+from widelimit.training.optimisers import OptimiserState
+from widelimit.writing import atomic_write
 
 FORMAT = "widelimit-training"
 VERSION = 1
 
 
 class TrainingCheckpoint(NamedTuple):
-    """A checkpoint is the file of a run, and the settings that make it this run."""
+    """A checkpoint is the file of a run, the settings that make it this run, and the seconds between writes."""
 
     path: Path
     settings: dict[str, Any]
+    seconds: float
 
 
 def digest(tree: Any) -> str:
     """Hash the values, shapes and dtypes of a pytree of arrays."""
-    total = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        array = np.asarray(leaf)
-        total.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
+    return sha256(*(np.asarray(leaf) for leaf in jax.tree.leaves(tree)))
 
 
 def settings(recorder: Recorder, choices: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +51,7 @@ def settings(recorder: Recorder, choices: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tensors(state: State, history: History) -> dict[str, np.ndarray]:
+def _tensors(state: OptimiserState, history: History) -> dict[str, np.ndarray]:
     leaves = {f"state/{i}": np.asarray(_plain(leaf)) for i, leaf in enumerate(jax.tree.leaves(state))}
     records = {f"history/{f.name}": np.asarray(getattr(history, f.name)) for f in fields(History)}
     return {name: np.asarray(array, order="C") for name, array in (leaves | records).items()}
@@ -69,8 +66,8 @@ def _is_key(leaf: Any) -> bool:
     return bool(jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key))
 
 
-def save(checkpoint: TrainingCheckpoint, state: State, history: History) -> None:
-    """Write beside, then replace: whenever the process is killed, the file is the old one or the new one, whole."""
+def save(checkpoint: TrainingCheckpoint, state: OptimiserState, history: History) -> None:
+    """Replace the file by this state and these records."""
     tensors = _tensors(state, history)
     about = {
         "format": FORMAT,
@@ -78,20 +75,11 @@ def save(checkpoint: TrainingCheckpoint, state: State, history: History) -> None
         "settings": json.dumps(checkpoint.settings),
         "sha256": digest([tensors[name] for name in sorted(tensors)]),
     }
-    beside = checkpoint.path.with_name(checkpoint.path.name + ".part")
-    with open(beside, "wb") as file:
+    with atomic_write(checkpoint.path, unfinished=f"{checkpoint.path.name}.part") as file:
         file.write(safetensors.numpy.save(tensors, about))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, checkpoint.path)
-    folder = os.open(checkpoint.path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
-def load(checkpoint: TrainingCheckpoint, like: State) -> tuple[State, History]:
+def load(checkpoint: TrainingCheckpoint, like: OptimiserState) -> tuple[OptimiserState, History]:
     """Load the state, of the structure of `like`, and records.
 
     Raises:
@@ -118,19 +106,19 @@ def load(checkpoint: TrainingCheckpoint, like: State) -> tuple[State, History]:
     found = [tensors.get(f"state/{i}") for i in range(len(leaves))]
     if any(a is None or a.shape != np.shape(_plain(b)) for a, b in zip(found, leaves, strict=True)):
         raise ValueError(f"{path} was written by another run: its optimiser keeps other things. {advice}")
-    restored = [_restored(a, b) for a, b in zip(found, leaves, strict=True)]
+    restored = [_restore(a, b) for a, b in zip(found, leaves, strict=True)]
     records = History(*(tensors[f"history/{f.name}"] for f in fields(History)))
     return jax.tree.unflatten(structure, restored), records
 
 
-def _restored(array: Any, like: Any) -> Any:
+def _restore(array: Any, like: Any) -> Any:
     return jax.random.wrap_key_data(jnp.asarray(array)) if _is_key(like) else jnp.asarray(array, like.dtype)
 
 
-def _compare(path: Path, stored: dict[str, Any], wanted: dict[str, Any], advice: str) -> None:
-    differ = [name for name in wanted if stored.get(name) != wanted[name]]
+def _compare(path: Path, stored: dict[str, Any], settings: dict[str, Any], advice: str) -> None:
+    differ = [name for name in settings if stored.get(name) != settings[name]]
     if differ:
-        what = "; ".join(f"{name} was {_short(stored.get(name))} and is {_short(wanted[name])}" for name in differ)
+        what = "; ".join(f"{name} was {_short(stored.get(name))} and is {_short(settings[name])}" for name in differ)
         raise ValueError(f"{path} was written by another run: {what}. {advice}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, final
 
@@ -60,26 +61,19 @@ class Recorder(NamedTuple):
 
     def record(self, params: Any, steps: int, time: float) -> History:
         """Make one record, R = 1."""
-        loss, movement, outputs, kernel = _measured(self.problem, params, self.probes, self.points, method=self.method)
+        loss, movement, outputs, kernel = _measure(self.problem, params, self.probes, self.points, method=self.method)
         theta = np.asarray(kernel, np.float64)
         with np.errstate(all="ignore"):  # parameters that overflow make NaN here, and are explained where they stop
             drift = _norm(theta - self.kernel) / _norm(self.kernel)
             squares = np.einsum("...ij,i,j->...", theta, self.labels, self.labels)
             alignment = squares / (_norm(theta) * (self.labels @ self.labels))
         values = np.asarray(outputs)[..., 0] if self.problem.single else np.asarray(outputs)
-        found = History(
-            np.array(steps),
-            np.array(float(time)),
-            np.asarray(loss, np.float64),
-            np.asarray(movement, np.float64),
-            drift,
-            alignment,
-            values,
-        )
-        return History(*(np.asarray(getattr(found, f.name))[None] for f in fields(History)))
+        cost, moved = np.asarray(loss, np.float64), np.asarray(movement, np.float64)
+        record = np.array(steps), np.array(float(time)), cost, moved, drift, alignment, values
+        return History(*(np.asarray(value)[None] for value in record))
 
 
-def joined(parts: list[History]) -> History:
+def concatenate(parts: list[History]) -> History:
     """Join records in one history."""
     return History(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(History)))
 
@@ -98,6 +92,7 @@ def _kernel(f: Model, X: jax.Array, method: ContractionPlan) -> jax.Array:
     return jnp.reshape(jnp.transpose(blocks, (0, 2, 1, 3)), (k * c, k * c))
 
 
+@functools.partial(jax.jit, static_argnames="method")
 def _measure(
     problem: TrainingProblem, params: Any, probes: jax.Array, points: jax.Array, *, method: ContractionPlan | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -113,9 +108,6 @@ def _measure(
         return loss, moved, outputs, kernel
 
     return problem.for_each(member)(params, problem.f.params)  # type: ignore[no-any-return]
-
-
-_measured = jax.jit(_measure, static_argnames="method")
 
 
 def recorder(problem: TrainingProblem, probes: Any, kernel_points: Any) -> Recorder:
@@ -135,15 +127,15 @@ def recorder(problem: TrainingProblem, probes: Any, kernel_points: Any) -> Recor
             raise TypeError(f"probes is {at.dtype} and X is {problem.dtype}; pass probes.astype('{problem.dtype}').")
     rows = np.linspace(0, n - 1, min(size, n)).astype(int)
     points, labels = problem.X[rows], np.asarray(problem.y, np.float64)[rows].ravel()
-    method = _planned(problem, len(rows)) if size else None
-    kernel = _measured(problem, problem.f.params, jnp.asarray(at), points, method=method)[3]
+    method = _kernel_plan(problem, len(rows)) if size else None
+    kernel = _measure(problem, problem.f.params, jnp.asarray(at), points, method=method)[3]
     return Recorder(problem, jnp.asarray(at), points, labels, method, np.asarray(kernel, np.float64))
 
 
-def _planned(problem: TrainingProblem, k: int) -> ContractionPlan:
+def _kernel_plan(problem: TrainingProblem, k: int) -> ContractionPlan:
     """Choose the algorithm for the kernel, without figures that change from call to call: it is part of a program."""
     f, (_, d) = problem.one(), problem.X.shape
-    wanted = Settings("ntk", "full", "auto", WORK / problem.members)
+    settings = Settings("ntk", "full", "auto", WORK / problem.members)
     sizes = Sizes(n=k, m=k, down=k, across=k, same=True, own=False)
-    found = plan(f, wanted, sizes, d, problem.dtype)
+    found = plan(f, settings, sizes, d, problem.dtype)
     return replace(found, estimates=(found.chosen,), result=0.0, budget=0.0)

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import memory, progress
+from widelimit import memory
+from widelimit.progress import progress_bar
 from widelimit.training import checkpoints
 from widelimit.training.checkpoints import TrainingCheckpoint
 from widelimit.training.flow import flow
-from widelimit.training.history import History, Recorder, joined
-from widelimit.training.optimisers import State, UpdateRule, advance, group_size
+from widelimit.training.history import History, Recorder, concatenate
+from widelimit.training.optimisers import OptimiserState, UpdateRule, advance, group_size
 from widelimit.training.problem import TrainingProblem
 
 SAME_RUN = 1e-3
@@ -46,12 +47,12 @@ class Training:
 class Moved(NamedTuple):
     """The object holds the state at the next record, or the last good one and the problem."""
 
-    state: State
+    state: OptimiserState
     steps: int
     failure: str
 
 
-Mover = Callable[[State, int, float, float], Moved]
+Mover = Callable[[OptimiserState, int, float, float], Moved]
 """(state, steps so far, mark where it stands, next mark) -> Moved; marks are steps, or times of a flow."""
 
 
@@ -59,7 +60,7 @@ def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> Move
     """Train by discrete steps."""
     rate, group = jnp.asarray(rule.rate, problem.X.dtype), group_size(problem, rule.batch)
 
-    def run(state: State, end: int) -> tuple[State, np.ndarray]:
+    def run(state: OptimiserState, end: int) -> tuple[OptimiserState, np.ndarray]:
         moved, losses = advance(
             problem,
             state,
@@ -72,7 +73,7 @@ def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> Move
         )
         return moved._replace(step=jnp.min(moved.step)), np.asarray(losses)
 
-    def move(state: State, steps: int, mark: float, next_mark: float) -> Moved:  # noqa: ARG001, as for flows
+    def move(state: OptimiserState, steps: int, mark: float, next_mark: float) -> Moved:  # noqa: ARG001, as for flows
         moved, losses = run(state, int(next_mark))
         reached = int(moved.step)
         whole = np.isfinite(losses).all()
@@ -81,12 +82,12 @@ def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> Move
             return Moved(moved, reached, NOTHING)
         # The parameters before the step whose loss is not finite are bad; one step before, they still were not.
         good = max(int(state.step), reached - (1 if whole else 2))
-        return Moved(run(state, good)[0], good, _explained(last, good, problem, rule))
+        return Moved(run(state, good)[0], good, _explain(last, good, problem, rule))
 
     return move
 
 
-def _explained(losses: np.ndarray, good: int, problem: TrainingProblem, rule: UpdateRule) -> str:
+def _explain(losses: np.ndarray, good: int, problem: TrainingProblem, rule: UpdateRule) -> str:
     found = float(losses[~np.isfinite(losses)].flat[0])
     members = f" of members {np.flatnonzero(~np.isfinite(losses)).tolist()}" if problem.many else ""
     rate = f"learning_rate={-rule.rate:g}" if rule.rate < 0 else "the transformation's learning rate"
@@ -109,13 +110,13 @@ def finite_cost(problem: TrainingProblem, params: Any) -> np.ndarray:
 def by_flow(problem: TrainingProblem, error: np.ndarray, max_steps: int) -> Mover:
     """Train in continuous time, with local errors |dtheta| <= error (*E,)."""
 
-    def move(state: State, steps: int, mark: float, next_mark: float) -> Moved:
+    def move(state: OptimiserState, steps: int, mark: float, next_mark: float) -> Moved:
         duration = jnp.asarray(next_mark - mark, problem.X.dtype)
         params, taken, arrived = flow(
             problem, state.params, duration, jnp.asarray(error, problem.X.dtype), max_steps=max_steps
         )
         if np.asarray(arrived).all() and np.isfinite(finite_cost(problem, params)).all():
-            return Moved(State(params, (), state.step + 1), steps + int(np.max(taken)), NOTHING)
+            return Moved(OptimiserState(params, (), state.step + 1), steps + int(np.max(taken)), NOTHING)
         late = f" of members {np.flatnonzero(~np.asarray(arrived)).tolist()}" if problem.many else ""
         failure = (
             f"the flow{late} did not get from t = {mark:g} to t = {next_mark:g} within max_steps = {max_steps} steps "
@@ -128,62 +129,58 @@ def by_flow(problem: TrainingProblem, error: np.ndarray, max_steps: int) -> Move
 
 
 class TrainingRun(NamedTuple):
-    """A run has marks from 0 to the end, and a way from one to the next."""
+    """A run has a start, marks from 0 to the end, and a way from one to the next."""
 
+    recorder: Recorder
+    start: OptimiserState
     marks: np.ndarray
     move: Mover
-    recorder: Recorder
     clock: float
     """Time of the flow that one unit of a mark stands for."""
     unit: str
+    choices: dict[str, Any]
+    """What makes two runs from one start differ."""
 
 
-def run(
-    problem: TrainingProblem,
-    what: TrainingRun,
-    state: State,
-    checkpoint: TrainingCheckpoint | None,
-    every: float,
-    wanted: bool,
-) -> Training:
+def run(plan: TrainingRun, checkpoint: TrainingCheckpoint | None, *, progress: bool) -> Training:
     """Run through the marks, from where a checkpoint stands if there is one."""
-    marks, failure = what.marks, NOTHING
-    state, history = _started(what, state, checkpoint)
+    marks, failure = plan.marks, NOTHING
+    state, history = _begin(plan, checkpoint)
     written = time.monotonic()
-    with progress.shown(wanted, unit=what.unit) as report:
+    with progress_bar(progress, unit=plan.unit) as report:
         report("training", 0, 0)
         for before, mark in itertools.pairwise(marks[len(history) - 1 :]):
-            taken = int(history.steps[-1])
-            moved = what.move(state, taken, float(before), float(mark))
+            steps = int(history.steps[-1])
+            moved = plan.move(state, steps, float(before), float(mark))
             failure = moved.failure
-            if failure and moved.steps == taken:
+            if failure and moved.steps == steps:
                 break
-            at = moved.steps * what.clock if what.unit == "steps" else float(mark)
-            record = what.recorder.record(moved.state.params, moved.steps, at)
-            state, history = moved.state, joined([history, record])
+            at = moved.steps * plan.clock if plan.unit == "steps" else float(mark)
+            record = plan.recorder.record(moved.state.params, moved.steps, at)
+            state, history = moved.state, concatenate([history, record])
             report(f"training, loss {np.mean(record.loss):.2g}", float(mark), float(marks[-1]))
             if failure:
                 break
-            if checkpoint is not None and (mark == marks[-1] or time.monotonic() - written >= every):
+            if checkpoint and (mark == marks[-1] or time.monotonic() - written >= checkpoint.seconds):
                 checkpoints.save(checkpoint, state, history)
                 written = time.monotonic()
-    message = failure or f"{what.unit} {marks[-1]:g} reached, loss {np.mean(history.loss[-1]):.6g}"
-    return Training(problem.in_given_form(state.params), history, not failure, message)
+    message = failure or f"{plan.unit} {marks[-1]:g} reached, loss {np.mean(history.loss[-1]):.6g}"
+    return Training(plan.recorder.problem.in_given_form(state.params), history, not failure, message)
 
 
-def _started(what: TrainingRun, state: State, checkpoint: TrainingCheckpoint | None) -> tuple[State, History]:
-    """Return the state to go on from, and the records so far: at least that of theta_0."""
-    first = what.recorder.record(state.params, 0, 0 * what.clock)
+def _begin(plan: TrainingRun, checkpoint: TrainingCheckpoint | None) -> tuple[OptimiserState, History]:
+    """Return the state to start from, and the records so far: at least that of theta_0."""
+    first = plan.recorder.record(plan.start.params, 0, 0 * plan.clock)
     if not np.isfinite(first.loss).all():
         raise ValueError("the loss at the initial parameters is NaN or infinite; scale X or y, or start elsewhere.")
     if checkpoint is None or not checkpoint.path.exists():
-        return state, first
-    state, found = checkpoints.load(checkpoint, state)
-    _belongs(checkpoint, found, first, what)
+        return plan.start, first
+    state, found = checkpoints.load(checkpoint, plan.start)
+    _require_same_run(checkpoint, found, first, plan)
     return state, found
 
 
-def _belongs(checkpoint: TrainingCheckpoint, found: History, first: History, what: TrainingRun) -> None:
+def _require_same_run(checkpoint: TrainingCheckpoint, found: History, first: History, plan: TrainingRun) -> None:
     """Refuse records that are not the beginning of this run."""
     advice = "It was left as it is; pass another path to start again."
     if not np.allclose(found.loss[0], first.loss[0], rtol=SAME_RUN, atol=0.0):
@@ -191,16 +188,16 @@ def _belongs(checkpoint: TrainingCheckpoint, found: History, first: History, wha
             f"{checkpoint.path} was written by another run: the loss at the start was {np.mean(found.loss[0]):g} and "
             f"is {np.mean(first.loss[0]):g}, so that apply or the loss is another. {advice}"
         )
-    at = found.times if what.unit == "time" else found.steps
-    if len(at) > len(what.marks) or not np.array_equal(at, what.marks[: len(at)]):
+    at = found.times if plan.unit == "time" else found.steps
+    if len(at) > len(plan.marks) or not np.array_equal(at, plan.marks[: len(at)]):
         raise ValueError(
-            f"{checkpoint.path} has records up to {at[-1]:g} {what.unit} at other places than this run would; pass the "
+            f"{checkpoint.path} has records up to {at[-1]:g} {plan.unit} at other places than this run would; pass the "
             f"record_every of that run, and an end that is not before them. {advice}"
         )
 
 
-def marks(end: float, every: float) -> np.ndarray:
-    """Return 0, every, 2 every, ..., and the end. Raises: MemoryError: their records do not fit."""
-    memory.require(8.0 * NUMBERS * end / every, f"{end / every:.3g} records", remedy="pass a larger record_every")
-    count = max(0, math.ceil(end / every * (1 - 1e-12)) - 1)
-    return np.concatenate([np.arange(count + 1) * every, [end] if end > 0 else []])
+def marks(end: float, step: float) -> np.ndarray:
+    """Return 0, step, 2 step, ..., and the end. Raises: MemoryError: their records do not fit."""
+    memory.require(8.0 * NUMBERS * end / step, f"{end / step:.3g} records", remedy="pass a larger record_every")
+    count = max(0, math.ceil(end / step * (1 - 1e-12)) - 1)
+    return np.concatenate([np.arange(count + 1) * step, [end] if end > 0 else []])

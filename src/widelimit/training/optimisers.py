@@ -26,7 +26,7 @@ COPIES = 3
 """Parameters, their gradient and their update."""
 
 
-class State(NamedTuple):
+class OptimiserState(NamedTuple):
     """The state holds all that the next step depends on."""
 
     params: Any
@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 class UpdateRule(NamedTuple):
-    """The rule is theta <- theta + rate * update(gradient): made by `rule`."""
+    """The rule is theta <- theta + rate * update(gradient): made by `update_rule`."""
 
     name: str
     transformation: optax.GradientTransformation
@@ -59,7 +59,7 @@ def _transformation(name: str, momentum: float) -> optax.GradientTransformation:
     return optax.scale_by_adam() if name == "adam" else optax.identity()
 
 
-def rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: int) -> UpdateRule:
+def update_rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: int) -> UpdateRule:
     """Check the optimiser and its settings. Raises: TypeError, ValueError."""
     batch = 0 if batch_size is None else validation.integer("batch_size", batch_size, at_least=1, below=n + 1)
     if isinstance(optimizer, optax.GradientTransformation):
@@ -85,10 +85,10 @@ def rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: Any, n: 
     return UpdateRule(optimizer, _transformation(optimizer, mass), -rate, mass, batch)
 
 
-def start(problem: TrainingProblem, rule: UpdateRule) -> State:
+def start_state(problem: TrainingProblem, rule: UpdateRule) -> OptimiserState:
     """Return theta_0 and an optimiser that has seen nothing."""
     memory = problem.for_each(rule.transformation.init)(problem.f.params)
-    return State(problem.f.params, memory, jnp.zeros((), jnp.int32))
+    return OptimiserState(problem.f.params, memory, jnp.zeros((), jnp.int32))
 
 
 def first_update(problem: TrainingProblem, rule: UpdateRule) -> float:
@@ -107,7 +107,7 @@ def _order(problem: TrainingProblem, key: jax.Array, epoch: jax.Array) -> jax.Ar
     return jax.random.permutation(jax.random.fold_in(key, epoch), len(problem.X))
 
 
-def _taken(problem: TrainingProblem, order: jax.Array, turn: jax.Array, batch: int) -> tuple[jax.Array, jax.Array, Any]:
+def _batch(problem: TrainingProblem, order: jax.Array, turn: jax.Array, batch: int) -> tuple[jax.Array, jax.Array, Any]:
     """Take examples, targets and loss of one batch; values of a loss for every example (weights) are taken along."""
     rows = jax.lax.dynamic_slice_in_dim(order, turn * batch, batch)
     own = len(problem.X)
@@ -115,23 +115,8 @@ def _taken(problem: TrainingProblem, order: jax.Array, turn: jax.Array, batch: i
     return problem.X[rows], problem.y[rows], loss
 
 
-@functools.partial(jax.jit, static_argnames=("transformation", "batch", "group"))
-def advance(
-    problem: TrainingProblem,
-    state: State,
-    rate: jax.Array,
-    end: jax.Array,
-    key: jax.Array,
-    *,
-    transformation: optax.GradientTransformation,
-    batch: int,
-    group: int,
-) -> tuple[State, jax.Array]:
-    """Go to step `end`, or past the first step whose loss (before it) was not finite; returns the losses there (*E,).
-
-    An ensemble goes through all steps `group` members at a time; `step` of the state is then that of every group.
-    """
-    turns = len(problem.X) // batch if batch else 1
+def _step(problem: TrainingProblem, transformation: optax.GradientTransformation, rate: jax.Array) -> Any:
+    """Make (theta, memory, X, y, loss) -> theta and memory one step later and the cost before it, of all members."""
 
     def member(params: Any, memory: Any, X: jax.Array, y: jax.Array, loss: Any) -> tuple[Any, Any, jax.Array]:
         value, slope = jax.value_and_grad(problem.cost)(params, X, y, loss)
@@ -139,33 +124,53 @@ def advance(
         moved = jax.tree.map(lambda p, u: p + jnp.asarray(rate, p.dtype) * u, params, update)
         return moved, memory, value
 
-    step = problem.for_each(member, shared=3)
+    return problem.for_each(member, shared=3)
 
-    def going(carry: tuple[State, jax.Array, jax.Array]) -> jax.Array:
+
+@functools.partial(jax.jit, static_argnames=("transformation", "batch", "group"))
+def advance(
+    problem: TrainingProblem,
+    state: OptimiserState,
+    rate: jax.Array,
+    end: jax.Array,
+    key: jax.Array,
+    *,
+    transformation: optax.GradientTransformation,
+    batch: int,
+    group: int,
+) -> tuple[OptimiserState, jax.Array]:
+    """Go to step `end`, or past the first step whose loss (before it) was not finite; returns the losses there (*E,).
+
+    An ensemble goes through all steps `group` members at a time; `step` of the state is then that of every group.
+    """
+    turns = len(problem.X) // batch if batch else 1
+    step = _step(problem, transformation, rate)
+
+    def continues(carry: tuple[OptimiserState, jax.Array, jax.Array]) -> jax.Array:
         return jnp.asarray((carry[0].step < end) & jnp.all(jnp.isfinite(carry[1])))
 
-    def body(carry: tuple[State, jax.Array, jax.Array]) -> tuple[State, jax.Array, jax.Array]:
+    def body(carry: tuple[OptimiserState, jax.Array, jax.Array]) -> tuple[OptimiserState, jax.Array, jax.Array]:
         (params, memory, done), _, order = carry
         examples = problem.X, problem.y, problem.loss
         if batch:
             turn, epoch = done % turns, done // turns
             order = jax.lax.cond(turn == 0, lambda: _order(problem, key, epoch), lambda: order)
-            examples = _taken(problem, order, turn, batch)
+            examples = _batch(problem, order, turn, batch)
         params, memory, value = step(params, memory, *examples)
-        return State(params, memory, done + 1), value, order
+        return OptimiserState(params, memory, done + 1), value, order
 
-    def through(members: tuple[Any, Any]) -> tuple[State, jax.Array]:
+    def through(members: tuple[Any, Any]) -> tuple[OptimiserState, jax.Array]:
         order = _order(problem, key, state.step // turns) if batch else jnp.zeros((), jnp.int32)
         values = jnp.zeros((group,) if problem.many else (), problem.X.dtype)
-        moved, values, _ = jax.lax.while_loop(going, body, (State(*members, state.step), values, order))
-        return moved, values
+        first = (OptimiserState(*members, state.step), values, order)
+        return jax.lax.while_loop(continues, body, first)[:2]
 
     if not problem.many:
         return through((state.params, state.memory))
-    apart = jax.tree.map(lambda leaf: leaf.reshape(-1, group, *leaf.shape[1:]), (state.params, state.memory))
-    moved, values = jax.lax.map(through, apart)
+    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, group, *leaf.shape[1:]), (state.params, state.memory))
+    moved, values = jax.lax.map(through, groups)
     params, memory = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (moved.params, moved.memory))
-    return State(params, memory, moved.step), values.ravel()
+    return OptimiserState(params, memory, moved.step), values.ravel()
 
 
 def group_size(problem: TrainingProblem, batch: int) -> int:

@@ -21,9 +21,9 @@ from widelimit.shapes import Float
 @pytree
 @dataclass(frozen=True)
 class TrainingProblem:
-    """C(theta) = (1/n) sum_i l(f(theta, x_i), y_i) from theta_0 = f.params; made by `problem`.
+    """C(theta) = (1/n) sum_i l(f(theta, x_i), y_i) from theta_0 = f.params; made by `training_problem`.
 
-    `many`: the parameters have a leading axis (E,), and so have all results of the functions made by `each`.
+    `many`: the parameters have a leading axis (E,), and so have all results of the functions made by `for_each`.
     """
 
     f: Model
@@ -65,7 +65,9 @@ class TrainingProblem:
         return jnp.mean(loss.examples(self.f(params, X), y))
 
 
-def problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool, copies: int) -> TrainingProblem:
+def training_problem(
+    apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool, copies: int
+) -> TrainingProblem:
     """Check everything that training needs; the parameters are not copied where `copies` of them do not fit.
 
     Raises:
@@ -93,9 +95,8 @@ def problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool,
         f = replace(f, params=jax.tree.map(jnp.array, f.params))  # copies: JAX may borrow NumPy's memory
         kind = jax.tree.map(lambda leaf: jnp.asarray(leaf, points.dtype), kind)
         labels = jnp.array(targets.reshape(len(points), -1), points.dtype)
-        made = TrainingProblem(
-            f, kind, jnp.array(points), labels, many, targets.ndim == 1, not validation.is_jax(*leaves)
-        )
+        numpy = not validation.is_jax(*leaves)
+        made = TrainingProblem(f, kind, jnp.array(points), labels, many, targets.ndim == 1, numpy)
         one = made.one()
         one.cost(points.shape[1], points.dtype)  # explains a function that fails
         # A function, as JAX prints what it evaluates: a model with all its numbers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,15 @@ from widelimit.training.checkpoints import TrainingCheckpoint
 from widelimit.training.flow import slope_size
 from widelimit.training.history import Recorder, recorder
 from widelimit.training.loop import Training, TrainingRun, by_flow, by_steps, marks, run
-from widelimit.training.optimisers import State, UpdateRule, first_update, largest_eigenvalue, rule, start
-from widelimit.training.problem import TrainingProblem, problem
+from widelimit.training.optimisers import (
+    OptimiserState,
+    UpdateRule,
+    first_update,
+    largest_eigenvalue,
+    start_state,
+    update_rule,
+)
+from widelimit.training.problem import TrainingProblem, training_problem
 from widelimit.validation import Array
 
 RECORDS = 100
@@ -35,6 +42,30 @@ ROUNDING = 16
 
 MAX_STEPS = 100_000
 """A flow's solver takes at most this many steps between two records."""
+
+
+class DescentSettings(NamedTuple):
+    """The settings of a descent are those of `train`: by steps, or by the flow if it has a time."""
+
+    optimizer: Any
+    learning_rate: float | None
+    momentum: float
+    batch_size: int | None
+    steps: int | None
+    seed: int
+    flow_time: float | None
+    tolerance: float
+    max_steps: int
+    record_every: float | None
+
+    def check(self) -> None:
+        """Refuse settings of a flow's solver, used or not. Raises: TypeError, ValueError."""
+        validation.finite_scalar("tolerance", self.tolerance, above=0.0, at_most=1e-2)
+        validation.integer("max_steps", self.max_steps, at_least=1)
+
+    def rule(self, n: int) -> UpdateRule:
+        """Return the rule of a step on n points."""
+        return update_rule(self.optimizer, self.learning_rate, self.momentum, self.batch_size, n)
 
 
 def train(
@@ -106,94 +137,81 @@ def train(
         UserWarning: the learning rate is above the bound 2 (1 + mu) n/(kappa lambda_max) of the kernel at theta_0 (see
             `max_learning_rate`), which is named; training stopped at a loss that is not finite, or a flow at max_steps.
     """
-    _check(tolerance, max_steps, checkpoint_seconds, progress, ensemble)
-    given = problem(apply, params, X, y, loss, many=bool(ensemble), copies=room.copies(flow_time))
-    folder = None if checkpoint is None else _place(checkpoint)
-    with arithmetic(given.dtype == np.float64):
-        chosen = rule(optimizer, learning_rate, momentum, batch_size, len(given.X)) if flow_time is None else None
-        room.require(given, chosen, probes)
-        recording = recorder(given, probes, kernel_points)
-        if chosen is None:
-            what, state, choices = _flow(given, recording, flow_time, record_every, tolerance, max_steps, steps)
-        else:
-            what, state, choices = _steps(given, recording, chosen, steps, record_every, seed)
-        kept = None if folder is None else TrainingCheckpoint(folder, checkpoints.settings(recording, choices))
-        trained = run(given, what, state, kept, float(checkpoint_seconds), progress)
+    settings = DescentSettings(
+        optimizer, learning_rate, momentum, batch_size, steps, seed, flow_time, tolerance, max_steps, record_every
+    )
+    settings.check()
+    validation.flag("progress", progress)
+    many = validation.flag("ensemble", ensemble)
+    seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
+    problem = training_problem(apply, params, X, y, loss, many=many, copies=room.copies(flow_time))
+    path = None if checkpoint is None else _place(checkpoint)
+    with arithmetic(problem.dtype == np.float64):
+        rule = settings.rule(len(problem.X)) if flow_time is None else None
+        room.require(problem, rule, probes)
+        records = recorder(problem, probes, kernel_points)
+        plan = _flow(records, settings) if rule is None else _steps(records, rule, settings)
+        kept = None if path is None else TrainingCheckpoint(path, checkpoints.settings(records, plan.choices), seconds)
+        trained = run(plan, kept, progress=progress)
     if not trained.finished:
         warnings.warn(trained.message, stacklevel=2)
     return trained
 
 
-def _check(tolerance: Any, max_steps: Any, seconds: Any, progress: Any, ensemble: Any) -> None:
-    """Refuse settings of a flow's solver, of checkpoints, and flags, whether they are used or not."""
-    validation.flag("ensemble", ensemble)
-    validation.finite_scalar("checkpoint_seconds", seconds, at_least=0.0)
-    validation.finite_scalar("tolerance", tolerance, above=0.0, at_most=1e-2)
-    validation.integer("max_steps", max_steps, at_least=1)
-    validation.flag("progress", progress)
-
-
-def _steps(
-    given: TrainingProblem, recording: Recorder, chosen: UpdateRule, steps: Any, record_every: Any, seed: Any
-) -> tuple[TrainingRun, State, dict[str, Any]]:
-    """Train in discrete steps; warns of a learning rate above the bound."""
-    if steps is None:
+def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings) -> TrainingRun:
+    """Plan discrete steps; warns of a learning rate above the bound."""
+    problem = records.problem
+    if settings.steps is None:
         raise ValueError("give steps, how many to take, or flow_time, the time of the exact gradient flow.")
-    count = validation.integer("steps", steps, at_least=0, below=2**31)
-    every = max(1, count // RECORDS)
-    if record_every is not None:
-        every = validation.integer("record_every", record_every, at_least=1, below=2**31)
-    key = jax.random.key(validation.integer("seed", seed, at_least=0, below=2**63))
-    _warn_if_unstable(given, chosen, key)
-    what = TrainingRun(marks(count, every).astype(int), by_steps(given, chosen, key), recording, chosen.clock, "steps")
-    name = f"optax, first update {first_update(given, chosen):.3e}" if chosen.name == "optax" else chosen.name
+    count = validation.integer("steps", settings.steps, at_least=0, below=2**31)
+    interval = max(1, count // RECORDS)
+    if settings.record_every is not None:
+        interval = validation.integer("record_every", settings.record_every, at_least=1, below=2**31)
+    key = jax.random.key(validation.integer("seed", settings.seed, at_least=0, below=2**63))
+    _warn_if_unstable(problem, rule, key)
+    name = f"optax, first update {first_update(problem, rule):.3e}" if rule.name == "optax" else rule.name
     choices = {
         "optimizer": name,
-        "learning_rate": chosen.rate,
-        "momentum": chosen.momentum,
-        "batch_size": chosen.batch,
-        "seed": seed if chosen.batch else 0,
+        "learning_rate": rule.rate,
+        "momentum": rule.momentum,
+        "batch_size": rule.batch,
+        "seed": settings.seed if rule.batch else 0,
     }
-    return what, start(given, chosen), choices
+    start, places = start_state(problem, rule), marks(count, interval).astype(int)
+    return TrainingRun(records, start, places, by_steps(problem, rule, key), rule.clock, "steps", choices)
 
 
-def _flow(
-    given: TrainingProblem,
-    recording: Recorder,
-    flow_time: Any,
-    record_every: Any,
-    tolerance: Any,
-    max_steps: Any,
-    steps: Any,
-) -> tuple[TrainingRun, State, dict[str, Any]]:
-    """Train by the gradient flow."""
-    if steps is not None:
+def _flow(records: Recorder, settings: DescentSettings) -> TrainingRun:
+    """Plan the gradient flow."""
+    problem = records.problem
+    if settings.steps is not None:
         raise ValueError("give steps or flow_time, not both.")
-    end = float(validation.finite_scalar("flow_time", flow_time, at_least=0.0))
-    every = end / RECORDS if end > 0 else 1.0
-    if record_every is not None:
-        every = float(validation.finite_scalar("record_every", record_every, above=0.0))
-    least = ROUNDING * float(np.finfo(given.dtype).eps)
-    share = float(validation.finite_scalar("tolerance", tolerance, at_least=least, at_most=1e-2))
-    most = validation.integer("max_steps", max_steps, at_least=1)
-    largest = largest_eigenvalue(given, jax.random.key(0), 0)
+    end = float(validation.finite_scalar("flow_time", settings.flow_time, at_least=0.0))
+    interval = end / RECORDS if end > 0 else 1.0
+    if settings.record_every is not None:
+        interval = float(validation.finite_scalar("record_every", settings.record_every, above=0.0))
+    least = ROUNDING * float(np.finfo(problem.dtype).eps)
+    tolerance = float(validation.finite_scalar("tolerance", settings.tolerance, at_least=least, at_most=1e-2))
+    largest = largest_eigenvalue(problem, jax.random.key(0), 0)
     # |grad C| n/lambda_max is how far the first stable step goes; what is learned by it is of the size of y - f_0.
-    reach = len(given.X) / largest if largest > 0 else 1.0
-    error = share * reach * np.maximum(np.asarray(slope_size(given), np.float64), float(np.finfo(given.dtype).tiny))
-    what = TrainingRun(marks(end, every), by_flow(given, error, most), recording, 1.0, "time")
-    return what, State(given.f.params, (), jnp.zeros((), jnp.int32)), {"optimizer": "flow", "tolerance": share}
+    reach = len(problem.X) / largest if largest > 0 else 1.0
+    slope = np.maximum(np.asarray(slope_size(problem), np.float64), float(np.finfo(problem.dtype).tiny))
+    move = by_flow(problem, tolerance * reach * slope, int(settings.max_steps))
+    start = OptimiserState(problem.f.params, (), jnp.zeros((), jnp.int32))
+    choices = {"optimizer": "flow", "tolerance": tolerance}
+    return TrainingRun(records, start, marks(end, interval), move, 1.0, "time", choices)
 
 
-def _warn_if_unstable(given: TrainingProblem, chosen: UpdateRule, key: jax.Array) -> None:
-    kappa = float(given.loss.curvature)
-    if chosen.name not in ("gd", "sgd", "momentum") or not math.isfinite(kappa):
+def _warn_if_unstable(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> None:
+    kappa = float(problem.loss.curvature)
+    if rule.name not in ("gd", "sgd", "momentum") or not math.isfinite(kappa):
         return
-    largest = largest_eigenvalue(given, key, chosen.batch)
-    examples = chosen.batch or len(given.X)
-    bound = 2 * (1 + chosen.momentum) * examples / (kappa * largest) if largest > 0 else math.inf
-    if -chosen.rate > bound:
+    largest = largest_eigenvalue(problem, key, rule.batch)
+    examples = rule.batch or len(problem.X)
+    bound = 2 * (1 + rule.momentum) * examples / (kappa * largest) if largest > 0 else math.inf
+    if -rule.rate > bound:
         warnings.warn(
-            f"learning_rate={-chosen.rate:g} is above the bound {bound:.3g} = 2 (1 + mu) n/(kappa lambda_max) of the "
+            f"learning_rate={-rule.rate:g} is above the bound {bound:.3g} = 2 (1 + mu) n/(kappa lambda_max) of the "
             f"tangent kernel at the initial parameters: training may diverge.",
             stacklevel=4,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, final
+from typing import Any, Literal, final, overload
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,9 @@ from widelimit.kernels.empirical.plan import (
     Settings,
     Sizes,
     block_rows,
+    check_settings,
     pairs_of,
     plan,
-    settings,
 )
 from widelimit.kernels.empirical.rows import check_rows, require_finite
 from widelimit.kernels.matrix_valued import MatrixKernel
@@ -193,13 +193,29 @@ class EmpiricalDiagonal:
         return matvec(self.model, self.settings, X, v, Y)
 
 
-Empirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal
-_CLASSES: dict[Output, Any] = {"full": EmpiricalMatrixKernel, "trace": EmpiricalKernel, "diagonal": EmpiricalDiagonal}
+AnyEmpirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal
+_CLASSES: dict[Output, type[AnyEmpirical]] = {
+    "full": EmpiricalMatrixKernel,
+    "trace": EmpiricalKernel,
+    "diagonal": EmpiricalDiagonal,
+}
 
 
+@overload
+def empirical_ntk(
+    apply: Apply, params: Any, *, output: Literal["full"] = "full", method: Method = "auto", memory: float | None = None
+) -> EmpiricalMatrixKernel: ...
+@overload
+def empirical_ntk(
+    apply: Apply, params: Any, *, output: Literal["trace"], method: Method = "auto", memory: float | None = None
+) -> EmpiricalKernel: ...
+@overload
+def empirical_ntk(
+    apply: Apply, params: Any, *, output: Literal["diagonal"], method: Method = "auto", memory: float | None = None
+) -> EmpiricalDiagonal: ...
 def empirical_ntk(
     apply: Apply, params: Any, *, output: Output = "full", method: Method = "auto", memory: float | None = None
-) -> Any:
+) -> AnyEmpirical:
     """Theta(x, x')[a, b] = sum_p df_a(x)/dtheta_p df_b(x')/dtheta_p, the neural tangent kernel of a finite network.
 
     Equation (3.3) of the paper: under gradient flow on theta the outputs move by it. At infinite width it tends to
@@ -230,11 +246,23 @@ def empirical_ntk(
         MemoryError: at the inputs, before anything is computed: no method stays within the budget.
     """
     f = model(apply, params)
-    chosen = settings("ntk", output, method, memory, f)
+    chosen = check_settings("ntk", output, method, memory, f)
     return _CLASSES[output](f, chosen)
 
 
-def empirical_nngp(apply: Apply, params: Any, *, output: Output = "full", memory: float | None = None) -> Any:
+@overload
+def empirical_nngp(
+    apply: Apply, params: Any, *, output: Literal["full"] = "full", memory: float | None = None
+) -> EmpiricalMatrixKernel: ...
+@overload
+def empirical_nngp(
+    apply: Apply, params: Any, *, output: Literal["trace"], memory: float | None = None
+) -> EmpiricalKernel: ...
+@overload
+def empirical_nngp(
+    apply: Apply, params: Any, *, output: Literal["diagonal"], memory: float | None = None
+) -> EmpiricalDiagonal: ...
+def empirical_nngp(apply: Apply, params: Any, *, output: Output = "full", memory: float | None = None) -> AnyEmpirical:
     """K(x, x')[a, b] = f_a(x) f_b(x'), the second moments of the outputs; output="trace": (1/c) sum_a f_a(x) f_a(x').
 
     Over random parameters its mean is the covariance of the outputs; for net.apply and parameters of net.init, at
@@ -244,7 +272,7 @@ def empirical_nngp(apply: Apply, params: Any, *, output: Output = "full", memory
     Args, Returns, Raises: as `empirical_ntk`.
     """
     f = model(apply, params)
-    chosen = settings("nngp", output, "auto", memory, f)
+    chosen = check_settings("nngp", output, "auto", memory, f)
     return _CLASSES[output](f, chosen)
 
 
@@ -261,7 +289,7 @@ def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _planned(
-    f: Model, wanted: Settings, inputs: Any, *, whole: bool = False, own: bool = False
+    f: Model, settings: Settings, inputs: Any, *, whole: bool = False, own: bool = False
 ) -> tuple[Model, ContractionPlan]:
     """Return the function in the dtype of the inputs, and the plan for all pairs of one or two arrays of them.
 
@@ -271,13 +299,13 @@ def _planned(
     f = f.of_dtype(dtype)
     features = inputs[0].shape[1]
     n, m = len(inputs[0]), len(inputs[-1])
-    c = 1 if wanted.output == "trace" else f.cost(features, dtype).outputs
+    c = 1 if settings.output == "trace" else f.cost(features, dtype).outputs
     down, across = (n, m) if whole else (block_rows(n, c), block_rows(m, c))
-    return f, plan(f, wanted, Sizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
+    return f, plan(f, settings, Sizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
 
 
-def _explained(f: Model, wanted: Settings, X: Any, Y: Any) -> ContractionPlan:
-    return _planned(f, wanted, (_points("X", X),) if Y is None else _two(X, Y))[1]
+def _explained(f: Model, settings: Settings, X: Any, Y: Any) -> ContractionPlan:
+    return _planned(f, settings, (_points("X", X),) if Y is None else _two(X, Y))[1]
 
 
 def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
@@ -285,14 +313,14 @@ def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
     return [jnp.asarray(filled[i : i + rows]) for i in range(0, len(filled), rows)]
 
 
-def _table(f: Model, wanted: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+def _table(f: Model, settings: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """Compute K(X, Y) block by block; where Y is X one triangle and its mirror, symmetric to the bit."""
     same = Y is X
-    f, found = _planned(f, wanted, (X,) if same else (X, Y))
+    f, found = _planned(f, settings, (X,) if same else (X, Y))
     check_rows(f, X, Y)
-    pair, c = pairs_of(f, wanted, found), found.cost.outputs
+    pair, c = pairs_of(f, settings, found), found.cost.outputs
     down, across = found.sizes.down, found.sizes.across
-    tail = {"full": (c, c), "trace": (), "diagonal": (c,)}[wanted.output]
+    tail = {"full": (c, c), "trace": (), "diagonal": (c,)}[settings.output]
     out = np.empty((len(X), len(Y), *tail), X.dtype)
     with arithmetic(X.dtype == np.float64):
         rows = [pair.encode(block) for block in _blocks(X, down)]
@@ -320,11 +348,11 @@ def _mirror(values: np.ndarray) -> np.ndarray:
     return np.swapaxes(values, 0, 1) if values.ndim < 4 else values.transpose(1, 0, 3, 2)
 
 
-def _own(f: Model, wanted: Settings, X: Any) -> np.ndarray:
+def _own(f: Model, settings: Settings, X: Any) -> np.ndarray:
     points = _points("X", X)
-    f, found = _planned(f, wanted, (points,), own=True)
+    f, found = _planned(f, settings, (points,), own=True)
     check_rows(f, points)
-    pair = pairs_of(f, wanted, found)
+    pair = pairs_of(f, settings, found)
     with arithmetic(points.dtype == np.float64):
         parts = [_own_block(pair, pair.encode(block)) for block in _blocks(points, found.sizes.down)]
     values = np.concatenate(parts)[: len(points)]

@@ -12,7 +12,7 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import memory
 from widelimit.kernels.empirical.model import Cost, Model
-from widelimit.kernels.empirical.plan import SHARE, Settings
+from widelimit.kernels.empirical.plan import Settings
 from widelimit.kernels.empirical.products import pulled, pushed
 from widelimit.kernels.empirical.rows import check_rows, require_finite
 
@@ -22,8 +22,8 @@ CHUNK = 256
 _outputs = jax.jit(Model.__call__)
 
 
-def matvec(f: Model, wanted: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
-    """Compute K(X, Y) v for the kernel that `wanted` describes."""
+def matvec(f: Model, settings: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
+    """Compute K(X, Y) v for the kernel that `settings` describes."""
     x = np.asarray(validation.points("X", validation.concrete("X", X)))
     y = x if Y is None else np.asarray(validation.points("Y", validation.concrete("Y", Y)))
     validation.same_features("X", x, "Y", y)
@@ -32,36 +32,36 @@ def matvec(f: Model, wanted: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
     x, y, vector = (a.astype(dtype, copy=False) for a in (x, y, vector))
     f = f.of_dtype(dtype)
     cost = f.cost(x.shape[1], dtype)
-    stack = _stacked(vector, len(y), cost.outputs, wanted)
+    stack = _stacked(vector, len(y), cost.outputs, settings)
     check_rows(f, x, y)
     with arithmetic(dtype == np.float64):
-        moved = _moments(f, x, y, stack) if wanted.kind == "nngp" else _tangents(f, wanted, cost, x, y, stack)
+        moved = _moments(f, x, y, stack) if settings.kind == "nngp" else _tangents(f, settings, cost, x, y, stack)
     require_finite(f, moved, X=x, Y=y)
-    return _unstacked(moved, wanted).reshape(len(x), *vector.shape[1:])
+    return _unstacked(moved, settings).reshape(len(x), *vector.shape[1:])
 
 
-def _stacked(v: np.ndarray, m: int, c: int, wanted: Settings) -> np.ndarray:
+def _stacked(v: np.ndarray, m: int, c: int, settings: Settings) -> np.ndarray:
     """Return v as (s, m, c): s vectors that the full kernel acts on."""
-    trace = wanted.output == "trace"
+    trace = settings.output == "trace"
     shapes = [(m,), (m, v.shape[-1])] if trace else [(m, c), *([(m,)] if c == 1 else [])]
     if v.shape not in shapes or v.size == 0:
-        wanted_shape = f"({m},) or ({m}, k)" if trace else f"({m}, {c})"
-        raise ValueError(f"v must have shape {wanted_shape} here, got {v.shape}.")
+        required = f"({m},) or ({m}, k)" if trace else f"({m}, {c})"
+        raise ValueError(f"v must have shape {required} here, got {v.shape}.")
     columns = v.reshape(m, -1)
-    if wanted.output == "full":
+    if settings.output == "full":
         return columns[None]
-    if wanted.output == "diagonal":
+    if settings.output == "diagonal":
         return np.asarray(np.eye(c, dtype=v.dtype)[:, None, :] * columns)
     every = columns.T[:, None, :, None] * np.eye(c, dtype=v.dtype)[:, None, :]
     return np.asarray(every.reshape(-1, m, c))
 
 
-def _unstacked(moved: np.ndarray, wanted: Settings) -> np.ndarray:
+def _unstacked(moved: np.ndarray, settings: Settings) -> np.ndarray:
     """Return (s, n, c) products in the form of the requested kernel."""
-    if wanted.output == "full":
+    if settings.output == "full":
         return np.asarray(moved[0])
     c = moved.shape[2]
-    if wanted.output == "diagonal":
+    if settings.output == "diagonal":
         return np.asarray(np.einsum("ana->na", moved))
     by_output = moved.reshape(-1, c, *moved.shape[1:])
     return np.asarray(np.einsum("kana->nk", by_output) / c)
@@ -75,18 +75,17 @@ def _chunks(X: np.ndarray, rows: int) -> np.ndarray:
     return filled.reshape(count, rows, *X.shape[1:])
 
 
-def _tangents(f: Model, wanted: Settings, cost: Cost, x: np.ndarray, y: np.ndarray, stack: np.ndarray) -> np.ndarray:
+def _tangents(f: Model, settings: Settings, cost: Cost, x: np.ndarray, y: np.ndarray, stack: np.ndarray) -> np.ndarray:
     """Compute the product in groups: as many vectors, then as many rows at once as the budget holds.
 
     A direction is held three times.
     """
-    free = memory.available()
-    budget = min(wanted.memory * memory.GIB, free) if wanted.memory else SHARE * free
+    budget = memory.budget(settings.memory)
     direction, row = 3.0 * cost.parameters * cost.itemsize, 4.0 * cost.signals * cost.itemsize
     if direction + row > budget:
         raise MemoryError(
-            f"a product with the kernel needs {(direction + row) / memory.GIB:.3g} GiB, and the budget is "
-            f"{budget / memory.GIB:.3g} GiB; pass another memory=GiB, or float32."
+            f"a product with the kernel needs {memory.gib(direction + row)}, and the budget is {memory.gib(budget)}; "
+            "pass another memory=GiB, or float32."
         )
     group = int(max(1, min(len(stack), budget / 2 // (direction + row))))
     rows = int(max(1, min(CHUNK, (budget - group * direction) // (group * row))))

@@ -17,13 +17,10 @@ from widelimit.kernels.empirical.products import VectorProducts
 Method = Literal["auto", "jacobian", "vector_products", "layerwise"]
 METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise")
 
-SHARE = 0.5
-"""The share is of the free memory, where no budget is given: the rest is for what the caller does with the kernel."""
-
 COPIES = 3
 """Factors of one block are held this many times at once while they are made: values, their transpose, the result."""
 
-BLOCK = 1024
+UNFOLDED = 1024
 """Rows of the unfolded matrix (rows times outputs) of a block, about: its products run at full speed."""
 
 COLUMNS = 16
@@ -99,17 +96,13 @@ class ContractionPlan:
         c, p = self.cost.outputs, self.cost.parameters
         lines = [
             f"{self.sizes.n} x {self.sizes.m} pairs, {c} outputs, {p} parameters, {self.cost.flops:.3g} flops a row "
-            f"forward; the result takes {_gib(self.result)} of the budget of {_gib(self.budget)}",
+            f"forward; the result takes {memory.gib(self.result)} of the budget of {memory.gib(self.budget)}",
             f"{'method':16} {'Gflop':>10} {'GiB':>8}  how",
         ]
         for e in self.estimates:
             mark = "<- chosen: fewest flops within the budget" if e.method == self.method else ""
             lines.append(f"{e.method:16} {e.flops / 1e9:10.4g} {e.work / memory.GIB:8.3g}  {_how(e)} {mark}".rstrip())
         return "\n".join(lines)
-
-
-def _gib(size: float) -> str:
-    return f"{size / memory.GIB:.3g} GiB"
 
 
 def _how(e: Estimate) -> str:
@@ -126,7 +119,7 @@ def network_of(model: Model) -> Network | None:
     return owner if isinstance(owner, Network) and model.apply == owner.apply else None
 
 
-def settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> Settings:
+def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> Settings:
     """Check what the caller asked for. Raises: TypeError, ValueError."""
     if not isinstance(output, str) or output not in OUTPUTS:
         raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUTS))}, got {validation.shown(output)}.")
@@ -147,8 +140,7 @@ def plan(model: Model, settings: Settings, sizes: Sizes, features: int, dtype: A
         MemoryError: no method stays within the budget; the message has every estimate.
     """
     cost = model.cost(features, dtype)
-    free = memory.available()
-    budget = min(settings.memory * memory.GIB, free) if settings.memory else SHARE * free
+    budget = memory.budget(settings.memory)
     numbers = {"full": cost.outputs**2, "trace": 1, "diagonal": cost.outputs}[settings.output]
     number = float(cost.itemsize) * numbers
     result = number * sizes.n * (1 if sizes.own else sizes.m)
@@ -164,8 +156,8 @@ def plan(model: Model, settings: Settings, sizes: Sizes, features: int, dtype: A
         least = result + blocks + min(e.least for e in estimates if e.method in names)
         smaller = 'output="trace", ' if settings.output != "trace" and cost.outputs > 1 else ""
         raise MemoryError(
-            f"the empirical kernel needs at least {_gib(least)} and the budget is {_gib(budget)}; use {smaller}fewer "
-            f"rows by cross(X[i:j], Y), float32, matvec(X, v), or another memory=GiB.\n{found}"
+            f"the empirical kernel needs at least {memory.gib(least)} and the budget is {memory.gib(budget)}; use "
+            f"{smaller}fewer rows by cross(X[i:j], Y), float32, matvec(X, v), or another memory=GiB.\n{found}"
         )
     return found
 
@@ -221,11 +213,11 @@ def pairs_of(model: Model, settings: Settings, found: ContractionPlan) -> PairKe
 
 
 def block_rows(n: int, outputs: int) -> int:
-    """Return the rows of a block: about `BLOCK` rows of the unfolded matrix, evenly cut.
+    """Return the rows of a block: about `UNFOLDED` rows of the unfolded matrix, evenly cut.
 
     Rounded up to one of eight sizes an octave: few shapes are compiled, and at most one row in eight is filled up.
     """
-    count = math.ceil(n / max(1, BLOCK // outputs))
+    count = math.ceil(n / max(1, UNFOLDED // outputs))
     rows = math.ceil(n / count)
     step = 1 << max(0, (rows - 1).bit_length() - 4)
     return math.ceil(rows / step) * step

@@ -1,0 +1,139 @@
+"""This table of the estimators' parameters serves Python, the command line and the documentation.
+
+This module loads nothing heavy: the command line reads it for its help.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import textwrap
+from collections.abc import Iterator
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, TypeVar, dataclass_transform, get_args
+
+Solver = Literal["auto", "cholesky", "cg"]
+Hyperparameters = Literal["fixed", "marginal_likelihood", "leave_one_out"]
+Likelihood = Literal["dirichlet", "least_squares"]
+Normalize = Literal["standardize", "sphere"]
+C = TypeVar("C", bound=type)
+WIDTH = 116
+"""Columns of a docstring's line."""
+
+
+def about(text: str, more: str = "", *, choices: tuple[Any, ...] = ()) -> dict[str, Any]:
+    """Describe a parameter by a sentence, by more for users of Python, and by the values that it takes."""
+    return {"text": text, "more": more, "choices": choices}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class KernelParameters(abc.ABC):  # noqa: B024
+    """All estimators have these parameters."""
+
+    depth: int = field(default=3, metadata=about("Affine layers of the network, L >= 1."))
+    activation: Any = field(
+        default="relu",
+        metadata=about(
+            "Activation: relu, erf, gelu, tanh, ...; all: widelimit info.",
+            "A name, a `widelimit.Activation` or a function.",
+        ),
+    )
+    weight_std: float = field(
+        default=math.sqrt(2),
+        metadata=about("Scale of the weights, > 0.", "sqrt(2) keeps the variance of relu signals."),
+    )
+    bias_std: float = field(default=0.5, metadata=about("Scale of the biases, >= 0."))
+    noise: float | Literal["auto"] = field(
+        default="auto",
+        metadata=about(
+            "Variance of the noise of the standardised target, or auto.",
+            '"auto": noise and one scale for each output by marginal (or leave-one-out) likelihood, above 4000 rows of '
+            "4000 of them, evenly spread. The Dirichlet likelihood of classes has a noise of its own.",
+        ),
+    )
+    time: float = field(
+        default=math.inf,
+        metadata=about(
+            "Training time of the networks, >= 0; inf: to the end.",
+            "That of d theta/dt = -grad C, C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2), "
+            "N = sum_i w_i; theta are all parameters with the NTK, those of the last layer with the NNGP.",
+        ),
+    )
+    normalize: Normalize | None = field(
+        default="standardize",
+        metadata=about(
+            "Normalisation of the inputs.",
+            '"standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.',
+            choices=(*get_args(Normalize), None),
+        ),
+    )
+    hyperparameters: Hyperparameters = field(
+        default="fixed",
+        metadata=about(
+            "Objective of the choice of scales and noise.",
+            '"marginal_likelihood" or "leave_one_out": weight_std and bias_std are searched too.',
+            choices=get_args(Hyperparameters),
+        ),
+    )
+    solver: Solver = field(
+        default="auto",
+        metadata=about(
+            "Solver of the linear system; cg: conjugate gradients, for many rows.",
+            "At time inf without ensemble, as `widelimit.posterior` has it. The Dirichlet likelihood takes Cholesky.",
+            choices=get_args(Solver),
+        ),
+    )
+    random_state: Any = field(default=None, metadata=about("Not used: fits are deterministic."))
+    verbose: bool = field(
+        default=False, metadata=about("Show a bar on stderr where that is a terminal, for more than 4000 rows.")
+    )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ClassParameters(KernelParameters, abc.ABC):
+    """Classifiers have these parameters beside the others."""
+
+    likelihood: Likelihood = field(
+        default="dirichlet",
+        metadata=about(
+            "Likelihood of classes; least_squares is quicker.",
+            '"dirichlet" (Milios et al. 2018, arXiv 1805.10915) or "least_squares" on one-hot labels.',
+            choices=get_args(Likelihood),
+        ),
+    )
+    alpha_epsilon: float = field(
+        default=0.01, metadata=about("Pseudo-count of every class in the Dirichlet likelihood, > 0.")
+    )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class EnsembleParameters(KernelParameters, abc.ABC):
+    """The estimators of the NTK have this parameter beside the others."""
+
+    ensemble: bool = field(
+        default=False,
+        metadata=about(
+            "Spread over random starts of the networks.",
+            "The law over random starts, in place of a Gaussian process whose covariance is the NTK.",
+        ),
+    )
+
+
+def describe(cls: type[KernelParameters]) -> Iterator[str]:
+    """Yield the lines on the parameters for a docstring."""
+    for entry in fields(cls):
+        text = f"{entry.name}: {entry.metadata['text']} {entry.metadata['more']}".strip()
+        yield textwrap.fill(text, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 12)
+
+
+@dataclass_transform(kw_only_default=True, eq_default=False, field_specifiers=(field,))
+def estimator(cls: C) -> C:
+    """Give a class of parameters its `__init__`, and its docstring the parameters: they take the place of "{}"."""
+    made: Any = dataclass(kw_only=True, eq=False, repr=False)(cls)
+    made.__doc__ = (made.__doc__ or "").replace("{}", "\n".join(describe(made)).strip())
+    return made  # type: ignore[no-any-return]
+
+
+def by_name(*classes: type[KernelParameters]) -> dict[str, Field[Any]]:
+    """Return the fields of these classes by name, each once."""
+    return {entry.name: entry for cls in classes for entry in fields(cls)}
