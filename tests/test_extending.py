@@ -1,12 +1,24 @@
-"""docs/extending.md: its examples are short and can fail, and its table of files is what the code shows."""
+"""docs/extending.md and CONTRIBUTING.md say what the code shows: examples, counts of files, the map, a value's path."""
 
 import ast
+import importlib
+import inspect
 import pathlib
 import re
+import subprocess
+import sys
+import threading
+from functools import cache, reduce
 
+import jax
+import numpy as np
 import pytest
 
+import widelimit as wl
+from test_structure import ORDER, SOURCE
+
 ROOT = pathlib.Path(__file__).parents[1]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
@@ -73,6 +85,7 @@ def without_docstrings(path):
     return ast.unparse(tree)
 
 
+@cache
 def documents():
     """{path: text} of the library, its documentation and the tables of its tests."""
     source = [path for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".pyi")]
@@ -114,3 +127,77 @@ def test_another_file_to_touch_is_found():
         }
         missing = sorted(others)[0]
         assert files_of(kind, texts | {missing: ""}) - {own} == others - {missing}
+
+
+def section(title):
+    """The text of CONTRIBUTING.md under a heading."""
+    return CONTRIBUTING.split(f"\n## {title}", 1)[1].split("\n## ", 1)[0]
+
+
+def rooms():
+    """Modules at the top of the package, and all its folders, as the map writes them."""
+    folders = {f"{path.parent.relative_to(SOURCE).as_posix()}/" for path in SOURCE.rglob("__init__.py")} - {"./"}
+    return folders | {path.name for path in SOURCE.glob("*.py")} - {"__init__.py"}
+
+
+def test_the_map_shows_the_tree_in_the_order_of_imports():
+    mapped = re.findall(r"^\| `(.*?)` \| (.+) \|$", section("Map"), flags=re.MULTILINE)
+    names = [name for name, _ in mapped]
+    assert set(names) == rooms()
+    assert len(names) == len(set(names))
+    assert list(dict.fromkeys(re.split(r"\.py|/", name)[0] for name in names)) == ORDER
+
+
+def documented():
+    """{file and qualified name} of the functions on the path of a value, from their dotted names in the text."""
+    found = set()
+    for name in re.findall(r"`([a-z_]+(?:\.\w+)+)`", section("From `wl.ntk(net).gram(X)`")):
+        parts = name.split(".")
+        depth = next(i for i in range(len(parts), 0, -1) if (SOURCE / "/".join(parts[:i])).with_suffix(".py").exists())
+        module = importlib.import_module(".".join(("widelimit", *parts[:depth])))
+        thing = reduce(getattr, parts[depth:], module)
+        if not inspect.isclass(thing):
+            found.add((module.__name__, inspect.unwrap(thing).__qualname__))
+    return found
+
+
+def calls(run):
+    """{(module, qualified name)} of the functions that are called, in any thread."""
+    seen = set()
+
+    def profile(frame, event, _):
+        if event == "call":
+            seen.add((frame.f_globals.get("__name__"), frame.f_code.co_qualname))
+
+    threading.setprofile(profile)
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return seen
+
+
+def test_the_path_of_a_value_is_the_one_described():
+    """Two hidden layers of relu on rows of different norms, of the same norm, and an activation with tables."""
+    X = np.random.default_rng(0).standard_normal((3, 4))
+
+    def run():
+        net = wl.mlp(depth=2)
+        wl.ntk(net).gram(X)
+        wl.ntk(net).gram(X / np.linalg.norm(X, axis=1, keepdims=True))
+        wl.mlp(depth=2, activation="tanh").prepared(1.0, 2.0, np.float64)
+
+    jax.clear_caches()
+    seen = calls(run)
+    assert documented() - {("widelimit.compute.tiles", "mirror")} <= seen  # three rows are one tile
+    assert len(documented()) > 12
+    assert ("widelimit.kernels.network", "NNGP.pairwise") not in seen
+
+
+def test_the_count_of_compilations_is_the_printed_one():
+    script, printed = re.findall(r"```(?:python)?\n(.*?)```", section("Counting compilations"), flags=re.DOTALL)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    programs = [re.sub(r"\d+\.\d+ s", "s", text).split("other") for text in (run.stdout, printed)]
+    assert [sorted(part.splitlines()) for part in programs[0]] == [sorted(part.splitlines()) for part in programs[1]]
