@@ -12,7 +12,7 @@ HEAD = """# Benchmarks
 
 This page lists all measured speeds and memory. `python benchmarks/summary.py` makes it from `benchmarks/results/`;
 `benchmarks/README.md` says how to run the benchmarks. A ratio compares two programs in one run on one machine. A column
-`goal` is the value that was set before the measurement, reached or not. `_s` and `seconds` are seconds, `ms` milliseconds.
+`goal` is the value that was set before the measurement, reached or not. `_s` is in seconds, `ms` in milliseconds.
 """
 
 

@@ -201,3 +201,46 @@ def test_the_count_of_compilations_is_the_printed_one():
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     programs = [re.sub(r"\d+\.\d+ s", "s", text).split("other") for text in (run.stdout, printed)]
     assert [sorted(part.splitlines()) for part in programs[0]] == [sorted(part.splitlines()) for part in programs[1]]
+
+
+def exists(name):
+    """True if a dotted name is a module of the package, or something in one (a field of a dataclass included)."""
+    parts = name.split(".")
+    for depth in range(len(parts), 0, -1):
+        path = SOURCE / "/".join(parts[:depth])
+        if path.with_suffix(".py").exists() or (path / "__init__.py").exists():
+            thing = importlib.import_module(".".join(("widelimit", *parts[:depth])))
+            break
+    else:
+        thing, depth = wl, 0
+    for part in parts[depth:]:
+        annotated = part in getattr(thing, "__annotations__", {})
+        if not annotated and part not in dir(thing):
+            return False
+        thing = None if annotated else getattr(thing, part)
+    return True
+
+
+def test_new_names_of_the_changelog_exist_and_old_ones_are_gone_or_warn():
+    table = (ROOT / "CHANGELOG.md").read_text().split("### Renamed")[1].split("###")[0]
+    for before, now in re.findall(r"^\| (.*`) \| (.*`) \|$", table, flags=re.MULTILINE):
+        assert all(exists(name) for name in re.findall(r"`(\w+\.[\w.]+)`", now)), now
+        old = [name for name in re.findall(r"`(\w+\.[\w.]+)`", before) if name != "activations.piecewise"]
+        assert not any(exists(name) for name in old), before
+        if before.startswith("with a warning"):
+            with pytest.warns(DeprecationWarning, match="Correlation"):
+                assert wl.signals.Gaps is wl.signals.Correlation
+
+
+def test_names_of_the_papers_table_exist():
+    table = (ROOT / "docs" / "paper.md").read_text().split("| paper | here |")[1].split("\n\n")[0]
+    cells = [row.split(" | ")[1] for row in table.splitlines()[2:]]
+    names = [re.sub(r"\(.*", "", name) for cell in cells for name in re.findall(r"`(.*?)`", cell)]
+    assert len(names) > 30
+    for name in names:
+        if name == "widelimit.torch.empirical_ntk":  # PyTorch is an extra
+            assert "def empirical_ntk(" in (SOURCE / "torch.py").read_text()
+        else:
+            assert exists(name), name
+    assert not exists("GradientFlow.planted")
+    assert not exists("planted")
