@@ -244,3 +244,19 @@ def test_names_of_the_papers_table_exist():
             assert exists(name), name
     assert not exists("GradientFlow.planted")
     assert not exists("planted")
+
+
+PRIVATE = re.compile(r"\b(anew|mend(s|ed)?|wanted|told|apart|by itself|silently)\b", flags=re.IGNORECASE)
+"""Words for which the field says again, fix, required, reported, separately, automatically, without a message."""
+
+
+def complaints(text):
+    """What a page lacks for a first reader: a sentence on its purpose; and words that it should not have."""
+    purpose = [] if re.match(r"# .+\n\nThis (page|file) ", text) else ["purpose"]
+    return purpose + [found[0] for found in PRIVATE.finditer(text)]
+
+
+def test_pages_say_what_they_are_for_in_the_words_of_the_field():
+    for path in [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
+        assert complaints(path.read_text()) == [], path
+    assert complaints("# A\n\nText that is told apart.") == ["purpose", "told", "apart"]
