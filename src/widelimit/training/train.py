@@ -58,8 +58,10 @@ class DescentSettings(NamedTuple):
     max_steps: int
     record_every: float | None
 
-    def check(self) -> None:
-        """Refuse settings of a flow's solver, used or not. Raises: TypeError, ValueError."""
+    def check(self, **flags: Any) -> None:
+        """Refuse settings of a flow's solver, used or not, and flags. Raises: TypeError, ValueError."""
+        for name, value in flags.items():
+            validation.flag(name, value)
         validation.finite_scalar("tolerance", self.tolerance, above=0.0, at_most=1e-2)
         validation.integer("max_steps", self.max_steps, at_least=1)
 
@@ -140,12 +142,10 @@ def train(
     settings = DescentSettings(
         optimizer, learning_rate, momentum, batch_size, steps, seed, flow_time, tolerance, max_steps, record_every
     )
-    settings.check()
-    validation.flag("progress", progress)
-    many = validation.flag("ensemble", ensemble)
+    settings.check(ensemble=ensemble, progress=progress)
     seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
-    problem = training_problem(apply, params, X, y, loss, many=many, copies=room.copies(flow_time))
-    path = None if checkpoint is None else _place(checkpoint)
+    problem = training_problem(apply, params, X, y, loss, many=bool(ensemble), copies=room.copies(flow_time))
+    path = _place(checkpoint)
     with arithmetic(problem.dtype == np.float64):
         rule = settings.rule(len(problem.X)) if flow_time is None else None
         room.require(problem, rule, probes)
@@ -153,9 +153,13 @@ def train(
         plan = _flow(records, settings) if rule is None else _steps(records, rule, settings)
         kept = None if path is None else TrainingCheckpoint(path, checkpoints.settings(records, plan.choices), seconds)
         trained = run(plan, kept, progress=progress)
-    if not trained.finished:
-        warnings.warn(trained.message, stacklevel=2)
+    _warn_if_unfinished(trained)
     return trained
+
+
+def _warn_if_unfinished(trained: Training) -> None:
+    if not trained.finished:
+        warnings.warn(trained.message, stacklevel=3)
 
 
 def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings) -> TrainingRun:
@@ -217,8 +221,10 @@ def _warn_if_unstable(problem: TrainingProblem, rule: UpdateRule, key: jax.Array
         )
 
 
-def _place(path: Any) -> Path:
-    """Return the path of a checkpoint, in a folder that exists."""
+def _place(path: Any) -> Path | None:
+    """Return the path of a checkpoint, in a folder that exists; None for none."""
+    if path is None:
+        return None
     if not isinstance(path, (str, Path)):
         raise TypeError(f"checkpoint must be a path, got {validation.shown(path)}.")
     place = Path(path)
