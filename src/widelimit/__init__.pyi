@@ -17,6 +17,7 @@ from .estimators.features import NTKFeatures
 from .estimators.persistence import load, save
 from .estimators.regressors import NNGPRegressor, NTKRegressor
 from .estimators.sklearn_kernels import SklearnKernel, sklearn_kernel
+from .estimators.wide import WideClassifier, WideRegressor
 from .gaussian import Expectation, gaussian_expectation
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
@@ -147,6 +148,8 @@ __all__ = [
     "TrainedEnsemble",
     "Training",
     "WeightedSquaredError",
+    "WideClassifier",
+    "WideRegressor",
     "__version__",
     "activation",
     "critical",

@@ -6,8 +6,8 @@ import abc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
-from typing import Any, ClassVar
+from dataclasses import fields, replace
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -17,9 +17,18 @@ from widelimit import validation
 from widelimit.activations.names import BY_NAME
 from widelimit.estimators import model_file, model_state, preparation
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Design, Fitted, FittedTraining, HyperparameterChoice, Kind, choose
+from widelimit.estimators.networks import (
+    Design,
+    Fitted,
+    FittedTraining,
+    HyperparameterChoice,
+    Kind,
+    choose,
+    choose_scaled,
+)
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
+from widelimit.inference.scaled_evidence import Activation, Objective
 from widelimit.references import referenced, resolved
 from widelimit.shapes import Float
 
@@ -65,6 +74,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
                 f"solver={self.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
                 'eigenvectors: leave solver="auto".'
             )
+        if self.input_scales is not None:
+            _check_scaled(self._designs(), self.normalize)
         self._check_own_settings()
 
     @abc.abstractmethod
@@ -74,10 +85,21 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _design(self, weight_std: float, bias_std: float) -> Design:
         """The network of these settings, in numbers of Python: a file holds them, and gives them back, as such."""
         numbers = (validation.plain(value) for value in (weight_std, bias_std))
-        return Design(self._kind, self.depth, self.activation, *numbers)
+        return Design(*self._architecture(), *numbers)
+
+    def _architecture(self) -> tuple[Kind, int, Any]:
+        """Return kind of kernel, depth and activation."""
+        return self._kind, self.depth, self.activation
+
+    def _designs(self) -> list[Design]:
+        """Return the networks among which a search with input scales chooses."""
+        return [self._design(self.weight_std, self.bias_std)]
 
     def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice:
         """Choose network, noise and scales for standardised targets, by `hyperparameters`."""
+        if self.input_scales is not None:
+            objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
+            return choose_scaled(self._designs(), points, y, weights, self.noise, objective, self.verbose)
         design = self._design(self.weight_std, self.bias_std)
         return choose(design, points, y, weights, self.noise, self.hyperparameters, self.verbose)
 
@@ -86,13 +108,21 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         ensemble, verbose = self._is_ensemble(), bool(self.verbose)
         return FittedTraining(design, points, weights, float(self.time), ensemble, self.solver, verbose)
 
-    def _fit_targets(self, points: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[Fitted, np.ndarray]:
+    def _fit_targets(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[Fitted, np.ndarray]:
         """Fit targets (n, c), which are standardised, and set what undoes that; returns the chosen scales too."""
+        points = self._normalise(X, weights)
         standard, self.y_mean_, scale = preparation.standardise(targets, weights)
         chosen = self._choose(points, standard, weights)
+        self._set_choice(chosen)
+        points = self.inputs_(X)
         self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
         training = self._training(chosen.design, points, weights)
         return Fitted(training, standard / chosen.scale, chosen.noise), chosen.scale
+
+    def _set_choice(self, chosen: HyperparameterChoice) -> None:
+        """Let the normalisation of the inputs have the chosen scales."""
+        if chosen.input_scales is not None:
+            self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
 
     def _is_linear_system(self) -> bool:
         """Return True if the fit is one linear system, rather than a flow that takes eigenvectors."""
@@ -155,7 +185,14 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             },
             {"inputs.mean": self.inputs_.mean, "inputs.scale": self.inputs_.scale},
         )
-        return common | self._function_state()
+        return common | self._architecture_state() | self._function_state()
+
+    def _architecture_state(self) -> ModelState:
+        """Return what a file holds of a network that the parameters do not determine."""
+        return ModelState({}, {})
+
+    def _restore_architecture(self, state: ModelState) -> None:
+        """Set what `_architecture_state` returns."""
 
     @abc.abstractmethod
     def _function_state(self) -> ModelState:
@@ -172,6 +209,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if state.values["feature_names"] is not None:
             self.feature_names_in_ = model_state.names(state.values["feature_names"], d)
         self.inputs_ = model_state.inputs(self.normalize, state, d)
+        self._restore_architecture(state)
         self._restore_function(state)
         kept = self._state()
         if kept.values != state.values or set(kept.arrays) != set(state.arrays):
@@ -190,7 +228,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         n, c = model_state.shape(state)
         training = self._restore_training(state, n)
         noise = float(validation.finite_scalar("noise", state.values["noise"], at_least=0.0))
-        if self.noise not in ("auto", noise):
+        if self.input_scales is None and self.noise not in ("auto", noise):
             raise ValueError("another noise than was given")
         self.y_mean_, self.y_scale_ = state.array("y_mean", c), state.positive("y_scale", c)
         self.noise_ = noise
@@ -201,10 +239,22 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         design = self._design(chosen["weight_std"], chosen["bias_std"])
         design.network()
         given = {"weight_std": float(self.weight_std), "bias_std": float(self.bias_std)}
-        if self.hyperparameters == "fixed" and chosen != given:
+        if self.hyperparameters == "fixed" and self.input_scales is None and chosen != given:
             raise ValueError("another network than was given")
         X = state.array("X", n, self.n_features_in_)
         with np.errstate(over="ignore"):
             if not np.isfinite((X**2).sum()):
                 raise ValueError("X is too large for any kernel")
         return self._training(design, X, state.positive("weights", n))
+
+
+def _check_scaled(designs: list[Design], normalize: str | None) -> None:
+    """Refuse what a search with input scales does not know. Raises: ValueError."""
+    if normalize != "standardize":
+        raise ValueError(f'input_scales="auto" needs normalize="standardize", got {normalize!r}.')
+    for design in designs:
+        if design.activation not in get_args(Activation):
+            raise ValueError(
+                f'input_scales="auto" searches with activation="erf" or "relu", got '
+                f"{validation.shown(design.activation)}."
+            )

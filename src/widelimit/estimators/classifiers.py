@@ -53,13 +53,13 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
             kept = weights > 0
             X, weights = X[kept], weights[kept]
             self.classes_, labels = np.unique(y[kept], return_inverse=True)
-            points = self._normalise(X, weights)
             if len(self.classes_) == 1:
+                self._normalise(X, weights)
                 self.fitted_ = None
             elif self.likelihood == "dirichlet":
-                self.fitted_ = self._dirichlet(points, labels, weights)
+                self.fitted_ = self._dirichlet(X, labels, weights)
             else:
-                self.fitted_ = self._least_squares(points, labels, weights)
+                self.fitted_ = self._least_squares(X, labels, weights)
         validation.sealed(self)
         return self
 
@@ -81,7 +81,13 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         dirichlet = self.likelihood == "dirichlet" and self._is_linear_system()
         return 3 if dirichlet else KernelEstimator.matrix_count(self)
 
-    def _dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
+    def _dirichlet(self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
+        design = self._design(self.weight_std, self.bias_std)
+        points = self._normalise(X, weights)
+        if self.input_scales is not None:  # by the evidence of one-hot labels
+            chosen = self._choose(points, preparation.standardise(self._one_hot(labels), weights)[0], weights)
+            self._set_choice(chosen)
+            design, points = chosen.design, self.inputs_(X)
         alpha, classes = float(self.alpha_epsilon), len(self.classes_)
         rows = spread(np.argsort(labels, kind="stable"), ROWS)
 
@@ -96,14 +102,16 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
                 return post.log_marginal_likelihood
             return post.leave_one_out_score(labels[rows], weights[rows])
 
-        design = self._design(self.weight_std, self.bias_std)
-        if self.hyperparameters != "fixed":
+        if self.hyperparameters != "fixed" and self.input_scales is None:
             design = search(design, score)
         training = self._training(design, points, weights)
         return FittedClasses(training, labels, posterior(design).scale, classes, alpha)
 
-    def _least_squares(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
-        return self._fit_targets(points, np.eye(len(self.classes_))[labels], weights)[0]
+    def _least_squares(self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
+        return self._fit_targets(X, self._one_hot(labels), weights)[0]
+
+    def _one_hot(self, labels: np.ndarray) -> np.ndarray:
+        return np.asarray(np.eye(len(self.classes_))[labels])
 
     def _function_state(self) -> ModelState:
         own = ModelState({"classes": model_state.json_classes(self.classes_)}, {})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, final
@@ -18,9 +19,11 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
+from widelimit.inference.input_scales import Search, fit_input_scales
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.outputs import heard
 from widelimit.inference.posterior import Posterior, posterior
+from widelimit.inference.scaled_evidence import Family
 from widelimit.inference.training_set import expansion, near
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
@@ -66,6 +69,8 @@ class HyperparameterChoice:
     design: Design
     noise: float
     scale: Float[np.ndarray, " c"]
+    input_scales: Float[np.ndarray, " d"] | None = None
+    """Factors of the standardised inputs."""
 
 
 def choose(
@@ -99,6 +104,31 @@ def choose(
         gram = np.asarray(design.kernel().gram(points[rows]))
         found = noise_level(gram, y[rows], weights[rows], objective=objective)
     return HyperparameterChoice(design, found.noise, found.scale)
+
+
+def choose_scaled(
+    designs: Sequence[Design],
+    points: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    noise: float | Literal["auto"],
+    objective: Objective,
+    verbose: bool,
+) -> HyperparameterChoice:
+    """Choose one of these networks, and one scale an input, for standardised targets."""
+    given = None if noise == "auto" else float(noise)
+    families = [Family(design.kind, design.activation, design.depth) for design in designs]
+    search = Search(points, y, weights, np.arange(points.shape[1]), objective, given)
+    with progress_bar(verbose) as report:
+        found = fit_input_scales(search, families, progress=report)
+    if found.at_bounds:
+        warnings.warn(
+            f"the search ended at a bound of {', '.join(found.at_bounds)}: the rows do not determine it, or want more.",
+            stacklevel=6,
+        )
+    design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
+    scale = np.full(y.shape[1], math.sqrt(found.amplitude))
+    return HyperparameterChoice(design, found.noise / found.amplitude, scale, found.scales)
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:

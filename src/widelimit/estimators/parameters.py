@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, dataclass_transform, get_args
 
 Solver = Literal["auto", "cholesky", "cg"]
 Hyperparameters = Literal["fixed", "marginal_likelihood", "leave_one_out"]
+InputScales = Literal["auto"]
+Architecture = Literal["auto", "nngp", "ntk"]
 Likelihood = Literal["dirichlet", "least_squares"]
 Normalize = Literal["standardize", "sphere"]
 C = TypeVar("C", bound=type)
@@ -67,6 +69,14 @@ class KernelParameters(abc.ABC):  # noqa: B024
             choices=(*get_args(Normalize), None),
         ),
     )
+    input_scales: InputScales | None = field(
+        default=None,
+        metadata=about(
+            "Scale of each input; auto: one a column is learned, with all other scales and the noise.",
+            "By marginal (or leave-one-out) likelihood, for erf and relu and standardised inputs.",
+            choices=(*get_args(InputScales), None),
+        ),
+    )
     hyperparameters: Hyperparameters = field(
         default="fixed",
         metadata=about(
@@ -116,6 +126,31 @@ class EnsembleParameters(KernelParameters, abc.ABC):
             "Spread over random starts of the networks.",
             "The law over random starts, in place of a Gaussian process whose covariance is the NTK.",
         ),
+    )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class WideParameters(KernelParameters, abc.ABC):
+    """The estimators that choose their network have these parameters, with defaults of their own."""
+
+    kernel: Architecture = field(
+        default="auto",
+        metadata=about("Kernel of the network; auto: the more likely one.", choices=get_args(Architecture)),
+    )
+    depth: Any = field(
+        default="auto", metadata=about("Affine layers of the network, L >= 2; auto: the most likely of 2 and 3.")
+    )
+    activation: Any = field(
+        default="auto",
+        metadata=about("Activation; auto: the more likely one.", choices=("auto", "erf", "relu")),
+    )
+    input_scales: InputScales | None = field(
+        default="auto",
+        metadata=about("Scale of each input; auto: one a column is learned.", choices=get_args(InputScales)),
+    )
+    hyperparameters: Hyperparameters = field(
+        default="marginal_likelihood",
+        metadata=about("Objective of the choice of network, scales and noise.", choices=get_args(Hyperparameters)[1:]),
     )
 
 

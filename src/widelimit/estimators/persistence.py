@@ -14,10 +14,10 @@ from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import NNGPClassifier, NTKClassifier
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.regressors import NNGPRegressor, NTKRegressor
+from widelimit.estimators.wide import WideClassifier, WideRegressor
 
-ESTIMATORS: dict[str, type[KernelEstimator]] = {
-    cls.__name__: cls for cls in (NNGPRegressor, NTKRegressor, NNGPClassifier, NTKClassifier)
-}
+CLASSES = (NNGPRegressor, NTKRegressor, NNGPClassifier, NTKClassifier, WideRegressor, WideClassifier)
+ESTIMATORS: dict[str, type[KernelEstimator]] = {cls.__name__: cls for cls in CLASSES}
 
 
 class StoredModel(NamedTuple):
@@ -86,7 +86,7 @@ def restore_model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Kern
     model = cls(**{key: model_state.parameter(value) for key, value in parameters.items()})
     if set(parameters) != set(model.get_params(deep=False)):
         raise ValueError("other parameters than the class has")
-    if not isinstance(parameters["activation"], str) or parameters["activation"] not in BY_NAME:
+    if not isinstance(parameters["activation"], str) or parameters["activation"] not in {*BY_NAME, "auto"}:
         raise ValueError("activation is no name")
     model.restore(ModelState(header["state"], arrays))
     return model

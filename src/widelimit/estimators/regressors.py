@@ -60,8 +60,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
 
     def _fit_rows(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
         """Fit to targets (n, c) of rows of weights > 0."""
-        points = self._normalise(X, weights)
-        self.fitted_, scale = self._fit_targets(points, targets, weights)
+        self.fitted_, scale = self._fit_targets(X, targets, weights)
+        points = self.fitted_.training.X
         self._set_public_attributes()
         law, self.log_marginal_likelihood_value_ = self.fitted_.law, None
         if isinstance(law, Posterior) and law.factor.rank == len(points) and law.fit.choice.solver == "cholesky":

@@ -1,9 +1,9 @@
 """The evidence of a wide network with one scale an input, and its gradient, in one compiled step.
 
-K_z(x, x') = a K(s x, s x') with K the NNGP or NTK kernel of a network of erf or relu; z holds the logarithms of s (one for each
-group of inputs), of the standard deviations of weights and biases, of the amplitude a and of the noise. A search evaluates this some
-hundred times on one set of rows, so that it works in covariances and lets near duplicates lose digits; the kernel that
-is fitted in the end (`Family.kernel`) does not.
+K_z(x, x') = a K(s x, s x') with K the NNGP or NTK kernel of a network of erf or relu; z holds the logarithms of s (one
+for each group of inputs), of the standard deviations of weights and biases, of the amplitude a and of the noise. A
+search evaluates this some hundred times on one set of rows, so that it works in covariances and lets near duplicates
+lose digits; the kernel that is fitted in the end (`Family.kernel`) does not.
 
 log p(y | X, z) = -y^T A^-1 y/2 - log det(A)/2 - n log(2 pi)/2 for each output, A = K_z(X, X) + noise/weights, and
 sum_i log p(y_i | y without i, z) as in Rasmussen and Williams 2006, equations (2.30) and (5.10) to (5.13).
@@ -28,6 +28,7 @@ from widelimit.kernels.network import nngp, ntk
 ROWS = 64
 """Rows are filled up to a multiple of it, and inputs to one of COLUMNS: few programs serve all tables."""
 COLUMNS = 4
+Activation = Literal["erf", "relu"]
 Objective = Literal["marginal_likelihood", "leave_one_out"]
 
 
@@ -35,7 +36,7 @@ class Family(NamedTuple):
     """A family is the kernels of one architecture, for all scales and variances."""
 
     kind: Literal["nngp", "ntk"]
-    activation: Literal["erf", "relu"]
+    activation: Activation
     depth: int
 
     def kernel(self, scales: np.ndarray, weight_std: float, bias_std: float, amplitude: float) -> Kernel:
@@ -57,18 +58,37 @@ class Rows(NamedTuple):
     """(n,): 1, and 0 beyond the data."""
     groups: np.ndarray
     """(d,): the number of the scale of each input."""
+    repeated: np.ndarray
+    """sum_i (weight_i - 1): rows beyond the first at one place."""
+    spread: np.ndarray
+    """Sum of squares of the targets about their mean at each place."""
+
+
+def merged(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Return the places among the rows, sorted, mean targets, summed weights, and the targets' spread there."""
+    places, at = np.unique(X, axis=0, return_inverse=True)
+    at = at.ravel()
+    total = np.bincount(at, weights)
+    means = np.stack([np.bincount(at, weights * column) for column in y.T], axis=1) / total[:, None]
+    return places, means, total, float(np.sum(weights[:, None] * (y - means[at]) ** 2))
 
 
 def padded(X: np.ndarray, y: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> Rows:
-    """Fill rows and inputs up to the sizes of a compiled program."""
-    (n, d), c = X.shape, y.shape[1]
+    """Merge rows at one place, and fill rows and inputs up to the sizes of a compiled program.
+
+    A row of weight w counts as w rows, whose mean has 1/w of the noise.
+    """
+    X, y, weights, spread = merged(X, y, weights)
+    n, d = X.shape
     rows, columns = -(-n // ROWS) * ROWS - n, -(-d // COLUMNS) * COLUMNS - d
     return Rows(
         np.pad(X, ((0, rows), (0, columns))),
-        np.pad(y.reshape(n, c), ((0, rows), (0, 0))),
+        np.pad(y, ((0, rows), (0, 0))),
         np.pad(1 / weights, (0, rows), constant_values=1.0),
         np.pad(np.ones(n), (0, rows)),
         np.pad(groups, (0, columns)),
+        np.sum(weights - 1),
+        np.asarray(spread),
     )
 
 
@@ -91,7 +111,7 @@ def _relu(c: jax.Array, q: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Arra
 
 @_relu.defjvp
 def _relu_jvp(primals: Any, tangents: Any) -> Any:
-    """The first is homogeneous of degree 1/2 in each variance, the second of degree 0 in all; d first/dc is the second."""
+    """d first/dc = second; the first is homogeneous of degree 1/2 in each variance, the second of degree 0 in all."""
     c, q, r = primals
     first, second = _relu(c, q, r)
     along = tangents[1] / (2 * q) + tangents[2] / (2 * r)
@@ -107,7 +127,7 @@ def _own(activation: str, q: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _erf(q, q, q)
 
 
-def _gram(family: Family, X: jax.Array, inputs: int, weight: jax.Array, bias: jax.Array) -> jax.Array:
+def _gram(family: Family, X: jax.Array, inputs: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """Compute K(X, X), (n, n), from variances `weight` and `bias`; `inputs` is the number of inputs of the network."""
     dual = _erf if family.activation == "erf" else _relu
     itself = jnp.eye(len(X), dtype=bool)
@@ -141,9 +161,9 @@ def coordinates(z: jax.Array) -> Coordinates:
     return Coordinates(z[:-OTHERS], *(z[i - OTHERS] for i in range(OTHERS)))
 
 
-def _covariance(family: Family, inputs: int, rows: Rows, z: jax.Array) -> jax.Array:
+def _covariance(family: Family, inputs: jax.Array, rows: Rows, z: jax.Array) -> jax.Array:
     at = coordinates(z)
-    scaled = rows.X * jnp.exp(at.scales)[rows.groups]
+    scaled = jnp.asarray(rows.X) * jnp.exp(at.scales)[rows.groups]
     K = jnp.exp(at.amplitude) * _gram(family, scaled, inputs, jnp.exp(2 * at.weight_std), jnp.exp(2 * at.bias_std))
     K = K * rows.real[:, None] * rows.real
     return K + jnp.diag(jnp.where(rows.real > 0, jnp.exp(at.noise) * rows.noise, 1.0))
@@ -156,7 +176,7 @@ def _marginal(Q: jax.Array, alpha: jax.Array, log_det: jax.Array, rows: Rows) ->
     return score, (jnp.matmul(alpha, alpha.T, precision="highest") - c * Q) / 2
 
 
-def _leave_one_out(Q: jax.Array, alpha: jax.Array, log_det: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
+def _leave_one_out(Q: jax.Array, alpha: jax.Array, _: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
     """Compute the leave-one-out log density and its derivative in A."""
     own, c = jnp.diagonal(Q), alpha.shape[1]
     terms = c * jnp.log(own) / 2 - jnp.sum(alpha**2, axis=1) / (2 * own) - c * math.log(2 * math.pi) / 2
@@ -179,7 +199,11 @@ def _value_and_gradient(
     Q = jnp.matmul(inverse.T, inverse, precision="highest")
     alpha = jnp.matmul(Q, rows.y, precision="highest")
     score, by_A = _OBJECTIVES[objective](Q, alpha, 2 * jnp.sum(jnp.log(jnp.diagonal(L))), rows)
-    return score, pull_back(by_A)[0]
+    slope = pull_back(by_A)[0]
+    # The rows at one place differ by noise alone.
+    count, squares = rows.y.shape[1], rows.spread * jnp.exp(-z[-1])
+    score += (count * (jnp.sum(jnp.log(rows.noise)) - rows.repeated * (z[-1] + math.log(2 * math.pi))) - squares) / 2
+    return score, slope.at[-1].add((squares - count * rows.repeated) / 2)
 
 
 def value_and_gradient(

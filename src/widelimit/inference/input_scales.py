@@ -1,0 +1,151 @@
+"""One scale an input is learned, with the variances of the network, amplitude and noise: by evidence, or leave-one-out.
+
+The search maximises the objective of `scaled_evidence` plus the logarithm of a weak prior: the logarithm of every
+scale is N(0, PRIOR^2), so that some tens of rows do not decide on as many scales. Inputs and targets are standardised
+beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.optimize
+
+from widelimit.compute import threads
+from widelimit.inference import scaled_evidence
+from widelimit.inference.outputs import heard
+from widelimit.inference.scaled_evidence import Family, Objective
+from widelimit.progress import Report, no_progress
+
+PRIOR = np.array([1.5, 1.0, 2.0, 5.0])
+"""Standard deviations of the logarithms of a scale, of weight_std, bias_std and amplitude about the first start."""
+FIRST = (0.0, math.log(1.4), math.log(0.5), 0.0, math.log(0.1))
+"""Logarithms of scales, weight_std, bias_std, amplitude and noise of the first start ..."""
+SECOND = (-1.0, math.log(1.4), math.log(0.5), 0.0, math.log(0.01))
+"""... and of the second: smoother, with less noise."""
+LOW, HIGH = (-12.0, -3.0, -7.0, -7.0, -30.0), (7.0, 2.0, 3.0, 14.0, 3.0)
+ROWS = 1000
+"""Rows of a search; the noise and the scales go on from there for some STEPS on up to LARGEST rows."""
+LARGEST = 2000
+STEPS, LAST_STEPS = 150, 12
+
+
+class ScaledFit(NamedTuple):
+    """The fit holds the most likely hyper-parameters of a family of kernels, in units of standardised data."""
+
+    family: Family
+    scales: np.ndarray
+    """(d,), one an input."""
+    weight_std: float
+    bias_std: float
+    amplitude: float
+    noise: float
+    score: float
+    """The objective in nats with the logarithm of the prior, on the rows of the search."""
+    at_bounds: tuple[str, ...]
+    z: np.ndarray
+    """Its coordinates, from which a search goes on."""
+
+
+class Search(NamedTuple):
+    """The search has standardised rows, and maximises one objective over the families that it is asked for."""
+
+    X: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+    groups: np.ndarray
+    """(d,) numbers of scales: inputs of one number share a scale."""
+    objective: Objective
+    noise: float | None = None
+    """Fixed, or None."""
+
+    def subset(self, count: int) -> Search:
+        """Return the search on at most `count` rows, drawn without replacement by a fixed seed."""
+        places, at = np.unique(self.X, axis=0, return_inverse=True)
+        if len(places) <= count:
+            return self
+        rows = np.isin(at.ravel(), np.random.default_rng(0).permutation(len(places))[:count])
+        return self._replace(X=self.X[rows], y=self.y[rows], weights=self.weights[rows])
+
+    def start(self, values: Sequence[float]) -> np.ndarray:
+        """Return coordinates from the logarithm of all scales and of the four others."""
+        return np.concatenate([np.full(self.groups.max() + 1, values[0]), values[1:]])
+
+    def run(self, family: Family, z: np.ndarray, steps: int) -> ScaledFit:
+        """Climb from z by L-BFGS-B, at most so many steps. Raises: ValueError: no value at z."""
+        count = int(self.groups.max()) + 1
+        rows = scaled_evidence.padded(self.X, self.y[:, heard(self.y)], self.weights, self.groups)
+        spare = rows.X.shape[1] - count
+        center, spread = self.start(FIRST), np.concatenate([np.full(count, PRIOR[0]), PRIOR[1:], [np.inf]])
+        low, high = self.start(LOW), self.start(HIGH)
+        if self.noise is not None:
+            low[-1] = high[-1] = math.log(max(self.noise, math.exp(LOW[-1])))
+
+        def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
+            whole = np.concatenate([z[:count], np.zeros(spare), z[count:]])
+            with threads.following(len(rows.X) ** 3 / 3):
+                value, slope = scaled_evidence.value_and_gradient(family, self.objective, self.X.shape[1], rows, whole)
+            away = (z - center) / spread
+            value, slope = value - away @ away / 2, np.concatenate([slope[:count], slope[count + spare :]])
+            if not (math.isfinite(value) and np.isfinite(slope).all()):
+                return math.inf, np.zeros_like(z)
+            return -value, away / spread - slope
+
+        z = np.clip(z, low, high)
+        first = negative(z)[0]
+        if not math.isfinite(first):
+            raise ValueError("the evidence is not finite at the start of the search; pass a larger noise.")
+        wall = abs(first) + 1e6
+
+        def guarded(z: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slope = negative(z)
+            return (value, slope) if math.isfinite(value) else (wall, slope)
+
+        options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-9}
+        bounds = scipy.optimize.Bounds(low, high)
+        found = scipy.optimize.minimize(guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return self._fit(family, found.x, -float(found.fun), (found.x == low) | (found.x == high))
+
+    def _fit(self, family: Family, z: np.ndarray, score: float, bound: np.ndarray) -> ScaledFit:
+        count = len(z) - scaled_evidence.OTHERS
+        names = ("weight_std", "bias_std", "amplitude", "noise")
+        ends = tuple(name for name, at in zip(names, bound[count:], strict=True) if at)
+        if self.noise is not None:
+            ends = tuple(name for name in ends if name != "noise")
+        weight, bias, amplitude, noise = np.exp(z[count:]).tolist()
+        noise = noise if self.noise is None else self.noise
+        return ScaledFit(family, np.exp(z[:count])[self.groups], weight, bias, amplitude, noise, score, ends, z)
+
+
+def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Report = no_progress) -> ScaledFit:
+    """Choose one of the families and its hyper-parameters: a race on few rows, then the best one on more.
+
+    Args:
+        search: standardised rows.
+        families: one or more.
+        progress: called with the stage and the share that is done.
+
+    Raises:
+        ValueError: the objective is not finite anywhere it was tried.
+    """
+    small, medium, large = (search.subset(count) for count in (RACE_ROWS, ROWS, LARGEST))
+    tried = []
+    for i, family in enumerate(families):
+        progress("kernels", i, len(families))
+        tried.append(small.run(family, small.start(FIRST), RACE_STEPS))
+    best = max(tried, key=lambda fit: fit.score)
+    progress("input scales", 0, 3)
+    second = small.run(best.family, small.start(SECOND), STEPS)
+    first = small.run(best.family, best.z, STEPS)
+    start = max(first, second, key=lambda fit: fit.score)
+    progress("input scales", 1, 3)
+    found = medium.run(best.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
+    progress("input scales", 2, 3)
+    return large.run(best.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
+
+
+RACE_ROWS, RACE_STEPS = 300, 40
+"""Rows and steps of each family in the race: enough to see which one leads."""
