@@ -290,5 +290,7 @@ ESTIMATORS = [
     wl.NTKRegressor(),
     wl.NNGPClassifier(),
     wl.NTKClassifier(),
+    wl.WideRegressor(kernel="nngp", activation="erf", depth=2),
+    wl.WideClassifier(kernel="nngp", activation="erf", depth=2),
     wl.NTKFeatures(),
 ]

@@ -26,6 +26,8 @@ ESTIMATORS: dict[tuple[str, str], type] = {
     ("nngp", "regression"): wl.NNGPRegressor,
     ("ntk", "classification"): wl.NTKClassifier,
     ("nngp", "classification"): wl.NNGPClassifier,
+    ("wide", "regression"): wl.WideRegressor,
+    ("wide", "classification"): wl.WideClassifier,
 }
 Scored = tuple[dict[str, float], list[str]]
 """Scores by name, and remarks."""

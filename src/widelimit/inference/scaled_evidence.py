@@ -26,8 +26,9 @@ from widelimit.kernels.base import Kernel, scale_inputs
 from widelimit.kernels.network import nngp, ntk
 
 ROWS = 64
-"""Rows are filled up to a multiple of it, and inputs to one of COLUMNS: few programs serve all tables."""
-COLUMNS = 4
+"""Rows are filled up to a multiple of it: few programs serve all tables."""
+COLUMNS = 8
+"""Inputs are filled up to this number, twice as many, ...; outputs to a power of two."""
 Activation = Literal["erf", "relu"]
 Objective = Literal["marginal_likelihood", "leave_one_out"]
 
@@ -62,6 +63,8 @@ class Rows(NamedTuple):
     """sum_i (weight_i - 1): rows beyond the first at one place."""
     spread: np.ndarray
     """Sum of squares of the targets about their mean at each place."""
+    outputs: np.ndarray
+    """How many of the targets count: the others are 0."""
 
 
 def merged(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -80,16 +83,23 @@ def padded(X: np.ndarray, y: np.ndarray, weights: np.ndarray, groups: np.ndarray
     """
     X, y, weights, spread = merged(X, y, weights)
     n, d = X.shape
-    rows, columns = -(-n // ROWS) * ROWS - n, -(-d // COLUMNS) * COLUMNS - d
+    rows, columns = -(-n // ROWS) * ROWS - n, COLUMNS * _power_of_two(-(-d // COLUMNS)) - d
+    outputs = y.shape[1]
     return Rows(
         np.pad(X, ((0, rows), (0, columns))),
-        np.pad(y, ((0, rows), (0, 0))),
+        np.pad(y, ((0, rows), (0, _power_of_two(outputs) - outputs))),
         np.pad(1 / weights, (0, rows), constant_values=1.0),
         np.pad(np.ones(n), (0, rows)),
         np.pad(groups, (0, columns)),
         np.sum(weights - 1),
         np.asarray(spread),
+        np.asarray(float(outputs)),
     )
+
+
+def _power_of_two(count: int) -> int:
+    """Return the smallest power of two that is not below the count."""
+    return 1 << (count - 1).bit_length()
 
 
 def _erf(c: jax.Array, q: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -171,14 +181,14 @@ def _covariance(family: Family, inputs: jax.Array, rows: Rows, z: jax.Array) -> 
 
 def _marginal(Q: jax.Array, alpha: jax.Array, log_det: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
     """Compute the log evidence and its derivative in A, from Q = A^-1 and alpha = Q y."""
-    c = alpha.shape[1]
+    c = rows.outputs
     score = -jnp.sum(rows.y * alpha) / 2 - c * log_det / 2 - c * jnp.sum(rows.real) * math.log(2 * math.pi) / 2
     return score, (jnp.matmul(alpha, alpha.T, precision="highest") - c * Q) / 2
 
 
 def _leave_one_out(Q: jax.Array, alpha: jax.Array, _: jax.Array, rows: Rows) -> tuple[jax.Array, jax.Array]:
     """Compute the leave-one-out log density and its derivative in A."""
-    own, c = jnp.diagonal(Q), alpha.shape[1]
+    own, c = jnp.diagonal(Q), rows.outputs
     terms = c * jnp.log(own) / 2 - jnp.sum(alpha**2, axis=1) / (2 * own) - c * math.log(2 * math.pi) / 2
     by_own = rows.real * (c / (2 * own) + jnp.sum(alpha**2, axis=1) / (2 * own**2))
     by_alpha = -alpha / own[:, None] * rows.real[:, None]
@@ -201,7 +211,7 @@ def _value_and_gradient(
     score, by_A = _OBJECTIVES[objective](Q, alpha, 2 * jnp.sum(jnp.log(jnp.diagonal(L))), rows)
     slope = pull_back(by_A)[0]
     # The rows at one place differ by noise alone.
-    count, squares = rows.y.shape[1], rows.spread * jnp.exp(-z[-1])
+    count, squares = rows.outputs, rows.spread * jnp.exp(-z[-1])
     score += (count * (jnp.sum(jnp.log(rows.noise)) - rows.repeated * (z[-1] + math.log(2 * math.pi))) - squares) / 2
     return score, slope.at[-1].add((squares - count * rows.repeated) / 2)
 

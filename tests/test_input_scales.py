@@ -1,0 +1,145 @@
+"""One learned scale an input: the objective, its gradient, and what is learned."""
+
+import numpy as np
+import pytest
+
+import widelimit as wl
+from widelimit.inference import input_scales, scaled_evidence
+from widelimit.inference.input_scales import FIRST, Search
+from widelimit.inference.scaled_evidence import Family
+
+FAMILIES = [Family("nngp", "erf", 2), Family("nngp", "relu", 3), Family("ntk", "relu", 3), Family("ntk", "erf", 2)]
+D = 3
+
+
+def table(n=40, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, D))
+    return X, np.stack([np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(n), X[:, 1] * X[:, 2]], axis=1)
+
+
+def coordinates(scales=(1.0, 0.5, 2.0), others=(1.3, 0.4, 1.7, 0.05)):
+    """z, padded as the rows are."""
+    return np.log(np.concatenate([scales, np.ones(scaled_evidence.COLUMNS - D), others]))
+
+
+def exact(family, X, y, weights, noise=0.05):
+    k = family.kernel(np.array([1.0, 0.5, 2.0]), 1.3, 0.4, 1.7)
+    return wl.posterior(k, X, y, noise=noise / weights).log_marginal_likelihood()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f"{f.kind}-{f.activation}-{f.depth}")
+def test_the_objective_is_that_of_the_library_and_has_its_gradient(family):
+    """Against the posterior, whose kernels carry correlations without cancellation, and central differences."""
+    X, y = table()
+    rows = scaled_evidence.padded(X, y, np.ones(len(X)), np.arange(D))
+    z = coordinates()
+    for objective in ("marginal_likelihood", "leave_one_out"):
+        value, slope = scaled_evidence.value_and_gradient(family, objective, D, rows, z)
+        if objective == "marginal_likelihood":
+            assert value == pytest.approx(exact(family, X, y, np.ones(len(X))), rel=1e-11)
+            assert abs(value - exact(family, X, y, np.ones(len(X)), noise=0.0501)) > 1e-3
+        else:
+            assert value == pytest.approx(_left_out(family, X, y), rel=1e-10)
+        for i in [*range(D), *range(-4, 0)]:
+            h = 1e-5 * np.eye(len(z))[i]
+            above, below = (
+                scaled_evidence.value_and_gradient(family, objective, D, rows, z + sign * h)[0] for sign in (1, -1)
+            )
+            assert slope[i] == pytest.approx((above - below) / 2e-5, rel=1e-6, abs=1e-6 * np.abs(slope).max())
+
+
+def _left_out(family, X, y):
+    """By as many fits as rows."""
+    k = family.kernel(np.array([1.0, 0.5, 2.0]), 1.3, 0.4, 1.7)
+    K, total = k.gram(X), 0.0
+    for i in range(len(X)):
+        rest = np.arange(len(X)) != i
+        solved = np.linalg.solve(K[np.ix_(rest, rest)] + 0.05 * np.eye(len(X) - 1), K[rest, i])
+        variance = K[i, i] + 0.05 - K[i, rest] @ solved
+        total += -np.sum((y[i] - solved @ y[rest]) ** 2 / variance + np.log(2 * np.pi * variance)) / 2
+    return total
+
+
+def test_a_weight_is_a_repetition():
+    """Equal rows, and targets that differ there: the density of all rows, from the places alone."""
+    X, y = table()
+    weights = np.random.default_rng(1).integers(1, 4, len(X)).astype(float)
+    repeated = np.repeat(X, weights.astype(int), axis=0), np.repeat(y, weights.astype(int), axis=0)
+    noisy = repeated[1] + 0.1 * np.random.default_rng(2).standard_normal(repeated[1].shape)
+
+    def value(X, y, weights):
+        rows = scaled_evidence.padded(X, y, weights, np.arange(D))
+        return scaled_evidence.value_and_gradient(FAMILIES[0], "marginal_likelihood", D, rows, coordinates())[0]
+
+    ones = np.ones(len(repeated[0]))
+    assert value(X, y, weights) == pytest.approx(value(*repeated, ones), rel=1e-12)
+    assert value(repeated[0], noisy, ones) == pytest.approx(exact(FAMILIES[0], repeated[0], noisy, ones), rel=1e-10)
+
+
+def test_scales_find_the_inputs_that_matter():
+    """The field's question: y = |x_j - 4| + noise of 1, one of eight inputs; without scales the RMSE is above 3."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-40, 40, (820, 8))
+    y = np.abs(X[:, 2] - 4) + rng.standard_normal(820)
+    model = wl.WideRegressor(kernel="nngp", activation="erf", depth=2).fit(X[:420], y[:420])
+
+    def rmse(model):
+        return np.sqrt(np.mean((model.predict(X[420:]) - y[420:]) ** 2))
+
+    assert rmse(model) < 1.15
+    assert rmse(wl.NNGPRegressor().fit(X[:420], y[:420])) > 3
+    scales = np.std(X[:420], axis=0) / model.inputs_.scale
+    assert scales[2] > 10 * np.delete(scales, 2).max()
+    mean, deviation = model.predict(X[420:], return_std=True, include_noise=True)
+    assert 0.9 <= np.mean(np.abs(mean - y[420:]) < 1.96 * deviation) <= 0.98
+
+
+def test_few_rows_do_not_decide_on_as_many_scales():
+    """90 rows, 9 inputs that matter equally: scales cost at most a quarter of the error of one scale for all."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (590, 9))
+    f = np.linalg.norm(X, axis=1)
+    y = (f + 0.1 * f.std() * rng.standard_normal(590) - f[:90].mean()) / f[:90].std()
+    error = []
+    for groups in (np.arange(9), np.zeros(9, int)):
+        search = Search(X[:90] / X[:90].std(0), y[:90, None], np.ones(90), groups, "marginal_likelihood")
+        found = input_scales.fit_input_scales(search, FAMILIES[:1])
+        k = found.family.kernel(found.scales, found.weight_std, found.bias_std, found.amplitude)
+        post = wl.posterior(k, search.X, y[:90], noise=found.noise)
+        error.append(np.sqrt(np.mean((post.mean(X[90:] / X[:90].std(0)) - y[90:]) ** 2)))
+    assert error[0] < 1.25 * error[1] < 1.25 * np.std(y[90:])
+    assert len(np.unique(found.scales)) == 1
+
+
+def test_inputs_of_one_group_share_a_scale():
+    X, y = table()
+    search = Search(X, y, np.ones(len(X)), np.array([0, 1, 1]), "leave_one_out")
+    found = search.run(FAMILIES[0], search.start(FIRST), 5)
+    assert found.scales[1] == found.scales[2] != found.scales[0]
+
+
+def test_a_saved_model_predicts_the_same_bits_and_a_forged_family_is_refused(tmp_path):
+    X, y = table()
+    model = wl.WideRegressor(activation="erf", depth=2).fit(X, y)
+    assert model.family_ == FAMILIES[0]
+    wl.save(model, tmp_path / "m.npz")
+    loaded = wl.load(tmp_path / "m.npz")
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    assert loaded.family_ == model.family_
+    state = loaded._state()
+    state.values["family"] = ["nngp", "relu", 2]
+    with pytest.raises(ValueError, match="another network"):
+        wl.WideRegressor(activation="erf", depth=2).restore(state)
+
+
+def test_what_the_search_does_not_know_is_refused():
+    X, y = table()
+    with pytest.raises(ValueError, match='activation="erf" or "relu"'):
+        wl.NNGPRegressor(activation="tanh", input_scales="auto").fit(X, y)
+    with pytest.raises(ValueError, match='normalize="standardize"'):
+        wl.NNGPRegressor(normalize="sphere", input_scales="auto").fit(X, y)
+    with pytest.raises(ValueError, match="activation must be"):
+        wl.WideRegressor(activation="tanh").fit(X, y)
+    with pytest.raises(ValueError, match="depth must be"):
+        wl.WideRegressor(depth=1).fit(X, y)
