@@ -68,23 +68,16 @@ Regression = Callable[[Fold], GaussianPrediction]
 Classification = Callable[[Fold], ClassPrediction]
 
 
-def library_regression(estimator: str, given: Mapping[str, Any]) -> Regression:
-    """Fit this library's regressor."""
+def library_model(estimator: str, task: str, given: Mapping[str, Any]) -> Callable[[Fold], Any]:
+    """Fit this library's regressor or classifier."""
 
-    def predict(fold: Fold) -> GaussianPrediction:
-        model = models.build(estimator, "regression", {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
+    def predict(fold: Fold) -> GaussianPrediction | ClassPrediction:
+        model = models.build(estimator, task, {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
+        chosen = models.noise_std(model)
+        if task == "classification":
+            return ClassPrediction(np.asarray(model.predict_proba(fold.Z)), chosen)
         mean, deviation = model.predict(fold.Z, return_std=True, include_noise=True)
-        return GaussianPrediction(mean, deviation, models.noise_std(model))
-
-    return predict
-
-
-def library_classification(estimator: str, given: Mapping[str, Any]) -> Classification:
-    """Fit this library's classifier."""
-
-    def predict(fold: Fold) -> ClassPrediction:
-        model = models.build(estimator, "classification", {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
-        return ClassPrediction(np.asarray(model.predict_proba(fold.Z)), models.noise_std(model))
+        return GaussianPrediction(mean, deviation, chosen)
 
     return predict
 
@@ -207,8 +200,8 @@ def costly(n: int, classes: int) -> list[str]:
 def regression(given: Mapping[str, Any]) -> dict[str, Regression]:
     """Return the models for numbers, by name."""
     return {
-        "NTK": library_regression("ntk", given),
-        "NNGP": library_regression("nngp", given),
+        "NTK": library_model("ntk", "regression", given),
+        "NNGP": library_model("nngp", "regression", given),
         "RBF GP": process_regression(RBF),
         "Matern GP": process_regression(matern),
         "random forest": forest,
@@ -220,8 +213,8 @@ def regression(given: Mapping[str, Any]) -> dict[str, Regression]:
 def classification(given: Mapping[str, Any]) -> dict[str, Classification]:
     """Return the models for classes, by name."""
     return {
-        "NTK": library_classification("ntk", given),
-        "NNGP": library_classification("nngp", given),
+        "NTK": library_model("ntk", "classification", given),
+        "NNGP": library_model("nngp", "classification", given),
         "RBF GP": process_classification(RBF),
         "Matern GP": process_classification(matern),
         "random forest": forest_classes,

@@ -265,8 +265,4 @@ def score(predicted: GaussianPrediction | ClassPrediction, truth: np.ndarray) ->
             "coverage_95": scores.set_coverage(log_p, truth),
             "set_size": scores.mean_set_size(log_p),
         }
-    return {
-        "rmse": scores.rmse(predicted.mean, truth),
-        "nlpd": scores.gaussian_nlpd(predicted.mean, predicted.deviation, truth),
-        "coverage_95": scores.interval_coverage(predicted.mean, predicted.deviation, truth),
-    }
+    return scores.gaussian_scores(predicted.mean, predicted.deviation, truth)

@@ -14,10 +14,9 @@ import numpy as np
 import polars as pl
 
 import widelimit as wl
-from widelimit.cli import schema, tables, targets, terminal, training_data
+from widelimit.cli import schema, scores, tables, targets, terminal, training_data
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
-from widelimit.cli.scores import NORMAL_QUANTILE
 from widelimit.cli.training_data import EncodedTable
 from widelimit.estimators.persistence import read
 
@@ -278,15 +277,10 @@ def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, 
         values = targets.target_values(truth.filter(known), found.task)
     except ValueError as error:
         return {}, [f"not scored: {error}"]
-    rest = out.filter(known).to_numpy()
-    misses = values - rest[:, 0]
-    scores = {"rmse": float(np.sqrt(np.mean(misses**2)))}
-    if rest.shape[1] > 1:
-        deviation = rest[:, 1]
-        z = misses / deviation
-        scores["nlpd"] = float(np.mean(z**2 / 2 + np.log(deviation * np.sqrt(2 * np.pi))))
-        scores["coverage_95"] = float(np.mean(np.abs(z) <= NORMAL_QUANTILE))
-    return scores, []
+    columns = out.filter(known).to_numpy()
+    if columns.shape[1] == 1:
+        return {"rmse": scores.rmse(columns[:, 0], values)}, []
+    return scores.gaussian_scores(columns[:, 0], columns[:, 1], values), []
 
 
 def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str]) -> Scored:

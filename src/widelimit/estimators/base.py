@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -35,6 +35,43 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     noise_: float
     _fitted_with: dict[str, Any]
     """Parameters at the time of the fit: `set_params` changes the next fit, not this one."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit to rows X (n, d), and targets of a regressor, (n,) or (n, c), or class labels of a classifier, (n,).
+
+        Args:
+            X: (n, d) numbers; NumPy, pandas or polars.
+            y: numbers; or labels, numbers or text.
+            sample_weight: (n,), >= 0: weight 2 is the same row twice, so that observation i has the noise
+                noise/sample_weight_i; rows of weight 0 are left out.
+
+        Returns:
+            self.
+
+        Raises:
+            TypeError, ValueError: bad data or parameters.
+            MemoryError: the (n, n) kernel matrix does not fit.
+        """
+        with self._fit_whole():
+            self._check_settings()
+            preparation.refuse_rows(X)
+            X, y = self._validate(X, y)
+            weights = preparation.sample_weights(sample_weight, len(X))
+            kept = weights > 0
+            X, y, weights = X[kept], y[kept], weights[kept]
+            preparation.require_room(len(X), self.matrix_count())
+            self.inputs_ = preparation.normalisation(self.normalize, X, weights)
+            self._fit_rows(self.inputs_(X), y, weights)
+        validation.sealed(self)
+        return self
+
+    @abc.abstractmethod
+    def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and targets as arrays, refused as scikit-learn has it. Raises: TypeError, ValueError."""
+
+    @abc.abstractmethod
+    def _fit_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
+        """Fit to rows as the kernel takes them, of weights > 0."""
 
     @contextmanager
     def _fit_whole(self) -> Iterator[None]:
@@ -112,12 +149,6 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         with preparation.shorten_errors("X"):
             rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         return self.inputs_(rows)
-
-    def _normalise(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:
-        """Return training rows as the kernel takes them; the normalisation is stored."""
-        preparation.require_room(len(X), self.matrix_count())
-        self.inputs_ = preparation.normalisation(self.normalize, X, weights)
-        return self.inputs_(X)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = referenced(BaseEstimator.__getstate__(self))

@@ -27,41 +27,21 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
     classes_: np.ndarray
     fitted_: Fitted | FittedClasses | None
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelClassifier:
-        """Fit to rows X (n, d) and class labels y (n,).
+    def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        casting.refuse_unfit_labels("y", y)
+        with preparation.shorten_errors("y"):
+            X, y = validate_data(self, X, y, dtype=np.float64, order="C")
+            check_classification_targets(y)
+        return X, y
 
-        Args:
-            X: (n, d) numbers; NumPy, pandas or polars.
-            y: (n,) labels, numbers or text.
-            sample_weight: (n,), >= 0: weight 2 is the same row twice; rows of weight 0 are left out.
-
-        Returns:
-            self.
-
-        Raises:
-            TypeError, ValueError: bad data or parameters.
-            MemoryError: the (n, n) kernel matrix does not fit.
-        """
-        with self._fit_whole():
-            self._check_settings()
-            preparation.refuse_rows(X)
-            casting.refuse_unfit_labels("y", y)
-            with preparation.shorten_errors("y"):
-                X, y = validate_data(self, X, y, dtype=np.float64, order="C")
-                check_classification_targets(y)
-            weights = preparation.sample_weights(sample_weight, len(X))
-            kept = weights > 0
-            X, weights = X[kept], weights[kept]
-            self.classes_, labels = np.unique(y[kept], return_inverse=True)
-            points = self._normalise(X, weights)
-            if len(self.classes_) == 1:
-                self.fitted_ = None
-            elif self.likelihood == "dirichlet":
-                self.fitted_ = self._dirichlet(points, labels, weights)
-            else:
-                self.fitted_ = self._least_squares(points, labels, weights)
-        validation.sealed(self)
-        return self
+    def _fit_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) == 1:
+            self.fitted_ = None
+        elif self.likelihood == "dirichlet":
+            self.fitted_ = self._fit_dirichlet(points, labels, weights)
+        else:
+            self.fitted_ = self._fit_targets(points, np.eye(len(self.classes_))[labels], weights)[0]
 
     def _check_own_settings(self) -> None:
         validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
@@ -81,7 +61,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         dirichlet = self.likelihood == "dirichlet" and self._is_linear_system()
         return 3 if dirichlet else KernelEstimator.matrix_count(self)
 
-    def _dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
+    def _fit_dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
         alpha, classes = float(self.alpha_epsilon), len(self.classes_)
         rows = spread(np.argsort(labels, kind="stable"), ROWS)
 
@@ -101,9 +81,6 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
             design = search(design, score)
         training = self._training(design, points, weights)
         return FittedClasses(training, labels, posterior(design).scale, classes, alpha)
-
-    def _least_squares(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
-        return self._fit_targets(points, np.eye(len(self.classes_))[labels], weights)[0]
 
     def _function_state(self) -> ModelState:
         own = ModelState({"classes": model_state.json_classes(self.classes_)}, {})

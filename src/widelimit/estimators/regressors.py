@@ -27,39 +27,15 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
     """True if y had no axis of outputs."""
     log_marginal_likelihood_value_: float | None
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelRegressor:
-        """Fit to rows X (n, d) and targets y, (n,) or (n, c).
+    def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        preparation.refuse_targets(y)
+        with preparation.shorten_errors("y"):
+            X, y = validate_data(self, X, y, dtype=np.float64, order="C", multi_output=True, y_numeric=True)
+        return X, np.asarray(y, np.float64)
 
-        Args:
-            X: (n, d) numbers; NumPy, pandas or polars.
-            y: (n,) or (n, c) numbers.
-            sample_weight: (n,), >= 0: observation i has noise/sample_weight_i; rows of weight 0 are left out.
-
-        Returns:
-            self.
-
-        Raises:
-            TypeError, ValueError: bad data or parameters.
-            MemoryError: the (n, n) kernel matrix does not fit.
-        """
-        with self._fit_whole():
-            self._check_settings()
-            preparation.refuse_rows(X)
-            preparation.refuse_targets(y)
-            with preparation.shorten_errors("y"):
-                X, y = validate_data(self, X, y, dtype=np.float64, order="C", multi_output=True, y_numeric=True)
-            weights = preparation.sample_weights(sample_weight, len(X))
-            kept = weights > 0
-            targets = np.asarray(y, np.float64)[kept]
-            self._single = targets.ndim == 1
-            self._fit_rows(X[kept], targets.reshape(len(targets), -1), weights[kept])
-        validation.sealed(self)
-        return self
-
-    def _fit_rows(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
-        """Fit to targets (n, c) of rows of weights > 0."""
-        points = self._normalise(X, weights)
-        self.fitted_, scale = self._fit_targets(points, targets, weights)
+    def _fit_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
+        self._single = y.ndim == 1
+        self.fitted_, scale = self._fit_targets(points, y.reshape(len(y), -1), weights)
         self._set_public_attributes()
         law, self.log_marginal_likelihood_value_ = self.fitted_.law, None
         if isinstance(law, Posterior) and law.factor.rank == len(points) and law.fit.choice.solver == "cholesky":
