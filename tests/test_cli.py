@@ -18,7 +18,7 @@ from widelimit.cli import app as cli
 from widelimit.cli import baselines, demo_data, demo_report, scores, terminal
 from widelimit.cli import demonstration as demo
 from widelimit.cli.baselines import Fold, GaussianPrediction, one_hot
-from widelimit.cli.benchmarking import ModelScores, SplitData, compare
+from widelimit.cli.comparison import ModelScores, SplitData, compare
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.writing import atomic_write
 

@@ -148,7 +148,7 @@ def training(history: History) -> Figure:
 
 
 def along(axes: Axes, x: Float[np.ndarray, " R"], values: Float[np.ndarray, "R *E"], *, color: str, label: str) -> Axes:
-    """Draw one line over x, or, for an ensemble, a faint one a member and their mean."""
+    """Draw one line over x; for an ensemble, a faint line for each member, and their mean."""
     if values.ndim == 2:
         axes.plot(x, values, color=color, linewidth=0.6, alpha=0.3)
         values = values.mean(axis=1)
@@ -169,7 +169,7 @@ def time_text(t: float) -> str:
 
 
 def dress(axes: Axes) -> Axes:
-    """Draw a quiet frame: two spines, a light grid."""
+    """Draw a plain frame: two spines, a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.title.set_fontsize(10)

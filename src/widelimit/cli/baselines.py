@@ -49,7 +49,7 @@ class Fold:
 
 
 class GaussianPrediction(NamedTuple):
-    """Observations are normal, with a mean and a standard deviation each: (m,), or (m, c) for c targets."""
+    """Each observation is normal, with a mean and a standard deviation: (m,), or (m, c) for c targets."""
 
     mean: np.ndarray
     deviation: np.ndarray

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.model_selection import train_test_split
 
-from widelimit.cli.benchmarking import SplitData
+from widelimit.cli.comparison import SplitData
 
 TEST_SHARE = 0.3
 

@@ -17,7 +17,7 @@ import widelimit as wl
 from widelimit import plots
 from widelimit.cli import baselines, demo_data
 from widelimit.cli.baselines import library_model, one_hot, process_regression
-from widelimit.cli.benchmarking import ModelScores, SplitData, compare
+from widelimit.cli.comparison import ModelScores, SplitData, compare
 from widelimit.cli.files import save_figure
 from widelimit.cli.models import plain
 
@@ -74,7 +74,7 @@ class DemoTable:
 @final
 @dataclass(frozen=True)
 class DemoResult:
-    """The result holds all that the demo found; `seconds` of all of it."""
+    """The result holds everything that the demo found, and the seconds it took."""
 
     seed: int
     tables: tuple[DemoTable, ...]

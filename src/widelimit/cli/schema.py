@@ -98,7 +98,7 @@ def require_columns(frame: pl.DataFrame, names: Collection[str], what: str) -> N
 
 
 def refuse_text_among_numbers(column: pl.Series) -> None:
-    """Refuse a text column most of whose values are numbers: the others are most likely slips."""
+    """Refuse a text column most of whose values are numbers: the others are most likely mistakes."""
     numbers = column.cast(pl.Float64, strict=False)
     present = len(column) - column.null_count()
     odd = numbers.is_null() & column.is_not_null()
@@ -320,7 +320,7 @@ def model_values(column: Column, values: pl.Series) -> pl.Series:
 
 
 def match_texts(known: Sequence[str], texts: pl.Series) -> pl.Series:
-    """Match texts that programs write otherwise to the one of the `known` that they mean: True for true, 3.0 for 3."""
+    """Replace texts by the `known` ones that other programs write differently: True for true, 3.0 for 3."""
     meanings: dict[str, list[str]] = {}
     for text in known:
         meanings.setdefault(plain(text), []).append(text)

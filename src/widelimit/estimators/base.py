@@ -67,7 +67,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     @abc.abstractmethod
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows and targets as arrays, refused as scikit-learn has it. Raises: TypeError, ValueError."""
+        """Return rows and targets as arrays, validated by scikit-learn. Raises: TypeError, ValueError."""
 
     @abc.abstractmethod
     def _fit_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
@@ -109,7 +109,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Refuse parameters that only some estimators have. Raises: TypeError, ValueError."""
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
-        """The network of these settings, in numbers of Python: a file holds them, and gives them back, as such."""
+        """Return the network with these scales, as Python's own numbers, which a file gives back unchanged."""
         numbers = (validation.plain(value) for value in (weight_std, bias_std))
         return Design(self._kind, self.depth, self.activation, *numbers)
 

@@ -161,7 +161,7 @@ class NNGPClassifier(KernelClassifier):
     Attributes:
         classes_: (c,) the labels, sorted.
         inputs_: the normalisation of the columns.
-        n_features_in_, feature_names_in_: as scikit-learn has them.
+        n_features_in_, feature_names_in_: see scikit-learn.
     """
 
     _kind = "nngp"
@@ -180,7 +180,7 @@ class NTKClassifier(KernelClassifier, EnsembleParameters):
     Attributes:
         classes_: (c,) the labels, sorted.
         inputs_: the normalisation of the columns.
-        n_features_in_, feature_names_in_: as scikit-learn has them.
+        n_features_in_, feature_names_in_: see scikit-learn.
     """
 
     _kind = "ntk"

@@ -82,7 +82,7 @@ def arrays(path: Path, header: str) -> dict[str, np.ndarray]:
 
 
 class _Foreign(Exception):
-    """The error names the kind of a whole file of another kind."""
+    """This error says what another kind of file is."""
 
 
 def _foreign_message(path: Path, what: str) -> str:
@@ -101,7 +101,7 @@ def _short_path(path: Path) -> str:
 
 
 def describe_start(start: bytes) -> str:
-    """Describe a file that begins so: "a CSV file", "an image (PNG)", "an empty file"."""
+    """Describe a file by its first bytes: "a CSV file", "an image (PNG)", "an empty file"."""
     if not start:
         return "an empty file"
     for signature, what in SIGNATURES:

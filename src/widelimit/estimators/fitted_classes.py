@@ -74,7 +74,7 @@ class FittedClasses:
         return self.training.flow(target[:, None], shape.noise_other / self.scale**2, weights)
 
     def state(self) -> ModelState:
-        """Return what a file holds of the functions."""
+        """Return the part of the functions that a file holds."""
         assert self.coefficients is not None
         kind = {"fitted": type(self).__name__}
         own = {"scale": self.scale, "alpha_epsilon": self.alpha_epsilon}

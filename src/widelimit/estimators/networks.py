@@ -163,7 +163,7 @@ class FittedTraining:
             return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
 
     def state(self) -> ModelState:
-        """Return what a file holds of it; the rest follows from the estimator's parameters."""
+        """Return the part that a file holds; the rest follows from the estimator's parameters."""
         design = {"weight_std": self.design.weight_std, "bias_std": self.design.bias_std}
         return ModelState({"design": design}, {"X": self.X, "weights": self.weights})
 
@@ -212,7 +212,7 @@ class Fitted:
         return posterior(how.design.kernel(), how.X, self.y, noise=noise, solver=how.solver, progress=how.verbose)
 
     def state(self) -> ModelState:
-        """Return what a file holds of the function."""
+        """Return the part of the function that a file holds."""
         assert self.coefficients is not None
         kind = ModelState({"fitted": type(self).__name__}, {})
         return (

@@ -79,7 +79,7 @@ class KernelParameters(abc.ABC):  # noqa: B024
         default="auto",
         metadata=about(
             "Solver of the linear system; cg: conjugate gradients, for many rows.",
-            "At time inf without ensemble, as `widelimit.posterior` has it. The Dirichlet likelihood takes Cholesky.",
+            "For time inf without ensemble; see `widelimit.posterior`. The Dirichlet likelihood takes Cholesky.",
             choices=get_args(Solver),
         ),
     )

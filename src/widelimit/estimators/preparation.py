@@ -24,7 +24,7 @@ ALIGNMENT = 64
 
 
 def align(array: np.ndarray) -> np.ndarray:
-    """Return the array in C's order from a multiple of 64 bytes on: itself, or else a copy.
+    """Return the array in C order, at an address that is a multiple of 64 bytes: itself, or else a copy.
 
     Matrix products round in another way for another order: what a prediction reads has one form, in a fitted model and
     in a loaded one.
@@ -77,7 +77,7 @@ def normalisation(normalize: str | None, X: Float[np.ndarray, "n d"], weights: F
 def mean_and_scale(
     values: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Compute each column's weighted mean and deviation; of one constant up to rounding, its first value and 1."""
+    """Compute each column's weighted mean and deviation: its first value and 1 where it is constant up to rounding."""
     share = weights / weights.sum()
     largest = np.abs(values).max(axis=0)
     unit = np.where(largest > 0, largest, 1.0)  # of order 1, so that no square leaves the range of a float
@@ -129,7 +129,7 @@ def shorten_errors(name: str) -> Iterator[None]:
 
 
 def refuse_rows(value: Any) -> None:
-    """Refuse an X that scikit-learn would take in another sense, or refuse at length. Raises: TypeError, ValueError."""
+    """Refuse rows that scikit-learn would misread, or refuse with a long message. Raises: TypeError, ValueError."""
     casting.refuse_uncastable("X", value)
     if value is None:
         raise ValueError("X must have shape (n, d), got None.")

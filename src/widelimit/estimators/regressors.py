@@ -149,7 +149,7 @@ class NNGPRegressor(KernelRegressor):
         log_marginal_likelihood_value_: of the standardised targets; None for an ensemble, a finite time or conjugate
             gradients.
         inputs_: the normalisation of the columns.
-        n_features_in_, feature_names_in_: as scikit-learn has them.
+        n_features_in_, feature_names_in_: see scikit-learn.
     """
 
     _kind = "nngp"
@@ -173,7 +173,7 @@ class NTKRegressor(KernelRegressor, EnsembleParameters):
         log_marginal_likelihood_value_: of the standardised targets; None for an ensemble, a finite time or conjugate
             gradients.
         inputs_: the normalisation of the columns.
-        n_features_in_, feature_names_in_: as scikit-learn has them.
+        n_features_in_, feature_names_in_: see scikit-learn.
     """
 
     _kind = "ntk"

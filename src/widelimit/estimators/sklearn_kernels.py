@@ -63,7 +63,7 @@ def _slope(kernel: Kernel, tangent: Kernel, X: jax.Array) -> jax.Array:
 class SklearnKernel(ScikitKernel):
     """A `widelimit.Kernel` becomes a `sklearn.gaussian_process.kernels.Kernel`; made by `sklearn_kernel`.
 
-    `values` are the free hyper-parameters and `names` their names; theta is log(values), as scikit-learn has it.
+    `values` are the free hyper-parameters and `names` their names; theta is log(values), as in scikit-learn.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ SETTINGS = {
 }
 """Short programs are kept too."""
 MOST_BYTES = 32 * 2**20
-"""The entries beyond it that were longest of no use are removed."""
+"""The entries beyond it that were unused for longest are removed."""
 STALE = 24 * 3600.0
 """Seconds after which the folder of a run that never ended is removed."""
 STORE, RUNS, ENTRY = "store", "run-", "-cache"
@@ -49,7 +49,7 @@ class CachePlace:
     """Why there, or why not."""
 
     def entries(self) -> list[Path]:
-        """The entries of the store, the one that was longest of no use first."""
+        """Return the entries of the store, the one that was unused for longest first."""
         return _by_age(self.folder / STORE) if self.folder else []
 
     def document(self) -> dict[str, str | int]:
@@ -156,7 +156,7 @@ def current_place() -> CachePlace:
 
 
 def _link(entry: Path, run: Path) -> None:
-    """Give the run an entry; one whose bytes have changed is removed."""
+    """Link an entry into the run's folder; an entry whose bytes have changed is removed."""
     checksum, _, name = entry.name.partition("-")
     with suppress(OSError):  # another process may have removed it
         if f"{zlib.crc32(entry.read_bytes()):08x}" != checksum or (run / name).exists():
