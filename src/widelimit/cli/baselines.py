@@ -115,7 +115,9 @@ def process_regression(shape: Callable[..., Any]) -> Regression:
         if len(rows) < len(fold.X):
             start = GaussianProcessRegressor(start.kernel_, optimizer=None, normalize_y=True).fit(fold.X, fold.y)
         mean, deviation = start.predict(fold.Z, return_std=True)
-        return GaussianPrediction(mean, deviation, {"length": float(start.kernel_.k1.k2.length_scale)})
+        noise = math.sqrt(start.kernel_.k2.noise_level) * float(np.mean(fold.y.std(axis=0)))
+        chosen = {"noise_std": noise, "length": float(start.kernel_.k1.k2.length_scale)}
+        return GaussianPrediction(mean, deviation, chosen)
 
     return predict
 
