@@ -10,9 +10,9 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Made by `python benchmarks/summary.py` from the results in `benchmarks/results/`; `benchmarks/README.md` says how they
-are run. A ratio is always of two programs in one run on one machine. Where a table has a column `goal`, that is what
-was set out to be reached, met or not.
+This page lists all measured speeds and memory. `python benchmarks/summary.py` makes it from `benchmarks/results/`;
+`benchmarks/README.md` says how to run the benchmarks. A ratio compares two programs in one run on one machine. A column
+`goal` is the value that was set before the measurement, reached or not. `_s` is in seconds, `ms` in milliseconds.
 """
 
 
@@ -23,7 +23,14 @@ def text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def section(document: dict[str, Any], script: Path) -> str:
+def script_of(name: str) -> Path:
+    """Return the script that wrote a result: the result's name, or its first words, are the script's."""
+    words = name.split("_")
+    paths = [HERE / f"{'_'.join(words[:count])}.py" for count in range(len(words), 0, -1)]
+    return next(path for path in paths if path.exists())
+
+
+def section(document: dict[str, Any]) -> str:
     """Format the script's first sentence, the machine, the rows; results by single sets stay in the JSON."""
     machine = document["machine"]
     blas = "; ".join(
@@ -34,7 +41,7 @@ def section(document: dict[str, Any], script: Path) -> str:
     table += [[text(row.get(column, "")) for column in columns] for row in document["rows"]]
     plain = {key: value for key, value in document["settings"].items() if not isinstance(value, dict | list)}
     settings = "".join(f"; {key} {text(value)}" for key, value in plain.items())
-    about = script.read_text().split('"""')[1].split("\n\n")[0].strip() if script.exists() else ""
+    about = script_of(document["name"]).read_text().split('"""')[1].split("\n\n")[0].strip()
     return (
         f"\n## {document['name']}\n\n{about}\n\n"
         f"{machine['processor']}, {machine['cores']} cores; Python {machine['python']}, JAX {machine['jax']}, NumPy "
@@ -46,7 +53,7 @@ def section(document: dict[str, Any], script: Path) -> str:
 def page() -> str:
     """Write the whole page."""
     found = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*.json"))]
-    return HEAD + "".join(section(document, HERE / f"{document['name']}.py") for document in found)
+    return HEAD + "".join(section(document) for document in found)
 
 
 if __name__ == "__main__":

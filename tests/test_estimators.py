@@ -191,6 +191,18 @@ def test_expected_softmax_of_two_classes_against_a_fine_sum():
     assert p[0, 1] == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_rows_beside_it_do_not_move_a_rows_probabilities(data):
+    rng = np.random.default_rng(1)
+    mean, variance = rng.standard_normal((6, 3)), 10.0 ** np.linspace(-3, 3, 6)[:, None] * rng.uniform(0.5, 1, (6, 3))
+    alone = np.concatenate([expected_softmax(mean[[i]], variance[[i]]) for i in range(6)])
+    np.testing.assert_allclose(expected_softmax(mean, variance), alone, rtol=1e-13, atol=8 * EPS)
+    moved = np.concatenate([expected_softmax(mean[[i]] + 1e-11, variance[[i]] * (1 + 1e-11)) for i in range(6)])
+    assert np.abs(moved - alone).max() > 100 * EPS
+    X, y = data[0], (data[1] > 0).astype(int) + (data[0][:, 0] > 1)
+    model, far = wl.NTKClassifier().fit(X, y), np.full((1, X.shape[1]), 30.0)
+    np.testing.assert_allclose(model.predict_proba(np.r_[X[:3], far])[:3], model.predict_proba(X[:3]), atol=1e-13)
+
+
 def test_largest_probability_against_samples():
     rng = np.random.default_rng(0)
     mean, variance = rng.standard_normal((4, 3)), rng.uniform(0.1, 2, (4, 3))

@@ -26,7 +26,8 @@ MATRIX = 8 * N * N
 
 @pytest.fixture(scope="module")
 def made():
-    wl.NNGPRegressor(noise=0.1).fit(X[:5], Y[:5])  # imports what it needs
+    wl.NNGPRegressor(noise=0.1).fit(X[:5], Y[:5])  # imports what it needs, as does the name of `train`
+    assert wl.train
     return {
         "posterior": wl.posterior(K, X, Y, noise=0.1),
         "process": wl.GaussianProcess(K),
@@ -34,8 +35,16 @@ def made():
         "flow": wl.gradient_flow(K, X, Y),
         "params": NET.init(0, input_dim=D, width=8, dtype=np.float64),
         "many": NET.init_many(range(4), input_dim=D, width=8, dtype=np.float64),
+        "wide": NET.init(0, input_dim=D, width=120, dtype=np.float64),
         "function": wl.rkhs.Function(K, X, Y),
     }
+
+
+def trained(params, *, rows=N, **settings):
+    """A short training on some rows."""
+    points = np.resize(X, (rows, D))
+    given = {"learning_rate": 0.1, "steps": 1, "kernel_points": 0, "progress": False} | settings
+    return wl.train(NET.apply, params, points, points[:, 0], **given)
 
 
 # the free memory, in kernel matrices, that is just too little, and what is then refused
@@ -81,6 +90,17 @@ CALLS = {
         0.9,
         lambda _: wl.LinearModel(lambda x: x).dual_descent(X, Y, learning_rate=0.1, steps=1),
     ),
+    "train, parameters": (10.9, lambda made: trained(made["wide"])),
+    "train, signals": (1.4, lambda made: trained(made["params"], rows=4 * N)),
+    "train, records of all rows": (
+        2.03,
+        lambda made: trained(made["params"], rows=8 * N, optimizer="sgd", batch_size=1),
+    ),
+    "train, adam": (27, lambda made: trained(made["wide"], optimizer="adam")),
+    "train, an ensemble": (11.4, lambda made: trained(made["many"], rows=8 * N, ensemble=True)),
+    "train, flow": (56, lambda made: trained(made["wide"], steps=None, learning_rate=None, flow_time=1.0)),
+    "train, many records": (30, lambda made: trained(made["params"], steps=2**30, record_every=1)),
+    "train, probes": (8.03, lambda made: trained(made["params"], probes=np.tile(X, (32, 1)))),
 }
 
 
@@ -107,7 +127,13 @@ def test_what_does_not_fit_is_refused_before_the_work(made, name, monkeypatch):
     assert peak < 2**21  # no array: what is traced and imported
 
 
-@pytest.mark.parametrize("name", ["flow", "ensemble", "leave one out", "covariance", "init", "conjugate gradients"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("flow", "ensemble", "leave one out", "covariance", "init", "conjugate gradients"),
+        *("train, signals", "train, adam", "train, flow"),
+    ],
+)
 def test_a_little_more_is_enough(made, name, monkeypatch):
     matrices, call = CALLS[name]
     monkeypatch.setattr(memory, "available", lambda: int((1.3 * matrices + 0.5) * MATRIX))
@@ -121,7 +147,10 @@ net = wl.mlp(depth=3)
 k = wl.nngp(net)
 k.gram(np.eye(3))
 X = np.random.default_rng(0).standard_normal((3_000_000, 2))
-limit = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+params = {"v": np.zeros((2, 400)), "w": np.zeros(400)}
+heavy = {"v": np.zeros((2, 30_000_000)), "w": np.zeros(30_000_000)}
+wide = lambda p, X: abs(X @ p["v"]) @ p["w"]
+wl.train(wide, params, X[:3], X[:3, 0], learning_rate=0.1, steps=1)
 wl.memory.available = lambda: 8 * 2**30
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for call in (
@@ -130,6 +159,10 @@ for call in (
     lambda: wl.gradient_flow(k, X, X[:, 0], solver="eigh"),
     lambda: net.init(0, input_dim=2, width=200_000),
     lambda: wl.GaussianProcess(k).sample(X, 1),
+    lambda: wl.train(wide, params, X, X[:, 0], learning_rate=0.1, steps=1),
+    lambda: wl.train(wide, params, X, X[:, 0], optimizer="sgd", batch_size=9, learning_rate=0.1, steps=1),
+    lambda: wl.train(wide, params, X, X[:, 0], flow_time=1.0),
+    lambda: wl.train(wide, heavy, X[:3], X[:3, 0], flow_time=1.0),
 ):
     start = time.process_time()
     try:
@@ -144,7 +177,7 @@ def test_millions_of_rows_are_refused_within_a_second():
     code = SCRIPT.replace("wl.memory", "__import__('widelimit.memory', fromlist=['memory'])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     *lines, grown = done.stdout.splitlines()
-    assert len(lines) == 5, done.stdout + done.stderr
+    assert len(lines) == 9, done.stdout + done.stderr
     assert max(float(line.split()[0]) for line in lines) < 1.0
     assert "conjugate gradients on 3000000 points with 1 outputs needs" in lines[0]
     assert all("8.0 GiB are free" in line for line in lines)

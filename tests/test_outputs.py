@@ -63,7 +63,8 @@ def test_fit_hyperparameters_hears_each_output_once_in_its_own_unit(how):
     assert both.values["length_scale"] != pytest.approx(alone["length_scale"], rel=1e-3)
     assert both.posterior.mean(Z).shape == (20, 2)
     same = OTHER * np.sqrt(np.mean(Y**2) / np.mean(OTHER**2))
-    assert fitted(Y, 1e6 * OTHER).values == pytest.approx(fitted(Y, same).values, rel=1e-6)
+    for factor in (1e-3, 1.0, 3.0, 50.0, 1e6):
+        assert fitted(Y, factor * OTHER).values == pytest.approx(fitted(Y, same).values, rel=1e-6)
 
 
 def test_heard_outputs():

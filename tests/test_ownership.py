@@ -137,3 +137,27 @@ def test_arrays_that_results_go_on_computing_with_are_read_only():
             array[...] = 3
         assert not array.flags.writeable, (owner, name)
     wl.posterior(K, DATA["X"], DATA["y"], noise=0.1).mean(Z)[0] = 3  # what is only an answer is the caller's
+
+
+CHANGES = {
+    "all": np.s_[:],
+    "one entry and its mirror": ([3, 7], [7, 3]),
+    "one on the diagonal": (23, 23),
+}
+
+
+@pytest.mark.parametrize("where", CHANGES)
+def test_a_stored_matrix_that_changed_is_reported_and_never_read_in_silence(where, tmp_path):
+    gram = np.asarray(K.gram(DATA["X"]))
+    on_disk = np.lib.format.open_memmap(tmp_path / "gram.npy", "w+", np.float64, gram.shape)
+    on_disk[:] = gram
+    for matrix in (gram.copy(), on_disk):
+        post = wl.posterior(K, DATA["X"], DATA["y"], noise=0.1, matrix=matrix)
+        mean, before = post.mean(Z), post.predict(Z)
+        matrix[CHANGES[where]] *= 1 + 1e-9
+        np.testing.assert_array_equal(post.mean(Z), mean)
+        for name in ("predict", "variance", "covariance"):
+            with pytest.raises(ValueError, match="matrix has changed since"):
+                getattr(post, name)(Z)
+        matrix[:] = gram
+        np.testing.assert_array_equal(post.predict(Z).variance, before.variance)

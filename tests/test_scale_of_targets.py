@@ -92,7 +92,7 @@ def test_squares_beyond_the_range_of_a_float_are_inf_or_an_error_and_never_nan()
         with pytest.raises(ValueError, match="scale y"):
             call()
     with pytest.raises(ValueError, match="weights leave float64's range"):
-        wl.posterior(1e-10 * K, X, 1e8 * y)
+        wl.posterior(1e-10 * K, X, 1e6 * y)
 
 
 def test_scaled_is_exact():
@@ -107,3 +107,44 @@ def test_the_ode_measures_slopes_of_any_size(size):
     flow = wl.gradient_flow(T, X, size * Y, loss=wl.WeightedSquaredError(np.ones(30)))
     usual = wl.gradient_flow(T, X, Y, loss=wl.WeightedSquaredError(np.ones(30)))
     assert float(flow._problem()[0].first) / size == pytest.approx(float(usual._problem()[0].first), rel=1e-12)
+
+
+DOORS = {
+    **LINEAR,
+    "gradient_flow, Huber": lambda y: wl.gradient_flow(T, X, y, loss=wl.Huber(1.0)).predict(Z, 3.0),
+    "fit_hyperparameters": lambda y: wl.fit_hyperparameters(K, X, y, noise=0.1),
+    "log_density": lambda y: wl.GaussianProcess(K, outputs=(2,)).log_density(X, y),
+    "a search": lambda y: wl.NTKRegressor(depth=2, hyperparameters="leave_one_out").fit(X, y),
+}
+LARGEST = np.sign(Y) * np.finfo(np.float64).max
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_the_largest_floats_are_refused_at_the_door(name):
+    """Their differences and sums overflow; the shortest message says so before anything is computed."""
+    with pytest.raises(ValueError, match=r"^y reaches 1\.8e\+308.* Scale it down"):
+        DOORS[name](LARGEST)
+
+
+@pytest.mark.parametrize(
+    "make", [wl.gradient_flow, lambda *a, **k: wl.gradient_descent(*a, learning_rate=0.1, steps=2, **k)]
+)
+def test_a_start_whose_distance_to_y_overflows_is_refused(make):
+    far = np.finfo(np.float64).max / 31
+    with pytest.raises(ValueError, match=r"^y - f_0\(X\) reaches"):
+        make(T, X, np.full((30, 2), far), initial=lambda A: np.full((len(A), 2), -far))
+    process = wl.GaussianProcess(K, mean=lambda A: np.full((len(A), 2), -far), outputs=(2,))
+    for call in (process.condition, process.log_density):
+        with pytest.raises(ValueError, match=r"^y - mean\(X\) reaches"):
+            call(X, np.full((30, 2), far))
+
+
+def test_the_largest_targets_that_are_taken_are_predicted_to_all_digits():
+    for name in ("cholesky", "cg", "gradient_flow", "krylov", "gradient_descent", "stopped_flow", "NNGPRegressor"):
+        base, found = LINEAR[name](Y), LINEAR[name](np.ldexp(Y, 1017))
+        np.testing.assert_allclose(np.ldexp(found, -1017), base, rtol=1e-11, atol=1e-13)
+    models = [wl.NTKRegressor(depth=2).fit(X, np.ldexp(Y, power)) for power in (0, 1017)]
+    scores = [model.score(Z, np.ldexp(Y[:4], power)) for model, power in zip(models, (0, 1017), strict=True)]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-9)
+    with pytest.raises(ValueError, match="leaves the range of a float"):
+        models[1].predict(1e9 * Z)

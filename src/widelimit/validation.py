@@ -165,7 +165,23 @@ def targets(name: str, value: Any, n: int) -> np.ndarray:
     if len(array) != n:
         raise ValueError(f"{name} has {len(array)} rows and X has {n}; they must agree.")
     refuse_non_finite(name, array)
+    refuse_unsummable(name, array)
     return owned(array, np.float64)
+
+
+def refuse_unsummable(name: str, values: np.ndarray) -> None:
+    """Refuse a column whose sum of sizes overflows, and with it means, deviations and projections.
+
+    Raises: ValueError.
+    """
+    with np.errstate(over="ignore"):
+        if np.isfinite(np.abs(values).sum(axis=0, dtype=np.float64)).all():
+            return
+        largest = float(np.abs(values).max())
+    raise ValueError(
+        f"{name} reaches {largest:.3g}: a sum over its {len(values)} rows leaves float64's range. Scale it down, "
+        f"and what is predicted up again."
+    )
 
 
 def noise(value: Any, n: int) -> np.ndarray:

@@ -216,6 +216,7 @@ class Iterative(Factor):
     spread: float
 
     def solve(self, b: np.ndarray) -> np.ndarray:
+        self.system.exact.verify()
         solved = self.system.solve(b)
         if not solved.converged:
             warn(solved.message)
@@ -238,6 +239,7 @@ class Iterative(Factor):
         return out
 
     def outside(self, b: np.ndarray) -> np.ndarray:
+        self.system.exact.verify()
         b, exponent = scaled(b)
         return restored(b - self.product(self.system.solve(b).x), exponent)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from widelimit.compute import memory, threads, tiles
+from widelimit.compute import linalg, memory, threads, tiles
 from widelimit.compute.tiles import PairKernel
 from widelimit.progress import KERNEL, Report, no_progress
 
@@ -74,6 +74,9 @@ class Operator(abc.ABC):
     def product(self, v: np.ndarray) -> np.ndarray:
         """Compute A v, (n, c) -> (n, c), float64."""
 
+    def verify(self) -> None:  # noqa: B027, most matrices are our own and do not change
+        """Refuse entries that are not what they were. Raises: ValueError. Only what is not our own can change."""
+
 
 @final
 @dataclass(frozen=True)
@@ -122,6 +125,11 @@ class Recomputed(Operator):
         return out
 
 
+def _probe(n: int) -> np.ndarray:
+    """Return a fixed vector, (n, 1), that no change of a matrix happens to be orthogonal to."""
+    return np.random.default_rng(0).standard_normal((n, 1))
+
+
 @final
 @dataclass(frozen=True)
 class StoredOperator(Operator):
@@ -129,6 +137,8 @@ class StoredOperator(Operator):
 
     rows: Any
     """Has a shape (n, n), and [i:j] gives rows as an array."""
+    mark: np.ndarray | None = None
+    """Its product with `_probe` when it was lent, (n, 1): a copy of the matrix would take as much memory again."""
 
     def diagonal(self) -> np.ndarray:
         return np.concatenate([self._diagonal(i, block) for i, block in self._read()])
@@ -139,6 +149,21 @@ class StoredOperator(Operator):
     def product(self, v: np.ndarray) -> np.ndarray:
         with threads.following(threads.work(len(v), len(v), v.shape[1])):
             return np.concatenate([self._product(i, block, v) for i, block in self._read()])
+
+    def marked(self) -> StoredOperator:
+        """Return the same matrix, lent by somebody who may change it: `verify` finds changes beyond rounding."""
+        return StoredOperator(self.rows, self.product(_probe(self.rows.shape[0])))
+
+    def verify(self) -> None:
+        if self.mark is None:
+            return
+        n = len(self.mark)
+        off = float(np.abs(self.product(_probe(n)) - self.mark).max())
+        if not off <= linalg.rounding(n, float(np.abs(self.mark).max())):
+            raise ValueError(
+                f"matrix has changed since the posterior was made (a product with it by {off:.3g}), which reads it "
+                "again for variances, covariances and samples: make the posterior again, or pass a copy."
+            )
 
     def _diagonal(self, start: int, block: np.ndarray) -> np.ndarray:
         found = np.diagonal(block, start).astype(np.float64)
@@ -196,6 +221,9 @@ class Shifted(Operator):
 
     def product(self, v: np.ndarray) -> np.ndarray:
         return np.asarray(self.matrix.product(v) + self.noise[:, None] * v)
+
+    def verify(self) -> None:
+        self.matrix.verify()
 
 
 def triangle_bytes(n: int, dtype: np.dtype) -> int:

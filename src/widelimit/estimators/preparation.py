@@ -154,6 +154,7 @@ def refuse_targets(value: Any) -> None:
         raise ValueError(f"y must have shape (n,) or (n, c), got {validation.shown(value)}.")
     if array.dtype.kind == "f":
         validation.refuse_non_finite("y", array)
+        validation.refuse_unsummable("y", array)
 
 
 def refuse_noise(value: Any) -> None:

@@ -11,12 +11,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
+from widelimit.compute import linalg
 from widelimit.estimators import preparation
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Fitted
 from widelimit.estimators.parameters import EnsembleParameters, estimator
 from widelimit.inference.posterior import Posterior
+from widelimit.inference.training_set import near
 
 
 class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC):
@@ -66,6 +68,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
         self.log_marginal_likelihood_value_ = value
         self._set_public_attributes()
 
+    @linalg.quiet()
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:
         """Predict the mean, (m,) or (m, c); with its standard deviation or covariance on request.
 
@@ -76,21 +79,21 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
             include_noise: of a new observation (weight 1) rather than of f.
 
         Raises:
-            ValueError: return_std and return_cov together.
+            ValueError: return_std and return_cov together; a result that leaves float64's range.
         """
         for name, flag in (("return_std", return_std), ("return_cov", return_cov), ("include_noise", include_noise)):
             validation.flag(name, flag)
         if return_std and return_cov:
             raise ValueError("return_std and return_cov exclude each other: at most one of them.")
         points = self._kernel_rows(X)
-        mean = self._drop_output_axis(self.y_mean_ + self.y_scale_ * self.fitted_.mean(points))
+        mean = self._drop_output_axis(self.y_mean_ + self.y_scale_ * self.fitted_.mean(points), points)
         noise = self.noise_ if include_noise else 0.0
         if return_std:
             deviation = np.sqrt(np.asarray(self.fitted_.law.variance(points)) + noise)
-            return mean, self._drop_output_axis(deviation[:, None] * self.y_scale_)
+            return mean, self._drop_output_axis(deviation[:, None] * self.y_scale_, points)
         if return_cov:
             covariance = np.asarray(self.fitted_.law.covariance(points)) + noise * np.eye(len(points))
-            return mean, self._drop_output_axis(covariance[:, :, None] * self.y_scale_**2)
+            return mean, self._drop_output_axis(covariance[:, :, None] * self.y_scale_**2, points)
         return mean
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -98,15 +101,19 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
         preparation.refuse_targets(y)
         if y is None:
             raise ValueError("y must have shape (n,) or (n, c), got None.")
+        from sklearn.metrics import r2_score  # as scikit-learn does: much to import
+
         if sample_weight is not None:
             sample_weight = preparation.sample_weights(sample_weight, len(y))
         with preparation.shorten_errors("y"):
-            return float(RegressorMixin.score(self, X, y, sample_weight))
+            return float(r2_score(*_of_order_one(np.asarray(y), self.predict(X)), sample_weight=sample_weight))
 
-    def _drop_output_axis(self, values: np.ndarray) -> np.ndarray:
-        """Remove the axis of outputs if y had none."""
+    def _drop_output_axis(self, values: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Remove the axis of outputs if y had none. Raises: ValueError: values that are not finite."""
+        values = near(values, points)
         return values[..., 0] if self._single else values
 
+    @linalg.quiet()
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
         """Draw f (without noise) at X: (m, n_samples), or (m, c, n_samples)."""
         points = self._kernel_rows(X)
@@ -114,7 +121,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
         preparation.refuse_random_state(random_state)
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         draws = np.asarray(self.fitted_.law.sample(points, n_samples, seed=seed))
-        return np.moveaxis(self._drop_output_axis(self.y_mean_ + self.y_scale_ * draws), 0, -1)
+        return np.moveaxis(self._drop_output_axis(self.y_mean_ + self.y_scale_ * draws, points), 0, -1)
 
     def log_marginal_likelihood(self) -> float:
         """Return log p(y | X) of the standardised targets, as GaussianProcessRegressor does.
@@ -130,6 +137,14 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
                 'with time=inf, without ensemble, with a noise > 0, and with solver="cholesky".'
             )
         return self.log_marginal_likelihood_value_
+
+
+def _of_order_one(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale both by one power of 2, column by column, so that no square overflows; other shapes stay, to be refused."""
+    if truth.dtype.kind != "f" or truth.shape != predicted.shape:
+        return truth, predicted
+    exponent = np.maximum(linalg.scaled(truth)[1], linalg.scaled(predicted)[1])
+    return np.ldexp(truth, -exponent), np.ldexp(predicted, -exponent)
 
 
 @final

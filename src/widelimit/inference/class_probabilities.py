@@ -58,14 +58,24 @@ def _narrow(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     return _in_blocks(_softmax, mean, deviation, mean.shape[1] * NODES * count)
 
 
+def _places(deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return multiples of STEP that reach as far as any row needs, and those that each row takes: (p,), (m, p).
+
+    The rule's error depends on where its points lie: with points of a row's own, no other row moves its result.
+    """
+    reach = REACH * deviation.max(axis=1, keepdims=True)
+    # Below, the product over classes is exp(-exp(4)); above, what is left is exp(-TAIL).
+    low, high = -4.0 - reach, TAIL + reach
+    x = STEP * np.arange(math.floor(low.min() / STEP), math.ceil(high.max() / STEP) + 1)
+    return x, (low <= x) & (x < high)
+
+
 def _softmax(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
     weights = weights / weights.sum()
     top = mean.max(axis=1, keepdims=True)
     f = (mean - top)[:, :, None] + deviation[:, :, None] * nodes
-    # Below, the product over classes is exp(-exp(4)); above, what is left is exp(-TAIL).
-    low, high = -4.0 - REACH * float(deviation.max()), TAIL + REACH * float(deviation.max())
-    x = np.arange(low, high, STEP)
+    x, taken = _places(deviation)
     density = np.empty((*mean.shape, len(x)))
     log_below = np.empty_like(density)
     for i, place in enumerate(x):
@@ -74,7 +84,7 @@ def _softmax(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
         log_below[..., i] = np.log(np.maximum(below @ weights, np.finfo(np.float64).tiny))
         density[..., i] = (rate * below) @ weights
     others = np.exp(log_below.sum(axis=1, keepdims=True) - log_below)
-    p = (density * others).sum(axis=2)
+    p = (density * others * taken[:, None, :]).sum(axis=2)
     return np.asarray(p / p.sum(axis=1, keepdims=True))
 
 

@@ -15,7 +15,7 @@ from widelimit import validation
 from widelimit.compute import linalg, memory, threads, tiles
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
-from widelimit.inference.training_set import Function, evaluate, like, scalar_kernel
+from widelimit.inference.training_set import Function, difference, evaluate, like, scalar_kernel
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -144,7 +144,7 @@ class GaussianProcess:
             ArithmeticError: the kernel is not positive semi-definite.
         """
         points = _inputs("X", X)
-        residual, exponent = linalg.scaled(self._targets(y, len(points)) - self._mean(points))
+        residual, exponent = linalg.scaled(difference("y - mean(X)", self._targets(y, len(points)), self._mean(points)))
         pivoted = self._root(points)
         with threads.decomposing(len(points)):
             basis, upper = np.linalg.qr(pivoted.root)
@@ -177,7 +177,7 @@ class GaussianProcess:
         """
         points = validation.owned(_inputs("X", X))
         prior = self._mean(points)
-        residual = self._targets(y, len(points)) - prior
+        residual = difference("y - mean(X)", self._targets(y, len(points)), prior)
         post = posterior(self.kernel, points, residual, noise=noise, solver="cholesky")
         error = linalg.rounding(len(points), 1.0) * post.factor.spread
         whitener = validation.seal(post.factor.whiten(np.eye(len(points))))

@@ -182,7 +182,7 @@ def gradient_descent(
     rate = eta / len(data.X)
     if isinstance(kind, SquaredError):
         values, vectors = linalg.eigenpairs(matrix.copy())
-        target, exponent = linalg.scaled(data.fold(data.y - start))
+        target, exponent = linalg.scaled(data.rest(start))
         residual = threads.product(vectors.T, target)
         lam = np.where(values > linalg.rounding(len(values), values[-1]), values, 0.0)
         _warn_if_divergent(eta, kind, values[-1], len(data.X), momentum)

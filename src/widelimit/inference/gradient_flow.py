@@ -170,7 +170,7 @@ def gradient_flow(
 def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
     """Compute the flow of the squared error."""
     values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
-    residual, exponent = linalg.scaled(data.fold(data.y - data.start(initial, data.X)))
+    residual, exponent = linalg.scaled(data.rest(data.start(initial, data.X)))
     residual = linalg.restored(threads.product(vectors.T, residual), exponent)
     return GradientFlow(data, initial, values, vectors, residual)
 

@@ -32,9 +32,6 @@ DIFFERENCE = 1e-4
 ROWS = 32
 """Points are filled up to a multiple of it where gradients are compiled, so that folds of one table share a program."""
 
-UNITS = 100.0
-"""Outputs whose root mean squares differ by more cannot share one noise: they are in units of their own."""
-
 FLAT = 1e-12
 """A step that gains less of the score, relatively, ends a search: hyper-parameters often trade along flat valleys."""
 
@@ -270,9 +267,8 @@ def fit_hyperparameters(
     L-BFGS-B in the logarithms of positive parameters, from the start given and from `restarts` random points around it.
     Every evaluation costs a kernel matrix, its derivative and an inverse, O(n^3). Deterministic for a seed.
 
-    Of several outputs, those that are constant or repeat another in any unit have no say (unless none varies). Outputs
-    whose root mean squares differ by more than UNITS are searched at the size of the first of them, and kernel and
-    noise are then in its unit; means do not depend on that.
+    Of several outputs, those that are constant or repeat another in any unit have no say (unless none varies), and no
+    unit has one: all are searched at the root mean square of the first of them, in whose unit kernel and noise are.
     Source: Rasmussen and Williams 2006, section 5.4.
 
     Args:
@@ -323,7 +319,7 @@ def fit_hyperparameters(
 
 
 def _with_a_say(y: Any, n: int) -> np.ndarray:
-    """Return the targets of the search: as they are, but for outputs that are constant, copies or in another unit."""
+    """Return the targets of the search: outputs that are heard, at the size of the first of them."""
     targets = validation.targets("y", y, n)
     if targets.ndim == 1:
         return targets
@@ -331,9 +327,7 @@ def _with_a_say(y: Any, n: int) -> np.ndarray:
     largest = np.abs(chosen).max(axis=0)
     unit = np.where(largest > 0, largest, 1.0)
     size = unit * np.sqrt(np.mean((chosen / unit) ** 2, axis=0))
-    if size.max() <= UNITS * size.min() or size.min() == 0:
-        return chosen
-    return np.asarray(chosen / size * size[0])
+    return np.asarray(chosen / np.where(size > 0, size, 1.0) * size[0]) if len(size) > 1 else chosen
 
 
 def _builder(build: Any, start: Mapping[str, Any] | None) -> tuple[Builder, Values]:

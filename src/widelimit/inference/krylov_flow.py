@@ -147,7 +147,7 @@ class KrylovFlow(Flow):
 
 
 def _residual(data: TrainingSet, initial: Function | None) -> np.ndarray:
-    return data.fold(data.y - data.start(initial, data.X))
+    return data.rest(data.start(initial, data.X))
 
 
 def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float, max_steps: int) -> KrylovFlow:

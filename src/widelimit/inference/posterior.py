@@ -323,7 +323,8 @@ def posterior(
             iterations that bring the residual, computed in float64, down to the tolerance.
         tolerance: of the relative residual of "cg" and "mixed", in [1e-14, 1e-1].
         matrix: K(X, X) without noise, stored already: anything with shape (n, n) that gives rows as matrix[i:j], such
-            as a memmap or a Zarr array; for conjugate gradients only.
+            as a memmap or a Zarr array; for conjugate gradients only. It is not copied: variances, covariances and
+            samples read it again, and raise ValueError if it has changed since.
         checkpoint: a file in which conjugate gradients keep their state, and from which a later call with the same
             arguments goes on.
         progress: a bar on stderr where that is a terminal, for more than 4000 points.

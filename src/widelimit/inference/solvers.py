@@ -287,7 +287,7 @@ def _stored(request: SolverRequest) -> Operator:
             f"matrix is not K(X, X): its rows differ from the kernel's by {off:.3g}; it was stored for "
             "another kernel, other data or another order of rows."
         )
-    return operators.StoredOperator(matrix)
+    return operators.StoredOperator(matrix).marked()
 
 
 def _spread(n: int) -> np.ndarray:

@@ -115,6 +115,10 @@ class TrainingSet(NamedTuple):
         """Return (..., c) results without the last axis if y had none; a JAX array if Z is one. Raises: as `near`."""
         return like(values[..., 0] if self.single else values, Z)
 
+    def rest(self, start: np.ndarray) -> np.ndarray:
+        """Return y - start, folded, for (n, c) values of f_0. Raises: ValueError: it leaves float64's range."""
+        return self.fold(difference("y - f_0(X)", self.y, start))
+
     def start(self, initial: Function | None, points: np.ndarray) -> np.ndarray:
         """Compute f_0 at (m, d) points, (m, c); 0 unless given."""
         count = self.y.shape[1]
@@ -158,6 +162,14 @@ def evaluate(name: str, function: Function, points: np.ndarray, *, count: int, s
     if not np.isfinite(values).all():
         raise ValueError(f"{name} returned NaN or infinite values.")
     return values.reshape(shape)
+
+
+def difference(name: str, y: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return y - values, (n, c). Raises: ValueError: it leaves float64's range, or a sum over it does."""
+    with np.errstate(over="ignore"):
+        rest = y - values
+    validation.refuse_unsummable(name, rest)
+    return np.asarray(rest)
 
 
 def like(values: np.ndarray, Z: Any) -> Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit import memory
 from widelimit.progress import progress_bar
 from widelimit.training import checkpoints
 from widelimit.training.checkpoints import TrainingCheckpoint
@@ -24,6 +25,9 @@ from widelimit.training.problem import TrainingProblem
 SAME_RUN = 1e-3
 """The loss at theta_0 may differ by this share from that of a checkpoint of the same run on another machine; that of
 another function or loss is elsewhere."""
+
+NUMBERS = 14
+"""Numbers of a record without probes, and its copy where records are joined."""
 
 NOTHING = ""
 
@@ -193,6 +197,7 @@ def _require_same_run(checkpoint: TrainingCheckpoint, found: History, first: His
 
 
 def marks(end: float, step: float) -> np.ndarray:
-    """Return 0, step, 2 step, ..., and the end."""
+    """Return 0, step, 2 step, ..., and the end. Raises: MemoryError: their records do not fit."""
+    memory.require(8.0 * NUMBERS * end / step, f"{end / step:.3g} records", remedy="pass a larger record_every")
     count = max(0, math.ceil(end / step * (1 - 1e-12)) - 1)
     return np.concatenate([np.arange(count + 1) * step, [end] if end > 0 else []])

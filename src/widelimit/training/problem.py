@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
 from widelimit.inference.losses import Loss, resolve
 from widelimit.kernels.empirical.model import Apply, Model, model
@@ -65,10 +65,13 @@ class TrainingProblem:
         return jnp.mean(loss.examples(self.f(params, X), y))
 
 
-def training_problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool) -> TrainingProblem:
-    """Check everything that training needs.
+def training_problem(
+    apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, many: bool, copies: int
+) -> TrainingProblem:
+    """Check everything that training needs; the parameters are not copied where `copies` of them do not fit.
 
     Raises:
+        MemoryError: they do not.
         TypeError, ValueError: bad data, an unknown loss, labels outside of its domain, parameters that are not floats
             of X's dtype or not those of `apply`, an ensemble that is not stacked.
     """
@@ -76,6 +79,10 @@ def training_problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, ma
     targets = validation.targets("y", y, len(points))
     kind = resolve(loss)
     kind.check(targets.reshape(len(points), -1))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params) if isinstance(leaf, (np.ndarray, jax.Array)))
+    memory.require(
+        float(copies * size), "training these parameters", remedy="use a smaller width, fewer networks, or float32"
+    )
     f = model(apply, params)
     leaves = jax.tree.leaves(f.params)
     wrong = next((leaf.dtype for leaf in leaves if leaf.dtype != points.dtype), None)
@@ -92,7 +99,8 @@ def training_problem(apply: Apply, params: Any, X: Any, y: Any, loss: Any, *, ma
         made = TrainingProblem(f, kind, jnp.array(points), labels, many, targets.ndim == 1, numpy)
         one = made.one()
         one.cost(points.shape[1], points.dtype)  # explains a function that fails
-        shape = jax.eval_shape(one, one.params, made.X).shape
+        # A function, as JAX prints what it evaluates: a model with all its numbers.
+        shape = jax.eval_shape(lambda p, X: one(p, X), one.params, made.X).shape
     if shape != labels.shape:
         raise ValueError(f"apply returns shape {shape} and y has shape {targets.shape}; they must agree.")
     return made

@@ -15,7 +15,7 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply
 from widelimit.shapes import Float
-from widelimit.training import checkpoints
+from widelimit.training import checkpoints, room
 from widelimit.training.checkpoints import TrainingCheckpoint
 from widelimit.training.flow import slope_size
 from widelimit.training.history import Recorder, recorder
@@ -58,10 +58,16 @@ class DescentSettings(NamedTuple):
     max_steps: int
     record_every: float | None
 
-    def check(self) -> None:
-        """Refuse settings of a flow's solver, used or not. Raises: TypeError, ValueError."""
+    def check(self, **flags: Any) -> None:
+        """Refuse settings of a flow's solver, used or not, and flags. Raises: TypeError, ValueError."""
+        for name, value in flags.items():
+            validation.flag(name, value)
         validation.finite_scalar("tolerance", self.tolerance, above=0.0, at_most=1e-2)
         validation.integer("max_steps", self.max_steps, at_least=1)
+
+    def rule(self, n: int) -> UpdateRule:
+        """Return the rule of a step on n points."""
+        return update_rule(self.optimizer, self.learning_rate, self.momentum, self.batch_size, n)
 
 
 def train(
@@ -127,7 +133,7 @@ def train(
     Raises:
         TypeError, ValueError: bad data; a function of another shape; parameters that are not floats, or of another
             architecture; contradictory settings; a checkpoint that is damaged or of another run.
-        MemoryError: the kernel on kernel_points does not fit.
+        MemoryError: parameters, signals, records or the kernel on kernel_points do not fit; nothing is computed then.
 
     Warns:
         UserWarning: the learning rate is above the bound 2 (1 + mu) n/(kappa lambda_max) of the kernel at theta_0 (see
@@ -136,27 +142,29 @@ def train(
     settings = DescentSettings(
         optimizer, learning_rate, momentum, batch_size, steps, seed, flow_time, tolerance, max_steps, record_every
     )
-    settings.check()
-    validation.flag("progress", progress)
-    problem = training_problem(apply, params, X, y, loss, many=validation.flag("ensemble", ensemble))
-    path = None if checkpoint is None else _place(checkpoint)
+    settings.check(ensemble=ensemble, progress=progress)
     seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
+    problem = training_problem(apply, params, X, y, loss, many=bool(ensemble), copies=room.copies(flow_time))
+    path = _place(checkpoint)
     with arithmetic(problem.dtype == np.float64):
+        rule = settings.rule(len(problem.X)) if flow_time is None else None
+        room.require(problem, rule, probes)
         records = recorder(problem, probes, kernel_points)
-        plan = _steps(records, settings) if flow_time is None else _flow(records, settings)
+        plan = _flow(records, settings) if rule is None else _steps(records, rule, settings)
         kept = None if path is None else TrainingCheckpoint(path, checkpoints.settings(records, plan.choices), seconds)
         trained = run(plan, kept, progress=progress)
-    if not trained.finished:
-        warnings.warn(trained.message, stacklevel=2)
+    _warn_if_unfinished(trained)
     return trained
 
 
-def _steps(records: Recorder, settings: DescentSettings) -> TrainingRun:
+def _warn_if_unfinished(trained: Training) -> None:
+    if not trained.finished:
+        warnings.warn(trained.message, stacklevel=3)
+
+
+def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings) -> TrainingRun:
     """Plan discrete steps; warns of a learning rate above the bound."""
     problem = records.problem
-    rule = update_rule(
-        settings.optimizer, settings.learning_rate, settings.momentum, settings.batch_size, len(problem.X)
-    )
     if settings.steps is None:
         raise ValueError("give steps, how many to take, or flow_time, the time of the exact gradient flow.")
     count = validation.integer("steps", settings.steps, at_least=0, below=2**31)
@@ -213,8 +221,10 @@ def _warn_if_unstable(problem: TrainingProblem, rule: UpdateRule, key: jax.Array
         )
 
 
-def _place(path: Any) -> Path:
-    """Return the path of a checkpoint, in a folder that exists."""
+def _place(path: Any) -> Path | None:
+    """Return the path of a checkpoint, in a folder that exists; None for none."""
+    if path is None:
+        return None
     if not isinstance(path, (str, Path)):
         raise TypeError(f"checkpoint must be a path, got {validation.shown(path)}.")
     place = Path(path)

@@ -33,6 +33,8 @@ class Cost(NamedTuple):
     """The flops are those of the forward pass of one row."""
     signals: float
     """Numbers that the forward pass of one row makes."""
+    largest: float
+    """Those of its largest step."""
     itemsize: int
 
 
@@ -140,7 +142,9 @@ def _cost(leaves: tuple[Any, ...], structure: Any, features: int, dtype: np.dtyp
     (flops, signals), (flops2, signals2) = _work(one.jaxpr), _work(two.jaxpr)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(f.params))
     # What does not grow with the rows (a transposed weight) is not the cost of a row.
-    return Cost(outputs, parameters, max(flops2 - flops, 1.0), max(signals2 - signals, outputs), dtype.itemsize)
+    largest = max((b - a for a, b in zip(_sizes(one.jaxpr), _sizes(two.jaxpr), strict=False)), default=0)
+    made = max(signals2 - signals, outputs)
+    return Cost(outputs, parameters, max(flops2 - flops, 1.0), made, max(largest, outputs), dtype.itemsize)
 
 
 def _traced(f: Model, rows: int, features: int, dtype: np.dtype[Any]) -> ClosedJaxpr:
@@ -179,6 +183,17 @@ def _work(program: Jaxpr) -> tuple[float, float]:
         if not inner:
             flops, signals = flops + written * _per_number(step), signals + written
     return flops, signals
+
+
+def _sizes(program: Jaxpr) -> Iterator[int]:
+    """Yield the numbers that every step of a program writes, those of inner programs in place of a step with any."""
+    steps: Any = program.eqns
+    for step in steps:
+        inner = list(_programs(step.params.values()))
+        for part in inner:
+            yield from _sizes(part)
+        if not inner:
+            yield sum(math.prod(v.aval.shape) for v in step.outvars)
 
 
 def _programs(values: Any) -> Iterator[Jaxpr]:
