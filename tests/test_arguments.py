@@ -502,7 +502,7 @@ MADE = {
 """Classes whose instances the library makes."""
 INNER = {
     *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
-    *("in_few_shapes", "itself"),
+    *("in_few_shapes", "itself", "restore"),
     *(
         "derivative",
         "block",

@@ -193,11 +193,7 @@ def load(path: Path, *, quiet: bool) -> tuple[Any, Schema]:
 
 
 def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
-    """Predict the rows of a table, ROWS at a time.
-
-    Raises:
-        ValueError: see `load` and `schema.encode`.
-    """
+    """Predict the rows of a table, ROWS at a time. Raises: ValueError: see `load` and `schema.encode`."""
     start = time.perf_counter()
     estimator, found = load(model, quiet=quiet)
     frame = tables.read_raw(path)

@@ -63,11 +63,7 @@ class Schema:
 
 
 def from_document(document: Mapping[str, Any]) -> Schema:
-    """Invert `Schema.document`.
-
-    Raises:
-        ValueError: anything else than such a document.
-    """
+    """Invert `Schema.document`. Raises: ValueError: anything else than such a document."""
     try:
         columns = tuple(
             Column(str(c["name"]), tuple(str(text) for text in c["categories"]), c["fill"]) for c in document["columns"]

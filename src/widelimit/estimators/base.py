@@ -6,12 +6,11 @@ import abc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
@@ -88,12 +87,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _check_settings(self) -> None:
         """Refuse parameters that are wrong whatever the data. Raises: TypeError, ValueError."""
         self._design(self.weight_std, self.bias_std).network()
-        for parameter in fields(self):
-            value, choices = getattr(self, parameter.name), parameter.metadata["choices"]
-            if choices:
-                validation.choice(parameter.name, value, choices)
-            if isinstance(parameter.default, bool):
-                validation.flag(parameter.name, value)
+        preparation.check_choices(self)
         preparation.refuse_random_state(self.random_state)
         preparation.refuse_noise(self.noise)
         preparation.refuse_time(self.time)
@@ -145,10 +139,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _kernel_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        preparation.refuse_rows(X)
-        with preparation.shorten_errors("X"):
-            rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
-        return self.inputs_(rows)
+        return self.inputs_(preparation.validate_rows(self, X, reset=False))
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = referenced(BaseEstimator.__getstate__(self))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -174,33 +175,53 @@ class FittedTraining:
         return near(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
 
 
-def drop_law(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a fitted function's state for a pickle: without its factorisation, which is made again on request."""
-    return {name: value for name, value in state.items() if name != "law"}
+class FittedFunction(abc.ABC):
+    """A fitted function is kept as plain arrays; its law, with a factorisation, is computed again on request."""
+
+    training: FittedTraining
+    coefficients: Float[np.ndarray, "n c"] | None
+
+    def __post_init__(self) -> None:
+        set_frozen(self, vars(self))
+        if self.coefficients is None:
+            self.coefficients = align(self.solve())
+        validation.sealed(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "law"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        set_frozen(self, state)
+
+    @abc.abstractmethod
+    def solve(self) -> np.ndarray:
+        """Compute the coefficients of the mean, (n, c), from the law."""
+
+    def expansion(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute K(Z, X) coefficients."""
+        assert self.coefficients is not None
+        return self.training.function(Z, self.coefficients)
+
+    def state(self) -> ModelState:
+        """Return the part that a file holds of every fitted function."""
+        assert self.coefficients is not None
+        kind, arrays = {"fitted": type(self).__name__}, {"coefficients": self.coefficients}
+        return ModelState(kind, {}) | self.training.state() | ModelState({}, arrays)
 
 
 @final
 @dataclass(eq=False)
-class Fitted:
-    """A fitted function is kept as plain arrays; the data for variances are made again on request."""
+class Fitted(FittedFunction):
+    """This function is fitted to targets y with noise of one variance."""
 
     training: FittedTraining
     y: Float[np.ndarray, "n c"]
     noise: float
     coefficients: Float[np.ndarray, "n c"] | None = None
 
-    def __post_init__(self) -> None:
-        set_frozen(self, vars(self))
-        if self.coefficients is None:
-            law = self.law
-            self.coefficients = align(law.weights if isinstance(law, Posterior) else law.coefficients)
-        validation.sealed(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return drop_law(self.__dict__)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        set_frozen(self, state)
+    def solve(self) -> np.ndarray:
+        """Compute the coefficients of the mean, (n, c), from the law."""
+        return self.law.weights if isinstance(self.law, Posterior) else self.law.coefficients
 
     @cached_property
     def law(self) -> Posterior | StoppedFlow:
@@ -213,15 +234,8 @@ class Fitted:
 
     def state(self) -> ModelState:
         """Return the part of the function that a file holds."""
-        assert self.coefficients is not None
-        kind = ModelState({"fitted": type(self).__name__}, {})
-        return (
-            kind
-            | self.training.state()
-            | ModelState({"noise": self.noise}, {"coefficients": self.coefficients, "y": self.y})
-        )
+        return FittedFunction.state(self) | ModelState({"noise": self.noise}, {"y": self.y})
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute K(Z, X) coefficients."""
-        assert self.coefficients is not None
-        return self.training.function(Z, self.coefficients)
+        return self.expansion(Z)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, final, get_args
+from dataclasses import dataclass, fields
+from typing import Any, final
 
 import numpy as np
+from sklearn.utils.validation import validate_data
 
 from widelimit import validation
 from widelimit.compute import linalg, memory
 from widelimit.estimators import casting
-from widelimit.estimators.parameters import Normalize
+from widelimit.estimators.parameters import NetworkParameters
 from widelimit.inference.outputs import constant
 from widelimit.inference.training_set import near
 from widelimit.shapes import Float
 
-NORMALIZE = (*get_args(Normalize), None)
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vectors."""
 
@@ -66,8 +66,7 @@ class Inputs:
 
 
 def normalisation(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]) -> Inputs:
-    """Make the normalisation of these training rows. Raises: ValueError: normalize is none of NORMALIZE."""
-    validation.choice("normalize", normalize, NORMALIZE)
+    """Make the normalisation of these training rows."""
     if normalize is None:
         return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
     mean, scale = mean_and_scale(X, weights)
@@ -146,6 +145,13 @@ def refuse_rows(value: Any) -> None:
     validation.refuse_non_finite("X", array)
 
 
+def validate_rows(estimator: Any, X: Any, *, reset: bool) -> Float[np.ndarray, "n d"]:
+    """Return rows as an array, validated by scikit-learn; `reset`: of a fit. Raises: TypeError, ValueError."""
+    refuse_rows(X)
+    with shorten_errors("X"):
+        return np.asarray(validate_data(estimator, X, dtype=np.float64, order="C", reset=reset))
+
+
 def refuse_targets(value: Any) -> None:
     """Refuse regression targets that are no real, finite numbers. Raises: TypeError, ValueError."""
     casting.refuse_uncastable("y", value)
@@ -155,6 +161,19 @@ def refuse_targets(value: Any) -> None:
     if array.dtype.kind == "f":
         validation.refuse_non_finite("y", array)
         validation.refuse_unsummable("y", array)
+
+
+def check_choices(estimator: NetworkParameters) -> None:
+    """Refuse parameters that are not among their choices, or are flags and neither True nor False.
+
+    Raises: TypeError, ValueError.
+    """
+    for parameter in fields(estimator):
+        value, choices = getattr(estimator, parameter.name), parameter.metadata["choices"]
+        if choices:
+            validation.choice(parameter.name, value, choices)
+        if isinstance(parameter.default, bool):
+            validation.flag(parameter.name, value)
 
 
 def refuse_noise(value: Any) -> None:
