@@ -26,7 +26,7 @@ ESTIMATORS: dict[tuple[str, str], type] = {
     ("ntk", "classification"): wl.NTKClassifier,
     ("nngp", "classification"): wl.NNGPClassifier,
 }
-Scored = tuple[dict[str, float], list[str]]
+ScoresAndRemarks = tuple[dict[str, float], list[str]]
 """Scores by name, and remarks."""
 ROWS = 1024
 """Rows predicted at once: between them progress moves."""
@@ -108,7 +108,7 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
     """Build the estimator with the parameters that are given (None: its own default).
 
     Raises:
-        ValueError: a parameter that it has not.
+        ValueError: a parameter that the estimator does not have.
     """
     cls = ESTIMATORS[estimator, task]
     known = inspect.signature(cls).parameters
@@ -234,13 +234,11 @@ def require_finite(out: pl.DataFrame) -> None:
 def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
     """Return the columns that `predict` writes, for some rows: the target's first."""
     name = found.target
-    if found.task == "regression":
-        if not std:
-            return pl.DataFrame({name: estimator.predict(X)})
-        mean, deviation = estimator.predict(X, return_std=True, include_noise=True)
-        return pl.DataFrame({name: mean, f"{name}_std": deviation})
     if not std:
         return pl.DataFrame({name: estimator.predict(X)})
+    if found.task == "regression":
+        mean, deviation = estimator.predict(X, return_std=True, include_noise=True)
+        return pl.DataFrame({name: mean, f"{name}_std": deviation})
     p = estimator.predict_proba(X)
     labels = estimator.classes_[p.argmax(axis=1)]
     return pl.DataFrame({name: labels, **dict(zip(probability_names(name, estimator.classes_), p.T, strict=True))})
@@ -260,7 +258,7 @@ def probability_names(target: str, classes: Sequence[Any]) -> list[str]:
     return names
 
 
-def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> Scored:
+def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> ScoresAndRemarks:
     """Return scores on the rows with a target, and remarks; none if it cannot be compared. `classes`: the model's."""
     truth = tables.file_values(truth)
     known = truth.is_not_null()
@@ -279,7 +277,7 @@ def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, 
     return scores.gaussian_scores(columns[:, 0], columns[:, 1], values), []
 
 
-def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str]) -> Scored:
+def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str]) -> ScoresAndRemarks:
     """Compute scores of the predictions of these labels."""
     scores = {"accuracy": float(np.mean(np.array(labels) == out.to_series(0).cast(pl.String).to_numpy()))}
     if out.width == 1:

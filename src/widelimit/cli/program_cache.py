@@ -2,7 +2,7 @@
 
 JAX reads and writes a folder, as whole as the disk and other processes leave it, and warns of damaged entries. So every
 run has a folder of its own, of links to the entries whose checksum is right; at its end what it has compiled takes its
-place in the store by a rename. Nothing here imports JAX: variables of the environment say the folder.
+place in the store by a rename. Nothing here imports JAX: environment variables name the folder.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _link(entry: Path, run: Path) -> None:
             os.link(entry, run / name)
         except OSError:  # a disk without links
             shutil.copyfile(entry, run / name)
-        os.utime(run / name, ns=(0, entry.stat().st_mtime_ns))  # its time of access, later, tells that JAX has read it
+        os.utime(run / name, ns=(0, entry.stat().st_mtime_ns))  # a later time of access shows that JAX has read it
 
 
 def _remove_stale(folder: Path) -> None:

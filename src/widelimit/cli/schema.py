@@ -83,7 +83,7 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def require_columns(frame: pl.DataFrame, names: Collection[str], what: str) -> None:
-    """Refuse names that the table has not."""
+    """Refuse names that are not columns of the table."""
     missing = [name for name in names if name not in frame.columns]
     if not missing:
         return
@@ -187,7 +187,7 @@ def learn(
 ) -> tuple[Schema, list[str]]:
     """Learn the schema of a training table; returns it with notes on columns that are left out.
 
-    Columns with one value, which tell nothing, and columns without any are left out.
+    Columns with one value, which carry no information, and columns without any are left out.
 
     Raises:
         ValueError: no such column; missing values without `impute`; what `infer_columns` refuses; nothing left.

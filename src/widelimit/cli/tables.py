@@ -146,7 +146,7 @@ def blank_lines(tail: bytes) -> int:
 
 
 def check_names(path: Path, names: list[str]) -> None:
-    """Refuse a header without names, and a name that stands twice."""
+    """Refuse a header without names, and a name that occurs twice."""
     if not names:
         raise ValueError(f"{path}: its first line names no columns; write a header line.")
     twice = [name for name in names if names.count(name) > 1]

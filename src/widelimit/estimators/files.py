@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 SNIFFED = 4096
-"""Bytes at the start of a file that tell what it is."""
+"""Bytes at the start of a file that identify its kind."""
 LONGEST_DESCRIPTION = 1000
 """Bytes of the text in which an array in a file describes itself."""
 KINDS = "fiub"
