@@ -73,12 +73,12 @@ def study(
     return np.array(errors).T, np.array(kurtoses).T
 
 
-def fitted(net: wl.Network, effort: Effort, values: np.ndarray) -> Line:
+def fit_exponent(net: wl.Network, effort: Effort, values: np.ndarray) -> Line:
     """Fit the exponent in the width."""
     return power_law(widths(net, effort).astype(float), np.maximum(values[0], 1e-12), values[1])
 
 
-def directly(net: wl.Network, effort: Effort) -> tuple[float, float]:
+def direct_kurtosis(net: wl.Network, effort: Effort) -> tuple[float, float]:
     """Compute excess kurtosis of one output at one input from drawn outputs of width 16, and that predicted by K_n.
 
     Both in units of the error of the former.
@@ -98,7 +98,7 @@ def measure(effort: Effort) -> Measurement:
     data: dict[str, np.ndarray] = {}
     for name, net in networks(effort).items():
         errors, kurtoses = study(net, effort)
-        line, decay = fitted(net, effort, errors), fitted(net, effort, kurtoses)
+        line, decay = fit_exponent(net, effort, errors), fit_exponent(net, effort, kurtoses)
         checks += [
             within(
                 f"{name}: slope of the covariance error", line.slope, -0.5, SLOPE, f"standard error {line.error:.2g}"
@@ -108,7 +108,7 @@ def measure(effort: Effort) -> Measurement:
             ),
         ]
         data |= {f"{name}/widths": widths(net, effort), f"{name}/errors": errors, f"{name}/kurtoses": kurtoses}
-    off, signal = directly(wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3), effort)
+    off, signal = direct_kurtosis(wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3), effort)
     checks += [
         at_most("kurtosis of drawn outputs against that of K_n", abs(off), LEVEL, "standard errors, batches of draws"),
         Check(
@@ -127,7 +127,7 @@ def violate(effort: Effort) -> Measurement:
     net = wl.mlp(depth=3, activation="relu", weight_std=2**0.5, bias_std=0.3)
     off, _ = study(net, effort, factor=1.5)
     _, kurtoses = study(net, effort, first=8)
-    line, decay = fitted(net, effort, off), fitted(net, effort, kurtoses)
+    line, decay = fit_exponent(net, effort, off), fit_exponent(net, effort, kurtoses)
     checks = (
         within("slope of the covariance error, kernel times 1.5", line.slope, -0.5, SLOPE, "a planted factor"),
         within(

@@ -73,7 +73,7 @@ def mean_deviation(effort: Effort, *, factor: float = 1.0) -> float:
     return float(np.abs((found.mean(axis=0) - limit) / (found.std(axis=0, ddof=1) / np.sqrt(count))).max())
 
 
-def printed(net: wl.Network) -> np.ndarray:
+def kernel_as_printed(net: wl.Network) -> np.ndarray:
     """Compute the kernel that solves Theta = Theta Sdot^{L+1} + Sigma^{L+1}, the recursion as printed with L for l."""
     deeper = wl.mlp(depth=net.depth + 1, weight_std=2**0.5, bias_std=0.3)
     sigma, variance = np.asarray(wl.nngp(net).gram(POINTS)), np.asarray(wl.nngp(net).diag(POINTS))
@@ -106,7 +106,7 @@ def measure(effort: Effort) -> Measurement:
 def violate(effort: Effort) -> Measurement:
     """Use the recursion as printed; and the limit times 1.02."""
     net = wl.mlp(depth=2, weight_std=2**0.5, bias_std=0.3)
-    found = study(net, printed(net), effort)
+    found = study(net, kernel_as_printed(net), effort)
     line = power_law(found["widths"].astype(float), *found["diagonal"])
     checks = (
         within("slope of the error, L printed for l", line.slope, -0.5, SLOPE, "another kernel"),

@@ -94,7 +94,7 @@ class Tiles(Operator):
     def product(self, v: np.ndarray) -> np.ndarray:
         out = np.tile(self.offset * v.sum(axis=0), (len(v), 1))
         small = v.astype(self.held[0].values.dtype)
-        with threads.following(threads.work(len(v), len(v), v.shape[1])):
+        with threads.limit(threads.work(len(v), len(v), v.shape[1])):
             for block in self.held:
                 _add(out, block, small)
         return out
@@ -117,7 +117,7 @@ class Recomputed(Operator):
     def product(self, v: np.ndarray) -> np.ndarray:
         out, small = np.zeros(v.shape), v.astype(self.X.dtype)
         for block in blocks(self.kernel, self.X):
-            with threads.following(threads.work(len(v), len(v), v.shape[1])):
+            with threads.limit(threads.work(len(v), len(v), v.shape[1])):
                 _add(out, block, small)
         return out
 
@@ -137,7 +137,7 @@ class StoredOperator(Operator):
         return np.stack([self._finite(int(i), self._rows(int(i), int(i) + 1))[0] for i in index], axis=1)
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        with threads.following(threads.work(len(v), len(v), v.shape[1])):
+        with threads.limit(threads.work(len(v), len(v), v.shape[1])):
             return np.concatenate([self._product(i, block, v) for i, block in self._read()])
 
     def _diagonal(self, start: int, block: np.ndarray) -> np.ndarray:

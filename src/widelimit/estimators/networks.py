@@ -17,10 +17,10 @@ from widelimit.compute import linalg
 from widelimit.estimators.preparation import aligned, settle
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
-from widelimit.inference.outputs import heard
+from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.solvers import Solver
-from widelimit.inference.training_set import expansion, near
+from widelimit.inference.training_set import check_finite, expansion
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.progress import LONG, progress_bar
@@ -83,7 +83,7 @@ def choose(
         objective = hyperparameters
         tried = spread(np.arange(len(points)), ROWS)
         labels = y[tried]
-        columns = heard(labels)
+        columns = distinct_columns(labels)
 
         def score(candidate: Design) -> float:
             gram = np.asarray(candidate.kernel().gram(points[tried]))
@@ -161,11 +161,11 @@ class FittedTraining:
             kernel = self.design.kernel()
             return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
         """Compute K(Z, X) coefficients: (m, c)."""
         kernel = self.design.kernel()
-        return near(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
+        return check_finite(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
 
 
 def without_law(state: dict[str, Any]) -> dict[str, Any]:

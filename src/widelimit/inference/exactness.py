@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from widelimit.compute import linalg
-from widelimit.inference.solvers import Fit
+from widelimit.inference.solvers import SolverFit
 from widelimit.inference.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def warn_if_inexact(post: Posterior) -> None:
     data, n = post.data, len(post.data.X)
     if post.fit.residual is not None:
         return
-    y, exponent = linalg.scaled(data.y)
-    weights, size = linalg.restored(post.weights, -exponent), np.sqrt(np.sum(y**2, axis=0))
+    y, exponent = linalg.normalise(data.y)
+    weights, size = linalg.rescale(post.weights, -exponent), np.sqrt(np.sum(y**2, axis=0))
     trace = post.fit.trace
     left = linalg.EPS * trace * np.sqrt(np.sum(weights**2, axis=0))
     if (left <= INEXACT * size).all() or post.residual <= INEXACT:
@@ -62,7 +62,7 @@ def _duplicates(data: TrainingSet, noise: np.ndarray) -> str:
     return f"duplicate rows of X have different labels: {pairs}{more}"
 
 
-def refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
+def refuse_conflicts(data: TrainingSet, found: SolverFit, noise: np.ndarray) -> None:
     """Raise if y is not in the range of a singular K(X, X) + noise: duplicate rows with two labels, or the rank."""
     factor, n = found.factor, len(data.X)
     if found.converged and factor.rank == n:
@@ -70,7 +70,7 @@ def refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
     cause = _duplicates(data, noise)
     if not cause and factor.rank < n:
         # Half of the digits, for each output separately: rounding in consistent labels stays far below.
-        y, _ = linalg.scaled(data.y)
+        y, _ = linalg.normalise(data.y)
         missed = np.abs(factor.outside(y)) / np.maximum(np.abs(y).max(axis=0), np.finfo(np.float64).tiny)
         if missed.max() > math.sqrt(linalg.EPS):
             cause = (

@@ -15,7 +15,7 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss, SquaredError, resolve
-from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set, unchecked
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, array_like, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float, Int
@@ -47,7 +47,7 @@ class GradientDescent:
         values = self.alphas[..., 0] if self.data.single else self.alphas
         return values if isinstance(self.steps, np.ndarray) else values[0]
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def predict(self, Z: Float[Array, "m d"]) -> Float[Array, "*S m *c"]:
         """f_s(Z) = f_0(Z) + K(Z, X) alpha_s: (m,), or (m, c) for y of shape (n, c). Raises: ValueError: bad Z."""
         points = self.data.inputs(Z)
@@ -55,7 +55,7 @@ class GradientDescent:
         values = values if isinstance(self.steps, np.ndarray) else values[0]
         if np.isfinite(self.alphas).all():
             return self.data.outputs(values, Z)
-        return unchecked(values[..., 0] if self.data.single else values, Z)  # a descent that diverged has warned
+        return array_like(values[..., 0] if self.data.single else values, Z)  # a descent that diverged has warned
 
     def loss(self) -> Float[np.ndarray, "*S"] | float:
         """C(f_s) = (1/n) sum_i l(f_s(x_i), y_i) on the training set; inf where the iterates have overflowed."""
@@ -182,14 +182,14 @@ def gradient_descent(
     rate = eta / len(data.X)
     if isinstance(kind, SquaredError):
         values, vectors = linalg.eigenpairs(matrix.copy())
-        target, exponent = linalg.scaled(data.fold(data.y - start))
+        target, exponent = linalg.normalise(data.fold(data.y - start))
         residual = threads.product(vectors.T, target)
         lam = np.where(values > linalg.rounding(len(values), values[-1]), values, 0.0)
         _warn_if_divergent(eta, kind, values[-1], len(data.X), momentum)
         gains = np.stack([polynomial_gain(lam, 2 * rate, int(s), momentum) for s in counts.ravel()])
         with np.errstate(over="ignore", invalid="ignore"):
-            folded = linalg.restored(threads.product(vectors, gains[:, :, None] * residual), exponent)
-            moved = linalg.restored(threads.product(vectors, (gains * lam)[:, :, None] * residual), exponent)
+            folded = linalg.rescale(threads.product(vectors, gains[:, :, None] * residual), exponent)
+            moved = linalg.rescale(threads.product(vectors, (gains * lam)[:, :, None] * residual), exponent)
     else:
         _warn_if_divergent(eta, kind, linalg.eigenvalues(matrix.copy())[-1], len(data.X), momentum)
         folded = _iterate(data, kind, matrix, start, counts.ravel(), rate, momentum)

@@ -21,7 +21,7 @@ def constant(values: Float[np.ndarray, "n c"]) -> np.ndarray:
         return np.asarray(np.ptp(values, axis=0) <= 10 * EPS * np.sqrt(len(values)) * np.abs(values).max(axis=0))
 
 
-def heard(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
+def distinct_columns(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
     """Find columns that vary and repeat no column before them, in any unit and with either sign; all if none varies.
 
     A constant says nothing of how a function varies, and a copy nothing that its original has not said.

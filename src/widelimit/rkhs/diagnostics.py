@@ -11,7 +11,7 @@ import scipy.linalg
 from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.posterior import posterior
-from widelimit.inference.training_set import like, scalar_kernel, training_set
+from widelimit.inference.training_set import prediction_like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float
@@ -61,7 +61,7 @@ def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -
         TypeError, ValueError: bad inputs; a kernel that is NaN or infinite there.
     """
     matrix = _matrix(k, X, beside=3)
-    with threads.decomposing(len(matrix)):
+    with threads.limit_decomposition(len(matrix)):
         values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
     tolerance = 10 * linalg.rounding(len(values), max(float(values[-1]), 0.0))
     return Certificate(
@@ -99,7 +99,7 @@ def power_function(k: Kernel, X: Float[Array, "n d"], Z: Float[Array, "m d"]) ->
     points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
     post = posterior(scalar_kernel(k), points, np.zeros(len(points)))
     values = np.asarray(validation.points("Z", validation.concrete("Z", Z)), np.float64)
-    return like(np.sqrt(np.asarray(post.variance(values))), Z)
+    return prediction_like(np.sqrt(np.asarray(post.variance(values))), Z)
 
 
 def effective_dimension(k: Kernel | MatrixKernel, X: Float[Array, "n d"], *, regularization: float) -> float:

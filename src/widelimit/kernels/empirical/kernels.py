@@ -18,9 +18,9 @@ from widelimit.kernels.empirical.matvec import matvec
 from widelimit.kernels.empirical.model import Apply, Model, model
 from widelimit.kernels.empirical.plan import (
     ContractionPlan,
+    KernelSettings,
     Method,
-    Settings,
-    Sizes,
+    PairSizes,
     block_rows,
     check_settings,
     pairs_of,
@@ -43,10 +43,10 @@ class EmpiricalKernel(Kernel):
     """The kernel is the mean over outputs of an empirical one, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
 
     model: Model
-    settings: Settings = field(metadata={"static": True})
+    settings: KernelSettings = field(metadata={"static": True})
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
-        f, found = _planned(self.model, self.settings, inputs, whole=validation.is_jax(*inputs))
+        f, found = _plan_pairs(self.model, self.settings, inputs, whole=validation.is_jax(*inputs))
         check_rows(f, *inputs)
         return pairs_of(f, self.settings, found)
 
@@ -71,7 +71,7 @@ class EmpiricalKernel(Kernel):
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         if not validation.is_jax(X, Y):
-            return _table(self.model, self.settings, *_two(X, Y))
+            return _table(self.model, self.settings, *_common_dtype(X, Y))
         x, y = validation.points("X", X), validation.points("Y", Y)
         validation.same_features("X", x, "Y", y)
         dtype = np.result_type(x.dtype, y.dtype)
@@ -91,7 +91,7 @@ class EmpiricalKernel(Kernel):
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        return _explained(self.model, self.settings, X, Y)
+        return _explain(self.model, self.settings, X, Y)
 
     def matvec(
         self, X: Float[Array, "n d"], v: Float[Array, "m *k"], Y: Float[Array, "m d"] | None = None
@@ -116,7 +116,7 @@ class EmpiricalMatrixKernel(MatrixKernel):
     """The kernel is K(x, x')[a, b] of an empirical kernel, (n, m, c, c); made with output="full"."""
 
     model: Model
-    settings: Settings = field(metadata={"static": True})
+    settings: KernelSettings = field(metadata={"static": True})
     count: int = field(default=0, metadata={"static": True})
 
     @property
@@ -131,7 +131,7 @@ class EmpiricalMatrixKernel(MatrixKernel):
         )
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return _table(self.model, self.settings, *((X, X) if X is Y else _two(X, Y)))
+        return _table(self.model, self.settings, *((X, X) if X is Y else _common_dtype(X, Y)))
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:
         points = _points("X", X)
@@ -142,7 +142,7 @@ class EmpiricalMatrixKernel(MatrixKernel):
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        return _explained(self.model, self.settings, X, Y)
+        return _explain(self.model, self.settings, X, Y)
 
     def matvec(
         self, X: Float[Array, "n d"], v: Float[Array, "m *c"], Y: Float[Array, "m d"] | None = None
@@ -167,7 +167,7 @@ class EmpiricalDiagonal:
     """The kernels are K(x, x')[a, a], (n, m, c): one empirical kernel an output; made with output="diagonal"."""
 
     model: Model
-    settings: Settings = field(metadata={"static": True})
+    settings: KernelSettings = field(metadata={"static": True})
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c"]:
         """Compute K(x_i, x_j)[a, a]: (n, d) -> (n, n, c), symmetric to the bit. Raises: as `Kernel.gram`."""
@@ -176,7 +176,7 @@ class EmpiricalDiagonal:
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """Compute K(x_i, y_j)[a, a]: (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return _table(self.model, self.settings, *_two(X, Y))
+        return _table(self.model, self.settings, *_common_dtype(X, Y))
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Compute K(x_i, x_i)[a, a]: (n, d) -> (n, c). Raises: as `Kernel.gram`."""
@@ -184,7 +184,7 @@ class EmpiricalDiagonal:
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        return _explained(self.model, self.settings, X, Y)
+        return _explain(self.model, self.settings, X, Y)
 
     def matvec(
         self, X: Float[Array, "n d"], v: Float[Array, "m c"], Y: Float[Array, "m d"] | None = None
@@ -280,7 +280,7 @@ def _points(name: str, X: Any) -> np.ndarray:
     return np.asarray(validation.points(name, validation.concrete(name, X)))
 
 
-def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+def _common_dtype(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return two blocks of inputs in their common dtype."""
     x, y = _points("X", X), _points("Y", Y)
     validation.same_features("X", x, "Y", y)
@@ -288,8 +288,8 @@ def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
 
 
-def _planned(
-    f: Model, settings: Settings, inputs: Any, *, whole: bool = False, own: bool = False
+def _plan_pairs(
+    f: Model, settings: KernelSettings, inputs: Any, *, whole: bool = False, own: bool = False
 ) -> tuple[Model, ContractionPlan]:
     """Return the function in the dtype of the inputs, and the plan for all pairs of one or two arrays of them.
 
@@ -301,11 +301,11 @@ def _planned(
     n, m = len(inputs[0]), len(inputs[-1])
     c = 1 if settings.output == "trace" else f.cost(features, dtype).outputs
     down, across = (n, m) if whole else (block_rows(n, c), block_rows(m, c))
-    return f, plan(f, settings, Sizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
+    return f, plan(f, settings, PairSizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
 
 
-def _explained(f: Model, settings: Settings, X: Any, Y: Any) -> ContractionPlan:
-    return _planned(f, settings, (_points("X", X),) if Y is None else _two(X, Y))[1]
+def _explain(f: Model, settings: KernelSettings, X: Any, Y: Any) -> ContractionPlan:
+    return _plan_pairs(f, settings, (_points("X", X),) if Y is None else _common_dtype(X, Y))[1]
 
 
 def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
@@ -313,10 +313,10 @@ def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
     return [jnp.asarray(filled[i : i + rows]) for i in range(0, len(filled), rows)]
 
 
-def _table(f: Model, settings: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+def _table(f: Model, settings: KernelSettings, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """Compute K(X, Y) block by block; where Y is X one triangle and its mirror, symmetric to the bit."""
     same = Y is X
-    f, found = _planned(f, settings, (X,) if same else (X, Y))
+    f, found = _plan_pairs(f, settings, (X,) if same else (X, Y))
     check_rows(f, X, Y)
     pair, c = pairs_of(f, settings, found), found.cost.outputs
     down, across = found.sizes.down, found.sizes.across
@@ -348,9 +348,9 @@ def _mirror(values: np.ndarray) -> np.ndarray:
     return np.swapaxes(values, 0, 1) if values.ndim < 4 else values.transpose(1, 0, 3, 2)
 
 
-def _own(f: Model, settings: Settings, X: Any) -> np.ndarray:
+def _own(f: Model, settings: KernelSettings, X: Any) -> np.ndarray:
     points = _points("X", X)
-    f, found = _planned(f, settings, (points,), own=True)
+    f, found = _plan_pairs(f, settings, (points,), own=True)
     check_rows(f, points)
     pair = pairs_of(f, settings, found)
     with arithmetic(points.dtype == np.float64):
