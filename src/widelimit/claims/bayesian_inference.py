@@ -83,16 +83,8 @@ def draw(data: Data, control: Data) -> Figure:
     post = wl.posterior(wl.nngp(NET), X, Y, noise=WINDOW**2 / 3)
     plots.posterior(post, fine, axes=axes)
     deviation = np.sqrt(data["variance"])
-    axes.errorbar(
-        Z[:, 0],
-        data["mean"],
-        yerr=plots.NORMAL_QUANTILE * deviation,
-        fmt="s",
-        color=plots.DATA,
-        markersize=3,
-        capsize=2,
-        label="draws through the data, 95 %",
-    )
+    found = np.stack([data["mean"], plots.NORMAL_QUANTILE * deviation])
+    plots.error_bars(axes, Z[:, 0], found, "s", label="draws through the data, 95 %")
     axes.plot(Z[:, 0], control["mean"], "x", color=plots.DESCENT, label="control: draws 10 % too large")
     axes.set(xlabel="input x", ylabel="output f(x)", title="Conditioning by formula and by rejection")
     plots.legend_below(axes)

@@ -15,7 +15,7 @@ from scipy.stats import binom
 import widelimit as wl
 from widelimit import plots
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most
-from widelimit.claims.finite import one_network, parameters
+from widelimit.claims.finite import one_network, parameters, train_many
 from widelimit.claims.images import MNIST_LEAST, Images, digits
 from widelimit.fingerprints import sha256
 
@@ -96,19 +96,7 @@ def percentiles(width: int, inits: int, steps: int) -> np.ndarray:
     X, y = circle(GIVEN), LABELS.astype(np.float32)
     rng = np.random.default_rng(SEED + width)
     params = parameters(_sizes(2, width), count=inits, rng=rng, dtype=np.float32)
-    run = wl.train(
-        DEEP.apply,
-        params,
-        X,
-        y,
-        ensemble=True,
-        learning_rate=RATE,
-        steps=steps,
-        record_every=steps,
-        probes=circle(ANGLES),
-        kernel_points=0,
-        progress=False,
-    )
+    run = train_many(DEEP, params, X, y, learning_rate=RATE, steps=steps, record_every=steps, probes=circle(ANGLES))
     return np.asarray(run.history.outputs[-1], np.float64)
 
 

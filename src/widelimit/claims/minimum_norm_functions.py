@@ -120,15 +120,7 @@ def draw(data: Data, control: Data) -> Figure:
     for i, axes in enumerate(panels):
         plots.band(axes, Z[:, 0], data["law"][i], data["spread"][i], color=plots.DESCENT, label="law: mean")
         width = plots.NORMAL_QUANTILE * np.sqrt(data["variance"][i])
-        axes.errorbar(
-            Z[:, 0],
-            data["mean"][i],
-            yerr=width,
-            fmt=".",
-            color=plots.DATA,
-            markersize=4,
-            label="flows from draws, 95 %",
-        )
+        plots.error_bars(axes, Z[:, 0], np.stack([data["mean"][i], width]), ".", label="flows from draws, 95 %")
         axes.plot(Z[:, 0], control["mean"][i], "x", color=plots.BAYES, markersize=3, label="control: half the time")
         axes.plot(X[:, 0], Y, "o", color="white", markeredgecolor=plots.DATA, markersize=5, label="data")
         axes.set(title=plots.time_text(float(TIMES[i])), xlabel="input x", ylabel="output f(x)")

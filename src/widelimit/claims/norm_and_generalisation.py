@@ -95,16 +95,8 @@ def draw(data: Data, control: Data) -> Figure:
         (lower, data["errors"], 0.5),
     ):
         axes.axhline(theory, color=plots.BAYES, label="theory for coins")
-        axes.errorbar(
-            data["fractions"],
-            values.mean(axis=1),
-            yerr=values.std(axis=1, ddof=1),
-            fmt="o",
-            color=plots.DATA,
-            markersize=4,
-            capsize=2,
-            label="measured, one sd",
-        )
+        found = np.stack([values.mean(axis=1), values.std(axis=1, ddof=1)])
+        plots.error_bars(axes, data["fractions"], found, label="measured, one sd")
         axes.set_xlabel("share of labels replaced by coins")
         plots.dress(axes)
     upper.plot([0.0], control["norms"].mean(), "x", color=plots.DESCENT, label="control: all coins")
