@@ -14,30 +14,38 @@ from sklearn.gaussian_process.kernels import Kernel as ScikitKernel
 from widelimit import lossless, validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import memory
+from widelimit.inference.coordinates import leaf_builder
 from widelimit.kernels.base import Kernel
 
 STEP = 1e-4
 """The step of central differences is in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
 
 
-class _Place(NamedTuple):
-    """A place locates a hyper-parameter in a kernel: entry `entry` of the flattened leaf number `leaf`."""
+class _Entry(NamedTuple):
+    """A hyper-parameter is one number of a leaf of a kernel, flattened."""
 
-    name: str
-    leaf: int
-    entry: int
+    leaf: str
+    place: int
     value: float
 
 
-def _places(kernel: Kernel) -> list[_Place]:
+def _entries(kernel: Kernel) -> dict[str, _Entry]:
     """Find every number in the kernel's leaves, by path; matrices are data, not hyper-parameters."""
-    found = []
-    for i, (path, leaf) in enumerate(jax.tree_util.tree_flatten_with_path(kernel)[0]):
-        name, values = jax.tree_util.keystr(path).lstrip("."), np.asarray(leaf, np.float64)
+    found: dict[str, _Entry] = {}
+    for name, leaf in leaf_builder(kernel)[1].items():
+        values = np.asarray(leaf, np.float64)
         if values.ndim < 2:
             label = "{}" if values.ndim == 0 else "{}[{}]"
-            found += [_Place(label.format(name, j), i, j, float(v)) for j, v in enumerate(values.ravel())]
+            found |= {label.format(name, j): _Entry(name, j, float(v)) for j, v in enumerate(values.ravel())}
     return found
+
+
+def _with_values(kernel: Kernel, names: tuple[str, ...], values: np.ndarray) -> Kernel:
+    builder, leaves = leaf_builder(kernel)
+    arrays, entries = {name: np.array(leaf, np.float64) for name, leaf in leaves.items()}, _entries(kernel)
+    for name, value in zip(names, values, strict=True):
+        arrays[entries[name].leaf].flat[entries[name].place] = value
+    return builder(**{name: array if array.ndim else float(array) for name, array in arrays.items()})
 
 
 @jax.jit
@@ -74,14 +82,7 @@ class SklearnKernel(ScikitKernel):
         return self._at(np.atleast_1d(np.asarray(self.values, np.float64)))
 
     def _at(self, values: np.ndarray) -> Kernel:
-        leaves, tree = jax.tree.flatten(self.kernel)
-        arrays = [np.array(leaf, np.float64) for leaf in leaves]
-        free = {place.name: place for place in _places(self.kernel)}
-        for name, value in zip(self.names, values, strict=True):
-            arrays[free[name].leaf].flat[free[name].entry] = value
-        changed = [float(a) if np.ndim(leaf) == 0 else a for a, leaf in zip(arrays, leaves, strict=True)]
-        built: Kernel = jax.tree.unflatten(tree, changed)
-        return built
+        return _with_values(self.kernel, self.names, values)
 
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
         """Compute K(X, Y), (n, m), Y = X unless given; with `eval_gradient` also d K(X, X)/d theta, (n, n, p)."""
@@ -109,8 +110,9 @@ class SklearnKernel(ScikitKernel):
     def _derivative(self, values: np.ndarray, unit: np.ndarray, X: np.ndarray) -> np.ndarray:
         with arithmetic(True):
             kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self._at(values))
-            still = SklearnKernel(jax.tree.map(np.zeros_like, self.kernel), self.names, unit, None)
-            tangent = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), still._at(unit))
+            still = jax.tree.map(np.zeros_like, self.kernel)
+            direction = _with_values(still, self.names, unit)
+            tangent = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), direction)
             return np.asarray(_slope(kernel, tangent, jnp.asarray(X)))
 
     def diag(self, X: Any) -> np.ndarray:
@@ -168,10 +170,9 @@ def sklearn_kernel(
     low, high = (validation.finite_scalar("each of bounds", bound, above=0.0) for bound in bounds)
     if not low < high:
         raise ValueError(f"bounds must be (low, high) with low < high, got {validation.shown(bounds)}.")
-    places = [place for place in _places(k) if place.value > 0]
-    unknown = set(fixed) - {place.name for place in places}
+    entries = {name: entry for name, entry in _entries(k).items() if entry.value > 0}
+    unknown = set(fixed) - set(entries)
     if unknown:
-        raise ValueError(f"fixed names {sorted(unknown)}; the hyper-parameters are {[p.name for p in places]}.")
-    free = [place for place in places if place.name not in fixed]
-    values = np.array([place.value for place in free])
-    return SklearnKernel(k, tuple(p.name for p in free), values, (float(low), float(high)), gradient)
+        raise ValueError(f"fixed names {sorted(unknown)}; the hyper-parameters are {list(entries)}.")
+    free = {name: entry.value for name, entry in entries.items() if name not in fixed}
+    return SklearnKernel(k, tuple(free), np.array(list(free.values())), (float(low), float(high)), gradient)

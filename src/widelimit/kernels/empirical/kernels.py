@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final, overload
 
@@ -36,10 +37,38 @@ _pairwise = jax.jit(lambda pair, x, y: pair.pairwise(x, y))
 _diagonal = jax.jit(lambda pair, x: pair.diagonal(x))
 
 
+class EmpiricalProducts(abc.ABC):
+    """An empirical kernel chooses its algorithm by a plan, and multiplies without being formed."""
+
+    model: Model
+    settings: KernelSettings
+
+    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
+        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
+        points = (_points("X", X),) if Y is None else _common_dtype(X, Y)
+        return _plan_pairs(self.model, self.settings, points)[1]
+
+    def matvec(
+        self, X: Float[Array, "n d"], v: Float[Array, "m *k"], Y: Float[Array, "m d"] | None = None
+    ) -> Float[np.ndarray, "n *k"]:
+        """Compute K(X, Y) v without K: v^T df(Y)/dtheta, then the derivative of f(X) along it. Y is X unless given.
+
+        Args:
+            X: (n, d) inputs.
+            v: (m, c) for output="full", sum_jb K(x_i, y_j)[a, b] v[j, b], and for "diagonal", sum_j K(x_i, y_j)[a, a]
+                v[j, a]; (m,) or (m, k) for "trace". The result has its form.
+            Y: (m, d) inputs.
+
+        Raises:
+            TypeError, ValueError, MemoryError: as `gram`; v has another shape.
+        """
+        return matvec(self.model, self.settings, X, v, Y)
+
+
 @final
 @pytree
 @dataclass(frozen=True)
-class EmpiricalKernel(Kernel):
+class EmpiricalKernel(EmpiricalProducts, Kernel):
     """The kernel is the mean over outputs of an empirical one, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
 
     model: Model
@@ -89,30 +118,11 @@ class EmpiricalKernel(Kernel):
             return values
         return _own(self.model, self.settings, points)
 
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
-        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        return _explain(self.model, self.settings, X, Y)
-
-    def matvec(
-        self, X: Float[Array, "n d"], v: Float[Array, "m *k"], Y: Float[Array, "m d"] | None = None
-    ) -> Float[np.ndarray, "n *k"]:
-        """Compute K(X, Y) v without K: v^T df(Y)/dtheta, then the derivative of f(X) along it. Y is X unless given.
-
-        Args:
-            X: (n, d) inputs.
-            v: (m,) or (m, k).
-            Y: (m, d) inputs.
-
-        Raises:
-            TypeError, ValueError, MemoryError: as `gram`; v is not of m rows.
-        """
-        return matvec(self.model, self.settings, X, v, Y)
-
 
 @final
 @pytree
 @dataclass(frozen=True)
-class EmpiricalMatrixKernel(MatrixKernel):
+class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
     """The kernel is K(x, x')[a, b] of an empirical kernel, (n, m, c, c); made with output="full"."""
 
     model: Model
@@ -140,30 +150,11 @@ class EmpiricalMatrixKernel(MatrixKernel):
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
         return _own(self.model, self.settings, X)
 
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
-        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        return _explain(self.model, self.settings, X, Y)
-
-    def matvec(
-        self, X: Float[Array, "n d"], v: Float[Array, "m *c"], Y: Float[Array, "m d"] | None = None
-    ) -> Float[np.ndarray, "n *c"]:
-        """Compute sum_jb K(x_i, y_j)[a, b] v[j, b] without K. Y is X unless given.
-
-        Args:
-            X: (n, d) inputs.
-            v: (m, c), or (m,) for one output; the result has its form.
-            Y: (m, d) inputs.
-
-        Raises:
-            TypeError, ValueError, MemoryError: as `gram`; v is not (m, c).
-        """
-        return matvec(self.model, self.settings, X, v, Y)
-
 
 @final
 @pytree
 @dataclass(frozen=True)
-class EmpiricalDiagonal:
+class EmpiricalDiagonal(EmpiricalProducts):
     """The kernels are K(x, x')[a, a], (n, m, c): one empirical kernel an output; made with output="diagonal"."""
 
     model: Model
@@ -181,16 +172,6 @@ class EmpiricalDiagonal:
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Compute K(x_i, x_i)[a, a]: (n, d) -> (n, c). Raises: as `Kernel.gram`."""
         return _own(self.model, self.settings, X)
-
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
-        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        return _explain(self.model, self.settings, X, Y)
-
-    def matvec(
-        self, X: Float[Array, "n d"], v: Float[Array, "m c"], Y: Float[Array, "m d"] | None = None
-    ) -> Float[np.ndarray, "n c"]:
-        """Compute sum_j K(x_i, y_j)[a, a] v[j, a] without K; arguments, errors: as `EmpiricalMatrixKernel.matvec`."""
-        return matvec(self.model, self.settings, X, v, Y)
 
 
 AnyEmpirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal
@@ -302,10 +283,6 @@ def _plan_pairs(
     c = 1 if settings.output == "trace" else f.cost(features, dtype).outputs
     down, across = (n, m) if whole else (block_rows(n, c), block_rows(m, c))
     return f, plan(f, settings, PairSizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
-
-
-def _explain(f: Model, settings: KernelSettings, X: Any, Y: Any) -> ContractionPlan:
-    return _plan_pairs(f, settings, (_points("X", X),) if Y is None else _common_dtype(X, Y))[1]
 
 
 def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
