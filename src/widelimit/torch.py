@@ -346,8 +346,7 @@ def empirical_ntk(module: torch.nn.Module, *, output: Output = "full", memory: f
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"a torch.nn.Module is needed, got {type(module).__name__}.")
-    if output not in OUTPUTS:
-        raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUTS))}, got {output!r}.")
+    validation.choice("output", output, OUTPUTS)
     budget = 0.0 if memory is None else validation.finite_scalar("memory", memory, above=0.0)
     _check_mode(module)
     named = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}

@@ -161,8 +161,7 @@ def sklearn_kernel(
     """
     if not isinstance(k, Kernel):
         raise TypeError(f"a kernel is needed, e.g. wl.nngp(net) or wl.ntk(net); got {type(k).__name__}.")
-    if not isinstance(gradient, str) or gradient not in ("autodiff", "differences"):
-        raise ValueError(f'gradient must be "autodiff" or "differences", got {validation.shown(gradient)}.')
+    validation.choice("gradient", gradient, ("autodiff", "differences"))
     if not isinstance(fixed, (tuple, list, set)) or not all(isinstance(name, str) for name in fixed):
         raise TypeError(f"fixed must be a sequence of names, got {validation.shown(fixed)}.")
     if not isinstance(bounds, (tuple, list, np.ndarray)) or len(bounds) != 2:

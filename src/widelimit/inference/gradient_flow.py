@@ -152,7 +152,8 @@ def gradient_flow(
         MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
     data, kind = training_set(k, X, y), resolve(loss)
-    _check_initial(initial)
+    if initial is not None:
+        validation.function("initial", initial, "a function of (m, d) inputs")
     kind.check(data.y)
     if not isinstance(solver, str) or solver not in ("auto", "eigh", "krylov"):
         raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {validation.shown(solver)}.')
@@ -173,8 +174,3 @@ def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
     residual, exponent = linalg.normalise(data.fold(data.y - data.start(initial, data.X)))
     residual = linalg.rescale(threads.product(vectors.T, residual), exponent)
     return GradientFlow(data, initial, values, vectors, residual)
-
-
-def _check_initial(initial: Function | None) -> None:
-    if initial is not None and not callable(initial):
-        raise TypeError(f"initial must be a function of (m, d) inputs, got {type(initial).__name__}.")

@@ -212,3 +212,10 @@ def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
     if data.coupled not in (1, data.y.shape[1]) or (data.single and data.coupled > 1):
         raise ValueError(f"the kernel has {data.coupled} outputs and y has shape {targets.shape}; they must agree.")
     return data
+
+
+def inputs_alone(kernel: Kernel | MatrixKernel, X: Any) -> TrainingSet:
+    """Check inputs that have no targets; y is 0. Raises: as `training_set`."""
+    points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+    outputs = kernel.prepared(points).outputs if isinstance(kernel, MatrixKernel) else 1
+    return training_set(kernel, points, np.zeros((len(points), outputs)))

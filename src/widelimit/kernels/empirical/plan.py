@@ -121,10 +121,8 @@ def network_of(model: Model) -> Network | None:
 
 def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> KernelSettings:
     """Check what the caller asked for. Raises: TypeError, ValueError."""
-    if not isinstance(output, str) or output not in OUTPUTS:
-        raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUTS))}, got {validation.shown(output)}.")
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {validation.shown(method)}.")
+    validation.choice("output", output, OUTPUTS)
+    validation.choice("method", method, METHODS)
     if method == "layerwise" and network_of(model) is None:
         raise ValueError(
             'method="layerwise" needs a network of this library, apply=net.apply; any other function: method="auto".'
