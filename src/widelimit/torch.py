@@ -90,12 +90,12 @@ class ModuleJacobian:
     def _compare_rows(self, points: np.ndarray) -> None:
         weights = np.random.default_rng(0).standard_normal((len(points), self.outputs(points)))
 
-        def seen(X: np.ndarray, groups: list[slice]) -> tuple[np.ndarray, np.ndarray]:
+        def probe(X: np.ndarray, groups: list[slice]) -> tuple[np.ndarray, np.ndarray]:
             parts = [self._gradient(X[rows], weights[rows]) for rows in groups]
             return np.concatenate([part[0] for part in parts]), np.asarray(sum(part[1] for part in parts))[None]
 
         single = [slice(i, i + 1) for i in range(len(points))]
-        found = seen(points, [slice(None)]), seen(points, single), seen(nudge(points), single)
+        found = probe(points, [slice(None)]), probe(points, single), probe(nudge(points), single)
         for kind in zip(*found, strict=True):
             require_rowwise("the module", Probe(*kind), points.dtype)
 

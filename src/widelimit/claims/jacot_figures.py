@@ -59,7 +59,7 @@ def kernels(of: Sample, steps: int) -> tuple[np.ndarray, np.ndarray]:
         params = one_network(_sizes(2, of.width), rng=rng, dtype=np.float32)
         before.append(_on_the_circle(params))
         if i < of.trained:
-            after.append(_on_the_circle(_trained(DEEP, params, X, y, RATE, steps)))
+            after.append(_on_the_circle(_train(DEEP, params, X, y, RATE, steps)))
     return np.array(before), np.array(after)
 
 
@@ -73,7 +73,7 @@ def _sizes(inputs: int, width: int) -> tuple[int, ...]:
     return (inputs, *[width] * (DEEP.depth - 1), 1)
 
 
-def _trained(
+def _train(
     net: wl.Network, params: tuple[object, ...], X: np.ndarray, y: np.ndarray, rate: float, steps: int
 ) -> tuple[object, ...]:
     run = wl.train(

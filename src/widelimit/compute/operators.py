@@ -153,7 +153,7 @@ class StoredOperator(Operator):
         return found
 
     def _finite(self, start: int, block: np.ndarray) -> np.ndarray:
-        """The block, whose first row is `start`. Raises: ValueError: an entry is NaN or infinite, with its tile."""
+        """Return the block. Raises: ValueError: an entry is NaN or infinite, with its tile."""
         if np.isfinite(block).all():
             return block
         i, j = (int(each) for each in np.argwhere(~np.isfinite(block))[0])

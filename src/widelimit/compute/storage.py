@@ -113,7 +113,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _is_unfinished(path: Path, file: Path) -> bool:
-    """True for a file that was being written to the store at `path` when its process was killed."""
+    """Return True for a file that was being written to the store at `path` when its process was killed."""
     return UNFINISHED.fullmatch(file.relative_to(path).as_posix()) is not None
 
 
@@ -153,7 +153,7 @@ def _describe(path: Path, manifest: dict[str, Any], plan: TilePlan, dtype: np.dt
 
 
 def _attributes(path: Path) -> dict[str, Any]:
-    """All attributes of the array at `path`, the user's too; from the copy where Zarr's own file is damaged."""
+    """Return all attributes of the array at `path`, the user's too; from the copy where Zarr's own file is damaged."""
     for name in (METADATA, COPY):
         document = _document(path / name)
         attributes = document.get("attributes") if isinstance(document, dict) else None
@@ -163,7 +163,7 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 
 def _matches(document: Any, required: dict[str, Any]) -> bool:
-    """True if the metadata have every required field; what a user, or a later Zarr, has added is no matter."""
+    """Return True if the metadata have all required fields; what a user, or a later Zarr, has added may stay."""
     if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
         return False
     same = all(document.get(name) == value for name, value in required.items() if name != "attributes")
@@ -273,11 +273,11 @@ class _Store:
                 if at in missing:
                     array[self.plan.rows(at[0]), self.plan.rows(at[1])] = block
 
-        def required(i: int, j: int) -> bool:
+        def incomplete(i: int, j: int) -> bool:
             return (i, j) in missing or (j, i) in missing
 
         try:
-            tiles.compute(kernel, X, X, self.plan, write, required=required, report=report)
+            tiles.compute(kernel, X, X, self.plan, write, required=incomplete, report=report)
         except OSError as error:
             raise OSError(
                 error.errno,

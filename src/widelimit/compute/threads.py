@@ -68,13 +68,13 @@ class _ThreadLimit:
         self.before: dict[_Pool, int] = {}
 
     def begin(self, computation: _Computation) -> None:
-        """It begins."""
+        """Count the computation among those that run."""
         with self.lock:
             self.running[computation.small].add(computation)
             self._apply()
 
     def end(self, computation: _Computation) -> None:
-        """It ends, if it has begun."""
+        """Count it no more, if it was."""
         with self.lock:
             self.running[computation.small].discard(computation)
             self._apply()
@@ -132,7 +132,7 @@ if sys.platform != "win32":
 
 @contextmanager
 def limit(work: float) -> Iterator[None]:
-    """BLAS has one thread inside, if the work, in multiply-adds, is at most SMALL; afterwards as many as before."""
+    """Give BLAS one thread inside, if the work, in multiply-adds, is at most SMALL; afterwards as many as before."""
     computation = _Computation(work <= SMALL)
     try:
         _thread_limit.begin(computation)

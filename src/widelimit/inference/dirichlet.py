@@ -64,7 +64,7 @@ class _Correction:
         spike[member, 0] = self.root * inner
         return factor.solve(spike)[:, 0]
 
-    def explained(self, white: np.ndarray) -> np.ndarray:
+    def squares(self, white: np.ndarray) -> np.ndarray:
         """Compute |C^{-1/2} U^T A^{-1} b|^2 of each column b, given L^{-1} b."""
         part = self.root[:, None] * threads.product(self.rows.T, white)
         with threads.limit(threads.work(len(part), len(part), part.shape[1])):
@@ -126,14 +126,14 @@ class DirichletPosterior:
             common = prior[part] - np.einsum("ij,ij->j", white, white)
             error = linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior[part]
             for k, correction in enumerate(self.corrections):
-                out[part, k] = linalg.non_negative(common - correction.explained(white), error)
+                out[part, k] = linalg.non_negative(common - correction.squares(white), error)
         return check_finite(self.scale**2 * out, points)
 
     def leave_one_out(self) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]]:
         """Compute mean and variance of each row's f_k given all others, (n, c) each; as `Posterior.leave_one_out`."""
         white = self.factor.whiten(np.eye(len(self.targets)))
         own = np.einsum("ij,ij->j", white, white)[:, None] + np.stack(
-            [c.explained(white) for c in self.corrections], axis=1
+            [c.squares(white) for c in self.corrections], axis=1
         )
         error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
         mean = self.targets - self.coefficients / own

@@ -1,4 +1,4 @@
-"""All infinitely wide networks have a law: that of the trained outputs over random initialisations."""
+"""Infinitely wide networks have a law: that of the trained outputs over random initialisations."""
 
 from __future__ import annotations
 

@@ -90,8 +90,8 @@ class GaussianProcess:
 
     def __post_init__(self) -> None:
         scalar_kernel(self.kernel)
-        if self.mean is not None and not callable(self.mean):
-            raise TypeError(f"mean must be a function of (n, d) inputs, got {type(self.mean).__name__}.")
+        if self.mean is not None:
+            validation.function("mean", self.mean, "a function of (n, d) inputs")
         if not isinstance(self.outputs, tuple) or len(self.outputs) > 1:
             raise TypeError(
                 f"outputs must be () or (c,), the shape of one value, got {validation.shown(self.outputs)}."

@@ -134,10 +134,10 @@ class _Search:
         except (ValueError, ArithmeticError) as error:
             return Run(start, start, -math.inf, 0, False, str(error)), z
         if not (math.isfinite(value) and np.isfinite(gradient).all()):
-            return Run(start, start, -math.inf, 0, False, _not_finite(value)), z
+            return Run(start, start, -math.inf, 0, False, _explain_start(value)), z
         best, at, wall = value, z, 1e10 * (abs(value) + 1.0)
 
-        def guarded(z: np.ndarray) -> tuple[float, np.ndarray]:
+        def evaluate(z: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal best, at
             try:
                 value, gradient = self.negative(z)
@@ -151,15 +151,15 @@ class _Search:
 
         bounds = scipy.optimize.Bounds(self.space.concatenate("low"), self.space.concatenate("high"))
         options = {"maxiter": max_steps, "maxfun": 4 * max_steps, "ftol": FLAT, "gtol": 1e-6}
-        found = scipy.optimize.minimize(guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        found = scipy.optimize.minimize(evaluate, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         if found.fun < wall:
             best, at = float(found.fun), found.x
         converged = bool(found.success) and bool(found.fun < wall)
         return Run(start, self.space.floats(at), -best, int(found.nit), converged, str(found.message)), at
 
 
-def _not_finite(value: float) -> str:
-    """Why a search does not begin where minus the objective is this and it, or its gradient, is not finite."""
+def _explain_start(value: float) -> str:
+    """Explain that a search cannot begin: minus the objective, or its gradient, is not finite."""
     if not math.isfinite(value):
         return f"it is {-value} there. Pass another start, or a larger noise."
     return (

@@ -45,13 +45,13 @@ class KrylovFlow(Flow):
     max_steps: int
 
     @functools.cached_property
-    def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
+    def _start_residual(self) -> tuple[np.ndarray, np.ndarray]:
         """Return y - f_0(X), folded, in units of 2^exponent, and the exponents, (c,)."""
         return linalg.normalise(_residual(self.data, self.initial))
 
     @property
     def _residual(self) -> np.ndarray:
-        return self._scaled[0]
+        return self._start_residual[0]
 
     @functools.cached_property
     def _limit(self) -> _Limit:
@@ -74,7 +74,7 @@ class KrylovFlow(Flow):
         times = validation.times(t)
         finite = np.atleast_1d(np.where(np.isfinite(times), times, 0.0))
         self._grow(finite)
-        bounds = linalg.rescale(self._bounds(finite), self._scaled[1])
+        bounds = linalg.rescale(self._bounds(finite), self._start_residual[1])
         return bounds if times.ndim else bounds[0]
 
     def _clock(self, times: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ class KrylovFlow(Flow):
                     return
             if self.basis.steps >= self.max_steps:
                 worst = float(times[np.argmax(excess.max(axis=1))])
-                bound = float(linalg.rescale(self._bounds(times), self._scaled[1]).max())
+                bound = float(linalg.rescale(self._bounds(times), self._start_residual[1]).max())
                 raise ArithmeticError(
                     f"t = {worst:g} was not reached: {self.basis.steps} Lanczos steps bound the error only by "
                     f'{bound:.2g}. Pass a larger max_steps or tolerance, t = inf, or solver="eigh".'
@@ -114,7 +114,7 @@ class KrylovFlow(Flow):
                 coefficients[moving, :, j], residual[moving, :, j] = found.gain, found.decayed
         if not finite.all():
             coefficients[~finite], residual[~finite] = self._limit
-        exponent = self._scaled[1]
+        exponent = self._start_residual[1]
         return linalg.rescale(coefficients, exponent), linalg.rescale(residual, exponent)
 
     @linalg.ignore_overflow()

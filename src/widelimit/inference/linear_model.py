@@ -22,7 +22,7 @@ class _RegressionData(NamedTuple):
     y: np.ndarray
     single: bool
 
-    def shaped(self, values: np.ndarray) -> np.ndarray:
+    def like_targets(self, values: np.ndarray) -> np.ndarray:
         return values[..., 0] if self.single else values
 
 
@@ -92,7 +92,7 @@ class LinearModel:
         with threads.limit(threads.work(len(data.phi), data.phi.shape[1], data.y.shape[1])):
             for s in range(steps):
                 w[s + 1] = w[s] - 2 * rate * data.phi.T @ (data.phi @ w[s] - data.y)
-        return data.shaped(w)
+        return data.like_targets(w)
 
     def dual_descent(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, learning_rate: float, steps: int
@@ -112,7 +112,7 @@ class LinearModel:
         with threads.limit(threads.work(len(matrix), len(matrix), data.y.shape[1])):
             for s in range(steps):
                 alpha[s + 1] = alpha[s] - 2 * rate * (matrix @ alpha[s] - data.y)
-        return data.shaped(alpha)
+        return data.like_targets(alpha)
 
     def weights(self, X: Float[Array, "n d"], alpha: Float[Array, "n *c"]) -> Float[np.ndarray, "p *c"]:
         """w = phi(X)^T alpha, of the dual coefficients. Raises: ValueError: not one row a point."""
@@ -140,7 +140,7 @@ class LinearModel:
         data = self._data(X, y)
         cut = max(data.phi.shape) * linalg.EPS
         with threads.limit_decomposition(max(data.phi.shape)):
-            return data.shaped(np.linalg.lstsq(data.phi, data.y, rcond=cut)[0])
+            return data.like_targets(np.linalg.lstsq(data.phi, data.y, rcond=cut)[0])
 
     def _data(self, X: Any, y: Any) -> _RegressionData:
         phi = self.features(X)

@@ -44,5 +44,5 @@ def distinct_columns(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
 
 
 def _copies(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which columns of a are columns of b, up to sign: (k, l)."""
+    """Find the columns of a that are columns of b, up to sign: (k, l)."""
     return np.asarray(np.abs(threads.product(a.T, b)) > 1 - COPY)

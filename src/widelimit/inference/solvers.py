@@ -250,7 +250,7 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     except iterative.NotPositiveSemidefinite:
         raise ValueError("the kernel matrix is not positive semi-definite: x^T K x < 0 for some x.") from None
     if not np.isfinite(solved.residual):
-        raise ValueError(_not_finite(given=given))
+        raise ValueError(_explain_nan(given=given))
     spread = float(np.sqrt(shifted[1].diagonal().max() / precondition.shift))
     factor = Iterative(system, n, spread)
     detail = f"{solved.message}, preconditioner of rank {precondition.vectors.shape[1]}"
@@ -263,7 +263,7 @@ def _checkpoint(request: SolverRequest) -> SolverCheckpoint | None:
     return None if request.checkpoint is None else SolverCheckpoint(request.checkpoint, fingerprint(request))
 
 
-def _not_finite(*, given: bool) -> str:
+def _explain_nan(*, given: bool) -> str:
     """Explain why iterations came to NaN, for a matrix that was given or computed."""
     if given:
         return "matrix has NaN or infinite entries, see np.argwhere(~np.isfinite(matrix)); compute these rows again."

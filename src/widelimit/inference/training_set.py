@@ -1,4 +1,4 @@
-"""Training data are checked here as every inference takes them."""
+"""Training data are checked here, as all inference takes them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TrainingSet(NamedTuple):
         return matrix
 
     def lower_gram(self, *, report: Report = no_progress) -> np.ndarray:
-        """The lower triangle of `gram` in an (n, n) array, for `check_diagonal` and `linalg.cholesky` to check."""
+        """Compute the lower triangle of `gram` in an (n, n) array; `check_diagonal` and `linalg.cholesky` check it."""
         return self._compute(tiles.lower_gram, report)
 
     @property
@@ -92,7 +92,7 @@ class TrainingSet(NamedTuple):
         return StoredOperator(kernel.gram(self.X))
 
     def check_diagonal(self) -> np.ndarray:
-        """K(x, x) of every row, (n,). Raises: ValueError: the kernel leaves float64's range there."""
+        """Compute K(x, x) of all rows, (n,). Raises: ValueError: the kernel leaves float64's range there."""
         diagonal = np.asarray(self.kernel.diag(self.X))
         if np.isnan(diagonal).any():
             raise ValueError(f"K(x, x) is NaN at row {int(np.argmax(np.isnan(diagonal)))} of X.")
@@ -169,7 +169,7 @@ def prediction_like(values: np.ndarray, Z: Any) -> Array:
 
 
 def array_like(values: np.ndarray, Z: Any) -> Array:
-    """Do as `prediction_like`, finite or not."""
+    """Convert as `prediction_like`, finite or not."""
     if not validation.is_jax(Z):
         return values
     with arithmetic(Z.dtype == np.float64):

@@ -121,8 +121,9 @@ def network_of(model: Model) -> Network | None:
 
 def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> KernelSettings:
     """Check what the caller asked for. Raises: TypeError, ValueError."""
-    validation.choice("output", output, OUTPUTS)
-    validation.choice("method", method, METHODS)
+    for name, value, known in (("output", output, OUTPUTS), ("method", method, METHODS)):
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {validation.shown(value)}.")
     if method == "layerwise" and network_of(model) is None:
         raise ValueError(
             'method="layerwise" needs a network of this library, apply=net.apply; any other function: method="auto".'
