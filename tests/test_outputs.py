@@ -90,7 +90,9 @@ def test_many_outputs_are_heard_by_the_rule_of_one_after_the_other():
 def test_a_search_compares_the_outputs_once(monkeypatch):
     calls = []
     for module in (networks, noise_level):
-        monkeypatch.setattr(module, "distinct_columns", lambda y: calls.append(y.shape) or distinct_columns(y), raising=False)
+        monkeypatch.setattr(
+            module, "distinct_columns", lambda y: calls.append(y.shape) or distinct_columns(y), raising=False
+        )
     model = wl.NNGPRegressor(noise=0.1, hyperparameters="marginal_likelihood")
     model.fit(X, np.column_stack([Y, OTHER]))
     assert calls == [(len(X), 2)]

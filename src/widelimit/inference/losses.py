@@ -48,7 +48,7 @@ class Loss(abc.ABC):
         """Compute d|_f: dl/df at every example. Pure JAX."""
 
     def check(self, y: Float[np.ndarray, "n c"]) -> None:  # noqa: B027, most losses take any target
-        """Raise ValueError if targets are outside of the loss's domain; unless it says so none is."""
+        """Raise ValueError if targets are outside of the loss's domain; any finite one is inside by default."""
 
     def value(self, f: Float[Array, "n *c"], y: Float[Array, "n *c"]) -> float:
         """C(f) = (1/n) sum_i l(f_i, y_i). Raises: as `gradient`."""

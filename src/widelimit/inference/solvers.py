@@ -302,5 +302,6 @@ def fingerprint(request: SolverRequest) -> str:
     data = request.data
     leaves, structure = jax.tree.flatten(data.kernel)
     values = data.kernel.gram(data.X[_spread(len(data.X))])  # two functions of one name differ by these only
-    arrays = (data.X, data.y, request.noise, *leaves, values, request.tolerance)
-    return sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)), *map(np.asarray, arrays), request.precision)
+    arrays = map(np.ascontiguousarray, (data.X, data.y, request.noise, *leaves, values, request.tolerance))
+    parts = [part for array in arrays for part in (f"{array.dtype} {array.shape} ", array.tobytes())]
+    return sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)), *parts, request.precision)
