@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from widelimit import series, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.activations.closed.linear import correlate_linear_pieces
-from widelimit.activations.ranges import limit
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, correlation_from_gap
+from widelimit.signals import Correlation, Variance, correlation_from_gap, limit
 
 LARGEST_POWER = 3
 """The largest power p of max(u, 0)^p is this: the closed forms of Cho and Saul 2009 that are written out here."""

@@ -12,21 +12,21 @@ import numpy as np
 
 from widelimit import series, validation
 from widelimit.activations.base import Activation, Memo
-from widelimit.activations.ranges import (
-    LARGEST_FACTOR,
-    bounded_deviation,
-    check_factor,
-    half_range,
-    inside,
-    merge,
-    mix,
-    positive_correlation,
-    widen,
-    with_sign,
-)
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, correlation_from_gap, correlation_with_itself
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    add_variances,
+    bounded_deviation,
+    correlation_from_gap,
+    half_range,
+    multiply,
+    positive_correlation,
+    sum_signals,
+    with_sign,
+    within,
+)
 
 
 class _WaveMemo(NamedTuple):
@@ -87,7 +87,7 @@ def _decayed(
         ratio, missing = ratio**2, missing * (1 + ratio)
     close = (distance < 1) & (x < 2 * y) & (y < 2 * x)
     gap = jnp.where(close, missing, 0) - jnp.expm1(-jnp.where(close, distance, 0)) * jnp.where(close, ratio, 0)
-    return inside(jnp.where(close, gap, 1 - jnp.exp(-distance) * ratio))
+    return within(jnp.where(close, gap, 1 - jnp.exp(-distance) * ratio))
 
 
 def _sines(x: _WaveMemo, y: _WaveMemo, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
@@ -142,19 +142,19 @@ class Sin(Activation):
     name: ClassVar[str] = "sin"
 
     def __post_init__(self) -> None:
-        check_factor("a", self.a)
-        validation.finite_scalar("b", self.b, at_least=-LARGEST_FACTOR, at_most=LARGEST_FACTOR)
+        validation.factor("a", self.a)
+        validation.finite_scalar("b", self.b, at_least=-validation.LARGEST_FACTOR, at_most=validation.LARGEST_FACTOR)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.sin(self.a * u + self.b)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        signal = widen(signal, self.a)
+        signal = multiply(signal, self.a)
         wave = _wave_trace(signal)
         phase = jnp.asarray(self.b, signal.value.dtype)
-        odd = widen(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
-        even = widen(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
-        total, odd_share, even_share = merge(odd, even)
+        odd = multiply(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
+        even = multiply(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
+        total, odd_share, even_share = add_variances(odd, even)
         return total, _SinMemo(wave, odd_share, even_share)
 
     def correlate(self, x: _SinMemo, y: _SinMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -162,7 +162,7 @@ class Sin(Activation):
         odd, odd_slope = _sines(x.wave, y.wave, pair)
         even, even_slope = _cosines(x.wave, y.wave, pair)
         parts = (correlation_from_gap(odd, correlation.positive), positive_correlation(even))
-        after = mix((x.odd, x.even), (y.odd, y.even), parts)
+        after = sum_signals((x.odd, x.even), (y.odd, y.even), parts)
         return after, x.odd * y.odd * odd_slope + x.even * y.even * with_sign(even_slope, correlation)
 
 
@@ -184,13 +184,13 @@ class Cos(Activation):
     name: ClassVar[str] = "cos"
 
     def __post_init__(self) -> None:
-        check_factor("a", self.a)
+        validation.factor("a", self.a)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.cos(self.a * u)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        wave = _wave_trace(widen(signal, self.a))
+        wave = _wave_trace(multiply(signal, self.a))
         return Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)).normalised(), wave
 
     def correlate(self, x: _WaveMemo, y: _WaveMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -232,13 +232,13 @@ class Snake(Activation):
     name: ClassVar[str] = "snake"
 
     def __post_init__(self) -> None:
-        check_factor("a", self.a)
+        validation.factor("a", self.a)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u + jnp.sin(self.a * u) ** 2 / self.a
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        wave = _wave_trace(widen(widen(signal, self.a), math.sqrt(2)))
+        wave = _wave_trace(multiply(multiply(signal, self.a), math.sqrt(2)))
         mean = series.safe_divide(-jnp.expm1(-(wave.s**2)), math.sqrt(2) * wave.s)
         rest = series.safe_divide(wave.falls, 2 * wave.s)
         square = 1 + mean**2 + rest**2
@@ -250,7 +250,7 @@ class Snake(Activation):
         pair = _wave_pair(x.wave, y.wave, correlation.gap)
         falls = (x.wave.falls, y.wave.falls, pair.falls)
         gap = _decayed(2 * pair.distance, *falls, pair.excess, square=True)
-        parts = (correlation, correlation_with_itself(gap), positive_correlation(gap))
-        after = mix((x.linear, x.mean, x.rest), (y.linear, y.mean, y.rest), parts)
+        parts = (correlation, positive_correlation(gap))
+        after = sum_signals((x.linear, x.rest, x.mean), (y.linear, y.rest, y.mean), parts)
         swing = jnp.exp(-2 * pair.distance) * pair.falls * (2 - pair.falls) / 2
         return after, x.linear * y.linear * (1 + with_sign(swing, correlation))

@@ -35,17 +35,16 @@ from widelimit.activations.piecewise.parity import (
     pairs_of_kinks,
 )
 from widelimit.activations.piecewise.tabulation import tabulate_pieces
-from widelimit.activations.ranges import by_rows, with_sign
 from widelimit.activations.tabulated import fixed_lengths
 from widelimit.activations.tabulated.coincident import Jumps
-from widelimit.activations.tabulated.lookup import TableMemo, look_up, pair_map
+from widelimit.activations.tabulated.lookup import TableMemo, by_rows, look_up, pair_map
 from widelimit.activations.tabulated.numerical import RTOL
 from widelimit.activations.tabulated.tables import FURTHEST, Table, half_octaves
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, correlation_with_itself, power_of_two, variance_of
+from widelimit.signals import Correlation, Variance, correlation_with_itself, power_of_two, variance_of, with_sign
 
 LARGEST_DEGREE = 2
 _ROUNDING = 1.0

@@ -13,9 +13,8 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.activations.ranges import by_rows
 from widelimit.activations.tabulated import fixed_lengths, tables
-from widelimit.activations.tabulated.lookup import TableMemo, look_up, pair_map
+from widelimit.activations.tabulated.lookup import TableMemo, by_rows, look_up, pair_map
 from widelimit.activations.tabulated.moments import growth, order_at_zero, with_growth
 from widelimit.activations.tabulated.tables import Table
 from widelimit.interpreter import interpreted
