@@ -19,6 +19,9 @@ from widelimit.validation import Array
 Memo = Any
 """A memo holds the data of one input that an activation needs: a pytree of arrays (..., n), or ()."""
 
+USUAL_MEMO = 8
+"""Numbers of the longest memo of a closed form but for polynomials."""
+
 
 class Activation(abc.ABC):
     """An activation is a function phi with two maps on Gaussian signals.
@@ -47,6 +50,11 @@ class Activation(abc.ABC):
     @abc.abstractmethod
     def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         """Return (the correlation after phi, d rho_after / d rho); x and y are the memos of the two inputs."""
+
+    @property
+    def numbers_per_input(self) -> int:
+        """Return the numbers of a memo, about: kernels state their sizes by it."""
+        return USUAL_MEMO
 
     def itself(self, x: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         """Apply `correlate` to every signal with itself, whose correlation is 1."""

@@ -60,6 +60,11 @@ class Layer(abc.ABC):
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         """Apply the infinite map to pairs; elementwise on arrays that broadcast."""
 
+    @property
+    @abc.abstractmethod
+    def numbers_per_input(self) -> int:
+        """Return the numbers of a memo, about: kernels state their sizes by it."""
+
     def itself(self, x: Memo, state: PairState) -> PairState:
         """Apply `pair` to every input with itself."""
         return self.pair(x, x, state)
@@ -125,6 +130,10 @@ class Dense(Layer):
         correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
         return PairState(correlation, x.signal_share * y.signal_share * state.tangent + correlation.rho)
 
+    @property
+    def numbers_per_input(self) -> int:
+        return len(_DenseMemo._fields)
+
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute standard deviations of the layer's signal on raw inputs, (n,) float64, of any size a float holds."""
         X = X.astype(np.float64)
@@ -171,6 +180,10 @@ class Activate(Layer):
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         correlation, susceptibility = self.activation.correlate(x, y, state.correlation)
         return PairState(correlation, susceptibility * state.tangent)
+
+    @property
+    def numbers_per_input(self) -> int:
+        return self.activation.numbers_per_input
 
     def itself(self, x: Memo, state: PairState) -> PairState:
         correlation, susceptibility = self.activation.itself(x, state.correlation)

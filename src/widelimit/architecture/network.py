@@ -51,7 +51,7 @@ class NetworkFeatures(NamedTuple):
     points: Float[jax.Array, "n d+1"]
     """Unit vectors whose inner products are the correlations after the first dense layer."""
     memos: tuple[Memo, ...]
-    """One entry a layer of the block, arrays (repeats, n)."""
+    """One entry a layer of the block, arrays (n, repeats, .., 1); the last axis is for the other input of a pair."""
     variance: Variance
     """Variance of the network's output, arrays (n,)."""
 
@@ -235,7 +235,12 @@ class Network:
             return variance, tuple(memos)
 
         variance, memos = jax.lax.scan(step, variance, None, length=self.repeats)
-        return NetworkFeatures(points, memos, variance)
+        return NetworkFeatures(points, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos), variance)
+
+    @property
+    def numbers_per_input(self) -> int:
+        """Return the numbers that the memos of an input take."""
+        return self.repeats * sum(layer.numbers_per_input for layer in self.block)
 
     def rtol(self, dtype: Any) -> float:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
@@ -297,8 +302,8 @@ class Network:
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
-        rows = jax.tree.map(lambda leaf: leaf[..., :, None], x.memos)
-        columns = jax.tree.map(lambda leaf: leaf[..., None, :], y.memos)
+        rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
+        columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
         return self._through(rows, columns, correlate_points(x.points, y.points, same=same))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
@@ -311,7 +316,8 @@ class Network:
             return state, None
 
         state = PairState(correlation, correlation.rho)
-        return jax.lax.scan(step, state, x.memos)[0] if self.repeats else state
+        memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
+        return jax.lax.scan(step, state, memos)[0] if self.repeats else state
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:

@@ -27,7 +27,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from widelimit.compute import tiles
-from widelimit.compute.plan import TilePlan, tile_plan
+from widelimit.compute.plan import TilePlan
 from widelimit.memory import GIB
 
 KEY = "widelimit_gram"
@@ -55,7 +55,7 @@ def store_gram(
 
     `prepared` is the kernel that computes, `kernel` the one that is described. Raises: see `stored_gram`.
     """
-    plan = tile_plan(len(X), len(X), X.shape[1], X.dtype, symmetric=True, budget=budget)
+    plan = tiles.plan_of(prepared, len(X), *X.shape, X.dtype, symmetric=True, budget=budget)
     manifest = _manifest(kernel, prepared, X, plan.edge)
     if _begun(path):
         edge = _same_store(path, manifest, plan)

@@ -42,7 +42,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
 
     @abc.abstractmethod
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
-        """Compute the data of inputs that pairs need: a pytree, arrays with leading or trailing length n. Pure JAX."""
+        """Compute the data of inputs that pairs need: a pytree of arrays (n, ..). Pure JAX."""
 
     @abc.abstractmethod
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
@@ -118,8 +118,8 @@ class Sum(Kernel):
     right: tiles.PairKernel
 
     @property
-    def traceable(self) -> bool:
-        return self.left.traceable and self.right.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return self.left, self.right
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return Sum(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
@@ -144,8 +144,8 @@ class Product(Kernel):
     right: tiles.PairKernel
 
     @property
-    def traceable(self) -> bool:
-        return self.left.traceable and self.right.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return self.left, self.right
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return Product(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
@@ -170,8 +170,8 @@ class Scaled(Kernel):
     kernel: tiles.PairKernel
 
     @property
-    def traceable(self) -> bool:
-        return self.kernel.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return (self.kernel,)
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return replace(self, kernel=_prepared(self.kernel, *inputs))
@@ -196,8 +196,8 @@ class ScaledInputs(Kernel):
     kernel: tiles.PairKernel
 
     @property
-    def traceable(self) -> bool:
-        return self.kernel.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return (self.kernel,)
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         self._check(inputs[0])

@@ -140,6 +140,9 @@ class Precomputed(Kernel):
         """Return all inputs of this kernel, (N, 1): the indices 0 to N - 1; take rows of it for training and test."""
         return np.arange(len(self.matrix), dtype=np.float64)[:, None]
 
+    def numbers_per_input(self, d: int) -> int:
+        return d + len(self.matrix)
+
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
         size = len(self.matrix)
         for X in inputs:
