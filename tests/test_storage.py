@@ -89,10 +89,10 @@ def test_kill_and_resume_gives_the_same_bits_and_recomputes_nothing(tmp_path, fi
     computed = []
     original = storage.tiles.compute
 
-    def compute(*args, wanted=lambda *_: None, **options):
-        if wanted(0, -1) is None:  # the probe's little matrix
+    def compute(*args, required=lambda *_: None, **options):
+        if required(0, -1) is None:  # the probe's little matrix
             return original(*args, **options)
-        return original(*args, wanted=lambda i, j: wanted(i, j) and not computed.append((i, j)), **options)
+        return original(*args, required=lambda i, j: required(i, j) and not computed.append((i, j)), **options)
 
     monkeypatch.setattr(storage.tiles, "compute", compute)
     array = wl.stored_gram(K, X, path, budget=BUDGET)

@@ -173,7 +173,7 @@ def test_nothing_is_compiled_where_no_tile_is_required(n, monkeypatch):
     monkeypatch.setattr(tiles, "_ahead", lambda *_: begun.append(1) or (lambda: None))
     cut = plan.tile_plan(n, n, 6 + plan.BESIDE, X.dtype, symmetric=True, budget=2**15)
     assert (cut.count == 1) == (n == 10)
-    tiles.compute(k, X, X, cut, lambda *_: None, wanted=lambda *_: False)
+    tiles.compute(k, X, X, cut, lambda *_: None, required=lambda *_: False)
     assert not begun
     tiles.compute(k, X, X, cut, lambda *_: None)
     assert begun

@@ -19,7 +19,7 @@ import numpy as np
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
 
-NEAR = {"float64": 1e-2, "float32": 1e-1}
+SMALL_GAP = {"float64": 1e-2, "float32": 1e-1}
 """Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: take the difference."""
 
 EXPONENT_LIMIT = 2**24
@@ -67,7 +67,7 @@ class Variance(NamedTuple):
 
 
 def deviation_of(signal: Variance) -> jax.Array:
-    """The standard deviation."""
+    """Return the standard deviation."""
     return signal.deviation
 
 
@@ -272,16 +272,16 @@ def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, 
 
     With `same`, U is V and the gap of a row with itself is exactly 0 (where `same` is traced: void).
     From the matrix product; where a pair is nearly parallel, from the product of the vectors less their mean, as inputs
-    that are all alike keep their digits in it; where that is near its rounding too, or a pair nearly antiparallel, from
-    |u -+ v|^2/2, which keeps all digits.
+    that are all alike keep their digits in it; where that is of the size of its rounding too, or a pair nearly
+    antiparallel, from |u -+ v|^2/2, which keeps all digits.
     A zero vector (a zero input of a network without bias) has correlation 0 with everything.
     """
     rho = jnp.matmul(U, V.T, precision="highest")
     positive = rho >= 0
     gap = 1 - jnp.abs(rho)
     itself = jnp.zeros((), dtype=bool) if same is False else same & jnp.eye(len(U), len(V), dtype=bool)
-    wanted = (gap < NEAR[U.dtype.name]) & ~itself
-    gap = jax.lax.cond(jnp.any(wanted), _refined, lambda *given: given[2], U, V, gap, positive, wanted)
+    required = (gap < SMALL_GAP[U.dtype.name]) & ~itself
+    gap = jax.lax.cond(jnp.any(required), _by_differences, lambda *given: given[2], U, V, gap, positive, required)
     if same is True:
         gap, positive = jnp.where(itself, 0, gap), positive | itself
     return correlation_from_gap(gap, positive)
@@ -291,15 +291,15 @@ _LEFT = -1.0
 """In the place of a gap, which is at least -eps: to be taken from the difference; twice that: from the sum."""
 
 
-def _refined(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Compute the entries `wanted` of `near` (n, m) again: see `correlate_points`."""
+def _by_differences(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Array, required: jax.Array) -> jax.Array:
+    """Compute the `required` entries of the gap (n, m) again: see `correlate_points`."""
     centre = jnp.mean(V, axis=0)
     u, v = U - centre, V - centre
     size = (jnp.sum(u**2, axis=1)[:, None] + jnp.sum(v**2, axis=1)) / 2
     centred = size - jnp.matmul(u, v.T, precision="highest")
-    enough = wanted & positive & (centred >= NEAR[U.dtype.name] * size)
+    enough = required & positive & (centred >= SMALL_GAP[U.dtype.name] * size)
     # One array, as every array that a loop looks up is a program of its own to the compiler: what is left is negative.
-    given = jnp.where(enough, centred, jnp.where(wanted, jnp.where(positive, _LEFT, 2 * _LEFT), gap))
+    given = jnp.where(enough, centred, jnp.where(required, jnp.where(positive, _LEFT, 2 * _LEFT), gap))
 
     def row(at: tuple[jax.Array, ...]) -> jax.Array:
         u, given, lowest = at

@@ -1,4 +1,4 @@
-"""This module defines an activation and the functions of a Gaussian pair that follow from it."""
+"""An activation phi defines E[phi(u) phi(v)] and E[phi'(u) phi'(v)] for every Gaussian pair (u, v)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Activation(abc.ABC):
         return self.prepared(low, high, dtype)
 
     def in_few_shapes(self, dtype: Any, rows: int) -> Self:
-        """This activation, prepared, with tables whose programs for tiles of `rows` serve other ranges too."""
+        """Return this activation, prepared, with tables whose programs for tiles of `rows` serve other ranges too."""
         return self
 
     def rtol_in(self, dtype: Any) -> float:

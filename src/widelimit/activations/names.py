@@ -1,4 +1,4 @@
-"""This module finds activations by name, and accepts other values as activations."""
+"""Activations are found by name, or made of any function phi(u)."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class TilePlan:
 
 
 def tile_edge(longest: int) -> int:
-    """Rows of the tiles of a matrix with `longest` rows or columns, if memory allows."""
+    """Return the rows of the tiles of a matrix with `longest` rows or columns, if memory allows."""
     edge = min(LARGEST, max(SMALLEST, 1 << (longest - 1).bit_length()))
     return edge // 2 if edge == LARGEST and longest <= 2 * LARGEST else edge
 
@@ -100,7 +100,7 @@ def tile_plan(
         m: columns.
         per_input: numbers that an encoded input takes (`PairKernel.numbers_per_input`).
         dtype: of the matrix.
-        symmetric: whether only the tiles on and below the diagonal are computed.
+        symmetric: only the tiles on and below the diagonal are computed.
         budget: bytes for everything but the matrix.
         per_pair: numbers that a pair takes while its value is computed (`PairKernel.numbers_per_pair`).
 

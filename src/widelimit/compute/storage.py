@@ -55,7 +55,8 @@ def store_gram(
 
     `prepared` is the kernel that computes, `kernel` the one that is described. Raises: see `stored_gram`.
     """
-    plan = tiles.plan_of(prepared, len(X), *X.shape, X.dtype, symmetric=True, budget=budget)
+    n, d = X.shape
+    plan = tiles.plan_of(prepared, n, n, d, X.dtype, symmetric=True, budget=budget)
     manifest = _manifest(kernel, prepared, X, plan.edge)
     if _begun(path):
         edge = _same_store(path, manifest, plan)
@@ -280,11 +281,11 @@ class _Store:
                 if at in missing:
                     array[self.plan.rows(at[0]), self.plan.rows(at[1])] = block
 
-        def wanted(i: int, j: int) -> bool:
+        def required(i: int, j: int) -> bool:
             return (i, j) in missing or (j, i) in missing
 
         try:
-            tiles.compute(kernel, X, X, self.plan, write, wanted=wanted, progress=progress)
+            tiles.compute(kernel, X, X, self.plan, write, required=required, progress=progress)
         except OSError as error:
             raise OSError(
                 error.errno,

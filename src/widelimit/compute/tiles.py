@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.arithmetic import arithmetic, lenient, outside
-from widelimit.compute.pair_kernel import Features, PairKernel
+from widelimit.compute.pair_kernel import Features
+from widelimit.compute.pair_kernel import PairKernel as PairKernel
 from widelimit.compute.plan import TilePlan, require, tile_plan, usual_budget
 
 PATCH = 128
@@ -249,7 +250,7 @@ def compute(
     plan: TilePlan,
     write: Callable[[int, int, np.ndarray], None],
     *,
-    wanted: Callable[[int, int], bool] = all_tiles,
+    required: Callable[[int, int], bool] = all_tiles,
     progress: Callable[[int, int], None] = silent,
 ) -> None:
     """Call `write(i, j, tile)` for every tile of the plan that is requested, from several threads, in no order.
@@ -271,7 +272,7 @@ def compute(
             write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
 
     if plan.count == 1:  # threads would take longer to start than a small matrix takes
-        if wanted(0, 0):
+        if required(0, 0):
             compiled, columns = _ahead(kernel, plan.edge, X.shape[1], X.dtype), encoded(Y, [0])
             rows = columns if plan.symmetric else encoded(X, [0])
             work((0, 0))
@@ -280,7 +281,7 @@ def compute(
     done, left = 0, -1
     with ThreadPoolExecutor(plan.workers) as pool:
         for row_range, column_range, tiles in plan.groups():
-            todo = [task for task in tiles if wanted(*task)]
+            todo = [task for task in tiles if required(*task)]
             done += len(tiles) - len(todo)
             if not todo:
                 continue

@@ -1,4 +1,4 @@
-"""An infinitely wide network has two kernels."""
+"""An infinitely wide network has two kernels: NNGP at initialisation, NTK under gradient descent."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _tabulated(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
 @final
 @dataclass(frozen=True)
 class _Identified:
-    """A network as a key: its structure, and the bytes of its numbers, which JAX arrays have no hash of."""
+    """A network is a key by its structure and the bytes of its numbers: JAX arrays have no hash."""
 
     identity: Hashable
     net: Network = field(compare=False)

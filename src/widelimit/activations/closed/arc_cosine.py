@@ -1,4 +1,4 @@
-"""This module contains jumps, and the powers of a rectified signal."""
+"""phi(u) = max(u, 0)^p and phi(u) = sign(u) have duals that are polynomials in the angle, its sine and cosine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGEST_POWER = 3
 
 
 def _correlate_signs(correlation: Correlation) -> tuple[Correlation, jax.Array]:
-    """Compute the pair map of phi = sign: 1 - abs(rho_after) = (2/pi) psi, psi the angle to the nearer of +-1.
+    """Compute the pair map of phi = sign: 1 - abs(rho_after) = (2/pi) psi, psi = acos(abs(rho)).
 
     Its slope (2/pi)/sin(psi) is infinite at the ends; it is given a derivative of 0 there, so that gradients of what
     does not depend on it stay finite.

@@ -1,4 +1,4 @@
-"""This module contains the error function, and gelu, which is made of it."""
+"""phi(u) = erf(u) and phi(u) = u Phi(u) (gelu) have duals by arc sines and roots."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Erf(Activation):
     With p = sqrt(2) s/sqrt(1 + 2 s^2), Z = p p' rho and h(z) = asin(z)/z the correlation after phi is rho R,
     R = h(Z)/sqrt(h(p^2) h(p'^2)), and its gap is (1 - rho) R + (1 - R). 1 - R is a sum of differences of h, taken by
     divided differences of the analytic function h(sin a) = (a/2)/(sin(a/2) cos(a/2)) of sin^2(a/2): in the chaotic
-    phase a deep network multiplies the gap of two near inputs by up to 1e9, so it must be right to its own last digit
+    phase a deep network multiplies the small gap of two inputs by up to 1e9, so it must be right to its own last digit
     here. c is a constant that both signals share, uncorrelated with the odd function erf.
 
     Args:
@@ -116,8 +116,8 @@ class Erf(Activation):
         over_y = y.p * (x.p * gap - step) * (y.p**2 + z) / (2 * (y.root + root)) * towards_y
         scale = jnp.sqrt(x.h * y.h)
         spread = (over_x - over_y) / (jnp.sqrt(x.h) + jnp.sqrt(y.h))
-        near_after = gap * (h / scale) + (over_x + over_y - spread**2) / (2 * scale)
-        erf = correlation_from_gap(near_after, correlation.positive)
+        gap_after = gap * (h / scale) + (over_x + over_y - spread**2) / (2 * scale)
+        erf = correlation_from_gap(gap_after, correlation.positive)
         after = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (erf,))
         return after, x.signal_share * y.signal_share / (root * scale)
 

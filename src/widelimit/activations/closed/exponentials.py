@@ -1,4 +1,4 @@
-"""Exponentials are phi whose correlation after is an exponential or a root of a quadratic form of the signals."""
+"""phi(u) = exp(u), exp(-u^2) and sin(u + pi/4) have duals that are exponentials, or roots of quadratic forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module contains polynomials, by their finite Mehler series."""
+"""phi(u) = sum_k a_k u^k has a dual that is a polynomial in rho, its finite Mehler series."""
 
 from __future__ import annotations
 
