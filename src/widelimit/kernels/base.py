@@ -13,7 +13,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
-from widelimit.pytrees import pytree
+from widelimit.pytrees import pytree, require_pytree
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
@@ -101,6 +101,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
 
     def _refuse_traced(self) -> None:
         """Refuse hyper-parameters without values where the inputs are NumPy's: those are computed at once."""
+        require_pytree(self)
         if validation.traced(*jax.tree.leaves(self)):
             raise TypeError(
                 "jax is tracing (jit, grad or vmap) hyper-parameters of the kernel, and X is a NumPy array, whose "
