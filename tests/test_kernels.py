@@ -1,6 +1,7 @@
 """Laws that every kernel of every network keeps, and the finite network of the same description."""
 
 import pickle
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -280,3 +281,72 @@ def test_a_result_that_cannot_fit_is_refused_before_allocation(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(MemoryError, match=r"needs 7450580596\.9 GiB"):
         tiles.gram(k, np.broadcast_to(np.zeros((1, 1)), (10**9, 1)))
+
+
+@wl.pytree
+@dataclass(frozen=True)
+class Square(wl.Activation):
+    """phi(u) = u^2, as a user writes it."""
+
+    name = "square"
+
+    def __call__(self, u):
+        return u**2
+
+    def encode(self, signal):
+        return wl.Variance(3 * signal.value**2, 2 * signal.exponent).normalised(), ()
+
+    def correlate(self, x, y, correlation):
+        one_minus = 2 / 3 * correlation.one_minus * correlation.one_plus
+        return wl.Correlation(one_minus, 2 - one_minus), 4 / 3 * correlation.rho
+
+
+@wl.pytree
+@dataclass(frozen=True)
+class Matern(wl.Kernel):
+    """K(x, x') = (1 + r) exp(-r), r = sqrt(3) |x - x'|/length_scale, as a user writes it."""
+
+    length_scale: float
+
+    def encode(self, X):
+        return X
+
+    def pairwise(self, x, y, *, same=False):
+        square = ((x[:, None] - y) ** 2).sum(-1)
+        r = jnp.sqrt(3 * square) / self.length_scale
+        return (1 + r) * jnp.exp(-r)
+
+    def diagonal(self, x):
+        return jnp.ones(len(x), x.dtype)
+
+
+def test_an_own_activation_is_that_of_the_library():
+    own, known = (wl.ntk(wl.mlp(depth=3, activation=phi, bias_std=0.3)).gram(X) for phi in (Square(), wl.Monomial(2)))
+    np.testing.assert_allclose(own, known, rtol=1e-13)
+    assert np.abs(own * 1.001 - known).max() > 1e-4 * np.abs(known).max()
+
+
+def test_an_own_kernel():
+    distances = np.sqrt(3) * np.linalg.norm(X[:, None] - X, axis=2) / 0.7
+    np.testing.assert_allclose(Matern(0.7).gram(X), (1 + distances) * np.exp(-distances), rtol=1e-13)
+    assert Matern(0.7).gram(np.float32(X)).dtype == np.float32
+    assert (Matern(0.7) + wl.rbf()).diag(X).tolist() == [2.0] * len(X)
+
+
+def test_a_class_that_is_not_registered_is_refused():
+    @dataclass(frozen=True)
+    class Forgotten(wl.Kernel):
+        encode = Matern.encode
+        pairwise = Matern.pairwise
+        diagonal = Matern.diagonal
+
+    @dataclass(frozen=True)
+    class Unregistered(wl.Activation):
+        __call__ = Square.__call__
+        encode = Square.encode
+        correlate = Square.correlate
+
+    with pytest.raises(TypeError, match=r"class Forgotten is not registered with JAX: write @wl.pytree"):
+        Forgotten().gram(X)
+    with pytest.raises(TypeError, match=r"class Unregistered is not registered with JAX: write @wl.pytree"):
+        wl.mlp(depth=2, activation=Unregistered())

@@ -31,8 +31,8 @@ def test_integrals_at_a_corner(dtype, bound):
     cases = [(k, b, near) for near in (1.0, 0.3, 1e-6) for k in (0.0, 1e-4, 0.1, 1.0) for b in (0.0, 1.0, 4.0)]
     with jax.enable_x64(dtype == "float64"):
         kappa, beta, near = (jnp.asarray(column, dtype) for column in zip(*cases, strict=True))
-        own = bivariate_normal.corner(kappa, beta, near)
-        found = np.concatenate([own.whole, own.bent])
+        own = bivariate_normal.angle_integrals(kappa, beta, near)
+        found = np.concatenate([own.whole, own.tangential])
     nodes, weights = np.polynomial.legendre.leggauss(30)
     for i, (k, b, near) in enumerate(cases):
         # In log(y) the integrand is smooth on all scales; below 1e-18 nothing is left.
@@ -74,7 +74,7 @@ def test_duals_against_quadrature(name):
     def sums(function, s, t, rho, sine=0.0):
         with jax.enable_x64(True):
             sine = np.broadcast_to(sine, rho.shape)
-            found = gaussian.pair_sums(function, function, s[:, None], t[:, None], rho, sine, wanted=wanted)
+            found = gaussian.pair_sums(function, function, s[:, None], t[:, None], rho, sine, required=wanted)
             return np.asarray(found)[:, 0, 0]
 
     loose = replace(activation, rtol=1.0)
@@ -88,7 +88,7 @@ def test_duals_against_quadrature(name):
             assert found.dtype == dtype
             # The angle of a float32 covariance is off by the root of its rounding, sqrt(2e-7) = 5e-4, near rho = 1.
             kept = np.abs(rho) < 0.999 if dtype == np.float32 else np.ones(len(s), bool)
-            bound = 8 * eps + np.maximum(activation.errors(s, dtype), activation.errors(t, dtype))
+            bound = 8 * eps + np.maximum(activation.closed.errors(s, dtype), activation.closed.errors(t, dtype))
             error = np.abs(found - reference) / scale / bound
             assert error[kept].max() <= 1, (which, dtype, error[kept].max())
         for wrong in (1.001 * found, getattr(activation, which)(s, s * t * rho / np.sqrt(s * t), t)):

@@ -63,6 +63,8 @@ from .kernels.standard import (
     rbf,
 )
 from .kernels.stored import stored_gram
+from .pytrees import pytree
+from .signals import Correlation, Variance
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -75,6 +77,7 @@ __all__ = [
     "Abs",
     "Activation",
     "Conditioned",
+    "Correlation",
     "Cos",
     "CustomLoss",
     "EmpiricalDiagonal",
@@ -146,6 +149,7 @@ __all__ = [
     "Sum",
     "TrainedEnsemble",
     "Training",
+    "Variance",
     "WeightedSquaredError",
     "__version__",
     "activation",
@@ -171,6 +175,7 @@ __all__ = [
     "polynomial",
     "posterior",
     "precomputed",
+    "pytree",
     "rbf",
     "rkhs",
     "save",

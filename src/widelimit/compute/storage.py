@@ -25,7 +25,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from widelimit.compute import tiles
-from widelimit.compute.plan import TilePlan, tile_plan
+from widelimit.compute.plan import TilePlan
 from widelimit.fingerprints import sha256
 from widelimit.memory import GIB
 from widelimit.progress import Report
@@ -56,7 +56,8 @@ def store_gram(
 
     `prepared` is the kernel that computes, `kernel` the one that is described. Raises: see `stored_gram`.
     """
-    plan = tile_plan(len(X), len(X), X.shape[1], X.dtype, symmetric=True, budget=budget)
+    n, d = X.shape
+    plan = tiles.plan_of(prepared, n, n, d, X.dtype, symmetric=True, budget=budget)
     manifest = _manifest(kernel, prepared, X, plan.edge)
     if _has_content(path):
         edge = _same_store(path, manifest, plan)

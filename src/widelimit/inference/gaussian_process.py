@@ -51,8 +51,11 @@ class Conditioned(Kernel):
         return prepared
 
     @property
-    def traceable(self) -> bool:
-        return self.kernel.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return (self.kernel,)
+
+    def numbers_per_input(self, d: int) -> int:
+        return self.kernel.numbers_per_input(d) + len(self.whitener)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         features, known = self.kernel.encode(X), self.kernel.encode(jnp.asarray(self.X, X.dtype))
