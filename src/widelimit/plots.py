@@ -21,6 +21,7 @@ NORMAL_QUANTILE = 1.959963984540054
 BAYES, DESCENT, DATA = "#1b6ca8", "#c8553d", "#222222"
 """Colours: posterior, trained networks, data; distinguished in greyscale and by the colour-blind."""
 
+Color = str | tuple[float, float, float, float]
 PAGE, HALF_A_LINE = 5.0, 30
 """Width of a page's figure in inches; characters of 8 points in half of it."""
 
@@ -194,6 +195,13 @@ def legend_below(axes: Axes) -> Axes:
     if figure is not None:
         figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
     return axes
+
+
+def error_bars(
+    axes: Axes, x: np.ndarray, found: np.ndarray, marker: str = "o", *, color: Color = DATA, label: str = ""
+) -> None:
+    """Draw values and their errors, (2, k), over x."""
+    axes.errorbar(x, found[0], found[1], fmt=marker, color=color, markersize=4, capsize=2, label=label)
 
 
 def _flat(values: Float[Array, "m *c"]) -> Float[np.ndarray, " m"]:

@@ -82,7 +82,7 @@ class TilePlan:
 
 
 def tile_edge(longest: int) -> int:
-    """Rows of the tiles of a matrix with `longest` rows or columns, if memory allows."""
+    """Return the rows of the tiles of a matrix with `longest` rows or columns, if memory allows."""
     edge = min(LARGEST, max(SMALLEST, 1 << (longest - 1).bit_length()))
     return edge // 2 if edge == LARGEST and longest <= 2 * LARGEST else edge
 

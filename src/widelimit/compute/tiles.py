@@ -37,7 +37,7 @@ class PairKernel(abc.ABC):
 
     @property
     def traceable(self) -> bool:
-        """`encode` may be compiled: no function of the user's that knows only NumPy is in it."""
+        """Return True if `encode` may be compiled: no function of the user's that knows only NumPy is in it."""
         return True
 
     @abc.abstractmethod
@@ -249,7 +249,7 @@ def mirror(block: np.ndarray, target: np.ndarray) -> None:
 
 
 def all_tiles(*_: int) -> bool:
-    """All tiles are required."""
+    """Return True: all tiles are required."""
     return True
 
 

@@ -20,9 +20,9 @@ from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.noise_level import Objective, noise_level
-from widelimit.inference.outputs import heard
+from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
-from widelimit.inference.training_set import expansion, near
+from widelimit.inference.training_set import check_finite, expansion
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.progress import LONG, progress_bar
@@ -85,7 +85,7 @@ def choose(
         objective = hyperparameters
         tried = spread(np.arange(len(points)), SEARCH_ROWS)
         labels = y[tried]
-        columns = heard(labels)
+        columns = distinct_columns(labels)
 
         def score(candidate: Design) -> float:
             gram = np.asarray(candidate.kernel().gram(points[tried]))
@@ -168,11 +168,11 @@ class FittedTraining:
         design = {"weight_std": self.design.weight_std, "bias_std": self.design.bias_std}
         return ModelState({"design": design}, {"X": self.X, "weights": self.weights})
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
         """Compute K(Z, X) coefficients: (m, c)."""
         kernel = self.design.kernel()
-        return near(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
+        return check_finite(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
 
 
 class FittedFunction(abc.ABC):

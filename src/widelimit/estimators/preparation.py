@@ -16,7 +16,7 @@ from widelimit.compute import linalg, memory
 from widelimit.estimators import casting
 from widelimit.estimators.parameters import NetworkParameters
 from widelimit.inference.outputs import constant
-from widelimit.inference.training_set import near
+from widelimit.inference.training_set import check_finite
 from widelimit.shapes import Float
 
 ALIGNMENT = 64
@@ -56,11 +56,11 @@ class Inputs:
 
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
         """Return the rows as the kernel takes them. Raises: ValueError: a row leaves float64's range."""
-        with linalg.quiet():
-            rows = near((X - self.mean) / self.scale, X)
+        with linalg.ignore_overflow():
+            rows = check_finite((X - self.mean) / self.scale, X)
         if not self.sphere:
             return rows
-        rows = linalg.scaled(rows.T)[0].T
+        rows = linalg.normalise(rows.T)[0].T
         norms = np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
         return np.asarray(rows / np.where(norms > 0, norms, 1.0))
 

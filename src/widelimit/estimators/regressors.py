@@ -18,7 +18,7 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Fitted
 from widelimit.estimators.parameters import EnsembleParameters, estimator
 from widelimit.inference.posterior import Posterior
-from widelimit.inference.training_set import near
+from widelimit.inference.training_set import check_finite
 
 
 class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC):
@@ -68,7 +68,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
         self.log_marginal_likelihood_value_ = value
         self._set_public_attributes()
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:
         """Predict the mean, (m,) or (m, c); with its standard deviation or covariance on request.
 
@@ -110,10 +110,10 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
 
     def _drop_output_axis(self, values: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Remove the axis of outputs if y had none. Raises: ValueError: values that are not finite."""
-        values = near(values, points)
+        values = check_finite(values, points)
         return values[..., 0] if self._single else values
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
         """Draw f (without noise) at X: (m, n_samples), or (m, c, n_samples)."""
         points = self._kernel_rows(X)
@@ -143,7 +143,7 @@ def _of_order_one(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray,
     """Scale both by one power of 2, column by column, so that no square overflows; other shapes stay, to be refused."""
     if truth.dtype.kind != "f" or truth.shape != predicted.shape:
         return truth, predicted
-    exponent = np.maximum(linalg.scaled(truth)[1], linalg.scaled(predicted)[1])
+    exponent = np.maximum(linalg.normalise(truth)[1], linalg.normalise(predicted)[1])
     return np.ldexp(truth, -exponent), np.ldexp(predicted, -exponent)
 
 

@@ -47,7 +47,7 @@ def _prepared(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
     """
     if kernel.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
         return kernel
-    with threads.following(0):  # tables come of matrices of some hundred rows
+    with threads.limit(0):  # tables come of matrices of some hundred rows
         return _tabulated(kernel, inputs)
 
 

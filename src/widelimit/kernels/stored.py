@@ -55,7 +55,7 @@ def _naming(read: Callable[Concatenate[StoredGram, P], T]) -> Callable[Concatena
             raise
         except ValueError as error:
             path = Path(str(self.store.root))  # type: ignore[attr-defined]
-            broken = storage.damaged(path)
+            broken = storage.find_damaged(path)
             if not broken:
                 raise
             raise ValueError(
