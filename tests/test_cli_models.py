@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from commands import invoke, listening
-from widelimit.cli import baselines, benchmark_report, comparison, fit, models, reporting, scores
+from widelimit.cli import baselines, benchmark_report, comparison, demonstration, fit, models, reporting, scores
 from widelimit.cli.app import app
 from widelimit.cli.baselines import ClassPrediction, Fold, GaussianPrediction
 from widelimit.cli.comparison import ModelRecord, ModelScores
@@ -207,7 +207,7 @@ def test_predictions_in_json(folder, fitted):
 def test_predictions_of_parts_are_those_of_the_whole(folder, fitted, monkeypatch):
     assert fitted.exit_code == 0
     whole = models.predict(folder / "m.npz", folder / "train.csv", std=True, quiet=True).frame
-    monkeypatch.setattr(models, "ROWS", 25)
+    monkeypatch.setattr(models, "PREDICTED_ROWS", 25)
     parts = models.predict(folder / "m.npz", folder / "train.csv", std=True, quiet=True).frame
     # The order of sums may differ: n eps of the values.
     np.testing.assert_allclose(parts.to_numpy(), whole.to_numpy(), rtol=1000 * ROWS * np.finfo(float).eps)
@@ -463,6 +463,20 @@ def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
     assert choices == TableChoices("y", "regression", ["a"], (), True, None, 0)
     assert (given["depth"], given["weight_std"], given["bias_std"]) == (2, 1.5, None)
     assert (given["solver"], given["alpha_epsilon"]) == ("cg", 0.001)
+
+
+def test_other_commands_read_options_from_a_file(config, tmp_path, monkeypatch):
+    seeds = []
+
+    def run(*, seed, **_):
+        seeds.append(seed)
+        raise ValueError("stop")
+
+    monkeypatch.setattr(demonstration, "run", run)
+    path = config("[demo]\nseed = 5\n")
+    assert invoke("demo", "--config", path, "--out", tmp_path / "a.png").stderr == "widelimit: stop\n"
+    assert seeds == [5]
+    assert "No such option: --config" in invoke("info", "--config", path).stderr
 
 
 @pytest.mark.parametrize(

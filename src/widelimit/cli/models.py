@@ -28,10 +28,10 @@ ESTIMATORS: dict[tuple[str, str], type] = {
 }
 ScoresAndRemarks = tuple[dict[str, float], list[str]]
 """Scores by name, and remarks."""
-ROWS = 1024
+PREDICTED_ROWS = 1024
 """Rows predicted at once: between them progress moves."""
 FAR = "rows of the table are so far from the training rows that a float does not hold their predictions"
-BLOCK = 64
+ROW_MULTIPLE = 64
 """Rows that matrix libraries take at once, a multiple of it in all of them."""
 
 
@@ -193,16 +193,16 @@ def load(path: Path, *, quiet: bool) -> tuple[Any, Schema]:
 
 
 def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
-    """Predict the rows of a table, ROWS at a time. Raises: ValueError: see `load` and `schema.encode`."""
+    """Predict the rows of a table, PREDICTED_ROWS at a time. Raises: ValueError: see `load` and `schema.encode`."""
     start = time.perf_counter()
     estimator, found = load(model, quiet=quiet)
     frame = tables.read_raw(path)
     X, notes = schema.encode(found, frame)
     parts = []
-    with terminal.progress(-(-len(X) // ROWS), "parts", quiet=quiet) as advance:
-        for i in range(0, len(X), ROWS):
+    with terminal.progress(-(-len(X) // PREDICTED_ROWS), "parts", quiet=quiet) as advance:
+        for i in range(0, len(X), PREDICTED_ROWS):
             advance(f"predicting {found.target}")
-            parts.append(padded_columns(estimator, found, X[i : i + ROWS], std=std))
+            parts.append(padded_columns(estimator, found, X[i : i + PREDICTED_ROWS], std=std))
     out = pl.concat(parts)
     require_finite(out)
     scores: dict[str, float] = {}
@@ -215,7 +215,7 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
 
 def padded_columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
     """Call `columns` with X filled up to whole blocks: a product's last bits depend on the rows at its end."""
-    filled = X[np.arange(-(-len(X) // BLOCK) * BLOCK) % len(X)]
+    filled = X[np.arange(-(-len(X) // ROW_MULTIPLE) * ROW_MULTIPLE) % len(X)]
     try:
         with np.errstate(all="ignore"):
             return columns(estimator, found, filled, std=std).head(len(X))

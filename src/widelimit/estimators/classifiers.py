@@ -15,7 +15,7 @@ from widelimit.estimators import casting, model_state, preparation
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import ROWS, Design, Fitted, search, spread
+from widelimit.estimators.networks import SEARCH_ROWS, Design, Fitted, search, spread
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, estimator
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
@@ -63,7 +63,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
 
     def _fit_dirichlet(self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
         alpha, classes = float(self.alpha_epsilon), len(self.classes_)
-        rows = spread(np.argsort(labels, kind="stable"), ROWS)
+        rows = spread(np.argsort(labels, kind="stable"), SEARCH_ROWS)
 
         def posterior(design: Design) -> DirichletPosterior:
             return most_likely_scale(

@@ -30,7 +30,7 @@ from widelimit.references import by_reference
 from widelimit.shapes import Float
 
 Kind = Literal["nngp", "ntk"]
-ROWS = 800
+SEARCH_ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
@@ -83,7 +83,7 @@ def choose(
     objective: Objective = "marginal_likelihood"
     if hyperparameters != "fixed":
         objective = hyperparameters
-        tried = spread(np.arange(len(points)), ROWS)
+        tried = spread(np.arange(len(points)), SEARCH_ROWS)
         labels = y[tried]
         columns = distinct_columns(labels)
 
