@@ -45,8 +45,7 @@ print(json.dumps({name: [np.asarray(v).dtype.name, np.asarray(v, float).tolist()
 """
 
 SETTINGS = {
-    "rank promotion": {"jax_numpy_rank_promotion": "raise"},
-    "NaN": {"jax_debug_nans": True},
+    "rank promotion, NaN": {"jax_numpy_rank_promotion": "raise", "jax_debug_nans": True},  # each raises by itself
     "float64": {"jax_enable_x64": True},
     "bfloat16": {"jax_default_matmul_precision": "bfloat16"},
 }
