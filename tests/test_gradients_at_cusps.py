@@ -109,7 +109,18 @@ def agreeing(k, dtype, d, *ways):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("kind", KERNELS)
 def test_relu_one_by_one(kind, dtype):
-    agreeing(kernel("relu", kind, 0.2), dtype, 1, transformed, one_by_one)
+    agreeing(kernel("relu", kind, 0.2), dtype, 3, transformed, one_by_one)
+
+
+def test_relu_in_one_dimension():
+    """Without jit, where at some points a rounding of the gap once gave a slope to one side."""
+    k, x = kernel("relu", "ntk", 0.2), np.random.default_rng(1).standard_normal((12, 1))
+    rows, others = np.vstack([x, x]), np.vstack([x, -x])
+    expected = by_differences(k, rows, others)
+    with jax.enable_x64(True):
+        found = np.array([jax.grad(entry(k))(*map(jnp.asarray, pair)) for pair in zip(rows, others, strict=True)])
+    assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
+    assert np.abs(1.001 * found - expected).max() > 1e-6 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("name", "kind"), CLOSED)
