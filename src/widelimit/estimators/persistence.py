@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.regressors import KernelRegressor
 from widelimit.estimators.restoring import ESTIMATORS, INVALID, restored
 from widelimit.fingerprints import sha256
+from widelimit.version import __version__
 from widelimit.writing import atomic_write
 
 FORMAT = 1
@@ -64,7 +64,7 @@ def save(model: KernelEstimator, path: str | os.PathLike[str], *, extra: dict[st
     header = {
         "magic": MAGIC,
         "format": FORMAT,
-        "widelimit": version("widelimit"),
+        "widelimit": __version__,
         "class": type(model).__name__,
         "parameters": _parameters(model),
         "state": state,
@@ -137,7 +137,7 @@ def _contents(name: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if header.get("format") != FORMAT:
         raise _Refused(
             f"{name}: the file has format {validation.shown(header.get('format'))}, written by widelimit "
-            f"{validation.shown(header.get('widelimit'))}; this is widelimit {version('widelimit')}, which reads "
+            f"{validation.shown(header.get('widelimit'))}; this is widelimit {__version__}, which reads "
             f"format {FORMAT}. Upgrade widelimit."
         )
     described = {key: [array.dtype.str, list(array.shape)] for key, array in arrays.items()}
