@@ -112,11 +112,8 @@ class ModuleJacobian:
         """Return the rows whose Jacobian fits the budget. Raises: MemoryError: not one does."""
         size = X.dtype.itemsize * self.outputs(X) * sum(p.numel() for p in self.trained.values())
         budget = memory.budget(self.memory)
-        if COPIES * size > budget:
-            raise MemoryError(
-                f"the Jacobian of one row takes {memory.gib(size)}, {COPIES} are needed, and the budget is "
-                f"{memory.gib(budget)}; pass another memory=GiB, float32, or a module of fewer parameters."
-            )
+        remedy = "pass another memory=GiB, float32, or a module of fewer parameters"
+        memory.require(COPIES * size, f"the Jacobian of one row, {COPIES} times,", limit=budget, remedy=remedy)
         return int(budget // (COPIES * size))
 
     def of(self, X: np.ndarray) -> list[torch.Tensor]:

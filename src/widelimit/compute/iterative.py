@@ -23,7 +23,7 @@ DEPTH = 1e-5
 """A refinement with float32 products reduces the residual by this; below, the recursion's residual is not right."""
 PATIENCE = 50
 """Iterations without a smaller residual after which float32 products have no more to give."""
-COLUMNS = 256
+VARIANCES = 256
 """Right-hand sides of variances taken at once."""
 
 CGState = dict[str, np.ndarray]
@@ -237,10 +237,10 @@ class Iterative(Factor):
     def squares(self, b: np.ndarray) -> np.ndarray:
         """Return b.x + x.r: its error, -r^T A^{-1} r, is of second order and never makes a variance smaller."""
         out = np.empty(b.shape[1])
-        for i in range(0, b.shape[1], COLUMNS):
-            part = b[:, i : i + COLUMNS]
+        for i in range(0, b.shape[1], VARIANCES):
+            part = b[:, i : i + VARIANCES]
             x = self.solve(part)
-            out[i : i + COLUMNS] = np.einsum("ij,ij->j", x, 2 * part - self.product(x))
+            out[i : i + VARIANCES] = np.einsum("ij,ij->j", x, 2 * part - self.product(x))
         return out
 
     def outside(self, b: np.ndarray) -> np.ndarray:

@@ -40,12 +40,12 @@ class Factor(abc.ABC):
         """Compute W b with W^T W = A^+; (n, m) -> (rank, m)."""
 
     @abc.abstractmethod
-    def outside(self, b: np.ndarray) -> np.ndarray:
-        """Return the part of b outside of the range of A; (n, c) -> (n, c)."""
-
-    @abc.abstractmethod
     def log_determinant(self) -> float:
         """Return log det A; -inf if A is singular."""
+
+    def outside(self, b: np.ndarray) -> np.ndarray:
+        """Return the part of b outside of the range of A, 0 for a regular one; (n, c) -> (n, c)."""
+        return np.zeros_like(b)
 
     def form(self, b: np.ndarray) -> np.ndarray:
         """Compute b^T A^+ b, (n, m) -> (m, m)."""
@@ -79,9 +79,6 @@ class Cholesky(Factor):
         with _solving(self.lower, b):
             whitened = scipy.linalg.blas.dtrsm(1.0, self.lower.T, b, trans_a=1, overwrite_b=1)
         return np.asarray(np.einsum("ij,ij->j", whitened, whitened))
-
-    def outside(self, b: np.ndarray) -> np.ndarray:
-        return np.zeros_like(b)
 
     def log_determinant(self) -> float:
         return float(2 * np.sum(np.log(np.diagonal(self.lower))))
@@ -259,6 +256,13 @@ def square_root(covariance: np.ndarray, error: float) -> np.ndarray:
     with threads.limit_decomposition(len(covariance)):
         values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
     return np.asarray(vectors * np.sqrt(non_negative(values, np.full_like(values, error))))
+
+
+def gaussian_draws(mean: np.ndarray, covariance: np.ndarray, error: float, count: int, seed: int) -> np.ndarray:
+    """Draw from N(mean, covariance) for each column of the mean (m, c): (count, m, c). Raises: as `square_root`."""
+    root = square_root(covariance, error)
+    normal = np.random.default_rng(seed).standard_normal((count, *mean.shape))
+    return np.asarray(mean + np.einsum("ij,sjc->sic", root, normal))
 
 
 @final

@@ -44,9 +44,6 @@ class Packed(Factor):
         with threads.limit(threads.work(self.rank, self.rank, b.shape[1])):
             return packed_cholesky.whiten(self.folded, self.rank, b)
 
-    def outside(self, b: np.ndarray) -> np.ndarray:
-        return np.zeros_like(b)
-
     def log_determinant(self) -> float:
         return float(2 * sum(np.sum(np.log(part)) for part in _Layout.of(self.rank).diagonal(self.folded)))
 

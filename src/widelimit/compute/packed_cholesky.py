@@ -16,7 +16,7 @@ from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from widelimit.progress import FACTOR, Report, no_progress
 
-COLUMNS = 2048
+BLOCK_COLUMNS = 2048
 """Columns of a block."""
 STRIP = 4096
 """Rows of a block column that are updated at once: 64 MiB of float64 beside the matrix."""
@@ -43,7 +43,7 @@ def factorise_square(matrix: np.ndarray, *, report: Report = no_progress) -> int
 def _factorise(tall: np.ndarray, rest: np.ndarray, report: Report) -> int:
     first = len(tall)
     n = first + len(rest)
-    room = np.empty(min(COLUMNS, n) * min(STRIP, n), rest.dtype)
+    room = np.empty(min(BLOCK_COLUMNS, n) * min(STRIP, n), rest.dtype)
     report(FACTOR, 0, 1)
     for start, end in _blocks(first):
         order = _column_of_tall(tall, start, end, room)
@@ -94,7 +94,7 @@ def solve(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
 
 
 def _blocks(columns: int) -> list[tuple[int, int]]:
-    return [(start, min(start + COLUMNS, columns)) for start in range(0, columns, COLUMNS)]
+    return [(start, min(start + BLOCK_COLUMNS, columns)) for start in range(0, columns, BLOCK_COLUMNS)]
 
 
 def _solve_triangle(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.ndarray:

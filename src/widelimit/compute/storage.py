@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, final
 
@@ -29,6 +28,7 @@ from widelimit.compute.plan import TilePlan
 from widelimit.fingerprints import sha256
 from widelimit.memory import GIB
 from widelimit.progress import Report
+from widelimit.version import __version__
 from widelimit.writing import atomic_write
 
 KEY = "widelimit_gram"
@@ -70,13 +70,9 @@ def store_gram(
 
 def _manifest(kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarray, edge: int) -> dict[str, Any]:
     probe = tiles.gram(prepared, X[:PROBED])
-    try:
-        release = version("widelimit")
-    except PackageNotFoundError:
-        release = "unknown"
     return {
         "format": FORMAT,
-        "widelimit": release,
+        "widelimit": __version__,
         "kernel": _description(kernel),
         "values": _hash(probe),
         "data": _description(X),

@@ -64,13 +64,11 @@ class StoppedFlow:
     @linalg.ignore_overflow()
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, *, seed: int = 0) -> Float[np.ndarray, "count m *c"]:
         """Draw f_t(Z): (count, m), or (count, m, c) for y of shape (n, c)."""
-        points, c = self.data.inputs(Z), self.data.y.shape[1]
+        count, seed = validation.integer("count", count, at_least=1), validation.integer("seed", seed, at_least=0)
+        points = self.data.inputs(Z)
         error = len(points) * linalg.rounding(len(self.data.X), float(4 * np.max(self.prior.diag(points))))
-        root = linalg.square_root(self.covariance(points), error)
-        normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal(
-            (validation.integer("count", count, at_least=1), len(points), c)
-        )
-        return np.asarray(self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z))
+        draws = linalg.gaussian_draws(self._mean(points), self.covariance(points), error, count, seed)
+        return np.asarray(self.data.outputs(draws, Z))
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
         return threads.product(self.data.cross(points), self.coefficients)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 
@@ -17,13 +17,6 @@ from widelimit.inference.training_set import Function, TrainingSet, scalar_kerne
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float
 from widelimit.validation import Array
-
-
-class _Limit(NamedTuple):
-    """t = inf."""
-
-    coefficients: np.ndarray
-    residual: np.ndarray
 
 
 @final
@@ -54,15 +47,16 @@ class KrylovFlow(Flow):
         return self._start_residual[0]
 
     @functools.cached_property
-    def _limit(self) -> _Limit:
+    def _limit(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return alpha_t and y - f_t(X) at t = inf, folded and in units of 2^exponent."""
         if isinstance(self.data.kernel, MatrixKernel):
             factor = linalg.factorise(self.data.gram())
-            return _Limit(factor.solve(self._residual), factor.outside(self._residual))
+            return factor.solve(self._residual), factor.outside(self._residual)
         rest = self.data._replace(y=self._residual)
         fit = solvers.fit(solvers.SolverRequest(rest, np.zeros(()), tolerance=self.tolerance))
         if not fit.converged:
             iterative.warn(fit.message)
-        return _Limit(fit.weights, fit.factor.outside(self._residual))
+        return fit.weights, fit.factor.outside(self._residual)
 
     def bound(self, t: float | Float[Array, " T"]) -> Float[np.ndarray, "*T c"]:
         """Bound the error: |f_t(z) - `predict`| <= bound sqrt(K(z, z)/max_i K(x_i, x_i)) for every z, but for rounding.

@@ -198,14 +198,13 @@ class Posterior:
             count: number of draws, >= 1.
             seed: seed of NumPy's default generator.
         """
-        count = validation.integer("count", count, at_least=1)
+        count, seed = validation.integer("count", count, at_least=1), validation.integer("seed", seed, at_least=0)
         points = self.data.inputs(Z)
         m, c = len(points), self.weights.shape[1]
         memory.require(8.0 * (3 * count * m * c + 4 * m * m), f"{count} draws of {m} x {c} values")
         error = m * float(self._rounding(self.data.diagonal(points)).max())
-        root = linalg.square_root(check_finite(self._covariance(points), points), error)
-        normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal((count, m, c))
-        return self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z)
+        covariance = check_finite(self._covariance(points), points)
+        return self.data.outputs(linalg.gaussian_draws(self._mean(points), covariance, error, count, seed), Z)
 
     def log_marginal_likelihood(self) -> float:
         """Return log N(y; 0, K(X, X) + noise), summed over outputs: -y.alpha/2 - log det/2 - (n/2) log(2 pi).

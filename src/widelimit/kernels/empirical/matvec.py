@@ -84,11 +84,8 @@ def _tangents(
     """
     budget = memory.budget(settings.memory)
     direction, row = 3.0 * cost.parameters * cost.itemsize, 4.0 * cost.signals * cost.itemsize
-    if direction + row > budget:
-        raise MemoryError(
-            f"a product with the kernel needs {memory.gib(direction + row)}, and the budget is {memory.gib(budget)}; "
-            "pass another memory=GiB, or float32."
-        )
+    remedy = "pass another memory=GiB, or float32"
+    memory.require(direction + row, "a product with the kernel", limit=budget, remedy=remedy)
     group = int(max(1, min(len(stack), budget / 2 // (direction + row))))
     rows = int(max(1, min(CHUNK, (budget - group * direction) // (group * row))))
     parts = []

@@ -56,8 +56,8 @@ def choose_rows(*inputs: Any) -> np.ndarray:
     first = np.asarray(inputs[0][:1])
     found = [first]
     for X in (np.asarray(X[:: max(1, len(X) // SEARCHED)]) for X in inputs):
-        apart = np.max(np.abs(X.reshape(len(X), -1) - first.reshape(1, -1)), axis=1)
-        order = [int(np.argmax(apart)), int(np.argmax(apart > 0))]
+        distance = np.max(np.abs(X.reshape(len(X), -1) - first.reshape(1, -1)), axis=1)
+        order = [int(np.argmax(distance)), int(np.argmax(distance > 0))]
         found += [X[i : i + 1] for i in order if all((X[i : i + 1] != row).any() for row in found)]
     while len(found) < 2:
         size = np.max(np.abs(first)) or 1
