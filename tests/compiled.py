@@ -31,6 +31,27 @@ def share(folder, environment):
     environment.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache:UserWarning")
 
 
+def quick_jit(function):
+    """Compile in half of the time what runs a few times only, and not fast; the arithmetic is the same."""
+    import jax
+
+    return jax.jit(
+        function,
+        compiler_options={
+            "xla_cpu_use_fusion_emitters": False,
+            "xla_cpu_parallel_codegen_split_count": 1,
+            "xla_backend_optimization_level": 0,
+        },
+    )
+
+
+def memory_maps():
+    """How many this process has, where the system says so: Linux allows 65,530, and each program takes several."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
+    return 0
+
+
 def tidy(folder):
     """Remove damaged programs, which JAX would compile at every start and never replace; all, where they are many."""
     files = [path for path in folder.glob("*") if path.is_file()] if folder.is_dir() else []

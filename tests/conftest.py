@@ -12,6 +12,7 @@ PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled" / co
 compiled.share(PROGRAMS, os.environ)
 
 import jax  # noqa: E402
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
@@ -28,9 +29,20 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compiled_programs_end_with_their_module():
-    """The programs of all tests together would take 7 GiB a process, and more memory maps than Linux allows."""
+def _compiled_programs_end_before_memory_does():
+    """The programs of all tests together would take 7 GiB a process, and more memory maps than Linux allows.
+
+    They are dropped between modules, and only where they are many: modules share programs, too.
+    """
     yield
+    share = psutil.virtual_memory().total / 4 / int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if psutil.Process().memory_info().rss > share or compiled.memory_maps() > 15_000:
+        jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def no_programs():
+    """For tests that count compilations: nothing is left of earlier modules."""
     jax.clear_caches()
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 import jax
@@ -197,6 +197,9 @@ DOORS = {
     "scale_inputs": Door(wl.scale_inputs, {"k": K, "scales": 1.0}, {"k": "kernel", "scales": "entries"}),
     "separable": Door(wl.separable, {"k": K, "mixing": np.eye(2)}, {"k": "kernel", "mixing": "points"}),
     "kernel": Door(wl.kernel, {"function": np.dot}, {"function": "function", "blocks": "flag"}),
+    "pytree": Door(
+        lambda cls: wl.pytree(make_dataclass("Fresh", ()) if cls is Door else cls), {"cls": Door}, {"cls": "function"}
+    ),
     "matrix_valued": Door(
         wl.matrix_valued, {"function": np.dot, "outputs": 2}, {"function": "function", "outputs": "integer"}
     ),
@@ -489,6 +492,7 @@ MADE = {
         "EmpiricalKernel",
         "FunctionKernel",
         "EmpiricalMatrixKernel",
+        "Correlation",
         "Expectation",
         "FixedPoint",
         "Flow",
@@ -497,12 +501,12 @@ MADE = {
     *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
     *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
     *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),
-    *("Certificate", "Function", "SphericalSpectrum"),
+    *("Certificate", "Function", "SphericalSpectrum", "Variance"),
 }
 """Classes whose instances the library makes."""
 INNER = {
     *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
-    *("in_few_shapes", "itself"),
+    *("in_few_shapes", "itself", "restore"),
     *(
         "derivative",
         "block",
@@ -513,9 +517,8 @@ INNER = {
         "init_with_key",
         "output_scale",
         "feature_map",
-        "components",
-        "errors",
-        "jumps",
+        "numbers_per_input",
+        "signals_of",
     ),
 }
 """Methods that the library calls on its own values, many of them traced."""

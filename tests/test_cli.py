@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.linear_model import Ridge
 
 from commands import invoke, listening
@@ -18,7 +19,7 @@ from widelimit.cli import app as cli
 from widelimit.cli import baselines, demo_data, demo_report, scores, terminal
 from widelimit.cli import demonstration as demo
 from widelimit.cli.baselines import Fold, GaussianPrediction, one_hot
-from widelimit.cli.benchmarking import ModelScores, SplitData, compare
+from widelimit.cli.comparison import ModelScores, SplitData, compare
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.writing import atomic_write
 
@@ -420,6 +421,11 @@ def test_ridge_noise_is_leave_one_out(problem):
         model = Ridge(fitted.chosen["alpha"]).fit(known.X[rest], centred[rest])
         misses.append(centred[i] - model.predict(known.X[[i]])[0])
     np.testing.assert_allclose(fitted.deviation**2, np.mean(np.square(misses)), rtol=1e-9)
+
+
+def test_rbf_variance_includes_the_noise(problem):
+    fitted = baselines.process_regression(RBF)(fold(problem)[0])
+    assert (fitted.deviation > fitted.chosen["noise_std"]).all()
 
 
 def test_forest_probabilities_have_a_floor():

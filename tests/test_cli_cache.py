@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import invoke
-from widelimit.cli import compiled
+from widelimit.cli import program_cache
 
 ROWS = "a,b,y\n" + "".join(f"{i},{i % 5},{i % 11 + i / 40}\n" for i in range(40))
 HIT, MISS = "compilation cache hit", "CACHE MISS"
@@ -140,7 +140,7 @@ def test_a_folder_that_others_may_write_to_is_refused(tmp_path):
         patch.setattr(os, "getuid", lambda: (tmp_path / "kept").stat().st_uid + 1)
         (tmp_path / "kept").chmod(0o700)
         with pytest.raises(PermissionError, match="belongs to another user"):
-            compiled.require_private(tmp_path / "kept")
+            program_cache.require_private(tmp_path / "kept")
 
 
 def test_a_place_that_cannot_be_written_is_no_error(tmp_path):
@@ -158,7 +158,7 @@ def small_store(tmp_path):
 
 
 def test_the_store_is_bounded_and_the_oldest_go(small_store, monkeypatch):
-    monkeypatch.setattr(compiled, "MOST_BYTES", 2500)
+    monkeypatch.setattr(program_cache, "MOST_BYTES", 2500)
     kept = small_store.parent / "store"
     for i in range(4):
         data = zlib.compress(os.urandom(980))
@@ -166,7 +166,7 @@ def test_the_store_is_bounded_and_the_oldest_go(small_store, monkeypatch):
         path.write_bytes(data)
         os.utime(path, (i, i))
     (small_store / "new-cache").write_bytes(zlib.compress(os.urandom(500)))
-    compiled.publish(small_store)
+    program_cache.publish(small_store)
     assert sorted(path.name[9:] for path in kept.iterdir()) == ["new-cache", "old2-cache", "old3-cache"]
     assert not small_store.exists()
 
@@ -179,12 +179,12 @@ def test_entries_in_use_stay(small_store, monkeypatch):
         path = kept / f"{zlib.crc32(data):08x}-old{i}-cache"
         path.write_bytes(data)
         os.utime(path, (i + 1, i + 1))
-        compiled._link(path, small_store)
+        program_cache._link(path, small_store)
     (small_store / "old0-cache").read_bytes()
     if not (small_store / "old0-cache").stat().st_atime_ns:
         pytest.skip("a disk without times of access")
-    monkeypatch.setattr(compiled, "MOST_BYTES", 2500)
-    compiled.publish(small_store)
+    monkeypatch.setattr(program_cache, "MOST_BYTES", 2500)
+    program_cache.publish(small_store)
     assert sorted(path.name[9:] for path in kept.iterdir()) == ["old0-cache", "old3-cache"]
 
 
@@ -192,21 +192,21 @@ def test_half_an_entry_is_not_published(small_store):
     data = zlib.compress(os.urandom(900))
     (small_store / "half-cache").write_bytes(data[:500])
     (small_store / "whole-cache").write_bytes(data)
-    compiled.publish(small_store)
+    program_cache.publish(small_store)
     assert [path.name[9:] for path in (small_store.parent / "store").iterdir()] == ["whole-cache"]
 
 
 def test_the_key_names_processor_and_versions(monkeypatch):
     from importlib import metadata
 
-    names = {compiled.fingerprint()}
-    assert names == {compiled.fingerprint()}
-    monkeypatch.setattr(compiled, "_instructions", lambda: ["flags : avx512f"])
-    names.add(compiled.fingerprint())
+    names = {program_cache.fingerprint()}
+    assert names == {program_cache.fingerprint()}
+    monkeypatch.setattr(program_cache, "_instructions", lambda: ["flags : avx512f"])
+    names.add(program_cache.fingerprint())
     for package in ("jax", "jaxlib", "widelimit"):
         with monkeypatch.context() as patch:
             patch.setattr(metadata, "version", lambda name, package=package: "2" if name == package else "1")
-            names.add(compiled.fingerprint())
+            names.add(program_cache.fingerprint())
     assert len(names) == 5
 
 
@@ -219,18 +219,18 @@ def test_the_place_follows_the_conventions_of_the_system(monkeypatch, tmp_path):
     for system, folder in (("darwin", "Library/Caches/widelimit"), ("win32", "local/widelimit/Cache")):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "platform", system)
-            assert compiled.user_folder() == tmp_path / folder
-    assert compiled.place().folder.parent == tmp_path / ".cache" / "widelimit"
+            assert program_cache.user_folder() == tmp_path / folder
+    assert program_cache.place().folder.parent == tmp_path / ".cache" / "widelimit"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert compiled.place().folder.parent == tmp_path / ".cache" / "widelimit"
+    assert program_cache.place().folder.parent == tmp_path / ".cache" / "widelimit"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert compiled.place().folder.parent == tmp_path / "xdg" / "widelimit"
+    assert program_cache.place().folder.parent == tmp_path / "xdg" / "widelimit"
     for value in ("off", "OFF", "0", ""):
         monkeypatch.setenv("WIDELIMIT_CACHE", value)
-        assert compiled.place().folder is None
+        assert program_cache.place().folder is None
     monkeypatch.setenv("WIDELIMIT_CACHE", str(tmp_path / "mine"))
-    assert compiled.place().folder.parent == tmp_path / "mine"
-    assert compiled.place(off=True).folder is None
+    assert program_cache.place().folder.parent == tmp_path / "mine"
+    assert program_cache.place(off=True).folder is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,5 +252,5 @@ def test_the_library_and_a_command_within_another_program_leave_it_alone(monkeyp
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     assert invoke("info").exit_code == 0
     assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
-    sources = (Path(compiled.__file__).parents[1]).rglob("*.py")
-    assert [path.name for path in sources if "COMPILATION_CACHE" in path.read_text()] == ["compiled.py"]
+    sources = (Path(program_cache.__file__).parents[1]).rglob("*.py")
+    assert [path.name for path in sources if "COMPILATION_CACHE" in path.read_text()] == ["program_cache.py"]

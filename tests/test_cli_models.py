@@ -16,10 +16,10 @@ from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from commands import invoke, listening
-from widelimit.cli import baselines, benchmark_report, benchmarking, fit, models, reporting, scores
+from widelimit.cli import baselines, benchmark_report, comparison, demonstration, fit, models, reporting, scores
 from widelimit.cli.app import app
 from widelimit.cli.baselines import ClassPrediction, Fold, GaussianPrediction
-from widelimit.cli.benchmarking import ModelRecord, ModelScores
+from widelimit.cli.comparison import ModelRecord, ModelScores
 from widelimit.cli.options import TableChoices
 from widelimit.cli.training_data import TargetTable
 from widelimit.compute import memory
@@ -207,7 +207,7 @@ def test_predictions_in_json(folder, fitted):
 def test_predictions_of_parts_are_those_of_the_whole(folder, fitted, monkeypatch):
     assert fitted.exit_code == 0
     whole = models.predict(folder / "m.npz", folder / "train.csv", std=True, quiet=True).frame
-    monkeypatch.setattr(models, "ROWS", 25)
+    monkeypatch.setattr(models, "PREDICTED_ROWS", 25)
     parts = models.predict(folder / "m.npz", folder / "train.csv", std=True, quiet=True).frame
     # The order of sums may differ: n eps of the values.
     np.testing.assert_allclose(parts.to_numpy(), whole.to_numpy(), rtol=1000 * ROWS * np.finfo(float).eps)
@@ -465,6 +465,20 @@ def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
     assert (given["solver"], given["alpha_epsilon"]) == ("cg", 0.001)
 
 
+def test_other_commands_read_options_from_a_file(config, tmp_path, monkeypatch):
+    seeds = []
+
+    def run(*, seed, **_):
+        seeds.append(seed)
+        raise ValueError("stop")
+
+    monkeypatch.setattr(demonstration, "run", run)
+    path = config("[demo]\nseed = 5\n")
+    assert invoke("demo", "--config", path, "--out", tmp_path / "a.png").stderr == "widelimit: stop\n"
+    assert seeds == [5]
+    assert "No such option: --config" in invoke("info", "--config", path).stderr
+
+
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [
@@ -585,10 +599,10 @@ def test_costly_models_are_left_out_and_reported():
     assert baselines.costly(300, 3) == []
     assert baselines.costly(1797, 10) == ["RBF GP", "Matern GP"]
     large = TargetTable("t.csv", pl.DataFrame(), np.arange(2000) % 3, "classification", "", 2000)
-    known, notes = benchmarking.models(large, {}, costly=False)
+    known, notes = comparison.models(large, {}, costly=False)
     assert "RBF GP" not in known
     assert "--all" in notes[0]
-    assert len(benchmarking.models(large, {}, costly=True)[0]) == 7
+    assert len(comparison.models(large, {}, costly=True)[0]) == 7
 
 
 def labelled(labels):
@@ -598,7 +612,7 @@ def labelled(labels):
 def test_each_class_is_in_the_training_rows_of_each_fold():
     target = np.array(["a"] * 30 + ["b"] * 2 + ["c"] * 3)
     for seed, folds in itertools.product(range(5), (2, 3, 5, 10)):
-        for inside, _ in benchmarking.splits(labelled(target), folds, seed):
+        for inside, _ in comparison.splits(labelled(target), folds, seed):
             assert set(target[inside]) == {"a", "b", "c"}
 
 
@@ -612,22 +626,22 @@ def test_each_class_is_in_the_training_rows_of_each_fold():
 )
 def test_folds_that_cannot_be_made_are_refused(labels, folds, remedy):
     with pytest.raises(ValueError, match=remedy):
-        benchmarking.splits(labelled(labels), folds, 0)
+        comparison.splits(labelled(labels), folds, 0)
 
 
 def test_a_fold_is_standardised_by_its_training_rows():
     frame = table().drop("id", "label")
     known, _ = models.schema.learn(frame, target="y", task="regression")
-    X, Z = benchmarking.standardise(known, frame[:30], frame[30:])
+    X, Z = comparison.standardise(known, frame[:30], frame[30:])
     np.testing.assert_allclose(X.mean(axis=0), 0, atol=1e-14)
     np.testing.assert_allclose(X.std(axis=0), 1, rtol=1e-12)
     assert np.abs(Z.mean(axis=0)).max() > 0.01
 
 
 def test_probability_zero_is_an_infinite_loss_in_json():
-    scores = benchmarking.score(ClassPrediction(np.array([[1.0, 0.0]])), np.array([1]))
+    scores = comparison.score(ClassPrediction(np.array([[1.0, 0.0]])), np.array([1]))
     row = ModelScores("m", {name: np.array([value, 1.0]) for name, value in scores.items()}, np.ones(2), {}, ())
-    document = benchmarking.row_document(row)
+    document = comparison.row_document(row)
     assert document["log_loss"]["mean"] == "inf"
     json.dumps(document, allow_nan=False)
 

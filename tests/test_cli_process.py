@@ -112,12 +112,12 @@ def test_an_interrupted_write_leaves_no_file(tmp_path):
 def test_an_error_at_the_end_does_not_keep_the_process(tmp_path, ending, code, said):
     script = (
         "import os, signal, time; from pathlib import Path\n"
-        "from widelimit.cli.interruption import at_end, clears, leave, listen\n"
+        "from widelimit.cli.interruption import at_end, clear_at_end, leave, listen\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "listen()\n"
         f"folder = Path({str(tmp_path)!r})\n"
         "for name in 'ab':\n"
-        "    clears(folder / name); (folder / name).mkdir()\n"
+        "    clear_at_end(folder / name); (folder / name).mkdir()\n"
         "    (folder / name / f'.x.{os.getpid()}.part').mkdir()\n"  # which cannot be unlinked
         "    (folder / name / f'.y.{os.getpid()}.part').touch()\n"
         "at_end(lambda done: 1 / 0)\n"

@@ -30,11 +30,11 @@ from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import widelimit as wl
-from widelimit.inference import input_scales
 from cases import ESTIMATORS
 from widelimit.compute import memory
 from widelimit.estimators import networks
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, KernelParameters, by_name
+from widelimit.inference import input_scales
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import stopped_flow

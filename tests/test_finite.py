@@ -10,14 +10,19 @@ import pytest
 
 import cases
 import widelimit as wl
+from compiled import quick_jit
 
 EPS = np.finfo(np.float64).eps
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((8, 3))
 Z = RNG.standard_normal((5, 3))
 Y = np.sin(2 * X[:, 0]) + X[:, 1]
-WIDTHS = (32, 64, 128, 256, 512)
-SEEDS = 24
+WIDTHS = (32, 512)
+"""The ends alone: their squared distance from the mean of the logarithms, which decides how far a slope may stray, is
+8/10 of that of 32, 64, ..., 512, and a quarter more networks make up for it."""
+SEEDS = 30
+SIZES = {"input_dim": 3, "width": [5, 4], "output_dim": 2}
+"""All different, and the same wherever no other sizes are needed: every shape is compiled once."""
 
 
 def network(parameterization="ntk", **changes):
@@ -36,13 +41,13 @@ def slope(widths, values):
 def test_init_many_has_the_bits_of_init():
     net = network()
     for dtype in (np.float32, np.float64):
-        many = net.init_many([3, 1, 2**40], input_dim=3, width=[4, 5], output_dim=2, dtype=dtype)
+        many = net.init_many([3, 1, 2**40], **SIZES, dtype=dtype)
         data = X.astype(dtype)
-        outputs = net.apply_many(many, data)
+        outputs, many = (jax.tree.map(np.asarray, of) for of in (net.apply_many(many, data), many))
         assert outputs.shape == (3, 8, 2)
         assert outputs.dtype == dtype
         for e, seed in enumerate((3, 1, 2**40)):
-            one = net.init(seed, input_dim=3, width=[4, 5], output_dim=2, dtype=dtype)
+            one = net.init(seed, **SIZES, dtype=dtype)
             for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
                 assert a.dtype == dtype
                 np.testing.assert_array_equal(a, b[e])
@@ -53,7 +58,7 @@ def test_init_many_has_the_bits_of_init():
 def standard_from(params):
     """The standard network's parameters that make the same function as these of the NTK parameterisation."""
     return tuple(
-        {"weight": 1.4 / np.sqrt(p["weight"].shape[1]) * np.asarray(p["weight"]), "bias": 0.3 * np.asarray(p["bias"])}
+        {"weight": 1.4 / p["weight"].shape[1] ** 0.5 * np.asarray(p["weight"]), "bias": 0.3 * np.asarray(p["bias"])}
         if p
         else ()
         for p in params
@@ -61,17 +66,17 @@ def standard_from(params):
 
 
 def test_the_standard_parameterisation_moves_the_scales_into_the_law():
-    params = network().init(0, input_dim=3, width=[50, 60], output_dim=2, dtype="float64")
+    params = network().init(0, **SIZES, dtype="float64")
     standard = network("standard")
-    drawn = standard.init(0, input_dim=3, width=[50, 60], output_dim=2, dtype="float64")
+    drawn = standard.init(0, **SIZES, dtype="float64")
     for a, b in zip(jax.tree.leaves(drawn), jax.tree.leaves(standard_from(params)), strict=True):
         np.testing.assert_allclose(a, b, rtol=4 * EPS)
     np.testing.assert_allclose(standard.apply(drawn, X), network().apply(params, X), rtol=1e3 * EPS, atol=1e3 * EPS)
     # Its tangent kernel by the chain rule: every parameter's share over the square of its scale.
     with jax.enable_x64(True):
-        slopes = jax.jacrev(lambda p: network().apply(p, X)[:, 0])(params)
+        slopes = quick_jit(jax.jacrev(lambda p: network().apply(p, X)[:, 0]))(params)
         expected = 0.0
-        for p in filter(None, slopes):
+        for p in filter(None, jax.tree.map(np.asarray, slopes)):
             weight, bias = p["weight"].reshape(8, -1), p["bias"]
             expected += weight @ weight.T * p["weight"].shape[2] / 1.4**2 + bias @ bias.T / 0.3**2
     found = wl.empirical_ntk(standard.apply, drawn).gram(X)[:, :, 0, 0]
@@ -81,33 +86,38 @@ def test_the_standard_parameterisation_moves_the_scales_into_the_law():
 def test_no_bias_is_no_bias_in_every_parameterisation():
     for name in ("ntk", "standard", "mean_field"):
         net = network(name, bias_std=0.0)
-        params = net.init(0, input_dim=3, width=4, dtype="float64")
+        params = net.init(0, **SIZES, dtype="float64")
         moved = tuple({**p, "bias": np.asarray(p["bias"]) + 1.0} if p else p for p in params)
         np.testing.assert_array_equal(net.apply(params, X), net.apply(moved, X))
 
 
 def test_mean_field_networks_are_those_of_the_ntk_over_the_root_of_the_width():
     a, b = network(), network("mean_field")
-    params = a.init(0, input_dim=3, width=[9, 16], dtype="float64")
-    jax.tree.map(np.testing.assert_array_equal, params, b.init(0, input_dim=3, width=[9, 16], dtype="float64"))
-    np.testing.assert_allclose(4 * np.asarray(b.apply(params, X)), a.apply(params, X), rtol=8 * EPS)
+    params = a.init(0, **SIZES, dtype="float64")
+    jax.tree.map(np.testing.assert_array_equal, params, b.init(0, **SIZES, dtype="float64"))
+    np.testing.assert_allclose(2 * np.asarray(b.apply(params, X)), a.apply(params, X), rtol=8 * EPS)
     theta = [wl.empirical_ntk(net.apply, params).gram(X) for net in (a, b)]
-    np.testing.assert_allclose(16 * theta[1], theta[0], rtol=64 * EPS * 8)
+    np.testing.assert_allclose(4 * theta[1], theta[0], rtol=64 * EPS * 8)
 
 
 def test_learning_rates_scale_with_the_width_as_documented():
     """The tangent kernel's trace goes like width^0, width^1, width^-1: times the learning rate it is of order 1.
 
     6 seeds: the trace of one network varies by about 2/sqrt(width), which moves a slope by about 0.03; the share of
-    standard networks that does not grow is 1/width of the whole.
+    standard networks that does not grow is 1/width of the whole. Parameters are drawn once: those of mean-field and
+    standard networks are the same and their multiples, as the tests above have it.
     """
     widths = (64, 1024)
+    drawn = {
+        width: jax.tree.map(np.asarray, network().init_many(range(6), input_dim=3, width=width)) for width in widths
+    }
     for name, power in (("ntk", 0), ("standard", 1), ("mean_field", -1)):
         net = network(name)
         traces = []
         for width in widths:
-            many = net.init_many(range(6), input_dim=3, width=width)
-            members = [jax.tree.map(lambda leaf: leaf[e], many) for e in range(6)]  # noqa: B023
+            members = [jax.tree.map(lambda leaf: leaf[e], drawn[width]) for e in range(6)]  # noqa: B023
+            if name == "standard":
+                members = [standard_from(p) for p in members]
             kernels = [wl.empirical_ntk(net.apply, p).gram(X[:2].astype(np.float32)) for p in members]
             traces.append(np.mean([np.trace(k[:, :, 0, 0]) for k in kernels]))
         assert abs(slope(widths, traces) - power) < 0.1, (name, slope(widths, traces))
@@ -124,9 +134,9 @@ def test_limits_belong_to_their_parameterisation():
 
 def test_wrong_sizes_parameters_and_names_are_refused():
     net = network()
-    params = net.init(0, input_dim=3, width=4)
+    params = net.init(0, **SIZES)
     data = X.astype(np.float32)
-    many = net.init_many([0, 1], input_dim=3, width=4)
+    many = net.init_many([0, 1, 2], **SIZES)
     for call, words in [
         (lambda: wl.mlp(depth=2, parameterization="mup"), "must be one of ntk, standard, mean_field; got 'mup'"),
         (lambda: wl.mlp(depth=1, parameterization="mean_field"), "a network of depth 1 has none"),
@@ -198,13 +208,14 @@ def relative(kernels, limit):
 
 
 def test_the_empirical_kernel_tends_to_the_limit():
-    """Theorem 4.1: Theta_width -> Theta (x) Id at rate width^{-1/2}: 40 seeds, slope error about 0.04."""
+    """Theorem 4.1: Theta_width -> Theta (x) Id at rate width^{-1/2}: 50 seeds, slope error about 0.04."""
     net, data = network(), X.astype(np.float32)
     limit = wl.ntk(net).gram(X)
     errors, beside, wrong = [], [], []
     for width in WIDTHS:
-        many = net.init_many(range(40), input_dim=3, width=width, output_dim=2)
-        members = (jax.tree.map(lambda leaf: leaf[e], many) for e in range(40))  # noqa: B023
+        many = net.init_many(range(50), input_dim=3, width=width, output_dim=2)
+        many = jax.tree.map(np.asarray, many)
+        members = (jax.tree.map(lambda leaf: leaf[e], many) for e in range(50))  # noqa: B023
         kernels = np.stack([wl.empirical_ntk(net.apply, p).gram(data) for p in members]).astype(np.float64)
         errors.append(relative(kernels[..., 0, 0], limit))
         beside.append(relative(limit + kernels[..., 0, 1], limit))
@@ -220,7 +231,7 @@ RATE, STEPS = 0.1, 20
 
 @functools.cache
 def trained(parameterization, width):
-    """24 networks after 0, 5, 10, 15, 20 steps of gradient descent, to t = 2, in one call."""
+    """30 networks after 0, 5, 10, 15, 20 steps of gradient descent, to t = 2, in one call."""
     net, data = network(parameterization), X.astype(np.float32)
     many = net.init_many(range(SEEDS), input_dim=3, width=width)
     rate = RATE * width if parameterization == "mean_field" else RATE
@@ -250,7 +261,7 @@ def test_the_kernel_stands_still_in_wide_networks():
     assert -1.15 < slope(WIDTHS, drifts) < -0.85, slope(WIDTHS, drifts)
     moves = [history.movement[-1].mean() for history in histories]
     assert -1.1 < slope(WIDTHS, moves) < -0.9, slope(WIDTHS, moves)
-    widths = (64, 128, 256)
+    widths = (64, 256)
     fields = [trained("mean_field", width).kernel_drift[-1].mean() for width in widths]
     assert slope(widths, fields) > -0.15, fields
     assert min(fields) > 0.1

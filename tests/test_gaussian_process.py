@@ -155,7 +155,7 @@ def test_leave_one_out_equals_as_many_refits(noise):
 
 NETS = {
     "leaky relu": lambda w=1.3, b=0.4, s=0.2: wl.ntk(
-        wl.mlp(depth=3, activation=wl.LeakyRelu(s), weight_std=w, bias_std=b)
+        wl.mlp(depth=2, activation=wl.LeakyRelu(s), weight_std=w, bias_std=b)
     ),
     "sin": lambda w=1.3, b=0.4, s=0.8: wl.nngp(wl.mlp(depth=2, activation=wl.Sin(s), weight_std=w, bias_std=b)),
 }

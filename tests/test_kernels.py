@@ -1,6 +1,8 @@
 """Laws that every kernel of every network keeps, and the finite network of the same description."""
 
+import functools
 import pickle
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 import widelimit as wl
 from cases import ACTIVATIONS, CORE, DTYPES, KERNELS, networks
+from compiled import quick_jit
 from widelimit.compute import memory, plan, tiles
 
 RNG = np.random.default_rng(0)
@@ -68,6 +71,7 @@ def test_tiles_give_the_whole(kind, monkeypatch):
     assert (np.diagonal(k.gram(X)) == k.diag(X)).all()
 
 
+@pytest.mark.usefixtures("no_programs")
 def test_few_shapes_are_compiled():
     k = wl.nngp(wl.mlp(depth=2, activation="abs", weight_std=1.7))
     k.gram(X[:17])
@@ -98,7 +102,7 @@ def test_structures_of_different_things_differ():
 
 @pytest.mark.parametrize("kind", KERNELS)
 def test_jax_arrays_stay_jax_arrays(kind):
-    k = KERNELS[kind](wl.mlp(depth=3, activation="erf", bias_std=0.1))
+    k = KERNELS[kind](wl.mlp(depth=2, activation="erf", bias_std=0.1))
     single = k.gram(jnp.asarray(X, jnp.float32))
     assert isinstance(single, jax.Array)
     assert single.dtype == jnp.float32
@@ -117,7 +121,7 @@ def test_jax_arrays_stay_jax_arrays(kind):
 
 def test_float64_does_not_need_the_global_switch():
     assert not jax.config.jax_enable_x64
-    k = wl.ntk(wl.mlp(depth=4, bias_std=0.1))
+    k = wl.ntk(wl.mlp(depth=3, bias_std=0.1))
     assert k.gram(X).dtype == np.float64
     assert k.cross(X, X.astype(np.float32)).dtype == np.float64
     assert np.abs(k.gram(X) - k.gram(X.astype(np.float32))).max() > 1e-9
@@ -131,22 +135,52 @@ def entry(kind, x, y, weight_std, bias_std, activation="relu", depth=3):
     return KERNELS[kind](net).cross(x[None], y[None])[0, 0]
 
 
-def gradients(kind, activation, x, y, weight_std, bias_std):
+def uncompiled(kind, activation, depth=3):
+    return jax.grad(lambda *a: entry(kind, *a, activation=activation, depth=depth), argnums=(0, 1, 2, 3))
+
+
+@functools.cache
+def compiled(kind, activation, depth):
+    """By all arguments, for many of them at once; the points and scales are values of one program."""
+    return quick_jit(jax.vmap(uncompiled(kind, activation, depth)))
+
+
+PAIRS = 42
+"""How many `gradients` computes, so that all tests have one shape."""
+
+
+def gradients(kind, activation, cases, depth=3):
+    """Lists by x, y, weight_std and bias_std at [(x, y, weight_std, bias_std)]."""
+    filled = [cases[i % len(cases)] for i in range(PAIRS)]
     with jax.enable_x64(True):
-        arguments = tuple(jnp.asarray(v, jnp.float64) for v in (x, y, weight_std, bias_std))
-        return jax.grad(lambda *a: entry(kind, *a, activation=activation), argnums=(0, 1, 2, 3))(*arguments)
+        found = compiled(kind, activation, depth)(
+            *(np.array(column, np.float64) for column in zip(*filled, strict=True))
+        )
+    return [[np.asarray(column)[i] for column in found] for i in range(len(cases))]
 
 
-@pytest.mark.parametrize("bias_std", [0.0, 0.4])
 @pytest.mark.parametrize("activation", CORE)
 @pytest.mark.parametrize("kind", KERNELS)
-def test_gradients_are_finite_everywhere(kind, activation, bias_std):
+def test_gradients_are_finite_everywhere(kind, activation):
     x = np.array([0.3, -0.7, 1.1])
     near = x + np.array([1e-9, 0, 0])
-    for y in (x, -x, 0 * x, near, -near, 2 * x, 1e-150 * x):
-        for pair in ((x, y), (y, x), (y, y)):
-            for gradient in gradients(kind, activation, *pair, 1.3, bias_std):
-                assert np.isfinite(gradient).all(), (pair, gradient)
+    pairs = [pair for y in (x, -x, 0 * x, near, -near, 2 * x, 1e-150 * x) for pair in ((x, y), (y, x), (y, y))]
+    cases = [(*pair, 1.3, bias_std) for pair in pairs for bias_std in (0.0, 0.4)]
+    for case, found in zip(cases, gradients(kind, activation, cases), strict=True):
+        for gradient in found:
+            assert np.isfinite(gradient).all(), (case, gradient)
+
+
+def test_gradients_without_jit_are_the_compiled_ones():
+    """Of a smooth activation; test_gradients_at_cusps.py has those with kinks."""
+    x, z = np.array([0.3, -0.7, 1.1]), np.array([-0.5, 0.2, 0.9])
+    cases = [(x, y, 1.3, 0.4) for y in (x, -x, 0 * x, z, x + 1e-9 * z)]
+    expected = gradients("nngp", "erf", cases, depth=2)
+    with jax.enable_x64(True):
+        found = [uncompiled("nngp", "erf", depth=2)(*(jnp.asarray(v, jnp.float64) for v in case)) for case in cases]
+    for case, ours, theirs in zip(cases, found, expected, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12, err_msg=str(case))
 
 
 @pytest.mark.parametrize("activation", CORE)
@@ -155,7 +189,7 @@ def test_gradients_equal_finite_differences(kind, activation):
     x, y = np.array([0.3, -0.7, 1.1]), np.array([-0.5, 0.2, 0.9])
     points = [(x, y, 1.3, 0.4), (x, -y, 1.3, 0.0), (0 * x, y, 1.3, 0.4), (x, x + 0.05 * y, 0.8, 0.1)]
     h = 1e-6  # error of central differences: h^2 and eps/h, both below 1e-9
-    for x, y, weight_std, bias_std in points:
+    for (x, y, weight_std, bias_std), found in zip(points, gradients(kind, activation, points), strict=True):
         flat = np.concatenate([x, y, [weight_std, bias_std]])
 
         def value(v):
@@ -166,7 +200,7 @@ def test_gradients_equal_finite_differences(kind, activation):
         numerical = np.array([(value(flat + s) - value(flat - s)) / (2 * h) for s in shifts])
         if bias_std == 0:
             numerical[7] = 0  # K is even in bias_std
-        exact = np.concatenate([np.atleast_1d(g) for g in gradients(kind, activation, x, y, weight_std, bias_std)])
+        exact = np.concatenate([np.atleast_1d(gradient) for gradient in found])
         np.testing.assert_allclose(exact, numerical, rtol=2e-7, atol=2e-8)
         assert np.abs(1.01 * exact - numerical).max() > 1e-3  # the comparison can fail
 
@@ -174,13 +208,12 @@ def test_gradients_equal_finite_differences(kind, activation):
 def test_nothing_is_nan_at_the_ends_of_the_range():
     for dtype in DTYPES.values():
         info = np.finfo(dtype)
-        rows = np.array([[1, -2], [0.5, 1]]) / 2
-        data = np.vstack([rows * size for size in (info.max, info.tiny, 1, info.tiny**0.7, info.max**0.7)]).astype(
-            dtype
-        )
+        rows = np.array([[1, -2, 0, 0], [0.5, 1, 0, 0]]) / 2
+        data = np.vstack([rows * size for size in (info.max, info.tiny, 1, info.tiny**0.7, info.max**0.7)])
+        data = np.resize(data, X.shape).astype(dtype)  # the shape and depth of test_laws: the same programs
         for activation in CORE:
             for bias_std in (0.0, 1e-8, 1.0, 1e8):
-                k = wl.ntk(wl.mlp(depth=2, activation=activation, weight_std=1.5, bias_std=bias_std))
+                k = wl.ntk(wl.mlp(depth=3, activation=activation, weight_std=1.5, bias_std=bias_std))
                 assert not np.isnan(k.gram(data)).any(), (activation, bias_std)
 
 
@@ -198,8 +231,8 @@ def test_kernels_can_be_pickled():
 def test_gram_and_diag_are_differentiable_and_agree():
     with jax.enable_x64(True):
         k, data = wl.ntk(wl.mlp(depth=3, bias_std=0.1)), jnp.asarray(X)
-        through_gram = jax.grad(lambda Z: jnp.trace(k.gram(Z)))(data)
-        through_diag = jax.grad(lambda Z: jnp.sum(k.diag(Z)))(data)
+        through_gram = quick_jit(jax.grad(lambda Z: jnp.trace(k.gram(Z))))(data)
+        through_diag = quick_jit(jax.grad(lambda Z: jnp.sum(k.diag(Z))))(data)
         np.testing.assert_allclose(through_gram, through_diag, rtol=1e-12, atol=1e-14)
         assert np.abs(through_diag).max() > 0.1
 
@@ -215,23 +248,40 @@ def z_scores(samples, expected, bias):
     return np.maximum(np.abs(mean - expected) - bias, 0) / error
 
 
-@pytest.mark.parametrize("activation", CORE.values(), ids=CORE)
-def test_finite_networks_have_the_limits_covariance(activation):
+FINITE = {  # (activation, allowance over 1/width, a wrong factor)
+    **{name: (activation, 2, 1.08) for name, activation in CORE.items()},
+    "tanh": ("tanh", 4, 1.1),
+    "callable": (lambda u: jnp.sin(u) + 0.1 * u**2, 4, 1.1),
+}
+WIDTH = 512
+
+
+def finite(name):
+    return wl.mlp(depth=3, activation=FINITE[name][0], weight_std=1.4, bias_std=0.3)
+
+
+@functools.cache
+def second_moments():
+    """{activation: of the outputs of 200 networks, (200, 3, 3)}; all activations have the same 200 parameters."""
+    nets = {name: finite(name) for name in FINITE}
+
+    def moments(key):
+        params = nets["relu"].init_with_key(key, [3, WIDTH, WIDTH, WIDTH], jnp.float32)
+        outputs = {name: net.apply(params, INPUTS) for name, net in nets.items()}
+        return {name: f @ f.T / WIDTH for name, f in outputs.items()}
+
+    found = jax.lax.map(moments, jax.random.split(jax.random.key(0), 200))
+    return {name: np.asarray(samples, np.float64) for name, samples in found.items()}
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_finite_networks_have_the_limits_covariance(name):
     """Theorem 2.6: 200 networks of width 512 with 512 outputs each. Seed 0; chance of a false alarm below 1e-4."""
-    net = wl.mlp(depth=3, activation=activation, weight_std=1.4, bias_std=0.3)
-    width = 512
-
-    @jax.jit
-    def moment(key):
-        params = net.init_with_key(key, [3, width, width, width], jnp.float32)
-        f = net.apply(params, INPUTS)
-        return f @ f.T / width
-
-    samples = np.asarray(jax.lax.map(moment, jax.random.split(jax.random.key(0), 200)), np.float64)
-    expected = wl.nngp(net).gram(INPUTS.astype(np.float64))
-    allowance = 2 / width * expected.max()
+    _, allowed, wrong = FINITE[name]
+    samples, expected = second_moments()[name], wl.nngp(finite(name)).gram(INPUTS.astype(np.float64))
+    allowance = allowed / WIDTH * expected.max()
     assert z_scores(samples, expected, allowance).max() < 4.5
-    assert z_scores(samples, 1.08 * expected, allowance).max() > 4.5
+    assert z_scores(samples, wrong * expected, allowance).max() > 4.5
 
 
 @pytest.mark.parametrize("activation", CORE.values(), ids=CORE)
@@ -280,3 +330,72 @@ def test_a_result_that_cannot_fit_is_refused_before_allocation(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(MemoryError, match=r"needs 7450580596\.9 GiB"):
         tiles.gram(k, np.broadcast_to(np.zeros((1, 1)), (10**9, 1)))
+
+
+@wl.pytree
+@dataclass(frozen=True)
+class Square(wl.Activation):
+    """phi(u) = u^2, as a user writes it."""
+
+    name = "square"
+
+    def __call__(self, u):
+        return u**2
+
+    def encode(self, signal):
+        return wl.Variance(3 * signal.value**2, 2 * signal.exponent).normalised(), ()
+
+    def correlate(self, x, y, correlation):
+        one_minus = 2 / 3 * correlation.one_minus * correlation.one_plus
+        return wl.Correlation(one_minus, 2 - one_minus), 4 / 3 * correlation.rho
+
+
+@wl.pytree
+@dataclass(frozen=True)
+class Matern(wl.Kernel):
+    """K(x, x') = (1 + r) exp(-r), r = sqrt(3) |x - x'|/length_scale, as a user writes it."""
+
+    length_scale: float
+
+    def encode(self, X):
+        return X
+
+    def pairwise(self, x, y, *, same=False):
+        square = ((x[:, None] - y) ** 2).sum(-1)
+        r = jnp.sqrt(3 * square) / self.length_scale
+        return (1 + r) * jnp.exp(-r)
+
+    def diagonal(self, x):
+        return jnp.ones(len(x), x.dtype)
+
+
+def test_an_own_activation_is_that_of_the_library():
+    own, known = (wl.ntk(wl.mlp(depth=3, activation=phi, bias_std=0.3)).gram(X) for phi in (Square(), wl.Monomial(2)))
+    np.testing.assert_allclose(own, known, rtol=1e-13)
+    assert np.abs(own * 1.001 - known).max() > 1e-4 * np.abs(known).max()
+
+
+def test_an_own_kernel():
+    distances = np.sqrt(3) * np.linalg.norm(X[:, None] - X, axis=2) / 0.7
+    np.testing.assert_allclose(Matern(0.7).gram(X), (1 + distances) * np.exp(-distances), rtol=1e-13)
+    assert Matern(0.7).gram(np.float32(X)).dtype == np.float32
+    assert (Matern(0.7) + wl.rbf()).diag(X).tolist() == [2.0] * len(X)
+
+
+def test_a_class_that_is_not_registered_is_refused():
+    @dataclass(frozen=True)
+    class Forgotten(wl.Kernel):
+        encode = Matern.encode
+        pairwise = Matern.pairwise
+        diagonal = Matern.diagonal
+
+    @dataclass(frozen=True)
+    class Unregistered(wl.Activation):
+        __call__ = Square.__call__
+        encode = Square.encode
+        correlate = Square.correlate
+
+    with pytest.raises(TypeError, match=r"class Forgotten is not registered with JAX: write @wl.pytree"):
+        Forgotten().gram(X)
+    with pytest.raises(TypeError, match=r"class Unregistered is not registered with JAX: write @wl.pytree"):
+        wl.mlp(depth=2, activation=Unregistered())

@@ -130,7 +130,7 @@ def test_equal_rows_hide_nothing(place):
     X[place] += 1.0
     with pytest.raises(ValueError, match="mixes rows"):
         kernel.gram(X)
-    assert len(np.unique(module.chosen_rows(X), axis=0)) == 2
+    assert len(np.unique(module.choose_rows(X), axis=0)) == 2
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

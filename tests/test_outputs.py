@@ -7,7 +7,7 @@ import widelimit as wl
 from widelimit.estimators import networks
 from widelimit.inference import noise_level
 from widelimit.inference.dirichlet import most_likely_scale
-from widelimit.inference.outputs import heard
+from widelimit.inference.outputs import distinct_columns
 
 RNG = np.random.default_rng(3)
 X, Z = RNG.standard_normal((40, 2)), RNG.standard_normal((20, 2))
@@ -69,9 +69,9 @@ def test_fit_hyperparameters_hears_each_output_once_in_its_own_unit(how):
 
 def test_heard_outputs():
     columns = [NONE, Y, FIVE, -3 * Y, OTHER, Y + 1, 1e300 * OTHER]
-    assert heard(np.column_stack(columns)).tolist() == [1, 4, 5]
-    assert heard(np.column_stack([FIVE, NONE])).tolist() == [0, 1]
-    assert heard(np.column_stack([Y, Y + 1e-5 * OTHER])).tolist() == [0, 1]
+    assert distinct_columns(np.column_stack(columns)).tolist() == [1, 4, 5]
+    assert distinct_columns(np.column_stack([FIVE, NONE])).tolist() == [0, 1]
+    assert distinct_columns(np.column_stack([Y, Y + 1e-5 * OTHER])).tolist() == [0, 1]
 
 
 def test_many_outputs_are_heard_by_the_rule_of_one_after_the_other():
@@ -85,13 +85,15 @@ def test_many_outputs_are_heard_by_the_rule_of_one_after_the_other():
         if not (np.abs(directions[:, expected].T @ directions[:, j]) > 1 - 1e-12).any():
             expected.append(j)
     assert 300 < len(expected) < 400
-    assert heard(y).tolist() == expected
+    assert distinct_columns(y).tolist() == expected
 
 
 def test_a_search_compares_the_outputs_once(monkeypatch):
     calls = []
     for module in (networks, noise_level):
-        monkeypatch.setattr(module, "heard", lambda y: calls.append(y.shape) or heard(y), raising=False)
+        monkeypatch.setattr(
+            module, "distinct_columns", lambda y: calls.append(y.shape) or distinct_columns(y), raising=False
+        )
     model = wl.NNGPRegressor(noise=0.1, hyperparameters="marginal_likelihood")
     model.fit(X, np.column_stack([Y, OTHER]))
     assert calls == [(len(X), 2)]

@@ -46,7 +46,7 @@ def lines(screen):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(packed_cholesky, "COLUMNS", 7)
+    monkeypatch.setattr(packed_cholesky, "BLOCK_COLUMNS", 7)
     monkeypatch.setattr(packed_cholesky, "STRIP", 11)
     monkeypatch.setattr(linalg, "WHOLE", 20)
     monkeypatch.setattr(operators.blocks, "__kwdefaults__", operators.blocks.__kwdefaults__ | {"size": 16})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import widelimit as wl
-from widelimit.compute.linalg import scaled
+from widelimit.compute.linalg import normalise
 from widelimit.inference.early_stopping import stopped_flow
 
 RNG = np.random.default_rng(5)
@@ -96,7 +96,7 @@ def test_squares_beyond_the_range_of_a_float_are_inf_or_an_error_and_never_nan()
 
 
 def test_scaled_is_exact():
-    values, exponent = scaled(np.array([[3e-310, 0.0, 1e300], [1e-320, 0.0, -1.7e308]]))
+    values, exponent = normalise(np.array([[3e-310, 0.0, 1e300], [1e-320, 0.0, -1.7e308]]))
     assert exponent.tolist() == [-1028, 0, 1024]
     assert (np.abs(values).max(axis=0) == np.array([3e-310 * 2.0**1000 * 2.0**28, 0.0, 1.7e308 / 2.0**1023 / 2])).all()
 

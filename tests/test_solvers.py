@@ -160,7 +160,7 @@ def test_no_matrix_with_a_bad_entry_has_a_factor(monkeypatch, bad, place, blocks
     """Nothing looks for them before a factorisation, above the diagonal nothing is read, and a sound one has one."""
     if blocks:
         monkeypatch.setattr(linalg, "WHOLE", 20)
-        monkeypatch.setattr(packed_cholesky, "COLUMNS", 7)
+        monkeypatch.setattr(packed_cholesky, "BLOCK_COLUMNS", 7)
         monkeypatch.setattr(packed_cholesky, "STRIP", 11)
     matrix = GRAM[:40, :40] + np.eye(40)
     matrix[np.triu_indices(40, 1)] = np.nan
@@ -545,8 +545,8 @@ def test_packed_cholesky_equals_lapacks_in_blocks_and_strips_of_any_size(monkeyp
     for n in (1, 2, 5, 8, 37, 64, 129):
         square = rng.standard_normal((n, n + 3)).astype(dtype)
         square = square @ square.T
-        for block, strip in ((7, 11), (16, 8), (packed_cholesky.COLUMNS, packed_cholesky.STRIP)):
-            monkeypatch.setattr(packed_cholesky, "COLUMNS", block)
+        for block, strip in ((7, 11), (16, 8), (packed_cholesky.BLOCK_COLUMNS, packed_cholesky.STRIP)):
+            monkeypatch.setattr(packed_cholesky, "BLOCK_COLUMNS", block)
             monkeypatch.setattr(packed_cholesky, "STRIP", strip)
             fold, unfold = scipy.linalg.get_lapack_funcs(("trttf", "tfttr"), (square,))
             folded = fold(square, transr="N", uplo="L")[0].reshape((n + 1) // 2, n + 1 - n % 2).copy()
@@ -566,7 +566,7 @@ def test_packed_cholesky_equals_lapacks_in_blocks_and_strips_of_any_size(monkeyp
             bound = 16 * size * max(np.abs(root).max() * np.abs(x).max(), np.abs(white).max())
             assert np.abs(root.T @ x - white).max() <= bound
             assert n == 1 or np.abs(root @ x - white).max() > bound
-    monkeypatch.setattr(packed_cholesky, "COLUMNS", 7)
+    monkeypatch.setattr(packed_cholesky, "BLOCK_COLUMNS", 7)
     for bad in (0, 2, 20, 36):
         broken = np.eye(37, dtype=dtype)
         broken[bad, bad] = -1

@@ -9,6 +9,7 @@ import widelimit as wl
 from cases import MATRIX_KERNELS, STANDARD_KERNELS, points
 from cases import OTHERS as Z
 from cases import POINTS as X
+from widelimit.compute import plan
 
 RNG = np.random.default_rng(1)
 EPS = np.finfo(np.float64).eps
@@ -138,3 +139,15 @@ def test_a_kernel_is_a_pytree_of_its_hyper_parameters():
 def test_bad_input(call, kind, words):
     with pytest.raises(kind, match=words):
         call()
+
+
+@pytest.mark.parametrize("name", STANDARD_KERNELS)
+def test_inputs_come_first_and_sizes_are_stated(name):
+    """`encode` gives arrays (n, ..), of no more numbers an input than the kernel states."""
+    k, (X, _) = STANDARD_KERNELS[name][0], points(name)
+    k = k.prepared(X)
+    with jax.enable_x64(True):
+        leaves = jax.tree.leaves(k.encode(jnp.asarray(X)))
+    assert {leaf.shape[0] for leaf in leaves} == {len(X)}
+    numbers = sum(leaf[0].size for leaf in leaves)
+    assert numbers <= k.numbers_per_input(X.shape[1]) <= numbers + 2 * plan.BESIDE + 16

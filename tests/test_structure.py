@@ -285,10 +285,38 @@ def test_the_docs_name_claims_tests_and_files_that_are_there():
             assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
 
 
-LONGEST = 40
-LONG = {
-    "compute/tiles.py compute": 45,
+REACHES = {
+    "activations/piecewise/polynomial.py activation._halves",
+    "activations/piecewise/polynomial.py PiecewisePolynomial._memo_at",
+    "architecture/network.py net._signals",
 }
+"""Private attributes that are read on another object: none is ever added here."""
+SHARED = {"_replace", "_exit", "_getframe", "_BatchNorm", "_DropoutNd"}
+"""Names with an underscore that Python and PyTorch give to all."""
+
+
+def reaches(name, text):
+    """{file and expression} of the private attributes that a module's text reads on other objects than its own."""
+    private = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Attribute) and re.match("_[a-zA-Z]", n.attr)]
+    own = {"self", "cls"}
+    foreign = [n for n in private if not (isinstance(n.value, ast.Name) and n.value.id in own) and n.attr not in SHARED]
+    return {f"{name} {ast.unparse(n)}" for n in foreign}
+
+
+def test_no_object_reaches_into_another():
+    found = set()
+    for path in FILES:
+        found |= reaches(path.relative_to(SOURCE).as_posix(), path.read_text())
+    assert found <= REACHES
+
+
+def test_a_reach_is_found():
+    assert reaches("a.py", "self._x + cls._y + pair._replace(a=1)") == set()
+    assert reaches("a.py", "model.parts[0]._x = model._y") == {"a.py model.parts[0]._x", "a.py model._y"}
+
+
+LONGEST = 40
+LONG = {}
 """Functions that are longer, and their lines: a number here only ever falls, and a function that is short goes."""
 
 

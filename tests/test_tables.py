@@ -44,6 +44,7 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.usefixtures("no_programs")
 @pytest.mark.parametrize("name", ["tanh", "elu", "hard_tanh", "wave"])
 def test_other_norms_compile_nothing(name):
     k = wl.ntk(wl.mlp(depth=3, activation=wave if name == "wave" else name, bias_std=0.1))
@@ -58,6 +59,7 @@ def test_other_norms_compile_nothing(name):
         assert found == []
 
 
+@pytest.mark.usefixtures("no_programs")
 def test_shapes_that_follow_the_data_are_seen(monkeypatch):
     """The plant: tables as long as their range needs."""
     monkeypatch.setattr(fixed_lengths, "in_few_shapes", lambda table, key: table)
@@ -89,7 +91,7 @@ def test_sums_in_polar_coordinates_are_those_of_panels(name):
     with jax.enable_x64(True):
         odd, even = polar.sums_of_parts(interpreted(derivative), s, psi, kinked=bool(phi.kinks))
         wanted = gaussian.panels(phi.kinks, 4.0)
-        expected = gaussian.pair_sums(derivative, derivative, row, row, np.cos(both), np.sin(both), wanted=wanted)
+        expected = gaussian.pair_sums(derivative, derivative, row, row, np.cos(both), np.sin(both), required=wanted)
     plus, minus = np.moveaxis(expected, 0, -1)[..., :3], np.moveaxis(expected, 0, -1)[..., 3:]
     assert np.abs(even - (plus + minus) / 2).max() <= 64 * EPS
     assert np.abs(odd - (plus - minus) / 2).max() <= 64 * EPS

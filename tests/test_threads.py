@@ -49,7 +49,7 @@ def seen(monkeypatch):
         (scipy.linalg.lapack, ("dpotrf", "dpstrf")),
         (scipy.linalg.blas, ("dtrsm", "dgemm")),
         (scipy.linalg, ("cho_solve", "eigh", "solve_triangular", "cholesky", "eigh_tridiagonal")),
-        (packed_cholesky, ("_root", "_solved")),
+        (packed_cholesky, ("_root", "_solve_triangle")),
         (np.linalg, ("eigh", "eigvalsh", "cholesky", "qr", "lstsq")),
     ):
         for name in names:
@@ -65,7 +65,7 @@ CALLS = {
     "factorise": lambda: linalg.factorise(MATRIX.copy()).solve(Y),
     "eigen": lambda: linalg.eigen(MATRIX.copy()).whiten(Y),
     "eigenvalues": lambda: linalg.eigenvalues(MATRIX.copy()),
-    "pivoted": lambda: linalg.pivoted(MATRIX, np.full(40, 1e-12)),
+    "pivoted": lambda: linalg.pivoted_cholesky(MATRIX, np.full(40, 1e-12)),
     "packed": lambda: packed.factorise([packed.RowBlock(0, 0, MATRIX)], np.zeros(40), np.dtype(float)).solve(Y),
     "preconditioner": lambda: preconditioners.low_rank(StoredOperator(MATRIX), np.ones(40), rank=10)(Y),
     "predict": lambda: posterior().predict(X),
@@ -100,7 +100,7 @@ def test_a_large_one_keeps_its_threads(seen, monkeypatch):
 def test_a_matrix_factorised_in_blocks_keeps_its_threads_beside_a_small_computation(seen, monkeypatch):
     monkeypatch.setattr(threads, "SMALL", 1e4)
     monkeypatch.setattr(linalg, "WHOLE", 20)
-    with threads.following(1):
+    with threads.limit(1):
         assert linalg.cholesky(MATRIX.copy()) is not None
     assert seen
     assert all(count == {2} for count in seen)
@@ -111,11 +111,11 @@ def test_where_a_matrix_begins_to_be_large():
         with context:
             return counts() == {1}
 
-    assert limited(threads.following(1400**3 / 3))
-    assert not limited(threads.following(1500**3 / 3))
-    assert limited(threads.decomposing(600))
-    assert not limited(threads.decomposing(700))
-    assert not limited(threads.following(threads.work(5000, 5000, 1)))  # a product with a matrix of 200 MB
+    assert limited(threads.limit(1400**3 / 3))
+    assert not limited(threads.limit(1500**3 / 3))
+    assert limited(threads.limit_decomposition(600))
+    assert not limited(threads.limit_decomposition(700))
+    assert not limited(threads.limit(threads.work(5000, 5000, 1)))  # a product with a matrix of 200 MB
 
 
 def test_products_are_numpys():
@@ -128,7 +128,7 @@ def test_products_are_numpys():
 
 def test_the_limit_is_lifted_after_an_error():
     def fail():
-        with threads.following(1):
+        with threads.limit(1):
             assert counts() == {1}
             raise ZeroDivisionError
 
@@ -160,9 +160,9 @@ class Interrupted:
 @pytest.mark.parametrize("count", [1, 2], ids=["at the beginning", "at the end"])
 def test_an_interrupted_limit_is_lifted(monkeypatch, count, late):
     Interrupted(monkeypatch, count, late=late)
-    with pytest.raises(KeyboardInterrupt), threads.following(1):
+    with pytest.raises(KeyboardInterrupt), threads.limit(1):
         pass
-    with threads.following(1):  # whatever was left undone at the end is done by the next computation
+    with threads.limit(1):  # whatever was left undone at the end is done by the next computation
         assert counts() == {1}
     assert counts() == {2}
 
@@ -170,19 +170,19 @@ def test_an_interrupted_limit_is_lifted(monkeypatch, count, late):
 def test_a_computation_that_is_forgotten_counts_no_more():
     """Ctrl-C before the first instruction of `end`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threads._Limit, "end", lambda *_: None)
-        with threads.following(1e12):
+        patch.setattr(threads._ThreadLimit, "end", lambda *_: None)
+        with threads.limit(1e12):
             pass
-    with threads.following(1):
+    with threads.limit(1):
         assert counts() == {1}
 
 
 def test_nested_and_side_by_side():
-    with threads.following(1):
-        with threads.following(1):
+    with threads.limit(1):
+        with threads.limit(1):
             pass
         assert counts() == {1}
-        with threads.following(1e12):
+        with threads.limit(1e12):
             assert counts() == {2}  # the large one goes first: it would lose more
         assert counts() == {1}
 
@@ -193,7 +193,7 @@ def test_from_several_threads():
     def work():
         ready.wait()
         for _ in range(300):
-            with threads.following(1):
+            with threads.limit(1):
                 if counts() != {1}:
                     wrong.append(counts())
 
@@ -208,20 +208,20 @@ def test_from_several_threads():
 
 def test_a_users_own_limit_stays():
     with threadpool_limits(1, user_api="blas"):
-        with threads.following(1):
+        with threads.limit(1):
             assert counts() == {1}
         assert counts() == {1}
-        with threads.following(1e12):
+        with threads.limit(1e12):
             assert counts() == {1}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::RuntimeWarning")
 def test_a_forked_child_is_not_limited_by_its_parents_computations():
-    with threads.following(1):
+    with threads.limit(1):
         child = os.fork()
         if child == 0:
             free = counts() == {2}
-            with threads.following(1):
+            with threads.limit(1):
                 os._exit(0 if free and counts() == {1} else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

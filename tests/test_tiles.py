@@ -3,6 +3,8 @@
 import itertools
 import threading
 import time
+from dataclasses import dataclass
+from typing import final
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 
 import widelimit as wl
 from widelimit.compute import plan, tiles
+from widelimit.pytrees import pytree
 from widelimit.signals import correlate_points
 
 RNG = np.random.default_rng(11)
@@ -23,7 +26,7 @@ def test_every_tile_comes_once_and_the_budget_is_kept(symmetric, monkeypatch):
     shapes = itertools.product((1, 9, 700, 1025, 60_000), (1, 784), (np.float32, np.float64), (2**21, 2**24, 2**28))
     for n, d, dtype, budget in shapes:
         m = n if symmetric else n // 2 + 1
-        found = plan.tile_plan(n, m, d, dtype, symmetric=symmetric, budget=budget)
+        found = plan.tile_plan(n, m, d + plan.BESIDE, dtype, symmetric=symmetric, budget=budget)
         cut = [tile for _, _, group in found.groups() for tile in group]
         wanted = {
             (i, j) for i in range(-(-n // found.edge)) for j in range(-(-m // found.edge)) if not symmetric or j <= i
@@ -39,7 +42,7 @@ def test_every_tile_comes_once_and_the_budget_is_kept(symmetric, monkeypatch):
 
 def test_a_budget_too_small_is_an_error():
     with pytest.raises(MemoryError, match=r"0\.000954 MiB is too small for one tile: 8 x 8"):
-        plan.tile_plan(100, 100, 5, np.float64, symmetric=True, budget=1000)
+        plan.tile_plan(100, 100, 5 + plan.BESIDE, np.float64, symmetric=True, budget=1000)
 
 
 def blocks(n, d=6):
@@ -59,7 +62,7 @@ def test_the_cut_does_not_show(k, monkeypatch):
     monkeypatch.setattr(plan, "BESIDE", 200)
     budget = 1.2 * 128 * 8 * (plan.COPIES * 128 + 2 * 206)
     monkeypatch.setattr(tiles, "usual_budget", lambda *_: budget)
-    assert plan.tile_plan(300, 300, 6, np.float64, symmetric=True, budget=budget).group == 1
+    assert plan.tile_plan(300, 300, 206, np.float64, symmetric=True, budget=budget).group == 1
     cut = tiles.gram(k, X, report=lambda _, *done: seen.append(done))
     assert seen == [(i + 1, 6) for i in range(6)]
     bound = 64 * EPS * np.sqrt(np.outer(k.diag(X), k.diag(X)))
@@ -82,6 +85,31 @@ def test_as_many_features_as_rows():
     np.testing.assert_allclose(wl.linear().gram(X), X @ X.T, atol=1e-11)
     index = np.arange(256.0)[:, None]
     np.testing.assert_array_equal(wl.precomputed(X @ X.T).gram(index), X @ X.T)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Transposed(wl.Kernel):
+    """A linear kernel whose features have the inputs last."""
+
+    def encode(self, X):
+        return X.T
+
+    def pairwise(self, x, y, *, same=False):
+        return x.T @ y
+
+    def diagonal(self, x):
+        return (x**2).sum(0)
+
+
+def test_features_without_the_inputs_first_are_refused():
+    X = RNG.standard_normal((9, 4))
+    for attempt in (Transposed().gram, Transposed().diag, lambda X: Transposed().cross(X, X[:3])):
+        with pytest.raises(
+            ValueError, match=r"arrays \(n, \.\.\) with the n inputs first; it returned shape \(4, 16\)"
+        ):
+            attempt(X)
 
 
 def test_no_compilation_within_a_bucket():
@@ -143,7 +171,7 @@ def test_gaps_of_inputs_that_are_all_alike(dtype):
 def test_nothing_is_compiled_where_no_tile_is_required(n, monkeypatch):
     k, X, begun = wl.rbf(), blocks(n), []
     monkeypatch.setattr(tiles, "_ahead", lambda *_: begun.append(1) or (lambda: None))
-    cut = plan.tile_plan(n, n, 6, X.dtype, symmetric=True, budget=2**15)
+    cut = plan.tile_plan(n, n, 6 + plan.BESIDE, X.dtype, symmetric=True, budget=2**15)
     assert (cut.count == 1) == (n == 10)
     tiles.compute(k, X, X, cut, lambda *_: None, required=lambda *_: False)
     assert not begun

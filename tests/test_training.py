@@ -113,6 +113,7 @@ def test_an_ensemble_is_its_members():
     together = wl.train(net.apply, many, X, targets, ensemble=True, **settings)
     assert together.history.loss.shape == (3, 3)
     assert together.history.outputs.shape == (3, 3, 2, 2)
+    many = jax.tree.map(np.asarray, many)
     for e in range(3):
         one = wl.train(net.apply, jax.tree.map(lambda leaf: leaf[e], many), X, targets, **settings)  # noqa: B023
         for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(together.params), strict=True):

@@ -64,6 +64,8 @@ from .kernels.standard import (
     rbf,
 )
 from .kernels.stored import stored_gram
+from .pytrees import pytree
+from .signals import Correlation, Variance
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -76,6 +78,7 @@ __all__ = [
     "Abs",
     "Activation",
     "Conditioned",
+    "Correlation",
     "Cos",
     "CustomLoss",
     "EmpiricalDiagonal",
@@ -147,6 +150,7 @@ __all__ = [
     "Sum",
     "TrainedEnsemble",
     "Training",
+    "Variance",
     "WeightedSquaredError",
     "WideClassifier",
     "WideRegressor",
@@ -174,6 +178,7 @@ __all__ = [
     "polynomial",
     "posterior",
     "precomputed",
+    "pytree",
     "rbf",
     "rkhs",
     "save",

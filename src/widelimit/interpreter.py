@@ -43,14 +43,14 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=256)
 def _traced(function: Callable[..., Any], structure: Any, forms: tuple[Any, ...], _: str) -> tuple[Any, Any]:
-    """The jaxpr of a function, and the structure of its result; the last argument: what float64 is to JAX now."""
+    """Return the jaxpr of a function and the structure of its result; the last argument is JAX's default float."""
     leaves = [jax.ShapeDtypeStruct(form.shape, form.dtype, weak_type=form.weak_type) for form in forms]  # type: ignore[no-untyped-call]
     closed, form = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, leaves))
     return closed, jax.tree.structure(form)
 
 
 class _Step(NamedTuple):
-    """One operation on numbered places."""
+    """A step is one operation on numbered places."""
 
     work: Callable[[Values], Sequence[Any]]
     given: list[int]
@@ -61,7 +61,7 @@ class _Step(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """A jaxpr ready to run, with the functions that it calls in line."""
+    """A program is a jaxpr ready to run, with the functions that it calls in line."""
 
     start: Values
     """Constants in their places; None in the others."""
@@ -108,7 +108,7 @@ def _program(closed: Any) -> _Program:
 
 
 def _dropping(steps: list[_Step], kept: set[int]) -> list[_Step]:
-    """The steps, with what each drops."""
+    """Return the steps with the places whose values each drops."""
     last = {i: number for number, step in enumerate(steps) for i in (*step.given, *(i for i, _ in step.results))}
     for i, number in last.items():
         if i not in kept:
@@ -117,7 +117,7 @@ def _dropping(steps: list[_Step], kept: set[int]) -> list[_Step]:
 
 
 def _run(closed: Any, arguments: Sequence[Any]) -> Values:
-    """The outputs of a closed jaxpr; a value is dropped after its last use."""
+    """Compute the outputs of a closed jaxpr; a value is dropped after its last use."""
     program = _program(closed)
     values = program.start.copy()
     for (i, dtype), x in zip(program.given, arguments, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 GIB = 2**30
@@ -35,13 +36,19 @@ def _address_space() -> int:
 
 
 def require(
-    size: float, what: str, *, remedy: str = "use fewer points, float32, or blocks of rows with cross(X[i:j], Y)"
+    size: float,
+    what: str,
+    *,
+    limit: float = math.inf,
+    remedy: str = "use fewer points, float32, or blocks of rows with cross(X[i:j], Y)",
 ) -> None:
-    """Refuse `size` bytes for `what` if they are not there.
+    """Refuse `size` bytes for `what` if they are over the limit, or not free.
 
     Raises:
         MemoryError: with both sizes in GiB.
     """
+    if size > limit:
+        raise MemoryError(f"{what} needs {gib(size)} and the budget is {gib(limit)}; {remedy}.")
     free = available()
     if size > free:
         raise MemoryError(f"{what} needs {gib(size)} and {gib(free)} are free; {remedy}.")

@@ -21,6 +21,7 @@ NORMAL_QUANTILE = 1.959963984540054
 BAYES, DESCENT, DATA = "#1b6ca8", "#c8553d", "#222222"
 """Colours: posterior, trained networks, data; distinguished in greyscale and by the colour-blind."""
 
+Color = str | tuple[float, float, float, float]
 PAGE, HALF_A_LINE = 5.0, 30
 """Width of a page's figure in inches; characters of 8 points in half of it."""
 
@@ -148,7 +149,7 @@ def training(history: History) -> Figure:
 
 
 def along(axes: Axes, x: Float[np.ndarray, " R"], values: Float[np.ndarray, "R *E"], *, color: str, label: str) -> Axes:
-    """Draw one line over x, or, for an ensemble, a faint one a member and their mean."""
+    """Draw one line over x; for an ensemble, a faint line for each member, and their mean."""
     if values.ndim == 2:
         axes.plot(x, values, color=color, linewidth=0.6, alpha=0.3)
         values = values.mean(axis=1)
@@ -169,7 +170,7 @@ def time_text(t: float) -> str:
 
 
 def dress(axes: Axes) -> Axes:
-    """Draw a quiet frame: two spines, a light grid."""
+    """Draw a plain frame: two spines, a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.title.set_fontsize(10)
@@ -194,6 +195,13 @@ def legend_below(axes: Axes) -> Axes:
     if figure is not None:
         figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
     return axes
+
+
+def error_bars(
+    axes: Axes, x: np.ndarray, found: np.ndarray, marker: str = "o", *, color: Color = DATA, label: str = ""
+) -> None:
+    """Draw values and their errors, (2, k), over x."""
+    axes.errorbar(x, found[0], found[1], fmt=marker, color=color, markersize=4, capsize=2, label=label)
 
 
 def _flat(values: Float[Array, "m *c"]) -> Float[np.ndarray, " m"]:

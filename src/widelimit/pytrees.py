@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 import jax
@@ -13,15 +13,31 @@ from widelimit.references import by_reference
 T = TypeVar("T")
 
 
+def require_pytree(value: Any) -> None:
+    """Refuse an object of a class that JAX does not know. Raises: TypeError."""
+    if jax.tree_util.all_leaves([value]):
+        raise TypeError(
+            f"the class {type(value).__name__} is not registered with JAX: write @wl.pytree above "
+            f"@dataclass(frozen=True), above the class."
+        )
+
+
 def pytree(cls: type[T]) -> type[T]:
-    """Register a frozen dataclass; fields with metadata {"static": True} are structure, the others children.
+    """Register a frozen dataclass with JAX; fields with metadata {"static": True} are structure, the others children.
+
+    Own activations and kernels need it: write `@wl.pytree` above `@dataclass(frozen=True)`.
 
     Not by `jax.tree_util.register_dataclass`: the structures it makes compare equal for two classes with equal static
     fields (JAX 0.10.2), and a compiled function was then seen to answer with that of another activation. Here the
     class is part of what is compared. Functions among the fields are pickled by name.
+
+    Raises:
+        TypeError: not a dataclass.
     """
-    static = [f.name for f in fields(cls) if f.metadata.get("static")]  # type: ignore[arg-type]
-    children = [f.name for f in fields(cls) if not f.metadata.get("static")]  # type: ignore[arg-type]
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise TypeError(f"cls must be a dataclass, got {cls!r:.80}: write @wl.pytree above @dataclass(frozen=True).")
+    static = [f.name for f in fields(cls) if f.metadata.get("static")]
+    children = [f.name for f in fields(cls) if not f.metadata.get("static")]
 
     def flatten(value: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return tuple(getattr(value, name) for name in children), (cls, *(getattr(value, name) for name in static))
@@ -30,7 +46,7 @@ def pytree(cls: type[T]) -> type[T]:
         leaves, structure = flatten(value)
         return tuple(zip(map(jax.tree_util.GetAttrKey, children), leaves, strict=True)), structure
 
-    def unflatten(structure: tuple[Any, ...], leaves: Iterable[Any]) -> T:
+    def unflatten(structure: tuple[Any, ...], leaves: Iterable[Any]) -> Any:
         value = object.__new__(cls)
         for name, item in zip([*static, *children], [*structure[1:], *leaves], strict=True):
             object.__setattr__(value, name, item)

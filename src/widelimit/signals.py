@@ -7,18 +7,23 @@ angle. The recursions of this library therefore carry the two gaps 1 - rho and 1
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.series import safe_sqrt
+from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
 
-NEAR = {"float64": 1e-2, "float32": 1e-1}
+SMALL_GAP = {"float64": 1e-2, "float32": 1e-1}
 """Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: take the difference."""
+
+EXPONENT_LIMIT = 2**24
+"""4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""
 
 HALF_PRECISION = {"float64": (11, 25), "float32": (8, 11)}
 """(exponent bits, mantissa bits) of a number whose square is exact."""
@@ -62,13 +67,55 @@ class Variance(NamedTuple):
 
 
 def deviation_of(signal: Variance) -> jax.Array:
-    """The standard deviation."""
+    """Return the standard deviation."""
     return signal.deviation
 
 
 def variance_of(deviation: jax.Array) -> Variance:
     """Return the variance of signals of these standard deviations."""
-    return Variance(deviation**2, jnp.zeros(jnp.shape(deviation), jnp.int32)).normalised()
+    power = jnp.where(deviation == 0, 0, exponent_of(jax.lax.stop_gradient(deviation)))
+    return Variance((deviation * power_of_two(-power, deviation.dtype)) ** 2, power).normalised()
+
+
+def limit(signal: Variance) -> Variance:
+    """Limit the exponent so that no further layer carries it out of int32: beyond the limit the signal is 0 or inf."""
+    return Variance(signal.value, jnp.clip(signal.exponent, -EXPONENT_LIMIT, EXPONENT_LIMIT))
+
+
+def bounded_deviation(signal: Variance, low: int, high: int) -> jax.Array:
+    """Bring the deviation's power of two into [2^low, 2^high]; the digits before it stay.
+
+    So two signals beyond the range remain different unless they differ by a power of two, and nothing is infinite.
+    """
+    return Variance(signal.value, jnp.clip(signal.exponent, low, high)).deviation
+
+
+def half_range(dtype: Any) -> int:
+    """Return the largest exponent e with (4 * 2^e)^2 finite."""
+    return int(np.finfo(dtype).maxexp // 2 - 3)
+
+
+def multiply(signal: Variance, factor: float | jax.Array) -> Variance:
+    """Return the variance of factor * u."""
+    factor = jnp.asarray(factor, signal.value.dtype)
+    return limit(Variance(signal.value * factor**2, signal.exponent).normalised())
+
+
+def add_variances(first: Variance, second: Variance) -> tuple[Variance, jax.Array, jax.Array]:
+    """Return (variance of the sum of two uncorrelated signals, the shares a, b of both in its deviation).
+
+    a^2 + b^2 = 1: the smaller square from its own quotient, the other as the rest of 1. If both signals are 0, a = 1.
+    """
+    powers = [jnp.where(part.value > 0, part.exponent, -2 * EXPONENT_LIMIT) for part in (first, second)]
+    exponent = jnp.maximum(*powers)
+    a, b = (
+        part.value * power_of_two(2 * (power - exponent), part.value.dtype)
+        for part, power in zip((first, second), powers, strict=True)
+    )
+    total = a + b
+    smaller = safe_divide(jnp.where(a < b, a, b), total)
+    squares = jnp.where(a < b, smaller, 1 - smaller), jnp.where(a < b, 1 - smaller, smaller)
+    return Variance(total, exponent).normalised(), safe_sqrt(squares[0]), safe_sqrt(squares[1])
 
 
 class Correlation(NamedTuple):
@@ -171,21 +218,53 @@ def correlation_from_gap(gap: jax.Array, positive: jax.Array) -> Correlation:
     return Correlation(jnp.where(positive, gap, 2 - gap), jnp.where(positive, 2 - gap, gap))
 
 
-def add_constant(
-    share_x: jax.Array, share_y: jax.Array, rest_x: jax.Array, rest_y: jax.Array, correlation: Correlation
-) -> Correlation:
-    """Return the correlation of x + b and y + b after adding one shared independent signal b to both.
+def positive_correlation(gap: jax.Array) -> Correlation:
+    """Return a correlation >= 0 from 1 - rho."""
+    return Correlation(gap, 2 - gap)
 
-    With unit variances of the sums, x has standard deviation `share_x` and b has `rest_x` (share^2 + rest^2 = 1). For
-    independent signals k: 1 - rho = sum_k ((a_k - a'_k)^2/2 + a_k a'_k (1 - rho_k)). Every term is positive: nothing
-    cancels.
+
+def correlation_by_difference(one_minus: jax.Array, identical: jax.Array) -> Correlation:
+    """Compute the correlation from a 1 - rho that is right to rounding only, and is exactly 0 for identical signals."""
+    return positive_correlation(within(one_minus - jax.lax.stop_gradient(jnp.where(identical, one_minus, 0))))
+
+
+def within(gap: jax.Array) -> jax.Array:
+    """Return the gap without a rounding error beyond [0, 2]; the difference is a constant to the derivative."""
+    return gap - jax.lax.stop_gradient(gap - jnp.clip(gap, 0, 2))
+
+
+def with_sign(value: jax.Array, correlation: Correlation) -> jax.Array:
+    """Multiply by the sign of rho: the slope of what is even in rho."""
+    return jnp.where(correlation.positive, value, -value)
+
+
+def sum_signals(
+    shares_x: Sequence[jax.Array], shares_y: Sequence[jax.Array], correlations: Sequence[Correlation]
+) -> Correlation:
+    """1 - rho = sum_k ((a_k - a'_k)^2/2 + a_k a'_k (1 - rho_k)) for sums of independent signals k; so is 1 + rho.
+
+    Every term is positive: nothing cancels.
+
+    Args:
+        shares_x: a_k, standard deviations of the signals of one input over that of their sum; sum_k a_k^2 = 1.
+        shares_y: a'_k, those of the other input.
+        correlations: rho_k, of the first signals. Both inputs share the signals that follow (a constant, a bias), whose
+            correlation is 1.
     """
-    separation = (share_x - share_y) ** 2 / 2
-    common = share_x * share_y
+    pairs = list(zip(shares_x, shares_y, strict=True))
+    own, shared = pairs[: len(correlations)], pairs[len(correlations) :]
+    common = [a * b for a, b in own]
+    separation = [(a - b) ** 2 for a, b in own]
+    squares = [sum_terms([*separation, *[(a + sign * b) ** 2 for a, b in shared]]) / 2 for sign in (-1, 1)]
     return Correlation(
-        separation + (rest_x - rest_y) ** 2 / 2 + common * correlation.one_minus,
-        separation + (rest_x + rest_y) ** 2 / 2 + common * correlation.one_plus,
+        squares[0] + sum_terms([weight * part.one_minus for weight, part in zip(common, correlations, strict=True)]),
+        squares[1] + sum_terms([weight * part.one_plus for weight, part in zip(common, correlations, strict=True)]),
     )
+
+
+def sum_terms(terms: Sequence[jax.Array]) -> jax.Array:
+    """Add at least one array from left to right."""
+    return functools.reduce(jnp.add, terms)
 
 
 def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, same: bool | jax.Array) -> Correlation:
@@ -193,16 +272,16 @@ def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, 
 
     With `same`, U is V and the gap of a row with itself is exactly 0 (where `same` is traced: void).
     From the matrix product; where a pair is nearly parallel, from the product of the vectors less their mean, as inputs
-    that are all alike keep their digits in it; where that is near its rounding too, or a pair nearly antiparallel, from
-    |u -+ v|^2/2, which keeps all digits.
+    that are all alike keep their digits in it; where that is of the size of its rounding too, or a pair nearly
+    antiparallel, from |u -+ v|^2/2, which keeps all digits.
     A zero vector (a zero input of a network without bias) has correlation 0 with everything.
     """
     rho = jnp.matmul(U, V.T, precision="highest")
     positive = rho >= 0
     gap = 1 - jnp.abs(rho)
     itself = jnp.zeros((), dtype=bool) if same is False else same & jnp.eye(len(U), len(V), dtype=bool)
-    wanted = (gap < NEAR[U.dtype.name]) & ~itself
-    gap = jax.lax.cond(jnp.any(wanted), _refined, lambda *given: given[2], U, V, gap, positive, wanted)
+    required = (gap < SMALL_GAP[U.dtype.name]) & ~itself
+    gap = jax.lax.cond(jnp.any(required), _by_differences, lambda *given: given[2], U, V, gap, positive, required)
     if same is True:
         gap, positive = jnp.where(itself, 0, gap), positive | itself
     return correlation_from_gap(gap, positive)
@@ -212,15 +291,15 @@ _LEFT = -1.0
 """In the place of a gap, which is at least -eps: to be taken from the difference; twice that: from the sum."""
 
 
-def _refined(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Compute the entries `wanted` of `near` (n, m) again: see `correlate_points`."""
+def _by_differences(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Array, required: jax.Array) -> jax.Array:
+    """Compute the `required` entries of the gap (n, m) again: see `correlate_points`."""
     centre = jnp.mean(V, axis=0)
     u, v = U - centre, V - centre
     size = (jnp.sum(u**2, axis=1)[:, None] + jnp.sum(v**2, axis=1)) / 2
     centred = size - jnp.matmul(u, v.T, precision="highest")
-    enough = wanted & positive & (centred >= NEAR[U.dtype.name] * size)
+    enough = required & positive & (centred >= SMALL_GAP[U.dtype.name] * size)
     # One array, as every array that a loop looks up is a program of its own to the compiler: what is left is negative.
-    given = jnp.where(enough, centred, jnp.where(wanted, jnp.where(positive, _LEFT, 2 * _LEFT), gap))
+    given = jnp.where(enough, centred, jnp.where(required, jnp.where(positive, _LEFT, 2 * _LEFT), gap))
 
     def row(at: tuple[jax.Array, ...]) -> jax.Array:
         u, given, lowest = at

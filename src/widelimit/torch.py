@@ -14,7 +14,7 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.empirical.contraction import OUTPUTS, PAIRS, SELF, Output
-from widelimit.kernels.empirical.rows import Probe, chosen_rows, nudged, require_rowwise
+from widelimit.kernels.empirical.rows import Probe, choose_rows, nudge, require_rowwise
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -84,18 +84,18 @@ class ModuleJacobian:
         passed = _passed.setdefault(self.module, set())
         if seen_as in passed:
             return
-        self._compare_rows(chosen_rows(*inputs))
+        self._compare_rows(choose_rows(*inputs))
         passed.add(seen_as)
 
     def _compare_rows(self, points: np.ndarray) -> None:
         weights = np.random.default_rng(0).standard_normal((len(points), self.outputs(points)))
 
-        def seen(X: np.ndarray, groups: list[slice]) -> tuple[np.ndarray, np.ndarray]:
+        def probe(X: np.ndarray, groups: list[slice]) -> tuple[np.ndarray, np.ndarray]:
             parts = [self._gradient(X[rows], weights[rows]) for rows in groups]
             return np.concatenate([part[0] for part in parts]), np.asarray(sum(part[1] for part in parts))[None]
 
         single = [slice(i, i + 1) for i in range(len(points))]
-        found = seen(points, [slice(None)]), seen(points, single), seen(nudged(points), single)
+        found = probe(points, [slice(None)]), probe(points, single), probe(nudge(points), single)
         for kind in zip(*found, strict=True):
             require_rowwise("the module", Probe(*kind), points.dtype)
 
@@ -112,11 +112,8 @@ class ModuleJacobian:
         """Return the rows whose Jacobian fits the budget. Raises: MemoryError: not one does."""
         size = X.dtype.itemsize * self.outputs(X) * sum(p.numel() for p in self.trained.values())
         budget = memory.budget(self.memory)
-        if COPIES * size > budget:
-            raise MemoryError(
-                f"the Jacobian of one row takes {memory.gib(size)}, {COPIES} are needed, and the budget is "
-                f"{memory.gib(budget)}; pass another memory=GiB, float32, or a module of fewer parameters."
-            )
+        remedy = "pass another memory=GiB, float32, or a module of fewer parameters"
+        memory.require(COPIES * size, f"the Jacobian of one row, {COPIES} times,", limit=budget, remedy=remedy)
         return int(budget // (COPIES * size))
 
     def of(self, X: np.ndarray) -> list[torch.Tensor]:
@@ -176,7 +173,7 @@ class ModuleJacobian:
             parts.append(_contract(SELF[output], found, found, c if output == "trace" else 1))
         return np.concatenate(parts)
 
-    def checked_table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
+    def rowwise_table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
         """Compute `table` of a module that does not mix rows.
 
         Raises: ValueError: it does; a Jacobian that is not finite.
@@ -186,8 +183,8 @@ class ModuleJacobian:
         self.require_finite(values, X=X, Y=Y)
         return values
 
-    def checked_own(self, X: np.ndarray, output: Output) -> np.ndarray:
-        """Compute `own` of a module that does not mix rows. Raises: as `checked_table`."""
+    def rowwise_diagonal(self, X: np.ndarray, output: Output) -> np.ndarray:
+        """Compute `own` of a module that does not mix rows. Raises: as `rowwise_table`."""
         self.require_rowwise(X)
         values = self.own(X, output)
         self.require_finite(values, X=X)
@@ -265,10 +262,10 @@ class ModuleMatrixKernel(MatrixKernel):
         return replace(self, count=self.jacobian.outputs(np.asarray(inputs[0])))
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return self.jacobian.checked_table(*_two(X, Y), "full")
+        return self.jacobian.rowwise_table(*_common_dtype(X, Y), "full")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
-        return self.jacobian.checked_own(np.asarray(validation.points("X", X)), "full")
+        return self.jacobian.rowwise_diagonal(np.asarray(validation.points("X", X)), "full")
 
 
 @final
@@ -284,14 +281,14 @@ class ModuleDiagonal:
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """Compute (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return self.jacobian.checked_table(*_two(X, Y), "diagonal")
+        return self.jacobian.rowwise_table(*_common_dtype(X, Y), "diagonal")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Compute (n, d) -> (n, c). Raises: as `Kernel.gram`."""
-        return self.jacobian.checked_own(np.asarray(validation.points("X", X)), "diagonal")
+        return self.jacobian.rowwise_diagonal(np.asarray(validation.points("X", X)), "diagonal")
 
 
-def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+def _common_dtype(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
     x = np.asarray(validation.points("X", X))
     if X is Y:
         return x, x
@@ -346,8 +343,7 @@ def empirical_ntk(module: torch.nn.Module, *, output: Output = "full", memory: f
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"a torch.nn.Module is needed, got {type(module).__name__}.")
-    if output not in OUTPUTS:
-        raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUTS))}, got {output!r}.")
+    validation.choice("output", output, OUTPUTS)
     budget = 0.0 if memory is None else validation.finite_scalar("memory", memory, above=0.0)
     _check_mode(module)
     named = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}

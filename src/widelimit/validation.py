@@ -313,6 +313,17 @@ def finite_scalar(
     return value if isinstance(value, jax.Array) else number
 
 
+LARGEST_FACTOR = 1e6
+"""Factors are limited in size, and the reciprocal of the smallest: their squares are far inside float32."""
+
+
+def factor(name: str, value: Any, *, positive: bool = False) -> None:
+    """Refuse a factor beyond 1e6 or below 1e-6 in size (or negative). Raises: TypeError, ValueError."""
+    finite_scalar(name, value, at_least=0.0 if positive else -LARGEST_FACTOR, at_most=LARGEST_FACTOR)
+    if not traced(value) and abs(float(value)) < 1 / LARGEST_FACTOR:
+        raise ValueError(f"{name} must be at least {1 / LARGEST_FACTOR:g} in size, got {value:g}.")
+
+
 def deviation(name: str, value: Any, *, zero: bool = False) -> Any:
     """Return a deviation > 0 (or 0, where that is none) whose square is in float64's range; as `finite_scalar`."""
     number = finite_scalar(name, value, at_least=0.0) if zero else finite_scalar(name, value, above=0.0)

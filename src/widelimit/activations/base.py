@@ -1,4 +1,4 @@
-"""This module defines an activation and the functions of a Gaussian pair that follow from it."""
+"""An activation phi defines E[phi(u) phi(v)] and E[phi'(u) phi'(v)] for every Gaussian pair (u, v)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from widelimit.validation import Array
 
 Memo = Any
 """A memo holds the data of one input that an activation needs: a pytree of arrays (..., n), or ()."""
+
+USUAL_MEMO = 8
+"""Numbers of the longest memo of a closed form but for polynomials."""
 
 
 class Activation(abc.ABC):
@@ -48,6 +51,11 @@ class Activation(abc.ABC):
     def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         """Return (the correlation after phi, d rho_after / d rho); x and y are the memos of the two inputs."""
 
+    @property
+    def numbers_per_input(self) -> int:
+        """Return the numbers of a memo, about: kernels state their sizes by it."""
+        return USUAL_MEMO
+
     def itself(self, x: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         """Apply `correlate` to every signal with itself, whose correlation is 1."""
         return self.correlate(x, x, correlation)
@@ -61,7 +69,7 @@ class Activation(abc.ABC):
         return self.prepared(low, high, dtype)
 
     def in_few_shapes(self, dtype: Any, rows: int) -> Self:
-        """This activation, prepared, with tables whose programs for tiles of `rows` serve other ranges too."""
+        """Return this activation, prepared, with tables whose programs for tiles of `rows` serve other ranges too."""
         return self
 
     def rtol_in(self, dtype: Any) -> float:

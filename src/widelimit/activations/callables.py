@@ -1,4 +1,4 @@
-"""This module examines a function before it is accepted as an activation."""
+"""A function is examined before it becomes an activation: elementwise, finite, differentiable, of slow growth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module finds activations by name, and accepts other values as activations."""
+"""Activations are found by name, or made of any function phi(u)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from widelimit.activations.closed.polynomials import Hermite, Monomial
 from widelimit.activations.closed.trigonometric import Cos, Sin, Snake
 from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
 from widelimit.activations.tabulated.numerical import Numerical
+from widelimit.pytrees import require_pytree
 
 
 @final
@@ -116,6 +117,7 @@ def activation(
     if isinstance(phi, (str, Activation)) and (kinks or rtol is not None):
         raise TypeError("kinks and rtol go with a function phi; names and Activations have their own.")
     if isinstance(phi, Activation):
+        require_pytree(phi)
         return phi
     if isinstance(phi, str):
         if phi in BY_NAME:

@@ -15,7 +15,16 @@ from widelimit.activations.base import Activation, Memo
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import HALF_PRECISION, Correlation, Variance, add_constant, exponent_of, power_of_two
+from widelimit.signals import (
+    HALF_PRECISION,
+    Correlation,
+    Variance,
+    add_variances,
+    exponent_of,
+    power_of_two,
+    sum_signals,
+    variance_of,
+)
 
 Scalar = float | jax.Array
 Params = Any
@@ -51,16 +60,21 @@ class Layer(abc.ABC):
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         """Apply the infinite map to pairs; elementwise on arrays that broadcast."""
 
+    @property
+    def numbers_per_input(self) -> int:
+        """Return the numbers of a memo, about: kernels state their sizes by it."""
+        return 2
+
     def itself(self, x: Memo, state: PairState) -> PairState:
         """Apply `pair` to every input with itself."""
         return self.pair(x, x, state)
 
 
 class _DenseMemo(NamedTuple):
-    """The shares of signal and bias in the deviation after the layer have share^2 + rest^2 = 1."""
+    """The shares in the deviation after the layer have signal_share^2 + bias_share^2 = 1."""
 
-    share: jax.Array
-    rest: jax.Array
+    signal_share: jax.Array
+    bias_share: jax.Array
 
 
 @final
@@ -104,25 +118,21 @@ class Dense(Layer):
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
         size = jnp.asarray(self.weight_std, signal.value.dtype)
         power = exponent_of(jax.lax.stop_gradient(size))
-        weight, grown = size * power_of_two(-power, size.dtype), signal.exponent + power
+        weight = size * power_of_two(-power, size.dtype)
         head = jax.lax.reduce_precision(weight, *HALF_PRECISION[weight.dtype.name])
         low = (weight - head) * (weight + head)
-        offset = jnp.asarray(self.bias_std, weight.dtype)
-        exponent = jnp.maximum(grown, exponent_of(jax.lax.stop_gradient(offset)))
-        value = signal.value * power_of_two(2 * (grown - exponent), weight.dtype)
-        bias = (offset * power_of_two(-exponent, weight.dtype)) ** 2
-        weighted = value * head**2 + value * low
-        total = weighted + bias
-        # The smaller share from its own quotient, the other as what is left of 1: both are right to one rounding.
-        bias_share = safe_divide(bias, total)
-        share = jnp.where(bias_share <= 0.5, jnp.where(total > 0, 1 - bias_share, 0), safe_divide(weighted, total))
-        rest = jnp.where(bias_share <= 0.5, bias_share, 1 - share)
-        memo = _DenseMemo(safe_sqrt(share), safe_sqrt(rest))
-        return Variance(total, exponent).normalised(), memo
+        weighted = Variance(signal.value * head**2 + signal.value * low, signal.exponent + power)
+        bias = jnp.broadcast_to(jnp.asarray(self.bias_std, weight.dtype), signal.value.shape)
+        total, signal_share, bias_share = add_variances(weighted, variance_of(bias))
+        return total, _DenseMemo(jnp.where(total.value > 0, signal_share, 0), bias_share)
 
     def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:
-        correlation = add_constant(x.share, y.share, x.rest, y.rest, state.correlation)
-        return PairState(correlation, x.share * y.share * state.tangent + correlation.rho)
+        correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
+        return PairState(correlation, x.signal_share * y.signal_share * state.tangent + correlation.rho)
+
+    @property
+    def numbers_per_input(self) -> int:
+        return 2
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute standard deviations of the layer's signal on raw inputs, (n,) float64, of any size a float holds."""
@@ -146,8 +156,8 @@ class Dense(Layer):
         square = jnp.sum(scaled**2, axis=1)
         variance, memo = self.encode(Variance(square / X.shape[1], exponent))
         at_zero = self.weight_std / math.sqrt(X.shape[1]) * safe_divide(jnp.ones_like(square), variance.deviation)
-        weight = jnp.where(square > 0, safe_divide(memo.share, safe_sqrt(square)), at_zero)
-        return jnp.concatenate([scaled * weight[:, None], memo.rest[:, None]], axis=1), variance
+        weight = jnp.where(square > 0, safe_divide(memo.signal_share, safe_sqrt(square)), at_zero)
+        return jnp.concatenate([scaled * weight[:, None], memo.bias_share[:, None]], axis=1), variance
 
 
 @final
@@ -170,6 +180,10 @@ class Activate(Layer):
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         correlation, susceptibility = self.activation.correlate(x, y, state.correlation)
         return PairState(correlation, susceptibility * state.tangent)
+
+    @property
+    def numbers_per_input(self) -> int:
+        return self.activation.numbers_per_input
 
     def itself(self, x: Memo, state: PairState) -> PairState:
         correlation, susceptibility = self.activation.itself(x, state.correlation)

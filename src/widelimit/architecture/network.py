@@ -51,7 +51,7 @@ class NetworkFeatures(NamedTuple):
     points: Float[jax.Array, "n d+1"]
     """Unit vectors whose inner products are the correlations after the first dense layer."""
     memos: tuple[Memo, ...]
-    """One entry a layer of the block, arrays (repeats, n)."""
+    """One entry a layer of the block, arrays (n, repeats, .., 1); the last axis is for the other input of a pair."""
     variance: Variance
     """Variance of the network's output, arrays (n,)."""
 
@@ -73,7 +73,7 @@ class Network:
 
     @property
     def depth(self) -> int:
-        """The depth L is the number of affine layers; there are L - 1 hidden layers."""
+        """Return the depth L: the number of affine layers; there are L - 1 hidden layers."""
         return 1 + self.repeats
 
     def init(
@@ -167,7 +167,7 @@ class Network:
         X = self._inputs(params, X, axes=0)
         _require_signals(params, X, 1)
         with arithmetic(X.dtype == np.float64):
-            return self._signals(params, jnp.asarray(X))
+            return self.signals_of(params, jnp.asarray(X))
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
         """Compute f_e(x) of E networks with stacked parameters (`init_many`), (n, d) -> (E, n, output_dim).
@@ -179,7 +179,8 @@ class Network:
         with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
-    def _signals(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
+    def signals_of(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
+        """Compute `apply` under jit and vmap: nothing is checked."""
         signals = self.first.apply(params[0], X)
         for layer, layer_params in zip(self.block * self.repeats, params[1:], strict=True):
             signals = layer.apply(layer_params, signals)
@@ -196,8 +197,8 @@ class Network:
         if X.shape[1] != inputs:
             raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {inputs}).")
         if X.dtype != dtype:
-            wanted = str(dtype)
-            raise TypeError(f"X is {X.dtype} and the parameters are {wanted}; pass X.astype({wanted!r}).")
+            name = str(dtype)
+            raise TypeError(f"X is {X.dtype} and the parameters are {name}; pass X.astype({name!r}).")
         return X
 
     def _check(self, params: Any, axes: int) -> tuple[int, Any]:
@@ -235,7 +236,12 @@ class Network:
             return variance, tuple(memos)
 
         variance, memos = jax.lax.scan(step, variance, None, length=self.repeats)
-        return NetworkFeatures(points, memos, variance)
+        return NetworkFeatures(points, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos), variance)
+
+    @property
+    def numbers_per_input(self) -> int:
+        """Return the numbers that the memos of an input take."""
+        return self.repeats * sum(layer.numbers_per_input for layer in self.block)
 
     def rtol(self, dtype: Any) -> float:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
@@ -271,7 +277,7 @@ class Network:
         return replace(self, block=block)
 
     def in_few_shapes(self, dtype: Any, rows: int) -> Network:
-        """This network, prepared, with activations whose programs for tiles of `rows` serve other ranges too."""
+        """Return this network, prepared, with activations whose programs for tiles of `rows` serve other ranges too."""
         block = tuple(
             Activate(layer.activation.in_few_shapes(dtype, rows)) if isinstance(layer, Activate) else layer
             for layer in self.block
@@ -297,8 +303,8 @@ class Network:
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
-        rows = jax.tree.map(lambda leaf: leaf[..., :, None], x.memos)
-        columns = jax.tree.map(lambda leaf: leaf[..., None, :], y.memos)
+        rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
+        columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
         return self._through(rows, columns, correlate_points(x.points, y.points, same=same))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
@@ -311,7 +317,8 @@ class Network:
             return state, None
 
         state = PairState(correlation, correlation.rho)
-        return jax.lax.scan(step, state, x.memos)[0] if self.repeats else state
+        memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
+        return jax.lax.scan(step, state, memos)[0] if self.repeats else state
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:
@@ -340,7 +347,7 @@ def _init_many(net: Network, keys: jax.Array, sizes: tuple[int, ...], dtype: Any
 
 @jax.jit
 def _apply_many(net: Network, params: tuple[Params, ...], X: jax.Array) -> jax.Array:
-    return jax.vmap(net._signals, in_axes=(0, None))(params, X)
+    return jax.vmap(net.signals_of, in_axes=(0, None))(params, X)
 
 
 def mlp(

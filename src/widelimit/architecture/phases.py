@@ -1,4 +1,4 @@
-"""Order and chaos: this module follows the correlation of two inputs through a deep network."""
+"""A deep network is ordered or chaotic: the correlation of two inputs tends to 1, or to a smaller fixed point."""
 
 from __future__ import annotations
 

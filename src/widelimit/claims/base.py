@@ -58,6 +58,11 @@ def within(name: str, measured: float, predicted: float, error: float, why: str)
     return Check(name, float(measured), float(predicted - error), float(predicted + error), why)
 
 
+def slope_check(name: str, line: Line, predicted: float, tolerance: float) -> Check:
+    """Check a fitted exponent against predicted +- tolerance."""
+    return within(name, line.slope, predicted, tolerance, f"standard error {line.error:.2g}")
+
+
 class Measurement(NamedTuple):
     """A measurement holds what an experiment found."""
 

@@ -45,7 +45,7 @@ def last_layer(repeats: int) -> np.ndarray:
     return np.array([K[2:, :2] @ np.linalg.solve(K[:2, :2] + NOISE * np.eye(2), Y) for K in kernels])
 
 
-def compared(effort: Effort, *, stretch: float, noise: float) -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
+def compare(effort: Effort, *, stretch: float, noise: float) -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
     """Make the two comparisons with the posterior formula."""
     mean, variance, kept = rejection(effort.pick(quick=300_000, full=3_000_000), stretch=stretch)
     post = wl.posterior(wl.nngp(NET), X, Y, noise=WINDOW**2 / 3)
@@ -67,12 +67,12 @@ def compared(effort: Effort, *, stretch: float, noise: float) -> tuple[tuple[Che
 
 def measure(effort: Effort) -> Measurement:
     """Measure rejection, and wide networks with a trained last layer."""
-    return Measurement(*compared(effort, stretch=1.0, noise=NOISE))
+    return Measurement(*compare(effort, stretch=1.0, noise=NOISE))
 
 
 def violate(effort: Effort) -> Measurement:
     """Use draws 10 % too large, and twice the noise in the formula."""
-    checks, data = compared(effort, stretch=1.1, noise=2 * NOISE)
+    checks, data = compare(effort, stretch=1.1, noise=2 * NOISE)
     return Measurement(checks, data)
 
 
@@ -83,16 +83,8 @@ def draw(data: Data, control: Data) -> Figure:
     post = wl.posterior(wl.nngp(NET), X, Y, noise=WINDOW**2 / 3)
     plots.posterior(post, fine, axes=axes)
     deviation = np.sqrt(data["variance"])
-    axes.errorbar(
-        Z[:, 0],
-        data["mean"],
-        yerr=plots.NORMAL_QUANTILE * deviation,
-        fmt="s",
-        color=plots.DATA,
-        markersize=3,
-        capsize=2,
-        label="draws through the data, 95 %",
-    )
+    found = np.stack([data["mean"], plots.NORMAL_QUANTILE * deviation])
+    plots.error_bars(axes, Z[:, 0], found, "s", label="draws through the data, 95 %")
     axes.plot(Z[:, 0], control["mean"], "x", color=plots.DESCENT, label="control: draws 10 % too large")
     axes.set(xlabel="input x", ylabel="output f(x)", title="Conditioning by formula and by rejection")
     plots.legend_below(axes)

@@ -12,6 +12,8 @@ import numpy as np
 
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
+from widelimit.training.loop import Training
+from widelimit.training.train import train
 
 CHUNK = 2**22
 """Most numbers that networks held at once have: 32 MiB of float64."""
@@ -38,6 +40,34 @@ def parameters(
 def one_network(sizes: tuple[int, ...], *, rng: np.random.Generator, dtype: Any = np.float64) -> Any:
     """Return the parameters of one network, as `init` would shape them."""
     return jax.tree.map(lambda leaf: leaf[0], parameters(sizes, count=1, rng=rng, dtype=dtype))
+
+
+def train_many(
+    net: Network,
+    params: Any,
+    X: np.ndarray,
+    y: np.ndarray,
+    *,
+    learning_rate: float,
+    steps: int,
+    record_every: int,
+    probes: np.ndarray | None = None,
+    kernel_points: int = 0,
+) -> Training:
+    """Train stacked networks by gradient descent on all examples."""
+    return train(
+        net.apply,
+        params,
+        X,
+        y,
+        ensemble=True,
+        learning_rate=learning_rate,
+        steps=steps,
+        record_every=record_every,
+        probes=probes,
+        kernel_points=kernel_points,
+        progress=False,
+    )
 
 
 def _each(

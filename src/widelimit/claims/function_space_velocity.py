@@ -90,13 +90,13 @@ def measure(effort: Effort) -> Measurement:
 
 def violate(effort: Effort) -> Measurement:
     """Use a kernel of half the size (time in another unit), and outputs that do not move each other."""
-    half, apart = gaps(effort, factor=0.5), gaps(effort, coupled=False)
+    half, uncoupled = gaps(effort, factor=0.5), gaps(effort, coupled=False)
     checks = tuple(
         at_most(f"{name}: {text}", v.min(), BOUND, "at every width")
-        for text, found in (("half the kernel", half), ("no coupling of outputs", apart))
+        for text, found in (("half the kernel", half), ("no coupling of outputs", uncoupled))
         for name, v in found.items()
     )
-    return Measurement(checks, {"gaps": np.array([list(half.values()), list(apart.values())])})
+    return Measurement(checks, {"gaps": np.array([list(half.values()), list(uncoupled.values())])})
 
 
 def draw(data: Data, control: Data) -> Figure:

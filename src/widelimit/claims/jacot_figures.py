@@ -15,7 +15,7 @@ from scipy.stats import binom
 import widelimit as wl
 from widelimit import plots
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most
-from widelimit.claims.finite import one_network, parameters
+from widelimit.claims.finite import one_network, parameters, train_many
 from widelimit.claims.images import MNIST_LEAST, Images, digits
 from widelimit.fingerprints import sha256
 
@@ -59,7 +59,7 @@ def kernels(of: Sample, steps: int) -> tuple[np.ndarray, np.ndarray]:
         params = one_network(_sizes(2, of.width), rng=rng, dtype=np.float32)
         before.append(_on_the_circle(params))
         if i < of.trained:
-            after.append(_on_the_circle(_trained(DEEP, params, X, y, RATE, steps)))
+            after.append(_on_the_circle(_train(DEEP, params, X, y, RATE, steps)))
     return np.array(before), np.array(after)
 
 
@@ -73,7 +73,7 @@ def _sizes(inputs: int, width: int) -> tuple[int, ...]:
     return (inputs, *[width] * (DEEP.depth - 1), 1)
 
 
-def _trained(
+def _train(
     net: wl.Network, params: tuple[object, ...], X: np.ndarray, y: np.ndarray, rate: float, steps: int
 ) -> tuple[object, ...]:
     run = wl.train(
@@ -96,19 +96,7 @@ def percentiles(width: int, inits: int, steps: int) -> np.ndarray:
     X, y = circle(GIVEN), LABELS.astype(np.float32)
     rng = np.random.default_rng(SEED + width)
     params = parameters(_sizes(2, width), count=inits, rng=rng, dtype=np.float32)
-    run = wl.train(
-        DEEP.apply,
-        params,
-        X,
-        y,
-        ensemble=True,
-        learning_rate=RATE,
-        steps=steps,
-        record_every=steps,
-        probes=circle(ANGLES),
-        kernel_points=0,
-        progress=False,
-    )
+    run = train_many(DEEP, params, X, y, learning_rate=RATE, steps=steps, record_every=steps, probes=circle(ANGLES))
     return np.asarray(run.history.outputs[-1], np.float64)
 
 

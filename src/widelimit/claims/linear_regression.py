@@ -21,7 +21,7 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((12, 4)), rng.standard_normal((12, 2))
 
 
-def trained(
+def train_network(
     net: wl.Network, rate: float, width: int | tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Compute kernels before and after, (12, 12); f_0 and the trained outputs at the training points, (12, 2)."""
@@ -38,7 +38,7 @@ def gaps(net: wl.Network, width: int | tuple[int, ...]) -> tuple[float, float, f
     line = wl.mlp(depth=1, weight_std=1.3, bias_std=0.4)
     limit = np.asarray(wl.nngp(line).gram(X))
     rate = 0.5 * wl.max_learning_rate(wl.ntk(line), X)
-    before, after, start, end = trained(net, rate, width)
+    before, after, start, end = train_network(net, rate, width)
     kernel = wl.precomputed(limit)
     descent = wl.gradient_descent(kernel, kernel.indices, y - start, learning_rate=rate, steps=STEPS)
     predicted = start + np.asarray(descent.predict(kernel.indices))

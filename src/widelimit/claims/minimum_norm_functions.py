@@ -25,7 +25,7 @@ def start(A: np.ndarray) -> np.ndarray:
     return np.asarray(np.cos(2 * A[:, 0]))
 
 
-def perturbed(f: wl.rkhs.Function, count: int) -> tuple[np.ndarray, float]:
+def perturb(f: wl.rkhs.Function, count: int) -> tuple[np.ndarray, float]:
     """Return norms of `count` other interpolants, f plus functions that vanish at X; and the largest of those at X."""
     rng = np.random.default_rng(SEED)
     norms, missed = [], 0.0
@@ -71,7 +71,7 @@ def measure(effort: Effort) -> Measurement:
     from_zero = np.asarray(wl.gradient_flow(k, X, Y).predict(Z, np.inf))
     from_start = np.asarray(wl.gradient_flow(k, X, Y, initial=start).predict(Z, np.inf))
     rest = start(Z) + wl.rkhs.interpolant(k, X, Y - start(X))(Z)
-    norms, missed = perturbed(f, effort.pick(quick=20, full=200))
+    norms, missed = perturb(f, effort.pick(quick=20, full=200))
     found = deviations(effort.pick(quick=2000, full=50_000), slower=1.0)
     rounding = 1e5 * EPS
     checks = (
@@ -120,15 +120,7 @@ def draw(data: Data, control: Data) -> Figure:
     for i, axes in enumerate(panels):
         plots.band(axes, Z[:, 0], data["law"][i], data["spread"][i], color=plots.DESCENT, label="law: mean")
         width = plots.NORMAL_QUANTILE * np.sqrt(data["variance"][i])
-        axes.errorbar(
-            Z[:, 0],
-            data["mean"][i],
-            yerr=width,
-            fmt=".",
-            color=plots.DATA,
-            markersize=4,
-            label="flows from draws, 95 %",
-        )
+        plots.error_bars(axes, Z[:, 0], np.stack([data["mean"][i], width]), ".", label="flows from draws, 95 %")
         axes.plot(Z[:, 0], control["mean"][i], "x", color=plots.BAYES, markersize=3, label="control: half the time")
         axes.plot(X[:, 0], Y, "o", color="white", markeredgecolor=plots.DATA, markersize=5, label="data")
         axes.set(title=plots.time_text(float(TIMES[i])), xlabel="input x", ylabel="output f(x)")

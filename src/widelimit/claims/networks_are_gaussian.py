@@ -17,6 +17,7 @@ from widelimit.claims.base import (
     at_most,
     power_law,
     root_mean_and_error,
+    slope_check,
     within,
 )
 from widelimit.claims.finite import output_covariances, outputs
@@ -32,13 +33,13 @@ LEVEL = 5.0
 
 def networks(effort: Effort) -> dict[str, wl.Network]:
     """Return activations and depths; phi and weights such that signals keep their size."""
-    every = {
+    networks = {
         f"{name}, depth {depth}": wl.mlp(depth=depth, activation=name, weight_std=weight, bias_std=0.3)
         for name, weight in (("relu", 2**0.5), ("erf", 1.3), ("tanh", 1.3))
         for depth in (2, 3, 4, 5)
     }
     kept = ("relu, depth 2", "erf, depth 3", "tanh, depth 2")
-    return effort.pick(quick={name: every[name] for name in kept}, full=every)
+    return effort.pick(quick={name: networks[name] for name in kept}, full=networks)
 
 
 def widths(net: wl.Network, effort: Effort) -> np.ndarray:
@@ -73,12 +74,12 @@ def study(
     return np.array(errors).T, np.array(kurtoses).T
 
 
-def fitted(net: wl.Network, effort: Effort, values: np.ndarray) -> Line:
+def fit_exponent(net: wl.Network, effort: Effort, values: np.ndarray) -> Line:
     """Fit the exponent in the width."""
     return power_law(widths(net, effort).astype(float), np.maximum(values[0], 1e-12), values[1])
 
 
-def directly(net: wl.Network, effort: Effort) -> tuple[float, float]:
+def direct_kurtosis(net: wl.Network, effort: Effort) -> tuple[float, float]:
     """Compute excess kurtosis of one output at one input from drawn outputs of width 16, and that predicted by K_n.
 
     Both in units of the error of the former.
@@ -98,26 +99,16 @@ def measure(effort: Effort) -> Measurement:
     data: dict[str, np.ndarray] = {}
     for name, net in networks(effort).items():
         errors, kurtoses = study(net, effort)
-        line, decay = fitted(net, effort, errors), fitted(net, effort, kurtoses)
+        line, decay = fit_exponent(net, effort, errors), fit_exponent(net, effort, kurtoses)
         checks += [
-            within(
-                f"{name}: slope of the covariance error", line.slope, -0.5, SLOPE, f"standard error {line.error:.2g}"
-            ),
-            within(
-                f"{name}: slope of the kurtosis", decay.slope, -1.0, KURTOSIS_SLOPE, f"standard error {decay.error:.2g}"
-            ),
+            slope_check(f"{name}: slope of the covariance error", line, -0.5, SLOPE),
+            slope_check(f"{name}: slope of the kurtosis", decay, -1.0, KURTOSIS_SLOPE),
         ]
         data |= {f"{name}/widths": widths(net, effort), f"{name}/errors": errors, f"{name}/kurtoses": kurtoses}
-    off, signal = directly(wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3), effort)
+    off, signal = direct_kurtosis(wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3), effort)
     checks += [
         at_most("kurtosis of drawn outputs against that of K_n", abs(off), LEVEL, "standard errors, batches of draws"),
-        Check(
-            "... and how far it is from a Gaussian's",
-            signal,
-            LEVEL,
-            np.inf,
-            "width 16 is not Gaussian: the test has power",
-        ),
+        Check("... and how far it is from a Gaussian's", signal, LEVEL, np.inf, "width 16 is not Gaussian: power"),
     ]
     return Measurement(tuple(checks), data)
 
@@ -127,7 +118,7 @@ def violate(effort: Effort) -> Measurement:
     net = wl.mlp(depth=3, activation="relu", weight_std=2**0.5, bias_std=0.3)
     off, _ = study(net, effort, factor=1.5)
     _, kurtoses = study(net, effort, first=8)
-    line, decay = fitted(net, effort, off), fitted(net, effort, kurtoses)
+    line, decay = fit_exponent(net, effort, off), fit_exponent(net, effort, kurtoses)
     checks = (
         within("slope of the covariance error, kernel times 1.5", line.slope, -0.5, SLOPE, "a planted factor"),
         within(
@@ -146,26 +137,13 @@ def draw(data: Data, control: Data) -> Figure:
     ):
         names = [key.removesuffix(f"/{kind}") for key in data if key.endswith(f"/{kind}")]
         for name, color in zip(names, plots.palette(len(names)), strict=True):
-            x, (value, error) = data[f"{name}/widths"], data[f"{name}/{kind}"]
+            x, value = data[f"{name}/widths"], data[f"{name}/{kind}"][0]
             axes.plot(x, value[0] * (x / x[0]) ** slope, color=color, linewidth=0.8)
-            axes.errorbar(x, value, yerr=error, fmt="o", color=color, markersize=3.5, capsize=2, label=name)
-        axes.errorbar(
-            control["widths"],
-            control[kind][0],
-            control[kind][1],
-            fmt="x",
-            color=plots.DATA,
-            markersize=5,
-            label="control",
-        )
-        axes.set(
-            yscale="log",
-            ylabel=title,
-            title=f"Lines: width$^{{{slope:g}}}$",
-        )
+            plots.error_bars(axes, x, data[f"{name}/{kind}"], color=color, label=name)
+        plots.error_bars(axes, control["widths"], control[kind], "x", label="control")
+        axes.set(yscale="log", ylabel=title, title=f"Lines: width$^{{{slope:g}}}$")
         plots.legend_below(axes)
-        every = np.unique(np.concatenate([data[f"{name}/widths"] for name in names]))
-        plots.width_axis(plots.dress(axes), every)
+        plots.width_axis(plots.dress(axes), np.unique(np.concatenate([data[f"{name}/widths"] for name in names])))
     return figure
 
 

@@ -51,7 +51,7 @@ def study(effort: Effort, fractions: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def structured(found: dict[str, np.ndarray], place: int) -> tuple[Check, ...]:
+def structure_checks(found: dict[str, np.ndarray], place: int) -> tuple[Check, ...]:
     """Check labels with structure."""
     ratio = float(found["norms"][place].mean() / found["trace"])
     error = float(found["errors"][place].mean())
@@ -72,7 +72,7 @@ def measure(effort: Effort) -> Measurement:
     steps = np.diff(found["norms"].mean(axis=1))
     harm = np.diff(found["errors"].mean(axis=1))
     checks = (
-        *structured(found, 0),
+        *structure_checks(found, 0),
         at_most("coins: deviation of the mean norm^2 from tr K^-1", abs(float(coins)), LEVEL, "standard errors"),
         within("coins: test error", error, 0.5, LEVEL * chance, "chance"),
         Check("smallest growth of norm^2 with noise", float(steps.min()), 0.0, np.inf, "it grows throughout"),
@@ -84,7 +84,7 @@ def measure(effort: Effort) -> Measurement:
 def violate(effort: Effort) -> Measurement:
     """Use coins in the place of the true labels."""
     found = study(effort, np.array([1.0]))
-    return Measurement(structured(found, 0), found)
+    return Measurement(structure_checks(found, 0), found)
 
 
 def draw(data: Data, control: Data) -> Figure:
@@ -95,16 +95,8 @@ def draw(data: Data, control: Data) -> Figure:
         (lower, data["errors"], 0.5),
     ):
         axes.axhline(theory, color=plots.BAYES, label="theory for coins")
-        axes.errorbar(
-            data["fractions"],
-            values.mean(axis=1),
-            yerr=values.std(axis=1, ddof=1),
-            fmt="o",
-            color=plots.DATA,
-            markersize=4,
-            capsize=2,
-            label="measured, one sd",
-        )
+        found = np.stack([values.mean(axis=1), values.std(axis=1, ddof=1)])
+        plots.error_bars(axes, data["fractions"], found, label="measured, one sd")
         axes.set_xlabel("share of labels replaced by coins")
         plots.dress(axes)
     upper.plot([0.0], control["norms"].mean(), "x", color=plots.DESCENT, label="control: all coins")

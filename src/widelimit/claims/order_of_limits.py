@@ -18,7 +18,7 @@ from widelimit.claims.base import (
     mean_and_error,
     power_law,
     root_mean_and_error,
-    within,
+    slope_check,
 )
 from widelimit.claims.finite import output_covariances, outputs
 
@@ -108,7 +108,7 @@ def measure(effort: Effort) -> Measurement:
     for name, pattern in PATTERNS.items():
         errors = covariance_errors(effort, pattern)
         line = power_law(narrowest(effort).astype(float), *errors)
-        checks.append(within(f"widths ({name}): slope", line.slope, -0.5, SLOPE, f"standard error {line.error:.2g}"))
+        checks.append(slope_check(f"widths ({name}): slope", line, -0.5, SLOPE))
         data[name] = errors
     gain = float(np.mean(data["n, n"][0] / data["n, 8n"][0]))
     checks.append(Check("error at (n, n) over that at (n, 8n)", gain, 1.0, 2.0, "one layer out of two still errs"))
@@ -126,7 +126,7 @@ def violate(effort: Effort) -> Measurement:
     line = power_law(narrowest(effort).astype(float), *errors)
     found = table(effort, [cell for cell in cells(effort) if cell[0] == 5], wider=2)
     checks = (
-        within("widths (n, 16): slope", line.slope, -0.5, SLOPE, f"standard error {line.error:.2g}"),
+        slope_check("widths (n, 16): slope", line, -0.5, SLOPE),
         at_most("table, widths doubled", np.abs(found["table"][:, 5]).max(), LEVEL, "standard errors of both means"),
     )
     return Measurement(checks, {"errors": errors} | found)
@@ -141,15 +141,13 @@ def draw(data: Data, control: Data) -> Figure:
             n, data[name][0], data[name][1], fmt=marker, markersize=4, color=plots.DATA, mfc="none", label=f"({name})"
         )
     upper.plot(n, data["n, n"][0, 0] * (n / n[0]) ** -0.5, color=plots.BAYES, label="$n^{-1/2}$")
-    upper.errorbar(
-        n, control["errors"][0], control["errors"][1], fmt="x", color=plots.DESCENT, label="control: (n, 16)"
-    )
+    plots.error_bars(upper, n, control["errors"], "x", color=plots.DESCENT, label="control: (n, 16)")
     upper.set(ylabel="relative error of the covariance", title="Any order of limits")
     rows = data["table"]
     for hidden, color in zip((1, 2, 3), plots.palette(3), strict=True):
         part = rows[rows[:, 1] == hidden]
         lower.plot(part[:, 0], part[:, 4], color=color, label=f"published, {hidden} hidden")
-        lower.errorbar(part[:, 0], part[:, 2], part[:, 3], fmt="o", color=color, markersize=4, capsize=2)
+        plots.error_bars(lower, part[:, 0], part[:, 2:4].T, color=color)
     lower.plot([], [], "o", color=plots.BAYES, label="points: measured here")
     lower.plot(control["table"][:, 0], control["table"][:, 2], "x", color=plots.DATA, label="control: width doubled")
     lower.set(ylabel="squared MMD to the limit", title="Matthews et al. 2018")

@@ -167,7 +167,7 @@ def _section(place: int, outcome: Outcome, claim: Claim) -> str:
     ]
     if outcome.verdict == BROKEN:
         parts.append(f'<p class="bad">{html.escape(outcome.error)}</p>')
-    parts.append(_checks(outcome.checks, wanted=True))
+    parts.append(_checks(outcome.checks, expected=True))
     if outcome.data:
         figure = claim.draw(outcome.data, outcome.control_data)
         stream = io.BytesIO()
@@ -178,7 +178,7 @@ def _section(place: int, outcome: Outcome, claim: Claim) -> str:
     parts += [
         f'<p class="meta">Intervals: {prose(claim.tolerance)} Seed {claim.seed}; reads {claim.reads}.</p>',
         f"<h3>Control: must fail</h3><p>{prose(claim.control)}</p>",
-        _checks(outcome.controls, wanted=False),
+        _checks(outcome.controls, expected=False),
         f"<details><summary>The code of this experiment and its figure</summary><pre>"
         f"{html.escape(source_code(outcome.name))}</pre></details>",
         '<p class="up"><a href="#contents">&uarr; all claims</a></p>',
@@ -186,12 +186,12 @@ def _section(place: int, outcome: Outcome, claim: Claim) -> str:
     return "".join(parts)
 
 
-def _checks(checks: Sequence[Check], *, wanted: bool) -> str:
+def _checks(checks: Sequence[Check], *, expected: bool) -> str:
     rows = "".join(
         f'<tr><td class="name">{prose(check.name)}</td>'
         f'<td class="number" data-what="measured">{interval(check)[0]}</td>'
         f'<td class="number" data-what="interval">{interval(check)[1]}</td>'
-        f'<td class="verdict {_colour(check.holds == wanted)}">{"inside" if check.holds else "outside"}</td>'
+        f'<td class="verdict {_colour(check.holds == expected)}">{"inside" if check.holds else "outside"}</td>'
         f'<td class="why">{prose(check.why)}</td></tr>'
         for check in checks
     )

@@ -30,7 +30,7 @@ def functions(k: wl.Kernel, pairs: int) -> list[tuple[wl.rkhs.Function, wl.rkhs.
     ]
 
 
-def reproduced(k: wl.Kernel, pairs: int, weight: float) -> float:
+def reproduction_error(k: wl.Kernel, pairs: int, weight: float) -> float:
     """Return the largest |<f, weight K(., z)> - f(z)| over |f| |K(., z)|."""
     worst = 0.0
     for f, g in functions(k, pairs):
@@ -58,7 +58,10 @@ def measure(effort: Effort) -> Measurement:
         f_at = np.abs(f(f.centers)) / (f.norm() * np.sqrt(np.asarray(k.diag(f.centers))))
         checks += [
             at_most(
-                f"{name}: <f, K(., z)> - f(z)", reproduced(k, pairs, 1.0), 1e4 * EPS, "sums of 12 terms that cancel"
+                f"{name}: <f, K(., z)> - f(z)",
+                reproduction_error(k, pairs, 1.0),
+                1e4 * EPS,
+                "sums of 12 terms that cancel",
             ),
             at_most(f"{name}: |f|^2/a^T K a - 1", abs(f.norm() ** 2 / quadratic - 1), 1e4 * EPS, "rounding"),
             at_most(f"{name}: largest cosine", float(np.abs(cosine).max()), 1 + 1e3 * EPS, "Cauchy-Schwarz"),
@@ -76,7 +79,7 @@ def measure(effort: Effort) -> Measurement:
 def violate(effort: Effort) -> Measurement:
     """Use a feature 1 % too long; and an indefinite "kernel", in which cosines leave [-1, 1]."""
     pairs = effort.pick(quick=40, full=400)
-    planted = reproduced(kernels()["NTK relu"], pairs, 1.01)
+    planted = reproduction_error(kernels()["NTK relu"], pairs, 1.01)
     rng = np.random.default_rng(SEED)
     found = []
     for _ in range(pairs):

@@ -7,8 +7,17 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most, mean_and_error, power_law, within
-from widelimit.claims.finite import parameters
+from widelimit.claims.base import (
+    Claim,
+    Data,
+    Effort,
+    Measurement,
+    at_most,
+    mean_and_error,
+    power_law,
+    slope_check,
+)
+from widelimit.claims.finite import parameters, train_many
 
 SEED = 4301
 SLOPE = 0.2
@@ -39,18 +48,7 @@ def study(effort: Effort, parameterization: str) -> dict[str, np.ndarray]:
         params = parameters((3, width, width, 1), count=count, rng=rng)
         # In the mean-field scaling the kernel at the start is 1/width of the other: so is time.
         rate = TIME / STEPS * (width if parameterization == "mean_field" else 1)
-        run = wl.train(
-            net.apply,
-            params,
-            X,
-            y,
-            ensemble=True,
-            learning_rate=rate,
-            steps=STEPS,
-            record_every=STEPS,
-            kernel_points=8,
-            progress=False,
-        )
+        run = train_many(net, params, X, y, learning_rate=rate, steps=STEPS, record_every=STEPS, kernel_points=8)
         drifts.append(mean_and_error(run.history.kernel_drift[-1]))
         losses.append((run.history.loss[0].mean(), run.history.loss[-1].mean()))
     return {"widths": widths(effort), "drift": np.array(drifts).T, "losses": np.array(losses).T}
@@ -61,7 +59,7 @@ def measure(effort: Effort) -> Measurement:
     found = study(effort, "ntk")
     line = power_law(found["widths"].astype(float), *found["drift"])
     checks = (
-        within("slope of the kernel's drift", line.slope, -1.0, SLOPE, f"standard error {line.error:.2g}"),
+        slope_check("slope of the kernel's drift", line, -1.0, SLOPE),
         at_most(
             "loss at the end over that at the start", (found["losses"][1] / found["losses"][0]).max(), 0.5, "trained"
         ),
@@ -73,7 +71,7 @@ def violate(effort: Effort) -> Measurement:
     """Use the mean-field parameterisation."""
     found = study(effort, "mean_field")
     line = power_law(found["widths"].astype(float), *found["drift"])
-    checks = (within("slope of the drift, mean field", line.slope, -1.0, SLOPE, f"standard error {line.error:.2g}"),)
+    checks = (slope_check("slope of the drift, mean field", line, -1.0, SLOPE),)
     return Measurement(checks, found)
 
 
@@ -83,18 +81,8 @@ def draw(data: Data, control: Data) -> Figure:
     x = data["widths"]
     axes.plot(x, data["drift"][0, 0] * x[0] / x, color=plots.BAYES, label="1/width")
     axes.plot(x, data["drift"][0, 0] * (x / x[0]) ** -0.5, ":", color=plots.BAYES, label="width$^{-1/2}$, the bound")
-    axes.errorbar(
-        x, data["drift"][0], data["drift"][1], fmt="o", color=plots.DATA, capsize=2, label="NTK parameterisation"
-    )
-    axes.errorbar(
-        x,
-        control["drift"][0],
-        control["drift"][1],
-        fmt="x",
-        color=plots.DESCENT,
-        capsize=2,
-        label="control: mean field",
-    )
+    plots.error_bars(axes, x, data["drift"], label="NTK parameterisation")
+    plots.error_bars(axes, x, control["drift"], "x", color=plots.DESCENT, label="control: mean field")
     axes.set(yscale="log", ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$")
     axes.set_title(f"Change of the kernel in training to t = {TIME:g}")
     plots.legend_below(axes)

@@ -16,6 +16,7 @@ from widelimit.claims.base import (
     at_most,
     power_law,
     root_mean_and_error,
+    slope_check,
     within,
 )
 from widelimit.claims.finite import tangent_kernels
@@ -30,14 +31,14 @@ LEVEL = 5.0
 
 def networks(effort: Effort) -> dict[str, wl.Network]:
     """Return depth 2 and 3."""
-    every = {
+    networks = {
         "relu, depth 2": wl.mlp(depth=2, weight_std=2**0.5, bias_std=0.3),
         "relu, depth 3": wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3),
         "erf, depth 3": wl.mlp(depth=3, activation="erf", weight_std=1.3, bias_std=0.3),
         "tanh, depth 2": wl.mlp(depth=2, activation="tanh", weight_std=1.3, bias_std=0.3),
     }
-    kept = effort.pick(quick=("relu, depth 2", "erf, depth 3"), full=tuple(every))
-    return {name: every[name] for name in kept}
+    kept = effort.pick(quick=("relu, depth 2", "erf, depth 3"), full=tuple(networks))
+    return {name: networks[name] for name in kept}
 
 
 def widths(net: wl.Network, effort: Effort) -> np.ndarray:
@@ -73,7 +74,7 @@ def mean_deviation(effort: Effort, *, factor: float = 1.0) -> float:
     return float(np.abs((found.mean(axis=0) - limit) / (found.std(axis=0, ddof=1) / np.sqrt(count))).max())
 
 
-def printed(net: wl.Network) -> np.ndarray:
+def kernel_as_printed(net: wl.Network) -> np.ndarray:
     """Compute the kernel that solves Theta = Theta Sdot^{L+1} + Sigma^{L+1}, the recursion as printed with L for l."""
     deeper = wl.mlp(depth=net.depth + 1, weight_std=2**0.5, bias_std=0.3)
     sigma, variance = np.asarray(wl.nngp(net).gram(POINTS)), np.asarray(wl.nngp(net).diag(POINTS))
@@ -88,12 +89,9 @@ def measure(effort: Effort) -> Measurement:
     for name, net in networks(effort).items():
         found = study(net, np.asarray(wl.ntk(net).gram(POINTS)), effort)
         x = found["widths"].astype(float)
-        near, apart = power_law(x, *found["diagonal"]), power_law(x, *found["off"])
         checks += [
-            within(f"{name}: slope of the error", near.slope, -0.5, SLOPE, f"standard error {near.error:.2g}"),
-            within(
-                f"{name}: slope of off-diagonal blocks", apart.slope, -0.5, SLOPE, f"standard error {apart.error:.2g}"
-            ),
+            slope_check(f"{name}: slope of the error", power_law(x, *found["diagonal"]), -0.5, SLOPE),
+            slope_check(f"{name}: slope of off-diagonal blocks", power_law(x, *found["off"]), -0.5, SLOPE),
         ]
         data |= {f"{name}/{key}": value for key, value in found.items()}
     off = mean_deviation(effort)
@@ -106,7 +104,7 @@ def measure(effort: Effort) -> Measurement:
 def violate(effort: Effort) -> Measurement:
     """Use the recursion as printed; and the limit times 1.02."""
     net = wl.mlp(depth=2, weight_std=2**0.5, bias_std=0.3)
-    found = study(net, printed(net), effort)
+    found = study(net, kernel_as_printed(net), effort)
     line = power_law(found["widths"].astype(float), *found["diagonal"])
     checks = (
         within("slope of the error, L printed for l", line.slope, -0.5, SLOPE, "another kernel"),
@@ -122,20 +120,13 @@ def draw(data: Data, control: Data) -> Figure:
     titles = {"diagonal": "Error of a diagonal block", "off": "Size of an off-diagonal block"}
     for axes, (kind, title) in zip(panels, titles.items(), strict=True):
         for name, color in zip(names, plots.palette(len(names)), strict=True):
-            x, (value, error) = data[f"{name}/widths"], data[f"{name}/{kind}"]
+            x, value = data[f"{name}/widths"], data[f"{name}/{kind}"][0]
             axes.plot(x, value[0] * (x / x[0]) ** -0.5, color=color, linewidth=0.8)
-            axes.errorbar(x, value, error, fmt="o", color=color, markersize=4, capsize=2, label=name)
+            plots.error_bars(axes, x, data[f"{name}/{kind}"], color=color, label=name)
         axes.set(yscale="log", title=f"{title}; lines: width$^{{-1/2}}$", ylabel=r"relative to $|\Theta|$")
-        every = np.unique(np.concatenate([data[f"{name}/widths"] for name in names]))
-        plots.width_axis(plots.dress(axes), every)
-    panels[0].errorbar(
-        control["widths"],
-        control["diagonal"][0],
-        control["diagonal"][1],
-        fmt="x",
-        color=plots.DESCENT,
-        label="control: recursion as printed",
-    )
+        plots.width_axis(plots.dress(axes), np.unique(np.concatenate([data[f"{name}/widths"] for name in names])))
+    label = "control: recursion as printed"
+    plots.error_bars(panels[0], control["widths"], control["diagonal"], "x", color=plots.DESCENT, label=label)
     plots.legend_below(panels[0])
     return figure
 

@@ -7,8 +7,18 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, mean_and_error, power_law, within
-from widelimit.claims.finite import parameters
+from widelimit.claims.base import (
+    Check,
+    Claim,
+    Data,
+    Effort,
+    Measurement,
+    at_most,
+    mean_and_error,
+    power_law,
+    slope_check,
+)
+from widelimit.claims.finite import parameters, train_many
 
 SEED = 4402
 SLOPE = 0.15
@@ -37,19 +47,7 @@ def finite(width: int, effort: Effort) -> tuple[np.ndarray, np.ndarray]:
     everything = np.vstack([X, Z])
     rng, count = np.random.default_rng(SEED + width), effort.pick(quick=32, full=64)
     params = parameters((3, width, width, 1), count=count, rng=rng)
-    run = wl.train(
-        NET.apply,
-        params,
-        X,
-        y,
-        ensemble=True,
-        learning_rate=RATE,
-        steps=STEPS,
-        record_every=STEPS // 10,
-        probes=everything,
-        kernel_points=0,
-        progress=False,
-    )
+    run = train_many(NET, params, X, y, learning_rate=RATE, steps=STEPS, record_every=STEPS // 10, probes=everything)
     places = np.round(MARKS * 10).astype(int)
     return run.history.outputs[places][:, :, len(X) :], run.history.outputs[0]
 
@@ -86,7 +84,7 @@ def slopes(found: dict[str, np.ndarray], text: str) -> list[Check]:
     for mark, gaps in zip(MARKS, found["gaps"], strict=True):
         line = power_law(found["widths"].astype(float), *gaps)
         name = f"slope of the gap at t = {mark * STEPS * RATE:g}{text}"
-        checks.append(within(name, line.slope, -0.5, SLOPE, f"standard error {line.error:.2g}"))
+        checks.append(slope_check(name, line, -0.5, SLOPE))
     return checks
 
 
@@ -118,25 +116,10 @@ def draw(data: Data, control: Data) -> Figure:
     x = data["widths"]
     for mark, gaps, color in zip(MARKS, data["gaps"], plots.palette(len(MARKS)), strict=True):
         axes.plot(x, gaps[0, 0] * (x / x[0]) ** -0.5, color=color, linewidth=0.8)
-        axes.errorbar(
-            x, gaps[0], gaps[1], fmt="o", color=color, markersize=4, capsize=2, label=f"t = {mark * STEPS * RATE:g}"
-        )
-    axes.errorbar(
-        x,
-        control["half"][0][0],
-        control["half"][0][1],
-        fmt="x",
-        color=plots.DESCENT,
-        label="control: half the time, t = 1",
-    )
-    axes.errorbar(
-        x,
-        control["other"][-1][0],
-        control["other"][-1][1],
-        fmt="+",
-        color=plots.DESCENT,
-        label="control: NNGP kernel, t = 5",
-    )
+        plots.error_bars(axes, x, gaps, color=color, label=f"t = {mark * STEPS * RATE:g}")
+    half, other = "control: half the time, t = 1", "control: NNGP kernel, t = 5"
+    plots.error_bars(axes, x, control["half"][0], "x", color=plots.DESCENT, label=half)
+    plots.error_bars(axes, x, control["other"][-1], "+", color=plots.DESCENT, label=other)
     axes.set(yscale="log", ylabel="rms gap of outputs")
     axes.set_title("Trained networks against kernel descent; lines: width$^{-1/2}$")
     plots.legend_below(axes)

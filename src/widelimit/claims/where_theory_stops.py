@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import widelimit as wl
 from widelimit import plots
 from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, mean_and_error, root_mean_and_error
-from widelimit.claims.finite import one_network, parameters
+from widelimit.claims.finite import one_network, parameters, train_many
 
 SEED = 5201
 N = 24
@@ -49,22 +49,9 @@ def features(parameterization: str, effort: Effort) -> tuple[np.ndarray, float]:
     net = deep(parameterization)
     params = parameters((4, width, width, 1), count=4, rng=np.random.default_rng(SEED))
     rate = 0.1 * (width if parameterization == "mean_field" else 1)
-    run = wl.train(
-        net.apply,
-        params,
-        X,
-        y,
-        ensemble=True,
-        learning_rate=rate,
-        steps=2 * STEPS,
-        record_every=2 * STEPS,
-        kernel_points=N,
-        progress=False,
-    )
-    history = run.history
-    return np.array(mean_and_error(history.kernel_drift[-1])), float(
-        (history.alignment[-1] - history.alignment[0]).mean()
-    )
+    run = train_many(net, params, X, y, learning_rate=rate, steps=2 * STEPS, record_every=2 * STEPS, kernel_points=N)
+    alignment = run.history.alignment
+    return np.array(mean_and_error(run.history.kernel_drift[-1])), float((alignment[-1] - alignment[0]).mean())
 
 
 def catapult(share: float, effort: Effort) -> Flight:
@@ -99,19 +86,8 @@ def width_gap(width: int, seeds: int) -> tuple[float, float]:
     net = deep()
     params = parameters((4, width, width, 1), count=seeds, rng=np.random.default_rng(SEED + width))
     Z = np.random.default_rng(SEED + 1).standard_normal((16, 4))
-    run = wl.train(
-        net.apply,
-        params,
-        X,
-        y,
-        ensemble=True,
-        learning_rate=0.02,
-        steps=STEPS,
-        record_every=STEPS,
-        probes=np.vstack([X, Z]),
-        kernel_points=0,
-        progress=False,
-    )
+    everything = np.vstack([X, Z])
+    run = train_many(net, params, X, y, learning_rate=0.02, steps=STEPS, record_every=STEPS, probes=everything)
     start, end = run.history.outputs[0], run.history.outputs[-1]
     descent = wl.gradient_descent(wl.ntk(net), X, (y - start[:, :N]).T, learning_rate=0.02, steps=STEPS)
     expected = start[:, N:] + np.asarray(descent.predict(Z)).T
@@ -182,9 +158,7 @@ def draw(data: Data, control: Data) -> Figure:
     two.set_xticks([0, 1], ["NTK", "mean field"])
     two.set(xlim=(-0.7, 1.7), ylim=(0, None), xlabel="scaling of the network's output")
     two.set(ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$", title="Lazy, and learning features")
-    three.errorbar(
-        data["widths"], data["gaps"][:, 0], data["gaps"][:, 1], fmt="o", color=plots.DATA, capsize=2, label="measured"
-    )
+    plots.error_bars(three, data["widths"], data["gaps"].T, label="measured")
     three.loglog(
         data["widths"],
         data["gaps"][-1, 0] * (data["widths"] / data["widths"][-1]) ** -0.5,

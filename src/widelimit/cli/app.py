@@ -10,8 +10,8 @@ import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError, UsageError
 
 from widelimit.cli import benchmark, demo, fit, interruption, kernel, predict, verify
-from widelimit.cli.grammar import Command
-from widelimit.cli.options import Output, command, dataclass_group
+from widelimit.cli.command import Command
+from widelimit.cli.options import Output, dataclass_group, with_options
 from widelimit.cli.reporting import plain_errors, print_json, version
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ def _options(
 
 
 @app.command(cls=Command)
-@command(output=dataclass_group(Output, "quiet", "config"))
+@with_options(output=dataclass_group(Output, "quiet", "config"))
 def info(output: Output) -> None:
     """Print versions, devices, cores and memory: to report a problem."""
     from widelimit.cli import info as information

@@ -49,7 +49,7 @@ class Fold:
 
 
 class GaussianPrediction(NamedTuple):
-    """Observations are normal, with a mean and a standard deviation each: (m,), or (m, c) for c targets."""
+    """Each observation is normal, with a mean and a standard deviation: (m,), or (m, c) for c targets."""
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -68,23 +68,16 @@ Regression = Callable[[Fold], GaussianPrediction]
 Classification = Callable[[Fold], ClassPrediction]
 
 
-def library_regression(estimator: str, given: Mapping[str, Any]) -> Regression:
-    """Fit this library's regressor."""
+def library_model(estimator: str, task: str, given: Mapping[str, Any]) -> Callable[[Fold], Any]:
+    """Fit this library's regressor or classifier."""
 
-    def predict(fold: Fold) -> GaussianPrediction:
-        model = models.build(estimator, "regression", {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
+    def predict(fold: Fold) -> GaussianPrediction | ClassPrediction:
+        model = models.build(estimator, task, {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
+        chosen = models.noise_std(model)
+        if task == "classification":
+            return ClassPrediction(np.asarray(model.predict_proba(fold.Z)), chosen)
         mean, deviation = model.predict(fold.Z, return_std=True, include_noise=True)
-        return GaussianPrediction(mean, deviation, models.noise_std(model))
-
-    return predict
-
-
-def library_classification(estimator: str, given: Mapping[str, Any]) -> Classification:
-    """Fit this library's classifier."""
-
-    def predict(fold: Fold) -> ClassPrediction:
-        model = models.build(estimator, "classification", {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
-        return ClassPrediction(np.asarray(model.predict_proba(fold.Z)), models.noise_std(model))
+        return GaussianPrediction(mean, deviation, chosen)
 
     return predict
 
@@ -122,7 +115,9 @@ def process_regression(shape: Callable[..., Any]) -> Regression:
         if len(rows) < len(fold.X):
             start = GaussianProcessRegressor(start.kernel_, optimizer=None, normalize_y=True).fit(fold.X, fold.y)
         mean, deviation = start.predict(fold.Z, return_std=True)
-        return GaussianPrediction(mean, deviation, {"length": float(start.kernel_.k1.k2.length_scale)})
+        noise = math.sqrt(start.kernel_.k2.noise_level) * float(np.mean(fold.y.std(axis=0)))
+        chosen = {"noise_std": noise, "length": float(start.kernel_.k1.k2.length_scale)}
+        return GaussianPrediction(mean, deviation, chosen)
 
     return predict
 
@@ -207,8 +202,8 @@ def costly(n: int, classes: int) -> list[str]:
 def regression(given: Mapping[str, Any]) -> dict[str, Regression]:
     """Return the models for numbers, by name."""
     return {
-        "NTK": library_regression("ntk", given),
-        "NNGP": library_regression("nngp", given),
+        "NTK": library_model("ntk", "regression", given),
+        "NNGP": library_model("nngp", "regression", given),
         "RBF GP": process_regression(RBF),
         "Matern GP": process_regression(matern),
         "random forest": forest,
@@ -220,8 +215,8 @@ def regression(given: Mapping[str, Any]) -> dict[str, Regression]:
 def classification(given: Mapping[str, Any]) -> dict[str, Classification]:
     """Return the models for classes, by name."""
     return {
-        "NTK": library_classification("ntk", given),
-        "NNGP": library_classification("nngp", given),
+        "NTK": library_model("ntk", "classification", given),
+        "NNGP": library_model("nngp", "classification", given),
         "RBF GP": process_classification(RBF),
         "Matern GP": process_classification(matern),
         "random forest": forest_classes,

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, TableFile, command, parameter_group
+from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, TableFile, parameter_group, with_options
 from widelimit.cli.reporting import note, print_json, version
 
 PARAMETERS = parameter_group("depth", "activation", "weight_std", "bias_std", "hyperparameters")
 
 
-@command(choices=TABLE, parameters=PARAMETERS, output=OUTPUT)
+@with_options(choices=TABLE, parameters=PARAMETERS, output=OUTPUT)
 def benchmark(
     *,
     table: TableFile,
@@ -33,9 +33,9 @@ def benchmark(
 
     if out is not None:
         check_output(out, FIGURES)
-    from widelimit.cli import benchmark_report, benchmarking, terminal
+    from widelimit.cli import benchmark_report, comparison, terminal
 
-    result = benchmarking.run(
+    result = comparison.run(
         table,
         choices,
         parameters,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rich.table import Table as Grid
 
 from widelimit.cli import baselines, terminal
-from widelimit.cli.benchmarking import SCORES, BenchmarkResult, ModelScores
+from widelimit.cli.comparison import SCORES, BenchmarkResult, ModelScores
 from widelimit.cli.files import save_figure
 
 LABELS = {"rmse": "rmse", "nlpd": "nlpd", "coverage_95": "cov95", "accuracy": "accuracy", "log_loss": "log loss"}
@@ -58,7 +58,7 @@ def cell(row: ModelScores, score: str, digits: int) -> str:
 
 
 def title(result: BenchmarkResult) -> str:
-    """Return the title: models and table."""
+    """Return the title: the table's name, size and task."""
     table = result.table
     drawn = f" of {table.rows}" if table.rows != table.frame.height else ""
     return (
@@ -68,7 +68,7 @@ def title(result: BenchmarkResult) -> str:
 
 
 def grid(rows: Sequence[ModelScores], scores: Sequence[str]) -> Grid:
-    """Make a table of one line a model; after a single split, with what it has chosen."""
+    """Make a table with one line for each model; after a single split, with its chosen hyper-parameters."""
     out, single = terminal.grid(), len(rows[0].seconds) == 1
     out.add_column("model", no_wrap=True)
     for name in (*(LABELS[score] for score in scores), "time/s" if single else "s/fold"):
@@ -103,7 +103,7 @@ def show(result: BenchmarkResult, figure: Path | None) -> None:
 
 
 def draw(result: BenchmarkResult, path: Path) -> None:
-    """Draw a panel for each score: one line a model, its mean and standard error.
+    """Draw a panel for each score, with the mean and the standard error of each model.
 
     Raises:
         OSError: the figure cannot be written.

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from widelimit.cli.options import OUTPUT, Output, command
+from widelimit.cli.options import OUTPUT, Output, with_options
 from widelimit.cli.reporting import print_json, version
 
 
-@command(output=OUTPUT)
+@with_options(output=OUTPUT)
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="The figure to write: .png, .pdf or .svg.")] = Path("widelimit-demo.png"),

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.model_selection import train_test_split
 
-from widelimit.cli.benchmarking import SplitData
+from widelimit.cli.comparison import SplitData
 
 TEST_SHARE = 0.3
 
@@ -28,7 +28,7 @@ def diabetes(*, seed: int, size: int) -> SplitData:
 def digits(*, seed: int, size: int) -> SplitData:
     """Load the first `size` of 1797 images of digits, 8 x 8 pixels.
 
-    Pixels are centred and divided by their common spread, so that none that is always blank is blown up.
+    Pixels are centred and divided by their common spread, so that a pixel that is nearly always blank keeps its scale.
     """
     X, labels = load_digits(return_X_y=True)
     labels = labels[:size]

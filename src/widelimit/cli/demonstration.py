@@ -16,28 +16,33 @@ from threadpoolctl import threadpool_limits
 import widelimit as wl
 from widelimit import plots
 from widelimit.cli import baselines, demo_data
-from widelimit.cli.baselines import library_classification, library_regression, one_hot, process_regression
-from widelimit.cli.benchmarking import ModelScores, SplitData, compare
+from widelimit.cli.baselines import library_model, one_hot, process_regression
+from widelimit.cli.comparison import ModelScores, SplitData, compare
 from widelimit.cli.files import save_figure
 from widelimit.cli.models import plain
 
 NETWORK = {"depth": 3, "activation": "relu", "weight_std": math.sqrt(2), "bias_std": 0.1}
 """Every network has these settings; sqrt(2) keeps the variance of relu signals."""
-INPUTS = {**NETWORK, "normalize": "none"}
-"""The inputs are standardised already."""
-CLASSES = {**INPUTS, "likelihood": "least_squares"}
+
+
+def library_models(task: str, **given: Any) -> dict[str, Callable[..., Any]]:
+    """Return this library's models, by name."""
+    settings = {**NETWORK, "normalize": "none", **given}  # the inputs are standardised already
+    return {
+        "NNGP": library_model("nngp", task, settings),
+        "NTK-GP": library_model("ntk", task, settings),
+        "NTK ensemble": library_model("ntk", task, {**settings, "ensemble": True}),
+    }
+
+
 REGRESSION: dict[str, Callable[..., Any]] = {
-    "NNGP": library_regression("nngp", INPUTS),
-    "NTK-GP": library_regression("ntk", INPUTS),
-    "NTK ensemble": library_regression("ntk", {**INPUTS, "ensemble": True}),
+    **library_models("regression"),
     "RBF GP": process_regression(RBF),
     "ridge": baselines.ridge,
     "random forest": baselines.forest,
 }
 CLASSIFICATION: dict[str, Callable[..., Any]] = {
-    "NNGP": library_classification("nngp", CLASSES),
-    "NTK-GP": library_classification("ntk", CLASSES),
-    "NTK ensemble": library_classification("ntk", {**CLASSES, "ensemble": True}),
+    **library_models("classification", likelihood="least_squares"),
     "RBF GP": one_hot(process_regression(RBF)),
     "ridge": one_hot(baselines.ridge),
     "random forest": baselines.forest_classes,
@@ -69,7 +74,7 @@ class DemoTable:
 @final
 @dataclass(frozen=True)
 class DemoResult:
-    """The result holds all that the demo found; `seconds` of all of it."""
+    """The result holds everything that the demo found, and the seconds it took."""
 
     seed: int
     tables: tuple[DemoTable, ...]

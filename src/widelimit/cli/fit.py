@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, TableFile, command, parameter_group
+from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, TableFile, parameter_group, with_options
 from widelimit.cli.reporting import note, print_json, version
 
 PARAMETERS = parameter_group(
@@ -16,7 +16,7 @@ PARAMETERS = parameter_group(
 )
 
 
-@command(choices=TABLE, parameters=PARAMETERS, output=OUTPUT)
+@with_options(choices=TABLE, parameters=PARAMETERS, output=OUTPUT)
 def fit(
     *,
     table: TableFile,

@@ -1,4 +1,4 @@
-"""Images come from a user's file, for the claim that is drawn for MNIST where it is given."""
+"""Images of MNIST are read from a user's file, for the claim that draws a figure for them."""
 
 from __future__ import annotations
 

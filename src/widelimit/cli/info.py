@@ -13,7 +13,7 @@ import sklearn
 from threadpoolctl import threadpool_info
 
 from widelimit.activations.names import BY_NAME
-from widelimit.cli import compiled
+from widelimit.cli import program_cache
 from widelimit.compute import memory
 from widelimit.compute.plan import usable_cores
 
@@ -35,7 +35,7 @@ def collect(version: str) -> dict[str, Any]:
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "cores": usable_cores(),
         "memory_available_bytes": memory.available(),
-        "compiled_programs": compiled.current_place().document(),
+        "compiled_programs": program_cache.current_place().document(),
         "activations": sorted(BY_NAME),
     }
 

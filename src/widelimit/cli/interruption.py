@@ -76,7 +76,7 @@ def _clear(folder: Path) -> None:
 
 
 def _call_endings(done: bool) -> None:
-    """Call what is to be done at the end; an error of it keeps neither the others nor the end from happening."""
+    """Call the functions that `at_end` was given; an error in one prevents neither the others nor the end."""
     for ending in tuple(_endings):
         with suppress(Exception):
             ending(done)

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from widelimit.cli.interruption import announce_resumption
-from widelimit.cli.options import OUTPUT, Output, command, parameter_group
+from widelimit.cli.options import OUTPUT, Output, parameter_group, with_options
 from widelimit.cli.reporting import print_json
 from widelimit.progress import progress_bar
 
 NETWORK = parameter_group(depth=3, activation="relu", weight_std=1.0, bias_std=0.0)
 
 
-@command(network=NETWORK, output=OUTPUT)
+@with_options(network=NETWORK, output=OUTPUT)
 def kernel(
     *,
     data: Annotated[Path, typer.Argument(help="Inputs, a row each: .npy, .npz, .csv or .parquet.")],

@@ -118,11 +118,7 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
     if numbers.dtype == pl.String and numbers.str.to_lowercase().is_in(("true", "false")).all():
         numbers = (numbers.str.to_lowercase() == "true").cast(pl.Float64)
     missing = numbers.null_count()
-    if numbers.dtype == pl.String and missing < len(numbers):
-        raise ValueError(
-            f"{path}: column {name!r} is not numeric ({numbers.dtype}); encode it, or leave it out by --drop."
-        )
-    if missing:
+    if missing == len(numbers) or (missing and numbers.dtype != pl.String):
         row = schema.first(numbers.is_null())
         raise ValueError(
             f"{path}: column {name!r} has {missing} missing values (first: row {row}); fill or drop those rows."

@@ -14,10 +14,9 @@ import numpy as np
 import polars as pl
 
 import widelimit as wl
-from widelimit.cli import schema, tables, targets, terminal, training_data
+from widelimit.cli import schema, scores, tables, targets, terminal, training_data
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
-from widelimit.cli.scores import NORMAL_QUANTILE
 from widelimit.cli.training_data import EncodedTable
 from widelimit.estimators.persistence import read
 
@@ -29,12 +28,12 @@ ESTIMATORS: dict[tuple[str, str], type] = {
     ("wide", "regression"): wl.WideRegressor,
     ("wide", "classification"): wl.WideClassifier,
 }
-Scored = tuple[dict[str, float], list[str]]
+ScoresAndRemarks = tuple[dict[str, float], list[str]]
 """Scores by name, and remarks."""
-ROWS = 1024
+PREDICTED_ROWS = 1024
 """Rows predicted at once: between them progress moves."""
 FAR = "rows of the table are so far from the training rows that a float does not hold their predictions"
-BLOCK = 64
+ROW_MULTIPLE = 64
 """Rows that matrix libraries take at once, a multiple of it in all of them."""
 
 
@@ -111,7 +110,7 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
     """Build the estimator with the parameters that are given (None: its own default).
 
     Raises:
-        ValueError: a parameter that it has not.
+        ValueError: a parameter that the estimator does not have.
     """
     cls = ESTIMATORS[estimator, task]
     known = inspect.signature(cls).parameters
@@ -196,20 +195,16 @@ def load(path: Path, *, quiet: bool) -> tuple[Any, Schema]:
 
 
 def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
-    """Predict the rows of a table, ROWS at a time.
-
-    Raises:
-        ValueError: see `load` and `schema.encode`.
-    """
+    """Predict the rows of a table, PREDICTED_ROWS at a time. Raises: ValueError: see `load` and `schema.encode`."""
     start = time.perf_counter()
     estimator, found = load(model, quiet=quiet)
     frame = tables.read_raw(path)
     X, notes = schema.encode(found, frame)
     parts = []
-    with terminal.progress(-(-len(X) // ROWS), "parts", quiet=quiet) as advance:
-        for i in range(0, len(X), ROWS):
+    with terminal.progress(-(-len(X) // PREDICTED_ROWS), "parts", quiet=quiet) as advance:
+        for i in range(0, len(X), PREDICTED_ROWS):
             advance(f"predicting {found.target}")
-            parts.append(padded_columns(estimator, found, X[i : i + ROWS], std=std))
+            parts.append(padded_columns(estimator, found, X[i : i + PREDICTED_ROWS], std=std))
     out = pl.concat(parts)
     require_finite(out)
     scores: dict[str, float] = {}
@@ -222,7 +217,7 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
 
 def padded_columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
     """Call `columns` with X filled up to whole blocks: a product's last bits depend on the rows at its end."""
-    filled = X[np.arange(-(-len(X) // BLOCK) * BLOCK) % len(X)]
+    filled = X[np.arange(-(-len(X) // ROW_MULTIPLE) * ROW_MULTIPLE) % len(X)]
     try:
         with np.errstate(all="ignore"):
             return columns(estimator, found, filled, std=std).head(len(X))
@@ -241,13 +236,11 @@ def require_finite(out: pl.DataFrame) -> None:
 def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
     """Return the columns that `predict` writes, for some rows: the target's first."""
     name = found.target
-    if found.task == "regression":
-        if not std:
-            return pl.DataFrame({name: estimator.predict(X)})
-        mean, deviation = estimator.predict(X, return_std=True, include_noise=True)
-        return pl.DataFrame({name: mean, f"{name}_std": deviation})
     if not std:
         return pl.DataFrame({name: estimator.predict(X)})
+    if found.task == "regression":
+        mean, deviation = estimator.predict(X, return_std=True, include_noise=True)
+        return pl.DataFrame({name: mean, f"{name}_std": deviation})
     p = estimator.predict_proba(X)
     labels = estimator.classes_[p.argmax(axis=1)]
     return pl.DataFrame({name: labels, **dict(zip(probability_names(name, estimator.classes_), p.T, strict=True))})
@@ -267,7 +260,7 @@ def probability_names(target: str, classes: Sequence[Any]) -> list[str]:
     return names
 
 
-def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> Scored:
+def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> ScoresAndRemarks:
     """Return scores on the rows with a target, and remarks; none if it cannot be compared. `classes`: the model's."""
     truth = tables.file_values(truth)
     known = truth.is_not_null()
@@ -280,18 +273,13 @@ def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, 
         values = targets.target_values(truth.filter(known), found.task)
     except ValueError as error:
         return {}, [f"not scored: {error}"]
-    rest = out.filter(known).to_numpy()
-    misses = values - rest[:, 0]
-    scores = {"rmse": float(np.sqrt(np.mean(misses**2)))}
-    if rest.shape[1] > 1:
-        deviation = rest[:, 1]
-        z = misses / deviation
-        scores["nlpd"] = float(np.mean(z**2 / 2 + np.log(deviation * np.sqrt(2 * np.pi))))
-        scores["coverage_95"] = float(np.mean(np.abs(z) <= NORMAL_QUANTILE))
-    return scores, []
+    columns = out.filter(known).to_numpy()
+    if columns.shape[1] == 1:
+        return {"rmse": scores.rmse(columns[:, 0], values)}, []
+    return scores.gaussian_scores(columns[:, 0], columns[:, 1], values), []
 
 
-def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str]) -> Scored:
+def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str]) -> ScoresAndRemarks:
     """Compute scores of the predictions of these labels."""
     scores = {"accuracy": float(np.mean(np.array(labels) == out.to_series(0).cast(pl.String).to_numpy()))}
     if out.width == 1:

@@ -40,7 +40,7 @@ class Output:
 @final
 @dataclass(frozen=True)
 class TableChoices:
-    """The user's choices about a table."""
+    """The user chooses these things about a table."""
 
     target: Annotated[str, typer.Option(metavar="COLUMN", help="The column to predict.")]
     task: Annotated[
@@ -61,7 +61,7 @@ class TableChoices:
 
 
 class OptionGroup(NamedTuple):
-    """Options of the command line, and the function that makes one argument of their values."""
+    """A group holds options of the command line, and the function that makes one argument of their values."""
 
     options: dict[str, inspect.Parameter]
     make: Callable[..., Any]
@@ -134,7 +134,7 @@ def parameter_annotation(entry: Field[Any], hint: Any, default: Any) -> Any:
     return Annotated[kind | None, typer.Option(metavar=metavar, callback=callback, help=text, show_default=shown)]
 
 
-def command(**groups: OptionGroup) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(**groups: OptionGroup) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a command of a function: the options of each group become one argument of it, beside its own options.
 
     One group is called "output": it says how errors and warnings are printed.

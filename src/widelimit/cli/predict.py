@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from widelimit.cli.options import OUTPUT, Output, command
+from widelimit.cli.options import OUTPUT, Output, with_options
 from widelimit.cli.reporting import note, print_json, version
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FORMATS = (".csv", ".parquet")
 
 
-@command(output=OUTPUT)
+@with_options(output=OUTPUT)
 def predict(
     *,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that widelimit fit wrote.")],

@@ -33,7 +33,7 @@ def note(message: str, *, quiet: bool) -> None:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """Print one JSON document on stdout; NaN, which JSON has not, is refused."""
+    """Print one JSON document on stdout; NaN, which is not JSON, is refused."""
     import json
 
     typer.echo(json.dumps(document, indent=2, allow_nan=False))

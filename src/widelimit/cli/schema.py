@@ -63,11 +63,7 @@ class Schema:
 
 
 def from_document(document: Mapping[str, Any]) -> Schema:
-    """Invert `Schema.document`.
-
-    Raises:
-        ValueError: anything else than such a document.
-    """
+    """Invert `Schema.document`. Raises: ValueError: anything else than such a document."""
     try:
         columns = tuple(
             Column(str(c["name"]), tuple(str(text) for text in c["categories"]), c["fill"]) for c in document["columns"]
@@ -87,7 +83,7 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def require_columns(frame: pl.DataFrame, names: Collection[str], what: str) -> None:
-    """Refuse names that the table has not."""
+    """Refuse names that are not columns of the table."""
     missing = [name for name in names if name not in frame.columns]
     if not missing:
         return
@@ -98,7 +94,7 @@ def require_columns(frame: pl.DataFrame, names: Collection[str], what: str) -> N
 
 
 def refuse_text_among_numbers(column: pl.Series) -> None:
-    """Refuse a text column most of whose values are numbers: the others are most likely slips."""
+    """Refuse a text column most of whose values are numbers: the others are most likely mistakes."""
     numbers = column.cast(pl.Float64, strict=False)
     present = len(column) - column.null_count()
     odd = numbers.is_null() & column.is_not_null()
@@ -191,7 +187,7 @@ def learn(
 ) -> tuple[Schema, list[str]]:
     """Learn the schema of a training table; returns it with notes on columns that are left out.
 
-    Columns with one value, which tell nothing, and columns without any are left out.
+    Columns with one value, which carry no information, and columns without any are left out.
 
     Raises:
         ValueError: no such column; missing values without `impute`; what `infer_columns` refuses; nothing left.
@@ -320,7 +316,7 @@ def model_values(column: Column, values: pl.Series) -> pl.Series:
 
 
 def match_texts(known: Sequence[str], texts: pl.Series) -> pl.Series:
-    """Match texts that programs write otherwise to the one of the `known` that they mean: True for true, 3.0 for 3."""
+    """Replace texts by the `known` ones that other programs write differently: True for true, 3.0 for 3."""
     meanings: dict[str, list[str]] = {}
     for text in known:
         meanings.setdefault(plain(text), []).append(text)

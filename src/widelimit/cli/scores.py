@@ -32,6 +32,17 @@ def interval_coverage(
     return float(np.mean(np.abs(truth - mean) <= NORMAL_QUANTILE * sd))
 
 
+def gaussian_scores(
+    mean: Float[np.ndarray, " m"], sd: Float[np.ndarray, " m"], truth: Float[np.ndarray, " m"]
+) -> dict[str, float]:
+    """Compute the three scores of normal predictions, by name."""
+    return {
+        "rmse": rmse(mean, truth),
+        "nlpd": gaussian_nlpd(mean, sd, truth),
+        "coverage_95": interval_coverage(mean, sd, truth),
+    }
+
+
 def accuracy(log_p: Float[np.ndarray, "m k"], labels: Int[np.ndarray, " m"]) -> float:
     """Return the share of the points whose most probable class is the true one."""
     return float(np.mean(log_p.argmax(axis=1) == labels))

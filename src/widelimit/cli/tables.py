@@ -52,7 +52,7 @@ def read(path: Path, *, written: Collection[str] = (), unused: Collection[str] =
 
 
 def read_raw(path: Path) -> pl.DataFrame:
-    """Read a table whose values have their meaning from elsewhere: CSV fields as text, Parquet in its own types.
+    """Read a table without interpreting its values: CSV fields as text, Parquet in its own types.
 
     Every line is a row, but for blank ones at the end of the file. Raises: as `read`.
     """
@@ -146,7 +146,7 @@ def blank_lines(tail: bytes) -> int:
 
 
 def check_names(path: Path, names: list[str]) -> None:
-    """Refuse a header without names, and a name that stands twice."""
+    """Refuse a header without names, and a name that occurs twice."""
     if not names:
         raise ValueError(f"{path}: its first line names no columns; write a header line.")
     twice = [name for name in names if names.count(name) > 1]
@@ -218,7 +218,7 @@ def infer_type(column: pl.Series, *, remedy: str = "") -> pl.Series:
 
 
 def refuse_rounding(column: pl.Series, numbers: pl.Series, remedy: str) -> None:
-    """Refuse integers, as text or in their own type, whose `numbers` are others."""
+    """Refuse integers, as text or in their own type, that differ from their floats `numbers`."""
     if column.dtype in (pl.Float64, pl.Float32):
         return
     large = (numbers.abs() >= EXACT).fill_null(False)

@@ -8,7 +8,7 @@ import polars as pl
 from widelimit.cli.schema import first, refuse_free_text, refuse_infinite, refuse_text_among_numbers
 from widelimit.cli.tables import EXACT, as_text, file_values, infer_type
 
-FEW_VALUES = 10
+MOST_CLASSES = 10
 """A target of at most this many different integers is one of classes."""
 INTEGER = r"^-?(?:0|[1-9]\d*)(?:\.0*)?$"
 """An integer as programs write it: no code such as 01."""
@@ -26,7 +26,7 @@ def decide_task(target: pl.Series) -> tuple[str, str]:
         return "classification", f"{target.name} is text with {count} different values"
     if values.dtype != pl.Float64:
         raise ValueError(f"the target {target.name!r} has the type {target.dtype}; give numbers or text.")
-    if count <= FEW_VALUES and bool((values.floor() == values).all()):
+    if count <= MOST_CLASSES and bool((values.floor() == values).all()):
         return "classification", f"{target.name} has {count} different integers"
     return "regression", f"{target.name} has {count} different numbers"
 

@@ -18,7 +18,7 @@ WIDTH = 80
 
 
 def console() -> Console:
-    """Return the place of results: stdout as it is now, without markup."""
+    """Return a console on the current stdout, without markup."""
     out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not out.is_terminal:
         out.width = WIDTH

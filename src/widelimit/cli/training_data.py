@@ -19,7 +19,7 @@ from widelimit.shapes import Float
 @final
 @dataclass(frozen=True)
 class TargetTable:
-    """A table holds rows, and their use."""
+    """The table holds the rows that a model is fitted to, its target and the task."""
 
     path: Path
     frame: pl.DataFrame
@@ -35,7 +35,7 @@ class TargetTable:
 @final
 @dataclass(frozen=True)
 class EncodedTable:
-    """A table as numbers, with its schema."""
+    """An encoded table holds a table's rows as numbers, and its schema."""
 
     schema: Schema
     X: Float[np.ndarray, "n d"]
@@ -65,7 +65,7 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
 
 
 def refuse_contradictions(choices: TableChoices) -> None:
-    """Refuse a column that is said to be two things."""
+    """Refuse choices that give one column two roles."""
     for name in choices.drop:
         if name == choices.target:
             raise ValueError(f"--drop {name}: is the target; it is never an input, leave this --drop out.")
@@ -76,7 +76,7 @@ def refuse_contradictions(choices: TableChoices) -> None:
 
 
 def require_memory(rows: int, matrices: float) -> None:
-    """Refuse more rows than memory holds so many matrices of.
+    """Refuse a table whose n x n matrices do not fit in memory.
 
     Raises:
         MemoryError: with the number of rows that fit; nothing large was allocated.

@@ -65,7 +65,7 @@ def verify(
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[str]:
-    """Format a line a claim, and under one that does not hold, the problem."""
+    """Format one line for each claim and, below a claim that does not hold, the problem."""
     text = []
     for outcome in outcomes:
         text.append(f"{outcome.verdict:15} {outcome.name:26} {outcome.seconds:6.1f} s")

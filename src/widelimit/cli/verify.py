@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from widelimit.cli.options import OUTPUT, Output, command
+from widelimit.cli.options import OUTPUT, Output, with_options
 from widelimit.cli.reporting import print_json, version
 
 
-@command(output=OUTPUT)
+@with_options(output=OUTPUT)
 def verify(
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Smaller experiments: a quarter of the time.")] = False,

@@ -12,7 +12,7 @@ import numpy as np
 
 from widelimit.compute import threads
 from widelimit.compute.checkpoints import SolverCheckpoint
-from widelimit.compute.linalg import EPS, Factor, restored, scaled
+from widelimit.compute.linalg import EPS, Factor, normalise, rescale
 from widelimit.compute.operators import Operator
 from widelimit.compute.preconditioners import Precondition
 from widelimit.progress import Report, no_progress
@@ -23,15 +23,15 @@ DEPTH = 1e-5
 """A refinement with float32 products reduces the residual by this; below, the recursion's residual is not right."""
 PATIENCE = 50
 """Iterations without a smaller residual after which float32 products have no more to give."""
-COLUMNS = 256
+VARIANCES = 256
 """Right-hand sides of variances taken at once."""
 
-State = dict[str, np.ndarray]
+CGState = dict[str, np.ndarray]
 Observer = Callable[[np.ndarray], None]
 """Called with the norms of a residual, (c,)."""
 
 
-class Solved(NamedTuple):
+class IterativeSolution(NamedTuple):
     """The result says what a solve found, and how it ended."""
 
     x: np.ndarray
@@ -62,14 +62,14 @@ def _over(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(a, b, out=np.zeros_like(a), where=b > 0))
 
 
-def _start(b: np.ndarray) -> State:
+def _start(b: np.ndarray) -> CGState:
     """Return all that the next iteration needs, and so all that a checkpoint holds."""
     zero = np.zeros_like(b)
     counts = {name: np.zeros((), int) for name in ("inner", "total")}
     return {"x": zero, "r": b.copy(), **_restart(b), **counts, "before": np.asarray(np.inf)}
 
 
-def _restart(r: np.ndarray) -> State:
+def _restart(r: np.ndarray) -> CGState:
     zero = np.zeros_like(r)
     return {"dx": zero.copy(), "s": r.copy(), "p": zero, "rho": np.zeros(r.shape[1]), "inner": np.zeros((), int)}
 
@@ -94,7 +94,7 @@ class System:
         *,
         stage: str = "conjugate gradients",
         report: Report = no_progress,
-    ) -> Solved:
+    ) -> IterativeSolution:
         """Find x with |b - A x| <= tolerance |b| in every column, or the reason of a failure; (n, c) -> (n, c).
 
         Every column is solved for at a size near 1, and its own is put back: no norm leaves float64's range. A column
@@ -108,7 +108,7 @@ class System:
             ValueError: a checkpoint that is damaged or another problem's.
         """
         lost = ~np.isfinite(b).all(axis=0)
-        b, exponent = scaled(np.where(lost, 0.0, b) if lost.any() else b)
+        b, exponent = normalise(np.where(lost, 0.0, b) if lost.any() else b)
         state = self._begin(b, checkpoint)
         resumed = int(state["total"])
         size = _norms(b)
@@ -131,10 +131,10 @@ class System:
             message = f"relative residual {residual:.2g}, {int(state['total'])} iterations"
             if why:
                 message = f"{why}: relative residual {residual:.2g}, tolerance {self.tolerance:.2g}"
-            x = np.where(lost, np.nan, restored(state["x"], exponent)) if lost.any() else restored(state["x"], exponent)
-            return Solved(x, residual, int(state["total"]), resumed, not why, message)
+            x = np.where(lost, np.nan, rescale(state["x"], exponent)) if lost.any() else rescale(state["x"], exponent)
+            return IterativeSolution(x, residual, int(state["total"]), resumed, not why, message)
 
-    def _begin(self, b: np.ndarray, checkpoint: SolverCheckpoint | None) -> State:
+    def _begin(self, b: np.ndarray, checkpoint: SolverCheckpoint | None) -> CGState:
         """Return the state to start from. The residual of a checkpoint is measured again: it may end the solve."""
         stored = checkpoint.load() if checkpoint else None
         if stored is None:
@@ -155,7 +155,7 @@ class System:
 
         return observe
 
-    def _refine(self, b: np.ndarray, state: State, checkpoint: SolverCheckpoint | None, observe: Observer) -> None:
+    def _refine(self, b: np.ndarray, state: CGState, checkpoint: SolverCheckpoint | None, observe: Observer) -> None:
         """Solve A dx = r to the accuracy of `fast`, then return x + dx and its residual."""
         rough = self.eps > EPS
         r = _norms(state["r"])
@@ -168,7 +168,12 @@ class System:
         state.update(_restart(state["r"]), before=np.asarray(before))
 
     def _iterate(
-        self, state: State, target: np.ndarray, patience: int, checkpoint: SolverCheckpoint | None, observe: Observer
+        self,
+        state: CGState,
+        target: np.ndarray,
+        patience: int,
+        checkpoint: SolverCheckpoint | None,
+        observe: Observer,
     ) -> None:
         """Run preconditioned conjugate gradients (Hestenes, Stiefel 1952) on A dx = r, each column to |s| <= target."""
         size = float(self.fast.diagonal().max(initial=0.0))
@@ -232,16 +237,16 @@ class Iterative(Factor):
     def squares(self, b: np.ndarray) -> np.ndarray:
         """Return b.x + x.r: its error, -r^T A^{-1} r, is of second order and never makes a variance smaller."""
         out = np.empty(b.shape[1])
-        for i in range(0, b.shape[1], COLUMNS):
-            part = b[:, i : i + COLUMNS]
+        for i in range(0, b.shape[1], VARIANCES):
+            part = b[:, i : i + VARIANCES]
             x = self.solve(part)
-            out[i : i + COLUMNS] = np.einsum("ij,ij->j", x, 2 * part - self.product(x))
+            out[i : i + VARIANCES] = np.einsum("ij,ij->j", x, 2 * part - self.product(x))
         return out
 
     def outside(self, b: np.ndarray) -> np.ndarray:
         self.system.exact.verify()
-        b, exponent = scaled(b)
-        return restored(b - self.product(self.system.solve(b).x), exponent)
+        b, exponent = normalise(b)
+        return rescale(b - self.product(self.system.solve(b).x), exponent)
 
     def product(self, x: np.ndarray) -> np.ndarray:
         return self.system.exact.product(x)

@@ -120,7 +120,7 @@ class Lanczos:
         ended = np.flatnonzero(self.off[:, column] == 0)
         m = int(ended[0]) + 1 if len(ended) else self.steps
         off = self.off[:m, column]
-        with threads.following(float(m) ** 3):
+        with threads.limit(float(m) ** 3):
             values, vectors = scipy.linalg.eigh_tridiagonal(self.diagonal[:m, column], off[:-1])
         largest = max(float(values[-1]), 0.0)
         null = values <= len(self.basis[0, 0]) * EPS * largest

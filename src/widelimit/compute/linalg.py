@@ -40,12 +40,12 @@ class Factor(abc.ABC):
         """Compute W b with W^T W = A^+; (n, m) -> (rank, m)."""
 
     @abc.abstractmethod
-    def outside(self, b: np.ndarray) -> np.ndarray:
-        """Return the part of b outside of the range of A; (n, c) -> (n, c)."""
-
-    @abc.abstractmethod
     def log_determinant(self) -> float:
         """Return log det A; -inf if A is singular."""
+
+    def outside(self, b: np.ndarray) -> np.ndarray:
+        """Return the part of b outside of the range of A, 0 for a regular one; (n, c) -> (n, c)."""
+        return np.zeros_like(b)
 
     def form(self, b: np.ndarray) -> np.ndarray:
         """Compute b^T A^+ b, (n, m) -> (m, m)."""
@@ -80,9 +80,6 @@ class Cholesky(Factor):
             whitened = scipy.linalg.blas.dtrsm(1.0, self.lower.T, b, trans_a=1, overwrite_b=1)
         return np.asarray(np.einsum("ij,ij->j", whitened, whitened))
 
-    def outside(self, b: np.ndarray) -> np.ndarray:
-        return np.zeros_like(b)
-
     def log_determinant(self) -> float:
         return float(2 * np.sum(np.log(np.diagonal(self.lower))))
 
@@ -112,15 +109,15 @@ class Eigen(Factor):
 
 def _solving(root: np.ndarray, b: np.ndarray) -> AbstractContextManager[None]:
     """Use threads for a triangle of rows and (n, c) right-hand sides."""
-    return threads.following(threads.work(len(root), len(root), b.shape[1]))
+    return threads.limit(threads.work(len(root), len(root), b.shape[1]))
 
 
-def quiet() -> np.errstate:
+def ignore_overflow() -> np.errstate:
     """Ignore overflow where inputs may have any size: the result shows it, and is refused there."""
     return np.errstate(over="ignore", invalid="ignore")
 
 
-def scaled(b: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]:
+def normalise(b: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return b 2^-e and e, with the largest entry along the axis in [1/2, 1): squares stay in float64's range.
 
     Exact, but for entries that are 1e-308 of the largest. e is 0 where b is.
@@ -129,8 +126,8 @@ def scaled(b: np.ndarray, axis: int | None = 0) -> tuple[np.ndarray, np.ndarray]
     return np.ldexp(b, -exponent), exponent
 
 
-def restored(values: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    """Return values 2^e: this undoes `scaled`; inf beyond float64's range."""
+def rescale(values: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """Return values 2^e: this undoes `normalise`; inf beyond float64's range."""
     with np.errstate(over="ignore", under="ignore"):
         return np.asarray(np.ldexp(values, exponent))
 
@@ -149,7 +146,7 @@ def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     n = len(matrix)
     memory.require(3 * 8 * n * n, f"the eigenvectors of a {n} x {n} matrix")
-    with threads.decomposing(n):
+    with threads.limit_decomposition(n):
         values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
     _refuse_negative(values)
     return values, vectors
@@ -170,7 +167,7 @@ def _refuse_negative(values: np.ndarray) -> None:
 
 def eigenvalues(matrix: np.ndarray) -> np.ndarray:
     """Compute `eigenpairs` without vectors: a fifth of the work; `matrix` is overwritten. Raises: as `eigenpairs`."""
-    with threads.decomposing(len(matrix)):
+    with threads.limit_decomposition(len(matrix)):
         values = np.asarray(scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False))
     _refuse_negative(values)
     return values
@@ -199,7 +196,7 @@ def cholesky(matrix: np.ndarray, *, report: Report = no_progress) -> Cholesky | 
     """
     n = len(matrix)
     diagonal = np.diagonal(matrix).copy()
-    with threads.following(n**3 / 3):
+    with threads.limit(n**3 / 3):
         if n > WHOLE:
             lower, info = matrix, packed_cholesky.factorise_square(matrix, report=report)
         else:  # the transpose is in Fortran's order, so that LAPACK works in place
@@ -256,21 +253,28 @@ def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 def square_root(covariance: np.ndarray, error: float) -> np.ndarray:
     """Find R with R R^T = covariance, (m, m); eigenvalues within `error` of 0 are 0. Raises: as `non_negative`."""
-    with threads.decomposing(len(covariance)):
+    with threads.limit_decomposition(len(covariance)):
         values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
     return np.asarray(vectors * np.sqrt(non_negative(values, np.full_like(values, error))))
 
 
+def gaussian_draws(mean: np.ndarray, covariance: np.ndarray, error: float, count: int, seed: int) -> np.ndarray:
+    """Draw from N(mean, covariance) for each column of the mean (m, c): (count, m, c). Raises: as `square_root`."""
+    root = square_root(covariance, error)
+    normal = np.random.default_rng(seed).standard_normal((count, *mean.shape))
+    return np.asarray(mean + np.einsum("ij,sjc->sic", root, normal))
+
+
 @final
 @dataclass(frozen=True)
-class Pivoted:
+class PivotedCholesky:
     """A = root root^T with root (n, rank): Cholesky with complete pivoting, stopped where only rounding is left."""
 
     root: np.ndarray
     rank: int
 
 
-def pivoted(matrix: np.ndarray, error: np.ndarray) -> Pivoted:
+def pivoted_cholesky(matrix: np.ndarray, error: np.ndarray) -> PivotedCholesky:
     """Factorise a positive semi-definite (n, n) matrix of any rank.
 
     `error` (n,) is the rounding error of each diagonal entry: each row is taken in units of the square root of its own,
@@ -283,11 +287,11 @@ def pivoted(matrix: np.ndarray, error: np.ndarray) -> Pivoted:
     live = np.flatnonzero(diagonal > 0)
     root = np.zeros_like(matrix)
     if not len(live):
-        return Pivoted(root[:, :0], 0)
+        return PivotedCholesky(root[:, :0], 0)
     unit = np.sqrt(error[live])
     scaled = np.asfortranarray(matrix[np.ix_(live, live)] / unit[:, None] / unit)
-    with threads.following(len(live) ** 3 / 3):
+    with threads.limit(len(live) ** 3 / 3):
         lower, order, rank, _ = scipy.linalg.lapack.dpstrf(scaled, tol=1.0, lower=1, overwrite_a=1)
     rank = int(rank)
     root[live[order - 1], :rank] = np.tril(lower)[:, :rank] * unit[order - 1, None]
-    return Pivoted(root[:, :rank], rank)
+    return PivotedCholesky(root[:, :rank], rank)

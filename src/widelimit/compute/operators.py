@@ -97,7 +97,7 @@ class Tiles(Operator):
     def product(self, v: np.ndarray) -> np.ndarray:
         out = np.tile(self.offset * v.sum(axis=0), (len(v), 1))
         small = v.astype(self.held[0].values.dtype)
-        with threads.following(threads.work(len(v), len(v), v.shape[1])):
+        with threads.limit(threads.work(len(v), len(v), v.shape[1])):
             for block in self.held:
                 _add(out, block, small)
         return out
@@ -120,7 +120,7 @@ class Recomputed(Operator):
     def product(self, v: np.ndarray) -> np.ndarray:
         out, small = np.zeros(v.shape), v.astype(self.X.dtype)
         for block in blocks(self.kernel, self.X):
-            with threads.following(threads.work(len(v), len(v), v.shape[1])):
+            with threads.limit(threads.work(len(v), len(v), v.shape[1])):
                 _add(out, block, small)
         return out
 
@@ -147,7 +147,7 @@ class StoredOperator(Operator):
         return np.stack([self._finite(int(i), self._rows(int(i), int(i) + 1))[0] for i in index], axis=1)
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        with threads.following(threads.work(len(v), len(v), v.shape[1])):
+        with threads.limit(threads.work(len(v), len(v), v.shape[1])):
             return np.concatenate([self._product(i, block, v) for i, block in self._read()])
 
     def marked(self) -> StoredOperator:
@@ -178,7 +178,7 @@ class StoredOperator(Operator):
         return found
 
     def _finite(self, start: int, block: np.ndarray) -> np.ndarray:
-        """The block, whose first row is `start`. Raises: ValueError: an entry is NaN or infinite, with its tile."""
+        """Return the block. Raises: ValueError: an entry is NaN or infinite, with its tile."""
         if np.isfinite(block).all():
             return block
         i, j = (int(each) for each in np.argwhere(~np.isfinite(block))[0])

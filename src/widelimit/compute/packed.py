@@ -37,15 +37,12 @@ class Packed(Factor):
     spread: float
 
     def solve(self, b: np.ndarray) -> np.ndarray:
-        with threads.following(threads.work(self.rank, self.rank, b.shape[1])):
+        with threads.limit(threads.work(self.rank, self.rank, b.shape[1])):
             return packed_cholesky.solve(self.folded, self.rank, b)
 
     def whiten(self, b: np.ndarray) -> np.ndarray:
-        with threads.following(threads.work(self.rank, self.rank, b.shape[1])):
+        with threads.limit(threads.work(self.rank, self.rank, b.shape[1])):
             return packed_cholesky.whiten(self.folded, self.rank, b)
-
-    def outside(self, b: np.ndarray) -> np.ndarray:
-        return np.zeros_like(b)
 
     def log_determinant(self) -> float:
         return float(2 * sum(np.sum(np.log(part)) for part in _Layout.of(self.rank).diagonal(self.folded)))
@@ -124,7 +121,7 @@ def factorise(
     before = np.concatenate(layout.diagonal(folded)) + noise
     np.fill_diagonal(tall, before[: layout.first])
     np.fill_diagonal(rest, before[layout.first :])
-    with threads.following(n**3 / 3):
+    with threads.limit(n**3 / 3):
         order = packed_cholesky.factorise(folded, n, report=report)
     if order > 0:
         raise NotPositiveDefinite(order)

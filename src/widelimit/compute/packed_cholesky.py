@@ -16,7 +16,7 @@ from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from widelimit.progress import FACTOR, Report, no_progress
 
-COLUMNS = 2048
+BLOCK_COLUMNS = 2048
 """Columns of a block."""
 STRIP = 4096
 """Rows of a block column that are updated at once: 64 MiB of float64 beside the matrix."""
@@ -43,7 +43,7 @@ def factorise_square(matrix: np.ndarray, *, report: Report = no_progress) -> int
 def _factorise(tall: np.ndarray, rest: np.ndarray, report: Report) -> int:
     first = len(tall)
     n = first + len(rest)
-    room = np.empty(min(COLUMNS, n) * min(STRIP, n), rest.dtype)
+    room = np.empty(min(BLOCK_COLUMNS, n) * min(STRIP, n), rest.dtype)
     report(FACTOR, 0, 1)
     for start, end in _blocks(first):
         order = _column_of_tall(tall, start, end, room)
@@ -70,10 +70,10 @@ def whiten(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
     out = np.array(b, folded.dtype)
     lower = out[first:]
     for s, e in _blocks(first):
-        out[s:e] = _solved(tall[s:e, s:e].T, out[s:e])
+        out[s:e] = _solve_triangle(tall[s:e, s:e].T, out[s:e])
         out[e:] -= tall[s:e, e:].T @ out[s:e]
     for s, e in _blocks(n - first):
-        lower[s:e] = _solved(rest[s:e, s:e], lower[s:e])
+        lower[s:e] = _solve_triangle(rest[s:e, s:e], lower[s:e])
         lower[e:] -= rest[e:, s:e] @ lower[s:e]
     return out
 
@@ -86,18 +86,18 @@ def solve(folded: np.ndarray, n: int, b: np.ndarray) -> np.ndarray:
     lower = out[first:]
     for s, e in reversed(_blocks(n - first)):
         lower[s:e] -= rest[e:, s:e].T @ lower[e:]
-        lower[s:e] = _solved(rest[s:e, s:e], lower[s:e], trans=1)
+        lower[s:e] = _solve_triangle(rest[s:e, s:e], lower[s:e], trans=1)
     for s, e in reversed(_blocks(first)):
         out[s:e] -= tall[s:e, e:] @ out[e:]
-        out[s:e] = _solved(tall[s:e, s:e].T, out[s:e], trans=1)
+        out[s:e] = _solve_triangle(tall[s:e, s:e].T, out[s:e], trans=1)
     return out
 
 
 def _blocks(columns: int) -> list[tuple[int, int]]:
-    return [(start, min(start + COLUMNS, columns)) for start in range(0, columns, COLUMNS)]
+    return [(start, min(start + BLOCK_COLUMNS, columns)) for start in range(0, columns, BLOCK_COLUMNS)]
 
 
-def _solved(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.ndarray:
+def _solve_triangle(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.ndarray:
     """Compute L^{-1} b, or L^{-T} b, from the lower triangle of a block."""
     return np.asarray(get_lapack_funcs("trtrs", (root,))(root, b, lower=1, trans=trans)[0])
 
@@ -116,7 +116,7 @@ def _column_of_tall(tall: np.ndarray, start: int, end: int, room: np.ndarray) ->
     for rows in [] if order else strips:
         part = _part(room, end - start, rows)
         part[:] = own[:, rows]
-        own[:, rows] = _divided(part.T, root, side=1).T
+        own[:, rows] = _divide(part.T, root, side=1).T
     return order
 
 
@@ -133,7 +133,7 @@ def _column_of_rest(below: np.ndarray, rest: np.ndarray, start: int, end: int, r
     for rows in [] if order else strips:
         part = _part(room, end - start, rows).reshape(-1, end - start)
         part[:] = own[rows]
-        own[rows] = _divided(part.T, root, side=0).T
+        own[rows] = _divide(part.T, root, side=0).T
     return order
 
 
@@ -147,7 +147,7 @@ def _part(room: np.ndarray, width: int, rows: slice) -> np.ndarray:
     return room[: width * (rows.stop - rows.start)].reshape(width, -1)
 
 
-def _divided(part: np.ndarray, root: np.ndarray, *, side: int) -> np.ndarray:
+def _divide(part: np.ndarray, root: np.ndarray, *, side: int) -> np.ndarray:
     """Compute L^{-1} part (side 0), or part L^{-T} (side 1), in its place; in Fortran's order."""
     divide = get_blas_funcs("trsm", (root,))
     return np.asarray(divide(1.0, root, part, side=side, lower=1, trans_a=side, overwrite_b=1))

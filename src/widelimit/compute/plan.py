@@ -20,7 +20,7 @@ LARGEST = 1024
 
 SMALLEST = 8
 BESIDE = 32
-"""Numbers an encoded input has besides its coordinates, about: shares, traces of layers, a variance."""
+"""Numbers that an encoded input has besides its coordinates, unless its kernel states them."""
 
 COPIES = 3
 """Tiles alive in one worker: the compiled function's result, what its loop carries, and what the writer holds."""
@@ -82,13 +82,15 @@ class TilePlan:
 
 
 def tile_edge(longest: int) -> int:
-    """Rows of the tiles of a matrix with `longest` rows or columns, if memory allows."""
+    """Return the rows of the tiles of a matrix with `longest` rows or columns, if memory allows."""
     edge = min(LARGEST, max(SMALLEST, 1 << (longest - 1).bit_length()))
     return edge // 2 if edge == LARGEST and longest <= 2 * LARGEST else edge
 
 
-def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, budget: float) -> TilePlan:
-    """Make the plan of an (n, m) matrix whose inputs have `features` numbers each.
+def tile_plan(
+    n: int, m: int, per_input: int, dtype: Any, *, symmetric: bool, budget: float, per_pair: int = 1
+) -> TilePlan:
+    """Make the plan of an (n, m) matrix.
 
     Tiles have LARGEST rows, fewer for a small matrix (half of it, as a power of two, so that there is work for two) and
     for a small budget. A quarter of the budget is for features, which are computed again where not all fit.
@@ -96,40 +98,40 @@ def tile_plan(n: int, m: int, features: int, dtype: Any, *, symmetric: bool, bud
     Args:
         n: rows.
         m: columns.
-        features: numbers an input has.
+        per_input: numbers that an encoded input takes (`PairKernel.numbers_per_input`).
         dtype: of the matrix.
-        symmetric: whether only the tiles on and below the diagonal are computed.
+        symmetric: only the tiles on and below the diagonal are computed.
         budget: bytes for everything but the matrix.
+        per_pair: numbers that a pair takes while its value is computed (`PairKernel.numbers_per_pair`).
 
     Raises:
         MemoryError: the budget is too small for one tile.
     """
     size = np.dtype(dtype).itemsize
-    features = features + BESIDE
     edge = tile_edge(max(n, m))
-    while edge > SMALLEST and _bytes_needed(edge, features, size) > budget:
+    while edge > SMALLEST and _bytes_needed(edge, per_input, per_pair, size) > budget:
         edge //= 2
-    needed = _bytes_needed(edge, features, size)
+    needed = _bytes_needed(edge, per_input, per_pair, size)
     if needed > budget:
         raise MemoryError(
             f"a budget of {budget / 2**20:.3g} MiB is too small for one tile: {edge} x {edge} numbers of {dtype} and "
             f"the features of their inputs need {needed / 2**20:.3g} MiB; the default is {BUDGET // 2**20} MiB."
         )
     blocks = max(-(-n // edge), -(-m // edge))
-    group = max(1, min(blocks, int(budget / 4 / (2 * edge * features * size))))
-    spare = budget - 2 * group * edge * features * size
-    workers = max(1, min(usable_cores(), int(spare / (COPIES * edge * edge * size))))
+    group = max(1, min(blocks, int(budget / 4 / (2 * edge * per_input * size))))
+    spare = budget - 2 * group * edge * per_input * size
+    workers = max(1, min(usable_cores(), int(spare / (COPIES * per_pair * edge * edge * size))))
     return TilePlan(n, m, edge, workers, group, symmetric)
 
 
-def usual_budget(features: int, dtype: Any) -> float:
+def usual_budget(per_input: int, per_pair: int, dtype: Any) -> float:
     """Return BUDGET, or more where inputs are so long that not one smallest tile fits."""
-    return max(BUDGET, _bytes_needed(SMALLEST, features + BESIDE, np.dtype(dtype).itemsize))
+    return max(BUDGET, _bytes_needed(SMALLEST, per_input, per_pair, np.dtype(dtype).itemsize))
 
 
-def _bytes_needed(edge: int, features: int, size: int) -> int:
+def _bytes_needed(edge: int, per_input: int, per_pair: int, size: int) -> int:
     """Return the bytes of one worker on one tile, with the features of its rows and columns."""
-    return size * edge * (COPIES * edge + 2 * features)
+    return size * edge * (COPIES * per_pair * edge + 2 * per_input)
 
 
 def require(n: int, m: int, dtype: Any) -> None:

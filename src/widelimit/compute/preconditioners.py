@@ -45,7 +45,7 @@ def bytes_needed(n: int, rank: int) -> float:
     return 8.0 * n * (2 * rank + 3 * min(CANDIDATES, rank))
 
 
-def _accepted(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _accept(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the candidates that one-by-one sampling would have kept, by their residual block: rejection sampling."""
     schur = block.copy()
     kept = []
@@ -84,10 +84,10 @@ def random_cholesky(
             i, j = np.argwhere(~np.isfinite(columns))[0]
             raise ValueError(f"the kernel matrix is {columns[i, j]} at row {i}, column {pivots[j]}.")
         columns -= threads.product(factor[:, :found], factor[pivots, :found].T)
-        kept = _accepted(columns[pivots], rest[pivots], rng)
+        kept = _accept(columns[pivots], rest[pivots], rng)
         if not len(kept):  # what is left is the rounding of the entries
             break
-        with threads.following(threads.work(len(kept), len(kept), n)):
+        with threads.limit(threads.work(len(kept), len(kept), n)):
             lower = np.linalg.cholesky(columns[pivots[kept]][:, kept])
             fresh = scipy.linalg.solve_triangular(lower, columns[:, kept].T, lower=True, check_finite=False).T
         factor[:, found : found + len(kept)] = fresh
@@ -117,7 +117,7 @@ def low_rank(
     mean = float(matrix.diagonal().mean())
     shift = max(float(noise.mean()) + tail / n, np.sqrt(EPS) * mean, float(np.finfo(np.float64).tiny))
     inner = threads.product(factor.T, factor)
-    with threads.decomposing(len(inner)):
+    with threads.limit_decomposition(len(inner)):
         values, turn = np.linalg.eigh(inner)
     kept = values > rank * EPS * values.max(initial=0.0)
     values, turn = values[kept], turn[:, kept]

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, final
 
@@ -25,10 +24,11 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from widelimit.compute import tiles
-from widelimit.compute.plan import TilePlan, tile_plan
+from widelimit.compute.plan import TilePlan
 from widelimit.fingerprints import sha256
 from widelimit.memory import GIB
 from widelimit.progress import Report
+from widelimit.version import __version__
 from widelimit.writing import atomic_write
 
 KEY = "widelimit_gram"
@@ -56,9 +56,10 @@ def store_gram(
 
     `prepared` is the kernel that computes, `kernel` the one that is described. Raises: see `stored_gram`.
     """
-    plan = tile_plan(len(X), len(X), X.shape[1], X.dtype, symmetric=True, budget=budget)
+    n, d = X.shape
+    plan = tiles.plan_of(prepared, n, n, d, X.dtype, symmetric=True, budget=budget)
     manifest = _manifest(kernel, prepared, X, plan.edge)
-    if _begun(path):
+    if _has_content(path):
         edge = _same_store(path, manifest, plan)
         plan, manifest = replace(plan, edge=edge), {**manifest, "tile": edge}
     else:
@@ -69,16 +70,12 @@ def store_gram(
 
 def _manifest(kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarray, edge: int) -> dict[str, Any]:
     probe = tiles.gram(prepared, X[:PROBED])
-    try:
-        release = version("widelimit")
-    except PackageNotFoundError:
-        release = "unknown"
     return {
         "format": FORMAT,
-        "widelimit": release,
-        "kernel": _described(kernel),
+        "widelimit": __version__,
+        "kernel": _description(kernel),
         "values": _hash(probe),
-        "data": _described(X),
+        "data": _description(X),
         "tile": edge,
     }
 
@@ -87,13 +84,13 @@ def _hash(array: np.ndarray) -> str:
     return sha256(np.ascontiguousarray(array).data)
 
 
-def _described(value: Any) -> Any:
+def _description(value: Any) -> Any:
     """Describe the value in JSON: classes and functions by their names, arrays by their hashes."""
     if dataclasses.is_dataclass(value):
-        fields = {field.name: _described(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: _description(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"class": type(value).__name__, **fields}
     if isinstance(value, (tuple, list)):
-        return [_described(item) for item in value]
+        return [_description(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if callable(value):
@@ -102,18 +99,18 @@ def _described(value: Any) -> Any:
     return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": _hash(array)}
 
 
-def _begun(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     """Return False where there is nothing to lose: no folder, or only the files of an interrupted start."""
     if not path.is_dir():
         return path.exists()
     own = {path / name for name in (METADATA, COPY)}
     found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)  # to the first of another's
-    foreign = (file for file in found if file not in own and not _unfinished(path, file))
+    foreign = (file for file in found if file not in own and not _is_unfinished(path, file))
     return next(foreign, None) is not None or any(_document(file) is not None for file in own)
 
 
-def _unfinished(path: Path, file: Path) -> bool:
-    """True for a file that was being written to the store at `path` when its process was killed."""
+def _is_unfinished(path: Path, file: Path) -> bool:
+    """Return True for a file that was being written to the store at `path` when its process was killed."""
     return UNFINISHED.fullmatch(file.relative_to(path).as_posix()) is not None
 
 
@@ -145,7 +142,7 @@ def _describe(path: Path, manifest: dict[str, Any], plan: TilePlan, dtype: np.dt
     required = json.loads(text)
     path.mkdir(parents=True, exist_ok=True)
     copied = _document(path / COPY) == required
-    described = _says(_document(path / METADATA), required)
+    described = _matches(_document(path / METADATA), required)
     for name, written in ((COPY, copied), (METADATA, described)):
         if not written:
             with atomic_write(path / name, unfinished=f"{name}.partial") as file:
@@ -153,7 +150,7 @@ def _describe(path: Path, manifest: dict[str, Any], plan: TilePlan, dtype: np.dt
 
 
 def _attributes(path: Path) -> dict[str, Any]:
-    """All attributes of the array at `path`, the user's too; from the copy where Zarr's own file is damaged."""
+    """Return all attributes of the array at `path`, the user's too; from the copy where Zarr's own file is damaged."""
     for name in (METADATA, COPY):
         document = _document(path / name)
         attributes = document.get("attributes") if isinstance(document, dict) else None
@@ -162,8 +159,8 @@ def _attributes(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _says(document: Any, required: dict[str, Any]) -> bool:
-    """True if the metadata have every required field; what a user, or a later Zarr, has added is no matter."""
+def _matches(document: Any, required: dict[str, Any]) -> bool:
+    """Return True if the metadata have all required fields; what a user, or a later Zarr, has added may stay."""
     if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
         return False
     same = all(document.get(name) == value for name, value in required.items() if name != "attributes")
@@ -261,7 +258,7 @@ class _Store:
     def fill(self, kernel: tiles.PairKernel, X: np.ndarray, report: Report) -> None:
         """Compute and write what is missing or damaged."""
         for part in (*self.path.glob("*.partial"), *self.path.glob("c/*/*.partial")):
-            if _unfinished(self.path, part):
+            if _is_unfinished(self.path, part):
                 part.unlink()
         array = zarr.open_array(self.path, mode="r+", config={"write_empty_chunks": True})
         blocks = range(self.plan.row_blocks)
@@ -273,11 +270,11 @@ class _Store:
                 if at in missing:
                     array[self.plan.rows(at[0]), self.plan.rows(at[1])] = block
 
-        def required(i: int, j: int) -> bool:
+        def incomplete(i: int, j: int) -> bool:
             return (i, j) in missing or (j, i) in missing
 
         try:
-            tiles.compute(kernel, X, X, self.plan, write, required=required, report=report)
+            tiles.compute(kernel, X, X, self.plan, write, required=incomplete, report=report)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -286,7 +283,7 @@ class _Store:
             ) from error
 
 
-def damaged(path: Path) -> list[str]:
+def find_damaged(path: Path) -> list[str]:
     """Find the tiles of a store, by their files, that are there and have not their checksum."""
     array = zarr.open_array(path, mode="r")
     shape = array.chunks

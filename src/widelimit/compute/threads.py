@@ -51,7 +51,7 @@ class _Computation:
 
 
 @final
-class _Limit:
+class _ThreadLimit:
     """One limit for the process: in force while small computations run, in whichever threads, and no large one.
 
     Ctrl-C may end any of its methods between two instructions. So nothing is counted up and down: the set of what runs
@@ -68,13 +68,13 @@ class _Limit:
         self.before: dict[_Pool, int] = {}
 
     def begin(self, computation: _Computation) -> None:
-        """It begins."""
+        """Count the computation among those that run."""
         with self.lock:
             self.running[computation.small].add(computation)
             self._apply()
 
     def end(self, computation: _Computation) -> None:
-        """It ends, if it has begun."""
+        """Count it no more, if it was."""
         with self.lock:
             self.running[computation.small].discard(computation)
             self._apply()
@@ -89,7 +89,7 @@ class _Limit:
                 self.before.setdefault(pool, count)
                 pool.limit(1)
 
-    def forked(self) -> None:
+    def reset_in_child(self) -> None:
         """Reset the state in a forked child."""
         self._restore()
         self.reset()
@@ -125,20 +125,20 @@ def _pool(library: Any) -> list[_Pool]:
     return []
 
 
-_limit = _Limit()
+_thread_limit = _ThreadLimit()
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_limit.forked)
+    os.register_at_fork(after_in_child=_thread_limit.reset_in_child)
 
 
 @contextmanager
-def following(work: float) -> Iterator[None]:
-    """BLAS has one thread inside, if the work, in multiply-adds, is at most SMALL; afterwards as many as before."""
+def limit(work: float) -> Iterator[None]:
+    """Give BLAS one thread inside, if the work, in multiply-adds, is at most SMALL; afterwards as many as before."""
     computation = _Computation(work <= SMALL)
     try:
-        _limit.begin(computation)
+        _thread_limit.begin(computation)
         yield
     finally:
-        _limit.end(computation)
+        _thread_limit.end(computation)
 
 
 def work(m: int, k: int, n: int) -> float:
@@ -146,12 +146,12 @@ def work(m: int, k: int, n: int) -> float:
     return float(m) * k * n + READ * (float(m) * k + float(k) * n + float(m) * n)
 
 
-def decomposing(n: int) -> AbstractContextManager[None]:
-    """Apply `following` to the eigenvectors, singular vectors or least squares of an (n, n) matrix."""
-    return following(EIGEN * work(n, n, n))
+def limit_decomposition(n: int) -> AbstractContextManager[None]:
+    """Apply `limit` to the eigenvectors, singular vectors or least squares of an (n, n) matrix."""
+    return limit(EIGEN * work(n, n, n))
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a @ b by as many threads as it is worth; (m, k), (k, ...) or (k, n), (..., k, n) -> as `np.matmul`."""
-    with following(work(a.size // max(a.shape[-1], 1), a.shape[-1], max(b.size // max(a.shape[-1], 1), 1))):
+    with limit(work(a.size // max(a.shape[-1], 1), a.shape[-1], max(b.size // max(a.shape[-1], 1), 1))):
         return np.asarray(a @ b)

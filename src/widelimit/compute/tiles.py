@@ -7,9 +7,8 @@ triangle for a block on the diagonal, those inside the matrix for a block at its
 
 from __future__ import annotations
 
-import abc
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from threading import Thread
@@ -20,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.arithmetic import arithmetic, lenient, outside
+from widelimit.compute.pair_kernel import Features
+from widelimit.compute.pair_kernel import PairKernel as PairKernel
 from widelimit.compute.plan import TilePlan, require, tile_plan, usual_budget
 from widelimit.progress import KERNEL, Report, no_progress
 
@@ -27,37 +28,17 @@ PATCH = 128
 """Rows of a patch: a few arrays of 128 x 128 numbers are in a core's cache, and the loop's own cost is hidden."""
 MIRRORED = 16
 """Columns mirrored at once: a cache line or two of each row written."""
-Features = Any
+POINTS = 2
+"""Axes of an array of points."""
 Item = TypeVar("Item")
 Pairs = list[tuple[int, int]]
-
-
-class PairKernel(abc.ABC):
-    """A pytree has the two phases of a kernel, as pure JAX functions."""
-
-    @property
-    def traceable(self) -> bool:
-        """`encode` may be compiled: no function of the user's that knows only NumPy is in it."""
-        return True
-
-    @abc.abstractmethod
-    def encode(self, X: jax.Array) -> Features:
-        """Compute the data of single inputs that pairs need, (n, d) -> pytree."""
-
-    @abc.abstractmethod
-    def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
-        """Compute a block of the kernel, (n, m); with `same`, x is y: values on the diagonal are of no use then."""
-
-    @abc.abstractmethod
-    def diagonal(self, x: Features) -> jax.Array:
-        """Compute the kernel of each input with itself, (n,)."""
 
 
 class EncodedBlock(NamedTuple):
     """The block holds encoded rows of the data, some at the end only to fill the shape up."""
 
     patches: Features
-    """Features of PATCH rows each (of all, if they are fewer), along a new first axis."""
+    """Features of PATCH rows each (of all, if they are fewer), as `_cut` makes them."""
     diagonal: np.ndarray
     used: int
     """Rows that count."""
@@ -65,6 +46,12 @@ class EncodedBlock(NamedTuple):
 
 def _at(patches: Features, index: jax.Array | int) -> Features:
     return jax.tree.map(lambda leaf: leaf[index], patches)
+
+
+def _of_patches(kernel: PairKernel, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
+    """Compute the kernel of two patches."""
+    x, y = jax.tree.map(lambda leaf: leaf if leaf.ndim <= POINTS else jnp.moveaxis(leaf, -1, 0), (x, y))
+    return kernel.pairwise(x, y, same=same)
 
 
 def _unfused(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
@@ -89,12 +76,12 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
 
     What is left out is 0; the two triangles of a patch with itself may differ by rounding, and its diagonal is void.
     """
-    form = jax.eval_shape(kernel.pairwise, _at(x, 0), _at(y, 0))
+    form = jax.eval_shape(_of_patches, kernel, _at(x, 0), _at(y, 0))
     rows, columns = form.shape
     shape = (rows * len(jax.tree.leaves(x)[0]), columns * len(jax.tree.leaves(y)[0]))
 
     def values(u: Features, v: Features, itself: jax.Array) -> jax.Array:
-        return kernel.pairwise(u, v, same=itself)
+        return _of_patches(kernel, u, v, same=itself)
 
     def step(k: int, out: jax.Array) -> jax.Array:
         s, t = pairs[k]
@@ -124,46 +111,37 @@ def _diagonal(kernel: PairKernel, x: Features) -> jax.Array:
     return kernel.diagonal(x)
 
 
-Axes = tuple[int | None, ...]
+def _cut(features: Features, n: int, count: int) -> Features:
+    """Cut every array (n, ..) into `count` patches, along a new first axis.
 
-
-def _axes(features: Features, rows: int, fewer: Callable[[], Features]) -> Axes:
-    """Find the axis of the `rows`, first or last, of every array of the features; None where there is none.
-
-    Where two axes are as long (as many features as rows, for instance), `fewer` tells: features of half the rows.
+    Points (n, d), of which products are taken, stay so. Of arrays with more axes a pair map reads one number of every
+    input at a time: the inputs come last there. Raises: ValueError: an array without the n inputs first.
     """
-    leaves = jax.tree.leaves(features)
-    found = [[axis for axis in {0, max(leaf.ndim - 1, 0)} if leaf.shape[axis : axis + 1] == (rows,)] for leaf in leaves]
-    if any(len(axes) > 1 for axes in found):
-        small = jax.tree.leaves(fewer())
-        found = [[axis for axis in axes if leaf.shape[axis] < rows] for axes, leaf in zip(found, small, strict=True)]
-    return tuple(axes[0] if axes else None for axes in found)
+
+    def cut(leaf: jax.Array) -> jax.Array:
+        if leaf.shape[:1] != (n,):
+            raise ValueError(
+                f"the encode method of a kernel must return arrays (n, ..) with the n inputs first; it returned shape "
+                f"{leaf.shape} for {n} inputs. Move the axis of the inputs: jnp.moveaxis(array, axis, 0)."
+            )
+        if leaf.ndim <= POINTS:
+            return leaf.reshape(count, -1, *leaf.shape[1:])
+        return jnp.moveaxis(jnp.moveaxis(leaf, 0, -1).reshape(*leaf.shape[1:], count, -1), -2, 0)
+
+    return jax.tree.map(cut, features)
 
 
-def _cut(features: Features, axes: Axes, count: int) -> Features:
-    """Cut every array along its axis into `count` patches, along a new first axis."""
-
-    def cut(leaf: jax.Array, axis: int | None) -> jax.Array:
-        if axis is None:
-            return jnp.broadcast_to(leaf, (count, *leaf.shape))
-        parts = leaf.reshape(*leaf.shape[:axis], count, leaf.shape[axis] // count, *leaf.shape[axis + 1 :])
-        return jnp.moveaxis(parts, axis, 0)
-
-    leaves, structure = jax.tree.flatten(features)
-    return jax.tree.unflatten(structure, [cut(leaf, axis) for leaf, axis in zip(leaves, axes, strict=True)])
-
-
-@partial(jax.jit, static_argnames=("axes", "count"))
-def _finish(kernel: PairKernel, features: Features, axes: Axes, count: int) -> tuple[Features, jax.Array]:
-    return _cut(features, axes, count), kernel.diagonal(features)
+@partial(jax.jit, static_argnames="count")
+def _finish(kernel: PairKernel, features: Features, count: int) -> tuple[Features, jax.Array]:
+    diagonal = kernel.diagonal(features)
+    return _cut(features, len(diagonal), count), diagonal
 
 
 @partial(jax.jit, static_argnames="count", compiler_options=_QUICK)
 def _encode(kernel: PairKernel, X: jax.Array, count: int) -> tuple[Features, jax.Array]:
     """Compute the features of a block of rows in `count` patches, and K(x, x) for every row."""
     features = kernel.encode(X)
-    axes = _axes(features, len(X), lambda: jax.eval_shape(kernel.encode, X[: len(X) // 2]))
-    return _cut(features, axes, count), kernel.diagonal(features)
+    return _cut(features, len(X), count), kernel.diagonal(features)
 
 
 def _patches(rows: int) -> int:
@@ -177,9 +155,7 @@ def _encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:
         if kernel.traceable:
             patches, diagonal = _encode(kernel, filled, _patches(rows))
         else:
-            features = kernel.encode(jnp.asarray(filled))
-            axes = _axes(features, rows, lambda: kernel.encode(jnp.asarray(filled[: rows // 2])))
-            patches, diagonal = _finish(kernel, features, axes, _patches(rows))
+            patches, diagonal = _finish(kernel, kernel.encode(jnp.asarray(filled)), _patches(rows))
         return EncodedBlock(patches, np.asarray(diagonal), len(X))
 
 
@@ -249,7 +225,7 @@ def mirror(block: np.ndarray, target: np.ndarray) -> None:
 
 
 def all_tiles(*_: int) -> bool:
-    """All tiles are required."""
+    """Return True: all tiles are required."""
     return True
 
 
@@ -262,6 +238,20 @@ def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[Item], None], items: I
     finally:
         for future in futures:
             future.cancel()
+
+
+Blocks = dict[int, EncodedBlock]
+
+
+def _encode_blocks(
+    kernel: PairKernel, data: np.ndarray, plan: TilePlan, blocks: Sequence[int], run: Callable[..., Any] = map
+) -> Blocks:
+    return dict(zip(blocks, run(lambda i: _encode_block(kernel, data[plan.rows(i)], plan.edge), blocks), strict=True))
+
+
+def _compute_tile(kernel: PairKernel, plan: TilePlan, rows: Blocks, columns: Blocks, i: int, j: int) -> np.ndarray:
+    with arithmetic(columns[j].diagonal.dtype == np.float64):
+        return _square(kernel, columns[j]) if plan.symmetric and i == j else _rectangle(kernel, rows[i], columns[j])
 
 
 def compute(
@@ -279,24 +269,19 @@ def compute(
     A symmetric plan takes X for Y. `report` is called in this thread after each tile. An exception, of
     `write` or by Ctrl-C, ends the work within a tile.
     """
-
-    def encoded(data: np.ndarray, i: int) -> EncodedBlock:
-        return _encode_block(kernel, data[plan.rows(i)], plan.edge)
-
-    def work(task: tuple[int, int]) -> None:
-        i, j = task
-        compiled()
-        with arithmetic(X.dtype == np.float64):
-            same = plan.symmetric and i == j
-            write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
-
     if plan.count == 1:  # threads would take longer to start than a small matrix takes
         if required(0, 0):
-            compiled, columns = _ahead(kernel, plan.edge, X.shape[1], X.dtype), {0: encoded(Y, 0)}
-            rows = columns if plan.symmetric else {0: encoded(X, 0)}
-            work((0, 0))
+            compiled, columns = _ahead(kernel, plan.edge, X.shape[1], X.dtype), _encode_blocks(kernel, Y, plan, [0])
+            rows = columns if plan.symmetric else _encode_blocks(kernel, X, plan, [0])
+            compiled()
+            write(0, 0, _compute_tile(kernel, plan, rows, columns, 0, 0))
             report(KERNEL, 1, 1)
         return
+
+    def work(task: tuple[int, int]) -> None:
+        compiled()
+        write(*task, _compute_tile(kernel, plan, rows, columns, *task))
+
     done, left = 0, -1
     with ThreadPoolExecutor(plan.workers) as pool:
         for row_range, column_range, tiles in plan.groups():
@@ -307,13 +292,21 @@ def compute(
             compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
             if column_range.start != left:
                 left = column_range.start
-                columns = dict(zip(column_range, pool.map(lambda j: encoded(Y, j), column_range), strict=True))
+                columns = _encode_blocks(kernel, Y, plan, column_range, pool.map)
             known = columns if plan.symmetric else {}
-            fresh = [i for i in row_range if i not in known]
-            rows = known | dict(zip(fresh, pool.map(lambda i: encoded(X, i), fresh), strict=True))
+            rows = known | _encode_blocks(kernel, X, plan, [i for i in row_range if i not in known], pool.map)
             for _ in run_in_pool(pool, work, todo):
                 done += 1
                 report(KERNEL, done, plan.count)
+
+
+def plan_of(
+    kernel: PairKernel, n: int, m: int, d: int, dtype: Any, *, symmetric: bool, budget: float | None = None
+) -> TilePlan:
+    """Make the plan of K(X, Y), (n, m), by the sizes that the kernel states; the usual budget unless one is given."""
+    sizes = kernel.numbers_per_input(d), kernel.numbers_per_pair
+    limit = usual_budget(*sizes, dtype) if budget is None else budget
+    return tile_plan(n, m, sizes[0], dtype, symmetric=symmetric, budget=limit, per_pair=sizes[1])
 
 
 def gram(kernel: PairKernel, X: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
@@ -330,7 +323,7 @@ def lower_gram(kernel: PairKernel, X: np.ndarray, *, report: Report = no_progres
 def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, report: Report) -> np.ndarray:
     n, d = X.shape
     require(n, n, X.dtype)
-    plan = tile_plan(n, n, d, X.dtype, symmetric=True, budget=usual_budget(d, X.dtype))
+    plan = plan_of(kernel, n, n, d, X.dtype, symmetric=True)
     out = np.empty((n, n), X.dtype)
 
     def write(i: int, j: int, tile: np.ndarray) -> None:
@@ -347,7 +340,7 @@ def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, report: Report = 
     """Compute K(X, Y)."""
     (n, d), m = X.shape, len(Y)
     require(n, m, X.dtype)
-    plan = tile_plan(n, m, d, X.dtype, symmetric=False, budget=usual_budget(d, X.dtype))
+    plan = plan_of(kernel, n, m, d, X.dtype, symmetric=False)
     out = np.empty((n, m), X.dtype)
 
     def write(i: int, j: int, tile: np.ndarray) -> None:
@@ -360,8 +353,8 @@ def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, report: Report = 
 @outside
 def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarray:
     """Compute K(x, x) for every row, in the blocks of `cross` with `beside` other rows: nothing is compiled again."""
-    (n, d), dtype = X.shape, X.dtype
-    plan = tile_plan(n, max(n, beside), d, dtype, symmetric=True, budget=usual_budget(d, dtype))
+    n, d = X.shape
+    plan = plan_of(kernel, n, max(n, beside), d, X.dtype, symmetric=True)
     parts = (_encode_block(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
     return np.concatenate([block.diagonal[: block.used] for block in parts])
 

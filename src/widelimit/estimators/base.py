@@ -6,12 +6,12 @@ import abc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from typing import Any, ClassVar, get_args
+from dataclasses import replace
+from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
@@ -45,6 +45,50 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     _fitted_with: dict[str, Any]
     """Parameters at the time of the fit: `set_params` changes the next fit, not this one."""
 
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit to rows X (n, d), and targets of a regressor, (n,) or (n, c), or class labels of a classifier, (n,).
+
+        Args:
+            X: (n, d) numbers; NumPy, pandas or polars.
+            y: numbers; or labels, numbers or text.
+            sample_weight: (n,), >= 0: weight 2 is the same row twice, so that observation i has the noise
+                noise/sample_weight_i; rows of weight 0 are left out.
+
+        Returns:
+            self.
+
+        Raises:
+            TypeError, ValueError: bad data or parameters.
+            MemoryError: the (n, n) kernel matrix does not fit.
+        """
+        with self._fit_whole():
+            self._check_settings()
+            preparation.refuse_rows(X)
+            X, y = self._validate(X, y)
+            weights = preparation.sample_weights(sample_weight, len(X))
+            kept = weights > 0
+            X, y, weights = X[kept], y[kept], weights[kept]
+            preparation.require_room(len(X), self.matrix_count())
+            self.inputs_ = preparation.normalisation(self.normalize, X, weights)
+            chosen = None if self.input_scales is None else self._choose_scaled(X, y, weights)
+            self._fit_rows(self.inputs_(X), y, weights, chosen)
+        validation.sealed(self)
+        return self
+
+    @abc.abstractmethod
+    def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and targets as arrays, validated by scikit-learn. Raises: TypeError, ValueError."""
+
+    @abc.abstractmethod
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        """Return what is fitted by least squares, (n, c)."""
+
+    @abc.abstractmethod
+    def _fit_rows(
+        self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
+    ) -> None:
+        """Fit to rows as the kernel takes them, of weights > 0; with hyper-parameters that are chosen, if they are."""
+
     @contextmanager
     def _fit_whole(self) -> Iterator[None]:
         """Fit whole or not at all: an error or Ctrl-C on the way leaves the fit that was there."""
@@ -60,12 +104,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _check_settings(self) -> None:
         """Refuse parameters that are wrong whatever the data. Raises: TypeError, ValueError."""
         self._design(self.weight_std, self.bias_std).network()
-        for parameter in fields(self):
-            value, choices = getattr(self, parameter.name), parameter.metadata["choices"]
-            if choices:
-                validation.choice(parameter.name, value, choices)
-            if isinstance(parameter.default, bool):
-                validation.flag(parameter.name, value)
+        preparation.check_choices(self)
         preparation.refuse_random_state(self.random_state)
         preparation.refuse_noise(self.noise)
         preparation.refuse_time(self.time)
@@ -83,7 +122,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Refuse parameters that only some estimators have. Raises: TypeError, ValueError."""
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
-        """The network of these settings, in numbers of Python: a file holds them, and gives them back, as such."""
+        """Return the network with these scales, as Python's own numbers, which a file gives back unchanged."""
         numbers = (validation.plain(value) for value in (weight_std, bias_std))
         return Design(*self._architecture(), *numbers)
 
@@ -95,11 +134,20 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Return the networks among which a search with input scales chooses."""
         return [self._design(self.weight_std, self.bias_std)]
 
+    def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
+        """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
+        objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
+        standard = preparation.standardise(self._targets(y), weights)[0]
+        if not standard.any():
+            return None
+        chosen = choose_scaled(
+            self._designs(), self.inputs_(X), standard, weights, self.noise, objective, bool(self.verbose)
+        )
+        self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
+        return chosen
+
     def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice:
         """Choose network, noise and scales for standardised targets, by `hyperparameters`."""
-        if self.input_scales is not None:
-            objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
-            return choose_scaled(self._designs(), points, y, weights, self.noise, objective, self.verbose)
         design = self._design(self.weight_std, self.bias_std)
         return choose(design, points, y, weights, self.noise, self.hyperparameters, self.verbose)
 
@@ -108,21 +156,15 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         ensemble, verbose = self._is_ensemble(), bool(self.verbose)
         return FittedTraining(design, points, weights, float(self.time), ensemble, self.solver, verbose)
 
-    def _fit_targets(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[Fitted, np.ndarray]:
-        """Fit targets (n, c), which are standardised, and set what undoes that; returns the chosen scales too."""
-        points = self._normalise(X, weights)
-        standard, self.y_mean_, scale = preparation.standardise(targets, weights)
-        chosen = self._choose(points, standard, weights)
-        self._set_choice(chosen)
-        points = self.inputs_(X)
+    def _fit_targets(
+        self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
+    ) -> tuple[Fitted, np.ndarray]:
+        """Fit the targets, which are standardised, and set what undoes that; returns the chosen scales too."""
+        standard, self.y_mean_, scale = preparation.standardise(self._targets(y), weights)
+        chosen = chosen or self._choose(points, standard, weights)
         self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
         training = self._training(chosen.design, points, weights)
         return Fitted(training, standard / chosen.scale, chosen.noise), chosen.scale
-
-    def _set_choice(self, chosen: HyperparameterChoice) -> None:
-        """Let the normalisation of the inputs have the chosen scales."""
-        if chosen.input_scales is not None:
-            self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
 
     def _is_linear_system(self) -> bool:
         """Return True if the fit is one linear system, rather than a flow that takes eigenvectors."""
@@ -138,16 +180,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _kernel_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        preparation.refuse_rows(X)
-        with preparation.shorten_errors("X"):
-            rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
-        return self.inputs_(rows)
-
-    def _normalise(self, X: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, "n d"]:
-        """Return training rows as the kernel takes them; the normalisation is stored."""
-        preparation.require_room(len(X), self.matrix_count())
-        self.inputs_ = preparation.normalisation(self.normalize, X, weights)
-        return self.inputs_(X)
+        return self.inputs_(preparation.validate_rows(self, X, reset=False))
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = referenced(BaseEstimator.__getstate__(self))

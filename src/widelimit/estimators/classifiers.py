@@ -15,7 +15,7 @@ from widelimit.estimators import casting, model_state, preparation
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import ROWS, Design, Fitted, search, spread
+from widelimit.estimators.networks import SEARCH_ROWS, Design, Fitted, HyperparameterChoice, search, spread
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, estimator
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
@@ -27,41 +27,27 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
     classes_: np.ndarray
     fitted_: Fitted | FittedClasses | None
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelClassifier:
-        """Fit to rows X (n, d) and class labels y (n,).
+    def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        casting.refuse_unfit_labels("y", y)
+        with preparation.shorten_errors("y"):
+            X, y = validate_data(self, X, y, dtype=np.float64, order="C")
+            check_classification_targets(y)
+        return X, y
 
-        Args:
-            X: (n, d) numbers; NumPy, pandas or polars.
-            y: (n,) labels, numbers or text.
-            sample_weight: (n,), >= 0: weight 2 is the same row twice; rows of weight 0 are left out.
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        classes, labels = np.unique(y, return_inverse=True)
+        return np.asarray(np.eye(len(classes))[labels])
 
-        Returns:
-            self.
-
-        Raises:
-            TypeError, ValueError: bad data or parameters.
-            MemoryError: the (n, n) kernel matrix does not fit.
-        """
-        with self._fit_whole():
-            self._check_settings()
-            preparation.refuse_rows(X)
-            casting.refuse_unfit_labels("y", y)
-            with preparation.shorten_errors("y"):
-                X, y = validate_data(self, X, y, dtype=np.float64, order="C")
-                check_classification_targets(y)
-            weights = preparation.sample_weights(sample_weight, len(X))
-            kept = weights > 0
-            X, weights = X[kept], weights[kept]
-            self.classes_, labels = np.unique(y[kept], return_inverse=True)
-            if len(self.classes_) == 1:
-                self._normalise(X, weights)
-                self.fitted_ = None
-            elif self.likelihood == "dirichlet":
-                self.fitted_ = self._dirichlet(X, labels, weights)
-            else:
-                self.fitted_ = self._least_squares(X, labels, weights)
-        validation.sealed(self)
-        return self
+    def _fit_rows(
+        self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
+    ) -> None:
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) == 1:
+            self.fitted_ = None
+        elif self.likelihood == "dirichlet":
+            self.fitted_ = self._fit_dirichlet(points, labels, weights, chosen)
+        else:
+            self.fitted_ = self._fit_targets(points, y, weights, chosen)[0]
 
     def _check_own_settings(self) -> None:
         validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
@@ -81,15 +67,11 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         dirichlet = self.likelihood == "dirichlet" and self._is_linear_system()
         return 3 if dirichlet else KernelEstimator.matrix_count(self)
 
-    def _dirichlet(self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> FittedClasses:
-        design = self._design(self.weight_std, self.bias_std)
-        points = self._normalise(X, weights)
-        if self.input_scales is not None:  # by the evidence of one-hot labels
-            chosen = self._choose(points, preparation.standardise(self._one_hot(labels), weights)[0], weights)
-            self._set_choice(chosen)
-            design, points = chosen.design, self.inputs_(X)
+    def _fit_dirichlet(
+        self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
+    ) -> FittedClasses:
         alpha, classes = float(self.alpha_epsilon), len(self.classes_)
-        rows = spread(np.argsort(labels, kind="stable"), ROWS)
+        rows = spread(np.argsort(labels, kind="stable"), SEARCH_ROWS)
 
         def posterior(design: Design) -> DirichletPosterior:
             return most_likely_scale(
@@ -102,16 +84,11 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
                 return post.log_marginal_likelihood
             return post.leave_one_out_score(labels[rows], weights[rows])
 
-        if self.hyperparameters != "fixed" and self.input_scales is None:
+        design = chosen.design if chosen else self._design(self.weight_std, self.bias_std)
+        if self.hyperparameters != "fixed" and chosen is None:
             design = search(design, score)
         training = self._training(design, points, weights)
         return FittedClasses(training, labels, posterior(design).scale, classes, alpha)
-
-    def _least_squares(self, X: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Fitted:
-        return self._fit_targets(X, self._one_hot(labels), weights)[0]
-
-    def _one_hot(self, labels: np.ndarray) -> np.ndarray:
-        return np.asarray(np.eye(len(self.classes_))[labels])
 
     def _function_state(self) -> ModelState:
         own = ModelState({"classes": model_state.json_classes(self.classes_)}, {})
@@ -192,7 +169,7 @@ class NNGPClassifier(KernelClassifier):
     Attributes:
         classes_: (c,) the labels, sorted.
         inputs_: the normalisation of the columns.
-        n_features_in_, feature_names_in_: as scikit-learn has them.
+        n_features_in_, feature_names_in_: see scikit-learn.
     """
 
     _kind = "nngp"
@@ -211,7 +188,7 @@ class NTKClassifier(KernelClassifier, EnsembleParameters):
     Attributes:
         classes_: (c,) the labels, sorted.
         inputs_: the normalisation of the columns.
-        n_features_in_, feature_names_in_: as scikit-learn has them.
+        n_features_in_, feature_names_in_: see scikit-learn.
     """
 
     _kind = "ntk"

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 SNIFFED = 4096
-"""Bytes at the start of a file that tell what it is."""
+"""Bytes at the start of a file that identify its kind."""
 LONGEST_DESCRIPTION = 1000
 """Bytes of the text in which an array in a file describes itself."""
 KINDS = "fiub"
@@ -82,7 +82,7 @@ def arrays(path: Path, header: str) -> dict[str, np.ndarray]:
 
 
 class _Foreign(Exception):
-    """The error names the kind of a whole file of another kind."""
+    """This error says what another kind of file is."""
 
 
 def _foreign_message(path: Path, what: str) -> str:
@@ -101,7 +101,7 @@ def _short_path(path: Path) -> str:
 
 
 def describe_start(start: bytes) -> str:
-    """Describe a file that begins so: "a CSV file", "an image (PNG)", "an empty file"."""
+    """Describe a file by its first bytes: "a CSV file", "an image (PNG)", "an empty file"."""
     if not start:
         return "an empty file"
     for signature, what in SIGNATURES:

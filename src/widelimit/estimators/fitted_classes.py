@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
-from widelimit import validation
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import FittedTraining, drop_law
-from widelimit.estimators.preparation import align, set_frozen
+from widelimit.estimators.networks import FittedFunction, FittedTraining
 from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import StoppedFlow
 from widelimit.shapes import Float, Int
@@ -19,8 +17,8 @@ from widelimit.shapes import Float, Int
 
 @final
 @dataclass(eq=False)
-class FittedClasses:
-    """Every class has one latent function; the data for variances are made again on request."""
+class FittedClasses(FittedFunction):
+    """Every class has one latent function, fitted to transformed labels."""
 
     training: FittedTraining
     labels: Int[np.ndarray, " n"]
@@ -29,21 +27,11 @@ class FittedClasses:
     alpha_epsilon: float
     coefficients: Float[np.ndarray, "n c"] | None = None
 
-    def __post_init__(self) -> None:
-        set_frozen(self, vars(self))
-        if self.coefficients is None:
-            law = self.law
-            if isinstance(law, DirichletPosterior):
-                self.coefficients = align(law.coefficients)
-            else:
-                self.coefficients = align(np.hstack([flow.coefficients for flow in law]))
-        validation.sealed(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return drop_law(self.__dict__)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        set_frozen(self, state)
+    def solve(self) -> np.ndarray:
+        """Compute the coefficients of the means, (n, c), from the laws."""
+        if isinstance(self.law, DirichletPosterior):
+            return self.law.coefficients
+        return np.hstack([flow.coefficients for flow in self.law])
 
     @property
     def offset(self) -> float:
@@ -74,17 +62,13 @@ class FittedClasses:
         return self.training.flow(target[:, None], shape.noise_other / self.scale**2, weights)
 
     def state(self) -> ModelState:
-        """Return what a file holds of the functions."""
-        assert self.coefficients is not None
-        kind = {"fitted": type(self).__name__}
+        """Return the part of the functions that a file holds."""
         own = {"scale": self.scale, "alpha_epsilon": self.alpha_epsilon}
-        arrays = {"coefficients": self.coefficients, "labels": self.labels.astype(np.int64)}
-        return ModelState(kind, {}) | self.training.state() | ModelState(own, arrays)
+        return FittedFunction.state(self) | ModelState(own, {"labels": self.labels.astype(np.int64)})
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute the mean of the latent functions."""
-        assert self.coefficients is not None
-        return self.offset + self.scale * self.training.function(Z, self.coefficients)
+        return self.offset + self.scale * self.expansion(Z)
 
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute the variance of the latent functions."""

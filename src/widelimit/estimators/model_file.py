@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from widelimit import validation
 from widelimit.estimators import files
 from widelimit.estimators.model_state import INVALID, ModelState
 from widelimit.fingerprints import sha256
+from widelimit.version import __version__
 from widelimit.writing import atomic_write
 
 FORMAT = 1
@@ -38,7 +38,7 @@ def write(path: Path, name: str, parameters: dict[str, Any], state: ModelState, 
     header = {
         "magic": MAGIC,
         "format": FORMAT,
-        "widelimit": version("widelimit"),
+        "widelimit": __version__,
         "class": name,
         "parameters": parameters,
         "state": state.values,
@@ -88,7 +88,7 @@ def contents(name: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if header.get("format") != FORMAT:
         raise ForeignFileError(
             f"{name}: the file has format {validation.shown(header.get('format'))}, written by widelimit "
-            f"{validation.shown(header.get('widelimit'))}; this is widelimit {version('widelimit')}, which reads "
+            f"{validation.shown(header.get('widelimit'))}; this is widelimit {__version__}, which reads "
             f"format {FORMAT}. Upgrade widelimit."
         )
     if describe(arrays) != header.get("arrays") or checksum(header, arrays) != header.get("checksum"):

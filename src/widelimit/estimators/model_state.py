@@ -20,7 +20,7 @@ INVALID = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, 
 
 
 class ModelState(NamedTuple):
-    """The state of a fitted estimator: values that JSON holds, and arrays, by name."""
+    """A fitted estimator's state consists of values that JSON holds and of arrays, by name."""
 
     values: dict[str, Any]
     arrays: dict[str, np.ndarray]

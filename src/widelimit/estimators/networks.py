@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,10 +22,10 @@ from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import Search, fit_input_scales
 from widelimit.inference.noise_level import Objective, noise_level
-from widelimit.inference.outputs import heard
+from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.scaled_evidence import Family
-from widelimit.inference.training_set import expansion, near
+from widelimit.inference.training_set import check_finite, expansion
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.progress import LONG, progress_bar
@@ -32,7 +33,7 @@ from widelimit.references import by_reference
 from widelimit.shapes import Float
 
 Kind = Literal["nngp", "ntk"]
-ROWS = 800
+SEARCH_ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
@@ -87,9 +88,9 @@ def choose(
     objective: Objective = "marginal_likelihood"
     if hyperparameters != "fixed":
         objective = hyperparameters
-        tried = spread(np.arange(len(points)), ROWS)
+        tried = spread(np.arange(len(points)), SEARCH_ROWS)
         labels = y[tried]
-        columns = heard(labels)
+        columns = distinct_columns(labels)
 
         def score(candidate: Design) -> float:
             gram = np.asarray(candidate.kernel().gram(points[tried]))
@@ -193,44 +194,64 @@ class FittedTraining:
             return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
 
     def state(self) -> ModelState:
-        """Return what a file holds of it; the rest follows from the estimator's parameters."""
+        """Return the part that a file holds; the rest follows from the estimator's parameters."""
         design = {"weight_std": self.design.weight_std, "bias_std": self.design.bias_std}
         return ModelState({"design": design}, {"X": self.X, "weights": self.weights})
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:
         """Compute K(Z, X) coefficients: (m, c)."""
         kernel = self.design.kernel()
-        return near(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
+        return check_finite(expansion(lambda rows: np.asarray(kernel.cross(rows, self.X)), Z, coefficients), Z)
 
 
-def drop_law(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a fitted function's state for a pickle: without its factorisation, which is made again on request."""
-    return {name: value for name, value in state.items() if name != "law"}
+class FittedFunction(abc.ABC):
+    """A fitted function is kept as plain arrays; its law, with a factorisation, is computed again on request."""
+
+    training: FittedTraining
+    coefficients: Float[np.ndarray, "n c"] | None
+
+    def __post_init__(self) -> None:
+        set_frozen(self, vars(self))
+        if self.coefficients is None:
+            self.coefficients = align(self.solve())
+        validation.sealed(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "law"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        set_frozen(self, state)
+
+    @abc.abstractmethod
+    def solve(self) -> np.ndarray:
+        """Compute the coefficients of the mean, (n, c), from the law."""
+
+    def expansion(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute K(Z, X) coefficients."""
+        assert self.coefficients is not None
+        return self.training.function(Z, self.coefficients)
+
+    def state(self) -> ModelState:
+        """Return the part that a file holds of every fitted function."""
+        assert self.coefficients is not None
+        kind, arrays = {"fitted": type(self).__name__}, {"coefficients": self.coefficients}
+        return ModelState(kind, {}) | self.training.state() | ModelState({}, arrays)
 
 
 @final
 @dataclass(eq=False)
-class Fitted:
-    """A fitted function is kept as plain arrays; the data for variances are made again on request."""
+class Fitted(FittedFunction):
+    """This function is fitted to targets y with noise of one variance."""
 
     training: FittedTraining
     y: Float[np.ndarray, "n c"]
     noise: float
     coefficients: Float[np.ndarray, "n c"] | None = None
 
-    def __post_init__(self) -> None:
-        set_frozen(self, vars(self))
-        if self.coefficients is None:
-            law = self.law
-            self.coefficients = align(law.weights if isinstance(law, Posterior) else law.coefficients)
-        validation.sealed(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return drop_law(self.__dict__)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        set_frozen(self, state)
+    def solve(self) -> np.ndarray:
+        """Compute the coefficients of the mean, (n, c), from the law."""
+        return self.law.weights if isinstance(self.law, Posterior) else self.law.coefficients
 
     @cached_property
     def law(self) -> Posterior | StoppedFlow:
@@ -242,16 +263,9 @@ class Fitted:
         return posterior(how.design.kernel(), how.X, self.y, noise=noise, solver=how.solver, progress=how.verbose)
 
     def state(self) -> ModelState:
-        """Return what a file holds of the function."""
-        assert self.coefficients is not None
-        kind = ModelState({"fitted": type(self).__name__}, {})
-        return (
-            kind
-            | self.training.state()
-            | ModelState({"noise": self.noise}, {"coefficients": self.coefficients, "y": self.y})
-        )
+        """Return the part of the function that a file holds."""
+        return FittedFunction.state(self) | ModelState({"noise": self.noise}, {"y": self.y})
 
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute K(Z, X) coefficients."""
-        assert self.coefficients is not None
-        return self.training.function(Z, self.coefficients)
+        return self.expansion(Z)

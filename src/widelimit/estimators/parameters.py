@@ -29,8 +29,8 @@ def about(text: str, more: str = "", *, choices: tuple[Any, ...] = ()) -> dict[s
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class KernelParameters(abc.ABC):  # noqa: B024
-    """All estimators have these parameters."""
+class NetworkParameters(abc.ABC):  # noqa: B024
+    """A network and its inputs have these parameters."""
 
     depth: int = field(default=3, metadata=about("Affine layers of the network, L >= 1."))
     activation: Any = field(
@@ -45,6 +45,20 @@ class KernelParameters(abc.ABC):  # noqa: B024
         metadata=about("Scale of the weights, > 0.", "sqrt(2) keeps the variance of relu signals."),
     )
     bias_std: float = field(default=0.5, metadata=about("Scale of the biases, >= 0."))
+    normalize: Normalize | None = field(
+        default="standardize",
+        metadata=about(
+            "Normalisation of the inputs.",
+            '"standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.',
+            choices=(*get_args(Normalize), None),
+        ),
+    )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class KernelParameters(NetworkParameters, abc.ABC):
+    """All regressors and classifiers have these parameters beside those of the network."""
+
     noise: float | Literal["auto"] = field(
         default="auto",
         metadata=about(
@@ -59,14 +73,6 @@ class KernelParameters(abc.ABC):  # noqa: B024
             "Training time of the networks, >= 0; inf: to the end.",
             "That of d theta/dt = -grad C, C = (1/N) (sum_i w_i |f(x_i) - y_i|^2 + noise |theta - theta_0|^2), "
             "N = sum_i w_i; theta are all parameters with the NTK, those of the last layer with the NNGP.",
-        ),
-    )
-    normalize: Normalize | None = field(
-        default="standardize",
-        metadata=about(
-            "Normalisation of the inputs.",
-            '"standardize" (columns), "sphere" (then rows to norm sqrt(d)) or None.',
-            choices=(*get_args(Normalize), None),
         ),
     )
     input_scales: InputScales | None = field(
@@ -89,7 +95,7 @@ class KernelParameters(abc.ABC):  # noqa: B024
         default="auto",
         metadata=about(
             "Solver of the linear system; cg: conjugate gradients, for many rows.",
-            "At time inf without ensemble, as `widelimit.posterior` has it. The Dirichlet likelihood takes Cholesky.",
+            "For time inf without ensemble; see `widelimit.posterior`. The Dirichlet likelihood takes Cholesky.",
             choices=get_args(Solver),
         ),
     )
@@ -154,7 +160,7 @@ class WideParameters(KernelParameters, abc.ABC):
     )
 
 
-def describe(cls: type[KernelParameters]) -> Iterator[str]:
+def describe(cls: type[NetworkParameters]) -> Iterator[str]:
     """Yield the lines on the parameters for a docstring."""
     for entry in fields(cls):
         text = f"{entry.name}: {entry.metadata['text']} {entry.metadata['more']}".strip()
@@ -169,6 +175,6 @@ def estimator(cls: C) -> C:
     return made  # type: ignore[no-any-return]
 
 
-def by_name(*classes: type[KernelParameters]) -> dict[str, Field[Any]]:
+def by_name(*classes: type[NetworkParameters]) -> dict[str, Field[Any]]:
     """Return the fields of these classes by name, each once."""
     return {entry.name: entry for cls in classes for entry in fields(cls)}

@@ -21,7 +21,7 @@ ESTIMATORS: dict[str, type[KernelEstimator]] = {cls.__name__: cls for cls in CLA
 
 
 class StoredModel(NamedTuple):
-    """The object holds what a file contains."""
+    """A file contains a fitted model and the caller's addition."""
 
     model: KernelEstimator
     extra: dict[str, Any]

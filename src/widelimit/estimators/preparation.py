@@ -5,26 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, final, get_args
+from dataclasses import dataclass, fields
+from typing import Any, final
 
 import numpy as np
+from sklearn.utils.validation import validate_data
 
 from widelimit import validation
 from widelimit.compute import linalg, memory
 from widelimit.estimators import casting
-from widelimit.estimators.parameters import Normalize
+from widelimit.estimators.parameters import NetworkParameters
 from widelimit.inference.outputs import constant
-from widelimit.inference.training_set import near
+from widelimit.inference.training_set import check_finite
 from widelimit.shapes import Float
 
-NORMALIZE = (*get_args(Normalize), None)
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vectors."""
 
 
 def align(array: np.ndarray) -> np.ndarray:
-    """Return the array in C's order from a multiple of 64 bytes on: itself, or else a copy.
+    """Return the array in C order, at an address that is a multiple of 64 bytes: itself, or else a copy.
 
     Matrix products round in another way for another order: what a prediction reads has one form, in a fitted model and
     in a loaded one.
@@ -56,18 +56,17 @@ class Inputs:
 
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
         """Return the rows as the kernel takes them. Raises: ValueError: a row leaves float64's range."""
-        with linalg.quiet():
-            rows = near((X - self.mean) / self.scale, X)
+        with linalg.ignore_overflow():
+            rows = check_finite((X - self.mean) / self.scale, X)
         if not self.sphere:
             return rows
-        rows = linalg.scaled(rows.T)[0].T
+        rows = linalg.normalise(rows.T)[0].T
         norms = np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
         return np.asarray(rows / np.where(norms > 0, norms, 1.0))
 
 
 def normalisation(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]) -> Inputs:
-    """Make the normalisation of these training rows. Raises: ValueError: normalize is none of NORMALIZE."""
-    validation.choice("normalize", normalize, NORMALIZE)
+    """Make the normalisation of these training rows."""
     if normalize is None:
         return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
     mean, scale = mean_and_scale(X, weights)
@@ -77,7 +76,7 @@ def normalisation(normalize: str | None, X: Float[np.ndarray, "n d"], weights: F
 def mean_and_scale(
     values: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Compute each column's weighted mean and deviation; of one constant up to rounding, its first value and 1."""
+    """Compute each column's weighted mean and deviation: its first value and 1 where it is constant up to rounding."""
     share = weights / weights.sum()
     largest = np.abs(values).max(axis=0)
     unit = np.where(largest > 0, largest, 1.0)  # of order 1, so that no square leaves the range of a float
@@ -129,7 +128,7 @@ def shorten_errors(name: str) -> Iterator[None]:
 
 
 def refuse_rows(value: Any) -> None:
-    """Refuse an X that scikit-learn would take in another sense, or refuse at length. Raises: TypeError, ValueError."""
+    """Refuse rows that scikit-learn would misread, or refuse with a long message. Raises: TypeError, ValueError."""
     casting.refuse_uncastable("X", value)
     if value is None:
         raise ValueError("X must have shape (n, d), got None.")
@@ -146,6 +145,13 @@ def refuse_rows(value: Any) -> None:
     validation.refuse_non_finite("X", array)
 
 
+def validate_rows(estimator: Any, X: Any, *, reset: bool) -> Float[np.ndarray, "n d"]:
+    """Return rows as an array, validated by scikit-learn; `reset`: of a fit. Raises: TypeError, ValueError."""
+    refuse_rows(X)
+    with shorten_errors("X"):
+        return np.asarray(validate_data(estimator, X, dtype=np.float64, order="C", reset=reset))
+
+
 def refuse_targets(value: Any) -> None:
     """Refuse regression targets that are no real, finite numbers. Raises: TypeError, ValueError."""
     casting.refuse_uncastable("y", value)
@@ -155,6 +161,19 @@ def refuse_targets(value: Any) -> None:
     if array.dtype.kind == "f":
         validation.refuse_non_finite("y", array)
         validation.refuse_unsummable("y", array)
+
+
+def check_choices(estimator: NetworkParameters) -> None:
+    """Refuse parameters that are not among their choices, or are flags and neither True nor False.
+
+    Raises: TypeError, ValueError.
+    """
+    for parameter in fields(estimator):
+        value, choices = getattr(estimator, parameter.name), parameter.metadata["choices"]
+        if choices:
+            validation.choice(parameter.name, value, choices)
+        if isinstance(parameter.default, bool):
+            validation.flag(parameter.name, value)
 
 
 def refuse_noise(value: Any) -> None:

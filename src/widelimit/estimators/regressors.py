@@ -15,10 +15,10 @@ from widelimit.compute import linalg
 from widelimit.estimators import preparation
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted
+from widelimit.estimators.networks import Fitted, HyperparameterChoice
 from widelimit.estimators.parameters import EnsembleParameters, estimator
 from widelimit.inference.posterior import Posterior
-from widelimit.inference.training_set import near
+from widelimit.inference.training_set import check_finite
 
 
 class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC):
@@ -29,39 +29,20 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
     """True if y had no axis of outputs."""
     log_marginal_likelihood_value_: float | None
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KernelRegressor:
-        """Fit to rows X (n, d) and targets y, (n,) or (n, c).
+    def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        preparation.refuse_targets(y)
+        with preparation.shorten_errors("y"):
+            X, y = validate_data(self, X, y, dtype=np.float64, order="C", multi_output=True, y_numeric=True)
+        return X, np.asarray(y, np.float64)
 
-        Args:
-            X: (n, d) numbers; NumPy, pandas or polars.
-            y: (n,) or (n, c) numbers.
-            sample_weight: (n,), >= 0: observation i has noise/sample_weight_i; rows of weight 0 are left out.
+    def _targets(self, y: np.ndarray) -> np.ndarray:
+        return y.reshape(len(y), -1)
 
-        Returns:
-            self.
-
-        Raises:
-            TypeError, ValueError: bad data or parameters.
-            MemoryError: the (n, n) kernel matrix does not fit.
-        """
-        with self._fit_whole():
-            self._check_settings()
-            preparation.refuse_rows(X)
-            preparation.refuse_targets(y)
-            with preparation.shorten_errors("y"):
-                X, y = validate_data(self, X, y, dtype=np.float64, order="C", multi_output=True, y_numeric=True)
-            weights = preparation.sample_weights(sample_weight, len(X))
-            kept = weights > 0
-            targets = np.asarray(y, np.float64)[kept]
-            self._single = targets.ndim == 1
-            self._fit_rows(X[kept], targets.reshape(len(targets), -1), weights[kept])
-        validation.sealed(self)
-        return self
-
-    def _fit_rows(self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
-        """Fit to targets (n, c) of rows of weights > 0."""
-        self.fitted_, scale = self._fit_targets(X, targets, weights)
-        points = self.fitted_.training.X
+    def _fit_rows(
+        self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
+    ) -> None:
+        self._single = y.ndim == 1
+        self.fitted_, scale = self._fit_targets(points, y, weights, chosen)
         self._set_public_attributes()
         law, self.log_marginal_likelihood_value_ = self.fitted_.law, None
         if isinstance(law, Posterior) and law.factor.rank == len(points) and law.fit.choice.solver == "cholesky":
@@ -92,7 +73,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
         self.log_marginal_likelihood_value_ = value
         self._set_public_attributes()
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:
         """Predict the mean, (m,) or (m, c); with its standard deviation or covariance on request.
 
@@ -134,10 +115,10 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
 
     def _drop_output_axis(self, values: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Remove the axis of outputs if y had none. Raises: ValueError: values that are not finite."""
-        values = near(values, points)
+        values = check_finite(values, points)
         return values[..., 0] if self._single else values
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
         """Draw f (without noise) at X: (m, n_samples), or (m, c, n_samples)."""
         points = self._kernel_rows(X)
@@ -167,7 +148,7 @@ def _of_order_one(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray,
     """Scale both by one power of 2, column by column, so that no square overflows; other shapes stay, to be refused."""
     if truth.dtype.kind != "f" or truth.shape != predicted.shape:
         return truth, predicted
-    exponent = np.maximum(linalg.scaled(truth)[1], linalg.scaled(predicted)[1])
+    exponent = np.maximum(linalg.normalise(truth)[1], linalg.normalise(predicted)[1])
     return np.ldexp(truth, -exponent), np.ldexp(predicted, -exponent)
 
 
@@ -188,7 +169,7 @@ class NNGPRegressor(KernelRegressor):
         log_marginal_likelihood_value_: of the standardised targets; None for an ensemble, a finite time or conjugate
             gradients.
         inputs_: the normalisation of the columns.
-        n_features_in_, feature_names_in_: as scikit-learn has them.
+        n_features_in_, feature_names_in_: see scikit-learn.
     """
 
     _kind = "nngp"
@@ -212,7 +193,7 @@ class NTKRegressor(KernelRegressor, EnsembleParameters):
         log_marginal_likelihood_value_: of the standardised targets; None for an ensemble, a finite time or conjugate
             gradients.
         inputs_: the normalisation of the columns.
-        n_features_in_, feature_names_in_: as scikit-learn has them.
+        n_features_in_, feature_names_in_: see scikit-learn.
     """
 
     _kind = "ntk"

@@ -14,42 +14,38 @@ from sklearn.gaussian_process.kernels import Kernel as ScikitKernel
 from widelimit import lossless, validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import memory
+from widelimit.inference.coordinates import leaf_builder
 from widelimit.kernels.base import Kernel
 
 STEP = 1e-4
 """The step of central differences is in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
 
 
-class _HyperparameterPlace(NamedTuple):
-    """A place locates a hyper-parameter in a kernel: entry `entry` of the flattened leaf number `leaf`."""
+class _Entry(NamedTuple):
+    """A hyper-parameter is one number of a leaf of a kernel, flattened."""
 
-    name: str
-    leaf: int
-    entry: int
+    leaf: str
+    place: int
     value: float
 
 
-def _places(kernel: Kernel) -> list[_HyperparameterPlace]:
+def _entries(kernel: Kernel) -> dict[str, _Entry]:
     """Find every number in the kernel's leaves, by path; matrices are data, not hyper-parameters."""
-    found = []
-    for i, (path, leaf) in enumerate(jax.tree_util.tree_flatten_with_path(kernel)[0]):
-        name, values = jax.tree_util.keystr(path).lstrip("."), np.asarray(leaf, np.float64)
+    found: dict[str, _Entry] = {}
+    for name, leaf in leaf_builder(kernel)[1].items():
+        values = np.asarray(leaf, np.float64)
         if values.ndim < 2:
             label = "{}" if values.ndim == 0 else "{}[{}]"
-            found += [_HyperparameterPlace(label.format(name, j), i, j, float(v)) for j, v in enumerate(values.ravel())]
+            found |= {label.format(name, j): _Entry(name, j, float(v)) for j, v in enumerate(values.ravel())}
     return found
 
 
-def _replace(kernel: Kernel, names: Sequence[str], values: np.ndarray) -> Kernel:
-    """Return the kernel with these values of the hyper-parameters of these names."""
-    leaves, tree = jax.tree.flatten(kernel)
-    arrays = [np.array(leaf, np.float64) for leaf in leaves]
-    free = {place.name: place for place in _places(kernel)}
+def _with_values(kernel: Kernel, names: tuple[str, ...], values: np.ndarray) -> Kernel:
+    builder, leaves = leaf_builder(kernel)
+    arrays, entries = {name: np.array(leaf, np.float64) for name, leaf in leaves.items()}, _entries(kernel)
     for name, value in zip(names, values, strict=True):
-        arrays[free[name].leaf].flat[free[name].entry] = value
-    changed = [float(a) if np.ndim(leaf) == 0 else a for a, leaf in zip(arrays, leaves, strict=True)]
-    built: Kernel = jax.tree.unflatten(tree, changed)
-    return built
+        arrays[entries[name].leaf].flat[entries[name].place] = value
+    return builder(**{name: array if array.ndim else float(array) for name, array in arrays.items()})
 
 
 @jax.jit
@@ -63,7 +59,7 @@ def _slope(kernel: Kernel, tangent: Kernel, X: jax.Array) -> jax.Array:
 class SklearnKernel(ScikitKernel):
     """A `widelimit.Kernel` becomes a `sklearn.gaussian_process.kernels.Kernel`; made by `sklearn_kernel`.
 
-    `values` are the free hyper-parameters and `names` their names; theta is log(values), as scikit-learn has it.
+    `values` are the free hyper-parameters and `names` their names; theta is log(values), as in scikit-learn.
     """
 
     def __init__(
@@ -83,7 +79,10 @@ class SklearnKernel(ScikitKernel):
     @property
     def current(self) -> Kernel:
         """Return the kernel at `values`."""
-        return _replace(self.kernel, self.names, np.atleast_1d(np.asarray(self.values, np.float64)))
+        return self._at(np.atleast_1d(np.asarray(self.values, np.float64)))
+
+    def _at(self, values: np.ndarray) -> Kernel:
+        return _with_values(self.kernel, self.names, values)
 
     def __call__(self, X: Any, Y: Any = None, eval_gradient: bool = False) -> Any:
         """Compute K(X, Y), (n, m), Y = X unless given; with `eval_gradient` also d K(X, X)/d theta, (n, n, p)."""
@@ -104,19 +103,16 @@ class SklearnKernel(ScikitKernel):
             if self.gradient == "autodiff":
                 out[..., i] = values[i] * self._derivative(values, unit, X)
             else:
-                up, down = (
-                    _replace(self.kernel, self.names, values * np.exp(step * unit)).gram(X) for step in (STEP, -STEP)
-                )
+                up, down = (self._at(values * np.exp(step * unit)).gram(X) for step in (STEP, -STEP))
                 out[..., i] = (np.asarray(up) - np.asarray(down)) / (2 * STEP)
         return out
 
     def _derivative(self, values: np.ndarray, unit: np.ndarray, X: np.ndarray) -> np.ndarray:
         with arithmetic(True):
+            kernel = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self._at(values))
             still = jax.tree.map(np.zeros_like, self.kernel)
-            kernel, tangent = (
-                jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), _replace(k, self.names, numbers))
-                for k, numbers in ((self.kernel, values), (still, unit))
-            )
+            direction = _with_values(still, self.names, unit)
+            tangent = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), direction)
             return np.asarray(_slope(kernel, tangent, jnp.asarray(X)))
 
     def diag(self, X: Any) -> np.ndarray:
@@ -165,8 +161,7 @@ def sklearn_kernel(
     """
     if not isinstance(k, Kernel):
         raise TypeError(f"a kernel is needed, e.g. wl.nngp(net) or wl.ntk(net); got {type(k).__name__}.")
-    if not isinstance(gradient, str) or gradient not in ("autodiff", "differences"):
-        raise ValueError(f'gradient must be "autodiff" or "differences", got {validation.shown(gradient)}.')
+    validation.choice("gradient", gradient, ("autodiff", "differences"))
     if not isinstance(fixed, (tuple, list, set)) or not all(isinstance(name, str) for name in fixed):
         raise TypeError(f"fixed must be a sequence of names, got {validation.shown(fixed)}.")
     if not isinstance(bounds, (tuple, list, np.ndarray)) or len(bounds) != 2:
@@ -174,10 +169,9 @@ def sklearn_kernel(
     low, high = (validation.finite_scalar("each of bounds", bound, above=0.0) for bound in bounds)
     if not low < high:
         raise ValueError(f"bounds must be (low, high) with low < high, got {validation.shown(bounds)}.")
-    places = [place for place in _places(k) if place.value > 0]
-    unknown = set(fixed) - {place.name for place in places}
+    entries = {name: entry for name, entry in _entries(k).items() if entry.value > 0}
+    unknown = set(fixed) - set(entries)
     if unknown:
-        raise ValueError(f"fixed names {sorted(unknown)}; the hyper-parameters are {[p.name for p in places]}.")
-    free = [place for place in places if place.name not in fixed]
-    values = np.array([place.value for place in free])
-    return SklearnKernel(k, tuple(p.name for p in free), values, (float(low), float(high)), gradient)
+        raise ValueError(f"fixed names {sorted(unknown)}; the hyper-parameters are {list(entries)}.")
+    free = {name: entry.value for name, entry in entries.items() if name not in fixed}
+    return SklearnKernel(k, tuple(free), np.array(list(free.values())), (float(low), float(high)), gradient)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any, final
 
+import numpy as np
+
 from widelimit import validation
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import KernelClassifier
@@ -47,10 +49,11 @@ class WideEstimator(WideParameters, KernelEstimator):
     def _designs(self) -> list[Design]:
         return [Design(f.kind, f.depth, f.activation, self.weight_std, self.bias_std) for f in self._families()]
 
-    def _set_choice(self, chosen: HyperparameterChoice) -> None:
-        design = chosen.design
+    def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
+        chosen = KernelEstimator._choose_scaled(self, X, y, weights)
+        design = chosen.design if chosen else self._designs()[0]
         self.family_ = Family(design.kind, design.activation, design.depth)
-        KernelEstimator._set_choice(self, chosen)
+        return chosen
 
     def _architecture_state(self) -> ModelState:
         family = vars(self).get("family_")

@@ -33,7 +33,7 @@ def _blocks(m: int, each: int) -> list[slice]:
 def _in_blocks(
     rule: Callable[[np.ndarray, np.ndarray], np.ndarray], mean: np.ndarray, deviation: np.ndarray, each: int
 ) -> np.ndarray:
-    with threads.following(0):  # many little products
+    with threads.limit(0):  # many little products
         return np.concatenate([rule(mean[part], deviation[part]) for part in _blocks(len(mean), each)])
 
 

@@ -34,7 +34,7 @@ Layout = tuple[tuple[str, tuple[int, ...], bool], ...]
 """Name, shape, and whether in logarithms, of every hyper-parameter."""
 
 
-def named(layout: Layout, z: Any) -> Values:
+def values_by_name(layout: Layout, z: Any) -> Values:
     """Return named values from coordinates, NumPy or JAX."""
     found: Values = {}
     place = 0
@@ -57,13 +57,13 @@ class Space(NamedTuple):
 
     def values(self, z: Any) -> Values:
         """Return named values from coordinates."""
-        return named(self.layout, z)
+        return values_by_name(self.layout, z)
 
     def floats(self, z: np.ndarray) -> Values:
         """Return the same with plain floats for scalars."""
         return {name: float(v) if np.ndim(v) == 0 else np.asarray(v) for name, v in self.values(z).items()}
 
-    def joined(self, field: str) -> np.ndarray:
+    def concatenate(self, field: str) -> np.ndarray:
         """Return a field of every parameter as coordinates: start, low or high."""
         return np.concatenate([np.asarray(getattr(p, field)).ravel() for p in self.parameters])
 
@@ -91,7 +91,7 @@ def parameter(name: str, start: Any, bounds: Any) -> Parameter:
 
 @final
 @dataclass(frozen=True)
-class Leaves:
+class LeafBuilder:
     """The builder makes a kernel from its leaves by name; equal ones share what is compiled."""
 
     tree: Any
@@ -101,8 +101,8 @@ class Leaves:
         return jax.tree.unflatten(self.tree, [values[name] for name in self.names])  # type: ignore[no-any-return]
 
 
-def by_leaves(kernel: Kernel) -> tuple[Leaves, Values]:
+def leaf_builder(kernel: Kernel) -> tuple[LeafBuilder, Values]:
     """Make a builder of a kernel: its leaves by their paths."""
     paths, tree = jax.tree_util.tree_flatten_with_path(kernel)
     names = tuple(jax.tree_util.keystr(path).lstrip(".") for path, _ in paths)
-    return Leaves(tree, names), {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
+    return LeafBuilder(tree, names), {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}

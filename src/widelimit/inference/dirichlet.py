@@ -13,7 +13,7 @@ from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.solvers import factorise
-from widelimit.inference.training_set import TrainingSet, near, row_blocks, training_set
+from widelimit.inference.training_set import TrainingSet, check_finite, row_blocks, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import KERNEL, LONG, Report, no_progress, progress_bar
 from widelimit.shapes import Float, Int
@@ -58,16 +58,16 @@ class _Correction:
 
     def update(self, factor: linalg.Factor, member: np.ndarray, solved: np.ndarray) -> np.ndarray:
         """Compute A^{-1} U C^{-1} U^T A^{-1} b, given the own rows of A^{-1} b."""
-        with threads.following(threads.work(len(self.lower), len(self.lower), 1)):
+        with threads.limit(threads.work(len(self.lower), len(self.lower), 1)):
             inner = scipy.linalg.cho_solve((self.lower, True), self.root * solved, check_finite=False)
         spike = np.zeros((len(self.rows), 1))
         spike[member, 0] = self.root * inner
         return factor.solve(spike)[:, 0]
 
-    def seen(self, white: np.ndarray) -> np.ndarray:
+    def squares(self, white: np.ndarray) -> np.ndarray:
         """Compute |C^{-1/2} U^T A^{-1} b|^2 of each column b, given L^{-1} b."""
         part = self.root[:, None] * threads.product(self.rows.T, white)
-        with threads.following(threads.work(len(part), len(part), part.shape[1])):
+        with threads.limit(threads.work(len(part), len(part), part.shape[1])):
             solved = scipy.linalg.solve_triangular(self.lower, part, lower=True, check_finite=False)
         return np.asarray(np.einsum("ij,ij->j", solved, solved))
 
@@ -81,7 +81,7 @@ def _correction(factor: linalg.Factor, member: np.ndarray, weights: np.ndarray, 
     picked[member, np.arange(len(member))] = 1.0
     rows, root = factor.whiten(picked), 1 / np.sqrt(weights)
     inner = np.eye(len(member)) / delta - threads.product(rows.T, rows) * root[:, None] * root
-    with threads.following(len(member) ** 3 / 3):
+    with threads.limit(len(member) ** 3 / 3):
         return _Correction(rows, root, np.asarray(scipy.linalg.cholesky(inner, lower=True, check_finite=False)))
 
 
@@ -107,13 +107,15 @@ class DirichletPosterior:
     def __post_init__(self) -> None:
         validation.sealed(self)
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute the mean of each f_k at Z."""
         points = self.data.inputs(Z)
-        return near(self.offset + self.scale * threads.product(self.data.cross(points), self.coefficients), points)
+        return check_finite(
+            self.offset + self.scale * threads.product(self.data.cross(points), self.coefficients), points
+        )
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute the variance of each f_k at Z."""
         points = self.data.inputs(Z)
@@ -124,13 +126,15 @@ class DirichletPosterior:
             common = prior[part] - np.einsum("ij,ij->j", white, white)
             error = linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior[part]
             for k, correction in enumerate(self.corrections):
-                out[part, k] = linalg.non_negative(common - correction.seen(white), error)
-        return near(self.scale**2 * out, points)
+                out[part, k] = linalg.non_negative(common - correction.squares(white), error)
+        return check_finite(self.scale**2 * out, points)
 
     def leave_one_out(self) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]]:
         """Compute mean and variance of each row's f_k given all others, (n, c) each; as `Posterior.leave_one_out`."""
         white = self.factor.whiten(np.eye(len(self.targets)))
-        own = np.einsum("ij,ij->j", white, white)[:, None] + np.stack([c.seen(white) for c in self.corrections], axis=1)
+        own = np.einsum("ij,ij->j", white, white)[:, None] + np.stack(
+            [c.squares(white) for c in self.corrections], axis=1
+        )
         error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
         mean = self.targets - self.coefficients / own
         return self.offset + self.scale * mean, self.scale**2 * linalg.non_negative(1 / own - self.noise, error)
@@ -187,10 +191,10 @@ def dirichlet_posterior(
     with progress_bar(progress and len(data.X) > LONG) as report:
         report(KERNEL, 0, 0)
         matrix = data.gram(report=report)
-        return _conditioned(data, matrix, labels, scale, alpha_epsilon, w, report)
+        return _condition(data, matrix, labels, scale, alpha_epsilon, w, report)
 
 
-def _conditioned(
+def _condition(
     data: TrainingSet,
     matrix: np.ndarray,
     labels: np.ndarray,
@@ -237,7 +241,7 @@ def most_likely_scale(
     unit = math.sqrt(float(weights @ np.diagonal(matrix)) / float(weights.sum()))
     best: DirichletPosterior | None = None
     for scale in (SCALES / unit if unit > 0 else np.ones(1)).tolist():
-        post = _conditioned(data, matrix.copy(), labels, scale, alpha_epsilon, weights)
+        post = _condition(data, matrix.copy(), labels, scale, alpha_epsilon, weights)
         if best is None or post.log_marginal_likelihood > best.log_marginal_likelihood:
             best = post
     assert best is not None

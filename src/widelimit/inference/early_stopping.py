@@ -9,7 +9,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.compute import krylov, linalg, memory, threads
-from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, near, training_set
+from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, check_finite, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 
@@ -36,18 +36,20 @@ class StoppedFlow:
         """Compute A_t y: the mean is T(., X) A_t y."""
         return threads.product(self.modes, self.gain[:, None] * threads.product(self.modes.T, self.data.y))
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m *c"]:
         """Compute T(Z, X) A_t y."""
         return np.asarray(self.data.outputs(self._mean(self.data.inputs(Z)), Z))
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
         """Compute the diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
         points = self.data.inputs(Z)
-        return near(law_variance(np.asarray(self.prior.diag(points)), *self._projections(points), self.spread), points)
+        return check_finite(
+            law_variance(np.asarray(self.prior.diag(points)), *self._projections(points), self.spread), points
+        )
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
         """Compute S(Z, Z) - B S(X, Z) - (B S(X, Z))^T + B (S(X, X) + E) B^T, B = T(Z, X) A_t: (m, m).
 
@@ -57,18 +59,16 @@ class StoppedFlow:
         m, n = len(points), len(self.data.X)
         memory.require(8.0 * (5 * m * m + 4 * m * n), f"the covariance of {m} points")
         prior = np.asarray(self.prior.gram(points))
-        return near(law_covariance(prior, *self._projections(points), self.spread), points)
+        return check_finite(law_covariance(prior, *self._projections(points), self.spread), points)
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, *, seed: int = 0) -> Float[np.ndarray, "count m *c"]:
         """Draw f_t(Z): (count, m), or (count, m, c) for y of shape (n, c)."""
-        points, c = self.data.inputs(Z), self.data.y.shape[1]
+        count, seed = validation.integer("count", count, at_least=1), validation.integer("seed", seed, at_least=0)
+        points = self.data.inputs(Z)
         error = len(points) * linalg.rounding(len(self.data.X), float(4 * np.max(self.prior.diag(points))))
-        root = linalg.square_root(self.covariance(points), error)
-        normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal(
-            (validation.integer("count", count, at_least=1), len(points), c)
-        )
-        return np.asarray(self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z))
+        draws = linalg.gaussian_draws(self._mean(points), self.covariance(points), error, count, seed)
+        return np.asarray(self.data.outputs(draws, Z))
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
         return threads.product(self.data.cross(points), self.coefficients)

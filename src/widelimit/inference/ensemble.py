@@ -1,4 +1,4 @@
-"""All infinitely wide networks have a law: that of the trained outputs over random initialisations."""
+"""Infinitely wide networks have a law: that of the trained outputs over random initialisations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from widelimit.compute import linalg, memory, threads
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.early_stopping import law_covariance, law_variance
 from widelimit.inference.gradient_flow import GradientFlow, closed_form
-from widelimit.inference.training_set import EIGENVECTORS, like, training_set
+from widelimit.inference.training_set import EIGENVECTORS, prediction_like, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.shapes import Float
@@ -41,7 +41,7 @@ class TrainedEnsemble:
         """Compute B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
         return self.flow.predict(Z, t)
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def covariance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m m"]:
         """Compute Sigma(Z, Z) - B Sigma(X, Z) - (B Sigma(X, Z))^T + B Sigma(X, X) B^T, B = B_t(Z).
 
@@ -56,9 +56,9 @@ class TrainedEnsemble:
         out = np.empty((times.size, len(points), len(points)))
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
             out[i] = law_covariance(prior, tangent * gain, between, self.modes)
-        return like(out if times.ndim else out[0], Z)
+        return prediction_like(out if times.ndim else out[0], Z)
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def variance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m"]:
         """Compute the diagonal of `covariance`, (m,) or (T, m), at O(m n^2) for each time; never negative.
 
@@ -74,7 +74,7 @@ class TrainedEnsemble:
         out = np.empty((times.size, len(points)))
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
             out[i] = law_variance(prior, tangent * gain, between, self.modes)
-        return like(out if times.ndim else out[0], Z)
+        return prediction_like(out if times.ndim else out[0], Z)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute Theta(Z, X) V and Sigma(Z, X) V."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from widelimit.compute import linalg
-from widelimit.inference.solvers import Fit
+from widelimit.inference.solvers import SolverFit
 from widelimit.inference.training_set import TrainingSet
 
 INEXACT = 1e-4
@@ -17,15 +17,15 @@ INEXACT = 1e-4
 system has twelve. Conjugate gradients and mixed precision have a tolerance of their own."""
 
 
-def warn_if_inexact(data: TrainingSet, found: Fit, noise: np.ndarray, residual: Callable[[], float]) -> None:
+def warn_if_inexact(data: TrainingSet, found: SolverFit, noise: np.ndarray, residual: Callable[[], float]) -> None:
     """Measure the residual of a factorisation where it may be large, which costs the kernel again, and warn if it is.
 
     Rounding leaves up to about eps |A| |weights|, A = K(X, X) + noise, and |A| is at most its trace: O(n) to look at.
     """
     if found.residual is not None:
         return
-    y, exponent = linalg.scaled(data.y)
-    weights, size = linalg.restored(found.weights, -exponent), np.sqrt(np.sum(y**2, axis=0))
+    y, exponent = linalg.normalise(data.y)
+    weights, size = linalg.rescale(found.weights, -exponent), np.sqrt(np.sum(y**2, axis=0))
     left = linalg.EPS * found.trace * np.sqrt(np.sum(weights**2, axis=0))
     if (left <= INEXACT * size).all() or residual() <= INEXACT:
         return
@@ -58,7 +58,7 @@ def _duplicates(data: TrainingSet, noise: np.ndarray) -> str:
     return f"duplicate rows of X have different labels: {pairs}{more}"
 
 
-def refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
+def refuse_conflicts(data: TrainingSet, found: SolverFit, noise: np.ndarray) -> None:
     """Raise if y is not in the range of a singular K(X, X) + noise: duplicate rows with two labels, or the rank."""
     factor, n = found.factor, len(data.X)
     if found.converged and factor.rank == n:
@@ -66,7 +66,7 @@ def refuse_conflicts(data: TrainingSet, found: Fit, noise: np.ndarray) -> None:
     cause = _duplicates(data, noise)
     if not cause and factor.rank < n:
         # Half of the digits, for each output separately: rounding in consistent labels stays far below.
-        y, _ = linalg.scaled(data.y)
+        y, _ = linalg.normalise(data.y)
         missed = np.abs(factor.outside(y)) / np.maximum(np.abs(y).max(axis=0), np.finfo(np.float64).tiny)
         if missed.max() > math.sqrt(linalg.EPS):
             cause = (

@@ -15,7 +15,7 @@ from widelimit import validation
 from widelimit.compute import linalg, memory, threads, tiles
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
-from widelimit.inference.training_set import Function, difference, evaluate, like, scalar_kernel
+from widelimit.inference.training_set import Function, difference, evaluate, prediction_like, scalar_kernel
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -23,7 +23,7 @@ from widelimit.validation import Array
 
 
 @jax.jit
-def _whitened(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -> jax.Array:
+def _whiten(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -> jax.Array:
     """Compute K(x, X) W^T, (n, rank)."""
     return jnp.matmul(kernel.pairwise(x, known), whitener.T, precision="highest")
 
@@ -51,12 +51,15 @@ class Conditioned(Kernel):
         return prepared
 
     @property
-    def traceable(self) -> bool:
-        return self.kernel.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return (self.kernel,)
+
+    def numbers_per_input(self, d: int) -> int:
+        return self.kernel.numbers_per_input(d) + len(self.whitener)
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         features, known = self.kernel.encode(X), self.kernel.encode(jnp.asarray(self.X, X.dtype))
-        return features, _whitened(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
+        return features, _whiten(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         explained = jnp.matmul(x[1], y[1].T, precision="highest")
@@ -90,8 +93,8 @@ class GaussianProcess:
 
     def __post_init__(self) -> None:
         scalar_kernel(self.kernel)
-        if self.mean is not None and not callable(self.mean):
-            raise TypeError(f"mean must be a function of (n, d) inputs, got {type(self.mean).__name__}.")
+        if self.mean is not None:
+            validation.function("mean", self.mean, "a function of (n, d) inputs")
         if not isinstance(self.outputs, tuple) or len(self.outputs) > 1:
             raise TypeError(
                 f"outputs must be () or (c,), the shape of one value, got {validation.shown(self.outputs)}."
@@ -126,7 +129,7 @@ class GaussianProcess:
         root = self._root(points)
         normal = np.random.default_rng(seed).standard_normal((count, root.rank, columns))
         draws = self._mean(points) + threads.product(root.root, normal)
-        return like(draws if self.outputs else draws[..., 0], X)
+        return prediction_like(draws if self.outputs else draws[..., 0], X)
 
     def log_density(self, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> float:
         """Compute the log of (2 pi)^(-r/2) pdet(S)^(-1/2) exp(-(y - m)^T S^+ (y - m)/2), S = K(X, X) of rank r.
@@ -144,19 +147,21 @@ class GaussianProcess:
             ArithmeticError: the kernel is not positive semi-definite.
         """
         points = _inputs("X", X)
-        residual, exponent = linalg.scaled(difference("y - mean(X)", self._targets(y, len(points)), self._mean(points)))
+        residual, exponent = linalg.normalise(
+            difference("y - mean(X)", self._targets(y, len(points)), self._mean(points))
+        )
         pivoted = self._root(points)
-        with threads.decomposing(len(points)):
+        with threads.limit_decomposition(len(points)):
             basis, upper = np.linalg.qr(pivoted.root)
         along = threads.product(basis.T, residual)
         off = np.abs(residual - threads.product(basis, along)).max(axis=0, initial=0.0)
         if (off > math.sqrt(linalg.EPS) * np.abs(residual).max(axis=0, initial=0.0)).any():
             return -math.inf
-        with threads.following(threads.work(len(upper), len(upper), along.shape[1])):
+        with threads.limit(threads.work(len(upper), len(upper), along.shape[1])):
             white = scipy.linalg.solve_triangular(upper, along) if pivoted.rank else along
         log_volume = float(np.sum(np.log(np.abs(np.diagonal(upper)))))
         normaliser = pivoted.rank * math.log(2 * math.pi) / 2 + log_volume
-        square = float(linalg.restored(np.sum(white**2, axis=0), 2 * exponent).sum())
+        square = float(linalg.rescale(np.sum(white**2, axis=0), 2 * exponent).sum())
         return float(-square / 2 - residual.shape[1] * normaliser)
 
     def condition(
@@ -204,12 +209,12 @@ class GaussianProcess:
             )
         return values.reshape(n, -1)
 
-    def _root(self, points: np.ndarray) -> linalg.Pivoted:
+    def _root(self, points: np.ndarray) -> linalg.PivotedCholesky:
         require_matrices(len(points), 4, "a root of the covariance")
         covariance = np.asarray(self.kernel.gram(points))
         if not np.isfinite(covariance).all():
             raise ValueError("the kernel is NaN or infinite at some rows of X; scale X down.")
-        return linalg.pivoted(covariance, _rounding(self.kernel, points, np.diagonal(covariance)))
+        return linalg.pivoted_cholesky(covariance, _rounding(self.kernel, points, np.diagonal(covariance)))
 
 
 def _rounding(kernel: Kernel, points: np.ndarray, diagonal: np.ndarray) -> np.ndarray:

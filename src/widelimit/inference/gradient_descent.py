@@ -15,7 +15,7 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, threads
 from widelimit.inference.losses import Loss, SquaredError, resolve
-from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set, unchecked
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, array_like, inputs_alone, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float, Int
@@ -47,7 +47,7 @@ class GradientDescent:
         values = self.alphas[..., 0] if self.data.single else self.alphas
         return values if isinstance(self.steps, np.ndarray) else values[0]
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def predict(self, Z: Float[Array, "m d"]) -> Float[Array, "*S m *c"]:
         """f_s(Z) = f_0(Z) + K(Z, X) alpha_s: (m,), or (m, c) for y of shape (n, c). Raises: ValueError: bad Z."""
         points = self.data.inputs(Z)
@@ -55,7 +55,7 @@ class GradientDescent:
         values = values if isinstance(self.steps, np.ndarray) else values[0]
         if np.isfinite(self.alphas).all():
             return self.data.outputs(values, Z)
-        return unchecked(values[..., 0] if self.data.single else values, Z)  # a descent that diverged has warned
+        return array_like(values[..., 0] if self.data.single else values, Z)  # a descent that diverged has warned
 
     def loss(self) -> Float[np.ndarray, "*S"] | float:
         """C(f_s) = (1/n) sum_i l(f_s(x_i), y_i) on the training set; inf where the iterates have overflowed."""
@@ -171,25 +171,25 @@ def gradient_descent(
         UserWarning: the learning rate is above `max_learning_rate`, which is named.
     """
     data, kind = training_set(k, X, y), resolve(loss)
-    if initial is not None and not callable(initial):
-        raise TypeError(f"initial must be a function of (m, d) inputs, got {type(initial).__name__}.")
+    if initial is not None:
+        validation.function("initial", initial, "a function of (m, d) inputs")
     kind.check(data.y)
     eta = float(validation.finite_scalar("learning_rate", learning_rate, above=0.0))
-    momentum = _momentum(momentum)
+    momentum = check_momentum(momentum)
     counts = _steps(steps)
     memory.require(16.0 * counts.size * data.y.size, f"the iterates after {counts.size} numbers of steps")
     start, matrix = data.start(initial, data.X), data.gram(beside=1 + EIGENVECTORS)
     rate = eta / len(data.X)
     if isinstance(kind, SquaredError):
         values, vectors = linalg.eigenpairs(matrix.copy())
-        target, exponent = linalg.scaled(data.rest(start))
+        target, exponent = linalg.normalise(data.rest(start))
         residual = threads.product(vectors.T, target)
         lam = np.where(values > linalg.rounding(len(values), values[-1]), values, 0.0)
         _warn_if_divergent(eta, kind, values[-1], len(data.X), momentum)
         gains = np.stack([polynomial_gain(lam, 2 * rate, int(s), momentum) for s in counts.ravel()])
         with np.errstate(over="ignore", invalid="ignore"):
-            folded = linalg.restored(threads.product(vectors, gains[:, :, None] * residual), exponent)
-            moved = linalg.restored(threads.product(vectors, (gains * lam)[:, :, None] * residual), exponent)
+            folded = linalg.rescale(threads.product(vectors, gains[:, :, None] * residual), exponent)
+            moved = linalg.rescale(threads.product(vectors, (gains * lam)[:, :, None] * residual), exponent)
     else:
         _warn_if_divergent(eta, kind, linalg.eigenvalues(matrix.copy())[-1], len(data.X), momentum)
         folded = _iterate(data, kind, matrix, start, counts.ravel(), rate, momentum)
@@ -221,22 +221,22 @@ def max_learning_rate(
         TypeError, ValueError: bad data; a loss without a bound of its second derivative (Poisson).
     """
     kind = resolve(loss)
-    points = np.asarray(validation.points("X", validation.concrete("X", X)))
-    outputs = k.prepared(points).outputs if isinstance(k, MatrixKernel) else 1
-    data = training_set(k, points, np.zeros((len(points), outputs)))
+    data = inputs_alone(k, X)
     if not math.isfinite(kind.curvature):
         raise ValueError(
             f"the second derivative of {type(kind).__name__} has no bound, and no learning rate is safe for every f; "
             f"wl.gradient_flow needs none."
         )
-    return _bound(kind, float(linalg.eigenvalues(data.gram(beside=1))[-1]), len(points), _momentum(momentum))
+    return stable_rate(kind, float(linalg.eigenvalues(data.gram(beside=1))[-1]), len(data.X), check_momentum(momentum))
 
 
-def _bound(loss: Loss, largest: float, n: int, momentum: float) -> float:
-    return 2 * (1 + momentum) * n / (loss.curvature * largest) if largest > 0 else math.inf
+def stable_rate(loss: Loss, largest: float, n: int, momentum: float) -> float:
+    """Return 2 (1 + mu) n/(kappa lambda_max), a loss's bound of the learning rate; inf for a kernel that is 0."""
+    return 2 * (1 + momentum) * n / (float(loss.curvature) * largest) if largest > 0 else math.inf
 
 
-def _momentum(value: Any) -> float:
+def check_momentum(value: Any) -> float:
+    """Return mu in [0, 1). Raises: TypeError, ValueError."""
     momentum = float(validation.finite_scalar("momentum", value, at_least=0.0))
     if momentum >= 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum:g}.")
@@ -255,7 +255,7 @@ def _steps(value: Any) -> np.ndarray:
 
 
 def _warn_if_divergent(eta: float, loss: Loss, largest: float, n: int, momentum: float) -> None:
-    bound = _bound(loss, float(largest), n, momentum)
+    bound = stable_rate(loss, float(largest), n, momentum)
     if math.isfinite(loss.curvature) and eta > bound:
         ends = "diverges" if isinstance(loss, SquaredError) else "may diverge"
         warnings.warn(

@@ -60,7 +60,7 @@ class GradientFlow(Flow):
         """Compute K(Z, X) V: the kernel between test points and modes, (m, n)."""
         return threads.product(self.data.cross(points), self.vectors)
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T.
 
@@ -78,12 +78,12 @@ class GradientFlow(Flow):
         points, times = self.data.inputs(Z), validation.times(t)
         size = times.size * self.residual.shape[1] * (len(points) * self.data.coupled + 2 * len(self.values))
         memory.require(8 * size, f"predictions at {times.size} times")
-        residual, exponent = linalg.scaled(self.residual)
+        residual, exponent = linalg.normalise(self.residual)
         weighted = self.gain(np.atleast_1d(times))[:, :, None] * residual
         projected = self.projected(points)
-        with threads.following(threads.work(len(projected), projected.shape[1], weighted[:, 0].size)):
+        with threads.limit(threads.work(len(projected), projected.shape[1], weighted[:, 0].size)):
             moved = np.einsum("mn,tnc->tmc", projected, weighted, optimize=True)
-        moved = linalg.restored(moved, exponent)
+        moved = linalg.rescale(moved, exponent)
         values = self.data.start(self.initial, points) + self.data.unfold(moved)
         return self.data.outputs(values if times.ndim else values[0], Z)
 
@@ -99,9 +99,9 @@ class GradientFlow(Flow):
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
         times = np.atleast_1d(validation.one_time(t))
-        residual, exponent = linalg.scaled(self.residual)
+        residual, exponent = linalg.normalise(self.residual)
         folded = threads.product(self.vectors, self.gain(times)[0][:, None] * residual)
-        values = self.data.unfold(linalg.restored(folded, exponent))
+        values = self.data.unfold(linalg.rescale(folded, exponent))
         return values[:, 0] if self.data.single else values
 
     def modes(self) -> Modes:
@@ -152,7 +152,8 @@ def gradient_flow(
         MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
     data, kind = training_set(k, X, y), resolve(loss)
-    _check_initial(initial)
+    if initial is not None:
+        validation.function("initial", initial, "a function of (m, d) inputs")
     kind.check(data.y)
     if not isinstance(solver, str) or solver not in ("auto", "eigh", "krylov"):
         raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {validation.shown(solver)}.')
@@ -170,11 +171,6 @@ def gradient_flow(
 def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
     """Compute the flow of the squared error."""
     values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
-    residual, exponent = linalg.scaled(data.rest(data.start(initial, data.X)))
-    residual = linalg.restored(threads.product(vectors.T, residual), exponent)
+    residual, exponent = linalg.normalise(data.rest(data.start(initial, data.X)))
+    residual = linalg.rescale(threads.product(vectors.T, residual), exponent)
     return GradientFlow(data, initial, values, vectors, residual)
-
-
-def _check_initial(initial: Function | None) -> None:
-    if initial is not None and not callable(initial):
-        raise TypeError(f"initial must be a function of (m, d) inputs, got {type(initial).__name__}.")

@@ -17,8 +17,8 @@ from widelimit import validation
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import threads
-from widelimit.inference.coordinates import Layout, Leaves, Space, Values, by_leaves, named, parameter
-from widelimit.inference.outputs import heard
+from widelimit.inference.coordinates import Layout, LeafBuilder, Space, Values, leaf_builder, parameter, values_by_name
+from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, cholesky_posterior, posterior
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
@@ -131,10 +131,10 @@ class _Search:
         except (ValueError, ArithmeticError) as error:
             return Run(start, start, -math.inf, 0, False, str(error)), z
         if not (math.isfinite(value) and np.isfinite(gradient).all()):
-            return Run(start, start, -math.inf, 0, False, _not_finite(value)), z
+            return Run(start, start, -math.inf, 0, False, _explain_start(value)), z
         best, at, wall = value, z, 1e10 * (abs(value) + 1.0)
 
-        def guarded(z: np.ndarray) -> tuple[float, np.ndarray]:
+        def evaluate(z: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal best, at
             try:
                 value, gradient = self.negative(z)
@@ -146,17 +146,17 @@ class _Search:
                 pass
             return wall, np.zeros_like(z)
 
-        bounds = scipy.optimize.Bounds(self.space.joined("low"), self.space.joined("high"))
+        bounds = scipy.optimize.Bounds(self.space.concatenate("low"), self.space.concatenate("high"))
         options = {"maxiter": max_steps, "maxfun": 4 * max_steps, "ftol": FLAT, "gtol": 1e-6}
-        found = scipy.optimize.minimize(guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        found = scipy.optimize.minimize(evaluate, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         if found.fun < wall:
             best, at = float(found.fun), found.x
         converged = bool(found.success) and bool(found.fun < wall)
         return Run(start, self.space.floats(at), -best, int(found.nit), converged, str(found.message)), at
 
 
-def _not_finite(value: float) -> str:
-    """Why a search does not begin where minus the objective is this and it, or its gradient, is not finite."""
+def _explain_start(value: float) -> str:
+    """Explain that a search cannot begin: minus the objective, or its gradient, is not finite."""
     if not math.isfinite(value):
         return f"it is {-value} there. Pass another start, or a larger noise."
     return (
@@ -175,7 +175,7 @@ def _kernel(build: Builder, values: Values) -> Kernel:
 
 
 def _total(build: Builder, layout: Layout, z: jax.Array, X: jax.Array, weights: jax.Array) -> jax.Array:
-    values = named(layout, z)
+    values = values_by_name(layout, z)
     values.pop("noise", None)
     return jnp.sum(weights * _kernel(build, values).gram(X))
 
@@ -189,7 +189,7 @@ def _autodiff(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.ndarr
     A function of the user's is traced for every fit, as what it looks up may have changed.
     """
     compiled: Callable[..., jax.Array]
-    if isinstance(build, Leaves):
+    if isinstance(build, LeafBuilder):
         compiled = functools.partial(_slopes_of_leaves, build, space.layout)
     else:
         compiled = jax.jit(jax.grad(lambda *arguments: _total(build, space.layout, *arguments)))
@@ -222,7 +222,7 @@ def _differences(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.nd
 
 def _starts(space: Space, restarts: int, seed: int) -> list[np.ndarray]:
     """Return the start given, and points around it: within a factor of 10, or in the bounds of a linear one."""
-    first, low, high = (space.joined(field) for field in ("start", "low", "high"))
+    first, low, high = (space.concatenate(field) for field in ("start", "low", "high"))
     linear = np.concatenate([np.full(p.start.size, not p.logarithmic) for p in space.parameters])
     rng = np.random.default_rng(seed)
     starts = [first]
@@ -311,19 +311,19 @@ def fit_hyperparameters(
         given["noise"] = variance
     space = _space(given, bounds or {})
     slopes = SLOPES[gradient](builder, points, space)
-    search = _Search(builder, points, _with_a_say(y, len(points)), space, variance, OBJECTIVES[objective], slopes)
-    search.posterior(space.joined("start"))  # errors in the data or the builder are reported here, unguarded
+    search = _Search(builder, points, _search_targets(y, len(points)), space, variance, OBJECTIVES[objective], slopes)
+    search.posterior(space.concatenate("start"))  # errors in the data or the builder are reported here, unguarded
     seed = validation.integer("seed", seed, at_least=0)
     found = [search.run(z, max_steps) for z in _starts(space, restarts, seed)]
     return _result(replace(search, y=np.array(y)), objective, found, variance)
 
 
-def _with_a_say(y: Any, n: int) -> np.ndarray:
-    """Return the targets of the search: outputs that are heard, at the size of the first of them."""
+def _search_targets(y: Any, n: int) -> np.ndarray:
+    """Return the targets of the search: outputs that are distinct_columns, at the size of the first of them."""
     targets = validation.targets("y", y, n)
     if targets.ndim == 1:
         return targets
-    chosen = targets[:, heard(targets)]
+    chosen = targets[:, distinct_columns(targets)]
     largest = np.abs(chosen).max(axis=0)
     unit = np.where(largest > 0, largest, 1.0)
     size = unit * np.sqrt(np.mean((chosen / unit) ** 2, axis=0))
@@ -336,7 +336,7 @@ def _builder(build: Any, start: Mapping[str, Any] | None) -> tuple[Builder, Valu
     if isinstance(build, Kernel):
         if start is not None:
             raise ValueError("a kernel or network starts at its own hyper-parameters; start is for a builder.")
-        return by_leaves(build)
+        return leaf_builder(build)
     if not callable(build):
         raise TypeError(f"build: a builder, a kernel or a network is needed, got {validation.shown(build)}.")
     given = dict(start or {})
@@ -350,7 +350,7 @@ def _result(search: _Search, objective: str, found: list[tuple[Run, np.ndarray]]
     best, z = max(found, key=lambda pair: pair[0].score)
     if not math.isfinite(best.score):
         raise ValueError(f"the objective cannot be computed at any start: {best.message}")
-    low, high = search.space.joined("low"), search.space.joined("high")
+    low, high = search.space.concatenate("low"), search.space.concatenate("high")
     names = [p.name for p in search.space.parameters for _ in range(p.start.size)]
     ends = tuple(dict.fromkeys(n for n, v, a, b in zip(names, z, low, high, strict=True) if v in (a, b)))
     near = sum(run.score > best.score - 1e-3 * max(1.0, abs(best.score)) for run in runs)

@@ -16,7 +16,7 @@ import scipy.optimize
 
 from widelimit.compute import threads
 from widelimit.inference import scaled_evidence
-from widelimit.inference.outputs import heard
+from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.scaled_evidence import Family, Objective
 from widelimit.progress import Report, no_progress
 
@@ -77,7 +77,7 @@ class Search(NamedTuple):
     def run(self, family: Family, z: np.ndarray, steps: int) -> ScaledFit:
         """Climb from z by L-BFGS-B, at most so many steps. Raises: ValueError: no value at z."""
         count = int(self.groups.max()) + 1
-        rows = scaled_evidence.padded(self.X, self.y[:, heard(self.y)], self.weights, self.groups)
+        rows = scaled_evidence.padded(self.X, self.y[:, distinct_columns(self.y)], self.weights, self.groups)
         spare = rows.X.shape[1] - count
         center, spread = self.start(FIRST), np.concatenate([np.full(count, PRIOR[0]), PRIOR[1:], [np.inf]])
         low, high = self.start(LOW), self.start(HIGH)
@@ -86,7 +86,7 @@ class Search(NamedTuple):
 
         def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
             whole = np.concatenate([z[:count], np.zeros(spare), z[count:]])
-            with threads.following(len(rows.X) ** 3 / 3):
+            with threads.limit(len(rows.X) ** 3 / 3):
                 value, slope = scaled_evidence.value_and_gradient(family, self.objective, self.X.shape[1], rows, whole)
             away = (z - center) / spread
             value, slope = value - away @ away / 2, np.concatenate([slope[:count], slope[count + spare :]])

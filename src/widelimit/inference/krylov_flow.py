@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 
@@ -17,13 +17,6 @@ from widelimit.inference.training_set import Function, TrainingSet, scalar_kerne
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float
 from widelimit.validation import Array
-
-
-class _Limit(NamedTuple):
-    """t = inf."""
-
-    coefficients: np.ndarray
-    residual: np.ndarray
 
 
 @final
@@ -45,24 +38,25 @@ class KrylovFlow(Flow):
     max_steps: int
 
     @functools.cached_property
-    def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
+    def _start_residual(self) -> tuple[np.ndarray, np.ndarray]:
         """Return y - f_0(X), folded, in units of 2^exponent, and the exponents, (c,)."""
-        return linalg.scaled(_residual(self.data, self.initial))
+        return linalg.normalise(_residual(self.data, self.initial))
 
     @property
     def _residual(self) -> np.ndarray:
-        return self._scaled[0]
+        return self._start_residual[0]
 
     @functools.cached_property
-    def _limit(self) -> _Limit:
+    def _limit(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return alpha_t and y - f_t(X) at t = inf, folded and in units of 2^exponent."""
         if isinstance(self.data.kernel, MatrixKernel):
             factor = linalg.factorise(self.data.gram())
-            return _Limit(factor.solve(self._residual), factor.outside(self._residual))
+            return factor.solve(self._residual), factor.outside(self._residual)
         rest = self.data._replace(y=self._residual)
         fit = solvers.fit(solvers.SolverRequest(rest, np.zeros(()), tolerance=self.tolerance))
         if not fit.converged:
             iterative.warn(fit.message)
-        return _Limit(fit.weights, fit.factor.outside(self._residual))
+        return fit.weights, fit.factor.outside(self._residual)
 
     def bound(self, t: float | Float[Array, " T"]) -> Float[np.ndarray, "*T c"]:
         """Bound the error: |f_t(z) - `predict`| <= bound sqrt(K(z, z)/max_i K(x_i, x_i)) for every z, but for rounding.
@@ -74,7 +68,7 @@ class KrylovFlow(Flow):
         times = validation.times(t)
         finite = np.atleast_1d(np.where(np.isfinite(times), times, 0.0))
         self._grow(finite)
-        bounds = linalg.restored(self._bounds(finite), self._scaled[1])
+        bounds = linalg.rescale(self._bounds(finite), self._start_residual[1])
         return bounds if times.ndim else bounds[0]
 
     def _clock(self, times: np.ndarray) -> np.ndarray:
@@ -94,7 +88,7 @@ class KrylovFlow(Flow):
                     return
             if self.basis.steps >= self.max_steps:
                 worst = float(times[np.argmax(excess.max(axis=1))])
-                bound = float(linalg.restored(self._bounds(times), self._scaled[1]).max())
+                bound = float(linalg.rescale(self._bounds(times), self._start_residual[1]).max())
                 raise ArithmeticError(
                     f"t = {worst:g} was not reached: {self.basis.steps} Lanczos steps bound the error only by "
                     f'{bound:.2g}. Pass a larger max_steps or tolerance, t = inf, or solver="eigh".'
@@ -114,10 +108,10 @@ class KrylovFlow(Flow):
                 coefficients[moving, :, j], residual[moving, :, j] = found.gain, found.decayed
         if not finite.all():
             coefficients[~finite], residual[~finite] = self._limit
-        exponent = self._scaled[1]
-        return linalg.restored(coefficients, exponent), linalg.restored(residual, exponent)
+        exponent = self._start_residual[1]
+        return linalg.rescale(coefficients, exponent), linalg.rescale(residual, exponent)
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `GradientFlow.predict`.
 
@@ -136,8 +130,8 @@ class KrylovFlow(Flow):
         inf where that leaves float64's range.
         """
         times = validation.times(t)
-        residual, exponent = linalg.scaled(self._states(np.atleast_1d(times))[1], axis=None)
-        losses = linalg.restored(np.einsum("tnc,tnc->t", residual, residual) / len(self.data.X), 2 * exponent)
+        residual, exponent = linalg.normalise(self._states(np.atleast_1d(times))[1], axis=None)
+        losses = linalg.rescale(np.einsum("tnc,tnc->t", residual, residual) / len(self.data.X), 2 * exponent)
         return losses if times.ndim else float(losses[0])
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
@@ -162,5 +156,5 @@ def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float
         data.check_diagonal()
         matrix = operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
-    residual, _ = linalg.scaled(_residual(data, initial))
+    residual, _ = linalg.normalise(_residual(data, initial))
     return KrylovFlow(data, initial, Lanczos(matrix, residual), height, tolerance, max_steps)

@@ -11,18 +11,18 @@ import numpy as np
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, plan, threads
-from widelimit.inference.training_set import near
+from widelimit.inference.training_set import check_finite
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
 
-class _Data(NamedTuple):
+class _RegressionData(NamedTuple):
     phi: np.ndarray
     y: np.ndarray
     single: bool
 
-    def shaped(self, values: np.ndarray) -> np.ndarray:
+    def like_targets(self, values: np.ndarray) -> np.ndarray:
         return values[..., 0] if self.single else values
 
 
@@ -52,9 +52,9 @@ class LinearModel:
 
     def features(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n p"]:
         """Compute phi(X) in float64. Raises: TypeError, ValueError: bad inputs, or phi(X) that is not finite (n, p)."""
-        return self._mapped("X", X)
+        return self._features_of("X", X)
 
-    def _mapped(self, name: str, X: Any) -> np.ndarray:
+    def _features_of(self, name: str, X: Any) -> np.ndarray:
         points = np.asarray(validation.points(name, validation.concrete(name, X)), np.float64)
         with arithmetic(True):
             values = self.kernel().encode(jnp.asarray(points))
@@ -63,11 +63,11 @@ class LinearModel:
     def predict(self, w: Float[Array, "p *c"], Z: Float[Array, "m d"]) -> Float[np.ndarray, "m *c"]:
         """Compute phi(Z) w: (p,), (m, d) -> (m,), or (p, c) -> (m, c). Raises: ValueError: shapes that do not agree."""
         weights = np.asarray(validation.as_finite_floats("w", w), np.float64)
-        phi = self._mapped("Z", Z)
+        phi = self._features_of("Z", Z)
         if weights.ndim not in (1, 2) or len(weights) != phi.shape[1]:
             raise ValueError(f"w must have shape ({phi.shape[1]},) or ({phi.shape[1]}, c), got {weights.shape}.")
-        with linalg.quiet():
-            return near(threads.product(phi, weights), Z)
+        with linalg.ignore_overflow():
+            return check_finite(threads.product(phi, weights), Z)
 
     def primal_descent(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, learning_rate: float, steps: int
@@ -89,10 +89,10 @@ class LinearModel:
         """
         data, rate, steps = self._descent(X, y, learning_rate, steps)
         w = np.zeros((steps + 1, data.phi.shape[1], data.y.shape[1]))
-        with threads.following(threads.work(len(data.phi), data.phi.shape[1], data.y.shape[1])):
+        with threads.limit(threads.work(len(data.phi), data.phi.shape[1], data.y.shape[1])):
             for s in range(steps):
                 w[s + 1] = w[s] - 2 * rate * data.phi.T @ (data.phi @ w[s] - data.y)
-        return data.shaped(w)
+        return data.like_targets(w)
 
     def dual_descent(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, learning_rate: float, steps: int
@@ -109,10 +109,10 @@ class LinearModel:
         plan.require(len(data.phi), len(data.phi), data.phi.dtype)
         matrix = threads.product(data.phi, data.phi.T)
         alpha = np.zeros((steps + 1, *data.y.shape))
-        with threads.following(threads.work(len(matrix), len(matrix), data.y.shape[1])):
+        with threads.limit(threads.work(len(matrix), len(matrix), data.y.shape[1])):
             for s in range(steps):
                 alpha[s + 1] = alpha[s] - 2 * rate * (matrix @ alpha[s] - data.y)
-        return data.shaped(alpha)
+        return data.like_targets(alpha)
 
     def weights(self, X: Float[Array, "n d"], alpha: Float[Array, "n *c"]) -> Float[np.ndarray, "p *c"]:
         """w = phi(X)^T alpha, of the dual coefficients. Raises: ValueError: not one row a point."""
@@ -139,15 +139,15 @@ class LinearModel:
         """
         data = self._data(X, y)
         cut = max(data.phi.shape) * linalg.EPS
-        with threads.decomposing(max(data.phi.shape)):
-            return data.shaped(np.linalg.lstsq(data.phi, data.y, rcond=cut)[0])
+        with threads.limit_decomposition(max(data.phi.shape)):
+            return data.like_targets(np.linalg.lstsq(data.phi, data.y, rcond=cut)[0])
 
-    def _data(self, X: Any, y: Any) -> _Data:
+    def _data(self, X: Any, y: Any) -> _RegressionData:
         phi = self.features(X)
         targets = validation.targets("y", y, len(phi))
-        return _Data(phi, targets.reshape(len(phi), -1), targets.ndim == 1)
+        return _RegressionData(phi, targets.reshape(len(phi), -1), targets.ndim == 1)
 
-    def _descent(self, X: Any, y: Any, learning_rate: Any, steps: Any) -> tuple[_Data, float, int]:
+    def _descent(self, X: Any, y: Any, learning_rate: Any, steps: Any) -> tuple[_RegressionData, float, int]:
         """Return the data, eta/n, and the number of steps."""
         data = self._data(X, y)
         rate = float(validation.finite_scalar("learning_rate", learning_rate, above=0.0))

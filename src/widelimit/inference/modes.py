@@ -35,11 +35,11 @@ class Modes:
     def power(self) -> Float[np.ndarray, " N"]:
         """Return the square of the residual along the mode, summed over outputs; in y's unit squared, or inf."""
         square, exponent = self._square()
-        return linalg.restored(square, 2 * exponent)
+        return linalg.rescale(square, 2 * exponent)
 
     def _square(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the power in units of 4^exponent, and the exponent."""
-        residual, exponent = linalg.scaled(self.residual, axis=None)
+        residual, exponent = linalg.normalise(self.residual, axis=None)
         return np.asarray(np.sum(residual**2, axis=1)), exponent
 
     @property
@@ -62,5 +62,5 @@ class Modes:
         with np.errstate(invalid="ignore", over="ignore"):
             decay = np.where(lam > 0, np.exp(-4 * lam * np.atleast_1d(times)[:, None] / self.points), 1.0)
         square, exponent = self._square()
-        terms = linalg.restored(decay * (square / self.points), 2 * exponent)
+        terms = linalg.rescale(decay * (square / self.points), 2 * exponent)
         return terms if times.ndim else terms[0]

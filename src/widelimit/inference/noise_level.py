@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from widelimit.compute import linalg, threads
-from widelimit.inference.outputs import constant, heard
+from widelimit.inference.outputs import constant, distinct_columns
 from widelimit.shapes import Float
 
 GRID = 10.0 ** np.arange(-4, 2.01, 0.25)
@@ -50,7 +50,7 @@ def noise_level(
     the other rows) instead, and its best s_j^2 = sum_i alpha_ij^2/Q_ii/N, Q = (W^{1/2} K W^{1/2} + r)^{-1}, alpha =
     Q W^{1/2} y. Rasmussen and Williams 2006, sections 5.4.1 and 5.4.2.
 
-    The sum goes over the outputs that vary and repeat no other (`outputs.heard`); every output gets its scale.
+    The sum goes over the `distinct_columns` of y; every output gets its scale.
 
     Args:
         gram: K(X, X); overwritten.
@@ -70,7 +70,7 @@ def noise_level(
     gram *= root
     values, vectors = linalg.eigenpairs(gram)
     every = _Spectrum(np.maximum(values, 0.0), vectors, threads.product(vectors.T, root[:, None] * y), weights, total)
-    columns = heard(y) if columns is None else columns
+    columns = distinct_columns(y) if columns is None else columns
     some = every if len(columns) == y.shape[1] else every._replace(targets=every.targets[:, columns])
     if noise is not None:
         level = max(noise, np.finfo(np.float64).tiny)

@@ -65,7 +65,7 @@ class Solution(NamedTuple):
     message: str
 
 
-class _Problem(NamedTuple):
+class _FlowProblem(NamedTuple):
     """b' = -sqrt(s) V^T d(f_0(X) + V sqrt(s) b), s = lambda/lambda_max: time in units of n/lambda_max. Pytree."""
 
     loss: Loss
@@ -85,22 +85,22 @@ def _norm(v: jax.Array) -> jax.Array:
     return jnp.asarray(unit * jnp.linalg.norm(v / unit))
 
 
-def _outputs(problem: _Problem, b: jax.Array) -> jax.Array:
+def _outputs(problem: _FlowProblem, b: jax.Array) -> jax.Array:
     moved = problem.vectors @ (problem.roots[:, None] * b.reshape(len(problem.roots), -1))
     return problem.start + moved.reshape(problem.start.shape)
 
 
-def _slope(problem: _Problem, b: jax.Array) -> jax.Array:
+def _slope(problem: _FlowProblem, b: jax.Array) -> jax.Array:
     """Compute V^T d|_f, (r, q)."""
     derivative = problem.loss.derivative(_outputs(problem, b), problem.y)
     return problem.vectors.T @ derivative.reshape(len(problem.vectors), -1)
 
 
-def _velocity(t: Any, b: jax.Array, problem: _Problem) -> jax.Array:  # noqa: ARG001, the solver passes t
+def _velocity(t: Any, b: jax.Array, problem: _FlowProblem) -> jax.Array:  # noqa: ARG001, the solver passes t
     return (-problem.roots[:, None] * _slope(problem, b)).ravel()
 
 
-def _at_rest(t: Any, b: jax.Array, problem: _Problem, **_: Any) -> jax.Array:
+def _at_rest(t: Any, b: jax.Array, problem: _FlowProblem, **_: Any) -> jax.Array:
     slope = _slope(problem, b)
     speed = t * _norm(problem.roots[:, None] * slope)
     flat = _norm(slope) <= problem.tolerance * problem.first
@@ -118,7 +118,7 @@ def _implicit() -> diffrax.Kvaerno5:
 
 @functools.partial(jax.jit, static_argnames=("implicit", "max_steps"))
 def _solve(
-    problem: _Problem, times: jax.Array, horizon: jax.Array, *, implicit: bool, max_steps: int
+    problem: _FlowProblem, times: jax.Array, horizon: jax.Array, *, implicit: bool, max_steps: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
     """Compute states at the times (inf where not reached) and at the end; the end; steps; if the flow came to rest."""
     size = len(problem.roots) * (problem.start.size // len(problem.vectors))
@@ -180,10 +180,10 @@ class NumericalFlow(Flow):
         problem, unit = self._problem()
         if not float(problem.first) > 0:
             states = np.zeros((times.size, len(self.values) * q))
-            return self._explained(times, states, np.ones(times.size, bool), 0.0, 0, rest=True)
+            return self._describe(times, states, np.ones(times.size, bool), 0.0, 0, rest=True)
         horizon = HORIZON * float(self.values[0] / self.values[-1])
-        wanted = np.minimum(times / unit, horizon)
-        distinct, places = np.unique(wanted, return_inverse=True)
+        ends = np.minimum(times / unit, horizon)
+        distinct, places = np.unique(ends, return_inverse=True)
         padded = np.resize(distinct, -(-distinct.size // _BATCH) * _BATCH)
         padded[distinct.size :] = distinct[-1]
         last = max(distinct[-1], SHORTEST)
@@ -195,14 +195,14 @@ class NumericalFlow(Flow):
         before = np.asarray(np.isfinite(states).all(axis=1))
         states = np.where(before[:, None], states, final_state)
         reached = np.asarray(np.where(np.isinf(times), bool(rest), before | bool(rest)))
-        return self._explained(times, states, reached, float(end) * unit, int(steps), rest=bool(rest))
+        return self._describe(times, states, reached, float(end) * unit, int(steps), rest=bool(rest))
 
-    def _problem(self) -> tuple[_Problem, float]:
+    def _problem(self) -> tuple[_FlowProblem, float]:
         """Return the problem in units of its own, and the unit of time, n/lambda_max."""
         largest = float(self.values[0]) if len(self.values) else 1.0
         with arithmetic(True):
             roots = jnp.sqrt(jnp.asarray(self.values / largest))
-            problem = _Problem(
+            problem = _FlowProblem(
                 jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.objective),
                 roots,
                 jnp.asarray(self.vectors),
@@ -217,7 +217,7 @@ class NumericalFlow(Flow):
             raise ValueError("the loss's derivative at f_0 is NaN or infinite; start elsewhere, or scale y.")
         return problem._replace(first=first), len(self.data.X) / largest
 
-    def _explained(
+    def _describe(
         self, times: np.ndarray, states: np.ndarray, reached: np.ndarray, end: float, steps: int, *, rest: bool
     ) -> Solution:
         largest = float(self.values[0]) if len(self.values) else 1.0
@@ -235,7 +235,7 @@ class NumericalFlow(Flow):
             )
         return Solution(times, coefficients, outputs, reached, rest, end, steps, message)
 
-    def _told(self, t: Any) -> Solution:
+    def _require_reached(self, t: Any) -> Solution:
         """Return the solution; an error for a finite time that was not reached, a warning for a limit."""
         found = self.solution(t)
         missed = ~found.reached & np.isfinite(found.times)
@@ -245,11 +245,11 @@ class NumericalFlow(Flow):
             warnings.warn(f"t = inf stands for t = {found.end:.4g}: {found.message}", stacklevel=3)
         return found
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `Flow`; warns, and raises, as `loss`."""
         points = self.data.inputs(Z)
-        found = self._told(t)
+        found = self._require_reached(t)
         values = self.data.functions(self.initial, found.coefficients, points)
         return self.data.outputs(values if np.ndim(t) else values[0], Z)
 
@@ -262,7 +262,7 @@ class NumericalFlow(Flow):
         Raises:
             ArithmeticError: a finite time is not reached within max_steps; `solution` says how far the solver came.
         """
-        found = self._told(t)
+        found = self._require_reached(t)
         losses = np.array([self.objective.value(f, self.data.y) for f in found.outputs])
         return losses if np.ndim(t) else float(losses[0])
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.compute import linalg, plan, threads
-from widelimit.inference.training_set import near, row_blocks
+from widelimit.inference.training_set import check_finite, row_blocks
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 
@@ -26,14 +26,14 @@ class Nystrom:
     def __post_init__(self) -> None:
         validation.sealed(self)
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """Compute phi(x), one row of features for each row of X."""
         plan.require(len(X), self.basis.shape[1], np.float64)
         out = np.empty((len(X), self.basis.shape[1]))
         for part in row_blocks(len(X)):
             out[part] = threads.product(np.asarray(self.kernel.cross(X[part], self.landmarks)), self.basis)
-        return near(out, X)
+        return check_finite(out, X)
 
 
 def nystrom(k: Kernel, landmarks: Float[np.ndarray, "k d"]) -> Nystrom:

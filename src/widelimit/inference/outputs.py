@@ -21,7 +21,7 @@ def constant(values: Float[np.ndarray, "n c"]) -> np.ndarray:
         return np.asarray(np.ptp(values, axis=0) <= 10 * EPS * np.sqrt(len(values)) * np.abs(values).max(axis=0))
 
 
-def heard(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
+def distinct_columns(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
     """Find columns that vary and repeat no column before them, in any unit and with either sign; all if none varies.
 
     A constant says nothing of how a function varies, and a copy nothing that its original has not said.
@@ -44,5 +44,5 @@ def heard(y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
 
 
 def _copies(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Which columns of a are columns of b, up to sign: (k, l)."""
+    """Find the columns of a that are columns of b, up to sign: (k, l)."""
     return np.asarray(np.abs(threads.product(a.T, b)) > 1 - COPY)

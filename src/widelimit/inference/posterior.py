@@ -21,8 +21,15 @@ from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
-from widelimit.inference.solvers import Fit, SolverRequest
-from widelimit.inference.training_set import TrainingSet, like, near, row_blocks, scalar_kernel, training_set
+from widelimit.inference.solvers import SolverFit, SolverRequest
+from widelimit.inference.training_set import (
+    TrainingSet,
+    check_finite,
+    prediction_like,
+    row_blocks,
+    scalar_kernel,
+    training_set,
+)
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
@@ -78,7 +85,7 @@ class Posterior:
 
     data: TrainingSet
     noise: np.ndarray
-    fit: Fit
+    fit: SolverFit
 
     def __post_init__(self) -> None:
         validation.seal(self.fit.weights)
@@ -103,8 +110,8 @@ class Posterior:
         if self.fit.residual is not None:
             return self.fit.residual
         exact = Shifted(self.data.matrix(), np.broadcast_to(self.noise, len(self.data.X)))
-        y, exponent = linalg.scaled(self.data.y)
-        left = np.linalg.norm(y - exact.product(linalg.restored(self.weights, -exponent)), axis=0)
+        y, exponent = linalg.normalise(self.data.y)
+        left = np.linalg.norm(y - exact.product(linalg.rescale(self.weights, -exponent)), axis=0)
         size = np.linalg.norm(y, axis=0)
         return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
 
@@ -123,7 +130,7 @@ class Posterior:
             lines.append(f"numerical rank {self.factor.rank} of {len(self.data.X)}: the minimum-norm solution")
         return "\n".join(lines)
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def mean(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """Compute K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
         points = self.data.inputs(Z)
@@ -145,7 +152,7 @@ class Posterior:
         """
         return self.predict(Z).variance
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def predict(self, Z: Float[Array, "m d"]) -> Prediction:
         """Compute `mean` and `variance` in one pass, with K(Z, X) once: (m, d) -> (m,) or (m, c), and (m,).
 
@@ -157,20 +164,20 @@ class Posterior:
         for part in row_blocks(len(points)):
             cross = self.data.cross(points[part])
             # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
-            with threads.following(threads.work(len(cross), cross.shape[1], self.weights.shape[1])):
+            with threads.limit(threads.work(len(cross), cross.shape[1], self.weights.shape[1])):
                 mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
             variance[part] -= self.factor.squares(cross.T)
             del cross  # overwritten by its own squares, and as large as the next one
         variance = linalg.non_negative(variance, self._rounding(prior))
-        return Prediction(self.data.outputs(mean, Z), like(variance, Z))
+        return Prediction(self.data.outputs(mean, Z), prediction_like(variance, Z))
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def covariance(self, Z: Float[Array, "m d"]) -> Float[Array, "m m"]:
         """Compute K(Z, Z) - K(Z, X) (K(X, X) + noise)^{-1} K(X, Z): (m, d) -> (m, m), of f without noise.
 
         The result is symmetric to the bit.
         """
-        return like(self._covariance(self.data.inputs(Z)), Z)
+        return prediction_like(self._covariance(self.data.inputs(Z)), Z)
 
     def _covariance(self, points: np.ndarray) -> np.ndarray:
         m, n = len(points), len(self.data.X)
@@ -182,7 +189,7 @@ class Posterior:
         np.fill_diagonal(covariance, linalg.non_negative(np.diagonal(covariance), self._rounding(prior)))
         return covariance
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def sample(self, Z: Float[Array, "m d"], count: int, *, seed: int = 0) -> Float[Array, "count m *c"]:
         """Draw f(Z) from the posterior (without noise): (count, m), or (count, m, c) for y of shape (n, c).
 
@@ -191,14 +198,13 @@ class Posterior:
             count: number of draws, >= 1.
             seed: seed of NumPy's default generator.
         """
-        count = validation.integer("count", count, at_least=1)
+        count, seed = validation.integer("count", count, at_least=1), validation.integer("seed", seed, at_least=0)
         points = self.data.inputs(Z)
         m, c = len(points), self.weights.shape[1]
         memory.require(8.0 * (3 * count * m * c + 4 * m * m), f"{count} draws of {m} x {c} values")
         error = m * float(self._rounding(self.data.diagonal(points)).max())
-        root = linalg.square_root(near(self._covariance(points), points), error)
-        normal = np.random.default_rng(validation.integer("seed", seed, at_least=0)).standard_normal((count, m, c))
-        return self.data.outputs(self._mean(points) + np.einsum("ij,sjc->sic", root, normal), Z)
+        covariance = check_finite(self._covariance(points), points)
+        return self.data.outputs(linalg.gaussian_draws(self._mean(points), covariance, error, count, seed), Z)
 
     def log_marginal_likelihood(self) -> float:
         """Return log N(y; 0, K(X, X) + noise), summed over outputs: -y.alpha/2 - log det/2 - (n/2) log(2 pi).
@@ -213,9 +219,9 @@ class Posterior:
             raise ValueError(
                 f"K(X, X) + noise has numerical rank {self.factor.rank} of {n}: y has no density. Pass a larger noise."
             )
-        y, exponent = linalg.scaled(self.data.y)
-        squares = np.sum(y * linalg.restored(self.weights, -exponent), axis=0)
-        quadratic = float(linalg.restored(squares, 2 * exponent).sum())
+        y, exponent = linalg.normalise(self.data.y)
+        squares = np.sum(y * linalg.rescale(self.weights, -exponent), axis=0)
+        quadratic = float(linalg.rescale(squares, 2 * exponent).sum())
         normaliser = self.factor.log_determinant() + n * math.log(2 * math.pi)
         return float(-(quadratic + c * normaliser) / 2)
 
@@ -243,8 +249,8 @@ class Posterior:
             ValueError: K(X, X) + noise is singular.
         """
         own = np.diagonal(self.precision())
-        y, exponent = linalg.scaled(self.data.y)
-        mean = linalg.restored(y - linalg.restored(self.weights, -exponent) / own[:, None], exponent)
+        y, exponent = linalg.normalise(self.data.y)
+        mean = linalg.rescale(y - linalg.rescale(self.weights, -exponent) / own[:, None], exponent)
         error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
         variance = linalg.non_negative(1 / own - self.noise, error)
         return LeaveOneOut(mean[:, 0] if self.data.single else mean, variance)

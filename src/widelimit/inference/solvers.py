@@ -68,7 +68,7 @@ class SolverSettings(NamedTuple):
     why: str
 
 
-class Fit(NamedTuple):
+class SolverFit(NamedTuple):
     """The fit is a solved system: (K(X, X) + noise) weights = y."""
 
     factor: linalg.Factor
@@ -135,22 +135,22 @@ def _require(request: SolverRequest, choice: SolverSettings) -> None:
     return None
 
 
-def fit(request: SolverRequest) -> Fit:
+def fit(request: SolverRequest) -> SolverFit:
     """Solve (K(X, X) + noise) weights = y.
 
     Raises:
         MemoryError, ValueError: as `posterior`; singular matrices are found by the factor's rank where possible.
     """
-    y, exponent = linalg.scaled(request.data.y)
+    y, exponent = linalg.normalise(request.data.y)
     found = _fit(replace(request, data=request.data._replace(y=y)))
-    weights = linalg.restored(found.weights, exponent)
+    weights = linalg.rescale(found.weights, exponent)
     if not np.isfinite(weights).all():
         largest = float(np.abs(request.data.y).max())
         raise ValueError(f"the weights leave float64's range, as y reaches {largest:.3g}: scale y, or raise the noise.")
     return found._replace(weights=weights)
 
 
-def _fit(request: SolverRequest) -> Fit:
+def _fit(request: SolverRequest) -> SolverFit:
     """Call `fit` for y of order 1."""
     given, kept = request.matrix is not None, request.checkpoint is not None
     choice = choose(len(request.data.X), request.solver, request.precision, stored=given, kept=kept)
@@ -163,11 +163,11 @@ def _fit(request: SolverRequest) -> Fit:
     return solve(request, choice)._replace(trace=float(np.sum(diagonal + request.noise)))
 
 
-def _direct(request: SolverRequest, choice: SolverSettings, factor: linalg.Factor) -> Fit:
-    return Fit(factor, factor.solve(request.data.y), choice, None, 0, 0, True, "factorised")
+def _direct(request: SolverRequest, choice: SolverSettings, factor: linalg.Factor) -> SolverFit:
+    return SolverFit(factor, factor.solve(request.data.y), choice, None, 0, 0, True, "factorised")
 
 
-def _full(request: SolverRequest, choice: SolverSettings) -> Fit:
+def _full(request: SolverRequest, choice: SolverSettings) -> SolverFit:
     data, noise, report = request.data, request.noise, request.report
     factor: linalg.Factor | None = linalg.cholesky(_add(data.lower_gram(report=report), noise, report), report=report)
     if factor is None:
@@ -175,7 +175,7 @@ def _full(request: SolverRequest, choice: SolverSettings) -> Fit:
     return _direct(request, choice, factor)
 
 
-def _packed(request: SolverRequest, choice: SolverSettings) -> Fit:
+def _packed(request: SolverRequest, choice: SolverSettings) -> SolverFit:
     blocks = operators.blocks(*request.in_dtype(DOUBLE), report=request.report)
     try:
         factor = packed.factorise(blocks, request.noise_of_rows, DOUBLE, report=request.report)
@@ -200,7 +200,7 @@ def _add(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
     return matrix
 
 
-def _mixed(request: SolverRequest, choice: SolverSettings) -> Fit:
+def _mixed(request: SolverRequest, choice: SolverSettings) -> SolverFit:
     """Precondition by a float32 factor; where it breaks or the residual is not reached, by the float64 one."""
     noise, report = request.noise_of_rows, request.report
     n = len(noise)
@@ -219,7 +219,7 @@ def _mixed(request: SolverRequest, choice: SolverSettings) -> Fit:
         solved = system.solve(request.data.y, stage="refinement", report=report)
         if solved.converged:
             factor = Iterative(system, rough.rank, rough.spread)
-            return Fit(factor, solved.x, choice, solved.residual, solved.iterations, 0, True, solved.message)
+            return SolverFit(factor, solved.x, choice, solved.residual, solved.iterations, 0, True, solved.message)
         reason = f"float32 factor, {solved.message}"
         del rough, system
     del entries, exact, held
@@ -227,7 +227,7 @@ def _mixed(request: SolverRequest, choice: SolverSettings) -> Fit:
     return double._replace(message=f"{reason}; factorised in float64 instead")
 
 
-def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarray) -> Fit:
+def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarray) -> SolverFit:
     noise, report, n = request.noise_of_rows, request.report, len(diagonal)
     if (diagonal < 0).any():
         raise ValueError(
@@ -236,7 +236,7 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     given = request.matrix is not None
     fast: Operator
     if given:
-        fast = _stored(request)
+        fast = _stored_operator(request)
     else:
         fast = operators.choose_operator(*request.in_dtype(DOUBLE), request.dtype, report=report)
     precise = given or request.dtype == DOUBLE
@@ -250,25 +250,27 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     except iterative.NotPositiveSemidefinite:
         raise ValueError("the kernel matrix is not positive semi-definite: x^T K x < 0 for some x.") from None
     if not np.isfinite(solved.residual):
-        raise ValueError(_not_finite(given=given))
+        raise ValueError(_explain_nan(given=given))
     spread = float(np.sqrt(shifted[1].diagonal().max() / precondition.shift))
     factor = Iterative(system, n, spread)
     detail = f"{solved.message}, preconditioner of rank {precondition.vectors.shape[1]}"
-    return Fit(factor, solved.x, choice, solved.residual, solved.iterations, solved.resumed, solved.converged, detail)
+    return SolverFit(
+        factor, solved.x, choice, solved.residual, solved.iterations, solved.resumed, solved.converged, detail
+    )
 
 
 def _checkpoint(request: SolverRequest) -> SolverCheckpoint | None:
     return None if request.checkpoint is None else SolverCheckpoint(request.checkpoint, fingerprint(request))
 
 
-def _not_finite(*, given: bool) -> str:
+def _explain_nan(*, given: bool) -> str:
     """Explain why iterations came to NaN, for a matrix that was given or computed."""
     if given:
         return "matrix has NaN or infinite entries, see np.argwhere(~np.isfinite(matrix)); compute these rows again."
     return "products with the kernel matrix leave the range of a float: scale X down, or the kernel."
 
 
-def _stored(request: SolverRequest) -> Operator:
+def _stored_operator(request: SolverRequest) -> Operator:
     """Use rows of K(X, X) that somebody stored, a few of them compared with the kernel."""
     data, matrix, n = request.data, request.matrix, len(request.data.X)
     shape, dtype = getattr(matrix, "shape", None), getattr(matrix, "dtype", None)
@@ -300,5 +302,6 @@ def fingerprint(request: SolverRequest) -> str:
     data = request.data
     leaves, structure = jax.tree.flatten(data.kernel)
     values = data.kernel.gram(data.X[_spread(len(data.X))])  # two functions of one name differ by these only
-    arrays = (data.X, data.y, request.noise, *leaves, values, request.tolerance)
-    return sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)), *map(np.asarray, arrays), request.precision)
+    arrays = map(np.ascontiguousarray, (data.X, data.y, request.noise, *leaves, values, request.tolerance))
+    parts = [part for array in arrays for part in (f"{array.dtype} {array.shape} ", array.tobytes())]
+    return sha256(re.sub(r"0x[0-9a-f]+", "", str(structure)), *parts, request.precision)

@@ -1,4 +1,4 @@
-"""Training data are checked here as every inference takes them."""
+"""Training data are checked here, as all inference takes them."""
 
 from __future__ import annotations
 
@@ -65,34 +65,34 @@ class TrainingSet(NamedTuple):
         if isinstance(self.kernel, MatrixKernel):
             return _flat(self.kernel.gram(self.X))
         self.check_diagonal()
-        matrix = self._made(tiles.gram, report)
+        matrix = self._compute(tiles.gram, report)
         linalg.refuse_non_finite(matrix)
         return matrix
 
     def lower_gram(self, *, report: Report = no_progress) -> np.ndarray:
-        """The lower triangle of `gram` in an (n, n) array, for `check_diagonal` and `linalg.cholesky` to check."""
-        return self._made(tiles.lower_gram, report)
+        """Compute the lower triangle of `gram` in an (n, n) array; `check_diagonal` and `linalg.cholesky` check it."""
+        return self._compute(tiles.lower_gram, report)
 
     @property
-    def _by_pairs(self) -> bool:
+    def _has_only_pairs(self) -> bool:
         """Return True if the kernel has no quicker way to a whole matrix than pairs."""
         return type(self.kernel).gram is Kernel.gram
 
-    def _made(self, form: Callable[..., np.ndarray], report: Report) -> np.ndarray:
+    def _compute(self, form: Callable[..., np.ndarray], report: Report) -> np.ndarray:
         kernel = scalar_kernel(self.kernel)
-        if self._by_pairs:
+        if self._has_only_pairs:
             return form(kernel.prepared(self.X), self.X, report=report)
         return np.array(kernel.gram(self.X))
 
     def matrix(self) -> Operator:
         """Return K(X, X) to be multiplied with, computed again: as a whole where that is quicker and fits."""
         kernel = scalar_kernel(self.kernel)
-        if self._by_pairs or 8 * len(self.X) ** 2 > memory.available():
+        if self._has_only_pairs or 8 * len(self.X) ** 2 > memory.available():
             return Recomputed(kernel.prepared(self.X), self.X)
         return StoredOperator(kernel.gram(self.X))
 
     def check_diagonal(self) -> np.ndarray:
-        """K(x, x) of every row, (n,). Raises: ValueError: the kernel leaves float64's range there."""
+        """Compute K(x, x) of all rows, (n,). Raises: ValueError: the kernel leaves float64's range there."""
         diagonal = np.asarray(self.kernel.diag(self.X))
         if np.isnan(diagonal).any():
             raise ValueError(f"K(x, x) is NaN at row {int(np.argmax(np.isnan(diagonal)))} of X.")
@@ -112,8 +112,8 @@ class TrainingSet(NamedTuple):
         return tiles.diagonal(scalar_kernel(self.kernel).prepared(points), points, beside=len(self.X))
 
     def outputs(self, values: np.ndarray, Z: Any) -> Array:
-        """Return (..., c) results without the last axis if y had none; a JAX array if Z is one. Raises: as `near`."""
-        return like(values[..., 0] if self.single else values, Z)
+        """Return (..., c) results, without the last axis if y had none; then as `prediction_like`."""
+        return prediction_like(values[..., 0] if self.single else values, Z)
 
     def rest(self, start: np.ndarray) -> np.ndarray:
         """Return y - start, folded, for (n, c) values of f_0. Raises: ValueError: it leaves float64's range."""
@@ -172,23 +172,23 @@ def difference(name: str, y: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(rest)
 
 
-def like(values: np.ndarray, Z: Any) -> Array:
-    """Return the values as a JAX array where Z is one (of its dtype), else as they are. Raises: as `near`."""
+def prediction_like(values: np.ndarray, Z: Any) -> Array:
+    """Return the values as a JAX array where Z is one (of its dtype), else as they are. Raises: as `check_finite`."""
     if validation.is_jax(Z):
-        with linalg.quiet():
+        with linalg.ignore_overflow():
             values = np.asarray(values, Z.dtype)
-    return unchecked(near(values, Z), Z)
+    return array_like(check_finite(values, Z), Z)
 
 
-def unchecked(values: np.ndarray, Z: Any) -> Array:
-    """Do as `like`, finite or not."""
+def array_like(values: np.ndarray, Z: Any) -> Array:
+    """Convert as `prediction_like`, finite or not."""
     if not validation.is_jax(Z):
         return values
     with arithmetic(Z.dtype == np.float64):
         return jnp.asarray(values, Z.dtype)
 
 
-def near(values: np.ndarray, Z: Any) -> np.ndarray:
+def check_finite(values: np.ndarray, Z: Any) -> np.ndarray:
     """Return the values at test inputs Z (m, d), if they are finite.
 
     Raises:
@@ -224,3 +224,10 @@ def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
     if data.coupled not in (1, data.y.shape[1]) or (data.single and data.coupled > 1):
         raise ValueError(f"the kernel has {data.coupled} outputs and y has shape {targets.shape}; they must agree.")
     return data
+
+
+def inputs_alone(kernel: Kernel | MatrixKernel, X: Any) -> TrainingSet:
+    """Check inputs that have no targets; y is 0. Raises: as `training_set`."""
+    points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+    outputs = kernel.prepared(points).outputs if isinstance(kernel, MatrixKernel) else 1
+    return training_set(kernel, points, np.zeros((len(points), outputs)))

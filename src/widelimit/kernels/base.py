@@ -13,7 +13,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
-from widelimit.pytrees import pytree
+from widelimit.pytrees import pytree, require_pytree
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
@@ -42,7 +42,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
 
     @abc.abstractmethod
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
-        """Compute the data of inputs that pairs need: a pytree, arrays with leading or trailing length n. Pure JAX."""
+        """Compute the data of inputs that pairs need: a pytree of arrays (n, ..). Pure JAX."""
 
     @abc.abstractmethod
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
@@ -101,6 +101,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
 
     def _refuse_traced(self) -> None:
         """Refuse hyper-parameters without values where the inputs are NumPy's: those are computed at once."""
+        require_pytree(self)
         if validation.traced(*jax.tree.leaves(self)):
             raise TypeError(
                 "jax is tracing (jit, grad or vmap) hyper-parameters of the kernel, and X is a NumPy array, whose "
@@ -118,8 +119,8 @@ class Sum(Kernel):
     right: tiles.PairKernel
 
     @property
-    def traceable(self) -> bool:
-        return self.left.traceable and self.right.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return self.left, self.right
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return Sum(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
@@ -144,8 +145,8 @@ class Product(Kernel):
     right: tiles.PairKernel
 
     @property
-    def traceable(self) -> bool:
-        return self.left.traceable and self.right.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return self.left, self.right
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return Product(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
@@ -170,8 +171,8 @@ class Scaled(Kernel):
     kernel: tiles.PairKernel
 
     @property
-    def traceable(self) -> bool:
-        return self.kernel.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return (self.kernel,)
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return replace(self, kernel=_prepared(self.kernel, *inputs))
@@ -196,8 +197,8 @@ class ScaledInputs(Kernel):
     kernel: tiles.PairKernel
 
     @property
-    def traceable(self) -> bool:
-        return self.kernel.traceable
+    def parts(self) -> tuple[tiles.PairKernel, ...]:
+        return (self.kernel,)
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         self._check(inputs[0])

@@ -139,7 +139,7 @@ def _is_float_array(leaf: Any) -> bool:
 
 
 def _kept(leaf: Any) -> Any:
-    """A parameter that its owner cannot change in place."""
+    """Return a parameter that its owner cannot change in place."""
     return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 

@@ -126,7 +126,7 @@ def separable(k: Kernel, mixing: Float[Array, "c c"]) -> Separable:
     if np.abs(matrix - matrix.T).max() > rounding:
         raise ValueError("mixing must be symmetric; pass (B + B.T)/2 if that is what you mean.")
     matrix = (matrix + matrix.T) / 2
-    with threads.decomposing(len(matrix)):
+    with threads.limit_decomposition(len(matrix)):
         smallest = float(np.linalg.eigvalsh(matrix)[0])
     if smallest < -rounding:
         raise ValueError(f"mixing must be positive semi-definite, its smallest eigenvalue is {smallest:g}.")

@@ -1,4 +1,4 @@
-"""An infinitely wide network has two kernels."""
+"""An infinitely wide network has two kernels: NNGP at initialisation, NTK under gradient descent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.arithmetic import lenient
 from widelimit.compute import threads
-from widelimit.compute.plan import tile_edge
+from widelimit.compute.plan import BESIDE, tile_edge
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.sphere import Sphere, sphere
@@ -47,7 +47,7 @@ def _prepared(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
     """
     if kernel.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
         return kernel
-    with threads.following(0):  # tables come of matrices of some hundred rows
+    with threads.limit(0):  # tables come of matrices of some hundred rows
         return _tabulated(kernel, inputs)
 
 
@@ -71,7 +71,7 @@ def _tabulated(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
 @final
 @dataclass(frozen=True)
 class _Identified:
-    """A network as a key: its structure, and the bytes of its numbers, which JAX arrays have no hash of."""
+    """A network is a key by its structure and the bytes of its numbers: JAX arrays have no hash."""
 
     identity: Hashable
     net: Network = field(compare=False)
@@ -106,6 +106,9 @@ class NNGP(Kernel):
         with lenient():
             return _prepared(self, inputs)
 
+    def numbers_per_input(self, d: int) -> int:
+        return d + BESIDE + self.net.numbers_per_input
+
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
 
@@ -129,6 +132,9 @@ class NTK(Kernel):
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
         with lenient():
             return _prepared(self, inputs)
+
+    def numbers_per_input(self, d: int) -> int:
+        return d + BESIDE + self.net.numbers_per_input
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)

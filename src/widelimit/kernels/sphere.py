@@ -96,8 +96,8 @@ def _start(gap: jax.Array, positive: jax.Array) -> PairState:
 
 
 def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Variance, PairState]:
-    after, trace = layer.encode(variance)
-    return after, layer.pair(trace, trace, state)
+    after, memo = layer.encode(variance)
+    return after, layer.pair(memo, memo, state)
 
 
 def _rho(correlation: Correlation) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Kernels that are used without networks: this module has linear, polynomial and radial ones, and stored matrices."""
+"""Linear, polynomial and radial kernels, and stored matrices, are used without networks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _distances(x: jax.Array, y: jax.Array, scale: Scalar) -> jax.Array:
-    """Compute |(x - y)/scale|^2 for all pairs, from differences: x.x + y.y - 2 x.y loses all digits of near inputs."""
+    """Compute |(x - y)/scale|^2 for all pairs, from differences: x.x + y.y - 2 x.y loses digits for x close to y."""
     divisor = jnp.asarray(scale, x.dtype)
     return jnp.asarray(jax.lax.map(lambda row: jnp.sum(((row - y) / divisor) ** 2, axis=-1), x))
 
@@ -139,6 +139,9 @@ class Precomputed(Kernel):
     def indices(self) -> Float[np.ndarray, "N 1"]:
         """Return all inputs of this kernel, (N, 1): the indices 0 to N - 1; take rows of it for training and test."""
         return np.arange(len(self.matrix), dtype=np.float64)[:, None]
+
+    def numbers_per_input(self, d: int) -> int:
+        return d + len(self.matrix)
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
         size = len(self.matrix)

@@ -27,17 +27,17 @@ T = TypeVar("T")
 
 
 class _MissingTile(ValueError):
-    """A tile is read whose file is not there."""
+    """The error is raised where a tile is read whose file is not there."""
 
 
 @final
 class _Tiles(LocalStore):
-    """The folder of a finished matrix: a tile without a file is an error, where Zarr reads NaN."""
+    """The store is the folder of a finished matrix: a tile without a file is an error, where Zarr reads NaN."""
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """The bytes of a file. Raises: ValueError: it is a tile, and not there."""
+        """Read the bytes of a file. Raises: ValueError: it is a tile, and not there."""
         found = await LocalStore.get(self, key, prototype, byte_range)
         if found is None and key.startswith("c/"):
             raise _MissingTile(f"{self.root}: the tile {key} is missing. {AGAIN} missing tiles are computed.")
@@ -45,7 +45,7 @@ class _Tiles(LocalStore):
 
 
 def _naming(read: Callable[Concatenate[StoredGram, P], T]) -> Callable[Concatenate[StoredGram, P], T]:
-    """The same method, whose errors name the damaged tiles."""
+    """Return the same method, whose errors name the damaged tiles."""
 
     @wraps(read)
     def named(self: StoredGram, /, *args: P.args, **options: P.kwargs) -> T:
@@ -55,7 +55,7 @@ def _naming(read: Callable[Concatenate[StoredGram, P], T]) -> Callable[Concatena
             raise
         except ValueError as error:
             path = Path(str(self.store.root))  # type: ignore[attr-defined]
-            broken = storage.damaged(path)
+            broken = storage.find_damaged(path)
             if not broken:
                 raise
             raise ValueError(
@@ -68,7 +68,7 @@ def _naming(read: Callable[Concatenate[StoredGram, P], T]) -> Callable[Concatena
 
 @final
 class StoredGram(zarr.Array[Any]):
-    """A Zarr array that names its damaged and missing tiles: returned by `stored_gram`."""
+    """The Zarr array names its damaged and missing tiles: returned by `stored_gram`."""
 
     get_basic_selection = _naming(zarr.Array.get_basic_selection)
     get_orthogonal_selection = _naming(zarr.Array.get_orthogonal_selection)

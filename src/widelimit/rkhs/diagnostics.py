@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import scipy.linalg
@@ -11,7 +11,7 @@ import scipy.linalg
 from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.posterior import posterior
-from widelimit.inference.training_set import like, scalar_kernel, training_set
+from widelimit.inference.training_set import inputs_alone, prediction_like, scalar_kernel
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float
@@ -39,12 +39,6 @@ class Certificate:
         return self.positive
 
 
-def _matrix(k: Kernel | MatrixKernel, X: Any, *, beside: float = 1) -> np.ndarray:
-    points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
-    outputs = k.prepared(points).outputs if isinstance(k, MatrixKernel) else 1
-    return training_set(k, points, np.zeros((len(points), outputs))).gram(beside=beside)
-
-
 def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -> Certificate:
     """Check sum_ij v_i v_j K(x_i, x_j) >= 0 for all v, by the smallest eigenvalue of K(X, X).
 
@@ -60,8 +54,8 @@ def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -
     Raises:
         TypeError, ValueError: bad inputs; a kernel that is NaN or infinite there.
     """
-    matrix = _matrix(k, X, beside=3)
-    with threads.decomposing(len(matrix)):
+    matrix = inputs_alone(k, X).gram(beside=3)
+    with threads.limit_decomposition(len(matrix)):
         values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
     tolerance = 10 * linalg.rounding(len(values), max(float(values[-1]), 0.0))
     return Certificate(
@@ -75,7 +69,7 @@ def eigenvalues(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -> Float[np.nd
     As they come out: null ones are rounding of either sign, up to n eps of the largest. Raises: TypeError, ValueError:
     bad inputs, or a kernel that is not positive semi-definite.
     """
-    return linalg.eigenvalues(_matrix(k, X))[::-1]
+    return linalg.eigenvalues(inputs_alone(k, X).gram(beside=1))[::-1]
 
 
 def power_function(k: Kernel, X: Float[Array, "n d"], Z: Float[Array, "m d"]) -> Float[Array, " m"]:
@@ -99,7 +93,7 @@ def power_function(k: Kernel, X: Float[Array, "n d"], Z: Float[Array, "m d"]) ->
     points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
     post = posterior(scalar_kernel(k), points, np.zeros(len(points)))
     values = np.asarray(validation.points("Z", validation.concrete("Z", Z)), np.float64)
-    return like(np.sqrt(np.asarray(post.variance(values))), Z)
+    return prediction_like(np.sqrt(np.asarray(post.variance(values))), Z)
 
 
 def effective_dimension(k: Kernel | MatrixKernel, X: Float[Array, "n d"], *, regularization: float) -> float:
@@ -116,7 +110,7 @@ def effective_dimension(k: Kernel | MatrixKernel, X: Float[Array, "n d"], *, reg
         TypeError, ValueError: bad inputs, or a kernel that is not positive semi-definite.
     """
     weight = float(validation.finite_scalar("regularization", regularization, at_least=0.0))
-    points = validation.points("X", X)
-    values = linalg.eigenvalues(_matrix(k, points))
+    data = inputs_alone(k, X)
+    values = linalg.eigenvalues(data.gram(beside=1))
     kept = values[values > linalg.rounding(len(values), values[-1])]
-    return float(np.sum(kept / (kept + len(points) * weight)))
+    return float(np.sum(kept / (kept + len(data.X) * weight)))

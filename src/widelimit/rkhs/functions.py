@@ -12,7 +12,7 @@ from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
-from widelimit.inference.training_set import like, scalar_kernel, training_set
+from widelimit.inference.training_set import prediction_like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 from widelimit.validation import Array
@@ -48,11 +48,11 @@ class Function:
         object.__setattr__(self, "centers", validation.owned(centers))
         object.__setattr__(self, "coefficients", validation.owned(a))
 
-    @linalg.quiet()
+    @linalg.ignore_overflow()
     def __call__(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """f(Z) = K(Z, X) a: (m, d) -> (m,) or (m, c)."""
         points = np.asarray(validation.points("Z", validation.concrete("Z", Z)), np.float64)
-        return like(
+        return prediction_like(
             threads.product(np.asarray(self.kernel.cross(points, self.centers)), np.asarray(self.coefficients)), Z
         )
 
@@ -85,9 +85,9 @@ class Function:
             TypeError, ValueError: not a function of the same kernel and number of outputs.
         """
         self._check(other)
-        (a, mine), (b, theirs) = (linalg.scaled(np.asarray(f.coefficients), axis=None) for f in (self, other))
+        (a, mine), (b, theirs) = (linalg.normalise(np.asarray(f.coefficients), axis=None) for f in (self, other))
         values = threads.product(np.asarray(self.kernel.cross(self.centers, other.centers)), b)
-        return float(linalg.restored(np.sum(a * values), mine + theirs))
+        return float(linalg.rescale(np.sum(a * values), mine + theirs))
 
     def squared_norm(self) -> float:
         """<f, f>_K = a^T K(X, X) a >= 0 (section 4.2 of the paper, where it is printed as the norm).
@@ -98,12 +98,12 @@ class Function:
             ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
         """
         square, exponent = self._square()
-        return float(linalg.restored(square, 2 * exponent))
+        return float(linalg.rescale(square, 2 * exponent))
 
     def _square(self) -> tuple[np.ndarray, np.ndarray]:
         """Return <f, f> in units of 4^exponent, and the exponent."""
         require_matrices(len(self.centers), 2, "a norm")
-        a, exponent = linalg.scaled(np.asarray(self.coefficients), axis=None)
+        a, exponent = linalg.normalise(np.asarray(self.coefficients), axis=None)
         gram = np.asarray(self.kernel.gram(self.centers))
         square = np.array([np.sum(a * threads.product(gram, a))])
         error = linalg.rounding(len(a), 1.0) * np.sum(np.abs(a) * threads.product(np.abs(gram), np.abs(a)))
@@ -112,7 +112,7 @@ class Function:
     def norm(self) -> float:
         """|f|_K = sqrt(<f, f>_K). Raises: as `squared_norm`."""
         square, exponent = self._square()
-        return float(linalg.restored(np.sqrt(square), exponent))
+        return float(linalg.rescale(np.sqrt(square), exponent))
 
     def distance(self, other: Function) -> float:
         """Return |f - g|_K. Raises: as `inner` and `squared_norm`."""

@@ -13,7 +13,7 @@ import optax
 
 from widelimit import validation
 from widelimit.kernels.empirical.model import Model
-from widelimit.kernels.empirical.plan import ContractionPlan, Settings, Sizes, pairs_of, plan
+from widelimit.kernels.empirical.plan import ContractionPlan, KernelSettings, PairSizes, pairs_of, plan
 from widelimit.shapes import Float, Int
 from widelimit.training.problem import TrainingProblem
 
@@ -85,7 +85,7 @@ def _norm(matrices: np.ndarray) -> np.ndarray:
 
 def _kernel(f: Model, X: jax.Array, method: ContractionPlan) -> jax.Array:
     """Compute Theta(X, X) of one member, (k c, k c)."""
-    pair = pairs_of(f, Settings("ntk", "full", "auto", WORK), method)
+    pair = pairs_of(f, KernelSettings("ntk", "full", "auto", WORK), method)
     factors = pair.encode(X)
     blocks = pair.pairwise(factors, factors, same=True)
     k, c = blocks.shape[0], blocks.shape[-1]
@@ -135,7 +135,7 @@ def recorder(problem: TrainingProblem, probes: Any, kernel_points: Any) -> Recor
 def _kernel_plan(problem: TrainingProblem, k: int) -> ContractionPlan:
     """Choose the algorithm for the kernel, without figures that change from call to call: it is part of a program."""
     f, (_, d) = problem.one(), problem.X.shape
-    settings = Settings("ntk", "full", "auto", WORK / problem.members)
-    sizes = Sizes(n=k, m=k, down=k, across=k, same=True, own=False)
+    settings = KernelSettings("ntk", "full", "auto", WORK / problem.members)
+    sizes = PairSizes(n=k, m=k, down=k, across=k, same=True, own=False)
     found = plan(f, settings, sizes, d, problem.dtype)
     return replace(found, estimates=(found.chosen,), result=0.0, budget=0.0)

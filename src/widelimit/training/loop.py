@@ -44,7 +44,7 @@ class Training:
     message: str
 
 
-class Moved(NamedTuple):
+class Segment(NamedTuple):
     """The object holds the state at the next record, or the last good one and the problem."""
 
     state: OptimiserState
@@ -52,11 +52,11 @@ class Moved(NamedTuple):
     failure: str
 
 
-Mover = Callable[[OptimiserState, int, float, float], Moved]
-"""(state, steps so far, mark where it stands, next mark) -> Moved; marks are steps, or times of a flow."""
+SegmentRunner = Callable[[OptimiserState, int, float, float], Segment]
+"""(state, steps so far, mark where it stands, next mark) -> Segment; marks are steps, or times of a flow."""
 
 
-def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> Mover:
+def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> SegmentRunner:
     """Train by discrete steps."""
     rate, group = jnp.asarray(rule.rate, problem.X.dtype), group_size(problem, rule.batch)
 
@@ -73,16 +73,16 @@ def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> Move
         )
         return moved._replace(step=jnp.min(moved.step)), np.asarray(losses)
 
-    def move(state: OptimiserState, steps: int, mark: float, next_mark: float) -> Moved:  # noqa: ARG001, as for flows
+    def move(state: OptimiserState, steps: int, mark: float, next_mark: float) -> Segment:  # noqa: ARG001, as for flows
         moved, losses = run(state, int(next_mark))
         reached = int(moved.step)
         whole = np.isfinite(losses).all()
         last = finite_cost(problem, moved.params) if whole else losses
         if np.isfinite(last).all():
-            return Moved(moved, reached, NOTHING)
+            return Segment(moved, reached, NOTHING)
         # The parameters before the step whose loss is not finite are bad; one step before, they still were not.
         good = max(int(state.step), reached - (1 if whole else 2))
-        return Moved(run(state, good)[0], good, _explain(last, good, problem, rule))
+        return Segment(run(state, good)[0], good, _explain(last, good, problem, rule))
 
     return move
 
@@ -107,23 +107,23 @@ def finite_cost(problem: TrainingProblem, params: Any) -> np.ndarray:
     return np.asarray(_cost(problem, params))
 
 
-def by_flow(problem: TrainingProblem, error: np.ndarray, max_steps: int) -> Mover:
+def by_flow(problem: TrainingProblem, error: np.ndarray, max_steps: int) -> SegmentRunner:
     """Train in continuous time, with local errors |dtheta| <= error (*E,)."""
 
-    def move(state: OptimiserState, steps: int, mark: float, next_mark: float) -> Moved:
+    def move(state: OptimiserState, steps: int, mark: float, next_mark: float) -> Segment:
         duration = jnp.asarray(next_mark - mark, problem.X.dtype)
         params, taken, arrived = flow(
             problem, state.params, duration, jnp.asarray(error, problem.X.dtype), max_steps=max_steps
         )
         if np.asarray(arrived).all() and np.isfinite(finite_cost(problem, params)).all():
-            return Moved(OptimiserState(params, (), state.step + 1), steps + int(np.max(taken)), NOTHING)
+            return Segment(OptimiserState(params, (), state.step + 1), steps + int(np.max(taken)), NOTHING)
         late = f" of members {np.flatnonzero(~np.asarray(arrived)).tolist()}" if problem.many else ""
         failure = (
             f"the flow{late} did not get from t = {mark:g} to t = {next_mark:g} within max_steps = {max_steps} steps "
             f"of the solver; the parameters at t = {mark:g} are returned. Its steps are about 3 n/lambda_max long: "
             f"pass a larger max_steps, a larger tolerance or a shorter flow_time."
         )
-        return Moved(state, steps, failure)
+        return Segment(state, steps, failure)
 
     return move
 
@@ -134,7 +134,7 @@ class TrainingRun(NamedTuple):
     recorder: Recorder
     start: OptimiserState
     marks: np.ndarray
-    move: Mover
+    move: SegmentRunner
     clock: float
     """Time of the flow that one unit of a mark stands for."""
     unit: str
@@ -165,7 +165,7 @@ def run(plan: TrainingRun, checkpoint: TrainingCheckpoint | None, *, progress: b
                 checkpoints.save(checkpoint, state, history)
                 written = time.monotonic()
     message = failure or f"{plan.unit} {marks[-1]:g} reached, loss {np.mean(history.loss[-1]):.6g}"
-    return Training(plan.recorder.problem.in_given_form(state.params), history, not failure, message)
+    return Training(plan.recorder.problem.as_given(state.params), history, not failure, message)
 
 
 def _begin(plan: TrainingRun, checkpoint: TrainingCheckpoint | None) -> tuple[OptimiserState, History]:

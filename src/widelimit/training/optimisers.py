@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from widelimit import validation
+from widelimit.inference.gradient_descent import check_momentum
 from widelimit.training.problem import TrainingProblem
 
 NAMED = ("gd", "sgd", "momentum", "adam")
@@ -78,9 +79,7 @@ def update_rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: A
         raise ValueError("'gd' takes all examples at every step; for batches pass optimizer='sgd'.")
     if optimizer == "sgd" and not batch:
         raise ValueError("'sgd' needs a batch_size; for all examples at every step pass optimizer='gd'.")
-    mass = float(validation.finite_scalar("momentum", momentum, at_least=0.0))
-    if mass >= 1:
-        raise ValueError(f"momentum must be in [0, 1), got {mass:g}.")
+    mass = check_momentum(momentum)
     mass = mass if optimizer == "momentum" else 0.0
     return UpdateRule(optimizer, _transformation(optimizer, mass), -rate, mass, batch)
 

@@ -50,7 +50,7 @@ class TrainingProblem:
         """Return the function with the parameters of the first member."""
         return replace(self.f, params=jax.tree.map(lambda leaf: leaf[0], self.f.params)) if self.many else self.f
 
-    def in_given_form(self, params: Any) -> Any:
+    def as_given(self, params: Any) -> Any:
         """Return parameters in the form in which they were given."""
         return self.f.whole(jax.tree.map(np.asarray, params) if self.numpy else params)
 

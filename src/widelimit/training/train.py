@@ -13,6 +13,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
+from widelimit.inference.gradient_descent import stable_rate
 from widelimit.kernels.empirical.model import Apply
 from widelimit.shapes import Float
 from widelimit.training import checkpoints, room
@@ -207,12 +208,10 @@ def _flow(records: Recorder, settings: DescentSettings) -> TrainingRun:
 
 
 def _warn_if_unstable(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> None:
-    kappa = float(problem.loss.curvature)
-    if rule.name not in ("gd", "sgd", "momentum") or not math.isfinite(kappa):
+    if rule.name not in ("gd", "sgd", "momentum") or not math.isfinite(float(problem.loss.curvature)):
         return
     largest = largest_eigenvalue(problem, key, rule.batch)
-    examples = rule.batch or len(problem.X)
-    bound = 2 * (1 + rule.momentum) * examples / (kappa * largest) if largest > 0 else math.inf
+    bound = stable_rate(problem.loss, largest, rule.batch or len(problem.X), rule.momentum)
     if -rule.rate > bound:
         warnings.warn(
             f"learning_rate={-rule.rate:g} is above the bound {bound:.3g} = 2 (1 + mu) n/(kappa lambda_max) of the "

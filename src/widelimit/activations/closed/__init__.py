@@ -1,4 +1,4 @@
-"""Activations whose duals have a closed form.
+"""The duals of these activations have a closed form.
 
 For signals u = s z, v = t z' of correlation rho, (z, z') standard normal, a dual is E[phi(u) phi(v)]. Each file
 derives its own from one idea:

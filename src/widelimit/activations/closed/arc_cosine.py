@@ -1,4 +1,4 @@
-"""This module contains jumps, and the powers of a rectified signal."""
+"""phi(u) = max(u, 0)^p and phi(u) = sign(u) have duals that are polynomials in the angle, its sine and cosine."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import jax.numpy as jnp
 from widelimit import series, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.activations.closed.linear import correlate_linear_pieces
-from widelimit.activations.ranges import limit
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, correlation_from_gap
+from widelimit.signals import Correlation, Variance, correlation_from_gap, limit
 
 LARGEST_POWER = 3
 """The largest power p of max(u, 0)^p is this: the closed forms of Cho and Saul 2009 that are written out here."""
 
 
 def _correlate_signs(correlation: Correlation) -> tuple[Correlation, jax.Array]:
-    """Compute the pair map of phi = sign: 1 - abs(rho_after) = (2/pi) psi, psi the angle to the nearer of +-1.
+    """Compute the pair map of phi = sign: 1 - abs(rho_after) = (2/pi) psi, psi = acos(abs(rho)).
 
     Its slope (2/pi)/sin(psi) is infinite at the ends; it is given a derivative of 0 there, so that gradients of what
     does not depend on it stay finite.

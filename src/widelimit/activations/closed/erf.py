@@ -1,4 +1,4 @@
-"""This module contains the error function, and gelu, which is made of it."""
+"""phi(u) = erf(u) and phi(u) = u Phi(u) (gelu) have duals by arc sines and roots."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import numpy as np
 
 from widelimit import series, validation
 from widelimit.activations.base import Activation, Memo
-from widelimit.activations.ranges import (
-    LARGEST_FACTOR,
-    bounded_deviation,
-    check_factor,
-    correlation_by_difference,
-    merge,
-    widen,
-    with_sign,
-)
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, add_constant, correlation_from_gap
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    add_variances,
+    bounded_deviation,
+    correlation_by_difference,
+    correlation_from_gap,
+    multiply,
+    sum_signals,
+    with_sign,
+)
 
 
 class _ErfMemo(NamedTuple):
     """q = sqrt(2) s, k = 1/sqrt(1 + q^2), p = q k, root = sqrt(1 - p^4), half = sin^2(a/2), h = a/p^2, sin a = p^2.
 
-    s is the deviation of b u; share and rest are those of a erf and of c in the deviation after phi.
+    s is the deviation of b u; signal_share and bias_share are those of a erf and of c in the deviation after phi.
     """
 
     q: jax.Array
@@ -38,8 +39,8 @@ class _ErfMemo(NamedTuple):
     root: jax.Array
     half: jax.Array
     h: jax.Array
-    share: jax.Array
-    rest: jax.Array
+    signal_share: jax.Array
+    bias_share: jax.Array
 
 
 @final
@@ -53,7 +54,7 @@ class Erf(Activation):
     With p = sqrt(2) s/sqrt(1 + 2 s^2), Z = p p' rho and h(z) = asin(z)/z the correlation after phi is rho R,
     R = h(Z)/sqrt(h(p^2) h(p'^2)), and its gap is (1 - rho) R + (1 - R). 1 - R is a sum of differences of h, taken by
     divided differences of the analytic function h(sin a) = (a/2)/(sin(a/2) cos(a/2)) of sin^2(a/2): in the chaotic
-    phase a deep network multiplies the gap of two near inputs by up to 1e9, so it must be right to its own last digit
+    phase a deep network multiplies the small gap of two inputs by up to 1e9, so it must be right to its own last digit
     here. c is a constant that both signals share, uncorrelated with the odd function erf.
 
     Args:
@@ -72,15 +73,15 @@ class Erf(Activation):
     name: ClassVar[str] = "erf"
 
     def __post_init__(self) -> None:
-        check_factor("a", self.a)
-        check_factor("b", self.b)
-        validation.finite_scalar("c", self.c, at_least=-LARGEST_FACTOR, at_most=LARGEST_FACTOR)
+        validation.factor("a", self.a)
+        validation.factor("b", self.b)
+        validation.finite_scalar("c", self.c, at_least=-validation.LARGEST_FACTOR, at_most=validation.LARGEST_FACTOR)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jax.scipy.special.erf(self.b * u) + self.c
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        signal = widen(signal, self.b)
+        signal = multiply(signal, self.b)
         info = np.finfo(signal.value.dtype)
         deviation = bounded_deviation(signal, 2 * int(info.minexp), int(info.maxexp) - 2)
         # Beyond 1e307 (float32: 2e37) 1/q would be no normal number; erf is the sign function long before.
@@ -93,10 +94,10 @@ class Erf(Activation):
         small = signal.exponent < 0
         squared = jnp.where(small, 2 * signal.value * k**2, p**2)
         exponent = jnp.where(small, signal.exponent, 0)
-        odd = widen(Variance((2 / math.pi) * squared * h, exponent), self.a)
-        offset = widen(Variance(jnp.ones_like(q), jnp.zeros_like(exponent)), self.c)
-        total, share, rest = merge(odd, offset)
-        return total, _ErfMemo(q, k, p, root, half, h, share, rest)
+        odd = multiply(Variance((2 / math.pi) * squared * h, exponent), self.a)
+        offset = multiply(Variance(jnp.ones_like(q), jnp.zeros_like(exponent)), self.c)
+        total, *shares = add_variances(odd, offset)
+        return total, _ErfMemo(q, k, p, root, half, h, *shares)
 
     def correlate(self, x: _ErfMemo, y: _ErfMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         gap = correlation.gap
@@ -115,9 +116,10 @@ class Erf(Activation):
         over_y = y.p * (x.p * gap - step) * (y.p**2 + z) / (2 * (y.root + root)) * towards_y
         scale = jnp.sqrt(x.h * y.h)
         spread = (over_x - over_y) / (jnp.sqrt(x.h) + jnp.sqrt(y.h))
-        near_after = gap * (h / scale) + (over_x + over_y - spread**2) / (2 * scale)
-        after = add_constant(x.share, y.share, x.rest, y.rest, correlation_from_gap(near_after, correlation.positive))
-        return after, x.share * y.share / (root * scale)
+        gap_after = gap * (h / scale) + (over_x + over_y - spread**2) / (2 * scale)
+        erf = correlation_from_gap(gap_after, correlation.positive)
+        after = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (erf,))
+        return after, x.signal_share * y.signal_share / (root * scale)
 
 
 class _GeluMemo(NamedTuple):

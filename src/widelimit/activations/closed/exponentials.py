@@ -1,4 +1,4 @@
-"""Exponentials are phi whose correlation after is an exponential or a root of a quadratic form of the signals."""
+"""phi(u) = exp(u), exp(-u^2) and sin(u + pi/4) have duals that are exponentials, or roots of quadratic forms."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import series
+from widelimit import series, validation
 from widelimit.activations.base import Activation, Memo
-from widelimit.activations.ranges import (
-    EXPONENT_LIMIT,
-    bounded_deviation,
-    check_factor,
-    half_range,
-    positive_correlation,
-    widen,
-    with_sign,
-)
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, power_of_two
+from widelimit.signals import (
+    EXPONENT_LIMIT,
+    Correlation,
+    Variance,
+    bounded_deviation,
+    half_range,
+    multiply,
+    positive_correlation,
+    power_of_two,
+    with_sign,
+)
 
 LOG_4 = (1.38629150390625, 2.8572136406188345e-06)
 """log 4 as a number of 18 bits and the rest: a multiple of the first by up to 2^35 is exact in float64."""
@@ -56,7 +57,7 @@ class Rbf(Activation):
     name: ClassVar[str] = "rbf"
 
     def __post_init__(self) -> None:
-        check_factor("gamma", self.gamma, positive=True)
+        validation.factor("gamma", self.gamma, positive=True)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * jnp.asarray(self.gamma, u.dtype)) * u + math.pi / 4)
@@ -93,14 +94,14 @@ class Exp(Activation):
     name: ClassVar[str] = "exp"
 
     def __post_init__(self) -> None:
-        check_factor("a", self.a)
-        check_factor("b", self.b)
+        validation.factor("a", self.a)
+        validation.factor("b", self.b)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(self.b * u)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        signal = widen(signal, self.b)
+        signal = multiply(signal, self.b)
         info = np.finfo(signal.value.dtype)
         s = bounded_deviation(signal, int(info.minexp), half_range(info.dtype))
         # exp(2 s^2) = 4^exponent * value. The variance and not the square of its rounded root: s^2 may be a million.
@@ -111,7 +112,7 @@ class Exp(Activation):
         count = jax.lax.stop_gradient(jnp.round(inside / sum(LOG_4)))
         value = jnp.exp((inside - count * LOG_4[0]) - count * LOG_4[1])
         exponent = jnp.where(kept, count, EXPONENT_LIMIT).astype(jnp.int32)
-        return widen(Variance(value, exponent), self.a), s
+        return multiply(Variance(value, exponent), self.a), s
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         return _correlate_squares(x, y, correlation)
@@ -148,8 +149,8 @@ class Gaussian(Activation):
     name: ClassVar[str] = "gaussian"
 
     def __post_init__(self) -> None:
-        check_factor("a", self.a)
-        check_factor("b", self.b, positive=True)
+        validation.factor("a", self.a)
+        validation.factor("b", self.b, positive=True)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(-self.b * u**2)
@@ -161,7 +162,7 @@ class Gaussian(Activation):
         t = 1 / series.hypot(jnp.ones_like(s), s)
         p = s * t
         slant = jnp.sqrt(1 + p**2)
-        total = widen(Variance(t / slant, jnp.zeros_like(signal.exponent)), self.a)
+        total = multiply(Variance(t / slant, jnp.zeros_like(signal.exponent)), self.a)
         return total, _GaussianMemo(t, p, p**2, t * slant)
 
     def correlate(self, x: _GaussianMemo, y: _GaussianMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:

@@ -1,4 +1,4 @@
-"""These activations are made of two straight lines: phi(u) = A |u| + B u."""
+"""phi(u) = A |u| + B u: the identity, relu, leaky relu, abs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This module contains polynomials, by their finite Mehler series."""
+"""phi(u) = sum_k a_k u^k has a dual that is a polynomial in rho, its finite Mehler series."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import jax.numpy as jnp
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
-from widelimit.activations.ranges import EXPONENT_LIMIT, inside, limit
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, exponent_of, power_of_two
+from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance, exponent_of, limit, power_of_two, within
 
 LARGEST_DEGREE = 10
 """The slope of the series is right to about 2 degree eps, and the pair phase costs four sums of so many terms.
@@ -71,7 +70,7 @@ def _correlate_series(x: jax.Array, y: jax.Array, correlation: Correlation) -> t
         separation / 2 + correlation.one_minus * to_one,
         separation_plus / 2 + correlation.one_plus * to_minus_one,
     )
-    return Correlation(inside(one_minus), inside(one_plus)), slope
+    return Correlation(within(one_minus), within(one_plus)), slope
 
 
 @final

@@ -1,4 +1,4 @@
-"""Waves are sine, cosine and snake; their duals are exponentials of the covariance."""
+"""phi(u) = sin(u), cos(u) and u + sin(u)^2 (snake) have duals that are exponentials of the covariance."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import numpy as np
 
 from widelimit import series, validation
 from widelimit.activations.base import Activation, Memo
-from widelimit.activations.ranges import (
-    LARGEST_FACTOR,
-    bounded_deviation,
-    check_factor,
-    half_range,
-    inside,
-    merge,
-    mix,
-    positive_correlation,
-    widen,
-    with_sign,
-)
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, correlation_from_gap, correlation_with_itself
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    add_variances,
+    bounded_deviation,
+    correlation_from_gap,
+    half_range,
+    multiply,
+    positive_correlation,
+    sum_signals,
+    with_sign,
+    within,
+)
 
 
 class _WaveMemo(NamedTuple):
-    """s the deviation of the wave's argument or the floor below it, falls = 1 - exp(-2 s^2), shrinkage = true s / s."""
+    """s is the deviation of the argument, at least a floor; falls = 1 - exp(-2 s^2), shrinkage = true s / s."""
 
     s: jax.Array
     falls: jax.Array
@@ -48,7 +48,7 @@ class _WavePair(NamedTuple):
     excess: jax.Array
 
 
-def _wave_trace(signal: Variance) -> _WaveMemo:
+def _wave_memo(signal: Variance) -> _WaveMemo:
     # At the floor s^2 is far below rounding and a wave its straight line, or its crest; 1/s^4 is still a number.
     info = np.finfo(signal.value.dtype)
     floor, ceiling = -int(info.maxexp) // 8, half_range(info.dtype)
@@ -72,7 +72,7 @@ def _wave_pair(x: _WaveMemo, y: _WaveMemo, gap: jax.Array) -> _WavePair:
     return _WavePair(separation**2 / 2 + common * gap, falls, total / 2)
 
 
-def _decayed(
+def _gap_after(
     distance: jax.Array, x: jax.Array, y: jax.Array, pair: jax.Array, excess: jax.Array, *, square: bool = False
 ) -> jax.Array:
     """1 - exp(-distance) k for k = pair/sqrt(x y), or its square, where excess = (x + y)/2 - pair.
@@ -87,12 +87,12 @@ def _decayed(
         ratio, missing = ratio**2, missing * (1 + ratio)
     close = (distance < 1) & (x < 2 * y) & (y < 2 * x)
     gap = jnp.where(close, missing, 0) - jnp.expm1(-jnp.where(close, distance, 0)) * jnp.where(close, ratio, 0)
-    return inside(jnp.where(close, gap, 1 - jnp.exp(-distance) * ratio))
+    return within(jnp.where(close, gap, 1 - jnp.exp(-distance) * ratio))
 
 
 def _sines(x: _WaveMemo, y: _WaveMemo, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
-    """Compute (near after, slope for rho >= 0) of phi = sin: correlation exp(-distance) falls/sqrt(falls_x falls_y)."""
-    gap = _decayed(pair.distance, x.falls, y.falls, pair.falls, pair.excess)
+    """Compute (gap after, slope for rho >= 0) of phi = sin: correlation exp(-distance) falls/sqrt(falls_x falls_y)."""
+    gap = _gap_after(pair.distance, x.falls, y.falls, pair.falls, pair.excess)
     decay = jnp.exp(-pair.distance)
     slope = decay * (2 - pair.falls) * ((x.s / jnp.sqrt(x.falls)) * (y.s / jnp.sqrt(y.falls)))
     return gap, slope
@@ -100,7 +100,7 @@ def _sines(x: _WaveMemo, y: _WaveMemo, pair: _WavePair) -> tuple[jax.Array, jax.
 
 def _cosines(x: _WaveMemo, y: _WaveMemo, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
     """Compute (gap after, slope for rho >= 0) of phi = cos, whose correlation is even in rho."""
-    gap = _decayed(pair.distance, 2 - x.falls, 2 - y.falls, 2 - pair.falls, -pair.excess)
+    gap = _gap_after(pair.distance, 2 - x.falls, 2 - y.falls, 2 - pair.falls, -pair.excess)
     decay = jnp.exp(-pair.distance)
     slope = decay * pair.falls * ((x.s / jnp.sqrt(2 - x.falls)) * (y.s / jnp.sqrt(2 - y.falls)))
     slope = slope * (x.shrinkage * y.shrinkage) ** 2
@@ -142,19 +142,19 @@ class Sin(Activation):
     name: ClassVar[str] = "sin"
 
     def __post_init__(self) -> None:
-        check_factor("a", self.a)
-        validation.finite_scalar("b", self.b, at_least=-LARGEST_FACTOR, at_most=LARGEST_FACTOR)
+        validation.factor("a", self.a)
+        validation.finite_scalar("b", self.b, at_least=-validation.LARGEST_FACTOR, at_most=validation.LARGEST_FACTOR)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.sin(self.a * u + self.b)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        signal = widen(signal, self.a)
-        wave = _wave_trace(signal)
+        signal = multiply(signal, self.a)
+        wave = _wave_memo(signal)
         phase = jnp.asarray(self.b, signal.value.dtype)
-        odd = widen(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
-        even = widen(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
-        total, odd_share, even_share = merge(odd, even)
+        odd = multiply(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
+        even = multiply(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
+        total, odd_share, even_share = add_variances(odd, even)
         return total, _SinMemo(wave, odd_share, even_share)
 
     def correlate(self, x: _SinMemo, y: _SinMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -162,7 +162,7 @@ class Sin(Activation):
         odd, odd_slope = _sines(x.wave, y.wave, pair)
         even, even_slope = _cosines(x.wave, y.wave, pair)
         parts = (correlation_from_gap(odd, correlation.positive), positive_correlation(even))
-        after = mix((x.odd, x.even), (y.odd, y.even), parts)
+        after = sum_signals((x.odd, x.even), (y.odd, y.even), parts)
         return after, x.odd * y.odd * odd_slope + x.even * y.even * with_sign(even_slope, correlation)
 
 
@@ -184,13 +184,13 @@ class Cos(Activation):
     name: ClassVar[str] = "cos"
 
     def __post_init__(self) -> None:
-        check_factor("a", self.a)
+        validation.factor("a", self.a)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.cos(self.a * u)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        wave = _wave_trace(widen(signal, self.a))
+        wave = _wave_memo(multiply(signal, self.a))
         return Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)).normalised(), wave
 
     def correlate(self, x: _WaveMemo, y: _WaveMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -232,13 +232,13 @@ class Snake(Activation):
     name: ClassVar[str] = "snake"
 
     def __post_init__(self) -> None:
-        check_factor("a", self.a)
+        validation.factor("a", self.a)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u + jnp.sin(self.a * u) ** 2 / self.a
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        wave = _wave_trace(widen(widen(signal, self.a), math.sqrt(2)))
+        wave = _wave_memo(multiply(multiply(signal, self.a), math.sqrt(2)))
         mean = series.safe_divide(-jnp.expm1(-(wave.s**2)), math.sqrt(2) * wave.s)
         rest = series.safe_divide(wave.falls, 2 * wave.s)
         square = 1 + mean**2 + rest**2
@@ -249,8 +249,8 @@ class Snake(Activation):
     def correlate(self, x: _SnakeMemo, y: _SnakeMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         pair = _wave_pair(x.wave, y.wave, correlation.gap)
         falls = (x.wave.falls, y.wave.falls, pair.falls)
-        gap = _decayed(2 * pair.distance, *falls, pair.excess, square=True)
-        parts = (correlation, correlation_with_itself(gap), positive_correlation(gap))
-        after = mix((x.linear, x.mean, x.rest), (y.linear, y.mean, y.rest), parts)
+        gap = _gap_after(2 * pair.distance, *falls, pair.excess, square=True)
+        parts = (correlation, positive_correlation(gap))
+        after = sum_signals((x.linear, x.rest, x.mean), (y.linear, y.rest, y.mean), parts)
         swing = jnp.exp(-2 * pair.distance) * pair.falls * (2 - pair.falls) / 2
         return after, x.linear * y.linear * (1 + with_sign(swing, correlation))

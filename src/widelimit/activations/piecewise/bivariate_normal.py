@@ -1,13 +1,14 @@
-"""Kinked activations are built of integrals over the angle of a bivariate normal density at a corner.
+"""The duals of kinked activations are integrals over the angle of a bivariate normal density at pairs of kinks.
 
 For a pair of correlation cos(y) the density at (h, k), times sin(y), is
 
     e(y) = exp(-kappa^2/(1 - cos y) - beta^2/(1 + cos y))/(2 pi),    kappa = (h - k)/2, beta = (h + k)/2.
 
 With 1 - cos(y) = gap zeta^2 an integral from 0 to the angle of the pair is one over zeta in [0, 1] of
-exp(-r^2/(2 zeta^2)), r = kappa sqrt(2/gap), times a smooth even function. The first is sharp where the kinks of two
-inputs nearly meet (and no rule with fixed weights resolves all r), but known: a rule whose weights are functions of r
-is exact for it times even polynomials. As functions of (r - c)/(r + c), times exp(r^2/2), the weights are smooth.
+exp(-r^2/(2 zeta^2)), r = kappa sqrt(2/gap), times a smooth even function. Where the kinks of two inputs nearly
+coincide the first varies fast (and no rule with fixed weights resolves all r), but it is known: a rule whose weights
+are functions of r is exact for it times even polynomials. As functions of (r - c)/(r + c), times exp(r^2/2), the
+weights are smooth.
 """
 
 from __future__ import annotations
@@ -58,16 +59,16 @@ def rule(dtype: str) -> QuadratureRule:
     return QuadratureRule(nodes, chebyshev_coefficients(values, 1)[:, : TERMS[dtype]])
 
 
-class Corner(NamedTuple):
+class AngleIntegrals(NamedTuple):
     """The integrals are of e(y) dy from 0 to the angle, with v = 1 - zeta^2 falling from 1 to 0 and w = tan(y/2)."""
 
     whole: jax.Array
     """The integrals of 1, v and v^2 are stacked."""
-    bent: jax.Array | None
+    tangential: jax.Array | None
     """The integrals of w^2 and w^2 (v + 1)/2, if requested."""
 
 
-def corner(kappa: jax.Array, beta: jax.Array, gap: jax.Array, *, bent: bool = True) -> Corner:
+def angle_integrals(kappa: jax.Array, beta: jax.Array, gap: jax.Array, *, tangential: bool = True) -> AngleIntegrals:
     """Compute the integrals for arrays kappa >= 0 and beta of one shape, and gap = 1 - cos(angle) in [0, 1]."""
     own = rule(gap.dtype.name)
     floor = SMALLEST[gap.dtype.name]
@@ -86,9 +87,9 @@ def corner(kappa: jax.Array, beta: jax.Array, gap: jax.Array, *, bent: bool = Tr
     v = 1 - own.nodes**2
     factor = series.safe_sqrt(gap) / math.pi
     whole = _sums([v**0, v, v**2], mass)
-    if not bent:
-        return Corner(factor * whole, None)
-    return Corner(factor * whole, factor * _sums([v**0, (1 + v) / 2], mass * (square * gap * rest)))
+    if not tangential:
+        return AngleIntegrals(factor * whole, None)
+    return AngleIntegrals(factor * whole, factor * _sums([v**0, (1 + v) / 2], mass * (square * gap * rest)))
 
 
 def _sums(weights: list[np.ndarray], values: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Polynomials between kinks have a closed form, of one part on the half line: see `piecewise`."""
+"""The even and the odd part of a polynomial between kinks have integrals over z > 0 in closed form (`piecewise`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit.activations.piecewise.bivariate_normal import SMALLEST, Corner, corner
+from widelimit.activations.piecewise.bivariate_normal import SMALLEST, AngleIntegrals, angle_integrals
 
 _SHORT = 1.0
 """Intervals between the kinks of two inputs up to this length have a rule of their own: differences of tails cancel."""
@@ -18,7 +18,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 class ParityPart(NamedTuple):
-    """The object holds one part on the half line: p (3, ..), and j, g (K, ..) at the kinks beyond 0."""
+    """One part of phi at z > 0 is a polynomial p (3, ..) with jumps of slope j and of curvature g (K, ..) at kinks."""
 
     p: jax.Array
     j: jax.Array
@@ -26,7 +26,7 @@ class ParityPart(NamedTuple):
 
 
 class Kinks(NamedTuple):
-    """The places h have the tail and the density of the normal law there, each (K, ..) or one of them."""
+    """Kinks at h have the tail and the density of the normal law there, each (K, ..) or one of them."""
 
     h: jax.Array
     tail: jax.Array
@@ -60,7 +60,7 @@ def _square(a: list[jax.Array], b: list[jax.Array], moments: list[jax.Array]) ->
     return sum(terms[1:], terms[0])
 
 
-def _local(half: ParityPart, h: jax.Array, left: jax.Array) -> list[jax.Array]:
+def _polynomial_at(half: ParityPart, h: jax.Array, left: jax.Array) -> list[jax.Array]:
     """Compute coefficients of the polynomial that F is just to the right of `left`."""
     passed = h <= left
     j, g = (jnp.where(passed, c, 0) for c in (half.j, half.g))
@@ -71,8 +71,8 @@ def _local(half: ParityPart, h: jax.Array, left: jax.Array) -> list[jax.Array]:
     ]
 
 
-def in_order(x: Kinks, y: Kinks) -> list[Kinks]:
-    """All kinks of two inputs in ascending order: odd-even transposition, elementwise on any shapes.
+def sort_kinks(x: Kinks, y: Kinks) -> list[Kinks]:
+    """Sort all kinks of two inputs in ascending order: odd-even transposition, elementwise on any shapes.
 
     Two at one place share their derivatives, so that those of what follows are the means of both orders.
     """
@@ -86,7 +86,7 @@ def in_order(x: Kinks, y: Kinks) -> list[Kinks]:
     return places
 
 
-def _on_short(polynomial: list[jax.Array], left: jax.Array, right: jax.Array) -> jax.Array:
+def _integrate_short(polynomial: list[jax.Array], left: jax.Array, right: jax.Array) -> jax.Array:
     """Integrate polynomial^2 times the density between two points, without cancellation."""
     half = (right - left) / 2
     column = (-1, *[1] * half.ndim)
@@ -96,21 +96,23 @@ def _on_short(polynomial: list[jax.Array], left: jax.Array, right: jax.Array) ->
     return half * jnp.tensordot(weights, values, 1, precision="highest")
 
 
-class _Whole(NamedTuple):
-    """The object holds integrals over z > 0 of (F - G)^2 and 2 F' G', times the density, of one part at rho = 1."""
+class _UnitIntegrals(NamedTuple):
+    """These are the integrals over z > 0 of (F - G)^2 and 2 F' G', times the density, of one part at rho = 1."""
 
     separation: jax.Array
     slope: jax.Array
 
 
-def at_one(x: ParityPart, y: ParityPart, x_at: jax.Array, y_at: jax.Array, places: list[Kinks]) -> _Whole:
+def at_unit_correlation(
+    x: ParityPart, y: ParityPart, x_at: jax.Array, y_at: jax.Array, places: list[Kinks]
+) -> _UnitIntegrals:
     """Integrate panel by panel, between all kinks of both inputs in ascending order."""
     zero = jnp.zeros_like(x.p[0] + y.p[0])
     ends = [kinks_at(zero), *places]
     tails = [_tails(end) for end in ends]
     separation = slope = zero
     for i, end in enumerate(ends):
-        f, g = _local(x, x_at, end.h), _local(y, y_at, end.h)
+        f, g = _polynomial_at(x, x_at, end.h), _polynomial_at(y, y_at, end.h)
         difference = [a - b for a, b in zip(f, g, strict=True)]
         after = tails[i + 1] if i + 1 < len(ends) else [zero] * 5
         moments = [a - b for a, b in zip(tails[i], after, strict=True)]
@@ -118,14 +120,14 @@ def at_one(x: ParityPart, y: ParityPart, x_at: jax.Array, y_at: jax.Array, place
         if 0 < i < len(ends) - 1:
             right = ends[i + 1].h
             short = right - end.h <= _SHORT
-            inside = jnp.where(short, _on_short(difference, end.h, jnp.where(short, right, end.h)), inside)
+            inside = jnp.where(short, _integrate_short(difference, end.h, jnp.where(short, right, end.h)), inside)
         separation = separation + inside
         slope = slope + 2 * _square([f[1], 2 * f[2]], [g[1], 2 * g[2]], moments)
-    return _Whole(separation, slope)
+    return _UnitIntegrals(separation, slope)
 
 
-class _Pairs(NamedTuple):
-    """The integrals are over the angle of every pair of kinks, the second at k and at -k: arrays (2, K, K, ..).
+class _PairIntegrals(NamedTuple):
+    """These are integrals over the angle for every pair of kinks, the second at k and at -k: arrays (2, K, K, ..).
 
     Of sin(y) E[a(U) b(V)] for a, b in (mass, jump of slope): whole, and weighted by v.
     """
@@ -136,46 +138,46 @@ class _Pairs(NamedTuple):
     jumps: tuple[jax.Array, jax.Array] | None
 
 
-def pairs_of_kinks(x: Kinks, y: Kinks, gap: jax.Array, *, curved: bool) -> _Pairs:
+def integrate_pairs(x: Kinks, y: Kinks, gap: jax.Array, *, curved: bool) -> _PairIntegrals:
     """Integrate over pairs of kinks of two inputs; `curved`: with the pairs in which phi'' jumps."""
     h, k = x.h[:, None], y.h[None, :]
     separation, both = (
         jnp.stack(jnp.broadcast_arrays(k - h, k + h)) / 2,
         jnp.stack(jnp.broadcast_arrays(k + h, k - h)) / 2,
     )
-    own = corner(jnp.abs(separation), both, gap, bent=curved)
+    own = angle_integrals(jnp.abs(separation), both, gap, tangential=curved)
     masses = (own.whole[0], own.whole[1])
     if not curved:
-        return _Pairs(masses, None, None, None)
-    swapped_apart, swapped_both = (
+        return _PairIntegrals(masses, None, None, None)
+    swapped_separation, swapped_both = (
         jnp.stack([sign * pair[0], -sign * pair[1]]) for sign, pair in ((-1, separation), (1, both))
     )
     first = (gap * jnp.minimum(x.tail[:, None], y.tail[None, :]), jnp.zeros(()))
     base = jnp.stack(jnp.broadcast_arrays(*first))
     change = jnp.asarray([-1.0, 1.0], gap.dtype).reshape(-1, *[1] * (base.ndim - 1)) * gap
     jumps = (base + change * own.whole[1], (base + change * own.whole[2]) / 2)
-    return _Pairs(
+    return _PairIntegrals(
         masses,
         _mass_and_jump(own, separation, both, x.density[:, None], gap),
-        _mass_and_jump(own, swapped_apart, swapped_both, y.density[None, :], gap),
+        _mass_and_jump(own, swapped_separation, swapped_both, y.density[None, :], gap),
         jumps,
     )
 
 
 def _mass_and_jump(
-    own: Corner, separation: jax.Array, both: jax.Array, density: jax.Array, gap: jax.Array
+    own: AngleIntegrals, separation: jax.Array, both: jax.Array, density: jax.Array, gap: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Integrate a mass of one input at its kink, where V is normal: the chance that it is beyond the other kink."""
-    assert own.bent is not None
+    assert own.tangential is not None
     floor = SMALLEST[gap.dtype.name]
     tangent = jnp.sqrt(jnp.maximum(gap, floor) / (2 - gap))
     beyond = gap * density * jax.scipy.special.erfc((separation / tangent + both * tangent) / math.sqrt(2)) / 2
-    whole = beyond - (separation * own.whole[0] - both * own.bent[0])
-    mean = beyond / 2 - (separation * (own.whole[0] + own.whole[1]) / 2 - both * own.bent[1])
+    whole = beyond - (separation * own.whole[0] - both * own.tangential[0])
+    mean = beyond / 2 - (separation * (own.whole[0] + own.whole[1]) / 2 - both * own.tangential[1])
     return whole, mean
 
 
-def bends_of(pairs: _Pairs, x: ParityPart, y: ParityPart, sign: int) -> tuple[jax.Array, jax.Array]:
+def curvature_of(pairs: _PairIntegrals, x: ParityPart, y: ParityPart, sign: int) -> tuple[jax.Array, jax.Array]:
     """Compute the integral of sin E[F'' G''] over the angle from pairs of kinks of one part, and its weighted mean."""
 
     def total(kind: tuple[jax.Array, jax.Array] | None, a: jax.Array, b: jax.Array) -> list[jax.Array]:
@@ -200,12 +202,12 @@ def moment_of(half: ParityPart, at: Kinks) -> jax.Array:
     tails = [*map(_tails, ends), [jnp.zeros_like(half.p[0])] * 5]
     total = jnp.zeros_like(half.p[0])
     for i, end in enumerate(ends):
-        own = _local(half, at.h, end.h)
+        own = _polynomial_at(half, at.h, end.h)
         total = total + 2 * _square(own, own, [a - b for a, b in zip(tails[i], tails[i + 1], strict=True)])
     return total
 
 
-def constant_of(x: ParityPart, y: ParityPart, x_at: Kinks, y_at: Kinks) -> jax.Array:
+def constant_curvature_of(x: ParityPart, y: ParityPart, x_at: Kinks, y_at: Kinks) -> jax.Array:
     """Compute E[F'' G''] less its part from pairs of kinks, of even parts.
 
     These are their constants 2 p_2, and these with the rest.

@@ -1,13 +1,12 @@
-"""Polynomials between kinks are tabulated: the sharp part where kinks meet is subtracted, the rest is an expansion."""
+"""Polynomials between kinks are tabulated as an analytic expansion plus the terms of kinks that coincide."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Protocol
 
-import jax
 import numpy as np
 
+from widelimit.activations.piecewise.closed_form import ClosedForm
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients
 from widelimit.activations.tabulated.coincident import Coincident, Jumps, coincident_at, coincident_part, sample
 from widelimit.activations.tabulated.expansions import in_places
@@ -29,49 +28,28 @@ from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 
 MIRRORED = 2.0
-"""A kink nearer to 0, in deviations, and the mirror image of another want too many angles."""
-
-
-class Pieces(Protocol):
-    """The object holds phi and a closed form."""
-
-    @property
-    def kinks(self) -> tuple[float, ...]:
-        """Return the points where one polynomial ends and the next begins."""
-
-    def __call__(self, u: Any) -> Any:
-        """Evaluate phi(u), elementwise."""
-
-    def components(self, s: jax.Array, t: jax.Array, gap: jax.Array) -> Any:
-        """Compute half the squared distance at rho = 1 and H, of the even and of the odd part, elementwise."""
-
-    def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
-        """Return the jumps of the even and the odd part, and E[f_s^2] of the even part; arrays (m,)."""
-
-
-_BLOCK = 2**17
+"""A kink closer to 0, in deviations, and the mirror image of another need too many angles."""
+_PAIRS_A_CALL = 2**17
 """Pairs in one call of the closed form: a few 100 MB in all, and tracing it takes as long as so many pairs."""
 
 
-def _components(pieces: Pieces, s: jax.Array, t: jax.Array, gap: jax.Array) -> Any:
-    return pieces.components(s, t, gap)
-
-
-def _exact(pieces: Pieces, s: np.ndarray, t: np.ndarray, gap: np.ndarray) -> np.ndarray:
+def _exact(closed: ClosedForm, s: np.ndarray, t: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """Compute the closed form's components, (even and odd, two quantities, ..), for arrays that broadcast."""
     arrays = np.broadcast_arrays(s, t, gap)
     shape, count = arrays[0].shape, arrays[0].size
     flat = [v.ravel() for v in arrays]
-    starts = range(0, count, _BLOCK)
-    blocks = [np.array(interpreted(_components)(pieces, *(v[i : i + _BLOCK] for v in flat))) for i in starts]
+    starts = range(0, count, _PAIRS_A_CALL)
+    blocks = [
+        np.array(interpreted(ClosedForm.components)(closed, *(v[i : i + _PAIRS_A_CALL] for v in flat))) for i in starts
+    ]
     return np.concatenate(blocks, axis=-1).reshape(2, 2, *shape)
 
 
-def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: float) -> Table | None:
+def tabulate_pieces(closed: ClosedForm, kink: float, low: float, high: float, rtol: float) -> Table | None:
     """Make the table for deviations in [low, high], right to rtol; None where the expansions become too long.
 
     Args:
-        pieces: the closed form.
+        closed: phi, with its closed form.
         kink: the only distance of kinks from 0, but for 0.
         low: the smallest standard deviation.
         high: the largest.
@@ -83,9 +61,9 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
         deviations = places.deviations(m)[1]
         psi = angles(count)
         gap = 2 * np.sin(psi / 2) ** 2
-        even, odd, share = pieces.jumps(deviations)
+        even, odd, share = closed.jumps(deviations)
         with arithmetic(True):
-            exact = _exact(pieces, deviations[:, None, None], deviations[:, None], gap)
+            exact = _exact(closed, deviations[:, None, None], deviations[:, None], gap)
             parts: list[Part | None] = []
             short = False, False
             for (separation, mean), jumps, own, sign in zip(
@@ -98,7 +76,7 @@ def tabulate_pieces(pieces: Pieces, kink: float, low: float, high: float, rtol: 
             one_sided = any(np.array_equal(even[1:], sign * np.array(odd[1:])) for sign in (1, -1))
             if one_sided and parts[0]:
                 parts[0] = replace(parts[0], coincident=())
-            growth, itself, order = own_series(pieces, pieces.kinks, places, OWN_TERMS)
+            growth, itself, order = own_series(closed, closed.kinks, places, OWN_TERMS)
             return Table(parts[0], parts[1], places, np.asarray(kink), growth, itself, order, one_sided=one_sided)
         m, count = next_step(DEVIATION_POINTS, m, short[0]), next_step(ANGLE_POINTS[:3], count, short[1])
     return None

@@ -1,4 +1,4 @@
-"""Any activation: its duals come from quadrature, and are tabulated as short series.
+"""The duals of any activation come from quadrature, and are tabulated as short series.
 
 With f_s(z) = phi(s z)/sqrt(E[phi(s z)^2]) the correlation after phi is R(psi; s, t) = <f_s, f_t> - gap H(psi; s,
 t), psi the angle of the two signals and gap = 1 - cos(psi) (`tables`). H is analytic in psi and in s/(s + sigma),

@@ -1,4 +1,4 @@
-"""This module computes Chebyshev points and coefficients."""
+"""A smooth function is a sum of c_k T_k(x), with coefficients from its values at Chebyshev points."""
 
 from __future__ import annotations
 

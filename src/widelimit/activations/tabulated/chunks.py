@@ -1,4 +1,4 @@
-"""This module sums products in chunks of one size, as a loop: one program serves series of many lengths.
+"""Sums of products are computed in chunks of one size, as a loop: one program serves series of many lengths.
 
 A chunk has some columns and, for each, the coefficients of 16 functions of the angle: y^(8 q + j) and x y^(8 q + j),
 j < 8, y = 2 x^2 - 1, q its block. A pair costs some times as much as unrolled to its own length; so this is for what
@@ -27,7 +27,7 @@ LONGEST = 4 * LENGTH
 @pytree
 @dataclass(frozen=True)
 class Chunks:
-    """The object holds G chunks of the expansions of both parts of phi, in powers of the halves."""
+    """G chunks hold the expansions of both parts of phi, in powers of the halves."""
 
     rows: np.ndarray
     """(G, C LENGTH, PLACES)"""
@@ -42,7 +42,7 @@ class Chunks:
 
 
 def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
-    """The chunks of both parts, of `width` columns; those of 0 are left out."""
+    """Cut both parts into chunks of `width` columns; those of 0 are left out."""
     rows, columns = [np.zeros((0, width * LENGTH, PLACES))], [np.zeros((0, width, PLACES))]
     blocks: list[int] = []
     parities: list[int] = []
@@ -116,13 +116,13 @@ def mean_and_slope_by_x(
 
 
 def _unrolled(rows: jax.Array, columns: jax.Array) -> list[jax.Array]:
-    """Sums over columns of rows (C LENGTH, ..) times columns (C, ..)."""
+    """Sum over columns the products of rows (C LENGTH, ..) times columns (C, ..)."""
     terms = [[rows[b * LENGTH + k] * columns[b] for b in range(len(columns))] for k in range(LENGTH)]
     return [sum(row[1:], row[0]) for row in terms]
 
 
 def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """The same, (LENGTH, ..), as a matrix product for all pairs, and so its gradient."""
+    """Compute `_unrolled`, (LENGTH, ..), as a matrix product for all pairs, and so its gradient."""
     parted = rows.reshape(len(columns), LENGTH, *rows.shape[1:])
     if rows.ndim == 3 and rows.shape[2] == 1 and columns.shape[1] == 1:
         return jnp.einsum("bkn,bm->knm", parted[..., 0], columns[:, 0], precision="highest")

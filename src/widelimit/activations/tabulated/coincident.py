@@ -1,8 +1,8 @@
-"""The sharp part of a pair map, where the kinks of two inputs meet, is written as smooth functions times erf and exp.
+"""Where the kinks of two inputs coincide, a pair map is a sum of smooth functions times erf and exp.
 
 For kinks at h = beta + kappa and k = beta - kappa (in deviations), u = tan(psi/2), r = kappa/u and E = exp(-r^2/2),
 every E[(U - h)_+^p (V - k)_+^q] is a + b erf(r/sqrt 2) + c E with a, b, c analytic in kappa, beta and psi. So is the
-probability of the corner,
+probability of the quadrant,
 
     P(U > h, V > k) = (Q(h) + Q(k))/2 - (Q(k) - Q(h))/2 erf(r/sqrt 2) - u E B,
 
@@ -58,7 +58,7 @@ From 48 Chebyshev points of SciPy's erfcx, as tests/test_first_call.py computes 
 
 
 class Jumps(NamedTuple):
-    """The object holds one part of one input: the place of its kink, and the jumps of phi' and phi'' there; arrays."""
+    """One part of one input has a kink at h, where phi' jumps by j and phi'' by g; arrays."""
 
     h: np.ndarray
     j: np.ndarray
@@ -69,7 +69,7 @@ class Jumps(NamedTuple):
 @pytree
 @dataclass(frozen=True)
 class Coincident:
-    """The object holds the expansions of one part."""
+    """The non-analytic terms of one part have these expansions."""
 
     jumps: Expansion
     """omega, and the coefficients of gap and gap^2 with the error function."""
@@ -89,8 +89,8 @@ def coincident_memo(coincident: Coincident, polynomials: jax.Array) -> Coinciden
     return CoincidentMemo(*(expansion_memo(one, polynomials) for one in (coincident.jumps, coincident.mean)))
 
 
-class Meeting(NamedTuple):
-    """A meeting holds the quantities of its two kinks that every part of a pair needs."""
+class KinkPair(NamedTuple):
+    """The kinks of two inputs have these quantities, which both parts of a pair need."""
 
     kappa: jax.Array
     psi: jax.Array
@@ -107,8 +107,8 @@ class Meeting(NamedTuple):
     """r^2 (abs(r) m(r) - 1)"""
 
 
-def meeting(h: jax.Array, k: jax.Array, gap: jax.Array, psi: jax.Array) -> Meeting:
-    """Compute the meeting of kinks at h and k of two inputs."""
+def kink_pair(h: jax.Array, k: jax.Array, gap: jax.Array, psi: jax.Array) -> KinkPair:
+    """Compute the quantities of kinks at h and k of two inputs."""
     kappa, u = (h - k) / 2, safe_sqrt(gap / (2 - gap))
     size, tiny = jnp.abs(kappa), float(np.finfo(gap.dtype).tiny)
     r = jnp.minimum(size / jnp.maximum(u, tiny), _FURTHEST)
@@ -117,7 +117,7 @@ def meeting(h: jax.Array, k: jax.Array, gap: jax.Array, psi: jax.Array) -> Meeti
     density = jnp.exp(-(r**2) / 2)
     erf = jnp.sign(kappa) * (1 - _ROOT * density * mills)
     square = 8 * (psi / math.pi) ** 2 - 1
-    return Meeting(kappa, psi, u, r, (1 + u**2) / 2, square, erf, density, r**2 * (r * mills - 1))
+    return KinkPair(kappa, psi, u, r, (1 + u**2) / 2, square, erf, density, r**2 * (r * mills - 1))
 
 
 def _polynomial(coefficients: Sequence[float | jax.Array], x: jax.Array) -> jax.Array:
@@ -128,15 +128,15 @@ def _polynomial(coefficients: Sequence[float | jax.Array], x: jax.Array) -> jax.
 
 
 def coincident_values(
-    coincident: Coincident, x: CoincidentMemo, y: CoincidentMemo, at: Meeting, gap: jax.Array
+    coincident: Coincident, x: CoincidentMemo, y: CoincidentMemo, at: KinkPair, gap: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Compute the sharp part of half the squared distance at rho = 1, of H and of dR/drho."""
+    """Compute the non-analytic terms of half the squared distance at rho = 1, of H and of dR/drho."""
     jumps = contract(coincident.jumps, x.jumps, y.jumps)
     return _combined(jumps, series.polynomial_and_slope(contract(coincident.mean, x.mean, y.mean), at.square), at, gap)
 
 
 def _combined(
-    jumps: Sequence[jax.Array], mean_and_slope: tuple[jax.Array, jax.Array], at: Meeting, gap: jax.Array
+    jumps: Sequence[jax.Array], mean_and_slope: tuple[jax.Array, jax.Array], at: KinkPair, gap: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """dR/drho = H + u dH/dpsi, with dE/du = r^2 E/u and dm/dr = r m - 1 for the Mills ratio m."""
     (omega, first, second), (mean, by_square) = jumps, mean_and_slope
@@ -159,14 +159,14 @@ class CoincidentSamples(NamedTuple):
 def sample(x: Jumps, y: Jumps) -> CoincidentSamples:
     """Sample the smooth functions for every pair of inputs x, y: arrays (m, 1) and (1, m) of one part."""
     psi = math.pi / 2 * np.sqrt((1 + chebyshev_points(POINTS)) / 2)
-    corner = _moments(x.h[..., None], y.h[..., None], psi)
+    quadrant = _moments(x.h[..., None], y.h[..., None], psi)
     gap = 2 * np.sin(psi / 2) ** 2
     u = np.tan(psi / 2)
     kappa, beta = (x.h - y.h) / 2, (x.h + y.h) / 2
 
     def total(f: list[np.ndarray], g: list[np.ndarray]) -> np.ndarray:
-        """Compute 2 E[f(U) g(V)] at the corner, for polynomials."""
-        terms = [2 * a[..., None] * b[..., None] * corner[p][q] for p, a in enumerate(f) for q, b in enumerate(g)]
+        """Compute 2 E[f(U) g(V)] over the quadrant, for polynomials."""
+        terms = [2 * a[..., None] * b[..., None] * quadrant[p][q] for p, a in enumerate(f) for q, b in enumerate(g)]
         return np.asarray(sum(terms[1:], terms[0]))
 
     values, slopes = (total(f(x), f(y)) for f in (_polynomial_of, lambda v: [v.j - v.g * v.h, v.g]))
@@ -198,9 +198,9 @@ def coincident_part(samples: CoincidentSamples, threshold: float, furthest: floa
 
 
 def coincident_at(samples: CoincidentSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the sharp part of half the squared distance (m, m), and of H (m, m, K) at the angles psi."""
+    """Compute the non-analytic terms of half the squared distance (m, m), and of H (m, m, K) at the angles psi."""
     gap = 2 * np.sin(psi / 2) ** 2
-    at = interpreted(meeting)(x.h[..., None], y.h[..., None], gap, psi)
+    at = interpreted(kink_pair)(x.h[..., None], y.h[..., None], gap, psi)
     mean = np.polynomial.chebyshev.chebval(
         8 * (psi / math.pi) ** 2 - 1, np.moveaxis(chebyshev_coefficients(samples.mean, -1), -1, 0)
     )
@@ -209,7 +209,7 @@ def coincident_at(samples: CoincidentSamples, x: Jumps, y: Jumps, psi: np.ndarra
     return separation[..., 0], h
 
 
-def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
+def _quadrant(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
     """Compute B at the angles psi, by collocation at Chebyshev points."""
     from scipy import special  # not what closed forms wait for
 
@@ -221,9 +221,9 @@ def _corner(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
     w = np.exp(-(kappa**2 + beta**2 * (1 + v)) / 2) / (math.pi * (1 + v))
     fall = (special.ndtr(-(beta - kappa)) - special.ndtr(-(beta + kappa))) / 2
     right = (v * w + _ROOT * kappa * fall) / (v + kappa**2)
-    at, wanted = (np.polynomial.chebyshev.chebvander(x, COLLOCATED - 1) for x in (z, 8 * (psi / math.pi) ** 2 - 1))
+    at, required = (np.polynomial.chebyshev.chebvander(x, COLLOCATED - 1) for x in (z, 8 * (psi / math.pi) ** 2 - 1))
     matrix = at + (2 * v**2 / (v + kappa**2))[..., None] * by_v
-    return np.asarray((wanted @ np.linalg.solve(matrix, right[..., None]))[..., 0])
+    return np.asarray((required @ np.linalg.solve(matrix, right[..., None]))[..., 0])
 
 
 def _moments(h: np.ndarray, k: np.ndarray, psi: np.ndarray) -> list[list[np.ndarray]]:
@@ -244,13 +244,13 @@ def _moments(h: np.ndarray, k: np.ndarray, psi: np.ndarray) -> list[list[np.ndar
         return np.asarray(density * np.stack(_full(0.5, sign * 0.5, -beta * u * inner / math.sqrt(2 * math.pi))))
 
     joint = np.exp(-(kappa**2 + beta**2 * (1 + u**2)) / 2) / (2 * math.pi)
-    corner = np.stack(_full((tail_h + tail_k) / 2, (tail_h - tail_k) / 2, -u * _corner(kappa, beta, psi)))
+    quadrant = np.stack(_full((tail_h + tail_k) / 2, (tail_h - tail_k) / 2, -u * _quadrant(kappa, beta, psi)))
     both = np.stack(_full(0.0, 0.0, sine * joint))
     a, b = [beyond(density_h, 1)], [beyond(density_k, -1)]
     for own, place, other in ((a, h, k), (b, k, h)):
         own.append(rho * place * own[0] + both)
         own.append(rho * place * own[1] + sine**2 * own[0] + other * both)
-    moments = [[corner]]
+    moments = [[quadrant]]
     for q in range(2):
         before = q * moments[0][q - 1] if q else 0
         moments[0].append(before + k**q * b[0] + rho * a[q])

@@ -87,10 +87,10 @@ def expand(coefficients: np.ndarray, threshold: float, *, step: int, weights: np
 
 
 def _pattern(sizes: np.ndarray, threshold: float, step: int) -> tuple[int, ...]:
-    wanted = [int(np.max(np.nonzero(row > threshold)[0], initial=0)) + 1 for row in sizes]
-    if max(wanted) == 1:
+    required = [int(np.max(np.nonzero(row > threshold)[0], initial=0)) + 1 for row in sizes]
+    if max(required) == 1:
         step = 1
-    longest = np.maximum.accumulate(wanted[::-1])[::-1]
+    longest = np.maximum.accumulate(required[::-1])[::-1]
     return tuple(int(-(-n // step) * step) for n in longest)
 
 

@@ -1,4 +1,4 @@
-"""Tables of a few shapes, for small data: a compilation costs more than what is computed in vain.
+"""Tables for small data have a few shapes: a compilation costs more than what is computed in vain.
 
 H, the longest expansion, has the lengths of the first table of its kind; what is longer in a later one is in chunks.
 The others are padded with zeros. Zero terms change no bit of a result.
@@ -43,12 +43,14 @@ def rung(value: int, ladder: tuple[int, ...]) -> int:
     return next((step for step in ladder if step >= value), value)
 
 
-def in_few_shapes(table: Table, key: Hashable) -> Table:
-    """The table, its expansions of sizes that are used again; the key is what else a compiled program depends on.
+def in_few_shapes(table: Table | None, key: Hashable) -> Table | None:
+    """Return the table with expansions of sizes that are used again; a compiled program depends on the key besides.
 
     The first table of a key gives the lengths for all. What is longer in a later one is in chunks, which take about
     twice as long.
     """
+    if table is None:
+        return None
     expansions = [part and part.mean_slope for part in (table.odd, table.even)]
     if max(max(e.pattern) for e in expansions if e) > LONGEST:
         return table
@@ -68,7 +70,7 @@ def in_few_shapes(table: Table, key: Hashable) -> Table:
 
 
 def in_chunks(table: Table) -> Table:
-    """The table with all of H in chunks whose sums are matrix products."""
+    """Return the table with all of H in chunks whose sums are matrix products."""
     chunks = cut(table.odd and table.odd.mean_slope, table.even and table.even.mean_slope, width=12)
     even, odd = (part and replace(part, mean_slope=_zeros(1, 1)) for part in (table.even, table.odd))
     return replace(table, even=even, odd=odd, chunks=replace(chunks, products=True))
@@ -78,7 +80,7 @@ Patterns = tuple[tuple[int, ...] | None, ...]
 
 
 def _first(key: Hashable, patterns: Patterns) -> Patterns:
-    """The patterns that were first asked for under this key."""
+    """Return the patterns that were first asked for under this key."""
     with _lock:
         return _patterns.setdefault(key, patterns)
 

@@ -1,22 +1,26 @@
-"""Pair maps are looked up in a table that `tables` or `piecewise_tables` made."""
+"""Pair maps are looked up in a table (`tables`, `piecewise.tabulation`)."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from widelimit import series
-from widelimit.activations.ranges import with_sign
 from widelimit.activations.tabulated.chunks import Chunks, chunks_memo, mean_and_slope_by_x
-from widelimit.activations.tabulated.coincident import CoincidentMemo, coincident_memo, coincident_values, meeting
+from widelimit.activations.tabulated.coincident import CoincidentMemo, coincident_memo, coincident_values, kink_pair
 from widelimit.activations.tabulated.expansions import PLACES, ExpansionMemo, contract, expansion_memo
 from widelimit.activations.tabulated.moments import with_growth
 from widelimit.activations.tabulated.tables import OWN_TERMS, Part, Table, polynomials
-from widelimit.signals import Correlation, Variance
+from widelimit.signals import Correlation, Variance, correlation_from_gap, correlation_with_itself, with_sign
+
+ROWS = 8
+"""Rows of a series at once: with 128 columns their intermediate arrays stay in a core's cache; one row is too short."""
 
 
 class PartMemo(NamedTuple):
@@ -42,7 +46,7 @@ class TableMemo(NamedTuple):
 
 def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
     """Look up E[phi(u)^2] for u ~ N(0, signal), and the memo; NaN outside of the table's range."""
-    deviation = signal.deviation
+    table, deviation = table.cast(signal.value.dtype), signal.deviation
     place = table.places.of(deviation)
     longer = polynomials(place, OWN_TERMS)
     at = longer[:PLACES]
@@ -66,7 +70,7 @@ def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation)
     gap, sign = correlation.gap, with_sign(jnp.ones_like(correlation.one_minus), correlation)
     psi = series.angle_from_gap(gap)[0]
     square = (x.place - y.place) ** 2
-    meetings = [meeting(x.kink, place, gap, psi) for place in (y.kink, -y.kink)]
+    kink_pairs = [kink_pair(x.kink, place, gap, psi) for place in (y.kink, -y.kink)]
     separation = extra_mean = extra_slope = jnp.zeros_like(gap)
     mean_slope: list[jax.Array] = []
     coincident: list[tuple[jax.Array, jax.Array, jax.Array]] = []
@@ -76,7 +80,7 @@ def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation)
         distance = square * contract(part.separation, one.separation, other.separation)[0]
         coefficients = contract(part.mean_slope, one.mean_slope, other.mean_slope)
         if not (even and table.one_sided):
-            kinds = zip(part.coincident, one.coincident, other.coincident, meetings, strict=False)
+            kinds = zip(part.coincident, one.coincident, other.coincident, kink_pairs, strict=False)
             coincident = [coincident_values(kind, a, b, at, gap) for kind, a, b, at in kinds]
         for i, (added, mean, slope) in enumerate(coincident):
             factor = (sign if even else 1) * (-1 if even and table.one_sided and i else 1)
@@ -94,10 +98,26 @@ def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation)
     return jnp.maximum(separation + gap * (mean + extra_mean), 0), slope + extra_slope
 
 
+def correlate_by_table(
+    table: Table, x: TableMemo, y: TableMemo, correlation: Correlation, *, remember: bool = True
+) -> tuple[Correlation, jax.Array]:
+    """Compute `Activation.correlate` by a table; without `remember` a gradient computes pairs again.
+
+    Otherwise it would keep some 500 numbers of every pair.
+    """
+    pairs = functools.partial(pair_map, table.cast(correlation.one_minus.dtype))
+    return by_rows(pairs if remember else jax.checkpoint(pairs, prevent_cse=False), x, y, correlation)
+
+
+def slope_with_itself(x: TableMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
+    """Compute `Activation.itself` by a table."""
+    return correlation_with_itself(correlation.one_minus), x.itself
+
+
 def _of_chunks(
     chunks: Chunks, x: TableMemo, y: TableMemo, at: jax.Array, sign: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """H and dH/dx of chunks; where there are none that takes no time."""
+    """Compute H and dH/dx of chunks; where there are none that takes no time."""
     if x.chunks and y.chunks:
         return mean_and_slope_by_x(chunks, x.chunks, y.chunks, at, sign)
 
@@ -123,3 +143,29 @@ def _mean_and_slope(coefficients: list[jax.Array], psi: jax.Array, gap: jax.Arra
     by_psi = (4 / math.pi) * (odd + 4 * x * (even_slope + x * odd_slope))
     mean = even + x * odd
     return mean, mean + series.safe_sqrt(gap / (2 - gap)) * by_psi
+
+
+def by_rows(
+    correlate: Callable[[Any, Any, Correlation], tuple[jax.Array, jax.Array]], x: Any, y: Any, correlation: Correlation
+) -> tuple[Correlation, jax.Array]:
+    """Compute correlation and slope from correlate(x, y, correlation), the gap to the nearer end and the slope.
+
+    Some rows at a time where correlations are a matrix and x has leaves (.., n, 1), y (.., 1, m): fused with the layers
+    around, XLA evaluates a long series again for every use, 100 times slower. It evaluates each of several results
+    separately, so the two are the halves of one complex number.
+    """
+    if correlation.one_minus.ndim != 2 or any(leaf.shape[-1] != 1 for leaf in jax.tree.leaves(x)):
+        gap, slope = correlate(x, y, correlation)
+        return correlation_from_gap(gap, correlation.positive), slope
+    count = len(correlation.one_minus)
+    step = math.gcd(count, ROWS)
+
+    def groups(leaf: jax.Array) -> jax.Array:
+        whole = jnp.broadcast_to(leaf, (*leaf.shape[:-2], count, leaf.shape[-1]))
+        return jnp.moveaxis(whole.reshape(*leaf.shape[:-2], count // step, step, leaf.shape[-1]), -3, 0)
+
+    after = jax.lax.map(
+        lambda group: jax.lax.complex(*correlate(group[0], y, group[1])), jax.tree.map(groups, (x, correlation))
+    )
+    both = after.reshape(count, -1)
+    return correlation_from_gap(both.real, correlation.positive), both.imag

@@ -1,4 +1,4 @@
-"""This module computes E[phi(s z)^2] of any phi: by quadrature, and as a series in the place of s.
+"""E[phi(s z)^2] of any phi is computed by quadrature, and as a series in the place of s.
 
 With p the order of phi's zero at 0, E[phi(s z)^2]/s^(2 p) is positive and tends to a positive number at s = 0, and its
 logarithm is analytic; so the series of that logarithm keeps relative accuracy, for any s a float holds.
@@ -27,8 +27,8 @@ _LARGEST_ORDER = 8
 
 def second_moments(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> np.ndarray:
     """Compute E[phi(s z)^2] in float64 for deviations s > 0, (n,)."""
-    wanted = gaussian.panels(kinks, 2.0 ** math.ceil(math.log2(max(float(np.max(deviations)), 1.0))))
-    nodes, weights = gaussian.normal_rule(deviations, wanted)
+    required = gaussian.panels(kinks, 2.0 ** math.ceil(math.log2(max(float(np.max(deviations)), 1.0))))
+    nodes, weights = gaussian.normal_rule(deviations, required)
     with arithmetic(True):
         return np.asarray(np.sum(weights * interpreted(phi)(deviations[:, None] * nodes) ** 2, axis=-1))
 

@@ -1,4 +1,4 @@
-"""This module serves any phi without a closed form."""
+"""phi is any function: its duals are looked up in tables made by quadrature."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations.base import Activation
-from widelimit.activations.ranges import by_rows
+from widelimit.activations.base import USUAL_MEMO, Activation
 from widelimit.activations.tabulated import fixed_lengths, tables
-from widelimit.activations.tabulated.lookup import TableMemo, look_up, pair_map
+from widelimit.activations.tabulated.lookup import TableMemo, correlate_by_table, look_up, slope_with_itself
 from widelimit.activations.tabulated.moments import growth, order_at_zero, with_growth
 from widelimit.activations.tabulated.tables import Table
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, correlation_with_itself, deviation_of
+from widelimit.signals import Correlation, Variance, deviation_of
 
 LARGEST_TRACED = 8.0
 """Standard deviations of signals up to which tables serve under jit, grad and vmap, where inputs are not known."""
-RTOL = {"float64": 1e-10, "float32": 1e-6}
 
 
 @final
@@ -86,7 +83,7 @@ class Numerical(Activation):
         return replace(nameless, table=fixed_lengths.in_few_shapes(self.table, key))
 
     def rtol_in(self, dtype: Any) -> float:
-        return RTOL[np.dtype(dtype).name] if self.rtol is None else self.rtol
+        return tables.error_target(self.rtol, dtype)
 
     def second_moment(self, signal: Variance) -> Variance:
         """E[phi(u)^2] for u ~ N(0, signal) of float64, by quadrature."""
@@ -95,23 +92,23 @@ class Numerical(Activation):
         order = order_at_zero(self.phi, self.kinks)
         return interpreted(_growing(order))(own, signal)  # type: ignore[no-any-return]
 
+    @property
+    def numbers_per_input(self) -> int:
+        return self.table.numbers_per_input if self.table else USUAL_MEMO
+
     def _ready(self, dtype: Any) -> Table:
-        """Return the table in this dtype; under a trace, where no range is known, the one for all usual deviations."""
-        table = self.table or _usual(replace(self, rtol=self.rtol_in(dtype)))
-        cast: Table = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), table)
-        return cast
+        """Return the table; under a trace, where no range is known, the one for all usual deviations."""
+        return self.table or _usual(replace(self, rtol=self.rtol_in(dtype)))
 
     def encode(self, signal: Variance) -> tuple[Variance, TableMemo]:
-        table = self._ready(signal.value.dtype)
-        return look_up(table, signal)
+        return look_up(self._ready(signal.value.dtype), signal)
 
     def itself(self, x: TableMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
-        return correlation_with_itself(correlation.one_minus), x.itself
+        return slope_with_itself(x, correlation)
 
     def correlate(self, x: TableMemo, y: TableMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
-        pairs = functools.partial(pair_map, self._ready(correlation.one_minus.dtype))
-        # A gradient would keep some 500 numbers of every pair.
-        return by_rows(pairs if self.table else jax.checkpoint(pairs, prevent_cse=False), x, y, correlation)
+        ready = self._ready(correlation.one_minus.dtype)
+        return correlate_by_table(ready, x, y, correlation, remember=self.table is not None)
 
 
 def _replaced(_: jax.Array) -> jax.Array:

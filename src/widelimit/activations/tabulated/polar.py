@@ -1,4 +1,4 @@
-"""This module computes E[g(s u) g(t v)] at many angles and for many pairs of deviations at once, in polar coordinates.
+"""E[g(s u) g(t v)] is computed at many angles and for many pairs of deviations at once, in polar coordinates.
 
 With u = r cos(theta) and v = r cos(theta - psi) the expectation is a convolution along theta, averaged over r. Where g
 is analytic its cosine series turns that into sums over terms. Where g has a kink or a jump at 0, each quarter between
@@ -17,12 +17,12 @@ from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, ch
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
-WAVES = tuple(2**k for k in range(6, 14))
+COSINES = tuple(2**k for k in range(6, 14))
 """Terms of the cosine series that are tried."""
 TERMS = (24, 32, 48, 64, 96, 128, 192)
 """Degrees of the polynomials that are tried."""
-_TAIL = {"waves": 1e-10, "terms": 1e-13}
-"""The last eighth of the coefficients must be below this; waves use their squares, as polynomials do."""
+_TAIL = {"cosine_terms": 1e-10, "terms": 1e-13}
+"""The last eighth of the coefficients must be below this; cosine series use their squares, as polynomials do."""
 
 
 class NoConvergenceError(ValueError):
@@ -41,10 +41,10 @@ def sums_of_parts(
         kinked: g is analytic only on either side of 0.
 
     Raises:
-        NoConvergenceError: g wants more terms than are tried.
+        NoConvergenceError: g needs more terms than are tried.
     """
     rule = gaussian.radial_rule(float(np.max(deviations)))
-    return (_by_quarters if kinked else _by_waves)(g, deviations, psi, rule)
+    return (_by_quarters if kinked else _by_cosines)(g, deviations, psi, rule)
 
 
 def _long_enough(
@@ -65,7 +65,7 @@ def _long_enough(
     raise NoConvergenceError
 
 
-def _by_waves(
+def _by_cosines(
     g: ArrayFunction, deviations: np.ndarray, psi: np.ndarray, rule: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     nodes, weights = rule
@@ -73,14 +73,14 @@ def _by_waves(
     def transform(at: np.ndarray, count: int) -> np.ndarray:
         """Compute the coefficients of cos(k theta)."""
         cosines = np.cos(math.pi * np.arange(count + 1) / count)
-        waves = even_transform(g(at[:, None, None] * nodes[:, None] * cosines)) / count
-        waves[..., [0, -1]] /= 2
-        return np.asarray(waves)
+        cosine_terms = even_transform(g(at[:, None, None] * nodes[:, None] * cosines)) / count
+        cosine_terms[..., [0, -1]] /= 2
+        return np.asarray(cosine_terms)
 
-    waves = _long_enough(transform, deviations, weights, WAVES, _TAIL["waves"])
-    sizes = np.sqrt(np.max(np.tensordot(weights, waves**2, (0, 1)), axis=0))
+    cosine_terms = _long_enough(transform, deviations, weights, COSINES, _TAIL["cosine_terms"])
+    sizes = np.sqrt(np.max(np.tensordot(weights, cosine_terms**2, (0, 1)), axis=0))
     kept = 1 + int(np.max(np.nonzero(sizes > 1e-10 * sizes.max())[0], initial=0))
-    scaled = np.ascontiguousarray(np.moveaxis(waves[..., :kept] * np.sqrt(weights / 2)[:, None], 2, 0))
+    scaled = np.ascontiguousarray(np.moveaxis(cosine_terms[..., :kept] * np.sqrt(weights / 2)[:, None], 2, 0))
     products = scaled @ np.swapaxes(scaled, 1, 2)
     products[0] *= 2
     cosines = np.cos(np.arange(kept) * psi[:, None])

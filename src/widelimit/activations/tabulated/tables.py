@@ -17,7 +17,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ ANGLE_POINTS = (32, 64, 128, 192)
 @pytree
 @dataclass(frozen=True)
 class Part:
-    """The object holds the even or the odd part of phi."""
+    """A part of phi, the even or the odd one, has these series."""
 
     separation: Expansion
     """|f_s - f_t|^2/2 over the square of the difference of their places."""
@@ -56,7 +56,7 @@ class Part:
     mean_slope: Expansion
     """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
     coincident: tuple[Coincident, ...] = ()
-    """H is without these: where kinks of two inputs may meet, and where one may meet the mirror image of the other."""
+    """H is without these: where kinks of two inputs may coincide, or one of them and the mirror image of the other."""
 
 
 @final
@@ -69,7 +69,7 @@ class Table:
     odd: Part | None
     places: Places
     kink: np.ndarray
-    """The distance of kinks from 0 that are sharp, or 0."""
+    """The distance from 0 of kinks whose coincidences are kept, or 0."""
     growth: np.ndarray
     """(OWN_TERMS,): log(E[phi(s z)^2]/s^(2 order))."""
     itself: np.ndarray
@@ -78,7 +78,16 @@ class Table:
     chunks: Chunks | None = None
     """H of both parts, in place of theirs."""
     one_sided: bool = field(default=False, metadata={"static": True})
-    """If True, kinks are on one side of 0: both parts then have one sharp part, but for a sign, kept as the odd's."""
+    """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
+
+    def cast(self, dtype: Any) -> Table:
+        """Return the table in another dtype."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)  # type: ignore[no-any-return]
+
+    @property
+    def numbers_per_input(self) -> int:
+        """Return the numbers of a memo."""
+        return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(self) if leaf.ndim)
 
     def kink_at(self, deviation: jax.Array) -> jax.Array:
         """Return the place of the kink, in deviations."""
@@ -107,6 +116,14 @@ class Places:
         x = chebyshev_points(count)
         place = self.middle + self.half * x
         return x, np.asarray(self.sigma * place / (1 - place))
+
+
+RTOL = {"float64": 1e-10, "float32": 1e-6}
+
+
+def error_target(rtol: float | None, dtype: Any) -> float:
+    """Return rtol, or that of the dtype for None: the bound on errors relative to sqrt(E[phi(u)^2] E[phi(v)^2])."""
+    return RTOL[np.dtype(dtype).name] if rtol is None else rtol
 
 
 def polynomials(x: jax.Array, count: int) -> jax.Array:
@@ -168,8 +185,8 @@ def _sample(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray, cou
     if ends:
         rho, sine = np.concatenate([np.cos(psi), -np.cos(psi)]), np.tile(np.sin(psi), 2)
         row = np.broadcast_to(deviations, (len(rho), len(deviations)))
-        wanted = gaussian.panels(kinks, max(1.0, float(deviations.max())))
-        sums = np.moveaxis(gaussian.pair_sums(derivative, derivative, row, row, rho, sine, wanted=wanted), 0, -1)
+        required = gaussian.panels(kinks, max(1.0, float(deviations.max())))
+        sums = np.moveaxis(gaussian.pair_sums(derivative, derivative, row, row, rho, sine, required=required), 0, -1)
         slopes = (sums[..., :count] - sums[..., count:]) / 2, (sums[..., :count] + sums[..., count:]) / 2
     else:
         slopes = sums_of_parts(interpreted(derivative), deviations, psi, kinked=bool(kinks))
@@ -182,8 +199,8 @@ def _inner(
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Compute <f_s, f_t> (m, m) of the even and the odd part, and sqrt(E[phi(s z)^2]) (m,)."""
     largest = deviations.max()
-    wanted = gaussian.panels((*kinks, *(-kink for kink in kinks)), max(1.0, float(largest)))
-    nodes, weights = gaussian.normal_rule(largest, wanted)
+    required = gaussian.panels((*kinks, *(-kink for kink in kinks)), max(1.0, float(largest)))
+    nodes, weights = gaussian.normal_rule(largest, required)
     right, left = phi(np.multiply.outer(deviations, nodes)), phi(np.multiply.outer(deviations, -nodes))
     norms = np.sqrt(right**2 @ weights)
     parts = [(right + sign * left) / 2 / norms[:, None] for sign in (1, -1)]
@@ -311,9 +328,9 @@ def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
         )
 
 
-def next_step(steps: tuple[int, ...], value: int, wanted: bool) -> int:
-    """Return the next of the steps if `wanted`; 0 after the last."""
-    if not wanted:
+def next_step(steps: tuple[int, ...], value: int, required: bool) -> int:
+    """Return the next of the steps if `required`; 0 after the last."""
+    if not required:
         return value
     later = [step for step in steps if step > value]
     return later[0] if later else 0

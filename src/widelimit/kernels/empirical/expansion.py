@@ -47,7 +47,7 @@ def taylor(apply: Apply, params: Any, order: int) -> Apply:
     f = model(apply, params)
     order = validation.integer("order", order, at_least=0)
 
-    def expanded(params: Any, X: Float[Array, "n d"]) -> Any:
+    def expansion(params: Any, X: Float[Array, "n d"]) -> Any:
         moved = model(apply, params).params
         _check_form(moved, f.params)
         points = _points(X)
@@ -65,7 +65,7 @@ def taylor(apply: Apply, params: Any, order: int) -> Apply:
             require_finite(f, leaf, X=points)
         return values
 
-    return expanded
+    return expansion
 
 
 def _points(X: Any) -> Array:

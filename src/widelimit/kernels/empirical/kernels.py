@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final, overload
 
@@ -18,9 +19,9 @@ from widelimit.kernels.empirical.matvec import matvec
 from widelimit.kernels.empirical.model import Apply, Model, model
 from widelimit.kernels.empirical.plan import (
     ContractionPlan,
+    KernelSettings,
     Method,
-    Settings,
-    Sizes,
+    PairSizes,
     block_rows,
     check_settings,
     pairs_of,
@@ -36,17 +37,45 @@ _pairwise = jax.jit(lambda pair, x, y: pair.pairwise(x, y))
 _diagonal = jax.jit(lambda pair, x: pair.diagonal(x))
 
 
+class EmpiricalProducts(abc.ABC):
+    """An empirical kernel chooses its algorithm by a plan, and multiplies without being formed."""
+
+    model: Model
+    settings: KernelSettings
+
+    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
+        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
+        points = (_points("X", X),) if Y is None else _common_dtype(X, Y)
+        return _plan_pairs(self.model, self.settings, points)[1]
+
+    def matvec(
+        self, X: Float[Array, "n d"], v: Float[Array, "m *k"], Y: Float[Array, "m d"] | None = None
+    ) -> Float[np.ndarray, "n *k"]:
+        """Compute K(X, Y) v without K: v^T df(Y)/dtheta, then the derivative of f(X) along it. Y is X unless given.
+
+        Args:
+            X: (n, d) inputs.
+            v: (m, c) for output="full", sum_jb K(x_i, y_j)[a, b] v[j, b], and for "diagonal", sum_j K(x_i, y_j)[a, a]
+                v[j, a]; (m,) or (m, k) for "trace". The result has its form.
+            Y: (m, d) inputs.
+
+        Raises:
+            TypeError, ValueError, MemoryError: as `gram`; v has another shape.
+        """
+        return matvec(self.model, self.settings, X, v, Y)
+
+
 @final
 @pytree
 @dataclass(frozen=True)
-class EmpiricalKernel(Kernel):
+class EmpiricalKernel(EmpiricalProducts, Kernel):
     """The kernel is the mean over outputs of an empirical one, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
 
     model: Model
-    settings: Settings = field(metadata={"static": True})
+    settings: KernelSettings = field(metadata={"static": True})
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
-        f, found = _planned(self.model, self.settings, inputs, whole=validation.is_jax(*inputs))
+        f, found = _plan_pairs(self.model, self.settings, inputs, whole=validation.is_jax(*inputs))
         check_rows(f, *inputs)
         return pairs_of(f, self.settings, found)
 
@@ -71,7 +100,7 @@ class EmpiricalKernel(Kernel):
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         if not validation.is_jax(X, Y):
-            return _table(self.model, self.settings, *_two(X, Y))
+            return _table(self.model, self.settings, *_common_dtype(X, Y))
         x, y = validation.points("X", X), validation.points("Y", Y)
         validation.same_features("X", x, "Y", y)
         dtype = np.result_type(x.dtype, y.dtype)
@@ -89,34 +118,15 @@ class EmpiricalKernel(Kernel):
             return values
         return _own(self.model, self.settings, points)
 
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
-        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        return _explained(self.model, self.settings, X, Y)
-
-    def matvec(
-        self, X: Float[Array, "n d"], v: Float[Array, "m *k"], Y: Float[Array, "m d"] | None = None
-    ) -> Float[np.ndarray, "n *k"]:
-        """Compute K(X, Y) v without K: v^T df(Y)/dtheta, then the derivative of f(X) along it. Y is X unless given.
-
-        Args:
-            X: (n, d) inputs.
-            v: (m,) or (m, k).
-            Y: (m, d) inputs.
-
-        Raises:
-            TypeError, ValueError, MemoryError: as `gram`; v is not of m rows.
-        """
-        return matvec(self.model, self.settings, X, v, Y)
-
 
 @final
 @pytree
 @dataclass(frozen=True)
-class EmpiricalMatrixKernel(MatrixKernel):
+class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
     """The kernel is K(x, x')[a, b] of an empirical kernel, (n, m, c, c); made with output="full"."""
 
     model: Model
-    settings: Settings = field(metadata={"static": True})
+    settings: KernelSettings = field(metadata={"static": True})
     count: int = field(default=0, metadata={"static": True})
 
     @property
@@ -131,7 +141,7 @@ class EmpiricalMatrixKernel(MatrixKernel):
         )
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return _table(self.model, self.settings, *((X, X) if X is Y else _two(X, Y)))
+        return _table(self.model, self.settings, *((X, X) if X is Y else _common_dtype(X, Y)))
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:
         points = _points("X", X)
@@ -140,34 +150,15 @@ class EmpiricalMatrixKernel(MatrixKernel):
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
         return _own(self.model, self.settings, X)
 
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
-        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        return _explained(self.model, self.settings, X, Y)
-
-    def matvec(
-        self, X: Float[Array, "n d"], v: Float[Array, "m *c"], Y: Float[Array, "m d"] | None = None
-    ) -> Float[np.ndarray, "n *c"]:
-        """Compute sum_jb K(x_i, y_j)[a, b] v[j, b] without K. Y is X unless given.
-
-        Args:
-            X: (n, d) inputs.
-            v: (m, c), or (m,) for one output; the result has its form.
-            Y: (m, d) inputs.
-
-        Raises:
-            TypeError, ValueError, MemoryError: as `gram`; v is not (m, c).
-        """
-        return matvec(self.model, self.settings, X, v, Y)
-
 
 @final
 @pytree
 @dataclass(frozen=True)
-class EmpiricalDiagonal:
+class EmpiricalDiagonal(EmpiricalProducts):
     """The kernels are K(x, x')[a, a], (n, m, c): one empirical kernel an output; made with output="diagonal"."""
 
     model: Model
-    settings: Settings = field(metadata={"static": True})
+    settings: KernelSettings = field(metadata={"static": True})
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c"]:
         """Compute K(x_i, x_j)[a, a]: (n, d) -> (n, n, c), symmetric to the bit. Raises: as `Kernel.gram`."""
@@ -176,21 +167,11 @@ class EmpiricalDiagonal:
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """Compute K(x_i, y_j)[a, a]: (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return _table(self.model, self.settings, *_two(X, Y))
+        return _table(self.model, self.settings, *_common_dtype(X, Y))
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Compute K(x_i, x_i)[a, a]: (n, d) -> (n, c). Raises: as `Kernel.gram`."""
         return _own(self.model, self.settings, X)
-
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
-        """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        return _explained(self.model, self.settings, X, Y)
-
-    def matvec(
-        self, X: Float[Array, "n d"], v: Float[Array, "m c"], Y: Float[Array, "m d"] | None = None
-    ) -> Float[np.ndarray, "n c"]:
-        """Compute sum_j K(x_i, y_j)[a, a] v[j, a] without K; arguments, errors: as `EmpiricalMatrixKernel.matvec`."""
-        return matvec(self.model, self.settings, X, v, Y)
 
 
 AnyEmpirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal
@@ -280,7 +261,7 @@ def _points(name: str, X: Any) -> np.ndarray:
     return np.asarray(validation.points(name, validation.concrete(name, X)))
 
 
-def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+def _common_dtype(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return two blocks of inputs in their common dtype."""
     x, y = _points("X", X), _points("Y", Y)
     validation.same_features("X", x, "Y", y)
@@ -288,8 +269,8 @@ def _two(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
 
 
-def _planned(
-    f: Model, settings: Settings, inputs: Any, *, whole: bool = False, own: bool = False
+def _plan_pairs(
+    f: Model, settings: KernelSettings, inputs: Any, *, whole: bool = False, own: bool = False
 ) -> tuple[Model, ContractionPlan]:
     """Return the function in the dtype of the inputs, and the plan for all pairs of one or two arrays of them.
 
@@ -301,11 +282,7 @@ def _planned(
     n, m = len(inputs[0]), len(inputs[-1])
     c = 1 if settings.output == "trace" else f.cost(features, dtype).outputs
     down, across = (n, m) if whole else (block_rows(n, c), block_rows(m, c))
-    return f, plan(f, settings, Sizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
-
-
-def _explained(f: Model, settings: Settings, X: Any, Y: Any) -> ContractionPlan:
-    return _planned(f, settings, (_points("X", X),) if Y is None else _two(X, Y))[1]
+    return f, plan(f, settings, PairSizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
 
 
 def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
@@ -313,10 +290,10 @@ def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
     return [jnp.asarray(filled[i : i + rows]) for i in range(0, len(filled), rows)]
 
 
-def _table(f: Model, settings: Settings, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+def _table(f: Model, settings: KernelSettings, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """Compute K(X, Y) block by block; where Y is X one triangle and its mirror, symmetric to the bit."""
     same = Y is X
-    f, found = _planned(f, settings, (X,) if same else (X, Y))
+    f, found = _plan_pairs(f, settings, (X,) if same else (X, Y))
     check_rows(f, X, Y)
     pair, c = pairs_of(f, settings, found), found.cost.outputs
     down, across = found.sizes.down, found.sizes.across
@@ -348,9 +325,9 @@ def _mirror(values: np.ndarray) -> np.ndarray:
     return np.swapaxes(values, 0, 1) if values.ndim < 4 else values.transpose(1, 0, 3, 2)
 
 
-def _own(f: Model, settings: Settings, X: Any) -> np.ndarray:
+def _own(f: Model, settings: KernelSettings, X: Any) -> np.ndarray:
     points = _points("X", X)
-    f, found = _planned(f, settings, (points,), own=True)
+    f, found = _plan_pairs(f, settings, (points,), own=True)
     check_rows(f, points)
     pair = pairs_of(f, settings, found)
     with arithmetic(points.dtype == np.float64):

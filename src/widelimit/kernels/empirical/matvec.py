@@ -12,8 +12,8 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import memory
 from widelimit.kernels.empirical.model import Cost, Model
-from widelimit.kernels.empirical.plan import Settings
-from widelimit.kernels.empirical.products import pulled, pushed
+from widelimit.kernels.empirical.plan import KernelSettings
+from widelimit.kernels.empirical.products import pull, push
 from widelimit.kernels.empirical.rows import check_rows, require_finite
 
 CHUNK = 256
@@ -22,7 +22,7 @@ CHUNK = 256
 _outputs = jax.jit(Model.__call__)
 
 
-def matvec(f: Model, settings: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
+def matvec(f: Model, settings: KernelSettings, X: Any, v: Any, Y: Any) -> np.ndarray:
     """Compute K(X, Y) v for the kernel that `settings` describes."""
     x = np.asarray(validation.points("X", validation.concrete("X", X)))
     y = x if Y is None else np.asarray(validation.points("Y", validation.concrete("Y", Y)))
@@ -32,15 +32,15 @@ def matvec(f: Model, settings: Settings, X: Any, v: Any, Y: Any) -> np.ndarray:
     x, y, vector = (a.astype(dtype, copy=False) for a in (x, y, vector))
     f = f.of_dtype(dtype)
     cost = f.cost(x.shape[1], dtype)
-    stack = _stacked(vector, len(y), cost.outputs, settings)
+    stack = _stack(vector, len(y), cost.outputs, settings)
     check_rows(f, x, y)
     with arithmetic(dtype == np.float64):
         moved = _moments(f, x, y, stack) if settings.kind == "nngp" else _tangents(f, settings, cost, x, y, stack)
     require_finite(f, moved, X=x, Y=y)
-    return _unstacked(moved, settings).reshape(len(x), *vector.shape[1:])
+    return _unstack(moved, settings).reshape(len(x), *vector.shape[1:])
 
 
-def _stacked(v: np.ndarray, m: int, c: int, settings: Settings) -> np.ndarray:
+def _stack(v: np.ndarray, m: int, c: int, settings: KernelSettings) -> np.ndarray:
     """Return v as (s, m, c): s vectors that the full kernel acts on."""
     trace = settings.output == "trace"
     shapes = [(m,), (m, v.shape[-1])] if trace else [(m, c), *([(m,)] if c == 1 else [])]
@@ -56,7 +56,7 @@ def _stacked(v: np.ndarray, m: int, c: int, settings: Settings) -> np.ndarray:
     return np.asarray(every.reshape(-1, m, c))
 
 
-def _unstacked(moved: np.ndarray, settings: Settings) -> np.ndarray:
+def _unstack(moved: np.ndarray, settings: KernelSettings) -> np.ndarray:
     """Return (s, n, c) products in the form of the requested kernel."""
     if settings.output == "full":
         return np.asarray(moved[0])
@@ -75,26 +75,25 @@ def _chunks(X: np.ndarray, rows: int) -> np.ndarray:
     return filled.reshape(count, rows, *X.shape[1:])
 
 
-def _tangents(f: Model, settings: Settings, cost: Cost, x: np.ndarray, y: np.ndarray, stack: np.ndarray) -> np.ndarray:
+def _tangents(
+    f: Model, settings: KernelSettings, cost: Cost, x: np.ndarray, y: np.ndarray, stack: np.ndarray
+) -> np.ndarray:
     """Compute the product in groups: as many vectors, then as many rows at once as the budget holds.
 
     A direction is held three times.
     """
     budget = memory.budget(settings.memory)
     direction, row = 3.0 * cost.parameters * cost.itemsize, 4.0 * cost.signals * cost.itemsize
-    if direction + row > budget:
-        raise MemoryError(
-            f"a product with the kernel needs {memory.gib(direction + row)}, and the budget is {memory.gib(budget)}; "
-            "pass another memory=GiB, or float32."
-        )
+    remedy = "pass another memory=GiB, or float32"
+    memory.require(direction + row, "a product with the kernel", limit=budget, remedy=remedy)
     group = int(max(1, min(len(stack), budget / 2 // (direction + row))))
     rows = int(max(1, min(CHUNK, (budget - group * direction) // (group * row))))
     parts = []
     for i in range(0, len(stack), group):
         v = stack[i : i + group]
         chunked = np.stack([_chunks(one, min(rows, len(y))) for one in v])
-        along = pulled(f, jnp.asarray(_chunks(y, min(rows, len(y)))), jnp.asarray(chunked))
-        parts.append(np.asarray(pushed(f, jnp.asarray(_chunks(x, min(rows, len(x)))), along))[:, : len(x)])
+        along = pull(f, jnp.asarray(_chunks(y, min(rows, len(y)))), jnp.asarray(chunked))
+        parts.append(np.asarray(push(f, jnp.asarray(_chunks(x, min(rows, len(x)))), along))[:, : len(x)])
     return np.concatenate(parts)
 
 

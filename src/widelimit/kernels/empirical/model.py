@@ -137,7 +137,7 @@ def _check_leaf(name: str, leaf: Any) -> None:
 @functools.lru_cache(maxsize=256)
 def _cost(leaves: tuple[Any, ...], structure: Any, features: int, dtype: np.dtype[Any]) -> Cost:
     f: Model = jax.tree.unflatten(structure, leaves)
-    one, two = (_traced(f, rows, features, dtype) for rows in (1, 2))
+    one, two = (_trace(f, rows, features, dtype) for rows in (1, 2))
     outputs = one.out_avals[0].shape[1]
     (flops, signals), (flops2, signals2) = _work(one.jaxpr), _work(two.jaxpr)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(f.params))
@@ -147,7 +147,7 @@ def _cost(leaves: tuple[Any, ...], structure: Any, features: int, dtype: np.dtyp
     return Cost(outputs, parameters, max(flops2 - flops, 1.0), made, max(largest, outputs), dtype.itemsize)
 
 
-def _traced(f: Model, rows: int, features: int, dtype: np.dtype[Any]) -> ClosedJaxpr:
+def _trace(f: Model, rows: int, features: int, dtype: np.dtype[Any]) -> ClosedJaxpr:
     try:
         traced = jax.make_jaxpr(lambda f, X: jnp.asarray(f.apply(f.whole(f.params), X)))(
             f, _struct((rows, features), dtype)

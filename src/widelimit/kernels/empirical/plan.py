@@ -27,7 +27,7 @@ COLUMNS = 16
 """Columns at once by vector products; more do not run faster."""
 
 
-class Settings(NamedTuple):
+class KernelSettings(NamedTuple):
     """The settings are the caller's."""
 
     kind: Literal["ntk", "nngp"]
@@ -37,7 +37,7 @@ class Settings(NamedTuple):
     """Budget in GiB; 0 for a share of what is free."""
 
 
-class Sizes(NamedTuple):
+class PairSizes(NamedTuple):
     """The task is n x m pairs, at most `down` x `across` of them in one call."""
 
     n: int
@@ -59,7 +59,7 @@ class Sizes(NamedTuple):
         return min(self.down, self.n) if self.own else self.rows
 
 
-class Estimate(NamedTuple):
+class MethodEstimate(NamedTuple):
     """An estimate of one method has its flops, bytes of working memory beside the result, and the way it would run."""
 
     method: str
@@ -78,17 +78,17 @@ class ContractionPlan:
     """A plan says how an empirical kernel is computed: `print` it."""
 
     method: str
-    estimates: tuple[Estimate, ...]
+    estimates: tuple[MethodEstimate, ...]
     result: float
     """Bytes of the kernel itself."""
     blocks: float
     """Bytes of the block at work, the same for every method."""
     budget: float
-    sizes: Sizes
+    sizes: PairSizes
     cost: Cost
 
     @property
-    def chosen(self) -> Estimate:
+    def chosen(self) -> MethodEstimate:
         """Return the estimate of the method that runs."""
         return next(e for e in self.estimates if e.method == self.method)
 
@@ -105,7 +105,7 @@ class ContractionPlan:
         return "\n".join(lines)
 
 
-def _how(e: Estimate) -> str:
+def _how(e: MethodEstimate) -> str:
     if e.rows == 0:
         return "over the budget"
     if e.method == "vector_products":
@@ -119,21 +119,20 @@ def network_of(model: Model) -> Network | None:
     return owner if isinstance(owner, Network) and model.apply == owner.apply else None
 
 
-def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> Settings:
+def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> KernelSettings:
     """Check what the caller asked for. Raises: TypeError, ValueError."""
-    if not isinstance(output, str) or output not in OUTPUTS:
-        raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUTS))}, got {validation.shown(output)}.")
-    if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {validation.shown(method)}.")
+    for name, value, known in (("output", output, OUTPUTS), ("method", method, METHODS)):
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {validation.shown(value)}.")
     if method == "layerwise" and network_of(model) is None:
         raise ValueError(
             'method="layerwise" needs a network of this library, apply=net.apply; any other function: method="auto".'
         )
     budget = 0.0 if budget is None else validation.finite_scalar("memory", budget, above=0.0)
-    return Settings(kind, output, method, budget)
+    return KernelSettings(kind, output, method, budget)
 
 
-def plan(model: Model, settings: Settings, sizes: Sizes, features: int, dtype: Any) -> ContractionPlan:
+def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int, dtype: Any) -> ContractionPlan:
     """Choose the method of fewest flops among those within the budget, or the requested one.
 
     Raises:
@@ -162,7 +161,9 @@ def plan(model: Model, settings: Settings, sizes: Sizes, features: int, dtype: A
     return found
 
 
-def _estimates(model: Model, settings: Settings, sizes: Sizes, cost: Cost, room: float) -> list[Estimate]:
+def _estimates(
+    model: Model, settings: KernelSettings, sizes: PairSizes, cost: Cost, room: float
+) -> list[MethodEstimate]:
     c, p, s = cost.outputs, cost.parameters, float(cost.itemsize)
     mixed = c * c if settings.output == "full" else c
     pairs = float(sizes.n) * sizes.m
@@ -175,7 +176,9 @@ def _estimates(model: Model, settings: Settings, sizes: Sizes, cost: Cost, room:
     kept = 2 * sizes.down * signals
     columns = int(min(COLUMNS, max(room - kept, 0) // column))
     flops = sizes.m * c * 2 * cost.flops * (1 + sizes.n)
-    found.append(Estimate("vector_products", flops, kept + max(columns, 1) * column, kept + column, columns, False))
+    found.append(
+        MethodEstimate("vector_products", flops, kept + max(columns, 1) * column, kept + column, columns, False)
+    )
     if network_of(model) is not None:
         weights = [layer["weight"].shape for layer in model.params if layer]
         inner = sum(w[0] for w in weights[:-1])
@@ -187,20 +190,20 @@ def _estimates(model: Model, settings: Settings, sizes: Sizes, cost: Cost, room:
 
 
 def _contraction(
-    method: str, sizes: Sizes, room: float, unit: float, passing: float, once: float, pairs: float
-) -> Estimate:
+    method: str, sizes: PairSizes, room: float, unit: float, passing: float, once: float, pairs: float
+) -> MethodEstimate:
     """Estimate: a row's factors take `unit` bytes (`passing` while made) and `once` flops; `pairs` flops in all."""
     block = max(sizes.down, sizes.across)
     least = (COPIES + 1) * unit + passing
     all_kept = sizes.kept * unit + block * ((COPIES - 1) * unit + passing)
     if all_kept <= room:
-        return Estimate(method, sizes.rows * once + pairs, all_kept, min(least, all_kept), block, True)
+        return MethodEstimate(method, sizes.rows * once + pairs, all_kept, min(least, all_kept), block, True)
     rows = int(min(block, max(room, 0) // least))
     again = math.ceil(sizes.n / max(rows, 1))
-    return Estimate(method, (sizes.n + again * sizes.m) * once + pairs, max(rows, 1) * least, least, rows, False)
+    return MethodEstimate(method, (sizes.n + again * sizes.m) * once + pairs, max(rows, 1) * least, least, rows, False)
 
 
-def pairs_of(model: Model, settings: Settings, found: ContractionPlan) -> PairKernel:
+def pairs_of(model: Model, settings: KernelSettings, found: ContractionPlan) -> PairKernel:
     """Return the two phases of the kernel by the method chosen."""
     chosen = found.chosen
     if chosen.method == "vector_products":

@@ -66,7 +66,7 @@ class VectorProducts(PairKernel):
 
 
 @jax.jit
-def pulled(model: Model, Y: Float[jax.Array, "k m d"], v: Float[jax.Array, "s k m c"]) -> Any:
+def pull(model: Model, Y: Float[jax.Array, "k m d"], v: Float[jax.Array, "s k m c"]) -> Any:
     """Compute sum_y v(y)^T df(y)/dtheta for s vectors, over k chunks of inputs: a pytree like params, with (s, ...)."""
 
     def add(total: Any, chunk: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
@@ -78,7 +78,7 @@ def pulled(model: Model, Y: Float[jax.Array, "k m d"], v: Float[jax.Array, "s k 
 
 
 @jax.jit
-def pushed(model: Model, X: Float[jax.Array, "k n d"], along: Any) -> Float[jax.Array, "s kn c"]:
+def push(model: Model, X: Float[jax.Array, "k n d"], along: Any) -> Float[jax.Array, "s kn c"]:
     """Compute the derivative of f(X) along s directions, over k chunks of inputs."""
 
     def chunk(x: jax.Array) -> jax.Array:

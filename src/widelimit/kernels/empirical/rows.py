@@ -38,14 +38,14 @@ CHUNK = 256
 
 
 class Probe(NamedTuple):
-    """The probe holds values at a few rows, (r, k): all rows together, each alone, and each alone but nudged."""
+    """The probe holds values at a few rows, (r, k): all rows together, each alone, and each alone but nudge."""
 
     together: np.ndarray
     alone: np.ndarray
-    nudged: np.ndarray
+    nudge: np.ndarray
 
 
-def chosen_rows(*inputs: Any) -> np.ndarray:
+def choose_rows(*inputs: Any) -> np.ndarray:
     """Choose up to `ROWS` different rows: the first, the furthest from it, the first that is neither.
 
     Where all rows are equal, others are made of them, of the same size; where they are traced, normal ones.
@@ -56,8 +56,8 @@ def chosen_rows(*inputs: Any) -> np.ndarray:
     first = np.asarray(inputs[0][:1])
     found = [first]
     for X in (np.asarray(X[:: max(1, len(X) // SEARCHED)]) for X in inputs):
-        apart = np.max(np.abs(X.reshape(len(X), -1) - first.reshape(1, -1)), axis=1)
-        order = [int(np.argmax(apart)), int(np.argmax(apart > 0))]
+        distance = np.max(np.abs(X.reshape(len(X), -1) - first.reshape(1, -1)), axis=1)
+        order = [int(np.argmax(distance)), int(np.argmax(distance > 0))]
         found += [X[i : i + 1] for i in order if all((X[i : i + 1] != row).any() for row in found)]
     while len(found) < 2:
         size = np.max(np.abs(first)) or 1
@@ -66,7 +66,7 @@ def chosen_rows(*inputs: Any) -> np.ndarray:
     return np.concatenate(found[:ROWS]).astype(np.result_type(*(X.dtype for X in inputs)), copy=False)
 
 
-def nudged(rows: np.ndarray) -> np.ndarray:
+def nudge(rows: np.ndarray) -> np.ndarray:
     """Move the rows by `NUDGE` eps, up and down in turn."""
     signs = np.resize([1, -1], rows.shape)
     return np.asarray(rows * (1 + NUDGE * np.finfo(rows.dtype).eps * signs), rows.dtype)
@@ -130,7 +130,7 @@ def check_rows(f: Model, *inputs: Any) -> None:
     shown = (structure, forms)
     if shown in _passed:
         return
-    _compare(f, chosen_rows(*inputs))
+    _compare(f, choose_rows(*inputs))
     _passed[shown] = None
     if len(_passed) > REMEMBERED:
         _passed.pop(next(iter(_passed)), None)
@@ -140,7 +140,7 @@ def _compare(f: Model, rows: np.ndarray) -> None:
     wide, exact = arithmetic(_wide(f, rows)), jax.default_matmul_precision("highest")
     with wide, exact, jax.ensure_compile_time_eval():  # inside of a trace, too
         shapes = _shapes(f, rows)
-        found = _probe(f, _direction(f), jnp.asarray(rows), jnp.asarray(nudged(rows)))
+        found = _probe(f, _direction(f), jnp.asarray(rows), jnp.asarray(nudge(rows)))
         dtype = jnp.result_type(*jax.tree.leaves(shapes))
     value, slope = zip(*(np.split(np.asarray(part), 2, axis=1) for part in found), strict=True)
     for kind in (value, slope):  # each by its own size

@@ -39,7 +39,7 @@ ONE_THREAD = 3000
 @final
 @dataclass(frozen=True)
 class ModelScores:
-    """A row is one model: its scores on each fold."""
+    """This row of a comparison holds one model's scores on each fold."""
 
     model: str
     scores: dict[str, np.ndarray]
@@ -106,7 +106,7 @@ def row_document(row: ModelScores) -> dict[str, Any]:
 
 
 def splits(table: TargetTable, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return training and test rows of each fold; of classes, an equal share in each.
+    """Return training and test rows of each fold; classes have an equal share in each fold.
 
     Raises:
         ValueError: fewer rows than folds; a class with one row, which models of one fold never see; one class.
@@ -154,7 +154,7 @@ def models(table: TargetTable, given: Mapping[str, Any], *, costly: bool) -> tup
 @final
 @dataclass(frozen=True)
 class SplitData:
-    """The data of a comparison: what models see of each split, and what they are scored against."""
+    """The data of a comparison are what models see of each split, and what they are scored against."""
 
     task: str
     target: np.ndarray
@@ -228,7 +228,7 @@ def run(
 @final
 @dataclass(frozen=True)
 class ModelRecord:
-    """The record holds what is known of a model while folds are computed."""
+    """The record collects a model's scores while folds are computed."""
 
     scores: list[dict[str, float]]
     seconds: list[float]
@@ -265,8 +265,4 @@ def score(predicted: GaussianPrediction | ClassPrediction, truth: np.ndarray) ->
             "coverage_95": scores.set_coverage(log_p, truth),
             "set_size": scores.mean_set_size(log_p),
         }
-    return {
-        "rmse": scores.rmse(predicted.mean, truth),
-        "nlpd": scores.gaussian_nlpd(predicted.mean, predicted.deviation, truth),
-        "coverage_95": scores.interval_coverage(predicted.mean, predicted.deviation, truth),
-    }
+    return scores.gaussian_scores(predicted.mean, predicted.deviation, truth)

@@ -2,7 +2,7 @@
 
 JAX reads and writes a folder, as whole as the disk and other processes leave it, and warns of damaged entries. So every
 run has a folder of its own, of links to the entries whose checksum is right; at its end what it has compiled takes its
-place in the store by a rename. Nothing here imports JAX: variables of the environment say the folder.
+place in the store by a rename. Nothing here imports JAX: environment variables name the folder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SETTINGS = {
 }
 """Short programs are kept too."""
 MOST_BYTES = 32 * 2**20
-"""The entries beyond it that were longest of no use are removed."""
+"""The entries beyond it that were unused for longest are removed."""
 STALE = 24 * 3600.0
 """Seconds after which the folder of a run that never ended is removed."""
 STORE, RUNS, ENTRY = "store", "run-", "-cache"
@@ -49,7 +49,7 @@ class CachePlace:
     """Why there, or why not."""
 
     def entries(self) -> list[Path]:
-        """The entries of the store, the one that was longest of no use first."""
+        """Return the entries of the store, the one that was unused for longest first."""
         return _by_age(self.folder / STORE) if self.folder else []
 
     def document(self) -> dict[str, str | int]:
@@ -156,7 +156,7 @@ def current_place() -> CachePlace:
 
 
 def _link(entry: Path, run: Path) -> None:
-    """Give the run an entry; one whose bytes have changed is removed."""
+    """Link an entry into the run's folder; an entry whose bytes have changed is removed."""
     checksum, _, name = entry.name.partition("-")
     with suppress(OSError):  # another process may have removed it
         if f"{zlib.crc32(entry.read_bytes()):08x}" != checksum or (run / name).exists():
@@ -166,7 +166,7 @@ def _link(entry: Path, run: Path) -> None:
             os.link(entry, run / name)
         except OSError:  # a disk without links
             shutil.copyfile(entry, run / name)
-        os.utime(run / name, ns=(0, entry.stat().st_mtime_ns))  # its time of access, later, tells that JAX has read it
+        os.utime(run / name, ns=(0, entry.stat().st_mtime_ns))  # a later time of access shows that JAX has read it
 
 
 def _remove_stale(folder: Path) -> None:

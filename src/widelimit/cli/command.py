@@ -11,7 +11,7 @@ from typer._click.core import Context
 from typer._click.exceptions import UsageError
 from typer.core import TyperCommand
 
-from widelimit.cli import compiled, interruption
+from widelimit.cli import interruption, program_cache
 from widelimit.cli.reporting import note
 
 
@@ -32,9 +32,9 @@ class Command(TyperCommand):
         """Run the command; in a process of its own with the cache of compiled programs."""
         if interruption.owns_process():
             try:
-                run = compiled.use(off=bool(ctx.find_root().params.get("no_cache")))
+                run = program_cache.use(off=bool(ctx.find_root().params.get("no_cache")))
             except OSError as error:  # a cache is not worth an error
-                note(compiled.note_refusal(error), quiet=bool(ctx.params.get("quiet")))
+                note(program_cache.note_refusal(error), quiet=bool(ctx.params.get("quiet")))
             else:
                 interruption.at_end(partial(_end, run))
         return TyperCommand.invoke(self, ctx)
@@ -43,4 +43,4 @@ class Command(TyperCommand):
 def _end(run: Path | None, done: bool) -> None:
     """Keep what the run has compiled, or leave no trace of it."""
     if run is not None:
-        (compiled.publish if done else compiled.discard)(run)
+        (program_cache.publish if done else program_cache.discard)(run)

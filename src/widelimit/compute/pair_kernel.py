@@ -1,0 +1,47 @@
+"""Matrices are computed of kernels in two phases: every input is encoded once, then a pure function sees pairs."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import jax
+
+from widelimit.compute import plan
+
+Features = Any
+
+
+class PairKernel(abc.ABC):
+    """A pytree has the two phases of a kernel, as pure JAX functions."""
+
+    @property
+    def parts(self) -> tuple[PairKernel, ...]:
+        """Return the kernels that this one is made of, whose features it holds."""
+        return ()
+
+    @property
+    def traceable(self) -> bool:
+        """`encode` may be compiled: no function of the user's that knows only NumPy is in it."""
+        return all(part.traceable for part in self.parts)
+
+    def numbers_per_input(self, d: int) -> int:
+        """Return the numbers that `encode` makes of an input with d features: plans and refusals follow from it."""
+        return sum(part.numbers_per_input(d) for part in self.parts) or d + plan.BESIDE
+
+    @property
+    def numbers_per_pair(self) -> int:
+        """Return the numbers that a pair takes while its value is computed."""
+        return max((part.numbers_per_pair for part in self.parts), default=1)
+
+    @abc.abstractmethod
+    def encode(self, X: jax.Array) -> Features:
+        """Compute the data of single inputs that pairs need, (n, d) -> pytree of arrays (n, ..)."""
+
+    @abc.abstractmethod
+    def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
+        """Compute a block of the kernel, (n, m); with `same`, x is y: values on the diagonal are of no use then."""
+
+    @abc.abstractmethod
+    def diagonal(self, x: Features) -> jax.Array:
+        """Compute the kernel of each input with itself, (n,)."""
