@@ -139,12 +139,17 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
         standard = preparation.standardise(self._targets(y), weights)[0]
         if not standard.any():
+            self._set_design(self._designs()[0])
             return None
         chosen = choose_scaled(
             self._designs(), self.inputs_(X), standard, weights, self.noise, objective, bool(self.verbose)
         )
         self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
+        self._set_design(chosen.design)
         return chosen
+
+    def _set_design(self, design: Design) -> None:
+        """Keep what is chosen of the network beyond its scales; nothing, if the parameters say all."""
 
     def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice:
         """Choose network, noise and scales for standardised targets, by `hyperparameters`."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any, final
 
-import numpy as np
-
 from widelimit import validation
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Design, HyperparameterChoice, Kind
+from widelimit.estimators.networks import Design, Kind
 from widelimit.estimators.parameters import WideParameters, estimator
 from widelimit.estimators.regressors import KernelRegressor
 from widelimit.inference.scaled_evidence import Family
@@ -49,11 +47,8 @@ class WideEstimator(WideParameters, KernelEstimator):
     def _designs(self) -> list[Design]:
         return [Design(f.kind, f.depth, f.activation, self.weight_std, self.bias_std) for f in self._families()]
 
-    def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
-        chosen = KernelEstimator._choose_scaled(self, X, y, weights)
-        design = chosen.design if chosen else self._designs()[0]
+    def _set_design(self, design: Design) -> None:
         self.family_ = Family(design.kind, design.activation, design.depth)
-        return chosen
 
     def _architecture_state(self) -> ModelState:
         family = vars(self).get("family_")

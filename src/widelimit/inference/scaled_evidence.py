@@ -163,7 +163,8 @@ class Coordinates(NamedTuple):
     noise: jax.Array
 
 
-OTHERS = len(Coordinates._fields) - 1
+OTHERS = 4
+"""Coordinates beside the scales."""
 
 
 def coordinates(z: jax.Array) -> Coordinates:
