@@ -124,8 +124,8 @@ def _cut(features: Features, n: int, count: int) -> Features:
                 f"{leaf.shape} for {n} inputs. Move the axis of the inputs: jnp.moveaxis(array, axis, 0)."
             )
         if leaf.ndim <= POINTS:
-            return leaf.reshape(count, -1, *leaf.shape[1:])
-        return jnp.moveaxis(jnp.moveaxis(leaf, 0, -1).reshape(*leaf.shape[1:], count, -1), -2, 0)
+            return leaf.reshape(count, n // count, *leaf.shape[1:])
+        return jnp.moveaxis(jnp.moveaxis(leaf, 0, -1).reshape(*leaf.shape[1:], count, n // count), -2, 0)
 
     return jax.tree.map(cut, features)
 
@@ -190,8 +190,10 @@ def _patch(block: EncodedBlock) -> int:
     return len(block.diagonal) // len(jax.tree.leaves(block.patches)[0])
 
 
-def _rectangle(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
+def _tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
     """Compute the tile of two blocks of rows: (rows of x that count, rows of y that count)."""
+    if x is y:
+        return _square(kernel, x)
     used = [-(-block.used // _patch(block)) for block in (x, y)]
     pairs = [(s, t) for s in range(used[0]) for t in range(used[1])]
     return _compute_pairs(kernel, x, y, pairs, same=False)[: x.used, : y.used]
@@ -258,27 +260,21 @@ def compute(
     A symmetric plan takes X for Y. `progress(done, total)` is called in this thread after each tile. An exception, of
     `write` or by Ctrl-C, ends the work within a tile.
     """
+    # Threads would take longer to start than a small matrix takes.
+    alone = plan.count == 1
 
-    def encoded(data: np.ndarray, blocks: Sequence[int], run: Callable[..., Any] = map) -> dict[int, EncodedBlock]:
-        return dict(
-            zip(blocks, run(lambda i: _encode_block(kernel, data[plan.rows(i)], plan.edge), blocks), strict=True)
-        )
+    def encoded(data: np.ndarray, blocks: Sequence[int]) -> dict[int, EncodedBlock]:
+        found = (map if alone else pool.map)(lambda i: _encode_block(kernel, data[plan.rows(i)], plan.edge), blocks)
+        return dict(zip(blocks, found, strict=True))
 
     def work(task: tuple[int, int]) -> None:
         i, j = task
         compiled()
         with arithmetic(X.dtype == np.float64):
-            same = plan.symmetric and i == j
-            write(i, j, _square(kernel, columns[j]) if same else _rectangle(kernel, rows[i], columns[j]))
+            write(i, j, _tile_of(kernel, rows[i], columns[j]))
 
-    if plan.count == 1:  # threads would take longer to start than a small matrix takes
-        if required(0, 0):
-            compiled, columns = _ahead(kernel, plan.edge, X.shape[1], X.dtype), encoded(Y, [0])
-            rows = columns if plan.symmetric else encoded(X, [0])
-            work((0, 0))
-            progress(1, 1)
-        return
-    done, left = 0, -1
+    done = 0
+    columns: dict[int, EncodedBlock] = {}
     with ThreadPoolExecutor(plan.workers) as pool:
         for row_range, column_range, tiles in plan.groups():
             todo = [task for task in tiles if required(*task)]
@@ -286,12 +282,11 @@ def compute(
             if not todo:
                 continue
             compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
-            if column_range.start != left:
-                left = column_range.start
-                columns = encoded(Y, column_range, pool.map)
+            if column_range.start not in columns:
+                columns = encoded(Y, column_range)
             known = columns if plan.symmetric else {}
-            rows = known | encoded(X, [i for i in row_range if i not in known], pool.map)
-            for _ in run_in_pool(pool, work, todo):
+            rows = known | encoded(X, [i for i in row_range if i not in known])
+            for _ in map(work, todo) if alone else run_in_pool(pool, work, todo):
                 done += 1
                 progress(done, plan.count)
 
@@ -307,42 +302,40 @@ def plan_of(
 
 def gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], None] = silent) -> np.ndarray:
     """Compute K(X, X): one triangle of tiles, the other its mirror; the diagonal is `diagonal`'s, to the bit."""
-    return _gram(kernel, X, mirrored=True, progress=progress)
+    return _matrix(kernel, X, X, symmetric=True, mirrored=True, progress=progress)
 
 
 def lower_gram(kernel: PairKernel, X: np.ndarray, *, progress: Callable[[int, int], None] = silent) -> np.ndarray:
     """Compute the lower triangle of `gram` in an (n, n) array: what is above the diagonal is undefined."""
-    return _gram(kernel, X, mirrored=False, progress=progress)
+    return _matrix(kernel, X, X, symmetric=True, mirrored=False, progress=progress)
+
+
+def cross(
+    kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, progress: Callable[[int, int], None] = silent
+) -> np.ndarray:
+    """Compute K(X, Y)."""
+    return _matrix(kernel, X, Y, symmetric=False, mirrored=False, progress=progress)
 
 
 @outside
-def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, progress: Callable[[int, int], None]) -> np.ndarray:
-    n, d = X.shape
-    require(n, n, X.dtype)
-    plan = plan_of(kernel, n, n, d, X.dtype, symmetric=True)
-    out = np.empty((n, n), X.dtype)
+def _matrix(
+    kernel: PairKernel,
+    X: np.ndarray,
+    Y: np.ndarray,
+    *,
+    symmetric: bool,
+    mirrored: bool,
+    progress: Callable[[int, int], None],
+) -> np.ndarray:
+    (n, d), m = X.shape, len(Y)
+    require(n, m, X.dtype)
+    plan = plan_of(kernel, n, m, d, X.dtype, symmetric=symmetric)
+    out = np.empty((n, m), X.dtype)
 
     def write(i: int, j: int, tile: np.ndarray) -> None:
         out[plan.rows(i), plan.rows(j)] = tile
         if mirrored and i != j:
             mirror(tile, out[plan.rows(j), plan.rows(i)])
-
-    compute(kernel, X, X, plan, write, progress=progress)
-    return out
-
-
-@outside
-def cross(
-    kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, progress: Callable[[int, int], None] = silent
-) -> np.ndarray:
-    """Compute K(X, Y)."""
-    (n, d), m = X.shape, len(Y)
-    require(n, m, X.dtype)
-    plan = plan_of(kernel, n, m, d, X.dtype, symmetric=False)
-    out = np.empty((n, m), X.dtype)
-
-    def write(i: int, j: int, tile: np.ndarray) -> None:
-        out[plan.rows(i), plan.rows(j)] = tile
 
     compute(kernel, X, Y, plan, write, progress=progress)
     return out
