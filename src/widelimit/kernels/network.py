@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import jax
@@ -66,7 +66,7 @@ def _tabulated(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     if not net.rtol(dtype):
         return kernel
     edge = tile_edge(max(map(len, inputs))) if small else 0
-    return type(kernel)(_network_for(_identified(net), low, high, dtype.name, edge))
+    return replace(kernel, net=_network_for(_identified(net), low, high, dtype.name, edge))  # type: ignore[type-var]
 
 
 @final
