@@ -34,7 +34,8 @@ def pytree(cls: type[T]) -> type[T]:
     Raises:
         TypeError: not a dataclass.
     """
-    if not (isinstance(cls, type) and is_dataclass(cls)):
+    given: Any = cls
+    if not (isinstance(given, type) and is_dataclass(given)):
         raise TypeError(f"cls must be a dataclass, got {cls!r:.80}: write @wl.pytree above @dataclass(frozen=True).")
     static = [f.name for f in fields(cls) if f.metadata.get("static")]
     children = [f.name for f in fields(cls) if not f.metadata.get("static")]
