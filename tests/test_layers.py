@@ -8,7 +8,7 @@ import pytest
 
 from cases import LAYERS
 from widelimit.architecture.layers import PairState
-from widelimit.signals import Variance, correlation_from_rho, scaled
+from widelimit.signals import Correlation, Variance, correlation_from_rho, scaled, sum_signals
 
 EPS = np.finfo(np.float64).eps
 RHO = np.array([-1.0, -0.4, 0.0, 0.5, 1.0])
@@ -58,3 +58,22 @@ def test_the_finite_map_has_the_moments_of_the_infinite_one(name):
     expected = mapped(layer)[1, 3]
     assert abs(products.mean() - expected) < 4.5 * error
     assert abs(products.mean() - 2 * expected) > 4.5 * error
+
+
+def test_sums_of_independent_signals():
+    """Vectors in orthogonal planes at known angles, and one both share: the law is |x -+ y|^2/2 of their sums."""
+    angles, a = [1e-9, 2e-8, 1e-9], np.array([0.3, 0.5, 0.4, 0.1])
+    b = a * (1 + 1e-9 * np.arange(4))
+    with mp.workdps(40):
+        planes = zip(map(mp.mpf, a), map(mp.mpf, b), map(mp.mpf, [*angles, 0.0]), strict=True)
+        pairs = [((s, mp.mpf(0)), (t * mp.cos(angle), t * mp.sin(angle))) for s, t, angle in planes]
+        exact = [
+            float(sum((u + sign * v) ** 2 for x, y in pairs for u, v in zip(x, y, strict=True)) / 2) for sign in (-1, 1)
+        ]
+    with jax.enable_x64(True):
+        known = [Correlation(jnp.asarray(2 * np.sin(t / 2) ** 2), jnp.asarray(2 * np.cos(t / 2) ** 2)) for t in angles]
+        found = np.array(sum_signals(list(jnp.asarray(a)), list(jnp.asarray(b)), known))
+        same = np.array(sum_signals(list(jnp.asarray(a)), list(jnp.asarray(a)), known))
+    # b is right to eps, its difference from a to eps/1e-9
+    assert (np.abs(found - exact) <= [1e-6 * exact[0], 8 * EPS * exact[1]]).all()
+    assert abs(same[0] - exact[0]) > 1e-3 * exact[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -34,10 +34,12 @@ def pytree(cls: type[T]) -> type[T]:
     Raises:
         TypeError: not a dataclass.
     """
-    if not (isinstance(cls, type) and is_dataclass(cls)):
+    given: Any = cls
+    if not (isinstance(given, type) and is_dataclass(given)):
         raise TypeError(f"cls must be a dataclass, got {cls!r:.80}: write @wl.pytree above @dataclass(frozen=True).")
-    static = [f.name for f in fields(cls) if f.metadata.get("static")]
-    children = [f.name for f in fields(cls) if not f.metadata.get("static")]
+    entries = fields(cast("Any", cls))
+    static = [f.name for f in entries if f.metadata.get("static")]
+    children = [f.name for f in entries if not f.metadata.get("static")]
 
     def flatten(value: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return tuple(getattr(value, name) for name in children), (cls, *(getattr(value, name) for name in static))

@@ -125,8 +125,8 @@ def _cut(features: Features, n: int, count: int) -> Features:
                 f"{leaf.shape} for {n} inputs. Move the axis of the inputs: jnp.moveaxis(array, axis, 0)."
             )
         if leaf.ndim <= POINTS:
-            return leaf.reshape(count, -1, *leaf.shape[1:])
-        return jnp.moveaxis(jnp.moveaxis(leaf, 0, -1).reshape(*leaf.shape[1:], count, -1), -2, 0)
+            return leaf.reshape(count, n // count, *leaf.shape[1:])
+        return jnp.moveaxis(jnp.moveaxis(leaf, 0, -1).reshape(*leaf.shape[1:], count, n // count), -2, 0)
 
     return jax.tree.map(cut, features)
 
@@ -191,8 +191,10 @@ def _patch(block: EncodedBlock) -> int:
     return len(block.diagonal) // len(jax.tree.leaves(block.patches)[0])
 
 
-def _rectangle(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
+def _tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
     """Compute the tile of two blocks of rows: (rows of x that count, rows of y that count)."""
+    if x is y:
+        return _square(kernel, x)
     used = [-(-block.used // _patch(block)) for block in (x, y)]
     pairs = [(s, t) for s in range(used[0]) for t in range(used[1])]
     return _compute_pairs(kernel, x, y, pairs, same=False)[: x.used, : y.used]
@@ -240,20 +242,6 @@ def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[Item], None], items: I
             future.cancel()
 
 
-Blocks = dict[int, EncodedBlock]
-
-
-def _encode_blocks(
-    kernel: PairKernel, data: np.ndarray, plan: TilePlan, blocks: Sequence[int], run: Callable[..., Any] = map
-) -> Blocks:
-    return dict(zip(blocks, run(lambda i: _encode_block(kernel, data[plan.rows(i)], plan.edge), blocks), strict=True))
-
-
-def _compute_tile(kernel: PairKernel, plan: TilePlan, rows: Blocks, columns: Blocks, i: int, j: int) -> np.ndarray:
-    with arithmetic(columns[j].diagonal.dtype == np.float64):
-        return _square(kernel, columns[j]) if plan.symmetric and i == j else _rectangle(kernel, rows[i], columns[j])
-
-
 def compute(
     kernel: PairKernel,
     X: np.ndarray,
@@ -269,20 +257,21 @@ def compute(
     A symmetric plan takes X for Y. `report` is called in this thread after each tile. An exception, of
     `write` or by Ctrl-C, ends the work within a tile.
     """
-    if plan.count == 1:  # threads would take longer to start than a small matrix takes
-        if required(0, 0):
-            compiled, columns = _ahead(kernel, plan.edge, X.shape[1], X.dtype), _encode_blocks(kernel, Y, plan, [0])
-            rows = columns if plan.symmetric else _encode_blocks(kernel, X, plan, [0])
-            compiled()
-            write(0, 0, _compute_tile(kernel, plan, rows, columns, 0, 0))
-            report(KERNEL, 1, 1)
-        return
+    # Threads would take longer to start than a small matrix takes.
+    alone = plan.count == 1
+
+    def encoded(data: np.ndarray, blocks: Sequence[int]) -> dict[int, EncodedBlock]:
+        found = (map if alone else pool.map)(lambda i: _encode_block(kernel, data[plan.rows(i)], plan.edge), blocks)
+        return dict(zip(blocks, found, strict=True))
 
     def work(task: tuple[int, int]) -> None:
+        i, j = task
         compiled()
-        write(*task, _compute_tile(kernel, plan, rows, columns, *task))
+        with arithmetic(X.dtype == np.float64):
+            write(i, j, _tile_of(kernel, rows[i], columns[j]))
 
-    done, left = 0, -1
+    done = 0
+    columns: dict[int, EncodedBlock] = {}
     with ThreadPoolExecutor(plan.workers) as pool:
         for row_range, column_range, tiles in plan.groups():
             todo = [task for task in tiles if required(*task)]
@@ -290,12 +279,11 @@ def compute(
             if not todo:
                 continue
             compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
-            if column_range.start != left:
-                left = column_range.start
-                columns = _encode_blocks(kernel, Y, plan, column_range, pool.map)
+            if column_range.start not in columns:
+                columns = encoded(Y, column_range)
             known = columns if plan.symmetric else {}
-            rows = known | _encode_blocks(kernel, X, plan, [i for i in row_range if i not in known], pool.map)
-            for _ in run_in_pool(pool, work, todo):
+            rows = known | encoded(X, [i for i in row_range if i not in known])
+            for _ in map(work, todo) if alone else run_in_pool(pool, work, todo):
                 done += 1
                 report(KERNEL, done, plan.count)
 
@@ -311,40 +299,38 @@ def plan_of(
 
 def gram(kernel: PairKernel, X: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
     """Compute K(X, X): one triangle of tiles, the other its mirror; the diagonal is `diagonal`'s, to the bit."""
-    return _gram(kernel, X, mirrored=True, report=report)
+    return _matrix(kernel, X, X, symmetric=True, mirrored=True, report=report)
 
 
 def lower_gram(kernel: PairKernel, X: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
     """Compute the lower triangle of `gram` in an (n, n) array: what is above the diagonal is undefined."""
-    return _gram(kernel, X, mirrored=False, report=report)
+    return _matrix(kernel, X, X, symmetric=True, mirrored=False, report=report)
+
+
+def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
+    """Compute K(X, Y)."""
+    return _matrix(kernel, X, Y, symmetric=False, mirrored=False, report=report)
 
 
 @outside
-def _gram(kernel: PairKernel, X: np.ndarray, *, mirrored: bool, report: Report) -> np.ndarray:
-    n, d = X.shape
-    require(n, n, X.dtype)
-    plan = plan_of(kernel, n, n, d, X.dtype, symmetric=True)
-    out = np.empty((n, n), X.dtype)
+def _matrix(
+    kernel: PairKernel,
+    X: np.ndarray,
+    Y: np.ndarray,
+    *,
+    symmetric: bool,
+    mirrored: bool,
+    report: Report,
+) -> np.ndarray:
+    (n, d), m = X.shape, len(Y)
+    require(n, m, X.dtype)
+    plan = plan_of(kernel, n, m, d, X.dtype, symmetric=symmetric)
+    out = np.empty((n, m), X.dtype)
 
     def write(i: int, j: int, tile: np.ndarray) -> None:
         out[plan.rows(i), plan.rows(j)] = tile
         if mirrored and i != j:
             mirror(tile, out[plan.rows(j), plan.rows(i)])
-
-    compute(kernel, X, X, plan, write, report=report)
-    return out
-
-
-@outside
-def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
-    """Compute K(X, Y)."""
-    (n, d), m = X.shape, len(Y)
-    require(n, m, X.dtype)
-    plan = plan_of(kernel, n, m, d, X.dtype, symmetric=False)
-    out = np.empty((n, m), X.dtype)
-
-    def write(i: int, j: int, tile: np.ndarray) -> None:
-        out[plan.rows(i), plan.rows(j)] = tile
 
     compute(kernel, X, Y, plan, write, report=report)
     return out

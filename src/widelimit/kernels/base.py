@@ -109,11 +109,8 @@ class Kernel(tiles.PairKernel, abc.ABC):
             )
 
 
-@final
-@pytree
-@dataclass(frozen=True)
-class Sum(Kernel):
-    """K(x, x') + K'(x, x') is the covariance of a sum of independent processes; made by k1 + k2."""
+class _TwoKernels(Kernel, abc.ABC):
+    """The kernel is made of two."""
 
     left: tiles.PairKernel
     right: tiles.PairKernel
@@ -123,10 +120,20 @@ class Sum(Kernel):
         return self.left, self.right
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
-        return Sum(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
+        return type(self)(*(_prepared(part, *inputs) for part in self.parts))
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         return self.left.encode(X), self.right.encode(X)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Sum(_TwoKernels):
+    """K(x, x') + K'(x, x') is the covariance of a sum of independent processes; made by k1 + k2."""
+
+    left: tiles.PairKernel
+    right: tiles.PairKernel
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return self.left.pairwise(x[0], y[0], same=same) + self.right.pairwise(x[1], y[1], same=same)
@@ -138,21 +145,11 @@ class Sum(Kernel):
 @final
 @pytree
 @dataclass(frozen=True)
-class Product(Kernel):
+class Product(_TwoKernels):
     """K(x, x') K'(x, x') is positive semi-definite by Schur's product theorem; made by k1 * k2."""
 
     left: tiles.PairKernel
     right: tiles.PairKernel
-
-    @property
-    def parts(self) -> tuple[tiles.PairKernel, ...]:
-        return self.left, self.right
-
-    def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
-        return Product(_prepared(self.left, *inputs), _prepared(self.right, *inputs))
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> Any:
-        return self.left.encode(X), self.right.encode(X)
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return self.left.pairwise(x[0], y[0], same=same) * self.right.pairwise(x[1], y[1], same=same)

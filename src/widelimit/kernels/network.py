@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,7 @@ EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
 
 
-def _prepared(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
+def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
 
     Under a trace nothing is known of the inputs, and nothing prepared.
@@ -51,7 +52,7 @@ def _prepared(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
         return _tabulated(kernel, inputs)
 
 
-def _tabulated(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
+def _tabulated(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     net = kernel.net
     dtype = inputs[0].dtype
     deviations = np.concatenate([net.first.deviations(np.asarray(X)) for X in inputs])
@@ -65,7 +66,7 @@ def _tabulated(kernel: NNGP | NTK, inputs: tuple[Array, ...]) -> PairKernel:
     if not net.rtol(dtype):
         return kernel
     edge = tile_edge(max(map(len, inputs))) if small else 0
-    return replace(kernel, net=_network_for(_identified(net), low, high, dtype.name, edge))
+    return replace(kernel, net=_network_for(_identified(net), low, high, dtype.name, edge))  # type: ignore[type-var]
 
 
 @final
@@ -94,11 +95,8 @@ def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: in
     return ready.in_few_shapes(np.dtype(dtype), edge) if edge else ready
 
 
-@final
-@pytree
-@dataclass(frozen=True)
-class NNGP(Kernel):
-    """Sigma^L(x, x') is the covariance of the outputs of an infinitely wide network at initialisation."""
+class _NetworkKernel(Kernel, abc.ABC):
+    """The kernels of a network differ in what they read of the recursion."""
 
     net: Network
 
@@ -111,6 +109,15 @@ class NNGP(Kernel):
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class NNGP(_NetworkKernel):
+    """Sigma^L(x, x') is the covariance of the outputs of an infinitely wide network at initialisation."""
+
+    net: Network
 
     def pairwise(
         self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
@@ -124,20 +131,10 @@ class NNGP(Kernel):
 @final
 @pytree
 @dataclass(frozen=True)
-class NTK(Kernel):
+class NTK(_NetworkKernel):
     """Theta^L(x, x') = lim <grad_theta f(x), grad_theta f(x')>, which gradient descent sees at infinite width."""
 
     net: Network
-
-    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        with lenient():
-            return _prepared(self, inputs)
-
-    def numbers_per_input(self, d: int) -> int:
-        return d + BESIDE + self.net.numbers_per_input
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
-        return _encode(self.net, X)
 
     def pairwise(
         self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False

@@ -20,12 +20,11 @@ from widelimit.activations.tabulated.lookup import (
     by_rows,
     correlate_by_table,
     look_up,
-    slope_with_itself,
 )
 from widelimit.activations.tabulated.tables import Table, error_target, half_octaves
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance
+from widelimit.signals import Correlation, Variance, correlation_with_itself
 
 LARGEST_DEGREE = 2
 
@@ -129,7 +128,9 @@ class PiecewisePolynomial(Activation):
         return look_up(self.table, signal) if self.table else self.closed.encode(signal)
 
     def itself(self, x: Any, correlation: Correlation) -> tuple[Correlation, jax.Array]:
-        return slope_with_itself(x, correlation) if self.table else self.correlate(x, x, correlation)
+        if self.table:
+            return correlation_with_itself(correlation.one_minus), x.itself
+        return self.correlate(x, x, correlation)
 
     def correlate(self, x: Any, y: Any, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         if self.table:

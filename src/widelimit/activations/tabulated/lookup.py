@@ -17,7 +17,7 @@ from widelimit.activations.tabulated.coincident import CoincidentMemo, coinciden
 from widelimit.activations.tabulated.expansions import PLACES, ExpansionMemo, contract, expansion_memo
 from widelimit.activations.tabulated.moments import with_growth
 from widelimit.activations.tabulated.tables import OWN_TERMS, Part, Table, polynomials
-from widelimit.signals import Correlation, Variance, correlation_from_gap, correlation_with_itself, with_sign
+from widelimit.signals import Correlation, Variance, correlation_from_gap, with_sign
 
 ROWS = 8
 """Rows of a series at once: with 128 columns their intermediate arrays stay in a core's cache; one row is too short."""
@@ -107,11 +107,6 @@ def correlate_by_table(
     """
     pairs = functools.partial(pair_map, table.cast(correlation.one_minus.dtype))
     return by_rows(pairs if remember else jax.checkpoint(pairs, prevent_cse=False), x, y, correlation)
-
-
-def slope_with_itself(x: TableMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
-    """Compute `Activation.itself` by a table."""
-    return correlation_with_itself(correlation.one_minus), x.itself
 
 
 def _of_chunks(

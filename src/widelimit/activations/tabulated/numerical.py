@@ -13,13 +13,13 @@ import numpy as np
 from widelimit import validation
 from widelimit.activations.base import USUAL_MEMO, Activation
 from widelimit.activations.tabulated import fixed_lengths, tables
-from widelimit.activations.tabulated.lookup import TableMemo, correlate_by_table, look_up, slope_with_itself
+from widelimit.activations.tabulated.lookup import TableMemo, correlate_by_table, look_up
 from widelimit.activations.tabulated.moments import growth, order_at_zero, with_growth
 from widelimit.activations.tabulated.tables import Table
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, deviation_of
+from widelimit.signals import Correlation, Variance, correlation_with_itself, deviation_of
 
 LARGEST_TRACED = 8.0
 """Standard deviations of signals up to which tables serve under jit, grad and vmap, where inputs are not known."""
@@ -104,7 +104,7 @@ class Numerical(Activation):
         return look_up(self._ready(signal.value.dtype), signal)
 
     def itself(self, x: TableMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
-        return slope_with_itself(x, correlation)
+        return correlation_with_itself(correlation.one_minus), x.itself
 
     def correlate(self, x: TableMemo, y: TableMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         ready = self._ready(correlation.one_minus.dtype)
