@@ -99,10 +99,13 @@ SOLVING = {
     "noise": "not negative",
     "time": "time",
     "hyperparameters": "name",
+    "input_scales": "optional name",
     "solver": "name",
     "verbose": "flag",
 } | SETTINGS
 CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive"}
+FIXED = {"kernel": "nngp", "activation": "erf", "depth": 2}
+WIDE = {"kernel": "name", "activation": "name", "input_scales": "name"}
 REGRESSOR = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)
 CLASSIFIER = wl.NTKClassifier(depth=2).fit(X, Y > 0)
 FEATURES = wl.NTKFeatures(3).fit(X)
@@ -421,6 +424,8 @@ DOORS = {
     "NTKRegressor": Door(fitting(wl.NTKRegressor), {}, SOLVING | {"ensemble": "flag"}, fine=SEEDED),
     "NNGPClassifier": Door(fitting(wl.NNGPClassifier), {}, CLASSIFYING, fine=SEEDED),
     "NTKClassifier": Door(fitting(wl.NTKClassifier), {}, CLASSIFYING | {"ensemble": "flag"}, fine=SEEDED),
+    "WideRegressor": Door(fitting(wl.WideRegressor), FIXED, SOLVING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
+    "WideClassifier": Door(fitting(wl.WideClassifier), FIXED, CLASSIFYING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
     "NTKFeatures": Door(
         fitting(wl.NTKFeatures), {}, SETTINGS | {"n_components": "integer", "kernel": "name"}, fine=SEEDED
     ),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, final
+from typing import Any, final, get_args
 
 from widelimit import validation
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Design, Kind
-from widelimit.estimators.parameters import WideParameters, estimator
+from widelimit.estimators.parameters import Architecture, WideParameters, estimator
 from widelimit.estimators.regressors import KernelRegressor
-from widelimit.inference.scaled_evidence import Family
+from widelimit.inference.scaled_evidence import Activation, Family
 
 FAMILIES = (
     Family("nngp", "erf", 2),
@@ -37,7 +37,9 @@ class WideEstimator(WideParameters, KernelEstimator):
 
     def _families(self) -> list[Family]:
         """Return the families that agree with the parameters. Raises: TypeError, ValueError."""
-        if self.depth != "auto":
+        validation.choice("kernel", self.kernel, get_args(Architecture))
+        validation.choice("activation", self.activation, ("auto", *get_args(Activation)))
+        if not (isinstance(self.depth, str) and self.depth == "auto"):
             validation.integer("depth", self.depth, at_least=2)
         given = {"kind": self.kernel, "activation": self.activation, "depth": self.depth}
         values = ({"auto": sorted({getattr(f, k) for f in FAMILIES})}.get(v, [v]) for k, v in given.items())
