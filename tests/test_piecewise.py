@@ -117,7 +117,7 @@ def test_tables_are_the_closed_forms(name, low, high):
         with jax.enable_x64(True):
             correlation = correlation_from_gap(jnp.asarray(2 * np.sin(psi / 2) ** 2), jnp.asarray(np.arange(n) % 3 > 0))
             traces = [
-                activation.encode(Variance(jnp.asarray(v * v), jnp.zeros(n, jnp.int32)).normalised())[1] for v in (s, t)
+                activation.encode(Variance(jnp.asarray(v * v), jnp.zeros(n, jnp.int32)).normalise())[1] for v in (s, t)
             ]
             after, slope = activation.correlate(*traces, correlation)
             return np.asarray(after.one_minus), np.asarray(slope)
