@@ -210,7 +210,7 @@ def ends(dtype):
     near = np.where(near < np.finfo(dtype).tiny, 0, near).astype(dtype)
     exponents = [np.where(v > 0, np.round(np.log2(np.where(v > 0, v, 1))), 0).astype(np.int32) for v in (s, t)]
     values = [np.where(v > 0, (v / 2.0**e) ** 2, 0).astype(dtype) for v, e in zip((s, t), exponents, strict=True)]
-    return [Variance(jnp.asarray(v), jnp.asarray(e)).normalised() for v, e in zip(values, exponents, strict=True)], (
+    return [Variance(jnp.asarray(v), jnp.asarray(e)).normalise() for v, e in zip(values, exponents, strict=True)], (
         jnp.asarray(near),
         jnp.asarray(positive),
     )
@@ -260,7 +260,7 @@ def test_exponents_stay_integers_through_any_depth():
     with jax.enable_x64(True):
         for activation in (wl.Exp(), wl.Monomial(10), wl.RectifiedPower(3), wl.Polynomial((0.0, 1.0, 3.0))):
             for size in (1e3, 1e-3):
-                signal = Variance(jnp.asarray([size**2]), jnp.zeros(1, jnp.int32)).normalised()
+                signal = Variance(jnp.asarray([size**2]), jnp.zeros(1, jnp.int32)).normalise()
                 for _ in range(30):
                     signal, _ = activation.encode(signal)
                     assert abs(int(signal.exponent[0])) < 2**29

@@ -343,7 +343,7 @@ class Square(wl.Activation):
         return u**2
 
     def encode(self, signal):
-        return wl.Variance(3 * signal.value**2, 2 * signal.exponent).normalised(), ()
+        return wl.Variance(3 * signal.value**2, 2 * signal.exponent).normalise(), ()
 
     def correlate(self, x, y, correlation):
         one_minus = 2 / 3 * correlation.one_minus * correlation.one_plus

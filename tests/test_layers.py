@@ -19,7 +19,7 @@ TANGENT = 0.8
 def mapped(layer):
     """(q, c, q', Theta) after the layer, each (5,)."""
     with jax.enable_x64(True):
-        signals = [Variance(jnp.full(5, q), jnp.zeros(5, jnp.int32)).normalised() for q in (Q1, Q2)]
+        signals = [Variance(jnp.full(5, q), jnp.zeros(5, jnp.int32)).normalise() for q in (Q1, Q2)]
         (x, x_trace), (y, y_trace) = (layer.encode(signal) for signal in signals)
         state = PairState(correlation_from_rho(jnp.asarray(RHO)), jnp.full(5, TANGENT))
         after = layer.pair(x_trace, y_trace, state)

@@ -116,7 +116,7 @@ def test_tables_are_the_closed_forms(name, low, high):
 
     def through(activation):
         def correlate(gap, positive, *variances):
-            signals = [Variance(v, jnp.zeros(n, jnp.int32)).normalised() for v in variances]
+            signals = [Variance(v, jnp.zeros(n, jnp.int32)).normalise() for v in variances]
             traces = [activation.encode(signal)[1] for signal in signals]
             after, slope = activation.correlate(*traces, correlation_from_gap(gap, positive))
             return after.one_minus, slope

@@ -50,7 +50,7 @@ def panels(kinks: tuple[float, ...], largest: float) -> Panels:
     return Panels(tuple(sorted(ends)), tuple(kinks))
 
 
-def _merged(*groups: list[np.ndarray]) -> np.ndarray:
+def _merge(*groups: list[np.ndarray]) -> np.ndarray:
     """Return the sorted union of panel ends, along a new last axis."""
     ends = [np.clip(end, -REACH, REACH) for group in groups for end in group]
     return np.sort(np.stack(np.broadcast_arrays(*ends), axis=-1), axis=-1)
@@ -76,7 +76,7 @@ def _density_ends() -> list[float]:
 def normal_rule(deviation: np.ndarray, required: Panels) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes z and weights, (..., q): E[phi(s z)] = sum(weights * phi(s nodes)) for every deviation s."""
     own = [end / deviation for end in required.ends]
-    return _rule(_merged([np.full_like(deviation, end) for end in _density_ends()], own))
+    return _rule(_merge([np.full_like(deviation, end) for end in _density_ends()], own))
 
 
 def radial_rule(largest: float) -> tuple[np.ndarray, np.ndarray]:
@@ -102,9 +102,9 @@ def pair_sum(
     with np.errstate(over="ignore"):
         crossings = [(kink / largest_t + sigma * end) / line for kink in required.kinks for end in base]
         own = [end / largest_s for end in required.ends]
-        u, u_weights = _rule(_merged([np.asarray(end) for end in base], own, crossings), halved=halved)
+        u, u_weights = _rule(_merge([np.asarray(end) for end in base], own, crossings), halved=halved)
         inner = [(end / largest_t - rho * u) / spread for end in required.ends]
-    w, w_weights = _rule(_merged([np.full_like(u, end) for end in base], inner), halved=halved)
+    w, w_weights = _rule(_merge([np.full_like(u, end) for end in base], inner), halved=halved)
     v = rho * u[:, None] + sigma * w
     averages = np.stack([np.sum(w_weights * g(deviation * v), axis=1) for deviation in t])
     return np.asarray((f(s[:, None] * u) * u_weights) @ averages.T)

@@ -31,9 +31,9 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
         leaves, structure = jax.tree.flatten(arguments)
         key = structure, tuple(map(jax.typeof, leaves)), jax.dtypes.canonicalize_dtype(np.float64).name
         try:
-            closed, form = _traced(function, *key)
+            closed, form = _trace(function, *key)
         except TypeError:  # a function without a hash; or its own error, which is raised again
-            closed, form = _traced.__wrapped__(function, *key)
+            closed, form = _trace.__wrapped__(function, *key)
         with np.errstate(all="ignore"):
             values = _run(closed, leaves)
         return jax.tree.unflatten(form, values)
@@ -42,7 +42,7 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=256)
-def _traced(function: Callable[..., Any], structure: Any, forms: tuple[Any, ...], _: str) -> tuple[Any, Any]:
+def _trace(function: Callable[..., Any], structure: Any, forms: tuple[Any, ...], _: str) -> tuple[Any, Any]:
     """Return the jaxpr of a function and the structure of its result; the last argument is JAX's default float."""
     leaves = [jax.ShapeDtypeStruct(form.shape, form.dtype, weak_type=form.weak_type) for form in forms]  # type: ignore[no-untyped-call]
     closed, form = jax.make_jaxpr(function, return_shape=True)(*jax.tree.unflatten(structure, leaves))
@@ -270,7 +270,7 @@ def _starts(x: Any, sizes: Sequence[int], starts: Sequence[Any]) -> tuple[slice,
     return tuple(slice(at, at + n) for at, n in zip(kept, sizes, strict=True))
 
 
-def _updated(given: Values, _: Parameters) -> Any:
+def _update(given: Values, _: Parameters) -> Any:
     x, block, *starts = given
     out = x.copy()
     out[_starts(x, block.shape, starts)] = block
@@ -351,7 +351,7 @@ _WITH_PARAMETERS: dict[str, Callable[[Values, Parameters], Any]] = {
     "stack": lambda x, p: np.stack(x, axis=p["axis"]),
     "slice": _slice,
     "dynamic_slice": lambda x, p: x[0][_starts(x[0], p["slice_sizes"], x[1:])] if len(x) == 1 + x[0].ndim else None,
-    "dynamic_update_slice": _updated,
+    "dynamic_update_slice": _update,
     "rev": lambda x, p: np.flip(x[0], tuple(p["dimensions"])),
     "iota": _iota,
     "sort": _sort,

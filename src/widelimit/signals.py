@@ -55,7 +55,7 @@ class Variance(NamedTuple):
     value: jax.Array
     exponent: jax.Array
 
-    def normalised(self) -> Variance:
+    def normalise(self) -> Variance:
         """Return the same variance with value in [1/4, 1); 0 stays as it is."""
         power = jnp.where(self.value == 0, 0, (exponent_of(jax.lax.stop_gradient(self.value)) + 1) // 2)
         return Variance(self.value * power_of_two(-2 * power, self.value.dtype), self.exponent + power)
@@ -74,7 +74,7 @@ def deviation_of(signal: Variance) -> jax.Array:
 def variance_of(deviation: jax.Array) -> Variance:
     """Return the variance of signals of these standard deviations."""
     power = jnp.where(deviation == 0, 0, exponent_of(jax.lax.stop_gradient(deviation)))
-    return Variance((deviation * power_of_two(-power, deviation.dtype)) ** 2, power).normalised()
+    return Variance((deviation * power_of_two(-power, deviation.dtype)) ** 2, power).normalise()
 
 
 def limit(signal: Variance) -> Variance:
@@ -98,7 +98,7 @@ def half_range(dtype: Any) -> int:
 def multiply(signal: Variance, factor: float | jax.Array) -> Variance:
     """Return the variance of factor * u."""
     factor = jnp.asarray(factor, signal.value.dtype)
-    return limit(Variance(signal.value * factor**2, signal.exponent).normalised())
+    return limit(Variance(signal.value * factor**2, signal.exponent).normalise())
 
 
 def add_variances(first: Variance, second: Variance) -> tuple[Variance, jax.Array, jax.Array]:
@@ -115,7 +115,7 @@ def add_variances(first: Variance, second: Variance) -> tuple[Variance, jax.Arra
     total = a + b
     smaller = safe_divide(jnp.where(a < b, a, b), total)
     squares = jnp.where(a < b, smaller, 1 - smaller), jnp.where(a < b, 1 - smaller, smaller)
-    return Variance(total, exponent).normalised(), safe_sqrt(squares[0]), safe_sqrt(squares[1])
+    return Variance(total, exponent).normalise(), safe_sqrt(squares[0]), safe_sqrt(squares[1])
 
 
 class Correlation(NamedTuple):

@@ -128,7 +128,7 @@ class Activation(abc.ABC):
         with arithmetic(rho.dtype == np.float64):
             signal = Variance(jnp.asarray(q, rho.dtype), jnp.zeros((), jnp.int32))
             ready = self if validation.traced(q) else self.prepared(float(q) ** 0.5, float(q) ** 0.5, rho.dtype)
-            _, memo = ready.encode(signal.normalised())
+            _, memo = ready.encode(signal.normalise())
             after = ready.correlate(memo, memo, correlation_from_rho(jnp.asarray(rho)))[0].rho
         return after if validation.is_jax(rho) else np.asarray(after)[()]
 
@@ -147,7 +147,7 @@ class Activation(abc.ABC):
 def _pair_moment(activation: Activation, *covariance: jax.Array, derivative: bool) -> jax.Array:
     """Compute E[phi(u) phi(v)] or E[phi'(u) phi'(v)] by the activation's own maps."""
     q1, c, q2 = jnp.broadcast_arrays(*covariance)
-    x, y = (Variance(q, jnp.zeros(q.shape, jnp.int32)).normalised() for q in (q1, q2))
+    x, y = (Variance(q, jnp.zeros(q.shape, jnp.int32)).normalise() for q in (q1, q2))
     (x_after, x_memo), (y_after, y_memo) = activation.encode(x), activation.encode(y)
     after, slope = activation.correlate(x_memo, y_memo, correlation_from_covariance(x, c, y))
     if not derivative:

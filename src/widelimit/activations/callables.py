@@ -48,7 +48,7 @@ def from_function(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float],
     return Numerical(phi, ends, rtol, label)
 
 
-def _called(phi: Callable[[Any], Any], u: np.ndarray, label: str) -> Any:
+def _call(phi: Callable[[Any], Any], u: np.ndarray, label: str) -> Any:
     with contextlib.suppress(Exception):  # without compilation, where JAX can trace phi
         return interpreted(phi)(u)
     try:
@@ -63,13 +63,13 @@ def _called(phi: Callable[[Any], Any], u: np.ndarray, label: str) -> Any:
 def _check_shape(phi: Callable[[jax.Array], jax.Array], label: str) -> None:
     u = _PROBES
     for probe in (u, u.reshape(2, -1), u[0]):
-        out = _called(phi, probe, label)
+        out = _call(phi, probe, label)
         shape = np.shape(out)
         if shape != probe.shape:
             raise ValueError(f"{label}: an array of shape {probe.shape} gave shape {shape}; phi must be elementwise.")
         if np.asarray(out).dtype.kind != "f":
             raise TypeError(f"{label}: gave {np.asarray(out).dtype}, not floats.")
-    if not np.allclose(_called(phi, u[::2], label), _called(phi, u, label)[::2], rtol=1e-9, atol=0, equal_nan=True):
+    if not np.allclose(_call(phi, u[::2], label), _call(phi, u, label)[::2], rtol=1e-9, atol=0, equal_nan=True):
         raise ValueError(f"{label}: the value at one entry depends on the other entries; phi must be elementwise.")
     try:
         slope = interpreted(derivative_of(phi))(u)

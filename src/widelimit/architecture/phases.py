@@ -41,7 +41,7 @@ class Phase(NamedTuple):
 
 def _moment(phi: Activation, q: float) -> float:
     with arithmetic(True):
-        signal = Variance(jnp.full(1, q), jnp.zeros(1, jnp.int32)).normalised()
+        signal = Variance(jnp.full(1, q), jnp.zeros(1, jnp.int32)).normalise()
         moment = phi.second_moment(signal)
         return float(moment.value[0] * 4.0 ** float(moment.exponent[0]))
 
@@ -95,7 +95,7 @@ def phase(activation: str | Activation, *, weight_std: float, bias_std: float = 
     phi = resolve(activation)
     w2 = float(validation.finite_scalar("weight_std", weight_std, above=0.0)) ** 2
     b2 = float(validation.finite_scalar("bias_std", bias_std, at_least=0.0)) ** 2
-    q = _settled(phi, w2, b2)
+    q = _fixed_variance(phi, w2, b2)
     slope = w2 * _slope(phi, q) if phi.has_ntk else float("inf")
 
     def fall(rho: np.ndarray) -> np.ndarray:
@@ -115,7 +115,7 @@ def phase(activation: str | Activation, *, weight_std: float, bias_std: float = 
     return Phase("critical" if abs(slope - 1) <= _CRITICAL else name, q, slope, tuple(points))
 
 
-def _settled(phi: Activation, w2: float, b2: float) -> float:
+def _fixed_variance(phi: Activation, w2: float, b2: float) -> float:
     q = 1.0
     for _ in range(_ITERATIONS):
         after = w2 * _moment(phi, q) + b2

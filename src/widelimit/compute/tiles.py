@@ -35,7 +35,7 @@ Pairs = list[tuple[int, int]]
 
 
 class EncodedBlock(NamedTuple):
-    """The block holds encoded rows of the data, some at the end only to fill the shape up."""
+    """The block holds encode_blocks rows of the data, some at the end only to fill the shape up."""
 
     patches: Features
     """Features of PATCH rows each (of all, if they are fewer), as `_cut` makes them."""
@@ -54,7 +54,7 @@ def _of_patches(kernel: PairKernel, x: Features, y: Features, *, same: bool | ja
     return kernel.pairwise(x, y, same=same)
 
 
-def _unfused(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
+def _without_fusion(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
     """Call function(*arguments) by a branch that is always taken: what is around is not fused with it.
 
     XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which then takes five times as long; it
@@ -85,7 +85,7 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
 
     def step(k: int, out: jax.Array) -> jax.Array:
         s, t = pairs[k]
-        patch = _unfused(jnp.less(k, count), values, _at(x, s), _at(y, t), same & (s == t))
+        patch = _without_fusion(jnp.less(k, count), values, _at(x, s), _at(y, t), same & (s == t))
         return jax.lax.dynamic_update_slice(out, patch, (s * rows, t * columns))
 
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
@@ -260,7 +260,7 @@ def compute(
     # Threads would take longer to start than a small matrix takes.
     alone = plan.count == 1
 
-    def encoded(data: np.ndarray, blocks: Sequence[int]) -> dict[int, EncodedBlock]:
+    def encode_blocks(data: np.ndarray, blocks: Sequence[int]) -> dict[int, EncodedBlock]:
         found = (map if alone else pool.map)(lambda i: _encode_block(kernel, data[plan.rows(i)], plan.edge), blocks)
         return dict(zip(blocks, found, strict=True))
 
@@ -280,9 +280,9 @@ def compute(
                 continue
             compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
             if column_range.start not in columns:
-                columns = encoded(Y, column_range)
+                columns = encode_blocks(Y, column_range)
             known = columns if plan.symmetric else {}
-            rows = known | encoded(X, [i for i in row_range if i not in known])
+            rows = known | encode_blocks(X, [i for i in row_range if i not in known])
             for _ in map(work, todo) if alone else run_in_pool(pool, work, todo):
                 done += 1
                 report(KERNEL, done, plan.count)

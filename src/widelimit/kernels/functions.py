@@ -68,14 +68,14 @@ class FunctionKernel(Kernel):
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         f = self._of(x.dtype)
         if self.blocks:
-            return _called(f, x, y, (len(x), len(y)))
-        return jnp.asarray(jax.lax.map(lambda a: jax.vmap(lambda b: _called(f, a, b, ()))(y), x))
+            return _call(f, x, y, (len(x), len(y)))
+        return jnp.asarray(jax.lax.map(lambda a: jax.vmap(lambda b: _call(f, a, b, ()))(y), x))
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
         f = self._of(x.dtype)
         if self.blocks:
-            return jax.vmap(lambda a: _called(f, a[None], a[None], (1, 1))[0, 0])(x)
-        return jax.vmap(lambda a: _called(f, a, a, ()))(x)
+            return jax.vmap(lambda a: _call(f, a[None], a[None], (1, 1))[0, 0])(x)
+        return jax.vmap(lambda a: _call(f, a, a, ()))(x)
 
     def _of(self, dtype: Any) -> Callable[[Any, Any], Any]:
         """Return the function with its parameters in the dtype of the inputs."""
@@ -83,7 +83,7 @@ class FunctionKernel(Kernel):
         return eqx.combine(cast, self.structure)  # type: ignore[no-any-return]
 
 
-def _called(f: Callable[[Any, Any], Any], x: jax.Array, y: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _call(f: Callable[[Any, Any], Any], x: jax.Array, y: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     try:
         value = jnp.asarray(f(x, y))
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
@@ -104,7 +104,7 @@ def _called(f: Callable[[Any, Any], Any], x: jax.Array, y: jax.Array, shape: tup
 
 
 @jax.jit
-def _tried(k: FunctionKernel, rows: jax.Array) -> jax.Array:
+def _try_rows(k: FunctionKernel, rows: jax.Array) -> jax.Array:
     """Compute the kernel of the rows with one more than themselves: blocks of two sizes."""
     return k.pairwise(rows, jnp.concatenate([rows, rows[:1]]))[:, :-1]
 
@@ -112,7 +112,7 @@ def _tried(k: FunctionKernel, rows: jax.Array) -> jax.Array:
 @outside
 def _values(k: FunctionKernel, rows: np.ndarray) -> np.ndarray:
     with arithmetic(rows.dtype == np.float64):
-        return np.asarray(_tried(k, jnp.asarray(rows)))
+        return np.asarray(_try_rows(k, jnp.asarray(rows)))
 
 
 def _check_values(values: np.ndarray) -> None:
@@ -138,7 +138,7 @@ def _is_float_array(leaf: Any) -> bool:
     return isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
 
 
-def _kept(leaf: Any) -> Any:
+def _own_copy(leaf: Any) -> Any:
     """Return a parameter that its owner cannot change in place."""
     return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
 
@@ -177,4 +177,4 @@ def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKer
         hash(structure)
     except TypeError:
         raise TypeError("what functools.partial binds must be floats, float arrays or hashable values.") from None
-    return FunctionKernel(jax.tree.map(_kept, parameters), structure, blocks)
+    return FunctionKernel(jax.tree.map(_own_copy, parameters), structure, blocks)

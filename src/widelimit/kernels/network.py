@@ -49,10 +49,10 @@ def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     if kernel.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
         return kernel
     with threads.limit(0):  # tables come of matrices of some hundred rows
-        return _tabulated(kernel, inputs)
+        return _tabulate(kernel, inputs)
 
 
-def _tabulated(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
+def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     net = kernel.net
     dtype = inputs[0].dtype
     deviations = np.concatenate([net.first.deviations(np.asarray(X)) for X in inputs])
@@ -60,13 +60,13 @@ def _tabulated(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
     if high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
-        found = _sphere(_identified(net), high, dtype.name, isinstance(kernel, NTK), target, small)
+        found = _sphere(_identify(net), high, dtype.name, isinstance(kernel, NTK), target, small)
         if found is not None:
             return found
     if not net.rtol(dtype):
         return kernel
     edge = tile_edge(max(map(len, inputs))) if small else 0
-    return replace(kernel, net=_network_for(_identified(net), low, high, dtype.name, edge))  # type: ignore[type-var]
+    return replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
 
 
 @final
@@ -78,7 +78,7 @@ class _Identified:
     net: Network = field(compare=False)
 
 
-def _identified(net: Network) -> _Identified:
+def _identify(net: Network) -> _Identified:
     leaves, structure = jax.tree.flatten(net)
     values = [np.asarray(leaf) for leaf in leaves]
     return _Identified((structure, *((v.dtype.name, v.shape, v.tobytes()) for v in values)), net)

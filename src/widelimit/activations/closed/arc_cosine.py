@@ -140,7 +140,7 @@ class RectifiedPower(Activation):
             return _second_moment(signal, 0.5), ()
         moment = math.prod(range(1, 2 * self.power, 2)) / 2
         exponent = limit(signal).exponent * self.power
-        return Variance(moment * signal.value**self.power, exponent).normalised(), ()
+        return Variance(moment * signal.value**self.power, exponent).normalise(), ()
 
     def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         if self.power == 0:

@@ -165,7 +165,7 @@ class Gelu(Activation):
         t = 1 / series.hypot(jnp.ones_like(s), s)
         _, tail = _gelu_tail(t**2)
         square = math.pi - tail
-        total = Variance(signal.value * (square / (2 * math.pi)), signal.exponent).normalised()
+        total = Variance(signal.value * (square / (2 * math.pi)), signal.exponent).normalise()
         return total, _GeluMemo(t, s * t, tail, jnp.sqrt(square))
 
     def correlate(self, x: _GeluMemo, y: _GeluMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:

@@ -64,7 +64,7 @@ class Rbf(Activation):
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         gamma = jnp.asarray(self.gamma, signal.value.dtype)
-        wave = Variance(2 * gamma * signal.value, signal.exponent).normalised()
+        wave = Variance(2 * gamma * signal.value, signal.exponent).normalise()
         one = Variance(jnp.ones_like(signal.value), jnp.zeros_like(signal.exponent))
         return one, bounded_deviation(wave, int(np.finfo(gamma.dtype).minexp), half_range(gamma.dtype))
 
@@ -157,7 +157,7 @@ class Gaussian(Activation):
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         rate = jnp.asarray(self.b, signal.value.dtype)
-        signal = Variance(2 * rate * signal.value, signal.exponent).normalised()
+        signal = Variance(2 * rate * signal.value, signal.exponent).normalise()
         s = bounded_deviation(signal, int(np.finfo(rate.dtype).minexp), half_range(rate.dtype))
         t = 1 / series.hypot(jnp.ones_like(s), s)
         p = s * t

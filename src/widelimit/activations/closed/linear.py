@@ -140,7 +140,7 @@ class ABRelu(Activation):
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         a, b = (jnp.asarray(v, signal.value.dtype) for v in (self.a, self.b))
-        return Variance(signal.value * ((a**2 + b**2) / 2), signal.exponent).normalised(), ()
+        return Variance(signal.value * ((a**2 + b**2) / 2), signal.exponent).normalise(), ()
 
     def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         a, b = (jnp.asarray(v, correlation.one_minus.dtype) for v in (self.a, self.b))

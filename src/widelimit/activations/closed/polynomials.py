@@ -36,7 +36,7 @@ def _in_hermite(n: int) -> list[float]:
     return weights
 
 
-def _normalised(weights: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+def _normalise(weights: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Return (sum of squares, the weights over its root as one array (J, ...))."""
     stacked = jnp.stack(weights)
     square = jnp.sum(stacked**2, axis=0)
@@ -102,7 +102,7 @@ class Monomial(Activation):
         weights = [jnp.full_like(signal.value, weight) for weight in _in_hermite(self.power)]
         moment = math.prod(range(1, 2 * self.power, 2))
         total = Variance(moment * signal.value**self.power, limit(signal).exponent * self.power)
-        return total.normalised(), _normalised(weights)[1]
+        return total.normalise(), _normalise(weights)[1]
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         return _correlate_series(x, y, correlation)
@@ -168,8 +168,8 @@ class Polynomial(Activation):
         ):
             term = value * power * power_of_two(k * signal.exponent - largest, dtype)
             weights = [w + term * c for w, c in zip(weights, _in_hermite(k), strict=False)] + weights[k + 1 :]
-        square, normalised = _normalised(weights)
-        return Variance(square, largest).normalised(), normalised
+        square, normalised = _normalise(weights)
+        return Variance(square, largest).normalise(), normalised
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         return _correlate_series(x, y, correlation)
@@ -216,8 +216,8 @@ class Hermite(Activation):
             j = n - 2 * m
             factor = math.sqrt(math.factorial(n)) / (math.factorial(m) * math.sqrt(math.factorial(j)))
             weights[j] = factor * excesses[m] * deviations[j]
-        square, normalised = _normalised(weights)
-        return Variance(square, n * unit).normalised(), normalised
+        square, normalised = _normalise(weights)
+        return Variance(square, n * unit).normalise(), normalised
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         return _correlate_series(x, y, correlation)

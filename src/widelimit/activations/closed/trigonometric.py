@@ -111,7 +111,7 @@ def _sine_variance(signal: Variance, falls: jax.Array, s: jax.Array) -> Variance
     """E[sin(u)^2] = (1 - exp(-2 s^2))/2, with the exponent of a small signal."""
     small = (signal.exponent < 0) | (signal.value == 0)
     value = jnp.where(small, signal.value * (falls / (2 * s**2)), falls / 2)
-    return Variance(value, jnp.where(small, signal.exponent, 0)).normalised()
+    return Variance(value, jnp.where(small, signal.exponent, 0)).normalise()
 
 
 class _SinMemo(NamedTuple):
@@ -191,7 +191,7 @@ class Cos(Activation):
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         wave = _wave_memo(multiply(signal, self.a))
-        return Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)).normalised(), wave
+        return Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)).normalise(), wave
 
     def correlate(self, x: _WaveMemo, y: _WaveMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         gap, slope = _cosines(x, y, _wave_pair(x, y, correlation.gap))
@@ -243,7 +243,7 @@ class Snake(Activation):
         rest = series.safe_divide(wave.falls, 2 * wave.s)
         square = 1 + mean**2 + rest**2
         root = jnp.sqrt(square)
-        total = Variance(signal.value * square, signal.exponent).normalised()
+        total = Variance(signal.value * square, signal.exponent).normalise()
         return total, _SnakeMemo(wave, 1 / root, mean / root, rest / root)
 
     def correlate(self, x: _SnakeMemo, y: _SnakeMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:

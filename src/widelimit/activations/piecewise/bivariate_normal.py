@@ -95,10 +95,10 @@ def angle_integrals(kappa: jax.Array, beta: jax.Array, gap: jax.Array, *, tangen
 def _sums(weights: list[np.ndarray], values: jax.Array) -> jax.Array:
     """Sum values (q, ..) with each of the weights (q,), stacked."""
     terms = list(values)
-    return jnp.stack([_combined(row.tolist(), terms) for row in weights])
+    return jnp.stack([_combine(row.tolist(), terms) for row in weights])
 
 
-def _combined(weights: list[float], terms: list[jax.Array]) -> jax.Array:
+def _combine(weights: list[float], terms: list[jax.Array]) -> jax.Array:
     return functools.reduce(jnp.add, [weight * term for weight, term in zip(weights, terms, strict=True)])
 
 
@@ -107,4 +107,4 @@ def _weights(table: list[list[float]], t: jax.Array) -> list[jax.Array]:
     polynomials = [jnp.ones_like(t), t]
     while len(polynomials) < len(table[0]):
         polynomials.append(2 * t * polynomials[-1] - polynomials[-2])
-    return [_combined(row, polynomials) for row in table]
+    return [_combine(row, polynomials) for row in table]

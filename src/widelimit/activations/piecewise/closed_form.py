@@ -114,7 +114,7 @@ class ClosedForm:
         even, odd = (moment_of(part, kinks) for part in parts)
         inverse = series.safe_divide(jnp.ones_like(s), series.safe_sqrt(even + odd))
         parts = [ParityPart(*(leaf * inverse for leaf in part)) for part in parts]
-        return Variance(even + odd, exponent).normalised(), PiecesMemo(kinks, (parts[0], parts[1]), even * inverse**2)
+        return Variance(even + odd, exponent).normalise(), PiecesMemo(kinks, (parts[0], parts[1]), even * inverse**2)
 
     def pair_map(self, x: PiecesMemo, y: PiecesMemo, correlation: Correlation) -> tuple[jax.Array, jax.Array]:
         """Return (gap to the nearer end after phi, d rho_after/d rho)."""
@@ -132,7 +132,7 @@ class ClosedForm:
         """Compute half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
         places = sort_kinks(x.kinks, y.kinks)
         x_all, y_all = (self._all_kinks(memo, gap.dtype) for memo in (x, y))
-        pairs = integrate_pairs(x_all[0], y_all[0], gap, curved=self._curved())
+        pairs = integrate_pairs(x_all[0], y_all[0], gap, curved=self._jumps_in_curvature())
         separation, means, slopes = ([jnp.zeros_like(gap + x.even_share + y.even_share)] * 2 for _ in range(3))
         halves = self.halves()[1]
         for i, sign in [(i, sign) for i, sign in enumerate((1, -1)) if any(leaf.any() for leaf in halves[i])]:
@@ -146,7 +146,7 @@ class ClosedForm:
             slopes[i] = one.slope - bend
         return separation, means, slopes
 
-    def _curved(self) -> bool:
+    def _jumps_in_curvature(self) -> bool:
         """Return True if phi'' jumps anywhere."""
         even, odd = self.halves()[1]
         return bool(even.g.any() or odd.g.any() or odd.p[2] != 0)

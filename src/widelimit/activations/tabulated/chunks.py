@@ -92,8 +92,8 @@ def mean_and_slope_by_x(
     eighth = seventh * square
     start = jnp.zeros(jnp.broadcast_shapes(at.shape, x.columns.shape[2:], y.columns.shape[2:]), at.dtype)
 
-    def added(total: jax.Array, rows: jax.Array, columns: jax.Array, block: jax.Array, parity: jax.Array) -> jax.Array:
-        coefficients = list((_product if chunks.products else _unrolled)(rows, columns))
+    def add(total: jax.Array, rows: jax.Array, columns: jax.Array, block: jax.Array, parity: jax.Array) -> jax.Array:
+        coefficients = list((_product if chunks.products else _unroll)(rows, columns))
         (even, even_slope), (odd, odd_slope) = (
             series.polynomial_and_slope(coefficients[half::2], square) for half in (0, 1)
         )
@@ -108,21 +108,21 @@ def mean_and_slope_by_x(
     def step(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         # XLA does not fuse across a branch: fused with the looking up of a chunk, the arithmetic takes five times as
         # long.
-        return jax.lax.cond(chunk[2] >= 0, added, lambda total, *_: total, total, *chunk), None
+        return jax.lax.cond(chunk[2] >= 0, add, lambda total, *_: total, total, *chunk), None
 
     along = (x.rows, y.columns, jnp.asarray(chunks.block), jnp.asarray(chunks.even))
     total = jax.lax.scan(step, jax.lax.complex(start, start), along)[0]
     return total.real, total.imag
 
 
-def _unrolled(rows: jax.Array, columns: jax.Array) -> list[jax.Array]:
+def _unroll(rows: jax.Array, columns: jax.Array) -> list[jax.Array]:
     """Sum over columns the products of rows (C LENGTH, ..) times columns (C, ..)."""
     terms = [[rows[b * LENGTH + k] * columns[b] for b in range(len(columns))] for k in range(LENGTH)]
     return [sum(row[1:], row[0]) for row in terms]
 
 
 def _product(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Compute `_unrolled`, (LENGTH, ..), as a matrix product for all pairs, and so its gradient."""
+    """Compute `_unroll`, (LENGTH, ..), as a matrix product for all pairs, and so its gradient."""
     parted = rows.reshape(len(columns), LENGTH, *rows.shape[1:])
     if rows.ndim == 3 and rows.shape[2] == 1 and columns.shape[1] == 1:
         return jnp.einsum("bkn,bm->knm", parted[..., 0], columns[:, 0], precision="highest")

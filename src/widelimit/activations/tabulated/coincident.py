@@ -132,10 +132,10 @@ def coincident_values(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute the non-analytic terms of half the squared distance at rho = 1, of H and of dR/drho."""
     jumps = contract(coincident.jumps, x.jumps, y.jumps)
-    return _combined(jumps, series.polynomial_and_slope(contract(coincident.mean, x.mean, y.mean), at.square), at, gap)
+    return _combine(jumps, series.polynomial_and_slope(contract(coincident.mean, x.mean, y.mean), at.square), at, gap)
 
 
-def _combined(
+def _combine(
     jumps: Sequence[jax.Array], mean_and_slope: tuple[jax.Array, jax.Array], at: KinkPair, gap: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """dR/drho = H + u dH/dpsi, with dE/du = r^2 E/u and dm/dr = r m - 1 for the Mills ratio m."""
@@ -205,7 +205,7 @@ def coincident_at(samples: CoincidentSamples, x: Jumps, y: Jumps, psi: np.ndarra
         8 * (psi / math.pi) ** 2 - 1, np.moveaxis(chebyshev_coefficients(samples.mean, -1), -1, 0)
     )
     jumps = np.moveaxis(samples.jumps[..., None], 2, 0)
-    separation, h, _ = interpreted(_combined)(list(jumps), (mean, np.zeros_like(mean)), at, gap)
+    separation, h, _ = interpreted(_combine)(list(jumps), (mean, np.zeros_like(mean)), at, gap)
     return separation[..., 0], h
 
 

@@ -82,9 +82,9 @@ def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation)
         if not (even and table.one_sided):
             kinds = zip(part.coincident, one.coincident, other.coincident, kink_pairs, strict=False)
             coincident = [coincident_values(kind, a, b, at, gap) for kind, a, b, at in kinds]
-        for i, (added, mean, slope) in enumerate(coincident):
+        for i, (add, mean, slope) in enumerate(coincident):
             factor = (sign if even else 1) * (-1 if even and table.one_sided and i else 1)
-            distance = distance + added if i == 0 else distance
+            distance = distance + add if i == 0 else distance
             extra_mean, extra_slope = extra_mean + factor * mean, extra_slope + factor * slope
         if even:  # half the squared sum in place of that of the difference
             distance = jnp.where(correlation.positive, distance, one.share + other.share - distance)
@@ -116,13 +116,13 @@ def _of_chunks(
     if x.chunks and y.chunks:
         return mean_and_slope_by_x(chunks, x.chunks, y.chunks, at, sign)
 
-    def added(places: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def add(places: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         one, other = (chunks_memo(chunks, polynomials(place, PLACES)) for place in places)
         return mean_and_slope_by_x(chunks, one, other, at, sign)
 
     none = jnp.zeros(jnp.broadcast_shapes(at.shape, x.place.shape, y.place.shape), at.dtype)
     found: tuple[jax.Array, jax.Array] = jax.lax.cond(
-        jnp.asarray(chunks.block)[0] >= 0, added, lambda _: (none, none), (x.place, y.place)
+        jnp.asarray(chunks.block)[0] >= 0, add, lambda _: (none, none), (x.place, y.place)
     )
     return found
 

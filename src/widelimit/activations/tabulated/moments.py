@@ -51,4 +51,4 @@ def growth(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> n
 def with_growth(growth: jax.Array, order: int, signal: Variance) -> Variance:
     """Recover E[phi(u)^2] from E[phi(u)^2]/s^(2 p)."""
     power = math.prod([signal.value] * order, start=jnp.ones_like(signal.value))
-    return Variance(growth * power, order * signal.exponent).normalised()
+    return Variance(growth * power, order * signal.exponent).normalise()

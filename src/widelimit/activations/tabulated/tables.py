@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
 import jax
@@ -86,8 +86,9 @@ class Table:
 
     @property
     def numbers_per_input(self) -> int:
-        """Return the numbers of a memo."""
-        return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(self) if leaf.ndim)
+        """Return the numbers of a memo; those of chunks are computed pair by pair but for gradients."""
+        kept = self if self.chunks and self.chunks.products else replace(self, chunks=None)
+        return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(kept) if leaf.ndim)
 
     def kink_at(self, deviation: jax.Array) -> jax.Array:
         """Return the place of the kink, in deviations."""
