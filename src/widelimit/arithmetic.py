@@ -1,4 +1,4 @@
-"""The library computes under its own settings of JAX, whatever those of the caller are; they hold for a thread."""
+"""The library computes under its own settings of JAX, whatever the caller's are; they apply to the current thread."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import numpy as np
 P = ParamSpec("P")
 R = TypeVar("R")
 NOTHING = np.zeros((), bool)
-"""What is sent to JAX to see whether it comes back as a value."""
+"""An array put on the device to see if JAX is tracing: then it comes back as a tracer."""
 
 
 @contextmanager
 def lenient() -> Iterator[None]:
-    """Broadcast rows to matrices, and compute NaN where `where` leaves it out, in the caller's float64 setting."""
+    """Allow rank promotion, and NaN in the branch that `where` drops; float64 stays as the caller has set it."""
     with jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
         yield
 
 
 @contextmanager
 def arithmetic(wide: bool) -> Iterator[None]:
-    """Use the same settings with float64 on or off."""
+    """Use the settings of `lenient`, with float64 on or off."""
     with jax.enable_x64(wide), jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
         yield
 
 
 def outside(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function of values, which runs at once where it is called inside of a function that JAX traces.
+    """Return the function, of concrete values, such that it also runs at once when called while JAX is tracing.
 
     It then has a thread of its own, where nothing is traced. (With `jax.ensure_compile_time_eval` here, programs would
     be traced in another way, in many pieces.) Calls outside of a trace cost no more than before.

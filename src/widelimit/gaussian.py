@@ -83,7 +83,7 @@ def radial_rule(largest: float) -> tuple[np.ndarray, np.ndarray]:
     """Compute nodes r and weights, (q,), for integrals over r > 0 of r exp(-r^2/2) f(s r); s up to `largest`."""
     ends = np.array([0.0, *(end / largest for end in panels((), largest).ends if end > 0), *_DENSITY])
     ends = np.unique(np.minimum(ends, REACH))
-    # Panels that are nearly one: the density's end is one for phi too.
+    # Ends that nearly coincide are merged: one of the density's serves for phi too.
     ends = ends[np.concatenate([[True], np.diff(ends) > 0.1 * ends[:-1]])]
     ends[-1] = REACH
     nodes, weights = _rule(ends)
@@ -144,7 +144,7 @@ def gaussian_expectation(
     """Compute E[f(u) g(v)] for a centred Gaussian pair with variances q1, q2 and covariance c, with an error bound.
 
     By 16-point Gauss-Legendre rules on panels that end at the kinks, in float64. The error is what changes when every
-    panel is halved, and rounding: what is returned is the value of the halves, the better one. A kink or jump that is
+    panel is halved, plus rounding; the value returned is that of the halves, the better one. A kink or jump that is
     not declared, or a function that varies over lengths much shorter than 1, shows as a large error.
 
     Args:

@@ -22,7 +22,7 @@ def interpreted(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function with the values of `function` (to rounding), computed by NumPy.
 
     For work on up to some 100,000 numbers that is done once. What was traced is remembered by the function, and by the
-    structures and forms of its arguments: pass functions of modules, and numbers as arguments. Arguments and results
+    structures and types of its arguments: pass module-level functions, and numbers as arguments. Arguments and results
     are pytrees of arrays; arguments are taken in the dtypes that JAX would take them in, results are NumPy arrays. A
     primitive that is not known here is done by JAX, which compiles it.
     """

@@ -55,7 +55,7 @@ def require(
 
 
 def budget(share: float | None) -> float:
-    """Return the bytes that one call may take: so many GiB, if they are free; half of what is free unless given."""
+    """Return the bytes that one call may take: `share` GiB, if they are free; half of what is free unless given."""
     free = available()
     return min(share * GIB, free) if share else free / 2
 

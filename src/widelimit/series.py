@@ -58,7 +58,7 @@ SEGMENT = {
 # fmt: on
 
 LEAST_ANGLE = 64
-"""Angles of less than this many eps are 0 to derivatives: roundings of some eps, of each of a few layers."""
+"""Derivatives take angles below this many eps as 0: each of a few layers rounds by some eps."""
 
 
 def safe_sqrt(v: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
 
 SMALL_GAP = {"float64": 1e-2, "float32": 1e-1}
-"""Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: take the difference."""
+"""Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: use |u -+ v|^2."""
 
 EXPONENT_LIMIT = 2**24
 """4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""
@@ -49,7 +49,7 @@ class Variance(NamedTuple):
     """The variance of Gaussian signals is value * 4^exponent, arrays of one shape; the exponent is an int32.
 
     Powers of two are exact, so that inputs of any size a float holds pass through any number of layers without
-    overflow, and the square root, which would round once a layer in step at every layer, is left to the end.
+    overflow; the square root, whose rounding errors would add up over layers, is taken only at the end.
     """
 
     value: jax.Array
@@ -83,7 +83,7 @@ def limit(signal: Variance) -> Variance:
 
 
 def bounded_deviation(signal: Variance, low: int, high: int) -> jax.Array:
-    """Bring the deviation's power of two into [2^low, 2^high]; the digits before it stay.
+    """Clip the deviation's power of two to [2^low, 2^high]; the mantissa stays.
 
     So two signals beyond the range remain different unless they differ by a power of two, and nothing is infinite.
     """
@@ -224,7 +224,7 @@ def positive_correlation(gap: jax.Array) -> Correlation:
 
 
 def correlation_by_difference(one_minus: jax.Array, identical: jax.Array) -> Correlation:
-    """Compute the correlation from a 1 - rho that is right to rounding only, and is exactly 0 for identical signals."""
+    """Compute the correlation from a 1 - rho that is right to rounding only; it is set to 0 for identical signals."""
     return positive_correlation(within(one_minus - jax.lax.stop_gradient(jnp.where(identical, one_minus, 0))))
 
 
@@ -270,9 +270,9 @@ def sum_terms(terms: Sequence[jax.Array]) -> jax.Array:
 def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, same: bool | jax.Array) -> Correlation:
     """Compute the correlation of all pairs of unit vectors, (n, m).
 
-    With `same`, U is V and the gap of a row with itself is exactly 0 (where `same` is traced: void).
+    With `same`, U is V and the gap of a row with itself is exactly 0 (if `same` is traced, that entry is meaningless).
     From the matrix product; where a pair is nearly parallel, from the product of the vectors less their mean, as inputs
-    that are all alike keep their digits in it; where that is of the size of its rounding too, or a pair nearly
+    that are all alike keep their digits in it; where that too is lost in rounding, or a pair is nearly
     antiparallel, from |u -+ v|^2/2, which keeps all digits.
     A zero vector (a zero input of a network without bias) has correlation 0 with everything.
     """
@@ -288,7 +288,7 @@ def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, 
 
 
 _LEFT = -1.0
-"""In the place of a gap, which is at least -eps: to be taken from the difference; twice that: from the sum."""
+"""Marks a gap (all are >= -eps) still to be computed from |u - v|^2/2; 2 * _LEFT: from |u + v|^2/2."""
 
 
 def _by_differences(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Array, required: jax.Array) -> jax.Array:
@@ -298,7 +298,7 @@ def _by_differences(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Ar
     size = (jnp.sum(u**2, axis=1)[:, None] + jnp.sum(v**2, axis=1)) / 2
     centred = size - jnp.matmul(u, v.T, precision="highest")
     enough = required & positive & (centred >= SMALL_GAP[U.dtype.name] * size)
-    # One array, as every array that a loop looks up is a program of its own to the compiler: what is left is negative.
+    # One array for all, as every array that a loop reads costs compile time; gaps still to be computed are negative.
     given = jnp.where(enough, centred, jnp.where(required, jnp.where(positive, _LEFT, 2 * _LEFT), gap))
 
     def row(at: tuple[jax.Array, ...]) -> jax.Array:

@@ -20,7 +20,7 @@ Memo = Any
 """A memo holds the data of one input that an activation needs: a pytree of arrays (..., n), or ()."""
 
 USUAL_MEMO = 8
-"""Numbers of the longest memo of a closed form but for polynomials."""
+"""Numbers in the longest memo of any closed form except polynomials."""
 
 
 class Activation(abc.ABC):
@@ -53,7 +53,7 @@ class Activation(abc.ABC):
 
     @property
     def numbers_per_input(self) -> int:
-        """Return the numbers of a memo, about: kernels state their sizes by it."""
+        """Return about how many numbers a memo holds; kernels state their sizes from it."""
         return USUAL_MEMO
 
     def itself(self, x: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:

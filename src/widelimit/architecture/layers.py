@@ -62,7 +62,7 @@ class Layer(abc.ABC):
 
     @property
     def numbers_per_input(self) -> int:
-        """Return the numbers of a memo, about: kernels state their sizes by it."""
+        """Return about how many numbers a memo holds; kernels state their sizes from it."""
         return 2
 
     def itself(self, x: Memo, state: PairState) -> PairState:

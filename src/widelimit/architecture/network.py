@@ -42,7 +42,7 @@ DEEPEST = 100_000
 
 _GRID = 33
 _MARGIN = 0.01
-"""A smooth function on the grid is not beyond its values there by more."""
+"""Ranges are widened by this share: between points of the grid, deviations leave the range seen there by less."""
 
 
 class NetworkFeatures(NamedTuple):
@@ -138,7 +138,7 @@ class Network:
         return params
 
     def _require(self, sizes: list[int], members: int, dtype: np.dtype) -> None:
-        """Refuse parameters that do not fit; random numbers are made from as many bits again. Raises: MemoryError."""
+        """Refuse parameters that do not fit; drawing them takes as much memory again. Raises: MemoryError."""
         hidden = sum(isinstance(layer, Dense) for layer in self.block)
         count = sum((1 if i == 0 else hidden) * (a + 1) * b for i, (a, b) in enumerate(itertools.pairwise(sizes)))
         memory.require(
@@ -215,7 +215,7 @@ class Network:
         except (TypeError, KeyError, IndexError, ValueError):
             fitting, stacked = False, set()
         if not fitting or len(stacked) != 1:
-            kind = "init_many, for apply_many" if axes else "init, for apply; apply_many is for those of init_many"
+            kind = "init_many, for apply_many" if axes else "init, for apply; use apply_many for those of init_many"
             raise ValueError(
                 f"params: these are not parameters of this network of depth {self.depth} ({kind}): shapes "
                 f"{validation.shown(shapes)}."

@@ -130,7 +130,7 @@ class Claim:
     draw: Callable[[Data, Data], Figure]
     """The figure of the data of `measure` and of `violate`."""
     reads: str = "no file"
-    """The text stands for the user's file that the experiment reads, and changes with it."""
+    """Identifies the user's file that the experiment reads; kept results count only if it is the same."""
 
 
 def load(name: str) -> Claim:

@@ -198,9 +198,9 @@ def law(steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def coverage(found: np.ndarray, mean: np.ndarray, spread: np.ndarray, name: str) -> Check:
-    """Return the share of networks' outputs between the law's 10th and 90th percentiles, at one angle.
+    """Check the count of networks' outputs between the law's 10th and 90th percentiles, at one angle.
 
-    That of the largest spread: the count there is binomial, as initialisations are independent.
+    The angle is that of the largest spread; the count is binomial, as initialisations are independent.
     """
     place = int(np.argmax(spread))
     inside = int(np.sum(np.abs(found[:, place] - mean[place]) < NINETY * spread[place]))
@@ -241,7 +241,7 @@ def schedule(of: Principal) -> np.ndarray:
 
 
 def off_theory(found: Component, times: np.ndarray, value: float, name: str) -> Check:
-    """Return the distance of the component along f^(2) from 0.5 exp(-2 value t)."""
+    """Check the distance of the component along f^(2) from 0.5 exp(-2 value t)."""
     gap = np.abs(found.along - START * np.exp(-2 * value * times)).max()
     return at_most(f"Figure 3, {name}: |g_t| off 0.5 exp(-2 lambda_2 t)", gap, 0.05, "a tenth of its start")
 

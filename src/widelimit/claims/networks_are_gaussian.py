@@ -32,7 +32,7 @@ LEVEL = 5.0
 
 
 def networks(effort: Effort) -> dict[str, wl.Network]:
-    """Return activations and depths; phi and weights such that signals keep their size."""
+    """Return networks by name, of several activations and depths; the weights keep the size of signals."""
     networks = {
         f"{name}, depth {depth}": wl.mlp(depth=depth, activation=name, weight_std=weight, bias_std=0.3)
         for name, weight in (("relu", 2**0.5), ("erf", 1.3), ("tanh", 1.3))

@@ -51,7 +51,7 @@ class Outcome:
 def run(name: str, effort: Effort, *, claim: Claim | None = None) -> Outcome:
     """Measure a claim and its negative control; whatever goes wrong is an outcome, not an exception.
 
-    claim: in the place of the one of that name, such as one that reads a user's file.
+    claim: measured in place of the claim of that name, e.g. one that reads a user's file.
     """
     claim, start = claim or load(name), time.perf_counter()
     empty = Measurement((), {})

@@ -127,7 +127,7 @@ def measure(effort: Effort) -> Measurement:
         ),
         *flight_checks(flight, "1.5 x the stable rate"),
         Check("width 4: gap to the limit over the targets", float(gaps[0, 0]), 0.3, np.inf, "the limit says nothing"),
-        at_most("largest width: the same gap", float(gaps[-1, 0]), float(gaps[0, 0]) / 3, "it does there"),
+        at_most("largest width: the same gap", float(gaps[-1, 0]), float(gaps[0, 0]) / 3, "the limit describes them"),
     ]
     data = {"loss": flight.loss, "kernel": flight.kernel, "widths": sizes, "gaps": gaps}
     return Measurement(tuple(checks), data | {"drifts": np.array([lazy, moved]), "gains": np.array([still, gain])})
@@ -140,7 +140,7 @@ def violate(effort: Effort) -> Measurement:
     checks = (
         flight_checks(gentle, "0.5 x the stable rate")[0],
         flight_checks(gentle, "0.5 x the stable rate")[3],
-        at_most("20 x the stable rate: last loss over the first", float(lost), 0.1, "as above"),
+        at_most("20 x the stable rate: last loss over the first", float(lost), 0.1, "as for 1.5 x the stable rate"),
     )
     return Measurement(checks, {"gentle": gentle.loss, "wild": wild.loss})
 

@@ -41,7 +41,7 @@ def listen() -> None:
 
 
 def at_end(ending: Callable[[bool], None]) -> None:
-    """Call this at the end of the process, with True if no signal ends it."""
+    """Call `ending` at the end of the process, with True if no signal ends it."""
     _endings.append(ending)
 
 

@@ -34,7 +34,7 @@ PREDICTED_ROWS = 1024
 """Rows predicted at once: between them progress moves."""
 FAR = "rows of the table are so far from the training rows that a float does not hold their predictions"
 ROW_MULTIPLE = 64
-"""Rows that matrix libraries take at once, a multiple of it in all of them."""
+"""Rows are padded to a multiple of this, which is a multiple of the block size of all matrix libraries."""
 
 
 @final
@@ -249,7 +249,7 @@ def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.Da
 def probability_names(target: str, classes: Sequence[Any]) -> list[str]:
     """Return p_CLASS for every class.
 
-    Underscores follow the one that the target is called, until no other has the name.
+    If one of them is the target's own name, underscores are appended to it until it is unique.
     """
     names = [f"p_{c}" for c in classes]
     if target in names:

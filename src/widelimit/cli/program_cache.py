@@ -1,6 +1,6 @@
 """The command line keeps compiled programs in a cache: a second run of a command does not compile again.
 
-JAX reads and writes a folder, as whole as the disk and other processes leave it, and warns of damaged entries. So every
+JAX's cache is a folder, in which a full disk or other processes may leave damaged entries, of which it warns. So every
 run has a folder of its own, of links to the entries whose checksum is right; at its end what it has compiled takes its
 place in the store by a rename. Nothing here imports JAX: environment variables name the folder.
 """

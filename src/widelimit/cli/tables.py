@@ -201,7 +201,7 @@ def infer_type(column: pl.Series, *, remedy: str = "") -> pl.Series:
     """Return numbers as Float64, text and booleans as stripped String, missing values as null; other types as they are.
 
     Raises:
-        ValueError: integers that Float64 does not hold, and would make one of two; with what to do.
+        ValueError: integers that Float64 cannot hold, so that two could become equal; with what to do.
     """
     remedy = remedy or f"say --categorical {column.name} or --drop {column.name}"
     if isinstance(column.dtype, pl.Decimal) or column.dtype in NUMERIC:

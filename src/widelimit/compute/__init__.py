@@ -1,3 +1,3 @@
-"""This package alone allocates n x n arrays and factorises them. It knows nothing of networks."""
+"""Only this package allocates and factorises n x n arrays. It knows nothing of networks."""
 
 from widelimit import memory as memory

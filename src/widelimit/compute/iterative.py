@@ -18,9 +18,9 @@ from widelimit.compute.preconditioners import Precondition
 from widelimit.progress import Report, no_progress
 
 MAX_ITERATIONS = 1000
-"""Products with the matrix, in all: what bounds every solve."""
+"""Most products with the matrix in one solve."""
 DEPTH = 1e-5
-"""A refinement with float32 products reduces the residual by this; below, the recursion's residual is not right."""
+"""A refinement with float32 products reduces the residual by this factor; then the recursion's residual is wrong."""
 PATIENCE = 50
 """Iterations without a smaller residual after which float32 products have no more to give."""
 VARIANCES = 256
@@ -100,7 +100,7 @@ class System:
         Every column is solved for at a size near 1, and its own is put back: no norm leaves float64's range. A column
         of b that is not finite gives NaN and stops no other.
 
-        report: called in every iteration with `stage` and log(residual)/log(tolerance), of 1, by the recursion's
+        report: called in every iteration with `stage` and the share log(residual)/log(tolerance), by the recursion's
             smallest residual.
 
         Raises:
@@ -214,7 +214,7 @@ def warn(message: str) -> None:
 @final
 @dataclass(frozen=True)
 class Iterative(Factor):
-    """A is never factorised in float64: every question is a solve of its system."""
+    """A is never factorised in float64: every method solves its system by iterations."""
 
     system: System
     rank: int

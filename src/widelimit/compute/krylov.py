@@ -1,11 +1,11 @@
-"""exp(-s A) b and its integral, for many s at once, come from a Lanczos basis that knows its own error.
+"""exp(-s A) b and its integral, for many s at once, come from a Lanczos basis, with a bound on the error.
 
 With A Q = Q T + beta q e_m^T after m steps from b, exp(-s A) b is approximated by |b| Q exp(-s T) e_1. The error solves
 an inhomogeneous equation whose source is beta |b| [exp(-u T)]_{m 1} q; A has no negative eigenvalue, so
 
     |error| <= beta |b| int_0^s |[exp(-u T)]_{m 1}| du = beta |b| |[gain_s(T)]_{m 1}|,   gain_s(x) = (1 - exp(-s x))/x
 
-The integral is that simple as [exp(-u T)]_{m 1} never changes its sign: with alternate basis vectors turned round, -T
+The integral is that simple as [exp(-u T)]_{m 1} never changes its sign: with every other basis vector negated, -T
 has no negative entry off its diagonal. One more integration gives the bound for gain_s(A) b. Nothing is estimated;
 rounding is not covered.
 Source of the representation: Saad 1992 (SIAM J. Numer. Anal. 29), section 3; the sign argument is this library's.
@@ -23,7 +23,7 @@ from widelimit.compute.linalg import EPS
 from widelimit.compute.operators import Operator
 
 STEPS = 10
-"""Between two looks at the error: a look costs an (m, m) eigenproblem, less than these products."""
+"""Lanczos steps between two checks of the error: a check costs an (m, m) eigenproblem, less than these products."""
 
 
 def gain(values: np.ndarray, clock: np.ndarray, null: np.ndarray, fading: float) -> np.ndarray:
@@ -48,7 +48,7 @@ def _integrated_gain(values: np.ndarray, s: np.ndarray) -> np.ndarray:
 
 
 class Evaluation(NamedTuple):
-    """The object is for one right-hand side and times s (T,)."""
+    """The functions of A are evaluated for one right-hand side b and times s (T,)."""
 
     gain: np.ndarray
     """gain_s(A) b, (T, n)."""

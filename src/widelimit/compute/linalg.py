@@ -233,7 +233,7 @@ def refuse_non_finite(matrix: np.ndarray) -> None:
 def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Return the variances, 0 where a difference left no more than its own rounding `error` (same shape).
 
-    NaN where either is not finite: what overflowed is refused by who knows the inputs.
+    NaN where either is not finite: what overflowed is refused by the caller, who knows the inputs.
 
     Raises:
         ArithmeticError: a variance is negative beyond rounding: the kernel is not positive semi-definite.

@@ -1,4 +1,4 @@
-"""Symmetric matrices are multiplied with: tiles in memory, rows on disk, or entries computed again each time."""
+"""A symmetric matrix is multiplied with vectors: tiles in memory, rows on disk, or entries computed each time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from widelimit.compute.tiles import PairKernel
 from widelimit.progress import KERNEL, Report, no_progress
 
 SIZE = 2048
-"""Rows of a block. Its product with a vector reads it from memory once for both triangles, from the cache again."""
+"""Rows of a block. A product with a vector reads a block from memory once, and from the cache for its mirror image."""
 RESERVE = 2**29
 """Bytes left free for tiles in the making, test points and the right-hand sides."""
 
@@ -75,7 +75,7 @@ class Operator(abc.ABC):
         """Compute A v, (n, c) -> (n, c), float64."""
 
     def verify(self) -> None:  # noqa: B027, most matrices are our own and do not change
-        """Refuse entries that are not what they were. Raises: ValueError. Only what is not our own can change."""
+        """Refuse a caller's matrix that has changed since it was given; others cannot change. Raises: ValueError."""
 
 
 @final
@@ -138,7 +138,7 @@ class StoredOperator(Operator):
     rows: Any
     """Has a shape (n, n), and [i:j] gives rows as an array."""
     mark: np.ndarray | None = None
-    """Its product with `_probe` when it was lent, (n, 1): a copy of the matrix would take as much memory again."""
+    """A caller's matrix: its product with `_probe` when it was given, (n, 1), to detect changes without a copy."""
 
     def diagonal(self) -> np.ndarray:
         return np.concatenate([self._diagonal(i, block) for i, block in self._read()])
@@ -151,7 +151,7 @@ class StoredOperator(Operator):
             return np.concatenate([self._product(i, block, v) for i, block in self._read()])
 
     def marked(self) -> StoredOperator:
-        """Return the same matrix, lent by somebody who may change it: `verify` finds changes beyond rounding."""
+        """Return the operator of a caller's matrix, which may be changed: `verify` finds changes beyond rounding."""
         return StoredOperator(self.rows, self.product(_probe(self.rows.shape[0])))
 
     def verify(self) -> None:
@@ -198,8 +198,8 @@ class StoredOperator(Operator):
             return np.asarray(self.rows[start:stop])
         except ValueError as error:
             raise ValueError(
-                f"rows {start} to {stop} of the stored matrix cannot be read: {error} What stored_gram wrote it "
-                "repairs when called again."
+                f"rows {start} to {stop} of the stored matrix cannot be read: {error} If stored_gram wrote them, "
+                "call it again: it repairs them."
             ) from None
 
 

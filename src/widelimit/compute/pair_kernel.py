@@ -1,4 +1,4 @@
-"""Matrices are computed of kernels in two phases: every input is encoded once, then a pure function sees pairs."""
+"""Kernel matrices are computed in two phases: every input is encoded once, then a pure function sees pairs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Features = Any
 
 
 class PairKernel(abc.ABC):
-    """A pytree has the two phases of a kernel, as pure JAX functions."""
+    """A pair kernel is a pytree with the two phases of a kernel, as pure JAX functions."""
 
     @property
     def parts(self) -> tuple[PairKernel, ...]:

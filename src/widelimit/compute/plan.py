@@ -70,7 +70,7 @@ class TilePlan:
     def groups(self) -> Iterator[tuple[range, range, list[tuple[int, int]]]]:
         """Return (blocks of rows, blocks of columns, their tiles), every tile once.
 
-        The largest tasks come first, behind one of the diagonal, so that both kinds of tile are compiled side by side.
+        One tile on the diagonal is first, then those off it (the largest tasks): both kinds compile side by side.
         """
         for left in range(0, self.column_blocks, self.group):
             columns = range(left, min(left + self.group, self.column_blocks))

@@ -36,7 +36,7 @@ FORMAT = 1
 CHECKSUM_BYTES = 4
 """A CRC-32C ends every chunk; reading a damaged one is an error."""
 METADATA, COPY = "zarr.json", "widelimit.json"
-"""Zarr's own file, and the same again."""
+"""Zarr's own metadata file, and this module's copy of it."""
 UNFINISHED = re.compile(r"((zarr|widelimit)\.(json|[0-9a-f]+)|c/[0-9]+/[0-9]+\.[0-9a-f]+)\.partial")
 """Files that a kill leaves while this module, or Zarr, writes them. Others of that ending are the user's."""
 PROBED = 8
@@ -104,7 +104,7 @@ def _has_content(path: Path) -> bool:
     if not path.is_dir():
         return path.exists()
     own = {path / name for name in (METADATA, COPY)}
-    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)  # to the first of another's
+    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)  # until one is foreign
     foreign = (file for file in found if file not in own and not _is_unfinished(path, file))
     return next(foreign, None) is not None or any(_document(file) is not None for file in own)
 
@@ -284,7 +284,7 @@ class _Store:
 
 
 def find_damaged(path: Path) -> list[str]:
-    """Find the tiles of a store, by their files, that are there and have not their checksum."""
+    """Find the tiles of a store, by their files, whose checksum does not match."""
     array = zarr.open_array(path, mode="r")
     shape = array.chunks
     found = []

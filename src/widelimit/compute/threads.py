@@ -25,7 +25,7 @@ READ = 64
 """Multiply-adds that an entry read counts for: a product that is bound by memory is small below 128 MB."""
 
 EIGEN = 3
-"""An (n, n) decomposition in products of such matrices, about."""
+"""Cost of decomposing an (n, n) matrix, in products of two such matrices, about."""
 
 
 @final
@@ -42,7 +42,7 @@ _known: dict[bool, list[_Pool]] = {}
 
 @final
 class _Computation:
-    """One that runs, until it ends or is forgotten by the thread that ran it."""
+    """A computation that runs; it leaves the set when it ends, or when nothing refers to it any more."""
 
     __slots__ = ("__weakref__", "small")
 
@@ -110,9 +110,9 @@ def _pools() -> list[_Pool]:
 
 
 def _pool(library: Any) -> list[_Pool]:
-    """Return the library's functions themselves, as threadpoolctl 3.8 lets one thread of Python alone change a number.
+    """Return the library's own get and set functions: threadpoolctl 3.8 lets only one Python thread change the number.
 
-    None where the number is one of each thread (OpenMP), so that a limit cannot be lifted by another one.
+    Empty where every thread has a number of its own (OpenMP), so that another thread could not lift a limit.
     """
     if library.threading_layer != "pthreads":
         return []

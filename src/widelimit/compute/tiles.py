@@ -35,7 +35,7 @@ Pairs = list[tuple[int, int]]
 
 
 class EncodedBlock(NamedTuple):
-    """The block holds encode_blocks rows of the data, some at the end only to fill the shape up."""
+    """The block holds encoded rows of the data; some at the end may only fill up the shape."""
 
     patches: Features
     """Features of PATCH rows each (of all, if they are fewer), as `_cut` makes them."""
@@ -66,7 +66,7 @@ def _without_fusion(always: jax.Array, function: Callable[..., jax.Array], *argu
 
 # Twice the width of vectors that XLA takes automatically: with AVX-512 a tile takes half the time, without it the same.
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
-# Half of the time to compile; what runs is slower where it computes much, and encoding does not.
+# Halves the time to compile; the program is slower where it computes much, which encoding does not.
 _QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
@@ -74,7 +74,7 @@ _QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_
 def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count: int, same: bool) -> jax.Array:
     """Put the patches (s, t) of `pairs` (P, 2), the first `count` of them, in their places; with `same`, x is y.
 
-    What is left out is 0; the two triangles of a patch with itself may differ by rounding, and its diagonal is void.
+    Other patches are 0; the triangles of a patch with itself may differ by rounding, its diagonal is meaningless.
     """
     form = jax.eval_shape(_of_patches, kernel, _at(x, 0), _at(y, 0))
     rows, columns = form.shape
@@ -166,7 +166,7 @@ _BEGUN: set[int] = set()
 def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Callable[[], None]:
     """Begin to compile the tile program of a kernel seen for the first time, beside that of `_encode`.
 
-    Returns what waits for it: a second thread that calls for the same program would compile it again.
+    Returns a function that waits for it: a second thread that needs the same program would compile it again.
     """
     key = hash((jax.tree.structure(kernel), rows, features, dtype))
     if key in _BEGUN or not kernel.traceable:
@@ -182,7 +182,7 @@ def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Cal
         with arithmetic(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
             _tile(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
 
-    thread = Thread(target=run)  # no daemon: an interpreter that ends waits for XLA, which it would pull down otherwise
+    thread = Thread(target=run)  # no daemon: Python waits for it at exit, where XLA would crash
     thread.start()
     return thread.join
 
@@ -252,7 +252,7 @@ def compute(
     required: Callable[[int, int], bool] = all_tiles,
     report: Report = no_progress,
 ) -> None:
-    """Call `write(i, j, tile)` for every tile of the plan that is requested, from several threads, in no order.
+    """Call `write(i, j, tile)` for every tile of the plan that is `required`, from several threads, in no order.
 
     A symmetric plan takes X for Y. `report` is called in this thread after each tile. An exception, of
     `write` or by Ctrl-C, ends the work within a tile.

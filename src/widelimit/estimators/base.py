@@ -149,7 +149,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         return chosen
 
     def _set_design(self, design: Design) -> None:
-        """Keep what is chosen of the network beyond its scales; nothing, if the parameters say all."""
+        """Keep what a search chose of the network besides its scales; nothing, if the parameters fix it."""
 
     def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice:
         """Choose network, noise and scales for standardised targets, by `hyperparameters`."""

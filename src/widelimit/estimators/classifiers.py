@@ -22,7 +22,7 @@ from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
 
 
 class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.ABC):
-    """Both classifiers share this base."""
+    """All classifiers share this base."""
 
     classes_: np.ndarray
     fitted_: Fitted | FittedClasses | None
@@ -63,7 +63,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
             )
 
     def matrix_count(self) -> float:
-        """Count the factor and, for all classes together, one correction of its size, made from as much."""
+        """Count three (n, n) matrices: the factor, the corrections of all classes together, and their workspace."""
         dirichlet = self.likelihood == "dirichlet" and self._is_linear_system()
         return 3 if dirichlet else KernelEstimator.matrix_count(self)
 

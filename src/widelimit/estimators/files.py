@@ -115,7 +115,7 @@ def describe_start(start: bytes) -> str:
         return "a file of zeros"
     text = start.decode("utf-8", errors="replace")
     if "\0" in text or text.count("\ufffd") > 1:  # the last character may be cut
-        return "a file of a kind unknown to it"
+        return "a file of a kind unknown to widelimit"
     return _text(text)
 
 

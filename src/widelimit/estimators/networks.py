@@ -124,7 +124,7 @@ def choose_scaled(
         found = fit_input_scales(search, families, progress=report)
     if found.at_bounds:
         warnings.warn(
-            f"the search ended at a bound of {', '.join(found.at_bounds)}: the rows do not determine it, or want more.",
+            f"the search ended at a bound of {', '.join(found.at_bounds)}: the rows leave it open, or fit best beyond.",
             stacklevel=6,
         )
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)

@@ -35,7 +35,7 @@ def save(model: KernelEstimator, path: str | os.PathLike[str], *, extra: dict[st
     standard deviation or a probability is asked for.
 
     Args:
-        model: a fitted NNGPRegressor, NTKRegressor, NNGPClassifier or NTKClassifier.
+        model: a fitted regressor or classifier of this library, one of ESTIMATORS.
         path: the file; overwritten if it exists.
         extra: anything of yours that JSON can hold, e.g. a description of the table; `read` returns it.
 

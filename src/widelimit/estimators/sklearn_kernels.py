@@ -18,7 +18,7 @@ from widelimit.inference.coordinates import leaf_builder
 from widelimit.kernels.base import Kernel
 
 STEP = 1e-4
-"""The step of central differences is in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
+"""Step of central differences in the logarithm: truncation error 1e-8; the tables' error of 1e-10 becomes 1e-6."""
 
 
 class _Entry(NamedTuple):

@@ -14,7 +14,7 @@ from widelimit import validation
 from widelimit.kernels.base import Kernel
 
 DECADES = 3.0
-"""Bounds of a positive parameter without any are its start times 10^(+-3)."""
+"""Without given bounds a positive parameter is bounded by its start times 10^(+-DECADES)."""
 
 Values = dict[str, Any]
 

@@ -98,7 +98,7 @@ class DirichletPosterior:
     scale: float
     offset: float
     log_marginal_likelihood: float
-    """The log likelihood of the latent labels is summed over the classes that occur: others have only their absence."""
+    """The log likelihood of the latent labels is summed over the classes that occur, not over those without rows."""
     targets: Float[np.ndarray, "n c"]
     """Latent labels less the offset, in units of scale."""
     noise: Float[np.ndarray, "n c"]

@@ -27,7 +27,7 @@ from widelimit.validation import Array
 
 Builder = Callable[..., Kernel | Network]
 DIFFERENCE = 1e-4
-"""Step of central differences in the logarithm: truncation 1e-8, and 1e-6 of the tables' 1e-10."""
+"""Step of central differences in the logarithm: truncation error 1e-8; the tables' error of 1e-10 becomes 1e-6."""
 
 ROWS = 32
 """Points are filled up to a multiple of it where gradients are compiled, so that folds of one table share a program."""
@@ -63,7 +63,7 @@ class HyperparameterFit:
     It covers the outputs that count in the search, in the units that `fit_hyperparameters` gives them."""
     runs: tuple[Run, ...]
     at_bounds: tuple[str, ...]
-    """Parameters that ended at a bound: the data want more, or do not determine them."""
+    """Parameters that ended at a bound: the best value lies beyond it, or the data do not determine them."""
     posterior: Posterior
     message: str
 
@@ -267,8 +267,8 @@ def fit_hyperparameters(
     L-BFGS-B in the logarithms of positive parameters, from the start given and from `restarts` random points around it.
     Every evaluation costs a kernel matrix, its derivative and an inverse, O(n^3). Deterministic for a seed.
 
-    Of several outputs, those that are constant or repeat another in any unit have no say (unless none varies), and no
-    unit has one: all are searched at the root mean square of the first of them, in whose unit kernel and noise are.
+    Outputs that are constant, or repeat another up to a factor, do not count (unless none varies). The others are all
+    scaled to the root mean square of the first of them, in whose unit kernel and noise are found.
     Source: Rasmussen and Williams 2006, section 5.4.
 
     Args:
@@ -277,7 +277,7 @@ def fit_hyperparameters(
             of whose leaves are then fitted, by the names of their paths.
         X: (n, d) inputs.
         y: (n,) or (n, c) targets.
-        start: {name: value} for the builder, numbers or (d,) arrays; no part of a kernel.
+        start: {name: value} for a builder, numbers or (d,) arrays; not given with a kernel or network.
         noise: variance of the observation noise to start from, >= 0 (in the square of y's unit); 0 stays 0.
         fit_noise: whether a positive noise is fitted too.
         objective: "marginal_likelihood" or "leave_one_out".
@@ -287,8 +287,8 @@ def fit_hyperparameters(
         seed: of the random starts, >= 0.
         max_steps: iterations of each search, >= 1.
         gradient: "autodiff", or "differences" (of 2 kernel matrices a parameter) for kernels that JAX cannot trace,
-            and for tabulated activations such as tanh where signals have standard deviations beyond 8, for which their
-            tables under a trace do not serve.
+            and for tabulated activations such as tanh where signals have standard deviations beyond 8, where their
+            tables under a trace end.
 
     Returns:
         A `HyperparameterFit` with the kernel, the values, the score, every run and the posterior.
@@ -319,7 +319,7 @@ def fit_hyperparameters(
 
 
 def _search_targets(y: Any, n: int) -> np.ndarray:
-    """Return the targets of the search: outputs that are distinct_columns, at the size of the first of them."""
+    """Return the targets of the search: those that `distinct_columns` picks, all at the size of the first."""
     targets = validation.targets("y", y, n)
     if targets.ndim == 1:
         return targets

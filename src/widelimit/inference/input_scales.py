@@ -28,7 +28,7 @@ SECOND = (-1.0, math.log(1.4), math.log(0.5), 0.0, math.log(0.01))
 """... and of the second: smoother, with less noise."""
 LOW, HIGH = (-12.0, -3.0, -7.0, -7.0, -30.0), (7.0, 2.0, 3.0, 14.0, 3.0)
 ROWS = 1000
-"""Rows of a search; the noise and the scales go on from there for some STEPS on up to LARGEST rows."""
+"""Rows of a search; from its result the search goes on for LAST_STEPS on up to LARGEST rows."""
 LARGEST = 2000
 STEPS, LAST_STEPS = 150, 12
 

@@ -1,4 +1,4 @@
-"""Gradient flow of the squared error runs without eigenvectors: a Lanczos basis of the residual knows its error."""
+"""Gradient flow of the squared error runs without eigenvectors: a Lanczos basis of the residual bounds its error."""
 
 from __future__ import annotations
 

@@ -248,7 +248,7 @@ class CustomLoss(Loss):
 
     Args:
         function: written with jax.numpy.
-        convex: whether it is convex in f; what is not known is not promised.
+        convex: whether it is convex in f; leave it False if you do not know.
         curvature: an upper bound of its second derivative in f, for learning rates; inf if there is none.
 
     Raises:

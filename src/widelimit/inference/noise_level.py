@@ -58,7 +58,7 @@ def noise_level(
         weights: > 0.
         objective: which likelihood.
         noise: r, where it is not to be chosen; then s = 1, and only the score is found.
-        columns: those with a say, where they are known already.
+        columns: the distinct columns of y, if they are known already.
 
     Raises:
         ValueError: the kernel is not positive semi-definite.

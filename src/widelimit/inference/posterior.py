@@ -369,7 +369,7 @@ def posterior(
 
 
 def cholesky_posterior(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
-    """Compute `posterior` by Cholesky, for the many of a search: without warnings about how exact it is."""
+    """Compute `posterior` by Cholesky, for the many fits of a search: without warnings about how exact it is."""
     data = training_set(scalar_kernel(k), X, y)
     return _solve(SolverRequest(data, validation.noise(noise, len(data.X)), "cholesky"), progress=False)
 

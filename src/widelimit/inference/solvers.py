@@ -55,7 +55,7 @@ class SolverRequest:
         return np.array(np.broadcast_to(self.noise, len(self.data.X)))
 
     def in_dtype(self, dtype: np.dtype) -> tuple[PairKernel, np.ndarray]:
-        """Return kernel and inputs in a dtype; blocks check themselves, and `fit` the diagonal."""
+        """Return kernel and inputs in a dtype; `operators.blocks` checks its entries, `fit` the diagonal."""
         X = self.data.X.astype(dtype, copy=False)
         return scalar_kernel(self.data.kernel).prepared(X), X
 
@@ -151,7 +151,7 @@ def fit(request: SolverRequest) -> SolverFit:
 
 
 def _fit(request: SolverRequest) -> SolverFit:
-    """Call `fit` for y of order 1."""
+    """Solve as `fit` does, for y that is already of order 1."""
     given, kept = request.matrix is not None, request.checkpoint is not None
     choice = choose(len(request.data.X), request.solver, request.precision, stored=given, kept=kept)
     _require(request, choice)
@@ -282,7 +282,7 @@ def _stored_operator(request: SolverRequest) -> Operator:
     rows = _spread(n)
     there = operators.StoredOperator(matrix).columns(rows).astype(np.float64)
     computed = data.cross(data.X[rows]).T
-    # Entries near the rounding of the dtype stored, or of one computed in it, not more: another kernel, or other data.
+    # Rows may differ by about the rounding of the stored dtype; if by more, it is another kernel, or other data.
     off = float(np.abs(there - computed).max())
     if not off <= 1e3 * float(np.finfo(dtype).eps) * float(np.abs(computed).max()):
         raise ValueError(

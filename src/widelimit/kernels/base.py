@@ -50,7 +50,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
 
         With `same`, x is y and (i, i) an input with itself.
 
-        A `same` that is traced says so for what runs; then values at (i, i) are of no use.
+        If `same` is traced, that is known only at run time; values at (i, i) are then not used.
         """
 
     @abc.abstractmethod
@@ -58,7 +58,7 @@ class Kernel(tiles.PairKernel, abc.ABC):
         """Compute K(x, x) for a block of features. Pure JAX."""
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
-        """Return a kernel with the same values at these inputs that costs less there; itself, unless there is one."""
+        """Return a kernel with the same values at these inputs that costs less there, or itself if there is none."""
         return self
 
     def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:

@@ -105,7 +105,7 @@ def _call(f: Callable[[Any, Any], Any], x: jax.Array, y: jax.Array, shape: tuple
 
 @jax.jit
 def _try_rows(k: FunctionKernel, rows: jax.Array) -> jax.Array:
-    """Compute the kernel of the rows with one more than themselves: blocks of two sizes."""
+    """Compute the kernel of the rows, with one row appended to the second block so that the blocks differ in size."""
     return k.pairwise(rows, jnp.concatenate([rows, rows[:1]]))[:, :-1]
 
 

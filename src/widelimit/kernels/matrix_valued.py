@@ -35,7 +35,7 @@ class MatrixKernel(abc.ABC):
         """Compute K for all pairs of rows of two arrays of inputs."""
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> MatrixKernel:
-        """Prepare the kernel with the data that only inputs determine; itself, unless there are any."""
+        """Return the kernel with the data that only inputs determine, or itself if it needs none."""
         return self
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:

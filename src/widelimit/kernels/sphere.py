@@ -38,7 +38,7 @@ from widelimit.signals import (
 
 SAMPLES = 256
 LONGEST = 128
-"""Terms; a kernel that wants more (a deep chaotic network) is left to its layers."""
+"""Most terms; a kernel that needs more (a deep chaotic network) is computed layer by layer."""
 _STEP = 16
 """Series have a multiple of this many terms, so that few programs are compiled."""
 _LENGTHS = (80, LONGEST)

@@ -23,8 +23,8 @@ from widelimit.validation import Array
 class Certificate:
     """The certificate shows if K(X, X) is positive semi-definite: v^T K v = eigenvalue for the unit vector v.
 
-    True in a condition where it is. A negative eigenvalue on one set of points proves that the function is no kernel; a
-    positive answer speaks of these points only.
+    Its truth value is `positive`. A negative eigenvalue on one set of points proves that the function is no kernel; a
+    positive answer holds for these points only.
     """
 
     positive: bool

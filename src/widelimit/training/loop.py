@@ -24,7 +24,7 @@ from widelimit.training.problem import TrainingProblem
 
 SAME_RUN = 1e-3
 """The loss at theta_0 may differ by this share from that of a checkpoint of the same run on another machine; that of
-another function or loss is elsewhere."""
+another function or loss differs by more."""
 
 NUMBERS = 14
 """Numbers of a record without probes, and its copy where records are joined."""
@@ -45,7 +45,7 @@ class Training:
 
 
 class Segment(NamedTuple):
-    """The object holds the state at the next record, or the last good one and the problem."""
+    """The state at the next record; or, after a failure, the last good state and what went wrong."""
 
     state: OptimiserState
     steps: int

@@ -32,7 +32,7 @@ class OptimiserState(NamedTuple):
 
     params: Any
     memory: Any
-    """The state is that of the optimiser."""
+    """The optimiser's own state, such as its momentum."""
     step: jax.Array
 
 
@@ -107,7 +107,7 @@ def _order(problem: TrainingProblem, key: jax.Array, epoch: jax.Array) -> jax.Ar
 
 
 def _batch(problem: TrainingProblem, order: jax.Array, turn: jax.Array, batch: int) -> tuple[jax.Array, jax.Array, Any]:
-    """Take examples, targets and loss of one batch; values of a loss for every example (weights) are taken along."""
+    """Take examples, targets and loss of one batch; per-example parameters of the loss (weights) are sliced too."""
     rows = jax.lax.dynamic_slice_in_dim(order, turn * batch, batch)
     own = len(problem.X)
     loss = jax.tree.map(lambda leaf: leaf[rows] if jnp.shape(leaf)[:1] == (own,) else leaf, problem.loss)

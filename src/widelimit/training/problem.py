@@ -99,7 +99,7 @@ def training_problem(
         made = TrainingProblem(f, kind, jnp.array(points), labels, many, targets.ndim == 1, numpy)
         one = made.one()
         one.cost(points.shape[1], points.dtype)  # explains a function that fails
-        # A function, as JAX prints what it evaluates: a model with all its numbers.
+        # A lambda, as JAX prints the callable in its errors: a model would be printed with all its numbers.
         shape = jax.eval_shape(lambda p, X: one(p, X), one.params, made.X).shape
     if shape != labels.shape:
         raise ValueError(f"apply returns shape {shape} and y has shape {targets.shape}; they must agree.")

@@ -35,7 +35,7 @@ def require(problem: TrainingProblem, rule: UpdateRule | None, probes: Any) -> N
     rows = (rule.batch if rule else 0) or n
     together = group_size(problem, rule.batch) if rule else members
     step = together * rows * max(KEPT * cost.signals, WIDEST * cost.largest)
-    # What is no array of points, `recorder` refuses.
+    # Probes that are no array are refused later, by `recorder`.
     probed = sum(np.shape(probes)[:1]) if isinstance(probes, (np.ndarray, jax.Array)) else 0
     records = members * max(n, probed) * WIDEST * cost.largest
     memory.require(

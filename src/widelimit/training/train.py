@@ -97,7 +97,7 @@ def train(
 ) -> Training:
     """theta <- theta - learning_rate grad C(theta), or d theta/dt = -grad C, C = (1/n) sum_i l(f(theta, x_i), y_i).
 
-    The outputs then move by the empirical NTK, df/dt = -(1/n) Theta d: equation (3.3) of the paper; how still it stands
+    The outputs then move by the empirical NTK, df/dt = -(1/n) Theta d: equation (3.3) of the paper; how much it changes
     is recorded. One step of "gd" is learning_rate of the flow's time, as in `gradient_flow` and `gradient_descent`.
 
     Args:
@@ -125,7 +125,7 @@ def train(
             the same run. More steps (or time) than it was written for are fine if record_every is the same.
         checkpoint_seconds: seconds between writes of the checkpoint; it is also written at the end.
         tolerance: of a flow, in [16 eps, 1e-2]: local errors in units of the first step that the kernel allows.
-        max_steps: of a flow's solver between two records: what bounds every solve.
+        max_steps: most steps of a flow's solver between two records.
         progress: a bar on stderr where that is a terminal.
 
     Returns:

@@ -11,7 +11,7 @@ derives its own from one idea:
   1997).
 - `exponentials`: exp(a u) and exp(-b u^2). E[exp(u + v)] is the moment generating function of a bivariate normal
   law.
-- `trigonometric`: sine, cosine, snake. E[cos(u - v)] is its characteristic function.
+- `trigonometric`: sine, cosine, snake. E[cos(u - v)] comes from the characteristic function of that law.
 - `polynomials`: phi = sum_k a_k h_k with Hermite polynomials h_k. E[h_j(z) h_k(z')] = rho^k if j = k, else 0
   (Mehler).
 

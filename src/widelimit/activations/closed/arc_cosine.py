@@ -41,7 +41,7 @@ def _correlate_steps(correlation: Correlation) -> tuple[Correlation, jax.Array]:
 
 
 def _second_moment(signal: Variance, moment: float) -> Variance:
-    """Return the second moment of a phi that takes one size on both sides of its jump, and 0 at u = 0."""
+    """Return the second moment of sign or step: a constant, and 0 for a signal that is 0."""
     return Variance(jnp.where(signal.value > 0, moment, jnp.zeros_like(signal.value)), jnp.zeros_like(signal.exponent))
 
 

@@ -24,7 +24,7 @@ Beyond it 64 eps still hold for a while, but in float32 the weights n!/(2^m m! (
 """
 
 LARGEST_COEFFICIENT = 1e6
-"""The size of a polynomial is limited: its square is far inside float32."""
+"""Largest size of a coefficient; its square is far inside float32."""
 
 
 def _in_hermite(n: int) -> list[float]:
@@ -179,7 +179,7 @@ class Polynomial(Activation):
 @pytree
 @dataclass(frozen=True)
 class Hermite(Activation):
-    """phi(u) = He_n(u)/sqrt(n!), of probabilists. Dual for unit variances: rho^n. Source: Daniely et al. 2016.
+    """phi(u) = He_n(u)/sqrt(n!), probabilists' He_n. Dual for unit variances: rho^n. Source: Daniely et al. 2016.
 
     For all others He_n(s z) = sum_m n!/(m! (n - 2 m)!) ((s^2 - 1)/2)^m s^(n - 2 m) He_{n - 2 m}(z).
 

@@ -38,7 +38,7 @@ class _WaveMemo(NamedTuple):
 
 
 class _WavePair(NamedTuple):
-    """distance = (s - s')^2/2 + s s' (1 - |rho|), falls = 1 - exp(-2 c) with c = s s' |rho|, and both excesses.
+    """distance = (s - s')^2/2 + s s' (1 - |rho|), falls = 1 - exp(-2 c) with c = s s' |rho|, and the excess.
 
     excess = (falls_x - falls) + (falls_y - falls), halved; it vanishes term by term at identical signals.
     """
@@ -49,7 +49,7 @@ class _WavePair(NamedTuple):
 
 
 def _wave_memo(signal: Variance) -> _WaveMemo:
-    # At the floor s^2 is far below rounding and a wave its straight line, or its crest; 1/s^4 is still a number.
+    # At the floor s^2 is far below rounding, so that sin is linear and cos is 1; 1/s^4 is still finite.
     info = np.finfo(signal.value.dtype)
     floor, ceiling = -int(info.maxexp) // 8, half_range(info.dtype)
     positive = signal.value > 0
@@ -78,7 +78,7 @@ def _gap_after(
     """1 - exp(-distance) k for k = pair/sqrt(x y), or its square, where excess = (x + y)/2 - pair.
 
     A sum of terms that vanish at identical signals. Of signals of very different size these are large and cancel, and
-    the gap is of order 1: there it is taken as it stands.
+    the gap is of order 1: there it is computed without rearranging it.
     """
     root_x, root_y = jnp.sqrt(x), jnp.sqrt(y)
     scale = root_x * root_y

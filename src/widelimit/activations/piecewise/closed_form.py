@@ -41,7 +41,7 @@ from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance, power_of_two, variance_of, with_sign
 
 _ROUNDING = 1.0
-"""eps of the square of the largest coefficient of F'': a third of it was seen (tests/test_piecewise.py)."""
+"""Error bound in eps times the largest coefficient of F'' squared; a third of it was seen (tests/test_piecewise.py)."""
 
 
 @final
@@ -65,7 +65,7 @@ class ClosedForm:
         return jnp.asarray(result)
 
     def halves(self) -> tuple[np.ndarray, list[ParityPart]]:
-        """Return the sizes of the kinks beyond 0, ascending, and of each part p, and the jumps of phi' and phi''."""
+        """Return the distances of kinks from 0 (less those at 0), ascending, and both parts: p, and the jumps j, g."""
         table, kinks = self.coefficients(), np.array(self.kinks)
         sizes = np.unique(np.abs(kinks[kinks != 0]))
         right, left = (table[np.searchsorted(kinks, 0.0, side=side)] for side in ("right", "left"))

@@ -74,7 +74,7 @@ def _polynomial_at(half: ParityPart, h: jax.Array, left: jax.Array) -> list[jax.
 def sort_kinks(x: Kinks, y: Kinks) -> list[Kinks]:
     """Sort all kinks of two inputs in ascending order: odd-even transposition, elementwise on any shapes.
 
-    Two at one place share their derivatives, so that those of what follows are the means of both orders.
+    Two kinks at one place share their derivatives, so that gradients are the mean over both orders.
     """
     places = [Kinks(*(leaf[k] for leaf in one)) for one in (x, y) for k in range(len(one.h))]
     for turn in range(len(places)):
@@ -210,7 +210,7 @@ def moment_of(half: ParityPart, at: Kinks) -> jax.Array:
 def constant_curvature_of(x: ParityPart, y: ParityPart, x_at: Kinks, y_at: Kinks) -> jax.Array:
     """Compute E[F'' G''] less its part from pairs of kinks, of even parts.
 
-    These are their constants 2 p_2, and these with the rest.
+    That part is the product of the constants 2 p_2, and of each constant with the rest of the other input.
     """
     (c, d) = (2 * half.p[2] for half in (x, y))
     rests = [2 * jnp.sum(half.j * at.density + half.g * at.tail, axis=0) for half, at in ((x, x_at), (y, y_at))]

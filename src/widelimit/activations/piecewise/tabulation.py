@@ -28,7 +28,7 @@ from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 
 MIRRORED = 2.0
-"""A kink closer to 0, in deviations, and the mirror image of another need too many angles."""
+"""Where a kink is closer to 0 than this, in deviations, terms for its mirror image are needed: else too many angles."""
 _PAIRS_A_CALL = 2**17
 """Pairs in one call of the closed form: a few 100 MB in all, and tracing it takes as long as so many pairs."""
 

@@ -1,8 +1,8 @@
 """Sums of products are computed in chunks of one size, as a loop: one program serves series of many lengths.
 
 A chunk has some columns and, for each, the coefficients of 16 functions of the angle: y^(8 q + j) and x y^(8 q + j),
-j < 8, y = 2 x^2 - 1, q its block. A pair costs some times as much as unrolled to its own length; so this is for what
-is longer than a compiled program, and for gradients.
+j < 8, y = 2 x^2 - 1, q its block. A pair costs several times as much as in an unrolled sum; so this is for terms
+beyond the lengths that a compiled program unrolls, and for gradients.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Chunks:
 
 
 def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
-    """Cut both parts into chunks of `width` columns; those of 0 are left out."""
+    """Cut both parts into chunks of `width` columns; chunks of zeros are left out."""
     rows, columns = [np.zeros((0, width * LENGTH, PLACES))], [np.zeros((0, width, PLACES))]
     blocks: list[int] = []
     parities: list[int] = []

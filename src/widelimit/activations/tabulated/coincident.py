@@ -38,7 +38,7 @@ from widelimit.pytrees import pytree
 from widelimit.series import safe_sqrt
 
 POINTS, COLLOCATED = 12, 24
-"""Chebyshev points in psi^2: the functions are analytic for psi < pi, and terms fall by 14."""
+"""Chebyshev points in psi^2: the functions are analytic for psi < pi, and each term is 14 times smaller."""
 _ROOT = math.sqrt(2 / math.pi)
 _MIDDLE = 3.0
 _FURTHEST = 40.0
@@ -174,8 +174,8 @@ def sample(x: Jumps, y: Jumps) -> CoincidentSamples:
     z = np.reshape(nodes, (-1, 1, 1))
     product = (x.j * (z - 1) + x.g * kappa * (z - 1) ** 2 / 2) * (y.j * (z + 1) + y.g * kappa * (z + 1) ** 2 / 2)
     omega = -np.tensordot(weights, product * np.exp(-((beta + kappa * z) ** 2) / 2) / math.sqrt(2 * math.pi), 1)
-    # The coefficient of erf in R is a polynomial of degree 2 in `gap`, omega kappa^3 its constant; in dR/drho it is
-    # less its derivative, which is determined by two values.
+    # The coefficient of erf in R is a polynomial of degree 2 in `gap`, omega kappa^3 its constant; the one in dR/drho
+    # is minus its derivative, which is determined by two values.
     i, k = 0, POINTS - 1
     second = -(slopes[1][..., i] - slopes[1][..., k]) / (2 * (gap[i] - gap[k]))
     first = -slopes[1][..., i] - 2 * gap[i] * second
@@ -211,7 +211,7 @@ def coincident_at(samples: CoincidentSamples, x: Jumps, y: Jumps, psi: np.ndarra
 
 def _quadrant(kappa: np.ndarray, beta: np.ndarray, psi: np.ndarray) -> np.ndarray:
     """Compute B at the angles psi, by collocation at Chebyshev points."""
-    from scipy import special  # not what closed forms wait for
+    from scipy import special  # slow to import, and closed forms do not need it
 
     z = chebyshev_points(COLLOCATED)
     nodes = math.pi / 2 * np.sqrt((1 + z) / 2)

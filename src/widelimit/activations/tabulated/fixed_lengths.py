@@ -1,4 +1,4 @@
-"""Tables for small data have a few shapes: a compilation costs more than what is computed in vain.
+"""Tables for small data have a few shapes: compiling again costs more than computing with padding.
 
 H, the longest expansion, has the lengths of the first table of its kind; what is longer in a later one is in chunks.
 The others are padded with zeros. Zero terms change no bit of a result.

@@ -112,7 +112,7 @@ def correlate_by_table(
 def _of_chunks(
     chunks: Chunks, x: TableMemo, y: TableMemo, at: jax.Array, sign: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Compute H and dH/dx of chunks; where there are none that takes no time."""
+    """Compute H and dH/dx of chunks; this costs nothing where all chunks are empty."""
     if x.chunks and y.chunks:
         return mean_and_slope_by_x(chunks, x.chunks, y.chunks, at, sign)
 

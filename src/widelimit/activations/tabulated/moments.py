@@ -20,7 +20,7 @@ from widelimit.interpreter import interpreted
 from widelimit.signals import Variance
 
 SMALLEST = 1e-20
-"""Nothing happens below it but the leading power."""
+"""Below this deviation only the leading power of s counts."""
 _NEAR_ZERO = 1e-6
 _LARGEST_ORDER = 8
 

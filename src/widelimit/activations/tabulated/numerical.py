@@ -65,7 +65,7 @@ class Numerical(Activation):
         (at any layer) give NaN there.
 
         Raises:
-            ValueError: a range that is none, or duals that do not reach rtol there.
+            ValueError: not 0 <= low <= high < inf, or duals that do not reach rtol there.
         """
         low = float(validation.finite_scalar("low", low, at_least=0.0))
         high = float(validation.finite_scalar("high", high, at_least=low))
@@ -76,7 +76,7 @@ class Numerical(Activation):
     def in_few_shapes(self, dtype: Any, rows: int) -> Self:
         if self.table is None:
             return self
-        # A program is found again by what it is compiled of: the table stands in for phi, which may be a new lambda.
+        # Compiled programs are cached by static fields: phi, which may be a new lambda, is dropped for its table.
         nameless = replace(self, phi=_replaced, label="", table=None)
         written = getattr(getattr(self.phi, "__code__", None), "co_code", self.phi)
         key = nameless, written, np.dtype(dtype).name, rows

@@ -22,7 +22,7 @@ COSINES = tuple(2**k for k in range(6, 14))
 TERMS = (24, 32, 48, 64, 96, 128, 192)
 """Degrees of the polynomials that are tried."""
 _TAIL = {"cosine_terms": 1e-10, "terms": 1e-13}
-"""The last eighth of the coefficients must be below this; cosine series use their squares, as polynomials do."""
+"""Each of the last eighth of the coefficients must be below this share of the root of the sum of all squares."""
 
 
 class NoConvergenceError(ValueError):

@@ -56,7 +56,7 @@ class Part:
     mean_slope: Expansion
     """H, in powers: psi 4/pi - 1 = x, and halves in 2 x^2 - 1 (`expansions.in_powers`)."""
     coincident: tuple[Coincident, ...] = ()
-    """H is without these: where kinks of two inputs may coincide, or one of them and the mirror image of the other."""
+    """Terms that `mean_slope` lacks: of kinks of two inputs that coincide, or of one and the other's mirror image."""
 
 
 @final
@@ -76,7 +76,7 @@ class Table:
     """(OWN_TERMS,): dR/drho of an input with itself."""
     order: int = field(default=0, metadata={"static": True})
     chunks: Chunks | None = None
-    """H of both parts, in place of theirs."""
+    """What H of both parts has beyond their `mean_slope`."""
     one_sided: bool = field(default=False, metadata={"static": True})
     """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
 
@@ -86,7 +86,7 @@ class Table:
 
     @property
     def numbers_per_input(self) -> int:
-        """Return the numbers of a memo; those of chunks are computed pair by pair but for gradients."""
+        """Return how many numbers a memo holds; those of chunks count only where they are kept, for gradients."""
         kept = self if self.chunks and self.chunks.products else replace(self, chunks=None)
         return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(kept) if leaf.ndim)
 
@@ -140,7 +140,7 @@ def polynomials(x: jax.Array, count: int) -> jax.Array:
 def places_between(low: float, high: float) -> Places:
     """f_s is analytic for Re s > 0, and s/(s + sigma) maps this half-plane to a disc: sqrt(low high) is in the middle.
 
-    Much below the lengths of order 1 over which phi varies, nothing happens: so sigma is not less than 1.
+    Far below the lengths of order 1 over which phi varies, f_s hardly changes: so sigma is at least min(1, high).
     """
     sigma = max(math.sqrt(low * high), min(1.0, high))
     ends = low / (low + sigma), high / (high + sigma)

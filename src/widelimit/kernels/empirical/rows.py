@@ -38,7 +38,7 @@ CHUNK = 256
 
 
 class Probe(NamedTuple):
-    """The probe holds values at a few rows, (r, k): all rows together, each alone, and each alone but nudge."""
+    """The probe holds values at a few rows, (r, k): all rows together, each alone, and each alone, inputs nudged."""
 
     together: np.ndarray
     alone: np.ndarray
