@@ -66,6 +66,24 @@ class DescentSettings(NamedTuple):
         validation.finite_scalar("tolerance", self.tolerance, above=0.0, at_most=1e-2)
         validation.integer("max_steps", self.max_steps, at_least=1)
 
+    def places(self) -> np.ndarray:
+        """Return the steps, or the times of a flow, of the records. Raises: TypeError, ValueError, MemoryError."""
+        if self.flow_time is None:
+            if self.steps is None:
+                raise ValueError("give steps, how many to take, or flow_time, the time of the exact gradient flow.")
+            count = validation.integer("steps", self.steps, at_least=0, below=2**31)
+            interval = max(1, count // RECORDS)
+            if self.record_every is not None:
+                interval = validation.integer("record_every", self.record_every, at_least=1, below=2**31)
+            return marks(count, interval).astype(int)
+        if self.steps is not None:
+            raise ValueError("give steps or flow_time, not both.")
+        end = float(validation.finite_scalar("flow_time", self.flow_time, at_least=0.0))
+        spacing = end / RECORDS if end > 0 else 1.0
+        if self.record_every is not None:
+            spacing = float(validation.finite_scalar("record_every", self.record_every, above=0.0))
+        return marks(end, spacing)
+
     def rule(self, n: int) -> UpdateRule:
         """Return the rule of a step on n points."""
         return update_rule(self.optimizer, self.learning_rate, self.momentum, self.batch_size, n)
@@ -149,29 +167,23 @@ def train(
     path = _place(checkpoint)
     with arithmetic(problem.dtype == np.float64):
         rule = settings.rule(len(problem.X)) if flow_time is None else None
+        places = settings.places()
         room.require(problem, rule, probes)
         records = recorder(problem, probes, kernel_points)
-        plan = _flow(records, settings) if rule is None else _steps(records, rule, settings)
+        plan = _flow(records, settings, places) if rule is None else _steps(records, rule, settings, places)
         kept = None if path is None else TrainingCheckpoint(path, checkpoints.settings(records, plan.choices), seconds)
-        trained = run(plan, kept, progress=progress)
-    _warn_if_unfinished(trained)
+        return _warn_if_unfinished(run(plan, kept, progress=progress))
+
+
+def _warn_if_unfinished(trained: Training) -> Training:
+    if not trained.finished:
+        warnings.warn(trained.message, stacklevel=3)
     return trained
 
 
-def _warn_if_unfinished(trained: Training) -> None:
-    if not trained.finished:
-        warnings.warn(trained.message, stacklevel=3)
-
-
-def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings) -> TrainingRun:
+def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings, places: np.ndarray) -> TrainingRun:
     """Plan discrete steps; warns of a learning rate above the bound."""
     problem = records.problem
-    if settings.steps is None:
-        raise ValueError("give steps, how many to take, or flow_time, the time of the exact gradient flow.")
-    count = validation.integer("steps", settings.steps, at_least=0, below=2**31)
-    interval = max(1, count // RECORDS)
-    if settings.record_every is not None:
-        interval = validation.integer("record_every", settings.record_every, at_least=1, below=2**31)
     key = jax.random.key(validation.integer("seed", settings.seed, at_least=0, below=2**63))
     _warn_if_unstable(problem, rule, key)
     name = f"optax, first update {first_update(problem, rule):.3e}" if rule.name == "optax" else rule.name
@@ -182,19 +194,13 @@ def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings) -> Tr
         "batch_size": rule.batch,
         "seed": settings.seed if rule.batch else 0,
     }
-    start, places = start_state(problem, rule), marks(count, interval).astype(int)
+    start = start_state(problem, rule)
     return TrainingRun(records, start, places, by_steps(problem, rule, key), rule.clock, "steps", choices)
 
 
-def _flow(records: Recorder, settings: DescentSettings) -> TrainingRun:
+def _flow(records: Recorder, settings: DescentSettings, places: np.ndarray) -> TrainingRun:
     """Plan the gradient flow."""
     problem = records.problem
-    if settings.steps is not None:
-        raise ValueError("give steps or flow_time, not both.")
-    end = float(validation.finite_scalar("flow_time", settings.flow_time, at_least=0.0))
-    interval = end / RECORDS if end > 0 else 1.0
-    if settings.record_every is not None:
-        interval = float(validation.finite_scalar("record_every", settings.record_every, above=0.0))
     least = ROUNDING * float(np.finfo(problem.dtype).eps)
     tolerance = float(validation.finite_scalar("tolerance", settings.tolerance, at_least=least, at_most=1e-2))
     largest = largest_eigenvalue(problem, jax.random.key(0), 0)
@@ -204,7 +210,7 @@ def _flow(records: Recorder, settings: DescentSettings) -> TrainingRun:
     move = by_flow(problem, tolerance * reach * slope, int(settings.max_steps))
     start = OptimiserState(problem.f.params, (), jnp.zeros((), jnp.int32))
     choices = {"optimizer": "flow", "tolerance": tolerance}
-    return TrainingRun(records, start, marks(end, interval), move, 1.0, "time", choices)
+    return TrainingRun(records, start, places, move, 1.0, "time", choices)
 
 
 def _warn_if_unstable(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> None:
