@@ -77,6 +77,28 @@ def test_a_weight_is_a_repetition():
     assert value(repeated[0], noisy, ones) == pytest.approx(exact(FAMILIES[0], repeated[0], noisy, ones), rel=1e-10)
 
 
+def test_a_rough_kernel_and_copies_of_rows_leave_the_noise_above_0(monkeypatch):
+    """The noise is 0.1. Without a prior the NTK explains it, and its error bars at rows of the table are 0."""
+    X, y = table(60)
+    model = wl.WideRegressor(kernel="ntk", activation="relu", depth=2)
+
+    def noise(X, y):
+        fitted = model.fit(X, y)
+        return fitted.y_scale_[0] * fitted.noise_**0.5
+
+    assert 0.03 < noise(X, y[:, 0]) < 0.3
+    assert 0.03 < noise(np.tile(X, (2, 1)), np.tile(y[:, 0], 2)) < 0.3
+    monkeypatch.setattr(input_scales, "PRIOR", np.array([*input_scales.PRIOR[:-1], np.inf]))
+    assert noise(X, y[:, 0]) < 1e-3
+
+
+def test_data_without_noise_get_next_to_none_and_a_warning():
+    X = table(60)[0]
+    with pytest.warns(UserWarning, match="at a bound of noise"):
+        fitted = wl.WideRegressor(kernel="nngp", activation="erf", depth=2).fit(X, np.sin(2 * X[:, 0]))
+    assert fitted.y_scale_[0] * fitted.noise_**0.5 < 1e-3
+
+
 def test_scales_find_the_inputs_that_matter():
     """The field's question: y = |x_j - 4| + noise of 1, one of eight inputs; without scales the RMSE is above 3."""
     rng = np.random.default_rng(0)

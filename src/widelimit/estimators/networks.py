@@ -37,6 +37,8 @@ SEARCH_ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
+FLOOR = 16
+"""The least noise that is chosen with input scales, in n eps of the largest K(x, x): rounding of the matrix."""
 TRIALS = 40
 """Networks tried in a search."""
 
@@ -122,14 +124,20 @@ def choose_scaled(
     search = Search(points, y, weights, np.arange(points.shape[1]), objective, given)
     with progress_bar(verbose) as report:
         found = fit_input_scales(search, families, progress=report)
-    if found.at_bounds:
+    kernel = found.family.kernel(found.scales, found.weight_std, found.bias_std, found.amplitude)
+    # Below this the matrix is singular to rounding, and no noise can be told from another.
+    floor = FLOOR * len(points) * linalg.EPS * float(np.max(kernel.diag(points)))
+    bounds = (*found.at_bounds, "noise") if given is None and found.noise < floor else found.at_bounds
+    if bounds:
         warnings.warn(
-            f"the search ended at a bound of {', '.join(found.at_bounds)}: the rows leave it open, or fit best beyond.",
+            f"the search ended at a bound of {', '.join(dict.fromkeys(bounds))}: the rows do not determine it, or it "
+            f"is beyond the bound (as a noise of 0).",
             stacklevel=6,
         )
+    chosen = max(found.noise, floor) if given is None else given
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
-    return HyperparameterChoice(design, found.noise / found.amplitude, scale, found.scales)
+    return HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:

@@ -29,6 +29,8 @@ ROWS = 64
 """Rows are filled up to a multiple of it: few programs serve all tables."""
 COLUMNS = 8
 """Inputs are filled up to this number, twice as many, ...; outputs to a power of two."""
+COPIES = 1e-24
+"""Targets at one place that differ by less than the root of this, in standard deviations, are copies."""
 Activation = Literal["erf", "relu"]
 Objective = Literal["marginal_likelihood", "leave_one_out"]
 
@@ -60,20 +62,20 @@ class Rows(NamedTuple):
     groups: np.ndarray
     """(d,): the number of the scale of each input."""
     repeated: np.ndarray
-    """sum_i (weight_i - 1): rows beyond the first at one place."""
+    """Rows beyond the first at the places where targets differ: exact copies of a row say nothing on the noise."""
     spread: np.ndarray
     """Sum of squares of the targets about their mean at each place."""
     outputs: np.ndarray
     """How many of the targets count: the others are 0."""
 
 
-def merged(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Return the places among the rows, sorted, mean targets, summed weights, and the targets' spread there."""
+def merge(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the places among the rows, sorted, and at each the mean targets, the sum of weights and the spread."""
     places, at = np.unique(X, axis=0, return_inverse=True)
     at = at.ravel()
     total = np.bincount(at, weights)
     means = np.stack([np.bincount(at, weights * column) for column in y.T], axis=1) / total[:, None]
-    return places, means, total, float(np.sum(weights[:, None] * (y - means[at]) ** 2))
+    return places, means, total, np.bincount(at, weights * np.sum((y - means[at]) ** 2, axis=1))
 
 
 def padded(X: np.ndarray, y: np.ndarray, weights: np.ndarray, groups: np.ndarray) -> Rows:
@@ -81,7 +83,8 @@ def padded(X: np.ndarray, y: np.ndarray, weights: np.ndarray, groups: np.ndarray
 
     A row of weight w counts as w rows, whose mean has 1/w of the noise.
     """
-    X, y, weights, spread = merged(X, y, weights)
+    X, y, weights, spread = merge(X, y, weights)
+    differ = spread > COPIES * weights
     n, d = X.shape
     rows, columns = -(-n // ROWS) * ROWS - n, COLUMNS * _power_of_two(-(-d // COLUMNS)) - d
     outputs = y.shape[1]
@@ -91,8 +94,8 @@ def padded(X: np.ndarray, y: np.ndarray, weights: np.ndarray, groups: np.ndarray
         np.pad(1 / weights, (0, rows), constant_values=1.0),
         np.pad(np.ones(n), (0, rows)),
         np.pad(groups, (0, columns)),
-        np.sum(weights - 1),
-        np.asarray(spread),
+        np.sum((weights - 1)[differ]),
+        np.sum(spread[differ]),
         np.asarray(float(outputs)),
     )
 
