@@ -665,3 +665,15 @@ def test_options_of_the_estimators_are_their_parameters():
     assert set(fit.PARAMETERS.options) == names
     assert all(option.default in (None, False) for option in fit.PARAMETERS.options.values())
     assert wl.NTKClassifier().alpha_epsilon == ALPHA_EPSILON
+
+
+def test_a_network_chosen_by_evidence_is_named(tmp_path):
+    path, rng = tmp_path / "table.csv", np.random.default_rng(0)
+    rows = rng.standard_normal((40, 3))
+    rows[:, 2] = np.sin(rows[:, 0]) + 0.1 * rows[:, 2]
+    np.savetxt(path, rows, delimiter=",", header="a,b,y", comments="")
+    model = ("--estimator", "wide", "--activation", "erf", "--depth", 2, "--model", tmp_path / "m.npz")
+    code, out, err = invoke("fit", path, "--target", "y", *model)
+    assert code == 0, err
+    assert "WideRegressor: kernel" in out
+    assert "depth 2, activation erf" in out

@@ -23,7 +23,8 @@ def fit(
     choices: TableChoices,
     model: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .npz.")],
     estimator: Annotated[
-        Literal["ntk", "nngp"], typer.Option(help="Trained networks, or their Bayesian posterior.")
+        Literal["ntk", "nngp", "wide"],
+        typer.Option(help="Trained networks; their posterior; or a network chosen by evidence, with a scale a column."),
     ] = "ntk",
     parameters: dict[str, Any],
     output: Output,

@@ -55,7 +55,10 @@ class FitResult:
 
     def chosen(self) -> dict[str, Any]:
         """Return the network, and what was chosen from the data; noise_std is in the unit of the target."""
-        found: dict[str, Any] = {"depth": self.estimator.depth, "activation": str(self.estimator.activation)}
+        family = getattr(self.estimator, "family_", None)
+        found: dict[str, Any] = {"kernel": family.kind} if family else {}
+        network = family or self.estimator
+        found |= {"depth": network.depth, "activation": str(network.activation)}
         for name in ("weight_std", "bias_std", "time"):
             found[name] = float(getattr(self.estimator, f"{name}_", getattr(self.estimator, name)))
         return found | noise_std(self.estimator) if self.table.task == "regression" else found
@@ -121,8 +124,9 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
         if name not in known:
             raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; leave it out.")
         settings[name] = value
-    if settings.get("normalize") == "none":
-        settings["normalize"] = None
+    for name in ("normalize", "input_scales"):
+        if settings.get(name) == "none":
+            settings[name] = None
     return cls(**settings)
 
 
