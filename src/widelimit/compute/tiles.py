@@ -257,11 +257,9 @@ def compute(
     A symmetric plan takes X for Y. `report` is called in this thread after each tile. An exception, of
     `write` or by Ctrl-C, ends the work within a tile.
     """
-    # Threads would take longer to start than a small matrix takes.
-    alone = plan.count == 1
 
     def encode_blocks(data: np.ndarray, blocks: Sequence[int]) -> dict[int, EncodedBlock]:
-        found = (map if alone else pool.map)(lambda i: _encode_block(kernel, data[plan.rows(i)], plan.edge), blocks)
+        found = (pool.map if pool else map)(lambda i: _encode_block(kernel, data[plan.rows(i)], plan.edge), blocks)
         return dict(zip(blocks, found, strict=True))
 
     def work(task: tuple[int, int]) -> None:
@@ -272,7 +270,9 @@ def compute(
 
     done = 0
     columns: dict[int, EncodedBlock] = {}
-    with ThreadPoolExecutor(plan.workers) as pool:
+    with contextlib.ExitStack() as stack:
+        # For one tile threads would take longer to start than a small matrix takes.
+        pool = stack.enter_context(ThreadPoolExecutor(plan.workers)) if plan.count > 1 else None
         for row_range, column_range, tiles in plan.groups():
             todo = [task for task in tiles if required(*task)]
             done += len(tiles) - len(todo)
@@ -283,7 +283,7 @@ def compute(
                 columns = encode_blocks(Y, column_range)
             known = columns if plan.symmetric else {}
             rows = known | encode_blocks(X, [i for i in row_range if i not in known])
-            for _ in map(work, todo) if alone else run_in_pool(pool, work, todo):
+            for _ in run_in_pool(pool, work, todo) if pool else map(work, todo):
                 done += 1
                 report(KERNEL, done, plan.count)
 
