@@ -28,7 +28,8 @@ from widelimit.estimators.networks import (
 )
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
-from widelimit.inference.scaled_evidence import Activation, Objective
+from widelimit.inference.noise_level import Objective
+from widelimit.inference.scaled_evidence import Activation
 from widelimit.references import referenced, resolved
 from widelimit.shapes import Float
 

@@ -124,9 +124,10 @@ def choose_scaled(
     search = Search(points, y, weights, np.arange(points.shape[1]), objective, given)
     with progress_bar(verbose) as report:
         found = fit_input_scales(search, families, progress=report)
-    kernel = found.family.kernel(found.scales, found.weight_std, found.bias_std, found.amplitude)
-    # Below this the matrix is singular to rounding, and no noise can be told from another.
-    floor = FLOOR * len(points) * linalg.EPS * float(np.max(kernel.diag(points)))
+    design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
+    # Below this the matrix is singular to rounding, and no noise differs from another.
+    largest = found.amplitude * float(np.max(design.kernel().diag(points * found.scales)))
+    floor = FLOOR * linalg.rounding(len(points), largest)
     bounds = (*found.at_bounds, "noise") if given is None and found.noise < floor else found.at_bounds
     if bounds:
         warnings.warn(
@@ -135,7 +136,6 @@ def choose_scaled(
             stacklevel=6,
         )
     chosen = max(found.noise, floor) if given is None else given
-    design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
     return HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, final
 
 import numpy as np
 import scipy.optimize
 
 from widelimit.compute import threads
 from widelimit.inference import scaled_evidence
+from widelimit.inference.noise_level import Objective
 from widelimit.inference.outputs import distinct_columns
-from widelimit.inference.scaled_evidence import Family, Objective
+from widelimit.inference.scaled_evidence import Family, Rows
 from widelimit.progress import Report, no_progress
 
 PRIOR = np.array([1.5, 1.0, 2.0, 5.0, 3.0])
@@ -31,6 +34,8 @@ FIRST = (0.0, math.log(1.4), math.log(0.5), 0.0, math.log(0.1))
 SECOND = (-1.0, math.log(1.4), math.log(0.5), 0.0, math.log(0.01))
 """... and of the second: smoother, with less noise."""
 LOW, HIGH = (-12.0, -3.0, -7.0, -7.0, -30.0), (7.0, 2.0, 3.0, 14.0, 3.0)
+RACE_ROWS, RACE_STEPS = 300, 40
+"""Rows and steps of each family in the race: enough to see which one leads."""
 ROWS = 1000
 """Rows of a search; from its result the search goes on for LAST_STEPS on up to LARGEST rows."""
 LARGEST = 2000
@@ -56,7 +61,9 @@ class ScaledFit(NamedTuple):
     """Its coordinates, from which a search goes on."""
 
 
-class Search(NamedTuple):
+@final
+@dataclass(frozen=True)
+class Search:
     """The search has standardised rows, and maximises one objective over the families that it is asked for."""
 
     X: np.ndarray
@@ -68,13 +75,19 @@ class Search(NamedTuple):
     noise: float | None = None
     """Fixed, or None."""
 
+    @cached_property
+    def rows(self) -> Rows:
+        """Return the rows as the compiled step takes them: one preparation serves all families."""
+        X, y = (np.round(values, DIGITS) for values in (self.X, self.y[:, distinct_columns(self.y)]))
+        return scaled_evidence.padded(X, y, self.weights, self.groups)
+
     def subset(self, count: int) -> Search:
         """Return the search on at most `count` rows, drawn without replacement by a fixed seed."""
         places, at = np.unique(self.X, axis=0, return_inverse=True)
         if len(places) <= count:
             return self
         rows = np.isin(at.ravel(), np.random.default_rng(0).permutation(len(places))[:count])
-        return self._replace(X=self.X[rows], y=self.y[rows], weights=self.weights[rows])
+        return replace(self, X=self.X[rows], y=self.y[rows], weights=self.weights[rows])
 
     def start(self, values: Sequence[float]) -> np.ndarray:
         """Return coordinates from the logarithm of all scales and of the four others."""
@@ -83,8 +96,7 @@ class Search(NamedTuple):
     def run(self, family: Family, z: np.ndarray, steps: int) -> ScaledFit:
         """Climb from z by L-BFGS-B, at most so many steps. Raises: ValueError: no value at z."""
         count = int(self.groups.max()) + 1
-        X, y = (np.round(values, DIGITS) for values in (self.X, self.y[:, distinct_columns(self.y)]))
-        rows = scaled_evidence.padded(X, y, self.weights, self.groups)
+        rows = self.rows
         spare = rows.X.shape[1] - count
         center, spread = self.start(FIRST), np.concatenate([np.full(count, PRIOR[0]), PRIOR[1:]])
         low, high = self.start(LOW), self.start(HIGH)
@@ -152,7 +164,3 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
     found = medium.run(best.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
     progress("input scales", 2, 3)
     return large.run(best.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
-
-
-RACE_ROWS, RACE_STEPS = 300, 40
-"""Rows and steps of each family in the race: enough to see which one leads."""

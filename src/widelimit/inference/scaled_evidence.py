@@ -3,7 +3,7 @@
 K_z(x, x') = a K(s x, s x') with K the NNGP or NTK kernel of a network of erf or relu; z holds the logarithms of s (one
 for each group of inputs), of the standard deviations of weights and biases, of the amplitude a and of the noise. A
 search evaluates this some hundred times on one set of rows, so that it works in covariances and lets near duplicates
-lose digits; the kernel that is fitted in the end (`Family.kernel`) does not.
+lose digits; the kernel that is fitted in the end does not.
 
 log p(y | X, z) = -y^T A^-1 y/2 - log det(A)/2 - n log(2 pi)/2 for each output, A = K_z(X, X) + noise/weights, and
 sum_i log p(y_i | y without i, z) as in Rasmussen and Williams 2006, equations (2.30) and (5.10) to (5.13).
@@ -20,10 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.architecture.network import mlp
 from widelimit.arithmetic import arithmetic
-from widelimit.kernels.base import Kernel, scale_inputs
-from widelimit.kernels.network import nngp, ntk
+from widelimit.inference.noise_level import Objective
 
 ROWS = 64
 """Rows are filled up to a multiple of it: few programs serve all tables."""
@@ -32,7 +30,6 @@ COLUMNS = 8
 COPIES = 1e-24
 """Targets at one place that differ by less than the root of this, in standard deviations, are copies."""
 Activation = Literal["erf", "relu"]
-Objective = Literal["marginal_likelihood", "leave_one_out"]
 
 
 class Family(NamedTuple):
@@ -41,11 +38,6 @@ class Family(NamedTuple):
     kind: Literal["nngp", "ntk"]
     activation: Activation
     depth: int
-
-    def kernel(self, scales: np.ndarray, weight_std: float, bias_std: float, amplitude: float) -> Kernel:
-        """Return the kernel at these hyper-parameters, in the library's own arithmetic."""
-        net = mlp(depth=self.depth, activation=self.activation, weight_std=weight_std, bias_std=bias_std)
-        return amplitude * scale_inputs(nngp(net) if self.kind == "nngp" else ntk(net), scales)
 
 
 class Rows(NamedTuple):

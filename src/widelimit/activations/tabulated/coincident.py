@@ -1,4 +1,4 @@
-"""Where the kinks of two inputs coincide, a pair map is a sum of smooth functions times erf and exp.
+"""A pair map is a sum of smooth functions times erf and exp where the kinks of two inputs coincide.
 
 For kinks at h = beta + kappa and k = beta - kappa (in deviations), u = tan(psi/2), r = kappa/u and E = exp(-r^2/2),
 every E[(U - h)_+^p (V - k)_+^q] is a + b erf(r/sqrt 2) + c E with a, b, c analytic in kappa, beta and psi. So is the
