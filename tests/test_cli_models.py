@@ -23,7 +23,7 @@ from widelimit.cli.comparison import ModelRecord, ModelScores
 from widelimit.cli.options import TableChoices
 from widelimit.cli.training_data import TargetTable
 from widelimit.compute import memory
-from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, by_name
+from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, RegressorParameters, by_name
 from widelimit.estimators.persistence import read
 from widelimit.inference.dirichlet import ALPHA_EPSILON
 
@@ -661,7 +661,7 @@ def test_the_documentation_names_every_option(command):
 
 
 def test_options_of_the_estimators_are_their_parameters():
-    names = set(by_name(ClassParameters, EnsembleParameters)) - {"random_state", "verbose"}
+    names = set(by_name(ClassParameters, EnsembleParameters, RegressorParameters)) - {"random_state", "verbose"}
     assert set(fit.PARAMETERS.options) == names
     assert all(option.default in (None, False) for option in fit.PARAMETERS.options.values())
     assert wl.NTKClassifier().alpha_epsilon == ALPHA_EPSILON

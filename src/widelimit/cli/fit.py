@@ -12,7 +12,7 @@ from widelimit.cli.reporting import note, print_json, version
 
 PARAMETERS = parameter_group(
     *("depth", "activation", "weight_std", "bias_std", "noise", "time", "ensemble", "likelihood", "alpha_epsilon"),
-    *("solver", "input_scales", "hyperparameters", "normalize"),
+    *("solver", "input_scales", "output_scale", "noise_model", "hyperparameters", "normalize"),
 )
 
 

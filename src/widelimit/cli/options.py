@@ -12,7 +12,7 @@ import typer
 
 from widelimit.cli.config import load
 from widelimit.cli.reporting import plain_errors, warnings_as_notes
-from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, by_name
+from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, RegressorParameters, by_name
 
 TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="A file with a header: .csv, .tsv, .txt or .parquet.")]
 ConfigFile = Annotated[
@@ -106,8 +106,9 @@ def parameter_group(*names: str, **defaults: Any) -> OptionGroup:
         names: parameters whose default is that of the estimator.
         defaults: parameters with another default.
     """
-    hints = get_type_hints(ClassParameters) | get_type_hints(EnsembleParameters)
-    table = by_name(ClassParameters, EnsembleParameters)
+    classes = (ClassParameters, EnsembleParameters, RegressorParameters)
+    hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items()}
+    table = by_name(*classes)
     options = {}
     for name in (*names, *defaults):
         default = defaults.get(name, False if hints[name] is bool else None)

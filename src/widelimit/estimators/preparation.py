@@ -19,6 +19,8 @@ from widelimit.inference.outputs import constant
 from widelimit.inference.training_set import check_finite
 from widelimit.shapes import Float
 
+MAD = 1.482602218505602
+"""Standard deviation over median absolute deviation of a Gaussian."""
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vectors."""
 
@@ -93,6 +95,23 @@ def standardise(
     """Return (y - mean)/scale, mean and scale, column by column; 0 in a column that is constant up to rounding."""
     mean, scale = mean_and_scale(y, weights)
     return np.where(constant(y), 0.0, (y - mean) / scale), mean, scale
+
+
+def standardise_robustly(
+    y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Standardise by median and median absolute deviation, which no outlier moves; `standardise` where that is 0."""
+    standard, mean, scale = standardise(y, weights)
+
+    def median(values: np.ndarray) -> np.ndarray:
+        found = [np.quantile(column, 0.5, weights=weights, method="inverted_cdf") for column in values.T]
+        return np.array(found)
+
+    middle = median(y)
+    deviation = MAD * median(np.abs(y - middle))
+    robust = deviation > 10 * np.finfo(np.float64).eps * np.abs(middle)
+    middle, deviation = np.where(robust, middle, mean), np.where(robust, deviation, scale)
+    return np.where(robust, (y - middle) / deviation, standard), middle, deviation
 
 
 def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
