@@ -181,7 +181,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         scale = scale * (given or 1.0)
         fitted = Fitted(training, standard / scale, chosen.noise)
         if given is None and (chosen.scale is None or not training.is_linear_system):
-            again = fitted.scale(self._objective())
+            again = fitted.scale()
             fitted, scale = fitted.rescaled(again), scale * again
         self.y_scale_, self.noise_ = deviation * scale, chosen.noise
         return fitted, scale

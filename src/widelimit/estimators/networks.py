@@ -92,13 +92,13 @@ def choose(
     objective: Objective = "marginal_likelihood" if hyperparameters == "fixed" else hyperparameters
     if hyperparameters != "fixed":
         design = choose_design(design, points, y, weights, given, objective)
-    if given is not None:
+    if given is not None and objective == "marginal_likelihood":
         return HyperparameterChoice(design, given, None)
     rows = spread(np.arange(len(points)), NOISE_ROWS)
     with progress_bar(verbose and len(points) > LONG) as report:
         report("noise", 0, 0)
         gram = np.asarray(design.kernel().gram(points[rows]))
-        found = noise_level(gram, y[rows], weights[rows], objective=objective)
+        found = noise_level(gram, y[rows], weights[rows], objective=objective, noise=given)
     warn_at_bounds(found)
     return HyperparameterChoice(design, found.noise, found.scale)
 
@@ -345,17 +345,16 @@ class Fitted(FittedFunction):
         expected = left.variance + self.noise / rows.weights
         return LeftOutRows(fitted.training.X, (left,), np.broadcast_to(expected[:, None], left.error.shape))
 
-    def scale(self, objective: Objective) -> Float[np.ndarray, " c"]:
+    def scale(self) -> Float[np.ndarray, " c"]:
         """Find the scale of each output at which its targets are as likely as they can be; 1 of one that is 0.
 
         s^2 = y^T (K + N)^{-1} y/n of a posterior, and sum_i (y_i - f_i)^2/(v_i + noise_i)/n with f_i, v_i predicted
-        without row i of a flow, or for the objective "leave_one_out".
+        without row i of a flow. Equal rows count once.
         """
         y, law = self.y, self.law
-        direct = isinstance(law, Posterior) and law.fit.choice.solver == "cholesky"
-        singular = isinstance(law, Posterior) and direct and law.factor.rank < len(y)
-        if isinstance(law, Posterior) and (objective == "marginal_likelihood" or not direct or singular):
+        if isinstance(law, Posterior):
             assert self.coefficients is not None
+            singular = law.fit.choice.solver == "cholesky" and law.factor.rank < len(y)
             distinct = len(distinct_rows(self.training.X, y, self.training.weights).first)
             square = np.sum(y * self.coefficients, axis=0) / (law.factor.rank if singular else distinct)
         else:

@@ -73,15 +73,16 @@ def _of_posterior(post: Posterior) -> LeftOut:
 
 def _of_flow(flow: StoppedFlow) -> LeftOut:
     weights = np.sum(flow.modes**2, axis=1)
-    share = flow.modes / weights[:, None]
-    start = share * flow.remaining  # (1 - H) in modes
+    start = flow.modes * flow.remaining
+    start /= weights[:, None]  # 1 - H in modes
     left = np.einsum("ik,ik->i", start, flow.modes)  # 1 - H_ii
     left = np.where(left > 0, left, 1.0)
     error = threads.product(start, threads.product(flow.modes.T, flow.data.y)) / left[:, None]
     if flow.prior is flow.data.kernel:
-        labels = share**2 @ (1 - flow.remaining) ** 2 - (1 - left) ** 2 / weights
+        labels = flow.modes**2 @ (1 - flow.remaining) ** 2 / weights**2 - (1 - left) ** 2 / weights
         variance = start**2 @ (np.diagonal(flow.spread) - flow.noise) + flow.noise * labels
     else:
         variance = np.einsum("ij,ij->i", threads.product(start, flow.spread), start)
+    del start  # as large as the next one
     operator = threads.product(flow.modes * flow.gain, flow.modes.T)
     return LeftOut(error, np.maximum(variance, 0.0) / left**2, operator, np.zeros(len(left)))
