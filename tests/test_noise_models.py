@@ -9,6 +9,7 @@ from scipy.stats import t as student
 
 import widelimit as wl
 from widelimit.estimators import model_file, persistence
+from widelimit.estimators.preparation import standardise_robustly
 from widelimit.inference import intervals, noise_level, noise_models
 from widelimit.inference.early_stopping import stopped_flow
 from widelimit.inference.left_out import left_out
@@ -220,6 +221,23 @@ def test_outputs_have_noise_of_their_own():
     assert isinstance(shared.noise_, float)
     assert own.predict(X, return_cov=True, include_noise=True)[1].shape == (100, 100, 2)
     assert own.sample_y(X[:5], 3).shape == (5, 2, 3)
+
+
+def test_robust_units_are_those_of_repeated_rows_and_of_most_values():
+    rng = np.random.default_rng(0)
+    y, weights = rng.standard_normal((101, 2)), np.ones(101)
+    y[:3] = 1e9
+    y[20:90, 1] = 4.0  # most are equal
+    _, middle, scale = standardise_robustly(y, weights)
+    assert scale[0] == pytest.approx(1, abs=0.25)
+    assert middle[1] == 4
+    assert 1 < scale[1] < 10
+    weights[50:] = 2.0
+    rows = np.repeat(np.arange(101), weights.astype(int))
+    for a, b in zip(standardise_robustly(y, weights)[1:], standardise_robustly(y[rows], np.ones(152))[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    flat = standardise_robustly(np.full((5, 1), 3.0), np.ones(5))
+    assert [values.ravel()[0] for values in flat] == [0, 3, 1]
 
 
 MODELS = ("per_output", "input", "student_t")

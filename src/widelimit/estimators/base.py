@@ -42,7 +42,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     n_features_in_: int
     y_mean_: np.ndarray
     y_scale_: np.ndarray
-    noise_: float
+    noise_: float | np.ndarray
     _fitted_with: dict[str, Any]
     """Parameters at the time of the fit: `set_params` changes the next fit, not this one."""
 
@@ -137,7 +137,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
-        standard = self._search_targets(y, weights)
+        standard, weights = self._search_rows(self.inputs_(X), y, weights)
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
@@ -148,9 +148,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         self._set_design(chosen.design)
         return chosen
 
-    def _search_targets(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return standardised targets for a search."""
-        return preparation.standardise(self._targets(y), weights)[0]
+    def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return standardised targets, and weights, for a search of the network."""
+        return preparation.standardise(self._targets(y), weights)[0], weights
 
     def _objective(self) -> Objective:
         """Return the objective of scales and noise."""

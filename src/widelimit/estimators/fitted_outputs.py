@@ -14,6 +14,7 @@ from widelimit.inference.left_out import distinct_rows, left_out
 from widelimit.inference.noise_level import Objective
 from widelimit.inference.noise_models import NoiseModel, NoiseSearch
 from widelimit.inference.posterior import Posterior, posterior
+from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 
 
@@ -53,7 +54,8 @@ class FittedOutputs(FittedFunction):
     @property
     def degrees(self) -> Float[np.ndarray, " c"]:
         """Return nu."""
-        return np.divide(1.0, self.tails, out=np.full_like(self.tails, np.inf), where=self.tails > 0)
+        with np.errstate(divide="ignore"):
+            return np.asarray(1 / self.tails)
 
     def state(self) -> ModelState:
         """Return the part of the functions that a file holds."""
@@ -105,6 +107,14 @@ def fit_outputs(
     scale, tails = np.array([each.scale for each in found]), np.array([1 / each.degrees for each in found])
     variance = np.array([each.noise for each in found])
     return FittedOutputs(training, y / scale, variance, factors, slopes, tails), scale
+
+
+def outlier_factors(kernel: Kernel, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Float[np.ndarray, " n"]:
+    """Find factors of the weights, at most 1, that keep outliers of any output from steering a search."""
+    rows = distinct_rows(X, y, weights)
+    search = NoiseSearch(kernel, X[rows.first], rows.weights, "marginal_likelihood", None)
+    factors = [search.run("student_t", column).factors for column in y[rows.first].T]
+    return np.asarray(np.minimum(np.min(factors, axis=0), 1.0)[rows.at])
 
 
 def restore_outputs(state: ModelState, training: FittedTraining, n: int, c: int) -> FittedOutputs:

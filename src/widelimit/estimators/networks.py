@@ -356,7 +356,7 @@ class Fitted(FittedFunction):
             assert self.coefficients is not None
             singular = law.fit.choice.solver == "cholesky" and law.factor.rank < len(y)
             distinct = len(distinct_rows(self.training.X, y, self.training.weights).first)
-            square = np.sum(y * self.coefficients, axis=0) / (law.factor.rank if singular else distinct)
+            square = np.sum(y * self.coefficients, axis=0) / max(law.factor.rank if singular else distinct, 1)
         else:
             left = self.left_out()
             square = _mean_ratio(left.error**2, left.expected)
@@ -365,11 +365,11 @@ class Fitted(FittedFunction):
     def rescaled(self, scale: Float[np.ndarray, " c"]) -> Fitted:
         """Return the same fit to targets in units of these scales."""
         assert self.coefficients is not None
-        y, law = self.y / scale, self.law
+        y, weights, law = self.y / scale, self.coefficients / scale, self.law
         data = law.data._replace(y=y)
-        found = Fitted(self.training, y, self.noise, self.coefficients / scale)
+        found = Fitted(self.training, y, self.noise, weights)
         if isinstance(law, Posterior):
-            found.law = replace(law, data=data, fit=law.fit._replace(weights=found.coefficients))
+            found.law = replace(law, data=data, fit=law.fit._replace(weights=weights))
         else:
             found.law = replace(law, data=data)
         return found

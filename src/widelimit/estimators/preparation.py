@@ -100,18 +100,25 @@ def standardise(
 def standardise_robustly(
     y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Standardise by median and median absolute deviation, which no outlier moves; `standardise` where that is 0."""
-    standard, mean, scale = standardise(y, weights)
+    """Standardise by median and median absolute deviation, which no outlier moves, as `standardise` does.
 
-    def median(values: np.ndarray) -> np.ndarray:
-        found = [np.quantile(column, 0.5, weights=weights, method="inverted_cdf") for column in values.T]
-        return np.array(found)
+    Where most values are equal, the deviation is that of the others.
+    """
+    still = constant(y)
+    middle = np.array([_median(column, weights) for column in y.T])
+    away = np.abs(y - middle)
+    differ = away > 10 * np.finfo(np.float64).eps * np.abs(middle)
+    deviation = np.array([_median(column, weights) for column in (away * differ).T])
+    for j in np.flatnonzero(~still & (deviation == 0)):
+        deviation[j] = _median(away[differ[:, j], j], weights[differ[:, j]]) if differ[:, j].any() else 0.0
+    deviation = np.where(still | (deviation == 0), 1.0, MAD * deviation)
+    middle = np.where(still, y[0], middle)
+    return np.where(still, 0.0, (y - middle) / deviation), middle, deviation
 
-    middle = median(y)
-    deviation = MAD * median(np.abs(y - middle))
-    robust = deviation > 10 * np.finfo(np.float64).eps * np.abs(middle)
-    middle, deviation = np.where(robust, middle, mean), np.where(robust, deviation, scale)
-    return np.where(robust, (y - middle) / deviation, standard), middle, deviation
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Compute the lower median of weighted values: a weight of 2 is a value given twice."""
+    return float(np.quantile(values, 0.5, weights=weights, method="inverted_cdf"))
 
 
 def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:

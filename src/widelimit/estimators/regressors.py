@@ -19,7 +19,6 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Fitted, HyperparameterChoice, LeftOutRows, choose_design
 from widelimit.estimators.parameters import EnsembleParameters, RegressorParameters, estimator
 from widelimit.inference import intervals
-from widelimit.inference.noise_models import CLIP
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import check_finite
 
@@ -66,7 +65,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         else:
             design = self._design(self.weight_std, self.bias_std)
         if self.hyperparameters != "fixed" and chosen is None and standard.any():
-            design = choose_design(design, points, self._search_targets(y, weights), weights, given, self._objective())
+            rows = self._search_rows(points, y, weights)
+            design = choose_design(design, points, *rows, given, self._objective())
         training = self._training(design, points, weights)
         fitted, scale = fitted_outputs.fit_outputs(training, standard, self.noise_model, self._objective(), given)
         self.y_scale_ = deviation * scale
@@ -77,9 +77,12 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         standardise = preparation.standardise_robustly if robust else preparation.standardise
         return standardise(self._targets(y), weights)
 
-    def _search_targets(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         standard = self._standardise(y, weights)[0]
-        return np.clip(standard, -CLIP, CLIP) if self.noise_model == "student_t" else standard
+        if self.noise_model != "student_t" or not standard.any():
+            return standard, weights
+        factors = fitted_outputs.outlier_factors(self._designs()[0].kernel(), points, standard, weights)
+        return standard, weights * factors
 
     def _set_public_attributes(self) -> None:
         training = self.fitted_.training

@@ -27,13 +27,13 @@ ROWS = 500
 """Training rows on which noise that differs from row to row is found: every step takes eigenvectors."""
 LEVEL_ROWS = 4000
 """Training rows on which one variance is found."""
-DEGREES = (3.0, 5.0, 10.0, 30.0, math.inf)
-"""Degrees of freedom tried: with 3 and more the noise has a variance."""
+DEGREES = (3.0, 5.0, 10.0, 30.0)
+"""Degrees of freedom tried beside infinity, Gaussian noise: with 3 and more the noise has a variance."""
 STEPS = 30
 CONVERGED = 1e-3
 """Change of every factor at which the steps end, relative."""
 CLIP = 3.0
-"""Robust deviations at which targets are clipped for the first step of "student_t"."""
+"""Robust deviations at which targets are clipped for the first step of one of two starts of "student_t"."""
 ROUNDS = 4
 """Rounds of "input": in each, noise and function are found with the other one fixed."""
 LOG_CHI2 = (-1.2703628454614782, math.pi**2 / 2)
@@ -161,27 +161,23 @@ def _expected(degrees: float, ratio: np.ndarray) -> np.ndarray:
 
 
 def _student_fits(rows: _Rows) -> list[_StudentFit]:
-    """Fit with every number of degrees of freedom, from Gaussian noise of clipped targets on."""
+    """Fit with every number of degrees of freedom, from Gaussian noise of the targets on, and of clipped targets."""
     ones = np.ones(len(rows.y))
-    clipped = np.clip(rows.y, -CLIP, CLIP)
-    start = rows.level(clipped, ones)
-    ratio = rows.ratio(start, ones, clipped)
-    fits = []
-    for degrees in DEGREES:
-        if degrees == math.inf:
-            level = rows.level(rows.y, ones)
-            fits.append(_StudentFit(degrees, ones, level, level.score))
-            continue
-        factors = _expected(degrees, ratio)
-        for _ in range(STEPS):
-            level = rows.level(rows.y, factors)
-            before = factors
-            factors = _expected(degrees, rows.ratio(level, factors, rows.y))
-            if np.abs(factors / before - 1).max() < CONVERGED:
-                break
-        level = rows.level(rows.y, factors)
-        fits.append(_StudentFit(degrees, factors, level, level.score + _mixture(degrees, factors)))
-    return fits
+    plain, clipped = rows.level(rows.y, ones), np.clip(rows.y, -CLIP, CLIP)
+    starts = (rows.ratio(plain, ones, rows.y), rows.ratio(rows.level(clipped, ones), ones, clipped))
+    gaussian = _StudentFit(math.inf, ones, plain, plain.score)
+    return [gaussian, *(_student_fit(rows, nu, ratio) for nu in DEGREES for ratio in starts)]
+
+
+def _student_fit(rows: _Rows, degrees: float, ratio: np.ndarray) -> _StudentFit:
+    factors = _expected(degrees, ratio)
+    for _ in range(STEPS):
+        before, level = factors, rows.level(rows.y, factors)
+        factors = _expected(degrees, rows.ratio(level, factors, rows.y))
+        if np.abs(factors / before - 1).max() < CONVERGED:
+            break
+    level = rows.level(rows.y, factors)
+    return _StudentFit(degrees, factors, level, level.score + _mixture(degrees, factors))
 
 
 def _mixture(degrees: float, factors: np.ndarray) -> float:
