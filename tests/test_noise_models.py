@@ -243,6 +243,13 @@ def test_robust_units_are_those_of_repeated_rows_and_of_most_values():
 MODELS = ("per_output", "input", "student_t")
 
 
+def test_the_unit_of_all_weights_is_that_of_the_noise():
+    X, y = table(40)
+    one, many = (wl.NNGPRegressor().fit(X, y, sample_weight=np.full(40, w)) for w in (1, 1e6))
+    assert many.noise_ == pytest.approx(1e6 * one.noise_, rel=1e-3)
+    np.testing.assert_allclose(many.predict(X), one.predict(X), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_noise_models_with_weights_are_those_of_repeated_rows_and_survive_a_file(name, tmp_path):
     X, y = regions(50)

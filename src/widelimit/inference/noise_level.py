@@ -79,6 +79,9 @@ def noise_level(
         ValueError: the kernel is not positive semi-definite.
     """
     counts = weights if counts is None else counts
+    typical = float(np.median(weights))  # in whose unit noises are tried
+    weights = weights / typical
+    variance = None if variance is None else variance / typical
     total = float(counts.sum())
     unit = float(counts @ np.diagonal(gram)) / total or 1.0
     floor = FLOOR * linalg.rounding(len(gram), float(np.diagonal(gram).max())) or linalg.EPS
@@ -102,9 +105,9 @@ def noise_level(
         steps = np.arange(min(lowest, HIGHEST / STEP), HIGHEST / STEP + 1)
         best = _most_likely(some, objective, (unit * 10.0 ** (STEP * steps)).tolist())
     else:
-        best = some.of(objective)(max(noise, floor))
+        best = some.of(objective)(max(noise / typical, floor))
     scale = np.where(constant(y), 1.0, every.of(objective)(best.noise).scale)
-    return best._replace(noise=best.noise if noise is None else noise, scale=scale)
+    return best._replace(noise=typical * best.noise if noise is None else noise, scale=scale)
 
 
 def _most_likely(spectrum: _Spectrum, objective: Objective, tried: list[float]) -> NoiseLevel:
