@@ -35,7 +35,9 @@ SECOND = (-1.0, math.log(1.4), math.log(0.5), 0.0, math.log(0.01))
 """... and of the second: smoother, with less noise."""
 LOW, HIGH = (-12.0, -3.0, -7.0, -7.0, -30.0), (7.0, 2.0, 3.0, 14.0, 3.0)
 RACE_ROWS, RACE_STEPS = 300, 40
-"""Rows and steps of each family in the race: enough to see which one leads."""
+"""Rows and steps of each family in the race: enough to see which ones lead."""
+FINALISTS = 3
+"""Families that go on to the end: after a race of so few steps the leader is not always the most likely one."""
 ROWS = 1000
 """Rows of a search; from its result the search goes on for LAST_STEPS on up to LARGEST rows."""
 LARGEST = 2000
@@ -140,7 +142,7 @@ class Search:
 
 
 def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Report = no_progress) -> ScaledFit:
-    """Choose one of the families and its hyper-parameters: a race on few rows, then the best one on more.
+    """Choose one of the families and its hyper-parameters: a race on few rows, then the best ones, then one on more.
 
     Args:
         search: standardised rows.
@@ -155,12 +157,21 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
     for i, family in enumerate(families):
         progress("kernels", i, len(families))
         tried.append(small.run(family, small.start(FIRST), RACE_STEPS))
-    best = max(tried, key=lambda fit: fit.score)
     progress("input scales", 0, 3)
-    second = small.run(best.family, small.start(SECOND), STEPS)
-    first = small.run(best.family, best.z, STEPS)
-    start = max(first, second, key=lambda fit: fit.score)
+    start = _final(small, sorted(tried, key=_score)[-FINALISTS:])
     progress("input scales", 1, 3)
     found = medium.run(best.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
     progress("input scales", 2, 3)
     return large.run(best.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
+
+
+def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
+    """Return the most likely one of the leaders, each at its end; it starts again from SECOND and from the others."""
+    ends = [search.run(leader.family, leader.z, STEPS) for leader in leaders]
+    best = max(ends, key=_score)
+    starts = [search.start(SECOND), *(end.z for end in ends if end is not best)]
+    return max(best, *(search.run(best.family, z, STEPS) for z in starts), key=_score)
+
+
+def _score(fit: ScaledFit) -> float:
+    return fit.score
