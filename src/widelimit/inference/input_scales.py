@@ -160,9 +160,9 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
     progress("input scales", 0, 3)
     start = _final(small, sorted(tried, key=_score)[-FINALISTS:])
     progress("input scales", 1, 3)
-    found = medium.run(best.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
+    found = medium.run(start.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
     progress("input scales", 2, 3)
-    return large.run(best.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
+    return large.run(start.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
 
 
 def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
