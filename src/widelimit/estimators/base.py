@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
-from widelimit.estimators import model_file, model_state, preparation
+from widelimit.estimators import leaks, model_file, model_state, preparation
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
     Design,
@@ -142,6 +142,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
         objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
         standard = preparation.standardise(self._targets(y), weights)[0]
+        leaks.warn(X, y, standard, getattr(self, "feature_names_in_", None))
         if not standard.any():
             self._set_design(self._designs()[0])
             return None

@@ -8,7 +8,7 @@ beforehand.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, final
@@ -153,12 +153,12 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
         ValueError: the objective is not finite anywhere it was tried.
     """
     small, medium, large = (search.subset(count) for count in (RACE_ROWS, ROWS, LARGEST))
-    tried = []
-    for i, family in enumerate(families):
-        progress("kernels", i, len(families))
-        tried.append(small.run(family, small.start(FIRST), RACE_STEPS))
+    first = small.start(FIRST)
+    race = _ends(
+        small, [(family, first) for family in families], RACE_STEPS, lambda i: progress("kernels", i, len(families))
+    )
     progress("input scales", 0, 3)
-    start = _final(small, sorted(tried, key=_score)[-FINALISTS:])
+    start = _final(small, race[-FINALISTS:])
     progress("input scales", 1, 3)
     found = medium.run(start.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
     progress("input scales", 2, 3)
@@ -167,11 +167,26 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
 
 def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
     """Return the most likely one of the leaders, each at its end; it starts again from SECOND and from the others."""
-    ends = [search.run(leader.family, leader.z, STEPS) for leader in leaders]
-    best = max(ends, key=_score)
-    starts = [search.start(SECOND), *(end.z for end in ends if end is not best)]
-    return max(best, *(search.run(best.family, z, STEPS) for z in starts), key=_score)
+    *others, best = _ends(search, [(leader.family, leader.z) for leader in leaders], STEPS)
+    starts = [search.start(SECOND), *(end.z for end in others), best.z]
+    return _ends(search, [(best.family, z) for z in starts], STEPS)[-1]
 
 
-def _score(fit: ScaledFit) -> float:
-    return fit.score
+def _ends(
+    search: Search, starts: Sequence[tuple[Family, np.ndarray]], steps: int, report: Callable[[int], None] = bool
+) -> list[ScaledFit]:
+    """Return where the search ends from each start, the most likely last; starts without a value are left out.
+
+    Raises:
+        ValueError: no start has a value.
+    """
+    ends, errors = [], []
+    for i, (family, z) in enumerate(starts):
+        report(i)
+        try:
+            ends.append(search.run(family, z, steps))
+        except ValueError as error:
+            errors.append(error)
+    if not ends:
+        raise errors[0]
+    return sorted(ends, key=lambda end: end.score)
