@@ -661,7 +661,7 @@ def test_the_documentation_names_every_option(command):
 
 
 def test_options_of_the_estimators_are_their_parameters():
-    names = set(by_name(ClassParameters, EnsembleParameters)) - {"random_state", "verbose"}
+    names = set(by_name(ClassParameters, EnsembleParameters)) - {"random_state", "verbose", "input_groups"}
     assert set(fit.PARAMETERS.options) == names
     assert all(option.default in (None, False) for option in fit.PARAMETERS.options.values())
     assert wl.NTKClassifier().alpha_epsilon == ALPHA_EPSILON

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
-from widelimit.estimators import model_file, model_state, preparation
+from widelimit.estimators import leaks, model_file, model_state, preparation
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
     Design,
@@ -24,6 +24,7 @@ from widelimit.estimators.networks import (
     HyperparameterChoice,
     Kind,
     choose,
+    choose_by_gradients,
     choose_scaled,
 )
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
@@ -66,6 +67,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             self._check_settings()
             preparation.refuse_rows(X)
             X, y = self._validate(X, y)
+            preparation.input_groups(self.input_groups, X.shape[1])
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             X, y, weights = X[kept], y[kept], weights[kept]
@@ -114,8 +116,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
                 f"solver={self.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
                 'eigenvectors: leave solver="auto".'
             )
+        preparation.input_groups(self.input_groups)
         if self.input_scales is not None:
-            _check_scaled(self._designs(), self.normalize)
+            _check_scaled(self.input_scales, self._designs(), self.normalize)
         self._check_own_settings()
 
     @abc.abstractmethod
@@ -139,12 +142,16 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
         objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
         standard = preparation.standardise(self._targets(y), weights)[0]
+        leaks.warn(X, y, standard, getattr(self, "feature_names_in_", None))
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
-        chosen = choose_scaled(
-            self._designs(), self.inputs_(X), standard, weights, self.noise, objective, bool(self.verbose)
-        )
+        groups = preparation.input_groups(self.input_groups, X.shape[1])
+        data, verbose = (self._designs(), self.inputs_(X), standard, weights, groups, self.noise), bool(self.verbose)
+        if self.input_scales == "agop":
+            chosen = choose_by_gradients(*data, self.hyperparameters, verbose)
+        else:
+            chosen = choose_scaled(*data, objective, verbose)
         self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
         self._set_design(chosen.design)
         return chosen
@@ -211,6 +218,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             )
         state = validation.plain(parameters.pop("random_state"))
         parameters["random_state"] = int(state) if isinstance(state, int) else None
+        if parameters["input_groups"] is not None:
+            parameters["input_groups"] = np.asarray(parameters["input_groups"]).tolist()
         return {key: model_state.json_value(value) for key, value in parameters.items()}
 
     def _state(self) -> ModelState:
@@ -245,6 +254,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         self._fitted_with = self.get_params(deep=False)
         self._check_settings()
         d = self.n_features_in_ = validation.integer("n_features", state.values["n_features"], at_least=1)
+        preparation.input_groups(self.input_groups, d)
         if state.values["feature_names"] is not None:
             self.feature_names_in_ = model_state.names(state.values["feature_names"], d)
         self.inputs_ = model_state.inputs(self.normalize, state, d)
@@ -287,13 +297,17 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         return self._training(design, X, state.positive("weights", n))
 
 
-def _check_scaled(designs: list[Design], normalize: str | None) -> None:
+def _check_scaled(input_scales: str, designs: list[Design], normalize: str | None) -> None:
     """Refuse what a search with input scales does not know. Raises: ValueError."""
     if normalize != "standardize":
-        raise ValueError(f'input_scales="auto" needs normalize="standardize", got {normalize!r}.')
+        raise ValueError(
+            f'input_scales={input_scales!r} scales standardised columns: it needs normalize="standardize", got '
+            f"{normalize!r}. On the sphere, or for columns as they are, leave input_scales=None."
+        )
     for design in designs:
-        if design.activation not in get_args(Activation):
+        if input_scales == "auto" and design.activation not in get_args(Activation):
             raise ValueError(
-                f'input_scales="auto" searches with activation="erf" or "relu", got '
-                f"{validation.shown(design.activation)}."
+                'input_scales="auto" searches with activation="erf", "relu" or "rbf", got '
+                f'{validation.shown(design.activation)}. For others choose input_scales="agop" (scales by the '
+                "gradients of what is fitted) or None."
             )
