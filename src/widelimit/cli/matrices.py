@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from widelimit.cli import schema, tables
+from widelimit.cli import tables
+from widelimit.messages import list_names
 
 FORMATS = (".npy", ".npz", ".csv", ".parquet")
 NOT_REAL = {
@@ -97,14 +98,12 @@ def _table(path: Path, drop: Sequence[str]) -> np.ndarray:
     frame = tables.read_raw(path)
     if path.suffix.lower() == ".csv" and all(tables.is_number(name) for name in frame.columns):
         raise ValueError(
-            f"{path}: its first line holds numbers ({schema.list_names(frame.columns)}) where the names of the columns "
+            f"{path}: its first line holds numbers ({list_names(frame.columns)}) where the names of the columns "
             "are expected; write a header line, or save the rows as .npy."
         )
     unknown = [name for name in drop if name not in frame.columns]
     if unknown:
-        raise ValueError(
-            f"{path}: there is no column {unknown[0]!r} to drop; it has {schema.list_names(frame.columns)}."
-        )
+        raise ValueError(f"{path}: there is no column {unknown[0]!r} to drop; it has {list_names(frame.columns)}.")
     kept = [_numbers(path, frame[name]) for name in frame.columns if name not in drop]
     if not kept:
         raise ValueError(f"{path}: no column is left; --drop leaves out all of them.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -18,7 +19,10 @@ from widelimit.cli import schema, scores, tables, targets, terminal, training_da
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import EncodedTable
+from widelimit.columns.encoder import Encoded
+from widelimit.columns.texts import as_text, match_texts
 from widelimit.estimators.persistence import read
+from widelimit.messages import list_names
 
 ESTIMATORS: dict[tuple[str, str], type] = {
     ("ntk", "regression"): wl.NTKRegressor,
@@ -28,6 +32,8 @@ ESTIMATORS: dict[tuple[str, str], type] = {
     ("wide", "regression"): wl.WideRegressor,
     ("wide", "classification"): wl.WideClassifier,
 }
+MOST_ROWS = 20_000
+"""Rows of a fit with scales, which takes minutes for so many, and eight times as long for twice as many."""
 ScoresAndRemarks = tuple[dict[str, float], list[str]]
 """Scores by name, and remarks."""
 PREDICTED_ROWS = 1024
@@ -116,18 +122,37 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
         ValueError: a parameter that the estimator does not have.
     """
     cls = ESTIMATORS[estimator, task]
-    known = inspect.signature(cls).parameters
+    known = parameters(estimator, task)
     settings: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:
             continue
         if name not in known:
-            raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; leave it out.")
+            owners = [kind for kind, its_task in ESTIMATORS if its_task == task and name in parameters(kind, task)]
+            remedy = f"say --estimator {' or '.join(owners)}, or leave it out" if owners else "leave it out"
+            raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; {remedy}.")
         settings[name] = value
     for name in ("normalize", "input_scales"):
         if settings.get(name) == "none":
             settings[name] = None
     return cls(**settings)
+
+
+def parameters(estimator: str, task: str) -> Collection[str]:
+    """Return the names of an estimator's parameters."""
+    return inspect.signature(ESTIMATORS[estimator, task]).parameters
+
+
+def refuse_many_rows(path: Path, choices: TableChoices, estimator: str) -> None:
+    """Refuse a table that is too large for an exact fit, before it is read. Raises: ValueError, MemoryError."""
+    rows = min(tables.count_rows(path), choices.rows or sys.maxsize)
+    if estimator == "wide" and rows > MOST_ROWS:
+        raise ValueError(
+            f"{path}: has {rows} rows, and a fit with scales takes at most {MOST_ROWS}: {rows} need "
+            f"{4 * rows**2 / 2**30:.1f} GiB, and {(rows / MOST_ROWS) ** 3:.1f} times as long as {MOST_ROWS}; fit to a "
+            f"random part: --rows {MOST_ROWS}, or without scales: --estimator nngp or ntk."
+        )
+    training_data.require_memory(rows, 0.5)
 
 
 def fit(
@@ -140,13 +165,14 @@ def fit(
         OSError: the model cannot be written.
     """
     start = time.perf_counter()
+    refuse_many_rows(path, choices, estimator)
     with terminal.busy_bar(f"reading {path.name}", quiet=quiet):
         table = training_data.load(path, choices)
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
         training_data.require_memory(table.frame.height, made.matrix_count())
         data = training_data.encode(table, choices)
     with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
-        made.fit(data.X, data.y)
+        made.fit(Encoded(data.schema.encoder, data.X), data.y)
     made.set_params(verbose=False)
     result = FitResult(table, data, made, model, time.perf_counter() - start)
     bad = [name for name, value in result.chosen().items() if name != "time" and str(value) in ("nan", "inf")]
@@ -272,8 +298,8 @@ def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, 
         return {}, []
     try:
         if found.task == "classification":
-            labels = tables.as_text(truth.filter(known)).cast(pl.String)
-            return class_scores(classes, out.filter(known), schema.match_texts(classes, labels).to_list())
+            labels = as_text(truth.filter(known)).cast(pl.String)
+            return class_scores(classes, out.filter(known), match_texts(classes, labels).to_list())
         values = targets.target_values(truth.filter(known), found.task)
     except ValueError as error:
         return {}, [f"not scored: {error}"]
@@ -290,7 +316,7 @@ def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str
         return scores, []
     unseen = sorted(set(labels) - set(classes))
     if unseen:
-        return scores, [f"classes that training has not seen, counted as wrong: {schema.list_names(unseen)}"]
+        return scores, [f"classes that training has not seen, counted as wrong: {list_names(unseen)}"]
     place = np.array([classes.index(label) for label in labels])
     p = out.to_numpy()[:, 1:].astype(float)[np.arange(len(place)), place]
     scores["log_loss"] = float(-np.mean(np.log(p)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
+from widelimit.columns.encoder import TableEncoder, is_table, learn_rows, needs_encoding
 from widelimit.estimators import model_file, model_state, preparation
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
@@ -30,6 +32,7 @@ from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
 from widelimit.inference.noise_level import Objective
 from widelimit.inference.scaled_evidence import Activation
+from widelimit.messages import list_names
 from widelimit.references import referenced, resolved
 from widelimit.shapes import Float
 
@@ -38,6 +41,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     """An infinitely wide network becomes an estimator. Fitted state is plain arrays and numbers."""
 
     _kind: ClassVar[Kind]
+    encoder_: TableEncoder | None = None
+    """Of the columns of a table."""
     inputs_: Inputs
     n_features_in_: int
     y_mean_: np.ndarray
@@ -50,7 +55,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Fit to rows X (n, d), and targets of a regressor, (n,) or (n, c), or class labels of a classifier, (n,).
 
         Args:
-            X: (n, d) numbers; NumPy, pandas or polars.
+            X: (n, d) numbers; or a table of pandas, polars or pyarrow, which `widelimit.TableEncoder` makes into
+                numbers where it has other columns, or missing values.
             y: numbers; or labels, numbers or text.
             sample_weight: (n,), >= 0: weight 2 is the same row twice, so that observation i has the noise
                 noise/sample_weight_i; rows of weight 0 are left out.
@@ -64,17 +70,39 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """
         with self._fit_whole():
             self._check_settings()
-            preparation.refuse_rows(X)
-            X, y = self._validate(X, y)
+            X, y = self._validate_rows(X, y, sample_weight)
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             X, y, weights = X[kept], y[kept], weights[kept]
+            self._warn_of_leaks(X, y)
             preparation.require_room(len(X), self.matrix_count())
-            self.inputs_ = preparation.normalisation(self.normalize, X, weights)
+            self.inputs_ = preparation.normalisation(self.normalize, X, weights, self._input_groups(X.shape[1]))
             chosen = None if self.input_scales is None else self._choose_scaled(X, y, weights)
             self._fit_rows(self.inputs_(X), y, weights, chosen)
         validation.sealed(self)
         return self
+
+    def _validate_rows(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs and targets, validated; a table's columns are learned first. Raises: TypeError, ValueError."""
+        self.encoder_, rows = learn_rows(X, sample_weight)
+        preparation.refuse_rows(rows)
+        validated, y = self._validate(rows, y)
+        if self.encoder_ is not None and is_table(X):
+            self.n_features_in_, self.feature_names_in_ = self.encoder_.n_features_in_, self.encoder_.feature_names_in_
+        return validated, y
+
+    def _warn_of_leaks(self, X: np.ndarray, y: np.ndarray) -> None:
+        """Warn of columns of a table that have the target in them."""
+        for name in self.encoder_.leaks(X, y) if self.encoder_ is not None else ():
+            warnings.warn(
+                f"column {name!r} orders or sorts all rows exactly as the target does: if it is made from the target "
+                f"(a leak), leave it out (command line: --drop {name}).",
+                stacklevel=3,
+            )
+
+    def _input_groups(self, d: int) -> np.ndarray:
+        """Number the inputs: those of one number share a scale."""
+        return np.arange(d) if self.encoder_ is None else np.array(self.encoder_.input_groups)
 
     @abc.abstractmethod
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +171,14 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             self._set_design(self._designs()[0])
             return None
         chosen = choose_scaled(
-            self._designs(), self.inputs_(X), standard, weights, self.noise, objective, bool(self.verbose)
+            self._designs(),
+            self.inputs_(X),
+            standard,
+            weights,
+            self.noise,
+            objective,
+            bool(self.verbose),
+            self._input_groups(X.shape[1]),
         )
         self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
         self._set_design(chosen.design)
@@ -186,7 +221,21 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _kernel_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        return self.inputs_(preparation.validate_rows(self, X, reset=False))
+        return self.inputs_(self._encoded_rows(X))
+
+    def _encoded_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
+        """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""
+        encoder, names = self.encoder_, vars(self).get("feature_names_in_")
+        if encoder is None or (names is not None and encoder.is_identity and not needs_encoding(X)):
+            return preparation.validate_rows(self, X, reset=False)
+        if is_table(X):
+            return encoder.inputs(X)
+        if names is not None:
+            raise TypeError(
+                f"X is {validation.shown(X)}, and the model was fitted to a table with columns that are no numbers, or "
+                f"have missing values: pass a table of pandas, polars or pyarrow with the columns {list_names(names)}."
+            )
+        return preparation.validate_rows(self, X, reset=False)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = referenced(BaseEstimator.__getstate__(self))
@@ -224,7 +273,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             },
             {"inputs.mean": self.inputs_.mean, "inputs.scale": self.inputs_.scale},
         )
-        return common | self._architecture_state() | self._function_state()
+        encoder = {} if self.encoder_ is None else {"encoder": self.encoder_.document()}
+        return common | ModelState(encoder, {}) | self._architecture_state() | self._function_state()
 
     def _architecture_state(self) -> ModelState:
         """Return what a file holds of a network that the parameters do not determine."""
@@ -247,6 +297,10 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         d = self.n_features_in_ = validation.integer("n_features", state.values["n_features"], at_least=1)
         if state.values["feature_names"] is not None:
             self.feature_names_in_ = model_state.names(state.values["feature_names"], d)
+        self.encoder_ = None
+        if "encoder" in state.values:
+            self.encoder_ = TableEncoder().restore(state.values["encoder"])
+            d = len(self.encoder_.input_groups)
         self.inputs_ = model_state.inputs(self.normalize, state, d)
         self._restore_architecture(state)
         self._restore_function(state)
@@ -280,7 +334,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         given = {"weight_std": float(self.weight_std), "bias_std": float(self.bias_std)}
         if self.hyperparameters == "fixed" and self.input_scales is None and chosen != given:
             raise ValueError("another network than was given")
-        X = state.array("X", n, self.n_features_in_)
+        X = state.array("X", n, len(self.inputs_.mean))
         with np.errstate(over="ignore"):
             if not np.isfinite((X**2).sum()):
                 raise ValueError("X is too large for any kernel")

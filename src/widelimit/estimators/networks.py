@@ -117,11 +117,12 @@ def choose_scaled(
     noise: float | Literal["auto"],
     objective: Objective,
     verbose: bool,
+    groups: np.ndarray,
 ) -> HyperparameterChoice:
-    """Choose one of these networks, and one scale an input, for standardised targets."""
+    """Choose one of these networks, and one scale a group of inputs, for standardised targets."""
     given = None if noise == "auto" else float(noise)
     families = [Family(design.kind, design.activation, design.depth) for design in designs]
-    search = Search(points, y, weights, np.arange(points.shape[1]), objective, given)
+    search = Search(points, y, weights, groups, objective, given)
     with progress_bar(verbose) as report:
         found = fit_input_scales(search, families, progress=report)
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
