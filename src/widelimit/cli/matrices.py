@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from widelimit.cli import tables
+from widelimit.columns.texts import EXACT, first, refuse_infinite
 from widelimit.messages import list_names
 
 FORMATS = (".npy", ".npz", ".csv", ".parquet")
@@ -83,9 +84,7 @@ def _real(path: Path, found: np.ndarray) -> np.ndarray:
             "e.g. by .astype('float64') of what is meant."
         )
     if found.dtype.kind in "iu" and found.size:
-        rounded = (np.abs(found.astype(np.float64)) >= tables.EXACT) & (
-            found.astype(np.float64).astype(object) != found
-        )
+        rounded = (np.abs(found.astype(np.float64)) >= EXACT) & (found.astype(np.float64).astype(object) != found)
         if rounded.any():
             value = found[rounded].flat[0]
             raise ValueError(
@@ -118,7 +117,7 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
         numbers = (numbers.str.to_lowercase() == "true").cast(pl.Float64)
     missing = numbers.null_count()
     if missing == len(numbers) or (missing and numbers.dtype != pl.String):
-        row = schema.first(numbers.is_null())
+        row = first(numbers.is_null())
         raise ValueError(
             f"{path}: column {name!r} has {missing} missing values (first: row {row}); fill or drop those rows."
         )
@@ -126,7 +125,7 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
         raise ValueError(
             f"{path}: column {name!r} is not numeric ({numbers.dtype}); encode it, or leave it out by --drop."
         )
-    schema.refuse_infinite(numbers)
+    refuse_infinite(numbers)
     return numbers
 
 

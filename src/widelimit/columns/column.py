@@ -151,8 +151,8 @@ def in_days(column: pl.Series) -> pl.Series:
         return column.cast(pl.Int32).cast(pl.Float64)
     if column.dtype == pl.Time:
         return column.cast(pl.Int64).cast(pl.Float64) / 3.6e12
-    units: dict[str, float] = {"ms": 1e3, "us": 1e6, "ns": 1e9}
-    return column.cast(pl.Int64).cast(pl.Float64) / (86400 * units[column.dtype.time_unit])  # type: ignore[attr-defined]
+    steps: int = {"ms": 10**3, "us": 10**6, "ns": 10**9}[column.dtype.time_unit]  # type: ignore[attr-defined]
+    return column.cast(pl.Int64).cast(pl.Float64) / (86400 * steps)
 
 
 def periods(days: np.ndarray) -> tuple[str, ...]:
@@ -207,9 +207,9 @@ def settle(
     """Learn categories, filling, flag and cycles of a column of known kind from what `Column.values` returns."""
     there = values.is_not_null().to_numpy()
     present, shares = values.drop_nulls().to_numpy(), (np.ones(len(there)) if weights is None else weights)[there]
-    middle, categories = weighted_median, known.categories
+    categories, middle = known.categories, frequent if known.kind == "category" else weighted_median
     if known.kind == "category":
-        middle, categories = frequent, tuple(values.drop_nulls().unique().sort().to_list())
+        categories = tuple(values.drop_nulls().unique().sort().to_list())
     return replace(
         known,
         categories=categories,

@@ -88,7 +88,8 @@ def _pandas_series(name: str, column: Any) -> pl.Series:
         if numbers.dtype.kind == "O":
             numbers = filled.to_numpy(dtype=bool if kind == "b" else np.float64)
         return _array_series(name, numbers).set(pl.Series(missing), None)
-    return _object_series(name, np.where(missing, None, column.to_numpy(dtype=object)).tolist())
+    values = column.to_numpy(dtype=object)
+    return _object_series(name, [None if gap else value for gap, value in zip(missing, values, strict=True)])
 
 
 def _array_series(name: str, values: np.ndarray) -> pl.Series:
