@@ -37,6 +37,7 @@ BAD = {
     "entries": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
     "scales": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
     "integer": [*ODD, *THINGS, None, True, 1j, np.nan, np.inf, 2.0, 1e9, -1, -(10**400)],
+    "groups": [*ODD, *THINGS, True, 1j, 3, "auto", [0, 1.5], [LONG], np.full(60, 0.5), [[0, 1]], [0] * 60],
     "flag": [*THINGS, None, 2, 1.0, np.nan],
     "name": [*THINGS, None, True, 3, 1.5, np.nan],
     "optional name": [*THINGS, True, 3, np.nan],
@@ -100,6 +101,7 @@ SOLVING = {
     "time": "time",
     "hyperparameters": "name",
     "input_scales": "optional name",
+    "input_groups": "groups",
     "solver": "name",
     "verbose": "flag",
 } | SETTINGS

@@ -329,9 +329,19 @@ def test_a_target_that_cannot_be_compared_is_reported(folder, fitted, tmp_path):
     assert "note: not scored: the target 'y' is text" in err
 
 
+def test_a_model_that_python_fitted_to_a_table_is_taken(folder, fitted, tmp_path):
+    train = table()[["size", "kind", "y"]]
+    wl.save(wl.NTKRegressor(depth=2, noise=0.01).fit(train[["size", "kind"]], train["y"]), tmp_path / "p.npz")
+    code, out, _ = invoke("predict", tmp_path / "p.npz", folder / "new.csv", "--std")
+    assert code == fitted.exit_code == 0
+    same = invoke("predict", folder / "m.npz", folder / "new.csv", "--std").stdout
+    assert out == same.replace("y,y_std", "prediction,prediction_std")
+
+
 def test_only_models_of_tables_are_taken(folder, fitted, tmp_path):
     assert fitted.exit_code == 0
-    wl.save(read(folder / "m.npz").model, tmp_path / "bare.npz")
+    array = matrix(table())
+    wl.save(wl.NNGPRegressor(depth=1, noise=0.1).fit(array, array[:, 0]), tmp_path / "bare.npz")
     (tmp_path / "text.npz").write_text("no model")
     (tmp_path / "cut.npz").write_bytes((folder / "m.npz").read_bytes()[:-500])
     for name, remedy in [
@@ -670,7 +680,8 @@ def test_the_documentation_names_every_option(command):
 
 
 def test_options_of_the_estimators_are_their_parameters():
-    names = set(by_name(ClassParameters, EnsembleParameters, WideParameters)) - {"random_state", "verbose"}
+    names = set(by_name(ClassParameters, EnsembleParameters, WideParameters))
+    names -= {"random_state", "verbose", "input_groups"}
     assert set(fit.PARAMETERS.options) == names
     assert all(option.default in (None, False) for option in fit.PARAMETERS.options.values())
     assert wl.NTKClassifier().alpha_epsilon == ALPHA_EPSILON

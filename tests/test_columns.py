@@ -314,16 +314,20 @@ def test_few_rows_and_more_features_than_rows(rows, tmp_path):
         assert (code, "has 1 row; a model needs at least 2" in err) == ((2, True) if rows == 1 else (0, False))
 
 
-def test_a_leaked_target_is_reported(tmp_path):
-    for leak in (2 * Y1 + 1, -(Y1**3)):
-        with pytest.warns(UserWarning, match="column 'z' orders or sorts all rows exactly as the target"):
-            fitted(plain(z=leak), Y1)
-    with pytest.warns(UserWarning, match="column 'z'"):
-        wl.NNGPClassifier(depth=2).fit(plain(z=np.where(KINDS == "r", "yes", "no")).drop(columns="k"), KINDS)
-    code, _, err = command_line(tmp_path, plain(z=2 * Y1), Y1)
+@pytest.mark.filterwarnings("ignore:the search ended at a bound")
+def test_a_column_with_the_target_in_it_is_named(tmp_path):
+    small = {"kernel": "nngp", "activation": "erf", "depth": 2}
+    own = ("--kernel", "nngp", "--activation", "erf", "--depth", 2, "--json")
+    words = "column 'z' of X repeats the target"
+    with pytest.warns(UserWarning, match=words):
+        wl.WideRegressor(**small).fit(plain(z=-2 * Y1), Y1)
+    three = np.array(["a", "b", "c"])[np.arange(ROWS) % 3]
+    with pytest.warns(UserWarning, match=words):
+        wl.WideClassifier(**small).fit(plain(z=np.char.upper(three)), three)
+    code, out, err = command_line(tmp_path, plain(z=2 * Y1), Y1, *own)
     assert code == 0
-    assert "note: column 'z' orders or sorts all rows exactly as the target does" in err
-    fitted(plain(z=np.r_[Y1[1], Y1[0], Y1[2:]]), Y1)  # no warning: two rows differ
+    assert f"note: {words}" in err
+    assert any(note.startswith(words) for note in json.loads(out)["notes"])
 
 
 def test_what_training_has_not_seen_is_reported(tmp_path):

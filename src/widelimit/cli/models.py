@@ -6,6 +6,7 @@ import inspect
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import EncodedTable
 from widelimit.columns.encoder import Encoded
 from widelimit.columns.texts import as_text, match_texts
+from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.persistence import read
 from widelimit.messages import list_names
 
@@ -172,7 +174,10 @@ def fit(
         training_data.require_memory(table.frame.height, made.matrix_count())
         data = training_data.encode(table, choices)
     with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
-        made.fit(Encoded(data.schema.encoder, data.X), data.y)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made.fit(Encoded(data.schema.encoder, data.X), data.y)
+        data.notes.extend(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
     made.set_params(verbose=False)
     result = FitResult(table, data, made, model, time.perf_counter() - start)
     bad = [name for name, value in result.chosen().items() if name != "time" and str(value) in ("nan", "inf")]
@@ -215,13 +220,14 @@ def load(path: Path, *, quiet: bool) -> tuple[Any, Schema]:
     """
     tables.check_readable(path)
     estimator, extra = read(path)
-    if "table" not in extra:
-        raise ValueError(
-            f"{path}: was not written by widelimit fit, so its columns have no names; use wl.load in Python."
-        )
     if estimator.fitted_ is not None:
         estimator.fitted_.training = replace(estimator.fitted_.training, verbose=not quiet)
-    return estimator, schema.from_document(extra["table"])
+    if "table" in extra:
+        return estimator, schema.from_document(extra["table"])
+    if estimator.encoder_ is None:
+        raise ValueError(f"{path}: was fitted to an array, so its columns have no names; use wl.load in Python.")
+    task = "classification" if isinstance(estimator, KernelClassifier) else "regression"
+    return estimator, Schema("prediction", task, estimator.encoder_.columns_)
 
 
 def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:

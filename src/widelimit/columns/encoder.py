@@ -132,16 +132,14 @@ class TableEncoder(TransformerMixin, BaseEstimator):
         """Return where the inputs of each column but the last end."""
         return np.cumsum([len(column.inputs) for column in self.columns_])[:-1]
 
-    def leaks(self, X: Float[np.ndarray, "n k"], y: np.ndarray) -> list[str]:
-        """Name the columns that order, or sort into classes, all of 10 or more rows as a target (n,) or (n, c) does."""
-        parts = zip(self.columns_, np.split(X, self._ends, axis=1), strict=True)
-        targets = [ranks(target) for target in y.reshape(len(y), -1).T if len(y) >= 10]
-        found = []
-        for column, inputs in parts:
-            own = inputs[:, : len(column.categories)].argmax(axis=1) if column.kind == "category" else inputs[:, 0]
-            if any(is_relabelled(ranks(own), target) for target in targets):
-                found.append(column.name)
-        return found
+    def columns(self, X: Float[np.ndarray, "n k"]) -> tuple[Float[np.ndarray, "n d"], list[str]]:
+        """Return one number for each column of inputs X, the place of a category, and the columns' names."""
+        parts = np.split(X, self._ends, axis=1)
+        codes = [
+            part[:, : len(column.categories)].argmax(axis=1) if column.kind == "category" else part[:, 0]
+            for column, part in zip(self.columns_, parts, strict=True)
+        ]
+        return np.stack(codes, axis=1).astype(np.float64), [column.name for column in self.columns_]
 
     @property
     def is_identity(self) -> bool:
@@ -178,20 +176,6 @@ class Encoded(NamedTuple):
 
     encoder: TableEncoder
     X: Float[np.ndarray, "n k"]
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Number the values in their order, equal ones alike."""
-    return np.unique(values, return_inverse=True)[1].ravel()
-
-
-def is_relabelled(a: np.ndarray, b: np.ndarray) -> bool:
-    """Return True if ranks are equal or reversed; or if they stand for the same classes, of two rows on average."""
-    count = int(a.max())
-    if count == 0 or count != b.max():
-        return False
-    classes = 2 * (count + 1) <= len(a) and len(np.unique(np.stack([a, b]), axis=1).T) == count + 1
-    return classes or bool((a == b).all() or (a == count - b).all())
 
 
 def is_table(value: Any) -> bool:

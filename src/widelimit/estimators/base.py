@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
 from widelimit.columns.encoder import TableEncoder, is_table, learn_rows, needs_encoding
-from widelimit.estimators import model_file, model_state, preparation
+from widelimit.estimators import leaks, model_file, model_state, preparation
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
     Design,
@@ -26,6 +25,7 @@ from widelimit.estimators.networks import (
     HyperparameterChoice,
     Kind,
     choose,
+    choose_by_gradients,
     choose_scaled,
 )
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
@@ -71,12 +71,12 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         with self._fit_whole():
             self._check_settings()
             X, y = self._validate_rows(X, y, sample_weight)
+            self._input_groups(X.shape[1])
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             X, y, weights = X[kept], y[kept], weights[kept]
-            self._warn_of_leaks(X, y)
             preparation.require_room(len(X), self.matrix_count())
-            self.inputs_ = preparation.normalisation(self.normalize, X, weights, self._input_groups(X.shape[1]))
+            self.inputs_ = self._normalisation(X, weights)
             chosen = None if self.input_scales is None else self._choose_scaled(X, y, weights)
             self._fit_rows(self.inputs_(X), y, weights, chosen)
         validation.sealed(self)
@@ -91,18 +91,17 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             self.n_features_in_, self.feature_names_in_ = self.encoder_.n_features_in_, self.encoder_.feature_names_in_
         return validated, y
 
-    def _warn_of_leaks(self, X: np.ndarray, y: np.ndarray) -> None:
-        """Warn of columns of a table that have the target in them."""
-        for name in self.encoder_.leaks(X, y) if self.encoder_ is not None else ():
-            warnings.warn(
-                f"column {name!r} orders or sorts all rows exactly as the target does: if it is made from the target "
-                f"(a leak), leave it out (command line: --drop {name}).",
-                stacklevel=3,
-            )
+    def _normalisation(self, X: np.ndarray, weights: np.ndarray) -> Inputs:
+        """Make the normalisation of these training rows."""
+        groups = np.arange(X.shape[1]) if self.encoder_ is None else np.array(self.encoder_.input_groups)
+        return preparation.normalisation(self.normalize, X, weights, groups)
 
     def _input_groups(self, d: int) -> np.ndarray:
-        """Number the inputs: those of one number share a scale."""
-        return np.arange(d) if self.encoder_ is None else np.array(self.encoder_.input_groups)
+        """Number the d inputs: those of one number share a scale. Raises: TypeError, ValueError."""
+        groups = self.input_groups
+        if groups is None and self.encoder_ is not None:
+            groups = self.encoder_.input_groups
+        return preparation.input_groups(groups, d)
 
     @abc.abstractmethod
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -142,8 +141,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
                 f"solver={self.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
                 'eigenvectors: leave solver="auto".'
             )
+        preparation.input_groups(self.input_groups)
         if self.input_scales is not None:
-            _check_scaled(self._designs(), self.normalize)
+            _check_scaled(self.input_scales, self._designs(), self.normalize)
         self._check_own_settings()
 
     @abc.abstractmethod
@@ -167,19 +167,17 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
         objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
         standard = preparation.standardise(self._targets(y), weights)[0]
+        columns, names = (X, None) if self.encoder_ is None else self.encoder_.columns(X)
+        leaks.warn(columns, y, standard, names)
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
-        chosen = choose_scaled(
-            self._designs(),
-            self.inputs_(X),
-            standard,
-            weights,
-            self.noise,
-            objective,
-            bool(self.verbose),
-            self._input_groups(X.shape[1]),
-        )
+        groups = self._input_groups(X.shape[1])
+        data, verbose = (self._designs(), self.inputs_(X), standard, weights, groups, self.noise), bool(self.verbose)
+        if self.input_scales == "agop":
+            chosen = choose_by_gradients(*data, self.hyperparameters, verbose)
+        else:
+            chosen = choose_scaled(*data, objective, verbose)
         self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
         self._set_design(chosen.design)
         return chosen
@@ -260,6 +258,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             )
         state = validation.plain(parameters.pop("random_state"))
         parameters["random_state"] = int(state) if isinstance(state, int) else None
+        if parameters["input_groups"] is not None:
+            parameters["input_groups"] = np.asarray(parameters["input_groups"]).tolist()
         return {key: model_state.json_value(value) for key, value in parameters.items()}
 
     def _state(self) -> ModelState:
@@ -301,6 +301,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if "encoder" in state.values:
             self.encoder_ = TableEncoder().restore(state.values["encoder"])
             d = len(self.encoder_.input_groups)
+        self._input_groups(d)
         self.inputs_ = model_state.inputs(self.normalize, state, d)
         self._restore_architecture(state)
         self._restore_function(state)
@@ -341,13 +342,17 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         return self._training(design, X, state.positive("weights", n))
 
 
-def _check_scaled(designs: list[Design], normalize: str | None) -> None:
+def _check_scaled(input_scales: str, designs: list[Design], normalize: str | None) -> None:
     """Refuse what a search with input scales does not know. Raises: ValueError."""
     if normalize != "standardize":
-        raise ValueError(f'input_scales="auto" needs normalize="standardize", got {normalize!r}.')
+        raise ValueError(
+            f'input_scales={input_scales!r} scales standardised columns: it needs normalize="standardize", got '
+            f"{normalize!r}. On the sphere, or for columns as they are, leave input_scales=None."
+        )
     for design in designs:
-        if design.activation not in get_args(Activation):
+        if input_scales == "auto" and design.activation not in get_args(Activation):
             raise ValueError(
-                f'input_scales="auto" searches with activation="erf" or "relu", got '
-                f"{validation.shown(design.activation)}."
+                'input_scales="auto" searches with activation="erf", "relu" or "rbf", got '
+                f'{validation.shown(design.activation)}. For others choose input_scales="agop" (scales by the '
+                "gradients of what is fitted) or None."
             )

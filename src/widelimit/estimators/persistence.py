@@ -13,6 +13,7 @@ from widelimit.estimators import model_file, model_state
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import NNGPClassifier, NTKClassifier
 from widelimit.estimators.model_state import ModelState
+from widelimit.estimators.parameters import LATER
 from widelimit.estimators.regressors import NNGPRegressor, NTKRegressor
 from widelimit.estimators.wide import WideClassifier, WideRegressor
 
@@ -84,7 +85,7 @@ def restore_model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Kern
     """Restore the fitted estimator of a header and arrays. Raises: one of model_state.INVALID."""
     cls, parameters = ESTIMATORS[header["class"]], header["parameters"]
     model = cls(**{key: model_state.parameter(value) for key, value in parameters.items()})
-    if set(parameters) != set(model.get_params(deep=False)):
+    if set(model.get_params(deep=False)) - set(parameters) - set(LATER):
         raise ValueError("other parameters than the class has")
     if not isinstance(parameters["activation"], str) or parameters["activation"] not in {*BY_NAME, "auto"}:
         raise ValueError("activation is no name")

@@ -198,6 +198,24 @@ def refuse_random_state(value: Any) -> None:
         validation.integer("random_state", value, at_least=0, below=2**32)
 
 
+def input_groups(value: Any, d: int | None = None) -> Int[np.ndarray, " d"]:
+    """Return the number of the scale of each of d inputs, from 0 without gaps; d is not checked where it is None.
+
+    Raises:
+        TypeError: neither None nor integers.
+        ValueError: another shape than (d,).
+    """
+    groups = np.arange(d or 0) if value is None else np.asarray(value, dtype=object)
+    if groups.ndim != 1 or not all(isinstance(group, (int, np.integer)) for group in groups.tolist()):
+        raise TypeError(
+            f"input_groups must be None or (d,) integers, columns of one number share a scale; got "
+            f"{validation.shown(value)}."
+        )
+    if d is not None and len(groups) != d:
+        raise ValueError(f"input_groups has {len(groups)} numbers and X has {d} columns; they must agree.")
+    return np.unique(groups, return_inverse=True)[1].ravel()
+
+
 def require_room(n: int, matrices: float) -> None:
     """Refuse n rows whose (n, n) matrices do not fit, before any is made; half a matrix is one triangle.
 
