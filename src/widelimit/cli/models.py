@@ -272,12 +272,13 @@ def require_finite(out: pl.DataFrame) -> None:
 def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
     """Return the columns that `predict` writes, for some rows: the target's first."""
     name = found.target
+    rows = X if estimator.encoder_ is None else Encoded(estimator.encoder_, X)
     if not std:
-        return pl.DataFrame({name: estimator.predict(X)})
+        return pl.DataFrame({name: estimator.predict(rows)})
     if found.task == "regression":
-        mean, deviation = estimator.predict(X, return_std=True, include_noise=True)
+        mean, deviation = estimator.predict(rows, return_std=True, include_noise=True)
         return pl.DataFrame({name: mean, f"{name}_std": deviation})
-    p = estimator.predict_proba(X)
+    p = estimator.predict_proba(rows)
     labels = estimator.classes_[p.argmax(axis=1)]
     return pl.DataFrame({name: labels, **dict(zip(probability_names(name, estimator.classes_), p.T, strict=True))})
 

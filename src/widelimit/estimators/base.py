@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
-from widelimit.columns.encoder import TableEncoder, is_table, learn_rows, needs_encoding
+from widelimit.columns.encoder import Encoded, TableEncoder, is_table, learn_rows, needs_encoding
 from widelimit.estimators import leaks, model_file, model_state, preparation
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
@@ -223,6 +223,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _encoded_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""
+        if isinstance(X, Encoded):
+            return X.X
         encoder, names = self.encoder_, vars(self).get("feature_names_in_")
         if encoder is None or (names is not None and encoder.is_identity and not needs_encoding(X)):
             return preparation.validate_rows(self, X, reset=False)
