@@ -396,5 +396,8 @@ def test_the_default_is_chosen_by_evidence_and_refuses_many_rows_at_once(tmp_pat
     (tmp_path / "m.npz").unlink()
     code, _, err = invoke("fit", path, "--target", "y", "--model", tmp_path / "m.npz")
     assert (code, err.count("\n")) == (2, 1)
-    assert "has 20001 rows, and a fit with scales takes at most 20000: 20001 need 1.5 GiB" in err
-    assert "--rows 20000, or without scales: --estimator nngp or ntk" in err
+    words = "takes at most 20000 rows, and there are 20001: they need 1.5 GiB, and 1.0 times as long as 20000; fit"
+    assert words in err
+    assert "--rows 20000, or a network that you give, --estimator nngp or ntk" in err
+    with pytest.raises(ValueError, match=re.escape(words)):
+        wl.WideRegressor().fit(np.zeros((20_001, 1)), np.zeros(20_001))

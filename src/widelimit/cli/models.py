@@ -24,6 +24,7 @@ from widelimit.columns.encoder import Encoded
 from widelimit.columns.texts import as_text, match_texts
 from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.persistence import read
+from widelimit.estimators.preparation import MOST_ROWS, require_few_rows
 from widelimit.messages import list_names
 
 ESTIMATORS: dict[tuple[str, str], type] = {
@@ -34,8 +35,6 @@ ESTIMATORS: dict[tuple[str, str], type] = {
     ("wide", "regression"): wl.WideRegressor,
     ("wide", "classification"): wl.WideClassifier,
 }
-MOST_ROWS = 20_000
-"""Rows of a fit with scales, which takes minutes for so many, and eight times as long for twice as many."""
 ScoresAndRemarks = tuple[dict[str, float], list[str]]
 """Scores by name, and remarks."""
 PREDICTED_ROWS = 1024
@@ -148,12 +147,9 @@ def parameters(estimator: str, task: str) -> Collection[str]:
 def refuse_many_rows(path: Path, choices: TableChoices, estimator: str) -> None:
     """Refuse a table that is too large for an exact fit, before it is read. Raises: ValueError, MemoryError."""
     rows = min(tables.count_rows(path), choices.rows or sys.maxsize)
-    if estimator == "wide" and rows > MOST_ROWS:
-        raise ValueError(
-            f"{path}: has {rows} rows, and a fit with scales takes at most {MOST_ROWS}: {rows} need "
-            f"{4 * rows**2 / 2**30:.1f} GiB, and {(rows / MOST_ROWS) ** 3:.1f} times as long as {MOST_ROWS}; fit to a "
-            f"random part: --rows {MOST_ROWS}, or without scales: --estimator nngp or ntk."
-        )
+    if estimator == "wide":
+        remedy = f"fit to a random part, --rows {MOST_ROWS}, or a network that you give, --estimator nngp or ntk"
+        require_few_rows(rows, remedy)
     training_data.require_memory(rows, 0.5)
 
 

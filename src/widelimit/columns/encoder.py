@@ -76,14 +76,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):
         Raises:
             TypeError, ValueError: a column that is not there, or not what it was in training.
         """
-        return self.inputs(X)
-
-    def inputs(self, X: Any) -> Float[np.ndarray, "n k"]:
-        """Return what `transform` does: an array, whatever scikit-learn's `set_output` says."""
-        found = self.encode(X)
-        for text in found.gaps + found.unseen:
-            warnings.warn(text, stacklevel=4)
-        return found.X
+        return inputs(self, X)
 
     def encode(self, X: Any) -> Encoding:
         """Return the inputs with notes on filled values and on categories that training has not seen."""
@@ -116,30 +109,6 @@ class TableEncoder(TransformerMixin, BaseEstimator):
         """Name the inputs: age, colour=red, when_year_sin, missingindicator_age, ..."""
         check_is_fitted(self)
         return np.array([name for column in self.columns_ for name in column.inputs], dtype=object)
-
-    def without_constants(self, X: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-        """Forget the columns whose inputs are constant in X, unless all are; returns the inputs of the others."""
-        varies = np.ptp(X, axis=0) > 0
-        used = [part.any() for part in np.split(varies, self._ends)]
-        if not any(used):
-            return X
-        kept = np.repeat(used, [len(column.inputs) for column in self.columns_])
-        self.columns_ = tuple(column for column, keep in zip(self.columns_, used, strict=True) if keep)
-        return X[:, kept]
-
-    @property
-    def _ends(self) -> np.ndarray:
-        """Return where the inputs of each column but the last end."""
-        return np.cumsum([len(column.inputs) for column in self.columns_])[:-1]
-
-    def columns(self, X: Float[np.ndarray, "n k"]) -> tuple[Float[np.ndarray, "n d"], list[str]]:
-        """Return one number for each column of inputs X, the place of a category, and the columns' names."""
-        parts = np.split(X, self._ends, axis=1)
-        codes = [
-            part[:, : len(column.categories)].argmax(axis=1) if column.kind == "category" else part[:, 0]
-            for column, part in zip(self.columns_, parts, strict=True)
-        ]
-        return np.stack(codes, axis=1).astype(np.float64), [column.name for column in self.columns_]
 
     @property
     def is_identity(self) -> bool:
@@ -178,6 +147,38 @@ class Encoded(NamedTuple):
     X: Float[np.ndarray, "n k"]
 
 
+def inputs(encoder: TableEncoder, X: Any) -> Float[np.ndarray, "n k"]:
+    """Return what `transform` does with its warnings: an array, whatever scikit-learn's `set_output` says."""
+    found = encoder.encode(X)
+    for text in found.gaps + found.unseen:
+        warnings.warn(text, stacklevel=4)
+    return found.X
+
+
+def split(encoder: TableEncoder, X: Float[np.ndarray, "n k"]) -> list[np.ndarray]:
+    """Return the inputs of each column."""
+    return np.split(X, np.cumsum([len(column.inputs) for column in encoder.columns_])[:-1], axis=1)
+
+
+def drop_constants(encoder: TableEncoder, X: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Let the encoder forget the columns that are constant in its inputs X, unless all are; returns the others."""
+    parts = dict(zip(encoder.columns_, split(encoder, X), strict=True))
+    varying = {column: part for column, part in parts.items() if np.ptp(part, axis=0).any()}
+    if not varying:
+        return X
+    encoder.columns_ = tuple(varying)
+    return np.hstack([*varying.values()])
+
+
+def codes(encoder: TableEncoder, X: Float[np.ndarray, "n k"]) -> tuple[Float[np.ndarray, "n d"], list[str]]:
+    """Return one number for each column of inputs X, the place of a category, and the columns' names."""
+    places = [
+        part[:, : len(column.categories)].argmax(axis=1) if column.kind == "category" else part[:, 0]
+        for column, part in zip(encoder.columns_, split(encoder, X), strict=True)
+    ]
+    return np.stack(places, axis=1).astype(np.float64), [column.name for column in encoder.columns_]
+
+
 def is_table(value: Any) -> bool:
     """Return True for a table of pandas, polars or pyarrow, which has columns with names and types."""
     package = type(value).__module__.partition(".")[0]
@@ -208,7 +209,7 @@ def learn_rows(X: Any, sample_weight: Any) -> tuple[TableEncoder | None, Any]:
         return None, X
     if needs_encoding(X):
         encoder = TableEncoder().fit(X, sample_weight=sample_weight)
-        return encoder, encoder.without_constants(encoder.encode(X).X)
+        return encoder, drop_constants(encoder, encoder.encode(X).X)
     names = list(X.columns)
     if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         return None, X

@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
-from widelimit.columns.encoder import Encoded, TableEncoder, is_table, learn_rows, needs_encoding
+from widelimit.columns import encoder
+from widelimit.columns.encoder import TableEncoder
 from widelimit.estimators import leaks, model_file, model_state, preparation
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
@@ -28,7 +29,7 @@ from widelimit.estimators.networks import (
     choose_by_gradients,
     choose_scaled,
 )
-from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
+from widelimit.estimators.parameters import EnsembleParameters, KernelParameters, WideParameters
 from widelimit.estimators.preparation import Inputs
 from widelimit.inference.noise_level import Objective
 from widelimit.inference.scaled_evidence import Activation
@@ -75,7 +76,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             X, y, weights = X[kept], y[kept], weights[kept]
-            preparation.require_room(len(X), self.matrix_count())
+            self._require_room(len(X))
             self.inputs_ = self._normalisation(X, weights)
             chosen = None if self.input_scales is None else self._choose_scaled(X, y, weights)
             self._fit_rows(self.inputs_(X), y, weights, chosen)
@@ -84,10 +85,10 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _validate_rows(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs and targets, validated; a table's columns are learned first. Raises: TypeError, ValueError."""
-        self.encoder_, rows = learn_rows(X, sample_weight)
+        self.encoder_, rows = encoder.learn_rows(X, sample_weight)
         preparation.refuse_rows(rows)
         validated, y = self._validate(rows, y)
-        if self.encoder_ is not None and is_table(X):
+        if self.encoder_ is not None and encoder.is_table(X):
             self.n_features_in_, self.feature_names_in_ = self.encoder_.n_features_in_, self.encoder_.feature_names_in_
         return validated, y
 
@@ -167,7 +168,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
         objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
         standard = preparation.standardise(self._targets(y), weights)[0]
-        columns, names = (X, None) if self.encoder_ is None else self.encoder_.columns(X)
+        columns, names = (X, None) if self.encoder_ is None else encoder.codes(self.encoder_, X)
         leaks.warn(columns, y, standard, names)
         if not standard.any():
             self._set_design(self._designs()[0])
@@ -213,6 +214,15 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Count the (n, n) matrices of a fit: one triangle for a linear system; or kernel, eigenvectors, workspace."""
         return 0.5 if self._is_linear_system() else 4
 
+    def _require_room(self, n: int) -> None:
+        """Refuse n rows that memory does not hold, or that take hours. Raises: MemoryError, ValueError."""
+        if isinstance(self, WideParameters):
+            remedy = (
+                "fit a random sample of X, or NNGPRegressor and NNGPClassifier, which take the network that you give"
+            )
+            preparation.require_few_rows(n, remedy)
+        preparation.require_room(n, self.matrix_count())
+
     def _is_ensemble(self) -> bool:
         return isinstance(self, EnsembleParameters) and bool(self.ensemble)
 
@@ -223,13 +233,13 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _encoded_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""
-        if isinstance(X, Encoded):
+        if isinstance(X, encoder.Encoded):
             return X.X
-        encoder, names = self.encoder_, vars(self).get("feature_names_in_")
-        if encoder is None or (names is not None and encoder.is_identity and not needs_encoding(X)):
+        known, names = self.encoder_, vars(self).get("feature_names_in_")
+        if known is None or (names is not None and known.is_identity and not encoder.needs_encoding(X)):
             return preparation.validate_rows(self, X, reset=False)
-        if is_table(X):
-            return encoder.inputs(X)
+        if encoder.is_table(X):
+            return encoder.inputs(known, X)
         if names is not None:
             raise TypeError(
                 f"X is {validation.shown(X)}, and the model was fitted to a table with columns that are no numbers, or "
@@ -275,8 +285,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             },
             {"inputs.mean": self.inputs_.mean, "inputs.scale": self.inputs_.scale},
         )
-        encoder = {} if self.encoder_ is None else {"encoder": self.encoder_.document()}
-        return common | ModelState(encoder, {}) | self._architecture_state() | self._function_state()
+        table = {} if self.encoder_ is None else {"encoder": self.encoder_.document()}
+        return common | ModelState(table, {}) | self._architecture_state() | self._function_state()
 
     def _architecture_state(self) -> ModelState:
         """Return what a file holds of a network that the parameters do not determine."""

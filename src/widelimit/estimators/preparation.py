@@ -216,6 +216,19 @@ def input_groups(value: Any, d: int | None = None) -> Int[np.ndarray, " d"]:
     return np.unique(groups, return_inverse=True)[1].ravel()
 
 
+MOST_ROWS = 20_000
+"""Rows of a fit that learns scales as it comes: so many take minutes, twice as many eight times as long."""
+
+
+def require_few_rows(n: int, remedy: str) -> None:
+    """Refuse more rows than the estimators that choose their network take. Raises: ValueError: with the figures."""
+    if n > MOST_ROWS:
+        raise ValueError(
+            f"a fit with a chosen network takes at most {MOST_ROWS} rows, and there are {n}: they need "
+            f"{4 * n**2 / 2**30:.1f} GiB, and {(n / MOST_ROWS) ** 3:.1f} times as long as {MOST_ROWS}; {remedy}."
+        )
+
+
 def require_room(n: int, matrices: float) -> None:
     """Refuse n rows whose (n, n) matrices do not fit, before any is made; half a matrix is one triangle.
 
