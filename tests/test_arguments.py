@@ -459,6 +459,9 @@ DOORS = {
     "NTKClassifier.predict_log_proba": Door(CLASSIFIER.predict_log_proba, {}, {"X": "points"}),
     "NTKFeatures.fit": Door(wl.NTKFeatures(3).fit, {}, {"X": "points"}, free=("y",)),
     "NTKFeatures.transform": Door(FEATURES.transform, {}, {"X": "points"}),
+    "TableEncoder.get_feature_names_out": Door(
+        wl.TableEncoder().fit(X).get_feature_names_out, {}, {}, free=("input_features",)
+    ),
 }
 
 

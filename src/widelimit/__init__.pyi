@@ -12,6 +12,7 @@ from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.network import Network, mlp
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .columns.encoder import TableEncoder
 from .estimators.classifiers import NNGPClassifier, NTKClassifier
 from .estimators.features import NTKFeatures
 from .estimators.persistence import load, save
@@ -148,6 +149,7 @@ __all__ = [
     "SquaredError",
     "Step",
     "Sum",
+    "TableEncoder",
     "TrainedEnsemble",
     "Training",
     "Variance",

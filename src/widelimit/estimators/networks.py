@@ -120,7 +120,7 @@ def choose_scaled(
     objective: Objective,
     verbose: bool,
 ) -> HyperparameterChoice:
-    """Choose one of these networks, and one scale an input, for standardised targets."""
+    """Choose one of these networks, and one scale a group of inputs, for standardised targets."""
     given = None if noise == "auto" else float(noise)
     families = [Family(design.kind, design.activation, design.depth) for design in designs]
     search = Search(points, y, weights, groups, objective, given)
