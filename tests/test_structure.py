@@ -52,6 +52,7 @@ ORDER = [
     "training",
     "estimators",
     "plots",
+    "displays",
     "claims",
     "cli",
 ]
