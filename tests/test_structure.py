@@ -53,6 +53,7 @@ ORDER = [
     "estimators",
     "plots",
     "displays",
+    "pages",
     "claims",
     "cli",
 ]
