@@ -161,17 +161,18 @@ def learned_scales(estimator: Any) -> tuple[list[str], Float[np.ndarray, " d"]]:
             f'estimator: {type(model).__name__} has one scale for all columns; fit with input_scales="auto", or pass X '
             "and y for permutation importance."
         )
+    fitted, encoder = model.fitted_, getattr(model, "encoder_", None)
     names = getattr(model, "feature_names_in_", None)
-    if names is None and isinstance(estimator, Pipeline) and len(estimator) > 1:
+    if encoder is not None:
+        names = encoder.get_feature_names_out()
+    elif names is None and isinstance(estimator, Pipeline) and len(estimator) > 1:
         names = estimator[:-1].get_feature_names_out()
-    d = model.n_features_in_
-    fitted = model.fitted_
-    scales = np.zeros(d)
+    scales = np.zeros(model.n_features_in_ if names is None else len(names))
     if fitted is not None:
         points, weights = fitted.training.X, fitted.training.weights
         mean = np.average(points, axis=0, weights=weights)
         scales = np.sqrt(np.average((points - mean) ** 2, axis=0, weights=weights))
-    return [f"x{j}" for j in range(d)] if names is None else [str(name) for name in names], scales
+    return [f"x{j}" for j in range(len(scales))] if names is None else [str(name) for name in names], scales
 
 
 def permuted(
