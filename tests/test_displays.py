@@ -320,6 +320,14 @@ def test_calibrated_predictions_are_in_the_band_and_others_are_not(factor, calib
     assert (high > shown.levels).all()
 
 
+def test_the_band_holds_95_percent_of_what_chance_gives():
+    shown = wl.CalibrationDisplay(np.array([0.5, 0.8]), np.array([0.5, 0.8]), rows=400)
+    low, high = shown.band()
+    drawn = np.random.default_rng(3).binomial(400, shown.levels, (4000, 2)) / 400
+    share = ((drawn >= low) & (drawn <= high)).mean(axis=0)  # a little more than 95 %, as counts are whole
+    assert ((share > 0.945) & (share < 0.97)).all()
+
+
 def test_calibration_is_of_observations_with_their_noise(plain):
     new = np.random.default_rng(2).standard_normal((30, 3))
     shown = wl.CalibrationDisplay.from_estimator(plain, new, new[:, 0])

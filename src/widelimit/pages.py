@@ -72,10 +72,11 @@ def picture(figure: Figure, text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Make a table of plain texts."""
+    """Make a table of plain texts; without a head, if that is empty."""
     cells = "".join(f"<th>{html.escape(text)}</th>" for text in head)
+    top = f"<tr>{cells}</tr>" * bool(head)
     lines = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{cells}</tr>{lines}</table></div>'
+    return f'<div class="scroll"><table>{top}{lines}</table></div>'
 
 
 def number(value: float) -> str:

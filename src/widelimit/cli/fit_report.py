@@ -91,7 +91,7 @@ def _data(result: FitResult) -> str:
     lines = [_describe(column.name, bool(column.categories), frame[column.name]) for column in schema.columns[:COLUMNS]]
     rest = len(schema.columns) - len(lines)
     return (
-        f"<h2>Data</h2>{table(('', ''), facts)}"
+        f"<h2>Data</h2>{table((), facts)}"
         f"{picture(fit_figures.target(result.data.y, schema.target), f'distribution of {schema.target}')}"
         f"<h3>Columns</h3>{table(('column', 'kind', 'missing', 'different', 'values'), lines)}"
         f"{f'<p>and {rest} more columns</p>' * (rest > 0)}"

@@ -67,7 +67,7 @@ def _closed_form(estimator: Any, n: int) -> tuple[np.ndarray, np.ndarray] | None
     fitted = estimator.fitted_
     if fitted is None:
         return np.ones((n, 1)), np.empty(0)
-    law = fitted.law
+    law = getattr(fitted, "law", None)  # outputs with noise of their own have several
     if isinstance(law, DirichletPosterior):
         return expected_softmax(*law.leave_one_out()), np.empty(0)
     if not (isinstance(fitted, Fitted) and isinstance(law, Posterior)):
