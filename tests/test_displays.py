@@ -197,7 +197,7 @@ def test_dependence_has_the_mean_of_scikit_learn_and_the_deviation_of_the_joint_
     assert np.sqrt(np.sum(std**2)) / N < 0.7 * found.std.min()
     assert [axes.get_xlabel() for axes in shown.axes_] == ["x0", "x2"]
     assert shown.axes_[0].get_ylim() == shown.axes_[1].get_ylim()
-    assert shown.axes_[0].get_ylabel() == "mean prediction, 95 % band"
+    assert shown.figure_.get_supylabel() == "mean prediction, 95 % band"
     assert shown.ax_ is shown.axes_[0]
 
 

@@ -127,8 +127,10 @@ class DependenceDisplay:
         low, high = zip(*(axes.get_ylim() for axes in panels), strict=True)
         for axes in panels:
             axes.set_ylim(min(low), max(high))
-        for axes in panels[::COLUMNS] if ax is None else panels[:1]:
-            axes.set_ylabel(label(self.title(), 44), fontsize=9)
+        if ax is None and len(panels) > 1:
+            self.figure_.supylabel(label(self.title(), 44), fontsize=9)
+        else:
+            self.ax_.set_ylabel(label(self.title(), 44), fontsize=9)
         return self
 
 
