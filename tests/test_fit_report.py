@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.model_selection import KFold
 
 import widelimit as wl
 from commands import invoke
@@ -174,26 +175,30 @@ def test_probabilities_are_those_of_refits_without_each_row():
     assert not np.allclose(p, squares.predict_proba(X), atol=0.05)
 
 
-def test_what_has_no_closed_form_is_fitted_again(monkeypatch):
+def test_what_has_no_closed_form_is_fitted_again_without_each_fold():
     X, y = encoded()
-    rows = []
-    fit = wl.NTKRegressor.fit
-
-    def watched(self, X, y, sample_weight=None):
-        rows.append(X)
-        return fit(self, X, y, sample_weight)
-
-    model = wl.NTKRegressor(depth=2, noise=0.05, time=3.0).fit(X, y)
-    monkeypatch.setattr(wl.NTKRegressor, "fit", watched)
+    model = wl.NTKRegressor(depth=2, noise=0.0, ensemble=True).fit(X, y)
     found = held_out.held_out(model, X, y)
-    assert len(rows) == held_out.FOLDS
     assert "5 folds" in found.how
-    for part in rows.copy():
-        outside = np.flatnonzero([not (part == row).all(axis=1).any() for row in X])
-        fresh = wl.NTKRegressor(depth=2, noise=0.05, time=3.0).fit(part, np.delete(y, outside))
-        mean, std = fresh.predict(X[outside], return_std=True, include_noise=True)
-        np.testing.assert_allclose(found.mean[outside], mean)
-        np.testing.assert_allclose(found.std[outside], std)
+    points, targets, net = model.X_train_, model.y_train_[:, 0], model.fitted_.training.design.network()
+    for inside, outside in KFold(held_out.FOLDS, shuffle=True, random_state=0).split(X):
+        law = wl.trained_ensemble(net, points[inside], targets[inside])
+        mean, variance = law.mean(points[outside], np.inf), law.variance(points[outside], np.inf)
+        np.testing.assert_allclose(found.mean[outside], model.y_mean_ + model.y_scale_ * mean, rtol=1e-6)
+        np.testing.assert_allclose(found.std[outside], model.y_scale_ * np.sqrt(variance), rtol=1e-5)
+    assert not np.allclose(found.mean, y, atol=0.05)  # the ensemble of all rows interpolates
+
+
+def test_folds_of_many_rows_and_of_classes(monkeypatch):
+    X, y = encoded()
+    monkeypatch.setattr(held_out, "FOLD_ROWS", 30)
+    labels = np.where(y > np.median(y), "high", "low")
+    found = held_out.held_out(wl.NTKClassifier(depth=2, time=5.0).fit(X, labels), X, labels)
+    assert "of 30 rows drawn at random" in found.how
+    assert found.mean.shape == (30, 2)
+    np.testing.assert_allclose(found.mean.sum(axis=1), 1)
+    assert len(set(found.rows)) == 30
+    assert np.mean(np.where(found.mean[:, 0] > 0.5, "high", "low") == labels[found.rows]) > 0.7
 
 
 def test_all_inputs_of_a_column_are_shuffled_together(folder):

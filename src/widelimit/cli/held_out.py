@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.model_selection import KFold
 
 from widelimit.cli import scores
 from widelimit.displays.calibration import CalibrationDisplay
+from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.networks import Fitted
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior
@@ -21,7 +23,7 @@ from widelimit.shapes import Float, Int
 
 FOLDS = 5
 FOLD_ROWS = 2000
-"""Rows that are predicted by folds, each of which is a whole fit."""
+"""Rows that are predicted by folds."""
 FEW = 5
 """A class of fewer rows than this is rare."""
 EXACT = 0.999
@@ -81,26 +83,34 @@ def _closed_form(estimator: Any, n: int) -> tuple[np.ndarray, np.ndarray] | None
 
 
 def _folds(estimator: Any, X: np.ndarray, y: np.ndarray) -> HeldOut:
-    """Fit the estimator again without each fold, its search included."""
-    n = len(y)
+    """Fit the estimator again without each fold."""
+    n, classes = len(y), getattr(estimator, "classes_", None)
     rows = np.sort(np.random.default_rng(0).choice(n, min(n, FOLD_ROWS), replace=False))
-    X, y = X[rows], y[rows]
-    classes = getattr(estimator, "classes_", None)
-    mean, std = np.zeros(len(y) if classes is None else (len(y), len(classes))), np.zeros(len(y))
-    folds = KFold(min(FOLDS, len(y)), shuffle=True, random_state=0)
-    for inside, outside in folds.split(X):
+    mean, std = np.zeros(len(rows) if classes is None else (len(rows), len(classes))), np.zeros(len(rows))
+    folds = KFold(min(FOLDS, len(rows)), shuffle=True, random_state=0)
+    for inside, outside in folds.split(rows):
+        model, new = _refitted(estimator, X, y, rows[inside]), X[rows[outside]]
+        if classes is None:
+            mean[outside], std[outside] = model.predict(new, return_std=True, include_noise=True)
+        else:
+            mean[np.ix_(outside, np.searchsorted(classes, model.classes_))] = model.predict_proba(new)
+    part = "" if len(rows) == n else f" of {len(rows)} rows drawn at random"
+    how = f"Each row is predicted by a fit to other rows ({folds.n_splits} folds{part}), with the network of all rows."
+    return HeldOut(rows, mean, std if classes is None else np.empty(0), how)
+
+
+def _refitted(estimator: Any, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> Any:
+    """Fit the estimator to some of its rows: with its network, scales and noise where one array holds its targets."""
+    fitted = estimator.fitted_
+    if not isinstance(fitted, Fitted | FittedClasses):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the fit to all rows has given them
-            model = clone(estimator).fit(X[inside], y[inside])
-        if classes is None:
-            mean[outside], std[outside] = model.predict(X[outside], return_std=True, include_noise=True)
-        else:
-            mean[np.ix_(outside, np.searchsorted(classes, model.classes_))] = model.predict_proba(X[outside])
-    part = "" if len(rows) == n else f" of {len(rows)} rows drawn at random"
-    how = (
-        f"Each row is predicted by a fit to four fifths of the rows that leaves it out ({folds.n_splits} folds{part})."
-    )
-    return HeldOut(rows, mean, std if classes is None else np.empty(0), how)
+            return clone(estimator).fit(X[rows], y[rows])
+    training = replace(fitted.training, X=fitted.training.X[rows], weights=fitted.training.weights[rows])
+    targets = {"y": fitted.y[rows]} if isinstance(fitted, Fitted) else {"labels": fitted.labels[rows]}
+    model = copy.copy(estimator)
+    model.fitted_ = replace(fitted, training=training, coefficients=None, **targets)
+    return model
 
 
 class Assessment(NamedTuple):
