@@ -8,6 +8,8 @@ import pandas as pd
 import polars as pl
 import pytest
 from matplotlib.figure import Figure
+from scipy.stats import t as student_t
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.calibration import CalibrationDisplay
 from sklearn.compose import make_column_transformer
 from sklearn.inspection import partial_dependence, permutation_importance
@@ -337,6 +339,41 @@ def test_calibration_is_of_observations_with_their_noise(plain):
     without = wl.CalibrationDisplay.from_predictions(new[:, 0], *plain.predict(new, return_std=True))
     assert (without.coverage < shown.coverage).any()
     assert shown.name == "NNGPRegressor"
+
+
+class Heavy(RegressorMixin, BaseEstimator):
+    """An observation is Student's t of three degrees of freedom."""
+
+    def fit(self):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def predict(self, X, return_std=False, include_noise=False):
+        mean = np.zeros(len(X))
+        return (mean, np.full(len(X), student_t(3).std())) if return_std and include_noise else mean
+
+    def predict_quantiles(self, X, q):
+        return np.tile(student_t(3).ppf(q), (len(X), 1))
+
+
+def test_intervals_are_those_of_the_noise_whatever_its_law():
+    truth = student_t(3).rvs(size=2000, random_state=0)
+    shown = wl.CalibrationDisplay.from_estimator(Heavy(), np.zeros((2000, 1)), truth)
+    low, high = shown.band()
+    assert ((shown.coverage >= low) & (shown.coverage <= high)).all()
+    gaussian = wl.CalibrationDisplay.from_predictions(
+        truth, *Heavy().predict(truth, return_std=True, include_noise=True)
+    )
+    assert ((gaussian.coverage < low) | (gaussian.coverage > high)).mean() > 0.5
+    with pytest.raises(ValueError, match="y must have shape"):
+        wl.CalibrationDisplay.from_estimator(Heavy(), np.zeros((5, 1)), truth)
+
+
+def test_what_knows_no_noise_is_refused():
+    with pytest.raises(TypeError, match=r"Ridge.predict has no include_noise.*from_predictions"):
+        wl.CalibrationDisplay.from_estimator(Ridge().fit(X, Y), X, Y)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
@@ -51,6 +52,8 @@ class CalibrationDisplay:
     def from_estimator(cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, ax: Any = None) -> Self:
         """Predict new observations (with their noise) at rows that were not fitted to, compare, and draw.
 
+        An estimator that has `predict_quantiles` gives intervals between quantiles; others mean +- z_p std.
+
         Args:
             estimator: a fitted regressor of this library with one output, or a pipeline that ends in one.
             X: (m, d) rows.
@@ -63,8 +66,21 @@ class CalibrationDisplay:
         """
         check_is_fitted(estimator)
         last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
-        mean, std = estimator.predict(X, return_std=True, include_noise=True)
-        return cls.from_predictions(y, mean, std, name=name or type(last).__name__, ax=ax)
+        name = name or type(last).__name__
+        if "include_noise" not in inspect.signature(getattr(last, "predict", str)).parameters:
+            raise TypeError(
+                f"{type(last).__name__}.predict has no include_noise: pass a regressor of widelimit (of a search, "
+                "best_estimator_), or predictions to from_predictions(y, mean, std). Of a classifier, draw "
+                "sklearn.calibration.CalibrationDisplay."
+            )
+        quantiles = getattr(estimator, "predict_quantiles", None)
+        if quantiles is None:
+            return cls.from_predictions(y, *estimator.predict(X, return_std=True, include_noise=True), name=name, ax=ax)
+        truth, ends = _vector("y", y), np.asarray(quantiles(X, np.append((1 - LEVELS) / 2, (1 + LEVELS) / 2)))
+        if ends.shape != (len(truth), 2 * len(LEVELS)):
+            raise ValueError(f"y must have shape (m,) for X (m, d) and one output, got {truth.shape}.")
+        inside = (ends[:, : len(LEVELS)] <= truth[:, None]) & (truth[:, None] <= ends[:, len(LEVELS) :])
+        return cls(LEVELS, inside.mean(axis=0), rows=len(truth), name=name).plot(ax)
 
     @classmethod
     def from_predictions(cls, y: Any, mean: Any, std: Any, *, name: str | None = None, ax: Any = None) -> Self:
