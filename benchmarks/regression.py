@@ -1,7 +1,7 @@
 """Regressors are compared on the same few hundred rows of many tables: error, density, coverage, seconds.
 
-python benchmarks/regression.py run DATA OUT [--rows 400] [--splits 0 1 ...] [--methods gp_ard wide ...]
-python benchmarks/regression.py report OUT [OUT ...] [--rows 400]
+python benchmarks/regression.py run DATA OUT [--rows 400] [--splits 0 1 ...] [--methods gp_ard wide ...] [--sets ...]
+python benchmarks/regression.py report OUT [OUT ...] [--rows 400] [--splits ...] [--methods ...]
 
 DATA holds .npz files with X (n, d), y (n,) and test_mask (n, 10): in split k the rows with test_mask[:, k] are the test
 set. A fixed seed draws at most --rows training rows and TEST_ROWS test rows; X and y are standardised with the drawn
@@ -16,6 +16,7 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -156,16 +157,18 @@ def by_set(table: Table, score: str) -> list[dict[str, Any]]:
 FACTS = ("set", "split", "method", *SCORES, "cpu_seconds", "wall_seconds", "error")
 
 
-def write_report(folders: list[Path], rows: int) -> None:
+def write_report(folders: list[Path], rows: int, methods: list[str], splits: list[int]) -> None:
     """Write results/regression_ROWS*.json: the summary with every fit as a line, and each score by set."""
-    scored = [row for folder in folders for row in stored(folder) if row["rows"] == rows]
-    table = by_task(scored)
-    splits = ", ".join(str(split) for split in sorted({split for _, split in table}))
+    found = [row for folder in folders for row in stored(folder) if row["rows"] == rows]
+    table = by_task([row for row in found if row["method"] in methods and row["split"] in splits])
+    made = ", ".join(str(split) for split in sorted({split for _, split in table}))
     values = [[row.get(key, "") for key in FACTS] for each in table.values() for row in each.values()]
     fits = [", ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in line) for line in [FACTS, *values]]
-    report(f"regression_{rows}", summary(table), splits=splits, fits=fits)
+    packages = sorted({METHODS[method].package for method in methods if not METHODS[method].missing} - {"sklearn"})
+    peers = ", ".join(f"{package} {version(package)}" for package in packages)
+    report(f"regression_{rows}", summary(table), splits=made, peers=peers, fits=fits)
     for score in SCORES:
-        report(f"regression_{rows}_{score}", by_set(table, score), splits=splits)
+        report(f"regression_{rows}_{score}", by_set(table, score), splits=made)
 
 
 def main() -> None:
@@ -175,16 +178,16 @@ def main() -> None:
     runner = commands.add_parser("run", help="score methods on the sets of a folder")
     runner.add_argument("data", type=Path)
     runner.add_argument("out", type=Path)
-    runner.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    runner.add_argument("--splits", nargs="+", type=int, default=list(range(10)))
     runner.add_argument("--sets", nargs="+", help="names of the sets (default: all)")
     reporter = commands.add_parser("report", help="the tables from stored results")
     reporter.add_argument("out", type=Path, nargs="+")
     for command in (runner, reporter):
         command.add_argument("--rows", type=int, default=400, help="training rows at most (default: 400)")
+        command.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+        command.add_argument("--splits", nargs="+", type=int, default=list(range(10)))
     chosen = parser.parse_args()
     if chosen.command == "report":
-        write_report(chosen.out, chosen.rows)
+        write_report(chosen.out, chosen.rows, chosen.methods, chosen.splits)
         return
     paths = [path for path in by_size(chosen.data, 10**9) if chosen.sets is None or path.stem in chosen.sets]
     for method in chosen.methods:

@@ -222,6 +222,7 @@ LEAVES, SHARE = randint(4, 33), uniform(0.5, 0.5)
 
 METHODS: dict[str, Method] = {
     "gp_ard": Method("GP, RBF, scales", process(lambda d: RBF(np.ones(d), LENGTH_BOUNDS))),
+    "gp_ard_far": Method("GP, RBF, scales from sqrt(d)", process(lambda d: RBF(np.full(d, d**0.5), LENGTH_BOUNDS))),
     "gpytorch_ard": Method("GPyTorch, RBF, scales", gpytorch_process, "gpytorch"),
     "gp_rbf": Method("GP, RBF, one scale", process(lambda _: RBF(1.0, LENGTH_BOUNDS))),
     "kernel_ridge": Method(
