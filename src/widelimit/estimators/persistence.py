@@ -13,12 +13,11 @@ from widelimit.estimators import model_file, model_state
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import NNGPClassifier, NTKClassifier
 from widelimit.estimators.model_state import ModelState
+from widelimit.estimators.parameters import LATER
 from widelimit.estimators.regressors import NNGPRegressor, NTKRegressor
 from widelimit.estimators.wide import WideClassifier, WideRegressor
 
 CLASSES = (NNGPRegressor, NTKRegressor, NNGPClassifier, NTKClassifier, WideRegressor, WideClassifier)
-ADDED = ("input_scales", "output_scale", "noise_model")
-"""Parameters that files of version 0.1.0 do not have: they get their defaults, and a given noise the scale 1."""
 ESTIMATORS: dict[str, type[KernelEstimator]] = {cls.__name__: cls for cls in CLASSES}
 
 
@@ -86,7 +85,7 @@ def restore_model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Kern
     """Restore the fitted estimator of a header and arrays. Raises: one of model_state.INVALID."""
     cls, parameters = ESTIMATORS[header["class"]], header["parameters"]
     known = cls().get_params(deep=False)
-    if not set(known) - set(ADDED) <= set(parameters) <= set(known):
+    if not set(known) - set(LATER) <= set(parameters) <= set(known):
         raise ValueError("other parameters than the class has")
     if "output_scale" in set(known) - set(parameters):
         scale = "auto" if parameters["noise"] == "auto" or parameters.get("input_scales") else 1.0
