@@ -154,11 +154,7 @@ def _work(equation: Any) -> Callable[[Values], Sequence[Any]]:
 
 def _scan(given: Values, parameters: Parameters) -> Values:
     constants, carried, length = parameters["num_consts"], parameters["num_carry"], parameters["length"]
-    fixed, carry, along = (
-        given[:constants],
-        given[constants : constants + carried],
-        given[constants + carried :],
-    )
+    fixed, carry, along = (given[:constants], given[constants : constants + carried], given[constants + carried :])
     steps: list[Values] = []
     order = range(length)[::-1] if parameters["reverse"] else range(length)
     for i in order:

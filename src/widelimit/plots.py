@@ -133,10 +133,7 @@ def training(history: History) -> Figure:
     timed = bool(np.isfinite(history.times).all())
     x = history.times if timed else history.steps
     along(left, x, history.loss, color=DATA, label="loss")
-    for values, color, label in (
-        (history.kernel_drift, BAYES, "kernel"),
-        (history.movement, DESCENT, "parameters"),
-    ):
+    for values, color, label in ((history.kernel_drift, BAYES, "kernel"), (history.movement, DESCENT, "parameters")):
         if np.isfinite(values).any():
             along(right, x, values, color=color, label=label)
     left.set(yscale="log", ylabel="loss $C$ (unit of the loss)", title="loss")
@@ -185,8 +182,10 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def legend_below(axes: Axes) -> Axes:
-    """Put a legend under the panel, where it hides nothing; the figure grows by its height."""
+    """Put a legend under the panel, where it hides nothing; the figure grows by its height. No labels, no legend."""
     labels = axes.get_legend_handles_labels()[1]
+    if not labels:
+        return axes
     columns = 2 if max(map(len, labels)) <= HALF_A_LINE else 1
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False, fontsize=8, ncols=columns, columnspacing=1.2
@@ -195,6 +194,12 @@ def legend_below(axes: Axes) -> Axes:
     if figure is not None:
         figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
     return axes
+
+
+def finish(axes: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "") -> Axes:
+    """Set the labels of a panel that is drawn, its frame, and its legend below."""
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return legend_below(dress(axes))
 
 
 def error_bars(
@@ -221,10 +226,9 @@ def palette(count: int) -> list[tuple[float, float, float, float]]:
     return [tuple(color) for color in colormaps["viridis"](np.linspace(0.0, 0.85, count))]
 
 
-def width_axis(axes: Axes, widths: Float[np.ndarray, " k"]) -> Axes:
-    """Draw a logarithmic axis of widths, with those that were measured as its ticks."""
-    axes.set_xscale("log")
+def finish_over_widths(axes: Axes, widths: Float[np.ndarray, " k"], *, ylabel: str, title: str = "") -> Axes:
+    """Finish a panel with two logarithmic axes, the horizontal one with the widths that were measured as its ticks."""
+    axes.set(xscale="log", yscale="log")
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("width")
-    return axes
+    return finish(axes, xlabel="width", ylabel=ylabel, title=title)

@@ -198,7 +198,6 @@ def _contract(rule: str, left: list[torch.Tensor], right: list[torch.Tensor], di
 
 @final
 @pytree
-@dataclass(frozen=True)
 class ModuleKernel(Kernel):
     """The kernel is the mean over outputs of a module's NTK; made with output="trace". JAX cannot differentiate it."""
 

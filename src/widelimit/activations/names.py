@@ -94,10 +94,7 @@ BY_NAME: dict[str, Activation] = {a.name: a for a in _CLOSED} | _PIECES | _TABUL
 
 
 def activation(
-    phi: str | Activation | Callable[[jax.Array], jax.Array],
-    *,
-    kinks: Sequence[float] = (),
-    rtol: float | None = None,
+    phi: str | Activation | Callable[[jax.Array], jax.Array], *, kinks: Sequence[float] = (), rtol: float | None = None
 ) -> Activation:
     """Return the activation of that name, the activation itself, or any function phi(u) as one.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple, final
 
 import jax
@@ -79,7 +79,6 @@ class _DenseMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Dense(Layer):
     """The map is a -> (weight_std/sqrt(width)) W a + bias_std b, W and b from N(0, 1): the NTK parameterisation.
 
@@ -162,7 +161,6 @@ class Dense(Layer):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Activate(Layer):
     """The map is a -> phi(a). Infinite width: Theta <- Theta E[phi'(u) phi'(v)]."""
 

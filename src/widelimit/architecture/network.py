@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, NamedTuple, final
 
 import jax
@@ -62,7 +62,6 @@ def _variance_after(layer: Layer, signal: Variance) -> Variance:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Network:
     """A network is first, then (block) x repeats: it describes the finite networks of every width and their limit."""
 
@@ -392,9 +391,5 @@ def mlp(
         scale = validation.finite_scalar("weight_std", weight_std, above=0.0)
     else:
         scale = validation.deviation("weight_std", weight_std)
-    dense = Dense(
-        scale,
-        validation.deviation("bias_std", bias_std, zero=True),
-        parameterization == "standard",
-    )
+    dense = Dense(scale, validation.deviation("bias_std", bias_std, zero=True), parameterization == "standard")
     return Network(dense, (Activate(resolve(activation)), dense), depth - 1, parameterization)

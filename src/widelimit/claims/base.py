@@ -53,6 +53,11 @@ def at_most(name: str, measured: float | np.floating[Any], bound: float, why: st
     return Check(name, float(measured), 0.0, float(bound), why)
 
 
+def at_least(name: str, measured: float | np.floating[Any], bound: float, why: str) -> Check:
+    """Check a number against a lower bound."""
+    return Check(name, float(measured), float(bound), float("inf"), why)
+
+
 def within(name: str, measured: float, predicted: float, error: float, why: str) -> Check:
     """Check a number against predicted +- error."""
     return Check(name, float(measured), float(predicted - error), float(predicted + error), why)

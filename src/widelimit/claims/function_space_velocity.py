@@ -108,13 +108,8 @@ def draw(data: Data, control: Data) -> Figure:
         axes.plot(data["widths"], np.maximum(values.max(axis=0), EPS / 8), "o", color=color, markersize=4, label=name)
     for values, marker, name in zip(control["gaps"], "x+", ("half the kernel", "separate outputs"), strict=True):
         axes.plot(data["widths"], values.min(axis=(0, 1)), marker, color=plots.DESCENT, label=f"control: {name}")
-    axes.set(
-        yscale="log",
-        ylabel="gap / largest velocity",
-        title="$df/dt$ against $-\\Theta d/n$",
-    )
-    plots.legend_below(axes)
-    plots.width_axis(plots.dress(axes), data["widths"])
+    title = "$df/dt$ against $-\\Theta d/n$"
+    plots.finish_over_widths(axes, data["widths"], ylabel="gap / largest velocity", title=title)
     return figure
 
 

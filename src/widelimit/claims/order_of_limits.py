@@ -111,12 +111,12 @@ def measure(effort: Effort) -> Measurement:
         checks.append(slope_check(f"widths ({name}): slope", line, -0.5, SLOPE))
         data[name] = errors
     gain = float(np.mean(data["n, n"][0] / data["n, 8n"][0]))
-    checks.append(Check("error at (n, n) over that at (n, 8n)", gain, 1.0, 2.0, "one layer out of two still errs"))
     found = table(effort, cells(effort), wider=1)
-    off = found["table"][:, 5]
-    checks.append(
-        at_most("published table: largest deviation", np.abs(off).max(), LEVEL, "standard errors of both means")
-    )
+    off = np.abs(found["table"][:, 5]).max()
+    checks += [
+        Check("error at (n, n) over that at (n, 8n)", gain, 1.0, 2.0, "one layer out of two still errs"),
+        at_most("published table: largest deviation", off, LEVEL, "standard errors of both means"),
+    ]
     return Measurement(tuple(checks), data | found)
 
 
@@ -137,12 +137,11 @@ def draw(data: Data, control: Data) -> Figure:
     figure, (upper, lower) = plots.panels(2)
     n = data["n"]
     for name, marker in zip(PATTERNS, "osD", strict=True):
-        upper.errorbar(
-            n, data[name][0], data[name][1], fmt=marker, markersize=4, color=plots.DATA, mfc="none", label=f"({name})"
-        )
+        plots.error_bars(upper, n, data[name], marker, label=f"({name})")
     upper.plot(n, data["n, n"][0, 0] * (n / n[0]) ** -0.5, color=plots.BAYES, label="$n^{-1/2}$")
     plots.error_bars(upper, n, control["errors"], "x", color=plots.DESCENT, label="control: (n, 16)")
-    upper.set(ylabel="relative error of the covariance", title="Any order of limits")
+    plots.finish_over_widths(upper, n, ylabel="relative error of the covariance", title="Any order of limits")
+    upper.set_xlabel("narrowest width n")
     rows = data["table"]
     for hidden, color in zip((1, 2, 3), plots.palette(3), strict=True):
         part = rows[rows[:, 1] == hidden]
@@ -150,12 +149,8 @@ def draw(data: Data, control: Data) -> Figure:
         plots.error_bars(lower, part[:, 0], part[:, 2:4].T, color=color)
     lower.plot([], [], "o", color=plots.BAYES, label="points: measured here")
     lower.plot(control["table"][:, 0], control["table"][:, 2], "x", color=plots.DATA, label="control: width doubled")
-    lower.set(ylabel="squared MMD to the limit", title="Matthews et al. 2018")
-    for axes, widths in ((upper, n), (lower, np.unique(rows[:, 0]))):
-        axes.set_yscale("log")
-        plots.legend_below(axes)
-        plots.width_axis(plots.dress(axes), widths)
-    upper.set_xlabel("narrowest width n")
+    seen, title = np.unique(rows[:, 0]), "Matthews et al. 2018"
+    plots.finish_over_widths(lower, seen, ylabel="squared MMD to the limit", title=title)
     return figure
 
 

@@ -66,7 +66,7 @@ def measure(effort: Effort) -> Measurement:
     checks = (
         at_most("correlation of outputs, largest over the widths", off, LEVEL, "standard errors: it is 0 always"),
         check_squares(found),
-        at_most("... at the largest width", float(found["values"][1, -1]), 0.1, "small there"),
+        at_most("... at the largest width", found["values"][1, -1], 0.1, "small there"),
     )
     return Measurement(checks, found)
 
@@ -75,11 +75,7 @@ def violate(effort: Effort) -> Measurement:
     """Use outputs that share a part."""
     found = study(effort, shared=0.5)
     off = np.abs(found["values"][0] / found["errors"][0]).max()
-    checks = (
-        at_most("correlation of outputs", off, LEVEL, "standard errors"),
-        check_squares(found),
-    )
-    return Measurement(checks, found)
+    return Measurement((at_most("correlation of outputs", off, LEVEL, "standard errors"), check_squares(found)), found)
 
 
 def draw(data: Data, control: Data) -> Figure:
@@ -92,10 +88,8 @@ def draw(data: Data, control: Data) -> Figure:
     axes.errorbar(x, size, error, fmt="s", color=plots.DATA, mfc="white", capsize=2, label="outputs, in size")
     found = np.stack([control["values"][1], control["errors"][1]])
     plots.error_bars(axes, x, found, "x", color=plots.DESCENT, label="control, squares: shared part")
-    axes.set(yscale="log", ylim=(1e-6, 1), ylabel="correlation of two outputs")
-    axes.set_title("Uncorrelated at every width, independent in the limit")
-    plots.legend_below(axes)
-    plots.width_axis(plots.dress(axes), x)
+    title = "Uncorrelated at every width, independent in the limit"
+    plots.finish_over_widths(axes, x, ylabel="correlation of two outputs", title=title).set_ylim(1e-6, 1)
     return figure
 
 

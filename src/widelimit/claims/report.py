@@ -58,16 +58,10 @@ _WORDS = (
     ("Theta^L", "neural tangent kernel: the sum over all parameters p of df(x)/dp df(x')/dp, at infinite width"),
     ("C, t", "the cost, a mean over the training points, and the time of d theta/dt = -grad C: steps x learning rate"),
     ("d", "the derivative of the cost's summands with respect to the outputs, 2 (f - y) for the squared error"),
-    (
-        "|f|_K",
-        "the norm of a function in the space of the kernel K (RKHS norm): small for what K finds simple",
-    ),
+    ("|f|_K", "the norm of a function in the space of the kernel K (RKHS norm): small for what K finds simple"),
     ("slope", "the exponent a in a law width^a, fitted on logarithms; -1/2 halves the error for four times the width"),
     ("eps", "the relative rounding error of double precision, 2.2e-16"),
-    (
-        "standard error",
-        "how far a mean over random repetitions typically is from the truth; 5 of them are no chance",
-    ),
+    ("standard error", "how far a mean over random repetitions typically is from the truth; 5 of them are no chance"),
 )
 
 

@@ -7,16 +7,7 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import (
-    Claim,
-    Data,
-    Effort,
-    Measurement,
-    at_most,
-    mean_and_error,
-    power_law,
-    slope_check,
-)
+from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most, mean_and_error, power_law, slope_check
 from widelimit.claims.finite import parameters, train_many
 
 SEED = 4301
@@ -58,11 +49,10 @@ def measure(effort: Effort) -> Measurement:
     """Measure the drift against width."""
     found = study(effort, "ntk")
     line = power_law(found["widths"].astype(float), *found["drift"])
+    left = (found["losses"][1] / found["losses"][0]).max()
     checks = (
         slope_check("slope of the kernel's drift", line, -1.0, SLOPE),
-        at_most(
-            "loss at the end over that at the start", (found["losses"][1] / found["losses"][0]).max(), 0.5, "trained"
-        ),
+        at_most("loss at the end over that at the start", left, 0.5, "trained"),
     )
     return Measurement(checks, found)
 
@@ -71,8 +61,7 @@ def violate(effort: Effort) -> Measurement:
     """Use the mean-field parameterisation."""
     found = study(effort, "mean_field")
     line = power_law(found["widths"].astype(float), *found["drift"])
-    checks = (slope_check("slope of the drift, mean field", line, -1.0, SLOPE),)
-    return Measurement(checks, found)
+    return Measurement((slope_check("slope of the drift, mean field", line, -1.0, SLOPE),), found)
 
 
 def draw(data: Data, control: Data) -> Figure:
@@ -83,10 +72,8 @@ def draw(data: Data, control: Data) -> Figure:
     axes.plot(x, data["drift"][0, 0] * (x / x[0]) ** -0.5, ":", color=plots.BAYES, label="width$^{-1/2}$, the bound")
     plots.error_bars(axes, x, data["drift"], label="NTK parameterisation")
     plots.error_bars(axes, x, control["drift"], "x", color=plots.DESCENT, label="control: mean field")
-    axes.set(yscale="log", ylabel=r"$|\Theta_t - \Theta_0|/|\Theta_0|$")
-    axes.set_title(f"Change of the kernel in training to t = {TIME:g}")
-    plots.legend_below(axes)
-    plots.width_axis(plots.dress(axes), x)
+    ylabel, title = r"$|\Theta_t - \Theta_0|/|\Theta_0|$", f"Change of the kernel in training to t = {TIME:g}"
+    plots.finish_over_widths(axes, x, ylabel=ylabel, title=title)
     return figure
 
 

@@ -168,12 +168,7 @@ class System:
         state.update(_restart(state["r"]), before=np.asarray(before))
 
     def _iterate(
-        self,
-        state: CGState,
-        target: np.ndarray,
-        patience: int,
-        checkpoint: SolverCheckpoint | None,
-        observe: Observer,
+        self, state: CGState, target: np.ndarray, patience: int, checkpoint: SolverCheckpoint | None, observe: Observer
     ) -> None:
         """Run preconditioned conjugate gradients (Hestenes, Stiefel 1952) on A dx = r, each column to |s| <= target."""
         size = float(self.fast.diagonal().max(initial=0.0))

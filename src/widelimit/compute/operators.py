@@ -237,12 +237,7 @@ def fits(n: int, dtype: np.dtype, *, beside: int = 0) -> bool:
 
 
 def choose_operator(
-    kernel: PairKernel,
-    X: np.ndarray,
-    dtype: np.dtype,
-    *,
-    beside: int = 0,
-    report: Report = no_progress,
+    kernel: PairKernel, X: np.ndarray, dtype: np.dtype, *, beside: int = 0, report: Report = no_progress
 ) -> Tiles | Recomputed:
     """Keep K(X, X) in tiles of a dtype where there is room for them and for the bytes `beside`; else keep none."""
     if not fits(len(X), dtype, beside=beside):

@@ -93,11 +93,7 @@ def require(n: int, dtype: np.dtype) -> None:
 
 
 def factorise(
-    blocks: Iterable[RowBlock],
-    noise: np.ndarray,
-    dtype: np.dtype,
-    *,
-    report: Report = no_progress,
+    blocks: Iterable[RowBlock], noise: np.ndarray, dtype: np.dtype, *, report: Report = no_progress
 ) -> Packed:
     """Factorise the matrix of these blocks of its lower triangle, plus diag(noise): never more than half of it is held.
 

@@ -98,14 +98,7 @@ def random_cholesky(
     return factor[:, :found], float(rest.sum())
 
 
-def low_rank(
-    matrix: Operator,
-    noise: np.ndarray,
-    *,
-    rank: int,
-    seed: int = 0,
-    report: Report = no_progress,
-) -> LowRank:
+def low_rank(matrix: Operator, noise: np.ndarray, *, rank: int, seed: int = 0, report: Report = no_progress) -> LowRank:
     """Make the preconditioner of matrix + diag(noise).
 
     Its shift is the mean noise and the mean of what the columns leave, where the rest of the spectrum lies; at least

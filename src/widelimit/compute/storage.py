@@ -44,13 +44,7 @@ PROBED = 8
 
 
 def store_gram(
-    kernel: tiles.PairKernel,
-    prepared: tiles.PairKernel,
-    X: np.ndarray,
-    path: Path,
-    *,
-    budget: float,
-    report: Report,
+    kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarray, path: Path, *, budget: float, report: Report
 ) -> None:
     """Compute the tiles of K(X, X) that are not yet in the store at `path`, which is made if it is not there.
 

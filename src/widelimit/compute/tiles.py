@@ -314,13 +314,7 @@ def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, report: Report = 
 
 @outside
 def _matrix(
-    kernel: PairKernel,
-    X: np.ndarray,
-    Y: np.ndarray,
-    *,
-    symmetric: bool,
-    mirrored: bool,
-    report: Report,
+    kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, symmetric: bool, mirrored: bool, report: Report
 ) -> np.ndarray:
     (n, d), m = X.shape, len(Y)
     require(n, m, X.dtype)

@@ -30,7 +30,6 @@ def _whiten(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Conditioned(Kernel):
     """The kernel is K(x, x') - K(x, X) (K(X, X) + noise)^{-1} K(X, x'): made by `GaussianProcess.condition`.
 

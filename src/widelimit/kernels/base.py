@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, final
 
 import jax
@@ -128,7 +128,6 @@ class _TwoKernels(Kernel, abc.ABC):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sum(_TwoKernels):
     """K(x, x') + K'(x, x') is the covariance of a sum of independent processes; made by k1 + k2."""
 
@@ -144,7 +143,6 @@ class Sum(_TwoKernels):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Product(_TwoKernels):
     """K(x, x') K'(x, x') is positive semi-definite by Schur's product theorem; made by k1 * k2."""
 
@@ -160,7 +158,6 @@ class Product(_TwoKernels):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Scaled(Kernel):
     """The kernel is factor K(x, x'), factor >= 0; made by factor * k."""
 
@@ -186,7 +183,6 @@ class Scaled(Kernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class ScaledInputs(Kernel):
     """The kernel is K(s x, s x'), s one number or one a feature; made by `scale_inputs`."""
 

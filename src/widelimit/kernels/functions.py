@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, final
 
 import equinox as eqx
@@ -47,7 +47,6 @@ def _rebuilt(*fields: Any) -> _Bound:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class FunctionKernel(Kernel):
     """K(x, x') = function(x, x'); made by `kernel`."""
 

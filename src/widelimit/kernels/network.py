@@ -113,7 +113,6 @@ class _NetworkKernel(Kernel, abc.ABC):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class NNGP(_NetworkKernel):
     """Sigma^L(x, x') is the covariance of the outputs of an infinitely wide network at initialisation."""
 
@@ -130,7 +129,6 @@ class NNGP(_NetworkKernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class NTK(_NetworkKernel):
     """Theta^L(x, x') = lim <grad_theta f(x), grad_theta f(x')>, which gradient descent sees at infinite width."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 import jax
@@ -66,7 +66,6 @@ def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> j
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sphere(PairKernel):
     """The kernel of a network is prepared for inputs of one norm; made by `sphere`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, final
 
 import jax
@@ -42,7 +42,6 @@ def _distances(x: jax.Array, y: jax.Array, scale: Scalar) -> jax.Array:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Linear(Kernel):
     """K(x, x') = phi(x).phi(x'); made by `linear`."""
 
@@ -72,7 +71,6 @@ class Linear(Kernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class PolynomialKernel(Kernel):
     """K(x, x') = (x.x' + offset)^degree; made by `polynomial`."""
 
@@ -91,7 +89,6 @@ class PolynomialKernel(Kernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class RadialBasis(Kernel):
     """K(x, x') = exp(-|x - x'|^2/(2 length_scale^2)); made by `rbf`."""
 
@@ -110,7 +107,6 @@ class RadialBasis(Kernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Laplace(Kernel):
     """K(x, x') = exp(-|x - x'|/length_scale), the norm Euclidean; made by `laplace`."""
 
@@ -129,7 +125,6 @@ class Laplace(Kernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Precomputed(Kernel):
     """K(i, j) = matrix[i, j] at the inputs i and j, which are indices (n, 1); made by `precomputed`."""
 

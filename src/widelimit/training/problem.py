@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, final
 
 import jax
@@ -19,7 +19,6 @@ from widelimit.shapes import Float
 
 @final
 @pytree
-@dataclass(frozen=True)
 class TrainingProblem:
     """C(theta) = (1/n) sum_i l(f(theta, x_i), y_i) from theta_0 = f.params; made by `training_problem`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, final
 
 import jax
@@ -47,7 +47,6 @@ def _second_moment(signal: Variance, moment: float) -> Variance:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sign(Activation):
     """phi(u) = sign(u). Dual: 1 - 2 theta/pi. Source: Cho and Saul 2009, eq. (4), for sign = 2 step - 1."""
 
@@ -69,7 +68,6 @@ class Sign(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Step(Activation):
     """phi(u) = 1 for u > 0, else 0. Dual: (pi - theta)/(2 pi). Source: Cho and Saul 2009, eq. (4)."""
 
@@ -108,7 +106,6 @@ def _arc_cosine(power: int, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class RectifiedPower(Activation):
     """phi(u) = max(u, 0)^p. Dual: (s s')^p J_p(theta)/(2 pi). Source: Cho and Saul 2009, section 2.1.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
 import jax
@@ -45,7 +44,6 @@ class _ErfMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Erf(Activation):
     """phi(u) = a erf(b u) + c. Dual for a = b = 1, c = 0: (2/pi) asin(2 s s' rho/sqrt((1 + 2 s^2)(1 + 2 s'^2))).
 
@@ -143,7 +141,6 @@ def _gelu_tail(gap: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Gelu(Activation):
     """phi(u) = u Phi(u), Phi the normal distribution function. Dual: s s' (rho (pi/2 + asin Z) + B)/(2 pi).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
 import jax
@@ -39,7 +38,6 @@ def _correlate_squares(x: jax.Array, y: jax.Array, correlation: Correlation) -> 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Rbf(Activation):
     """phi(u) = sqrt(2) sin(sqrt(2 gamma) u + pi/4). Dual: exp(-gamma E[(u - v)^2]), the Gaussian kernel.
 
@@ -74,7 +72,6 @@ class Rbf(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Exp(Activation):
     """phi(u) = a exp(b u). Dual: a^2 exp(b^2 E[(u + v)^2]/2).
 
@@ -129,7 +126,6 @@ class _GaussianMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Gaussian(Activation):
     """phi(u) = a exp(-b u^2). Dual: a^2/sqrt((1 + 2 b s^2)(1 + 2 b s'^2) - (2 b c)^2). Source: Williams 1997, eq. (14).
 

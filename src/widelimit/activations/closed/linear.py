@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar, final
 
 import jax
@@ -31,15 +30,13 @@ def correlate_linear_pieces(bend: float | jax.Array, correlation: Correlation) -
     folded = gap - (2 / math.pi) * segment
     slope = 1 - (2 / math.pi) * psi
     after = Correlation(
-        bend * folded + (1 - bend) * correlation.one_minus,
-        bend * (2 - folded) + (1 - bend) * correlation.one_plus,
+        bend * folded + (1 - bend) * correlation.one_minus, bend * (2 - folded) + (1 - bend) * correlation.one_plus
     )
     return after, bend * jnp.where(correlation.positive, slope, -slope) + (1 - bend)
 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Identity(Activation):
     """phi(u) = u: a deep linear network."""
 
@@ -57,7 +54,6 @@ class Identity(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Relu(Activation):
     """phi(u) = max(u, 0). Dual: s s' (sin(theta) + (pi - theta) cos(theta))/(2 pi).
 
@@ -78,7 +74,6 @@ class Relu(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class LeakyRelu(Activation):
     """phi(u) = u for u >= 0, slope * u below. Source: Tsuchida et al. 2018, arXiv 1711.09090.
 
@@ -110,7 +105,6 @@ class LeakyRelu(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class ABRelu(Activation):
     """phi(u) = a min(u, 0) + b max(u, 0). Source: Tsuchida et al. 2018, arXiv 1711.09090.
 
@@ -149,7 +143,6 @@ class ABRelu(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Abs(Activation):
     """phi(u) = |u|. Source: Tsuchida et al. 2018, arXiv 1711.09090."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, final
 
 import jax
@@ -75,7 +75,6 @@ def _correlate_series(x: jax.Array, y: jax.Array, correlation: Correlation) -> t
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Monomial(Activation):
     """phi(u) = u^n. Dual: (s s')^n sum_j h_j^2 rho^j, h_j = n!/(2^m m! sqrt(j!)) for j = n - 2 m.
 
@@ -110,7 +109,6 @@ class Monomial(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Polynomial(Activation):
     """phi(u) = sum_k a_k u^k. Dual: sum_j h_j(s) h_j(s') rho^j with h_j the coefficients of phi(s z) in He_j/sqrt(j!).
 
@@ -177,7 +175,6 @@ class Polynomial(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Hermite(Activation):
     """phi(u) = He_n(u)/sqrt(n!), probabilists' He_n. Dual for unit variances: rho^n. Source: Daniely et al. 2016.
 

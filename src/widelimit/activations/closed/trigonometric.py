@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
 import jax
@@ -122,7 +121,6 @@ class _SinMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sin(Activation):
     """phi(u) = sin(a u + b). Dual: (exp(-E[(U - V)^2]/2) - cos(2 b) exp(-E[(U + V)^2]/2))/2 with U = a u, V = a v.
 
@@ -168,7 +166,6 @@ class Sin(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Cos(Activation):
     """phi(u) = cos(a u). Dual: exp(-a^2 (s^2 + s'^2)/2) cosh(a^2 s s' rho). Source: Pearce et al. 2019.
 
@@ -212,7 +209,6 @@ class _SnakeMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Snake(Activation):
     """phi(u) = u + sin(a u)^2/a. Dual: c + E[(1 - cos U)(1 - cos V)]/(4 a^2) with U = 2 a u, V = 2 a v.
 

@@ -12,7 +12,7 @@ is its value at 1 less an integral of E[F'' G''] over the angle, a sum over pair
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, final
 
 import jax
@@ -46,7 +46,6 @@ _ROUNDING = 1.0
 
 @final
 @pytree
-@dataclass(frozen=True)
 class ClosedForm:
     """phi(u) = sum_i pieces[k][i] u^i between kinks[k-1] and kinks[k], of degree 2 at most, with its duals."""
 

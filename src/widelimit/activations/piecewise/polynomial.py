@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar, final
 
 import jax
@@ -15,12 +15,7 @@ from widelimit.activations.piecewise.closed_form import ClosedForm
 from widelimit.activations.piecewise.parity import PiecesMemo
 from widelimit.activations.piecewise.tabulation import tabulate_pieces
 from widelimit.activations.tabulated import fixed_lengths
-from widelimit.activations.tabulated.lookup import (
-    TableMemo,
-    by_rows,
-    correlate_by_table,
-    look_up,
-)
+from widelimit.activations.tabulated.lookup import TableMemo, by_rows, correlate_by_table, look_up
 from widelimit.activations.tabulated.tables import Table, error_target, half_octaves
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -31,7 +26,6 @@ LARGEST_DEGREE = 2
 
 @final
 @pytree
-@dataclass(frozen=True)
 class PiecewisePolynomial(Activation):
     """phi(u) = sum_i pieces[k][i] u^i between kinks[k-1] and kinks[k]. Dual: sums of bivariate normal integrals.
 

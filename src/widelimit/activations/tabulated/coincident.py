@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import jax
@@ -67,7 +66,6 @@ class Jumps(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Coincident:
     """The non-analytic terms of one part have these expansions."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar, Self, final
 
 import jax
@@ -27,7 +27,6 @@ LARGEST_TRACED = 8.0
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Numerical(Activation):
     """phi(u) is any function: its duals are from quadrature, tabulated for the standard deviations that occur.
 

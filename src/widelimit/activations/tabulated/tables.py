@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, NamedTuple, final
 
 import jax
@@ -45,7 +45,6 @@ ANGLE_POINTS = (32, 64, 128, 192)
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Part:
     """A part of phi, the even or the odd one, has these series."""
 
@@ -61,7 +60,6 @@ class Part:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Table:
     """The table holds both parts (None where phi has none), and the range of standard deviations."""
 
@@ -97,7 +95,6 @@ class Table:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Places:
     """The range of deviations is the interval of Chebyshev polynomials: s/(s + sigma) = middle + half x."""
 

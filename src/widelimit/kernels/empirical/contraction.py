@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, final
 
 import jax
@@ -41,7 +41,6 @@ class Factors(abc.ABC):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Jacobian(Factors):
     """The factors are the rows df_a(x)/dtheta of the Jacobian, an array a leaf of the parameters: (n, c, leaf size)."""
 
@@ -63,7 +62,6 @@ class Jacobian(Factors):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Outputs(Factors):
     """The factors are the outputs f(x), (n, c, 1)."""
 
@@ -81,7 +79,6 @@ class Outputs(Factors):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Layers(Factors):
     """The factors are the signals into each dense layer, (n, 1, inputs), and the backward signals df_a/dz out of it.
 
@@ -157,7 +154,6 @@ _of = jax.jit(lambda factors, X: factors.of(X))
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Contraction(PairKernel):
     """The kernel uses factors that are kept for every row (`stored`), or made again for `rows` rows at a time."""
 

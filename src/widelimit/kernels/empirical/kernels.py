@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal, final, overload
 
 import jax
@@ -67,7 +67,6 @@ class EmpiricalProducts(abc.ABC):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class EmpiricalKernel(EmpiricalProducts, Kernel):
     """The kernel is the mean over outputs of an empirical one, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
 
@@ -121,7 +120,6 @@ class EmpiricalKernel(EmpiricalProducts, Kernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
     """The kernel is K(x, x')[a, b] of an empirical kernel, (n, m, c, c); made with output="full"."""
 
@@ -153,7 +151,6 @@ class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class EmpiricalDiagonal(EmpiricalProducts):
     """The kernels are K(x, x')[a, a], (n, m, c): one empirical kernel an output; made with output="diagonal"."""
 

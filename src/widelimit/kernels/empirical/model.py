@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, NamedTuple, final
 
 import equinox as eqx
@@ -40,7 +40,6 @@ class Cost(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Model:
     """The model is f(params, X) -> (n, c) with its parameters; made by `model`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, final
 
 import jax
@@ -17,7 +17,6 @@ from widelimit.shapes import Float
 
 @final
 @pytree
-@dataclass(frozen=True)
 class VectorProducts(PairKernel):
     """Column (y, b) of the kernel is the derivative of f(X) along df_b(y)/dtheta; `columns` of them at once."""
 
