@@ -44,8 +44,7 @@ def require(
 ) -> None:
     """Refuse `size` bytes for `what` if they are over the limit, or not free.
 
-    Raises:
-        MemoryError: with both sizes in GiB.
+    Raises: MemoryError: with both sizes in GiB.
     """
     if size > limit:
         raise MemoryError(f"{what} needs {gib(size)} and the budget is {gib(limit)}; {remedy}.")

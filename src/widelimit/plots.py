@@ -77,8 +77,7 @@ def ensemble(trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], t: float, *,
         t: a time in [0, inf], in the unit of d theta/dt = -grad C, C the mean squared error.
         axes: where to draw; returned.
 
-    Raises:
-        ValueError: more than one feature or output; a negative time.
+    Raises: ValueError: more than one feature or output; a negative time.
     """
     data = trained.flow.data
     _one_dimensional(data.X, data.y)
@@ -98,8 +97,7 @@ def learning(
         Z: (m, 1) inputs.
         times: (T,) times in [0, inf], as in `ensemble`.
 
-    Raises:
-        ValueError: more than one feature or output; a negative time.
+    Raises: ValueError: more than one feature or output; a negative time.
     """
     rows = math.ceil((1 + len(times)) / 3)
     figure = Figure(figsize=(10, 0.6 + 2.7 * rows), layout="constrained")
@@ -114,7 +112,9 @@ def learning(
         dress(axes)
     for axes in (panels[0], panels[len(times)]):
         axes.legend(loc="upper left", frameon=False, fontsize=8)
-    panels[0].set(xlim=(Z.min(), Z.max()), ylim=window(post.data.y))
+    low, high = post.data.y.min(), post.data.y.max()
+    margin = 0.7 * (high - low if high > low else 1.0)  # the prior's band may leave it
+    panels[0].set(xlim=(Z.min(), Z.max()), ylim=(low - margin, high + margin))
     figure.supxlabel("input x", fontsize=10)
     figure.supylabel("output f(x)", fontsize=10)
     return figure
@@ -152,13 +152,6 @@ def along(axes: Axes, x: Float[np.ndarray, " R"], values: Float[np.ndarray, "R *
         values = values.mean(axis=1)
     axes.plot(x, values, color=color, linewidth=1.8, label=label)
     return axes
-
-
-def window(y: Float[np.ndarray, "n c"]) -> tuple[float, float]:
-    """Return the range of the data and 0.7 of it on either side: the prior's band may leave it."""
-    low, high = float(y.min()), float(y.max())
-    margin = 0.7 * (high - low if high > low else 1.0)
-    return low - margin, high + margin
 
 
 def time_text(t: float) -> str:

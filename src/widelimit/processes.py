@@ -41,8 +41,7 @@ if sys.platform != "win32":
 def refuse_forked() -> None:
     """Raise where a compiled program would wait without end. It costs one look at a flag.
 
-    Raises:
-        RuntimeError: this process was forked from one that had used JAX.
+    Raises: RuntimeError: this process was forked from one that had used JAX.
     """
     if _State.forked:
         raise RuntimeError(

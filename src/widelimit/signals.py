@@ -118,6 +118,12 @@ def add_variances(first: Variance, second: Variance) -> tuple[Variance, jax.Arra
     return Variance(total, exponent).normalise(), safe_sqrt(squares[0]), safe_sqrt(squares[1])
 
 
+def _renamed(old: str, new: str, value: Any) -> Any:
+    message = f"{old!r} is now called {new!r}; the old name goes with version 0.3."
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+    return value
+
+
 class Correlation(NamedTuple):
     """The correlation rho of a pair of signals is held as (1 - rho, 1 + rho), each right to rounding.
 
@@ -156,13 +162,6 @@ class Correlation(NamedTuple):
     def near(self) -> Any:
         """Return `gap`, under its former name."""
         return _renamed("near", "gap", self.gap)
-
-
-def _renamed(old: str, new: str, value: Any) -> Any:
-    warnings.warn(
-        f"{old!r} is now called {new!r}; the old name goes with version 0.3.", DeprecationWarning, stacklevel=3
-    )
-    return value
 
 
 def __getattr__(name: str) -> Any:

@@ -75,8 +75,7 @@ class ModuleJacobian:
     def require_rowwise(self, *inputs: np.ndarray) -> None:
         """Refuse a module that mixes rows, by its outputs at a few rows and the gradient of a sum of them.
 
-        Raises:
-            ValueError: it does.
+        Raises: ValueError: it does.
         """
         modes = tuple(part.training for part in self.module.modules())
         names = *self.trained, None, *self.fixed
@@ -129,8 +128,7 @@ class ModuleJacobian:
     def require_finite(self, values: Any, **inputs: Any) -> None:
         """Refuse values that are not finite: the error names the row of the inputs with such a Jacobian.
 
-        Raises:
-            ValueError: a value is not finite.
+        Raises: ValueError: a value is not finite.
         """
         if validation.traced(values, *inputs.values()) or np.isfinite(np.asarray(values)).all():
             return
@@ -208,23 +206,9 @@ class ModuleKernel(Kernel):
             self.jacobian.require_rowwise(*(np.asarray(X) for X in inputs))
         return self
 
-    def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
-        values = Kernel.gram(self, X)
-        self.jacobian.require_finite(values, X=X)
+    def _checked(self, values: Array, **inputs: Array) -> Array:
+        self.jacobian.require_finite(values, **inputs)
         return values
-
-    def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        values = Kernel.cross(self, X, Y)
-        self.jacobian.require_finite(values, X=X, Y=Y)
-        return values
-
-    def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
-        values = Kernel.diag(self, X)
-        self.jacobian.require_finite(values, X=X)
-        return values
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
-        return X
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         def table(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:
@@ -261,7 +245,7 @@ class ModuleMatrixKernel(MatrixKernel):
         return replace(self, count=self.jacobian.outputs(np.asarray(inputs[0])))
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return self.jacobian.rowwise_table(*_common_dtype(X, Y), "full")
+        return self.jacobian.rowwise_table(*validation.two_blocks(X, Y), "full")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
         return self.jacobian.rowwise_diagonal(np.asarray(validation.points("X", X)), "full")
@@ -280,21 +264,11 @@ class ModuleDiagonal:
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """Compute (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return self.jacobian.rowwise_table(*_common_dtype(X, Y), "diagonal")
+        return self.jacobian.rowwise_table(*validation.two_blocks(X, Y), "diagonal")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Compute (n, d) -> (n, c). Raises: as `Kernel.gram`."""
         return self.jacobian.rowwise_diagonal(np.asarray(validation.points("X", X)), "diagonal")
-
-
-def _common_dtype(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
-    x = np.asarray(validation.points("X", X))
-    if X is Y:
-        return x, x
-    y = np.asarray(validation.points("Y", Y))
-    validation.same_features("X", x, "Y", y)
-    dtype = np.result_type(x, y)
-    return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
 
 
 AnyModuleKernel = ModuleMatrixKernel | ModuleKernel | ModuleDiagonal

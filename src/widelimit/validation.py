@@ -112,6 +112,11 @@ def owned(values: Any, dtype: Any = None) -> np.ndarray:
     return seal(np.array(values, dtype, order="C"))
 
 
+def owned_leaf(leaf: Any) -> Any:
+    """Copy a leaf of parameters that is a NumPy array; its owner cannot change the others."""
+    return owned(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
 def seal(array: np.ndarray) -> np.ndarray:
     """Make the array read-only: a result hands out what it goes on computing with."""
     array.setflags(write=False)
@@ -139,6 +144,15 @@ def points(name: str, value: Any) -> Array:
         raise ValueError(f"{name} is empty: shape {array.shape}; at least one point and one feature are needed.")
     refuse_non_finite(name, array)
     return array
+
+
+def two_blocks(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return two blocks of inputs (n, d), (m, d) as NumPy arrays of their common dtype; one array where Y is X."""
+    x, y = (np.asarray(points(name, concrete(name, value))) for name, value in (("X", X), ("Y", Y)))
+    same_features("X", x, "Y", y)
+    dtype = np.result_type(x, y)
+    x = x.astype(dtype, copy=False)
+    return x, x if Y is X else y.astype(dtype, copy=False)
 
 
 def same_features(name_x: str, X: Array, name_y: str, Y: Array) -> None:

@@ -78,7 +78,7 @@ class Activation(abc.ABC):
 
     def second_moment(self, signal: Variance) -> Variance:
         """E[phi(u)^2] for u ~ N(0, signal) of float64, by NumPy: for work that is done once."""
-        return interpreted(_variance_after)(self, signal)  # type: ignore[no-any-return]
+        return interpreted(variance_after)(self, signal)  # type: ignore[no-any-return]
 
     def derivative(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         """Evaluate phi'(u), elementwise."""
@@ -159,5 +159,6 @@ def _pair_moment(activation: Activation, *covariance: jax.Array, derivative: boo
     return scaled(slope, x_gain, y_gain)
 
 
-def _variance_after(activation: Activation, signal: Variance) -> Variance:
-    return activation.encode(signal)[0]
+def variance_after(layer: Any, signal: Variance) -> Variance:
+    """Return the variance after an activation, or after a layer of a network."""
+    return layer.encode(signal)[0]  # type: ignore[no-any-return]

@@ -129,10 +129,6 @@ class Dense(Layer):
         correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
         return PairState(correlation, x.signal_share * y.signal_share * state.tangent + correlation.rho)
 
-    @property
-    def numbers_per_input(self) -> int:
-        return 2
-
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute standard deviations of the layer's signal on raw inputs, (n,) float64, of any size a float holds."""
         X = X.astype(np.float64)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, variance_after
 from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
 from widelimit.arithmetic import arithmetic
@@ -54,10 +54,6 @@ class NetworkFeatures(NamedTuple):
     """One entry a layer of the block, arrays (n, repeats, .., 1); the last axis is for the other input of a pair."""
     variance: Variance
     """Variance of the network's output, arrays (n,)."""
-
-
-def _variance_after(layer: Layer, signal: Variance) -> Variance:
-    return layer.encode(signal)[0]
 
 
 @final
@@ -121,9 +117,8 @@ class Network:
         listed = isinstance(width, (Sequence, np.ndarray)) and not isinstance(width, (str, bytes))
         widths = list(width) if listed else [width] * self.repeats  # type: ignore[arg-type]
         if len(widths) != self.repeats:
-            raise ValueError(
-                f"a network of depth {self.depth} has {self.repeats} hidden layers; got {len(widths)} widths for width."
-            )
+            hidden = f"a network of depth {self.depth} has {self.repeats} hidden layers"
+            raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
         named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
         listed = isinstance(seeds, Sequence) and not isinstance(seeds, (str, bytes))
@@ -244,10 +239,7 @@ class Network:
 
     def rtol(self, dtype: Any) -> float:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
-        return max((a.rtol_in(dtype) for a in self._activations()), default=0.0)
-
-    def _activations(self) -> list[Activation]:
-        return [layer.activation for layer in self.block if isinstance(layer, Activate)]
+        return max((a.activation.rtol_in(dtype) for a in self.block if isinstance(a, Activate)), default=0.0)
 
     def prepared(self, low: float, high: float, dtype: Any) -> Network:
         """Prepare the network for signals whose deviation after the first layer is in [low, high].
@@ -266,22 +258,22 @@ class Network:
                     ranges[i % len(self.block)] = (min(seen[0], sizes.min()), max(seen[1], sizes.max()))
                     variance = layer.activation.second_moment(variance)
                 else:
-                    variance = interpreted(_variance_after)(layer, variance)
-        block = tuple(
-            Activate(layer.activation.tabulated((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype))
-            if isinstance(layer, Activate)
-            else layer
-            for i, layer in enumerate(self.block)
-        )
-        return replace(self, block=block)
+                    variance = interpreted(variance_after)(layer, variance)
+
+        def tabulated(i: int, phi: Activation) -> Activation:
+            return phi.tabulated((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype)
+
+        return self._with_activations(tabulated)
 
     def in_few_shapes(self, dtype: Any, rows: int) -> Network:
         """Return this network, prepared, with activations whose programs for tiles of `rows` serve other ranges too."""
-        block = tuple(
-            Activate(layer.activation.in_few_shapes(dtype, rows)) if isinstance(layer, Activate) else layer
-            for layer in self.block
-        )
-        return replace(self, block=block)
+        return self._with_activations(lambda _, phi: phi.in_few_shapes(dtype, rows))
+
+    def _with_activations(self, change: Callable[[int, Activation], Activation]) -> Network:
+        """Return this network with other activations: change(place in the block, activation)."""
+        layers = enumerate(self.block)
+        block = (Activate(change(i, a.activation)) if isinstance(a, Activate) else a for i, a in layers)
+        return replace(self, block=tuple(block))
 
     def _through(self, x: tuple[Memo, ...], y: tuple[Memo, ...], correlation: Correlation) -> PairState:
         """Apply the blocks to pairs, from the correlation after the first layer, where Theta^1 = Sigma^1."""
@@ -323,9 +315,8 @@ class Network:
 def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:
     """Refuse signals that do not fit: those of two layers at once. Raises: MemoryError."""
     width = max(p["weight"].shape[-2] for p in params if "weight" in p)
-    memory.require(
-        2.0 * X.dtype.itemsize * members * len(X) * width, f"the signals of {len(X)} inputs in {width} units"
-    )
+    size = 2.0 * X.dtype.itemsize * members * len(X) * width
+    memory.require(size, f"the signals of {len(X)} inputs in {width} units")
 
 
 def _float_dtype(dtype: Any) -> np.dtype:

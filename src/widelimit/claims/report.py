@@ -140,9 +140,8 @@ def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[s
 
 
 def _line(place: int, outcome: Outcome, claim: Claim) -> str:
-    title = prose(claim.title)
     return (
-        f'<tr><td>{place}</td><td><a href="#{outcome.name}">{title}</a></td>'
+        f'<tr><td>{place}</td><td><a href="#{outcome.name}">{prose(claim.title)}</a></td>'
         f'<td class="{_colour(outcome.verdict == HELD)}">{outcome.verdict}</td>'
         f'<td class="number">{outcome.seconds:.1f}</td></tr>'
     )

@@ -103,9 +103,8 @@ class System:
         report: called in every iteration with `stage` and the share log(residual)/log(tolerance), by the recursion's
             smallest residual.
 
-        Raises:
-            NotPositiveSemidefinite: a direction of negative curvature was met.
-            ValueError: a checkpoint that is damaged or another problem's.
+        Raises: NotPositiveSemidefinite: a direction of negative curvature was met; ValueError: a checkpoint that is
+        damaged or another problem's.
         """
         lost = ~np.isfinite(b).all(axis=0)
         b, exponent = normalise(np.where(lost, 0.0, b) if lost.any() else b)

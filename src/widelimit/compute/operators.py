@@ -31,8 +31,7 @@ class RowBlock(NamedTuple):
 def blocks(kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, report: Report = no_progress) -> Iterator[RowBlock]:
     """Compute the lower triangle of K(X, X) in X's dtype, block by block on request, and report progress.
 
-    Raises:
-        ValueError: an entry is NaN or infinite.
+    Raises: ValueError: an entry is NaN or infinite.
     """
     side = -(-len(X) // size)
     done = itertools.count(1)
@@ -40,15 +39,11 @@ def blocks(kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, report: Repor
         rows = X[i : i + size]
         for j in range(0, i + 1, size):
             values = tiles.gram(kernel, rows) if i == j else tiles.cross(kernel, rows, X[j : j + size])
-            yield _finite(RowBlock(i, j, values))
+            if not np.isfinite(values).all():
+                a, b = np.argwhere(~np.isfinite(values))[0]
+                raise ValueError(f"the kernel is {values[a, b]} at rows {i + a} and {j + b} of X.")
+            yield RowBlock(i, j, values)
             report(KERNEL, next(done), side * (side + 1) // 2)
-
-
-def _finite(block: RowBlock) -> RowBlock:
-    if not np.isfinite(block.values).all():
-        i, j = np.argwhere(~np.isfinite(block.values))[0]
-        raise ValueError(f"the kernel is {block.values[i, j]} at rows {block.row + i} and {block.column + j} of X.")
-    return block
 
 
 def _add(out: np.ndarray, block: RowBlock, v: np.ndarray) -> None:
@@ -78,21 +73,28 @@ class Operator(abc.ABC):
         """Refuse a caller's matrix that has changed since it was given; others cannot change. Raises: ValueError."""
 
 
-@final
-@dataclass(frozen=True)
-class Tiles(Operator):
-    """K(X, X) = offset + one triangle of blocks, and its mirror, in memory: made by `in_memory`."""
+class _OfKernel(Operator, abc.ABC):
+    """The matrix is K(X, X)."""
 
     kernel: PairKernel
     X: np.ndarray
-    held: tuple[RowBlock, ...]
-    offset: float
 
     def diagonal(self) -> np.ndarray:
         return tiles.diagonal(self.kernel, self.X).astype(np.float64)
 
     def columns(self, index: np.ndarray) -> np.ndarray:
         return tiles.cross(self.kernel, self.X, self.X[index])
+
+
+@final
+@dataclass(frozen=True)
+class Tiles(_OfKernel):
+    """K(X, X) = offset + one triangle of blocks, and its mirror, in memory: made by `in_memory`."""
+
+    kernel: PairKernel
+    X: np.ndarray
+    held: tuple[RowBlock, ...]
+    offset: float
 
     def product(self, v: np.ndarray) -> np.ndarray:
         out = np.tile(self.offset * v.sum(axis=0), (len(v), 1))
@@ -105,17 +107,11 @@ class Tiles(Operator):
 
 @final
 @dataclass(frozen=True)
-class Recomputed(Operator):
+class Recomputed(_OfKernel):
     """The matrix is K(X, X), of which no entry is kept."""
 
     kernel: PairKernel
     X: np.ndarray
-
-    def diagonal(self) -> np.ndarray:
-        return tiles.diagonal(self.kernel, self.X).astype(np.float64)
-
-    def columns(self, index: np.ndarray) -> np.ndarray:
-        return tiles.cross(self.kernel, self.X, self.X[index])
 
     def product(self, v: np.ndarray) -> np.ndarray:
         out, small = np.zeros(v.shape), v.astype(self.X.dtype)

@@ -103,9 +103,8 @@ def factorise(
         dtype: of the factor.
         report: of the factorisation, as `packed_cholesky.factorise` calls it.
 
-    Raises:
-        MemoryError: half of the matrix does not fit.
-        NotPositiveDefinite: a pivot is at most n eps of its diagonal entry.
+    Raises: MemoryError: half of the matrix does not fit; NotPositiveDefinite: a pivot is at most n eps of its diagonal
+    entry.
     """
     n = len(noise)
     layout = _Layout.of(n)

@@ -104,8 +104,7 @@ def tile_plan(
         budget: bytes for everything but the matrix.
         per_pair: numbers that a pair takes while its value is computed (`PairKernel.numbers_per_pair`).
 
-    Raises:
-        MemoryError: the budget is too small for one tile.
+    Raises: MemoryError: the budget is too small for one tile.
     """
     size = np.dtype(dtype).itemsize
     edge = tile_edge(max(n, m))

@@ -68,8 +68,7 @@ def random_cholesky(
     Returns:
         F, with fewer columns where A has no more to give, and the trace of A - F F^T.
 
-    Raises:
-        ValueError: one of the columns has an entry that is NaN or infinite.
+    Raises: ValueError: one of the columns has an entry that is NaN or infinite.
     """
     rng = np.random.default_rng(seed)
     rest = matrix.diagonal()

@@ -226,11 +226,6 @@ def mirror(block: np.ndarray, target: np.ndarray) -> None:
         target[:, i : i + MIRRORED] = block[i : i + MIRRORED].T
 
 
-def all_tiles(*_: int) -> bool:
-    """Return True: all tiles are required."""
-    return True
-
-
 def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[Item], None], items: Iterable[Item]) -> Iterator[None]:
     """Run `work` on every item; yields after each. An exception (or Ctrl-C) leaves the items that have not begun."""
     futures = [pool.submit(work, item) for item in items]
@@ -249,7 +244,7 @@ def compute(
     plan: TilePlan,
     write: Callable[[int, int, np.ndarray], None],
     *,
-    required: Callable[[int, int], bool] = all_tiles,
+    required: Callable[[int, int], bool] = lambda *_: True,
     report: Report = no_progress,
 ) -> None:
     """Call `write(i, j, tile)` for every tile of the plan that is `required`, from several threads, in no order.

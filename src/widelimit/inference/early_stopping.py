@@ -134,9 +134,7 @@ def stopped_flow(
         weights: (n,), > 0; 1 unless given. Weight 2 is the same row twice.
         prior: S, covariance of the random starts; k, and noisy labels, unless given.
 
-    Raises:
-        TypeError, ValueError: bad data.
-        MemoryError: the kernel matrices or the eigenvectors do not fit.
+    Raises: TypeError, ValueError: bad data; MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     data, t = training_set(k, X, y), float(validation.times(time))
     ridge = float(validation.finite_scalar("noise", noise, at_least=0.0))

@@ -40,7 +40,7 @@ class KrylovFlow(Flow):
     @functools.cached_property
     def _start_residual(self) -> tuple[np.ndarray, np.ndarray]:
         """Return y - f_0(X), folded, in units of 2^exponent, and the exponents, (c,)."""
-        return linalg.normalise(_residual(self.data, self.initial))
+        return linalg.normalise(self.data.rest(self.data.start(self.initial, self.data.X)))
 
     @property
     def _residual(self) -> np.ndarray:
@@ -140,10 +140,6 @@ class KrylovFlow(Flow):
         return values[:, 0] if self.data.single else values
 
 
-def _residual(data: TrainingSet, initial: Function | None) -> np.ndarray:
-    return data.rest(data.start(initial, data.X))
-
-
 def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float, max_steps: int) -> KrylovFlow:
     """Compute the flow of the squared error by Lanczos; arguments as `gradient_flow`."""
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2))
@@ -156,5 +152,5 @@ def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float
         data.check_diagonal()
         matrix = operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
-    residual, _ = linalg.normalise(_residual(data, initial))
+    residual, _ = linalg.normalise(data.rest(data.start(initial, data.X)))
     return KrylovFlow(data, initial, Lanczos(matrix, residual), height, tolerance, max_steps)

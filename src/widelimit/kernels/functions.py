@@ -61,9 +61,6 @@ class FunctionKernel(Kernel):
             _check_values(_values(self, rows))
         return self
 
-    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
-        return X
-
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         f = self._of(x.dtype)
         if self.blocks:
@@ -130,16 +127,8 @@ def _check_values(values: np.ndarray) -> None:
 
 
 def _is_parameter(leaf: Any) -> bool:
-    return isinstance(leaf, (float, np.floating)) or eqx.is_inexact_array(leaf) or _is_float_array(leaf)
-
-
-def _is_float_array(leaf: Any) -> bool:
-    return isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
-
-
-def _own_copy(leaf: Any) -> Any:
-    """Return a parameter that its owner cannot change in place."""
-    return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
+    floats = isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
+    return floats or isinstance(leaf, (float, np.floating)) or eqx.is_inexact_array(leaf)
 
 
 def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKernel:
@@ -176,4 +165,4 @@ def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKer
         hash(structure)
     except TypeError:
         raise TypeError("what functools.partial binds must be floats, float arrays or hashable values.") from None
-    return FunctionKernel(jax.tree.map(_own_copy, parameters), structure, blocks)
+    return FunctionKernel(jax.tree.map(validation.owned_leaf, parameters), structure, blocks)

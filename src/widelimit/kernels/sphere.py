@@ -51,11 +51,7 @@ class SphereFeatures(NamedTuple):
     points: Float[jax.Array, "n d+1"]
 
 
-def _embed(first: Dense, X: jax.Array) -> SphereFeatures:
-    return SphereFeatures(first.embed(X)[0])
-
-
-_embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
+_embed: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(lambda first, X: SphereFeatures(first.embed(X)[0]))
 
 
 def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> jax.Array:
@@ -76,7 +72,7 @@ class Sphere(PairKernel):
     output: Variance
 
     def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
-        return _embedded(self.first, X)
+        return _embed(self.first, X)
 
     def pairwise(
         self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False

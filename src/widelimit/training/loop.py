@@ -61,16 +61,8 @@ def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> Segm
     rate, group = jnp.asarray(rule.rate, problem.X.dtype), group_size(problem, rule.batch)
 
     def run(state: OptimiserState, end: int) -> tuple[OptimiserState, np.ndarray]:
-        moved, losses = advance(
-            problem,
-            state,
-            rate,
-            jnp.asarray(end),
-            key,
-            transformation=rule.transformation,
-            batch=rule.batch,
-            group=group,
-        )
+        settings = {"transformation": rule.transformation, "batch": rule.batch, "group": group}
+        moved, losses = advance(problem, state, rate, jnp.asarray(end), key, **settings)
         return moved._replace(step=jnp.min(moved.step)), np.asarray(losses)
 
     def move(state: OptimiserState, steps: int, mark: float, next_mark: float) -> Segment:  # noqa: ARG001, as for flows

@@ -68,10 +68,8 @@ def update_rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: A
             raise ValueError("an optax transformation has its learning rate in it; leave learning_rate out.")
         return UpdateRule("optax", optimizer, 1.0, 0.0, batch)
     if not isinstance(optimizer, str) or optimizer not in NAMED:
-        raise ValueError(
-            f"optimizer must be one of {', '.join(NAMED)} or an optax transformation, got "
-            f"{validation.shown(optimizer)}."
-        )
+        known = f"one of {', '.join(NAMED)} or an optax transformation"
+        raise ValueError(f"optimizer must be {known}, got {validation.shown(optimizer)}.")
     if learning_rate is None:
         raise ValueError(f"optimizer={optimizer!r} needs a learning_rate.")
     rate = float(validation.finite_scalar("learning_rate", learning_rate, above=0.0))
@@ -201,13 +199,10 @@ def _tridiagonal(problem: TrainingProblem, key: jax.Array, *, batch: int) -> tup
 
         v = jax.random.normal(jax.random.key(0), outputs.shape, outputs.dtype)
         zero = jnp.zeros((), outputs.dtype)
-        found: tuple[jax.Array, jax.Array] = jax.lax.scan(
-            turn, (0 * v, v / jnp.linalg.norm(v), zero), None, length=count
-        )[1]
-        return found
+        start = (0 * v, v / jnp.linalg.norm(v), zero)
+        return jax.lax.scan(turn, start, None, length=count)[1]  # type: ignore[no-any-return]
 
-    found: tuple[jax.Array, jax.Array] = problem.for_each(member)(problem.f.params)
-    return found
+    return problem.for_each(member)(problem.f.params)  # type: ignore[no-any-return]
 
 
 def largest_eigenvalue(problem: TrainingProblem, key: jax.Array, batch: int) -> float:

@@ -69,19 +69,16 @@ def training_problem(
 ) -> TrainingProblem:
     """Check everything that training needs; the parameters are not copied where `copies` of them do not fit.
 
-    Raises:
-        MemoryError: they do not.
-        TypeError, ValueError: bad data, an unknown loss, labels outside of its domain, parameters that are not floats
-            of X's dtype or not those of `apply`, an ensemble that is not stacked.
+    Raises: MemoryError: they do not; TypeError, ValueError: bad data, an unknown loss, labels outside of its domain,
+    parameters that are not floats of X's dtype or not those of `apply`, an ensemble that is not stacked.
     """
     points = np.asarray(validation.points("X", validation.concrete("X", X)))
     targets = validation.targets("y", y, len(points))
     kind = resolve(loss)
     kind.check(targets.reshape(len(points), -1))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params) if isinstance(leaf, (np.ndarray, jax.Array)))
-    memory.require(
-        float(copies * size), "training these parameters", remedy="use a smaller width, fewer networks, or float32"
-    )
+    remedy = "use a smaller width, fewer networks, or float32"
+    memory.require(float(copies * size), "training these parameters", remedy=remedy)
     f = model(apply, params)
     leaves = jax.tree.leaves(f.params)
     wrong = next((leaf.dtype for leaf in leaves if leaf.dtype != points.dtype), None)

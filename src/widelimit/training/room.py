@@ -31,23 +31,16 @@ def require(problem: TrainingProblem, rule: UpdateRule | None, probes: Any) -> N
     """Refuse training, by steps or (without a rule) by the flow, whose arrays do not fit. Raises: MemoryError."""
     cost = problem.one().cost(problem.X.shape[1], problem.dtype)
     n, members = len(problem.X), problem.members
-    held = memories(problem, rule)
+    held = 0.0  # the optimiser's own memory, before and after a step
+    if rule:
+        made = jax.eval_shape(problem.for_each(rule.transformation.init), problem.f.params)
+        held = 2.0 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made))
     rows = (rule.batch if rule else 0) or n
     together = group_size(problem, rule.batch) if rule else members
     step = together * rows * max(KEPT * cost.signals, WIDEST * cost.largest)
     # Probes that are no array are refused later, by `recorder`.
     probed = sum(np.shape(probes)[:1]) if isinstance(probes, (np.ndarray, jax.Array)) else 0
     records = members * max(n, probed) * WIDEST * cost.largest
-    memory.require(
-        held + cost.itemsize * (members * cost.parameters * (MOVED if rule else STAGES) + max(step, records)),
-        f"training {members} networks with {cost.parameters} parameters each on {rows} rows a step",
-        remedy=REMEDY,
-    )
-
-
-def memories(problem: TrainingProblem, rule: UpdateRule | None) -> float:
-    """Return the bytes of the optimiser's memory before and after a step."""
-    if rule is None:
-        return 0.0
-    made = jax.eval_shape(problem.for_each(rule.transformation.init), problem.f.params)
-    return 2.0 * float(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made)))
+    size = held + cost.itemsize * (members * cost.parameters * (MOVED if rule else STAGES) + max(step, records))
+    what = f"training {members} networks with {cost.parameters} parameters each on {rows} rows a step"
+    memory.require(size, what, remedy=REMEDY)

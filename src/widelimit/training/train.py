@@ -172,12 +172,9 @@ def train(
         records = recorder(problem, probes, kernel_points)
         plan = _flow(records, settings, places) if rule is None else _steps(records, rule, settings, places)
         kept = None if path is None else TrainingCheckpoint(path, checkpoints.settings(records, plan.choices), seconds)
-        return _warn_if_unfinished(run(plan, kept, progress=progress))
-
-
-def _warn_if_unfinished(trained: Training) -> Training:
+        trained = run(plan, kept, progress=progress)
     if not trained.finished:
-        warnings.warn(trained.message, stacklevel=3)
+        warnings.warn(trained.message, stacklevel=2)
     return trained
 
 
@@ -230,9 +227,7 @@ def _place(path: Any) -> Path | None:
     """Return the path of a checkpoint, in a folder that exists; None for none."""
     if path is None:
         return None
-    if not isinstance(path, (str, Path)):
-        raise TypeError(f"checkpoint must be a path, got {validation.shown(path)}.")
-    place = Path(path)
+    place = validation.path("checkpoint", path)
     if place.is_dir() or not place.parent.is_dir():
         raise ValueError(f"checkpoint={str(path)!r} must be a file in a folder that exists.")
     return place

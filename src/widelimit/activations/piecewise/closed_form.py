@@ -81,10 +81,6 @@ class ClosedForm:
             parts.append(ParityPart((right + sign * mirrored) / 2, j, g))
         return sizes, parts
 
-    def _bends_at_zero(self) -> bool:
-        even, odd = self.halves()[1]
-        return bool(even.p[1] != 0 or odd.p[2] != 0)
-
     def memo_at(self, deviation: jax.Array) -> PiecesMemo:
         """Return the memo of signals of these standard deviations."""
         return self.encode(variance_of(deviation))[1]
@@ -105,10 +101,8 @@ class ClosedForm:
             terms = [float(c) * kind if c else jnp.zeros_like(s) for c, kind in zip(coefficients, kinds, strict=True)]
             return jnp.stack(terms) if terms else jnp.zeros((0, *s.shape), dtype)
 
-        parts = [
-            ParityPart(*map(scaled, map(np.asarray, f), (powers, [size] * len(sizes), [s * size] * len(sizes))))
-            for f in halves
-        ]
+        kinds = powers, [size] * len(sizes), [s * size] * len(sizes)
+        parts = [ParityPart(*map(scaled, map(np.asarray, f), kinds)) for f in halves]
         kinks = kinks_at(jnp.stack(h) if h else jnp.zeros((0, *s.shape), dtype))
         even, odd = (moment_of(part, kinks) for part in parts)
         inverse = series.safe_divide(jnp.ones_like(s), series.safe_sqrt(even + odd))
@@ -121,9 +115,8 @@ class ClosedForm:
         falls = [correlation.gap * mean for mean in means]
         same = separation[0] + separation[1] + falls[0] + falls[1]
         opposite = (x.even_share + y.even_share - separation[0]) - falls[0] + separation[1] + falls[1]
-        return jnp.maximum(jnp.where(correlation.positive, same, opposite), 0), slopes[1] + with_sign(
-            slopes[0], correlation
-        )
+        slope = slopes[1] + with_sign(slopes[0], correlation)
+        return jnp.maximum(jnp.where(correlation.positive, same, opposite), 0), slope
 
     def _components(
         self, x: PiecesMemo, y: PiecesMemo, gap: jax.Array
@@ -131,9 +124,10 @@ class ClosedForm:
         """Compute half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
         places = sort_kinks(x.kinks, y.kinks)
         x_all, y_all = (self._all_kinks(memo, gap.dtype) for memo in (x, y))
-        pairs = integrate_pairs(x_all[0], y_all[0], gap, curved=self._jumps_in_curvature())
-        separation, means, slopes = ([jnp.zeros_like(gap + x.even_share + y.even_share)] * 2 for _ in range(3))
         halves = self.halves()[1]
+        curved = bool(halves[0].g.any() or halves[1].g.any() or halves[1].p[2] != 0)  # phi'' jumps somewhere
+        pairs = integrate_pairs(x_all[0], y_all[0], gap, curved=curved)
+        separation, means, slopes = ([jnp.zeros_like(gap + x.even_share + y.even_share)] * 2 for _ in range(3))
         for i, sign in [(i, sign) for i, sign in enumerate((1, -1)) if any(leaf.any() for leaf in halves[i])]:
             one = at_unit_correlation(x.parts[i], y.parts[i], x.kinks.h, y.kinks.h, places)
             bend, mean_bend = curvature_of(pairs, x_all[1:][i], y_all[1:][i], sign)
@@ -145,18 +139,14 @@ class ClosedForm:
             slopes[i] = one.slope - bend
         return separation, means, slopes
 
-    def _jumps_in_curvature(self) -> bool:
-        """Return True if phi'' jumps anywhere."""
-        even, odd = self.halves()[1]
-        return bool(even.g.any() or odd.g.any() or odd.p[2] != 0)
-
     def _all_kinks(self, memo: PiecesMemo, dtype: Any) -> tuple[Kinks, ParityPart, ParityPart]:
         """Return all kinks, that at 0 too if there is one.
 
         An even part has its slope as j there, an odd one 2 p_2 as g.
         """
+        slope, bend = self.halves()[1][0].p[1], self.halves()[1][1].p[2]
         even, odd = memo.parts
-        if not self._bends_at_zero():
+        if slope == 0 and bend == 0:
             return memo.kinks, even, odd
         zero = jnp.zeros_like(even.p[:1])
         kinks = Kinks(*(jnp.concatenate(pair) for pair in zip(kinks_at(zero), memo.kinks, strict=True)))

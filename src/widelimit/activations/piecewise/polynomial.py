@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import field, replace
 from typing import Any, ClassVar, final
 
@@ -116,7 +115,8 @@ class PiecewisePolynomial(Activation):
         ready = self.prepared(low, high, dtype)
         if low == high or len(self.closed.halves()[0]) != 1:
             return ready
-        return replace(ready, table=_table_of(self.closed, *half_octaves(low, high), self.rtol_in(dtype)))
+        kink = float(self.closed.halves()[0][0])
+        return replace(ready, table=tabulate_pieces(self.closed, kink, *half_octaves(low, high), self.rtol_in(dtype)))
 
     def encode(self, signal: Variance) -> tuple[Variance, PiecesMemo | TableMemo]:
         return look_up(self.table, signal) if self.table else self.closed.encode(signal)
@@ -130,8 +130,3 @@ class PiecewisePolynomial(Activation):
         if self.table:
             return correlate_by_table(self.table, x, y, correlation)
         return by_rows(self.closed.pair_map, x, y, correlation)
-
-
-@functools.lru_cache(maxsize=64)
-def _table_of(closed: ClosedForm, low: float, high: float, rtol: float) -> Table | None:
-    return tabulate_pieces(closed, float(closed.halves()[0][0]), low, high, rtol)

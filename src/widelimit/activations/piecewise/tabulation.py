@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +46,7 @@ def _exact(closed: ClosedForm, s: np.ndarray, t: np.ndarray, gap: np.ndarray) ->
     return np.concatenate(blocks, axis=-1).reshape(2, 2, *shape)
 
 
+@functools.lru_cache(maxsize=64)
 def tabulate_pieces(closed: ClosedForm, kink: float, low: float, high: float, rtol: float) -> Table | None:
     """Make the table for deviations in [low, high], right to rtol; None where the expansions become too long.
 

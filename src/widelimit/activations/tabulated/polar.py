@@ -40,8 +40,7 @@ def sums_of_parts(
         psi: in [0, pi].
         kinked: g is analytic only on either side of 0.
 
-    Raises:
-        NoConvergenceError: g needs more terms than are tried.
+    Raises: NoConvergenceError: g needs more terms than are tried.
     """
     rule = gaussian.radial_rule(float(np.max(deviations)))
     return (_by_quarters if kinked else _by_cosines)(g, deviations, psi, rule)

@@ -88,10 +88,6 @@ class Table:
         kept = self if self.chunks and self.chunks.products else replace(self, chunks=None)
         return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(kept) if leaf.ndim)
 
-    def kink_at(self, deviation: jax.Array) -> jax.Array:
-        """Return the place of the kink, in deviations."""
-        return jnp.asarray(self.kink) / jnp.maximum(deviation, self.kink / FURTHEST + np.finfo(deviation.dtype).tiny)
-
 
 @final
 @pytree
@@ -261,8 +257,7 @@ def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | Non
 def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, rtol: float, label: str) -> Table:
     """Make the table of phi for standard deviations in [low, high], right to rtol.
 
-    Raises:
-        ValueError: the target is not reached; the message says what was found.
+    Raises: ValueError: the target is not reached; the message says what was found.
     """
     if low != high and any(kink != 0 for kink in kinks):
         raise ValueError(

@@ -111,13 +111,8 @@ class Layers(Factors):
             (gradient,) = pull(gradient)
         return factors[::-1]
 
-    def _scales(self) -> list[tuple[Any, Any]]:
-        """Return (w, b) of every dense layer."""
-        dense = [(layer, params) for layer, params in self._layers() if isinstance(layer, Dense)]
-        return [layer.scales(params["weight"].shape[1]) for layer, params in dense]
-
     def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
-        return self._sum(x, y, lambda a, b, kind: _pairs(a, b, kind), output)
+        return self._sum(x, y, _pairs, output)
 
     def own(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
         return self._sum(x, x, lambda a, _, kind: _own(a, kind), output)
@@ -126,7 +121,9 @@ class Layers(Factors):
         extra = {"full": 2, "trace": 0, "diagonal": 1}[output]
         outputs = self.params[-1]["weight"].shape[0]
         total: jax.Array | float = 0.0
-        for (w, b), left, right in zip(self._scales(), x, y, strict=True):
+        dense = [(layer, params) for layer, params in self._layers() if isinstance(layer, Dense)]
+        for (layer, params), left, right in zip(dense, x, y, strict=True):
+            w, b = layer.scales(params["weight"].shape[1])
             gram = w**2 * inner(left[0], right[0], "trace") + b**2
             gram = gram.reshape(gram.shape + (1,) * extra)
             if len(left) == 2:
@@ -139,14 +136,13 @@ class Layers(Factors):
         return jnp.broadcast_to(total, total.shape[: total.ndim - extra] + count)
 
 
-def _pairs(x: jax.Array, y: jax.Array, output: Output) -> jax.Array:
-    total = jnp.einsum(PAIRS[output], x, y, precision="highest")
+def _pairs(x: jax.Array, y: jax.Array, output: Output, rules: dict[str, str] = PAIRS) -> jax.Array:
+    total = jnp.einsum(rules[output], x, y, precision="highest")
     return total / x.shape[1] if output == "trace" else total
 
 
 def _own(x: jax.Array, output: Output) -> jax.Array:
-    total = jnp.einsum(SELF[output], x, x, precision="highest")
-    return total / x.shape[1] if output == "trace" else total
+    return _pairs(x, x, output, SELF)
 
 
 _of = jax.jit(lambda factors, X: factors.of(X))

@@ -135,8 +135,7 @@ def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budge
 def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int, dtype: Any) -> ContractionPlan:
     """Choose the method of fewest flops among those within the budget, or the requested one.
 
-    Raises:
-        MemoryError: no method stays within the budget; the message has every estimate.
+    Raises: MemoryError: no method stays within the budget; the message has every estimate.
     """
     cost = model.cost(features, dtype)
     budget = memory.budget(settings.memory)

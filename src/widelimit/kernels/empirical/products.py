@@ -24,9 +24,6 @@ class VectorProducts(PairKernel):
     output: Output = field(metadata={"static": True})
     columns: int = field(metadata={"static": True})
 
-    def encode(self, X: Float[jax.Array, "n d"]) -> Any:
-        return X
-
     def _direction(self, y: jax.Array, b: jax.Array, outputs: int) -> Any:
         _, pull = jax.vjp(lambda params: self.model.row(params, y), self.model.params)
         return pull(jax.nn.one_hot(b, outputs, dtype=y.dtype))[0]

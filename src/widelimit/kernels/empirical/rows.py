@@ -78,8 +78,7 @@ def require_rowwise(name: str, probe: Probe, dtype: Any) -> None:
     The bound is 256 eps of the largest value, and 16 times what a nudge of the inputs by 16 eps does: a function that
     spreads rounding errors, as deep networks do, is not one that mixes rows.
 
-    Raises:
-        ValueError: it mixes rows, or gives a finite output for several rows and none for one.
+    Raises: ValueError: it mixes rows, or gives a finite output for several rows and none for one.
     """
     finite = [np.isfinite(part) for part in probe]
     broken = finite[0] & ~finite[1]
@@ -185,12 +184,8 @@ def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def require_finite(f: Model, values: Any, **inputs: Any) -> None:
-    """Refuse values that are NaN or infinite; the error names their row of the inputs.
-
-    Raises:
-        ValueError: some are.
-    """
-    if validation.traced(values, *inputs.values(), *jax.tree.leaves(f.params)) or _all_finite(values):
+    """Refuse values that are NaN or infinite; the error names their row of the inputs. Raises: ValueError: some are."""
+    if validation.traced(values, *inputs.values(), *jax.tree.leaves(f.params)) or np.isfinite(np.asarray(values)).all():
         return
     for name, X in inputs.items():
         points = np.asarray(X)
@@ -204,8 +199,3 @@ def require_finite(f: Model, values: Any, **inputs: Any) -> None:
                             f"infinite. Usual causes: sqrt, norm or log at 0, a division by 0, an overflow."
                         )
     raise ValueError("the kernel overflows: scale the outputs of apply down, or pass X in float64.")
-
-
-def _all_finite(values: Any) -> bool:
-    array = np.asarray(values)
-    return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
