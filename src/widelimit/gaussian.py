@@ -6,8 +6,6 @@ resolve the density; a panel has a Gauss-Legendre rule. Where Gauss-Hermite acro
 as for an analytic function.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -160,8 +158,7 @@ def gaussian_expectation(
         (value, error); error is inf where a function is still large at 10 standard deviations, where the rule ends.
 
     Raises:
-        ValueError: a variance that is not positive, c^2 > q1 q2, not finite.
-        TypeError: not real numbers.
+        ValueError: a variance that is not positive, c^2 > q1 q2, not finite; TypeError: not real numbers.
     """
     for name, function in (("f", f), ("g", g)):
         validation.function(name, function, "a function of an array")

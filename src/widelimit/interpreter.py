@@ -4,8 +4,6 @@ A function is traced to a jaxpr, a list of primitive operations, and NumPy does 
 microsecond and its arrays; a compiled program of a few hundred operations takes 0.1 to 3 seconds to make.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

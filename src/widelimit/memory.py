@@ -1,7 +1,5 @@
 """A request that cannot fit in memory is refused before anything is allocated."""
 
-from __future__ import annotations
-
 import math
 import sys
 

@@ -1,7 +1,5 @@
 """Figures draw a result on matplotlib Axes. Object-oriented: nothing here touches pyplot or its global state."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

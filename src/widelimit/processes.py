@@ -1,7 +1,5 @@
 """JAX's threads do not survive a fork: in a process that was forked, a compiled program would never return."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import final

@@ -1,7 +1,5 @@
 """Frozen dataclasses become JAX pytrees."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, dataclass_transform

@@ -4,8 +4,6 @@ XLA's arc sine on CPUs is several times slower than everything else in the recur
 of the interval, with the other half by symmetry, keeps the whole tile in vector registers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax

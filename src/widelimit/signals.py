@@ -24,7 +24,6 @@ SMALL_GAP = {"float64": 1e-2, "float32": 1e-1}
 
 EXPONENT_LIMIT = 2**24
 """4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""
-
 HALF_PRECISION = {"float64": (11, 25), "float32": (8, 11)}
 """(exponent bits, mantissa bits) of a number whose square is exact."""
 

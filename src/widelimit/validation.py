@@ -1,7 +1,5 @@
 """Arguments are checked here: bad ones are refused. Nothing is cast unless the value survives exactly."""
 
-from __future__ import annotations
-
 import math
 import operator
 import os

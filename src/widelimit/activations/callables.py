@@ -1,7 +1,5 @@
 """A function is examined before it becomes an activation: elementwise, finite, differentiable, of slow growth."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence

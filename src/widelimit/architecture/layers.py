@@ -1,7 +1,5 @@
 """Each class of layers states its finite map (init, apply) and its infinite-width map (encode, pair) side by side."""
 
-from __future__ import annotations
-
 import abc
 import math
 from dataclasses import field

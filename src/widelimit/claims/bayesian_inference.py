@@ -1,7 +1,5 @@
 """Section 2.4: the posterior is the prior conditioned on the data."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """After Corollary 4.4, this claim shows where the limiting tangent kernel is strictly definite on the sphere."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """Section 3.4: along kernel gradient descent the cost falls at the rate of |d|_K^2."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """Claims about finite networks share this code: random networks, drawn by NumPy, evaluated together by the library."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Equation (3.3): under gradient descent on the parameters, the function moves by its empirical tangent kernel."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

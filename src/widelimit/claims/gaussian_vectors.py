@@ -1,7 +1,5 @@
 """Definitions 2.1 and 2.2: X = A Z + mu, its covariance A A^T, its density."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

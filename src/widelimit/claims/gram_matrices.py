@@ -1,7 +1,5 @@
 """Remark 3.9: Gram matrices of reproducing kernels have no negative eigenvalue; tanh(x.y) is none."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

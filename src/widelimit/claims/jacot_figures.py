@@ -1,7 +1,5 @@
 """This claim reproduces Figures 1, 2 and 3 of Jacot et al. 2018 with their settings."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import replace

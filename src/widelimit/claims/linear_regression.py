@@ -1,7 +1,5 @@
 """Section 3.3: a network of depth 1 is linear regression, and its tangent kernel Sigma^1 does not change."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

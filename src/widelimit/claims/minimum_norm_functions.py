@@ -1,7 +1,5 @@
 """Proposition 4.5 and Corollary 4.6 are corrected: the interpolant at which the flow ends, and the ensemble of all."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """Proposition 3.4 and Corollary 3.5: gradient descent on a linear model finds the shortest solution."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

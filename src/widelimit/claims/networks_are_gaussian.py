@@ -1,7 +1,5 @@
 """Theorem 2.6: wide random networks are Gaussian processes, and how fast they become so."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """Section 4.2: the norm of the interpolant separates structure from noise, as the test error does."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits

@@ -1,7 +1,5 @@
 """Remark 2.7: widths may grow in any order; the narrowest layer sets the rate. The table of Matthews et al. 2018."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist

@@ -1,7 +1,5 @@
 """Theorem 2.6: the outputs of a wide random network are independent; at finite width they are only uncorrelated."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

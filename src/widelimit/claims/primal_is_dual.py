@@ -1,7 +1,5 @@
 """Equations (3.6) to (3.8), corrected: descent on the weights is descent on the dual coefficients."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """The report of `widelimit verify` is one HTML file with its figures inside, for a phone and for a laptop."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """Definitions 3.10 and 3.11, Proposition 3.12, Theorem 3.13 describe the space of functions of a kernel."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """Remark 4.3: the tangent kernel is constant in training for large width; in the mean-field scaling it is not."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """Theorem 4.1, corrected: the empirical tangent kernel tends to Theta times the identity at rate width^-1/2."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

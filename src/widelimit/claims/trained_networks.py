@@ -1,7 +1,5 @@
 """Corollary 4.4: a wide network in training is kernel gradient descent from the same f_0."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

@@ -1,7 +1,5 @@
 """Section 5.2: the limit stops describing networks with learned features, large steps, or small widths."""
 
-from __future__ import annotations
-
 import warnings
 from typing import NamedTuple
 

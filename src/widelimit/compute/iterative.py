@@ -1,7 +1,5 @@
 """Conjugate gradients solve for many right-hand sides until the true residual, in float64, is as small as requested."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable

@@ -5,8 +5,6 @@ eigenvectors, in the minimum-norm sense: directions whose eigenvalue is zero to 
 rank is reported.
 """
 
-from __future__ import annotations
-
 import abc
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

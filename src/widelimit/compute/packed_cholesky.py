@@ -9,8 +9,6 @@ L[i, j] at [j, i + (n even)] for the first (n + 1)//2 columns j, and the last n/
 that these leave free.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 

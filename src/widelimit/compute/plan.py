@@ -1,7 +1,5 @@
 """A kernel matrix is cut into tiles: by its shape, its dtype, the cores and a budget of memory."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator
@@ -14,14 +12,11 @@ from widelimit.compute import memory
 
 BUDGET = 256 * 2**20
 """Bytes that a Gram matrix may need beyond itself."""
-
 LARGEST = 1024
 """Rows of a tile; a few of them keep two cores busy for a hundred times longer than it takes to start one."""
-
 SMALLEST = 8
 BESIDE = 32
 """Numbers that an encoded input has besides its coordinates, unless its kernel states them."""
-
 COPIES = 3
 """Tiles alive in one worker: the compiled function's result, what its loop carries, and what the writer holds."""
 

@@ -1,7 +1,5 @@
 """A few random columns of a kernel matrix capture most of it: conjugate gradients start from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final

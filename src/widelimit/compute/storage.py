@@ -5,8 +5,6 @@ others computed, and so are those that their checksum finds damaged. The array's
 it is; a store of anything else is refused. A second copy of them serves where the first is damaged or missing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json

@@ -5,8 +5,6 @@ duplicates). Inside a compiled tile a loop runs over patches small enough for th
 triangle for a block on the diagonal, those inside the matrix for a block at its rim.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed

@@ -1,7 +1,5 @@
 """Gradient flow with a ridge and weights is stopped at any time; its law over random starts is known."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import final
 

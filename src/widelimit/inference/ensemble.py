@@ -97,8 +97,7 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
         A `TrainedEnsemble` with mean, covariance and variance at (Z, t).
 
     Raises:
-        TypeError, ValueError: bad data.
-        MemoryError: the kernel matrices or the eigenvectors do not fit.
+        TypeError, ValueError: bad data; MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     tangent, prior = ntk(net), nngp(net)
     data = training_set(tangent, X, y)

@@ -117,8 +117,7 @@ class GaussianProcess:
             seed: of NumPy's default generator, >= 0.
 
         Raises:
-            TypeError, ValueError: bad inputs or counts.
-            ArithmeticError: the kernel is not positive semi-definite.
+            TypeError, ValueError: bad inputs or counts; ArithmeticError: the kernel is not positive semi-definite.
         """
         count = validation.integer("count", count, at_least=1)
         seed = validation.integer("seed", seed, at_least=0)
@@ -142,8 +141,7 @@ class GaussianProcess:
             y: values, (n,), or (n, c) for outputs=(c,).
 
         Raises:
-            TypeError, ValueError: bad data.
-            ArithmeticError: the kernel is not positive semi-definite.
+            TypeError, ValueError: bad data; ArithmeticError: the kernel is not positive semi-definite.
         """
         points = _inputs("X", X)
         residual, exponent = linalg.normalise(

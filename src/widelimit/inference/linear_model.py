@@ -1,7 +1,5 @@
 """Linear regression is a network of depth 1: the same descent seen on weights and on functions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 

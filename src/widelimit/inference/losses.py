@@ -1,7 +1,5 @@
 """A loss is l(f, y), with C(f) = (1/n) sum_i l(f(x_i), y_i), and d|_f, its derivative in function space."""
 
-from __future__ import annotations
-
 import abc
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Training by squared error is seen mode by mode."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import final
 

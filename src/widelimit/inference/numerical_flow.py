@@ -186,7 +186,7 @@ class NumericalFlow(Flow):
         distinct, places = np.unique(ends, return_inverse=True)
         padded = np.resize(distinct, -(-distinct.size // _BATCH) * _BATCH)
         padded[distinct.size :] = distinct[-1]
-        last = max(distinct[-1], SHORTEST)
+        last = max(distinct[-1], np.float64(SHORTEST))  # a Python float would be another type to the compiler
         with arithmetic(True):
             implicit = len(self.values) * q <= IMPLICIT
             found = _solve(problem, jnp.asarray(padded), jnp.asarray(last), implicit=implicit, max_steps=self.max_steps)

@@ -1,7 +1,5 @@
 """Bayesian inference starts from a Gaussian-process prior."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable

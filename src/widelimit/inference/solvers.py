@@ -1,7 +1,5 @@
 """This module chooses the solver of a linear system K(X, X) + noise, with the reason."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

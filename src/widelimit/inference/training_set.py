@@ -1,7 +1,5 @@
 """Training data are checked here, as all inference takes them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

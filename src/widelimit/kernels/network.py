@@ -150,8 +150,7 @@ def nngp(net: Network) -> NNGP:
     Source: Theorem 2.6 of the paper; Jacot et al. 2018, Proposition 1.
 
     Raises:
-        TypeError: net is not a Network.
-        ValueError: the parameterisation is "mean_field", whose outputs tend to 0.
+        TypeError: net is not a Network; ValueError: the parameterisation is "mean_field", whose outputs tend to 0.
     """
     if _network(net).parameterization == "mean_field":
         raise ValueError('the outputs of mean-field networks tend to 0; pass wl.mlp(..., parameterization="ntk").')

@@ -5,8 +5,6 @@ On a sphere every layer's pair map is a function of the angle alone, and so is t
 after that a pair costs the same at any depth and for any activation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Linear, polynomial and radial kernels, and stored matrices, are used without networks."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Callable
 from dataclasses import field

@@ -1,7 +1,5 @@
 """Training goes from record to record, by steps or by a flow, with checkpoints; it always returns its records."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
@@ -25,10 +23,8 @@ from widelimit.training.problem import TrainingProblem
 SAME_RUN = 1e-3
 """The loss at theta_0 may differ by this share from that of a checkpoint of the same run on another machine; that of
 another function or loss differs by more."""
-
 NUMBERS = 14
 """Numbers of a record without probes, and its copy where records are joined."""
-
 NOTHING = ""
 
 

@@ -1,7 +1,5 @@
 """Discrete steps use named optimisers and optax's, batches, and the largest learning rate that is stable."""
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Any, NamedTuple
@@ -19,10 +17,8 @@ NAMED = ("gd", "sgd", "momentum", "adam")
 
 LANCZOS = 16
 """Products with the kernel for its largest eigenvalue: 16 find it to a few per cent for any spectrum of 1e4 points."""
-
 CACHE = 2**24
 """Bytes of a processor's shared cache. An ensemble beyond it would go through memory at every step."""
-
 COPIES = 3
 """Parameters, their gradient and their update."""
 

@@ -1,7 +1,5 @@
 """A training problem is a function, a loss and data, checked; one network or an ensemble of them."""
 
-from __future__ import annotations
-
 from dataclasses import field, replace
 from typing import Any, final
 

@@ -1,7 +1,5 @@
 """A training that does not fit in memory is refused before it begins."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

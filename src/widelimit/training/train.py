@@ -1,7 +1,5 @@
 """Finite networks are trained by gradient descent and its relatives, or by the exact gradient flow."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from pathlib import Path
@@ -34,13 +32,10 @@ from widelimit.validation import Array
 
 RECORDS = 100
 """Records along a run, unless record_every is given."""
-
 TOLERANCE = 1e-5
 """A flow is solved to this tolerance: float32 leaves no more than two digits beyond it."""
-
 ROUNDING = 16
 """A tolerance is at least this many eps: below it the solver measures rounding."""
-
 MAX_STEPS = 100_000
 """A flow's solver takes at most this many steps between two records."""
 

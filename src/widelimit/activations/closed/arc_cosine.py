@@ -1,7 +1,5 @@
 """phi(u) = max(u, 0)^p and phi(u) = sign(u) have duals that are polynomials in the angle, its sine and cosine."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import field
 from typing import ClassVar, final
@@ -115,8 +113,7 @@ class RectifiedPower(Activation):
         power: p, an integer from 0 (the step) through 1 (relu) to 3.
 
     Raises:
-        ValueError: power out of range.
-        TypeError: not an integer.
+        ValueError: power out of range; TypeError: not an integer.
     """
 
     power: int = field(default=2, metadata={"static": True})

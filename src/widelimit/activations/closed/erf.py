@@ -1,7 +1,5 @@
 """phi(u) = erf(u) and phi(u) = u Phi(u) (gelu) have duals by arc sines and roots."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, NamedTuple, final
 
@@ -61,8 +59,7 @@ class Erf(Activation):
         c: offset, in [-1e6, 1e6].
 
     Raises:
-        ValueError: a parameter is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a parameter is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
     a: float | jax.Array = 1.0

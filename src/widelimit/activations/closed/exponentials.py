@@ -1,7 +1,5 @@
 """phi(u) = exp(u), exp(-u^2) and sin(u + pi/4) have duals that are exponentials, or roots of quadratic forms."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, NamedTuple, final
 
@@ -47,8 +45,7 @@ class Rbf(Activation):
         gamma: inverse square of the length, 1e-6 to 1e6.
 
     Raises:
-        ValueError: gamma is NaN, infinite or out of range.
-        TypeError: not a real number.
+        ValueError: gamma is NaN, infinite or out of range; TypeError: not a real number.
     """
 
     gamma: float | jax.Array = 1.0
@@ -82,8 +79,7 @@ class Exp(Activation):
         b: rate, 1e-6 to 1e6 in size.
 
     Raises:
-        ValueError: a or b is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
     a: float | jax.Array = 1.0
@@ -136,8 +132,7 @@ class Gaussian(Activation):
         b: rate, 1e-6 to 1e6.
 
     Raises:
-        ValueError: a or b is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
     a: float | jax.Array = 1.0

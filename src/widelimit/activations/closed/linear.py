@@ -1,7 +1,5 @@
 """phi(u) = A |u| + B u: the identity, relu, leaky relu, abs."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, final
 
@@ -81,8 +79,7 @@ class LeakyRelu(Activation):
         slope: slope of the negative part, in [-1e6, 1e6]; 0 is relu, -1 is abs, 1 is the identity.
 
     Raises:
-        ValueError: slope is NaN, infinite or out of range.
-        TypeError: not a real number.
+        ValueError: slope is NaN, infinite or out of range; TypeError: not a real number.
     """
 
     slope: float | jax.Array = 0.01
@@ -115,8 +112,7 @@ class ABRelu(Activation):
         b: slope of the positive part, in [-1e6, 1e6]; the larger of the two is at least 1e-6 in size.
 
     Raises:
-        ValueError: a or b is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
     a: float | jax.Array

@@ -1,7 +1,5 @@
 """phi(u) = sum_k a_k u^k has a dual that is a polynomial in rho, its finite Mehler series."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import field
@@ -22,7 +20,6 @@ LARGEST_DEGREE = 10
 
 Beyond it 64 eps still hold for a while, but in float32 the weights n!/(2^m m! (n - 2m)!)^2 leave the range at 20.
 """
-
 LARGEST_COEFFICIENT = 1e6
 """Largest size of a coefficient; its square is far inside float32."""
 
@@ -84,8 +81,7 @@ class Monomial(Activation):
         power: n, an integer from 1 to 10.
 
     Raises:
-        ValueError: power out of range.
-        TypeError: not an integer.
+        ValueError: power out of range; TypeError: not an integer.
     """
 
     power: int = field(default=2, metadata={"static": True})
@@ -184,8 +180,7 @@ class Hermite(Activation):
         degree: n, an integer from 1 to 10.
 
     Raises:
-        ValueError: degree out of range.
-        TypeError: not an integer.
+        ValueError: degree out of range; TypeError: not an integer.
     """
 
     degree: int = field(default=2, metadata={"static": True})

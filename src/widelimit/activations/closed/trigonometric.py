@@ -1,7 +1,5 @@
 """phi(u) = sin(u), cos(u) and u + sin(u)^2 (snake) have duals that are exponentials of the covariance."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar, NamedTuple, final
 
@@ -131,8 +129,7 @@ class Sin(Activation):
         b: phase, in [-1e6, 1e6].
 
     Raises:
-        ValueError: a or b is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
     a: float | jax.Array = 1.0
@@ -173,8 +170,7 @@ class Cos(Activation):
         a: angular frequency, 1e-6 to 1e6 in size.
 
     Raises:
-        ValueError: a is NaN, infinite or out of range.
-        TypeError: not a real number.
+        ValueError: a is NaN, infinite or out of range; TypeError: not a real number.
     """
 
     a: float | jax.Array = 1.0
@@ -220,8 +216,7 @@ class Snake(Activation):
         a: frequency, 1e-6 to 1e6 in size.
 
     Raises:
-        ValueError: a is NaN, infinite or out of range.
-        TypeError: not a real number.
+        ValueError: a is NaN, infinite or out of range; TypeError: not a real number.
     """
 
     a: float | jax.Array = 1.0

@@ -11,8 +11,6 @@ are functions of r is exact for it times even polynomials. As functions of (r - 
 weights are smooth.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -9,8 +9,6 @@ is its value at 1 less an integral of E[F'' G''] over the angle, a sum over pair
 `bivariate_normal`; averaged once more it is H in R = R(1) - gap H (`tables`), which keeps gaps to relative accuracy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, final

@@ -1,7 +1,5 @@
 """Polynomials between kinks are tabulated as an analytic expansion plus the terms of kinks that coincide."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import replace
 

@@ -5,8 +5,6 @@ j < 8, y = 2 x^2 - 1, q its block. A pair costs several times as much as in an u
 beyond the lengths that a compiled program unrolls, and for gradients.
 """
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import final
 

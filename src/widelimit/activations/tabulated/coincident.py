@@ -12,8 +12,6 @@ All else follows by Stein's recurrence. In R = R(1) - gap H the powers of kappa 
 out beforehand, so that gaps keep their relative accuracy.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, final

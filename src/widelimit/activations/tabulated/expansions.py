@@ -4,8 +4,6 @@ What depends on one input only is looked up once an input. A pair has few produc
 deviation are the principal ones (a singular value decomposition of the coefficients), fewer than polynomials.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import field
 from typing import NamedTuple, final

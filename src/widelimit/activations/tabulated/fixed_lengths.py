@@ -4,8 +4,6 @@ H, the longest expansion, has the lengths of the first table of its kind; what i
 The others are padded with zeros. Zero terms change no bit of a result.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Hashable
 from dataclasses import replace

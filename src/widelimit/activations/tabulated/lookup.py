@@ -1,7 +1,5 @@
 """Pair maps are looked up in a table (`tables`, `piecewise.tabulation`)."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

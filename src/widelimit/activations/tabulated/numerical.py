@@ -1,7 +1,5 @@
 """phi is any function: its duals are looked up in tables made by quadrature."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import field, replace

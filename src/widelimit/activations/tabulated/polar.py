@@ -5,8 +5,6 @@ is analytic its cosine series turns that into sums over terms. Where g has a kin
 the lines u = 0 and v = 0 has polynomials in the cosines, whose products are integrated once for all functions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

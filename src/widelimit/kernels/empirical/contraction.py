@@ -1,7 +1,5 @@
 """These kernels are sums of products of two factors, one of each input: from Jacobians, layers or outputs."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Callable
 from dataclasses import field

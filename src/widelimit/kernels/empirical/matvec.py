@@ -1,7 +1,5 @@
 """Products of an empirical kernel with vectors are computed without the kernel."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """The Jacobian is multiplied with vectors: the NTK without a Jacobian, and the NTK times a vector."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from typing import Any, final
 

@@ -5,8 +5,6 @@ along one direction of the parameters (a gate at 0 hides what it gates from the 
 rounding, or the function is refused.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
@@ -20,19 +18,14 @@ from widelimit.kernels.empirical.plan import network_of
 
 ROWS = 3
 """Rows compared: two may be all that a function does not mix, such as a value with the largest of the batch."""
-
 ROUNDING = 256
 """eps of the largest output: sums of up to some 10^4 terms in another order, in each of some ten layers."""
-
 NUDGE = 16
 """eps by which an input is moved to see how far the function itself spreads rounding errors."""
-
 SEARCHED = 1024
 """Rows looked through for different ones."""
-
 REMEMBERED = 256
 """Functions that are not tried again."""
-
 CHUNK = 256
 """Rows searched at once for one that is not finite."""
 
