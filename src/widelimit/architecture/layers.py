@@ -9,20 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit import signals
 from widelimit.activations.base import Activation, Memo
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import (
-    HALF_PRECISION,
-    Correlation,
-    Variance,
-    add_variances,
-    exponent_of,
-    power_of_two,
-    sum_signals,
-    variance_of,
-)
+from widelimit.signals import Correlation, Variance
 
 Scalar = float | jax.Array
 Params = Any
@@ -114,17 +106,19 @@ class Dense(Layer):
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
         size = jnp.asarray(self.weight_std, signal.value.dtype)
-        power = exponent_of(jax.lax.stop_gradient(size))
-        weight = size * power_of_two(-power, size.dtype)
-        head = jax.lax.reduce_precision(weight, *HALF_PRECISION[weight.dtype.name])
+        power = signals.exponent_of(jax.lax.stop_gradient(size))
+        weight = size * signals.power_of_two(-power, size.dtype)
+        head = jax.lax.reduce_precision(weight, *signals.HALF_PRECISION[weight.dtype.name])
         low = (weight - head) * (weight + head)
         weighted = Variance(signal.value * head**2 + signal.value * low, signal.exponent + power)
         bias = jnp.broadcast_to(jnp.asarray(self.bias_std, weight.dtype), signal.value.shape)
-        total, signal_share, bias_share = add_variances(weighted, variance_of(bias))
+        total, signal_share, bias_share = signals.add_variances(weighted, signals.variance_of(bias))
         return total, _DenseMemo(jnp.where(total.value > 0, signal_share, 0), bias_share)
 
     def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:
-        correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
+        correlation = signals.sum_signals(
+            (x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,)
+        )
         return PairState(correlation, x.signal_share * y.signal_share * state.tangent + correlation.rho)
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
@@ -144,8 +138,8 @@ class Dense(Layer):
         """
         limit = 1000 if X.dtype == jnp.float64 else 120
         largest = jax.lax.stop_gradient(jnp.max(jnp.abs(X), axis=1))
-        exponent = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
-        scaled = X * power_of_two(-exponent, X.dtype)[:, None]
+        exponent = jnp.clip(jnp.where(largest == 0, 0, signals.exponent_of(largest)), -limit, limit)
+        scaled = X * signals.power_of_two(-exponent, X.dtype)[:, None]
         square = jnp.sum(scaled**2, axis=1)
         variance, memo = self.encode(Variance(square / X.shape[1], exponent))
         at_zero = self.weight_std / math.sqrt(X.shape[1]) * safe_divide(jnp.ones_like(square), variance.deviation)

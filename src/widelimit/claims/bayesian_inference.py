@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most, mean_and_error
+from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
 from widelimit.claims.finite import output_covariances
+from widelimit.claims.statistics import mean_and_error
 
 SEED = 2402
 NET = wl.mlp(depth=2, activation="erf", weight_std=1.5, bias_std=0.5)

@@ -5,20 +5,9 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import (
-    Check,
-    Claim,
-    Data,
-    Effort,
-    Line,
-    Measurement,
-    at_least,
-    at_most,
-    power_law,
-    root_mean_and_error,
-    slope_check,
-)
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_least, at_most, slope_check
 from widelimit.claims.finite import output_covariances, outputs
+from widelimit.claims.statistics import Line, power_law, root_mean_and_error
 
 SEED = 2601
 POINTS = np.random.default_rng(SEED).standard_normal((4, 3))

@@ -6,19 +6,9 @@ from scipy.spatial.distance import cdist
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import (
-    Check,
-    Claim,
-    Data,
-    Effort,
-    Measurement,
-    at_most,
-    mean_and_error,
-    power_law,
-    root_mean_and_error,
-    slope_check,
-)
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, slope_check
 from widelimit.claims.finite import output_covariances, outputs
+from widelimit.claims.statistics import mean_and_error, power_law, root_mean_and_error
 
 SEED = 2701
 POINTS = np.random.default_rng(SEED).standard_normal((4, 3))

@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, power_law, slope_check
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, slope_check
 from widelimit.claims.finite import outputs
+from widelimit.claims.statistics import power_law
 
 SEED = 2602
 NET = wl.mlp(depth=3, activation="relu", weight_std=2**0.5, bias_std=0.3)

@@ -5,18 +5,9 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import (
-    Check,
-    Claim,
-    Data,
-    Effort,
-    Measurement,
-    at_most,
-    power_law,
-    root_mean_and_error,
-    slope_check,
-)
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, slope_check
 from widelimit.claims.finite import tangent_kernels
+from widelimit.claims.statistics import power_law, root_mean_and_error
 
 SEED = 4101
 POINTS = np.random.default_rng(SEED).standard_normal((3, 3))

@@ -5,18 +5,9 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import (
-    Check,
-    Claim,
-    Data,
-    Effort,
-    Measurement,
-    at_most,
-    mean_and_error,
-    power_law,
-    slope_check,
-)
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, slope_check
 from widelimit.claims.finite import parameters, train_many
+from widelimit.claims.statistics import mean_and_error, power_law
 
 SEED = 4402
 SLOPE = 0.15

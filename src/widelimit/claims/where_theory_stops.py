@@ -8,18 +8,9 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import (
-    Check,
-    Claim,
-    Data,
-    Effort,
-    Measurement,
-    at_least,
-    at_most,
-    mean_and_error,
-    root_mean_and_error,
-)
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_least, at_most
 from widelimit.claims.finite import one_network, parameters, train_many
+from widelimit.claims.statistics import mean_and_error, root_mean_and_error
 
 SEED = 5201
 N = 24

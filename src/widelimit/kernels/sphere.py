@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import series
+from widelimit import series, signals
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
@@ -24,15 +24,7 @@ from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import (
-    Correlation,
-    Variance,
-    correlate_points,
-    correlation_from_gap,
-    deviation_of,
-    scaled,
-    variance_of,
-)
+from widelimit.signals import Correlation, Variance
 
 SAMPLES = 256
 LONGEST = 128
@@ -75,16 +67,16 @@ class Sphere(PairKernel):
     def pairwise(
         self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
     ) -> Float[jax.Array, "n m"]:
-        correlation = correlate_points(x.points, y.points, same=same)
-        return scaled(_angle_series(self.chains, correlation), self.output, self.output)
+        correlation = signals.correlate_points(x.points, y.points, same=same)
+        return signals.scaled(_angle_series(self.chains, correlation), self.output, self.output)
 
     def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
-        value = scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
+        value = signals.scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
         return jnp.broadcast_to(value, x.points.shape[:1])
 
 
 def _start(gap: jax.Array, positive: jax.Array) -> PairState:
-    correlation = correlation_from_gap(gap, positive)
+    correlation = signals.correlation_from_gap(gap, positive)
     return PairState(correlation, correlation.rho)
 
 
@@ -110,10 +102,10 @@ def sphere(
         psi = math.pi / 2 * (1 - np.abs(x))
         gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
         state = interpreted(_start)(gap, np.concatenate([[True], x < 0]))
-        variance = interpreted(variance_of)(np.full(1, deviation))
+        variance = interpreted(signals.variance_of)(np.full(1, deviation))
         for layer in net.block * net.repeats:
             if isinstance(layer, Activate):
-                size = float(interpreted(deviation_of)(variance)[0])
+                size = float(interpreted(signals.deviation_of)(variance)[0])
                 layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
             variance, state = interpreted(_through)(layer, variance, state)
         values = state.tangent if tangent else interpreted(_rho)(state.correlation)

@@ -7,21 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import series, validation
+from widelimit import series, signals, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import (
-    Correlation,
-    Variance,
-    add_variances,
-    bounded_deviation,
-    correlation_by_difference,
-    correlation_from_gap,
-    multiply,
-    sum_signals,
-    with_sign,
-)
+from widelimit.signals import Correlation, Variance
 
 
 class _ErfMemo(NamedTuple):
@@ -76,9 +66,9 @@ class Erf(Activation):
         return self.a * jax.scipy.special.erf(self.b * u) + self.c
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        signal = multiply(signal, self.b)
+        signal = signals.multiply(signal, self.b)
         info = np.finfo(signal.value.dtype)
-        deviation = bounded_deviation(signal, 2 * int(info.minexp), int(info.maxexp) - 2)
+        deviation = signals.bounded_deviation(signal, 2 * int(info.minexp), int(info.maxexp) - 2)
         # Beyond 1e307 (float32: 2e37) 1/q would be no normal number; erf is the sign function long before.
         q = jnp.minimum(math.sqrt(2) * deviation, 1 / (4 * float(info.tiny)))
         k = 1 / series.hypot(jnp.ones_like(q), q)
@@ -89,9 +79,9 @@ class Erf(Activation):
         small = signal.exponent < 0
         squared = jnp.where(small, 2 * signal.value * k**2, p**2)
         exponent = jnp.where(small, signal.exponent, 0)
-        odd = multiply(Variance((2 / math.pi) * squared * h, exponent), self.a)
-        offset = multiply(Variance(jnp.ones_like(q), jnp.zeros_like(exponent)), self.c)
-        total, *shares = add_variances(odd, offset)
+        odd = signals.multiply(Variance((2 / math.pi) * squared * h, exponent), self.a)
+        offset = signals.multiply(Variance(jnp.ones_like(q), jnp.zeros_like(exponent)), self.c)
+        total, *shares = signals.add_variances(odd, offset)
         return total, _ErfMemo(q, k, p, root, half, h, *shares)
 
     def correlate(self, x: _ErfMemo, y: _ErfMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -112,8 +102,8 @@ class Erf(Activation):
         scale = jnp.sqrt(x.h * y.h)
         spread = (over_x - over_y) / (jnp.sqrt(x.h) + jnp.sqrt(y.h))
         gap_after = gap * (h / scale) + (over_x + over_y - spread**2) / (2 * scale)
-        erf = correlation_from_gap(gap_after, correlation.positive)
-        after = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (erf,))
+        erf = signals.correlation_from_gap(gap_after, correlation.positive)
+        after = signals.sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (erf,))
         return after, x.signal_share * y.signal_share / (root * scale)
 
 
@@ -155,7 +145,7 @@ class Gelu(Activation):
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # At the ceiling gelu is relu to rounding, and powers of 1/t in the gradients are still numbers.
         info = np.finfo(signal.value.dtype)
-        s = bounded_deviation(signal, int(info.minexp), min(100, int(info.maxexp) // 4 - 5))
+        s = signals.bounded_deviation(signal, int(info.minexp), min(100, int(info.maxexp) // 4 - 5))
         t = 1 / series.hypot(jnp.ones_like(s), s)
         _, tail = _gelu_tail(t**2)
         square = math.pi - tail
@@ -180,5 +170,5 @@ class Gelu(Activation):
 
         inner = (x.t * y.t) ** 2 + (y.p * x.t**2) ** 2 + (x.p * y.t**2) ** 2 + common**2 * across * ends
         bend = (common * rho / root) * (2 * ends - inner / square)
-        slope = (agree + with_sign(bend, correlation)) / size
-        return correlation_by_difference(one_minus, (gap == 0) & correlation.positive & (x.t == y.t)), slope
+        slope = (agree + signals.with_sign(bend, correlation)) / size
+        return signals.correlation_by_difference(one_minus, (gap == 0) & correlation.positive & (x.t == y.t)), slope

@@ -7,21 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import series, validation
+from widelimit import series, signals, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import (
-    EXPONENT_LIMIT,
-    Correlation,
-    Variance,
-    bounded_deviation,
-    half_range,
-    multiply,
-    positive_correlation,
-    power_of_two,
-    with_sign,
-)
+from widelimit.signals import Correlation, Variance
 
 LOG_4 = (1.38629150390625, 2.8572136406188345e-06)
 """log 4 as a number of 18 bits and the rest: a multiple of the first by up to 2^35 is exact in float64."""
@@ -31,7 +21,7 @@ def _correlate_squares(x: jax.Array, y: jax.Array, correlation: Correlation) -> 
     """rho_after = exp(-E[(u - v)^2]/2) for the deviations x, y."""
     distance = (x - y) ** 2 / 2 + x * y * correlation.one_minus
     one_minus = -jnp.expm1(-distance)
-    return positive_correlation(one_minus), x * y * jnp.exp(-distance)
+    return signals.positive_correlation(one_minus), x * y * jnp.exp(-distance)
 
 
 @final
@@ -61,7 +51,7 @@ class Rbf(Activation):
         gamma = jnp.asarray(self.gamma, signal.value.dtype)
         wave = Variance(2 * gamma * signal.value, signal.exponent).normalise()
         one = Variance(jnp.ones_like(signal.value), jnp.zeros_like(signal.exponent))
-        return one, bounded_deviation(wave, int(np.finfo(gamma.dtype).minexp), half_range(gamma.dtype))
+        return one, signals.bounded_deviation(wave, int(np.finfo(gamma.dtype).minexp), signals.half_range(gamma.dtype))
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         return _correlate_squares(x, y, correlation)
@@ -94,18 +84,18 @@ class Exp(Activation):
         return self.a * jnp.exp(self.b * u)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        signal = multiply(signal, self.b)
+        signal = signals.multiply(signal, self.b)
         info = np.finfo(signal.value.dtype)
-        s = bounded_deviation(signal, int(info.minexp), half_range(info.dtype))
+        s = signals.bounded_deviation(signal, int(info.minexp), signals.half_range(info.dtype))
         # exp(2 s^2) = 4^exponent * value. The variance and not the square of its rounded root: s^2 may be a million.
-        capped = Variance(signal.value, jnp.minimum(signal.exponent, half_range(info.dtype)))
-        twice = 2 * capped.value * power_of_two(2 * capped.exponent, info.dtype)
-        kept = twice < EXPONENT_LIMIT * sum(LOG_4)
+        capped = Variance(signal.value, jnp.minimum(signal.exponent, signals.half_range(info.dtype)))
+        twice = 2 * capped.value * signals.power_of_two(2 * capped.exponent, info.dtype)
+        kept = twice < signals.EXPONENT_LIMIT * sum(LOG_4)
         inside = jnp.where(kept, twice, 0)
         count = jax.lax.stop_gradient(jnp.round(inside / sum(LOG_4)))
         value = jnp.exp((inside - count * LOG_4[0]) - count * LOG_4[1])
-        exponent = jnp.where(kept, count, EXPONENT_LIMIT).astype(jnp.int32)
-        return multiply(Variance(value, exponent), self.a), s
+        exponent = jnp.where(kept, count, signals.EXPONENT_LIMIT).astype(jnp.int32)
+        return signals.multiply(Variance(value, exponent), self.a), s
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         return _correlate_squares(x, y, correlation)
@@ -149,11 +139,11 @@ class Gaussian(Activation):
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         rate = jnp.asarray(self.b, signal.value.dtype)
         signal = Variance(2 * rate * signal.value, signal.exponent).normalise()
-        s = bounded_deviation(signal, int(np.finfo(rate.dtype).minexp), half_range(rate.dtype))
+        s = signals.bounded_deviation(signal, int(np.finfo(rate.dtype).minexp), signals.half_range(rate.dtype))
         t = 1 / series.hypot(jnp.ones_like(s), s)
         p = s * t
         slant = jnp.sqrt(1 + p**2)
-        total = multiply(Variance(t / slant, jnp.zeros_like(signal.exponent)), self.a)
+        total = signals.multiply(Variance(t / slant, jnp.zeros_like(signal.exponent)), self.a)
         return total, _GaussianMemo(t, p, p**2, t * slant)
 
     def correlate(self, x: _GaussianMemo, y: _GaussianMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -167,4 +157,4 @@ class Gaussian(Activation):
         terms = (separation * (x.p + y.p)) ** 2 + ((x.root - y.root) / unit) ** 2
         after = (terms / 2 + common**2 * scaled_gap * (2 - gap)) / (square + mean * jnp.sqrt(square))
         slope = mean / jnp.sqrt(square) * ((common / unit) * (common / unit) * (1 - gap) / square)
-        return positive_correlation(after), with_sign(slope, correlation)
+        return signals.positive_correlation(after), signals.with_sign(slope, correlation)

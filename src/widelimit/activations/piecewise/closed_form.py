@@ -18,18 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.piecewise.parity import (
-    Kinks,
-    ParityPart,
-    PiecesMemo,
-    at_unit_correlation,
-    constant_curvature_of,
-    curvature_of,
-    integrate_pairs,
-    kinks_at,
-    moment_of,
-    sort_kinks,
-)
+from widelimit.activations.piecewise import parity
+from widelimit.activations.piecewise.parity import Kinks, ParityPart, PiecesMemo
 from widelimit.activations.tabulated.coincident import Jumps
 from widelimit.activations.tabulated.tables import FURTHEST
 from widelimit.arithmetic import arithmetic
@@ -101,8 +91,8 @@ class ClosedForm:
 
         kinds = powers, [size] * len(sizes), [s * size] * len(sizes)
         parts = [ParityPart(*map(scaled, map(np.asarray, f), kinds)) for f in halves]
-        kinks = kinks_at(jnp.stack(h) if h else jnp.zeros((0, *s.shape), dtype))
-        even, odd = (moment_of(part, kinks) for part in parts)
+        kinks = parity.kinks_at(jnp.stack(h) if h else jnp.zeros((0, *s.shape), dtype))
+        even, odd = (parity.moment_of(part, kinks) for part in parts)
         inverse = series.safe_divide(jnp.ones_like(s), series.safe_sqrt(even + odd))
         parts = [ParityPart(*(leaf * inverse for leaf in part)) for part in parts]
         return Variance(even + odd, exponent).normalise(), PiecesMemo(kinks, (parts[0], parts[1]), even * inverse**2)
@@ -120,17 +110,17 @@ class ClosedForm:
         self, x: PiecesMemo, y: PiecesMemo, gap: jax.Array
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
         """Compute half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
-        places = sort_kinks(x.kinks, y.kinks)
+        places = parity.sort_kinks(x.kinks, y.kinks)
         x_all, y_all = (self._all_kinks(memo, gap.dtype) for memo in (x, y))
         halves = self.halves()[1]
         curved = bool(halves[0].g.any() or halves[1].g.any() or halves[1].p[2] != 0)  # phi'' jumps somewhere
-        pairs = integrate_pairs(x_all[0], y_all[0], gap, curved=curved)
+        pairs = parity.integrate_pairs(x_all[0], y_all[0], gap, curved=curved)
         separation, means, slopes = ([jnp.zeros_like(gap + x.even_share + y.even_share)] * 2 for _ in range(3))
         for i, sign in [(i, sign) for i, sign in enumerate((1, -1)) if any(leaf.any() for leaf in halves[i])]:
-            one = at_unit_correlation(x.parts[i], y.parts[i], x.kinks.h, y.kinks.h, places)
-            bend, mean_bend = curvature_of(pairs, x_all[1:][i], y_all[1:][i], sign)
+            one = parity.at_unit_correlation(x.parts[i], y.parts[i], x.kinks.h, y.kinks.h, places)
+            bend, mean_bend = parity.curvature_of(pairs, x_all[1:][i], y_all[1:][i], sign)
             if sign > 0:  # the constant of F'' of an even part; that of an odd one is a jump at 0
-                constant = constant_curvature_of(x_all[1], y_all[1], x_all[0], y_all[0])
+                constant = parity.constant_curvature_of(x_all[1], y_all[1], x_all[0], y_all[0])
                 bend, mean_bend = bend + gap * constant, mean_bend + gap / 2 * constant
             separation[i] = one.separation + jnp.zeros_like(gap)
             means[i] = one.slope - mean_bend
@@ -147,7 +137,7 @@ class ClosedForm:
         if slope == 0 and bend == 0:
             return memo.kinks, even, odd
         zero = jnp.zeros_like(even.p[:1])
-        kinks = Kinks(*(jnp.concatenate(pair) for pair in zip(kinks_at(zero), memo.kinks, strict=True)))
+        kinks = Kinks(*(jnp.concatenate(pair) for pair in zip(parity.kinks_at(zero), memo.kinks, strict=True)))
         j, g = even.p[1:2], 2 * odd.p[2:]
         return (
             kinks,
