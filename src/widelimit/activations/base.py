@@ -116,8 +116,7 @@ class Activation(abc.ABC):
             rho: correlations in [-1, 1], a number or an array.
             q: the common variance.
 
-        Raises:
-            ValueError: rho outside [-1, 1], or q not a positive finite number; TypeError: not real numbers.
+        Raises: ValueError: rho outside [-1, 1], or q not a positive finite number; TypeError: not real numbers.
         """
         rho = validation.as_finite_floats("rho", rho)
         if not validation.traced(rho) and (np.abs(rho) > 1).any():

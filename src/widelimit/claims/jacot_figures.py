@@ -25,6 +25,10 @@ RATE = 0.5
 """Their learning rate 1 is on half the mean squared error: half of it on this library's cost."""
 ANGLES = np.linspace(-np.pi, np.pi, 49)
 """gamma: kernels between (1, 0) and (cos gamma, sin gamma)."""
+NEAR_CONVERGENCE = {Effort.QUICK: (500, 20), Effort.FULL: (1000, 30)}
+"""Steps and initialisations of Figure 2."""
+IMAGES = {Effort.QUICK: 128, Effort.FULL: MNIST_LEAST}
+"""Images of Figure 3."""
 START = 0.5
 """Size of the component to be learned in Figure 3."""
 COLORS = (plots.DESCENT, plots.DATA)
@@ -179,7 +183,7 @@ def coverage(found: np.ndarray, mean: np.ndarray, spread: np.ndarray, name: str)
 def figure_two(effort: Effort) -> tuple[list[Check], dict[str, np.ndarray]]:
     """Compare outputs near convergence with the percentiles of the limit's law."""
     widths = effort.pick(quick=(50, 200), full=(50, 1000))
-    steps, inits = _near_convergence(effort)
+    steps, inits = NEAR_CONVERGENCE[effort]
     mean, spread = law(steps)
     found = [percentiles(width, inits, steps) for width in widths]
     shift = np.abs((found[1].mean(axis=0) - mean) / np.maximum(spread, 0.01)).max() * np.sqrt(inits)
@@ -188,11 +192,6 @@ def figure_two(effort: Effort) -> tuple[list[Check], dict[str, np.ndarray]]:
     checks.append(at_most(name, shift, 6.0, "standard errors; width adds a little"))
     data = {"mean": mean, "spread": spread, "output widths": np.array(widths)}
     return checks, data | {"outputs 0": found[0], "outputs 1": found[1]}
-
-
-def _near_convergence(effort: Effort) -> tuple[int, int]:
-    """Return steps and initialisations of Figure 2."""
-    return effort.pick(quick=(500, 20), full=(1000, 30))
 
 
 def schedule(of: Principal) -> np.ndarray:
@@ -208,7 +207,7 @@ def off_theory(found: Component, times: np.ndarray, value: float, name: str) -> 
 
 def figure_three(effort: Effort, images: Images) -> tuple[list[Check], dict[str, np.ndarray]]:
     """Measure decay along the second principal component, and the disturbance of the rest."""
-    of = principal(images.pixels[: _points(effort)])
+    of = principal(images.pixels[: IMAGES[effort]])
     times, widths = schedule(of), effort.pick(quick=(100, 1000), full=(100, 1000, 4000))
     found = [component(n, times, of) for n in widths]
     fall = found[-1].across.max() / found[0].across.max()
@@ -227,11 +226,6 @@ def figure_three(effort: Effort, images: Images) -> tuple[list[Check], dict[str,
     return checks, data
 
 
-def _points(effort: Effort) -> int:
-    """Return the images in Figure 3."""
-    return effort.pick(quick=128, full=MNIST_LEAST)
-
-
 def measure(effort: Effort, images: Images) -> Measurement:
     """Measure the three figures."""
     parts = [figure_one(effort), figure_two(effort), figure_three(effort, images)]
@@ -242,9 +236,9 @@ def measure(effort: Effort, images: Images) -> Measurement:
 
 def violate(effort: Effort, images: Images) -> Measurement:
     """Use a law a tenth as wide, for the narrow networks; and the first component's eigenvalue for the second's."""
-    steps, inits = _near_convergence(effort)
+    steps, inits = NEAR_CONVERGENCE[effort]
     mean, spread = law(steps)
-    of = principal(images.pixels[: _points(effort)])
+    of = principal(images.pixels[: IMAGES[effort]])
     times, width = schedule(of), effort.pick(quick=100, full=1000)
     checks = (
         coverage(percentiles(50, inits, steps), mean, spread / 10, "a law a tenth as wide, width 50"),

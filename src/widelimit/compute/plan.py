@@ -88,16 +88,9 @@ def tile_plan(
     """Make the plan of an (n, m) matrix.
 
     Tiles have LARGEST rows, fewer for a small matrix (half of it, as a power of two, so that there is work for two) and
-    for a small budget. A quarter of the budget is for features, which are computed again where not all fit.
-
-    Args:
-        n: rows.
-        m: columns.
-        per_input: numbers that an encoded input takes (`PairKernel.numbers_per_input`).
-        dtype: of the matrix.
-        symmetric: only the tiles on and below the diagonal are computed.
-        budget: bytes for everything but the matrix.
-        per_pair: numbers that a pair takes while its value is computed (`PairKernel.numbers_per_pair`).
+    for a small budget: bytes of everything but the matrix. A quarter of it is for features, which are computed again
+    where not all fit. per_input and per_pair are `PairKernel.numbers_per_input` and `PairKernel.numbers_per_pair`; if
+    `symmetric`, only the tiles on and below the diagonal are computed.
 
     Raises: MemoryError: the budget is too small for one tile.
     """

@@ -89,9 +89,8 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
 
 
-@jax.jit
-def _whole(kernel: PairKernel, x: Features, y: Features) -> jax.Array:
-    return kernel.pairwise(x, y)
+_whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))
+_diagonal = jax.jit(lambda kernel, x: kernel.diagonal(x))
 
 
 @jax.jit
@@ -102,11 +101,6 @@ def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> ja
     """
     block = jnp.tril(kernel.pairwise(x, x, same=True), -1)
     return block + block.T + jnp.diag(diagonal)
-
-
-@jax.jit
-def _diagonal(kernel: PairKernel, x: Features) -> jax.Array:
-    return kernel.diagonal(x)
 
 
 def _cut(features: Features, n: int, count: int) -> Features:

@@ -64,8 +64,7 @@ class TrainedEnsemble:
 
         A variance smaller than the rounding error of the sum it comes from is 0.
 
-        Raises:
-            ArithmeticError: negative beyond rounding.
+        Raises: ArithmeticError: negative beyond rounding.
         """
         points, times = self.flow.data.inputs(Z), validation.times(t)
         memory.require(8.0 * (times.size + 3 * len(self.modes)) * len(points), f"variances of {len(points)} points")

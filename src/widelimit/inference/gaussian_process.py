@@ -116,8 +116,7 @@ class GaussianProcess:
             count: number of draws, >= 1.
             seed: of NumPy's default generator, >= 0.
 
-        Raises:
-            TypeError, ValueError: bad inputs or counts; ArithmeticError: the kernel is not positive semi-definite.
+        Raises: TypeError, ValueError: bad inputs or counts; ArithmeticError: the kernel is not positive semi-definite.
         """
         count = validation.integer("count", count, at_least=1)
         seed = validation.integer("seed", seed, at_least=0)
@@ -140,8 +139,7 @@ class GaussianProcess:
             X: (n, d) inputs.
             y: values, (n,), or (n, c) for outputs=(c,).
 
-        Raises:
-            TypeError, ValueError: bad data; ArithmeticError: the kernel is not positive semi-definite.
+        Raises: TypeError, ValueError: bad data; ArithmeticError: the kernel is not positive semi-definite.
         """
         points = _inputs("X", X)
         residual, exponent = linalg.normalise(
@@ -174,8 +172,7 @@ class GaussianProcess:
             y: values, (n,), or (n, c) for outputs=(c,).
             noise: variance of the observation noise, >= 0, one number or (n,).
 
-        Raises:
-            TypeError, ValueError: bad data; values that cannot be interpolated, as `posterior`.
+        Raises: TypeError, ValueError: bad data; values that cannot be interpolated, as `posterior`.
         """
         points = validation.owned(_inputs("X", X))
         prior = self._mean(points)

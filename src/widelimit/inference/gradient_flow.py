@@ -1,4 +1,4 @@
-"""Gradient descent runs in function space, in continuous time."""
+"""Gradient descent runs in function space, in continuous time; the squared error is seen mode by mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from widelimit import validation
 from widelimit.compute import krylov, linalg, memory, threads
 from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
-from widelimit.inference.modes import Modes
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
@@ -21,6 +20,59 @@ from widelimit.validation import Array
 
 EIGH = 3000
 """Unknowns up to which "auto" takes eigenvectors: some seconds, and every time afterwards at once."""
+
+
+@final
+@dataclass(frozen=True)
+class Modes:
+    """C(f_t) = sum_i (power_i/n) exp(-4 lambda_i t/n): made by `GradientFlow.modes`, largest eigenvalue first.
+
+    Eigenvalues are those of K(X, X) (of the (n c, n c) matrix of a matrix-valued kernel). One that is 0 to
+    rounding is set to 0: its mode is never learned.
+    """
+
+    eigenvalues: Float[np.ndarray, " N"]
+    """lambda_i >= 0."""
+    residual: Float[np.ndarray, "N c"]
+    """y - f_0(X) along the mode; in y's unit."""
+    vectors: Float[np.ndarray, "N N"]
+    """Eigenvectors, one a column; rows are training points (of a matrix-valued kernel: points times outputs)."""
+    points: int
+    """n, the number of training points."""
+
+    @property
+    def power(self) -> Float[np.ndarray, " N"]:
+        """Return the square of the residual along the mode, summed over outputs; in y's unit squared, or inf."""
+        square, exponent = self._square()
+        return linalg.rescale(square, 2 * exponent)
+
+    def _square(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the power in units of 4^exponent, and the exponent."""
+        residual, exponent = linalg.normalise(self.residual, axis=None)
+        return np.asarray(np.sum(residual**2, axis=1)), exponent
+
+    @property
+    def shares(self) -> Float[np.ndarray, " N"]:
+        """Return power_i/sum power: the part of y - f_0(X) in each mode; sums to 1. All 0 for y = f_0(X)."""
+        square, _ = self._square()
+        total = square.sum()
+        return np.asarray(square / total if total > 0 else square)
+
+    @property
+    def times(self) -> Float[np.ndarray, " N"]:
+        """n/(2 lambda_i): the time, of d theta/dt = -grad C, in which a mode's residual falls to 1/e; inf for null."""
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.asarray(self.points / (2 * self.eigenvalues))
+
+    def loss(self, t: float | Float[Array, " T"]) -> Float[np.ndarray, "*T N"]:
+        """Return each mode's term of C(f_t); their sum is `GradientFlow.loss`. t as there; inf if it overflows."""
+        times = validation.times(t)
+        lam = self.eigenvalues
+        with np.errstate(invalid="ignore", over="ignore"):
+            decay = np.where(lam > 0, np.exp(-4 * lam * np.atleast_1d(times)[:, None] / self.points), 1.0)
+        square, exponent = self._square()
+        terms = linalg.rescale(decay * (square / self.points), 2 * exponent)
+        return terms if times.ndim else terms[0]
 
 
 @final
@@ -72,8 +124,7 @@ class GradientFlow(Flow):
         Returns:
             (m,), or (m, c) for y of shape (n, c); with a leading axis (T,) for an array of times.
 
-        Raises:
-            ValueError: a negative or NaN time, or bad Z.
+        Raises: ValueError: a negative or NaN time, or bad Z.
         """
         points, times = self.data.inputs(Z), validation.times(t)
         size = times.size * self.residual.shape[1] * (len(points) * self.data.coupled + 2 * len(self.values))

@@ -115,9 +115,8 @@ class KrylovFlow(Flow):
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `GradientFlow.predict`.
 
-        Raises:
-            ArithmeticError: a finite time needs more than max_steps Lanczos steps.
-            ValueError: a negative or NaN time, or bad Z.
+        Raises: ArithmeticError: a finite time needs more than max_steps Lanczos steps; ValueError: a negative or NaN
+        time, or bad Z.
         """
         points, times = self.data.inputs(Z), validation.times(t)
         coefficients, _ = self._states(np.atleast_1d(times))

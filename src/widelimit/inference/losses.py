@@ -61,8 +61,7 @@ class Loss(abc.ABC):
             f: (n,) or (n, c) outputs.
             y: targets, of the same shape.
 
-        Raises:
-            ValueError: shapes that differ; targets outside of the loss's domain; NaN.
+        Raises: ValueError: shapes that differ; targets outside of the loss's domain; NaN.
         """
         outputs, targets = self._pair(f, y)
         with arithmetic(True):

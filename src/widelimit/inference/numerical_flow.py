@@ -259,8 +259,7 @@ class NumericalFlow(Flow):
         Warns:
             UserWarning: the flow does not come to rest; t = inf then stands for the last time reached.
 
-        Raises:
-            ArithmeticError: a finite time is not reached within max_steps; `solution` says how far the solver came.
+        Raises: ArithmeticError: a finite time is not reached within max_steps; `solution` says how far the solver came.
         """
         found = self._require_reached(t)
         losses = np.array([self.objective.value(f, self.data.y) for f in found.outputs])

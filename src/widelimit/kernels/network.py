@@ -41,17 +41,6 @@ EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
 
 
-def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
-    """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
-
-    Under a trace nothing is known of the inputs, and nothing prepared.
-    """
-    if kernel.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
-        return kernel
-    with threads.limit(0):  # tables come of matrices of some hundred rows
-        return _tabulate(kernel, inputs)
-
-
 def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     net = kernel.net
     dtype = inputs[0].dtype
@@ -101,8 +90,14 @@ class _NetworkKernel(Kernel, abc.ABC):
     net: Network
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        with lenient():
-            return _prepared(self, inputs)
+        """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
+
+        Under a trace nothing is known of the inputs, and nothing prepared.
+        """
+        if self.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(self)):
+            return self
+        with lenient(), threads.limit(0):  # tables come of matrices of some hundred rows
+            return _tabulate(self, inputs)
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input

@@ -81,8 +81,7 @@ class Function:
     def inner(self, other: Function) -> float:
         """<f, g>_K = sum_ij a_i K(x_i, z_j) b_j = a^T K(X, Z) b, summed over outputs.
 
-        Raises:
-            TypeError, ValueError: not a function of the same kernel and number of outputs.
+        Raises: TypeError, ValueError: not a function of the same kernel and number of outputs.
         """
         self._check(other)
         (a, mine), (b, theirs) = (linalg.normalise(np.asarray(f.coefficients), axis=None) for f in (self, other))
@@ -94,8 +93,7 @@ class Function:
 
         A value smaller than its own rounding, n eps sum_ij |a_i| |K_ij| |a_j|, is 0; one beyond float64's range is inf.
 
-        Raises:
-            ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
+        Raises: ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
         """
         square, exponent = self._square()
         return float(linalg.rescale(square, 2 * exponent))

@@ -14,7 +14,7 @@ from widelimit.arithmetic import arithmetic
 from widelimit.inference.gradient_descent import stable_rate
 from widelimit.kernels.empirical.model import Apply
 from widelimit.shapes import Float
-from widelimit.training import checkpoints, optimisers, room
+from widelimit.training import checkpoints, optimisers
 from widelimit.training.checkpoints import TrainingCheckpoint
 from widelimit.training.flow import slope_size
 from widelimit.training.history import Recorder, recorder
@@ -151,12 +151,12 @@ def train(
     )
     settings.check(ensemble=ensemble, progress=progress)
     seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
-    problem = training_problem(apply, params, X, y, loss, many=bool(ensemble), copies=room.copies(flow_time))
+    problem = training_problem(apply, params, X, y, loss, many=bool(ensemble), copies=optimisers.copies_held(flow_time))
     path = _place(checkpoint)
     with arithmetic(problem.dtype == np.float64):
         rule = settings.rule(len(problem.X)) if flow_time is None else None
         places = settings.places()
-        room.require(problem, rule, probes)
+        optimisers.require_room(problem, rule, probes)
         records = recorder(problem, probes, kernel_points)
         plan = _flow(records, settings, places) if rule is None else _steps(records, rule, settings, places)
         kept = None if path is None else TrainingCheckpoint(path, checkpoints.settings(records, plan.choices), seconds)

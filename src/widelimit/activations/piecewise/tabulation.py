@@ -36,12 +36,7 @@ def _exact(closed: ClosedForm, s: np.ndarray, t: np.ndarray, gap: np.ndarray) ->
 def tabulate_pieces(closed: ClosedForm, kink: float, low: float, high: float, rtol: float) -> Table | None:
     """Make the table for deviations in [low, high], right to rtol; None where the expansions become too long.
 
-    Args:
-        closed: phi, with its closed form.
-        kink: the only distance of kinks from 0, but for 0.
-        low: the smallest standard deviation.
-        high: the largest.
-        rtol: as that of the activation.
+    `kink` is the only distance of kinks of phi from 0, but for 0.
     """
     m, count, target = tables.DEVIATION_POINTS[0], tables.ANGLE_POINTS[0], rtol / 4
     places = tables.places_between(low, high)

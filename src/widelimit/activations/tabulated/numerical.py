@@ -61,8 +61,7 @@ class Numerical(Activation):
         tables are for [0, 8], unless the activation was prepared for another range beforehand; signals out of the range
         (at any layer) give NaN there.
 
-        Raises:
-            ValueError: not 0 <= low <= high < inf, or duals that do not reach rtol there.
+        Raises: ValueError: not 0 <= low <= high < inf, or duals that do not reach rtol there.
         """
         low = float(validation.finite_scalar("low", low, at_least=0.0))
         high = float(validation.finite_scalar("high", high, at_least=low))

@@ -32,11 +32,8 @@ def sums_of_parts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute E[g(s u) g(t v)] at the angles psi (K,), of the odd and of the even part of g, (m, m, K) each.
 
-    Args:
-        g: elementwise, on NumPy arrays.
-        deviations: (m,), > 0.
-        psi: in [0, pi].
-        kinked: g is analytic only on either side of 0.
+    g is elementwise on NumPy arrays; deviations (m,) are > 0, psi in [0, pi]; if `kinked`, g is analytic only on either
+    side of 0.
 
     Raises: NoConvergenceError: g needs more terms than are tried.
     """
