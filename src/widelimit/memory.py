@@ -58,5 +58,5 @@ def budget(share: float | None) -> float:
 
 
 def gib(size: float) -> str:
-    """Print a size with one digit after the point; more for a small one."""
+    """Format a size in GiB, with one digit after the point; more for a small one."""
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / GIB:.2g} GiB"

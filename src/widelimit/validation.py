@@ -292,7 +292,7 @@ def is_real(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A real scalar of NumPy or JAX as a number of Python; anything else as it is."""
+    """Return a real scalar of NumPy or JAX as a number of Python; anything else as it is."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     scalar = isinstance(value, (np.generic, jax.Array)) and np.ndim(value) == 0 and not traced(value)
@@ -334,6 +334,11 @@ def factor(name: str, value: Any, *, positive: bool = False) -> None:
     finite_scalar(name, value, at_least=0.0 if positive else -LARGEST_FACTOR, at_most=LARGEST_FACTOR)
     if not traced(value) and abs(float(value)) < 1 / LARGEST_FACTOR:
         raise ValueError(f"{name} must be at least {1 / LARGEST_FACTOR:g} in size, got {value:g}.")
+
+
+def offset(name: str, value: Any) -> None:
+    """Refuse a number beyond 1e6 in size. Raises: TypeError, ValueError."""
+    finite_scalar(name, value, at_least=-LARGEST_FACTOR, at_most=LARGEST_FACTOR)
 
 
 def deviation(name: str, value: Any, *, zero: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable
+from dataclasses import field, fields
 from typing import Any, ClassVar, Self
 
 import jax
@@ -22,6 +23,11 @@ USUAL_MEMO = 8
 """Numbers in the longest memo of any closed form except polynomials."""
 
 
+def parameter(default: float, check: Callable[[str, Any], object], *, static: bool = False) -> Any:
+    """Declare a parameter of an activation; check(name, value) raises an error for a value out of range."""
+    return field(default=default, metadata={"check": check, "static": static})
+
+
 class Activation(abc.ABC):
     """An activation is a function phi with two maps on Gaussian signals.
 
@@ -32,6 +38,11 @@ class Activation(abc.ABC):
     """
 
     name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for own in fields(self):  # type: ignore[arg-type]
+            if "check" in own.metadata:
+                own.metadata["check"](own.name, getattr(self, own.name))
 
     @property
     def has_ntk(self) -> bool:
@@ -68,7 +79,7 @@ class Activation(abc.ABC):
         return self.prepared(low, high, dtype)
 
     def in_few_shapes(self, dtype: Any, rows: int) -> Self:
-        """Return this activation, prepared, with tables whose programs for tiles of `rows` serve other ranges too."""
+        """Return this activation, prepared, with tables of few shapes: programs for tiles of `rows` fit others."""
         return self
 
     def rtol_in(self, dtype: Any) -> float:
@@ -76,7 +87,7 @@ class Activation(abc.ABC):
         return 0.0
 
     def second_moment(self, signal: Variance) -> Variance:
-        """E[phi(u)^2] for u ~ N(0, signal) of float64, by NumPy: for work that is done once."""
+        """Compute E[phi(u)^2] for u ~ N(0, signal) of float64, by NumPy: for work that is done once."""
         return interpreted(variance_after)(self, signal)  # type: ignore[no-any-return]
 
     def derivative(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:

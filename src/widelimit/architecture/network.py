@@ -264,7 +264,7 @@ class Network:
         return self._with_activations(tabulated)
 
     def in_few_shapes(self, dtype: Any, rows: int) -> Network:
-        """Return this network, prepared, with activations whose programs for tiles of `rows` serve other ranges too."""
+        """Return this network, prepared, with tables of few shapes: programs for tiles of `rows` fit others."""
         return self._with_activations(lambda _, phi: phi.in_few_shapes(dtype, rows))
 
     def _with_activations(self, change: Callable[[int, Activation], Activation]) -> Network:

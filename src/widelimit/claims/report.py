@@ -72,10 +72,7 @@ def number(value: float) -> str:
 
 
 def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[str, Any]) -> str:
-    """Make the whole document.
-
-    `facts`: what the run was made with, by name (versions, machine, effort, seconds).
-    """
+    """Make the whole document; `facts`: what the run was made with, by name (versions, machine, effort, seconds)."""
     style = resources.files("widelimit.claims").joinpath("report.css").read_text()
     held = sum(outcome.verdict == HELD for outcome in outcomes)
     verdict = f"{held} of {len(outcomes)} claims hold, with a negative control that fails as it must."

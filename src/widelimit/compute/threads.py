@@ -149,6 +149,6 @@ def limit_decomposition(n: int) -> AbstractContextManager[None]:
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b by as many threads as it is worth; (m, k), (k, ...) or (k, n), (..., k, n) -> as `np.matmul`."""
+    """Compute a @ b by as many threads as it is worth; (m, k), (k, ...) or (k, n), (..., k, n) -> as `np.matmul`."""
     with limit(work(a.size // max(a.shape[-1], 1), a.shape[-1], max(b.size // max(a.shape[-1], 1), 1))):
         return np.asarray(a @ b)

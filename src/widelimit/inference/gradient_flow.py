@@ -60,7 +60,7 @@ class Modes:
 
     @property
     def times(self) -> Float[np.ndarray, " N"]:
-        """n/(2 lambda_i): the time, of d theta/dt = -grad C, in which a mode's residual falls to 1/e; inf for null."""
+        """Return n/(2 lambda_i), the time (of d theta/dt = -grad C) in which a residual falls to 1/e, or inf."""
         with np.errstate(divide="ignore", over="ignore"):
             return np.asarray(self.points / (2 * self.eigenvalues))
 

@@ -1,14 +1,14 @@
 """phi(u) = max(u, 0)^p and phi(u) = sign(u) have duals that are polynomials in the angle, its sine and cosine."""
 
+import functools
 import math
-from dataclasses import field
 from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 
 from widelimit import series, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.activations.closed.linear import correlate_linear_pieces
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -116,11 +116,8 @@ class RectifiedPower(Activation):
         ValueError: power out of range; TypeError: not an integer.
     """
 
-    power: int = field(default=2, metadata={"static": True})
+    power: int = parameter(2, functools.partial(validation.integer, at_least=0, below=LARGEST_POWER + 1), static=True)
     name: ClassVar[str] = "rectified_power"
-
-    def __post_init__(self) -> None:
-        validation.integer("power", self.power, at_least=0, below=LARGEST_POWER + 1)
 
     @property
     def has_ntk(self) -> bool:

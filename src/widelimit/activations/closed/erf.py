@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series, signals, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
@@ -52,15 +52,10 @@ class Erf(Activation):
         ValueError: a parameter is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
-    a: float | jax.Array = 1.0
-    b: float | jax.Array = 1.0
-    c: float | jax.Array = 0.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
+    b: float | jax.Array = parameter(1.0, validation.factor)
+    c: float | jax.Array = parameter(0.0, validation.offset)
     name: ClassVar[str] = "erf"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
-        validation.factor("b", self.b)
-        validation.finite_scalar("c", self.c, at_least=-validation.LARGEST_FACTOR, at_most=validation.LARGEST_FACTOR)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jax.scipy.special.erf(self.b * u) + self.c
@@ -117,9 +112,9 @@ class _GeluMemo(NamedTuple):
 
 
 def _gelu_tail(gap: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(alpha, L) at z = cos(alpha) = 1 - gap in [0, 1], L(z) = alpha - 2 z sqrt((1 - z)/(1 + z)), about (1 - z)^(3/2).
+    """Return (alpha, L) at z = cos(alpha) = 1 - gap in [0, 1], L(z) = alpha - 2 z sqrt((1 - z)/(1 + z)).
 
-    The terms of order alpha cancel on paper, before anything is rounded.
+    L is about (1 - z)^(3/2): its terms of order alpha cancel on paper, before anything is rounded.
     """
     angle, segment = series.angle_from_gap(gap)
     v = gap / 2

@@ -1,5 +1,6 @@
 """phi(u) = exp(u), exp(-u^2) and sin(u + pi/4) have duals that are exponentials, or roots of quadratic forms."""
 
+import functools
 import math
 from typing import ClassVar, NamedTuple, final
 
@@ -8,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series, signals, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
 
+_positive = functools.partial(validation.factor, positive=True)
 LOG_4 = (1.38629150390625, 2.8572136406188345e-06)
 """log 4 as a number of 18 bits and the rest: a multiple of the first by up to 2^35 is exact in float64."""
 
@@ -38,11 +40,8 @@ class Rbf(Activation):
         ValueError: gamma is NaN, infinite or out of range; TypeError: not a real number.
     """
 
-    gamma: float | jax.Array = 1.0
+    gamma: float | jax.Array = parameter(1.0, _positive)
     name: ClassVar[str] = "rbf"
-
-    def __post_init__(self) -> None:
-        validation.factor("gamma", self.gamma, positive=True)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * jnp.asarray(self.gamma, u.dtype)) * u + math.pi / 4)
@@ -72,13 +71,9 @@ class Exp(Activation):
         ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
-    a: float | jax.Array = 1.0
-    b: float | jax.Array = 1.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
+    b: float | jax.Array = parameter(1.0, validation.factor)
     name: ClassVar[str] = "exp"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
-        validation.factor("b", self.b)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(self.b * u)
@@ -125,13 +120,9 @@ class Gaussian(Activation):
         ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
-    a: float | jax.Array = 1.0
-    b: float | jax.Array = 1.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
+    b: float | jax.Array = parameter(1.0, _positive)
     name: ClassVar[str] = "gaussian"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
-        validation.factor("b", self.b, positive=True)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(-self.b * u**2)

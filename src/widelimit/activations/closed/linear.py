@@ -7,13 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from widelimit import series, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
-
-STEEPEST = 1e6
-"""The slopes are limited: squares of 1e-6 to 1e6 and their ratios are far inside float32."""
 
 
 def correlate_linear_pieces(bend: float | jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -82,11 +79,8 @@ class LeakyRelu(Activation):
         ValueError: slope is NaN, infinite or out of range; TypeError: not a real number.
     """
 
-    slope: float | jax.Array = 0.01
+    slope: float | jax.Array = parameter(0.01, validation.offset)
     name: ClassVar[str] = "leaky_relu"
-
-    def __post_init__(self) -> None:
-        validation.finite_scalar("slope", self.slope, at_least=-STEEPEST, at_most=STEEPEST)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u >= 0, u, self.slope * u)
@@ -121,9 +115,10 @@ class ABRelu(Activation):
 
     def __post_init__(self) -> None:
         for name, slope in (("a", self.a), ("b", self.b)):
-            validation.finite_scalar(name, slope, at_least=-STEEPEST, at_most=STEEPEST)
-        if not validation.traced(self.a, self.b) and max(abs(float(self.a)), abs(float(self.b))) < 1 / STEEPEST:
-            raise ValueError(f"a or b must be at least {1 / STEEPEST:g} in size, got {self.a:g} and {self.b:g}.")
+            validation.offset(name, slope)
+        least = 1 / validation.LARGEST_FACTOR
+        if not validation.traced(self.a, self.b) and max(abs(float(self.a)), abs(float(self.b))) < least:
+            raise ValueError(f"a or b must be at least {least:g} in size, got {self.a:g} and {self.b:g}.")
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u >= 0, self.b * u, self.a * u)

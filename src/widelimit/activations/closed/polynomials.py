@@ -1,15 +1,15 @@
 """phi(u) = sum_k a_k u^k has a dual that is a polynomial in rho, its finite Mehler series."""
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import field
 from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 
 from widelimit import validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
@@ -20,8 +20,7 @@ LARGEST_DEGREE = 10
 
 Beyond it 64 eps still hold for a while, but in float32 the weights n!/(2^m m! (n - 2m)!)^2 leave the range at 20.
 """
-LARGEST_COEFFICIENT = 1e6
-"""Largest size of a coefficient; its square is far inside float32."""
+_degree = functools.partial(validation.integer, at_least=1, below=LARGEST_DEGREE + 1)
 
 
 def _in_hermite(n: int) -> list[float]:
@@ -84,11 +83,8 @@ class Monomial(Activation):
         ValueError: power out of range; TypeError: not an integer.
     """
 
-    power: int = field(default=2, metadata={"static": True})
+    power: int = parameter(2, _degree, static=True)
     name: ClassVar[str] = "monomial"
-
-    def __post_init__(self) -> None:
-        validation.integer("power", self.power, at_least=1, below=LARGEST_DEGREE + 1)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u**self.power
@@ -128,13 +124,11 @@ class Polynomial(Activation):
         object.__setattr__(self, "coefficients", tuple(self.coefficients))
         if not 0 < len(self.coefficients) <= LARGEST_DEGREE + 1:
             raise ValueError(f"1 to {LARGEST_DEGREE + 1} coefficients are needed, got {len(self.coefficients)}.")
-        limit = LARGEST_COEFFICIENT
         for k, value in enumerate(self.coefficients):
-            validation.finite_scalar(f"coefficients[{k}]", value, at_least=-limit, at_most=limit)
-        if not validation.traced(*self.coefficients) and max(abs(float(v)) for v in self.coefficients) < 1 / limit:
-            raise ValueError(
-                f"one of the coefficients must be at least {1 / limit:g} in size, got {self.coefficients}."
-            )
+            validation.offset(f"coefficients[{k}]", value)
+        least = 1 / validation.LARGEST_FACTOR
+        if not validation.traced(*self.coefficients) and max(abs(float(v)) for v in self.coefficients) < least:
+            raise ValueError(f"one of the coefficients must be at least {least:g} in size, got {self.coefficients}.")
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         value = jnp.zeros_like(u)
@@ -183,11 +177,8 @@ class Hermite(Activation):
         ValueError: degree out of range; TypeError: not an integer.
     """
 
-    degree: int = field(default=2, metadata={"static": True})
+    degree: int = parameter(2, _degree, static=True)
     name: ClassVar[str] = "hermite"
-
-    def __post_init__(self) -> None:
-        validation.integer("degree", self.degree, at_least=1, below=LARGEST_DEGREE + 1)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         before, value = jnp.ones_like(u), u

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series, signals, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
@@ -60,7 +60,7 @@ def _wave_pair(x: _WaveMemo, y: _WaveMemo, gap: jax.Array) -> _WavePair:
 def _gap_after(
     distance: jax.Array, x: jax.Array, y: jax.Array, pair: jax.Array, excess: jax.Array, *, square: bool = False
 ) -> jax.Array:
-    """1 - exp(-distance) k for k = pair/sqrt(x y), or its square, where excess = (x + y)/2 - pair.
+    """Compute 1 - exp(-distance) k for k = pair/sqrt(x y), or its square, where excess = (x + y)/2 - pair.
 
     A sum of terms that vanish at identical signals. Of signals of very different size these are large and cancel, and
     the gap is of order 1: there it is computed without rearranging it.
@@ -120,13 +120,9 @@ class Sin(Activation):
         ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
-    a: float | jax.Array = 1.0
-    b: float | jax.Array = 0.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
+    b: float | jax.Array = parameter(0.0, validation.offset)
     name: ClassVar[str] = "sin"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
-        validation.finite_scalar("b", self.b, at_least=-validation.LARGEST_FACTOR, at_most=validation.LARGEST_FACTOR)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.sin(self.a * u + self.b)
@@ -161,11 +157,8 @@ class Cos(Activation):
         ValueError: a is NaN, infinite or out of range; TypeError: not a real number.
     """
 
-    a: float | jax.Array = 1.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
     name: ClassVar[str] = "cos"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.cos(self.a * u)
@@ -207,11 +200,8 @@ class Snake(Activation):
         ValueError: a is NaN, infinite or out of range; TypeError: not a real number.
     """
 
-    a: float | jax.Array = 1.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
     name: ClassVar[str] = "snake"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u + jnp.sin(self.a * u) ** 2 / self.a

@@ -128,10 +128,7 @@ class ClosedForm:
         return separation, means, slopes
 
     def _all_kinks(self, memo: PiecesMemo, dtype: Any) -> tuple[Kinks, ParityPart, ParityPart]:
-        """Return all kinks, that at 0 too if there is one.
-
-        An even part has its slope as j there, an odd one 2 p_2 as g.
-        """
+        """Return all kinks; if phi bends at 0, that one too: an even part has its slope as j, an odd one 2 p_2 as g."""
         slope, bend = self.halves()[1][0].p[1], self.halves()[1][1].p[2]
         even, odd = memo.parts
         if slope == 0 and bend == 0:

@@ -82,7 +82,7 @@ class Numerical(Activation):
         return tables.error_target(self.rtol, dtype)
 
     def second_moment(self, signal: Variance) -> Variance:
-        """E[phi(u)^2] for u ~ N(0, signal) of float64, by quadrature."""
+        """Compute E[phi(u)^2] for u ~ N(0, signal) of float64, by quadrature."""
         deviation = interpreted(deviation_of)(signal)
         own = growth(self.phi, self.kinks, deviation.ravel()).reshape(deviation.shape)
         order = order_at_zero(self.phi, self.kinks)
