@@ -5,12 +5,10 @@ sqrt(2 (1 - rho)), so a rounding error of eps in rho is an error of sqrt(eps) in
 angle. The recursions of this library therefore carry the two gaps 1 - rho and 1 + rho.
 """
 
-from __future__ import annotations
-
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +52,11 @@ class Variance(NamedTuple):
     value: jax.Array
     exponent: jax.Array
 
-    def normalise(self) -> Variance:
+    def normalise(self) -> Self:
         """Return the same variance with value in [1/4, 1); 0 stays as it is."""
         power = jnp.where(self.value == 0, 0, (exponent_of(jax.lax.stop_gradient(self.value)) + 1) // 2)
-        return Variance(self.value * power_of_two(-2 * power, self.value.dtype), self.exponent + power)
+        value = self.value * power_of_two(-2 * power, self.value.dtype)
+        return self._replace(value=value, exponent=self.exponent + power)
 
     @property
     def deviation(self) -> jax.Array:

@@ -1,11 +1,9 @@
 """A PyTorch module has an empirical NTK. Needs the extra: pip install "widelimit[torch]"."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, final, overload
+from typing import Any, Literal, Self, final, overload
 
 import jax
 import jax.numpy as jnp
@@ -201,7 +199,7 @@ class ModuleKernel(Kernel):
 
     jacobian: ModuleJacobian = field(metadata={"static": True})
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> ModuleKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         if not validation.traced(*inputs):
             self.jacobian.require_rowwise(*(np.asarray(X) for X in inputs))
         return self
@@ -241,7 +239,7 @@ class ModuleMatrixKernel(MatrixKernel):
             raise ValueError("how many outputs a module has is seen at inputs: take k.prepared(X).outputs.")
         return self.count
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> ModuleMatrixKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         return replace(self, count=self.jacobian.outputs(np.asarray(inputs[0])))
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:

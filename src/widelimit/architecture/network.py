@@ -1,13 +1,11 @@
 """A network is a first dense layer, then a block of layers repeated; `mlp` builds the paper's."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import field, replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Self, final
 
 import jax
 import jax.numpy as jnp
@@ -239,7 +237,7 @@ class Network:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
         return max((a.activation.rtol_in(dtype) for a in self.block if isinstance(a, Activate)), default=0.0)
 
-    def prepared(self, low: float, high: float, dtype: Any) -> Network:
+    def prepared(self, low: float, high: float, dtype: Any) -> Self:
         """Prepare the network for signals whose deviation after the first layer is in [low, high].
 
         A grid of deviations goes through the layers to find the range before every activation.
@@ -263,11 +261,11 @@ class Network:
 
         return self._with_activations(tabulated)
 
-    def in_few_shapes(self, dtype: Any, rows: int) -> Network:
+    def in_few_shapes(self, dtype: Any, rows: int) -> Self:
         """Return this network, prepared, with tables of few shapes: programs for tiles of `rows` fit others."""
         return self._with_activations(lambda _, phi: phi.in_few_shapes(dtype, rows))
 
-    def _with_activations(self, change: Callable[[int, Activation], Activation]) -> Network:
+    def _with_activations(self, change: Callable[[int, Activation], Activation]) -> Self:
         """Return this network with other activations: change(place in the block, activation)."""
         layers = enumerate(self.block)
         block = (Activate(change(i, a.activation)) if isinstance(a, Activate) else a for i, a in layers)

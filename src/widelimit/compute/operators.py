@@ -1,12 +1,10 @@
 """A symmetric matrix is multiplied with vectors: tiles in memory, rows on disk, or entries computed each time."""
 
-from __future__ import annotations
-
 import abc
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
@@ -146,9 +144,9 @@ class StoredOperator(Operator):
         with threads.limit(threads.work(len(v), len(v), v.shape[1])):
             return np.concatenate([self._product(i, block, v) for i, block in self._read()])
 
-    def marked(self) -> StoredOperator:
+    def marked(self) -> Self:
         """Return the operator of a caller's matrix, which may be changed: `verify` finds changes beyond rounding."""
-        return StoredOperator(self.rows, self.product(_probe(self.rows.shape[0])))
+        return replace(self, mark=self.product(_probe(self.rows.shape[0])))
 
     def verify(self) -> None:
         if self.mark is None:

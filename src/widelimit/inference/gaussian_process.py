@@ -1,10 +1,8 @@
 """Gaussian processes are distributions of functions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Self, final
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +159,7 @@ class GaussianProcess:
 
     def condition(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
-    ) -> GaussianProcess:
+    ) -> Self:
         """Return the law of f | f(X) + e = y, e ~ N(0, noise): again a Gaussian process, section 2.4 of the paper.
 
         Mean m(z) + K(z, X) (K(X, X) + noise)^{-1} (y - m(X)), covariance K(z, z') - K(z, X) (...)^{-1} K(X, z'). A
@@ -186,7 +184,7 @@ class GaussianProcess:
             values = np.asarray(self._mean(Z) + np.asarray(post.mean(Z)))
             return values if self.outputs else values[:, 0]
 
-        return GaussianProcess(kernel, mean, self.outputs)
+        return replace(self, kernel=kernel, mean=mean)
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
         """Compute m at (n, d) points, (n, c)."""

@@ -194,8 +194,7 @@ def gradient_descent(
         with np.errstate(over="ignore", invalid="ignore"):
             moved = threads.product(matrix, folded)
     if not np.isfinite(folded).all():
-        message = f"gradient descent on {type(kind).__name__} has overflowed; pass a smaller learning_rate."
-        warnings.warn(message, stacklevel=2)
+        warnings.warn("gradient descent has overflowed; pass a smaller learning_rate.", stacklevel=2)
     alphas, outputs = data.unfold(folded), start + data.unfold(moved)
     return GradientDescent(data, kind, initial, counts if counts.ndim else int(counts), alphas, outputs)
 

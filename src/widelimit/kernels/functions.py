@@ -1,12 +1,10 @@
 """Any function of two points, or of two blocks of points, becomes a kernel."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import field
-from typing import Any, final
+from typing import Any, Self, final
 
 import equinox as eqx
 import jax
@@ -55,7 +53,7 @@ class FunctionKernel(Kernel):
     structure: Any = field(metadata={"static": True})
     blocks: bool = field(metadata={"static": True})
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> FunctionKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         if not validation.traced(*inputs, *jax.tree.leaves(self.parameters)):
             rows = np.concatenate([np.asarray(X[:TRIED]) for X in inputs])[: 2 * TRIED]
             _check_values(_values(self, rows))

@@ -1,11 +1,9 @@
 """Functions with several outputs that depend on each other have kernels whose value K(x, x') is a c x c matrix."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Self, final
 
 import numpy as np
 
@@ -34,7 +32,7 @@ class MatrixKernel(abc.ABC):
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
         """Compute K for all pairs of rows of two arrays of inputs."""
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> MatrixKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         """Return the kernel with the data that only inputs determine, or itself if it needs none."""
         return self
 

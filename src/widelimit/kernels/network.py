@@ -1,7 +1,5 @@
 """An infinitely wide network has two kernels: NNGP at initialisation, NTK under gradient descent."""
 
-from __future__ import annotations
-
 import abc
 import functools
 from collections.abc import Callable, Hashable
@@ -39,6 +37,28 @@ def _in_units(block: jax.Array, x: NetworkFeatures, y: NetworkFeatures) -> jax.A
 
 EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
+
+
+class _NetworkKernel(Kernel, abc.ABC):
+    """The kernels of a network differ in what they read of the recursion."""
+
+    net: Network
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
+        """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
+
+        Under a trace nothing is known of the inputs, and nothing prepared.
+        """
+        if self.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(self)):
+            return self
+        with lenient(), threads.limit(0):  # tables come of matrices of some hundred rows
+            return _tabulate(self, inputs)
+
+    def numbers_per_input(self, d: int) -> int:
+        return d + BESIDE + self.net.numbers_per_input
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
+        return _encode(self.net, X)
 
 
 def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
@@ -82,28 +102,6 @@ def _sphere(key: _Identified, deviation: float, dtype: str, tangent: bool, targe
 def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: int) -> Network:
     ready = key.net.prepared(low, high, np.dtype(dtype))
     return ready.in_few_shapes(np.dtype(dtype), edge) if edge else ready
-
-
-class _NetworkKernel(Kernel, abc.ABC):
-    """The kernels of a network differ in what they read of the recursion."""
-
-    net: Network
-
-    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
-
-        Under a trace nothing is known of the inputs, and nothing prepared.
-        """
-        if self.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(self)):
-            return self
-        with lenient(), threads.limit(0):  # tables come of matrices of some hundred rows
-            return _tabulate(self, inputs)
-
-    def numbers_per_input(self, d: int) -> int:
-        return d + BESIDE + self.net.numbers_per_input
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
-        return _encode(self.net, X)
 
 
 @final

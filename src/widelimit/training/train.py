@@ -160,9 +160,12 @@ def train(
         records = recorder(problem, probes, kernel_points)
         plan = _flow(records, settings, places) if rule is None else _steps(records, rule, settings, places)
         kept = None if path is None else TrainingCheckpoint(path, checkpoints.settings(records, plan.choices), seconds)
-        trained = run(plan, kept, progress=progress)
+        return _warn_if_unfinished(run(plan, kept, progress=progress))
+
+
+def _warn_if_unfinished(trained: Training) -> Training:
     if not trained.finished:
-        warnings.warn(trained.message, stacklevel=2)
+        warnings.warn(trained.message, stacklevel=3)
     return trained
 
 

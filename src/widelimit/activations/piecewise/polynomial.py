@@ -1,9 +1,7 @@
 """phi is a polynomial between kinks: hard tanh, hard swish, clip, relu6, shrinkage."""
 
-from __future__ import annotations
-
 from dataclasses import field, replace
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Self, final
 
 import jax
 import numpy as np
@@ -85,14 +83,14 @@ class PiecewisePolynomial(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.closed(u)
 
-    def in_few_shapes(self, dtype: Any, rows: int) -> PiecewisePolynomial:
+    def in_few_shapes(self, dtype: Any, rows: int) -> Self:
         key = self.closed, np.dtype(dtype).name, rows
         return replace(self, table=fixed_lengths.in_few_shapes(self.table, key))
 
     def rtol_in(self, dtype: Any) -> float:
         return error_target(self.rtol, dtype)
 
-    def prepared(self, low: float, high: float, dtype: Any) -> PiecewisePolynomial:
+    def prepared(self, low: float, high: float, dtype: Any) -> Self:
         if high > np.finfo(dtype).max ** 0.25 / 256:
             raise ValueError(f"{self.label}: signals of standard deviation {high:.3g} overflow; scale the inputs down.")
         rtol = self.rtol_in(dtype)
@@ -106,7 +104,7 @@ class PiecewisePolynomial(Activation):
             )
         return self
 
-    def tabulated(self, low: float, high: float, dtype: Any) -> PiecewisePolynomial:
+    def tabulated(self, low: float, high: float, dtype: Any) -> Self:
         """Make a table for these deviations, right to rtol: it costs a tenth of the closed form.
 
         Without one where all kinks are at 0, where kinks of different distance could coincide (two distances), where

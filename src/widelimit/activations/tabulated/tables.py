@@ -11,13 +11,11 @@ of phi or not) and in s/(s + sigma); H follows by integration, without cancellat
 accuracy. <f_s, f_s> - <f_s, f_t> is half the squared distance of two vectors, which vanishes exactly for s = t.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import field, replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Self, final
 
 import jax
 import jax.numpy as jnp
@@ -60,37 +58,6 @@ class Part:
 
 @final
 @pytree
-class Table:
-    """The table holds both parts (None where phi has none), and the range of standard deviations."""
-
-    even: Part | None
-    odd: Part | None
-    places: Places
-    kink: np.ndarray
-    """The distance from 0 of kinks whose coincidences are kept, or 0."""
-    growth: np.ndarray
-    """(OWN_TERMS,): log(E[phi(s z)^2]/s^(2 order))."""
-    itself: np.ndarray
-    """(OWN_TERMS,): dR/drho of an input with itself."""
-    order: int = field(default=0, metadata={"static": True})
-    chunks: Chunks | None = None
-    """What H of both parts has beyond their `mean_slope`."""
-    one_sided: bool = field(default=False, metadata={"static": True})
-    """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
-
-    def cast(self, dtype: Any) -> Table:
-        """Return the table in another dtype."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)  # type: ignore[no-any-return]
-
-    @property
-    def numbers_per_input(self) -> int:
-        """Return how many numbers a memo holds; those of chunks count only where they are kept, for gradients."""
-        kept = self if self.chunks and self.chunks.products else replace(self, chunks=None)
-        return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(kept) if leaf.ndim)
-
-
-@final
-@pytree
 class Places:
     """The range of deviations is the interval of Chebyshev polynomials: s/(s + sigma) = middle + half x."""
 
@@ -110,6 +77,37 @@ class Places:
         x = chebyshev_points(count)
         place = self.middle + self.half * x
         return x, np.asarray(self.sigma * place / (1 - place))
+
+
+@final
+@pytree
+class Table:
+    """The table holds both parts (None where phi has none), and the range of standard deviations."""
+
+    even: Part | None
+    odd: Part | None
+    places: Places
+    kink: np.ndarray
+    """The distance from 0 of kinks whose coincidences are kept, or 0."""
+    growth: np.ndarray
+    """(OWN_TERMS,): log(E[phi(s z)^2]/s^(2 order))."""
+    itself: np.ndarray
+    """(OWN_TERMS,): dR/drho of an input with itself."""
+    order: int = field(default=0, metadata={"static": True})
+    chunks: Chunks | None = None
+    """What H of both parts has beyond their `mean_slope`."""
+    one_sided: bool = field(default=False, metadata={"static": True})
+    """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
+
+    def cast(self, dtype: Any) -> Self:
+        """Return the table in another dtype."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)  # type: ignore[no-any-return]
+
+    @property
+    def numbers_per_input(self) -> int:
+        """Return how many numbers a memo holds; those of chunks count only where they are kept, for gradients."""
+        kept = self if self.chunks and self.chunks.products else replace(self, chunks=None)
+        return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(kept) if leaf.ndim)
 
 
 RTOL = {"float64": 1e-10, "float32": 1e-6}

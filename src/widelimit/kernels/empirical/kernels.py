@@ -1,10 +1,8 @@
 """This module has the empirical NTK and NNGP kernel of any finite network."""
 
-from __future__ import annotations
-
 import abc
 from dataclasses import field, replace
-from typing import Any, Literal, final, overload
+from typing import Any, Literal, Self, final, overload
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +112,7 @@ class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
             raise ValueError("how many outputs a function has is seen at inputs: take k.prepared(X).outputs.")
         return self.count
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> EmpiricalMatrixKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         return replace(
             self, count=self.model.of_dtype(inputs[0].dtype).cost(inputs[0].shape[1], inputs[0].dtype).outputs
         )

@@ -1,12 +1,10 @@
 """A user's function f(params, X) is examined: its differentiated and fixed parts, and the cost of a row."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import field, replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, Self, final
 
 import equinox as eqx
 import jax
@@ -63,7 +61,7 @@ class Model:
         """Evaluate f at one input."""
         return self(params, x[None])[0]
 
-    def of_dtype(self, dtype: Any) -> Model:
+    def of_dtype(self, dtype: Any) -> Self:
         """Return the same function with its parameters in the dtype of the inputs, if that keeps every digit.
 
         Raises: TypeError: float64 parameters and float32 inputs.
