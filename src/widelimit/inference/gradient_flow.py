@@ -112,40 +112,20 @@ class GradientFlow(Flow):
         """Compute K(Z, X) V: the kernel between test points and modes, (m, n)."""
         return threads.product(self.data.cross(points), self.vectors)
 
-    @linalg.ignore_overflow()
-    def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
-        """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T.
-
-        Args:
-            Z: (m, d) test inputs.
-            t: a time in [0, inf] or an array (T,) of times, in the unit of d theta/dt = -grad C; inf is the
-                minimum-norm limit.
-
-        Returns:
-            (m,), or (m, c) for y of shape (n, c); with a leading axis (T,) for an array of times.
-
-        Raises: ValueError: a negative or NaN time, or bad Z.
-        """
-        points, times = self.data.inputs(Z), validation.times(t)
+    def _functions(self, points: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T."""
         size = times.size * self.residual.shape[1] * (len(points) * self.data.coupled + 2 * len(self.values))
         memory.require(8 * size, f"predictions at {times.size} times")
         residual, exponent = linalg.normalise(self.residual)
-        weighted = self.gain(np.atleast_1d(times))[:, :, None] * residual
+        weighted = self.gain(times)[:, :, None] * residual
         projected = self.projected(points)
         with threads.limit(threads.work(len(projected), projected.shape[1], weighted[:, 0].size)):
             moved = np.einsum("mn,tnc->tmc", projected, weighted, optimize=True)
         moved = linalg.rescale(moved, exponent)
-        values = self.data.start(self.initial, points) + self.data.unfold(moved)
-        return self.data.outputs(values if times.ndim else values[0], Z)
+        return np.asarray(self.data.start(self.initial, points) + self.data.unfold(moved))
 
-    def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
-        """C(f_t) = (1/n) sum_i |f_t(x_i) - y_i|^2 on the training set, in the square of y's unit; t as in `predict`.
-
-        inf where that leaves float64's range.
-        """
-        times = validation.times(t)
-        losses = self.modes().loss(np.atleast_1d(times)).sum(axis=1)
-        return losses if times.ndim else float(losses[0])
+    def _losses(self, times: np.ndarray) -> np.ndarray:
+        return np.asarray(self.modes().loss(times).sum(axis=1))
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
