@@ -5,10 +5,12 @@ sqrt(2 (1 - rho)), so a rounding error of eps in rho is an error of sqrt(eps) in
 angle. The recursions of this library therefore carry the two gaps 1 - rho and 1 + rho.
 """
 
+from __future__ import annotations
+
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,11 +54,10 @@ class Variance(NamedTuple):
     value: jax.Array
     exponent: jax.Array
 
-    def normalise(self) -> Self:
+    def normalise(self) -> Variance:
         """Return the same variance with value in [1/4, 1); 0 stays as it is."""
         power = jnp.where(self.value == 0, 0, (exponent_of(jax.lax.stop_gradient(self.value)) + 1) // 2)
-        value = self.value * power_of_two(-2 * power, self.value.dtype)
-        return self._replace(value=value, exponent=self.exponent + power)
+        return Variance(self.value * power_of_two(-2 * power, self.value.dtype), self.exponent + power)
 
     @property
     def deviation(self) -> jax.Array:

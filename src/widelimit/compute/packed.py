@@ -5,10 +5,12 @@ the lower triangle stands at [c, r + shift] for c < n1, and at [r - n1 + 1 - shi
 triangles on the diagonal close to a square. shift is 1 for even n, 0 for odd n. `packed_cholesky.views` are the parts.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Self, final
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -51,9 +53,9 @@ class _Layout(NamedTuple):
     first: int
     """n1, the columns that are stored as they are."""
 
-    @classmethod
-    def of(cls, n: int) -> Self:
-        return cls(n, (n + 1) // 2)
+    @staticmethod
+    def of(n: int) -> _Layout:
+        return _Layout(n, (n + 1) // 2)
 
     def empty(self, dtype: np.dtype) -> np.ndarray:
         return np.empty((self.first, self.n + 1 - self.n % 2), dtype)
