@@ -17,6 +17,8 @@ EPS = float(np.finfo(float).eps)
 BOUND = 1e3 * EPS
 """The bound is relative to the largest velocity: sums over thousands of parameters have products that partly cancel."""
 N, OUTPUTS = 6, 3
+WIDTHS = {Effort.QUICK: (1, 32), Effort.FULL: (1, 2, 8, 64, 512)}
+"""Widths of all hidden layers, one among them."""
 
 
 def problem() -> tuple[np.ndarray, np.ndarray, dict[str, tuple[wl.Loss, np.ndarray]]]:
@@ -65,7 +67,7 @@ def gaps(effort: Effort, *, factor: float = 1.0, coupled: bool = True) -> dict[s
     for name, (loss, y) in losses.items():
         values = []
         for net in networks.values():
-            for width in widths(effort):
+            for width in WIDTHS[effort]:
                 velocity, kernel, d = velocities(net, width, loss, X, y, Z)
                 kernel = factor * (kernel if coupled else kernel * np.eye(OUTPUTS))
                 expected = -np.einsum("znab,nb->za", kernel, d) / N
@@ -74,16 +76,11 @@ def gaps(effort: Effort, *, factor: float = 1.0, coupled: bool = True) -> dict[s
     return found
 
 
-def widths(effort: Effort) -> tuple[int, ...]:
-    """Return the widths of all hidden layers, one among them."""
-    return effort.pick(quick=(1, 32), full=(1, 2, 8, 64, 512))
-
-
 def measure(effort: Effort) -> Measurement:
     """Measure the two velocities for five losses, two networks, all widths."""
     found = gaps(effort)
     checks = tuple(at_most(f"{name}: largest gap", v.max(), BOUND, "rounding") for name, v in found.items())
-    return Measurement(checks, {"widths": np.array(widths(effort)), "gaps": np.array(list(found.values()))})
+    return Measurement(checks, {"widths": np.array(WIDTHS[effort]), "gaps": np.array(list(found.values()))})
 
 
 def violate(effort: Effort) -> Measurement:

@@ -29,23 +29,20 @@ TABLE = {
 """{(width, hidden layers): MMD^2} of Matthews et al. 2018, arXiv 1804.11271: means of 100 repetitions."""
 REPETITIONS = 100
 NOISE, LENGTH_SCALE = 1e-3, 0.5
+NARROWEST = {Effort.QUICK: np.array([16, 32, 64]), Effort.FULL: np.array([16, 32, 64, 128])}
+"""Widths of the narrowest hidden layer."""
 
 
 def covariance_errors(effort: Effort, pattern: tuple[int, int], *, second: int | None = None) -> np.ndarray:
     """Compute relative errors of the conditional covariance and their standard errors, (2, widths)."""
     limit = np.asarray(wl.nngp(NET).gram(POINTS))
     found = []
-    for n in narrowest(effort).tolist():
+    for n in NARROWEST[effort].tolist():
         sizes = (pattern[0] * n, pattern[1] * n if second is None else second)
         K = output_covariances(NET, POINTS, widths=sizes, count=effort.pick(quick=1000, full=4000), seed=SEED + n)
         squares = np.sum((K - limit) ** 2, axis=(1, 2)) / np.sum(limit**2)
         found.append(root_mean_and_error(squares))
     return np.array(found).T
-
-
-def narrowest(effort: Effort) -> np.ndarray:
-    """Return the width of the narrowest hidden layer."""
-    return effort.pick(quick=np.array([16, 32, 64]), full=np.array([16, 32, 64, 128]))
 
 
 def discrepancy(a: np.ndarray, b: np.ndarray) -> float:
@@ -92,10 +89,10 @@ def table(effort: Effort, which: list[tuple[int, int]], *, wider: int) -> dict[s
 def measure(effort: Effort) -> Measurement:
     """Measure slopes for three patterns of widths, and the published table."""
     checks: list[Check] = []
-    data: dict[str, np.ndarray] = {"n": narrowest(effort)}
+    data: dict[str, np.ndarray] = {"n": NARROWEST[effort]}
     for name, pattern in PATTERNS.items():
         errors = covariance_errors(effort, pattern)
-        line = power_law(narrowest(effort).astype(float), *errors)
+        line = power_law(NARROWEST[effort].astype(float), *errors)
         checks.append(slope_check(f"widths ({name}): slope", line, -0.5, SLOPE))
         data[name] = errors
     gain = float(np.mean(data["n, n"][0] / data["n, 8n"][0]))
@@ -111,7 +108,7 @@ def measure(effort: Effort) -> Measurement:
 def violate(effort: Effort) -> Measurement:
     """Use a second layer that stays narrow; and networks of twice the width against the table."""
     errors = covariance_errors(effort, (1, 1), second=16)
-    line = power_law(narrowest(effort).astype(float), *errors)
+    line = power_law(NARROWEST[effort].astype(float), *errors)
     found = table(effort, [cell for cell in cells(effort) if cell[0] == 5], wider=2)
     checks = (
         slope_check("widths (n, 16): slope", line, -0.5, SLOPE),

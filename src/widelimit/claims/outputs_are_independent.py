@@ -16,11 +16,8 @@ OUTPUTS = 64
 SLOPE = 0.2
 """The exponent may differ by this: next orders in 1/width move it by about 0.1 from width 32; the rest is chance."""
 LEVEL = 5.0
-
-
-def widths(effort: Effort) -> np.ndarray:
-    """Return the widths of both hidden layers."""
-    return effort.pick(quick=np.array([32, 64, 128]), full=np.array([32, 64, 128, 256]))
+WIDTHS = {Effort.QUICK: np.array([32, 64, 128]), Effort.FULL: np.array([32, 64, 128, 256])}
+"""Widths of both hidden layers."""
 
 
 def correlations(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -42,14 +39,14 @@ def correlations(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def study(effort: Effort, *, shared: float) -> dict[str, np.ndarray]:
     """Compute both correlations for every width; `shared`: the part of the first output, mixed into all others."""
     values, errors = [], []
-    for width in widths(effort).tolist():
+    for width in WIDTHS[effort].tolist():
         count = effort.pick(quick=4000, full=20_000)
         f = outputs(NET, POINT, widths=(width, width), output_dim=OUTPUTS, count=count, seed=SEED + width)[:, 0]
         f = np.sqrt(1 - shared**2) * f + shared * f[:, :1] if shared else f
         value, error = correlations(f)
         values.append(value)
         errors.append(error)
-    return {"widths": widths(effort), "values": np.array(values).T, "errors": np.array(errors).T}
+    return {"widths": WIDTHS[effort], "values": np.array(values).T, "errors": np.array(errors).T}
 
 
 def check_squares(found: dict[str, np.ndarray]) -> Check:

@@ -15,6 +15,8 @@ SLOPE = 0.2
 TIME = 2.0
 """The time of training, d theta/dt = -grad C, is such that most of the loss is gone."""
 STEPS = 20
+WIDTHS = {Effort.QUICK: np.array([64, 128, 256]), Effort.FULL: np.array([64, 128, 256, 512])}
+"""Widths of both hidden layers."""
 
 
 def problem() -> tuple[np.ndarray, np.ndarray]:
@@ -23,16 +25,11 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
     return X, np.sin(2 * X[:, 0]) + X[:, 1]
 
 
-def widths(effort: Effort) -> np.ndarray:
-    """Return the widths of both hidden layers."""
-    return effort.pick(quick=np.array([64, 128, 256]), full=np.array([64, 128, 256, 512]))
-
-
 def study(effort: Effort, parameterization: str) -> dict[str, np.ndarray]:
     """Compute relative drift of the kernel, mean over networks and standard error, (2, widths); the last losses."""
     X, y = problem()
     drifts, losses = [], []
-    for width in widths(effort).tolist():
+    for width in WIDTHS[effort].tolist():
         net = wl.mlp(depth=3, activation="erf", weight_std=1.2, bias_std=0.3, parameterization=parameterization)
         rng, count = np.random.default_rng(SEED + width), effort.pick(quick=32, full=64)
         params = parameters((3, width, width, 1), count=count, rng=rng)
@@ -41,7 +38,7 @@ def study(effort: Effort, parameterization: str) -> dict[str, np.ndarray]:
         run = train_many(net, params, X, y, learning_rate=rate, steps=STEPS, record_every=STEPS, kernel_points=8)
         drifts.append(mean_and_error(run.history.kernel_drift[-1]))
         losses.append((run.history.loss[0].mean(), run.history.loss[-1].mean()))
-    return {"widths": widths(effort), "drift": np.array(drifts).T, "losses": np.array(losses).T}
+    return {"widths": WIDTHS[effort], "drift": np.array(drifts).T, "losses": np.array(losses).T}
 
 
 def measure(effort: Effort) -> Measurement:

@@ -16,6 +16,8 @@ NET = wl.mlp(depth=3, activation="erf", weight_std=1.2, bias_std=0.3)
 STEPS, RATE = 50, 0.1
 MARKS = np.array([0.2, 0.4, 1.0])
 """Outputs are compared at these times of the training."""
+WIDTHS = {Effort.QUICK: np.array([64, 128, 256]), Effort.FULL: np.array([64, 128, 256, 512])}
+"""Widths of both hidden layers."""
 
 
 def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -23,11 +25,6 @@ def problem() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(SEED)
     X, Z = rng.standard_normal((8, 3)), rng.standard_normal((5, 3))
     return X, np.sin(2 * X[:, 0]) + X[:, 1], Z
-
-
-def widths(effort: Effort) -> np.ndarray:
-    """Return the widths of both hidden layers."""
-    return effort.pick(quick=np.array([64, 128, 256]), full=np.array([64, 128, 256, 512]))
 
 
 def finite(width: int, effort: Effort) -> tuple[np.ndarray, np.ndarray]:
@@ -58,13 +55,13 @@ def infinite(start: np.ndarray, k: wl.Kernel, *, slower: float = 1.0) -> tuple[n
 def study(effort: Effort, k: wl.Kernel, *, slower: float = 1.0) -> dict[str, np.ndarray]:
     """Compute gaps between networks and kernel descent, (marks, 2, widths); between descent and flow, (marks,)."""
     found, steps = [], np.zeros(len(MARKS))
-    for width in widths(effort).tolist():
+    for width in WIDTHS[effort].tolist():
         outputs, start = finite(width, effort)
         descent, flow = infinite(start, k, slower=slower)
         gaps = np.sqrt(np.mean((outputs - descent) ** 2, axis=2))
         found.append([mean_and_error(gap) for gap in gaps])
         steps = np.sqrt(np.mean((flow - descent) ** 2, axis=(1, 2)))
-    return {"widths": widths(effort), "gaps": np.array(found).transpose(1, 2, 0), "steps": steps}
+    return {"widths": WIDTHS[effort], "gaps": np.array(found).transpose(1, 2, 0), "steps": steps}
 
 
 def slopes(found: dict[str, np.ndarray], text: str) -> list[Check]:
