@@ -331,8 +331,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if "encoder" in state.values:
             self.encoder_ = TableEncoder().restore(state.values["encoder"])
             d = len(self.encoder_.input_groups)
-        self._input_groups(d)
         self.inputs_ = model_state.inputs(self.normalize, state, d)
+        self._input_groups(d)  # after the arrays are known to have d columns: a forged d would take all memory
         self._restore_architecture(state)
         self._restore_function(state)
         kept = self._state()
