@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, final
 
 import numpy as np
 import scipy.optimize
@@ -22,7 +22,7 @@ from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.average_gradient import gradient_scales
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import Search, fit_input_scales
-from widelimit.inference.left_out import LeftOut, distinct_rows, left_out
+from widelimit.inference.left_out import LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
@@ -217,26 +217,6 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
     bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
     options = {"initial_simplex": simplex, "maxfev": TRIALS, "xatol": 0.05, "fatol": 0.01}
     return at(scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
-
-
-class LeftOutRows(NamedTuple):
-    """Each distinct training row is predicted from all others, in units of the kernel."""
-
-    X: Float[np.ndarray, "k d"]
-    outputs: tuple[LeftOut, ...]
-    """Of each output, or of all of them together."""
-    expected: Float[np.ndarray, "k c"]
-    """The variance of the observation at the row, by the others."""
-
-    @property
-    def error(self) -> Float[np.ndarray, "k c"]:
-        """Return observations less predictions."""
-        return np.hstack([left.error for left in self.outputs])
-
-    @property
-    def scores(self) -> Float[np.ndarray, "k c"]:
-        """Return errors in units of their deviations."""
-        return np.asarray(self.error / np.sqrt(np.maximum(self.expected, np.finfo(np.float64).tiny)))
 
 
 @final
