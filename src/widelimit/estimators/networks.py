@@ -19,7 +19,6 @@ from widelimit.compute import linalg
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
-from widelimit.inference.average_gradient import gradient_scales
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import Search, fit_input_scales
 from widelimit.inference.left_out import LeftOutRows, distinct_rows, left_out
@@ -166,28 +165,6 @@ def choose_scaled(
     chosen = max(found.noise, floor) if given is None else given
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
     return HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
-
-
-def choose_by_gradients(
-    designs: Sequence[Design],
-    points: np.ndarray,
-    y: np.ndarray,
-    weights: np.ndarray,
-    groups: np.ndarray,
-    noise: float | Literal["auto"],
-    hyperparameters: Hyperparameters,
-    verbose: bool,
-) -> HyperparameterChoice:
-    """Choose one of these networks and input scales by gradients and leave-one-out; the rest as `choose` does."""
-    given = None if noise == "auto" else float(noise)
-    rows = spread(np.arange(len(points)), SEARCH_ROWS)
-    some = points[rows], y[rows], weights[rows], groups
-    with progress_bar(verbose) as report:
-        found = [gradient_scales(design.kernel(), *some, noise=given, progress=report) for design in designs]
-    best = max(range(len(found)), key=lambda i: found[i].score)
-    scales = found[best].scales
-    chosen = choose(designs[best], points * scales, y, weights, noise, hyperparameters, verbose)
-    return replace(chosen, input_scales=scales)
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:
