@@ -50,6 +50,7 @@ ORDER = [
     "inference",
     "rkhs",
     "training",
+    "columns",
     "estimators",
     "plots",
     "displays",

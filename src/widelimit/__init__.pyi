@@ -12,6 +12,7 @@ from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.network import Network, mlp
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .columns.encoder import TableEncoder
 from .displays.calibration import CalibrationDisplay
 from .displays.dependence import DependenceDisplay
 from .displays.importance import ImportanceDisplay, plot_importance
@@ -154,6 +155,7 @@ __all__ = [
     "SquaredError",
     "Step",
     "Sum",
+    "TableEncoder",
     "TrainedEnsemble",
     "Training",
     "Variance",

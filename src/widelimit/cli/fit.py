@@ -9,10 +9,12 @@ import typer
 
 from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, TableFile, parameter_group, with_options
 from widelimit.cli.reporting import note, print_json, recorded_warnings, version
+from widelimit.estimators.parameters import WideParameters
 
 PARAMETERS = parameter_group(
     *("depth", "activation", "weight_std", "bias_std", "noise", "time", "ensemble", "likelihood", "alpha_epsilon"),
-    *("solver", "input_scales", "hyperparameters", "normalize"),
+    *("solver", "input_scales", "output_scale", "noise_model", "hyperparameters", "normalize", "kernel"),
+    estimator=WideParameters,
 )
 
 
@@ -23,9 +25,9 @@ def fit(
     choices: TableChoices,
     model: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .npz.")],
     estimator: Annotated[
-        Literal["ntk", "nngp", "wide"],
-        typer.Option(help="Trained networks; their posterior; or a network chosen by evidence, with a scale a column."),
-    ] = "ntk",
+        Literal["wide", "ntk", "nngp"],
+        typer.Option(help="A network chosen by evidence, with a scale a column; trained networks; their posterior."),
+    ] = "wide",
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A report with figures to write as well: .html.")
     ] = None,
@@ -34,7 +36,7 @@ def fit(
 ) -> None:
     """Fit a model to a table and write it to a file.
 
-    Text columns become categories. Options of the network that are not given are those of the estimator in Python.
+    Text columns become categories or dates. Options that are not given have the estimator's default.
     """
     from widelimit.cli import models
     from widelimit.cli.files import check_output
