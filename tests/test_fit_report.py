@@ -158,6 +158,21 @@ def test_scores_are_those_of_refits_without_each_row(regression, folder):
     assert lines(page, f"{OUTLIER + 1} ")[0].startswith(f"{OUTLIER + 1} {y[OUTLIER]:.5g} {found.mean[OUTLIER]:.5g} ")
 
 
+def test_noise_that_depends_on_the_row_is_that_of_the_row():
+    X, y = encoded()
+    model = wl.NNGPRegressor(depth=2, noise=0.05, noise_model="input").fit(X, y)
+    found, fitted = held_out.held_out(model, X, y), model.fitted_
+    points, noise = model.X_train_, (fitted.noise / fitted.factors)[:, 0]
+    assert np.ptp(noise) > 0.1 * noise.min()
+    rest = np.arange(N) != OUTLIER
+    k = fitted.training.design.kernel()
+    post = wl.posterior(k, points[rest], fitted.y[rest, 0], noise=noise[rest])
+    mean, variance = post.predict(points[[OUTLIER]])
+    assert found.mean[OUTLIER] == pytest.approx((model.y_mean_ + model.y_scale_ * mean)[0], rel=1e-7)
+    expected = model.y_scale_[0] * np.sqrt(variance[0] + noise[OUTLIER])
+    assert found.std[OUTLIER] == pytest.approx(expected, rel=1e-7)
+
+
 def test_probabilities_are_those_of_refits_without_each_row():
     X, y = encoded()
     labels = np.where(y > np.median(y), "high", "low")

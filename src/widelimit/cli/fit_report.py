@@ -14,7 +14,7 @@ from widelimit.cli import fit_figures, terminal
 from widelimit.cli.held_out import Assessment, HeldOut, assess_classes, assess_regression, held_out
 from widelimit.cli.models import FitResult
 from widelimit.cli.reporting import version
-from widelimit.cli.schema import Column
+from widelimit.columns.column import Column
 from widelimit.displays.dependence import DependenceDisplay
 from widelimit.displays.importance import SHOWN, ImportanceDisplay, learned_scales, shuffle
 from widelimit.pages import document, picture, table
@@ -101,13 +101,9 @@ def _data(result: FitResult) -> str:
     )
 
 
-def _kind(column: Column) -> str:
-    return getattr(column, "kind", "category" if column.categories else "number")
-
-
 def _describe(column: Column, values: pl.Series) -> tuple[str, ...]:
     """Describe a column in a line of the table."""
-    present, kind = values.drop_nulls(), _kind(column)
+    present, kind = values.drop_nulls(), column.kind
     line = (column.name, KINDS.get(kind, f"{kind}s"), f"{values.null_count()}", f"{present.n_unique()}")
     if kind == "number":
         low, middle, high = np.quantile(present.to_numpy(), (0, 0.5, 1))
@@ -180,7 +176,7 @@ def _log_likelihood(model: Any, X: np.ndarray, y: np.ndarray) -> float:
 def _curves(result: FitResult, importances: np.ndarray) -> str:
     """Draw the dependence on the most important columns of numbers."""
     columns, groups = result.data.schema.columns, _groups(result)
-    order = [j for j in np.argsort(-importances, kind="stable") if _kind(columns[j]) == "number" and importances[j] > 0]
+    order = [j for j in np.argsort(-importances, kind="stable") if columns[j].kind == "number" and importances[j] > 0]
     if not order or result.estimator.fitted_ is None:
         return ""
     places = [int(groups[j][0]) for j in order[:CURVES]]

@@ -14,6 +14,7 @@ from sklearn.model_selection import KFold
 from widelimit.cli import scores
 from widelimit.displays.calibration import CalibrationDisplay
 from widelimit.estimators.fitted_classes import FittedClasses
+from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.networks import Fitted
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior
@@ -69,14 +70,14 @@ def _closed_form(estimator: Any, n: int) -> tuple[np.ndarray, np.ndarray] | None
     fitted = estimator.fitted_
     if fitted is None:
         return np.ones((n, 1)), np.empty(0)
-    law = getattr(fitted, "law", None)  # outputs with noise of their own have several
-    if isinstance(law, DirichletPosterior):
-        return expected_softmax(*law.leave_one_out()), np.empty(0)
-    if not (isinstance(fitted, Fitted) and isinstance(law, Posterior)):
+    if isinstance(fitted, FittedClasses):
+        law = fitted.law
+        return (expected_softmax(*law.leave_one_out()), np.empty(0)) if isinstance(law, DirichletPosterior) else None
+    if not isinstance(fitted, Fitted | FittedOutputs) or not isinstance(fitted.laws[0], Posterior):
         return None
-    left = law.leave_one_out()
+    left = fitted.laws[0].leave_one_out()
     mean = estimator.y_mean_ + estimator.y_scale_ * left.mean.reshape(n, -1)
-    variance = (left.variance + law.noise)[:, None] * estimator.y_scale_**2
+    variance = (left.variance[:, None] + fitted.noise_variance(fitted.training.X)) * estimator.y_scale_**2
     if "classes_" in vars(estimator):
         return largest_probability(mean, np.maximum(variance, np.finfo(np.float64).tiny)), np.empty(0)
     return mean[:, 0], np.sqrt(variance[:, 0])
