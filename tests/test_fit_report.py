@@ -288,3 +288,19 @@ def test_the_page_says_what_looks_wrong():
     assert "error bars are too large" in remarks(truth, mean, np.full(200, 2.0))
     assert "does a column hold it in other words" in remarks(truth, truth + 1e-4, np.full(200, 1e-4))
     assert "no better than the mean" in remarks(truth, rng.permutation(truth), np.full(200, 1.4))
+
+
+def test_the_page_says_what_looks_wrong_with_classes():
+    classes, labels = np.array(["a", "b", "c"]), np.array(["a"] * 20 + ["b"] * 20 + ["c"] * 3)
+    own = labels[:, None] == classes
+
+    def remarks(p):
+        score = held_out.assess_classes(held_out.HeldOut(np.arange(43), p, np.empty(0), ""), labels, classes)
+        return " ".join(score.remarks)
+
+    good = np.where(own, 0.8, 0.1)
+    good[::5] = good[::5][:, ::-1]
+    rare = "Classes of fewer than 5 rows, which are hardly enough to learn: 'c'."
+    assert remarks(good) == rare
+    assert "does a column hold it in other words" in remarks(np.where(own, 0.8, 0.1))
+    assert "no better than the shares" in remarks(np.full((43, 3), 1 / 3))

@@ -19,7 +19,7 @@ from widelimit.estimators.networks import Fitted
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior
 from widelimit.inference.posterior import Posterior
-from widelimit.messages import shown
+from widelimit.messages import list_names, shown
 from widelimit.shapes import Float, Int
 
 FOLDS = 5
@@ -172,7 +172,7 @@ def assess_classes(found: HeldOut, y: np.ndarray, classes: np.ndarray) -> Assess
     share = np.bincount(labels, minlength=len(classes)) / len(labels)
     with np.errstate(divide="ignore"):
         log_p = np.log(found.mean)
-    accuracy, loss = scores.accuracy(log_p, labels), scores.class_nlpd(log_p, labels)
+    accuracy, loss = scores.accuracy(log_p, labels), 0.0 + scores.class_nlpd(log_p, labels)  # no -0
     base = float(-np.sum(share[share > 0] * np.log(share[share > 0])))
     right = f"share of rows whose class is predicted; always the most frequent class: {share.max():.4f}"
     surprise = f"mean negative log probability of the true class; with the shares of the classes: {base:.4g}"
@@ -180,8 +180,8 @@ def assess_classes(found: HeldOut, y: np.ndarray, classes: np.ndarray) -> Assess
     summary = f"Rows that were left out: {100 * accuracy:.1f} % of the classes are right, log loss {loss:.4g}."
     remarks = []
     rare = [shown(str(name)) for name, part in zip(classes, share, strict=True) if part * len(labels) < FEW]
-    if rare:
-        remarks.append(f"{len(rare)} classes have fewer than {FEW} rows, such as {rare[0]}: hardly enough to learn.")
+    if rare and len(classes) > 1:
+        remarks.append(f"Classes of fewer than {FEW} rows, which are hardly enough to learn: {list_names(rare)}.")
     if accuracy >= EXACT and len(classes) > 1:
         remarks.append(
             "The class of every row is predicted. If that is a surprise: does a column hold it in other words? Then "
