@@ -211,7 +211,10 @@ def test_old_descriptions_of_columns_are_read():
     old = {"name": "heating", "categories": ["gas", "oil"], "fill": "gas"}
     assert column.from_document(old) == Column("heating", ("gas", "oil"), "gas", "category")
     assert column.from_document({"name": "a", "categories": [], "fill": None}) == Column("a", (), None)
-    for change in ({"kind": "colour"}, {"flag": 1}, {"periods": ["month"]}, {"fill": 3.0}):
+    for change in (
+        *({"kind": "colour"}, {"kind": "number"}, {"flag": 1}, {"fill": 3.0}, {"categories": ["gas", "gas"]}),
+        *({"periods": ["month"]}, {"periods": ["year"]}, {"kind": "rank", "fill": math.nan}),
+    ):
         with pytest.raises((TypeError, ValueError)):
             column.from_document(old | change)
 
@@ -344,6 +347,7 @@ def test_what_training_has_not_seen_is_reported(tmp_path):
         (plain().assign(x=np.inf), "column 'x' is infinite in row 1"),
         (plain().assign(x="a"), "column 'x' was of numbers in training, but row 1 has the text 'a'"),
         (plain().assign(x=pandas.Timestamp("2020-01-01")), "column 'x' has the type Datetime"),
+        (plain().assign(k=pandas.Timedelta("1D")), "column 'k' has the type Duration"),
     ):
         with pytest.raises(ValueError, match=re.escape(problem)):
             model.predict(table)
