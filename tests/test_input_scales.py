@@ -147,6 +147,42 @@ def test_few_rows_do_not_decide_on_as_many_scales():
     assert len(np.unique(found.scales)) == 1
 
 
+def climbing(heights):
+    """A search whose ends are known: (steps of the race, later) of each depth; None: the start has no value."""
+
+    def run(_, family, z, steps):
+        height = heights[family.depth][steps > input_scales.RACE_STEPS]
+        if height is None:
+            raise ValueError("the evidence is not finite at the start")
+        return input_scales.ScaledFit(family, np.ones(D), 1.0, 1.0, 1.0, 0.1, height, (), z)
+
+    return run
+
+
+def test_a_family_that_starts_slowly_wins_in_the_end(monkeypatch):
+    families = [Family("nngp", "erf", depth) for depth in (2, 3, 4, 5)]
+    search = Search(*table(), np.ones(40), np.arange(D), "marginal_likelihood")
+    monkeypatch.setattr(Search, "run", climbing({2: (5, 6), 3: (4, 9), 4: (3, None), 5: (None, 99)}))
+    assert input_scales.fit_input_scales(search, families).family.depth == 3
+    monkeypatch.setattr(input_scales, "FINALISTS", 1)
+    assert input_scales.fit_input_scales(search, families).family.depth == 2
+    monkeypatch.setattr(Search, "run", climbing(dict.fromkeys((2, 3, 4, 5), (None, None))))
+    with pytest.raises(ValueError, match="not finite"):
+        input_scales.fit_input_scales(search, families)
+
+
+def test_functions_that_grow_must_be_more_likely():
+    """Rows do not say how a function goes on beyond them: at nearly equal evidence the bounded network is chosen."""
+    X, y = table()
+    search = Search(X, y, np.ones(len(X)), np.arange(D), "marginal_likelihood")
+    for family, less in ((FAMILIES[1], input_scales.GROWTH), (FAMILIES[0], 0.0)):
+        found = search.run(family, search.start(FIRST), 3)
+        k = kernel_of(family, found.scales, found.weight_std, found.bias_std, found.amplitude)
+        away = (found.z - search.start(FIRST)) / np.concatenate([np.full(D, 1.5), input_scales.PRIOR[1:]])
+        evidence = wl.posterior(k, X, y, noise=found.noise).log_marginal_likelihood() - away @ away / 2
+        assert found.score == pytest.approx(evidence - less, abs=1e-6)
+
+
 def test_inputs_of_one_group_share_a_scale():
     X, y = table()
     search = Search(X, y, np.ones(len(X)), np.array([0, 1, 1]), "leave_one_out")

@@ -53,6 +53,8 @@ ORDER = [
     "columns",
     "estimators",
     "plots",
+    "displays",
+    "pages",
     "claims",
     "cli",
 ]

@@ -13,6 +13,9 @@ from .activations.tabulated.numerical import Numerical
 from .architecture.network import Network, mlp
 from .architecture.phases import FixedPoint, Phase, critical, phase
 from .columns.encoder import TableEncoder
+from .displays.calibration import CalibrationDisplay
+from .displays.dependence import DependenceDisplay
+from .displays.importance import ImportanceDisplay, plot_importance
 from .estimators.classifiers import NNGPClassifier, NTKClassifier
 from .estimators.features import NTKFeatures
 from .estimators.persistence import load, save
@@ -23,7 +26,7 @@ from .gaussian import Expectation, gaussian_expectation
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
-from .inference.gradient_flow import GradientFlow, gradient_flow
+from .inference.gradient_flow import GradientFlow, Modes, gradient_flow
 from .inference.hyperparameters import HyperparameterFit, Run, fit_hyperparameters
 from .inference.krylov_flow import KrylovFlow
 from .inference.linear_model import LinearModel
@@ -37,7 +40,6 @@ from .inference.losses import (
     SquaredError,
     WeightedSquaredError,
 )
-from .inference.modes import Modes
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
 from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, Prediction, posterior
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
@@ -78,10 +80,12 @@ __all__ = [
     "ABRelu",
     "Abs",
     "Activation",
+    "CalibrationDisplay",
     "Conditioned",
     "Correlation",
     "Cos",
     "CustomLoss",
+    "DependenceDisplay",
     "EmpiricalDiagonal",
     "EmpiricalKernel",
     "EmpiricalMatrixKernel",
@@ -101,6 +105,7 @@ __all__ = [
     "Huber",
     "HyperparameterFit",
     "Identity",
+    "ImportanceDisplay",
     "Kernel",
     "KrylovFlow",
     "Laplace",
@@ -177,6 +182,7 @@ __all__ = [
     "nngp",
     "ntk",
     "phase",
+    "plot_importance",
     "polynomial",
     "posterior",
     "precomputed",

@@ -38,6 +38,12 @@ RACE_ROWS, RACE_STEPS = 300, 40
 """Rows and steps of each family in the race: enough to see which ones lead."""
 FINALISTS = 3
 """Families that go on to the end: after a race of so few steps the leader is not always the most likely one."""
+GROWTH = 10.0
+"""Nats by which a network of relu must be more likely than one of erf or rbf.
+
+Its functions grow without bound: in a new row far from the table the error does too, and no row of the table can say
+so. Its NTK is rough besides, and can take noise for function.
+"""
 ROWS = 1000
 """Rows of a search; from its result the search goes on for LAST_STEPS on up to LARGEST rows."""
 LARGEST = 2000
@@ -57,7 +63,7 @@ class ScaledFit(NamedTuple):
     amplitude: float
     noise: float
     score: float
-    """The objective in nats with the logarithm of the prior, on the rows of the search."""
+    """The objective in nats with the logarithm of the prior, that of the family too, on the rows of the search."""
     at_bounds: tuple[str, ...]
     z: np.ndarray
     """Its coordinates, from which a search goes on."""
@@ -138,6 +144,7 @@ class Search:
             ends = tuple(name for name in ends if name != "noise")
         weight, bias, amplitude, noise = np.exp(z[count:]).tolist()
         noise = noise if self.noise is None else self.noise
+        score -= GROWTH if family.activation == "relu" else 0.0
         return ScaledFit(family, np.exp(z[:count])[self.groups], weight, bias, amplitude, noise, score, ends, z)
 
 
