@@ -144,6 +144,10 @@ def test_cycles_are_those_that_the_rows_show():
 def test_a_table_of_numbers_is_an_array_to_the_bit():
     rng = np.random.default_rng(1)
     X, y = rng.standard_normal((30, 3)), rng.standard_normal(30)
+    logical = fitted(pandas.DataFrame({"a": X[:, 0], "b": X[:, 1] > 0}), y)
+    array = np.column_stack([X[:, 0], X[:, 1] > 0])
+    with pytest.warns(UserWarning, match="valid feature names"):  # scikit-learn's, of arrays after tables
+        np.testing.assert_array_equal(logical.predict(array), fitted(array, y).predict(array))
     expected = fitted(X, y).predict(X)
     for make in (pandas.DataFrame, polars.DataFrame):
         table = make(dict(zip("abc", X.T, strict=True)))
