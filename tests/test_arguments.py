@@ -60,6 +60,7 @@ BAD = {
     ],
     "targets": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, Y[:5], Y * np.nan, Y + 1j, ["a"] * 6],
     "builder": [*THINGS, None, True, 3, "relu"],
+    "class weights": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {True: np.nan}, {True: -1.0}, {"high" * 100: 1.0}],
     "mapping": [np.full(60, 0.1), LONG, "high" * 100, True, 3],
     "extra": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {"a": X}],
     "path": [np.full(60, 0.1), LONG, {"a": LONG}, True, 3, 1.5],
@@ -103,7 +104,7 @@ SOLVING = {
     "solver": "name",
     "verbose": "flag",
 } | SETTINGS
-CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive"}
+CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive", "class_weight": "class weights"}
 FIXED = {"kernel": "nngp", "activation": "erf", "depth": 2}
 WIDE = {"kernel": "name", "activation": "name", "input_scales": "name"}
 REGRESSOR = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)

@@ -6,7 +6,6 @@ import abc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
@@ -69,6 +68,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             X, y, weights = X[kept], y[kept], weights[kept]
+            weights = self._target_weights(y, weights)
             preparation.require_room(len(X), self.matrix_count())
             self.inputs_ = preparation.normalisation(self.normalize, X, weights)
             chosen = None if self.input_scales is None else self._choose_scaled(X, y, weights)
@@ -79,6 +79,10 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     @abc.abstractmethod
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and targets as arrays, validated by scikit-learn. Raises: TypeError, ValueError."""
+
+    def _target_weights(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the weights of the rows, which may depend on their targets. Raises: TypeError, ValueError."""
+        return weights
 
     @abc.abstractmethod
     def _targets(self, y: np.ndarray) -> np.ndarray:
@@ -138,16 +142,20 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
         objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
-        standard = preparation.standardise(self._targets(y), weights)[0]
+        standard = self._search_targets(y, weights)
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
         chosen = choose_scaled(
             self._designs(), self.inputs_(X), standard, weights, self.noise, objective, bool(self.verbose)
         )
-        self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
+        self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
         return chosen
+
+    def _search_targets(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the targets by which input scales are chosen, (n, c), of mean 0 and a mean variance of 1."""
+        return preparation.standardise(self._targets(y), weights)[0]
 
     def _set_design(self, design: Design) -> None:
         """Keep what a search chose of the network besides its scales; nothing, if the parameters fix it."""
@@ -280,7 +288,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         given = {"weight_std": float(self.weight_std), "bias_std": float(self.bias_std)}
         if self.hyperparameters == "fixed" and self.input_scales is None and chosen != given:
             raise ValueError("another network than was given")
-        X = state.array("X", n, self.n_features_in_)
+        X = state.array("X", n, int(self.inputs_.kept.sum()))
         with np.errstate(over="ignore"):
             if not np.isfinite((X**2).sum()):
                 raise ValueError("X is too large for any kernel")

@@ -1,7 +1,8 @@
-"""A fitted Dirichlet classifier's functions are kept as plain arrays."""
+"""A fitted classifier's latent functions are kept as plain arrays."""
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -10,14 +11,36 @@ import numpy as np
 
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import FittedFunction, FittedTraining
+from widelimit.inference import expectation_propagation
+from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.dirichlet import DirichletPosterior, dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import StoppedFlow
+from widelimit.inference.expectation_propagation import LogisticPosterior, logistic_probabilities
+from widelimit.inference.training_set import training_set
 from widelimit.shapes import Float, Int
+
+
+class LatentClasses(FittedFunction):
+    """Classes have latent functions."""
+
+    classes: int
+
+    @abc.abstractmethod
+    def probabilities(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute the expected probability of each class."""
+
+    @abc.abstractmethod
+    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute the mean of each class's latent function."""
+
+    @abc.abstractmethod
+    def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute the variance of each class's latent function."""
 
 
 @final
 @dataclass(eq=False)
-class FittedClasses(FittedFunction):
+class FittedClasses(LatentClasses):
     """Every class has one latent function, fitted to transformed labels."""
 
     training: FittedTraining
@@ -66,8 +89,12 @@ class FittedClasses(FittedFunction):
         own = {"scale": self.scale, "alpha_epsilon": self.alpha_epsilon}
         return FittedFunction.state(self) | ModelState(own, {"labels": self.labels.astype(np.int64)})
 
+    def probabilities(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute E[softmax(f)] of independent functions."""
+        return expected_softmax(self.mean(Z), self.variance(Z))
+
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Compute the mean of the latent functions."""
+        """Compute the mean of the latent functions, log concentrations."""
         return self.offset + self.scale * self.expansion(Z)
 
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
@@ -75,3 +102,47 @@ class FittedClasses(FittedFunction):
         if isinstance(self.law, DirichletPosterior):
             return self.law.variance(Z)
         return self.scale**2 * np.stack([flow.variance(Z) for flow in self.law], axis=1)
+
+
+@final
+@dataclass(eq=False)
+class FittedLogistic(LatentClasses):
+    """Latent functions in log odds: one for two classes, else one a class against all others."""
+
+    training: FittedTraining
+    scale: float
+    classes: int
+    precision: Float[np.ndarray, "n k"]
+    """Of the Gaussian factors of expectation propagation."""
+    shift: Float[np.ndarray, "n k"]
+    coefficients: Float[np.ndarray, "n k"] | None = None
+
+    def solve(self) -> np.ndarray:
+        """Compute the coefficients of the means, (n, k), from the law."""
+        return self.law.coefficients
+
+    @cached_property
+    def law(self) -> LogisticPosterior:
+        """Return the Gaussian law of the functions, from its factors."""
+        how = self.training
+        expectation_propagation.require_room(len(how.X), self.classes)
+        data = training_set(how.design.kernel(), how.X, np.zeros((len(how.X), self.classes)))
+        return expectation_propagation.law(data, data.gram(), self.scale, self.precision, self.shift)
+
+    def state(self) -> ModelState:
+        """Return the part of the functions that a file holds."""
+        own = ModelState({"scale": self.scale}, {"precision": self.precision, "shift": self.shift})
+        return FittedFunction.state(self) | own
+
+    def probabilities(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute E[sigma(f)], over the sum of the classes if there are more than two."""
+        return logistic_probabilities(self.scale**2 * self.expansion(Z), self.law.variance(Z))
+
+    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute the means of the log odds of each class against all others."""
+        f = self.scale**2 * self.expansion(Z)
+        return np.hstack([-f, f]) if self.classes == 2 else f
+
+    def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute the variances of the same."""
+        return np.broadcast_to(self.law.variance(Z), (len(Z), self.classes))

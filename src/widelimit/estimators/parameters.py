@@ -16,7 +16,7 @@ Solver = Literal["auto", "cholesky", "cg"]
 Hyperparameters = Literal["fixed", "marginal_likelihood", "leave_one_out"]
 InputScales = Literal["auto"]
 Architecture = Literal["auto", "nngp", "ntk"]
-Likelihood = Literal["dirichlet", "least_squares"]
+Likelihood = Literal["dirichlet", "least_squares", "logistic"]
 Normalize = Literal["standardize", "sphere"]
 C = TypeVar("C", bound=type)
 WIDTH = 116
@@ -64,7 +64,7 @@ class KernelParameters(NetworkParameters, abc.ABC):
         metadata=about(
             "Variance of the noise of the standardised target, or auto.",
             '"auto": noise and one scale for each output by marginal (or leave-one-out) likelihood, above 4000 rows of '
-            "4000 of them, evenly spread. The Dirichlet likelihood of classes has a noise of its own.",
+            "4000 of them, evenly spread. The Dirichlet and logistic likelihoods of classes have a noise of their own.",
         ),
     )
     time: float = field(
@@ -95,7 +95,7 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default="auto",
         metadata=about(
             "Solver of the linear system; cg: conjugate gradients, for many rows.",
-            "For time inf without ensemble; see `widelimit.posterior`. The Dirichlet likelihood takes Cholesky.",
+            "For time inf without ensemble; see `widelimit.posterior`. Dirichlet and logistic take Cholesky.",
             choices=get_args(Solver),
         ),
     )
@@ -113,12 +113,20 @@ class ClassParameters(KernelParameters, abc.ABC):
         default="dirichlet",
         metadata=about(
             "Likelihood of classes; least_squares is quicker.",
-            '"dirichlet" (Milios et al. 2018, arXiv 1805.10915) or "least_squares" on one-hot labels.',
+            '"dirichlet" (Milios et al. 2018, arXiv 1805.10915), "least_squares" on one-hot labels, or "logistic", by '
+            "expectation propagation.",
             choices=get_args(Likelihood),
         ),
     )
     alpha_epsilon: float = field(
         default=0.01, metadata=about("Pseudo-count of every class in the Dirichlet likelihood, > 0.")
+    )
+    class_weight: Any = field(
+        default=None,
+        metadata=about(
+            "Factor of the weights of a class's rows; balanced: all classes weigh as much.",
+            'None, "balanced" or a dictionary {label: factor > 0}, 1 for labels that it leaves out.',
+        ),
     )
 
 
