@@ -454,6 +454,7 @@ DOORS = {
     ),
     "NTKClassifier.predict": Door(CLASSIFIER.predict, {}, {"X": "points"}),
     "NTKClassifier.predict_proba": Door(CLASSIFIER.predict_proba, {}, {"X": "points"}),
+    "NTKClassifier.predict_latent": Door(CLASSIFIER.predict_latent, {"X": X}, {"X": "points", "return_std": "flag"}),
     "NTKClassifier.decision_function": Door(CLASSIFIER.decision_function, {}, {"X": "points"}),
     "NTKClassifier.predict_log_proba": Door(CLASSIFIER.predict_log_proba, {}, {"X": "points"}),
     "NTKFeatures.fit": Door(wl.NTKFeatures(3).fit, {}, {"X": "points"}, free=("y",)),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
@@ -147,7 +148,14 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             self._set_design(self._designs()[0])
             return None
         chosen = choose_scaled(
-            self._designs(), self.inputs_(X), standard, weights, self.noise, objective, bool(self.verbose)
+            self._designs(),
+            self.inputs_(X),
+            standard,
+            weights,
+            self.noise,
+            objective,
+            bool(self.verbose),
+            is_classifier(self),
         )
         self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
@@ -281,9 +289,12 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         self.noise_ = noise
         return Fitted(training, state.array("y", n, c), noise, state.array("coefficients", n, c))
 
-    def _restore_training(self, state: ModelState, n: int) -> FittedTraining:
+    def _restore_training(self, state: ModelState, n: int, family: Sequence[Any] | None = None) -> FittedTraining:
+        """Restore network and rows; of another family (kernel, depth, activation) than the estimator's, if given."""
         chosen = state.values["design"]
         design = self._design(chosen["weight_std"], chosen["bias_std"])
+        if family is not None:
+            design = replace(design, kind=family[0], depth=family[1], activation=family[2])
         design.network()
         given = {"weight_std": float(self.weight_std), "bias_std": float(self.bias_std)}
         if self.hyperparameters == "fixed" and self.input_scales is None and chosen != given:

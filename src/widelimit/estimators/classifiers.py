@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -15,7 +16,15 @@ from widelimit.estimators import casting, class_weights, model_state, preparatio
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_classes import FittedClasses, FittedLogistic, LatentClasses
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import SEARCH_ROWS, Design, Fitted, HyperparameterChoice, search, spread
+from widelimit.estimators.networks import (
+    SEARCH_ROWS,
+    Design,
+    Fitted,
+    FittedTraining,
+    HyperparameterChoice,
+    search,
+    spread,
+)
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, estimator
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
@@ -103,6 +112,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
     def _fit_latent(
         self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> LatentClasses:
+        """Fit to rows and class numbers."""
         alpha, count, logistic = float(self.alpha_epsilon), len(self.classes_), self.likelihood == "logistic"
         if logistic:  # where weights count copies of a row, and so must its copies
             points, labels, weights = class_weights.merge(points, labels, weights)
@@ -146,34 +156,36 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         if len(self.classes_) == 1:
             self.fitted_ = None
             return
+        self.fitted_ = self._restore_fitted(state)
+
+    def _restore_fitted(self, state: ModelState, family: Sequence[Any] | None = None) -> Fitted | LatentClasses:
+        """Restore what is fitted to two classes or more."""
         n, outputs = model_state.shape(state)
         c = len(self.classes_)
         if outputs != (latent_count(c) if self.likelihood == "logistic" else c):
             raise ValueError("another number of outputs than classes")
         if self.likelihood == "least_squares":
-            self.fitted_ = self._restore_targets(state)
-        elif self.likelihood == "logistic":
-            self.fitted_ = self._restore_logistic(state, n, c)
-        else:
-            self.fitted_ = self._restore_dirichlet(state, n, c)
+            return self._restore_targets(state)
+        training = self._restore_training(state, n, family)
+        restore = self._restore_logistic if self.likelihood == "logistic" else self._restore_dirichlet
+        return restore(state, training, n, c)
 
-    def _restore_logistic(self, state: ModelState, n: int, c: int) -> FittedLogistic:
+    def _restore_logistic(self, state: ModelState, training: FittedTraining, n: int, c: int) -> LatentClasses:
         scale = float(validation.deviation("scale", state.values["scale"]))
         precision, shift, coefficients = (
             state.array(key, n, latent_count(c)) for key in ("precision", "shift", "coefficients")
         )
         if (precision < 0).any():
             raise ValueError("a negative precision")
-        return FittedLogistic(self._restore_training(state, n), scale, c, precision, shift, coefficients)
+        return FittedLogistic(training, scale, c, precision, shift, coefficients)
 
-    def _restore_dirichlet(self, state: ModelState, n: int, c: int) -> FittedClasses:
+    def _restore_dirichlet(self, state: ModelState, training: FittedTraining, n: int, c: int) -> LatentClasses:
         labels, alpha = state.arrays["labels"], float(self.alpha_epsilon)
         if labels.shape != (n,) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= c:
             raise ValueError("labels out of range")
         if not np.bincount(labels, minlength=c).all():
             raise ValueError("a class without a row")
         scale = float(validation.deviation("scale", state.values["scale"]))
-        training = self._restore_training(state, n)
         return FittedClasses(training, labels, scale, c, alpha, state.array("coefficients", n, c))
 
     def predict_proba(self, X: Any) -> np.ndarray:

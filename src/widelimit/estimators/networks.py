@@ -20,7 +20,7 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
-from widelimit.inference.input_scales import Search, fit_input_scales
+from widelimit.inference.input_scales import Search, fit_input_scales, fit_label_scales
 from widelimit.inference.noise_level import Objective, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
@@ -39,6 +39,8 @@ NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
 FLOOR = 16
 """The least noise that is chosen with input scales, in n eps of the largest K(x, x): rounding of the matrix."""
+LABELS = {"least_noise": 0.1, "spread": 0.5}
+"""A search by one-hot labels, whose noise is not Gaussian: with less of it steps fit them, with scales at random."""
 TRIALS = 40
 """Networks tried in a search."""
 
@@ -117,18 +119,21 @@ def choose_scaled(
     noise: float | Literal["auto"],
     objective: Objective,
     verbose: bool,
+    labels: bool = False,
 ) -> HyperparameterChoice:
-    """Choose one of these networks, and one scale an input, for standardised targets."""
+    """Choose one of these networks, and one scale an input, for standardised targets, or labels of classes."""
     given = None if noise == "auto" else float(noise)
     families = [Family(design.kind, design.activation, design.depth) for design in designs]
-    search = Search(points, y, weights, np.arange(points.shape[1]), objective, given)
+    more = LABELS if labels else {}
+    search = Search(points, y, weights, np.arange(points.shape[1]), objective, given, **more)
     with progress_bar(verbose) as report:
-        found = fit_input_scales(search, families, progress=report)
+        found = (fit_label_scales if labels else fit_input_scales)(search, families, progress=report)
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
     # Below this the matrix is singular to rounding, and no noise differs from another.
     largest = found.amplitude * float(np.max(design.kernel().diag(points * found.scales)))
     floor = FLOOR * linalg.rounding(len(points), largest)
     bounds = (*found.at_bounds, "noise") if given is None and found.noise < floor else found.at_bounds
+    bounds = tuple(name for name in bounds if not (labels and name == "noise"))
     if bounds:
         warnings.warn(
             f"the search ended at a bound of {', '.join(dict.fromkeys(bounds))}: the rows do not determine it, or it "

@@ -27,15 +27,17 @@ from widelimit.inference.training_set import TrainingSet, check_finite, row_bloc
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float, Int
 
-FIRST_SCALE = 4.0
-"""Standard deviation of the latent functions, in log odds, from which a search climbs by factors of 2 ..."""
-LEAST_SCALE, LARGEST_SCALE = 2.0**-3, 2.0**8
-"""... within these."""
+FIRST_SCALE = 8.0
+"""Standard deviation of the latent functions, in log odds, from which a search climbs by factors of 2."""
+SPREAD = 1.5
+"""Of the prior of its logarithm about that of FIRST_SCALE: where classes do not overlap, any large scale is likely."""
+LEAST_SCALE, LARGEST_SCALE = 2.0**-8, 2.0**6
+"""In units of FIRST_SCALE."""
 SWEEPS = 100
 """Sweeps at most; 6 to 20 are taken."""
-DAMPING = 0.9
-"""The share of a new factor that is taken."""
-TOLERANCE = 1e-7
+DAMPING, FULL_SWEEPS = 0.8, 10
+"""The share of a new factor that is taken; less after so many sweeps, as two states may follow each other."""
+TOLERANCE = 1e-6
 """A sweep that changes the logarithm of the evidence by less, in nats a row, is the last one."""
 BISECTIONS = 50
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
@@ -122,7 +124,7 @@ def _cavities(at: Marginals, sites: Sites) -> tuple[np.ndarray, np.ndarray]:
 def _propagate(K: np.ndarray, sign: np.ndarray, weights: np.ndarray, sites: Sites) -> tuple[Sites, float]:
     """Update the factors until the evidence stays; returns them and its logarithm, equation (3.65)."""
     before = -math.inf
-    for _ in range(SWEEPS):
+    for sweep in range(SWEEPS):
         at = _marginals(K, sites)
         m, v = _cavities(at, sites)
         tilted = tilted_moments(sign, weights, m, v)
@@ -138,7 +140,8 @@ def _propagate(K: np.ndarray, sign: np.ndarray, weights: np.ndarray, sites: Site
         # A log-concave factor never widens the law: below 0 the precision is rounding.
         precision = np.maximum(1 / tilted.variance - 1 / v, 0.0)
         shift = tilted.mean / tilted.variance - m / v
-        sites = Sites(*(old + DAMPING * (new - old) for old, new in zip(sites, (precision, shift), strict=True)))
+        share = DAMPING * FULL_SWEEPS / max(FULL_SWEEPS, sweep)
+        sites = Sites(*(old + share * (new - old) for old, new in zip(sites, (precision, shift), strict=True)))
     warnings.warn(f"expectation propagation did not settle in {SWEEPS} sweeps; check the scale of X.", stacklevel=2)
     return sites, before
 
@@ -278,6 +281,7 @@ def logistic_posterior(
     )
 
 
+@final
 class _ScaleSearch:
     """The search keeps the factors at every scale that it tried: the next one starts from them."""
 
@@ -299,15 +303,18 @@ class _ScaleSearch:
     def best(self) -> float:
         """Climb from FIRST_SCALE by factors of 2, in units of the mean K(x, x), then by one of the root of 2."""
         mean = float(self.weights @ np.diagonal(self.gram)) / float(self.weights.sum())
-        unit = math.sqrt(mean) if mean > 0 else 1.0
-        scale = FIRST_SCALE / unit
-        self.at(scale)
+        first = FIRST_SCALE / (math.sqrt(mean) if mean > 0 else 1.0)
+
+        def score(scale: float) -> float:
+            if not LEAST_SCALE < scale / first < LARGEST_SCALE:
+                return -math.inf
+            return self.at(scale)[1] - math.log(scale / first) ** 2 / (2 * SPREAD**2)
+
+        scale = first
         for factor in (2.0, 0.5):
-            while (
-                LEAST_SCALE <= scale * factor * unit <= LARGEST_SCALE and self.at(scale * factor)[1] > self.at(scale)[1]
-            ):
+            while score(scale * factor) > score(scale):
                 scale *= factor
-        return max((scale, scale * math.sqrt(2), scale / math.sqrt(2)), key=lambda s: self.at(s)[1])
+        return max((scale, scale * math.sqrt(2), scale / math.sqrt(2)), key=score)
 
 
 def law(
