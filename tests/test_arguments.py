@@ -37,6 +37,7 @@ BAD = {
     "entries": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
     "scales": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
     "integer": [*ODD, *THINGS, None, True, 1j, np.nan, np.inf, 2.0, 1e9, -1, -(10**400)],
+    "groups": [*ODD, *THINGS, True, 1j, 3, "auto", [0, 1.5], [LONG], np.full(60, 0.5), [[0, 1]], [0] * 60],
     "flag": [*THINGS, None, 2, 1.0, np.nan],
     "name": [*THINGS, None, True, 3, 1.5, np.nan],
     "optional name": [*THINGS, True, 3, np.nan],
@@ -63,6 +64,8 @@ BAD = {
     "class weights": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {True: np.nan}, {True: -1.0}, {"high" * 100: 1.0}],
     "mapping": [np.full(60, 0.1), LONG, "high" * 100, True, 3],
     "extra": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {"a": X}],
+    "axes": [*ODD, *THINGS, True, 3, np.nan],
+    "names": [*ODD, *THINGS, True, 3, np.nan],
     "path": [np.full(60, 0.1), LONG, {"a": LONG}, True, 3, 1.5],
 }
 ALIASES = {"k": "kernel", "net": "network", "phi": "phi|activation", "other": "other|function"}
@@ -101,6 +104,7 @@ SOLVING = {
     "time": "time",
     "hyperparameters": "name",
     "input_scales": "optional name",
+    "input_groups": "groups",
     "solver": "name",
     "verbose": "flag",
 } | SETTINGS
@@ -457,8 +461,31 @@ DOORS = {
     "NTKClassifier.predict_latent": Door(CLASSIFIER.predict_latent, {"X": X}, {"X": "points", "return_std": "flag"}),
     "NTKClassifier.decision_function": Door(CLASSIFIER.decision_function, {}, {"X": "points"}),
     "NTKClassifier.predict_log_proba": Door(CLASSIFIER.predict_log_proba, {}, {"X": "points"}),
+    "ImportanceDisplay.plot": Door(
+        wl.ImportanceDisplay(Y, feature_names=[f"x{j}" for j in range(6)]).plot,
+        {},
+        {"ax": "axes", "max_features": "integer"},
+        fine={"ax": (None,)},
+    ),
+    "plot_importance": Door(
+        wl.plot_importance,
+        {"estimator": REGRESSOR, "X": X, "y": Y, "n_repeats": 1},
+        {
+            "X": "points",
+            "feature_names": "names",
+            "n_repeats": "integer",
+            "random_state": "integer",
+            "max_features": "integer",
+            "ax": "axes",
+        },
+        free=("estimator", "y", "scoring"),
+        fine={"feature_names": (None,), "ax": (None,)},
+    ),
     "NTKFeatures.fit": Door(wl.NTKFeatures(3).fit, {}, {"X": "points"}, free=("y",)),
     "NTKFeatures.transform": Door(FEATURES.transform, {}, {"X": "points"}),
+    "TableEncoder.get_feature_names_out": Door(
+        wl.TableEncoder().fit(X).get_feature_names_out, {}, {}, free=("input_features",)
+    ),
 }
 
 
@@ -508,7 +535,15 @@ MADE = {
     *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
     *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
     *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),
-    *("Certificate", "Function", "SphericalSpectrum", "Variance"),
+    *(
+        "CalibrationDisplay",
+        "DependenceDisplay",
+        "ImportanceDisplay",
+        "Certificate",
+        "Function",
+        "SphericalSpectrum",
+        "Variance",
+    ),
 }
 """Classes whose instances the library makes."""
 INNER = {

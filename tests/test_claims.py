@@ -12,8 +12,8 @@ from commands import invoke
 from widelimit.claims import jacot_figures
 from widelimit.claims.base import Check, Effort, Measurement, load, power_law
 from widelimit.claims.finite import output_covariances, outputs, parameters
-from widelimit.claims.report import number
 from widelimit.claims.run import FAILED, HELD, TOOTHLESS, Outcome
+from widelimit.pages import number
 
 
 def outcome(checks, controls):

@@ -12,6 +12,10 @@ from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.network import Network, mlp
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .columns.encoder import TableEncoder
+from .displays.calibration import CalibrationDisplay
+from .displays.dependence import DependenceDisplay
+from .displays.importance import ImportanceDisplay, plot_importance
 from .estimators.classifiers import NNGPClassifier, NTKClassifier
 from .estimators.features import NTKFeatures
 from .estimators.persistence import load, save
@@ -77,10 +81,12 @@ __all__ = [
     "ABRelu",
     "Abs",
     "Activation",
+    "CalibrationDisplay",
     "Conditioned",
     "Correlation",
     "Cos",
     "CustomLoss",
+    "DependenceDisplay",
     "EmpiricalDiagonal",
     "EmpiricalKernel",
     "EmpiricalMatrixKernel",
@@ -100,6 +106,7 @@ __all__ = [
     "Huber",
     "HyperparameterFit",
     "Identity",
+    "ImportanceDisplay",
     "Kernel",
     "KrylovFlow",
     "Laplace",
@@ -148,6 +155,7 @@ __all__ = [
     "SquaredError",
     "Step",
     "Sum",
+    "TableEncoder",
     "TrainedEnsemble",
     "Training",
     "Variance",
@@ -175,6 +183,7 @@ __all__ = [
     "nngp",
     "ntk",
     "phase",
+    "plot_importance",
     "polynomial",
     "posterior",
     "precomputed",

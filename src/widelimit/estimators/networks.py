@@ -19,6 +19,7 @@ from widelimit.compute import linalg
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
+from widelimit.inference.average_gradient import gradient_scales
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import Search, fit_input_scales, fit_label_scales
 from widelimit.inference.noise_level import Objective, noise_level
@@ -116,16 +117,17 @@ def choose_scaled(
     points: np.ndarray,
     y: np.ndarray,
     weights: np.ndarray,
+    groups: np.ndarray,
     noise: float | Literal["auto"],
     objective: Objective,
     verbose: bool,
     labels: bool = False,
 ) -> HyperparameterChoice:
-    """Choose one of these networks, and one scale an input, for standardised targets, or labels of classes."""
+    """Choose one of these networks, and one scale a group of inputs, for standardised targets, or labels of classes."""
     given = None if noise == "auto" else float(noise)
     families = [Family(design.kind, design.activation, design.depth) for design in designs]
     more = LABELS if labels else {}
-    search = Search(points, y, weights, np.arange(points.shape[1]), objective, given, **more)
+    search = Search(points, y, weights, groups, objective, given, **more)
     with progress_bar(verbose) as report:
         found = (fit_label_scales if labels else fit_input_scales)(search, families, progress=report)
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
@@ -133,8 +135,7 @@ def choose_scaled(
     largest = found.amplitude * float(np.max(design.kernel().diag(points * found.scales)))
     floor = FLOOR * linalg.rounding(len(points), largest)
     bounds = (*found.at_bounds, "noise") if given is None and found.noise < floor else found.at_bounds
-    bounds = tuple(name for name in bounds if not (labels and name == "noise"))
-    if bounds:
+    if bounds and not labels:  # of one-hot labels evidence is a means only
         warnings.warn(
             f"the search ended at a bound of {', '.join(dict.fromkeys(bounds))}: the rows do not determine it, or it "
             f"is beyond the bound (as a noise of 0).",
@@ -143,6 +144,28 @@ def choose_scaled(
     chosen = max(found.noise, floor) if given is None else given
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
     return HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
+
+
+def choose_by_gradients(
+    designs: Sequence[Design],
+    points: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    groups: np.ndarray,
+    noise: float | Literal["auto"],
+    hyperparameters: Hyperparameters,
+    verbose: bool,
+) -> HyperparameterChoice:
+    """Choose one of these networks and input scales by gradients and leave-one-out; the rest as `choose` does."""
+    given = None if noise == "auto" else float(noise)
+    rows = spread(np.arange(len(points)), SEARCH_ROWS)
+    some = points[rows], y[rows], weights[rows], groups
+    with progress_bar(verbose) as report:
+        found = [gradient_scales(design.kernel(), *some, noise=given, progress=report) for design in designs]
+    best = max(range(len(found)), key=lambda i: found[i].score)
+    scales = found[best].scales
+    chosen = choose(designs[best], points * scales, y, weights, noise, hyperparameters, verbose)
+    return replace(chosen, input_scales=scales)
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:

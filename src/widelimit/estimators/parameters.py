@@ -14,11 +14,13 @@ from typing import Any, Literal, TypeVar, dataclass_transform, get_args
 
 Solver = Literal["auto", "cholesky", "cg"]
 Hyperparameters = Literal["fixed", "marginal_likelihood", "leave_one_out"]
-InputScales = Literal["auto"]
+InputScales = Literal["auto", "agop"]
 Architecture = Literal["auto", "nngp", "ntk"]
 Likelihood = Literal["dirichlet", "least_squares", "logistic"]
 Normalize = Literal["standardize", "sphere"]
 C = TypeVar("C", bound=type)
+LATER = ("input_scales", "input_groups", "class_weight")
+"""Parameters that an older file of a model may lack: they had the value of their default."""
 WIDTH = 116
 """Columns of a docstring's line."""
 
@@ -78,9 +80,17 @@ class KernelParameters(NetworkParameters, abc.ABC):
     input_scales: InputScales | None = field(
         default=None,
         metadata=about(
-            "Scale of each input; auto: one a column is learned, with all other scales and the noise.",
-            "By marginal (or leave-one-out) likelihood, for erf and relu and standardised inputs.",
+            "Scale of each input; auto: by likelihood, with all other scales and the noise; agop: by gradients.",
+            '"auto" is for erf, relu and rbf; "agop", the average gradient outer product of what is fitted, for any '
+            "activation. Both need standardised inputs; None: every column counts the same.",
             choices=(*get_args(InputScales), None),
+        ),
+    )
+    input_groups: Any = field(
+        default=None,
+        metadata=about(
+            "Columns that share a scale.",
+            "(d,) integers, or None: columns of one number share a learned scale, as those of one category should.",
         ),
     )
     hyperparameters: Hyperparameters = field(
@@ -156,11 +166,13 @@ class WideParameters(KernelParameters, abc.ABC):
     )
     activation: Any = field(
         default="auto",
-        metadata=about("Activation; auto: the more likely one.", choices=("auto", "erf", "relu")),
+        metadata=about("Activation; auto: the most likely one.", choices=("auto", "erf", "relu", "rbf")),
     )
     input_scales: InputScales | None = field(
         default="auto",
-        metadata=about("Scale of each input; auto: one a column is learned.", choices=get_args(InputScales)),
+        metadata=about(
+            "Scale of each input; auto: one a column, by likelihood; agop: by gradients.", choices=get_args(InputScales)
+        ),
     )
     hyperparameters: Hyperparameters = field(
         default="marginal_likelihood",

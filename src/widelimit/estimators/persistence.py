@@ -13,12 +13,11 @@ from widelimit.estimators import model_file, model_state
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import NNGPClassifier, NTKClassifier
 from widelimit.estimators.model_state import ModelState
+from widelimit.estimators.parameters import LATER
 from widelimit.estimators.regressors import NNGPRegressor, NTKRegressor
 from widelimit.estimators.wide import WideClassifier, WideRegressor
 
 CLASSES = (NNGPRegressor, NTKRegressor, NNGPClassifier, NTKClassifier, WideRegressor, WideClassifier)
-LATER: dict[str, Any] = {"input_scales": None, "class_weight": None}
-"""Parameters that files of older versions lack, with the values that those versions had in effect."""
 ESTIMATORS: dict[str, type[KernelEstimator]] = {cls.__name__: cls for cls in CLASSES}
 
 
@@ -85,10 +84,8 @@ def read(path: str | os.PathLike[str]) -> StoredModel:
 def restore_model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> KernelEstimator:
     """Restore the fitted estimator of a header and arrays. Raises: one of model_state.INVALID."""
     cls, parameters = ESTIMATORS[header["class"]], header["parameters"]
-    known = cls().get_params(deep=False)
-    parameters = {key: value for key, value in LATER.items() if key in known} | parameters
     model = cls(**{key: model_state.parameter(value) for key, value in parameters.items()})
-    if set(parameters) != set(known):
+    if set(model.get_params(deep=False)) - set(parameters) - set(LATER):
         raise ValueError("other parameters than the class has")
     if not isinstance(parameters["activation"], str) or parameters["activation"] not in {*BY_NAME, "auto"}:
         raise ValueError("activation is no name")
