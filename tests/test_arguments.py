@@ -36,6 +36,23 @@ BAD = {
     "variances": [*ODD, np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
     "entries": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
     "scales": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
+    "share": [*NO_NUMBERS, 0.0, 1.0, -1.0, 95, 10**400],
+    "levels": [
+        *ODD,
+        "high" * 100,
+        {"a": LONG},
+        None,
+        True,
+        1j,
+        np.nan,
+        0.0,
+        1.0,
+        95,
+        [],
+        [[0.5]],
+        [0.5, np.nan],
+        ["a"],
+    ],
     "integer": [*ODD, *THINGS, None, True, 1j, np.nan, np.inf, 2.0, 1e9, -1, -(10**400)],
     "groups": [*ODD, *THINGS, True, 1j, 3, "auto", [0, 1.5], [LONG], np.full(60, 0.5), [[0, 1]], [0] * 60],
     "flag": [*THINGS, None, 2, 1.0, np.nan],
@@ -108,6 +125,7 @@ SOLVING = {
     "solver": "name",
     "verbose": "flag",
 } | SETTINGS
+REGRESSING = SOLVING | {"output_scale": "positive", "noise_model": "name"}
 CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive", "class_weight": "class weights"}
 FIXED = {"kernel": "nngp", "activation": "erf", "depth": 2}
 WIDE = {"kernel": "name", "activation": "name", "input_scales": "name"}
@@ -425,11 +443,11 @@ DOORS = {
         {"k": K, "dimension": 3, "degree": 2},
         {"k": "kernel", "dimension": "integer", "degree": "integer", "radius": "positive"},
     ),
-    "NNGPRegressor": Door(fitting(wl.NNGPRegressor), {}, SOLVING, fine=SEEDED),
-    "NTKRegressor": Door(fitting(wl.NTKRegressor), {}, SOLVING | {"ensemble": "flag"}, fine=SEEDED),
+    "NNGPRegressor": Door(fitting(wl.NNGPRegressor), {}, REGRESSING, fine=SEEDED),
+    "NTKRegressor": Door(fitting(wl.NTKRegressor), {}, REGRESSING | {"ensemble": "flag"}, fine=SEEDED),
     "NNGPClassifier": Door(fitting(wl.NNGPClassifier), {}, CLASSIFYING, fine=SEEDED),
     "NTKClassifier": Door(fitting(wl.NTKClassifier), {}, CLASSIFYING | {"ensemble": "flag"}, fine=SEEDED),
-    "WideRegressor": Door(fitting(wl.WideRegressor), FIXED, SOLVING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
+    "WideRegressor": Door(fitting(wl.WideRegressor), FIXED, REGRESSING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
     "WideClassifier": Door(fitting(wl.WideClassifier), FIXED, CLASSIFYING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
     "NTKFeatures": Door(
         fitting(wl.NTKFeatures), {}, SETTINGS | {"n_components": "integer", "kernel": "name"}, fine=SEEDED
@@ -441,6 +459,12 @@ DOORS = {
         REGRESSOR.predict,
         {"X": X},
         {"X": "points", "return_std": "flag", "return_cov": "flag", "include_noise": "flag"},
+    ),
+    "NNGPRegressor.predict_quantiles": Door(
+        REGRESSOR.predict_quantiles, {"X": X, "q": 0.5}, {"X": "points", "q": "levels", "recalibrate": "flag"}
+    ),
+    "NNGPRegressor.predict_interval": Door(
+        REGRESSOR.predict_interval, {"X": X}, {"X": "points", "level": "share", "method": "name"}
     ),
     "NNGPRegressor.sample_y": Door(
         REGRESSOR.sample_y, {"X": X}, {"X": "points", "n_samples": "integer", "random_state": "integer"}, fine=SEEDED

@@ -23,7 +23,13 @@ from widelimit.cli.comparison import ModelRecord, ModelScores
 from widelimit.cli.options import TableChoices
 from widelimit.cli.training_data import TargetTable
 from widelimit.compute import memory
-from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, WideParameters, by_name
+from widelimit.estimators.parameters import (
+    ClassParameters,
+    EnsembleParameters,
+    RegressorParameters,
+    WideParameters,
+    by_name,
+)
 from widelimit.estimators.persistence import read
 from widelimit.inference.dirichlet import ALPHA_EPSILON
 
@@ -680,7 +686,7 @@ def test_the_documentation_names_every_option(command):
 
 
 def test_options_of_the_estimators_are_their_parameters():
-    names = set(by_name(ClassParameters, EnsembleParameters, WideParameters))
+    names = set(by_name(ClassParameters, EnsembleParameters, RegressorParameters, WideParameters))
     names -= {"random_state", "verbose", "input_groups"}
     assert set(fit.PARAMETERS.options) == names
     assert all(option.default in (None, False) for option in fit.PARAMETERS.options.values())

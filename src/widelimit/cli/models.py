@@ -108,7 +108,7 @@ def noise_std(estimator: Any) -> dict[str, float]:
     """Return the noise's standard deviation in the unit of the target, the mean over targets; empty if none."""
     if "y_scale_" not in vars(estimator):  # of the Dirichlet likelihood
         return {}
-    return {"noise_std": float(np.sqrt(estimator.noise_) * np.mean(estimator.y_scale_))}
+    return {"noise_std": float(np.mean(np.sqrt(estimator.noise_) * estimator.y_scale_))}
 
 
 def plain(value: Any) -> Any:

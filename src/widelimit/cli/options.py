@@ -16,6 +16,7 @@ from widelimit.estimators.parameters import (
     ClassParameters,
     EnsembleParameters,
     KernelParameters,
+    RegressorParameters,
     WideParameters,
     by_name,
 )
@@ -138,7 +139,7 @@ def parameter_group(*names: str, estimator: type[KernelParameters] = KernelParam
         estimator: the help shows the defaults of these parameters.
         defaults: parameters with another default.
     """
-    classes = (WideParameters, ClassParameters, EnsembleParameters)
+    classes = (WideParameters, ClassParameters, EnsembleParameters, RegressorParameters)
     hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items()}
     table = by_name(*classes)
     usual = {name: entry.default for name, entry in (table | by_name(estimator)).items()}

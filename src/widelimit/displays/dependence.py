@@ -185,11 +185,11 @@ def _class_average(estimator: Any, target: Any) -> tuple[Average, str]:
     classes = list(estimator.classes_)
     if target is None and len(classes) > 2:
         raise ValueError(f"target must be one of the {len(classes)} classes, such as {shown(classes[0])}.")
-    wanted = classes[-1] if target is None else target
-    if np.ndim(wanted) or wanted not in classes:
+    chosen = classes[-1] if target is None else target
+    if np.ndim(chosen) or chosen not in classes:
         raise ValueError(f"target={shown(target)} is no class; the classes are {shown(classes)}.")
-    k = classes.index(wanted)
-    return lambda X: (float(np.mean(estimator.predict_proba(X)[:, k])), math.nan), f"probability of {wanted}"
+    k = classes.index(chosen)
+    return lambda X: (float(np.mean(estimator.predict_proba(X)[:, k])), math.nan), f"probability of {chosen}"
 
 
 def _dependence(average: Average, X: Any, drawn: Any, j: int, name: str, resolution: int) -> Dependence:

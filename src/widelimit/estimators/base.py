@@ -48,7 +48,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     n_features_in_: int
     y_mean_: np.ndarray
     y_scale_: np.ndarray
-    noise_: float
+    noise_: float | np.ndarray
     _fitted_with: dict[str, Any]
     """Parameters at the time of the fit: `set_params` changes the next fit, not this one."""
 
@@ -171,8 +171,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
-        objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
-        standard = self._search_targets(y, weights)
+        standard, weights = self._search_rows(self.inputs_(X), y, weights)
         columns, names = (X, None) if self.encoder_ is None else encoder.codes(self.encoder_, X)
         leaks.warn(columns, y, standard, names)
         if not standard.any():
@@ -183,14 +182,18 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if self.input_scales == "agop":
             chosen = choose_by_gradients(*data, self.hyperparameters, verbose)
         else:
-            chosen = choose_scaled(*data, objective, verbose, is_classifier(self))
+            chosen = choose_scaled(*data, self._objective(), verbose, is_classifier(self))
         self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
         return chosen
 
-    def _search_targets(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Return the targets by which input scales are chosen, (n, c), of mean 0 and a mean variance of 1."""
-        return preparation.standardise(self._targets(y), weights)[0]
+    def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return standardised targets, and weights, for a search of the network."""
+        return preparation.standardise(self._targets(y), weights)[0], weights
+
+    def _objective(self) -> Objective:
+        """Return the objective of scales and noise."""
+        return "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
 
     def _set_design(self, design: Design) -> None:
         """Keep what a search chose of the network besides its scales; nothing, if the parameters fix it."""
@@ -209,11 +212,22 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> tuple[Fitted, np.ndarray]:
         """Fit the targets, which are standardised, and set what undoes that; returns the chosen scales too."""
-        standard, self.y_mean_, scale = preparation.standardise(self._targets(y), weights)
+        standard, self.y_mean_, deviation = preparation.standardise(self._targets(y), weights)
         chosen = chosen or self._choose(points, standard, weights)
-        self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
         training = self._training(chosen.design, points, weights)
-        return Fitted(training, standard / chosen.scale, chosen.noise), chosen.scale
+        given = self._given_scale()
+        scale = np.ones(standard.shape[1]) if chosen.scale is None or given else chosen.scale
+        scale = scale * (given or 1.0)
+        fitted = Fitted(training, standard / scale, chosen.noise)
+        if given is None and (chosen.scale is None or not training.is_linear_system):
+            again = fitted.scale()
+            fitted, scale = fitted.rescaled(again), scale * again
+        self.y_scale_, self.noise_ = deviation * scale, chosen.noise
+        return fitted, scale
+
+    def _given_scale(self) -> float | None:
+        """Return the scale of f in standard deviations of the target, if it is given."""
+        return None
 
     def _is_linear_system(self) -> bool:
         """Return True if the fit is one linear system, rather than a flow that takes eigenvectors."""

@@ -51,11 +51,11 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         classes, labels = np.unique(y, return_inverse=True)
         return np.asarray(np.eye(len(classes))[labels])
 
-    def _search_targets(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return one-hot labels in one unit for all classes: evidence weighs each by its share of the variance."""
         centred = self._targets(y) - np.average(self._targets(y), axis=0, weights=weights)
         variance = np.average(centred**2, axis=0, weights=weights).mean()
-        return np.asarray(centred / np.sqrt(variance)) if variance > 0 else centred
+        return np.asarray(centred / np.sqrt(variance)) if variance > 0 else centred, weights
 
     def _fit_rows(
         self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None

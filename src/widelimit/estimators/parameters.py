@@ -16,11 +16,12 @@ Solver = Literal["auto", "cholesky", "cg"]
 Hyperparameters = Literal["fixed", "marginal_likelihood", "leave_one_out"]
 InputScales = Literal["auto", "agop"]
 Architecture = Literal["auto", "nngp", "ntk"]
+NoiseModel = Literal["constant", "per_output", "input", "student_t"]
 Likelihood = Literal["dirichlet", "least_squares", "logistic"]
 Normalize = Literal["standardize", "sphere"]
 C = TypeVar("C", bound=type)
-LATER = ("input_scales", "input_groups", "class_weight")
-"""Parameters that an older file of a model may lack: they had the value of their default."""
+LATER = ("input_scales", "input_groups", "output_scale", "noise_model", "class_weight")
+"""Parameters that an older file of a model may lack: they get its default, and a given noise the scale 1."""
 WIDTH = 116
 """Columns of a docstring's line."""
 
@@ -64,9 +65,12 @@ class KernelParameters(NetworkParameters, abc.ABC):
     noise: float | Literal["auto"] = field(
         default="auto",
         metadata=about(
-            "Variance of the noise of the standardised target, or auto.",
-            '"auto": noise and one scale for each output by marginal (or leave-one-out) likelihood, above 4000 rows of '
-            "4000 of them, evenly spread. The Dirichlet and logistic likelihoods of classes have a noise of their own.",
+            "Variance of the noise beside K, or auto: y = mean + scale (f + e), f ~ GP(0, K), var e = noise.",
+            "Their scale is fitted (`output_scale`), and no mean depends on it. With output_scale=1, and "
+            'with input_scales="auto", which learns the size of K too, a number is in units of the variance of the '
+            'target. "auto": noise and one scale for each output by marginal (or leave-one-out) likelihood, above 4000 '
+            "rows of 4000 of them, evenly spread. The Dirichlet and logistic likelihoods of classes have a noise of "
+            "their own.",
         ),
     )
     time: float = field(
@@ -112,6 +116,30 @@ class KernelParameters(NetworkParameters, abc.ABC):
     random_state: Any = field(default=None, metadata=about("Not used: fits are deterministic."))
     verbose: bool = field(
         default=False, metadata=about("Show a bar on stderr where that is a terminal, for more than 4000 rows.")
+    )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class RegressorParameters(KernelParameters, abc.ABC):
+    """Regressors have these parameters beside the others."""
+
+    output_scale: float | Literal["auto"] = field(
+        default="auto",
+        metadata=about(
+            "Scale of f in standard deviations of the target, > 0; auto: the most likely one, for each output.",
+            "With 1, f ~ GP(0, K) for the standardised target, and noise is in units of its variance. It changes "
+            "standard deviations, and no mean. Of an ensemble and at a finite time by leave-one-out.",
+        ),
+    )
+    noise_model: NoiseModel = field(
+        default="constant",
+        metadata=about(
+            "Law of the noise: of one variance, of one for each output, depending on the input, or with outliers.",
+            '"constant": one noise, relative to the scale of each output. "per_output": chosen for each output. '
+            '"input": a second process for the logarithm of its variance (Kersting et al. 2007). "student_t": a weight '
+            "for each row. All but the first for time inf without ensemble; each output has its own.",
+            choices=get_args(NoiseModel),
+        ),
     )
 
 

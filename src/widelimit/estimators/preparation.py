@@ -20,6 +20,8 @@ from widelimit.inference.training_set import check_finite
 from widelimit.shapes import Float, Int
 from widelimit.validation import sample_weights as sample_weights
 
+MAD = 1.482602218505602
+"""Standard deviation over median absolute deviation of a Gaussian."""
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vectors."""
 
@@ -118,6 +120,30 @@ def standardise(
     mean, scale = mean_and_scale(y, weights)
     scale = np.where(scale > 0, scale, 1.0)
     return np.where(constant(y), 0.0, (y - mean) / scale), mean, scale
+
+
+def standardise_robustly(
+    y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Standardise by median and median absolute deviation, which no outlier moves, as `standardise` does.
+
+    Where most values are equal, the deviation is that of the others.
+    """
+    still = constant(y)
+    middle = np.array([_median(column, weights) for column in y.T])
+    away = np.abs(y - middle)
+    differ = away > 10 * np.finfo(np.float64).eps * np.abs(middle)
+    deviation = np.array([_median(column, weights) for column in (away * differ).T])
+    for j in np.flatnonzero(~still & (deviation == 0)):
+        deviation[j] = _median(away[differ[:, j], j], weights[differ[:, j]]) if differ[:, j].any() else 0.0
+    deviation = np.where(still | (deviation == 0), 1.0, MAD * deviation)
+    middle = np.where(still, y[0], middle)
+    return np.where(still, 0.0, (y - middle) / deviation), middle, deviation
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Compute the lower median of weighted values: a weight of 2 is a value given twice."""
+    return float(np.quantile(values, 0.5, weights=weights, method="inverted_cdf"))
 
 
 LONGEST = 380
