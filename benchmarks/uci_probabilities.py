@@ -50,7 +50,7 @@ def forest(data: DataSet, split: Split) -> Any:
 
 
 def machine(data: DataSet, split: Split) -> Any:
-    """Fit a support vector machine, Gaussian kernel, tuned on halves of the training rows; with Platt's probabilities."""
+    """Fit a support vector machine, Gaussian kernel, tuned on halves of the training rows; Platt's probabilities."""
     tune, validate = split.tuning
     unit = 1 / data.X.shape[1]
 

@@ -107,7 +107,8 @@ class WideClassifier(WideEstimator, KernelClassifier):
 
     The first has learned scales of the inputs, and the kernel, depth and activation of the largest marginal likelihood
     for one-hot labels; the second has all scales 1 and the NTK of relu. The shares are those of the largest
-    leave-one-out likelihood, with a prior of 20 rows each. With likelihood="least_squares" there is the first alone.
+    leave-one-out likelihood, with a prior of 20 rows each. With likelihood="least_squares", or a finite time, there is
+    the first alone.
 
     Args:
         {}
@@ -131,7 +132,7 @@ class WideClassifier(WideEstimator, KernelClassifier):
     def _fit_latent(
         self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> LatentClasses:
-        if chosen is None or chosen.input_scales is None:
+        if chosen is None or chosen.input_scales is None or not self._is_linear_system():
             return super()._fit_latent(points, labels, weights, chosen)
         rows = points / chosen.input_scales
         if self.likelihood == "logistic":

@@ -6,8 +6,8 @@ factors. All factors are updated at once, with damping; a sweep costs a Cholesky
 Two classes have one latent function; of more each has one, against all others, and the probabilities are divided by
 their sum.
 
-Laplace's approximation was tried on ten sets and left out: its Gaussian law sits at the mode, so that it finds small
-scales likely, and the log-loss was up to twice that (Kuss and Rasmussen 2005, JMLR 6).
+Laplace's approximation was tried on eleven sets and left out: its Gaussian law sits at the mode, so that it finds small
+scales likely, and its log-loss was larger on each (as Kuss and Rasmussen 2005, JMLR 6, found).
 """
 
 from __future__ import annotations
