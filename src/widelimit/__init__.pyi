@@ -26,7 +26,7 @@ from .gaussian import Expectation, gaussian_expectation
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
-from .inference.gradient_flow import GradientFlow, gradient_flow
+from .inference.gradient_flow import GradientFlow, Modes, gradient_flow
 from .inference.hyperparameters import HyperparameterFit, Run, fit_hyperparameters
 from .inference.krylov_flow import KrylovFlow
 from .inference.linear_model import LinearModel
@@ -40,7 +40,6 @@ from .inference.losses import (
     SquaredError,
     WeightedSquaredError,
 )
-from .inference.modes import Modes
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
 from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, Prediction, posterior
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs

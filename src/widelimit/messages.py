@@ -1,7 +1,5 @@
 """Messages show values in short form, of any kind."""
 
-from __future__ import annotations
-
 import reprlib
 from collections.abc import Sequence
 from typing import Any, final

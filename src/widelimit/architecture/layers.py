@@ -1,30 +1,20 @@
 """Each class of layers states its finite map (init, apply) and its infinite-width map (encode, pair) side by side."""
 
-from __future__ import annotations
-
 import abc
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit import signals
 from widelimit.activations.base import Activation, Memo
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import (
-    HALF_PRECISION,
-    Correlation,
-    Variance,
-    add_variances,
-    exponent_of,
-    power_of_two,
-    sum_signals,
-    variance_of,
-)
+from widelimit.signals import Correlation, Variance
 
 Scalar = float | jax.Array
 Params = Any
@@ -79,7 +69,6 @@ class _DenseMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Dense(Layer):
     """The map is a -> (weight_std/sqrt(width)) W a + bias_std b, W and b from N(0, 1): the NTK parameterisation.
 
@@ -117,22 +106,20 @@ class Dense(Layer):
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
         size = jnp.asarray(self.weight_std, signal.value.dtype)
-        power = exponent_of(jax.lax.stop_gradient(size))
-        weight = size * power_of_two(-power, size.dtype)
-        head = jax.lax.reduce_precision(weight, *HALF_PRECISION[weight.dtype.name])
+        power = signals.exponent_of(jax.lax.stop_gradient(size))
+        weight = size * signals.power_of_two(-power, size.dtype)
+        head = jax.lax.reduce_precision(weight, *signals.HALF_PRECISION[weight.dtype.name])
         low = (weight - head) * (weight + head)
         weighted = Variance(signal.value * head**2 + signal.value * low, signal.exponent + power)
         bias = jnp.broadcast_to(jnp.asarray(self.bias_std, weight.dtype), signal.value.shape)
-        total, signal_share, bias_share = add_variances(weighted, variance_of(bias))
+        total, signal_share, bias_share = signals.add_variances(weighted, signals.variance_of(bias))
         return total, _DenseMemo(jnp.where(total.value > 0, signal_share, 0), bias_share)
 
     def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:
-        correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
+        correlation = signals.sum_signals(
+            (x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,)
+        )
         return PairState(correlation, x.signal_share * y.signal_share * state.tangent + correlation.rho)
-
-    @property
-    def numbers_per_input(self) -> int:
-        return 2
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute standard deviations of the layer's signal on raw inputs, (n,) float64, of any size a float holds."""
@@ -151,8 +138,8 @@ class Dense(Layer):
         """
         limit = 1000 if X.dtype == jnp.float64 else 120
         largest = jax.lax.stop_gradient(jnp.max(jnp.abs(X), axis=1))
-        exponent = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
-        scaled = X * power_of_two(-exponent, X.dtype)[:, None]
+        exponent = jnp.clip(jnp.where(largest == 0, 0, signals.exponent_of(largest)), -limit, limit)
+        scaled = X * signals.power_of_two(-exponent, X.dtype)[:, None]
         square = jnp.sum(scaled**2, axis=1)
         variance, memo = self.encode(Variance(square / X.shape[1], exponent))
         at_zero = self.weight_std / math.sqrt(X.shape[1]) * safe_divide(jnp.ones_like(square), variance.deviation)
@@ -162,7 +149,6 @@ class Dense(Layer):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Activate(Layer):
     """The map is a -> phi(a). Infinite width: Theta <- Theta E[phi'(u) phi'(v)]."""
 

@@ -1,20 +1,18 @@
 """A network is a first dense layer, then a block of layers repeated; `mlp` builds the paper's."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, final
+from dataclasses import field, replace
+from typing import Any, NamedTuple, Self, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, variance_after
 from widelimit.activations.names import activation as resolve
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
 from widelimit.arithmetic import arithmetic
@@ -33,13 +31,11 @@ from widelimit.validation import Array
 
 UNROLLED = 4
 """Blocks written out into one fused loop; beyond it `lax.scan` keeps the compile time constant (minutes at 50)."""
-
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 """The parameters of finite networks are scaled in one of these ways; `mlp` says what each means."""
 
 DEEPEST = 100_000
 """Layers of a network; every input takes some numbers for each."""
-
 _GRID = 33
 _MARGIN = 0.01
 """Ranges are widened by this share: between points of the grid, deviations leave the range seen there by less."""
@@ -56,13 +52,8 @@ class NetworkFeatures(NamedTuple):
     """Variance of the network's output, arrays (n,)."""
 
 
-def _variance_after(layer: Layer, signal: Variance) -> Variance:
-    return layer.encode(signal)[0]
-
-
 @final
 @pytree
-@dataclass(frozen=True)
 class Network:
     """A network is first, then (block) x repeats: it describes the finite networks of every width and their limit."""
 
@@ -122,9 +113,8 @@ class Network:
         listed = isinstance(width, (Sequence, np.ndarray)) and not isinstance(width, (str, bytes))
         widths = list(width) if listed else [width] * self.repeats  # type: ignore[arg-type]
         if len(widths) != self.repeats:
-            raise ValueError(
-                f"a network of depth {self.depth} has {self.repeats} hidden layers; got {len(widths)} widths for width."
-            )
+            hidden = f"a network of depth {self.depth} has {self.repeats} hidden layers"
+            raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
         named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
         listed = isinstance(seeds, Sequence) and not isinstance(seeds, (str, bytes))
@@ -245,12 +235,9 @@ class Network:
 
     def rtol(self, dtype: Any) -> float:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
-        return max((a.rtol_in(dtype) for a in self._activations()), default=0.0)
+        return max((a.activation.rtol_in(dtype) for a in self.block if isinstance(a, Activate)), default=0.0)
 
-    def _activations(self) -> list[Activation]:
-        return [layer.activation for layer in self.block if isinstance(layer, Activate)]
-
-    def prepared(self, low: float, high: float, dtype: Any) -> Network:
+    def prepared(self, low: float, high: float, dtype: Any) -> Self:
         """Prepare the network for signals whose deviation after the first layer is in [low, high].
 
         A grid of deviations goes through the layers to find the range before every activation.
@@ -267,22 +254,22 @@ class Network:
                     ranges[i % len(self.block)] = (min(seen[0], sizes.min()), max(seen[1], sizes.max()))
                     variance = layer.activation.second_moment(variance)
                 else:
-                    variance = interpreted(_variance_after)(layer, variance)
-        block = tuple(
-            Activate(layer.activation.tabulated((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype))
-            if isinstance(layer, Activate)
-            else layer
-            for i, layer in enumerate(self.block)
-        )
-        return replace(self, block=block)
+                    variance = interpreted(variance_after)(layer, variance)
 
-    def in_few_shapes(self, dtype: Any, rows: int) -> Network:
-        """Return this network, prepared, with activations whose programs for tiles of `rows` serve other ranges too."""
-        block = tuple(
-            Activate(layer.activation.in_few_shapes(dtype, rows)) if isinstance(layer, Activate) else layer
-            for layer in self.block
-        )
-        return replace(self, block=block)
+        def tabulated(i: int, phi: Activation) -> Activation:
+            return phi.tabulated((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype)
+
+        return self._with_activations(tabulated)
+
+    def in_few_shapes(self, dtype: Any, rows: int) -> Self:
+        """Return this network, prepared, with tables of few shapes: programs for tiles of `rows` fit others."""
+        return self._with_activations(lambda _, phi: phi.in_few_shapes(dtype, rows))
+
+    def _with_activations(self, change: Callable[[int, Activation], Activation]) -> Self:
+        """Return this network with other activations: change(place in the block, activation)."""
+        layers = enumerate(self.block)
+        block = (Activate(change(i, a.activation)) if isinstance(a, Activate) else a for i, a in layers)
+        return replace(self, block=tuple(block))
 
     def _through(self, x: tuple[Memo, ...], y: tuple[Memo, ...], correlation: Correlation) -> PairState:
         """Apply the blocks to pairs, from the correlation after the first layer, where Theta^1 = Sigma^1."""
@@ -324,9 +311,8 @@ class Network:
 def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:
     """Refuse signals that do not fit: those of two layers at once. Raises: MemoryError."""
     width = max(p["weight"].shape[-2] for p in params if "weight" in p)
-    memory.require(
-        2.0 * X.dtype.itemsize * members * len(X) * width, f"the signals of {len(X)} inputs in {width} units"
-    )
+    size = 2.0 * X.dtype.itemsize * members * len(X) * width
+    memory.require(size, f"the signals of {len(X)} inputs in {width} units")
 
 
 def _float_dtype(dtype: Any) -> np.dtype:
@@ -392,9 +378,5 @@ def mlp(
         scale = validation.finite_scalar("weight_std", weight_std, above=0.0)
     else:
         scale = validation.deviation("weight_std", weight_std)
-    dense = Dense(
-        scale,
-        validation.deviation("bias_std", bias_std, zero=True),
-        parameterization == "standard",
-    )
+    dense = Dense(scale, validation.deviation("bias_std", bias_std, zero=True), parameterization == "standard")
     return Network(dense, (Activate(resolve(activation)), dense), depth - 1, parameterization)

@@ -1,7 +1,5 @@
 """The report of `widelimit verify` is one HTML file with its figures inside, for a phone and for a laptop."""
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Mapping, Sequence
@@ -17,16 +15,10 @@ _WORDS = (
     ("Theta^L", "neural tangent kernel: the sum over all parameters p of df(x)/dp df(x')/dp, at infinite width"),
     ("C, t", "the cost, a mean over the training points, and the time of d theta/dt = -grad C: steps x learning rate"),
     ("d", "the derivative of the cost's summands with respect to the outputs, 2 (f - y) for the squared error"),
-    (
-        "|f|_K",
-        "the norm of a function in the space of the kernel K (RKHS norm): small for what K finds simple",
-    ),
+    ("|f|_K", "the norm of a function in the space of the kernel K (RKHS norm): small for what K finds simple"),
     ("slope", "the exponent a in a law width^a, fitted on logarithms; -1/2 halves the error for four times the width"),
     ("eps", "the relative rounding error of double precision, 2.2e-16"),
-    (
-        "standard error",
-        "how far a mean over random repetitions typically is from the truth; 5 of them are no chance",
-    ),
+    ("standard error", "how far a mean over random repetitions typically is from the truth; 5 of them are no chance"),
 )
 
 
@@ -67,10 +59,7 @@ def interval(check: Check) -> tuple[str, str]:
 
 
 def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[str, Any]) -> str:
-    """Make the whole document.
-
-    `facts`: what the run was made with, by name (versions, machine, effort, seconds).
-    """
+    """Make the whole document; `facts`: what the run was made with, by name (versions, machine, effort, seconds)."""
     held = sum(outcome.verdict == HELD for outcome in outcomes)
     verdict = f"{held} of {len(outcomes)} claims hold, with a negative control that fails as it must."
     lines = "".join(_line(number, outcome, claims[outcome.name]) for number, outcome in enumerate(outcomes, 1))
@@ -93,9 +82,8 @@ def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[s
 
 
 def _line(place: int, outcome: Outcome, claim: Claim) -> str:
-    title = prose(claim.title)
     return (
-        f'<tr><td>{place}</td><td><a href="#{outcome.name}">{title}</a></td>'
+        f'<tr><td>{place}</td><td><a href="#{outcome.name}">{prose(claim.title)}</a></td>'
         f'<td class="{_colour(outcome.verdict == HELD)}">{outcome.verdict}</td>'
         f'<td class="number">{outcome.seconds:.1f}</td></tr>'
     )

@@ -1,7 +1,5 @@
 """Gradient flow with a ridge and weights is stopped at any time; its law over random starts is known."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import final
 
@@ -137,9 +135,7 @@ def stopped_flow(
         weights: (n,), > 0; 1 unless given. Weight 2 is the same row twice.
         prior: S, covariance of the random starts; k, and noisy labels, unless given.
 
-    Raises:
-        TypeError, ValueError: bad data.
-        MemoryError: the kernel matrices or the eigenvectors do not fit.
+    Raises: TypeError, ValueError: bad data; MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     data, t = training_set(k, X, y), float(validation.times(time))
     ridge = float(validation.finite_scalar("noise", noise, at_least=0.0))

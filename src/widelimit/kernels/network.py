@@ -1,7 +1,5 @@
 """An infinitely wide network has two kernels: NNGP at initialisation, NTK under gradient descent."""
 
-from __future__ import annotations
-
 import abc
 import functools
 from collections.abc import Callable, Hashable
@@ -41,15 +39,26 @@ EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
 
 
-def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
-    """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
+class _NetworkKernel(Kernel, abc.ABC):
+    """The kernels of a network differ in what they read of the recursion."""
 
-    Under a trace nothing is known of the inputs, and nothing prepared.
-    """
-    if kernel.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
-        return kernel
-    with threads.limit(0):  # tables come of matrices of some hundred rows
-        return _tabulate(kernel, inputs)
+    net: Network
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
+        """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
+
+        Under a trace nothing is known of the inputs, and nothing prepared.
+        """
+        if self.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(self)):
+            return self
+        with lenient(), threads.limit(0):  # tables come of matrices of some hundred rows
+            return _tabulate(self, inputs)
+
+    def numbers_per_input(self, d: int) -> int:
+        return d + BESIDE + self.net.numbers_per_input
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
+        return _encode(self.net, X)
 
 
 def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
@@ -95,25 +104,8 @@ def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: in
     return ready.in_few_shapes(np.dtype(dtype), edge) if edge else ready
 
 
-class _NetworkKernel(Kernel, abc.ABC):
-    """The kernels of a network differ in what they read of the recursion."""
-
-    net: Network
-
-    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        with lenient():
-            return _prepared(self, inputs)
-
-    def numbers_per_input(self, d: int) -> int:
-        return d + BESIDE + self.net.numbers_per_input
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
-        return _encode(self.net, X)
-
-
 @final
 @pytree
-@dataclass(frozen=True)
 class NNGP(_NetworkKernel):
     """Sigma^L(x, x') is the covariance of the outputs of an infinitely wide network at initialisation."""
 
@@ -130,7 +122,6 @@ class NNGP(_NetworkKernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class NTK(_NetworkKernel):
     """Theta^L(x, x') = lim <grad_theta f(x), grad_theta f(x')>, which gradient descent sees at infinite width."""
 
@@ -152,8 +143,7 @@ def nngp(net: Network) -> NNGP:
     Source: Theorem 2.6 of the paper; Jacot et al. 2018, Proposition 1.
 
     Raises:
-        TypeError: net is not a Network.
-        ValueError: the parameterisation is "mean_field", whose outputs tend to 0.
+        TypeError: net is not a Network; ValueError: the parameterisation is "mean_field", whose outputs tend to 0.
     """
     if _network(net).parameterization == "mean_field":
         raise ValueError('the outputs of mean-field networks tend to 0; pass wl.mlp(..., parameterization="ntk").')

@@ -5,18 +5,16 @@ On a sphere every layer's pair map is a function of the angle alone, and so is t
 after that a pair costs the same at any depth and for any activation.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import series
+from widelimit import series, signals
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
 from widelimit.architecture.layers import Activate, Dense, Layer, PairState
@@ -26,15 +24,7 @@ from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import (
-    Correlation,
-    Variance,
-    correlate_points,
-    correlation_from_gap,
-    deviation_of,
-    scaled,
-    variance_of,
-)
+from widelimit.signals import Correlation, Variance
 
 SAMPLES = 256
 LONGEST = 128
@@ -51,11 +41,7 @@ class SphereFeatures(NamedTuple):
     points: Float[jax.Array, "n d+1"]
 
 
-def _embed(first: Dense, X: jax.Array) -> SphereFeatures:
-    return SphereFeatures(first.embed(X)[0])
-
-
-_embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
+_embed: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(lambda first, X: SphereFeatures(first.embed(X)[0]))
 
 
 def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> jax.Array:
@@ -66,7 +52,6 @@ def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> j
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sphere(PairKernel):
     """The kernel of a network is prepared for inputs of one norm; made by `sphere`."""
 
@@ -77,21 +62,21 @@ class Sphere(PairKernel):
     output: Variance
 
     def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
-        return _embedded(self.first, X)
+        return _embed(self.first, X)
 
     def pairwise(
         self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
     ) -> Float[jax.Array, "n m"]:
-        correlation = correlate_points(x.points, y.points, same=same)
-        return scaled(_angle_series(self.chains, correlation), self.output, self.output)
+        correlation = signals.correlate_points(x.points, y.points, same=same)
+        return signals.scaled(_angle_series(self.chains, correlation), self.output, self.output)
 
     def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
-        value = scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
+        value = signals.scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
         return jnp.broadcast_to(value, x.points.shape[:1])
 
 
 def _start(gap: jax.Array, positive: jax.Array) -> PairState:
-    correlation = correlation_from_gap(gap, positive)
+    correlation = signals.correlation_from_gap(gap, positive)
     return PairState(correlation, correlation.rho)
 
 
@@ -117,10 +102,10 @@ def sphere(
         psi = math.pi / 2 * (1 - np.abs(x))
         gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
         state = interpreted(_start)(gap, np.concatenate([[True], x < 0]))
-        variance = interpreted(variance_of)(np.full(1, deviation))
+        variance = interpreted(signals.variance_of)(np.full(1, deviation))
         for layer in net.block * net.repeats:
             if isinstance(layer, Activate):
-                size = float(interpreted(deviation_of)(variance)[0])
+                size = float(interpreted(signals.deviation_of)(variance)[0])
                 layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
             variance, state = interpreted(_through)(layer, variance, state)
         values = state.tangent if tangent else interpreted(_rho)(state.correlation)
