@@ -113,6 +113,12 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> LatentClasses:
         """Fit to rows and class numbers."""
+        return self._fit_one(points, labels, weights, chosen)
+
+    def _fit_one(
+        self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
+    ) -> LatentClasses:
+        """Fit one network to rows and class numbers."""
         alpha, count, logistic = float(self.alpha_epsilon), len(self.classes_), self.likelihood == "logistic"
         if logistic:  # where weights count copies of a row, and so must its copies
             points, labels, weights = class_weights.merge(points, labels, weights)
@@ -158,8 +164,12 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
             return
         self.fitted_ = self._restore_fitted(state)
 
-    def _restore_fitted(self, state: ModelState, family: Sequence[Any] | None = None) -> Fitted | LatentClasses:
+    def _restore_fitted(self, state: ModelState) -> Fitted | LatentClasses:
         """Restore what is fitted to two classes or more."""
+        return self._restore_one(state)
+
+    def _restore_one(self, state: ModelState, family: Sequence[Any] | None = None) -> Fitted | LatentClasses:
+        """Restore what one network is fitted to, of another family than the estimator's if given."""
         n, outputs = model_state.shape(state)
         c = len(self.classes_)
         if outputs != (latent_count(c) if self.likelihood == "logistic" else c):

@@ -39,8 +39,6 @@ SEARCH_ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
-LABELS = {"least_noise": 0.1, "spread": 0.5}
-"""A search by one-hot labels, whose noise is not Gaussian: with less of it steps fit them, with scales at random."""
 TRIALS = 40
 """Networks tried in a search."""
 
@@ -152,8 +150,7 @@ def choose_scaled(
     """Choose one of these networks, and one scale a group of inputs, for standardised targets, or labels of classes."""
     given = None if noise == "auto" else float(noise)
     families = [Family(design.kind, design.activation, design.depth) for design in designs]
-    more = LABELS if labels else {}
-    search = Search(points, y, weights, groups, objective, given, **more)
+    search = Search(points, y, weights, groups, objective, given)
     with progress_bar(verbose) as report:
         found = (fit_label_scales if labels else fit_input_scales)(search, families, progress=report)
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Any, final, get_args
 
@@ -37,6 +36,7 @@ class WideEstimator(WideParameters, KernelEstimator):
     """The network of the estimator is one of FAMILIES, restricted to what the parameters say."""
 
     _kind = "nngp"
+    _raced = FAMILIES
     family_: Family
 
     def _architecture(self) -> tuple[Kind, int, Any]:
@@ -44,6 +44,11 @@ class WideEstimator(WideParameters, KernelEstimator):
         return family.kind, family.depth, family.activation
 
     def _families(self) -> list[Family]:
+        """Return the families that the parameters put into a race. Raises: TypeError, ValueError."""
+        wished = self._wished()
+        return [f for f in self._raced if f in wished] or [f for f in FAMILIES if f in wished] or wished
+
+    def _wished(self) -> list[Family]:
         """Return the families that agree with the parameters. Raises: TypeError, ValueError."""
         validation.choice("kernel", self.kernel, get_args(Architecture))
         validation.choice("activation", self.activation, ("auto", *get_args(Activation)))
@@ -51,8 +56,7 @@ class WideEstimator(WideParameters, KernelEstimator):
             validation.integer("depth", self.depth, at_least=2)
         given = {"kind": self.kernel, "activation": self.activation, "depth": self.depth}
         values = ({"auto": sorted({getattr(f, k) for f in FAMILIES})}.get(v, [v]) for k, v in given.items())
-        wished = [Family(*each) for each in itertools.product(*values)]
-        return [family for family in FAMILIES if family in wished] or wished
+        return [Family(*each) for each in itertools.product(*values)]
 
     def _designs(self) -> list[Design]:
         return [Design(f.kind, f.depth, f.activation, self.weight_std, self.bias_std) for f in self._families()]
@@ -68,7 +72,7 @@ class WideEstimator(WideParameters, KernelEstimator):
         if state.values["family"] is not None:
             kind, activation, depth = state.values["family"]
             family = Family(kind, activation, validation.integer("depth", depth, at_least=2))
-            if family not in self._families():
+            if family not in self._wished():
                 raise ValueError("another network than the parameters allow")
             self.family_ = family
 
@@ -120,39 +124,36 @@ class WideClassifier(WideEstimator, KernelClassifier):
         n_features_in_, feature_names_in_: as scikit-learn has them.
     """
 
+    _raced = CLASS_FAMILIES
     likelihood: Likelihood = field(
         default="logistic",
         metadata=about("Likelihood of classes.", "See NNGPClassifier.", choices=get_args(Likelihood)),
     )
 
-    def _families(self) -> list[Family]:
-        wished = super()._families()
-        return [family for family in CLASS_FAMILIES if family in wished] or wished
-
     def _fit_latent(
         self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> LatentClasses:
         if chosen is None or chosen.input_scales is None or not self._is_linear_system():
-            return super()._fit_latent(points, labels, weights, chosen)
+            return self._fit_one(points, labels, weights, chosen)
         rows = points / chosen.input_scales
         if self.likelihood == "logistic":
             rows, labels, weights = class_weights.merge(rows, labels, weights)
         family = PLAIN if PLAIN in self._families() else self.family_
         plain = Design(family.kind, family.depth, family.activation, math.sqrt(2), 0.5)
         factors = np.stack([np.ones_like(chosen.input_scales), 1 / chosen.input_scales])
-        scaled = super()._fit_latent(rows * chosen.input_scales, labels, weights, chosen)
-        other = super()._fit_latent(rows, labels, weights, replace(chosen, design=plain))
+        scaled = self._fit_one(rows * chosen.input_scales, labels, weights, chosen)
+        other = self._fit_one(rows, labels, weights, replace(chosen, design=plain))
         at = np.arange(len(labels)), labels
         density = np.stack([member.leave_one_out()[at] for member in (scaled, other)], axis=1)
         shares = mixture_shares(np.maximum(density, np.finfo(np.float64).tiny), weights)
         return FittedMixture((scaled, other), shares, factors)
 
-    def _restore_fitted(self, state: ModelState, family: Sequence[Any] | None = None) -> Fitted | LatentClasses:
+    def _restore_fitted(self, state: ModelState) -> Fitted | LatentClasses:
         if state.values["fitted"] != "FittedMixture":
-            return super()._restore_fitted(state, family)
+            return self._restore_one(state)
         members = []
         for i, values in enumerate(state.values["members"]):
             own = {name.split(".", 1)[1]: a for name, a in state.arrays.items() if name.startswith(f"{i}.")}
-            members.append(super()._restore_fitted(ModelState(values, own), values["family"]))
+            members.append(self._restore_one(ModelState(values, own), values["family"]))
         k, d = len(members), int(self.inputs_.kept.sum())
         return FittedMixture(tuple(members), state.positive("shares", k), state.positive("factors", k, d))

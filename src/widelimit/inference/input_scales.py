@@ -49,7 +49,9 @@ ROWS = 1000
 LARGEST = 2000
 STEPS, LAST_STEPS = 150, 12
 LABEL_ROWS = 800
-"""Rows of the last steps by one-hot labels."""
+"""Rows of the last steps by one-hot labels, ..."""
+LABEL_NOISE, LABEL_SPREAD = 0.1, 0.5
+"""... the least noise, and the prior's deviation: with less noise a step fits any labels, and scales are chance."""
 DIGITS = 12
 """Digits of standardised data in a search: other units, or weights for repeated rows, do not change its path."""
 
@@ -184,6 +186,7 @@ def fit_label_scales(search: Search, families: Sequence[Family], *, progress: Re
     Raises:
         ValueError: as `fit_input_scales`.
     """
+    search = replace(search, least_noise=LABEL_NOISE, spread=LABEL_SPREAD)
     small, large = search.subset(RACE_ROWS), search.subset(LABEL_ROWS)
     starts = [(family, small.start(FIRST)) for family in families]
     best = _ends(small, starts, RACE_STEPS, lambda i: progress("kernels", i, len(families)))[-1]
