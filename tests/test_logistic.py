@@ -205,6 +205,7 @@ def test_a_class_of_one_row(likelihood):
     assert moved < (0.3 if likelihood == "least_squares" else 0.2)
 
 
+@pytest.mark.filterwarnings("ignore:the search ended at a bound of noise")  # of least squares
 @pytest.mark.parametrize("likelihood", ["dirichlet", "least_squares", "logistic"])
 def test_two_rows_and_more_columns_than_rows(likelihood):
     wide = np.random.default_rng(2).standard_normal((8, 30))

@@ -183,6 +183,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             chosen = choose_by_gradients(*data, self.hyperparameters, verbose)
         else:
             chosen = choose_scaled(*data, self._objective(), verbose, is_classifier(self))
+        assert chosen.input_scales is not None
         self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
         return chosen

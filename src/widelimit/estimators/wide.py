@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import field, replace
-from typing import Any, final, get_args
+from typing import Any, ClassVar, final, get_args
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class WideEstimator(WideParameters, KernelEstimator):
     """The network of the estimator is one of FAMILIES, restricted to what the parameters say."""
 
     _kind = "nngp"
-    _raced = FAMILIES
+    _raced: ClassVar[tuple[Family, ...]] = FAMILIES
     family_: Family
 
     def _architecture(self) -> tuple[Kind, int, Any]:
@@ -151,9 +151,11 @@ class WideClassifier(WideEstimator, KernelClassifier):
     def _restore_fitted(self, state: ModelState) -> Fitted | LatentClasses:
         if state.values["fitted"] != "FittedMixture":
             return self._restore_one(state)
-        members = []
+        members: list[LatentClasses] = []
         for i, values in enumerate(state.values["members"]):
             own = {name.split(".", 1)[1]: a for name, a in state.arrays.items() if name.startswith(f"{i}.")}
-            members.append(self._restore_one(ModelState(values, own), values["family"]))
+            member = self._restore_one(ModelState(values, own), values["family"])
+            assert isinstance(member, LatentClasses)
+            members.append(member)
         k, d = len(members), int(self.inputs_.kept.sum())
         return FittedMixture(tuple(members), state.positive("shares", k), state.positive("factors", k, d))
