@@ -20,7 +20,7 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
-from widelimit.inference.input_scales import Search, fit_input_scales
+from widelimit.inference.input_scales import Search, fit_input_scales, fit_label_scales
 from widelimit.inference.left_out import LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, noise_level
 from widelimit.inference.outputs import distinct_columns
@@ -144,19 +144,20 @@ def choose_scaled(
     noise: float | Literal["auto"],
     objective: Objective,
     verbose: bool,
+    labels: bool = False,
 ) -> HyperparameterChoice:
-    """Choose one of these networks, and one scale a group of inputs, for standardised targets."""
+    """Choose one of these networks, and one scale a group of inputs, for standardised targets, or labels of classes."""
     given = None if noise == "auto" else float(noise)
     families = [Family(design.kind, design.activation, design.depth) for design in designs]
     search = Search(points, y, weights, groups, objective, given)
     with progress_bar(verbose) as report:
-        found = fit_input_scales(search, families, progress=report)
+        found = (fit_label_scales if labels else fit_input_scales)(search, families, progress=report)
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
     # Below this the matrix is singular to rounding, and no noise differs from another.
     largest = found.amplitude * float(np.max(design.kernel().diag(points * found.scales)))
     floor = FLOOR * linalg.rounding(len(points), largest)
     bounds = (*found.at_bounds, "noise") if given is None and found.noise < floor else found.at_bounds
-    if bounds:
+    if bounds and not labels:  # of one-hot labels evidence is a means only
         warnings.warn(
             f"the search ended at a bound of {', '.join(dict.fromkeys(bounds))}: the rows do not determine it, or it "
             f"is beyond the bound (as a noise of 0).",
