@@ -12,6 +12,10 @@ from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.network import Network, mlp
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .columns.encoder import TableEncoder
+from .displays.calibration import CalibrationDisplay
+from .displays.dependence import DependenceDisplay
+from .displays.importance import ImportanceDisplay, plot_importance
 from .estimators.classifiers import NNGPClassifier, NTKClassifier
 from .estimators.features import NTKFeatures
 from .estimators.persistence import load, save
@@ -76,10 +80,12 @@ __all__ = [
     "ABRelu",
     "Abs",
     "Activation",
+    "CalibrationDisplay",
     "Conditioned",
     "Correlation",
     "Cos",
     "CustomLoss",
+    "DependenceDisplay",
     "EmpiricalDiagonal",
     "EmpiricalKernel",
     "EmpiricalMatrixKernel",
@@ -99,6 +105,7 @@ __all__ = [
     "Huber",
     "HyperparameterFit",
     "Identity",
+    "ImportanceDisplay",
     "Kernel",
     "KrylovFlow",
     "Laplace",
@@ -147,6 +154,7 @@ __all__ = [
     "SquaredError",
     "Step",
     "Sum",
+    "TableEncoder",
     "TrainedEnsemble",
     "Training",
     "Variance",
@@ -174,6 +182,7 @@ __all__ = [
     "nngp",
     "ntk",
     "phase",
+    "plot_importance",
     "polynomial",
     "posterior",
     "precomputed",

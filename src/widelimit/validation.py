@@ -13,6 +13,7 @@ import numpy as np
 from widelimit.lossless import REMEDIES, columns, large, refuse_inexact, refuse_inexact_lists, refuse_masked
 from widelimit.messages import shown as shown
 from widelimit.processes import refuse_forked
+from widelimit.shapes import Float
 
 Array = np.ndarray | jax.Array
 
@@ -108,6 +109,22 @@ def covariances(q1: Any, c: Any, q2: Any) -> tuple[Array, Array, Array]:
 def owned(values: Any, dtype: Any = None) -> np.ndarray:
     """Copy an array so that nobody can write to it: the caller's own may change afterwards."""
     return seal(np.array(values, dtype, order="C"))
+
+
+def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
+    """Return (n,) weights >= 0, not all of them 0; 1 unless given."""
+    if value is None:
+        return np.ones(n)
+    weights = np.asarray(as_float_array("sample_weight", value), dtype=np.float64)
+    if weights.ndim == 0:
+        weights = np.full(n, float(weights))
+    if weights.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), one a row; got shape {weights.shape}.")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("sample_weight must be finite and >= 0.")
+    if not weights.any():
+        raise ValueError("sample_weight is zero at every row: there is nothing to fit.")
+    return weights
 
 
 def owned_leaf(leaf: Any) -> Any:

@@ -1,16 +1,13 @@
 """The report of `widelimit verify` is one HTML file with its figures inside, for a phone and for a laptop."""
 
-import base64
 import html
-import io
-import math
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from widelimit.claims.base import Check, Claim, source_code
 from widelimit.claims.run import BROKEN, HELD, Outcome
+from widelimit.pages import document, number, picture
 
 _WORDS = (
     ("f, L, n, beta", "the network, its number of affine layers, its hidden width, the scale of its biases"),
@@ -61,19 +58,8 @@ def interval(check: Check) -> tuple[str, str]:
     return number(check.measured), f"{number(check.low)} to {number(check.high)}"
 
 
-def number(value: float) -> str:
-    """Format three or four digits and a power of ten."""
-    if math.isinf(value):
-        return "&minus;&infin;" if value < 0 else "&infin;"
-    digits, _, power = f"{value:.4g}".partition("e")
-    factor = {"1": "", "-1": "-"}.get(digits, f"{digits}&middot;")
-    text = f"{factor}10<sup>{int(power)}</sup>" if power else digits
-    return text.replace("-", "&minus;")
-
-
 def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[str, Any]) -> str:
     """Make the whole document; `facts`: what the run was made with, by name (versions, machine, effort, seconds)."""
-    style = resources.files("widelimit.claims").joinpath("report.css").read_text()
     held = sum(outcome.verdict == HELD for outcome in outcomes)
     verdict = f"{held} of {len(outcomes)} claims hold, with a negative control that fails as it must."
     lines = "".join(_line(number, outcome, claims[outcome.name]) for number, outcome in enumerate(outcomes, 1))
@@ -81,10 +67,7 @@ def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[s
     banner = "banner" if held == len(outcomes) else "banner failed"
     words = "".join(f"<dt>{prose(word)}</dt><dd>{prose(text)}</dd>" for word, text in _WORDS)
     sections = "".join(_section(number, outcome, claims[outcome.name]) for number, outcome in enumerate(outcomes, 1))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Infinitely wide neural networks: the claims</title><style>\n{style}</style></head><body><main>"
+    body = (
         "<h1>Infinitely wide neural networks: what the paper says, measured</h1>"
         "<p>Each section is one statement of &ldquo;Behavior of infinitely wide neural networks&rdquo;, corrected "
         "where its print is wrong, with an experiment that could have refuted it. A control repeats the experiment "
@@ -93,8 +76,9 @@ def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[s
         f'<p class="{banner}">{verdict}</p><p class="meta">{made}</p>'
         f"<details><summary>Words and symbols</summary><dl>{words}</dl></details>"
         f'<nav class="scroll" id="contents"><table><tr><th></th><th>claim</th><th>verdict</th><th>seconds</th></tr>'
-        f"{lines}</table></nav>{sections}</main></body></html>\n"
+        f"{lines}</table></nav>{sections}"
     )
+    return document("Infinitely wide neural networks: the claims", body)
 
 
 def _line(place: int, outcome: Outcome, claim: Claim) -> str:
@@ -120,12 +104,7 @@ def _section(place: int, outcome: Outcome, claim: Claim) -> str:
         parts.append(f'<p class="bad">{html.escape(outcome.error)}</p>')
     parts.append(_checks(outcome.checks, expected=True))
     if outcome.data:
-        figure = claim.draw(outcome.data, outcome.control_data)
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=200)
-        image = base64.b64encode(stream.getvalue()).decode()
-        text = html.escape(claim.title, quote=True)
-        parts.append(f'<figure><img alt="{text}" src="data:image/png;base64,{image}"></figure>')
+        parts.append(picture(claim.draw(outcome.data, outcome.control_data), claim.title))
     parts += [
         f'<p class="meta">Intervals: {prose(claim.tolerance)} Seed {claim.seed}; reads {claim.reads}.</p>',
         f"<h3>Control: must fail</h3><p>{prose(claim.control)}</p>",
