@@ -5,6 +5,7 @@ of the interval, with the other half by symmetry, keeps the whole tile in vector
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,8 +97,8 @@ def hypot(a: jax.Array, b: jax.Array) -> jax.Array:
     return scale * safe_sqrt((a / scale) ** 2 + (b / scale) ** 2)
 
 
-def polynomial(coefficients: Sequence[float | jax.Array], x: jax.Array) -> jax.Array:
-    """Evaluate sum_k c_k x^k by Horner's rule."""
+def polynomial(coefficients: Sequence[Any], x: Any) -> jax.Array:
+    """Evaluate sum_k c_k x^k by Horner's rule; numbers or arrays."""
     value = coefficients[-1] + jnp.zeros_like(x)
     for c in coefficients[-2::-1]:
         value = value * x + c
