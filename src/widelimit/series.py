@@ -102,7 +102,7 @@ def polynomial(coefficients: Sequence[Any], x: Any) -> jax.Array:
     value = coefficients[-1] + jnp.zeros_like(x)
     for c in coefficients[-2::-1]:
         value = value * x + c
-    return value
+    return jnp.asarray(value)
 
 
 def evaluate(table: dict[str, tuple[float, ...]], v: jax.Array) -> jax.Array:
