@@ -130,7 +130,7 @@ def test_a_model_of_an_older_file_has_the_scale_1_for_a_given_noise(tmp_path, mo
         model = wl.NNGPRegressor(noise=noise, output_scale=expected).fit(X, y)
         kept = model._stored_parameters()
         monkeypatch.setattr(
-            model, "_stored_parameters", lambda kept=kept: {k: v for k, v in kept.items() if k not in persistence.ADDED}
+            model, "_stored_parameters", lambda kept=kept: {k: v for k, v in kept.items() if k not in persistence.LATER}
         )
         model.save(tmp_path / "m.npz")
         header, _ = model_file.contents(tmp_path / "m.npz")

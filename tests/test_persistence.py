@@ -313,7 +313,7 @@ VALID = {
     ("state", "single"): lambda value: value is False,
 }
 """Another value that is as good as the one that was saved: no forgery that a check could see."""
-OPTIONAL = persistence.ADDED
+OPTIONAL = persistence.LATER
 """Files of version 0.1.0 do not have these parameters."""
 
 
