@@ -18,6 +18,7 @@ from widelimit.activations.names import BY_NAME
 from widelimit.columns import encoder
 from widelimit.columns.encoder import TableEncoder
 from widelimit.estimators import leaks, model_file, model_state, preparation
+from widelimit.estimators.gradient_choice import choose_by_gradients
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
     Design,
@@ -26,7 +27,6 @@ from widelimit.estimators.networks import (
     HyperparameterChoice,
     Kind,
     choose,
-    choose_by_gradients,
     choose_scaled,
 )
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters, WideParameters
@@ -337,8 +337,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if "encoder" in state.values:
             self.encoder_ = TableEncoder().restore(state.values["encoder"])
             d = len(self.encoder_.input_groups)
-        self._input_groups(d)
         self.inputs_ = model_state.inputs(self.normalize, state, d)
+        self._input_groups(d)  # after the arrays are known to have d columns: a forged d would take all memory
         self._restore_architecture(state)
         self._restore_function(state)
         kept = self._state()

@@ -258,7 +258,7 @@ def input_groups(value: Any, d: int | None = None) -> Int[np.ndarray, " d"]:
         )
     if d is not None and len(groups) != d:
         raise ValueError(f"input_groups has {len(groups)} numbers and X has {d} columns; they must agree.")
-    return np.unique(groups, return_inverse=True)[1].ravel()
+    return np.asarray(np.unique(groups, return_inverse=True)[1].ravel())
 
 
 MOST_ROWS = 20_000

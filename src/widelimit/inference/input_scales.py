@@ -8,7 +8,7 @@ beforehand.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, final
@@ -169,9 +169,7 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
     """
     small, medium, large = (search.subset(count) for count in (RACE_ROWS, ROWS, LARGEST))
     first = small.start(FIRST)
-    race = _ends(
-        small, [(family, first) for family in families], RACE_STEPS, lambda i: progress("kernels", i, len(families))
-    )
+    race = _ends(small, [(family, first) for family in families], RACE_STEPS, progress)
     progress("input scales", 0, 3)
     start = _final(small, race[-FINALISTS:])
     progress("input scales", 1, 3)
@@ -201,7 +199,7 @@ def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
 
 
 def _ends(
-    search: Search, starts: Sequence[tuple[Family, np.ndarray]], steps: int, report: Callable[[int], None] = bool
+    search: Search, starts: Sequence[tuple[Family, np.ndarray]], steps: int, progress: Report = no_progress
 ) -> list[ScaledFit]:
     """Return where the search ends from each start, the most likely last; starts without a value are left out.
 
@@ -210,7 +208,7 @@ def _ends(
     """
     ends, errors = [], []
     for i, (family, z) in enumerate(starts):
-        report(i)
+        progress("kernels", i, len(starts))
         try:
             ends.append(search.run(family, z, steps))
         except ValueError as error:
