@@ -1,5 +1,5 @@
 # The public door: one import list, read by type checkers and, lazily, at run time (`widelimit --help` never loads JAX).
-from . import rkhs
+from . import layers, rkhs
 from .activations.base import Activation
 from .activations.closed.arc_cosine import RectifiedPower, Sign, Step
 from .activations.closed.erf import Erf, Gelu
@@ -10,7 +10,8 @@ from .activations.closed.trigonometric import Cos, Sin, Snake
 from .activations.names import activation, elu
 from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
-from .architecture.network import Network, mlp
+from .architecture.builders import mlp, network, resmlp
+from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
 from .estimators.classifiers import NNGPClassifier, NTKClassifier
 from .estimators.features import NTKFeatures
@@ -166,12 +167,14 @@ __all__ = [
     "gradient_flow",
     "kernel",
     "laplace",
+    "layers",
     "linear",
     "linearize",
     "load",
     "matrix_valued",
     "max_learning_rate",
     "mlp",
+    "network",
     "nngp",
     "ntk",
     "phase",
@@ -180,6 +183,7 @@ __all__ = [
     "precomputed",
     "pytree",
     "rbf",
+    "resmlp",
     "rkhs",
     "save",
     "scale_inputs",

@@ -14,7 +14,6 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.tabulated.fixed_lengths import SMALL
-from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.arithmetic import lenient
 from widelimit.compute import threads
@@ -46,7 +45,7 @@ def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
 
     Under a trace nothing is known of the inputs, and nothing prepared.
     """
-    if kernel.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
+    if len(kernel.net.layers) == 1 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
         return kernel
     with threads.limit(0):  # tables come of matrices of some hundred rows
         return _tabulate(kernel, inputs)
@@ -176,10 +175,10 @@ def ntk(net: Network) -> NTK:
             f"Theta is the limit in the NTK parameterisation, and these networks are {net.parameterization!r}; pass "
             f'wl.mlp(..., parameterization="ntk"), or take the kernel of one network: wl.empirical_ntk(net.apply, p).'
         )
-    for layer in net.block * net.repeats:
-        if isinstance(layer, Activate) and not layer.activation.has_ntk:
+    for activation in net.activations():
+        if not activation.has_ntk:
             raise ValueError(
-                f"a network with the activation {layer.activation.name!r} has no neural tangent kernel: phi jumps, and "
+                f"a network with the activation {activation.name!r} has no neural tangent kernel: phi jumps, and "
                 f"E[phi'(u) phi'(v)] diverges as u -> v. Its NNGP kernel exists: wl.nngp(net)."
             )
     return NTK(net)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import jax
@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
+from widelimit.activations.base import Activation
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
-from widelimit.architecture.layers import Activate, Dense, Layer, PairState
+from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
+from widelimit.architecture.state import Layer, PairState, Ranges
 from widelimit.arithmetic import arithmetic
 from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
@@ -31,7 +33,6 @@ from widelimit.signals import (
     Variance,
     correlate_points,
     correlation_from_gap,
-    deviation_of,
     scaled,
     variance_of,
 )
@@ -96,7 +97,7 @@ def _start(gap: jax.Array, positive: jax.Array) -> PairState:
 
 
 def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Variance, PairState]:
-    after, memo = layer.encode(variance)
+    after, _, memo = layer.encode_with_mean(variance, None)
     return after, layer.pair(memo, memo, state)
 
 
@@ -118,11 +119,15 @@ def sphere(
         gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
         state = interpreted(_start)(gap, np.concatenate([[True], x < 0]))
         variance = interpreted(variance_of)(np.full(1, deviation))
-        for layer in net.block * net.repeats:
-            if isinstance(layer, Activate):
-                size = float(interpreted(deviation_of)(variance)[0])
-                layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
-            variance, state = interpreted(_through)(layer, variance, state)
+        ranges: Ranges = {}
+        net.body.survey(variance, None, (), ranges)
+
+        def prepared(phi: Activation, path: tuple[Any, ...]) -> Activation:
+            low, high = ranges[path]
+            return phi.prepared(float(low), float(high), np.float64)
+
+        ready = net.body.map_activations(prepared, ())
+        variance, state = interpreted(_through)(ready, variance, state)
         values = state.tangent if tangent else interpreted(_rho)(state.correlation)
         coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
