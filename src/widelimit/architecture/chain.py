@@ -10,6 +10,7 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 
+from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Shape, Traits
@@ -33,11 +34,16 @@ def branch_of(layers: Sequence[Any], path: str) -> tuple[Layer, ...]:
             found += layer.layers
         elif isinstance(layer, Layer):
             found.append(layer)
-        else:
+        elif isinstance(layer, (str, Activation)) or callable(layer):
             try:
                 found.append(Activate(layer))
             except (TypeError, ValueError) as error:
-                raise type(error)(f"{path}[{i}]: neither a layer nor an activation: {error}") from None
+                raise type(error)(f"{path}[{i}]: {error}") from None
+        else:
+            raise TypeError(
+                f"{path}[{i}]: neither a layer of wl.layers nor an activation (a name, an Activation or a function): "
+                f"{validation.shown(layer)}."
+            )
     return tuple(found)
 
 
