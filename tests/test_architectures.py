@@ -201,7 +201,7 @@ def test_a_network_reads_like_the_code_that_makes_it():
 
 
 def test_lists_untie_the_layers_of_mlp():
-    net = wl.mlp(depth=3, activation=["relu", "erf"], weight_std=[1.0, 1.3, 0.7], bias_std=0.1)
+    net = wl.mlp(depth=3, activation=["relu", "abs"], weight_std=[1.0, 1.3, 0.7], bias_std=0.1)
     assert len(jax.tree.leaves(net)) == 6
     assert len(jax.tree.leaves(wl.mlp(depth=7))) == 4
     tied, untied = wl.mlp(depth=3, weight_std=1.3), wl.mlp(depth=3, weight_std=[1.3] * 3)
@@ -217,3 +217,20 @@ def test_depth_of_a_residual_network_keeps_correlations():
     assert steps[1] < 0.3 * steps[0] < 0.03
     grown = wl.nngp(wl.resmlp(blocks=20)).diag(BASE) / wl.nngp(wl.resmlp(blocks=10)).diag(BASE)
     np.testing.assert_allclose(grown, 1.5**10, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["residual", "two means", "dropped out"])
+@pytest.mark.parametrize("sphere", [False, True])
+def test_limits_are_both_kernels(name, sphere):
+    layers = TREES[name][0] if name in TREES else [Dense(W, B), "relu", Dropout(0.8), Dense()]
+    X = BASE / np.linalg.norm(BASE, axis=1, keepdims=True) if sphere else BASE
+    net = wl.network(*layers)
+    for method, data in (("gram", (X,)), ("cross", (X, X[:2])), ("diag", (X,))):
+        both = getattr(wl.limits(net), method)(*data)
+        for found, kernel in zip(both, (wl.nngp(net), wl.ntk(net)), strict=True):
+            expected = getattr(kernel, method)(*data)
+            np.testing.assert_allclose(found, expected, rtol=1e-14)
+            assert found.dtype == expected.dtype
+    assert np.abs(both.nngp - both.ntk).max() > 0.1
+    with pytest.raises(ValueError, match="no neural tangent kernel"):
+        wl.limits(wl.mlp(depth=2, activation="sign"))

@@ -51,7 +51,7 @@ from .kernels.empirical.kernels import (
 )
 from .kernels.functions import FunctionKernel, kernel
 from .kernels.matrix_valued import MatrixFunction, MatrixKernel, Separable, matrix_valued, separable
-from .kernels.network import NNGP, NTK, nngp, ntk
+from .kernels.network import NNGP, NTK, BothKernels, Limits, limits, nngp, ntk
 from .kernels.standard import (
     Laplace,
     Linear,
@@ -78,6 +78,7 @@ __all__ = [
     "ABRelu",
     "Abs",
     "Activation",
+    "BothKernels",
     "Conditioned",
     "Correlation",
     "Cos",
@@ -107,6 +108,7 @@ __all__ = [
     "LeakyRelu",
     "LeaveOneOut",
     "LikelihoodGradient",
+    "Limits",
     "Linear",
     "LinearModel",
     "Logistic",
@@ -168,6 +170,7 @@ __all__ = [
     "kernel",
     "laplace",
     "layers",
+    "limits",
     "linear",
     "linearize",
     "load",

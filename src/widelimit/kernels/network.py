@@ -6,7 +6,7 @@ import abc
 import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Any, ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from widelimit.compute import threads
 from widelimit.compute.plan import BESIDE, tile_edge
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.base import Kernel
-from widelimit.kernels.sphere import Sphere, sphere
+from widelimit.kernels.sphere import Sphere, SpherePair, sphere
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Variance, scaled
@@ -59,9 +59,10 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
     if high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
-        found = _sphere(_identify(net), high, dtype.name, isinstance(kernel, NTK), target, small)
-        if found is not None:
-            return found
+        found = [_sphere(_identify(net), high, dtype.name, tangent, target, small) for tangent in kernel.tangents]
+        whole = [series for series in found if series is not None]
+        if len(whole) == len(found):
+            return whole[0] if len(whole) == 1 else SpherePair(*whole)
     if not net.rtol(dtype):
         return kernel
     edge = tile_edge(max(map(len, inputs))) if small else 0
@@ -98,6 +99,8 @@ class _NetworkKernel(Kernel, abc.ABC):
     """The kernels of a network differ in what they read of the recursion."""
 
     net: Network
+    tangents: ClassVar[tuple[bool, ...]]
+    """Theta or not, for each number of a pair."""
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
         with lenient():
@@ -117,6 +120,7 @@ class NNGP(_NetworkKernel):
     """Sigma^L(x, x') is the covariance of the outputs of an infinitely wide network at initialisation."""
 
     net: Network
+    tangents: ClassVar[tuple[bool, ...]] = (False,)
 
     def pairwise(
         self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
@@ -134,6 +138,7 @@ class NTK(_NetworkKernel):
     """Theta^L(x, x') = lim <grad_theta f(x), grad_theta f(x')>, which gradient descent sees at infinite width."""
 
     net: Network
+    tangents: ClassVar[tuple[bool, ...]] = (True,)
 
     def pairwise(
         self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
@@ -142,6 +147,74 @@ class NTK(_NetworkKernel):
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
         return scaled(self.net.diagonal(x).tangent, x.variance, x.variance)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class _Both(_NetworkKernel):
+    """Sigma^L + i Theta^L: both kernels in one pass."""
+
+    net: Network
+    tangents: ClassVar[tuple[bool, ...]] = (False, True)
+
+    def result_dtype(self, dtype: Any) -> Any:
+        return np.result_type(dtype, np.complex64)
+
+    def pairwise(
+        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
+        state = self.net.pairwise(x, y, same=same)
+        return jax.lax.complex(_in_units(state.correlation.rho, x, y), _in_units(state.tangent, x, y))
+
+    def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
+        one = jnp.ones_like(x.variance.value)
+        values = (one, self.net.diagonal(x).tangent)
+        return jax.lax.complex(*(scaled(value, x.variance, x.variance) for value in values))
+
+
+class BothKernels(NamedTuple):
+    """Both kernels at the same inputs: arrays of one shape."""
+
+    nngp: Float[Array, "..."]
+    ntk: Float[Array, "..."]
+
+
+@final
+@dataclass(frozen=True)
+class Limits:
+    """Both kernels of a network are computed in one pass over its layers. Made by `limits`.
+
+    Methods, arguments, shapes and errors are those of `Kernel`.
+    """
+
+    net: Network
+
+    def gram(self, X: Float[Array, "n d"]) -> BothKernels:
+        """Compute (Sigma^L, Theta^L) of all pairs of rows, each (n, n)."""
+        return _split(_Both(self.net).gram(X))
+
+    def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> BothKernels:
+        """Compute (Sigma^L, Theta^L) of the rows of X and those of Y, each (n, m)."""
+        return _split(_Both(self.net).cross(X, Y))
+
+    def diag(self, X: Float[Array, "n d"]) -> BothKernels:
+        """Compute (Sigma^L, Theta^L) of every row with itself, each (n,)."""
+        return _split(_Both(self.net).diag(X))
+
+
+def _split(values: Array) -> BothKernels:
+    if isinstance(values, jax.Array):
+        return BothKernels(jnp.real(values), jnp.imag(values))
+    return BothKernels(np.ascontiguousarray(values.real), np.ascontiguousarray(values.imag))
+
+
+def limits(net: Network) -> Limits:
+    """Return both kernels of a network, for the price of little more than one: `limits(net).gram(X)` -> (nngp, ntk).
+
+    Raises: as `ntk`.
+    """
+    return Limits(ntk(net).net)
 
 
 def nngp(net: Network) -> NNGP:

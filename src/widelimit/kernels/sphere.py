@@ -83,12 +83,40 @@ class Sphere(PairKernel):
     def pairwise(
         self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
     ) -> Float[jax.Array, "n m"]:
-        correlation = correlate_points(x.points, y.points, same=same)
+        return self.at(correlate_points(x.points, y.points, same=same))
+
+    def at(self, correlation: Correlation) -> Float[jax.Array, "n m"]:
+        """Compute the kernel at this correlation after the first layer."""
         return scaled(_angle_series(self.chains, correlation), self.output, self.output)
 
     def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
         value = scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
         return jnp.broadcast_to(value, x.points.shape[:1])
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class SpherePair(PairKernel):
+    """Two kernels of one network are one complex number: first + i second."""
+
+    first: Sphere
+    second: Sphere
+
+    def result_dtype(self, dtype: Any) -> Any:
+        return np.result_type(dtype, np.complex64)
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
+        return self.first.encode(X)
+
+    def pairwise(
+        self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
+        correlation = correlate_points(x.points, y.points, same=same)
+        return jax.lax.complex(*(part.at(correlation) for part in (self.first, self.second)))
+
+    def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
+        return jax.lax.complex(self.first.diagonal(x), self.second.diagonal(x))
 
 
 def _start(gap: jax.Array, positive: jax.Array) -> PairState:
@@ -99,6 +127,10 @@ def _start(gap: jax.Array, positive: jax.Array) -> PairState:
 def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Variance, PairState]:
     after, _, memo = layer.encode_with_mean(variance, None)
     return after, layer.pair(memo, memo, state)
+
+
+def _itself(layer: Layer, variance: Variance, state: PairState) -> PairState:
+    return layer.itself(layer.encode_with_mean(variance, None)[2], state)
 
 
 def _rho(correlation: Correlation) -> jax.Array:
@@ -127,8 +159,9 @@ def sphere(
             return phi.prepared(float(low), float(high), np.float64)
 
         ready = net.body.map_activations(prepared, ())
+        own = interpreted(_itself)(ready, variance, interpreted(_start)(np.zeros(1), np.ones(1, bool)))
         variance, state = interpreted(_through)(ready, variance, state)
-        values = state.tangent if tangent else interpreted(_rho)(state.correlation)
+        values, diagonal = (s.tangent if tangent else interpreted(_rho)(s.correlation) for s in (state, own))
         coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)
@@ -139,4 +172,4 @@ def sphere(
             terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (rung(terms, _LENGTHS),))[0]
         output = Variance(jnp.asarray(np.asarray(variance.value[0], dtype)), jnp.asarray(variance.exponent[0]))
         chains = series.chebyshev_chains(coefficients[:terms]).astype(dtype)
-        return Sphere(net.first, chains, np.asarray(values[0], dtype), output)
+        return Sphere(net.first, chains, np.asarray(diagonal[0], dtype), output)
