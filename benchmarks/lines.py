@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,36 @@ def extend(folder: Path, name: str, paths: Sequence[Path], work: Callable[[Path]
             stream.write(json.dumps(rows, allow_nan=False) + "\n")
         shown = (f"{method}: {np.mean(score['folds'], axis=0).round(4)}" for method, score in scores.items())
         print(name, path.stem, f"{used} s", *shown, flush=True)
+
+
+def extend_tasks(
+    folder: Path, name: str, tasks: Iterable[dict[str, Any]], work: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Append to NAME.jsonl one line, a list of one row, for every task (facts by name) that it does not hold yet.
+
+    A task that fails is stored with its error, so that a table can say how many did.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.jsonl"
+    _without_cut_line(file)
+    done = _rows(file)
+    for task in tasks:
+        if any(task.items() <= row.items() for row in done):
+            continue
+        start, wall = time.process_time(), time.perf_counter()
+        try:
+            found = work(task)
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {error}"}
+        used = {"cpu_seconds": time.process_time() - start, "wall_seconds": time.perf_counter() - wall}
+        row = task | found | {key: round(value, 2) for key, value in used.items()}
+        with file.open("a") as stream:
+            stream.write(json.dumps([row], allow_nan=False) + "\n")
+        print(
+            name,
+            *(f"{key} {value:.4g}" if isinstance(value, float) else value for key, value in row.items()),
+            flush=True,
+        )
 
 
 def by_size(folder: Path, largest: int) -> list[Path]:

@@ -293,4 +293,5 @@ ESTIMATORS = [
     wl.WideRegressor(kernel="nngp", activation="erf", depth=2),
     wl.WideClassifier(kernel="nngp", activation="erf", depth=2),
     wl.NTKFeatures(),
+    wl.TableEncoder(),
 ]

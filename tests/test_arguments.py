@@ -36,7 +36,25 @@ BAD = {
     "variances": [*ODD, np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
     "entries": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
     "scales": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
+    "share": [*NO_NUMBERS, 0.0, 1.0, -1.0, 95, 10**400],
+    "levels": [
+        *ODD,
+        "high" * 100,
+        {"a": LONG},
+        None,
+        True,
+        1j,
+        np.nan,
+        0.0,
+        1.0,
+        95,
+        [],
+        [[0.5]],
+        [0.5, np.nan],
+        ["a"],
+    ],
     "integer": [*ODD, *THINGS, None, True, 1j, np.nan, np.inf, 2.0, 1e9, -1, -(10**400)],
+    "groups": [*ODD, *THINGS, True, 1j, 3, "auto", [0, 1.5], [LONG], np.full(60, 0.5), [[0, 1]], [0] * 60],
     "flag": [*THINGS, None, 2, 1.0, np.nan],
     "name": [*THINGS, None, True, 3, 1.5, np.nan],
     "optional name": [*THINGS, True, 3, np.nan],
@@ -62,6 +80,8 @@ BAD = {
     "builder": [*THINGS, None, True, 3, "relu"],
     "mapping": [np.full(60, 0.1), LONG, "high" * 100, True, 3],
     "extra": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {"a": X}],
+    "axes": [*ODD, *THINGS, True, 3, np.nan],
+    "names": [*ODD, *THINGS, True, 3, np.nan],
     "path": [np.full(60, 0.1), LONG, {"a": LONG}, True, 3, 1.5],
 }
 ALIASES = {"k": "kernel", "net": "network", "phi": "phi|activation", "other": "other|function"}
@@ -100,9 +120,11 @@ SOLVING = {
     "time": "time",
     "hyperparameters": "name",
     "input_scales": "optional name",
+    "input_groups": "groups",
     "solver": "name",
     "verbose": "flag",
 } | SETTINGS
+REGRESSING = SOLVING | {"output_scale": "positive", "noise_model": "name"}
 CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive"}
 FIXED = {"kernel": "nngp", "activation": "erf", "depth": 2}
 WIDE = {"kernel": "name", "activation": "name", "input_scales": "name"}
@@ -420,11 +442,11 @@ DOORS = {
         {"k": K, "dimension": 3, "degree": 2},
         {"k": "kernel", "dimension": "integer", "degree": "integer", "radius": "positive"},
     ),
-    "NNGPRegressor": Door(fitting(wl.NNGPRegressor), {}, SOLVING, fine=SEEDED),
-    "NTKRegressor": Door(fitting(wl.NTKRegressor), {}, SOLVING | {"ensemble": "flag"}, fine=SEEDED),
+    "NNGPRegressor": Door(fitting(wl.NNGPRegressor), {}, REGRESSING, fine=SEEDED),
+    "NTKRegressor": Door(fitting(wl.NTKRegressor), {}, REGRESSING | {"ensemble": "flag"}, fine=SEEDED),
     "NNGPClassifier": Door(fitting(wl.NNGPClassifier), {}, CLASSIFYING, fine=SEEDED),
     "NTKClassifier": Door(fitting(wl.NTKClassifier), {}, CLASSIFYING | {"ensemble": "flag"}, fine=SEEDED),
-    "WideRegressor": Door(fitting(wl.WideRegressor), FIXED, SOLVING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
+    "WideRegressor": Door(fitting(wl.WideRegressor), FIXED, REGRESSING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
     "WideClassifier": Door(fitting(wl.WideClassifier), FIXED, CLASSIFYING | WIDE, fine=SEEDED | {"depth": ("auto",)}),
     "NTKFeatures": Door(
         fitting(wl.NTKFeatures), {}, SETTINGS | {"n_components": "integer", "kernel": "name"}, fine=SEEDED
@@ -436,6 +458,12 @@ DOORS = {
         REGRESSOR.predict,
         {"X": X},
         {"X": "points", "return_std": "flag", "return_cov": "flag", "include_noise": "flag"},
+    ),
+    "NNGPRegressor.predict_quantiles": Door(
+        REGRESSOR.predict_quantiles, {"X": X, "q": 0.5}, {"X": "points", "q": "levels", "recalibrate": "flag"}
+    ),
+    "NNGPRegressor.predict_interval": Door(
+        REGRESSOR.predict_interval, {"X": X}, {"X": "points", "level": "share", "method": "name"}
     ),
     "NNGPRegressor.sample_y": Door(
         REGRESSOR.sample_y, {"X": X}, {"X": "points", "n_samples": "integer", "random_state": "integer"}, fine=SEEDED
@@ -455,8 +483,31 @@ DOORS = {
     "NTKClassifier.predict_proba": Door(CLASSIFIER.predict_proba, {}, {"X": "points"}),
     "NTKClassifier.decision_function": Door(CLASSIFIER.decision_function, {}, {"X": "points"}),
     "NTKClassifier.predict_log_proba": Door(CLASSIFIER.predict_log_proba, {}, {"X": "points"}),
+    "ImportanceDisplay.plot": Door(
+        wl.ImportanceDisplay(Y, feature_names=[f"x{j}" for j in range(6)]).plot,
+        {},
+        {"ax": "axes", "max_features": "integer"},
+        fine={"ax": (None,)},
+    ),
+    "plot_importance": Door(
+        wl.plot_importance,
+        {"estimator": REGRESSOR, "X": X, "y": Y, "n_repeats": 1},
+        {
+            "X": "points",
+            "feature_names": "names",
+            "n_repeats": "integer",
+            "random_state": "integer",
+            "max_features": "integer",
+            "ax": "axes",
+        },
+        free=("estimator", "y", "scoring"),
+        fine={"feature_names": (None,), "ax": (None,)},
+    ),
     "NTKFeatures.fit": Door(wl.NTKFeatures(3).fit, {}, {"X": "points"}, free=("y",)),
     "NTKFeatures.transform": Door(FEATURES.transform, {}, {"X": "points"}),
+    "TableEncoder.get_feature_names_out": Door(
+        wl.TableEncoder().fit(X).get_feature_names_out, {}, {}, free=("input_features",)
+    ),
 }
 
 
@@ -506,7 +557,15 @@ MADE = {
     *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
     *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
     *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),
-    *("Certificate", "Function", "SphericalSpectrum", "Variance"),
+    *(
+        "CalibrationDisplay",
+        "DependenceDisplay",
+        "ImportanceDisplay",
+        "Certificate",
+        "Function",
+        "SphericalSpectrum",
+        "Variance",
+    ),
 }
 """Classes whose instances the library makes."""
 INNER = {

@@ -17,6 +17,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import common  # noqa: E402
 import lines  # noqa: E402
 import regression  # noqa: E402
+import regressors  # noqa: E402
 import tables  # noqa: E402
 import uci  # noqa: E402
 import uci_data  # noqa: E402
@@ -139,20 +140,87 @@ def test_uci_runs_resumes_and_reports(sets, results, tmp_path, monkeypatch, caps
         assert all(row["sets"] == 2 and row["accuracy"] > 50 for row in document["rows"])
 
 
-def test_regression_runs_and_reports(results, tmp_path, monkeypatch):
+@pytest.fixture
+def waves(tmp_path):
+    """A folder with a noisy sine in other units; its noise has deviation 1."""
     rng = np.random.default_rng(0)
-    X = rng.uniform(-2, 2, (40, 1))
-    y = 100 + 10 * (np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(40))
-    masks = np.arange(40)[:, None] % 10 == np.arange(2)
-    np.savez(tmp_path / "waves.npz", X=X, y=y, test_mask=masks)
-    run(monkeypatch, regression, "run", tmp_path, tmp_path / "out")
-    run(monkeypatch, regression, "report", tmp_path / "out")
-    rmse, nlpd = json.loads((results / "regression.json").read_text())["rows"]
-    gp = float(rmse["GP, RBF"].split(" ")[0])
-    assert 0.5 < gp < 2  # the noise is 1 in raw units
+    X = rng.uniform(-2, 2, (90, 2))
+    y = 100 + 10 * (np.sin(2 * X[:, 0]) + 0.1 * rng.standard_normal(90))
+    masks = np.arange(90)[:, None] % 3 == np.arange(2)
+    folder = tmp_path / "waves"
+    folder.mkdir()
+    np.savez(folder / "waves.npz", X=X, y=y, test_mask=masks)
+    return folder
+
+
+def constant(deviation):
+    """A method that predicts 0 with a deviation, in standardised units."""
+    predict = lambda fold: (np.zeros(len(fold.y_test)), np.full(len(fold.y_test), deviation))  # noqa: E731
+    return regressors.Method(f"constant {deviation}", predict)
+
+
+def test_regression_runs_resumes_and_reports(waves, results, tmp_path, monkeypatch, capsys):
+    absent = constant(1.0)._replace(package="a_package_that_is_not_there")
+    methods = {"gp_ard": regressors.METHODS["gp_ard"], "even": constant(1.0), "broken": constant(0.0), "absent": absent}
+    monkeypatch.setattr(regression, "METHODS", methods)
+    command = ("run", waves, tmp_path / "out", "--rows", 50, "--splits", 0, 1, "--methods", *methods)
+    run(monkeypatch, regression, *command)
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 7
+    assert "absent: skipped, a_package_that_is_not_there" in shown[-1]
+    run(monkeypatch, regression, *command)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    run(monkeypatch, regression, "report", tmp_path / "out", "--rows", 50)
+    process, even, broken = json.loads((results / "regression_50.json").read_text())["rows"]
+    assert (process["RMSE ratio"], process["failed"], even["failed"], broken["failed"]) == (1.0, 0, 0, 2)
+    assert [row["rank, RMSE (2 fits)"] for row in (process, even, broken)] == [1.0, 2.0, 3.0]
+    by_set = {s: json.loads((results / f"regression_50_{s}.json").read_text())["rows"][0] for s in regression.SCORES}
+    rmse = by_set["rmse"]["GP, RBF, scales"]
+    assert 0.5 < rmse < 2  # the noise is 1 in raw units
     # a Gaussian of the deviation of the errors has this mean negative log density, in the same units
-    assert abs(float(nlpd["GP, RBF"].split(" ")[0]) - (math.log(gp) + 0.5 * math.log(2 * math.pi) + 0.5)) < 0.5
-    assert set(rmse) - {"set", "n", "d", "score"} == {name for part in regression.METHODS.values() for name in part}
+    assert abs(by_set["nlpd"]["GP, RBF, scales"] - (math.log(rmse) + 0.5 * math.log(2 * math.pi) + 0.5)) < 0.5
+    assert even["RMSE ratio"] == pytest.approx(by_set["rmse"]["constant 1.0"] / rmse, rel=0.1)
+
+
+def test_every_method_sees_the_same_rows_and_no_test_row(waves):
+    path = waves / "waves.npz"
+    few, more, whole = (regression.draw(path, 1, rows) for rows in (20, 40, 90))
+    assert (len(few.y), len(more.y), len(whole.y), len(few.y_test)) == (20, 40, 60, 30)
+    assert np.abs(more.X.mean(axis=0)).max() < 1e-12  # standardised with the drawn rows
+    ratio = np.diff(few.X[:, 0]) / np.diff(more.X[:20, 0])
+    assert np.ptp(ratio) < 1e-9  # the same rows first, in another unit
+    assert len(np.unique(np.concatenate([whole.X, whole.X_test])[:, 0].round(9))) == 90
+
+
+def test_scores_by_hand():
+    fold = regression.Fold(np.zeros((2, 1)), np.zeros(2), np.zeros((4, 1)), np.array([0.0, 1.5, -2.0, 3.0]), 10.0)
+    found = regression.scores(fold, np.zeros(4), np.ones(4))
+    assert found["rmse"] == pytest.approx(10 * math.sqrt(15.25 / 4))
+    assert found["nlpd"] == pytest.approx(0.5 * math.log(2 * math.pi * 100) + 15.25 / 8)
+    assert found["coverage"] == 0.5
+    with pytest.raises(ValueError, match="no Gaussian"):
+        regression.scores(fold, np.zeros(4), np.zeros(4))
+
+
+def test_ratios_and_ranks_by_hand():
+    row = lambda a, b: {"a": {"rmse": a}, "b": {"rmse": b}}  # noqa: E731
+    table = {("s", 0): row(1.0, 2.0), ("s", 1): row(1.0, 8.0), ("t", 0): row(3.0, 1.5), ("t", 1): {"a": {"rmse": 1.0}}}
+    assert regression.ratios(table, "b", "a") == pytest.approx({"s": 4.0, "t": 0.5})
+    found, fits = regression.ranks(table, ["a", "b"], "rmse")
+    assert (found, fits) == (pytest.approx({"a": 4 / 3, "b": 5 / 3}), 3)
+
+
+def test_peers_without_a_density_have_that_of_their_errors(waves):
+    fold = regression.draw(waves / "waves.npz", 0, 60)
+    mean, deviation = regressors.METHODS["kernel_ridge"].predict(fold)
+    assert np.ptp(deviation) == 0
+    assert regression.scores(fold, mean, deviation)["coverage"] > 0.8
+    assert 0.5 < deviation[0] * fold.unit < 3  # that of errors in the training rows would be less than the noise
+
+
+def test_this_library_predicts_new_observations(waves):
+    fold = regression.draw(waves / "waves.npz", 0, 60)
+    assert 0.8 < regression.scores(fold, *regressors.METHODS["nngp"].predict(fold))["coverage"] <= 1
 
 
 def test_a_line_that_was_cut_off_is_made_again(sets):

@@ -23,7 +23,13 @@ from widelimit.cli.comparison import ModelRecord, ModelScores
 from widelimit.cli.options import TableChoices
 from widelimit.cli.training_data import TargetTable
 from widelimit.compute import memory
-from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, by_name
+from widelimit.estimators.parameters import (
+    ClassParameters,
+    EnsembleParameters,
+    RegressorParameters,
+    WideParameters,
+    by_name,
+)
 from widelimit.estimators.persistence import read
 from widelimit.inference.dirichlet import ALPHA_EPSILON
 
@@ -50,7 +56,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(folder):
-    options = ["--drop", "id", "--drop", "label", "--depth", 2, "--noise", 0.01]
+    options = ["--drop", "id", "--drop", "label", "--estimator", "ntk", "--depth", 2, "--noise", 0.01]
     return invoke("fit", folder / "train.csv", "--target", "y", "--model", folder / "m.npz", *options)
 
 
@@ -93,10 +99,12 @@ def test_fit_writes_the_estimator_of_python(folder, fitted):
     assert fitted.exit_code == 0
     stored = read(folder / "m.npz")
     train = table()
-    expected = wl.NTKRegressor(depth=2, noise=0.01).fit(matrix(train), train["y"].to_numpy())
-    Z = matrix(table(10, seed=1))
-    np.testing.assert_array_equal(stored.model.predict(Z), expected.predict(Z))
-    assert not np.array_equal(stored.model.predict(Z), wl.NTKRegressor(depth=2).fit(Z, Z[:, 0]).predict(Z))
+    expected = wl.NTKRegressor(depth=2, noise=0.01).fit(train[["size", "kind"]], train["y"].to_numpy())
+    new = table(10, seed=1)
+    Z, means = matrix(new), expected.predict(new)
+    np.testing.assert_array_equal(stored.model.predict(Z), means)
+    np.testing.assert_array_equal(stored.model.predict(new[["kind", "size"]]), means)  # a loaded model takes tables
+    assert not np.array_equal(means, wl.NTKRegressor(depth=2).fit(Z, Z[:, 0]).predict(Z))
 
 
 @pytest.mark.parametrize(("estimator", "task"), models.ESTIMATORS)
@@ -121,6 +129,7 @@ def test_options_reach_the_estimator(estimator, task):
 
 def test_a_classifier_takes_its_options_and_says_where_a_solver_does_not_apply(folder, tmp_path):
     arguments = ["fit", folder / "train.csv", "--target", "label", "--model", tmp_path / "m.npz", "--drop", "id"]
+    arguments += ["--estimator", "ntk"]
     assert invoke(*arguments, "--drop", "y", "--alpha-epsilon", 0.001, "--depth", 2).exit_code == 0
     assert read(tmp_path / "m.npz").model.alpha_epsilon == 0.001
     code, _, err = invoke(*arguments, "--solver", "cg")
@@ -129,7 +138,9 @@ def test_a_classifier_takes_its_options_and_says_where_a_solver_does_not_apply(f
 
 
 def test_options_that_an_estimator_has_not_are_refused():
-    with pytest.raises(ValueError, match="--ensemble is no option of NNGPRegressor"):
+    with pytest.raises(
+        ValueError, match="--ensemble is no option of NNGPRegressor; say --estimator ntk, or leave it out"
+    ):
         models.build("nngp", "regression", {"ensemble": True})
     with pytest.raises(ValueError, match="--likelihood is no option of NTKRegressor"):
         models.build("ntk", "regression", {"likelihood": "dirichlet"})
@@ -150,7 +161,8 @@ def test_interrupt_leaves_no_half_model(folder, monkeypatch, tmp_path, old):
     monkeypatch.setattr(np, "savez", half)
     with listening():
         outcome = invoke(
-            "fit", folder / "train.csv", "--target", "y", "--model", path, "--drop", "id", "--drop", "label"
+            *("fit", folder / "train.csv", "--target", "y", "--model", path, "--drop", "id", "--drop", "label"),
+            *("--estimator", "ntk"),
         )
     assert outcome == (130, "", "widelimit: interrupted.\n")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([old] if old else [])
@@ -225,9 +237,8 @@ def test_a_row_is_predicted_as_if_it_were_alone(folder, fitted, tmp_path):
         np.testing.assert_allclose(some, expected[chosen], rtol=1e-12)
     (tmp_path / "blank.csv").write_text("\n".join([header, rows[0], "", rows[1], "", ""]))
     code, some, err = invoke("predict", folder / "m.npz", tmp_path / "blank.csv")
-    assert (code, some, err.count("\n")) == (2, "", 1)
-    assert "missing values (of 3 rows)" in err
-    assert "the first is in row 2" in err
+    assert (code, some.count("\n")) == (0, 4)
+    assert "note: missing values imputed: size 1, kind 1\n" in err
 
 
 def test_names_of_outputs_are_unique_and_classes_as_written(tmp_path):
@@ -241,6 +252,7 @@ def test_names_of_outputs_are_unique_and_classes_as_written(tmp_path):
         label = np.where(x > 0, *classes)
         (tmp_path / "t.csv").write_text(f"x,{name}\n" + "".join(f"{u},{c}\n" for u, c in zip(x, label, strict=True)))
         arguments = ["fit", tmp_path / "t.csv", "--target", name, "--model", tmp_path / "m.npz", "--depth", 1]
+        arguments += ["--estimator", "ntk"]
         assert invoke(*arguments, "--likelihood", "least_squares", "--noise", 0.1).exit_code == 0
         code, out, err = invoke("predict", tmp_path / "m.npz", tmp_path / "t.csv", "--std")
         assert code == 0
@@ -295,6 +307,7 @@ def test_numbers_that_are_not_finite_are_never_written(folder, fitted, tmp_path,
 def test_a_constant_target_is_reported(tmp_path):
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i},4\n" for i in range(12)))
     arguments = ["fit", tmp_path / "t.csv", "--target", "y", "--model", tmp_path / "m.npz", "--depth", 1]
+    arguments += ["--estimator", "nngp"]
     for more in ([], ["--task", "regression"]):
         code, out, err = invoke(*arguments, *more, "--json")
         notes = [note for note in json.loads(out)["notes"] if "constant" in note]
@@ -322,9 +335,19 @@ def test_a_target_that_cannot_be_compared_is_reported(folder, fitted, tmp_path):
     assert "note: not scored: the target 'y' is text" in err
 
 
+def test_a_model_that_python_fitted_to_a_table_is_taken(folder, fitted, tmp_path):
+    train = table()[["size", "kind", "y"]]
+    wl.save(wl.NTKRegressor(depth=2, noise=0.01).fit(train[["size", "kind"]], train["y"]), tmp_path / "p.npz")
+    code, out, _ = invoke("predict", tmp_path / "p.npz", folder / "new.csv", "--std")
+    assert code == fitted.exit_code == 0
+    same = invoke("predict", folder / "m.npz", folder / "new.csv", "--std").stdout
+    assert out == same.replace("y,y_std", "prediction,prediction_std")
+
+
 def test_only_models_of_tables_are_taken(folder, fitted, tmp_path):
     assert fitted.exit_code == 0
-    wl.save(read(folder / "m.npz").model, tmp_path / "bare.npz")
+    array = matrix(table())
+    wl.save(wl.NNGPRegressor(depth=1, noise=0.1).fit(array, array[:, 0]), tmp_path / "bare.npz")
     (tmp_path / "text.npz").write_text("no model")
     (tmp_path / "cut.npz").write_bytes((folder / "m.npz").read_bytes()[:-500])
     for name, remedy in [
@@ -360,6 +383,7 @@ def test_bad_tables_are_one_line(tmp_path, command, name):
     content, remedy = BAD[name]
     (tmp_path / "t.csv").write_text(content)
     rest = ["--model", tmp_path / "m.npz"] if command == "fit" else []
+    rest += ["--no-impute"] * (name == "missing")
     code, out, err = invoke(command, tmp_path / "t.csv", "--target", "y", *rest)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
@@ -370,7 +394,7 @@ def test_bad_tables_are_one_line(tmp_path, command, name):
 
 def test_too_many_rows_are_refused(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "available", lambda: 20_000)
-    arguments = ["fit", folder / "train.csv", "--model", tmp_path / "m.npz", "--target"]
+    arguments = ["fit", folder / "train.csv", "--model", tmp_path / "m.npz", "--estimator", "ntk", "--target"]
     code, _, err = invoke(*arguments, "label")
     assert (code, err.count("\n")) == (2, 1)
     assert "fit to a random part: --rows 28" in err  # three matrices
@@ -384,6 +408,7 @@ def test_conflicting_duplicates(tmp_path):
     frame = pl.concat([table(20), table(20).with_columns(pl.col("y") + 1)]).drop("id", "label")
     frame.write_csv(tmp_path / "t.csv")
     arguments = ["fit", tmp_path / "t.csv", "--target", "y", "--model", tmp_path / "m.npz", "--depth", 2]
+    arguments += ["--estimator", "ntk"]
     code, _, err = invoke(*arguments, "--noise", 0.01)
     assert (code, err) == (0, "note: 40 rows share their inputs with rows of another value\n")
     (tmp_path / "m.npz").unlink()
@@ -661,7 +686,8 @@ def test_the_documentation_names_every_option(command):
 
 
 def test_options_of_the_estimators_are_their_parameters():
-    names = set(by_name(ClassParameters, EnsembleParameters)) - {"random_state", "verbose"}
+    names = set(by_name(ClassParameters, EnsembleParameters, RegressorParameters, WideParameters))
+    names -= {"random_state", "verbose", "input_groups"}
     assert set(fit.PARAMETERS.options) == names
     assert all(option.default in (None, False) for option in fit.PARAMETERS.options.values())
     assert wl.NTKClassifier().alpha_epsilon == ALPHA_EPSILON

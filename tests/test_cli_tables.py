@@ -151,7 +151,7 @@ def learn(table, **options):
 def test_columns_are_learned():
     table = frame(a=[1, 2, 4], b=["x", "z", "x"], empty=[None] * 3, same=[7, 7, 7], one=["k", "k", None], y=[1, 2, 3])
     found, notes = learn(table, impute=True)
-    assert found.columns == (Column("a", (), 2.0), Column("b", ("x", "z"), "x"))
+    assert found.columns == (Column("a", (), 2.0), Column("b", ("x", "z"), "x", "category"))
     assert found.inputs == ["a", "b=x", "b=z"]
     assert notes == ["left out, empty: empty", "left out, constant: same, one"]
     assert schema.from_document(found.document()) == found
@@ -160,16 +160,17 @@ def test_columns_are_learned():
 def test_missing_values_are_counted_or_imputed():
     table = frame(a=[1, None, 3, 10], b=["x", "x", None, None], y=[1, 2, 3, 4], c=["p", "q", "p", "q"])
     with pytest.raises(ValueError, match=r"of 4 rows\): a 1; --impute"):
-        learn(table)
+        learn(table, impute=False)
     table = frame(a=[1, None, 3, 10], b=["x", "w", "x", None], y=[1, 2, 3, 4])
     found, notes = learn(table, impute=True)
     assert notes == ["missing values imputed: a 1, b 1"]
     X, notes = schema.encode(found, table)
-    np.testing.assert_array_equal(X, [[1, 0, 1], [3, 1, 0], [3, 0, 1], [10, 0, 1]])
+    assert found.inputs == ["a", "missingindicator_a", "b=w", "b=x", "missingindicator_b"]
+    np.testing.assert_array_equal(X, [[1, 0, 0, 1, 0], [3, 1, 1, 0, 0], [3, 0, 0, 1, 0], [10, 0, 0, 1, 1]])
     assert notes == ["missing values imputed: a 1, b 1"]
     # A new table is filled from the training table, not from itself.
     X, _ = schema.encode(found, frame(a=[None, 100.0, 100.0], b=["w", None, "w"]))
-    np.testing.assert_array_equal(X, [[3, 1, 0], [100, 0, 1], [100, 1, 0]])
+    np.testing.assert_array_equal(X, [[3, 1, 1, 0, 0], [100, 0, 0, 1, 1], [100, 0, 1, 0, 0]])
 
 
 def test_one_hot_agrees_with_scikit_learn():
@@ -192,7 +193,7 @@ def test_unseen_categories_and_other_columns_are_reported():
     np.testing.assert_array_equal(X, [[5, 0, 1], [6, 0, 0]])
     assert notes == [
         "columns that the model does not use: id",
-        "column 'b': no such category in training, all its inputs are 0: new",
+        "column 'b': no such category in training (1 rows), all its inputs are 0: new",
     ]
 
 
@@ -207,13 +208,16 @@ def test_numbers_can_be_categories():
 @pytest.mark.parametrize(
     ("columns", "remedy"),
     [
-        ({"a": ["1", "2", "oops", "4"]}, "row 3 has the text 'oops' (1 such rows); correct it, or say --categorical"),
+        (
+            {"a": ["1", "2", "oops", "4"]},
+            "row 3 has the text 'oops' (1 such rows); correct it, make the column one of categories (command line",
+        ),
         ({"a": ["1,5", "2,5", "3", "4,5"]}, "write 1.5 for 1,5"),
         ({"a": [1.0, math.inf, 2.0, 3.0]}, "infinite in row 2"),
         ({"a": [5, 5, 5, 5]}, "no column is left"),
         (
-            {"a": [datetime.date(2020, 1, d) for d in (1, 2, 3, 4)]},
-            "has the type Date; turn it into numbers, or say --drop a",
+            {"a": [[1], [2], [3], [4]]},
+            "has the type List(Int64); turn it into numbers, or leave it out (command line: --drop a)",
         ),
     ],
 )
@@ -254,7 +258,7 @@ def test_a_missing_header_is_suspected():
     ],
 )
 def test_new_tables_that_do_not_fit_are_refused(new, remedy):
-    found, _ = learn(frame(a=[1, 2, 3], b=["x", "z", "x"], y=[1, 2, 3]))
+    found, _ = learn(frame(a=[1, 2, 3], b=["x", "z", "x"], y=[1, 2, 3]), impute=False)
     with pytest.raises(ValueError, match=re.escape(remedy)):
         schema.encode(found, frame(**new))
 
@@ -408,7 +412,7 @@ def test_texts_that_differ_stay_different(write):
     known, _ = fitted(write("c,y\nTrue,1.5\ntrue,2.5\n1,3.5\n"))
     got, notes = schema.encode(known, tables.read_raw(write("c\ntrue\nTrue\nTRUE\n01\n1e0\n")))
     np.testing.assert_array_equal(got, [[0, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
-    assert "no such category in training, all its inputs are 0: 01, 1e0, TRUE" in notes[0]
+    assert "no such category in training (3 rows), all its inputs are 0: 01, 1e0, TRUE" in notes[0]
 
 
 def test_what_is_no_number_in_a_column_of_numbers_is_named(write, tmp_path):
@@ -505,11 +509,11 @@ def test_blank_lines_are_rows_but_at_the_end(write, content, rows):
 
 
 def test_blank_rows_are_predicted_or_named(write):
-    plain, _ = fitted(write("x,y\n1,1.5\n2,2.5\n3,3\n"))
+    plain, _ = fitted(write("x,y\n1,1.5\n2,2.5\n3,3\n"), impute=False)
     new = tables.read_raw(write("x\n1\n\n2\n"))
     with pytest.raises(ValueError, match=re.escape("(of 3 rows): x 1; fill them") + ".*row 2"):
         schema.encode(plain, new)
-    filling, _ = fitted(write("x,y\n1,1.5\n2,2.5\n3,3\n"), impute=True)
+    filling, _ = fitted(write("x,y\n1,1.5\n2,2.5\n3,3\n"))
     np.testing.assert_array_equal(schema.encode(filling, new)[0][:, 0], [1, 2, 2])
 
 

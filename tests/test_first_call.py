@@ -127,6 +127,16 @@ def test_gram_cross_and_diag_share_their_programs():
     assert counted(k.diag, X) == 0
 
 
+@pytest.mark.parametrize("name", ["hard_tanh", "gelu", "tanh"])
+def test_duals_of_numpy_numbers_compile_nothing(name):
+    jax.clear_caches()
+    phi, q, c = wl.activation(name), np.array([0.7, 1.0]), np.array([0.3, -0.2])
+    assert counted(phi.dual, q, c, q) == counted(phi.dual_derivative, q, c, q) == 0, COMPILED
+    assert counted(phi.correlation_map, c) == 0, COMPILED
+    if name == "gelu":
+        assert counted(phi.dual, *map(jax.numpy.asarray, (q, c, q))) > 0
+
+
 @pytree
 @dataclass(frozen=True)
 class Planted(wl.Kernel):

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 import cases
 import widelimit as wl
 from compiled import quick_jit
+from widelimit.inference import numerical_flow
 
 RNG = np.random.default_rng(0)
 N = 14
@@ -174,6 +175,14 @@ def test_a_loss_that_is_straight_at_the_start_is_no_obstacle():
     np.testing.assert_allclose(early, 1e-3 / N * K.cross(Z, X) @ SIGNS, rtol=1e-7)
     assert flow.solution(INF).converged
     np.testing.assert_allclose(flow.predict(X, INF), SIGNS, atol=1e-6)
+
+
+def test_the_start_of_a_flow_is_the_program_of_its_other_times():
+    flow = wl.gradient_flow(K, X, SIGNS, loss=wl.Huber(0.5))
+    flow.loss(1.0)
+    before = numerical_flow._solve._cache_size()
+    assert flow.loss(0.0) == wl.Huber(0.5).value(np.zeros(N), SIGNS)
+    assert numerical_flow._solve._cache_size() == before
 
 
 def test_explicit_steps_for_many_unknowns_agree_with_implicit_ones(monkeypatch):

@@ -1,14 +1,22 @@
 """One learned scale an input: the objective, its gradient, and what is learned."""
 
+import json
+
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 import widelimit as wl
+from widelimit.estimators import model_file
 from widelimit.inference import input_scales, scaled_evidence
+from widelimit.inference.average_gradient import gradient_scales, mean_squared_gradient
 from widelimit.inference.input_scales import FIRST, Search
 from widelimit.inference.scaled_evidence import Family
 
-FAMILIES = [Family("nngp", "erf", 2), Family("nngp", "relu", 3), Family("ntk", "relu", 3), Family("ntk", "erf", 2)]
+FAMILIES = [
+    *(Family("nngp", "erf", 2), Family("nngp", "relu", 3), Family("ntk", "relu", 3), Family("ntk", "erf", 2)),
+    *(Family("nngp", "rbf", 2), Family("ntk", "rbf", 2)),
+]
 D = 3
 
 
@@ -139,11 +147,124 @@ def test_few_rows_do_not_decide_on_as_many_scales():
     assert len(np.unique(found.scales)) == 1
 
 
+def climbing(heights):
+    """A search whose ends are known: (steps of the race, later) of each depth; None: the start has no value."""
+
+    def run(_, family, z, steps):
+        height = heights[family.depth][steps > input_scales.RACE_STEPS]
+        if height is None:
+            raise ValueError("the evidence is not finite at the start")
+        return input_scales.ScaledFit(family, np.ones(D), 1.0, 1.0, 1.0, 0.1, height, (), z)
+
+    return run
+
+
+def test_a_family_that_starts_slowly_wins_in_the_end(monkeypatch):
+    families = [Family("nngp", "erf", depth) for depth in (2, 3, 4, 5)]
+    search = Search(*table(), np.ones(40), np.arange(D), "marginal_likelihood")
+    monkeypatch.setattr(Search, "run", climbing({2: (5, 6), 3: (4, 9), 4: (3, None), 5: (None, 99)}))
+    assert input_scales.fit_input_scales(search, families).family.depth == 3
+    monkeypatch.setattr(input_scales, "FINALISTS", 1)
+    assert input_scales.fit_input_scales(search, families).family.depth == 2
+    monkeypatch.setattr(Search, "run", climbing(dict.fromkeys((2, 3, 4, 5), (None, None))))
+    with pytest.raises(ValueError, match="not finite"):
+        input_scales.fit_input_scales(search, families)
+
+
+def test_functions_that_grow_must_be_more_likely():
+    """Rows do not say how a function goes on beyond them: at nearly equal evidence the bounded network is chosen."""
+    X, y = table()
+    search = Search(X, y, np.ones(len(X)), np.arange(D), "marginal_likelihood")
+    for family, less in ((FAMILIES[1], input_scales.GROWTH), (FAMILIES[0], 0.0)):
+        found = search.run(family, search.start(FIRST), 3)
+        k = kernel_of(family, found.scales, found.weight_std, found.bias_std, found.amplitude)
+        away = (found.z - search.start(FIRST)) / np.concatenate([np.full(D, 1.5), input_scales.PRIOR[1:]])
+        evidence = wl.posterior(k, X, y, noise=found.noise).log_marginal_likelihood() - away @ away / 2
+        assert found.score == pytest.approx(evidence - less, abs=1e-6)
+
+
 def test_inputs_of_one_group_share_a_scale():
     X, y = table()
     search = Search(X, y, np.ones(len(X)), np.array([0, 1, 1]), "leave_one_out")
     found = search.run(FAMILIES[0], search.start(FIRST), 5)
     assert found.scales[1] == found.scales[2] != found.scales[0]
+
+
+@pytest.mark.parametrize("scales", ["auto", "agop"])
+def test_columns_of_one_number_share_a_scale(scales, tmp_path):
+    """Two columns of one category matter unequally; they share what an estimator learns, in a saved model too."""
+    X, y = table()
+    settings = {"activation": "erf", "depth": 2, "input_scales": scales, "noise": 0.05}
+    model = wl.NNGPRegressor(**settings, input_groups=np.array([7, -1, -1])).fit(X, y[:, 0])
+    learned = X.std(axis=0) / model.inputs_.scale
+    assert learned[1] == pytest.approx(learned[2], rel=1e-12)
+    assert learned[0] > 3 * learned[1]
+    free = X.std(axis=0) / wl.NNGPRegressor(**settings).fit(X, y[:, 0]).inputs_.scale
+    assert abs(free[1] / free[2] - 1) > 1e-3
+    wl.save(model, tmp_path / "m.npz")
+    loaded = wl.load(tmp_path / "m.npz")
+    assert loaded.input_groups == [7, -1, -1]
+    np.testing.assert_array_equal(loaded.predict(X), clone(model).fit(X, y[:, 0]).predict(X))
+    with pytest.raises(ValueError, match="2 numbers and X has 3 columns"):
+        wl.NNGPRegressor(input_groups=[0, 1]).fit(X, y)
+
+
+def test_a_file_from_before_a_parameter_has_its_default(tmp_path):
+    X, y = table()
+    wl.save(wl.NNGPRegressor(depth=2, noise=0.1).fit(X, y), tmp_path / "m.npz")
+    header, arrays = model_file.contents(tmp_path / "m.npz")
+    for name, loads in (("input_groups", True), ("input_scales", True), ("noise", False)):
+        del header["parameters"][name]
+        rewrite(tmp_path / "old.npz", header, arrays)
+        if loads:
+            np.testing.assert_array_equal(
+                wl.load(tmp_path / "old.npz").predict(X), wl.load(tmp_path / "m.npz").predict(X)
+            )
+        else:
+            with pytest.raises(ValueError, match="other parameters"):
+                wl.load(tmp_path / "old.npz")
+
+
+def rewrite(path, header, arrays):
+    header = {key: value for key, value in header.items() if key != "checksum"}
+    text = json.dumps(header | {"checksum": model_file.checksum(header, arrays)})
+    np.savez(path, **{model_file.HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)
+
+
+def test_the_gradient_of_a_fit_is_that_of_its_formula():
+    """f(x) = sum_i exp(-gamma |x - x_i|^2) a_i, summed over outputs and weighted over rows; another gamma is seen."""
+    X, y = table(30)
+    weights = np.arange(1.0, 31.0)
+    fitted = wl.posterior(wl.rbf(1.25**0.5), X, y, noise=0.1)
+    apart = X[:, None] - X
+
+    def expected(gamma):
+        kernel = np.exp(-0.4 * np.sum(apart**2, axis=2))
+        slope = np.einsum("mid,mi,ic->mcd", -2 * gamma * apart, kernel, fitted.weights)
+        return weights @ np.sum(slope**2, axis=1) / weights.sum()
+
+    found = mean_squared_gradient(fitted, X, weights)
+    np.testing.assert_allclose(found, expected(0.4), rtol=1e-6)
+    assert np.abs(found / expected(0.401) - 1).min() > 1e-3
+
+
+def test_gradients_find_the_two_inputs_of_ten_that_matter():
+    """With scales the error is less than half; inputs that all matter keep scales of one order."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((360, 10))
+    y = np.sin(2 * X[:, 3]) + X[:, 7] ** 2 / 2 + 0.1 * rng.standard_normal(360)
+    settings = {"depth": 2, "bias_std": 0.5}
+    model = wl.NTKRegressor(**settings, input_scales="agop").fit(X[:160], y[:160])
+    plain = wl.NTKRegressor(**settings).fit(X[:160], y[:160])
+
+    def rmse(model):
+        return np.sqrt(np.mean((model.predict(X[160:]) - y[160:]) ** 2))
+
+    assert rmse(model) < 0.5 * rmse(plain)
+    scales = X[:160].std(axis=0) / model.inputs_.scale
+    assert min(scales[3], scales[7]) > 5 * np.delete(scales, [3, 7]).max()
+    even = gradient_scales(wl.ntk(wl.mlp(depth=2)), X, X.sum(axis=1)[:, None], np.ones(360), np.arange(10)).scales
+    assert even.max() < 2 * even.min()
 
 
 def test_a_saved_model_predicts_the_same_bits_and_a_forged_family_is_refused(tmp_path):
@@ -162,10 +283,11 @@ def test_a_saved_model_predicts_the_same_bits_and_a_forged_family_is_refused(tmp
 
 def test_what_the_search_does_not_know_is_refused():
     X, y = table()
-    with pytest.raises(ValueError, match='activation="erf" or "relu"'):
+    with pytest.raises(ValueError, match=r'"erf", "relu" or "rbf", got .tanh.*"agop"'):
         wl.NNGPRegressor(activation="tanh", input_scales="auto").fit(X, y)
-    with pytest.raises(ValueError, match='normalize="standardize"'):
-        wl.NNGPRegressor(normalize="sphere", input_scales="auto").fit(X, y)
+    for scales in ("auto", "agop"):
+        with pytest.raises(ValueError, match='normalize="standardize"'):
+            wl.NNGPRegressor(normalize="sphere", input_scales=scales).fit(X, y)
     with pytest.raises(ValueError, match="activation must be"):
         wl.WideRegressor(activation="tanh").fit(X, y)
     with pytest.raises(ValueError, match="depth must be"):

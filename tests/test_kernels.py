@@ -2,7 +2,7 @@
 
 import functools
 import pickle
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 
 import jax
 import jax.numpy as jnp
@@ -351,7 +351,6 @@ class Square(wl.Activation):
 
 
 @wl.pytree
-@dataclass(frozen=True)
 class Matern(wl.Kernel):
     """K(x, x') = (1 + r) exp(-r), r = sqrt(3) |x - x'|/length_scale, as a user writes it."""
 
@@ -380,6 +379,16 @@ def test_an_own_kernel():
     np.testing.assert_allclose(Matern(0.7).gram(X), (1 + distances) * np.exp(-distances), rtol=1e-13)
     assert Matern(0.7).gram(np.float32(X)).dtype == np.float32
     assert (Matern(0.7) + wl.rbf()).diag(X).tolist() == [2.0] * len(X)
+
+
+def test_a_pytree_is_a_frozen_dataclass():
+    assert jax.tree.leaves(Matern(2.0)) == [2.0]
+    assert Matern(2.0) == Matern(2.0) != Matern(3.0)
+    with pytest.raises(FrozenInstanceError):
+        Matern(2.0).length_scale = 3.0
+    for wrong in (Matern(2.0), type("Own", (), {"__init__": lambda self: None})):
+        with pytest.raises(TypeError, match="must be a class that declares its fields"):
+            wl.pytree(wrong)
 
 
 def test_a_class_that_is_not_registered_is_refused():

@@ -50,8 +50,11 @@ ORDER = [
     "inference",
     "rkhs",
     "training",
+    "columns",
     "estimators",
     "plots",
+    "displays",
+    "pages",
     "claims",
     "cli",
 ]

@@ -13,6 +13,10 @@ from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .columns.encoder import TableEncoder
+from .displays.calibration import CalibrationDisplay
+from .displays.dependence import DependenceDisplay
+from .displays.importance import ImportanceDisplay, plot_importance
 from .estimators.classifiers import NNGPClassifier, NTKClassifier
 from .estimators.features import NTKFeatures
 from .estimators.persistence import load, save
@@ -23,7 +27,7 @@ from .gaussian import Expectation, gaussian_expectation
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
-from .inference.gradient_flow import GradientFlow, gradient_flow
+from .inference.gradient_flow import GradientFlow, Modes, gradient_flow
 from .inference.hyperparameters import HyperparameterFit, Run, fit_hyperparameters
 from .inference.krylov_flow import KrylovFlow
 from .inference.linear_model import LinearModel
@@ -37,7 +41,6 @@ from .inference.losses import (
     SquaredError,
     WeightedSquaredError,
 )
-from .inference.modes import Modes
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
 from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, Prediction, posterior
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
@@ -79,10 +82,12 @@ __all__ = [
     "Abs",
     "Activation",
     "BothKernels",
+    "CalibrationDisplay",
     "Conditioned",
     "Correlation",
     "Cos",
     "CustomLoss",
+    "DependenceDisplay",
     "EmpiricalDiagonal",
     "EmpiricalKernel",
     "EmpiricalMatrixKernel",
@@ -102,6 +107,7 @@ __all__ = [
     "Huber",
     "HyperparameterFit",
     "Identity",
+    "ImportanceDisplay",
     "Kernel",
     "KrylovFlow",
     "Laplace",
@@ -151,6 +157,7 @@ __all__ = [
     "SquaredError",
     "Step",
     "Sum",
+    "TableEncoder",
     "TrainedEnsemble",
     "Training",
     "Variance",
@@ -181,6 +188,7 @@ __all__ = [
     "nngp",
     "ntk",
     "phase",
+    "plot_importance",
     "polynomial",
     "posterior",
     "precomputed",

@@ -1,7 +1,5 @@
 """The library computes under its own settings of JAX, whatever the caller's are; they apply to the current thread."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

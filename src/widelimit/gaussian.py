@@ -6,8 +6,6 @@ resolve the density; a panel has a Gauss-Legendre rule. Where Gauss-Hermite acro
 as for an analytic function.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -110,7 +108,15 @@ def radial_rule(largest: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pair_sum(
-    f: Function, g: Function, s: np.ndarray, t: np.ndarray, rho: float, sigma: float, *, required: Panels, halved: bool
+    f: Function,
+    g: Function,
+    s: np.ndarray,
+    t: np.ndarray,
+    rho: float,
+    sigma: float,
+    *,
+    required: Panels,
+    halved: bool = False,
 ) -> Float[np.ndarray, "a b"]:
     """Compute E[f(s_i u) g(t_j v)] for standard deviations (a,), (b,), one rho and sigma = sqrt(1 - rho^2) >= 0.
 
@@ -130,20 +136,12 @@ def pair_sum(
 
 
 def pair_sums(
-    f: Function,
-    g: Function,
-    s: np.ndarray,
-    t: np.ndarray,
-    rho: np.ndarray,
-    sigma: np.ndarray,
-    *,
-    required: Panels,
-    halved: bool = False,
+    f: Function, g: Function, s: np.ndarray, t: np.ndarray, rho: np.ndarray, sigma: np.ndarray, *, required: Panels
 ) -> Float[np.ndarray, "rows a b"]:
     """Compute `pair_sum` for every row of s (rows, a), t (rows, b), rho, sigma (rows,); f, g by the interpreter."""
     first, second = interpreted(f), interpreted(g)
     rows = zip(*(np.asarray(v, np.float64) for v in (s, t, rho, sigma)), strict=True)
-    return np.stack([pair_sum(first, second, *row, required=required, halved=halved) for row in rows])
+    return np.stack([pair_sum(first, second, *row, required=required) for row in rows])
 
 
 class Expectation(NamedTuple):
@@ -179,8 +177,7 @@ def gaussian_expectation(
         (value, error); error is inf where a function is still large at 10 standard deviations, where the rule ends.
 
     Raises:
-        ValueError: a variance that is not positive, c^2 > q1 q2, not finite.
-        TypeError: not real numbers.
+        ValueError: a variance that is not positive, c^2 > q1 q2, not finite; TypeError: not real numbers.
     """
     for name, function in (("f", f), ("g", g)):
         validation.function(name, function, "a function of an array")
@@ -196,8 +193,9 @@ def gaussian_expectation(
     sigma = math.sqrt(max(float(left / (Fraction(q1) * Fraction(q2))), 0.0))
     required = panels(ends, 2.0 ** math.ceil(math.log2(max(s, t, 1.0))))
     with arithmetic(True):
+        deviations, numpy = (np.array([s]), np.array([t])), (interpreted(f), interpreted(g))
         coarse, fine = (
-            float(pair_sums(f, g, *_row(s, t, rho, sigma), required=required, halved=halved)[0, 0, 0])
+            float(pair_sum(*numpy, *deviations, rho, sigma, required=required, halved=halved)[0, 0])
             for halved in (False, True)
         )
         sizes = [_second_moment(function, size, required) for function, size in ((f, s), (g, t))]
@@ -205,11 +203,6 @@ def gaussian_expectation(
     left_out = max(end / max(size, _TINY) for size, end in sizes)
     error = abs(fine - coarse) + _ROUNDING * float(np.finfo(np.float64).eps) * scale
     return Expectation(fine, error if left_out < 1e-16 and math.isfinite(error) else math.inf)
-
-
-def _row(*values: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    s, t, rho, sigma = (np.array([value]) for value in values)
-    return s[:, None], t[:, None], rho, sigma
 
 
 def _second_moment(f: Function, s: float, required: Panels) -> tuple[float, float]:

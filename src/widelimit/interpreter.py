@@ -4,8 +4,6 @@ A function is traced to a jaxpr, a list of primitive operations, and NumPy does 
 microsecond and its arrays; a compiled program of a few hundred operations takes 0.1 to 3 seconds to make.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -102,9 +100,8 @@ def _program(closed: Any) -> _Program:
 
     given = [(place(), v.aval.dtype) for v in closed.jaxpr.invars]
     results = add(closed.jaxpr, closed.consts, [i for i, _ in given])
-    return _Program(
-        start, given, _dropping(steps, {i for i, x in enumerate(start) if x is not None} | {*results}), results
-    )
+    kept = {i for i, x in enumerate(start) if x is not None} | {*results}
+    return _Program(start, given, _dropping(steps, kept), results)
 
 
 def _dropping(steps: list[_Step], kept: set[int]) -> list[_Step]:
@@ -154,25 +151,16 @@ def _work(equation: Any) -> Callable[[Values], Sequence[Any]]:
 
 def _scan(given: Values, parameters: Parameters) -> Values:
     constants, carried, length = parameters["num_consts"], parameters["num_carry"], parameters["length"]
-    fixed, carry, along = (
-        given[:constants],
-        given[constants : constants + carried],
-        given[constants + carried :],
-    )
+    fixed, carry, along = given[:constants], given[constants : constants + carried], given[constants + carried :]
     steps: list[Values] = []
-    order = range(length)[::-1] if parameters["reverse"] else range(length)
-    for i in order:
+    turn = -1 if parameters["reverse"] else 1
+    for i in range(length)[::turn]:
         out = _run(parameters["jaxpr"], [*fixed, *carry, *(x[i] for x in along)])
         carry = out[:carried]
         steps.append(out[carried:])
-    if parameters["reverse"]:
-        steps.reverse()
     forms = parameters["jaxpr"].jaxpr.outvars[carried:]
-    stacked = [
-        np.stack([step[k] for step in steps]) if steps else np.zeros((0, *v.aval.shape), v.aval.dtype)
-        for k, v in enumerate(forms)
-    ]
-    return [*carry, *stacked]
+    empty = [np.zeros((0, *v.aval.shape), v.aval.dtype) for v in forms]
+    return [*carry, *(map(np.stack, zip(*steps[::turn], strict=True)) if steps else empty)]
 
 
 def _while(given: Values, parameters: Parameters) -> Values:
@@ -197,10 +185,6 @@ def _divide(a: Any, b: Any) -> Any:
     if a.dtype.kind not in "iu":
         return a / b
     return np.where(b == 0, -1, (a - np.fmod(a, np.where(b == 0, 1, b))) // np.where(b == 0, 1, b))
-
-
-def _clamp(low: Any, x: Any, high: Any) -> Any:
-    return np.minimum(np.maximum(x, low), high)
 
 
 def _to_type(given: Values, parameters: Parameters) -> Any:
@@ -283,12 +267,6 @@ def _iota(_: Values, parameters: Parameters) -> Any:
     return np.broadcast_to(np.arange(shape[axis]).reshape(form), shape).astype(parameters["dtype"])
 
 
-def _sort(given: Values, parameters: Parameters) -> Any:
-    if len(given) > 1:
-        return None
-    return np.sort(given[0], axis=parameters["dimension"], kind="stable")
-
-
 def _along(function: Callable[..., Any]) -> Callable[[Values, Parameters], Any]:
     return lambda given, parameters: function(given[0], axis=tuple(parameters["axes"]))
 
@@ -328,7 +306,8 @@ _PLAIN: dict[str, Callable[..., Any]] = {
     "digamma": _special("digamma"), "floor": np.floor, "ceil": np.ceil, "is_finite": np.isfinite, "eq": np.equal,
     "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
     "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert, "shift_left": np.left_shift,
-    "shift_right_arithmetic": np.right_shift, "select_n": _select, "clamp": _clamp, "stop_gradient": lambda x: x,
+    "shift_right_arithmetic": np.right_shift, "select_n": _select, "stop_gradient": lambda x: x,
+    "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
     "copy": lambda x: x, "copy_p": lambda x: x, "real": np.real, "imag": np.imag, "conj": np.conj,
     "complex": lambda a, b: a + 1j * b, "nextafter": np.nextafter,
 }  # fmt: skip
@@ -354,7 +333,7 @@ _WITH_PARAMETERS: dict[str, Callable[[Values, Parameters], Any]] = {
     "dynamic_update_slice": _update,
     "rev": lambda x, p: np.flip(x[0], tuple(p["dimensions"])),
     "iota": _iota,
-    "sort": _sort,
+    "sort": lambda x, p: np.sort(x[0], axis=p["dimension"], kind="stable") if len(x) == 1 else None,
     "dot_general": _contract,
     "reduce_sum": _along(np.sum), "reduce_max": _along(np.max), "reduce_min": _along(np.min),
     "reduce_prod": _along(np.prod), "reduce_and": _along(np.all), "reduce_or": _along(np.any),

@@ -1,7 +1,5 @@
 """Data that a conversion to float64 would change are refused: masks, dates, texts, complex numbers, large integers."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterator
 from typing import Any

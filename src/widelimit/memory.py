@@ -1,7 +1,5 @@
 """A request that cannot fit in memory is refused before anything is allocated."""
 
-from __future__ import annotations
-
 import math
 import sys
 
@@ -44,8 +42,7 @@ def require(
 ) -> None:
     """Refuse `size` bytes for `what` if they are over the limit, or not free.
 
-    Raises:
-        MemoryError: with both sizes in GiB.
+    Raises: MemoryError: with both sizes in GiB.
     """
     if size > limit:
         raise MemoryError(f"{what} needs {gib(size)} and the budget is {gib(limit)}; {remedy}.")
@@ -61,5 +58,5 @@ def budget(share: float | None) -> float:
 
 
 def gib(size: float) -> str:
-    """Print a size with one digit after the point; more for a small one."""
+    """Format a size in GiB, with one digit after the point; more for a small one."""
     return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / GIB:.2g} GiB"

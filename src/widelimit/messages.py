@@ -1,13 +1,14 @@
 """Messages show values in short form, of any kind."""
 
-from __future__ import annotations
-
 import reprlib
+from collections.abc import Sequence
 from typing import Any, final
 
 import jax
 import numpy as np
 
+SHOWN = 5
+"""Names that a message lists before "and ... more"."""
 LONGEST = 60
 """Characters of a value in a message."""
 
@@ -43,3 +44,9 @@ def shown(value: Any) -> str:
     except Exception:
         text = f"a {type(value).__name__}"
     return text if len(text) <= 2 * LONGEST else f"{text[: 2 * LONGEST - 4]} ..."
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return names as text: "a, b, c and 4 more"."""
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,7 +1,5 @@
 """Figures draw a result on matplotlib Axes. Object-oriented: nothing here touches pyplot or its global state."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -77,8 +75,7 @@ def ensemble(trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], t: float, *,
         t: a time in [0, inf], in the unit of d theta/dt = -grad C, C the mean squared error.
         axes: where to draw; returned.
 
-    Raises:
-        ValueError: more than one feature or output; a negative time.
+    Raises: ValueError: more than one feature or output; a negative time.
     """
     data = trained.flow.data
     _one_dimensional(data.X, data.y)
@@ -98,8 +95,7 @@ def learning(
         Z: (m, 1) inputs.
         times: (T,) times in [0, inf], as in `ensemble`.
 
-    Raises:
-        ValueError: more than one feature or output; a negative time.
+    Raises: ValueError: more than one feature or output; a negative time.
     """
     rows = math.ceil((1 + len(times)) / 3)
     figure = Figure(figsize=(10, 0.6 + 2.7 * rows), layout="constrained")
@@ -114,7 +110,9 @@ def learning(
         dress(axes)
     for axes in (panels[0], panels[len(times)]):
         axes.legend(loc="upper left", frameon=False, fontsize=8)
-    panels[0].set(xlim=(Z.min(), Z.max()), ylim=window(post.data.y))
+    low, high = post.data.y.min(), post.data.y.max()
+    margin = 0.7 * (high - low if high > low else 1.0)  # the prior's band may leave it
+    panels[0].set(xlim=(Z.min(), Z.max()), ylim=(low - margin, high + margin))
     figure.supxlabel("input x", fontsize=10)
     figure.supylabel("output f(x)", fontsize=10)
     return figure
@@ -133,10 +131,7 @@ def training(history: History) -> Figure:
     timed = bool(np.isfinite(history.times).all())
     x = history.times if timed else history.steps
     along(left, x, history.loss, color=DATA, label="loss")
-    for values, color, label in (
-        (history.kernel_drift, BAYES, "kernel"),
-        (history.movement, DESCENT, "parameters"),
-    ):
+    for values, color, label in ((history.kernel_drift, BAYES, "kernel"), (history.movement, DESCENT, "parameters")):
         if np.isfinite(values).any():
             along(right, x, values, color=color, label=label)
     left.set(yscale="log", ylabel="loss $C$ (unit of the loss)", title="loss")
@@ -155,13 +150,6 @@ def along(axes: Axes, x: Float[np.ndarray, " R"], values: Float[np.ndarray, "R *
         values = values.mean(axis=1)
     axes.plot(x, values, color=color, linewidth=1.8, label=label)
     return axes
-
-
-def window(y: Float[np.ndarray, "n c"]) -> tuple[float, float]:
-    """Return the range of the data and 0.7 of it on either side: the prior's band may leave it."""
-    low, high = float(y.min()), float(y.max())
-    margin = 0.7 * (high - low if high > low else 1.0)
-    return low - margin, high + margin
 
 
 def time_text(t: float) -> str:
@@ -185,8 +173,10 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def legend_below(axes: Axes) -> Axes:
-    """Put a legend under the panel, where it hides nothing; the figure grows by its height."""
+    """Put a legend under the panel, where it hides nothing; the figure grows by its height. No labels, no legend."""
     labels = axes.get_legend_handles_labels()[1]
+    if not labels:
+        return axes
     columns = 2 if max(map(len, labels)) <= HALF_A_LINE else 1
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.22), frameon=False, fontsize=8, ncols=columns, columnspacing=1.2
@@ -195,6 +185,12 @@ def legend_below(axes: Axes) -> Axes:
     if figure is not None:
         figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
     return axes
+
+
+def finish(axes: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "") -> Axes:
+    """Set the labels of a panel that is drawn, its frame, and its legend below."""
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return legend_below(dress(axes))
 
 
 def error_bars(
@@ -221,10 +217,9 @@ def palette(count: int) -> list[tuple[float, float, float, float]]:
     return [tuple(color) for color in colormaps["viridis"](np.linspace(0.0, 0.85, count))]
 
 
-def width_axis(axes: Axes, widths: Float[np.ndarray, " k"]) -> Axes:
-    """Draw a logarithmic axis of widths, with those that were measured as its ticks."""
-    axes.set_xscale("log")
+def finish_over_widths(axes: Axes, widths: Float[np.ndarray, " k"], *, ylabel: str, title: str = "") -> Axes:
+    """Finish a panel with two logarithmic axes, the horizontal one with the widths that were measured as its ticks."""
+    axes.set(xscale="log", yscale="log")
     axes.set_xticks(widths, [f"{width:g}" for width in widths])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("width")
-    return axes
+    return finish(axes, xlabel="width", ylabel=ylabel, title=title)

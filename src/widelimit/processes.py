@@ -1,7 +1,5 @@
 """JAX's threads do not survive a fork: in a process that was forked, a compiled program would never return."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import final
@@ -41,8 +39,7 @@ if sys.platform != "win32":
 def refuse_forked() -> None:
     """Raise where a compiled program would wait without end. It costs one look at a flag.
 
-    Raises:
-        RuntimeError: this process was forked from one that had used JAX.
+    Raises: RuntimeError: this process was forked from one that had used JAX.
     """
     if _State.forked:
         raise RuntimeError(

@@ -1,7 +1,5 @@
 """Long work shows its progress: bars on stderr, only where that is a terminal."""
 
-from __future__ import annotations
-
 import functools
 import sys
 from collections.abc import Callable, Iterator

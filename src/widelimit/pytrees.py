@@ -1,10 +1,8 @@
 """Frozen dataclasses become JAX pytrees."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
@@ -17,29 +15,31 @@ def require_pytree(value: Any) -> None:
     """Refuse an object of a class that JAX does not know. Raises: TypeError."""
     if jax.tree_util.all_leaves([value]):
         raise TypeError(
-            f"the class {type(value).__name__} is not registered with JAX: write @wl.pytree above "
-            f"@dataclass(frozen=True), above the class."
+            f"the class {type(value).__name__} is not registered with JAX: write @wl.pytree above the class."
         )
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def pytree(cls: type[T]) -> type[T]:
-    """Register a frozen dataclass with JAX; fields with metadata {"static": True} are structure, the others children.
+    """Make a class a frozen dataclass and register it with JAX: its fields are the leaves of a pytree.
 
-    Own activations and kernels need it: write `@wl.pytree` above `@dataclass(frozen=True)`.
+    A field with metadata {"static": True} is structure instead. Own activations and kernels need it: write `@wl.pytree`
+    above the class. A class that is a dataclass already is only registered.
 
     Not by `jax.tree_util.register_dataclass`: the structures it makes compare equal for two classes with equal static
     fields (JAX 0.10.2), and a compiled function was then seen to answer with that of another activation. Here the
     class is part of what is compared. Functions among the fields are pickled by name.
 
     Raises:
-        TypeError: not a dataclass.
+        TypeError: not a class, or one with an `__init__` of its own, which a frozen dataclass cannot have.
     """
     given: Any = cls
-    if not (isinstance(given, type) and is_dataclass(given)):
-        raise TypeError(f"cls must be a dataclass, got {cls!r:.80}: write @wl.pytree above @dataclass(frozen=True).")
-    entries = fields(cast("Any", cls))
-    static = [f.name for f in entries if f.metadata.get("static")]
-    children = [f.name for f in entries if not f.metadata.get("static")]
+    if not isinstance(given, type) or ("__init__" in vars(given) and not is_dataclass(given)):
+        raise TypeError(f"cls must be a class that declares its fields, without __init__; got {cls!r:.80}.")
+    if "__dataclass_fields__" not in vars(given):
+        dataclass(frozen=True)(given)
+    static = [f.name for f in fields(given) if f.metadata.get("static")]
+    children = [f.name for f in fields(given) if not f.metadata.get("static")]
 
     def flatten(value: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return tuple(getattr(value, name) for name in children), (cls, *(getattr(value, name) for name in static))

@@ -4,14 +4,12 @@
 stands in its module. A float64 array that is read where float64 is off would lose half of its digits.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import pickle
 import sys
 import types
-from typing import Any, TypeVar, final
+from typing import Any, Self, TypeVar, final
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +28,7 @@ class Reference:
     def __init__(self, value: Any) -> None:
         self.value = value
 
-    def __deepcopy__(self, _: dict[int, Any]) -> Reference:
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -4,8 +4,6 @@ XLA's arc sine on CPUs is several times slower than everything else in the recur
 of the interval, with the other half by symmetry, keeps the whole tile in vector registers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax
@@ -108,7 +106,7 @@ def evaluate(table: dict[str, tuple[float, ...]], v: jax.Array) -> jax.Array:
 
 
 def chebyshev_halves(coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b), along the first axis, with sum_k c_k T_k(x) = sum_j a_j T_j(y) + x sum_j b_j T_j(y), y = 2 x^2 - 1.
+    """Return (a, b), along the first axis: sum_k c_k T_k(x) = sum_j a_j T_j(y) + x sum_j b_j T_j(y), y = 2 x^2 - 1.
 
     From T_2k(x) = T_k(y) and T_(2k+1)(x)/x = 2 T_k(y) - T_(2k-1)(x)/x. An even number of coefficients.
     """
@@ -160,7 +158,7 @@ def polynomial_and_slope(coefficients: Sequence[jax.Array], x: jax.Array) -> tup
 def divided_differences(
     table: dict[str, tuple[float, ...]], u: jax.Array, v: jax.Array, w: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(P(w), (P(u) - P(w))/(u - w), (P(v) - P(w))/(v - w)) by synthetic division: no cancellation, also at u = w.
+    """Return (P(w), (P(u) - P(w))/(u - w), (P(v) - P(w))/(v - w)) by synthetic division, without cancellation.
 
     Arrays of broadcastable shapes with entries in [0, 1/2].
     """
@@ -176,7 +174,7 @@ def divided_differences(
 
 
 def angle_from_gap(gap: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(theta, sin(theta) - theta cos(theta)) for gap = 1 - cos(theta) in [0, 1], theta in [0, pi/2].
+    """Return (theta, sin(theta) - theta cos(theta)) for gap = 1 - cos(theta) in [0, 1], theta in [0, pi/2].
 
     Both to their own last digit; taken as a difference the second, about theta^3/3, would keep only that of theta.
     """

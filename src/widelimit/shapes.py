@@ -4,8 +4,6 @@ Type checkers use jaxtyping's classes, and so does a program that has imported j
 check shapes at run time. Otherwise they are not evaluated, and the import would take a tenth of that of JAX.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import TYPE_CHECKING, Any
 

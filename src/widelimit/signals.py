@@ -24,7 +24,6 @@ SMALL_GAP = {"float64": 1e-2, "float32": 1e-1}
 
 EXPONENT_LIMIT = 2**24
 """4^(2^24) is beyond every float, and ten times this limit, a tenth power's exponent, is far inside int32."""
-
 HALF_PRECISION = {"float64": (11, 25), "float32": (8, 11)}
 """(exponent bits, mantissa bits) of a number whose square is exact."""
 
@@ -118,6 +117,12 @@ def add_variances(first: Variance, second: Variance) -> tuple[Variance, jax.Arra
     return Variance(total, exponent).normalise(), safe_sqrt(squares[0]), safe_sqrt(squares[1])
 
 
+def _renamed(old: str, new: str, value: Any) -> Any:
+    message = f"{old!r} is now called {new!r}; the old name goes with version 0.3."
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+    return value
+
+
 class Correlation(NamedTuple):
     """The correlation rho of a pair of signals is held as (1 - rho, 1 + rho), each right to rounding.
 
@@ -156,13 +161,6 @@ class Correlation(NamedTuple):
     def near(self) -> Any:
         """Return `gap`, under its former name."""
         return _renamed("near", "gap", self.gap)
-
-
-def _renamed(old: str, new: str, value: Any) -> Any:
-    warnings.warn(
-        f"{old!r} is now called {new!r}; the old name goes with version 0.3.", DeprecationWarning, stacklevel=3
-    )
-    return value
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,9 @@
 """A PyTorch module has an empirical NTK. Needs the extra: pip install "widelimit[torch]"."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, final, overload
+from typing import Any, Literal, Self, final, overload
 
 import jax
 import jax.numpy as jnp
@@ -75,8 +73,7 @@ class ModuleJacobian:
     def require_rowwise(self, *inputs: np.ndarray) -> None:
         """Refuse a module that mixes rows, by its outputs at a few rows and the gradient of a sum of them.
 
-        Raises:
-            ValueError: it does.
+        Raises: ValueError: it does.
         """
         modes = tuple(part.training for part in self.module.modules())
         names = *self.trained, None, *self.fixed
@@ -129,8 +126,7 @@ class ModuleJacobian:
     def require_finite(self, values: Any, **inputs: Any) -> None:
         """Refuse values that are not finite: the error names the row of the inputs with such a Jacobian.
 
-        Raises:
-            ValueError: a value is not finite.
+        Raises: ValueError: a value is not finite.
         """
         if validation.traced(values, *inputs.values()) or np.isfinite(np.asarray(values)).all():
             return
@@ -198,34 +194,19 @@ def _contract(rule: str, left: list[torch.Tensor], right: list[torch.Tensor], di
 
 @final
 @pytree
-@dataclass(frozen=True)
 class ModuleKernel(Kernel):
     """The kernel is the mean over outputs of a module's NTK; made with output="trace". JAX cannot differentiate it."""
 
     jacobian: ModuleJacobian = field(metadata={"static": True})
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> ModuleKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         if not validation.traced(*inputs):
             self.jacobian.require_rowwise(*(np.asarray(X) for X in inputs))
         return self
 
-    def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
-        values = Kernel.gram(self, X)
-        self.jacobian.require_finite(values, X=X)
+    def _checked(self, values: Array, **inputs: Array) -> Array:
+        self.jacobian.require_finite(values, **inputs)
         return values
-
-    def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        values = Kernel.cross(self, X, Y)
-        self.jacobian.require_finite(values, X=X, Y=Y)
-        return values
-
-    def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
-        values = Kernel.diag(self, X)
-        self.jacobian.require_finite(values, X=X)
-        return values
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
-        return X
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         def table(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:
@@ -258,11 +239,11 @@ class ModuleMatrixKernel(MatrixKernel):
             raise ValueError("how many outputs a module has is seen at inputs: take k.prepared(X).outputs.")
         return self.count
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> ModuleMatrixKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         return replace(self, count=self.jacobian.outputs(np.asarray(inputs[0])))
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return self.jacobian.rowwise_table(*_common_dtype(X, Y), "full")
+        return self.jacobian.rowwise_table(*validation.two_blocks(X, Y), "full")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
         return self.jacobian.rowwise_diagonal(np.asarray(validation.points("X", X)), "full")
@@ -281,21 +262,11 @@ class ModuleDiagonal:
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """Compute (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return self.jacobian.rowwise_table(*_common_dtype(X, Y), "diagonal")
+        return self.jacobian.rowwise_table(*validation.two_blocks(X, Y), "diagonal")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Compute (n, d) -> (n, c). Raises: as `Kernel.gram`."""
         return self.jacobian.rowwise_diagonal(np.asarray(validation.points("X", X)), "diagonal")
-
-
-def _common_dtype(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
-    x = np.asarray(validation.points("X", X))
-    if X is Y:
-        return x, x
-    y = np.asarray(validation.points("Y", Y))
-    validation.same_features("X", x, "Y", y)
-    dtype = np.result_type(x, y)
-    return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
 
 
 AnyModuleKernel = ModuleMatrixKernel | ModuleKernel | ModuleDiagonal

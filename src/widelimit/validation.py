@@ -1,7 +1,5 @@
 """Arguments are checked here: bad ones are refused. Nothing is cast unless the value survives exactly."""
 
-from __future__ import annotations
-
 import math
 import operator
 import os
@@ -15,6 +13,7 @@ import numpy as np
 from widelimit.lossless import REMEDIES, columns, large, refuse_inexact, refuse_inexact_lists, refuse_masked
 from widelimit.messages import shown as shown
 from widelimit.processes import refuse_forked
+from widelimit.shapes import Float
 
 Array = np.ndarray | jax.Array
 
@@ -112,6 +111,27 @@ def owned(values: Any, dtype: Any = None) -> np.ndarray:
     return seal(np.array(values, dtype, order="C"))
 
 
+def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
+    """Return (n,) weights >= 0, not all of them 0; 1 unless given."""
+    if value is None:
+        return np.ones(n)
+    weights = np.asarray(as_float_array("sample_weight", value), dtype=np.float64)
+    if weights.ndim == 0:
+        weights = np.full(n, float(weights))
+    if weights.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), one a row; got shape {weights.shape}.")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("sample_weight must be finite and >= 0.")
+    if not weights.any():
+        raise ValueError("sample_weight is zero at every row: there is nothing to fit.")
+    return weights
+
+
+def owned_leaf(leaf: Any) -> Any:
+    """Copy a leaf of parameters that is a NumPy array; its owner cannot change the others."""
+    return owned(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
 def seal(array: np.ndarray) -> np.ndarray:
     """Make the array read-only: a result hands out what it goes on computing with."""
     array.setflags(write=False)
@@ -139,6 +159,15 @@ def points(name: str, value: Any) -> Array:
         raise ValueError(f"{name} is empty: shape {array.shape}; at least one point and one feature are needed.")
     refuse_non_finite(name, array)
     return array
+
+
+def two_blocks(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return two blocks of inputs (n, d), (m, d) as NumPy arrays of their common dtype; one array where Y is X."""
+    x, y = (np.asarray(points(name, concrete(name, value))) for name, value in (("X", X), ("Y", Y)))
+    same_features("X", x, "Y", y)
+    dtype = np.result_type(x, y)
+    x = x.astype(dtype, copy=False)
+    return x, x if Y is X else y.astype(dtype, copy=False)
 
 
 def same_features(name_x: str, X: Array, name_y: str, Y: Array) -> None:
@@ -280,7 +309,7 @@ def is_real(value: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A real scalar of NumPy or JAX as a number of Python; anything else as it is."""
+    """Return a real scalar of NumPy or JAX as a number of Python; anything else as it is."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     scalar = isinstance(value, (np.generic, jax.Array)) and np.ndim(value) == 0 and not traced(value)
@@ -322,6 +351,11 @@ def factor(name: str, value: Any, *, positive: bool = False) -> None:
     finite_scalar(name, value, at_least=0.0 if positive else -LARGEST_FACTOR, at_most=LARGEST_FACTOR)
     if not traced(value) and abs(float(value)) < 1 / LARGEST_FACTOR:
         raise ValueError(f"{name} must be at least {1 / LARGEST_FACTOR:g} in size, got {value:g}.")
+
+
+def offset(name: str, value: Any) -> None:
+    """Refuse a number beyond 1e6 in size. Raises: TypeError, ValueError."""
+    finite_scalar(name, value, at_least=-LARGEST_FACTOR, at_most=LARGEST_FACTOR)
 
 
 def deviation(name: str, value: Any, *, zero: bool = False) -> Any:

@@ -1,7 +1,5 @@
 """The version is that of the installed package; `pyproject.toml` is the only place that has it."""
 
-from __future__ import annotations
-
 from importlib.metadata import PackageNotFoundError, version
 
 try:

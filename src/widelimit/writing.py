@@ -1,7 +1,5 @@
 """A file takes its place by a rename: it is whole or not there, however the process ends."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

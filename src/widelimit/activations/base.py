@@ -1,8 +1,8 @@
 """An activation phi defines E[phi(u) phi(v)] and E[phi'(u) phi'(v)] for every Gaussian pair (u, v)."""
 
-from __future__ import annotations
-
 import abc
+from collections.abc import Callable
+from dataclasses import field, fields
 from typing import Any, ClassVar, Self
 
 import jax
@@ -24,6 +24,11 @@ USUAL_MEMO = 8
 """Numbers in the longest memo of any closed form except polynomials."""
 
 
+def parameter(default: float, check: Callable[[str, Any], object], *, static: bool = False) -> Any:
+    """Declare a parameter of an activation; check(name, value) raises an error for a value out of range."""
+    return field(default=default, metadata={"check": check, "static": static})
+
+
 class Activation(abc.ABC):
     """An activation is a function phi with two maps on Gaussian signals.
 
@@ -36,6 +41,11 @@ class Activation(abc.ABC):
     name: ClassVar[str]
     kinks: tuple[float, ...] = ()
     """Places other than 0 where phi is not analytic, of functions whose duals are computed by quadrature."""
+
+    def __post_init__(self) -> None:
+        for own in fields(self):  # type: ignore[arg-type]
+            if "check" in own.metadata:
+                own.metadata["check"](own.name, getattr(self, own.name))
 
     @property
     def has_ntk(self) -> bool:
@@ -72,7 +82,7 @@ class Activation(abc.ABC):
         return self.prepared(low, high, dtype)
 
     def in_few_shapes(self, dtype: Any, rows: int) -> Self:
-        """Return this activation, prepared, with tables whose programs for tiles of `rows` serve other ranges too."""
+        """Return this activation, prepared, with tables of few shapes: programs for tiles of `rows` fit others."""
         return self
 
     def rtol_in(self, dtype: Any) -> float:
@@ -80,8 +90,8 @@ class Activation(abc.ABC):
         return 0.0
 
     def second_moment(self, signal: Variance) -> Variance:
-        """E[phi(u)^2] for u ~ N(0, signal) of float64, by NumPy: for work that is done once."""
-        return interpreted(_variance_after)(self, signal)  # type: ignore[no-any-return]
+        """Compute E[phi(u)^2] for u ~ N(0, signal) of float64, by NumPy: for work that is done once."""
+        return interpreted(variance_after)(self, signal)  # type: ignore[no-any-return]
 
     def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         """Compute E[phi(u)] for u ~ N(0, deviation^2), traceable; by quadrature split at the kinks if not overridden.
@@ -110,7 +120,7 @@ class Activation(abc.ABC):
             ValueError: a variance that is not positive, c^2 > q1 q2, or NaN or infinite entries.
             TypeError: not real numbers.
         """
-        return self._pair(q1, c, q2, derivative=False)
+        return self._pair(q1, c, q2, _moment)
 
     def dual_derivative(
         self, q1: Float[Array, "..."], c: Float[Array, "..."], q2: Float[Array, "..."]
@@ -119,7 +129,7 @@ class Activation(abc.ABC):
 
         Infinite at c^2 = q1 q2 for a phi that jumps.
         """
-        return self._pair(q1, c, q2, derivative=True)
+        return self._pair(q1, c, q2, _moment_of_slopes)
 
     def correlation_map(self, rho: Float[Array, "..."], *, q: float = 1.0) -> Float[Array, "..."]:
         """Map the correlation of two signals of variance q > 0 through phi: dual(q, q rho, q)/dual(q, q, q).
@@ -128,22 +138,17 @@ class Activation(abc.ABC):
             rho: correlations in [-1, 1], a number or an array.
             q: the common variance.
 
-        Raises:
-            ValueError: rho outside [-1, 1], or q not a positive finite number.
-            TypeError: not real numbers.
+        Raises: ValueError: rho outside [-1, 1], or q not a positive finite number; TypeError: not real numbers.
         """
         rho = validation.as_finite_floats("rho", rho)
         if not validation.traced(rho) and (np.abs(rho) > 1).any():
             raise ValueError(f"rho is a correlation and must be in [-1, 1], got {np.max(np.abs(rho)):g} in size.")
         q = validation.finite_scalar("q", q, above=0.0)
         with arithmetic(rho.dtype == np.float64):
-            signal = Variance(jnp.asarray(q, rho.dtype), jnp.zeros((), jnp.int32))
             ready = self if validation.traced(q) else self.prepared(float(q) ** 0.5, float(q) ** 0.5, rho.dtype)
-            _, memo = ready.encode(signal.normalise())
-            after = ready.correlate(memo, memo, correlation_from_rho(jnp.asarray(rho)))[0].rho
-        return after if validation.is_jax(rho) else np.asarray(after)[()]
+            return _evaluate(_mapped, ready, q if validation.is_jax(q) else rho.dtype.type(q), rho)
 
-    def _pair(self, q1: Any, c: Any, q2: Any, *, derivative: bool) -> Float[Array, "..."]:
+    def _pair(self, q1: Any, c: Any, q2: Any, moment: Callable[..., jax.Array]) -> Float[Array, "..."]:
         arrays = validation.covariances(q1, c, q2)
         dtype = np.result_type(*(a.dtype for a in arrays))
         with arithmetic(dtype == np.float64):
@@ -151,24 +156,42 @@ class Activation(abc.ABC):
             if not any(validation.traced(a) for a in arrays):
                 variances = np.concatenate([np.ravel(arrays[0]), np.ravel(arrays[2])])
                 ready = self.prepared(float(variances.min()) ** 0.5, float(variances.max()) ** 0.5, dtype)
-            value = _pair_moment(ready, *(jnp.asarray(a, dtype) for a in arrays), derivative=derivative)
-        return value if validation.is_jax(*arrays) else np.asarray(value)[()]
+            return _evaluate(moment, ready, *(a.astype(dtype) for a in arrays))
 
 
-def _pair_moment(activation: Activation, *covariance: jax.Array, derivative: bool) -> jax.Array:
-    """Compute E[phi(u) phi(v)] or E[phi'(u) phi'(v)] by the activation's own maps."""
-    q1, c, q2 = jnp.broadcast_arrays(*covariance)
+def _evaluate(function: Callable[..., jax.Array], activation: Activation, *arguments: Any) -> Float[Array, "..."]:
+    """Call a function of an activation and arrays: by JAX where one is JAX's, else by NumPy, without compilation."""
+    if validation.is_jax(*jax.tree.leaves(arguments)):
+        return function(activation, *jax.tree.map(jnp.asarray, arguments))
+    return interpreted(function)(activation, *arguments)[()]  # type: ignore[no-any-return]
+
+
+def _through(activation: Activation, q1: jax.Array, c: jax.Array, q2: jax.Array) -> tuple[Any, ...]:
+    """Return the variances of a pair before and after phi, the correlation after phi, and its slope."""
+    q1, c, q2 = jnp.broadcast_arrays(q1, c, q2)
     x, y = (Variance(q, jnp.zeros(q.shape, jnp.int32)).normalise() for q in (q1, q2))
     (x_after, x_memo), (y_after, y_memo) = activation.encode(x), activation.encode(y)
-    after, slope = activation.correlate(x_memo, y_memo, correlation_from_covariance(x, c, y))
-    if not derivative:
-        return scaled(after.rho, x_after, y_after)
-    x_gain, y_gain = (
-        Variance(after.value / before.value, after.exponent - before.exponent)
-        for before, after in ((x, x_after), (y, y_after))
-    )
-    return scaled(slope, x_gain, y_gain)
+    correlation, slope = activation.correlate(x_memo, y_memo, correlation_from_covariance(x, c, y))
+    return (x, x_after), (y, y_after), correlation, slope
 
 
-def _variance_after(activation: Activation, signal: Variance) -> Variance:
-    return activation.encode(signal)[0]
+def _moment(activation: Activation, *covariance: jax.Array) -> jax.Array:
+    (_, x), (_, y), correlation, _ = _through(activation, *covariance)
+    return scaled(correlation.rho, x, y)
+
+
+def _moment_of_slopes(activation: Activation, *covariance: jax.Array) -> jax.Array:
+    *signals, _, slope = _through(activation, *covariance)
+    gains = (Variance(after.value / q.value, after.exponent - q.exponent) for q, after in signals)
+    return scaled(slope, *gains)
+
+
+def _mapped(activation: Activation, q: jax.Array, rho: jax.Array) -> jax.Array:
+    """Return the correlation after phi of two signals of the variance q."""
+    memo = activation.encode(Variance(q.astype(rho.dtype), jnp.zeros((), jnp.int32)).normalise())[1]
+    return activation.correlate(memo, memo, correlation_from_rho(rho))[0].rho
+
+
+def variance_after(layer: Any, signal: Variance) -> Variance:
+    """Return the variance after an activation, or after a layer of a network."""
+    return layer.encode(signal)[0]  # type: ignore[no-any-return]

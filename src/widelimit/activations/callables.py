@@ -1,7 +1,5 @@
 """A function is examined before it becomes an activation: elementwise, finite, differentiable, of slow growth."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
@@ -29,11 +27,7 @@ _FAR = 20.0
 
 
 def from_function(phi: Callable[[jax.Array], jax.Array], kinks: Sequence[float], rtol: float | None) -> Activation:
-    """Return phi as an activation, after checks.
-
-    Raises:
-        TypeError, ValueError: what `wl.activation` lists.
-    """
+    """Return phi as an activation, after checks. Raises: TypeError, ValueError: what `wl.activation` lists."""
     label = getattr(phi, "__name__", None) or type(phi).__name__
     ends = tuple(sorted(set(validation.numbers_in("kinks", kinks))))
     if rtol is not None:

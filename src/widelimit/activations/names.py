@@ -1,7 +1,5 @@
 """Activations are found by name, or made of any function phi(u)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -56,8 +54,7 @@ def elu(alpha: float = 1.0, *, scale: float = 1.0, length: float = 1.0) -> Numer
     terms cancel by a factor of 1/(s s') for small standard deviations: the tables do not.
 
     Raises:
-        ValueError: alpha or scale not finite, length not positive.
-        TypeError: not numbers.
+        ValueError: alpha or scale not finite, length not positive; TypeError: not numbers.
     """
     phi = _Elu(
         float(validation.finite_scalar("alpha", alpha)),
@@ -94,10 +91,7 @@ BY_NAME: dict[str, Activation] = {a.name: a for a in _CLOSED} | _PIECES | _TABUL
 
 
 def activation(
-    phi: str | Activation | Callable[[jax.Array], jax.Array],
-    *,
-    kinks: Sequence[float] = (),
-    rtol: float | None = None,
+    phi: str | Activation | Callable[[jax.Array], jax.Array], *, kinks: Sequence[float] = (), rtol: float | None = None
 ) -> Activation:
     """Return the activation of that name, the activation itself, or any function phi(u) as one.
 

@@ -1,7 +1,5 @@
 """A deep network is ordered or chaotic: the correlation of two inputs tends to 1, or to a smaller fixed point."""
 
-from __future__ import annotations
-
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp

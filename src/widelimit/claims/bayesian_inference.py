@@ -1,14 +1,13 @@
 """Section 2.4: the posterior is the prior conditioned on the data."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, mean_and_error
+from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
 from widelimit.claims.finite import output_covariances
+from widelimit.claims.statistics import mean_and_error
 
 SEED = 2402
 NET = wl.mlp(depth=2, activation="erf", weight_std=1.5, bias_std=0.5)
@@ -45,7 +44,7 @@ def last_layer(repeats: int) -> np.ndarray:
     return np.array([K[2:, :2] @ np.linalg.solve(K[:2, :2] + NOISE * np.eye(2), Y) for K in kernels])
 
 
-def compare(effort: Effort, *, stretch: float, noise: float) -> tuple[tuple[Check, ...], dict[str, np.ndarray]]:
+def compare(effort: Effort, *, stretch: float, noise: float) -> Measurement:
     """Make the two comparisons with the posterior formula."""
     mean, variance, kept = rejection(effort.pick(quick=300_000, full=3_000_000), stretch=stretch)
     post = wl.posterior(wl.nngp(NET), X, Y, noise=WINDOW**2 / 3)
@@ -57,23 +56,22 @@ def compare(effort: Effort, *, stretch: float, noise: float) -> tuple[tuple[Chec
     # Features of finite width bias the ridge solution by order 1/width, below a tenth of the error here.
     off = (found - limit) / error
     checks = (
-        Check("rejection, mean: largest deviation", float(np.abs(of_mean).max()), 0, LEVEL, f"{kept} draws were kept"),
-        Check("rejection, variance: largest", float(np.abs(of_variance).max()), 0, LEVEL, "error sqrt(2/kept)"),
-        Check("trained last layer: largest deviation", float(np.abs(off).max()), 0, LEVEL, "standard errors"),
+        at_most("rejection, mean: largest deviation", np.abs(of_mean).max(), LEVEL, f"{kept} draws were kept"),
+        at_most("rejection, variance: largest", np.abs(of_variance).max(), LEVEL, "error sqrt(2/kept)"),
+        at_most("trained last layer: largest deviation", np.abs(off).max(), LEVEL, "standard errors"),
     )
     data = {"mean": mean, "variance": variance, "layer": found, "expected": expected, "spread": spread}
-    return checks, data
+    return Measurement(checks, data)
 
 
 def measure(effort: Effort) -> Measurement:
     """Measure rejection, and wide networks with a trained last layer."""
-    return Measurement(*compare(effort, stretch=1.0, noise=NOISE))
+    return compare(effort, stretch=1.0, noise=NOISE)
 
 
 def violate(effort: Effort) -> Measurement:
     """Use draws 10 % too large, and twice the noise in the formula."""
-    checks, data = compare(effort, stretch=1.1, noise=2 * NOISE)
-    return Measurement(checks, data)
+    return compare(effort, stretch=1.1, noise=2 * NOISE)
 
 
 def draw(data: Data, control: Data) -> Figure:
@@ -86,9 +84,7 @@ def draw(data: Data, control: Data) -> Figure:
     found = np.stack([data["mean"], plots.NORMAL_QUANTILE * deviation])
     plots.error_bars(axes, Z[:, 0], found, "s", label="draws through the data, 95 %")
     axes.plot(Z[:, 0], control["mean"], "x", color=plots.DESCENT, label="control: draws 10 % too large")
-    axes.set(xlabel="input x", ylabel="output f(x)", title="Conditioning by formula and by rejection")
-    plots.legend_below(axes)
-    plots.dress(axes)
+    plots.finish(axes, xlabel="input x", ylabel="output f(x)", title="Conditioning by formula and by rejection")
     return figure
 
 

@@ -1,7 +1,6 @@
 """Claims about finite networks share this code: random networks, drawn by NumPy, evaluated together by the library."""
 
-from __future__ import annotations
-
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import widelimit as wl
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.training.loop import Training
-from widelimit.training.train import train
 
 CHUNK = 2**22
 """Most numbers that networks held at once have: 32 MiB of float64."""
@@ -53,21 +52,13 @@ def train_many(
     record_every: int,
     probes: np.ndarray | None = None,
     kernel_points: int = 0,
+    stacked: bool = True,
 ) -> Training:
-    """Train stacked networks by gradient descent on all examples."""
-    return train(
-        net.apply,
-        params,
-        X,
-        y,
-        ensemble=True,
-        learning_rate=learning_rate,
-        steps=steps,
-        record_every=record_every,
-        probes=probes,
-        kernel_points=kernel_points,
-        progress=False,
+    """Train stacked networks, or a single one, by gradient descent on all examples."""
+    recorded = functools.partial(
+        wl.train, record_every=record_every, probes=probes, kernel_points=kernel_points, progress=False
     )
+    return recorded(net.apply, params, X, y, ensemble=stacked, learning_rate=learning_rate, steps=steps)
 
 
 def _each(
@@ -84,9 +75,8 @@ def _each(
     batches = -(-count * size // CHUNK)
     rng, batch = np.random.default_rng(seed), -(-count // batches)
     with arithmetic(True):
-        found = [
-            np.asarray(function(net, parameters(sizes, count=batch, rng=rng), jnp.asarray(X))) for _ in range(batches)
-        ]
+        drawn = (parameters(sizes, count=batch, rng=rng) for _ in range(batches))
+        found = [np.asarray(function(net, params, jnp.asarray(X))) for params in drawn]
     return np.concatenate(found)[:count]
 
 

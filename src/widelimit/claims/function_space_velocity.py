@@ -1,7 +1,5 @@
 """Equation (3.3): under gradient descent on the parameters, the function moves by its empirical tangent kernel."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -19,6 +17,8 @@ EPS = float(np.finfo(float).eps)
 BOUND = 1e3 * EPS
 """The bound is relative to the largest velocity: sums over thousands of parameters have products that partly cancel."""
 N, OUTPUTS = 6, 3
+WIDTHS = {Effort.QUICK: (1, 32), Effort.FULL: (1, 2, 8, 64, 512)}
+"""Widths of all hidden layers, one among them."""
 
 
 def problem() -> tuple[np.ndarray, np.ndarray, dict[str, tuple[wl.Loss, np.ndarray]]]:
@@ -67,7 +67,7 @@ def gaps(effort: Effort, *, factor: float = 1.0, coupled: bool = True) -> dict[s
     for name, (loss, y) in losses.items():
         values = []
         for net in networks.values():
-            for width in widths(effort):
+            for width in WIDTHS[effort]:
                 velocity, kernel, d = velocities(net, width, loss, X, y, Z)
                 kernel = factor * (kernel if coupled else kernel * np.eye(OUTPUTS))
                 expected = -np.einsum("znab,nb->za", kernel, d) / N
@@ -76,16 +76,11 @@ def gaps(effort: Effort, *, factor: float = 1.0, coupled: bool = True) -> dict[s
     return found
 
 
-def widths(effort: Effort) -> tuple[int, ...]:
-    """Return the widths of all hidden layers, one among them."""
-    return effort.pick(quick=(1, 32), full=(1, 2, 8, 64, 512))
-
-
 def measure(effort: Effort) -> Measurement:
     """Measure the two velocities for five losses, two networks, all widths."""
     found = gaps(effort)
     checks = tuple(at_most(f"{name}: largest gap", v.max(), BOUND, "rounding") for name, v in found.items())
-    return Measurement(checks, {"widths": np.array(widths(effort)), "gaps": np.array(list(found.values()))})
+    return Measurement(checks, {"widths": np.array(WIDTHS[effort]), "gaps": np.array(list(found.values()))})
 
 
 def violate(effort: Effort) -> Measurement:
@@ -108,13 +103,8 @@ def draw(data: Data, control: Data) -> Figure:
         axes.plot(data["widths"], np.maximum(values.max(axis=0), EPS / 8), "o", color=color, markersize=4, label=name)
     for values, marker, name in zip(control["gaps"], "x+", ("half the kernel", "separate outputs"), strict=True):
         axes.plot(data["widths"], values.min(axis=(0, 1)), marker, color=plots.DESCENT, label=f"control: {name}")
-    axes.set(
-        yscale="log",
-        ylabel="gap / largest velocity",
-        title="$df/dt$ against $-\\Theta d/n$",
-    )
-    plots.legend_below(axes)
-    plots.width_axis(plots.dress(axes), data["widths"])
+    title = "$df/dt$ against $-\\Theta d/n$"
+    plots.finish_over_widths(axes, data["widths"], ylabel="gap / largest velocity", title=title)
     return figure
 
 

@@ -1,7 +1,5 @@
 """Remark 3.9: Gram matrices of reproducing kernels have no negative eigenvalue; tanh(x.y) is none."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -84,9 +82,7 @@ def draw(data: Data, control: Data) -> Figure:
         axes.axhline(0, color=plots.BAYES, linewidth=1, label="0: the theory's floor")
         axes.set_yscale("symlog", linthresh=1e-12)
         axes.set_yticks([-1e-3, -1e-7, 0, 1e-7, 1e-3, 1])
-        axes.set(xlabel="rank of the eigenvalue", ylabel=r"$\lambda/\lambda_1$", title=title)
-        plots.legend_below(axes)
-        plots.dress(axes)
+        plots.finish(axes, xlabel="rank of the eigenvalue", ylabel=r"$\lambda/\lambda_1$", title=title)
     return figure
 
 

@@ -1,7 +1,5 @@
 """These are the images of Figure 3 of Jacot et al."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

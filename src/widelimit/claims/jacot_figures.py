@@ -1,7 +1,5 @@
 """This claim reproduces Figures 1, 2 and 3 of Jacot et al. 2018 with their settings."""
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import replace
@@ -27,9 +25,14 @@ RATE = 0.5
 """Their learning rate 1 is on half the mean squared error: half of it on this library's cost."""
 ANGLES = np.linspace(-np.pi, np.pi, 49)
 """gamma: kernels between (1, 0) and (cos gamma, sin gamma)."""
+NEAR_CONVERGENCE = {Effort.QUICK: (500, 20), Effort.FULL: (1000, 30)}
+"""Steps and initialisations of Figure 2."""
+IMAGES = {Effort.QUICK: 128, Effort.FULL: MNIST_LEAST}
+"""Images of Figure 3."""
 START = 0.5
 """Size of the component to be learned in Figure 3."""
 COLORS = (plots.DESCENT, plots.DATA)
+GAMMA = r"angle $\gamma$ (radians)"
 NINETY = 1.2815515655446004
 """The 90 % quantile of N(0, 1)."""
 
@@ -59,7 +62,8 @@ def kernels(of: Sample, steps: int) -> tuple[np.ndarray, np.ndarray]:
         params = one_network(_sizes(2, of.width), rng=rng, dtype=np.float32)
         before.append(_on_the_circle(params))
         if i < of.trained:
-            after.append(_on_the_circle(_train(DEEP, params, X, y, RATE, steps)))
+            run = train_many(DEEP, params, X, y, stacked=False, learning_rate=RATE, steps=steps, record_every=steps)
+            after.append(_on_the_circle(run.params))
     return np.array(before), np.array(after)
 
 
@@ -71,24 +75,6 @@ def _on_the_circle(params: Any) -> np.ndarray:
 
 def _sizes(inputs: int, width: int) -> tuple[int, ...]:
     return (inputs, *[width] * (DEEP.depth - 1), 1)
-
-
-def _train(
-    net: wl.Network, params: tuple[object, ...], X: np.ndarray, y: np.ndarray, rate: float, steps: int
-) -> tuple[object, ...]:
-    run = wl.train(
-        net.apply,
-        params,
-        X,
-        y,
-        learning_rate=rate,
-        steps=steps,
-        record_every=max(steps, 1),
-        kernel_points=0,
-        progress=False,
-    )
-    found: tuple[object, ...] = run.params
-    return found
 
 
 def percentiles(width: int, inits: int, steps: int) -> np.ndarray:
@@ -136,19 +122,12 @@ def component(width: int, times: np.ndarray, of: Principal) -> Component:
     start = np.asarray(DEEP.apply(params, X), np.float64)[:, 0]
     # Half the rate at which the largest component is at its goal in one step.
     interval = max(1, math.ceil(float(times[1] - times[0]) / (0.25 / of.values[0])))
-    run = wl.train(
-        DEEP.apply,
-        params,
-        X,
-        (start + START * of.second).astype(np.float32),
-        learning_rate=float(times[1] - times[0]) / interval,
-        steps=interval * (len(times) - 1),
-        record_every=interval,
-        probes=X,
-        kernel_points=0,
-        progress=False,
+    goal, rate = start + START * of.second, float(times[1] - times[0]) / interval
+    y, steps = goal.astype(np.float32), interval * (len(times) - 1)
+    run = train_many(
+        DEEP, params, X, y, stacked=False, learning_rate=rate, steps=steps, record_every=interval, probes=X
     )
-    rest = np.asarray(run.history.outputs, np.float64) - (start + START * of.second)
+    rest = np.asarray(run.history.outputs, np.float64) - goal
     along = rest @ of.second / len(X)
     across = rest - along[:, None] * of.second
     return Component(np.abs(along), np.sqrt(np.mean(across**2, axis=1)))
@@ -170,21 +149,12 @@ def figure_one(effort: Effort) -> tuple[list[Check], dict[str, np.ndarray]]:
     ratio = wide.width / narrow.width
     # A mean of n squares of one dominating deviation has a relative error of sqrt(2/n), its root half of that.
     spread = math.exp(3 * math.sqrt(0.5 / narrow.inits + 0.5 / wide.inits))
+    root, narrow_over_wide = math.sqrt(ratio), "the root of the widths' ratio, three standard errors"
+    bounds = "between the bound width^-1/2 and its usual order 1/width"
+    name = "Figure 1: distance to the limit, narrow over wide"
     checks = [
-        Check(
-            "Figure 1: distance to the limit, narrow over wide",
-            off[0] / off[1],
-            math.sqrt(ratio) / spread,
-            math.sqrt(ratio) * spread,
-            "root of the widths' ratio, three standard errors",
-        ),
-        Check(
-            "Figure 1: change in training, narrow over wide",
-            moved[0] / moved[1],
-            math.sqrt(ratio) / 2,
-            2 * ratio,
-            "between the bound width^-1/2 and its usual order 1/width",
-        ),
+        Check(name, off[0] / off[1], root / spread, root * spread, narrow_over_wide),
+        Check("Figure 1: change in training, narrow over wide", moved[0] / moved[1], root / 2, 2 * ratio, bounds),
         at_most("Figure 1: distance to the limit, wide, over its largest value", off[1], 0.15, "on the limit's curve"),
     ]
     return checks, data
@@ -213,26 +183,15 @@ def coverage(found: np.ndarray, mean: np.ndarray, spread: np.ndarray, name: str)
 def figure_two(effort: Effort) -> tuple[list[Check], dict[str, np.ndarray]]:
     """Compare outputs near convergence with the percentiles of the limit's law."""
     widths = effort.pick(quick=(50, 200), full=(50, 1000))
-    steps, inits = _near_convergence(effort)
+    steps, inits = NEAR_CONVERGENCE[effort]
     mean, spread = law(steps)
     found = [percentiles(width, inits, steps) for width in widths]
     shift = np.abs((found[1].mean(axis=0) - mean) / np.maximum(spread, 0.01)).max() * np.sqrt(inits)
     checks = [coverage(f, mean, spread, f"width {width}") for f, width in zip(found, widths, strict=True)]
-    checks.append(
-        at_most(
-            f"Figure 2, width {widths[1]}: largest deviation of the mean",
-            float(shift),
-            6.0,
-            "standard errors; width adds a little",
-        )
-    )
+    name = f"Figure 2, width {widths[1]}: largest deviation of the mean"
+    checks.append(at_most(name, shift, 6.0, "standard errors; width adds a little"))
     data = {"mean": mean, "spread": spread, "output widths": np.array(widths)}
     return checks, data | {"outputs 0": found[0], "outputs 1": found[1]}
-
-
-def _near_convergence(effort: Effort) -> tuple[int, int]:
-    """Return steps and initialisations of Figure 2."""
-    return effort.pick(quick=(500, 20), full=(1000, 30))
 
 
 def schedule(of: Principal) -> np.ndarray:
@@ -248,18 +207,13 @@ def off_theory(found: Component, times: np.ndarray, value: float, name: str) -> 
 
 def figure_three(effort: Effort, images: Images) -> tuple[list[Check], dict[str, np.ndarray]]:
     """Measure decay along the second principal component, and the disturbance of the rest."""
-    of = principal(images.pixels[: _points(effort)])
+    of = principal(images.pixels[: IMAGES[effort]])
     times, widths = schedule(of), effort.pick(quick=(100, 1000), full=(100, 1000, 4000))
     found = [component(n, times, of) for n in widths]
-    across = [float(c.across.max()) for c in found]
+    fall = found[-1].across.max() / found[0].across.max()
     checks = [
         off_theory(found[-1], times, of.values[1], f"width {widths[-1]}"),
-        at_most(
-            f"Figure 3: largest |h_t|, width {widths[-1]} over width 100",
-            across[-1] / across[0],
-            0.6,
-            "it falls with width",
-        ),
+        at_most(f"Figure 3: largest |h_t|, width {widths[-1]} over width 100", fall, 0.6, "it falls with width"),
     ]
     data = {
         "times": times,
@@ -272,11 +226,6 @@ def figure_three(effort: Effort, images: Images) -> tuple[list[Check], dict[str,
     return checks, data
 
 
-def _points(effort: Effort) -> int:
-    """Return the images in Figure 3."""
-    return effort.pick(quick=128, full=MNIST_LEAST)
-
-
 def measure(effort: Effort, images: Images) -> Measurement:
     """Measure the three figures."""
     parts = [figure_one(effort), figure_two(effort), figure_three(effort, images)]
@@ -287,9 +236,9 @@ def measure(effort: Effort, images: Images) -> Measurement:
 
 def violate(effort: Effort, images: Images) -> Measurement:
     """Use a law a tenth as wide, for the narrow networks; and the first component's eigenvalue for the second's."""
-    steps, inits = _near_convergence(effort)
+    steps, inits = NEAR_CONVERGENCE[effort]
     mean, spread = law(steps)
-    of = principal(images.pixels[: _points(effort)])
+    of = principal(images.pixels[: IMAGES[effort]])
     times, width = schedule(of), effort.pick(quick=100, full=1000)
     checks = (
         coverage(percentiles(50, inits, steps), mean, spread / 10, "a law a tenth as wide, width 50"),
@@ -304,9 +253,6 @@ def draw(data: Data, control: Data) -> Figure:
     _draw_kernels(one, data)
     _draw_outputs(two, data)
     _draw_decay(three, data, control)
-    for axes in (one, two, three):
-        plots.legend_below(axes)
-        plots.dress(axes)
     return figure
 
 
@@ -316,11 +262,10 @@ def _draw_kernels(axes: Axes, data: Data) -> None:
         mean, deviation = start.mean(axis=0)[i::2], start.std(axis=0, ddof=1)[i::2]
         label = f"width {width}, t = 0, mean and sd"
         axes.errorbar(ANGLES[i::2], mean, deviation, fmt=".", color=color, capsize=2, label=label)
-        axes.plot(
-            ANGLES, data[f"after {i}"].mean(axis=0), "x", color=color, markersize=4, label=f"width {width}, trained"
-        )
+        trained = data[f"after {i}"].mean(axis=0)
+        axes.plot(ANGLES, trained, "x", color=color, markersize=4, label=f"width {width}, trained")
     axes.plot(ANGLES, data["limit"], color=plots.BAYES, label="limit")
-    axes.set(xlabel=r"angle $\gamma$ (radians)", ylabel=r"$\Theta(x_0, x)$", title="Figure 1: the kernel on the circle")
+    plots.finish(axes, xlabel=GAMMA, ylabel=r"$\Theta(x_0, x)$", title="Figure 1: the kernel on the circle")
 
 
 def _draw_outputs(axes: Axes, data: Data) -> None:
@@ -331,11 +276,7 @@ def _draw_outputs(axes: Axes, data: Data) -> None:
         axes.plot(ANGLES, data["mean"] + factor * data["spread"], style, color=plots.BAYES, linewidth=1.5)
     axes.plot([], [], "--", color=plots.BAYES, label="limit: 10, 50, 90 %")
     axes.plot(GIVEN, LABELS, "o", color="white", markeredgecolor=plots.DATA, label="the four points given")
-    axes.set(
-        xlabel=r"angle $\gamma$ (radians)",
-        ylabel=r"output $f(\cos\gamma, \sin\gamma)$",
-        title="Figure 2: near convergence",
-    )
+    plots.finish(axes, xlabel=GAMMA, ylabel=r"output $f(\cos\gamma, \sin\gamma)$", title="Figure 2: near convergence")
 
 
 def _draw_decay(axes: Axes, data: Data, control: Data) -> None:
@@ -347,11 +288,8 @@ def _draw_decay(axes: Axes, data: Data, control: Data) -> None:
     ):
         axes.plot(data["times"], values, "o", color=shade, markersize=3, label=f"$|g_t|$, width {width}")
         axes.plot(data["times"], across, "x", color=shade, markersize=3, label=f"$|h_t|$, width {width}")
-    axes.set(
-        xlabel="time t of d theta/dt = -grad C",
-        ylabel="rms distance to the goal",
-        title=f"Figure 3: {'MNIST' if data['is MNIST'] else 'digits'}, second component",
-    )
+    title = f"Figure 3: {'MNIST' if data['is MNIST'] else 'digits'}, second component"
+    plots.finish(axes, xlabel="time t of d theta/dt = -grad C", ylabel="rms distance to the goal", title=title)
 
 
 def claim(images: Images) -> Claim:

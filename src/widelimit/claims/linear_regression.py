@@ -1,13 +1,11 @@
 """Section 3.3: a network of depth 1 is linear regression, and its tangent kernel Sigma^1 does not change."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, within
+from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most, within
 
 SEED = 3303
 EPS = float(np.finfo(float).eps)
@@ -61,7 +59,7 @@ def measure(effort: Effort) -> Measurement:
     checks = (
         at_most("empirical kernel at the start against Sigma^1", start, BOUND, "rounding"),
         at_most("... after 300 steps against the start", moved, BOUND, "the kernel has no parameters in it"),
-        at_most("Theta^1 against Sigma^1", float(both), 0.0, "one recursion, the same start"),
+        at_most("Theta^1 against Sigma^1", both, 0.0, "one recursion, the same start"),
         at_most("trained outputs against kernel descent", outputs, STEPS * 16 * EPS, "16 eps a step"),
         within("rank of Sigma^1 on 12 points", rank, 5, 0, "four features and the bias"),
     )
@@ -75,7 +73,7 @@ def violate(effort: Effort) -> Measurement:
     net = wl.mlp(depth=2, weight_std=1.3, bias_std=0.4)
     start, moved, outputs, after = gaps(net, effort.pick(quick=64, full=1024))
     checks = (
-        Check("depth 2: kernel at the start against Sigma^1", start, 0.0, BOUND, "another kernel"),
+        at_most("depth 2: kernel at the start against Sigma^1", start, BOUND, "another kernel"),
         at_most("... after 300 steps against the start", moved, BOUND, "it moves at every finite width"),
         at_most("trained outputs against kernel descent with Sigma^1", outputs, STEPS * 16 * EPS, "as above"),
     )
@@ -92,9 +90,7 @@ def draw(data: Data, control: Data) -> Figure:
     axes.plot(
         limit, control["after"].ravel(), "x", color=plots.DESCENT, markersize=4, label="control: depth 2, trained"
     )
-    axes.set(xlabel=r"$\Sigma^1(x_i, x_j)$", ylabel="empirical tangent kernel", title="Entries of the kernel")
-    plots.legend_below(axes)
-    plots.dress(axes)
+    plots.finish(axes, xlabel=r"$\Sigma^1(x_i, x_j)$", ylabel="empirical tangent kernel", title="Entries of the kernel")
     return figure
 
 

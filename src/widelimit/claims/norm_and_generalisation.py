@@ -1,14 +1,12 @@
 """Section 4.2: the norm of the interpolant separates structure from noise, as the test error does."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, within
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_least, at_most, within
 
 SEED = 4201
 FRACTIONS = np.array([0.0, 0.1, 0.25, 0.5, 1.0])
@@ -53,8 +51,7 @@ def study(effort: Effort, fractions: np.ndarray) -> dict[str, np.ndarray]:
 
 def structure_checks(found: dict[str, np.ndarray], place: int) -> tuple[Check, ...]:
     """Check labels with structure."""
-    ratio = float(found["norms"][place].mean() / found["trace"])
-    error = float(found["errors"][place].mean())
+    ratio, error = found["norms"][place].mean() / found["trace"], found["errors"][place].mean()
     return (
         at_most("norm^2 of true labels over that of coins", ratio, 0.5, "true labels are smoother: less than half"),
         at_most("test error of true labels", error, 0.1, "they generalise; the majority is at 0.5"),
@@ -75,8 +72,8 @@ def measure(effort: Effort) -> Measurement:
         *structure_checks(found, 0),
         at_most("coins: deviation of the mean norm^2 from tr K^-1", abs(float(coins)), LEVEL, "standard errors"),
         within("coins: test error", error, 0.5, LEVEL * chance, "chance"),
-        Check("smallest growth of norm^2 with noise", float(steps.min()), 0.0, np.inf, "it grows throughout"),
-        Check("smallest growth of the test error", float(harm.min()), 0.0, np.inf, "so does the error"),
+        at_least("smallest growth of norm^2 with noise", steps.min(), 0.0, "it grows throughout"),
+        at_least("smallest growth of the test error", harm.min(), 0.0, "so does the error"),
     )
     return Measurement(checks, found)
 
@@ -90,21 +87,15 @@ def violate(effort: Effort) -> Measurement:
 def draw(data: Data, control: Data) -> Figure:
     """Draw norm and error against the share of coins."""
     figure, (upper, lower) = plots.panels(2)
-    for axes, values, theory in (
-        (upper, data["norms"], float(data["trace"])),
-        (lower, data["errors"], 0.5),
+    for axes, name, theory, ylabel, title in (
+        (upper, "norms", float(data["trace"]), "squared RKHS norm", "Norm of the interpolant"),
+        (lower, "errors", 0.5, "test error", "Generalisation"),
     ):
         axes.axhline(theory, color=plots.BAYES, label="theory for coins")
-        found = np.stack([values.mean(axis=1), values.std(axis=1, ddof=1)])
+        found = np.stack([data[name].mean(axis=1), data[name].std(axis=1, ddof=1)])
         plots.error_bars(axes, data["fractions"], found, label="measured, one sd")
-        axes.set_xlabel("share of labels replaced by coins")
-        plots.dress(axes)
-    upper.plot([0.0], control["norms"].mean(), "x", color=plots.DESCENT, label="control: all coins")
-    lower.plot([0.0], control["errors"].mean(), "x", color=plots.DESCENT, label="control: all coins")
-    upper.set(ylabel="squared RKHS norm", title="Norm of the interpolant")
-    lower.set(ylabel="test error", title="Generalisation")
-    for axes in (upper, lower):
-        plots.legend_below(axes)
+        axes.plot([0.0], control[name].mean(), "x", color=plots.DESCENT, label="control: all coins")
+        plots.finish(axes, xlabel="share of labels replaced by coins", ylabel=ylabel, title=title)
     return figure
 
 

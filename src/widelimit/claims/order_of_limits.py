@@ -1,26 +1,14 @@
 """Remark 2.7: widths may grow in any order; the narrowest layer sets the rate. The table of Matthews et al. 2018."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.spatial.distance import cdist
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import (
-    Check,
-    Claim,
-    Data,
-    Effort,
-    Measurement,
-    at_most,
-    mean_and_error,
-    power_law,
-    root_mean_and_error,
-    slope_check,
-)
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, slope_check
 from widelimit.claims.finite import output_covariances, outputs
+from widelimit.claims.statistics import mean_and_error, power_law, root_mean_and_error
 
 SEED = 2701
 POINTS = np.random.default_rng(SEED).standard_normal((4, 3))
@@ -41,23 +29,20 @@ TABLE = {
 """{(width, hidden layers): MMD^2} of Matthews et al. 2018, arXiv 1804.11271: means of 100 repetitions."""
 REPETITIONS = 100
 NOISE, LENGTH_SCALE = 1e-3, 0.5
+NARROWEST = {Effort.QUICK: np.array([16, 32, 64]), Effort.FULL: np.array([16, 32, 64, 128])}
+"""Widths of the narrowest hidden layer."""
 
 
 def covariance_errors(effort: Effort, pattern: tuple[int, int], *, second: int | None = None) -> np.ndarray:
     """Compute relative errors of the conditional covariance and their standard errors, (2, widths)."""
     limit = np.asarray(wl.nngp(NET).gram(POINTS))
     found = []
-    for n in narrowest(effort).tolist():
+    for n in NARROWEST[effort].tolist():
         sizes = (pattern[0] * n, pattern[1] * n if second is None else second)
         K = output_covariances(NET, POINTS, widths=sizes, count=effort.pick(quick=1000, full=4000), seed=SEED + n)
         squares = np.sum((K - limit) ** 2, axis=(1, 2)) / np.sum(limit**2)
         found.append(root_mean_and_error(squares))
     return np.array(found).T
-
-
-def narrowest(effort: Effort) -> np.ndarray:
-    """Return the width of the narrowest hidden layer."""
-    return effort.pick(quick=np.array([16, 32, 64]), full=np.array([16, 32, 64, 128]))
 
 
 def discrepancy(a: np.ndarray, b: np.ndarray) -> float:
@@ -104,26 +89,26 @@ def table(effort: Effort, which: list[tuple[int, int]], *, wider: int) -> dict[s
 def measure(effort: Effort) -> Measurement:
     """Measure slopes for three patterns of widths, and the published table."""
     checks: list[Check] = []
-    data: dict[str, np.ndarray] = {"n": narrowest(effort)}
+    data: dict[str, np.ndarray] = {"n": NARROWEST[effort]}
     for name, pattern in PATTERNS.items():
         errors = covariance_errors(effort, pattern)
-        line = power_law(narrowest(effort).astype(float), *errors)
+        line = power_law(NARROWEST[effort].astype(float), *errors)
         checks.append(slope_check(f"widths ({name}): slope", line, -0.5, SLOPE))
         data[name] = errors
     gain = float(np.mean(data["n, n"][0] / data["n, 8n"][0]))
-    checks.append(Check("error at (n, n) over that at (n, 8n)", gain, 1.0, 2.0, "one layer out of two still errs"))
     found = table(effort, cells(effort), wider=1)
-    off = found["table"][:, 5]
-    checks.append(
-        at_most("published table: largest deviation", np.abs(off).max(), LEVEL, "standard errors of both means")
-    )
+    off = np.abs(found["table"][:, 5]).max()
+    checks += [
+        Check("error at (n, n) over that at (n, 8n)", gain, 1.0, 2.0, "one layer out of two still errs"),
+        at_most("published table: largest deviation", off, LEVEL, "standard errors of both means"),
+    ]
     return Measurement(tuple(checks), data | found)
 
 
 def violate(effort: Effort) -> Measurement:
     """Use a second layer that stays narrow; and networks of twice the width against the table."""
     errors = covariance_errors(effort, (1, 1), second=16)
-    line = power_law(narrowest(effort).astype(float), *errors)
+    line = power_law(NARROWEST[effort].astype(float), *errors)
     found = table(effort, [cell for cell in cells(effort) if cell[0] == 5], wider=2)
     checks = (
         slope_check("widths (n, 16): slope", line, -0.5, SLOPE),
@@ -137,12 +122,11 @@ def draw(data: Data, control: Data) -> Figure:
     figure, (upper, lower) = plots.panels(2)
     n = data["n"]
     for name, marker in zip(PATTERNS, "osD", strict=True):
-        upper.errorbar(
-            n, data[name][0], data[name][1], fmt=marker, markersize=4, color=plots.DATA, mfc="none", label=f"({name})"
-        )
+        plots.error_bars(upper, n, data[name], marker, label=f"({name})")
     upper.plot(n, data["n, n"][0, 0] * (n / n[0]) ** -0.5, color=plots.BAYES, label="$n^{-1/2}$")
     plots.error_bars(upper, n, control["errors"], "x", color=plots.DESCENT, label="control: (n, 16)")
-    upper.set(ylabel="relative error of the covariance", title="Any order of limits")
+    plots.finish_over_widths(upper, n, ylabel="relative error of the covariance", title="Any order of limits")
+    upper.set_xlabel("narrowest width n")
     rows = data["table"]
     for hidden, color in zip((1, 2, 3), plots.palette(3), strict=True):
         part = rows[rows[:, 1] == hidden]
@@ -150,12 +134,8 @@ def draw(data: Data, control: Data) -> Figure:
         plots.error_bars(lower, part[:, 0], part[:, 2:4].T, color=color)
     lower.plot([], [], "o", color=plots.BAYES, label="points: measured here")
     lower.plot(control["table"][:, 0], control["table"][:, 2], "x", color=plots.DATA, label="control: width doubled")
-    lower.set(ylabel="squared MMD to the limit", title="Matthews et al. 2018")
-    for axes, widths in ((upper, n), (lower, np.unique(rows[:, 0]))):
-        axes.set_yscale("log")
-        plots.legend_below(axes)
-        plots.width_axis(plots.dress(axes), widths)
-    upper.set_xlabel("narrowest width n")
+    seen, title = np.unique(rows[:, 0]), "Matthews et al. 2018"
+    plots.finish_over_widths(lower, seen, ylabel="squared MMD to the limit", title=title)
     return figure
 
 

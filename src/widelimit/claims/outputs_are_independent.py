@@ -1,14 +1,13 @@
 """Theorem 2.6: the outputs of a wide random network are independent; at finite width they are only uncorrelated."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, power_law, slope_check
+from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most, slope_check
 from widelimit.claims.finite import outputs
+from widelimit.claims.statistics import power_law
 
 SEED = 2602
 NET = wl.mlp(depth=3, activation="relu", weight_std=2**0.5, bias_std=0.3)
@@ -17,11 +16,8 @@ OUTPUTS = 64
 SLOPE = 0.2
 """The exponent may differ by this: next orders in 1/width move it by about 0.1 from width 32; the rest is chance."""
 LEVEL = 5.0
-
-
-def widths(effort: Effort) -> np.ndarray:
-    """Return the widths of both hidden layers."""
-    return effort.pick(quick=np.array([32, 64, 128]), full=np.array([32, 64, 128, 256]))
+WIDTHS = {Effort.QUICK: np.array([32, 64, 128]), Effort.FULL: np.array([32, 64, 128, 256])}
+"""Widths of both hidden layers."""
 
 
 def correlations(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -43,14 +39,14 @@ def correlations(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def study(effort: Effort, *, shared: float) -> dict[str, np.ndarray]:
     """Compute both correlations for every width; `shared`: the part of the first output, mixed into all others."""
     values, errors = [], []
-    for width in widths(effort).tolist():
+    for width in WIDTHS[effort].tolist():
         count = effort.pick(quick=4000, full=20_000)
         f = outputs(NET, POINT, widths=(width, width), output_dim=OUTPUTS, count=count, seed=SEED + width)[:, 0]
         f = np.sqrt(1 - shared**2) * f + shared * f[:, :1] if shared else f
         value, error = correlations(f)
         values.append(value)
         errors.append(error)
-    return {"widths": widths(effort), "values": np.array(values).T, "errors": np.array(errors).T}
+    return {"widths": WIDTHS[effort], "values": np.array(values).T, "errors": np.array(errors).T}
 
 
 def check_squares(found: dict[str, np.ndarray]) -> Check:
@@ -66,7 +62,7 @@ def measure(effort: Effort) -> Measurement:
     checks = (
         at_most("correlation of outputs, largest over the widths", off, LEVEL, "standard errors: it is 0 always"),
         check_squares(found),
-        at_most("... at the largest width", float(found["values"][1, -1]), 0.1, "small there"),
+        at_most("... at the largest width", found["values"][1, -1], 0.1, "small there"),
     )
     return Measurement(checks, found)
 
@@ -75,11 +71,7 @@ def violate(effort: Effort) -> Measurement:
     """Use outputs that share a part."""
     found = study(effort, shared=0.5)
     off = np.abs(found["values"][0] / found["errors"][0]).max()
-    checks = (
-        at_most("correlation of outputs", off, LEVEL, "standard errors"),
-        check_squares(found),
-    )
-    return Measurement(checks, found)
+    return Measurement((at_most("correlation of outputs", off, LEVEL, "standard errors"), check_squares(found)), found)
 
 
 def draw(data: Data, control: Data) -> Figure:
@@ -92,10 +84,8 @@ def draw(data: Data, control: Data) -> Figure:
     axes.errorbar(x, size, error, fmt="s", color=plots.DATA, mfc="white", capsize=2, label="outputs, in size")
     found = np.stack([control["values"][1], control["errors"][1]])
     plots.error_bars(axes, x, found, "x", color=plots.DESCENT, label="control, squares: shared part")
-    axes.set(yscale="log", ylim=(1e-6, 1), ylabel="correlation of two outputs")
-    axes.set_title("Uncorrelated at every width, independent in the limit")
-    plots.legend_below(axes)
-    plots.width_axis(plots.dress(axes), x)
+    title = "Uncorrelated at every width, independent in the limit"
+    plots.finish_over_widths(axes, x, ylabel="correlation of two outputs", title=title).set_ylim(1e-6, 1)
     return figure
 
 

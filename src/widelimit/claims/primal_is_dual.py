@@ -1,7 +1,5 @@
 """Equations (3.6) to (3.8), corrected: descent on the weights is descent on the dual coefficients."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_most
+from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
 
 SEED = 3601
 
@@ -22,18 +20,17 @@ def feature_map(X: jax.Array) -> jax.Array:
 MODEL = wl.LinearModel(feature_map)
 
 
-def problem() -> tuple[np.ndarray, np.ndarray]:
-    """Return six points in three dimensions with standard normal labels."""
+def problem(effort: Effort) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, float]:
+    """Return six points in three dimensions, standard normal labels, features, the steps and their learning rate."""
     rng = np.random.default_rng(SEED)
-    return rng.standard_normal((6, 3)), rng.standard_normal(6)
+    X, y = rng.standard_normal((6, 3)), rng.standard_normal(6)
+    rate = 0.9 * wl.max_learning_rate(MODEL.kernel(), X)
+    return X, y, MODEL.features(X), effort.pick(quick=400, full=20_000), rate
 
 
 def measure(effort: Effort) -> Measurement:
     """Measure both descents, and the function-space polynomial, step by step."""
-    X, y = problem()
-    phi = MODEL.features(X)
-    steps = effort.pick(quick=400, full=20_000)
-    rate = 0.9 * wl.max_learning_rate(MODEL.kernel(), X)
+    X, y, phi, steps, rate = problem(effort)
     primal = np.asarray(MODEL.primal_descent(X, y, learning_rate=rate, steps=steps))
     dual = np.asarray(MODEL.dual_descent(X, y, learning_rate=rate, steps=steps))
     size = np.abs(primal).max()
@@ -51,10 +48,7 @@ def measure(effort: Effort) -> Measurement:
 
 def violate(effort: Effort) -> Measurement:
     """Use the update as printed: every alpha_i moves by the sum over i; and (3.7) with K(x_i, x_i) summed over i."""
-    X, y = problem()
-    phi = MODEL.features(X)
-    steps = effort.pick(quick=400, full=20_000)
-    rate = 0.9 * wl.max_learning_rate(MODEL.kernel(), X)
+    X, y, phi, steps, rate = problem(effort)
     primal = np.asarray(MODEL.primal_descent(X, y, learning_rate=rate, steps=steps))
     alpha, gap = np.zeros(len(X)), np.zeros(steps + 1)
     for s in range(steps):
@@ -64,8 +58,8 @@ def violate(effort: Effort) -> Measurement:
             gap[s + 1 :] = 1e6
             break
     bound = 8 * steps * float(np.finfo(float).eps)
-    checks = (Check("largest |phi^T alpha - w|, (3.6) as printed", float(gap.max()), 0.0, bound, "as the measurement"),)
-    return Measurement(checks, {"gap": gap})
+    check = at_most("largest |phi^T alpha - w|, (3.6) as printed", gap.max(), bound, "as the measurement")
+    return Measurement((check,), {"gap": gap})
 
 
 def draw(data: Data, control: Data) -> Figure:
@@ -76,9 +70,9 @@ def draw(data: Data, control: Data) -> Figure:
     floor = data["eps"] / 16
     axes.loglog(steps, np.maximum(data["gap"][1:], floor), ".", color=plots.DATA, markersize=3, label="measured")
     axes.loglog(steps, np.maximum(control["gap"][1:], floor), "x", color=plots.DESCENT, markersize=3, label="printed")
-    axes.set(xlabel="step", ylabel=r"$|\phi^T\alpha - w|$ / largest $|w|$", title="Weights and dual coefficients")
-    plots.legend_below(axes)
-    plots.dress(axes)
+    plots.finish(
+        axes, xlabel="step", ylabel=r"$|\phi^T\alpha - w|$ / largest $|w|$", title="Weights and dual coefficients"
+    )
     return figure
 
 

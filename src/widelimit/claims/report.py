@@ -1,56 +1,13 @@
 """The report of `widelimit verify` is one HTML file with its figures inside, for a phone and for a laptop."""
 
-from __future__ import annotations
-
-import base64
 import html
-import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from widelimit.claims.base import Check, Claim, source_code
 from widelimit.claims.run import BROKEN, HELD, Outcome
-
-_STYLE = """
-:root { --ink: #1f2328; --soft: #59636e; --line: #d8dee4; --paper: #ffffff; --panel: #f6f8fa; --good: #1a7f37;
-  --bad: #b42318; --accent: #1b6ca8; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 Georgia, "Times New Roman", serif; }
-main { max-width: 46rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0; }
-h2 { font-size: 1.25rem; line-height: 1.3; margin: 3rem 0 0.4rem; padding-top: 1rem;
-  border-top: 1px solid var(--line); }
-h3 { font-size: 0.95rem; margin: 1.2rem 0 0.3rem; font-family: system-ui, sans-serif; }
-p { margin: 0.5rem 0; }
-.meta, table, summary, nav { font-family: system-ui, sans-serif; font-size: 0.85rem; }
-.meta { color: var(--soft); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th { text-align: left; font-weight: 600; color: var(--soft); }
-th, td { padding: 0.3rem 0.7rem 0.3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number { white-space: nowrap; }
-.good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
-figure { margin: 1rem 0; } img { width: 100%; max-width: 34rem; height: auto; display: block; }
-a { color: var(--accent); text-decoration: none; }
-details { margin-top: 0.8rem; } summary { cursor: pointer; color: var(--accent); }
-pre { background: var(--panel); padding: 0.8rem; overflow-x: auto; font-size: 0.75rem; line-height: 1.45; }
-.banner { padding: 0.7rem 1rem; background: var(--panel); border-left: 4px solid var(--good); margin: 1rem 0;
-  font-family: system-ui, sans-serif; } .banner.failed { border-color: var(--bad); }
-sup, sub { line-height: 0; } .why { color: var(--soft); } dt { font-weight: 600; } dd { margin: 0 0 0.4rem; }
-.up { font: 0.85rem system-ui, sans-serif; }
-@media (max-width: 40rem) {
-  .checks, .checks tbody { display: block; } .checks tr.head { display: none; }
-  .checks tr { display: grid; grid-template-columns: 1fr auto; column-gap: 0.8rem; padding: 0.45rem 0;
-    border-bottom: 1px solid var(--line); }
-  .checks td { border: 0; padding: 0; } .checks .name { order: 1; } .checks .verdict { order: 2; }
-  .checks .number { order: 3; grid-column: 1 / -1; } .checks .why { order: 4; grid-column: 1 / -1; }
-  .checks .number::before { content: attr(data-what) " "; color: var(--soft); }
-}
-@media print { details { display: none; } }
-"""
-
+from widelimit.pages import document, number, picture
 
 _WORDS = (
     ("f, L, n, beta", "the network, its number of affine layers, its hidden width, the scale of its biases"),
@@ -58,16 +15,10 @@ _WORDS = (
     ("Theta^L", "neural tangent kernel: the sum over all parameters p of df(x)/dp df(x')/dp, at infinite width"),
     ("C, t", "the cost, a mean over the training points, and the time of d theta/dt = -grad C: steps x learning rate"),
     ("d", "the derivative of the cost's summands with respect to the outputs, 2 (f - y) for the squared error"),
-    (
-        "|f|_K",
-        "the norm of a function in the space of the kernel K (RKHS norm): small for what K finds simple",
-    ),
+    ("|f|_K", "the norm of a function in the space of the kernel K (RKHS norm): small for what K finds simple"),
     ("slope", "the exponent a in a law width^a, fitted on logarithms; -1/2 halves the error for four times the width"),
     ("eps", "the relative rounding error of double precision, 2.2e-16"),
-    (
-        "standard error",
-        "how far a mean over random repetitions typically is from the truth; 5 of them are no chance",
-    ),
+    ("standard error", "how far a mean over random repetitions typically is from the truth; 5 of them are no chance"),
 )
 
 
@@ -107,21 +58,8 @@ def interval(check: Check) -> tuple[str, str]:
     return number(check.measured), f"{number(check.low)} to {number(check.high)}"
 
 
-def number(value: float) -> str:
-    """Format three or four digits and a power of ten."""
-    if math.isinf(value):
-        return "&minus;&infin;" if value < 0 else "&infin;"
-    digits, _, power = f"{value:.4g}".partition("e")
-    factor = {"1": "", "-1": "-"}.get(digits, f"{digits}&middot;")
-    text = f"{factor}10<sup>{int(power)}</sup>" if power else digits
-    return text.replace("-", "&minus;")
-
-
 def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[str, Any]) -> str:
-    """Make the whole document.
-
-    `facts`: what the run was made with, by name (versions, machine, effort, seconds).
-    """
+    """Make the whole document; `facts`: what the run was made with, by name (versions, machine, effort, seconds)."""
     held = sum(outcome.verdict == HELD for outcome in outcomes)
     verdict = f"{held} of {len(outcomes)} claims hold, with a negative control that fails as it must."
     lines = "".join(_line(number, outcome, claims[outcome.name]) for number, outcome in enumerate(outcomes, 1))
@@ -129,10 +67,7 @@ def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[s
     banner = "banner" if held == len(outcomes) else "banner failed"
     words = "".join(f"<dt>{prose(word)}</dt><dd>{prose(text)}</dd>" for word, text in _WORDS)
     sections = "".join(_section(number, outcome, claims[outcome.name]) for number, outcome in enumerate(outcomes, 1))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Infinitely wide neural networks: the claims</title><style>{_STYLE}</style></head><body><main>"
+    body = (
         "<h1>Infinitely wide neural networks: what the paper says, measured</h1>"
         "<p>Each section is one statement of &ldquo;Behavior of infinitely wide neural networks&rdquo;, corrected "
         "where its print is wrong, with an experiment that could have refuted it. A control repeats the experiment "
@@ -141,14 +76,14 @@ def page(outcomes: Sequence[Outcome], claims: Mapping[str, Claim], facts: dict[s
         f'<p class="{banner}">{verdict}</p><p class="meta">{made}</p>'
         f"<details><summary>Words and symbols</summary><dl>{words}</dl></details>"
         f'<nav class="scroll" id="contents"><table><tr><th></th><th>claim</th><th>verdict</th><th>seconds</th></tr>'
-        f"{lines}</table></nav>{sections}</main></body></html>\n"
+        f"{lines}</table></nav>{sections}"
     )
+    return document("Infinitely wide neural networks: the claims", body)
 
 
 def _line(place: int, outcome: Outcome, claim: Claim) -> str:
-    title = prose(claim.title)
     return (
-        f'<tr><td>{place}</td><td><a href="#{outcome.name}">{title}</a></td>'
+        f'<tr><td>{place}</td><td><a href="#{outcome.name}">{prose(claim.title)}</a></td>'
         f'<td class="{_colour(outcome.verdict == HELD)}">{outcome.verdict}</td>'
         f'<td class="number">{outcome.seconds:.1f}</td></tr>'
     )
@@ -169,12 +104,7 @@ def _section(place: int, outcome: Outcome, claim: Claim) -> str:
         parts.append(f'<p class="bad">{html.escape(outcome.error)}</p>')
     parts.append(_checks(outcome.checks, expected=True))
     if outcome.data:
-        figure = claim.draw(outcome.data, outcome.control_data)
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=200)
-        image = base64.b64encode(stream.getvalue()).decode()
-        text = html.escape(claim.title, quote=True)
-        parts.append(f'<figure><img alt="{text}" src="data:image/png;base64,{image}"></figure>')
+        parts.append(picture(claim.draw(outcome.data, outcome.control_data), claim.title))
     parts += [
         f'<p class="meta">Intervals: {prose(claim.tolerance)} Seed {claim.seed}; reads {claim.reads}.</p>',
         f"<h3>Control: must fail</h3><p>{prose(claim.control)}</p>",

@@ -1,7 +1,5 @@
 """Claims run one after another, with results kept so that a run that was stopped goes on where it was."""
 
-from __future__ import annotations
-
 import functools
 import json
 import time

@@ -22,6 +22,7 @@ from widelimit.cli.models import plain
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import TargetTable
+from widelimit.messages import list_names
 
 SCORES = {
     "regression": ("rmse", "nlpd", "coverage_95"),
@@ -124,7 +125,7 @@ def splits(table: TargetTable, folds: int, seed: int) -> list[tuple[np.ndarray, 
     if counts.min() < 2:
         alone = [str(label) for label in labels[counts < 2]]
         raise ValueError(
-            f"a single row has the class {schema.list_names(alone)}: where it is tested, no model has seen it; remove "
+            f"a single row has the class {list_names(alone)}: where it is tested, no model has seen it; remove "
             "it or merge classes."
         )
     with warnings.catch_warnings():  # fewer rows of a class than folds: each fold's training rows still have one

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, TableFile, parameter_group, with_options
-from widelimit.cli.reporting import note, print_json, version
+from widelimit.cli.reporting import note, print_json, recorded_warnings, version
+from widelimit.estimators.parameters import WideParameters
 
 PARAMETERS = parameter_group(
     *("depth", "activation", "weight_std", "bias_std", "noise", "time", "ensemble", "likelihood", "alpha_epsilon"),
-    *("solver", "input_scales", "hyperparameters", "normalize"),
+    *("solver", "input_scales", "output_scale", "noise_model", "hyperparameters", "normalize", "kernel"),
+    estimator=WideParameters,
 )
 
 
@@ -23,24 +25,34 @@ def fit(
     choices: TableChoices,
     model: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .npz.")],
     estimator: Annotated[
-        Literal["ntk", "nngp", "wide"],
-        typer.Option(help="Trained networks; their posterior; or a network chosen by evidence, with a scale a column."),
-    ] = "ntk",
+        Literal["wide", "ntk", "nngp"],
+        typer.Option(help="A network chosen by evidence, with a scale a column; trained networks; their posterior."),
+    ] = "wide",
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A report with figures to write as well: .html.")
+    ] = None,
     parameters: dict[str, Any],
     output: Output,
 ) -> None:
     """Fit a model to a table and write it to a file.
 
-    Text columns become categories. Options of the network that are not given are those of the estimator in Python.
+    Text columns become categories or dates. Options that are not given have the estimator's default.
     """
     from widelimit.cli import models
     from widelimit.cli.files import check_output
 
     check_output(model, (".npz",), option="--model")
-    result = models.fit(table, choices, estimator, parameters, model, quiet=output.quiet)
+    if report is not None:
+        check_output(report, (".html",), option="--report")
+    with recorded_warnings() as warned:
+        result = models.fit(table, choices, estimator, parameters, model, quiet=output.quiet)
     for text in result.notes:
         note(text, quiet=output.quiet)
+    if report is not None:
+        from widelimit.cli import fit_report
+
+        fit_report.write(report, result, warned, quiet=output.quiet)
     if output.as_json:
-        print_json({"widelimit": version(), **result.document()})
+        print_json({"widelimit": version(), **result.document(), **({"report": str(report)} if report else {})})
     elif not output.quiet:
-        typer.echo(result.summary())
+        typer.echo(result.summary() + f"\nreport {report}" * (report is not None))

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from widelimit.cli import schema, tables
+from widelimit.cli import tables
+from widelimit.columns.texts import EXACT, first, refuse_infinite
+from widelimit.messages import list_names
 
 FORMATS = (".npy", ".npz", ".csv", ".parquet")
 NOT_REAL = {
@@ -82,9 +84,7 @@ def _real(path: Path, found: np.ndarray) -> np.ndarray:
             "e.g. by .astype('float64') of what is meant."
         )
     if found.dtype.kind in "iu" and found.size:
-        rounded = (np.abs(found.astype(np.float64)) >= tables.EXACT) & (
-            found.astype(np.float64).astype(object) != found
-        )
+        rounded = (np.abs(found.astype(np.float64)) >= EXACT) & (found.astype(np.float64).astype(object) != found)
         if rounded.any():
             value = found[rounded].flat[0]
             raise ValueError(
@@ -97,14 +97,12 @@ def _table(path: Path, drop: Sequence[str]) -> np.ndarray:
     frame = tables.read_raw(path)
     if path.suffix.lower() == ".csv" and all(tables.is_number(name) for name in frame.columns):
         raise ValueError(
-            f"{path}: its first line holds numbers ({schema.list_names(frame.columns)}) where the names of the columns "
+            f"{path}: its first line holds numbers ({list_names(frame.columns)}) where the names of the columns "
             "are expected; write a header line, or save the rows as .npy."
         )
     unknown = [name for name in drop if name not in frame.columns]
     if unknown:
-        raise ValueError(
-            f"{path}: there is no column {unknown[0]!r} to drop; it has {schema.list_names(frame.columns)}."
-        )
+        raise ValueError(f"{path}: there is no column {unknown[0]!r} to drop; it has {list_names(frame.columns)}.")
     kept = [_numbers(path, frame[name]) for name in frame.columns if name not in drop]
     if not kept:
         raise ValueError(f"{path}: no column is left; --drop leaves out all of them.")
@@ -119,7 +117,7 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
         numbers = (numbers.str.to_lowercase() == "true").cast(pl.Float64)
     missing = numbers.null_count()
     if missing == len(numbers) or (missing and numbers.dtype != pl.String):
-        row = schema.first(numbers.is_null())
+        row = first(numbers.is_null())
         raise ValueError(
             f"{path}: column {name!r} has {missing} missing values (first: row {row}); fill or drop those rows."
         )
@@ -127,7 +125,7 @@ def _numbers(path: Path, column: pl.Series) -> pl.Series:
         raise ValueError(
             f"{path}: column {name!r} is not numeric ({numbers.dtype}); encode it, or leave it out by --drop."
         )
-    schema.refuse_infinite(numbers)
+    refuse_infinite(numbers)
     return numbers
 
 

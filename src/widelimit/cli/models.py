@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -18,7 +20,12 @@ from widelimit.cli import schema, scores, tables, targets, terminal, training_da
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import EncodedTable
+from widelimit.columns.encoder import Encoded
+from widelimit.columns.texts import as_text, match_texts
+from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.persistence import read
+from widelimit.estimators.preparation import MOST_ROWS, require_few_rows
+from widelimit.messages import list_names
 
 ESTIMATORS: dict[tuple[str, str], type] = {
     ("ntk", "regression"): wl.NTKRegressor,
@@ -101,7 +108,7 @@ def noise_std(estimator: Any) -> dict[str, float]:
     """Return the noise's standard deviation in the unit of the target, the mean over targets; empty if none."""
     if "y_scale_" not in vars(estimator):  # of the Dirichlet likelihood
         return {}
-    return {"noise_std": float(np.sqrt(estimator.noise_) * np.mean(estimator.y_scale_))}
+    return {"noise_std": float(np.mean(np.sqrt(estimator.noise_) * estimator.y_scale_))}
 
 
 def plain(value: Any) -> Any:
@@ -116,18 +123,34 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
         ValueError: a parameter that the estimator does not have.
     """
     cls = ESTIMATORS[estimator, task]
-    known = inspect.signature(cls).parameters
+    known = parameters(estimator, task)
     settings: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:
             continue
         if name not in known:
-            raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; leave it out.")
+            owners = [kind for kind, its_task in ESTIMATORS if its_task == task and name in parameters(kind, task)]
+            remedy = f"say --estimator {' or '.join(owners)}, or leave it out" if owners else "leave it out"
+            raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; {remedy}.")
         settings[name] = value
     for name in ("normalize", "input_scales"):
         if settings.get(name) == "none":
             settings[name] = None
     return cls(**settings)
+
+
+def parameters(estimator: str, task: str) -> Collection[str]:
+    """Return the names of an estimator's parameters."""
+    return inspect.signature(ESTIMATORS[estimator, task]).parameters
+
+
+def refuse_many_rows(path: Path, choices: TableChoices, estimator: str) -> None:
+    """Refuse a table that is too large for an exact fit, before it is read. Raises: ValueError, MemoryError."""
+    rows = min(tables.count_rows(path), choices.rows or sys.maxsize)
+    if estimator == "wide":
+        remedy = f"fit to a random part, --rows {MOST_ROWS}, or a network that you give, --estimator nngp or ntk"
+        require_few_rows(rows, remedy)
+    training_data.require_memory(rows, 0.5)
 
 
 def fit(
@@ -140,13 +163,17 @@ def fit(
         OSError: the model cannot be written.
     """
     start = time.perf_counter()
+    refuse_many_rows(path, choices, estimator)
     with terminal.busy_bar(f"reading {path.name}", quiet=quiet):
         table = training_data.load(path, choices)
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
         training_data.require_memory(table.frame.height, made.matrix_count())
         data = training_data.encode(table, choices)
     with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
-        made.fit(data.X, data.y)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made.fit(Encoded(data.schema.encoder, data.X), data.y)
+        data.notes.extend(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
     made.set_params(verbose=False)
     result = FitResult(table, data, made, model, time.perf_counter() - start)
     bad = [name for name, value in result.chosen().items() if name != "time" and str(value) in ("nan", "inf")]
@@ -189,13 +216,14 @@ def load(path: Path, *, quiet: bool) -> tuple[Any, Schema]:
     """
     tables.check_readable(path)
     estimator, extra = read(path)
-    if "table" not in extra:
-        raise ValueError(
-            f"{path}: was not written by widelimit fit, so its columns have no names; use wl.load in Python."
-        )
     if estimator.fitted_ is not None:
         estimator.fitted_.training = replace(estimator.fitted_.training, verbose=not quiet)
-    return estimator, schema.from_document(extra["table"])
+    if "table" in extra:
+        return estimator, schema.from_document(extra["table"])
+    if estimator.encoder_ is None:
+        raise ValueError(f"{path}: was fitted to an array, so its columns have no names; use wl.load in Python.")
+    task = "classification" if isinstance(estimator, KernelClassifier) else "regression"
+    return estimator, Schema("prediction", task, estimator.encoder_.columns_)
 
 
 def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
@@ -240,12 +268,13 @@ def require_finite(out: pl.DataFrame) -> None:
 def columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
     """Return the columns that `predict` writes, for some rows: the target's first."""
     name = found.target
+    rows = X if estimator.encoder_ is None else Encoded(estimator.encoder_, X)
     if not std:
-        return pl.DataFrame({name: estimator.predict(X)})
+        return pl.DataFrame({name: estimator.predict(rows)})
     if found.task == "regression":
-        mean, deviation = estimator.predict(X, return_std=True, include_noise=True)
+        mean, deviation = estimator.predict(rows, return_std=True, include_noise=True)
         return pl.DataFrame({name: mean, f"{name}_std": deviation})
-    p = estimator.predict_proba(X)
+    p = estimator.predict_proba(rows)
     labels = estimator.classes_[p.argmax(axis=1)]
     return pl.DataFrame({name: labels, **dict(zip(probability_names(name, estimator.classes_), p.T, strict=True))})
 
@@ -272,8 +301,8 @@ def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, 
         return {}, []
     try:
         if found.task == "classification":
-            labels = tables.as_text(truth.filter(known)).cast(pl.String)
-            return class_scores(classes, out.filter(known), schema.match_texts(classes, labels).to_list())
+            labels = as_text(truth.filter(known)).cast(pl.String)
+            return class_scores(classes, out.filter(known), match_texts(classes, labels).to_list())
         values = targets.target_values(truth.filter(known), found.task)
     except ValueError as error:
         return {}, [f"not scored: {error}"]
@@ -290,7 +319,7 @@ def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str
         return scores, []
     unseen = sorted(set(labels) - set(classes))
     if unseen:
-        return scores, [f"classes that training has not seen, counted as wrong: {schema.list_names(unseen)}"]
+        return scores, [f"classes that training has not seen, counted as wrong: {list_names(unseen)}"]
     place = np.array([classes.index(label) for label in labels])
     p = out.to_numpy()[:, 1:].astype(float)[np.arange(len(place)), place]
     scores["log_loss"] = float(-np.mean(np.log(p)))

@@ -12,7 +12,14 @@ import typer
 
 from widelimit.cli.config import load
 from widelimit.cli.reporting import plain_errors, warnings_as_notes
-from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, by_name
+from widelimit.estimators.parameters import (
+    ClassParameters,
+    EnsembleParameters,
+    KernelParameters,
+    RegressorParameters,
+    WideParameters,
+    by_name,
+)
 
 TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="A file with a header: .csv, .tsv, .txt or .parquet.")]
 ConfigFile = Annotated[
@@ -52,12 +59,37 @@ class TableChoices:
         Sequence[str], typer.Option(metavar="COLUMN", help="A column of numbers that are categories; may be repeated.")
     ] = ()
     impute: Annotated[
-        bool, typer.Option("--impute", help="Fill missing values: median, or most frequent category.")
-    ] = False
+        bool,
+        typer.Option(
+            "--impute/--no-impute",
+            help="Fill missing values (median, or most frequent category) and flag them; or refuse them.",
+        ),
+    ] = True
     rows: Annotated[int | None, typer.Option(min=2, metavar="N", help="Use at most so many rows, drawn at random.")] = (
         None
     )
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of everything random.")] = 0
+    ordered: Annotated[
+        Sequence[str],
+        typer.Option(metavar="COLUMN=LOW,...", help="A column of categories, the lowest first; may be repeated."),
+    ] = ()
+
+    @property
+    def ranks(self) -> dict[str, list[str]]:
+        """Return the categories of each ordered column. Raises: ValueError: no such list."""
+        found = {}
+        for text in self.ordered:
+            name, sign, levels = text.partition("=")
+            ranks = [level.strip() for level in levels.split(",")]
+            if not sign or len(ranks) < 2 or len(set(ranks)) < len(ranks) or "" in ranks:
+                raise ValueError(f"--ordered {text}: write the column and its categories, as in --ordered size=s,m,l.")
+            found[name] = ranks
+        return found
+
+    @property
+    def written(self) -> list[str]:
+        """Name the columns that are taken as the file has them: target and categories."""
+        return [self.target, *self.categorical, *self.ranks]
 
 
 class OptionGroup(NamedTuple):
@@ -99,19 +131,22 @@ def number_or_auto(text: str | None) -> float | str | None:
         raise typer.BadParameter(f"must be a number or auto, not {text!r}.") from error
 
 
-def parameter_group(*names: str, **defaults: Any) -> OptionGroup:
+def parameter_group(*names: str, estimator: type[KernelParameters] = KernelParameters, **defaults: Any) -> OptionGroup:
     """Make an option of each of these parameters of the estimators; their value is a dictionary, None: not given.
 
     Args:
         names: parameters whose default is that of the estimator.
+        estimator: the help shows the defaults of these parameters.
         defaults: parameters with another default.
     """
-    hints = get_type_hints(ClassParameters) | get_type_hints(EnsembleParameters)
-    table = by_name(ClassParameters, EnsembleParameters)
+    classes = (WideParameters, ClassParameters, EnsembleParameters, RegressorParameters)
+    hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items()}
+    table = by_name(*classes)
+    usual = {name: entry.default for name, entry in (table | by_name(estimator)).items()}
     options = {}
     for name in (*names, *defaults):
         default = defaults.get(name, False if hints[name] is bool else None)
-        annotation = parameter_annotation(table[name], hints[name], defaults.get(name, table[name].default))
+        annotation = parameter_annotation(table[name], hints[name], defaults.get(name, usual[name]))
         options[name] = option(name, annotation, default)
     return OptionGroup(
         options, lambda **values: {name: None if value is False else value for name, value in values.items()}

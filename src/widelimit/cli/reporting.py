@@ -75,3 +75,14 @@ def warnings_as_notes(*, quiet: bool) -> Iterator[None]:
         yield
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         note(text, quiet=quiet)
+
+
+@contextmanager
+def recorded_warnings() -> Iterator[list[str]]:
+    """Yield a list that has Python's warnings at the end, each once; they are given all the same."""
+    texts: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        yield texts
+    texts += dict.fromkeys(str(warning.message) for warning in caught)
+    for warning in caught:
+        warnings.warn(warning.message, warning.category, stacklevel=2)

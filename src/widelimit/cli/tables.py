@@ -6,11 +6,11 @@ import re
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 
+from widelimit.columns.texts import refuse_rounding
 from widelimit.compute import memory
 
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
@@ -22,8 +22,6 @@ HEAD = 2**16
 """Bytes at the start of a file by which it is judged."""
 ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 """pandas gives this name to an index without a name."""
-EXACT = 2**53
-"""From here on floats do not hold every integer."""
 GROWTH = 6
 """Bytes of memory for a byte of CSV while it is read: the file, its fields with 16 bytes each, and their numbers."""
 NUMERIC = (pl.Float64, pl.Float32, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64)
@@ -69,6 +67,20 @@ def read_raw(path: Path) -> pl.DataFrame:
             raise ValueError(f"{path}: tables end in {known}, not in {path.suffix!r}; rename or convert the file.")
     require_rows(path, frame)
     return frame
+
+
+def count_rows(path: Path) -> int:
+    """Count the rows of a table without reading their values; 0 for what is no table, which `read` refuses."""
+    check_readable(path)
+    suffix = path.suffix.lower()
+    try:
+        if suffix in PARQUET_FILES:
+            return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
+        if suffix in TEXT_FILES:
+            return int(pl.scan_csv(path, infer_schema=False, glob=False).select(pl.len()).collect().item())
+    except pl.exceptions.PolarsError:
+        pass
+    return 0
 
 
 def require_rows(path: Path, frame: pl.DataFrame) -> None:
@@ -208,6 +220,8 @@ def infer_type(column: pl.Series, *, remedy: str = "") -> pl.Series:
         refuse_rounding(column, column.cast(pl.Float64), remedy)
         return column.cast(pl.Float64).fill_nan(None)
     text = file_values(column)
+    if column.dtype in (pl.Categorical, pl.Enum):
+        return text.cast(column.dtype)
     if column.dtype != pl.String:
         return text
     numbers = text.cast(pl.Float64, strict=False)
@@ -215,29 +229,3 @@ def infer_type(column: pl.Series, *, remedy: str = "") -> pl.Series:
         refuse_rounding(text, numbers, remedy)
         return numbers.fill_nan(None)
     return text
-
-
-def refuse_rounding(column: pl.Series, numbers: pl.Series, remedy: str) -> None:
-    """Refuse integers, as text or in their own type, that differ from their floats `numbers`."""
-    if column.dtype in (pl.Float64, pl.Float32):
-        return
-    large = (numbers.abs() >= EXACT).fill_null(False)
-    for row in large.arg_true():
-        text, number = str(column[row]), numbers[row]
-        if re.fullmatch(r"[+-]?\d+(\.0*)?", text) and int(Decimal(text)) != int(number):
-            raise ValueError(
-                f"column {column.name!r}: {text} in row {row + 1} is an integer beyond 2^53, which a float rounds to "
-                f"{int(number)}; {remedy}."
-            )
-
-
-def as_text(column: pl.Series) -> pl.Series:
-    """Return a column of numbers as text, 3.0 as "3"; a column of text as it is."""
-    if column.dtype != pl.Float64:
-        return column
-    return pl.Series(column.name, [None if value is None else number_text(value) for value in column], pl.String)
-
-
-def number_text(value: float) -> str:
-    """Return the shortest text of a number: "3" for 3.0."""
-    return str(int(value)) if value.is_integer() else repr(value)

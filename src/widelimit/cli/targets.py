@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from widelimit.cli.schema import first, refuse_free_text, refuse_infinite, refuse_text_among_numbers
-from widelimit.cli.tables import EXACT, as_text, file_values, infer_type
+from widelimit.cli.tables import file_values, infer_type
+from widelimit.columns.texts import (
+    EXACT,
+    as_text,
+    first,
+    refuse_free_text,
+    refuse_infinite,
+    refuse_text_among_numbers,
+)
 
 MOST_CLASSES = 10
 """A target of at most this many different integers is one of classes."""

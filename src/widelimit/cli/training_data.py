@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -50,10 +51,11 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
         ValueError: no table, no such column, a target that cannot be used, fewer than 2 rows.
     """
     refuse_contradictions(choices)
-    frame = tables.read(path, written=[choices.target, *choices.categorical], unused=choices.drop)
+    frame = tables.read(path, written=choices.written, unused=choices.drop)
     schema.require_columns(frame, [choices.target], "--target")
     schema.require_columns(frame, choices.drop, "--drop")
     schema.require_columns(frame, choices.categorical, "--categorical")
+    schema.require_columns(frame, choices.ranks, "--ordered")
     rows = frame.height
     if rows < 2:
         raise ValueError(f"{path}: has 1 row; a model needs at least 2.")
@@ -66,13 +68,16 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
 
 def refuse_contradictions(choices: TableChoices) -> None:
     """Refuse choices that give one column two roles."""
-    for name in choices.drop:
-        if name == choices.target:
-            raise ValueError(f"--drop {name}: is the target; it is never an input, leave this --drop out.")
-        if name in choices.categorical:
-            raise ValueError(f"--drop {name} and --categorical {name}: choose one of them.")
-    if choices.target in choices.categorical:
-        raise ValueError(f"--categorical {choices.target}: is the target; say --task classification for classes.")
+    roles = {"--drop": choices.drop, "--categorical": choices.categorical, "--ordered": list(choices.ranks)}
+    for (one, names), (other, others) in itertools.combinations(roles.items(), 2):
+        for name in names:
+            if name in others:
+                raise ValueError(f"{one} {name} and {other} {name}: choose one of them.")
+    if choices.target in choices.drop:
+        raise ValueError(f"--drop {choices.target}: is the target; it is never an input, leave this --drop out.")
+    for role in ("--categorical", "--ordered"):
+        if choices.target in roles[role]:
+            raise ValueError(f"{role} {choices.target}: is the target; say --task classification for classes.")
 
 
 def require_memory(rows: int, matrices: float) -> None:
@@ -95,6 +100,7 @@ def encode(table: TargetTable, choices: TableChoices) -> EncodedTable:
         task=table.task,
         drop=choices.drop,
         categorical=choices.categorical,
+        ordered=choices.ranks,
         impute=choices.impute,
     )
     X, _ = schema.encode(found, table.frame)

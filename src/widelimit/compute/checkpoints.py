@@ -1,7 +1,5 @@
 """The state of a long solve is stored on disk: written whole or not at all, read back for the same problem only."""
 
-from __future__ import annotations
-
 import time
 import zipfile
 from dataclasses import dataclass, field

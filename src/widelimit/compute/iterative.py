@@ -1,7 +1,5 @@
 """Conjugate gradients solve for many right-hand sides until the true residual, in float64, is as small as requested."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable
@@ -103,9 +101,8 @@ class System:
         report: called in every iteration with `stage` and the share log(residual)/log(tolerance), by the recursion's
             smallest residual.
 
-        Raises:
-            NotPositiveSemidefinite: a direction of negative curvature was met.
-            ValueError: a checkpoint that is damaged or another problem's.
+        Raises: NotPositiveSemidefinite: a direction of negative curvature was met; ValueError: a checkpoint that is
+        damaged or another problem's.
         """
         lost = ~np.isfinite(b).all(axis=0)
         b, exponent = normalise(np.where(lost, 0.0, b) if lost.any() else b)
@@ -168,12 +165,7 @@ class System:
         state.update(_restart(state["r"]), before=np.asarray(before))
 
     def _iterate(
-        self,
-        state: CGState,
-        target: np.ndarray,
-        patience: int,
-        checkpoint: SolverCheckpoint | None,
-        observe: Observer,
+        self, state: CGState, target: np.ndarray, patience: int, checkpoint: SolverCheckpoint | None, observe: Observer
     ) -> None:
         """Run preconditioned conjugate gradients (Hestenes, Stiefel 1952) on A dx = r, each column to |s| <= target."""
         size = float(self.fast.diagonal().max(initial=0.0))

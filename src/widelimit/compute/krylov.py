@@ -11,8 +11,6 @@ rounding is not covered.
 Source of the representation: Saad 1992 (SIAM J. Numer. Anal. 29), section 3; the sign argument is this library's.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple, final
 
 import numpy as np

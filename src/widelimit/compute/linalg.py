@@ -5,8 +5,6 @@ eigenvectors, in the minimum-norm sense: directions whose eigenvalue is zero to 
 rank is reported.
 """
 
-from __future__ import annotations
-
 import abc
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -140,9 +138,8 @@ def rounding(n: int, largest: float) -> float:
 def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute eigenvalues (ascending) and eigenvectors of a semi-definite matrix; `matrix` is overwritten.
 
-    Raises:
-        MemoryError: no room for the eigenvectors and their workspace.
-        ValueError: an eigenvalue is negative beyond rounding: the kernel is not positive semi-definite.
+    Raises: MemoryError: no room for the eigenvectors and their workspace; ValueError: an eigenvalue is negative beyond
+    rounding: the kernel is not positive semi-definite.
     """
     n = len(matrix)
     memory.require(3 * 8 * n * n, f"the eigenvectors of a {n} x {n} matrix")
@@ -198,7 +195,7 @@ def cholesky(matrix: np.ndarray, *, report: Report = no_progress) -> Cholesky | 
     diagonal = np.diagonal(matrix).copy()
     with threads.limit(n**3 / 3):
         if n > WHOLE:
-            lower, info = matrix, packed_cholesky.factorise_square(matrix, report=report)
+            lower, info = matrix, packed_cholesky.factorise_parts(matrix[:0], matrix, report)
         else:  # the transpose is in Fortran's order, so that LAPACK works in place
             upper, info = scipy.linalg.lapack.dpotrf(matrix.T, lower=0, clean=0, overwrite_a=1)
             lower = upper.T
@@ -235,8 +232,7 @@ def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
 
     NaN where either is not finite: what overflowed is refused by the caller, who knows the inputs.
 
-    Raises:
-        ArithmeticError: a variance is negative beyond rounding: the kernel is not positive semi-definite.
+    Raises: ArithmeticError: a variance is negative beyond rounding: the kernel is not positive semi-definite.
     """
     known = np.isfinite(variance) & np.isfinite(error)
     if not known.all():
@@ -280,8 +276,7 @@ def pivoted_cholesky(matrix: np.ndarray, error: np.ndarray) -> PivotedCholesky:
     `error` (n,) is the rounding error of each diagonal entry: each row is taken in units of the square root of its own,
     and a pivot of at most one unit is 0. The rank is the number of pivots above.
 
-    Raises:
-        ArithmeticError: a diagonal entry is negative beyond its rounding.
+    Raises: ArithmeticError: a diagonal entry is negative beyond its rounding.
     """
     diagonal = non_negative(np.diagonal(matrix), error)
     live = np.flatnonzero(diagonal > 0)

@@ -1,12 +1,10 @@
 """A symmetric matrix is multiplied with vectors: tiles in memory, rows on disk, or entries computed each time."""
 
-from __future__ import annotations
-
 import abc
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
@@ -31,8 +29,7 @@ class RowBlock(NamedTuple):
 def blocks(kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, report: Report = no_progress) -> Iterator[RowBlock]:
     """Compute the lower triangle of K(X, X) in X's dtype, block by block on request, and report progress.
 
-    Raises:
-        ValueError: an entry is NaN or infinite.
+    Raises: ValueError: an entry is NaN or infinite.
     """
     side = -(-len(X) // size)
     done = itertools.count(1)
@@ -40,15 +37,11 @@ def blocks(kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, report: Repor
         rows = X[i : i + size]
         for j in range(0, i + 1, size):
             values = tiles.gram(kernel, rows) if i == j else tiles.cross(kernel, rows, X[j : j + size])
-            yield _finite(RowBlock(i, j, values))
+            if not np.isfinite(values).all():
+                a, b = np.argwhere(~np.isfinite(values))[0]
+                raise ValueError(f"the kernel is {values[a, b]} at rows {i + a} and {j + b} of X.")
+            yield RowBlock(i, j, values)
             report(KERNEL, next(done), side * (side + 1) // 2)
-
-
-def _finite(block: RowBlock) -> RowBlock:
-    if not np.isfinite(block.values).all():
-        i, j = np.argwhere(~np.isfinite(block.values))[0]
-        raise ValueError(f"the kernel is {block.values[i, j]} at rows {block.row + i} and {block.column + j} of X.")
-    return block
 
 
 def _add(out: np.ndarray, block: RowBlock, v: np.ndarray) -> None:
@@ -78,21 +71,28 @@ class Operator(abc.ABC):
         """Refuse a caller's matrix that has changed since it was given; others cannot change. Raises: ValueError."""
 
 
-@final
-@dataclass(frozen=True)
-class Tiles(Operator):
-    """K(X, X) = offset + one triangle of blocks, and its mirror, in memory: made by `in_memory`."""
+class _OfKernel(Operator, abc.ABC):
+    """The matrix is K(X, X)."""
 
     kernel: PairKernel
     X: np.ndarray
-    held: tuple[RowBlock, ...]
-    offset: float
 
     def diagonal(self) -> np.ndarray:
         return tiles.diagonal(self.kernel, self.X).astype(np.float64)
 
     def columns(self, index: np.ndarray) -> np.ndarray:
         return tiles.cross(self.kernel, self.X, self.X[index])
+
+
+@final
+@dataclass(frozen=True)
+class Tiles(_OfKernel):
+    """K(X, X) = offset + one triangle of blocks, and its mirror, in memory: made by `in_memory`."""
+
+    kernel: PairKernel
+    X: np.ndarray
+    held: tuple[RowBlock, ...]
+    offset: float
 
     def product(self, v: np.ndarray) -> np.ndarray:
         out = np.tile(self.offset * v.sum(axis=0), (len(v), 1))
@@ -105,17 +105,11 @@ class Tiles(Operator):
 
 @final
 @dataclass(frozen=True)
-class Recomputed(Operator):
+class Recomputed(_OfKernel):
     """The matrix is K(X, X), of which no entry is kept."""
 
     kernel: PairKernel
     X: np.ndarray
-
-    def diagonal(self) -> np.ndarray:
-        return tiles.diagonal(self.kernel, self.X).astype(np.float64)
-
-    def columns(self, index: np.ndarray) -> np.ndarray:
-        return tiles.cross(self.kernel, self.X, self.X[index])
 
     def product(self, v: np.ndarray) -> np.ndarray:
         out, small = np.zeros(v.shape), v.astype(self.X.dtype)
@@ -150,9 +144,9 @@ class StoredOperator(Operator):
         with threads.limit(threads.work(len(v), len(v), v.shape[1])):
             return np.concatenate([self._product(i, block, v) for i, block in self._read()])
 
-    def marked(self) -> StoredOperator:
+    def marked(self) -> Self:
         """Return the operator of a caller's matrix, which may be changed: `verify` finds changes beyond rounding."""
-        return StoredOperator(self.rows, self.product(_probe(self.rows.shape[0])))
+        return replace(self, mark=self.product(_probe(self.rows.shape[0])))
 
     def verify(self) -> None:
         if self.mark is None:
@@ -237,12 +231,7 @@ def fits(n: int, dtype: np.dtype, *, beside: int = 0) -> bool:
 
 
 def choose_operator(
-    kernel: PairKernel,
-    X: np.ndarray,
-    dtype: np.dtype,
-    *,
-    beside: int = 0,
-    report: Report = no_progress,
+    kernel: PairKernel, X: np.ndarray, dtype: np.dtype, *, beside: int = 0, report: Report = no_progress
 ) -> Tiles | Recomputed:
     """Keep K(X, X) in tiles of a dtype where there is room for them and for the bytes `beside`; else keep none."""
     if not fits(len(X), dtype, beside=beside):

@@ -93,23 +93,14 @@ def require(n: int, dtype: np.dtype) -> None:
 
 
 def factorise(
-    blocks: Iterable[RowBlock],
-    noise: np.ndarray,
-    dtype: np.dtype,
-    *,
-    report: Report = no_progress,
+    blocks: Iterable[RowBlock], noise: np.ndarray, dtype: np.dtype, *, report: Report = no_progress
 ) -> Packed:
     """Factorise the matrix of these blocks of its lower triangle, plus diag(noise): never more than half of it is held.
 
-    Args:
-        blocks: cover the lower triangle once.
-        noise: (n,), added to the diagonal.
-        dtype: of the factor.
-        report: of the factorisation, as `packed_cholesky.factorise` calls it.
+    The blocks cover the lower triangle once; noise is (n,), dtype that of the factor, report as of `packed_cholesky`.
 
-    Raises:
-        MemoryError: half of the matrix does not fit.
-        NotPositiveDefinite: a pivot is at most n eps of its diagonal entry.
+    Raises: MemoryError: half of the matrix does not fit; NotPositiveDefinite: a pivot is at most n eps of its diagonal
+    entry.
     """
     n = len(noise)
     layout = _Layout.of(n)

@@ -9,8 +9,6 @@ L[i, j] at [j, i + (n even)] for the first (n + 1)//2 columns j, and the last n/
 that these leave free.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
@@ -32,29 +30,21 @@ def factorise(folded: np.ndarray, n: int, *, report: Report = no_progress) -> in
 
     report: called with the share of the flops, of 1, after every block of columns.
     """
-    return _factorise(*views(folded, n), report)
+    return factorise_parts(*views(folded, n), report)
 
 
-def factorise_square(matrix: np.ndarray, *, report: Report = no_progress) -> int:
-    """Factorise a square matrix that holds A whole: L in its lower triangle; the rest is left as A."""
-    return _factorise(matrix[:0], matrix, report)
-
-
-def _factorise(tall: np.ndarray, rest: np.ndarray, report: Report) -> int:
+def factorise_parts(tall: np.ndarray, rest: np.ndarray, report: Report) -> int:
+    """Factorise as `factorise` does, from its `views`; a square matrix that holds A whole is (matrix[:0], matrix)."""
     first = len(tall)
     n = first + len(rest)
     room = np.empty(min(BLOCK_COLUMNS, n) * min(STRIP, n), rest.dtype)
     report(FACTOR, 0, 1)
-    for start, end in _blocks(first):
-        order = _column_of_tall(tall, start, end, room)
-        if order:
-            return start + order
-        report(FACTOR, _share(end / n), 1)
-    for start, end in _blocks(n - first):
-        order = _column_of_rest(tall[:, first:], rest, start, end, room)
-        if order:
-            return first + start + order
-        report(FACTOR, _share((first + end) / n), 1)
+    for column, before, columns in ((_column_of_tall, 0, first), (_column_of_rest, first, n - first)):
+        for start, end in _blocks(columns):
+            order = column(tall, rest, start, end, room)
+            if order:
+                return before + start + order
+            report(FACTOR, _share((before + end) / n), 1)
     return 0
 
 
@@ -102,7 +92,7 @@ def _solve_triangle(root: np.ndarray, b: np.ndarray, *, trans: int = 0) -> np.nd
     return np.asarray(get_lapack_funcs("trtrs", (root,))(root, b, lower=1, trans=trans)[0])
 
 
-def _column_of_tall(tall: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
+def _column_of_tall(tall: np.ndarray, _: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
     """Compute columns start to end of L, all their rows; tall[j, i] = L[i, j]. Returns 0, or the order of a bad minor.
 
     NumPy's products come first, then SciPy's solves: each has threads of its own, which spin for a while after.
@@ -120,8 +110,9 @@ def _column_of_tall(tall: np.ndarray, start: int, end: int, room: np.ndarray) ->
     return order
 
 
-def _column_of_rest(below: np.ndarray, rest: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
+def _column_of_rest(tall: np.ndarray, rest: np.ndarray, start: int, end: int, room: np.ndarray) -> int:
     """Do the same for the last rows and columns; rest[i, j] = L[i, j], below[c, i] the rows of the first columns c."""
+    below = tall[:, len(tall) :]
     across, left, own = below[:, start:end], rest[start:end, :start], rest[:, start:end]
     known = across.T @ across + left @ left.T
     strips = _strips(end, len(rest))

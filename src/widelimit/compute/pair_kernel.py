@@ -13,7 +13,7 @@ Features = Any
 
 
 class PairKernel(abc.ABC):
-    """A pair kernel is a pytree with the two phases of a kernel, as pure JAX functions."""
+    """A pair kernel is a pytree with the two phases of a kernel, `encode` and `pairwise`, as pure JAX functions."""
 
     @property
     def parts(self) -> tuple[PairKernel, ...]:
@@ -38,14 +38,18 @@ class PairKernel(abc.ABC):
         """Return the dtype of the kernel's values for inputs of this dtype."""
         return dtype
 
-    @abc.abstractmethod
     def encode(self, X: jax.Array) -> Features:
-        """Compute the data of single inputs that pairs need, (n, d) -> pytree of arrays (n, ..)."""
+        """Compute the data of single inputs that pairs need, (n, d) -> pytree of arrays (n, ..); X by default."""
+        return X
 
     @abc.abstractmethod
     def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
-        """Compute a block of the kernel, (n, m); with `same`, x is y: values on the diagonal are of no use then."""
+        """Compute the kernel of every pair of two blocks of encoded inputs, (n, m).
+
+        With `same`, x is y and (i, i) an input with itself; if `same` is traced, that is known only at run time. Values
+        at (i, i) are then not used.
+        """
 
     @abc.abstractmethod
     def diagonal(self, x: Features) -> jax.Array:
-        """Compute the kernel of each input with itself, (n,)."""
+        """Compute the kernel of each encoded input with itself, (n,)."""

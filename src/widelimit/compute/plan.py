@@ -1,7 +1,5 @@
 """A kernel matrix is cut into tiles: by its shape, its dtype, the cores and a budget of memory."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator
@@ -14,14 +12,11 @@ from widelimit.compute import memory
 
 BUDGET = 256 * 2**20
 """Bytes that a Gram matrix may need beyond itself."""
-
 LARGEST = 1024
-"""Rows of a tile; a few of them keep two cores busy for a hundred times longer than it takes to start one."""
-
+"""Rows of a tile at most: its work takes a hundred times longer than to start a thread for it."""
 SMALLEST = 8
 BESIDE = 32
 """Numbers that an encoded input has besides its coordinates, unless its kernel states them."""
-
 COPIES = 3
 """Tiles alive in one worker: the compiled function's result, what its loop carries, and what the writer holds."""
 
@@ -93,19 +88,11 @@ def tile_plan(
     """Make the plan of an (n, m) matrix.
 
     Tiles have LARGEST rows, fewer for a small matrix (half of it, as a power of two, so that there is work for two) and
-    for a small budget. A quarter of the budget is for features, which are computed again where not all fit.
+    for a small budget: bytes of everything but the matrix. A quarter of it is for features, which are computed again
+    where not all fit. per_input and per_pair are `PairKernel.numbers_per_input` and `PairKernel.numbers_per_pair`; if
+    `symmetric`, only the tiles on and below the diagonal are computed.
 
-    Args:
-        n: rows.
-        m: columns.
-        per_input: numbers that an encoded input takes (`PairKernel.numbers_per_input`).
-        dtype: of the matrix.
-        symmetric: only the tiles on and below the diagonal are computed.
-        budget: bytes for everything but the matrix.
-        per_pair: numbers that a pair takes while its value is computed (`PairKernel.numbers_per_pair`).
-
-    Raises:
-        MemoryError: the budget is too small for one tile.
+    Raises: MemoryError: the budget is too small for one tile.
     """
     size = np.dtype(dtype).itemsize
     edge = tile_edge(max(n, m))

@@ -1,7 +1,5 @@
 """A few random columns of a kernel matrix capture most of it: conjugate gradients start from them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -68,8 +66,7 @@ def random_cholesky(
     Returns:
         F, with fewer columns where A has no more to give, and the trace of A - F F^T.
 
-    Raises:
-        ValueError: one of the columns has an entry that is NaN or infinite.
+    Raises: ValueError: one of the columns has an entry that is NaN or infinite.
     """
     rng = np.random.default_rng(seed)
     rest = matrix.diagonal()
@@ -98,14 +95,7 @@ def random_cholesky(
     return factor[:, :found], float(rest.sum())
 
 
-def low_rank(
-    matrix: Operator,
-    noise: np.ndarray,
-    *,
-    rank: int,
-    seed: int = 0,
-    report: Report = no_progress,
-) -> LowRank:
+def low_rank(matrix: Operator, noise: np.ndarray, *, rank: int, seed: int = 0, report: Report = no_progress) -> LowRank:
     """Make the preconditioner of matrix + diag(noise).
 
     Its shift is the mean noise and the mean of what the columns leave, where the rest of the spectrum lies; at least

@@ -5,8 +5,6 @@ others computed, and so are those that their checksum finds damaged. The array's
 it is; a store of anything else is refused. A second copy of them serves where the first is damaged or missing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import errno
 import json
@@ -44,13 +42,7 @@ PROBED = 8
 
 
 def store_gram(
-    kernel: tiles.PairKernel,
-    prepared: tiles.PairKernel,
-    X: np.ndarray,
-    path: Path,
-    *,
-    budget: float,
-    report: Report,
+    kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarray, path: Path, *, budget: float, report: Report
 ) -> None:
     """Compute the tiles of K(X, X) that are not yet in the store at `path`, which is made if it is not there.
 

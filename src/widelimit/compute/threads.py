@@ -4,8 +4,6 @@ OpenBLAS's threads spin while they wait for one another. Beside other processes 
 up to 75 times slower on two threads than on one, and on an idle machine two gain little there.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys
@@ -23,7 +21,6 @@ SMALL = 1e9
 """Multiply-adds that one thread does: up to a tenth of a second, a Cholesky factor of 1,400 rows."""
 READ = 64
 """Multiply-adds that an entry read counts for: a product that is bound by memory is small below 128 MB."""
-
 EIGEN = 3
 """Cost of decomposing an (n, n) matrix, in products of two such matrices, about."""
 
@@ -152,6 +149,6 @@ def limit_decomposition(n: int) -> AbstractContextManager[None]:
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a @ b by as many threads as it is worth; (m, k), (k, ...) or (k, n), (..., k, n) -> as `np.matmul`."""
+    """Compute a @ b by as many threads as it is worth; (m, k), (k, ...) or (k, n), (..., k, n) -> as `np.matmul`."""
     with limit(work(a.size // max(a.shape[-1], 1), a.shape[-1], max(b.size // max(a.shape[-1], 1), 1))):
         return np.asarray(a @ b)

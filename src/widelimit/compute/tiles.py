@@ -5,8 +5,6 @@ duplicates). Inside a compiled tile a loop runs over patches small enough for th
 triangle for a block on the diagonal, those inside the matrix for a block at its rim.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -91,9 +89,8 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
 
 
-@jax.jit
-def _whole(kernel: PairKernel, x: Features, y: Features) -> jax.Array:
-    return kernel.pairwise(x, y)
+_whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))
+_diagonal = jax.jit(lambda kernel, x: kernel.diagonal(x))
 
 
 @jax.jit
@@ -104,11 +101,6 @@ def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> ja
     """
     block = jnp.tril(kernel.pairwise(x, x, same=True), -1)
     return block + block.T + jnp.diag(diagonal)
-
-
-@jax.jit
-def _diagonal(kernel: PairKernel, x: Features) -> jax.Array:
-    return kernel.diagonal(x)
 
 
 def _cut(features: Features, n: int, count: int) -> Features:
@@ -226,11 +218,6 @@ def mirror(block: np.ndarray, target: np.ndarray) -> None:
         target[:, i : i + MIRRORED] = block[i : i + MIRRORED].T
 
 
-def all_tiles(*_: int) -> bool:
-    """Return True: all tiles are required."""
-    return True
-
-
 def run_in_pool(pool: ThreadPoolExecutor, work: Callable[[Item], None], items: Iterable[Item]) -> Iterator[None]:
     """Run `work` on every item; yields after each. An exception (or Ctrl-C) leaves the items that have not begun."""
     futures = [pool.submit(work, item) for item in items]
@@ -249,7 +236,7 @@ def compute(
     plan: TilePlan,
     write: Callable[[int, int, np.ndarray], None],
     *,
-    required: Callable[[int, int], bool] = all_tiles,
+    required: Callable[[int, int], bool] = lambda *_: True,
     report: Report = no_progress,
 ) -> None:
     """Call `write(i, j, tile)` for every tile of the plan that is `required`, from several threads, in no order.
@@ -314,13 +301,7 @@ def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, report: Report = 
 
 @outside
 def _matrix(
-    kernel: PairKernel,
-    X: np.ndarray,
-    Y: np.ndarray,
-    *,
-    symmetric: bool,
-    mirrored: bool,
-    report: Report,
+    kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, symmetric: bool, mirrored: bool, report: Report
 ) -> np.ndarray:
     (n, d), m = X.shape, len(Y)
     dtype = kernel.result_dtype(X.dtype)

@@ -15,7 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
-from widelimit.estimators import model_file, model_state, preparation
+from widelimit.columns import encoder
+from widelimit.columns.encoder import TableEncoder
+from widelimit.estimators import leaks, model_file, model_state, preparation
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
     Design,
@@ -24,12 +26,14 @@ from widelimit.estimators.networks import (
     HyperparameterChoice,
     Kind,
     choose,
+    choose_by_gradients,
     choose_scaled,
 )
-from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
+from widelimit.estimators.parameters import EnsembleParameters, KernelParameters, WideParameters
 from widelimit.estimators.preparation import Inputs
 from widelimit.inference.noise_level import Objective
 from widelimit.inference.scaled_evidence import Activation
+from widelimit.messages import list_names
 from widelimit.references import referenced, resolved
 from widelimit.shapes import Float
 
@@ -38,11 +42,13 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     """An infinitely wide network becomes an estimator. Fitted state is plain arrays and numbers."""
 
     _kind: ClassVar[Kind]
+    encoder_: TableEncoder | None = None
+    """Of the columns of a table."""
     inputs_: Inputs
     n_features_in_: int
     y_mean_: np.ndarray
     y_scale_: np.ndarray
-    noise_: float
+    noise_: float | np.ndarray
     _fitted_with: dict[str, Any]
     """Parameters at the time of the fit: `set_params` changes the next fit, not this one."""
 
@@ -50,7 +56,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Fit to rows X (n, d), and targets of a regressor, (n,) or (n, c), or class labels of a classifier, (n,).
 
         Args:
-            X: (n, d) numbers; NumPy, pandas or polars.
+            X: (n, d) numbers; or a table of pandas, polars or pyarrow, which `widelimit.TableEncoder` makes into
+                numbers where it has other columns, or missing values.
             y: numbers; or labels, numbers or text.
             sample_weight: (n,), >= 0: weight 2 is the same row twice, so that observation i has the noise
                 noise/sample_weight_i; rows of weight 0 are left out.
@@ -64,17 +71,38 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """
         with self._fit_whole():
             self._check_settings()
-            preparation.refuse_rows(X)
-            X, y = self._validate(X, y)
+            X, y = self._validate_rows(X, y, sample_weight)
+            self._input_groups(X.shape[1])
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             X, y, weights = X[kept], y[kept], weights[kept]
-            preparation.require_room(len(X), self.matrix_count())
-            self.inputs_ = preparation.normalisation(self.normalize, X, weights)
+            self._require_room(len(X))
+            self.inputs_ = self._normalisation(X, weights)
             chosen = None if self.input_scales is None else self._choose_scaled(X, y, weights)
             self._fit_rows(self.inputs_(X), y, weights, chosen)
         validation.sealed(self)
         return self
+
+    def _validate_rows(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs and targets, validated; a table's columns are learned first. Raises: TypeError, ValueError."""
+        self.encoder_, rows = encoder.learn_rows(X, sample_weight)
+        preparation.refuse_rows(rows)
+        validated, y = self._validate(rows, y)
+        if self.encoder_ is not None and encoder.is_table(X):
+            self.n_features_in_, self.feature_names_in_ = self.encoder_.n_features_in_, self.encoder_.feature_names_in_
+        return validated, y
+
+    def _normalisation(self, X: np.ndarray, weights: np.ndarray) -> Inputs:
+        """Make the normalisation of these training rows."""
+        groups = np.arange(X.shape[1]) if self.encoder_ is None else np.array(self.encoder_.input_groups)
+        return preparation.normalisation(self.normalize, X, weights, groups)
+
+    def _input_groups(self, d: int) -> np.ndarray:
+        """Number the d inputs: those of one number share a scale. Raises: TypeError, ValueError."""
+        groups = self.input_groups
+        if groups is None and self.encoder_ is not None:
+            groups = self.encoder_.input_groups
+        return preparation.input_groups(groups, d)
 
     @abc.abstractmethod
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -114,8 +142,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
                 f"solver={self.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
                 'eigenvectors: leave solver="auto".'
             )
+        preparation.input_groups(self.input_groups)
         if self.input_scales is not None:
-            _check_scaled(self._designs(), self.normalize)
+            _check_scaled(self.input_scales, self._designs(), self.normalize)
         self._check_own_settings()
 
     @abc.abstractmethod
@@ -137,17 +166,29 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
-        objective: Objective = "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
-        standard = preparation.standardise(self._targets(y), weights)[0]
+        standard, weights = self._search_rows(self.inputs_(X), y, weights)
+        columns, names = (X, None) if self.encoder_ is None else encoder.codes(self.encoder_, X)
+        leaks.warn(columns, y, standard, names)
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
-        chosen = choose_scaled(
-            self._designs(), self.inputs_(X), standard, weights, self.noise, objective, bool(self.verbose)
-        )
+        groups = self._input_groups(X.shape[1])
+        data, verbose = (self._designs(), self.inputs_(X), standard, weights, groups, self.noise), bool(self.verbose)
+        if self.input_scales == "agop":
+            chosen = choose_by_gradients(*data, self.hyperparameters, verbose)
+        else:
+            chosen = choose_scaled(*data, self._objective(), verbose)
         self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
         self._set_design(chosen.design)
         return chosen
+
+    def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return standardised targets, and weights, for a search of the network."""
+        return preparation.standardise(self._targets(y), weights)[0], weights
+
+    def _objective(self) -> Objective:
+        """Return the objective of scales and noise."""
+        return "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
 
     def _set_design(self, design: Design) -> None:
         """Keep what a search chose of the network besides its scales; nothing, if the parameters fix it."""
@@ -166,11 +207,22 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> tuple[Fitted, np.ndarray]:
         """Fit the targets, which are standardised, and set what undoes that; returns the chosen scales too."""
-        standard, self.y_mean_, scale = preparation.standardise(self._targets(y), weights)
+        standard, self.y_mean_, deviation = preparation.standardise(self._targets(y), weights)
         chosen = chosen or self._choose(points, standard, weights)
-        self.y_scale_, self.noise_ = scale * chosen.scale, chosen.noise
         training = self._training(chosen.design, points, weights)
-        return Fitted(training, standard / chosen.scale, chosen.noise), chosen.scale
+        given = self._given_scale()
+        scale = np.ones(standard.shape[1]) if chosen.scale is None or given else chosen.scale
+        scale = scale * (given or 1.0)
+        fitted = Fitted(training, standard / scale, chosen.noise)
+        if given is None and (chosen.scale is None or not training.is_linear_system):
+            again = fitted.scale()
+            fitted, scale = fitted.rescaled(again), scale * again
+        self.y_scale_, self.noise_ = deviation * scale, chosen.noise
+        return fitted, scale
+
+    def _given_scale(self) -> float | None:
+        """Return the scale of f in standard deviations of the target, if it is given."""
+        return None
 
     def _is_linear_system(self) -> bool:
         """Return True if the fit is one linear system, rather than a flow that takes eigenvectors."""
@@ -180,13 +232,38 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Count the (n, n) matrices of a fit: one triangle for a linear system; or kernel, eigenvectors, workspace."""
         return 0.5 if self._is_linear_system() else 4
 
+    def _require_room(self, n: int) -> None:
+        """Refuse n rows that memory does not hold, or that take hours. Raises: MemoryError, ValueError."""
+        if isinstance(self, WideParameters):
+            remedy = (
+                "fit a random sample of X, or NNGPRegressor and NNGPClassifier, which take the network that you give"
+            )
+            preparation.require_few_rows(n, remedy)
+        preparation.require_room(n, self.matrix_count())
+
     def _is_ensemble(self) -> bool:
         return isinstance(self, EnsembleParameters) and bool(self.ensemble)
 
     def _kernel_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        return self.inputs_(preparation.validate_rows(self, X, reset=False))
+        return self.inputs_(self._encoded_rows(X))
+
+    def _encoded_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
+        """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""
+        if isinstance(X, encoder.Encoded):
+            return X.X
+        known, names = self.encoder_, vars(self).get("feature_names_in_")
+        if known is None or (names is not None and known.is_identity and not encoder.needs_encoding(X)):
+            return preparation.validate_rows(self, X, reset=False)
+        if encoder.is_table(X):
+            return encoder.inputs(known, X)
+        if names is not None:
+            raise TypeError(
+                f"X is {validation.shown(X)}, and the model was fitted to a table with columns that are no numbers, or "
+                f"have missing values: pass a table of pandas, polars or pyarrow with the columns {list_names(names)}."
+            )
+        return preparation.validate_rows(self, X, reset=False)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = referenced(BaseEstimator.__getstate__(self))
@@ -211,6 +288,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             )
         state = validation.plain(parameters.pop("random_state"))
         parameters["random_state"] = int(state) if isinstance(state, int) else None
+        if parameters["input_groups"] is not None:
+            parameters["input_groups"] = np.asarray(parameters["input_groups"]).tolist()
         return {key: model_state.json_value(value) for key, value in parameters.items()}
 
     def _state(self) -> ModelState:
@@ -224,7 +303,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             },
             {"inputs.mean": self.inputs_.mean, "inputs.scale": self.inputs_.scale},
         )
-        return common | self._architecture_state() | self._function_state()
+        table = {} if self.encoder_ is None else {"encoder": self.encoder_.document()}
+        return common | ModelState(table, {}) | self._architecture_state() | self._function_state()
 
     def _architecture_state(self) -> ModelState:
         """Return what a file holds of a network that the parameters do not determine."""
@@ -247,6 +327,11 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         d = self.n_features_in_ = validation.integer("n_features", state.values["n_features"], at_least=1)
         if state.values["feature_names"] is not None:
             self.feature_names_in_ = model_state.names(state.values["feature_names"], d)
+        self.encoder_ = None
+        if "encoder" in state.values:
+            self.encoder_ = TableEncoder().restore(state.values["encoder"])
+            d = len(self.encoder_.input_groups)
+        self._input_groups(d)
         self.inputs_ = model_state.inputs(self.normalize, state, d)
         self._restore_architecture(state)
         self._restore_function(state)
@@ -280,20 +365,24 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         given = {"weight_std": float(self.weight_std), "bias_std": float(self.bias_std)}
         if self.hyperparameters == "fixed" and self.input_scales is None and chosen != given:
             raise ValueError("another network than was given")
-        X = state.array("X", n, self.n_features_in_)
+        X = state.array("X", n, len(self.inputs_.mean))
         with np.errstate(over="ignore"):
             if not np.isfinite((X**2).sum()):
                 raise ValueError("X is too large for any kernel")
         return self._training(design, X, state.positive("weights", n))
 
 
-def _check_scaled(designs: list[Design], normalize: str | None) -> None:
+def _check_scaled(input_scales: str, designs: list[Design], normalize: str | None) -> None:
     """Refuse what a search with input scales does not know. Raises: ValueError."""
     if normalize != "standardize":
-        raise ValueError(f'input_scales="auto" needs normalize="standardize", got {normalize!r}.')
+        raise ValueError(
+            f'input_scales={input_scales!r} scales standardised columns: it needs normalize="standardize", got '
+            f"{normalize!r}. On the sphere, or for columns as they are, leave input_scales=None."
+        )
     for design in designs:
-        if design.activation not in get_args(Activation):
+        if input_scales == "auto" and design.activation not in get_args(Activation):
             raise ValueError(
-                f'input_scales="auto" searches with activation="erf" or "relu", got '
-                f"{validation.shown(design.activation)}."
+                'input_scales="auto" searches with activation="erf", "relu" or "rbf", got '
+                f'{validation.shown(design.activation)}. For others choose input_scales="agop" (scales by the '
+                "gradients of what is fitted) or None."
             )

@@ -45,7 +45,7 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkPara
         preparation.check_choices(self)
         preparation.refuse_random_state(self.random_state)
         X = preparation.validate_rows(self, X, reset=True)
-        inputs = preparation.normalisation(self.normalize, X, np.ones(len(X)))
+        inputs = preparation.normalisation(self.normalize, X, np.ones(len(X)), np.arange(X.shape[1]))
         count = min(count, len(X))
         rows = check_random_state(self.random_state).permutation(len(X))[:count]
         design = Design(self.kernel, self.depth, self.activation, self.weight_std, self.bias_std)

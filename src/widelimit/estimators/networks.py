@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import scipy.optimize
@@ -20,9 +20,11 @@ from widelimit.compute import linalg
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
+from widelimit.inference.average_gradient import gradient_scales
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import Search, fit_input_scales
-from widelimit.inference.noise_level import Objective, noise_level
+from widelimit.inference.left_out import LeftOut, distinct_rows, left_out
+from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.scaled_evidence import Family
@@ -38,8 +40,6 @@ SEARCH_ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
-FLOOR = 16
-"""The least noise that is chosen with input scales, in n eps of the largest K(x, x): rounding of the matrix."""
 TRIALS = 40
 """Networks tried in a search."""
 
@@ -72,7 +72,8 @@ class HyperparameterChoice:
 
     design: Design
     noise: float
-    scale: Float[np.ndarray, " c"]
+    scale: Float[np.ndarray, " c"] | None
+    """None: left to the fit."""
     input_scales: Float[np.ndarray, " d"] | None = None
     """Factors of the standardised inputs."""
 
@@ -87,27 +88,53 @@ def choose(
     verbose: bool,
 ) -> HyperparameterChoice:
     """Choose network, noise and scales: as given, or the most likely ones, of rows evenly spread over a large table."""
+    distinct = distinct_rows(points, y, weights)
+    points, y, weights = points[distinct.first], y[distinct.first], distinct.weights
     given = None if noise == "auto" else float(noise)
-    objective: Objective = "marginal_likelihood"
+    objective: Objective = "marginal_likelihood" if hyperparameters == "fixed" else hyperparameters
     if hyperparameters != "fixed":
-        objective = hyperparameters
-        tried = spread(np.arange(len(points)), SEARCH_ROWS)
-        labels = y[tried]
-        columns = distinct_columns(labels)
-
-        def score(candidate: Design) -> float:
-            gram = np.asarray(candidate.kernel().gram(points[tried]))
-            return noise_level(gram, labels, weights[tried], objective=objective, noise=given, columns=columns).score
-
-        design = search(design, score)
-    if given is not None:
-        return HyperparameterChoice(design, given, np.ones(y.shape[1]))
+        design = choose_design(design, points, y, weights, given, objective)
+    if given is not None and objective == "marginal_likelihood":
+        return HyperparameterChoice(design, given, None)
     rows = spread(np.arange(len(points)), NOISE_ROWS)
     with progress_bar(verbose and len(points) > LONG) as report:
         report("noise", 0, 0)
         gram = np.asarray(design.kernel().gram(points[rows]))
-        found = noise_level(gram, y[rows], weights[rows], objective=objective)
+        found = noise_level(gram, y[rows], weights[rows], objective=objective, noise=given)
+    warn_at_bounds(found)
     return HyperparameterChoice(design, found.noise, found.scale)
+
+
+def choose_design(
+    design: Design, points: np.ndarray, y: np.ndarray, weights: np.ndarray, noise: float | None, objective: Objective
+) -> Design:
+    """Search the scales of weights and biases, each trial at its best noise, on SEARCH_ROWS rows."""
+    tried = spread(np.arange(len(points)), SEARCH_ROWS)
+    labels = y[tried]
+    columns = distinct_columns(labels)
+
+    def score(candidate: Design) -> float:
+        gram = np.asarray(candidate.kernel().gram(points[tried]))
+        return noise_level(gram, labels, weights[tried], objective=objective, noise=noise, columns=columns).score
+
+    return search(design, score)
+
+
+def warn_at_bounds(*levels: NoiseLevel) -> None:
+    """Warn in plain words of a noise at an end of those that were tried."""
+    ends = {level.bound for level in levels}
+    if "lower" in ends:
+        warnings.warn(
+            "the search ended at a bound of noise: the smallest that arithmetic can distinguish from 0. The targets "
+            "look like a function without noise; if one column is the target in other words, leave it out.",
+            stacklevel=7,
+        )
+    if "upper" in ends:
+        warnings.warn(
+            "the search ended at a bound of noise: 100 times the variance of the function. The targets do not seem to "
+            "depend on X, and predictions are near their mean.",
+            stacklevel=7,
+        )
 
 
 def choose_scaled(
@@ -115,14 +142,15 @@ def choose_scaled(
     points: np.ndarray,
     y: np.ndarray,
     weights: np.ndarray,
+    groups: np.ndarray,
     noise: float | Literal["auto"],
     objective: Objective,
     verbose: bool,
 ) -> HyperparameterChoice:
-    """Choose one of these networks, and one scale an input, for standardised targets."""
+    """Choose one of these networks, and one scale a group of inputs, for standardised targets."""
     given = None if noise == "auto" else float(noise)
     families = [Family(design.kind, design.activation, design.depth) for design in designs]
-    search = Search(points, y, weights, np.arange(points.shape[1]), objective, given)
+    search = Search(points, y, weights, groups, objective, given)
     with progress_bar(verbose) as report:
         found = fit_input_scales(search, families, progress=report)
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
@@ -139,6 +167,28 @@ def choose_scaled(
     chosen = max(found.noise, floor) if given is None else given
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
     return HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
+
+
+def choose_by_gradients(
+    designs: Sequence[Design],
+    points: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    groups: np.ndarray,
+    noise: float | Literal["auto"],
+    hyperparameters: Hyperparameters,
+    verbose: bool,
+) -> HyperparameterChoice:
+    """Choose one of these networks and input scales by gradients and leave-one-out; the rest as `choose` does."""
+    given = None if noise == "auto" else float(noise)
+    rows = spread(np.arange(len(points)), SEARCH_ROWS)
+    some = points[rows], y[rows], weights[rows], groups
+    with progress_bar(verbose) as report:
+        found = [gradient_scales(design.kernel(), *some, noise=given, progress=report) for design in designs]
+    best = max(range(len(found)), key=lambda i: found[i].score)
+    scales = found[best].scales
+    chosen = choose(designs[best], points * scales, y, weights, noise, hyperparameters, verbose)
+    return replace(chosen, input_scales=scales)
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:
@@ -168,6 +218,26 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
     bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
     options = {"initial_simplex": simplex, "maxfev": TRIALS, "xatol": 0.05, "fatol": 0.01}
     return at(scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
+
+
+class LeftOutRows(NamedTuple):
+    """Each distinct training row is predicted from all others, in units of the kernel."""
+
+    X: Float[np.ndarray, "k d"]
+    outputs: tuple[LeftOut, ...]
+    """Of each output, or of all of them together."""
+    expected: Float[np.ndarray, "k c"]
+    """The variance of the observation at the row, by the others."""
+
+    @property
+    def error(self) -> Float[np.ndarray, "k c"]:
+        """Return observations less predictions."""
+        return np.hstack([left.error for left in self.outputs])
+
+    @property
+    def scores(self) -> Float[np.ndarray, "k c"]:
+        """Return errors in units of their deviations."""
+        return np.asarray(self.error / np.sqrt(np.maximum(self.expected, np.finfo(np.float64).tiny)))
 
 
 @final
@@ -278,3 +348,60 @@ class Fitted(FittedFunction):
     def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute K(Z, X) coefficients."""
         return self.expansion(Z)
+
+    @property
+    def laws(self) -> tuple[Posterior | StoppedFlow, ...]:
+        """Return the law that all outputs share."""
+        return (self.law,)
+
+    def noise_variance(self, Z: Float[np.ndarray, "m d"], *, moment: bool = True) -> Float[np.ndarray, "m c"]:
+        """Return the variance of the noise of a new observation, in units of the kernel."""
+        return np.full((len(Z), self.y.shape[1]), self.noise)
+
+    def left_out(self) -> LeftOutRows:
+        """Predict each distinct row from all others. Raises: ValueError: as `left_out.left_out`."""
+        how = self.training
+        rows = distinct_rows(how.X, self.y, how.weights)
+        fitted = self
+        if len(rows.first) < len(self.y):
+            merged = replace(how, X=how.X[rows.first], weights=rows.weights)
+            fitted = Fitted(merged, self.y[rows.first], self.noise)
+        left = left_out(fitted.law)
+        expected = left.variance + self.noise / rows.weights
+        return LeftOutRows(fitted.training.X, (left,), np.broadcast_to(expected[:, None], left.error.shape))
+
+    def scale(self) -> Float[np.ndarray, " c"]:
+        """Find the scale of each output at which its targets are as likely as they can be; 1 of one that is 0.
+
+        s^2 = y^T (K + N)^{-1} y/n of a posterior, and sum_i (y_i - f_i)^2/(v_i + noise_i)/n with f_i, v_i predicted
+        without row i of a flow. Equal rows count once.
+        """
+        y, law = self.y, self.law
+        if isinstance(law, Posterior):
+            assert self.coefficients is not None
+            singular = law.fit.choice.solver == "cholesky" and law.factor.rank < len(y)
+            distinct = len(distinct_rows(self.training.X, y, self.training.weights).first)
+            square = np.sum(y * self.coefficients, axis=0) / max(law.factor.rank if singular else distinct, 1)
+        else:
+            left = self.left_out()
+            square = _mean_ratio(left.error**2, left.expected)
+        return np.where((square > 0) & y.any(axis=0), np.sqrt(np.maximum(square, 0.0)), 1.0)
+
+    def rescaled(self, scale: Float[np.ndarray, " c"]) -> Fitted:
+        """Return the same fit to targets in units of these scales."""
+        assert self.coefficients is not None
+        y, weights, law = self.y / scale, self.coefficients / scale, self.law
+        data = law.data._replace(y=y)
+        found = Fitted(self.training, y, self.noise, weights)
+        if isinstance(law, Posterior):
+            found.law = replace(law, data=data, fit=law.fit._replace(weights=weights))
+        else:
+            found.law = replace(law, data=data)
+        return found
+
+
+def _mean_ratio(squares: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Compute the mean over rows of squares/expected, (n, c), of rows that others do not determine."""
+    known = expected > linalg.EPS * expected.max(initial=0.0)
+    ratio = np.divide(squares, expected, out=np.zeros_like(squares), where=known)
+    return np.asarray(ratio.sum(axis=0) / np.maximum(known.sum(axis=0), 1))

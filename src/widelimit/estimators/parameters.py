@@ -14,11 +14,14 @@ from typing import Any, Literal, TypeVar, dataclass_transform, get_args
 
 Solver = Literal["auto", "cholesky", "cg"]
 Hyperparameters = Literal["fixed", "marginal_likelihood", "leave_one_out"]
-InputScales = Literal["auto"]
+InputScales = Literal["auto", "agop"]
 Architecture = Literal["auto", "nngp", "ntk"]
+NoiseModel = Literal["constant", "per_output", "input", "student_t"]
 Likelihood = Literal["dirichlet", "least_squares"]
 Normalize = Literal["standardize", "sphere"]
 C = TypeVar("C", bound=type)
+LATER = ("input_scales", "input_groups", "output_scale", "noise_model")
+"""Parameters that an older file of a model may lack: they get its default, and a given noise the scale 1."""
 WIDTH = 116
 """Columns of a docstring's line."""
 
@@ -62,9 +65,11 @@ class KernelParameters(NetworkParameters, abc.ABC):
     noise: float | Literal["auto"] = field(
         default="auto",
         metadata=about(
-            "Variance of the noise of the standardised target, or auto.",
-            '"auto": noise and one scale for each output by marginal (or leave-one-out) likelihood, above 4000 rows of '
-            "4000 of them, evenly spread. The Dirichlet likelihood of classes has a noise of its own.",
+            "Variance of the noise beside K, or auto: y = mean + scale (f + e), f ~ GP(0, K), var e = noise.",
+            "Their scale is fitted (`output_scale`), and no mean depends on it. With output_scale=1, and "
+            'with input_scales="auto", which learns the size of K too, a number is in units of the variance of the '
+            'target. "auto": noise and one scale for each output by marginal (or leave-one-out) likelihood, above 4000 '
+            "rows of 4000 of them, evenly spread. The Dirichlet likelihood of classes has a noise of its own.",
         ),
     )
     time: float = field(
@@ -78,9 +83,17 @@ class KernelParameters(NetworkParameters, abc.ABC):
     input_scales: InputScales | None = field(
         default=None,
         metadata=about(
-            "Scale of each input; auto: one a column is learned, with all other scales and the noise.",
-            "By marginal (or leave-one-out) likelihood, for erf and relu and standardised inputs.",
+            "Scale of each input; auto: by likelihood, with all other scales and the noise; agop: by gradients.",
+            '"auto" is for erf, relu and rbf; "agop", the average gradient outer product of what is fitted, for any '
+            "activation. Both need standardised inputs; None: every column counts the same.",
             choices=(*get_args(InputScales), None),
+        ),
+    )
+    input_groups: Any = field(
+        default=None,
+        metadata=about(
+            "Columns that share a scale.",
+            "(d,) integers, or None: columns of one number share a learned scale, as those of one category should.",
         ),
     )
     hyperparameters: Hyperparameters = field(
@@ -102,6 +115,30 @@ class KernelParameters(NetworkParameters, abc.ABC):
     random_state: Any = field(default=None, metadata=about("Not used: fits are deterministic."))
     verbose: bool = field(
         default=False, metadata=about("Show a bar on stderr where that is a terminal, for more than 4000 rows.")
+    )
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class RegressorParameters(KernelParameters, abc.ABC):
+    """Regressors have these parameters beside the others."""
+
+    output_scale: float | Literal["auto"] = field(
+        default="auto",
+        metadata=about(
+            "Scale of f in standard deviations of the target, > 0; auto: the most likely one, for each output.",
+            "With 1, f ~ GP(0, K) for the standardised target, and noise is in units of its variance. It changes "
+            "standard deviations, and no mean. Of an ensemble and at a finite time by leave-one-out.",
+        ),
+    )
+    noise_model: NoiseModel = field(
+        default="constant",
+        metadata=about(
+            "Law of the noise: of one variance, of one for each output, depending on the input, or with outliers.",
+            '"constant": one noise, relative to the scale of each output. "per_output": chosen for each output. '
+            '"input": a second process for the logarithm of its variance (Kersting et al. 2007). "student_t": a weight '
+            "for each row. All but the first for time inf without ensemble; each output has its own.",
+            choices=get_args(NoiseModel),
+        ),
     )
 
 
@@ -148,11 +185,13 @@ class WideParameters(KernelParameters, abc.ABC):
     )
     activation: Any = field(
         default="auto",
-        metadata=about("Activation; auto: the more likely one.", choices=("auto", "erf", "relu")),
+        metadata=about("Activation; auto: the most likely one.", choices=("auto", "erf", "relu", "rbf")),
     )
     input_scales: InputScales | None = field(
         default="auto",
-        metadata=about("Scale of each input; auto: one a column is learned.", choices=get_args(InputScales)),
+        metadata=about(
+            "Scale of each input; auto: one a column, by likelihood; agop: by gradients.", choices=get_args(InputScales)
+        ),
     )
     hyperparameters: Hyperparameters = field(
         default="marginal_likelihood",

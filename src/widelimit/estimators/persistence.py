@@ -13,6 +13,7 @@ from widelimit.estimators import model_file, model_state
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import NNGPClassifier, NTKClassifier
 from widelimit.estimators.model_state import ModelState
+from widelimit.estimators.parameters import LATER
 from widelimit.estimators.regressors import NNGPRegressor, NTKRegressor
 from widelimit.estimators.wide import WideClassifier, WideRegressor
 
@@ -83,9 +84,13 @@ def read(path: str | os.PathLike[str]) -> StoredModel:
 def restore_model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> KernelEstimator:
     """Restore the fitted estimator of a header and arrays. Raises: one of model_state.INVALID."""
     cls, parameters = ESTIMATORS[header["class"]], header["parameters"]
-    model = cls(**{key: model_state.parameter(value) for key, value in parameters.items()})
-    if set(parameters) != set(model.get_params(deep=False)):
+    known = cls().get_params(deep=False)
+    if not set(known) - set(LATER) <= set(parameters) <= set(known):
         raise ValueError("other parameters than the class has")
+    if "output_scale" in set(known) - set(parameters):
+        scale = "auto" if parameters["noise"] == "auto" or parameters.get("input_scales") else 1.0
+        parameters = {"output_scale": scale, **parameters}
+    model = cls(**{key: model_state.parameter(value) for key, value in parameters.items()})
     if not isinstance(parameters["activation"], str) or parameters["activation"] not in {*BY_NAME, "auto"}:
         raise ValueError("activation is no name")
     model.restore(ModelState(header["state"], arrays))

@@ -17,8 +17,11 @@ from widelimit.estimators import casting
 from widelimit.estimators.parameters import NetworkParameters
 from widelimit.inference.outputs import constant
 from widelimit.inference.training_set import check_finite
-from widelimit.shapes import Float
+from widelimit.shapes import Float, Int
+from widelimit.validation import sample_weights as sample_weights
 
+MAD = 1.482602218505602
+"""Standard deviation over median absolute deviation of a Gaussian."""
 ALIGNMENT = 64
 """Bytes of a cache line, and of the widest vectors."""
 
@@ -65,12 +68,17 @@ class Inputs:
         return np.asarray(rows / np.where(norms > 0, norms, 1.0))
 
 
-def normalisation(normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"]) -> Inputs:
-    """Make the normalisation of these training rows."""
+def normalisation(
+    normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"], groups: Int[np.ndarray, " d"]
+) -> Inputs:
+    """Make the normalisation of these training rows: each group of columns has variance 1 in sum."""
     if normalize is None:
         return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
     mean, scale = mean_and_scale(X, weights)
-    return Inputs(mean, scale, normalize == "sphere")
+    shared = np.bincount(groups)[groups] > 1
+    # With a scale each, the two levels of a rare category would be further from each other than any numbers.
+    together = np.sqrt(np.bincount(groups, np.where(constant(X), 0.0, scale) ** 2))[groups]
+    return Inputs(mean, np.where(shared & (together > 0), together, scale), normalize == "sphere")
 
 
 def mean_and_scale(
@@ -95,20 +103,28 @@ def standardise(
     return np.where(constant(y), 0.0, (y - mean) / scale), mean, scale
 
 
-def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
-    """Return (n,) weights >= 0, not all of them 0; 1 unless given."""
-    if value is None:
-        return np.ones(n)
-    weights = np.asarray(validation.as_float_array("sample_weight", value), dtype=np.float64)
-    if weights.ndim == 0:
-        weights = np.full(n, float(weights))
-    if weights.shape != (n,):
-        raise ValueError(f"sample_weight must have shape ({n},), one a row; got shape {weights.shape}.")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError("sample_weight must be finite and >= 0.")
-    if not weights.any():
-        raise ValueError("sample_weight is zero at every row: there is nothing to fit.")
-    return weights
+def standardise_robustly(
+    y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
+    """Standardise by median and median absolute deviation, which no outlier moves, as `standardise` does.
+
+    Where most values are equal, the deviation is that of the others.
+    """
+    still = constant(y)
+    middle = np.array([_median(column, weights) for column in y.T])
+    away = np.abs(y - middle)
+    differ = away > 10 * np.finfo(np.float64).eps * np.abs(middle)
+    deviation = np.array([_median(column, weights) for column in (away * differ).T])
+    for j in np.flatnonzero(~still & (deviation == 0)):
+        deviation[j] = _median(away[differ[:, j], j], weights[differ[:, j]]) if differ[:, j].any() else 0.0
+    deviation = np.where(still | (deviation == 0), 1.0, MAD * deviation)
+    middle = np.where(still, y[0], middle)
+    return np.where(still, 0.0, (y - middle) / deviation), middle, deviation
+
+
+def _median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Compute the lower median of weighted values: a weight of 2 is a value given twice."""
+    return float(np.quantile(values, 0.5, weights=weights, method="inverted_cdf"))
 
 
 LONGEST = 380
@@ -154,7 +170,11 @@ def validate_rows(estimator: Any, X: Any, *, reset: bool) -> Float[np.ndarray, "
 
 def refuse_targets(value: Any) -> None:
     """Refuse regression targets that are no real, finite numbers. Raises: TypeError, ValueError."""
-    casting.refuse_uncastable("y", value)
+    try:
+        casting.refuse_uncastable("y", value)
+    except TypeError as error:
+        hint = " Classes are for a classifier, e.g. WideClassifier." if "text" in str(error) else ""
+        raise TypeError(f"{error}{hint}") from None
     array = np.asarray(value)
     if value is not None and array.ndim == 0:
         raise ValueError(f"y must have shape (n,) or (n, c), got {validation.shown(value)}.")
@@ -202,6 +222,37 @@ def refuse_random_state(value: Any) -> None:
     """Refuse what seeds no generator. Raises: TypeError, ValueError."""
     if value is not None and not isinstance(value, np.random.RandomState):
         validation.integer("random_state", value, at_least=0, below=2**32)
+
+
+def input_groups(value: Any, d: int | None = None) -> Int[np.ndarray, " d"]:
+    """Return the number of the scale of each of d inputs, from 0 without gaps; d is not checked where it is None.
+
+    Raises:
+        TypeError: neither None nor integers.
+        ValueError: another shape than (d,).
+    """
+    groups = np.arange(d or 0) if value is None else np.asarray(value, dtype=object)
+    if groups.ndim != 1 or not all(isinstance(group, (int, np.integer)) for group in groups.tolist()):
+        raise TypeError(
+            f"input_groups must be None or (d,) integers, columns of one number share a scale; got "
+            f"{validation.shown(value)}."
+        )
+    if d is not None and len(groups) != d:
+        raise ValueError(f"input_groups has {len(groups)} numbers and X has {d} columns; they must agree.")
+    return np.unique(groups, return_inverse=True)[1].ravel()
+
+
+MOST_ROWS = 20_000
+"""Rows of a fit that learns scales as it comes: so many take minutes, twice as many eight times as long."""
+
+
+def require_few_rows(n: int, remedy: str) -> None:
+    """Refuse more rows than the estimators that choose their network take. Raises: ValueError: with the figures."""
+    if n > MOST_ROWS:
+        raise ValueError(
+            f"a fit with a chosen network takes at most {MOST_ROWS} rows, and there are {n}: they need "
+            f"{4 * n**2 / 2**30:.1f} GiB, and {(n / MOST_ROWS) ** 3:.1f} times as long as {MOST_ROWS}; {remedy}."
+        )
 
 
 def require_room(n: int, matrices: float) -> None:

@@ -11,20 +11,25 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
-from widelimit.compute import linalg
-from widelimit.estimators import preparation
+from widelimit.compute import linalg, threads
+from widelimit.estimators import fitted_outputs, preparation
 from widelimit.estimators.base import KernelEstimator
+from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, HyperparameterChoice
-from widelimit.estimators.parameters import EnsembleParameters, estimator
+from widelimit.estimators.networks import Fitted, HyperparameterChoice, LeftOutRows, choose_design
+from widelimit.estimators.parameters import EnsembleParameters, RegressorParameters, estimator
+from widelimit.inference import intervals
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import check_finite
 
+BLOCK = 256
+"""Points whose conformal intervals are computed at once: an (m, n) matrix for each."""
 
-class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC):
-    """Both regressors have y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight)."""
 
-    fitted_: Fitted
+class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, KernelEstimator, abc.ABC):
+    """All regressors have y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight)."""
+
+    fitted_: Fitted | FittedOutputs
     _single: bool
     """True if y had no axis of outputs."""
     log_marginal_likelihood_value_: float | None
@@ -42,27 +47,86 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
         self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> None:
         self._single = y.ndim == 1
-        self.fitted_, scale = self._fit_targets(points, y, weights, chosen)
+        fit = self._fit_targets if self.noise_model == "constant" else self._fit_noise
+        self.fitted_, scale = fit(points, y, weights, chosen)
         self._set_public_attributes()
-        law, self.log_marginal_likelihood_value_ = self.fitted_.law, None
-        if isinstance(law, Posterior) and law.factor.rank == len(points) and law.fit.choice.solver == "cholesky":
-            value = law.log_marginal_likelihood() - len(points) * float(np.sum(np.log(scale)))
-            self.log_marginal_likelihood_value_ = value
+        self.log_marginal_likelihood_value_ = None
+        if self.noise_model != "student_t":
+            self.log_marginal_likelihood_value_ = _evidence(self.fitted_, scale)
+
+    def _fit_noise(
+        self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
+    ) -> tuple[FittedOutputs, np.ndarray]:
+        """Fit every output with noise of its own, and set what undoes the standardisation."""
+        standard, self.y_mean_, deviation = self._standardise(y, weights)
+        given = None if isinstance(self.noise, str) else float(self.noise)
+        if chosen:
+            design, given = chosen.design, None if given is None else chosen.noise
+        else:
+            design = self._design(self.weight_std, self.bias_std)
+        if self.hyperparameters != "fixed" and chosen is None and standard.any():
+            rows = self._search_rows(points, y, weights)
+            design = choose_design(design, points, *rows, given, self._objective())
+        training = self._training(design, points, weights)
+        fitted, scale = fitted_outputs.fit_outputs(training, standard, self.noise_model, self._objective(), given)
+        self.y_scale_ = deviation * scale
+        return fitted, scale
+
+    def _standardise(self, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        robust = self.noise_model == "student_t"
+        standardise = preparation.standardise_robustly if robust else preparation.standardise
+        return standardise(self._targets(y), weights)
+
+    def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        standard = self._standardise(y, weights)[0]
+        if self.noise_model != "student_t" or not standard.any():
+            return standard, weights
+        factors = fitted_outputs.outlier_factors(self._designs()[0].kernel(), points, standard, weights)
+        return standard, weights * factors
 
     def _set_public_attributes(self) -> None:
         training = self.fitted_.training
         self.weight_std_, self.bias_std_ = training.design.weight_std, training.design.bias_std
         self.X_train_, self.y_train_ = training.X, self.fitted_.y
+        noise = self.fitted_.noise
+        self.noise_ = float(np.ravel(noise)[0]) if np.size(noise) == 1 else noise
 
     def _check_own_settings(self) -> None:
-        """Refuse nothing: regressors have no parameters of their own."""
+        value = self.output_scale
+        if self.noise_model != "constant":
+            self._check_noise_model()
+        if isinstance(value, str):
+            if value != "auto":
+                raise ValueError(f'output_scale must be a number > 0 or "auto", got {validation.shown(value)}.')
+        else:
+            validation.finite_scalar("output_scale", value, above=0.0)
+            if self.input_scales is not None:
+                raise ValueError(
+                    f'input_scales="auto" learns the scale of the output too; leave output_scale="auto", got {value!r}.'
+                )
+
+    def _check_noise_model(self) -> None:
+        how = f"noise_model={self.noise_model!r}"
+        if not self._is_linear_system():
+            raise ValueError(f'{how} is for time=inf without ensemble; leave noise_model="constant" there.')
+        if not isinstance(self.output_scale, str):
+            raise ValueError(f'{how} finds the scale of the output with the noise; leave output_scale="auto".')
+        if not isinstance(self.noise, str) and self.noise == 0 and self.noise_model != "per_output":
+            raise ValueError(f'{how} needs a noise > 0, got 0; pass noise="auto".')
+
+    def _given_scale(self) -> float | None:
+        return None if isinstance(self.output_scale, str) else float(self.output_scale)
 
     def _function_state(self) -> ModelState:
         own = {"single": self._single, "log_marginal_likelihood": self.log_marginal_likelihood_value_}
-        return self._targets_state(self.fitted_) | ModelState(own, {})
+        if isinstance(self.fitted_, Fitted):
+            return self._targets_state(self.fitted_) | ModelState(own, {})
+        arrays = {"y_mean": self.y_mean_, "y_scale": self.y_scale_}
+        return self.fitted_.state() | ModelState(own, arrays)
 
     def _restore_function(self, state: ModelState) -> None:
-        self.fitted_, value = self._restore_targets(state), state.values["log_marginal_likelihood"]
+        value = state.values["log_marginal_likelihood"]
+        self.fitted_ = self._restore_targets(state) if self.noise_model == "constant" else self._restore_outputs(state)
         self._single = state.flag("single")
         if self._single and self.fitted_.y.shape[1] > 1:
             raise ValueError("a single output of several")
@@ -73,14 +137,20 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
         self.log_marginal_likelihood_value_ = value
         self._set_public_attributes()
 
+    def _restore_outputs(self, state: ModelState) -> FittedOutputs:
+        n, c = state.arrays["coefficients"].shape
+        self.y_mean_, self.y_scale_ = state.array("y_mean", c), state.positive("y_scale", c)
+        return fitted_outputs.restore_outputs(state, self._restore_training(state, n), n, c)
+
     @linalg.ignore_overflow()
     def predict(self, X: Any, return_std: bool = False, return_cov: bool = False, include_noise: bool = False) -> Any:
         """Predict the mean, (m,) or (m, c); with its standard deviation or covariance on request.
 
         Args:
             X: (m, d).
-            return_std: also the standard deviation, of the shape of the mean.
-            return_cov: also the covariance, (m, m) or (m, m, c).
+            return_std: also a standard deviation, of the shape of the mean: that of the function f, in which 95 % of
+                observations do not lie; with include_noise=True that of a new observation.
+            return_cov: also the covariance, (m, m) or (m, m, c), of the same.
             include_noise: of a new observation (weight 1) rather than of f.
 
         Raises:
@@ -92,14 +162,102 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
             raise ValueError("return_std and return_cov exclude each other: at most one of them.")
         points = self._kernel_rows(X)
         mean = self._drop_output_axis(self.y_mean_ + self.y_scale_ * self.fitted_.mean(points), points)
-        noise = self.noise_ if include_noise else 0.0
+        noise = self.fitted_.noise_variance(points) if include_noise else 0.0
         if return_std:
-            deviation = np.sqrt(np.asarray(self.fitted_.law.variance(points)) + noise)
-            return mean, self._drop_output_axis(deviation[:, None] * self.y_scale_, points)
+            deviation = np.sqrt(self._variance(points) + noise) * self.y_scale_
+            return mean, self._drop_output_axis(deviation, points)
         if return_cov:
-            covariance = np.asarray(self.fitted_.law.covariance(points)) + noise * np.eye(len(points))
-            return mean, self._drop_output_axis(covariance[:, :, None] * self.y_scale_**2, points)
+            covariance = np.stack([np.asarray(law.covariance(points)) for law in self.fitted_.laws], axis=2)
+            covariance = covariance + np.eye(len(points))[:, :, None] * noise
+            return mean, self._drop_output_axis(covariance * self.y_scale_**2, points)
         return mean
+
+    def _variance(self, points: np.ndarray) -> np.ndarray:
+        """Compute the variance of f in units of the kernel: (m, c), or (m, 1) if outputs share it."""
+        return np.stack([np.asarray(law.variance(points)) for law in self.fitted_.laws], axis=1)
+
+    @linalg.ignore_overflow()
+    def predict_quantiles(self, X: Any, q: Any, recalibrate: bool = False) -> np.ndarray:
+        """Predict quantiles of a new observation: (m, k) for k levels q, or (m, c, k).
+
+        They are those of the Gaussian law of f and noise, of Student's t where noise_model="student_t".
+
+        Args:
+            X: (m, d).
+            q: levels between 0 and 1, in any order; one number is one level.
+            recalibrate: take mean + deviation z, with z the quantile of standardised leave-one-out errors of the
+                training rows in place of the normal one: for noise that is skewed or has heavy tails.
+
+        Raises:
+            TypeError, ValueError: bad levels; recalibrate without a factorised, regular covariance.
+        """
+        levels = _levels(q)
+        validation.flag("recalibrate", recalibrate)
+        points = self._kernel_rows(X)
+        mean, variance = self.fitted_.mean(points), self._variance(points)
+        noise = self.fitted_.noise_variance(points, moment=False)
+        out = np.empty((*mean.shape, len(levels)))
+        if recalibrate:
+            deviation = np.sqrt(variance + noise)
+            for j, scores in enumerate(self.fitted_.left_out().scores.T):
+                out[:, j] = mean[:, [j]] + deviation[:, [j]] * intervals.order_quantiles(scores, levels)
+        else:
+            for j, nu in enumerate(self._degrees()):
+                variance = np.broadcast_to(variance, mean.shape)
+                out[:, j] = intervals.quantiles(mean[:, j], variance[:, j], noise[:, j], nu, levels)
+        out = check_finite(self.y_mean_[:, None] + self.y_scale_[:, None] * out, points)
+        return np.asarray(out[:, 0] if self._single else out)
+
+    def predict_interval(self, X: Any, level: float = 0.95, method: str = "gaussian") -> np.ndarray:
+        """Predict an interval for a new observation: its ends, (m, 2) or (m, c, 2).
+
+        method="gaussian" has the quantiles (1 - level)/2 and (1 + level)/2 of `predict_quantiles`: as good as the
+        model is. method="conformal" is the jackknife+ of Barber et al. 2021 with errors in units of the predicted
+        deviation, from leave-one-out predictions in closed form. If training rows and the new one are exchangeable
+        and hyper-parameters and standardisation were fixed before, an interval contains a new observation with
+        probability of at least 1 - 2 (1 - level), over training rows too, whatever the law of the data; in practice
+        near `level`. Hyper-parameters chosen on the rows, and an ensemble or a finite time, make this approximate.
+
+        Args:
+            X: (m, d).
+            level: between 0 and 1.
+            method: "gaussian" or "conformal"; the latter needs level/(1 - level) distinct training rows (19
+                for 0.95).
+
+        Raises:
+            TypeError, ValueError: a bad level or method; conformal with too few rows, or without a factorised, regular
+                covariance.
+        """
+        level = float(validation.finite_scalar("level", level, above=0.0))
+        if not level < 1:
+            raise ValueError(f"level must be between 0 and 1, got {level:.6g}; 0.95 is 95 %.")
+        validation.choice("method", method, ("gaussian", "conformal"))
+        if method == "gaussian":
+            return self.predict_quantiles(X, [(1 - level) / 2, (1 + level) / 2])
+        points = self._kernel_rows(X)
+        left = self.fitted_.left_out()
+        intervals.place(level, len(left.X))
+        blocks = [self._conformal(part, left, level) for part in np.array_split(points, -(-len(points) // BLOCK))]
+        out = check_finite(self.y_mean_[:, None] + self.y_scale_[:, None] * np.concatenate(blocks), points)
+        return np.asarray(out[:, 0] if self._single else out)
+
+    def _conformal(self, points: np.ndarray, left: LeftOutRows, level: float) -> np.ndarray:
+        """Compute the ends of intervals in units of the kernel: (m, c, 2)."""
+        mean, variance = self.fitted_.mean(points), self._variance(points)
+        noise, scores, error = self.fitted_.noise_variance(points, moment=False), np.abs(left.scores), left.error
+        cross = np.asarray(self.fitted_.training.design.kernel().cross(points, left.X))
+        out = np.empty((*mean.shape, 2))
+        for j in range(mean.shape[1]):
+            at = min(j, len(left.outputs) - 1)
+            b = threads.product(cross, left.outputs[at].operator)
+            deviation = np.sqrt(variance[:, [at]] + noise[:, [j]] + b**2 * left.outputs[at].loss)
+            out[:, j] = intervals.jackknife_plus(mean[:, [j]] - b * error[:, j], deviation, scores[:, j], level)
+        return out
+
+    def _degrees(self) -> np.ndarray:
+        """Return the degrees of freedom of the noise of every output."""
+        fitted = self.fitted_
+        return fitted.degrees if isinstance(fitted, FittedOutputs) else np.full(fitted.y.shape[1], np.inf)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R^2 of `predict(X)`, weighted, the mean over outputs. Raises: TypeError, ValueError: as `fit`."""
@@ -125,7 +283,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
         n_samples = validation.integer("n_samples", n_samples, at_least=1)
         preparation.refuse_random_state(random_state)
         seed = int(check_random_state(random_state).randint(2**31 - 1))
-        draws = np.asarray(self.fitted_.law.sample(points, n_samples, seed=seed))
+        laws = enumerate(self.fitted_.laws)
+        draws = np.concatenate([np.asarray(law.sample(points, n_samples, seed=seed + j)) for j, law in laws], axis=2)
         return np.moveaxis(self._drop_output_axis(self.y_mean_ + self.y_scale_ * draws, points), 0, -1)
 
     def log_marginal_likelihood(self) -> float:
@@ -142,6 +301,26 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, KernelEstimator, abc.ABC
                 'with time=inf, without ensemble, with a noise > 0, and with solver="cholesky".'
             )
         return self.log_marginal_likelihood_value_
+
+
+def _evidence(fitted: Fitted | FittedOutputs, scale: np.ndarray) -> float | None:
+    """Compute the log marginal likelihood of the standardised targets; None: there is none."""
+    total, n = -len(fitted.y) * float(np.sum(np.log(scale))), len(fitted.y)
+    for law in fitted.laws:
+        if not isinstance(law, Posterior) or law.factor.rank < n or law.fit.choice.solver != "cholesky":
+            return None
+        total += law.log_marginal_likelihood()
+    return total
+
+
+def _levels(q: Any) -> np.ndarray:
+    """Return levels as an array (k,). Raises: TypeError, ValueError: not between 0 and 1."""
+    levels = np.atleast_1d(np.asarray(validation.as_float_array("q", q), np.float64))
+    if levels.ndim != 1 or not len(levels) or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(
+            f"q must be levels between 0 and 1, without these, got {validation.shown(q)}; a median is 0.5, 5 % is 0.05."
+        )
+    return levels
 
 
 def _of_order_one(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from widelimit.inference.scaled_evidence import Activation, Family
 
 FAMILIES = (
     Family("nngp", "erf", 2),
+    Family("nngp", "rbf", 2),
     Family("nngp", "relu", 3),
     Family("ntk", "relu", 3),
     Family("nngp", "erf", 3),

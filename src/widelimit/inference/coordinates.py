@@ -1,7 +1,5 @@
 """Hyper-parameters with names are the coordinates of a search."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final

@@ -1,7 +1,5 @@
 """Gradient flow with a ridge and weights is stopped at any time; its law over random starts is known."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import final
 
@@ -27,6 +25,9 @@ class StoppedFlow:
     """U: A_t = U diag(gain) U^T."""
     spread: np.ndarray
     """U^T (S(X, X) + E) U."""
+    remaining: np.ndarray
+    """1 - lambda gain of each mode, up to a factor that all modes share where the noise is 0."""
+    noise: float
 
     def __post_init__(self) -> None:
         validation.sealed(self)
@@ -134,9 +135,7 @@ def stopped_flow(
         weights: (n,), > 0; 1 unless given. Weight 2 is the same row twice.
         prior: S, covariance of the random starts; k, and noisy labels, unless given.
 
-    Raises:
-        TypeError, ValueError: bad data.
-        MemoryError: the kernel matrices or the eigenvectors do not fit.
+    Raises: TypeError, ValueError: bad data; MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     data, t = training_set(k, X, y), float(validation.times(time))
     ridge = float(validation.finite_scalar("noise", noise, at_least=0.0))
@@ -152,5 +151,21 @@ def stopped_flow(
     rate = np.maximum(values, 0.0) + ridge
     null = (values <= linalg.rounding(len(values), values[-1])) & (ridge == 0)  # as in `GradientFlow.gain`
     fading = float(np.sqrt(linalg.EPS) * values[-1])
-    gain = krylov.gain(rate, np.array([2 * t / float(np.sum(root**2))]), null, fading)[0]
-    return StoppedFlow(data, k if prior is None else prior, gain, modes, spread)
+    speed = 2 * t / float(np.sum(root**2))
+    gain = krylov.gain(rate, np.array([speed]), null, fading)[0]
+    return StoppedFlow(
+        data, k if prior is None else prior, gain, modes, spread, _remaining(rate, ridge, speed, null), ridge
+    )
+
+
+def _remaining(rate: np.ndarray, ridge: float, speed: float, null: np.ndarray) -> np.ndarray:
+    """Compute 1 - lambda gain = (ridge + lambda exp(-rate speed))/rate, rate = lambda + ridge, without cancellation.
+
+    Without a ridge it is exp(-rate speed), in units of its largest value; at speed = inf, where it is 0, in units of a
+    vanishing ridge: 1/rate, and 0 in modes that no training reaches.
+    """
+    if ridge > 0:
+        return np.asarray((ridge + (rate - ridge) * np.exp(-rate * speed)) / rate)
+    if speed < np.inf:
+        return np.asarray(np.exp(-(rate - rate.min()) * speed))
+    return np.where(null, 0.0, 1 / np.where(null, 1.0, rate))

@@ -64,8 +64,7 @@ class TrainedEnsemble:
 
         A variance smaller than the rounding error of the sum it comes from is 0.
 
-        Raises:
-            ArithmeticError: negative beyond rounding.
+        Raises: ArithmeticError: negative beyond rounding.
         """
         points, times = self.flow.data.inputs(Z), validation.times(t)
         memory.require(8.0 * (times.size + 3 * len(self.modes)) * len(points), f"variances of {len(points)} points")
@@ -97,8 +96,7 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
         A `TrainedEnsemble` with mean, covariance and variance at (Z, t).
 
     Raises:
-        TypeError, ValueError: bad data.
-        MemoryError: the kernel matrices or the eigenvectors do not fit.
+        TypeError, ValueError: bad data; MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     tangent, prior = ntk(net), nngp(net)
     data = training_set(tangent, X, y)

@@ -1,7 +1,5 @@
 """This module checks how exactly a posterior's system is solved; it refuses, or warns."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable

@@ -1,10 +1,8 @@
 """Gaussian processes are distributions of functions."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Self, final
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +28,6 @@ def _whiten(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Conditioned(Kernel):
     """The kernel is K(x, x') - K(x, X) (K(X, X) + noise)^{-1} K(X, x'): made by `GaussianProcess.condition`.
 
@@ -117,9 +114,7 @@ class GaussianProcess:
             count: number of draws, >= 1.
             seed: of NumPy's default generator, >= 0.
 
-        Raises:
-            TypeError, ValueError: bad inputs or counts.
-            ArithmeticError: the kernel is not positive semi-definite.
+        Raises: TypeError, ValueError: bad inputs or counts; ArithmeticError: the kernel is not positive semi-definite.
         """
         count = validation.integer("count", count, at_least=1)
         seed = validation.integer("seed", seed, at_least=0)
@@ -142,9 +137,7 @@ class GaussianProcess:
             X: (n, d) inputs.
             y: values, (n,), or (n, c) for outputs=(c,).
 
-        Raises:
-            TypeError, ValueError: bad data.
-            ArithmeticError: the kernel is not positive semi-definite.
+        Raises: TypeError, ValueError: bad data; ArithmeticError: the kernel is not positive semi-definite.
         """
         points = _inputs("X", X)
         residual, exponent = linalg.normalise(
@@ -166,7 +159,7 @@ class GaussianProcess:
 
     def condition(
         self, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, noise: float | Float[Array, " n"] = 0.0
-    ) -> GaussianProcess:
+    ) -> Self:
         """Return the law of f | f(X) + e = y, e ~ N(0, noise): again a Gaussian process, section 2.4 of the paper.
 
         Mean m(z) + K(z, X) (K(X, X) + noise)^{-1} (y - m(X)), covariance K(z, z') - K(z, X) (...)^{-1} K(X, z'). A
@@ -177,8 +170,7 @@ class GaussianProcess:
             y: values, (n,), or (n, c) for outputs=(c,).
             noise: variance of the observation noise, >= 0, one number or (n,).
 
-        Raises:
-            TypeError, ValueError: bad data; values that cannot be interpolated, as `posterior`.
+        Raises: TypeError, ValueError: bad data; values that cannot be interpolated, as `posterior`.
         """
         points = validation.owned(_inputs("X", X))
         prior = self._mean(points)
@@ -192,7 +184,7 @@ class GaussianProcess:
             values = np.asarray(self._mean(Z) + np.asarray(post.mean(Z)))
             return values if self.outputs else values[:, 0]
 
-        return GaussianProcess(kernel, mean, self.outputs)
+        return replace(self, kernel=kernel, mean=mean)
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
         """Compute m at (n, d) points, (n, c)."""

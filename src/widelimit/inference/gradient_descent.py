@@ -80,9 +80,7 @@ def polynomial_gain(values: np.ndarray, rate: float, steps: int, momentum: float
             gain = np.where(x < 1, -np.expm1(steps * np.log1p(-small)), 1 - (1 - x) ** steps) / safe
             return np.asarray(np.where(values > 0, gain, rate * steps))
         step = np.zeros((len(values), 3, 3))
-        step[:, 0] = np.stack(
-            [1 + momentum - rate * values, np.full(len(values), -momentum), np.full(len(values), rate)], 1
-        )
+        step[:, 0] = np.stack(np.broadcast_arrays(1 + momentum - rate * values, -momentum, rate), 1)
         step[:, 1, 0] = step[:, 2, 2] = 1
         return np.asarray(np.linalg.matrix_power(step, steps)[:, 0, 2])
 
@@ -195,7 +193,8 @@ def gradient_descent(
         folded = _iterate(data, kind, matrix, start, counts.ravel(), rate, momentum)
         with np.errstate(over="ignore", invalid="ignore"):
             moved = threads.product(matrix, folded)
-    _warn_if_overflown(folded, kind)
+    if not np.isfinite(folded).all():
+        warnings.warn("gradient descent has overflowed; pass a smaller learning_rate.", stacklevel=2)
     alphas, outputs = data.unfold(folded), start + data.unfold(moved)
     return GradientDescent(data, kind, initial, counts if counts.ndim else int(counts), alphas, outputs)
 
@@ -258,15 +257,6 @@ def _warn_if_divergent(eta: float, loss: Loss, largest: float, n: int, momentum:
     bound = stable_rate(loss, float(largest), n, momentum)
     if math.isfinite(loss.curvature) and eta > bound:
         ends = "diverges" if isinstance(loss, SquaredError) else "may diverge"
-        warnings.warn(
-            f"learning_rate={eta:g} is above the bound {bound:.6g} = wl.max_learning_rate(k, X, ...): gradient descent "
-            f"{ends}.",
-            stacklevel=3,
-        )
-
-
-def _warn_if_overflown(alphas: np.ndarray, loss: Loss) -> None:
-    if not np.isfinite(alphas).all():
-        warnings.warn(
-            f"gradient descent on {type(loss).__name__} has overflowed; pass a smaller learning_rate.", stacklevel=3
-        )
+        name = "wl.max_learning_rate(k, X, ...)"
+        message = f"learning_rate={eta:g} is above the bound {bound:.6g} = {name}: gradient descent {ends}."
+        warnings.warn(message, stacklevel=3)

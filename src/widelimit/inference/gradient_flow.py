@@ -1,4 +1,4 @@
-"""Gradient descent runs in function space, in continuous time."""
+"""Gradient descent runs in function space, in continuous time; the squared error is seen mode by mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from widelimit import validation
 from widelimit.compute import krylov, linalg, memory, threads
 from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
-from widelimit.inference.modes import Modes
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
@@ -21,6 +20,59 @@ from widelimit.validation import Array
 
 EIGH = 3000
 """Unknowns up to which "auto" takes eigenvectors: some seconds, and every time afterwards at once."""
+
+
+@final
+@dataclass(frozen=True)
+class Modes:
+    """C(f_t) = sum_i (power_i/n) exp(-4 lambda_i t/n): made by `GradientFlow.modes`, largest eigenvalue first.
+
+    Eigenvalues are those of K(X, X) (of the (n c, n c) matrix of a matrix-valued kernel). One that is 0 to
+    rounding is set to 0: its mode is never learned.
+    """
+
+    eigenvalues: Float[np.ndarray, " N"]
+    """lambda_i >= 0."""
+    residual: Float[np.ndarray, "N c"]
+    """y - f_0(X) along the mode; in y's unit."""
+    vectors: Float[np.ndarray, "N N"]
+    """Eigenvectors, one a column; rows are training points (of a matrix-valued kernel: points times outputs)."""
+    points: int
+    """n, the number of training points."""
+
+    @property
+    def power(self) -> Float[np.ndarray, " N"]:
+        """Return the square of the residual along the mode, summed over outputs; in y's unit squared, or inf."""
+        square, exponent = self._square()
+        return linalg.rescale(square, 2 * exponent)
+
+    def _square(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the power in units of 4^exponent, and the exponent."""
+        residual, exponent = linalg.normalise(self.residual, axis=None)
+        return np.asarray(np.sum(residual**2, axis=1)), exponent
+
+    @property
+    def shares(self) -> Float[np.ndarray, " N"]:
+        """Return power_i/sum power: the part of y - f_0(X) in each mode; sums to 1. All 0 for y = f_0(X)."""
+        square, _ = self._square()
+        total = square.sum()
+        return np.asarray(square / total if total > 0 else square)
+
+    @property
+    def times(self) -> Float[np.ndarray, " N"]:
+        """Return n/(2 lambda_i), the time (of d theta/dt = -grad C) in which a residual falls to 1/e, or inf."""
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.asarray(self.points / (2 * self.eigenvalues))
+
+    def loss(self, t: float | Float[Array, " T"]) -> Float[np.ndarray, "*T N"]:
+        """Return each mode's term of C(f_t); their sum is `GradientFlow.loss`. t as there; inf if it overflows."""
+        times = validation.times(t)
+        lam = self.eigenvalues
+        with np.errstate(invalid="ignore", over="ignore"):
+            decay = np.where(lam > 0, np.exp(-4 * lam * np.atleast_1d(times)[:, None] / self.points), 1.0)
+        square, exponent = self._square()
+        terms = linalg.rescale(decay * (square / self.points), 2 * exponent)
+        return terms if times.ndim else terms[0]
 
 
 @final
@@ -60,41 +112,20 @@ class GradientFlow(Flow):
         """Compute K(Z, X) V: the kernel between test points and modes, (m, n)."""
         return threads.product(self.data.cross(points), self.vectors)
 
-    @linalg.ignore_overflow()
-    def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
-        """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T.
-
-        Args:
-            Z: (m, d) test inputs.
-            t: a time in [0, inf] or an array (T,) of times, in the unit of d theta/dt = -grad C; inf is the
-                minimum-norm limit.
-
-        Returns:
-            (m,), or (m, c) for y of shape (n, c); with a leading axis (T,) for an array of times.
-
-        Raises:
-            ValueError: a negative or NaN time, or bad Z.
-        """
-        points, times = self.data.inputs(Z), validation.times(t)
+    def _functions(self, points: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T."""
         size = times.size * self.residual.shape[1] * (len(points) * self.data.coupled + 2 * len(self.values))
         memory.require(8 * size, f"predictions at {times.size} times")
         residual, exponent = linalg.normalise(self.residual)
-        weighted = self.gain(np.atleast_1d(times))[:, :, None] * residual
+        weighted = self.gain(times)[:, :, None] * residual
         projected = self.projected(points)
         with threads.limit(threads.work(len(projected), projected.shape[1], weighted[:, 0].size)):
             moved = np.einsum("mn,tnc->tmc", projected, weighted, optimize=True)
         moved = linalg.rescale(moved, exponent)
-        values = self.data.start(self.initial, points) + self.data.unfold(moved)
-        return self.data.outputs(values if times.ndim else values[0], Z)
+        return np.asarray(self.data.start(self.initial, points) + self.data.unfold(moved))
 
-    def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
-        """C(f_t) = (1/n) sum_i |f_t(x_i) - y_i|^2 on the training set, in the square of y's unit; t as in `predict`.
-
-        inf where that leaves float64's range.
-        """
-        times = validation.times(t)
-        losses = self.modes().loss(np.atleast_1d(times)).sum(axis=1)
-        return losses if times.ndim else float(losses[0])
+    def _losses(self, times: np.ndarray) -> np.ndarray:
+        return np.asarray(self.modes().loss(times).sum(axis=1))
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""

@@ -1,7 +1,5 @@
 """Hyper-parameters are found by maximum likelihood, marginal or leave-one-out."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Mapping
@@ -28,10 +26,8 @@ from widelimit.validation import Array
 Builder = Callable[..., Kernel | Network]
 DIFFERENCE = 1e-4
 """Step of central differences in the logarithm: truncation error 1e-8; the tables' error of 1e-10 becomes 1e-6."""
-
 ROWS = 32
 """Points are filled up to a multiple of it where gradients are compiled, so that folds of one table share a program."""
-
 FLAT = 1e-12
 """A step that gains less of the score, relatively, ends a search: hyper-parameters often trade along flat valleys."""
 

@@ -8,7 +8,7 @@ beforehand.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, final
@@ -35,7 +35,15 @@ SECOND = (-1.0, math.log(1.4), math.log(0.5), 0.0, math.log(0.01))
 """... and of the second: smoother, with less noise."""
 LOW, HIGH = (-12.0, -3.0, -7.0, -7.0, -30.0), (7.0, 2.0, 3.0, 14.0, 3.0)
 RACE_ROWS, RACE_STEPS = 300, 40
-"""Rows and steps of each family in the race: enough to see which one leads."""
+"""Rows and steps of each family in the race: enough to see which ones lead."""
+FINALISTS = 3
+"""Families that go on to the end: after a race of so few steps the leader is not always the most likely one."""
+GROWTH = 10.0
+"""Nats by which a network of relu must be more likely than one of erf or rbf.
+
+Its functions grow without bound: in a new row far from the table the error does too, and no row of the table can say
+so. Its NTK is rough besides, and can take noise for function.
+"""
 ROWS = 1000
 """Rows of a search; from its result the search goes on for LAST_STEPS on up to LARGEST rows."""
 LARGEST = 2000
@@ -55,7 +63,7 @@ class ScaledFit(NamedTuple):
     amplitude: float
     noise: float
     score: float
-    """The objective in nats with the logarithm of the prior, on the rows of the search."""
+    """The objective in nats with the logarithm of the prior, that of the family too, on the rows of the search."""
     at_bounds: tuple[str, ...]
     z: np.ndarray
     """Its coordinates, from which a search goes on."""
@@ -136,11 +144,12 @@ class Search:
             ends = tuple(name for name in ends if name != "noise")
         weight, bias, amplitude, noise = np.exp(z[count:]).tolist()
         noise = noise if self.noise is None else self.noise
+        score -= GROWTH if family.activation == "relu" else 0.0
         return ScaledFit(family, np.exp(z[:count])[self.groups], weight, bias, amplitude, noise, score, ends, z)
 
 
 def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Report = no_progress) -> ScaledFit:
-    """Choose one of the families and its hyper-parameters: a race on few rows, then the best one on more.
+    """Choose one of the families and its hyper-parameters: a race on few rows, then the best ones, then one on more.
 
     Args:
         search: standardised rows.
@@ -151,16 +160,40 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
         ValueError: the objective is not finite anywhere it was tried.
     """
     small, medium, large = (search.subset(count) for count in (RACE_ROWS, ROWS, LARGEST))
-    tried = []
-    for i, family in enumerate(families):
-        progress("kernels", i, len(families))
-        tried.append(small.run(family, small.start(FIRST), RACE_STEPS))
-    best = max(tried, key=lambda fit: fit.score)
+    first = small.start(FIRST)
+    race = _ends(
+        small, [(family, first) for family in families], RACE_STEPS, lambda i: progress("kernels", i, len(families))
+    )
     progress("input scales", 0, 3)
-    second = small.run(best.family, small.start(SECOND), STEPS)
-    first = small.run(best.family, best.z, STEPS)
-    start = max(first, second, key=lambda fit: fit.score)
+    start = _final(small, race[-FINALISTS:])
     progress("input scales", 1, 3)
-    found = medium.run(best.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
+    found = medium.run(start.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
     progress("input scales", 2, 3)
-    return large.run(best.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
+    return large.run(start.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
+
+
+def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
+    """Return the most likely one of the leaders, each at its end; it starts again from SECOND and from the others."""
+    *others, best = _ends(search, [(leader.family, leader.z) for leader in leaders], STEPS)
+    starts = [search.start(SECOND), *(end.z for end in others), best.z]
+    return _ends(search, [(best.family, z) for z in starts], STEPS)[-1]
+
+
+def _ends(
+    search: Search, starts: Sequence[tuple[Family, np.ndarray]], steps: int, report: Callable[[int], None] = bool
+) -> list[ScaledFit]:
+    """Return where the search ends from each start, the most likely last; starts without a value are left out.
+
+    Raises:
+        ValueError: no start has a value.
+    """
+    ends, errors = [], []
+    for i, (family, z) in enumerate(starts):
+        report(i)
+        try:
+            ends.append(search.run(family, z, steps))
+        except ValueError as error:
+            errors.append(error)
+    if not ends:
+        raise errors[0]
+    return sorted(ends, key=lambda end: end.score)

@@ -24,9 +24,9 @@ from widelimit.validation import Array
 class KrylovFlow(Flow):
     """df/dt = -(2/n) K(., X) (f(X) - y) from f_0 by Lanczos: made by `gradient_flow` with solver="krylov".
 
-    t is the time of d theta/dt = -grad C with C(f) = (1/n) sum_i |f(x_i) - y_i|^2. f_t = f_0 + K(., X) alpha_t with
-    alpha_t = gain_t(K(X, X)) (y - f_0(X)), gain_t(x) = (1 - exp(-2 x t/n))/x. The basis grows until `bound` meets the
-    tolerance at every time asked for, and is kept for the next question; t = inf is a linear solve.
+    f_t = f_0 + K(., X) alpha_t with alpha_t = gain_t(K(X, X)) (y - f_0(X)), gain_t(x) = (1 - exp(-2 x t/n))/x, and
+    l = |f - y|^2 in C. The basis grows until `bound` meets the tolerance at every time asked for, and is kept for the
+    next question; t = inf is a linear solve.
     """
 
     data: TrainingSet
@@ -40,7 +40,7 @@ class KrylovFlow(Flow):
     @functools.cached_property
     def _start_residual(self) -> tuple[np.ndarray, np.ndarray]:
         """Return y - f_0(X), folded, in units of 2^exponent, and the exponents, (c,)."""
-        return linalg.normalise(_residual(self.data, self.initial))
+        return linalg.normalise(self.data.rest(self.data.start(self.initial, self.data.X)))
 
     @property
     def _residual(self) -> np.ndarray:
@@ -111,37 +111,17 @@ class KrylovFlow(Flow):
         exponent = self._start_residual[1]
         return linalg.rescale(coefficients, exponent), linalg.rescale(residual, exponent)
 
-    @linalg.ignore_overflow()
-    def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
-        """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `GradientFlow.predict`.
+    def _functions(self, points: np.ndarray, times: np.ndarray) -> np.ndarray:
+        return self.data.functions(self.initial, self.data.unfold(self._states(times)[0]), points)
 
-        Raises:
-            ArithmeticError: a finite time needs more than max_steps Lanczos steps.
-            ValueError: a negative or NaN time, or bad Z.
-        """
-        points, times = self.data.inputs(Z), validation.times(t)
-        coefficients, _ = self._states(np.atleast_1d(times))
-        values = self.data.functions(self.initial, self.data.unfold(coefficients), points)
-        return self.data.outputs(values if times.ndim else values[0], Z)
-
-    def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
-        """C(f_t) = (1/n) sum_i |f_t(x_i) - y_i|^2 on the training set; t as in `predict`, raises as it does.
-
-        inf where that leaves float64's range.
-        """
-        times = validation.times(t)
-        residual, exponent = linalg.normalise(self._states(np.atleast_1d(times))[1], axis=None)
-        losses = linalg.rescale(np.einsum("tnc,tnc->t", residual, residual) / len(self.data.X), 2 * exponent)
-        return losses if times.ndim else float(losses[0])
+    def _losses(self, times: np.ndarray) -> np.ndarray:
+        residual, exponent = linalg.normalise(self._states(times)[1], axis=None)
+        return linalg.rescale(np.einsum("tnc,tnc->t", residual, residual) / len(self.data.X), 2 * exponent)
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
         values = self.data.unfold(self._states(np.atleast_1d(validation.one_time(t)))[0][0])
         return values[:, 0] if self.data.single else values
-
-
-def _residual(data: TrainingSet, initial: Function | None) -> np.ndarray:
-    return data.rest(data.start(initial, data.X))
 
 
 def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float, max_steps: int) -> KrylovFlow:
@@ -156,5 +136,5 @@ def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float
         data.check_diagonal()
         matrix = operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
-    residual, _ = linalg.normalise(_residual(data, initial))
+    residual, _ = linalg.normalise(data.rest(data.start(initial, data.X)))
     return KrylovFlow(data, initial, Lanczos(matrix, residual), height, tolerance, max_steps)

@@ -1,7 +1,5 @@
 """Linear regression is a network of depth 1: the same descent seen on weights and on functions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -84,8 +82,7 @@ class LinearModel:
         Returns:
             All iterates, (steps + 1, p) or (steps + 1, p, c).
 
-        Raises:
-            TypeError, ValueError: bad data; a learning rate or number of steps out of range.
+        Raises: TypeError, ValueError: bad data; a learning rate or number of steps out of range.
         """
         data, rate, steps = self._descent(X, y, learning_rate, steps)
         w = np.zeros((steps + 1, data.phi.shape[1], data.y.shape[1]))
@@ -134,8 +131,7 @@ class LinearModel:
         Returns:
             (p,) or (p, c).
 
-        Raises:
-            TypeError, ValueError: bad data.
+        Raises: TypeError, ValueError: bad data.
         """
         data = self._data(X, y)
         cut = max(data.phi.shape) * linalg.EPS

@@ -1,11 +1,9 @@
 """A loss is l(f, y), with C(f) = (1/n) sum_i l(f(x_i), y_i), and d|_f, its derivative in function space."""
 
-from __future__ import annotations
-
 import abc
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, final
 
 import jax
@@ -63,8 +61,7 @@ class Loss(abc.ABC):
             f: (n,) or (n, c) outputs.
             y: targets, of the same shape.
 
-        Raises:
-            ValueError: shapes that differ; targets outside of the loss's domain; NaN.
+        Raises: ValueError: shapes that differ; targets outside of the loss's domain; NaN.
         """
         outputs, targets = self._pair(f, y)
         with arithmetic(True):
@@ -83,7 +80,6 @@ class Loss(abc.ABC):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class SquaredError(Loss):
     """l = |f - y|^2, d|_f = 2 (f - y)."""
 
@@ -99,7 +95,6 @@ class SquaredError(Loss):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class WeightedSquaredError(Loss):
     """l_i = w_i |f_i - y_i|^2, d|_f = 2 w (f - y).
 
@@ -136,7 +131,6 @@ class WeightedSquaredError(Loss):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Huber(Loss):
     """l = sum over outputs of r^2 for |r| <= delta, delta (2 |r| - delta) beyond, r = f - y; d|_f = 2 clip(r, delta).
 
@@ -164,7 +158,6 @@ class Huber(Loss):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Logistic(Loss):
     """l = sum over outputs of log(1 + exp(-y f)), y = -1 or 1; d|_f = -y/(1 + exp(y f)). f is the log-odds of y = 1."""
 
@@ -185,7 +178,6 @@ class Logistic(Loss):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class SoftmaxCrossEntropy(Loss):
     """l = log sum_k exp(f_k) - sum_k y_k f_k, y a row of probabilities; d|_f = softmax(f) - y. f are logits, c >= 2.
 
@@ -218,7 +210,6 @@ class SoftmaxCrossEntropy(Loss):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Poisson(Loss):
     """l = sum over outputs of exp(f) - y f, y a count; d|_f = exp(f) - y. f is the logarithm of the rate.
 
@@ -242,7 +233,6 @@ class Poisson(Loss):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class CustomLoss(Loss):
     """l = function(f, y) of one example's outputs (c,) and targets (c,), a scalar; d|_f by automatic differentiation.
 

@@ -12,24 +12,33 @@ from widelimit.compute import linalg, threads
 from widelimit.inference.outputs import constant, distinct_columns
 from widelimit.shapes import Float
 
-GRID = 10.0 ** np.arange(-4, 2.01, 0.25)
-"""Noise variances tried, in units of the mean of K(x, x).
+STEP = 0.25
+"""Noise variances are tried at these steps of log10 in units of the mean of K(x, x), ..."""
+HIGHEST = 2.0
+"""... up to 10 to this power, ..."""
+FLOOR = 16
+"""... from this multiple of n eps max K(x, x): below it the matrix is singular to rounding, and no noise differs from
+another."""
+PRIOR = (math.log(0.1), 3.0)
+"""Mean and deviation of the logarithm of the noise variance of a standardised target.
 
-Not below 1e-4: rough kernels (the NTK's) find any smaller noise likely, and are then sure of wrong predictions at near
-duplicates of training rows.
+A rough kernel (the NTK's) explains noise nearly as well as the noise does: its likelihood is flat down to a noise of 0,
+at which it is sure of wrong predictions near rows of the table. Data without noise outweigh the prior.
 """
 
 Objective = Literal["marginal_likelihood", "leave_one_out"]
 
 
 class NoiseLevel(NamedTuple):
-    """y_j = scale_j (f + e), f ~ GP(0, K), e ~ N(0, noise/w_i): the most likely of GRID."""
+    """y_j = scale_j (f + e), f ~ GP(0, K), e ~ N(0, noise/w_i): the most likely of a grid."""
 
     noise: float
     scale: Float[np.ndarray, " c"]
     score: float
     """The logarithm of the likelihood of the outputs that count, without the terms that depend on neither K, noise
-    nor scale."""
+    nor scale; with that of the prior, where the noise was chosen."""
+    bound: Literal["", "lower", "upper"] = ""
+    """The end of the grid that was chosen."""
 
 
 def noise_level(
@@ -40,45 +49,79 @@ def noise_level(
     objective: Objective = "marginal_likelihood",
     noise: float | None = None,
     columns: np.ndarray | None = None,
+    counts: Float[np.ndarray, " n"] | None = None,
+    variance: float | None = None,
 ) -> NoiseLevel:
-    """Find argmax over noise r of GRID and scales s of sum_j log N(y_j; 0, s_j^2 (K + r W^{-1})).
+    """Find argmax over noise r and scales s of sum_j log N(y_j; 0, s_j^2 (K + r W^{-1})), with a weak prior on s_j^2 r.
 
-    Weight w is w equal rows.
+    Weight w divides the noise of a row by w, and says no more of the noise than a weight of 1: so that a row given
+    twice is the same as a weight of 2, equal rows are merged before (`left_out.distinct_rows`).
 
     With W^{1/2} K W^{1/2} = V diag(lambda) V^T, q = V^T W^{1/2} y, N = sum w: for each r the best s_j^2 is
-    sum_i q_ij^2/(lambda_i + r)/N, and the likelihood then a sum over modes. "leave_one_out" has sum_i w_i log p(y_i |
+    sum_i q_ij^2/(lambda_i + r)/n, and the likelihood then a sum over modes. "leave_one_out" has sum_i w_i log p(y_i |
     the other rows) instead, and its best s_j^2 = sum_i alpha_ij^2/Q_ii/N, Q = (W^{1/2} K W^{1/2} + r)^{-1}, alpha =
     Q W^{1/2} y. Rasmussen and Williams 2006, sections 5.4.1 and 5.4.2.
 
-    The sum goes over the `distinct_columns` of y; every output gets its scale.
+    The sum goes over the `distinct_columns` of y; every output gets its scale. A noise of 0 has no likelihood where K
+    is singular to rounding: its scale is that of the least noise.
 
     Args:
         gram: K(X, X); overwritten.
         y: targets, in any unit.
         weights: > 0.
         objective: which likelihood.
-        noise: r, where it is not to be chosen; then s = 1, and only the score is found.
+        noise: r, where it is not to be chosen; then only scales and score are found.
         columns: the distinct columns of y, if they are known already.
+        counts: the weights of a leave-one-out sum, where those of the noise have another factor too.
+        variance: s_j^2 r, where it is known.
 
     Raises:
         ValueError: the kernel is not positive semi-definite.
     """
-    total = float(weights.sum())
-    unit = float(weights @ np.diagonal(gram)) / total
+    counts = weights if counts is None else counts
+    typical = float(np.median(weights))  # in whose unit noises are tried
+    weights = weights / typical
+    variance = None if variance is None else variance / typical
+    total = float(counts.sum())
+    unit = float(counts @ np.diagonal(gram)) / total or 1.0
+    floor = FLOOR * linalg.rounding(len(gram), float(np.diagonal(gram).max())) or linalg.EPS
     root = np.sqrt(weights)
     gram *= root[:, None]
     gram *= root
     values, vectors = linalg.eigenpairs(gram)
-    every = _Spectrum(np.maximum(values, 0.0), vectors, threads.product(vectors.T, root[:, None] * y), weights, total)
+    every = _Spectrum(
+        np.maximum(values, 0.0),
+        vectors,
+        threads.product(vectors.T, root[:, None] * y),
+        counts,
+        total,
+        float(weights.sum()),
+        variance,
+    )
     columns = distinct_columns(y) if columns is None else columns
     some = every if len(columns) == y.shape[1] else every._replace(targets=every.targets[:, columns])
-    if noise is not None:
-        level = max(noise, np.finfo(np.float64).tiny)
-        return NoiseLevel(noise, np.ones(y.shape[1]), some.of(objective)(level, free=False).score)
-    tried = GRID * (unit if unit > 0 else 1.0)
-    best = max((some.of(objective)(float(r), free=True) for r in tried), key=lambda level: level.score)
-    scale = every.of(objective)(best.noise, free=True).scale
-    return best._replace(scale=np.where(constant(y), 1.0, scale))
+    if noise is None:
+        lowest = math.ceil(math.log10(floor / unit) / STEP)
+        steps = np.arange(min(lowest, HIGHEST / STEP), HIGHEST / STEP + 1)
+        best = _most_likely(some, objective, (unit * 10.0 ** (STEP * steps)).tolist())
+    else:
+        best = some.of(objective)(max(noise / typical, floor))
+    scale = np.where(constant(y), 1.0, every.of(objective)(best.noise).scale)
+    return best._replace(noise=typical * best.noise if noise is None else noise, scale=scale)
+
+
+def _most_likely(spectrum: _Spectrum, objective: Objective, tried: list[float]) -> NoiseLevel:
+    """Return the best of these noises, with the prior on the noise of standardised targets."""
+    power = np.sum(spectrum.targets**2, axis=0) / spectrum.power
+    if not power.any():
+        return spectrum.of(objective)(tried[0])
+    found = []
+    for noise in tried:
+        level = spectrum.of(objective)(noise)
+        away = (np.log(level.scale[power > 0] ** 2 * noise / power[power > 0]) - PRIOR[0]) / PRIOR[1]
+        found.append(level._replace(score=level.score - float(away @ away) / 2))
+    best = max(range(len(tried)), key=lambda i: found[i].score)
+    return found[best]._replace(bound="lower" if best == 0 else "upper" if best == len(tried) - 1 else "")
 
 
 class _Spectrum(NamedTuple):
@@ -87,30 +130,34 @@ class _Spectrum(NamedTuple):
     values: np.ndarray
     vectors: np.ndarray
     targets: np.ndarray
-    weights: np.ndarray
+    counts: np.ndarray
     total: float
+    power: float
+    """The sum of all weights."""
+    variance: float | None
 
-    def of(self, objective: Objective) -> Callable[..., NoiseLevel]:
+    def of(self, objective: Objective) -> Callable[[float], NoiseLevel]:
         """Return the likelihood of this name."""
         return self.marginal if objective == "marginal_likelihood" else self.leave_one_out
 
-    def _scale(self, square: np.ndarray, *, free: bool) -> np.ndarray:
-        """Return s_j^2: the most likely one, if it is free; 1 for an output that is 0."""
-        return np.where((square > 0) & free, square, 1.0)
+    def _scale(self, square: np.ndarray, noise: float) -> np.ndarray:
+        """Return s_j^2: the most likely one, or that of the known variance; 1 for an output that is 0."""
+        return np.where(square > 0, square if self.variance is None else self.variance / noise, 1.0)
 
-    def marginal(self, noise: float, *, free: bool) -> NoiseLevel:
+    def marginal(self, noise: float) -> NoiseLevel:
         spectrum = self.values + noise
-        square = np.sum(self.targets**2 / spectrum[:, None], axis=0) / self.total
-        scale = self._scale(square, free=free)
-        determinant = float(np.sum(np.log(spectrum))) + (self.total - len(spectrum)) * math.log(noise)
+        n = len(spectrum)
+        square = np.sum(self.targets**2 / spectrum[:, None], axis=0) / n
+        scale = self._scale(square, noise)
         terms = square / scale + np.log(scale)
-        return NoiseLevel(noise, np.sqrt(scale), -(len(square) * determinant + self.total * float(terms.sum())) / 2)
+        score = -(len(square) * float(np.sum(np.log(spectrum))) + n * float(terms.sum())) / 2
+        return NoiseLevel(noise, np.sqrt(scale), score)
 
-    def leave_one_out(self, noise: float, *, free: bool) -> NoiseLevel:
+    def leave_one_out(self, noise: float) -> NoiseLevel:
         spectrum = self.values + noise
         alpha = threads.product(self.vectors, self.targets / spectrum[:, None])
         own = threads.product(self.vectors**2, 1 / spectrum)
-        square = self.weights @ (alpha**2 / own[:, None]) / self.total
-        scale = self._scale(square, free=free)
-        fit = self.total * (square / scale + np.log(scale)) - self.weights @ np.log(own)
+        square = self.counts @ (alpha**2 / own[:, None]) / self.total
+        scale = self._scale(square, noise)
+        fit = self.total * (square / scale + np.log(scale)) - self.counts @ np.log(own)
         return NoiseLevel(noise, np.sqrt(scale), -float(fit.sum()) / 2)

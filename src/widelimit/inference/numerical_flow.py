@@ -36,15 +36,48 @@ _BATCH = 8
 
 
 class Flow(abc.ABC):
-    """The flow is f_t under kernel gradient descent: made by `gradient_flow`."""
+    """The flow is f_t under kernel gradient descent: made by `gradient_flow`.
 
-    @abc.abstractmethod
+    t is the time of d theta/dt = -grad C with C(f) = (1/n) sum_i l(f(x_i), y_i), n the number of training points.
+    """
+
+    data: TrainingSet
+
+    @linalg.ignore_overflow()
     def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
-        """Compute f_t(Z): (m,), or (m, c) for y of shape (n, c); with a leading axis (T,) for times in [0, inf]."""
+        """Compute f_t(Z).
+
+        Args:
+            Z: (m, d) test inputs.
+            t: a time in [0, inf] or an array (T,) of times; inf is the limit.
+
+        Returns:
+            (m,), or (m, c) for y of shape (n, c); with a leading axis (T,) for an array of times.
+
+        Raises:
+            ValueError: a negative or NaN time, or bad Z.
+            ArithmeticError: a finite time is not reached within max_steps of the ODE's solver or of Lanczos.
+
+        Warns:
+            UserWarning: the flow does not come to rest; t = inf then stands for the last time reached.
+        """
+        points, times = self.data.inputs(Z), validation.times(t)
+        values = self._functions(points, np.atleast_1d(times))
+        return self.data.outputs(values if times.ndim else values[0], Z)
+
+    def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
+        """Compute C(f_t) on the training set; inf beyond float64's range. Times, errors, warnings: as `predict`."""
+        times = validation.times(t)
+        losses = self._losses(np.atleast_1d(times))
+        return losses if times.ndim else float(losses[0])
 
     @abc.abstractmethod
-    def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
-        """Compute C(f_t) on the training set."""
+    def _functions(self, points: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Compute f_t at (m, d) points, (T, m, c)."""
+
+    @abc.abstractmethod
+    def _losses(self, times: np.ndarray) -> np.ndarray:
+        """Compute C(f_t), (T,)."""
 
 
 class Solution(NamedTuple):
@@ -150,9 +183,9 @@ def _solve(
 class NumericalFlow(Flow):
     """df/dt = -(1/n) sum_i K(., x_i) d_i by an adaptive ODE solver (diffrax): made by `gradient_flow`.
 
-    t is the time of d theta/dt = -grad C with C(f) = (1/n) sum_i l(f(x_i), y_i). f_t = f_0 + K(., X) alpha_t with
-    alpha_t in the range of K(X, X), so that a kernel that is only positive semi-definite is no special case. Every
-    question is one solve from t = 0 to the last time, of at most max_steps steps; ask for several times at once.
+    f_t = f_0 + K(., X) alpha_t with alpha_t in the range of K(X, X), so that a kernel that is only positive
+    semi-definite is no special case. Every question is one solve from t = 0 to the last time, of at most max_steps
+    steps; ask for several times at once.
     """
 
     data: TrainingSet
@@ -186,7 +219,7 @@ class NumericalFlow(Flow):
         distinct, places = np.unique(ends, return_inverse=True)
         padded = np.resize(distinct, -(-distinct.size // _BATCH) * _BATCH)
         padded[distinct.size :] = distinct[-1]
-        last = max(distinct[-1], SHORTEST)
+        last = max(distinct[-1], np.float64(SHORTEST))  # a Python float would be another type to the compiler
         with arithmetic(True):
             implicit = len(self.values) * q <= IMPLICIT
             found = _solve(problem, jnp.asarray(padded), jnp.asarray(last), implicit=implicit, max_steps=self.max_steps)
@@ -242,29 +275,14 @@ class NumericalFlow(Flow):
         if missed.any():
             raise ArithmeticError(f"t = {found.times[missed].min():g} was not reached: {found.message}")
         if not found.reached.all():
-            warnings.warn(f"t = inf stands for t = {found.end:.4g}: {found.message}", stacklevel=3)
+            warnings.warn(f"t = inf stands for t = {found.end:.4g}: {found.message}", stacklevel=4)
         return found
 
-    @linalg.ignore_overflow()
-    def predict(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
-        """f_t(Z) = f_0(Z) + K(Z, X) alpha_t. Arguments and shapes as `Flow`; warns, and raises, as `loss`."""
-        points = self.data.inputs(Z)
-        found = self._require_reached(t)
-        values = self.data.functions(self.initial, found.coefficients, points)
-        return self.data.outputs(values if np.ndim(t) else values[0], Z)
+    def _functions(self, points: np.ndarray, times: np.ndarray) -> np.ndarray:
+        return self.data.functions(self.initial, self._require_reached(times).coefficients, points)
 
-    def loss(self, t: float | Float[Array, " T"]) -> Float[Array, "*T"] | float:
-        """C(f_t) = (1/n) sum_i l(f_t(x_i), y_i).
-
-        Warns:
-            UserWarning: the flow does not come to rest; t = inf then stands for the last time reached.
-
-        Raises:
-            ArithmeticError: a finite time is not reached within max_steps; `solution` says how far the solver came.
-        """
-        found = self._require_reached(t)
-        losses = np.array([self.objective.value(f, self.data.y) for f in found.outputs])
-        return losses if np.ndim(t) else float(losses[0])
+    def _losses(self, times: np.ndarray) -> np.ndarray:
+        return np.array([self.objective.value(f, self.data.y) for f in self._require_reached(times).outputs])
 
 
 def numerical_flow(

@@ -1,7 +1,5 @@
 """Finitely many features have inner products that approximate a kernel."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import final
 

@@ -1,7 +1,5 @@
 """Some of several outputs decide in a search that they share: this module finds them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from widelimit.compute import threads
@@ -10,7 +8,6 @@ from widelimit.shapes import Float, Int
 
 COPY = 1e-12
 """1 - |cosine| of two outputs that are one up to unit and sign: values that agree to 1e-6, below any noise tried."""
-
 COMPARED = 256
 """Outputs that are compared at once."""
 

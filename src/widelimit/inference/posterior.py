@@ -1,7 +1,5 @@
 """Bayesian inference starts from a Gaussian-process prior."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
@@ -147,8 +145,7 @@ class Posterior:
 
         A variance smaller than the rounding error of the difference it comes from is 0.
 
-        Raises:
-            ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
+        Raises: ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
         """
         return self.predict(Z).variance
 
@@ -211,8 +208,7 @@ class Posterior:
 
         -inf where y is so large that y.alpha leaves float64's range.
 
-        Raises:
-            ValueError: the covariance is singular, so that y has no density; pass a noise.
+        Raises: ValueError: the covariance is singular, so that y has no density; pass a noise.
         """
         n, c = self.data.y.shape
         if self.factor.rank < n:
@@ -245,8 +241,7 @@ class Posterior:
         Returns:
             mean, (n,) or (n, c), and variance, (n,), as NumPy arrays; a variance smaller than its rounding error is 0.
 
-        Raises:
-            ValueError: K(X, X) + noise is singular.
+        Raises: ValueError: K(X, X) + noise is singular.
         """
         own = np.diagonal(self.precision())
         y, exponent = linalg.normalise(self.data.y)
@@ -287,8 +282,7 @@ class Posterior:
     def sensitivity(self) -> Float[np.ndarray, "n n"]:
         """(alpha alpha^T - c A^{-1})/2, the derivative of the log marginal likelihood in A = K(X, X) + noise.
 
-        Raises:
-            ValueError: it leaves float64's range, or A is singular.
+        Raises: ValueError: it leaves float64's range, or A is singular.
         """
         self.require_squares()
         return np.asarray((threads.product(self.weights, self.weights.T) - self.data.y.shape[1] * self.precision()) / 2)

@@ -29,7 +29,7 @@ COLUMNS = 8
 """Inputs are filled up to this number, twice as many, ...; outputs to a power of two."""
 COPIES = 1e-24
 """Targets at one place that differ by less than the root of this, in standard deviations, are copies."""
-Activation = Literal["erf", "relu"]
+Activation = Literal["erf", "relu", "rbf"]
 
 
 class Family(NamedTuple):
@@ -103,6 +103,12 @@ def _erf(c: jax.Array, q: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array
     return (2 / math.pi) * jnp.arcsin(2 * c / jnp.sqrt(product)), (4 / math.pi) / jnp.sqrt(product - 4 * c**2)
 
 
+def _rbf(c: jax.Array, q: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """E[phi(u) phi(v)] and E[phi'(u) phi'(v)] for phi = sqrt(2) sin(sqrt(2) u + pi/4) (Rahimi and Recht 2007)."""
+    value = jnp.exp(2 * c - q - r)
+    return value, 2 * value
+
+
 @jax.custom_jvp
 def _relu(c: jax.Array, q: jax.Array, r: jax.Array) -> tuple[jax.Array, jax.Array]:
     """E[u_+ v_+] and P(u > 0, v > 0) for variances q, r and covariance c (Cho and Saul 2009)."""
@@ -125,16 +131,19 @@ def _relu_jvp(primals: Any, tangents: Any) -> Any:
     return (first, second), (second * (tangents[0] - c * along) + first * along, change)
 
 
+_DUALS = {"erf": _erf, "relu": _relu, "rbf": _rbf}
+
+
 def _own(activation: str, q: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Compute the same for a signal with itself: the limits of the formulas above."""
     if activation == "relu":
         return q / 2, jnp.full_like(q, 0.5)
-    return _erf(q, q, q)
+    return _DUALS[activation](q, q, q)
 
 
 def _gram(family: Family, X: jax.Array, inputs: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     """Compute K(X, X), (n, n), from variances `weight` and `bias`; `inputs` is the number of inputs of the network."""
-    dual = _erf if family.activation == "erf" else _relu
+    dual = _DUALS[family.activation]
     itself = jnp.eye(len(X), dtype=bool)
     c = weight * jnp.matmul(X, X.T, precision="highest") / inputs + bias
     q = weight * jnp.sum(X**2, axis=1) / inputs + bias

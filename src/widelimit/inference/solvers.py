@@ -1,7 +1,5 @@
 """This module chooses the solver of a linear system K(X, X) + noise, with the reason."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable
@@ -14,7 +12,7 @@ import numpy as np
 
 from widelimit.compute import iterative, linalg, memory, operators, packed, plan, preconditioners
 from widelimit.compute.checkpoints import SolverCheckpoint
-from widelimit.compute.iterative import Iterative, System
+from widelimit.compute.iterative import Iterative, IterativeSolution, System
 from widelimit.compute.operators import Operator, Shifted
 from widelimit.compute.tiles import PairKernel
 from widelimit.fingerprints import sha256
@@ -113,9 +111,8 @@ def _iterative(n: int, itemsize: int, why: str) -> SolverSettings:
     if operators.fits(n, dtype):
         return SolverSettings("cg", "tiles", why)
     remedy = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
-    return SolverSettings(
-        "cg", "recomputed", f"{why}; its tiles do not fit, and every product computes the kernel again{remedy}"
-    )
+    again = f"its tiles do not fit, and every product computes the kernel again{remedy}"
+    return SolverSettings("cg", "recomputed", f"{why}; {again}")
 
 
 def _require(request: SolverRequest, choice: SolverSettings) -> None:
@@ -127,19 +124,15 @@ def _require(request: SolverRequest, choice: SolverSettings) -> None:
         return plan.require(n, n, DOUBLE)
     held = operators.triangle_bytes(n, dtype) if choice.storage == "tiles" else 0
     size = held + preconditioners.bytes_needed(n, preconditioners.default_rank(n)) + iterative.bytes_needed(n, c)
-    memory.require(
-        size,
-        f"conjugate gradients on {n} points with {c} outputs",
-        remedy="use fewer points, or a sparse model such as wl.NTKFeatures with a linear one",
-    )
+    remedy = "use fewer points, or a sparse model such as wl.NTKFeatures with a linear one"
+    memory.require(size, f"conjugate gradients on {n} points with {c} outputs", remedy=remedy)
     return None
 
 
 def fit(request: SolverRequest) -> SolverFit:
     """Solve (K(X, X) + noise) weights = y.
 
-    Raises:
-        MemoryError, ValueError: as `posterior`; singular matrices are found by the factor's rank where possible.
+    Raises: MemoryError, ValueError: as `posterior`; singular matrices are found by the factor's rank where possible.
     """
     y, exponent = linalg.normalise(request.data.y)
     found = _fit(replace(request, data=request.data._replace(y=y)))
@@ -218,8 +211,7 @@ def _mixed(request: SolverRequest, choice: SolverSettings) -> SolverFit:
         system = System(exact, exact, linalg.EPS, rough.solve, request.tolerance, iterative.MAX_ITERATIONS)
         solved = system.solve(request.data.y, stage="refinement", report=report)
         if solved.converged:
-            factor = Iterative(system, rough.rank, rough.spread)
-            return SolverFit(factor, solved.x, choice, solved.residual, solved.iterations, 0, True, solved.message)
+            return _of_iterations(Iterative(system, rough.rank, rough.spread), solved, choice)
         reason = f"float32 factor, {solved.message}"
         del rough, system
     del entries, exact, held
@@ -230,9 +222,7 @@ def _mixed(request: SolverRequest, choice: SolverSettings) -> SolverFit:
 def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarray) -> SolverFit:
     noise, report, n = request.noise_of_rows, request.report, len(diagonal)
     if (diagonal < 0).any():
-        raise ValueError(
-            f"the kernel matrix is not positive semi-definite: K(x, x) is {diagonal.min():.3g} at some row."
-        )
+        raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {diagonal.min():.3g} somewhere.")
     given = request.matrix is not None
     fast: Operator
     if given:
@@ -246,28 +236,25 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     shifted = (Shifted(exact, noise), Shifted(fast, noise))
     system = System(*shifted, eps, precondition, request.tolerance, iterative.MAX_ITERATIONS)
     try:
-        solved = system.solve(request.data.y, _checkpoint(request), report=report)
+        place = request.checkpoint
+        checkpoint = None if place is None else SolverCheckpoint(place, fingerprint(request))
+        solved = system.solve(request.data.y, checkpoint, report=report)
     except iterative.NotPositiveSemidefinite:
         raise ValueError("the kernel matrix is not positive semi-definite: x^T K x < 0 for some x.") from None
+    if not np.isfinite(solved.residual) and given:
+        raise ValueError(
+            "matrix has NaN or infinite entries, see np.argwhere(~np.isfinite(matrix)); compute them again."
+        )
     if not np.isfinite(solved.residual):
-        raise ValueError(_explain_nan(given=given))
+        raise ValueError("products with the kernel matrix leave the range of a float: scale X down, or the kernel.")
     spread = float(np.sqrt(shifted[1].diagonal().max() / precondition.shift))
-    factor = Iterative(system, n, spread)
     detail = f"{solved.message}, preconditioner of rank {precondition.vectors.shape[1]}"
-    return SolverFit(
-        factor, solved.x, choice, solved.residual, solved.iterations, solved.resumed, solved.converged, detail
-    )
+    return _of_iterations(Iterative(system, n, spread), solved, choice)._replace(message=detail)
 
 
-def _checkpoint(request: SolverRequest) -> SolverCheckpoint | None:
-    return None if request.checkpoint is None else SolverCheckpoint(request.checkpoint, fingerprint(request))
-
-
-def _explain_nan(*, given: bool) -> str:
-    """Explain why iterations came to NaN, for a matrix that was given or computed."""
-    if given:
-        return "matrix has NaN or infinite entries, see np.argwhere(~np.isfinite(matrix)); compute these rows again."
-    return "products with the kernel matrix leave the range of a float: scale X down, or the kernel."
+def _of_iterations(factor: Iterative, solved: IterativeSolution, choice: SolverSettings) -> SolverFit:
+    outcome = solved.iterations, solved.resumed, solved.converged, solved.message
+    return SolverFit(factor, solved.x, choice, solved.residual, *outcome)
 
 
 def _stored_operator(request: SolverRequest) -> Operator:

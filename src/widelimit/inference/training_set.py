@@ -1,7 +1,5 @@
 """Training data are checked here, as all inference takes them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +11,7 @@ from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, memory, threads, tiles
 from widelimit.compute.operators import Operator, Recomputed, StoredOperator
 from widelimit.compute.plan import require_matrices
-from widelimit.kernels.base import Kernel
+from widelimit.kernels.base import Kernel, require_kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.progress import Report, no_progress
 from widelimit.validation import Array
@@ -191,8 +189,7 @@ def array_like(values: np.ndarray, Z: Any) -> Array:
 def check_finite(values: np.ndarray, Z: Any) -> np.ndarray:
     """Return the values at test inputs Z (m, d), if they are finite.
 
-    Raises:
-        ValueError: they are not, and which row of Z is the farthest.
+    Raises: ValueError: they are not, and which row of Z is the farthest.
     """
     if np.isfinite(values).all():
         return values
@@ -208,9 +205,7 @@ def scalar_kernel(kernel: Any) -> Kernel:
     """Return the kernel, if it is one of scalar values. Raises: TypeError."""
     if isinstance(kernel, MatrixKernel):
         raise TypeError(f"{type(kernel).__name__} is matrix-valued; here the outputs are independent: pass its kernel.")
-    if not isinstance(kernel, Kernel):
-        raise TypeError(f"a kernel is needed, e.g. wl.nngp(net) or wl.ntk(net); got {type(kernel).__name__}.")
-    return kernel
+    return require_kernel(kernel)
 
 
 def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:

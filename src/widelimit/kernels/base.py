@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, final
 
 import jax
@@ -40,23 +40,6 @@ class Kernel(tiles.PairKernel, abc.ABC):
     def __rmul__(self, other: float | jax.Array) -> Kernel:
         return self * other
 
-    @abc.abstractmethod
-    def encode(self, X: Float[jax.Array, "n d"]) -> Any:
-        """Compute the data of inputs that pairs need: a pytree of arrays (n, ..). Pure JAX."""
-
-    @abc.abstractmethod
-    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
-        """Compute K for every pair of two blocks of features. Pure JAX.
-
-        With `same`, x is y and (i, i) an input with itself.
-
-        If `same` is traced, that is known only at run time; values at (i, i) are then not used.
-        """
-
-    @abc.abstractmethod
-    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
-        """Compute K(x, x) for a block of features. Pure JAX."""
-
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         """Return a kernel with the same values at these inputs that costs less there, or itself if there is none."""
         return self
@@ -74,9 +57,9 @@ class Kernel(tiles.PairKernel, abc.ABC):
         """
         X = validation.points("X", X)
         if isinstance(X, jax.Array):
-            return tiles.gram_jax(self.prepared(X), X)
+            return self._checked(tiles.gram_jax(self.prepared(X), X), X=X)
         self._refuse_traced()
-        return tiles.gram(self.prepared(X), X)
+        return self._checked(tiles.gram(self.prepared(X), X), X=X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m). float32 and float64 give float64. Raises: as `gram`."""
@@ -86,18 +69,22 @@ class Kernel(tiles.PairKernel, abc.ABC):
         if validation.is_jax(X, Y):
             with arithmetic(dtype == np.float64):
                 X, Y = jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
-                return tiles.cross_jax(self.prepared(X, Y), X, Y)
+                return self._checked(tiles.cross_jax(self.prepared(X, Y), X, Y), X=X, Y=Y)
         self._refuse_traced()
         X, Y = np.asarray(X, dtype), np.asarray(Y, dtype)
-        return tiles.cross(self.prepared(X, Y), X, Y)
+        return self._checked(tiles.cross(self.prepared(X, Y), X, Y), X=X, Y=Y)
 
     def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
         """Compute K(x_i, x_i): (n, d) -> (n,), at O(n) cost. Raises: as `gram`."""
         X = validation.points("X", X)
         if isinstance(X, jax.Array):
-            return tiles.diagonal_jax(self.prepared(X), X)
+            return self._checked(tiles.diagonal_jax(self.prepared(X), X), X=X)
         self._refuse_traced()
-        return tiles.diagonal(self.prepared(X), X)
+        return self._checked(tiles.diagonal(self.prepared(X), X), X=X)
+
+    def _checked(self, values: Array, **inputs: Array) -> Array:
+        """Return the values at inputs by name; kernels of a user's function refuse those that are not finite."""
+        return values
 
     def _refuse_traced(self) -> None:
         """Refuse hyper-parameters without values where the inputs are NumPy's: those are computed at once."""
@@ -128,7 +115,6 @@ class _TwoKernels(Kernel, abc.ABC):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sum(_TwoKernels):
     """K(x, x') + K'(x, x') is the covariance of a sum of independent processes; made by k1 + k2."""
 
@@ -144,7 +130,6 @@ class Sum(_TwoKernels):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Product(_TwoKernels):
     """K(x, x') K'(x, x') is positive semi-definite by Schur's product theorem; made by k1 * k2."""
 
@@ -160,7 +145,6 @@ class Product(_TwoKernels):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Scaled(Kernel):
     """The kernel is factor K(x, x'), factor >= 0; made by factor * k."""
 
@@ -186,7 +170,6 @@ class Scaled(Kernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class ScaledInputs(Kernel):
     """The kernel is K(s x, s x'), s one number or one a feature; made by `scale_inputs`."""
 
@@ -198,15 +181,10 @@ class ScaledInputs(Kernel):
         return (self.kernel,)
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
-        self._check(inputs[0])
+        require_one_a_feature("scales", self.scales, inputs[0])
         if validation.traced(self.scales, *inputs):
             return self
         return replace(self, kernel=_prepared(self.kernel, *(self._scaled(X) for X in inputs)))
-
-    def _check(self, X: Array) -> None:
-        shape = np.shape(self.scales)
-        if shape not in ((), X.shape[1:]):
-            raise ValueError(f"scales has shape {shape} and the inputs have {X.shape[1]} features; they must agree.")
 
     def _scaled(self, X: Array) -> Array:
         if isinstance(X, jax.Array):
@@ -233,9 +211,21 @@ def scale_inputs(k: Kernel, scales: float | Float[Array, " d"]) -> ScaledInputs:
     Raises:
         TypeError, ValueError: not a kernel; scales that are not finite numbers of shape () or (d,).
     """
+    return ScaledInputs(validation.vector_or_scalar("scales", scales), require_kernel(k))
+
+
+def require_kernel(k: Any) -> Kernel:
+    """Return a kernel of scalar values. Raises: TypeError: it is none."""
     if not isinstance(k, Kernel):
-        raise TypeError(f"a kernel is needed, e.g. wl.ntk(net); got {type(k).__name__}.")
-    return ScaledInputs(validation.vector_or_scalar("scales", scales), k)
+        raise TypeError(f"a kernel is needed, e.g. wl.nngp(net) or wl.ntk(net); got {type(k).__name__}.")
+    return k
+
+
+def require_one_a_feature(name: str, value: Any, X: Array) -> None:
+    """Refuse a hyper-parameter that is neither one number nor one a feature of X. Raises: ValueError."""
+    shape = np.shape(value)
+    if shape not in ((), X.shape[1:]):
+        raise ValueError(f"{name} has shape {shape} and the inputs have {X.shape[1]} features; they must agree.")
 
 
 def _prepared(kernel: tiles.PairKernel, *inputs: Array) -> tiles.PairKernel:

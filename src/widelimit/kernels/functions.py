@@ -1,12 +1,10 @@
 """Any function of two points, or of two blocks of points, becomes a kernel."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, final
+from dataclasses import field
+from typing import Any, Self, final
 
 import equinox as eqx
 import jax
@@ -47,7 +45,6 @@ def _rebuilt(*fields: Any) -> _Bound:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class FunctionKernel(Kernel):
     """K(x, x') = function(x, x'); made by `kernel`."""
 
@@ -56,14 +53,11 @@ class FunctionKernel(Kernel):
     structure: Any = field(metadata={"static": True})
     blocks: bool = field(metadata={"static": True})
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> FunctionKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         if not validation.traced(*inputs, *jax.tree.leaves(self.parameters)):
             rows = np.concatenate([np.asarray(X[:TRIED]) for X in inputs])[: 2 * TRIED]
             _check_values(_values(self, rows))
         return self
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
-        return X
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         f = self._of(x.dtype)
@@ -131,16 +125,8 @@ def _check_values(values: np.ndarray) -> None:
 
 
 def _is_parameter(leaf: Any) -> bool:
-    return isinstance(leaf, (float, np.floating)) or eqx.is_inexact_array(leaf) or _is_float_array(leaf)
-
-
-def _is_float_array(leaf: Any) -> bool:
-    return isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
-
-
-def _own_copy(leaf: Any) -> Any:
-    """Return a parameter that its owner cannot change in place."""
-    return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
+    floats = isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
+    return floats or isinstance(leaf, (float, np.floating)) or eqx.is_inexact_array(leaf)
 
 
 def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKernel:
@@ -177,4 +163,4 @@ def kernel(function: Callable[..., Any], *, blocks: bool = False) -> FunctionKer
         hash(structure)
     except TypeError:
         raise TypeError("what functools.partial binds must be floats, float arrays or hashable values.") from None
-    return FunctionKernel(jax.tree.map(_own_copy, parameters), structure, blocks)
+    return FunctionKernel(jax.tree.map(validation.owned_leaf, parameters), structure, blocks)

@@ -1,17 +1,15 @@
 """Functions with several outputs that depend on each other have kernels whose value K(x, x') is a c x c matrix."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Self, final
 
 import numpy as np
 
 from widelimit import validation
 from widelimit.compute import memory, threads
-from widelimit.kernels.base import Kernel
+from widelimit.kernels.base import Kernel, require_kernel
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
@@ -34,7 +32,7 @@ class MatrixKernel(abc.ABC):
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
         """Compute K for all pairs of rows of two arrays of inputs."""
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> MatrixKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         """Return the kernel with the data that only inputs determine, or itself if it needs none."""
         return self
 
@@ -54,16 +52,13 @@ class MatrixKernel(abc.ABC):
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c c"]:
         """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m, c, c). Raises: as `gram`."""
-        points = [np.asarray(validation.points(*p)) for p in (("X", X), ("Y", Y))]
-        validation.same_features("X", points[0], "Y", points[1])
+        points = validation.two_blocks(X, Y)
         kernel = self.prepared(*points)
         shape = (len(points[0]), len(points[1]), kernel.outputs, kernel.outputs)
         memory.require(8.0 * np.prod(shape, dtype=float), f"a {' x '.join(map(str, shape))} kernel")
         values = kernel.block(*points)
         if values.shape != shape:
-            raise ValueError(
-                f"a kernel of {kernel.outputs} outputs must return shape {shape} here, got {values.shape}."
-            )
+            raise ValueError(f"a kernel of {shape[-1]} outputs must return shape {shape} here, got {values.shape}.")
         return np.asarray(validation.as_finite_floats("K(X, Y)", values))
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
@@ -117,8 +112,7 @@ def separable(k: Kernel, mixing: Float[Array, "c c"]) -> Separable:
     Raises:
         TypeError, ValueError: not a kernel; B not symmetric positive semi-definite.
     """
-    if not isinstance(k, Kernel):
-        raise TypeError(f"a kernel is needed, e.g. wl.ntk(net); got {type(k).__name__}.")
+    require_kernel(k)
     matrix = np.asarray(validation.points("mixing", validation.concrete("mixing", mixing)), np.float64)
     if matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"mixing must be square, (c, c), got shape {matrix.shape}.")

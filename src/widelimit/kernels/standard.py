@@ -1,9 +1,8 @@
 """Linear, polynomial and radial kernels, and stored matrices, are used without networks."""
 
-from __future__ import annotations
-
+import abc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, final
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.compute.tiles import PairKernel
-from widelimit.kernels.base import Kernel
+from widelimit.kernels.base import Kernel, require_one_a_feature
 from widelimit.pytrees import pytree
 from widelimit.series import safe_sqrt
 from widelimit.shapes import Float
@@ -42,7 +41,6 @@ def _distances(x: jax.Array, y: jax.Array, scale: Scalar) -> jax.Array:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Linear(Kernel):
     """K(x, x') = phi(x).phi(x'); made by `linear`."""
 
@@ -72,15 +70,11 @@ class Linear(Kernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class PolynomialKernel(Kernel):
     """K(x, x') = (x.x' + offset)^degree; made by `polynomial`."""
 
     offset: Scalar
     degree: int = field(metadata={"static": True})
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
-        return X
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return (_inner(x, y) + jnp.asarray(self.offset, x.dtype)) ** self.degree
@@ -89,47 +83,43 @@ class PolynomialKernel(Kernel):
         return (jnp.sum(x**2, axis=1) + jnp.asarray(self.offset, x.dtype)) ** self.degree
 
 
+class _Radial(Kernel, abc.ABC):
+    """The kernel is a function of |(x - x')/length_scale| that is 1 at 0."""
+
+    length_scale: Scalar
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
+        require_one_a_feature("length_scale", self.length_scale, X)
+        return X
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return jnp.ones_like(x[:, 0])
+
+
 @final
 @pytree
-@dataclass(frozen=True)
-class RadialBasis(Kernel):
+class RadialBasis(_Radial):
     """K(x, x') = exp(-|x - x'|^2/(2 length_scale^2)); made by `rbf`."""
 
     length_scale: Scalar
 
-    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
-        _check_features(self.length_scale, X)
-        return X
-
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return jnp.exp(-_distances(x, y, self.length_scale) / 2)
-
-    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
-        return jnp.ones_like(x[:, 0])
 
 
 @final
 @pytree
-@dataclass(frozen=True)
-class Laplace(Kernel):
+class Laplace(_Radial):
     """K(x, x') = exp(-|x - x'|/length_scale), the norm Euclidean; made by `laplace`."""
 
     length_scale: Scalar
 
-    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
-        _check_features(self.length_scale, X)
-        return X
-
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return jnp.exp(-safe_sqrt(_distances(x, y, self.length_scale)))
-
-    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
-        return jnp.ones_like(x[:, 0])
 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Precomputed(Kernel):
     """K(i, j) = matrix[i, j] at the inputs i and j, which are indices (n, 1); made by `precomputed`."""
 
@@ -169,12 +159,6 @@ class Precomputed(Kernel):
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
         return jnp.take_along_axis(x[1], x[0][:, None], axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
-
-
-def _check_features(length_scale: Scalar, X: jax.Array) -> None:
-    shape = np.shape(length_scale)
-    if shape not in ((), X.shape[1:]):
-        raise ValueError(f"length_scale has shape {shape} and the inputs have {X.shape[1]} features; they must agree.")
 
 
 def linear(feature_map: FeatureMap = identity) -> Linear:

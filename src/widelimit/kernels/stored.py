@@ -17,7 +17,7 @@ from zarr.storage import LocalStore
 from widelimit import validation
 from widelimit.compute import storage
 from widelimit.compute.plan import BUDGET
-from widelimit.kernels.base import Kernel
+from widelimit.kernels.base import Kernel, require_kernel
 from widelimit.progress import no_progress
 from widelimit.shapes import Float
 
@@ -110,8 +110,7 @@ def stored_gram(
         MemoryError: the budget is too small for one tile.
         OSError: the disk is full or not writable; finished tiles are kept.
     """
-    if not isinstance(k, Kernel):
-        raise TypeError(f"a kernel is needed, e.g. wl.ntk(net); got {type(k).__name__}.")
+    require_kernel(k)
     validation.path("path", path)
     validation.finite_scalar("budget", budget, above=0.0)
     validation.function("progress", progress, "a function of two numbers")

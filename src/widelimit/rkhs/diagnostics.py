@@ -1,7 +1,5 @@
 """Diagnostics of a kernel on given points are definiteness, spectrum, power function, effective dimension."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import final
 
@@ -87,8 +85,7 @@ def power_function(k: Kernel, X: Float[Array, "n d"], Z: Float[Array, "m d"]) ->
         (m,), >= 0; 0 at the centers.
 
     Raises:
-        TypeError, ValueError: bad inputs.
-        ArithmeticError: the kernel is not positive semi-definite.
+        TypeError, ValueError: bad inputs; ArithmeticError: the kernel is not positive semi-definite.
     """
     points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
     post = posterior(scalar_kernel(k), points, np.zeros(len(points)))

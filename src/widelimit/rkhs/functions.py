@@ -1,9 +1,7 @@
 """Functions in the space of a kernel are sums sum_i a_i K(., x_i)."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import Any, Self, final
 
 import jax
 import numpy as np
@@ -56,7 +54,7 @@ class Function:
             threads.product(np.asarray(self.kernel.cross(points, self.centers)), np.asarray(self.coefficients)), Z
         )
 
-    def __add__(self, other: Function) -> Function:
+    def __add__(self, other: Self) -> Self:
         """Return f + g; centers that both have are merged, so that f - f has the norm 0."""
         self._check(other)
         centers = np.vstack([self.centers, other.centers])
@@ -64,25 +62,24 @@ class Function:
         distinct, places = np.unique(centers, axis=0, return_inverse=True)
         merged = np.zeros((len(distinct), *coefficients.shape[1:]))
         np.add.at(merged, places.ravel(), coefficients)
-        return Function(self.kernel, distinct, merged)
+        return replace(self, centers=distinct, coefficients=merged)
 
-    def __sub__(self, other: Function) -> Function:
+    def __sub__(self, other: Self) -> Self:
         return self + (-1.0) * other
 
-    def __neg__(self) -> Function:
+    def __neg__(self) -> Self:
         return (-1.0) * self
 
-    def __mul__(self, factor: float) -> Function:
+    def __mul__(self, factor: float) -> Self:
         number = float(validation.finite_scalar("the factor of a function", factor))
-        return Function(self.kernel, self.centers, number * np.asarray(self.coefficients))
+        return replace(self, coefficients=number * np.asarray(self.coefficients))
 
     __rmul__ = __mul__
 
-    def inner(self, other: Function) -> float:
+    def inner(self, other: Self) -> float:
         """<f, g>_K = sum_ij a_i K(x_i, z_j) b_j = a^T K(X, Z) b, summed over outputs.
 
-        Raises:
-            TypeError, ValueError: not a function of the same kernel and number of outputs.
+        Raises: TypeError, ValueError: not a function of the same kernel and number of outputs.
         """
         self._check(other)
         (a, mine), (b, theirs) = (linalg.normalise(np.asarray(f.coefficients), axis=None) for f in (self, other))
@@ -94,8 +91,7 @@ class Function:
 
         A value smaller than its own rounding, n eps sum_ij |a_i| |K_ij| |a_j|, is 0; one beyond float64's range is inf.
 
-        Raises:
-            ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
+        Raises: ArithmeticError: negative beyond rounding: the kernel is not positive semi-definite.
         """
         square, exponent = self._square()
         return float(linalg.rescale(square, 2 * exponent))
@@ -114,12 +110,12 @@ class Function:
         square, exponent = self._square()
         return float(linalg.rescale(np.sqrt(square), exponent))
 
-    def distance(self, other: Function) -> float:
+    def distance(self, other: Self) -> float:
         """Return |f - g|_K. Raises: as `inner` and `squared_norm`."""
         self._check(other)
         return (self - other).norm()
 
-    def _check(self, other: Function) -> None:
+    def _check(self, other: Self) -> None:
         if not isinstance(other, Function):
             raise TypeError(f"other: a wl.rkhs.Function is needed, got {validation.shown(other)}.")
         if not _equal(self.kernel, other.kernel):

@@ -1,7 +1,5 @@
 """Dot-product kernels on spheres have one eigenvalue for each degree of spherical harmonics (Funk and Hecke)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, final
@@ -18,7 +16,6 @@ _FIRST, _LAST = 128, 1024
 """Quadrature nodes in theta, on top of the degrees: the first rule, and the last that is doubled."""
 _TOLERANCE = 1e-13
 """Agreement of two rules, relative to K(x, x), that ends refinement: some hundred roundings of the kernel's values."""
-
 _RESOLVED = 1e-8
 """K(x, x) as interpolated from the nodes: a peak narrower than their spacing would be missed by every rule alike."""
 

@@ -1,7 +1,5 @@
 """A checkpoint of training is one safetensors file, replaced as a whole, that knows the run it belongs to."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import fields
 from pathlib import Path

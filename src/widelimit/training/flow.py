@@ -1,7 +1,5 @@
 """The exact gradient flow of the parameters, d theta/dt = -grad C, is solved by an adaptive solver (diffrax)."""
 
-from __future__ import annotations
-
 import functools
 import math
 from typing import Any

@@ -113,9 +113,8 @@ def _measure(
 def recorder(problem: TrainingProblem, probes: Any, kernel_points: Any) -> Recorder:
     """Check what to record; evaluates the kernel at theta_0.
 
-    Raises:
-        TypeError, ValueError: probes that are not points like X; kernel_points not an integer >= 0.
-        MemoryError: the kernel does not fit.
+    Raises: TypeError, ValueError: probes that are not points like X; kernel_points not an integer >= 0; MemoryError:
+    the kernel does not fit.
     """
     size = validation.integer("kernel_points", kernel_points, at_least=0)
     n, d = problem.X.shape

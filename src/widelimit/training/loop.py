@@ -1,7 +1,5 @@
 """Training goes from record to record, by steps or by a flow, with checkpoints; it always returns its records."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
@@ -25,10 +23,8 @@ from widelimit.training.problem import TrainingProblem
 SAME_RUN = 1e-3
 """The loss at theta_0 may differ by this share from that of a checkpoint of the same run on another machine; that of
 another function or loss differs by more."""
-
 NUMBERS = 14
 """Numbers of a record without probes, and its copy where records are joined."""
-
 NOTHING = ""
 
 
@@ -61,16 +57,8 @@ def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> Segm
     rate, group = jnp.asarray(rule.rate, problem.X.dtype), group_size(problem, rule.batch)
 
     def run(state: OptimiserState, end: int) -> tuple[OptimiserState, np.ndarray]:
-        moved, losses = advance(
-            problem,
-            state,
-            rate,
-            jnp.asarray(end),
-            key,
-            transformation=rule.transformation,
-            batch=rule.batch,
-            group=group,
-        )
+        settings = {"transformation": rule.transformation, "batch": rule.batch, "group": group}
+        moved, losses = advance(problem, state, rate, jnp.asarray(end), key, **settings)
         return moved._replace(step=jnp.min(moved.step)), np.asarray(losses)
 
     def move(state: OptimiserState, steps: int, mark: float, next_mark: float) -> Segment:  # noqa: ARG001, as for flows

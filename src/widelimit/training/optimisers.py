@@ -1,6 +1,4 @@
-"""Discrete steps use named optimisers and optax's, batches, and the largest learning rate that is stable."""
-
-from __future__ import annotations
+"""Discrete steps use named optimisers and optax's, batches, the largest stable learning rate, and free memory."""
 
 import functools
 import math
@@ -13,18 +11,26 @@ import optax
 
 from widelimit import validation
 from widelimit.inference.gradient_descent import check_momentum
+from widelimit.memory import require
 from widelimit.training.problem import TrainingProblem
 
 NAMED = ("gd", "sgd", "momentum", "adam")
 
 LANCZOS = 16
 """Products with the kernel for its largest eigenvalue: 16 find it to a few per cent for any spectrum of 1e4 points."""
-
 CACHE = 2**24
 """Bytes of a processor's shared cache. An ensemble beyond it would go through memory at every step."""
-
 COPIES = 3
 """Parameters, their gradient and their update."""
+KEPT = 1 / 3
+"""Of the numbers that a forward pass makes, the derivative keeps at least this share: fused steps keep none."""
+MOVED = 2
+"""Copies of the parameters in a step beside theta_0 and theta: the gradient, and theta after it."""
+STAGES = 14
+"""Copies of the parameters that the flow's solver of order 5 holds."""
+WIDEST = 2
+"""Results of its largest step that a forward pass holds at once."""
+REMEDY = "use a smaller width, fewer rows (batch_size, probes), fewer networks, or float32"
 
 
 class OptimiserState(NamedTuple):
@@ -68,10 +74,8 @@ def update_rule(optimizer: Any, learning_rate: Any, momentum: Any, batch_size: A
             raise ValueError("an optax transformation has its learning rate in it; leave learning_rate out.")
         return UpdateRule("optax", optimizer, 1.0, 0.0, batch)
     if not isinstance(optimizer, str) or optimizer not in NAMED:
-        raise ValueError(
-            f"optimizer must be one of {', '.join(NAMED)} or an optax transformation, got "
-            f"{validation.shown(optimizer)}."
-        )
+        known = f"one of {', '.join(NAMED)} or an optax transformation"
+        raise ValueError(f"optimizer must be {known}, got {validation.shown(optimizer)}.")
     if learning_rate is None:
         raise ValueError(f"optimizer={optimizer!r} needs a learning_rate.")
     rate = float(validation.finite_scalar("learning_rate", learning_rate, above=0.0))
@@ -201,13 +205,10 @@ def _tridiagonal(problem: TrainingProblem, key: jax.Array, *, batch: int) -> tup
 
         v = jax.random.normal(jax.random.key(0), outputs.shape, outputs.dtype)
         zero = jnp.zeros((), outputs.dtype)
-        found: tuple[jax.Array, jax.Array] = jax.lax.scan(
-            turn, (0 * v, v / jnp.linalg.norm(v), zero), None, length=count
-        )[1]
-        return found
+        start = (0 * v, v / jnp.linalg.norm(v), zero)
+        return jax.lax.scan(turn, start, None, length=count)[1]  # type: ignore[no-any-return]
 
-    found: tuple[jax.Array, jax.Array] = problem.for_each(member)(problem.f.params)
-    return found
+    return problem.for_each(member)(problem.f.params)  # type: ignore[no-any-return]
 
 
 def largest_eigenvalue(problem: TrainingProblem, key: jax.Array, batch: int) -> float:
@@ -221,3 +222,27 @@ def largest_eigenvalue(problem: TrainingProblem, key: jax.Array, batch: int) -> 
     if not np.isfinite(matrices).all():
         return math.nan
     return float(np.linalg.eigvalsh(matrices).max())
+
+
+def copies_held(flow_time: Any) -> int:
+    """Return the copies of the parameters that training, by steps or for a time, holds at least, theta_0 included."""
+    return 1 + (MOVED if flow_time is None else STAGES)
+
+
+def require_room(problem: TrainingProblem, rule: UpdateRule | None, probes: Any) -> None:
+    """Refuse training, by steps or (without a rule) by the flow, whose arrays do not fit. Raises: MemoryError."""
+    cost = problem.one().cost(problem.X.shape[1], problem.dtype)
+    n, members = len(problem.X), problem.members
+    held = 0.0  # the optimiser's own memory, before and after a step
+    if rule:
+        made = jax.eval_shape(problem.for_each(rule.transformation.init), problem.f.params)
+        held = 2.0 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made))
+    rows = (rule.batch if rule else 0) or n
+    together = group_size(problem, rule.batch) if rule else members
+    step = together * rows * max(KEPT * cost.signals, WIDEST * cost.largest)
+    # Probes that are no array are refused later, by `recorder`.
+    probed = sum(np.shape(probes)[:1]) if isinstance(probes, (np.ndarray, jax.Array)) else 0
+    records = members * max(n, probed) * WIDEST * cost.largest
+    size = held + cost.itemsize * (members * cost.parameters * (MOVED if rule else STAGES) + max(step, records))
+    what = f"training {members} networks with {cost.parameters} parameters each on {rows} rows a step"
+    require(size, what, remedy=REMEDY)

@@ -1,8 +1,6 @@
 """A training problem is a function, a loss and data, checked; one network or an ensemble of them."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, final
 
 import jax
@@ -19,7 +17,6 @@ from widelimit.shapes import Float
 
 @final
 @pytree
-@dataclass(frozen=True)
 class TrainingProblem:
     """C(theta) = (1/n) sum_i l(f(theta, x_i), y_i) from theta_0 = f.params; made by `training_problem`.
 
@@ -70,19 +67,16 @@ def training_problem(
 ) -> TrainingProblem:
     """Check everything that training needs; the parameters are not copied where `copies` of them do not fit.
 
-    Raises:
-        MemoryError: they do not.
-        TypeError, ValueError: bad data, an unknown loss, labels outside of its domain, parameters that are not floats
-            of X's dtype or not those of `apply`, an ensemble that is not stacked.
+    Raises: MemoryError: they do not; TypeError, ValueError: bad data, an unknown loss, labels outside of its domain,
+    parameters that are not floats of X's dtype or not those of `apply`, an ensemble that is not stacked.
     """
     points = np.asarray(validation.points("X", validation.concrete("X", X)))
     targets = validation.targets("y", y, len(points))
     kind = resolve(loss)
     kind.check(targets.reshape(len(points), -1))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params) if isinstance(leaf, (np.ndarray, jax.Array)))
-    memory.require(
-        float(copies * size), "training these parameters", remedy="use a smaller width, fewer networks, or float32"
-    )
+    remedy = "use a smaller width, fewer networks, or float32"
+    memory.require(float(copies * size), "training these parameters", remedy=remedy)
     f = model(apply, params)
     leaves = jax.tree.leaves(f.params)
     wrong = next((leaf.dtype for leaf in leaves if leaf.dtype != points.dtype), None)

@@ -1,7 +1,5 @@
 """Finite networks are trained by gradient descent and its relatives, or by the exact gradient flow."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from pathlib import Path
@@ -16,31 +14,21 @@ from widelimit.arithmetic import arithmetic
 from widelimit.inference.gradient_descent import stable_rate
 from widelimit.kernels.empirical.model import Apply
 from widelimit.shapes import Float
-from widelimit.training import checkpoints, room
+from widelimit.training import checkpoints, optimisers
 from widelimit.training.checkpoints import TrainingCheckpoint
 from widelimit.training.flow import slope_size
 from widelimit.training.history import Recorder, recorder
 from widelimit.training.loop import Training, TrainingRun, by_flow, by_steps, marks, run
-from widelimit.training.optimisers import (
-    OptimiserState,
-    UpdateRule,
-    first_update,
-    largest_eigenvalue,
-    start_state,
-    update_rule,
-)
+from widelimit.training.optimisers import OptimiserState, UpdateRule
 from widelimit.training.problem import TrainingProblem, training_problem
 from widelimit.validation import Array
 
 RECORDS = 100
 """Records along a run, unless record_every is given."""
-
 TOLERANCE = 1e-5
 """A flow is solved to this tolerance: float32 leaves no more than two digits beyond it."""
-
 ROUNDING = 16
 """A tolerance is at least this many eps: below it the solver measures rounding."""
-
 MAX_STEPS = 100_000
 """A flow's solver takes at most this many steps between two records."""
 
@@ -86,7 +74,7 @@ class DescentSettings(NamedTuple):
 
     def rule(self, n: int) -> UpdateRule:
         """Return the rule of a step on n points."""
-        return update_rule(self.optimizer, self.learning_rate, self.momentum, self.batch_size, n)
+        return optimisers.update_rule(self.optimizer, self.learning_rate, self.momentum, self.batch_size, n)
 
 
 def train(
@@ -163,12 +151,12 @@ def train(
     )
     settings.check(ensemble=ensemble, progress=progress)
     seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
-    problem = training_problem(apply, params, X, y, loss, many=bool(ensemble), copies=room.copies(flow_time))
+    problem = training_problem(apply, params, X, y, loss, many=bool(ensemble), copies=optimisers.copies_held(flow_time))
     path = _place(checkpoint)
     with arithmetic(problem.dtype == np.float64):
         rule = settings.rule(len(problem.X)) if flow_time is None else None
         places = settings.places()
-        room.require(problem, rule, probes)
+        optimisers.require_room(problem, rule, probes)
         records = recorder(problem, probes, kernel_points)
         plan = _flow(records, settings, places) if rule is None else _steps(records, rule, settings, places)
         kept = None if path is None else TrainingCheckpoint(path, checkpoints.settings(records, plan.choices), seconds)
@@ -186,7 +174,7 @@ def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings, place
     problem = records.problem
     key = jax.random.key(validation.integer("seed", settings.seed, at_least=0, below=2**63))
     _warn_if_unstable(problem, rule, key)
-    name = f"optax, first update {first_update(problem, rule):.3e}" if rule.name == "optax" else rule.name
+    name = f"optax, first update {optimisers.first_update(problem, rule):.3e}" if rule.name == "optax" else rule.name
     choices = {
         "optimizer": name,
         "learning_rate": rule.rate,
@@ -194,7 +182,7 @@ def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings, place
         "batch_size": rule.batch,
         "seed": settings.seed if rule.batch else 0,
     }
-    start = start_state(problem, rule)
+    start = optimisers.start_state(problem, rule)
     return TrainingRun(records, start, places, by_steps(problem, rule, key), rule.clock, "steps", choices)
 
 
@@ -203,7 +191,7 @@ def _flow(records: Recorder, settings: DescentSettings, places: np.ndarray) -> T
     problem = records.problem
     least = ROUNDING * float(np.finfo(problem.dtype).eps)
     tolerance = float(validation.finite_scalar("tolerance", settings.tolerance, at_least=least, at_most=1e-2))
-    largest = largest_eigenvalue(problem, jax.random.key(0), 0)
+    largest = optimisers.largest_eigenvalue(problem, jax.random.key(0), 0)
     # |grad C| n/lambda_max is how far the first stable step goes; what is learned by it is of the size of y - f_0.
     reach = len(problem.X) / largest if largest > 0 else 1.0
     slope = np.maximum(np.asarray(slope_size(problem), np.float64), float(np.finfo(problem.dtype).tiny))
@@ -216,7 +204,7 @@ def _flow(records: Recorder, settings: DescentSettings, places: np.ndarray) -> T
 def _warn_if_unstable(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> None:
     if rule.name not in ("gd", "sgd", "momentum") or not math.isfinite(float(problem.loss.curvature)):
         return
-    largest = largest_eigenvalue(problem, key, rule.batch)
+    largest = optimisers.largest_eigenvalue(problem, key, rule.batch)
     bound = stable_rate(problem.loss, largest, rule.batch or len(problem.X), rule.momentum)
     if -rule.rate > bound:
         warnings.warn(
@@ -230,9 +218,7 @@ def _place(path: Any) -> Path | None:
     """Return the path of a checkpoint, in a folder that exists; None for none."""
     if path is None:
         return None
-    if not isinstance(path, (str, Path)):
-        raise TypeError(f"checkpoint must be a path, got {validation.shown(path)}.")
-    place = Path(path)
+    place = validation.path("checkpoint", path)
     if place.is_dir() or not place.parent.is_dir():
         raise ValueError(f"checkpoint={str(path)!r} must be a file in a folder that exists.")
     return place

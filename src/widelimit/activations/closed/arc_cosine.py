@@ -1,16 +1,14 @@
 """phi(u) = max(u, 0)^p and phi(u) = sign(u) have duals that are polynomials in the angle, its sine and cosine."""
 
-from __future__ import annotations
-
+import functools
 import math
-from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 
 from widelimit import series, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.activations.closed.linear import correlate_linear_pieces
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -47,7 +45,6 @@ def _second_moment(signal: Variance, moment: float) -> Variance:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sign(Activation):
     """phi(u) = sign(u). Dual: 1 - 2 theta/pi. Source: Cho and Saul 2009, eq. (4), for sign = 2 step - 1."""
 
@@ -69,7 +66,6 @@ class Sign(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Step(Activation):
     """phi(u) = 1 for u > 0, else 0. Dual: (pi - theta)/(2 pi). Source: Cho and Saul 2009, eq. (4)."""
 
@@ -108,7 +104,6 @@ def _arc_cosine(power: int, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class RectifiedPower(Activation):
     """phi(u) = max(u, 0)^p. Dual: (s s')^p J_p(theta)/(2 pi). Source: Cho and Saul 2009, section 2.1.
 
@@ -118,15 +113,11 @@ class RectifiedPower(Activation):
         power: p, an integer from 0 (the step) through 1 (relu) to 3.
 
     Raises:
-        ValueError: power out of range.
-        TypeError: not an integer.
+        ValueError: power out of range; TypeError: not an integer.
     """
 
-    power: int = field(default=2, metadata={"static": True})
+    power: int = parameter(2, functools.partial(validation.integer, at_least=0, below=LARGEST_POWER + 1), static=True)
     name: ClassVar[str] = "rectified_power"
-
-    def __post_init__(self) -> None:
-        validation.integer("power", self.power, at_least=0, below=LARGEST_POWER + 1)
 
     @property
     def has_ntk(self) -> bool:

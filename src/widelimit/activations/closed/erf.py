@@ -1,30 +1,17 @@
 """phi(u) = erf(u) and phi(u) = u Phi(u) (gelu) have duals by arc sines and roots."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import series, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit import series, signals, validation
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import (
-    Correlation,
-    Variance,
-    add_variances,
-    bounded_deviation,
-    correlation_by_difference,
-    correlation_from_gap,
-    multiply,
-    sum_signals,
-    with_sign,
-)
+from widelimit.signals import Correlation, Variance
 
 
 class _ErfMemo(NamedTuple):
@@ -45,7 +32,6 @@ class _ErfMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Erf(Activation):
     """phi(u) = a erf(b u) + c. Dual for a = b = 1, c = 0: (2/pi) asin(2 s s' rho/sqrt((1 + 2 s^2)(1 + 2 s'^2))).
 
@@ -63,27 +49,21 @@ class Erf(Activation):
         c: offset, in [-1e6, 1e6].
 
     Raises:
-        ValueError: a parameter is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a parameter is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
-    a: float | jax.Array = 1.0
-    b: float | jax.Array = 1.0
-    c: float | jax.Array = 0.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
+    b: float | jax.Array = parameter(1.0, validation.factor)
+    c: float | jax.Array = parameter(0.0, validation.offset)
     name: ClassVar[str] = "erf"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
-        validation.factor("b", self.b)
-        validation.finite_scalar("c", self.c, at_least=-validation.LARGEST_FACTOR, at_most=validation.LARGEST_FACTOR)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jax.scipy.special.erf(self.b * u) + self.c
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        signal = multiply(signal, self.b)
+        signal = signals.multiply(signal, self.b)
         info = np.finfo(signal.value.dtype)
-        deviation = bounded_deviation(signal, 2 * int(info.minexp), int(info.maxexp) - 2)
+        deviation = signals.bounded_deviation(signal, 2 * int(info.minexp), int(info.maxexp) - 2)
         # Beyond 1e307 (float32: 2e37) 1/q would be no normal number; erf is the sign function long before.
         q = jnp.minimum(math.sqrt(2) * deviation, 1 / (4 * float(info.tiny)))
         k = 1 / series.hypot(jnp.ones_like(q), q)
@@ -94,9 +74,9 @@ class Erf(Activation):
         small = signal.exponent < 0
         squared = jnp.where(small, 2 * signal.value * k**2, p**2)
         exponent = jnp.where(small, signal.exponent, 0)
-        odd = multiply(Variance((2 / math.pi) * squared * h, exponent), self.a)
-        offset = multiply(Variance(jnp.ones_like(q), jnp.zeros_like(exponent)), self.c)
-        total, *shares = add_variances(odd, offset)
+        odd = signals.multiply(Variance((2 / math.pi) * squared * h, exponent), self.a)
+        offset = signals.multiply(Variance(jnp.ones_like(q), jnp.zeros_like(exponent)), self.c)
+        total, *shares = signals.add_variances(odd, offset)
         return total, _ErfMemo(q, k, p, root, half, h, *shares)
 
     def correlate(self, x: _ErfMemo, y: _ErfMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -117,8 +97,8 @@ class Erf(Activation):
         scale = jnp.sqrt(x.h * y.h)
         spread = (over_x - over_y) / (jnp.sqrt(x.h) + jnp.sqrt(y.h))
         gap_after = gap * (h / scale) + (over_x + over_y - spread**2) / (2 * scale)
-        erf = correlation_from_gap(gap_after, correlation.positive)
-        after = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (erf,))
+        erf = signals.correlation_from_gap(gap_after, correlation.positive)
+        after = signals.sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (erf,))
         return after, x.signal_share * y.signal_share / (root * scale)
 
 
@@ -132,9 +112,9 @@ class _GeluMemo(NamedTuple):
 
 
 def _gelu_tail(gap: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(alpha, L) at z = cos(alpha) = 1 - gap in [0, 1], L(z) = alpha - 2 z sqrt((1 - z)/(1 + z)), about (1 - z)^(3/2).
+    """Return (alpha, L) at z = cos(alpha) = 1 - gap in [0, 1], L(z) = alpha - 2 z sqrt((1 - z)/(1 + z)).
 
-    The terms of order alpha cancel on paper, before anything is rounded.
+    L is about (1 - z)^(3/2): its terms of order alpha cancel on paper, before anything is rounded.
     """
     angle, segment = series.angle_from_gap(gap)
     v = gap / 2
@@ -143,7 +123,6 @@ def _gelu_tail(gap: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Gelu(Activation):
     """phi(u) = u Phi(u), Phi the normal distribution function. Dual: s s' (rho (pi/2 + asin Z) + B)/(2 pi).
 
@@ -165,7 +144,7 @@ class Gelu(Activation):
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # At the ceiling gelu is relu to rounding, and powers of 1/t in the gradients are still numbers.
         info = np.finfo(signal.value.dtype)
-        s = bounded_deviation(signal, int(info.minexp), min(100, int(info.maxexp) // 4 - 5))
+        s = signals.bounded_deviation(signal, int(info.minexp), min(100, int(info.maxexp) // 4 - 5))
         t = 1 / series.hypot(jnp.ones_like(s), s)
         _, tail = _gelu_tail(t**2)
         square = math.pi - tail
@@ -190,5 +169,5 @@ class Gelu(Activation):
 
         inner = (x.t * y.t) ** 2 + (y.p * x.t**2) ** 2 + (x.p * y.t**2) ** 2 + common**2 * across * ends
         bend = (common * rho / root) * (2 * ends - inner / square)
-        slope = (agree + with_sign(bend, correlation)) / size
-        return correlation_by_difference(one_minus, (gap == 0) & correlation.positive & (x.t == y.t)), slope
+        slope = (agree + signals.with_sign(bend, correlation)) / size
+        return signals.correlation_by_difference(one_minus, (gap == 0) & correlation.positive & (x.t == y.t)), slope

@@ -1,31 +1,20 @@
 """phi(u) = exp(u), exp(-u^2) and sin(u + pi/4) have duals that are exponentials, or roots of quadratic forms."""
 
-from __future__ import annotations
-
+import functools
 import math
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import series, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit import series, signals, validation
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import (
-    EXPONENT_LIMIT,
-    Correlation,
-    Variance,
-    bounded_deviation,
-    half_range,
-    multiply,
-    positive_correlation,
-    power_of_two,
-    with_sign,
-)
+from widelimit.signals import Correlation, Variance
 
+_positive = functools.partial(validation.factor, positive=True)
 LOG_4 = (1.38629150390625, 2.8572136406188345e-06)
 """log 4 as a number of 18 bits and the rest: a multiple of the first by up to 2^35 is exact in float64."""
 
@@ -34,12 +23,11 @@ def _correlate_squares(x: jax.Array, y: jax.Array, correlation: Correlation) -> 
     """rho_after = exp(-E[(u - v)^2]/2) for the deviations x, y."""
     distance = (x - y) ** 2 / 2 + x * y * correlation.one_minus
     one_minus = -jnp.expm1(-distance)
-    return positive_correlation(one_minus), x * y * jnp.exp(-distance)
+    return signals.positive_correlation(one_minus), x * y * jnp.exp(-distance)
 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Rbf(Activation):
     """phi(u) = sqrt(2) sin(sqrt(2 gamma) u + pi/4). Dual: exp(-gamma E[(u - v)^2]), the Gaussian kernel.
 
@@ -49,15 +37,11 @@ class Rbf(Activation):
         gamma: inverse square of the length, 1e-6 to 1e6.
 
     Raises:
-        ValueError: gamma is NaN, infinite or out of range.
-        TypeError: not a real number.
+        ValueError: gamma is NaN, infinite or out of range; TypeError: not a real number.
     """
 
-    gamma: float | jax.Array = 1.0
+    gamma: float | jax.Array = parameter(1.0, _positive)
     name: ClassVar[str] = "rbf"
-
-    def __post_init__(self) -> None:
-        validation.factor("gamma", self.gamma, positive=True)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * jnp.asarray(self.gamma, u.dtype)) * u + math.pi / 4)
@@ -69,7 +53,7 @@ class Rbf(Activation):
         gamma = jnp.asarray(self.gamma, signal.value.dtype)
         wave = Variance(2 * gamma * signal.value, signal.exponent).normalise()
         one = Variance(jnp.ones_like(signal.value), jnp.zeros_like(signal.exponent))
-        return one, bounded_deviation(wave, int(np.finfo(gamma.dtype).minexp), half_range(gamma.dtype))
+        return one, signals.bounded_deviation(wave, int(np.finfo(gamma.dtype).minexp), signals.half_range(gamma.dtype))
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         return _correlate_squares(x, y, correlation)
@@ -77,7 +61,6 @@ class Rbf(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Exp(Activation):
     """phi(u) = a exp(b u). Dual: a^2 exp(b^2 E[(u + v)^2]/2).
 
@@ -88,17 +71,12 @@ class Exp(Activation):
         b: rate, 1e-6 to 1e6 in size.
 
     Raises:
-        ValueError: a or b is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
-    a: float | jax.Array = 1.0
-    b: float | jax.Array = 1.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
+    b: float | jax.Array = parameter(1.0, validation.factor)
     name: ClassVar[str] = "exp"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
-        validation.factor("b", self.b)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(self.b * u)
@@ -107,18 +85,18 @@ class Exp(Activation):
         return self.a * jnp.exp((self.b * deviation) ** 2 / 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        signal = multiply(signal, self.b)
+        signal = signals.multiply(signal, self.b)
         info = np.finfo(signal.value.dtype)
-        s = bounded_deviation(signal, int(info.minexp), half_range(info.dtype))
+        s = signals.bounded_deviation(signal, int(info.minexp), signals.half_range(info.dtype))
         # exp(2 s^2) = 4^exponent * value. The variance and not the square of its rounded root: s^2 may be a million.
-        capped = Variance(signal.value, jnp.minimum(signal.exponent, half_range(info.dtype)))
-        twice = 2 * capped.value * power_of_two(2 * capped.exponent, info.dtype)
-        kept = twice < EXPONENT_LIMIT * sum(LOG_4)
+        capped = Variance(signal.value, jnp.minimum(signal.exponent, signals.half_range(info.dtype)))
+        twice = 2 * capped.value * signals.power_of_two(2 * capped.exponent, info.dtype)
+        kept = twice < signals.EXPONENT_LIMIT * sum(LOG_4)
         inside = jnp.where(kept, twice, 0)
         count = jax.lax.stop_gradient(jnp.round(inside / sum(LOG_4)))
         value = jnp.exp((inside - count * LOG_4[0]) - count * LOG_4[1])
-        exponent = jnp.where(kept, count, EXPONENT_LIMIT).astype(jnp.int32)
-        return multiply(Variance(value, exponent), self.a), s
+        exponent = jnp.where(kept, count, signals.EXPONENT_LIMIT).astype(jnp.int32)
+        return signals.multiply(Variance(value, exponent), self.a), s
 
     def correlate(self, x: jax.Array, y: jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         return _correlate_squares(x, y, correlation)
@@ -135,7 +113,6 @@ class _GaussianMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Gaussian(Activation):
     """phi(u) = a exp(-b u^2). Dual: a^2/sqrt((1 + 2 b s^2)(1 + 2 b s'^2) - (2 b c)^2). Source: Williams 1997, eq. (14).
 
@@ -146,17 +123,12 @@ class Gaussian(Activation):
         b: rate, 1e-6 to 1e6.
 
     Raises:
-        ValueError: a or b is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
-    a: float | jax.Array = 1.0
-    b: float | jax.Array = 1.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
+    b: float | jax.Array = parameter(1.0, _positive)
     name: ClassVar[str] = "gaussian"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
-        validation.factor("b", self.b, positive=True)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(-self.b * u**2)
@@ -167,11 +139,11 @@ class Gaussian(Activation):
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         rate = jnp.asarray(self.b, signal.value.dtype)
         signal = Variance(2 * rate * signal.value, signal.exponent).normalise()
-        s = bounded_deviation(signal, int(np.finfo(rate.dtype).minexp), half_range(rate.dtype))
+        s = signals.bounded_deviation(signal, int(np.finfo(rate.dtype).minexp), signals.half_range(rate.dtype))
         t = 1 / series.hypot(jnp.ones_like(s), s)
         p = s * t
         slant = jnp.sqrt(1 + p**2)
-        total = multiply(Variance(t / slant, jnp.zeros_like(signal.exponent)), self.a)
+        total = signals.multiply(Variance(t / slant, jnp.zeros_like(signal.exponent)), self.a)
         return total, _GaussianMemo(t, p, p**2, t * slant)
 
     def correlate(self, x: _GaussianMemo, y: _GaussianMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -185,4 +157,4 @@ class Gaussian(Activation):
         terms = (separation * (x.p + y.p)) ** 2 + ((x.root - y.root) / unit) ** 2
         after = (terms / 2 + common**2 * scaled_gap * (2 - gap)) / (square + mean * jnp.sqrt(square))
         slope = mean / jnp.sqrt(square) * ((common / unit) * (common / unit) * (1 - gap) / square)
-        return positive_correlation(after), with_sign(slope, correlation)
+        return signals.positive_correlation(after), signals.with_sign(slope, correlation)

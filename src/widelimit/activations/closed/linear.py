@@ -1,22 +1,16 @@
 """phi(u) = A |u| + B u: the identity, relu, leaky relu, abs."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
 from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 
 from widelimit import series, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
-
-STEEPEST = 1e6
-"""The slopes are limited: squares of 1e-6 to 1e6 and their ratios are far inside float32."""
 
 
 def correlate_linear_pieces(bend: float | jax.Array, correlation: Correlation) -> tuple[Correlation, jax.Array]:
@@ -31,15 +25,13 @@ def correlate_linear_pieces(bend: float | jax.Array, correlation: Correlation) -
     folded = gap - (2 / math.pi) * segment
     slope = 1 - (2 / math.pi) * psi
     after = Correlation(
-        bend * folded + (1 - bend) * correlation.one_minus,
-        bend * (2 - folded) + (1 - bend) * correlation.one_plus,
+        bend * folded + (1 - bend) * correlation.one_minus, bend * (2 - folded) + (1 - bend) * correlation.one_plus
     )
     return after, bend * jnp.where(correlation.positive, slope, -slope) + (1 - bend)
 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Identity(Activation):
     """phi(u) = u: a deep linear network."""
 
@@ -57,7 +49,6 @@ class Identity(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Relu(Activation):
     """phi(u) = max(u, 0). Dual: s s' (sin(theta) + (pi - theta) cos(theta))/(2 pi).
 
@@ -78,7 +69,6 @@ class Relu(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class LeakyRelu(Activation):
     """phi(u) = u for u >= 0, slope * u below. Source: Tsuchida et al. 2018, arXiv 1711.09090.
 
@@ -86,15 +76,11 @@ class LeakyRelu(Activation):
         slope: slope of the negative part, in [-1e6, 1e6]; 0 is relu, -1 is abs, 1 is the identity.
 
     Raises:
-        ValueError: slope is NaN, infinite or out of range.
-        TypeError: not a real number.
+        ValueError: slope is NaN, infinite or out of range; TypeError: not a real number.
     """
 
-    slope: float | jax.Array = 0.01
+    slope: float | jax.Array = parameter(0.01, validation.offset)
     name: ClassVar[str] = "leaky_relu"
-
-    def __post_init__(self) -> None:
-        validation.finite_scalar("slope", self.slope, at_least=-STEEPEST, at_most=STEEPEST)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u >= 0, u, self.slope * u)
@@ -110,7 +96,6 @@ class LeakyRelu(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class ABRelu(Activation):
     """phi(u) = a min(u, 0) + b max(u, 0). Source: Tsuchida et al. 2018, arXiv 1711.09090.
 
@@ -121,8 +106,7 @@ class ABRelu(Activation):
         b: slope of the positive part, in [-1e6, 1e6]; the larger of the two is at least 1e-6 in size.
 
     Raises:
-        ValueError: a or b is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
     a: float | jax.Array
@@ -131,9 +115,10 @@ class ABRelu(Activation):
 
     def __post_init__(self) -> None:
         for name, slope in (("a", self.a), ("b", self.b)):
-            validation.finite_scalar(name, slope, at_least=-STEEPEST, at_most=STEEPEST)
-        if not validation.traced(self.a, self.b) and max(abs(float(self.a)), abs(float(self.b))) < 1 / STEEPEST:
-            raise ValueError(f"a or b must be at least {1 / STEEPEST:g} in size, got {self.a:g} and {self.b:g}.")
+            validation.offset(name, slope)
+        least = 1 / validation.LARGEST_FACTOR
+        if not validation.traced(self.a, self.b) and max(abs(float(self.a)), abs(float(self.b))) < least:
+            raise ValueError(f"a or b must be at least {least:g} in size, got {self.a:g} and {self.b:g}.")
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u >= 0, self.b * u, self.a * u)
@@ -149,7 +134,6 @@ class ABRelu(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Abs(Activation):
     """phi(u) = |u|. Source: Tsuchida et al. 2018, arXiv 1711.09090."""
 

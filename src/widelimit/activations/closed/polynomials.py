@@ -1,17 +1,15 @@
 """phi(u) = sum_k a_k u^k has a dual that is a polynomial in rho, its finite Mehler series."""
 
-from __future__ import annotations
-
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import jax
 import jax.numpy as jnp
 
 from widelimit import validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
@@ -22,9 +20,7 @@ LARGEST_DEGREE = 10
 
 Beyond it 64 eps still hold for a while, but in float32 the weights n!/(2^m m! (n - 2m)!)^2 leave the range at 20.
 """
-
-LARGEST_COEFFICIENT = 1e6
-"""Largest size of a coefficient; its square is far inside float32."""
+_degree = functools.partial(validation.integer, at_least=1, below=LARGEST_DEGREE + 1)
 
 
 def _in_hermite(n: int) -> list[float]:
@@ -75,7 +71,6 @@ def _correlate_series(x: jax.Array, y: jax.Array, correlation: Correlation) -> t
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Monomial(Activation):
     """phi(u) = u^n. Dual: (s s')^n sum_j h_j^2 rho^j, h_j = n!/(2^m m! sqrt(j!)) for j = n - 2 m.
 
@@ -85,15 +80,11 @@ class Monomial(Activation):
         power: n, an integer from 1 to 10.
 
     Raises:
-        ValueError: power out of range.
-        TypeError: not an integer.
+        ValueError: power out of range; TypeError: not an integer.
     """
 
-    power: int = field(default=2, metadata={"static": True})
+    power: int = parameter(2, _degree, static=True)
     name: ClassVar[str] = "monomial"
-
-    def __post_init__(self) -> None:
-        validation.integer("power", self.power, at_least=1, below=LARGEST_DEGREE + 1)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u**self.power
@@ -110,7 +101,6 @@ class Monomial(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Polynomial(Activation):
     """phi(u) = sum_k a_k u^k. Dual: sum_j h_j(s) h_j(s') rho^j with h_j the coefficients of phi(s z) in He_j/sqrt(j!).
 
@@ -134,13 +124,11 @@ class Polynomial(Activation):
         object.__setattr__(self, "coefficients", tuple(self.coefficients))
         if not 0 < len(self.coefficients) <= LARGEST_DEGREE + 1:
             raise ValueError(f"1 to {LARGEST_DEGREE + 1} coefficients are needed, got {len(self.coefficients)}.")
-        limit = LARGEST_COEFFICIENT
         for k, value in enumerate(self.coefficients):
-            validation.finite_scalar(f"coefficients[{k}]", value, at_least=-limit, at_most=limit)
-        if not validation.traced(*self.coefficients) and max(abs(float(v)) for v in self.coefficients) < 1 / limit:
-            raise ValueError(
-                f"one of the coefficients must be at least {1 / limit:g} in size, got {self.coefficients}."
-            )
+            validation.offset(f"coefficients[{k}]", value)
+        least = 1 / validation.LARGEST_FACTOR
+        if not validation.traced(*self.coefficients) and max(abs(float(v)) for v in self.coefficients) < least:
+            raise ValueError(f"one of the coefficients must be at least {least:g} in size, got {self.coefficients}.")
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         value = jnp.zeros_like(u)
@@ -177,7 +165,6 @@ class Polynomial(Activation):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Hermite(Activation):
     """phi(u) = He_n(u)/sqrt(n!), probabilists' He_n. Dual for unit variances: rho^n. Source: Daniely et al. 2016.
 
@@ -187,15 +174,11 @@ class Hermite(Activation):
         degree: n, an integer from 1 to 10.
 
     Raises:
-        ValueError: degree out of range.
-        TypeError: not an integer.
+        ValueError: degree out of range; TypeError: not an integer.
     """
 
-    degree: int = field(default=2, metadata={"static": True})
+    degree: int = parameter(2, _degree, static=True)
     name: ClassVar[str] = "hermite"
-
-    def __post_init__(self) -> None:
-        validation.integer("degree", self.degree, at_least=1, below=LARGEST_DEGREE + 1)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         before, value = jnp.ones_like(u), u

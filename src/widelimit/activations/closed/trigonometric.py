@@ -1,32 +1,17 @@
 """phi(u) = sin(u), cos(u) and u + sin(u)^2 (snake) have duals that are exponentials of the covariance."""
 
-from __future__ import annotations
-
 import math
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import series, validation
-from widelimit.activations.base import Activation, Memo
+from widelimit import series, signals, validation
+from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import (
-    Correlation,
-    Variance,
-    add_variances,
-    bounded_deviation,
-    correlation_from_gap,
-    half_range,
-    multiply,
-    positive_correlation,
-    sum_signals,
-    with_sign,
-    within,
-)
+from widelimit.signals import Correlation, Variance
 
 
 class _WaveMemo(NamedTuple):
@@ -51,11 +36,11 @@ class _WavePair(NamedTuple):
 def _wave_memo(signal: Variance) -> _WaveMemo:
     # At the floor s^2 is far below rounding, so that sin is linear and cos is 1; 1/s^4 is still finite.
     info = np.finfo(signal.value.dtype)
-    floor, ceiling = -int(info.maxexp) // 8, half_range(info.dtype)
+    floor, ceiling = -int(info.maxexp) // 8, signals.half_range(info.dtype)
     positive = signal.value > 0
     kept = Variance(jnp.where(positive, signal.value, 1), jnp.where(positive, signal.exponent, floor))
-    s = bounded_deviation(kept, floor, ceiling)
-    return _WaveMemo(s, -jnp.expm1(-2 * s**2), bounded_deviation(signal, int(info.minexp), ceiling) / s)
+    s = signals.bounded_deviation(kept, floor, ceiling)
+    return _WaveMemo(s, -jnp.expm1(-2 * s**2), signals.bounded_deviation(signal, int(info.minexp), ceiling) / s)
 
 
 def _wave_pair(x: _WaveMemo, y: _WaveMemo, gap: jax.Array) -> _WavePair:
@@ -75,7 +60,7 @@ def _wave_pair(x: _WaveMemo, y: _WaveMemo, gap: jax.Array) -> _WavePair:
 def _gap_after(
     distance: jax.Array, x: jax.Array, y: jax.Array, pair: jax.Array, excess: jax.Array, *, square: bool = False
 ) -> jax.Array:
-    """1 - exp(-distance) k for k = pair/sqrt(x y), or its square, where excess = (x + y)/2 - pair.
+    """Compute 1 - exp(-distance) k for k = pair/sqrt(x y), or its square, where excess = (x + y)/2 - pair.
 
     A sum of terms that vanish at identical signals. Of signals of very different size these are large and cancel, and
     the gap is of order 1: there it is computed without rearranging it.
@@ -87,7 +72,7 @@ def _gap_after(
         ratio, missing = ratio**2, missing * (1 + ratio)
     close = (distance < 1) & (x < 2 * y) & (y < 2 * x)
     gap = jnp.where(close, missing, 0) - jnp.expm1(-jnp.where(close, distance, 0)) * jnp.where(close, ratio, 0)
-    return within(jnp.where(close, gap, 1 - jnp.exp(-distance) * ratio))
+    return signals.within(jnp.where(close, gap, 1 - jnp.exp(-distance) * ratio))
 
 
 def _sines(x: _WaveMemo, y: _WaveMemo, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
@@ -122,7 +107,6 @@ class _SinMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sin(Activation):
     """phi(u) = sin(a u + b). Dual: (exp(-E[(U - V)^2]/2) - cos(2 b) exp(-E[(U + V)^2]/2))/2 with U = a u, V = a v.
 
@@ -133,17 +117,12 @@ class Sin(Activation):
         b: phase, in [-1e6, 1e6].
 
     Raises:
-        ValueError: a or b is NaN, infinite or out of range.
-        TypeError: not real numbers.
+        ValueError: a or b is NaN, infinite or out of range; TypeError: not real numbers.
     """
 
-    a: float | jax.Array = 1.0
-    b: float | jax.Array = 0.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
+    b: float | jax.Array = parameter(0.0, validation.offset)
     name: ClassVar[str] = "sin"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
-        validation.finite_scalar("b", self.b, at_least=-validation.LARGEST_FACTOR, at_most=validation.LARGEST_FACTOR)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.sin(self.a * u + self.b)
@@ -152,26 +131,25 @@ class Sin(Activation):
         return jnp.sin(self.b) * jnp.exp(-((self.a * deviation) ** 2) / 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        signal = multiply(signal, self.a)
+        signal = signals.multiply(signal, self.a)
         wave = _wave_memo(signal)
         phase = jnp.asarray(self.b, signal.value.dtype)
-        odd = multiply(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
-        even = multiply(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
-        total, odd_share, even_share = add_variances(odd, even)
+        odd = signals.multiply(_sine_variance(signal, wave.falls, wave.s), jnp.cos(phase))
+        even = signals.multiply(Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)), jnp.sin(phase))
+        total, odd_share, even_share = signals.add_variances(odd, even)
         return total, _SinMemo(wave, odd_share, even_share)
 
     def correlate(self, x: _SinMemo, y: _SinMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         pair = _wave_pair(x.wave, y.wave, correlation.gap)
         odd, odd_slope = _sines(x.wave, y.wave, pair)
         even, even_slope = _cosines(x.wave, y.wave, pair)
-        parts = (correlation_from_gap(odd, correlation.positive), positive_correlation(even))
-        after = sum_signals((x.odd, x.even), (y.odd, y.even), parts)
-        return after, x.odd * y.odd * odd_slope + x.even * y.even * with_sign(even_slope, correlation)
+        parts = (signals.correlation_from_gap(odd, correlation.positive), signals.positive_correlation(even))
+        after = signals.sum_signals((x.odd, x.even), (y.odd, y.even), parts)
+        return after, x.odd * y.odd * odd_slope + x.even * y.even * signals.with_sign(even_slope, correlation)
 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Cos(Activation):
     """phi(u) = cos(a u). Dual: exp(-a^2 (s^2 + s'^2)/2) cosh(a^2 s s' rho). Source: Pearce et al. 2019.
 
@@ -179,15 +157,11 @@ class Cos(Activation):
         a: angular frequency, 1e-6 to 1e6 in size.
 
     Raises:
-        ValueError: a is NaN, infinite or out of range.
-        TypeError: not a real number.
+        ValueError: a is NaN, infinite or out of range; TypeError: not a real number.
     """
 
-    a: float | jax.Array = 1.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
     name: ClassVar[str] = "cos"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.cos(self.a * u)
@@ -196,12 +170,12 @@ class Cos(Activation):
         return jnp.exp(-((self.a * deviation) ** 2) / 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        wave = _wave_memo(multiply(signal, self.a))
+        wave = _wave_memo(signals.multiply(signal, self.a))
         return Variance(1 - wave.falls / 2, jnp.zeros_like(signal.exponent)).normalise(), wave
 
     def correlate(self, x: _WaveMemo, y: _WaveMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         gap, slope = _cosines(x, y, _wave_pair(x, y, correlation.gap))
-        return positive_correlation(gap), with_sign(slope, correlation)
+        return signals.positive_correlation(gap), signals.with_sign(slope, correlation)
 
 
 class _SnakeMemo(NamedTuple):
@@ -218,7 +192,6 @@ class _SnakeMemo(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Snake(Activation):
     """phi(u) = u + sin(a u)^2/a. Dual: c + E[(1 - cos U)(1 - cos V)]/(4 a^2) with U = 2 a u, V = 2 a v.
 
@@ -230,15 +203,11 @@ class Snake(Activation):
         a: frequency, 1e-6 to 1e6 in size.
 
     Raises:
-        ValueError: a is NaN, infinite or out of range.
-        TypeError: not a real number.
+        ValueError: a is NaN, infinite or out of range; TypeError: not a real number.
     """
 
-    a: float | jax.Array = 1.0
+    a: float | jax.Array = parameter(1.0, validation.factor)
     name: ClassVar[str] = "snake"
-
-    def __post_init__(self) -> None:
-        validation.factor("a", self.a)
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u + jnp.sin(self.a * u) ** 2 / self.a
@@ -247,7 +216,7 @@ class Snake(Activation):
         return -jnp.expm1(-2 * (self.a * deviation) ** 2) / (2 * self.a)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        wave = _wave_memo(multiply(multiply(signal, self.a), math.sqrt(2)))
+        wave = _wave_memo(signals.multiply(signals.multiply(signal, self.a), math.sqrt(2)))
         mean = series.safe_divide(-jnp.expm1(-(wave.s**2)), math.sqrt(2) * wave.s)
         rest = series.safe_divide(wave.falls, 2 * wave.s)
         square = 1 + mean**2 + rest**2
@@ -259,7 +228,7 @@ class Snake(Activation):
         pair = _wave_pair(x.wave, y.wave, correlation.gap)
         falls = (x.wave.falls, y.wave.falls, pair.falls)
         gap = _gap_after(2 * pair.distance, *falls, pair.excess, square=True)
-        parts = (correlation, positive_correlation(gap))
-        after = sum_signals((x.linear, x.rest, x.mean), (y.linear, y.rest, y.mean), parts)
+        parts = (correlation, signals.positive_correlation(gap))
+        after = signals.sum_signals((x.linear, x.rest, x.mean), (y.linear, y.rest, y.mean), parts)
         swing = jnp.exp(-2 * pair.distance) * pair.falls * (2 - pair.falls) / 2
-        return after, x.linear * y.linear * (1 + with_sign(swing, correlation))
+        return after, x.linear * y.linear * (1 + signals.with_sign(swing, correlation))

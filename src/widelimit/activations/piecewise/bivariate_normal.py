@@ -11,12 +11,10 @@ are functions of r is exact for it times even polynomials. As functions of (r - 
 weights are smooth.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,41 +68,74 @@ class AngleIntegrals(NamedTuple):
 
 def angle_integrals(kappa: jax.Array, beta: jax.Array, gap: jax.Array, *, tangential: bool = True) -> AngleIntegrals:
     """Compute the integrals for arrays kappa >= 0 and beta of one shape, and gap = 1 - cos(angle) in [0, 1]."""
-    own = rule(gap.dtype.name)
-    floor = SMALLEST[gap.dtype.name]
-    above = gap > floor
-    floored = jnp.where(above, gap, floor)
-    root = jnp.sqrt(floored)
-    spread = math.sqrt(2) * kappa
-    t = (spread - _MIDDLE * root) / (spread + _MIDDLE * root)
-    weights = jnp.stack(_weights(own.weights.tolist(), t))
+    whole, rest = _integrals(kappa, beta, gap)
+    return AngleIntegrals(whole, rest if tangential else None)
+
+
+@jax.custom_jvp
+def _integrals(kappa: jax.Array, beta: jax.Array, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
     # All nodes at once, as the exponentials are vectorised then; their sums written out, as XLA would evaluate the
     # factors of a product of matrices again for every row.
-    column = (-1, *[1] * t.ndim)
-    square = jnp.asarray(own.nodes**2, gap.dtype).reshape(column)
-    rest = 1 / (2 - square * gap)
-    mass = weights * jnp.exp(-(kappa**2) / floored - beta**2 * rest) * jnp.sqrt(rest)
-    v = 1 - own.nodes**2
+    nodes, table = rule(gap.dtype.name)
+    polynomials = _polynomials(kappa, gap)
+    weights = [_combine(row, polynomials) for row in table.tolist()]
+    square = jnp.asarray(nodes**2, gap.dtype).reshape(-1, *[1] * kappa.ndim)
+    mass, moved = _masses(jnp.stack(weights), square, kappa, beta, gap)
+    v = 1 - nodes**2
     factor = series.safe_sqrt(gap) / math.pi
-    whole = _sums([v**0, v, v**2], mass)
-    if not tangential:
-        return AngleIntegrals(factor * whole, None)
-    return AngleIntegrals(factor * whole, factor * _sums([v**0, (1 + v) / 2], mass * (square * gap * rest)))
+    return factor * _sums([v**0, v, v**2], mass), factor * _sums([v**0, (1 + v) / 2], moved)
+
+
+@_integrals.defjvp
+def _integrals_jvp(primals: Any, tangents: Any) -> Any:
+    return jax.jvp(_by_nodes, primals, tangents)
+
+
+def _by_nodes(kappa: jax.Array, beta: jax.Array, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute the same in a loop over nodes, for derivatives: what is written out would take a minute to compile."""
+    nodes, table = rule(gap.dtype.name)
+    polynomials, v = jnp.stack(_polynomials(kappa, gap)), 1 - nodes**2
+
+    def add(total: tuple[jax.Array, jax.Array], node: tuple[jax.Array, ...]) -> tuple[Any, None]:
+        row, square, powers, means = node
+        mass, moved = _masses(jnp.tensordot(row, polynomials, 1, precision="highest"), square, kappa, beta, gap)
+        return (total[0] + jnp.multiply.outer(powers, mass), total[1] + jnp.multiply.outer(means, moved)), None
+
+    along = table, nodes**2, np.stack([v**0, v, v**2], 1), np.stack([v**0, (1 + v) / 2], 1)
+    zeros = (jnp.zeros((count, *jnp.shape(kappa + gap)), gap.dtype) for count in (3, 2))
+    sums, _ = jax.lax.scan(jax.checkpoint(add), tuple(zeros), [jnp.asarray(part, gap.dtype) for part in along])
+    factor = series.safe_sqrt(gap) / math.pi
+    return factor * sums[0], factor * sums[1]
+
+
+def _polynomials(kappa: jax.Array, gap: jax.Array) -> list[jax.Array]:
+    """Evaluate the T_k of the weights."""
+    root, spread = jnp.sqrt(_floored(gap)), math.sqrt(2) * kappa
+    t = (spread - _MIDDLE * root) / (spread + _MIDDLE * root)
+    polynomials = [jnp.ones_like(t), t]
+    while len(polynomials) < TERMS[gap.dtype.name]:
+        polynomials.append(2 * t * polynomials[-1] - polynomials[-2])
+    return polynomials
+
+
+def _floored(gap: jax.Array) -> jax.Array:
+    floor = SMALLEST[gap.dtype.name]
+    return jnp.where(gap > floor, gap, floor)
+
+
+def _masses(
+    weights: jax.Array, square: jax.Array, kappa: jax.Array, beta: jax.Array, gap: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return the integrand at nodes of these squares, times its weights: alone, and times w^2."""
+    rest = 1 / (2 - square * gap)
+    mass = weights * jnp.exp(-(kappa**2) / _floored(gap) - beta**2 * rest) * jnp.sqrt(rest)
+    return mass, mass * (square * gap * rest)
 
 
 def _sums(weights: list[np.ndarray], values: jax.Array) -> jax.Array:
     """Sum values (q, ..) with each of the weights (q,), stacked."""
-    terms = list(values)
-    return jnp.stack([_combine(row.tolist(), terms) for row in weights])
+    return jnp.stack([_combine(row.tolist(), list(values)) for row in weights])
 
 
 def _combine(weights: list[float], terms: list[jax.Array]) -> jax.Array:
     return functools.reduce(jnp.add, [weight * term for weight, term in zip(weights, terms, strict=True)])
-
-
-def _weights(table: list[list[float]], t: jax.Array) -> list[jax.Array]:
-    """Sum T_k(t) with every row of the table, written out: in a product of matrices all T_k go to memory."""
-    polynomials = [jnp.ones_like(t), t]
-    while len(polynomials) < len(table[0]):
-        polynomials.append(2 * t * polynomials[-1] - polynomials[-2])
-    return [_combine(row, polynomials) for row in table]

@@ -9,10 +9,8 @@ is its value at 1 less an integral of E[F'' G''] over the angle, a sum over pair
 `bivariate_normal`; averaged once more it is H in R = R(1) - gap H (`tables`), which keeps gaps to relative accuracy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, final
 
 import jax
@@ -20,18 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
-from widelimit.activations.piecewise.parity import (
-    Kinks,
-    ParityPart,
-    PiecesMemo,
-    at_unit_correlation,
-    constant_curvature_of,
-    curvature_of,
-    integrate_pairs,
-    kinks_at,
-    moment_of,
-    sort_kinks,
-)
+from widelimit.activations.piecewise import parity
+from widelimit.activations.piecewise.parity import Kinks, ParityPart, PiecesMemo
 from widelimit.activations.tabulated.coincident import Jumps
 from widelimit.activations.tabulated.tables import FURTHEST
 from widelimit.arithmetic import arithmetic
@@ -46,7 +34,6 @@ _ROUNDING = 1.0
 
 @final
 @pytree
-@dataclass(frozen=True)
 class ClosedForm:
     """phi(u) = sum_i pieces[k][i] u^i between kinks[k-1] and kinks[k], of degree 2 at most, with its duals."""
 
@@ -82,10 +69,6 @@ class ClosedForm:
             parts.append(ParityPart((right + sign * mirrored) / 2, j, g))
         return sizes, parts
 
-    def _bends_at_zero(self) -> bool:
-        even, odd = self.halves()[1]
-        return bool(even.p[1] != 0 or odd.p[2] != 0)
-
     def memo_at(self, deviation: jax.Array) -> PiecesMemo:
         """Return the memo of signals of these standard deviations."""
         return self.encode(variance_of(deviation))[1]
@@ -106,12 +89,10 @@ class ClosedForm:
             terms = [float(c) * kind if c else jnp.zeros_like(s) for c, kind in zip(coefficients, kinds, strict=True)]
             return jnp.stack(terms) if terms else jnp.zeros((0, *s.shape), dtype)
 
-        parts = [
-            ParityPart(*map(scaled, map(np.asarray, f), (powers, [size] * len(sizes), [s * size] * len(sizes))))
-            for f in halves
-        ]
-        kinks = kinks_at(jnp.stack(h) if h else jnp.zeros((0, *s.shape), dtype))
-        even, odd = (moment_of(part, kinks) for part in parts)
+        kinds = powers, [size] * len(sizes), [s * size] * len(sizes)
+        parts = [ParityPart(*map(scaled, map(np.asarray, f), kinds)) for f in halves]
+        kinks = parity.kinks_at(jnp.stack(h) if h else jnp.zeros((0, *s.shape), dtype))
+        even, odd = (parity.moment_of(part, kinks) for part in parts)
         inverse = series.safe_divide(jnp.ones_like(s), series.safe_sqrt(even + odd))
         parts = [ParityPart(*(leaf * inverse for leaf in part)) for part in parts]
         return Variance(even + odd, exponent).normalise(), PiecesMemo(kinks, (parts[0], parts[1]), even * inverse**2)
@@ -122,45 +103,38 @@ class ClosedForm:
         falls = [correlation.gap * mean for mean in means]
         same = separation[0] + separation[1] + falls[0] + falls[1]
         opposite = (x.even_share + y.even_share - separation[0]) - falls[0] + separation[1] + falls[1]
-        return jnp.maximum(jnp.where(correlation.positive, same, opposite), 0), slopes[1] + with_sign(
-            slopes[0], correlation
-        )
+        slope = slopes[1] + with_sign(slopes[0], correlation)
+        return jnp.maximum(jnp.where(correlation.positive, same, opposite), 0), slope
 
     def _components(
         self, x: PiecesMemo, y: PiecesMemo, gap: jax.Array
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
         """Compute half the squared distance at rho = 1, H and dR/drho, each of the even and the odd part."""
-        places = sort_kinks(x.kinks, y.kinks)
+        places = parity.sort_kinks(x.kinks, y.kinks)
         x_all, y_all = (self._all_kinks(memo, gap.dtype) for memo in (x, y))
-        pairs = integrate_pairs(x_all[0], y_all[0], gap, curved=self._jumps_in_curvature())
-        separation, means, slopes = ([jnp.zeros_like(gap + x.even_share + y.even_share)] * 2 for _ in range(3))
         halves = self.halves()[1]
+        curved = bool(halves[0].g.any() or halves[1].g.any() or halves[1].p[2] != 0)  # phi'' jumps somewhere
+        pairs = parity.integrate_pairs(x_all[0], y_all[0], gap, curved=curved)
+        separation, means, slopes = ([jnp.zeros_like(gap + x.even_share + y.even_share)] * 2 for _ in range(3))
         for i, sign in [(i, sign) for i, sign in enumerate((1, -1)) if any(leaf.any() for leaf in halves[i])]:
-            one = at_unit_correlation(x.parts[i], y.parts[i], x.kinks.h, y.kinks.h, places)
-            bend, mean_bend = curvature_of(pairs, x_all[1:][i], y_all[1:][i], sign)
+            one = parity.at_unit_correlation(x.parts[i], y.parts[i], x.kinks.h, y.kinks.h, places)
+            bend, mean_bend = parity.curvature_of(pairs, x_all[1:][i], y_all[1:][i], sign)
             if sign > 0:  # the constant of F'' of an even part; that of an odd one is a jump at 0
-                constant = constant_curvature_of(x_all[1], y_all[1], x_all[0], y_all[0])
+                constant = parity.constant_curvature_of(x_all[1], y_all[1], x_all[0], y_all[0])
                 bend, mean_bend = bend + gap * constant, mean_bend + gap / 2 * constant
             separation[i] = one.separation + jnp.zeros_like(gap)
             means[i] = one.slope - mean_bend
             slopes[i] = one.slope - bend
         return separation, means, slopes
 
-    def _jumps_in_curvature(self) -> bool:
-        """Return True if phi'' jumps anywhere."""
-        even, odd = self.halves()[1]
-        return bool(even.g.any() or odd.g.any() or odd.p[2] != 0)
-
     def _all_kinks(self, memo: PiecesMemo, dtype: Any) -> tuple[Kinks, ParityPart, ParityPart]:
-        """Return all kinks, that at 0 too if there is one.
-
-        An even part has its slope as j there, an odd one 2 p_2 as g.
-        """
+        """Return all kinks; if phi bends at 0, that one too: an even part has its slope as j, an odd one 2 p_2 as g."""
+        slope, bend = self.halves()[1][0].p[1], self.halves()[1][1].p[2]
         even, odd = memo.parts
-        if not self._bends_at_zero():
+        if slope == 0 and bend == 0:
             return memo.kinks, even, odd
         zero = jnp.zeros_like(even.p[:1])
-        kinks = Kinks(*(jnp.concatenate(pair) for pair in zip(kinks_at(zero), memo.kinks, strict=True)))
+        kinks = Kinks(*(jnp.concatenate(pair) for pair in zip(parity.kinks_at(zero), memo.kinks, strict=True)))
         j, g = even.p[1:2], 2 * odd.p[2:]
         return (
             kinks,

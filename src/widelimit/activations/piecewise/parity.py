@@ -1,7 +1,5 @@
 """The even and the odd part of a polynomial between kinks have integrals over z > 0 in closed form (`piecewise`)."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import NamedTuple

@@ -1,10 +1,7 @@
 """phi is a polynomial between kinks: hard tanh, hard swish, clip, relu6, shrinkage."""
 
-from __future__ import annotations
-
-import functools
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, final
+from dataclasses import field, replace
+from typing import Any, ClassVar, Self, final
 
 import jax
 import numpy as np
@@ -15,12 +12,7 @@ from widelimit.activations.piecewise.closed_form import ClosedForm
 from widelimit.activations.piecewise.parity import PiecesMemo
 from widelimit.activations.piecewise.tabulation import tabulate_pieces
 from widelimit.activations.tabulated import fixed_lengths
-from widelimit.activations.tabulated.lookup import (
-    TableMemo,
-    by_rows,
-    correlate_by_table,
-    look_up,
-)
+from widelimit.activations.tabulated.lookup import TableMemo, by_rows, correlate_by_table, look_up
 from widelimit.activations.tabulated.tables import Table, error_target, half_octaves
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -31,7 +23,6 @@ LARGEST_DEGREE = 2
 
 @final
 @pytree
-@dataclass(frozen=True)
 class PiecewisePolynomial(Activation):
     """phi(u) = sum_i pieces[k][i] u^i between kinks[k-1] and kinks[k]. Dual: sums of bivariate normal integrals.
 
@@ -92,14 +83,14 @@ class PiecewisePolynomial(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.closed(u)
 
-    def in_few_shapes(self, dtype: Any, rows: int) -> PiecewisePolynomial:
+    def in_few_shapes(self, dtype: Any, rows: int) -> Self:
         key = self.closed, np.dtype(dtype).name, rows
         return replace(self, table=fixed_lengths.in_few_shapes(self.table, key))
 
     def rtol_in(self, dtype: Any) -> float:
         return error_target(self.rtol, dtype)
 
-    def prepared(self, low: float, high: float, dtype: Any) -> PiecewisePolynomial:
+    def prepared(self, low: float, high: float, dtype: Any) -> Self:
         if high > np.finfo(dtype).max ** 0.25 / 256:
             raise ValueError(f"{self.label}: signals of standard deviation {high:.3g} overflow; scale the inputs down.")
         rtol = self.rtol_in(dtype)
@@ -113,7 +104,7 @@ class PiecewisePolynomial(Activation):
             )
         return self
 
-    def tabulated(self, low: float, high: float, dtype: Any) -> PiecewisePolynomial:
+    def tabulated(self, low: float, high: float, dtype: Any) -> Self:
         """Make a table for these deviations, right to rtol: it costs a tenth of the closed form.
 
         Without one where all kinks are at 0, where kinks of different distance could coincide (two distances), where
@@ -122,7 +113,8 @@ class PiecewisePolynomial(Activation):
         ready = self.prepared(low, high, dtype)
         if low == high or len(self.closed.halves()[0]) != 1:
             return ready
-        return replace(ready, table=_table_of(self.closed, *half_octaves(low, high), self.rtol_in(dtype)))
+        kink = float(self.closed.halves()[0][0])
+        return replace(ready, table=tabulate_pieces(self.closed, kink, *half_octaves(low, high), self.rtol_in(dtype)))
 
     def encode(self, signal: Variance) -> tuple[Variance, PiecesMemo | TableMemo]:
         return look_up(self.table, signal) if self.table else self.closed.encode(signal)
@@ -136,8 +128,3 @@ class PiecewisePolynomial(Activation):
         if self.table:
             return correlate_by_table(self.table, x, y, correlation)
         return by_rows(self.closed.pair_map, x, y, correlation)
-
-
-@functools.lru_cache(maxsize=64)
-def _table_of(closed: ClosedForm, low: float, high: float, rtol: float) -> Table | None:
-    return tabulate_pieces(closed, float(closed.halves()[0][0]), low, high, rtol)

@@ -1,29 +1,16 @@
 """Polynomials between kinks are tabulated as an analytic expansion plus the terms of kinks that coincide."""
 
-from __future__ import annotations
-
+import functools
 from dataclasses import replace
 
 import numpy as np
 
 from widelimit.activations.piecewise.closed_form import ClosedForm
+from widelimit.activations.tabulated import tables
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients
 from widelimit.activations.tabulated.coincident import Coincident, Jumps, coincident_at, coincident_part, sample
 from widelimit.activations.tabulated.expansions import in_places
-from widelimit.activations.tabulated.tables import (
-    ANGLE_POINTS,
-    DEVIATION_POINTS,
-    OWN_TERMS,
-    Part,
-    Table,
-    angles,
-    expand_slope,
-    next_step,
-    own_series,
-    places_between,
-    separation_series,
-    short_of_target,
-)
+from widelimit.activations.tabulated.tables import Part, Table
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 
@@ -45,21 +32,17 @@ def _exact(closed: ClosedForm, s: np.ndarray, t: np.ndarray, gap: np.ndarray) ->
     return np.concatenate(blocks, axis=-1).reshape(2, 2, *shape)
 
 
+@functools.lru_cache(maxsize=64)
 def tabulate_pieces(closed: ClosedForm, kink: float, low: float, high: float, rtol: float) -> Table | None:
     """Make the table for deviations in [low, high], right to rtol; None where the expansions become too long.
 
-    Args:
-        closed: phi, with its closed form.
-        kink: the only distance of kinks from 0, but for 0.
-        low: the smallest standard deviation.
-        high: the largest.
-        rtol: as that of the activation.
+    `kink` is the only distance of kinks of phi from 0, but for 0.
     """
-    m, count, target = DEVIATION_POINTS[0], ANGLE_POINTS[0], rtol / 4
-    places = places_between(low, high)
+    m, count, target = tables.DEVIATION_POINTS[0], tables.ANGLE_POINTS[0], rtol / 4
+    places = tables.places_between(low, high)
     while m and count:
         deviations = places.deviations(m)[1]
-        psi = angles(count)
+        psi = tables.angles(count)
         gap = 2 * np.sin(psi / 2) ** 2
         even, odd, share = closed.jumps(deviations)
         with arithmetic(True):
@@ -76,9 +59,12 @@ def tabulate_pieces(closed: ClosedForm, kink: float, low: float, high: float, rt
             one_sided = any(np.array_equal(even[1:], sign * np.array(odd[1:])) for sign in (1, -1))
             if one_sided and parts[0]:
                 parts[0] = replace(parts[0], coincident=())
-            growth, itself, order = own_series(closed, closed.kinks, places, OWN_TERMS)
+            growth, itself, order = tables.own_series(closed, closed.kinks, places, tables.OWN_TERMS)
             return Table(parts[0], parts[1], places, np.asarray(kink), growth, itself, order, one_sided=one_sided)
-        m, count = next_step(DEVIATION_POINTS, m, short[0]), next_step(ANGLE_POINTS[:3], count, short[1])
+        m, count = (
+            tables.next_step(tables.DEVIATION_POINTS, m, short[0]),
+            tables.next_step(tables.ANGLE_POINTS[:3], count, short[1]),
+        )
     return None
 
 
@@ -100,13 +86,13 @@ def _part(
             mean = mean - coincident_mean
             separation = separation if coincident else separation - coincident_separation  # smooth for the mirror image
             coincident.append(coincident_part(samples, target / 2, 0.0 if coincident else np.abs(x.h - y.h).max() / 2))
-            short = short or any(short_of_target(v, target)[0] for v in samples)
-    short_mean = short_of_target(mean, target)
+            short = short or any(tables.short_of_target(v, target)[0] for v in samples)
+    short_mean = tables.short_of_target(mean, target)
     inner = (share[:, None] + share) / 2 - separation
     part = Part(
-        separation_series(chebyshev_coefficients(inner, 0, 1), target / 2),
+        tables.separation_series(chebyshev_coefficients(inner, 0, 1), target / 2),
         in_places(chebyshev_coefficients(share, 0)),
-        expand_slope(mean, target / 2),
+        tables.expand_slope(mean, target / 2),
         tuple(coincident),
     )
     return part, (short or short_mean[0], short_mean[1])

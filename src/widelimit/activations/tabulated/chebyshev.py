@@ -1,7 +1,5 @@
 """A smooth function is a sum of c_k T_k(x), with coefficients from its values at Chebyshev points."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,9 +5,7 @@ j < 8, y = 2 x^2 - 1, q its block. A pair costs several times as much as in an u
 beyond the lengths that a compiled program unrolls, and for gradients.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import final
 
 import jax
@@ -25,7 +23,6 @@ LONGEST = 4 * LENGTH
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Chunks:
     """G chunks hold the expansions of both parts of phi, in powers of the halves."""
 

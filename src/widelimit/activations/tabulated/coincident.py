@@ -12,11 +12,8 @@ All else follows by Stein's recurrence. In R = R(1) - gap H the powers of kappa 
 out beforehand, so that gaps keep their relative accuracy.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import jax
@@ -24,15 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
+from widelimit.activations.tabulated import expansions
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
-from widelimit.activations.tabulated.expansions import (
-    Expansion,
-    ExpansionMemo,
-    contract,
-    expand,
-    expansion_memo,
-    in_powers,
-)
+from widelimit.activations.tabulated.expansions import Expansion, ExpansionMemo
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_sqrt
@@ -67,7 +58,6 @@ class Jumps(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Coincident:
     """The non-analytic terms of one part have these expansions."""
 
@@ -86,7 +76,7 @@ class CoincidentMemo(NamedTuple):
 
 def coincident_memo(coincident: Coincident, polynomials: jax.Array) -> CoincidentMemo:
     """Evaluate the expansions at the inputs whose T_j are given."""
-    return CoincidentMemo(*(expansion_memo(one, polynomials) for one in (coincident.jumps, coincident.mean)))
+    return CoincidentMemo(*(expansions.expansion_memo(one, polynomials) for one in (coincident.jumps, coincident.mean)))
 
 
 class KinkPair(NamedTuple):
@@ -131,8 +121,10 @@ def coincident_values(
     coincident: Coincident, x: CoincidentMemo, y: CoincidentMemo, at: KinkPair, gap: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute the non-analytic terms of half the squared distance at rho = 1, of H and of dR/drho."""
-    jumps = contract(coincident.jumps, x.jumps, y.jumps)
-    return _combine(jumps, series.polynomial_and_slope(contract(coincident.mean, x.mean, y.mean), at.square), at, gap)
+    jumps = expansions.contract(coincident.jumps, x.jumps, y.jumps)
+    return _combine(
+        jumps, series.polynomial_and_slope(expansions.contract(coincident.mean, x.mean, y.mean), at.square), at, gap
+    )
 
 
 def _combine(
@@ -193,8 +185,10 @@ def coincident_part(samples: CoincidentSamples, threshold: float, furthest: floa
     # What a coefficient of H means to dR/drho: u dT_k/dpsi is up to 8/pi k^2, at psi = pi/2.
     weights = 2 + 8 / math.pi * np.arange(POINTS) ** 2
     jumps = chebyshev_coefficients(samples.jumps, 0, 1)
-    mean = expand(chebyshev_coefficients(samples.mean, 0, 1, 2), threshold, step=1, weights=weights)
-    return Coincident(expand(jumps, threshold / max(1.0, furthest**3), step=3), in_powers(mean, halved=False))
+    mean = expansions.expand(chebyshev_coefficients(samples.mean, 0, 1, 2), threshold, step=1, weights=weights)
+    return Coincident(
+        expansions.expand(jumps, threshold / max(1.0, furthest**3), step=3), expansions.in_powers(mean, halved=False)
+    )
 
 
 def coincident_at(samples: CoincidentSamples, x: Jumps, y: Jumps, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,10 +4,8 @@ What depends on one input only is looked up once an input. A pair has few produc
 deviation are the principal ones (a singular value decomposition of the coefficients), fewer than polynomials.
 """
 
-from __future__ import annotations
-
 import functools
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple, final
 
 import jax
@@ -28,7 +26,6 @@ def in_places(coefficients: np.ndarray) -> np.ndarray:
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Expansion:
     """The expansion is sum_b column_b(t) sum_k row_(b, k)(s) f_k: Chebyshev matrices, f_k functions of the angle."""
 

@@ -4,8 +4,6 @@ H, the longest expansion, has the lengths of the first table of its kind; what i
 The others are padded with zeros. Zero terms change no bit of a result.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Hashable
 from dataclasses import replace
@@ -23,7 +21,7 @@ _COLUMNS = (16, 24)
 _CHUNKS = (24, 48)
 _WIDTH = 4
 """Columns of a chunk."""
-_patterns: dict[Hashable, Patterns] = {}
+_patterns: dict[Hashable, tuple[tuple[int, ...] | None, ...]] = {}
 _used: dict[Hashable, list[tuple[int, ...]]] = {}
 _lock = threading.Lock()
 
@@ -55,10 +53,12 @@ def in_few_shapes(table: Table | None, key: Hashable) -> Table | None:
     if max(max(e.pattern) for e in expansions if e) > LONGEST:
         return table
     parity = tuple(e is not None for e in expansions)
-    patterns = _first((key, parity), tuple(e and e.pattern for e in expansions))
+    with _lock:
+        patterns = _patterns.setdefault((key, parity), tuple(e and e.pattern for e in expansions))
     odd, even = (None if e is None or p is None else _split(e, p) for e, p in zip(expansions, patterns, strict=True))
     chunks = cut(odd and odd[1], even and even[1], width=_WIDTH)
-    others = [e for part in (table.even, table.odd) if part for e in _others(part)]
+    made = [part for part in (table.even, table.odd) if part]
+    others = [e for part in made for e in (part.separation, *(f for c in part.coincident for f in (c.jumps, c.mean)))]
     needed = len(chunks.block), max((len(e.pattern) for e in others), default=1)
     usual = rung(needed[0], _CHUNKS), rung(needed[1], _COLUMNS)
     count, columns = smallest_used(key, needed, usual)
@@ -76,15 +76,6 @@ def in_chunks(table: Table) -> Table:
     return replace(table, even=even, odd=odd, chunks=replace(chunks, products=True))
 
 
-Patterns = tuple[tuple[int, ...] | None, ...]
-
-
-def _first(key: Hashable, patterns: Patterns) -> Patterns:
-    """Return the patterns that were first asked for under this key."""
-    with _lock:
-        return _patterns.setdefault(key, patterns)
-
-
 def _split(expansion: Expansion, pattern: tuple[int, ...]) -> tuple[Expansion, Expansion]:
     """Return the part inside of the pattern, filled up with 0, and the expansion with 0 in place of that."""
     blocks = np.split(expansion.rows.copy(), np.cumsum(expansion.pattern)[:-1])
@@ -97,10 +88,6 @@ def _split(expansion: Expansion, pattern: tuple[int, ...]) -> tuple[Expansion, E
     columns[: len(expansion.columns)] = expansion.columns[: len(pattern)]
     rest = replace(expansion, rows=np.concatenate(blocks))
     return Expansion(np.concatenate(inside), columns, pattern), rest
-
-
-def _others(part: Part) -> list[Expansion]:
-    return [part.separation, *(expansion for one in part.coincident for expansion in (one.jumps, one.mean))]
 
 
 def _pad(part: Part, columns: int) -> Part:

@@ -1,7 +1,5 @@
 """Pair maps are looked up in a table (`tables`, `piecewise.tabulation`)."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
@@ -10,13 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from widelimit import series
 from widelimit.activations.tabulated.chunks import Chunks, chunks_memo, mean_and_slope_by_x
 from widelimit.activations.tabulated.coincident import CoincidentMemo, coincident_memo, coincident_values, kink_pair
 from widelimit.activations.tabulated.expansions import PLACES, ExpansionMemo, contract, expansion_memo
 from widelimit.activations.tabulated.moments import with_growth
-from widelimit.activations.tabulated.tables import OWN_TERMS, Part, Table, polynomials
+from widelimit.activations.tabulated.tables import FURTHEST, OWN_TERMS, Part, Table, polynomials
 from widelimit.signals import Correlation, Variance, correlation_from_gap, with_sign
 
 ROWS = 8
@@ -61,8 +60,9 @@ def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
         return PartMemo(expansion_memo(part.separation, at), share, expansion_memo(part.mean_slope, at), coincident)
 
     chunks = chunks_memo(table.chunks, at) if table.chunks and table.chunks.products else None
-    kink, even, odd = table.kink_at(deviation), part_of(table.even), part_of(table.odd)
-    return after, TableMemo(place, kink, itself, even, odd, chunks)
+    tiny = np.finfo(deviation.dtype).tiny
+    kink = jnp.asarray(table.kink) / jnp.maximum(deviation, table.kink / FURTHEST + tiny)  # in deviations
+    return after, TableMemo(place, kink, itself, part_of(table.even), part_of(table.odd), chunks)
 
 
 def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation) -> tuple[jax.Array, jax.Array]:

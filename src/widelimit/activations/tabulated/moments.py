@@ -4,8 +4,6 @@ With p the order of phi's zero at 0, E[phi(s z)^2]/s^(2 p) is positive and tends
 logarithm is analytic; so the series of that logarithm keeps relative accuracy, for any s a float holds.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 

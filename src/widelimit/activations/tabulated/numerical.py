@@ -1,10 +1,8 @@
 """phi is any function: its duals are looked up in tables made by quadrature."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar, Self, final
 
 import jax
@@ -27,7 +25,6 @@ LARGEST_TRACED = 8.0
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Numerical(Activation):
     """phi(u) is any function: its duals are from quadrature, tabulated for the standard deviations that occur.
 
@@ -64,8 +61,7 @@ class Numerical(Activation):
         tables are for [0, 8], unless the activation was prepared for another range beforehand; signals out of the range
         (at any layer) give NaN there.
 
-        Raises:
-            ValueError: not 0 <= low <= high < inf, or duals that do not reach rtol there.
+        Raises: ValueError: not 0 <= low <= high < inf, or duals that do not reach rtol there.
         """
         low = float(validation.finite_scalar("low", low, at_least=0.0))
         high = float(validation.finite_scalar("high", high, at_least=low))
@@ -86,7 +82,7 @@ class Numerical(Activation):
         return tables.error_target(self.rtol, dtype)
 
     def second_moment(self, signal: Variance) -> Variance:
-        """E[phi(u)^2] for u ~ N(0, signal) of float64, by quadrature."""
+        """Compute E[phi(u)^2] for u ~ N(0, signal) of float64, by quadrature."""
         deviation = interpreted(deviation_of)(signal)
         own = growth(self.phi, self.kinks, deviation.ravel()).reshape(deviation.shape)
         order = order_at_zero(self.phi, self.kinks)

@@ -5,8 +5,6 @@ is analytic its cosine series turns that into sums over terms. Where g has a kin
 the lines u = 0 and v = 0 has polynomials in the cosines, whose products are integrated once for all functions.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 
@@ -34,14 +32,10 @@ def sums_of_parts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute E[g(s u) g(t v)] at the angles psi (K,), of the odd and of the even part of g, (m, m, K) each.
 
-    Args:
-        g: elementwise, on NumPy arrays.
-        deviations: (m,), > 0.
-        psi: in [0, pi].
-        kinked: g is analytic only on either side of 0.
+    g is elementwise on NumPy arrays; deviations (m,) are > 0, psi in [0, pi]; if `kinked`, g is analytic only on either
+    side of 0.
 
-    Raises:
-        NoConvergenceError: g needs more terms than are tried.
+    Raises: NoConvergenceError: g needs more terms than are tried.
     """
     rule = gaussian.radial_rule(float(np.max(deviations)))
     return (_by_quarters if kinked else _by_cosines)(g, deviations, psi, rule)

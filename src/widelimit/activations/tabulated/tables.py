@@ -11,13 +11,11 @@ of phi or not) and in s/(s + sigma); H follows by integration, without cancellat
 accuracy. <f_s, f_s> - <f_s, f_t> is half the squared distance of two vectors, which vanishes exactly for s = t.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, final
+from dataclasses import field, replace
+from typing import Any, NamedTuple, Self, final
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +43,6 @@ ANGLE_POINTS = (32, 64, 128, 192)
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Part:
     """A part of phi, the even or the odd one, has these series."""
 
@@ -61,43 +58,6 @@ class Part:
 
 @final
 @pytree
-@dataclass(frozen=True)
-class Table:
-    """The table holds both parts (None where phi has none), and the range of standard deviations."""
-
-    even: Part | None
-    odd: Part | None
-    places: Places
-    kink: np.ndarray
-    """The distance from 0 of kinks whose coincidences are kept, or 0."""
-    growth: np.ndarray
-    """(OWN_TERMS,): log(E[phi(s z)^2]/s^(2 order))."""
-    itself: np.ndarray
-    """(OWN_TERMS,): dR/drho of an input with itself."""
-    order: int = field(default=0, metadata={"static": True})
-    chunks: Chunks | None = None
-    """What H of both parts has beyond their `mean_slope`."""
-    one_sided: bool = field(default=False, metadata={"static": True})
-    """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
-
-    def cast(self, dtype: Any) -> Table:
-        """Return the table in another dtype."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)  # type: ignore[no-any-return]
-
-    @property
-    def numbers_per_input(self) -> int:
-        """Return how many numbers a memo holds; those of chunks count only where they are kept, for gradients."""
-        kept = self if self.chunks and self.chunks.products else replace(self, chunks=None)
-        return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(kept) if leaf.ndim)
-
-    def kink_at(self, deviation: jax.Array) -> jax.Array:
-        """Return the place of the kink, in deviations."""
-        return jnp.asarray(self.kink) / jnp.maximum(deviation, self.kink / FURTHEST + np.finfo(deviation.dtype).tiny)
-
-
-@final
-@pytree
-@dataclass(frozen=True)
 class Places:
     """The range of deviations is the interval of Chebyshev polynomials: s/(s + sigma) = middle + half x."""
 
@@ -117,6 +77,37 @@ class Places:
         x = chebyshev_points(count)
         place = self.middle + self.half * x
         return x, np.asarray(self.sigma * place / (1 - place))
+
+
+@final
+@pytree
+class Table:
+    """The table holds both parts (None where phi has none), and the range of standard deviations."""
+
+    even: Part | None
+    odd: Part | None
+    places: Places
+    kink: np.ndarray
+    """The distance from 0 of kinks whose coincidences are kept, or 0."""
+    growth: np.ndarray
+    """(OWN_TERMS,): log(E[phi(s z)^2]/s^(2 order))."""
+    itself: np.ndarray
+    """(OWN_TERMS,): dR/drho of an input with itself."""
+    order: int = field(default=0, metadata={"static": True})
+    chunks: Chunks | None = None
+    """What H of both parts has beyond their `mean_slope`."""
+    one_sided: bool = field(default=False, metadata={"static": True})
+    """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
+
+    def cast(self, dtype: Any) -> Self:
+        """Return the table in another dtype."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)  # type: ignore[no-any-return]
+
+    @property
+    def numbers_per_input(self) -> int:
+        """Return how many numbers a memo holds; those of chunks count only where they are kept, for gradients."""
+        kept = self if self.chunks and self.chunks.products else replace(self, chunks=None)
+        return sum(math.prod(leaf.shape[:-1]) for leaf in jax.tree.leaves(kept) if leaf.ndim)
 
 
 RTOL = {"float64": 1e-10, "float32": 1e-6}
@@ -264,8 +255,7 @@ def _part(inner: np.ndarray, slopes: np.ndarray, threshold: float) -> Part | Non
 def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, rtol: float, label: str) -> Table:
     """Make the table of phi for standard deviations in [low, high], right to rtol.
 
-    Raises:
-        ValueError: the target is not reached; the message says what was found.
+    Raises: ValueError: the target is not reached; the message says what was found.
     """
     if low != high and any(kink != 0 for kink in kinks):
         raise ValueError(

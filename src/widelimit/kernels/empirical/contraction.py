@@ -1,10 +1,8 @@
 """These kernels are sums of products of two factors, one of each input: from Jacobians, layers or outputs."""
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal, final
 
 import jax
@@ -41,7 +39,6 @@ class Factors(abc.ABC):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Jacobian(Factors):
     """The factors are the rows df_a(x)/dtheta of the Jacobian, an array a leaf of the parameters: (n, c, leaf size)."""
 
@@ -63,7 +60,6 @@ class Jacobian(Factors):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Outputs(Factors):
     """The factors are the outputs f(x), (n, c, 1)."""
 
@@ -81,7 +77,6 @@ class Outputs(Factors):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Layers(Factors):
     """The factors are the signals into each dense layer, (n, 1, inputs), and the backward signals df_a/dz out of it.
 
@@ -114,13 +109,8 @@ class Layers(Factors):
             (gradient,) = pull(gradient)
         return factors[::-1]
 
-    def _scales(self) -> list[tuple[Any, Any]]:
-        """Return (w, b) of every dense layer."""
-        dense = [(layer, params) for layer, params in self._layers() if isinstance(layer, Dense)]
-        return [layer.scales(params["weight"].shape[1]) for layer, params in dense]
-
     def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
-        return self._sum(x, y, lambda a, b, kind: _pairs(a, b, kind), output)
+        return self._sum(x, y, _pairs, output)
 
     def own(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
         return self._sum(x, x, lambda a, _, kind: _own(a, kind), output)
@@ -129,7 +119,9 @@ class Layers(Factors):
         extra = {"full": 2, "trace": 0, "diagonal": 1}[output]
         outputs = self.params[-1]["weight"].shape[0]
         total: jax.Array | float = 0.0
-        for (w, b), left, right in zip(self._scales(), x, y, strict=True):
+        dense = [(layer, params) for layer, params in self._layers() if isinstance(layer, Dense)]
+        for (layer, params), left, right in zip(dense, x, y, strict=True):
+            w, b = layer.scales(params["weight"].shape[1])
             gram = w**2 * inner(left[0], right[0], "trace") + b**2
             gram = gram.reshape(gram.shape + (1,) * extra)
             if len(left) == 2:
@@ -142,14 +134,13 @@ class Layers(Factors):
         return jnp.broadcast_to(total, total.shape[: total.ndim - extra] + count)
 
 
-def _pairs(x: jax.Array, y: jax.Array, output: Output) -> jax.Array:
-    total = jnp.einsum(PAIRS[output], x, y, precision="highest")
+def _pairs(x: jax.Array, y: jax.Array, output: Output, rules: dict[str, str] = PAIRS) -> jax.Array:
+    total = jnp.einsum(rules[output], x, y, precision="highest")
     return total / x.shape[1] if output == "trace" else total
 
 
 def _own(x: jax.Array, output: Output) -> jax.Array:
-    total = jnp.einsum(SELF[output], x, x, precision="highest")
-    return total / x.shape[1] if output == "trace" else total
+    return _pairs(x, x, output, SELF)
 
 
 _of = jax.jit(lambda factors, X: factors.of(X))
@@ -157,7 +148,6 @@ _of = jax.jit(lambda factors, X: factors.of(X))
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Contraction(PairKernel):
     """The kernel uses factors that are kept for every row (`stored`), or made again for `rows` rows at a time."""
 

@@ -1,7 +1,5 @@
 """A function is expanded around its parameters: the linearised network and Taylor polynomials."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

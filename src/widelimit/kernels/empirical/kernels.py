@@ -1,10 +1,8 @@
 """This module has the empirical NTK and NNGP kernel of any finite network."""
 
-from __future__ import annotations
-
 import abc
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, final, overload
+from dataclasses import field, replace
+from typing import Any, Literal, Self, final, overload
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +43,7 @@ class EmpiricalProducts(abc.ABC):
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        points = (_points("X", X),) if Y is None else _common_dtype(X, Y)
+        points = (_points("X", X),) if Y is None else validation.two_blocks(X, Y)
         return _plan_pairs(self.model, self.settings, points)[1]
 
     def matvec(
@@ -59,15 +57,13 @@ class EmpiricalProducts(abc.ABC):
                 v[j, a]; (m,) or (m, k) for "trace". The result has its form.
             Y: (m, d) inputs.
 
-        Raises:
-            TypeError, ValueError, MemoryError: as `gram`; v has another shape.
+        Raises: TypeError, ValueError, MemoryError: as `gram`; v has another shape.
         """
         return matvec(self.model, self.settings, X, v, Y)
 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class EmpiricalKernel(EmpiricalProducts, Kernel):
     """The kernel is the mean over outputs of an empirical one, (1/c) sum_a K(x, x')[a, a]; made with output="trace"."""
 
@@ -79,9 +75,6 @@ class EmpiricalKernel(EmpiricalProducts, Kernel):
         check_rows(f, *inputs)
         return pairs_of(f, self.settings, found)
 
-    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d"]:
-        return X
-
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         pair = self.prepared(x, y)
         return pair.pairwise(pair.encode(x), pair.encode(y), same=same is True)
@@ -91,37 +84,21 @@ class EmpiricalKernel(EmpiricalProducts, Kernel):
         return pair.diagonal(pair.encode(x))
 
     def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
-        points = validation.points("X", X)
-        if isinstance(points, jax.Array):
-            values = tiles.gram_jax(self.prepared(points), points)
-            require_finite(self.model, values, X=points)
-            return values
-        return _table(self.model, self.settings, points, points)
+        return Kernel.gram(self, X) if validation.is_jax(X) else _table(self.model, self.settings, X, X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        if not validation.is_jax(X, Y):
-            return _table(self.model, self.settings, *_common_dtype(X, Y))
-        x, y = validation.points("X", X), validation.points("Y", Y)
-        validation.same_features("X", x, "Y", y)
-        dtype = np.result_type(x.dtype, y.dtype)
-        with arithmetic(dtype == np.float64):
-            pair = self.prepared(x, y)
-            values = tiles.cross_jax(pair, jnp.asarray(x, dtype), jnp.asarray(y, dtype))
-        require_finite(self.model, values, X=x, Y=y)
-        return values
+        return Kernel.cross(self, X, Y) if validation.is_jax(X, Y) else _table(self.model, self.settings, X, Y)
 
     def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
-        points = validation.points("X", X)
-        if isinstance(points, jax.Array):
-            values = tiles.diagonal_jax(self.prepared(points), points)
-            require_finite(self.model, values, X=points)
-            return values
-        return _own(self.model, self.settings, points)
+        return Kernel.diag(self, X) if validation.is_jax(X) else _own(self.model, self.settings, X)
+
+    def _checked(self, values: Array, **inputs: Array) -> Array:
+        require_finite(self.model, values, **inputs)
+        return values
 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
     """The kernel is K(x, x')[a, b] of an empirical kernel, (n, m, c, c); made with output="full"."""
 
@@ -135,17 +112,16 @@ class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
             raise ValueError("how many outputs a function has is seen at inputs: take k.prepared(X).outputs.")
         return self.count
 
-    def prepared(self, *inputs: Float[Array, "n d"]) -> EmpiricalMatrixKernel:
+    def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         return replace(
             self, count=self.model.of_dtype(inputs[0].dtype).cost(inputs[0].shape[1], inputs[0].dtype).outputs
         )
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return _table(self.model, self.settings, *((X, X) if X is Y else _common_dtype(X, Y)))
+        return _table(self.model, self.settings, X, Y)
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:
-        points = _points("X", X)
-        return _table(self.model, self.settings, points, points)
+        return _table(self.model, self.settings, X, X)
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
         return _own(self.model, self.settings, X)
@@ -153,7 +129,6 @@ class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class EmpiricalDiagonal(EmpiricalProducts):
     """The kernels are K(x, x')[a, a], (n, m, c): one empirical kernel an output; made with output="diagonal"."""
 
@@ -162,12 +137,11 @@ class EmpiricalDiagonal(EmpiricalProducts):
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c"]:
         """Compute K(x_i, x_j)[a, a]: (n, d) -> (n, n, c), symmetric to the bit. Raises: as `Kernel.gram`."""
-        points = _points("X", X)
-        return _table(self.model, self.settings, points, points)
+        return _table(self.model, self.settings, X, X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """Compute K(x_i, y_j)[a, a]: (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return _table(self.model, self.settings, *_common_dtype(X, Y))
+        return _table(self.model, self.settings, X, Y)
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Compute K(x_i, x_i)[a, a]: (n, d) -> (n, c). Raises: as `Kernel.gram`."""
@@ -261,14 +235,6 @@ def _points(name: str, X: Any) -> np.ndarray:
     return np.asarray(validation.points(name, validation.concrete(name, X)))
 
 
-def _common_dtype(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return two blocks of inputs in their common dtype."""
-    x, y = _points("X", X), _points("Y", Y)
-    validation.same_features("X", x, "Y", y)
-    dtype = np.result_type(x, y)
-    return x.astype(dtype, copy=False), y.astype(dtype, copy=False)
-
-
 def _plan_pairs(
     f: Model, settings: KernelSettings, inputs: Any, *, whole: bool = False, own: bool = False
 ) -> tuple[Model, ContractionPlan]:
@@ -290,9 +256,9 @@ def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
     return [jnp.asarray(filled[i : i + rows]) for i in range(0, len(filled), rows)]
 
 
-def _table(f: Model, settings: KernelSettings, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
+def _table(f: Model, settings: KernelSettings, X: Any, Y: Any) -> np.ndarray:
     """Compute K(X, Y) block by block; where Y is X one triangle and its mirror, symmetric to the bit."""
-    same = Y is X
+    same, (X, Y) = Y is X, validation.two_blocks(X, Y)
     f, found = _plan_pairs(f, settings, (X,) if same else (X, Y))
     check_rows(f, X, Y)
     pair, c = pairs_of(f, settings, found), found.cost.outputs

@@ -1,7 +1,5 @@
 """Products of an empirical kernel with vectors are computed without the kernel."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -24,9 +22,7 @@ _outputs = jax.jit(Model.__call__)
 
 def matvec(f: Model, settings: KernelSettings, X: Any, v: Any, Y: Any) -> np.ndarray:
     """Compute K(X, Y) v for the kernel that `settings` describes."""
-    x = np.asarray(validation.points("X", validation.concrete("X", X)))
-    y = x if Y is None else np.asarray(validation.points("Y", validation.concrete("Y", Y)))
-    validation.same_features("X", x, "Y", y)
+    x, y = validation.two_blocks(X, X if Y is None else Y)
     vector = np.asarray(validation.as_finite_floats("v", validation.concrete("v", v)))
     dtype = np.result_type(x, y, vector)
     x, y, vector = (a.astype(dtype, copy=False) for a in (x, y, vector))

@@ -1,12 +1,10 @@
 """A user's function f(params, X) is examined: its differentiated and fixed parts, and the cost of a row."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, final
+from dataclasses import field, replace
+from typing import Any, NamedTuple, Self, final
 
 import equinox as eqx
 import jax
@@ -40,7 +38,6 @@ class Cost(NamedTuple):
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Model:
     """The model is f(params, X) -> (n, c) with its parameters; made by `model`.
 
@@ -64,11 +61,10 @@ class Model:
         """Evaluate f at one input."""
         return self(params, x[None])[0]
 
-    def of_dtype(self, dtype: Any) -> Model:
+    def of_dtype(self, dtype: Any) -> Self:
         """Return the same function with its parameters in the dtype of the inputs, if that keeps every digit.
 
-        Raises:
-            TypeError: float64 parameters and float32 inputs.
+        Raises: TypeError: float64 parameters and float32 inputs.
         """
         leaves = jax.tree.leaves(self.params)
         if dtype == np.float32 and any(leaf.dtype == np.float64 for leaf in leaves):
@@ -81,8 +77,7 @@ class Model:
     def cost(self, features: int, dtype: Any) -> Cost:
         """Find the cost of rows with this many features, by tracing the function, which runs nothing.
 
-        Raises:
-            TypeError, ValueError: the function fails on such rows, or returns another shape or dtype.
+        Raises: TypeError, ValueError: the function fails on such rows, or returns another shape or dtype.
         """
         structs = jax.tree.map(lambda leaf: _struct(leaf.shape, leaf.dtype), self)
         leaves, structure = jax.tree.flatten(structs)
@@ -93,9 +88,8 @@ class Model:
 def model(apply: Apply, params: Any) -> Model:
     """Check a function and its parameters.
 
-    Raises:
-        TypeError: not a function, not hashable, parameters that are not float32 or float64 arrays.
-        ValueError: no parameters, or some that are not finite.
+    Raises: TypeError: not a function, not hashable, parameters that are not float32 or float64 arrays; ValueError: no
+    parameters, or some that are not finite.
     """
     if not callable(apply):
         raise TypeError(f"apply must be a function apply(params, X), got {type(apply).__name__}.")
@@ -108,18 +102,13 @@ def model(apply: Apply, params: Any) -> Model:
         fixed, structure = eqx.partition(rest, eqx.is_array)
     else:
         trained, fixed, structure = params, None, None
-    trained, fixed = (jax.tree.map(_own, tree) for tree in (trained, fixed))
+    trained, fixed = (jax.tree.map(validation.owned_leaf, tree) for tree in (trained, fixed))
     named = jax.tree_util.tree_leaves_with_path(trained)
     if not named:
         raise ValueError("params holds no arrays: there is nothing to differentiate.")
     for path, leaf in named:
         _check_leaf("params" + jax.tree_util.keystr(path), leaf)
     return Model(trained, fixed, apply, structure)
-
-
-def _own(leaf: Any) -> Any:
-    """Return a leaf that its owner cannot change any more."""
-    return validation.owned(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def _check_leaf(name: str, leaf: Any) -> None:

@@ -1,7 +1,5 @@
 """This module chooses the algorithm of an empirical kernel: flops and memory of each, within a budget."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
@@ -19,10 +17,8 @@ METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise
 
 COPIES = 3
 """Factors of one block are held this many times at once while they are made: values, their transpose, the result."""
-
 UNFOLDED = 1024
 """Rows of the unfolded matrix (rows times outputs) of a block, about: its products run at full speed."""
-
 COLUMNS = 16
 """Columns at once by vector products; more do not run faster."""
 
@@ -135,8 +131,7 @@ def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budge
 def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int, dtype: Any) -> ContractionPlan:
     """Choose the method of fewest flops among those within the budget, or the requested one.
 
-    Raises:
-        MemoryError: no method stays within the budget; the message has every estimate.
+    Raises: MemoryError: no method stays within the budget; the message has every estimate.
     """
     cost = model.cost(features, dtype)
     budget = memory.budget(settings.memory)

@@ -1,8 +1,6 @@
 """The Jacobian is multiplied with vectors: the NTK without a Jacobian, and the NTK times a vector."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, final
 
 import jax
@@ -17,16 +15,12 @@ from widelimit.shapes import Float
 
 @final
 @pytree
-@dataclass(frozen=True)
 class VectorProducts(PairKernel):
     """Column (y, b) of the kernel is the derivative of f(X) along df_b(y)/dtheta; `columns` of them at once."""
 
     model: Model
     output: Output = field(metadata={"static": True})
     columns: int = field(metadata={"static": True})
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> Any:
-        return X
 
     def _direction(self, y: jax.Array, b: jax.Array, outputs: int) -> Any:
         _, pull = jax.vjp(lambda params: self.model.row(params, y), self.model.params)

@@ -5,8 +5,6 @@ along one direction of the parameters (a gate at 0 hides what it gates from the 
 rounding, or the function is refused.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
@@ -20,19 +18,14 @@ from widelimit.kernels.empirical.plan import network_of
 
 ROWS = 3
 """Rows compared: two may be all that a function does not mix, such as a value with the largest of the batch."""
-
 ROUNDING = 256
 """eps of the largest output: sums of up to some 10^4 terms in another order, in each of some ten layers."""
-
 NUDGE = 16
 """eps by which an input is moved to see how far the function itself spreads rounding errors."""
-
 SEARCHED = 1024
 """Rows looked through for different ones."""
-
 REMEMBERED = 256
 """Functions that are not tried again."""
-
 CHUNK = 256
 """Rows searched at once for one that is not finite."""
 
@@ -78,8 +71,7 @@ def require_rowwise(name: str, probe: Probe, dtype: Any) -> None:
     The bound is 256 eps of the largest value, and 16 times what a nudge of the inputs by 16 eps does: a function that
     spreads rounding errors, as deep networks do, is not one that mixes rows.
 
-    Raises:
-        ValueError: it mixes rows, or gives a finite output for several rows and none for one.
+    Raises: ValueError: it mixes rows, or gives a finite output for several rows and none for one.
     """
     finite = [np.isfinite(part) for part in probe]
     broken = finite[0] & ~finite[1]
@@ -185,12 +177,8 @@ def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def require_finite(f: Model, values: Any, **inputs: Any) -> None:
-    """Refuse values that are NaN or infinite; the error names their row of the inputs.
-
-    Raises:
-        ValueError: some are.
-    """
-    if validation.traced(values, *inputs.values(), *jax.tree.leaves(f.params)) or _all_finite(values):
+    """Refuse values that are NaN or infinite; the error names their row of the inputs. Raises: ValueError: some are."""
+    if validation.traced(values, *inputs.values(), *jax.tree.leaves(f.params)) or np.isfinite(np.asarray(values)).all():
         return
     for name, X in inputs.items():
         points = np.asarray(X)
@@ -204,8 +192,3 @@ def require_finite(f: Model, values: Any, **inputs: Any) -> None:
                             f"infinite. Usual causes: sqrt, norm or log at 0, a division by 0, an overflow."
                         )
     raise ValueError("the kernel overflows: scale the outputs of apply down, or pass X in float64.")
-
-
-def _all_finite(values: Any) -> bool:
-    array = np.asarray(values)
-    return bool(np.isfinite(array.sum()) or np.isfinite(array).all())

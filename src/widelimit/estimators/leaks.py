@@ -1,0 +1,71 @@
+"""A column that repeats the target makes a perfect fit that is worth nothing: a warning names it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import rankdata
+
+from widelimit.shapes import Float, Int
+
+REPEATS = 1e-6
+"""1 - |correlation| below which a column, or its ranks, are the target: the rest of it has 0.2 % of the spread."""
+FEWEST = 20
+"""Rows from which on that is no accident."""
+NAMED = 3
+"""Columns that a warning names."""
+
+
+def warn(
+    X: Float[np.ndarray, "n d"], y: np.ndarray, targets: Float[np.ndarray, "n c"], names: Sequence[str] | None
+) -> None:
+    """Warn of the columns that repeat the target.
+
+    Args:
+        X: (n, d) rows.
+        y: (n,) or (n, c) numbers, or (n,) labels.
+        targets: (n, c) what is fitted by least squares.
+        names: (d,) of the columns, or None.
+    """
+    if len(X) < FEWEST or X.shape[1] == 1:  # a function of one column may well be monotone
+        return
+    labels = y.ndim == 1 and targets.shape[1] > 1
+    found = (naming(X, y) if labels else repeating(X, targets)).tolist()
+    if not found:
+        return
+    shown = ", ".join(str(j) if names is None else repr(str(names[j])) for j in found[:NAMED])
+    warnings.warn(
+        f"column {shown}{', ...' if len(found) > NAMED else ''} of X repeats the target: a fit is perfect if the "
+        "answer is in the table. If new rows do not have it, leave the column out.",
+        stacklevel=6,
+    )
+
+
+def repeating(X: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
+    """Find the columns that are an increasing or decreasing function of an output, to rounding."""
+    ranks = rankdata(X, axis=0), rankdata(y, axis=0)
+    return np.flatnonzero(_correlated(X, y) | _correlated(*ranks))
+
+
+def _correlated(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.asarray(np.abs(_directions(X).T @ _directions(y)).max(axis=1) > 1 - REPEATS)
+
+
+def _directions(values: np.ndarray) -> np.ndarray:
+    """Return centred columns of norm 1; 0 for those that do not vary."""
+    size = np.abs(values).max(axis=0)
+    centred = values / np.where(size > 0, size, 1.0)
+    centred = centred - centred.mean(axis=0)
+    norm = np.sqrt(np.sum(centred**2, axis=0))
+    return np.asarray(centred / np.where(norm > 0, norm, np.inf))
+
+
+def naming(X: Float[np.ndarray, "n d"], y: np.ndarray) -> Int[np.ndarray, " k"]:
+    """Find the columns that have one value for each class, and another for each."""
+    labels = np.unique(y, return_inverse=True)[1]
+    values = [np.unique(column, return_inverse=True)[1] for column in X.T]
+    classes = labels.max() + 1
+    few = [j for j, at in enumerate(values) if at.max() + 1 == classes]
+    return np.array([j for j in few if len(np.unique(values[j] * classes + labels)) == classes], int)
