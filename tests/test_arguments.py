@@ -145,6 +145,20 @@ SEEDED = {"random_state": (None,)}
 DATA = {"X": X, "y": Y}
 TRAINING = {"X": "points", "y": "targets"}
 DOORS = {
+    "network": Door(lambda **given: wl.network(wl.layers.Dense(), **given), {}, {"parameterization": "name"}),
+    "resmlp": Door(
+        wl.resmlp,
+        {"blocks": 2},
+        {
+            "blocks": "integer",
+            "activation": "activation",
+            "branch_scale": "name",
+            "weight_std": "deviation",
+            "bias_std": "bias",
+            "parameterization": "name",
+        },
+        more={"blocks": [0, 10**9]},
+    ),
     "mlp": Door(
         wl.mlp,
         {"depth": 2},
@@ -159,6 +173,7 @@ DOORS = {
     ),
     "nngp": Door(wl.nngp, {}, {"net": "network"}),
     "ntk": Door(wl.ntk, {}, {"net": "network"}),
+    "limits": Door(wl.limits, {}, {"net": "network"}),
     "activation": Door(
         wl.activation,
         {"phi": jnp.tanh},
@@ -543,6 +558,7 @@ def test_what_is_wrong_is_refused_briefly_by_name(name):
 
 MADE = {
     *(
+        "BothKernels",
         "Conditioned",
         "EmpiricalDiagonal",
         "EmpiricalKernel",
@@ -554,6 +570,7 @@ MADE = {
         "Flow",
     ),
     *("GradientDescent", "GradientFlow", "History", "HyperparameterFit", "KrylovFlow", "Laplace", "LeaveOneOut"),
+    "Limits",
     *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
     *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
     *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),
@@ -570,7 +587,7 @@ MADE = {
 """Classes whose instances the library makes."""
 INNER = {
     *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
-    *("in_few_shapes", "itself", "restore"),
+    *("in_few_shapes", "itself", "restore", "mean", "result_dtype"),
     *(
         "derivative",
         "block",

@@ -44,6 +44,7 @@ ORDER = [
     "gaussian",
     "activations",
     "architecture",
+    "layers",
     "compute",
     "kernels",
     "torch",

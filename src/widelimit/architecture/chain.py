@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
@@ -106,7 +107,7 @@ class Serial(Layer):
         return tuple(shapes), inputs
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return self.draw(key, self.shape(inputs, outputs, iter(()))[0], dtype)
+        return self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype)
 
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         units = self.units

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +91,7 @@ class _Branches(Layer, abc.ABC):
         return after
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return self.draw(key, self.shape(inputs, outputs, iter(()))[0], dtype)
+        return self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype)
 
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         keys = jax.random.split(key, len(self.parts))

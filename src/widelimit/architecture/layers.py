@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, final
 
@@ -174,7 +174,7 @@ class Activate(Layer):
 
     activation: Activation
 
-    def __init__(self, activation: str | Activation | Callable[[jax.Array], jax.Array]) -> None:
+    def __init__(self, activation: Any) -> None:
         object.__setattr__(self, "activation", resolve(activation))
 
     def __repr__(self) -> str:

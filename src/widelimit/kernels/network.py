@@ -19,7 +19,7 @@ from widelimit.arithmetic import lenient
 from widelimit.compute import threads
 from widelimit.compute.plan import BESIDE, tile_edge
 from widelimit.compute.tiles import PairKernel
-from widelimit.kernels.base import Kernel
+from widelimit.kernels.base import Kernel, Matrices
 from widelimit.kernels.sphere import Sphere, SpherePair, sphere
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -95,7 +95,7 @@ def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: in
     return ready.in_few_shapes(np.dtype(dtype), edge) if edge else ready
 
 
-class _NetworkKernel(Kernel, abc.ABC):
+class _NetworkKernel(Matrices, abc.ABC):
     """The kernels of a network differ in what they read of the recursion."""
 
     net: Network
@@ -116,7 +116,7 @@ class _NetworkKernel(Kernel, abc.ABC):
 @final
 @pytree
 @dataclass(frozen=True)
-class NNGP(_NetworkKernel):
+class NNGP(_NetworkKernel, Kernel):
     """Sigma^L(x, x') is the covariance of the outputs of an infinitely wide network at initialisation."""
 
     net: Network
@@ -134,7 +134,7 @@ class NNGP(_NetworkKernel):
 @final
 @pytree
 @dataclass(frozen=True)
-class NTK(_NetworkKernel):
+class NTK(_NetworkKernel, Kernel):
     """Theta^L(x, x') = lim <grad_theta f(x), grad_theta f(x')>, which gradient descent sees at infinite width."""
 
     net: Network
