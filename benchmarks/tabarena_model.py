@@ -5,8 +5,7 @@ It needs the package autogluon.tabular (tried with 1.6.3), and this folder on PY
     TabularPredictor(label="y").fit(data, hyperparameters={WideModel: {}})
 
 With TabArena: ConfigGenerator(model_cls=WideModel, manual_configs=[{}], search_space={}). Hyper-parameters are those of
-`WideRegressor` and `WideClassifier`. Missing numbers become the column's median with a flag; categories become columns
-of 0 and 1, of which a level that was unseen at fit has none.
+`WideRegressor` and `WideClassifier`, which encode categories and missing values.
 """
 
 from __future__ import annotations
@@ -15,9 +14,6 @@ from typing import Any
 
 import numpy as np
 from autogluon.core.models import AbstractModel
-from sklearn.compose import make_column_selector, make_column_transformer
-from sklearn.impute import SimpleImputer
-from sklearn.preprocessing import OneHotEncoder
 from threadpoolctl import threadpool_limits
 
 import widelimit as wl
@@ -33,7 +29,6 @@ class WideModel(AbstractModel):  # type: ignore[misc]
     ag_key, ag_name = "WIDE", "Wide"
     seed_name = "random_state"
     _supported_problem_types = PROBLEMS
-    _encoder: Any = None
 
     @classmethod
     def supported_problem_types(cls) -> list[str]:
@@ -44,22 +39,12 @@ class WideModel(AbstractModel):  # type: ignore[misc]
         kinds = {"valid_raw_types": ["int", "float", "category"], "max_rows": LARGEST}
         return super()._get_default_auxiliary_params() | kinds
 
-    def _preprocess(self, X: Any, is_train: bool = False, **kwargs: Any) -> np.ndarray:
-        X = super()._preprocess(X, **kwargs)
-        if is_train:
-            numbers, others = (make_column_selector(**{f"dtype_{end}": "number"}) for end in ("include", "exclude"))
-            self._encoder = make_column_transformer(
-                (SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), numbers),
-                (OneHotEncoder(handle_unknown="ignore", sparse_output=False), others),
-            ).fit(X)
-        return np.asarray(self._encoder.transform(X), np.float64)
-
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, num_cpus: Any = None, **kwargs: Any) -> None:
         model = wl.WideRegressor if self.problem_type == "regression" else wl.WideClassifier
         weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
-        rows = self.preprocess(X, is_train=True)
         with threadpool_limits(num_cpus if isinstance(num_cpus, int) else None):
-            self.model = model(**self._get_model_params()).fit(rows, np.asarray(y), sample_weight=weights)
+            fresh = model(**self._get_model_params())
+            self.model = fresh.fit(self.preprocess(X), np.asarray(y), sample_weight=weights)
 
     def _estimate_memory_usage(self, X: Any, **kwargs: Any) -> int:
         """Return bytes: a few kernel matrices and JAX."""

@@ -78,6 +78,7 @@ BAD = {
     ],
     "targets": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, Y[:5], Y * np.nan, Y + 1j, ["a"] * 6],
     "builder": [*THINGS, None, True, 3, "relu"],
+    "class weights": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {True: np.nan}, {True: -1.0}, {"high" * 100: 1.0}],
     "mapping": [np.full(60, 0.1), LONG, "high" * 100, True, 3],
     "extra": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {"a": X}],
     "axes": [*ODD, *THINGS, True, 3, np.nan],
@@ -125,7 +126,7 @@ SOLVING = {
     "verbose": "flag",
 } | SETTINGS
 REGRESSING = SOLVING | {"output_scale": "positive", "noise_model": "name"}
-CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive"}
+CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive", "class_weight": "class weights"}
 FIXED = {"kernel": "nngp", "activation": "erf", "depth": 2}
 WIDE = {"kernel": "name", "activation": "name", "input_scales": "name"}
 REGRESSOR = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)
@@ -496,6 +497,7 @@ DOORS = {
     ),
     "NTKClassifier.predict": Door(CLASSIFIER.predict, {}, {"X": "points"}),
     "NTKClassifier.predict_proba": Door(CLASSIFIER.predict_proba, {}, {"X": "points"}),
+    "NTKClassifier.predict_latent": Door(CLASSIFIER.predict_latent, {"X": X}, {"X": "points", "return_std": "flag"}),
     "NTKClassifier.decision_function": Door(CLASSIFIER.decision_function, {}, {"X": "points"}),
     "NTKClassifier.predict_log_proba": Door(CLASSIFIER.predict_log_proba, {}, {"X": "points"}),
     "ImportanceDisplay.plot": Door(

@@ -144,6 +144,10 @@ def test_cycles_are_those_that_the_rows_show():
 def test_a_table_of_numbers_is_an_array_to_the_bit():
     rng = np.random.default_rng(1)
     X, y = rng.standard_normal((30, 3)), rng.standard_normal(30)
+    logical = fitted(pandas.DataFrame({"a": X[:, 0], "b": X[:, 1] > 0}), y)
+    array = np.column_stack([X[:, 0], X[:, 1] > 0])
+    with pytest.warns(UserWarning, match="valid feature names"):  # scikit-learn's, of arrays after tables
+        np.testing.assert_array_equal(logical.predict(array), fitted(array, y).predict(array))
     expected = fitted(X, y).predict(X)
     for make in (pandas.DataFrame, polars.DataFrame):
         table = make(dict(zip("abc", X.T, strict=True)))
@@ -211,7 +215,10 @@ def test_old_descriptions_of_columns_are_read():
     old = {"name": "heating", "categories": ["gas", "oil"], "fill": "gas"}
     assert column.from_document(old) == Column("heating", ("gas", "oil"), "gas", "category")
     assert column.from_document({"name": "a", "categories": [], "fill": None}) == Column("a", (), None)
-    for change in ({"kind": "colour"}, {"flag": 1}, {"periods": ["month"]}, {"fill": 3.0}):
+    for change in (
+        *({"kind": "colour"}, {"kind": "number"}, {"flag": 1}, {"fill": 3.0}, {"categories": ["gas", "gas"]}),
+        *({"periods": ["month"]}, {"periods": ["year"]}, {"kind": "rank", "fill": math.nan}),
+    ):
         with pytest.raises((TypeError, ValueError)):
             column.from_document(old | change)
 
@@ -344,6 +351,7 @@ def test_what_training_has_not_seen_is_reported(tmp_path):
         (plain().assign(x=np.inf), "column 'x' is infinite in row 1"),
         (plain().assign(x="a"), "column 'x' was of numbers in training, but row 1 has the text 'a'"),
         (plain().assign(x=pandas.Timestamp("2020-01-01")), "column 'x' has the type Datetime"),
+        (plain().assign(k=pandas.Timedelta("1D")), "column 'k' has the type Duration"),
     ):
         with pytest.raises(ValueError, match=re.escape(problem)):
             model.predict(table)

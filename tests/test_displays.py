@@ -91,6 +91,19 @@ def test_scales_of_a_pipeline_and_of_a_constant_column(scaled):
     assert texts(shown.ax_) == ["x0", "x1", "x2"]
 
 
+def test_a_table_has_the_scales_of_its_inputs_and_the_importance_of_its_columns(scaled):
+    frame = pl.DataFrame({"colour": np.where(X[:, 1] > 0, "blue", "red"), "x": X[:, 0]})
+    model = scaled.fit(frame, Y)
+    shown = wl.plot_importance(model)
+    assert shown.feature_names == ["colour=blue", "colour=red", "x"]
+    assert shown.importances[2] == pytest.approx(0.01, rel=1e-9)
+    assert wl.plot_importance(model, frame, Y, n_repeats=1).feature_names == ["colour", "x"]
+    found = wl.DependenceDisplay.from_estimator(model, frame, "colour").dependences[0]
+    assert found.grid.tolist() == ["blue", "red"]
+    mean, covariance = model.predict(frame.with_columns(pl.lit("red").alias("colour")), return_cov=True)
+    assert (found.mean[1], found.std[1]) == pytest.approx((mean.mean(), np.sqrt(covariance.mean())), rel=1e-9)
+
+
 def by_hand(model, frame, y, j, repeats=5):
     """The loss of R^2 when column j is shuffled, by scikit-learn's generator."""
     found = permutation_importance(model, frame, y, n_repeats=repeats, random_state=0)

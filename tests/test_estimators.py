@@ -574,7 +574,11 @@ def replaced(default, parameter):
 @pytest.mark.parametrize("cls", [wl.NNGPRegressor, wl.NTKRegressor, wl.NNGPClassifier, wl.NTKClassifier])
 def test_the_docstring_has_the_parameters(cls):
     names = set(cls().get_params())
-    left_out = {"likelihood", "alpha_epsilon"} if "Regressor" in cls.__name__ else {"output_scale", "noise_model"}
+    left_out = (
+        {"likelihood", "alpha_epsilon", "class_weight"}
+        if "Regressor" in cls.__name__
+        else {"output_scale", "noise_model"}
+    )
     assert names == set(PARAMETERS) - left_out - ({"ensemble"} if "NNGP" in cls.__name__ else set())
     assert set(re.findall(r"(?m)^        (\w+): ", cls.__doc__.partition("Attributes:")[0])) == names
     assert "{}" not in cls.__doc__

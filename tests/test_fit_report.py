@@ -158,6 +158,21 @@ def test_scores_are_those_of_refits_without_each_row(regression, folder):
     assert lines(page, f"{OUTLIER + 1} ")[0].startswith(f"{OUTLIER + 1} {y[OUTLIER]:.5g} {found.mean[OUTLIER]:.5g} ")
 
 
+def test_noise_that_depends_on_the_row_is_that_of_the_row():
+    X, y = encoded()
+    model = wl.NNGPRegressor(depth=2, noise=0.05, noise_model="input").fit(X, y)
+    found, fitted = held_out.held_out(model, X, y), model.fitted_
+    points, noise = model.X_train_, (fitted.noise / fitted.factors)[:, 0]
+    assert np.ptp(noise) > 0.1 * noise.min()
+    rest = np.arange(N) != OUTLIER
+    k = fitted.training.design.kernel()
+    post = wl.posterior(k, points[rest], fitted.y[rest, 0], noise=noise[rest])
+    mean, variance = post.predict(points[[OUTLIER]])
+    assert found.mean[OUTLIER] == pytest.approx((model.y_mean_ + model.y_scale_ * mean)[0], rel=1e-7)
+    expected = model.y_scale_[0] * np.sqrt(variance[0] + noise[OUTLIER])
+    assert found.std[OUTLIER] == pytest.approx(expected, rel=1e-7)
+
+
 def test_probabilities_are_those_of_refits_without_each_row():
     X, y = encoded()
     labels = np.where(y > np.median(y), "high", "low")
@@ -273,3 +288,19 @@ def test_the_page_says_what_looks_wrong():
     assert "error bars are too large" in remarks(truth, mean, np.full(200, 2.0))
     assert "does a column hold it in other words" in remarks(truth, truth + 1e-4, np.full(200, 1e-4))
     assert "no better than the mean" in remarks(truth, rng.permutation(truth), np.full(200, 1.4))
+
+
+def test_the_page_says_what_looks_wrong_with_classes():
+    classes, labels = np.array(["a", "b", "c"]), np.array(["a"] * 20 + ["b"] * 20 + ["c"] * 3)
+    own = labels[:, None] == classes
+
+    def remarks(p):
+        score = held_out.assess_classes(held_out.HeldOut(np.arange(43), p, np.empty(0), ""), labels, classes)
+        return " ".join(score.remarks)
+
+    good = np.where(own, 0.8, 0.1)
+    good[::5] = good[::5][:, ::-1]
+    rare = "Classes of fewer than 5 rows, which are hardly enough to learn: 'c'."
+    assert remarks(good) == rare
+    assert "does a column hold it in other words" in remarks(np.where(own, 0.8, 0.1))
+    assert "no better than the shares" in remarks(np.full((43, 3), 1 / 3))

@@ -292,3 +292,15 @@ def test_what_the_search_does_not_know_is_refused():
         wl.WideRegressor(activation="tanh").fit(X, y)
     with pytest.raises(ValueError, match="depth must be"):
         wl.WideRegressor(depth=1).fit(X, y)
+
+
+def test_scales_by_gradients_serve_classifiers_and_chosen_networks():
+    X, y = table()
+    model = wl.NTKClassifier(depth=2, input_scales="agop").fit(X, y[:, 0] > 0)
+    plain = wl.NTKClassifier(depth=2).fit(X, y[:, 0] > 0)
+    scales = X.std(axis=0) / model.inputs_.scale
+    assert scales[0] > 2 * scales[1:].max()
+    assert np.abs(model.predict_proba(X) - plain.predict_proba(X)).max() > 0.01
+    chosen = wl.WideRegressor(depth=2, activation="relu", input_scales="agop").fit(X, y[:, 0])
+    assert chosen.family_ in (Family("nngp", "relu", 2), Family("ntk", "relu", 2))
+    assert X.std(axis=0)[0] / chosen.inputs_.scale[0] > 1.5

@@ -8,7 +8,8 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 import widelimit as wl
-from widelimit.estimators import model_file, persistence
+from widelimit.estimators import model_file
+from widelimit.estimators.parameters import LATER
 from widelimit.estimators.preparation import standardise_robustly
 from widelimit.inference import intervals, noise_level, noise_models
 from widelimit.inference.early_stopping import stopped_flow
@@ -130,7 +131,7 @@ def test_a_model_of_an_older_file_has_the_scale_1_for_a_given_noise(tmp_path, mo
         model = wl.NNGPRegressor(noise=noise, output_scale=expected).fit(X, y)
         kept = model._stored_parameters()
         monkeypatch.setattr(
-            model, "_stored_parameters", lambda kept=kept: {k: v for k, v in kept.items() if k not in persistence.ADDED}
+            model, "_stored_parameters", lambda kept=kept: {k: v for k, v in kept.items() if k not in LATER}
         )
         model.save(tmp_path / "m.npz")
         header, _ = model_file.contents(tmp_path / "m.npz")

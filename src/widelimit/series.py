@@ -5,6 +5,7 @@ of the interval, with the other half by symmetry, keeps the whole tile in vector
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,13 +97,17 @@ def hypot(a: jax.Array, b: jax.Array) -> jax.Array:
     return scale * safe_sqrt((a / scale) ** 2 + (b / scale) ** 2)
 
 
-def evaluate(table: dict[str, tuple[float, ...]], v: jax.Array) -> jax.Array:
-    """Evaluate P(v) by Horner's rule; v in [0, 1/2], float32 or float64."""
-    coefficients = table[v.dtype.name]
-    value = jnp.full_like(v, coefficients[-1])
+def polynomial(coefficients: Sequence[Any], x: Any) -> jax.Array:
+    """Evaluate sum_k c_k x^k by Horner's rule; numbers or arrays."""
+    value = coefficients[-1] + jnp.zeros_like(x)
     for c in coefficients[-2::-1]:
-        value = value * v + c
-    return value
+        value = value * x + c
+    return jnp.asarray(value)
+
+
+def evaluate(table: dict[str, tuple[float, ...]], v: jax.Array) -> jax.Array:
+    """Evaluate the polynomial of a table; v in [0, 1/2], float32 or float64."""
+    return polynomial(table[v.dtype.name], v)
 
 
 def chebyshev_halves(coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -53,6 +53,8 @@ def fit(
 
         fit_report.write(report, result, warned, quiet=output.quiet)
     if output.as_json:
-        print_json({"widelimit": version(), **result.document(), **({"report": str(report)} if report else {})})
+        written = {"report": str(report)} if report else {}
+        notes = [*result.notes, *(" ".join(text.split()) for text in warned)]
+        print_json({"widelimit": version(), **result.document(), "notes": notes, **written})
     elif not output.quiet:
         typer.echo(result.summary() + f"\nreport {report}" * (report is not None))

@@ -14,6 +14,7 @@ from widelimit.cli import fit_figures, terminal
 from widelimit.cli.held_out import Assessment, HeldOut, assess_classes, assess_regression, held_out
 from widelimit.cli.models import FitResult
 from widelimit.cli.reporting import version
+from widelimit.columns.column import Column
 from widelimit.displays.dependence import DependenceDisplay
 from widelimit.displays.importance import SHOWN, ImportanceDisplay, learned_scales, shuffle
 from widelimit.pages import document, picture, table
@@ -29,6 +30,8 @@ MEANINGS = {
     "noise_std": "standard deviation of what the columns do not explain, in the unit of the target",
 }
 """Explanations of what `FitResult.chosen` holds."""
+KINDS = {"category": "categories", "rank": "ordered categories", "instant": "dates"}
+"""Kinds of columns in the plural, of those that are irregular."""
 COLUMNS = 200
 """Columns that are listed."""
 SHUFFLED_ROWS, REPEATS = 500, 5
@@ -88,7 +91,7 @@ def _data(result: FitResult) -> str:
         ("columns", f"{len(schema.columns)} used, which make {len(schema.inputs)} inputs of the model"),
         ("task", f"{result.table.task} ({result.table.reason})"),
     ]
-    lines = [_describe(column.name, bool(column.categories), frame[column.name]) for column in schema.columns[:COLUMNS]]
+    lines = [_describe(column, frame[column.name]) for column in schema.columns[:COLUMNS]]
     rest = len(schema.columns) - len(lines)
     return (
         f"<h2>Data</h2>{table((), facts)}"
@@ -98,16 +101,18 @@ def _data(result: FitResult) -> str:
     )
 
 
-def _describe(name: str, categorical: bool, values: pl.Series) -> tuple[str, ...]:
+def _describe(column: Column, values: pl.Series) -> tuple[str, ...]:
     """Describe a column in a line of the table."""
-    present = values.drop_nulls()
-    missing, different = f"{values.null_count()}", f"{present.n_unique()}"
-    if categorical or not present.dtype.is_numeric():
-        counts = present.cast(pl.String).value_counts().sort("count", present.name, descending=[True, False]).rows()
-        listed = ", ".join(f"{_short(str(text), 30)} {count}" for text, count in counts[:3])
-        return name, "categories", missing, different, listed + ", ..." * (len(counts) > 3)
-    low, middle, high = np.quantile(present.to_numpy(), (0, 0.5, 1))
-    return name, "numbers", missing, different, f"{low:.4g} to {high:.4g}, median {middle:.4g}"
+    present, kind = values.drop_nulls(), column.kind
+    line = (column.name, KINDS.get(kind, f"{kind}s"), f"{values.null_count()}", f"{present.n_unique()}")
+    if kind == "number":
+        low, middle, high = np.quantile(present.to_numpy(), (0, 0.5, 1))
+        return *line, f"{low:.4g} to {high:.4g}, median {middle:.4g}"
+    if not column.categories:
+        return *line, f"{present.min()!s} to {present.max()!s}"
+    counts = present.cast(pl.String).value_counts().sort("count", present.name, descending=[True, False]).rows()
+    listed = ", ".join(f"{_short(str(text), 30)} {count}" for text, count in counts[:3])
+    return *line, listed + ", ..." * (len(counts) > 3)
 
 
 def _short(text: str, longest: int) -> str:
@@ -171,7 +176,7 @@ def _log_likelihood(model: Any, X: np.ndarray, y: np.ndarray) -> float:
 def _curves(result: FitResult, importances: np.ndarray) -> str:
     """Draw the dependence on the most important columns of numbers."""
     columns, groups = result.data.schema.columns, _groups(result)
-    order = [j for j in np.argsort(-importances, kind="stable") if not columns[j].categories and importances[j] > 0]
+    order = [j for j in np.argsort(-importances, kind="stable") if columns[j].kind == "number" and importances[j] > 0]
     if not order or result.estimator.fitted_ is None:
         return ""
     places = [int(groups[j][0]) for j in order[:CURVES]]

@@ -14,11 +14,12 @@ from sklearn.model_selection import KFold
 from widelimit.cli import scores
 from widelimit.displays.calibration import CalibrationDisplay
 from widelimit.estimators.fitted_classes import FittedClasses
+from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.networks import Fitted
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior
 from widelimit.inference.posterior import Posterior
-from widelimit.messages import shown
+from widelimit.messages import list_names, shown
 from widelimit.shapes import Float, Int
 
 FOLDS = 5
@@ -69,14 +70,14 @@ def _closed_form(estimator: Any, n: int) -> tuple[np.ndarray, np.ndarray] | None
     fitted = estimator.fitted_
     if fitted is None:
         return np.ones((n, 1)), np.empty(0)
-    law = getattr(fitted, "law", None)  # outputs with noise of their own have several
-    if isinstance(law, DirichletPosterior):
-        return expected_softmax(*law.leave_one_out()), np.empty(0)
-    if not (isinstance(fitted, Fitted) and isinstance(law, Posterior)):
+    if isinstance(fitted, FittedClasses):
+        law = fitted.law
+        return (expected_softmax(*law.leave_one_out()), np.empty(0)) if isinstance(law, DirichletPosterior) else None
+    if not isinstance(fitted, Fitted | FittedOutputs) or not isinstance(fitted.laws[0], Posterior):
         return None
-    left = law.leave_one_out()
+    left = fitted.laws[0].leave_one_out()
     mean = estimator.y_mean_ + estimator.y_scale_ * left.mean.reshape(n, -1)
-    variance = (left.variance + law.noise)[:, None] * estimator.y_scale_**2
+    variance = (left.variance[:, None] + fitted.noise_variance(fitted.training.X)) * estimator.y_scale_**2
     if "classes_" in vars(estimator):
         return largest_probability(mean, np.maximum(variance, np.finfo(np.float64).tiny)), np.empty(0)
     return mean[:, 0], np.sqrt(variance[:, 0])
@@ -171,7 +172,7 @@ def assess_classes(found: HeldOut, y: np.ndarray, classes: np.ndarray) -> Assess
     share = np.bincount(labels, minlength=len(classes)) / len(labels)
     with np.errstate(divide="ignore"):
         log_p = np.log(found.mean)
-    accuracy, loss = scores.accuracy(log_p, labels), scores.class_nlpd(log_p, labels)
+    accuracy, loss = scores.accuracy(log_p, labels), 0.0 + scores.class_nlpd(log_p, labels)  # no -0
     base = float(-np.sum(share[share > 0] * np.log(share[share > 0])))
     right = f"share of rows whose class is predicted; always the most frequent class: {share.max():.4f}"
     surprise = f"mean negative log probability of the true class; with the shares of the classes: {base:.4g}"
@@ -179,8 +180,8 @@ def assess_classes(found: HeldOut, y: np.ndarray, classes: np.ndarray) -> Assess
     summary = f"Rows that were left out: {100 * accuracy:.1f} % of the classes are right, log loss {loss:.4g}."
     remarks = []
     rare = [shown(str(name)) for name, part in zip(classes, share, strict=True) if part * len(labels) < FEW]
-    if rare:
-        remarks.append(f"{len(rare)} classes have fewer than {FEW} rows, such as {rare[0]}: hardly enough to learn.")
+    if rare and len(classes) > 1:
+        remarks.append(f"Classes of fewer than {FEW} rows, which are hardly enough to learn: {list_names(rare)}.")
     if accuracy >= EXACT and len(classes) > 1:
         remarks.append(
             "The class of every row is predicted. If that is a surprise: does a column hold it in other words? Then "

@@ -6,7 +6,6 @@ import inspect
 import sys
 import textwrap
 import time
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,10 +169,7 @@ def fit(
         training_data.require_memory(table.frame.height, made.matrix_count())
         data = training_data.encode(table, choices)
     with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            made.fit(Encoded(data.schema.encoder, data.X), data.y)
-        data.notes.extend(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
+        made.fit(Encoded(data.schema.encoder, data.X), data.y)
     made.set_params(verbose=False)
     result = FitResult(table, data, made, model, time.perf_counter() - start)
     bad = [name for name, value in result.chosen().items() if name != "time" and str(value) in ("nan", "inf")]

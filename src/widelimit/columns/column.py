@@ -20,6 +20,7 @@ Kind = Literal["number", "category", "rank", "date", "instant", "duration", "tim
 PERIODS = {"year": 365.2425, "week": 7.0, "day": 1.0}
 """Cycles of dates, in days."""
 MOMENTS: tuple[Kind, ...] = ("date", "instant")
+CATEGORICAL: tuple[Kind, ...] = ("category", "rank")
 MISSING = "missingindicator_"
 """scikit-learn names an input so that is 1 where a column is missing."""
 
@@ -59,7 +60,9 @@ class Column:
         Raises:
             ValueError: what is no number, no date, infinite, or rounded by float64, where training had numbers.
         """
-        if self.kind in ("category", "rank"):
+        if self.kind in CATEGORICAL:
+            if kind_of(written) in (None, "duration") and written.dtype != pl.Null:
+                raise ValueError(f"column {self.name!r} has the type {written.dtype}, and training had categories.")
             known = texts.match_texts(self.categories, texts.as_text(written))
             if self.kind == "category":
                 return known
@@ -114,12 +117,16 @@ def from_document(kept: Mapping[str, Any]) -> Column:
     categories = tuple(str(text) for text in kept["categories"])
     kind, flag = kept.get("kind", "category" if categories else "number"), kept.get("flag", False)
     periods = tuple(kept.get("periods", ()))
-    fill_type = str if kind == "category" else float
+    fill, fill_type = kept["fill"], str if kind == "category" else float
     if kind not in get_args(Kind) or not isinstance(flag, bool) or not set(periods) <= set(PERIODS):
         raise ValueError("a column of an unknown kind")
-    if kept["fill"] is not None and not isinstance(kept["fill"], fill_type):
-        raise TypeError("a filling of another type than the column")
-    return Column(str(kept["name"]), categories, kept["fill"], kind, flag, periods)
+    if bool(categories) != (kind in CATEGORICAL) or len(set(categories)) < len(categories):
+        raise ValueError("categories of a column that has none, or one of them twice")
+    if periods and kind not in MOMENTS:
+        raise ValueError("cycles of a column that is no date")
+    if fill is not None and not (isinstance(fill, fill_type) and (fill_type is str or math.isfinite(float(fill)))):
+        raise TypeError("a filling that the column cannot have")
+    return Column(str(kept["name"]), categories, fill, kind, flag, periods)
 
 
 def document(column: Column) -> dict[str, Any]:

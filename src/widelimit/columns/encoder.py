@@ -112,9 +112,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):
 
     @property
     def is_identity(self) -> bool:
-        """Return True if all columns are numbers without gaps: an array of them stays as it is."""
+        """Return True if all columns are numbers or booleans without gaps: an array of them stays as it is."""
         return len(self.columns_) == self.n_features_in_ and all(
-            column.kind == "number" and not column.flag for column in self.columns_
+            (column.kind == "number" or column.categories == ("false", "true")) and not column.flag
+            for column in self.columns_
         )
 
     def document(self) -> dict[str, Any]:

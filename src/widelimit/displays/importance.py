@@ -161,7 +161,7 @@ def learned_scales(estimator: Any) -> tuple[list[str], Float[np.ndarray, " d"]]:
             f'estimator: {type(model).__name__} has one scale for all columns; fit with input_scales="auto", or pass X '
             "and y for permutation importance."
         )
-    fitted, encoder = model.fitted_, getattr(model, "encoder_", None)
+    fitted, encoder = model.fitted_, model.encoder_
     names = getattr(model, "feature_names_in_", None)
     if encoder is not None:
         names = encoder.get_feature_names_out()

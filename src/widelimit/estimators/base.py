@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
@@ -18,6 +18,7 @@ from widelimit.activations.names import BY_NAME
 from widelimit.columns import encoder
 from widelimit.columns.encoder import TableEncoder
 from widelimit.estimators import leaks, model_file, model_state, preparation
+from widelimit.estimators.gradient_choice import choose_by_gradients
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import (
     Design,
@@ -26,7 +27,6 @@ from widelimit.estimators.networks import (
     HyperparameterChoice,
     Kind,
     choose,
-    choose_by_gradients,
     choose_scaled,
 )
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters, WideParameters
@@ -76,6 +76,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             weights = preparation.sample_weights(sample_weight, len(X))
             kept = weights > 0
             X, y, weights = X[kept], y[kept], weights[kept]
+            weights = self._target_weights(y, weights)
             self._require_room(len(X))
             self.inputs_ = self._normalisation(X, weights)
             chosen = None if self.input_scales is None else self._choose_scaled(X, y, weights)
@@ -107,6 +108,10 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     @abc.abstractmethod
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return rows and targets as arrays, validated by scikit-learn. Raises: TypeError, ValueError."""
+
+    def _target_weights(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the weights of the rows, which may depend on their targets. Raises: TypeError, ValueError."""
+        return weights
 
     @abc.abstractmethod
     def _targets(self, y: np.ndarray) -> np.ndarray:
@@ -172,13 +177,14 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
-        groups = self._input_groups(X.shape[1])
+        groups = np.unique(self._input_groups(X.shape[1])[self.inputs_.kept], return_inverse=True)[1]
         data, verbose = (self._designs(), self.inputs_(X), standard, weights, groups, self.noise), bool(self.verbose)
         if self.input_scales == "agop":
             chosen = choose_by_gradients(*data, self.hyperparameters, verbose)
         else:
-            chosen = choose_scaled(*data, self._objective(), verbose)
-        self.inputs_ = replace(self.inputs_, scale=self.inputs_.scale / chosen.input_scales)
+            chosen = choose_scaled(*data, self._objective(), verbose, is_classifier(self))
+        assert chosen.input_scales is not None
+        self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
         return chosen
 
@@ -331,8 +337,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if "encoder" in state.values:
             self.encoder_ = TableEncoder().restore(state.values["encoder"])
             d = len(self.encoder_.input_groups)
-        self._input_groups(d)
         self.inputs_ = model_state.inputs(self.normalize, state, d)
+        self._input_groups(d)  # after the arrays are known to have d columns: a forged d would take all memory
         self._restore_architecture(state)
         self._restore_function(state)
         kept = self._state()
@@ -358,14 +364,17 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         self.noise_ = noise
         return Fitted(training, state.array("y", n, c), noise, state.array("coefficients", n, c))
 
-    def _restore_training(self, state: ModelState, n: int) -> FittedTraining:
+    def _restore_training(self, state: ModelState, n: int, family: Sequence[Any] | None = None) -> FittedTraining:
+        """Restore network and rows; of another family (kernel, depth, activation) than the estimator's, if given."""
         chosen = state.values["design"]
         design = self._design(chosen["weight_std"], chosen["bias_std"])
+        if family is not None:
+            design = replace(design, kind=family[0], depth=family[1], activation=family[2])
         design.network()
         given = {"weight_std": float(self.weight_std), "bias_std": float(self.bias_std)}
         if self.hyperparameters == "fixed" and self.input_scales is None and chosen != given:
             raise ValueError("another network than was given")
-        X = state.array("X", n, len(self.inputs_.mean))
+        X = state.array("X", n, int(self.inputs_.kept.sum()))
         with np.errstate(over="ignore"):
             if not np.isfinite((X**2).sum()):
                 raise ValueError("X is too large for any kernel")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -11,21 +12,33 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
-from widelimit.estimators import casting, model_state, preparation
+from widelimit.estimators import casting, class_weights, model_state, preparation
 from widelimit.estimators.base import KernelEstimator
-from widelimit.estimators.fitted_classes import FittedClasses
+from widelimit.estimators.fitted_classes import FittedClasses, FittedLogistic, LatentClasses
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import SEARCH_ROWS, Design, Fitted, HyperparameterChoice, search, spread
+from widelimit.estimators.networks import (
+    SEARCH_ROWS,
+    Design,
+    Fitted,
+    FittedTraining,
+    HyperparameterChoice,
+    search,
+    spread,
+)
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, estimator
-from widelimit.inference.class_probabilities import expected_softmax, largest_probability
+from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
+from widelimit.inference.expectation_propagation import LogisticPosterior, latent_count, logistic_posterior
+
+LOGISTIC_ROWS = 400
+"""Training rows that the scale of the logistic likelihood is chosen on."""
 
 
 class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.ABC):
     """All classifiers share this base."""
 
     classes_: np.ndarray
-    fitted_: Fitted | FittedClasses | None
+    fitted_: Fitted | LatentClasses | None
 
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         casting.refuse_unfit_labels("y", y)
@@ -38,45 +51,84 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         classes, labels = np.unique(y, return_inverse=True)
         return np.asarray(np.eye(len(classes))[labels])
 
+    def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return one-hot labels in one unit for all classes: evidence weighs each by its share of the variance."""
+        centred = self._targets(y) - np.average(self._targets(y), axis=0, weights=weights)
+        variance = np.average(centred**2, axis=0, weights=weights).mean()
+        return np.asarray(centred / np.sqrt(variance)) if variance > 0 else centred, weights
+
     def _fit_rows(
         self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> None:
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) == 1:
             self.fitted_ = None
-        elif self.likelihood == "dirichlet":
-            self.fitted_ = self._fit_dirichlet(points, labels, weights, chosen)
-        else:
+        elif self.likelihood == "least_squares":
             self.fitted_ = self._fit_targets(points, y, weights, chosen)[0]
+        else:
+            self.fitted_ = self._fit_latent(points, labels, weights, chosen)
 
     def _check_own_settings(self) -> None:
         validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
+        class_weights.refuse_unfit(self.class_weight)
         if self.likelihood == "dirichlet" and self.noise != "auto":
             raise ValueError(
                 'the Dirichlet likelihood has a noise of its own, set by alpha_epsilon: leave noise="auto", or choose '
                 'likelihood="least_squares".'
             )
+        if self.likelihood == "logistic":
+            self._check_logistic()
         if self.likelihood == "dirichlet" and self.solver == "cg":
             raise ValueError(
                 'the Dirichlet likelihood shares one Cholesky factor among the classes and has no solver="cg": leave '
                 'solver="auto", or choose likelihood="least_squares".'
             )
 
+    def _check_logistic(self) -> None:
+        if self.noise != "auto":
+            raise ValueError(
+                'the logistic likelihood has no noise beside its own: leave noise="auto", or choose '
+                'likelihood="least_squares".'
+            )
+        if self.solver == "cg" or not self._is_linear_system():
+            raise ValueError(
+                "the logistic likelihood is for networks that are trained to the end, by Cholesky: leave time=inf, "
+                'ensemble=False and solver="auto", or choose likelihood="dirichlet".'
+            )
+
+    def _target_weights(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return class_weights.weigh(self.class_weight, y, weights)
+
     def matrix_count(self) -> float:
-        """Count three (n, n) matrices: the factor, the corrections of all classes together, and their workspace."""
+        """Count three (n, n) matrices: the factor, the corrections of all classes together, and their workspace.
+
+        The logistic likelihood's are counted where the number of classes is known.
+        """
+        if self.likelihood == "logistic":
+            return 5
         dirichlet = self.likelihood == "dirichlet" and self._is_linear_system()
         return 3 if dirichlet else KernelEstimator.matrix_count(self)
 
-    def _fit_dirichlet(
+    def _fit_latent(
         self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
-    ) -> FittedClasses:
-        alpha, classes = float(self.alpha_epsilon), len(self.classes_)
-        rows = spread(np.argsort(labels, kind="stable"), SEARCH_ROWS)
+    ) -> LatentClasses:
+        """Fit to rows and class numbers."""
+        return self._fit_one(points, labels, weights, chosen)
 
-        def posterior(design: Design) -> DirichletPosterior:
-            return most_likely_scale(
-                design.kernel(), points[rows], labels[rows], classes=classes, alpha_epsilon=alpha, weights=weights[rows]
-            )
+    def _fit_one(
+        self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
+    ) -> LatentClasses:
+        """Fit one network to rows and class numbers."""
+        alpha, count, logistic = float(self.alpha_epsilon), len(self.classes_), self.likelihood == "logistic"
+        if logistic:  # where weights count copies of a row, and so must its copies
+            points, labels, weights = class_weights.merge(points, labels, weights)
+        rows = spread(np.argsort(labels, kind="stable"), LOGISTIC_ROWS if logistic else SEARCH_ROWS)
+
+        def posterior(design: Design) -> DirichletPosterior | LogisticPosterior:
+            k, X, y, w = design.kernel(), points[rows], labels[rows], weights[rows]
+            if logistic:
+                return logistic_posterior(k, X, y, classes=count, weights=w)
+            return most_likely_scale(k, X, y, classes=count, alpha_epsilon=alpha, weights=w)
 
         def score(design: Design) -> float:
             post = posterior(design)
@@ -88,13 +140,20 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         if self.hyperparameters != "fixed" and chosen is None:
             design = search(design, score)
         training = self._training(design, points, weights)
-        return FittedClasses(training, labels, posterior(design).scale, classes, alpha)
+        found = posterior(design)
+        if isinstance(found, DirichletPosterior):
+            return FittedClasses(training, labels, found.scale, count, alpha)
+        if len(rows) < len(points):
+            found = logistic_posterior(
+                design.kernel(), points, labels, classes=count, scale=found.scale, weights=weights
+            )
+        return FittedLogistic(training, found.scale, count, found.precision, found.shift)
 
     def _function_state(self) -> ModelState:
         own = ModelState({"classes": model_state.json_classes(self.classes_)}, {})
         if self.fitted_ is None:
             return ModelState({"fitted": None}, {}) | own
-        if isinstance(self.fitted_, FittedClasses):
+        if isinstance(self.fitted_, LatentClasses):
             return self.fitted_.state() | own
         return self._targets_state(self.fitted_) | own
 
@@ -103,21 +162,40 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         if len(self.classes_) == 1:
             self.fitted_ = None
             return
-        n, c = model_state.shape(state)
-        if c != len(self.classes_):
-            raise ValueError("another number of outputs than classes")
-        self.fitted_ = (
-            self._restore_classes(state, n, c) if self.likelihood == "dirichlet" else self._restore_targets(state)
-        )
+        self.fitted_ = self._restore_fitted(state)
 
-    def _restore_classes(self, state: ModelState, n: int, c: int) -> FittedClasses:
+    def _restore_fitted(self, state: ModelState) -> Fitted | LatentClasses:
+        """Restore what is fitted to two classes or more."""
+        return self._restore_one(state)
+
+    def _restore_one(self, state: ModelState, family: Sequence[Any] | None = None) -> Fitted | LatentClasses:
+        """Restore what one network is fitted to, of another family than the estimator's if given."""
+        n, outputs = model_state.shape(state)
+        c = len(self.classes_)
+        if outputs != (latent_count(c) if self.likelihood == "logistic" else c):
+            raise ValueError("another number of outputs than classes")
+        if self.likelihood == "least_squares":
+            return self._restore_targets(state)
+        training = self._restore_training(state, n, family)
+        restore = self._restore_logistic if self.likelihood == "logistic" else self._restore_dirichlet
+        return restore(state, training, n, c)
+
+    def _restore_logistic(self, state: ModelState, training: FittedTraining, n: int, c: int) -> LatentClasses:
+        scale = float(validation.deviation("scale", state.values["scale"]))
+        precision, shift, coefficients = (
+            state.array(key, n, latent_count(c)) for key in ("precision", "shift", "coefficients")
+        )
+        if (precision < 0).any():
+            raise ValueError("a negative precision")
+        return FittedLogistic(training, scale, c, precision, shift, coefficients)
+
+    def _restore_dirichlet(self, state: ModelState, training: FittedTraining, n: int, c: int) -> LatentClasses:
         labels, alpha = state.arrays["labels"], float(self.alpha_epsilon)
         if labels.shape != (n,) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= c:
             raise ValueError("labels out of range")
         if not np.bincount(labels, minlength=c).all():
             raise ValueError("a class without a row")
         scale = float(validation.deviation("scale", state.values["scale"]))
-        training = self._restore_training(state, n)
         return FittedClasses(training, labels, scale, c, alpha, state.array("coefficients", n, c))
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -125,11 +203,35 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         points = self._kernel_rows(X)
         if self.fitted_ is None:
             return np.ones((len(points), 1))
-        if isinstance(self.fitted_, FittedClasses):
-            return expected_softmax(self.fitted_.mean(points), self.fitted_.variance(points))
+        if isinstance(self.fitted_, LatentClasses):
+            return self.fitted_.probabilities(points)
         mean = self.y_mean_ + self.y_scale_ * self.fitted_.mean(points)
         variance = np.asarray(self.fitted_.law.variance(points))[:, None] + self.noise_
         return largest_probability(mean, np.maximum(variance, np.finfo(np.float64).tiny) * self.y_scale_**2)
+
+    def predict_latent(self, X: Any, return_std: bool = False) -> Any:
+        """Predict the mean of each class's latent function, (m, c); with its standard deviation, (m, c), on request.
+
+        The unit depends on the likelihood. Dirichlet: log concentrations, whose softmax has the probabilities as its
+        mean. Logistic: log odds of the class against all others. Least squares: the one-hot label, 0
+        or 1, without its noise. A single class has mean and deviation 0.
+
+        Args:
+            X: (m, d).
+            return_std: also the standard deviation.
+        """
+        validation.flag("return_std", return_std)
+        points = self._kernel_rows(X)
+        if self.fitted_ is None:
+            mean = np.zeros((len(points), 1))
+            return (mean, mean) if return_std else mean
+        if isinstance(self.fitted_, LatentClasses):
+            mean = self.fitted_.mean(points)
+            return (mean, np.sqrt(self.fitted_.variance(points))) if return_std else mean
+        mean = self.y_mean_ + self.y_scale_ * self.fitted_.mean(points)
+        if not return_std:
+            return mean
+        return mean, np.sqrt(np.asarray(self.fitted_.law.variance(points)))[:, None] * self.y_scale_
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Compute log p of each class, (m, c); of two classes log(p_1/p_0), (m,)."""

@@ -9,8 +9,8 @@ from typing import Any, final
 import numpy as np
 
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import FittedFunction, FittedTraining, LeftOutRows, warn_at_bounds
-from widelimit.inference.left_out import distinct_rows, left_out
+from widelimit.estimators.networks import FittedFunction, FittedTraining, warn_at_bounds
+from widelimit.inference.left_out import LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import Objective
 from widelimit.inference.noise_models import NoiseModel, NoiseSearch
 from widelimit.inference.posterior import Posterior, posterior

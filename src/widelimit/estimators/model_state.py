@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from widelimit import validation
+from widelimit.estimators import class_weights
 from widelimit.estimators.preparation import Inputs
 
 LABELS = re.compile(r"[<>|=][fiub][1248]|[<>=]U[0-9]{1,7}")
@@ -51,7 +53,12 @@ class ModelState(NamedTuple):
 
 
 def json_value(value: Any) -> Any:
-    """Return a parameter for JSON; an infinite number as text."""
+    """Return a parameter for JSON; an infinite number as text, a dictionary as pairs."""
+    if isinstance(value, Mapping):
+        pairs = [[class_weights.plain(key), float(factor)] for key, factor in value.items()]
+        if not all(isinstance(key, (str, bool, int, float)) for key, _ in pairs):
+            raise TypeError("labels must be text or numbers for a model to be saved.")
+        return {"pairs": pairs}
     value = bool(value) if isinstance(value, np.bool_) else validation.plain(value)
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}
@@ -62,6 +69,8 @@ def parameter(value: Any) -> Any:
     """Invert `json_value`. Raises: ValueError."""
     if not isinstance(value, dict):
         return value
+    if set(value) == {"pairs"}:
+        return dict(value["pairs"])
     if value != {"float": "inf"}:
         raise ValueError("a parameter that is no number")
     return np.inf
@@ -77,7 +86,9 @@ def names(values: Any, d: int) -> np.ndarray:
 def inputs(normalize: str | None, state: ModelState, d: int) -> Inputs:
     """Return the normalisation of d columns, of the kind that the parameter `normalize` names. Raises: ValueError."""
     sphere = state.flag("sphere")
-    mean, scale = state.array("inputs.mean", d), state.positive("inputs.scale", d)
+    mean, scale = state.array("inputs.mean", d), state.array("inputs.scale", d)
+    if (scale < 0).any() or not scale.any():
+        raise ValueError("inputs.scale has entries that are not >= 0, or is 0")
     if sphere != (normalize == "sphere") or (normalize is None and (mean.any() or (scale != 1).any())):
         raise ValueError("inputs that are normalised in another way than normalize says")
     return Inputs(mean, scale, sphere)

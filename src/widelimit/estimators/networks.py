@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, final
 
 import numpy as np
 import scipy.optimize
@@ -20,10 +20,9 @@ from widelimit.compute import linalg
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
-from widelimit.inference.average_gradient import gradient_scales
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
-from widelimit.inference.input_scales import Search, fit_input_scales
-from widelimit.inference.left_out import LeftOut, distinct_rows, left_out
+from widelimit.inference.input_scales import Search, fit_input_scales, fit_label_scales
+from widelimit.inference.left_out import LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
@@ -146,19 +145,20 @@ def choose_scaled(
     noise: float | Literal["auto"],
     objective: Objective,
     verbose: bool,
+    labels: bool = False,
 ) -> HyperparameterChoice:
-    """Choose one of these networks, and one scale a group of inputs, for standardised targets."""
+    """Choose one of these networks, and one scale a group of inputs, for standardised targets, or labels of classes."""
     given = None if noise == "auto" else float(noise)
     families = [Family(design.kind, design.activation, design.depth) for design in designs]
     search = Search(points, y, weights, groups, objective, given)
     with progress_bar(verbose) as report:
-        found = fit_input_scales(search, families, progress=report)
+        found = (fit_label_scales if labels else fit_input_scales)(search, families, progress=report)
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
     # Below this the matrix is singular to rounding, and no noise differs from another.
     largest = found.amplitude * float(np.max(design.kernel().diag(points * found.scales)))
     floor = FLOOR * linalg.rounding(len(points), largest)
     bounds = (*found.at_bounds, "noise") if given is None and found.noise < floor else found.at_bounds
-    if bounds:
+    if bounds and not labels:  # of one-hot labels evidence is a means only
         warnings.warn(
             f"the search ended at a bound of {', '.join(dict.fromkeys(bounds))}: the rows do not determine it, or it "
             f"is beyond the bound (as a noise of 0).",
@@ -167,28 +167,6 @@ def choose_scaled(
     chosen = max(found.noise, floor) if given is None else given
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
     return HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
-
-
-def choose_by_gradients(
-    designs: Sequence[Design],
-    points: np.ndarray,
-    y: np.ndarray,
-    weights: np.ndarray,
-    groups: np.ndarray,
-    noise: float | Literal["auto"],
-    hyperparameters: Hyperparameters,
-    verbose: bool,
-) -> HyperparameterChoice:
-    """Choose one of these networks and input scales by gradients and leave-one-out; the rest as `choose` does."""
-    given = None if noise == "auto" else float(noise)
-    rows = spread(np.arange(len(points)), SEARCH_ROWS)
-    some = points[rows], y[rows], weights[rows], groups
-    with progress_bar(verbose) as report:
-        found = [gradient_scales(design.kernel(), *some, noise=given, progress=report) for design in designs]
-    best = max(range(len(found)), key=lambda i: found[i].score)
-    scales = found[best].scales
-    chosen = choose(designs[best], points * scales, y, weights, noise, hyperparameters, verbose)
-    return replace(chosen, input_scales=scales)
 
 
 def spread(order: np.ndarray, count: int) -> np.ndarray:
@@ -218,26 +196,6 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
     bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
     options = {"initial_simplex": simplex, "maxfev": TRIALS, "xatol": 0.05, "fatol": 0.01}
     return at(scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
-
-
-class LeftOutRows(NamedTuple):
-    """Each distinct training row is predicted from all others, in units of the kernel."""
-
-    X: Float[np.ndarray, "k d"]
-    outputs: tuple[LeftOut, ...]
-    """Of each output, or of all of them together."""
-    expected: Float[np.ndarray, "k c"]
-    """The variance of the observation at the row, by the others."""
-
-    @property
-    def error(self) -> Float[np.ndarray, "k c"]:
-        """Return observations less predictions."""
-        return np.hstack([left.error for left in self.outputs])
-
-    @property
-    def scores(self) -> Float[np.ndarray, "k c"]:
-        """Return errors in units of their deviations."""
-        return np.asarray(self.error / np.sqrt(np.maximum(self.expected, np.finfo(np.float64).tiny)))
 
 
 @final

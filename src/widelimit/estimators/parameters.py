@@ -17,10 +17,10 @@ Hyperparameters = Literal["fixed", "marginal_likelihood", "leave_one_out"]
 InputScales = Literal["auto", "agop"]
 Architecture = Literal["auto", "nngp", "ntk"]
 NoiseModel = Literal["constant", "per_output", "input", "student_t"]
-Likelihood = Literal["dirichlet", "least_squares"]
+Likelihood = Literal["dirichlet", "least_squares", "logistic"]
 Normalize = Literal["standardize", "sphere"]
 C = TypeVar("C", bound=type)
-LATER = ("input_scales", "input_groups", "output_scale", "noise_model")
+LATER = ("input_scales", "input_groups", "output_scale", "noise_model", "class_weight")
 """Parameters that an older file of a model may lack: they get its default, and a given noise the scale 1."""
 WIDTH = 116
 """Columns of a docstring's line."""
@@ -69,7 +69,8 @@ class KernelParameters(NetworkParameters, abc.ABC):
             "Their scale is fitted (`output_scale`), and no mean depends on it. With output_scale=1, and "
             'with input_scales="auto", which learns the size of K too, a number is in units of the variance of the '
             'target. "auto": noise and one scale for each output by marginal (or leave-one-out) likelihood, above 4000 '
-            "rows of 4000 of them, evenly spread. The Dirichlet likelihood of classes has a noise of its own.",
+            "rows of 4000 of them, evenly spread. The Dirichlet and logistic likelihoods of classes have a noise of "
+            "their own.",
         ),
     )
     time: float = field(
@@ -108,7 +109,7 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default="auto",
         metadata=about(
             "Solver of the linear system; cg: conjugate gradients, for many rows.",
-            "For time inf without ensemble; see `widelimit.posterior`. The Dirichlet likelihood takes Cholesky.",
+            "For time inf without ensemble; see `widelimit.posterior`. Dirichlet and logistic take Cholesky.",
             choices=get_args(Solver),
         ),
     )
@@ -150,12 +151,20 @@ class ClassParameters(KernelParameters, abc.ABC):
         default="dirichlet",
         metadata=about(
             "Likelihood of classes; least_squares is quicker.",
-            '"dirichlet" (Milios et al. 2018, arXiv 1805.10915) or "least_squares" on one-hot labels.',
+            '"dirichlet" (Milios et al. 2018, arXiv 1805.10915), "least_squares" on one-hot labels, or "logistic", by '
+            "expectation propagation.",
             choices=get_args(Likelihood),
         ),
     )
     alpha_epsilon: float = field(
         default=0.01, metadata=about("Pseudo-count of every class in the Dirichlet likelihood, > 0.")
+    )
+    class_weight: Any = field(
+        default=None,
+        metadata=about(
+            "Factor of the weights of a class's rows; balanced: all classes weigh as much.",
+            'None, "balanced" or a dictionary {label: factor > 0}, 1 for labels that it leaves out.',
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import numpy as np
@@ -51,16 +51,31 @@ def set_frozen(instance: Any, state: dict[str, Any]) -> None:
 @final
 @dataclass(frozen=True)
 class Inputs:
-    """The map is x -> (x - mean)/scale, column by column, then, on the sphere, each row to norm sqrt(d)."""
+    """The map is x -> (x - mean)/scale, column by column, then, on the sphere, each row to norm sqrt(d).
+
+    Columns of scale 0 are left out: they were constant, and say nothing. d counts the others.
+    """
 
     mean: Float[np.ndarray, " d"]
     scale: Float[np.ndarray, " d"]
     sphere: bool
 
+    @property
+    def kept(self) -> np.ndarray:
+        """Mark the columns that are not left out, (d,)."""
+        return self.scale > 0
+
+    def rescaled(self, scales: Float[np.ndarray, " k"]) -> Inputs:
+        """Return the map followed by factors of the columns that are kept."""
+        scale = self.scale.copy()
+        scale[self.kept] /= scales
+        return replace(self, scale=scale)
+
     def __call__(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
         """Return the rows as the kernel takes them. Raises: ValueError: a row leaves float64's range."""
         with linalg.ignore_overflow():
-            rows = check_finite((X - self.mean) / self.scale, X)
+            kept = self.kept
+            rows = check_finite((X.compress(kept, axis=1) - self.mean[kept]) / self.scale[kept], X)
         if not self.sphere:
             return rows
         rows = linalg.normalise(rows.T)[0].T
@@ -77,14 +92,17 @@ def normalisation(
     mean, scale = mean_and_scale(X, weights)
     shared = np.bincount(groups)[groups] > 1
     # With a scale each, the two levels of a rare category would be further from each other than any numbers.
-    together = np.sqrt(np.bincount(groups, np.where(constant(X), 0.0, scale) ** 2))[groups]
-    return Inputs(mean, np.where(shared & (together > 0), together, scale), normalize == "sphere")
+    together = np.sqrt(np.bincount(groups, scale**2))[groups]
+    scale = np.where(shared & (scale > 0), together, scale)
+    if not scale.any():  # a kernel takes one column at least
+        scale = np.ones_like(scale)
+    return Inputs(mean, scale, normalize == "sphere")
 
 
 def mean_and_scale(
     values: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Compute each column's weighted mean and deviation: its first value and 1 where it is constant up to rounding."""
+    """Compute each column's weighted mean and deviation: its first value and 0 where it is constant up to rounding."""
     share = weights / weights.sum()
     largest = np.abs(values).max(axis=0)
     unit = np.where(largest > 0, largest, 1.0)  # of order 1, so that no square leaves the range of a float
@@ -92,14 +110,15 @@ def mean_and_scale(
     scale = np.sqrt(share @ (values / unit - mean) ** 2)
     still = constant(values)
     flat = still | (scale <= 10 * np.finfo(np.float64).eps * len(values) ** 0.5)
-    return np.where(still, values[0], mean * unit), np.where(flat, 1.0, scale * unit)
+    return np.where(still, values[0], mean * unit), np.where(flat, 0.0, scale * unit)
 
 
 def standardise(
     y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Return (y - mean)/scale, mean and scale, column by column; 0 in a column that is constant up to rounding."""
+    """Return (y - mean)/scale, mean and scale, column by column; 0 and 1 where it is constant up to rounding."""
     mean, scale = mean_and_scale(y, weights)
+    scale = np.where(scale > 0, scale, 1.0)
     return np.where(constant(y), 0.0, (y - mean) / scale), mean, scale
 
 
@@ -239,7 +258,7 @@ def input_groups(value: Any, d: int | None = None) -> Int[np.ndarray, " d"]:
         )
     if d is not None and len(groups) != d:
         raise ValueError(f"input_groups has {len(groups)} numbers and X has {d} columns; they must agree.")
-    return np.unique(groups, return_inverse=True)[1].ravel()
+    return np.asarray(np.unique(groups, return_inverse=True)[1].ravel())
 
 
 MOST_ROWS = 20_000

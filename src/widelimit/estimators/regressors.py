@@ -16,9 +16,10 @@ from widelimit.estimators import fitted_outputs, preparation
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, HyperparameterChoice, LeftOutRows, choose_design
+from widelimit.estimators.networks import Fitted, HyperparameterChoice, choose_design
 from widelimit.estimators.parameters import EnsembleParameters, RegressorParameters, estimator
 from widelimit.inference import intervals
+from widelimit.inference.left_out import LeftOutRows
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import check_finite
 

@@ -8,7 +8,7 @@ beforehand.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, final
@@ -48,6 +48,10 @@ ROWS = 1000
 """Rows of a search; from its result the search goes on for LAST_STEPS on up to LARGEST rows."""
 LARGEST = 2000
 STEPS, LAST_STEPS = 150, 12
+LABEL_ROWS = 800
+"""Rows of the last steps by one-hot labels, ..."""
+LABEL_NOISE, LABEL_SPREAD = 0.1, 0.5
+"""... the least noise, and the prior's deviation: with less noise a step fits any labels, and scales are chance."""
 DIGITS = 12
 """Digits of standardised data in a search: other units, or weights for repeated rows, do not change its path."""
 
@@ -82,6 +86,9 @@ class Search:
     objective: Objective
     noise: float | None = None
     """Fixed, or None."""
+    least_noise: float = 0.0
+    spread: float = float(PRIOR[0])
+    """Standard deviation of the logarithm of a scale, in its prior."""
 
     @cached_property
     def rows(self) -> Rows:
@@ -106,8 +113,9 @@ class Search:
         count = int(self.groups.max()) + 1
         rows = self.rows
         spare = rows.X.shape[1] - count
-        center, spread = self.start(FIRST), np.concatenate([np.full(count, PRIOR[0]), PRIOR[1:]])
+        center, spread = self.start(FIRST), np.concatenate([np.full(count, self.spread), PRIOR[1:]])
         low, high = self.start(LOW), self.start(HIGH)
+        low[-1] = max(low[-1], math.log(max(self.least_noise, math.exp(LOW[-1]))))
         if self.noise is not None:
             low[-1] = high[-1] = math.log(max(self.noise, math.exp(LOW[-1])))
 
@@ -161,15 +169,26 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
     """
     small, medium, large = (search.subset(count) for count in (RACE_ROWS, ROWS, LARGEST))
     first = small.start(FIRST)
-    race = _ends(
-        small, [(family, first) for family in families], RACE_STEPS, lambda i: progress("kernels", i, len(families))
-    )
+    race = _ends(small, [(family, first) for family in families], RACE_STEPS, progress)
     progress("input scales", 0, 3)
     start = _final(small, race[-FINALISTS:])
     progress("input scales", 1, 3)
     found = medium.run(start.family, start.z, STEPS) if len(medium.X) > len(small.X) else start
     progress("input scales", 2, 3)
     return large.run(start.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
+
+
+def fit_label_scales(search: Search, families: Sequence[Family], *, progress: Report = no_progress) -> ScaledFit:
+    """Choose as `fit_input_scales` does, by one-hot labels: few steps, as their evidence is not that of classes.
+
+    Raises:
+        ValueError: as `fit_input_scales`.
+    """
+    search = replace(search, least_noise=LABEL_NOISE, spread=LABEL_SPREAD)
+    small, large = search.subset(RACE_ROWS), search.subset(LABEL_ROWS)
+    starts = [(family, small.start(FIRST)) for family in families]
+    best = _ends(small, starts, RACE_STEPS, lambda i: progress("kernels", i, len(families)))[-1]
+    return large.run(best.family, best.z, LAST_STEPS) if len(large.X) > len(small.X) else best
 
 
 def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
@@ -180,7 +199,7 @@ def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
 
 
 def _ends(
-    search: Search, starts: Sequence[tuple[Family, np.ndarray]], steps: int, report: Callable[[int], None] = bool
+    search: Search, starts: Sequence[tuple[Family, np.ndarray]], steps: int, progress: Report = no_progress
 ) -> list[ScaledFit]:
     """Return where the search ends from each start, the most likely last; starts without a value are left out.
 
@@ -189,7 +208,7 @@ def _ends(
     """
     ends, errors = [], []
     for i, (family, z) in enumerate(starts):
-        report(i)
+        progress("kernels", i, len(starts))
         try:
             ends.append(search.run(family, z, steps))
         except ValueError as error:

@@ -50,6 +50,26 @@ class LeftOut(NamedTuple):
     """0 for a flow: its variance without row i has no such form."""
 
 
+class LeftOutRows(NamedTuple):
+    """Each distinct training row is predicted from all others, in units of the kernel."""
+
+    X: Float[np.ndarray, "k d"]
+    outputs: tuple[LeftOut, ...]
+    """Of each output, or of all of them together."""
+    expected: Float[np.ndarray, "k c"]
+    """The variance of the observation at the row, by the others."""
+
+    @property
+    def error(self) -> Float[np.ndarray, "k c"]:
+        """Return observations less predictions."""
+        return np.hstack([left.error for left in self.outputs])
+
+    @property
+    def scores(self) -> Float[np.ndarray, "k c"]:
+        """Return errors in units of their deviations."""
+        return np.asarray(self.error / np.sqrt(np.maximum(self.expected, np.finfo(np.float64).tiny)))
+
+
 def left_out(law: Posterior | StoppedFlow) -> LeftOut:
     """Leave out each row.
 

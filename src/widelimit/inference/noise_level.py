@@ -81,7 +81,6 @@ def noise_level(
     counts = weights if counts is None else counts
     typical = float(np.median(weights))  # in whose unit noises are tried
     weights = weights / typical
-    variance = None if variance is None else variance / typical
     total = float(counts.sum())
     unit = float(counts @ np.diagonal(gram)) / total or 1.0
     floor = FLOOR * linalg.rounding(len(gram), float(np.diagonal(gram).max())) or linalg.EPS
@@ -89,15 +88,8 @@ def noise_level(
     gram *= root[:, None]
     gram *= root
     values, vectors = linalg.eigenpairs(gram)
-    every = _Spectrum(
-        np.maximum(values, 0.0),
-        vectors,
-        threads.product(vectors.T, root[:, None] * y),
-        counts,
-        total,
-        float(weights.sum()),
-        variance,
-    )
+    targets, known = threads.product(vectors.T, root[:, None] * y), None if variance is None else variance / typical
+    every = _Spectrum(np.maximum(values, 0.0), vectors, targets, counts, total, float(weights.sum()), known)
     columns = distinct_columns(y) if columns is None else columns
     some = every if len(columns) == y.shape[1] else every._replace(targets=every.targets[:, columns])
     if noise is None:

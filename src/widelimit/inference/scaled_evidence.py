@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -131,6 +132,7 @@ def _relu_jvp(primals: Any, tangents: Any) -> Any:
     return (first, second), (second * (tangents[0] - c * along) + first * along, change)
 
 
+_DUALS: dict[str, Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]]
 _DUALS = {"erf": _erf, "relu": _relu, "rbf": _rbf}
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo, parameter
 from widelimit.pytrees import pytree
-from widelimit.series import safe_divide, safe_sqrt
+from widelimit.series import polynomial, safe_divide, safe_sqrt
 from widelimit.shapes import Float
 from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance, exponent_of, limit, power_of_two, within
 
@@ -131,10 +131,7 @@ class Polynomial(Activation):
             raise ValueError(f"one of the coefficients must be at least {least:g} in size, got {self.coefficients}.")
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
-        value = jnp.zeros_like(u)
-        for coefficient in reversed(self.coefficients):
-            value = value * u + coefficient
-        return value
+        return polynomial(self.coefficients, u)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         signal = limit(signal)

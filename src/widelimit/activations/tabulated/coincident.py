@@ -103,18 +103,11 @@ def kink_pair(h: jax.Array, k: jax.Array, gap: jax.Array, psi: jax.Array) -> Kin
     size, tiny = jnp.abs(kappa), float(np.finfo(gap.dtype).tiny)
     r = jnp.minimum(size / jnp.maximum(u, tiny), _FURTHEST)
     t = (size - _MIDDLE * u) / jnp.maximum(size + _MIDDLE * u, tiny)
-    mills = _polynomial(MILLS, t)
+    mills = series.polynomial(MILLS, t)
     density = jnp.exp(-(r**2) / 2)
     erf = jnp.sign(kappa) * (1 - _ROOT * density * mills)
     square = 8 * (psi / math.pi) ** 2 - 1
     return KinkPair(kappa, psi, u, r, (1 + u**2) / 2, square, erf, density, r**2 * (r * mills - 1))
-
-
-def _polynomial(coefficients: Sequence[float | jax.Array], x: jax.Array) -> jax.Array:
-    value = coefficients[-1] + jnp.zeros_like(x)
-    for c in coefficients[-2::-1]:
-        value = value * x + c
-    return value
 
 
 def coincident_values(

@@ -47,7 +47,9 @@ def taylor(apply: Apply, params: Any, order: int) -> Apply:
 
     def expansion(params: Any, X: Float[Array, "n d"]) -> Any:
         moved = model(apply, params).params
-        _check_form(moved, f.params)
+        shapes = [jax.tree.map(np.shape, tree) for tree in (moved, f.params)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"parameters of another form than those expanded around: {shapes[0]}, not {shapes[1]}.")
         points = _points(X)
         check_rows(f, points)
         wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves((moved, f.params)))
@@ -71,12 +73,6 @@ def _points(X: Any) -> Array:
     if points.ndim == 0 or points.size == 0:
         raise ValueError(f"X must hold at least one row of inputs, (n, ...), got shape {points.shape}.")
     return points
-
-
-def _check_form(moved: Any, start: Any) -> None:
-    shapes = [jax.tree.map(np.shape, tree) for tree in (moved, start)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"parameters of another form than those expanded around: {shapes[0]}, not {shapes[1]}.")
 
 
 def _sum(along: Callable[[jax.Array], Any], zero: jax.Array, order: int) -> Any:
