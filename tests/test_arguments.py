@@ -59,6 +59,7 @@ BAD = {
     "name": [*THINGS, None, True, 3, 1.5, np.nan],
     "optional name": [*THINGS, True, 3, np.nan],
     "function": [*THINGS, True, 3, np.nan],
+    "layer": [np.full(60, 0.1), LONG, "high" * 100, {"a": LONG}, None, True, 3, np.nan, wl.Relu],
     "activation": [*THINGS, None, True, 3, np.nan, wl.Relu],
     "kernel": [*THINGS, None, True, 3, NET, "relu"],
     "network": [*THINGS, None, True, 3, K, "relu"],
@@ -146,7 +147,11 @@ SEEDED = {"random_state": (None,)}
 DATA = {"X": X, "y": Y}
 TRAINING = {"X": "points", "y": "targets"}
 DOORS = {
-    "network": Door(lambda **given: wl.network(wl.layers.Dense(), **given), {}, {"parameterization": "name"}),
+    "network": Door(
+        lambda layers="relu", **given: wl.network(wl.layers.Dense(), layers, wl.layers.Dense(), **given),
+        {},
+        {"layers": "layer", "parameterization": "name"},
+    ),
     "resmlp": Door(
         wl.resmlp,
         {"blocks": 2},
