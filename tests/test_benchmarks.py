@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
 from sklearn.svm import SVC
 
 import widelimit as wl
@@ -22,6 +23,7 @@ import tables  # noqa: E402
 import uci  # noqa: E402
 import uci_data  # noqa: E402
 import uci_kernels as kernels  # noqa: E402
+import uci_probabilities  # noqa: E402
 
 
 @pytest.fixture
@@ -233,3 +235,32 @@ def test_the_tables_of_the_documentation_are_those_of_the_results():
     for path in (ROOT / "docs").glob("*.md"):
         page = path.read_text()
         assert tables.filled(page) == page, f"{path.name}: run python benchmarks/tables.py"
+
+
+def test_scores_of_probabilities_by_hand():
+    p, classes = np.array([[0.8, 0.2], [0.4, 0.6]]), np.array([1, 2, 3])
+    found = uci_probabilities.scores(p, classes, np.array([1, 3]), np.array([1, 2]))  # 2 has no training row
+    least = uci_probabilities.LEAST
+    assert found["folds"] == 0.5
+    assert found["log_loss"] == pytest.approx(-np.log([0.8, least]).mean(), abs=1e-5)
+    assert found["calibration"] == pytest.approx((0.2 + 0.6) / 2, abs=1e-5)
+
+
+def test_uci_probabilities_run_resume_and_report(sets, results, tmp_path, monkeypatch, capsys):
+    majority = uci_probabilities.fitted(lambda: DummyClassifier(strategy="prior"))
+    monkeypatch.setattr(uci_probabilities, "METHODS", {"prior": ("prior", majority)})
+    monkeypatch.setattr(uci_probabilities, "RESULTS", results)
+    results.mkdir()
+    table = {"accuracy_by_set": {uci_probabilities.REFERENCE: {"larger": 50.0, "smaller": 50.0}}}
+    (results / "uci_honest.json").write_text(json.dumps({"settings": table}))
+    run(monkeypatch, uci_probabilities, "run", sets, tmp_path / "out")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    run(monkeypatch, uci_probabilities, "run", sets, tmp_path / "out")
+    assert capsys.readouterr().out == ""
+    run(monkeypatch, uci_probabilities, "report", tmp_path / "out")
+    rows = json.loads((results / "uci_probabilities.json").read_text())["rows"]
+    assert [(row["half"], row["sets"], row["method"]) for row in rows[:2]] == [
+        ("all", 2, "prior"),
+        ("all", 2, uci_probabilities.REFERENCE),
+    ]
+    assert 0.5 < rows[0]["log-loss"] < 0.8

@@ -187,7 +187,7 @@ def fit_label_scales(search: Search, families: Sequence[Family], *, progress: Re
     search = replace(search, least_noise=LABEL_NOISE, spread=LABEL_SPREAD)
     small, large = search.subset(RACE_ROWS), search.subset(LABEL_ROWS)
     starts = [(family, small.start(FIRST)) for family in families]
-    best = _ends(small, starts, RACE_STEPS, lambda i: progress("kernels", i, len(families)))[-1]
+    best = _ends(small, starts, RACE_STEPS, progress)[-1]
     return large.run(best.family, best.z, LAST_STEPS) if len(large.X) > len(small.X) else best
 
 
