@@ -139,7 +139,7 @@ def mlp(
         else:
             scale = validation.deviation("weight_std", weight_std)
         dense = Dense(scale, validation.deviation("bias_std", bias_std, zero=True))
-        phi = Activate(activation)  # type: ignore[arg-type]
+        phi = Activate(activation)
         layers = (dense, Repeat((phi, dense), depth - 1)) if depth > 1 else (dense,)
     return Network(_parameterize(layers, parameterization), parameterization)
 
