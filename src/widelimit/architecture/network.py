@@ -174,7 +174,7 @@ class Network:
                 parameters are those of another architecture.
         """
         X = self._inputs(params, X, axes=0)
-        _require_signals(params, X, 1)
+        _require_signals(params, X, axes=0)
         with arithmetic(X.dtype == np.float64):
             return self.signals_of(params, jnp.asarray(X))
 
@@ -184,7 +184,7 @@ class Network:
         Raises: as `apply`.
         """
         X = self._inputs(params, X, axes=1)
-        _require_signals(params, X, len(params[0]["weight"]))
+        _require_signals(params, X, axes=1)
         with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
@@ -290,12 +290,15 @@ def _is_shape(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(n, int) for n in value) and len(value) > 0
 
 
-def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:
-    """Refuse signals that do not fit: those of two layers at once. Raises: MemoryError."""
-    width = max(leaf.shape[-2] for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
-    memory.require(
-        2.0 * X.dtype.itemsize * members * len(X) * width, f"the signals of {len(X)} inputs in {width} units"
-    )
+def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int) -> None:
+    """Refuse signals that do not fit: those of two layers at once, of parameters with `axes` leading axes.
+
+    Raises: MemoryError.
+    """
+    weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2 + axes]
+    width, members = max(leaf.shape[-2] for leaf in weights), len(weights[0]) if axes else 1
+    size = 2.0 * X.dtype.itemsize * members * len(X) * width
+    memory.require(size, f"the signals of {len(X)} inputs in {width} units")
 
 
 def _float_dtype(dtype: Any) -> np.dtype:
