@@ -10,12 +10,12 @@ from sklearn.metrics import pairwise
 
 import oracles
 import widelimit as wl
-from widelimit.architecture.layers import Activate, Dense
 from widelimit.compute.iterative import Iterative
 from widelimit.compute.linalg import Cholesky, Eigen
 from widelimit.compute.operators import Recomputed, Shifted, StoredOperator, Tiles
 from widelimit.compute.packed import Packed
 from widelimit.inference.gaussian_process import Conditioned
+from widelimit.layers import Activate, Concatenate, Dense, Dropout, LayerNorm, Repeat, Residual, Scale, Serial, Sum
 
 # --- activations --------------------
 
@@ -73,7 +73,26 @@ def _activate(q1, c, q2, theta):
     return *(oracles.DUALS["erf"](*triple)[0] for triple in ((q1, q1, q1), (q1, c, q2), (q2, q2, q2))), theta * slope
 
 
+def _dense_then_activate(*state):
+    return _activate(*_dense(*state))
+
+
+def _add(*states):
+    return tuple(map(sum, zip(*states, strict=True)))
+
+
 LAYERS = {
+    "normalise": (LayerNorm(), lambda q1, c, q2, t: (1, c / oracles.mp.sqrt(q1 * q2), 1, t / oracles.mp.sqrt(q1 * q2))),
+    "scale": (Scale(0.5), lambda *state: tuple(value / 4 for value in state)),
+    "drop out": (Dropout(0.8), lambda q1, c, q2, t: (q1 / oracles.mp.mpf(0.8), c, q2 / oracles.mp.mpf(0.8), t)),
+    "serial": (Serial(Dense(1.3, 0.3), "erf"), _dense_then_activate),
+    "repeat": (Repeat((Dense(1.3, 0.3),), 2), lambda *state: _dense(*_dense(*state))),
+    "residual": (Residual(Dense(1.3, 0.3)), lambda *state: _add(state, _dense(*state))),
+    "sum": (Sum(Dense(1.3, 0.3), [Dense(1.3, 0.3), "erf"]), lambda *s: _add(_dense(*s), _dense_then_activate(*s))),
+    "concatenate": (
+        Concatenate(Dense(1.3, 0.3), [Dense(1.3, 0.3), "erf"]),
+        lambda *s: tuple(v / 2 for v in _add(_dense(*s), _dense_then_activate(*s))),
+    ),
     "dense": (Dense(1.3, 0.3), _dense),
     "dense, standard": (Dense(1.3, 0.3, standard=True), _dense),
     "activate": (Activate(wl.Erf()), _activate),

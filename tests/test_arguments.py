@@ -59,6 +59,7 @@ BAD = {
     "name": [*THINGS, None, True, 3, 1.5, np.nan],
     "optional name": [*THINGS, True, 3, np.nan],
     "function": [*THINGS, True, 3, np.nan],
+    "layer": [np.full(60, 0.1), LONG, "high" * 100, {"a": LONG}, None, True, 3, np.nan, wl.Relu],
     "activation": [*THINGS, None, True, 3, np.nan, wl.Relu],
     "kernel": [*THINGS, None, True, 3, NET, "relu"],
     "network": [*THINGS, None, True, 3, K, "relu"],
@@ -146,6 +147,24 @@ SEEDED = {"random_state": (None,)}
 DATA = {"X": X, "y": Y}
 TRAINING = {"X": "points", "y": "targets"}
 DOORS = {
+    "network": Door(
+        lambda layers="relu", **given: wl.network(wl.layers.Dense(), layers, wl.layers.Dense(), **given),
+        {},
+        {"layers": "layer", "parameterization": "name"},
+    ),
+    "resmlp": Door(
+        wl.resmlp,
+        {"blocks": 2},
+        {
+            "blocks": "integer",
+            "activation": "activation",
+            "branch_scale": "name",
+            "weight_std": "deviation",
+            "bias_std": "bias",
+            "parameterization": "name",
+        },
+        more={"blocks": [0, 10**9]},
+    ),
     "mlp": Door(
         wl.mlp,
         {"depth": 2},
@@ -160,6 +179,7 @@ DOORS = {
     ),
     "nngp": Door(wl.nngp, {}, {"net": "network"}),
     "ntk": Door(wl.ntk, {}, {"net": "network"}),
+    "limits": Door(wl.limits, {}, {"net": "network"}),
     "activation": Door(
         wl.activation,
         {"phi": jnp.tanh},
@@ -545,6 +565,7 @@ def test_what_is_wrong_is_refused_briefly_by_name(name):
 
 MADE = {
     *(
+        "BothKernels",
         "Conditioned",
         "EmpiricalDiagonal",
         "EmpiricalKernel",
@@ -556,6 +577,7 @@ MADE = {
         "Flow",
     ),
     *("GradientDescent", "GradientFlow", "History", "HyperparameterFit", "KrylovFlow", "Laplace", "LeaveOneOut"),
+    "Limits",
     *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
     *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
     *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),
@@ -572,7 +594,7 @@ MADE = {
 """Classes whose instances the library makes."""
 INNER = {
     *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
-    *("in_few_shapes", "itself", "restore"),
+    *("in_few_shapes", "itself", "restore", "mean", "result_dtype"),
     *(
         "derivative",
         "block",

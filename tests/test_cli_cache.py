@@ -38,6 +38,8 @@ def run(table, cache, *, logged=False):
         table,
         "--target",
         "y",
+        "--estimator",
+        "ntk",
         "--depth",
         1,
         "--noise",

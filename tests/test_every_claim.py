@@ -24,7 +24,8 @@ def scaled_kernel(monkeypatch):
 
 def stale_covariance(monkeypatch):
     """Theta^{l+1} = Theta^l Sdot^{l+1} + Sigma^l, in the place of Sigma^{l+1}."""
-    from widelimit.architecture.layers import Dense, PairState
+    from widelimit.architecture.layers import Dense
+    from widelimit.architecture.state import PairState
 
     true = Dense.pair
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cases import LAYERS
-from widelimit.architecture.layers import PairState
+from widelimit.architecture.state import PairState
 from widelimit.signals import Correlation, Variance, correlation_from_rho, scaled, sum_signals
 
 EPS = np.finfo(np.float64).eps

@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator
 
 import cases
 import widelimit as wl
-from widelimit.architecture.layers import Layer
+from widelimit.architecture.state import Layer
 from widelimit.compute.linalg import Factor
 from widelimit.compute.operators import Operator
 
@@ -44,6 +44,7 @@ ORDER = [
     "gaussian",
     "activations",
     "architecture",
+    "layers",
     "compute",
     "kernels",
     "torch",

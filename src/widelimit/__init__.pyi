@@ -1,5 +1,5 @@
 # The public door: one import list, read by type checkers and, lazily, at run time (`widelimit --help` never loads JAX).
-from . import rkhs
+from . import layers, rkhs
 from .activations.base import Activation
 from .activations.closed.arc_cosine import RectifiedPower, Sign, Step
 from .activations.closed.erf import Erf, Gelu
@@ -10,7 +10,8 @@ from .activations.closed.trigonometric import Cos, Sin, Snake
 from .activations.names import activation, elu
 from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
-from .architecture.network import Network, mlp
+from .architecture.builders import mlp, network, resmlp
+from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
 from .columns.encoder import TableEncoder
 from .displays.calibration import CalibrationDisplay
@@ -53,7 +54,7 @@ from .kernels.empirical.kernels import (
 )
 from .kernels.functions import FunctionKernel, kernel
 from .kernels.matrix_valued import MatrixFunction, MatrixKernel, Separable, matrix_valued, separable
-from .kernels.network import NNGP, NTK, nngp, ntk
+from .kernels.network import NNGP, NTK, BothKernels, Limits, limits, nngp, ntk
 from .kernels.standard import (
     Laplace,
     Linear,
@@ -80,6 +81,7 @@ __all__ = [
     "ABRelu",
     "Abs",
     "Activation",
+    "BothKernels",
     "CalibrationDisplay",
     "Conditioned",
     "Correlation",
@@ -112,6 +114,7 @@ __all__ = [
     "LeakyRelu",
     "LeaveOneOut",
     "LikelihoodGradient",
+    "Limits",
     "Linear",
     "LinearModel",
     "Logistic",
@@ -173,12 +176,15 @@ __all__ = [
     "gradient_flow",
     "kernel",
     "laplace",
+    "layers",
+    "limits",
     "linear",
     "linearize",
     "load",
     "matrix_valued",
     "max_learning_rate",
     "mlp",
+    "network",
     "nngp",
     "ntk",
     "phase",
@@ -188,6 +194,7 @@ __all__ = [
     "precomputed",
     "pytree",
     "rbf",
+    "resmlp",
     "rkhs",
     "save",
     "scale_inputs",

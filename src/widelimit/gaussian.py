@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
@@ -75,6 +77,23 @@ def normal_rule(deviation: np.ndarray, required: Panels) -> tuple[np.ndarray, np
     """Return nodes z and weights, (..., q): E[phi(s z)] = sum(weights * phi(s nodes)) for every deviation s."""
     own = [end / deviation for end in required.ends]
     return _rule(_merge([np.full_like(deviation, end) for end in _density_ends()], own))
+
+
+FARTHEST = 2.0**10
+"""Deviations up to which the panels of `traced_normal_rule` resolve what phi does near the origin and its kinks."""
+
+
+def traced_normal_rule(deviation: jax.Array, kinks: tuple[float, ...]) -> tuple[jax.Array, jax.Array]:
+    """Return the nodes and weights of `normal_rule` under jit and grad; the nodes are constants to the derivative."""
+    size = jax.lax.stop_gradient(jnp.maximum(deviation, 1e-30))[..., None]
+    own = jnp.asarray(panels(kinks, FARTHEST).ends, deviation.dtype) / size
+    base = jnp.broadcast_to(jnp.asarray(_density_ends(), deviation.dtype), (*deviation.shape, 2 * len(_DENSITY) - 1))
+    ends = jnp.sort(jnp.clip(jnp.concatenate([own, base], axis=-1), -REACH, REACH), axis=-1)
+    half = ((ends[..., 1:] - ends[..., :-1]) / 2)[..., None]
+    nodes = ends[..., :-1, None] + half * (1 + jnp.asarray(_NODES, deviation.dtype))
+    weights = half * jnp.asarray(_WEIGHTS, deviation.dtype) * jnp.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
+    flat = (*deviation.shape, -1)
+    return nodes.reshape(flat), weights.reshape(flat)
 
 
 def radial_rule(largest: float) -> tuple[np.ndarray, np.ndarray]:

@@ -123,3 +123,9 @@ def activation(
         f"activation must be a name ({', '.join(sorted(BY_NAME))}), a widelimit.Activation or a function of an array, "
         f"got {type(phi).__name__}."
     )
+
+
+def name_or_repr(phi: Activation) -> str:
+    """Return the code of an activation: its name in quotes where that finds it, else what makes it."""
+    found = next((name for name, known in BY_NAME.items() if known == phi), None)
+    return repr(found) if found else repr(phi)

@@ -1,63 +1,39 @@
 """Each class of layers states its finite map (init, apply) and its infinite-width map (encode, pair) side by side."""
 
-import abc
+from __future__ import annotations
+
 import math
-from dataclasses import field
-from typing import Any, NamedTuple, final
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import signals
+from widelimit import validation
 from widelimit.activations.base import Activation, Memo
+from widelimit.activations.closed.linear import Identity
+from widelimit.activations.names import activation as resolve
+from widelimit.activations.names import name_or_repr
+from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Scalar, Shape, Traits
+from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance
-
-Scalar = float | jax.Array
-Params = Any
-
-
-class PairState(NamedTuple):
-    """The state of a pair of inputs between two layers is free of scale.
-
-    `correlation` is that of the signals, `tangent` is Theta/(s s'), s and s' the signals' standard
-    deviations.
-    """
-
-    correlation: Correlation
-    tangent: jax.Array
-
-
-class Layer(abc.ABC):
-    """A layer of a network is a finite map on (n, width) signals and an infinite map on Gaussian signals."""
-
-    @abc.abstractmethod
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        """Draw random parameters (a pytree) of the finite layer."""
-
-    @abc.abstractmethod
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
-        """Apply the finite map."""
-
-    @abc.abstractmethod
-    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        """Return the variance after the layer, and the data of the input that `pair` needs."""
-
-    @abc.abstractmethod
-    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
-        """Apply the infinite map to pairs; elementwise on arrays that broadcast."""
-
-    @property
-    def numbers_per_input(self) -> int:
-        """Return about how many numbers a memo holds; kernels state their sizes from it."""
-        return 2
-
-    def itself(self, x: Memo, state: PairState) -> PairState:
-        """Apply `pair` to every input with itself."""
-        return self.pair(x, x, state)
+from widelimit.signals import (
+    HALF_PRECISION,
+    Correlation,
+    Variance,
+    add_variances,
+    deviation_of,
+    exponent_of,
+    multiply,
+    power_of_two,
+    sum_signals,
+    variance_of,
+    within,
+)
 
 
 class _DenseMemo(NamedTuple):
@@ -69,6 +45,7 @@ class _DenseMemo(NamedTuple):
 
 @final
 @pytree
+@dataclass(frozen=True)
 class Dense(Layer):
     """The map is a -> (weight_std/sqrt(width)) W a + bias_std b, W and b from N(0, 1): the NTK parameterisation.
 
@@ -79,9 +56,21 @@ class Dense(Layer):
     Theorem 1.
     """
 
-    weight_std: Scalar
-    bias_std: Scalar
+    weight_std: Scalar = 1.0
+    bias_std: Scalar = 0.0
     standard: bool = field(default=False, metadata={"static": True})
+    trained: bool = field(default=True, metadata={"static": True})
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        validation.finite_scalar("weight_std", self.weight_std, above=0.0)
+        validation.finite_scalar("bias_std", self.bias_std, at_least=0.0)
+        validation.flag("standard", self.standard)
+        validation.flag("trained", self.trained)
+
+    def __repr__(self) -> str:
+        text = written("Dense", {"weight_std": (self.weight_std, 1.0), "bias_std": (self.bias_std, 0.0)})
+        return text if self.trained else f"Frozen({text})"
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         weight_key, bias_key = jax.random.split(key)
@@ -100,26 +89,52 @@ class Dense(Layer):
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
         weight, bias = self.scales(signals.shape[1])
+        params = params if self.trained else jax.lax.stop_gradient(params)
         sums = jnp.matmul(signals, params["weight"].T, precision="highest")
         return jnp.asarray(weight * sums + bias * params["bias"])
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
         size = jnp.asarray(self.weight_std, signal.value.dtype)
-        power = signals.exponent_of(jax.lax.stop_gradient(size))
-        weight = size * signals.power_of_two(-power, size.dtype)
-        head = jax.lax.reduce_precision(weight, *signals.HALF_PRECISION[weight.dtype.name])
+        power = exponent_of(jax.lax.stop_gradient(size))
+        weight = size * power_of_two(-power, size.dtype)
+        head = jax.lax.reduce_precision(weight, *HALF_PRECISION[weight.dtype.name])
         low = (weight - head) * (weight + head)
         weighted = Variance(signal.value * head**2 + signal.value * low, signal.exponent + power)
         bias = jnp.broadcast_to(jnp.asarray(self.bias_std, weight.dtype), signal.value.shape)
-        total, signal_share, bias_share = signals.add_variances(weighted, signals.variance_of(bias))
+        total, signal_share, bias_share = add_variances(weighted, variance_of(bias))
         return total, _DenseMemo(jnp.where(total.value > 0, signal_share, 0), bias_share)
 
     def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:
-        correlation = signals.sum_signals(
-            (x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,)
-        )
-        return PairState(correlation, x.signal_share * y.signal_share * state.tangent + correlation.rho)
+        correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
+        below = x.signal_share * y.signal_share * state.tangent
+        return PairState(correlation, below + correlation.rho if self.trained else below)
+
+    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+        after, memo = self.encode(signal)
+        return after, None, memo
+
+    @property
+    def depth(self) -> int:
+        return 1
+
+    def traits(self, before: Traits, path: str) -> Traits:
+        return Traits(gaussian=True, centred=True, random=True)
+
+    def count(self, shape: Shape) -> int:
+        return int((shape[0] + 1) * shape[1])
+
+    def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
+        outputs, own = np.shape(params["weight"])[axes:]
+        if (inputs is not None and own != inputs) or np.shape(params["bias"])[axes:] != (outputs,):
+            raise ValueError("sizes that do not fit")
+        return int(outputs)
+
+    def freeze(self) -> Dense:
+        return replace(self, trained=False)
+
+    def standardise(self) -> Dense:
+        return replace(self, standard=True)
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute standard deviations of the layer's signal on raw inputs, (n,) float64, of any size a float holds."""
@@ -138,8 +153,8 @@ class Dense(Layer):
         """
         limit = 1000 if X.dtype == jnp.float64 else 120
         largest = jax.lax.stop_gradient(jnp.max(jnp.abs(X), axis=1))
-        exponent = jnp.clip(jnp.where(largest == 0, 0, signals.exponent_of(largest)), -limit, limit)
-        scaled = X * signals.power_of_two(-exponent, X.dtype)[:, None]
+        exponent = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
+        scaled = X * power_of_two(-exponent, X.dtype)[:, None]
         square = jnp.sum(scaled**2, axis=1)
         variance, memo = self.encode(Variance(square / X.shape[1], exponent))
         at_zero = self.weight_std / math.sqrt(X.shape[1]) * safe_divide(jnp.ones_like(square), variance.deviation)
@@ -149,10 +164,21 @@ class Dense(Layer):
 
 @final
 @pytree
+@dataclass(frozen=True)
 class Activate(Layer):
-    """The map is a -> phi(a). Infinite width: Theta <- Theta E[phi'(u) phi'(v)]."""
+    """The map is a -> phi(a). Infinite width: Theta <- Theta E[phi'(u) phi'(v)].
+
+    Args:
+        activation: a name, an `Activation` or a function, as `widelimit.activation` takes.
+    """
 
     activation: Activation
+
+    def __init__(self, activation: Any) -> None:
+        object.__setattr__(self, "activation", resolve(activation))
+
+    def __repr__(self) -> str:
+        return f"Activate({name_or_repr(self.activation)})"
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
@@ -163,14 +189,187 @@ class Activate(Layer):
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         return self.activation.encode(signal)
 
+    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+        after, memo = self.activation.encode(signal)
+        return after, lambda: mean_share(self.activation, signal, after), memo
+
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         correlation, susceptibility = self.activation.correlate(x, y, state.correlation)
+        return PairState(correlation, susceptibility * state.tangent)
+
+    def itself(self, x: Memo, state: PairState) -> PairState:
+        correlation, susceptibility = self.activation.itself(x, state.correlation)
         return PairState(correlation, susceptibility * state.tangent)
 
     @property
     def numbers_per_input(self) -> int:
         return self.activation.numbers_per_input
 
+    def activations(self) -> Iterator[Activation]:
+        yield self.activation
+
+    def traits(self, before: Traits, path: str) -> Traits:
+        if isinstance(self.activation, Identity):
+            return before
+        if not before.gaussian:
+            raise ValueError(
+                f"{path}: an activation needs Gaussian signals, and those before it are none at infinite width; put a "
+                f"Dense layer between: wl.layers.Dense(), {name_or_repr(self.activation)}."
+            )
+        return Traits(gaussian=False, centred=False, random=before.random)
+
+    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
+        sizes = interpreted(deviation_of)(signal)
+        low, high = ranges.get(path, (np.inf, 0.0))
+        ranges[path] = min(low, sizes.min()), max(high, sizes.max())
+        after = self.activation.second_moment(signal)
+        return after, lambda: interpreted(mean_share)(self.activation, signal, after)
+
+    def map_activations(self, change: Change, path: tuple[Any, ...]) -> Activate:
+        return replace(self, activation=change(self.activation, path))
+
+
+def mean_share(activation: Activation, signal: Variance, after: Variance) -> jax.Array:
+    """Compute E[phi(u)]/sqrt(E[phi(u)^2]) for u ~ N(0, signal); 0 where both are 0."""
+    return jnp.clip(safe_divide(activation.mean(signal.deviation), after.deviation), -1, 1)
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class LayerNorm(Layer):
+    """The map is a -> (a - m)/s with mean m and standard deviation s over the width; 0 where s = 0.
+
+    Infinite width: rho <- (rho - m m'/(r r'))/(...), r the root mean square; nothing but the variance changes where the
+    mean is 0. No epsilon is added to s, and there are no scales or shifts to train.
+    """
+
+    def __repr__(self) -> str:
+        return "LayerNorm()"
+
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        return ()
+
+    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+        centred = signals - jnp.mean(signals, axis=1, keepdims=True)
+        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=1, keepdims=True)))
+
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        one = jnp.where(signal.value > 0, jnp.ones_like(signal.value), 0)
+        return variance_of(one), ()
+
+    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+        after, _ = self.encode(signal)
+        if mean is None:
+            return after, None, ()
+        share = mean()
+        return after, None, (share, safe_sqrt(1 - share**2))
+
+    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
+        if not x:
+            return state
+        spread = x[1] * y[1]
+        return PairState(centre(state.correlation, x, y), safe_divide(state.tangent, spread))
+
+    def traits(self, before: Traits, path: str) -> Traits:
+        return before._replace(centred=True)
+
+    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
+        return interpreted(_normalised)(self, signal), None
+
+
+def _normalised(layer: LayerNorm, signal: Variance) -> Variance:
+    return layer.encode(signal)[0]
+
+
+def centre(correlation: Correlation, x: tuple[jax.Array, jax.Array], y: tuple[jax.Array, jax.Array]) -> Correlation:
+    """Compute the correlation of a - m from that of a: x and y are (mean, deviation) over the root mean square.
+
+    1 - rho = ((1 - rho_a) - ((m - m')^2 + (s - s')^2)/2)/(s s'): nothing cancels where the means agree.
+    """
+    (m, s), (n, t) = x, y
+    spread = s * t
+    one_minus = safe_divide(correlation.one_minus - ((m - n) ** 2 + (s - t) ** 2) / 2, spread)
+    one_plus = safe_divide(correlation.one_plus - ((m + n) ** 2 + (s - t) ** 2) / 2, spread)
+    return Correlation(within(one_minus), within(one_plus))
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Scale(Layer):
+    """The map is a -> factor a, factor a number that the search for hyper-parameters sees; not 0."""
+
+    factor: Scalar
+
+    def __post_init__(self) -> None:
+        validation.deviation("factor", self.factor)
+
+    def __repr__(self) -> str:
+        return written("Scale", {"factor": (self.factor, None)})
+
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        return ()
+
+    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+        return signals * jnp.asarray(self.factor, signals.dtype)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        return multiply(signal, self.factor), ()
+
+    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
+        return state
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """The map is a -> a mask/keep, mask_i = 1 with probability `keep` for every signal of every input, else 0.
+
+    Infinite width: the mean square is divided by keep, covariances stay, so that K(x, x) is another value than that of
+    two equal rows: gram(X) differs from cross(X, X) on its diagonal. `apply` is the network at evaluation, without
+    masks. Schoenholz et al. 2017, arXiv 1611.01232, section 5.
+    """
+
+    keep: float = field(metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if not 0 < validation.finite_scalar("keep", self.keep) <= 1:
+            raise ValueError(f"keep is a probability in (0, 1], got {self.keep:g}.")
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.keep!r})"
+
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        return ()
+
+    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+        return signals
+
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        return Variance(signal.value / self.keep, signal.exponent).normalise(), ()
+
+    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+        after, memo = self.encode(signal)
+        return after, None if mean is None else lambda: mean() * math.sqrt(self.keep), memo
+
+    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
+        gap, sum_ = (1 - self.keep + self.keep * side for side in state.correlation)
+        return PairState(Correlation(gap, sum_), self.keep * state.tangent)
+
     def itself(self, x: Memo, state: PairState) -> PairState:
-        correlation, susceptibility = self.activation.itself(x, state.correlation)
-        return PairState(correlation, susceptibility * state.tangent)
+        return state
+
+    def traits(self, before: Traits, path: str) -> Traits:
+        return before._replace(gaussian=before.gaussian and self.keep == 1)
+
+
+def written(name: str, given: dict[str, tuple[Any, Any]]) -> str:
+    """Return the code that makes a layer: the numbers that are not the usual ones."""
+    texts = []
+    for key, (value, usual) in given.items():
+        number = value if isinstance(value, jax.core.Tracer) else float(value)
+        if isinstance(number, jax.core.Tracer) or number != usual:
+            texts.append(f"{key}={number!r}")
+    return f"{name}({', '.join(texts)})"

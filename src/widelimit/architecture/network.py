@@ -1,20 +1,22 @@
-"""A network is a first dense layer, then a block of layers repeated; `mlp` builds the paper's."""
+"""A network is a tuple of layers: it describes the finite networks of every width, and their limit."""
+
+from __future__ import annotations
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import field, replace
-from typing import Any, NamedTuple, Self, final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory, validation
-from widelimit.activations.base import Activation, Memo, variance_after
-from widelimit.activations.names import activation as resolve
-from widelimit.architecture.layers import Activate, Dense, Layer, PairState, Params, Scalar
+from widelimit.activations.base import Activation, Memo
+from widelimit.architecture.chain import Serial
+from widelimit.architecture.layers import Dense
+from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Shape
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -24,18 +26,16 @@ from widelimit.signals import (
     Variance,
     correlate_points,
     correlation_with_itself,
-    deviation_of,
     variance_of,
 )
 from widelimit.validation import Array
 
-UNROLLED = 4
-"""Blocks written out into one fused loop; beyond it `lax.scan` keeps the compile time constant (minutes at 50)."""
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 """The parameters of finite networks are scaled in one of these ways; `mlp` says what each means."""
 
 DEEPEST = 100_000
 """Layers of a network; every input takes some numbers for each."""
+
 _GRID = 33
 _MARGIN = 0.01
 """Ranges are widened by this share: between points of the grid, deviations leave the range seen there by less."""
@@ -47,25 +47,47 @@ class NetworkFeatures(NamedTuple):
     points: Float[jax.Array, "n d+1"]
     """Unit vectors whose inner products are the correlations after the first dense layer."""
     memos: tuple[Memo, ...]
-    """One entry a layer of the block, arrays (n, repeats, .., 1); the last axis is for the other input of a pair."""
+    """One entry a layer after the first, arrays (n, .., 1); the last axis is for the other input of a pair."""
     variance: Variance
     """Variance of the network's output, arrays (n,)."""
 
 
 @final
 @pytree
+@dataclass(frozen=True)
 class Network:
-    """A network is first, then (block) x repeats: it describes the finite networks of every width and their limit."""
+    """A network is layers in order; the first is `Dense`, and so is the last, whose outputs are Gaussian.
 
-    first: Dense
-    block: tuple[Layer, ...]
-    repeats: int = field(metadata={"static": True})
+    Made by `network`, `mlp` and `resmlp`, which check it.
+    """
+
+    layers: tuple[Layer, ...]
     parameterization: str = field(default="ntk", metadata={"static": True})
+
+    def __repr__(self) -> str:
+        more = [] if self.parameterization == "ntk" else [f"parameterization={self.parameterization!r}"]
+        return f"network({', '.join([*map(repr, self.layers), *more])})"
+
+    @property
+    def first(self) -> Dense:
+        """Return the layer that reads the inputs."""
+        assert isinstance(self.layers[0], Dense)
+        return self.layers[0]
+
+    @property
+    def body(self) -> Serial:
+        """Return the layers after the first."""
+        return Serial(*self.layers[1:])
+
+    @property
+    def units(self) -> tuple[Layer, ...]:
+        """Return the layers that have an entry in the parameters, in order."""
+        return Serial(*self.layers).units
 
     @property
     def depth(self) -> int:
-        """Return the depth L: the number of affine layers; there are L - 1 hidden layers."""
-        return 1 + self.repeats
+        """Return the depth L: the number of affine layers on the longest path."""
+        return Serial(*self.layers).depth
 
     def init(
         self,
@@ -110,42 +132,39 @@ class Network:
 
         Member e has the bits of init(seeds[e], ...). One compiled call, whatever E. Arguments and errors as `init`.
         """
-        listed = isinstance(width, (Sequence, np.ndarray)) and not isinstance(width, (str, bytes))
-        widths = list(width) if listed else [width] * self.repeats  # type: ignore[arg-type]
-        if len(widths) != self.repeats:
-            hidden = f"a network of depth {self.depth} has {self.repeats} hidden layers"
-            raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
-        named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
-        sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
+        sizes = self._sizes(input_dim, width, output_dim)
         listed = isinstance(seeds, Sequence) and not isinstance(seeds, (str, bytes))
         if not (listed or (isinstance(seeds, (np.ndarray, jax.Array)) and seeds.ndim == 1)) or len(seeds) == 0:
             raise ValueError(f"seeds must be a sequence of at least one integer, got {validation.shown(seeds)}.")
         keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
         kind = _float_dtype(dtype)
-        self._require(sizes, len(keys), kind)
-        with arithmetic(kind == np.float64):
-            params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), tuple(sizes), kind)
-        return params
-
-    def _require(self, sizes: list[int], members: int, dtype: np.dtype) -> None:
-        """Refuse parameters that do not fit; drawing them takes as much memory again. Raises: MemoryError."""
-        hidden = sum(isinstance(layer, Dense) for layer in self.block)
-        count = sum((1 if i == 0 else hidden) * (a + 1) * b for i, (a, b) in enumerate(itertools.pairwise(sizes)))
-        memory.require(
-            2.0 * dtype.itemsize * members * count,
-            f"the start of {members} networks with {count} parameters each",
+        count = Serial(*self.layers).count(sizes)
+        memory.require(  # drawing them takes as much memory again
+            2.0 * kind.itemsize * len(keys) * count,
+            f"the start of {len(keys)} networks with {count} parameters each",
             remedy="use a smaller width, fewer seeds, or float32",
         )
+        with arithmetic(kind == np.float64):
+            params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), sizes, kind)
+        return params
+
+    def _sizes(self, input_dim: int, width: int | Sequence[int], output_dim: int) -> Shape:
+        """Return the sizes of every layer of a finite network. Arguments and errors as `init`."""
+        whole = Serial(*self.layers)
+        listed = isinstance(width, (Sequence, np.ndarray)) and not isinstance(width, (str, bytes))
+        widths = list(width) if listed else [width] * whole.hidden  # type: ignore[arg-type]
+        if len(widths) != whole.hidden:
+            raise ValueError(
+                f"a network of depth {self.depth} has {whole.hidden} hidden layers; got {len(widths)} widths for width."
+            )
+        named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
+        sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
+        return whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
 
     def init_with_key(self, key: jax.Array, sizes: Sequence[int], dtype: Any) -> tuple[Params, ...]:
-        """Draw as `init` does under jit and vmap: a JAX key, all depth + 1 sizes from input to output, a dtype."""
-        keys = jax.random.split(key, 1 + self.repeats * len(self.block))
-        params = [self.first.init(keys[0], sizes[0], sizes[1], dtype)]
-        for i in range(self.repeats):
-            for j, layer in enumerate(self.block):
-                layer_key = keys[1 + i * len(self.block) + j]
-                params.append(layer.init(layer_key, sizes[i + 1], sizes[i + 2], dtype))
-        return tuple(params)
+        """Draw as `init` does under jit and vmap: a JAX key, all sizes from input to output, a dtype."""
+        whole = Serial(*self.layers)
+        return tuple(whole.draw(key, whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0], dtype))
 
     def apply(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "n c"]:
         """Compute f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
@@ -155,7 +174,7 @@ class Network:
                 parameters are those of another architecture.
         """
         X = self._inputs(params, X, axes=0)
-        _require_signals(params, X, 1)
+        _require_signals(params, X, axes=0)
         with arithmetic(X.dtype == np.float64):
             return self.signals_of(params, jnp.asarray(X))
 
@@ -165,15 +184,13 @@ class Network:
         Raises: as `apply`.
         """
         X = self._inputs(params, X, axes=1)
-        _require_signals(params, X, len(params[0]["weight"]))
+        _require_signals(params, X, axes=1)
         with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
     def signals_of(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        signals = self.first.apply(params[0], X)
-        for layer, layer_params in zip(self.block * self.repeats, params[1:], strict=True):
-            signals = layer.apply(layer_params, signals)
+        signals = Serial(*self.layers).apply(params, X)
         return self.output_scale(params) * signals
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
@@ -193,15 +210,14 @@ class Network:
 
     def _check(self, params: Any, axes: int) -> tuple[int, Any]:
         """Return the number of input features and the dtype of the parameters, which must be this architecture's."""
-        layers = [self.first, *self.block * self.repeats]
         shapes = jax.tree.map(np.shape, params)
         try:
-            dense = [p for layer, p in zip(layers, params, strict=True) if isinstance(layer, Dense)]
-            weights, biases = [p["weight"] for p in dense], [p["bias"] for p in dense]
-            sizes = [np.shape(w)[axes:][::-1] for w in weights]
-            chained = all(a[1] == b[0] for a, b in itertools.pairwise(sizes)) and all(len(s) == 2 for s in sizes)
-            fitting = chained and all(np.shape(b)[axes:] == (s[1],) for b, s in zip(biases, sizes, strict=True))
-            stacked = {np.shape(leaf)[:axes] for leaf in (*weights, *biases)}
+            fitting = Serial(*self.layers).check(params, None, axes) is not None
+            weights = params[0]["weight"]
+            inputs, stacked = (
+                np.shape(weights)[-1],
+                {shape[:axes] for shape in jax.tree.leaves(shapes, is_leaf=_is_shape)},
+            )
         except (TypeError, KeyError, IndexError, ValueError):
             fitting, stacked = False, set()
         if not fitting or len(stacked) != 1:
@@ -210,107 +226,77 @@ class Network:
                 f"params: these are not parameters of this network of depth {self.depth} ({kind}): shapes "
                 f"{validation.shown(shapes)}."
             )
-        return sizes[0][0], weights[0].dtype
+        return inputs, weights.dtype
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         """Compute everything about single inputs that pairs need."""
         points, variance = self.first.embed(X)
-        if self.repeats == 0:  # a scan of no step would trace the activation, which needs its table for that
-            return NetworkFeatures(points, (), variance)
-
-        def step(variance: Variance, _: None) -> tuple[Variance, tuple[Memo, ...]]:
-            memos = []
-            for layer in self.block:
-                variance, memo = layer.encode(variance)
-                memos.append(memo)
-            return variance, tuple(memos)
-
-        variance, memos = jax.lax.scan(step, variance, None, length=self.repeats)
+        variance, _, memos = self.body.encode_with_mean(variance, None)
         return NetworkFeatures(points, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos), variance)
 
     @property
     def numbers_per_input(self) -> int:
         """Return the numbers that the memos of an input take."""
-        return self.repeats * sum(layer.numbers_per_input for layer in self.block)
+        return self.body.numbers_per_input
 
     def rtol(self, dtype: Any) -> float:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
-        return max((a.activation.rtol_in(dtype) for a in self.block if isinstance(a, Activate)), default=0.0)
+        return max((a.rtol_in(dtype) for a in self.activations()), default=0.0)
 
-    def prepared(self, low: float, high: float, dtype: Any) -> Self:
+    def activations(self) -> Iterator[Activation]:
+        """Yield the activations of the layers, those of a repeated block once."""
+        return self.body.activations()
+
+    def prepared(self, low: float, high: float, dtype: Any) -> Network:
         """Prepare the network for signals whose deviation after the first layer is in [low, high].
 
         A grid of deviations goes through the layers to find the range before every activation.
         """
-        ranges: dict[int, tuple[float, float]] = {}
+        ranges: Ranges = {}
         with arithmetic(True):
             grid = np.linspace(low, high, _GRID) if high > low else np.full(1, high)
-            variance = interpreted(variance_of)(grid)
-            for i in range(self.repeats * len(self.block)):
-                layer = self.block[i % len(self.block)]
-                if isinstance(layer, Activate):
-                    sizes = interpreted(deviation_of)(variance)
-                    seen = ranges.get(i % len(self.block), (np.inf, 0.0))
-                    ranges[i % len(self.block)] = (min(seen[0], sizes.min()), max(seen[1], sizes.max()))
-                    variance = layer.activation.second_moment(variance)
-                else:
-                    variance = interpreted(variance_after)(layer, variance)
+            self.body.survey(interpreted(variance_of)(grid), None, (), ranges)
 
-        def tabulated(i: int, phi: Activation) -> Activation:
-            return phi.tabulated((1 - _MARGIN) * ranges[i][0], (1 + _MARGIN) * ranges[i][1], dtype)
+        def tabulated(activation: Activation, path: tuple[Any, ...]) -> Activation:
+            smallest, largest = ranges[path]
+            return activation.tabulated((1 - _MARGIN) * smallest, (1 + _MARGIN) * largest, dtype)
 
         return self._with_activations(tabulated)
 
-    def in_few_shapes(self, dtype: Any, rows: int) -> Self:
-        """Return this network, prepared, with tables of few shapes: programs for tiles of `rows` fit others."""
-        return self._with_activations(lambda _, phi: phi.in_few_shapes(dtype, rows))
+    def in_few_shapes(self, dtype: Any, rows: int) -> Network:
+        """Return this network, prepared, with activations whose programs for tiles of `rows` serve other ranges too."""
+        return self._with_activations(lambda activation, _: activation.in_few_shapes(dtype, rows))
 
-    def _with_activations(self, change: Callable[[int, Activation], Activation]) -> Self:
-        """Return this network with other activations: change(place in the block, activation)."""
-        layers = enumerate(self.block)
-        block = (Activate(change(i, a.activation)) if isinstance(a, Activate) else a for i, a in layers)
-        return replace(self, block=tuple(block))
-
-    def _through(self, x: tuple[Memo, ...], y: tuple[Memo, ...], correlation: Correlation) -> PairState:
-        """Apply the blocks to pairs, from the correlation after the first layer, where Theta^1 = Sigma^1."""
-
-        def step(state: PairState, memos: tuple[tuple[Memo, ...], tuple[Memo, ...]]) -> tuple[PairState, None]:
-            for layer, memo_x, memo_y in zip(self.block, *memos, strict=True):
-                state = layer.pair(memo_x, memo_y, state)
-            return state, None
-
-        state = PairState(correlation, correlation.rho)
-        if self.repeats == 0:
-            return state
-        if self.repeats > UNROLLED or self.rtol(correlation.one_minus.dtype) > 0:  # series are much to compile
-            return jax.lax.scan(step, state, (x, y))[0]
-        for i in range(self.repeats):
-            state, _ = step(state, jax.tree.map(lambda leaf: leaf[i], (x, y)))  # noqa: B023
-        return state
+    def _with_activations(self, change: Change) -> Network:
+        return replace(self, layers=(self.first, *self.body.map_activations(change, ()).layers))
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
-        return self._through(rows, columns, correlate_points(x.points, y.points, same=same))
+        return self.body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same)))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
-        correlation = correlation_with_itself(x.variance.value)
-
-        def step(state: PairState, memos: tuple[Memo, ...]) -> tuple[PairState, None]:
-            for layer, memo in zip(self.block, memos, strict=True):
-                state = layer.itself(memo, state)
-            return state, None
-
-        state = PairState(correlation, correlation.rho)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
-        return jax.lax.scan(step, state, memos)[0] if self.repeats else state
+        return self.body.itself(memos, self._start(correlation_with_itself(x.variance.value)))
+
+    def _start(self, correlation: Correlation) -> PairState:
+        """Return the state after the first layer, where Theta is Sigma."""
+        return PairState(correlation, correlation.rho if self.first.trained else jnp.zeros_like(correlation.one_minus))
 
 
-def _require_signals(params: tuple[Params, ...], X: Array, members: int) -> None:
-    """Refuse signals that do not fit: those of two layers at once. Raises: MemoryError."""
-    width = max(p["weight"].shape[-2] for p in params if "weight" in p)
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(n, int) for n in value) and len(value) > 0
+
+
+def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int) -> None:
+    """Refuse signals that do not fit: those of two layers at once, of parameters with `axes` leading axes.
+
+    Raises: MemoryError.
+    """
+    weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2 + axes]
+    width, members = max(leaf.shape[-2] for leaf in weights), len(weights[0]) if axes else 1
     size = 2.0 * X.dtype.itemsize * members * len(X) * width
     memory.require(size, f"the signals of {len(X)} inputs in {width} units")
 
@@ -327,56 +313,11 @@ def _float_dtype(dtype: Any) -> np.dtype:
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))
-def _init_many(net: Network, keys: jax.Array, sizes: tuple[int, ...], dtype: Any) -> tuple[Params, ...]:
-    return jax.vmap(lambda key: net.init_with_key(key, sizes, dtype))(keys)
+def _init_many(net: Network, keys: jax.Array, sizes: Shape, dtype: Any) -> tuple[Params, ...]:
+    drawn: tuple[Params, ...] = jax.vmap(lambda key: Serial(*net.layers).draw(key, sizes, dtype))(keys)
+    return drawn
 
 
 @jax.jit
 def _apply_many(net: Network, params: tuple[Params, ...], X: jax.Array) -> jax.Array:
     return jax.vmap(net.signals_of, in_axes=(0, None))(params, X)
-
-
-def mlp(
-    *,
-    depth: int,
-    activation: str | Activation | Callable[[jax.Array], jax.Array] = "relu",
-    weight_std: Scalar = 1.0,
-    bias_std: Scalar = 0.0,
-    parameterization: str = "ntk",
-) -> Network:
-    """f = affine o (phi o affine)^(depth - 1), affine(a) = bias_std b + (weight_std/sqrt(width)) W a.
-
-    The network of section 2.2 of the paper, of no width yet.
-
-    Args:
-        depth: L >= 1, the number of affine layers; depth 1 is linear regression, depth L has L - 1 hidden layers.
-        activation: a name ("relu", "tanh", ...; docs/activations.md has all), an `Activation`, or a function of arrays
-            written with jax.numpy (if it has kinks: `wl.activation(phi, kinks=...)`).
-        weight_std: sigma_w > 0 (the paper: 1); sqrt(2) keeps the variance of relu signals.
-        bias_std: beta >= 0; 0 is no bias.
-        parameterization: of the finite networks (n_l: inputs of layer l, n: the width; limits: docs/training.md):
-            "ntk": as above, every parameter from N(0, 1). Learning rates are of order 1, the kernel of training has a
-                limit and is constant (Jacot et al. 2018).
-            "standard": affine(a) = W a + b, W from N(0, weight_std^2/n_l), b from N(0, bias_std^2). The same functions
-                at the start; the tangent kernel grows like n, and learning rates go like 1/n.
-            "mean_field": the output of "ntk" times 1/sqrt(n). f_0 tends to 0, learning rates go like n, and the kernel
-                changes at every width: features are learned (Mei et al. 2018; Chizat et al. 2019). Depth >= 2.
-
-    Returns:
-        A `Network`: give it to `nngp`, `ntk` or `trained_ensemble`, or use its `init` and `apply` at a finite width.
-
-    Raises:
-        ValueError: depth < 1, weight_std not a positive or bias_std not a non-negative finite number, an unknown
-            activation or parameterization.
-        TypeError: an argument of another type.
-    """
-    depth = validation.integer("depth", depth, at_least=1, below=DEEPEST + 1)
-    validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
-    if parameterization == "mean_field" and depth == 1:
-        raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
-    if depth == 1:  # no variance of hidden signals: the output's own is all that must be in range
-        scale = validation.finite_scalar("weight_std", weight_std, above=0.0)
-    else:
-        scale = validation.deviation("weight_std", weight_std)
-    dense = Dense(scale, validation.deviation("bias_std", bias_std, zero=True), parameterization == "standard")
-    return Network(dense, (Activate(resolve(activation)), dense), depth - 1, parameterization)

@@ -87,7 +87,7 @@ def _held(widths: tuple[int, ...]) -> int:
 
 @jax.jit
 def _covariances(net: Network, params: Any, X: jax.Array) -> jax.Array:
-    layers = (net.first, *(net.block * net.repeats))
+    layers = net.units
 
     def one(params: Any) -> jax.Array:
         signals = X

@@ -34,6 +34,10 @@ class PairKernel(abc.ABC):
         """Return the numbers that a pair takes while its value is computed."""
         return max((part.numbers_per_pair for part in self.parts), default=1)
 
+    def result_dtype(self, dtype: Any) -> Any:
+        """Return the dtype of the kernel's values for inputs of this dtype."""
+        return dtype
+
     def encode(self, X: jax.Array) -> Features:
         """Compute the data of single inputs that pairs need, (n, d) -> pytree of arrays (n, ..); X by default."""
         return X

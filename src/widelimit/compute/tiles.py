@@ -304,9 +304,10 @@ def _matrix(
     kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, symmetric: bool, mirrored: bool, report: Report
 ) -> np.ndarray:
     (n, d), m = X.shape, len(Y)
-    require(n, m, X.dtype)
+    dtype = kernel.result_dtype(X.dtype)
+    require(n, m, dtype)
     plan = plan_of(kernel, n, m, d, X.dtype, symmetric=symmetric)
-    out = np.empty((n, m), X.dtype)
+    out = np.empty((n, m), dtype)
 
     def write(i: int, j: int, tile: np.ndarray) -> None:
         out[plan.rows(i), plan.rows(j)] = tile

@@ -171,7 +171,7 @@ def learned_scales(estimator: Any) -> tuple[list[str], Float[np.ndarray, " d"]]:
     if fitted is not None:
         points, weights = fitted.training.X, fitted.training.weights
         mean = np.average(points, axis=0, weights=weights)
-        scales = np.sqrt(np.average((points - mean) ** 2, axis=0, weights=weights))
+        scales[model.inputs_.kept] = np.sqrt(np.average((points - mean) ** 2, axis=0, weights=weights))
     return [f"x{j}" for j in range(len(scales))] if names is None else [str(name) for name in names], scales
 
 

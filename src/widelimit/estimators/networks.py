@@ -14,7 +14,8 @@ import numpy as np
 import scipy.optimize
 
 from widelimit import validation
-from widelimit.architecture.network import Network, mlp
+from widelimit.architecture.builders import mlp
+from widelimit.architecture.network import Network
 from widelimit.compute import linalg
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver

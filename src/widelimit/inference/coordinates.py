@@ -102,5 +102,10 @@ class LeafBuilder:
 def leaf_builder(kernel: Kernel) -> tuple[LeafBuilder, Values]:
     """Make a builder of a kernel: its leaves by their paths."""
     paths, tree = jax.tree_util.tree_flatten_with_path(kernel)
-    names = tuple(jax.tree_util.keystr(path).lstrip(".") for path, _ in paths)
+    names = tuple(_name(jax.tree_util.keystr(path).lstrip(".")) for path, _ in paths)
     return LeafBuilder(tree, names), {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
+
+
+def _name(path: str) -> str:
+    """Return the name of a leaf: the first layer of a network, and the block that `mlp` repeats, have names."""
+    return path.replace("net.layers[0].", "net.first.").replace("net.layers[1].block[", "net.block[")

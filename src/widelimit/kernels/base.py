@@ -18,27 +18,8 @@ from widelimit.shapes import Float
 from widelimit.validation import Array
 
 
-class Kernel(tiles.PairKernel, abc.ABC):
-    """A kernel is a symmetric positive semi-definite function K(x, x').
-
-    NumPy in, NumPy out, in the dtype given (float64 whatever `jax_enable_x64` says); JAX arrays in, JAX arrays out,
-    traceable and differentiable. A kernel is a pytree whose leaves are its hyper-parameters. k1 + k2, k1 * k2 and
-    2.0 * k are kernels.
-    """
-
-    __array_ufunc__ = None
-    """NumPy numbers leave `number * kernel` to the kernel."""
-
-    def __add__(self, other: Kernel) -> Kernel:
-        return Sum(self, other) if isinstance(other, Kernel) else NotImplemented
-
-    def __mul__(self, other: Kernel | float | jax.Array) -> Kernel:
-        if isinstance(other, Kernel):
-            return Product(self, other)
-        return Scaled(validation.finite_scalar("the factor of a kernel", other, at_least=0.0), self)
-
-    def __rmul__(self, other: float | jax.Array) -> Kernel:
-        return self * other
+class Matrices(tiles.PairKernel, abc.ABC):
+    """Matrices of a function of pairs are computed in two phases: each input is encoded once, then pairs."""
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         """Return a kernel with the same values at these inputs that costs less there, or itself if there is none."""
@@ -94,6 +75,29 @@ class Kernel(tiles.PairKernel, abc.ABC):
                 "jax is tracing (jit, grad or vmap) hyper-parameters of the kernel, and X is a NumPy array, whose "
                 "kernel is computed at once: pass jnp.asarray(X)."
             )
+
+
+class Kernel(Matrices, abc.ABC):
+    """A kernel is a symmetric positive semi-definite function K(x, x').
+
+    NumPy in, NumPy out, in the dtype given (float64 whatever `jax_enable_x64` says); JAX arrays in, JAX arrays out,
+    traceable and differentiable. A kernel is a pytree whose leaves are its hyper-parameters. k1 + k2, k1 * k2 and
+    2.0 * k are kernels.
+    """
+
+    __array_ufunc__ = None
+    """NumPy numbers leave `number * kernel` to the kernel."""
+
+    def __add__(self, other: Kernel) -> Kernel:
+        return Sum(self, other) if isinstance(other, Kernel) else NotImplemented
+
+    def __mul__(self, other: Kernel | float | jax.Array) -> Kernel:
+        if isinstance(other, Kernel):
+            return Product(self, other)
+        return Scaled(validation.finite_scalar("the factor of a kernel", other, at_least=0.0), self)
+
+    def __rmul__(self, other: float | jax.Array) -> Kernel:
+        return self * other
 
 
 class _TwoKernels(Kernel, abc.ABC):

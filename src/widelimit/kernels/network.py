@@ -1,10 +1,12 @@
 """An infinitely wide network has two kernels: NNGP at initialisation, NTK under gradient descent."""
 
+from __future__ import annotations
+
 import abc
 import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Any, ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +14,13 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.tabulated.fixed_lengths import SMALL
-from widelimit.architecture.layers import Activate
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.arithmetic import lenient
 from widelimit.compute import threads
 from widelimit.compute.plan import BESIDE, tile_edge
 from widelimit.compute.tiles import PairKernel
-from widelimit.kernels.base import Kernel
-from widelimit.kernels.sphere import Sphere, sphere
+from widelimit.kernels.base import Kernel, Matrices
+from widelimit.kernels.sphere import Sphere, SpherePair, sphere
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Variance, scaled
@@ -39,26 +40,15 @@ EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
 
 
-class _NetworkKernel(Kernel, abc.ABC):
-    """The kernels of a network differ in what they read of the recursion."""
+def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
+    """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
 
-    net: Network
-
-    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
-        """Prepare the kernel: a series in the angle on a sphere; activations tabulated for the range of norms.
-
-        Under a trace nothing is known of the inputs, and nothing prepared.
-        """
-        if self.net.repeats == 0 or validation.traced(*inputs, *jax.tree.leaves(self)):
-            return self
-        with lenient(), threads.limit(0):  # tables come of matrices of some hundred rows
-            return _tabulate(self, inputs)
-
-    def numbers_per_input(self, d: int) -> int:
-        return d + BESIDE + self.net.numbers_per_input
-
-    def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
-        return _encode(self.net, X)
+    Under a trace nothing is known of the inputs, and nothing prepared.
+    """
+    if len(kernel.net.layers) == 1 or validation.traced(*inputs, *jax.tree.leaves(kernel)):
+        return kernel
+    with threads.limit(0):  # tables come of matrices of some hundred rows
+        return _tabulate(kernel, inputs)
 
 
 def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
@@ -69,9 +59,10 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
     if high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
-        found = _sphere(_identify(net), high, dtype.name, isinstance(kernel, NTK), target, small)
-        if found is not None:
-            return found
+        found = [_sphere(_identify(net), high, dtype.name, tangent, target, small) for tangent in kernel.tangents]
+        whole = [series for series in found if series is not None]
+        if len(whole) == len(found):
+            return whole[0] if len(whole) == 1 else SpherePair(*whole)
     if not net.rtol(dtype):
         return kernel
     edge = tile_edge(max(map(len, inputs))) if small else 0
@@ -104,12 +95,32 @@ def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: in
     return ready.in_few_shapes(np.dtype(dtype), edge) if edge else ready
 
 
+class _NetworkKernel(Matrices, abc.ABC):
+    """The kernels of a network differ in what they read of the recursion."""
+
+    net: Network
+    tangents: ClassVar[tuple[bool, ...]]
+    """Theta or not, for each number of a pair."""
+
+    def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
+        with lenient():
+            return _prepared(self, inputs)
+
+    def numbers_per_input(self, d: int) -> int:
+        return d + BESIDE + self.net.numbers_per_input
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
+        return _encode(self.net, X)
+
+
 @final
 @pytree
-class NNGP(_NetworkKernel):
+@dataclass(frozen=True)
+class NNGP(_NetworkKernel, Kernel):
     """Sigma^L(x, x') is the covariance of the outputs of an infinitely wide network at initialisation."""
 
     net: Network
+    tangents: ClassVar[tuple[bool, ...]] = (False,)
 
     def pairwise(
         self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
@@ -122,10 +133,12 @@ class NNGP(_NetworkKernel):
 
 @final
 @pytree
-class NTK(_NetworkKernel):
+@dataclass(frozen=True)
+class NTK(_NetworkKernel, Kernel):
     """Theta^L(x, x') = lim <grad_theta f(x), grad_theta f(x')>, which gradient descent sees at infinite width."""
 
     net: Network
+    tangents: ClassVar[tuple[bool, ...]] = (True,)
 
     def pairwise(
         self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
@@ -136,6 +149,74 @@ class NTK(_NetworkKernel):
         return scaled(self.net.diagonal(x).tangent, x.variance, x.variance)
 
 
+@final
+@pytree
+@dataclass(frozen=True)
+class _Both(_NetworkKernel):
+    """Sigma^L + i Theta^L: both kernels in one pass."""
+
+    net: Network
+    tangents: ClassVar[tuple[bool, ...]] = (False, True)
+
+    def result_dtype(self, dtype: Any) -> Any:
+        return np.result_type(dtype, np.complex64)
+
+    def pairwise(
+        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
+        state = self.net.pairwise(x, y, same=same)
+        return jax.lax.complex(_in_units(state.correlation.rho, x, y), _in_units(state.tangent, x, y))
+
+    def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
+        one = jnp.ones_like(x.variance.value)
+        values = (one, self.net.diagonal(x).tangent)
+        return jax.lax.complex(*(scaled(value, x.variance, x.variance) for value in values))
+
+
+class BothKernels(NamedTuple):
+    """Both kernels at the same inputs: arrays of one shape."""
+
+    nngp: Float[Array, "..."]
+    ntk: Float[Array, "..."]
+
+
+@final
+@dataclass(frozen=True)
+class Limits:
+    """Both kernels of a network are computed in one pass over its layers. Made by `limits`.
+
+    Methods, arguments, shapes and errors are those of `Kernel`.
+    """
+
+    net: Network
+
+    def gram(self, X: Float[Array, "n d"]) -> BothKernels:
+        """Compute (Sigma^L, Theta^L) of all pairs of rows, each (n, n)."""
+        return _split(_Both(self.net).gram(X))
+
+    def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> BothKernels:
+        """Compute (Sigma^L, Theta^L) of the rows of X and those of Y, each (n, m)."""
+        return _split(_Both(self.net).cross(X, Y))
+
+    def diag(self, X: Float[Array, "n d"]) -> BothKernels:
+        """Compute (Sigma^L, Theta^L) of every row with itself, each (n,)."""
+        return _split(_Both(self.net).diag(X))
+
+
+def _split(values: Array) -> BothKernels:
+    if isinstance(values, jax.Array):
+        return BothKernels(jnp.real(values), jnp.imag(values))
+    return BothKernels(np.ascontiguousarray(values.real), np.ascontiguousarray(values.imag))
+
+
+def limits(net: Network) -> Limits:
+    """Return both kernels of a network, for the price of little more than one: `limits(net).gram(X)` -> (nngp, ntk).
+
+    Raises: as `ntk`.
+    """
+    return Limits(ntk(net).net)
+
+
 def nngp(net: Network) -> NNGP:
     """Sigma^1 = (w^2/n_0) x.x' + beta^2, Sigma^{l+1} = w^2 E[phi(u) phi(v)] + beta^2, (u, v) ~ N(0, Sigma^l).
 
@@ -143,7 +224,8 @@ def nngp(net: Network) -> NNGP:
     Source: Theorem 2.6 of the paper; Jacot et al. 2018, Proposition 1.
 
     Raises:
-        TypeError: net is not a Network; ValueError: the parameterisation is "mean_field", whose outputs tend to 0.
+        TypeError: net is not a Network.
+        ValueError: the parameterisation is "mean_field", whose outputs tend to 0.
     """
     if _network(net).parameterization == "mean_field":
         raise ValueError('the outputs of mean-field networks tend to 0; pass wl.mlp(..., parameterization="ntk").')
@@ -166,10 +248,10 @@ def ntk(net: Network) -> NTK:
             f"Theta is the limit in the NTK parameterisation, and these networks are {net.parameterization!r}; pass "
             f'wl.mlp(..., parameterization="ntk"), or take the kernel of one network: wl.empirical_ntk(net.apply, p).'
         )
-    for layer in net.block * net.repeats:
-        if isinstance(layer, Activate) and not layer.activation.has_ntk:
+    for activation in net.activations():
+        if not activation.has_ntk:
             raise ValueError(
-                f"a network with the activation {layer.activation.name!r} has no neural tangent kernel: phi jumps, and "
+                f"a network with the activation {activation.name!r} has no neural tangent kernel: phi jumps, and "
                 f"E[phi'(u) phi'(v)] diverges as u -> v. Its NNGP kernel exists: wl.nngp(net)."
             )
     return NTK(net)

@@ -5,26 +5,37 @@ On a sphere every layer's pair map is a function of the angle alone, and so is t
 after that a pair costs the same at any depth and for any activation.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import series, signals
+from widelimit import series
+from widelimit.activations.base import Activation
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
-from widelimit.architecture.layers import Activate, Dense, Layer, PairState
+from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
+from widelimit.architecture.state import Layer, PairState, Ranges
 from widelimit.arithmetic import arithmetic
 from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    correlate_points,
+    correlation_from_gap,
+    scaled,
+    variance_of,
+)
 
 SAMPLES = 256
 LONGEST = 128
@@ -41,7 +52,11 @@ class SphereFeatures(NamedTuple):
     points: Float[jax.Array, "n d+1"]
 
 
-_embed: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(lambda first, X: SphereFeatures(first.embed(X)[0]))
+def _embed(first: Dense, X: jax.Array) -> SphereFeatures:
+    return SphereFeatures(first.embed(X)[0])
+
+
+_embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
 
 
 def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> jax.Array:
@@ -52,6 +67,7 @@ def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> j
 
 @final
 @pytree
+@dataclass(frozen=True)
 class Sphere(PairKernel):
     """The kernel of a network is prepared for inputs of one norm; made by `sphere`."""
 
@@ -62,27 +78,59 @@ class Sphere(PairKernel):
     output: Variance
 
     def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
-        return _embed(self.first, X)
+        return _embedded(self.first, X)
 
     def pairwise(
         self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
     ) -> Float[jax.Array, "n m"]:
-        correlation = signals.correlate_points(x.points, y.points, same=same)
-        return signals.scaled(_angle_series(self.chains, correlation), self.output, self.output)
+        return self.at(correlate_points(x.points, y.points, same=same))
+
+    def at(self, correlation: Correlation) -> Float[jax.Array, "n m"]:
+        """Compute the kernel at this correlation after the first layer."""
+        return scaled(_angle_series(self.chains, correlation), self.output, self.output)
 
     def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
-        value = signals.scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
+        value = scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
         return jnp.broadcast_to(value, x.points.shape[:1])
 
 
+@final
+@pytree
+@dataclass(frozen=True)
+class SpherePair(PairKernel):
+    """Two kernels of one network are one complex number: first + i second."""
+
+    first: Sphere
+    second: Sphere
+
+    def result_dtype(self, dtype: Any) -> Any:
+        return np.result_type(dtype, np.complex64)
+
+    def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
+        return self.first.encode(X)
+
+    def pairwise(
+        self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
+        correlation = correlate_points(x.points, y.points, same=same)
+        return jax.lax.complex(*(part.at(correlation) for part in (self.first, self.second)))
+
+    def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
+        return jax.lax.complex(self.first.diagonal(x), self.second.diagonal(x))
+
+
 def _start(gap: jax.Array, positive: jax.Array) -> PairState:
-    correlation = signals.correlation_from_gap(gap, positive)
+    correlation = correlation_from_gap(gap, positive)
     return PairState(correlation, correlation.rho)
 
 
 def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Variance, PairState]:
-    after, memo = layer.encode(variance)
+    after, _, memo = layer.encode_with_mean(variance, None)
     return after, layer.pair(memo, memo, state)
+
+
+def _itself(layer: Layer, variance: Variance, state: PairState) -> PairState:
+    return layer.itself(layer.encode_with_mean(variance, None)[2], state)
 
 
 def _rho(correlation: Correlation) -> jax.Array:
@@ -102,13 +150,18 @@ def sphere(
         psi = math.pi / 2 * (1 - np.abs(x))
         gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
         state = interpreted(_start)(gap, np.concatenate([[True], x < 0]))
-        variance = interpreted(signals.variance_of)(np.full(1, deviation))
-        for layer in net.block * net.repeats:
-            if isinstance(layer, Activate):
-                size = float(interpreted(signals.deviation_of)(variance)[0])
-                layer = replace(layer, activation=layer.activation.prepared(size, size, np.float64))
-            variance, state = interpreted(_through)(layer, variance, state)
-        values = state.tangent if tangent else interpreted(_rho)(state.correlation)
+        variance = interpreted(variance_of)(np.full(1, deviation))
+        ranges: Ranges = {}
+        net.body.survey(variance, None, (), ranges)
+
+        def prepared(phi: Activation, path: tuple[Any, ...]) -> Activation:
+            low, high = ranges[path]
+            return phi.prepared(float(low), float(high), np.float64)
+
+        ready = net.body.map_activations(prepared, ())
+        own = interpreted(_itself)(ready, variance, interpreted(_start)(np.zeros(1), np.ones(1, bool)))
+        variance, state = interpreted(_through)(ready, variance, state)
+        values, diagonal = (s.tangent if tangent else interpreted(_rho)(s.correlation) for s in (state, own))
         coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)
@@ -119,4 +172,4 @@ def sphere(
             terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (rung(terms, _LENGTHS),))[0]
         output = Variance(jnp.asarray(np.asarray(variance.value[0], dtype)), jnp.asarray(variance.exponent[0]))
         chains = series.chebyshev_chains(coefficients[:terms]).astype(dtype)
-        return Sphere(net.first, chains, np.asarray(values[0], dtype), output)
+        return Sphere(net.first, chains, np.asarray(diagonal[0], dtype), output)

@@ -137,6 +137,10 @@ class Gelu(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jax.nn.gelu(u, approximate=False)
 
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        root = series.hypot(jnp.ones_like(deviation), deviation)
+        return deviation * (deviation / root) / math.sqrt(2 * math.pi)
+
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # At the ceiling gelu is relu to rounding, and powers of 1/t in the gradients are still numbers.
         info = np.finfo(signal.value.dtype)

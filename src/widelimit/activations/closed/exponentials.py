@@ -46,6 +46,9 @@ class Rbf(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * jnp.asarray(self.gamma, u.dtype)) * u + math.pi / 4)
 
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.exp(-jnp.asarray(self.gamma, deviation.dtype) * deviation**2)
+
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         gamma = jnp.asarray(self.gamma, signal.value.dtype)
         wave = Variance(2 * gamma * signal.value, signal.exponent).normalise()
@@ -77,6 +80,9 @@ class Exp(Activation):
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(self.b * u)
+
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return self.a * jnp.exp((self.b * deviation) ** 2 / 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         signal = signals.multiply(signal, self.b)
@@ -126,6 +132,9 @@ class Gaussian(Activation):
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.a * jnp.exp(-self.b * u**2)
+
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return self.a / series.hypot(jnp.ones_like(deviation), jnp.sqrt(2 * jnp.asarray(self.b)) * deviation)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         rate = jnp.asarray(self.b, signal.value.dtype)

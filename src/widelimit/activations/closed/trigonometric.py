@@ -127,6 +127,9 @@ class Sin(Activation):
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.sin(self.a * u + self.b)
 
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.sin(self.b) * jnp.exp(-((self.a * deviation) ** 2) / 2)
+
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         signal = signals.multiply(signal, self.a)
         wave = _wave_memo(signal)
@@ -162,6 +165,9 @@ class Cos(Activation):
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.cos(self.a * u)
+
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return jnp.exp(-((self.a * deviation) ** 2) / 2)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         wave = _wave_memo(signals.multiply(signal, self.a))
@@ -205,6 +211,9 @@ class Snake(Activation):
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u + jnp.sin(self.a * u) ** 2 / self.a
+
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return -jnp.expm1(-2 * (self.a * deviation) ** 2) / (2 * self.a)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         wave = _wave_memo(signals.multiply(signals.multiply(signal, self.a), math.sqrt(2)))

@@ -90,7 +90,7 @@ class Layers(Factors):
     params: tuple[Any, ...]
 
     def _layers(self) -> list[tuple[Any, Any]]:
-        return list(zip((self.net.first, *self.net.block * self.net.repeats), self.params, strict=True))
+        return list(zip(self.net.units, self.params, strict=True))
 
     def of(self, X: Float[jax.Array, "n d"]) -> Any:
         signals, forward, back = X, [], []

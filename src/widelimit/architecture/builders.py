@@ -1,0 +1,162 @@
+"""Networks are built: layer by layer, or by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+
+from widelimit import validation
+from widelimit.activations.base import Activation
+from widelimit.architecture.chain import Repeat, Serial, branch_of
+from widelimit.architecture.combine import Residual
+from widelimit.architecture.layers import Activate, Dense, Scale
+from widelimit.architecture.network import DEEPEST, PARAMETERIZATIONS, Network
+from widelimit.architecture.state import Layer, Scalar, Traits
+
+AnyActivation = str | Activation | Callable[[jax.Array], jax.Array]
+
+
+def network(*layers: Any, parameterization: str = "ntk") -> Network:
+    """f = layers in order: a `Network` from a tree of `widelimit.layers`; a name or function is an activation.
+
+    Args:
+        layers: the first is a `Dense` layer, which reads the inputs, and so is the last, whose outputs are Gaussian.
+        parameterization: as in `mlp`.
+
+    Raises:
+        TypeError: neither layers nor activations.
+        ValueError: no layers; a first or last layer that is not dense; an activation after signals that are not
+            Gaussian; a sum of branches that are not independent. The message names the place, as layers[2].branch[0].
+    """
+    validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
+    found = branch_of(layers, "layers")
+    if not found or not isinstance(found[0], Dense):
+        what = repr(found[0]) if found else "no layers"
+        raise ValueError(
+            f"layers[0]: a network begins with wl.layers.Dense(), which reads the inputs; got {what:.80}. A sum of "
+            f"dense layers on the inputs is one of them, with the root of the sum of squares as weight_std."
+        )
+    whole = Serial(*found)
+    whole.traits(Traits(gaussian=False, centred=False, random=False), "layers")
+    end = found[-1].block[-1] if isinstance(found[-1], Repeat) else found[-1]
+    if not (isinstance(end, Dense) or (isinstance(end, Scale) and len(found) > 1 and isinstance(found[-2], Dense))):
+        raise ValueError(
+            f"layers[{len(found) - 1}]: a network ends with wl.layers.Dense(), whose outputs are Gaussian at infinite "
+            f"width; got {end!r:.80}."
+        )
+    if parameterization == "mean_field" and whole.depth == 1:
+        raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
+    return Network(_parameterize(found, parameterization), parameterization)
+
+
+def _parameterize(layers: tuple[Layer, ...], parameterization: str) -> tuple[Layer, ...]:
+    """Return the layers with finite maps in this parameterisation."""
+    if parameterization != "standard":
+        return layers
+    return tuple(layer.standardise() for layer in layers)
+
+
+def resmlp(
+    *,
+    blocks: int,
+    activation: AnyActivation = "relu",
+    branch_scale: Literal["one", "depth"] = "one",
+    weight_std: Scalar = 1.0,
+    bias_std: Scalar = 0.0,
+    parameterization: str = "ntk",
+) -> Network:
+    """f = affine o (a -> a + c affine(phi(a)))^blocks o affine, a residual network; c = 1, or 1/sqrt(blocks).
+
+    With c = 1 variances grow like (1 + weight_std^2 E[phi'^2])^blocks; with 1/sqrt(blocks) kernels have a limit as the
+    depth grows (Hayou et al. 2021, arXiv 2010.12859).
+
+    Args:
+        blocks: >= 1.
+        activation: of the branches, as in `mlp`.
+        branch_scale: "one" or "depth", c of each branch.
+    activation: of the branches, as in `mlp`.
+        weight_std: sigma_w > 0 of all affine layers.
+        bias_std: beta >= 0 of all affine layers.
+        parameterization: as in `mlp`.
+
+    Raises:
+        ValueError, TypeError: as `mlp`.
+    """
+    blocks = validation.integer("blocks", blocks, at_least=1, below=DEEPEST + 1)
+    validation.choice("branch_scale", branch_scale, ("one", "depth"))
+    dense = Dense(validation.deviation("weight_std", weight_std), validation.deviation("bias_std", bias_std, zero=True))
+    scale = () if branch_scale == "one" else (Scale(1 / math.sqrt(blocks)),)
+    body = Repeat((Residual(Activate(activation), dense, *scale),), blocks)
+    return network(dense, body, dense, parameterization=parameterization)
+
+
+def mlp(
+    *,
+    depth: int,
+    activation: AnyActivation | Sequence[AnyActivation] = "relu",
+    weight_std: Scalar | Sequence[Scalar] = 1.0,
+    bias_std: Scalar | Sequence[Scalar] = 0.0,
+    parameterization: str = "ntk",
+) -> Network:
+    """f = affine o (phi o affine)^(depth - 1), affine(a) = bias_std b + (weight_std/sqrt(width)) W a.
+
+    The network of section 2.2 of the paper, of no width yet.
+
+    Args:
+        depth: L >= 1, the number of affine layers; depth 1 is linear regression, depth L has L - 1 hidden layers.
+        activation: a name ("relu", "tanh", ...; docs/activations.md has all), an `Activation`, or a function of arrays
+            written with jax.numpy (if it has kinks: `wl.activation(phi, kinks=...)`).
+        weight_std: sigma_w > 0 (the paper: 1); sqrt(2) keeps the variance of relu signals.
+        bias_std: beta >= 0; 0 is no bias.
+        parameterization: of the finite networks (n_l: inputs of layer l, n: the width; limits: docs/training.md):
+            "ntk": as above, every parameter from N(0, 1). Learning rates are of order 1, the kernel of training has a
+                limit and is constant (Jacot et al. 2018).
+            "standard": affine(a) = W a + b, W from N(0, weight_std^2/n_l), b from N(0, bias_std^2). The same functions
+                at the start; the tangent kernel grows like n, and learning rates go like 1/n.
+            "mean_field": the output of "ntk" times 1/sqrt(n). f_0 tends to 0, learning rates go like n, and the kernel
+                changes at every width: features are learned (Mei et al. 2018; Chizat et al. 2019). Depth >= 2.
+
+    Returns:
+        A `Network`: give it to `nngp`, `ntk` or `trained_ensemble`, or use its `init` and `apply` at a finite width.
+
+    Raises:
+        ValueError: depth < 1, weight_std not a positive or bias_std not a non-negative finite number, an unknown
+            activation or parameterization.
+        TypeError: an argument of another type.
+    """
+    depth = validation.integer("depth", depth, at_least=1, below=DEEPEST + 1)
+    validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
+    if parameterization == "mean_field" and depth == 1:
+        raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
+    if any(isinstance(value, (list, tuple)) for value in (activation, weight_std, bias_std)):
+        layers = _untied(depth, activation, weight_std, bias_std)
+    else:
+        if depth == 1:  # no variance of hidden signals: the output's own is all that must be in range
+            scale = validation.finite_scalar("weight_std", weight_std, above=0.0)
+        else:
+            scale = validation.deviation("weight_std", weight_std)
+        dense = Dense(scale, validation.deviation("bias_std", bias_std, zero=True))
+        phi = Activate(activation)
+        layers = (dense, Repeat((phi, dense), depth - 1)) if depth > 1 else (dense,)
+    return Network(_parameterize(layers, parameterization), parameterization)
+
+
+def _untied(depth: int, activation: Any, weight_std: Any, bias_std: Any) -> tuple[Layer, ...]:
+    """Return layers with values of their own. Raises: ValueError: a list of another length."""
+    columns = []
+    counts = {"activation": depth - 1, "weight_std": depth, "bias_std": depth}
+    for (name, count), value in zip(counts.items(), (activation, weight_std, bias_std), strict=True):
+        values = list(value) if isinstance(value, (list, tuple)) else [value] * count
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} values, and a network of depth {depth} has {count} of them.")
+        columns.append(values)
+    phis, weights, biases = columns
+    layers: list[Layer] = []
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        scale = validation.deviation(f"weight_std[{i}]", weight)
+        dense = Dense(scale, validation.deviation(f"bias_std[{i}]", bias, zero=True))
+        layers += [Activate(phis[i - 1]), dense] if i else [dense]
+    return tuple(layers)

@@ -1,0 +1,236 @@
+"""Trees of layers: both limits against high precision, and against finite networks; what has no limit is refused."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+
+import oracles
+import widelimit as wl
+from widelimit.layers import Concatenate, Dense, Dropout, Frozen, LayerNorm, Repeat, Residual, Scale, Serial, Sum
+
+W, B = 1.3, 0.2
+MEANS = {
+    "relu": lambda q: mp.sqrt(q / (2 * mp.pi)),
+    "erf": lambda q: mp.mpf(0),
+    "gelu": lambda q: q / mp.sqrt(2 * mp.pi * (1 + q)),
+}
+
+# name: (layers of the library, the same as the oracle reads it)
+TREES = {
+    "residual": (
+        [Dense(W, B), Repeat([Residual("relu", Dense(W, B))], 4), Dense()],
+        ["d", *[["sum", [], ["relu", "d"]]] * 4, "d1"],
+    ),
+    "post-activation residual": (
+        [Dense(W, B), "gelu", Repeat([Residual(Dense(W, B), "relu")], 3), Dense(W, B)],
+        ["d", "gelu", *[["sum", [], ["d", "relu"]]] * 3, "d"],
+    ),
+    "two means": (
+        [Dense(W, B), Sum([Dense(), "relu"], [Dense(W, B), "gelu"], [Dense(W, B), "erf"]), Dense(W, B)],
+        ["d", ["sum", ["d1", "relu"], ["d", "gelu"], ["d", "erf"]], "d"],
+    ),
+    "normalised": (
+        [Dense(W, B), LayerNorm(), "gelu", LayerNorm(), Dense(W, B), "relu", Dense(W, B)],
+        ["d", "norm", "gelu", "norm", "d", "relu", "d"],
+    ),
+    "normalised residual": (
+        [Dense(W, B), Repeat([Residual(LayerNorm(), "gelu", Dense(W, B), Scale(0.5))], 2), Dense()],
+        ["d", *[["sum", [], ["norm", "gelu", "d", "half"]]] * 2, "d1"],
+    ),
+    "side by side": (
+        [Dense(W, B), Concatenate([Dense(), "relu"], [Dense(W, B), "gelu"], shares=(0.25, 0.75)), Dense(W, B)],
+        ["d", ["beside", 0.25, ["d1", "relu"], 0.75, ["d", "gelu"]], "d"],
+    ),
+    "mixed": (
+        [Dense(W, B), "relu", Dense(), "erf", Dense(W, B), "gelu", Dense()],
+        ["d", "relu", "d1", "erf", "d", "gelu", "d1"],
+    ),
+    "doubled": ([Dense(W, B), Sum(Serial(), Serial()), "relu", Dense()], ["d", "double", "relu", "d1"]),
+    "frozen": ([Frozen(Dense(W, B)), "relu", Frozen(Dense(W, B)), "relu", Dense()], ["f", "relu", "f", "relu", "d1"]),
+}
+
+
+AFTER_GELU = ("normalised", "post-activation residual")
+"""A kink after gelu: gelu hands on 1 - rho to rounding, so that Theta of near duplicates keeps sqrt(eps)."""
+
+
+def after(layers, state):
+    """(q, c, q', theta, m, m') after the layers, in high precision: raw second moments and means."""
+    for layer in layers:
+        q, c, p, theta, m, n = state
+        if layer in ("d", "d1", "f"):
+            w, b = (mp.mpf(1), mp.mpf(0)) if layer == "d1" else (mp.mpf(W) ** 2, mp.mpf(B) ** 2)
+            q, c, p = w * q + b, w * c + b, w * p + b
+            state = q, c, p, w * theta + (0 if layer == "f" else c), mp.mpf(0), mp.mpf(0)
+        elif layer == "norm":
+            s, t = mp.sqrt(q - m**2), mp.sqrt(p - n**2)
+            state = mp.mpf(1), (c - m * n) / (s * t), mp.mpf(1), theta / (s * t), mp.mpf(0), mp.mpf(0)
+        elif layer in ("half", "double"):
+            f = mp.mpf("0.5") if layer == "half" else mp.mpf(2)
+            state = f**2 * q, f**2 * c, f**2 * p, f**2 * theta, f * m, f * n
+        elif isinstance(layer, str):
+            dual = oracles.DUALS[layer]
+            value, slope = dual(q, c, p)
+            state = dual(q, q, q)[0], value, dual(p, p, p)[0], theta * slope, MEANS[layer](q), MEANS[layer](p)
+        elif layer[0] == "sum":
+            ends = [after(branch, state) for branch in layer[1:]]
+            q, c, p, theta, m, n = (mp.fsum(column) for column in zip(*ends, strict=True))
+            for i, a in enumerate(ends):
+                for b in ends[:i] + ends[i + 1 :]:
+                    q, c, p = q + a[4] * b[4], c + a[4] * b[5], p + a[5] * b[5]
+            state = q, c, p, theta, m, n
+        else:
+            parts = [
+                (mp.mpf(share), after(branch, state)) for share, branch in zip(layer[1::2], layer[2::2], strict=True)
+            ]
+            state = tuple(mp.fsum(share * end[i] for share, end in parts) for i in range(6))
+    return state
+
+
+def exact(layers, x, y):
+    x, y = ([mp.mpf(float(v)) for v in point] for point in (x, y))
+    raw = [mp.fdot(a, b) / len(x) for a, b in ((x, x), (x, y), (y, y))]
+    state = after(layers, (*raw, mp.mpf(0), mp.mpf(0), mp.mpf(0)))
+    return state[1], state[3]
+
+
+RNG = np.random.default_rng(0)
+BASE = RNG.standard_normal((3, 4))
+HARD = np.concatenate([BASE, BASE[:1] * (1 + 1e-9), BASE[:1] + 1e-11, -BASE[1:2], np.zeros((1, 4)), 1e5 * BASE[2:]])
+
+
+@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_both_kernels_to_64_eps(name, dtype):
+    layers, described = TREES[name]
+    X = HARD.astype(dtype)
+    net = wl.network(*layers)
+    spared = {(3, 0, 1), (4, 0, 1), (4, 3, 1)} if name in AFTER_GELU else set()
+    grams = np.stack([wl.nngp(net).gram(X), wl.ntk(net).gram(X)])
+    pairs = [(i, j) for i in range(len(X)) for j in range(i + 1)]
+    with mp.workdps(50):
+        known = {(i, j): exact(described, X[i], X[j]) for i, j in pairs}
+        scale = {(i, j, kind): mp.sqrt(known[i, i][kind] * known[j, j][kind]) for i, j in pairs for kind in (0, 1)}
+        errors = {
+            (i, j, kind): float(abs(mp.mpf(float(grams[kind, i, j])) - known[i, j][kind]) / size)
+            for (i, j, kind), size in scale.items()
+            if size
+        }
+    assert max(error for place, error in errors.items() if place not in spared) <= 64 * np.finfo(dtype).eps
+    assert max(errors.values()) <= (np.finfo(dtype).eps ** 0.5 if spared else 64 * np.finfo(dtype).eps)
+    planted = float(known[1, 0][1]) * 1000 * np.finfo(dtype).eps / float(scale[1, 0, 1])
+    assert planted > 64 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        ["d", ["sum", ["d1", "relu"], ["d", "gelu"]], "d"],  # a branch
+        ["d", ["sum", ["d1", "relu"], ["d", "gelu"], ["d1", "erf"]], "d"],  # a scale
+    ],
+)
+def test_other_trees_have_other_kernels(lost):
+    right, other = (exact(layers, BASE[0], BASE[1]) for layers in (TREES["two means"][1], lost))
+    assert all(abs(a - b) > 1e-3 * abs(a) for a, b in zip(right, other, strict=True))
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_finite_networks_tend_to_both_kernels(name):
+    """20 networks of width 256; the mean of Theta within 5 standard errors and a bias of 5/width."""
+    layers, _ = TREES[name]
+    net, width, X = wl.network(*layers), 256, BASE
+    found = []
+    with jax.enable_x64(True):
+        jacobian_of = jax.jit(jax.jacrev(net.signals_of))
+        for seed in range(20):
+            params = net.init(seed, input_dim=4, width=width, dtype=np.float64)
+            jacobian = jacobian_of(params, jnp.asarray(X))
+            rows = [np.asarray(leaf).reshape(len(X), -1) for leaf in jax.tree.leaves(jacobian)]
+            found.append(sum(row @ row.T for row in rows))
+        assert net.apply(params, X).shape == (3, 1)
+    mean, error = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(20)
+    limit = wl.ntk(net).gram(X)
+    room = 5 * error + 5 / width * np.abs(limit).max()
+    assert (np.abs(mean - limit) < room).all()
+    assert (np.abs(mean - 2 * limit) > room).any()
+
+
+def test_dropout_divides_the_variance_of_an_input_alone():
+    plain, dropped = (wl.network(Dense(W, B), "relu", *more, Dense()) for more in ([], [Dropout(0.8)]))
+    X = BASE
+    off = ~np.eye(3, dtype=bool)
+    for kernel in (wl.nngp, wl.ntk):
+        a, b = kernel(plain).gram(X), kernel(dropped).gram(X)
+        np.testing.assert_allclose(b[off], a[off], rtol=1e-14)
+    np.testing.assert_allclose(wl.nngp(dropped).diag(X), wl.nngp(plain).diag(X) / 0.8, rtol=1e-14)
+    assert np.abs(np.diag(wl.nngp(dropped).cross(X, X)) - wl.nngp(dropped).diag(X)).min() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([], "layers[0]: a network begins with"),
+        (["relu", Dense()], "layers[0]: a network begins with"),
+        ([Dense(), "relu"], "layers[1]: a network ends with"),
+        ([Dense(), "relu", "gelu", Dense()], "layers[2]: an activation needs Gaussian signals"),
+        ([Dense(), Residual("relu"), Dense()], "layers[1]: the branches [0, 1]"),
+        ([Dense(), Concatenate(Serial(), Dense()), Dense()], "layers[1]: a branch without random weights"),
+        ([Dense(), Concatenate(Dense(), Dense()), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
+        ([Dense(), Repeat([Residual(Dense(), "relu")], 3), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
+        ([Dense(), 3, Dense()], "layers[1]: neither a layer of wl.layers nor"),
+        ([Dense(), "rleu", Dense()], "layers[1]: unknown activation"),
+    ],
+)
+def test_what_has_no_limit_is_refused_with_its_place(layers, words):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        wl.network(*layers)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 400 + 700 * ("known:" in str(caught.value))
+
+
+def test_a_network_reads_like_the_code_that_makes_it():
+    net = wl.network(*TREES["normalised residual"][0])
+    names = {name: getattr(wl.layers, name) for name in wl.layers.__all__}
+    again = eval(repr(net), names | {"network": wl.network})
+    assert jax.tree.structure(again) == jax.tree.structure(net)
+    assert jax.tree.leaves(again) == jax.tree.leaves(net)
+
+
+def test_lists_untie_the_layers_of_mlp():
+    net = wl.mlp(depth=3, activation=["relu", "abs"], weight_std=[1.0, 1.3, 0.7], bias_std=0.1)
+    assert len(jax.tree.leaves(net)) == 6
+    assert len(jax.tree.leaves(wl.mlp(depth=7))) == 4
+    tied, untied = wl.mlp(depth=3, weight_std=1.3), wl.mlp(depth=3, weight_std=[1.3] * 3)
+    np.testing.assert_array_equal(wl.ntk(tied).gram(BASE), wl.ntk(untied).gram(BASE))
+    with pytest.raises(ValueError, match="activation has 1 values"):
+        wl.mlp(depth=3, activation=["relu"])
+
+
+def test_depth_of_a_residual_network_keeps_correlations():
+    """With branches of 1/sqrt(L) the kernel has a limit in L; with branches of 1 the variance grows as (1 + 1/2)^L."""
+    grams = [wl.nngp(wl.resmlp(blocks=L, branch_scale="depth")).gram(BASE) for L in (50, 200, 800)]
+    steps = [np.abs(b - a).max() / np.abs(a).max() for a, b in itertools.pairwise(grams)]
+    assert steps[1] < 0.3 * steps[0] < 0.03
+    grown = wl.nngp(wl.resmlp(blocks=20)).diag(BASE) / wl.nngp(wl.resmlp(blocks=10)).diag(BASE)
+    np.testing.assert_allclose(grown, 1.5**10, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["residual", "two means", "dropped out"])
+@pytest.mark.parametrize("sphere", [False, True])
+def test_limits_are_both_kernels(name, sphere):
+    layers = TREES[name][0] if name in TREES else [Dense(W, B), "relu", Dropout(0.8), Dense()]
+    X = BASE / np.linalg.norm(BASE, axis=1, keepdims=True) if sphere else BASE
+    net = wl.network(*layers)
+    for method, data in (("gram", (X,)), ("cross", (X, X[:2])), ("diag", (X,))):
+        both = getattr(wl.limits(net), method)(*data)
+        for found, kernel in zip(both, (wl.nngp(net), wl.ntk(net)), strict=True):
+            expected = getattr(kernel, method)(*data)
+            np.testing.assert_allclose(found, expected, rtol=1e-14)
+            assert found.dtype == expected.dtype
+    assert np.abs(both.nngp - both.ntk).max() > 0.1
+    with pytest.raises(ValueError, match="no neural tangent kernel"):
+        wl.limits(wl.mlp(depth=2, activation="sign"))
