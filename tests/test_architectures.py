@@ -100,7 +100,7 @@ def exact(layers, x, y):
 
 RNG = np.random.default_rng(0)
 BASE = RNG.standard_normal((3, 4))
-HARD = np.concatenate([BASE, BASE[:1] * (1 + 1e-9), BASE[:1] + 1e-11, -BASE[1:2], np.zeros((1, 4)), 1e5 * BASE[2:]])
+HARD = np.stack([BASE[0], BASE[1], BASE[0] * (1 + 1e-9), BASE[0] + 1e-11, -1e5 * BASE[1], np.zeros(4)])
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -109,7 +109,7 @@ def test_both_kernels_to_64_eps(name, dtype):
     layers, described = TREES[name]
     X = HARD.astype(dtype)
     net = wl.network(*layers)
-    spared = {(3, 0, 1), (4, 0, 1), (4, 3, 1)} if name in AFTER_GELU else set()
+    spared = {(2, 0, 1), (3, 0, 1), (3, 2, 1)} if name in AFTER_GELU else set()
     grams = np.stack([wl.nngp(net).gram(X), wl.ntk(net).gram(X)])
     pairs = [(i, j) for i in range(len(X)) for j in range(i + 1)]
     with mp.workdps(50):
