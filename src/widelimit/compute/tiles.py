@@ -304,18 +304,20 @@ def _matrix(
     kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, symmetric: bool, mirrored: bool, report: Report
 ) -> np.ndarray:
     (n, d), m = X.shape, len(Y)
-    dtype = kernel.result_dtype(X.dtype)
+    dtype = np.dtype(kernel.result_dtype(X.dtype))
     require(n, m, dtype)
     plan = plan_of(kernel, n, m, d, X.dtype, symmetric=symmetric)
-    out = np.empty((n, m), dtype)
+    planes = np.empty((1 + (dtype.kind == "c"), n, m), X.dtype)
 
     def write(i: int, j: int, tile: np.ndarray) -> None:
-        out[plan.rows(i), plan.rows(j)] = tile
-        if mirrored and i != j:
-            mirror(tile, out[plan.rows(j), plan.rows(i)])
+        for out, part in zip(planes, (np.real, np.imag), strict=False):
+            values = part(tile)
+            out[plan.rows(i), plan.rows(j)] = values
+            if mirrored and i != j:
+                mirror(values, out[plan.rows(j), plan.rows(i)])
 
     compute(kernel, X, Y, plan, write, report=report)
-    return out
+    return planes if len(planes) > 1 else planes[0]
 
 
 @outside

@@ -204,9 +204,10 @@ class Limits:
 
 
 def _split(values: Array) -> BothKernels:
-    if isinstance(values, jax.Array):
-        return BothKernels(jnp.real(values), jnp.imag(values))
-    return BothKernels(np.ascontiguousarray(values.real), np.ascontiguousarray(values.imag))
+    """Return real and imaginary parts; a NumPy matrix comes as these two already."""
+    if values.dtype.kind == "c":
+        return BothKernels(values.real, values.imag)
+    return BothKernels(values[0], values[1])
 
 
 def limits(net: Network) -> Limits:
