@@ -234,3 +234,16 @@ def test_limits_are_both_kernels(name, sphere):
     assert np.abs(both.nngp - both.ntk).max() > 0.1
     with pytest.raises(ValueError, match="no neural tangent kernel"):
         wl.limits(wl.mlp(depth=2, activation="sign"))
+
+
+@pytest.mark.parametrize("name", ["residual", "frozen", "normalised"])
+def test_empirical_kernels_see_every_parameter_once(name):
+    """Whatever method is chosen: the explicit Jacobian is the oracle, with a frozen layer's columns 0."""
+    net = wl.network(*TREES[name][0])
+    params = net.init(0, input_dim=4, width=8, dtype=np.float64)
+    with jax.enable_x64(True):
+        jacobian = jax.jit(jax.jacrev(net.signals_of))(params, jnp.asarray(BASE))
+        rows = [np.asarray(leaf).reshape(len(BASE), -1) for leaf in jax.tree.leaves(jacobian)]
+    expected = sum(row @ row.T for row in rows)
+    np.testing.assert_allclose(wl.empirical_ntk(net.apply, params, output="trace").gram(BASE), expected, rtol=1e-10)
+    assert np.abs(expected - rows[0] @ rows[0].T).max() > 1e-3 * np.abs(expected).max()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 
 from widelimit import validation
+from widelimit.architecture.layers import Activate, Dense, Dropout, LayerNorm, Scale
 from widelimit.architecture.network import Network
 from widelimit.compute import memory
 from widelimit.compute.tiles import PairKernel
@@ -110,9 +111,12 @@ def _how(e: MethodEstimate) -> str:
 
 
 def network_of(model: Model) -> Network | None:
-    """Return the network of this library whose finite map `apply` is, if it is one."""
+    """Return the network of this library whose finite map `apply` is, if it is one of trained layers in a row."""
     owner = getattr(model.apply, "__self__", None)
-    return owner if isinstance(owner, Network) and model.apply == owner.apply else None
+    if not isinstance(owner, Network) or model.apply != owner.apply:
+        return None
+    known = all(isinstance(unit, (Dense, Activate, LayerNorm, Scale, Dropout)) for unit in owner.units)
+    return owner if known and all(unit.trained for unit in owner.units if isinstance(unit, Dense)) else None
 
 
 def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> KernelSettings:
