@@ -192,6 +192,12 @@ def test_what_has_no_limit_is_refused_with_its_place(layers, words):
     assert len(str(caught.value)) < 400 + 700 * ("known:" in str(caught.value))
 
 
+def test_the_mean_field_output_is_that_of_a_dense_layer():
+    with pytest.raises(ValueError, match="scales a last"):
+        wl.network(Dense(), "relu", Dense(), Scale(2.0), parameterization="mean_field")
+    assert wl.network(Dense(), "relu", Dense(), parameterization="mean_field").depth == 2
+
+
 def test_a_network_reads_like_the_code_that_makes_it():
     net = wl.network(*TREES["normalised residual"][0])
     names = {name: getattr(wl.layers, name) for name in wl.layers.__all__}

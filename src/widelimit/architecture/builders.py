@@ -47,6 +47,8 @@ def network(*layers: Any, parameterization: str = "ntk") -> Network:
             f"layers[{len(found) - 1}]: a network ends with wl.layers.Dense(), whose outputs are Gaussian at infinite "
             f"width; got {end!r:.80}."
         )
+    if parameterization == "mean_field" and not isinstance(found[-1], Dense):
+        raise ValueError(f"layers[{len(found) - 1}]: the mean-field parameterisation scales a last wl.layers.Dense().")
     if parameterization == "mean_field" and whole.depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
     return Network(_parameterize(found, parameterization), parameterization)

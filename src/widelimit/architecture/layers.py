@@ -61,6 +61,7 @@ class Dense(Layer):
     standard: bool = field(default=False, metadata={"static": True})
     trained: bool = field(default=True, metadata={"static": True})
     random: ClassVar[bool] = True
+    simple: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         validation.finite_scalar("weight_std", self.weight_std, above=0.0)
@@ -173,6 +174,7 @@ class Activate(Layer):
     """
 
     activation: Activation
+    simple: ClassVar[bool] = True
 
     def __init__(self, activation: Any) -> None:
         object.__setattr__(self, "activation", resolve(activation))
@@ -244,6 +246,8 @@ class LayerNorm(Layer):
     mean is 0. No epsilon is added to s, and there are no scales or shifts to train.
     """
 
+    simple: ClassVar[bool] = True
+
     def __repr__(self) -> str:
         return "LayerNorm()"
 
@@ -301,6 +305,7 @@ class Scale(Layer):
     """The map is a -> factor a, factor a number that the search for hyper-parameters sees; not 0."""
 
     factor: Scalar
+    simple: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         validation.deviation("factor", self.factor)
@@ -333,6 +338,7 @@ class Dropout(Layer):
     """
 
     keep: float = field(metadata={"static": True})
+    simple: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 < validation.finite_scalar("keep", self.keep) <= 1:

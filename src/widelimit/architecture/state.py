@@ -57,6 +57,9 @@ class Layer(abc.ABC):
     random: ClassVar[bool] = False
     """True for random weights over all signals: the layer sets the width, and its output depends on no single input."""
 
+    simple: ClassVar[bool] = False
+    """True for `Dense`, and layers without parameters: gradients pass through them one after the other."""
+
     @abc.abstractmethod
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         """Draw random parameters (a pytree) of the finite layer."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 
 from widelimit import validation
-from widelimit.architecture.layers import Activate, Dense, Dropout, LayerNorm, Scale
+from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.compute import memory
 from widelimit.compute.tiles import PairKernel
@@ -115,8 +115,8 @@ def network_of(model: Model) -> Network | None:
     owner = getattr(model.apply, "__self__", None)
     if not isinstance(owner, Network) or model.apply != owner.apply:
         return None
-    known = all(isinstance(unit, (Dense, Activate, LayerNorm, Scale, Dropout)) for unit in owner.units)
-    return owner if known and all(unit.trained for unit in owner.units if isinstance(unit, Dense)) else None
+    simple = all(unit.simple for unit in owner.units)
+    return owner if simple and all(unit.trained for unit in owner.units if isinstance(unit, Dense)) else None
 
 
 def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> KernelSettings:
