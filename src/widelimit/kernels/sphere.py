@@ -170,6 +170,6 @@ def sphere(
         if few_shapes:
             coefficients[terms:] = 0  # rounding errors of the samples
             terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (rung(terms, _LENGTHS),))[0]
-        output = Variance(jnp.asarray(np.asarray(variance.value[0], dtype)), jnp.asarray(variance.exponent[0]))
+        output = Variance(np.asarray(variance.value[0], dtype), np.asarray(variance.exponent[0]))  # type: ignore[arg-type]
         chains = series.chebyshev_chains(coefficients[:terms]).astype(dtype)
         return Sphere(net.first, chains, np.asarray(diagonal[0], dtype), output)
