@@ -11,7 +11,6 @@ documentation.
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from common import report
 from lines import Scores, by_size, extend, stored
 from scipy.stats import rankdata
 from sklearn.ensemble import RandomForestClassifier
-from uci_data import PROTOCOLS, DataSet, load
+from uci_data import PROTOCOLS, DataSet, load, options
 
 import widelimit as wl
 
@@ -156,16 +155,7 @@ def report_protocol(out: Path, protocol: str) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    runner = commands.add_parser("run", help="score methods on the sets of a folder")
-    runner.add_argument("data", type=Path, help="folder of .npz files; keys as in uci_data.load")
-    runner.add_argument("out", type=Path, help="folder of the results, one file a method")
-    runner.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    runner.add_argument("--protocol", choices=PROTOCOLS, default="published")
-    runner.add_argument("--largest", type=int, default=5000, help="rows of the largest set (default: 5000, 90 sets)")
-    commands.add_parser("report", help="the tables from stored results").add_argument("out", type=Path)
-    chosen = parser.parse_args()
+    chosen = options(__doc__, list(METHODS), largest=5000, protocols=PROTOCOLS)
     if chosen.command == "report":
         for protocol in PROTOCOLS:
             report_protocol(chosen.out, protocol)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,3 +59,20 @@ def load(path: Path, protocol: str) -> DataSet:
     folds = [(z[f"cv_train_{k}"], z[f"cv_test_{k}"]) for k in range(FOLDS)]
     splits = {"published": _published, "honest": _honest}[protocol](z, folds)
     return DataSet(path.stem, z["X"].astype(np.float64), z["y"], splits)
+
+
+def options(
+    about: str | None, methods: Sequence[str], *, largest: int, protocols: Sequence[str] = ()
+) -> argparse.Namespace:
+    """Read the command line: `run DATA OUT` with options, or `report OUT`; the first protocol is the default."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="score methods on the sets of a folder")
+    runner.add_argument("data", type=Path, help="folder of .npz files; keys as in uci_data.load")
+    runner.add_argument("out", type=Path, help="folder of the results, one file a method")
+    runner.add_argument("--methods", nargs="+", choices=methods, default=methods)
+    if protocols:
+        runner.add_argument("--protocol", choices=protocols, default=protocols[0])
+    runner.add_argument("--largest", type=int, default=largest, help="rows of the largest set (default: %(default)s)")
+    commands.add_parser("report", help="the tables from stored results").add_argument("out", type=Path)
+    return parser.parse_args()

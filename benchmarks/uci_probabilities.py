@@ -11,7 +11,6 @@ results/uci_honest.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from lines import Scores, by_size, extend, stored
 from scipy.stats import rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.svm import SVC
-from uci_data import DataSet, Split, load
+from uci_data import DataSet, Split, load, options
 
 import widelimit as wl
 
@@ -158,15 +157,7 @@ def write_report(out: Path) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    runner = commands.add_parser("run", help="score methods on the sets of a folder")
-    runner.add_argument("data", type=Path, help="folder of .npz files; keys as in uci_data.load")
-    runner.add_argument("out", type=Path, help="folder of the results, one file a method")
-    runner.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    runner.add_argument("--largest", type=int, default=1500, help="rows of the largest set")
-    commands.add_parser("report", help="the table from stored results").add_argument("out", type=Path)
-    chosen = parser.parse_args()
+    chosen = options(__doc__, list(METHODS), largest=1500)
     if chosen.command == "report":
         write_report(chosen.out)
         return

@@ -56,15 +56,19 @@ def _merge(*groups: list[np.ndarray]) -> np.ndarray:
     return np.sort(np.stack(np.broadcast_arrays(*ends), axis=-1), axis=-1)
 
 
-def _rule(ends: np.ndarray, *, halved: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Compute nodes and weights (normal density included) of the panels between the ends, or their halves."""
+def _rule(ends: Any, *, halved: bool = False, xp: Any = np) -> tuple[Any, Any]:
+    """Compute nodes and weights (normal density included) of the panels between the ends, or their halves.
+
+    xp: numpy, or jax.numpy for traced ends.
+    """
     if halved:
         middles = (ends[..., 1:] + ends[..., :-1]) / 2
-        pairs = np.stack([ends[..., :-1], middles], axis=-1).reshape(*ends.shape[:-1], -1)
-        ends = np.concatenate([pairs, ends[..., -1:]], axis=-1)
+        pairs = xp.stack([ends[..., :-1], middles], axis=-1).reshape(*ends.shape[:-1], -1)
+        ends = xp.concatenate([pairs, ends[..., -1:]], axis=-1)
+    points, shares = (xp.asarray(values, ends.dtype) for values in (_NODES, _WEIGHTS))
     half = (ends[..., 1:] - ends[..., :-1]) / 2
-    nodes = (ends[..., :-1] + half)[..., None] + half[..., None] * _NODES
-    weights = half[..., None] * _WEIGHTS * np.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
+    nodes = (ends[..., :-1] + half)[..., None] + half[..., None] * points
+    weights = half[..., None] * shares * xp.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
     shape = (*half.shape[:-1], -1)
     return nodes.reshape(shape), weights.reshape(shape)
 
@@ -88,12 +92,7 @@ def traced_normal_rule(deviation: jax.Array, kinks: tuple[float, ...]) -> tuple[
     size = jax.lax.stop_gradient(jnp.maximum(deviation, 1e-30))[..., None]
     own = jnp.asarray(panels(kinks, FARTHEST).ends, deviation.dtype) / size
     base = jnp.broadcast_to(jnp.asarray(_density_ends(), deviation.dtype), (*deviation.shape, 2 * len(_DENSITY) - 1))
-    ends = jnp.sort(jnp.clip(jnp.concatenate([own, base], axis=-1), -REACH, REACH), axis=-1)
-    half = ((ends[..., 1:] - ends[..., :-1]) / 2)[..., None]
-    nodes = ends[..., :-1, None] + half * (1 + jnp.asarray(_NODES, deviation.dtype))
-    weights = half * jnp.asarray(_WEIGHTS, deviation.dtype) * jnp.exp(-(nodes**2) / 2) / math.sqrt(2 * math.pi)
-    flat = (*deviation.shape, -1)
-    return nodes.reshape(flat), weights.reshape(flat)
+    return _rule(jnp.sort(jnp.clip(jnp.concatenate([own, base], axis=-1), -REACH, REACH), axis=-1), xp=jnp)
 
 
 def radial_rule(largest: float) -> tuple[np.ndarray, np.ndarray]:

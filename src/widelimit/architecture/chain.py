@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import functools
+import abc
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
@@ -53,10 +55,34 @@ def written_call(name: str, layers: Sequence[Layer], **more: str) -> str:
     return f"{name}({', '.join([*map(repr, layers), *(f'{key}={text}' for key, text in more.items())])})"
 
 
+class Combined(Layer, abc.ABC):
+    """The layer is made of others."""
+
+    @abc.abstractmethod
+    def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:
+        """Return the same combination of other layers, each from the old one and its place."""
+
+    def map_activations(self, change: Change, path: tuple[Any, ...]) -> Layer:
+        return self.map_layers(lambda layer, at: layer.map_activations(change, at), path)
+
+    def freeze(self) -> Layer:
+        return self.map_layers(lambda layer, _: layer.freeze(), ())
+
+    def standardise(self) -> Layer:
+        return self.map_layers(lambda layer, _: layer.standardise(), ())
+
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        return self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        after, _, memo = self.encode_with_mean(signal, None)
+        return after, memo
+
+
 @final
 @pytree
 @dataclass(frozen=True, init=False)
-class Serial(Layer):
+class Serial(Combined):
     """The layers are applied one after the other; without any it is the identity."""
 
     layers: tuple[Layer, ...]
@@ -106,9 +132,6 @@ class Serial(Layer):
             shapes.append(shape)
         return tuple(shapes), inputs
 
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype)
-
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         units = self.units
         keys = jax.random.split(key, max(len(units), 1))
@@ -126,10 +149,6 @@ class Serial(Layer):
         for unit, own in zip(self.units, params, strict=True):
             signals = unit.apply(own, signals)
         return signals
-
-    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        after, _, memo = self.encode_with_mean(signal, None)
-        return after, memo
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         memos = []
@@ -153,20 +172,14 @@ class Serial(Layer):
             signal, mean = layer.survey(signal, mean, (*path, i), ranges)
         return signal, mean
 
-    def map_activations(self, change: Change, path: tuple[Any, ...]) -> Serial:
-        return Serial(*(layer.map_activations(change, (*path, i)) for i, layer in enumerate(self.layers)))
-
-    def freeze(self) -> Serial:
-        return Serial(*(layer.freeze() for layer in self.layers))
-
-    def standardise(self) -> Serial:
-        return Serial(*(layer.standardise() for layer in self.layers))
+    def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Serial:
+        return Serial(*(change(layer, (*path, i)) for i, layer in enumerate(self.layers)))
 
 
 @final
 @pytree
 @dataclass(frozen=True)
-class Repeat(Layer):
+class Repeat(Combined):
     """The block is applied `times` times, each time with random weights of its own and the same hyper-parameters."""
 
     block: tuple[Layer, ...]
@@ -206,15 +219,14 @@ class Repeat(Layer):
             before = self._once.traits(before, f"{path}.block")
         return before
 
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return Serial(*self.units).init(key, inputs, outputs, dtype)
+    def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
+        return Serial(*self.units).shape(inputs, outputs, widths)
+
+    def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
+        return Serial(*self.units).draw(key, shape, dtype)
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
         return Serial(*self.units).apply(params, signals)
-
-    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        after, _, memo = self.encode_with_mean(signal, None)
-        return after, memo
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         """Return memos with a leading axis, one entry a time."""
@@ -248,18 +260,8 @@ class Repeat(Layer):
         for _ in range(self.times):
             signal, mean = once.survey(signal, mean, (*path, "block"), ranges)
             if mean is not None:  # once a time, not again for every time before
-                mean = functools.partial(_returned, mean())
+                mean = partial(np.asarray, mean())  # type: ignore[assignment]
         return signal, mean
 
-    def map_activations(self, change: Change, path: tuple[Any, ...]) -> Repeat:
-        return replace(self, block=self._once.map_activations(change, (*path, "block")).layers)
-
-    def freeze(self) -> Repeat:
-        return replace(self, block=self._once.freeze().layers)
-
-    def standardise(self) -> Repeat:
-        return replace(self, block=self._once.standardise().layers)
-
-
-def _returned(value: Any) -> Any:
-    return value
+    def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Repeat:
+        return replace(self, block=self._once.map_layers(change, (*path, "block")).layers)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import abc
 import functools
-import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
-from widelimit.architecture.chain import Serial, branch_of, written_call
+from widelimit.architecture.chain import Combined, Serial, branch_of, written_call
 from widelimit.architecture.layers import Scale, centre
-from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Shape, Traits
+from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Shape, Traits
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -34,11 +33,11 @@ class _BranchMemo(NamedTuple):
     memo: Memo
 
 
-class _Branches(Layer, abc.ABC):
+class _Branches(Combined, abc.ABC):
     """Branches read the same signals, and their outputs, independent given these, are put together."""
 
-    adds: ClassVar[bool] = True
-    """False: side by side, where the product of two means is nowhere seen."""
+    shares: tuple[float, ...] | None = None
+    """Of the width, where branches stand side by side: the product of two means is nowhere seen. None: they add."""
 
     @property
     @abc.abstractmethod
@@ -69,14 +68,8 @@ class _Branches(Layer, abc.ABC):
         for part in self.parts:
             yield from part.activations()
 
-    def map_activations(self, change: Change, path: tuple[Any, ...]) -> Layer:
-        return self._with_parts([part.map_activations(change, (*path, k)) for k, part in enumerate(self.parts)])
-
-    def freeze(self) -> Layer:
-        return self._with_parts([part.freeze() for part in self.parts])
-
-    def standardise(self) -> Layer:
-        return self._with_parts([part.standardise() for part in self.parts])
+    def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:
+        return self._with_parts([part.map_layers(change, (*path, k)) for k, part in enumerate(self.parts)])
 
     def _traits(self, before: Traits, path: str) -> list[Traits]:
         """Return the traits after each branch. Raises: ValueError: branches that are not independent."""
@@ -90,19 +83,12 @@ class _Branches(Layer, abc.ABC):
             )
         return after
 
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype)
-
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         keys = jax.random.split(key, len(self.parts))
         return tuple(part.draw(k, own, dtype) for part, k, own in zip(self.parts, keys, shape, strict=True))
 
     def count(self, shape: Shape) -> int:
         return sum(part.count(own) for part, own in zip(self.parts, shape, strict=True))
-
-    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        after, _, memo = self.encode_with_mean(signal, None)
-        return after, memo
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         ends = [part.encode_with_mean(signal, mean) for part in self.parts]
@@ -118,21 +104,13 @@ class _Branches(Layer, abc.ABC):
     ) -> tuple[Variance, Mean, list[Any], list[Any]]:
         """Return mean square and mean of all, the share of each, and (mean, deviation) of each where means count."""
         total, shares = run(_total)(self, variances)
-        nothing = [None] * len(shares)
-        if sum(mean is not None for mean in means) < 2 or not self.adds:
-            return total, self.add_means(shares, means), shares, nothing
-        known = [None if mean is None else mean() for mean in means]
-        total, shares, after, pairs = run(_sum)(total, shares, known)
-        return total, lambda: after, shares, pairs
-
-    def weigh(self, ends: Sequence[Variance]) -> Sequence[Variance]:
-        """Return what each branch contributes to the mean square."""
-        return ends
-
-    def add_means(self, shares: Sequence[jax.Array], means: Sequence[Mean]) -> Mean:
-        """Return the mean of all where at most one counts."""
-        known = [(share, mean) for share, mean in zip(shares, means, strict=True) if mean is not None]
-        return (lambda: functools.reduce(operator.add, [share * mean() for share, mean in known])) if known else None
+        if self.shares is None and sum(mean is not None for mean in means) > 1:
+            known = [None if mean is None else mean() for mean in means]
+            total, shares, after, pairs = run(_sum)(total, shares, known)
+            return total, lambda: after, shares, pairs
+        widths = self.shares or (1.0,) * len(shares)
+        offsets = [(a * math.sqrt(p), m) for a, p, m in zip(shares, widths, means, strict=True) if m is not None]
+        return total, functools.partial(_weighted_sum, offsets) if offsets else None, shares, [None] * len(shares)
 
     def pair(self, x: Any, y: Any, state: PairState) -> PairState:
         return self._combine(x, y, [p.pair(a.memo, b.memo, state) for p, a, b in zip(self.parts, x, y, strict=True)])
@@ -158,13 +136,19 @@ class _Branches(Layer, abc.ABC):
         return PairState(sum_signals(shares[0] + common[0], shares[1] + common[1], correlations), tangent)
 
 
+def _weighted_sum(offsets: Sequence[tuple[Any, Callable[[], Any]]]) -> Any:
+    return functools.reduce(operator.add, [share * mean() for share, mean in offsets])
+
+
 def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
 def _total(layer: _Branches, ends: Sequence[Variance]) -> tuple[Variance, list[jax.Array]]:
     """Return the mean square after the layer as if all means were 0, and the share of each branch in its root."""
-    parts = layer.weigh(ends)
+    parts = ends
+    if layer.shares is not None:
+        parts = [multiply(end, math.sqrt(share)) for end, share in zip(ends, layer.shares, strict=True)]
     total, shares = parts[0], [jnp.ones_like(parts[0].value)]
     for part in parts[1:]:
         total, before, own = add_variances(total, part)
@@ -288,7 +272,6 @@ class Concatenate(_Branches):
 
     branches: tuple[tuple[Layer, ...], ...]
     shares: tuple[float, ...] = field(metadata={"static": True})
-    adds: ClassVar[bool] = False
 
     def __init__(self, *branches: Any, shares: Sequence[float] | None = None) -> None:
         found = _branches(branches, "Concatenate")
@@ -333,15 +316,6 @@ class Concatenate(_Branches):
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
         ends = [part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)]
         return jnp.concatenate(ends, axis=1)
-
-    def weigh(self, ends: Sequence[Variance]) -> Sequence[Variance]:
-        return [multiply(end, math.sqrt(share)) for end, share in zip(ends, self.shares, strict=True)]
-
-    def add_means(self, shares: Sequence[jax.Array], means: Sequence[Mean]) -> Mean:
-        known = [
-            (a * math.sqrt(p), mean) for a, p, mean in zip(shares, self.shares, means, strict=True) if mean is not None
-        ]
-        return (lambda: functools.reduce(operator.add, [a * mean() for a, mean in known])) if known else None
 
 
 def Frozen(layer: Any) -> Layer:

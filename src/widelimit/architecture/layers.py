@@ -279,11 +279,7 @@ class LayerNorm(Layer):
         return before._replace(centred=True)
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
-        return interpreted(_normalised)(self, signal), None
-
-
-def _normalised(layer: LayerNorm, signal: Variance) -> Variance:
-    return layer.encode(signal)[0]
+        return Layer.survey(self, signal, None, path, ranges)
 
 
 def centre(correlation: Correlation, x: tuple[jax.Array, jax.Array], y: tuple[jax.Array, jax.Array]) -> Correlation:

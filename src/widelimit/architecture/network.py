@@ -75,6 +75,11 @@ class Network:
         return self.layers[0]
 
     @property
+    def whole(self) -> Serial:
+        """Return all layers as one."""
+        return Serial(*self.layers)
+
+    @property
     def body(self) -> Serial:
         """Return the layers after the first."""
         return Serial(*self.layers[1:])
@@ -82,12 +87,12 @@ class Network:
     @property
     def units(self) -> tuple[Layer, ...]:
         """Return the layers that have an entry in the parameters, in order."""
-        return Serial(*self.layers).units
+        return self.whole.units
 
     @property
     def depth(self) -> int:
         """Return the depth L: the number of affine layers on the longest path."""
-        return Serial(*self.layers).depth
+        return self.whole.depth
 
     def init(
         self,
@@ -138,7 +143,7 @@ class Network:
             raise ValueError(f"seeds must be a sequence of at least one integer, got {validation.shown(seeds)}.")
         keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
         kind = _float_dtype(dtype)
-        count = Serial(*self.layers).count(sizes)
+        count = self.whole.count(sizes)
         memory.require(  # drawing them takes as much memory again
             2.0 * kind.itemsize * len(keys) * count,
             f"the start of {len(keys)} networks with {count} parameters each",
@@ -150,21 +155,18 @@ class Network:
 
     def _sizes(self, input_dim: int, width: int | Sequence[int], output_dim: int) -> Shape:
         """Return the sizes of every layer of a finite network. Arguments and errors as `init`."""
-        whole = Serial(*self.layers)
         listed = isinstance(width, (Sequence, np.ndarray)) and not isinstance(width, (str, bytes))
-        widths = list(width) if listed else [width] * whole.hidden  # type: ignore[arg-type]
-        if len(widths) != whole.hidden:
-            raise ValueError(
-                f"a network of depth {self.depth} has {whole.hidden} hidden layers; got {len(widths)} widths for width."
-            )
+        widths = list(width) if listed else [width] * self.whole.hidden  # type: ignore[arg-type]
+        if len(widths) != self.whole.hidden:
+            hidden = f"a network of depth {self.depth} has {self.whole.hidden} hidden layers"
+            raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
         named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
-        return whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
+        return self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
 
     def init_with_key(self, key: jax.Array, sizes: Sequence[int], dtype: Any) -> tuple[Params, ...]:
         """Draw as `init` does under jit and vmap: a JAX key, all sizes from input to output, a dtype."""
-        whole = Serial(*self.layers)
-        return tuple(whole.draw(key, whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0], dtype))
+        return tuple(self.whole.draw(key, self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0], dtype))
 
     def apply(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "n c"]:
         """Compute f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
@@ -190,7 +192,7 @@ class Network:
 
     def signals_of(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        signals = Serial(*self.layers).apply(params, X)
+        signals = self.whole.apply(params, X)
         return self.output_scale(params) * signals
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
@@ -212,12 +214,9 @@ class Network:
         """Return the number of input features and the dtype of the parameters, which must be this architecture's."""
         shapes = jax.tree.map(np.shape, params)
         try:
-            fitting = Serial(*self.layers).check(params, None, axes) is not None
+            fitting = self.whole.check(params, None, axes) is not None
             weights = params[0]["weight"]
-            inputs, stacked = (
-                np.shape(weights)[-1],
-                {shape[:axes] for shape in jax.tree.leaves(shapes, is_leaf=_is_shape)},
-            )
+            inputs, stacked = np.shape(weights)[-1], {np.shape(leaf)[:axes] for leaf in jax.tree.leaves(params)}
         except (TypeError, KeyError, IndexError, ValueError):
             fitting, stacked = False, set()
         if not fitting or len(stacked) != 1:
@@ -268,7 +267,8 @@ class Network:
         return self._with_activations(lambda activation, _: activation.in_few_shapes(dtype, rows))
 
     def _with_activations(self, change: Change) -> Network:
-        return replace(self, layers=(self.first, *self.body.map_activations(change, ()).layers))
+        body = self.body.map_layers(lambda layer, at: layer.map_activations(change, at), ())
+        return replace(self, layers=(self.first, *body.layers))
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
@@ -284,10 +284,6 @@ class Network:
     def _start(self, correlation: Correlation) -> PairState:
         """Return the state after the first layer, where Theta is Sigma."""
         return PairState(correlation, correlation.rho if self.first.trained else jnp.zeros_like(correlation.one_minus))
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(n, int) for n in value) and len(value) > 0
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int) -> None:
@@ -314,7 +310,7 @@ def _float_dtype(dtype: Any) -> np.dtype:
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))
 def _init_many(net: Network, keys: jax.Array, sizes: Shape, dtype: Any) -> tuple[Params, ...]:
-    drawn: tuple[Params, ...] = jax.vmap(lambda key: Serial(*net.layers).draw(key, sizes, dtype))(keys)
+    drawn: tuple[Params, ...] = jax.vmap(lambda key: net.whole.draw(key, sizes, dtype))(keys)
     return drawn
 
 

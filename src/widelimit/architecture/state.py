@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation, Memo, variance_after
 from widelimit.interpreter import interpreted
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
@@ -115,7 +115,7 @@ class Layer(abc.ABC):
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
         """Return variance and mean after the layer, by NumPy, and enter the ranges before the activations in it."""
-        return interpreted(_variance_after)(self, signal), None if self.random else mean
+        return interpreted(variance_after)(self, signal), None if self.random else mean
 
     def map_activations(self, change: Change, path: tuple[Any, ...]) -> Layer:
         """Return the layer with other activations, each from the old one and its place."""
@@ -145,7 +145,3 @@ class Layer(abc.ABC):
     def freeze(self) -> Layer:
         """Return the layer without training."""
         return self
-
-
-def _variance_after(layer: Layer, signal: Variance) -> Variance:
-    return layer.encode(signal)[0]

@@ -16,8 +16,7 @@ from widelimit.displays.calibration import CalibrationDisplay
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.networks import Fitted
-from widelimit.inference.class_probabilities import expected_softmax, largest_probability
-from widelimit.inference.dirichlet import DirichletPosterior
+from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.posterior import Posterior
 from widelimit.messages import list_names, shown
 from widelimit.shapes import Float, Int
@@ -66,13 +65,15 @@ def held_out(estimator: Any, X: Float[np.ndarray, "n d"], y: np.ndarray) -> Held
 
 
 def _closed_form(estimator: Any, n: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return mean (or probabilities) and deviation of each row by leave-one-out; None: no closed form."""
+    """Return mean (or probabilities) and deviation of each row by leave-one-out; None: no closed form.
+
+    Raises: ValueError: as `leave_one_out` of the fitted function.
+    """
     fitted = estimator.fitted_
     if fitted is None:
         return np.ones((n, 1)), np.empty(0)
     if isinstance(fitted, FittedClasses):
-        law = fitted.law
-        return (expected_softmax(*law.leave_one_out()), np.empty(0)) if isinstance(law, DirichletPosterior) else None
+        return fitted.leave_one_out(), np.empty(0)
     if not isinstance(fitted, Fitted | FittedOutputs) or not isinstance(fitted.laws[0], Posterior):
         return None
     left = fitted.laws[0].leave_one_out()

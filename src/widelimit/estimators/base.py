@@ -178,11 +178,11 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             self._set_design(self._designs()[0])
             return None
         groups = np.unique(self._input_groups(X.shape[1])[self.inputs_.kept], return_inverse=True)[1]
-        data, verbose = (self._designs(), self.inputs_(X), standard, weights, groups, self.noise), bool(self.verbose)
+        data = self._designs(), self.inputs_(X), standard, weights, groups, self._given_noise()
         if self.input_scales == "agop":
-            chosen = choose_by_gradients(*data, self.hyperparameters, verbose)
+            chosen = choose_by_gradients(*data, self.hyperparameters, bool(self.verbose))
         else:
-            chosen = choose_scaled(*data, self._objective(), verbose, is_classifier(self))
+            chosen = choose_scaled(*data, self._objective(), bool(self.verbose), is_classifier(self))
         assert chosen.input_scales is not None
         self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
@@ -192,17 +192,16 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Return standardised targets, and weights, for a search of the network."""
         return preparation.standardise(self._targets(y), weights)[0], weights
 
+    def _given_noise(self) -> float | None:
+        """Return the noise, or None where it is chosen."""
+        return None if isinstance(self.noise, str) else float(self.noise)
+
     def _objective(self) -> Objective:
         """Return the objective of scales and noise."""
         return "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
 
     def _set_design(self, design: Design) -> None:
         """Keep what a search chose of the network besides its scales; nothing, if the parameters fix it."""
-
-    def _choose(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice:
-        """Choose network, noise and scales for standardised targets, by `hyperparameters`."""
-        design = self._design(self.weight_std, self.bias_std)
-        return choose(design, points, y, weights, self.noise, self.hyperparameters, self.verbose)
 
     def _training(self, design: Design, points: np.ndarray, weights: np.ndarray) -> FittedTraining:
         """Describe the training of this estimator on these rows."""
@@ -214,7 +213,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     ) -> tuple[Fitted, np.ndarray]:
         """Fit the targets, which are standardised, and set what undoes that; returns the chosen scales too."""
         standard, self.y_mean_, deviation = preparation.standardise(self._targets(y), weights)
-        chosen = chosen or self._choose(points, standard, weights)
+        if chosen is None:
+            design, noise = self._design(self.weight_std, self.bias_std), self._given_noise()
+            chosen = choose(design, points, standard, weights, noise, self.hyperparameters, self.verbose)
         training = self._training(chosen.design, points, weights)
         given = self._given_scale()
         scale = np.ones(standard.shape[1]) if chosen.scale is None or given else chosen.scale

@@ -23,12 +23,12 @@ from widelimit.estimators.networks import (
     FittedTraining,
     HyperparameterChoice,
     search,
-    spread,
 )
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, estimator
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
 from widelimit.inference.expectation_propagation import LogisticPosterior, latent_count, logistic_posterior
+from widelimit.inference.training_set import evenly
 
 LOGISTIC_ROWS = 400
 """Training rows that the scale of the logistic likelihood is chosen on."""
@@ -122,7 +122,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         alpha, count, logistic = float(self.alpha_epsilon), len(self.classes_), self.likelihood == "logistic"
         if logistic:  # where weights count copies of a row, and so must its copies
             points, labels, weights = class_weights.merge(points, labels, weights)
-        rows = spread(np.argsort(labels, kind="stable"), LOGISTIC_ROWS if logistic else SEARCH_ROWS)
+        rows = np.argsort(labels, kind="stable")[evenly(len(labels), LOGISTIC_ROWS if logistic else SEARCH_ROWS)]
 
         def posterior(design: Design) -> DirichletPosterior | LogisticPosterior:
             k, X, y, w = design.kernel(), points[rows], labels[rows], weights[rows]

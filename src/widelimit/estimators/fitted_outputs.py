@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
@@ -78,11 +78,9 @@ class FittedOutputs(FittedFunction):
 
     def left_out(self) -> LeftOutRows:
         """Predict each distinct row from all others, every output at the noise of its rows."""
-        how = self.training
-        rows = distinct_rows(how.X, self.y, how.weights)
+        rows, merged = self.training.merge(self.y)
         fitted = self
-        if len(rows.first) < len(self.y):
-            merged = replace(how, X=how.X[rows.first], weights=rows.weights)
+        if merged is not self.training:
             y, factors = self.y[rows.first], self.factors[rows.first]
             fitted = FittedOutputs(merged, y, self.noise, factors, np.zeros_like(y), self.tails)
         lefts = tuple(left_out(law) for law in fitted.laws)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
-from widelimit.estimators.networks import SEARCH_ROWS, Design, HyperparameterChoice, choose, spread
+from widelimit.estimators.networks import SEARCH_ROWS, Design, HyperparameterChoice, choose
 from widelimit.estimators.parameters import Hyperparameters
 from widelimit.inference.average_gradient import gradient_scales
+from widelimit.inference.training_set import evenly
 from widelimit.progress import progress_bar
 
 
@@ -20,16 +20,15 @@ def choose_by_gradients(
     y: np.ndarray,
     weights: np.ndarray,
     groups: np.ndarray,
-    noise: float | Literal["auto"],
+    noise: float | None,
     hyperparameters: Hyperparameters,
     verbose: bool,
 ) -> HyperparameterChoice:
     """Choose one of these networks and input scales by gradients and leave-one-out; the rest as `choose` does."""
-    given = None if noise == "auto" else float(noise)
-    rows = spread(np.arange(len(points)), SEARCH_ROWS)
+    rows = evenly(len(points), SEARCH_ROWS)
     some = points[rows], y[rows], weights[rows], groups
     with progress_bar(verbose) as report:
-        found = [gradient_scales(design.kernel(), *some, noise=given, progress=report) for design in designs]
+        found = [gradient_scales(design.kernel(), *some, noise=noise, progress=report) for design in designs]
     best = max(range(len(found)), key=lambda i: found[i].score)
     scales = found[best].scales
     chosen = choose(designs[best], points * scales, y, weights, noise, hyperparameters, verbose)

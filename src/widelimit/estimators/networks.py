@@ -22,12 +22,12 @@ from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import Search, fit_input_scales, fit_label_scales
-from widelimit.inference.left_out import LeftOutRows, distinct_rows, left_out
+from widelimit.inference.left_out import DistinctRows, LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.scaled_evidence import Family
-from widelimit.inference.training_set import check_finite, expansion
+from widelimit.inference.training_set import check_finite, evenly, expansion
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.progress import LONG, progress_bar
@@ -82,24 +82,23 @@ def choose(
     points: np.ndarray,
     y: np.ndarray,
     weights: np.ndarray,
-    noise: float | Literal["auto"],
+    noise: float | None,
     hyperparameters: Hyperparameters,
     verbose: bool,
 ) -> HyperparameterChoice:
-    """Choose network, noise and scales: as given, or the most likely ones, of rows evenly spread over a large table."""
+    """Choose network, noise (unless given) and scales: the most likely ones, of rows spread evenly over a table."""
     distinct = distinct_rows(points, y, weights)
     points, y, weights = points[distinct.first], y[distinct.first], distinct.weights
-    given = None if noise == "auto" else float(noise)
     objective: Objective = "marginal_likelihood" if hyperparameters == "fixed" else hyperparameters
     if hyperparameters != "fixed":
-        design = choose_design(design, points, y, weights, given, objective)
-    if given is not None and objective == "marginal_likelihood":
-        return HyperparameterChoice(design, given, None)
-    rows = spread(np.arange(len(points)), NOISE_ROWS)
+        design = choose_design(design, points, y, weights, noise, objective)
+    if noise is not None and objective == "marginal_likelihood":
+        return HyperparameterChoice(design, noise, None)
+    rows = evenly(len(points), NOISE_ROWS)
     with progress_bar(verbose and len(points) > LONG) as report:
         report("noise", 0, 0)
         gram = np.asarray(design.kernel().gram(points[rows]))
-        found = noise_level(gram, y[rows], weights[rows], objective=objective, noise=given)
+        found = noise_level(gram, y[rows], weights[rows], objective=objective, noise=noise)
     warn_at_bounds(found)
     return HyperparameterChoice(design, found.noise, found.scale)
 
@@ -108,7 +107,7 @@ def choose_design(
     design: Design, points: np.ndarray, y: np.ndarray, weights: np.ndarray, noise: float | None, objective: Objective
 ) -> Design:
     """Search the scales of weights and biases, each trial at its best noise, on SEARCH_ROWS rows."""
-    tried = spread(np.arange(len(points)), SEARCH_ROWS)
+    tried = evenly(len(points), SEARCH_ROWS)
     labels = y[tried]
     columns = distinct_columns(labels)
 
@@ -142,36 +141,30 @@ def choose_scaled(
     y: np.ndarray,
     weights: np.ndarray,
     groups: np.ndarray,
-    noise: float | Literal["auto"],
+    noise: float | None,
     objective: Objective,
     verbose: bool,
     labels: bool = False,
 ) -> HyperparameterChoice:
     """Choose one of these networks, and one scale a group of inputs, for standardised targets, or labels of classes."""
-    given = None if noise == "auto" else float(noise)
     families = [Family(design.kind, design.activation, design.depth) for design in designs]
-    search = Search(points, y, weights, groups, objective, given)
+    search = Search(points, y, weights, groups, objective, noise)
     with progress_bar(verbose) as report:
         found = (fit_label_scales if labels else fit_input_scales)(search, families, progress=report)
     design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
     # Below this the matrix is singular to rounding, and no noise differs from another.
     largest = found.amplitude * float(np.max(design.kernel().diag(points * found.scales)))
     floor = FLOOR * linalg.rounding(len(points), largest)
-    bounds = (*found.at_bounds, "noise") if given is None and found.noise < floor else found.at_bounds
+    bounds = (*found.at_bounds, "noise") if noise is None and found.noise < floor else found.at_bounds
     if bounds and not labels:  # of one-hot labels evidence is a means only
         warnings.warn(
             f"the search ended at a bound of {', '.join(dict.fromkeys(bounds))}: the rows do not determine it, or it "
             f"is beyond the bound (as a noise of 0).",
             stacklevel=6,
         )
-    chosen = max(found.noise, floor) if given is None else given
+    chosen = max(found.noise, floor) if noise is None else noise
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
     return HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
-
-
-def spread(order: np.ndarray, count: int) -> np.ndarray:
-    """Return at most `count` of these row numbers, evenly spaced."""
-    return order if len(order) <= count else order[np.linspace(0, len(order) - 1, count).round().astype(int)]
 
 
 def search(design: Design, score: Callable[[Design], float]) -> Design:
@@ -229,6 +222,13 @@ class FittedTraining:
             prior = nngp(self.design.network()) if self.ensemble else None
             kernel = self.design.kernel()
             return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
+
+    def merge(self, y: Float[np.ndarray, "n c"]) -> tuple[DistinctRows, FittedTraining]:
+        """Return the distinct rows with these targets, and the training on them: itself where all rows are."""
+        rows = distinct_rows(self.X, y, self.weights)
+        if len(rows.first) == len(y):
+            return rows, self
+        return rows, replace(self, X=self.X[rows.first], weights=rows.weights)
 
     def state(self) -> ModelState:
         """Return the part that a file holds; the rest follows from the estimator's parameters."""
@@ -318,12 +318,8 @@ class Fitted(FittedFunction):
 
     def left_out(self) -> LeftOutRows:
         """Predict each distinct row from all others. Raises: ValueError: as `left_out.left_out`."""
-        how = self.training
-        rows = distinct_rows(how.X, self.y, how.weights)
-        fitted = self
-        if len(rows.first) < len(self.y):
-            merged = replace(how, X=how.X[rows.first], weights=rows.weights)
-            fitted = Fitted(merged, self.y[rows.first], self.noise)
+        rows, merged = self.training.merge(self.y)
+        fitted = self if merged is self.training else Fitted(merged, self.y[rows.first], self.noise)
         left = left_out(fitted.law)
         expected = left.variance + self.noise / rows.weights
         return LeftOutRows(fitted.training.X, (left,), np.broadcast_to(expected[:, None], left.error.shape))

@@ -60,7 +60,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
     ) -> tuple[FittedOutputs, np.ndarray]:
         """Fit every output with noise of its own, and set what undoes the standardisation."""
         standard, self.y_mean_, deviation = self._standardise(y, weights)
-        given = None if isinstance(self.noise, str) else float(self.noise)
+        given = self._given_noise()
         if chosen:
             design, given = chosen.design, None if given is None else chosen.noise
         else:

@@ -15,6 +15,7 @@ from widelimit.inference.input_scales import LOW
 from widelimit.inference.noise_level import noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
+from widelimit.inference.training_set import evenly
 from widelimit.kernels.base import Kernel
 from widelimit.progress import Report, no_progress
 
@@ -83,7 +84,7 @@ def mean_squared_gradient(fitted: Posterior, X: np.ndarray, weights: np.ndarray)
 
     Central differences are right to 1e-6, compile nothing, and give at a cusp the mean of both sides.
     """
-    rows = np.linspace(0, len(X) - 1, min(len(X), GRADIENT_ROWS)).round().astype(int)
+    rows = evenly(len(X), GRADIENT_ROWS)
     points, share = X[rows], weights[rows] / weights[rows].sum()
     steps = STEP * np.eye(X.shape[1])
     slopes = ((fitted.mean(points + step) - fitted.mean(points - step)) / (2 * STEP) for step in steps)

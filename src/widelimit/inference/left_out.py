@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from widelimit.compute import linalg, threads
+from widelimit.compute import threads
 from widelimit.inference.early_stopping import StoppedFlow
 from widelimit.inference.posterior import Posterior
 from widelimit.shapes import Float
@@ -86,9 +86,7 @@ def left_out(law: Posterior | StoppedFlow) -> LeftOut:
 def _of_posterior(post: Posterior) -> LeftOut:
     Q = post.precision()
     own = np.diagonal(Q)
-    roundings = linalg.rounding(len(own), 1.0) * post.factor.spread * (1 / own + post.noise)
-    variance = linalg.non_negative(1 / own - post.noise, roundings)
-    return LeftOut(post.weights / own[:, None], variance, Q, 1 / own)
+    return LeftOut(post.weights / own[:, None], post.variance_without(own), Q, 1 / own)
 
 
 def _of_flow(flow: StoppedFlow) -> LeftOut:

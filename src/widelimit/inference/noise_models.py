@@ -19,6 +19,7 @@ from scipy.special import digamma, gammaln
 
 from widelimit.compute import threads
 from widelimit.inference.noise_level import NoiseLevel, Objective, noise_level
+from widelimit.inference.training_set import evenly
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 
@@ -141,11 +142,6 @@ class _Rows:
         """Return mean, and the reduction of the variance in units of the kernel, at points of these covariances."""
         _, Q, whitener = self.solve(level, factors)
         return cross @ (Q @ self.y), np.sum((cross @ whitener.T) ** 2, axis=1)
-
-
-def evenly(n: int, count: int) -> np.ndarray:
-    """Return at most `count` of n row numbers, evenly spread."""
-    return np.arange(n) if n <= count else np.linspace(0, n - 1, count).round().astype(int)
 
 
 class _StudentFit(NamedTuple):

@@ -246,9 +246,12 @@ class Posterior:
         own = np.diagonal(self.precision())
         y, exponent = linalg.normalise(self.data.y)
         mean = linalg.rescale(y - linalg.rescale(self.weights, -exponent) / own[:, None], exponent)
+        return LeaveOneOut(mean[:, 0] if self.data.single else mean, self.variance_without(own))
+
+    def variance_without(self, own: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """1/Q_ii - noise_i, the variance of f(x_i) given all points but the i-th, from the diagonal of `precision`."""
         error = linalg.rounding(len(own), 1.0) * self.factor.spread * (1 / own + self.noise)
-        variance = linalg.non_negative(1 / own - self.noise, error)
-        return LeaveOneOut(mean[:, 0] if self.data.single else mean, variance)
+        return linalg.non_negative(1 / own - self.noise, error)
 
     def require_squares(self) -> None:
         """Refuse weights whose squares overflow. Raises: ValueError."""

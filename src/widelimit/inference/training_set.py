@@ -226,3 +226,8 @@ def inputs_alone(kernel: Kernel | MatrixKernel, X: Any) -> TrainingSet:
     points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
     outputs = kernel.prepared(points).outputs if isinstance(kernel, MatrixKernel) else 1
     return training_set(kernel, points, np.zeros((len(points), outputs)))
+
+
+def evenly(n: int, count: int) -> np.ndarray:
+    """Return at most `count` of n row numbers, evenly spaced."""
+    return np.arange(n) if n <= count else np.linspace(0, n - 1, count).round().astype(int)

@@ -124,13 +124,10 @@ def _start(gap: jax.Array, positive: jax.Array) -> PairState:
     return PairState(correlation, correlation.rho)
 
 
-def _through(layer: Layer, variance: Variance, state: PairState) -> tuple[Variance, PairState]:
+def _through(layer: Layer, variance: Variance, state: PairState, own: PairState) -> tuple[Any, ...]:
+    """Take the variance, the states of pairs, and that of an input with itself through the layer."""
     after, _, memo = layer.encode_with_mean(variance, None)
-    return after, layer.pair(memo, memo, state)
-
-
-def _itself(layer: Layer, variance: Variance, state: PairState) -> PairState:
-    return layer.itself(layer.encode_with_mean(variance, None)[2], state)
+    return after, layer.pair(memo, memo, state), layer.itself(memo, own)
 
 
 def _rho(correlation: Correlation) -> jax.Array:
@@ -159,8 +156,8 @@ def sphere(
             return phi.prepared(float(low), float(high), np.float64)
 
         ready = net.body.map_activations(prepared, ())
-        own = interpreted(_itself)(ready, variance, interpreted(_start)(np.zeros(1), np.ones(1, bool)))
-        variance, state = interpreted(_through)(ready, variance, state)
+        own = interpreted(_start)(np.zeros(1), np.ones(1, bool))
+        variance, state, own = interpreted(_through)(ready, variance, state, own)
         values, diagonal = (s.tangent if tangent else interpreted(_rho)(s.correlation) for s in (state, own))
         coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
