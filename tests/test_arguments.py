@@ -177,6 +177,7 @@ DOORS = {
         },
         more={"depth": [0, 10**9]},
     ),
+    "read_network": Door(wl.read_network, {}, {"text": "name"}),
     "nngp": Door(wl.nngp, {}, {"net": "network"}),
     "ntk": Door(wl.ntk, {}, {"net": "network"}),
     "limits": Door(wl.limits, {}, {"net": "network"}),

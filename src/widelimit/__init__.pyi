@@ -13,6 +13,7 @@ from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .architecture.text import read_network
 from .columns.encoder import TableEncoder
 from .displays.calibration import CalibrationDisplay
 from .displays.dependence import DependenceDisplay
@@ -194,6 +195,7 @@ __all__ = [
     "precomputed",
     "pytree",
     "rbf",
+    "read_network",
     "resmlp",
     "rkhs",
     "save",

@@ -10,6 +10,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.kernels.base import Kernel
+from widelimit.pytrees import leaf_names
 
 DECADES = 3.0
 """Without given bounds a positive parameter is bounded by its start times 10^(+-DECADES)."""
@@ -101,9 +102,9 @@ class LeafBuilder:
 
 def leaf_builder(kernel: Kernel) -> tuple[LeafBuilder, Values]:
     """Make a builder of a kernel: its leaves by their paths."""
-    paths, tree = jax.tree_util.tree_flatten_with_path(kernel)
-    names = tuple(_name(jax.tree_util.keystr(path).lstrip(".")) for path, _ in paths)
-    return LeafBuilder(tree, names), {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
+    leaves, tree = jax.tree.flatten(kernel)
+    names = tuple(map(_name, leaf_names(kernel)))
+    return LeafBuilder(tree, names), dict(zip(names, leaves, strict=True))
 
 
 def _name(path: str) -> str:
