@@ -8,9 +8,9 @@ import pytest
 import widelimit as wl
 from test_architectures import TREES
 from widelimit.activations.names import BY_NAME
-from widelimit.architecture.text import LONGEST, network_text
 from widelimit.inference.coordinates import leaf_builder
 from widelimit.layers import Concatenate, Dense, Dropout, Frozen, LayerNorm, Repeat, Residual, Scale, Serial, Sum
+from widelimit.network_text import LONGEST, network_text
 from widelimit.pytrees import leaf_names
 
 W, B = 0.1 + 0.2, 1 / 3

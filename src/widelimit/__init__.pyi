@@ -13,7 +13,6 @@ from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
-from .architecture.text import read_network
 from .columns.encoder import TableEncoder
 from .displays.calibration import CalibrationDisplay
 from .displays.dependence import DependenceDisplay
@@ -69,6 +68,7 @@ from .kernels.standard import (
     rbf,
 )
 from .kernels.stored import stored_gram
+from .network_text import read_network
 from .pytrees import pytree
 from .signals import Correlation, Variance
 from .training.history import History

@@ -14,18 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from widelimit.activations.closed.arc_cosine import RectifiedPower, Sign, Step
-from widelimit.activations.closed.erf import Erf, Gelu
-from widelimit.activations.closed.exponentials import Exp, Gaussian, Rbf
-from widelimit.activations.closed.linear import ABRelu, Abs, Identity, LeakyRelu, Relu
-from widelimit.activations.closed.polynomials import Hermite, Monomial, Polynomial
-from widelimit.activations.closed.trigonometric import Cos, Sin, Snake
-from widelimit.activations.names import elu
+from widelimit import layers
+from widelimit.activations.closed.linear import ABRelu
+from widelimit.activations.closed.polynomials import Polynomial
+from widelimit.activations.names import BY_NAME, elu
 from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
+from widelimit.activations.tabulated.numerical import Numerical
 from widelimit.architecture.builders import mlp, network, resmlp
-from widelimit.architecture.chain import Repeat, Serial
-from widelimit.architecture.combine import Concatenate, Frozen, Residual, Sum
-from widelimit.architecture.layers import Activate, Dense, Dropout, LayerNorm, Scale
 from widelimit.architecture.network import Network
 from widelimit.architecture.state import Layer
 
@@ -42,15 +37,13 @@ def _pieces(kinks: Any, pieces: Any, rtol: Any = None, label: Any = "a piecewise
     return PiecewisePolynomial(tuple(kinks), tuple(map(tuple, pieces)), rtol, str(label))
 
 
-_LAYERS = (Activate, Concatenate, Dense, Dropout, Frozen, LayerNorm, Repeat, Residual, Scale, Serial, Sum)
-_ACTIVATIONS = (
-    *(ABRelu, Abs, Cos, Erf, Exp, Gaussian, Gelu, Hermite, Identity, LeakyRelu, Monomial, Polynomial, Rbf),
-    *(RectifiedPower, Relu, Sign, Sin, Snake, Step, elu),
-)
+_BY_NAME = {type(phi) for phi in BY_NAME.values()} - {Numerical}
 _NAMES: dict[str, Callable[..., Any]] = {
-    make.__name__: make for make in (network, mlp, resmlp, *_LAYERS, *_ACTIVATIONS)
+    **{make.__name__: make for make in (network, mlp, resmlp)},
+    **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
+    **{make.__name__: make for make in (*sorted(_BY_NAME, key=lambda cls: cls.__name__), ABRelu, Polynomial, elu)},
+    "PiecewisePolynomial": _pieces,
 }
-_NAMES |= {"PiecewisePolynomial": _pieces}
 
 
 def read_network(text: str) -> Network:
