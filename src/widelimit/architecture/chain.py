@@ -189,7 +189,7 @@ class Repeat(Combined):
         object.__setattr__(self, "block", branch_of(self.block, "block"))
         validation.integer("times", self.times, at_least=1, below=DEEPEST + 1)
         if not self.block:
-            raise ValueError('block needs at least one layer, e.g. wl.layers.Repeat(["relu", wl.layers.Dense()], 3).')
+            raise ValueError("block needs at least one layer; leave Repeat out where nothing is repeated.")
 
     def __repr__(self) -> str:
         return f"Repeat([{', '.join(map(repr, self.block))}], times={self.times})"
