@@ -171,7 +171,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _fitted_design(self) -> Design:
         check_is_fitted(self)
-        fitted = vars(self)["fitted_"]
+        fitted = vars(self).get("fitted_")
         return self._own_design() if fitted is None else fitted.training.design  # type: ignore[no-any-return]
 
     def _architecture(self) -> tuple[Kind, int, Any]:

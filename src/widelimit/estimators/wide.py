@@ -44,12 +44,10 @@ class WideEstimator(WideParameters, KernelEstimator):
     _raced: ClassVar[tuple[Family, ...]] = FAMILIES
     family_: AnyFamily
 
-    def _check_settings(self) -> None:
-        vars(self).pop("family_", None)  # of an earlier fit
-        KernelEstimator._check_settings(self)
-
     def _architecture(self) -> tuple[Kind, int, Any]:
-        family = vars(self).get("family_", self._families()[0])
+        family = vars(self).get("family_")
+        if family is None or isinstance(family, NetworkFamily) != (self.network is not None):  # of an earlier fit
+            family = self._families()[0]
         if isinstance(family, NetworkFamily):
             return family.kind, self.depth, self.activation
         return family.kind, family.depth, family.activation
