@@ -94,8 +94,8 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default=None,
         metadata=about(
             "Scale of each input; auto: by likelihood, with all other scales and the noise; agop: by gradients.",
-            '"auto" is for erf, relu and rbf; "agop", the average gradient outer product of what is fitted, for any '
-            "activation. Both need standardised inputs; None: every column counts the same.",
+            '"auto" is for erf, relu, rbf and a `network`; "agop", the average gradient outer product of what is '
+            "fitted, for any activation. Both need standardised inputs; None: every column counts the same.",
             choices=(*get_args(InputScales), None),
         ),
     )
@@ -110,7 +110,8 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default="fixed",
         metadata=about(
             "Objective of the choice of scales and noise.",
-            '"marginal_likelihood" or "leave_one_out": weight_std and bias_std are searched too.',
+            '"marginal_likelihood" or "leave_one_out": weight_std and bias_std, or the numbers of `network`, are '
+            "searched too.",
             choices=get_args(Hyperparameters),
         ),
     )
