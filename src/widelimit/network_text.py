@@ -37,12 +37,12 @@ def _pieces(kinks: Any, pieces: Any, rtol: Any = None, label: Any = "a piecewise
     return PiecewisePolynomial(tuple(kinks), tuple(map(tuple, pieces)), rtol, str(label))
 
 
-_BY_NAME = {type(phi) for phi in BY_NAME.values()} - {Numerical}
+_ACTIVATIONS: set[Any] = {*map(type, BY_NAME.values()), ABRelu, Polynomial} - {Numerical, PiecewisePolynomial}
 _NAMES: dict[str, Callable[..., Any]] = {
-    **{make.__name__: make for make in (network, mlp, resmlp)},
-    **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
-    **{make.__name__: make for make in (*sorted(_BY_NAME, key=lambda cls: cls.__name__), ABRelu, Polynomial, elu)},
+    **{make.__name__: make for make in (network, mlp, resmlp, elu)},
     "PiecewisePolynomial": _pieces,
+    **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
+    **{make.__name__: make for make in sorted(_ACTIVATIONS, key=lambda cls: str(cls.__name__))},
 }
 
 
@@ -105,7 +105,7 @@ def _is_text(part: Network | Layer) -> bool:
     if isinstance(part, Layer):  # a network says for all layers if they are standard
         part, again = part.standardise(), again.standardise()
     (leaves, structure), (others, structure2) = jax.tree.flatten(part), jax.tree.flatten(again)
-    return bool(structure == structure2 and all(map(np.array_equal, leaves, others)))
+    return structure == structure2 and all(map(np.array_equal, leaves, others))  # type: ignore[operator]
 
 
 def _read(text: str) -> Any:

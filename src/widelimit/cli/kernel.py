@@ -14,7 +14,7 @@ from widelimit.cli.options import OUTPUT, Output, parameter_group, with_options
 from widelimit.cli.reporting import print_json
 from widelimit.progress import progress_bar
 
-DEFAULTS = {"depth": 3, "activation": "relu", "weight_std": 1.0, "bias_std": 0.0}
+DEFAULTS: dict[str, Any] = {"depth": 3, "activation": "relu", "weight_std": 1.0, "bias_std": 0.0}
 NETWORK = parameter_group("network", **DEFAULTS)
 
 

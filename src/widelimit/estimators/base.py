@@ -152,8 +152,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
         """Return the network with these scales, as Python's own numbers, which a file gives back unchanged."""
-        numbers = (validation.plain(value) for value in (weight_std, bias_std))
-        return Design(*self._architecture(), *numbers, settings.given_network(self))
+        weight_std, bias_std = validation.plain(weight_std), validation.plain(bias_std)
+        return Design(*self._architecture(), weight_std, bias_std, settings.given_network(self))
 
     def _own_design(self) -> Design:
         """Return the network that the parameters describe."""
@@ -172,7 +172,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _fitted_design(self) -> Design:
         check_is_fitted(self)
         fitted = vars(self).get("fitted_")
-        return self._own_design() if fitted is None else fitted.training.design  # type: ignore[no-any-return]
+        return self._own_design() if fitted is None else fitted.training.design
 
     def _architecture(self) -> tuple[Kind, int, Any]:
         """Return kind of kernel, depth and activation."""

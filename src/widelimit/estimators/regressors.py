@@ -34,6 +34,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
     _single: bool
     """True if y had no axis of outputs."""
     log_marginal_likelihood_value_: float | None
+    weight_std_: float | None
+    bias_std_: float | None
 
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         preparation.refuse_targets(y)
@@ -87,8 +89,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
 
     def _set_public_attributes(self) -> None:
         training = self.fitted_.training
-        scales = None if training.design.given is None else (None, None)
-        self.weight_std_, self.bias_std_ = scales or (training.design.weight_std, training.design.bias_std)
+        own = {} if training.design.given else training.design.values
+        self.weight_std_, self.bias_std_ = own.get("weight_std"), own.get("bias_std")
         self.X_train_, self.y_train_ = training.X, self.fitted_.y
         noise = self.fitted_.noise
         self.noise_ = float(np.ravel(noise)[0]) if np.size(noise) == 1 else noise

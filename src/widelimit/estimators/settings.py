@@ -13,7 +13,7 @@ from widelimit.activations.names import BY_NAME
 from widelimit.architecture.network import Network
 from widelimit.estimators import model_state
 from widelimit.estimators.parameters import REPLACED, NetworkParameters, by_name
-from widelimit.inference.scaled_evidence import Activation, AnyFamily, NetworkFamily
+from widelimit.inference.scaled_evidence import Activation, AnyFamily, Family
 
 
 def given_network(estimator: NetworkParameters) -> Network | None:
@@ -44,7 +44,7 @@ def given_network(estimator: NetworkParameters) -> Network | None:
 
 def require_same_tree(net: Network, given: Network) -> None:
     """Refuse a network that differs from the one that was given in more than its numbers. Raises: ValueError."""
-    if jax.tree.structure(net) != jax.tree.structure(given):
+    if jax.tree.structure(net) != jax.tree.structure(given):  # type: ignore[operator]
         raise ValueError("another network than was given")
 
 
@@ -56,11 +56,11 @@ def check_scaled(input_scales: str, families: Sequence[AnyFamily], normalize: st
             f"{normalize!r}. On the sphere, or for columns as they are, leave input_scales=None."
         )
     for family in families:
-        known = isinstance(family, NetworkFamily) or family.activation in get_args(Activation)
-        if input_scales == "auto" and not known:
+        named = isinstance(family, Family) and family.activation
+        if input_scales == "auto" and named is not False and named not in get_args(Activation):
             raise ValueError(
                 'input_scales="auto" searches with activation="erf", "relu" or "rbf", got '
-                f'{validation.shown(family.activation)}. For others choose input_scales="agop" (scales by the '
+                f'{validation.shown(named)}. For others choose input_scales="agop" (scales by the '
                 "gradients of what is fitted) or None."
             )
 

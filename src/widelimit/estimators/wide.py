@@ -73,9 +73,12 @@ class WideEstimator(WideParameters, KernelEstimator):
 
     def _designs(self) -> list[Design]:
         own = self._own_design()
-        if own.given is not None:
-            return [replace(own, kind=family.kind) for family in self._families()]
-        return [Design(f.kind, f.depth, f.activation, self.weight_std, self.bias_std) for f in self._families()]
+        return [
+            replace(own, kind=f.kind, depth=f.depth, activation=f.activation)
+            if isinstance(f, Family)
+            else replace(own, kind=f.kind)
+            for f in self._families()
+        ]
 
     def _set_design(self, design: Design) -> None:
         self.family_ = replace(design, given=given_network(self)).family

@@ -164,9 +164,9 @@ class Search:
         return ScaledFit(family, np.exp(z[:count])[self.groups], values, amplitude, noise, score, ends, z)
 
 
-def _usual(name: str, table: Sequence[float]) -> float:
+def _usual(name: str, table: Sequence[float] | np.ndarray) -> float:
     """Return the entry of FIRST, PRIOR, LOW or HIGH for a number of a network: that of biases, or of weights."""
-    return table[2] if name.endswith("bias_std") else table[1]
+    return float(table[2] if name.endswith("bias_std") else table[1])
 
 
 def fit_input_scales(search: Search, families: Sequence[AnyFamily], *, progress: Report = no_progress) -> ScaledFit:

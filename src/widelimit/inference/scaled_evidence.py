@@ -170,7 +170,7 @@ def _gram(family: AnyFamily, X: jax.Array, inputs: jax.Array, logs: jax.Array) -
     """Compute K(X, X), (n, n), from logarithms of the numbers; `inputs` is the number of columns of X that count."""
     if isinstance(family, NetworkFamily):
         net = with_numbers(family.network, dict(zip(family.numbers, jnp.exp(logs), strict=True)))
-        return (ntk if family.kind == "ntk" else nngp)(net).gram(X * jnp.sqrt(X.shape[1] / inputs))
+        return jnp.asarray((ntk if family.kind == "ntk" else nngp)(net).gram(X * jnp.sqrt(X.shape[1] / inputs)))
     weight, bias = jnp.exp(2 * logs[0]), jnp.exp(2 * logs[1])
     dual = _DUALS[family.activation]
     itself = jnp.eye(len(X), dtype=bool)
