@@ -241,6 +241,18 @@ def test_forged_texts_are_refused(text, place, forgeable, tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["m.npz"]
 
 
+def test_a_search_changes_numbers_of_the_network_alone(forgeable, tmp_path):
+    header, arrays = json.loads(json.dumps(forgeable[0])), forgeable[1]
+    header["parameters"]["hyperparameters"] = "marginal_likelihood"
+    header["state"]["design"] = {"network": TEXT.replace("1.3", "2.5")}
+    forged(tmp_path / "m.npz", header, arrays)
+    assert wl.load(tmp_path / "m.npz").hyperparameters_[NAMES[2]] == 2.5
+    header["state"]["design"] = {"network": TEXT.replace("relu", "erf")}
+    forged(tmp_path / "m.npz", header, arrays)
+    with pytest.raises(ValueError, match="another network than was given"):
+        wl.load(tmp_path / "m.npz")
+
+
 @pytest.fixture(scope="module")
 def forgeable(tmp_path_factory):
     path = tmp_path_factory.mktemp("forged") / "m.npz"
