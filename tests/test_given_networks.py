@@ -78,6 +78,12 @@ def test_a_given_network_fits_as_its_parameters_do(model):
     assert list(again.hyperparameters_)[2:] == ["layers[1].block[1].weight_std", "layers[1].block[1].bias_std"]
 
 
+def test_features_take_a_network():
+    again = wl.NTKFeatures(5, network=USUAL).fit(X).transform(Z)
+    np.testing.assert_array_equal(again, wl.NTKFeatures(5).fit(X).transform(Z))
+    assert not np.allclose(again, wl.NTKFeatures(5, network=NET).fit(X).transform(Z))
+
+
 @pytest.mark.parametrize("objective", ["marginal_likelihood", "leave_one_out"])
 def test_a_search_improves_the_numbers_of_the_network_by_name(objective):
     model = wl.NNGPRegressor(network=NET, hyperparameters=objective).fit(X, Y)

@@ -88,10 +88,11 @@ def network_text(net: Network) -> str:
         TypeError: a layer that is no text: one of your own, or with a function as its activation.
     """
     if not _is_text(net):
-        at = next((i for i, layer in enumerate(net.layers) if not _is_text(layer)), 0)
+        at = [f"layers[{i}]: {layer!r:.100}" for i, layer in enumerate(net.layers) if not _is_text(layer)]
         raise TypeError(
-            f"layers[{at}]: {net.layers[at]!r:.100} cannot be written as text that is read back without executing "
-            f"code: only layers of wl.layers, with activations of this library by name or class, can."
+            f"{at[0] if at else 'a network of so many or so deeply nested layers'} cannot be written as text that is "
+            f"read back without executing code: only layers of wl.layers, with activations of this library by name or "
+            f"class, can."
         )
     return repr(net)
 
