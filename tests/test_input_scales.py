@@ -140,7 +140,7 @@ def test_few_rows_do_not_decide_on_as_many_scales():
     for groups in (np.arange(9), np.zeros(9, int)):
         search = Search(X[:90] / X[:90].std(0), y[:90, None], np.ones(90), groups, "marginal_likelihood")
         found = input_scales.fit_input_scales(search, FAMILIES[:1])
-        k = kernel_of(found.family, found.scales, found.weight_std, found.bias_std, found.amplitude)
+        k = kernel_of(found.family, found.scales, **found.values, amplitude=found.amplitude)
         post = wl.posterior(k, search.X, y[:90], noise=found.noise)
         error.append(np.sqrt(np.mean((post.mean(X[90:] / X[:90].std(0)) - y[90:]) ** 2)))
     assert error[0] < 1.25 * error[1] < 1.25 * np.std(y[90:])
@@ -154,7 +154,7 @@ def climbing(heights):
         height = heights[family.depth][steps > input_scales.RACE_STEPS]
         if height is None:
             raise ValueError("the evidence is not finite at the start")
-        return input_scales.ScaledFit(family, np.ones(D), 1.0, 1.0, 1.0, 0.1, height, (), z)
+        return input_scales.ScaledFit(family, np.ones(D), {}, 1.0, 0.1, height, (), z)
 
     return run
 
@@ -177,7 +177,7 @@ def test_functions_that_grow_must_be_more_likely():
     search = Search(X, y, np.ones(len(X)), np.arange(D), "marginal_likelihood")
     for family, less in ((FAMILIES[1], input_scales.GROWTH), (FAMILIES[0], 0.0)):
         found = search.run(family, search.start(FIRST), 3)
-        k = kernel_of(family, found.scales, found.weight_std, found.bias_std, found.amplitude)
+        k = kernel_of(family, found.scales, **found.values, amplitude=found.amplitude)
         away = (found.z - search.start(FIRST)) / np.concatenate([np.full(D, 1.5), input_scales.PRIOR[1:]])
         evidence = wl.posterior(k, X, y, noise=found.noise).log_marginal_likelihood() - away @ away / 2
         assert found.score == pytest.approx(evidence - less, abs=1e-6)

@@ -14,16 +14,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from widelimit import validation
 from widelimit.estimators import casting, class_weights, model_state, preparation
 from widelimit.estimators.base import KernelEstimator
+from widelimit.estimators.design import Design
 from widelimit.estimators.fitted_classes import FittedClasses, FittedLogistic, LatentClasses
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import (
-    SEARCH_ROWS,
-    Design,
-    Fitted,
-    FittedTraining,
-    HyperparameterChoice,
-    search,
-)
+from widelimit.estimators.networks import SEARCH_ROWS, Fitted, FittedTraining, HyperparameterChoice, search
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, estimator
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
@@ -136,7 +130,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
                 return post.log_marginal_likelihood
             return post.leave_one_out_score(labels[rows], weights[rows])
 
-        design = chosen.design if chosen else self._design(self.weight_std, self.bias_std)
+        design = chosen.design if chosen else self._own_design()
         if self.hyperparameters != "fixed" and chosen is None:
             design = search(design, score)
         training = self._training(design, points, weights)
@@ -271,6 +265,7 @@ class NNGPClassifier(KernelClassifier):
     Attributes:
         classes_: (c,) the labels, sorted.
         inputs_: the normalisation of the columns.
+        network_, hyperparameters_: the network, and its numbers by name, chosen or given.
         n_features_in_, feature_names_in_: see scikit-learn.
     """
 
@@ -290,6 +285,7 @@ class NTKClassifier(KernelClassifier, EnsembleParameters):
     Attributes:
         classes_: (c,) the labels, sorted.
         inputs_: the normalisation of the columns.
+        network_, hyperparameters_: the network, and its numbers by name, chosen or given.
         n_features_in_, feature_names_in_: see scikit-learn.
     """
 

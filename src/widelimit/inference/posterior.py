@@ -18,6 +18,7 @@ from widelimit.compute import iterative, linalg, memory, threads
 from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers
+from widelimit.inference.coordinates import named_leaves
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.solvers import SolverFit, SolverRequest
 from widelimit.inference.training_set import (
@@ -33,6 +34,8 @@ from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
+NAMED = 12
+"""Hyper-parameters that `explain` lists."""
 GRADIENT = 8
 """(n, n) matrices, at least, that a derivative through K(X, X) holds at once."""
 
@@ -114,7 +117,7 @@ class Posterior:
         return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
 
     def explain(self) -> str:
-        """Explain which solver found the weights, where the matrix was kept, why, and how exact the solution is."""
+        """Explain which solver found the weights of which kernel, where the matrix was kept, why, and how exactly."""
         choice = self.fit.choice
         name = {"cholesky": "Cholesky factorisation", "cg": "conjugate gradients"}[choice.solver]
         outcome = "converged" if self.fit.converged else "not converged"
@@ -126,6 +129,10 @@ class Posterior:
         ]
         if self.factor.rank < len(self.data.X):
             lines.append(f"numerical rank {self.factor.rank} of {len(self.data.X)}: the minimum-norm solution")
+        named = [(name, leaf) for name, leaf in named_leaves(self.data.kernel).items() if np.ndim(leaf) == 0]
+        if named:
+            shown = [f"{name} {float(leaf):.4g}" for name, leaf in named[:NAMED]]
+            lines.append(f"hyper-parameters: {', '.join(shown)}{', ...' * (len(named) > NAMED)}")
         return "\n".join(lines)
 
     @linalg.ignore_overflow()
