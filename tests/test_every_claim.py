@@ -173,6 +173,14 @@ def squared_drift(monkeypatch):
     monkeypatch.setattr(history, "_norm", lambda theta: true(theta) ** 2)
 
 
+def whole_branches(monkeypatch):
+    """Residual networks whose branches are not divided by sqrt(blocks)."""
+    import widelimit as wl
+
+    true = wl.resmlp
+    monkeypatch.setattr(wl, "resmlp", lambda *, branch_scale, **rest: true(branch_scale="one", **rest))  # noqa: ARG005
+
+
 PLANTS = [
     (xavier, "networks_are_gaussian"),
     (shared_bias, "outputs_are_independent"),
@@ -185,6 +193,8 @@ PLANTS = [
     (hidden_jitter, "norm_and_generalisation"),
     (half_the_rate, "where_theory_stops"),
     (half_the_rate, "jacot_figures"),
+    (whole_branches, "residual_depth"),
+    (stale_covariance, "residual_depth"),
     (scaled_kernel, "tangent_kernel_limit"),
     (scaled_kernel, "linear_regression"),
     (stale_covariance, "tangent_kernel_limit"),

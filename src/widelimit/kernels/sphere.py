@@ -119,9 +119,8 @@ class SpherePair(PairKernel):
         return jax.lax.complex(self.first.diagonal(x), self.second.diagonal(x))
 
 
-def _start(gap: jax.Array, positive: jax.Array) -> PairState:
-    correlation = correlation_from_gap(gap, positive)
-    return PairState(correlation, correlation.rho)
+def _start(net: Network, gap: jax.Array, positive: jax.Array) -> PairState:
+    return net.start(correlation_from_gap(gap, positive))
 
 
 def _through(layer: Layer, variance: Variance, state: PairState, own: PairState) -> tuple[Any, ...]:
@@ -146,7 +145,7 @@ def sphere(
         x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
         gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
-        state = interpreted(_start)(gap, np.concatenate([[True], x < 0]))
+        state = interpreted(_start)(net, gap, np.concatenate([[True], x < 0]))
         variance = interpreted(variance_of)(np.full(1, deviation))
         ranges: Ranges = {}
         net.body.survey(variance, None, (), ranges)
@@ -156,7 +155,7 @@ def sphere(
             return phi.prepared(float(low), float(high), np.float64)
 
         ready = net.body.map_activations(prepared, ())
-        own = interpreted(_start)(np.zeros(1), np.ones(1, bool))
+        own = interpreted(_start)(net, np.zeros(1), np.ones(1, bool))
         variance, state, own = interpreted(_through)(ready, variance, state, own)
         values, diagonal = (s.tangent if tangent else interpreted(_rho)(s.correlation) for s in (state, own))
         coefficients = chebyshev_coefficients(values[1:], 0)

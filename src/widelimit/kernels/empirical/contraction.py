@@ -110,7 +110,9 @@ class Layers(Factors):
         after, pull, signals = jax.vjp(outputs, taps, has_aux=True)
         each = jnp.broadcast_to(jnp.eye(after.shape[1], dtype=X.dtype)[:, None], (after.shape[1], *after.shape))
         (back,) = jax.vmap(pull, out_axes=1)(each)
-        factors = [(a, gradient) for layer, a, gradient in zip(dense, signals, back, strict=True) if layer.trained]
+        factors: list[tuple[jax.Array, ...]] = [
+            (a, gradient) for layer, a, gradient in zip(dense, signals, back, strict=True) if layer.trained
+        ]
         if dense[-1].trained:
             factors[-1] = (signals[-1] * back[-1][:, :1, :1],)
         return factors
