@@ -178,7 +178,7 @@ def whole_branches(monkeypatch):
     import widelimit as wl
 
     true = wl.resmlp
-    monkeypatch.setattr(wl, "resmlp", lambda *, branch_scale, **rest: true(branch_scale="one", **rest))  # noqa: ARG005
+    monkeypatch.setattr(wl, "resmlp", lambda *, branch_scale, **rest: true(branch_scale="one", **rest))
 
 
 PLANTS = [
