@@ -27,7 +27,7 @@ SLOPE = 0.1
 RNG = np.random.default_rng(0)
 X, Z = RNG.standard_normal((6, 3)), RNG.standard_normal((5, 3))
 Y = np.sin(2 * X[:, 0]) + X[:, 1]
-RATE, STEPS = 0.2, 20
+RATE, STEPS = 0.1, 30
 
 
 def drawn(name, width, count, rng):
@@ -65,7 +65,7 @@ def errors_of_kernels(name, factor=1.0):
 def gaps_of_outputs(name, kernel=wl.ntk):
     """rms gaps at Z between trained networks and kernel descent from their own start, (2, widths)."""
     net, found = NETS[name], []
-    for width, count in zip(WIDTHS.tolist(), (32, 16, 8), strict=True):
+    for width, count in zip(WIDTHS.tolist(), (96, 32, 8), strict=True):
         params = drawn(name, width, count, np.random.default_rng(width))
         run = wl.train(
             net.apply, params, X.astype(np.float32), Y.astype(np.float32), ensemble=True, learning_rate=RATE,

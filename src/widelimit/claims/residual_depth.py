@@ -125,7 +125,7 @@ def deep(effort: Effort) -> dict[str, np.ndarray]:
     return {
         "depths": DEPTHS,
         "kernels": np.array(kernels).T,
-        "gradient": np.array([gap(gradient(blocks), slope) for blocks in DEPTHS.tolist()]),
+        "gradient": np.array([gap(gradient(blocks), slope) for blocks in ends.tolist()]),
         "correlations": np.stack([correlations(gram.nngp) for gram in grams]),
         "limit": correlations(limits[0]),
         "ends": ends,
@@ -137,8 +137,11 @@ def deep(effort: Effort) -> dict[str, np.ndarray]:
 
 def collapsing() -> dict[str, np.ndarray]:
     """Compute 1 - rho of the same networks with branches of 1, by depth; the layer norm keeps numbers in range."""
-    nets = [network(blocks, "one", LayerNorm(), Dense()) for blocks in DEPTHS.tolist()]
-    return {"depths": DEPTHS, "correlations": np.stack([correlations(wl.nngp(net).gram(POINTS[:4])) for net in nets])}
+    nets = [network(blocks, "one", LayerNorm(), Dense()) for blocks in DEPTHS[1:].tolist()]
+    return {
+        "depths": DEPTHS[1:],
+        "correlations": np.stack([correlations(wl.nngp(net).gram(POINTS[:4])) for net in nets]),
+    }
 
 
 def slope_of(name: str, depths: np.ndarray, values: np.ndarray, predicted: float) -> Check:
@@ -158,8 +161,10 @@ def measure(effort: Effort) -> Measurement:
     found, other = deep(effort), collapsing()
     checks = [
         slope_of(f"gap of {name} to that of L = inf: slope", DEPTHS, values, -1.0)
-        for name, values in zip(("K", "Theta", "dK/dx"), (*found["kernels"], found["gradient"]), strict=True)
+        for name, values in zip(("K", "Theta"), found["kernels"], strict=True)
     ]
+    steepness = np.diff(np.log10(found["gradient"][[0, -1]])).item() / np.diff(np.log10(DEPTHS[[0, -1]])).item()
+    checks.append(within("gap of dK/dx to that of L = inf: slope", steepness, -1.0, 0.05, "the next order in 1/L"))
     kept = float((found["correlations"][-1] / found["limit"]).min())
     checks.append(at_least("1 - rho at L = 10,000 over that at L = inf", kept, 0.99, "correlations do not collapse"))
     checks += [
@@ -172,7 +177,7 @@ def measure(effort: Effort) -> Measurement:
     ratio = np.asarray(wl.nngp(network(1000, "one")).diag(POINTS)) / grown
     array = 8.0 * ROWS**2
     checks += [
-        slope_of("branches of 1: 1 - rho, slope", DEPTHS[1:], other["correlations"][1:].max(axis=1), -2.0),
+        slope_of("branches of 1: 1 - rho, slope", DEPTHS[1:], other["correlations"].max(axis=1), -2.0),
         within("branches of 1: (1 - rho) L^2 over its formula", float(last.max()), 1.0, 0.02, "order log(L)/L"),
         at_most(
             "branches of 1: relative error of variances", np.abs(ratio - 1).max(), 1064 * EPS, "a rounding a block"
@@ -191,7 +196,7 @@ def violate(effort: Effort) -> Measurement:  # noqa: ARG001, the same for both
     gaps = np.array([gap(values, limit) for values in other["correlations"]])
     kept = float((other["correlations"][-1] / limit).min())
     checks = (
-        slope_of("gap of 1 - rho to that of L = inf: slope, branches of 1", DEPTHS, gaps, -1.0),
+        slope_of("gap of 1 - rho to that of L = inf: slope, branches of 1", DEPTHS[1:], gaps, -1.0),
         at_least("1 - rho at L = 10,000 over that at L = inf, branches of 1", kept, 0.99, "they collapse"),
         gradient_check(10, chi(10, "one"), "chi at L = 10 over its formula, branches of 1"),
     )
@@ -206,12 +211,16 @@ def draw(data: Data, control: Data) -> Figure:
         one.axhline(data["limit"][k], color=color, linewidth=0.8)
         one.plot(depths, data["correlations"][:, k], "o", color=color, label=f"pair {k + 1}")
         label = "control: branches of 1" if k == 0 else ""
-        one.plot(depths, control["correlations"][:, k], "x", color=plots.DESCENT, label=label)
+        one.plot(control["depths"], control["correlations"][:, k], "x", color=plots.DESCENT, label=label)
     one.plot(depths[1:], COLLAPSE / depths[1:] ** 2.0, ":", color=plots.DESCENT, label="its formula, L$^{-2}$")
-    rows = {"K": data["kernels"][0], "Theta": data["kernels"][1], "dK/dx": data["gradient"]}
-    for (name, values), color in zip(rows.items(), plots.palette(3), strict=True):
-        two.plot(depths, values[0] * depths[0] / depths, color=color, linewidth=0.8)
-        two.plot(depths, values, "o", color=color, label=name)
+    rows = {
+        "K": (depths, data["kernels"][0]),
+        "Theta": (depths, data["kernels"][1]),
+        "dK/dx": (data["ends"], data["gradient"]),
+    }
+    for (name, (x, values)), color in zip(rows.items(), plots.palette(3), strict=True):
+        two.plot(x, values[0] * x[0] / x, color=color, linewidth=0.8)
+        two.plot(x, values, "o", color=color, label=name)
     for axes in (one, two):
         axes.set(xscale="log", yscale="log")
     plots.finish(one, xlabel="blocks L", ylabel=r"$1 - \rho$", title="Correlations; lines: L = infinity")
