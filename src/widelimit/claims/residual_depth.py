@@ -1,6 +1,7 @@
 """Residual networks with branches of 1/sqrt(L) have a limit in the depth L; with branches of 1 they have none."""
 
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, at_le
 from widelimit.claims.statistics import power_law
 from widelimit.layers import Dense, Frozen, LayerNorm, Repeat, Residual, Scale
 from widelimit.signals import scaled
+from widelimit.validation import Array
 
 SEED = 2101
 POINTS = np.random.default_rng(SEED).standard_normal((48, 3))
@@ -80,15 +82,15 @@ def continuum_gradient() -> np.ndarray:
     return np.array([(up - down) / 2e-5 for up, down in ends])
 
 
-def gap(found: np.ndarray, limit: np.ndarray) -> float:
+def gap(found: Array, limit: np.ndarray) -> float:
     """Return the relative distance."""
-    return float(np.linalg.norm(found - limit) / np.linalg.norm(limit))
+    return float(np.linalg.norm(np.asarray(found) - limit) / np.linalg.norm(limit))
 
 
-def correlations(K: np.ndarray) -> np.ndarray:
+def correlations(K: Array) -> np.ndarray:
     """Return 1 - rho of the pairs of the first four points, from a kernel."""
     scale = np.sqrt(np.diag(K))
-    return np.asarray((1 - K / np.outer(scale, scale))[np.triu_indices(4, 1)])
+    return np.asarray(1 - K / np.outer(scale, scale))[np.triu_indices(4, 1)]
 
 
 def chi(blocks: int, scale: str) -> float:
@@ -101,8 +103,8 @@ def temporary(blocks: int) -> int:
     """Return the bytes that the program of all pairs takes beside its arguments and its result."""
     with arithmetic(True):
         net = network(blocks, "depth")
-        encoded = jax.eval_shape(net.encode, jax.ShapeDtypeStruct((ROWS, 3), np.float64))
-        program = jax.jit(lambda x: net.pairwise(x, x, same=True)).lower(encoded).compile()
+        encoded = jax.eval_shape(net.encode, jnp.zeros((ROWS, 3)))
+        program: Any = jax.jit(lambda x: net.pairwise(x, x, same=True)).lower(encoded).compile()
     return int(program.memory_analysis().temp_size_in_bytes)
 
 
