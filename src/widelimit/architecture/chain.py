@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,8 @@ def written_call(name: str, layers: Sequence[Layer], **more: str) -> str:
 
 class Combined(Layer, abc.ABC):
     """The layer is made of others."""
+
+    simple: ClassVar[bool] = True
 
     @abc.abstractmethod
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:

@@ -271,15 +271,15 @@ class Network:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
-        return self.body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same)))
+        return self.body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same)))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
-        return self.body.itself(memos, self._start(correlation_with_itself(x.variance.value)))
+        return self.body.itself(memos, self.start(correlation_with_itself(x.variance.value)))
 
-    def _start(self, correlation: Correlation) -> PairState:
-        """Return the state after the first layer, where Theta is Sigma."""
+    def start(self, correlation: Correlation) -> PairState:
+        """Return the state after the first layer, where Theta is Sigma, or 0 if that is not trained."""
         return PairState(correlation, correlation.rho if self.first.trained else jnp.zeros_like(correlation.one_minus))
 
 
