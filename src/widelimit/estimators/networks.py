@@ -22,7 +22,7 @@ from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import Search, fit_input_scales, fit_label_scales
 from widelimit.inference.left_out import DistinctRows, LeftOutRows, distinct_rows, left_out
-from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, noise_level
+from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, left_out_noise, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.training_set import check_finite, evenly, expansion
@@ -34,6 +34,8 @@ SEARCH_ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
+LEFT_OUT_ROWS = 1000
+"""Training rows that are left out after a search with scales of the inputs: eigenvectors."""
 TRIALS, TRIALS_EACH, MOST_TRIALS = 40, 20, 400
 """Networks tried in a search, at least, for each of its numbers, and at most."""
 
@@ -139,7 +141,21 @@ def choose_scaled(
         )
     chosen = max(found.noise, floor) if noise is None else noise
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
-    return HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
+    choice = HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
+    return choice if labels or noise is not None else _widened(choice, points * found.scales, y, weights)
+
+
+def _widened(
+    choice: HyperparameterChoice, points: np.ndarray, y: np.ndarray, weights: np.ndarray
+) -> HyperparameterChoice:
+    """Return the choice with the noise and the scale that left-out rows ask for; `points`: as its kernel takes them."""
+    assert choice.scale is not None
+    rows = distinct_rows(points, y, weights)
+    some = evenly(len(rows.first), LEFT_OUT_ROWS)
+    first = rows.first[some]
+    gram = np.asarray(choice.design.kernel().gram(points[first]))
+    noise, factor = left_out_noise(gram, y[first] / choice.scale, rows.weights[some], choice.noise)
+    return replace(choice, noise=noise, scale=choice.scale * np.sqrt(factor))
 
 
 def search(design: Design, score: Callable[[Design], float]) -> Design:

@@ -166,8 +166,11 @@ class ClassParameters(KernelParameters, abc.ABC):
             choices=get_args(Likelihood),
         ),
     )
-    alpha_epsilon: float = field(
-        default=0.01, metadata=about("Pseudo-count of every class in the Dirichlet likelihood, > 0.")
+    alpha_epsilon: float | Literal["auto"] = field(
+        default=0.01,
+        metadata=about(
+            "Pseudo-count of every class in the Dirichlet likelihood, > 0; auto: it and the scale by leave-one-out."
+        ),
     )
     class_weight: Any = field(
         default=None,

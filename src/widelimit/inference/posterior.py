@@ -147,6 +147,24 @@ class Posterior:
     def _rounding(self, prior: np.ndarray) -> np.ndarray:
         return np.asarray(linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior)
 
+    def _known(self, variance: np.ndarray, prior: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Return the variances, 0 where a difference left no more than its rounding. Raises: as `linalg.non_negative`.
+
+        The bound by the condition number holds for any right-hand side. A row below it gets its own: with |w| the sum
+        of its weights' sizes, w = A^{-1} K(X, z), changes of K by eps change the difference by eps max K (1 + |w|)^2;
+        n of them with random signs add up to sqrt(n) times that.
+        """
+        out = linalg.non_negative(variance, self._rounding(prior))
+        close = np.flatnonzero(variance <= self._rounding(prior))
+        if len(close) and self.factor.rank == len(self.data.X):
+            largest = np.maximum(prior[close], self.data.diagonal(self.data.X).max())
+            for part in row_blocks(len(close)):
+                rows = close[part]
+                size = 1 + np.abs(self.factor.solve(self.data.cross(points[rows]).T)).sum(axis=0)
+                error = len(self.data.X) ** 0.5 * linalg.EPS * largest[part] * size**2
+                out[rows] = np.where(variance[rows] > error, variance[rows], 0.0)
+        return out
+
     def variance(self, Z: Float[Array, "m d"]) -> Float[Array, " m"]:
         """Compute the diagonal of `covariance`, (m, d) -> (m,), of f without observation noise; never negative.
 
@@ -172,7 +190,7 @@ class Posterior:
                 mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
             variance[part] -= self.factor.squares(cross.T)
             del cross  # overwritten by its own squares, and as large as the next one
-        variance = linalg.non_negative(variance, self._rounding(prior))
+        variance = self._known(variance, prior, points)
         return Prediction(self.data.outputs(mean, Z), prediction_like(variance, Z))
 
     @linalg.ignore_overflow()
@@ -190,7 +208,7 @@ class Posterior:
         prior = np.diagonal(covariance).copy()
         covariance -= self.factor.form(self.data.cross(points).T)
         covariance = np.asarray((covariance + covariance.T) / 2)
-        np.fill_diagonal(covariance, linalg.non_negative(np.diagonal(covariance), self._rounding(prior)))
+        np.fill_diagonal(covariance, self._known(np.diagonal(covariance), prior, points))
         return covariance
 
     @linalg.ignore_overflow()
