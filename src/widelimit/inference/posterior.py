@@ -154,15 +154,13 @@ class Posterior:
         of its weights' sizes, w = A^{-1} K(X, z), changes of K by eps change the difference by eps max K (1 + |w|)^2;
         n of them with random signs add up to sqrt(n) times that.
         """
-        out = linalg.non_negative(variance, self._rounding(prior))
+        out, n = linalg.non_negative(variance, self._rounding(prior)), len(self.data.X)
         close = np.flatnonzero(variance <= self._rounding(prior))
-        if len(close) and self.factor.rank == len(self.data.X):
-            largest = np.maximum(prior[close], self.data.diagonal(self.data.X).max())
-            for part in row_blocks(len(close)):
-                rows = close[part]
+        if self.factor.rank == n:
+            for rows in (close[part] for part in row_blocks(len(close))):
                 size = 1 + np.abs(self.factor.solve(self.data.cross(points[rows]).T)).sum(axis=0)
-                error = len(self.data.X) ** 0.5 * linalg.EPS * largest[part] * size**2
-                out[rows] = np.where(variance[rows] > error, variance[rows], 0.0)
+                largest = np.maximum(prior[rows], self.data.diagonal(self.data.X).max())
+                out[rows] = np.where(variance[rows] > n**0.5 * linalg.EPS * largest * size**2, variance[rows], 0.0)
         return out
 
     def variance(self, Z: Float[Array, "m d"]) -> Float[Array, " m"]:
