@@ -45,6 +45,7 @@ ORDER = [
     "activations",
     "architecture",
     "layers",
+    "network_text",
     "compute",
     "kernels",
     "torch",

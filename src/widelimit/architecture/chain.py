@@ -16,7 +16,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
-from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Shape, Traits
+from widelimit.architecture.state import DEEPEST, Change, Layer, Mean, PairState, Params, Ranges, Shape, Traits
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Variance
@@ -189,6 +189,9 @@ class Repeat(Combined):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "block", branch_of(self.block, "block"))
+        validation.integer("times", self.times, at_least=1, below=DEEPEST + 1)
+        if not self.block:
+            raise ValueError("block needs at least one layer; leave Repeat out where nothing is repeated.")
 
     def __repr__(self) -> str:
         return f"Repeat([{', '.join(map(repr, self.block))}], times={self.times})"

@@ -342,7 +342,7 @@ class Dropout(Layer):
             raise ValueError(f"keep is a probability in (0, 1], got {self.keep:g}.")
 
     def __repr__(self) -> str:
-        return f"Dropout({self.keep!r})"
+        return f"Dropout({float(self.keep)!r})"
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()

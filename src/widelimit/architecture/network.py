@@ -33,9 +33,6 @@ from widelimit.validation import Array
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 """The parameters of finite networks are scaled in one of these ways; `mlp` says what each means."""
 
-DEEPEST = 100_000
-"""Layers of a network; every input takes some numbers for each."""
-
 _GRID = 33
 _MARGIN = 0.01
 """Ranges are widened by this share: between points of the grid, deviations leave the range seen there by less."""

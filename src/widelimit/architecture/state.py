@@ -13,6 +13,9 @@ from widelimit.interpreter import interpreted
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
 
+DEEPEST = 100_000
+"""Layers of a network; every input takes some numbers for each."""
+
 Scalar = int | float | jax.Array
 Params = Any
 
