@@ -163,7 +163,7 @@ def parameter_annotation(entry: Field[Any], hint: Any, default: Any) -> Any:
         kind, metavar = Literal[tuple(str(choice).lower() for choice in choices)], None  # type: ignore[assignment]
     elif hint in (int, float):
         kind, metavar = hint, "N" if hint is int else "NUMBER"
-    elif entry.default == "auto":
+    elif entry.default == "auto" or float in get_args(hint):
         metavar, callback = "NUMBER", number_or_auto
     shown = f"{default:.3g}" if isinstance(default, float) else str(default)
     return Annotated[kind | None, typer.Option(metavar=metavar, callback=callback, help=text, show_default=shown)]
