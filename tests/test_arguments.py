@@ -596,7 +596,7 @@ MADE = {
 """Classes whose instances the library makes."""
 INNER = {
     *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
-    *("in_few_shapes", "itself", "restore", "mean", "result_dtype", "variance_without"),
+    *("in_few_shapes", "itself", "restore", "mean", "result_dtype", "variance_without", "start"),
     *(
         "derivative",
         "block",
