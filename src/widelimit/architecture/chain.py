@@ -71,6 +71,9 @@ class Combined(Layer, abc.ABC):
     def standardise(self) -> Layer:
         return self.map_layers(lambda layer, _: layer.standardise(), ())
 
+    def without_refinement(self) -> Layer:
+        return self.map_layers(lambda layer, _: layer.without_refinement(), ())
+
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype)
 

@@ -171,13 +171,16 @@ class Activate(Layer):
 
     Args:
         activation: a name, an `Activation` or a function, as `widelimit.activation` takes.
+        refined: apply `Activation.refine`, which kinks of other activations need; networks of one activation do not.
     """
 
     activation: Activation
+    refined: bool = field(default=True, metadata={"static": True})
     simple: ClassVar[bool] = True
 
-    def __init__(self, activation: Any) -> None:
+    def __init__(self, activation: Any, *, refined: bool = True) -> None:
         object.__setattr__(self, "activation", resolve(activation))
+        object.__setattr__(self, "refined", refined)
 
     def __repr__(self) -> str:
         return f"Activate({name_or_repr(self.activation)})"
@@ -197,6 +200,8 @@ class Activate(Layer):
 
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         correlation, susceptibility = self.activation.correlate(x, y, state.correlation)
+        if self.refined:
+            correlation = self.activation.refine(x, y, state.correlation, correlation)
         return PairState(correlation, susceptibility * state.tangent)
 
     def itself(self, x: Memo, state: PairState) -> PairState:
@@ -229,6 +234,9 @@ class Activate(Layer):
 
     def map_activations(self, change: Change, path: tuple[Any, ...]) -> Activate:
         return replace(self, activation=change(self.activation, path))
+
+    def without_refinement(self) -> Activate:
+        return replace(self, refined=False)
 
 
 def mean_share(activation: Activation, signal: Variance, after: Variance) -> jax.Array:

@@ -274,7 +274,9 @@ class Network:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
-        return self.body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same)))
+        mixed = len({type(activation) for activation in self.activations()}) > 1
+        body = self.body if mixed else self.body.without_refinement()
+        return body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same)))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""

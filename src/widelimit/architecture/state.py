@@ -145,3 +145,7 @@ class Layer(abc.ABC):
     def freeze(self) -> Layer:
         """Return the layer without training."""
         return self
+
+    def without_refinement(self) -> Layer:
+        """Return the layer for networks of one activation, which need no `Activation.refine`."""
+        return self
