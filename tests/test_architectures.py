@@ -53,6 +53,43 @@ TREES = {
         [Dense(W, B), wl.Sin(), Dense(W, B), "relu", Dense(W, B), wl.Cos(), Dense(W, B), "relu", Dense(W, B)],
         ["d", "sine", "d", "relu", "d", "cosine", "d", "relu", "d"],
     ),
+    "dense-connected": (
+        [
+            Dense(W, B),
+            Concatenate(Serial(), ["relu", Dense(W, B)]),
+            Concatenate(Serial(), ["gelu", Dense(W, B)], shares=(2 / 3, 1 / 3)),
+            "erf",
+            Dense(),
+        ],
+        [
+            "d",
+            [
+                "beside",
+                *(1 / 3, ["erf"], 1 / 3, ["relu", "d", "erf"]),
+                *(1 / 3, [["beside", 0.5, ["gelu"], 0.5, ["relu", "d", "gelu"]], "d", "erf"]),
+            ],
+            "d1",
+        ],
+    ),
+    "sum of parts": (
+        [
+            Dense(W, B),
+            Sum(
+                Concatenate([Dense(), "relu"], [Dense(W, B), "erf"]),
+                Concatenate([Dense(W, B), "gelu"], [Dense(), "relu"]),
+            ),
+            Dense(W, B),
+        ],
+        [
+            "d",
+            ["beside", 0.5, [["sum", ["d1", "relu"], ["d", "gelu"]]], 0.5, [["sum", ["d", "erf"], ["d1", "relu"]]]],
+            "d",
+        ],
+    ),
+    "scaled by layer": (
+        [Dense(2.5, 0.1), "relu", Dense(0.3, 1.5), Residual(Scale(0.5), LayerNorm(), "gelu", Dense(0.7, 0.0)), Dense()],
+        [["d", 2.5, 0.1], "relu", ["d", 0.3, 1.5], ["sum", [], ["half", "norm", "gelu", ["d", 0.7, 0.0]]], "d1"],
+    ),
     "mixed": (
         [Dense(W, B), "relu", Dense(), "erf", Dense(W, B), "gelu", Dense()],
         ["d", "relu", "d1", "erf", "d", "gelu", "d1"],
@@ -66,8 +103,9 @@ def after(layers, state):
     """(q, c, q', theta, m, m') after the layers, in high precision: raw second moments and means."""
     for layer in layers:
         q, c, p, theta, m, n = state
-        if layer in ("d", "d1", "f"):
-            w, b = (mp.mpf(1), mp.mpf(0)) if layer == "d1" else (mp.mpf(W) ** 2, mp.mpf(B) ** 2)
+        if layer in ("d", "d1", "f") or layer[0] == "d":
+            scales = layer[1:] if isinstance(layer, list) else (1, 0) if layer == "d1" else (W, B)
+            w, b = (mp.mpf(scale) ** 2 for scale in scales)
             q, c, p = w * q + b, w * c + b, w * p + b
             state = q, c, p, w * theta + (0 if layer == "f" else c), mp.mpf(0), mp.mpf(0)
         elif layer == "norm":
@@ -180,8 +218,8 @@ def test_dropout_divides_the_variance_of_an_input_alone():
         ([Dense(), "relu"], "layers[1]: a network ends with"),
         ([Dense(), "relu", "gelu", Dense()], "layers[2]: an activation needs Gaussian signals"),
         ([Dense(), Residual("relu"), Dense()], "layers[1]: the branches [0, 1]"),
-        ([Dense(), Concatenate(Serial(), Dense()), Dense()], "layers[1]: a branch without random weights"),
-        ([Dense(), Concatenate(Dense(), Dense()), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
+        ([Dense(), Concatenate(Serial(), "relu", shares=(0.25, 0.75)), Dense()], "layers[1]: branches without random"),
+        ([Dense(), Concatenate(Dense(), "relu"), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
         ([Dense(), Repeat([Residual(Dense(), "relu")], 3), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
         ([Dense(), 3, Dense()], "layers[1]: neither a layer of wl.layers nor"),
         ([Dense(), "rleu", Dense()], "layers[1]: unknown activation"),

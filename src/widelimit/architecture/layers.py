@@ -16,7 +16,17 @@ from widelimit.activations.base import Activation, Memo
 from widelimit.activations.closed.linear import Identity
 from widelimit.activations.names import activation as resolve
 from widelimit.activations.names import name_or_repr
-from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Scalar, Shape, Traits
+from widelimit.architecture.state import (
+    Change,
+    Layer,
+    Mean,
+    PairState,
+    Params,
+    Ranges,
+    Scalar,
+    Shape,
+    Traits,
+)
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -32,7 +42,6 @@ from widelimit.signals import (
     power_of_two,
     sum_signals,
     variance_of,
-    within,
 )
 
 
@@ -242,64 +251,6 @@ class Activate(Layer):
 def mean_share(activation: Activation, signal: Variance, after: Variance) -> jax.Array:
     """Compute E[phi(u)]/sqrt(E[phi(u)^2]) for u ~ N(0, signal); 0 where both are 0."""
     return jnp.clip(safe_divide(activation.mean(signal.deviation), after.deviation), -1, 1)
-
-
-@final
-@pytree
-@dataclass(frozen=True)
-class LayerNorm(Layer):
-    """The map is a -> (a - m)/s with mean m and standard deviation s over the width; 0 where s = 0.
-
-    Infinite width: rho <- (rho - m m'/(r r'))/(...), r the root mean square; nothing but the variance changes where the
-    mean is 0. No epsilon is added to s, and there are no scales or shifts to train.
-    """
-
-    simple: ClassVar[bool] = True
-
-    def __repr__(self) -> str:
-        return "LayerNorm()"
-
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
-
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
-        centred = signals - jnp.mean(signals, axis=1, keepdims=True)
-        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=1, keepdims=True)))
-
-    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        one = jnp.where(signal.value > 0, jnp.ones_like(signal.value), 0)
-        return variance_of(one), ()
-
-    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
-        after, _ = self.encode(signal)
-        if mean is None:
-            return after, None, ()
-        share = mean()
-        return after, None, (share, safe_sqrt(1 - share**2))
-
-    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
-        if not x:
-            return state
-        spread = x[1] * y[1]
-        return PairState(centre(state.correlation, x, y), safe_divide(state.tangent, spread))
-
-    def traits(self, before: Traits, path: str) -> Traits:
-        return before._replace(centred=True)
-
-    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
-        return Layer.survey(self, signal, None, path, ranges)
-
-
-def centre(correlation: Correlation, x: tuple[jax.Array, jax.Array], y: tuple[jax.Array, jax.Array]) -> Correlation:
-    """Compute the correlation of a - m from that of a: x and y are (mean, deviation) over the root mean square.
-
-    1 - rho = ((1 - rho_a) - ((m - m')^2 + (s - s')^2)/2)/(s s'): nothing cancels where the means agree.
-    """
-    (m, s), (n, t) = x, y
-    spread = s * t
-    one_minus = safe_divide(correlation.one_minus - ((m - n) ** 2 + (s - t) ** 2) / 2, spread)
-    one_plus = safe_divide(correlation.one_plus - ((m + n) ** 2 + (s - t) ** 2) / 2, spread)
-    return Correlation(within(one_minus), within(one_plus))
 
 
 @final
