@@ -232,6 +232,26 @@ def test_what_has_no_limit_is_refused_with_its_place(layers, words):
     assert len(str(caught.value)) < 400 + 700 * ("known:" in str(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("layer", "described"),
+    [
+        (Residual(), ["double"]),
+        (Sum(Residual(), Serial(), Residual(Scale(0.5), Scale(2.0)), [Scale(3.0)]), ["double"] * 3),
+        (Residual(Residual(Dense(W, B))), [["sum", ["double"], ["d"]]]),
+        (Sum(Serial(), [Residual(Scale(0.5), Scale(2.0)), Dense(W, B)]), [["sum", [], ["double", "d"]]]),
+    ],
+)
+def test_a_shared_signal_is_added_as_itself(layer, described):
+    """x + x is 2 x, through any nesting; where random weights are added to it, these alone are independent."""
+    net = wl.network(Dense(W, B), layer, Dense())
+    known = exact(["d", *described, "d1"], *BASE[:2])
+    found = [kernel(net).cross(BASE[:1], BASE[1:2])[0, 0] for kernel in (wl.nngp, wl.ntk)]
+    np.testing.assert_allclose(found, [float(value) for value in known], rtol=1e-14)
+    for other in ([Residual(LayerNorm())], [Sum(Serial(), [Residual(Dense()), Scale(0.5)])]):
+        with pytest.raises(ValueError, match="functions of the same signals"):
+            wl.network(Dense(), *other, Dense())
+
+
 def test_the_mean_field_output_is_that_of_a_dense_layer():
     with pytest.raises(ValueError, match="scales a last"):
         wl.network(Dense(), "relu", Dense(), Scale(2.0), parameterization="mean_field")

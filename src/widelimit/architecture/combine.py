@@ -15,8 +15,9 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.architecture.chain import Combined, Serial, branch_of, written_call
-from widelimit.architecture.layers import Scale
+from widelimit.activations.closed.linear import Identity
+from widelimit.architecture.chain import Combined, Repeat, Serial, branch_of, written_call
+from widelimit.architecture.layers import Activate, Scale
 from widelimit.architecture.normalisation import centre
 from widelimit.architecture.state import (
     Layer,
@@ -26,6 +27,7 @@ from widelimit.architecture.state import (
     Part,
     Parts,
     Ranges,
+    Scalar,
     Shape,
     Traits,
     add_all,
@@ -182,7 +184,7 @@ class _Sum(_Branches, abc.ABC):
         return Traits(
             all(traits.gaussian for traits in after),
             all(traits.centred for traits in after),
-            before.random or any(traits.random for traits in after),
+            before.random or all(traits.random for traits in after),
             tuple(share for share, _ in _aligned([traits.shares for traits in after])),
         )
 
@@ -243,10 +245,11 @@ class Residual(_Sum):
 
     @property
     def parts(self) -> tuple[Serial, ...]:
-        return Serial(), Serial(*self.branch)
+        return _flattened([Serial(), Serial(*self.branch)])
 
-    def _with_parts(self, parts: Sequence[Serial]) -> Residual:
-        return Residual(*parts[1].layers)
+    def _with_parts(self, parts: Sequence[Serial]) -> _Sum:
+        usual = len(parts) == 2 and not parts[0].layers
+        return Residual(*parts[1].layers) if usual else Sum(*parts)
 
 
 @final
@@ -258,14 +261,14 @@ class Sum(_Sum):
     branches: tuple[tuple[Layer, ...], ...]
 
     def __init__(self, *branches: Any) -> None:
-        object.__setattr__(self, "branches", _merged(_branches(branches, "Sum")))
+        object.__setattr__(self, "branches", _branches(branches, "Sum"))
 
     def __repr__(self) -> str:
         return written_call("Sum", [Serial(*branch) for branch in self.branches])
 
     @property
     def parts(self) -> tuple[Serial, ...]:
-        return tuple(Serial(*branch) for branch in self.branches)
+        return _flattened([Serial(*branch) for branch in self.branches])
 
     def _with_parts(self, parts: Sequence[Serial]) -> Sum:
         return Sum(*parts)
@@ -289,14 +292,30 @@ def _branches(given: Sequence[Any], name: str) -> tuple[tuple[Layer, ...], ...]:
     )
 
 
-def _merged(branches: tuple[tuple[Layer, ...], ...]) -> tuple[tuple[Layer, ...], ...]:
-    """Add branches that are multiples of the input to one, which is exact: x + x is 2 x."""
-    multiples = [branch for branch in branches if all(isinstance(layer, Scale) for layer in branch)]
-    if len(multiples) < 2:
-        return branches
-    factor = sum(math.prod([layer.factor for layer in branch]) for branch in multiples)  # type: ignore[attr-defined,misc]
-    others = tuple(branch for branch in branches if branch not in multiples)
-    return ((Scale(factor),), *others)
+def _flattened(branches: Sequence[Serial]) -> tuple[Serial, ...]:
+    """Return the terms of a sum: those of sums in it one by one, multiples of the input as one, as x + x is 2 x."""
+    terms: list[Serial] = []
+    for branch in branches:
+        inner = branch.layers[0] if len(branch.layers) == 1 else None
+        terms += inner.parts if isinstance(inner, _Sum) else [branch]
+    factors = [factor for term in terms if (factor := _multiple(term)) is not None]
+    if len(factors) < 2:
+        return tuple(terms)
+    return Serial(Scale(sum(factors))), *(term for term in terms if _multiple(term) is None)
+
+
+def _multiple(layer: Layer) -> Scalar | None:
+    """Return c where the layer is a -> c a, else None."""
+    if isinstance(layer, Scale):
+        return layer.factor
+    if isinstance(layer, Activate) and isinstance(layer.activation, Identity):
+        return 1.0
+    if isinstance(layer, _Sum):
+        return _multiple(layer.parts[0]) if len(layer.parts) == 1 else None
+    if not isinstance(layer, (Serial, Repeat)):
+        return None
+    factors = [_multiple(unit) for unit in layer.units]
+    return None if None in factors else math.prod(factors)  # type: ignore[arg-type]
 
 
 @final
