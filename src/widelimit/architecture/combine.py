@@ -301,7 +301,7 @@ def _flattened(branches: Sequence[Serial]) -> tuple[Serial, ...]:
     factors = [factor for term in terms if (factor := _multiple(term)) is not None]
     if len(factors) < 2:
         return tuple(terms)
-    return Serial(Scale(sum(factors))), *(term for term in terms if _multiple(term) is None)
+    return Serial(Scale(sum(factors, 0.0))), *(term for term in terms if _multiple(term) is None)
 
 
 def _multiple(layer: Layer) -> Scalar | None:
