@@ -103,7 +103,7 @@ def after(layers, state):
     """(q, c, q', theta, m, m') after the layers, in high precision: raw second moments and means."""
     for layer in layers:
         q, c, p, theta, m, n = state
-        if layer in ("d", "d1", "f") or layer[0] == "d":
+        if layer in ("d", "d1", "f") or (isinstance(layer, list) and layer[0] == "d"):
             scales = layer[1:] if isinstance(layer, list) else (1, 0) if layer == "d1" else (W, B)
             w, b = (mp.mpf(scale) ** 2 for scale in scales)
             q, c, p = w * q + b, w * c + b, w * p + b
