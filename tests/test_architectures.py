@@ -178,6 +178,68 @@ def test_other_trees_have_other_kernels(lost):
     assert all(abs(a - b) > 1e-3 * abs(a) for a, b in zip(right, other, strict=True))
 
 
+STANDARD = {"parameterization": "standard", "base_width": 16.0}
+TREE = [Dense(W, B), Residual("erf", Dense(0.9, 0.4)), "relu", Dense(W, B)]
+
+
+def test_the_kernel_of_standard_networks_at_a_base_width():
+    """Theta <- w^2 Theta~ + N E[a a'] + 1, and x.x' + 1 first: depth 2 in closed form; without bias no 1."""
+    for bias in (B, 0.0):
+        net = wl.network(Dense(W, bias), "relu", Dense(W, bias), **STANDARD)
+        for i, j in ((0, 0), (1, 0), (2, 1)):
+            q, c, p = (W**2 * BASE[a] @ BASE[b] / 4 + bias**2 for a, b in ((i, i), (i, j), (j, j)))
+            value, slope = map(float, oracles.DUALS["relu"](*map(mp.mpf, (q, c, p))))
+            one = float(bias > 0)
+            expected = W**2 * slope * (BASE[i] @ BASE[j] + one) + 16 * value + one
+            np.testing.assert_allclose(wl.ntk(net).cross(BASE[[i]], BASE[[j]])[0, 0], expected, rtol=1e-12)
+            usual = wl.network(Dense(W, bias), "relu", Dense(W, bias))
+            assert abs(wl.ntk(usual).cross(BASE[[i]], BASE[[j]])[0, 0] - expected) > 0.1
+
+
+@pytest.mark.parametrize("more", [{}, STANDARD], ids=["ntk", "standard"])
+def test_learning_rates_multiply_the_part_of_each_layer(more):
+    """Theta is the sum over layers of the kernels with all others frozen; so it is in finite networks."""
+    first, residual, relu, last = wl.network(*TREE).layers
+    alone = [
+        [first, Frozen(residual), relu, Frozen(last)],
+        [Frozen(first), residual, relu, Frozen(last)],
+        [Frozen(first), Frozen(residual), relu, last],
+    ]
+    parts = [wl.ntk(wl.network(*layers, **more)).gram(BASE) for layers in alone]
+    rates = (0.5, 2.0, 3.0)
+    net = wl.network(*TREE, learning_rates=rates, **more)
+    expected = sum(rate * part for rate, part in zip(rates, parts, strict=True))
+    np.testing.assert_allclose(wl.ntk(net).gram(BASE), expected, rtol=1e-13)
+    assert np.abs(expected - sum(parts)).max() > 0.1 * expected.max()
+    names = {name: getattr(wl.layers, name) for name in wl.layers.__all__}
+    assert eval(repr(net), names | {"network": wl.network}) == net
+    found = []
+    with jax.enable_x64(True):
+        for seed in range(12):
+            params = net.init(seed, input_dim=4, width=128, dtype=np.float64)
+            found.append(wl.empirical_ntk(net.apply, params, output="trace").gram(BASE))
+    mean, error = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(12)
+    assert (np.abs(mean - expected) < 5 * error + 5 / 128 * expected.max()).all()
+    assert (np.abs(mean - sum(parts)) > 5 * error + 5 / 128 * expected.max()).any()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"base_width": 4.0}, "base_width is the width at which"),
+        ({**STANDARD, "base_width": 0.0}, "base_width"),
+        ({"learning_rates": [1.0]}, "learning_rates has 1 numbers, and the network 3 dense layers"),
+        ({"learning_rates": [1.0, 0.0, 1.0]}, r"learning_rates\[1\]"),
+    ],
+)
+def test_bad_parameterisations(more, words):
+    with pytest.raises(ValueError, match=words):
+        wl.network(*TREE, **more)
+    for given in ({"parameterization": "standard"}, {"parameterization": "mean_field"}):
+        with pytest.raises(ValueError, match=r"tangent kernel|Theta of"):
+            wl.ntk(wl.network(*TREE, **given))
+
+
 @pytest.mark.parametrize("name", TREES)
 def test_finite_networks_tend_to_both_kernels(name):
     """20 networks of width 256; the mean of Theta within 5 standard errors and a bias of 5/width."""

@@ -113,18 +113,16 @@ class _Branches(Combined, abc.ABC):
         return after, (tuple(end[1] for end in ends), joint)
 
     def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
-        return self._join(
-            [part.survey_parts(parts, (*path, k), ranges) for k, part in enumerate(self.parts)], interpreted
-        )[0]
+        ends = [part.survey_parts(parts, (*path, k), ranges) for k, part in enumerate(self.parts)]
+        return self._join(ends, interpreted)[0]
 
     def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         ends = [part.pair_parts(a, b, states) for part, a, b in zip(self.parts, x[0], y[0], strict=True)]
         return self._combine(x[1], y[1], ends)
 
     def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
-        return self._combine(
-            x[1], x[1], [part.itself_parts(a, states) for part, a in zip(self.parts, x[0], strict=True)]
-        )
+        ends = [part.itself_parts(memo, states) for part, memo in zip(self.parts, x[0], strict=True)]
+        return self._combine(x[1], x[1], ends)
 
 
 def _add(x: _Joint, y: _Joint, after: Sequence[PairState]) -> PairState:
@@ -197,7 +195,7 @@ class _Sum(_Branches, abc.ABC):
             if sum(mean is not None for mean in means) > 1:
                 known = [None if mean is None else mean() for mean in means]
                 total, shares, together, pairs = run(_sum)(total, shares, known)
-                after = functools.partial(_same, together)
+                after = functools.partial(as_it_is, together)
             elif any(means):
                 after = functools.partial(_offset, shares, means)
             parts.append(Part(size, total, after))
@@ -272,10 +270,6 @@ class Sum(_Sum):
 
     def _with_parts(self, parts: Sequence[Serial]) -> Sum:
         return Sum(*parts)
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 def _offset(shares: Sequence[Any], means: Sequence[Mean]) -> Any:

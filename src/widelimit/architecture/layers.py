@@ -61,6 +61,9 @@ class Dense(Layer):
     `standard` moves the scales into the law of the parameters, a -> W a + b with W from N(0, weight_std^2/width) and b
     from N(0, bias_std^2): the same functions at initialisation, another gradient. bias_std = 0 is no bias in both.
     Infinite width: Sigma <- weight_std^2 E[a a'] + bias_std^2, Theta <- weight_std^2 Theta + Sigma.
+    With base_width N the standard map is a -> sqrt(N/width) W a + b, W from N(0, weight_std^2/N): Theta <- weight_std^2
+    Theta + N E[a a'] + 1 (Sohl-Dickstein et al. 2020, arXiv 2001.07301). A learning_rate c has parameters sqrt(c) times
+    as steep, and c times the layer's own part of Theta.
     Source: section 2.2 and Theorem 4.1 (corrected) of the paper; Jacot et al. 2018, arXiv 1806.07572, section 2 and
     Theorem 1.
     """
@@ -69,6 +72,8 @@ class Dense(Layer):
     bias_std: Scalar = 0.0
     standard: bool = field(default=False, metadata={"static": True})
     trained: bool = field(default=True, metadata={"static": True})
+    base_width: float | None = field(default=None, metadata={"static": True})
+    learning_rate: float = field(default=1.0, metadata={"static": True})
     random: ClassVar[bool] = True
     simple: ClassVar[bool] = True
 
@@ -87,15 +92,18 @@ class Dense(Layer):
         weight = jax.random.normal(weight_key, (outputs, inputs), dtype)
         bias = jax.random.normal(bias_key, (outputs,), dtype)
         if self.standard:
-            weight = weight * jnp.asarray(self.weight_std / math.sqrt(inputs), dtype)
+            weight = weight * jnp.asarray(self.weight_std / math.sqrt(self.base_width or inputs), dtype)
             bias = bias * jnp.asarray(self.bias_std, dtype)
+        if self.learning_rate != 1:
+            weight, bias = (leaf * jnp.asarray(self.learning_rate**-0.5, dtype) for leaf in (weight, bias))
         return {"weight": weight, "bias": bias}
 
     def scales(self, inputs: int) -> tuple[Scalar, Scalar]:
         """Return the factors of W a and of b in the finite map."""
+        steep = math.sqrt(self.learning_rate)
         if self.standard:
-            return 1.0, jnp.sign(self.bias_std)
-        return self.weight_std / math.sqrt(inputs), self.bias_std
+            return steep * math.sqrt((self.base_width or inputs) / inputs), steep * jnp.sign(self.bias_std)
+        return steep * self.weight_std / math.sqrt(inputs), steep * self.bias_std
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
         weight, bias = self.scales(signals.shape[1])
@@ -117,8 +125,16 @@ class Dense(Layer):
 
     def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:
         correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
-        below = x.signal_share * y.signal_share * state.tangent
-        return PairState(correlation, below + correlation.rho if self.trained else below)
+        common, biases = x.signal_share * y.signal_share, x.bias_share * y.bias_share
+        own = self.own_tangent(correlation.rho, common * state.correlation.rho, biases, self.base_width)
+        return PairState(correlation, common * state.tangent + own if self.trained else common * state.tangent)
+
+    def own_tangent(self, rho: jax.Array, weights: jax.Array, biases: jax.Array, inputs: float | None) -> jax.Array:
+        """Return the layer's own part of Theta/(s s') from the parts of rho that weights and biases have."""
+        if not self.standard or inputs is None:
+            return rho if self.learning_rate == 1 else self.learning_rate * rho
+        bias, weight = (jnp.asarray(scale, rho.dtype) for scale in (self.bias_std, self.weight_std))
+        return self.learning_rate * (weights * (inputs / weight**2) + safe_divide(biases, bias**2))
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         after, memo = self.encode(signal)

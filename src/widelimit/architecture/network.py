@@ -63,9 +63,13 @@ class Network:
 
     layers: tuple[Layer, ...]
     parameterization: str = field(default="ntk", metadata={"static": True})
+    base_width: float | None = field(default=None, metadata={"static": True})
+    learning_rates: tuple[float, ...] | None = field(default=None, metadata={"static": True})
 
     def __repr__(self) -> str:
-        more = [] if self.parameterization == "ntk" else [f"parameterization={self.parameterization!r}"]
+        usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None}
+        given = {name: getattr(self, name) for name in usual}
+        more = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
         return f"network({', '.join([*map(repr, self.layers), *more])})"
 
     @property
@@ -276,16 +280,20 @@ class Network:
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
         mixed = len({type(activation) for activation in self.activations()}) > 1
         body = self.body if mixed else self.body.without_refinement()
-        return body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same)))
+        biases = x.points[:, -1:] * y.points[:, -1]
+        return body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same), biases, x))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
-        return self.body.itself(memos, self._start(correlation_with_itself(x.variance.value)))
+        return self.body.itself(memos, self._start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x))
 
-    def _start(self, correlation: Correlation) -> PairState:
-        """Return the state after the first layer, where Theta is Sigma."""
-        return PairState(correlation, correlation.rho if self.first.trained else jnp.zeros_like(correlation.one_minus))
+    def _start(self, correlation: Correlation, biases: jax.Array, x: NetworkFeatures) -> PairState:
+        """Return the state after the first layer, where Theta is its own."""
+        rho = correlation.rho
+        if not self.first.trained:
+            return PairState(correlation, jnp.zeros_like(rho))
+        return PairState(correlation, self.first.own_tangent(rho, rho - biases, biases, float(x.points.shape[1] - 1)))
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int) -> None:

@@ -21,9 +21,9 @@ Scalar = int | float | jax.Array
 Params = Any
 
 
-def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function, in a place where `interpreted` would have it run by NumPy."""
-    return function
+def as_it_is(value: Any) -> Any:
+    """Return the value; of a function, where `interpreted` would have it run by NumPy."""
+    return value
 
 
 class PairState(NamedTuple):
