@@ -272,6 +272,30 @@ def test_dropout_divides_the_variance_of_an_input_alone():
     assert np.abs(np.diag(wl.nngp(dropped).cross(X, X)) - wl.nngp(dropped).diag(X)).min() > 0.01
 
 
+def test_masks_of_dropout_have_the_moments_of_the_limit():
+    """1,000 networks of width 8, a mask each: with one hidden layer the products of outputs have its mean exactly."""
+    net = wl.network(Dense(W, B), Residual("relu", Dropout(0.6), Dense(W, B)), Dense())
+    exact_one = wl.network(Dense(W, B), "relu", Dropout(0.6), Dense())
+    params = exact_one.init_many(range(1_000), input_dim=4, width=8, dtype=np.float64)
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(1), 1_000)
+        found = np.asarray(jax.jit(jax.vmap(lambda p, k: exact_one.signals_of(p, jnp.asarray(BASE), k)))(params, keys))
+    products = found[:, :, 0][:, :, None] * found[:, :, 0][:, None]
+    mean, error = products.mean(axis=0), products.std(axis=0, ddof=1) / 1_000**0.5
+    limit = wl.nngp(exact_one).gram(BASE)
+    assert (np.abs(mean - limit) < 4.5 * error).all()
+    assert (np.abs(mean - wl.nngp(exact_one).cross(BASE, BASE)) > 4.5 * error).any()
+    params, key = net.init(0, input_dim=4, width=8, dtype=np.float64), jax.random.key(0)
+    once, again = net.apply(params, BASE, key=key), net.apply(params, BASE, key=key)
+    assert (once == again).all()
+    assert (np.abs(once - net.apply(params, BASE)) > 1e-3).any()
+    assert (once != net.apply(params, BASE, key=jax.random.key(1))).any()
+    with pytest.raises(TypeError, match="key must be one key of JAX"):
+        net.apply(params, BASE, key=3)
+    with pytest.raises(ValueError, match="draws no masks"):
+        wl.train(net.apply, params, BASE, BASE[:, 0], learning_rate=0.1, steps=1)
+
+
 @pytest.mark.parametrize(
     ("layers", "words"),
     [

@@ -182,6 +182,15 @@ class Serial(Combined):
             signals = unit.apply(own, signals)
         return signals
 
+    @property
+    def masks(self) -> bool:
+        return any(unit.masks for unit in self.units)
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+        for i, (unit, own) in enumerate(zip(self.units, params, strict=True)):
+            signals = unit.draw_and_apply(own, signals, jax.random.fold_in(key, i))
+        return signals
+
     def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
         memos = []
         for layer in self.layers:
@@ -264,6 +273,13 @@ class Repeat(Combined):
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
         return Serial(*self.units).apply(params, signals)
 
+    @property
+    def masks(self) -> bool:
+        return self._once.masks
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+        return Serial(*self.units).draw_and_apply(params, signals, key)
+
     def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
         """Return memos with a leading axis, one entry a time; where the width has parts, those of layers in a row."""
         shares = tuple(part.share for part in parts)
@@ -315,3 +331,14 @@ class Repeat(Combined):
 
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Repeat:
         return replace(self, block=self._once.map_layers(change, (*path, "block")).layers)
+
+
+def Frozen(layer: Any) -> Layer:
+    """Return the layer(s) with random weights that are not trained: they add nothing to Theta, and get no gradient.
+
+    Raises:
+        TypeError: not a layer.
+    """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"a layer is needed, e.g. wl.layers.Frozen(wl.layers.Dense()); got {type(layer).__name__}.")
+    return layer.freeze()

@@ -32,6 +32,7 @@ from widelimit.architecture.state import (
     Traits,
     add_all,
     as_it_is,
+    weighted_sum,
 )
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -103,6 +104,22 @@ class _Branches(Combined, abc.ABC):
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         keys = jax.random.split(key, len(self.parts))
         return tuple(part.draw(k, own, dtype) for part, k, own in zip(self.parts, keys, shape, strict=True))
+
+    @abc.abstractmethod
+    def _together(self, ends: list[jax.Array]) -> jax.Array:
+        """Put the finite signals of the branches together."""
+
+    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+        return self._together([part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)])
+
+    @property
+    def masks(self) -> bool:
+        return any(part.masks for part in self.parts)
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, len(self.parts))
+        parts = zip(self.parts, params, keys, strict=True)
+        return self._together([part.draw_and_apply(own, signals, k) for part, own, k in parts])
 
     def count(self, shape: Shape) -> int:
         return sum(part.count(own) for part, own in zip(self.parts, shape, strict=True))
@@ -197,7 +214,7 @@ class _Sum(_Branches, abc.ABC):
                 total, shares, together, pairs = run(_sum)(total, shares, known)
                 after = functools.partial(as_it_is, together)
             elif any(means):
-                after = functools.partial(_offset, shares, means)
+                after = functools.partial(weighted_sum, [pair for pair in zip(shares, means, strict=True) if pair[1]])
             parts.append(Part(size, total, after))
             joints.append(_Joint(places, tuple(shares), tuple(pairs)))
         return tuple(parts), tuple(joints)
@@ -223,8 +240,8 @@ class _Sum(_Branches, abc.ABC):
             raise ValueError("branches of different widths")
         return found.pop()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
-        return sum_terms([part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)])
+    def _together(self, ends: list[jax.Array]) -> jax.Array:
+        return sum_terms(ends)
 
 
 @final
@@ -270,11 +287,6 @@ class Sum(_Sum):
 
     def _with_parts(self, parts: Sequence[Serial]) -> Sum:
         return Sum(*parts)
-
-
-def _offset(shares: Sequence[Any], means: Sequence[Mean]) -> Any:
-    """Return the mean of a sum, over its root mean square, of which one branch alone has a mean."""
-    return next(share * mean() for share, mean in zip(shares, means, strict=True) if mean is not None)
 
 
 def _branches(given: Sequence[Any], name: str) -> tuple[tuple[Layer, ...], ...]:
@@ -383,17 +395,5 @@ class Concatenate(_Branches):
     def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
         return sum(int(part.check(own, inputs, axes) or 0) for part, own in zip(self.parts, params, strict=True))
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
-        ends = [part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)]
+    def _together(self, ends: list[jax.Array]) -> jax.Array:
         return jnp.concatenate(ends, axis=1)
-
-
-def Frozen(layer: Any) -> Layer:
-    """Return the layer(s) with random weights that are not trained: they add nothing to Theta, and get no gradient.
-
-    Raises:
-        TypeError: not a layer.
-    """
-    if not isinstance(layer, Layer):
-        raise TypeError(f"a layer is needed, e.g. wl.layers.Frozen(wl.layers.Dense()); got {type(layer).__name__}.")
-    return layer.freeze()

@@ -304,8 +304,8 @@ class Dropout(Layer):
     """The map is a -> a mask/keep, mask_i = 1 with probability `keep` for every signal of every input, else 0.
 
     Infinite width: the mean square is divided by keep, covariances stay, so that K(x, x) is another value than that of
-    two equal rows: gram(X) differs from cross(X, X) on its diagonal. `apply` is the network at evaluation, without
-    masks. Schoenholz et al. 2017, arXiv 1611.01232, section 5.
+    two equal rows: gram(X) differs from cross(X, X) on its diagonal. Without a key `apply` draws no masks, as at
+    evaluation. Schoenholz et al. 2017, arXiv 1611.01232, section 5.
     """
 
     keep: float = field(metadata={"static": True})
@@ -323,6 +323,13 @@ class Dropout(Layer):
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
         return signals
+
+    @property
+    def masks(self) -> bool:
+        return self.keep < 1
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, self.keep, signals.shape), signals / self.keep, 0)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         return Variance(signal.value / self.keep, signal.exponent).normalise(), ()

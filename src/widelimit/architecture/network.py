@@ -172,17 +172,25 @@ class Network:
         """Draw as `init` does under jit and vmap: a JAX key, all sizes from input to output, a dtype."""
         return tuple(self.whole.draw(key, self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0], dtype))
 
-    def apply(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "n c"]:
+    def apply(
+        self, params: tuple[Params, ...], X: Float[Array, "n d"], *, key: jax.Array | None = None
+    ) -> Float[jax.Array, "n c"]:
         """Compute f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
+
+        Args:
+            params: of `init`.
+            X: inputs, (n, d).
+            key: jax.random.key(seed) draws the masks of `Dropout`, as in training; None is the network at evaluation.
 
         Raises:
             TypeError, ValueError: X is not (n, d) finite floats of the parameters' dtype and number of features; the
-                parameters are those of another architecture.
+                parameters are those of another architecture; key is none.
         """
+        validation.random_key("key", key)
         X = self._inputs(params, X, axes=0)
         _require_signals(params, X, axes=0)
         with arithmetic(X.dtype == np.float64):
-            return self.signals_of(params, jnp.asarray(X))
+            return self.signals_of(params, jnp.asarray(X), key)
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
         """Compute f_e(x) of E networks with stacked parameters (`init_many`), (n, d) -> (E, n, output_dim).
@@ -194,9 +202,11 @@ class Network:
         with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
-    def signals_of(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
+    def signals_of(
+        self, params: tuple[Params, ...], X: Float[jax.Array, "n d"], key: jax.Array | None = None
+    ) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        signals = self.whole.apply(params, X)
+        signals = self.whole.apply(params, X) if key is None else self.whole.draw_and_apply(params, X, key)
         return self.output_scale(params) * signals
 
     def output_scale(self, params: tuple[Params, ...]) -> float:

@@ -75,7 +75,7 @@ def merge(parts: Parts, run: Callable[[Any], Any] = as_it_is) -> tuple[Part, tup
         return parts[0], ()
     total, ways = run(_total)([part.variance for part in parts], [part.share for part in parts])
     offsets = [(way * math.sqrt(p.share), p.mean) for way, p in zip(ways, parts, strict=True) if p.mean is not None]
-    mean = functools.partial(_weighted_sum, offsets) if offsets else None
+    mean = functools.partial(weighted_sum, offsets) if offsets else None
     return Part(sum(part.share for part in parts), total, mean), tuple(ways)
 
 
@@ -100,7 +100,8 @@ def add_all(variances: Sequence[Variance]) -> tuple[Variance, list[jax.Array]]:
     return total, shares
 
 
-def _weighted_sum(offsets: Sequence[tuple[Any, Callable[[], Any]]]) -> Any:
+def weighted_sum(offsets: Sequence[tuple[Any, Callable[[], Any]]]) -> Any:
+    """Return the mean of a sum of signals, over its root mean square, from the share and the mean of each."""
     return functools.reduce(operator.add, [share * mean() for share, mean in offsets])
 
 
@@ -124,6 +125,15 @@ class Layer(abc.ABC):
     @abc.abstractmethod
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
         """Apply the finite map."""
+
+    @property
+    def masks(self) -> bool:
+        """Return True if `draw_and_apply` is random: the layer drops signals in training."""
+        return False
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+        """Apply the finite map as in training, with masks drawn by the key."""
+        return self.apply(params, signals)
 
     @abc.abstractmethod
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
