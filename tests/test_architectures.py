@@ -166,6 +166,28 @@ def test_both_kernels_to_64_eps(name, dtype):
     assert planted > 64 * np.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("name", ["residual", "two means", "dense-connected", "scaled by layer", "mixed"])
+@pytest.mark.parametrize(("dtype", "size"), [(np.float64, 100), (np.float32, 15)])
+def test_inputs_of_any_scale(name, dtype, size):
+    """Times 10^+-100, 10^+-15. Left out: erf of large near duplicates is a jump, which rounding of the inputs moves."""
+    layers, described = TREES[name]
+    net = wl.network(*layers)
+    for sign in (1, -1):
+        X = (HARD * [[1], [1], [1], [0], [0], [0]] * 10.0 ** (sign * size)).astype(dtype)
+        grams = np.stack([wl.nngp(net).gram(X), wl.ntk(net).gram(X)])
+        with mp.workdps(60 + 4 * size):
+            pairs = [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2)] + [(2, 0)] * (
+                sign < 0 or name in ("residual", "two means")
+            )
+            known = {(i, j): exact(described, X[i], X[j]) for i, j in pairs}
+            for (i, j), values in known.items():
+                for kind in (0, 1):
+                    scale = mp.sqrt(known[i, i][kind] * known[j, j][kind])
+                    error = abs(mp.mpf(float(grams[kind, i, j])) - values[kind])
+                    assert error <= 64 * np.finfo(dtype).eps * scale
+                    assert i != j or abs(2 * grams[kind, i, j] - values[kind]) > 64 * np.finfo(dtype).eps * scale
+
+
 @pytest.mark.parametrize(
     "lost",
     [

@@ -1,7 +1,7 @@
 """The layers of `widelimit.network`: each states its finite map and its infinite one."""
 
-from widelimit.architecture.chain import Frozen, Repeat, Serial
-from widelimit.architecture.combine import Concatenate, Residual, Sum
+from widelimit.architecture.chain import Repeat, Serial
+from widelimit.architecture.combine import Concatenate, Frozen, Residual, Sum
 from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
 from widelimit.architecture.normalisation import LayerNorm
 from widelimit.architecture.state import Layer

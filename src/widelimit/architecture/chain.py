@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,6 +26,7 @@ from widelimit.architecture.state import (
     Part,
     Parts,
     Ranges,
+    Scalar,
     Shape,
     Traits,
     join,
@@ -183,6 +185,11 @@ class Serial(Combined):
         return signals
 
     @property
+    def multiple(self) -> Scalar | None:
+        factors = [unit.multiple for unit in self.units]
+        return None if None in factors else math.prod(factors)  # type: ignore[arg-type]
+
+    @property
     def masks(self) -> bool:
         return any(unit.masks for unit in self.units)
 
@@ -274,6 +281,10 @@ class Repeat(Combined):
         return Serial(*self.units).apply(params, signals)
 
     @property
+    def multiple(self) -> Scalar | None:
+        return Serial(*self.units).multiple
+
+    @property
     def masks(self) -> bool:
         return self._once.masks
 
@@ -325,20 +336,10 @@ class Repeat(Combined):
         for _ in range(self.times):
             parts = self._once.survey_parts(parts, (*path, "block"), ranges)
             parts = tuple(  # means are computed once a time, not again for every time before
-                part if part.mean is None else part._replace(mean=partial(np.asarray, part.mean())) for part in parts
+                part if part.mean is None else part._replace(mean=partial(np.asarray, part.mean()))  # type: ignore[arg-type]
+                for part in parts
             )
         return parts
 
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Repeat:
         return replace(self, block=self._once.map_layers(change, (*path, "block")).layers)
-
-
-def Frozen(layer: Any) -> Layer:
-    """Return the layer(s) with random weights that are not trained: they add nothing to Theta, and get no gradient.
-
-    Raises:
-        TypeError: not a layer.
-    """
-    if not isinstance(layer, Layer):
-        raise TypeError(f"a layer is needed, e.g. wl.layers.Frozen(wl.layers.Dense()); got {type(layer).__name__}.")
-    return layer.freeze()

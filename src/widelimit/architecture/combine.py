@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -15,13 +14,11 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.activations.closed.linear import Identity
-from widelimit.architecture.chain import Combined, Repeat, Serial, branch_of, written_call
-from widelimit.architecture.layers import Activate, Scale
+from widelimit.architecture.chain import Combined, Serial, branch_of, written_call
+from widelimit.architecture.layers import Scale
 from widelimit.architecture.normalisation import centre
 from widelimit.architecture.state import (
     Layer,
-    Mean,
     PairState,
     Params,
     Part,
@@ -214,7 +211,8 @@ class _Sum(_Branches, abc.ABC):
                 total, shares, together, pairs = run(_sum)(total, shares, known)
                 after = functools.partial(as_it_is, together)
             elif any(means):
-                after = functools.partial(weighted_sum, [pair for pair in zip(shares, means, strict=True) if pair[1]])
+                offsets = [(share, mean) for share, mean in zip(shares, means, strict=True) if mean is not None]
+                after = functools.partial(weighted_sum, offsets)
             parts.append(Part(size, total, after))
             joints.append(_Joint(places, tuple(shares), tuple(pairs)))
         return tuple(parts), tuple(joints)
@@ -239,6 +237,10 @@ class _Sum(_Branches, abc.ABC):
         if len(found) > 1:
             raise ValueError("branches of different widths")
         return found.pop()
+
+    @property
+    def multiple(self) -> Scalar | None:
+        return self.parts[0].multiple if len(self.parts) == 1 else None
 
     def _together(self, ends: list[jax.Array]) -> jax.Array:
         return sum_terms(ends)
@@ -304,24 +306,10 @@ def _flattened(branches: Sequence[Serial]) -> tuple[Serial, ...]:
     for branch in branches:
         inner = branch.layers[0] if len(branch.layers) == 1 else None
         terms += inner.parts if isinstance(inner, _Sum) else [branch]
-    factors = [factor for term in terms if (factor := _multiple(term)) is not None]
+    factors = [factor for term in terms if (factor := term.multiple) is not None]
     if len(factors) < 2:
         return tuple(terms)
-    return Serial(Scale(sum(factors, 0.0))), *(term for term in terms if _multiple(term) is None)
-
-
-def _multiple(layer: Layer) -> Scalar | None:
-    """Return c where the layer is a -> c a, else None."""
-    if isinstance(layer, Scale):
-        return layer.factor
-    if isinstance(layer, Activate) and isinstance(layer.activation, Identity):
-        return 1.0
-    if isinstance(layer, _Sum):
-        return _multiple(layer.parts[0]) if len(layer.parts) == 1 else None
-    if not isinstance(layer, (Serial, Repeat)):
-        return None
-    factors = [_multiple(unit) for unit in layer.units]
-    return None if None in factors else math.prod(factors)  # type: ignore[arg-type]
+    return Serial(Scale(sum(factors, 0.0))), *(term for term in terms if term.multiple is None)
 
 
 @final
@@ -397,3 +385,14 @@ class Concatenate(_Branches):
 
     def _together(self, ends: list[jax.Array]) -> jax.Array:
         return jnp.concatenate(ends, axis=1)
+
+
+def Frozen(layer: Any) -> Layer:
+    """Return the layer(s) with random weights that are not trained: they add nothing to Theta, and get no gradient.
+
+    Raises:
+        TypeError: not a layer.
+    """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"a layer is needed, e.g. wl.layers.Frozen(wl.layers.Dense()); got {type(layer).__name__}.")
+    return layer.freeze()

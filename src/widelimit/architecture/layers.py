@@ -240,6 +240,10 @@ class Activate(Layer):
     def activations(self) -> Iterator[Activation]:
         yield self.activation
 
+    @property
+    def multiple(self) -> Scalar | None:
+        return 1.0 if isinstance(self.activation, Identity) else None
+
     def traits(self, before: Traits, path: str) -> Traits:
         if isinstance(self.activation, Identity):
             return before
@@ -283,6 +287,10 @@ class Scale(Layer):
 
     def __repr__(self) -> str:
         return written("Scale", {"factor": (self.factor, None)})
+
+    @property
+    def multiple(self) -> Scalar | None:
+        return self.factor
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()

@@ -127,6 +127,11 @@ class Layer(abc.ABC):
         """Apply the finite map."""
 
     @property
+    def multiple(self) -> Scalar | None:
+        """Return c of a layer a -> c a, else None."""
+        return None
+
+    @property
     def masks(self) -> bool:
         """Return True if `draw_and_apply` is random: the layer drops signals in training."""
         return False
