@@ -410,6 +410,15 @@ def test_limits_are_both_kernels(name, sphere):
         wl.limits(wl.mlp(depth=2, activation="sign"))
 
 
+@pytest.mark.parametrize("layers", [TREES["frozen"][0], TREES["two means"][0], [Dense(W, B), Dropout(0.8), Dense()]])
+def test_the_series_for_equal_norms_is_that_of_the_layers(layers):
+    """A row of another norm leads the kernel through the layers; a frozen first layer adds nothing in both."""
+    X = BASE / np.linalg.norm(BASE, axis=1, keepdims=True)
+    both = wl.limits(wl.network(*layers))
+    for found, expected in zip(both.gram(X), both.gram(np.vstack([X, 2 * X[:1]])), strict=True):
+        np.testing.assert_allclose(found, expected[:3, :3], rtol=1e-13)
+
+
 @pytest.mark.parametrize("name", ["residual", "frozen", "normalised"])
 def test_empirical_kernels_see_every_parameter_once(name):
     """Whatever method is chosen: the explicit Jacobian is the oracle, with a frozen layer's columns 0."""

@@ -112,6 +112,7 @@ def fitting(cls):
 
 
 SETTINGS = {
+    "network": "network",
     "depth": "integer",
     "activation": "activation",
     "weight_std": "deviation",
@@ -145,7 +146,7 @@ INTERPOLANT = wl.rkhs.interpolant(K, X, Y)
 STEPPED = {"X": X, "y": Y, "learning_rate": 0.1, "steps": 1}
 STEPPING = {"X": "points", "y": "targets", "learning_rate": "positive", "steps": "integer"}
 PROCESS = wl.GaussianProcess(K)
-SEEDED = {"random_state": (None,)}
+SEEDED = {"random_state": (None,), "network": (None,)}
 DATA = {"X": X, "y": Y}
 TRAINING = {"X": "points", "y": "targets"}
 DOORS = {
@@ -183,6 +184,7 @@ DOORS = {
         },
         more={"depth": [0, 10**9]},
     ),
+    "read_network": Door(wl.read_network, {}, {"text": "name"}),
     "nngp": Door(wl.nngp, {}, {"net": "network"}),
     "ntk": Door(wl.ntk, {}, {"net": "network"}),
     "limits": Door(wl.limits, {}, {"net": "network"}),

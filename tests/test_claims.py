@@ -12,7 +12,7 @@ from commands import invoke
 from widelimit.claims import jacot_figures
 from widelimit.claims.base import Check, Effort, Measurement, load
 from widelimit.claims.finite import output_covariances, outputs, parameters
-from widelimit.claims.run import FAILED, HELD, TOOTHLESS, Outcome
+from widelimit.claims.run import CONTROL_PASSES, FAILED, HELD, Outcome
 from widelimit.claims.statistics import power_law
 from widelimit.pages import number
 
@@ -27,8 +27,8 @@ def test_a_verdict_needs_checks_that_hold_and_controls_that_fail():
     assert outcome((good, bad), (bad,)).verdict == FAILED
     assert outcome((lost,), (bad,)).verdict == FAILED
     assert outcome((), (bad,)).verdict == FAILED
-    assert outcome((good,), (bad, good)).verdict == TOOTHLESS
-    assert outcome((good,), ()).verdict == TOOTHLESS
+    assert outcome((good,), (bad, good)).verdict == CONTROL_PASSES
+    assert outcome((good,), ()).verdict == CONTROL_PASSES
 
 
 WIDTHS = np.array([32.0, 64.0, 128.0, 256.0, 512.0])
@@ -212,7 +212,7 @@ def test_drawn_parameters_have_the_shapes_of_init_and_outputs_the_covariance_giv
     import widelimit as wl
 
     net, X = wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3), np.random.default_rng(0).standard_normal((3, 2))
-    drawn = parameters((2, 8, 4, 1), count=5, rng=np.random.default_rng(1))
+    drawn = parameters(net, (2, 8, 4, 1), count=5, rng=np.random.default_rng(1))
     made = net.init_many(range(5), input_dim=2, width=(8, 4), dtype=np.float64)
     assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, made)
     f = outputs(net, X, widths=(8, 4), output_dim=1, count=20_000, seed=2)[:, :, 0]

@@ -19,6 +19,11 @@ def require_pytree(value: Any) -> None:
         )
 
 
+def leaf_names(tree: Any) -> tuple[str, ...]:
+    """Return the names of the leaves of a pytree: their paths, as "layers[1].branch[1].weight_std" of a network."""
+    return tuple(jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def pytree(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass and register it with JAX: its fields are the leaves of a pytree.
@@ -26,9 +31,9 @@ def pytree(cls: type[T]) -> type[T]:
     A field with metadata {"static": True} is structure instead. Own activations and kernels need it: write `@wl.pytree`
     above the class. A class that is a dataclass already is only registered.
 
-    Not by `jax.tree_util.register_dataclass`: the structures it makes compare equal for two classes with equal static
-    fields (JAX 0.10.2), and a compiled function was then seen to answer with that of another activation. Here the
-    class is part of what is compared. Functions among the fields are pickled by name.
+    `jax.tree_util.register_dataclass` is not used: its structures compare equal for two classes with equal static
+    fields (JAX 0.10.2), and the compiled program of one activation was then seen to be used for another. Here the class
+    is part of what is compared. Functions among the fields are pickled by name.
 
     Raises:
         TypeError: not a class, or one with an `__init__` of its own, which a frozen dataclass cannot have.

@@ -14,9 +14,11 @@ from widelimit.activations.base import Activation
 from widelimit.architecture.chain import Combined, Repeat, Serial, branch_of
 from widelimit.architecture.combine import Residual
 from widelimit.architecture.layers import Activate, Dense, Scale
-from widelimit.architecture.network import DEEPEST, PARAMETERIZATIONS, Network
-from widelimit.architecture.state import Layer, Scalar, Traits
+from widelimit.architecture.network import PARAMETERIZATIONS, Network
+from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
 
+MOST_NUMBERS = 30 * DEEPEST
+"""Numbers that the layers of a network keep of every input."""
 AnyActivation = str | Activation | Callable[[jax.Array], jax.Array]
 
 
@@ -48,6 +50,11 @@ def network(
             f"dense layers on the inputs is one of them, with the root of the sum of squares as weight_std."
         )
     whole = Serial(*found)
+    if whole.numbers_per_input > MOST_NUMBERS:
+        raise ValueError(
+            f"the layers, with their repeats, keep {whole.numbers_per_input:.3g} numbers of every input, and at most "
+            f"{MOST_NUMBERS:.3g} are taken; give Repeat smaller times."
+        )
     whole.traits(Traits(gaussian=False, centred=False, random=False), "layers")
     end = found[-1].block[-1] if isinstance(found[-1], Repeat) else found[-1]
     if not (isinstance(end, Dense) or (isinstance(end, Scale) and len(found) > 1 and isinstance(found[-2], Dense))):
@@ -55,7 +62,7 @@ def network(
             f"layers[{len(found) - 1}]: a network ends with wl.layers.Dense(), whose outputs are Gaussian at infinite "
             f"width; got {end!r:.80}."
         )
-    if parameterization == "mean_field" and not isinstance(found[-1], Dense):
+    if parameterization == "mean_field" and not isinstance(end, Dense):
         raise ValueError(f"layers[{len(found) - 1}]: the mean-field parameterisation scales a last wl.layers.Dense().")
     if parameterization == "mean_field" and whole.depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")

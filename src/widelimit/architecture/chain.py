@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.state import (
+    DEEPEST,
     Change,
     Layer,
     Mean,
@@ -73,6 +74,8 @@ def written_call(name: str, layers: Sequence[Layer], **more: str) -> str:
 
 class Combined(Layer, abc.ABC):
     """The layer is made of others."""
+
+    simple: ClassVar[bool] = True
 
     @abc.abstractmethod
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:
@@ -239,6 +242,9 @@ class Repeat(Combined):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "block", branch_of(self.block, "block"))
+        validation.integer("times", self.times, at_least=1, below=DEEPEST + 1)
+        if not self.block:
+            raise ValueError("block needs at least one layer; leave Repeat out where nothing is repeated.")
 
     def __repr__(self) -> str:
         return f"Repeat([{', '.join(map(repr, self.block))}], times={self.times})"

@@ -340,7 +340,7 @@ class Concatenate(_Branches):
 
     def __repr__(self) -> str:
         equal = self.shares == (1 / len(self.shares),) * len(self.shares)
-        more = {} if equal else {"shares": repr(self.shares)}
+        more = {} if equal else {"shares": repr(tuple(map(float, self.shares)))}
         return written_call("Concatenate", self.parts, **more)
 
     @property

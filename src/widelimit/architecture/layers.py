@@ -107,9 +107,10 @@ class Dense(Layer):
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
         weight, bias = self.scales(signals.shape[1])
-        params = params if self.trained else jax.lax.stop_gradient(params)
-        sums = jnp.matmul(signals, params["weight"].T, precision="highest")
-        return jnp.asarray(weight * sums + bias * params["bias"])
+        drawn = params["weight"], params["bias"]
+        w, b = drawn if self.trained else jax.lax.stop_gradient(drawn)
+        after = jnp.asarray(weight * jnp.matmul(signals, w.T, precision="highest") + bias * b)
+        return params["watch"](self, signals, after) if "watch" in params else after  # for layer-wise kernels
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
@@ -324,7 +325,7 @@ class Dropout(Layer):
             raise ValueError(f"keep is a probability in (0, 1], got {self.keep:g}.")
 
     def __repr__(self) -> str:
-        return f"Dropout({self.keep!r})"
+        return f"Dropout({float(self.keep)!r})"
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()

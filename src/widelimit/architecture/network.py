@@ -33,9 +33,6 @@ from widelimit.validation import Array
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 """The parameters of finite networks are scaled in one of these ways; `mlp` says what each means."""
 
-DEEPEST = 100_000
-"""Layers of a network; every input takes some numbers for each."""
-
 _GRID = 33
 _MARGIN = 0.01
 """Ranges are widened by this share: between points of the grid, deviations leave the range seen there by less."""
@@ -291,19 +288,26 @@ class Network:
         mixed = len({type(activation) for activation in self.activations()}) > 1
         body = self.body if mixed else self.body.without_refinement()
         biases = x.points[:, -1:] * y.points[:, -1]
-        return body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same), biases, x))
+        return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, x))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
-        return self.body.itself(memos, self._start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x))
+        start = self.start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x)
+        return self.body.itself(memos, start)
 
-    def _start(self, correlation: Correlation, biases: jax.Array, x: NetworkFeatures) -> PairState:
-        """Return the state after the first layer, where Theta is its own."""
+    def start(
+        self, correlation: Correlation, biases: jax.Array | float = 0.0, x: NetworkFeatures | None = None
+    ) -> PairState:
+        """Return the state after the first layer, where Theta is its own part, or 0 if that is not trained.
+
+        `biases`, the part of rho that biases have, and `x` are for the standard parameterisation.
+        """
         rho = correlation.rho
         if not self.first.trained:
             return PairState(correlation, jnp.zeros_like(rho))
-        return PairState(correlation, self.first.own_tangent(rho, rho - biases, biases, float(x.points.shape[1] - 1)))
+        inputs = None if x is None else float(x.points.shape[1] - 1)
+        return PairState(correlation, self.first.own_tangent(rho, rho - biases, jnp.asarray(biases), inputs))
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int) -> None:

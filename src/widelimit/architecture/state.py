@@ -17,6 +17,9 @@ from widelimit.interpreter import interpreted
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance, add_variances, sum_signals, sum_terms
 
+DEEPEST = 100_000
+"""Layers of a network; every input takes some numbers for each."""
+
 Scalar = int | float | jax.Array
 Params = Any
 
@@ -116,7 +119,7 @@ class Layer(abc.ABC):
     """True for random weights over all signals: the layer sets the width, and its output depends on no single input."""
 
     simple: ClassVar[bool] = False
-    """True for `Dense`, and layers without parameters: gradients pass through them one after the other."""
+    """True if a row of the output depends on its own row alone, and no parameters are there but those of `Dense`."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:

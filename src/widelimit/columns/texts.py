@@ -8,10 +8,8 @@ from decimal import Decimal
 
 import polars as pl
 
-MANY_CATEGORIES = 100
-"""A text column with more different texts than this is an identifier or free text."""
-FEW_VALUES = 10
-"""A text column with more texts than this, and more than one for every two rows, is an identifier or free text."""
+CATEGORIES = {10: 1, 100: 2, 1000: 4}
+"""So many different texts at most: so many rows for each of them, on average, make a text column one of categories."""
 GROUPED = r"^[+-]?\d{1,3}(?:[, '\x{2019}_\x{a0}\x{202f}]\d{3})+(?:\.\d+)?$"
 """A number with thousands separators."""
 COMMA = r"^[+-]?\d{1,3}(?:\.\d{3})+,\d+$|^[+-]?\d*,\d+$"
@@ -19,7 +17,7 @@ COMMA = r"^[+-]?\d{1,3}(?:\.\d{3})+,\d+$|^[+-]?\d*,\d+$"
 ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
 """A date, or a date with a time, in ISO 8601: groups for the date, hours and minutes, seconds, and the zone."""
 DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:$|[T ])"
-"""A date of another form: which number is the month cannot be told."""
+"""A date of another form: its month may be its first or its second number."""
 EXACT = 2**53
 """From here on floats do not hold every integer."""
 LOGICAL = ("false", "true")
@@ -70,7 +68,7 @@ def refuse_free_text(column: pl.Series) -> None:
     """Refuse a text column of identifiers or sentences."""
     present = column.drop_nulls()
     count = present.n_unique()
-    if count <= MANY_CATEGORIES and (count <= FEW_VALUES or 2 * count <= len(present)):
+    if any(count <= most and rows * count <= len(present) for most, rows in CATEGORIES.items()):
         return
     if present.str.contains(DATE).all():
         hint = f"dates of a form that is not known ({present[0]!r}); write 2026-12-31, or leave it out"
@@ -138,7 +136,7 @@ def plain(text: str) -> str:
 
 
 def logical(texts: pl.Series) -> tuple[str, ...]:
-    """Return the two texts that stand for false and true, as written; nothing if others are there."""
+    """Return the two texts that stand for false and true, as written; empty if there are other texts."""
     found = texts.drop_nulls().unique().to_list() if texts.drop_nulls().n_unique() == 2 else []
     pair = tuple(sorted(found, key=plain))
     return pair if tuple(map(plain, pair)) == LOGICAL else ()

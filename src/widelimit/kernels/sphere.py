@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from widelimit import series
 from widelimit.activations.base import Activation
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
+from widelimit.architecture.chain import Serial
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.architecture.state import Layer, PairState, Ranges
@@ -38,25 +38,19 @@ from widelimit.signals import (
 )
 
 SAMPLES = 256
+"""Angles at which the layers are computed for the coefficients: twice the most terms."""
 LONGEST = 128
 """Most terms; a kernel that needs more (a deep chaotic network) is computed layer by layer."""
+COMPILED = 500
+"""Depth from which compiling the layers costs less than evaluating them by NumPy, some milliseconds each."""
 _STEP = 16
 """Series have a multiple of this many terms, so that few programs are compiled."""
 _LENGTHS = (80, LONGEST)
 """Terms for small data."""
 
 
-class SphereFeatures(NamedTuple):
-    """The features are unit vectors whose inner products are the correlations after the first layer, (n, d + 1)."""
-
-    points: Float[jax.Array, "n d+1"]
-
-
-def _embed(first: Dense, X: jax.Array) -> SphereFeatures:
-    return SphereFeatures(first.embed(X)[0])
-
-
-_embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
+_embedded: Callable[[Dense, jax.Array], jax.Array] = jax.jit(lambda first, X: first.embed(X)[0])
+"""Unit vectors whose inner products are the correlations after the first layer: (n, d) -> (n, d + 1)."""
 
 
 def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> jax.Array:
@@ -67,9 +61,8 @@ def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> j
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sphere(PairKernel):
-    """The kernel of a network is prepared for inputs of one norm; made by `sphere`."""
+    """The kernel of a network at inputs of one norm is one Chebyshev series in their angle; made by `sphere`."""
 
     first: Dense
     chains: jax.Array | np.ndarray
@@ -77,26 +70,23 @@ class Sphere(PairKernel):
     on_diagonal: jax.Array | np.ndarray
     output: Variance
 
-    def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d+1"]:
         return _embedded(self.first, X)
 
-    def pairwise(
-        self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
-    ) -> Float[jax.Array, "n m"]:
-        return self.at(correlate_points(x.points, y.points, same=same))
+    def pairwise(self, x: jax.Array, y: jax.Array, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
+        return self.at(correlate_points(x, y, same=same))
 
     def at(self, correlation: Correlation) -> Float[jax.Array, "n m"]:
         """Compute the kernel at this correlation after the first layer."""
         return scaled(_angle_series(self.chains, correlation), self.output, self.output)
 
-    def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
+    def diagonal(self, x: jax.Array) -> Float[jax.Array, " n"]:
         value = scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
-        return jnp.broadcast_to(value, x.points.shape[:1])
+        return jnp.broadcast_to(value, x.shape[:1])
 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class SpherePair(PairKernel):
     """Two kernels of one network are one complex number: first + i second."""
 
@@ -106,28 +96,37 @@ class SpherePair(PairKernel):
     def result_dtype(self, dtype: Any) -> Any:
         return np.result_type(dtype, np.complex64)
 
-    def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d+1"]:
         return self.first.encode(X)
 
-    def pairwise(
-        self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
-    ) -> Float[jax.Array, "n m"]:
-        correlation = correlate_points(x.points, y.points, same=same)
+    def pairwise(self, x: jax.Array, y: jax.Array, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
+        correlation = correlate_points(x, y, same=same)
         return jax.lax.complex(*(part.at(correlation) for part in (self.first, self.second)))
 
-    def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
+    def diagonal(self, x: jax.Array) -> Float[jax.Array, " n"]:
         return jax.lax.complex(self.first.diagonal(x), self.second.diagonal(x))
 
 
-def _start(gap: jax.Array, positive: jax.Array) -> PairState:
-    correlation = correlation_from_gap(gap, positive)
-    return PairState(correlation, correlation.rho)
+def _start(net: Network, gap: jax.Array, positive: jax.Array) -> PairState:
+    return net.start(correlation_from_gap(gap, positive))
 
 
 def _through(layer: Layer, variance: Variance, state: PairState, own: PairState) -> tuple[Any, ...]:
     """Take the variance, the states of pairs, and that of an input with itself through the layer."""
     after, _, memo = layer.encode_with_mean(variance, None)
     return after, layer.pair(memo, memo, state), layer.itself(memo, own)
+
+
+def _ready(net: Network, variance: Variance) -> Serial:
+    """Return the layers after the first with activations prepared for this variance after the first."""
+    ranges: Ranges = {}
+    net.body.survey(variance, None, (), ranges)
+
+    def prepared(phi: Activation, path: tuple[Any, ...]) -> Activation:
+        low, high = ranges[path]
+        return phi.prepared(float(low), float(high), np.float64)
+
+    return net.body.map_layers(lambda layer, at: layer.map_activations(prepared, at), ())
 
 
 def _rho(correlation: Correlation) -> jax.Array:
@@ -146,19 +145,15 @@ def sphere(
         x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
         gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
-        state = interpreted(_start)(gap, np.concatenate([[True], x < 0]))
+        state = interpreted(_start)(net, gap, np.concatenate([[True], x < 0]))
         variance = interpreted(variance_of)(np.full(1, deviation))
-        ranges: Ranges = {}
-        net.body.survey(variance, None, (), ranges)
-
-        def prepared(phi: Activation, path: tuple[Any, ...]) -> Activation:
-            low, high = ranges[path]
-            return phi.prepared(float(low), float(high), np.float64)
-
-        ready = net.body.map_activations(prepared, ())
-        own = interpreted(_start)(np.zeros(1), np.ones(1, bool))
-        variance, state, own = interpreted(_through)(ready, variance, state, own)
-        values, diagonal = (s.tangent if tangent else interpreted(_rho)(s.correlation) for s in (state, own))
+        ready = _ready(net, variance) if net.rtol(np.float64) else net.body
+        own = interpreted(_start)(net, np.zeros(1), np.ones(1, bool))
+        through = interpreted(_through) if net.depth <= COMPILED else jax.jit(_through)
+        variance, state, own = through(ready, variance, state, own)
+        values, diagonal = (
+            np.asarray(s.tangent) if tangent else interpreted(_rho)(s.correlation) for s in jax.device_get((state, own))
+        )
         coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)
