@@ -99,7 +99,7 @@ def test_trained_outputs(name):
 
 
 def test_other_limits_are_refused():
-    """Kernels 5 % too large, and training by the kernel of the start."""
-    wrong = [*errors_of_kernels("residual", factor=1.05), gaps_of_outputs("residual", wl.nngp)]
+    """Kernels 20 % too large, and training by the kernel of the start."""
+    wrong = [*errors_of_kernels("residual", factor=1.2), gaps_of_outputs("residual", wl.nngp)]
     found = [slope("planted", values) for values in wrong]
     assert not any(check.holds for check in found), found

@@ -2,7 +2,8 @@
 
 from widelimit.architecture.chain import Repeat, Serial
 from widelimit.architecture.combine import Concatenate, Frozen, Residual, Sum
-from widelimit.architecture.layers import Activate, Dense, Dropout, LayerNorm, Scale
+from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
+from widelimit.architecture.normalisation import LayerNorm
 from widelimit.architecture.state import Layer
 
 __all__ = [

@@ -60,9 +60,13 @@ class Network:
 
     layers: tuple[Layer, ...]
     parameterization: str = field(default="ntk", metadata={"static": True})
+    base_width: float | None = field(default=None, metadata={"static": True})
+    learning_rates: tuple[float, ...] | None = field(default=None, metadata={"static": True})
 
     def __repr__(self) -> str:
-        more = [] if self.parameterization == "ntk" else [f"parameterization={self.parameterization!r}"]
+        usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None}
+        given = {name: getattr(self, name) for name in usual}
+        more = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
         return f"network({', '.join([*map(repr, self.layers), *more])})"
 
     @property
@@ -165,17 +169,25 @@ class Network:
         """Draw as `init` does under jit and vmap: a JAX key, all sizes from input to output, a dtype."""
         return tuple(self.whole.draw(key, self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0], dtype))
 
-    def apply(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "n c"]:
+    def apply(
+        self, params: tuple[Params, ...], X: Float[Array, "n d"], *, key: jax.Array | None = None
+    ) -> Float[jax.Array, "n c"]:
         """Compute f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
+
+        Args:
+            params: of `init`.
+            X: inputs, (n, d).
+            key: jax.random.key(seed) draws the masks of `Dropout`, as in training; None is the network at evaluation.
 
         Raises:
             TypeError, ValueError: X is not (n, d) finite floats of the parameters' dtype and number of features; the
-                parameters are those of another architecture.
+                parameters are those of another architecture; key is none.
         """
+        validation.random_key("key", key)
         X = self._inputs(params, X, axes=0)
         _require_signals(params, X, axes=0)
         with arithmetic(X.dtype == np.float64):
-            return self.signals_of(params, jnp.asarray(X))
+            return self.signals_of(params, jnp.asarray(X), key)
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
         """Compute f_e(x) of E networks with stacked parameters (`init_many`), (n, d) -> (E, n, output_dim).
@@ -187,9 +199,11 @@ class Network:
         with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
-    def signals_of(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
+    def signals_of(
+        self, params: tuple[Params, ...], X: Float[jax.Array, "n d"], key: jax.Array | None = None
+    ) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        signals = self.whole.apply(params, X)
+        signals = self.whole.apply(params, X) if key is None else self.whole.draw_and_apply(params, X, key)
         return self.output_scale(params) * signals
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
@@ -271,16 +285,29 @@ class Network:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
-        return self.body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same)))
+        mixed = len({type(activation) for activation in self.activations()}) > 1
+        body = self.body if mixed else self.body.without_refinement()
+        biases = x.points[:, -1:] * y.points[:, -1]
+        return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, x))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
-        return self.body.itself(memos, self.start(correlation_with_itself(x.variance.value)))
+        start = self.start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x)
+        return self.body.itself(memos, start)
 
-    def start(self, correlation: Correlation) -> PairState:
-        """Return the state after the first layer, where Theta is Sigma, or 0 if that is not trained."""
-        return PairState(correlation, correlation.rho if self.first.trained else jnp.zeros_like(correlation.one_minus))
+    def start(
+        self, correlation: Correlation, biases: jax.Array | float = 0.0, x: NetworkFeatures | None = None
+    ) -> PairState:
+        """Return the state after the first layer, where Theta is its own part, or 0 if that is not trained.
+
+        `biases`, the part of rho that biases have, and `x` are for the standard parameterisation.
+        """
+        rho = correlation.rho
+        if not self.first.trained:
+            return PairState(correlation, jnp.zeros_like(rho))
+        inputs = None if x is None else float(x.points.shape[1] - 1)
+        return PairState(correlation, self.first.own_tangent(rho, rho - biases, jnp.asarray(biases), inputs))
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int) -> None:

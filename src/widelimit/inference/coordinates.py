@@ -17,6 +17,9 @@ from widelimit.pytrees import leaf_names
 DECADES = 3.0
 """Without given bounds a positive parameter is bounded by its start times 10^(+-DECADES)."""
 
+NAMED = 12
+"""Hyper-parameters that `named_numbers` lists."""
+
 Values = dict[str, Any]
 
 
@@ -131,6 +134,13 @@ def leaf_builder(kernel: Kernel) -> tuple[LeafBuilder, Values]:
 def named_leaves(kernel: Any) -> Values:
     """Return the hyper-parameters of a kernel by name."""
     return dict(zip(map(_name, leaf_names(kernel)), jax.tree.leaves(kernel), strict=True))
+
+
+def named_numbers(kernel: Any) -> str:
+    """Return the first NAMED hyper-parameters of a kernel that are numbers, as text."""
+    named = [(name, leaf) for name, leaf in named_leaves(kernel).items() if np.ndim(leaf) == 0]
+    shown = [f"{name} {float(leaf):.4g}" for name, leaf in named[:NAMED]]
+    return ", ".join(shown) + ", ..." * (len(named) > NAMED)
 
 
 def _name(path: str) -> str:

@@ -18,7 +18,7 @@ from widelimit.compute import iterative, linalg, memory, threads
 from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers
-from widelimit.inference.coordinates import named_leaves
+from widelimit.inference.coordinates import named_numbers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.solvers import SolverFit, SolverRequest
 from widelimit.inference.training_set import (
@@ -34,8 +34,6 @@ from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
-NAMED = 12
-"""Hyper-parameters that `explain` lists."""
 GRADIENT = 8
 """(n, n) matrices, at least, that a derivative through K(X, X) holds at once."""
 
@@ -129,10 +127,8 @@ class Posterior:
         ]
         if self.factor.rank < len(self.data.X):
             lines.append(f"numerical rank {self.factor.rank} of {len(self.data.X)}: the minimum-norm solution")
-        named = [(name, leaf) for name, leaf in named_leaves(self.data.kernel).items() if np.ndim(leaf) == 0]
-        if named:
-            shown = [f"{name} {float(leaf):.4g}" for name, leaf in named[:NAMED]]
-            lines.append(f"hyper-parameters: {', '.join(shown)}{', ...' * (len(named) > NAMED)}")
+        if numbers := named_numbers(self.data.kernel):
+            lines.append(f"hyper-parameters: {numbers}")
         return "\n".join(lines)
 
     @linalg.ignore_overflow()
