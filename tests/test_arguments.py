@@ -602,7 +602,7 @@ MADE = {
 """Classes whose instances the library makes."""
 INNER = {
     *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
-    *("in_few_shapes", "itself", "restore", "mean", "result_dtype", "variance_without", "start"),
+    *("in_few_shapes", "itself", "restore", "mean", "result_dtype", "variance_without", "start", "refine"),
     *(
         "derivative",
         "block",
