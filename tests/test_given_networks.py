@@ -17,7 +17,7 @@ from widelimit.estimators.wide import kinds
 from widelimit.inference import input_scales, scaled_evidence
 from widelimit.inference.coordinates import numbers, with_numbers
 from widelimit.inference.scaled_evidence import NetworkFamily
-from widelimit.layers import Dense, Dropout, LayerNorm, Repeat, Residual
+from widelimit.layers import Dense, Dropout, Frozen, LayerNorm, Repeat, Residual
 
 RNG = np.random.default_rng(0)
 X, Z = RNG.standard_normal((40, 3)), RNG.standard_normal((7, 3))
@@ -187,6 +187,8 @@ def test_scales_are_learned_with_a_network_and_kept_in_files(model, tmp_path):
         ({"network": NET, "bias_std": np.ones(3)}, ValueError, "leave bias_std at its default"),
         ({"network": wl.mlp(depth=3, activation="sign")}, ValueError, "no neural tangent kernel"),
         ({"network": wl.mlp(depth=3, parameterization="mean_field")}, ValueError, "mean"),
+        ({"network": wl.network(Frozen(Dense()), "relu", Frozen(Dense()))}, ValueError, "all layers .* are Frozen"),
+        ({"network": wl.network(Dense(1e150), "relu", Dense(1e100))}, ValueError, "is (inf|nan) at row.* down"),
     ],
 )
 def test_what_does_not_go_with_a_network_is_refused(settings, error, words):
@@ -302,6 +304,7 @@ def test_commands_read_the_network_of_a_file(folder):
         (TEXT, ["--bias-std", 0.5], "--bias-std does not apply beside --network"),
         (None, [], "cannot be read"),
         ("network(Dense(), os.x)", [], "line 1, column 18: 'os.x' is no value"),
+        ("", [], "line 1, column 1"),
         (b"\xff\xfe\x00", [], "is no text of UTF-8"),
         (b" " * 5_000_000, [], "has at most 1048576 characters"),
     ],

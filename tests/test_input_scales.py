@@ -129,6 +129,8 @@ def test_left_out_rows_raise_noise_and_scale_as_refits_say():
     kept, one = left_out_noise(np.array(k.gram(X)), y / 100, weights, 1.0)
     assert kept == 1.0
     np.testing.assert_array_equal(one, 1)  # error bars never shrink
+    small = left_out_noise(np.array(k.gram(X)), y, weights / 1000, noise / 1000)  # weights in another unit
+    np.testing.assert_allclose(np.hstack(small), np.hstack([found[0] / 1000, found[1]]), rtol=1e-9)
     plain = left_out_noise(np.array(k.gram(X)), y, np.ones(25), noise)  # the negative control
     assert plain[0] != pytest.approx(least, rel=1e-2)
 

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from scipy.special import expit, log_expit
 
 import widelimit as wl
@@ -303,3 +304,16 @@ def test_an_automatic_pseudo_count_has_the_largest_leave_one_out_density(tmp_pat
     np.testing.assert_array_equal(wl.load(tmp_path / "m.npz").predict_proba(X), model.predict_proba(X))
     with pytest.raises(ValueError, match="alpha_epsilon"):
         wl.NTKClassifier(alpha_epsilon="best").fit(X, labels)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"alpha_epsilon": "auto"}, {"hyperparameters": "leave_one_out"}], ids=["pseudo-count", "network"]
+)
+def test_a_row_is_left_out_with_its_copies(settings):
+    rng = np.random.default_rng(0)
+    X, times = rng.standard_normal((40, 2)), rng.integers(1, 4, 40)
+    labels = (X[:, 0] > 0) ^ (rng.random(40) < 0.25)
+    model = wl.NTKClassifier(depth=2, **settings)
+    weighted = clone(model).fit(X, labels, sample_weight=times).predict_proba(Z[:, :2])
+    copied = clone(model).fit(np.repeat(X, times, axis=0), np.repeat(labels, times)).predict_proba(Z[:, :2])
+    np.testing.assert_allclose(copied, weighted, rtol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import math
 import os
 import re
@@ -30,11 +31,24 @@ NESTING = 40
 """Calls and lists inside each other."""
 LARGEST = 2**53
 """Integers beyond it are no floats."""
+MESSAGE = 340
+"""Characters of an error without its place."""
 _PREFIX = re.compile(r"((wl|widelimit)\.)?(layers\.)?")
 
 
 def _pieces(kinks: Any, pieces: Any, rtol: Any = None, label: Any = "a piecewise polynomial") -> PiecewisePolynomial:
+    lists = [kinks, pieces, *(pieces if isinstance(pieces, (list, tuple)) else ())]
+    if not all(isinstance(part, (list, tuple)) for part in lists):
+        raise TypeError("kinks is a list of numbers and pieces one of lists: kinks=[0.0], pieces=[[0.0], [0.0, 1.0]].")
     return PiecewisePolynomial(tuple(kinks), tuple(map(tuple, pieces)), rtol, str(label))
+
+
+def _dense(weight_std: Any = 1.0, bias_std: Any = 0.0) -> layers.Dense:
+    return layers.Dense(weight_std, bias_std)  # what else it has is the network's to say
+
+
+def _activate(activation: Any) -> layers.Activate:
+    return layers.Activate(activation)
 
 
 _ACTIVATIONS: set[Any] = {*map(type, BY_NAME.values()), ABRelu, Polynomial} - {Numerical, PiecewisePolynomial}
@@ -43,7 +57,9 @@ _NAMES: dict[str, Callable[..., Any]] = {
     "PiecewisePolynomial": _pieces,
     **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
     **{make.__name__: make for make in sorted(_ACTIVATIONS, key=lambda cls: str(cls.__name__))},
+    **{"Dense": _dense, "Activate": _activate},
 }
+_LAYERS = ", ".join(["network", "mlp", "resmlp", *(name for name in layers.__all__ if name != "Layer")])
 
 
 def read_network(text: str) -> Network:
@@ -78,7 +94,7 @@ def read_network_file(path: str | os.PathLike[str]) -> Network:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is no text of UTF-8, as the file of a network is.") from None
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{str(path)[-150:]}: {error}"[:398]) from None
 
 
 def network_text(net: Network) -> str:
@@ -119,7 +135,7 @@ def _read(text: str) -> Any:
             tree = ast.parse(text.strip(" \t\r\n"), mode="eval")
     except SyntaxError as error:
         raise ValueError(
-            f"the text of the network, line {error.lineno}, column {error.offset}: {str(error.msg)[:80]}; one "
+            f"the text of the network, line {error.lineno or 1}, column {error.offset or 1}: {str(error.msg)[:80]}; one "
             f'expression is needed, as print(net) gives it: network(Dense(), "relu", Dense()).'
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
@@ -129,6 +145,7 @@ def _read(text: str) -> Any:
 
 
 def _refused(node: Any, why: str) -> ValueError:
+    why = why if len(why) <= MESSAGE else f"{why[: MESSAGE - 4]} ..."
     return ValueError(f"the text of the network, line {node.lineno}, column {node.col_offset + 1}: {why}")
 
 
@@ -166,15 +183,32 @@ def _call(node: ast.Call, depth: int) -> Any:
     name = _dotted(node.func)
     make = _NAMES.get(_PREFIX.sub("", name, count=1))
     if make is None:
-        raise _refused(node, f"{_shown(node.func)} is no layer or activation; known: {', '.join(_NAMES)}.")
+        raise _refused(
+            node,
+            f"{_shown(node.func)} is no layer or activation; known: {_LAYERS}, and classes of activations as in "
+            f"docs/activations.md: LeakyRelu(0.3).",
+        )
     if any(word.arg is None for word in node.keywords):
         raise _refused(node, "** is no keyword; write name=value.")
+    if len({word.arg for word in node.keywords}) < len(node.keywords):
+        raise _refused(node, "a keyword is given twice; write it once.")
     values = [_value(part, depth + 1) for part in node.args]
     named = {word.arg: _value(word.value, depth + 1) for word in node.keywords if word.arg is not None}
     try:
         return make(*values, **named)
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise _refused(node, str(error)[:300]) from None
+        raise _refused(node, _misfit(name, make, values, named) or str(error)) from None
+
+
+def _misfit(name: str, make: Callable[..., Any], values: list[Any], named: dict[str, Any]) -> str:
+    """Say how these arguments are not those of a call, and which are; "": they are."""
+    signature = inspect.signature(make)
+    try:
+        signature.bind(*values, **named)
+    except TypeError as error:
+        known = ", ".join(str(word.replace(annotation=word.empty)) for word in signature.parameters.values())
+        return f"{str(error)[:100]}; write {name}({known})."
+    return ""
 
 
 def _dotted(node: Any) -> str:

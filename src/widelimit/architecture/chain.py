@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, final
@@ -241,6 +241,8 @@ class Repeat(Combined):
     times: int = field(metadata={"static": True})
 
     def __post_init__(self) -> None:
+        if isinstance(self.block, str) or not isinstance(self.block, Iterable):
+            raise TypeError(f'block must be a list of layers, ["relu", Dense()], got {validation.shown(self.block)}.')
         object.__setattr__(self, "block", branch_of(self.block, "block"))
         validation.integer("times", self.times, at_least=1, below=DEEPEST + 1)
         if not self.block:

@@ -123,7 +123,7 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
     """Build the estimator with the parameters that are given (None: its own default).
 
     Raises:
-        ValueError: a parameter that the estimator does not have.
+        ValueError: a parameter that the estimator does not have, or that does not apply.
     """
     cls = ESTIMATORS[estimator, task]
     known = parameters(estimator, task)
@@ -139,6 +139,13 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
     for name in ("normalize", "input_scales"):
         if settings.get(name) == "none":
             settings[name] = None
+    if "alpha_epsilon" in settings:
+        likelihood = settings.get("likelihood", inspect.signature(cls).parameters["likelihood"].default)
+        if likelihood != "dirichlet":
+            raise ValueError(
+                f"--alpha-epsilon does not apply to the likelihood {likelihood}; add --likelihood dirichlet, or leave "
+                f"it out."
+            )
     if "network" in settings:
         settings["network"] = given_network(settings)
     return cls(**settings)

@@ -224,7 +224,7 @@ def refuse_non_finite(matrix: np.ndarray) -> None:
         suspect = not np.isfinite(matrix.sum())  # a quarter of the time of a look at every entry
     if suspect and not np.isfinite(matrix).all():
         i, j = np.argwhere(~np.isfinite(matrix))[0]
-        raise ValueError(f"the kernel is {matrix[i, j]} at rows {i} and {j} of X.")
+        raise ValueError(f"the kernel is {matrix[i, j]} at rows {i} and {j} of X; scale X or the weights down.")
 
 
 def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:

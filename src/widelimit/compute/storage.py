@@ -223,7 +223,7 @@ def _difference(found: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, s
 
 def _short(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) < 200 else f"{text[:200]} ..."
+    return text if len(text) < 80 else f"{text[:80]} ..."
 
 
 @final

@@ -120,10 +120,13 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         count, logistic = len(self.classes_), self.likelihood == "logistic"
         if logistic:  # where weights count copies of a row, and so must its copies
             points, labels, weights = class_weights.merge(points, labels, weights)
-        rows = np.argsort(labels, kind="stable")[evenly(len(labels), LOGISTIC_ROWS if logistic else SEARCH_ROWS)]
+        tried = points, labels, weights
+        if alpha is None or self.hyperparameters == "leave_one_out":  # a row is left out with its copies
+            tried = class_weights.merge(*tried)
+        rows = np.argsort(tried[1], kind="stable")[evenly(len(tried[1]), LOGISTIC_ROWS if logistic else SEARCH_ROWS)]
 
         def posterior(design: Design) -> DirichletPosterior | LogisticPosterior:
-            k, X, y, w = design.kernel(), points[rows], labels[rows], weights[rows]
+            k, (X, y, w) = design.kernel(), (part[rows] for part in tried)
             if logistic:
                 return logistic_posterior(k, X, y, classes=count, weights=w)
             return most_likely_scale(k, X, y, classes=count, alpha_epsilon=alpha, weights=w)
@@ -132,7 +135,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
             post = posterior(design)
             if self.hyperparameters == "marginal_likelihood":
                 return post.log_marginal_likelihood
-            return post.leave_one_out_score(labels[rows], weights[rows])
+            return post.leave_one_out_score(tried[1][rows], tried[2][rows])
 
         design = chosen.design if chosen else self._own_design()
         if self.hyperparameters != "fixed" and chosen is None:

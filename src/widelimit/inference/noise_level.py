@@ -79,8 +79,9 @@ def noise_level(
         variance: s_j^2 r, where it is known.
 
     Raises:
-        ValueError: the kernel is not positive semi-definite.
+        ValueError: the kernel is not positive semi-definite, or not finite.
     """
+    linalg.refuse_non_finite(gram)
     counts = weights if counts is None else counts
     typical = float(np.median(weights))  # in whose unit noises are tried
     weights = weights / typical
@@ -114,6 +115,8 @@ def left_out_noise(
     least SURPRISES/(n + SURPRISES) of the mean squared error of rows that are left out; with e_i these errors and v_i
     their variances, the factor is the mean of e_i^2/v_i. Arguments as of `noise_level`; `gram` is overwritten.
     """
+    typical = float(np.median(weights))  # a row of it counts as one, whatever the unit of weights
+    weights, noise = weights / typical, noise / typical
     root, total = np.sqrt(weights), float(weights.sum())
     gram *= root[:, None]
     gram *= root
@@ -125,7 +128,7 @@ def left_out_noise(
     square = float(np.sum((alpha / own[:, None])[:, varying] ** 2)) / (total * max(int(varying.sum()), 1))
     noise = max(noise, SURPRISES / (total + SURPRISES) * square)
     alpha, own = spectrum.left_out(noise)
-    return noise, np.maximum(weights @ (alpha**2 / own[:, None]) / total, 1.0)
+    return typical * noise, np.maximum(weights @ (alpha**2 / own[:, None]) / total, 1.0)
 
 
 def _most_likely(spectrum: _Spectrum, objective: Objective, tried: list[float]) -> NoiseLevel:

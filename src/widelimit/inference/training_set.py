@@ -97,7 +97,10 @@ class TrainingSet(NamedTuple):
         if not np.isfinite(diagonal).all():
             raise ValueError(f"K(x, x) is {diagonal.max()} at row {int(np.argmax(diagonal))} of X; scale X down.")
         if not diagonal.any() and self.X.any():
-            raise ValueError("K(x, x) underflows to 0 at every row of X; scale X up.")
+            raise ValueError(
+                "K(x, x) underflows to 0 at every row of X; scale X up. If all layers of the network are Frozen, its "
+                "NTK is 0: take the NNGP."
+            )
         return diagonal
 
     def cross(self, points: np.ndarray) -> np.ndarray:
