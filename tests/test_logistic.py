@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.base import clone
 from scipy.special import expit, log_expit
+from sklearn.base import clone
 
 import widelimit as wl
 from widelimit.compute import memory

@@ -57,7 +57,8 @@ _NAMES: dict[str, Callable[..., Any]] = {
     "PiecewisePolynomial": _pieces,
     **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
     **{make.__name__: make for make in sorted(_ACTIVATIONS, key=lambda cls: str(cls.__name__))},
-    **{"Dense": _dense, "Activate": _activate},
+    "Dense": _dense,
+    "Activate": _activate,
 }
 _LAYERS = ", ".join(["network", "mlp", "resmlp", *(name for name in layers.__all__ if name != "Layer")])
 
@@ -134,8 +135,9 @@ def _read(text: str) -> Any:
             warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(" \t\r\n"), mode="eval")
     except SyntaxError as error:
+        place = f"line {error.lineno or 1}, column {error.offset or 1}"
         raise ValueError(
-            f"the text of the network, line {error.lineno or 1}, column {error.offset or 1}: {str(error.msg)[:80]}; one "
+            f"the text of the network, {place}: {str(error.msg)[:80]}; one "
             f'expression is needed, as print(net) gives it: network(Dense(), "relu", Dense()).'
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
