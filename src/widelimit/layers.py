@@ -2,15 +2,21 @@
 
 from widelimit.architecture.chain import Repeat, Serial
 from widelimit.architecture.combine import Concatenate, Frozen, Residual, Sum
+from widelimit.architecture.convolution import Conv
 from widelimit.architecture.layers import Activate, Dense, Dropout, LayerNorm, Scale
+from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool
 from widelimit.architecture.state import Layer
 
 __all__ = [
     "Activate",
+    "AveragePool",
     "Concatenate",
+    "Conv",
     "Dense",
     "Dropout",
+    "Flatten",
     "Frozen",
+    "GlobalAveragePool",
     "Layer",
     "LayerNorm",
     "Repeat",

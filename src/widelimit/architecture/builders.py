@@ -12,14 +12,17 @@ from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.architecture.chain import Repeat, Serial, branch_of
 from widelimit.architecture.combine import Residual
+from widelimit.architecture.convolution import Conv
+from widelimit.architecture.inputs import Image, Inputs, Rows
 from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.network import DEEPEST, PARAMETERIZATIONS, Network
+from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import Layer, Scalar, Traits
 
 AnyActivation = str | Activation | Callable[[jax.Array], jax.Array]
 
 
-def network(*layers: Any, parameterization: str = "ntk") -> Network:
+def network(*layers: Any, inputs: Inputs = Rows(), parameterization: str = "ntk") -> Network:  # noqa: B008
     """f = layers in order: a `Network` from a tree of `widelimit.layers`; a name or function is an activation.
 
     Args:
@@ -32,8 +35,10 @@ def network(*layers: Any, parameterization: str = "ntk") -> Network:
             Gaussian; a sum of branches that are not independent. The message names the place, as layers[2].branch[0].
     """
     validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
-    found = branch_of(layers, "layers")
-    if not found or not isinstance(found[0], Dense):
+    if not isinstance(inputs, (Rows, Image)):
+        raise TypeError(f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {validation.shown(inputs)}.")
+    found = _place(branch_of(layers, "layers"), inputs)
+    if not found or not (isinstance(found[0], Dense) or (inputs.sites and isinstance(found[0], Conv))):
         what = repr(found[0]) if found else "no layers"
         raise ValueError(
             f"layers[0]: a network begins with wl.layers.Dense(), which reads the inputs; got {what:.80}. A sum of "
@@ -51,7 +56,19 @@ def network(*layers: Any, parameterization: str = "ntk") -> Network:
         raise ValueError(f"layers[{len(found) - 1}]: the mean-field parameterisation scales a last wl.layers.Dense().")
     if parameterization == "mean_field" and whole.depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
-    return Network(_parameterize(found, parameterization), parameterization)
+    return Network(_parameterize(found, parameterization), parameterization, inputs)
+
+
+def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
+    """Return the layers for these inputs. Raises: ValueError: they do not fit."""
+    whole = Serial(*layers)
+    placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites), "layers")
+    if any(n > 1 for n in sites.sizes):
+        raise ValueError(
+            f"layers[{len(layers) - 1}]: the network ends with {sites.sizes} sites; put wl.layers.Flatten() or "
+            f"wl.layers.GlobalAveragePool() before the last wl.layers.Dense()."
+        )
+    return placed.layers
 
 
 def _parameterize(layers: tuple[Layer, ...], parameterization: str) -> tuple[Layer, ...]:

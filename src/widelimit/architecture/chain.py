@@ -16,6 +16,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
+from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
 from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Shape, Traits
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -53,6 +54,15 @@ def branch_of(layers: Sequence[Any], path: str) -> tuple[Layer, ...]:
 def written_call(name: str, layers: Sequence[Layer], **more: str) -> str:
     """Return the code of a call with these layers."""
     return f"{name}({', '.join([*map(repr, layers), *(f'{key}={text}' for key, text in more.items())])})"
+
+
+def among_sites(layer: Layer, before: Variance, after: Variance, memo: Memo) -> Variance:
+    """Return `after` with the state of the pairs of an input's sites, if there is one before the layer."""
+    if before.among is None or after.among is not None:
+        return after
+    axes = before.value.ndim - 1
+    first, second = (jax.tree.map(lambda leaf: of(leaf, axes, 1), memo) for of in (first_of_pair, second_of_pair))  # noqa: B023
+    return after._replace(among=layer.pair(first, second, before.among))
 
 
 class Combined(Layer, abc.ABC):
@@ -150,10 +160,22 @@ class Serial(Combined):
             signals = unit.apply(own, signals)
         return signals
 
+    def place(self, sites: Sites, path: str) -> tuple[Serial, Sites]:
+        layers = []
+        for i, layer in enumerate(self.layers):
+            layer, sites = layer.place(sites, f"{path}[{i}]")
+            layers.append(layer)
+        return Serial(*layers), sites
+
+    @property
+    def mixes_sites(self) -> bool:  # type: ignore[override]
+        return any(layer.mixes_sites for layer in self.layers)
+
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         memos = []
         for layer in self.layers:
-            signal, mean, memo = layer.encode_with_mean(signal, mean)
+            after, mean, memo = layer.encode_with_mean(signal, mean)
+            signal = among_sites(layer, signal, after, memo)
             memos.append(memo)
         return signal, mean, tuple(memos)
 
@@ -218,6 +240,19 @@ class Repeat(Combined):
         for _ in range(min(self.times, 2)):
             before = self._once.traits(before, f"{path}.block")
         return before
+
+    def place(self, sites: Sites, path: str) -> tuple[Repeat, Sites]:
+        once, after = self._once.place(sites, f"{path}.block")
+        if self.times > 1 and after != sites:
+            raise ValueError(
+                f"{path}: the block changes the sites from {sites.sizes} to {after.sizes}, so that it cannot follow "
+                f"itself; write the layers out, or use stride 1 and padding 'same'."
+            )
+        return replace(self, block=once.layers), after
+
+    @property
+    def mixes_sites(self) -> bool:  # type: ignore[override]
+        return self._once.mixes_sites
 
     def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
         return Serial(*self.units).shape(inputs, outputs, widths)

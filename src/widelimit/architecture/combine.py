@@ -17,6 +17,7 @@ from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.chain import Combined, Serial, branch_of, written_call
 from widelimit.architecture.layers import Scale, centre
+from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Shape, Traits
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -71,6 +72,17 @@ class _Branches(Combined, abc.ABC):
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:
         return self._with_parts([part.map_layers(change, (*path, k)) for k, part in enumerate(self.parts)])
 
+    def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
+        ends = [part.place(sites, f"{path}.branch[{k}]") for k, part in enumerate(self.parts)]
+        after = {end[1].sizes for end in ends}
+        if len(after) > 1:
+            raise ValueError(f"{path}: the branches end with different sites, {', '.join(map(str, after))}.")
+        return self._with_parts([end[0] for end in ends]), ends[0][1]
+
+    @property
+    def mixes_sites(self) -> bool:  # type: ignore[override]
+        return any(part.mixes_sites for part in self.parts)
+
     def _traits(self, before: Traits, path: str) -> list[Traits]:
         """Return the traits after each branch. Raises: ValueError: branches that are not independent."""
         split = before._replace(random=False)
@@ -91,9 +103,11 @@ class _Branches(Combined, abc.ABC):
         return sum(part.count(own) for part, own in zip(self.parts, shape, strict=True))
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
-        ends = [part.encode_with_mean(signal, mean) for part in self.parts]
+        plain = signal._replace(among=None)
+        ends = [part.encode_with_mean(signal if part.mixes_sites else plain, mean) for part in self.parts]
         total, after, shares, pairs = self._join([end[0] for end in ends], [end[1] for end in ends], _as_it_is)
-        return total, after, tuple(_BranchMemo(*each) for each in zip(shares, pairs, (e[2] for e in ends), strict=True))
+        memo = tuple(_BranchMemo(*each) for each in zip(shares, pairs, (e[2] for e in ends), strict=True))
+        return total, after, memo
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
         ends = [part.survey(signal, mean, (*path, k), ranges) for k, part in enumerate(self.parts)]
@@ -315,7 +329,7 @@ class Concatenate(_Branches):
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
         ends = [part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)]
-        return jnp.concatenate(ends, axis=1)
+        return jnp.concatenate(ends, axis=-1)
 
 
 def Frozen(layer: Any) -> Layer:

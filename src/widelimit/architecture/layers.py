@@ -89,7 +89,7 @@ class Dense(Layer):
         return self.weight_std / math.sqrt(inputs), self.bias_std
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
-        weight, bias = self.scales(signals.shape[1])
+        weight, bias = self.scales(signals.shape[-1])
         params = params if self.trained else jax.lax.stop_gradient(params)
         sums = jnp.matmul(signals, params["weight"].T, precision="highest")
         return jnp.asarray(weight * sums + bias * params["bias"])
@@ -255,8 +255,8 @@ class LayerNorm(Layer):
         return ()
 
     def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
-        centred = signals - jnp.mean(signals, axis=1, keepdims=True)
-        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=1, keepdims=True)))
+        centred = signals - jnp.mean(signals, axis=-1, keepdims=True)
+        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=-1, keepdims=True)))
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         one = jnp.where(signal.value > 0, jnp.ones_like(signal.value), 0)

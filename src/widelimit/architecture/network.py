@@ -15,7 +15,9 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.chain import Serial
+from widelimit.architecture.inputs import Inputs, Rows, correlate_sites
 from widelimit.architecture.layers import Dense
+from widelimit.architecture.sites import first_of_pair, second_of_pair
 from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Shape
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
@@ -36,6 +38,9 @@ PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 DEEPEST = 100_000
 """Layers of a network; every input takes some numbers for each."""
 
+_AT_ONCE = 2**15
+"""Pairs of sites whose states are computed at once: an array of them is in a core's cache."""
+
 _GRID = 33
 _MARGIN = 0.01
 """Ranges are widened by this share: between points of the grid, deviations leave the range seen there by less."""
@@ -50,6 +55,8 @@ class NetworkFeatures(NamedTuple):
     """One entry a layer after the first, arrays (n, .., 1); the last axis is for the other input of a pair."""
     variance: Variance
     """Variance of the network's output, arrays (n,)."""
+    tangent: jax.Array | None = None
+    """Theta of every input with itself over its variance, (n,), where pairs of sites gave it."""
 
 
 @final
@@ -63,9 +70,11 @@ class Network:
 
     layers: tuple[Layer, ...]
     parameterization: str = field(default="ntk", metadata={"static": True})
+    inputs: Inputs = field(default=Rows(), metadata={"static": True})
 
     def __repr__(self) -> str:
         more = [] if self.parameterization == "ntk" else [f"parameterization={self.parameterization!r}"]
+        more += [f"inputs={self.inputs!r}"] if self.inputs.sites else []
         return f"network({', '.join([*map(repr, self.layers), *more])})"
 
     @property
@@ -81,8 +90,17 @@ class Network:
 
     @property
     def body(self) -> Serial:
-        """Return the layers after the first."""
-        return Serial(*self.layers[1:])
+        """Return the layers after the first, which embeds rows; all layers, where inputs are images."""
+        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[1:])
+
+    @functools.cached_property
+    def across(self) -> bool:
+        """States of pairs hold all pairs of sites."""
+        return self.whole.mixes_sites
+
+    def deviations(self, X: np.ndarray) -> np.ndarray:
+        """Compute standard deviations of the signals before `body`, float64, of any size a float holds."""
+        return self.first.deviations(X) if isinstance(self.inputs, Rows) else self.inputs.deviations(X)
 
     @property
     def units(self) -> tuple[Layer, ...]:
@@ -98,7 +116,7 @@ class Network:
         self,
         seed: int,
         *,
-        input_dim: int,
+        input_dim: int | None = None,
         width: int | Sequence[int] = 512,
         output_dim: int = 1,
         dtype: Any = np.float32,
@@ -109,7 +127,7 @@ class Network:
 
         Args:
             seed: seed of the random numbers, an integer >= 0.
-            input_dim: n_0 >= 1.
+            input_dim: n_0 >= 1; may be left out for images.
             width: size of every hidden layer, or one size for each of the depth - 1 hidden layers.
             output_dim: n_L >= 1.
             dtype: float32 or float64.
@@ -128,7 +146,7 @@ class Network:
         self,
         seeds: Sequence[int] | np.ndarray,
         *,
-        input_dim: int,
+        input_dim: int | None = None,
         width: int | Sequence[int] = 512,
         output_dim: int = 1,
         dtype: Any = np.float32,
@@ -153,13 +171,19 @@ class Network:
             params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), sizes, kind)
         return params
 
-    def _sizes(self, input_dim: int, width: int | Sequence[int], output_dim: int) -> Shape:
+    def _sizes(self, input_dim: int | None, width: int | Sequence[int], output_dim: int) -> Shape:
         """Return the sizes of every layer of a finite network. Arguments and errors as `init`."""
         listed = isinstance(width, (Sequence, np.ndarray)) and not isinstance(width, (str, bytes))
         widths = list(width) if listed else [width] * self.whole.hidden  # type: ignore[arg-type]
         if len(widths) != self.whole.hidden:
             hidden = f"a network of depth {self.depth} has {self.whole.hidden} hidden layers"
             raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
+        if not isinstance(self.inputs, Rows):
+            if input_dim not in (None, self.inputs.size):
+                raise ValueError(f"input_dim is {self.inputs.size} for {self.inputs}, got {validation.shown(input_dim)}.")
+            input_dim = self.inputs.shape[-1]
+        elif input_dim is None:
+            raise TypeError("input_dim, the number of features, is needed: net.init(0, input_dim=X.shape[1]).")
         named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
         return self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
@@ -176,7 +200,7 @@ class Network:
                 parameters are those of another architecture.
         """
         X = self._inputs(params, X, axes=0)
-        _require_signals(params, X, axes=0)
+        _require_signals(params, X, axes=0, sites=math.prod(self.inputs.sites))
         with arithmetic(X.dtype == np.float64):
             return self.signals_of(params, jnp.asarray(X))
 
@@ -186,13 +210,14 @@ class Network:
         Raises: as `apply`.
         """
         X = self._inputs(params, X, axes=1)
-        _require_signals(params, X, axes=1)
+        _require_signals(params, X, axes=1, sites=math.prod(self.inputs.sites))
         with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
     def signals_of(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        signals = self.whole.apply(params, X)
+        signals = self.whole.apply(params, X if isinstance(self.inputs, Rows) else self.inputs.read(X))
+        signals = signals.reshape(len(X), signals.shape[-1])
         return self.output_scale(params) * signals
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
@@ -201,9 +226,9 @@ class Network:
 
     def _inputs(self, params: Any, X: Any, *, axes: int) -> Any:
         """Return X, checked against parameters whose leaves have `axes` leading axes."""
-        X = validation.points("X", X)
+        X = self.inputs.rows("X", X)
         inputs, dtype = self._check(params, axes)
-        if X.shape[1] != inputs:
+        if isinstance(self.inputs, Rows) and X.shape[1] != inputs:
             raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {inputs}).")
         if X.dtype != dtype:
             name = str(dtype)
@@ -229,14 +254,34 @@ class Network:
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         """Compute everything about single inputs that pairs need."""
-        points, variance = self.first.embed(X)
+        if not self.across:
+            return self._encode(X)
+        each = jax.lax.map(lambda x: self._encode(x[None]), X)  # pairs of sites of one image at a time
+        return jax.tree.map(lambda leaf: leaf[:, 0], each)  # type: ignore[no-any-return]
+
+    def _encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
+        if isinstance(self.inputs, Rows):
+            points, variance = self.first.embed(X)
+        else:
+            points, variance = self.inputs.embed(X)
+            variance = variance._replace(among=self._among(points) if self.across else None)
         variance, _, memos = self.body.encode_with_mean(variance, None)
-        return NetworkFeatures(points, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos), variance)
+        memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos)
+        tangent = None if variance.among is None else variance.among.tangent.reshape(len(X))
+        output = Variance(variance.value.reshape(len(X)), variance.exponent.reshape(len(X)))
+        return NetworkFeatures(points, memos, output, tangent)
+
+    def _among(self, points: jax.Array) -> PairState:
+        """Return the state of all pairs of sites of each input, (*S, *S, n)."""
+        axes = len(self.inputs.sites)
+        units = jnp.moveaxis(points, 0, -2)  # (*S, n, channels)
+        correlation = correlate_sites(first_of_pair(units, axes, 2), second_of_pair(units, axes, 2))
+        return PairState(correlation, jnp.zeros_like(correlation.one_minus))
 
     @property
     def numbers_per_input(self) -> int:
         """Return the numbers that the memos of an input take."""
-        return self.body.numbers_per_input
+        return self.body.numbers_per_input * math.prod(self.inputs.sites)
 
     def rtol(self, dtype: Any) -> float:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
@@ -268,17 +313,55 @@ class Network:
 
     def _with_activations(self, change: Change) -> Network:
         body = self.body.map_layers(lambda layer, at: layer.map_activations(change, at), ())
-        return replace(self, layers=(self.first, *body.layers))
+        before = self.layers[: len(self.layers) - len(body.layers)]
+        return replace(self, layers=(*before, *body.layers))
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
+        if self.inputs.sites:
+            return self._pairs_of_images(x, y)
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
         return self.body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same)))
 
+    def _pairs_of_images(self, x: NetworkFeatures, y: NetworkFeatures) -> PairState:
+        """Compute `pairwise` for few pairs at a time, whose sites are in a core's cache."""
+        n, m = len(x.points), len(y.points)
+        sites = math.prod(self.inputs.sites)
+        most = max(1, _AT_ONCE // (sites**2 if self.across else sites))
+        columns = max(k for k in range(1, m + 1) if m % k == 0 and k <= most)
+        blocks = jax.tree.map(lambda leaf: leaf.reshape(m // columns, columns, *leaf.shape[1:]), (y.points, y.memos))
+
+        def row(one: Any) -> PairState:
+            one = jax.tree.map(lambda leaf: leaf[None], one)
+            part: PairState = jax.lax.map(lambda block: self._sites(*one, *block), blocks)
+            return jax.tree.map(lambda leaf: leaf.reshape(m), part)  # type: ignore[no-any-return]
+
+        return jax.lax.map(row, (x.points, x.memos))  # type: ignore[no-any-return]
+
+    def _sites(self, u: jax.Array, x: Any, v: jax.Array, y: Any) -> PairState:
+        """Compute the state of pairs from unit vectors at sites and memos, in sites, and the end's, (n, m)."""
+        axes, n, m = len(self.inputs.sites), len(u), len(v)
+        first, second = jnp.moveaxis(u, 0, -2)[..., None, :], jnp.moveaxis(v, 0, -2)[..., None, :, :]
+        rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x)
+        columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y)
+        if self.across:
+            first, second = first_of_pair(first, axes, 3), second_of_pair(second, axes, 3)
+            rows = jax.tree.map(lambda leaf: first_of_pair(leaf, axes, 2), rows)
+            columns = jax.tree.map(lambda leaf: second_of_pair(leaf, axes, 2), columns)
+        correlation = correlate_sites(first, second)
+        state = self.body.pair(rows, columns, PairState(correlation, jnp.zeros_like(correlation.one_minus)))
+        return jax.tree.map(lambda leaf: leaf.reshape(n, m), state)  # type: ignore[no-any-return]
+
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
+        if x.tangent is not None:
+            return PairState(correlation_with_itself(x.tangent), x.tangent)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
+        if self.inputs.sites:
+            like = jnp.zeros((*self.inputs.sites, len(x.points)), x.variance.value.dtype)
+            state = self.body.itself(memos, PairState(correlation_with_itself(like), like))
+            return jax.tree.map(lambda leaf: leaf.reshape(-1), state)  # type: ignore[no-any-return]
         return self.body.itself(memos, self._start(correlation_with_itself(x.variance.value)))
 
     def _start(self, correlation: Correlation) -> PairState:
@@ -286,14 +369,14 @@ class Network:
         return PairState(correlation, correlation.rho if self.first.trained else jnp.zeros_like(correlation.one_minus))
 
 
-def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int) -> None:
+def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: int) -> None:
     """Refuse signals that do not fit: those of two layers at once, of parameters with `axes` leading axes.
 
     Raises: MemoryError.
     """
-    weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2 + axes]
-    width, members = max(leaf.shape[-2] for leaf in weights), len(weights[0]) if axes else 1
-    size = 2.0 * X.dtype.itemsize * members * len(X) * width
+    weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim >= 2 + axes]
+    width, members = max(leaf.shape[axes] for leaf in weights), len(weights[0]) if axes else 1
+    size = 2.0 * X.dtype.itemsize * members * len(X) * width * sites
     memory.require(size, f"the signals of {len(X)} inputs in {width} units")
 
 

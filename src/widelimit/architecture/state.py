@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 
 from widelimit.activations.base import Activation, Memo, variance_after
+from widelimit.architecture.sites import Sites
 from widelimit.interpreter import interpreted
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
@@ -59,6 +60,9 @@ class Layer(abc.ABC):
 
     simple: ClassVar[bool] = False
     """True for `Dense`, and layers without parameters: gradients pass through them one after the other."""
+
+    mixes_sites: ClassVar[bool] = False
+    """True for a layer that needs covariances between the sites of images."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
@@ -112,6 +116,10 @@ class Layer(abc.ABC):
     def traits(self, before: Traits, path: str) -> Traits:
         """Return the traits of signals after the layer. Raises: ValueError: it has no limit after such signals."""
         return before
+
+    def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
+        """Return the layer for inputs with these sites, and the sites after it. Raises: ValueError: they do not fit."""
+        return self, sites
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
         """Return variance and mean after the layer, by NumPy, and enter the ranges before the activations in it."""

@@ -32,7 +32,7 @@ _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encod
 
 def _in_units(block: jax.Array, x: NetworkFeatures, y: NetworkFeatures) -> jax.Array:
     """Multiply a block (n, m) of the recursion, which is free of scale, by the deviations of the outputs."""
-    rows = Variance(*(leaf[:, None] for leaf in x.variance))
+    rows = jax.tree.map(lambda leaf: leaf[:, None], x.variance)
     return scaled(block, rows, y.variance)
 
 
@@ -54,10 +54,10 @@ def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
 def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     net = kernel.net
     dtype = inputs[0].dtype
-    deviations = np.concatenate([net.first.deviations(np.asarray(X)) for X in inputs])
+    deviations = np.concatenate([net.deviations(np.asarray(X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
-    if high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
+    if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
         found = [_sphere(_identify(net), high, dtype.name, tangent, target, small) for tangent in kernel.tangents]
         whole = [series for series in found if series is not None]
@@ -105,6 +105,9 @@ class _NetworkKernel(Matrices, abc.ABC):
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
         with lenient():
             return _prepared(self, inputs)
+
+    def _points(self, name: str, X: Any) -> Array:
+        return self.net.inputs.rows(name, X)
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input
