@@ -33,7 +33,9 @@ def taps(shape, size, stride, padding, dilation):
 def convolve(state, shape, size, stride=1, padding="same", dilation=1, w=1.0, b=0.0, trained=True):
     """Sigma and Theta: {(input, site, input, site): number}."""
     axes = len(shape)
-    after, sites = taps(shape, *((v,) * axes if isinstance(v, int) else v for v in (size, stride)), padding, (dilation,) * axes)
+    after, sites = taps(
+        shape, *((v,) * axes if isinstance(v, int) else v for v in (size, stride)), padding, (dilation,) * axes
+    )
     sigma, theta = state
     new = ({}, {})
     w, b = mp.mpf(w) ** 2, mp.mpf(b) ** 2

@@ -19,14 +19,16 @@ from widelimit.architecture.network import DEEPEST, PARAMETERIZATIONS, Network
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import Layer, Scalar, Traits
 
+ROWS = Rows()
 AnyActivation = str | Activation | Callable[[jax.Array], jax.Array]
 
 
-def network(*layers: Any, inputs: Inputs = Rows(), parameterization: str = "ntk") -> Network:  # noqa: B008
+def network(*layers: Any, inputs: Inputs = ROWS, parameterization: str = "ntk") -> Network:
     """f = layers in order: a `Network` from a tree of `widelimit.layers`; a name or function is an activation.
 
     Args:
         layers: the first is a `Dense` layer, which reads the inputs, and so is the last, whose outputs are Gaussian.
+        inputs: `Rows()`, or `Image(height, width, channels)` for layers with sites.
         parameterization: as in `mlp`.
 
     Raises:
@@ -36,7 +38,9 @@ def network(*layers: Any, inputs: Inputs = Rows(), parameterization: str = "ntk"
     """
     validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
     if not isinstance(inputs, (Rows, Image)):
-        raise TypeError(f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {validation.shown(inputs)}.")
+        raise TypeError(
+            f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {validation.shown(inputs)}."
+        )
     found = _place(branch_of(layers, "layers"), inputs)
     if not found or not (isinstance(found[0], Dense) or (inputs.sites and isinstance(found[0], Conv))):
         what = repr(found[0]) if found else "no layers"

@@ -155,7 +155,7 @@ class Serial(Combined):
             inputs = unit.check(own, inputs, axes)
         return inputs
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         for unit, own in zip(self.units, params, strict=True):
             signals = unit.apply(own, signals)
         return signals
@@ -260,7 +260,7 @@ class Repeat(Combined):
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         return Serial(*self.units).draw(key, shape, dtype)
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         return Serial(*self.units).apply(params, signals)
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:

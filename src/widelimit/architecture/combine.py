@@ -205,7 +205,7 @@ class _Sum(_Branches, abc.ABC):
             raise ValueError("branches of different widths")
         return found.pop()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         return sum_terms([part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)])
 
 
@@ -327,7 +327,7 @@ class Concatenate(_Branches):
     def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
         return sum(int(part.check(own, inputs, axes) or 0) for part, own in zip(self.parts, params, strict=True))
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         ends = [part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)]
         return jnp.concatenate(ends, axis=-1)
 

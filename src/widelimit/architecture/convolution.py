@@ -183,13 +183,17 @@ def _mean_of_taps(placed: Windows, signal: Variance) -> tuple[Variance, jax.Arra
 
 def _patches(placed: Windows, x: jax.Array, y: jax.Array, state: PairState) -> PairState:
     """Return the state of pairs of patches: 1 - rho = sum_t ((a_t - a'_t)^2/2 + a_t a'_t (1 - rho_t))."""
-    one_minus: Any = 0
-    one_plus: Any = 0
-    tangent: Any = 0
-    taps = [placed.each(array, *placed.pair_axes) for array in (*state.correlation, state.tangent)]
-    for a, b, minus, plus, own in zip(x, y, *taps, strict=True):
-        common = a * b
-        one_minus = one_minus + ((a - b) ** 2 / 2 + common * minus)
-        one_plus = one_plus + ((a - b) ** 2 / 2 + common * plus)
-        tangent = tangent + common * own
+    arrays = [placed.pad_axes(array) for array in (*state.correlation, state.tangent)]
+
+    def add(sums: Any, tap: Any) -> tuple[Any, None]:
+        a, b, place = tap
+        common, separation = a * b, (a - b) ** 2 / 2
+        minus, plus, own = (placed.at(place, array) for array in arrays)
+        terms = separation + common * minus, separation + common * plus, common * own
+        return jax.tree.map(jnp.add, sums, terms), None
+
+    taps = jnp.asarray(placed.places)
+    form = jax.eval_shape(lambda: add((0.0, 0.0, 0.0), (x[0], y[0], taps[0]))[0])
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
+    (one_minus, one_plus, tangent), _ = jax.lax.scan(add, start, (x, y, taps))
     return PairState(Correlation(one_minus, one_plus), tangent)

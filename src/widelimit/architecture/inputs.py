@@ -89,7 +89,8 @@ class Image:
             last = (*array.shape[2:], array.shape[1])
             advice = f"move the channels to the end: np.moveaxis({name}, 1, -1)" if last == self.shape else "check them"
             raise ValueError(f"{name} has images of shape {array.shape[1:]}, the network {self.shape}; {advice}.")
-        return array.reshape(len(array), self.size)
+        rows: Array = array.reshape(len(array), self.size)
+        return rows
 
     def read(self, X: Float[jax.Array, "n d"]) -> jax.Array:
         """Return the images (n, *sites, channels)."""

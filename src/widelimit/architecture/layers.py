@@ -16,6 +16,7 @@ from widelimit.activations.base import Activation, Memo
 from widelimit.activations.closed.linear import Identity
 from widelimit.activations.names import activation as resolve
 from widelimit.activations.names import name_or_repr
+from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Scalar, Shape, Traits
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -88,7 +89,7 @@ class Dense(Layer):
             return 1.0, jnp.sign(self.bias_std)
         return self.weight_std / math.sqrt(inputs), self.bias_std
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         weight, bias = self.scales(signals.shape[-1])
         params = params if self.trained else jax.lax.stop_gradient(params)
         sums = jnp.matmul(signals, params["weight"].T, precision="highest")
@@ -185,7 +186,7 @@ class Activate(Layer):
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return self.activation(signals)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
@@ -254,7 +255,7 @@ class LayerNorm(Layer):
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         centred = signals - jnp.mean(signals, axis=-1, keepdims=True)
         return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=-1, keepdims=True)))
 
@@ -312,7 +313,7 @@ class Scale(Layer):
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return signals * jnp.asarray(self.factor, signals.dtype)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
@@ -346,7 +347,7 @@ class Dropout(Layer):
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return signals
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
@@ -365,6 +366,11 @@ class Dropout(Layer):
 
     def traits(self, before: Traits, path: str) -> Traits:
         return before._replace(gaussian=before.gaussian and self.keep == 1)
+
+    def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
+        if sites.across and self.keep < 1:
+            raise ValueError(f"{path}: Dropout beside an average over sites, whose masks differ, is not supported.")
+        return self, sites
 
 
 def written(name: str, given: dict[str, tuple[Any, Any]]) -> str:

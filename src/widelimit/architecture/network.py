@@ -38,7 +38,7 @@ PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 DEEPEST = 100_000
 """Layers of a network; every input takes some numbers for each."""
 
-_AT_ONCE = 2**15
+_AT_ONCE = 2**13
 """Pairs of sites whose states are computed at once: an array of them is in a core's cache."""
 
 _GRID = 33
@@ -180,7 +180,9 @@ class Network:
             raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
         if not isinstance(self.inputs, Rows):
             if input_dim not in (None, self.inputs.size):
-                raise ValueError(f"input_dim is {self.inputs.size} for {self.inputs}, got {validation.shown(input_dim)}.")
+                raise ValueError(
+                    f"input_dim is {self.inputs.size} for {self.inputs}, got {validation.shown(input_dim)}."
+                )
             input_dim = self.inputs.shape[-1]
         elif input_dim is None:
             raise TypeError("input_dim, the number of features, is needed: net.init(0, input_dim=X.shape[1]).")
@@ -283,6 +285,11 @@ class Network:
         """Return the numbers that the memos of an input take."""
         return self.body.numbers_per_input * math.prod(self.inputs.sites)
 
+    @property
+    def numbers_per_pair(self) -> int:
+        """Return the numbers that a pair takes: one, or one a site."""
+        return math.prod(self.inputs.sites)
+
     def rtol(self, dtype: Any) -> float:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
         return max((a.rtol_in(dtype) for a in self.activations()), default=0.0)
@@ -326,8 +333,7 @@ class Network:
 
     def _pairs_of_images(self, x: NetworkFeatures, y: NetworkFeatures) -> PairState:
         """Compute `pairwise` for few pairs at a time, whose sites are in a core's cache."""
-        n, m = len(x.points), len(y.points)
-        sites = math.prod(self.inputs.sites)
+        m, sites = len(y.points), math.prod(self.inputs.sites)
         most = max(1, _AT_ONCE // (sites**2 if self.across else sites))
         columns = max(k for k in range(1, m + 1) if m % k == 0 and k <= most)
         blocks = jax.tree.map(lambda leaf: leaf.reshape(m // columns, columns, *leaf.shape[1:]), (y.points, y.memos))

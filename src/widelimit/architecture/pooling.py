@@ -96,10 +96,10 @@ class Flatten(_Sitewise):
 
     def pair(self, x: jax.Array, y: jax.Array, state: PairState) -> PairState:
         axes = len(self._before.sizes)
-        arrays = (x, y, *state.correlation, state.tangent)
-        if self._before.across:
-            arrays = tuple(_own_sites(array, axes) for array in arrays)
-        a, b, minus, plus, tangent = arrays
+        a, b, minus, plus, tangent = (
+            _own_sites(array, axes) if self._before.across else array
+            for array in (x, y, *state.correlation, state.tangent)
+        )
         along = tuple(range(axes))
         separation, common = (a - b) ** 2 / 2, a * b
         one_minus, one_plus, after = (
@@ -208,7 +208,10 @@ class AveragePool(_Sitewise):
         square = jnp.maximum(total**2 - 2 * spread, 0)
         root = safe_sqrt(square)
         memo = _PoolMemo(*(safe_divide(v, r) for v, r in ((weights, root), (total, root), (spread, square))))
-        across = _PoolMemo(*(first_of_pair(v, axes, 1) for v in memo)), _PoolMemo(*(second_of_pair(v, axes, 1) for v in memo))
+        across = (
+            _PoolMemo(*(first_of_pair(v, axes, 1) for v in memo)),
+            _PoolMemo(*(second_of_pair(v, axes, 1) for v in memo)),
+        )
         among = self._without_own(self.pair(*across, signal.among))
         mean = Variance(square / self.placed.count**2, jnp.broadcast_to(exponent, square.shape)).normalise()
         return mean._replace(among=among), memo

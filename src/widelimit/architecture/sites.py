@@ -78,6 +78,28 @@ class Windows:
             return array
         return jnp.pad(array, margins, mode="wrap") if self.padding == "circular" else jnp.pad(array, margins)
 
+    @property
+    def places(self) -> list[tuple[int, ...]]:
+        """Return the first site of each tap's slices, (taps, axes)."""
+        steps = [[k * d for k in range(n)] for n, d in zip(self.size, self.dilation, strict=True)]
+        return list(itertools.product(*steps))
+
+    def pad_axes(self, array: jax.Array) -> jax.Array:
+        """Add the margins to the sites of both inputs of a state of pairs."""
+        for first in self.pair_axes:
+            array = self.padded(array, first)
+        return array
+
+    def at(self, place: jax.Array, padded: jax.Array) -> jax.Array:
+        """Return a padded state of pairs at the tap whose slices begin at `place`, the same for both inputs."""
+        starts = [jnp.zeros((), place.dtype)] * padded.ndim
+        lengths, steps = list(padded.shape), [1] * padded.ndim
+        for first in self.pair_axes:
+            for axis, (start, stride, count) in enumerate(zip(place, self.stride, self.after, strict=True), first):
+                starts[axis], lengths[axis], steps[axis] = start, (count - 1) * stride + 1, stride
+        taken = jax.lax.dynamic_slice(padded, starts, lengths)
+        return jax.lax.slice(taken, [0] * padded.ndim, lengths, steps) if max(steps) > 1 else taken
+
     def each(self, array: jax.Array, *firsts: int) -> Iterator[jax.Array]:
         """Yield the array at the k-th site of all windows, for every k; the same k for the axes from each of `firsts`.
 
@@ -94,14 +116,14 @@ class Windows:
             yield taken
 
 
-def windows(
-    before: Sites, size: Any, stride: Any, padding: str, dilation: Any, path: str, name: str
-) -> Windows:
+def windows(before: Sites, size: Any, stride: Any, padding: str, dilation: Any, path: str, name: str) -> Windows:
     """Return the windows of a layer on these sites. Raises: ValueError: none fits."""
     sites = before.sizes
     if not sites:
         raise ValueError(f"{path}: {name} needs images; pass inputs=wl.Image(height, width, channels) to wl.network.")
-    many = [per_axis(value, len(sites), path, what) for what, value in zip(_SIZES, (size, stride, dilation), strict=True)]
+    many = [
+        per_axis(value, len(sites), path, what) for what, value in zip(_SIZES, (size, stride, dilation), strict=True)
+    ]
     found = Windows(sites, many[0], many[1], padding, many[2], before.across)
     large = any(s > n for n, s in zip(sites, many[1], strict=True) if n > 1 or s > 1)
     if min(found.after) < 1 or (large and padding != "valid"):

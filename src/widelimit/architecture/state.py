@@ -69,7 +69,7 @@ class Layer(abc.ABC):
         """Draw random parameters (a pytree) of the finite layer."""
 
     @abc.abstractmethod
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         """Apply the finite map."""
 
     @abc.abstractmethod

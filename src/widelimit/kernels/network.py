@@ -23,7 +23,7 @@ from widelimit.kernels.base import Kernel, Matrices
 from widelimit.kernels.sphere import Sphere, SpherePair, sphere
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Variance, scaled
+from widelimit.signals import scaled
 from widelimit.validation import Array
 
 _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encode)
@@ -111,6 +111,10 @@ class _NetworkKernel(Matrices, abc.ABC):
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input
+
+    @property
+    def numbers_per_pair(self) -> int:
+        return self.net.numbers_per_pair
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
