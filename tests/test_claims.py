@@ -12,7 +12,7 @@ from commands import invoke
 from widelimit.claims import jacot_figures
 from widelimit.claims.base import Check, Effort, Measurement, load
 from widelimit.claims.finite import output_covariances, outputs, parameters
-from widelimit.claims.run import FAILED, HELD, TOOTHLESS, Outcome
+from widelimit.claims.run import CONTROL_PASSES, FAILED, HELD, Outcome
 from widelimit.claims.statistics import power_law
 from widelimit.pages import number
 
@@ -27,8 +27,8 @@ def test_a_verdict_needs_checks_that_hold_and_controls_that_fail():
     assert outcome((good, bad), (bad,)).verdict == FAILED
     assert outcome((lost,), (bad,)).verdict == FAILED
     assert outcome((), (bad,)).verdict == FAILED
-    assert outcome((good,), (bad, good)).verdict == TOOTHLESS
-    assert outcome((good,), ()).verdict == TOOTHLESS
+    assert outcome((good,), (bad, good)).verdict == CONTROL_PASSES
+    assert outcome((good,), ()).verdict == CONTROL_PASSES
 
 
 WIDTHS = np.array([32.0, 64.0, 128.0, 256.0, 512.0])

@@ -28,6 +28,13 @@ def test_variables_that_are_set_stay(tmp_path):
     compiled.share(tmp_path, environment)
     assert environment["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path)
     assert environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "2"
+    assert "emitters" in environment["XLA_FLAGS"]
+
+
+def test_programs_of_users_are_compiled_as_users_do(tmp_path):
+    environment = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    compiled.share(tmp_path, environment)
+    assert "XLA_FLAGS" not in environment
 
 
 def test_programs_are_kept_unless_a_test_asks_for_none(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from widelimit.kernels.empirical import matvec
 
 EPS = np.finfo(np.float64).eps
 NET = wl.mlp(depth=3, activation="tanh", weight_std=1.3, bias_std=0.4)
@@ -64,6 +65,18 @@ def test_products_with_vectors():
     least = 8 * (3 * cost.parameters + 4 * cost.signals) / 2**30
     small = wl.empirical_ntk(NET.apply, PARAMS, output="trace", memory=1.01 * least)
     assert close(small.matvec(X, v, Y), TRACE.cross(X, Y) @ v)
+
+
+def test_products_of_a_function_that_is_not_defined_at_zero(monkeypatch):
+    """A chunk that is not full is filled up with rows of the data: at a row of zeros this function is NaN."""
+    monkeypatch.setattr(matvec, "CHUNK", 4)
+
+    def directions(params, points):
+        return points / jnp.linalg.norm(points, axis=1, keepdims=True) @ params
+
+    k, v = wl.empirical_ntk(directions, np.ones((X.shape[1], 1)), output="trace"), np.arange(1.0, len(X) + 1)
+    assert len(X) % 4
+    assert close(k.matvec(X, v), k.gram(X) @ v)
 
 
 def test_the_matrix_valued_kernel_flows():

@@ -48,7 +48,7 @@ def test_quadrature(phi, kinks, exact, largest, bound):
         with jax.enable_x64(True):
             s, small = np.full((9, 1), largest), np.full((9, 1), t)
             wanted = gaussian.panels(kinks, largest)
-            found = np.asarray(gaussian.pair_sums(phi, phi, s, small, rho, sine, required=wanted))[:, 0, 0]
+            found = np.asarray(gaussian.pair_sums(phi, phi, s, small, rho, sine, grid=wanted))[:, 0, 0]
         reference = exact.dual(largest**2, largest * t * rho, t**2)
         scale = math.sqrt(exact.dual(*[largest**2] * 3) * exact.dual(*[t**2] * 3))
         assert (np.abs(found - reference) <= bound * EPS * scale).all()

@@ -230,15 +230,12 @@ def test_a_residual_has_no_whole_matrix_where_there_is_no_room_for_one(monkeypat
 def test_the_folded_triangle_is_lapacks(n, size):
     root = RNG.standard_normal((n, n))
     matrix = root @ root.T + np.eye(n)
-    layout = packed._Layout.of(n)
-    folded = layout.empty(np.dtype(np.float64))
     blocks = [
         operators.RowBlock(i, j, matrix[i : i + size, j : j + size])
         for i in range(0, n, size)
         for j in range(0, i + 1, size)
     ]
-    for block in blocks:
-        layout.place(folded, block)
+    folded = packed.fold(blocks, n, np.dtype(np.float64))
     expected, _ = scipy.linalg.lapack.dtrttf(matrix, transr="N", uplo="L")
     np.testing.assert_array_equal(folded.ravel(), expected)
     noise = RNG.uniform(0, 1, n)

@@ -91,7 +91,7 @@ def test_sums_in_polar_coordinates_are_those_of_panels(name):
     with jax.enable_x64(True):
         odd, even = polar.sums_of_parts(interpreted(derivative), s, psi, kinked=bool(phi.kinks))
         wanted = gaussian.panels(phi.kinks, 4.0)
-        expected = gaussian.pair_sums(derivative, derivative, row, row, np.cos(both), np.sin(both), required=wanted)
+        expected = gaussian.pair_sums(derivative, derivative, row, row, np.cos(both), np.sin(both), grid=wanted)
     plus, minus = np.moveaxis(expected, 0, -1)[..., :3], np.moveaxis(expected, 0, -1)[..., 3:]
     assert np.abs(even - (plus + minus) / 2).max() <= 64 * EPS
     assert np.abs(odd - (plus - minus) / 2).max() <= 64 * EPS

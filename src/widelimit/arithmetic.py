@@ -12,7 +12,7 @@ import numpy as np
 P = ParamSpec("P")
 R = TypeVar("R")
 NOTHING = np.zeros((), bool)
-"""An array put on the device to see if JAX is tracing: then it comes back as a tracer."""
+"""While JAX is tracing, this array comes back from `jax.device_put` as a tracer."""
 
 
 @contextmanager
@@ -24,15 +24,15 @@ def lenient() -> Iterator[None]:
 
 @contextmanager
 def arithmetic(wide: bool) -> Iterator[None]:
-    """Use the settings of `lenient`, with float64 on or off."""
+    """Use the settings of `lenient`, with float64 on if `wide`, else off."""
     with jax.enable_x64(wide), jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
         yield
 
 
 def outside(function: Callable[P, R]) -> Callable[P, R]:
-    """Return the function, of concrete values, such that it also runs at once when called while JAX is tracing.
+    """Return a function that computes on concrete values at once, also when it is called while JAX is tracing.
 
-    It then has a thread of its own, where nothing is traced. (With `jax.ensure_compile_time_eval` here, programs would
+    It then runs in another thread, where nothing is traced. (With `jax.ensure_compile_time_eval` here, programs would
     be traced in another way, in many pieces.) Calls outside of a trace cost no more than before.
     """
 

@@ -77,9 +77,9 @@ def _density_ends() -> list[float]:
     return [-end for end in _DENSITY[:0:-1]] + list(_DENSITY)
 
 
-def normal_rule(deviation: np.ndarray, required: Panels) -> tuple[np.ndarray, np.ndarray]:
+def normal_rule(deviation: np.ndarray, grid: Panels) -> tuple[np.ndarray, np.ndarray]:
     """Return nodes z and weights, (..., q): E[phi(s z)] = sum(weights * phi(s nodes)) for every deviation s."""
-    own = [end / deviation for end in required.ends]
+    own = [end / deviation for end in grid.ends]
     return _rule(_merge([np.full_like(deviation, end) for end in _density_ends()], own))
 
 
@@ -114,7 +114,7 @@ def pair_sum(
     rho: float,
     sigma: float,
     *,
-    required: Panels,
+    grid: Panels,
     halved: bool = False,
 ) -> Float[np.ndarray, "a b"]:
     """Compute E[f(s_i u) g(t_j v)] for standard deviations (a,), (b,), one rho and sigma = sqrt(1 - rho^2) >= 0.
@@ -124,10 +124,10 @@ def pair_sum(
     base, largest_s, largest_t = _density_ends(), np.max(s), np.max(t)
     line, spread = (value if value != 0 else _TINY for value in (rho, sigma))
     with np.errstate(over="ignore"):
-        crossings = [(kink / largest_t + sigma * end) / line for kink in required.kinks for end in base]
-        own = [end / largest_s for end in required.ends]
+        crossings = [(kink / largest_t + sigma * end) / line for kink in grid.kinks for end in base]
+        own = [end / largest_s for end in grid.ends]
         u, u_weights = _rule(_merge([np.asarray(end) for end in base], own, crossings), halved=halved)
-        inner = [(end / largest_t - rho * u) / spread for end in required.ends]
+        inner = [(end / largest_t - rho * u) / spread for end in grid.ends]
     w, w_weights = _rule(_merge([np.full_like(u, end) for end in base], inner), halved=halved)
     v = rho * u[:, None] + sigma * w
     averages = np.stack([np.sum(w_weights * g(deviation * v), axis=1) for deviation in t])
@@ -135,12 +135,12 @@ def pair_sum(
 
 
 def pair_sums(
-    f: Function, g: Function, s: np.ndarray, t: np.ndarray, rho: np.ndarray, sigma: np.ndarray, *, required: Panels
+    f: Function, g: Function, s: np.ndarray, t: np.ndarray, rho: np.ndarray, sigma: np.ndarray, *, grid: Panels
 ) -> Float[np.ndarray, "rows a b"]:
     """Compute `pair_sum` for every row of s (rows, a), t (rows, b), rho, sigma (rows,); f, g by the interpreter."""
     first, second = interpreted(f), interpreted(g)
     rows = zip(*(np.asarray(v, np.float64) for v in (s, t, rho, sigma)), strict=True)
-    return np.stack([pair_sum(first, second, *row, required=required) for row in rows])
+    return np.stack([pair_sum(first, second, *row, grid=grid) for row in rows])
 
 
 class Expectation(NamedTuple):
@@ -190,22 +190,21 @@ def gaussian_expectation(
     # Exactly: rounded, it would move the angle of a nearly equal pair by sqrt(eps).
     left = Fraction(q1) * Fraction(q2) - Fraction(c) ** 2
     sigma = math.sqrt(max(float(left / (Fraction(q1) * Fraction(q2))), 0.0))
-    required = panels(ends, 2.0 ** math.ceil(math.log2(max(s, t, 1.0))))
+    grid = panels(ends, 2.0 ** math.ceil(math.log2(max(s, t, 1.0))))
     with arithmetic(True):
         deviations, numpy = (np.array([s]), np.array([t])), (interpreted(f), interpreted(g))
         coarse, fine = (
-            float(pair_sum(*numpy, *deviations, rho, sigma, required=required, halved=halved)[0, 0])
-            for halved in (False, True)
+            float(pair_sum(*numpy, *deviations, rho, sigma, grid=grid, halved=halved)[0, 0]) for halved in (False, True)
         )
-        sizes = [_second_moment(function, size, required) for function, size in ((f, s), (g, t))]
+        sizes = [_second_moment(function, size, grid) for function, size in ((f, s), (g, t))]
     scale = math.sqrt(sizes[0][0] * sizes[1][0])
     left_out = max(end / max(size, _TINY) for size, end in sizes)
     error = abs(fine - coarse) + _ROUNDING * float(np.finfo(np.float64).eps) * scale
     return Expectation(fine, error if left_out < 1e-16 and math.isfinite(error) else math.inf)
 
 
-def _second_moment(f: Function, s: float, required: Panels) -> tuple[float, float]:
+def _second_moment(f: Function, s: float, grid: Panels) -> tuple[float, float]:
     """Compute E[f(s z)^2], and the larger of the two terms f^2 times the density at the ends of the rule."""
-    nodes, weights = normal_rule(np.asarray(s), required)
+    nodes, weights = normal_rule(np.asarray(s), grid)
     values = interpreted(f)(s * np.concatenate([nodes, [-REACH, REACH]])) ** 2
     return float(np.sum(weights * values[:-2])), float(values[-2:].max() * math.exp(-(REACH**2) / 2))

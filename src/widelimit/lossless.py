@@ -21,6 +21,19 @@ def refuse_masked(name: str, value: Any) -> None:
         )
 
 
+def package_of(value: Any) -> str:
+    """Return the name of the package that defines the value's class: "pandas", "polars", "numpy", ..."""
+    return type(value).__module__.partition(".")[0]
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Return the value as a NumPy array. Raises: ValueError: rows of different lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
+
+
 DATES = (datetime.date, datetime.time, datetime.timedelta, np.datetime64, np.timedelta64)
 REMEDIES = {
     "c": "pass the real and imaginary parts as separate columns",
@@ -35,7 +48,7 @@ REMEDIES = {
 
 def columns(value: Any) -> Iterator[Any]:
     """Return the columns of a table, each of which has a dtype of its own; of anything else nothing."""
-    package = type(value).__module__.partition(".")[0]
+    package = package_of(value)
     if package in ("pandas", "polars") and len(getattr(value, "shape", ())) == 2:
         yield from (value.iloc[:, j] for j in range(value.shape[1])) if package == "pandas" else value.iter_columns()
 
@@ -52,7 +65,7 @@ def refuse_inexact(name: str, array: np.ndarray) -> None:
 
 
 def refuse_inexact_lists(name: str, value: Any) -> None:
-    """Refuse such numbers in lists, which NumPy may have rounded already. Raises: TypeError."""
+    """Refuse integers in lists that float64 rounds; NumPy may have rounded them already. Raises: TypeError."""
     if isinstance(value, (list, tuple)):
         for entry in value:
             refuse_inexact_lists(name, entry)

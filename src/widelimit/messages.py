@@ -15,7 +15,7 @@ LONGEST = 60
 
 @final
 class _Short(reprlib.Repr):
-    """The object cuts `repr` to a few entries; arrays and tables to their shape."""
+    """Values are shown by a `repr` of a few entries, arrays and tables by their shape."""
 
     def repr_instance(self, x: Any, level: int) -> str:
         shape = getattr(x, "shape", None)
@@ -44,6 +44,11 @@ def shown(value: Any) -> str:
     except Exception:
         text = f"a {type(value).__name__}"
     return text if len(text) <= 2 * LONGEST else f"{text[: 2 * LONGEST - 4]} ..."
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the message of a user's function, at most 150 characters of it."""
+    return str(error).strip().split("\n")[0][:150]
 
 
 def list_names(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def document(title: str, body: str) -> str:
-    """Make the page of its title, plain text, and its body, HTML."""
+    """Make a page from its title (plain text) and its body (HTML)."""
     style = resources.files("widelimit").joinpath("pages.css").read_text()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -26,7 +26,7 @@ def document(title: str, body: str) -> str:
 
 
 def picture(figure: Figure, text: str) -> str:
-    """Draw a figure into the page; `text` says what it shows, for those who cannot see it."""
+    """Return the figure as a PNG inside HTML; `text` says what it shows, for those who cannot see it."""
     stream = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box; the text has it
@@ -36,7 +36,7 @@ def picture(figure: Figure, text: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Make a table of plain texts; without a head, if that is empty."""
+    """Make a table of plain texts; an empty `head` makes one without a header."""
     cells = "".join(f"<th>{html.escape(text)}</th>" for text in head)
     top = f"<tr>{cells}</tr>" * bool(head)
     lines = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)

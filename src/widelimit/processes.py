@@ -37,7 +37,7 @@ if sys.platform != "win32":
 
 
 def refuse_forked() -> None:
-    """Raise where a compiled program would wait without end. It costs one look at a flag.
+    """Refuse to compute in a forked process, where a compiled program would never return. The check reads one flag.
 
     Raises: RuntimeError: this process was forked from one that had used JAX.
     """

@@ -22,7 +22,7 @@ def no_progress(*_: object) -> None:
 
 @functools.cache
 def _screen() -> Any:
-    """Return the screen, one for all: a bar within the time of another is a line under it."""
+    """Return the console that all bars share: a bar that starts while another runs is drawn under it."""
     from rich.console import Console
 
     return Console(stderr=True)
@@ -30,12 +30,10 @@ def _screen() -> Any:
 
 @contextmanager
 def progress_bar(requested: bool, *, unit: str = "") -> Iterator[Report]:
-    """Yield a function that moves a bar on stderr, if that is a terminal and the bar is requested.
+    """Yield a function that moves a bar on stderr if `requested` and stderr is a terminal, else one that does nothing.
 
-    Otherwise the function does nothing.
-
-    Where less is done than before, something new has begun, with a clock of its own. With a unit the bar counts, else
-    it shows per cent. It is gone at the end.
+    A report with a smaller `done` than before starts a new stage, whose time counts from 0. With a unit the bar shows
+    "done/total unit", else per cent. The bar is erased at the end.
     """
     if not (requested and sys.stderr.isatty()):
         yield no_progress
@@ -48,7 +46,9 @@ def progress_bar(requested: bool, *, unit: str = "") -> Iterator[Report]:
     counts = TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True))
     bars = BarColumn(max(8, min(BAR, console.width - REST)))
     columns, both = (name, bars, counts, TimeElapsedColumn(), TimeRemainingColumn(compact=True)), sys.stdout.isatty()
-    with Progress(*columns, console=console, transient=True, redirect_stdout=both) as progress:  # a pipe is not rich's
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=both
+    ) as progress:  # rich would write to a pipe, too
         task = progress.add_task("", total=None, count="")
 
         def report(stage: str, done: float, total: float) -> None:
@@ -58,7 +58,7 @@ def progress_bar(requested: bool, *, unit: str = "") -> Iterator[Report]:
                 task = progress.add_task("", total=None, count="")
             count = (f"{done:g}/{total:g} {unit}" if unit else f"{done / total:.0%}") if total else ""
             progress.update(task, description=stage, completed=done, total=total or None, count=count)
-            if not done:  # what comes may hold the interpreter, and with it the screen
+            if not done:  # the work that follows may hold the interpreter, so that nothing is drawn before its end
                 progress.refresh()
 
         yield report

@@ -26,9 +26,9 @@ def pytree(cls: type[T]) -> type[T]:
     A field with metadata {"static": True} is structure instead. Own activations and kernels need it: write `@wl.pytree`
     above the class. A class that is a dataclass already is only registered.
 
-    Not by `jax.tree_util.register_dataclass`: the structures it makes compare equal for two classes with equal static
-    fields (JAX 0.10.2), and a compiled function was then seen to answer with that of another activation. Here the
-    class is part of what is compared. Functions among the fields are pickled by name.
+    `jax.tree_util.register_dataclass` is not used: its structures compare equal for two classes with equal static
+    fields (JAX 0.10.2), and the compiled program of one activation was then seen to be used for another. Here the class
+    is part of what is compared. Functions among the fields are pickled by name.
 
     Raises:
         TypeError: not a class, or one with an `__init__` of its own, which a frozen dataclass cannot have.

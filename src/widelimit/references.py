@@ -117,7 +117,7 @@ def _itself(value: Any) -> Any:
 
 
 def _by_value() -> bool:
-    """A pickler is at work that writes functions of no module by their code, as joblib does between processes."""
+    """Return True while cloudpickle or dill writes functions by their code, as joblib does between processes."""
     frame = sys._getframe()
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))

@@ -113,7 +113,7 @@ def evaluate(table: dict[str, tuple[float, ...]], v: jax.Array) -> jax.Array:
 def chebyshev_halves(coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (a, b), along the first axis: sum_k c_k T_k(x) = sum_j a_j T_j(y) + x sum_j b_j T_j(y), y = 2 x^2 - 1.
 
-    From T_2k(x) = T_k(y) and T_(2k+1)(x)/x = 2 T_k(y) - T_(2k-1)(x)/x. An even number of coefficients.
+    From T_2k(x) = T_k(y) and T_(2k+1)(x)/x = 2 T_k(y) - T_(2k-1)(x)/x. The number of coefficients is even.
     """
     even, odd = coefficients[0::2], 2 * coefficients[1::2]
     for k in range(len(odd) - 2, -1, -1):
@@ -133,7 +133,7 @@ def chebyshev_chains(coefficients: np.ndarray) -> np.ndarray:
 def chains_sum(chains: jax.Array, x: jax.Array) -> jax.Array:
     """Compute sum_k c_k T_k(x) from `chebyshev_chains(c)`; x in [-1, 1].
 
-    Clenshaw's recurrence waits for itself at every term: eight short ones beside each other take a third of the time.
+    Each term of Clenshaw's recurrence needs the one before; eight independent short ones take a third of the time.
     """
     places = [x]
     for _ in range(3):

@@ -287,8 +287,8 @@ def correlate_points(U: Float[jax.Array, "n k"], V: Float[jax.Array, "m k"], *, 
     return correlation_from_gap(gap, positive)
 
 
-_LEFT = -1.0
-"""Marks a gap (all are >= -eps) still to be computed from |u - v|^2/2; 2 * _LEFT: from |u + v|^2/2."""
+_PENDING = -1.0
+"""Marks a gap (all are >= -eps) still to be computed from |u - v|^2/2; 2 * _PENDING: from |u + v|^2/2."""
 
 
 def _by_differences(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Array, required: jax.Array) -> jax.Array:
@@ -299,15 +299,15 @@ def _by_differences(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Ar
     centred = size - jnp.matmul(u, v.T, precision="highest")
     enough = required & positive & (centred >= SMALL_GAP[U.dtype.name] * size)
     # One array for all, as every array that a loop reads costs compile time; gaps still to be computed are negative.
-    given = jnp.where(enough, centred, jnp.where(required, jnp.where(positive, _LEFT, 2 * _LEFT), gap))
+    given = jnp.where(enough, centred, jnp.where(required, jnp.where(positive, _PENDING, 2 * _PENDING), gap))
 
     def row(at: tuple[jax.Array, ...]) -> jax.Array:
         u, given, lowest = at
 
         def differences() -> jax.Array:
-            sign = jnp.where(given > 1.5 * _LEFT, 1, -1).astype(U.dtype)
-            return jnp.where(given > _LEFT / 2, given, jnp.sum((sign[:, None] * u - V) ** 2, axis=1) / 2)
+            sign = jnp.where(given > 1.5 * _PENDING, 1, -1).astype(U.dtype)
+            return jnp.where(given > _PENDING / 2, given, jnp.sum((sign[:, None] * u - V) ** 2, axis=1) / 2)
 
-        return jnp.asarray(jax.lax.cond(lowest <= _LEFT / 2, differences, lambda: given))
+        return jnp.asarray(jax.lax.cond(lowest <= _PENDING / 2, differences, lambda: given))
 
     return jnp.asarray(jax.lax.map(row, (U, given, jnp.min(given, axis=1))))

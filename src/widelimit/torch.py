@@ -14,6 +14,7 @@ from widelimit.kernels.base import Kernel
 from widelimit.kernels.empirical.contraction import OUTPUTS, PAIRS, SELF, Output
 from widelimit.kernels.empirical.rows import Probe, choose_rows, nudge, require_rowwise
 from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.messages import first_line
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.validation import Array
@@ -61,9 +62,8 @@ class ModuleJacobian:
             with torch.no_grad():
                 shape = tuple(self._call(trained, fixed, inputs).shape)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            reason = str(error).strip().split("\n")[0]
             raise ValueError(
-                f"the module fails for inputs of shape (1, {X.shape[1]}): {reason} Inputs of another form: "
+                f"the module fails for inputs of shape (1, {X.shape[1]}): {first_line(error)} Inputs of another form: "
                 f"torch.nn.Sequential(torch.nn.Unflatten(1, shape), module)."
             ) from error
         if len(shape) != 2 or shape[0] != 1 or shape[1] == 0:
@@ -144,7 +144,7 @@ class ModuleJacobian:
                     )
         raise ValueError("the kernel overflows: scale the outputs of the module down, or pass X in float64.")
 
-    def table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
+    def matrix(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
         """Compute the kernel of all pairs; where Y is X one triangle and its mirror."""
         c, rows = self.outputs(X), self.rows(X)
         tail = {"full": (c, c), "trace": (), "diagonal": (c,)}[output]
@@ -161,7 +161,7 @@ class ModuleJacobian:
                     out[j : j + rows, i : i + rows] = (block + mirror) / 2 if i == j else mirror
         return out
 
-    def own(self, X: np.ndarray, output: Output) -> np.ndarray:
+    def diagonal(self, X: np.ndarray, output: Output) -> np.ndarray:
         """Compute the kernel of every row with itself."""
         c, rows, parts = self.outputs(X), self.rows(X), []
         for i in range(0, len(X), rows):
@@ -169,20 +169,20 @@ class ModuleJacobian:
             parts.append(_contract(SELF[output], found, found, c if output == "trace" else 1))
         return np.concatenate(parts)
 
-    def rowwise_table(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
-        """Compute `table` of a module that does not mix rows.
+    def rowwise_matrix(self, X: np.ndarray, Y: np.ndarray, output: Output) -> np.ndarray:
+        """Compute `matrix` of a module that does not mix rows.
 
         Raises: ValueError: it does; a Jacobian that is not finite.
         """
         self.require_rowwise(X, Y)
-        values = self.table(X, Y, output)
+        values = self.matrix(X, Y, output)
         self.require_finite(values, X=X, Y=Y)
         return values
 
     def rowwise_diagonal(self, X: np.ndarray, output: Output) -> np.ndarray:
-        """Compute `own` of a module that does not mix rows. Raises: as `rowwise_table`."""
+        """Compute `diagonal` of a module that does not mix rows. Raises: as `rowwise_matrix`."""
         self.require_rowwise(X)
-        values = self.own(X, output)
+        values = self.diagonal(X, output)
         self.require_finite(values, X=X)
         return values
 
@@ -209,13 +209,13 @@ class ModuleKernel(Kernel):
         return values
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
-        def table(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:
-            return self.jacobian.table(a, a if itself else b, "trace")
+        def matrix(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:
+            return self.jacobian.matrix(a, a if itself else b, "trace")
 
-        return self._outside(table, (len(x), len(y)), x, y, jnp.asarray(same))  # tiles trace `same`
+        return self._outside(matrix, (len(x), len(y)), x, y, jnp.asarray(same))  # tiles trace `same`
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
-        return self._outside(lambda a: self.jacobian.own(a, "trace"), (len(x),), x)
+        return self._outside(lambda a: self.jacobian.diagonal(a, "trace"), (len(x),), x)
 
     def _outside(self, function: Callable[..., np.ndarray], shape: tuple[int, ...], *arrays: jax.Array) -> jax.Array:
         """Call a function of NumPy arrays from within a JAX computation."""
@@ -243,7 +243,7 @@ class ModuleMatrixKernel(MatrixKernel):
         return replace(self, count=self.jacobian.outputs(np.asarray(inputs[0])))
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return self.jacobian.rowwise_table(*validation.two_blocks(X, Y), "full")
+        return self.jacobian.rowwise_matrix(*validation.two_blocks(X, Y), "full")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
         return self.jacobian.rowwise_diagonal(np.asarray(validation.points("X", X)), "full")
@@ -262,7 +262,7 @@ class ModuleDiagonal:
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """Compute (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return self.jacobian.rowwise_table(*validation.two_blocks(X, Y), "diagonal")
+        return self.jacobian.rowwise_matrix(*validation.two_blocks(X, Y), "diagonal")
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Compute (n, d) -> (n, c). Raises: as `Kernel.gram`."""

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from widelimit.lossless import REMEDIES, columns, large, refuse_inexact, refuse_inexact_lists, refuse_masked
+from widelimit.lossless import REMEDIES, as_array, columns, large, refuse_inexact, refuse_inexact_lists, refuse_masked
 from widelimit.messages import shown as shown
 from widelimit.processes import refuse_forked
 from widelimit.shapes import Float
@@ -28,7 +28,7 @@ FLOAT_MAX = int(np.finfo(np.float64).max)
 
 
 def as_float_array(name: str, value: Any) -> Array:
-    """Return the value as float32 or float64 without loss, or an error that says what to pass."""
+    """Return the value as float32 or float64 without loss. Raises: TypeError, ValueError: with what to pass."""
     refuse_forked()
     refuse_masked(name, value)
     if type(value).__module__.startswith("scipy.sparse"):
@@ -37,10 +37,7 @@ def as_float_array(name: str, value: Any) -> Array:
     if not isinstance(value, jax.Array):
         for column in columns(value):
             refuse_inexact(name, np.asarray(column))
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
+        value = as_array(name, value)
         if isinstance(given, (list, tuple)) and large(value):
             refuse_inexact_lists(name, given)
     dtype = np.dtype(value.dtype)
@@ -78,7 +75,7 @@ def traced(*values: Any) -> bool:
 
 
 def as_finite_floats(name: str, value: Any) -> Array:
-    """Return a number or an array of any shape as float32 or float64, finite."""
+    """Return a number or an array of any shape as float32 or float64, finite. Raises: TypeError, ValueError."""
     array = as_float_array(name, value)
     refuse_non_finite(name, array)
     return array
@@ -112,7 +109,7 @@ def owned(values: Any, dtype: Any = None) -> np.ndarray:
 
 
 def sample_weights(value: Any, n: int) -> Float[np.ndarray, " n"]:
-    """Return (n,) weights >= 0, not all of them 0; 1 unless given."""
+    """Return (n,) weights >= 0, not all of them 0; 1 unless given. Raises: TypeError, ValueError."""
     if value is None:
         return np.ones(n)
     weights = np.asarray(as_float_array("sample_weight", value), dtype=np.float64)
@@ -146,7 +143,7 @@ def sealed(result: Any) -> None:
 
 
 def points(name: str, value: Any) -> Array:
-    """Return (n, d) inputs, n and d >= 1, float32 or float64, finite."""
+    """Return (n, d) inputs, n and d >= 1, float32 or float64, finite. Raises: TypeError, ValueError."""
     array = as_float_array(name, value)
     if array.ndim == 1:
         raise ValueError(
@@ -161,9 +158,14 @@ def points(name: str, value: Any) -> Array:
     return array
 
 
+def concrete_points(name: str, value: Any) -> np.ndarray:
+    """Return `points` as a NumPy array. Raises: TypeError, ValueError: as `points` and `concrete`."""
+    return np.asarray(points(name, concrete(name, value)))
+
+
 def two_blocks(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return two blocks of inputs (n, d), (m, d) as NumPy arrays of their common dtype; one array where Y is X."""
-    x, y = (np.asarray(points(name, concrete(name, value))) for name, value in (("X", X), ("Y", Y)))
+    x, y = concrete_points("X", X), concrete_points("Y", Y)
     same_features("X", x, "Y", y)
     dtype = np.result_type(x, y)
     x = x.astype(dtype, copy=False)
@@ -171,13 +173,13 @@ def two_blocks(X: Any, Y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def same_features(name_x: str, X: Array, name_y: str, Y: Array) -> None:
-    """Check that both have the same number of columns."""
+    """Refuse blocks with different numbers of columns. Raises: ValueError."""
     if X.shape[1] != Y.shape[1]:
         raise ValueError(f"{name_x} has {X.shape[1]} features and {name_y} has {Y.shape[1]}; they must agree.")
 
 
 def concrete(name: str, value: Any) -> Any:
-    """Return the value, unless it is being traced by JAX."""
+    """Return the value. Raises: TypeError: JAX is tracing it."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
             f"{name} is being traced by jax (jit, grad or vmap); inference works on values. Inside a traced "
@@ -187,7 +189,7 @@ def concrete(name: str, value: Any) -> Any:
 
 
 def targets(name: str, value: Any, n: int) -> np.ndarray:
-    """Return (n,) or (n, c) targets as float64, finite."""
+    """Return (n,) or (n, c) targets as float64, finite. Raises: TypeError, ValueError."""
     array = np.asarray(as_float_array(name, concrete(name, value)))
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] == 0):
         raise ValueError(f"{name} must have shape (n,) or (n, c) with c >= 1, got shape {array.shape}.")
@@ -225,7 +227,7 @@ def noise(value: Any, n: int) -> np.ndarray:
 
 
 def times(value: Any) -> np.ndarray:
-    """Return training times in [0, inf], shape () or (T,), as float64."""
+    """Return training times in [0, inf], shape () or (T,), as float64. Raises: TypeError, ValueError."""
     array = np.asarray(as_float_array("t", concrete("t", value)), dtype=np.float64)
     if array.ndim > 1 or array.size == 0:
         raise ValueError(f"t must be a number or a one-dimensional array of times, got shape {array.shape}.")
@@ -284,7 +286,7 @@ def one_time(value: Any) -> np.ndarray:
 
 
 def integer(name: str, value: Any, *, at_least: int, below: float = math.inf) -> int:
-    """Return an integer in range (not a bool, not a float that happens to be whole)."""
+    """Return an integer in [at_least, below); bools and floats such as 2.0 are none. Raises: TypeError, ValueError."""
     refuse_forked()
     try:
         if isinstance(value, (bool, np.bool_)):

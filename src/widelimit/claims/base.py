@@ -14,6 +14,8 @@ from widelimit.claims import NAMES
 from widelimit.claims.statistics import Line
 
 T = TypeVar("T")
+EPS = float(np.finfo(np.float64).eps)
+"""The relative rounding error of double precision, 2.2e-16."""
 Data = Mapping[str, np.ndarray]
 """Arrays that a figure shows, by name; numbers and booleans, never objects."""
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_least, at_most, within
+from widelimit.claims.base import EPS, Claim, Data, Effort, Measurement, at_least, at_most, within
 
 SEED = 4401
 DIMENSION = 3
@@ -42,7 +42,7 @@ def antipodes(pairs: int) -> np.ndarray:
 def null_directions(k: wl.Kernel, pairs: int) -> int:
     """Count eigenvalues of the Gram matrix on antipodal pairs below n eps of the largest."""
     values = np.linalg.eigvalsh(np.asarray(k.gram(antipodes(pairs))))
-    return int(np.sum(values < len(values) * np.finfo(float).eps * values[-1]))
+    return int(np.sum(values < len(values) * EPS * values[-1]))
 
 
 def measure(effort: Effort) -> Measurement:

@@ -1,4 +1,4 @@
-"""Claims about finite networks share this code: random networks, drawn by NumPy, evaluated together by the library."""
+"""Claims about finite networks share this code: NumPy draws random networks, and the library evaluates them at once."""
 
 import functools
 import itertools

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 import widelimit as wl
 from widelimit import plots
 from widelimit.arithmetic import arithmetic
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
+from widelimit.claims.base import EPS, Claim, Data, Effort, Measurement, at_most
 
 SEED = 3301
-EPS = float(np.finfo(float).eps)
 BOUND = 1e3 * EPS
 """The bound is relative to the largest velocity: sums over thousands of parameters have products that partly cancel."""
 N, OUTPUTS = 6, 3

@@ -1,4 +1,4 @@
-"""Definitions 2.1 and 2.2: X = A Z + mu, its covariance A A^T, its density."""
+"""Definitions 2.1 and 2.2: X = A Z + mu has the covariance A A^T, whatever its rank, and a density on its support."""
 
 import math
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most, within
+from widelimit.claims.base import EPS, Claim, Data, Effort, Measurement, at_most, within
 
 SEED = 2101
 MIXING = np.array([[1.0, 0.5], [0.3, -1.2], [1.3, -0.7], [-0.7, -1.7]])
@@ -66,7 +66,6 @@ def measure(effort: Effort) -> Measurement:
     """Measure moments, rank, and both integrals."""
     draws, off = experiment(effort, stretch=1.0)
     gp, index = process(4)
-    eps = float(np.finfo(float).eps)
     off_support = np.abs((draws - MEAN) @ np.linalg.svd(MIXING)[0][:, 2:]).max()
     whole, support = integral(), integral_on_support()
     checks = (
@@ -74,7 +73,7 @@ def measure(effort: Effort) -> Measurement:
             "largest deviation of the moments", np.abs(off).max(), LEVEL, "standard errors; 4 means, 10 covariances"
         ),
         within("rank of A A^T", gp.rank(index), 2, 0, "A has two columns"),
-        at_most("distance of draws from mu + im A", off_support, 1e3 * eps, "rounding of a few products of size 10"),
+        at_most("distance of draws from mu + im A", off_support, 1e3 * EPS, "rounding of a few products of size 10"),
         within("integral of the density", whole, 1.0, 1e-10, "cut at 7 standard deviations: 3e-12; rounding"),
         within("integral over the support, rank 2", support, 1.0, 1e-10, "the same"),
     )

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
+from widelimit.claims.base import EPS, Claim, Data, Effort, Measurement, at_most
 
 SEED = 3901
 
@@ -37,7 +37,7 @@ def inputs(effort: Effort) -> np.ndarray:
 def smallest(gram: np.ndarray) -> float:
     """Return the most negative eigenvalue over n eps times the largest."""
     values = np.linalg.eigvalsh(gram)
-    return float(max(-values[0], 0.0) / (len(gram) * np.finfo(float).eps * values[-1]))
+    return float(max(-values[0], 0.0) / (len(gram) * EPS * values[-1]))
 
 
 def measure(effort: Effort) -> Measurement:

@@ -272,7 +272,7 @@ def _draw_outputs(axes: Axes, data: Data) -> None:
     for i, (width, color) in enumerate(zip(data["output widths"], COLORS, strict=True)):
         axes.plot(ANGLES, data[f"outputs {i}"].T, color=color, linewidth=0.4, alpha=0.5)
         axes.plot([], [], color=color, label=f"width {width}")
-    for factor, style in ((-1.2816, "--"), (0.0, "-"), (1.2816, "--")):
+    for factor, style in ((-NINETY, "--"), (0.0, "-"), (NINETY, "--")):
         axes.plot(ANGLES, data["mean"] + factor * data["spread"], style, color=plots.BAYES, linewidth=1.5)
     axes.plot([], [], "--", color=plots.BAYES, label="limit: 10, 50, 90 %")
     axes.plot(GIVEN, LABELS, "o", color="white", markeredgecolor=plots.DATA, label="the four points given")

@@ -5,10 +5,9 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most, within
+from widelimit.claims.base import EPS, Claim, Data, Effort, Measurement, at_most, within
 
 SEED = 3303
-EPS = float(np.finfo(float).eps)
 BOUND = 64 * EPS
 STEPS = 300
 

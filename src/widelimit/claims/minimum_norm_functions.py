@@ -1,14 +1,13 @@
-"""Proposition 4.5 and Corollary 4.6 are corrected: the interpolant at which the flow ends, and the ensemble of all."""
+"""Proposition 4.5 and Corollary 4.6, corrected: the flow ends at the interpolant of smallest norm only from f_0 = 0."""
 
 import numpy as np
 from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_least, at_most
+from widelimit.claims.base import EPS, Claim, Data, Effort, Measurement, at_least, at_most
 
 SEED = 4501
-EPS = float(np.finfo(float).eps)
 NET = wl.mlp(depth=3, activation="relu", weight_std=2**0.5, bias_std=0.3)
 X = np.array([[-1.6], [-0.5], [0.3], [1.1], [1.9]])
 Y = np.array([0.5, -0.8, 0.2, 1.0, -0.3])

@@ -7,10 +7,9 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_least, at_most
+from widelimit.claims.base import EPS, Claim, Data, Effort, Measurement, at_least, at_most
 
 SEED = 3401
-EPS = float(np.finfo(float).eps)
 
 
 def feature_map(X: jax.Array) -> jax.Array:

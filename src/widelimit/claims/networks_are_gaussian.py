@@ -1,4 +1,4 @@
-"""Theorem 2.6: wide random networks are Gaussian processes, and how fast they become so."""
+"""Theorem 2.6: wide random networks are Gaussian processes; the rate at which they become so is measured."""
 
 import numpy as np
 from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Remark 2.7: widths may grow in any order; the narrowest layer sets the rate. The table of Matthews et al. 2018."""
+"""Remark 2.7: widths may grow in any order; the narrowest layer sets the rate. Source: Matthews et al. 2018."""
 
 import numpy as np
 from matplotlib.figure import Figure

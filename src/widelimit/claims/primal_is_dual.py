@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
+from widelimit.claims.base import EPS, Claim, Data, Effort, Measurement, at_most
 
 SEED = 3601
 
@@ -37,13 +37,12 @@ def measure(effort: Effort) -> Measurement:
     gap = np.abs(dual @ phi - primal).max(axis=1) / size
     function = wl.gradient_descent(MODEL.kernel(), X, y, learning_rate=rate, steps=steps)
     outputs = np.abs(np.asarray(function.predict(X)) - phi @ primal[-1]).max() / np.abs(y).max()
-    eps = float(np.finfo(float).eps)
-    bound = 8 * steps * eps
+    bound = 8 * steps * EPS
     checks = (
         at_most(f"largest |phi^T alpha - w| over {steps} steps", gap.max(), bound, "8 eps a step: 8 roundings"),
         at_most("outputs: weights against function space", outputs, 10 * bound, "the same, through a product with phi"),
     )
-    return Measurement(checks, {"gap": gap, "eps": np.array(eps)})
+    return Measurement(checks, {"gap": gap})
 
 
 def violate(effort: Effort) -> Measurement:
@@ -57,7 +56,7 @@ def violate(effort: Effort) -> Measurement:
         if not np.isfinite(gap[s + 1]) or gap[s + 1] > 1e6:
             gap[s + 1 :] = 1e6
             break
-    bound = 8 * steps * float(np.finfo(float).eps)
+    bound = 8 * steps * EPS
     check = at_most("largest |phi^T alpha - w|, (3.6) as printed", gap.max(), bound, "as the measurement")
     return Measurement((check,), {"gap": gap})
 
@@ -66,8 +65,8 @@ def draw(data: Data, control: Data) -> Figure:
     """Draw the gap between the two descents, step by step."""
     figure, (axes,) = plots.panels(1)
     steps = np.arange(1, len(data["gap"]))
-    axes.loglog(steps, 8 * steps * data["eps"], color=plots.BAYES, label="8 eps a step")
-    floor = data["eps"] / 16
+    axes.loglog(steps, 8 * steps * EPS, color=plots.BAYES, label="8 eps a step")
+    floor = EPS / 16
     axes.loglog(steps, np.maximum(data["gap"][1:], floor), ".", color=plots.DATA, markersize=3, label="measured")
     axes.loglog(steps, np.maximum(control["gap"][1:], floor), "x", color=plots.DESCENT, markersize=3, label="printed")
     plots.finish(

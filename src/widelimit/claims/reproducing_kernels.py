@@ -5,10 +5,9 @@ from matplotlib.figure import Figure
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.claims.base import Claim, Data, Effort, Measurement, at_most
+from widelimit.claims.base import EPS, Claim, Data, Effort, Measurement, at_most
 
 SEED = 3101
-EPS = float(np.finfo(float).eps)
 
 
 def kernels() -> dict[str, wl.Kernel]:

@@ -16,7 +16,7 @@ from widelimit.claims.base import Check, Claim, Data, Effort, Measurement, load
 from widelimit.fingerprints import sha256
 from widelimit.writing import atomic_write
 
-HELD, FAILED, TOOTHLESS, BROKEN = "holds", "fails", "control passes", "error"
+HELD, FAILED, CONTROL_PASSES, BROKEN = "holds", "fails", "control passes", "error"
 
 
 @final
@@ -42,7 +42,7 @@ class Outcome:
         if not (self.checks and all(check.holds for check in self.checks)):
             return FAILED
         if not self.controls or any(check.holds for check in self.controls):
-            return TOOTHLESS
+            return CONTROL_PASSES
         return HELD
 
 
@@ -121,18 +121,18 @@ def _keep(folder: Path, outcome: Outcome, reads: str) -> None:
     arrays = {f"data/{key}": value for key, value in outcome.data.items()}
     arrays |= {f"control/{key}": value for key, value in outcome.control_data.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    path = _place(folder, outcome.name, outcome.effort)
+    path = _file(folder, outcome.name, outcome.effort)
     with atomic_write(path) as file:
         np.savez(file, **{"header": np.asarray(json.dumps(header)), **arrays})  # type: ignore[arg-type]
 
 
-def _place(folder: Path, name: str, effort: str) -> Path:
+def _file(folder: Path, name: str, effort: str) -> Path:
     return folder / f"{name}-{effort}.npz"
 
 
 def _kept(folder: Path, name: str, effort: Effort, reads: str) -> Outcome | None:
     """Return the outcome kept in the folder, if it is whole, of this code and of what the claim reads."""
-    path = _place(folder, name, effort.value)
+    path = _file(folder, name, effort.value)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}

@@ -24,13 +24,13 @@ def deep(parameterization: str = "ntk") -> wl.Network:
     return wl.mlp(depth=3, activation="erf", weight_std=1.5, bias_std=0.3, parameterization=parameterization)
 
 
-class Flight(NamedTuple):
-    """A flight is training at a large learning rate."""
+class LargeRateRun(NamedTuple):
+    """A network is trained at a large learning rate, and kernel descent beside it."""
 
     loss: np.ndarray
-    """The losses are those of the network, (steps + 1,)."""
+    """Losses of the network, (steps + 1,)."""
     kernel: np.ndarray
-    """The losses are of kernel descent with the network's kernel at the start, at the same steps."""
+    """Losses of kernel descent with the network's kernel at the start, at the same steps."""
     sharpness: tuple[float, float]
     """learning_rate lambda_max/n of the empirical kernel, at the start and at the end: above 1, descent diverges."""
 
@@ -53,7 +53,7 @@ def features(parameterization: str, effort: Effort) -> tuple[np.ndarray, float]:
     return np.array(mean_and_error(run.history.kernel_drift[-1])), float((alignment[-1] - alignment[0]).mean())
 
 
-def catapult(share: float, effort: Effort) -> Flight:
+def catapult(share: float, effort: Effort) -> LargeRateRun:
     """Train a wide network at `share` times the largest learning rate that its kernel at the start allows."""
     X, y = problem()
     sizes = (4, effort.pick(quick=512, full=4096), 1)
@@ -71,13 +71,13 @@ def catapult(share: float, effort: Effort) -> Flight:
     end = np.asarray(wl.empirical_ntk(FLAT.apply, run.params, output="trace").gram(X))
     sharpness = tuple(rate * float(np.linalg.eigvalsh(g)[-1]) / N for g in (gram, end))
     kernel = np.minimum(np.asarray(descent.loss()), 1e12)
-    return Flight(np.minimum(run.history.loss, 1e12), kernel, (sharpness[0], sharpness[1]))
+    return LargeRateRun(np.minimum(run.history.loss, 1e12), kernel, (sharpness[0], sharpness[1]))
 
 
 def width_gap(width: int, seeds: int) -> tuple[float, float]:
-    """Compute root mean square gap between trained networks and kernel descent at other points, over the targets' size.
+    """Compute the root mean square gap of trained networks to kernel descent off the data, over the targets' size.
 
-    And its standard error.
+    Returns the gap and its standard error.
     """
     X, y = problem()
     net = deep()
@@ -91,13 +91,13 @@ def width_gap(width: int, seeds: int) -> tuple[float, float]:
     return root_mean_and_error(np.mean((end[:, N:] - expected) ** 2, axis=1) / np.mean(y**2))
 
 
-def flight_checks(flight: Flight, text: str) -> list[Check]:
-    """Check that a flight is a catapult."""
-    loss, kernel = flight.loss / flight.loss[0], flight.kernel / flight.loss[0]
+def catapult_checks(found: LargeRateRun, text: str) -> list[Check]:
+    """Check that the loss rises and then falls, where kernel descent diverges: the catapult."""
+    loss, kernel = found.loss / found.loss[0], found.kernel / found.loss[0]
     return [
         at_least(f"{text}: largest loss over the first", loss.max(), 1.5, "it rises"),
         at_most(f"{text}: last loss over the first", loss[-1], 0.1, "then it falls"),
-        at_most(f"{text}: learning_rate lambda_max/n at the end", flight.sharpness[1], 1.0, "the kernel has flattened"),
+        at_most(f"{text}: learning_rate lambda_max/n at the end", found.sharpness[1], 1.0, "the kernel has flattened"),
         at_least(f"{text}: kernel descent, last loss over the first", kernel[-1], 1e3, "it diverges"),
     ]
 
@@ -106,18 +106,18 @@ def measure(effort: Effort) -> Measurement:
     """Measure features, catapult, small widths."""
     moved, gain = features("mean_field", effort)
     lazy, still = features("ntk", effort)
-    flight = catapult(1.5, effort)
+    thrown = catapult(1.5, effort)
     sizes = effort.pick(quick=np.array([4, 256]), full=np.array([4, 16, 64, 256, 1024]))
     gaps = np.array([width_gap(int(n), effort.pick(quick=8, full=32)) for n in sizes])
     checks = [
         at_least("mean field: drift of the kernel", moved[0], 0.3, "of order 1 at every width"),
         at_most("NTK scaling: drift of the kernel", lazy[0], moved[0] / 3, "of order width^-1/2: less than a third"),
         Check("mean field: growth of alignment over the other's", gain - still, 0.02, 1.0, "features are learned"),
-        *flight_checks(flight, "1.5 x the stable rate"),
+        *catapult_checks(thrown, "1.5 x the stable rate"),
         at_least("width 4: gap to the limit over the targets", gaps[0, 0], 0.3, "the limit says nothing"),
         at_most("largest width: the same gap", gaps[-1, 0], gaps[0, 0] / 3, "the limit describes them"),
     ]
-    data = {"loss": flight.loss, "kernel": flight.kernel, "widths": sizes, "gaps": gaps}
+    data = {"loss": thrown.loss, "kernel": thrown.kernel, "widths": sizes, "gaps": gaps}
     return Measurement(tuple(checks), data | {"drifts": np.array([lazy, moved]), "gains": np.array([still, gain])})
 
 
@@ -126,7 +126,7 @@ def violate(effort: Effort) -> Measurement:
     gentle, wild = catapult(0.5, effort), catapult(20.0, effort)
     lost = float(np.nan_to_num(wild.loss[-1] / wild.loss[0], nan=np.inf))
     checks = (
-        *flight_checks(gentle, "0.5 x the stable rate")[::3],
+        *catapult_checks(gentle, "0.5 x the stable rate")[::3],
         at_most("20 x the stable rate: last loss over the first", lost, 0.1, "as for 1.5 x the stable rate"),
     )
     return Measurement(checks, {"gentle": gentle.loss, "wild": wild.loss})

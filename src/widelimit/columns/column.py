@@ -28,7 +28,7 @@ MISSING = "missingindicator_"
 @final
 @dataclass(frozen=True)
 class Column:
-    """A column is one that a model uses."""
+    """The object holds what was learned of one column that a model uses."""
 
     name: str
     categories: tuple[str, ...]
@@ -50,7 +50,7 @@ class Column:
 
     @property
     def groups(self) -> list[int]:
-        """Count the inputs of each group, in order: those of one category, or of one cycle, share a scale."""
+        """Count the inputs of each group, in order: all categories share a scale; so do sine and cosine of a cycle."""
         own = len(self.categories) if self.kind == "category" else 1
         return [own] + [2] * len(self.periods) + [1] * self.flag
 
@@ -135,7 +135,7 @@ def document(column: Column) -> dict[str, Any]:
 
 
 def kind_of(column: pl.Series) -> Kind | None:
-    """Return the kind of a column by its type; None: of none."""
+    """Return the kind of a column by its type, or None if it is of no kind."""
     dtype = column.dtype
     if dtype.is_numeric():
         return "number"

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
+from widelimit.lossless import package_of
 from widelimit.messages import list_names
 from widelimit.shapes import Float
 
@@ -101,7 +102,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):
 
     @property
     def input_groups(self) -> list[int]:
-        """Number the inputs: those of one category, or of one cycle, have one number."""
+        """Return the number of each input's group: all categories of a column are one, both inputs of a cycle one."""
         counts = [count for column in self.columns_ for count in column.groups]
         return np.repeat(np.arange(len(counts)), counts).tolist()
 
@@ -142,7 +143,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):
 
 
 class Encoded(NamedTuple):
-    """Rows that an encoder has made already, which a fit and a prediction take as they are."""
+    """The rows were made by an encoder before: fit and predict take them as they are."""
 
     encoder: TableEncoder
     X: Float[np.ndarray, "n k"]
@@ -182,15 +183,14 @@ def codes(encoder: TableEncoder, X: Float[np.ndarray, "n k"]) -> tuple[Float[np.
 
 def is_table(value: Any) -> bool:
     """Return True for a table of pandas, polars or pyarrow, which has columns with names and types."""
-    package = type(value).__module__.partition(".")[0]
-    return package in ("pandas", "polars", "pyarrow") and len(getattr(value, "shape", ())) == 2
+    return package_of(value) in ("pandas", "polars", "pyarrow") and len(getattr(value, "shape", ())) == 2
 
 
 def needs_encoding(value: Any) -> bool:
     """Return True for a table with other columns than finite numbers."""
-    package = type(value).__module__.partition(".")[0]
     if not is_table(value):
         return False
+    package = package_of(value)
     if package == "pandas":
         columns = [value.iloc[:, j] for j in range(value.shape[1])]
         return not all(

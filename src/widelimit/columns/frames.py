@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from widelimit import validation
+from widelimit.lossless import package_of
 
 KINDS: dict[str, tuple[type, ...]] = {
     "logical values": (bool, np.bool_),
@@ -33,7 +34,7 @@ def read(value: Any) -> pl.DataFrame:
     Raises:
         TypeError, ValueError: a column of mixed or unknown objects, two columns of one name; with the column.
     """
-    package = type(value).__module__.partition(".")[0]
+    package = package_of(value)
     if package == "polars":
         columns = [_polars_series(column) for column in value.get_columns()]
     elif package == "pyarrow":

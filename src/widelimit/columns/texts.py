@@ -19,7 +19,7 @@ COMMA = r"^[+-]?\d{1,3}(?:\.\d{3})+,\d+$|^[+-]?\d*,\d+$"
 ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?$"
 """A date, or a date with a time, in ISO 8601: groups for the date, hours and minutes, seconds, and the zone."""
 DATE = r"^\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:$|[T ])"
-"""A date of another form: which number is the month cannot be told."""
+"""A date of another form: its month may be its first or its second number."""
 EXACT = 2**53
 """From here on floats do not hold every integer."""
 LOGICAL = ("false", "true")
@@ -138,7 +138,7 @@ def plain(text: str) -> str:
 
 
 def logical(texts: pl.Series) -> tuple[str, ...]:
-    """Return the two texts that stand for false and true, as written; nothing if others are there."""
+    """Return the two texts that stand for false and true, as written; empty if there are other texts."""
     found = texts.drop_nulls().unique().to_list() if texts.drop_nulls().n_unique() == 2 else []
     pair = tuple(sorted(found, key=plain))
     return pair if tuple(map(plain, pair)) == LOGICAL else ()

@@ -106,7 +106,7 @@ class Eigen(Factor):
 
 
 def _solving(root: np.ndarray, b: np.ndarray) -> AbstractContextManager[None]:
-    """Use threads for a triangle of rows and (n, c) right-hand sides."""
+    """Limit BLAS to the threads that a solve with an (n, n) triangle and (n, c) right-hand sides is worth."""
     return threads.limit(threads.work(len(root), len(root), b.shape[1]))
 
 

@@ -45,7 +45,7 @@ def blocks(kernel: PairKernel, X: np.ndarray, *, size: int = SIZE, report: Repor
 
 
 def _add(out: np.ndarray, block: RowBlock, v: np.ndarray) -> None:
-    """Add the part of A v that the block, and its mirror, make to `out`."""
+    """Add to `out` the part of A v that comes from the block and its mirror image."""
     r, c, values = block
     out[r : r + len(values)] += values @ v[c : c + values.shape[1]]
     if r != c:

@@ -1,16 +1,14 @@
-"""Half of the memory is enough: one triangle of a symmetric matrix is folded into a rectangle and factorised there.
+"""One triangle of a symmetric matrix is folded into a rectangle, half of the memory, and factorised there.
 
 Rectangular full packed format (Gustavson, Wasniewski, Dongarra and Langou 2010): with n1 = ceil(n/2), entry (r, c) of
 the lower triangle stands at [c, r + shift] for c < n1, and at [r - n1 + 1 - shift, c - n1] for the others; the two
 triangles on the diagonal close to a square. shift is 1 for even n, 0 for odd n. `packed_cholesky.views` are the parts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 
@@ -45,51 +43,45 @@ class Packed(Factor):
             return packed_cholesky.whiten(self.folded, self.rank, b)
 
     def log_determinant(self) -> float:
-        return float(2 * sum(np.sum(np.log(part)) for part in _Layout.of(self.rank).diagonal(self.folded)))
+        parts = packed_cholesky.views(self.folded, self.rank)
+        return float(2 * sum(np.sum(np.log(part.diagonal())) for part in parts))
 
 
-class _Layout(NamedTuple):
-    n: int
-    first: int
-    """n1, the columns that are stored as they are."""
+def _parts(block: RowBlock, first: int) -> Iterator[RowBlock]:
+    """Split the block where its rows and columns cross n1 = first; what lies above the diagonal is left out."""
+    r, c, values = block
+    rows = [0, min(max(first - r, 0), len(values)), len(values)]
+    columns = [0, min(max(first - c, 0), values.shape[1]), values.shape[1]]
+    for i, j in pairwise(rows):
+        for k, m in pairwise(columns):
+            if i < j and k < m and r + i >= c + k:
+                yield RowBlock(r + i, c + k, values[i:j, k:m])
 
-    @staticmethod
-    def of(n: int) -> _Layout:
-        return _Layout(n, (n + 1) // 2)
 
-    def empty(self, dtype: np.dtype) -> np.ndarray:
-        return np.empty((self.first, self.n + 1 - self.n % 2), dtype)
-
-    def diagonal(self, folded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return views of the diagonal: the first n1 entries and the others."""
-        tall, rest = packed_cholesky.views(folded, self.n)
-        return tall.diagonal(), rest.diagonal()
-
-    def parts(self, block: RowBlock) -> Iterator[RowBlock]:
-        """Split the block where its rows and columns cross n1; what lies above the diagonal is left out."""
-        r, c, values = block
-        rows = [0, min(max(self.first - r, 0), len(values)), len(values)]
-        columns = [0, min(max(self.first - c, 0), values.shape[1]), values.shape[1]]
-        for i, j in pairwise(rows):
-            for k, m in pairwise(columns):
-                if i < j and k < m and r + i >= c + k:
-                    yield RowBlock(r + i, c + k, values[i:j, k:m])
-
-    def place(self, folded: np.ndarray, block: RowBlock) -> None:
-        """Write a block of the lower triangle: on the diagonal (its upper half is not read) or below it."""
-        tall, rest = packed_cholesky.views(folded, self.n)
-        for r, c, values in self.parts(block):
-            lower, shift = (tall.T, 0) if c < self.first else (rest, self.first)
-            there = lower[r - shift :, c - shift :][: len(values), : values.shape[1]]
-            if r == c:
-                np.copyto(there, values, where=np.tri(len(values), dtype=bool), casting="same_kind")
-            else:
-                there[:] = values
+def _place(tall: np.ndarray, rest: np.ndarray, block: RowBlock) -> None:
+    """Write a block of the lower triangle: on the diagonal (its upper half is not read) or below it."""
+    first = len(tall)
+    for r, c, values in _parts(block, first):
+        lower, shift = (tall.T, 0) if c < first else (rest, first)
+        there = lower[r - shift :, c - shift :][: len(values), : values.shape[1]]
+        if r == c:
+            np.copyto(there, values, where=np.tri(len(values), dtype=bool), casting="same_kind")
+        else:
+            there[:] = values
 
 
 def require(n: int, dtype: np.dtype) -> None:
     """Refuse a folded (n, n) triangle that does not fit. Raises: MemoryError."""
     memory.require(dtype.itemsize * n * (n + 1) / 2, f"one triangle of a {n} x {n} {dtype} kernel matrix")
+
+
+def fold(blocks: Iterable[RowBlock], n: int, dtype: np.dtype) -> np.ndarray:
+    """Write the blocks, which cover the lower triangle of an (n, n) matrix once, to a new rectangle."""
+    folded = np.empty(((n + 1) // 2, n + 1 - n % 2), dtype)
+    views = packed_cholesky.views(folded, n)
+    for block in blocks:
+        _place(*views, block)
+    return folded
 
 
 def factorise(
@@ -103,20 +95,17 @@ def factorise(
     entry.
     """
     n = len(noise)
-    layout = _Layout.of(n)
     require(n, dtype)
-    folded = layout.empty(dtype)
-    for block in blocks:
-        layout.place(folded, block)
+    folded = fold(blocks, n, dtype)
     tall, rest = packed_cholesky.views(folded, n)
-    before = np.concatenate(layout.diagonal(folded)) + noise
-    np.fill_diagonal(tall, before[: layout.first])
-    np.fill_diagonal(rest, before[layout.first :])
+    before = np.concatenate([tall.diagonal(), rest.diagonal()]) + noise
+    np.fill_diagonal(tall, before[: len(tall)])
+    np.fill_diagonal(rest, before[len(tall) :])
     with threads.limit(n**3 / 3):
         order = packed_cholesky.factorise(folded, n, report=report)
     if order > 0:
         raise NotPositiveDefinite(order)
-    pivots = np.concatenate(layout.diagonal(folded)).astype(np.float64) ** 2
+    pivots = np.concatenate([tall.diagonal(), rest.diagonal()]).astype(np.float64) ** 2
     eps = float(np.finfo(dtype).eps)
     weak = pivots <= n * eps * before
     if weak.any() and eps == EPS:

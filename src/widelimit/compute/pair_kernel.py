@@ -22,7 +22,7 @@ class PairKernel(abc.ABC):
 
     @property
     def traceable(self) -> bool:
-        """`encode` may be compiled: no function of the user's that knows only NumPy is in it."""
+        """Return True if `encode` may be compiled, as it calls no user's function that is written for NumPy."""
         return all(part.traceable for part in self.parts)
 
     def numbers_per_input(self, d: int) -> int:

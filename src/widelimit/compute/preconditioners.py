@@ -95,20 +95,20 @@ def random_cholesky(
     return factor[:, :found], float(rest.sum())
 
 
-def low_rank(matrix: Operator, noise: np.ndarray, *, rank: int, seed: int = 0, report: Report = no_progress) -> LowRank:
+def low_rank(matrix: Operator, noise: np.ndarray, *, rank: int, report: Report = no_progress) -> LowRank:
     """Make the preconditioner of matrix + diag(noise).
 
     Its shift is the mean noise and the mean of what the columns leave, where the rest of the spectrum lies; at least
     sqrt(eps) of the mean diagonal, so that rounding in a residual is not magnified.
     Source: Diaz, Epperly, Frangella, Tropp and Webber 2023, arXiv 2304.12465, section 2.
     """
-    factor, tail = random_cholesky(matrix, rank, seed=seed, report=report)
+    factor, tail = random_cholesky(matrix, rank, report=report)
     n = len(noise)
     mean = float(matrix.diagonal().mean())
     shift = max(float(noise.mean()) + tail / n, np.sqrt(EPS) * mean, float(np.finfo(np.float64).tiny))
     inner = threads.product(factor.T, factor)
     with threads.limit_decomposition(len(inner)):
-        values, turn = np.linalg.eigh(inner)
+        values, vectors = np.linalg.eigh(inner)
     kept = values > rank * EPS * values.max(initial=0.0)
-    values, turn = values[kept], turn[:, kept]
-    return LowRank(threads.product(factor, turn / np.sqrt(values)), values / (values + shift), shift)
+    values, vectors = values[kept], vectors[:, kept]
+    return LowRank(threads.product(factor, vectors / np.sqrt(values)), values / (values + shift), shift)

@@ -28,7 +28,7 @@ EIGEN = 3
 @final
 @dataclass(frozen=True, eq=False)
 class _Pool:
-    """A library's threads."""
+    """The functions read and set the number of threads of one library."""
 
     threads: Callable[[], int]
     limit: Callable[[int], Any]
@@ -39,7 +39,7 @@ _known: dict[bool, list[_Pool]] = {}
 
 @final
 class _Computation:
-    """A computation that runs; it leaves the set when it ends, or when nothing refers to it any more."""
+    """The computation is in the set of those that run until it ends, or until nothing refers to it any more."""
 
     __slots__ = ("__weakref__", "small")
 
@@ -49,7 +49,7 @@ class _Computation:
 
 @final
 class _ThreadLimit:
-    """One limit for the process: in force while small computations run, in whichever threads, and no large one.
+    """The limit is one for the process, in force while small computations run, in any thread, and no large one.
 
     Ctrl-C may end any of its methods between two instructions. So nothing is counted up and down: the set of what runs
     is looked at each time, and whatever was left undone is done by the next call.

@@ -42,7 +42,7 @@ class EncodedBlock(NamedTuple):
     """Rows that count."""
 
 
-def _at(patches: Features, index: jax.Array | int) -> Features:
+def _patch_at(patches: Features, index: jax.Array | int) -> Features:
     return jax.tree.map(lambda leaf: leaf[index], patches)
 
 
@@ -53,7 +53,7 @@ def _of_patches(kernel: PairKernel, x: Features, y: Features, *, same: bool | ja
 
 
 def _without_fusion(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
-    """Call function(*arguments) by a branch that is always taken: what is around is not fused with it.
+    """Call function(*arguments) in a branch that is always taken, so that XLA does not fuse it with the code around.
 
     XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which then takes five times as long; it
     does not fuse across a branch (and drops `optimization_barrier` before it fuses).
@@ -74,7 +74,7 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
 
     Other patches are 0; the triangles of a patch with itself may differ by rounding, its diagonal is meaningless.
     """
-    form = jax.eval_shape(_of_patches, kernel, _at(x, 0), _at(y, 0))
+    form = jax.eval_shape(_of_patches, kernel, _patch_at(x, 0), _patch_at(y, 0))
     rows, columns = form.shape
     shape = (rows * len(jax.tree.leaves(x)[0]), columns * len(jax.tree.leaves(y)[0]))
 
@@ -83,7 +83,7 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
 
     def step(k: int, out: jax.Array) -> jax.Array:
         s, t = pairs[k]
-        patch = _without_fusion(jnp.less(k, count), values, _at(x, s), _at(y, t), same & (s == t))
+        patch = _without_fusion(jnp.less(k, count), values, _patch_at(x, s), _patch_at(y, t), same & (s == t))
         return jax.lax.dynamic_update_slice(out, patch, (s * rows, t * columns))
 
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
@@ -155,7 +155,7 @@ _BEGUN: set[int] = set()
 """Hashes of the kernels and shapes whose programs have been compiled, or are being."""
 
 
-def _ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Callable[[], None]:
+def _compile_ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Callable[[], None]:
     """Begin to compile the tile program of a kernel seen for the first time, beside that of `_encode`.
 
     Returns a function that waits for it: a second thread that needs the same program would compile it again.
@@ -265,7 +265,7 @@ def compute(
             done += len(tiles) - len(todo)
             if not todo:
                 continue
-            compiled = _ahead(kernel, plan.edge, X.shape[1], X.dtype)
+            compiled = _compile_ahead(kernel, plan.edge, X.shape[1], X.dtype)
             if column_range.start not in columns:
                 columns = encode_blocks(Y, column_range)
             known = columns if plan.symmetric else {}
@@ -294,9 +294,9 @@ def lower_gram(kernel: PairKernel, X: np.ndarray, *, report: Report = no_progres
     return _matrix(kernel, X, X, symmetric=True, mirrored=False, report=report)
 
 
-def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
+def cross(kernel: PairKernel, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """Compute K(X, Y)."""
-    return _matrix(kernel, X, Y, symmetric=False, mirrored=False, report=report)
+    return _matrix(kernel, X, Y, symmetric=False, mirrored=False, report=no_progress)
 
 
 @outside

@@ -1,4 +1,4 @@
-"""Calibration of error bars: the share of observations inside intervals of every level."""
+"""Calibrated error bars have, at every level, that share of the observations inside."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CalibrationDisplay:
 
     Calibrated predictions are on the diagonal. Below it error bars are too small, above it too large. The band holds
     95 % of the coverages of calibrated predictions at each level, for so many independent rows: binomial.
-    Of a classifier, `sklearn.calibration.CalibrationDisplay` shows the same.
+    For classifiers, `sklearn.calibration.CalibrationDisplay` shows the same.
 
     Attributes:
         levels: (k,) nominal levels.

@@ -1,4 +1,4 @@
-"""Partial dependence with error bars: the posterior of the average prediction over rows."""
+"""Partial dependence has error bars: they are those of the posterior of the average prediction over rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Dependence(NamedTuple):
     std: Float[np.ndarray, " g"]
     """The standard deviation is that of the average, NaN where there is none."""
     values: np.ndarray
-    """The column's own numbers in these rows; of a column of text, none."""
+    """The column's own numbers in these rows; empty for a column of text."""
 
 
 @final

@@ -1,4 +1,4 @@
-"""Importance of columns: their learned scales, and the score that is lost when one of them is shuffled."""
+"""The importance of a column is its learned scale, or the score that is lost when it is shuffled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCALES = "learned scale of the standardised column"
 
 @final
 class ImportanceDisplay:
-    """Importance of each column, as bars, the largest first.
+    """The display draws the importance of each column as a bar, the largest first.
 
     Attributes:
         importances: (d,).
@@ -139,7 +139,7 @@ def height(bars: int) -> float:
 
 
 plot_importance = ImportanceDisplay.from_estimator
-"""Draw which columns matter."""
+"""Measure and draw the importance of each column: `ImportanceDisplay.from_estimator`."""
 
 
 def learned_scales(estimator: Any) -> tuple[list[str], Float[np.ndarray, " d"]]:

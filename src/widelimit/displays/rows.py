@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from widelimit import validation
+from widelimit.lossless import as_array, package_of
 from widelimit.messages import shown
 
 
@@ -18,27 +19,20 @@ def table(X: Any) -> Any:
     Raises:
         TypeError, ValueError: no table, or one without rows.
     """
-    library = type(X).__module__.split(".")[0]
+    library = package_of(X)
     if library == "pyarrow":
         return table(pl.DataFrame(X))
     if library == "scipy":
         raise TypeError("X is a sparse matrix; pass X.toarray().")
-    values = X if library in ("pandas", "polars") else _array(X)
+    values = X if library in ("pandas", "polars") else as_array("X", X)
     if len(values.shape) != 2 or 0 in values.shape:
         raise ValueError(f"X must have shape (n, d) with n, d >= 1, got {shown(X)}.")
     return values
 
 
-def _array(X: Any) -> np.ndarray:
-    try:
-        return np.asarray(X)
-    except ValueError as error:
-        raise ValueError(f"X is not a rectangular array: {str(error)[:200]}") from None
-
-
 def is_pandas(X: Any) -> bool:
     """Return True for a data frame or a series of pandas."""
-    return type(X).__module__.startswith("pandas")
+    return package_of(X) == "pandas"
 
 
 def names(X: Any, estimator: Any, given: Sequence[str] | None) -> list[str]:

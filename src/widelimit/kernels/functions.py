@@ -14,6 +14,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.arithmetic import arithmetic, outside
 from widelimit.kernels.base import Kernel
+from widelimit.messages import first_line
 from widelimit.pytrees import pytree
 from widelimit.references import Reference, referenced, resolved
 from widelimit.shapes import Float
@@ -86,8 +87,9 @@ def _call(f: Callable[[Any, Any], Any], x: jax.Array, y: jax.Array, shape: tuple
             "that other code computes: wl.precomputed(matrix)."
         ) from error
     except (TypeError, ValueError, IndexError) as error:
-        reason = str(error).strip().split("\n")[0][:150]
-        raise ValueError(f"the function fails for inputs of shapes {x.shape}, {y.shape}: {reason}") from error
+        raise ValueError(
+            f"the function fails for inputs of shapes {x.shape}, {y.shape}: {first_line(error)}"
+        ) from error
     if value.shape != shape:
         needed = "(n, d), (m, d) to (n, m)" if shape else "two points (d,), (d,) to a number"
         other = "" if shape else "; blocks=True for a function of two blocks"

@@ -9,12 +9,11 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.compute import memory, threads
+from widelimit.compute.linalg import EPS
 from widelimit.kernels.base import Kernel, require_kernel
+from widelimit.kernels.standard import ASYMMETRY, symmetric
 from widelimit.shapes import Float
 from widelimit.validation import Array
-
-ASYMMETRY = 64
-"""K(x_i, x_j) may differ from K(x_j, x_i)^T by this rounding, in eps of the dtype and of the largest entry."""
 
 
 class MatrixKernel(abc.ABC):
@@ -113,16 +112,11 @@ def separable(k: Kernel, mixing: Float[Array, "c c"]) -> Separable:
         TypeError, ValueError: not a kernel; B not symmetric positive semi-definite.
     """
     require_kernel(k)
-    matrix = np.asarray(validation.points("mixing", validation.concrete("mixing", mixing)), np.float64)
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"mixing must be square, (c, c), got shape {matrix.shape}.")
-    rounding = ASYMMETRY * float(np.finfo(np.float64).eps) * float(np.abs(matrix).max())
-    if np.abs(matrix - matrix.T).max() > rounding:
-        raise ValueError("mixing must be symmetric; pass (B + B.T)/2 if that is what you mean.")
-    matrix = (matrix + matrix.T) / 2
+    given = validation.concrete_points("mixing", mixing).astype(np.float64, copy=False)
+    matrix = np.asarray(symmetric("mixing", given))
     with threads.limit_decomposition(len(matrix)):
         smallest = float(np.linalg.eigvalsh(matrix)[0])
-    if smallest < -rounding:
+    if smallest < -ASYMMETRY * EPS * float(np.abs(matrix).max()):
         raise ValueError(f"mixing must be positive semi-definite, its smallest eigenvalue is {smallest:g}.")
     return Separable(k, matrix)
 

@@ -96,11 +96,11 @@ def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: in
 
 
 class _NetworkKernel(Matrices, abc.ABC):
-    """The kernels of a network differ in what they read of the recursion."""
+    """The kernels of a network read the covariance of a pair from the recursion, its tangent kernel, or both."""
 
     net: Network
     tangents: ClassVar[tuple[bool, ...]]
-    """Theta or not, for each number of a pair."""
+    """True for Theta, False for Sigma: one for each number of a pair."""
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
         with lenient():
@@ -119,48 +119,46 @@ class _NetworkKernel(Matrices, abc.ABC):
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
 
+    def pairwise(
+        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
+    ) -> Float[jax.Array, "n m"]:
+        state = self.net.pairwise(x, y, same=same)
+        values = [state.tangent if theta else state.correlation.rho for theta in self.tangents]
+        return _joined([_in_units(value, x, y) for value in values])
+
+    def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
+        one = jnp.ones_like(x.variance.value)
+        values = [self.net.diagonal(x).tangent if theta else one for theta in self.tangents]
+        return _joined([scaled(value, x.variance, x.variance) for value in values])
+
+
+def _joined(values: list[jax.Array]) -> jax.Array:
+    """Return one kernel's values as they are, those of two kernels as one complex array."""
+    return jax.lax.complex(*values) if len(values) == 2 else values[0]
+
 
 @final
 @pytree
-@dataclass(frozen=True)
 class NNGP(_NetworkKernel, Kernel):
     """Sigma^L(x, x') is the covariance of the outputs of an infinitely wide network at initialisation."""
 
     net: Network
     tangents: ClassVar[tuple[bool, ...]] = (False,)
 
-    def pairwise(
-        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
-    ) -> Float[jax.Array, "n m"]:
-        return _in_units(self.net.pairwise(x, y, same=same).correlation.rho, x, y)
-
-    def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
-        return scaled(jnp.ones_like(x.variance.value), x.variance, x.variance)
-
 
 @final
 @pytree
-@dataclass(frozen=True)
 class NTK(_NetworkKernel, Kernel):
     """Theta^L(x, x') = lim <grad_theta f(x), grad_theta f(x')>, which gradient descent sees at infinite width."""
 
     net: Network
     tangents: ClassVar[tuple[bool, ...]] = (True,)
 
-    def pairwise(
-        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
-    ) -> Float[jax.Array, "n m"]:
-        return _in_units(self.net.pairwise(x, y, same=same).tangent, x, y)
-
-    def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
-        return scaled(self.net.diagonal(x).tangent, x.variance, x.variance)
-
 
 @final
 @pytree
-@dataclass(frozen=True)
 class _Both(_NetworkKernel):
-    """Sigma^L + i Theta^L: both kernels in one pass."""
+    """Sigma^L + i Theta^L: both kernels come from one pass."""
 
     net: Network
     tangents: ClassVar[tuple[bool, ...]] = (False, True)
@@ -168,20 +166,9 @@ class _Both(_NetworkKernel):
     def result_dtype(self, dtype: Any) -> Any:
         return np.result_type(dtype, np.complex64)
 
-    def pairwise(
-        self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array = False
-    ) -> Float[jax.Array, "n m"]:
-        state = self.net.pairwise(x, y, same=same)
-        return jax.lax.complex(_in_units(state.correlation.rho, x, y), _in_units(state.tangent, x, y))
-
-    def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
-        one = jnp.ones_like(x.variance.value)
-        values = (one, self.net.diagonal(x).tangent)
-        return jax.lax.complex(*(scaled(value, x.variance, x.variance) for value in values))
-
 
 class BothKernels(NamedTuple):
-    """Both kernels at the same inputs: arrays of one shape."""
+    """The tuple holds both kernels at the same inputs, as arrays of one shape."""
 
     nngp: Float[Array, "..."]
     ntk: Float[Array, "..."]

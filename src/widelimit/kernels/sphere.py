@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +37,7 @@ from widelimit.signals import (
 )
 
 SAMPLES = 256
+"""Angles at which the layers are computed for the coefficients: twice the most terms."""
 LONGEST = 128
 """Most terms; a kernel that needs more (a deep chaotic network) is computed layer by layer."""
 _STEP = 16
@@ -46,17 +46,8 @@ _LENGTHS = (80, LONGEST)
 """Terms for small data."""
 
 
-class SphereFeatures(NamedTuple):
-    """The features are unit vectors whose inner products are the correlations after the first layer, (n, d + 1)."""
-
-    points: Float[jax.Array, "n d+1"]
-
-
-def _embed(first: Dense, X: jax.Array) -> SphereFeatures:
-    return SphereFeatures(first.embed(X)[0])
-
-
-_embedded: Callable[[Dense, jax.Array], SphereFeatures] = jax.jit(_embed)
+_embedded: Callable[[Dense, jax.Array], jax.Array] = jax.jit(lambda first, X: first.embed(X)[0])
+"""Unit vectors whose inner products are the correlations after the first layer: (n, d) -> (n, d + 1)."""
 
 
 def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> jax.Array:
@@ -67,9 +58,8 @@ def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> j
 
 @final
 @pytree
-@dataclass(frozen=True)
 class Sphere(PairKernel):
-    """The kernel of a network is prepared for inputs of one norm; made by `sphere`."""
+    """The kernel of a network at inputs of one norm is one Chebyshev series in their angle; made by `sphere`."""
 
     first: Dense
     chains: jax.Array | np.ndarray
@@ -77,26 +67,23 @@ class Sphere(PairKernel):
     on_diagonal: jax.Array | np.ndarray
     output: Variance
 
-    def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d+1"]:
         return _embedded(self.first, X)
 
-    def pairwise(
-        self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
-    ) -> Float[jax.Array, "n m"]:
-        return self.at(correlate_points(x.points, y.points, same=same))
+    def pairwise(self, x: jax.Array, y: jax.Array, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
+        return self.at(correlate_points(x, y, same=same))
 
     def at(self, correlation: Correlation) -> Float[jax.Array, "n m"]:
         """Compute the kernel at this correlation after the first layer."""
         return scaled(_angle_series(self.chains, correlation), self.output, self.output)
 
-    def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
+    def diagonal(self, x: jax.Array) -> Float[jax.Array, " n"]:
         value = scaled(jnp.asarray(self.on_diagonal), self.output, self.output)
-        return jnp.broadcast_to(value, x.points.shape[:1])
+        return jnp.broadcast_to(value, x.shape[:1])
 
 
 @final
 @pytree
-@dataclass(frozen=True)
 class SpherePair(PairKernel):
     """Two kernels of one network are one complex number: first + i second."""
 
@@ -106,16 +93,14 @@ class SpherePair(PairKernel):
     def result_dtype(self, dtype: Any) -> Any:
         return np.result_type(dtype, np.complex64)
 
-    def encode(self, X: Float[jax.Array, "n d"]) -> SphereFeatures:
+    def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d+1"]:
         return self.first.encode(X)
 
-    def pairwise(
-        self, x: SphereFeatures, y: SphereFeatures, *, same: bool | jax.Array = False
-    ) -> Float[jax.Array, "n m"]:
-        correlation = correlate_points(x.points, y.points, same=same)
+    def pairwise(self, x: jax.Array, y: jax.Array, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
+        correlation = correlate_points(x, y, same=same)
         return jax.lax.complex(*(part.at(correlation) for part in (self.first, self.second)))
 
-    def diagonal(self, x: SphereFeatures) -> Float[jax.Array, " n"]:
+    def diagonal(self, x: jax.Array) -> Float[jax.Array, " n"]:
         return jax.lax.complex(self.first.diagonal(x), self.second.diagonal(x))
 
 

@@ -21,7 +21,7 @@ Scalar = float | jax.Array
 FeatureMap = Callable[[Any], Any]
 
 ASYMMETRY = 64
-"""Entries of a precomputed matrix may differ from their mirror by this many eps of its largest entry, its rounding."""
+"""A symmetric matrix may differ from its transpose by this rounding, in eps of its dtype and largest entry."""
 
 
 def identity(X: Any) -> Any:
@@ -228,17 +228,26 @@ def precomputed(matrix: Float[Array, "N N"]) -> Precomputed:
     Raises:
         TypeError, ValueError: not a symmetric square matrix of finite floats.
     """
-    values = validation.points("matrix", validation.concrete("matrix", matrix))
-    if values.shape[0] != values.shape[1]:
-        raise ValueError(f"matrix must be square, (N, N), got shape {values.shape}.")
-    entries = np.asarray(values)
+    values = symmetric("matrix", validation.points("matrix", validation.concrete("matrix", matrix)))
+    smallest = np.diagonal(np.asarray(values)).min()
+    if smallest < 0:
+        raise ValueError(f"the diagonal of a kernel is >= 0, got {smallest:g}.")
+    return Precomputed(values)
+
+
+def symmetric(name: str, matrix: Array) -> Array:
+    """Return the mean of a finite (N, N) matrix and its transpose.
+
+    Raises: ValueError: not square, or not symmetric to `ASYMMETRY` eps of its largest entry.
+    """
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"{name} must be square, (N, N), got shape {matrix.shape}.")
+    entries = np.asarray(matrix)
     gap, largest = np.abs(entries - entries.T), float(np.abs(entries).max())
     if gap.max() > ASYMMETRY * float(np.finfo(entries.dtype).eps) * largest:
         i, j = np.unravel_index(np.argmax(gap), gap.shape)
         raise ValueError(
-            f"matrix is not symmetric: entry [{i}, {j}] is {entries[i, j]:g} and [{j}, {i}] is {entries[j, i]:g}; pass "
-            f"(matrix + matrix.T)/2 if that is what you mean."
+            f"{name} is not symmetric: entry [{i}, {j}] is {entries[i, j]:g} and [{j}, {i}] is {entries[j, i]:g}; pass "
+            f"({name} + {name}.T)/2 if that is what you mean."
         )
-    if (np.diagonal(entries) < 0).any():
-        raise ValueError(f"the diagonal of a kernel is >= 0, got {np.diagonal(entries).min():g}.")
-    return Precomputed((values + values.T) / 2)
+    return (matrix + matrix.T) / 2

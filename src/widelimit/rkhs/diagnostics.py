@@ -40,7 +40,8 @@ class Certificate:
 def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -> Certificate:
     """Check sum_ij v_i v_j K(x_i, x_j) >= 0 for all v, by the smallest eigenvalue of K(X, X).
 
-    What makes a symmetric function a reproducing kernel (Moore and Aronszajn); tanh(x.x') is none.
+    A symmetric function for which this holds at all points is a reproducing kernel (Moore and Aronszajn); tanh(x.x') is
+    none.
 
     Args:
         k: a kernel, or a matrix-valued one.
@@ -64,8 +65,9 @@ def is_positive_semidefinite(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -
 def eigenvalues(k: Kernel | MatrixKernel, X: Float[Array, "n d"]) -> Float[np.ndarray, " n"]:
     """Compute eigenvalues of K(X, X), largest first: the mode of lambda is learned in the time n/(2 lambda).
 
-    As they come out: null ones are rounding of either sign, up to n eps of the largest. Raises: TypeError, ValueError:
-    bad inputs, or a kernel that is not positive semi-definite.
+    Nothing is clipped: eigenvalues that should be 0 are rounding of either sign, up to n eps of the largest.
+
+    Raises: TypeError, ValueError: bad inputs, or a kernel that is not positive semi-definite.
     """
     return linalg.eigenvalues(inputs_alone(k, X).gram(beside=1))[::-1]
 
@@ -87,9 +89,9 @@ def power_function(k: Kernel, X: Float[Array, "n d"], Z: Float[Array, "m d"]) ->
     Raises:
         TypeError, ValueError: bad inputs; ArithmeticError: the kernel is not positive semi-definite.
     """
-    points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+    points = validation.concrete_points("X", X).astype(np.float64, copy=False)
     post = posterior(scalar_kernel(k), points, np.zeros(len(points)))
-    values = np.asarray(validation.points("Z", validation.concrete("Z", Z)), np.float64)
+    values = validation.concrete_points("Z", Z).astype(np.float64, copy=False)
     return prediction_like(np.sqrt(np.asarray(post.variance(values))), Z)
 
 

@@ -39,7 +39,7 @@ class Function:
 
     def __post_init__(self) -> None:
         scalar_kernel(self.kernel)
-        centers = np.asarray(validation.points("centers", validation.concrete("centers", self.centers)), np.float64)
+        centers = validation.concrete_points("centers", self.centers).astype(np.float64, copy=False)
         a = np.asarray(validation.as_finite_floats("coefficients", self.coefficients), np.float64)
         if a.ndim not in (1, 2) or len(a) != len(centers):
             raise ValueError(f"coefficients must have shape ({len(centers)},) or ({len(centers)}, c), got {a.shape}.")
@@ -49,7 +49,7 @@ class Function:
     @linalg.ignore_overflow()
     def __call__(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """f(Z) = K(Z, X) a: (m, d) -> (m,) or (m, c)."""
-        points = np.asarray(validation.points("Z", validation.concrete("Z", Z)), np.float64)
+        points = validation.concrete_points("Z", Z).astype(np.float64, copy=False)
         return prediction_like(
             threads.product(np.asarray(self.kernel.cross(points, self.centers)), np.asarray(self.coefficients)), Z
         )

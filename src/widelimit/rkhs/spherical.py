@@ -8,6 +8,7 @@ import numpy as np
 import scipy.special
 
 from widelimit import validation
+from widelimit.compute.linalg import EPS
 from widelimit.inference.training_set import scalar_kernel
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
@@ -140,7 +141,7 @@ def spherical_eigenvalues(k: Kernel, *, dimension: int, degree: int, radius: flo
         if change <= _TOLERANCE * trace and abs(at_zero - trace) <= _RESOLVED * trace:
             degrees = np.arange(degree + 1)
             counts = np.array([multiplicity(dimension, i) for i in degrees.tolist()])
-            error = max(change, 8 * float(np.finfo(np.float64).eps) * trace)
+            error = max(change, 8 * EPS * trace)
             return SphericalSpectrum(degrees, found, counts, error, trace)
         before = found
     raise ArithmeticError(
@@ -162,7 +163,7 @@ def _check_zonal(k: Kernel, profile: Any, dimension: int, radius: float) -> floa
     there = profile(np.arccos(cosines))
     # the angle from arccos of a rounded cosine is right to sqrt(eps) at worst, and kernels are Lipschitz in it
     gap = max(float(np.abs(here - there).max()), float(np.abs(diagonal - trace).max()))
-    if gap > math.sqrt(float(np.finfo(np.float64).eps)) * 10 * trace:
+    if gap > math.sqrt(EPS) * 10 * trace:
         raise ValueError(
             f"the kernel is no function of the angle on the sphere: pairs at one angle differ by {gap:.3g} (a length "
             f"scale for each feature, a feature map, a precomputed matrix)."

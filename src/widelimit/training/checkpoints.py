@@ -1,4 +1,4 @@
-"""A checkpoint of training is one safetensors file, replaced as a whole, that knows the run it belongs to."""
+"""A checkpoint of training is one safetensors file, replaced as a whole, with the settings of the run it belongs to."""
 
 import json
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""This module records the training of a network."""
+"""Loss, kernel, parameters and outputs are recorded along the training of a network."""
 
 from __future__ import annotations
 
@@ -24,10 +24,7 @@ WORK = 2.0
 @final
 @dataclass(frozen=True)
 class History:
-    """The records are R points of training; for an ensemble all but steps and times have a further axis (E,).
-
-    That axis comes after the first.
-    """
+    """The history holds R records of training; an ensemble's have an axis (E,) after the first, but steps and times."""
 
     steps: Int[np.ndarray, " R"]
     """Steps taken; for a flow those of the solver, of the slowest member."""
@@ -49,12 +46,14 @@ class History:
 
 
 class Recorder(NamedTuple):
-    """A recorder knows the fields to record, and the kernel at the start; made by `recorder`."""
+    """A recorder measures networks, and compares them with the kernel at theta_0; made by `recorder`."""
 
     problem: TrainingProblem
     probes: jax.Array
     points: jax.Array
+    """Training points of the kernel, (k, d)."""
     labels: np.ndarray
+    """Their targets, (k c,)."""
     method: ContractionPlan | None
     kernel: np.ndarray
     """Theta_0, (*E, k c, k c)."""
@@ -120,7 +119,7 @@ def recorder(problem: TrainingProblem, probes: Any, kernel_points: Any) -> Recor
     n, d = problem.X.shape
     at = np.zeros((0, d), problem.dtype)
     if probes is not None:
-        at = np.asarray(validation.points("probes", validation.concrete("probes", probes)))
+        at = validation.concrete_points("probes", probes)
         validation.same_features("probes", at, "X", np.asarray(problem.X))
         if at.dtype != problem.dtype:
             raise TypeError(f"probes is {at.dtype} and X is {problem.dtype}; pass probes.astype('{problem.dtype}').")
@@ -135,6 +134,6 @@ def _kernel_plan(problem: TrainingProblem, k: int) -> ContractionPlan:
     """Choose the algorithm for the kernel, without figures that change from call to call: it is part of a program."""
     f, (_, d) = problem.one(), problem.X.shape
     settings = KernelSettings("ntk", "full", "auto", WORK / problem.members)
-    sizes = PairSizes(n=k, m=k, down=k, across=k, same=True, own=False)
+    sizes = PairSizes(n=k, m=k, down=k, across=k, same=True, diagonal=False)
     found = plan(f, settings, sizes, d, problem.dtype)
     return replace(found, estimates=(found.chosen,), result=0.0, budget=0.0)

@@ -25,13 +25,12 @@ SAME_RUN = 1e-3
 another function or loss differs by more."""
 NUMBERS = 14
 """Numbers of a record without probes, and its copy where records are joined."""
-NOTHING = ""
 
 
 @final
 @dataclass(frozen=True)
 class Training:
-    """The object holds trained parameters, records, and the reason of the end: made by `train`."""
+    """The result of `train` is the trained parameters, the records, and the reason for the end."""
 
     params: Any
     """In the form given (NumPy in, NumPy out), an ensemble's with a leading axis (E,); the last good ones."""
@@ -41,7 +40,7 @@ class Training:
 
 
 class Segment(NamedTuple):
-    """The state at the next record; or, after a failure, the last good state and what went wrong."""
+    """A segment ends at the next record; or, after a failure, at the last good state, with what went wrong."""
 
     state: OptimiserState
     steps: int
@@ -65,9 +64,9 @@ def by_steps(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> Segm
         moved, losses = run(state, int(next_mark))
         reached = int(moved.step)
         whole = np.isfinite(losses).all()
-        last = finite_cost(problem, moved.params) if whole else losses
+        last = np.asarray(_cost(problem, moved.params)) if whole else losses
         if np.isfinite(last).all():
-            return Segment(moved, reached, NOTHING)
+            return Segment(moved, reached, "")
         # The parameters before the step whose loss is not finite are bad; one step before, they still were not.
         good = max(int(state.step), reached - (1 if whole else 2))
         return Segment(run(state, good)[0], good, _explain(last, good, problem, rule))
@@ -88,11 +87,7 @@ def _explain(losses: np.ndarray, good: int, problem: TrainingProblem, rule: Upda
 _cost = jax.jit(
     lambda problem, params: problem.for_each(lambda p: problem.cost(p, problem.X, problem.y, problem.loss))(params)
 )
-
-
-def finite_cost(problem: TrainingProblem, params: Any) -> np.ndarray:
-    """Compute C on all training points, (*E,)."""
-    return np.asarray(_cost(problem, params))
+"""C on all training points, (*E,)."""
 
 
 def by_flow(problem: TrainingProblem, error: np.ndarray, max_steps: int) -> SegmentRunner:
@@ -103,8 +98,8 @@ def by_flow(problem: TrainingProblem, error: np.ndarray, max_steps: int) -> Segm
         params, taken, arrived = flow(
             problem, state.params, duration, jnp.asarray(error, problem.X.dtype), max_steps=max_steps
         )
-        if np.asarray(arrived).all() and np.isfinite(finite_cost(problem, params)).all():
-            return Segment(OptimiserState(params, (), state.step + 1), steps + int(np.max(taken)), NOTHING)
+        if np.asarray(arrived).all() and np.isfinite(np.asarray(_cost(problem, params))).all():
+            return Segment(OptimiserState(params, (), state.step + 1), steps + int(np.max(taken)), "")
         late = f" of members {np.flatnonzero(~np.asarray(arrived)).tolist()}" if problem.many else ""
         failure = (
             f"the flow{late} did not get from t = {mark:g} to t = {next_mark:g} within max_steps = {max_steps} steps "
@@ -117,7 +112,7 @@ def by_flow(problem: TrainingProblem, error: np.ndarray, max_steps: int) -> Segm
 
 
 class TrainingRun(NamedTuple):
-    """A run has a start, marks from 0 to the end, and a way from one to the next."""
+    """A run trains from its start through its marks, the steps or times of its records, by `move`."""
 
     recorder: Recorder
     start: OptimiserState
@@ -126,13 +121,14 @@ class TrainingRun(NamedTuple):
     clock: float
     """Time of the flow that one unit of a mark stands for."""
     unit: str
+    """Unit of the marks: "steps" or "time"."""
     choices: dict[str, Any]
     """What makes two runs from one start differ."""
 
 
 def run(plan: TrainingRun, checkpoint: TrainingCheckpoint | None, *, progress: bool) -> Training:
     """Run through the marks, from where a checkpoint stands if there is one."""
-    marks, failure = plan.marks, NOTHING
+    marks, failure = plan.marks, ""
     state, history = _begin(plan, checkpoint)
     written = time.monotonic()
     with progress_bar(progress, unit=plan.unit) as report:

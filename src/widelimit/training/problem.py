@@ -70,7 +70,7 @@ def training_problem(
     Raises: MemoryError: they do not; TypeError, ValueError: bad data, an unknown loss, labels outside of its domain,
     parameters that are not floats of X's dtype or not those of `apply`, an ensemble that is not stacked.
     """
-    points = np.asarray(validation.points("X", validation.concrete("X", X)))
+    points = validation.concrete_points("X", X)
     targets = validation.targets("y", y, len(points))
     kind = resolve(loss)
     kind.check(targets.reshape(len(points), -1))

@@ -47,14 +47,12 @@ class DescentSettings(NamedTuple):
     max_steps: int
     record_every: float | None
 
-    def check(self, **flags: Any) -> None:
-        """Refuse settings of a flow's solver, used or not, and flags. Raises: TypeError, ValueError."""
-        for name, value in flags.items():
-            validation.flag(name, value)
+    def check(self) -> None:
+        """Refuse settings of a flow's solver, whether they are used or not. Raises: TypeError, ValueError."""
         validation.finite_scalar("tolerance", self.tolerance, above=0.0, at_most=1e-2)
         validation.integer("max_steps", self.max_steps, at_least=1)
 
-    def places(self) -> np.ndarray:
+    def marks(self) -> np.ndarray:
         """Return the steps, or the times of a flow, of the records. Raises: TypeError, ValueError, MemoryError."""
         if self.flow_time is None:
             if self.steps is None:
@@ -149,16 +147,17 @@ def train(
     settings = DescentSettings(
         optimizer, learning_rate, momentum, batch_size, steps, seed, flow_time, tolerance, max_steps, record_every
     )
-    settings.check(ensemble=ensemble, progress=progress)
+    settings.check()
+    many, progress = validation.flag("ensemble", ensemble), validation.flag("progress", progress)
     seconds = float(validation.finite_scalar("checkpoint_seconds", checkpoint_seconds, at_least=0.0))
-    problem = training_problem(apply, params, X, y, loss, many=bool(ensemble), copies=optimisers.copies_held(flow_time))
-    path = _place(checkpoint)
+    problem = training_problem(apply, params, X, y, loss, many=many, copies=optimisers.copies_held(flow_time))
+    path = _checkpoint_path(checkpoint)
     with arithmetic(problem.dtype == np.float64):
         rule = settings.rule(len(problem.X)) if flow_time is None else None
-        places = settings.places()
+        marked = settings.marks()
         optimisers.require_room(problem, rule, probes)
         records = recorder(problem, probes, kernel_points)
-        plan = _flow(records, settings, places) if rule is None else _steps(records, rule, settings, places)
+        plan = _flow(records, settings, marked) if rule is None else _steps(records, rule, settings, marked)
         kept = None if path is None else TrainingCheckpoint(path, checkpoints.settings(records, plan.choices), seconds)
         return _warn_if_unfinished(run(plan, kept, progress=progress))
 
@@ -169,7 +168,7 @@ def _warn_if_unfinished(trained: Training) -> Training:
     return trained
 
 
-def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings, places: np.ndarray) -> TrainingRun:
+def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings, marked: np.ndarray) -> TrainingRun:
     """Plan discrete steps; warns of a learning rate above the bound."""
     problem = records.problem
     key = jax.random.key(validation.integer("seed", settings.seed, at_least=0, below=2**63))
@@ -183,10 +182,10 @@ def _steps(records: Recorder, rule: UpdateRule, settings: DescentSettings, place
         "seed": settings.seed if rule.batch else 0,
     }
     start = optimisers.start_state(problem, rule)
-    return TrainingRun(records, start, places, by_steps(problem, rule, key), rule.clock, "steps", choices)
+    return TrainingRun(records, start, marked, by_steps(problem, rule, key), rule.clock, "steps", choices)
 
 
-def _flow(records: Recorder, settings: DescentSettings, places: np.ndarray) -> TrainingRun:
+def _flow(records: Recorder, settings: DescentSettings, marked: np.ndarray) -> TrainingRun:
     """Plan the gradient flow."""
     problem = records.problem
     least = ROUNDING * float(np.finfo(problem.dtype).eps)
@@ -198,7 +197,7 @@ def _flow(records: Recorder, settings: DescentSettings, places: np.ndarray) -> T
     move = by_flow(problem, tolerance * reach * slope, int(settings.max_steps))
     start = OptimiserState(problem.f.params, (), jnp.zeros((), jnp.int32))
     choices = {"optimizer": "flow", "tolerance": tolerance}
-    return TrainingRun(records, start, places, move, 1.0, "time", choices)
+    return TrainingRun(records, start, marked, move, 1.0, "time", choices)
 
 
 def _warn_if_unstable(problem: TrainingProblem, rule: UpdateRule, key: jax.Array) -> None:
@@ -214,7 +213,7 @@ def _warn_if_unstable(problem: TrainingProblem, rule: UpdateRule, key: jax.Array
         )
 
 
-def _place(path: Any) -> Path | None:
+def _checkpoint_path(path: Any) -> Path | None:
     """Return the path of a checkpoint, in a folder that exists; None for none."""
     if path is None:
         return None

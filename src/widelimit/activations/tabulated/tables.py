@@ -178,7 +178,7 @@ def _sample(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray, cou
         rho, sine = np.concatenate([np.cos(psi), -np.cos(psi)]), np.tile(np.sin(psi), 2)
         row = np.broadcast_to(deviations, (len(rho), len(deviations)))
         required = gaussian.panels(kinks, max(1.0, float(deviations.max())))
-        sums = np.moveaxis(gaussian.pair_sums(derivative, derivative, row, row, rho, sine, required=required), 0, -1)
+        sums = np.moveaxis(gaussian.pair_sums(derivative, derivative, row, row, rho, sine, grid=required), 0, -1)
         slopes = (sums[..., :count] - sums[..., count:]) / 2, (sums[..., :count] + sums[..., count:]) / 2
     else:
         slopes = sums_of_parts(interpreted(derivative), deviations, psi, kinked=bool(kinks))

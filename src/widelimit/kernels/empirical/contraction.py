@@ -33,7 +33,7 @@ class Factors(abc.ABC):
         """Compute K for all pairs."""
 
     @abc.abstractmethod
-    def own(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
+    def diagonal(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
         """Compute K of every row with itself."""
 
 
@@ -54,8 +54,8 @@ class Jacobian(Factors):
     def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
         return sum(_pairs(a, b, output) for a, b in zip(x, y, strict=True))  # type: ignore[return-value]
 
-    def own(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
-        return sum(_own(a, output) for a in x)  # type: ignore[return-value]
+    def diagonal(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
+        return sum(_diagonal(a, output) for a in x)  # type: ignore[return-value]
 
 
 @final
@@ -71,8 +71,8 @@ class Outputs(Factors):
     def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
         return _pairs(x, y, output)
 
-    def own(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
-        return _own(x, output)
+    def diagonal(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
+        return _diagonal(x, output)
 
 
 @final
@@ -112,8 +112,8 @@ class Layers(Factors):
     def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
         return self._sum(x, y, _pairs, output)
 
-    def own(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
-        return self._sum(x, x, lambda a, _, kind: _own(a, kind), output)
+    def diagonal(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
+        return self._sum(x, x, lambda a, _, kind: _diagonal(a, kind), output)
 
     def _sum(self, x: Any, y: Any, inner: Callable[[Any, Any, Output], jax.Array], output: Output) -> jax.Array:
         extra = {"full": 2, "trace": 0, "diagonal": 1}[output]
@@ -139,7 +139,7 @@ def _pairs(x: jax.Array, y: jax.Array, output: Output, rules: dict[str, str] = P
     return total / x.shape[1] if output == "trace" else total
 
 
-def _own(x: jax.Array, output: Output) -> jax.Array:
+def _diagonal(x: jax.Array, output: Output) -> jax.Array:
     return _pairs(x, x, output, SELF)
 
 
@@ -174,9 +174,9 @@ class Contraction(PairKernel):
 
     def diagonal(self, x: Any) -> Float[jax.Array, "n *c"]:
         if self.stored:
-            return self.factors.own(x, self.output)  # type: ignore[no-any-return]
+            return self.factors.diagonal(x, self.output)  # type: ignore[no-any-return]
         values: Any = jax.lax.map(
-            lambda chunk: self.factors.own(self.factors.of(chunk), self.output), _chunks(x, self.rows)
+            lambda chunk: self.factors.diagonal(self.factors.of(chunk), self.output), _chunks(x, self.rows)
         )
         return jnp.asarray(values.reshape(-1, *values.shape[2:])[: len(x)])
 

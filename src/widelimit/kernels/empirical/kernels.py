@@ -43,7 +43,7 @@ class EmpiricalProducts(abc.ABC):
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        points = (_points("X", X),) if Y is None else validation.two_blocks(X, Y)
+        points = (validation.concrete_points("X", X),) if Y is None else validation.two_blocks(X, Y)
         return _plan_pairs(self.model, self.settings, points)[1]
 
     def matvec(
@@ -84,13 +84,13 @@ class EmpiricalKernel(EmpiricalProducts, Kernel):
         return pair.diagonal(pair.encode(x))
 
     def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
-        return Kernel.gram(self, X) if validation.is_jax(X) else _table(self.model, self.settings, X, X)
+        return Kernel.gram(self, X) if validation.is_jax(X) else _matrix(self.model, self.settings, X, X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
-        return Kernel.cross(self, X, Y) if validation.is_jax(X, Y) else _table(self.model, self.settings, X, Y)
+        return Kernel.cross(self, X, Y) if validation.is_jax(X, Y) else _matrix(self.model, self.settings, X, Y)
 
     def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
-        return Kernel.diag(self, X) if validation.is_jax(X) else _own(self.model, self.settings, X)
+        return Kernel.diag(self, X) if validation.is_jax(X) else _diag(self.model, self.settings, X)
 
     def _checked(self, values: Array, **inputs: Array) -> Array:
         require_finite(self.model, values, **inputs)
@@ -118,13 +118,13 @@ class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
         )
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
-        return _table(self.model, self.settings, X, Y)
+        return _matrix(self.model, self.settings, X, Y)
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c c"]:
-        return _table(self.model, self.settings, X, X)
+        return _matrix(self.model, self.settings, X, X)
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
-        return _own(self.model, self.settings, X)
+        return _diag(self.model, self.settings, X)
 
 
 @final
@@ -137,15 +137,15 @@ class EmpiricalDiagonal(EmpiricalProducts):
 
     def gram(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n n c"]:
         """Compute K(x_i, x_j)[a, a]: (n, d) -> (n, n, c), symmetric to the bit. Raises: as `Kernel.gram`."""
-        return _table(self.model, self.settings, X, X)
+        return _matrix(self.model, self.settings, X, X)
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c"]:
         """Compute K(x_i, y_j)[a, a]: (n, d), (m, d) -> (n, m, c). Raises: as `Kernel.gram`."""
-        return _table(self.model, self.settings, X, Y)
+        return _matrix(self.model, self.settings, X, Y)
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c"]:
         """Compute K(x_i, x_i)[a, a]: (n, d) -> (n, c). Raises: as `Kernel.gram`."""
-        return _own(self.model, self.settings, X)
+        return _diag(self.model, self.settings, X)
 
 
 AnyEmpirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal
@@ -231,16 +231,12 @@ def empirical_nngp(apply: Apply, params: Any, *, output: Output = "full", memory
     return _CLASSES[output](f, chosen)
 
 
-def _points(name: str, X: Any) -> np.ndarray:
-    return np.asarray(validation.points(name, validation.concrete(name, X)))
-
-
 def _plan_pairs(
-    f: Model, settings: KernelSettings, inputs: Any, *, whole: bool = False, own: bool = False
+    f: Model, settings: KernelSettings, inputs: Any, *, whole: bool = False, diagonal: bool = False
 ) -> tuple[Model, ContractionPlan]:
     """Return the function in the dtype of the inputs, and the plan for all pairs of one or two arrays of them.
 
-    Block by block unless `whole`; with `own` only for K(x, x).
+    Block by block unless `whole`; with `diagonal` only for K(x, x).
     """
     dtype = np.result_type(*(X.dtype for X in inputs))
     f = f.of_dtype(dtype)
@@ -248,7 +244,7 @@ def _plan_pairs(
     n, m = len(inputs[0]), len(inputs[-1])
     c = 1 if settings.output == "trace" else f.cost(features, dtype).outputs
     down, across = (n, m) if whole else (block_rows(n, c), block_rows(m, c))
-    return f, plan(f, settings, PairSizes(n, m, down, across, len(inputs) == 1, own), features, dtype)
+    return f, plan(f, settings, PairSizes(n, m, down, across, len(inputs) == 1, diagonal), features, dtype)
 
 
 def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
@@ -256,7 +252,7 @@ def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
     return [jnp.asarray(filled[i : i + rows]) for i in range(0, len(filled), rows)]
 
 
-def _table(f: Model, settings: KernelSettings, X: Any, Y: Any) -> np.ndarray:
+def _matrix(f: Model, settings: KernelSettings, X: Any, Y: Any) -> np.ndarray:
     """Compute K(X, Y) block by block; where Y is X one triangle and its mirror, symmetric to the bit."""
     same, (X, Y) = Y is X, validation.two_blocks(X, Y)
     f, found = _plan_pairs(f, settings, (X,) if same else (X, Y))
@@ -277,7 +273,7 @@ def _table(f: Model, settings: KernelSettings, X: Any, Y: Any) -> np.ndarray:
                 if same and i == j:
                     target[:] = (values + _mirror(values)) / 2
                     index = np.arange(len(target))
-                    target[index, index] = _own_block(pair, x)[: len(target)]
+                    target[index, index] = _diagonal_block(pair, x)[: len(target)]
                 elif same:
                     target[:], out[there, here] = values, _mirror(values)
                 else:
@@ -291,19 +287,19 @@ def _mirror(values: np.ndarray) -> np.ndarray:
     return np.swapaxes(values, 0, 1) if values.ndim < 4 else values.transpose(1, 0, 3, 2)
 
 
-def _own(f: Model, settings: KernelSettings, X: Any) -> np.ndarray:
-    points = _points("X", X)
-    f, found = _plan_pairs(f, settings, (points,), own=True)
+def _diag(f: Model, settings: KernelSettings, X: Any) -> np.ndarray:
+    points = validation.concrete_points("X", X)
+    f, found = _plan_pairs(f, settings, (points,), diagonal=True)
     check_rows(f, points)
     pair = pairs_of(f, settings, found)
     with arithmetic(points.dtype == np.float64):
-        parts = [_own_block(pair, pair.encode(block)) for block in _blocks(points, found.sizes.down)]
+        parts = [_diagonal_block(pair, pair.encode(block)) for block in _blocks(points, found.sizes.down)]
     values = np.concatenate(parts)[: len(points)]
     require_finite(f, values, X=points)
     return values
 
 
-def _own_block(pair: tiles.PairKernel, x: Any) -> np.ndarray:
+def _diagonal_block(pair: tiles.PairKernel, x: Any) -> np.ndarray:
     """Compute K(x, x) of a block of rows, (n, ...); c x c matrices symmetric to the bit."""
     values = np.asarray(_diagonal(pair, x))
     return (values + values.transpose(0, 2, 1)) / 2 if values.ndim == 3 else values

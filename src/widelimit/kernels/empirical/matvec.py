@@ -64,11 +64,9 @@ def _unstack(moved: np.ndarray, settings: KernelSettings) -> np.ndarray:
 
 
 def _chunks(X: np.ndarray, rows: int) -> np.ndarray:
-    """Reshape (n, ...) to (k, rows, ...), filled up with zeros."""
+    """Reshape (n, d) to (k, rows, d), filled up with leading rows: the function need not be defined at 0."""
     count = -(-len(X) // rows)
-    filled = np.zeros((count * rows, *X.shape[1:]), X.dtype)
-    filled[: len(X)] = X
-    return filled.reshape(count, rows, *X.shape[1:])
+    return np.resize(X, (count * rows, X.shape[1])).reshape(count, rows, X.shape[1])
 
 
 def _tangents(
@@ -84,11 +82,11 @@ def _tangents(
     memory.require(direction + row, "a product with the kernel", limit=budget, remedy=remedy)
     group = int(max(1, min(len(stack), budget / 2 // (direction + row))))
     rows = int(max(1, min(CHUNK, (budget - group * direction) // (group * row))))
-    parts = []
+    chunk, parts = min(rows, len(y)), []
     for i in range(0, len(stack), group):
-        v = stack[i : i + group]
-        chunked = np.stack([_chunks(one, min(rows, len(y))) for one in v])
-        along = pull(f, jnp.asarray(_chunks(y, min(rows, len(y)))), jnp.asarray(chunked))
+        v = np.pad(stack[i : i + group], ((0, 0), (0, -len(y) % chunk), (0, 0)))
+        chunked = v.reshape(len(v), -1, chunk, cost.outputs)
+        along = pull(f, jnp.asarray(_chunks(y, chunk)), jnp.asarray(chunked))
         parts.append(np.asarray(push(f, jnp.asarray(_chunks(x, min(rows, len(x)))), along))[:, : len(x)])
     return np.concatenate(parts)
 

@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
+from widelimit.messages import first_line
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 
@@ -28,11 +29,11 @@ class Cost(NamedTuple):
     outputs: int
     parameters: int
     flops: float
-    """The flops are those of the forward pass of one row."""
+    """Floating-point operations of the forward pass of one row."""
     signals: float
     """Numbers that the forward pass of one row makes."""
     largest: float
-    """Those of its largest step."""
+    """Numbers that the largest step of that pass makes."""
     itemsize: int
 
 
@@ -142,9 +143,8 @@ def _trace(f: Model, rows: int, features: int, dtype: np.dtype[Any]) -> ClosedJa
             f, _struct((rows, features), dtype)
         )
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"apply(params, X) fails for X of shape ({rows}, {features}): {type(error).__name__}: {reason} "
+            f"apply(params, X) fails for X of shape ({rows}, {features}): {type(error).__name__}: {first_line(error)} "
             f"Are the parameters those of this architecture, and made for {features} features?"
         ) from error
     shape, found = traced.out_avals[0].shape, traced.out_avals[0].dtype

@@ -25,7 +25,7 @@ COLUMNS = 16
 
 
 class KernelSettings(NamedTuple):
-    """The settings are the caller's."""
+    """The settings say which kernel the caller asked for, by which method, in how much memory."""
 
     kind: Literal["ntk", "nngp"]
     output: Output
@@ -42,7 +42,7 @@ class PairSizes(NamedTuple):
     down: int
     across: int
     same: bool
-    own: bool
+    diagonal: bool
     """Only K(x, x) is needed."""
 
     @property
@@ -53,7 +53,7 @@ class PairSizes(NamedTuple):
     @property
     def kept(self) -> int:
         """Return the number of rows whose factors are needed at once if none are to be made twice."""
-        return min(self.down, self.n) if self.own else self.rows
+        return min(self.down, self.n) if self.diagonal else self.rows
 
 
 class MethodEstimate(NamedTuple):
@@ -141,8 +141,8 @@ def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int
     budget = memory.budget(settings.memory)
     numbers = {"full": cost.outputs**2, "trace": 1, "diagonal": cost.outputs}[settings.output]
     number = float(cost.itemsize) * numbers
-    result = number * sizes.n * (1 if sizes.own else sizes.m)
-    blocks = COPIES * number * sizes.down * (1 if sizes.own else sizes.across)
+    result = number * sizes.n * (1 if sizes.diagonal else sizes.m)
+    blocks = COPIES * number * sizes.down * (1 if sizes.diagonal else sizes.across)
     estimates = tuple(_estimates(model, settings, sizes, cost, budget - result - blocks))
     names = [e.method for e in estimates] if settings.method == "auto" else [settings.method]
     if settings.kind == "nngp":

@@ -15,6 +15,7 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.plan import network_of
+from widelimit.messages import first_line
 
 ROWS = 3
 """Rows compared: two may be all that a function does not mix, such as a value with the largest of the batch."""
@@ -143,9 +144,8 @@ def _shapes(f: Model, rows: np.ndarray) -> Any:
     try:
         shapes = jax.eval_shape(lambda X: f.apply(f.whole(f.params), X), jnp.asarray(rows))
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0][:150]
         raise ValueError(
-            f"apply(params, X) fails for X of shape {rows.shape}: {type(error).__name__}: {reason}"
+            f"apply(params, X) fails for X of shape {rows.shape}: {type(error).__name__}: {first_line(error)}"
         ) from error
     found = {leaf.shape for leaf in jax.tree.leaves(shapes)}
     if any(shape[:1] != rows.shape[:1] for shape in found):
