@@ -84,13 +84,13 @@ class Image:
         return X
 
     def _flat(self, name: str, X: Any) -> Any:
-        array = X if isinstance(X, jax.Array) else np.asarray(X)
-        if array.shape[1:] != self.shape:
+        array: Any = X if isinstance(X, jax.Array) else np.asarray(X)
+        shape = array.shape[1:]
+        if shape != self.shape:
             last = (*array.shape[2:], array.shape[1])
             advice = f"move the channels to the end: np.moveaxis({name}, 1, -1)" if last == self.shape else "check them"
             raise ValueError(f"{name} has images of shape {array.shape[1:]}, the network {self.shape}; {advice}.")
-        rows: Array = array.reshape(len(array), self.size)
-        return rows
+        return array.reshape(len(array), self.size)
 
     def read(self, X: Float[jax.Array, "n d"]) -> jax.Array:
         """Return the images (n, *sites, channels)."""

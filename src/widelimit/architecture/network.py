@@ -15,9 +15,9 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.chain import Serial
-from widelimit.architecture.inputs import Inputs, Rows, correlate_sites
+from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
+from widelimit.architecture.inputs import Inputs, Rows
 from widelimit.architecture.layers import Dense
-from widelimit.architecture.sites import first_of_pair, second_of_pair
 from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Shape
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
@@ -37,9 +37,6 @@ PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 
 DEEPEST = 100_000
 """Layers of a network; every input takes some numbers for each."""
-
-_AT_ONCE = 2**13
-"""Pairs of sites whose states are computed at once: an array of them is in a core's cache."""
 
 _GRID = 33
 _MARGIN = 0.01
@@ -266,19 +263,12 @@ class Network:
             points, variance = self.first.embed(X)
         else:
             points, variance = self.inputs.embed(X)
-            variance = variance._replace(among=self._among(points) if self.across else None)
+            variance = variance._replace(among=among_sites_of(points) if self.across else None)
         variance, _, memos = self.body.encode_with_mean(variance, None)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos)
         tangent = None if variance.among is None else variance.among.tangent.reshape(len(X))
         output = Variance(variance.value.reshape(len(X)), variance.exponent.reshape(len(X)))
         return NetworkFeatures(points, memos, output, tangent)
-
-    def _among(self, points: jax.Array) -> PairState:
-        """Return the state of all pairs of sites of each input, (*S, *S, n)."""
-        axes = len(self.inputs.sites)
-        units = jnp.moveaxis(points, 0, -2)  # (*S, n, channels)
-        correlation = correlate_sites(first_of_pair(units, axes, 2), second_of_pair(units, axes, 2))
-        return PairState(correlation, jnp.zeros_like(correlation.one_minus))
 
     @property
     def numbers_per_input(self) -> int:
@@ -326,38 +316,10 @@ class Network:
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
         if self.inputs.sites:
-            return self._pairs_of_images(x, y)
+            return pairs_of_images(self.body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
         return self.body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same)))
-
-    def _pairs_of_images(self, x: NetworkFeatures, y: NetworkFeatures) -> PairState:
-        """Compute `pairwise` for few pairs at a time, whose sites are in a core's cache."""
-        m, sites = len(y.points), math.prod(self.inputs.sites)
-        most = max(1, _AT_ONCE // (sites**2 if self.across else sites))
-        columns = max(k for k in range(1, m + 1) if m % k == 0 and k <= most)
-        blocks = jax.tree.map(lambda leaf: leaf.reshape(m // columns, columns, *leaf.shape[1:]), (y.points, y.memos))
-
-        def row(one: Any) -> PairState:
-            one = jax.tree.map(lambda leaf: leaf[None], one)
-            part: PairState = jax.lax.map(lambda block: self._sites(*one, *block), blocks)
-            return jax.tree.map(lambda leaf: leaf.reshape(m), part)  # type: ignore[no-any-return]
-
-        return jax.lax.map(row, (x.points, x.memos))  # type: ignore[no-any-return]
-
-    def _sites(self, u: jax.Array, x: Any, v: jax.Array, y: Any) -> PairState:
-        """Compute the state of pairs from unit vectors at sites and memos, in sites, and the end's, (n, m)."""
-        axes, n, m = len(self.inputs.sites), len(u), len(v)
-        first, second = jnp.moveaxis(u, 0, -2)[..., None, :], jnp.moveaxis(v, 0, -2)[..., None, :, :]
-        rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x)
-        columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y)
-        if self.across:
-            first, second = first_of_pair(first, axes, 3), second_of_pair(second, axes, 3)
-            rows = jax.tree.map(lambda leaf: first_of_pair(leaf, axes, 2), rows)
-            columns = jax.tree.map(lambda leaf: second_of_pair(leaf, axes, 2), columns)
-        correlation = correlate_sites(first, second)
-        state = self.body.pair(rows, columns, PairState(correlation, jnp.zeros_like(correlation.one_minus)))
-        return jax.tree.map(lambda leaf: leaf.reshape(n, m), state)  # type: ignore[no-any-return]
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
@@ -365,9 +327,7 @@ class Network:
             return PairState(correlation_with_itself(x.tangent), x.tangent)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
         if self.inputs.sites:
-            like = jnp.zeros((*self.inputs.sites, len(x.points)), x.variance.value.dtype)
-            state = self.body.itself(memos, PairState(correlation_with_itself(like), like))
-            return jax.tree.map(lambda leaf: leaf.reshape(-1), state)  # type: ignore[no-any-return]
+            return itself_at_sites(self.body, self.inputs, memos, x.variance.value)
         return self.body.itself(memos, self._start(correlation_with_itself(x.variance.value)))
 
     def _start(self, correlation: Correlation) -> PairState:
