@@ -4,7 +4,7 @@ python benchmarks/activations.py [n] [equal | unequal | depth] [name ...]
 
 Inputs of equal and of unequal norm (standard normal, 20 features), float64, depth 4; with `depth`, depth 32 beside
 depth 4 on equal norms. The shortest of three calls after one that compiles; relu's is taken before and after each
-activation in the same run, and the ratio is to their mean.
+activation in the same run, and the ratio is to their mean. `depth` ends with 50 residual blocks of 1/sqrt(50).
 """
 
 import sys
@@ -20,9 +20,16 @@ CLOSED = ["erf", "gelu", "sin", "cos", "snake", "rbf", "exp", "gaussian", "monom
 NAMES = {"equal": [*CLOSED, *TABULATED, *PIECES], "unequal": [*TABULATED, *PIECES], "depth": ["relu", "gelu", "tanh"]}
 
 
+RESIDUAL = "relu, residual blocks"
+
+
 def gram(activation: str, depth: int, X: np.ndarray) -> float:
     """Measure seconds of one call."""
-    k = wl.ntk(wl.mlp(depth=depth, activation=activation, weight_std=1.2, bias_std=0.2))
+    if activation == RESIDUAL:
+        net = wl.resmlp(blocks=depth, branch_scale="depth", weight_std=1.2, bias_std=0.2)
+    else:
+        net = wl.mlp(depth=depth, activation=activation, weight_std=1.2, bias_std=0.2)
+    k = wl.ntk(net)
     return seconds(lambda: k.gram(X))
 
 
@@ -47,6 +54,8 @@ def main() -> None:
             rows.append(row(name, X, depth=32, peer=name, peer_depth=4))
         else:
             rows.append(row(name, X, depth=4, peer="relu", peer_depth=4))
+    if kind == "depth":
+        rows.append(row(RESIDUAL, X, depth=50, peer="relu", peer_depth=4))
     report(f"activations_{kind}", rows, n=n, features=20, dtype="float64", norms=kind)
 
 

@@ -284,3 +284,15 @@ def errors(got, x, y, *, kind, **net):
     tiny = mp.mpf(float(np.finfo(type(got)).tiny))
     wrong = max(abs(mp.mpf(float(got)) - reference) - tiny, 0)
     return float(wrong / scale) if wrong else 0.0, reference
+
+
+def posterior_variance(gram, cross, prior, noise):
+    """K(z, z) - K(z, X) (K(X, X) + noise)^{-1} K(X, z), (m,), of the floating-point kernel values as given."""
+    root = mp.cholesky(mp.matrix(np.asarray(gram).tolist()) + mp.mpf(float(noise)) * mp.eye(len(gram)))
+    found = []
+    for row, own in zip(cross.tolist(), prior, strict=True):
+        white = []
+        for i, value in enumerate(row):
+            white.append((value - mp.fdot(root[i, :i], white)) / root[i, i] if i else value / root[0, 0])
+        found.append(float(mp.mpf(float(own)) - mp.fdot(white, white)))
+    return np.array(found)

@@ -1,5 +1,6 @@
 """phi, its dual and the derivative of the dual, against independent closed forms, quadrature and sampling."""
 
+import functools
 import itertools
 import math
 
@@ -13,7 +14,8 @@ from scipy.special import erf
 import oracles
 import widelimit as wl
 from cases import ACTIVATIONS, DTYPES
-from widelimit.signals import Variance, correlation_from_gap
+from widelimit.interpreter import interpreted
+from widelimit.signals import Correlation, Variance, correlation_from_gap, variance_of
 
 BOUND = 64  # eps of the dtype
 NAMED = {name: (activation, oracles.DUALS[name]) for name, activation in ACTIVATIONS.items() if name in oracles.DUALS}
@@ -311,3 +313,37 @@ def test_bad_parameters_are_refused():
     ]:
         with pytest.raises(kind, match=words):
             make()
+
+
+NEAR = [
+    (s, s * (1 + h), g)
+    for s in (1e-3, 0.05, 0.5, 3.0)
+    for h in (0.0, 1e-9, 1e-4, 0.2)
+    for g in (0.0, 1e-22, 1e-9, 1e-4, 1e-2)
+]
+
+
+def refined(activation, s, t, gap):
+    """1 - rho after phi of signals of deviations s, t and 1 - rho = gap."""
+    (_, x), (_, y) = (activation.encode(variance_of(deviation)) for deviation in (s, t))
+    correlation = Correlation(gap, 2 - gap)
+    return activation.refine(x, y, correlation, activation.correlate(x, y, correlation)[0]).one_minus
+
+
+@pytest.mark.parametrize("name", ["gelu", "sin", "sin, no phase", "cos", "erf", "snake"])
+def test_angles_of_near_pairs_after_a_smooth_activation(name):
+    """A kink behind it sees sqrt(1 - rho): right within 16 eps; that of a rounded rho is not."""
+    activation, dual = CLOSED[name]
+    for dtype in DTYPES.values():
+        eps, table = np.finfo(dtype).eps, np.array(NEAR, dtype).T
+        with jax.enable_x64(True):
+            found = np.asarray(interpreted(functools.partial(refined, activation))(*table), float)
+        exact = []
+        with mp.workdps(60):
+            for s, t, g in table.T.tolist():
+                q, p = mp.mpf(s) ** 2, mp.mpf(t) ** 2
+                own = mp.sqrt(dual(q, q, q)[0] * dual(p, p, p)[0])
+                exact.append(float(mp.sqrt(abs(1 - dual(q, mp.mpf(s) * t * (1 - mp.mpf(g)), p)[0] / own))))
+        assert np.abs(np.sqrt(found) - exact).max() <= 16 * eps
+        rounded = np.sqrt(np.abs(1 - (1 - np.square(exact)).astype(dtype)))
+        assert np.abs(rounded - exact).max() > 100 * eps

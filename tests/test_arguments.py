@@ -31,6 +31,8 @@ BAD = {
     "not negative": [*NO_NUMBERS, -1.0, 10**400],
     "deviation": [*NO_NUMBERS, 0.0, -1.0, 1e200, 1e-200, 10**400],
     "bias": [*NO_NUMBERS, -1.0, 1e200, 1e-200],
+    "base": [*(value for value in NO_NUMBERS if value is not None), 0.0, -1.0, 10**400],
+    "rates": ["high" * 100, {"a": LONG}, True, 3, 1j, np.nan, [0.0, 1.0, 1.0], [LONG], ["a"] * 60, np.full(60, np.nan)],
     "time": [*ODD, *THINGS, None, True, 1j, np.nan, -1.0],
     "times": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, -1.0, -np.ones(60), [[1.0]]],
     "variances": [*ODD, np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
@@ -110,6 +112,7 @@ def fitting(cls):
 
 
 SETTINGS = {
+    "network": "network",
     "depth": "integer",
     "activation": "activation",
     "weight_std": "deviation",
@@ -143,14 +146,14 @@ INTERPOLANT = wl.rkhs.interpolant(K, X, Y)
 STEPPED = {"X": X, "y": Y, "learning_rate": 0.1, "steps": 1}
 STEPPING = {"X": "points", "y": "targets", "learning_rate": "positive", "steps": "integer"}
 PROCESS = wl.GaussianProcess(K)
-SEEDED = {"random_state": (None,)}
+SEEDED = {"random_state": (None,), "network": (None,)}
 DATA = {"X": X, "y": Y}
 TRAINING = {"X": "points", "y": "targets"}
 DOORS = {
     "network": Door(
         lambda layers="relu", **given: wl.network(wl.layers.Dense(), layers, wl.layers.Dense(), **given),
         {},
-        {"layers": "layer", "parameterization": "name"},
+        {"layers": "layer", "parameterization": "name", "base_width": "base", "learning_rates": "rates"},
     ),
     "resmlp": Door(
         wl.resmlp,
@@ -162,6 +165,8 @@ DOORS = {
             "weight_std": "deviation",
             "bias_std": "bias",
             "parameterization": "name",
+            "base_width": "base",
+            "learning_rates": "rates",
         },
         more={"blocks": [0, 10**9]},
     ),
@@ -174,9 +179,12 @@ DOORS = {
             "weight_std": "deviation",
             "bias_std": "bias",
             "parameterization": "name",
+            "base_width": "base",
+            "learning_rates": "rates",
         },
         more={"depth": [0, 10**9]},
     ),
+    "read_network": Door(wl.read_network, {}, {"text": "name"}),
     "nngp": Door(wl.nngp, {}, {"net": "network"}),
     "ntk": Door(wl.ntk, {}, {"net": "network"}),
     "limits": Door(wl.limits, {}, {"net": "network"}),
@@ -594,7 +602,7 @@ MADE = {
 """Classes whose instances the library makes."""
 INNER = {
     *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
-    *("in_few_shapes", "itself", "restore", "mean", "result_dtype", "variance_without"),
+    *("in_few_shapes", "itself", "restore", "mean", "result_dtype", "variance_without", "start", "refine"),
     *(
         "derivative",
         "block",

@@ -212,7 +212,7 @@ def test_drawn_parameters_have_the_shapes_of_init_and_outputs_the_covariance_giv
     import widelimit as wl
 
     net, X = wl.mlp(depth=3, weight_std=2**0.5, bias_std=0.3), np.random.default_rng(0).standard_normal((3, 2))
-    drawn = parameters((2, 8, 4, 1), count=5, rng=np.random.default_rng(1))
+    drawn = parameters(net, (2, 8, 4, 1), count=5, rng=np.random.default_rng(1))
     made = net.init_many(range(5), input_dim=2, width=(8, 4), dtype=np.float64)
     assert jax.tree.map(np.shape, drawn) == jax.tree.map(np.shape, made)
     f = outputs(net, X, widths=(8, 4), output_dim=1, count=20_000, seed=2)[:, :, 0]

@@ -132,6 +132,8 @@ def test_a_classifier_takes_its_options_and_says_where_a_solver_does_not_apply(f
     arguments += ["--estimator", "ntk"]
     assert invoke(*arguments, "--drop", "y", "--alpha-epsilon", 0.001, "--depth", 2).exit_code == 0
     assert read(tmp_path / "m.npz").model.alpha_epsilon == 0.001
+    assert invoke(*arguments, "--drop", "y", "--alpha-epsilon", "auto", "--depth", 2).exit_code == 0
+    assert read(tmp_path / "m.npz").model.alpha_epsilon == "auto"
     code, _, err = invoke(*arguments, "--solver", "cg")
     assert (code, err.count("\n")) == (2, 1)
     assert "least_squares" in err

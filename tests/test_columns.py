@@ -297,6 +297,16 @@ def test_a_million_identifiers_are_refused_at_once():
         wl.NNGPRegressor().fit(many, np.zeros(10**6))
 
 
+@pytest.mark.parametrize(("levels", "rows", "accepted"), [(150, 600, True), (150, 596, False), (1001, 5000, False)])
+def test_hundreds_of_categories_with_a_few_rows_each_are_categories(levels, rows, accepted):
+    texts = polars.DataFrame({"k": [f"c{i % levels}" for i in range(rows)]})
+    if accepted:
+        assert wl.TableEncoder().fit_transform(texts).shape == (rows, levels)
+    else:
+        with pytest.raises(ValueError, match=f"{levels} different texts in {rows} rows"):
+            wl.TableEncoder().fit(texts)
+
+
 def test_constant_and_empty_columns_steer_nothing(tmp_path):
     expected = fitted(plain(), Y1).predict(plain())
     constant = plain(c="one", d=3.0)

@@ -16,6 +16,7 @@ EPS = np.finfo(np.float64).eps
 RNG = np.random.default_rng(0)
 N = 7
 METHODS = ("jacobian", "vector_products", "layerwise")
+L = wl.layers
 
 
 class Convolution(eqx.Module):
@@ -69,6 +70,33 @@ def network(depth, activation, parameterization="ntk", outputs=3):
     return net.apply, net.init(3, input_dim=4, width=widths, output_dim=outputs, dtype=np.float64), 4
 
 
+def tree(*layers, width, outputs=3):
+    net = wl.network(L.Dense(1.3, 0.4), *layers)
+    return net.apply, net.init(4, input_dim=4, width=width, output_dim=outputs, dtype=np.float64), 4
+
+
+def trees():
+    """Sums, a block that repeats, branches side by side, a frozen layer, a last scale, a frozen last layer."""
+    dense = L.Dense(1.3, 0.4)
+    return {
+        "residual": tree(L.Repeat([L.Residual("relu", dense, L.Scale(0.5))], 2), L.LayerNorm(), L.Dense(), width=6),
+        "side by side": tree(
+            L.Concatenate([dense, "relu"], ["tanh", dense], shares=(0.25, 0.75)),
+            L.Dense(),
+            L.Sum([dense, "erf"], ["relu", dense, "erf"]),
+            dense,
+            L.Scale(2.0),
+            width=[5, 8, 7, 6],
+        ),
+        "frozen within": tree("relu", L.Frozen(dense), "erf", dense, width=6, outputs=1),
+        "frozen last": tree(L.Residual("relu", dense), L.Frozen(dense), width=6),
+    }
+
+
+TREES = trees()
+CHAINS = ("relu", "tanh, standard", "erf, mean field, one output", "depth 1")
+
+
 def cases():
     with jax.enable_x64(True):
         plain = {"w": RNG.standard_normal((4, 6)), "b": RNG.standard_normal(6), "v": RNG.standard_normal(6)}
@@ -80,6 +108,7 @@ def cases():
             "plain": (two_layers, plain, 4),
             "convolution": (module, Convolution(jax.random.key(0)), 36),
             "attention": (module, Attention(jax.random.key(1)), 20),
+            **TREES,
         }
 
 
@@ -114,7 +143,7 @@ def close(values, wanted):
 
 
 def methods_of(name):
-    return METHODS if name in ("relu", "tanh, standard", "erf, mean field, one output", "depth 1") else METHODS[:2]
+    return METHODS[2:] if name in TREES else METHODS if name in CHAINS else METHODS[:2]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -233,11 +262,15 @@ def test_many_rows_are_cut_into_blocks():
     assert close(k.cross(X, X[:3] + 1), np.repeat((X @ (X[:3] + 1).T)[:, :, None], 512, axis=2))
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("share", [1.0, 0.2])
-def test_the_compiled_program_stays_within_the_estimate(method, share):
+NETS = {"mlp": wl.mlp(depth=3, bias_std=0.1), "residual": wl.resmlp(blocks=2, bias_std=0.1)}
+
+
+@pytest.mark.parametrize(
+    ("method", "share", "name"), [*((m, s, "mlp") for m in METHODS for s in (1.0, 0.2)), ("layerwise", 1.0, "residual")]
+)
+def test_the_compiled_program_stays_within_the_estimate(method, share, name):
     """What XLA reserves for one block, beside inputs, is at most the estimate."""
-    net = wl.mlp(depth=3, activation="relu", bias_std=0.1)
+    net = NETS[name]
     params = net.init(0, input_dim=8, width=256, output_dim=2, dtype=np.float64)
     X = np.random.default_rng(0).standard_normal((64, 8))
     k = wl.empirical_ntk(net.apply, params, method=method)
@@ -258,6 +291,25 @@ def test_the_compiled_program_stays_within_the_estimate(method, share):
         kept = sum(leaf.nbytes for leaf in jax.tree.leaves(features)) if found.chosen.stored else 0
     assert used + kept <= found.chosen.work + found.blocks
     assert found.chosen.work + found.result + found.blocks <= found.budget
+
+
+@pytest.mark.parametrize("name", ["side by side", "frozen within"])
+def test_trees_train_and_record_the_drift_of_their_kernel(name):
+    """One width a layer: the drift is that of the explicit Jacobians before and after; a frozen layer stays."""
+    apply, params, _ = TREES[name]
+    X, _ = inputs(4)
+    y = np.cos(np.arange(N * (1 if name == "frozen within" else 3))).reshape(N, -1)
+    assert wl.empirical_ntk(apply, params).explain(X).method == "layerwise"
+    run = wl.train(apply, params, X, y, learning_rate=0.02, steps=3, record_every=3, kernel_points=N, progress=False)
+    assert run.history.loss[-1] < run.history.loss[0]
+    before, after = (oracle(apply, p, X, X) for p in (params, run.params))
+    drift = np.linalg.norm(after - before) / np.linalg.norm(before)
+    np.testing.assert_allclose(run.history.kernel_drift, [0, drift], rtol=1e-10)
+    assert drift > 1e-3
+    moved = [
+        not np.array_equal(a["weight"], b["weight"]) for a, b in zip(params, run.params, strict=True) if "weight" in a
+    ]
+    assert all(moved) == (name != "frozen within")
 
 
 def test_the_cost_model_chooses_and_tells():

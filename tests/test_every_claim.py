@@ -173,6 +173,20 @@ def squared_drift(monkeypatch):
     monkeypatch.setattr(history, "_norm", lambda theta: true(theta) ** 2)
 
 
+def lost_root(monkeypatch):
+    """Branches of residual networks divided by the number of blocks, not by its root."""
+    import widelimit as wl
+    from widelimit.layers import Scale
+
+    def resmlp(true=wl.resmlp, **given):
+        def square(part):
+            return Scale(part.factor**2) if isinstance(part, Scale) else part
+
+        return jax.tree.map(square, true(**given), is_leaf=lambda part: isinstance(part, Scale))
+
+    monkeypatch.setattr(wl, "resmlp", resmlp)
+
+
 PLANTS = [
     (xavier, "networks_are_gaussian"),
     (shared_bias, "outputs_are_independent"),
@@ -185,6 +199,8 @@ PLANTS = [
     (hidden_jitter, "norm_and_generalisation"),
     (half_the_rate, "where_theory_stops"),
     (half_the_rate, "jacot_figures"),
+    (lost_root, "residual_depth"),
+    (stale_covariance, "residual_depth"),
     (scaled_kernel, "tangent_kernel_limit"),
     (scaled_kernel, "linear_regression"),
     (stale_covariance, "tangent_kernel_limit"),

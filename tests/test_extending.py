@@ -28,6 +28,7 @@ ERRORS = {
     "hermegauss": ("jnp.exp(-(u**2) / 8)", "jnp.exp(-(u**2) / 8.01)"),
     "Parabola": ("2 * b * b2 * correlation.rho", "b * b2 * correlation.rho"),
     "log_cosh": ("jnp.cosh(f - y)", "jnp.cosh(1.01 * (f - y))"),
+    "tangent =": ("wl.ntk(net)", "wl.nngp(net)"),
     "limit =": ("wl.nngp(net)", "wl.nngp(wl.mlp(depth=2, bias_std=0.3))"),
 }
 """{a word of an example: (text, the same with an error)}."""

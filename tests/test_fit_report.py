@@ -16,6 +16,7 @@ from commands import invoke
 from widelimit.cli import fit_report, held_out, models
 from widelimit.cli.options import TableChoices
 from widelimit.estimators.fitted_classes import FittedClasses
+from widelimit.inference.expectation_propagation import logistic_posterior, logistic_probabilities
 
 N = 40
 TARGET = "price <in> $ & €"
@@ -188,6 +189,32 @@ def test_probabilities_are_those_of_refits_without_each_row():
     p = held_out.held_out(squares, X, labels).mean
     np.testing.assert_allclose(p.sum(axis=1), 1)
     assert not np.allclose(p, squares.predict_proba(X), atol=0.05)
+
+
+def test_logistic_classes_are_those_of_refits_without_each_row(monkeypatch):
+    X, y = encoded()
+    labels = np.where(y > np.median(y), "high", "low")
+    X, labels = np.vstack([X, X[:2]]), np.append(labels, labels[:2])  # two copies
+    model = wl.NNGPClassifier(depth=2, likelihood="logistic").fit(X, labels)
+    inside = model.predict_proba(X)
+    monkeypatch.setattr(held_out, "_folds", None)
+    found, fitted = held_out.held_out(model, X, labels), model.fitted_
+    assert "closed form" in found.how
+    k, points, own = fitted.training.design.kernel(), model.inputs_(X), (labels == "low").astype(int)
+    refitted = []
+    for i in range(N):
+        rest = (points != points[i]).any(axis=1)
+        post = logistic_posterior(k, points[rest], own[rest], classes=2, scale=fitted.scale)
+        refitted.append(logistic_probabilities(post.mean(points[[i]]), post.variance(points[[i]]))[0])
+
+    def loss(p):
+        return -np.mean(np.log(p[np.arange(N), own[:N]]))
+
+    assert loss(found.mean) == pytest.approx(loss(np.array(refitted)), rel=0.1)
+    assert loss(inside) < 0.7 * loss(found.mean)  # the negative control: rows that the model has seen
+    assert np.abs(found.mean[:N] - refitted).mean() < 0.03
+    assert np.abs(found.mean[:N][::-1] - refitted).mean() > 0.2  # the negative control: rows in another order
+    np.testing.assert_array_equal(found.mean[:2], found.mean[-2:])
 
 
 def test_what_has_no_closed_form_is_fitted_again_without_each_fold():

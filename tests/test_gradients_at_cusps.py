@@ -125,8 +125,7 @@ def test_relu_in_one_dimension():
 
 @pytest.mark.parametrize(("name", "kind"), CLOSED)
 def test_every_transformation_gives_the_limit_of_central_differences(name, kind):
-    for bias_std in (0.0, 0.3):
-        agreeing(kernel(name, kind, bias_std), "float64", 3, transformed)
+    agreeing(kernel(name, kind, 0.0), "float64", 3, transformed)
     k = kernel(name, kind, 0.3)
     rows = slice(1, 5, 2)  # one equal, one opposite: at zero inputs the norms have no corner, as bias_std > 0
     for d in (1, 3):

@@ -11,6 +11,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel as SklearnKernel
 
 import widelimit as wl
+from oracles import posterior_variance
 from widelimit.compute import linalg
 
 RNG = np.random.default_rng(0)
@@ -122,6 +123,18 @@ def test_variance_is_zero_at_the_data_and_never_negative():
     assert (close >= 0).all()
     assert close.max() < 1e-7
     assert (np.linalg.eigvalsh(post.covariance(np.vstack([X, Z]))) > -1e-11).all()
+
+
+def test_variances_of_smooth_kernels_are_known_beyond_the_condition_number():
+    """The bound by the condition number is 5e-10 here: all but one variance would be 0."""
+    points, new = np.linspace(-1, 1, 24)[:, None], np.linspace(-1.2, 1.2, 9)[:, None]
+    k, noise = wl.nngp(wl.mlp(depth=2, activation="erf", weight_std=1.0, bias_std=0.5)), 1e-10
+    matrices = k.gram(points), k.cross(new, points), k.diag(new)
+    exact = posterior_variance(*matrices, noise)
+    post = wl.posterior(k, points, np.sin(points), noise=noise)
+    np.testing.assert_allclose(post.variance(new), exact, rtol=1e-3)
+    np.testing.assert_allclose(np.diagonal(post.covariance(new)), exact, rtol=1e-3)
+    assert (post.variance(new) > 1.003 * posterior_variance(*matrices, 0.99 * noise)).any()  # the negative control
 
 
 @jax.tree_util.register_static

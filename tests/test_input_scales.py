@@ -8,9 +8,10 @@ from sklearn.base import clone
 
 import widelimit as wl
 from widelimit.estimators import model_file
-from widelimit.inference import input_scales, scaled_evidence
+from widelimit.inference import input_scales, noise_level, scaled_evidence
 from widelimit.inference.average_gradient import gradient_scales, mean_squared_gradient
 from widelimit.inference.input_scales import FIRST, Search
+from widelimit.inference.noise_level import SURPRISES, left_out_noise
 from widelimit.inference.scaled_evidence import Family
 
 FAMILIES = [
@@ -102,7 +103,44 @@ def test_a_rough_kernel_and_copies_of_rows_leave_the_noise_above_0(monkeypatch):
     assert 0.03 < noise(X, y[:, 0]) < 0.3
     assert 0.03 < noise(np.tile(X, (2, 1)), np.tile(y[:, 0], 2)) < 0.3
     monkeypatch.setattr(input_scales, "PRIOR", np.array([*input_scales.PRIOR[:-1], np.inf]))
+    monkeypatch.setattr(noise_level, "SURPRISES", 0.0)
     assert noise(X, y[:, 0]) < 1e-3
+
+
+def test_left_out_rows_raise_noise_and_scale_as_refits_say():
+    (X, y), weights = table(25), np.tile([1.0, 2.0, 0.5, 1.0, 1.0], 5)
+    k, y, noise = wl.nngp(wl.mlp(depth=2, activation="erf", weight_std=3.0)), 1.3 * y, 1e-6
+
+    def refits(noise):
+        """Squared errors of rows that are left out, and their expectation."""
+        for i in range(25):
+            rest = np.arange(25) != i
+            post = wl.posterior(k, X[rest], y[rest], noise=noise / weights[rest])
+            yield (post.mean(X[[i]])[0] - y[i]) ** 2, post.variance(X[[i]])[0] + noise / weights[i]
+
+    error = weights @ np.mean([e for e, _ in refits(noise)], axis=1) / weights.sum()
+    least = SURPRISES / (SURPRISES + weights.sum()) * error
+    factor = np.average([e / v for e, v in refits(least)], axis=0, weights=weights)
+    assert noise < least
+    assert (factor > 1.1).any()
+    found = left_out_noise(np.array(k.gram(X)), y, weights, noise)
+    assert found[0] == pytest.approx(least, rel=1e-6)
+    np.testing.assert_allclose(found[1], np.maximum(factor, 1), rtol=1e-5)
+    kept, one = left_out_noise(np.array(k.gram(X)), y / 100, weights, 1.0)
+    assert kept == 1.0
+    np.testing.assert_array_equal(one, 1)  # error bars never shrink
+    plain = left_out_noise(np.array(k.gram(X)), y, np.ones(25), noise)  # the negative control
+    assert plain[0] != pytest.approx(least, rel=1e-2)
+
+
+def test_error_bars_of_plateaus_are_no_surprise_to_left_out_rows():
+    """Evidence takes the plateaus of the target for absence of noise."""
+    X = np.random.default_rng(8).uniform(size=(60, D))
+    y = np.where(X[:, 0] > 0.6, np.floor(3 * X[:, 1]), 0.0)
+    model = wl.WideRegressor(kernel="nngp", activation="erf", depth=2).fit(X, y)
+    left = model.fitted_.left_out()
+    assert model.noise_ >= SURPRISES / (60 + SURPRISES) * np.mean(left.error**2) * 0.5
+    assert np.mean(left.scores**2) < 1.001
 
 
 def test_data_without_noise_get_next_to_none_and_a_warning():
@@ -140,7 +178,7 @@ def test_few_rows_do_not_decide_on_as_many_scales():
     for groups in (np.arange(9), np.zeros(9, int)):
         search = Search(X[:90] / X[:90].std(0), y[:90, None], np.ones(90), groups, "marginal_likelihood")
         found = input_scales.fit_input_scales(search, FAMILIES[:1])
-        k = kernel_of(found.family, found.scales, found.weight_std, found.bias_std, found.amplitude)
+        k = kernel_of(found.family, found.scales, **found.values, amplitude=found.amplitude)
         post = wl.posterior(k, search.X, y[:90], noise=found.noise)
         error.append(np.sqrt(np.mean((post.mean(X[90:] / X[:90].std(0)) - y[90:]) ** 2)))
     assert error[0] < 1.25 * error[1] < 1.25 * np.std(y[90:])
@@ -154,7 +192,7 @@ def climbing(heights):
         height = heights[family.depth][steps > input_scales.RACE_STEPS]
         if height is None:
             raise ValueError("the evidence is not finite at the start")
-        return input_scales.ScaledFit(family, np.ones(D), 1.0, 1.0, 1.0, 0.1, height, (), z)
+        return input_scales.ScaledFit(family, np.ones(D), {}, 1.0, 0.1, height, (), z)
 
     return run
 
@@ -177,7 +215,7 @@ def test_functions_that_grow_must_be_more_likely():
     search = Search(X, y, np.ones(len(X)), np.arange(D), "marginal_likelihood")
     for family, less in ((FAMILIES[1], input_scales.GROWTH), (FAMILIES[0], 0.0)):
         found = search.run(family, search.start(FIRST), 3)
-        k = kernel_of(family, found.scales, found.weight_std, found.bias_std, found.amplitude)
+        k = kernel_of(family, found.scales, **found.values, amplitude=found.amplitude)
         away = (found.z - search.start(FIRST)) / np.concatenate([np.full(D, 1.5), input_scales.PRIOR[1:]])
         evidence = wl.posterior(k, X, y, noise=found.noise).log_marginal_likelihood() - away @ away / 2
         assert found.score == pytest.approx(evidence - less, abs=1e-6)

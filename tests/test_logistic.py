@@ -9,8 +9,10 @@ from scipy.special import expit, log_expit
 import widelimit as wl
 from widelimit.compute import memory
 from widelimit.estimators import model_file
+from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.persistence import restore_model
 from widelimit.inference.class_probabilities import expected_softmax
+from widelimit.inference.dirichlet import ALPHAS, SCALES
 from widelimit.inference.expectation_propagation import (
     law,
     logistic_posterior,
@@ -275,3 +277,29 @@ def test_models_of_before_class_weight_are_loaded(tmp_path):
     del header["parameters"]["depth"]
     with pytest.raises(ValueError, match="other parameters"):
         restore_model(header, arrays)
+
+
+def test_an_automatic_pseudo_count_has_the_largest_leave_one_out_density(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((240, 2))
+    labels = (X[:, 0] > 0).astype(int) ^ (rng.random(240) < 0.25)
+    model = wl.NTKClassifier(depth=2, alpha_epsilon="auto").fit(X[:80], labels[:80])
+    plain, fitted = wl.NTKClassifier(depth=2).fit(X[:80], labels[:80]), model.fitted_
+    unit = np.sqrt(np.diagonal(fitted.training.design.kernel().gram(fitted.training.X)).mean())
+
+    def density(scale, alpha):
+        p = FittedClasses(fitted.training, fitted.labels, scale, 2, alpha).leave_one_out()
+        return np.log(p[np.arange(80), fitted.labels]).sum()
+
+    every = [density(scale, alpha) for scale in SCALES / unit for alpha in ALPHAS]
+    assert density(fitted.scale, fitted.alpha_epsilon) == pytest.approx(max(every), rel=1e-9)
+    assert density(plain.fitted_.scale, plain.alpha_epsilon) < max(every) - 1  # the negative control
+
+    def loss(model):
+        return -np.mean(np.log(model.predict_proba(X[80:])[np.arange(160), labels[80:]]))
+
+    assert loss(model) < loss(plain) - 0.02
+    wl.save(model, tmp_path / "m.npz")
+    np.testing.assert_array_equal(wl.load(tmp_path / "m.npz").predict_proba(X), model.predict_proba(X))
+    with pytest.raises(ValueError, match="alpha_epsilon"):
+        wl.NTKClassifier(alpha_epsilon="best").fit(X, labels)

@@ -297,6 +297,7 @@ HOSTILE = [
     *(None, True, False, -1, 0, 1, 3.5, 10**9, 10**400, 1e300, -1e300, 5e-324, float("nan"), float("inf"), -0.5),
     *("x", "", "auto", "object", "<U99999999", "__import__('os')", "\ud800", [], [[]], [1, "a"], [-1.0] * 3, {}),
     *({"float": "nan"}, {"float": "-inf"}, {"float": "x"}, {"float": "inf", "a": 1}, {"weight_std": 1, "bias_std": -1}),
+    *({"network": "mlp(depth=2)"}, {"network": 3}),
 ]
 """Values of a forged field."""
 POSITIVE = ("weights", "inputs.scale", "y_scale")
@@ -305,6 +306,7 @@ SMALL = {
     "dirichlet": (wl.NNGPClassifier(depth=2, normalize=None), TEXT[:12]),
     "least squares": (wl.NTKClassifier(depth=2, likelihood="least_squares", noise=0.3), X[:12, 0] > 0),
     "one class": (wl.NNGPClassifier(), np.full(12, "a")),
+    "network": (wl.NNGPRegressor(network=wl.mlp(depth=2, bias_std=0.1), noise=0.1), X[:12, 0]),
 }
 VALID = {
     ("parameters", "time"): lambda value: type(value) in (int, float) and 0 <= value < np.inf,

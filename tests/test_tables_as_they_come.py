@@ -3,7 +3,9 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 
 import widelimit as wl
 from widelimit.estimators import leaks
@@ -104,3 +106,45 @@ def test_a_fit_names_the_column_that_repeats_the_target():
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "column")
         wl.WideClassifier(**SETTINGS).fit(X, labels)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.array([True, None] * 20, dtype="boolean"),
+        pd.period_range("2024-01", periods=40, freq="M"),
+        [1e200, 3e200] * 20,
+    ],
+    ids=["boolean with gaps", "periods", "huge numbers"],
+)
+def test_columns_that_pandas_has_beside_numbers_and_text_are_read(column):
+    frame = pd.DataFrame({"a": np.linspace(-1, 1, 40), "b": column})
+    model = wl.NNGPRegressor(depth=2, noise=0.1).fit(frame, frame["a"])
+    assert np.abs(model.predict(frame) - frame["a"]).max() < 0.3
+    shared = wl.NNGPRegressor(depth=2, noise=0.1, input_groups=[0, 0])
+    huge = np.stack([np.linspace(-1e200, 1e200, 40), np.tile([1e199, -1e199], 20)], axis=1)
+    assert np.abs(shared.fit(huge, frame["a"]).predict(huge) - frame["a"]).max() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "words"),
+    [
+        (["u", None], ValueError, r"20 missing labels, the first at \[1\]"),
+        (["u", float("nan")], ValueError, "20 missing labels"),
+        (pd.Series(["u", pd.NA] * 20), ValueError, "20 missing labels"),
+        (["u", 1], TypeError, "text and numbers as labels"),
+        (np.array(["u", True] * 20, dtype=object), TypeError, "text and numbers as labels"),
+    ],
+)
+def test_labels_of_two_kinds_and_missing_ones_are_refused(labels, error, words):
+    labels = labels * 20 if isinstance(labels, list) else labels
+    with pytest.raises(error, match=words):
+        wl.NNGPClassifier(depth=2).fit(np.arange(40.0)[:, None], labels)
+
+
+def test_a_table_without_columns_and_sparse_rows_are_named():
+    y = np.arange(40.0)
+    with pytest.raises(ValueError, match="X has no columns"):
+        wl.NNGPRegressor().fit(pd.DataFrame(index=range(40)), y)
+    with pytest.raises(TypeError, match=r"^Sparse data was passed for X"):
+        wl.NNGPRegressor().fit(scipy.sparse.eye(40), y)

@@ -69,6 +69,7 @@ from .kernels.standard import (
     rbf,
 )
 from .kernels.stored import stored_gram
+from .network_text import read_network
 from .pytrees import pytree
 from .signals import Correlation, Variance
 from .training.history import History
@@ -197,6 +198,7 @@ __all__ = [
     "precomputed",
     "pytree",
     "rbf",
+    "read_network",
     "resmlp",
     "rkhs",
     "save",

@@ -19,6 +19,11 @@ def require_pytree(value: Any) -> None:
         )
 
 
+def leaf_names(tree: Any) -> tuple[str, ...]:
+    """Return the names of the leaves of a pytree: their paths, as "layers[1].branch[1].weight_std" of a network."""
+    return tuple(jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def pytree(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass and register it with JAX: its fields are the leaves of a pytree.

@@ -263,6 +263,13 @@ def numbers_in(name: str, values: Any) -> tuple[float, ...]:
     return tuple(float(finite_scalar(f"every entry of {name}", value)) for value in values)
 
 
+def random_key(name: str, value: Any) -> None:
+    """Refuse what is neither one key of jax.random nor None. Raises: TypeError."""
+    is_key = isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
+    if value is not None and not (is_key and value.shape == ()):
+        raise TypeError(f"{name} must be one key of JAX, jax.random.key(seed), or None; got {shown(value)}.")
+
+
 def path(name: str, value: Any) -> Path:
     """Return the path of a file or a folder. Raises: TypeError."""
     if not isinstance(value, (str, os.PathLike)):

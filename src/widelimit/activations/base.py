@@ -64,6 +64,13 @@ class Activation(abc.ABC):
     def correlate(self, x: Memo, y: Memo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         """Return (the correlation after phi, d rho_after / d rho); x and y are the memos of the two inputs."""
 
+    def refine(self, x: Memo, y: Memo, correlation: Correlation, after: Correlation) -> Correlation:
+        """Return the correlation `after` phi with 1 - rho right to its own last digits, as kinks of later layers need.
+
+        `correlate` may leave the rounding of 1 in it, where that is cheaper.
+        """
+        return after
+
     @property
     def numbers_per_input(self) -> int:
         """Return about how many numbers a memo holds; kernels state their sizes from it."""

@@ -128,4 +128,8 @@ def activation(
 def name_or_repr(phi: Activation) -> str:
     """Return the code of an activation: its name in quotes where that finds it, else what makes it."""
     found = next((name for name, known in BY_NAME.items() if known == phi), None)
-    return repr(found) if found else repr(phi)
+    if not found and isinstance(phi, Numerical) and isinstance(phi.phi, _Elu):
+        own = phi.phi
+        if phi == elu(own.alpha, scale=own.scale, length=own.length):
+            return f"elu({own.alpha!r}, scale={own.scale!r}, length={own.length!r})"
+    return repr(found or jax.tree.map(validation.plain, phi))

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.architecture.chain import Repeat, Serial, branch_of
+from widelimit.architecture.chain import Combined, Repeat, Serial, branch_of
 from widelimit.architecture.combine import Residual
 from widelimit.architecture.convolution import Conv
 from widelimit.architecture.inputs import Image, Inputs, Rows
 from widelimit.architecture.layers import Activate, Dense, Scale
-from widelimit.architecture.network import DEEPEST, PARAMETERIZATIONS, Network
+from widelimit.architecture.network import PARAMETERIZATIONS, Network
 from widelimit.architecture.sites import Sites
-from widelimit.architecture.state import Layer, Scalar, Traits
+from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
 
+MOST_NUMBERS = 30 * DEEPEST
+"""Numbers that the layers of a network keep of every input."""
 ROWS = Rows()
 AnyActivation = str | Activation | Callable[[jax.Array], jax.Array]
 
 
-def network(*layers: Any, inputs: Inputs = ROWS, parameterization: str = "ntk") -> Network:
+def network(
+    *layers: Any,
+    inputs: Inputs = ROWS,
+    parameterization: str = "ntk",
+    base_width: float | None = None,
+    learning_rates: Sequence[float] | None = None,
+) -> Network:
     """f = layers in order: a `Network` from a tree of `widelimit.layers`; a name or function is an activation.
 
     Args:
         layers: the first is a `Dense` layer, which reads the inputs, and so is the last, whose outputs are Gaussian.
         inputs: `Rows()`, or `Image(height, width, channels)` for layers with sites.
         parameterization: as in `mlp`.
+        base_width: as in `mlp`.
+        learning_rates: as in `mlp`; in the order of the dense layers in print(net), those of a repeated block once.
 
     Raises:
         TypeError: neither layers nor activations.
@@ -38,9 +49,8 @@ def network(*layers: Any, inputs: Inputs = ROWS, parameterization: str = "ntk") 
     """
     validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
     if not isinstance(inputs, (Rows, Image)):
-        raise TypeError(
-            f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {validation.shown(inputs)}."
-        )
+        kind = validation.shown(inputs)
+        raise TypeError(f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {kind}.")
     found = _place(branch_of(layers, "layers"), inputs)
     if not found or not (isinstance(found[0], Dense) or (inputs.sites and isinstance(found[0], Conv))):
         what = repr(found[0]) if found else "no layers"
@@ -49,6 +59,11 @@ def network(*layers: Any, inputs: Inputs = ROWS, parameterization: str = "ntk") 
             f"dense layers on the inputs is one of them, with the root of the sum of squares as weight_std."
         )
     whole = Serial(*found)
+    if whole.numbers_per_input > MOST_NUMBERS:
+        raise ValueError(
+            f"the layers, with their repeats, keep {whole.numbers_per_input:.3g} numbers of every input, and at most "
+            f"{MOST_NUMBERS:.3g} are taken; give Repeat smaller times."
+        )
     whole.traits(Traits(gaussian=False, centred=False, random=False), "layers")
     end = found[-1].block[-1] if isinstance(found[-1], Repeat) else found[-1]
     if not (isinstance(end, Dense) or (isinstance(end, Scale) and len(found) > 1 and isinstance(found[-2], Dense))):
@@ -56,11 +71,13 @@ def network(*layers: Any, inputs: Inputs = ROWS, parameterization: str = "ntk") 
             f"layers[{len(found) - 1}]: a network ends with wl.layers.Dense(), whose outputs are Gaussian at infinite "
             f"width; got {end!r:.80}."
         )
-    if parameterization == "mean_field" and not isinstance(found[-1], Dense):
+    if parameterization == "mean_field" and not isinstance(end, Dense):
         raise ValueError(f"layers[{len(found) - 1}]: the mean-field parameterisation scales a last wl.layers.Dense().")
     if parameterization == "mean_field" and whole.depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
-    return Network(_parameterize(found, parameterization), parameterization, inputs)
+    if inputs.sites and (base_width is not None or learning_rates is not None):
+        raise ValueError("base_width and learning_rates are for networks of rows, not of images.")
+    return replace(_parameterized(found, parameterization, base_width, learning_rates), inputs=inputs)
 
 
 def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
@@ -75,11 +92,51 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
     return placed.layers
 
 
-def _parameterize(layers: tuple[Layer, ...], parameterization: str) -> tuple[Layer, ...]:
-    """Return the layers with finite maps in this parameterisation."""
-    if parameterization != "standard":
-        return layers
-    return tuple(layer.standardise() for layer in layers)
+def _parameterized(layers: tuple[Layer, ...], parameterization: str, base_width: Any, learning_rates: Any) -> Network:
+    """Return the network of these layers, whose finite maps get the parameterisation. Raises: ValueError, TypeError."""
+    if base_width is not None:
+        base_width = float(validation.finite_scalar("base_width", base_width, above=0.0))
+        if parameterization != "standard":
+            raise ValueError(
+                f'base_width is the width at which parameterization="standard" has its usual scales; with '
+                f"{parameterization!r} the limit has no width in it, leave base_width out."
+            )
+    if parameterization == "standard":
+        layers = tuple(layer.standardise() for layer in layers)
+    if base_width is None and learning_rates is None:
+        return Network(layers, parameterization)
+    count = len(_dense_layers(layers))
+    rates = (1.0,) * count if learning_rates is None else validation.numbers_in("learning_rates", learning_rates)
+    for i, rate in enumerate(rates):
+        validation.finite_scalar(f"learning_rates[{i}]", rate, above=0.0)
+    if len(rates) != count:
+        raise ValueError(
+            f"learning_rates has {len(rates)} numbers, and the network {count} dense layers (those of a repeated block "
+            f"once); a layer that is not to be trained is wl.layers.Frozen(...)."
+        )
+    changes = iter([(None if i == 0 else base_width, rate) for i, rate in enumerate(rates)])
+
+    def change(layer: Layer, path: tuple[Any, ...]) -> Layer:
+        if isinstance(layer, Dense):
+            base, rate = next(changes)
+            return replace(layer, base_width=base, learning_rate=rate)
+        return layer.map_layers(change, path) if isinstance(layer, Combined) else layer
+
+    changed = Serial(*layers).map_layers(change, ()).layers
+    return Network(changed, parameterization, base_width, None if learning_rates is None else rates)
+
+
+def _dense_layers(layers: Sequence[Layer]) -> list[Dense]:
+    """Return the dense layers in order, those of a repeated block once."""
+    found: list[Dense] = []
+
+    def visit(layer: Layer, path: tuple[Any, ...]) -> Layer:
+        if isinstance(layer, Dense):
+            found.append(layer)
+        return layer.map_layers(visit, path) if isinstance(layer, Combined) else layer
+
+    Serial(*layers).map_layers(visit, ())
+    return found
 
 
 def resmlp(
@@ -90,6 +147,8 @@ def resmlp(
     weight_std: Scalar = 1.0,
     bias_std: Scalar = 0.0,
     parameterization: str = "ntk",
+    base_width: float | None = None,
+    learning_rates: Sequence[float] | None = None,
 ) -> Network:
     """f = affine o (a -> a + c affine(phi(a)))^blocks o affine, a residual network; c = 1, or 1/sqrt(blocks).
 
@@ -100,10 +159,11 @@ def resmlp(
         blocks: >= 1.
         activation: of the branches, as in `mlp`.
         branch_scale: "one" or "depth", c of each branch.
-    activation: of the branches, as in `mlp`.
         weight_std: sigma_w > 0 of all affine layers.
         bias_std: beta >= 0 of all affine layers.
         parameterization: as in `mlp`.
+        base_width: as in `mlp`.
+        learning_rates: three, of the first layer, the branches and the last layer; as in `mlp`.
 
     Raises:
         ValueError, TypeError: as `mlp`.
@@ -113,7 +173,9 @@ def resmlp(
     dense = Dense(validation.deviation("weight_std", weight_std), validation.deviation("bias_std", bias_std, zero=True))
     scale = () if branch_scale == "one" else (Scale(1 / math.sqrt(blocks)),)
     body = Repeat((Residual(Activate(activation), dense, *scale),), blocks)
-    return network(dense, body, dense, parameterization=parameterization)
+    return network(
+        dense, body, dense, parameterization=parameterization, base_width=base_width, learning_rates=learning_rates
+    )
 
 
 def mlp(
@@ -123,6 +185,8 @@ def mlp(
     weight_std: Scalar | Sequence[Scalar] = 1.0,
     bias_std: Scalar | Sequence[Scalar] = 0.0,
     parameterization: str = "ntk",
+    base_width: float | None = None,
+    learning_rates: Sequence[float] | None = None,
 ) -> Network:
     """f = affine o (phi o affine)^(depth - 1), affine(a) = bias_std b + (weight_std/sqrt(width)) W a.
 
@@ -142,6 +206,12 @@ def mlp(
             "mean_field": the output of "ntk" times 1/sqrt(n). f_0 tends to 0, learning rates go like n, and the kernel
                 changes at every width: features are learned (Mei et al. 2018; Chizat et al. 2019). Depth >= 2.
 
+        base_width: N, for the limit of "standard": hidden layers of width n compute sqrt(N/n) W a + b, W from
+            N(0, weight_std^2/N), the usual ones at n = N. Theta then has a limit, Theta <- weight_std^2 Theta~ +
+            N E[a a'] + 1 (Sohl-Dickstein et al. 2020, arXiv 2001.07301); None: it grows with the width.
+        learning_rates: one > 0 for each dense layer, relative to that of training; each multiplies the layer's own part
+            of Theta, and finite networks hold parameters over its root. Every layer then has values of its own.
+
     Returns:
         A `Network`: give it to `nngp`, `ntk` or `trained_ensemble`, or use its `init` and `apply` at a finite width.
 
@@ -154,7 +224,7 @@ def mlp(
     validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
     if parameterization == "mean_field" and depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
-    if any(isinstance(value, (list, tuple)) for value in (activation, weight_std, bias_std)):
+    if learning_rates is not None or any(isinstance(v, (list, tuple)) for v in (activation, weight_std, bias_std)):
         layers = _untied(depth, activation, weight_std, bias_std)
     else:
         if depth == 1:  # no variance of hidden signals: the output's own is all that must be in range
@@ -164,7 +234,7 @@ def mlp(
         dense = Dense(scale, validation.deviation("bias_std", bias_std, zero=True))
         phi = Activate(activation)
         layers = (dense, Repeat((phi, dense), depth - 1)) if depth > 1 else (dense,)
-    return Network(_parameterize(layers, parameterization), parameterization)
+    return _parameterized(layers, parameterization, base_width, learning_rates)
 
 
 def _untied(depth: int, activation: Any, weight_std: Any, bias_std: Any) -> tuple[Layer, ...]:

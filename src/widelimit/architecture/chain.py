@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,23 @@ from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
-from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Shape, Traits
+from widelimit.architecture.state import (
+    DEEPEST,
+    Change,
+    Layer,
+    Mean,
+    PairState,
+    Params,
+    Part,
+    Parts,
+    Ranges,
+    Scalar,
+    Shape,
+    Traits,
+    join,
+    merge,
+)
+from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Variance
@@ -56,17 +73,21 @@ def written_call(name: str, layers: Sequence[Layer], **more: str) -> str:
     return f"{name}({', '.join([*map(repr, layers), *(f'{key}={text}' for key, text in more.items())])})"
 
 
-def among_sites(layer: Layer, before: Variance, after: Variance, memo: Memo) -> Variance:
-    """Return `after` with the state of the pairs of an input's sites, if there is one before the layer."""
-    if before.among is None or after.among is not None:
+def among_sites(layer: Layer, before: Parts, after: Parts, memo: Memo) -> Parts:
+    """Return `after` with the states of the pairs of an input's sites, if there are any before the layer."""
+    if before[0].variance.among is None or after[0].variance.among is not None:
         return after
-    axes = before.value.ndim - 1
-    first, second = (jax.tree.map(lambda leaf: of(leaf, axes, 1), memo) for of in (first_of_pair, second_of_pair))  # noqa: B023
-    return after._replace(among=layer.pair(first, second, before.among))
+    axes = before[0].variance.value.ndim - 1
+    first, second = (jax.tree.map(partial(of, axes=axes, beside=1), memo) for of in (first_of_pair, second_of_pair))
+    states = layer.pair_parts(first, second, tuple(part.variance.among for part in before))
+    pairs = zip(after, states, strict=True)
+    return tuple(part._replace(variance=part.variance._replace(among=state)) for part, state in pairs)
 
 
 class Combined(Layer, abc.ABC):
     """The layer is made of others."""
+
+    simple: ClassVar[bool] = True
 
     @abc.abstractmethod
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:
@@ -81,12 +102,30 @@ class Combined(Layer, abc.ABC):
     def standardise(self) -> Layer:
         return self.map_layers(lambda layer, _: layer.standardise(), ())
 
+    def without_refinement(self) -> Layer:
+        return self.map_layers(lambda layer, _: layer.without_refinement(), ())
+
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         after, _, memo = self.encode_with_mean(signal, None)
         return after, memo
+
+    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+        parts, memo = self.encode_parts((Part(1.0, signal, mean),))
+        end, ways = merge(parts)
+        return end.variance, end.mean, (ways, memo)
+
+    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
+        return join(x[0], y[0], self.pair_parts(x[1], y[1], (state,)))
+
+    def itself(self, x: Memo, state: PairState) -> PairState:
+        return join(x[0], x[0], self.itself_parts(x[1], (state,)))
+
+    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
+        end = merge(self.survey_parts((Part(1.0, signal, mean),), path, ranges), interpreted)[0]
+        return end.variance, end.mean
 
 
 @final
@@ -160,6 +199,20 @@ class Serial(Combined):
             signals = unit.apply(own, signals)
         return signals
 
+    @property
+    def multiple(self) -> Scalar | None:
+        factors = [unit.multiple for unit in self.units]
+        return None if None in factors else math.prod(factors)  # type: ignore[arg-type]
+
+    @property
+    def masks(self) -> bool:
+        return any(unit.masks for unit in self.units)
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
+        for i, (unit, own) in enumerate(zip(self.units, params, strict=True)):
+            signals = unit.draw_and_apply(own, signals, jax.random.fold_in(key, i))
+        return signals
+
     def place(self, sites: Sites, path: str) -> tuple[Serial, Sites]:
         layers = []
         for i, layer in enumerate(self.layers):
@@ -171,31 +224,35 @@ class Serial(Combined):
     def mixes_sites(self) -> bool:  # type: ignore[override]
         return any(layer.mixes_sites for layer in self.layers)
 
-    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+    def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
         memos = []
         for layer in self.layers:
-            after, mean, memo = layer.encode_with_mean(signal, mean)
-            signal = among_sites(layer, signal, after, memo)
+            after, memo = layer.encode_parts(parts)
+            parts = among_sites(layer, parts, after, memo)
             memos.append(memo)
-        return signal, mean, tuple(memos)
+        return parts, tuple(memos)
 
-    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
+    def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         for layer, memo_x, memo_y in zip(self.layers, x, y, strict=True):
-            state = layer.pair(memo_x, memo_y, state)
-        return state
+            states = layer.pair_parts(memo_x, memo_y, states)
+        return states
 
-    def itself(self, x: Memo, state: PairState) -> PairState:
+    def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         for layer, memo in zip(self.layers, x, strict=True):
-            state = layer.itself(memo, state)
-        return state
+            states = layer.itself_parts(memo, states)
+        return states
 
-    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
+    def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
         for i, layer in enumerate(self.layers):
-            signal, mean = layer.survey(signal, mean, (*path, i), ranges)
-        return signal, mean
+            parts = layer.survey_parts(parts, (*path, i), ranges)
+        return parts
 
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Serial:
         return Serial(*(change(layer, (*path, i)) for i, layer in enumerate(self.layers)))
+
+
+class _Unrolled(NamedTuple):
+    memo: Any
 
 
 @final
@@ -209,6 +266,9 @@ class Repeat(Combined):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "block", branch_of(self.block, "block"))
+        validation.integer("times", self.times, at_least=1, below=DEEPEST + 1)
+        if not self.block:
+            raise ValueError("block needs at least one layer; leave Repeat out where nothing is repeated.")
 
     def __repr__(self) -> str:
         return f"Repeat([{', '.join(map(repr, self.block))}], times={self.times})"
@@ -263,8 +323,28 @@ class Repeat(Combined):
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         return Serial(*self.units).apply(params, signals)
 
-    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
-        """Return memos with a leading axis, one entry a time."""
+    @property
+    def multiple(self) -> Scalar | None:
+        return Serial(*self.units).multiple
+
+    @property
+    def masks(self) -> bool:
+        return self._once.masks
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
+        return Serial(*self.units).draw_and_apply(params, signals, key)
+
+    def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
+        """Return memos with a leading axis, one entry a time; where the width has parts, those of layers in a row."""
+        shares = tuple(part.share for part in parts)
+        if self._once.traits(Traits(True, True, False, shares), "").shares != (1.0,):
+            parts, memo = Serial(*self.units).encode_parts(parts)
+            return parts, _Unrolled(memo)
+        part, ways = merge(parts)
+        signal, mean, memos = self._scan(part.variance, part.mean)
+        return (Part(1.0, signal, mean),), (ways, memos)
+
+    def _scan(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         once = self._once
         centred = once.traits(Traits(True, mean is None, False), "").centred
 
@@ -277,26 +357,32 @@ class Repeat(Combined):
         (signal, share), memos = jax.lax.scan(step, (signal, share), None, length=self.times)
         return signal, None if share is None else lambda: share, memos
 
-    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
-        dtype = state.tangent.dtype
-        tabulated = any(activation.rtol_in(dtype) > 0 for activation in self.activations())
+    def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
+        if isinstance(x, _Unrolled):
+            return Serial(*self.units).pair_parts(x.memo, y.memo, states)
+        state = join(x[0], y[0], states)
+        tabulated = any(activation.rtol_in(state.tangent.dtype) > 0 for activation in self.activations())
         if self.times > UNROLLED or tabulated:  # series are much to compile
-            return jax.lax.scan(lambda state, memos: (self._once.pair(*memos, state), None), state, (x, y))[0]
+            return (jax.lax.scan(lambda state, memos: (self._once.pair(*memos, state), None), state, (x[1], y[1]))[0],)
         for i in range(self.times):
-            own, other = jax.tree.map(lambda leaf: leaf[i], (x, y))  # noqa: B023
+            own, other = jax.tree.map(lambda leaf: leaf[i], (x[1], y[1]))  # noqa: B023
             state = self._once.pair(own, other, state)
-        return state
+        return (state,)
 
-    def itself(self, x: Memo, state: PairState) -> PairState:
-        return jax.lax.scan(lambda state, memo: (self._once.itself(memo, state), None), state, x)[0]
+    def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
+        if isinstance(x, _Unrolled):
+            return Serial(*self.units).itself_parts(x.memo, states)
+        state = join(x[0], x[0], states)
+        return (jax.lax.scan(lambda state, memo: (self._once.itself(memo, state), None), state, x[1])[0],)
 
-    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
-        once = self._once
+    def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
         for _ in range(self.times):
-            signal, mean = once.survey(signal, mean, (*path, "block"), ranges)
-            if mean is not None:  # once a time, not again for every time before
-                mean = partial(np.asarray, mean())  # type: ignore[assignment]
-        return signal, mean
+            parts = self._once.survey_parts(parts, (*path, "block"), ranges)
+            parts = tuple(  # means are computed once a time, not again for every time before
+                part if part.mean is None else part._replace(mean=partial(np.asarray, part.mean()))  # type: ignore[arg-type]
+                for part in parts
+            )
+        return parts
 
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Repeat:
         return replace(self, block=self._once.map_layers(change, (*path, "block")).layers)

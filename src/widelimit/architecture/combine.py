@@ -4,41 +4,54 @@ from __future__ import annotations
 
 import abc
 import functools
-import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from widelimit import validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Activation
 from widelimit.architecture.chain import Combined, Serial, branch_of, written_call
-from widelimit.architecture.layers import Scale, centre
+from widelimit.architecture.layers import Scale
+from widelimit.architecture.normalisation import centre
 from widelimit.architecture.sites import Sites
-from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Shape, Traits
+from widelimit.architecture.state import (
+    Layer,
+    PairState,
+    Params,
+    Part,
+    Parts,
+    Ranges,
+    Scalar,
+    Shape,
+    Traits,
+    add_all,
+    as_it_is,
+    weighted_sum,
+)
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import Variance, add_variances, multiply, sum_signals, sum_terms
+from widelimit.signals import Variance, sum_signals, sum_terms
 
 
-class _BranchMemo(NamedTuple):
-    share: jax.Array
-    """The root mean square of the branch over that of all."""
-    mean: tuple[jax.Array, jax.Array] | None
-    """(mean, deviation) of the branch over its root mean square, where means count."""
-    memo: Memo
+@final
+@pytree
+class _Joint:
+    """The branches of a sum have these shares and means where its width has one law."""
+
+    places: tuple[int, ...] = field(metadata={"static": True})
+    """Which part of each branch it is."""
+    shares: tuple[jax.Array, ...]
+    """The root mean square of each branch over that of all."""
+    means: tuple[tuple[jax.Array, jax.Array] | None, ...]
+    """(mean, deviation) of each branch over its root mean square, where means count."""
 
 
-class _Branches(Combined, abc.ABC):
+class Branches(Combined, abc.ABC):
     """Branches read the same signals, and their outputs, independent given these, are put together."""
-
-    shares: tuple[float, ...] | None = None
-    """Of the width, where branches stand side by side: the product of two means is nowhere seen. None: they add."""
 
     @property
     @abc.abstractmethod
@@ -46,7 +59,7 @@ class _Branches(Combined, abc.ABC):
         """Return the branches."""
 
     @abc.abstractmethod
-    def _with_parts(self, parts: Sequence[Serial]) -> Layer:
+    def with_parts(self, parts: Sequence[Serial]) -> Layer:
         """Return the same layer with other branches."""
 
     @property
@@ -70,104 +83,100 @@ class _Branches(Combined, abc.ABC):
             yield from part.activations()
 
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:
-        return self._with_parts([part.map_layers(change, (*path, k)) for k, part in enumerate(self.parts)])
+        return self.with_parts([part.map_layers(change, (*path, k)) for k, part in enumerate(self.parts)])
 
     def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
         ends = [part.place(sites, f"{path}.branch[{k}]") for k, part in enumerate(self.parts)]
         after = {end[1].sizes for end in ends}
         if len(after) > 1:
             raise ValueError(f"{path}: the branches end with different sites, {', '.join(map(str, after))}.")
-        return self._with_parts([end[0] for end in ends]), ends[0][1]
+        return self.with_parts([end[0] for end in ends]), ends[0][1]
 
     @property
     def mixes_sites(self) -> bool:  # type: ignore[override]
         return any(part.mixes_sites for part in self.parts)
 
-    def _traits(self, before: Traits, path: str) -> list[Traits]:
-        """Return the traits after each branch. Raises: ValueError: branches that are not independent."""
+    @abc.abstractmethod
+    def join_parts(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, Any]:
+        """Return the parts of the width after the layer from those after each branch, and what pairs need."""
+
+    @abc.abstractmethod
+    def combine(self, x: Any, y: Any, ends: Sequence[tuple[PairState, ...]]) -> tuple[PairState, ...]:
+        """Return the states of pairs after the layer."""
+
+    def traits_of_branches(self, before: Traits, path: str) -> list[Traits]:
         split = before._replace(random=False)
-        after = [part.traits(split, f"{path}.branch[{k}]") for k, part in enumerate(self.parts)]
-        fixed = [k for k, traits in enumerate(after) if not traits.random]
-        if len(fixed) > 1:
-            raise ValueError(
-                f"{path}: the branches {fixed} are functions of the same signals without random weights of their own, "
-                f"so that they are not independent; put a wl.layers.Dense() into all of them but one."
-            )
-        return after
+        return [part.traits(split, f"{path}.branch[{k}]") for k, part in enumerate(self.parts)]
 
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         keys = jax.random.split(key, len(self.parts))
         return tuple(part.draw(k, own, dtype) for part, k, own in zip(self.parts, keys, shape, strict=True))
 
+    @abc.abstractmethod
+    def _together(self, ends: list[jax.Array]) -> jax.Array:
+        """Put the finite signals of the branches together."""
+
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
+        return self._together([part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)])
+
+    @property
+    def masks(self) -> bool:
+        return any(part.masks for part in self.parts)
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, len(self.parts))
+        parts = zip(self.parts, params, keys, strict=True)
+        return self._together([part.draw_and_apply(own, signals, k) for part, own, k in parts])
+
     def count(self, shape: Shape) -> int:
         return sum(part.count(own) for part, own in zip(self.parts, shape, strict=True))
 
-    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
-        plain = signal._replace(among=None)
-        ends = [part.encode_with_mean(signal if part.mixes_sites else plain, mean) for part in self.parts]
-        total, after, shares, pairs = self._join([end[0] for end in ends], [end[1] for end in ends], _as_it_is)
-        memo = tuple(_BranchMemo(*each) for each in zip(shares, pairs, (e[2] for e in ends), strict=True))
-        return total, after, memo
+    def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
+        plain = tuple(part._replace(variance=part.variance._replace(among=None)) for part in parts)
+        ends = [part.encode_parts(parts if part.mixes_sites else plain) for part in self.parts]
+        after, joint = self.join_parts([end[0] for end in ends], as_it_is)
+        return after, (tuple(end[1] for end in ends), joint)
 
-    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
-        ends = [part.survey(signal, mean, (*path, k), ranges) for k, part in enumerate(self.parts)]
-        return self._join([end[0] for end in ends], [end[1] for end in ends], interpreted)[:2]
+    def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
+        ends = [part.survey_parts(parts, (*path, k), ranges) for k, part in enumerate(self.parts)]
+        return self.join_parts(ends, interpreted)[0]
 
-    def _join(
-        self, variances: Sequence[Variance], means: Sequence[Mean], run: Callable[[Any], Any]
-    ) -> tuple[Variance, Mean, list[Any], list[Any]]:
-        """Return mean square and mean of all, the share of each, and (mean, deviation) of each where means count."""
-        total, shares = run(_total)(self, variances)
-        if self.shares is None and sum(mean is not None for mean in means) > 1:
-            known = [None if mean is None else mean() for mean in means]
-            total, shares, after, pairs = run(_sum)(total, shares, known)
-            return total, lambda: after, shares, pairs
-        widths = self.shares or (1.0,) * len(shares)
-        offsets = [(a * math.sqrt(p), m) for a, p, m in zip(shares, widths, means, strict=True) if m is not None]
-        return total, functools.partial(_weighted_sum, offsets) if offsets else None, shares, [None] * len(shares)
+    def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
+        ends = [part.pair_parts(a, b, states) for part, a, b in zip(self.parts, x[0], y[0], strict=True)]
+        return self.combine(x[1], y[1], ends)
 
-    def pair(self, x: Any, y: Any, state: PairState) -> PairState:
-        return self._combine(x, y, [p.pair(a.memo, b.memo, state) for p, a, b in zip(self.parts, x, y, strict=True)])
-
-    def itself(self, x: Any, state: PairState) -> PairState:
-        return self._combine(x, x, [p.itself(a.memo, state) for p, a in zip(self.parts, x, strict=True)])
-
-    def _combine(self, x: Any, y: Any, after: list[PairState]) -> PairState:
-        """Add the signals of the branches, and their means as one signal that both inputs share."""
-        ways = [(a.share, b.share) for a, b in zip(x, y, strict=True)]
-        tangent = sum_terms([a * b * state.tangent for (a, b), state in zip(ways, after, strict=True)])
-        shares: tuple[list[jax.Array], list[jax.Array]] = ([], [])
-        shared: tuple[list[jax.Array], list[jax.Array]] = ([], [])
-        correlations = []
-        for way, u, v, state in zip(ways, x, y, after, strict=True):
-            means = u.mean is not None
-            correlations.append(centre(state.correlation, u.mean, v.mean) if means else state.correlation)
-            for i, memo in enumerate((u, v)):
-                shares[i].append(way[i] * memo.mean[1] if means else way[i])
-                if means:
-                    shared[i].append(way[i] * memo.mean[0])
-        common = [[sum_terms(offsets)] if offsets else [] for offsets in shared]
-        return PairState(sum_signals(shares[0] + common[0], shares[1] + common[1], correlations), tangent)
+    def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
+        ends = [part.itself_parts(memo, states) for part, memo in zip(self.parts, x[0], strict=True)]
+        return self.combine(x[1], x[1], ends)
 
 
-def _weighted_sum(offsets: Sequence[tuple[Any, Callable[[], Any]]]) -> Any:
-    return functools.reduce(operator.add, [share * mean() for share, mean in offsets])
+def _add(x: _Joint, y: _Joint, after: Sequence[PairState]) -> PairState:
+    """Add the signals of the branches, and their means as one signal that both inputs share."""
+    tangent = sum_terms([a * b * state.tangent for a, b, state in zip(x.shares, y.shares, after, strict=True)])
+    shares: tuple[list[jax.Array], list[jax.Array]] = ([], [])
+    shared: tuple[list[jax.Array], list[jax.Array]] = ([], [])
+    correlations = []
+    for k, state in enumerate(after):
+        u, v = x.means[k], y.means[k]
+        correlations.append(state.correlation if u is None or v is None else centre(state.correlation, u, v))
+        for i, (way, mean) in enumerate(((x.shares[k], u), (y.shares[k], v))):
+            shares[i].append(way if mean is None else way * mean[1])
+            if mean is not None:
+                shared[i].append(way * mean[0])
+    common = [[sum_terms(offsets)] if offsets else [] for offsets in shared]
+    return PairState(sum_signals(shares[0] + common[0], shares[1] + common[1], correlations), tangent)
 
 
-def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
-
-
-def _total(layer: _Branches, ends: Sequence[Variance]) -> tuple[Variance, list[jax.Array]]:
-    """Return the mean square after the layer as if all means were 0, and the share of each branch in its root."""
-    parts = ends
-    if layer.shares is not None:
-        parts = [multiply(end, math.sqrt(share)) for end, share in zip(ends, layer.shares, strict=True)]
-    total, shares = parts[0], [jnp.ones_like(parts[0].value)]
-    for part in parts[1:]:
-        total, before, own = add_variances(total, part)
-        shares = [share * before for share in shares] + [own]
-    return total, shares
+def _aligned(shares: Sequence[tuple[float, ...]]) -> list[tuple[float, tuple[int, ...]]]:
+    """Return the parts of the width in which no branch changes its law: (share, the part of each branch)."""
+    ends = [np.cumsum(own) for own in shares]
+    cuts = np.unique(np.round(np.concatenate(ends), 9))
+    middles = (np.concatenate([[0.0], cuts[:-1]]) + cuts) / 2
+    sizes = np.diff(cuts, prepend=0.0) if len(cuts) > 1 else np.ones(1)
+    return [
+        (float(size), tuple(int(np.searchsorted(end, at)) for end in ends))
+        for size, at in zip(sizes, middles, strict=True)
+    ]
 
 
 def _sum(total: Variance, shares: Sequence[Any], means: Sequence[Any]) -> tuple[Any, ...]:
@@ -181,23 +190,58 @@ def _sum(total: Variance, shares: Sequence[Any], means: Sequence[Any]) -> tuple[
     return after, [safe_divide(share, root) for share in shares], safe_divide(together, root), pairs
 
 
-class _Sum(_Branches, abc.ABC):
+class _Sum(Branches, abc.ABC):
     """The outputs of the branches are added: Sigma and Theta are the sums of theirs, where all but one have mean 0.
 
     Two branches with means m, m' (after activations) add m_1(x) m_2(x') + m_2(x) m_1(x') to Sigma.
     """
 
     def traits(self, before: Traits, path: str) -> Traits:
-        after = self._traits(before, path)
+        after = self.traits_of_branches(before, path)
+        fixed = [k for k, traits in enumerate(after) if not traits.random]
+        if len(fixed) > 1:
+            raise ValueError(
+                f"{path}: the branches {fixed} are functions of the same signals without random weights of their own, "
+                f"so that they are not independent; put a wl.layers.Dense() into all of them but one."
+            )
         return Traits(
             all(traits.gaussian for traits in after),
             all(traits.centred for traits in after),
-            before.random or any(traits.random for traits in after),
+            before.random or all(traits.random for traits in after),
+            tuple(share for share, _ in _aligned([traits.shares for traits in after])),
+        )
+
+    def join_parts(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, tuple[_Joint, ...]]:
+        parts, joints = [], []
+        for size, places in _aligned([tuple(part.share for part in end) for end in ends]):
+            branches = [end[place] for end, place in zip(ends, places, strict=True)]
+            total, shares = run(add_all)([branch.variance for branch in branches])
+            means, after, pairs = [branch.mean for branch in branches], None, (None,) * len(branches)
+            if sum(mean is not None for mean in means) > 1:
+                known = [None if mean is None else mean() for mean in means]
+                total, shares, together, pairs = run(_sum)(total, shares, known)
+                after = functools.partial(as_it_is, together)
+            elif any(means):
+                offsets = [(share, mean) for share, mean in zip(shares, means, strict=True) if mean is not None]
+                after = functools.partial(weighted_sum, offsets)
+            parts.append(Part(size, total, after))
+            joints.append(_Joint(places, tuple(shares), tuple(pairs)))
+        return tuple(parts), tuple(joints)
+
+    def combine(
+        self, x: tuple[_Joint, ...], y: tuple[_Joint, ...], ends: Sequence[tuple[PairState, ...]]
+    ) -> tuple[PairState, ...]:
+        return tuple(
+            _add(a, b, [end[place] for end, place in zip(ends, a.places, strict=True)])
+            for a, b in zip(x, y, strict=True)
         )
 
     def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
-        outputs = outputs if self.random else inputs
-        return tuple(part.shape(inputs, outputs, widths)[0] for part in self.parts), outputs
+        shapes = [part.shape(inputs, outputs if self.random else inputs, widths) for part in self.parts]
+        found = [width for _, width in shapes]
+        if len(set(found)) > 1:
+            raise ValueError(f"the branches of {self!r:.80} have the widths {found}, and are added: make them equal.")
+        return tuple(shape for shape, _ in shapes), found[0]
 
     def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
         found = {part.check(own, inputs, axes) for part, own in zip(self.parts, params, strict=True)}
@@ -205,8 +249,12 @@ class _Sum(_Branches, abc.ABC):
             raise ValueError("branches of different widths")
         return found.pop()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
-        return sum_terms([part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)])
+    @property
+    def multiple(self) -> Scalar | None:
+        return self.parts[0].multiple if len(self.parts) == 1 else None
+
+    def _together(self, ends: list[jax.Array]) -> jax.Array:
+        return sum_terms(ends)
 
 
 @final
@@ -225,10 +273,11 @@ class Residual(_Sum):
 
     @property
     def parts(self) -> tuple[Serial, ...]:
-        return Serial(), Serial(*self.branch)
+        return _flattened([Serial(), Serial(*self.branch)])
 
-    def _with_parts(self, parts: Sequence[Serial]) -> Residual:
-        return Residual(*parts[1].layers)
+    def with_parts(self, parts: Sequence[Serial]) -> _Sum:
+        usual = len(parts) == 2 and not parts[0].layers
+        return Residual(*parts[1].layers) if usual else Sum(*parts)
 
 
 @final
@@ -240,20 +289,21 @@ class Sum(_Sum):
     branches: tuple[tuple[Layer, ...], ...]
 
     def __init__(self, *branches: Any) -> None:
-        object.__setattr__(self, "branches", _merged(_branches(branches, "Sum")))
+        object.__setattr__(self, "branches", branches_of(branches, "Sum"))
 
     def __repr__(self) -> str:
         return written_call("Sum", [Serial(*branch) for branch in self.branches])
 
     @property
     def parts(self) -> tuple[Serial, ...]:
-        return tuple(Serial(*branch) for branch in self.branches)
+        return _flattened([Serial(*branch) for branch in self.branches])
 
-    def _with_parts(self, parts: Sequence[Serial]) -> Sum:
+    def with_parts(self, parts: Sequence[Serial]) -> Sum:
         return Sum(*parts)
 
 
-def _branches(given: Sequence[Any], name: str) -> tuple[tuple[Layer, ...], ...]:
+def branches_of(given: Sequence[Any], name: str) -> tuple[tuple[Layer, ...], ...]:
+    """Return the layers of each branch. Raises: TypeError, ValueError: none, or no layers."""
     if not given:
         raise ValueError(f"{name} needs at least one branch.")
     return tuple(
@@ -262,74 +312,16 @@ def _branches(given: Sequence[Any], name: str) -> tuple[tuple[Layer, ...], ...]:
     )
 
 
-def _merged(branches: tuple[tuple[Layer, ...], ...]) -> tuple[tuple[Layer, ...], ...]:
-    """Add branches that are multiples of the input to one, which is exact: x + x is 2 x."""
-    multiples = [branch for branch in branches if all(isinstance(layer, Scale) for layer in branch)]
-    if len(multiples) < 2:
-        return branches
-    factor = sum(math.prod([layer.factor for layer in branch]) for branch in multiples)  # type: ignore[attr-defined,misc]
-    others = tuple(branch for branch in branches if branch not in multiples)
-    return ((Scale(factor),), *others)
-
-
-@final
-@pytree
-@dataclass(frozen=True, init=False)
-class Concatenate(_Branches):
-    """The outputs of the branches stand side by side: Sigma = sum_k share_k Sigma_k, and Theta likewise.
-
-    Args:
-        branches: as in `Sum`; all have random weights.
-        shares: of the width that each branch has, positive, of sum 1; equal ones unless given. They stay as widths
-            grow. The next layer must be `Dense` (or `Concatenate`, `Scale`): signals of several laws are not Gaussian.
-    """
-
-    branches: tuple[tuple[Layer, ...], ...]
-    shares: tuple[float, ...] = field(metadata={"static": True})
-
-    def __init__(self, *branches: Any, shares: Sequence[float] | None = None) -> None:
-        found = _branches(branches, "Concatenate")
-        parts = tuple(shares) if shares is not None else (1 / len(found),) * len(found)
-        for share in parts:
-            validation.finite_scalar("each of shares", share, above=0.0)
-        if len(parts) != len(found) or abs(sum(parts) - 1) > 1e-12:
-            raise ValueError(f"shares must be {len(found)} positive numbers of sum 1, got {validation.shown(parts)}.")
-        object.__setattr__(self, "branches", found)
-        object.__setattr__(self, "shares", parts)
-
-    def __repr__(self) -> str:
-        equal = self.shares == (1 / len(self.shares),) * len(self.shares)
-        more = {} if equal else {"shares": repr(self.shares)}
-        return written_call("Concatenate", self.parts, **more)
-
-    @property
-    def parts(self) -> tuple[Serial, ...]:
-        return tuple(Serial(*branch) for branch in self.branches)
-
-    def _with_parts(self, parts: Sequence[Serial]) -> Concatenate:
-        return Concatenate(*parts, shares=self.shares)
-
-    def traits(self, before: Traits, path: str) -> Traits:
-        after = self._traits(before, path)
-        if not self.random:
-            raise ValueError(
-                f"{path}: a branch without random weights keeps the width of its input, which is no share of a width "
-                f"that grows; put a wl.layers.Dense() into it."
-            )
-        return Traits(False, all(traits.centred for traits in after), True)
-
-    def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
-        own = [round(share * outputs) for share in self.shares]
-        if any(abs(n - share * outputs) > 1e-6 for n, share in zip(own, self.shares, strict=True)):
-            raise ValueError(f"a width of {outputs} does not divide into the shares {self.shares} of Concatenate.")
-        return tuple(part.shape(inputs, n, widths)[0] for part, n in zip(self.parts, own, strict=True)), outputs
-
-    def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
-        return sum(int(part.check(own, inputs, axes) or 0) for part, own in zip(self.parts, params, strict=True))
-
-    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
-        ends = [part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)]
-        return jnp.concatenate(ends, axis=-1)
+def _flattened(branches: Sequence[Serial]) -> tuple[Serial, ...]:
+    """Return the terms of a sum: those of sums in it one by one, multiples of the input as one, as x + x is 2 x."""
+    terms: list[Serial] = []
+    for branch in branches:
+        inner = branch.layers[0] if len(branch.layers) == 1 else None
+        terms += inner.parts if isinstance(inner, _Sum) else [branch]
+    factors = [factor for term in terms if (factor := term.multiple) is not None]
+    if len(factors) < 2:
+        return tuple(terms)
+    return Serial(Scale(sum(factors, 0.0))), *(term for term in terms if term.multiple is None)
 
 
 def Frozen(layer: Any) -> Layer:

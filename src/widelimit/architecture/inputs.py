@@ -74,14 +74,14 @@ class Image:
         """Return (n, size) floats. Raises: TypeError, ValueError: other data, or another shape."""
         if np.ndim(X) == 1 + len(self.shape):
             X = self._flat(name, X)
-        X = validation.points(name, X)
-        if X.shape[1] != self.size:
+        points = validation.points(name, X)
+        if points.shape[1] != self.size:
             whole = " x ".join(map(str, self.shape))
             raise ValueError(
-                f"{name} has rows of {X.shape[1]} numbers, and an image of the network has {whole} = {self.size}; pass "
-                f"arrays (n, {', '.join(map(str, self.shape))}), or those reshaped to rows, channels last."
+                f"{name} has rows of {points.shape[1]} numbers, and an image of the network has {whole} = {self.size}; "
+                f"pass arrays (n, {', '.join(map(str, self.shape))}), or those reshaped to rows, channels last."
             )
-        return X
+        return points
 
     def _flat(self, name: str, X: Any) -> Any:
         array: Any = X if isinstance(X, jax.Array) else np.asarray(X)

@@ -17,7 +17,17 @@ from widelimit.activations.closed.linear import Identity
 from widelimit.activations.names import activation as resolve
 from widelimit.activations.names import name_or_repr
 from widelimit.architecture.sites import Sites
-from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Scalar, Shape, Traits
+from widelimit.architecture.state import (
+    Change,
+    Layer,
+    Mean,
+    PairState,
+    Params,
+    Ranges,
+    Scalar,
+    Shape,
+    Traits,
+)
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -33,7 +43,6 @@ from widelimit.signals import (
     power_of_two,
     sum_signals,
     variance_of,
-    within,
 )
 
 
@@ -53,6 +62,9 @@ class Dense(Layer):
     `standard` moves the scales into the law of the parameters, a -> W a + b with W from N(0, weight_std^2/width) and b
     from N(0, bias_std^2): the same functions at initialisation, another gradient. bias_std = 0 is no bias in both.
     Infinite width: Sigma <- weight_std^2 E[a a'] + bias_std^2, Theta <- weight_std^2 Theta + Sigma.
+    With base_width N the standard map is a -> sqrt(N/width) W a + b, W from N(0, weight_std^2/N): Theta <- weight_std^2
+    Theta + N E[a a'] + 1 (Sohl-Dickstein et al. 2020, arXiv 2001.07301). A learning_rate c has parameters sqrt(c) times
+    as steep, and c times the layer's own part of Theta.
     Source: section 2.2 and Theorem 4.1 (corrected) of the paper; Jacot et al. 2018, arXiv 1806.07572, section 2 and
     Theorem 1.
     """
@@ -61,6 +73,8 @@ class Dense(Layer):
     bias_std: Scalar = 0.0
     standard: bool = field(default=False, metadata={"static": True})
     trained: bool = field(default=True, metadata={"static": True})
+    base_width: float | None = field(default=None, metadata={"static": True})
+    learning_rate: float = field(default=1.0, metadata={"static": True})
     random: ClassVar[bool] = True
     simple: ClassVar[bool] = True
 
@@ -79,21 +93,25 @@ class Dense(Layer):
         weight = jax.random.normal(weight_key, (outputs, inputs), dtype)
         bias = jax.random.normal(bias_key, (outputs,), dtype)
         if self.standard:
-            weight = weight * jnp.asarray(self.weight_std / math.sqrt(inputs), dtype)
+            weight = weight * jnp.asarray(self.weight_std / math.sqrt(self.base_width or inputs), dtype)
             bias = bias * jnp.asarray(self.bias_std, dtype)
+        if self.learning_rate != 1:
+            weight, bias = (leaf * jnp.asarray(self.learning_rate**-0.5, dtype) for leaf in (weight, bias))
         return {"weight": weight, "bias": bias}
 
     def scales(self, inputs: int) -> tuple[Scalar, Scalar]:
         """Return the factors of W a and of b in the finite map."""
+        steep = math.sqrt(self.learning_rate)
         if self.standard:
-            return 1.0, jnp.sign(self.bias_std)
-        return self.weight_std / math.sqrt(inputs), self.bias_std
+            return steep * math.sqrt((self.base_width or inputs) / inputs), steep * jnp.sign(self.bias_std)
+        return steep * self.weight_std / math.sqrt(inputs), steep * self.bias_std
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         weight, bias = self.scales(signals.shape[-1])
-        params = params if self.trained else jax.lax.stop_gradient(params)
-        sums = jnp.matmul(signals, params["weight"].T, precision="highest")
-        return jnp.asarray(weight * sums + bias * params["bias"])
+        drawn = params["weight"], params["bias"]
+        w, b = drawn if self.trained else jax.lax.stop_gradient(drawn)
+        after = jnp.asarray(weight * jnp.matmul(signals, w.T, precision="highest") + bias * b)
+        return params["watch"](self, signals, after) if "watch" in params else after  # for layer-wise kernels
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
@@ -109,8 +127,16 @@ class Dense(Layer):
 
     def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:
         correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
-        below = x.signal_share * y.signal_share * state.tangent
-        return PairState(correlation, below + correlation.rho if self.trained else below)
+        common, biases = x.signal_share * y.signal_share, x.bias_share * y.bias_share
+        own = self.own_tangent(correlation.rho, common * state.correlation.rho, biases, self.base_width)
+        return PairState(correlation, common * state.tangent + own if self.trained else common * state.tangent)
+
+    def own_tangent(self, rho: jax.Array, weights: jax.Array, biases: jax.Array, inputs: float | None) -> jax.Array:
+        """Return the layer's own part of Theta/(s s') from the parts of rho that weights and biases have."""
+        if not self.standard or inputs is None:
+            return rho if self.learning_rate == 1 else self.learning_rate * rho
+        bias, weight = (jnp.asarray(scale, rho.dtype) for scale in (self.bias_std, self.weight_std))
+        return self.learning_rate * (weights * (inputs / weight**2) + safe_divide(biases, bias**2))
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         after, memo = self.encode(signal)
@@ -172,13 +198,16 @@ class Activate(Layer):
 
     Args:
         activation: a name, an `Activation` or a function, as `widelimit.activation` takes.
+        refined: apply `Activation.refine`, which kinks of other activations need; networks of one activation do not.
     """
 
     activation: Activation
+    refined: bool = field(default=True, metadata={"static": True})
     simple: ClassVar[bool] = True
 
-    def __init__(self, activation: Any) -> None:
+    def __init__(self, activation: Any, *, refined: bool = True) -> None:
         object.__setattr__(self, "activation", resolve(activation))
+        object.__setattr__(self, "refined", refined)
 
     def __repr__(self) -> str:
         return f"Activate({name_or_repr(self.activation)})"
@@ -198,6 +227,8 @@ class Activate(Layer):
 
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         correlation, susceptibility = self.activation.correlate(x, y, state.correlation)
+        if self.refined:
+            correlation = self.activation.refine(x, y, state.correlation, correlation)
         return PairState(correlation, susceptibility * state.tangent)
 
     def itself(self, x: Memo, state: PairState) -> PairState:
@@ -210,6 +241,10 @@ class Activate(Layer):
 
     def activations(self) -> Iterator[Activation]:
         yield self.activation
+
+    @property
+    def multiple(self) -> Scalar | None:
+        return 1.0 if isinstance(self.activation, Identity) else None
 
     def traits(self, before: Traits, path: str) -> Traits:
         if isinstance(self.activation, Identity):
@@ -231,68 +266,13 @@ class Activate(Layer):
     def map_activations(self, change: Change, path: tuple[Any, ...]) -> Activate:
         return replace(self, activation=change(self.activation, path))
 
+    def without_refinement(self) -> Activate:
+        return replace(self, refined=False)
+
 
 def mean_share(activation: Activation, signal: Variance, after: Variance) -> jax.Array:
     """Compute E[phi(u)]/sqrt(E[phi(u)^2]) for u ~ N(0, signal); 0 where both are 0."""
     return jnp.clip(safe_divide(activation.mean(signal.deviation), after.deviation), -1, 1)
-
-
-@final
-@pytree
-@dataclass(frozen=True)
-class LayerNorm(Layer):
-    """The map is a -> (a - m)/s with mean m and standard deviation s over the width; 0 where s = 0.
-
-    Infinite width: rho <- (rho - m m'/(r r'))/(...), r the root mean square; nothing but the variance changes where the
-    mean is 0. No epsilon is added to s, and there are no scales or shifts to train.
-    """
-
-    simple: ClassVar[bool] = True
-
-    def __repr__(self) -> str:
-        return "LayerNorm()"
-
-    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
-        return ()
-
-    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
-        centred = signals - jnp.mean(signals, axis=-1, keepdims=True)
-        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=-1, keepdims=True)))
-
-    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        one = jnp.where(signal.value > 0, jnp.ones_like(signal.value), 0)
-        return variance_of(one), ()
-
-    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
-        after, _ = self.encode(signal)
-        if mean is None:
-            return after, None, ()
-        share = mean()
-        return after, None, (share, safe_sqrt(1 - share**2))
-
-    def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
-        if not x:
-            return state
-        spread = x[1] * y[1]
-        return PairState(centre(state.correlation, x, y), safe_divide(state.tangent, spread))
-
-    def traits(self, before: Traits, path: str) -> Traits:
-        return before._replace(centred=True)
-
-    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
-        return Layer.survey(self, signal, None, path, ranges)
-
-
-def centre(correlation: Correlation, x: tuple[jax.Array, jax.Array], y: tuple[jax.Array, jax.Array]) -> Correlation:
-    """Compute the correlation of a - m from that of a: x and y are (mean, deviation) over the root mean square.
-
-    1 - rho = ((1 - rho_a) - ((m - m')^2 + (s - s')^2)/2)/(s s'): nothing cancels where the means agree.
-    """
-    (m, s), (n, t) = x, y
-    spread = s * t
-    one_minus = safe_divide(correlation.one_minus - ((m - n) ** 2 + (s - t) ** 2) / 2, spread)
-    one_plus = safe_divide(correlation.one_plus - ((m + n) ** 2 + (s - t) ** 2) / 2, spread)
-    return Correlation(within(one_minus), within(one_plus))
 
 
 @final
@@ -309,6 +289,10 @@ class Scale(Layer):
 
     def __repr__(self) -> str:
         return written("Scale", {"factor": (self.factor, None)})
+
+    @property
+    def multiple(self) -> Scalar | None:
+        return self.factor
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
@@ -330,8 +314,8 @@ class Dropout(Layer):
     """The map is a -> a mask/keep, mask_i = 1 with probability `keep` for every signal of every input, else 0.
 
     Infinite width: the mean square is divided by keep, covariances stay, so that K(x, x) is another value than that of
-    two equal rows: gram(X) differs from cross(X, X) on its diagonal. `apply` is the network at evaluation, without
-    masks. Schoenholz et al. 2017, arXiv 1611.01232, section 5.
+    two equal rows: gram(X) differs from cross(X, X) on its diagonal. Without a key `apply` draws no masks, as at
+    evaluation. Schoenholz et al. 2017, arXiv 1611.01232, section 5.
     """
 
     keep: float = field(metadata={"static": True})
@@ -342,13 +326,25 @@ class Dropout(Layer):
             raise ValueError(f"keep is a probability in (0, 1], got {self.keep:g}.")
 
     def __repr__(self) -> str:
-        return f"Dropout({self.keep!r})"
+        return f"Dropout({float(self.keep)!r})"
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return signals
+
+    def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
+        if sites.across and self.masks:
+            raise ValueError(f"{path}: Dropout beside an average over sites, whose masks differ, is not supported.")
+        return self, sites
+
+    @property
+    def masks(self) -> bool:
+        return self.keep < 1
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key, self.keep, signals.shape), signals / self.keep, 0)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         return Variance(signal.value / self.keep, signal.exponent).normalise(), ()
@@ -366,11 +362,6 @@ class Dropout(Layer):
 
     def traits(self, before: Traits, path: str) -> Traits:
         return before._replace(gaussian=before.gaussian and self.keep == 1)
-
-    def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
-        if sites.across and self.keep < 1:
-            raise ValueError(f"{path}: Dropout beside an average over sites, whose masks differ, is not supported.")
-        return self, sites
 
 
 def written(name: str, given: dict[str, tuple[Any, Any]]) -> str:

@@ -35,9 +35,6 @@ from widelimit.validation import Array
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 """The parameters of finite networks are scaled in one of these ways; `mlp` says what each means."""
 
-DEEPEST = 100_000
-"""Layers of a network; every input takes some numbers for each."""
-
 _GRID = 33
 _MARGIN = 0.01
 """Ranges are widened by this share: between points of the grid, deviations leave the range seen there by less."""
@@ -67,10 +64,14 @@ class Network:
 
     layers: tuple[Layer, ...]
     parameterization: str = field(default="ntk", metadata={"static": True})
+    base_width: float | None = field(default=None, metadata={"static": True})
+    learning_rates: tuple[float, ...] | None = field(default=None, metadata={"static": True})
     inputs: Inputs = field(default=Rows(), metadata={"static": True})
 
     def __repr__(self) -> str:
-        more = [] if self.parameterization == "ntk" else [f"parameterization={self.parameterization!r}"]
+        usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None}
+        given = {name: getattr(self, name) for name in usual}
+        more = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
         more += [f"inputs={self.inputs!r}"] if self.inputs.sites else []
         return f"network({', '.join([*map(repr, self.layers), *more])})"
 
@@ -177,9 +178,8 @@ class Network:
             raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
         if not isinstance(self.inputs, Rows):
             if input_dim not in (None, self.inputs.size):
-                raise ValueError(
-                    f"input_dim is {self.inputs.size} for {self.inputs}, got {validation.shown(input_dim)}."
-                )
+                given = validation.shown(input_dim)
+                raise ValueError(f"input_dim is {self.inputs.size} for {self.inputs}, got {given}.")
             input_dim = self.inputs.shape[-1]
         elif input_dim is None:
             raise TypeError("input_dim, the number of features, is needed: net.init(0, input_dim=X.shape[1]).")
@@ -191,17 +191,25 @@ class Network:
         """Draw as `init` does under jit and vmap: a JAX key, all sizes from input to output, a dtype."""
         return tuple(self.whole.draw(key, self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0], dtype))
 
-    def apply(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "n c"]:
+    def apply(
+        self, params: tuple[Params, ...], X: Float[Array, "n d"], *, key: jax.Array | None = None
+    ) -> Float[jax.Array, "n c"]:
         """Compute f(x) of the finite network, (n, d) -> (n, output_dim); no activation on the output.
+
+        Args:
+            params: of `init`.
+            X: inputs, (n, d).
+            key: jax.random.key(seed) draws the masks of `Dropout`, as in training; None is the network at evaluation.
 
         Raises:
             TypeError, ValueError: X is not (n, d) finite floats of the parameters' dtype and number of features; the
-                parameters are those of another architecture.
+                parameters are those of another architecture; key is none.
         """
+        validation.random_key("key", key)
         X = self._inputs(params, X, axes=0)
         _require_signals(params, X, axes=0, sites=math.prod(self.inputs.sites))
         with arithmetic(X.dtype == np.float64):
-            return self.signals_of(params, jnp.asarray(X))
+            return self.signals_of(params, jnp.asarray(X), key)
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
         """Compute f_e(x) of E networks with stacked parameters (`init_many`), (n, d) -> (E, n, output_dim).
@@ -213,11 +221,14 @@ class Network:
         with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
-    def signals_of(self, params: tuple[Params, ...], X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
+    def signals_of(
+        self, params: tuple[Params, ...], X: Float[jax.Array, "n d"], key: jax.Array | None = None
+    ) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        signals = self.whole.apply(params, X if isinstance(self.inputs, Rows) else self.inputs.read(X))
-        signals = signals.reshape(len(X), signals.shape[-1])
-        return self.output_scale(params) * signals
+        before = X if isinstance(self.inputs, Rows) else self.inputs.read(X)
+        whole = self.whole
+        signals = whole.apply(params, before) if key is None else whole.draw_and_apply(params, before, key)
+        return self.output_scale(params) * signals.reshape(len(X), signals.shape[-1])
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
         """Return 1/sqrt(n_{L-1}) in the mean-field parameterisation, else 1."""
@@ -315,11 +326,14 @@ class Network:
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
+        mixed = len({type(activation) for activation in self.activations()}) > 1
+        body = self.body if mixed else self.body.without_refinement()
         if self.inputs.sites:
-            return pairs_of_images(self.body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
+            return pairs_of_images(body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
-        return self.body.pair(rows, columns, self._start(correlate_points(x.points, y.points, same=same)))
+        biases = x.points[:, -1:] * y.points[:, -1]
+        return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, x))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
@@ -328,11 +342,21 @@ class Network:
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
         if self.inputs.sites:
             return itself_at_sites(self.body, self.inputs, memos, x.variance.value)
-        return self.body.itself(memos, self._start(correlation_with_itself(x.variance.value)))
+        start = self.start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x)
+        return self.body.itself(memos, start)
 
-    def _start(self, correlation: Correlation) -> PairState:
-        """Return the state after the first layer, where Theta is Sigma."""
-        return PairState(correlation, correlation.rho if self.first.trained else jnp.zeros_like(correlation.one_minus))
+    def start(
+        self, correlation: Correlation, biases: jax.Array | float = 0.0, x: NetworkFeatures | None = None
+    ) -> PairState:
+        """Return the state after the first layer, where Theta is its own part, or 0 if that is not trained.
+
+        `biases`, the part of rho that biases have, and `x` are for the standard parameterisation.
+        """
+        rho = correlation.rho
+        if not self.first.trained:
+            return PairState(correlation, jnp.zeros_like(rho))
+        inputs = None if x is None else float(x.points.shape[1] - 1)
+        return PairState(correlation, self.first.own_tangent(rho, rho - biases, jnp.asarray(biases), inputs))
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: int) -> None:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator
+import functools
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from widelimit.activations.base import Activation, Memo, variance_after
 from widelimit.architecture.sites import Sites
 from widelimit.interpreter import interpreted
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance
+from widelimit.signals import Correlation, Variance, add_variances, sum_signals, sum_terms
+
+DEEPEST = 100_000
+"""Layers of a network; every input takes some numbers for each."""
 
 Scalar = int | float | jax.Array
 Params = Any
+
+
+def as_it_is(value: Any) -> Any:
+    """Return the value; of a function, where `interpreted` would have it run by NumPy."""
+    return value
 
 
 class PairState(NamedTuple):
@@ -37,6 +49,8 @@ class Traits(NamedTuple):
     """Their mean over the width is 0."""
     random: bool
     """Random weights stand between them and the last split."""
+    shares: tuple[float, ...] = (1.0,)
+    """Of the width, that parts of other laws have."""
 
 
 Mean = Callable[[], jax.Array] | None
@@ -46,6 +60,53 @@ Ranges = dict[tuple[Any, ...], tuple[float, float]]
 """Smallest and largest standard deviation before each activation, by its place in the tree."""
 Shape = tuple[Any, ...]
 """(inputs, outputs) of a layer; one such entry for every layer of a branch, one of these for every branch of a sum."""
+
+
+class Part(NamedTuple):
+    """A part of the width holds signals of one law; after `Concatenate` there are several side by side."""
+
+    share: float
+    variance: Variance
+    mean: Mean
+
+
+Parts = tuple[Part, ...]
+
+
+def merge(parts: Parts, run: Callable[[Any], Any] = as_it_is) -> tuple[Part, tuple[jax.Array, ...]]:
+    """Return all parts as one, and the share of each in its root mean square; () for a single part."""
+    if len(parts) == 1:
+        return parts[0], ()
+    total, ways = run(_total)([part.variance for part in parts], [part.share for part in parts])
+    offsets = [(way * math.sqrt(p.share), p.mean) for way, p in zip(ways, parts, strict=True) if p.mean is not None]
+    mean = functools.partial(weighted_sum, offsets) if offsets else None
+    return Part(sum(part.share for part in parts), total, mean), tuple(ways)
+
+
+def join(x: Sequence[jax.Array], y: Sequence[jax.Array], states: Sequence[PairState]) -> PairState:
+    """Return the state of all parts as one, from their shares in both root mean squares (`merge`)."""
+    if not x:
+        return states[0]
+    correlation = sum_signals(x, y, [state.correlation for state in states])
+    return PairState(correlation, sum_terms([a * b * s.tangent for a, b, s in zip(x, y, states, strict=True)]))
+
+
+def _total(variances: Sequence[Variance], shares: Sequence[Any]) -> tuple[Variance, list[jax.Array]]:
+    return add_all([Variance(v.value * share, v.exponent) for v, share in zip(variances, shares, strict=True)])
+
+
+def add_all(variances: Sequence[Variance]) -> tuple[Variance, list[jax.Array]]:
+    """Return the variance of the sum of uncorrelated signals, and the share of each in its root."""
+    total, shares = variances[0], [jnp.ones_like(variances[0].value)]
+    for part in variances[1:]:
+        total, before, own = add_variances(total, part)
+        shares = [share * before for share in shares] + [own]
+    return total, shares
+
+
+def weighted_sum(offsets: Sequence[tuple[Any, Callable[[], Any]]]) -> Any:
+    """Return the mean of a sum of signals, over its root mean square, from the share and the mean of each."""
+    return functools.reduce(operator.add, [share * mean() for share, mean in offsets])
 
 
 class Layer(abc.ABC):
@@ -59,7 +120,7 @@ class Layer(abc.ABC):
     """True for random weights over all signals: the layer sets the width, and its output depends on no single input."""
 
     simple: ClassVar[bool] = False
-    """True for `Dense`, and layers without parameters: gradients pass through them one after the other."""
+    """True if a row of the output depends on its own row alone, and no parameters are there but those of `Dense`."""
 
     mixes_sites: ClassVar[bool] = False
     """True for a layer that needs covariances between the sites of images."""
@@ -71,6 +132,20 @@ class Layer(abc.ABC):
     @abc.abstractmethod
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         """Apply the finite map."""
+
+    @property
+    def multiple(self) -> Scalar | None:
+        """Return c of a layer a -> c a, else None."""
+        return None
+
+    @property
+    def masks(self) -> bool:
+        """Return True if `draw_and_apply` is random: the layer drops signals in training."""
+        return False
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
+        """Apply the finite map as in training, with masks drawn by the key."""
+        return self.apply(params, signals)
 
     @abc.abstractmethod
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
@@ -88,6 +163,33 @@ class Layer(abc.ABC):
         """Do the work of `encode`, with the mean before and after the layer."""
         after, memo = self.encode(signal)
         return after, mean, memo
+
+    def merges(self, parts: Parts) -> bool:
+        """Return True if the layer needs parts of several laws as one: it is not elementwise."""
+        return self.random
+
+    def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
+        """Do the work of `encode_with_mean` for every part of the width."""
+        whole, ways = merge(parts) if self.merges(parts) else (None, ())
+        parts = parts if whole is None else (whole,)
+        ends = [self.encode_with_mean(part.variance, part.mean) for part in parts]
+        after = tuple(Part(part.share, *end[:2]) for part, end in zip(parts, ends, strict=True))
+        return after, (ways, tuple(end[2] for end in ends))
+
+    def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
+        """Do the work of `pair` for every part of the width."""
+        states = (join(x[0], y[0], states),) if x[0] else states
+        return tuple(self.pair(a, b, state) for a, b, state in zip(x[1], y[1], states, strict=True))
+
+    def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
+        """Do the work of `itself` for every part of the width."""
+        states = (join(x[0], x[0], states),) if x[0] else states
+        return tuple(self.itself(memo, state) for memo, state in zip(x[1], states, strict=True))
+
+    def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
+        """Do the work of `survey` for every part of the width."""
+        parts = (merge(parts, interpreted)[0],) if self.merges(parts) else parts
+        return tuple(Part(part.share, *self.survey(part.variance, part.mean, path, ranges)) for part in parts)
 
     @property
     def numbers_per_input(self) -> int:
@@ -115,7 +217,7 @@ class Layer(abc.ABC):
 
     def traits(self, before: Traits, path: str) -> Traits:
         """Return the traits of signals after the layer. Raises: ValueError: it has no limit after such signals."""
-        return before
+        return before._replace(shares=(1.0,)) if self.random else before
 
     def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
         """Return the layer for inputs with these sites, and the sites after it. Raises: ValueError: they do not fit."""
@@ -152,4 +254,8 @@ class Layer(abc.ABC):
 
     def freeze(self) -> Layer:
         """Return the layer without training."""
+        return self
+
+    def without_refinement(self) -> Layer:
+        """Return the layer for networks of one activation, which need no `Activation.refine`."""
         return self

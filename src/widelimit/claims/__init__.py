@@ -21,5 +21,6 @@ NAMES: tuple[str, ...] = (
     "norm_and_generalisation",
     "where_theory_stops",
     "jacot_figures",
+    "residual_depth",
 )
-"""The modules of this package that hold a claim, in the order of the paper."""
+"""The modules of this package that hold a claim, in the order of the paper, then those of other architectures."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import widelimit as wl
+from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.training.loop import Training
@@ -19,26 +20,24 @@ CHUNK = 2**22
 
 
 def parameters(
-    sizes: tuple[int, ...], *, count: int, rng: np.random.Generator, dtype: Any = np.float64
+    net: Network, sizes: tuple[int, ...], *, count: int, rng: np.random.Generator, dtype: Any = np.float64
 ) -> tuple[Any, ...]:
-    """Draw parameters of `count` networks of `mlp`, stacked, every entry from N(0, 1) as section 2.2 of the paper says.
+    """Draw parameters of `count` networks, stacked, every entry from N(0, 1) as section 2.2 of the paper says.
 
     Drawn here and not by `init_many`: another generator, and nothing to compile for every size.
     """
+    shapes = jax.eval_shape(lambda: net.init_with_key(jax.random.key(0), sizes, np.float32))
 
-    def dense(inputs: int, outputs: int) -> dict[str, np.ndarray]:
-        shapes = {"weight": (count, outputs, inputs), "bias": (count, outputs)}
-        return {name: rng.standard_normal(shape, dtype) for name, shape in shapes.items()}
+    def dense(own: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {name: rng.standard_normal((count, *own[name].shape), dtype) for name in ("weight", "bias")}
 
-    drawn: list[Any] = [dense(sizes[0], sizes[1])]
-    for inputs, outputs in itertools.pairwise(sizes[1:]):
-        drawn += [(), dense(inputs, outputs)]
-    return tuple(drawn)
+    drawn: tuple[Any, ...] = jax.tree.map(dense, shapes, is_leaf=lambda own: isinstance(own, dict))
+    return drawn
 
 
-def one_network(sizes: tuple[int, ...], *, rng: np.random.Generator, dtype: Any = np.float64) -> Any:
+def one_network(net: Network, sizes: tuple[int, ...], *, rng: np.random.Generator, dtype: Any = np.float64) -> Any:
     """Return the parameters of one network, as `init` would shape them."""
-    return jax.tree.map(lambda leaf: leaf[0], parameters(sizes, count=1, rng=rng, dtype=dtype))
+    return jax.tree.map(lambda leaf: leaf[0], parameters(net, sizes, count=1, rng=rng, dtype=dtype))
 
 
 def train_many(
@@ -75,7 +74,7 @@ def _each(
     batches = -(-count * size // CHUNK)
     rng, batch = np.random.default_rng(seed), -(-count // batches)
     with arithmetic(True):
-        drawn = (parameters(sizes, count=batch, rng=rng) for _ in range(batches))
+        drawn = (parameters(net, sizes, count=batch, rng=rng) for _ in range(batches))
         found = [np.asarray(function(net, params, jnp.asarray(X))) for params in drawn]
     return np.concatenate(found)[:count]
 
@@ -93,7 +92,8 @@ def _covariances(net: Network, params: Any, X: jax.Array) -> jax.Array:
         signals = X
         for layer, layer_params in zip(layers[:-1], params[:-1], strict=True):
             signals = layer.apply(layer_params, signals)
-        last = net.first
+        last = layers[-1]
+        assert isinstance(last, Dense)
         return last.weight_std**2 / signals.shape[1] * signals @ signals.T + last.bias_std**2
 
     return jax.vmap(one)(params)

@@ -59,7 +59,7 @@ def kernels(of: Sample, steps: int) -> tuple[np.ndarray, np.ndarray]:
     before: list[np.ndarray] = []
     after: list[np.ndarray] = []
     for i in range(of.inits):
-        params = one_network(_sizes(2, of.width), rng=rng, dtype=np.float32)
+        params = one_network(DEEP, _sizes(2, of.width), rng=rng, dtype=np.float32)
         before.append(_on_the_circle(params))
         if i < of.trained:
             run = train_many(DEEP, params, X, y, stacked=False, learning_rate=RATE, steps=steps, record_every=steps)
@@ -81,7 +81,7 @@ def percentiles(width: int, inits: int, steps: int) -> np.ndarray:
     """Compute Figure 2: outputs of trained networks on the circle, (inits, 49); four points are given."""
     X, y = circle(GIVEN), LABELS.astype(np.float32)
     rng = np.random.default_rng(SEED + width)
-    params = parameters(_sizes(2, width), count=inits, rng=rng, dtype=np.float32)
+    params = parameters(DEEP, _sizes(2, width), count=inits, rng=rng, dtype=np.float32)
     run = train_many(DEEP, params, X, y, learning_rate=RATE, steps=steps, record_every=steps, probes=circle(ANGLES))
     return np.asarray(run.history.outputs[-1], np.float64)
 
@@ -118,7 +118,7 @@ def principal(images: np.ndarray) -> Principal:
 def component(width: int, times: np.ndarray, of: Principal) -> Component:
     """Train towards f_0 + 0.5 f^(2), whose distance to the goal should decay as exp(-2 lambda_2 t)."""
     rng, X = np.random.default_rng(SEED + width), of.X.astype(np.float32)
-    params = one_network(_sizes(X.shape[1], width), rng=rng, dtype=np.float32)
+    params = one_network(DEEP, _sizes(X.shape[1], width), rng=rng, dtype=np.float32)
     start = np.asarray(DEEP.apply(params, X), np.float64)[:, 0]
     # Half the rate at which the largest component is at its goal in one step.
     interval = max(1, math.ceil(float(times[1] - times[0]) / (0.25 / of.values[0])))

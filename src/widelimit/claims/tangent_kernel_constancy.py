@@ -32,7 +32,7 @@ def study(effort: Effort, parameterization: str) -> dict[str, np.ndarray]:
     for width in WIDTHS[effort].tolist():
         net = wl.mlp(depth=3, activation="erf", weight_std=1.2, bias_std=0.3, parameterization=parameterization)
         rng, count = np.random.default_rng(SEED + width), effort.pick(quick=32, full=64)
-        params = parameters((3, width, width, 1), count=count, rng=rng)
+        params = parameters(net, (3, width, width, 1), count=count, rng=rng)
         # In the mean-field scaling the kernel at the start is 1/width of the other: so is time.
         rate = TIME / STEPS * (width if parameterization == "mean_field" else 1)
         run = train_many(net, params, X, y, learning_rate=rate, steps=STEPS, record_every=STEPS, kernel_points=8)

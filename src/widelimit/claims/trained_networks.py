@@ -32,7 +32,7 @@ def finite(width: int, effort: Effort) -> tuple[np.ndarray, np.ndarray]:
     X, y, Z = problem()
     everything = np.vstack([X, Z])
     rng, count = np.random.default_rng(SEED + width), effort.pick(quick=32, full=64)
-    params = parameters((3, width, width, 1), count=count, rng=rng)
+    params = parameters(NET, (3, width, width, 1), count=count, rng=rng)
     run = train_many(NET, params, X, y, learning_rate=RATE, steps=STEPS, record_every=STEPS // 10, probes=everything)
     places = np.round(MARKS * 10).astype(int)
     return run.history.outputs[places][:, :, len(X) :], run.history.outputs[0]

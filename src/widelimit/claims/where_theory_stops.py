@@ -46,7 +46,7 @@ def features(parameterization: str, effort: Effort) -> tuple[np.ndarray, float]:
     X, y = problem()
     width = effort.pick(quick=256, full=1024)
     net = deep(parameterization)
-    params = parameters((4, width, width, 1), count=4, rng=np.random.default_rng(SEED))
+    params = parameters(net, (4, width, width, 1), count=4, rng=np.random.default_rng(SEED))
     rate = 0.1 * (width if parameterization == "mean_field" else 1)
     run = train_many(net, params, X, y, learning_rate=rate, steps=2 * STEPS, record_every=2 * STEPS, kernel_points=N)
     alignment = run.history.alignment
@@ -57,7 +57,7 @@ def catapult(share: float, effort: Effort) -> LargeRateRun:
     """Train a wide network at `share` times the largest learning rate that its kernel at the start allows."""
     X, y = problem()
     sizes = (4, effort.pick(quick=512, full=4096), 1)
-    params = one_network(sizes, rng=np.random.default_rng(SEED))
+    params = one_network(FLAT, sizes, rng=np.random.default_rng(SEED))
     tangent = wl.empirical_ntk(FLAT.apply, params, output="trace")
     gram = np.asarray(tangent.gram(X))
     rate = share * N / float(np.linalg.eigvalsh(gram)[-1])
@@ -81,7 +81,7 @@ def width_gap(width: int, seeds: int) -> tuple[float, float]:
     """
     X, y = problem()
     net = deep()
-    params = parameters((4, width, width, 1), count=seeds, rng=np.random.default_rng(SEED + width))
+    params = parameters(net, (4, width, width, 1), count=seeds, rng=np.random.default_rng(SEED + width))
     Z = np.random.default_rng(SEED + 1).standard_normal((16, 4))
     everything = np.vstack([X, Z])
     run = train_many(net, params, X, y, learning_rate=0.02, steps=STEPS, record_every=STEPS, probes=everything)

@@ -73,7 +73,7 @@ def library_model(estimator: str, task: str, given: Mapping[str, Any]) -> Callab
 
     def predict(fold: Fold) -> GaussianPrediction | ClassPrediction:
         model = models.build(estimator, task, {**given, "random_state": fold.seed}).fit(fold.X, fold.y)
-        chosen = models.noise_std(model)
+        chosen = models.noise_std(model) | ({} if model.hyperparameters == "fixed" else model.hyperparameters_)
         if task == "classification":
             return ClassPrediction(np.asarray(model.predict_proba(fold.Z)), chosen)
         mean, deviation = model.predict(fold.Z, return_std=True, include_noise=True)

@@ -10,7 +10,7 @@ import typer
 from widelimit.cli.options import OUTPUT, TABLE, Output, TableChoices, TableFile, parameter_group, with_options
 from widelimit.cli.reporting import note, print_json, version
 
-PARAMETERS = parameter_group("depth", "activation", "weight_std", "bias_std", "hyperparameters")
+PARAMETERS = parameter_group("network", "depth", "activation", "weight_std", "bias_std", "hyperparameters")
 
 
 @with_options(choices=TABLE, parameters=PARAMETERS, output=OUTPUT)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from widelimit.cli import interruption
+from widelimit.estimators.parameters import REPLACED
 from widelimit.writing import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from widelimit.architecture.network import Network
 
 FIGURES = (".png", ".pdf", ".svg")
 
@@ -40,3 +43,19 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the path names. Raises: OSError."""
     with atomic_write(path) as stream:
         figure.savefig(stream, format=path.suffix[1:].lower(), dpi=150)
+
+
+def given_network(given: Mapping[str, Any]) -> Network:
+    """Read the file of --network. Raises: ValueError: not the text of a network, or an option that it replaces."""
+    for name in REPLACED:
+        if given.get(name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} does not apply beside --network, whose file says all of the network; "
+                f"leave one of them out."
+            )
+    from widelimit.network_text import read_network_file
+
+    try:
+        return read_network_file(given["network"])
+    except OSError as error:
+        raise ValueError(f"--network {given['network']}: cannot be read ({error.strerror}).") from None

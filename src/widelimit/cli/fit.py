@@ -12,9 +12,9 @@ from widelimit.cli.reporting import note, print_json, recorded_warnings, version
 from widelimit.estimators.parameters import WideParameters
 
 PARAMETERS = parameter_group(
-    *("depth", "activation", "weight_std", "bias_std", "noise", "time", "ensemble", "likelihood", "alpha_epsilon"),
-    "class_weight",
-    *("solver", "input_scales", "output_scale", "noise_model", "hyperparameters", "normalize", "kernel"),
+    *("network", "depth", "activation", "weight_std", "bias_std", "noise", "time", "ensemble", "likelihood"),
+    *("alpha_epsilon", "class_weight", "solver", "input_scales", "output_scale", "noise_model"),
+    *("hyperparameters", "normalize", "kernel"),
     estimator=WideParameters,
 )
 

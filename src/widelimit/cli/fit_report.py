@@ -23,6 +23,8 @@ from widelimit.writing import atomic_write
 MEANINGS = {
     "kernel": "nngp: the Bayesian posterior of an infinitely wide network; ntk: one trained by gradient descent",
     "depth": "number of affine layers of the network",
+    "network": "layers in order; --network reads a file with this text",
+    "factor": "factor of the signals; smaller in a residual branch: the function bends less",
     "activation": "erf: smooth functions; relu: functions with kinks",
     "weight_std": "standard deviation of the weights; larger beside bias_std: the function bends more",
     "bias_std": "standard deviation of the biases; larger beside weight_std: the function is nearer to a straight one",
@@ -121,7 +123,7 @@ def _short(text: str, longest: int) -> str:
 
 def _model(result: FitResult) -> str:
     lines = [
-        (name, f"{value:.4g}" if isinstance(value, float) else str(value), MEANINGS.get(name, ""))
+        (name, f"{value:.4g}" if isinstance(value, float) else str(value), MEANINGS.get(name.rpartition(".")[2], ""))
         for name, value in result.chosen().items()
     ]
     return f"<h2>Model</h2>{table(('setting', 'value', 'meaning'), lines)}"

@@ -13,7 +13,8 @@ from sklearn.model_selection import KFold
 
 from widelimit.cli import scores
 from widelimit.displays.calibration import CalibrationDisplay
-from widelimit.estimators.fitted_classes import FittedClasses
+from widelimit.estimators.class_weights import labelled_rows
+from widelimit.estimators.fitted_classes import FittedClasses, LatentClasses
 from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.networks import Fitted
 from widelimit.inference.class_probabilities import largest_probability
@@ -48,11 +49,11 @@ class HeldOut:
 def held_out(estimator: Any, X: Float[np.ndarray, "n d"], y: np.ndarray) -> HeldOut:
     """Predict each training row from others.
 
-    Gaussian posteriors give each row from all others in closed form; other fits, those whose matrix is singular, and
-    those too large for its inverse, are fitted again in 5 folds.
+    Gaussian posteriors, and classes at infinite time, give each row from all others in closed form; other fits, those
+    whose matrix is singular, and those too large for its inverse, are fitted again in 5 folds.
     """
     try:
-        closed = _closed_form(estimator, len(y))
+        closed = _closed_form(estimator, X, y)
     except (ValueError, MemoryError):
         closed = None
     if closed is None:
@@ -64,16 +65,20 @@ def held_out(estimator: Any, X: Float[np.ndarray, "n d"], y: np.ndarray) -> Held
     return HeldOut(np.arange(len(y)), *closed, how)
 
 
-def _closed_form(estimator: Any, n: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _closed_form(estimator: Any, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Return mean (or probabilities) and deviation of each row by leave-one-out; None: no closed form.
 
     Raises: ValueError: as `leave_one_out` of the fitted function.
     """
-    fitted = estimator.fitted_
+    fitted, n = estimator.fitted_, len(y)
     if fitted is None:
         return np.ones((n, 1)), np.empty(0)
-    if isinstance(fitted, FittedClasses):
-        return fitted.leave_one_out(), np.empty(0)
+    if isinstance(fitted, LatentClasses):
+        p = fitted.leave_one_out()
+        if estimator.likelihood == "logistic":  # whose rows are merged and sorted, so that copies go together
+            pairs, at = labelled_rows(estimator.inputs_(X), np.searchsorted(estimator.classes_, y))
+            return (p[at], np.empty(0)) if len(pairs) == len(p) else None
+        return p, np.empty(0)
     if not isinstance(fitted, Fitted | FittedOutputs) or not isinstance(fitted.laws[0], Posterior):
         return None
     left = fitted.laws[0].leave_one_out()

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from widelimit.cli.files import given_network
 from widelimit.cli.interruption import announce_resumption
 from widelimit.cli.options import OUTPUT, Output, parameter_group, with_options
 from widelimit.cli.reporting import print_json
 from widelimit.progress import progress_bar
 
-NETWORK = parameter_group(depth=3, activation="relu", weight_std=1.0, bias_std=0.0)
+DEFAULTS: dict[str, Any] = {"depth": 3, "activation": "relu", "weight_std": 1.0, "bias_std": 0.0}
+NETWORK = parameter_group("network", **DEFAULTS)
 
 
 @with_options(network=NETWORK, output=OUTPUT)
@@ -43,7 +45,8 @@ def kernel(
 
     import widelimit as wl
 
-    net = wl.mlp(**network)
+    given = {name: value for name, value in network.items() if value is not None}
+    net = given_network(given) if "network" in given else wl.mlp(**DEFAULTS | given)
     chosen = wl.ntk(net) if kind == "ntk" else wl.nngp(net)
     matrices.require_finite(np.asarray(chosen.diag(inputs)))
     remark = f"the finished tiles are in {out}, and the same command goes on with them"

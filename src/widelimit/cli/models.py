@@ -16,6 +16,7 @@ import polars as pl
 
 import widelimit as wl
 from widelimit.cli import schema, scores, tables, targets, terminal, training_data
+from widelimit.cli.files import given_network
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import EncodedTable
@@ -63,10 +64,12 @@ class FitResult:
         """Return the network, and what was chosen from the data; noise_std is in the unit of the target."""
         family = getattr(self.estimator, "family_", None)
         found: dict[str, Any] = {"kernel": family.kind} if family else {}
-        network = family or self.estimator
-        found |= {"depth": network.depth, "activation": str(network.activation)}
-        for name in ("weight_std", "bias_std", "time"):
-            found[name] = float(getattr(self.estimator, f"{name}_", getattr(self.estimator, name)))
+        if self.estimator.network is None:
+            network = family or self.estimator
+            found |= {"depth": network.depth, "activation": str(network.activation)}
+        else:
+            found["network"] = repr(self.estimator.network_)
+        found |= self.estimator.hyperparameters_ | {"time": float(self.estimator.time)}
         return found | noise_std(self.estimator) if self.table.task == "regression" else found
 
     def document(self) -> dict[str, Any]:
@@ -91,6 +94,7 @@ class FitResult:
         chosen = ", ".join(
             f"{name} {value if isinstance(value, (str, int)) else f'{value:.3g}'}"
             for name, value in self.chosen().items()
+            if name != "network"  # its numbers follow
         )
         model = f"model  {type(self.estimator).__name__}: {chosen}"
         return "\n".join(
@@ -135,6 +139,8 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
     for name in ("normalize", "input_scales"):
         if settings.get(name) == "none":
             settings[name] = None
+    if "network" in settings:
+        settings["network"] = given_network(settings)
     return cls(**settings)
 
 

@@ -137,7 +137,7 @@ def parameter_group(*names: str, estimator: type[KernelParameters] = KernelParam
     Args:
         names: parameters whose default is that of the estimator.
         estimator: the help shows the defaults of these parameters.
-        defaults: parameters with another default.
+        defaults: parameters with another default, which the help shows.
     """
     classes = (WideParameters, ClassParameters, EnsembleParameters, RegressorParameters)
     hints = {name: hint for cls in classes for name, hint in get_type_hints(cls).items()}
@@ -145,7 +145,7 @@ def parameter_group(*names: str, estimator: type[KernelParameters] = KernelParam
     usual = {name: entry.default for name, entry in (table | by_name(estimator)).items()}
     options = {}
     for name in (*names, *defaults):
-        default = defaults.get(name, False if hints[name] is bool else None)
+        default = False if hints[name] is bool else None
         annotation = parameter_annotation(table[name], hints[name], defaults.get(name, usual[name]))
         options[name] = option(name, annotation, default)
     return OptionGroup(
@@ -158,12 +158,12 @@ def parameter_annotation(entry: Field[Any], hint: Any, default: Any) -> Any:
     text, choices = entry.metadata["text"], entry.metadata["choices"]
     if hint is bool:
         return Annotated[bool, typer.Option(f"--{entry.name}", help=text)]
-    kind, metavar, callback = str, "NAME", None
+    kind, metavar, callback = str, "FILE" if entry.name == "network" else "NAME", None
     if choices:
         kind, metavar = Literal[tuple(str(choice).lower() for choice in choices)], None  # type: ignore[assignment]
     elif hint in (int, float):
         kind, metavar = hint, "N" if hint is int else "NUMBER"
-    elif entry.default == "auto":
+    elif entry.default == "auto" or float in get_args(hint):
         metavar, callback = "NUMBER", number_or_auto
     shown = f"{default:.3g}" if isinstance(default, float) else str(default)
     return Annotated[kind | None, typer.Option(metavar=metavar, callback=callback, help=text, show_default=shown)]

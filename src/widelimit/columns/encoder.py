@@ -94,7 +94,9 @@ class TableEncoder(TransformerMixin, BaseEstimator):
             X = validate_data(self, X, dtype=None, reset=reset, ensure_all_finite=False)
             return frames.read(X)
         frame = frames.read(X)
-        if not frame.height or not frame.width:
+        if not frame.width:
+            raise ValueError("X has no columns, 0 feature(s); at least one is needed.")
+        if not frame.height:
             raise ValueError(f"X is empty: shape {frame.shape}, 0 sample(s); at least one row is needed.")
         if reset:
             self.n_features_in_, self.feature_names_in_ = frame.width, np.array(frame.columns, dtype=object)

@@ -76,6 +76,8 @@ def _pandas_series(name: str, column: Any) -> pl.Series:
         levels = [_text(level) for level in column.cat.categories]
         values = np.array([*levels, None], dtype=object)[column.cat.codes.to_numpy()]  # the code of a gap is -1
         return pl.Series(name, values, pl.String).cast(pl.Enum(levels) if column.cat.ordered else pl.Categorical)
+    if type(column.dtype).__name__ == "PeriodDtype":
+        return _pandas_series(name, column.dt.to_timestamp())
     if kind == "M":
         zone = getattr(column.dtype, "tz", None)
         plain = column.dt.tz_convert("UTC").dt.tz_localize(None) if zone else column
@@ -84,7 +86,7 @@ def _pandas_series(name: str, column: Any) -> pl.Series:
     if kind == "m":
         return pl.Series(name, column.to_numpy().astype("timedelta64[us]"))
     if kind in "fiub":
-        filled = column.fillna(0) if missing.any() else column
+        filled = column.fillna(False if kind == "b" else 0) if missing.any() else column
         numbers = filled.to_numpy()
         if numbers.dtype.kind == "O":
             numbers = filled.to_numpy(dtype=bool if kind == "b" else np.float64)

@@ -8,10 +8,8 @@ from decimal import Decimal
 
 import polars as pl
 
-MANY_CATEGORIES = 100
-"""A text column with more different texts than this is an identifier or free text."""
-FEW_VALUES = 10
-"""A text column with more texts than this, and more than one for every two rows, is an identifier or free text."""
+CATEGORIES = {10: 1, 100: 2, 1000: 4}
+"""So many different texts at most: so many rows for each of them, on average, make a text column one of categories."""
 GROUPED = r"^[+-]?\d{1,3}(?:[, '\x{2019}_\x{a0}\x{202f}]\d{3})+(?:\.\d+)?$"
 """A number with thousands separators."""
 COMMA = r"^[+-]?\d{1,3}(?:\.\d{3})+,\d+$|^[+-]?\d*,\d+$"
@@ -70,7 +68,7 @@ def refuse_free_text(column: pl.Series) -> None:
     """Refuse a text column of identifiers or sentences."""
     present = column.drop_nulls()
     count = present.n_unique()
-    if count <= MANY_CATEGORIES and (count <= FEW_VALUES or 2 * count <= len(present)):
+    if any(count <= most and rows * count <= len(present) for most, rows in CATEGORIES.items()):
         return
     if present.str.contains(DATE).all():
         hint = f"dates of a form that is not known ({present[0]!r}); write 2026-12-31, or leave it out"

@@ -7,33 +7,26 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
-from widelimit.activations.names import BY_NAME
+from widelimit.architecture.network import Network
 from widelimit.columns import encoder
 from widelimit.columns.encoder import TableEncoder
-from widelimit.estimators import leaks, model_file, model_state, preparation
+from widelimit.estimators import leaks, model_file, model_state, preparation, settings
+from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.gradient_choice import choose_by_gradients
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import (
-    Design,
-    Fitted,
-    FittedTraining,
-    HyperparameterChoice,
-    Kind,
-    choose,
-    choose_scaled,
-)
+from widelimit.estimators.networks import Fitted, FittedTraining, HyperparameterChoice, choose, choose_scaled
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters, WideParameters
 from widelimit.estimators.preparation import Inputs
 from widelimit.inference.noise_level import Objective
-from widelimit.inference.scaled_evidence import Activation
 from widelimit.messages import list_names
+from widelimit.network_text import read_network
 from widelimit.references import referenced, resolved
 from widelimit.shapes import Float
 
@@ -137,7 +130,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _check_settings(self) -> None:
         """Refuse parameters that are wrong whatever the data. Raises: TypeError, ValueError."""
-        self._design(self.weight_std, self.bias_std).network()
+        self._own_design().kernel()
         preparation.check_choices(self)
         preparation.refuse_random_state(self.random_state)
         preparation.refuse_noise(self.noise)
@@ -149,7 +142,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             )
         preparation.input_groups(self.input_groups)
         if self.input_scales is not None:
-            _check_scaled(self.input_scales, self._designs(), self.normalize)
+            families = [design.family for design in self._designs()]
+            settings.check_scaled(self.input_scales, families, self.normalize)
         self._check_own_settings()
 
     @abc.abstractmethod
@@ -158,8 +152,27 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
         """Return the network with these scales, as Python's own numbers, which a file gives back unchanged."""
-        numbers = (validation.plain(value) for value in (weight_std, bias_std))
-        return Design(*self._architecture(), *numbers)
+        weight_std, bias_std = validation.plain(weight_std), validation.plain(bias_std)
+        return Design(*self._architecture(), weight_std, bias_std, settings.given_network(self))
+
+    def _own_design(self) -> Design:
+        """Return the network that the parameters describe."""
+        return self._design(self.weight_std, self.bias_std)
+
+    @property
+    def network_(self) -> Network:
+        """Return the network of the fit, with the numbers that were given or chosen."""
+        return self._fitted_design().network()
+
+    @property
+    def hyperparameters_(self) -> dict[str, float]:
+        """Return its numbers by name: weight_std and bias_std, or those of `network`, as "layers[0].weight_std"."""
+        return self._fitted_design().values
+
+    def _fitted_design(self) -> Design:
+        check_is_fitted(self)
+        fitted = vars(self).get("fitted_")
+        return self._own_design() if fitted is None else fitted.training.design
 
     def _architecture(self) -> tuple[Kind, int, Any]:
         """Return kind of kernel, depth and activation."""
@@ -167,7 +180,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _designs(self) -> list[Design]:
         """Return the networks among which a search with input scales chooses."""
-        return [self._design(self.weight_std, self.bias_std)]
+        return [self._own_design()]
 
     def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
@@ -214,7 +227,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Fit the targets, which are standardised, and set what undoes that; returns the chosen scales too."""
         standard, self.y_mean_, deviation = preparation.standardise(self._targets(y), weights)
         if chosen is None:
-            design, noise = self._design(self.weight_std, self.bias_std), self._given_noise()
+            design, noise = self._own_design(), self._given_noise()
             chosen = choose(design, points, standard, weights, noise, self.hyperparameters, self.verbose)
         training = self._training(chosen.design, points, weights)
         given = self._given_scale()
@@ -286,18 +299,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         model_file.write(name, type(self).__name__, self._stored_parameters(), self._state(), extra)
 
     def _stored_parameters(self) -> dict[str, Any]:
-        """Return the parameters of the fit for JSON. Raises: TypeError: an activation that is no name."""
-        parameters = self._fitted_with | {"verbose": bool(self.verbose)}  # how to report is no part of a fit
-        if not isinstance(parameters["activation"], str):
-            raise TypeError(
-                f"a model with the activation {parameters['activation']!r} cannot be saved: only names can be stored "
-                f"without executing code on load. Fit with a name ({', '.join(sorted(BY_NAME))})."
-            )
-        state = validation.plain(parameters.pop("random_state"))
-        parameters["random_state"] = int(state) if isinstance(state, int) else None
-        if parameters["input_groups"] is not None:
-            parameters["input_groups"] = np.asarray(parameters["input_groups"]).tolist()
-        return {key: model_state.json_value(value) for key, value in parameters.items()}
+        return settings.stored_parameters(self._fitted_with)
 
     def _state(self) -> ModelState:
         """Return the fitted attributes: values for JSON, and arrays."""
@@ -368,31 +370,19 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _restore_training(self, state: ModelState, n: int, family: Sequence[Any] | None = None) -> FittedTraining:
         """Restore network and rows; of another family (kernel, depth, activation) than the estimator's, if given."""
         chosen = state.values["design"]
-        design = self._design(chosen["weight_std"], chosen["bias_std"])
+        design = own = self._own_design()
+        if own.given is None:
+            design = self._design(chosen["weight_std"], chosen["bias_std"])
+        else:
+            design = replace(own, given=read_network(chosen["network"]))
+            settings.require_same_tree(design.network(), own.given)
         if family is not None:
             design = replace(design, kind=family[0], depth=family[1], activation=family[2])
-        design.network()
-        given = {"weight_std": float(self.weight_std), "bias_std": float(self.bias_std)}
-        if self.hyperparameters == "fixed" and self.input_scales is None and chosen != given:
+        design.kernel()
+        if self.hyperparameters == "fixed" and self.input_scales is None and chosen != own.document():
             raise ValueError("another network than was given")
         X = state.array("X", n, int(self.inputs_.kept.sum()))
         with np.errstate(over="ignore"):
             if not np.isfinite((X**2).sum()):
                 raise ValueError("X is too large for any kernel")
         return self._training(design, X, state.positive("weights", n))
-
-
-def _check_scaled(input_scales: str, designs: list[Design], normalize: str | None) -> None:
-    """Refuse what a search with input scales does not know. Raises: ValueError."""
-    if normalize != "standardize":
-        raise ValueError(
-            f'input_scales={input_scales!r} scales standardised columns: it needs normalize="standardize", got '
-            f"{normalize!r}. On the sphere, or for columns as they are, leave input_scales=None."
-        )
-    for design in designs:
-        if input_scales == "auto" and design.activation not in get_args(Activation):
-            raise ValueError(
-                'input_scales="auto" searches with activation="erf", "relu" or "rbf", got '
-                f'{validation.shown(design.activation)}. For others choose input_scales="agop" (scales by the '
-                "gradients of what is fitted) or None."
-            )

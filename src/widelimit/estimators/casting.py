@@ -67,7 +67,9 @@ def _refuse_objects(name: str, array: np.ndarray) -> None:
 def refuse_unfit_labels(name: str, value: Any) -> None:
     """Refuse class labels that are neither numbers nor text: masks, dates, time spans, complex numbers, records.
 
-    Raises: TypeError, ValueError (complex numbers).
+    Text beside numbers is refused, and a label that is missing among objects.
+
+    Raises: TypeError, ValueError (complex numbers, missing).
     """
     lossless.refuse_masked(name, value)
     if value is None:
@@ -77,8 +79,17 @@ def refuse_unfit_labels(name: str, value: Any) -> None:
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
     kinds: str = array.dtype.kind
-    if kinds == "O":
-        kinds = "".join({_kind(entry) for entry in array.flat})
+    if kinds == "O" or (kinds == "U" and isinstance(value, (list, tuple))):
+        entries = np.array([*value], dtype=object) if kinds == "U" else array
+        kinds = "".join({_kind(entry) for entry in entries.flat})
+        missing = [i for i, entry in enumerate(entries.flat) if _kind(entry) == "0"]
+        if missing:
+            raise ValueError(
+                f"{name} has {len(missing)} missing labels, the first at [{missing[0]}]; drop these rows, or give "
+                "them a label of their own."
+            )
+        if {"U", "f"} <= set(kinds):
+            raise TypeError(f"{name} has text and numbers as labels; make all of them text, or all numbers.")
     if "c" in kinds:
         raise ValueError(f"Complex data not supported: {name} holds complex numbers; labels are numbers or text.")
     if set(kinds) & set("mMV"):
@@ -90,4 +101,10 @@ def refuse_unfit_labels(name: str, value: Any) -> None:
 def _kind(entry: Any) -> str:
     if isinstance(entry, lossless.DATES):
         return "M"
+    if entry is None or type(entry).__name__ in ("NAType", "NaTType") or entry != entry:
+        return "0"
+    if isinstance(entry, str):
+        return "U"
+    if validation.is_real(entry) or isinstance(entry, (bool, np.bool_)):
+        return "f"
     return "c" if isinstance(entry, (complex, np.complexfloating)) else ""

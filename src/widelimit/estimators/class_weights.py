@@ -61,5 +61,13 @@ def merge(
     X: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the different pairs of row and label, sorted, with the sums of their weights."""
+    pairs, at = labelled_rows(X, labels)
+    return np.ascontiguousarray(pairs[:, 1:]), pairs[:, 0].astype(np.int64), np.bincount(at, weights)
+
+
+def labelled_rows(
+    X: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "k d+1"], Int[np.ndarray, " n"]]:
+    """Return the different pairs of label and row, sorted, and the place of each row among them."""
     pairs, at = np.unique(np.column_stack([labels, X]), axis=0, return_inverse=True)
-    return np.ascontiguousarray(pairs[:, 1:]), pairs[:, 0].astype(np.int64), np.bincount(at.ravel(), weights)
+    return pairs, at.ravel()

@@ -14,16 +14,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from widelimit import validation
 from widelimit.estimators import casting, class_weights, model_state, preparation
 from widelimit.estimators.base import KernelEstimator
+from widelimit.estimators.design import Design
 from widelimit.estimators.fitted_classes import FittedClasses, FittedLogistic, LatentClasses
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import (
-    SEARCH_ROWS,
-    Design,
-    Fitted,
-    FittedTraining,
-    HyperparameterChoice,
-    search,
-)
+from widelimit.estimators.networks import SEARCH_ROWS, Fitted, FittedTraining, HyperparameterChoice, search
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, estimator
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
@@ -69,7 +63,10 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
             self.fitted_ = self._fit_latent(points, labels, weights, chosen)
 
     def _check_own_settings(self) -> None:
-        validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
+        if isinstance(self.alpha_epsilon, str):
+            validation.choice("alpha_epsilon", self.alpha_epsilon, ("auto",))
+        else:
+            validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
         class_weights.refuse_unfit(self.class_weight)
         if self.likelihood == "dirichlet" and self.noise != "auto":
             raise ValueError(
@@ -119,7 +116,8 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         self, points: np.ndarray, labels: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
     ) -> LatentClasses:
         """Fit one network to rows and class numbers."""
-        alpha, count, logistic = float(self.alpha_epsilon), len(self.classes_), self.likelihood == "logistic"
+        alpha = None if isinstance(self.alpha_epsilon, str) else float(self.alpha_epsilon)
+        count, logistic = len(self.classes_), self.likelihood == "logistic"
         if logistic:  # where weights count copies of a row, and so must its copies
             points, labels, weights = class_weights.merge(points, labels, weights)
         rows = np.argsort(labels, kind="stable")[evenly(len(labels), LOGISTIC_ROWS if logistic else SEARCH_ROWS)]
@@ -136,13 +134,13 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
                 return post.log_marginal_likelihood
             return post.leave_one_out_score(labels[rows], weights[rows])
 
-        design = chosen.design if chosen else self._design(self.weight_std, self.bias_std)
+        design = chosen.design if chosen else self._own_design()
         if self.hyperparameters != "fixed" and chosen is None:
             design = search(design, score)
         training = self._training(design, points, weights)
         found = posterior(design)
         if isinstance(found, DirichletPosterior):
-            return FittedClasses(training, labels, found.scale, count, alpha)
+            return FittedClasses(training, labels, found.scale, count, found.alpha_epsilon)
         if len(rows) < len(points):
             found = logistic_posterior(
                 design.kernel(), points, labels, classes=count, scale=found.scale, weights=weights
@@ -190,7 +188,9 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         return FittedLogistic(training, scale, c, precision, shift, coefficients)
 
     def _restore_dirichlet(self, state: ModelState, training: FittedTraining, n: int, c: int) -> LatentClasses:
-        labels, alpha = state.arrays["labels"], float(self.alpha_epsilon)
+        labels, given = state.arrays["labels"], self.alpha_epsilon
+        alpha = state.values["alpha_epsilon"] if isinstance(given, str) else given
+        alpha = float(validation.finite_scalar("alpha_epsilon", alpha, above=0.0))
         if labels.shape != (n,) or labels.dtype != np.int64 or labels.min() < 0 or labels.max() >= c:
             raise ValueError("labels out of range")
         if not np.bincount(labels, minlength=c).all():
@@ -271,6 +271,7 @@ class NNGPClassifier(KernelClassifier):
     Attributes:
         classes_: (c,) the labels, sorted.
         inputs_: the normalisation of the columns.
+        network_, hyperparameters_: the network, and its numbers by name, chosen or given.
         n_features_in_, feature_names_in_: see scikit-learn.
     """
 
@@ -290,6 +291,7 @@ class NTKClassifier(KernelClassifier, EnsembleParameters):
     Attributes:
         classes_: (c,) the labels, sorted.
         inputs_: the normalisation of the columns.
+        network_, hyperparameters_: the network, and its numbers by name, chosen or given.
         n_features_in_, feature_names_in_: see scikit-learn.
     """
 

@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
 from widelimit.estimators import preparation
-from widelimit.estimators.networks import Design, Kind
+from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.parameters import NetworkParameters, about, estimator
+from widelimit.estimators.settings import given_network
 from widelimit.inference.nystrom import nystrom
 
 
@@ -48,7 +49,8 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkPara
         inputs = preparation.normalisation(self.normalize, X, np.ones(len(X)), np.arange(X.shape[1]))
         count = min(count, len(X))
         rows = check_random_state(self.random_state).permutation(len(X))[:count]
-        design = Design(self.kernel, self.depth, self.activation, self.weight_std, self.bias_std)
+        numbers = self.depth, self.activation, self.weight_std, self.bias_std
+        design = Design(self.kernel, *numbers, given_network(self))
         self._map = nystrom(design.kernel(), inputs(X[np.sort(rows)]))
         self.inputs_ = inputs
         self.components_ = self._map.landmarks

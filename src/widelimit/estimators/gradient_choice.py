@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from widelimit.estimators.networks import SEARCH_ROWS, Design, HyperparameterChoice, choose
+from widelimit.estimators.design import Design
+from widelimit.estimators.networks import SEARCH_ROWS, HyperparameterChoice, choose
 from widelimit.estimators.parameters import Hyperparameters
 from widelimit.inference.average_gradient import gradient_scales
 from widelimit.inference.training_set import evenly

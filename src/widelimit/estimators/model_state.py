@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from widelimit import validation
+from widelimit.architecture.network import Network
 from widelimit.estimators import class_weights
 from widelimit.estimators.preparation import Inputs
+from widelimit.network_text import network_text, read_network
 
 LABELS = re.compile(r"[<>|=][fiub][1248]|[<>=]U[0-9]{1,7}")
 """Dtypes of class labels."""
@@ -53,7 +55,9 @@ class ModelState(NamedTuple):
 
 
 def json_value(value: Any) -> Any:
-    """Return a parameter for JSON; an infinite number as text, a dictionary as pairs."""
+    """Return a parameter for JSON; an infinite number and a network as text, a dictionary as pairs."""
+    if isinstance(value, Network):
+        return {"network": network_text(value)}
     if isinstance(value, Mapping):
         pairs = [[class_weights.plain(key), float(factor)] for key, factor in value.items()]
         if not all(isinstance(key, (str, bool, int, float)) for key, _ in pairs):
@@ -69,6 +73,8 @@ def parameter(value: Any) -> Any:
     """Invert `json_value`. Raises: ValueError."""
     if not isinstance(value, dict):
         return value
+    if set(value) == {"network"}:
+        return read_network(value["network"])
     if set(value) == {"pairs"}:
         return dict(value["pairs"])
     if value != {"float": "inf"}:

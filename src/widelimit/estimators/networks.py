@@ -8,60 +8,36 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import scipy.optimize
 
 from widelimit import validation
-from widelimit.architecture.builders import mlp
-from widelimit.architecture.network import Network
 from widelimit.compute import linalg
+from widelimit.estimators.design import Design
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import Search, fit_input_scales, fit_label_scales
 from widelimit.inference.left_out import DistinctRows, LeftOutRows, distinct_rows, left_out
-from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, noise_level
+from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, left_out_noise, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
-from widelimit.inference.scaled_evidence import Family
 from widelimit.inference.training_set import check_finite, evenly, expansion
-from widelimit.kernels.base import Kernel
-from widelimit.kernels.network import nngp, ntk
+from widelimit.kernels.network import nngp
 from widelimit.progress import LONG, progress_bar
-from widelimit.references import by_reference
 from widelimit.shapes import Float
 
-Kind = Literal["nngp", "ntk"]
 SEARCH_ROWS = 800
 """Training rows that hyper-parameters are chosen on: a trial costs a kernel matrix and its eigenvectors."""
 NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
-TRIALS = 40
-"""Networks tried in a search."""
-
-
-@final
-@by_reference
-@dataclass(frozen=True)
-class Design:
-    """A design is a network and the kind of its kernel: all that is needed to make them again."""
-
-    kind: Kind
-    depth: int
-    activation: Any
-    weight_std: float
-    bias_std: float
-
-    def network(self) -> Network:
-        """Make the network."""
-        return mlp(depth=self.depth, activation=self.activation, weight_std=self.weight_std, bias_std=self.bias_std)
-
-    def kernel(self) -> Kernel:
-        """Make its kernel of this kind."""
-        return ntk(self.network()) if self.kind == "ntk" else nngp(self.network())
+LEFT_OUT_ROWS = 1000
+"""Training rows that are left out after a search with scales of the inputs: eigenvectors."""
+TRIALS, TRIALS_EACH, MOST_TRIALS = 40, 20, 400
+"""Networks tried in a search, at least, for each of its numbers, and at most."""
 
 
 @final
@@ -147,11 +123,12 @@ def choose_scaled(
     labels: bool = False,
 ) -> HyperparameterChoice:
     """Choose one of these networks, and one scale a group of inputs, for standardised targets, or labels of classes."""
-    families = [Family(design.kind, design.activation, design.depth) for design in designs]
     search = Search(points, y, weights, groups, objective, noise)
     with progress_bar(verbose) as report:
-        found = (fit_label_scales if labels else fit_input_scales)(search, families, progress=report)
-    design = Design(found.family.kind, found.family.depth, found.family.activation, found.weight_std, found.bias_std)
+        found = (fit_label_scales if labels else fit_input_scales)(
+            search, [design.family for design in designs], progress=report
+        )
+    design = next(design for design in designs if design.family == found.family).changed(found.values)
     # Below this the matrix is singular to rounding, and no noise differs from another.
     largest = found.amplitude * float(np.max(design.kernel().diag(points * found.scales)))
     floor = FLOOR * linalg.rounding(len(points), largest)
@@ -164,19 +141,33 @@ def choose_scaled(
         )
     chosen = max(found.noise, floor) if noise is None else noise
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
-    return HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
+    choice = HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
+    return choice if labels or noise is not None else _widened(choice, points * found.scales, y, weights)
+
+
+def _widened(
+    choice: HyperparameterChoice, points: np.ndarray, y: np.ndarray, weights: np.ndarray
+) -> HyperparameterChoice:
+    """Return the choice with the noise and the scale that left-out rows ask for; `points`: as its kernel takes them."""
+    assert choice.scale is not None
+    rows = distinct_rows(points, y, weights)
+    some = evenly(len(rows.first), LEFT_OUT_ROWS)
+    first = rows.first[some]
+    gram = np.asarray(choice.design.kernel().gram(points[first]))
+    noise, factor = left_out_noise(gram, y[first] / choice.scale, rows.weights[some], choice.noise)
+    return replace(choice, noise=noise, scale=choice.scale * np.sqrt(factor))
 
 
 def search(design: Design, score: Callable[[Design], float]) -> Design:
-    """Search weight_std and bias_std of the largest score, by Nelder and Mead's method in logarithms; bias 0 stays 0.
+    """Search the numbers of the largest score, by Nelder and Mead's method in logarithms; those that are 0 stay 0.
 
     A kernel at which the score cannot be computed loses.
     """
-    names = ["weight_std", "bias_std"] if design.bias_std > 0 else ["weight_std"]
-    start = np.log([getattr(design, name) for name in names])
+    names = design.searched
+    start = np.log([design.values[name] for name in names])
 
     def at(z: np.ndarray) -> Design:
-        return replace(design, **dict(zip(names, np.exp(z).tolist(), strict=True)))
+        return design.changed(dict(zip(names, np.exp(z).tolist(), strict=True)))
 
     def loss(z: np.ndarray) -> float:
         try:
@@ -187,7 +178,8 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
     score(design)  # errors in the data are reported here
     simplex = np.vstack([start, start + math.log(3) * np.eye(len(names))])
     bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
-    options = {"initial_simplex": simplex, "maxfev": TRIALS, "xatol": 0.05, "fatol": 0.01}
+    trials = min(max(TRIALS, TRIALS_EACH * len(names)), MOST_TRIALS)
+    options = {"initial_simplex": simplex, "maxfev": trials, "adaptive": len(names) > 2, "xatol": 0.05, "fatol": 0.01}
     return at(scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
 
 
@@ -232,8 +224,7 @@ class FittedTraining:
 
     def state(self) -> ModelState:
         """Return the part that a file holds; the rest follows from the estimator's parameters."""
-        design = {"weight_std": self.design.weight_std, "bias_std": self.design.bias_std}
-        return ModelState({"design": design}, {"X": self.X, "weights": self.weights})
+        return ModelState({"design": self.design.document()}, {"X": self.X, "weights": self.weights})
 
     @linalg.ignore_overflow()
     def function(self, Z: Float[np.ndarray, "m d"], coefficients: Float[np.ndarray, "n c"]) -> np.ndarray:

@@ -20,7 +20,9 @@ NoiseModel = Literal["constant", "per_output", "input", "student_t"]
 Likelihood = Literal["dirichlet", "least_squares", "logistic"]
 Normalize = Literal["standardize", "sphere"]
 C = TypeVar("C", bound=type)
-LATER = ("input_scales", "input_groups", "output_scale", "noise_model", "class_weight")
+REPLACED = ("depth", "activation", "weight_std", "bias_std")
+"""Parameters that a network replaces."""
+LATER = ("network", "input_scales", "input_groups", "output_scale", "noise_model", "class_weight")
 """Parameters that an older file of a model may lack: they get its default, and a given noise the scale 1."""
 WIDTH = 116
 """Columns of a docstring's line."""
@@ -48,6 +50,13 @@ class NetworkParameters(abc.ABC):  # noqa: B024
         metadata=about("Scale of the weights, > 0.", "sqrt(2) keeps the variance of relu signals."),
     )
     bias_std: float = field(default=0.5, metadata=about("Scale of the biases, >= 0."))
+    network: Any = field(
+        default=None,
+        metadata=about(
+            "Network in place of depth, activation and scales; on the command line a file with its text.",
+            "As `widelimit.network` and `mlp` make it; with `hyperparameters` its positive numbers are searched.",
+        ),
+    )
     normalize: Normalize | None = field(
         default="standardize",
         metadata=about(
@@ -85,8 +94,8 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default=None,
         metadata=about(
             "Scale of each input; auto: by likelihood, with all other scales and the noise; agop: by gradients.",
-            '"auto" is for erf, relu and rbf; "agop", the average gradient outer product of what is fitted, for any '
-            "activation. Both need standardised inputs; None: every column counts the same.",
+            '"auto" is for erf, relu, rbf and a `network`; "agop", the average gradient outer product of what is '
+            "fitted, for any activation. Both need standardised inputs; None: every column counts the same.",
             choices=(*get_args(InputScales), None),
         ),
     )
@@ -101,7 +110,8 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default="fixed",
         metadata=about(
             "Objective of the choice of scales and noise.",
-            '"marginal_likelihood" or "leave_one_out": weight_std and bias_std are searched too.',
+            '"marginal_likelihood" or "leave_one_out": weight_std and bias_std, or the numbers of `network`, are '
+            "searched too.",
             choices=get_args(Hyperparameters),
         ),
     )
@@ -156,8 +166,11 @@ class ClassParameters(KernelParameters, abc.ABC):
             choices=get_args(Likelihood),
         ),
     )
-    alpha_epsilon: float = field(
-        default=0.01, metadata=about("Pseudo-count of every class in the Dirichlet likelihood, > 0.")
+    alpha_epsilon: float | Literal["auto"] = field(
+        default=0.01,
+        metadata=about(
+            "Pseudo-count of every class in the Dirichlet likelihood, > 0; auto: it and the scale by leave-one-out."
+        ),
     )
     class_weight: Any = field(
         default=None,

@@ -41,8 +41,8 @@ def save(model: KernelEstimator, path: str | os.PathLike[str], *, extra: dict[st
         extra: anything of yours that JSON can hold, e.g. a description of the table; `read` returns it.
 
     Raises:
-        TypeError: another object; an activation that is no name (a function cannot be stored without executing code
-            on load); labels that are neither text nor numbers.
+        TypeError: another object; an activation that is no name, or a network that is no text (a function cannot be
+            stored without executing code on load); labels that are neither text nor numbers.
         sklearn.exceptions.NotFittedError: not fitted yet.
         OSError: the file cannot be written.
     """

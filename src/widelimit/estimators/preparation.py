@@ -92,7 +92,8 @@ def normalisation(
     mean, scale = mean_and_scale(X, weights)
     shared = np.bincount(groups)[groups] > 1
     # With a scale each, the two levels of a rare category would be further from each other than any numbers.
-    together = np.sqrt(np.bincount(groups, scale**2))[groups]
+    small, exponent = linalg.normalise(scale)
+    together = np.ldexp(np.sqrt(np.bincount(groups, small**2))[groups], exponent)
     scale = np.where(shared & (scale > 0), together, scale)
     if not scale.any():  # a kernel takes one column at least
         scale = np.ones_like(scale)
@@ -152,13 +153,13 @@ LONGEST = 380
 
 @contextmanager
 def shorten_errors(name: str) -> Iterator[None]:
-    """Shorten errors of scikit-learn that name the argument: without the numbers of a table in them."""
+    """Shorten errors of scikit-learn that name the argument, or X: without the numbers of a table in them."""
     try:
         yield
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         text = str(error)
-        whole = text if re.search(rf"\b{name}\b", text) else f"{name}: {text}"
+        whole = text if re.search(rf"\b({name}|X)\b", text) else f"{name}: {text}"
         raise kind(whole if len(whole) <= LONGEST else f"{whole[:LONGEST]} ...") from None
 
 

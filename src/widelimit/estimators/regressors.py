@@ -34,6 +34,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
     _single: bool
     """True if y had no axis of outputs."""
     log_marginal_likelihood_value_: float | None
+    weight_std_: float | None
+    bias_std_: float | None
 
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         preparation.refuse_targets(y)
@@ -64,7 +66,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         if chosen:
             design, given = chosen.design, None if given is None else chosen.noise
         else:
-            design = self._design(self.weight_std, self.bias_std)
+            design = self._own_design()
         if self.hyperparameters != "fixed" and chosen is None and standard.any():
             rows = self._search_rows(points, y, weights)
             design = choose_design(design, points, *rows, given, self._objective())
@@ -87,7 +89,8 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
 
     def _set_public_attributes(self) -> None:
         training = self.fitted_.training
-        self.weight_std_, self.bias_std_ = training.design.weight_std, training.design.bias_std
+        own = {} if training.design.given else training.design.values
+        self.weight_std_, self.bias_std_ = own.get("weight_std"), own.get("bias_std")
         self.X_train_, self.y_train_ = training.X, self.fitted_.y
         noise = self.fitted_.noise
         self.noise_ = float(np.ravel(noise)[0]) if np.size(noise) == 1 else noise
@@ -345,7 +348,8 @@ class NNGPRegressor(KernelRegressor):
     Attributes:
         noise_, y_mean_, y_scale_: y_j = y_mean_j + y_scale_j (f_j + e), e ~ N(0, noise_/sample_weight).
         X_train_, y_train_: rows and targets as the kernel has them.
-        weight_std_, bias_std_: the network's, chosen or given.
+        network_, hyperparameters_: the network, and its numbers by name, chosen or given.
+        weight_std_, bias_std_: the network's, chosen or given; None with `network`.
         log_marginal_likelihood_value_: of the standardised targets; None for an ensemble, a finite time or conjugate
             gradients.
         inputs_: the normalisation of the columns.
@@ -369,7 +373,8 @@ class NTKRegressor(KernelRegressor, EnsembleParameters):
     Attributes:
         noise_, y_mean_, y_scale_: y_j = y_mean_j + y_scale_j (f_j + e), e ~ N(0, noise_/sample_weight).
         X_train_, y_train_: rows and targets as the kernel has them.
-        weight_std_, bias_std_: the network's, chosen or given.
+        network_, hyperparameters_: the network, and its numbers by name, chosen or given.
+        weight_std_, bias_std_: the network's, chosen or given; None with `network`.
         log_marginal_likelihood_value_: of the standardised targets; None for an ensemble, a finite time or conjugate
             gradients.
         inputs_: the normalisation of the columns.

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Any, ClassVar, final, get_args
 
 import numpy as np
 
 from widelimit import validation
+from widelimit.architecture.network import Network
 from widelimit.estimators import class_weights
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import KernelClassifier
+from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.fitted_classes import FittedMixture, LatentClasses, mixture_shares
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Design, Fitted, HyperparameterChoice, Kind
+from widelimit.estimators.networks import Fitted, HyperparameterChoice
 from widelimit.estimators.parameters import Architecture, Likelihood, WideParameters, about, estimator
 from widelimit.estimators.regressors import KernelRegressor
-from widelimit.inference.scaled_evidence import Activation, Family
+from widelimit.estimators.settings import given_network
+from widelimit.inference.scaled_evidence import Activation, AnyFamily, Family, NetworkFamily
+from widelimit.kernels.network import ntk
 
 FAMILIES = (
     Family("nngp", "erf", 2),
@@ -37,14 +42,22 @@ class WideEstimator(WideParameters, KernelEstimator):
 
     _kind = "nngp"
     _raced: ClassVar[tuple[Family, ...]] = FAMILIES
-    family_: Family
+    family_: AnyFamily
 
     def _architecture(self) -> tuple[Kind, int, Any]:
-        family = vars(self).get("family_", self._families()[0])
+        family = vars(self).get("family_")
+        if family is None or isinstance(family, NetworkFamily) != (self.network is not None):  # of an earlier fit
+            family = self._families()[0]
+        if isinstance(family, NetworkFamily):
+            return family.kind, self.depth, self.activation
         return family.kind, family.depth, family.activation
 
-    def _families(self) -> list[Family]:
+    def _families(self) -> Sequence[AnyFamily]:
         """Return the families that the parameters put into a race. Raises: TypeError, ValueError."""
+        net = given_network(self)
+        if net is not None:
+            validation.choice("kernel", self.kernel, get_args(Architecture))
+            return [NetworkFamily(kind, net) for kind in (kinds(net) if self.kernel == "auto" else [self.kernel])]
         wished = self._wished()
         return [f for f in self._raced if f in wished] or [f for f in FAMILIES if f in wished] or wished
 
@@ -59,22 +72,46 @@ class WideEstimator(WideParameters, KernelEstimator):
         return [Family(*each) for each in itertools.product(*values)]
 
     def _designs(self) -> list[Design]:
-        return [Design(f.kind, f.depth, f.activation, self.weight_std, self.bias_std) for f in self._families()]
+        own = self._own_design()
+        return [
+            replace(own, kind=f.kind, depth=f.depth, activation=f.activation)
+            if isinstance(f, Family)
+            else replace(own, kind=f.kind)
+            for f in self._families()
+        ]
 
     def _set_design(self, design: Design) -> None:
-        self.family_ = Family(design.kind, design.activation, design.depth)
+        self.family_ = replace(design, given=given_network(self)).family
 
     def _architecture_state(self) -> ModelState:
         family = vars(self).get("family_")
-        return ModelState({"family": None if family is None else list(family)}, {})
+        kept = [family.kind] if isinstance(family, NetworkFamily) else family and list(family)
+        return ModelState({"family": kept}, {})
 
     def _restore_architecture(self, state: ModelState) -> None:
-        if state.values["family"] is not None:
-            kind, activation, depth = state.values["family"]
-            family = Family(kind, activation, validation.integer("depth", depth, at_least=2))
-            if family not in self._wished():
-                raise ValueError("another network than the parameters allow")
-            self.family_ = family
+        if state.values["family"] is None:
+            return
+        kind, *others = state.values["family"]
+        net = given_network(self)
+        if net is None:
+            activation, depth = others
+            family: AnyFamily = Family(kind, activation, validation.integer("depth", depth, at_least=2))
+            allowed = family in self._wished()
+        else:
+            family = NetworkFamily(kind, net)
+            allowed = family in self._families()
+        if not allowed:
+            raise ValueError("another network than the parameters allow")
+        self.family_ = family
+
+
+def kinds(net: Network) -> tuple[Kind, ...]:
+    """Return the kinds of kernels that a network has."""
+    try:
+        ntk(net)
+    except ValueError:
+        return ("nngp",)
+    return "nngp", "ntk"
 
 
 @final
@@ -89,10 +126,11 @@ class WideRegressor(WideEstimator, KernelRegressor):
         {}
 
     Attributes:
-        family_: (kernel, activation, depth) of the network.
+        family_: (kernel, activation, depth) of the network; (kernel, network) with `network`.
+        network_, hyperparameters_: the network, and its numbers by name.
         inputs_: the map of the columns, with the learned scales in it.
         noise_, y_mean_, y_scale_: y_j = y_mean_j + y_scale_j (f_j + e), e ~ N(0, noise_/sample_weight).
-        weight_std_, bias_std_: the network's.
+        weight_std_, bias_std_: the network's; None with `network`.
         log_marginal_likelihood_value_: of the standardised targets; None with conjugate gradients.
         n_features_in_, feature_names_in_: as scikit-learn has them.
     """
@@ -118,7 +156,8 @@ class WideClassifier(WideEstimator, KernelClassifier):
         {}
 
     Attributes:
-        family_: (kernel, activation, depth) of the first network.
+        family_: (kernel, activation, depth) of the first network; (kernel, network) with `network`.
+        network_, hyperparameters_: that network, and its numbers by name.
         classes_: (c,) the labels, sorted.
         inputs_: the map of the columns, with the learned scales in it.
         n_features_in_, feature_names_in_: as scikit-learn has them.
@@ -138,8 +177,11 @@ class WideClassifier(WideEstimator, KernelClassifier):
         rows = points / chosen.input_scales
         if self.likelihood == "logistic":
             rows, labels, weights = class_weights.merge(rows, labels, weights)
-        family = PLAIN if PLAIN in self._families() else self.family_
-        plain = Design(family.kind, family.depth, family.activation, math.sqrt(2), 0.5)
+        plain = replace(chosen.design, given=given_network(self))
+        if plain.given is None:
+            family = PLAIN if PLAIN in self._families() else self.family_
+            assert isinstance(family, Family)
+            plain = Design(family.kind, family.depth, family.activation, math.sqrt(2), 0.5)
         factors = np.stack([np.ones_like(chosen.input_scales), 1 / chosen.input_scales])
         scaled = self._fit_one(rows * chosen.input_scales, labels, weights, chosen)
         other = self._fit_one(rows, labels, weights, replace(chosen, design=plain))

@@ -1,6 +1,7 @@
 """Hyper-parameters with names are the coordinates of a search."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -9,10 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.architecture.network import Network
 from widelimit.kernels.base import Kernel
+from widelimit.pytrees import leaf_names
 
 DECADES = 3.0
 """Without given bounds a positive parameter is bounded by its start times 10^(+-DECADES)."""
+
+NAMED = 12
+"""Hyper-parameters that `named_numbers` lists."""
 
 Values = dict[str, Any]
 
@@ -99,11 +105,42 @@ class LeafBuilder:
         return jax.tree.unflatten(self.tree, [values[name] for name in self.names])  # type: ignore[no-any-return]
 
 
+def numbers(net: Network) -> dict[str, float]:
+    """Return the numbers of a network by name."""
+    return dict(zip(leaf_names(net), map(float, jax.tree.leaves(net)), strict=True))
+
+
+def searched(net: Network) -> tuple[str, ...]:
+    """Name the numbers of a network that a search changes: those of layers, if they are positive.
+
+    A bias of 0 stays, and so do the numbers of activations.
+    """
+    return tuple(name for name, value in numbers(net).items() if value > 0 and ".activation." not in name)
+
+
+def with_numbers(net: Network, values: Mapping[str, Any]) -> Network:
+    """Return the network with these numbers in the place of those of the same names."""
+    leaves, tree = jax.tree.flatten(net)
+    named = zip(leaf_names(net), leaves, strict=True)
+    return jax.tree.unflatten(tree, [values.get(name, leaf) for name, leaf in named])  # type: ignore[no-any-return]
+
+
 def leaf_builder(kernel: Kernel) -> tuple[LeafBuilder, Values]:
     """Make a builder of a kernel: its leaves by their paths."""
-    paths, tree = jax.tree_util.tree_flatten_with_path(kernel)
-    names = tuple(_name(jax.tree_util.keystr(path).lstrip(".")) for path, _ in paths)
-    return LeafBuilder(tree, names), {name: leaf for name, (_, leaf) in zip(names, paths, strict=True)}
+    values = named_leaves(kernel)
+    return LeafBuilder(jax.tree.structure(kernel), tuple(values)), values
+
+
+def named_leaves(kernel: Any) -> Values:
+    """Return the hyper-parameters of a kernel by name."""
+    return dict(zip(map(_name, leaf_names(kernel)), jax.tree.leaves(kernel), strict=True))
+
+
+def named_numbers(kernel: Any) -> str:
+    """Return the first NAMED hyper-parameters of a kernel that are numbers, as text."""
+    named = [(name, leaf) for name, leaf in named_leaves(kernel).items() if np.ndim(leaf) == 0]
+    shown = [f"{name} {float(leaf):.4g}" for name, leaf in named[:NAMED]]
+    return ", ".join(shown) + ", ..." * (len(named) > NAMED)
 
 
 def _name(path: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple, final
@@ -20,6 +21,8 @@ from widelimit.shapes import Float, Int
 
 ALPHA_EPSILON = 0.01
 """Milios et al., section 4.1."""
+ALPHAS = (0.001, 0.01, 0.1)
+"""Pseudo-counts tried where none is given."""
 SCALES = 2.0 ** np.arange(-1, 5.1)
 """Standard deviations of the latent functions tried; latent labels of own and other classes differ by about 6.6."""
 
@@ -103,6 +106,7 @@ class DirichletPosterior:
     """Latent labels less the offset, in units of scale."""
     noise: Float[np.ndarray, "n c"]
     """Their noise, in the square of these units."""
+    alpha_epsilon: float
 
     def __post_init__(self) -> None:
         validation.sealed(self)
@@ -223,7 +227,8 @@ def _condition(
         if occurring[j]:
             score -= float(targets[:, j] @ coefficients[:, j] + determinant) / 2
         report("classes", j + 1, c)
-    return DirichletPosterior(data, factor, tuple(corrections), coefficients, scale, offset, score, targets, noise)
+    own_state = scale, offset, score, targets, noise, alpha_epsilon
+    return DirichletPosterior(data, factor, tuple(corrections), coefficients, *own_state)
 
 
 def most_likely_scale(
@@ -232,17 +237,20 @@ def most_likely_scale(
     labels: Int[np.ndarray, " n"],
     *,
     classes: int,
-    alpha_epsilon: float = ALPHA_EPSILON,
+    alpha_epsilon: float | None = ALPHA_EPSILON,
     weights: Float[np.ndarray, " n"],
 ) -> DirichletPosterior:
-    """Find the posterior at the most likely of SCALES/sqrt(mean K(x, x)); arguments as of `dirichlet_posterior`."""
+    """Find the posterior at the most likely of SCALES/sqrt(mean K(x, x)); arguments as of `dirichlet_posterior`.
+
+    alpha_epsilon: None takes the scale, and one of ALPHAS, of the largest leave-one-out density.
+    """
     data = training_set(k, X, np.zeros((len(X), classes)))
     matrix = data.gram()
     unit = math.sqrt(float(weights @ np.diagonal(matrix)) / float(weights.sum()))
-    best: DirichletPosterior | None = None
-    for scale in (SCALES / unit if unit > 0 else np.ones(1)).tolist():
-        post = _condition(data, matrix.copy(), labels, scale, alpha_epsilon, weights)
-        if best is None or post.log_marginal_likelihood > best.log_marginal_likelihood:
-            best = post
-    assert best is not None
-    return best
+    scales = (SCALES / unit if unit > 0 else np.ones(1)).tolist()
+
+    def score(post: DirichletPosterior) -> float:
+        return post.leave_one_out_score(labels, weights) if alpha_epsilon is None else post.log_marginal_likelihood
+
+    pairs = itertools.product(ALPHAS if alpha_epsilon is None else (alpha_epsilon,), scales)
+    return max((_condition(data, matrix.copy(), labels, scale, alpha, weights) for alpha, scale in pairs), key=score)

@@ -18,9 +18,10 @@ import scipy.optimize
 
 from widelimit.compute import threads
 from widelimit.inference import scaled_evidence
+from widelimit.inference.coordinates import numbers
 from widelimit.inference.noise_level import Objective
 from widelimit.inference.outputs import distinct_columns
-from widelimit.inference.scaled_evidence import Family, Rows
+from widelimit.inference.scaled_evidence import AnyFamily, Family, NetworkFamily, Rows
 from widelimit.progress import Report, no_progress
 
 PRIOR = np.array([1.5, 1.0, 2.0, 5.0, 3.0])
@@ -59,11 +60,11 @@ DIGITS = 12
 class ScaledFit(NamedTuple):
     """The fit holds the most likely hyper-parameters of a family of kernels, in units of standardised data."""
 
-    family: Family
+    family: AnyFamily
     scales: np.ndarray
     """(d,), one an input."""
-    weight_std: float
-    bias_std: float
+    values: dict[str, float]
+    """The numbers of the network by name."""
     amplitude: float
     noise: float
     score: float
@@ -104,17 +105,23 @@ class Search:
         rows = np.isin(at.ravel(), np.random.default_rng(0).permutation(len(places))[:count])
         return replace(self, X=self.X[rows], y=self.y[rows], weights=self.weights[rows])
 
-    def start(self, values: Sequence[float]) -> np.ndarray:
-        """Return coordinates from the logarithm of all scales and of the four others."""
-        return np.concatenate([np.full(self.groups.max() + 1, values[0]), values[1:]])
+    def start(self, values: Sequence[float], family: AnyFamily | None = None) -> np.ndarray:
+        """Return coordinates from the logarithm of all scales and of the four others; of a network about its own."""
+        scale, weight, bias, *others = values
+        own = [weight, bias]
+        if isinstance(family, NetworkFamily):
+            known = numbers(family.network)
+            own = [math.log(known[name]) + _usual(name, values) - _usual(name, FIRST) for name in family.numbers]
+        return np.concatenate([np.full(self.groups.max() + 1, scale), own, others])
 
-    def run(self, family: Family, z: np.ndarray, steps: int) -> ScaledFit:
+    def run(self, family: AnyFamily, z: np.ndarray, steps: int) -> ScaledFit:
         """Climb from z by L-BFGS-B, at most so many steps. Raises: ValueError: no value at z."""
         count = int(self.groups.max()) + 1
         rows = self.rows
         spare = rows.X.shape[1] - count
-        center, spread = self.start(FIRST), np.concatenate([np.full(count, self.spread), PRIOR[1:]])
-        low, high = self.start(LOW), self.start(HIGH)
+        own = [_usual(name, PRIOR) for name in family.numbers]
+        center, spread = self.start(FIRST, family), np.concatenate([np.full(count, self.spread), own, PRIOR[3:]])
+        low, high = self.start(LOW, family), self.start(HIGH, family)
         low[-1] = max(low[-1], math.log(max(self.least_noise, math.exp(LOW[-1]))))
         if self.noise is not None:
             low[-1] = high[-1] = math.log(max(self.noise, math.exp(LOW[-1])))
@@ -144,19 +151,25 @@ class Search:
         found = scipy.optimize.minimize(guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return self._fit(family, found.x, -float(found.fun), (found.x == low) | (found.x == high))
 
-    def _fit(self, family: Family, z: np.ndarray, score: float, bound: np.ndarray) -> ScaledFit:
-        count = len(z) - scaled_evidence.OTHERS
-        names = ("weight_std", "bias_std", "amplitude", "noise")
+    def _fit(self, family: AnyFamily, z: np.ndarray, score: float, bound: np.ndarray) -> ScaledFit:
+        count = int(self.groups.max()) + 1
+        names = (*family.numbers, "amplitude", "noise")
         ends = tuple(name for name, at in zip(names, bound[count:], strict=True) if at)
         if self.noise is not None:
             ends = tuple(name for name in ends if name != "noise")
-        weight, bias, amplitude, noise = np.exp(z[count:]).tolist()
+        *own, amplitude, noise = np.exp(z[count:]).tolist()
         noise = noise if self.noise is None else self.noise
-        score -= GROWTH if family.activation == "relu" else 0.0
-        return ScaledFit(family, np.exp(z[:count])[self.groups], weight, bias, amplitude, noise, score, ends, z)
+        score -= GROWTH if isinstance(family, Family) and family.activation == "relu" else 0.0
+        values = dict(zip(family.numbers, own, strict=True))
+        return ScaledFit(family, np.exp(z[:count])[self.groups], values, amplitude, noise, score, ends, z)
 
 
-def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Report = no_progress) -> ScaledFit:
+def _usual(name: str, table: Sequence[float] | np.ndarray) -> float:
+    """Return the entry of FIRST, PRIOR, LOW or HIGH for a number of a network: that of biases, or of weights."""
+    return float(table[2] if name.endswith("bias_std") else table[1])
+
+
+def fit_input_scales(search: Search, families: Sequence[AnyFamily], *, progress: Report = no_progress) -> ScaledFit:
     """Choose one of the families and its hyper-parameters: a race on few rows, then the best ones, then one on more.
 
     Args:
@@ -168,8 +181,8 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
         ValueError: the objective is not finite anywhere it was tried.
     """
     small, medium, large = (search.subset(count) for count in (RACE_ROWS, ROWS, LARGEST))
-    first = small.start(FIRST)
-    race = _ends(small, [(family, first) for family in families], RACE_STEPS, progress)
+    starts = [(family, small.start(FIRST, family)) for family in families]
+    race = _ends(small, starts, RACE_STEPS, progress)
     progress("input scales", 0, 3)
     start = _final(small, race[-FINALISTS:])
     progress("input scales", 1, 3)
@@ -178,7 +191,7 @@ def fit_input_scales(search: Search, families: Sequence[Family], *, progress: Re
     return large.run(start.family, found.z, LAST_STEPS) if len(large.X) > len(medium.X) else found
 
 
-def fit_label_scales(search: Search, families: Sequence[Family], *, progress: Report = no_progress) -> ScaledFit:
+def fit_label_scales(search: Search, families: Sequence[AnyFamily], *, progress: Report = no_progress) -> ScaledFit:
     """Choose as `fit_input_scales` does, by one-hot labels: few steps, as their evidence is not that of classes.
 
     Raises:
@@ -186,7 +199,7 @@ def fit_label_scales(search: Search, families: Sequence[Family], *, progress: Re
     """
     search = replace(search, least_noise=LABEL_NOISE, spread=LABEL_SPREAD)
     small, large = search.subset(RACE_ROWS), search.subset(LABEL_ROWS)
-    starts = [(family, small.start(FIRST)) for family in families]
+    starts = [(family, small.start(FIRST, family)) for family in families]
     best = _ends(small, starts, RACE_STEPS, progress)[-1]
     return large.run(best.family, best.z, LAST_STEPS) if len(large.X) > len(small.X) else best
 
@@ -194,12 +207,15 @@ def fit_label_scales(search: Search, families: Sequence[Family], *, progress: Re
 def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
     """Return the most likely one of the leaders, each at its end; it starts again from SECOND and from the others."""
     *others, best = _ends(search, [(leader.family, leader.z) for leader in leaders], STEPS)
-    starts = [search.start(SECOND), *(end.z for end in others), best.z]
+    starts = [search.start(SECOND, best.family), *(end.z for end in others), best.z]
     return _ends(search, [(best.family, z) for z in starts], STEPS)[-1]
 
 
 def _ends(
-    search: Search, starts: Sequence[tuple[Family, np.ndarray]], steps: int, progress: Report = no_progress
+    search: Search,
+    starts: Sequence[tuple[AnyFamily, np.ndarray]],
+    steps: int,
+    progress: Report = no_progress,
 ) -> list[ScaledFit]:
     """Return where the search ends from each start, the most likely last; starts without a value are left out.
 

@@ -26,6 +26,9 @@ A rough kernel (the NTK's) explains noise nearly as well as the noise does: its 
 at which it is sure of wrong predictions near rows of the table. Data without noise outweigh the prior.
 """
 
+SURPRISES = 4.0
+"""Rows that count as predicted no better than left-out rows on average, in the least noise of a learned kernel."""
+
 Objective = Literal["marginal_likelihood", "leave_one_out"]
 
 
@@ -102,6 +105,29 @@ def noise_level(
     return best._replace(noise=typical * best.noise if noise is None else noise, scale=scale)
 
 
+def left_out_noise(
+    gram: Float[np.ndarray, "n n"], y: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"], noise: float
+) -> tuple[float, Float[np.ndarray, " c"]]:
+    """Return a larger noise, and factors >= 1 of the variances of each output, where left-out rows ask for them.
+
+    Evidence takes plateaus of the target for absence of noise, and is sure of them at new rows too. The noise is at
+    least SURPRISES/(n + SURPRISES) of the mean squared error of rows that are left out; with e_i these errors and v_i
+    their variances, the factor is the mean of e_i^2/v_i. Arguments as of `noise_level`; `gram` is overwritten.
+    """
+    root, total = np.sqrt(weights), float(weights.sum())
+    gram *= root[:, None]
+    gram *= root
+    values, vectors = linalg.eigenpairs(gram)
+    targets = threads.product(vectors.T, root[:, None] * y)
+    spectrum = _Spectrum(np.maximum(values, 0.0), vectors, targets, weights, total, total, None)
+    alpha, own = spectrum.left_out(noise)
+    varying = y.any(axis=0)
+    square = float(np.sum((alpha / own[:, None])[:, varying] ** 2)) / (total * max(int(varying.sum()), 1))
+    noise = max(noise, SURPRISES / (total + SURPRISES) * square)
+    alpha, own = spectrum.left_out(noise)
+    return noise, np.maximum(weights @ (alpha**2 / own[:, None]) / total, 1.0)
+
+
 def _most_likely(spectrum: _Spectrum, objective: Objective, tried: list[float]) -> NoiseLevel:
     """Return the best of these noises, with the prior on the noise of standardised targets."""
     power = np.sum(spectrum.targets**2, axis=0) / spectrum.power
@@ -146,10 +172,14 @@ class _Spectrum(NamedTuple):
         return NoiseLevel(noise, np.sqrt(scale), score)
 
     def leave_one_out(self, noise: float) -> NoiseLevel:
-        spectrum = self.values + noise
-        alpha = threads.product(self.vectors, self.targets / spectrum[:, None])
-        own = threads.product(self.vectors**2, 1 / spectrum)
+        alpha, own = self.left_out(noise)
         square = self.counts @ (alpha**2 / own[:, None]) / self.total
         scale = self._scale(square, noise)
         fit = self.total * (square / scale + np.log(scale)) - self.counts @ np.log(own)
         return NoiseLevel(noise, np.sqrt(scale), -float(fit.sum()) / 2)
+
+    def left_out(self, noise: float) -> tuple[np.ndarray, np.ndarray]:
+        """Compute A^{-1} W^{1/2} y and the diagonal of A^{-1}, A = W^{1/2} K W^{1/2} + noise."""
+        spectrum = self.values + noise
+        alpha = threads.product(self.vectors, self.targets / spectrum[:, None])
+        return alpha, threads.product(self.vectors**2, 1 / spectrum)

@@ -18,6 +18,7 @@ from widelimit.compute import iterative, linalg, memory, threads
 from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers
+from widelimit.inference.coordinates import named_numbers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.solvers import SolverFit, SolverRequest
 from widelimit.inference.training_set import (
@@ -114,7 +115,7 @@ class Posterior:
         return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
 
     def explain(self) -> str:
-        """Explain which solver found the weights, where the matrix was kept, why, and how exact the solution is."""
+        """Explain which solver found the weights of which kernel, where the matrix was kept, why, and how exactly."""
         choice = self.fit.choice
         name = {"cholesky": "Cholesky factorisation", "cg": "conjugate gradients"}[choice.solver]
         outcome = "converged" if self.fit.converged else "not converged"
@@ -126,6 +127,8 @@ class Posterior:
         ]
         if self.factor.rank < len(self.data.X):
             lines.append(f"numerical rank {self.factor.rank} of {len(self.data.X)}: the minimum-norm solution")
+        if numbers := named_numbers(self.data.kernel):
+            lines.append(f"hyper-parameters: {numbers}")
         return "\n".join(lines)
 
     @linalg.ignore_overflow()
@@ -139,6 +142,22 @@ class Posterior:
 
     def _rounding(self, prior: np.ndarray) -> np.ndarray:
         return np.asarray(linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior)
+
+    def _known(self, variance: np.ndarray, prior: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Return the variances, 0 where a difference left no more than its rounding. Raises: as `linalg.non_negative`.
+
+        The bound by the condition number holds for any right-hand side. A row below it gets its own: with |w| the sum
+        of its weights' sizes, w = A^{-1} K(X, z), changes of K by eps change the difference by eps max K (1 + |w|)^2;
+        n of them with random signs add up to sqrt(n) times that.
+        """
+        out, n = linalg.non_negative(variance, self._rounding(prior)), len(self.data.X)
+        close = np.flatnonzero(variance <= self._rounding(prior))
+        if self.factor.rank == n:
+            for rows in (close[part] for part in row_blocks(len(close))):
+                size = 1 + np.abs(self.factor.solve(self.data.cross(points[rows]).T)).sum(axis=0)
+                largest = np.maximum(prior[rows], self.data.diagonal(self.data.X).max())
+                out[rows] = np.where(variance[rows] > n**0.5 * linalg.EPS * largest * size**2, variance[rows], 0.0)
+        return out
 
     def variance(self, Z: Float[Array, "m d"]) -> Float[Array, " m"]:
         """Compute the diagonal of `covariance`, (m, d) -> (m,), of f without observation noise; never negative.
@@ -165,7 +184,7 @@ class Posterior:
                 mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
             variance[part] -= self.factor.squares(cross.T)
             del cross  # overwritten by its own squares, and as large as the next one
-        variance = linalg.non_negative(variance, self._rounding(prior))
+        variance = self._known(variance, prior, points)
         return Prediction(self.data.outputs(mean, Z), prediction_like(variance, Z))
 
     @linalg.ignore_overflow()
@@ -183,7 +202,7 @@ class Posterior:
         prior = np.diagonal(covariance).copy()
         covariance -= self.factor.form(self.data.cross(points).T)
         covariance = np.asarray((covariance + covariance.T) / 2)
-        np.fill_diagonal(covariance, linalg.non_negative(np.diagonal(covariance), self._rounding(prior)))
+        np.fill_diagonal(covariance, self._known(np.diagonal(covariance), prior, points))
         return covariance
 
     @linalg.ignore_overflow()

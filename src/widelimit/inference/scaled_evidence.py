@@ -21,8 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import series
+from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
+from widelimit.inference.coordinates import searched, with_numbers
 from widelimit.inference.noise_level import Objective
+from widelimit.kernels.network import nngp, ntk
 
 ROWS = 64
 """Rows are filled up to a multiple of it: few programs serve all tables."""
@@ -39,6 +42,26 @@ class Family(NamedTuple):
     kind: Literal["nngp", "ntk"]
     activation: Activation
     depth: int
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Name the numbers that a search changes."""
+        return "weight_std", "bias_std"
+
+
+class NetworkFamily(NamedTuple):
+    """A family is the kernels of one tree of layers, for all values of its positive numbers."""
+
+    kind: Literal["nngp", "ntk"]
+    network: Network
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Name the numbers that a search changes."""
+        return searched(self.network)
+
+
+AnyFamily = Family | NetworkFamily
 
 
 class Rows(NamedTuple):
@@ -143,8 +166,12 @@ def _own(activation: str, q: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _DUALS[activation](q, q, q)
 
 
-def _gram(family: Family, X: jax.Array, inputs: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
-    """Compute K(X, X), (n, n), from variances `weight` and `bias`; `inputs` is the number of inputs of the network."""
+def _gram(family: AnyFamily, X: jax.Array, inputs: jax.Array, logs: jax.Array) -> jax.Array:
+    """Compute K(X, X), (n, n), from logarithms of the numbers; `inputs` is the number of columns of X that count."""
+    if isinstance(family, NetworkFamily):
+        net = with_numbers(family.network, dict(zip(family.numbers, jnp.exp(logs), strict=True)))
+        return jnp.asarray((ntk if family.kind == "ntk" else nngp)(net).gram(X * jnp.sqrt(X.shape[1] / inputs)))
+    weight, bias = jnp.exp(2 * logs[0]), jnp.exp(2 * logs[1])
     dual = _DUALS[family.activation]
     itself = jnp.eye(len(X), dtype=bool)
     c = weight * jnp.matmul(X, X.T, precision="highest") / inputs + bias
@@ -160,28 +187,24 @@ def _gram(family: Family, X: jax.Array, inputs: jax.Array, weight: jax.Array, bi
 
 
 class Coordinates(NamedTuple):
-    """The coordinates z are logarithms: of the scales, then of these four."""
+    """The coordinates z are logarithms: of the scales, then of these."""
 
     scales: jax.Array
-    weight_std: jax.Array
-    bias_std: jax.Array
+    numbers: jax.Array
+    """Standard deviations of weights and biases, or the numbers of a network."""
     amplitude: jax.Array
     noise: jax.Array
 
 
-OTHERS = 4
-"""Coordinates beside the scales."""
-
-
-def coordinates(z: jax.Array) -> Coordinates:
+def coordinates(z: jax.Array, scales: int) -> Coordinates:
     """Return the parts of z by name, still as logarithms."""
-    return Coordinates(z[:-OTHERS], *(z[i - OTHERS] for i in range(OTHERS)))
+    return Coordinates(z[:scales], z[scales:-2], z[-2], z[-1])
 
 
-def _covariance(family: Family, inputs: jax.Array, rows: Rows, z: jax.Array) -> jax.Array:
-    at = coordinates(z)
+def _covariance(family: AnyFamily, inputs: jax.Array, rows: Rows, z: jax.Array) -> jax.Array:
+    at = coordinates(z, rows.X.shape[1])
     scaled = jnp.asarray(rows.X) * jnp.exp(at.scales)[rows.groups]
-    K = jnp.exp(at.amplitude) * _gram(family, scaled, inputs, jnp.exp(2 * at.weight_std), jnp.exp(2 * at.bias_std))
+    K = jnp.exp(at.amplitude) * _gram(family, scaled, inputs, at.numbers)
     K = K * rows.real[:, None] * rows.real
     return K + jnp.diag(jnp.where(rows.real > 0, jnp.exp(at.noise) * rows.noise, 1.0))
 
@@ -208,7 +231,7 @@ _OBJECTIVES = {"marginal_likelihood": _marginal, "leave_one_out": _leave_one_out
 
 @functools.partial(jax.jit, static_argnames=("family", "objective"))
 def _value_and_gradient(
-    family: Family, objective: Objective, inputs: jax.Array, rows: Rows, z: jax.Array
+    family: AnyFamily, objective: Objective, inputs: jax.Array, rows: Rows, z: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     A, pull_back = jax.vjp(lambda z: _covariance(family, inputs, rows, z), z)
     L = jnp.linalg.cholesky(A)
@@ -224,7 +247,7 @@ def _value_and_gradient(
 
 
 def value_and_gradient(
-    family: Family, objective: Objective, inputs: int, rows: Rows, z: np.ndarray
+    family: AnyFamily, objective: Objective, inputs: int, rows: Rows, z: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """Compute the objective at z, in nats, and its gradient; NaN where A is not positive definite in float64."""
     with arithmetic(True):

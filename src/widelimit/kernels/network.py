@@ -57,7 +57,8 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     deviations = np.concatenate([net.deviations(np.asarray(X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
-    if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
+    usual = net.base_width is None and net.learning_rates is None and not net.inputs.sites
+    if usual and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
         found = [_sphere(_identify(net), high, dtype.name, tangent, target, small) for tangent in kernel.tangents]
         whole = [series for series in found if series is not None]
@@ -109,12 +110,12 @@ class _NetworkKernel(Matrices, abc.ABC):
     def _points(self, name: str, X: Any) -> Array:
         return self.net.inputs.rows(name, X)
 
-    def numbers_per_input(self, d: int) -> int:
-        return d + BESIDE + self.net.numbers_per_input
-
     @property
     def numbers_per_pair(self) -> int:
         return self.net.numbers_per_pair
+
+    def numbers_per_input(self, d: int) -> int:
+        return d + BESIDE + self.net.numbers_per_input
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         return _encode(self.net, X)
@@ -235,13 +236,18 @@ def ntk(net: Network) -> NTK:
 
     Raises:
         TypeError: net is not a Network.
-        ValueError: an activation jumps, so that E[phi'(u) phi'(v)] diverges as u -> v: there is no limit; another
-            parameterisation than "ntk".
+        ValueError: an activation jumps, so that E[phi'(u) phi'(v)] diverges as u -> v: there is no limit; "mean_field",
+            or "standard" without a base_width, whose kernel grows like the width.
     """
-    if _network(net).parameterization != "ntk":
+    if _network(net).parameterization == "mean_field":
         raise ValueError(
-            f"Theta is the limit in the NTK parameterisation, and these networks are {net.parameterization!r}; pass "
-            f'wl.mlp(..., parameterization="ntk"), or take the kernel of one network: wl.empirical_ntk(net.apply, p).'
+            "the tangent kernel of mean-field networks changes in training at every width: no limit describes it; "
+            'pass parameterization="ntk", or take the kernel of one network: wl.empirical_ntk(net.apply, params).'
+        )
+    if net.parameterization == "standard" and net.base_width is None:
+        raise ValueError(
+            "Theta of networks in the standard parameterisation grows like the width; pass base_width=N, the width of "
+            'their usual scales, or parameterization="ntk", or take wl.empirical_ntk(net.apply, params).'
         )
     for activation in net.activations():
         if not activation.has_ntk:

@@ -19,6 +19,7 @@ from widelimit import series
 from widelimit.activations.base import Activation
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
+from widelimit.architecture.chain import Serial
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.architecture.state import Layer, PairState, Ranges
@@ -40,6 +41,8 @@ SAMPLES = 256
 """Angles at which the layers are computed for the coefficients: twice the most terms."""
 LONGEST = 128
 """Most terms; a kernel that needs more (a deep chaotic network) is computed layer by layer."""
+COMPILED = 500
+"""Depth from which compiling the layers costs less than evaluating them by NumPy, some milliseconds each."""
 _STEP = 16
 """Series have a multiple of this many terms, so that few programs are compiled."""
 _LENGTHS = (80, LONGEST)
@@ -104,15 +107,26 @@ class SpherePair(PairKernel):
         return jax.lax.complex(self.first.diagonal(x), self.second.diagonal(x))
 
 
-def _start(gap: jax.Array, positive: jax.Array) -> PairState:
-    correlation = correlation_from_gap(gap, positive)
-    return PairState(correlation, correlation.rho)
+def _start(net: Network, gap: jax.Array, positive: jax.Array) -> PairState:
+    return net.start(correlation_from_gap(gap, positive))
 
 
 def _through(layer: Layer, variance: Variance, state: PairState, own: PairState) -> tuple[Any, ...]:
     """Take the variance, the states of pairs, and that of an input with itself through the layer."""
     after, _, memo = layer.encode_with_mean(variance, None)
     return after, layer.pair(memo, memo, state), layer.itself(memo, own)
+
+
+def _ready(net: Network, variance: Variance) -> Serial:
+    """Return the layers after the first with activations prepared for this variance after the first."""
+    ranges: Ranges = {}
+    net.body.survey(variance, None, (), ranges)
+
+    def prepared(phi: Activation, path: tuple[Any, ...]) -> Activation:
+        low, high = ranges[path]
+        return phi.prepared(float(low), float(high), np.float64)
+
+    return net.body.map_layers(lambda layer, at: layer.map_activations(prepared, at), ())
 
 
 def _rho(correlation: Correlation) -> jax.Array:
@@ -131,19 +145,15 @@ def sphere(
         x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
         gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
-        state = interpreted(_start)(gap, np.concatenate([[True], x < 0]))
+        state = interpreted(_start)(net, gap, np.concatenate([[True], x < 0]))
         variance = interpreted(variance_of)(np.full(1, deviation))
-        ranges: Ranges = {}
-        net.body.survey(variance, None, (), ranges)
-
-        def prepared(phi: Activation, path: tuple[Any, ...]) -> Activation:
-            low, high = ranges[path]
-            return phi.prepared(float(low), float(high), np.float64)
-
-        ready = net.body.map_activations(prepared, ())
-        own = interpreted(_start)(np.zeros(1), np.ones(1, bool))
-        variance, state, own = interpreted(_through)(ready, variance, state, own)
-        values, diagonal = (s.tangent if tangent else interpreted(_rho)(s.correlation) for s in (state, own))
+        ready = _ready(net, variance) if net.rtol(np.float64) else net.body
+        own = interpreted(_start)(net, np.zeros(1), np.ones(1, bool))
+        through = interpreted(_through) if net.depth <= COMPILED else jax.jit(_through)
+        variance, state, own = through(ready, variance, state, own)
+        values, diagonal = (
+            np.asarray(s.tangent) if tangent else interpreted(_rho)(s.correlation) for s in jax.device_get((state, own))
+        )
         coefficients = chebyshev_coefficients(values[1:], 0)
         large = np.nonzero(np.abs(coefficients) > target * abs(values[0]))[0]
         terms = _STEP * math.ceil((1 + np.max(large, initial=0)) / _STEP)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory, validation
+from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.inference.losses import Loss, resolve
 from widelimit.kernels.empirical.model import Apply, Model, model
@@ -70,6 +71,12 @@ def training_problem(
     Raises: MemoryError: they do not; TypeError, ValueError: bad data, an unknown loss, labels outside of its domain,
     parameters that are not floats of X's dtype or not those of `apply`, an ensemble that is not stacked.
     """
+    net = getattr(apply, "__self__", None)
+    if isinstance(net, Network) and net.whole.masks:
+        raise ValueError(
+            "apply: training draws no masks, and the network has wl.layers.Dropout: it would train another one. Leave "
+            "the layer out, or write a loop over net.apply(params, X, key=jax.random.key(step))."
+        )
     points = validation.concrete_points("X", X)
     targets = validation.targets("y", y, len(points))
     kind = resolve(loss)

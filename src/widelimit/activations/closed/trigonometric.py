@@ -75,9 +75,32 @@ def _gap_after(
     return signals.within(jnp.where(close, gap, 1 - jnp.exp(-distance) * ratio))
 
 
-def _sines(x: _WaveMemo, y: _WaveMemo, pair: _WavePair) -> tuple[jax.Array, jax.Array]:
-    """Compute (gap after, slope for rho >= 0) of phi = sin: correlation exp(-distance) falls/sqrt(falls_x falls_y)."""
-    gap = _gap_after(pair.distance, x.falls, y.falls, pair.falls, pair.excess)
+_LINEAR = 0.7
+"""Deviations up to which sin is taken as linear and the rest: c^2 <= 1/4."""
+_TERMS = (
+    *(0.0, 1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775, -691 / 3831077250, 2 / 127702575, -3617 / 2605132530000),
+    *(43867 / 350813659321125, -174611 / 15313294652906250),
+)
+_LOG_SINHC = {"float64": _TERMS, "float32": _TERMS[:6]}
+"""log(sinh(c)/c) in powers of c^2 <= 1/4, B_2k 4^k/(2k (2k)!)."""
+
+
+def _sines(x: _WaveMemo, y: _WaveMemo, pair: _WavePair, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Compute (gap after, slope for rho >= 0) of phi = sin: correlation exp(-distance) falls/sqrt(falls_x falls_y).
+
+    That is sinh(c)/sqrt(sinh(s^2) sinh(s'^2)). Of small signals sin is almost linear: there c/(s s') is taken out.
+    """
+    small = (x.s < _LINEAR) & (y.s < _LINEAR)
+    s, t = (jnp.where(small, memo.s, 0) for memo in (x, y))
+    c = s * t * (1 - gap)
+    _, towards_x, towards_y = series.divided_differences(_LOG_SINHC, s**4, t**4, c**2)
+    rise_x, rise_y = s * ((s - t) + t * gap) * (s**2 + c), t * ((t - s) + s * gap) * (t**2 + c)
+    further = rise_x * towards_x + rise_y * towards_y
+    gap = jnp.where(
+        small,
+        gap - (1 - gap) * jnp.expm1(-further / 2),
+        _gap_after(pair.distance, x.falls, y.falls, pair.falls, pair.excess),
+    )
     decay = jnp.exp(-pair.distance)
     slope = decay * (2 - pair.falls) * ((x.s / jnp.sqrt(x.falls)) * (y.s / jnp.sqrt(y.falls)))
     return gap, slope
@@ -141,7 +164,7 @@ class Sin(Activation):
 
     def correlate(self, x: _SinMemo, y: _SinMemo, correlation: Correlation) -> tuple[Correlation, jax.Array]:
         pair = _wave_pair(x.wave, y.wave, correlation.gap)
-        odd, odd_slope = _sines(x.wave, y.wave, pair)
+        odd, odd_slope = _sines(x.wave, y.wave, pair, correlation.gap)
         even, even_slope = _cosines(x.wave, y.wave, pair)
         parts = (signals.correlation_from_gap(odd, correlation.positive), signals.positive_correlation(even))
         after = signals.sum_signals((x.odd, x.even), (y.odd, y.even), parts)

@@ -14,6 +14,7 @@ from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.empirical.model import Model
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
+from widelimit.signals import sum_terms
 
 Output = Literal["full", "trace", "diagonal"]
 OUTPUTS: tuple[Output, ...] = ("full", "trace", "diagonal")
@@ -78,36 +79,43 @@ class Outputs(Factors):
 @final
 @pytree
 class Layers(Factors):
-    """The factors are the signals into each dense layer, (n, 1, inputs), and the backward signals df_a/dz out of it.
+    """The factors are the signals into each trained dense layer and the backward signals df_a/dz out of it.
 
-    The backward signals are (n, c, outputs).
-
-    z = w W a + b v, so that the layer's parameters give (df_a/dz . df_b/dz') (w^2 a.a' + b^2). After the last layer
-    df_a/dz is a multiple of the identity, which is not kept.
+    z = w W a + b v, so that the layer's parameters give (df_a/dz . df_b/dz') (w^2 a.a' + b^2), wherever in the tree it
+    stands. Arrays (w a, b), (n, 1, inputs + 1), and (n, c, outputs). After the last dense layer df_a/dz is a multiple
+    of the identity, which is not kept.
     """
 
     net: Network
     params: tuple[Any, ...]
 
-    def _layers(self) -> list[tuple[Any, Any]]:
-        return list(zip(self.net.units, self.params, strict=True))
-
     def of(self, X: Float[jax.Array, "n d"]) -> Any:
-        signals, forward, back = X, [], []
-        for layer, params in self._layers():
-            after, pull = jax.vjp(lambda a, layer=layer, params=params: layer.apply(params, a), signals)
-            back.append(jax.vmap(pull, in_axes=1, out_axes=1))
-            forward.append(signals)
-            signals = after
-        outputs = signals.shape[1]
-        last = self.net.output_scale(self.params) * jnp.eye(outputs, dtype=X.dtype)
-        gradient = jnp.broadcast_to(last, (len(X), outputs, outputs))
-        factors: list[tuple[jax.Array, ...]] = []
-        for (layer, _), a, pull in zip(reversed(self._layers()), reversed(forward), reversed(back), strict=True):
-            if isinstance(layer, Dense):
-                factors.append((a[:, None], gradient) if factors else (a[:, None],))
-            (gradient,) = pull(gradient)
-        return factors[::-1]
+        dense: list[Dense] = []
+
+        def outputs(taps: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
+            signals: list[jax.Array] = []
+
+            def watch(layer: Dense, before: jax.Array, after: jax.Array) -> jax.Array:
+                w, b = layer.scales(before.shape[1])
+                bias = jnp.full((len(before), 1), b, before.dtype)
+                signals.append(jnp.concatenate([w * before, bias], axis=1)[:, None])
+                dense.append(layer)
+                return after + taps[len(signals) - 1]
+
+            params = jax.tree.map(lambda own: own | {"watch": watch}, self.params, is_leaf=is_dense)
+            return self.net.signals_of(params, X), signals
+
+        own = jax.tree.leaves(self.params, is_leaf=is_dense)
+        taps = [jnp.zeros((len(X), layer["weight"].shape[0]), X.dtype) for layer in own]
+        after, pull, signals = jax.vjp(outputs, taps, has_aux=True)
+        each = jnp.broadcast_to(jnp.eye(after.shape[1], dtype=X.dtype)[:, None], (after.shape[1], *after.shape))
+        (back,) = jax.vmap(pull, out_axes=1)(each)
+        factors: list[tuple[jax.Array, ...]] = [
+            (a, gradient) for layer, a, gradient in zip(dense, signals, back, strict=True) if layer.trained
+        ]
+        if dense[-1].trained:
+            factors[-1] = (signals[-1] * back[-1][:, :1, :1],)
+        return factors
 
     def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
         return self._sum(x, y, _pairs, output)
@@ -116,22 +124,20 @@ class Layers(Factors):
         return self._sum(x, x, lambda a, _, kind: _diagonal(a, kind), output)
 
     def _sum(self, x: Any, y: Any, inner: Callable[[Any, Any, Output], jax.Array], output: Output) -> jax.Array:
-        extra = {"full": 2, "trace": 0, "diagonal": 1}[output]
-        outputs = self.params[-1]["weight"].shape[0]
-        total: jax.Array | float = 0.0
-        dense = [(layer, params) for layer, params in self._layers() if isinstance(layer, Dense)]
-        for (layer, params), left, right in zip(dense, x, y, strict=True):
-            w, b = layer.scales(params["weight"].shape[1])
-            gram = w**2 * inner(left[0], right[0], "trace") + b**2
-            gram = gram.reshape(gram.shape + (1,) * extra)
-            if len(left) == 2:
-                total = total + inner(left[1], right[1], output) * gram
-            else:
-                last = self.net.output_scale(self.params) ** 2 * gram
-                total = total + (last * jnp.eye(outputs, dtype=gram.dtype) if output == "full" else last)
-        count = () if output == "trace" else (outputs,) * extra
-        total = jnp.asarray(total)
-        return jnp.broadcast_to(total, total.shape[: total.ndim - extra] + count)
+        axes = {"full": 2, "trace": 0, "diagonal": 1}[output]
+        outputs = jax.tree.leaves(self.params, is_leaf=is_dense)[-1]["weight"].shape[0]
+        last = jnp.eye(outputs) if output == "full" else jnp.ones((outputs,) * axes)
+        terms = []
+        for left, right in zip(x, y, strict=True):
+            gram = inner(left[0], right[0], "trace")
+            gram = gram.reshape(gram.shape + (1,) * axes)
+            terms.append(gram * (inner(left[1], right[1], output) if len(left) == 2 else last.astype(gram.dtype)))
+        return sum_terms(terms)
+
+
+def is_dense(params: Any) -> bool:
+    """Return True for the parameters of a dense layer, in a tree of layers without other parameters."""
+    return isinstance(params, dict)
 
 
 def _pairs(x: jax.Array, y: jax.Array, output: Output, rules: dict[str, str] = PAIRS) -> jax.Array:

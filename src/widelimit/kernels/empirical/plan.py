@@ -4,12 +4,15 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 
+import jax
+
 from widelimit import validation
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
+from widelimit.architecture.state import Layer
 from widelimit.compute import memory
 from widelimit.compute.tiles import PairKernel
-from widelimit.kernels.empirical.contraction import OUTPUTS, Contraction, Jacobian, Layers, Output, Outputs
+from widelimit.kernels.empirical.contraction import OUTPUTS, Contraction, Jacobian, Layers, Output, Outputs, is_dense
 from widelimit.kernels.empirical.model import Cost, Model
 from widelimit.kernels.empirical.products import VectorProducts
 
@@ -111,12 +114,14 @@ def _how(e: MethodEstimate) -> str:
 
 
 def network_of(model: Model) -> Network | None:
-    """Return the network of this library whose finite map `apply` is, if it is one of trained layers in a row."""
+    """Return the network whose finite map `apply` is, if all its layers are simple ones, and one is trained."""
     owner = getattr(model.apply, "__self__", None)
     if not isinstance(owner, Network) or model.apply != owner.apply:
         return None
-    simple = all(unit.simple for unit in owner.units)
-    return owner if simple and all(unit.trained for unit in owner.units if isinstance(unit, Dense)) else None
+    parts = jax.tree.leaves(owner, is_leaf=lambda part: isinstance(part, Dense) or not getattr(part, "simple", True))
+    layers = [part for part in parts if isinstance(part, Layer)]
+    simple = all(layer.simple for layer in layers)
+    return owner if simple and any(layer.trained for layer in layers if isinstance(layer, Dense)) else None
 
 
 def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> KernelSettings:
@@ -179,7 +184,7 @@ def _estimates(
         MethodEstimate("vector_products", flops, kept + max(columns, 1) * column, kept + column, columns, False)
     )
     if network_of(model) is not None:
-        weights = [layer["weight"].shape for layer in model.params if layer]
+        weights = [layer["weight"].shape for layer in jax.tree.leaves(model.params, is_leaf=is_dense)]
         inner = sum(w[0] for w in weights[:-1])
         inputs = sum(w[1] for w in weights)
         pair = 2.0 * (inputs + mixed * (inner + len(weights)))

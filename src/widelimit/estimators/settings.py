@@ -1,0 +1,80 @@
+"""Some parameters of an estimator must agree with others: those of its network, and those of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import jax
+import numpy as np
+
+from widelimit import validation
+from widelimit.activations.names import BY_NAME
+from widelimit.architecture.network import Network
+from widelimit.estimators import model_state
+from widelimit.estimators.parameters import REPLACED, NetworkParameters, by_name
+from widelimit.inference.scaled_evidence import Activation, AnyFamily, Family
+
+
+def given_network(estimator: NetworkParameters) -> Network | None:
+    """Return the network that is given, its numbers as Python's own; None: there is none.
+
+    Raises:
+        TypeError: not a network.
+        ValueError: a parameter beside it that the network replaces.
+    """
+    net = estimator.network
+    if net is None:
+        return None
+    if not isinstance(net, Network):
+        raise TypeError(
+            f"network must be a network, as wl.network(...) and wl.mlp(...) make it, or None; got "
+            f"{validation.shown(net)}. wl.read_network makes one of a text."
+        )
+    for name in REPLACED:
+        value, usual = validation.plain(getattr(estimator, name)), by_name(type(estimator))[name].default
+        if not isinstance(value, int | float | str) or value != usual:
+            raise ValueError(
+                f"network says all of the network: leave {name} at its default, {usual!r}, beside it, got "
+                f"{validation.shown(value)}; or leave network=None."
+            )
+    own: Network = jax.tree.map(float, net)
+    return own
+
+
+def require_same_tree(net: Network, given: Network) -> None:
+    """Refuse a network that differs from the one that was given in more than its numbers. Raises: ValueError."""
+    if jax.tree.structure(net) != jax.tree.structure(given):  # type: ignore[operator]
+        raise ValueError("another network than was given")
+
+
+def check_scaled(input_scales: str, families: Sequence[AnyFamily], normalize: str | None) -> None:
+    """Refuse what a search with input scales does not know. Raises: ValueError."""
+    if normalize != "standardize":
+        raise ValueError(
+            f'input_scales={input_scales!r} scales standardised columns: it needs normalize="standardize", got '
+            f"{normalize!r}. On the sphere, or for columns as they are, leave input_scales=None."
+        )
+    for family in families:
+        named = isinstance(family, Family) and family.activation
+        if input_scales == "auto" and named is not False and named not in get_args(Activation):
+            raise ValueError(
+                'input_scales="auto" searches with activation="erf", "relu" or "rbf", got '
+                f'{validation.shown(named)}. For others choose input_scales="agop" (scales by the '
+                "gradients of what is fitted) or None."
+            )
+
+
+def stored_parameters(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a fit for JSON. Raises: TypeError: an activation that is no name, a network no text."""
+    parameters = given | {"verbose": bool(given["verbose"])}  # how to report is no part of a fit
+    if not isinstance(parameters["activation"], str):
+        raise TypeError(
+            f"a model with the activation {parameters['activation']!r} cannot be saved: only names can be stored "
+            f"without executing code on load. Fit with a name ({', '.join(sorted(BY_NAME))}), or with network=."
+        )
+    state = validation.plain(parameters.pop("random_state"))
+    parameters["random_state"] = int(state) if isinstance(state, int) else None
+    if parameters["input_groups"] is not None:
+        parameters["input_groups"] = np.asarray(parameters["input_groups"]).tolist()
+    return {key: model_state.json_value(value) for key, value in parameters.items()}
