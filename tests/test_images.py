@@ -6,6 +6,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
+import cases
 import image_oracle
 import widelimit as wl
 from widelimit.layers import (
@@ -15,62 +16,11 @@ from widelimit.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool,
-    LayerNorm,
     Repeat,
-    Residual,
 )
 
-W = {"weight_std": 1.3, "bias_std": 0.2}
-w = {"w": 1.3, "b": 0.2}
-
-# name: (shape of an image, layers of the library, the same as the oracle reads it)
-NETWORKS = {
-    "flatten": (
-        (4, 3, 2),
-        [Conv(3, **W), "relu", Flatten(), Dense(**W)],
-        [("conv", 3, w), "relu", "flatten", ("dense", w)],
-    ),
-    "average": (
-        (3, 3, 1),
-        [Conv(3), "relu", Conv(3, dilation=2), "relu", GlobalAveragePool(), Dense()],
-        [("conv", 3), "relu", ("conv", 3, {"dilation": 2}), "relu", ("pool",), ("dense",)],
-    ),
-    "strided": (
-        (5, 4, 2),
-        [Conv(3, **W, stride=2), "erf", Conv(2, **W, padding="circular"), "erf", Flatten(), Dense(**W)],
-        [
-            ("conv", 3, {**w, "stride": 2}),
-            "erf",
-            ("conv", 2, {**w, "padding": "circular"}),
-            "erf",
-            "flatten",
-            ("dense", w),
-        ],
-    ),
-    "pooled": (
-        (5, 4, 1),
-        [Conv(2, **W, padding="valid"), "relu", AveragePool(2, stride=1), Conv(2, **W), "relu", Flatten(), Dense(**W)],
-        [
-            ("conv", 2, {**w, "padding": "valid"}),
-            "relu",
-            ("pool", 2, 1),
-            ("conv", 2, w),
-            "relu",
-            "flatten",
-            ("dense", w),
-        ],
-    ),
-    "residual, one axis": (
-        (5, 2),
-        [Conv(3, **W), Repeat([Residual("relu", Conv(3, **W))], 2), LayerNorm(), "relu", GlobalAveragePool(), Dense()],
-        [("conv", 3, w), *[("residual", "relu", ("conv", 3, w))] * 2, "norm", "relu", ("pool",), ("dense",)],
-    ),
-    "three axes": (
-        (2, 2, 2, 1),
-        [Conv(2, **W), "relu", Flatten(), Dense()],
-        [("conv", 2, w), "relu", "flatten", ("dense",)],
-    ),
-}
+W, NETWORKS = cases.IMAGE_WEIGHTS, cases.IMAGE_NETWORKS
+w = cases.IMAGE_ORACLE
 POOLED = {"pooled"}
 """A kink behind a pool keeps the root of eps of near duplicates in Theta."""
 
