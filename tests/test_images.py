@@ -98,6 +98,7 @@ def test_images_and_rows_are_the_same_inputs():
     assert wl.posterior(k, rows, np.arange(5.0), noise=0.1).predict(rows).mean.shape == (5,)
 
 
+@pytest.mark.claims
 @pytest.mark.parametrize("name", ["strided", "pooled", "residual, one axis"])
 def test_finite_networks_tend_to_both_kernels(name):
     """Networks of 32 channels; the means within 5 standard errors and a bias of 3/width."""

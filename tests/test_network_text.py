@@ -22,6 +22,7 @@ ACTIVATIONS = [
 ]
 NETWORKS = [
     *(wl.network(*layers) for layers, _ in TREES.values()),
+    *(wl.network(*layers, inputs=wl.Image(*shape)) for shape, layers, _ in IMAGE_NETWORKS.values()),
     *(wl.mlp(depth=3, activation=name, weight_std=W, bias_std=B) for name in BY_NAME),
     *(wl.network(Dense(), phi, Dense()) for phi in ACTIVATIONS),
     *(wl.mlp(depth=3, parameterization=kind) for kind in ("standard", "mean_field")),

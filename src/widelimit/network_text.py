@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import math
 import os
 import re
@@ -167,7 +168,9 @@ def _call(node: ast.Call, depth: int) -> Any:
     name = _dotted(node.func)
     make = _NAMES.get(_PREFIX.sub("", name, count=1))
     if make is None:
-        raise _refused(node, f"{_shown(node.func)} is no layer or activation; known: {', '.join(_NAMES)}.")
+        close = difflib.get_close_matches(name, _NAMES, n=3)
+        known = f"did you mean {' or '.join(close)}?" if close else f"layers are {', '.join(layers.__all__)}."
+        raise _refused(node, f"{_shown(node.func)} is no layer or activation; {known}")
     if any(word.arg is None for word in node.keywords):
         raise _refused(node, "** is no keyword; write name=value.")
     values = [_value(part, depth + 1) for part in node.args]
