@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from cases import IMAGE_NETWORKS
 from test_architectures import TREES
 from widelimit.activations.names import BY_NAME
 from widelimit.inference.coordinates import leaf_builder
