@@ -17,7 +17,22 @@ from widelimit.compute.linalg import Cholesky, Eigen
 from widelimit.compute.operators import Recomputed, Shifted, StoredOperator, Tiles
 from widelimit.compute.packed import Packed
 from widelimit.inference.gaussian_process import Conditioned
-from widelimit.layers import Activate, Concatenate, Dense, Dropout, LayerNorm, Repeat, Residual, Scale, Serial, Sum
+from widelimit.layers import (
+    Activate,
+    AveragePool,
+    Concatenate,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    LayerNorm,
+    Repeat,
+    Residual,
+    Scale,
+    Serial,
+    Sum,
+)
 
 # --- activations --------------------
 
@@ -111,6 +126,58 @@ LAYERS = {
     "activate": (Activate(wl.Erf()), _activate),
 }
 """{name: (layer, (q, c, q', Theta) -> the same after the layer, in high precision)}."""
+
+W = IMAGE_WEIGHTS = {"weight_std": 1.3, "bias_std": 0.2}
+w = IMAGE_ORACLE = {"w": 1.3, "b": 0.2}
+
+IMAGE_NETWORKS = {
+    "flatten": (
+        (4, 3, 2),
+        [Conv(3, **W), "relu", Flatten(), Dense(**W)],
+        [("conv", 3, w), "relu", "flatten", ("dense", w)],
+    ),
+    "average": (
+        (3, 3, 1),
+        [Conv(3), "relu", Conv(3, dilation=2), "relu", GlobalAveragePool(), Dense()],
+        [("conv", 3), "relu", ("conv", 3, {"dilation": 2}), "relu", ("pool",), ("dense",)],
+    ),
+    "strided": (
+        (5, 4, 2),
+        [Conv(3, **W, stride=2), "erf", Conv(2, **W, padding="circular"), "erf", Flatten(), Dense(**W)],
+        [
+            ("conv", 3, {**w, "stride": 2}),
+            "erf",
+            ("conv", 2, {**w, "padding": "circular"}),
+            "erf",
+            "flatten",
+            ("dense", w),
+        ],
+    ),
+    "pooled": (
+        (5, 4, 1),
+        [Conv(2, **W, padding="valid"), "relu", AveragePool(2, stride=1), Conv(2, **W), "relu", Flatten(), Dense(**W)],
+        [
+            ("conv", 2, {**w, "padding": "valid"}),
+            "relu",
+            ("pool", 2, 1),
+            ("conv", 2, w),
+            "relu",
+            "flatten",
+            ("dense", w),
+        ],
+    ),
+    "residual, one axis": (
+        (5, 2),
+        [Conv(3, **W), Repeat([Residual("relu", Conv(3, **W))], 2), LayerNorm(), "relu", GlobalAveragePool(), Dense()],
+        [("conv", 3, w), *[("residual", "relu", ("conv", 3, w))] * 2, "norm", "relu", ("pool",), ("dense",)],
+    ),
+    "three axes": (
+        (2, 2, 2, 1),
+        [Conv(2, **W), "relu", Flatten(), Dense()],
+        [("conv", 2, w), "relu", "flatten", ("dense",)],
+    ),
+}
+"""{name: (shape of an image, layers, the same as image_oracle reads it)}."""
 
 # --- kernels --------------------
 

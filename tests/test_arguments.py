@@ -33,6 +33,8 @@ BAD = {
     "bias": [*NO_NUMBERS, -1.0, 1e200, 1e-200],
     "base": [*(value for value in NO_NUMBERS if value is not None), 0.0, -1.0, 10**400],
     "rates": ["high" * 100, {"a": LONG}, True, 3, 1j, np.nan, [0.0, 1.0, 1.0], [LONG], ["a"] * 60, np.full(60, np.nan)],
+    "key": [*THINGS, True, 3, np.zeros(2, np.uint32), "key" * 100],
+    "image": [*THINGS, None, True, 3, (8, 8, 1), "Image"],
     "time": [*ODD, *THINGS, None, True, 1j, np.nan, -1.0],
     "times": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, -1.0, -np.ones(60), [[1.0]]],
     "variances": [*ODD, np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
@@ -88,7 +90,7 @@ BAD = {
     "names": [*ODD, *THINGS, True, 3, np.nan],
     "path": [np.full(60, 0.1), LONG, {"a": LONG}, True, 3, 1.5],
 }
-ALIASES = {"k": "kernel", "net": "network", "phi": "phi|activation", "other": "other|function"}
+ALIASES = {"k": "kernel", "shape": "shape|Image", "net": "network", "phi": "phi|activation", "other": "other|function"}
 """What an argument may be called instead in a message."""
 
 
@@ -153,8 +155,15 @@ DOORS = {
     "network": Door(
         lambda layers="relu", **given: wl.network(wl.layers.Dense(), layers, wl.layers.Dense(), **given),
         {},
-        {"layers": "layer", "parameterization": "name", "base_width": "base", "learning_rates": "rates"},
+        {
+            "layers": "layer",
+            "inputs": "image",
+            "parameterization": "name",
+            "base_width": "base",
+            "learning_rates": "rates",
+        },
     ),
+    "Image": Door(lambda shape=3: wl.Image(shape, 2, 1), {}, {"shape": "integer"}),
     "resmlp": Door(
         wl.resmlp,
         {"blocks": 2},
@@ -446,7 +455,7 @@ DOORS = {
         {"seeds": [0], "input_dim": 3},
         {"seeds": "number", "input_dim": "integer", "width": "integer", "output_dim": "integer", "dtype": "name"},
     ),
-    "Network.apply": Door(NET.apply, {"params": PARAMS, "X": X}, {"params": "kernel", "X": "points"}),
+    "Network.apply": Door(NET.apply, {"params": PARAMS, "X": X}, {"params": "kernel", "X": "points", "key": "key"}),
     "Network.apply_many": Door(NET.apply_many, {"params": MANY, "X": X}, {"params": "kernel", "X": "points"}),
     "rkhs.ridge": Door(
         wl.rkhs.ridge,
@@ -602,7 +611,20 @@ MADE = {
 """Classes whose instances the library makes."""
 INNER = {
     *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
-    *("in_few_shapes", "itself", "restore", "mean", "result_dtype", "variance_without", "start", "refine"),
+    *(
+        "in_few_shapes",
+        "itself",
+        "restore",
+        "mean",
+        "result_dtype",
+        "variance_without",
+        "start",
+        "refine",
+        "rows",
+        "read",
+        "embed",
+        "deviations",
+    ),
     *(
         "derivative",
         "block",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from cases import IMAGE_NETWORKS
 from test_architectures import TREES
 from widelimit.activations.names import BY_NAME
 from widelimit.inference.coordinates import leaf_builder
@@ -22,6 +23,7 @@ ACTIVATIONS = [
 ]
 NETWORKS = [
     *(wl.network(*layers) for layers, _ in TREES.values()),
+    *(wl.network(*layers, inputs=wl.Image(*shape)) for shape, layers, _ in IMAGE_NETWORKS.values()),
     *(wl.mlp(depth=3, activation=name, weight_std=W, bias_std=B) for name in BY_NAME),
     *(wl.network(Dense(), phi, Dense()) for phi in ACTIVATIONS),
     *(wl.mlp(depth=3, parameterization=kind) for kind in ("standard", "mean_field")),

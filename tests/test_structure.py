@@ -236,7 +236,7 @@ def of(table):
 
 TABLES = {
     "activations": (wl.Activation, {type(activation) for activation in cases.ACTIVATIONS.values()}),
-    "layers": (Layer, of(cases.LAYERS)),
+    "layers": (Layer, of(cases.LAYERS) | {type(a) for _, net, _ in cases.IMAGE_NETWORKS.values() for a in net} - {str}),
     "kernels": (wl.Kernel, of(cases.STANDARD_KERNELS)),
     "kernels with values in matrices": (wl.MatrixKernel, of(cases.MATRIX_KERNELS)),
     "losses": (wl.Loss, of(cases.LOSSES)),

@@ -11,6 +11,7 @@ from .activations.names import activation, elu
 from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
+from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
 from .columns.encoder import TableEncoder
@@ -108,6 +109,7 @@ __all__ = [
     "Huber",
     "HyperparameterFit",
     "Identity",
+    "Image",
     "ImportanceDisplay",
     "Kernel",
     "KrylovFlow",
@@ -145,6 +147,7 @@ __all__ = [
     "Rbf",
     "RectifiedPower",
     "Relu",
+    "Rows",
     "Run",
     "Scaled",
     "ScaledInputs",

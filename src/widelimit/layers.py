@@ -1,17 +1,24 @@
 """The layers of `widelimit.network`: each states its finite map and its infinite one."""
 
 from widelimit.architecture.chain import Repeat, Serial
-from widelimit.architecture.combine import Concatenate, Frozen, Residual, Sum
+from widelimit.architecture.combine import Frozen, Residual, Sum
+from widelimit.architecture.concatenate import Concatenate
+from widelimit.architecture.convolution import Conv
 from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
 from widelimit.architecture.normalisation import LayerNorm
+from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool
 from widelimit.architecture.state import Layer
 
 __all__ = [
     "Activate",
+    "AveragePool",
     "Concatenate",
+    "Conv",
     "Dense",
     "Dropout",
+    "Flatten",
     "Frozen",
+    "GlobalAveragePool",
     "Layer",
     "LayerNorm",
     "Repeat",

@@ -22,6 +22,7 @@ from widelimit.activations.names import BY_NAME, elu
 from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
 from widelimit.activations.tabulated.numerical import Numerical
 from widelimit.architecture.builders import mlp, network, resmlp
+from widelimit.architecture.inputs import Image, Rows
 from widelimit.architecture.network import Network
 from widelimit.architecture.state import Layer
 
@@ -51,14 +52,36 @@ def _activate(activation: Any) -> layers.Activate:
     return layers.Activate(activation)
 
 
+def _conv(
+    size: Any,
+    weight_std: Any = 1.0,
+    bias_std: Any = 0.0,
+    stride: Any = 1,
+    padding: Any = "same",
+    dilation: Any = 1,
+) -> layers.Conv:
+    return layers.Conv(size, weight_std, bias_std, stride, padding, dilation)
+
+
+def _average_pool(size: Any, stride: Any = None, padding: Any = "valid") -> layers.AveragePool:
+    return layers.AveragePool(size, stride, padding)
+
+
+def _flatten() -> layers.Flatten:
+    return layers.Flatten()
+
+
 _ACTIVATIONS: set[Any] = {*map(type, BY_NAME.values()), ABRelu, Polynomial} - {Numerical, PiecewisePolynomial}
 _NAMES: dict[str, Callable[..., Any]] = {
-    **{make.__name__: make for make in (network, mlp, resmlp, elu)},
+    **{make.__name__: make for make in (network, mlp, resmlp, elu, Image, Rows)},
     "PiecewisePolynomial": _pieces,
     **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
     **{make.__name__: make for make in sorted(_ACTIVATIONS, key=lambda cls: str(cls.__name__))},
     "Dense": _dense,
     "Activate": _activate,
+    "Conv": _conv,
+    "AveragePool": _average_pool,
+    "Flatten": _flatten,
 }
 _LAYERS = ", ".join(["network", "mlp", "resmlp", *(name for name in layers.__all__ if name != "Layer")])
 

@@ -53,6 +53,8 @@ class Variance(NamedTuple):
 
     value: jax.Array
     exponent: jax.Array
+    among: Any = None
+    """The state of pairs of sites of one input, where a later layer averages over sites."""
 
     def normalise(self) -> Variance:
         """Return the same variance with value in [1/4, 1); 0 stays as it is."""

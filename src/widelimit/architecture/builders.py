@@ -13,17 +13,22 @@ from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.architecture.chain import Combined, Repeat, Serial, branch_of
 from widelimit.architecture.combine import Residual
+from widelimit.architecture.convolution import Conv
+from widelimit.architecture.inputs import Image, Inputs, Rows
 from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
+from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
 
 MOST_NUMBERS = 30 * DEEPEST
 """Numbers that the layers of a network keep of every input."""
+ROWS = Rows()
 AnyActivation = str | Activation | Callable[[jax.Array], jax.Array]
 
 
 def network(
     *layers: Any,
+    inputs: Inputs = ROWS,
     parameterization: str = "ntk",
     base_width: float | None = None,
     learning_rates: Sequence[float] | None = None,
@@ -32,6 +37,7 @@ def network(
 
     Args:
         layers: the first is a `Dense` layer, which reads the inputs, and so is the last, whose outputs are Gaussian.
+        inputs: `Rows()`, or `Image(height, width, channels)` for layers with sites.
         parameterization: as in `mlp`.
         base_width: as in `mlp`.
         learning_rates: as in `mlp`; in the order of the dense layers in print(net), those of a repeated block once.
@@ -42,8 +48,11 @@ def network(
             Gaussian; a sum of branches that are not independent. The message names the place, as layers[2].branch[0].
     """
     validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
-    found = branch_of(layers, "layers")
-    if not found or not isinstance(found[0], Dense):
+    if not isinstance(inputs, (Rows, Image)):
+        kind = validation.shown(inputs)
+        raise TypeError(f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {kind}.")
+    found = _place(branch_of(layers, "layers"), inputs)
+    if not found or not (isinstance(found[0], Dense) or (inputs.sites and isinstance(found[0], Conv))):
         what = repr(found[0]) if found else "no layers"
         raise ValueError(
             f"layers[0]: a network begins with wl.layers.Dense(), which reads the inputs; got {what:.80}. A sum of "
@@ -66,7 +75,21 @@ def network(
         raise ValueError(f"layers[{len(found) - 1}]: the mean-field parameterisation scales a last wl.layers.Dense().")
     if parameterization == "mean_field" and whole.depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
-    return _parameterized(found, parameterization, base_width, learning_rates)
+    if inputs.sites and (base_width is not None or learning_rates is not None):
+        raise ValueError("base_width and learning_rates are for networks of rows, not of images.")
+    return replace(_parameterized(found, parameterization, base_width, learning_rates), inputs=inputs)
+
+
+def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
+    """Return the layers for these inputs. Raises: ValueError: they do not fit."""
+    whole = Serial(*layers)
+    placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites), "layers")
+    if any(n > 1 for n in sites.sizes):
+        raise ValueError(
+            f"layers[{len(layers) - 1}]: the network ends with {sites.sizes} sites; put wl.layers.Flatten() or "
+            f"wl.layers.GlobalAveragePool() before the last wl.layers.Dense()."
+        )
+    return placed.layers
 
 
 def _parameterized(layers: tuple[Layer, ...], parameterization: str, base_width: Any, learning_rates: Any) -> Network:

@@ -17,6 +17,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
+from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
 from widelimit.architecture.state import (
     DEEPEST,
     Change,
@@ -70,6 +71,17 @@ def branch_of(layers: Sequence[Any], path: str) -> tuple[Layer, ...]:
 def written_call(name: str, layers: Sequence[Layer], **more: str) -> str:
     """Return the code of a call with these layers."""
     return f"{name}({', '.join([*map(repr, layers), *(f'{key}={text}' for key, text in more.items())])})"
+
+
+def among_sites(layer: Layer, before: Parts, after: Parts, memo: Memo) -> Parts:
+    """Return `after` with the states of the pairs of an input's sites, if there are any before the layer."""
+    if before[0].variance.among is None or after[0].variance.among is not None:
+        return after
+    axes = before[0].variance.value.ndim - 1
+    first, second = (jax.tree.map(partial(of, axes=axes, beside=1), memo) for of in (first_of_pair, second_of_pair))
+    states = layer.pair_parts(first, second, tuple(part.variance.among for part in before))
+    pairs = zip(after, states, strict=True)
+    return tuple(part._replace(variance=part.variance._replace(among=state)) for part, state in pairs)
 
 
 class Combined(Layer, abc.ABC):
@@ -182,7 +194,7 @@ class Serial(Combined):
             inputs = unit.check(own, inputs, axes)
         return inputs
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         for unit, own in zip(self.units, params, strict=True):
             signals = unit.apply(own, signals)
         return signals
@@ -196,15 +208,27 @@ class Serial(Combined):
     def masks(self) -> bool:
         return any(unit.masks for unit in self.units)
 
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         for i, (unit, own) in enumerate(zip(self.units, params, strict=True)):
             signals = unit.draw_and_apply(own, signals, jax.random.fold_in(key, i))
         return signals
 
+    def place(self, sites: Sites, path: str) -> tuple[Serial, Sites]:
+        layers = []
+        for i, layer in enumerate(self.layers):
+            layer, sites = layer.place(sites, f"{path}[{i}]")
+            layers.append(layer)
+        return Serial(*layers), sites
+
+    @property
+    def mixes_sites(self) -> bool:  # type: ignore[override]
+        return any(layer.mixes_sites for layer in self.layers)
+
     def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
         memos = []
         for layer in self.layers:
-            parts, memo = layer.encode_parts(parts)
+            after, memo = layer.encode_parts(parts)
+            parts = among_sites(layer, parts, after, memo)
             memos.append(memo)
         return parts, tuple(memos)
 
@@ -279,13 +303,26 @@ class Repeat(Combined):
             before = self._once.traits(before, f"{path}.block")
         return before
 
+    def place(self, sites: Sites, path: str) -> tuple[Repeat, Sites]:
+        once, after = self._once.place(sites, f"{path}.block")
+        if self.times > 1 and after != sites:
+            raise ValueError(
+                f"{path}: the block changes the sites from {sites.sizes} to {after.sizes}, so that it cannot follow "
+                f"itself; write the layers out, or use stride 1 and padding 'same'."
+            )
+        return replace(self, block=once.layers), after
+
+    @property
+    def mixes_sites(self) -> bool:  # type: ignore[override]
+        return self._once.mixes_sites
+
     def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
         return Serial(*self.units).shape(inputs, outputs, widths)
 
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         return Serial(*self.units).draw(key, shape, dtype)
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         return Serial(*self.units).apply(params, signals)
 
     @property
@@ -296,7 +333,7 @@ class Repeat(Combined):
     def masks(self) -> bool:
         return self._once.masks
 
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         return Serial(*self.units).draw_and_apply(params, signals, key)
 
     def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:

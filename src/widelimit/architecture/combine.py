@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.architecture.chain import Combined, Serial, branch_of, written_call
 from widelimit.architecture.layers import Scale
 from widelimit.architecture.normalisation import centre
+from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import (
     Layer,
     PairState,
@@ -51,7 +50,7 @@ class _Joint:
     """(mean, deviation) of each branch over its root mean square, where means count."""
 
 
-class _Branches(Combined, abc.ABC):
+class Branches(Combined, abc.ABC):
     """Branches read the same signals, and their outputs, independent given these, are put together."""
 
     @property
@@ -60,7 +59,7 @@ class _Branches(Combined, abc.ABC):
         """Return the branches."""
 
     @abc.abstractmethod
-    def _with_parts(self, parts: Sequence[Serial]) -> Layer:
+    def with_parts(self, parts: Sequence[Serial]) -> Layer:
         """Return the same layer with other branches."""
 
     @property
@@ -84,17 +83,28 @@ class _Branches(Combined, abc.ABC):
             yield from part.activations()
 
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:
-        return self._with_parts([part.map_layers(change, (*path, k)) for k, part in enumerate(self.parts)])
+        return self.with_parts([part.map_layers(change, (*path, k)) for k, part in enumerate(self.parts)])
+
+    def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
+        ends = [part.place(sites, f"{path}.branch[{k}]") for k, part in enumerate(self.parts)]
+        after = {end[1].sizes for end in ends}
+        if len(after) > 1:
+            raise ValueError(f"{path}: the branches end with different sites, {', '.join(map(str, after))}.")
+        return self.with_parts([end[0] for end in ends]), ends[0][1]
+
+    @property
+    def mixes_sites(self) -> bool:  # type: ignore[override]
+        return any(part.mixes_sites for part in self.parts)
 
     @abc.abstractmethod
-    def _join(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, Any]:
+    def join_parts(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, Any]:
         """Return the parts of the width after the layer from those after each branch, and what pairs need."""
 
     @abc.abstractmethod
-    def _combine(self, x: Any, y: Any, ends: Sequence[tuple[PairState, ...]]) -> tuple[PairState, ...]:
+    def combine(self, x: Any, y: Any, ends: Sequence[tuple[PairState, ...]]) -> tuple[PairState, ...]:
         """Return the states of pairs after the layer."""
 
-    def _traits(self, before: Traits, path: str) -> list[Traits]:
+    def traits_of_branches(self, before: Traits, path: str) -> list[Traits]:
         split = before._replace(random=False)
         return [part.traits(split, f"{path}.branch[{k}]") for k, part in enumerate(self.parts)]
 
@@ -106,14 +116,14 @@ class _Branches(Combined, abc.ABC):
     def _together(self, ends: list[jax.Array]) -> jax.Array:
         """Put the finite signals of the branches together."""
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         return self._together([part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)])
 
     @property
     def masks(self) -> bool:
         return any(part.masks for part in self.parts)
 
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         keys = jax.random.split(key, len(self.parts))
         parts = zip(self.parts, params, keys, strict=True)
         return self._together([part.draw_and_apply(own, signals, k) for part, own, k in parts])
@@ -122,21 +132,22 @@ class _Branches(Combined, abc.ABC):
         return sum(part.count(own) for part, own in zip(self.parts, shape, strict=True))
 
     def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
-        ends = [part.encode_parts(parts) for part in self.parts]
-        after, joint = self._join([end[0] for end in ends], as_it_is)
+        plain = tuple(part._replace(variance=part.variance._replace(among=None)) for part in parts)
+        ends = [part.encode_parts(parts if part.mixes_sites else plain) for part in self.parts]
+        after, joint = self.join_parts([end[0] for end in ends], as_it_is)
         return after, (tuple(end[1] for end in ends), joint)
 
     def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
         ends = [part.survey_parts(parts, (*path, k), ranges) for k, part in enumerate(self.parts)]
-        return self._join(ends, interpreted)[0]
+        return self.join_parts(ends, interpreted)[0]
 
     def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         ends = [part.pair_parts(a, b, states) for part, a, b in zip(self.parts, x[0], y[0], strict=True)]
-        return self._combine(x[1], y[1], ends)
+        return self.combine(x[1], y[1], ends)
 
     def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         ends = [part.itself_parts(memo, states) for part, memo in zip(self.parts, x[0], strict=True)]
-        return self._combine(x[1], x[1], ends)
+        return self.combine(x[1], x[1], ends)
 
 
 def _add(x: _Joint, y: _Joint, after: Sequence[PairState]) -> PairState:
@@ -179,14 +190,14 @@ def _sum(total: Variance, shares: Sequence[Any], means: Sequence[Any]) -> tuple[
     return after, [safe_divide(share, root) for share in shares], safe_divide(together, root), pairs
 
 
-class _Sum(_Branches, abc.ABC):
+class _Sum(Branches, abc.ABC):
     """The outputs of the branches are added: Sigma and Theta are the sums of theirs, where all but one have mean 0.
 
     Two branches with means m, m' (after activations) add m_1(x) m_2(x') + m_2(x) m_1(x') to Sigma.
     """
 
     def traits(self, before: Traits, path: str) -> Traits:
-        after = self._traits(before, path)
+        after = self.traits_of_branches(before, path)
         fixed = [k for k, traits in enumerate(after) if not traits.random]
         if len(fixed) > 1:
             raise ValueError(
@@ -200,7 +211,7 @@ class _Sum(_Branches, abc.ABC):
             tuple(share for share, _ in _aligned([traits.shares for traits in after])),
         )
 
-    def _join(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, tuple[_Joint, ...]]:
+    def join_parts(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, tuple[_Joint, ...]]:
         parts, joints = [], []
         for size, places in _aligned([tuple(part.share for part in end) for end in ends]):
             branches = [end[place] for end, place in zip(ends, places, strict=True)]
@@ -217,7 +228,7 @@ class _Sum(_Branches, abc.ABC):
             joints.append(_Joint(places, tuple(shares), tuple(pairs)))
         return tuple(parts), tuple(joints)
 
-    def _combine(
+    def combine(
         self, x: tuple[_Joint, ...], y: tuple[_Joint, ...], ends: Sequence[tuple[PairState, ...]]
     ) -> tuple[PairState, ...]:
         return tuple(
@@ -264,7 +275,7 @@ class Residual(_Sum):
     def parts(self) -> tuple[Serial, ...]:
         return _flattened([Serial(), Serial(*self.branch)])
 
-    def _with_parts(self, parts: Sequence[Serial]) -> _Sum:
+    def with_parts(self, parts: Sequence[Serial]) -> _Sum:
         usual = len(parts) == 2 and not parts[0].layers
         return Residual(*parts[1].layers) if usual else Sum(*parts)
 
@@ -278,7 +289,7 @@ class Sum(_Sum):
     branches: tuple[tuple[Layer, ...], ...]
 
     def __init__(self, *branches: Any) -> None:
-        object.__setattr__(self, "branches", _branches(branches, "Sum"))
+        object.__setattr__(self, "branches", branches_of(branches, "Sum"))
 
     def __repr__(self) -> str:
         return written_call("Sum", [Serial(*branch) for branch in self.branches])
@@ -287,11 +298,12 @@ class Sum(_Sum):
     def parts(self) -> tuple[Serial, ...]:
         return _flattened([Serial(*branch) for branch in self.branches])
 
-    def _with_parts(self, parts: Sequence[Serial]) -> Sum:
+    def with_parts(self, parts: Sequence[Serial]) -> Sum:
         return Sum(*parts)
 
 
-def _branches(given: Sequence[Any], name: str) -> tuple[tuple[Layer, ...], ...]:
+def branches_of(given: Sequence[Any], name: str) -> tuple[tuple[Layer, ...], ...]:
+    """Return the layers of each branch. Raises: TypeError, ValueError: none, or no layers."""
     if not given:
         raise ValueError(f"{name} needs at least one branch.")
     return tuple(
@@ -310,81 +322,6 @@ def _flattened(branches: Sequence[Serial]) -> tuple[Serial, ...]:
     if len(factors) < 2:
         return tuple(terms)
     return Serial(Scale(sum(factors, 0.0))), *(term for term in terms if term.multiple is None)
-
-
-@final
-@pytree
-@dataclass(frozen=True, init=False)
-class Concatenate(_Branches):
-    """The outputs of the branches stand side by side: Sigma = sum_k share_k Sigma_k, and Theta likewise.
-
-    Args:
-        branches: as in `Sum`; they may share random weights before the split.
-        shares: of the width that each branch has, positive, of sum 1; equal ones unless given. They stay as widths
-            grow. A branch without random weights keeps the width of its input, and its share fixes the others: with
-            shares (2/3, 1/3) 2 n signals beside themselves get n new ones.
-    """
-
-    branches: tuple[tuple[Layer, ...], ...]
-    shares: tuple[float, ...] = field(metadata={"static": True})
-
-    def __init__(self, *branches: Any, shares: Sequence[float] | None = None) -> None:
-        found = _branches(branches, "Concatenate")
-        parts = validation.numbers_in("shares", shares) if shares is not None else (1 / len(found),) * len(found)
-        for share in parts:
-            validation.finite_scalar("each of shares", share, above=0.0)
-        if len(parts) != len(found) or abs(sum(parts) - 1) > 1e-12:
-            raise ValueError(f"shares must be {len(found)} positive numbers of sum 1, got {validation.shown(parts)}.")
-        object.__setattr__(self, "branches", found)
-        object.__setattr__(self, "shares", parts)
-
-    def __repr__(self) -> str:
-        equal = self.shares == (1 / len(self.shares),) * len(self.shares)
-        more = {} if equal else {"shares": repr(tuple(map(float, self.shares)))}
-        return written_call("Concatenate", self.parts, **more)
-
-    @property
-    def parts(self) -> tuple[Serial, ...]:
-        return tuple(Serial(*branch) for branch in self.branches)
-
-    def _with_parts(self, parts: Sequence[Serial]) -> Concatenate:
-        return Concatenate(*parts, shares=self.shares)
-
-    def traits(self, before: Traits, path: str) -> Traits:
-        after = self._traits(before, path)
-        kept = {share for share, part in zip(self.shares, self.parts, strict=True) if not part.random}
-        if len(kept) > 1:
-            raise ValueError(
-                f"{path}: branches without random weights keep the width of their input, and must have equal shares; "
-                f"got {sorted(kept)}."
-            )
-        return Traits(
-            all(traits.gaussian for traits in after),
-            all(traits.centred for traits in after),
-            all(traits.random for traits in after),
-            tuple(own * share for own, traits in zip(self.shares, after, strict=True) for share in traits.shares),
-        )
-
-    def _join(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, Any]:
-        pairs = zip(self.shares, ends, strict=True)
-        return tuple(part._replace(share=share * part.share) for share, end in pairs for part in end), ()
-
-    def _combine(self, x: Any, y: Any, ends: Sequence[tuple[PairState, ...]]) -> tuple[PairState, ...]:
-        return tuple(state for end in ends for state in end)
-
-    def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
-        kept = [share for share, part in zip(self.shares, self.parts, strict=True) if not part.random]
-        total = inputs / kept[0] if kept else outputs
-        own = [round(share * total) for share in self.shares]
-        if any(abs(n - share * total) > 1e-6 for n, share in zip(own, self.shares, strict=True)):
-            raise ValueError(f"a width of {total:g} does not divide into the shares {self.shares} of Concatenate.")
-        return tuple(part.shape(inputs, n, widths)[0] for part, n in zip(self.parts, own, strict=True)), sum(own)
-
-    def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
-        return sum(int(part.check(own, inputs, axes) or 0) for part, own in zip(self.parts, params, strict=True))
-
-    def _together(self, ends: list[jax.Array]) -> jax.Array:
-        return jnp.concatenate(ends, axis=1)
 
 
 def Frozen(layer: Any) -> Layer:

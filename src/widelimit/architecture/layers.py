@@ -16,6 +16,7 @@ from widelimit.activations.base import Activation, Memo
 from widelimit.activations.closed.linear import Identity
 from widelimit.activations.names import activation as resolve
 from widelimit.activations.names import name_or_repr
+from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import (
     Change,
     Layer,
@@ -105,8 +106,8 @@ class Dense(Layer):
             return steep * math.sqrt((self.base_width or inputs) / inputs), steep * jnp.sign(self.bias_std)
         return steep * self.weight_std / math.sqrt(inputs), steep * self.bias_std
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
-        weight, bias = self.scales(signals.shape[1])
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
+        weight, bias = self.scales(signals.shape[-1])
         drawn = params["weight"], params["bias"]
         w, b = drawn if self.trained else jax.lax.stop_gradient(drawn)
         after = jnp.asarray(weight * jnp.matmul(signals, w.T, precision="highest") + bias * b)
@@ -214,7 +215,7 @@ class Activate(Layer):
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return self.activation(signals)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
@@ -296,7 +297,7 @@ class Scale(Layer):
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return signals * jnp.asarray(self.factor, signals.dtype)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
@@ -330,14 +331,19 @@ class Dropout(Layer):
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         return signals
+
+    def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
+        if sites.across and self.masks:
+            raise ValueError(f"{path}: Dropout beside an average over sites, whose masks differ, is not supported.")
+        return self, sites
 
     @property
     def masks(self) -> bool:
         return self.keep < 1
 
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         return jnp.where(jax.random.bernoulli(key, self.keep, signals.shape), signals / self.keep, 0)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:

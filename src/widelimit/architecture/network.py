@@ -15,6 +15,8 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.chain import Serial
+from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
+from widelimit.architecture.inputs import Inputs, Rows
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Shape
 from widelimit.arithmetic import arithmetic
@@ -47,6 +49,8 @@ class NetworkFeatures(NamedTuple):
     """One entry a layer after the first, arrays (n, .., 1); the last axis is for the other input of a pair."""
     variance: Variance
     """Variance of the network's output, arrays (n,)."""
+    tangent: jax.Array | None = None
+    """Theta of every input with itself over its variance, (n,), where pairs of sites gave it."""
 
 
 @final
@@ -62,11 +66,13 @@ class Network:
     parameterization: str = field(default="ntk", metadata={"static": True})
     base_width: float | None = field(default=None, metadata={"static": True})
     learning_rates: tuple[float, ...] | None = field(default=None, metadata={"static": True})
+    inputs: Inputs = field(default=Rows(), metadata={"static": True})
 
     def __repr__(self) -> str:
         usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None}
         given = {name: getattr(self, name) for name in usual}
         more = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
+        more += [f"inputs={self.inputs!r}"] if self.inputs.sites else []
         return f"network({', '.join([*map(repr, self.layers), *more])})"
 
     @property
@@ -82,8 +88,17 @@ class Network:
 
     @property
     def body(self) -> Serial:
-        """Return the layers after the first."""
-        return Serial(*self.layers[1:])
+        """Return the layers after the first, which embeds rows; all layers, where inputs are images."""
+        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[1:])
+
+    @functools.cached_property
+    def across(self) -> bool:
+        """States of pairs hold all pairs of sites."""
+        return self.whole.mixes_sites
+
+    def deviations(self, X: np.ndarray) -> np.ndarray:
+        """Compute standard deviations of the signals before `body`, float64, of any size a float holds."""
+        return self.first.deviations(X) if isinstance(self.inputs, Rows) else self.inputs.deviations(X)
 
     @property
     def units(self) -> tuple[Layer, ...]:
@@ -99,7 +114,7 @@ class Network:
         self,
         seed: int,
         *,
-        input_dim: int,
+        input_dim: int | None = None,
         width: int | Sequence[int] = 512,
         output_dim: int = 1,
         dtype: Any = np.float32,
@@ -110,7 +125,7 @@ class Network:
 
         Args:
             seed: seed of the random numbers, an integer >= 0.
-            input_dim: n_0 >= 1.
+            input_dim: n_0 >= 1; may be left out for images.
             width: size of every hidden layer, or one size for each of the depth - 1 hidden layers.
             output_dim: n_L >= 1.
             dtype: float32 or float64.
@@ -129,7 +144,7 @@ class Network:
         self,
         seeds: Sequence[int] | np.ndarray,
         *,
-        input_dim: int,
+        input_dim: int | None = None,
         width: int | Sequence[int] = 512,
         output_dim: int = 1,
         dtype: Any = np.float32,
@@ -154,13 +169,20 @@ class Network:
             params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), sizes, kind)
         return params
 
-    def _sizes(self, input_dim: int, width: int | Sequence[int], output_dim: int) -> Shape:
+    def _sizes(self, input_dim: int | None, width: int | Sequence[int], output_dim: int) -> Shape:
         """Return the sizes of every layer of a finite network. Arguments and errors as `init`."""
         listed = isinstance(width, (Sequence, np.ndarray)) and not isinstance(width, (str, bytes))
         widths = list(width) if listed else [width] * self.whole.hidden  # type: ignore[arg-type]
         if len(widths) != self.whole.hidden:
             hidden = f"a network of depth {self.depth} has {self.whole.hidden} hidden layers"
             raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
+        if not isinstance(self.inputs, Rows):
+            if input_dim not in (None, self.inputs.size):
+                given = validation.shown(input_dim)
+                raise ValueError(f"input_dim is {self.inputs.size} for {self.inputs}, got {given}.")
+            input_dim = self.inputs.shape[-1]
+        elif input_dim is None:
+            raise TypeError("input_dim, the number of features, is needed: net.init(0, input_dim=X.shape[1]).")
         named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
         return self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
@@ -185,7 +207,7 @@ class Network:
         """
         validation.random_key("key", key)
         X = self._inputs(params, X, axes=0)
-        _require_signals(params, X, axes=0)
+        _require_signals(params, X, axes=0, sites=math.prod(self.inputs.sites))
         with arithmetic(X.dtype == np.float64):
             return self.signals_of(params, jnp.asarray(X), key)
 
@@ -195,7 +217,7 @@ class Network:
         Raises: as `apply`.
         """
         X = self._inputs(params, X, axes=1)
-        _require_signals(params, X, axes=1)
+        _require_signals(params, X, axes=1, sites=math.prod(self.inputs.sites))
         with arithmetic(X.dtype == np.float64):
             return jnp.asarray(_apply_many(self, params, jnp.asarray(X)))
 
@@ -203,8 +225,10 @@ class Network:
         self, params: tuple[Params, ...], X: Float[jax.Array, "n d"], key: jax.Array | None = None
     ) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        signals = self.whole.apply(params, X) if key is None else self.whole.draw_and_apply(params, X, key)
-        return self.output_scale(params) * signals
+        before = X if isinstance(self.inputs, Rows) else self.inputs.read(X)
+        whole = self.whole
+        signals = whole.apply(params, before) if key is None else whole.draw_and_apply(params, before, key)
+        return self.output_scale(params) * signals.reshape(len(X), signals.shape[-1])
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
         """Return 1/sqrt(n_{L-1}) in the mean-field parameterisation, else 1."""
@@ -212,9 +236,9 @@ class Network:
 
     def _inputs(self, params: Any, X: Any, *, axes: int) -> Any:
         """Return X, checked against parameters whose leaves have `axes` leading axes."""
-        X = validation.points("X", X)
+        X = self.inputs.rows("X", X)
         inputs, dtype = self._check(params, axes)
-        if X.shape[1] != inputs:
+        if isinstance(self.inputs, Rows) and X.shape[1] != inputs:
             raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {inputs}).")
         if X.dtype != dtype:
             name = str(dtype)
@@ -240,14 +264,32 @@ class Network:
 
     def encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         """Compute everything about single inputs that pairs need."""
-        points, variance = self.first.embed(X)
+        if not self.across:
+            return self._encode(X)
+        each = jax.lax.map(lambda x: self._encode(x[None]), X)  # pairs of sites of one image at a time
+        return jax.tree.map(lambda leaf: leaf[:, 0], each)  # type: ignore[no-any-return]
+
+    def _encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
+        if isinstance(self.inputs, Rows):
+            points, variance = self.first.embed(X)
+        else:
+            points, variance = self.inputs.embed(X)
+            variance = variance._replace(among=among_sites_of(points) if self.across else None)
         variance, _, memos = self.body.encode_with_mean(variance, None)
-        return NetworkFeatures(points, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos), variance)
+        memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos)
+        tangent = None if variance.among is None else variance.among.tangent.reshape(len(X))
+        output = Variance(variance.value.reshape(len(X)), variance.exponent.reshape(len(X)))
+        return NetworkFeatures(points, memos, output, tangent)
 
     @property
     def numbers_per_input(self) -> int:
         """Return the numbers that the memos of an input take."""
-        return self.body.numbers_per_input
+        return self.body.numbers_per_input * math.prod(self.inputs.sites)
+
+    @property
+    def numbers_per_pair(self) -> int:
+        """Return the numbers that a pair takes: one, or one a site."""
+        return math.prod(self.inputs.sites)
 
     def rtol(self, dtype: Any) -> float:
         """Return the largest error target of the activations; it is 0 where all are closed forms."""
@@ -279,20 +321,27 @@ class Network:
 
     def _with_activations(self, change: Change) -> Network:
         body = self.body.map_layers(lambda layer, at: layer.map_activations(change, at), ())
-        return replace(self, layers=(self.first, *body.layers))
+        before = self.layers[: len(self.layers) - len(body.layers)]
+        return replace(self, layers=(*before, *body.layers))
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
-        rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
-        columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
         mixed = len({type(activation) for activation in self.activations()}) > 1
         body = self.body if mixed else self.body.without_refinement()
+        if self.inputs.sites:
+            return pairs_of_images(body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
+        rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
+        columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
         biases = x.points[:, -1:] * y.points[:, -1]
         return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, x))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
+        if x.tangent is not None:
+            return PairState(correlation_with_itself(x.tangent), x.tangent)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
+        if self.inputs.sites:
+            return itself_at_sites(self.body, self.inputs, memos, x.variance.value)
         start = self.start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x)
         return self.body.itself(memos, start)
 
@@ -310,14 +359,14 @@ class Network:
         return PairState(correlation, self.first.own_tangent(rho, rho - biases, jnp.asarray(biases), inputs))
 
 
-def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int) -> None:
+def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: int) -> None:
     """Refuse signals that do not fit: those of two layers at once, of parameters with `axes` leading axes.
 
     Raises: MemoryError.
     """
-    weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2 + axes]
-    width, members = max(leaf.shape[-2] for leaf in weights), len(weights[0]) if axes else 1
-    size = 2.0 * X.dtype.itemsize * members * len(X) * width
+    weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim >= 2 + axes]
+    width, members = max(leaf.shape[axes] for leaf in weights), len(weights[0]) if axes else 1
+    size = 2.0 * X.dtype.itemsize * members * len(X) * width * sites
     memory.require(size, f"the signals of {len(X)} inputs in {width} units")
 
 

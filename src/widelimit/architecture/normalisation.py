@@ -48,9 +48,9 @@ class LayerNorm(Layer):
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width"]:
-        centred = signals - jnp.mean(signals, axis=1, keepdims=True)
-        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=1, keepdims=True)))
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
+        centred = signals - jnp.mean(signals, axis=-1, keepdims=True)
+        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=-1, keepdims=True)))
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         one = jnp.where(signal.value > 0, jnp.ones_like(signal.value), 0)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.activations.base import Activation, Memo, variance_after
+from widelimit.architecture.sites import Sites
 from widelimit.interpreter import interpreted
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance, add_variances, sum_signals, sum_terms
@@ -121,12 +122,15 @@ class Layer(abc.ABC):
     simple: ClassVar[bool] = False
     """True if a row of the output depends on its own row alone, and no parameters are there but those of `Dense`."""
 
+    mixes_sites: ClassVar[bool] = False
+    """True for a layer that needs covariances between the sites of images."""
+
     @abc.abstractmethod
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         """Draw random parameters (a pytree) of the finite layer."""
 
     @abc.abstractmethod
-    def apply(self, params: Params, signals: Float[jax.Array, "n width"]) -> Float[jax.Array, "n width2"]:
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         """Apply the finite map."""
 
     @property
@@ -139,7 +143,7 @@ class Layer(abc.ABC):
         """Return True if `draw_and_apply` is random: the layer drops signals in training."""
         return False
 
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n width"], key: jax.Array) -> jax.Array:
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         """Apply the finite map as in training, with masks drawn by the key."""
         return self.apply(params, signals)
 
@@ -214,6 +218,10 @@ class Layer(abc.ABC):
     def traits(self, before: Traits, path: str) -> Traits:
         """Return the traits of signals after the layer. Raises: ValueError: it has no limit after such signals."""
         return before._replace(shares=(1.0,)) if self.random else before
+
+    def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
+        """Return the layer for inputs with these sites, and the sites after it. Raises: ValueError: they do not fit."""
+        return self, sites
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
         """Return variance and mean after the layer, by NumPy, and enter the ranges before the activations in it."""

@@ -23,7 +23,7 @@ from widelimit.kernels.base import Kernel, Matrices
 from widelimit.kernels.sphere import Sphere, SpherePair, sphere
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Variance, scaled
+from widelimit.signals import scaled
 from widelimit.validation import Array
 
 _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encode)
@@ -32,7 +32,7 @@ _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encod
 
 def _in_units(block: jax.Array, x: NetworkFeatures, y: NetworkFeatures) -> jax.Array:
     """Multiply a block (n, m) of the recursion, which is free of scale, by the deviations of the outputs."""
-    rows = Variance(*(leaf[:, None] for leaf in x.variance))
+    rows = jax.tree.map(lambda leaf: leaf[:, None], x.variance)
     return scaled(block, rows, y.variance)
 
 
@@ -54,10 +54,10 @@ def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
 def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     net = kernel.net
     dtype = inputs[0].dtype
-    deviations = np.concatenate([net.first.deviations(np.asarray(X)) for X in inputs])
+    deviations = np.concatenate([net.deviations(np.asarray(X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
-    usual = net.base_width is None and net.learning_rates is None
+    usual = net.base_width is None and net.learning_rates is None and not net.inputs.sites
     if usual and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
         found = [_sphere(_identify(net), high, dtype.name, tangent, target, small) for tangent in kernel.tangents]
@@ -106,6 +106,13 @@ class _NetworkKernel(Matrices, abc.ABC):
     def prepared(self, *inputs: Float[Array, "n d"]) -> PairKernel:
         with lenient():
             return _prepared(self, inputs)
+
+    def _points(self, name: str, X: Any) -> Array:
+        return self.net.inputs.rows(name, X)
+
+    @property
+    def numbers_per_pair(self) -> int:
+        return self.net.numbers_per_pair
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input

@@ -1,0 +1,199 @@
+"""Convolutions: the taps of a patch are independent signals, as each has weights of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import validation
+from widelimit.activations.base import Memo
+from widelimit.architecture.layers import Dense, written
+from widelimit.architecture.sites import PADDINGS, Sites, Windows, sizes, windows
+from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Scalar, Shape, Traits
+from widelimit.interpreter import interpreted
+from widelimit.pytrees import pytree
+from widelimit.series import safe_divide, safe_sqrt
+from widelimit.shapes import Float
+from widelimit.signals import (
+    EXPONENT_LIMIT,
+    Correlation,
+    Variance,
+    deviation_of,
+    power_of_two,
+    sum_terms,
+    variance_of,
+)
+
+
+class _ConvMemo(NamedTuple):
+    shares: jax.Array
+    """(taps, *S, n): root mean square of the signal at each tap, over that of the patch; 0 outside the image."""
+    dense: Memo
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Conv(Layer):
+    """The map is a(p) -> weight_std/sqrt(taps channels) sum_t W_t a(p + t) + bias_std b, a convolution.
+
+    Infinite width: Sigma(p, q) <- weight_std^2/taps sum_t Sigma(p + t, q + t) + bias_std^2, where sites outside are 0
+    and the divisor is that of the whole patch; Theta <- weight_std^2/taps sum_t Theta(p + t, q + t) + Sigma after.
+    Source: Novak et al. 2019, arXiv 1810.05148; Garriga-Alonso et al. 2019, arXiv 1808.05587; Arora et al. 2019,
+    arXiv 1904.11955.
+
+    Args:
+        size: sites of a patch along each axis, an integer >= 1 or one for each axis.
+        weight_std: > 0; bias_std: >= 0, as in `Dense`.
+        stride: sites between two patches, as `size`.
+        padding: "same" (zeros around, as XLA adds them), "valid" (patches inside the image), "circular".
+        dilation: sites between two taps of a patch, as `size`.
+    """
+
+    size: int | tuple[int, ...] = field(metadata={"static": True})
+    weight_std: Scalar = 1.0
+    bias_std: Scalar = 0.0
+    stride: int | tuple[int, ...] = field(default=1, metadata={"static": True})
+    padding: str = field(default="same", metadata={"static": True})
+    dilation: int | tuple[int, ...] = field(default=1, metadata={"static": True})
+    standard: bool = field(default=False, metadata={"static": True}, repr=False)
+    trained: bool = field(default=True, metadata={"static": True}, repr=False)
+    windows: Windows | None = field(default=None, metadata={"static": True}, repr=False)
+    """Set by `network`, which knows the sites before the layer."""
+    random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("size", "stride", "dilation"):
+            object.__setattr__(self, name, sizes(name, getattr(self, name)))
+        validation.choice("padding", self.padding, PADDINGS)
+        validation.finite_scalar("weight_std", self.weight_std, above=0.0)
+        validation.finite_scalar("bias_std", self.bias_std, at_least=0.0)
+
+    def __repr__(self) -> str:
+        numbers = {"weight_std": (self.weight_std, 1.0), "bias_std": (self.bias_std, 0.0)}
+        more = {"stride": (self.stride, 1), "padding": (self.padding, "same"), "dilation": (self.dilation, 1)}
+        texts = [written("", numbers)[1:-1], *(f"{name}={v!r}" for name, (v, usual) in more.items() if v != usual)]
+        text = f"Conv({', '.join([repr(self.size), *filter(None, texts)])})"
+        return text if self.trained else f"Frozen({text})"
+
+    @property
+    def dense(self) -> Dense:
+        """Return the affine map of a whole patch."""
+        return Dense(self.weight_std, self.bias_std, self.standard, self.trained)
+
+    @property
+    def placed(self) -> Windows:
+        """Return the windows on the sites of the network's inputs. Raises: ValueError: no network has set them."""
+        if self.windows is None:
+            raise ValueError("a convolution works within wl.network(..., inputs=wl.Image(height, width, channels)).")
+        return self.windows
+
+    def place(self, sites: Sites, path: str) -> tuple[Conv, Sites]:
+        found = windows(sites, self.size, self.stride, self.padding, self.dilation, path, "Conv")
+        return replace(self, windows=found), sites._replace(sizes=found.after)
+
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        size = self.placed.size
+        drawn = self.dense.init(key, inputs * math.prod(size), outputs, dtype)
+        return drawn | {"weight": drawn["weight"].reshape(outputs, *size, inputs)}
+
+    def apply(self, params: Params, signals: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        placed, axes = self.placed, "DHW"[3 - len(self.placed.sites) :]
+        weight, bias = self.dense.scales(signals.shape[-1] * placed.count)
+        params = params if self.trained else jax.lax.stop_gradient(params)
+        sums = jax.lax.conv_general_dilated(
+            placed.padded(signals, 1),
+            params["weight"],
+            placed.stride,
+            "VALID",
+            rhs_dilation=placed.dilation,
+            dimension_numbers=(f"N{axes}C", f"O{axes}I", f"N{axes}C"),
+            precision="highest",
+        )
+        return jnp.asarray(weight * sums + bias * params["bias"])
+
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        mean, shares = _mean_of_taps(self.placed, signal)
+        after, memo = self.dense.encode(mean)
+        return after, _ConvMemo(shares, memo)
+
+    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+        after, memo = self.encode(signal)
+        return after, None, memo
+
+    def pair(self, x: _ConvMemo, y: _ConvMemo, state: PairState) -> PairState:
+        return self.dense.pair(x.dense, y.dense, _patches(self.placed, x.shares, y.shares, state))
+
+    @property
+    def numbers_per_input(self) -> int:
+        return 2 + (self.placed.count if self.windows else 0)
+
+    @property
+    def depth(self) -> int:
+        return 1
+
+    def traits(self, before: Traits, path: str) -> Traits:
+        return Traits(gaussian=True, centred=True, random=True)
+
+    def count(self, shape: Shape) -> int:
+        return int((shape[0] * self.placed.count + 1) * shape[1])
+
+    def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
+        outputs, *size, own = np.shape(params["weight"])[axes:]
+        fits = tuple(size) == self.placed.size and np.shape(params["bias"])[axes:] == (outputs,)
+        if not fits or (inputs is not None and own != inputs):
+            raise ValueError("sizes that do not fit")
+        return int(outputs)
+
+    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
+        """Return a grid of deviations after the layer: patches at the rim are smaller, and every mixture occurs."""
+        deviations = interpreted(deviation_of)(signal)
+        smallest = deviations.min() / math.sqrt(self.placed.count if self.placed.padding == "same" else 1)
+        grid = np.linspace(smallest, deviations.max(), len(deviations)) if len(deviations) > 1 else deviations
+        return interpreted(_after_dense)(self.dense, interpreted(variance_of)(grid)), None
+
+    def freeze(self) -> Conv:
+        return replace(self, trained=False)
+
+    def standardise(self) -> Conv:
+        return replace(self, standard=True)
+
+
+def _after_dense(dense: Dense, signal: Variance) -> Variance:
+    return dense.encode(signal)[0]
+
+
+def _mean_of_taps(placed: Windows, signal: Variance) -> tuple[Variance, jax.Array]:
+    """Return the mean of the variances over each patch, and the shares of the taps in the root of their sum."""
+    power = jnp.where(signal.value > 0, signal.exponent, -2 * EXPONENT_LIMIT)
+    lowest = -2 * EXPONENT_LIMIT
+    powers = jnp.stack(list(placed.each(power - lowest, 0))) + lowest  # sites outside have the lowest power
+    values = jnp.stack(list(placed.each(signal.value, 0)))
+    exponent = jnp.max(powers, axis=0)
+    parts = values * power_of_two(2 * (powers - exponent), values.dtype)
+    total = sum_terms(list(parts))
+    shares = safe_sqrt(safe_divide(parts, total))
+    return Variance(total / placed.count, jnp.where(total > 0, exponent, 0)).normalise(), shares
+
+
+def _patches(placed: Windows, x: jax.Array, y: jax.Array, state: PairState) -> PairState:
+    """Return the state of pairs of patches: 1 - rho = sum_t ((a_t - a'_t)^2/2 + a_t a'_t (1 - rho_t))."""
+    arrays = [placed.pad_axes(array) for array in (*state.correlation, state.tangent)]
+
+    def add(sums: Any, tap: Any) -> tuple[Any, None]:
+        a, b, place = tap
+        common, separation = a * b, (a - b) ** 2 / 2
+        minus, plus, own = (placed.at(place, array) for array in arrays)
+        terms = separation + common * minus, separation + common * plus, common * own
+        return jax.tree.map(jnp.add, sums, terms), None
+
+    taps = jnp.asarray(placed.places)
+    form = jax.eval_shape(lambda: add((0.0, 0.0, 0.0), (x[0], y[0], taps[0]))[0])
+    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
+    (one_minus, one_plus, tangent), _ = jax.lax.scan(add, start, (x, y, taps))
+    return PairState(Correlation(one_minus, one_plus), tangent)

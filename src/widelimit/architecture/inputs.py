@@ -1,0 +1,131 @@
+"""The inputs of a network are rows, or images: arrays of sites with channels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import validation
+from widelimit.series import safe_divide, safe_sqrt
+from widelimit.shapes import Float
+from widelimit.signals import Correlation, Variance, exponent_of, power_of_two
+from widelimit.validation import Array
+
+
+@final
+@dataclass(frozen=True)
+class Rows:
+    """Inputs are vectors, (n, d)."""
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """Return the sizes of the axes of sites: none."""
+        return ()
+
+    def rows(self, name: str, X: Any) -> Array:
+        """Return (n, d) floats. Raises: TypeError, ValueError: other data, or another shape."""
+        return validation.points(name, X)
+
+    def __repr__(self) -> str:
+        return "Rows()"
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Image:
+    """Inputs are images: `Image(32, 32, 3)` is height, width, channels.
+
+    Data are arrays (n, height, width, channels), or rows (n, height*width*channels) in that order. Signals have one
+    axis of sites or three with `Image(length, channels)` and `Image(depth, height, width, channels)`.
+
+    Raises: TypeError, ValueError: not 2 to 4 integers >= 1.
+    """
+
+    shape: tuple[int, ...]
+
+    def __init__(self, *shape: int) -> None:
+        if not 2 <= len(shape) <= 4:
+            raise ValueError(
+                f"Image takes one to three sizes and the number of channels, as Image(32, 32, 3) for height, width, "
+                f"channels; got {validation.shown(shape)}."
+            )
+        sizes = tuple(validation.integer("each size of Image", n, at_least=1, below=2**20) for n in shape)
+        object.__setattr__(self, "shape", sizes)
+
+    def __repr__(self) -> str:
+        return f"Image{self.shape}"
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """Return the sizes of the axes of sites."""
+        return self.shape[:-1]
+
+    @property
+    def size(self) -> int:
+        """Return the length of a row."""
+        return math.prod(self.shape)
+
+    def rows(self, name: str, X: Any) -> Array:
+        """Return (n, size) floats. Raises: TypeError, ValueError: other data, or another shape."""
+        if np.ndim(X) == 1 + len(self.shape):
+            X = self._flat(name, X)
+        points = validation.points(name, X)
+        if points.shape[1] != self.size:
+            whole = " x ".join(map(str, self.shape))
+            raise ValueError(
+                f"{name} has rows of {points.shape[1]} numbers, and an image of the network has {whole} = {self.size}; "
+                f"pass arrays (n, {', '.join(map(str, self.shape))}), or those reshaped to rows, channels last."
+            )
+        return points
+
+    def _flat(self, name: str, X: Any) -> Any:
+        array: Any = X if isinstance(X, jax.Array) else np.asarray(X)
+        shape = array.shape[1:]
+        if shape != self.shape:
+            last = (*array.shape[2:], array.shape[1])
+            advice = f"move the channels to the end: np.moveaxis({name}, 1, -1)" if last == self.shape else "check them"
+            raise ValueError(f"{name} has images of shape {array.shape[1:]}, the network {self.shape}; {advice}.")
+        return array.reshape(len(array), self.size)
+
+    def read(self, X: Float[jax.Array, "n d"]) -> jax.Array:
+        """Return the images (n, *sites, channels)."""
+        return X.reshape(len(X), *self.shape)
+
+    def deviations(self, X: np.ndarray) -> np.ndarray:
+        """Compute the root mean square over the channels at every site of every image, as one vector of float64."""
+        channels = np.abs(X.astype(np.float64).reshape(-1, self.shape[-1]))
+        largest = np.max(channels, axis=1)
+        scale = np.where(largest > 0, largest, 1)
+        with np.errstate(under="ignore"):
+            return np.asarray(scale * np.sqrt(np.mean((channels / scale[:, None]) ** 2, axis=1)))
+
+    def embed(self, X: Float[jax.Array, "n d"]) -> tuple[jax.Array, Variance]:
+        """Return unit vectors over the channels (n, *sites, channels), 0 at sites that are 0, and mean squares.
+
+        The mean squares have the inputs last, as all signals: (*sites, n).
+        """
+        images = self.read(X)
+        limit = 1000 if X.dtype == jnp.float64 else 120
+        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(images), axis=-1))
+        exponent = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
+        scaled = images * power_of_two(-exponent, X.dtype)[..., None]
+        square = jnp.sum(scaled**2, axis=-1)
+        units = scaled * safe_divide(jnp.ones_like(square), safe_sqrt(square))[..., None]
+        mean = Variance(jnp.moveaxis(square / self.shape[-1], 0, -1), jnp.moveaxis(exponent, 0, -1))
+        return units, mean.normalise()
+
+
+Inputs = Rows | Image
+
+
+def correlate_sites(u: jax.Array, v: jax.Array) -> Correlation:
+    """Compute the correlation of unit vectors on the last axis, from |u -+ v|^2/2: each side right to rounding.
+
+    Where one of two vectors is 0 both sides are 1/2, so that rho is 0.
+    """
+    return Correlation(jnp.sum((u - v) ** 2, axis=-1) / 2, jnp.sum((u + v) ** 2, axis=-1) / 2)

@@ -1,0 +1,271 @@
+"""Averages over sites, and sites side by side: the layers that end a convolutional network."""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import validation
+from widelimit.activations.base import Memo
+from widelimit.architecture.sites import PADDINGS, Sites, Windows, first_of_pair, second_of_pair, sizes, windows
+from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Shape, Traits
+from widelimit.interpreter import interpreted
+from widelimit.pytrees import pytree
+from widelimit.series import safe_divide, safe_sqrt
+from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance, deviation_of, power_of_two, variance_of, within
+
+
+def _largest_exponent(signal: Variance, axes: tuple[int, ...]) -> jax.Array:
+    power = jnp.where(signal.value > 0, signal.exponent, -2 * EXPONENT_LIMIT)
+    highest = jnp.max(power, axis=axes, keepdims=True)
+    return jnp.where(highest > -2 * EXPONENT_LIMIT, highest, 0)
+
+
+def _relative(signal: Variance, exponent: jax.Array) -> jax.Array:
+    """Return the standard deviations over 2^exponent."""
+    power = jnp.where(signal.value > 0, signal.exponent - exponent, 0)
+    return safe_sqrt(signal.value) * power_of_two(power, signal.value.dtype)
+
+
+class _Sitewise(Layer):
+    """The layer has no parameters and acts on every channel."""
+
+    def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
+        return ()
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class Flatten(_Sitewise):
+    """The signals of all sites stand side by side: each has weights of its own in the dense layer that follows.
+
+    Infinite width: Sigma = mean over sites p of Sigma(p, p), Theta likewise.
+    """
+
+    sites: Sites | None = field(default=None, metadata={"static": True}, repr=False)
+    """Set by `network`, which knows the sites before the layer."""
+
+    def __repr__(self) -> str:
+        return "Flatten()"
+
+    @property
+    def _before(self) -> Sites:
+        if self.sites is None:
+            raise ValueError("Flatten works within wl.network(..., inputs=wl.Image(height, width, channels)).")
+        return self.sites
+
+    def place(self, sites: Sites, path: str) -> tuple[Flatten, Sites]:
+        if not sites.sizes:
+            raise ValueError(f"{path}: Flatten needs images; pass inputs=wl.Image(height, width, channels).")
+        return Flatten(sites), sites._replace(sizes=(1,) * len(sites.sizes))
+
+    def apply(self, params: Params, signals: jax.Array) -> jax.Array:
+        return signals.reshape(len(signals), *[1] * len(self._before.sizes), -1)
+
+    def shape(self, inputs: int, outputs: int, widths: Any) -> tuple[Shape, int]:
+        return (inputs, outputs), inputs * math.prod(self._before.sizes)
+
+    def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
+        return None if inputs is None else inputs * math.prod(self._before.sizes)
+
+    def traits(self, before: Traits, path: str) -> Traits:
+        return before._replace(gaussian=False)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        axes = tuple(range(len(self._before.sizes)))
+        exponent = _largest_exponent(signal, axes)
+        deviations = _relative(signal, exponent)
+        total = jnp.sum(deviations**2, axis=axes, keepdims=True)
+        mean = Variance(total / math.prod(self._before.sizes), exponent).normalise()
+        return mean, safe_divide(deviations, safe_sqrt(total))
+
+    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+        after, shares = self.encode(signal)
+        axes = tuple(range(len(self._before.sizes)))
+        root = math.sqrt(math.prod(self._before.sizes))
+        both = None if mean is None else lambda: jnp.sum(shares * mean(), axis=axes, keepdims=True) / root
+        return after, both, shares
+
+    def pair(self, x: jax.Array, y: jax.Array, state: PairState) -> PairState:
+        axes = len(self._before.sizes)
+        a, b, minus, plus, tangent = (
+            _own_sites(array, axes) if self._before.across else array
+            for array in (x, y, *state.correlation, state.tangent)
+        )
+        along = tuple(range(axes))
+        separation, common = (a - b) ** 2 / 2, a * b
+        one_minus, one_plus, after = (
+            jnp.sum(term, axis=along, keepdims=True)
+            for term in (separation + common * minus, separation + common * plus, common * tangent)
+        )
+        if self._before.across:
+            one_minus, one_plus, after = (first_of_pair(v, axes, v.ndim - axes) for v in (one_minus, one_plus, after))
+        return PairState(Correlation(one_minus, one_plus), after)
+
+    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
+        return signal, mean
+
+
+def _own_sites(array: jax.Array, axes: int) -> jax.Array:
+    """Return the diagonal over pairs of sites: (*S, *S, ..) -> (*S, ..), with either axes of 1."""
+    for axis in range(axes):
+        here, there = array.shape[axis], array.shape[axes]
+        if here == 1 or there == 1:
+            array = jnp.squeeze(array, axes) if there == 1 else jnp.moveaxis(jnp.squeeze(array, axis), axes - 1, axis)
+        else:
+            array = jnp.moveaxis(jnp.diagonal(array, axis1=axis, axis2=axes), -1, axis)
+    return array
+
+
+class _PoolMemo(NamedTuple):
+    weights: jax.Array
+    """(taps, *S, n), or (*S before, n) where one window is all sites: deviations of what is added, over the sum's."""
+    total: jax.Array
+    """The sum of these, (*S, n)."""
+    spread: jax.Array
+    """sum M_i M_j (1 - rho_ij)/2 over the pairs of a window's sites, (*S, n)."""
+
+
+@final
+@pytree
+@dataclass(frozen=True)
+class AveragePool(_Sitewise):
+    """The map is a(p) -> mean of a over the window at p; sites outside are 0, and the divisor is the whole window's.
+
+    Infinite width: Sigma(p, q) is the mean of Sigma over both windows, as the signals of neighbours are correlated, and
+    Theta likewise. 1 - rho is exact to rounding of the gaps between sites: a kinked activation behind the pool keeps
+    about the root of eps times these in Theta of near duplicates.
+
+    Args:
+        size: sites of a window along each axis, an integer >= 1 or one for each axis; None: all.
+        stride: sites between two windows; `size` unless given.
+        padding: "valid", "same" or "circular", as in `Conv`.
+    """
+
+    size: int | tuple[int, ...] | None = field(metadata={"static": True})
+    stride: int | tuple[int, ...] | None = field(default=None, metadata={"static": True})
+    padding: str = field(default="valid", metadata={"static": True})
+    windows: Windows | None = field(default=None, metadata={"static": True}, repr=False)
+    """Set by `network`, which knows the sites before the layer."""
+    mixes_sites: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("size", "stride"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else sizes(name, value))
+        validation.choice("padding", self.padding, PADDINGS)
+
+    def __repr__(self) -> str:
+        if self.size is None:
+            return "GlobalAveragePool()"
+        more = "" if self.stride is None else f", stride={self.stride!r}"
+        return f"AveragePool({self.size!r}{more}{'' if self.padding == 'valid' else f', padding={self.padding!r}'})"
+
+    @property
+    def placed(self) -> Windows:
+        """Return the windows on the sites of the network's inputs. Raises: ValueError: no network has set them."""
+        if self.windows is None:
+            raise ValueError("pooling works within wl.network(..., inputs=wl.Image(height, width, channels)).")
+        return self.windows
+
+    @property
+    def _whole(self) -> bool:
+        return self.placed.size == self.placed.sites and self.placed.padding == "valid"
+
+    def place(self, sites: Sites, path: str) -> tuple[AveragePool, Sites]:
+        size = sites.sizes if self.size is None else self.size
+        name = "GlobalAveragePool" if self.size is None else "AveragePool"
+        found = windows(sites, size, self.stride or size, self.padding, 1, path, name)
+        return replace(self, windows=found), sites._replace(sizes=found.after)
+
+    def apply(self, params: Params, signals: jax.Array) -> jax.Array:
+        if self._whole:
+            return jnp.mean(signals, axis=tuple(range(1, signals.ndim - 1)), keepdims=True)
+        return functools.reduce(operator.add, self.placed.each(signals, 1)) / self.placed.count
+
+    @property
+    def numbers_per_input(self) -> int:
+        return 3 + (self.placed.count if self.windows and not self._whole else 1)
+
+    def encode(self, signal: Variance) -> tuple[Variance, Memo]:
+        axes = len(self.placed.sites)
+        exponent = _largest_exponent(signal, tuple(range(axes)))
+        deviations = _relative(signal, exponent)
+        if signal.among is None:
+            raise ValueError("a network with pooling encodes pairs of sites; this one has none.")
+        weights = deviations if self._whole else jnp.stack(list(self.placed.each(deviations, 0)))
+        x, y = first_of_pair(weights, axes, 1), second_of_pair(weights, axes, 1)
+        spread = _own_sites(self._mean_over(x, y, signal.among.correlation.one_minus), axes) / 2
+        total = self._over_window(weights)
+        square = jnp.maximum(total**2 - 2 * spread, 0)
+        root = safe_sqrt(square)
+        memo = _PoolMemo(*(safe_divide(v, r) for v, r in ((weights, root), (total, root), (spread, square))))
+        across = (
+            _PoolMemo(*(first_of_pair(v, axes, 1) for v in memo)),
+            _PoolMemo(*(second_of_pair(v, axes, 1) for v in memo)),
+        )
+        among = self._without_own(self.pair(*across, signal.among))
+        mean = Variance(square / self.placed.count**2, jnp.broadcast_to(exponent, square.shape)).normalise()
+        return mean._replace(among=among), memo
+
+    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+        after, memo = self.encode(signal)
+        if mean is None:
+            return after, None, memo
+        known = mean() if self._whole else None
+        if known is None:
+            return after, lambda: jnp.sum(memo.weights * jnp.stack(list(self.placed.each(mean(), 0))), axis=0), memo
+        return after, lambda: self._over_window(memo.weights * known), memo
+
+    def pair(self, x: _PoolMemo, y: _PoolMemo, state: PairState) -> PairState:
+        """1 - rho = (M - M')^2/2 + sum_ij M_i M'_j (1 - rho_ij) - spread - spread', an energy distance."""
+        mixed = self._mean_over(x.weights, y.weights, state.correlation.one_minus)
+        one_minus = within((x.total - y.total) ** 2 / 2 + mixed - x.spread - y.spread)
+        tangent = self._mean_over(x.weights, y.weights, state.tangent)
+        return PairState(Correlation(one_minus, 2 - one_minus), tangent)
+
+    def _over_window(self, weights: jax.Array) -> jax.Array:
+        axes = tuple(range(len(self.placed.sites)))
+        return jnp.sum(weights, axis=axes, keepdims=True) if self._whole else jnp.sum(weights, axis=0)
+
+    def _mean_over(self, x: jax.Array, y: jax.Array, array: jax.Array) -> jax.Array:
+        """Compute sum_ij x_i y_j array_ij over the sites i of the first window, and then j of the second."""
+        axes = len(self.placed.sites)
+        for first, weights in ((0, x), (axes, y)):
+            if self._whole:
+                array = jnp.sum(weights * array, axis=tuple(range(first, first + axes)), keepdims=True)
+            else:
+                taps = zip(weights, self.placed.each(array, first), strict=True)
+                array = functools.reduce(operator.add, (w * a for w, a in taps))
+        return array
+
+    def _without_own(self, state: PairState) -> PairState:
+        """Set the gap of a window with itself to 0."""
+        axes = len(self.placed.sites)
+        itself = jnp.ones((), bool)
+        for axis, n in enumerate(self.placed.after):
+            equal = jnp.eye(n, dtype=bool)
+            shape = [1] * state.tangent.ndim
+            shape[axis], shape[axes + axis] = n, n
+            itself = itself & equal.reshape(shape)
+        one_minus = jnp.where(itself, 0, state.correlation.one_minus)
+        return PairState(Correlation(one_minus, 2 - one_minus), state.tangent)
+
+    def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
+        """Return a grid of deviations after the layer: from 0, where neighbours cancel, to those before."""
+        deviations = interpreted(deviation_of)(signal)
+        grid = np.linspace(0, deviations.max(), len(deviations))
+        return interpreted(variance_of)(grid), mean
+
+
+def GlobalAveragePool() -> AveragePool:
+    """Return the layer that averages over all sites."""
+    return AveragePool(None)

@@ -1,0 +1,167 @@
+"""Sites of an input: windows over them, and pairs of all of them.
+
+Signals are arrays (*S, n), S the sites; a state of pairs of inputs is (*S, n, m) where each site meets its own, and
+(*S, *S, n, m) where all meet all, because a later layer averages over sites.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+
+from widelimit import validation
+
+PADDINGS = ("same", "valid", "circular")
+
+
+class Sites(NamedTuple):
+    """The sites of an input before a layer."""
+
+    sizes: tuple[int, ...]
+    across: bool
+    """States of pairs hold all pairs of sites, as a layer of the network averages over sites."""
+
+
+@final
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `size` sites, one every `stride`, over axes of sites of the sizes `sites`."""
+
+    sites: tuple[int, ...]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str
+    dilation: tuple[int, ...]
+    across: bool
+
+    @property
+    def pair_axes(self) -> tuple[int, ...]:
+        """Return the first axes of the sites in a state of pairs."""
+        return (0, len(self.sites)) if self.across else (0,)
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Return the sizes of a window from end to end."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.size, self.dilation, strict=True))
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """Return the number of windows along each axis, as XLA counts them; below 1 where none fits."""
+        if self.padding != "valid":
+            return tuple(-(-n // s) for n, s in zip(self.sites, self.stride, strict=True))
+        return tuple((n - k) // s + 1 for n, k, s in zip(self.sites, self.reach, self.stride, strict=True))
+
+    @property
+    def margins(self) -> list[tuple[int, int]]:
+        """Return the sites added before and after each axis."""
+        if self.padding == "valid":
+            return [(0, 0)] * len(self.sites)
+        each = zip(self.after, self.stride, self.reach, self.sites, strict=True)
+        whole = [max((count - 1) * s + k - n, 0) for count, s, k, n in each]
+        return [(n // 2, n - n // 2) for n in whole]
+
+    @property
+    def count(self) -> int:
+        """Return the number of sites of a window."""
+        return math.prod(self.size)
+
+    def padded(self, array: jax.Array, first: int) -> jax.Array:
+        """Add the margins to the axes from `first` on: zeros, or the sites of the other side."""
+        margins = [(0, 0)] * first + self.margins + [(0, 0)] * (array.ndim - first - len(self.sites))
+        if not any(map(any, margins)):
+            return array
+        return jnp.pad(array, margins, mode="wrap") if self.padding == "circular" else jnp.pad(array, margins)
+
+    @property
+    def places(self) -> list[tuple[int, ...]]:
+        """Return the first site of each tap's slices, (taps, axes)."""
+        steps = [[k * d for k in range(n)] for n, d in zip(self.size, self.dilation, strict=True)]
+        return list(itertools.product(*steps))
+
+    def pad_axes(self, array: jax.Array) -> jax.Array:
+        """Add the margins to the sites of both inputs of a state of pairs."""
+        for first in self.pair_axes:
+            array = self.padded(array, first)
+        return array
+
+    def at(self, place: jax.Array, padded: jax.Array) -> jax.Array:
+        """Return a padded state of pairs at the tap whose slices begin at `place`, the same for both inputs."""
+        starts = [jnp.zeros((), place.dtype)] * padded.ndim
+        lengths, steps = list(padded.shape), [1] * padded.ndim
+        for first in self.pair_axes:
+            for axis, (start, stride, count) in enumerate(zip(place, self.stride, self.after, strict=True), first):
+                starts[axis], lengths[axis], steps[axis] = start, (count - 1) * stride + 1, stride
+        taken = jax.lax.dynamic_slice(padded, starts, lengths)
+        return jax.lax.slice(taken, [0] * padded.ndim, lengths, steps) if max(steps) > 1 else taken
+
+    def each(self, array: jax.Array, *firsts: int) -> Iterator[jax.Array]:
+        """Yield the array at the k-th site of all windows, for every k; the same k for the axes from each of `firsts`.
+
+        Sites outside are 0.
+        """
+        for first in firsts:
+            array = self.padded(array, first)
+        for place in itertools.product(*map(range, self.size)):
+            taken = array
+            for first in firsts:
+                steps = zip(place, self.dilation, self.stride, self.after, strict=True)
+                for axis, (k, d, s, count) in enumerate(steps, first):
+                    taken = jax.lax.slice_in_dim(taken, k * d, k * d + (count - 1) * s + 1, s, axis)
+            yield taken
+
+
+def windows(before: Sites, size: Any, stride: Any, padding: str, dilation: Any, path: str, name: str) -> Windows:
+    """Return the windows of a layer on these sites. Raises: ValueError: none fits."""
+    sites = before.sizes
+    if not sites:
+        raise ValueError(f"{path}: {name} needs images; pass inputs=wl.Image(height, width, channels) to wl.network.")
+    many = [
+        per_axis(value, len(sites), path, what) for what, value in zip(_SIZES, (size, stride, dilation), strict=True)
+    ]
+    found = Windows(sites, many[0], many[1], padding, many[2], before.across)
+    large = any(s > n for n, s in zip(sites, many[1], strict=True) if n > 1 or s > 1)
+    if min(found.after) < 1 or (large and padding != "valid"):
+        raise ValueError(
+            f"{path}: {name} with size {many[0]}, stride {many[1]} and padding {padding!r} leaves nothing of "
+            f"{' x '.join(map(str, sites))} sites."
+        )
+    if padding == "circular" and any(max(pad) > n for pad, n in zip(found.margins, sites, strict=True)):
+        raise ValueError(f"{path}: a window of {found.reach} sites goes more than once round {sites} sites.")
+    return found
+
+
+_SIZES = ("size", "stride", "dilation")
+
+
+def per_axis(value: int | tuple[int, ...], axes: int, path: str, name: str) -> tuple[int, ...]:
+    """Return one number an axis. Raises: ValueError: another count."""
+    if isinstance(value, int):
+        return (value,) * axes
+    if len(value) != axes:
+        raise ValueError(f"{path}: {name} has {len(value)} numbers, and the inputs have {axes} axes of sites.")
+    return value
+
+
+def sizes(name: str, value: Any) -> int | tuple[int, ...]:
+    """Return an integer >= 1, or a tuple of them. Raises: TypeError, ValueError."""
+    if isinstance(value, (list, tuple)):
+        return tuple(validation.integer(f"each of {name}", n, at_least=1, below=2**20) for n in value)
+    return validation.integer(name, value, at_least=1, below=2**20)
+
+
+def first_of_pair(leaf: jax.Array, axes: int, beside: int) -> jax.Array:
+    """Insert axes for the other input's sites: (.., *S, n[, 1]) -> (.., *S, 1.., n[, 1]); `beside` axes follow S."""
+    at = leaf.ndim - beside
+    return jnp.expand_dims(leaf, tuple(range(at, at + axes)))
+
+
+def second_of_pair(leaf: jax.Array, axes: int, beside: int) -> jax.Array:
+    """Insert axes for the first input's sites: (.., *S, n[, 1]) -> (.., 1.., *S, n[, 1])."""
+    at = leaf.ndim - beside - axes
+    return jnp.expand_dims(leaf, tuple(range(at, at + axes)))
