@@ -330,7 +330,7 @@ class Concatenate(_Branches):
 
     def __init__(self, *branches: Any, shares: Sequence[float] | None = None) -> None:
         found = _branches(branches, "Concatenate")
-        parts = tuple(shares) if shares is not None else (1 / len(found),) * len(found)
+        parts = (1 / len(found),) * len(found) if shares is None else validation.numbers_in("shares", shares)
         for share in parts:
             validation.finite_scalar("each of shares", share, above=0.0)
         if len(parts) != len(found) or abs(sum(parts) - 1) > 1e-12:
