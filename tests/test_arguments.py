@@ -446,7 +446,7 @@ DOORS = {
         {"seeds": [0], "input_dim": 3},
         {"seeds": "number", "input_dim": "integer", "width": "integer", "output_dim": "integer", "dtype": "name"},
     ),
-    "Network.apply": Door(NET.apply, {"params": PARAMS, "X": X}, {"params": "kernel", "X": "points"}),
+    "Network.apply": Door(NET.apply, {"params": PARAMS, "X": X}, {"params": "kernel", "X": "points"}, free=("key",)),
     "Network.apply_many": Door(NET.apply_many, {"params": MANY, "X": X}, {"params": "kernel", "X": "points"}),
     "rkhs.ridge": Door(
         wl.rkhs.ridge,
