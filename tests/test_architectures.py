@@ -90,6 +90,14 @@ TREES = {
         [Dense(2.5, 0.1), "relu", Dense(0.3, 1.5), Residual(Scale(0.5), LayerNorm(), "gelu", Dense(0.7, 0.0)), Dense()],
         [["d", 2.5, 0.1], "relu", ["d", 0.3, 1.5], ["sum", [], ["half", "norm", "gelu", ["d", 0.7, 0.0]]], "d1"],
     ),
+    "repeated after a mean": (
+        [Dense(W, B), "relu", Repeat([LayerNorm()], 2), "identity", Repeat([Dense(W, B)], 5), Dense()],
+        ["d", "relu", "norm", *["d"] * 5, "d1"],
+    ),
+    "identity keeps means": (
+        [Dense(W, B), "relu", "identity", LayerNorm(), Dense(W, B)],
+        ["d", "relu", "norm", "d"],
+    ),
     "mixed": (
         [Dense(W, B), "relu", Dense(), "erf", Dense(W, B), "gelu", Dense()],
         ["d", "relu", "d1", "erf", "d", "gelu", "d1"],
@@ -164,6 +172,28 @@ def test_both_kernels_to_64_eps(name, dtype):
     assert max(errors.values()) <= 64 * np.finfo(dtype).eps
     planted = float(known[1, 0][1]) * 1000 * np.finfo(dtype).eps / float(scale[1, 0, 1])
     assert planted > 64 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_norm_over_parts_keeps_the_mean_of_each(lost):
+    """Side by side, a relu and an erf have means of their own; less that of the width, they add up part by part."""
+    beside = Concatenate([Dense(W, B), "relu"], [Dense(W, B), "erf"])
+    net = wl.network(Dense(W, B), Sum([beside, LayerNorm()], beside), Dense())
+    x, y = ([mp.mpf(float(v)) for v in point] for point in BASE[:2])
+    start = [mp.fdot(a, b) / 4 for a, b in ((x, x), (x, y), (y, y))]
+    parts = [after(["d", "d", phi], (*start, mp.mpf(0), mp.mpf(0), mp.mpf(0))) for phi in ("relu", "erf")]
+    q, c, p, theta, m, n = (mp.fsum(column) / 2 for column in zip(*parts, strict=True))
+    s, t = mp.sqrt(q - m**2), mp.sqrt(p - n**2)
+    means = [
+        [(a - b) / u for a in ends]
+        for ends, b, u in zip(list(zip(*parts, strict=True))[4:], (m, n), (s, t), strict=True)
+    ]
+    cross = mp.fsum(means[0][k] * parts[k][5] + parts[k][4] * means[1][k] for k in (0, 1)) / 2
+    sigma = (c - m * n) / (s * t) + c + (0 if lost else cross)
+    found = [float(kernel(net).gram(BASE[:2])[0, 1]) for kernel in (wl.nngp, wl.ntk)]
+    known = [float(sigma), float(sigma + theta / (s * t) + theta)]
+    close = np.allclose(found, known, rtol=64 * np.finfo(float).eps, atol=0)
+    assert close != lost
 
 
 @pytest.mark.parametrize("name", ["residual", "dense-connected", "scaled by layer"])
@@ -331,6 +361,8 @@ def test_masks_of_dropout_have_the_moments_of_the_limit():
         ([Dense(), Repeat([Residual(Dense(), "relu")], 3), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
         ([Dense(), 3, Dense()], "layers[1]: neither a layer of wl.layers nor"),
         ([Dense(), "rleu", Dense()], "layers[1]: unknown activation"),
+        ([Dense(), LayerNorm, Dense()], "layers[1]: a layer is needed, not its class; write wl.layers.LayerNorm"),
+        ([Dense(), functools.reduce(lambda f, _: Residual(Dense(), f), range(400), Dense()), Dense()], "nested too"),
     ],
 )
 def test_what_has_no_limit_is_refused_with_its_place(layers, words):
@@ -338,6 +370,12 @@ def test_what_has_no_limit_is_refused_with_its_place(layers, words):
         wl.network(*layers)
     assert words in str(caught.value)
     assert len(str(caught.value)) < 400 + 700 * ("known:" in str(caught.value))
+
+
+def test_a_block_may_be_one_layer_and_shares_must_be_a_list():
+    assert repr(Repeat("relu", 2)) == "Repeat([Activate('relu')], times=2)"
+    with pytest.raises(TypeError, match="shares must be a sequence of real numbers"):
+        Concatenate(Dense(), Dense(), shares=0.5)
 
 
 @pytest.mark.parametrize(

@@ -59,12 +59,18 @@ def network(
             f"dense layers on the inputs is one of them, with the root of the sum of squares as weight_std."
         )
     whole = Serial(*found)
+    try:
+        whole.traits(Traits(gaussian=False, centred=False, random=False), "layers")
+    except RecursionError:
+        raise ValueError(
+            "the branches of the layers are nested too deep; write layers one after the other, and blocks that are "
+            "alike as wl.layers.Repeat([...], times)."
+        ) from None
     if whole.numbers_per_input > MOST_NUMBERS:
         raise ValueError(
             f"the layers, with their repeats, keep {whole.numbers_per_input:.3g} numbers of every input, and at most "
             f"{MOST_NUMBERS:.3g} are taken; give Repeat smaller times."
         )
-    whole.traits(Traits(gaussian=False, centred=False, random=False), "layers")
     end = found[-1].block[-1] if isinstance(found[-1], Repeat) else found[-1]
     if not (isinstance(end, Dense) or (isinstance(end, Scale) and len(found) > 1 and isinstance(found[-2], Dense))):
         raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, final
@@ -31,6 +31,7 @@ from widelimit.architecture.state import (
     Scalar,
     Shape,
     Traits,
+    as_it_is,
     join,
     merge,
 )
@@ -55,6 +56,8 @@ def branch_of(layers: Sequence[Any], path: str) -> tuple[Layer, ...]:
             found += layer.layers
         elif isinstance(layer, Layer):
             found.append(layer)
+        elif isinstance(layer, type) and issubclass(layer, Layer):
+            raise TypeError(f"{path}[{i}]: a layer is needed, not its class; write wl.layers.{layer.__name__}(...).")
         elif isinstance(layer, (str, Activation)) or callable(layer):
             try:
                 found.append(Activate(layer))
@@ -265,9 +268,8 @@ class Repeat(Combined):
     times: int = field(metadata={"static": True})
 
     def __post_init__(self) -> None:
-        if isinstance(self.block, str) or not isinstance(self.block, Iterable):
-            raise TypeError(f'block must be a list of layers, ["relu", Dense()], got {validation.shown(self.block)}.')
-        object.__setattr__(self, "block", branch_of(self.block, "block"))
+        layers = self.block if isinstance(self.block, (list, tuple)) else [self.block]
+        object.__setattr__(self, "block", branch_of(layers, "block"))
         validation.integer("times", self.times, at_least=1, below=DEEPEST + 1)
         if not self.block:
             raise ValueError("block needs at least one layer; leave Repeat out where nothing is repeated.")
@@ -353,11 +355,12 @@ class Repeat(Combined):
         def step(carry: Any, _: None) -> tuple[Any, Memo]:
             signal, share = carry
             after, mean, memo = once.encode_with_mean(signal, None if share is None else lambda: share)
-            return (after, None if centred or mean is None else mean()), memo
+            moved = None if share is None else jnp.zeros_like(share) if mean is None else mean()
+            return (after, moved), memo
 
         share = None if centred and mean is None else jnp.zeros_like(signal.value) if mean is None else mean()
         (signal, share), memos = jax.lax.scan(step, (signal, share), None, length=self.times)
-        return signal, None if share is None else lambda: share, memos
+        return signal, None if centred or share is None else partial(as_it_is, share), memos
 
     def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         if isinstance(x, _Unrolled):

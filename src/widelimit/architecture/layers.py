@@ -223,6 +223,8 @@ class Activate(Layer):
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         after, memo = self.activation.encode(signal)
+        if isinstance(self.activation, Identity):
+            return after, mean, memo
         return after, lambda: mean_share(self.activation, signal, after), memo
 
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
@@ -261,6 +263,8 @@ class Activate(Layer):
         low, high = ranges.get(path, (np.inf, 0.0))
         ranges[path] = min(low, sizes.min()), max(high, sizes.max())
         after = self.activation.second_moment(signal)
+        if isinstance(self.activation, Identity):
+            return after, mean
         return after, lambda: interpreted(mean_share)(self.activation, signal, after)
 
     def map_activations(self, change: Change, path: tuple[Any, ...]) -> Activate:
@@ -279,7 +283,7 @@ def mean_share(activation: Activation, signal: Variance, after: Variance) -> jax
 @pytree
 @dataclass(frozen=True)
 class Scale(Layer):
-    """The map is a -> factor a, factor a number that the search for hyper-parameters sees; not 0."""
+    """The map is a -> factor a, factor > 0 a number that the search for hyper-parameters sees."""
 
     factor: Scalar
     simple: ClassVar[bool] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from widelimit.activations.base import Memo
 from widelimit.architecture.state import (
@@ -27,7 +29,7 @@ from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, variance_of, within
+from widelimit.signals import Correlation, Variance, sum_signals, sum_terms, variance_of, within
 
 
 @final
@@ -66,34 +68,62 @@ class LayerNorm(Layer):
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         if not x:
             return state
+        if len(x) == 3:
+            inner = centre(state.correlation, x[0], y[0])
+            return PairState(sum_signals(x[1], y[1], (inner,)), x[2] * y[2] * state.tangent)
         spread = x[1] * y[1]
         return PairState(centre(state.correlation, x, y), safe_divide(state.tangent, spread))
 
-    def merges(self, parts: Parts) -> bool:
-        return any(part.mean is not None for part in parts)
-
     def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
-        if len(parts) == 1 or self.merges(parts):
+        if len(parts) == 1:
             return Layer.encode_parts(self, parts)
-        return _over_the_width(parts, as_it_is), ((), ((),) * len(parts))
+        after, memos = _over_the_width(parts, as_it_is)
+        return after, ((), memos)
 
     def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
-        if len(parts) == 1 or self.merges(parts):
+        if len(parts) == 1:
             return Layer.survey_parts(self, parts, path, ranges)
-        return _over_the_width(parts, interpreted)
+        return _over_the_width(parts, interpreted)[0]
 
     def traits(self, before: Traits, path: str) -> Traits:
-        return before._replace(centred=True, shares=before.shares if before.centred else (1.0,))
+        return before._replace(centred=before.centred or len(before.shares) == 1)
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
         return Layer.survey(self, signal, None, path, ranges)
 
 
-def _over_the_width(parts: Parts, run: Callable[[Any], Any]) -> Parts:
-    """Divide every part, of mean 0, by the root mean square over the whole width."""
+def _over_the_width(parts: Parts, run: Callable[[Any], Any]) -> tuple[Parts, tuple[Memo, ...]]:
+    """Take the mean over the whole width from every part, divide by the deviation, and return what pairs need."""
     ways = merge(parts, run)[1]
     roots = [way / math.sqrt(part.share) for way, part in zip(ways, parts, strict=True)]
-    return tuple(Part(part.share, run(variance_of)(root), None) for part, root in zip(parts, roots, strict=True))
+    if all(part.mean is None for part in parts):
+        sizes, means, memos = roots, [None] * len(parts), ((),) * len(parts)
+    else:
+        known = [part.mean() if part.mean is not None else np.zeros(()) for part in parts]
+        sizes, means, memos = run(_centred)(roots, known, [part.share for part in parts])
+    after = [
+        Part(part.share, run(variance_of)(size), None if mean is None else functools.partial(as_it_is, mean))
+        for part, size, mean in zip(parts, sizes, means, strict=True)
+    ]
+    return tuple(after), tuple(memos)
+
+
+def _centred(roots: Any, means: Any, shares: Any) -> tuple[list[Any], list[Any], list[Memo]]:
+    """Return root mean squares and means of the parts, and memos, from root mean squares over that of the width.
+
+    A part is a centred signal and what its mean differs from that of the width, one more signal of all inputs.
+    """
+    middle = sum_terms([share * root * mean for share, root, mean in zip(shares, roots, means, strict=True)])
+    spreads = [safe_sqrt(1 - mean**2) for mean in means]
+    inner = [root * spread for root, spread in zip(roots, spreads, strict=True)]
+    offsets = [root * mean - middle for root, mean in zip(roots, means, strict=True)]
+    own = [safe_sqrt(a**2 + b**2) for a, b in zip(inner, offsets, strict=True)]
+    whole = safe_sqrt(sum_terms([share * size**2 for share, size in zip(shares, own, strict=True)]))
+    memos = [
+        ((mean, spread), (safe_divide(a, size), safe_divide(b, size)), safe_divide(root, size))
+        for mean, spread, a, b, size, root in zip(means, spreads, inner, offsets, own, roots, strict=True)
+    ]
+    return [safe_divide(size, whole) for size in own], [memo[1][1] for memo in memos], memos
 
 
 def centre(correlation: Correlation, x: tuple[jax.Array, jax.Array], y: tuple[jax.Array, jax.Array]) -> Correlation:
