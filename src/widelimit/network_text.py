@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,44 +45,12 @@ def _pieces(kinks: Any, pieces: Any, rtol: Any = None, label: Any = "a piecewise
     return PiecewisePolynomial(tuple(kinks), tuple(map(tuple, pieces)), rtol, str(label))
 
 
-def _dense(weight_std: Any = 1.0, bias_std: Any = 0.0) -> layers.Dense:
-    return layers.Dense(weight_std, bias_std)  # what else it has is the network's to say
-
-
-def _activate(activation: Any) -> layers.Activate:
-    return layers.Activate(activation)
-
-
-def _conv(
-    size: Any,
-    weight_std: Any = 1.0,
-    bias_std: Any = 0.0,
-    stride: Any = 1,
-    padding: Any = "same",
-    dilation: Any = 1,
-) -> layers.Conv:
-    return layers.Conv(size, weight_std, bias_std, stride, padding, dilation)
-
-
-def _average_pool(size: Any, stride: Any = None, padding: Any = "valid") -> layers.AveragePool:
-    return layers.AveragePool(size, stride, padding)
-
-
-def _flatten() -> layers.Flatten:
-    return layers.Flatten()
-
-
 _ACTIVATIONS: set[Any] = {*map(type, BY_NAME.values()), ABRelu, Polynomial} - {Numerical, PiecewisePolynomial}
 _NAMES: dict[str, Callable[..., Any]] = {
     **{make.__name__: make for make in (network, mlp, resmlp, elu, Image, Rows)},
     "PiecewisePolynomial": _pieces,
     **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
     **{make.__name__: make for make in sorted(_ACTIVATIONS, key=lambda cls: str(cls.__name__))},
-    "Dense": _dense,
-    "Activate": _activate,
-    "Conv": _conv,
-    "AveragePool": _average_pool,
-    "Flatten": _flatten,
 }
 _LAYERS = ", ".join(["network", "mlp", "resmlp", *(name for name in layers.__all__ if name != "Layer")])
 
@@ -219,15 +188,20 @@ def _call(node: ast.Call, depth: int) -> Any:
         raise _refused(node, "a keyword is given twice; write it once.")
     values = [_value(part, depth + 1) for part in node.args]
     named = {word.arg: _value(word.value, depth + 1) for word in node.keywords if word.arg is not None}
+    if misfit := _misfit(name, make, values, named):
+        raise _refused(node, misfit)
     try:
         return make(*values, **named)
     except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-        raise _refused(node, _misfit(name, make, values, named) or str(error)) from None
+        raise _refused(node, str(error)) from None
 
 
 def _misfit(name: str, make: Callable[..., Any], values: list[Any], named: dict[str, Any]) -> str:
     """Say how these arguments are not those of a call, and which are; "": they are."""
     signature = inspect.signature(make)
+    internal = {part.name for part in fields(make) if part.metadata.get("internal")} if is_dataclass(make) else set()
+    usual = [word for word in signature.parameters.values() if word.name not in internal]
+    signature = signature.replace(parameters=usual)
     try:
         signature.bind(*values, **named)
     except TypeError as error:

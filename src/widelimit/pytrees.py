@@ -61,3 +61,11 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return by_reference(cls)
+
+
+def changed(value: T, **given: Any) -> T:
+    """Return a copy with other values of fields, those that the constructor does not take among them."""
+    copy = object.__new__(type(value))
+    for name, item in (vars(value) | given).items():
+        object.__setattr__(copy, name, item)
+    return copy

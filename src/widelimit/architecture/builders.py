@@ -51,21 +51,14 @@ def network(
     if not isinstance(inputs, (Rows, Image)):
         kind = validation.shown(inputs)
         raise TypeError(f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {kind}.")
-    found = _place(branch_of(layers, "layers"), inputs)
-    if not found or not (isinstance(found[0], Dense) or (inputs.sites and isinstance(found[0], Conv))):
-        what = repr(found[0]) if found else "no layers"
-        raise ValueError(
-            f"layers[0]: a network begins with wl.layers.Dense(), which reads the inputs; got {what:.80}. A sum of "
-            f"dense layers on the inputs is one of them, with the root of the sum of squares as weight_std."
-        )
-    whole = Serial(*found)
     try:
-        whole.traits(Traits(gaussian=False, centred=False, random=False), "layers")
+        found = _place(branch_of(layers, "layers"), inputs)
     except RecursionError:
         raise ValueError(
             "the branches of the layers are nested too deep; write layers one after the other, and blocks that are "
             "alike as wl.layers.Repeat([...], times)."
         ) from None
+    whole = Serial(*found)
     if whole.numbers_per_input > MOST_NUMBERS:
         raise ValueError(
             f"the layers, with their repeats, keep {whole.numbers_per_input:.3g} numbers of every input, and at most "
@@ -87,9 +80,17 @@ def network(
 
 
 def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
-    """Return the layers for these inputs. Raises: ValueError: they do not fit."""
+    """Return the layers for these inputs. Raises: ValueError: they do not fit, or have no limit."""
+    first = layers[0] if layers else None
+    if not isinstance(first, (Dense, Conv)):
+        what = repr(first) if layers else "no layers"
+        raise ValueError(
+            f"layers[0]: a network begins with wl.layers.Dense(), which reads the inputs; got {what:.80}. A sum of "
+            f"dense layers on the inputs is one of them, with the root of the sum of squares as weight_std."
+        )
     whole = Serial(*layers)
     placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites), "layers")
+    placed.traits(Traits(gaussian=False, centred=False, random=False), "layers")
     if any(n > 1 for n in sites.sizes):
         raise ValueError(
             f"layers[{len(layers) - 1}]: the network ends with {sites.sizes} sites; put wl.layers.Flatten() or "

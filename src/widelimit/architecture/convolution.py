@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, final
 
 import jax
@@ -16,7 +16,7 @@ from widelimit.architecture.layers import Dense, written
 from widelimit.architecture.sites import PADDINGS, Sites, Windows, sizes, windows
 from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Scalar, Shape, Traits
 from widelimit.interpreter import interpreted
-from widelimit.pytrees import pytree
+from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
 from widelimit.signals import (
@@ -61,9 +61,9 @@ class Conv(Layer):
     stride: int | tuple[int, ...] = field(default=1, metadata={"static": True})
     padding: str = field(default="same", metadata={"static": True})
     dilation: int | tuple[int, ...] = field(default=1, metadata={"static": True})
-    standard: bool = field(default=False, metadata={"static": True}, repr=False)
-    trained: bool = field(default=True, metadata={"static": True}, repr=False)
-    windows: Windows | None = field(default=None, metadata={"static": True}, repr=False)
+    standard: bool = field(default=False, metadata={"static": True}, init=False)
+    trained: bool = field(default=True, metadata={"static": True}, init=False)
+    windows: Windows | None = field(default=None, metadata={"static": True}, init=False)
     """Set by `network`, which knows the sites before the layer."""
     random: ClassVar[bool] = True
 
@@ -95,7 +95,7 @@ class Conv(Layer):
 
     def place(self, sites: Sites, path: str) -> tuple[Conv, Sites]:
         found = windows(sites, self.size, self.stride, self.padding, self.dilation, path, "Conv")
-        return replace(self, windows=found), sites._replace(sizes=found.after)
+        return changed(self, windows=found), sites._replace(sizes=found.after)
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         size = self.placed.size
@@ -158,10 +158,10 @@ class Conv(Layer):
         return interpreted(_after_dense)(self.dense, interpreted(variance_of)(grid)), None
 
     def freeze(self) -> Conv:
-        return replace(self, trained=False)
+        return changed(self, trained=False)
 
     def standardise(self) -> Conv:
-        return replace(self, standard=True)
+        return changed(self, standard=True)
 
 
 def _after_dense(dense: Dense, signal: Variance) -> Variance:

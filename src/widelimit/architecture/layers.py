@@ -45,6 +45,9 @@ from widelimit.signals import (
     variance_of,
 )
 
+INTERNAL = {"static": True, "internal": True}
+"""Fields that the network sets; they are not written in its text."""
+
 
 class _DenseMemo(NamedTuple):
     """The shares in the deviation after the layer have signal_share^2 + bias_share^2 = 1."""
@@ -71,10 +74,10 @@ class Dense(Layer):
 
     weight_std: Scalar = 1.0
     bias_std: Scalar = 0.0
-    standard: bool = field(default=False, metadata={"static": True})
-    trained: bool = field(default=True, metadata={"static": True})
-    base_width: float | None = field(default=None, metadata={"static": True})
-    learning_rate: float = field(default=1.0, metadata={"static": True})
+    standard: bool = field(default=False, metadata=INTERNAL)
+    trained: bool = field(default=True, metadata=INTERNAL)
+    base_width: float | None = field(default=None, metadata=INTERNAL)
+    learning_rate: float = field(default=1.0, metadata=INTERNAL)
     random: ClassVar[bool] = True
     simple: ClassVar[bool] = True
 
@@ -202,7 +205,7 @@ class Activate(Layer):
     """
 
     activation: Activation
-    refined: bool = field(default=True, metadata={"static": True})
+    refined: bool = field(default=True, metadata=INTERNAL)
     simple: ClassVar[bool] = True
 
     def __init__(self, activation: Any, *, refined: bool = True) -> None:

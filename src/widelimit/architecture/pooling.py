@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, final
 
 import jax
@@ -17,7 +17,7 @@ from widelimit.activations.base import Memo
 from widelimit.architecture.sites import PADDINGS, Sites, Windows, first_of_pair, second_of_pair, sizes, windows
 from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Shape, Traits
 from widelimit.interpreter import interpreted
-from widelimit.pytrees import pytree
+from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance, deviation_of, power_of_two, variance_of, within
 
@@ -50,7 +50,7 @@ class Flatten(_Sitewise):
     Infinite width: Sigma = mean over sites p of Sigma(p, p), Theta likewise.
     """
 
-    sites: Sites | None = field(default=None, metadata={"static": True}, repr=False)
+    sites: Sites | None = field(default=None, metadata={"static": True}, init=False)
     """Set by `network`, which knows the sites before the layer."""
 
     def __repr__(self) -> str:
@@ -65,7 +65,7 @@ class Flatten(_Sitewise):
     def place(self, sites: Sites, path: str) -> tuple[Flatten, Sites]:
         if not sites.sizes:
             raise ValueError(f"{path}: Flatten needs images; pass inputs=wl.Image(height, width, channels).")
-        return Flatten(sites), sites._replace(sizes=(1,) * len(sites.sizes))
+        return changed(self, sites=sites), sites._replace(sizes=(1,) * len(sites.sizes))
 
     def apply(self, params: Params, signals: jax.Array) -> jax.Array:
         return signals.reshape(len(signals), *[1] * len(self._before.sizes), -1)
@@ -153,7 +153,7 @@ class AveragePool(_Sitewise):
     size: int | tuple[int, ...] | None = field(metadata={"static": True})
     stride: int | tuple[int, ...] | None = field(default=None, metadata={"static": True})
     padding: str = field(default="valid", metadata={"static": True})
-    windows: Windows | None = field(default=None, metadata={"static": True}, repr=False)
+    windows: Windows | None = field(default=None, metadata={"static": True}, init=False)
     """Set by `network`, which knows the sites before the layer."""
     mixes_sites: ClassVar[bool] = True
 
@@ -184,7 +184,7 @@ class AveragePool(_Sitewise):
         size = sites.sizes if self.size is None else self.size
         name = "GlobalAveragePool" if self.size is None else "AveragePool"
         found = windows(sites, size, self.stride or size, self.padding, 1, path, name)
-        return replace(self, windows=found), sites._replace(sizes=found.after)
+        return changed(self, windows=found), sites._replace(sizes=found.after)
 
     def apply(self, params: Params, signals: jax.Array) -> jax.Array:
         if self._whole:
