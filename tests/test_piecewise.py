@@ -75,7 +75,7 @@ def test_duals_against_quadrature(name):
 
     def sums(function):
         with jax.enable_x64(True):
-            found = gaussian.pair_sums(function, function, s[:, None], t[:, None], rho, sine, required=wanted)
+            found = gaussian.pair_sums(function, function, s[:, None], t[:, None], rho, sine, grid=wanted)
             return np.asarray(found)[:, 0, 0]
 
     loose = replace(activation, rtol=1.0)
