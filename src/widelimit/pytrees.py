@@ -1,6 +1,7 @@
 """Frozen dataclasses become JAX pytrees."""
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar, dataclass_transform
 
@@ -46,8 +47,10 @@ def pytree(cls: type[T]) -> type[T]:
     static = [f.name for f in fields(given) if f.metadata.get("static")]
     children = [f.name for f in fields(given) if not f.metadata.get("static")]
 
+    of_children, of_structure = _getter(children), _getter(static)
+
     def flatten(value: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        return tuple(getattr(value, name) for name in children), (cls, *(getattr(value, name) for name in static))
+        return of_children(value), (cls, *of_structure(value))
 
     def flatten_with_keys(value: T) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         leaves, structure = flatten(value)
@@ -61,6 +64,13 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return by_reference(cls)
+
+
+def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function that reads these attributes: every call of a compiled function reads all of a kernel's."""
+    if len(names) > 1:
+        return operator.attrgetter(*names)
+    return (lambda value: (getattr(value, names[0]),)) if names else (lambda _: ())
 
 
 def changed(value: T, **given: Any) -> T:
