@@ -17,7 +17,7 @@ from widelimit.estimators.wide import kinds
 from widelimit.inference import input_scales, scaled_evidence
 from widelimit.inference.coordinates import numbers, with_numbers
 from widelimit.inference.scaled_evidence import NetworkFamily
-from widelimit.layers import Dense, Dropout, Frozen, LayerNorm, Repeat, Residual
+from widelimit.layers import Conv, Dense, Dropout, Flatten, Frozen, LayerNorm, Repeat, Residual
 
 RNG = np.random.default_rng(0)
 X, Z = RNG.standard_normal((40, 3)), RNG.standard_normal((7, 3))
@@ -188,6 +188,11 @@ def test_scales_are_learned_with_a_network_and_kept_in_files(model, tmp_path):
         ({"network": wl.mlp(depth=3, activation="sign")}, ValueError, "no neural tangent kernel"),
         ({"network": wl.mlp(depth=3, parameterization="mean_field")}, ValueError, "mean"),
         ({"network": wl.network(Frozen(Dense()), "relu", Frozen(Dense()))}, ValueError, "all layers .* are Frozen"),
+        (
+            {"network": wl.network(Conv(3), "relu", Flatten(), Dense(), inputs=wl.Image(3, 1))},
+            ValueError,
+            "reads images",
+        ),
         ({"network": wl.network(Dense(1e150), "relu", Dense(1e100))}, ValueError, "is (inf|nan) at row.* down"),
     ],
 )

@@ -31,6 +31,11 @@ def given_network(estimator: NetworkParameters) -> Network | None:
             f"network must be a network, as wl.network(...) and wl.mlp(...) make it, or None; got "
             f"{validation.shown(net)}. wl.read_network makes one of a text."
         )
+    if net.inputs.sites:
+        raise ValueError(
+            f"network reads images, {net.inputs!r}, whose columns an estimator would scale one by one, and leave out "
+            f"where they are constant; compute with its kernel: wl.posterior(wl.nngp(network), X, y, noise=...)."
+        )
     for name in REPLACED:
         value, usual = validation.plain(getattr(estimator, name)), by_name(type(estimator))[name].default
         if not isinstance(value, int | float | str) or value != usual:
