@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,9 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Memo
-from widelimit.architecture.layers import Dense, written
+from widelimit.architecture.layers import Affine, Dense, written
 from widelimit.architecture.sites import PADDINGS, Sites, Windows, sizes, windows
-from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Scalar, Shape, Traits
+from widelimit.architecture.state import Mean, PairState, Params, Ranges, Scalar, Shape
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -39,7 +39,7 @@ class _ConvMemo(NamedTuple):
 @final
 @pytree
 @dataclass(frozen=True)
-class Conv(Layer):
+class Conv(Affine):
     """The map is a(p) -> weight_std/sqrt(taps channels) sum_t W_t a(p + t) + bias_std b, a convolution.
 
     Infinite width: Sigma(p, q) <- weight_std^2/taps sum_t Sigma(p + t, q + t) + bias_std^2, where sites outside are 0
@@ -65,7 +65,6 @@ class Conv(Layer):
     trained: bool = field(default=True, metadata={"static": True}, init=False)
     windows: Windows | None = field(default=None, metadata={"static": True}, init=False)
     """Set by `network`, which knows the sites before the layer."""
-    random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("size", "stride", "dilation"):
@@ -122,23 +121,12 @@ class Conv(Layer):
         after, memo = self.dense.encode(mean)
         return after, _ConvMemo(shares, memo)
 
-    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
-        after, memo = self.encode(signal)
-        return after, None, memo
-
     def pair(self, x: _ConvMemo, y: _ConvMemo, state: PairState) -> PairState:
         return self.dense.pair(x.dense, y.dense, _patches(self.placed, x.shares, y.shares, state))
 
     @property
     def numbers_per_input(self) -> int:
         return 2 + (self.placed.count if self.windows else 0)
-
-    @property
-    def depth(self) -> int:
-        return 1
-
-    def traits(self, before: Traits, path: str) -> Traits:
-        return Traits(gaussian=True, centred=True, random=True)
 
     def count(self, shape: Shape) -> int:
         return int((shape[0] * self.placed.count + 1) * shape[1])
@@ -170,8 +158,8 @@ def _after_dense(dense: Dense, signal: Variance) -> Variance:
 
 def _mean_of_taps(placed: Windows, signal: Variance) -> tuple[Variance, jax.Array]:
     """Return the mean of the variances over each patch, and the shares of the taps in the root of their sum."""
-    power = jnp.where(signal.value > 0, signal.exponent, -2 * EXPONENT_LIMIT)
     lowest = -2 * EXPONENT_LIMIT
+    power = jnp.where(signal.value > 0, signal.exponent, lowest)
     powers = jnp.stack(list(placed.each(power - lowest, 0))) + lowest  # sites outside have the lowest power
     values = jnp.stack(list(placed.each(signal.value, 0)))
     exponent = jnp.max(powers, axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -56,10 +57,27 @@ class _DenseMemo(NamedTuple):
     bias_share: jax.Array
 
 
+class Affine(Layer, abc.ABC):
+    """The layer has random weights over all signals: its outputs are Gaussian and of mean 0."""
+
+    random: ClassVar[bool] = True
+
+    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
+        after, memo = self.encode(signal)
+        return after, None, memo
+
+    @property
+    def depth(self) -> int:
+        return 1
+
+    def traits(self, before: Traits, path: str) -> Traits:
+        return Traits(gaussian=True, centred=True, random=True)
+
+
 @final
 @pytree
 @dataclass(frozen=True)
-class Dense(Layer):
+class Dense(Affine):
     """The map is a -> (weight_std/sqrt(width)) W a + bias_std b, W and b from N(0, 1): the NTK parameterisation.
 
     `standard` moves the scales into the law of the parameters, a -> W a + b with W from N(0, weight_std^2/width) and b
@@ -78,7 +96,6 @@ class Dense(Layer):
     trained: bool = field(default=True, metadata=INTERNAL)
     base_width: float | None = field(default=None, metadata=INTERNAL)
     learning_rate: float = field(default=1.0, metadata=INTERNAL)
-    random: ClassVar[bool] = True
     simple: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -140,17 +157,6 @@ class Dense(Layer):
             return rho if self.learning_rate == 1 else self.learning_rate * rho
         bias, weight = (jnp.asarray(scale, rho.dtype) for scale in (self.bias_std, self.weight_std))
         return self.learning_rate * (weights * (inputs / weight**2) + safe_divide(biases, bias**2))
-
-    def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
-        after, memo = self.encode(signal)
-        return after, None, memo
-
-    @property
-    def depth(self) -> int:
-        return 1
-
-    def traits(self, before: Traits, path: str) -> Traits:
-        return Traits(gaussian=True, centred=True, random=True)
 
     def count(self, shape: Shape) -> int:
         return int((shape[0] + 1) * shape[1])

@@ -201,7 +201,7 @@ class AveragePool(_Sitewise):
         deviations = _relative(signal, exponent)
         if signal.among is None:
             raise ValueError("a network with pooling encodes pairs of sites; this one has none.")
-        weights = deviations if self._whole else jnp.stack(list(self.placed.each(deviations, 0)))
+        weights = self._in_windows(deviations)
         x, y = first_of_pair(weights, axes, 1), second_of_pair(weights, axes, 1)
         spread = _own_sites(self._mean_over(x, y, signal.among.correlation.one_minus), axes) / 2
         total = self._over_window(weights)
@@ -220,10 +220,7 @@ class AveragePool(_Sitewise):
         after, memo = self.encode(signal)
         if mean is None:
             return after, None, memo
-        known = mean() if self._whole else None
-        if known is None:
-            return after, lambda: jnp.sum(memo.weights * jnp.stack(list(self.placed.each(mean(), 0))), axis=0), memo
-        return after, lambda: self._over_window(memo.weights * known), memo
+        return after, lambda: self._over_window(memo.weights * self._in_windows(mean())), memo
 
     def pair(self, x: _PoolMemo, y: _PoolMemo, state: PairState) -> PairState:
         """1 - rho = (M - M')^2/2 + sum_ij M_i M'_j (1 - rho_ij) - spread - spread', an energy distance."""
@@ -231,6 +228,10 @@ class AveragePool(_Sitewise):
         one_minus = within((x.total - y.total) ** 2 / 2 + mixed - x.spread - y.spread)
         tangent = self._mean_over(x.weights, y.weights, state.tangent)
         return PairState(Correlation(one_minus, 2 - one_minus), tangent)
+
+    def _in_windows(self, array: jax.Array) -> jax.Array:
+        """Return the array (*S, n) at the taps of all windows, (taps, *S, n); itself where one window is all."""
+        return array if self._whole else jnp.stack(list(self.placed.each(array, 0)))
 
     def _over_window(self, weights: jax.Array) -> jax.Array:
         axes = tuple(range(len(self.placed.sites)))

@@ -100,19 +100,16 @@ class Windows:
         taken = jax.lax.dynamic_slice(padded, starts, lengths)
         return jax.lax.slice(taken, [0] * padded.ndim, lengths, steps) if max(steps) > 1 else taken
 
-    def each(self, array: jax.Array, *firsts: int) -> Iterator[jax.Array]:
-        """Yield the array at the k-th site of all windows, for every k; the same k for the axes from each of `firsts`.
+    def each(self, array: jax.Array, first: int) -> Iterator[jax.Array]:
+        """Yield the array at the k-th site of all windows, for every k; its sites are the axes from `first` on.
 
         Sites outside are 0.
         """
-        for first in firsts:
-            array = self.padded(array, first)
-        for place in itertools.product(*map(range, self.size)):
+        array = self.padded(array, first)
+        for place in self.places:
             taken = array
-            for first in firsts:
-                steps = zip(place, self.dilation, self.stride, self.after, strict=True)
-                for axis, (k, d, s, count) in enumerate(steps, first):
-                    taken = jax.lax.slice_in_dim(taken, k * d, k * d + (count - 1) * s + 1, s, axis)
+            for axis, (start, stride, count) in enumerate(zip(place, self.stride, self.after, strict=True), first):
+                taken = jax.lax.slice_in_dim(taken, start, start + (count - 1) * stride + 1, stride, axis)
             yield taken
 
 
