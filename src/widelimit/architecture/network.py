@@ -326,14 +326,19 @@ class Network:
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
-        mixed = len({type(activation) for activation in self.activations()}) > 1
-        body = self.body if mixed else self.body.without_refinement()
+        body = self.of_pairs
         if self.inputs.sites:
             return pairs_of_images(body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
         biases = x.points[:, -1:] * y.points[:, -1]
         return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, x))
+
+    @property
+    def of_pairs(self) -> Serial:
+        """Return the layers of `body` for pairs: networks of one activation need no refinement."""
+        mixed = len({type(activation) for activation in self.activations()}) > 1
+        return self.body if mixed else self.body.without_refinement()
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""

@@ -56,7 +56,8 @@ class Conditioned(Kernel):
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         features, known = self.kernel.encode(X), self.kernel.encode(jnp.asarray(self.X, X.dtype))
-        return features, _whiten(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
+        whiten = _whiten.__wrapped__ if self.eager else _whiten
+        return features, whiten(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         explained = jnp.matmul(x[1], y[1].T, precision="highest")

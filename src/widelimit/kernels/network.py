@@ -19,6 +19,7 @@ from widelimit.arithmetic import lenient
 from widelimit.compute import threads
 from widelimit.compute.plan import BESIDE, tile_edge
 from widelimit.compute.tiles import PairKernel
+from widelimit.kernels import images
 from widelimit.kernels.base import Kernel, Matrices
 from widelimit.kernels.sphere import Sphere, SpherePair, sphere
 from widelimit.pytrees import pytree
@@ -64,10 +65,11 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
         whole = [series for series in found if series is not None]
         if len(whole) == len(found):
             return whole[0] if len(whole) == 1 else SpherePair(*whole)
-    if not net.rtol(dtype):
-        return kernel
-    edge = tile_edge(max(map(len, inputs))) if small else 0
-    return replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
+    if net.rtol(dtype):
+        edge = tile_edge(max(map(len, inputs))) if small and not net.inputs.sites else 0
+        kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
+    native = net.inputs.sites and not isinstance(inputs[0], jax.Array) and jax.default_backend() == "cpu"
+    return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
 
 
 @final

@@ -1,0 +1,341 @@
+"""A network's operations become loops over planes: pairs of sites (p, p + d) with one offset d.
+
+A plane goes through all layers in a core's cache. Second inputs stand side by side in vectors, so that every place of a
+vector is used whatever the size of the plane.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+
+from widelimit.architecture.native.code import TYPES, Function, Word
+from widelimit.architecture.native.plan import AXES, PIXELS, WEIGHTS, Plan, in_three, read_by
+from widelimit.architecture.native.program import Constant, Memo, Number, Result, Unknown
+from widelimit.architecture.sites import Windows
+
+UNROLLED = 27
+"""Taps of a patch that are written out; more are loops."""
+OPPOSITE = 1.5
+"""Beyond this 1 - rho, 1 + rho is added up too, as it would lose digits as the rest of 2."""
+Index = tuple[str, ...]
+
+
+@final
+class Nest:
+    """The nest writes a function that computes one plane between two sums over patches."""
+
+    def __init__(self, plan: Plan, place: int) -> None:
+        self.plan, self.place = plan, place
+        self.source = plan.program.sources[place]
+        self.sites = plan.sites[place]
+        self.f = Function(plan.width)
+        self.offsets: dict[tuple[str, int], str] = {}
+        self.known: dict[Any, Word] = {}
+
+    # --- where things are ---
+
+    def offset(self, value: int, kind: str = "") -> str:
+        """Return the argument that has this value."""
+        return self.offsets.setdefault((kind, value), f"%a{len(self.offsets)}")
+
+    def at(self, start: int, index: str, beside: int = 0) -> str:
+        """Return start + index + beside, the start as an argument, so that layers alike share a function."""
+        place = self.f.integer("add", index, self.offset(start))
+        return self.f.integer("add", place, beside) if beside else place
+
+    def memo(self, side: int, leaf: int, at: tuple[int, ...], p: Sequence[str], q: Sequence[str]) -> Word:
+        """Read a number of an input at its site."""
+        layout = self.plan.layout
+        grid, lead = layout.grids[leaf], layout.leads[leaf]
+        at = at + (0,) * (len(lead) - len(at))
+        flat = int(np.ravel_multi_index(at, lead)) if lead else 0
+        single = grid.count == 1 and math.prod(self.sites) > 1
+        if not single and grid.sites != self.sites:
+            raise Unknown("a memo with other sites")
+        index = "0" if single else grid.inside(self.f, q if side else p)
+        return self.read(side, layout.starts[leaf], index, flat * grid.count)
+
+    def read(self, side: int, start: int, index: str, beside: int = 0) -> Word:
+        """Read a number of the packed memos."""
+        return self.f.load("%Y" if side else "%X", self.at(start, index, beside), self.plan.type, side == 1)
+
+    def buffer(self, value: Result, index: str) -> Word:
+        """Read a state that another nest has stored."""
+        type = TYPES[value.dtype]
+        return self.f.load("%W", self.at(self.plan.buffers[value].start, index), type, True)
+
+    # --- operations ---
+
+    def value(self, value: Any, p: Index, q: Index) -> Word:
+        """Return a value at a pair of sites."""
+        if isinstance(value, Constant):
+            return self.f.number(value.value, TYPES[value.dtype])
+        if value not in self.known:
+            if isinstance(value, Number):
+                word = self.f.load("%C", value.place, self.plan.type, False)
+                self.known[value] = self.f.convert(word, TYPES[value.dtype])
+            elif isinstance(value, Memo):
+                self.known[value] = self.memo(value.side, value.leaf, value.at, p, q)
+            else:
+                self.known[value] = self.buffer(value, self.plan.buffers[value].grid.inside(self.f, p))
+        return self.known[value]
+
+    def body(self, p: Index, q: Index, with_plus: bool) -> None:
+        """Write what is done at a pair of sites."""
+        self.known = {}
+        if self.source.name == "pixels":
+            self.known.update(zip((Result(self.source, k) for k in (0, 1)), self.pixels(p, q), strict=True))
+        else:
+            self.known.update(self.patches(p, q, with_plus))
+        for operation in self.plan.work[self.place]:
+            words = [self.value(v, p, q) for v in operation.given]
+            found = self.f.operation(operation.name, words, operation.parameters, operation.dtypes[0])
+            self.known[Result(operation, 0)] = found
+
+    def pixels(self, p: Index, q: Index) -> list[Word]:
+        """1 -+ rho = sum_c (u_c -+ v_c)^2/2 of unit vectors over the channels."""
+        f, (count,) = self.f, self.plan.layout.leads[PIXELS]
+        grid, start = self.plan.layout.grids[PIXELS], self.plan.layout.starts[PIXELS]
+        zero = f.widen(f.number(0, self.plan.type))
+        sums = [f.variable(zero) for _ in range(2)]
+        x, y = grid.inside(f, p), grid.inside(f, q)
+
+        def add(c: str) -> None:
+            u, v = (
+                self.read(k, start, f.integer("add", i, f.integer("mul", c, grid.count))) for k, i in enumerate((x, y))
+            )
+            for total, verb in zip(sums, ("fsub", "fadd"), strict=True):
+                part = f.binary(verb, u, v)
+                f.set(total, f.binary("fadd contract", f.get(total, zero), f.binary("fmul contract", part, part)))
+
+        f.loop(0, count, add)
+        return [f.binary("fmul", f.get(total, zero), f.number(0.5, self.plan.type)) for total in sums]
+
+    def patches(self, p: Index, q: Index, with_plus: bool) -> dict[Any, Word]:
+        """1 - rho = sum_t ((a_t - a'_t)^2/2 + a_t a'_t (1 - rho_t)); so are 1 + rho, and Theta without squares."""
+        f, type, source = self.f, self.plan.type, self.source
+        windows: Windows = source.parameters["windows"]
+        _, inverse_x, _, inverse_y, *states = source.given
+        roots = [self.value(inverse_x, p, q), self.value(inverse_y, p, q)]
+        read = [k for k in (0, 1, 2) if k in source.needed and (k != 1 or with_plus)]
+        zero = f.widen(f.number(0, type))
+        sums = {k: f.variable(zero) for k in ("separation", *read)}
+        taps = _Taps(f, windows, (p, q))
+
+        def add(t: Index) -> None:
+            at = taps.place(t)
+            parts = [f.binary("fmul", self.read(k, self.leaf(source.given[2 * k]), at[k]), roots[k]) for k in (0, 1)]
+            apart, common = f.binary("fsub", *parts), f.binary("fmul contract", *parts)
+            terms = {"separation": f.binary("fmul contract", apart, apart)}
+            for k in read:
+                terms[k] = f.binary("fmul contract", common, self.buffer(states[k], at[0]))
+            for k, term in terms.items():
+                f.set(sums[k], f.binary("fadd contract", f.get(sums[k], zero), term))
+
+        taps.each(add)
+        separation = f.binary("fmul", f.get(sums["separation"], zero), f.number(0.5, type))
+        found = {k: f.get(sums[k], zero) for k in read}
+        for k in (0, 1):
+            if k in found:
+                found[k] = f.binary("fadd", found[k], separation)
+        if 1 in source.needed and not with_plus:
+            ones = [
+                f.select(f.binary("fcmp ogt", r, f.number(0, type), type="i1"), *(f.number(v, type) for v in (1, 0)))
+                for r in roots
+            ]
+            found[1] = f.binary("fsub", f.binary("fadd", *ones), found[0])
+        return {Result(source, k): word for k, word in found.items()}
+
+    def leaf(self, memo: Memo) -> int:
+        """Return the first place of a leaf, at its leading axes."""
+        layout = self.plan.layout
+        lead, grid = layout.leads[memo.leaf], layout.grids[memo.leaf]
+        flat = int(np.ravel_multi_index(memo.at + (0,) * (len(lead) - len(memo.at)), lead)) if lead else 0
+        return layout.starts[memo.leaf] + flat * grid.count
+
+    # --- the function ---
+
+    def loops(self, with_plus: bool) -> None:
+        """Write the loops over the sites of the plane."""
+        f = self.f
+        bounds = []
+        for axis, size in enumerate(self.sites):
+            if self.plan.torus:
+                bounds.append(("0", str(size)))
+                continue
+            back = f.integer("sub", 0, f"%d{axis}")
+            low = f.select(
+                Word(f.put(f"icmp sgt i64 {back}, 0"), "i1", False), Word(back, "i64", False), Word("0", "i64", False)
+            )
+            high = f.put(f"call i64 @llvm.smin.i64(i64 {size}, i64 {f.integer('add', back, size)})")
+            bounds.append((low.text, high))
+        f.called.add("declare i64 @llvm.smin.i64(i64, i64)")
+        flags = {value: f.variable(f.widen(f.number(0, self.plan.type))) for value in self.flagged}
+        f.loop(*bounds[0], lambda i: f.loop(*bounds[1], lambda j: self.row((i, j), bounds[2], flags, with_plus)))
+        for value, variable in flags.items():
+            above = f.binary(
+                "fcmp ogt",
+                f.get(variable, f.widen(f.number(0, self.plan.type))),
+                f.number(OPPOSITE, self.plan.type),
+                type="i1",
+            )
+            bits = f.put(f"bitcast {f.form(above)} {above.text} to i{f.width}")
+            found = f.put(f"zext i1 {f.put(f'icmp ne i{f.width} {bits}, 0')} to i64")
+            f.lines.append(
+                f"  store i64 {found}, ptr {f.place('%F', self.offset(self.plan.buffers[value].flag, 'flag'), 'i64')}"
+            )
+
+    @property
+    def flagged(self) -> list[Result]:
+        """Return the stored gaps whose size a later nest asks for."""
+        return [v for v in self.plan.stores[self.place] if self.plan.buffers[v].flag is not None]
+
+    def row(self, ij: Index, bounds: tuple[str, str], flags: dict[Result, str], with_plus: bool) -> None:
+        """Write the loop along the last axis."""
+        f, plan = self.f, self.plan
+        zero = f.widen(f.number(0, plan.type))
+        last = self.place == len(plan.sites) - 1
+        sums = {k: f.variable(zero) for k in plan.needed} if last else {}
+
+        def step(i: str) -> None:
+            p = (*ij, i)
+            q = tuple(self.shifted(p[axis], axis) for axis in range(AXES))
+            self.body(p, q, with_plus)
+            for value in plan.stores[self.place]:
+                word = self.known[value] if value in self.known else self.value(value, p, q)
+                f.store(word, "%W", self.at(plan.buffers[value].start, plan.buffers[value].grid.inside(f, p)))
+                if value in flags:
+                    f.set(flags[value], f.extreme([f.get(flags[value], zero), f.widen(word)], "gt"))
+            if last:
+                self.add_up(sums, p, q)
+
+        f.loop(*bounds, step)
+        for k, variable in enumerate(sums.values()):
+            wide = f.convert(f.get(variable, zero), "double")
+            before = f.load("%A", k, "double", True)
+            f.store(f.binary("fadd", before, wide), "%A", k)
+
+    def shifted(self, i: str, axis: int) -> str:
+        """Return the coordinate of the second input's site."""
+        q = self.f.integer("add", i, f"%d{axis}")
+        return _wrapped(self.f, q, self.sites[axis]) if self.plan.torus else q
+
+    def add_up(self, sums: dict[int, str], p: Index, q: Index) -> None:
+        """Add the outputs, times the weights of both sites."""
+        f, plan = self.f, self.plan
+        weights = [self.memo(side, WEIGHTS, (), p, q) for side in (0, 1)]
+        common = f.binary("fmul", *weights)
+        for k, variable in sums.items():
+            term = f.binary("fmul contract", common, self.value(plan.program.outputs[k], p, q))
+            if k < 2 and plan.separate:
+                apart = f.binary("fsub", *weights)
+                half = f.binary("fmul contract", apart, f.number(0.5, plan.type))
+                term = f.binary("fadd contract", f.binary("fmul contract", half, apart), term)
+            word = f.widen(f.number(0, plan.type))
+            f.set(variable, f.binary("fadd", f.get(variable, word), term))
+
+    def write(self) -> None:
+        """Write the whole body of the function."""
+        f, source = self.f, self.source
+        flag = self.plan.buffers[source.given[4]].flag if source.name == "patches" and 1 in source.needed else None
+        if flag is None:
+            self.loops(with_plus=True)
+            return
+        seen = f.put(f"load i64, ptr {f.place('%F', self.offset(flag, 'flag'), 'i64')}")
+        f.either(f.put(f"icmp ne i64 {seen}, 0"), lambda: self.loops(True), lambda: self.loops(False))
+
+
+def _wrapped(f: Function, i: str, size: int) -> str:
+    """Return i modulo size, for -size <= i < 2 size."""
+    for verb, change, bound in (("slt", "add", 0), ("sge", "sub", size)):
+        moved = f.integer(change, i, size)
+        i = f.put(f"select i1 {f.put(f'icmp {verb} i64 {i}, {bound}')}, i64 {moved}, i64 {i}")
+    return i
+
+
+@final
+class _Taps:
+    """The sites of both inputs at every tap of the patches at a pair of sites."""
+
+    def __init__(self, f: Function, windows: Windows, sites: tuple[Index, Index]) -> None:
+        self.f, self.windows = f, windows
+        self.size, self.dilation = in_three(windows.size, 1), in_three(windows.dilation, 1)
+        self.grid = read_by(windows, in_three(windows.sites, 1))
+        strides = in_three(windows.stride, 1)
+        self.first = [[f.integer("mul", i, s) for i, s in zip(site, strides, strict=True)] for site in sites]
+        self.starts = [self.grid.index(f, first) for first in self.first]
+
+    def each(self, add: Any) -> None:
+        """Write `add` for every tap."""
+        f, (a, b, c) = self.f, self.size
+        if math.prod(self.size) <= UNROLLED:
+            for t in itertools.product(range(a), range(b), range(c)):
+                add(tuple(map(str, t)))
+        else:
+            f.loop(0, a, lambda i: f.loop(0, b, lambda j: f.loop(0, c, lambda k: add((i, j, k)))))
+
+    def place(self, t: Index) -> list[str]:
+        """Return the places in the arrays read, of both inputs."""
+        f = self.f
+        steps = [f.integer("mul", i, d) for i, d in zip(t, self.dilation, strict=True)]
+        if self.windows.padding != "circular":
+            step = self.grid.index(f, steps)
+            return [f.integer("add", start, step) for start in self.starts]
+        low = in_three([pad[0] for pad in self.windows.margins], 0)
+        return [
+            self.grid.index(f, [
+                _wrapped(f, f.integer("sub", f.integer("add", i, s), n), size)
+                for i, s, n, size in zip(first, steps, low, self.grid.sites, strict=True)
+            ])
+            for first in self.first
+        ]  # fmt: skip
+
+
+def write(plan: Plan) -> str:
+    """Return the code of the whole program, functions that layers share once."""
+    pointers = ", ".join(f"ptr noalias %{name}" for name in "XYWFC")
+    pointers += ", ptr noalias %A"
+    arguments = f"{pointers}, i64 %d0, i64 %d1, i64 %d2"
+    bodies: dict[str, str] = {}
+    calls, declared = [], set()
+    for k, factor in enumerate(plan.factors):
+        nest = Nest(plan, k)
+        nest.write()
+        more = "".join(f", i64 {name}" for name in nest.offsets.values())
+        body = nest.f.text(f"internal void @NAME({arguments}{more})")
+        name = bodies.setdefault(body, f"nest{len(bodies)}")
+        declared |= nest.f.called
+        shifts = [f"mul i64 %d{axis}, {n}" for axis, n in enumerate(factor)]
+        calls.append((name, shifts, [value for _, value in nest.offsets]))
+    driver = _driver(calls, plan.width, len(plan.needed))
+    parts = [body.replace("@NAME", f"@{name}") for body, name in bodies.items()]
+    return "\n\n".join([*sorted(declared), *parts, driver])
+
+
+def _driver(calls: list[tuple[str, list[str], list[int]]], width: int, outputs: int) -> str:
+    """Return the function that takes first inputs, with one block of second inputs, through all planes."""
+    f = Function(width)
+
+    def row(i: str) -> None:
+        x, a = (
+            f.place("%X", f.integer("mul", i, "%nx"), "i8"),
+            f.place("%A", f.integer("mul", i, outputs * width), "double"),
+        )
+
+        def plane(k: str) -> None:
+            at = f.integer("mul", k, 3)
+            offsets = [f.put(f"load i64, ptr {f.place('%P', f.integer('add', at, i), 'i64')}") for i in range(3)]
+            for name, shifts, more in calls:
+                moved = [f.put(shift.replace(f"%d{i}", offsets[i])) for i, shift in enumerate(shifts)]
+                given = ", ".join(f"i64 {v}" for v in [*moved, *more])
+                f.lines.append(f"  call void @{name}(ptr {x}, ptr %Y, ptr %W, ptr %F, ptr %C, ptr {a}, {given})")
+
+        f.loop(0, "%np", plane)
+
+    f.loop(0, "%n", row)
+    return f.text("void @run(ptr %X, i64 %n, i64 %nx, ptr %Y, ptr %W, ptr %F, ptr %C, ptr %P, i64 %np, ptr %A)")
