@@ -48,7 +48,7 @@ class InMachineCode(PairKernel):
         return min(LARGEST, max(self.engine.width, rows))
 
     def numbers_per_input(self, d: int) -> int:
-        return 2 * self.engine.numbers_per_input
+        return 2 * self.engine.length
 
     @property
     def numbers_per_pair(self) -> int:

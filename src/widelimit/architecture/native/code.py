@@ -123,6 +123,11 @@ class Function:
         """Write an operation on 64-bit integers."""
         return self.put(f"{verb} i64 {a}, {b}")
 
+    def limit(self, name: str, a: str | int, b: str | int) -> str:
+        """Write "smax" or "smin" of two integers."""
+        self.called.add(f"declare i64 @llvm.{name}.i64(i64, i64)")
+        return self.put(f"call i64 @llvm.{name}.i64(i64 {a}, i64 {b})")
+
     def place(self, base: str, index: str | int, type: str) -> str:
         """Return a pointer to the number at an index."""
         return self.put(f"getelementptr {type}, ptr {base}, i64 {index}")
@@ -166,6 +171,13 @@ class Function:
         body(i)
         self.set(variable, Word(self.integer("add", i, 1), "i64", False))
         self.lines += [f"  br label %{head}", f"{end}:"]
+
+    def loops(self, bounds: Sequence[tuple[Any, Any]], body: Callable[[tuple[str, ...]], None]) -> None:
+        """Write loops within loops."""
+        if bounds:
+            self.loop(*bounds[0], lambda i: self.loops(bounds[1:], lambda more: body((i, *more))))
+        else:
+            body(())
 
     def either(self, chosen: str, yes: Callable[[], None], no: Callable[[], None]) -> None:
         """Write two branches."""

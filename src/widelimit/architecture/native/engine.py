@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple, final
 
@@ -11,16 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.architecture.chain import Serial
+from widelimit.architecture.native.driver import write
 from widelimit.architecture.native.machine import compiled
-from widelimit.architecture.native.nests import write
-from widelimit.architecture.native.plan import PIXELS, WEIGHTS, Grid, Layout, Plan, in_three, read_by
-from widelimit.architecture.native.program import Program, Unknown
+from widelimit.architecture.native.plan import START, TOTALS, WEIGHTS, Layout, Plan, in_three, read_by
+from widelimit.architecture.native.program import Program, Unknown, at_own_sites
 from widelimit.architecture.network import Network
 from widelimit.architecture.pooling import AveragePool, Flatten
 from widelimit.architecture.state import Layer, PairState
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
-from widelimit.signals import Correlation, Variance, largest_exponent, relative_deviation
+from widelimit.pytrees import pytree
+from widelimit.series import safe_divide
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    correlation_with_itself,
+    largest_exponent,
+    relative_deviation,
+    variance_of,
+)
 
 AT_ONCE = 16
 """Images that are encoded at once."""
@@ -37,8 +45,10 @@ class Features(NamedTuple):
     """(n, numbers): what planes need."""
     keys: np.ndarray
     """(n,): equal for equal images."""
+    scale: np.ndarray
+    """(n,): one over the root mean square of an average over all sites, in those of its parts; else 1."""
     spread: np.ndarray
-    """(n,) float64: sum_ij u_i u_j (1 - rho_ij)/2 over the sites of an average, u_i their shares; else 0."""
+    """(n,): sum_ij u_i u_j (1 - rho_ij)/2 over the sites of that average, u_i their shares; else 0."""
     tangent: np.ndarray
     """(n,): Theta/(s s) of every image with itself before the last layers."""
     memos: Any
@@ -46,33 +56,60 @@ class Features(NamedTuple):
     variance: Variance
 
 
-def _encode_sites(net: Network, X: jax.Array) -> Any:
-    """Return points, memos, variance and mean after all layers of a network that ends at sites."""
-    points, variance = net.inputs.embed(X)  # type: ignore[union-attr]
-    after, mean, memos = Serial(*net.layers).encode_with_mean(variance, None)
-    return points, memos, after, None if mean is None else mean()
+@final
+@pytree
+class _Stage:
+    """The layers up to a sum over sites, and that sum."""
+
+    layers: Serial
+    end: Layer | None
+
+    @property
+    def pool(self) -> AveragePool | None:
+        """Return the pool at the end."""
+        return self.end if isinstance(self.end, AveragePool) else None
+
+    @property
+    def whole(self) -> bool:
+        """Return True if the pool is over all sites at once."""
+        pool = self.pool
+        return pool is not None and pool.placed.size == pool.placed.sites and pool.placed.padding == "valid"
 
 
-def _weigh(end: Layer | None, signal: Variance, mean: Any) -> Any:
-    """Return the weights of sites in the sum over them, variance and mean after it, if they need no pairs of sites."""
-    axes = tuple(range(signal.value.ndim - 1))
-    if isinstance(end, Flatten):
-        after, mean_after, shares = end.encode_with_mean(signal, None if mean is None else lambda: mean)
-        return shares, after, None if mean_after is None else mean_after()
-    if end is None:
-        return jnp.ones_like(signal.value), signal, mean
-    exponent = largest_exponent(signal, axes)
-    deviations = relative_deviation(signal, exponent)
-    total = jnp.sum(deviations, axis=axes, keepdims=True)
-    weights = deviations / jnp.where(total > 0, total, 1)
-    count = math.prod(signal.value.shape[:-1])
-    after = Variance((total / count) ** 2, exponent).normalise()
-    return weights, after, None if mean is None else jnp.sum(weights * mean, axis=axes, keepdims=True)
+def _embed(net: Network, X: jax.Array) -> Any:
+    points, signal = net.inputs.embed(X)  # type: ignore[union-attr]
+    return jnp.moveaxis(points, (0, -1), (-1, 0)), signal
+
+
+def _encode_stage(stage: _Stage, signal: Variance, mean: Any) -> Any:
+    """Return memos, the weights of sites and of windows, and variance and mean as if a pool's sites were equal."""
+    before, moved, memos = stage.layers.encode_with_mean(signal, None if mean is None else lambda: mean)
+    if stage.end is None or stage.pool is None:
+        after, moved, weights = stage.end.encode_with_mean(before, moved) if stage.end else (before, moved, None)
+        weights = jnp.ones_like(before.value) if weights is None else weights
+        return memos, (weights, None), after, None if moved is None else moved()
+    axes, windows = tuple(range(before.value.ndim - 1)), stage.pool.placed
+    exponent = largest_exponent(before, axes)
+    weights = relative_deviation(before, exponent)
+    over = lambda v: jnp.sum(v, axis=axes, keepdims=True) if stage.whole else sum(windows.each(v, 0))  # noqa: E731
+    total = over(weights)
+    inverse = safe_divide(jnp.ones_like(total), total)
+    part = variance_of(total / windows.count)
+    mean = None if moved is None else over(weights * moved()) * inverse
+    weights = weights * inverse if stage.whole else weights
+    return memos, (weights, inverse), Variance(part.value, part.exponent + exponent), mean
 
 
 def _encode_last(layers: Serial, signal: Variance, mean: Any) -> Any:
     after, _, memos = layers.encode_with_mean(signal, None if mean is None else lambda: mean)
     return after, memos
+
+
+def _itself_stage(stage: _Stage, memos: Any, weights: jax.Array, tangent: jax.Array) -> jax.Array:
+    """Return Theta of every image with itself after layers that end without a pool."""
+    state = at_own_sites(stage.layers).itself(memos, PairState(correlation_with_itself(tangent), tangent))
+    squares = weights**2 * state.tangent
+    return squares if stage.end is None else jnp.sum(squares, axis=tuple(range(weights.ndim - 1)), keepdims=True)
 
 
 def _pair_last(layers: Serial, x: Any, y: Any, state: PairState) -> PairState:
@@ -91,41 +128,66 @@ class Engine:
 
     def __init__(self, net: Network, dtype: Any, *, tangent: bool, cpu: str = "") -> None:
         self.net, self.dtype, self.tangent = net, np.dtype(dtype), tangent
-        first, self.end, last = _split(net)
-        self.first, self.last = Network(first, inputs=net.inputs), Serial(*last)
-        self.pools = isinstance(self.end, AveragePool)
-        self.needed = [k for k in ((0, 2) if self.pools else (0, 1, 2)) if k < 2 or tangent]
+        self.stages, self.last = _split(net)
+        self.averaged = self.stages[-1].whole
         self.width = VECTOR // self.dtype.itemsize
+        self.plans: list[Plan] = []
         with arithmetic(self.dtype == np.float64):
             row = jax.ShapeDtypeStruct((1, net.inputs.size), self.dtype)  # type: ignore[union-attr]
-            points, memos, signal, _ = jax.eval_shape(_encode_sites, self.first, row)
-            axes = len(net.inputs.sites)
-            single = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape[: leaf.ndim - axes - 1], leaf.dtype), memos
+            points, signal = jax.eval_shape(_embed, net, row)
+            state, self.length = (points, signal, None), 0
+            for stage in self.stages:
+                state = self._plan(stage, *state)
+        self.codes = [compiled(write(plan), cpu) for plan in self.plans]
+        self.numbers = [self._numbers(plan) for plan in self.plans]
+        self.planes = self._planes(len(self.plans) - 1, self.plans[-1].planes(self.averaged))
+
+    def _plan(self, stage: _Stage, start: Any, signal: Any, mean: Any) -> Any:
+        """Make the plan of a stage, and return what the next one starts with."""
+        axes, sites = len(self.net.inputs.sites), signal.value.shape[:-1]
+        memos, (weights, totals), after, mean = jax.eval_shape(_encode_stage, stage, signal, mean)
+        if memos[0]:
+            raise Unknown("parts of the width that have other laws")
+        middle = stage.pool is not None and not stage.whole
+        needed = [k for k in ((0, 2) if stage.pool else (0, 1, 2)) if k < 2 or self.tangent]
+        lead = lambda leaf: leaf.shape[: leaf.ndim - axes - 1]  # noqa: E731
+        single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(lead(leaf), leaf.dtype), memos)
+        program = Program(stage.layers, single, self.dtype, needed, pooled=bool(self.plans))
+        windows = dict(program.padding)
+        leaves = {START: start, WEIGHTS: weights, **dict(enumerate(jax.tree.leaves(memos)))}
+        if middle:
+            leaves[TOTALS], windows[WEIGHTS] = totals, stage.pool.placed  # type: ignore[union-attr]
+        grids = {k: read_by(windows.get(k), in_three(v.shape[v.ndim - axes - 1 : -1], 1)) for k, v in leaves.items()}
+        leads = {k: lead(v) for k, v in leaves.items()}
+        ends = self.length + np.cumsum([0, *(grids[k].count * math.prod(leads[k]) for k in leaves)])
+        layout = Layout(dict(zip(leaves, ends.tolist(), strict=False)), leads, grids)
+        self.length = int(ends[-1])
+        pool = stage.pool.placed if stage.pool and middle else None
+        across = any(part.pool for part in self.stages)
+        self.plans.append(
+            Plan(
+                program, layout, sites, self.width, needed, self.dtype.name,
+                pool=pool, across=across, separate=stage.pool is None,
             )
-            if memos[0]:
-                raise Unknown("parts of the width that have other laws")
-            self.program = Program(Serial(*first), single, self.dtype, self.needed)
-        grids = {PIXELS: Grid(in_three(net.inputs.sites, 1)), WEIGHTS: Grid(in_three(signal.value.shape[:-1], 1))}
-        kinds = {PIXELS: points.shape[-1:], WEIGHTS: ()}
-        for k, leaf in enumerate(jax.tree.leaves(memos)):
-            kinds[k] = leaf.shape[: leaf.ndim - axes - 1]
-            grids[k] = read_by(self.program.padding.get(k), in_three(leaf.shape[leaf.ndim - axes - 1 : -1], 1))
-        sizes = [grids[k].count * math.prod(kinds[k]) for k in kinds]
-        starts = dict(zip(kinds, np.cumsum([0, *sizes]).tolist(), strict=False))
-        self.layout = Layout(starts, kinds, grids, sum(sizes))
-        self.plan = Plan(
-            self.program, self.layout, net.inputs.sites, self.width, self.needed,
-            across=self.pools, separate=not self.pools, dtype=self.dtype.name,
         )  # fmt: skip
-        self.code = compiled(write(self.plan), cpu)
-        numbers = [np.asarray(v, self.dtype) if v.ndim == 0 else np.zeros((), self.dtype) for v in self.program.numbers]
-        self.numbers = np.array([*numbers, 0], self.dtype)
+        return jax.ShapeDtypeStruct((2, *after.value.shape), self.dtype), after, mean
+
+    def _numbers(self, plan: Plan) -> np.ndarray:
+        """Return the numbers of the layers as machine code reads them."""
+        return np.array([np.ravel(v)[0] if np.size(v) == 1 else 0 for v in (*plan.program.numbers, 0)], self.dtype)
+
+    def _planes(self, last: int, ends: np.ndarray) -> list[np.ndarray]:
+        """Return the planes of every stage up to the last that these at its end need."""
+        planes = [ends]
+        for k in range(last, 0, -1):
+            planes.insert(0, self.plans[k - 1].planes_pooled(self.plans[k].planes_before(planes[0])))
+        return [np.ascontiguousarray(p) for p in planes]
 
     @property
     def work(self) -> float:
-        """Return the pairs of sites, over all layers, that a pair of images has."""
-        return float(len(self.plan.planes) * math.prod(self.plan.sites[0]) * len(self.plan.sites))
+        """Return the pairs of sites, over all layers, that a pair of images has at most."""
+        parts = zip(self.plans, self.planes, strict=True)
+        return float(sum(len(planes) * sum(map(math.prod, plan.sites)) for plan, planes in parts))
 
     def encode(self, X: np.ndarray) -> Features:
         """Compute everything about single images that pairs need, from rows (n, d)."""
@@ -133,38 +195,45 @@ class Engine:
             parts = [self._encode(X[i : i + AT_ONCE]) for i in range(0, len(X), AT_ONCE)]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)  # type: ignore[no-any-return]
 
-    def _encode(self, X: np.ndarray) -> Features:
-        n, axes = len(X), len(self.net.inputs.sites)
-        X = np.resize(X, (AT_ONCE, X.shape[1]))  # one shape, traced once
-        points, memos, signal, mean = interpreted(_encode_sites)(self.first, X)
-        weights, after, mean = interpreted(functools.partial(_weigh, self.end))(signal, mean)
-        arrays = {PIXELS: np.moveaxis(points, (0, -1), (-1, 0)), WEIGHTS: weights} | dict(
-            enumerate(jax.tree.leaves(memos))
-        )
-        packed = self._pack(arrays, axes)[:n]
-        keys = np.array([hash(row.tobytes()) for row in X[:n]])
-        itself = self._itself(packed)
-        spread = itself[:, 0] / 2 if self.pools else np.zeros(n)
-        inside = np.resize(1 - 2 * spread, AT_ONCE)
-        after = Variance(np.asarray(after.value * inside, self.dtype), after.exponent)
-        mean = None if mean is None else np.asarray(mean / np.sqrt(inside), self.dtype)
-        variance, memos = interpreted(_encode_last)(self.last, after, mean)
-        squeezed = lambda leaf: np.moveaxis(leaf.reshape(*leaf.shape[: leaf.ndim - axes - 1], -1), -1, 0)[:n]  # noqa: E731
-        tangent = itself[:, -1] if self.tangent else np.zeros(n)
-        tangent = tangent / inside[:n] if self.pools else tangent
-        return Features(packed, keys, spread, tangent, jax.tree.map(squeezed, memos), jax.tree.map(squeezed, variance))
+    def _encode(self, rows: np.ndarray) -> Features:
+        n, X = len(rows), np.resize(rows, (AT_ONCE, rows.shape[1]))  # one shape, traced once
+        start, signal = interpreted(_embed)(self.net, X)
+        single = (*[1] * len(self.net.inputs.sites), AT_ONCE)
+        scale, spread, mean = np.ones(single), np.zeros(single), None
+        packed, tangent = np.zeros((AT_ONCE, 0), self.dtype), np.zeros(signal.value.shape, self.dtype)
+        for k, stage in enumerate(self.stages):
+            memos, (weights, totals), after, mean = interpreted(_encode_stage)(stage, signal, mean)
+            leaves = {START: start, WEIGHTS: weights, TOTALS: totals, **dict(enumerate(jax.tree.leaves(memos)))}
+            packed = np.concatenate([packed, self._pack(k, leaves)], 1)
+            if stage.pool is None:
+                tangent, signal = interpreted(_itself_stage)(stage, memos, weights, tangent), after
+                scale, spread = np.ones(single), np.zeros(single)
+                continue
+            mixed, theta = (np.resize(v, (AT_ONCE, *v.shape[1:])) for v in self._itself(packed[:n], k))
+            mixed, theta = (np.moveaxis(v, 0, -1).reshape(after.value.shape) for v in (mixed, theta))
+            spread, inside = mixed / 2, np.maximum(1 - mixed, 0)
+            scale = np.sqrt(np.divide(1, inside, out=np.zeros_like(inside), where=inside > 0))
+            tangent = np.asarray(scale**2 * theta, self.dtype)
+            start = np.asarray([scale, spread * (scale * scale)], self.dtype)
+            signal = Variance(np.asarray(after.value * inside, self.dtype), after.exponent)
+            mean = None if mean is None else np.asarray(mean * scale, self.dtype)
+        variance, memos = interpreted(_encode_last)(self.last, signal, mean)
+        axes = len(self.net.inputs.sites)
+        one = lambda leaf: np.moveaxis(leaf.reshape(*leaf.shape[: leaf.ndim - axes - 1], -1), -1, 0)[:n]  # noqa: E731
+        keys = np.array([hash(row.tobytes()) for row in rows])
+        ends = scale, spread, tangent, memos, variance
+        return Features(packed[:n], keys, *(jax.tree.map(one, v) for v in ends))
 
-    def _pack(self, arrays: dict[int, np.ndarray], axes: int) -> np.ndarray:
+    def _pack(self, stage: int, leaves: dict[int, Any]) -> np.ndarray:
+        layout = self.plans[stage].layout
         rows = []
-        for k, array in arrays.items():
-            grid, lead = self.layout.grids[k], self.layout.leads[k]
-            array = np.asarray(array, self.dtype).reshape(*lead, *grid.sites, array.shape[-1])
-            windows = self.program.padding.get(k)
-            if windows is not None and grid.count > math.prod(grid.sites):
-                margins = [(0, 0)] * len(lead) + list(zip(grid.low, grid.high, strict=True)) + [(0, 0)]
-                array = np.pad(array, margins)
-            rows.append(array.reshape(-1, array.shape[-1]))
-        return np.ascontiguousarray(np.concatenate(rows).T)
+        for k, grid in layout.grids.items():
+            array = np.asarray(leaves[k], self.dtype).reshape(*layout.leads[k], *grid.sites, AT_ONCE)
+            margins = list(zip(grid.low, grid.high, strict=True))
+            if any(map(any, margins)):
+                array = np.pad(array, [(0, 0)] * len(layout.leads[k]) + [*margins, (0, 0)])
+            rows.append(array.reshape(-1, AT_ONCE))
+        return np.concatenate(rows).T
 
     def _blocks(self, packed: np.ndarray) -> np.ndarray:
         """Return the second inputs in vectors, (blocks, numbers, width)."""
@@ -172,81 +241,94 @@ class Engine:
         filled = packed[np.minimum(np.arange(count * self.width), len(packed) - 1)]
         return np.ascontiguousarray(filled.reshape(count, self.width, -1).transpose(0, 2, 1))
 
-    def _run(self, rows: np.ndarray, block: np.ndarray, planes: np.ndarray) -> np.ndarray:
-        """Return the sums over planes for rows and one block of second inputs: (rows, outputs, width)."""
-        out = np.zeros((len(rows), len(self.needed), self.width))
-        work = np.zeros(max(1, self.plan.length) * self.width, self.dtype)
-        flags = np.zeros(max(1, self.plan.flags), np.int64)
-        step = max(1, int(ENTRIES / self.work))
-        fixed = [a.ctypes.data for a in (block, work, flags, self.numbers, planes)]
+    def _run(self, rows: np.ndarray, block: np.ndarray, planes: list[np.ndarray]) -> np.ndarray:
+        """Return the sums over planes for rows and one block of second inputs: (rows, outputs, width).
+
+        Planes of the first stages only: the states after their last pool, (2, planes, sites, width).
+        """
+        plans = self.plans[: len(planes)]
+        out = np.zeros((len(rows), len(self.plans[-1].needed), self.width))
+        works = [np.zeros(max(1, plan.length) * self.width, self.dtype) for plan in plans]
+        flags = [np.zeros(max(1, plan.flags), np.int64) for plan in plans]
+        step = max(1, int(ENTRIES / self.work)) if len(plans) == 1 else 1
+        before = after = np.zeros(1, self.dtype)
         for i in range(0, len(rows), step):
             some, sums = rows[i : i + step], out[i : i + step]
-            self.code.run(some.ctypes.data, len(some), rows.strides[0], *fixed, len(planes), sums.ctypes.data)
-        return out
+            for k, plan in enumerate(plans):
+                before, after = after, np.zeros((*plan.pooled, self.width), self.dtype)
+                fixed = [a.ctypes.data for a in (block, works[k], flags[k], self.numbers[k], planes[k])]
+                ends = [a.ctypes.data for a in (sums, before, after)]
+                self.codes[k].run(some.ctypes.data, len(some), rows.strides[0], *fixed, len(planes[k]), *ends)
+        return after if len(plans) < len(self.plans) or plans[-1].pool else out
 
-    def _itself(self, packed: np.ndarray) -> np.ndarray:
-        """Return the sums of every image with itself, (n, outputs): planes d and -d are alike."""
-        planes = self.plan.planes
-        half = planes[len(planes) // 2 :] if self.pools and not self.plan.torus else planes
-        sums = []
+    def _itself(self, packed: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return sum_ij u_i u_j of 1 - rho_ij and of Theta for every image and window of the pool of a stage."""
+        plan = self.plans[stage]
+        ends = plan.planes(plan.pool is None)
+        if plan.pool is not None:
+            planes = self._planes(stage, plan.planes_pooled(ends))
+            runs = [planes]
+        else:  # planes d and -d are alike
+            middle = 0 if plan.torus else len(ends) // 2
+            halves = [ends] if plan.torus else [ends[middle:], ends[middle : middle + 1]]
+            runs = [self._planes(stage, part) for part in halves]
+        found = []
         for row in packed:
             block = np.repeat(row[:, None], self.width, 1)
-            whole = self._run(row[None], block, np.ascontiguousarray(half))[0, :, 0]
-            if len(half) < len(planes):
-                whole = 2 * whole - self._run(row[None], block, np.ascontiguousarray(half[:1]))[0, :, 0]
-            sums.append(whole)
-        return np.array(sums)
+            parts = [self._run(row[None], block, planes)[..., 0] for planes in runs]
+            if plan.pool is not None:
+                found.append(parts[0][:, parts[0].shape[1] // 2])
+            else:
+                whole = parts[0][0] if len(parts) == 1 else 2 * parts[0][0] - parts[1][0]
+                found.append(whole[[0, -1], None])
+        both = np.array(found)
+        return both[:, 0], both[:, 1]
 
     def pair(self, x: Features, y: Features, *, lower: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Return (rho, Theta) over the deviations, each (n, m); with `lower`, what is above the diagonal is 0."""
-        raw = np.zeros((len(self.needed), len(x.packed), len(y.packed)))
+        """Return (rho, Theta) over the deviations, each (n, m); with `lower`, not what is above the diagonal."""
+        raw = np.zeros((len(self.plans[-1].needed), len(x.packed), len(y.packed)))
         for b, block in enumerate(self._blocks(y.packed)):
             columns = slice(b * self.width, (b + 1) * self.width)
             first = columns.start if lower else 0
-            sums = self._run(x.packed[first:], block, self.plan.planes)
+            sums = self._run(x.packed[first:], block, self.planes)
             raw[:, first:, columns] = np.moveaxis(sums, 1, 0)[..., : raw[:, :, columns].shape[-1]]
-        state = self._state(raw, x, y)
         with arithmetic(self.dtype == np.float64):
-            after = interpreted(_pair_last)(self.last, x.memos, y.memos, state)
-        return (after.correlation.one_plus - after.correlation.one_minus) / 2, after.tangent
-
-    def diagonal(self, x: Features) -> np.ndarray:
-        """Return Theta of every image with itself over its variance, (n,)."""
-        one = np.zeros(len(x.keys), self.dtype)
-        state = PairState(Correlation(one, one + 2), x.tangent.astype(self.dtype))
-        with arithmetic(self.dtype == np.float64):
-            return np.asarray(interpreted(_itself_last)(self.last, x.memos, state).tangent)
-
-    @property
-    def numbers_per_input(self) -> int:
-        """Return the numbers that an image takes."""
-        return self.layout.length
+            after = interpreted(_pair_last)(self.last, x.memos, y.memos, self._state(raw, x, y))
+        equal = x.keys[:, None] == y.keys
+        rho = np.where(equal, 1, (after.correlation.one_plus - after.correlation.one_minus) / 2)
+        return rho, np.where(equal, self.diagonal(x)[:, None], after.tangent)
 
     def _state(self, raw: np.ndarray, x: Features, y: Features) -> PairState:
         """Return the state after the sum over sites."""
-        equal = x.keys[:, None] == y.keys
         minus, tangent = raw[0], raw[-1] if self.tangent else np.zeros_like(raw[0])
-        if self.pools:
-            r, s = (1 / np.sqrt(1 - 2 * side.spread) for side in (x, y))
-            common = r[:, None] * s
-            own = (side.spread * scale**2 for side, scale in ((x, r), (y, s)))
-            minus = (r[:, None] - s) ** 2 / 2 + common * minus - next(own)[:, None] - next(own)
-            minus, tangent = np.clip(minus, 0, 2), common * tangent
-        minus = np.where(equal, 0, minus)
-        plus = 2 - minus if self.pools else np.where(equal, 2, raw[1])
-        tangent = np.where(equal, np.broadcast_to(x.tangent[:, None], equal.shape), tangent)
-        return PairState(Correlation(*(v.astype(self.dtype) for v in (minus, plus))), tangent.astype(self.dtype))
+        if self.averaged:
+            r, s = x.scale[:, None], y.scale
+            spreads = (x.spread * x.scale**2)[:, None], y.spread * y.scale**2
+            minus = np.clip((r - s) ** 2 / 2 + r * s * minus - spreads[0] - spreads[1], 0, 2)
+            tangent = r * s * tangent
+        plus = 2 - minus if self.averaged else raw[1]
+        return PairState(Correlation(minus.astype(self.dtype), plus.astype(self.dtype)), tangent.astype(self.dtype))
+
+    def diagonal(self, x: Features) -> np.ndarray:
+        """Return Theta of every image with itself over its variance, (n,)."""
+        with arithmetic(self.dtype == np.float64):
+            state = PairState(interpreted(correlation_with_itself)(x.tangent), x.tangent)
+            return np.asarray(interpreted(_itself_last)(self.last, x.memos, state).tangent)
 
 
-def _split(net: Network) -> tuple[tuple[Layer, ...], Layer | None, tuple[Layer, ...]]:
-    """Return the layers before the sum over sites, that sum, and the layers after it. Raises: Unknown."""
-    layers = net.of_pairs.layers
-    places = [k for k, layer in enumerate(layers) if isinstance(layer, Flatten | AveragePool)]
-    k = places[0] if places else len(layers)
-    first, end, last = layers[:k], layers[k] if places else None, layers[k + 1 :]
-    rest = [*first, *last]
-    if len(places) > 1 or any(layer.mixes_sites or layer.masks for layer in rest):
-        raise Unknown("two layers that add up over sites")
-    if isinstance(end, AveragePool) and (end.placed.size != end.placed.sites or end.placed.padding != "valid"):
-        raise Unknown("an average over a part of the sites")
-    return first, end, last
+def _split(net: Network) -> tuple[list[_Stage], Serial]:
+    """Return the stages, each up to a sum over sites, and the layers after them. Raises: Unknown."""
+    stages, rest = [], []
+    for layer in net.of_pairs.layers:
+        if isinstance(layer, Flatten) and layer.sites is not None and math.prod(layer.sites.sizes) == 1:
+            continue
+        if isinstance(layer, Flatten | AveragePool):
+            stages.append(_Stage(Serial(*rest), layer))
+            rest = []
+        elif layer.mixes_sites or layer.masks:
+            raise Unknown("an average within a branch" if layer.mixes_sites else "Dropout")
+        else:
+            rest.append(layer)
+    if stages and (isinstance(stages[-1].end, Flatten) or stages[-1].whole):
+        return stages, Serial(*rest)
+    return [*stages, _Stage(Serial(*rest), None)], Serial()

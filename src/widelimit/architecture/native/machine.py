@@ -30,7 +30,7 @@ class Compiled:
         self._engine = llvm.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        kinds = [pointer, integer, integer, *[pointer] * 5, integer, pointer]
+        kinds = [pointer, integer, integer, *[pointer] * 5, integer, *[pointer] * 3]
         self.run = ctypes.CFUNCTYPE(None, *kinds)(self._engine.get_function_address("run"))
 
 

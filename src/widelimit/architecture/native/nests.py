@@ -14,7 +14,7 @@ from typing import Any, final
 import numpy as np
 
 from widelimit.architecture.native.code import TYPES, Function, Word
-from widelimit.architecture.native.plan import AXES, PIXELS, WEIGHTS, Plan, in_three, read_by
+from widelimit.architecture.native.plan import AXES, START, TOTALS, WEIGHTS, Grid, Plan, in_three, read_by
 from widelimit.architecture.native.program import Constant, Memo, Number, Result, Unknown
 from widelimit.architecture.sites import Windows
 
@@ -23,6 +23,7 @@ UNROLLED = 27
 OPPOSITE = 1.5
 """Beyond this 1 - rho, 1 + rho is added up too, as it would lose digits as the rest of 2."""
 Index = tuple[str, ...]
+OFFSETS = ("%d0", "%d1", "%d2")
 
 
 @final
@@ -88,10 +89,11 @@ class Nest:
     def body(self, p: Index, q: Index, with_plus: bool) -> None:
         """Write what is done at a pair of sites."""
         self.known = {}
-        if self.source.name == "pixels":
-            self.known.update(zip((Result(self.source, k) for k in (0, 1)), self.pixels(p, q), strict=True))
-        else:
+        if self.source.name == "patches":
             self.known.update(self.patches(p, q, with_plus))
+        else:
+            found = self.pixels(p, q) if self.source.name == "pixels" else self.pooled(p, q)
+            self.known.update({Result(self.source, k): word for k, word in enumerate(found)})
         for operation in self.plan.work[self.place]:
             words = [self.value(v, p, q) for v in operation.given]
             found = self.f.operation(operation.name, words, operation.parameters, operation.dtypes[0])
@@ -99,8 +101,8 @@ class Nest:
 
     def pixels(self, p: Index, q: Index) -> list[Word]:
         """1 -+ rho = sum_c (u_c -+ v_c)^2/2 of unit vectors over the channels."""
-        f, (count,) = self.f, self.plan.layout.leads[PIXELS]
-        grid, start = self.plan.layout.grids[PIXELS], self.plan.layout.starts[PIXELS]
+        f, (count,) = self.f, self.plan.layout.leads[START]
+        grid, start = self.plan.layout.grids[START], self.plan.layout.starts[START]
         zero = f.widen(f.number(0, self.plan.type))
         sums = [f.variable(zero) for _ in range(2)]
         x, y = grid.inside(f, p), grid.inside(f, q)
@@ -115,6 +117,72 @@ class Nest:
 
         f.loop(0, count, add)
         return [f.binary("fmul", f.get(total, zero), f.number(0.5, self.plan.type)) for total in sums]
+
+    def pooled(self, p: Index, q: Index) -> list[Word]:
+        """1 - rho = (r - r')^2/2 + r r' sum_ij u_i u'_j (1 - rho_ij) - r^2 spread - r'^2 spread', after a pool."""
+        f, type = self.f, self.plan.type
+        scales, spreads = ([self.memo(side, START, (k,), p, q) for side in (0, 1)] for k in (0, 1))
+        apart, common = f.binary("fsub", *scales), f.binary("fmul", *scales)
+        mixed, tangent = (f.load("%I", self.place_in(self.sites, p, k), type, True) for k in (0, 1))
+        square = f.binary("fmul", f.binary("fmul", apart, apart), f.number(0.5, type))
+        gap = f.binary("fadd", square, f.binary("fmul", common, mixed))
+        for spread in spreads:
+            gap = f.binary("fsub", gap, spread)
+        gap = f.extreme([f.extreme([gap, f.number(0, type)], "gt"), f.number(2, type)], "lt")
+        return [gap, f.binary("fsub", f.number(2, type), gap), f.binary("fmul", common, tangent)]
+
+    def place_in(self, sites: tuple[int, ...], p: Index, field: int, offsets: Sequence[str] = OFFSETS) -> str:
+        """Return the place of a pair in the states after a pool: its field, its plane, its first site."""
+        f, planes = self.f, Grid(tuple(2 * n - 1 for n in sites))
+        plane = planes.index(f, [f.integer("add", d, n - 1) for d, n in zip(offsets, sites, strict=True)])
+        place = f.integer("add", f.integer("mul", plane, math.prod(sites)), Grid(sites).inside(f, p))
+        return f.integer("add", place, field * planes.count * math.prod(sites))
+
+    def pool(self) -> None:
+        """Add the plane to those after the pool: taps t of the first window and t + delta of the second meet in it."""
+        f, windows = self.f, self.plan.pool
+        assert windows is not None
+        size, stride, after = (in_three(v, 1) for v in (windows.size, windows.stride, windows.after))
+
+        def near(delta: Index) -> None:
+            offsets, whole = [], "true"
+            for axis in range(AXES):
+                apart = f.integer("sub", f"%d{axis}", delta[axis])
+                offsets.append(f.integer("sdiv", apart, stride[axis]))
+                even = f.put(f"icmp eq i64 {f.integer('mul', offsets[-1], stride[axis])}, {apart}")
+                whole = f.put(f"and i1 {whole}, {even}")
+            taps = [
+                (f.limit("smax", 0, f.integer("sub", 0, d)), f.limit("smin", k, f.integer("sub", k, d)))
+                for k, d in zip(size, delta, strict=True)
+            ]
+            bounds = self.bounds(after, offsets)
+            f.either(whole, lambda: f.loops(bounds, lambda p: self.gather(p, offsets, delta, taps)), lambda: None)
+
+        f.loops([(1 - k, k) for k in size], near)
+
+    def gather(self, p: Index, offsets: Sequence[str], delta: Index, bounds: list[tuple[str, str]]) -> None:
+        """Add the pairs of sites of two windows that are in the plane."""
+        f, plan, layout = self.f, self.plan, self.plan.layout
+        after = in_three(plan.pool.after, 1)
+        q = tuple(f.integer("add", i, d) for i, d in zip(p, offsets, strict=True))
+        totals = [self.read(k, layout.starts[TOTALS], Grid(after).inside(f, at)) for k, at in enumerate((p, q))]
+        taps = _Taps(f, plan.pool, (p, q))
+        places = {k: self.place_in(after, p, min(k, 1), offsets) for k in plan.needed}
+        zero = f.widen(f.number(0, plan.type))
+        sums = {k: f.variable(f.load("%O", place, plan.type, True)) for k, place in places.items()}
+
+        def add(t: Index) -> None:
+            u = tuple(f.integer("add", i, d) for i, d in zip(t, delta, strict=True))
+            at = taps.place(t, u)
+            shares = [f.binary("fmul", self.read(k, layout.starts[WEIGHTS], at[k]), totals[k]) for k in (0, 1)]
+            common = f.binary("fmul", *shares)
+            for k, total in sums.items():
+                term = f.binary("fmul", common, self.buffer(plan.program.outputs[k], at[0]))
+                f.set(total, f.binary("fadd", f.get(total, zero), term))
+
+        f.loops(bounds, add)
+        for k, place in places.items():
+            f.store(f.get(sums[k], zero), "%O", place)
 
     def patches(self, p: Index, q: Index, with_plus: bool) -> dict[Any, Word]:
         """1 - rho = sum_t ((a_t - a'_t)^2/2 + a_t a'_t (1 - rho_t)); so are 1 + rho, and Theta without squares."""
@@ -163,20 +231,9 @@ class Nest:
     def loops(self, with_plus: bool) -> None:
         """Write the loops over the sites of the plane."""
         f = self.f
-        bounds = []
-        for axis, size in enumerate(self.sites):
-            if self.plan.torus:
-                bounds.append(("0", str(size)))
-                continue
-            back = f.integer("sub", 0, f"%d{axis}")
-            low = f.select(
-                Word(f.put(f"icmp sgt i64 {back}, 0"), "i1", False), Word(back, "i64", False), Word("0", "i64", False)
-            )
-            high = f.put(f"call i64 @llvm.smin.i64(i64 {size}, i64 {f.integer('add', back, size)})")
-            bounds.append((low.text, high))
-        f.called.add("declare i64 @llvm.smin.i64(i64, i64)")
+        bounds = self.bounds(self.sites, OFFSETS)
         flags = {value: f.variable(f.widen(f.number(0, self.plan.type))) for value in self.flagged}
-        f.loop(*bounds[0], lambda i: f.loop(*bounds[1], lambda j: self.row((i, j), bounds[2], flags, with_plus)))
+        f.loops(bounds[:2], lambda ij: self.row(ij, bounds[2], flags, with_plus))
         for value, variable in flags.items():
             above = f.binary(
                 "fcmp ogt",
@@ -190,6 +247,15 @@ class Nest:
                 f"  store i64 {found}, ptr {f.place('%F', self.offset(self.plan.buffers[value].flag, 'flag'), 'i64')}"
             )
 
+    def bounds(self, sites: tuple[int, ...], offsets: Sequence[str]) -> list[tuple[Any, Any]]:
+        """Return the sites p with both p and p + offset inside, along each axis."""
+        f = self.f
+        if self.plan.torus:
+            return [(0, n) for n in sites]
+        back = [f.integer("sub", 0, d) for d in offsets]
+        ends = [f.limit("smin", n, f.integer("add", n, b)) for n, b in zip(sites, back, strict=True)]
+        return [(f.limit("smax", 0, b), end) for b, end in zip(back, ends, strict=True)]
+
     @property
     def flagged(self) -> list[Result]:
         """Return the stored gaps whose size a later nest asks for."""
@@ -199,7 +265,7 @@ class Nest:
         """Write the loop along the last axis."""
         f, plan = self.f, self.plan
         zero = f.widen(f.number(0, plan.type))
-        last = self.place == len(plan.sites) - 1
+        last = self.place == len(plan.sites) - 1 and plan.pool is None
         sums = {k: f.variable(zero) for k in plan.needed} if last else {}
 
         def step(i: str) -> None:
@@ -245,9 +311,11 @@ class Nest:
         flag = self.plan.buffers[source.given[4]].flag if source.name == "patches" and 1 in source.needed else None
         if flag is None:
             self.loops(with_plus=True)
-            return
-        seen = f.put(f"load i64, ptr {f.place('%F', self.offset(flag, 'flag'), 'i64')}")
-        f.either(f.put(f"icmp ne i64 {seen}, 0"), lambda: self.loops(True), lambda: self.loops(False))
+        else:
+            seen = f.put(f"load i64, ptr {f.place('%F', self.offset(flag, 'flag'), 'i64')}")
+            f.either(f.put(f"icmp ne i64 {seen}, 0"), lambda: self.loops(True), lambda: self.loops(False))
+        if self.plan.pool is not None and self.place == len(self.plan.sites) - 1:
+            self.pool()
 
 
 def _wrapped(f: Function, i: str, size: int) -> str:
@@ -277,65 +345,19 @@ class _Taps:
             for t in itertools.product(range(a), range(b), range(c)):
                 add(tuple(map(str, t)))
         else:
-            f.loop(0, a, lambda i: f.loop(0, b, lambda j: f.loop(0, c, lambda k: add((i, j, k)))))
+            f.loops([(0, a), (0, b), (0, c)], add)
 
-    def place(self, t: Index) -> list[str]:
-        """Return the places in the arrays read, of both inputs."""
+    def place(self, t: Index, u: Index | None = None) -> list[str]:
+        """Return the places in the arrays read, of the first input at a tap and of the second at `u` or the same."""
         f = self.f
-        steps = [f.integer("mul", i, d) for i, d in zip(t, self.dilation, strict=True)]
+        steps = [[f.integer("mul", i, d) for i, d in zip(tap, self.dilation, strict=True)] for tap in (t, u or t)]
         if self.windows.padding != "circular":
-            step = self.grid.index(f, steps)
-            return [f.integer("add", start, step) for start in self.starts]
+            pairs = zip(self.starts, steps, strict=True)
+            return [f.integer("add", start, self.grid.index(f, step)) for start, step in pairs]
         low = in_three([pad[0] for pad in self.windows.margins], 0)
-        return [
-            self.grid.index(f, [
-                _wrapped(f, f.integer("sub", f.integer("add", i, s), n), size)
-                for i, s, n, size in zip(first, steps, low, self.grid.sites, strict=True)
-            ])
-            for first in self.first
-        ]  # fmt: skip
-
-
-def write(plan: Plan) -> str:
-    """Return the code of the whole program, functions that layers share once."""
-    pointers = ", ".join(f"ptr noalias %{name}" for name in "XYWFC")
-    pointers += ", ptr noalias %A"
-    arguments = f"{pointers}, i64 %d0, i64 %d1, i64 %d2"
-    bodies: dict[str, str] = {}
-    calls, declared = [], set()
-    for k, factor in enumerate(plan.factors):
-        nest = Nest(plan, k)
-        nest.write()
-        more = "".join(f", i64 {name}" for name in nest.offsets.values())
-        body = nest.f.text(f"internal void @NAME({arguments}{more})")
-        name = bodies.setdefault(body, f"nest{len(bodies)}")
-        declared |= nest.f.called
-        shifts = [f"mul i64 %d{axis}, {n}" for axis, n in enumerate(factor)]
-        calls.append((name, shifts, [value for _, value in nest.offsets]))
-    driver = _driver(calls, plan.width, len(plan.needed))
-    parts = [body.replace("@NAME", f"@{name}") for body, name in bodies.items()]
-    return "\n\n".join([*sorted(declared), *parts, driver])
-
-
-def _driver(calls: list[tuple[str, list[str], list[int]]], width: int, outputs: int) -> str:
-    """Return the function that takes first inputs, with one block of second inputs, through all planes."""
-    f = Function(width)
-
-    def row(i: str) -> None:
-        x, a = (
-            f.place("%X", f.integer("mul", i, "%nx"), "i8"),
-            f.place("%A", f.integer("mul", i, outputs * width), "double"),
-        )
-
-        def plane(k: str) -> None:
-            at = f.integer("mul", k, 3)
-            offsets = [f.put(f"load i64, ptr {f.place('%P', f.integer('add', at, i), 'i64')}") for i in range(3)]
-            for name, shifts, more in calls:
-                moved = [f.put(shift.replace(f"%d{i}", offsets[i])) for i, shift in enumerate(shifts)]
-                given = ", ".join(f"i64 {v}" for v in [*moved, *more])
-                f.lines.append(f"  call void @{name}(ptr {x}, ptr %Y, ptr %W, ptr %F, ptr %C, ptr {a}, {given})")
-
-        f.loop(0, "%np", plane)
-
-    f.loop(0, "%n", row)
-    return f.text("void @run(ptr %X, i64 %n, i64 %nx, ptr %Y, ptr %W, ptr %F, ptr %C, ptr %P, i64 %np, ptr %A)")
+        found = []
+        for first, step in zip(self.first, steps, strict=True):
+            inside = [f.integer("sub", f.integer("add", i, s), n) for i, s, n in zip(first, step, low, strict=True)]
+            at = [_wrapped(f, i, size) for i, size in zip(inside, self.grid.sites, strict=True)]
+            found.append(self.grid.index(f, at))
+        return found

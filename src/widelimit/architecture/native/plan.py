@@ -15,8 +15,9 @@ from widelimit.architecture.native.program import Operation, Program, Result, Un
 from widelimit.architecture.sites import Windows
 
 AXES = 3
-PIXELS, WEIGHTS = -1, -2
-"""Leaves beside those of the memos: unit vectors over the channels, and the weights of the last sum over sites."""
+START, WEIGHTS, TOTALS = -1, -2, -3
+"""Leaves beside those of the memos: unit vectors over the channels (after a pool, the scale and the spread of a site),
+the weights of sites in the sum or pool at the end, and one over their sum over each window of that pool."""
 Index = tuple[str, ...]
 
 
@@ -69,7 +70,6 @@ class Layout:
     starts: dict[int, int]
     leads: dict[int, tuple[int, ...]]
     grids: dict[int, Grid]
-    length: int
 
 
 class Buffer(NamedTuple):
@@ -85,10 +85,10 @@ class Plan:
     """The plan knows what each nest stores, where, and the planes that the network goes through."""
 
     def __init__(
-        self, program: Program, layout: Layout, sites: tuple[int, ...], width: int, needed: Sequence[int],
-        *, across: bool, separate: bool, dtype: str,
+        self, program: Program, layout: Layout, sites: tuple[int, ...], width: int, needed: Sequence[int], dtype: str,
+        *, pool: Windows | None, across: bool, separate: bool,
     ) -> None:  # fmt: skip
-        self.program, self.layout, self.width = program, layout, width
+        self.program, self.layout, self.width, self.pool = program, layout, width, pool
         self.needed, self.separate, self.type = tuple(needed), separate, TYPES[dtype]
         windows = [source.parameters.get("windows") for source in program.sources]
         self.sites = [in_three(sites if w is None else w.after, 1) for w in windows]
@@ -100,22 +100,47 @@ class Plan:
             self._collect(k)
         self.work.reverse()
         self.factors = self._factors(windows)
-        known = [w for w in windows if w is not None]
+        known = [w for w in (*windows, pool) if w is not None]
         self.torus = across and any(w.padding == "circular" for w in known)
-        if self.torus and any((w.padding != "circular" and w.count > 1) or max(w.stride) > 1 for w in known):
+        mixed = any((w.padding != "circular" and w.count > 1) or max(w.stride) > 1 for w in known)
+        if self.torus and (mixed or pool or program.sources[0].name == "pooled"):
             raise Unknown("circular padding beside another, or with a stride, before an average over sites")
-        last = self.sites[-1]
-        reach = [range(n) if self.torus else range(1 - n, n) for n in (last if across else (1, 1, 1))]
-        self.planes = np.array(list(itertools.product(*reach)), np.int64)
         self.buffers: dict[Result, Buffer] = {}
         self.flags = self.length = 0
         self._allot()
+
+    @property
+    def pooled(self) -> tuple[int, ...]:
+        """Return the shape of the states after the pool: fields, planes, sites."""
+        if self.pool is None:
+            return 0, 0, 0
+        after = in_three(self.pool.after, 1)
+        return 2, math.prod(2 * n - 1 for n in after), math.prod(after)
+
+    def planes(self, across: bool) -> np.ndarray:
+        """Return the offsets of all planes at the end, (planes, 3); not `across`, of a site with itself alone."""
+        reach = [range(n) if self.torus else range(1 - n, n) for n in (self.sites[-1] if across else (1, 1, 1))]
+        return np.array(list(itertools.product(*reach)), np.int64)
+
+    def planes_before(self, planes: np.ndarray) -> np.ndarray:
+        """Return the offsets at the beginning of those at the end."""
+        return np.unique(planes * self.factors[0], axis=0)
+
+    def planes_pooled(self, planes: np.ndarray) -> np.ndarray:
+        """Return the offsets at the end that those after the pool need."""
+        assert self.pool is not None
+        size, stride = in_three(self.pool.size, 1), in_three(self.pool.stride, 1)
+        near = np.array(list(itertools.product(*(range(1 - k, k) for k in size))), np.int64)
+        found = np.unique((planes[:, None] * stride + near).reshape(-1, AXES), axis=0)
+        return np.ascontiguousarray(found[(np.abs(found) < self.sites[-1]).all(1)])
 
     def _collect(self, k: int) -> None:
         """Find the operations of a nest, and what it needs from others, which were not collected yet."""
         source, ends = self.program.sources[k], list(self.stores[k])
         if k == len(self.sites) - 1:
             ends += [self.program.outputs[i] for i in self.needed]
+            for v in ends if self.pool else ():
+                self._store(v, k + 1, self.pool)
         if source.name == "patches":
             ends += source.given[:4]
             windows = source.parameters["windows"]

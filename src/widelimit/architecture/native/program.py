@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -96,12 +95,22 @@ class _Traced:
         return _patches.bind(*x, *y, *state, windows=self.windows)
 
 
-def _traced(layer: Layer, path: tuple[Any, ...] = ()) -> Layer:
-    if isinstance(layer, Combined):
-        return layer.map_layers(_traced, path)
-    if not type(layer).__module__.startswith("widelimit."):
-        raise Unknown(f"the layer {type(layer).__name__}")
-    return changed(layer, windows=_Traced(layer.windows)) if isinstance(layer, Conv) else layer
+def with_windows(change: Callable[[Windows], Any]) -> Callable[[Layer, tuple[Any, ...]], Layer]:
+    """Return the function that gives the convolutions in a layer other windows. Raises: Unknown: a user's layer."""
+
+    def changed_in(layer: Layer, path: tuple[Any, ...]) -> Layer:
+        if isinstance(layer, Combined):
+            return layer.map_layers(changed_in, path)
+        if not type(layer).__module__.startswith("widelimit."):
+            raise Unknown(f"the layer {type(layer).__name__}")
+        return changed(layer, windows=change(layer.placed)) if isinstance(layer, Conv) else layer
+
+    return changed_in
+
+
+def at_own_sites(layers: Layer) -> Layer:
+    """Return layers for states in which each site meets its own, also where a later layer averages over sites."""
+    return with_windows(lambda windows: replace(windows, across=False))(layers, ())
 
 
 @final
@@ -114,18 +123,19 @@ class Program:
         padding: the windows by which a leaf of the memos is read, if it is.
     """
 
-    def __init__(self, layers: Layer, memos: Any, dtype: Any, needed: Sequence[int]) -> None:
+    def __init__(self, layers: Layer, memos: Any, dtype: Any, needed: Sequence[int], *, pooled: bool) -> None:
         kind = np.dtype(dtype).name
-        self.sources = [Operation("pixels", [], {}, [kind] * 2, 0, 0)]
+        self.sources = [Operation("pooled" if pooled else "pixels", [], {}, [kind] * 3, 0, 0)]
         self.padding: dict[int, Windows] = {}
         self._count = 0
         self.numbers = [np.asarray(leaf) for leaf in jax.tree.leaves(layers)]
         pixel = jax.ShapeDtypeStruct((), dtype)
-        closed = jax.make_jaxpr(_pair)(_traced(layers), memos, memos, pixel, pixel)
+        closed = jax.make_jaxpr(_pair)(with_windows(_Traced)(layers, ()), memos, memos, pixel, pixel, pixel)
         count = len(jax.tree.leaves(memos))
         given: list[Any] = [Number(k, kind) for k in range(len(self.numbers))]
         given += [Memo(side, leaf, (), kind) for side in (0, 1) for leaf in range(count)]
-        given += [Result(self.sources[0], k) for k in (0, 1)]
+        given += [Result(self.sources[0], k) for k in (0, 1, 2)]
+        given[-1] = given[-1] if pooled else Constant(np.zeros((), kind), kind)
         given = [
             v._replace(dtype=i.aval.dtype.name) if isinstance(v, Number) else v
             for v, i in zip(given, closed.jaxpr.invars, strict=True)
@@ -217,8 +227,8 @@ class Program:
             values += operation.given if 2 in operation.needed or operation.name != "patches" else operation.given[:6]
 
 
-def _pair(layers: Layer, x: Any, y: Any, one_minus: jax.Array, one_plus: jax.Array) -> Any:
-    state = layers.pair(x, y, PairState(Correlation(one_minus, one_plus), jnp.zeros((), one_minus.dtype)))
+def _pair(layers: Layer, x: Any, y: Any, one_minus: jax.Array, one_plus: jax.Array, tangent: jax.Array) -> Any:
+    state = layers.pair(x, y, PairState(Correlation(one_minus, one_plus), tangent))
     return *state.correlation, state.tangent
 
 
