@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
@@ -166,14 +167,31 @@ def _after_dense(dense: Dense, signal: Variance) -> Variance:
 
 def _mean_of_taps(placed: Windows, signal: Variance) -> tuple[Variance, jax.Array, jax.Array]:
     """Return the mean of the variances over each patch, and the first two of `_ConvMemo`."""
-    lowest = -2 * EXPONENT_LIMIT
-    power = jnp.where(signal.value > 0, signal.exponent, lowest)
-    powers = jnp.stack(list(placed.each(power - lowest, 0))) + lowest  # sites outside have the lowest power
-    values = jnp.stack(list(placed.each(signal.value, 0)))
-    exponent = jnp.max(powers, axis=0)
-    total = sum_terms(list(values * power_of_two(2 * (powers - exponent), values.dtype)))
     highest = largest_exponent(signal, tuple(range(len(placed.sites))))
-    beside = jnp.clip(highest - exponent, 0, np.finfo(values.dtype).maxexp - 3)
+    below = jnp.where(signal.value > 0, signal.exponent - highest, 0)
+    far = jnp.any(below < np.finfo(signal.value.dtype).minexp // 3)
+    ways = functools.partial(_by_patches, placed), functools.partial(_at_once, placed)
+    mean, power, inverse = jax.lax.cond(far, *ways, signal.value, below)
+    return Variance(mean, power + highest).normalise(), relative_deviation(signal, highest), inverse
+
+
+def _at_once(placed: Windows, value: jax.Array, below: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return mean, its exponent, and one over the root of the sum, from variances value * 4^below."""
+    total = sum_terms(list(placed.each(value * power_of_two(2 * below, value.dtype), 0)))
+    return (
+        total / placed.count,
+        jnp.zeros(total.shape, below.dtype),
+        safe_divide(jnp.ones_like(total), safe_sqrt(total)),
+    )
+
+
+def _by_patches(placed: Windows, value: jax.Array, below: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Do the work of `_at_once` with an exponent for every patch, where a site is so dark that its square is 0."""
+    lowest = -2 * EXPONENT_LIMIT
+    powers = jnp.stack(list(placed.each(jnp.where(value > 0, below, lowest) - lowest, 0))) + lowest
+    exponent = jnp.max(powers, axis=0)
+    values = jnp.stack(list(placed.each(value, 0)))
+    total = sum_terms(list(values * power_of_two(2 * (powers - exponent), values.dtype)))
+    beside = jnp.clip(-exponent, 0, np.finfo(values.dtype).maxexp - 3)
     inverse = safe_divide(power_of_two(beside, values.dtype), safe_sqrt(total))
-    mean = Variance(total / placed.count, jnp.where(total > 0, exponent, 0)).normalise()
-    return mean, relative_deviation(signal, highest), inverse
+    return total / placed.count, jnp.where(total > 0, exponent, 0), inverse

@@ -129,7 +129,7 @@ class Engine:
     def __init__(self, net: Network, dtype: Any, *, tangent: bool, cpu: str = "") -> None:
         self.net, self.dtype, self.tangent = net, np.dtype(dtype), tangent
         self.stages, self.last = _split(net)
-        self.averaged = self.stages[-1].whole
+        self.averaged, self.tabulated = self.stages[-1].whole, net.rtol(self.dtype) > 0
         self.width = VECTOR // self.dtype.itemsize
         self.plans: list[Plan] = []
         with arithmetic(self.dtype == np.float64):
@@ -205,12 +205,14 @@ class Engine:
             memos, (weights, totals), after, mean = interpreted(_encode_stage)(stage, signal, mean)
             leaves = {START: start, WEIGHTS: weights, TOTALS: totals, **dict(enumerate(jax.tree.leaves(memos)))}
             packed = np.concatenate([packed, self._pack(k, leaves)], 1)
-            if stage.pool is None:
+            if stage.pool is None and self.tabulated:  # tables are less exact for pairs that are equal
                 tangent, signal = interpreted(_itself_stage)(stage, memos, weights, tangent), after
-                scale, spread = np.ones(single), np.zeros(single)
                 continue
             mixed, theta = (np.resize(v, (AT_ONCE, *v.shape[1:])) for v in self._itself(packed[:n], k))
             mixed, theta = (np.moveaxis(v, 0, -1).reshape(after.value.shape) for v in (mixed, theta))
+            if stage.pool is None:
+                tangent, signal = np.asarray(theta, self.dtype), after
+                continue
             spread, inside = mixed / 2, np.maximum(1 - mixed, 0)
             scale = np.sqrt(np.divide(1, inside, out=np.zeros_like(inside), where=inside > 0))
             tangent = np.asarray(scale**2 * theta, self.dtype)
@@ -221,7 +223,8 @@ class Engine:
         axes = len(self.net.inputs.sites)
         one = lambda leaf: np.moveaxis(leaf.reshape(*leaf.shape[: leaf.ndim - axes - 1], -1), -1, 0)[:n]  # noqa: E731
         keys = np.array([hash(row.tobytes()) for row in rows])
-        ends = scale, spread, tangent, memos, variance
+        average = (scale, spread) if self.averaged else (np.ones(single), np.zeros(single))
+        ends = *average, tangent, memos, variance
         return Features(packed[:n], keys, *(jax.tree.map(one, v) for v in ends))
 
     def _pack(self, stage: int, leaves: dict[int, Any]) -> np.ndarray:
@@ -264,13 +267,13 @@ class Engine:
     def _itself(self, packed: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
         """Return sum_ij u_i u_j of 1 - rho_ij and of Theta for every image and window of the pool of a stage."""
         plan = self.plans[stage]
-        ends = plan.planes(plan.pool is None)
+        ends = plan.planes(plan.pool is None and self.averaged)
         if plan.pool is not None:
             planes = self._planes(stage, plan.planes_pooled(ends))
             runs = [planes]
         else:  # planes d and -d are alike
-            middle = 0 if plan.torus else len(ends) // 2
-            halves = [ends] if plan.torus else [ends[middle:], ends[middle : middle + 1]]
+            middle = len(ends) // 2
+            halves = [ends] if plan.torus or not middle else [ends[middle:], ends[middle : middle + 1]]
             runs = [self._planes(stage, part) for part in halves]
         found = []
         for row in packed:
