@@ -7,7 +7,6 @@ import math
 from typing import Any, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from widelimit.architecture.native.engine import Engine, Features
@@ -60,17 +59,17 @@ class InMachineCode(PairKernel):
     def encode(self, X: jax.Array) -> Features:
         return self.engine.encode(np.asarray(X))
 
-    def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
+    def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> Any:
         found = self.engine.pair(x, y, lower=bool(same))
         return self._joined([interpreted(_in_units)(found[theta], x.variance, y.variance) for theta in self.tangents])
 
-    def diagonal(self, x: Features) -> jax.Array:
+    def diagonal(self, x: Features) -> Any:
         one = np.ones_like(x.variance.value)
         values = [self.engine.diagonal(x) if theta else one for theta in self.tangents]
         return self._joined([interpreted(scaled)(value, x.variance, x.variance) for value in values])
 
-    def _joined(self, values: list[np.ndarray]) -> jax.Array:
-        return jnp.asarray(values[0] + 1j * values[1] if len(values) == 2 else values[0])
+    def _joined(self, values: list[np.ndarray]) -> Any:
+        return values[0] + 1j * values[1] if len(values) == 2 else values[0]
 
 
 def in_machine_code(kernel: Any, key: Any, dtype: Any) -> PairKernel:
