@@ -11,6 +11,7 @@ from .activations.names import activation, elu
 from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
+from .architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
 from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
@@ -170,11 +171,13 @@ __all__ = [
     "WideRegressor",
     "__version__",
     "activation",
+    "convnet",
     "critical",
     "elu",
     "empirical_nngp",
     "empirical_ntk",
     "fit_hyperparameters",
+    "garriga_alonso_2019",
     "gaussian_expectation",
     "gradient_descent",
     "gradient_flow",
@@ -188,6 +191,7 @@ __all__ = [
     "matrix_valued",
     "max_learning_rate",
     "mlp",
+    "myrtle",
     "network",
     "nngp",
     "ntk",
@@ -200,6 +204,7 @@ __all__ = [
     "rbf",
     "read_network",
     "resmlp",
+    "resnet",
     "rkhs",
     "save",
     "scale_inputs",
