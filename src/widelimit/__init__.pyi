@@ -45,6 +45,7 @@ from .inference.losses import (
 )
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
 from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, Prediction, posterior
+from .kernels.averaged import Averaged, averaged
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
 from .kernels.empirical.expansion import linearize, taylor
 from .kernels.empirical.kernels import (
@@ -84,6 +85,7 @@ __all__ = [
     "ABRelu",
     "Abs",
     "Activation",
+    "Averaged",
     "BothKernels",
     "CalibrationDisplay",
     "Conditioned",
@@ -171,6 +173,7 @@ __all__ = [
     "WideRegressor",
     "__version__",
     "activation",
+    "averaged",
     "convnet",
     "critical",
     "elu",
