@@ -26,27 +26,39 @@ def fit(
     choices: TableChoices,
     model: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .npz.")],
     estimator: Annotated[
-        Literal["wide", "ntk", "nngp"],
-        typer.Option(help="A network chosen by evidence, with a scale a column; trained networks; their posterior."),
-    ] = "wide",
+        Literal["wide", "ntk", "nngp"] | None,
+        typer.Option(
+            help="A network chosen by evidence, with a scale a column; trained networks; their posterior.",
+            show_default="wide; of images nngp",
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A report with figures to write as well: .html.")
     ] = None,
     parameters: dict[str, Any],
     output: Output,
 ) -> None:
-    """Fit a model to a table and write it to a file.
+    """Fit a model to a table or to images, and write it to a file.
 
-    Text columns become categories or dates. Options that are not given have the estimator's default.
+    Text columns become categories or dates. Options that are not given have the estimator's default. Of images,
+    --network is a file, convnet (the default), resnet, myrtle5, myrtle7 or myrtle10.
     """
-    from widelimit.cli import models
+    from widelimit.cli import models, pictures
     from widelimit.cli.files import check_output
 
     check_output(model, (".npz",), option="--model")
     if report is not None:
         check_output(report, (".html",), option="--report")
+    of_images = pictures.is_pictures(table)
+    if of_images and report is not None:
+        raise ValueError("--report is for tables, whose columns it shows; leave it out of a fit to images.")
     with recorded_warnings() as warned:
-        result = models.fit(table, choices, estimator, parameters, model, quiet=output.quiet)
+        if of_images:
+            from widelimit.cli import picture_models
+
+            result: Any = picture_models.fit(table, choices, estimator or "nngp", parameters, model, quiet=output.quiet)
+        else:
+            result = models.fit(table, choices, estimator or "wide", parameters, model, quiet=output.quiet)
     for text in result.notes:
         note(text, quiet=output.quiet)
     if report is not None:

@@ -21,7 +21,9 @@ FORMATS = (".csv", ".parquet")
 def predict(
     *,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that widelimit fit wrote.")],
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table with the columns of the training table.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A table with the columns of the training table; or images.")
+    ],
     std: Annotated[
         bool,
         typer.Option("--std", help="Also the standard deviation of an observation, or each class's probability."),
@@ -31,16 +33,21 @@ def predict(
     ] = None,
     output: Output,
 ) -> None:
-    """Predict the rows of a table with a fitted model.
+    """Predict the rows of a table, or images, with a fitted model.
 
-    If the table has the target's column, the predictions are also scored against it.
+    If the table has the target's column, the predictions are also scored against it; of images, if there are labels.
     """
-    from widelimit.cli import models
+    from widelimit.cli import models, pictures
     from widelimit.cli.files import check_output
 
     if out is not None:
         check_output(out, FORMATS)
-    result = models.predict(model, table, std=std, quiet=output.quiet)
+    if pictures.is_pictures(table):
+        from widelimit.cli import picture_models
+
+        result = picture_models.predict(model, table, std=std, quiet=output.quiet)
+    else:
+        result = models.predict(model, table, std=std, quiet=output.quiet)
     for text in result.notes:
         note(text, quiet=output.quiet)
     if result.scores:
