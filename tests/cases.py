@@ -283,6 +283,10 @@ STANDARD_KERNELS = {
     "scaled": (2.5 * wl.laplace(0.7), lambda A, B: 2.5 * _laplace(A, B)),
     "function": (wl.kernel(_rational), lambda A, B: 1 / (1 + scipy.spatial.distance.cdist(A, B, "sqeuclidean"))),
     "scaled inputs": (wl.scale_inputs(wl.linear(), SCALES), lambda A, B: (A * SCALES**2) @ B.T),
+    "averaged": (
+        wl.averaged(wl.nngp(wl.network(Conv(1), Flatten(), Dense(), inputs=wl.Image(3, 1))), flips=True),
+        lambda A, B: (A + A[:, ::-1]) @ (B + B[:, ::-1]).T / 12,
+    ),
     "nngp": (wl.nngp(wl.mlp(**_NET)), _of_network(0)),
     "ntk": (wl.ntk(wl.mlp(**_NET)), _of_network(1)),
     "conditioned": (

@@ -43,22 +43,16 @@ def fit(
     Text columns become categories or dates. Options that are not given have the estimator's default. Of images,
     --network is a file, convnet (the default), resnet, myrtle5, myrtle7 or myrtle10.
     """
-    from widelimit.cli import models, pictures
+    from widelimit.cli import pictures
     from widelimit.cli.files import check_output
 
     check_output(model, (".npz",), option="--model")
     if report is not None:
         check_output(report, (".html",), option="--report")
-    of_images = pictures.is_pictures(table)
-    if of_images and report is not None:
+    if report is not None and pictures.is_pictures(table):
         raise ValueError("--report is for tables, whose columns it shows; leave it out of a fit to images.")
     with recorded_warnings() as warned:
-        if of_images:
-            from widelimit.cli import picture_models
-
-            result: Any = picture_models.fit(table, choices, estimator or "nngp", parameters, model, quiet=output.quiet)
-        else:
-            result = models.fit(table, choices, estimator or "wide", parameters, model, quiet=output.quiet)
+        result = _fit(table, choices, estimator, parameters, model, quiet=output.quiet)
     for text in result.notes:
         note(text, quiet=output.quiet)
     if report is not None:
@@ -71,3 +65,14 @@ def fit(
         print_json({"widelimit": version(), **result.document(), "notes": notes, **written})
     elif not output.quiet:
         typer.echo(result.summary() + f"\nreport {report}" * (report is not None))
+
+
+def _fit(table: Path, choices: Any, estimator: str | None, parameters: Any, model: Path, *, quiet: bool) -> Any:
+    """Fit to a table or to images."""
+    from widelimit.cli import models, pictures
+
+    if not pictures.is_pictures(table):
+        return models.fit(table, choices, estimator or "wide", parameters, model, quiet=quiet)
+    from widelimit.cli import picture_models
+
+    return picture_models.fit(table, choices, estimator or "nngp", parameters, model, quiet=quiet)

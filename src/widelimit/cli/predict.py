@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,17 +37,11 @@ def predict(
 
     If the table has the target's column, the predictions are also scored against it; of images, if there are labels.
     """
-    from widelimit.cli import models, pictures
     from widelimit.cli.files import check_output
 
     if out is not None:
         check_output(out, FORMATS)
-    if pictures.is_pictures(table):
-        from widelimit.cli import picture_models
-
-        result = picture_models.predict(model, table, std=std, quiet=output.quiet)
-    else:
-        result = models.predict(model, table, std=std, quiet=output.quiet)
+    result = _predict(model, table, std=std, quiet=output.quiet)
     for text in result.notes:
         note(text, quiet=output.quiet)
     if result.scores:
@@ -64,6 +58,17 @@ def predict(
         sys.stdout.write(result.frame.write_csv())
     else:
         note(f"wrote {out} ({result.frame.height} rows, {result.seconds:.1f} s)", quiet=output.quiet)
+
+
+def _predict(model: Path, table: Path, *, std: bool, quiet: bool) -> Any:
+    """Predict the rows of a table, or images."""
+    from widelimit.cli import models, pictures
+
+    if not pictures.is_pictures(table):
+        return models.predict(model, table, std=std, quiet=quiet)
+    from widelimit.cli import picture_models
+
+    return picture_models.predict(model, table, std=std, quiet=quiet)
 
 
 def write(frame: pl.DataFrame, path: Path) -> None:
