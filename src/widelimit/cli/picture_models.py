@@ -128,8 +128,6 @@ def build(estimator: str, task: str, given: Mapping[str, Any], image: Image) -> 
                 f"--network {name}: reads {net.inputs!r}, and the images are {image.shape}; they must agree."
             )
     rest = {key: value for key, value in given.items() if key not in (*NUMBERS, "network")}
-    if task == "classification" and rest.get("likelihood") is None and rest.get("alpha_epsilon") is None:
-        rest["likelihood"] = "least_squares"
     return models.build(estimator, task, {**rest, "network": net})
 
 
@@ -205,7 +203,6 @@ def candidates(path: Path, choices: TableChoices, given: Mapping[str, Any], fold
 
     classes = table.task == "classification"
     usual = {"normalize": "none", "hyperparameters": given.get("hyperparameters")}
-    usual |= {"likelihood": "least_squares"} if classes else {}
     net = build("nngp", table.task, given, image).network
     known = {
         "conv NNGP": baselines.library_model("nngp", table.task, {"network": net, **usual}),
