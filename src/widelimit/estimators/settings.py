@@ -10,10 +10,11 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
+from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network
 from widelimit.estimators import model_state
 from widelimit.estimators.parameters import REPLACED, NetworkParameters, by_name
-from widelimit.inference.scaled_evidence import Activation, AnyFamily, Family
+from widelimit.inference.scaled_evidence import Activation, AnyFamily, Family, NetworkFamily
 
 
 def given_network(estimator: NetworkParameters) -> Network | None:
@@ -31,11 +32,6 @@ def given_network(estimator: NetworkParameters) -> Network | None:
             f"network must be a network, as wl.network(...) and wl.mlp(...) make it, or None; got "
             f"{validation.shown(net)}. wl.read_network makes one of a text."
         )
-    if net.inputs.sites:
-        raise ValueError(
-            f"network reads images, {net.inputs!r}, whose columns an estimator would scale one by one, and leave out "
-            f"where they are constant; compute with its kernel: wl.posterior(wl.nngp(network), X, y, noise=...)."
-        )
     for name in REPLACED:
         value, usual = validation.plain(getattr(estimator, name)), by_name(type(estimator))[name].default
         if not isinstance(value, int | float | str) or value != usual:
@@ -45,6 +41,11 @@ def given_network(estimator: NetworkParameters) -> Network | None:
             )
     own: Network = jax.tree.map(float, net)
     return own
+
+
+def image_of(net: Any) -> Image | None:
+    """Return the images that a network reads; None: it reads rows, or is none."""
+    return net.inputs if isinstance(net, Network) and isinstance(net.inputs, Image) else None
 
 
 def require_same_tree(net: Network, given: Network) -> None:
@@ -61,6 +62,11 @@ def check_scaled(input_scales: str, families: Sequence[AnyFamily], normalize: st
             f"{normalize!r}. On the sphere, or for columns as they are, leave input_scales=None."
         )
     for family in families:
+        if isinstance(family, NetworkFamily) and family.network.inputs.sites:
+            raise ValueError(
+                f"input_scales={input_scales!r} gives every column a scale, and the pixels of a channel share theirs: "
+                f"for networks of images use NNGPClassifier, NTKClassifier or their regressors with input_scales=None."
+            )
         named = isinstance(family, Family) and family.activation
         if input_scales == "auto" and named is not False and named not in get_args(Activation):
             raise ValueError(
