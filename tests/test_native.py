@@ -128,10 +128,10 @@ def test_all_cases_run_in_machine_code():
     ],
 )
 def test_planted_errors_are_found(place, name, wrong, monkeypatch):
-    shape, steps = (4, 3, 1), [("conv", 2, {"stride": 2}), "relu", ("pool",), ("dense",)]
+    shape, steps = (4, 3, 2), [("conv", 2, {"stride": 2}), "relu", ("pool",), ("dense",)]
     net = wl.network(Conv(2, stride=2), "relu", GlobalAveragePool(), Dense(), inputs=wl.Image(*shape))
     X = images(shape, np.float64, 1.0)
-    X[1] = -X[0] * (1 + 1e-9)
+    X[1] = 1e-7 * X[3] - X[0]
     flat = X.reshape(5, -1)
 
     def worst():
