@@ -83,7 +83,13 @@ class Averaged(Kernel):
         return jnp.mean(blocks, axis=(1, 3))
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
-        return jax.lax.map(lambda one: self.pairwise(*[jax.tree.map(lambda leaf: leaf[None], one)] * 2)[0, 0], x)
+        def itself(one: Any) -> Any:
+            return self.pairwise(*[jax.tree.map(lambda leaf: leaf[None], one)] * 2)[0, 0]
+
+        if not self.eager:
+            return jax.lax.map(itself, x)
+        rows = range(len(jax.tree.leaves(x)[0]))
+        return jnp.stack([itself(jax.tree.map(lambda leaf: leaf[i], x)) for i in rows])  # noqa: B023
 
 
 def averaged(k: Kernel, *, flips: bool = False, shifts: int = 0) -> Averaged:

@@ -12,6 +12,7 @@ from jax.extend import core
 
 from widelimit.architecture.chain import Combined
 from widelimit.architecture.convolution import Conv
+from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.sites import Windows
 from widelimit.architecture.state import Layer, PairState
 from widelimit.pytrees import changed
@@ -103,6 +104,10 @@ def with_windows(change: Callable[[Windows], Any]) -> Callable[[Layer, tuple[Any
             return layer.map_layers(changed_in, path)
         if not type(layer).__module__.startswith("widelimit."):
             raise Unknown(f"the layer {type(layer).__name__}")
+        if isinstance(layer, LocallyConnected):
+            if layer.conv.placed.across:
+                raise Unknown("weights of each site before an average over sites")
+            layer = layer.conv
         return changed(layer, windows=change(layer.placed)) if isinstance(layer, Conv) else layer
 
     return changed_in
@@ -130,7 +135,11 @@ class Program:
         self._count = 0
         self.numbers = [np.asarray(leaf) for leaf in jax.tree.leaves(layers)]
         pixel = jax.ShapeDtypeStruct((), dtype)
-        closed = jax.make_jaxpr(_pair)(with_windows(_Traced)(layers, ()), memos, memos, pixel, pixel, pixel)
+        traced = with_windows(_Traced)(layers, ())
+        try:
+            closed = jax.make_jaxpr(_pair)(traced, memos, memos, pixel, pixel, pixel)
+        except (TypeError, ValueError, IndexError) as error:
+            raise Unknown(f"layers whose pair map is not elementwise: {error}") from error
         count = len(jax.tree.leaves(memos))
         given: list[Any] = [Number(k, kind) for k in range(len(self.numbers))]
         given += [Memo(side, leaf, (), kind) for side in (0, 1) for leaf in range(count)]
