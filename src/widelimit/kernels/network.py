@@ -112,6 +112,22 @@ class _NetworkKernel(Matrices, abc.ABC):
     def points(self, name: str, X: Any) -> Array:
         return self.net.inputs.rows(name, X)
 
+    def explain(self, X: Float[Array, "n d"]) -> str:
+        """Explain how gram(X) of a network of images is computed: state of a pair, bytes, and seconds measured briefly.
+
+        Raises: ValueError: a network of rows, whose pairs take some numbers; as `gram`.
+        """
+        if not self.net.inputs.sites:
+            raise ValueError(
+                "explain is for networks of images; a pair of rows takes a few numbers, whatever the depth."
+            )
+        points = np.asarray(validation.concrete("X", self.points("X", X)))
+        kernel = self.prepared(points)
+        if isinstance(kernel, images.InMachineCode):
+            return images.explain(kernel.engine, points)
+        with lenient():
+            return images.explain(images.engine_of(_identify(self.net), points.dtype.name, any(self.tangents)), points)
+
     @property
     def numbers_per_pair(self) -> int:
         return self.net.numbers_per_pair

@@ -184,10 +184,20 @@ class Engine:
         return [np.ascontiguousarray(p) for p in planes]
 
     @property
+    def stages_of(self) -> list[tuple[Plan, np.ndarray]]:
+        """Return the plan and the planes of every stage."""
+        return list(zip(self.plans, self.planes, strict=True))
+
+    @property
     def work(self) -> float:
         """Return the pairs of sites, over all layers, that a pair of images has at most."""
-        parts = zip(self.plans, self.planes, strict=True)
-        return float(sum(len(planes) * sum(map(math.prod, plan.sites)) for plan, planes in parts))
+        return float(sum(len(planes) * sum(map(math.prod, plan.sites)) for plan, planes in self.stages_of))
+
+    @property
+    def state(self) -> int:
+        """Return the bytes of the state of a vector of pairs."""
+        numbers = [plan.length + math.prod(plan.pooled) for plan in self.plans]
+        return sum(numbers) * self.width * self.dtype.itemsize
 
     def encode(self, X: np.ndarray) -> Features:
         """Compute everything about single images that pairs need, from rows (n, d)."""

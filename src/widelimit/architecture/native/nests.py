@@ -65,10 +65,12 @@ class Nest:
         """Read a number of the packed memos."""
         return self.f.load("%Y" if side else "%X", self.at(start, index, beside), self.plan.type, side == 1)
 
-    def buffer(self, value: Result, index: str) -> Word:
-        """Read a state that another nest has stored."""
-        type = TYPES[value.dtype]
-        return self.f.load("%W", self.at(self.plan.buffers[value].start, index), type, True)
+    def buffer(self, value: Any, p: Index = (), index: str = "", grid: Grid | None = None) -> Word:
+        """Read a state that a nest has stored, at its own pair of sites or at an index of a grid; or a constant."""
+        if isinstance(value, Constant):
+            return self.f.number(value.value, TYPES[value.dtype])
+        found = next(b for b in self.plan.buffers[value] if grid in (None, b.grid))
+        return self.f.load("%W", self.at(found.start, index or found.grid.inside(self.f, p)), TYPES[value.dtype], True)
 
     # --- operations ---
 
@@ -83,7 +85,7 @@ class Nest:
             elif isinstance(value, Memo):
                 self.known[value] = self.memo(value.side, value.leaf, value.at, p, q)
             else:
-                self.known[value] = self.buffer(value, self.plan.buffers[value].grid.inside(self.f, p))
+                self.known[value] = self.buffer(value, p)
         return self.known[value]
 
     def body(self, p: Index, q: Index, with_plus: bool) -> None:
@@ -177,7 +179,7 @@ class Nest:
             shares = [f.binary("fmul", self.read(k, layout.starts[WEIGHTS], at[k]), totals[k]) for k in (0, 1)]
             common = f.binary("fmul", *shares)
             for k, total in sums.items():
-                term = f.binary("fmul", common, self.buffer(plan.program.outputs[k], at[0]))
+                term = f.binary("fmul", common, self.buffer(plan.program.outputs[k], index=at[0], grid=taps.grid))
                 f.set(total, f.binary("fadd", f.get(total, zero), term))
 
         f.loops(bounds, add)
@@ -201,7 +203,7 @@ class Nest:
             apart, common = f.binary("fsub", *parts), f.binary("fmul contract", *parts)
             terms = {"separation": f.binary("fmul contract", apart, apart)}
             for k in read:
-                terms[k] = f.binary("fmul contract", common, self.buffer(states[k], at[0]))
+                terms[k] = f.binary("fmul contract", common, self.buffer(states[k], index=at[0], grid=taps.grid))
             for k, term in terms.items():
                 f.set(sums[k], f.binary("fadd contract", f.get(sums[k], zero), term))
 
@@ -244,7 +246,7 @@ class Nest:
             bits = f.put(f"bitcast {f.form(above)} {above.text} to i{f.width}")
             found = f.put(f"zext i1 {f.put(f'icmp ne i{f.width} {bits}, 0')} to i64")
             f.lines.append(
-                f"  store i64 {found}, ptr {f.place('%F', self.offset(self.plan.buffers[value].flag, 'flag'), 'i64')}"
+                f"  store i64 {found}, ptr {f.place('%F', self.offset(self.plan.buffers[value][0].flag, 'flag'), 'i64')}"
             )
 
     def bounds(self, sites: tuple[int, ...], offsets: Sequence[str]) -> list[tuple[Any, Any]]:
@@ -259,7 +261,7 @@ class Nest:
     @property
     def flagged(self) -> list[Result]:
         """Return the stored gaps whose size a later nest asks for."""
-        return [v for v in self.plan.stores[self.place] if self.plan.buffers[v].flag is not None]
+        return [v for v in self.plan.stores[self.place] if self.plan.buffers[v][0].flag is not None]
 
     def row(self, ij: Index, bounds: tuple[str, str], flags: dict[Result, str], with_plus: bool) -> None:
         """Write the loop along the last axis."""
@@ -274,7 +276,8 @@ class Nest:
             self.body(p, q, with_plus)
             for value in plan.stores[self.place]:
                 word = self.known[value] if value in self.known else self.value(value, p, q)
-                f.store(word, "%W", self.at(plan.buffers[value].start, plan.buffers[value].grid.inside(f, p)))
+                for buffer in plan.buffers[value]:
+                    f.store(word, "%W", self.at(buffer.start, buffer.grid.inside(f, p)))
                 if value in flags:
                     f.set(flags[value], f.extreme([f.get(flags[value], zero), f.widen(word)], "gt"))
             if last:
@@ -308,7 +311,7 @@ class Nest:
     def write(self) -> None:
         """Write the whole body of the function."""
         f, source = self.f, self.source
-        flag = self.plan.buffers[source.given[4]].flag if source.name == "patches" and 1 in source.needed else None
+        flag = self.plan.buffers[source.given[4]][0].flag if source.name == "patches" and 1 in source.needed else None
         if flag is None:
             self.loops(with_plus=True)
         else:

@@ -105,7 +105,7 @@ class Plan:
         mixed = any((w.padding != "circular" and w.count > 1) or max(w.stride) > 1 for w in known)
         if self.torus and (mixed or pool or program.sources[0].name == "pooled"):
             raise Unknown("circular padding beside another, or with a stride, before an average over sites")
-        self.buffers: dict[Result, Buffer] = {}
+        self.buffers: dict[Result, list[Buffer]] = {}
         self.flags = self.length = 0
         self._allot()
 
@@ -191,15 +191,15 @@ class Plan:
         slots: list[tuple[int, int, int]] = []
         for k, values in enumerate(self.stores):
             for value in values:
-                readers = self._readers.get(value, [])
-                grids = {read_by(w, self.sites[k]) for w in readers} or {Grid(self.sites[k])}
-                if len(grids) > 1:
-                    raise Unknown("one signal in patches of two kinds")
-                (grid,) = grids
                 flag = self.flags if value in gaps else None
                 self.flags += flag is not None
-                free = [slot for slot in slots if slot[0] < k and slot[2] >= grid.count]
-                slot = min(free, key=lambda slot: slot[2], default=(-1, self.length, grid.count))
-                slots = [s for s in slots if s[1] != slot[1]] + [(self._last[value], *slot[1:])]
-                self.length += grid.count if slot[0] == -1 and slot not in free else 0
-                self.buffers[value] = Buffer(slot[1], grid, flag)
+                own = Grid(self.sites[k])
+                grids = dict.fromkeys(read_by(w, self.sites[k]) for w in self._readers.get(value, [])) or {own: None}
+                self.buffers[value] = []
+                for grid in grids:
+                    free = [slot for slot in slots if slot[0] < k and slot[2] >= grid.count]
+                    new = (-1, self.length, grid.count)
+                    slot = min(free, key=lambda slot: slot[2], default=new)
+                    slots = [s for s in slots if s[1] != slot[1]] + [(self._last[value], *slot[1:])]
+                    self.length += grid.count if slot is new else 0
+                    self.buffers[value].append(Buffer(slot[1], grid, flag))
