@@ -1,5 +1,7 @@
 """Machine code for pairs of images: against XLA and 60 digits, exact where images are equal, planted errors found."""
 
+import re
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -113,10 +115,14 @@ def test_float32(name):
     assert found[1] <= (2**12 if name == "pooled" else 64)
 
 
-def test_all_cases_run_in_machine_code():
-    for shape, layers, _ in cases.IMAGE_NETWORKS.values():
-        k = wl.ntk(wl.network(*layers, inputs=wl.Image(*shape)))
-        assert engine_of(k, images(shape, np.float64, 1.0)).width == 8
+def test_all_but_one_case_run_in_machine_code():
+    by_xla = []
+    for name, (shape, layers, _) in cases.IMAGE_NETWORKS.items():
+        X = np.ones((2, *shape), np.float32)
+        text = wl.nngp(wl.network(*layers, inputs=wl.Image(*shape))).explain(X)
+        by_xla += [name] if "XLA" in text else []
+        assert "XLA" in text or re.search(r"machine code, 16 .*\nstate: .* GiB.*\ntime: .* s a pair, .* 2 images", text)
+    assert by_xla == ["locally connected"]
 
 
 @pytest.mark.parametrize(

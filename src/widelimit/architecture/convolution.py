@@ -124,9 +124,9 @@ class Conv(Affine):
         return jnp.asarray(weight * sums + bias * params["bias"])
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        mean, *shares = _mean_of_taps(self.placed, signal)
+        mean, own, inverse = _mean_of_taps(self.placed, signal)
         after, memo = self.dense.encode(mean)
-        return after, _ConvMemo(*shares, memo)
+        return after, _ConvMemo(own, inverse, memo)
 
     def pair(self, x: _ConvMemo, y: _ConvMemo, state: PairState) -> PairState:
         given = *state.correlation, state.tangent

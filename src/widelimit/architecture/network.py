@@ -338,7 +338,7 @@ class Network:
     def of_pairs(self) -> Serial:
         """Return the layers of `body` for pairs: networks of one activation need no refinement."""
         mixed = len({type(activation) for activation in self.activations()}) > 1
-        return self.body if mixed else self.body.without_refinement()
+        return self.body if mixed else Serial(self.body.without_refinement())
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""

@@ -80,9 +80,9 @@ class Function:
         """Return all as vectors if one is."""
         return [self.widen(w) for w in words] if any(w.wide for w in words) else list(words)
 
-    def binary(self, verb: str, a: Word, b: Word, type: str = "") -> Word:
+    def binary(self, verb: str, *words: Word, type: str = "") -> Word:
         """Write an operation of two words."""
-        a, b = self.alike([a, b])
+        a, b = self.alike(words)
         return self.result(f"{verb} {self.form(a)} {a.text}, {b.text}", type or a.type, a.wide)
 
     def call(self, name: str, words: Sequence[Word]) -> Word:
@@ -159,6 +159,10 @@ class Function:
     def get(self, variable: str, like: Word) -> Word:
         """Return the value of a variable."""
         return self.result(f"load {self.form(like)}, ptr {variable}", like.type, like.wide)
+
+    def add_product(self, variable: str, like: Word, a: Word, b: Word) -> None:
+        """Add a product to a variable, in one rounding where the processor can."""
+        self.set(variable, self.binary("fadd contract", self.get(variable, like), self.binary("fmul contract", a, b)))
 
     def loop(self, low: str | int, high: str | int, body: Callable[[str], None]) -> None:
         """Write a loop over integers."""

@@ -13,7 +13,7 @@ from widelimit.architecture.chain import Serial
 from widelimit.architecture.native.driver import write
 from widelimit.architecture.native.machine import compiled
 from widelimit.architecture.native.plan import START, TOTALS, WEIGHTS, Layout, Plan, in_three, read_by
-from widelimit.architecture.native.program import Program, Unknown, at_own_sites
+from widelimit.architecture.native.program import Program, Unknown, at_own_sites, form
 from widelimit.architecture.network import Network
 from widelimit.architecture.pooling import AveragePool, Flatten
 from widelimit.architecture.state import Layer, PairState
@@ -27,6 +27,7 @@ from widelimit.signals import (
     correlation_with_itself,
     largest_exponent,
     relative_deviation,
+    sum_terms,
     variance_of,
 )
 
@@ -54,6 +55,11 @@ class Features(NamedTuple):
     memos: Any
     """Of the last layers, arrays (n, ..)."""
     variance: Variance
+
+
+def _lead(leaf: Any, axes: int) -> tuple[int, ...]:
+    """Return the leading axes of a memo, those before the sites."""
+    return tuple(leaf.shape[: leaf.ndim - axes - 1])
 
 
 @final
@@ -91,7 +97,10 @@ def _encode_stage(stage: _Stage, signal: Variance, mean: Any) -> Any:
     axes, windows = tuple(range(before.value.ndim - 1)), stage.pool.placed
     exponent = largest_exponent(before, axes)
     weights = relative_deviation(before, exponent)
-    over = lambda v: jnp.sum(v, axis=axes, keepdims=True) if stage.whole else sum(windows.each(v, 0))  # noqa: E731
+
+    def over(array: jax.Array) -> jax.Array:
+        return jnp.sum(array, axis=axes, keepdims=True) if stage.whole else sum_terms(list(windows.each(array, 0)))
+
     total = over(weights)
     inverse = safe_divide(jnp.ones_like(total), total)
     part = variance_of(total / windows.count)
@@ -133,7 +142,7 @@ class Engine:
         self.width = VECTOR // self.dtype.itemsize
         self.plans: list[Plan] = []
         with arithmetic(self.dtype == np.float64):
-            row = jax.ShapeDtypeStruct((1, net.inputs.size), self.dtype)  # type: ignore[union-attr]
+            row = form((1, net.inputs.size), self.dtype)  # type: ignore[union-attr]
             points, signal = jax.eval_shape(_embed, net, row)
             state, self.length = (points, signal, None), 0
             for stage in self.stages:
@@ -150,15 +159,14 @@ class Engine:
             raise Unknown("parts of the width that have other laws")
         middle = stage.pool is not None and not stage.whole
         needed = [k for k in ((0, 2) if stage.pool else (0, 1, 2)) if k < 2 or self.tangent]
-        lead = lambda leaf: leaf.shape[: leaf.ndim - axes - 1]  # noqa: E731
-        single = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(lead(leaf), leaf.dtype), memos)
+        single = jax.tree.map(lambda leaf: form(_lead(leaf, axes), leaf.dtype), memos)
         program = Program(stage.layers, single, self.dtype, needed, pooled=bool(self.plans))
         windows = dict(program.padding)
         leaves = {START: start, WEIGHTS: weights, **dict(enumerate(jax.tree.leaves(memos)))}
         if middle:
             leaves[TOTALS], windows[WEIGHTS] = totals, stage.pool.placed  # type: ignore[union-attr]
         grids = {k: read_by(windows.get(k), in_three(v.shape[v.ndim - axes - 1 : -1], 1)) for k, v in leaves.items()}
-        leads = {k: lead(v) for k, v in leaves.items()}
+        leads = {k: _lead(v, axes) for k, v in leaves.items()}
         ends = self.length + np.cumsum([0, *(grids[k].count * math.prod(leads[k]) for k in leaves)])
         layout = Layout(dict(zip(leaves, ends.tolist(), strict=False)), leads, grids)
         self.length = int(ends[-1])
@@ -170,11 +178,11 @@ class Engine:
                 pool=pool, across=across, separate=stage.pool is None,
             )
         )  # fmt: skip
-        return jax.ShapeDtypeStruct((2, *after.value.shape), self.dtype), after, mean
+        return form((2, *after.value.shape), self.dtype), after, mean
 
     def _numbers(self, plan: Plan) -> np.ndarray:
         """Return the numbers of the layers as machine code reads them."""
-        return np.array([np.ravel(v)[0] if np.size(v) == 1 else 0 for v in (*plan.program.numbers, 0)], self.dtype)
+        return np.array([v.item() if v.size == 1 else 0.0 for v in (*plan.program.numbers, np.zeros(1))], self.dtype)
 
     def _planes(self, last: int, ends: np.ndarray) -> list[np.ndarray]:
         """Return the planes of every stage up to the last that these at its end need."""
@@ -196,8 +204,8 @@ class Engine:
     @property
     def state(self) -> int:
         """Return the bytes of the state of a vector of pairs."""
-        numbers = [plan.length + math.prod(plan.pooled) for plan in self.plans]
-        return sum(numbers) * self.width * self.dtype.itemsize
+        numbers = sum(plan.length + math.prod(plan.pooled) for plan in self.plans)
+        return int(numbers * self.width * self.dtype.itemsize)
 
     def encode(self, X: np.ndarray) -> Features:
         """Compute everything about single images that pairs need, from rows (n, d)."""
@@ -227,11 +235,14 @@ class Engine:
             scale = np.sqrt(np.divide(1, inside, out=np.zeros_like(inside), where=inside > 0))
             tangent = np.asarray(scale**2 * theta, self.dtype)
             start = np.asarray([scale, spread * (scale * scale)], self.dtype)
-            signal = Variance(np.asarray(after.value * inside, self.dtype), after.exponent)
+            signal = after._replace(value=np.asarray(after.value * inside, self.dtype))
             mean = None if mean is None else np.asarray(mean * scale, self.dtype)
         variance, memos = interpreted(_encode_last)(self.last, signal, mean)
         axes = len(self.net.inputs.sites)
-        one = lambda leaf: np.moveaxis(leaf.reshape(*leaf.shape[: leaf.ndim - axes - 1], -1), -1, 0)[:n]  # noqa: E731
+
+        def one(leaf: np.ndarray) -> np.ndarray:
+            return np.moveaxis(leaf.reshape(*_lead(leaf, axes), -1), -1, 0)[:n]
+
         keys = np.array([hash(row.tobytes()) for row in rows])
         average = (scale, spread) if self.averaged else (np.ones(single), np.zeros(single))
         ends = *average, tangent, memos, variance
@@ -320,18 +331,21 @@ class Engine:
             minus = np.clip((r - s) ** 2 / 2 + r * s * minus - spreads[0] - spreads[1], 0, 2)
             tangent = r * s * tangent
         plus = 2 - minus if self.averaged else raw[1]
-        return PairState(Correlation(minus.astype(self.dtype), plus.astype(self.dtype)), tangent.astype(self.dtype))
+        parts: list[Any] = [np.asarray(v, self.dtype) for v in (minus, plus, tangent)]
+        return PairState(Correlation(*parts[:2]), parts[2])
 
     def diagonal(self, x: Features) -> np.ndarray:
         """Return Theta of every image with itself over its variance, (n,)."""
         with arithmetic(self.dtype == np.float64):
-            state = PairState(interpreted(correlation_with_itself)(x.tangent), x.tangent)
+            tangent: Any = x.tangent
+            state = PairState(interpreted(correlation_with_itself)(tangent), tangent)
             return np.asarray(interpreted(_itself_last)(self.last, x.memos, state).tangent)
 
 
 def _split(net: Network) -> tuple[list[_Stage], Serial]:
     """Return the stages, each up to a sum over sites, and the layers after them. Raises: Unknown."""
-    stages, rest = [], []
+    stages: list[_Stage] = []
+    rest: list[Layer] = []
     for layer in net.of_pairs.layers:
         if isinstance(layer, Flatten) and layer.sites is not None and math.prod(layer.sites.sizes) == 1:
             continue

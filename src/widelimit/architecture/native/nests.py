@@ -98,8 +98,8 @@ class Nest:
             self.known.update({Result(self.source, k): word for k, word in enumerate(found)})
         for operation in self.plan.work[self.place]:
             words = [self.value(v, p, q) for v in operation.given]
-            found = self.f.operation(operation.name, words, operation.parameters, operation.dtypes[0])
-            self.known[Result(operation, 0)] = found
+            made = self.f.operation(operation.name, words, operation.parameters, operation.dtypes[0])
+            self.known[Result(operation, 0)] = made
 
     def pixels(self, p: Index, q: Index) -> list[Word]:
         """1 -+ rho = sum_c (u_c -+ v_c)^2/2 of unit vectors over the channels."""
@@ -107,15 +107,14 @@ class Nest:
         grid, start = self.plan.layout.grids[START], self.plan.layout.starts[START]
         zero = f.widen(f.number(0, self.plan.type))
         sums = [f.variable(zero) for _ in range(2)]
-        x, y = grid.inside(f, p), grid.inside(f, q)
+        sites = grid.inside(f, p), grid.inside(f, q)
 
         def add(c: str) -> None:
-            u, v = (
-                self.read(k, start, f.integer("add", i, f.integer("mul", c, grid.count))) for k, i in enumerate((x, y))
-            )
+            place = f.integer("mul", c, grid.count)
+            units = [self.read(k, start, f.integer("add", site, place)) for k, site in enumerate(sites)]
             for total, verb in zip(sums, ("fsub", "fadd"), strict=True):
-                part = f.binary(verb, u, v)
-                f.set(total, f.binary("fadd contract", f.get(total, zero), f.binary("fmul contract", part, part)))
+                part = f.binary(verb, *units)
+                f.add_product(total, zero, part, part)
 
         f.loop(0, count, add)
         return [f.binary("fmul", f.get(total, zero), f.number(0.5, self.plan.type)) for total in sums]
@@ -165,6 +164,7 @@ class Nest:
     def gather(self, p: Index, offsets: Sequence[str], delta: Index, bounds: list[tuple[str, str]]) -> None:
         """Add the pairs of sites of two windows that are in the plane."""
         f, plan, layout = self.f, self.plan, self.plan.layout
+        assert plan.pool is not None
         after = in_three(plan.pool.after, 1)
         q = tuple(f.integer("add", i, d) for i, d in zip(p, offsets, strict=True))
         totals = [self.read(k, layout.starts[TOTALS], Grid(after).inside(f, at)) for k, at in enumerate((p, q))]
@@ -194,30 +194,24 @@ class Nest:
         roots = [self.value(inverse_x, p, q), self.value(inverse_y, p, q)]
         read = [k for k in (0, 1, 2) if k in source.needed and (k != 1 or with_plus)]
         zero = f.widen(f.number(0, type))
-        sums = {k: f.variable(zero) for k in ("separation", *read)}
+        squares, sums = f.variable(zero), {k: f.variable(zero) for k in read}
         taps = _Taps(f, windows, (p, q))
 
         def add(t: Index) -> None:
             at = taps.place(t)
             parts = [f.binary("fmul", self.read(k, self.leaf(source.given[2 * k]), at[k]), roots[k]) for k in (0, 1)]
             apart, common = f.binary("fsub", *parts), f.binary("fmul contract", *parts)
-            terms = {"separation": f.binary("fmul contract", apart, apart)}
-            for k in read:
-                terms[k] = f.binary("fmul contract", common, self.buffer(states[k], index=at[0], grid=taps.grid))
-            for k, term in terms.items():
-                f.set(sums[k], f.binary("fadd contract", f.get(sums[k], zero), term))
+            f.add_product(squares, zero, apart, apart)
+            for k, total in sums.items():
+                f.add_product(total, zero, common, self.buffer(states[k], index=at[0], grid=taps.grid))
 
         taps.each(add)
-        separation = f.binary("fmul", f.get(sums["separation"], zero), f.number(0.5, type))
-        found = {k: f.get(sums[k], zero) for k in read}
-        for k in (0, 1):
-            if k in found:
-                found[k] = f.binary("fadd", found[k], separation)
-        if 1 in source.needed and not with_plus:
-            ones = [
-                f.select(f.binary("fcmp ogt", r, f.number(0, type), type="i1"), *(f.number(v, type) for v in (1, 0)))
-                for r in roots
-            ]
+        separation = f.binary("fmul", f.get(squares, zero), f.number(0.5, type))
+        found = {k: f.get(total, zero) for k, total in sums.items()}
+        found |= {k: f.binary("fadd", found[k], separation) for k in (0, 1) if k in found}
+        if 1 in source.needed and not with_plus:  # 2, less where a patch is 0
+            numbers = [f.number(v, type) for v in (0, 1, 0)]
+            ones = [f.select(f.binary("fcmp ogt", r, numbers[0], type="i1"), *numbers[1:]) for r in roots]
             found[1] = f.binary("fsub", f.binary("fadd", *ones), found[0])
         return {Result(source, k): word for k, word in found.items()}
 
@@ -237,17 +231,15 @@ class Nest:
         flags = {value: f.variable(f.widen(f.number(0, self.plan.type))) for value in self.flagged}
         f.loops(bounds[:2], lambda ij: self.row(ij, bounds[2], flags, with_plus))
         for value, variable in flags.items():
-            above = f.binary(
-                "fcmp ogt",
-                f.get(variable, f.widen(f.number(0, self.plan.type))),
-                f.number(OPPOSITE, self.plan.type),
-                type="i1",
-            )
+            largest = f.get(variable, f.widen(f.number(0, self.plan.type)))
+            above = f.binary("fcmp ogt", largest, f.number(OPPOSITE, self.plan.type), type="i1")
             bits = f.put(f"bitcast {f.form(above)} {above.text} to i{f.width}")
             found = f.put(f"zext i1 {f.put(f'icmp ne i{f.width} {bits}, 0')} to i64")
-            f.lines.append(
-                f"  store i64 {found}, ptr {f.place('%F', self.offset(self.plan.buffers[value][0].flag, 'flag'), 'i64')}"
-            )
+            f.lines.append(f"  store i64 {found}, ptr {self.flag(value)}")
+
+    def flag(self, value: Result) -> str:
+        """Return a pointer to the mark for gaps beyond OPPOSITE."""
+        return self.f.place("%F", self.offset(self.plan.buffers[value][0].flag or 0, "flag"), "i64")
 
     def bounds(self, sites: tuple[int, ...], offsets: Sequence[str]) -> list[tuple[Any, Any]]:
         """Return the sites p with both p and p + offset inside, along each axis."""
@@ -311,11 +303,10 @@ class Nest:
     def write(self) -> None:
         """Write the whole body of the function."""
         f, source = self.f, self.source
-        flag = self.plan.buffers[source.given[4]][0].flag if source.name == "patches" and 1 in source.needed else None
-        if flag is None:
+        if source.name != "patches" or 1 not in source.needed:
             self.loops(with_plus=True)
         else:
-            seen = f.put(f"load i64, ptr {f.place('%F', self.offset(flag, 'flag'), 'i64')}")
+            seen = f.put(f"load i64, ptr {self.flag(source.given[4])}")
             f.either(f.put(f"icmp ne i64 {seen}, 0"), lambda: self.loops(True), lambda: self.loops(False))
         if self.plan.pool is not None and self.place == len(self.plan.sites) - 1:
             self.pool()

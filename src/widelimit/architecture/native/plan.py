@@ -26,7 +26,9 @@ def in_three(values: Sequence[int], fill: int) -> tuple[int, ...]:
     return (fill,) * (AXES - len(values)) + tuple(values)
 
 
-class Grid(NamedTuple):
+@final
+@dataclass(frozen=True)
+class Grid:
     """Sites with margins, as an array has them."""
 
     sites: tuple[int, ...]
@@ -170,14 +172,12 @@ class Plan:
         factors: list[tuple[int, ...] | None] = [None] * len(windows)
         factors[-1] = (1, 1, 1)
         for k in reversed(range(len(windows))):
-            uses = [(v.operation.nest, (1, 1, 1)) for op in self.work[k] for v in op.given if isinstance(v, Result)]
-            if k == len(windows) - 1:
-                uses += [(v.operation.nest, (1, 1, 1)) for v in self.program.outputs if isinstance(v, Result)]
-            if (w := windows[k]) is not None:
-                stride = in_three(w.stride, 1)
-                uses += [(v.operation.nest, stride) for v in self.program.sources[k].given[4:] if isinstance(v, Result)]
-            for nest, stride in uses:
-                own = factors[k] or (1, 1, 1)
+            w = windows[k]
+            ends = self.program.outputs if k == len(windows) - 1 else []
+            read = [(v, in_three((), 1)) for v in (*(v for op in self.work[k] for v in op.given), *ends)]
+            read += [(v, in_three(w.stride, 1)) for v in self.program.sources[k].given[4:]] if w else []
+            own = factors[k] or (1, 1, 1)
+            for nest, stride in ((v.operation.nest, stride) for v, stride in read if isinstance(v, Result)):
                 factor = tuple(a * b for a, b in zip(own, stride, strict=True))
                 if nest not in (-1, k) and (factors[nest] or factor) != factor:
                     raise Unknown("branches whose strides differ")

@@ -81,7 +81,7 @@ class Result(NamedTuple):
 
 _patches = core.Primitive("patches")
 _patches.multiple_results = True
-_patches.def_abstract_eval(lambda *given, **_: [given[-1]] * 3)
+_patches.def_abstract_eval(lambda *given, **_: [given[-1]] * 3)  # type: ignore[no-untyped-call]
 
 
 @final
@@ -93,7 +93,12 @@ class _Traced:
 
     def sum_patches(self, x: Any, y: Any, state: Any) -> Any:
         """Return the sums of `Windows.sum_patches` as results of one operation."""
-        return _patches.bind(*x, *y, *state, windows=self.windows)
+        return _patches.bind(*x, *y, *state, windows=self.windows)  # type: ignore[no-untyped-call]
+
+
+def form(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Return what a trace takes for an array."""
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
 
 
 def with_windows(change: Callable[[Windows], Any]) -> Callable[[Layer, tuple[Any, ...]], Layer]:
@@ -134,7 +139,7 @@ class Program:
         self.padding: dict[int, Windows] = {}
         self._count = 0
         self.numbers = [np.asarray(leaf) for leaf in jax.tree.leaves(layers)]
-        pixel = jax.ShapeDtypeStruct((), dtype)
+        pixel = form((), dtype)
         traced = with_windows(_Traced)(layers, ())
         try:
             closed = jax.make_jaxpr(_pair)(traced, memos, memos, pixel, pixel, pixel)
@@ -145,9 +150,9 @@ class Program:
         given += [Memo(side, leaf, (), kind) for side in (0, 1) for leaf in range(count)]
         given += [Result(self.sources[0], k) for k in (0, 1, 2)]
         given[-1] = given[-1] if pooled else Constant(np.zeros((), kind), kind)
+        forms: list[Any] = [v.aval for v in closed.jaxpr.invars]
         given = [
-            v._replace(dtype=i.aval.dtype.name) if isinstance(v, Number) else v
-            for v, i in zip(given, closed.jaxpr.invars, strict=True)
+            v._replace(dtype=a.dtype.name) if isinstance(v, Number) else v for v, a in zip(given, forms, strict=True)
         ]
         self.outputs = self._run(closed, given)
         self._mark([self.outputs[k] for k in needed])
@@ -156,14 +161,11 @@ class Program:
         jaxpr = closed.jaxpr
         known = dict(zip(jaxpr.invars, given, strict=True))
         for name, value in zip(jaxpr.constvars, closed.consts, strict=True):
-            known[name] = Constant(np.asarray(value), np.asarray(value).dtype.name)
+            known[name] = _constant(value)
 
         def of(v: Any) -> Any:
-            return (
-                Constant(np.asarray(v.val, v.aval.dtype), v.aval.dtype.name)
-                if isinstance(v, core.Literal)
-                else known[v]
-            )
+            literal: Any = v
+            return _constant(literal.val, literal.aval.dtype) if isinstance(v, core.Literal) else known[v]
 
         for equation in jaxpr.eqns:
             found = self._apply(equation, [of(v) for v in equation.invars])
@@ -239,6 +241,11 @@ class Program:
 def _pair(layers: Layer, x: Any, y: Any, one_minus: jax.Array, one_plus: jax.Array, tangent: jax.Array) -> Any:
     state = layers.pair(x, y, PairState(Correlation(one_minus, one_plus), tangent))
     return *state.correlation, state.tangent
+
+
+def _constant(value: Any, dtype: Any = None) -> Constant:
+    array = np.asarray(value, dtype)
+    return Constant(array, array.dtype.name)
 
 
 def _at(value: Any, *place: int) -> Any:
