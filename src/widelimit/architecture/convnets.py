@@ -155,7 +155,7 @@ def garriga_alonso_2019(name: str, *, inputs: Image = MNIST, uncentred_sums: boo
     if name == "convnet":
         weight, bias = math.sqrt(2.79), math.sqrt(7.86)
         conv, end = Conv(7, 7 * weight, bias), Dense(weight, bias)
-        return network(conv, "relu", Repeat((conv, "relu"), 6), Flatten(), end, inputs=inputs)
+        return network(conv, "relu", Repeat((conv, Activate("relu")), 6), Flatten(), end, inputs=inputs)
     if name == "residual":
         weight, bias = math.sqrt(7.27), math.sqrt(4.69)
         conv, end = Conv(4, 4 * weight, bias), Dense(weight, bias)

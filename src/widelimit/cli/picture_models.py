@@ -172,7 +172,8 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> models.Predic
         for i in range(0, len(images), models.PREDICTED_ROWS):
             advance(f"predicting {found.target}")
             parts.append(models.padded_columns(estimator, found, images[i : i + models.PREDICTED_ROWS], std=std))
-    out, scores = pl.concat(parts), {}
+    out = pl.concat(parts)
+    scores: dict[str, float] = {}
     models.require_finite(out)
     if data.target is not None:
         scores, remarks = models.score_predictions(found, classes, out, pl.Series(found.target, data.target))
