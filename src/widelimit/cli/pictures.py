@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
+from widelimit.cli.matrices import DAMAGED
 from widelimit.compute import memory
 from widelimit.messages import list_names
 
@@ -97,7 +97,7 @@ def _load(path: Path) -> Any:
     try:
         found = np.load(path, allow_pickle=False)
         return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: is no file of arrays that can be read: {str(error)[:150]}") from None
 
 

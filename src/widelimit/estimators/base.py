@@ -273,7 +273,10 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _kernel_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        return self.inputs_(self._encoded_rows(X))
+        points = self.inputs_(self._encoded_rows(X))
+        if settings.image_of(self._fitted_with["network"]) is not None:
+            preparation.warn_of_other_pixels(points)
+        return points
 
     def _encoded_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -121,6 +122,21 @@ def image_rows(image: Image, X: Any, normalize: str | None) -> Any:
     array = np.asarray(X)
     bytes_stay = normalize is None and array.dtype == np.uint8
     return image.rows("X", array.astype(np.float64) if array.dtype.kind in "fiub" and not bytes_stay else array)
+
+
+OTHER = 50
+"""Standardised pixels that vary by this factor more, or less, are in another unit: 255 is that of bytes."""
+
+
+def warn_of_other_pixels(points: Float[np.ndarray, "n d"]) -> None:
+    """Warn of new images, standardised as those of the fit, whose pixels vary far more or less."""
+    spread = float(points.std())
+    if spread > OTHER or 0 < spread < 1 / OTHER:
+        warnings.warn(
+            f"the pixels of the new images vary {spread:.2g} times as much as those of the fit: one of them is in another "
+            f"unit, it seems (bytes, 0 to 255, or numbers from 0 to 1). Pass both in the same.",
+            stacklevel=4,
+        )
 
 
 def mean_and_scale(
