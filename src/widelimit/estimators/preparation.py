@@ -133,8 +133,8 @@ def warn_of_other_pixels(points: Float[np.ndarray, "n d"]) -> None:
     spread = float(points.std())
     if spread > OTHER or 0 < spread < 1 / OTHER:
         warnings.warn(
-            f"the pixels of the new images vary {spread:.2g} times as much as those of the fit: one of them is in another "
-            f"unit, it seems (bytes, 0 to 255, or numbers from 0 to 1). Pass both in the same.",
+            f"the pixels of the new images vary {spread:.2g} times as much as those of the fit: one of them is in "
+            f"another unit, it seems (bytes, 0 to 255, or numbers from 0 to 1). Pass both in the same.",
             stacklevel=4,
         )
 
