@@ -144,6 +144,11 @@ def test_bad_images_are_refused(bad, message):
         assert len(str(refused.value)) < 400
 
 
+def test_images_without_a_network_that_reads_them():
+    with pytest.raises(ValueError, match=r"network=wl.convnet\(inputs=wl.Image\(4, 3, 2\)\)"):
+        wl.NNGPClassifier().fit(X, LABELS)
+
+
 def test_one_pixel_and_channels_first():
     pixel, net = X[:, 1:2, 1:2, :1], wl.convnet(inputs=wl.Image(1, 1, 1), depth=1, end="pool", bias_std=1.0)
     one = wl.NNGPRegressor(network=net).fit(pixel, Y)

@@ -212,6 +212,11 @@ def refuse_rows(value: Any) -> None:
         return
     if array.ndim == 2 and not len(array):
         raise ValueError(f"X is empty: shape {array.shape}, 0 sample(s); at least one row is needed.")
+    if array.ndim == 4:
+        raise ValueError(
+            f"X has shape {array.shape}, as images have, and the estimator has no network that reads them: pass "
+            f"network=wl.convnet(inputs=wl.Image{array.shape[1:]}), or rows: X must have shape (n, d)."
+        )
     if array.ndim != 2:
         raise ValueError(
             f"X must have shape (n, d), got shape {array.shape}. Reshape your data: X[:, None] for n points of one "
