@@ -94,7 +94,8 @@ def show(result: BenchmarkResult, figure: Path | None) -> None:
     console.print("Mean over folds ± its standard error; seconds of fit and prediction.")
     for score in SCORES[result.table.task]:
         console.print(f"{LABELS[score]}: {MEANINGS[score]}")
-    names = {row.model for row in result.rows} | {"GPs"} * ("RBF GP" in {row.model for row in result.rows})
+    names = {row.model for row in result.rows}
+    names |= {"GPs"} if "RBF GP" in names else set()
     for text in SETTINGS[result.table.task]:
         if text.partition(":")[0] in names:
             console.print(text)
