@@ -81,6 +81,17 @@ def test_bytes_and_constant_images():
         wl.NNGPClassifier(network=net, normalize=None).fit(bytes_, LABELS)
 
 
+def test_a_classifier_that_hardly_tells_left_from_right(tmp_path):
+    model = wl.NNGPClassifier(network=NET, invariance="flips").fit(X, LABELS)
+    p, mirrored = model.predict_proba(Z), model.predict_proba(Z[:, :, ::-1])
+    assert np.allclose(p, mirrored)
+    assert not np.allclose(p, wl.NNGPClassifier(network=NET).fit(X, LABELS).predict_proba(Z), atol=1e-3)
+    model.save(tmp_path / "model.npz")
+    assert np.array_equal(wl.load(tmp_path / "model.npz").predict_proba(Z), p)
+    with pytest.raises(ValueError, match=r"invariance='flips' moves images"):
+        wl.NNGPClassifier(invariance="flips").fit(X.reshape(40, -1), LABELS)
+
+
 def test_images_in_another_unit_than_those_of_the_fit():
     bytes_ = X[..., :1].astype(np.uint8)
     net = wl.network(Conv(3, bias_std=0.3), "relu", Flatten(), Dense(), inputs=wl.Image(4, 3, 1))

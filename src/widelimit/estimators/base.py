@@ -159,7 +159,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _design(self, weight_std: float, bias_std: float) -> Design:
         """Return the network with these scales, as Python's own numbers, which a file gives back unchanged."""
         weight_std, bias_std = validation.plain(weight_std), validation.plain(bias_std)
-        return Design(*self._architecture(), weight_std, bias_std, settings.given_network(self))
+        given = settings.given_network(self)
+        return Design(*self._architecture(), weight_std, bias_std, given, settings.invariance(self.invariance, given))
 
     def _own_design(self) -> Design:
         """Return the network that the parameters describe."""
