@@ -25,6 +25,11 @@ class PairKernel(abc.ABC):
         """Return True if `encode` may be compiled, as it calls no user's function that is written for NumPy."""
         return all(part.traceable for part in self.parts)
 
+    @property
+    def quick(self) -> bool:
+        """Return True if XLA's older emitters, which compile in half of the time, make no slower program of a tile."""
+        return False
+
     def numbers_per_input(self, d: int) -> int:
         """Return the numbers that `encode` makes of an input with d features: plans and refusals follow from it."""
         return sum(part.numbers_per_input(d) for part in self.parts) or d + plan.BESIDE
