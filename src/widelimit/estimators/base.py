@@ -361,7 +361,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         n, c = model_state.shape(state)
         training = self._restore_training(state, n)
         noise = float(validation.finite_scalar("noise", state.values["noise"], at_least=0.0))
-        if settings.scaling(self) is None and self.noise not in ("auto", noise):
+        if self.input_scales is None and self.noise not in ("auto", noise):
             raise ValueError("another noise than was given")
         self.y_mean_, self.y_scale_ = state.array("y_mean", c), state.positive("y_scale", c)
         self.noise_ = noise
@@ -379,7 +379,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if family is not None:
             design = replace(design, kind=family[0], depth=family[1], activation=family[2])
         design.kernel()
-        if self.hyperparameters == "fixed" and settings.scaling(self) is None and chosen != own.document():
+        if self.hyperparameters == "fixed" and self.input_scales is None and chosen != own.document():
             raise ValueError("another network than was given")
         X = state.array("X", n, int(self.inputs_.kept.sum()))
         with np.errstate(over="ignore"):

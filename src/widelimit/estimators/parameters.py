@@ -94,7 +94,7 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default="auto",
         metadata=about(
             "Scale of each input; auto: by likelihood, with amplitude and noise; agop: by gradients.",
-            '"auto" is for standardised inputs of erf, relu, rbf and a `network`, where noise and output_scale are not '
+            '"auto" is for standardised inputs of erf, relu and rbf, where network, noise and output_scale are not '
             "given, and for classes with at most 50 scales; else, and with None, every column counts the same. "
             '"agop", the average gradient outer product of what is fitted, takes any activation.',
             choices=(*get_args(InputScales), None),

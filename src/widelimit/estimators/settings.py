@@ -62,14 +62,16 @@ def require_same_tree(net: Network, given: Network) -> None:
 def scaling(estimator: KernelParameters) -> InputScales | None:
     """Return how scales of the inputs are learned, or None: "auto" changes nothing that is given.
 
-    It needs standardised columns, a kernel that it knows, and a noise and a scale of the output that are searched.
-    Estimators that choose their network know no other way. Raises: ValueError: other columns than are scaled.
+    It needs standardised columns, a kernel that it knows (through a tree of layers it is slow), and a noise and a scale
+    of the output that are searched. Estimators that choose their network know no other way.
+
+    Raises: ValueError: other columns than are scaled.
     """
     how, normalize = estimator.input_scales, estimator.normalize
     if how == "auto" and not isinstance(estimator, WideParameters):
-        known = isinstance(estimator.activation, str) and estimator.activation in get_args(Activation)
+        named = isinstance(estimator.activation, str) and estimator.activation in get_args(Activation)
         free = all(isinstance(getattr(estimator, name, "auto"), str) for name in ("noise", "output_scale"))
-        return how if known and free and normalize == "standardize" else None
+        return how if named and free and estimator.network is None and normalize == "standardize" else None
     if how is not None and normalize != "standardize":
         raise ValueError(
             f'input_scales={how!r} scales standardised columns: it needs normalize="standardize", got {normalize!r}. '
