@@ -152,6 +152,12 @@ def sizes(name: str, value: Any) -> int | tuple[int, ...]:
     return validation.integer(name, value, at_least=1, below=2**20)
 
 
+def pairs_of_equal_sites(sizes: tuple[int, ...], ndim: int) -> jax.Array:
+    """Mark the pairs (*S, *S) of a site with itself; axes of 1 follow, up to `ndim`."""
+    own = jnp.eye(math.prod(sizes), dtype=bool).reshape(*sizes, *sizes)
+    return jnp.expand_dims(own, tuple(range(2 * len(sizes), ndim)))
+
+
 def first_of_pair(leaf: jax.Array, axes: int, beside: int) -> jax.Array:
     """Insert axes for the other input's sites: (.., *S, n[, 1]) -> (.., *S, 1.., n[, 1]); `beside` axes follow S."""
     at = leaf.ndim - beside

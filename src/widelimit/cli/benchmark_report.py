@@ -25,7 +25,7 @@ MEANINGS = {
 }
 OURS, PEERS = "#1b6ca8", "#777777"
 """Colours of this library's models and of the others."""
-LIBRARY = ("NTK", "NNGP")
+LIBRARY = ("NTK", "NNGP", "conv NNGP")
 SETTINGS = {
     "regression": (
         f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {baselines.FEW} training rows at most",

@@ -175,6 +175,7 @@ def fit(
         OSError: the model cannot be written.
     """
     start = time.perf_counter()
+    training_data.refuse_contradictions(choices)
     refuse_many_rows(path, choices, estimator)
     with terminal.busy_bar(f"reading {path.name}", quiet=quiet):
         table = training_data.load(path, choices)

@@ -48,8 +48,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Fit to rows X (n, d), and targets of a regressor, (n,) or (n, c), or class labels of a classifier, (n,).
 
         Args:
-            X: (n, d) numbers; or a table of pandas, polars or pyarrow, which `widelimit.TableEncoder` makes into
-                numbers where it has other columns, or missing values.
+            X: (n, d) numbers; images (n, height, width, channels), where `network` reads such; or a table of pandas,
+                polars or pyarrow, which `widelimit.TableEncoder` makes into numbers where it has other columns, or
+                missing values.
             y: numbers; or labels, numbers or text.
             sample_weight: (n,), >= 0: weight 2 is the same row twice, so that observation i has the noise
                 noise/sample_weight_i; rows of weight 0 are left out.
@@ -78,6 +79,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _validate_rows(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs and targets, validated; a table's columns are learned first. Raises: TypeError, ValueError."""
+        image = settings.image_of(self.network)
+        X = X if image is None else preparation.image_rows(image, X, self.normalize)
         self.encoder_, rows = encoder.learn_rows(X, sample_weight)
         preparation.refuse_rows(rows)
         validated, y = self._validate(rows, y)
@@ -87,6 +90,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _normalisation(self, X: np.ndarray, weights: np.ndarray) -> Inputs:
         """Make the normalisation of these training rows."""
+        image = settings.image_of(self.network)
+        if image is not None:
+            return preparation.image_normalisation(self.normalize, X, weights, image)
         groups = np.arange(X.shape[1]) if self.encoder_ is None else np.array(self.encoder_.input_groups)
         return preparation.normalisation(self.normalize, X, weights, groups)
 
@@ -271,6 +277,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _encoded_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""
+        image = settings.image_of(self._fitted_with["network"])
+        if image is not None:
+            X = preparation.image_rows(image, X, self._fitted_with["normalize"])
         if isinstance(X, encoder.Encoded):
             return X.X
         known, names = self.encoder_, vars(self).get("feature_names_in_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 from sklearn.utils.validation import validate_data
 
 from widelimit import validation
+from widelimit.architecture.inputs import Image
 from widelimit.compute import linalg, memory
 from widelimit.estimators import casting
 from widelimit.estimators.parameters import NetworkParameters
@@ -98,6 +100,27 @@ def normalisation(
     if not scale.any():  # a kernel takes one column at least
         scale = np.ones_like(scale)
     return Inputs(mean, scale, normalize == "sphere")
+
+
+def image_normalisation(
+    normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"], image: Image
+) -> Inputs:
+    """Make the normalisation of training images: the pixels of a channel share mean and scale, and none is left out."""
+    channels, sites = image.shape[-1], math.prod(image.sites)
+    if normalize is None:
+        return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
+    mean, scale = mean_and_scale(X.reshape(-1, channels), np.repeat(weights, sites))
+    return Inputs(np.tile(mean, sites), np.tile(np.where(scale > 0, scale, 1.0), sites), normalize == "sphere")
+
+
+def image_rows(image: Image, X: Any, normalize: str | None) -> Any:
+    """Return images as rows of numbers; of bytes too, as a normalisation scales them. Raises: TypeError, ValueError."""
+    casting.refuse_uncastable("X", X)
+    if X is None or type(X).__module__.startswith("scipy.sparse"):
+        return X
+    array = np.asarray(X)
+    bytes_stay = normalize is None and array.dtype == np.uint8
+    return image.rows("X", array.astype(np.float64) if array.dtype.kind in "fiub" and not bytes_stay else array)
 
 
 def mean_and_scale(

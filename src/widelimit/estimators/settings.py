@@ -9,6 +9,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
+from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network
 from widelimit.estimators import model_state
 from widelimit.estimators.parameters import (
@@ -37,11 +38,6 @@ def given_network(estimator: NetworkParameters) -> Network | None:
             f"network must be a network, as wl.network(...) and wl.mlp(...) make it, or None; got "
             f"{validation.shown(net)}. wl.read_network makes one of a text."
         )
-    if net.inputs.sites:
-        raise ValueError(
-            f"network reads images, {net.inputs!r}, whose columns an estimator would scale one by one, and leave out "
-            f"where they are constant; compute with its kernel: wl.posterior(wl.nngp(network), X, y, noise=...)."
-        )
     for name in REPLACED:
         value, usual = validation.plain(getattr(estimator, name)), by_name(type(estimator))[name].default
         if not isinstance(value, int | float | str) or value != usual:
@@ -51,6 +47,11 @@ def given_network(estimator: NetworkParameters) -> Network | None:
             )
     own: Network = jax.tree.map(float, net)
     return own
+
+
+def image_of(net: Any) -> Image | None:
+    """Return the images that a network reads; None: it reads rows, or is none."""
+    return net.inputs if isinstance(net, Network) and isinstance(net.inputs, Image) else None
 
 
 def require_same_tree(net: Network, given: Network) -> None:
@@ -76,6 +77,11 @@ def scaling(estimator: KernelParameters) -> InputScales | None:
         raise ValueError(
             f'input_scales={how!r} scales standardised columns: it needs normalize="standardize", got {normalize!r}. '
             "On the sphere, or for columns as they are, fit NNGPRegressor or NTKRegressor with input_scales=None."
+        )
+    if how is not None and image_of(estimator.network) is not None:
+        raise ValueError(
+            f"input_scales={how!r} gives every column a scale, and the pixels of a channel share theirs: for networks "
+            "of images use NNGPClassifier, NTKClassifier or their regressors with input_scales=None."
         )
     return how
 

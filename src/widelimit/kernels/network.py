@@ -107,7 +107,7 @@ class _NetworkKernel(Matrices, abc.ABC):
         with lenient():
             return _prepared(self, inputs)
 
-    def _points(self, name: str, X: Any) -> Array:
+    def points(self, name: str, X: Any) -> Array:
         return self.net.inputs.rows(name, X)
 
     @property

@@ -22,7 +22,8 @@ _outputs = jax.jit(Model.__call__)
 
 def matvec(f: Model, settings: KernelSettings, X: Any, v: Any, Y: Any) -> np.ndarray:
     """Compute K(X, Y) v for the kernel that `settings` describes."""
-    x, y = validation.two_blocks(X, X if Y is None else Y)
+    x = f.points("X", X)
+    x, y = validation.two_blocks(x, x if Y is None else f.points("Y", Y))
     vector = np.asarray(validation.as_finite_floats("v", validation.concrete("v", v)))
     dtype = np.result_type(x, y, vector)
     x, y, vector = (a.astype(dtype, copy=False) for a in (x, y, vector))
