@@ -31,7 +31,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import widelimit as wl
 from cases import ESTIMATORS
-from widelimit.compute import memory
+from widelimit import memory
 from widelimit.estimators import networks
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, RegressorParameters, by_name
 from widelimit.inference import input_scales

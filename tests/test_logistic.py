@@ -8,7 +8,7 @@ from scipy.special import expit, log_expit
 from sklearn.base import clone
 
 import widelimit as wl
-from widelimit.compute import memory
+from widelimit import memory
 from widelimit.estimators import model_file
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.persistence import restore_model

@@ -10,7 +10,7 @@ from typing import Any, final
 
 import numpy as np
 
-from widelimit.compute import memory
+from widelimit import memory
 from widelimit.messages import list_names
 
 ARRAYS = (".npy", ".npz")

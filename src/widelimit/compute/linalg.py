@@ -13,7 +13,8 @@ from typing import final
 import numpy as np
 import scipy.linalg
 
-from widelimit.compute import memory, packed_cholesky, threads
+from widelimit import memory
+from widelimit.compute import packed_cholesky, threads
 from widelimit.progress import Report, no_progress
 
 EPS = float(np.finfo(np.float64).eps)
