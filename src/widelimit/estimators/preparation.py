@@ -13,9 +13,9 @@ from typing import Any, final
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.architecture.inputs import Image
-from widelimit.compute import linalg, memory
+from widelimit.compute import linalg
 from widelimit.estimators import casting
 from widelimit.estimators.parameters import NetworkParameters
 from widelimit.inference.outputs import constant
