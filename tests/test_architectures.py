@@ -94,6 +94,14 @@ TREES = {
         [Dense(W, B), "relu", Repeat([LayerNorm()], 2), "identity", Repeat([Dense(W, B)], 5), Dense()],
         ["d", "relu", "norm", *["d"] * 5, "d1"],
     ),
+    "repeated after parts": (
+        [Dense(W, B), Concatenate(Dense(), Dense(3.0, B)), Repeat(["relu", Dense(W, B)], 2), Dense()],
+        ["d", ["beside", 0.5, ["d1", "relu"], 0.5, [["d", 3.0, B], "relu"]], "d", "relu", "d", "d1"],
+    ),
+    "alike but for numbers": (
+        [Dense(W, B), *[layer for k in range(5) for layer in ("relu", Dense(1 + k / 10, B))]],
+        ["d", *[layer for k in range(5) for layer in ("relu", ["d", 1 + k / 10, B])]],
+    ),
     "identity keeps means": (
         [Dense(W, B), "relu", "identity", LayerNorm(), Dense(W, B)],
         ["d", "relu", "norm", "d"],
@@ -172,6 +180,27 @@ def test_both_kernels_to_64_eps(name, dtype):
     assert max(errors.values()) <= 64 * np.finfo(dtype).eps
     planted = float(known[1, 0][1]) * 1000 * np.finfo(dtype).eps / float(scale[1, 0, 1])
     assert planted > 64 * np.finfo(dtype).eps
+
+
+def operations(program):
+    """In a compiled program, over those that it was compiled from: work that is written out again for every use."""
+    return len(program.compile().as_text().splitlines()) / len(program.as_text().splitlines())
+
+
+def test_programs_grow_like_the_networks_they_compute():
+    """XLA would write the layers before a layer out again in each of its fused loops: 14 times the operations."""
+    connected = [
+        Concatenate(Serial(), ["relu", Dense(W, B)], shares=((k + 1) / (k + 2), 1 / (k + 2))) for k in range(3)
+    ]
+    kernel = wl.ntk(wl.network(Dense(W, B), *connected, Dense()))
+    X = jnp.asarray(BASE)
+    encode = jax.jit(lambda kernel, X: kernel.encode(X))
+    assert operations(encode.lower(kernel, X)) < 6
+    kernel = wl.ntk(wl.network(Dense(W, B), *[Residual("relu", Dense(W, B))] * 3, Dense()))
+    features = encode(kernel, X)
+    slope = jax.jit(jax.grad(lambda x: kernel.pairwise(x, x).sum(), allow_int=True))
+    assert operations(slope.lower(features)) < 4
+    assert len(wl.mlp(depth=50, weight_std=[W] * 50)._compact.layers) == 1
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -292,7 +321,10 @@ def test_bad_parameterisations(more, words):
             wl.ntk(wl.network(*TREE, **given))
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name not in ("waves", "sum of parts", "scaled by layer")])
+SLOW = ("waves", "sum of parts", "scaled by layer", "repeated after parts", "alike but for numbers")
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if name not in SLOW])
 def test_finite_networks_tend_to_both_kernels(name):
     """20 networks of width 256; the mean of Theta within 5 standard errors and a bias of 5/width."""
     layers, _ = TREES[name]

@@ -18,6 +18,7 @@ from widelimit.architecture.chain import Serial
 from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
 from widelimit.architecture.inputs import Inputs, Rows
 from widelimit.architecture.layers import Dense
+from widelimit.architecture.repeat import grouped
 from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Shape
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
@@ -90,6 +91,11 @@ class Network:
     def body(self) -> Serial:
         """Return the layers after the first, which embeds rows; all layers, where inputs are images."""
         return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[1:])
+
+    @property
+    def _compact(self) -> Serial:
+        """Return `body` with layers that are alike as one: JAX has less to compile."""
+        return Serial(*grouped(self.body.layers))
 
     @functools.cached_property
     def across(self) -> bool:
@@ -275,7 +281,7 @@ class Network:
         else:
             points, variance = self.inputs.embed(X)
             variance = variance._replace(among=among_sites_of(points) if self.across else None)
-        variance, _, memos = self.body.encode_with_mean(variance, None)
+        variance, _, memos = self._compact.encode_with_mean(variance, None)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos)
         tangent = None if variance.among is None else variance.among.tangent.reshape(len(X))
         output = Variance(variance.value.reshape(len(X)), variance.exponent.reshape(len(X)))
@@ -327,7 +333,7 @@ class Network:
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
         mixed = len({type(activation) for activation in self.activations()}) > 1
-        body = self.body if mixed else self.body.without_refinement()
+        body = self._compact if mixed else self._compact.without_refinement()
         if self.inputs.sites:
             return pairs_of_images(body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
@@ -341,9 +347,9 @@ class Network:
             return PairState(correlation_with_itself(x.tangent), x.tangent)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
         if self.inputs.sites:
-            return itself_at_sites(self.body, self.inputs, memos, x.variance.value)
+            return itself_at_sites(self._compact, self.inputs, memos, x.variance.value)
         start = self.start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x)
-        return self.body.itself(memos, start)
+        return self._compact.itself(memos, start)
 
     def start(
         self, correlation: Correlation, biases: jax.Array | float = 0.0, x: NetworkFeatures | None = None
