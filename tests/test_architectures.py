@@ -11,6 +11,7 @@ import pytest
 
 import oracles
 import widelimit as wl
+from widelimit.kernels.sphere import Sphere
 from widelimit.layers import Concatenate, Dense, Dropout, Frozen, LayerNorm, Repeat, Residual, Scale, Serial, Sum
 
 W, B = 1.3, 0.2
@@ -387,7 +388,16 @@ def test_masks_of_dropout_have_the_moments_of_the_limit():
         (["relu", Dense()], "layers[0]: a network begins with"),
         ([Dense(), "relu"], "layers[1]: a network ends with"),
         ([Dense(), "relu", "gelu", Dense()], "layers[2]: an activation needs Gaussian signals"),
-        ([Dense(), Residual("relu"), Dense()], "layers[1]: the branches [0, 1]"),
+        ([Dense(), Residual("relu"), Dense()], "layers[1]: Residual(Activate('relu')) adds signals to a function of"),
+        ([Dense(), Sum("relu", "erf"), Dense()], "layers[1]: the branches [0, 1]"),
+        ([Dense(), ["relu", Dense()]], "layers[1]: neither a layer"),
+        ([Dense(), wl.mlp(depth=2), Dense()], "of a network *net.layers"),
+        ([Dense(), Dropout(0.5), "relu", Dense()], "layers[2]: an activation needs Gaussian signals"),
+        (
+            [Dense(), Residual("relu", Dense(learning_rate=2.0)), Dense()],
+            "layers[1].branch[1][1]: learning_rate=2.0 is",
+        ),
+        ([Dense(), *wl.mlp(depth=2, parameterization="standard").layers], "layers[1]: standard=True is set"),
         ([Dense(), Concatenate(Serial(), "relu", shares=(0.25, 0.75)), Dense()], "layers[1]: branches without random"),
         ([Dense(), Concatenate(Dense(), "relu"), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
         ([Dense(), Repeat([Residual(Dense(), "relu")], 3), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
@@ -426,7 +436,7 @@ def test_a_shared_signal_is_added_as_itself(layer, described):
     found = [kernel(net).cross(BASE[:1], BASE[1:2])[0, 0] for kernel in (wl.nngp, wl.ntk)]
     np.testing.assert_allclose(found, [float(value) for value in known], rtol=1e-14)
     for other in ([Residual(LayerNorm())], [Sum(Serial(), [Residual(Dense()), Scale(0.5)])]):
-        with pytest.raises(ValueError, match="functions of the same signals"):
+        with pytest.raises(ValueError, match=r"functions of the same signals|a function of themselves"):
             wl.network(Dense(), *other, Dense())
 
 
@@ -480,11 +490,21 @@ def test_limits_are_both_kernels(name, sphere):
         wl.limits(wl.mlp(depth=2, activation="sign"))
 
 
-@pytest.mark.parametrize("layers", [TREES["frozen"][0], TREES["two means"][0], [Dense(W, B), Dropout(0.8), Dense()]])
-def test_the_series_for_equal_norms_is_that_of_the_layers(layers):
+@pytest.mark.parametrize(
+    ("layers", "more"),
+    [
+        (TREES["frozen"][0], {}),
+        (TREES["two means"][0], {"learning_rates": [0.5, 2.0, 1.0, 0.3, 1.5]}),
+        ([Dense(W, B), Dropout(0.8), Dense()], {}),
+        (TREE, STANDARD | {"learning_rates": [0.5, 2.0, 3.0]}),
+    ],
+)
+def test_the_series_for_equal_norms_is_that_of_the_layers(layers, more):
     """A row of another norm leads the kernel through the layers; a frozen first layer adds nothing in both."""
     X = BASE / np.linalg.norm(BASE, axis=1, keepdims=True)
-    both = wl.limits(wl.network(*layers))
+    net = wl.network(*layers, **more)
+    assert isinstance(wl.ntk(net).prepared(X), Sphere)
+    both = wl.limits(net)
     for found, expected in zip(both.gram(X), both.gram(np.vstack([X, 2 * X[:1]])), strict=True):
         np.testing.assert_allclose(found, expected[:3, :3], rtol=1e-13)
 

@@ -61,7 +61,7 @@ def branch_of(layers: Sequence[Any], path: str) -> tuple[Layer, ...]:
         else:
             raise TypeError(
                 f"{path}[{i}]: neither a layer of wl.layers nor an activation (a name, an Activation or a function): "
-                f"{validation.shown(layer)}."
+                f"{validation.shown(layer)}. Of a list write its layers, *layers; of a network *net.layers[:-1]."
             )
     return tuple(found)
 

@@ -19,7 +19,7 @@ from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs
 from widelimit.architecture.inputs import Inputs, Rows
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.repeat import grouped
-from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Shape
+from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Scalar, Shape
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -338,8 +338,8 @@ class Network:
             return pairs_of_images(body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
-        biases = x.points[:, -1:] * y.points[:, -1]
-        return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, x))
+        biases, inputs = x.points[:, -1:] * y.points[:, -1], x.points.shape[1] - 1.0
+        return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, inputs))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
@@ -348,21 +348,19 @@ class Network:
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
         if self.inputs.sites:
             return itself_at_sites(self._compact, self.inputs, memos, x.variance.value)
-        start = self.start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x)
+        one = correlation_with_itself(x.variance.value)
+        start = self.start(one, x.points[:, -1] ** 2, x.points.shape[1] - 1.0)
         return self._compact.itself(memos, start)
 
-    def start(
-        self, correlation: Correlation, biases: jax.Array | float = 0.0, x: NetworkFeatures | None = None
-    ) -> PairState:
+    def start(self, correlation: Correlation, biases: jax.Array, inputs: Scalar) -> PairState:
         """Return the state after the first layer, where Theta is its own part, or 0 if that is not trained.
 
-        `biases`, the part of rho that biases have, and `x` are for the standard parameterisation.
+        `biases`, the part of rho that biases have, and the number of inputs are for the standard parameterisation.
         """
         rho = correlation.rho
         if not self.first.trained:
             return PairState(correlation, jnp.zeros_like(rho))
-        inputs = None if x is None else float(x.points.shape[1] - 1)
-        return PairState(correlation, self.first.own_tangent(rho, rho - biases, jnp.asarray(biases), inputs))
+        return PairState(correlation, self.first.own_tangent(rho, rho - biases, biases, inputs))
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: int) -> None:

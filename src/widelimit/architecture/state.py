@@ -7,6 +7,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -261,6 +262,13 @@ class Layer(abc.ABC):
 
     def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
         """Return the layer for inputs with these sites, and the sites after it. Raises: ValueError: they do not fit."""
+        for own in fields(self) if is_dataclass(self) else ():
+            value = getattr(self, own.name)
+            if own.metadata.get("internal") and own.name != "trained" and value != own.default:
+                raise ValueError(
+                    f"{path}: {own.name}={value!r} is set by the network for its layers; leave it out, and give "
+                    f"wl.network its parameterization, base_width or learning_rates."
+                )
         return self, sites
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
