@@ -105,10 +105,11 @@ def explain(engine: Engine | str, X: np.ndarray) -> str:
     pairs, cores = len(X) * (len(X) + 1) / 2, usable_cores()
     planes = " -> ".join(f"{len(planes):,} of {math.prod(plan.sites[-1]):,} sites" for plan, planes in engine.stages_of)
     size = engine.dtype.itemsize * engine.length
+    own, one, every = (memory.text(value) for value in (engine.state, size, size * len(X)))
     return "\n".join(
         [
             f"machine code, {engine.width} pairs at once; planes of pairs of sites: {planes}",
-            f"state: {memory.text(engine.state)} a thread; {memory.text(size)} an image, {memory.text(size * len(X))} all",
+            f"state: {own} a thread; {one} an image, {every} all",
             f"time: {seconds:.2g} s a pair, {seconds * pairs / cores:.2g} s for {len(X)} images on {cores} cores",
         ]
     )
