@@ -35,6 +35,11 @@ class PairKernel(abc.ABC):
         """Return the rows of a tile at most, where a pair takes long."""
         return min((part.largest_tile for part in self.parts), default=plan.LARGEST)
 
+    @property
+    def quick(self) -> bool:
+        """Return True if XLA's older emitters, which compile in half of the time, make no slower program of a tile."""
+        return False
+
     def numbers_per_input(self, d: int) -> int:
         """Return the numbers that `encode` makes of an input with d features: plans and refusals follow from it."""
         return sum(part.numbers_per_input(d) for part in self.parts) or d + plan.BESIDE

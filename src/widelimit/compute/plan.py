@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from widelimit.compute import memory
+from widelimit import memory
 
 BUDGET = 256 * 2**20
 """Bytes that a Gram matrix may need beyond itself."""

@@ -47,48 +47,44 @@ def _patch_at(patches: Features, index: jax.Array | int) -> Features:
     return jax.tree.map(lambda leaf: leaf[index], patches)
 
 
-def _of_patches(kernel: PairKernel, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
-    """Compute the kernel of two patches."""
+@jax.jit
+def _of_patches(kernel: PairKernel, x: Features, y: Features, same: jax.Array) -> jax.Array:
+    """Compute the kernel of two patches. Its own `jit` is traced once for the shape of the result and the loop."""
     x, y = jax.tree.map(lambda leaf: leaf if leaf.ndim <= POINTS else jnp.moveaxis(leaf, -1, 0), (x, y))
     return kernel.pairwise(x, y, same=same)
 
 
-def _without_fusion(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
-    """Call function(*arguments) in a branch that is always taken, so that XLA does not fuse it with the code around.
-
-    XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which then takes five times as long; it
-    does not fuse across a branch (and drops `optimization_barrier` before it fuses).
-    """
-    form = jax.eval_shape(function, *arguments)
-    return jnp.asarray(jax.lax.cond(always, function, lambda *_: jnp.zeros(form.shape, form.dtype), *arguments))
-
-
 # Twice the width of vectors that XLA takes automatically: with AVX-512 a tile takes half the time, without it the same.
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
-# Halves the time to compile; the program is slower where it computes much, which encoding does not.
+# Halves the time to compile; of long sums of products the program computes parts again, which takes twice as long.
 _QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
-@partial(jax.jit, compiler_options=_WIDE)
 def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count: int, same: bool) -> jax.Array:
     """Put the patches (s, t) of `pairs` (P, 2), the first `count` of them, in their places; with `same`, x is y.
 
     Other patches are 0; the triangles of a patch with itself may differ by rounding, its diagonal is meaningless.
     """
-    form = jax.eval_shape(_of_patches, kernel, _patch_at(x, 0), _patch_at(y, 0))
+    form = jax.eval_shape(_of_patches, kernel, _patch_at(x, 0), _patch_at(y, 0), jnp.asarray(same))
     rows, columns = form.shape
     shape = (rows * len(jax.tree.leaves(x)[0]), columns * len(jax.tree.leaves(y)[0]))
 
-    def values(u: Features, v: Features, itself: jax.Array) -> jax.Array:
-        return _of_patches(kernel, u, v, same=itself)
+    def nothing(*_: Any) -> jax.Array:
+        return jnp.zeros((rows, columns), form.dtype)
 
     def step(k: int, out: jax.Array) -> jax.Array:
         s, t = pairs[k]
-        patch = _without_fusion(jnp.less(k, count), values, _patch_at(x, s), _patch_at(y, t), same & (s == t))
+        # The branch is always taken. XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which
+        # then takes five times as long; it does not fuse across a branch (and drops `optimization_barrier` before).
+        given = _patch_at(x, s), _patch_at(y, t), same & (s == t)
+        patch = jax.lax.cond(jnp.less(k, count), _of_patches, nothing, kernel, *given)
         return jax.lax.dynamic_update_slice(out, patch, (s * rows, t * columns))
 
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
 
+
+_tiles = {quick: jax.jit(_tile, compiler_options=_WIDE | (_QUICK if quick else {})) for quick in (False, True)}
+"""Compiled for `PairKernel.quick` kernels, and for others."""
 
 _whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))
 _diagonal = jax.jit(lambda kernel, x: kernel.diagonal(x))
@@ -177,7 +173,7 @@ def _compile_ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype
 
     def run() -> None:
         with arithmetic(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
-            _tile(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
+            _tiles[kernel.quick](kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
 
     thread = Thread(target=run)  # no daemon: Python waits for it at exit, where XLA would crash
     thread.start()
@@ -203,7 +199,7 @@ def _tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray
 def _compute_pairs(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock, pairs: Pairs, *, same: bool) -> np.ndarray:
     filled = np.zeros((len(x.diagonal) // _patch(x) * (len(y.diagonal) // _patch(y)), 2), np.int32)
     filled[: len(pairs)] = pairs
-    return np.asarray(_tile(kernel, x.patches, y.patches, filled, len(pairs), same))
+    return np.asarray(_tiles[kernel.quick](kernel, x.patches, y.patches, filled, len(pairs), same))
 
 
 def _square(kernel: PairKernel, x: EncodedBlock) -> np.ndarray:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from widelimit import validation
-from widelimit.compute import linalg, memory, threads, tiles
+from widelimit import memory, validation
+from widelimit.compute import linalg, threads, tiles
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import Function, difference, evaluate, points_of, prediction_like, scalar_kernel

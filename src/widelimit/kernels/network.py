@@ -132,6 +132,10 @@ class _NetworkKernel(Matrices, abc.ABC):
     def numbers_per_pair(self) -> int:
         return self.net.numbers_per_pair
 
+    @property
+    def quick(self) -> bool:
+        return all(layer.quick(self.net.depth) for layer in self.net.layers)
+
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input
 
