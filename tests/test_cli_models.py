@@ -16,13 +16,13 @@ from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from commands import invoke, listening
+from widelimit import memory
 from widelimit.cli import baselines, benchmark_report, comparison, demonstration, fit, models, reporting, scores
 from widelimit.cli.app import app
 from widelimit.cli.baselines import ClassPrediction, Fold, GaussianPrediction
 from widelimit.cli.comparison import ModelRecord, ModelScores
 from widelimit.cli.options import TableChoices
 from widelimit.cli.training_data import TargetTable
-from widelimit.compute import memory
 from widelimit.estimators.parameters import (
     ClassParameters,
     EnsembleParameters,

@@ -202,7 +202,7 @@ def test_logistic_classes_are_those_of_refits_without_each_row(monkeypatch):
     X, y = encoded()
     labels = np.where(y > np.median(y), "high", "low")
     X, labels = np.vstack([X, X[:2]]), np.append(labels, labels[:2])  # two copies
-    model = wl.NNGPClassifier(depth=2, likelihood="logistic").fit(X, labels)
+    model = wl.NNGPClassifier(depth=2, likelihood="logistic", input_scales=None).fit(X, labels)
     inside = model.predict_proba(X)
     monkeypatch.setattr(held_out, "_folds", None)
     found, fitted = held_out.held_out(model, X, labels), model.fitted_

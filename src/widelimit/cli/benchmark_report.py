@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -124,7 +125,7 @@ def draw(result: BenchmarkResult, path: Path) -> None:
                 axes.errorbar(mean, place, xerr=error, fmt="o", color=color, capsize=3, markersize=5)
         if score == "coverage_95":
             axes.axvline(0.95, color="black", linewidth=0.8, linestyle=":")
-        axes.set_xlabel(MEANINGS[score].replace(" (", "\n(").replace(", ", ",\n", 1))
+        axes.set_xlabel(textwrap.fill(MEANINGS[score], 36))
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(rows)), [row.model for row in rows])

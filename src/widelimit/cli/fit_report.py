@@ -17,6 +17,7 @@ from widelimit.cli.reporting import version
 from widelimit.columns.column import Column
 from widelimit.displays.dependence import DependenceDisplay
 from widelimit.displays.importance import SHOWN, ImportanceDisplay, learned_scales, shuffle
+from widelimit.estimators.settings import scaling
 from widelimit.pages import digits, document, picture, table
 from widelimit.writing import atomic_write
 
@@ -137,7 +138,7 @@ def _importance(result: FitResult) -> str:
         f"are shuffled (mean of {REPEATS} times, with one standard deviation). It says what the model uses.</p>",
         picture(fit_figures.importance(shuffled, SHOWN), "importance of the columns by shuffling"),
     ]
-    if result.estimator.input_scales is not None:
+    if scaling(result.estimator) is not None:
         names, scales = result.data.schema.inputs, learned_scales(result.estimator)[1]
         learned = ImportanceDisplay(scales, feature_names=names, measure="learned scale of the standardised input")
         parts += [

@@ -9,8 +9,8 @@ from typing import Any, final
 
 import numpy as np
 
+from widelimit import memory
 from widelimit.cli.matrices import DAMAGED
-from widelimit.compute import memory
 from widelimit.messages import list_names
 
 ARRAYS = (".npy", ".npz")

@@ -10,10 +10,10 @@ from typing import final
 import numpy as np
 import polars as pl
 
+from widelimit import memory
 from widelimit.cli import schema, tables, targets
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
-from widelimit.compute import memory
 from widelimit.shapes import Float
 
 

@@ -24,7 +24,6 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Fitted, FittedTraining, HyperparameterChoice, choose, choose_scaled
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters, WideParameters
 from widelimit.estimators.preparation import Inputs
-from widelimit.inference.noise_level import Objective
 from widelimit.messages import list_names
 from widelimit.network_text import read_network
 from widelimit.references import referenced, resolved
@@ -73,7 +72,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             weights = self._target_weights(y, weights)
             self._require_room(len(X))
             self.inputs_ = self._normalisation(X, weights)
-            chosen = None if self.input_scales is None else self._choose_scaled(X, y, weights)
+            chosen = None if settings.scaling(self) is None else self._choose_scaled(X, y, weights)
             self._fit_rows(self.inputs_(X), y, weights, chosen)
         validation.sealed(self)
         return self
@@ -143,9 +142,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
                 'eigenvectors: leave solver="auto".'
             )
         preparation.input_groups(self.input_groups)
-        if self.input_scales is not None:
-            families = [design.family for design in self._designs()]
-            settings.check_scaled(self.input_scales, families, self.normalize)
+        settings.scaling(self)
         self._check_own_settings()
 
     @abc.abstractmethod
@@ -154,9 +151,11 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
         """Return the network with these scales, as Python's own numbers, which a file gives back unchanged."""
+        kind, depth, activation = self._architecture()
         weight_std, bias_std = validation.plain(weight_std), validation.plain(bias_std)
         given = settings.given_network(self)
-        return Design(*self._architecture(), weight_std, bias_std, given, settings.invariance(self.invariance, given))
+        moves = settings.invariance(self.invariance, given)
+        return Design(kind, validation.plain(depth), activation, weight_std, bias_std, given, moves)
 
     def _own_design(self) -> Design:
         """Return the network that the parameters describe."""
@@ -187,22 +186,28 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
+        groups = np.unique(self._input_groups(X.shape[1])[self.inputs_.kept], return_inverse=True)[1]
+        if self.input_scales == "auto" and not self._learns_scales(int(groups.max()) + 1):
+            return None
         standard, weights = self._search_rows(self.inputs_(X), y, weights)
         columns, names = (X, None) if self.encoder_ is None else encoder.codes(self.encoder_, X)
         leaks.warn(columns, y, standard, names)
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
-        groups = np.unique(self._input_groups(X.shape[1])[self.inputs_.kept], return_inverse=True)[1]
-        data = self._designs(), self.inputs_(X), standard, weights, groups, self._given_noise()
+        data = self._designs(), self.inputs_(X), standard, weights, groups, self._given_noise(), self.hyperparameters
         if self.input_scales == "agop":
-            chosen = choose_by_gradients(*data, self.hyperparameters, bool(self.verbose))
+            chosen = choose_by_gradients(*data, bool(self.verbose))
         else:
-            chosen = choose_scaled(*data, self._objective(), bool(self.verbose), is_classifier(self))
+            chosen = choose_scaled(*data, bool(self.verbose), is_classifier(self))
         assert chosen.input_scales is not None
         self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
         return chosen
+
+    def _learns_scales(self, count: int) -> bool:
+        """Return False where so many scales do more harm than good."""
+        return True
 
     def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return standardised targets, and weights, for a search of the network."""
@@ -211,10 +216,6 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _given_noise(self) -> float | None:
         """Return the noise, or None where it is chosen."""
         return None if isinstance(self.noise, str) else float(self.noise)
-
-    def _objective(self) -> Objective:
-        """Return the objective of scales and noise."""
-        return "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
 
     def _set_design(self, design: Design) -> None:
         """Keep what a search chose of the network besides its scales; nothing, if the parameters fix it."""

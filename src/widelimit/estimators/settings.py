@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, get_args
 
 import jax
@@ -13,8 +12,16 @@ from widelimit.activations.names import BY_NAME
 from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network
 from widelimit.estimators import model_state
-from widelimit.estimators.parameters import REPLACED, Invariance, NetworkParameters, by_name
-from widelimit.inference.scaled_evidence import Activation, AnyFamily, Family, NetworkFamily
+from widelimit.estimators.parameters import (
+    REPLACED,
+    InputScales,
+    Invariance,
+    KernelParameters,
+    NetworkParameters,
+    WideParameters,
+    by_name,
+)
+from widelimit.inference.scaled_evidence import Activation
 
 
 def given_network(estimator: NetworkParameters) -> Network | None:
@@ -65,26 +72,30 @@ def require_same_tree(net: Network, given: Network) -> None:
         raise ValueError("another network than was given")
 
 
-def check_scaled(input_scales: str, families: Sequence[AnyFamily], normalize: str | None) -> None:
-    """Refuse what a search with input scales does not know. Raises: ValueError."""
-    if normalize != "standardize":
+def scaling(estimator: KernelParameters) -> InputScales | None:
+    """Return how scales of the inputs are learned, or None: "auto" changes nothing that is given.
+
+    It needs standardised columns, a kernel that it knows (through a tree of layers it is slow), and a noise and a scale
+    of the output that are searched. Estimators that choose their network know no other way.
+
+    Raises: ValueError: other columns than are scaled.
+    """
+    how, normalize = estimator.input_scales, estimator.normalize
+    if how == "auto" and not isinstance(estimator, WideParameters):
+        named = isinstance(estimator.activation, str) and estimator.activation in get_args(Activation)
+        free = all(isinstance(getattr(estimator, name, "auto"), str) for name in ("noise", "output_scale"))
+        return how if named and free and estimator.network is None and normalize == "standardize" else None
+    if how is not None and normalize != "standardize":
         raise ValueError(
-            f'input_scales={input_scales!r} scales standardised columns: it needs normalize="standardize", got '
-            f"{normalize!r}. On the sphere, or for columns as they are, leave input_scales=None."
+            f'input_scales={how!r} scales standardised columns: it needs normalize="standardize", got {normalize!r}. '
+            "On the sphere, or for columns as they are, fit NNGPRegressor or NTKRegressor with input_scales=None."
         )
-    for family in families:
-        if isinstance(family, NetworkFamily) and family.network.inputs.sites:
-            raise ValueError(
-                f"input_scales={input_scales!r} gives every column a scale, and the pixels of a channel share theirs: "
-                f"for networks of images use NNGPClassifier, NTKClassifier or their regressors with input_scales=None."
-            )
-        named = isinstance(family, Family) and family.activation
-        if input_scales == "auto" and named is not False and named not in get_args(Activation):
-            raise ValueError(
-                'input_scales="auto" searches with activation="erf", "relu" or "rbf", got '
-                f'{validation.shown(named)}. For others choose input_scales="agop" (scales by the '
-                "gradients of what is fitted) or None."
-            )
+    if how is not None and image_of(estimator.network) is not None:
+        raise ValueError(
+            f"input_scales={how!r} gives every column a scale, and the pixels of a channel share theirs: for networks "
+            "of images use NNGPClassifier, NTKClassifier or their regressors with input_scales=None."
+        )
+    return how
 
 
 def stored_parameters(given: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from widelimit import validation
-from widelimit.compute import linalg, memory, threads, tiles
+from widelimit import memory, validation
+from widelimit.compute import linalg, threads, tiles
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
 from widelimit.inference.training_set import Function, difference, evaluate, points_of, prediction_like, scalar_kernel
@@ -20,10 +20,12 @@ from widelimit.shapes import Float
 from widelimit.validation import Array
 
 
-@jax.jit
 def _whiten(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -> jax.Array:
     """Compute K(x, X) W^T, (n, rank)."""
     return jnp.matmul(kernel.pairwise(x, known), whitener.T, precision="highest")
+
+
+_compiled_whiten = jax.jit(_whiten)
 
 
 @final
@@ -56,7 +58,8 @@ class Conditioned(Kernel):
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         features, known = self.kernel.encode(X), self.kernel.encode(jnp.asarray(self.X, X.dtype))
-        return features, _whiten(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
+        whiten = _whiten if self.eager else _compiled_whiten
+        return features, whiten(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         explained = jnp.matmul(x[1], y[1].T, precision="highest")

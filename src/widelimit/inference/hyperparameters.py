@@ -140,7 +140,7 @@ class _Search:
                         best, at = value, z.copy()
                     return value, gradient
             except (ValueError, ArithmeticError):
-                pass
+                pass  # no value here: the search turns back from the wall, and at the start errors are reported
             return wall, np.zeros_like(z)
 
         bounds = scipy.optimize.Bounds(self.space.concatenate("low"), self.space.concatenate("high"))

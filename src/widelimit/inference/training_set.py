@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, memory, threads, tiles
+from widelimit.compute import linalg, threads, tiles
 from widelimit.compute.operators import Operator, Recomputed, StoredOperator
 from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel, require_kernel

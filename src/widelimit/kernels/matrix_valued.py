@@ -7,8 +7,8 @@ from typing import Any, Self, final
 
 import numpy as np
 
-from widelimit import validation
-from widelimit.compute import memory, threads
+from widelimit import memory, validation
+from widelimit.compute import threads
 from widelimit.compute.linalg import EPS
 from widelimit.kernels.base import Kernel, require_kernel
 from widelimit.kernels.standard import ASYMMETRY, symmetric

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import memory
 from widelimit.kernels.empirical.model import Cost, Model
 from widelimit.kernels.empirical.plan import KernelSettings
 from widelimit.kernels.empirical.products import pull, push
