@@ -159,13 +159,13 @@ def test_both_kernels_to_64_eps(name, dtype):
     layers, described = TREES[name]
     X = HARD.astype(dtype)
     net = wl.network(*layers)
-    grams = np.stack([wl.nngp(net).gram(X), wl.ntk(net).gram(X)])
+    grams = wl.limits(net).gram(X)  # half as much to compile; the kernels alone are compared with it below
     pairs = [(i, j) for i in range(len(X)) for j in range(i + 1)]
     with mp.workdps(50):
         known = {(i, j): exact(described, X[i], X[j]) for i, j in pairs}
         scale = {(i, j, kind): mp.sqrt(known[i, i][kind] * known[j, j][kind]) for i, j in pairs for kind in (0, 1)}
         errors = {
-            (i, j, kind): float(abs(mp.mpf(float(grams[kind, i, j])) - known[i, j][kind]) / size)
+            (i, j, kind): float(abs(mp.mpf(float(grams[kind][i, j])) - known[i, j][kind]) / size)
             for (i, j, kind), size in scale.items()
             if size
         }
