@@ -11,12 +11,14 @@ import jax
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.architecture.chain import Combined, Repeat, Serial, branch_of
+from widelimit.architecture.chain import Combined, Serial, branch_of
 from widelimit.architecture.combine import Residual
 from widelimit.architecture.convolution import Conv
 from widelimit.architecture.inputs import Image, Inputs, Rows
 from widelimit.architecture.layers import Activate, Dense, Scale
+from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
+from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
 
@@ -82,7 +84,7 @@ def network(
 def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
     """Return the layers for these inputs. Raises: ValueError: they do not fit, or have no limit."""
     first = layers[0] if layers else None
-    if not isinstance(first, (Dense, Conv)):
+    if not isinstance(first, (Dense, Conv, LocallyConnected)):
         what = repr(first) if layers else "no layers"
         raise ValueError(
             f"layers[0]: a network begins with wl.layers.Dense(), which reads the inputs; got {what:.80}. A sum of "

@@ -26,6 +26,16 @@ class PairKernel(abc.ABC):
         return all(part.traceable for part in self.parts)
 
     @property
+    def eager(self) -> bool:
+        """Return True if values are computed at once, by machine code of the kernel's own: JAX cannot trace them."""
+        return any(part.eager for part in self.parts)
+
+    @property
+    def largest_tile(self) -> int:
+        """Return the rows of a tile at most, where a pair takes long."""
+        return min((part.largest_tile for part in self.parts), default=plan.LARGEST)
+
+    @property
     def quick(self) -> bool:
         """Return True if XLA's older emitters, which compile in half of the time, make no slower program of a tile."""
         return False

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit import memory
 from widelimit.arithmetic import arithmetic, lenient, outside
 from widelimit.compute.pair_kernel import Features
 from widelimit.compute.pair_kernel import PairKernel as PairKernel
@@ -143,7 +144,11 @@ def _patches(rows: int) -> int:
 
 
 def _encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:
-    """Encode the rows X, at most `rows` of them, as a block of that many."""
+    """Encode the rows X, at most `rows` of them, as a block of that many; of an eager kernel, as they are."""
+    if kernel.eager:
+        with arithmetic(X.dtype == np.float64):
+            features = kernel.encode(jnp.asarray(X))
+            return EncodedBlock(features, np.asarray(kernel.diagonal(features)), len(X))
     filled = np.resize(X, (rows, X.shape[1]))
     with arithmetic(X.dtype == np.float64):
         if kernel.traceable:
@@ -187,6 +192,9 @@ def _patch(block: EncodedBlock) -> int:
 
 def _tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
     """Compute the tile of two blocks of rows: (rows of x that count, rows of y that count)."""
+    if kernel.eager:
+        tile = np.array(kernel.pairwise(x.patches, y.patches, same=x is y))
+        return _symmetric(tile, x.diagonal) if x is y else tile
     if x is y:
         return _square(kernel, x)
     used = [-(-block.used // _patch(block)) for block in (x, y)]
@@ -212,6 +220,12 @@ def _square(kernel: PairKernel, x: EncodedBlock) -> np.ndarray:
         mirror(tile[below, here], tile[here, below])
     np.fill_diagonal(tile, x.diagonal)
     return np.asarray(tile[: x.used, : x.used])
+
+
+def _symmetric(tile: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
+    """Return the lower triangle of a tile, mirrored, around this diagonal."""
+    lower = np.tril(tile, -1)
+    return np.asarray(lower + lower.T + np.diag(diagonal))
 
 
 def mirror(block: np.ndarray, target: np.ndarray) -> None:
@@ -283,7 +297,10 @@ def plan_of(
     """Make the plan of K(X, Y), (n, m), by the sizes that the kernel states; the usual budget unless one is given."""
     sizes = kernel.numbers_per_input(d), kernel.numbers_per_pair
     limit = usual_budget(*sizes, dtype) if budget is None else budget
-    return tile_plan(n, m, sizes[0], dtype, symmetric=symmetric, budget=limit, per_pair=sizes[1])
+    if kernel.eager and budget is None:  # features are many, and take long to make again
+        limit = max(limit, memory.available() / 4)
+    largest = kernel.largest_tile
+    return tile_plan(n, m, sizes[0], dtype, symmetric=symmetric, budget=limit, per_pair=sizes[1], largest=largest)
 
 
 def gram(kernel: PairKernel, X: np.ndarray, *, report: Report = no_progress) -> np.ndarray:
