@@ -176,9 +176,6 @@ class Repeat(Combined):
         (signal, share), memos = jax.lax.scan(step, (signal, share), self._scanned, length=self.times)
         return signal, None if centred or share is None else partial(as_it_is, share), memos
 
-    def quick(self, depth: int) -> bool:
-        return all(layer.quick(depth) for layer in self.block)
-
     def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         if isinstance(x, _Unrolled):
             return Serial(*self.units).pair_parts(x.memo, y.memo, states)

@@ -305,10 +305,6 @@ class Layer(abc.ABC):
         """Return the layer without training."""
         return self
 
-    def quick(self, depth: int) -> bool:
-        """Return True if, in a network of that depth, the layer leaves its kernel `quick` (`PairKernel.quick`)."""
-        return False
-
     def without_refinement(self) -> Layer:
         """Return the layer for networks of one activation, which need no `Activation.refine`."""
         return self

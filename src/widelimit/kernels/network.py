@@ -136,7 +136,7 @@ class _NetworkKernel(Matrices, abc.ABC):
 
     @property
     def quick(self) -> bool:
-        return all(layer.quick(self.net.depth) for layer in self.net.layers)
+        return not self.net.inputs.sites and all(activation.quick for activation in self.net.activations())
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input
