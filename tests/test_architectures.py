@@ -11,6 +11,7 @@ import pytest
 
 import oracles
 import widelimit as wl
+from widelimit.kernels.sphere import Sphere
 from widelimit.layers import Concatenate, Dense, Dropout, Frozen, LayerNorm, Repeat, Residual, Scale, Serial, Sum
 
 W, B = 1.3, 0.2
@@ -94,6 +95,14 @@ TREES = {
         [Dense(W, B), "relu", Repeat([LayerNorm()], 2), "identity", Repeat([Dense(W, B)], 5), Dense()],
         ["d", "relu", "norm", *["d"] * 5, "d1"],
     ),
+    "repeated after parts": (
+        [Dense(W, B), Concatenate(Dense(), Dense(3.0, B)), Repeat(["relu", Dense(W, B)], 2), Dense()],
+        ["d", ["beside", 0.5, ["d1", "relu"], 0.5, [["d", 3.0, B], "relu"]], "d", "relu", "d", "d1"],
+    ),
+    "alike but for numbers": (
+        [Dense(W, B), *[layer for k in range(5) for layer in ("relu", Dense(1 + k / 10, B))]],
+        ["d", *[layer for k in range(5) for layer in ("relu", ["d", 1 + k / 10, B])]],
+    ),
     "identity keeps means": (
         [Dense(W, B), "relu", "identity", LayerNorm(), Dense(W, B)],
         ["d", "relu", "norm", "d"],
@@ -172,6 +181,27 @@ def test_both_kernels_to_64_eps(name, dtype):
     assert max(errors.values()) <= 64 * np.finfo(dtype).eps
     planted = float(known[1, 0][1]) * 1000 * np.finfo(dtype).eps / float(scale[1, 0, 1])
     assert planted > 64 * np.finfo(dtype).eps
+
+
+def operations(program):
+    """In a compiled program, over those that it was compiled from: work that is written out again for every use."""
+    return len(program.compile().as_text().splitlines()) / len(program.as_text().splitlines())
+
+
+def test_programs_grow_like_the_networks_they_compute():
+    """XLA would write the layers before a layer out again in each of its fused loops: 14 times the operations."""
+    connected = [
+        Concatenate(Serial(), ["relu", Dense(W, B)], shares=((k + 1) / (k + 2), 1 / (k + 2))) for k in range(3)
+    ]
+    kernel = wl.ntk(wl.network(Dense(W, B), *connected, Dense()))
+    X = jnp.asarray(BASE)
+    encode = jax.jit(lambda kernel, X: kernel.encode(X))
+    assert operations(encode.lower(kernel, X)) < 6
+    kernel = wl.ntk(wl.network(Dense(W, B), *[Residual("relu", Dense(W, B))] * 3, Dense()))
+    features = encode(kernel, X)
+    slope = jax.jit(jax.grad(lambda x: kernel.pairwise(x, x).sum(), allow_int=True))
+    assert operations(slope.lower(features)) < 4
+    assert len(wl.mlp(depth=50, weight_std=[W] * 50)._compact.layers) == 1
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -292,7 +322,10 @@ def test_bad_parameterisations(more, words):
             wl.ntk(wl.network(*TREE, **given))
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name not in ("waves", "sum of parts", "scaled by layer")])
+SLOW = ("waves", "sum of parts", "scaled by layer", "repeated after parts", "alike but for numbers")
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if name not in SLOW])
 def test_finite_networks_tend_to_both_kernels(name):
     """20 networks of width 256; the mean of Theta within 5 standard errors and a bias of 5/width."""
     layers, _ = TREES[name]
@@ -355,7 +388,16 @@ def test_masks_of_dropout_have_the_moments_of_the_limit():
         (["relu", Dense()], "layers[0]: a network begins with"),
         ([Dense(), "relu"], "layers[1]: a network ends with"),
         ([Dense(), "relu", "gelu", Dense()], "layers[2]: an activation needs Gaussian signals"),
-        ([Dense(), Residual("relu"), Dense()], "layers[1]: the branches [0, 1]"),
+        ([Dense(), Residual("relu"), Dense()], "layers[1]: Residual(Activate('relu')) adds signals to a function of"),
+        ([Dense(), Sum("relu", "erf"), Dense()], "layers[1]: the branches [0, 1]"),
+        ([Dense(), ["relu", Dense()]], "layers[1]: neither a layer"),
+        ([Dense(), wl.mlp(depth=2), Dense()], "of a network *net.layers"),
+        ([Dense(), Dropout(0.5), "relu", Dense()], "layers[2]: an activation needs Gaussian signals"),
+        (
+            [Dense(), Residual("relu", Dense(learning_rate=2.0)), Dense()],
+            "layers[1].branch[1][1]: learning_rate=2.0 is",
+        ),
+        ([Dense(), *wl.mlp(depth=2, parameterization="standard").layers], "layers[1]: standard=True is set"),
         ([Dense(), Concatenate(Serial(), "relu", shares=(0.25, 0.75)), Dense()], "layers[1]: branches without random"),
         ([Dense(), Concatenate(Dense(), "relu"), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
         ([Dense(), Repeat([Residual(Dense(), "relu")], 3), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
@@ -394,7 +436,7 @@ def test_a_shared_signal_is_added_as_itself(layer, described):
     found = [kernel(net).cross(BASE[:1], BASE[1:2])[0, 0] for kernel in (wl.nngp, wl.ntk)]
     np.testing.assert_allclose(found, [float(value) for value in known], rtol=1e-14)
     for other in ([Residual(LayerNorm())], [Sum(Serial(), [Residual(Dense()), Scale(0.5)])]):
-        with pytest.raises(ValueError, match="functions of the same signals"):
+        with pytest.raises(ValueError, match=r"functions of the same signals|a function of themselves"):
             wl.network(Dense(), *other, Dense())
 
 
@@ -448,11 +490,21 @@ def test_limits_are_both_kernels(name, sphere):
         wl.limits(wl.mlp(depth=2, activation="sign"))
 
 
-@pytest.mark.parametrize("layers", [TREES["frozen"][0], TREES["two means"][0], [Dense(W, B), Dropout(0.8), Dense()]])
-def test_the_series_for_equal_norms_is_that_of_the_layers(layers):
+@pytest.mark.parametrize(
+    ("layers", "more"),
+    [
+        (TREES["frozen"][0], {}),
+        (TREES["two means"][0], {"learning_rates": [0.5, 2.0, 1.0, 0.3, 1.5]}),
+        ([Dense(W, B), Dropout(0.8), Dense()], {}),
+        (TREE, STANDARD | {"learning_rates": [0.5, 2.0, 3.0]}),
+    ],
+)
+def test_the_series_for_equal_norms_is_that_of_the_layers(layers, more):
     """A row of another norm leads the kernel through the layers; a frozen first layer adds nothing in both."""
     X = BASE / np.linalg.norm(BASE, axis=1, keepdims=True)
-    both = wl.limits(wl.network(*layers))
+    net = wl.network(*layers, **more)
+    assert isinstance(wl.ntk(net).prepared(X), Sphere)
+    both = wl.limits(net)
     for found, expected in zip(both.gram(X), both.gram(np.vstack([X, 2 * X[:1]])), strict=True):
         np.testing.assert_allclose(found, expected[:3, :3], rtol=1e-13)
 

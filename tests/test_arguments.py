@@ -130,6 +130,7 @@ SOLVING = {
     "hyperparameters": "name",
     "input_scales": "optional name",
     "input_groups": "groups",
+    "invariance": "optional name",
     "solver": "name",
     "verbose": "flag",
 } | SETTINGS

@@ -679,8 +679,8 @@ def test_probability_zero_is_an_infinite_loss_in_json():
 
 
 def test_the_library_is_distinguished_in_the_figure():
-    assert set(benchmark_report.LIBRARY) < set(baselines.regression({}))
-    assert set(benchmark_report.LIBRARY) < set(baselines.classification({}))
+    assert set(benchmark_report.LIBRARY) - {"conv NNGP"} < set(baselines.regression({}))
+    assert set(benchmark_report.LIBRARY) - {"conv NNGP"} < set(baselines.classification({}))
 
 
 @pytest.mark.parametrize("command", ["fit", "predict", "benchmark"])

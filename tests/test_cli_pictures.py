@@ -1,6 +1,7 @@
 """Images on the command line: arrays, folders of pictures, what is refused, and what is said."""
 
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import widelimit as wl
 from commands import invoke
-from widelimit.cli import pictures
+from widelimit.cli import picture_models, pictures
 
 DIGITS = load_digits(n_class=2)
 X, Y = DIGITS.images[:60].astype(np.uint8), DIGITS.target[:60]
@@ -37,7 +38,7 @@ def test_a_folder_by_class(folder):
     result = invoke("predict", folder / "classes.npz", folder / "classes", "--std")
     frame = pl.read_csv(result.stdout.encode())
     assert frame.columns == ["file", "class", "p_one", "p_zero"]
-    assert "accuracy 1" in result.stderr
+    assert "classes has the labels class; scores of the predictions: accuracy 1" in result.stderr
     assert (frame["file"].str.split("/").list[0] == frame["class"]).all()
     one = next((folder / "classes" / "one").iterdir())
     assert invoke("predict", folder / "classes.npz", one).stdout.splitlines()[1] == f"{one.name},one"
@@ -56,6 +57,16 @@ def test_arrays_of_npz(folder):
     loaded = wl.load(model)
     p = loaded.predict_proba(X[40:, 2:6, 2:6])
     assert np.allclose(p[:, 1], found["predictions"]["p_1"])
+
+
+def test_the_task_of_labels():
+    def task(*labels):
+        return picture_models._task(pathlib.Path("a.npz"), pl.Series("y", labels))[0]
+
+    assert task(*range(20), *range(20)) == "classification"  # above 10 integers, that a table takes for numbers
+    assert task(*range(20)) == "regression"
+    assert task(0.5, 0.7, 0.9) == "regression"
+    assert task("a", "b", "a") == "classification"
 
 
 def test_regression_on_npy(folder):
@@ -91,6 +102,7 @@ def test_pictures_of_every_kind(tmp_path):
         image.save(tmp_path / f"{name}.png")
     found = pictures.read(tmp_path)
     assert found.shape == (5, 4, 3)
+    assert found.target is None
     known = {"16": "16 bits", "alpha": "2 pictures have an alpha", "grey": "3 pictures are grey"}
     for text in known.values():
         assert any(text in note for note in found.notes), (text, found.notes)

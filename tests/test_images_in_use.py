@@ -81,6 +81,25 @@ def test_bytes_and_constant_images():
         wl.NNGPClassifier(network=net, normalize=None).fit(bytes_, LABELS)
 
 
+def test_a_classifier_that_hardly_tells_left_from_right(tmp_path):
+    model = wl.NNGPClassifier(network=NET, invariance="flips").fit(X, LABELS)
+    p, mirrored = model.predict_proba(Z), model.predict_proba(Z[:, :, ::-1])
+    assert np.allclose(p, mirrored)
+    assert not np.allclose(p, wl.NNGPClassifier(network=NET).fit(X, LABELS).predict_proba(Z), atol=1e-3)
+    model.save(tmp_path / "model.npz")
+    assert np.array_equal(wl.load(tmp_path / "model.npz").predict_proba(Z), p)
+    with pytest.raises(ValueError, match=r"invariance='flips' moves images"):
+        wl.NNGPClassifier(invariance="flips").fit(X.reshape(40, -1), LABELS)
+
+
+def test_images_in_another_unit_than_those_of_the_fit():
+    bytes_ = X[..., :1].astype(np.uint8)
+    net = wl.network(Conv(3, bias_std=0.3), "relu", Flatten(), Dense(), inputs=wl.Image(4, 3, 1))
+    for fitted, new in ((bytes_, bytes_ / 255), (bytes_ / 255, bytes_)):
+        with pytest.warns(UserWarning, match=r"another unit"):
+            wl.NNGPClassifier(network=net).fit(fitted, LABELS).predict(new)
+
+
 def test_features_of_images():
     features = wl.NTKFeatures(8, network=NET).fit(X)
     assert np.array_equal(features.transform(Z), wl.NTKFeatures(8, network=NET).fit(ROWS).transform(Z.reshape(7, -1)))
@@ -92,9 +111,7 @@ def test_inference_takes_images():
     pairs = [
         (wl.posterior(k, x, Y, noise=0.1).predict(z).mean, wl.posterior(k, rows, Y, noise=0.1).predict(new).mean),
         (wl.gradient_flow(k, x, Y).predict(z, 1.0), wl.gradient_flow(k, rows, Y).predict(new, 1.0)),
-        (wl.trained_ensemble(NET, x, Y).mean(z, 1.0), wl.trained_ensemble(NET, rows, Y).mean(new, 1.0)),
         ((2.0 * k + k).gram(z), (2.0 * k + k).gram(new)),
-        (wl.rkhs.interpolant(k, x, Y)(z), wl.rkhs.interpolant(k, rows, Y)(new)),
         (wl.GaussianProcess(k).sample(z, 2), wl.GaussianProcess(k).sample(new, 2)),
     ]
     for images, flat in pairs:
@@ -136,6 +153,11 @@ def test_bad_images_are_refused(bad, message):
         with pytest.raises((ValueError, TypeError), match=message) as refused:
             call()
         assert len(str(refused.value)) < 400
+
+
+def test_images_without_a_network_that_reads_them():
+    with pytest.raises(ValueError, match=r"network=wl.convnet\(inputs=wl.Image\(4, 3, 2\)\)"):
+        wl.NNGPClassifier().fit(X, LABELS)
 
 
 def test_one_pixel_and_channels_first():

@@ -14,7 +14,7 @@ from widelimit.cli.comparison import score
 from widelimit.cli.demonstration import CLASSIFICATION
 
 HERE = Path(__file__).parent
-SIZES = np.array([50, 100, 200, 400, 800, 1257])
+SIZES = np.array([100, 200, 400, 800, 1257])
 MODELS = {"conv NNGP": plots.BAYES, "NNGP": plots.DESCENT, "SVM": "#777777"}
 IMAGE = wl.Image(8, 8, 1)
 

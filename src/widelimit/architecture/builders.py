@@ -11,13 +11,14 @@ import jax
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.architecture.chain import Combined, Repeat, Serial, branch_of
+from widelimit.architecture.chain import Combined, Serial, branch_of
 from widelimit.architecture.combine import Residual
 from widelimit.architecture.convolution import Conv
 from widelimit.architecture.inputs import Image, Inputs, Rows
 from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
+from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
 

@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from widelimit import validation
 from widelimit.architecture.builders import AnyActivation, network
-from widelimit.architecture.chain import Repeat
+from widelimit.architecture.chain import branch_of
 from widelimit.architecture.combine import Frozen, Residual, Sum
 from widelimit.architecture.convolution import Conv
 from widelimit.architecture.inputs import Image
-from widelimit.architecture.layers import Activate, Dense
+from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool
-from widelimit.architecture.state import DEEPEST, Scalar
+from widelimit.architecture.repeat import Repeat
+from widelimit.architecture.state import DEEPEST, Layer, Scalar
 
 End = Literal["flatten", "pool"]
 ENDS = {"flatten": Flatten, "pool": GlobalAveragePool}
@@ -57,7 +58,7 @@ def convnet(
         ValueError, TypeError: as `network`.
     """
     depth = validation.integer("depth", depth, at_least=1, below=DEEPEST)
-    dense, phi = _affine(weight_std, bias_std, end), Activate(activation)
+    dense, phi = _affine(weight_std, bias_std, end), _activate(activation)
     conv = Conv(size, dense.weight_std, dense.bias_std, padding=padding)
     again = (Repeat((phi, conv), depth - 1),) if depth > 1 else ()
     return network(conv, *again, phi, ENDS[end](), dense, inputs=inputs, parameterization=parameterization)
@@ -92,7 +93,7 @@ def resnet(
     Raises:
         ValueError, TypeError: as `network`.
     """
-    dense, phi = _affine(weight_std, bias_std, end), Activate(activation)
+    dense, phi = _affine(weight_std, bias_std, end), _activate(activation)
     layers = [*_stages(blocks, size, phi, dense), phi, ENDS[end](), dense]
     return network(*layers, inputs=inputs, parameterization=parameterization)
 
@@ -124,7 +125,7 @@ def myrtle(
     """
     if validation.integer("depth", depth, at_least=1) not in MYRTLE:
         raise ValueError(f"depth must be one of {', '.join(map(str, MYRTLE))}, got {validation.shown(depth)}.")
-    dense, phi = _affine(weight_std, bias_std, "pool"), Activate(activation)
+    dense, phi = _affine(weight_std, bias_std, "pool"), _activate(activation)
     conv, layers = Conv(3, dense.weight_std, dense.bias_std), []
     for count in MYRTLE[depth]:
         layers += [*(conv, phi) * count, AveragePool(2)]
@@ -155,14 +156,19 @@ def garriga_alonso_2019(name: str, *, inputs: Image = MNIST, uncentred_sums: boo
     if name == "convnet":
         weight, bias = math.sqrt(2.79), math.sqrt(7.86)
         conv, end = Conv(7, 7 * weight, bias), Dense(weight, bias)
-        return network(conv, "relu", Repeat((conv, "relu"), 6), Flatten(), end, inputs=inputs)
+        return network(conv, "relu", Repeat((conv, _activate("relu")), 6), Flatten(), end, inputs=inputs)
     if name == "residual":
         weight, bias = math.sqrt(7.27), math.sqrt(4.69)
         conv, end = Conv(4, 4 * weight, bias), Dense(weight, bias)
         block = Residual(conv, "relu", uncentred=uncentred_sums)
         return network(Frozen(Conv(1)), Repeat((block,), 8), conv, "relu", Flatten(), end, inputs=inputs)
     last = Conv(tuple(-(-n // 4) for n in inputs.sites), padding="valid")
-    return network(*_stages((5, 5, 5), 3, Activate("relu"), Dense()), last, "relu", Flatten(), Dense(), inputs=inputs)
+    return network(*_stages((5, 5, 5), 3, _activate("relu"), Dense()), last, "relu", Flatten(), Dense(), inputs=inputs)
+
+
+def _activate(activation: AnyActivation) -> Layer:
+    """Return the layer of an activation. Raises: TypeError, ValueError: none."""
+    return branch_of([activation], "activation")[0]
 
 
 def _affine(weight_std: Any, bias_std: Any, end: Any) -> Dense:
@@ -171,7 +177,7 @@ def _affine(weight_std: Any, bias_std: Any, end: Any) -> Dense:
     return Dense(validation.deviation("weight_std", weight_std), validation.deviation("bias_std", bias_std, zero=True))
 
 
-def _stages(blocks: Any, size: Any, phi: Activate, dense: Dense) -> list[Any]:
+def _stages(blocks: Any, size: Any, phi: Layer, dense: Dense) -> list[Any]:
     """Return the layers of a residual network up to its last block."""
     if not isinstance(blocks, (list, tuple)) or not blocks:
         raise TypeError(

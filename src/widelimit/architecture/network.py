@@ -18,7 +18,8 @@ from widelimit.architecture.chain import Serial
 from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
 from widelimit.architecture.inputs import Inputs, Rows
 from widelimit.architecture.layers import Dense
-from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Shape
+from widelimit.architecture.repeat import grouped
+from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Scalar, Shape
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -90,6 +91,11 @@ class Network:
     def body(self) -> Serial:
         """Return the layers after the first, which embeds rows; all layers, where inputs are images."""
         return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[1:])
+
+    @property
+    def _compact(self) -> Serial:
+        """Return `body` with layers that are alike as one: JAX has less to compile."""
+        return Serial(*grouped(self.body.layers))
 
     @functools.cached_property
     def across(self) -> bool:
@@ -275,7 +281,7 @@ class Network:
         else:
             points, variance = self.inputs.embed(X)
             variance = variance._replace(among=among_sites_of(points) if self.across else None)
-        variance, _, memos = self.body.encode_with_mean(variance, None)
+        variance, _, memos = self._compact.encode_with_mean(variance, None)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos)
         tangent = None if variance.among is None else variance.among.tangent.reshape(len(X))
         output = Variance(variance.value.reshape(len(X)), variance.exponent.reshape(len(X)))
@@ -326,14 +332,23 @@ class Network:
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
-        mixed = len({type(activation) for activation in self.activations()}) > 1
-        body = self.body if mixed else self.body.without_refinement()
+        body = self._for_pairs(self._compact)
         if self.inputs.sites:
             return pairs_of_images(body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
-        biases = x.points[:, -1:] * y.points[:, -1]
-        return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, x))
+        biases, inputs = x.points[:, -1:] * y.points[:, -1], x.points.shape[1] - 1.0
+        return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, inputs))
+
+    @property
+    def of_pairs(self) -> Serial:
+        """Return the layers of `body` for pairs."""
+        return self._for_pairs(self.body)
+
+    def _for_pairs(self, body: Serial) -> Serial:
+        """Return layers as they are or, in networks of one activation, without refinement, which these do not need."""
+        mixed = len({type(activation) for activation in self.activations()}) > 1
+        return body if mixed else Serial(*(layer.without_refinement() for layer in body.layers))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
@@ -341,22 +356,20 @@ class Network:
             return PairState(correlation_with_itself(x.tangent), x.tangent)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
         if self.inputs.sites:
-            return itself_at_sites(self.body, self.inputs, memos, x.variance.value)
-        start = self.start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x)
-        return self.body.itself(memos, start)
+            return itself_at_sites(self._compact, self.inputs, memos, x.variance.value)
+        one = correlation_with_itself(x.variance.value)
+        start = self.start(one, x.points[:, -1] ** 2, x.points.shape[1] - 1.0)
+        return self._compact.itself(memos, start)
 
-    def start(
-        self, correlation: Correlation, biases: jax.Array | float = 0.0, x: NetworkFeatures | None = None
-    ) -> PairState:
+    def start(self, correlation: Correlation, biases: jax.Array, inputs: Scalar) -> PairState:
         """Return the state after the first layer, where Theta is its own part, or 0 if that is not trained.
 
-        `biases`, the part of rho that biases have, and `x` are for the standard parameterisation.
+        `biases`, the part of rho that biases have, and the number of inputs are for the standard parameterisation.
         """
         rho = correlation.rho
         if not self.first.trained:
             return PairState(correlation, jnp.zeros_like(rho))
-        inputs = None if x is None else float(x.points.shape[1] - 1)
-        return PairState(correlation, self.first.own_tangent(rho, rho - biases, jnp.asarray(biases), inputs))
+        return PairState(correlation, self.first.own_tangent(rho, rho - biases, biases, inputs))
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: int) -> None:

@@ -159,10 +159,18 @@ def forest_classes(fold: Fold) -> ClassPrediction:
 
 
 def support_vectors(fold: Fold) -> ClassPrediction:
-    """Fit support vectors with an RBF kernel: penalty and width by FOLDS folds, sigmoids for the probabilities."""
+    """Fit support vectors with an RBF kernel: penalty and width by FOLDS folds, sigmoids for the probabilities.
+
+    A class with fewer rows than folds has fewer folds; with a single row there are none, and classes nearly sure.
+    """
     grid = {"C": [1.0, 10.0, 100.0], "gamma": [factor / fold.X.shape[1] for factor in (0.1, 1.0)]}
-    found = GridSearchCV(SVC(), grid, cv=FOLDS).fit(fold.X, fold.y)
-    model = CalibratedClassifierCV(found.best_estimator_, cv=FOLDS, ensemble=False).fit(fold.X, fold.y)
+    folds = min(FOLDS, int(np.bincount(fold.y).min()))
+    if folds < 2:
+        labels = SVC().fit(fold.X, fold.y).predict(fold.Z)
+        p = np.eye(fold.y.max() + 1)[labels] + 1 / len(fold.y)
+        return ClassPrediction(p / p.sum(axis=1, keepdims=True))
+    found = GridSearchCV(SVC(), grid, cv=folds).fit(fold.X, fold.y)
+    model = CalibratedClassifierCV(found.best_estimator_, cv=folds, ensemble=False).fit(fold.X, fold.y)
     return ClassPrediction(np.asarray(model.predict_proba(fold.Z)), found.best_params_)
 
 

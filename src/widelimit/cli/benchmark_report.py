@@ -38,6 +38,7 @@ SETTINGS = {
         f"random forest: {baselines.TREES} trees; no probability below 1/({baselines.TREES} + classes)",
         "boosting: histogram gradient boosting, defaults",
         f"logistic: penalty by {baselines.FOLDS} inner folds",
+        f"SVM: support vectors, RBF kernel; penalty and width by {baselines.FOLDS} inner folds, sigmoids",
     ),
 }
 
@@ -94,8 +95,11 @@ def show(result: BenchmarkResult, figure: Path | None) -> None:
     console.print("Mean over folds ± its standard error; seconds of fit and prediction.")
     for score in SCORES[result.table.task]:
         console.print(f"{LABELS[score]}: {MEANINGS[score]}")
+    names = {row.model for row in result.rows}
+    names |= {"GPs"} if "RBF GP" in names else set()
     for text in SETTINGS[result.table.task]:
-        console.print(text)
+        if text.partition(":")[0] in names:
+            console.print(text)
     for row in result.rows:
         for remark in row.remarks:
             console.print(f"{row.model} remarks: {remark}")

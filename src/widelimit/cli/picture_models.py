@@ -100,12 +100,19 @@ def _training_data(path: Path, choices: TableChoices) -> tuple[Pictures, TargetT
     if choices.rows is not None and choices.rows < len(rows):
         rows = np.sort(np.random.default_rng(choices.seed).choice(rows, choices.rows, replace=False))
     frame = pl.DataFrame({name: data.target[rows]})
-    written = "classification", "the folder has a subfolder for each class"
-    task, reason = written if path.is_dir() else targets.decide_task(frame[name])
-    task, reason = (choices.task, "by --task") if choices.task else (task, reason)
+    task, reason = (choices.task, "by --task") if choices.task else _task(path, frame[name])
     target = targets.target_values(frame[name], task)
     drawn = Pictures(path, data.images[rows], target, data.names, data.notes + targets.constant(target, name))
     return drawn, TargetTable(path, frame, target, task, reason, len(data.images))
+
+
+def _task(path: Path, target: pl.Series) -> tuple[str, str]:
+    """Decide between classification and regression, and say why; integers that most images share are classes."""
+    if path.is_dir():
+        return "classification", "the folder has a subfolder for each class"
+    if target.dtype.is_integer() and 2 * target.n_unique() <= len(target):
+        return "classification", f"{target.name} has {target.n_unique()} different integers"
+    return targets.decide_task(target)
 
 
 def build(estimator: str, task: str, given: Mapping[str, Any], image: Image) -> Any:
@@ -172,7 +179,8 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> models.Predic
         for i in range(0, len(images), models.PREDICTED_ROWS):
             advance(f"predicting {found.target}")
             parts.append(models.padded_columns(estimator, found, images[i : i + models.PREDICTED_ROWS], std=std))
-    out, scores = pl.concat(parts), {}
+    out = pl.concat(parts)
+    scores: dict[str, float] = {}
     models.require_finite(out)
     if data.target is not None:
         scores, remarks = models.score_predictions(found, classes, out, pl.Series(found.target, data.target))

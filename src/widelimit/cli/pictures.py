@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -11,6 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from widelimit import memory
+from widelimit.cli.matrices import DAMAGED
 from widelimit.messages import list_names
 
 ARRAYS = (".npy", ".npz")
@@ -97,7 +97,7 @@ def _load(path: Path) -> Any:
     try:
         found = np.load(path, allow_pickle=False)
         return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: is no file of arrays that can be read: {str(error)[:150]}") from None
 
 
@@ -162,10 +162,12 @@ def _folder(path: Path) -> Pictures:
     images = np.stack([np.broadcast_to(image, (*image.shape[:2], channels)) for image, _ in found])
     target = np.array([name for _, name in files]) if files[0][1] else None
     names = [file.name if file == path else str(file.relative_to(path)) for file, _ in files]
-    said = [text for image, texts in found for text in texts]
+    said = [text for _, texts in found for text in texts]
+    empty = [each.name for each in classes if files[0][1] and not _files(each)]
+    left = [f"the folders {list_names(empty)} have no pictures, and are no classes"] if empty else []
     said += ["are grey, taken as three equal colours" for image, _ in found if image.shape[2] < channels]
     notes = [f"{said.count(text)} pictures {text}" for text in sorted(set(said))]
-    return Pictures(path, images, target, names, notes + _remarks(images))
+    return Pictures(path, images, target, names, left + notes + _remarks(images))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -46,9 +46,8 @@ def predict(
         note(text, quiet=output.quiet)
     if result.scores:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
-        note(
-            f"the table has the column {result.schema.target}; scores of the predictions: {scores}", quiet=output.quiet
-        )
+        what = f"column {result.schema.target}" if result.schema.columns else f"labels {result.schema.target}"
+        note(f"{table.name} has the {what}; scores of the predictions: {scores}", quiet=output.quiet)
     if out is not None:
         write(result.frame, out)
     if output.as_json:

@@ -157,7 +157,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Return the network with these scales, as Python's own numbers, which a file gives back unchanged."""
         kind, depth, activation = self._architecture()
         weight_std, bias_std = validation.plain(weight_std), validation.plain(bias_std)
-        return Design(kind, validation.plain(depth), activation, weight_std, bias_std, settings.given_network(self))
+        given = settings.given_network(self)
+        moves = settings.invariance(self.invariance, given)
+        return Design(kind, validation.plain(depth), activation, weight_std, bias_std, given, moves)
 
     def _own_design(self) -> Design:
         """Return the network that the parameters describe."""
@@ -273,7 +275,10 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _kernel_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        return self.inputs_(self._encoded_rows(X))
+        points = self.inputs_(self._encoded_rows(X))
+        if settings.image_of(self._fitted_with["network"]) is not None:
+            preparation.warn_of_other_pixels(points)
+        return points
 
     def _encoded_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""

@@ -26,7 +26,6 @@ from widelimit.inference.noise_level import FLOOR, Objective, left_out_noise, no
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.training_set import check_finite, evenly, expansion
-from widelimit.kernels.network import nngp
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 
@@ -236,7 +235,7 @@ class FittedTraining:
         """Compute the flow on some targets, where the fit is not a linear system."""
         with progress_bar(self.verbose and len(y) > LONG) as report:
             report("eigenvectors", 0, 0)
-            prior = nngp(self.design.network()) if self.ensemble else None
+            prior = replace(self.design, kind="nngp").kernel() if self.ensemble else None
             kernel = self.design.kernel()
             return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
 

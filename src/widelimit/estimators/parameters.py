@@ -19,10 +19,11 @@ Architecture = Literal["auto", "nngp", "ntk"]
 NoiseModel = Literal["constant", "per_output", "input", "student_t"]
 Likelihood = Literal["dirichlet", "least_squares", "logistic"]
 Normalize = Literal["standardize", "sphere"]
+Invariance = Literal["flips", "shifts", "flips_and_shifts"]
 C = TypeVar("C", bound=type)
 REPLACED = ("depth", "activation", "weight_std", "bias_std")
 """Parameters that a network replaces."""
-LATER = ("network", "input_scales", "input_groups", "output_scale", "noise_model", "class_weight")
+LATER = ("network", "input_scales", "input_groups", "output_scale", "noise_model", "class_weight", "invariance")
 """Parameters that an older file of a model may lack: they get its default, and a given noise the scale 1."""
 WIDTH = 116
 """Columns of a docstring's line."""
@@ -105,6 +106,15 @@ class KernelParameters(NetworkParameters, abc.ABC):
         metadata=about(
             "Columns that share a scale.",
             "(d,) integers, or None: columns of one number share a learned scale, as those of one category should.",
+        ),
+    )
+    invariance: Invariance | None = field(
+        default=None,
+        metadata=about(
+            "Moves of an image that change little: the kernel is averaged over them.",
+            'Of a `network` of images: "flips", mirror images; "shifts", by up to one site; "flips_and_shifts". A pair '
+            "costs 2 or 4, 81, and 324 kernels (`widelimit.averaged`).",
+            choices=(*get_args(Invariance), None),
         ),
     )
     hyperparameters: Hyperparameters = field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -123,6 +124,21 @@ def image_rows(image: Image, X: Any, normalize: str | None) -> Any:
     return image.rows("X", array.astype(np.float64) if array.dtype.kind in "fiub" and not bytes_stay else array)
 
 
+OTHER = 50
+"""Standardised pixels that vary by this factor more, or less, are in another unit: 255 is that of bytes."""
+
+
+def warn_of_other_pixels(points: Float[np.ndarray, "n d"]) -> None:
+    """Warn of new images, standardised as those of the fit, whose pixels vary far more or less."""
+    spread = float(points.std())
+    if spread > OTHER or 0 < spread < 1 / OTHER:
+        warnings.warn(
+            f"the pixels of the new images vary {spread:.2g} times as much as those of the fit: one of them is in "
+            f"another unit, it seems (bytes, 0 to 255, or numbers from 0 to 1). Pass both in the same.",
+            stacklevel=4,
+        )
+
+
 def mean_and_scale(
     values: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
@@ -196,6 +212,11 @@ def refuse_rows(value: Any) -> None:
         return
     if array.ndim == 2 and not len(array):
         raise ValueError(f"X is empty: shape {array.shape}, 0 sample(s); at least one row is needed.")
+    if array.ndim == 4:
+        raise ValueError(
+            f"X has shape {array.shape}, as images have, and the estimator has no network that reads them: pass "
+            f"network=wl.convnet(inputs=wl.Image{array.shape[1:]}), or rows: X must have shape (n, d)."
+        )
     if array.ndim != 2:
         raise ValueError(
             f"X must have shape (n, d), got shape {array.shape}. Reshape your data: X[:, None] for n points of one "

@@ -15,6 +15,7 @@ from widelimit.estimators import model_state
 from widelimit.estimators.parameters import (
     REPLACED,
     InputScales,
+    Invariance,
     KernelParameters,
     NetworkParameters,
     WideParameters,
@@ -52,6 +53,17 @@ def given_network(estimator: NetworkParameters) -> Network | None:
 def image_of(net: Any) -> Image | None:
     """Return the images that a network reads; None: it reads rows, or is none."""
     return net.inputs if isinstance(net, Network) and isinstance(net.inputs, Image) else None
+
+
+def invariance(value: Any, net: Network | None) -> Any:
+    """Return the moves of images over which a kernel is averaged. Raises: TypeError, ValueError: none; no images."""
+    validation.choice("invariance", value, (*get_args(Invariance), None))
+    if value is not None and image_of(net) is None:
+        raise ValueError(
+            f"invariance={value!r} moves images, and the estimator has no network that reads them: pass network="
+            f"wl.convnet(inputs=wl.Image(height, width, channels)), or leave it at None."
+        )
+    return value
 
 
 def require_same_tree(net: Network, given: Network) -> None:

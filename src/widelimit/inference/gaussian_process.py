@@ -20,10 +20,12 @@ from widelimit.shapes import Float
 from widelimit.validation import Array
 
 
-@jax.jit
 def _whiten(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -> jax.Array:
     """Compute K(x, X) W^T, (n, rank)."""
     return jnp.matmul(kernel.pairwise(x, known), whitener.T, precision="highest")
+
+
+_compiled_whiten = jax.jit(_whiten)
 
 
 @final
@@ -56,7 +58,8 @@ class Conditioned(Kernel):
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         features, known = self.kernel.encode(X), self.kernel.encode(jnp.asarray(self.X, X.dtype))
-        return features, _whiten(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
+        whiten = _whiten if self.eager else _compiled_whiten
+        return features, whiten(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         explained = jnp.matmul(x[1], y[1].T, precision="highest")

@@ -46,7 +46,7 @@ class Averaged(Kernel):
     @property
     def count(self) -> int:
         """Return the number of moves."""
-        return (1 + self.flips) * (2 * self.shifts + 1) ** len(self.image.sites)
+        return int((1 + self.flips) * (2 * self.shifts + 1) ** len(self.image.sites))
 
     def numbers_per_input(self, d: int) -> int:
         return self.count * self.kernel.numbers_per_input(d)
@@ -83,7 +83,13 @@ class Averaged(Kernel):
         return jnp.mean(blocks, axis=(1, 3))
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
-        return jax.lax.map(lambda one: self.pairwise(*[jax.tree.map(lambda leaf: leaf[None], one)] * 2)[0, 0], x)
+        def itself(one: Any) -> Any:
+            return self.pairwise(*[jax.tree.map(lambda leaf: leaf[None], one)] * 2)[0, 0]
+
+        if not self.eager:
+            return jnp.asarray(jax.lax.map(itself, x))
+        rows = range(len(jax.tree.leaves(x)[0]))
+        return jnp.stack([itself(jax.tree.map(lambda leaf: leaf[i], x)) for i in rows])  # noqa: B023
 
 
 def averaged(k: Kernel, *, flips: bool = False, shifts: int = 0) -> Averaged:

@@ -107,8 +107,8 @@ class SpherePair(PairKernel):
         return jax.lax.complex(self.first.diagonal(x), self.second.diagonal(x))
 
 
-def _start(net: Network, gap: jax.Array, positive: jax.Array) -> PairState:
-    return net.start(correlation_from_gap(gap, positive))
+def _start(net: Network, gap: jax.Array, positive: jax.Array, bias: jax.Array, inputs: jax.Array) -> PairState:
+    return net.start(correlation_from_gap(gap, positive), bias, inputs)
 
 
 def _through(layer: Layer, variance: Variance, state: PairState, own: PairState) -> tuple[Any, ...]:
@@ -134,9 +134,11 @@ def _rho(correlation: Correlation) -> jax.Array:
 
 
 def sphere(
-    net: Network, deviation: float, dtype: Any, *, tangent: bool, target: float, few_shapes: bool
+    net: Network, deviation: float, inputs: int, dtype: Any, *, tangent: bool, target: float, few_shapes: bool
 ) -> Sphere | None:
     """Make the NNGP (or with `tangent` the NTK) of inputs whose signals after the first layer have this deviation.
+
+    `inputs`, the features of a row, count in the standard parameterisation alone.
 
     With `few_shapes` programs compiled for other deviations are used again. Returns None where LONGEST terms do not
     bring the series to `target` (relative to the diagonal).
@@ -145,10 +147,11 @@ def sphere(
         x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
         gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
-        state = interpreted(_start)(net, gap, np.concatenate([[True], x < 0]))
+        first = np.asarray((float(net.first.bias_std) / deviation) ** 2), np.asarray(float(inputs))
+        state = interpreted(_start)(net, gap, np.concatenate([[True], x < 0]), *first)
         variance = interpreted(variance_of)(np.full(1, deviation))
         ready = _ready(net, variance) if net.rtol(np.float64) else net.body
-        own = interpreted(_start)(net, np.zeros(1), np.ones(1, bool))
+        own = interpreted(_start)(net, np.zeros(1), np.ones(1, bool), *first)
         through = interpreted(_through) if net.depth <= COMPILED else jax.jit(_through)
         variance, state, own = through(ready, variance, state, own)
         values, diagonal = (
