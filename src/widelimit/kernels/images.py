@@ -108,7 +108,8 @@ def explain(engine: Engine | str, X: np.ndarray) -> str:
     return "\n".join(
         [
             f"machine code, {engine.width} pairs at once; planes of pairs of sites: {planes}",
-            f"state: {memory.text(engine.state)} a thread; {memory.text(size)} an image, {memory.text(size * len(X))} all",
+            f"state: {memory.text(engine.state)} a thread; {memory.text(size)} an image, of all "
+            f"{memory.text(size * len(X))}",
             f"time: {seconds:.2g} s a pair, {seconds * pairs / cores:.2g} s for {len(X)} images on {cores} cores",
         ]
     )
