@@ -35,7 +35,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     _kind: ClassVar[Kind]
     encoder_: TableEncoder | None = None
-    """Of the columns of a table."""
+    """The encoder of a table's columns; None for an array of numbers."""
     inputs_: Inputs
     n_features_in_: int
     y_mean_: np.ndarray
