@@ -226,6 +226,22 @@ def test_a_norm_over_parts_keeps_the_mean_of_each(lost):
     assert close != lost
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Dense(W), Concatenate(Dense(W), [Dense(W), "relu"]), LayerNorm()],
+        [Dense(W), wl.Cos(), LayerNorm()],
+        [Dense(W), Concatenate("gelu", [Dense(W), Concatenate(Serial(), "gelu"), LayerNorm()]), LayerNorm()],
+        [Dense(W), "gelu", Repeat([LayerNorm()], 5)],
+    ],
+)
+def test_a_norm_of_equal_signals_is_zero(layers):
+    """At the input 0 all signals of these networks are equal, and their deviation is 0: as in finite networks."""
+    kernel = wl.nngp(wl.network(*layers, Dense(1.0, 0.5)))
+    found = kernel.diag(np.stack([np.zeros(4), BASE[0]]))
+    np.testing.assert_allclose(found, [0.25, 1.25], rtol=1e-15)
+
+
 @pytest.mark.parametrize("name", ["residual", "dense-connected", "scaled by layer"])
 @pytest.mark.parametrize(("dtype", "size"), [(np.float64, 100), (np.float32, 15)])
 def test_inputs_of_any_scale(name, dtype, size):

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from widelimit.activations.base import Memo
 from widelimit.architecture.state import (
@@ -63,7 +62,8 @@ class LayerNorm(Layer):
         if mean is None:
             return after, None, ()
         share = mean()
-        return after, None, (share, safe_sqrt(1 - share**2))
+        spread = safe_sqrt(1 - share**2)
+        return after._replace(value=jnp.where(spread > 0, after.value, 0)), None, (share, spread)
 
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         if not x:
@@ -94,12 +94,13 @@ class LayerNorm(Layer):
 
 def _over_the_width(parts: Parts, run: Callable[[Any], Any]) -> tuple[Parts, tuple[Memo, ...]]:
     """Take the mean over the whole width from every part, divide by the deviation, and return what pairs need."""
-    ways = merge(parts, run)[1]
-    roots = [way / math.sqrt(part.share) for way, part in zip(ways, parts, strict=True)]
+    whole, ways = merge(parts, run)
+    some = whole.variance.value > 0
+    roots = [some * way / math.sqrt(part.share) for way, part in zip(ways, parts, strict=True)]
     if all(part.mean is None for part in parts):
         sizes, means, memos = roots, [None] * len(parts), ((),) * len(parts)
     else:
-        known = [part.mean() if part.mean is not None else np.zeros(()) for part in parts]
+        known = [part.mean() if part.mean is not None else 0 * root for part, root in zip(parts, roots, strict=True)]
         sizes, means, memos = run(_centred)(roots, known, [part.share for part in parts])
     after = [
         Part(part.share, run(variance_of)(size), None if mean is None else functools.partial(as_it_is, mean))
