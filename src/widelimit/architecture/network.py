@@ -78,9 +78,15 @@ class Network:
 
     @property
     def first(self) -> Dense:
-        """Return the layer that reads the inputs."""
-        assert isinstance(self.layers[0], Dense)
-        return self.layers[0]
+        """Return the dense layer that reads the inputs, as they are or as layers before it leave them."""
+        layer = self.reads[-1]
+        assert isinstance(layer, Dense)
+        return layer
+
+    @property
+    def reads(self) -> tuple[Layer, ...]:
+        """Return the layers up to the first with random weights."""
+        return self.layers[: 1 + [layer.on_inputs for layer in self.layers].index(False)]
 
     @property
     def whole(self) -> Serial:
@@ -90,7 +96,7 @@ class Network:
     @property
     def body(self) -> Serial:
         """Return the layers after the first, which embeds rows; all layers, where inputs are images."""
-        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[1:])
+        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[len(self.reads) :])
 
     @property
     def _compact(self) -> Serial:
@@ -104,7 +110,12 @@ class Network:
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute standard deviations of the signals before `body`, float64, of any size a float holds."""
-        return self.first.deviations(X) if isinstance(self.inputs, Rows) else self.inputs.deviations(X)
+        if not isinstance(self.inputs, Rows):
+            return self.inputs.deviations(X)
+        if len(self.reads) > 1:
+            with arithmetic(True):
+                X = interpreted(through)(self.reads[:-1], X.astype(np.float64))
+        return self.first.deviations(X)
 
     @property
     def units(self) -> tuple[Layer, ...]:
@@ -256,7 +267,7 @@ class Network:
         shapes = jax.tree.map(np.shape, params)
         try:
             fitting = self.whole.check(params, None, axes) is not None
-            weights = params[0]["weight"]
+            weights = params[len(self.reads) - 1]["weight"]
             inputs, stacked = np.shape(weights)[-1], {np.shape(leaf)[:axes] for leaf in jax.tree.leaves(params)}
         except (TypeError, KeyError, IndexError, ValueError):
             fitting, stacked = False, set()
@@ -277,7 +288,7 @@ class Network:
 
     def _encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         if isinstance(self.inputs, Rows):
-            points, variance = self.first.embed(X)
+            points, variance = self.first.embed(through(self.reads[:-1], X))
         else:
             points, variance = self.inputs.embed(X)
             variance = variance._replace(among=among_sites_of(points) if self.across else None)
@@ -361,6 +372,11 @@ class Network:
         if not self.first.trained:
             return PairState(correlation, jnp.zeros_like(rho))
         return PairState(correlation, self.first.own_tangent(rho, rho - biases, biases, inputs))
+
+
+def through(layers: tuple[Layer, ...], X: jax.Array) -> jax.Array:
+    """Return inputs after layers without parameters."""
+    return functools.reduce(lambda X, layer: layer.apply((), X), layers, X)
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: int) -> None:

@@ -28,7 +28,16 @@ from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, sum_signals, sum_terms, variance_of, within
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    exponent_of,
+    power_of_two,
+    sum_signals,
+    sum_terms,
+    variance_of,
+    within,
+)
 
 
 @final
@@ -42,6 +51,7 @@ class LayerNorm(Layer):
     """
 
     simple: ClassVar[bool] = True
+    on_inputs: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         return "LayerNorm()"
@@ -50,7 +60,12 @@ class LayerNorm(Layer):
         return ()
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
-        centred = signals - jnp.mean(signals, axis=-1, keepdims=True)
+        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(signals), axis=-1, keepdims=True))
+        limit = 1000 if signals.dtype == jnp.float64 else 120
+        power = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
+        scaled = signals * power_of_two(-power, signals.dtype)  # squares of any signals are in range
+        near = scaled - jnp.mean(scaled, axis=-1, keepdims=True)
+        centred = near - jnp.mean(near, axis=-1, keepdims=True)  # without the rounding of a large mean
         return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=-1, keepdims=True)))
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:

@@ -163,6 +163,9 @@ class Layer(abc.ABC):
     simple: ClassVar[bool] = False
     """True if a row of the output depends on its own row alone, and no parameters are there but those of `Dense`."""
 
+    on_inputs: ClassVar[bool] = False
+    """True for a layer without parameters that may stand before the first `Dense`: it changes the inputs as given."""
+
     mixes_sites: ClassVar[bool] = False
     """True for a layer that needs covariances between the sites of images."""
 
