@@ -19,7 +19,7 @@ from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs
 from widelimit.architecture.inputs import Inputs, Rows
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.repeat import grouped
-from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Scalar, Shape
+from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Scalar, Shape, through
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -193,14 +193,11 @@ class Network:
         if len(widths) != self.whole.hidden:
             hidden = f"a network of depth {self.depth} has {self.whole.hidden} hidden layers"
             raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
-        if not isinstance(self.inputs, Rows):
-            if input_dim not in (None, self.inputs.size):
-                given = validation.shown(input_dim)
-                raise ValueError(f"input_dim is {self.inputs.size} for {self.inputs}, got {given}.")
-            input_dim = self.inputs.shape[-1]
-        elif input_dim is None:
-            raise TypeError("input_dim, the number of features, is needed: net.init(0, input_dim=X.shape[1]).")
-        named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
+        named = [
+            ("input_dim", self.inputs.channels(input_dim)),
+            *(("width", n) for n in widths),
+            ("output_dim", output_dim),
+        ]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
         return self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
 
@@ -242,7 +239,7 @@ class Network:
         self, params: tuple[Params, ...], X: Float[jax.Array, "n d"], key: jax.Array | None = None
     ) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        before = X if isinstance(self.inputs, Rows) else self.inputs.read(X)
+        before = self.inputs.read(X)
         whole = self.whole
         signals = whole.apply(params, before) if key is None else whole.draw_and_apply(params, before, key)
         return self.output_scale(params) * signals.reshape(len(X), signals.shape[-1])
@@ -255,7 +252,7 @@ class Network:
         """Return X, checked against parameters whose leaves have `axes` leading axes."""
         X = self.inputs.rows("X", X)
         inputs, dtype = self._check(params, axes)
-        if isinstance(self.inputs, Rows) and X.shape[1] != inputs:
+        if self.inputs.read(X).shape[-1] != inputs:
             raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {inputs}).")
         if X.dtype != dtype:
             name = str(dtype)
@@ -372,11 +369,6 @@ class Network:
         if not self.first.trained:
             return PairState(correlation, jnp.zeros_like(rho))
         return PairState(correlation, self.first.own_tangent(rho, rho - biases, biases, inputs))
-
-
-def through(layers: tuple[Layer, ...], X: jax.Array) -> jax.Array:
-    """Return inputs after layers without parameters."""
-    return functools.reduce(lambda X, layer: layer.apply((), X), layers, X)
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: int) -> None:

@@ -310,3 +310,8 @@ class Layer(abc.ABC):
     def without_refinement(self) -> Layer:
         """Return the layer for networks of one activation, which need no `Activation.refine`."""
         return self
+
+
+def through(layers: tuple[Layer, ...], X: jax.Array) -> jax.Array:
+    """Return inputs after layers without parameters."""
+    return functools.reduce(lambda X, layer: layer.apply((), X), layers, X)

@@ -19,8 +19,8 @@ from widelimit.activations.base import Activation
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
 from widelimit.architecture.chain import Serial
-from widelimit.architecture.network import Network, through
-from widelimit.architecture.state import Layer, PairState, Ranges
+from widelimit.architecture.network import Network
+from widelimit.architecture.state import Layer, PairState, Ranges, through
 from widelimit.arithmetic import arithmetic
 from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
