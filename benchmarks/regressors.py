@@ -294,9 +294,9 @@ METHODS: dict[str, Method] = {
         ),
         "xrfm",
     ),
-    "ntk": Method("NTKRegressor()", own(lambda: wl.NTKRegressor())),
-    "nngp": Method("NNGPRegressor()", own(lambda: wl.NNGPRegressor())),
-    "ensemble": Method("NTKRegressor(ensemble=True)", own(lambda: wl.NTKRegressor(ensemble=True))),
+    "ntk": Method("NTKRegressor()", own(lambda: wl.NTKRegressor(input_scales=None))),
+    "nngp": Method("NNGPRegressor()", own(lambda: wl.NNGPRegressor(input_scales=None))),
+    "ensemble": Method("NTKRegressor(ensemble=True)", own(lambda: wl.NTKRegressor(ensemble=True, input_scales=None))),
     "wide": Method("WideRegressor()", own(lambda: wl.WideRegressor())),
 }
 """The first is the reference of the ratios."""

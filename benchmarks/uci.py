@@ -68,13 +68,13 @@ METHODS: dict[str, Callable[[DataSet], Scores]] = {
     "ntk": svm_ntk,
     "forest": lambda data: _fitted(data, "random forest", lambda: RandomForestClassifier(500, random_state=0)),
     "rbf": svm_rbf,
-    "ntk_default": lambda data: _fitted(data, "NTKClassifier()", lambda: wl.NTKClassifier()),
-    "nngp_default": lambda data: _fitted(data, "NNGPClassifier()", lambda: wl.NNGPClassifier()),
+    "ntk_default": lambda data: _fitted(data, "NTKClassifier()", lambda: wl.NTKClassifier(input_scales=None)),
+    "nngp_default": lambda data: _fitted(data, "NNGPClassifier()", lambda: wl.NNGPClassifier(input_scales=None)),
     "ntk_tuned": lambda data: _fitted(
-        data, "NTKClassifier, tuned", lambda: wl.NTKClassifier(hyperparameters=TUNED, random_state=0)
+        data, "NTKClassifier, tuned", lambda: wl.NTKClassifier(hyperparameters=TUNED, input_scales=None)
     ),
     "nngp_tuned": lambda data: _fitted(
-        data, "NNGPClassifier, tuned", lambda: wl.NNGPClassifier(hyperparameters=TUNED, random_state=0)
+        data, "NNGPClassifier, tuned", lambda: wl.NNGPClassifier(hyperparameters=TUNED, input_scales=None)
     ),
 }
 

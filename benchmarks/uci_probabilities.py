@@ -75,9 +75,15 @@ def fitted(make: Callable[[], Any]) -> Callable[[DataSet, Split], Any]:
 
 METHODS: dict[str, tuple[str, Callable[[DataSet, Split], Any]]] = {
     "wide": ("WideClassifier()", fitted(lambda: wl.WideClassifier())),
-    "ntk": ("NTKClassifier()", fitted(lambda: wl.NTKClassifier())),
-    "ntk_logistic": ("NTKClassifier, logistic", fitted(lambda: wl.NTKClassifier(likelihood="logistic"))),
-    "ntk_least": ("NTKClassifier, least squares", fitted(lambda: wl.NTKClassifier(likelihood="least_squares"))),
+    "ntk": ("NTKClassifier()", fitted(lambda: wl.NTKClassifier(input_scales=None))),
+    "ntk_logistic": (
+        "NTKClassifier, logistic",
+        fitted(lambda: wl.NTKClassifier(input_scales=None, likelihood="logistic")),
+    ),
+    "ntk_least": (
+        "NTKClassifier, least squares",
+        fitted(lambda: wl.NTKClassifier(input_scales=None, likelihood="least_squares")),
+    ),
     "forest": ("random forest", forest),
     "machine": ("SVM, RBF, Platt", machine),
     "boosting": ("histogram boosting", fitted(lambda: HistGradientBoostingClassifier(random_state=0))),

@@ -27,6 +27,7 @@ from widelimit.layers import (
     Flatten,
     GlobalAveragePool,
     LayerNorm,
+    LocallyConnected,
     Repeat,
     Residual,
     Scale,
@@ -130,6 +131,7 @@ LAYERS = {
 W = IMAGE_WEIGHTS = {"weight_std": 1.3, "bias_std": 0.2}
 w = IMAGE_ORACLE = {"w": 1.3, "b": 0.2}
 
+ALL = LayerNorm(over="all")
 IMAGE_NETWORKS = {
     "flatten": (
         (4, 3, 2),
@@ -170,6 +172,30 @@ IMAGE_NETWORKS = {
         (5, 2),
         [Conv(3, **W), Repeat([Residual("relu", Conv(3, **W))], 2), LayerNorm(), "relu", GlobalAveragePool(), Dense()],
         [("conv", 3, w), *[("residual", "relu", ("conv", 3, w))] * 2, "norm", "relu", ("pool",), ("dense",)],
+    ),
+    "normalised over all": (
+        (3, 2, 2),
+        [Conv(3, **W), ALL, "relu", ALL, Conv(2, **W), ALL, "relu", GlobalAveragePool(), Dense(**W)],
+        [("conv", 3, w), "norm all", "relu, norm all", ("conv", 2, w), "norm all", "relu", ("pool",), ("dense", w)],
+    ),
+    "locally connected": (
+        (3, 2, 1),
+        [
+            LocallyConnected(2, **W),
+            "relu",
+            LocallyConnected(2, **W, stride=(1, 2)),
+            "relu",
+            GlobalAveragePool(),
+            Dense(),
+        ],
+        [
+            ("conv", 2, {**w, "shared": False}),
+            "relu",
+            ("conv", 2, {**w, "shared": False, "stride": (1, 2)}),
+            "relu",
+            ("pool",),
+            ("dense",),
+        ],
     ),
     "three axes": (
         (2, 2, 2, 1),
@@ -257,6 +283,10 @@ STANDARD_KERNELS = {
     "scaled": (2.5 * wl.laplace(0.7), lambda A, B: 2.5 * _laplace(A, B)),
     "function": (wl.kernel(_rational), lambda A, B: 1 / (1 + scipy.spatial.distance.cdist(A, B, "sqeuclidean"))),
     "scaled inputs": (wl.scale_inputs(wl.linear(), SCALES), lambda A, B: (A * SCALES**2) @ B.T),
+    "averaged": (
+        wl.averaged(wl.nngp(wl.network(Conv(1), Flatten(), Dense(), inputs=wl.Image(3, 1))), flips=True),
+        lambda A, B: (A + A[:, ::-1]) @ (B + B[:, ::-1]).T / 12,
+    ),
     "nngp": (wl.nngp(wl.mlp(**_NET)), _of_network(0)),
     "ntk": (wl.ntk(wl.mlp(**_NET)), _of_network(1)),
     "conditioned": (

@@ -30,8 +30,8 @@ def taps(shape, size, stride, padding, dilation):
     return tuple(after), found
 
 
-def convolve(state, shape, size, stride=1, padding="same", dilation=1, w=1.0, b=0.0, trained=True):
-    """Sigma and Theta: {(input, site, input, site): number}."""
+def convolve(state, shape, size, stride=1, padding="same", dilation=1, w=1.0, b=0.0, trained=True, shared=True):
+    """Sigma and Theta: {(input, site, input, site): number}; 0 between sites that do not share weights."""
     axes = len(shape)
     after, sites = taps(
         shape, *((v,) * axes if isinstance(v, int) else v for v in (size, stride)), padding, (dilation,) * axes
@@ -44,8 +44,8 @@ def convolve(state, shape, size, stride=1, padding="same", dilation=1, w=1.0, b=
             pairs = [(s, t) for s, t in zip(sites[p], sites[q], strict=True) if s is not None and t is not None]
             count = len(sites[p])
             mean = [mp.fsum(part[a, s, c, t] for s, t in pairs) / count for part in (sigma, theta)]
-            new[0][a, p, c, q] = w * mean[0] + b
-            new[1][a, p, c, q] = w * mean[1] + (new[0][a, p, c, q] if trained else 0)
+            new[0][a, p, c, q] = (w * mean[0] + b) * (shared or p == q)
+            new[1][a, p, c, q] = w * mean[1] * (shared or p == q) + (new[0][a, p, c, q] if trained else 0)
     return new, after
 
 
@@ -101,6 +101,29 @@ def normalise(state):
     return new
 
 
+def normalise_all(state, means=None):
+    """LayerNorm over sites and channels: variance and mean are the means over the sites; means: of the signals."""
+    sigma, theta = state
+    sites = sorted({key[:2] for key in sigma})
+    means = dict.fromkeys(sites, mp.mpf(0)) if means is None else means
+    own = {a: [at for at in sites if at[0] == a] for a in "xy"}
+    middle = {a: mp.fsum(means[at] for at in own[a]) / len(own[a]) for a in "xy"}
+    root = {a: mp.sqrt(mp.fsum(sigma[*at, *at] for at in own[a]) / len(own[a]) - middle[a] ** 2) for a in "xy"}
+    new = ({}, {})
+    for a, p, c, q in sigma:
+        shifted = middle[a] * middle[c] - means[a, p] * middle[c] - middle[a] * means[c, q]
+        size = root[a] * root[c]
+        new[0][a, p, c, q] = (sigma[a, p, c, q] + shifted) / size if size else mp.mpf(0)
+        new[1][a, p, c, q] = theta[a, p, c, q] / size if size else mp.mpf(0)
+    return new
+
+
+def relu_normalised(state):
+    """relu, whose mean is sqrt(q/(2 pi)), then LayerNorm over sites and channels."""
+    means = {key[:2]: mp.sqrt(q / (2 * mp.pi)) for key, q in state[0].items() if key[:2] == key[2:]}
+    return normalise_all(activate(state, "relu"), means)
+
+
 def start(x, y):
     """The state of two images (*S, channels)."""
     shape, channels = x.shape[:-1], x.shape[-1]
@@ -125,6 +148,8 @@ def run(steps, state, shape):
             state, shape = flatten(state, shape)
         elif name == "norm":
             state = normalise(state)
+        elif name in ("norm all", "relu, norm all"):
+            state = (normalise_all if name == "norm all" else relu_normalised)(state)
         elif name == "residual":
             state = add([state, run(given, state, shape)[0]])
         else:

@@ -34,6 +34,8 @@ BAD = {
     "base": [*(value for value in NO_NUMBERS if value is not None), 0.0, -1.0, 10**400],
     "rates": ["high" * 100, {"a": LONG}, True, 3, 1j, np.nan, [0.0, 1.0, 1.0], [LONG], ["a"] * 60, np.full(60, np.nan)],
     "key": [*THINGS, True, 3, np.zeros(2, np.uint32), "key" * 100],
+    "sizes": [*THINGS, None, True, "3", 1.5, 0, -1],
+    "counts": [*THINGS, None, True, 3, "2", [], [0], [1.5]],
     "image": [*THINGS, None, True, 3, (8, 8, 1), "Image"],
     "time": [*ODD, *THINGS, None, True, 1j, np.nan, -1.0],
     "times": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, -1.0, -np.ones(60), [[1.0]]],
@@ -128,6 +130,7 @@ SOLVING = {
     "hyperparameters": "name",
     "input_scales": "optional name",
     "input_groups": "groups",
+    "invariance": "optional name",
     "solver": "name",
     "verbose": "flag",
 } | SETTINGS
@@ -151,6 +154,15 @@ PROCESS = wl.GaussianProcess(K)
 SEEDED = {"random_state": (None,), "network": (None,)}
 DATA = {"X": X, "y": Y}
 TRAINING = {"X": "points", "y": "targets"}
+SMALL_IMAGE = wl.Image(4, 4, 1)
+NETWORK_OF_IMAGES = {
+    "size": "sizes",
+    "activation": "activation",
+    "weight_std": "deviation",
+    "bias_std": "bias",
+    "end": "name",
+    "parameterization": "name",
+}
 DOORS = {
     "network": Door(
         lambda layers="relu", **given: wl.network(wl.layers.Dense(), layers, wl.layers.Dense(), **given),
@@ -192,6 +204,33 @@ DOORS = {
             "learning_rates": "rates",
         },
         more={"depth": [0, 10**9]},
+    ),
+    "convnet": Door(
+        wl.convnet,
+        {"inputs": SMALL_IMAGE},
+        {"inputs": "image", "depth": "integer", "padding": "name", **NETWORK_OF_IMAGES},
+        more={"depth": [0, 10**9]},
+    ),
+    "resnet": Door(
+        wl.resnet, {"inputs": SMALL_IMAGE, "blocks": [1]}, {"inputs": "image", "blocks": "counts", **NETWORK_OF_IMAGES}
+    ),
+    "myrtle": Door(
+        wl.myrtle,
+        {"depth": 5, "inputs": SMALL_IMAGE},
+        {"depth": "integer", "inputs": "image"}
+        | {name: kind for name, kind in NETWORK_OF_IMAGES.items() if name not in ("size", "end")},
+        more={"depth": [6]},
+    ),
+    "garriga_alonso_2019": Door(
+        wl.garriga_alonso_2019,
+        {"name": "residual", "inputs": SMALL_IMAGE},
+        {"name": "name", "inputs": "image", "uncentred_sums": "flag"},
+    ),
+    "averaged": Door(
+        wl.averaged,
+        {"k": wl.nngp(wl.convnet(inputs=SMALL_IMAGE)), "flips": True},
+        {"k": "kernel", "flips": "flag", "shifts": "integer"},
+        more={"shifts": [4], "k": [K]},
     ),
     "read_network": Door(wl.read_network, {}, {"text": "name"}),
     "nngp": Door(wl.nngp, {}, {"net": "network"}),
@@ -582,6 +621,7 @@ def test_what_is_wrong_is_refused_briefly_by_name(name):
 
 MADE = {
     *(
+        "Averaged",
         "BothKernels",
         "Conditioned",
         "EmpiricalDiagonal",
@@ -614,6 +654,7 @@ INNER = {
     *(
         "in_few_shapes",
         "itself",
+        "points",
         "restore",
         "mean",
         "result_dtype",

@@ -53,8 +53,9 @@ def test_demo_json_is_complete(small_demo):
     assert document["figure"] == str(figure)
     assert document["network"]["activation"] == "relu"
     assert [d["name"] for d in document["datasets"]] == ["diabetes", "digits"]
-    for dataset, score in zip(document["datasets"], ["rmse", "accuracy"], strict=True):
-        assert [m["model"] for m in dataset["models"]] == list(demo.REGRESSION)
+    known = [("rmse", demo.REGRESSION), ("accuracy", demo.CLASSIFICATION)]
+    for dataset, (score, models) in zip(document["datasets"], known, strict=True):
+        assert [m["model"] for m in dataset["models"]] == list(models)
         for model in dataset["models"]:
             numbers = [model[key] for key in (score, "nlpd", "coverage_95", "seconds")]
             assert all(math.isfinite(number) for number in numbers)
@@ -74,6 +75,8 @@ def test_demo_models_are_sane(small_demo):
         assert digits[name]["accuracy"] > 0.85
         assert digits[name]["nlpd"] < 0.25 * math.log(10)
         assert digits[name]["coverage_95"] > 0.9
+    assert digits["conv NNGP"]["accuracy"] > 0.9
+    assert digits["conv NNGP"]["nlpd"] < 0.15 * math.log(10)
 
 
 def test_demo_figure_is_a_picture(small_demo):
@@ -244,8 +247,8 @@ def test_tables_fit_80_columns_and_progress_prints_nothing_off_a_terminal(capsys
     demo_report.show(demo.DemoResult(0, tuple(tables), "figure.png", 12.0))
     printed = capsys.readouterr().out
     assert max(len(line) for line in printed.splitlines()) <= 80
-    assert printed.count("noise 9.5e-7, scale 0.062, t 1e5") == 2 * len(demo.REGRESSION)
-    assert all(f"{name}:" in printed for name in demo.REGRESSION)
+    assert printed.count("noise 9.5e-7, scale 0.062, t 1e5") == len(demo.REGRESSION) + len(demo.CLASSIFICATION)
+    assert all(f"{name}:" in printed for name in {**demo.REGRESSION, **demo.CLASSIFICATION})
     for quiet in (False, True):
         with terminal.progress(2, "steps", quiet=quiet) as advance, terminal.busy_bar("text", quiet=quiet):
             advance("one")

@@ -99,7 +99,7 @@ def test_the_matrix_is_written_and_found_again(folder):
     expected = wl.ntk(wl.mlp(depth=2, bias_std=0.3)).gram(X)
     np.testing.assert_array_equal(zarr.open_array(out, mode="r")[:], expected)
     again = invoke(folder / "x.parquet", "--drop", "target", "--out", out, *OPTIONS)
-    assert (again.exit_code, again.stdout) == (0, f"ntk of 12 inputs: 1.07e-06 GiB of float64 in {out}\n")
+    assert (again.exit_code, again.stdout) == (0, f"ntk of 12 inputs: 1.1 KiB of float64 in {out}\n")
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from commands import invoke, listening
+from widelimit import memory
 from widelimit.cli import baselines, benchmark_report, comparison, demonstration, fit, models, reporting, scores
 from widelimit.cli.app import app
 from widelimit.cli.baselines import ClassPrediction, Fold, GaussianPrediction
 from widelimit.cli.comparison import ModelRecord, ModelScores
 from widelimit.cli.options import TableChoices
 from widelimit.cli.training_data import TargetTable
-from widelimit.compute import memory
 from widelimit.estimators.parameters import (
     ClassParameters,
     EnsembleParameters,
@@ -678,8 +678,8 @@ def test_probability_zero_is_an_infinite_loss_in_json():
 
 
 def test_the_library_is_distinguished_in_the_figure():
-    assert set(benchmark_report.LIBRARY) < set(baselines.regression({}))
-    assert set(benchmark_report.LIBRARY) < set(baselines.classification({}))
+    assert set(benchmark_report.LIBRARY) - {"conv NNGP"} < set(baselines.regression({}))
+    assert set(benchmark_report.LIBRARY) - {"conv NNGP"} < set(baselines.classification({}))
 
 
 @pytest.mark.parametrize("command", ["fit", "predict", "benchmark"])

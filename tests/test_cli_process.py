@@ -148,3 +148,24 @@ def test_a_full_disk_is_one_line(tmp_path, arguments):
     assert process.returncode == 1
     assert len(messages(tmp_path)) == 1
     assert "No space left on device" in messages(tmp_path)[0]
+
+
+DEFERRED = """
+import sys
+from widelimit.cli import imports
+
+if sys.argv[1:]:
+    imports.defer()
+from widelimit.cli import models
+print("scipy.stats._stats_py" in sys.modules, "pandas.core" in sys.modules)
+import pandas
+from scipy.stats import norm
+import scipy.stats._distn_infrastructure
+print(norm.cdf(0.0), scipy.stats.rankdata([3, 1])[0], pandas.DataFrame({"a": [1]}).shape)
+"""
+
+
+@pytest.mark.parametrize(("given", "loaded"), [(["deferred"], "False False"), ([], "True True")])
+def test_what_scikit_learn_imports_for_little_comes_at_its_first_use(given, loaded):
+    run = subprocess.run([sys.executable, "-c", DEFERRED, *given], capture_output=True, text=True, check=False)
+    assert run.stdout.splitlines() == [loaded, "0.5 2.0 (1, 1)"], run.stderr

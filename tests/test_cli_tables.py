@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 from sklearn.preprocessing import OneHotEncoder
 
+from widelimit import memory
 from widelimit.cli import models, schema, tables, targets, training_data
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Column
-from widelimit.compute import memory
 
 
 @pytest.fixture

@@ -55,6 +55,8 @@ def test_ordinary_fits_do_not_warn_and_do_not_compute_the_kernel_again(monkeypat
             wl.posterior(K, LINE, ROUGH, noise=noise)
         wl.posterior(K, LINE, SMOOTH, noise=1e-10)  # ill-conditioned, but the labels do not meet the small eigenvalues
         wl.posterior(K, LINE, 0 * ROUGH, noise=1e-13)
+    with pytest.raises(AssertionError, match="computed again"):  # the negative control
+        wl.posterior(K, LINE, ROUGH, noise=1e-12)
 
 
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
@@ -68,5 +70,12 @@ def test_a_fit_computes_the_diagonal_of_the_kernel_once(solver, monkeypatch):
 
 
 def test_a_search_does_not_warn_of_what_it_tries():
-    wl.fit_hyperparameters(K, LINE, SMOOTH + 0.1 * ROUGH, noise=1e-12, fit_noise=False, restarts=0, max_steps=1,
-                           bounds={"length_scale": (0.001, 3.0)})  # fmt: skip
+    targets = SMOOTH + 0.1 * ROUGH
+    with pytest.warns(UserWarning, match="the weights are inexact"):
+        wl.posterior(K, LINE, targets, noise=1e-12)  # where the search starts
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        fit = wl.fit_hyperparameters(K, LINE, targets, noise=1e-12, fit_noise=False, restarts=0, max_steps=1,
+                                     bounds={"length_scale": (0.001, 3.0)})  # fmt: skip
+    assert fit.runs[0].steps == 1
+    assert [str(each.message) for each in given] == []

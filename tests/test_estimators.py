@@ -31,7 +31,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import widelimit as wl
 from cases import ESTIMATORS
-from widelimit.compute import memory
+from widelimit import memory
 from widelimit.estimators import networks
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, RegressorParameters, by_name
 from widelimit.inference import input_scales
@@ -312,7 +312,10 @@ def score(model, objective, **changes):
 
 
 @pytest.mark.parametrize("objective", ["marginal_likelihood", "leave_one_out"])
-@pytest.mark.parametrize("model", [wl.NNGPRegressor(activation="erf"), wl.NNGPClassifier(activation="erf")])
+@pytest.mark.parametrize(
+    "model",
+    [wl.NNGPRegressor(activation="erf", input_scales=None), wl.NNGPClassifier(activation="erf", input_scales=None)],
+)
 def test_hyperparameters_improve_their_objective(model, objective, data):
     """To the search's tolerance in the objective, 0.01: neither twice nor half of one of them is better."""
     X, y, Z = data
@@ -426,7 +429,9 @@ def test_conjugate_gradients_fit_what_cholesky_fits(cls, data):
     X, y, Z = data
     targets = np.column_stack([y, X[:, 1]])
     weights = np.linspace(0.5, 2, len(X))
-    direct, steps = (cls(solver=s).fit(X, targets, sample_weight=weights) for s in ("cholesky", "cg"))
+    direct, steps = (
+        cls(solver=s, input_scales=None).fit(X, targets, sample_weight=weights) for s in ("cholesky", "cg")
+    )
     assert direct.fitted_.law.fit.choice.solver == "cholesky"
     assert steps.fitted_.law.fit.choice.solver == "cg"
     # Residual 1e-10 and noise >= 1e-4 of the diagonal, whose condition number is below 60/1e-4.
@@ -489,19 +494,19 @@ def test_noise_of_a_large_table_is_chosen_on_rows_spread_over_it(monkeypatch):
     X, Z = rng.standard_normal((240, 2)), rng.standard_normal((9, 2))
     # Noise by row number: the first quarter has none, so that its noise is not that of the table.
     y = np.sin(2 * X[:, 0]) + 0.4 * (np.arange(240) >= 60) * rng.standard_normal(240)
-    whole = wl.NNGPRegressor().fit(X, y)
+    whole = wl.NNGPRegressor(input_scales=None).fit(X, y)
     monkeypatch.setattr(networks, "NOISE_ROWS", 60)
-    part = wl.NNGPRegressor().fit(X, y)
+    part = wl.NNGPRegressor(input_scales=None).fit(X, y)
     # 60 rows tell a noise to about sqrt(2/60) = 18 %, and neighbours in the grid are 78 % apart: two of its steps.
     assert abs(np.log10(part.noise_ / whole.noise_)) < 0.51
     fitted = wl.NNGPRegressor(noise=part.noise_).fit(X, y)
     np.testing.assert_allclose(part.predict(Z), fitted.predict(Z), rtol=1e-10)
     assert part.fitted_.law.fit.choice.solver == "cholesky"
     assert len(part.fitted_.coefficients) == 240
-    again = wl.NNGPRegressor().fit(X, y)
+    again = wl.NNGPRegressor(input_scales=None).fit(X, y)
     assert (again.noise_, again.y_scale_) == (part.noise_, part.y_scale_)
     monkeypatch.setattr(networks, "evenly", lambda _, count: np.arange(count))
-    assert abs(np.log10(wl.NNGPRegressor().fit(X, y).noise_ / whole.noise_)) > 0.51
+    assert abs(np.log10(wl.NNGPRegressor(input_scales=None).fit(X, y).noise_ / whole.noise_)) > 0.51
 
 
 def test_a_million_rows_are_refused_before_anything_is_allocated(monkeypatch):

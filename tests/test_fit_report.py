@@ -17,6 +17,7 @@ from widelimit.cli import fit_report, held_out, models
 from widelimit.cli.options import TableChoices
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.inference.expectation_propagation import logistic_posterior, logistic_probabilities
+from widelimit.pages import digits
 
 N = 40
 TARGET = "price <in> $ & €"
@@ -32,6 +33,12 @@ def table():
     frame = pl.DataFrame({"size": size, KIND: kind, "noise": rng.standard_normal(N), "same": np.ones(N), TARGET: y})
     label = pl.Series("label", np.where(y > np.median(y), "<high>", "low"))
     return frame.with_columns(pl.when(pl.col("size") > 2.9).then(None).otherwise(pl.col("noise")).alias("noise"), label)
+
+
+def test_numbers_of_a_table_are_plain():
+    """A price is 284940, and no power of ten."""
+    found = [digits(v, 5) for v in (284940, -20834.44, 0.25, 3e-7, 2e9, 0.0)]
+    assert found == ["284940", "-20834", "0.25", "3e-07", "2e+09", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +202,7 @@ def test_logistic_classes_are_those_of_refits_without_each_row(monkeypatch):
     X, y = encoded()
     labels = np.where(y > np.median(y), "high", "low")
     X, labels = np.vstack([X, X[:2]]), np.append(labels, labels[:2])  # two copies
-    model = wl.NNGPClassifier(depth=2, likelihood="logistic").fit(X, labels)
+    model = wl.NNGPClassifier(depth=2, likelihood="logistic", input_scales=None).fit(X, labels)
     inside = model.predict_proba(X)
     monkeypatch.setattr(held_out, "_folds", None)
     found, fitted = held_out.held_out(model, X, labels), model.fitted_

@@ -58,10 +58,10 @@ def test_scikit_learn_checks_of_parameters(name):
     "model",
     [
         *(
-            wl.NNGPRegressor(),
-            wl.NTKRegressor(ensemble=True, time=3.0),
-            wl.NTKClassifier(),
-            wl.NTKRegressor(solver="cg"),
+            wl.NNGPRegressor(input_scales=None),
+            wl.NTKRegressor(ensemble=True, time=3.0, input_scales=None),
+            wl.NTKClassifier(input_scales=None),
+            wl.NTKRegressor(solver="cg", input_scales=None),
         ),
     ],
     ids=lambda model: type(model).__name__,
@@ -155,10 +155,10 @@ def few_steps(monkeypatch):
 @pytest.mark.parametrize(
     "model",
     [
-        *(wl.WideRegressor(network=NET, kernel="nngp"), wl.NNGPRegressor(network=NET, input_scales="auto")),
+        *(wl.WideRegressor(network=NET, kernel="nngp"), wl.WideRegressor(network=NET, kernel="ntk")),
         *(wl.NTKRegressor(network=NET, input_scales="agop"), wl.WideClassifier(network=NET, kernel="nngp")),
     ],
-    ids=["wide", "auto", "agop", "classes"],
+    ids=["nngp", "ntk", "agop", "classes"],
 )
 def test_scales_are_learned_with_a_network_and_kept_in_files(model, tmp_path):
     model = clone(model).fit(X, targets(model))
@@ -173,7 +173,11 @@ def test_scales_are_learned_with_a_network_and_kept_in_files(model, tmp_path):
         assert again.get_params() == model.get_params()
         assert again.network_ == model.network_
     if isinstance(model, wl.WideRegressor):  # no network of one fit stays in the next
-        assert model.set_params(network=None, activation="erf", depth=2)._own_design().family == ("nngp", "erf", 2)
+        assert model.set_params(network=None, activation="erf", depth=2)._own_design().family == (
+            model.kernel,
+            "erf",
+            2,
+        )
 
 
 @pytest.mark.parametrize(
@@ -270,7 +274,7 @@ def test_a_search_changes_numbers_of_the_network_alone(forgeable, tmp_path):
 @pytest.fixture(scope="module")
 def forgeable(tmp_path_factory):
     path = tmp_path_factory.mktemp("forged") / "m.npz"
-    wl.NNGPRegressor(network=NET, noise=0.1).fit(X, Y).save(path)
+    wl.NNGPRegressor(network=NET, noise=0.1, input_scales=None).fit(X, Y).save(path)
     header, arrays = model_file.contents(path)
     forged(path, header, arrays)
     assert wl.load(path).network == NET  # the forger's file without a forgery is taken

@@ -16,6 +16,9 @@ from widelimit.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool,
+    LayerNorm,
+    LocallyConnected,
+    MaxPool,
     Repeat,
 )
 
@@ -77,6 +80,7 @@ def test_scales_and_dtypes(dtype, scale):
         [("conv", 3, {**w, "padding": "circular"}), "relu", "flatten", ("dense", w)],  # the rim
         [("conv", 3, w), "relu", ("pool",), ("dense", w)],  # another end
         [("conv", 3, {**w, "b": 0.21}), "relu", "flatten", ("dense", w)],
+        [("conv", 3, w), "norm all", "relu", "flatten", ("dense", w)],
     ],
 )
 def test_other_networks_have_other_kernels(wrong):
@@ -99,7 +103,9 @@ def test_images_and_rows_are_the_same_inputs():
 
 
 @pytest.mark.claims
-@pytest.mark.parametrize("name", ["strided", "pooled", "residual, one axis"])
+@pytest.mark.parametrize(
+    "name", ["strided", "pooled", "residual, one axis", "normalised over all", "locally connected"]
+)
 def test_finite_networks_tend_to_both_kernels(name):
     """Networks of 32 channels; the means within 5 standard errors and a bias of 3/width."""
     shape, layers, _ = NETWORKS[name]
@@ -147,6 +153,31 @@ def test_wrong_images_are_refused():
 def test_layers_that_do_not_fit_are_named(layers, message):
     with pytest.raises(ValueError, match=message):
         wl.network(*layers, inputs=wl.Image(5, 4, 3))
+
+
+def test_a_norm_over_channels_is_another_than_over_all():
+    shape = NETWORKS["flatten"][0]
+    X = images(shape, np.float64, 1.0)[[0, 2]]
+    nets = [[Conv(3, **W), norm, "relu", Flatten(), Dense(**W)] for norm in (LayerNorm(), LayerNorm(over="all"))]
+    grams = [wl.nngp(wl.network(*each, inputs=wl.Image(*shape))).gram(X) for each in nets]
+    assert (np.abs(grams[0] / grams[1] - 1) > 0.001).any()
+    with pytest.raises(ValueError, match=r'LayerNorm\(over="all"\) needs images'):
+        wl.network(Dense(), LayerNorm(over="all"), "relu", Dense())
+    with pytest.raises(ValueError, match=r"over must be one of channels, all"):
+        LayerNorm(over="batch")
+
+
+def test_locally_connected_is_a_convolution_before_flatten():
+    shape, layers, _ = NETWORKS["flatten"]
+    X = images(shape, np.float64, 1.0)
+    nets = [wl.network(conv(3, **W), *layers[1:], inputs=wl.Image(*shape)) for conv in (Conv, LocallyConnected)]
+    assert np.array_equal(*(wl.ntk(net).gram(X) for net in nets))
+    counts = [sum(leaf.size for leaf in jax.tree.leaves(net.init(0, width=2)[0])) for net in nets]
+    assert counts[1] == 12 * counts[0]
+    with pytest.raises(ValueError, match=r"AveragePool"):
+        MaxPool(2)
+    with pytest.raises(ValueError, match=r"column 18.*AveragePool"):
+        wl.read_network("network(Conv(3), MaxPool(2), Flatten(), Dense(), inputs=Image(4, 4, 1))")
 
 
 def test_convolutions_need_images():

@@ -87,6 +87,17 @@ def test_the_mean_never_pays_for_the_variance(monkeypatch):
         post.variance(Z)
 
 
+def test_samples_have_the_variances_even_where_they_are_tiny():
+    """Smooth functions with next to no noise: the spread of draws is that of `variance`, 0 at no point."""
+    rng = np.random.default_rng(0)
+    X, Z = rng.uniform(-1, 1, (60, 2)), rng.uniform(-1, 1, (30, 2))
+    post = wl.posterior(wl.nngp(wl.mlp(depth=2, activation="erf")), X, np.sin(X.sum(axis=1)), noise=1e-12)
+    variance = post.variance(Z)
+    assert 0 < variance.min() < variance.max() < 1e-9
+    ratio = post.sample(Z, 2000).std(axis=0) / np.sqrt(variance)
+    np.testing.assert_allclose(ratio, 1, atol=0.08)  # 2.5 % are one standard deviation
+
+
 def test_samples_follow_the_posterior():
     """4000 draws, seed 1: Mahalanobis distances are chi^2 (level 1e-3), means within 4.5 standard errors."""
     post = wl.posterior(K, X, Y, noise=0.05)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import clone
 
 import widelimit as wl
-from widelimit.estimators import model_file
+from widelimit.estimators import classifiers, model_file
 from widelimit.inference import input_scales, noise_level, scaled_evidence
 from widelimit.inference.average_gradient import gradient_scales, mean_squared_gradient
 from widelimit.inference.input_scales import FIRST, Search
@@ -163,7 +163,7 @@ def test_scales_find_the_inputs_that_matter():
         return np.sqrt(np.mean((model.predict(X[420:]) - y[420:]) ** 2))
 
     assert rmse(model) < 1.15
-    assert rmse(wl.NNGPRegressor().fit(X[:420], y[:420])) > 3
+    assert rmse(wl.NNGPRegressor(input_scales=None).fit(X[:420], y[:420])) > 3
     scales = np.std(X[:420], axis=0) / model.inputs_.scale
     assert scales[2] > 10 * np.delete(scales, 2).max()
     mean, deviation = model.predict(X[420:], return_std=True, include_noise=True)
@@ -185,6 +185,61 @@ def test_few_rows_do_not_decide_on_as_many_scales():
         error.append(np.sqrt(np.mean((post.mean(X[90:] / X[:90].std(0)) - y[90:]) ** 2)))
     assert error[0] < 1.25 * error[1] < 1.25 * np.std(y[90:])
     assert len(np.unique(found.scales)) == 1
+
+
+def test_scales_of_noise_do_not_differ_where_there_are_as_many_as_rows(monkeypatch):
+    """30 rows of 32 inputs say nothing: the prior keeps predictions near the mean, which the one without does not."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((230, 32)), rng.standard_normal(230)
+
+    def error():
+        model = wl.NNGPRegressor(depth=2, activation="erf").fit(X[:30], y[:30])
+        return np.sqrt(np.mean((model.predict(X[30:]) - y[30:]) ** 2)) / np.std(y[30:])
+
+    assert error() < 1.05
+    monkeypatch.setattr(input_scales, "PER_SCALE", 0.1)
+    assert error() > 1.1
+
+
+def test_the_estimators_whose_network_is_given_learn_scales_and_keep_its_numbers():
+    X, y = table()
+    target, others = y[:, 0], {"depth": 2, "activation": "erf", "weight_std": 1.3, "bias_std": 0.0}
+    for cls in (wl.NNGPRegressor, wl.NTKRegressor):
+        model, plain = cls(**others).fit(X, target), cls(**others, input_scales=None).fit(X, target)
+        assert model.hyperparameters_ == plain.hyperparameters_ == {"weight_std": 1.3, "bias_std": 0.0}
+        learned = X.std(axis=0) / model.inputs_.scale
+        assert learned[0] > 2 * learned[1:].max()
+        np.testing.assert_allclose(plain.inputs_.scale, X.std(axis=0))
+        assert model.log_marginal_likelihood_value_ > plain.log_marginal_likelihood_value_ + 0.5
+    searched = wl.NNGPRegressor(**others | {"bias_std": 0.1}, hyperparameters="marginal_likelihood").fit(X, target)
+    assert abs(np.log(searched.weight_std_ / 1.3)) > 0.01
+
+
+@pytest.mark.parametrize("noise", ["auto", 0.05])
+def test_the_unit_of_all_weights_is_that_of_the_noise(noise):
+    """Of distinct rows: half of the table stands there twice, and rows at one place differ."""
+    X, y = table()
+    X[20:30] = X[:10]
+    X, y, weights = np.tile(X, (2, 1)), np.tile(y[:, 0], 2), np.tile(np.linspace(1, 2, 40), 2)
+    model = wl.WideRegressor(kernel="nngp", activation="erf", depth=2)
+    one = clone(model).set_params(noise=noise).fit(X, y, weights)
+    many = clone(model).set_params(noise=noise if noise == "auto" else 1e6 * noise).fit(X, y, 1e6 * weights)
+    assert many.noise_ == pytest.approx(1e6 * one.noise_, rel=1e-6)
+    for a, b in zip(many.predict(X, return_std=True), one.predict(X, return_std=True), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+
+
+def test_where_scales_are_not_learned_every_column_counts_the_same(monkeypatch):
+    """A given noise, or scale of the output, keeps its unit: that of a kernel whose inputs nothing scales."""
+    X, y = table()
+    settings = ({"activation": "tanh", "depth": 2}, {"normalize": "sphere"}, {"noise": 0.1}, {"output_scale": 2.0})
+    for each in settings:
+        model, plain = (wl.NTKRegressor(**each, input_scales=how).fit(X, y) for how in ("auto", None))
+        np.testing.assert_array_equal(model.predict(X), plain.predict(X))
+    proba = [wl.NTKClassifier(input_scales=how).fit(X, y[:, 0] > 0).predict_proba(X) for how in ("auto", None)]
+    assert np.abs(proba[0] - proba[1]).max() > 0.01
+    monkeypatch.setattr(classifiers, "LABEL_SCALES", D - 1)
+    np.testing.assert_array_equal(wl.NTKClassifier().fit(X, y[:, 0] > 0).predict_proba(X), proba[1])
 
 
 def climbing(heights):
@@ -234,7 +289,7 @@ def test_inputs_of_one_group_share_a_scale():
 def test_columns_of_one_number_share_a_scale(scales, tmp_path):
     """Two columns of one category matter unequally; they share what an estimator learns, in a saved model too."""
     X, y = table()
-    settings = {"activation": "erf", "depth": 2, "input_scales": scales, "noise": 0.05}
+    settings = {"activation": "erf", "depth": 2, "input_scales": scales}
     model = wl.NNGPRegressor(**settings, input_groups=np.array([7, -1, -1])).fit(X, y[:, 0])
     learned = X.std(axis=0) / model.inputs_.scale
     assert learned[1] == pytest.approx(learned[2], rel=1e-12)
@@ -257,9 +312,9 @@ def test_a_file_from_before_a_parameter_has_its_default(tmp_path):
         del header["parameters"][name]
         rewrite(tmp_path / "old.npz", header, arrays)
         if loads:
-            np.testing.assert_array_equal(
-                wl.load(tmp_path / "old.npz").predict(X), wl.load(tmp_path / "m.npz").predict(X)
-            )
+            old = wl.load(tmp_path / "old.npz")
+            np.testing.assert_array_equal(old.predict(X), wl.load(tmp_path / "m.npz").predict(X))
+            assert old.input_scales == ("auto" if name == "input_groups" else None)
         else:
             with pytest.raises(ValueError, match="other parameters"):
                 wl.load(tmp_path / "old.npz")
@@ -295,7 +350,7 @@ def test_gradients_find_the_two_inputs_of_ten_that_matter():
     y = np.sin(2 * X[:, 3]) + X[:, 7] ** 2 / 2 + 0.1 * rng.standard_normal(360)
     settings = {"depth": 2, "bias_std": 0.5}
     model = wl.NTKRegressor(**settings, input_scales="agop").fit(X[:160], y[:160])
-    plain = wl.NTKRegressor(**settings).fit(X[:160], y[:160])
+    plain = wl.NTKRegressor(**settings, input_scales=None).fit(X[:160], y[:160])
 
     def rmse(model):
         return np.sqrt(np.mean((model.predict(X[160:]) - y[160:]) ** 2))
@@ -323,11 +378,9 @@ def test_a_saved_model_predicts_the_same_bits_and_a_forged_family_is_refused(tmp
 
 def test_what_the_search_does_not_know_is_refused():
     X, y = table()
-    with pytest.raises(ValueError, match=r'"erf", "relu" or "rbf", got .tanh.*"agop"'):
-        wl.NNGPRegressor(activation="tanh", input_scales="auto").fit(X, y)
-    for scales in ("auto", "agop"):
+    for model in (wl.NNGPRegressor(normalize="sphere", input_scales="agop"), wl.WideRegressor(normalize="sphere")):
         with pytest.raises(ValueError, match='normalize="standardize"'):
-            wl.NNGPRegressor(normalize="sphere", input_scales=scales).fit(X, y)
+            model.fit(X, y)
     with pytest.raises(ValueError, match="activation must be"):
         wl.WideRegressor(activation="tanh").fit(X, y)
     with pytest.raises(ValueError, match="depth must be"):
@@ -337,7 +390,7 @@ def test_what_the_search_does_not_know_is_refused():
 def test_scales_by_gradients_serve_classifiers_and_chosen_networks():
     X, y = table()
     model = wl.NTKClassifier(depth=2, input_scales="agop").fit(X, y[:, 0] > 0)
-    plain = wl.NTKClassifier(depth=2).fit(X, y[:, 0] > 0)
+    plain = wl.NTKClassifier(depth=2, input_scales=None).fit(X, y[:, 0] > 0)
     scales = X.std(axis=0) / model.inputs_.scale
     assert scales[0] > 2 * scales[1:].max()
     assert np.abs(model.predict_proba(X) - plain.predict_proba(X)).max() > 0.01

@@ -8,7 +8,7 @@ from scipy.special import expit, log_expit
 from sklearn.base import clone
 
 import widelimit as wl
-from widelimit.compute import memory
+from widelimit import memory
 from widelimit.estimators import model_file
 from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.estimators.persistence import restore_model
@@ -304,6 +304,25 @@ def test_an_automatic_pseudo_count_has_the_largest_leave_one_out_density(tmp_pat
     np.testing.assert_array_equal(wl.load(tmp_path / "m.npz").predict_proba(X), model.predict_proba(X))
     with pytest.raises(ValueError, match="alpha_epsilon"):
         wl.NTKClassifier(alpha_epsilon="best").fit(X, labels)
+
+
+def test_a_pseudo_count_that_does_nothing_or_drowns_the_labels_is_refused(tmp_path):
+    X, labels = np.random.default_rng(0).standard_normal((12, 2)), np.arange(12) % 2
+    for likelihood in ("least_squares", "logistic"):
+        for value in (0.5, "auto"):
+            model = wl.NNGPClassifier(likelihood=likelihood, alpha_epsilon=value)
+            with pytest.raises(ValueError, match=f'does not apply to likelihood="{likelihood}".*dirichlet'):
+                model.fit(X, labels)
+    for value, bound in ((1e300, "<= 1e\\+06"), (5e-324, ">= 1e-100")):
+        with pytest.raises(ValueError, match=f"alpha_epsilon must be {bound}"):
+            wl.NTKClassifier(alpha_epsilon=value).fit(X, labels)
+    for value in (1e6, 1e-100):
+        model = wl.NTKClassifier(alpha_epsilon=value, input_scales=None).fit(X, labels)
+        assert np.isfinite(model.predict_proba(X)).all()
+    wl.save(wl.NNGPClassifier(likelihood="least_squares").fit(X, labels), tmp_path / "m.npz")
+    header, arrays = model_file.contents(tmp_path / "m.npz")
+    header["parameters"]["alpha_epsilon"] = 0.5  # a file of 0.1.0, where it did nothing
+    assert restore_model(header, arrays).alpha_epsilon == 0.01
 
 
 @pytest.mark.parametrize(

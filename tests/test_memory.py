@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_before_the_work(made, name, monkeypatch):
     monkeypatch.setattr(scipy.linalg, "eigh", worked)
     tracemalloc.start()
     try:
-        with pytest.raises(MemoryError, match=r"GiB") as caught:
+        with pytest.raises(MemoryError, match=r"[GMK]iB") as caught:
             call(made)
     finally:
         peak = tracemalloc.get_traced_memory()[1]
@@ -138,7 +138,10 @@ def test_a_little_more_is_enough(made, name, monkeypatch):
     matrices, call = CALLS[name]
     monkeypatch.setattr(memory, "available", lambda: int((1.3 * matrices + 0.5) * MATRIX))
     monkeypatch.setattr(solvers.operators, "RESERVE", 0)
-    call(made)
+    assert call(made) is not None
+    monkeypatch.setattr(memory, "available", lambda: int(0.5 * matrices * MATRIX))
+    with pytest.raises(MemoryError, match=r"[KM]iB"):
+        call(made)
 
 
 SCRIPT = """

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
+from sklearn.base import clone
 
 import widelimit as wl
 from widelimit.estimators import model_file
@@ -60,22 +61,22 @@ def test_a_rough_kernel_needs_the_prior_and_has_error_bars_at_rows_of_the_table(
     X, y = table(60, noise=0.1, d=3)
     again = np.sin(2 * X[:, 0]) + 0.1 * np.random.default_rng(1).standard_normal(60)
 
-    assert density(wl.NTKRegressor().fit(X, y), X, again) < 0.5
+    assert density(wl.NTKRegressor(input_scales=None).fit(X, y), X, again) < 0.5
     monkeypatch.setattr(noise_level, "PRIOR", (0.0, np.inf))
     with pytest.warns(UserWarning, match="function without noise"):
-        assert density(wl.NTKRegressor().fit(X, y), X, again) > 1e3
+        assert density(wl.NTKRegressor(input_scales=None).fit(X, y), X, again) > 1e3
 
 
 def test_smooth_data_without_noise_get_less_than_1e_8_and_a_warning():
     X, y = table(60, noise=0.0, d=1)
-    model = wl.NNGPRegressor(activation="erf")
+    model = wl.NNGPRegressor(activation="erf", input_scales=None)
     with pytest.warns(UserWarning, match="function without noise"):
         model.fit(X, y)
     assert model.noise_ * model.y_scale_[0] ** 2 < 1e-8 * np.var(y)
     largest = wl.nngp(wl.mlp(depth=3, activation="erf", bias_std=0.5)).diag(model.X_train_).max()
     assert model.noise_ >= noise_level.FLOOR * 60 * np.finfo(float).eps * largest
     noisy = y + 1e-3 * np.random.default_rng(2).standard_normal(60)
-    assert wl.NNGPRegressor(activation="erf").fit(X, noisy).noise_ > 1e4 * model.noise_
+    assert wl.NNGPRegressor(activation="erf", input_scales=None).fit(X, noisy).noise_ > 1e4 * model.noise_
 
 
 def test_targets_without_a_function_are_said_to_be_so():
@@ -210,10 +211,11 @@ def test_the_bound_of_student_t_noise_is_the_evidence_of_a_mixture():
 def test_outputs_have_noise_of_their_own():
     X, y = table(100, 0.5)
     Y = np.column_stack([y, np.sin(2 * X[:, 0]) + 0.02 * np.random.default_rng(4).standard_normal(100)])
-    own, shared = (wl.NNGPRegressor(noise_model=name).fit(X, Y) for name in ("per_output", "constant"))
+    model = wl.NNGPRegressor(input_scales=None)
+    own, shared = (clone(model).set_params(noise_model=name).fit(X, Y) for name in ("per_output", "constant"))
     assert own.noise_.shape == (2,)
     for j in range(2):
-        alone = wl.NNGPRegressor().fit(X, Y[:, j])
+        alone = clone(model).fit(X, Y[:, j])
         assert own.noise_[j] == pytest.approx(alone.noise_, rel=1e-9)
         for a, b in zip(own.predict(X, True, False, True), alone.predict(X, True, False, True), strict=True):
             np.testing.assert_allclose(a[:, j], b, rtol=1e-8, atol=1e-10)

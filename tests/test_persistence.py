@@ -21,6 +21,9 @@ import widelimit as wl
 from widelimit.estimators import files, model_file, persistence
 from widelimit.estimators.parameters import LATER
 
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{text}") for text in ("column .* repeats the target", "the search ended at")
+]
 RNG = np.random.default_rng(0)
 X, Z = RNG.standard_normal((40, 3)), RNG.standard_normal((7, 3))
 Y = np.column_stack([X[:, 0], 3 * X[:, 1]])

@@ -42,7 +42,7 @@ def test_a_fingerprint_is_sha256_of_the_parts():
 def test_a_budget_is_what_is_given_or_half_of_what_is_free(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 8 * memory.GIB)
     assert [memory.budget(share) / memory.GIB for share in (0.0, None, 2.5, 100.0)] == [4, 4, 2.5, 8]
-    assert [memory.gib(size * memory.GIB) for size in (8, 0.04, 3e-6)] == ["8.0 GiB", "0.04 GiB", "3e-06 GiB"]
+    assert [memory.text(size * memory.GIB) for size in (8, 0.04, 3e-6)] == ["8.0 GiB", "41 MiB", "3.1 KiB"]
     memory.require(8 * memory.GIB, "a thing", limit=8 * memory.GIB)
     with pytest.raises(MemoryError, match=r"a thing needs 9\.0 GiB and the budget is 8\.0 GiB; take less\."):
         memory.require(9 * memory.GIB, "a thing", limit=8 * memory.GIB, remedy="take less")

@@ -11,6 +11,7 @@ from .activations.names import activation, elu
 from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
+from .architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
 from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
@@ -44,6 +45,7 @@ from .inference.losses import (
 )
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
 from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, Prediction, posterior
+from .kernels.averaged import Averaged, averaged
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
 from .kernels.empirical.expansion import linearize, taylor
 from .kernels.empirical.kernels import (
@@ -83,6 +85,7 @@ __all__ = [
     "ABRelu",
     "Abs",
     "Activation",
+    "Averaged",
     "BothKernels",
     "CalibrationDisplay",
     "Conditioned",
@@ -170,11 +173,14 @@ __all__ = [
     "WideRegressor",
     "__version__",
     "activation",
+    "averaged",
+    "convnet",
     "critical",
     "elu",
     "empirical_nngp",
     "empirical_ntk",
     "fit_hyperparameters",
+    "garriga_alonso_2019",
     "gaussian_expectation",
     "gradient_descent",
     "gradient_flow",
@@ -188,6 +194,7 @@ __all__ = [
     "matrix_valued",
     "max_learning_rate",
     "mlp",
+    "myrtle",
     "network",
     "nngp",
     "ntk",
@@ -200,6 +207,7 @@ __all__ = [
     "rbf",
     "read_network",
     "resmlp",
+    "resnet",
     "rkhs",
     "save",
     "scale_inputs",

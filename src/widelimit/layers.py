@@ -5,6 +5,7 @@ from widelimit.architecture.combine import Frozen, Residual, Sum
 from widelimit.architecture.concatenate import Concatenate
 from widelimit.architecture.convolution import Conv
 from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
+from widelimit.architecture.locally_connected import LocallyConnected, MaxPool
 from widelimit.architecture.normalisation import LayerNorm
 from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool
 from widelimit.architecture.repeat import Repeat
@@ -22,6 +23,8 @@ __all__ = [
     "GlobalAveragePool",
     "Layer",
     "LayerNorm",
+    "LocallyConnected",
+    "MaxPool",
     "Repeat",
     "Residual",
     "Scale",

@@ -15,7 +15,7 @@ def available() -> int:
         with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
             free = min(free, int(limit.read()) - int(used.read()))
     except (OSError, ValueError):
-        pass
+        pass  # no control group, or one without a limit: the system's figure counts
     return max(0, min(free, _address_space()))
 
 
@@ -42,13 +42,13 @@ def require(
 ) -> None:
     """Refuse `size` bytes for `what` if they are over the limit, or not free.
 
-    Raises: MemoryError: with both sizes in GiB.
+    Raises: MemoryError: with both sizes.
     """
     if size > limit:
-        raise MemoryError(f"{what} needs {gib(size)} and the budget is {gib(limit)}; {remedy}.")
+        raise MemoryError(f"{what} needs {text(size)} and the budget is {text(limit)}; {remedy}.")
     free = available()
     if size > free:
-        raise MemoryError(f"{what} needs {gib(size)} and {gib(free)} are free; {remedy}.")
+        raise MemoryError(f"{what} needs {text(size)} and {text(free)} are free; {remedy}.")
 
 
 def budget(share: float | None) -> float:
@@ -57,6 +57,8 @@ def budget(share: float | None) -> float:
     return min(share * GIB, free) if share else free / 2
 
 
-def gib(size: float) -> str:
-    """Format a size in GiB, with one digit after the point; more for a small one."""
-    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / GIB:.2g} GiB"
+def text(size: float) -> str:
+    """Format bytes in GiB, in MiB below a tenth of one, and in KiB below a MiB."""
+    if size >= GIB / 10:
+        return f"{size / GIB:.1f} GiB"
+    return f"{size / 2**20:.2g} MiB" if size >= 2**20 else f"{size / 2**10:.2g} KiB"

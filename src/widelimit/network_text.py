@@ -23,6 +23,7 @@ from widelimit.activations.names import BY_NAME, elu
 from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
 from widelimit.activations.tabulated.numerical import Numerical
 from widelimit.architecture.builders import mlp, network, resmlp
+from widelimit.architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
 from widelimit.architecture.inputs import Image, Rows
 from widelimit.architecture.network import Network
 from widelimit.architecture.state import Layer
@@ -45,14 +46,17 @@ def _pieces(kinks: Any, pieces: Any, rtol: Any = None, label: Any = "a piecewise
     return PiecewisePolynomial(tuple(kinks), tuple(map(tuple, pieces)), rtol, str(label))
 
 
+_IMAGES = (convnet, resnet, myrtle, garriga_alonso_2019)
 _ACTIVATIONS: set[Any] = {*map(type, BY_NAME.values()), ABRelu, Polynomial} - {Numerical, PiecewisePolynomial}
 _NAMES: dict[str, Callable[..., Any]] = {
-    **{make.__name__: make for make in (network, mlp, resmlp, elu, Image, Rows)},
+    **{make.__name__: make for make in (network, mlp, resmlp, *_IMAGES, elu, Image, Rows)},
     "PiecewisePolynomial": _pieces,
     **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
     **{make.__name__: make for make in sorted(_ACTIVATIONS, key=lambda cls: str(cls.__name__))},
 }
-_LAYERS = ", ".join(["network", "mlp", "resmlp", *(name for name in layers.__all__ if name != "Layer")])
+_LAYERS = ", ".join(
+    ["network", "mlp", "resmlp", "convnet", "resnet", "myrtle", *(name for name in layers.__all__ if name != "Layer")]
+)
 
 
 def read_network(text: str) -> Network:

@@ -43,8 +43,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="scroll"><table>{top}{lines}</table></div>'
 
 
+def digits(value: float, count: int = 4) -> str:
+    """Format so many digits as plain text, without a power of ten between 1e-4 and 1e7."""
+    short = f"{value:.{count}g}"
+    return f"{float(short):.0f}" if "e" in short and 1 <= abs(value) < 1e7 else short
+
+
 def number(value: float) -> str:
-    """Format three or four digits and a power of ten."""
+    """Format three or four digits and a power of ten in HTML."""
     if math.isinf(value):
         return "&minus;&infin;" if value < 0 else "&infin;"
     digits, _, power = f"{value:.4g}".partition("e")

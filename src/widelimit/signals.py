@@ -91,6 +91,19 @@ def bounded_deviation(signal: Variance, low: int, high: int) -> jax.Array:
     return Variance(signal.value, jnp.clip(signal.exponent, low, high)).deviation
 
 
+def largest_exponent(signal: Variance, axes: tuple[int, ...]) -> jax.Array:
+    """Return the largest exponent along these axes, which stay with size 1; 0 where all signals are 0."""
+    power = jnp.where(signal.value > 0, signal.exponent, -2 * EXPONENT_LIMIT)
+    highest = jnp.max(power, axis=axes, keepdims=True)
+    return jnp.where(highest > -2 * EXPONENT_LIMIT, highest, 0)
+
+
+def relative_deviation(signal: Variance, exponent: jax.Array) -> jax.Array:
+    """Return the standard deviations over 2^exponent."""
+    power = jnp.where(signal.value > 0, signal.exponent - exponent, 0)
+    return safe_sqrt(signal.value) * power_of_two(power, signal.value.dtype)
+
+
 def half_range(dtype: Any) -> int:
     """Return the largest exponent e with (4 * 2^e)^2 finite."""
     return int(np.finfo(dtype).maxexp // 2 - 3)

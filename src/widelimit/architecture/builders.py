@@ -16,6 +16,7 @@ from widelimit.architecture.combine import Residual
 from widelimit.architecture.convolution import Conv
 from widelimit.architecture.inputs import Image, Inputs, Rows
 from widelimit.architecture.layers import Activate, Dense, Scale
+from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
 from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.sites import Sites
@@ -85,7 +86,7 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
     """Return the layers for these inputs. Raises: ValueError: they do not fit, or have no limit."""
     at = next((i for i, layer in enumerate(layers) if inputs.sites or not layer.on_inputs), 0)
     first = layers[at] if layers else None
-    if not isinstance(first, (Dense, Conv)):
+    if not isinstance(first, (Dense, Conv, LocallyConnected)):
         what = repr(first) if layers else "no layers"
         raise ValueError(
             f"layers[{at}]: a network begins with wl.layers.Dense(), which reads the inputs, behind LayerNorm() or "

@@ -11,6 +11,7 @@ from typing import Any, final
 import jax
 import numpy as np
 
+from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.architecture.chain import Combined, Serial, branch_of, written_call
 from widelimit.architecture.layers import Scale
@@ -196,6 +197,9 @@ class _Sum(Branches, abc.ABC):
     Two branches with means m, m' (after activations) add m_1(x) m_2(x') + m_2(x) m_1(x') to Sigma.
     """
 
+    uncentred: bool
+    """Second moments are added as if all means were 0: the kernel of a publication, and the limit of no network."""
+
     def traits(self, before: Traits, path: str) -> Traits:
         after = self.traits_of_branches(before, path)
         fixed = [k for k, traits in enumerate(after) if not traits.random]
@@ -217,6 +221,8 @@ class _Sum(Branches, abc.ABC):
 
     def join_parts(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, tuple[_Joint, ...]]:
         parts, joints = [], []
+        if self.uncentred:
+            ends = [tuple(part._replace(mean=None) for part in end) for end in ends]
         for size, places in _aligned([tuple(part.share for part in end) for end in ends]):
             branches = [end[place] for end, place in zip(ends, places, strict=True)]
             total, shares = run(add_all)([branch.variance for branch in branches])
@@ -265,15 +271,17 @@ class _Sum(Branches, abc.ABC):
 @pytree
 @dataclass(frozen=True, init=False)
 class Residual(_Sum):
-    """The map is a -> a + f(a), f the layers in order."""
+    """The map is a -> a + f(a), f the layers in order. `uncentred`: as in `Sum`."""
 
     branch: tuple[Layer, ...]
+    uncentred: bool = field(default=False, metadata={"static": True})
 
-    def __init__(self, *layers: Any) -> None:
+    def __init__(self, *layers: Any, uncentred: bool = False) -> None:
         object.__setattr__(self, "branch", branch_of(layers, "Residual"))
+        object.__setattr__(self, "uncentred", validation.flag("uncentred", uncentred))
 
     def __repr__(self) -> str:
-        return written_call("Residual", self.branch)
+        return written_call("Residual", self.branch, **_said(self.uncentred))
 
     def too_few_weights(self, fixed: list[int]) -> str:
         layers = ", ".join([*map(repr, self.branch), "Dense()"])
@@ -284,33 +292,40 @@ class Residual(_Sum):
 
     @property
     def parts(self) -> tuple[Serial, ...]:
-        return _flattened([Serial(), Serial(*self.branch)])
+        return _flattened([Serial(), Serial(*self.branch)], self.uncentred)
 
     def with_parts(self, parts: Sequence[Serial]) -> _Sum:
-        usual = len(parts) == 2 and not parts[0].layers
-        return Residual(*parts[1].layers) if usual else Sum(*parts)
+        if len(parts) == 2 and not parts[0].layers:
+            return Residual(*parts[1].layers, uncentred=self.uncentred)
+        return Sum(*parts, uncentred=self.uncentred)
 
 
 @final
 @pytree
 @dataclass(frozen=True, init=False)
 class Sum(_Sum):
-    """The map is a -> f_1(a) + f_2(a) + ...; each branch a layer, `Serial(...)`, or a list of layers."""
+    """The map is a -> f_1(a) + f_2(a) + ...; each branch a layer, `Serial(...)`, or a list of layers.
+
+    `uncentred`: second moments are added as if all means were 0, as a published kernel does (`garriga_alonso_2019`);
+    after activations with a mean that is the limit of no network.
+    """
 
     branches: tuple[tuple[Layer, ...], ...]
+    uncentred: bool = field(default=False, metadata={"static": True})
 
-    def __init__(self, *branches: Any) -> None:
+    def __init__(self, *branches: Any, uncentred: bool = False) -> None:
         object.__setattr__(self, "branches", branches_of(branches, "Sum"))
+        object.__setattr__(self, "uncentred", validation.flag("uncentred", uncentred))
 
     def __repr__(self) -> str:
-        return written_call("Sum", [Serial(*branch) for branch in self.branches])
+        return written_call("Sum", [Serial(*branch) for branch in self.branches], **_said(self.uncentred))
 
     @property
     def parts(self) -> tuple[Serial, ...]:
-        return _flattened([Serial(*branch) for branch in self.branches])
+        return _flattened([Serial(*branch) for branch in self.branches], self.uncentred)
 
     def with_parts(self, parts: Sequence[Serial]) -> Sum:
-        return Sum(*parts)
+        return Sum(*parts, uncentred=self.uncentred)
 
 
 def branches_of(given: Sequence[Any], name: str) -> tuple[tuple[Layer, ...], ...]:
@@ -323,12 +338,16 @@ def branches_of(given: Sequence[Any], name: str) -> tuple[tuple[Layer, ...], ...
     )
 
 
-def _flattened(branches: Sequence[Serial]) -> tuple[Serial, ...]:
+def _said(uncentred: bool) -> dict[str, str]:
+    return {"uncentred": "True"} if uncentred else {}
+
+
+def _flattened(branches: Sequence[Serial], uncentred: bool) -> tuple[Serial, ...]:
     """Return the terms of a sum: those of sums in it one by one, multiples of the input as one, as x + x is 2 x."""
     terms: list[Serial] = []
     for branch in branches:
         inner = branch.layers[0] if len(branch.layers) == 1 else None
-        terms += inner.parts if isinstance(inner, _Sum) else [branch]
+        terms += inner.parts if isinstance(inner, _Sum) and inner.uncentred == uncentred else [branch]
     factors = [factor for term in terms if (factor := term.multiple) is not None]
     if len(factors) < 2:
         return tuple(terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
@@ -24,15 +25,21 @@ from widelimit.signals import (
     Correlation,
     Variance,
     deviation_of,
+    largest_exponent,
     power_of_two,
+    relative_deviation,
     sum_terms,
     variance_of,
 )
 
 
 class _ConvMemo(NamedTuple):
-    shares: jax.Array
-    """(taps, *S, n): root mean square of the signal at each tap, over that of the patch; 0 outside the image."""
+    """At a tap the signal times the inverse is its share in the root of the patch's sum of squares."""
+
+    signal: jax.Array
+    """(*S before, n): root mean square at every site, over a power of two of the image."""
+    inverse: jax.Array
+    """(*S after, n): one over the root of the sum of squares over the patch; 0 where that is 0."""
     dense: Memo
 
 
@@ -117,16 +124,18 @@ class Conv(Affine):
         return jnp.asarray(weight * sums + bias * params["bias"])
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        mean, shares = _mean_of_taps(self.placed, signal)
+        mean, own, inverse = _mean_of_taps(self.placed, signal)
         after, memo = self.dense.encode(mean)
-        return after, _ConvMemo(shares, memo)
+        return after, _ConvMemo(own, inverse, memo)
 
     def pair(self, x: _ConvMemo, y: _ConvMemo, state: PairState) -> PairState:
-        return self.dense.pair(x.dense, y.dense, _patches(self.placed, x.shares, y.shares, state))
+        given = *state.correlation, state.tangent
+        one_minus, one_plus, tangent = self.placed.sum_patches(x[:2], y[:2], given)
+        return self.dense.pair(x.dense, y.dense, PairState(Correlation(one_minus, one_plus), tangent))
 
     @property
     def numbers_per_input(self) -> int:
-        return 2 + (self.placed.count if self.windows else 0)
+        return 4
 
     def count(self, shape: Shape) -> int:
         return int((shape[0] * self.placed.count + 1) * shape[1])
@@ -156,32 +165,33 @@ def _after_dense(dense: Dense, signal: Variance) -> Variance:
     return dense.encode(signal)[0]
 
 
-def _mean_of_taps(placed: Windows, signal: Variance) -> tuple[Variance, jax.Array]:
-    """Return the mean of the variances over each patch, and the shares of the taps in the root of their sum."""
+def _mean_of_taps(placed: Windows, signal: Variance) -> tuple[Variance, jax.Array, jax.Array]:
+    """Return the mean of the variances over each patch, and the first two of `_ConvMemo`."""
+    highest = largest_exponent(signal, tuple(range(len(placed.sites))))
+    below = jnp.where(signal.value > 0, signal.exponent - highest, 0)
+    far = jnp.any(below < np.finfo(signal.value.dtype).minexp // 3)
+    ways = functools.partial(_by_patches, placed), functools.partial(_at_once, placed)
+    mean, power, inverse = jax.lax.cond(far, *ways, signal.value, below)
+    return Variance(mean, power + highest).normalise(), relative_deviation(signal, highest), inverse
+
+
+def _at_once(placed: Windows, value: jax.Array, below: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return mean, its exponent, and one over the root of the sum, from variances value * 4^below."""
+    total = sum_terms(list(placed.each(value * power_of_two(2 * below, value.dtype), 0)))
+    return (
+        total / placed.count,
+        jnp.zeros(total.shape, below.dtype),
+        safe_divide(jnp.ones_like(total), safe_sqrt(total)),
+    )
+
+
+def _by_patches(placed: Windows, value: jax.Array, below: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Do the work of `_at_once` with an exponent for every patch, where a site is so dark that its square is 0."""
     lowest = -2 * EXPONENT_LIMIT
-    power = jnp.where(signal.value > 0, signal.exponent, lowest)
-    powers = jnp.stack(list(placed.each(power - lowest, 0))) + lowest  # sites outside have the lowest power
-    values = jnp.stack(list(placed.each(signal.value, 0)))
+    powers = jnp.stack(list(placed.each(jnp.where(value > 0, below, lowest) - lowest, 0))) + lowest
     exponent = jnp.max(powers, axis=0)
-    parts = values * power_of_two(2 * (powers - exponent), values.dtype)
-    total = sum_terms(list(parts))
-    shares = safe_sqrt(safe_divide(parts, total))
-    return Variance(total / placed.count, jnp.where(total > 0, exponent, 0)).normalise(), shares
-
-
-def _patches(placed: Windows, x: jax.Array, y: jax.Array, state: PairState) -> PairState:
-    """Return the state of pairs of patches: 1 - rho = sum_t ((a_t - a'_t)^2/2 + a_t a'_t (1 - rho_t))."""
-    arrays = [placed.pad_axes(array) for array in (*state.correlation, state.tangent)]
-
-    def add(sums: Any, tap: Any) -> tuple[Any, None]:
-        a, b, place = tap
-        common, separation = a * b, (a - b) ** 2 / 2
-        minus, plus, own = (placed.at(place, array) for array in arrays)
-        terms = separation + common * minus, separation + common * plus, common * own
-        return jax.tree.map(jnp.add, sums, terms), None
-
-    taps = jnp.asarray(placed.places)
-    form = jax.eval_shape(lambda: add((0.0, 0.0, 0.0), (x[0], y[0], taps[0]))[0])
-    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
-    (one_minus, one_plus, tangent), _ = jax.lax.scan(add, start, (x, y, taps))
-    return PairState(Correlation(one_minus, one_plus), tangent)
+    values = jnp.stack(list(placed.each(value, 0)))
+    total = sum_terms(list(values * power_of_two(2 * (powers - exponent), values.dtype)))
+    beside = jnp.clip(-exponent, 0, np.finfo(values.dtype).maxexp - 3)
+    inverse = safe_divide(power_of_two(beside, values.dtype), safe_sqrt(total))
+    return total / placed.count, jnp.where(total > 0, exponent, 0), inverse

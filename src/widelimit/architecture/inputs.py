@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.lossless import refuse_masked
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance, exponent_of, power_of_two
@@ -65,6 +67,12 @@ class Image:
                 f"channels; got {validation.shown(shape)}."
             )
         sizes = tuple(validation.integer("each size of Image", n, at_least=1, below=2**20) for n in shape)
+        if len(sizes) == 3 and sizes[0] in (1, 3) and sizes[1] == sizes[2] > 4:
+            warnings.warn(
+                f"Image{sizes} has height {sizes[0]} and {sizes[2]} channels; if the first size counts channels, write "
+                f"Image{(*sizes[1:], sizes[0])}, and move the axis of the data: np.moveaxis(X, 1, -1).",
+                stacklevel=2,
+            )
         object.__setattr__(self, "shape", sizes)
 
     def __repr__(self) -> str:
@@ -87,8 +95,14 @@ class Image:
         return math.prod(self.shape)
 
     def rows(self, name: str, X: Any) -> Array:
-        """Return (n, size) floats. Raises: TypeError, ValueError: other data, or another shape."""
-        if np.ndim(X) == 1 + len(self.shape):
+        """Return (n, size) floats, with a warning of bytes. Raises: TypeError, ValueError: other data, or shape."""
+        if isinstance(X, np.ndarray) and X.dtype == np.uint8 and X.max(initial=0) > 1:
+            warnings.warn(
+                f"{name} holds bytes (uint8, up to {X.max()}), taken as the numbers they are: biases are small beside "
+                f"them. Pass {name} / 255, or standardised channels.",
+                stacklevel=5,
+            )
+        if np.ndim(X) > 2:
             X = self._flat(name, X)
         points = validation.points(name, X)
         if points.shape[1] != self.size:
@@ -100,13 +114,17 @@ class Image:
         return points
 
     def _flat(self, name: str, X: Any) -> Any:
+        refuse_masked(name, X)
         array: Any = X if isinstance(X, jax.Array) else np.asarray(X)
-        shape = array.shape[1:]
-        if shape != self.shape:
-            last = (*array.shape[2:], array.shape[1])
-            advice = f"move the channels to the end: np.moveaxis({name}, 1, -1)" if last == self.shape else "check them"
-            raise ValueError(f"{name} has images of shape {array.shape[1:]}, the network {self.shape}; {advice}.")
-        return array.reshape(len(array), self.size)
+        shape, grey = array.shape[1:], self.sites if self.shape[-1] == 1 else self.shape
+        if shape in (self.shape, grey):
+            return array.reshape(len(array), self.size)
+        advice = "check them, or make another wl.Image"
+        if (*shape[1:], shape[0]) == self.shape:
+            advice = f"move the channels to the end: np.moveaxis({name}, 1, -1)"
+        elif array.shape in (self.shape, grey):
+            advice = f"one image is {name}[None]"
+        raise ValueError(f"{name} has images of shape {shape}, the network {self.shape}; {advice}.")
 
     def read(self, X: Float[jax.Array, "n d"]) -> jax.Array:
         """Return the images (n, *sites, channels)."""
@@ -145,3 +163,14 @@ def correlate_sites(u: jax.Array, v: jax.Array) -> Correlation:
     Where one of two vectors is 0 both sides are 1/2, so that rho is 0.
     """
     return Correlation(jnp.sum((u - v) ** 2, axis=-1) / 2, jnp.sum((u + v) ** 2, axis=-1) / 2)
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """Return float32 or float64. Raises: TypeError."""
+    try:
+        kind: np.dtype[Any] = np.dtype(dtype)
+    except (TypeError, ValueError):
+        kind = np.dtype(object)
+    if dtype is None or kind not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {validation.shown(dtype)}.")
+    return kind

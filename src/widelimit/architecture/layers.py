@@ -148,6 +148,9 @@ class Dense(Affine):
         total, signal_share, bias_share = add_variances(weighted, variance_of(bias))
         return total, _DenseMemo(jnp.where(total.value > 0, signal_share, 0), bias_share)
 
+    def quick(self, depth: int) -> bool:
+        return True
+
     def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:
         correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
         common, biases = x.signal_share * y.signal_share, x.bias_share * y.bias_share
@@ -282,6 +285,9 @@ class Activate(Layer):
 
     def map_activations(self, change: Change, path: tuple[Any, ...]) -> Activate:
         return replace(self, activation=change(self.activation, path))
+
+    def quick(self, depth: int) -> bool:
+        return depth <= self.activation.quick
 
     def without_refinement(self) -> Activate:
         return replace(self, refined=False)

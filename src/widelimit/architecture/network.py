@@ -16,7 +16,7 @@ from widelimit import memory, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.chain import Serial
 from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
-from widelimit.architecture.inputs import Inputs, Rows
+from widelimit.architecture.inputs import Inputs, Rows, float_dtype
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.repeat import grouped
 from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Scalar, Shape, through
@@ -70,18 +70,16 @@ class Network:
     inputs: Inputs = field(default=Rows(), metadata={"static": True})
 
     def __repr__(self) -> str:
-        usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None}
+        usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None, "inputs": Rows()}
         given = {name: getattr(self, name) for name in usual}
         more = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
-        more += [f"inputs={self.inputs!r}"] if self.inputs.sites else []
         return f"network({', '.join([*map(repr, self.layers), *more])})"
 
     @property
     def first(self) -> Dense:
         """Return the dense layer that reads the inputs, as they are or as layers before it leave them."""
-        layer = self.reads[-1]
-        assert isinstance(layer, Dense)
-        return layer
+        assert isinstance(self.reads[-1], Dense)
+        return self.reads[-1]
 
     @property
     def reads(self) -> tuple[Layer, ...]:
@@ -175,7 +173,7 @@ class Network:
         if not (listed or (isinstance(seeds, (np.ndarray, jax.Array)) and seeds.ndim == 1)) or len(seeds) == 0:
             raise ValueError(f"seeds must be a sequence of at least one integer, got {validation.shown(seeds)}.")
         keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
-        kind = _float_dtype(dtype)
+        kind = float_dtype(dtype)
         count = self.whole.count(sizes)
         memory.require(  # drawing them takes as much memory again
             2.0 * kind.itemsize * len(keys) * count,
@@ -340,14 +338,23 @@ class Network:
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
-        mixed = len({type(activation) for activation in self.activations()}) > 1
-        body = self._compact if mixed else self._compact.without_refinement()
+        body = self._for_pairs(self._compact)
         if self.inputs.sites:
             return pairs_of_images(body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
         biases, inputs = x.points[:, -1:] * y.points[:, -1], x.points.shape[1] - 1.0
         return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, inputs))
+
+    @property
+    def of_pairs(self) -> Serial:
+        """Return the layers of `body` for pairs."""
+        return self._for_pairs(self.body)
+
+    def _for_pairs(self, body: Serial) -> Serial:
+        """Return layers as they are or, in networks of one activation, without refinement, which these do not need."""
+        mixed = len({type(activation) for activation in self.activations()}) > 1
+        return body if mixed else Serial(*(layer.without_refinement() for layer in body.layers))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
@@ -380,17 +387,6 @@ def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: 
     width, members = max(leaf.shape[axes] for leaf in weights), len(weights[0]) if axes else 1
     size = 2.0 * X.dtype.itemsize * members * len(X) * width * sites
     memory.require(size, f"the signals of {len(X)} inputs in {width} units")
-
-
-def _float_dtype(dtype: Any) -> np.dtype:
-    """Return float32 or float64. Raises: TypeError."""
-    try:
-        kind: np.dtype[Any] = np.dtype(dtype)
-    except (TypeError, ValueError):
-        kind = np.dtype(object)
-    if dtype is None or kind not in (np.float32, np.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {validation.shown(dtype)}.")
-    return kind
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, final, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from widelimit import validation
 from widelimit.activations.base import Memo
+from widelimit.architecture.pooling import Flatten
+from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import (
     Layer,
     Mean,
@@ -25,7 +29,7 @@ from widelimit.architecture.state import (
     merge,
 )
 from widelimit.interpreter import interpreted
-from widelimit.pytrees import pytree
+from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
 from widelimit.signals import (
@@ -39,6 +43,8 @@ from widelimit.signals import (
     within,
 )
 
+Over = Literal["channels", "all"]
+
 
 @final
 @pytree
@@ -48,25 +54,46 @@ class LayerNorm(Layer):
 
     Infinite width: rho <- (rho - m m'/(r r'))/(...), r the root mean square; nothing but the variance changes where the
     mean is 0. No epsilon is added to s, and there are no scales or shifts to train.
+
+    Args:
+        over: "channels", those of a site; "all": m and s^2 are of all sites and channels of an image, s^2 the mean over
+            the sites of Sigma(p, p), less m^2.
     """
 
+    over: Over = field(default="channels", metadata={"static": True})
+    sites: Sites | None = field(default=None, metadata={"static": True}, init=False)
+    """Set by `network` for "all": the sites before the layer."""
     simple: ClassVar[bool] = True
     on_inputs: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        validation.choice("over", self.over, get_args(Over))
+
     def __repr__(self) -> str:
-        return "LayerNorm()"
+        return "LayerNorm()" if self.over == "channels" else f"LayerNorm(over={self.over!r})"
+
+    def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
+        if self.over == "channels":
+            return self, sites
+        if not sites.sizes:
+            raise ValueError(
+                f'{path}: LayerNorm(over="all") needs images, inputs=wl.Image(height, width, channels); over the width '
+                f"of rows it is LayerNorm()."
+            )
+        return changed(self, sites=sites), sites
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
-        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(signals), axis=-1, keepdims=True))
+        axes = -1 if self.over == "channels" else tuple(range(1, signals.ndim))
+        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(signals), axis=axes, keepdims=True))
         limit = 1000 if signals.dtype == jnp.float64 else 120
         power = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
         scaled = signals * power_of_two(-power, signals.dtype)  # squares of any signals are in range
-        near = scaled - jnp.mean(scaled, axis=-1, keepdims=True)
-        centred = near - jnp.mean(near, axis=-1, keepdims=True)  # without the rounding of a large mean
-        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=-1, keepdims=True)))
+        near = scaled - jnp.mean(scaled, axis=axes, keepdims=True)
+        centred = near - jnp.mean(near, axis=axes, keepdims=True)  # without the rounding of a large mean
+        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=axes, keepdims=True)))
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         one = jnp.where(signal.value > 0, jnp.ones_like(signal.value), 0)
@@ -90,18 +117,23 @@ class LayerNorm(Layer):
         return PairState(centre(state.correlation, x, y), safe_divide(state.tangent, spread))
 
     def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
-        if len(parts) == 1:
+        if self.sites is not None:
+            after, memos = _over_sites(parts, self.sites)
+        elif len(parts) == 1:
             return Layer.encode_parts(self, parts)
-        after, memos = _over_the_width(parts, as_it_is)
+        else:
+            after, memos = _over_the_width(parts, as_it_is)
         return after, ((), memos)
 
     def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
+        if self.sites is not None:
+            return tuple(_grid_at_sites(part, self.sites) for part in parts)
         if len(parts) == 1:
             return Layer.survey_parts(self, parts, path, ranges)
         return _over_the_width(parts, interpreted)[0]
 
     def traits(self, before: Traits, path: str) -> Traits:
-        return before._replace(centred=before.centred or len(before.shares) == 1)
+        return before._replace(centred=before.centred or (len(before.shares) == 1 and self.sites is None))
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
         return Layer.survey(self, signal, None, path, ranges)
@@ -112,11 +144,31 @@ def _over_the_width(parts: Parts, run: Callable[[Any], Any]) -> tuple[Parts, tup
     whole, ways = merge(parts, run)
     some = whole.variance.value > 0
     roots = [some * way / math.sqrt(part.share) for way, part in zip(ways, parts, strict=True)]
+    return _normalised(parts, roots, (), run)
+
+
+def _over_sites(parts: Parts, sites: Sites) -> tuple[Parts, tuple[Memo, ...]]:
+    """Take the mean over width and sites from every part, divide by the deviation, and return what pairs need."""
+    whole, ways = merge(parts)
+    shares = changed(Flatten(), sites=sites).encode(whole.variance)[1] * math.sqrt(math.prod(sites.sizes))
+    roots = [shares * way / math.sqrt(part.share) for way, part in zip(ways or [1.0], parts, strict=True)]
+    return _normalised(parts, roots, tuple(range(len(sites.sizes))), as_it_is)
+
+
+def _grid_at_sites(part: Part, sites: Sites) -> Part:
+    """Return a grid of deviations at a site: from 0 to those of a site that holds all of the variance."""
+    grid = np.linspace(0, math.sqrt(math.prod(sites.sizes) / part.share), len(part.variance.value))
+    mean = None if part.mean is None else functools.partial(as_it_is, np.ones_like(grid))
+    return Part(part.share, interpreted(variance_of)(grid), mean)
+
+
+def _normalised(parts: Parts, roots: list[Any], axes: tuple[int, ...], run: Any) -> tuple[Parts, tuple[Memo, ...]]:
+    """Normalise parts with these root mean squares over that of the width, and of the axes of sites."""
     if all(part.mean is None for part in parts):
         sizes, means, memos = roots, [None] * len(parts), ((),) * len(parts)
     else:
-        known = [part.mean() if part.mean is not None else 0 * root for part, root in zip(parts, roots, strict=True)]
-        sizes, means, memos = run(_centred)(roots, known, [part.share for part in parts])
+        known = [part.mean() if part.mean is not None else root * 0 for part, root in zip(parts, roots, strict=True)]
+        sizes, means, memos = run(functools.partial(_centred, axes=axes))(roots, known, [part.share for part in parts])
     after = [
         Part(part.share, run(variance_of)(size), None if mean is None else functools.partial(as_it_is, mean))
         for part, size, mean in zip(parts, sizes, means, strict=True)
@@ -124,17 +176,22 @@ def _over_the_width(parts: Parts, run: Callable[[Any], Any]) -> tuple[Parts, tup
     return tuple(after), tuple(memos)
 
 
-def _centred(roots: Any, means: Any, shares: Any) -> tuple[list[Any], list[Any], list[Memo]]:
+def _centred(roots: Any, means: Any, shares: Any, *, axes: tuple[int, ...]) -> tuple[list[Any], list[Any], list[Memo]]:
     """Return root mean squares and means of the parts, and memos, from root mean squares over that of the width.
 
     A part is a centred signal and what its mean differs from that of the width, one more signal of all inputs.
     """
-    middle = sum_terms([share * root * mean for share, root, mean in zip(shares, roots, means, strict=True)])
+
+    def average(values: list[Any]) -> Any:
+        total = sum_terms([share * value for share, value in zip(shares, values, strict=True)])
+        return jnp.mean(total, axis=axes, keepdims=True) if axes else total
+
+    middle = average([root * mean for root, mean in zip(roots, means, strict=True)])
     spreads = [safe_sqrt(1 - mean**2) for mean in means]
     inner = [root * spread for root, spread in zip(roots, spreads, strict=True)]
     offsets = [root * mean - middle for root, mean in zip(roots, means, strict=True)]
     own = [safe_sqrt(a**2 + b**2) for a, b in zip(inner, offsets, strict=True)]
-    whole = safe_sqrt(sum_terms([share * size**2 for share, size in zip(shares, own, strict=True)]))
+    whole = safe_sqrt(average([size**2 for size in own]))
     memos = [
         ((mean, spread), (safe_divide(a, size), safe_divide(b, size)), safe_divide(root, size))
         for mean, spread, a, b, size, root in zip(means, spreads, inner, offsets, own, roots, strict=True)

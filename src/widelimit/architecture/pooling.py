@@ -19,19 +19,15 @@ from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges,
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
-from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance, deviation_of, power_of_two, variance_of, within
-
-
-def _largest_exponent(signal: Variance, axes: tuple[int, ...]) -> jax.Array:
-    power = jnp.where(signal.value > 0, signal.exponent, -2 * EXPONENT_LIMIT)
-    highest = jnp.max(power, axis=axes, keepdims=True)
-    return jnp.where(highest > -2 * EXPONENT_LIMIT, highest, 0)
-
-
-def _relative(signal: Variance, exponent: jax.Array) -> jax.Array:
-    """Return the standard deviations over 2^exponent."""
-    power = jnp.where(signal.value > 0, signal.exponent - exponent, 0)
-    return safe_sqrt(signal.value) * power_of_two(power, signal.value.dtype)
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    deviation_of,
+    largest_exponent,
+    relative_deviation,
+    variance_of,
+    within,
+)
 
 
 class _Sitewise(Layer):
@@ -81,8 +77,8 @@ class Flatten(_Sitewise):
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         axes = tuple(range(len(self._before.sizes)))
-        exponent = _largest_exponent(signal, axes)
-        deviations = _relative(signal, exponent)
+        exponent = largest_exponent(signal, axes)
+        deviations = relative_deviation(signal, exponent)
         total = jnp.sum(deviations**2, axis=axes, keepdims=True)
         mean = Variance(total / math.prod(self._before.sizes), exponent).normalise()
         return mean, safe_divide(deviations, safe_sqrt(total))
@@ -197,8 +193,8 @@ class AveragePool(_Sitewise):
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         axes = len(self.placed.sites)
-        exponent = _largest_exponent(signal, tuple(range(axes)))
-        deviations = _relative(signal, exponent)
+        exponent = largest_exponent(signal, tuple(range(axes)))
+        deviations = relative_deviation(signal, exponent)
         if signal.among is None:
             raise ValueError("a network with pooling encodes pairs of sites; this one has none.")
         weights = self._in_windows(deviations)

@@ -176,6 +176,9 @@ class Repeat(Combined):
         (signal, share), memos = jax.lax.scan(step, (signal, share), self._scanned, length=self.times)
         return signal, None if centred or share is None else partial(as_it_is, share), memos
 
+    def quick(self, depth: int) -> bool:
+        return all(layer.quick(depth) for layer in self.block)
+
     def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         if isinstance(x, _Unrolled):
             return Serial(*self.units).pair_parts(x.memo, y.memo, states)
@@ -228,7 +231,7 @@ def grouped(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     at = 0
     while at < len(layers):
         size, times = max(((n, _alike(forms[at:], n)) for n in range(1, LONGEST_BLOCK + 1)), key=lambda pair: pair[1])
-        block = layers[at : at + size]
+        block = tuple(layers[at : at + size])
         if times <= UNROLLED or not _of_one_part(block):
             found.append(layers[at])
             at += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -112,6 +112,33 @@ class Windows:
                 taken = jax.lax.slice_in_dim(taken, start, start + (count - 1) * stride + 1, stride, axis)
             yield taken
 
+    def sum_patches(
+        self, x: Sequence[jax.Array], y: Sequence[jax.Array], state: Sequence[jax.Array]
+    ) -> tuple[jax.Array, ...]:
+        """Return 1 -+ rho and Theta of pairs of patches: 1 - rho = sum_t ((a_t - a'_t)^2/2 + a_t a'_t (1 - rho_t)).
+
+        x and y are the signals at the sites and the inverse roots of the patches, the shares a_t their products; the
+        state is (1 - rho, 1 + rho, Theta), of which Theta has no first part.
+        """
+        a, b = (
+            jnp.stack(list(self.each(signal, first))) * inverse
+            for (signal, inverse), first in ((x, 0), (y, self.pair_axes[-1]))
+        )
+        arrays = [self.pad_axes(array) for array in state]
+
+        def add(sums: Any, tap: Any) -> tuple[Any, None]:
+            a, b, place = tap
+            common, separation = a * b, (a - b) ** 2 / 2
+            minus, plus, own = (self.at(place, array) for array in arrays)
+            terms = separation + common * minus, separation + common * plus, common * own
+            return jax.tree.map(jnp.add, sums, terms), None
+
+        taps = jnp.asarray(self.places)
+        form = jax.eval_shape(lambda: add((0.0, 0.0, 0.0), (a[0], b[0], taps[0]))[0])
+        start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
+        sums: tuple[jax.Array, ...] = jax.lax.scan(add, start, (a, b, taps))[0]
+        return sums
+
 
 def windows(before: Sites, size: Any, stride: Any, padding: str, dilation: Any, path: str, name: str) -> Windows:
     """Return the windows of a layer on these sites. Raises: ValueError: none fits."""
@@ -150,6 +177,12 @@ def sizes(name: str, value: Any) -> int | tuple[int, ...]:
     if isinstance(value, (list, tuple)):
         return tuple(validation.integer(f"each of {name}", n, at_least=1, below=2**20) for n in value)
     return validation.integer(name, value, at_least=1, below=2**20)
+
+
+def pairs_of_equal_sites(sizes: tuple[int, ...], ndim: int) -> jax.Array:
+    """Mark the pairs (*S, *S) of a site with itself; axes of 1 follow, up to `ndim`."""
+    own = jnp.eye(math.prod(sizes), dtype=bool).reshape(*sizes, *sizes)
+    return jnp.expand_dims(own, tuple(range(2 * len(sizes), ndim)))
 
 
 def first_of_pair(leaf: jax.Array, axes: int, beside: int) -> jax.Array:

@@ -265,7 +265,8 @@ class Layer(abc.ABC):
 
     def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
         """Return the layer for inputs with these sites, and the sites after it. Raises: ValueError: they do not fit."""
-        for own in fields(self) if is_dataclass(self) else ():
+        given: Any = fields(self) if is_dataclass(self) else ()
+        for own in given:
             value = getattr(self, own.name)
             if own.metadata.get("internal") and own.name != "trained" and value != own.default:
                 raise ValueError(
@@ -306,6 +307,10 @@ class Layer(abc.ABC):
     def freeze(self) -> Layer:
         """Return the layer without training."""
         return self
+
+    def quick(self, depth: int) -> bool:
+        """Return True if, in a network of that depth, the layer leaves its kernel `quick` (`PairKernel.quick`)."""
+        return False
 
     def without_refinement(self) -> Layer:
         """Return the layer for networks of one activation, which need no `Activation.refine`."""

@@ -22,5 +22,6 @@ NAMES: tuple[str, ...] = (
     "where_theory_stops",
     "jacot_figures",
     "residual_depth",
+    "pooling_averages_shifts",
 )
 """The modules of this package that hold a claim, in the order of the paper, then those of other architectures."""

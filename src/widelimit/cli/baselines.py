@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
 import numpy as np
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
     HistGradientBoostingRegressor,
@@ -18,6 +19,7 @@ from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessR
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteKernel
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.svm import SVC
 
 from widelimit.cli import models
 from widelimit.inference.class_probabilities import largest_probability
@@ -154,6 +156,22 @@ def forest_classes(fold: Fold) -> ClassPrediction:
     votes = model.predict_proba(fold.Z)
     p = np.maximum(votes, 1 / (TREES + votes.shape[1]))
     return ClassPrediction(p / p.sum(axis=1, keepdims=True), {"trees": TREES})
+
+
+def support_vectors(fold: Fold) -> ClassPrediction:
+    """Fit support vectors with an RBF kernel: penalty and width by FOLDS folds, sigmoids for the probabilities.
+
+    A class with fewer rows than folds has fewer folds; with a single row there are none, and classes nearly sure.
+    """
+    grid = {"C": [1.0, 10.0, 100.0], "gamma": [factor / fold.X.shape[1] for factor in (0.1, 1.0)]}
+    folds = min(FOLDS, int(np.bincount(fold.y).min()))
+    if folds < 2:
+        labels = SVC().fit(fold.X, fold.y).predict(fold.Z)
+        p = np.eye(fold.y.max() + 1)[labels] + 1 / len(fold.y)
+        return ClassPrediction(p / p.sum(axis=1, keepdims=True))
+    found = GridSearchCV(SVC(), grid, cv=folds).fit(fold.X, fold.y)
+    model = CalibratedClassifierCV(found.best_estimator_, cv=folds, ensemble=False).fit(fold.X, fold.y)
+    return ClassPrediction(np.asarray(model.predict_proba(fold.Z)), found.best_params_)
 
 
 def boosting(fold: Fold) -> GaussianPrediction:

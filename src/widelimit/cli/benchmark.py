@@ -24,25 +24,28 @@ def benchmark(
     parameters: dict[str, Any],
     output: Output,
 ) -> None:
-    """Compare this library with scikit-learn on your table.
+    """Compare this library with scikit-learn on your table, or your images.
 
     Cross-validation of NTK and NNGP beside Gaussian processes with RBF and Matern kernels, random forest, gradient
     boosting, and ridge or logistic regression. Options of the network are for NTK and NNGP.
+
+    On images: a convolutional NNGP (--network as in `fit`), a fully connected one, random forest, support vectors and
+    logistic regression.
     """
     from widelimit.cli.files import FIGURES, check_output
 
     if out is not None:
         check_output(out, FIGURES)
-    from widelimit.cli import benchmark_report, comparison, terminal
+    from widelimit.cli import benchmark_report, comparison, pictures, terminal
 
-    result = comparison.run(
-        table,
-        choices,
-        parameters,
-        folds=folds,
-        costly=costly,
-        progress=lambda steps: terminal.progress(steps, "fits", quiet=output.quiet),
-    )
+    if pictures.is_pictures(table):
+        from widelimit.cli import picture_models
+
+        found = picture_models.candidates(table, choices, parameters, folds)
+    else:
+        found = comparison.table_candidates(table, choices, parameters, folds, costly=costly)
+    shown = lambda steps: terminal.progress(steps, "fits", quiet=output.quiet)  # noqa: E731
+    result = comparison.run(found, seed=choices.seed, progress=shown)
     for text in result.notes:
         note(text, quiet=output.quiet)
     if out is not None:

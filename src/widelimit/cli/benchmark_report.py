@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -24,7 +25,7 @@ MEANINGS = {
 }
 OURS, PEERS = "#1b6ca8", "#777777"
 """Colours of this library's models and of the others."""
-LIBRARY = ("NTK", "NNGP")
+LIBRARY = ("NTK", "NNGP", "conv NNGP")
 SETTINGS = {
     "regression": (
         f"GPs: scikit-learn, hyper-parameters by marginal likelihood on {baselines.FEW} training rows at most",
@@ -37,6 +38,7 @@ SETTINGS = {
         f"random forest: {baselines.TREES} trees; no probability below 1/({baselines.TREES} + classes)",
         "boosting: histogram gradient boosting, defaults",
         f"logistic: penalty by {baselines.FOLDS} inner folds",
+        f"SVM: support vectors, RBF kernel; penalty and width by {baselines.FOLDS} inner folds, sigmoids",
     ),
 }
 
@@ -93,8 +95,11 @@ def show(result: BenchmarkResult, figure: Path | None) -> None:
     console.print("Mean over folds ± its standard error; seconds of fit and prediction.")
     for score in SCORES[result.table.task]:
         console.print(f"{LABELS[score]}: {MEANINGS[score]}")
+    names = {row.model for row in result.rows}
+    names |= {"GPs"} if "RBF GP" in names else set()
     for text in SETTINGS[result.table.task]:
-        console.print(text)
+        if text.partition(":")[0] in names:
+            console.print(text)
     for row in result.rows:
         for remark in row.remarks:
             console.print(f"{row.model} remarks: {remark}")
@@ -120,7 +125,7 @@ def draw(result: BenchmarkResult, path: Path) -> None:
                 axes.errorbar(mean, place, xerr=error, fmt="o", color=color, capsize=3, markersize=5)
         if score == "coverage_95":
             axes.axvline(0.95, color="black", linewidth=0.8, linestyle=":")
-        axes.set_xlabel(MEANINGS[score].replace(" (", "\n(").replace(", ", ",\n", 1))
+        axes.set_xlabel(textwrap.fill(MEANINGS[score], 36))
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(rows)), [row.model for row in rows])

@@ -11,7 +11,7 @@ from typer._click.core import Context
 from typer._click.exceptions import UsageError
 from typer.core import TyperCommand
 
-from widelimit.cli import interruption, program_cache
+from widelimit.cli import imports, interruption, program_cache
 from widelimit.cli.reporting import note
 
 
@@ -37,6 +37,7 @@ class Command(TyperCommand):
                 note(program_cache.note_refusal(error), quiet=bool(ctx.params.get("quiet")))
             else:
                 interruption.at_end(partial(_end, run))
+            imports.defer()
         return TyperCommand.invoke(self, ctx)
 
 

@@ -185,16 +185,21 @@ def compare(
     return [record.summary(name, scores) for name, record in records.items()]
 
 
-def run(
-    path: Path,
-    choices: TableChoices,
-    given: Mapping[str, Any],
-    *,
-    folds: int,
-    costly: bool,
-    progress: Progress,
-) -> BenchmarkResult:
-    """Read the table and score all models on all folds.
+@final
+@dataclass(frozen=True)
+class Candidates:
+    """Models are compared on these data."""
+
+    table: TargetTable
+    data: SplitData
+    models: Mapping[str, Callable[[Fold], Any]]
+    notes: list[str]
+
+
+def table_candidates(
+    path: Path, choices: TableChoices, given: Mapping[str, Any], folds: int, *, costly: bool
+) -> Candidates:
+    """Read a table: what models see of it, and the models.
 
     Args:
         path: the table.
@@ -202,28 +207,32 @@ def run(
         given: parameters of this library's estimators.
         folds: of the cross-validation.
         costly: also models that take minutes.
-        progress: shows them.
 
     Raises:
         ValueError, MemoryError: see `training_data.load`, `schema.learn`, `splits`.
     """
-    start = time.perf_counter()
     table = training_data.load(path, choices)
     training_data.require_memory(table.frame.height, MATRICES)
     encoded = training_data.encode(table, choices)
     known, notes = models(table, given, costly=costly)
-    data = SplitData(
-        table.task,
-        table.target if table.task == "regression" else np.unique(table.target, return_inverse=True)[1],
-        splits(table, folds, choices.seed),
-        lambda inside, outside: standardise(encoded.schema, table.frame[inside], table.frame[outside]),
-    )
-    scores = SCORES[table.task]
-    with progress(folds * len(known)) as advance:
-        rows = compare(data, known, scores, seed=choices.seed, advance=advance)
+    target = table.target if table.task == "regression" else np.unique(table.target, return_inverse=True)[1]
+
+    def inputs(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return standardise(encoded.schema, table.frame[inside], table.frame[outside])
+
+    data = SplitData(table.task, target, splits(table, folds, choices.seed), inputs)
+    return Candidates(table, data, known, encoded.notes + notes)
+
+
+def run(found: Candidates, *, seed: int, progress: Progress) -> BenchmarkResult:
+    """Score all models on all folds, and show the progress."""
+    start, data = time.perf_counter(), found.data
+    scores, folds = SCORES[data.task], len(data.splits)
+    with progress(folds * len(found.models)) as advance:
+        rows = compare(data, found.models, scores, seed=seed, advance=advance)
     rows.sort(key=lambda row: row.mean(scores[0]), reverse=scores[0] == "accuracy")
-    seconds, inputs = time.perf_counter() - start, encoded.X.shape[1]
-    return BenchmarkResult(table, inputs, folds, choices.seed, tuple(rows), encoded.notes + notes, seconds)
+    inputs = data.standardise(*data.splits[0])[0].shape[1]
+    return BenchmarkResult(found.table, inputs, folds, seed, tuple(rows), found.notes, time.perf_counter() - start)
 
 
 @final

@@ -20,8 +20,9 @@ def demo(
 ) -> None:
     """Compare with scikit-learn on real data, and draw a figure.
 
-    NNGP and NTK models beside a Gaussian process, ridge regression and a random forest; the figure shows how a wide
-    network learns. Needs no network and no file. Takes about half a minute.
+    NNGP and NTK models, and a convolutional one for images, beside a Gaussian process, ridge regression, a random
+    forest and support vectors; the figure shows how a wide network learns. Needs no network and no file. Takes about a
+    minute.
     """
     from widelimit.cli.files import FIGURES, check_output
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from widelimit.cli import baselines, terminal
 from widelimit.cli.benchmark_report import grid
-from widelimit.cli.demonstration import NETWORK, DemoResult, DemoTable
+from widelimit.cli.demonstration import CONVNET, NETWORK, DemoResult, DemoTable
 
 LEGEND = {
+    "conv NNGP": f"NNGP of {CONVNET.depth - 1} convolutions with patches of 3 x 3, relu, and a weight for every site: "
+    "the digits are images.",
     "NNGP": "Bayesian posterior of the infinitely wide network; noise and scale by the marginal likelihood of the "
     "training set.",
     "NTK-GP": "the same with the NTK for a covariance.",
@@ -15,6 +17,8 @@ LEGEND = {
     "RBF GP": "scikit-learn's GaussianProcessRegressor, amplitude x RBF + white noise, by marginal likelihood on "
     f"{baselines.FEW} training points at most.",
     "ridge": f"RidgeCV; {len(baselines.ALPHAS)} penalties and the noise by leave-one-out.",
+    "SVM": f"support vectors, SVC with an RBF kernel; penalty and width by {baselines.FOLDS} folds, sigmoids for the "
+    "probabilities.",
     "random forest": f"{baselines.TREES} trees; noise by out-of-bag residuals; class probabilities are votes, "
     f"none below 1/({baselines.TREES} + classes).",
 }
@@ -24,7 +28,7 @@ NOTES = (
     "nlpd: mean negative log predictive density (of the true class) on the test set; smaller is better.",
     "cov95: share of the test set within the 95 % interval, noise included; for classes, within the smallest set of "
     "classes that holds 95 % probability.",
-    "Classes: every model but the forest regresses on one-hot targets; p_k is the probability that output k is the "
+    "Classes: every model but the last two regresses on one-hot targets; p_k is the probability that output k is the "
     "largest.",
 )
 

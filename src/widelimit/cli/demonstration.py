@@ -41,11 +41,17 @@ REGRESSION: dict[str, Callable[..., Any]] = {
     "ridge": baselines.ridge,
     "random forest": baselines.forest,
 }
+CONVNET = wl.convnet(inputs=wl.Image(8, 8, 1), depth=2, weight_std=math.sqrt(2), bias_std=0.1)
+"""For the digits."""
 CLASSIFICATION: dict[str, Callable[..., Any]] = {
+    "conv NNGP": library_model(
+        "nngp", "classification", {"network": CONVNET, "normalize": "none", "likelihood": "least_squares"}
+    ),
     **library_models("classification", likelihood="least_squares"),
     "RBF GP": one_hot(process_regression(RBF)),
     "ridge": one_hot(baselines.ridge),
     "random forest": baselines.forest_classes,
+    "SVM": baselines.support_vectors,
 }
 SCORES = {
     "regression": ("rmse", "nlpd", "coverage_95"),
@@ -106,7 +112,7 @@ def draw(path: Path) -> None:
 
 def step_count() -> int:
     """Count the steps that `run` announces."""
-    return 1 + len(demo_data.SETS) * len(REGRESSION)
+    return 1 + sum(len(CLASSIFICATION if name == "digits" else REGRESSION) for name in demo_data.SETS)
 
 
 def run(*, out: Path, seed: int, advance: Callable[[str], None]) -> DemoResult:
@@ -161,6 +167,7 @@ def document(result: DemoResult) -> dict[str, Any]:
     return {
         "seed": result.seed,
         "network": NETWORK,
+        "convolutional_network": repr(CONVNET),
         "datasets": [table_document(table) for table in result.tables],
         "figure": str(result.figure),
         "seconds": result.seconds,

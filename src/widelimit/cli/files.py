@@ -46,13 +46,15 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def given_network(given: Mapping[str, Any]) -> Network:
-    """Read the file of --network. Raises: ValueError: not the text of a network, or an option that it replaces."""
+    """Return a network, or read the file of --network. Raises: ValueError: no such text, an option that it replaces."""
     for name in REPLACED:
         if given.get(name) is not None:
             raise ValueError(
                 f"--{name.replace('_', '-')} does not apply beside --network, whose file says all of the network; "
                 f"leave one of them out."
             )
+    if not isinstance(given["network"], str):
+        return given["network"]  # type: ignore[no-any-return]
     from widelimit.network_text import read_network_file
 
     try:

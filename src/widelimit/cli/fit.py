@@ -14,7 +14,7 @@ from widelimit.estimators.parameters import WideParameters
 PARAMETERS = parameter_group(
     *("network", "depth", "activation", "weight_std", "bias_std", "noise", "time", "ensemble", "likelihood"),
     *("alpha_epsilon", "class_weight", "solver", "input_scales", "output_scale", "noise_model"),
-    *("hyperparameters", "normalize", "kernel"),
+    *("hyperparameters", "normalize", "kernel", "invariance"),
     estimator=WideParameters,
 )
 
@@ -26,27 +26,33 @@ def fit(
     choices: TableChoices,
     model: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .npz.")],
     estimator: Annotated[
-        Literal["wide", "ntk", "nngp"],
-        typer.Option(help="A network chosen by evidence, with a scale a column; trained networks; their posterior."),
-    ] = "wide",
+        Literal["wide", "ntk", "nngp"] | None,
+        typer.Option(
+            help="A network chosen by evidence, with a scale a column; trained networks; their posterior.",
+            show_default="wide; of images nngp",
+        ),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A report with figures to write as well: .html.")
     ] = None,
     parameters: dict[str, Any],
     output: Output,
 ) -> None:
-    """Fit a model to a table and write it to a file.
+    """Fit a model to a table or to images, and write it to a file.
 
-    Text columns become categories or dates. Options that are not given have the estimator's default.
+    Text columns become categories or dates. Options that are not given have the estimator's default. Of images,
+    --network is a file, convnet (the default), resnet, myrtle5, myrtle7 or myrtle10.
     """
-    from widelimit.cli import models
+    from widelimit.cli import pictures
     from widelimit.cli.files import check_output
 
     check_output(model, (".npz",), option="--model")
     if report is not None:
         check_output(report, (".html",), option="--report")
+    if report is not None and pictures.is_pictures(table):
+        raise ValueError("--report is for tables, whose columns it shows; leave it out of a fit to images.")
     with recorded_warnings() as warned:
-        result = models.fit(table, choices, estimator, parameters, model, quiet=output.quiet)
+        result = _fit(table, choices, estimator, parameters, model, quiet=output.quiet)
     for text in result.notes:
         note(text, quiet=output.quiet)
     if report is not None:
@@ -59,3 +65,14 @@ def fit(
         print_json({"widelimit": version(), **result.document(), "notes": notes, **written})
     elif not output.quiet:
         typer.echo(result.summary() + f"\nreport {report}" * (report is not None))
+
+
+def _fit(table: Path, choices: Any, estimator: str | None, parameters: Any, model: Path, *, quiet: bool) -> Any:
+    """Fit to a table or to images."""
+    from widelimit.cli import models, pictures
+
+    if not pictures.is_pictures(table):
+        return models.fit(table, choices, estimator or "wide", parameters, model, quiet=quiet)
+    from widelimit.cli import picture_models
+
+    return picture_models.fit(table, choices, estimator or "nngp", parameters, model, quiet=quiet)

@@ -17,7 +17,8 @@ from widelimit.cli.reporting import version
 from widelimit.columns.column import Column
 from widelimit.displays.dependence import DependenceDisplay
 from widelimit.displays.importance import SHOWN, ImportanceDisplay, learned_scales, shuffle
-from widelimit.pages import document, picture, table
+from widelimit.estimators.settings import scaling
+from widelimit.pages import digits, document, picture, table
 from widelimit.writing import atomic_write
 
 MEANINGS = {
@@ -98,7 +99,8 @@ def _data(result: FitResult) -> str:
     return (
         f"<h2>Data</h2>{table((), facts)}"
         f"{picture(fit_figures.target(result.data.y, schema.target), f'distribution of {schema.target}')}"
-        f"<h3>Columns</h3>{table(('column', 'kind', 'missing', 'different', 'values'), lines)}"
+        "<h3>Columns</h3><div class=columns>"
+        f"{table(('column', 'kind', 'missing', 'different', 'values'), lines)}</div>"
         f"{f'<p>and {rest} more columns</p>' * (rest > 0)}"
     )
 
@@ -109,7 +111,7 @@ def _describe(column: Column, values: pl.Series) -> tuple[str, ...]:
     line = (column.name, KINDS.get(kind, f"{kind}s"), f"{values.null_count()}", f"{present.n_unique()}")
     if kind == "number":
         low, middle, high = np.quantile(present.to_numpy(), (0, 0.5, 1))
-        return *line, f"{low:.4g} to {high:.4g}, median {middle:.4g}"
+        return *line, f"{digits(low)} to {digits(high)}, median {digits(middle)}"
     if not column.categories:
         return *line, f"{present.min()!s} to {present.max()!s}"
     counts = present.cast(pl.String).value_counts().sort("count", present.name, descending=[True, False]).rows()
@@ -123,7 +125,7 @@ def _short(text: str, longest: int) -> str:
 
 def _model(result: FitResult) -> str:
     lines = [
-        (name, f"{value:.4g}" if isinstance(value, float) else str(value), MEANINGS.get(name.rpartition(".")[2], ""))
+        (name, digits(value) if isinstance(value, float) else str(value), MEANINGS.get(name.rpartition(".")[2], ""))
         for name, value in result.chosen().items()
     ]
     return f"<h2>Model</h2>{table(('setting', 'value', 'meaning'), lines)}"
@@ -136,7 +138,7 @@ def _importance(result: FitResult) -> str:
         f"are shuffled (mean of {REPEATS} times, with one standard deviation). It says what the model uses.</p>",
         picture(fit_figures.importance(shuffled, SHOWN), "importance of the columns by shuffling"),
     ]
-    if result.estimator.input_scales is not None:
+    if scaling(result.estimator) is not None:
         names, scales = result.data.schema.inputs, learned_scales(result.estimator)[1]
         learned = ImportanceDisplay(scales, feature_names=names, measure="learned scale of the standardised input")
         parts += [
@@ -231,7 +233,7 @@ def _worst(found: HeldOut, y: np.ndarray, result: FitResult) -> str:
     z = fit_figures.standardised(y, found.mean, found.std)
     order = np.argsort(-np.abs(z), kind="stable")[:WORST]
     lines = [
-        (f"{found.rows[i] + 1}", f"{y[i]:.5g}", f"{found.mean[i]:.5g}", f"{found.std[i]:.3g}", f"{z[i]:+.2f}")
+        (f"{found.rows[i] + 1}", digits(y[i], 5), digits(found.mean[i], 5), digits(found.std[i], 3), f"{z[i]:+.2f}")
         for i in order
     ]
     return (

@@ -20,6 +20,7 @@ from widelimit.estimators.networks import Fitted
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.posterior import Posterior
 from widelimit.messages import list_names, shown
+from widelimit.pages import digits
 from widelimit.shapes import Float, Int
 
 FOLDS = 5
@@ -137,15 +138,15 @@ def assess_regression(found: HeldOut, y: Float[np.ndarray, " m"], *, unit: str) 
     covered = scores.interval_coverage(found.mean, found.std, y)
     with np.errstate(divide="ignore", invalid="ignore"):
         density = scores.gaussian_nlpd(found.mean, found.std, y)
-    error = f"root mean squared error, in the unit of {unit}; its standard deviation is {spread:.4g}"
+    error = f"root mean squared error, in the unit of {unit}; its standard deviation is {digits(spread)}"
     lines = [
-        ("RMSE", f"{rmse:.4g}", error),
+        ("RMSE", digits(rmse), error),
         ("R²", f"{explained:.4f}", "share of the target's variance that is predicted"),
         ("coverage", f"{100 * covered:.1f} %", "share of rows inside their 95 % interval"),
-        ("NLPD", f"{density:.4g}", "mean negative log predictive density; smaller is better, comparable on one table"),
+        ("NLPD", digits(density), "mean negative log predictive density; smaller is better, comparable on one table"),
     ]
     summary = (
-        f"Rows that were left out: RMSE {rmse:.4g} (standard deviation of the target {spread:.4g}); "
+        f"Rows that were left out: RMSE {digits(rmse)} (standard deviation of the target {digits(spread)}); "
         f"{100 * covered:.1f} % are inside their 95 % interval."
     )
     return Assessment(summary, lines, _regression_remarks(explained, covered, len(y)) if spread > 0 else [])

@@ -12,9 +12,9 @@ import scipy
 import sklearn
 from threadpoolctl import threadpool_info
 
+from widelimit import memory
 from widelimit.activations.names import BY_NAME
 from widelimit.cli import program_cache
-from widelimit.compute import memory
 from widelimit.compute.plan import usable_cores
 
 
@@ -47,11 +47,11 @@ def lines(facts: dict[str, Any]) -> str:
         f"{blas['internal_api']} {blas['version']}, {blas['architecture']}, {blas['num_threads']} threads"
         for blas in facts["blas"]
     )
-    shown["memory_available"] = f"{shown.pop('memory_available_bytes') / memory.GIB:.1f} GiB"
+    shown["memory_available"] = memory.text(shown.pop("memory_available_bytes"))
     for key in ("devices", "activations"):
         shown[key] = ", ".join(facts[key])
     kept = facts["compiled_programs"]
-    size = f"{kept['folder']}: {kept['entries']} in {kept['bytes'] / 2**20:.1f} MiB ({kept['reason']})"
+    size = f"{kept['folder']}: {kept['entries']} in {memory.text(kept['bytes'])} ({kept['reason']})"
     shown["compiled_programs"] = size if kept["folder"] else kept["reason"]
     if not facts["openblas_coretype"]:
         del shown["openblas_coretype"]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from widelimit import memory
 from widelimit.cli.files import given_network
 from widelimit.cli.interruption import announce_resumption
 from widelimit.cli.options import OUTPUT, Output, parameter_group, with_options
@@ -58,5 +59,5 @@ def kernel(
     if output.as_json:
         print_json(facts)
     else:
-        size = stored.nbytes / 2**30
-        typer.echo(f"{kind} of {len(inputs)} inputs: {size:.3g} GiB of {stored.dtype} in {out}")
+        size = memory.text(stored.nbytes)
+        typer.echo(f"{kind} of {len(inputs)} inputs: {size} of {stored.dtype} in {out}")

@@ -136,7 +136,7 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
             remedy = f"say --estimator {' or '.join(owners)}, or leave it out" if owners else "leave it out"
             raise ValueError(f"--{name.replace('_', '-')} is no option of {cls.__name__}; {remedy}.")
         settings[name] = value
-    for name in ("normalize", "input_scales"):
+    for name in ("normalize", "input_scales", "invariance"):
         if settings.get(name) == "none":
             settings[name] = None
     if "alpha_epsilon" in settings:
@@ -175,6 +175,7 @@ def fit(
         OSError: the model cannot be written.
     """
     start = time.perf_counter()
+    training_data.refuse_contradictions(choices)
     refuse_many_rows(path, choices, estimator)
     with terminal.busy_bar(f"reading {path.name}", quiet=quiet):
         table = training_data.load(path, choices)

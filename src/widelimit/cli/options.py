@@ -21,7 +21,13 @@ from widelimit.estimators.parameters import (
     by_name,
 )
 
-TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="A file with a header: .csv, .tsv, .txt or .parquet.")]
+TableFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TABLE",
+        help="A file with a header: .csv, .tsv, .txt or .parquet; or images: .npz, .npy, a folder of classes.",
+    ),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -49,7 +55,12 @@ class Output:
 class TableChoices:
     """The user chooses these things about a table."""
 
-    target: Annotated[str, typer.Option(metavar="COLUMN", help="The column to predict.")]
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN", help="The column to predict; of images the array of labels, y.", show_default=False
+        ),
+    ] = ""
     task: Annotated[
         Literal["regression", "classification"] | None,
         typer.Option(help="What the target is; decided by its values if not given."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,9 @@ FORMATS = (".csv", ".parquet")
 def predict(
     *,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that widelimit fit wrote.")],
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A table with the columns of the training table.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="A table with the columns of the training table; or images.")
+    ],
     std: Annotated[
         bool,
         typer.Option("--std", help="Also the standard deviation of an observation, or each class's probability."),
@@ -31,23 +33,21 @@ def predict(
     ] = None,
     output: Output,
 ) -> None:
-    """Predict the rows of a table with a fitted model.
+    """Predict the rows of a table, or images, with a fitted model.
 
-    If the table has the target's column, the predictions are also scored against it.
+    If the table has the target's column, the predictions are also scored against it; of images, if there are labels.
     """
-    from widelimit.cli import models
     from widelimit.cli.files import check_output
 
     if out is not None:
         check_output(out, FORMATS)
-    result = models.predict(model, table, std=std, quiet=output.quiet)
+    result = _predict(model, table, std=std, quiet=output.quiet)
     for text in result.notes:
         note(text, quiet=output.quiet)
     if result.scores:
         scores = ", ".join(f"{name} {value:.4g}" for name, value in result.scores.items())
-        note(
-            f"the table has the column {result.schema.target}; scores of the predictions: {scores}", quiet=output.quiet
-        )
+        what = f"column {result.schema.target}" if result.schema.columns else f"labels {result.schema.target}"
+        note(f"{table.name} has the {what}; scores of the predictions: {scores}", quiet=output.quiet)
     if out is not None:
         write(result.frame, out)
     if output.as_json:
@@ -57,6 +57,17 @@ def predict(
         sys.stdout.write(result.frame.write_csv())
     else:
         note(f"wrote {out} ({result.frame.height} rows, {result.seconds:.1f} s)", quiet=output.quiet)
+
+
+def _predict(model: Path, table: Path, *, std: bool, quiet: bool) -> Any:
+    """Predict the rows of a table, or images."""
+    from widelimit.cli import models, pictures
+
+    if not pictures.is_pictures(table):
+        return models.predict(model, table, std=std, quiet=quiet)
+    from widelimit.cli import picture_models
+
+    return picture_models.predict(model, table, std=std, quiet=quiet)
 
 
 def write(frame: pl.DataFrame, path: Path) -> None:

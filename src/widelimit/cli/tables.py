@@ -10,8 +10,8 @@ from pathlib import Path
 
 import polars as pl
 
+from widelimit import memory
 from widelimit.columns.texts import refuse_rounding
-from widelimit.compute import memory
 
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
 """Texts that stand for a missing value."""
@@ -79,7 +79,7 @@ def count_rows(path: Path) -> int:
         if suffix in TEXT_FILES:
             return int(pl.scan_csv(path, infer_schema=False, glob=False).select(pl.len()).collect().item())
     except pl.exceptions.PolarsError:
-        pass
+        pass  # `read` says what is wrong
     return 0
 
 

@@ -10,10 +10,10 @@ from typing import final
 import numpy as np
 import polars as pl
 
+from widelimit import memory
 from widelimit.cli import schema, tables, targets
 from widelimit.cli.options import TableChoices
 from widelimit.cli.schema import Schema
-from widelimit.compute import memory
 from widelimit.shapes import Float
 
 
@@ -67,7 +67,9 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
 
 
 def refuse_contradictions(choices: TableChoices) -> None:
-    """Refuse choices that give one column two roles."""
+    """Refuse choices without a target, or that give one column two roles."""
+    if not choices.target:
+        raise ValueError("Missing option '--target'. Name the column to predict.")
     roles = {"--drop": choices.drop, "--categorical": choices.categorical, "--ordered": list(choices.ranks)}
     for (one, names), (other, others) in itertools.combinations(roles.items(), 2):
         for name in names:

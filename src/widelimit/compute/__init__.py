@@ -1,3 +1,1 @@
 """Only this package allocates and factorises n x n arrays. It knows nothing of networks."""
-
-from widelimit import memory as memory

@@ -16,7 +16,8 @@ from typing import NamedTuple, final
 import numpy as np
 import scipy.linalg
 
-from widelimit.compute import memory, threads
+from widelimit import memory
+from widelimit.compute import threads
 from widelimit.compute.linalg import EPS
 from widelimit.compute.operators import Operator
 

@@ -13,7 +13,8 @@ from typing import final
 import numpy as np
 import scipy.linalg
 
-from widelimit.compute import memory, packed_cholesky, threads
+from widelimit import memory
+from widelimit.compute import packed_cholesky, threads
 from widelimit.progress import Report, no_progress
 
 EPS = float(np.finfo(np.float64).eps)
@@ -248,10 +249,16 @@ def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
 
 
 def square_root(covariance: np.ndarray, error: float) -> np.ndarray:
-    """Find R with R R^T = covariance, (m, m); eigenvalues within `error` of 0 are 0. Raises: as `non_negative`."""
+    """Find R with R R^T = covariance, (m, m), whose variances it has even where eigenvalues are within `error` of 0.
+
+    Raises: as `non_negative`.
+    """
     with threads.limit_decomposition(len(covariance)):
         values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
-    return np.asarray(vectors * np.sqrt(non_negative(values, np.full_like(values, error))))
+    non_negative(values, np.full_like(values, error))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    variance, found = np.diagonal(covariance), np.einsum("ij,ij->i", root, root)
+    return np.asarray(root * np.sqrt(np.divide(variance, found, out=np.zeros_like(found), where=found > 0))[:, None])
 
 
 def gaussian_draws(mean: np.ndarray, covariance: np.ndarray, error: float, count: int, seed: int) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
-from widelimit.compute import linalg, memory, threads, tiles
+from widelimit import memory
+from widelimit.compute import linalg, threads, tiles
 from widelimit.compute.tiles import PairKernel
 from widelimit.progress import KERNEL, Report, no_progress
 

@@ -12,7 +12,8 @@ from typing import final
 
 import numpy as np
 
-from widelimit.compute import memory, packed_cholesky, threads
+from widelimit import memory
+from widelimit.compute import packed_cholesky, threads
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.operators import RowBlock
 from widelimit.progress import Report, no_progress

@@ -25,6 +25,21 @@ class PairKernel(abc.ABC):
         """Return True if `encode` may be compiled, as it calls no user's function that is written for NumPy."""
         return all(part.traceable for part in self.parts)
 
+    @property
+    def eager(self) -> bool:
+        """Return True if values are computed at once, by machine code of the kernel's own: JAX cannot trace them."""
+        return any(part.eager for part in self.parts)
+
+    @property
+    def largest_tile(self) -> int:
+        """Return the rows of a tile at most, where a pair takes long."""
+        return min((part.largest_tile for part in self.parts), default=plan.LARGEST)
+
+    @property
+    def quick(self) -> bool:
+        """Return True if XLA's older emitters, which compile in half of the time, make no slower program of a tile."""
+        return False
+
     def numbers_per_input(self, d: int) -> int:
         """Return the numbers that `encode` makes of an input with d features: plans and refusals follow from it."""
         return sum(part.numbers_per_input(d) for part in self.parts) or d + plan.BESIDE

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from widelimit.compute import memory
+from widelimit import memory
 
 BUDGET = 256 * 2**20
 """Bytes that a Gram matrix may need beyond itself."""
@@ -83,19 +83,27 @@ def tile_edge(longest: int) -> int:
 
 
 def tile_plan(
-    n: int, m: int, per_input: int, dtype: Any, *, symmetric: bool, budget: float, per_pair: int = 1
+    n: int,
+    m: int,
+    per_input: int,
+    dtype: Any,
+    *,
+    symmetric: bool,
+    budget: float,
+    per_pair: int = 1,
+    largest: int = LARGEST,
 ) -> TilePlan:
     """Make the plan of an (n, m) matrix.
 
-    Tiles have LARGEST rows, fewer for a small matrix (half of it, as a power of two, so that there is work for two) and
-    for a small budget: bytes of everything but the matrix. A quarter of it is for features, which are computed again
-    where not all fit. per_input and per_pair are `PairKernel.numbers_per_input` and `PairKernel.numbers_per_pair`; if
-    `symmetric`, only the tiles on and below the diagonal are computed.
+    Tiles have `largest` rows, fewer for a small matrix (half of it, as a power of two, so that there is work for two)
+    and for a small budget: bytes of everything but the matrix. A quarter of it is for features, which are computed
+    again where not all fit. per_input and per_pair are `PairKernel.numbers_per_input` and
+    `PairKernel.numbers_per_pair`; if `symmetric`, only the tiles on and below the diagonal are computed.
 
     Raises: MemoryError: the budget is too small for one tile.
     """
     size = np.dtype(dtype).itemsize
-    edge = tile_edge(max(n, m))
+    edge = min(tile_edge(max(n, m)), largest)
     while edge > SMALLEST and _bytes_needed(edge, per_input, per_pair, size) > budget:
         edge //= 2
     needed = _bytes_needed(edge, per_input, per_pair, size)

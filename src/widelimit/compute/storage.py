@@ -21,10 +21,10 @@ from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
+from widelimit import memory
 from widelimit.compute import tiles
 from widelimit.compute.plan import TilePlan
 from widelimit.fingerprints import sha256
-from widelimit.memory import GIB
 from widelimit.progress import Report
 from widelimit.version import __version__
 from widelimit.writing import atomic_write
@@ -165,7 +165,7 @@ def _require_disk(path: Path, size: float) -> None:
     if size > free:
         raise OSError(
             errno.ENOSPC,
-            f"the tiles that are left need {size / GIB:.3g} GiB and {free / GIB:.3g} GiB are free on the disk of "
+            f"the tiles that are left need {memory.text(size)} and {memory.text(free)} are free on the disk of "
             f"{path}; free space or choose another place. Nothing was computed",
         )
 

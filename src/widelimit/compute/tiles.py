@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit import memory
 from widelimit.arithmetic import arithmetic, lenient, outside
 from widelimit.compute.pair_kernel import Features
 from widelimit.compute.pair_kernel import PairKernel as PairKernel
@@ -46,48 +47,44 @@ def _patch_at(patches: Features, index: jax.Array | int) -> Features:
     return jax.tree.map(lambda leaf: leaf[index], patches)
 
 
-def _of_patches(kernel: PairKernel, x: Features, y: Features, *, same: bool | jax.Array = False) -> jax.Array:
-    """Compute the kernel of two patches."""
+@jax.jit
+def _of_patches(kernel: PairKernel, x: Features, y: Features, same: jax.Array) -> jax.Array:
+    """Compute the kernel of two patches. Its own `jit` is traced once for the shape of the result and the loop."""
     x, y = jax.tree.map(lambda leaf: leaf if leaf.ndim <= POINTS else jnp.moveaxis(leaf, -1, 0), (x, y))
     return kernel.pairwise(x, y, same=same)
 
 
-def _without_fusion(always: jax.Array, function: Callable[..., jax.Array], *arguments: Features) -> jax.Array:
-    """Call function(*arguments) in a branch that is always taken, so that XLA does not fuse it with the code around.
-
-    XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which then takes five times as long; it
-    does not fuse across a branch (and drops `optimization_barrier` before it fuses).
-    """
-    form = jax.eval_shape(function, *arguments)
-    return jnp.asarray(jax.lax.cond(always, function, lambda *_: jnp.zeros(form.shape, form.dtype), *arguments))
-
-
 # Twice the width of vectors that XLA takes automatically: with AVX-512 a tile takes half the time, without it the same.
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
-# Halves the time to compile; the program is slower where it computes much, which encoding does not.
+# Halves the time to compile; of long sums of products the program computes parts again, which takes twice as long.
 _QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
-@partial(jax.jit, compiler_options=_WIDE)
 def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count: int, same: bool) -> jax.Array:
     """Put the patches (s, t) of `pairs` (P, 2), the first `count` of them, in their places; with `same`, x is y.
 
     Other patches are 0; the triangles of a patch with itself may differ by rounding, its diagonal is meaningless.
     """
-    form = jax.eval_shape(_of_patches, kernel, _patch_at(x, 0), _patch_at(y, 0))
+    form = jax.eval_shape(_of_patches, kernel, _patch_at(x, 0), _patch_at(y, 0), jnp.asarray(same))
     rows, columns = form.shape
     shape = (rows * len(jax.tree.leaves(x)[0]), columns * len(jax.tree.leaves(y)[0]))
 
-    def values(u: Features, v: Features, itself: jax.Array) -> jax.Array:
-        return _of_patches(kernel, u, v, same=itself)
+    def nothing(*_: Any) -> jax.Array:
+        return jnp.zeros((rows, columns), form.dtype)
 
     def step(k: int, out: jax.Array) -> jax.Array:
         s, t = pairs[k]
-        patch = _without_fusion(jnp.less(k, count), values, _patch_at(x, s), _patch_at(y, t), same & (s == t))
+        # The branch is always taken. XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which
+        # then takes five times as long; it does not fuse across a branch (and drops `optimization_barrier` before).
+        given = _patch_at(x, s), _patch_at(y, t), same & (s == t)
+        patch = jax.lax.cond(jnp.less(k, count), _of_patches, nothing, kernel, *given)
         return jax.lax.dynamic_update_slice(out, patch, (s * rows, t * columns))
 
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
 
+
+_tiles = {quick: jax.jit(_tile, compiler_options=_WIDE | (_QUICK if quick else {})) for quick in (False, True)}
+"""Compiled for `PairKernel.quick` kernels, and for others."""
 
 _whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))
 _diagonal = jax.jit(lambda kernel, x: kernel.diagonal(x))
@@ -141,7 +138,11 @@ def _patches(rows: int) -> int:
 
 
 def _encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:
-    """Encode the rows X, at most `rows` of them, as a block of that many."""
+    """Encode the rows X, at most `rows` of them, as a block of that many; of an eager kernel, as they are."""
+    if kernel.eager:
+        with arithmetic(X.dtype == np.float64):
+            features = kernel.encode(jnp.asarray(X))
+            return EncodedBlock(features, np.asarray(kernel.diagonal(features)), len(X))
     filled = np.resize(X, (rows, X.shape[1]))
     with arithmetic(X.dtype == np.float64):
         if kernel.traceable:
@@ -172,7 +173,7 @@ def _compile_ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype
 
     def run() -> None:
         with arithmetic(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
-            _tile(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
+            _tiles[kernel.quick](kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
 
     thread = Thread(target=run)  # no daemon: Python waits for it at exit, where XLA would crash
     thread.start()
@@ -185,6 +186,9 @@ def _patch(block: EncodedBlock) -> int:
 
 def _tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
     """Compute the tile of two blocks of rows: (rows of x that count, rows of y that count)."""
+    if kernel.eager:
+        tile = np.array(kernel.pairwise(x.patches, y.patches, same=x is y))
+        return _symmetric(tile, x.diagonal) if x is y else tile
     if x is y:
         return _square(kernel, x)
     used = [-(-block.used // _patch(block)) for block in (x, y)]
@@ -195,7 +199,7 @@ def _tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray
 def _compute_pairs(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock, pairs: Pairs, *, same: bool) -> np.ndarray:
     filled = np.zeros((len(x.diagonal) // _patch(x) * (len(y.diagonal) // _patch(y)), 2), np.int32)
     filled[: len(pairs)] = pairs
-    return np.asarray(_tile(kernel, x.patches, y.patches, filled, len(pairs), same))
+    return np.asarray(_tiles[kernel.quick](kernel, x.patches, y.patches, filled, len(pairs), same))
 
 
 def _square(kernel: PairKernel, x: EncodedBlock) -> np.ndarray:
@@ -210,6 +214,12 @@ def _square(kernel: PairKernel, x: EncodedBlock) -> np.ndarray:
         mirror(tile[below, here], tile[here, below])
     np.fill_diagonal(tile, x.diagonal)
     return np.asarray(tile[: x.used, : x.used])
+
+
+def _symmetric(tile: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
+    """Return the lower triangle of a tile, mirrored, around this diagonal."""
+    lower = np.tril(tile, -1)
+    return np.asarray(lower + lower.T + np.diag(diagonal))
 
 
 def mirror(block: np.ndarray, target: np.ndarray) -> None:
@@ -281,7 +291,10 @@ def plan_of(
     """Make the plan of K(X, Y), (n, m), by the sizes that the kernel states; the usual budget unless one is given."""
     sizes = kernel.numbers_per_input(d), kernel.numbers_per_pair
     limit = usual_budget(*sizes, dtype) if budget is None else budget
-    return tile_plan(n, m, sizes[0], dtype, symmetric=symmetric, budget=limit, per_pair=sizes[1])
+    if kernel.eager and budget is None:  # features are many, and take long to make again
+        limit = max(limit, memory.available() / 4)
+    largest = kernel.largest_tile
+    return tile_plan(n, m, sizes[0], dtype, symmetric=symmetric, budget=limit, per_pair=sizes[1], largest=largest)
 
 
 def gram(kernel: PairKernel, X: np.ndarray, *, report: Report = no_progress) -> np.ndarray:

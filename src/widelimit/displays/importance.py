@@ -13,6 +13,7 @@ from widelimit import validation
 from widelimit.displays import rows
 from widelimit.displays.axes import axes_or_new, figure_of, label
 from widelimit.estimators.base import KernelEstimator
+from widelimit.estimators.settings import scaling
 from widelimit.shapes import Float
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def learned_scales(estimator: Any) -> tuple[list[str], Float[np.ndarray, " d"]]:
             f"estimator: {type(model).__name__} has no learned scales; pass X and y too, for permutation importance."
         )
     check_is_fitted(model)
-    if model.input_scales is None:
+    if scaling(model) is None:
         raise ValueError(
             f'estimator: {type(model).__name__} has one scale for all columns; fit with input_scales="auto", or pass X '
             "and y for permutation importance."

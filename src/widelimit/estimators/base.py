@@ -24,7 +24,6 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Fitted, FittedTraining, HyperparameterChoice, choose, choose_scaled
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters, WideParameters
 from widelimit.estimators.preparation import Inputs
-from widelimit.inference.noise_level import Objective
 from widelimit.messages import list_names
 from widelimit.network_text import read_network
 from widelimit.references import referenced, resolved
@@ -49,8 +48,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Fit to rows X (n, d), and targets of a regressor, (n,) or (n, c), or class labels of a classifier, (n,).
 
         Args:
-            X: (n, d) numbers; or a table of pandas, polars or pyarrow, which `widelimit.TableEncoder` makes into
-                numbers where it has other columns, or missing values.
+            X: (n, d) numbers; images (n, height, width, channels), where `network` reads such; or a table of pandas,
+                polars or pyarrow, which `widelimit.TableEncoder` makes into numbers where it has other columns, or
+                missing values.
             y: numbers; or labels, numbers or text.
             sample_weight: (n,), >= 0: weight 2 is the same row twice, so that observation i has the noise
                 noise/sample_weight_i; rows of weight 0 are left out.
@@ -72,13 +72,15 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             weights = self._target_weights(y, weights)
             self._require_room(len(X))
             self.inputs_ = self._normalisation(X, weights)
-            chosen = None if self.input_scales is None else self._choose_scaled(X, y, weights)
+            chosen = None if settings.scaling(self) is None else self._choose_scaled(X, y, weights)
             self._fit_rows(self.inputs_(X), y, weights, chosen)
         validation.sealed(self)
         return self
 
     def _validate_rows(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs and targets, validated; a table's columns are learned first. Raises: TypeError, ValueError."""
+        image = settings.image_of(self.network)
+        X = X if image is None else preparation.image_rows(image, X, self.normalize)
         self.encoder_, rows = encoder.learn_rows(X, sample_weight)
         preparation.refuse_rows(rows)
         validated, y = self._validate(rows, y)
@@ -88,6 +90,9 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _normalisation(self, X: np.ndarray, weights: np.ndarray) -> Inputs:
         """Make the normalisation of these training rows."""
+        image = settings.image_of(self.network)
+        if image is not None:
+            return preparation.image_normalisation(self.normalize, X, weights, image)
         groups = np.arange(X.shape[1]) if self.encoder_ is None else np.array(self.encoder_.input_groups)
         return preparation.normalisation(self.normalize, X, weights, groups)
 
@@ -141,9 +146,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
                 'eigenvectors: leave solver="auto".'
             )
         preparation.input_groups(self.input_groups)
-        if self.input_scales is not None:
-            families = [design.family for design in self._designs()]
-            settings.check_scaled(self.input_scales, families, self.normalize)
+        settings.scaling(self)
         self._check_own_settings()
 
     @abc.abstractmethod
@@ -152,8 +155,11 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _design(self, weight_std: float, bias_std: float) -> Design:
         """Return the network with these scales, as Python's own numbers, which a file gives back unchanged."""
+        kind, depth, activation = self._architecture()
         weight_std, bias_std = validation.plain(weight_std), validation.plain(bias_std)
-        return Design(*self._architecture(), weight_std, bias_std, settings.given_network(self))
+        given = settings.given_network(self)
+        moves = settings.invariance(self.invariance, given)
+        return Design(kind, validation.plain(depth), activation, weight_std, bias_std, given, moves)
 
     def _own_design(self) -> Design:
         """Return the network that the parameters describe."""
@@ -184,22 +190,28 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _choose_scaled(self, X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> HyperparameterChoice | None:
         """Choose hyper-parameters with one scale an input, which the normalisation takes over; None: nothing varies."""
+        groups = np.unique(self._input_groups(X.shape[1])[self.inputs_.kept], return_inverse=True)[1]
+        if self.input_scales == "auto" and not self._learns_scales(int(groups.max()) + 1):
+            return None
         standard, weights = self._search_rows(self.inputs_(X), y, weights)
         columns, names = (X, None) if self.encoder_ is None else encoder.codes(self.encoder_, X)
         leaks.warn(columns, y, standard, names)
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
-        groups = np.unique(self._input_groups(X.shape[1])[self.inputs_.kept], return_inverse=True)[1]
-        data = self._designs(), self.inputs_(X), standard, weights, groups, self._given_noise()
+        data = self._designs(), self.inputs_(X), standard, weights, groups, self._given_noise(), self.hyperparameters
         if self.input_scales == "agop":
-            chosen = choose_by_gradients(*data, self.hyperparameters, bool(self.verbose))
+            chosen = choose_by_gradients(*data, bool(self.verbose))
         else:
-            chosen = choose_scaled(*data, self._objective(), bool(self.verbose), is_classifier(self))
+            chosen = choose_scaled(*data, bool(self.verbose), is_classifier(self))
         assert chosen.input_scales is not None
         self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
         return chosen
+
+    def _learns_scales(self, count: int) -> bool:
+        """Return False where so many scales do more harm than good."""
+        return True
 
     def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return standardised targets, and weights, for a search of the network."""
@@ -208,10 +220,6 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _given_noise(self) -> float | None:
         """Return the noise, or None where it is chosen."""
         return None if isinstance(self.noise, str) else float(self.noise)
-
-    def _objective(self) -> Objective:
-        """Return the objective of scales and noise."""
-        return "leave_one_out" if self.hyperparameters == "leave_one_out" else "marginal_likelihood"
 
     def _set_design(self, design: Design) -> None:
         """Keep what a search chose of the network besides its scales; nothing, if the parameters fix it."""
@@ -267,10 +275,16 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _kernel_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows, validated, as the kernel takes them."""
         check_is_fitted(self)
-        return self.inputs_(self._encoded_rows(X))
+        points = self.inputs_(self._encoded_rows(X))
+        if settings.image_of(self._fitted_with["network"]) is not None:
+            preparation.warn_of_other_pixels(points)
+        return points
 
     def _encoded_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""
+        image = settings.image_of(self._fitted_with["network"])
+        if image is not None:
+            X = preparation.image_rows(image, X, self._fitted_with["normalize"])
         if isinstance(X, encoder.Encoded):
             return X.X
         known, names = self.encoder_, vars(self).get("feature_names_in_")

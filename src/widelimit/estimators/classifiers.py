@@ -18,12 +18,16 @@ from widelimit.estimators.design import Design
 from widelimit.estimators.fitted_classes import FittedClasses, FittedLogistic, LatentClasses
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import SEARCH_ROWS, Fitted, FittedTraining, HyperparameterChoice, search
-from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, estimator
+from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, WideParameters, estimator
 from widelimit.inference.class_probabilities import largest_probability
-from widelimit.inference.dirichlet import DirichletPosterior, most_likely_scale
+from widelimit.inference.dirichlet import ALPHA_EPSILON, DirichletPosterior, most_likely_scale
 from widelimit.inference.expectation_propagation import LogisticPosterior, latent_count, logistic_posterior
 from widelimit.inference.training_set import evenly
 
+LEAST_ALPHA, LARGEST_ALPHA = 1e-100, 1e6
+"""Pseudo-counts: with smaller ones the noise of a label leaves float64's range, and larger ones drown the labels."""
+LABEL_SCALES = 50
+"""Scales that are learned for classes, at most: of as many columns, as of pixels, none stands out."""
 LOGISTIC_ROWS = 400
 """Training rows that the scale of the logistic likelihood is chosen on."""
 
@@ -44,6 +48,9 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
     def _targets(self, y: np.ndarray) -> np.ndarray:
         classes, labels = np.unique(y, return_inverse=True)
         return np.asarray(np.eye(len(classes))[labels])
+
+    def _learns_scales(self, count: int) -> bool:
+        return count <= LABEL_SCALES or isinstance(self, WideParameters)
 
     def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return one-hot labels in one unit for all classes: evidence weighs each by its share of the variance."""
@@ -66,7 +73,12 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         if isinstance(self.alpha_epsilon, str):
             validation.choice("alpha_epsilon", self.alpha_epsilon, ("auto",))
         else:
-            validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, above=0.0)
+            validation.finite_scalar("alpha_epsilon", self.alpha_epsilon, at_least=LEAST_ALPHA, at_most=LARGEST_ALPHA)
+        if self.likelihood != "dirichlet" and self.alpha_epsilon != ALPHA_EPSILON:
+            raise ValueError(
+                f"alpha_epsilon={validation.shown(self.alpha_epsilon)} does not apply to likelihood="
+                f'"{self.likelihood}"; leave it at {ALPHA_EPSILON}, or choose likelihood="dirichlet".'
+            )
         class_weights.refuse_unfit(self.class_weight)
         if self.likelihood == "dirichlet" and self.noise != "auto":
             raise ValueError(

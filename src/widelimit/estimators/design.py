@@ -8,8 +8,10 @@ from typing import Any, Literal, final
 
 from widelimit.architecture.builders import mlp
 from widelimit.architecture.network import Network
+from widelimit.estimators.parameters import Invariance
 from widelimit.inference.coordinates import numbers, searched, with_numbers
 from widelimit.inference.scaled_evidence import AnyFamily, Family, NetworkFamily
+from widelimit.kernels.averaged import averaged
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
 from widelimit.network_text import network_text
@@ -32,6 +34,7 @@ class Design:
     bias_std: float
     given: Network | None = None
     """In the place of the network that the numbers above describe."""
+    invariance: Invariance | None = None
 
     def network(self) -> Network:
         """Make the network."""
@@ -41,7 +44,10 @@ class Design:
 
     def kernel(self) -> Kernel:
         """Make its kernel of this kind."""
-        return KERNELS[self.kind](self.network())
+        kernel = KERNELS[self.kind](self.network())
+        if self.invariance is None:
+            return kernel
+        return averaged(kernel, flips=self.invariance != "shifts", shifts=int(self.invariance != "flips"))
 
     @property
     def family(self) -> AnyFamily:

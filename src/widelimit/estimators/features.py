@@ -14,7 +14,7 @@ from widelimit import validation
 from widelimit.estimators import preparation
 from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.parameters import NetworkParameters, about, estimator
-from widelimit.estimators.settings import given_network
+from widelimit.estimators.settings import given_network, image_of
 from widelimit.inference.nystrom import nystrom
 
 
@@ -45,8 +45,13 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkPara
         count = validation.integer("n_components", self.n_components, at_least=1)
         preparation.check_choices(self)
         preparation.refuse_random_state(self.random_state)
-        X = preparation.validate_rows(self, X, reset=True)
-        inputs = preparation.normalisation(self.normalize, X, np.ones(len(X)), np.arange(X.shape[1]))
+        image, self._network = image_of(self.network), self.network
+        X = preparation.validate_rows(self, self._rows(X), reset=True)
+        ones = np.ones(len(X))
+        if image is None:
+            inputs = preparation.normalisation(self.normalize, X, ones, np.arange(X.shape[1]))
+        else:
+            inputs = preparation.image_normalisation(self.normalize, X, ones, image)
         count = min(count, len(X))
         rows = check_random_state(self.random_state).permutation(len(X))[:count]
         numbers = self.depth, self.activation, self.weight_std, self.bias_std
@@ -57,7 +62,12 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkPara
         self._n_features_out = count
         return self
 
+    def _rows(self, X: Any) -> Any:
+        """Return images as rows, where the network of the fit reads images."""
+        image = image_of(vars(self).get("_network"))
+        return X if image is None else preparation.image_rows(image, X, self.normalize)
+
     def transform(self, X: Any) -> np.ndarray:
         """Compute phi(X), (m, k), the feature of the largest eigenvalue first."""
         check_is_fitted(self)
-        return self._map(self.inputs_(preparation.validate_rows(self, X, reset=False)))
+        return self._map(self.inputs_(preparation.validate_rows(self, self._rows(X), reset=False)))

@@ -98,7 +98,7 @@ def fit_outputs(
     rows, kernel = distinct_rows(training.X, y, training.weights), training.design.kernel()
     search = NoiseSearch(kernel, training.X[rows.first], rows.weights, objective, noise)
     found = [search.run(model, column) for column in y[rows.first].T]
-    warn_at_bounds(*(each.level for each in found))
+    warn_at_bounds(*(each.level.bound for each in found))
     slopes = np.zeros(y.shape)
     slopes[rows.first] = np.stack([each.slopes for each in found], axis=1)
     factors = np.stack([each.factors for each in found], axis=1)[rows.at]

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 
 from widelimit.shapes import Float, Int
 
@@ -45,8 +44,13 @@ def warn(
 
 def repeating(X: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n c"]) -> Int[np.ndarray, " k"]:
     """Find the columns that are an increasing or decreasing function of an output, to rounding."""
-    ranks = rankdata(X, axis=0), rankdata(y, axis=0)
-    return np.flatnonzero(_correlated(X, y) | _correlated(*ranks))
+    return np.flatnonzero(_correlated(X, y) | _correlated(_ranks(X), _ranks(y)))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return ranks within each column, the mean of theirs for equal values (SciPy's function takes 0.5 s to import)."""
+    found = (np.unique(column, return_inverse=True, return_counts=True)[1:] for column in values.T)
+    return np.column_stack([(np.cumsum(counts) - (counts - 1) / 2)[at] for at, counts in found])
 
 
 def _correlated(X: np.ndarray, y: np.ndarray) -> np.ndarray:

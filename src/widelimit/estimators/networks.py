@@ -20,13 +20,12 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
-from widelimit.inference.input_scales import Search, fit_input_scales, fit_label_scales
+from widelimit.inference.input_scales import ScaledFit, Search, fit_input_scales, fit_label_scales, spread
 from widelimit.inference.left_out import DistinctRows, LeftOutRows, distinct_rows, left_out
-from widelimit.inference.noise_level import FLOOR, NoiseLevel, Objective, left_out_noise, noise_level
+from widelimit.inference.noise_level import FLOOR, Objective, left_out_noise, noise_level
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, posterior
 from widelimit.inference.training_set import check_finite, evenly, expansion
-from widelimit.kernels.network import nngp
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 
@@ -36,6 +35,8 @@ NOISE_ROWS = 4000
 """Training rows that noise and scales are chosen on: eigenvectors, at about 30 times the cost of the fit itself."""
 LEFT_OUT_ROWS = 1000
 """Training rows that are left out after a search with scales of the inputs: eigenvectors."""
+LOUD = 50.0
+"""Noise in units of the function's variance from which a target does not seem to depend on its inputs."""
 TRIALS, TRIALS_EACH, MOST_TRIALS = 40, 20, 400
 """Networks tried in a search, at least, for each of its numbers, and at most."""
 
@@ -53,6 +54,11 @@ class HyperparameterChoice:
     """Factors of the standardised inputs."""
 
 
+def objective_of(hyperparameters: Hyperparameters) -> Objective:
+    """Return the objective of scales and noise."""
+    return "marginal_likelihood" if hyperparameters == "fixed" else hyperparameters
+
+
 def choose(
     design: Design,
     points: np.ndarray,
@@ -65,7 +71,7 @@ def choose(
     """Choose network, noise (unless given) and scales: the most likely ones, of rows spread evenly over a table."""
     distinct = distinct_rows(points, y, weights)
     points, y, weights = points[distinct.first], y[distinct.first], distinct.weights
-    objective: Objective = "marginal_likelihood" if hyperparameters == "fixed" else hyperparameters
+    objective = objective_of(hyperparameters)
     if hyperparameters != "fixed":
         design = choose_design(design, points, y, weights, noise, objective)
     if noise is not None and objective == "marginal_likelihood":
@@ -75,7 +81,7 @@ def choose(
         report("noise", 0, 0)
         gram = np.asarray(design.kernel().gram(points[rows]))
         found = noise_level(gram, y[rows], weights[rows], objective=objective, noise=noise)
-    warn_at_bounds(found)
+    warn_at_bounds(found.bound)
     return HyperparameterChoice(design, found.noise, found.scale)
 
 
@@ -94,9 +100,8 @@ def choose_design(
     return search(design, score)
 
 
-def warn_at_bounds(*levels: NoiseLevel) -> None:
-    """Warn in plain words of a noise at an end of those that were tried."""
-    ends = {level.bound for level in levels}
+def warn_at_bounds(*ends: str) -> None:
+    """Warn in plain words of a noise at the "lower" or "upper" end of those that were tried."""
     if "lower" in ends:
         warnings.warn(
             "the search ended at a bound of noise: the smallest that arithmetic can distinguish from 0. The targets "
@@ -105,8 +110,8 @@ def warn_at_bounds(*levels: NoiseLevel) -> None:
         )
     if "upper" in ends:
         warnings.warn(
-            "the search ended at a bound of noise: 100 times the variance of the function. The targets do not seem to "
-            "depend on X, and predictions are near their mean.",
+            "the search ended at a bound of noise: at least 50 times the variance of the function. The targets do not "
+            "seem to depend on X, and predictions are near their mean.",
             stacklevel=7,
         )
 
@@ -118,31 +123,50 @@ def choose_scaled(
     weights: np.ndarray,
     groups: np.ndarray,
     noise: float | None,
-    objective: Objective,
+    hyperparameters: Hyperparameters,
     verbose: bool,
     labels: bool = False,
 ) -> HyperparameterChoice:
     """Choose one of these networks, and one scale a group of inputs, for standardised targets, or labels of classes."""
-    search = Search(points, y, weights, groups, objective, noise)
+    distinct = distinct_rows(points, y, weights)
+    unit = float(np.median(distinct.weights))  # a row of it counts as one, whatever the unit of weights
+    fixed = hyperparameters == "fixed"
+    search = Search(
+        *(points, y, weights / unit, groups, objective_of(hyperparameters)),
+        noise=None if noise is None else noise / unit,
+        numbers=tuple(designs[0].values[name] for name in designs[0].family.numbers) if fixed else None,
+        spread=spread(len(distinct.first), groups),
+    )
     with progress_bar(verbose) as report:
         found = (fit_label_scales if labels else fit_input_scales)(
             search, [design.family for design in designs], progress=report
         )
-    design = next(design for design in designs if design.family == found.family).changed(found.values)
+    design = next(design for design in designs if design.family == found.family)
+    design = design if fixed else design.changed(found.values)
+    prior = found.amplitude * np.asarray(design.kernel().diag(points * found.scales))
     # Below this the matrix is singular to rounding, and no noise differs from another.
-    largest = found.amplitude * float(np.max(design.kernel().diag(points * found.scales)))
-    floor = FLOOR * linalg.rounding(len(points), largest)
-    bounds = (*found.at_bounds, "noise") if noise is None and found.noise < floor else found.at_bounds
-    if bounds and not labels:  # of one-hot labels evidence is a means only
-        warnings.warn(
-            f"the search ended at a bound of {', '.join(dict.fromkeys(bounds))}: the rows do not determine it, or it "
-            f"is beyond the bound (as a noise of 0).",
-            stacklevel=6,
-        )
-    chosen = max(found.noise, floor) if noise is None else noise
+    floor = FLOOR * linalg.rounding(len(points), float(prior.max()))
+    if not labels:  # of one-hot labels evidence is a means only
+        _warn_of_scaled(found, floor, float(prior.mean()), searched=noise is None)
+    ratio = (unit * max(found.noise, floor) if noise is None else noise) / found.amplitude
     scale = np.full(y.shape[1], math.sqrt(found.amplitude))
-    choice = HyperparameterChoice(design, chosen / found.amplitude, scale, found.scales)
+    choice = HyperparameterChoice(design, ratio, scale, found.scales)
     return choice if labels or noise is not None else _widened(choice, points * found.scales, y, weights)
+
+
+def _warn_of_scaled(found: ScaledFit, floor: float, variance: float, *, searched: bool) -> None:
+    """Warn of numbers at their bounds; of a noise that was searched if it is below the floor or drowns the function."""
+    if searched and (found.noise < floor or "noise" in found.at_bounds):
+        warn_at_bounds("lower")
+    elif searched and found.noise > LOUD * variance:
+        warn_at_bounds("upper")
+    ends = [name for name in found.at_bounds if name != "noise"]
+    if ends:
+        warnings.warn(
+            f"the search ended at a bound of {', '.join(ends)}: the rows do not determine it, or it is beyond the "
+            "bound.",
+            stacklevel=7,
+        )
 
 
 def _widened(
@@ -211,7 +235,7 @@ class FittedTraining:
         """Compute the flow on some targets, where the fit is not a linear system."""
         with progress_bar(self.verbose and len(y) > LONG) as report:
             report("eigenvectors", 0, 0)
-            prior = nngp(self.design.network()) if self.ensemble else None
+            prior = replace(self.design, kind="nngp").kernel() if self.ensemble else None
             kernel = self.design.kernel()
             return stopped_flow(kernel, self.X, y, time=self.time, noise=noise, weights=weights, prior=prior)
 

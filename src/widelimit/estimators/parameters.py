@@ -19,10 +19,11 @@ Architecture = Literal["auto", "nngp", "ntk"]
 NoiseModel = Literal["constant", "per_output", "input", "student_t"]
 Likelihood = Literal["dirichlet", "least_squares", "logistic"]
 Normalize = Literal["standardize", "sphere"]
+Invariance = Literal["flips", "shifts", "flips_and_shifts"]
 C = TypeVar("C", bound=type)
 REPLACED = ("depth", "activation", "weight_std", "bias_std")
 """Parameters that a network replaces."""
-LATER = ("network", "input_scales", "input_groups", "output_scale", "noise_model", "class_weight")
+LATER = ("network", "input_scales", "input_groups", "output_scale", "noise_model", "class_weight", "invariance")
 """Parameters that an older file of a model may lack: they get its default, and a given noise the scale 1."""
 WIDTH = 116
 """Columns of a docstring's line."""
@@ -75,9 +76,9 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default="auto",
         metadata=about(
             "Variance of the noise beside K, or auto: y = mean + scale (f + e), f ~ GP(0, K), var e = noise.",
-            "Their scale is fitted (`output_scale`), and no mean depends on it. With output_scale=1, and "
-            'with input_scales="auto", which learns the size of K too, a number is in units of the variance of the '
-            'target. "auto": noise and one scale for each output by marginal (or leave-one-out) likelihood, above 4000 '
+            "Their scale is fitted (`output_scale`), and no mean depends on it. With output_scale=1, and in "
+            "WideRegressor, which learns the size of K too, a number is in units of the variance of the target. "
+            '"auto": noise and one scale for each output by marginal (or leave-one-out) likelihood, above 4000 '
             "rows of 4000 of them, evenly spread. The Dirichlet and logistic likelihoods of classes have a noise of "
             "their own.",
         ),
@@ -91,11 +92,12 @@ class KernelParameters(NetworkParameters, abc.ABC):
         ),
     )
     input_scales: InputScales | None = field(
-        default=None,
+        default="auto",
         metadata=about(
-            "Scale of each input; auto: by likelihood, with all other scales and the noise; agop: by gradients.",
-            '"auto" is for erf, relu, rbf and a `network`; "agop", the average gradient outer product of what is '
-            "fitted, for any activation. Both need standardised inputs; None: every column counts the same.",
+            "Scale of each input; auto: by likelihood, with amplitude and noise; agop: by gradients.",
+            '"auto" is for standardised inputs of erf, relu and rbf, where network, noise and output_scale are not '
+            "given, and for classes with at most 50 scales; else, and with None, every column counts the same. "
+            '"agop", the average gradient outer product of what is fitted, takes any activation.',
             choices=(*get_args(InputScales), None),
         ),
     )
@@ -106,12 +108,21 @@ class KernelParameters(NetworkParameters, abc.ABC):
             "(d,) integers, or None: columns of one number share a learned scale, as those of one category should.",
         ),
     )
+    invariance: Invariance | None = field(
+        default=None,
+        metadata=about(
+            "Moves of an image that change little: the kernel is averaged over them.",
+            'Of a `network` of images: "flips", mirror images; "shifts", by up to one site; "flips_and_shifts". A pair '
+            "costs 2 or 4, 81, and 324 kernels (`widelimit.averaged`).",
+            choices=(*get_args(Invariance), None),
+        ),
+    )
     hyperparameters: Hyperparameters = field(
         default="fixed",
         metadata=about(
             "Objective of the choice of scales and noise.",
-            '"marginal_likelihood" or "leave_one_out": weight_std and bias_std, or the numbers of `network`, are '
-            "searched too.",
+            '"fixed": weight_std and bias_std, or the numbers of `network`, are as given; "marginal_likelihood" or '
+            '"leave_one_out": they are searched too.',
             choices=get_args(Hyperparameters),
         ),
     )

@@ -87,6 +87,10 @@ def restore_model(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Kern
     known = cls().get_params(deep=False)
     if not set(known) - set(LATER) <= set(parameters) <= set(known):
         raise ValueError("other parameters than the class has")
+    if "input_scales" not in parameters:
+        parameters = {"input_scales": None, **parameters}  # of 0.1.0, which learned none
+    if parameters.get("likelihood", "dirichlet") != "dirichlet":  # an older version took one that did nothing
+        parameters = {**parameters, "alpha_epsilon": known["alpha_epsilon"]}
     if "output_scale" in set(known) - set(parameters):
         scale = "auto" if parameters["noise"] == "auto" or parameters.get("input_scales") else 1.0
         parameters = {"output_scale": scale, **parameters}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -11,8 +13,9 @@ from typing import Any, final
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from widelimit import validation
-from widelimit.compute import linalg, memory
+from widelimit import memory, validation
+from widelimit.architecture.inputs import Image
+from widelimit.compute import linalg
 from widelimit.estimators import casting
 from widelimit.estimators.parameters import NetworkParameters
 from widelimit.inference.outputs import constant
@@ -100,6 +103,42 @@ def normalisation(
     return Inputs(mean, scale, normalize == "sphere")
 
 
+def image_normalisation(
+    normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"], image: Image
+) -> Inputs:
+    """Make the normalisation of training images: the pixels of a channel share mean and scale, and none is left out."""
+    channels, sites = image.shape[-1], math.prod(image.sites)
+    if normalize is None:
+        return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
+    mean, scale = mean_and_scale(X.reshape(-1, channels), np.repeat(weights, sites))
+    return Inputs(np.tile(mean, sites), np.tile(np.where(scale > 0, scale, 1.0), sites), normalize == "sphere")
+
+
+def image_rows(image: Image, X: Any, normalize: str | None) -> Any:
+    """Return images as rows of numbers; of bytes too, as a normalisation scales them. Raises: TypeError, ValueError."""
+    casting.refuse_uncastable("X", X)
+    if X is None or type(X).__module__.startswith("scipy.sparse"):
+        return X
+    array = np.asarray(X)
+    bytes_stay = normalize is None and array.dtype == np.uint8
+    return image.rows("X", array.astype(np.float64) if array.dtype.kind in "fiub" and not bytes_stay else array)
+
+
+OTHER = 50
+"""Standardised pixels that vary by this factor more, or less, are in another unit: 255 is that of bytes."""
+
+
+def warn_of_other_pixels(points: Float[np.ndarray, "n d"]) -> None:
+    """Warn of new images, standardised as those of the fit, whose pixels vary far more or less."""
+    spread = float(points.std())
+    if spread > OTHER or 0 < spread < 1 / OTHER:
+        warnings.warn(
+            f"the pixels of the new images vary {spread:.2g} times as much as those of the fit: one of them is in "
+            f"another unit, it seems (bytes, 0 to 255, or numbers from 0 to 1). Pass both in the same.",
+            stacklevel=4,
+        )
+
+
 def mean_and_scale(
     values: Float[np.ndarray, "n c"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
@@ -173,6 +212,11 @@ def refuse_rows(value: Any) -> None:
         return
     if array.ndim == 2 and not len(array):
         raise ValueError(f"X is empty: shape {array.shape}, 0 sample(s); at least one row is needed.")
+    if array.ndim == 4:
+        raise ValueError(
+            f"X has shape {array.shape}, as images have, and the estimator has no network that reads them: pass "
+            f"network=wl.convnet(inputs=wl.Image{array.shape[1:]}), or rows: X must have shape (n, d)."
+        )
     if array.ndim != 2:
         raise ValueError(
             f"X must have shape (n, d), got shape {array.shape}. Reshape your data: X[:, None] for n points of one "

@@ -12,11 +12,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
 from widelimit.compute import linalg, threads
-from widelimit.estimators import fitted_outputs, preparation
+from widelimit.estimators import fitted_outputs, preparation, settings
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, HyperparameterChoice, choose_design
+from widelimit.estimators.networks import Fitted, HyperparameterChoice, choose_design, objective_of
 from widelimit.estimators.parameters import EnsembleParameters, RegressorParameters, estimator
 from widelimit.inference import intervals
 from widelimit.inference.left_out import LeftOutRows
@@ -62,16 +62,16 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
     ) -> tuple[FittedOutputs, np.ndarray]:
         """Fit every output with noise of its own, and set what undoes the standardisation."""
         standard, self.y_mean_, deviation = self._standardise(y, weights)
-        given = self._given_noise()
+        given, objective = self._given_noise(), objective_of(self.hyperparameters)
         if chosen:
             design, given = chosen.design, None if given is None else chosen.noise
         else:
             design = self._own_design()
         if self.hyperparameters != "fixed" and chosen is None and standard.any():
             rows = self._search_rows(points, y, weights)
-            design = choose_design(design, points, *rows, given, self._objective())
+            design = choose_design(design, points, *rows, given, objective)
         training = self._training(design, points, weights)
-        fitted, scale = fitted_outputs.fit_outputs(training, standard, self.noise_model, self._objective(), given)
+        fitted, scale = fitted_outputs.fit_outputs(training, standard, self.noise_model, objective, given)
         self.y_scale_ = deviation * scale
         return fitted, scale
 
@@ -104,9 +104,10 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
                 raise ValueError(f'output_scale must be a number > 0 or "auto", got {validation.shown(value)}.')
         else:
             validation.finite_scalar("output_scale", value, above=0.0)
-            if self.input_scales is not None:
+            if settings.scaling(self) is not None:
                 raise ValueError(
-                    f'input_scales="auto" learns the scale of the output too; leave output_scale="auto", got {value!r}.'
+                    f"input_scales={self.input_scales!r} learns the scale of the output too; leave "
+                    f'output_scale="auto", got {value!r}.'
                 )
 
     def _check_noise_model(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, get_args
 
 import jax
@@ -10,10 +9,19 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
+from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network
 from widelimit.estimators import model_state
-from widelimit.estimators.parameters import REPLACED, NetworkParameters, by_name
-from widelimit.inference.scaled_evidence import Activation, AnyFamily, Family
+from widelimit.estimators.parameters import (
+    REPLACED,
+    InputScales,
+    Invariance,
+    KernelParameters,
+    NetworkParameters,
+    WideParameters,
+    by_name,
+)
+from widelimit.inference.scaled_evidence import Activation
 
 
 def given_network(estimator: NetworkParameters) -> Network | None:
@@ -31,11 +39,6 @@ def given_network(estimator: NetworkParameters) -> Network | None:
             f"network must be a network, as wl.network(...) and wl.mlp(...) make it, or None; got "
             f"{validation.shown(net)}. wl.read_network makes one of a text."
         )
-    if net.inputs.sites:
-        raise ValueError(
-            f"network reads images, {net.inputs!r}, whose columns an estimator would scale one by one, and leave out "
-            f"where they are constant; compute with its kernel: wl.posterior(wl.nngp(network), X, y, noise=...)."
-        )
     for name in REPLACED:
         value, usual = validation.plain(getattr(estimator, name)), by_name(type(estimator))[name].default
         if not isinstance(value, int | float | str) or value != usual:
@@ -47,27 +50,52 @@ def given_network(estimator: NetworkParameters) -> Network | None:
     return own
 
 
+def image_of(net: Any) -> Image | None:
+    """Return the images that a network reads; None: it reads rows, or is none."""
+    return net.inputs if isinstance(net, Network) and isinstance(net.inputs, Image) else None
+
+
+def invariance(value: Any, net: Network | None) -> Any:
+    """Return the moves of images over which a kernel is averaged. Raises: TypeError, ValueError: none; no images."""
+    validation.choice("invariance", value, (*get_args(Invariance), None))
+    if value is not None and image_of(net) is None:
+        raise ValueError(
+            f"invariance={value!r} moves images, and the estimator has no network that reads them: pass network="
+            f"wl.convnet(inputs=wl.Image(height, width, channels)), or leave it at None."
+        )
+    return value
+
+
 def require_same_tree(net: Network, given: Network) -> None:
     """Refuse a network that differs from the one that was given in more than its numbers. Raises: ValueError."""
     if jax.tree.structure(net) != jax.tree.structure(given):  # type: ignore[operator]
         raise ValueError("another network than was given")
 
 
-def check_scaled(input_scales: str, families: Sequence[AnyFamily], normalize: str | None) -> None:
-    """Refuse what a search with input scales does not know. Raises: ValueError."""
-    if normalize != "standardize":
+def scaling(estimator: KernelParameters) -> InputScales | None:
+    """Return how scales of the inputs are learned, or None: "auto" changes nothing that is given.
+
+    It needs standardised columns, a kernel that it knows (through a tree of layers it is slow), and a noise and a scale
+    of the output that are searched. Estimators that choose their network know no other way.
+
+    Raises: ValueError: other columns than are scaled.
+    """
+    how, normalize = estimator.input_scales, estimator.normalize
+    if how == "auto" and not isinstance(estimator, WideParameters):
+        named = isinstance(estimator.activation, str) and estimator.activation in get_args(Activation)
+        free = all(isinstance(getattr(estimator, name, "auto"), str) for name in ("noise", "output_scale"))
+        return how if named and free and estimator.network is None and normalize == "standardize" else None
+    if how is not None and normalize != "standardize":
         raise ValueError(
-            f'input_scales={input_scales!r} scales standardised columns: it needs normalize="standardize", got '
-            f"{normalize!r}. On the sphere, or for columns as they are, leave input_scales=None."
+            f'input_scales={how!r} scales standardised columns: it needs normalize="standardize", got {normalize!r}. '
+            "On the sphere, or for columns as they are, fit NNGPRegressor or NTKRegressor with input_scales=None."
         )
-    for family in families:
-        named = isinstance(family, Family) and family.activation
-        if input_scales == "auto" and named is not False and named not in get_args(Activation):
-            raise ValueError(
-                'input_scales="auto" searches with activation="erf", "relu" or "rbf", got '
-                f'{validation.shown(named)}. For others choose input_scales="agop" (scales by the '
-                "gradients of what is fitted) or None."
-            )
+    if how is not None and image_of(estimator.network) is not None:
+        raise ValueError(
+            f"input_scales={how!r} gives every column a scale, and the pixels of a channel share theirs: for networks "
+            "of images use NNGPClassifier, NTKClassifier or their regressors with input_scales=None."
+        )
+    return how
 
 
 def stored_parameters(given: dict[str, Any]) -> dict[str, Any]:

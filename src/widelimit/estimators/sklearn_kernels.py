@@ -11,9 +11,8 @@ import numpy as np
 from sklearn.gaussian_process.kernels import Hyperparameter
 from sklearn.gaussian_process.kernels import Kernel as ScikitKernel
 
-from widelimit import lossless, validation
+from widelimit import lossless, memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import memory
 from widelimit.inference.coordinates import leaf_builder
 from widelimit.kernels.base import Kernel
 

@@ -5,8 +5,8 @@ from typing import final
 
 import numpy as np
 
-from widelimit import validation
-from widelimit.compute import krylov, linalg, memory, threads
+from widelimit import memory, validation
+from widelimit.compute import krylov, linalg, threads
 from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, check_finite, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float

@@ -7,9 +7,9 @@ from typing import final
 
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.architecture.network import Network
-from widelimit.compute import linalg, memory, threads
+from widelimit.compute import linalg, threads
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.early_stopping import law_covariance, law_variance
 from widelimit.inference.gradient_flow import GradientFlow, closed_form

@@ -21,8 +21,8 @@ import numpy as np
 import scipy.linalg
 from scipy.special import log_expit
 
-from widelimit import validation
-from widelimit.compute import linalg, memory, threads
+from widelimit import memory, validation
+from widelimit.compute import linalg, threads
 from widelimit.inference.training_set import TrainingSet, check_finite, row_blocks, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float, Int

@@ -9,21 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from widelimit import validation
-from widelimit.compute import linalg, memory, threads, tiles
+from widelimit import memory, validation
+from widelimit.compute import linalg, threads, tiles
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
-from widelimit.inference.training_set import Function, difference, evaluate, prediction_like, scalar_kernel
+from widelimit.inference.training_set import Function, difference, evaluate, points_of, prediction_like, scalar_kernel
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
 
-@jax.jit
 def _whiten(kernel: tiles.PairKernel, x: Any, known: Any, whitener: jax.Array) -> jax.Array:
     """Compute K(x, X) W^T, (n, rank)."""
     return jnp.matmul(kernel.pairwise(x, known), whitener.T, precision="highest")
+
+
+_compiled_whiten = jax.jit(_whiten)
 
 
 @final
@@ -56,7 +58,8 @@ class Conditioned(Kernel):
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         features, known = self.kernel.encode(X), self.kernel.encode(jnp.asarray(self.X, X.dtype))
-        return features, _whiten(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
+        whiten = _whiten if self.eager else _compiled_whiten
+        return features, whiten(self.kernel, features, known, jnp.asarray(self.whitener, X.dtype))
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         explained = jnp.matmul(x[1], y[1].T, precision="highest")
@@ -101,7 +104,7 @@ class GaussianProcess:
 
     def rank(self, X: Float[Array, "n d"]) -> int:
         """Return the dimension of the support of f(X): the pivots of K(X, X) above their own rounding, <= n."""
-        return self._root(_inputs("X", X)).rank
+        return self._root(_inputs(self.kernel, "X", X)).rank
 
     def sample(self, X: Float[Array, "n d"], count: int, *, seed: int = 0) -> Float[Array, "count n *c"]:
         """Draw f(X) = m(X) + R z with R R^T = K(X, X), z ~ N(0, 1): (count, n) or (count, n, c).
@@ -118,7 +121,7 @@ class GaussianProcess:
         """
         count = validation.integer("count", count, at_least=1)
         seed = validation.integer("seed", seed, at_least=0)
-        points = _inputs("X", X)
+        points = _inputs(self.kernel, "X", X)
         columns = math.prod(self.outputs)
         memory.require(2 * 8.0 * count * len(points) * columns, f"{count} draws of {len(points)} x {columns} values")
         root = self._root(points)
@@ -139,7 +142,7 @@ class GaussianProcess:
 
         Raises: TypeError, ValueError: bad data; ArithmeticError: the kernel is not positive semi-definite.
         """
-        points = _inputs("X", X)
+        points = _inputs(self.kernel, "X", X)
         residual, exponent = linalg.normalise(
             difference("y - mean(X)", self._targets(y, len(points)), self._mean(points))
         )
@@ -172,7 +175,7 @@ class GaussianProcess:
 
         Raises: TypeError, ValueError: bad data; values that cannot be interpolated, as `posterior`.
         """
-        points = validation.owned(_inputs("X", X))
+        points = validation.owned(_inputs(self.kernel, "X", X))
         prior = self._mean(points)
         residual = difference("y - mean(X)", self._targets(y, len(points)), prior)
         post = posterior(self.kernel, points, residual, noise=noise, solver="cholesky")
@@ -218,5 +221,5 @@ def _rounding(kernel: Kernel, points: np.ndarray, diagonal: np.ndarray) -> np.nd
     return np.asarray(linalg.rounding(len(points), 1.0) * np.abs(diagonal))
 
 
-def _inputs(name: str, X: Any) -> np.ndarray:
-    return np.asarray(validation.points(name, validation.concrete(name, X)), np.float64)
+def _inputs(kernel: Any, name: str, X: Any) -> np.ndarray:
+    return np.asarray(points_of(kernel, name, X), np.float64)

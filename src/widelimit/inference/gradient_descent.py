@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, memory, threads
+from widelimit.compute import linalg, threads
 from widelimit.inference.losses import Loss, SquaredError, resolve
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, array_like, inputs_alone, training_set
 from widelimit.kernels.base import Kernel

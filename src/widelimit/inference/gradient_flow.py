@@ -7,8 +7,8 @@ from typing import Any, Literal, final
 
 import numpy as np
 
-from widelimit import validation
-from widelimit.compute import krylov, linalg, memory, threads
+from widelimit import memory, validation
+from widelimit.compute import krylov, linalg, threads
 from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow

@@ -18,6 +18,7 @@ from widelimit.compute import threads
 from widelimit.inference.coordinates import Layout, LeafBuilder, Space, Values, leaf_builder, parameter, values_by_name
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior, cholesky_posterior, posterior
+from widelimit.inference.training_set import points_of
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
 from widelimit.shapes import Float
@@ -139,7 +140,7 @@ class _Search:
                         best, at = value, z.copy()
                     return value, gradient
             except (ValueError, ArithmeticError):
-                pass
+                pass  # no value here: the search turns back from the wall, and at the start errors are reported
             return wall, np.zeros_like(z)
 
         bounds = scipy.optimize.Bounds(self.space.concatenate("low"), self.space.concatenate("high"))
@@ -301,7 +302,7 @@ def fit_hyperparameters(
         if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a dictionary by the names of parameters, got {validation.shown(value)}.")
     builder, given = _builder(build, start)
-    points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+    points = np.asarray(points_of(nngp(build) if isinstance(build, Network) else build, "X", X), np.float64)
     variance = float(validation.finite_scalar("noise", noise, at_least=0.0))
     if fit_noise and variance > 0:
         given["noise"] = variance

@@ -1,8 +1,8 @@
 """One scale an input is learned, with the variances of the network, amplitude and noise: by evidence, or leave-one-out.
 
 The search maximises the objective of `scaled_evidence` plus the logarithm of a weak prior: the logarithm of every
-scale is N(0, 1.5^2), so that some tens of rows do not decide on as many scales. Inputs and targets are standardised
-beforehand.
+scale is N(0, 1.5^2), narrower for few rows, so that some tens of rows do not decide on as many scales. Inputs and
+targets are standardised beforehand.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ LABEL_ROWS = 800
 """Rows of the last steps by one-hot labels, ..."""
 LABEL_NOISE, LABEL_SPREAD = 0.1, 0.5
 """... the least noise, and the prior's deviation: with less noise a step fits any labels, and scales are chance."""
+PER_SCALE = 10
+"""Rows for each scale from which the prior has its full width; it is narrower, in proportion, for fewer."""
 DIGITS = 12
 """Digits of standardised data in a search: other units, or weights for repeated rows, do not change its path."""
 
@@ -74,6 +76,11 @@ class ScaledFit(NamedTuple):
     """Its coordinates, from which a search goes on."""
 
 
+def spread(rows: int, groups: np.ndarray) -> float:
+    """Return the standard deviation of the logarithm of a scale in the prior, for so many distinct rows."""
+    return float(PRIOR[0]) * min(1.0, rows / (PER_SCALE * (int(groups.max()) + 1)))
+
+
 @final
 @dataclass(frozen=True)
 class Search:
@@ -87,6 +94,8 @@ class Search:
     objective: Objective
     noise: float | None = None
     """Fixed, or None."""
+    numbers: tuple[float, ...] | None = None
+    """Those of the network, fixed; or None."""
     least_noise: float = 0.0
     spread: float = float(PRIOR[0])
     """Standard deviation of the logarithm of a scale, in its prior."""
@@ -114,6 +123,16 @@ class Search:
             own = [math.log(known[name]) + _usual(name, values) - _usual(name, FIRST) for name in family.numbers]
         return np.concatenate([np.full(self.groups.max() + 1, scale), own, others])
 
+    def _bounds(self, family: AnyFamily, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the largest coordinates: equal ones of what is given."""
+        low, high = self.start(LOW, family), self.start(HIGH, family)
+        low[-1] = max(low[-1], math.log(max(self.least_noise, math.exp(LOW[-1]))))
+        if self.numbers is not None:
+            low[count:-2] = high[count:-2] = np.log(np.maximum(self.numbers, math.exp(LOW[-1])))
+        if self.noise is not None:
+            low[-1] = high[-1] = math.log(max(self.noise, math.exp(LOW[-1])))
+        return low, high
+
     def run(self, family: AnyFamily, z: np.ndarray, steps: int) -> ScaledFit:
         """Climb from z by L-BFGS-B, at most so many steps. Raises: ValueError: no value at z."""
         count = int(self.groups.max()) + 1
@@ -121,16 +140,13 @@ class Search:
         spare = rows.X.shape[1] - count
         own = [_usual(name, PRIOR) for name in family.numbers]
         center, spread = self.start(FIRST, family), np.concatenate([np.full(count, self.spread), own, PRIOR[3:]])
-        low, high = self.start(LOW, family), self.start(HIGH, family)
-        low[-1] = max(low[-1], math.log(max(self.least_noise, math.exp(LOW[-1]))))
-        if self.noise is not None:
-            low[-1] = high[-1] = math.log(max(self.noise, math.exp(LOW[-1])))
+        low, high = self._bounds(family, count)
 
         def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
             whole = np.concatenate([z[:count], np.zeros(spare), z[count:]])
             with threads.limit(len(rows.X) ** 3 / 3):
                 value, slope = scaled_evidence.value_and_gradient(family, self.objective, self.X.shape[1], rows, whole)
-            away = (z - center) / spread
+            away = np.where(low < high, z - center, 0.0) / spread
             value, slope = value - away @ away / 2, np.concatenate([slope[:count], slope[count + spare :]])
             if not (math.isfinite(value) and np.isfinite(slope).all()):
                 return math.inf, np.zeros_like(z)
@@ -149,14 +165,12 @@ class Search:
         options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-9}
         bounds = scipy.optimize.Bounds(low, high)
         found = scipy.optimize.minimize(guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return self._fit(family, found.x, -float(found.fun), (found.x == low) | (found.x == high))
+        return self._fit(family, found.x, -float(found.fun), (low < high) & ((found.x == low) | (found.x == high)))
 
     def _fit(self, family: AnyFamily, z: np.ndarray, score: float, bound: np.ndarray) -> ScaledFit:
         count = int(self.groups.max()) + 1
         names = (*family.numbers, "amplitude", "noise")
         ends = tuple(name for name, at in zip(names, bound[count:], strict=True) if at)
-        if self.noise is not None:
-            ends = tuple(name for name in ends if name != "noise")
         *own, amplitude, noise = np.exp(z[count:]).tolist()
         noise = noise if self.noise is None else self.noise
         score -= GROWTH if isinstance(family, Family) and family.activation == "relu" else 0.0

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import gamma
-from scipy.stats import t as student_t
+from scipy.special import gammainccinv, gammaincinv, ndtr, ndtri, stdtrit
 
 from widelimit.shapes import Float
 
@@ -35,11 +33,12 @@ def quantiles(
     if len(mean) > BLOCK:
         parts = (slice(i, i + BLOCK) for i in range(0, len(mean), BLOCK))
         return np.concatenate([quantiles(mean[at], variance[at], noise[at], degrees, levels) for at in parts])
-    law = gamma(degrees / 2, scale=2 / degrees)
-    log_u = np.linspace(np.log(law.ppf(1e-14)), np.log(law.isf(1e-14)), NODES)
-    weight = law.pdf(np.exp(log_u)) * np.exp(log_u)
+    half = degrees / 2
+    low_u, high_u = (float(np.log(inverse(half, 1e-14) / half)) for inverse in (gammaincinv, gammainccinv))
+    log_u = np.linspace(low_u, high_u, NODES)
+    weight = np.exp(half * (log_u - np.exp(log_u) + 1))
     spread = np.sqrt(variance[:, None] + noise[:, None] * np.exp(-log_u))  # (m, nodes)
-    far = 10 * np.sqrt(variance + noise)[:, None] * np.abs(student_t.ppf(levels, degrees)).max() * np.ones(len(levels))
+    far = 10 * np.sqrt(variance + noise)[:, None] * np.abs(stdtrit(degrees, levels)).max() * np.ones(len(levels))
     low, high = -far, far
     for _ in range(HALVINGS):
         middle = (low + high) / 2

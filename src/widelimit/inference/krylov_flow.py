@@ -8,8 +8,8 @@ from typing import final
 
 import numpy as np
 
-from widelimit import validation
-from widelimit.compute import iterative, linalg, memory, operators
+from widelimit import memory, validation
+from widelimit.compute import iterative, linalg, operators
 from widelimit.compute.krylov import STEPS, Lanczos
 from widelimit.inference import solvers
 from widelimit.inference.numerical_flow import Flow

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, final
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, memory, plan, threads
+from widelimit.compute import linalg, plan, threads
 from widelimit.inference.training_set import check_finite
 from widelimit.kernels.standard import FeatureMap, Linear, identity, linear
 from widelimit.shapes import Float

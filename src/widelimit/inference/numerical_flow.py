@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, memory, threads
+from widelimit.compute import linalg, threads
 from widelimit.inference.losses import Loss
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet
 from widelimit.shapes import Float

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import iterative, linalg, memory, threads
+from widelimit.compute import iterative, linalg, threads
 from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
 from widelimit.inference import solvers

@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple, final
 import jax
 import numpy as np
 
-from widelimit.compute import iterative, linalg, memory, operators, packed, plan, preconditioners
+from widelimit import memory
+from widelimit.compute import iterative, linalg, operators, packed, plan, preconditioners
 from widelimit.compute.checkpoints import SolverCheckpoint
 from widelimit.compute.iterative import Iterative, IterativeSolution, System
 from widelimit.compute.operators import Operator, Shifted
@@ -89,7 +90,7 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
     """
     free, itemsize = memory.available(), 4 if precision == "mixed" else 8
     full, half = 8.0 * n * n, itemsize * n * (n + 1) / 2
-    state = f"n = {n}, {memory.gib(free)} free"
+    state = f"n = {n}, {memory.text(free)} free"
     if stored:
         return SolverSettings("cg", "stored", "K(X, X) is given as stored rows")
     if solver == "cg":
@@ -99,11 +100,11 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
     if solver == "auto" and n > DIRECT:
         return _iterative(n, itemsize, f"n^3/3 flops take too long above n = {DIRECT} ({state})")
     if precision == "double" and 2 * full <= free:
-        return SolverSettings("cholesky", "full", f"{state}: the full matrix, {memory.gib(full)}, fits twice")
+        return SolverSettings("cholesky", "full", f"{state}: the full matrix, {memory.text(full)}, fits twice")
     if half + operators.RESERVE <= free or solver == "cholesky":
         dtype = "float32" if precision == "mixed" else "float64"
-        return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {memory.gib(half)}")
-    return _iterative(n, itemsize, f"{state}: one triangle, {memory.gib(half)}, does not fit")
+        return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {memory.text(half)}")
+    return _iterative(n, itemsize, f"{state}: one triangle, {memory.text(half)}, does not fit")
 
 
 def _iterative(n: int, itemsize: int, why: str) -> SolverSettings:

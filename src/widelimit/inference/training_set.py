@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, memory, threads, tiles
+from widelimit.compute import linalg, threads, tiles
 from widelimit.compute.operators import Operator, Recomputed, StoredOperator
 from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel, require_kernel
@@ -50,7 +50,7 @@ class TrainingSet(NamedTuple):
 
     def inputs(self, Z: Any) -> np.ndarray:
         """Return test inputs (m, d) in float64, checked against X."""
-        Z = validation.points("Z", validation.concrete("Z", Z))
+        Z = points_of(self.kernel, "Z", Z)
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)
 
@@ -211,9 +211,15 @@ def scalar_kernel(kernel: Any) -> Kernel:
     return require_kernel(kernel)
 
 
+def points_of(kernel: Any, name: str, X: Any) -> Array:
+    """Return the inputs of a kernel as rows (n, d), not traced. Raises: TypeError, ValueError."""
+    X = validation.concrete(name, X)
+    return kernel.points(name, X) if isinstance(kernel, Kernel | MatrixKernel) else validation.points(name, X)
+
+
 def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
     """Check and copy everything that training needs. Raises: TypeError, ValueError, MemoryError, as `Kernel.gram`."""
-    X = validation.points("X", validation.concrete("X", X))
+    X = points_of(kernel, "X", X)
     memory.require(8.0 * X.size, f"a copy of X, {X.shape[0]} x {X.shape[1]} numbers,")
     X = validation.owned(X, np.float64)
     kernel = kernel.prepared(X) if isinstance(kernel, MatrixKernel) else scalar_kernel(kernel)
@@ -226,7 +232,7 @@ def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
 
 def inputs_alone(kernel: Kernel | MatrixKernel, X: Any) -> TrainingSet:
     """Check inputs that have no targets; y is 0. Raises: as `training_set`."""
-    points = np.asarray(validation.points("X", validation.concrete("X", X)), np.float64)
+    points = np.asarray(points_of(kernel, "X", X), np.float64)
     outputs = kernel.prepared(points).outputs if isinstance(kernel, MatrixKernel) else 1
     return training_set(kernel, points, np.zeros((len(points), outputs)))
 

@@ -25,8 +25,10 @@ class Matrices(tiles.PairKernel, abc.ABC):
         """Return a kernel with the same values at these inputs that costs less there, or itself if there is none."""
         return self
 
-    def _points(self, name: str, X: Any) -> Array:
-        """Return inputs as rows (n, d) of floats; networks of images take these too."""
+    def points(self, name: str, X: Any) -> Array:
+        """Return inputs as rows (n, d) of floats; kernels of networks of images take images too."""
+        for part in self.parts:
+            X = part.points(name, X) if isinstance(part, Matrices) else X
         return validation.points(name, X)
 
     def gram(self, X: Float[Array, "n d"]) -> Float[Array, "n n"]:
@@ -40,7 +42,7 @@ class Matrices(tiles.PairKernel, abc.ABC):
             ValueError: NaN or infinite entries, not two dimensions, no rows or no columns.
             MemoryError: the result does not fit in memory; nothing is allocated then.
         """
-        X = self._points("X", X)
+        X = self.points("X", X)
         if isinstance(X, jax.Array):
             return self._checked(tiles.gram_jax(self.prepared(X), X), X=X)
         self._refuse_traced()
@@ -48,7 +50,7 @@ class Matrices(tiles.PairKernel, abc.ABC):
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m). float32 and float64 give float64. Raises: as `gram`."""
-        X, Y = self._points("X", X), self._points("Y", Y)
+        X, Y = self.points("X", X), self.points("Y", Y)
         validation.same_features("X", X, "Y", Y)
         dtype = np.result_type(X.dtype, Y.dtype)
         if validation.is_jax(X, Y):
@@ -61,7 +63,7 @@ class Matrices(tiles.PairKernel, abc.ABC):
 
     def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
         """Compute K(x_i, x_i): (n, d) -> (n,), at O(n) cost. Raises: as `gram`."""
-        X = self._points("X", X)
+        X = self.points("X", X)
         if isinstance(X, jax.Array):
             return self._checked(tiles.diagonal_jax(self.prepared(X), X), X=X)
         self._refuse_traced()

@@ -7,8 +7,8 @@ from typing import Any, Self, final
 
 import numpy as np
 
-from widelimit import validation
-from widelimit.compute import memory, threads
+from widelimit import memory, validation
+from widelimit.compute import threads
 from widelimit.compute.linalg import EPS
 from widelimit.kernels.base import Kernel, require_kernel
 from widelimit.kernels.standard import ASYMMETRY, symmetric
@@ -31,6 +31,10 @@ class MatrixKernel(abc.ABC):
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
         """Compute K for all pairs of rows of two arrays of inputs."""
 
+    def points(self, name: str, X: Any) -> Array:
+        """Return inputs as rows (n, d) of floats; kernels of networks of images take images too."""
+        return validation.points(name, X)
+
     def prepared(self, *inputs: Float[Array, "n d"]) -> Self:
         """Return the kernel with the data that only inputs determine, or itself if it needs none."""
         return self
@@ -51,7 +55,8 @@ class MatrixKernel(abc.ABC):
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[np.ndarray, "n m c c"]:
         """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m, c, c). Raises: as `gram`."""
-        points = validation.two_blocks(X, Y)
+        x = self.points("X", X)
+        points = validation.two_blocks(x, x if Y is X else self.points("Y", Y))
         kernel = self.prepared(*points)
         shape = (len(points[0]), len(points[1]), kernel.outputs, kernel.outputs)
         memory.require(8.0 * np.prod(shape, dtype=float), f"a {' x '.join(map(str, shape))} kernel")
@@ -62,7 +67,7 @@ class MatrixKernel(abc.ABC):
 
     def diag(self, X: Float[Array, "n d"]) -> Float[np.ndarray, "n c c"]:
         """Compute K(x_i, x_i): (n, d) -> (n, c, c). Raises: as `gram`."""
-        rows = np.asarray(validation.points("X", X))
+        rows = np.asarray(self.points("X", X))
         return np.concatenate([self.gram(row[None])[0] for row in rows])
 
 
@@ -77,6 +82,9 @@ class Separable(MatrixKernel):
     @property
     def outputs(self) -> int:
         return len(self.mixing)
+
+    def points(self, name: str, X: Any) -> Array:
+        return self.kernel.points(name, X)
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
         scalar = self.kernel.gram(X) if X is Y else self.kernel.cross(X, Y)

@@ -114,7 +114,7 @@ def stored_gram(
     validation.path("path", path)
     validation.finite_scalar("budget", budget, above=0.0)
     validation.function("progress", progress, "a function of two numbers")
-    inputs = validation.concrete_points("X", X)
+    inputs = validation.concrete_points("X", k.points("X", X))
 
     def report(_: str, done: float, total: float) -> None:
         progress(int(done), int(total))

@@ -9,7 +9,7 @@ import scipy.linalg
 from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.posterior import posterior
-from widelimit.inference.training_set import inputs_alone, prediction_like, scalar_kernel
+from widelimit.inference.training_set import inputs_alone, points_of, prediction_like, scalar_kernel
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float
@@ -89,9 +89,9 @@ def power_function(k: Kernel, X: Float[Array, "n d"], Z: Float[Array, "m d"]) ->
     Raises:
         TypeError, ValueError: bad inputs; ArithmeticError: the kernel is not positive semi-definite.
     """
-    points = validation.concrete_points("X", X).astype(np.float64, copy=False)
+    points = np.asarray(points_of(k, "X", X), np.float64)
     post = posterior(scalar_kernel(k), points, np.zeros(len(points)))
-    values = validation.concrete_points("Z", Z).astype(np.float64, copy=False)
+    values = np.asarray(points_of(k, "Z", Z), np.float64)
     return prediction_like(np.sqrt(np.asarray(post.variance(values))), Z)
 
 

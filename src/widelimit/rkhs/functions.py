@@ -10,7 +10,7 @@ from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.posterior import posterior
-from widelimit.inference.training_set import prediction_like, scalar_kernel, training_set
+from widelimit.inference.training_set import points_of, prediction_like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 from widelimit.validation import Array
@@ -39,7 +39,7 @@ class Function:
 
     def __post_init__(self) -> None:
         scalar_kernel(self.kernel)
-        centers = validation.concrete_points("centers", self.centers).astype(np.float64, copy=False)
+        centers = np.asarray(points_of(self.kernel, "centers", self.centers), np.float64)
         a = np.asarray(validation.as_finite_floats("coefficients", self.coefficients), np.float64)
         if a.ndim not in (1, 2) or len(a) != len(centers):
             raise ValueError(f"coefficients must have shape ({len(centers)},) or ({len(centers)}, c), got {a.shape}.")
@@ -49,7 +49,7 @@ class Function:
     @linalg.ignore_overflow()
     def __call__(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """f(Z) = K(Z, X) a: (m, d) -> (m,) or (m, c)."""
-        points = validation.concrete_points("Z", Z).astype(np.float64, copy=False)
+        points = np.asarray(points_of(self.kernel, "Z", Z), np.float64)
         return prediction_like(
             threads.product(np.asarray(self.kernel.cross(points, self.centers)), np.asarray(self.coefficients)), Z
         )

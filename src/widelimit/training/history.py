@@ -119,7 +119,7 @@ def recorder(problem: TrainingProblem, probes: Any, kernel_points: Any) -> Recor
     n, d = problem.X.shape
     at = np.zeros((0, d), problem.dtype)
     if probes is not None:
-        at = validation.concrete_points("probes", probes)
+        at = validation.concrete_points("probes", problem.f.points("probes", probes))
         validation.same_features("probes", at, "X", np.asarray(problem.X))
         if at.dtype != problem.dtype:
             raise TypeError(f"probes is {at.dtype} and X is {problem.dtype}; pass probes.astype('{problem.dtype}').")

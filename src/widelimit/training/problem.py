@@ -77,7 +77,8 @@ def training_problem(
             "apply: training draws no masks, and the network has wl.layers.Dropout: it would train another one. Leave "
             "the layer out, or write a loop over net.apply(params, X, key=jax.random.key(step))."
         )
-    points = validation.concrete_points("X", X)
+    rows = net.inputs.rows("X", X) if isinstance(net, Network) else X
+    points = validation.concrete_points("X", rows)
     targets = validation.targets("y", y, len(points))
     kind = resolve(loss)
     kind.check(targets.reshape(len(points), -1))

@@ -21,6 +21,7 @@ from widelimit import series
 from widelimit.activations.piecewise import parity
 from widelimit.activations.piecewise.parity import Kinks, ParityPart, PiecesMemo
 from widelimit.activations.tabulated.coincident import Jumps
+from widelimit.activations.tabulated.expansions import PLACES
 from widelimit.activations.tabulated.tables import FURTHEST
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
@@ -153,7 +154,8 @@ class ClosedForm:
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
         """Return the jumps of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part, (m,)."""
         with arithmetic(True):
-            memo = interpreted(ClosedForm.memo_at)(self, deviations)
+            memo = interpreted(ClosedForm.memo_at)(self, np.resize(deviations, PLACES))  # one shape is traced once
+        memo = jax.tree.map(lambda leaf: leaf[..., : len(deviations)], memo)
         even, odd = (Jumps(memo.kinks.h[0], part.j[0], part.g[0]) for part in memo.parts)
         return even, odd, memo.even_share
 

@@ -16,20 +16,21 @@ from widelimit.interpreter import interpreted
 
 MIRRORED = 2.0
 """Where a kink is closer to 0 than this, in deviations, terms for its mirror image are needed: else too many angles."""
-_PAIRS_A_CALL = 2**17
-"""Pairs in one call of the closed form: a few 100 MB in all, and tracing it takes as long as so many pairs."""
+_PAIRS_A_CALL = 2**12
+"""Pairs in one call of the closed form, which is traced once: the arrays of its steps stay in a core's cache."""
 
 
-def _exact(closed: ClosedForm, s: np.ndarray, t: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """Compute the closed form's components, (even and odd, two quantities, ..), for arrays that broadcast."""
-    arrays = np.broadcast_arrays(s, t, gap)
-    shape, count = arrays[0].shape, arrays[0].size
-    flat = [v.ravel() for v in arrays]
-    starts = range(0, count, _PAIRS_A_CALL)
-    blocks = [
-        np.array(interpreted(ClosedForm.components)(closed, *(v[i : i + _PAIRS_A_CALL] for v in flat))) for i in starts
-    ]
-    return np.concatenate(blocks, axis=-1).reshape(2, 2, *shape)
+def _exact(closed: ClosedForm, deviations: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Compute the closed form's components for all pairs of deviations: (even and odd, two quantities, m, m, gaps)."""
+    first, second = np.tril_indices(len(deviations))  # they are symmetric
+    whole = np.broadcast_arrays(deviations[first, None], deviations[second, None], gap)
+    count, calls = whole[0].size, -(-whole[0].size // _PAIRS_A_CALL)
+    blocks = zip(*(np.split(np.resize(v, calls * _PAIRS_A_CALL), calls) for v in whole), strict=True)
+    values = np.concatenate([interpreted(ClosedForm.components)(closed, *block) for block in blocks], axis=-1)
+    result = np.empty((2, 2, len(deviations), len(deviations), len(gap)))
+    result[:, :, first, second] = values[..., :count].reshape(2, 2, -1, len(gap))
+    result[:, :, second, first] = result[:, :, first, second]
+    return result
 
 
 @functools.lru_cache(maxsize=64)
@@ -46,7 +47,7 @@ def tabulate_pieces(closed: ClosedForm, kink: float, low: float, high: float, rt
         gap = 2 * np.sin(psi / 2) ** 2
         even, odd, share = closed.jumps(deviations)
         with arithmetic(True):
-            exact = _exact(closed, deviations[:, None, None], deviations[:, None], gap)
+            exact = _exact(closed, deviations, gap)
             parts: list[Part | None] = []
             short = False, False
             for (separation, mean), jumps, own, sign in zip(

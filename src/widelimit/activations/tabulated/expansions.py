@@ -58,11 +58,9 @@ def expansion_memo(expansion: Expansion, polynomials: jax.Array) -> ExpansionMem
 
 def contract(expansion: Expansion, x: ExpansionMemo, y: ExpansionMemo) -> list[jax.Array]:
     """Compute for every pair the coefficients of the functions of the angle."""
-    starts = np.concatenate([[0], np.cumsum(expansion.pattern)])
+    starts, rows, columns = np.concatenate([[0], np.cumsum(expansion.pattern)]), list(x.rows), list(y.columns)
     return [
-        functools.reduce(
-            jnp.add, [x.rows[starts[b] + k] * y.columns[b] for b, n in enumerate(expansion.pattern) if k < n]
-        )
+        functools.reduce(jnp.add, [rows[starts[b] + k] * columns[b] for b, n in enumerate(expansion.pattern) if k < n])
         for k in range(max(expansion.pattern))
     ]
 
@@ -103,9 +101,14 @@ def in_powers(expansion: Expansion, *, halved: bool) -> Expansion:
 
 
 def _powers(block: np.ndarray) -> np.ndarray:
-    matrix = [np.polynomial.chebyshev.cheb2poly(row) for row in np.eye(len(block))]
-    wide = np.array([np.pad(row, (0, len(block) - len(row))) for row in matrix])
-    return np.asarray(wide.T @ block)
+    return np.asarray(_power_coefficients(len(block)) @ block)
+
+
+@functools.cache
+def _power_coefficients(count: int) -> np.ndarray:
+    """Return the coefficients of T_k in powers, k < count, as columns."""
+    matrix = [np.polynomial.chebyshev.cheb2poly(row) for row in np.eye(count)]
+    return np.array([np.pad(row, (0, count - len(row))) for row in matrix]).T
 
 
 def _halves_in_powers(block: np.ndarray) -> np.ndarray:

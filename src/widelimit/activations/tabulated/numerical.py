@@ -44,6 +44,7 @@ class Numerical(Activation):
     label: str = field(default="a callable", metadata={"static": True})
     table: Table | None = field(default=None, repr=False)
     name: ClassVar[str] = "numerical"
+    quick: ClassVar[int] = 2**31
 
     def __post_init__(self) -> None:
         validation.function("phi", self.phi, "a function of an array")

@@ -43,7 +43,9 @@ class EmpiricalProducts(abc.ABC):
 
     def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        points = (validation.concrete_points("X", X),) if Y is None else validation.two_blocks(X, Y)
+        x = self.model.points("X", X)
+        whole = validation.two_blocks(x, x if Y is None else self.model.points("Y", Y))
+        points = whole[:1] if Y is None else whole
         return _plan_pairs(self.model, self.settings, points)[1]
 
     def matvec(
@@ -74,6 +76,9 @@ class EmpiricalKernel(EmpiricalProducts, Kernel):
         f, found = _plan_pairs(self.model, self.settings, inputs, whole=validation.is_jax(*inputs))
         check_rows(f, *inputs)
         return pairs_of(f, self.settings, found)
+
+    def points(self, name: str, X: Any) -> Array:
+        return self.model.points(name, X)
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         pair = self.prepared(x, y)
@@ -116,6 +121,9 @@ class EmpiricalMatrixKernel(EmpiricalProducts, MatrixKernel):
         return replace(
             self, count=self.model.of_dtype(inputs[0].dtype).cost(inputs[0].shape[1], inputs[0].dtype).outputs
         )
+
+    def points(self, name: str, X: Any) -> Array:
+        return self.model.points(name, X)
 
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
         return _matrix(self.model, self.settings, X, Y)
@@ -254,7 +262,8 @@ def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
 
 def _matrix(f: Model, settings: KernelSettings, X: Any, Y: Any) -> np.ndarray:
     """Compute K(X, Y) block by block; where Y is X one triangle and its mirror, symmetric to the bit."""
-    same, (X, Y) = Y is X, validation.two_blocks(X, Y)
+    same, X = Y is X, f.points("X", X)
+    X, Y = validation.two_blocks(X, X if same else f.points("Y", Y))
     f, found = _plan_pairs(f, settings, (X,) if same else (X, Y))
     check_rows(f, X, Y)
     pair, c = pairs_of(f, settings, found), found.cost.outputs
@@ -288,7 +297,7 @@ def _mirror(values: np.ndarray) -> np.ndarray:
 
 
 def _diag(f: Model, settings: KernelSettings, X: Any) -> np.ndarray:
-    points = validation.concrete_points("X", X)
+    points = validation.concrete_points("X", f.points("X", X))
     f, found = _plan_pairs(f, settings, (points,), diagonal=True)
     check_rows(f, points)
     pair = pairs_of(f, settings, found)

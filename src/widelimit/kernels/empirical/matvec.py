@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import memory
 from widelimit.kernels.empirical.model import Cost, Model
 from widelimit.kernels.empirical.plan import KernelSettings
 from widelimit.kernels.empirical.products import pull, push
@@ -22,7 +21,8 @@ _outputs = jax.jit(Model.__call__)
 
 def matvec(f: Model, settings: KernelSettings, X: Any, v: Any, Y: Any) -> np.ndarray:
     """Compute K(X, Y) v for the kernel that `settings` describes."""
-    x, y = validation.two_blocks(X, X if Y is None else Y)
+    x = f.points("X", X)
+    x, y = validation.two_blocks(x, x if Y is None else f.points("Y", Y))
     vector = np.asarray(validation.as_finite_floats("v", validation.concrete("v", v)))
     dtype = np.result_type(x, y, vector)
     x, y, vector = (a.astype(dtype, copy=False) for a in (x, y, vector))

@@ -13,6 +13,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from widelimit import validation
+from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.messages import first_line
 from widelimit.pytrees import pytree
@@ -57,6 +58,11 @@ class Model:
     def __call__(self, params: Any, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n c"]:
         outputs = jnp.asarray(self.apply(self.whole(params), X))
         return outputs[:, None] if outputs.ndim == 1 else outputs
+
+    def points(self, name: str, X: Any) -> validation.Array:
+        """Return inputs as rows (n, d); images too, where the function is `apply` of a network of images."""
+        net = getattr(self.apply, "__self__", None)
+        return net.inputs.rows(name, X) if isinstance(net, Network) else validation.points(name, X)
 
     def row(self, params: Any, x: Float[jax.Array, " d"]) -> Float[jax.Array, " c"]:
         """Evaluate f at one input."""

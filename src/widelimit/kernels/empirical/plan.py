@@ -6,11 +6,10 @@ from typing import Any, Literal, NamedTuple, final
 
 import jax
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.architecture.state import Layer
-from widelimit.compute import memory
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.empirical.contraction import OUTPUTS, Contraction, Jacobian, Layers, Output, Outputs, is_dense
 from widelimit.kernels.empirical.model import Cost, Model
@@ -96,7 +95,7 @@ class ContractionPlan:
         c, p = self.cost.outputs, self.cost.parameters
         lines = [
             f"{self.sizes.n} x {self.sizes.m} pairs, {c} outputs, {p} parameters, {self.cost.flops:.3g} flops a row "
-            f"forward; the result takes {memory.gib(self.result)} of the budget of {memory.gib(self.budget)}",
+            f"forward; the result takes {memory.text(self.result)} of the budget of {memory.text(self.budget)}",
             f"{'method':16} {'Gflop':>10} {'GiB':>8}  how",
         ]
         for e in self.estimates:
@@ -159,7 +158,7 @@ def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int
         least = result + blocks + min(e.least for e in estimates if e.method in names)
         smaller = 'output="trace", ' if settings.output != "trace" and cost.outputs > 1 else ""
         raise MemoryError(
-            f"the empirical kernel needs at least {memory.gib(least)} and the budget is {memory.gib(budget)}; use "
+            f"the empirical kernel needs at least {memory.text(least)} and the budget is {memory.text(budget)}; use "
             f"{smaller}fewer rows by cross(X[i:j], Y), float32, matvec(X, v), or another memory=GiB.\n{found}"
         )
     return found

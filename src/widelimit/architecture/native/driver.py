@@ -1,0 +1,54 @@
+"""The code of a whole stage: functions of nests that layers alike share, and the loop over first inputs and planes."""
+
+from __future__ import annotations
+
+from widelimit.architecture.native.code import Function
+from widelimit.architecture.native.nests import Nest
+from widelimit.architecture.native.plan import Plan
+
+
+def write(plan: Plan) -> str:
+    """Return the code of the whole program, functions that layers share once."""
+    pointers = ", ".join(f"ptr noalias %{name}" for name in "XYWFC")
+    pointers += ", ptr noalias %A, ptr noalias %I, ptr noalias %O"
+    arguments = f"{pointers}, i64 %d0, i64 %d1, i64 %d2"
+    bodies: dict[str, str] = {}
+    calls, declared = [], set()
+    for k, factor in enumerate(plan.factors):
+        nest = Nest(plan, k)
+        nest.write()
+        more = "".join(f", i64 {name}" for name in nest.offsets.values())
+        body = nest.f.text(f"internal void @NAME({arguments}{more})")
+        name = bodies.setdefault(body, f"nest{len(bodies)}")
+        declared |= nest.f.called
+        shifts = [f"mul i64 %d{axis}, {n}" for axis, n in enumerate(factor)]
+        calls.append((name, shifts, [value for _, value in nest.offsets]))
+    driver = _driver(calls, plan.width, len(plan.needed))
+    parts = [body.replace("@NAME", f"@{name}") for body, name in bodies.items()]
+    return "\n\n".join([*sorted(declared), *parts, driver])
+
+
+def _driver(calls: list[tuple[str, list[str], list[int]]], width: int, outputs: int) -> str:
+    """Return the function that takes first inputs, with one block of second inputs, through all planes."""
+    f = Function(width)
+
+    def row(i: str) -> None:
+        x, a = (
+            f.place("%X", f.integer("mul", i, "%nx"), "i8"),
+            f.place("%A", f.integer("mul", i, outputs * width), "double"),
+        )
+
+        def plane(k: str) -> None:
+            at = f.integer("mul", k, 3)
+            offsets = [f.put(f"load i64, ptr {f.place('%P', f.integer('add', at, i), 'i64')}") for i in range(3)]
+            for name, shifts, more in calls:
+                moved = [f.put(shift.replace(f"%d{i}", offsets[i])) for i, shift in enumerate(shifts)]
+                given = ", ".join(f"i64 {v}" for v in [*moved, *more])
+                pointers = f"ptr {x}, ptr %Y, ptr %W, ptr %F, ptr %C, ptr {a}, ptr %I, ptr %O"
+                f.lines.append(f"  call void @{name}({pointers}, {given})")
+
+        f.loop(0, "%np", plane)
+
+    f.loop(0, "%n", row)
+    pointers = "ptr %Y, ptr %W, ptr %F, ptr %C, ptr %P, i64 %np, ptr %A, ptr %I, ptr %O"
+    return f.text(f"void @run(ptr %X, i64 %n, i64 %nx, {pointers})")

@@ -1,0 +1,361 @@
+"""Pairs of images go through a network by machine code: encode each image once, then planes of pairs of sites."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit.architecture.chain import Serial
+from widelimit.architecture.native.driver import write
+from widelimit.architecture.native.machine import compiled
+from widelimit.architecture.native.plan import START, TOTALS, WEIGHTS, Layout, Plan, in_three, read_by
+from widelimit.architecture.native.program import Program, Unknown, at_own_sites, form
+from widelimit.architecture.network import Network
+from widelimit.architecture.pooling import AveragePool, Flatten
+from widelimit.architecture.state import Layer, PairState
+from widelimit.arithmetic import arithmetic
+from widelimit.interpreter import interpreted
+from widelimit.pytrees import pytree
+from widelimit.series import safe_divide
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    correlation_with_itself,
+    largest_exponent,
+    relative_deviation,
+    sum_terms,
+    variance_of,
+)
+
+AT_ONCE = 16
+"""Images that are encoded at once."""
+VECTOR = 64
+"""Bytes of a vector: the longest that processors have; LLVM splits it on others."""
+ENTRIES = 2**22
+"""Pairs of sites and layers between two looks at Ctrl-C: some hundredths of a second."""
+
+
+class Features(NamedTuple):
+    """The data of n images."""
+
+    packed: np.ndarray
+    """(n, numbers): what planes need."""
+    keys: np.ndarray
+    """(n,): equal for equal images."""
+    scale: np.ndarray
+    """(n,): one over the root mean square of an average over all sites, in those of its parts; else 1."""
+    spread: np.ndarray
+    """(n,): sum_ij u_i u_j (1 - rho_ij)/2 over the sites of that average, u_i their shares; else 0."""
+    tangent: np.ndarray
+    """(n,): Theta/(s s) of every image with itself before the last layers."""
+    memos: Any
+    """Of the last layers, arrays (n, ..)."""
+    variance: Variance
+
+
+def _lead(leaf: Any, axes: int) -> tuple[int, ...]:
+    """Return the leading axes of a memo, those before the sites."""
+    return tuple(leaf.shape[: leaf.ndim - axes - 1])
+
+
+@final
+@pytree
+class _Stage:
+    """The layers up to a sum over sites, and that sum."""
+
+    layers: Serial
+    end: Layer | None
+
+    @property
+    def pool(self) -> AveragePool | None:
+        """Return the pool at the end."""
+        return self.end if isinstance(self.end, AveragePool) else None
+
+    @property
+    def whole(self) -> bool:
+        """Return True if the pool is over all sites at once."""
+        pool = self.pool
+        return pool is not None and pool.placed.size == pool.placed.sites and pool.placed.padding == "valid"
+
+
+def _embed(net: Network, X: jax.Array) -> Any:
+    points, signal = net.inputs.embed(X)  # type: ignore[union-attr]
+    return jnp.moveaxis(points, (0, -1), (-1, 0)), signal
+
+
+def _encode_stage(stage: _Stage, signal: Variance, mean: Any) -> Any:
+    """Return memos, the weights of sites and of windows, and variance and mean as if a pool's sites were equal."""
+    before, moved, memos = stage.layers.encode_with_mean(signal, None if mean is None else lambda: mean)
+    if stage.end is None or stage.pool is None:
+        after, moved, weights = stage.end.encode_with_mean(before, moved) if stage.end else (before, moved, None)
+        weights = jnp.ones_like(before.value) if weights is None else weights
+        return memos, (weights, None), after, None if moved is None else moved()
+    axes, windows = tuple(range(before.value.ndim - 1)), stage.pool.placed
+    exponent = largest_exponent(before, axes)
+    weights = relative_deviation(before, exponent)
+
+    def over(array: jax.Array) -> jax.Array:
+        return jnp.sum(array, axis=axes, keepdims=True) if stage.whole else sum_terms(list(windows.each(array, 0)))
+
+    total = over(weights)
+    inverse = safe_divide(jnp.ones_like(total), total)
+    part = variance_of(total / windows.count)
+    mean = None if moved is None else over(weights * moved()) * inverse
+    weights = weights * inverse if stage.whole else weights
+    return memos, (weights, inverse), Variance(part.value, part.exponent + exponent), mean
+
+
+def _encode_last(layers: Serial, signal: Variance, mean: Any) -> Any:
+    after, _, memos = layers.encode_with_mean(signal, None if mean is None else lambda: mean)
+    return after, memos
+
+
+def _itself_stage(stage: _Stage, memos: Any, weights: jax.Array, tangent: jax.Array) -> jax.Array:
+    """Return Theta of every image with itself after layers that end without a pool."""
+    state = at_own_sites(stage.layers).itself(memos, PairState(correlation_with_itself(tangent), tangent))
+    squares = weights**2 * state.tangent
+    return squares if stage.end is None else jnp.sum(squares, axis=tuple(range(weights.ndim - 1)), keepdims=True)
+
+
+def _pair_last(layers: Serial, x: Any, y: Any, state: PairState) -> PairState:
+    x = jax.tree.map(lambda leaf: leaf[..., None], x)
+    y = jax.tree.map(lambda leaf: leaf[..., None, :], y)
+    return layers.pair(x, y, state)
+
+
+def _itself_last(layers: Serial, x: Any, state: PairState) -> PairState:
+    return layers.itself(x, state)
+
+
+@final
+class Engine:
+    """The engine has the machine code of a network's pairs for one dtype. Raises: Unknown: it cannot be made."""
+
+    def __init__(self, net: Network, dtype: Any, *, tangent: bool, cpu: str = "") -> None:
+        self.net, self.dtype, self.tangent = net, np.dtype(dtype), tangent
+        self.stages, self.last = _split(net)
+        self.averaged, self.tabulated = self.stages[-1].whole, net.rtol(self.dtype) > 0
+        self.width = VECTOR // self.dtype.itemsize
+        self.plans: list[Plan] = []
+        with arithmetic(self.dtype == np.float64):
+            row = form((1, net.inputs.size), self.dtype)  # type: ignore[union-attr]
+            points, signal = jax.eval_shape(_embed, net, row)
+            state, self.length = (points, signal, None), 0
+            for stage in self.stages:
+                state = self._plan(stage, *state)
+        self.codes = [compiled(write(plan), cpu) for plan in self.plans]
+        self.numbers = [self._numbers(plan) for plan in self.plans]
+        self.planes = self._planes(len(self.plans) - 1, self.plans[-1].planes(self.averaged))
+
+    def _plan(self, stage: _Stage, start: Any, signal: Any, mean: Any) -> Any:
+        """Make the plan of a stage, and return what the next one starts with."""
+        axes, sites = len(self.net.inputs.sites), signal.value.shape[:-1]
+        memos, (weights, totals), after, mean = jax.eval_shape(_encode_stage, stage, signal, mean)
+        if memos[0]:
+            raise Unknown("parts of the width that have other laws")
+        middle = stage.pool is not None and not stage.whole
+        needed = [k for k in ((0, 2) if stage.pool else (0, 1, 2)) if k < 2 or self.tangent]
+        single = jax.tree.map(lambda leaf: form(_lead(leaf, axes), leaf.dtype), memos)
+        program = Program(stage.layers, single, self.dtype, needed, pooled=bool(self.plans))
+        windows = dict(program.padding)
+        leaves = {START: start, WEIGHTS: weights, **dict(enumerate(jax.tree.leaves(memos)))}
+        if middle:
+            leaves[TOTALS], windows[WEIGHTS] = totals, stage.pool.placed  # type: ignore[union-attr]
+        grids = {k: read_by(windows.get(k), in_three(v.shape[v.ndim - axes - 1 : -1], 1)) for k, v in leaves.items()}
+        leads = {k: _lead(v, axes) for k, v in leaves.items()}
+        ends = self.length + np.cumsum([0, *(grids[k].count * math.prod(leads[k]) for k in leaves)])
+        layout = Layout(dict(zip(leaves, ends.tolist(), strict=False)), leads, grids)
+        self.length = int(ends[-1])
+        pool = stage.pool.placed if stage.pool and middle else None
+        across = any(part.pool for part in self.stages)
+        self.plans.append(
+            Plan(
+                program, layout, sites, self.width, needed, self.dtype.name,
+                pool=pool, across=across, separate=stage.pool is None,
+            )
+        )  # fmt: skip
+        return form((2, *after.value.shape), self.dtype), after, mean
+
+    def _numbers(self, plan: Plan) -> np.ndarray:
+        """Return the numbers of the layers as machine code reads them."""
+        return np.array([v.item() if v.size == 1 else 0.0 for v in (*plan.program.numbers, np.zeros(1))], self.dtype)
+
+    def _planes(self, last: int, ends: np.ndarray) -> list[np.ndarray]:
+        """Return the planes of every stage up to the last that these at its end need."""
+        planes = [ends]
+        for k in range(last, 0, -1):
+            planes.insert(0, self.plans[k - 1].planes_pooled(self.plans[k].planes_before(planes[0])))
+        return [np.ascontiguousarray(p) for p in planes]
+
+    @property
+    def stages_of(self) -> list[tuple[Plan, np.ndarray]]:
+        """Return the plan and the planes of every stage."""
+        return list(zip(self.plans, self.planes, strict=True))
+
+    @property
+    def work(self) -> float:
+        """Return the pairs of sites, over all layers, that a pair of images has at most."""
+        return float(sum(len(planes) * sum(map(math.prod, plan.sites)) for plan, planes in self.stages_of))
+
+    @property
+    def state(self) -> int:
+        """Return the bytes of the state of a vector of pairs."""
+        numbers = sum(plan.length + math.prod(plan.pooled) for plan in self.plans)
+        return int(numbers * self.width * self.dtype.itemsize)
+
+    def encode(self, X: np.ndarray) -> Features:
+        """Compute everything about single images that pairs need, from rows (n, d)."""
+        with arithmetic(self.dtype == np.float64):
+            parts = [self._encode(X[i : i + AT_ONCE]) for i in range(0, len(X), AT_ONCE)]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)  # type: ignore[no-any-return]
+
+    def _encode(self, rows: np.ndarray) -> Features:
+        n, X = len(rows), np.resize(rows, (AT_ONCE, rows.shape[1]))  # one shape, traced once
+        start, signal = interpreted(_embed)(self.net, X)
+        single = (*[1] * len(self.net.inputs.sites), AT_ONCE)
+        scale, spread, mean = np.ones(single), np.zeros(single), None
+        packed, tangent = np.zeros((AT_ONCE, 0), self.dtype), np.zeros(signal.value.shape, self.dtype)
+        for k, stage in enumerate(self.stages):
+            memos, (weights, totals), after, mean = interpreted(_encode_stage)(stage, signal, mean)
+            leaves = {START: start, WEIGHTS: weights, TOTALS: totals, **dict(enumerate(jax.tree.leaves(memos)))}
+            packed = np.concatenate([packed, self._pack(k, leaves)], 1)
+            if stage.pool is None and self.tabulated:  # tables are less exact for pairs that are equal
+                tangent, signal = interpreted(_itself_stage)(stage, memos, weights, tangent), after
+                continue
+            mixed, theta = (np.resize(v, (AT_ONCE, *v.shape[1:])) for v in self._itself(packed[:n], k))
+            mixed, theta = (np.moveaxis(v, 0, -1).reshape(after.value.shape) for v in (mixed, theta))
+            if stage.pool is None:
+                tangent, signal = np.asarray(theta, self.dtype), after
+                continue
+            spread, inside = mixed / 2, np.maximum(1 - mixed, 0)
+            scale = np.sqrt(np.divide(1, inside, out=np.zeros_like(inside), where=inside > 0))
+            tangent = np.asarray(scale**2 * theta, self.dtype)
+            start = np.asarray([scale, spread * (scale * scale)], self.dtype)
+            signal = after._replace(value=np.asarray(after.value * inside, self.dtype))
+            mean = None if mean is None else np.asarray(mean * scale, self.dtype)
+        variance, memos = interpreted(_encode_last)(self.last, signal, mean)
+        axes = len(self.net.inputs.sites)
+
+        def one(leaf: np.ndarray) -> np.ndarray:
+            return np.moveaxis(leaf.reshape(*_lead(leaf, axes), -1), -1, 0)[:n]
+
+        keys = np.array([hash(row.tobytes()) for row in rows])
+        average = (scale, spread) if self.averaged else (np.ones(single), np.zeros(single))
+        ends = *average, tangent, memos, variance
+        return Features(packed[:n], keys, *(jax.tree.map(one, v) for v in ends))
+
+    def _pack(self, stage: int, leaves: dict[int, Any]) -> np.ndarray:
+        layout = self.plans[stage].layout
+        rows = []
+        for k, grid in layout.grids.items():
+            array = np.asarray(leaves[k], self.dtype).reshape(*layout.leads[k], *grid.sites, AT_ONCE)
+            margins = list(zip(grid.low, grid.high, strict=True))
+            if any(map(any, margins)):
+                array = np.pad(array, [(0, 0)] * len(layout.leads[k]) + [*margins, (0, 0)])
+            rows.append(array.reshape(-1, AT_ONCE))
+        return np.concatenate(rows).T
+
+    def _blocks(self, packed: np.ndarray) -> np.ndarray:
+        """Return the second inputs in vectors, (blocks, numbers, width)."""
+        count = -(-len(packed) // self.width)
+        filled = packed[np.minimum(np.arange(count * self.width), len(packed) - 1)]
+        return np.ascontiguousarray(filled.reshape(count, self.width, -1).transpose(0, 2, 1))
+
+    def _run(self, rows: np.ndarray, block: np.ndarray, planes: list[np.ndarray]) -> np.ndarray:
+        """Return the sums over planes for rows and one block of second inputs: (rows, outputs, width).
+
+        Planes of the first stages only: the states after their last pool, (2, planes, sites, width).
+        """
+        plans = self.plans[: len(planes)]
+        out = np.zeros((len(rows), len(self.plans[-1].needed), self.width))
+        works = [np.zeros(max(1, plan.length) * self.width, self.dtype) for plan in plans]
+        flags = [np.zeros(max(1, plan.flags), np.int64) for plan in plans]
+        step = max(1, int(ENTRIES / self.work)) if len(plans) == 1 else 1
+        before = after = np.zeros(1, self.dtype)
+        for i in range(0, len(rows), step):
+            some, sums = rows[i : i + step], out[i : i + step]
+            for k, plan in enumerate(plans):
+                before, after = after, np.zeros((*plan.pooled, self.width), self.dtype)
+                fixed = [a.ctypes.data for a in (block, works[k], flags[k], self.numbers[k], planes[k])]
+                ends = [a.ctypes.data for a in (sums, before, after)]
+                self.codes[k].run(some.ctypes.data, len(some), rows.strides[0], *fixed, len(planes[k]), *ends)
+        return after if len(plans) < len(self.plans) or plans[-1].pool else out
+
+    def _itself(self, packed: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return sum_ij u_i u_j of 1 - rho_ij and of Theta for every image and window of the pool of a stage."""
+        plan = self.plans[stage]
+        ends = plan.planes(plan.pool is None and self.averaged)
+        if plan.pool is not None:
+            planes = self._planes(stage, plan.planes_pooled(ends))
+            runs = [planes]
+        else:  # planes d and -d are alike
+            middle = len(ends) // 2
+            halves = [ends] if plan.torus or not middle else [ends[middle:], ends[middle : middle + 1]]
+            runs = [self._planes(stage, part) for part in halves]
+        found = []
+        for row in packed:
+            block = np.repeat(row[:, None], self.width, 1)
+            parts = [self._run(row[None], block, planes)[..., 0] for planes in runs]
+            if plan.pool is not None:
+                found.append(parts[0][:, parts[0].shape[1] // 2])
+            else:
+                whole = parts[0][0] if len(parts) == 1 else 2 * parts[0][0] - parts[1][0]
+                found.append(whole[[0, -1], None])
+        both = np.array(found)
+        return both[:, 0], both[:, 1]
+
+    def pair(self, x: Features, y: Features, *, lower: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return (rho, Theta) over the deviations, each (n, m); with `lower`, not what is above the diagonal."""
+        raw = np.zeros((len(self.plans[-1].needed), len(x.packed), len(y.packed)))
+        for b, block in enumerate(self._blocks(y.packed)):
+            columns = slice(b * self.width, (b + 1) * self.width)
+            first = columns.start if lower else 0
+            sums = self._run(x.packed[first:], block, self.planes)
+            raw[:, first:, columns] = np.moveaxis(sums, 1, 0)[..., : raw[:, :, columns].shape[-1]]
+        with arithmetic(self.dtype == np.float64):
+            after = interpreted(_pair_last)(self.last, x.memos, y.memos, self._state(raw, x, y))
+        equal = x.keys[:, None] == y.keys
+        rho = np.where(equal, 1, (after.correlation.one_plus - after.correlation.one_minus) / 2)
+        return rho, np.where(equal, self.diagonal(x)[:, None], after.tangent)
+
+    def _state(self, raw: np.ndarray, x: Features, y: Features) -> PairState:
+        """Return the state after the sum over sites."""
+        minus, tangent = raw[0], raw[-1] if self.tangent else np.zeros_like(raw[0])
+        if self.averaged:
+            r, s = x.scale[:, None], y.scale
+            spreads = (x.spread * x.scale**2)[:, None], y.spread * y.scale**2
+            minus = np.clip((r - s) ** 2 / 2 + r * s * minus - spreads[0] - spreads[1], 0, 2)
+            tangent = r * s * tangent
+        plus = 2 - minus if self.averaged else raw[1]
+        parts: list[Any] = [np.asarray(v, self.dtype) for v in (minus, plus, tangent)]
+        return PairState(Correlation(*parts[:2]), parts[2])
+
+    def diagonal(self, x: Features) -> np.ndarray:
+        """Return Theta of every image with itself over its variance, (n,)."""
+        with arithmetic(self.dtype == np.float64):
+            tangent: Any = x.tangent
+            state = PairState(interpreted(correlation_with_itself)(tangent), tangent)
+            return np.asarray(interpreted(_itself_last)(self.last, x.memos, state).tangent)
+
+
+def _split(net: Network) -> tuple[list[_Stage], Serial]:
+    """Return the stages, each up to a sum over sites, and the layers after them. Raises: Unknown."""
+    stages: list[_Stage] = []
+    rest: list[Layer] = []
+    for layer in net.of_pairs.layers:
+        if isinstance(layer, Flatten) and layer.sites is not None and math.prod(layer.sites.sizes) == 1:
+            continue
+        if isinstance(layer, Flatten | AveragePool):
+            stages.append(_Stage(Serial(*rest), layer))
+            rest = []
+        elif layer.mixes_sites or layer.masks:
+            raise Unknown("an average within a branch" if layer.mixes_sites else "Dropout")
+        else:
+            rest.append(layer)
+    if stages and (isinstance(stages[-1].end, Flatten) or stages[-1].whole):
+        return stages, Serial(*rest)
+    return [*stages, _Stage(Serial(*rest), None)], Serial()

@@ -1,0 +1,32 @@
+"""scikit-learn loads SciPy's statistics and pandas, a third of the time that a command takes to start, for little.
+
+A command that does its work a second time has its programs compiled: what is left of its start are imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any, final
+
+
+@final
+class _AtFirstUse(ModuleType):
+    """The module is imported when something in it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def defer() -> None:
+    """Import scikit-learn without SciPy's statistics, which follow at their first use, and without pandas."""
+    missing = [name for name in ("scipy.stats", "pandas") if name not in sys.modules]
+    sys.modules.update({name: _AtFirstUse(name) if name == "scipy.stats" else None for name in missing})  # type: ignore[misc]
+    try:
+        import sklearn.base  # noqa: F401
+    finally:
+        if "pandas" in missing:
+            del sys.modules["pandas"]

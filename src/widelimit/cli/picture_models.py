@@ -1,0 +1,226 @@
+"""Models of pictures are fitted, predict, and are compared."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import polars as pl
+
+import widelimit as wl
+from widelimit.architecture.inputs import Image
+from widelimit.cli import baselines, models, pictures, targets, terminal, training_data
+from widelimit.cli.comparison import MATRICES, Candidates, SplitData, splits
+from widelimit.cli.files import given_network
+from widelimit.cli.options import TableChoices
+from widelimit.cli.pictures import Pictures
+from widelimit.cli.schema import Schema
+from widelimit.cli.training_data import TargetTable
+from widelimit.estimators.persistence import read
+from widelimit.estimators.preparation import image_normalisation
+
+BUILDERS: dict[str, Any] = {
+    "convnet": wl.convnet,
+    "resnet": wl.resnet,
+    "myrtle5": lambda **given: wl.myrtle(5, **given),
+    "myrtle7": lambda **given: wl.myrtle(7, **given),
+    "myrtle10": lambda **given: wl.myrtle(10, **given),
+}
+NUMBERS = ("depth", "activation", "weight_std", "bias_std")
+USUAL = {"depth": 3, "bias_std": 0.1}
+FULLY_CONNECTED = {"depth": 3, "activation": "relu", "weight_std": math.sqrt(2), "bias_std": 0.1}
+
+
+@final
+@dataclass(frozen=True)
+class PictureFit:
+    """The result says what `fit` did."""
+
+    data: Pictures
+    task: str
+    reason: str
+    target: str
+    rows: int
+    """Pictures of the file, before any were drawn."""
+    estimator: Any
+    model: Path
+    notes: list[str]
+    seconds: float
+
+    def document(self) -> dict[str, Any]:
+        """Return the result in JSON."""
+        chosen = {"network": repr(self.estimator.network_), **self.estimator.hyperparameters_}
+        noise = models.noise_std(self.estimator) if self.task == "regression" else {}
+        return {
+            "rows": len(self.data.images),
+            "image": list(self.data.shape),
+            "target": self.target,
+            "task": self.task,
+            "task_reason": self.reason,
+            "estimator": type(self.estimator).__name__,
+            "chosen": {**chosen, **noise},
+            "notes": self.notes,
+            "model": str(self.model),
+            "seconds": self.seconds,
+        }
+
+    def summary(self) -> str:
+        """Return the result for people."""
+        drawn = f" of {self.rows}" * (self.rows != len(self.data.images))
+        lines = [
+            f"data   {self.data.path.name}: {len(self.data.images)} images{drawn} of "
+            f"{' x '.join(map(str, self.data.shape))}",
+            f"task   {self.task} ({self.reason})",
+            f"model  {type(self.estimator).__name__}: {self.estimator.network_.depth} layers",
+            f"wrote  {self.model} ({self.seconds:.1f} s)",
+        ]
+        return "\n".join(lines)
+
+
+def _training_data(path: Path, choices: TableChoices) -> tuple[Pictures, TargetTable]:
+    """Read pictures with labels, drawn as the choices say. Raises: ValueError: options of tables; no labels."""
+    for option, value in (("drop", choices.drop), ("categorical", choices.categorical), ("ordered", choices.ordered)):
+        if value:
+            raise ValueError(f"--{option} is for the columns of tables, and {path.name} holds images; leave it out.")
+    data = pictures.read(path, choices.target)
+    if data.target is None:
+        raise ValueError(
+            f"{path}: has no labels. A folder has a subfolder for each class; a .npz file has an array y or y_train "
+            f"beside X, or another that --target names; labels of a .npy file are another one, --target labels.npy."
+        )
+    if len(data.images) < 2:
+        raise ValueError(f"{path}: has 1 image; a model needs at least 2.")
+    named = choices.target if path.suffix.lower() == ".npz" else ""
+    rows, name = np.arange(len(data.images)), "class" if path.is_dir() else named or "y"
+    if choices.rows is not None and choices.rows < len(rows):
+        rows = np.sort(np.random.default_rng(choices.seed).choice(rows, choices.rows, replace=False))
+    frame = pl.DataFrame({name: data.target[rows]})
+    task, reason = (choices.task, "by --task") if choices.task else _task(path, frame[name])
+    target = targets.target_values(frame[name], task)
+    drawn = Pictures(path, data.images[rows], target, data.names, data.notes + targets.constant(target, name))
+    return drawn, TargetTable(path, frame, target, task, reason, len(data.images))
+
+
+def _task(path: Path, target: pl.Series) -> tuple[str, str]:
+    """Decide between classification and regression, and say why; integers that most images share are classes."""
+    if path.is_dir():
+        return "classification", "the folder has a subfolder for each class"
+    if target.dtype.is_integer() and 2 * target.n_unique() <= len(target):
+        return "classification", f"{target.name} has {target.n_unique()} different integers"
+    return targets.decide_task(target)
+
+
+def build(estimator: str, task: str, given: Mapping[str, Any], image: Image) -> Any:
+    """Build the estimator for these images. Raises: ValueError: a network or an option that does not fit."""
+    if estimator == "wide":
+        raise ValueError("--estimator wide gives every column a scale, and images have none: say nngp or ntk.")
+    name = given.get("network") or "convnet"
+    numbers = {key: given[key] for key in NUMBERS if given.get(key) is not None}
+    if name in BUILDERS:
+        if name != "convnet" and "depth" in numbers:
+            raise ValueError(f"--depth is for --network convnet; {name} has its own, leave it out.")
+        usual = {key: value for key, value in USUAL.items() if key != "depth" or name == "convnet"}
+        net = BUILDERS[name](inputs=image, **{**usual, **numbers})
+    else:
+        if not Path(name).exists():
+            raise ValueError(f"--network {name}: no such file, nor a network by name: {', '.join(BUILDERS)}.")
+        net = given_network(given)
+        if net.inputs != image:
+            raise ValueError(
+                f"--network {name}: reads {net.inputs!r}, and the images are {image.shape}; they must agree."
+            )
+    rest = {key: value for key, value in given.items() if key not in (*NUMBERS, "network")}
+    return models.build(estimator, task, {**rest, "network": net})
+
+
+def fit(
+    path: Path, choices: TableChoices, estimator: str, given: Mapping[str, Any], model: Path, *, quiet: bool
+) -> PictureFit:
+    """Read pictures, fit, write.
+
+    Raises:
+        ValueError, MemoryError: see `pictures.read` and the estimators' `fit`.
+        OSError: the model cannot be written.
+    """
+    start = time.perf_counter()
+    with terminal.busy_bar(f"reading {path.name}", quiet=quiet):
+        data, table = _training_data(path, choices)
+        image = Image(*data.shape)
+        made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet}, image)
+        training_data.require_memory(len(data.images), made.matrix_count())
+    with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.images)} images", quiet=quiet):
+        made.fit(data.images, data.target)
+    made.set_params(verbose=False)
+    name = table.frame.columns[0]
+    wl.save(made, model, extra={"pictures": {"target": name, "task": table.task}})
+    seconds = time.perf_counter() - start
+    return PictureFit(data, table.task, table.reason, name, table.rows, made, model, data.notes, seconds)
+
+
+def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> models.Predictions:
+    """Predict pictures with a model that reads such. Raises: ValueError: see `pictures.read`; another model."""
+    start = time.perf_counter()
+    estimator, extra = read(model)
+    if estimator.network is None or not estimator.network.inputs.sites:
+        raise ValueError(f"{path}: holds images, and {model.name} was fitted to a table; give a table.")
+    about = extra.get("pictures", {})
+    classes = [str(c) for c in estimator.classes_] if "classes_" in vars(estimator) else []
+    found = Schema(str(about.get("target", "prediction")), "classification" if classes else "regression", ())
+    own = path.suffix.lower() == ".npz" and found.target not in ("y", "class")
+    data = pictures.read(path, found.target if own else "", test=True)
+    images, notes = _fitting(data, estimator.network.inputs), list(data.notes)
+    parts = []
+    with terminal.progress(-(-len(images) // models.PREDICTED_ROWS), "parts", quiet=quiet) as advance:
+        for i in range(0, len(images), models.PREDICTED_ROWS):
+            advance(f"predicting {found.target}")
+            parts.append(models.padded_columns(estimator, found, images[i : i + models.PREDICTED_ROWS], std=std))
+    out = pl.concat(parts)
+    scores: dict[str, float] = {}
+    models.require_finite(out)
+    if data.target is not None:
+        scores, remarks = models.score_predictions(found, classes, out, pl.Series(found.target, data.target))
+        notes += remarks
+    if data.names:
+        out = out.insert_column(0, pl.Series("file", data.names))
+    return models.Predictions(found, out, notes, scores, time.perf_counter() - start)
+
+
+def _fitting(data: Pictures, image: Image) -> np.ndarray:
+    """Return images as the model reads them; grey ones as three equal colours. Raises: ValueError: another size."""
+    if data.shape[:-1] == image.sites and data.shape[-1] == 1:
+        return np.broadcast_to(data.images, (len(data.images), *image.shape))
+    if data.shape != image.shape:
+        raise ValueError(f"{data.path}: has images of {data.shape}, and the model was fitted to {image.shape}.")
+    return data.images
+
+
+def candidates(path: Path, choices: TableChoices, given: Mapping[str, Any], folds: int) -> Candidates:
+    """Return what `benchmark` compares on pictures. Raises: as `fit`."""
+    data, table = _training_data(path, choices)
+    training_data.require_memory(len(data.images), MATRICES)
+    image, rows = Image(*data.shape), data.images.reshape(len(data.images), -1).astype(np.float64)
+
+    def standardise(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs = image_normalisation("standardize", rows[inside], np.ones(len(inside)), image)
+        return inputs(rows[inside]), inputs(rows[outside])
+
+    classes = table.task == "classification"
+    usual = {"normalize": "none", "hyperparameters": given.get("hyperparameters")}
+    net = build("nngp", table.task, given, image).network
+    known = {
+        "conv NNGP": baselines.library_model("nngp", table.task, {"network": net, **usual}),
+        "NNGP": baselines.library_model("nngp", table.task, {**FULLY_CONNECTED, **usual}),
+        "random forest": baselines.forest_classes if classes else baselines.forest,
+    }
+    known |= (
+        {"SVM": baselines.support_vectors, "logistic": baselines.logistic} if classes else {"ridge": baselines.ridge}
+    )
+    target = np.unique(table.target, return_inverse=True)[1] if classes else table.target
+    return Candidates(
+        table, SplitData(table.task, target, splits(table, folds, choices.seed), standardise), known, data.notes
+    )

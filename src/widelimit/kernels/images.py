@@ -1,0 +1,114 @@
+"""Kernels of networks of images are computed by machine code, where their layers' pair maps can be written as such."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from typing import Any, final
+
+import jax
+import numpy as np
+
+from widelimit import memory
+from widelimit.architecture.native.engine import Engine, Features
+from widelimit.architecture.native.program import Unknown
+from widelimit.arithmetic import arithmetic
+from widelimit.compute.pair_kernel import PairKernel
+from widelimit.compute.plan import LARGEST, usable_cores
+from widelimit.interpreter import interpreted
+from widelimit.pytrees import pytree
+from widelimit.signals import Variance, scaled
+
+TILE = 3e8
+"""Pairs of sites, over all layers, of a tile: some tenths of a second."""
+
+
+def _in_units(value: Any, x: Variance, y: Variance) -> Any:
+    return scaled(value, jax.tree.map(lambda leaf: leaf[:, None], x), y)
+
+
+@final
+@pytree
+class InMachineCode(PairKernel):
+    """The kernel computes Sigma, Theta or both (`tangents`, as the kernels of networks have them) by an engine."""
+
+    engine: Engine
+    tangents: tuple[bool, ...]
+
+    @property
+    def traceable(self) -> bool:
+        return False
+
+    @property
+    def eager(self) -> bool:
+        return True
+
+    @property
+    def largest_tile(self) -> int:
+        rows = 1 << int(math.log2(max(1.0, TILE / self.engine.work)) / 2)
+        return int(min(LARGEST, max(self.engine.width, rows)))
+
+    def numbers_per_input(self, d: int) -> int:
+        return 2 * self.engine.length
+
+    @property
+    def numbers_per_pair(self) -> int:
+        return 8
+
+    def result_dtype(self, dtype: Any) -> Any:
+        return np.result_type(dtype, np.complex64) if len(self.tangents) > 1 else dtype
+
+    def encode(self, X: jax.Array) -> Features:
+        return self.engine.encode(np.asarray(X))
+
+    def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> Any:
+        found = self.engine.pair(x, y, lower=bool(same))
+        return _joined([interpreted(_in_units)(found[theta], x.variance, y.variance) for theta in self.tangents])
+
+    def diagonal(self, x: Features) -> Any:
+        one = np.ones_like(x.variance.value)
+        values = [self.engine.diagonal(x) if theta else one for theta in self.tangents]
+        return _joined([interpreted(scaled)(value, x.variance, x.variance) for value in values])
+
+
+def _joined(values: list[np.ndarray]) -> np.ndarray:
+    return np.asarray(values[0] + 1j * values[1]) if len(values) == 2 else values[0]
+
+
+def in_machine_code(kernel: Any, key: Any, dtype: Any) -> PairKernel:
+    """Return the kernel of a network (by its key) in machine code, or as it is where that cannot be made."""
+    engine = engine_of(key, np.dtype(dtype).name, any(kernel.tangents))
+    return InMachineCode(engine, kernel.tangents) if isinstance(engine, Engine) else kernel
+
+
+@functools.lru_cache(maxsize=16)
+def engine_of(key: Any, dtype: str, tangent: bool) -> Engine | str:
+    """Return the engine, or what keeps it from being made."""
+    try:
+        return Engine(key.net, dtype, tangent=tangent)
+    except Unknown as reason:
+        return str(reason)
+
+
+def explain(engine: Engine | str, X: np.ndarray) -> str:
+    """Explain how pairs of these images are computed, with bytes and seconds from a short measurement."""
+    if isinstance(engine, str):
+        return f"compiled by XLA, as machine code for images knows no {engine}"
+    with arithmetic(X.dtype == np.float64):
+        x = engine.encode(X[: engine.width])
+        few = jax.tree.map(lambda leaf: leaf[: max(1, int(TILE / 16 / engine.work))], x)
+        engine.pair(few, x)  # some of it is traced once
+        start = time.perf_counter()
+        engine.pair(few, x)
+    seconds = (time.perf_counter() - start) / (len(few.keys) * len(x.keys))
+    pairs, cores = len(X) * (len(X) + 1) / 2, usable_cores()
+    planes = " -> ".join(f"{len(planes):,} of {math.prod(plan.sites[-1]):,} sites" for plan, planes in engine.stages_of)
+    size = engine.dtype.itemsize * engine.length
+    return "\n".join(
+        [
+            f"machine code, {engine.width} pairs at once; planes of pairs of sites: {planes}",
+            f"state: {memory.text(engine.state)} a thread; {memory.text(size)} an image, {memory.text(size * len(X))} all",
+            f"time: {seconds:.2g} s a pair, {seconds * pairs / cores:.2g} s for {len(X)} images on {cores} cores",
+        ]
+    )

@@ -1,0 +1,202 @@
+"""Machine code for pairs of images: against XLA and 60 digits, exact where images are equal, planted errors found."""
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cases
+import widelimit as wl
+from test_images import errors, images
+from widelimit.architecture.native import engine, nests, plan
+from widelimit.arithmetic import arithmetic
+from widelimit.kernels import images as kernels
+from widelimit.kernels.network import NTK
+from widelimit.layers import (
+    AveragePool,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool,
+    LayerNorm,
+    Repeat,
+    Residual,
+)
+
+W = cases.IMAGE_WEIGHTS
+w = cases.IMAGE_ORACLE
+END, STEPS = [GlobalAveragePool(), Dense(**W)], [("pool",), ("dense", w)]
+NETWORKS = {
+    "odd sizes": (
+        (4, 3, 2),
+        [Conv((3, 2), **W), "relu", Conv(2, padding="valid"), "gelu", *END],
+        [("conv", (3, 2), w), "relu", ("conv", (2, 2), {"padding": "valid"}), "gelu", *STEPS],
+    ),
+    "strides": (
+        (5, 4, 1),
+        [Conv(3, **W), "relu", Conv((2, 3), stride=(2, 1)), "leaky_relu", *END],
+        [("conv", (3, 3), w), "relu", ("conv", (2, 3), {"stride": (2, 1)}), "leaky_relu", *STEPS],
+    ),
+    "around": (
+        (4, 3, 2),
+        [Conv(3, **W, padding="circular"), "relu", Conv(2, padding="circular"), "relu", *END],
+        [
+            ("conv", (3, 3), {**w, "padding": "circular"}),
+            "relu",
+            ("conv", (2, 2), {"padding": "circular"}),
+            "relu",
+            *STEPS,
+        ],
+    ),
+    "residual": (
+        (3, 3, 1),
+        [Conv(3, **W), Repeat([Residual("relu", Conv(3, **W))], 6), LayerNorm(), "erf", *END],
+        [("conv", (3, 3), w), *[("residual", "relu", ("conv", (3, 3), w))] * 6, "norm", "erf", *STEPS],
+    ),
+    "large patch": (
+        (5, 4, 1),
+        [Conv(7, **W), LayerNorm(), "relu", Conv(1, **W), "relu", Flatten(), Dense(**W)],
+        [("conv", (7, 7), w), "norm", "relu", ("conv", (1, 1), w), "relu", "flatten", ("dense", w)],
+    ),
+    "pools between": (
+        (5, 4, 1),
+        [Conv(3, **W), "erf", AveragePool(2), Conv(2, **W), "erf", AveragePool(2, stride=1, padding="same"), *END],
+        [("conv", (3, 3), w), "erf", ("pool", 2), ("conv", (2, 2), w), "erf", ("pool", 2, 1, "same"), *STEPS],
+    ),
+}
+"""{name: (shape of an image, layers, the same as image_oracle reads it)}."""
+
+
+def inputs(shape, dtype=np.float64):
+    """Random, near duplicates, dark and constant regions, opposite and brighter images, twice the same, black."""
+    X = images(shape, np.float64, 1.0)
+    return np.concatenate([X, 3 * X[:1], X[2:3], 0 * X[:1], X[3:4] * (1 + 1e-7)]).astype(dtype)
+
+
+def engine_of(k, X):
+    return k.prepared(X.reshape(len(X), -1)).engine
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_kernels_to_64_eps(name):
+    shape, layers, steps = NETWORKS[name]
+    X, k = inputs(shape), wl.limits(wl.network(*layers, inputs=wl.Image(*shape)))
+    assert engine_of(NTK(k.net), X).work > 0
+    found = k.gram(X)
+    assert max(errors(steps, X, found, [(0, 1), (2, 5), (3, 8), (4, 7)])) <= 64
+    for K in found:
+        assert np.array_equal(K, K.T)
+        assert K[6, 2] == K[2, 2] == K[6, 6]
+
+
+def own(u):
+    return jnp.tanh(u) + 0.2 * u
+
+
+def test_the_same_as_by_xla(monkeypatch):
+    shape = (3, 3, 1)
+    k = wl.limits(wl.network(Conv(3, **W), own, Flatten(), Dense(), inputs=wl.Image(*shape)))
+    X = inputs(shape)
+    found = k.gram(X)
+    monkeypatch.setattr(kernels, "in_machine_code", lambda kernel, *_: kernel)
+    for K, known in zip(found, k.gram(X), strict=True):
+        assert np.abs(K - known).max() <= 1e-12 * known.max()
+
+
+@pytest.mark.parametrize("name", ["average", "pooled"])
+def test_float32(name):
+    shape, layers, steps = cases.IMAGE_NETWORKS[name]
+    X = images(shape, np.float32, 1.0)
+    grams = wl.limits(wl.network(*layers, inputs=wl.Image(*shape))).gram(X)
+    found = errors(steps, X, grams, [(0, 2), (3, 4)])
+    assert found[0] <= 64
+    assert found[1] <= (2**12 if name == "pooled" else 64)
+
+
+def test_all_but_one_case_run_in_machine_code():
+    by_xla = []
+    for name, (shape, layers, _) in cases.IMAGE_NETWORKS.items():
+        X = np.ones((2, *shape), np.float32)
+        text = wl.nngp(wl.network(*layers, inputs=wl.Image(*shape))).explain(X)
+        by_xla += [name] if "XLA" in text else []
+        assert "XLA" in text or re.search(r"machine code, 16 .*\nstate: .* GiB.*\ntime: .* s a pair, .* 2 images", text)
+    assert by_xla == ["locally connected"]
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "wrong"),
+    [
+        (nests.Nest, "shifted", lambda _, i, __: i),
+        (nests, "OPPOSITE", 3.0),
+        (plan.Plan, "_factors", lambda _, windows: [(1, 1, 1)] * len(windows)),
+    ],
+)
+def test_planted_errors_are_found(place, name, wrong, monkeypatch):
+    shape, steps = (4, 3, 2), [("conv", 2, {"stride": 2}), "relu", ("pool",), ("dense",)]
+    net = wl.network(Conv(2, stride=2), "relu", GlobalAveragePool(), Dense(), inputs=wl.Image(*shape))
+    X = images(shape, np.float64, 1.0)
+    X[1] = 1e-7 * X[3] - X[0]
+    flat = X.reshape(5, -1)
+
+    def worst():
+        k = kernels.InMachineCode(engine.Engine(net, np.float64, tangent=True), (False, True))
+        with arithmetic(True):
+            x = k.encode(flat)
+            K = np.asarray(k.pairwise(x, x))
+            np.fill_diagonal(K, k.diagonal(x))
+        return max(errors(steps, X, (K.real, K.imag), [(0, 1), (0, 2)]))
+
+    assert worst() <= 64
+    monkeypatch.setattr(place, name, wrong)
+    assert worst() > 1e3
+
+
+def test_other_processors_give_the_same():
+    shape, layers, _ = NETWORKS["strides"]
+    net, X = wl.network(*layers, inputs=wl.Image(*shape)), inputs(shape).reshape(9, -1)
+    made = [engine.Engine(net, np.float32, tangent=True, cpu=cpu) for cpu in ("", "x86-64-v3")]
+    found = [e.pair(x, x) for e in made for x in [e.encode(X.astype(np.float32))]]
+    for a, b in zip(*found, strict=True):
+        assert np.abs(a - b).max() <= 64 * np.finfo(np.float32).eps * np.abs(a).max()
+
+
+def test_layers_alike_share_their_code():
+    layers = [Conv(3, weight_std=1.5), "relu"]
+    texts = []
+    for times in (3, 9):
+        made = engine.Engine(wl.network(*layers * times, *END, inputs=wl.Image(6, 6, 1)), np.float32, tangent=True)
+        texts.append(engine.write(made.plans[0]).count("define internal"))
+    assert texts[0] == texts[1] <= 4
+
+
+def test_hyper_parameters_are_numbers_of_the_code():
+    nets = [wl.network(Conv(3, weight_std=w), "leaky_relu", *END, inputs=wl.Image(4, 4, 1)) for w in (1.0, 1.5)]
+    made = [engine.Engine(net, np.float32, tangent=True) for net in nets]
+    assert made[0].codes[0] is made[1].codes[0]
+
+
+def test_the_rest_stays_with_xla():
+    shape = (3, 3, 1)
+    X = images(shape, np.float64, 1.0).reshape(5, -1)
+    branch = Residual("relu", AveragePool(3, stride=1, padding="same"), Conv(1))
+    for layers in ([Conv(3), "relu", Dropout(0.5), Flatten(), Dense()], [Conv(3), branch, "relu", *END]):
+        assert isinstance(wl.nngp(wl.network(*layers, inputs=wl.Image(*shape))).prepared(X), wl.Kernel)
+    k = wl.nngp(wl.network(Conv(3), "relu", *END, inputs=wl.Image(*shape)))
+    assert isinstance(k.prepared(jnp.asarray(X)), wl.Kernel)
+
+
+def test_kernels_of_kernels_tiles_and_disk(tmp_path, monkeypatch):
+    shape, layers, _ = cases.IMAGE_NETWORKS["flatten"]
+    k = wl.nngp(wl.network(*layers, inputs=wl.Image(*shape)))
+    X = np.random.default_rng(1).standard_normal((70, *shape)).reshape(70, -1)
+    K = k.gram(X)
+    assert np.array_equal((2.0 * k + k).gram(X), 2.0 * K + K)
+    monkeypatch.setattr(kernels, "TILE", 1.0)
+    assert k.prepared(X).largest_tile < 64
+    assert np.array_equal(k.gram(X), K)
+    assert np.array_equal(wl.stored_gram(k, X, tmp_path / "K.zarr")[:], K)
+    assert np.abs(k.cross(X[:3], X) - K[:3]).max() <= 1e-14 * K.max()
+    process = wl.posterior(k, X[:40], X[:40, 0], noise=0.1)
+    assert np.isfinite(process.predict(X[40:]).variance).all()
