@@ -226,6 +226,57 @@ def test_a_norm_over_parts_keeps_the_mean_of_each(lost):
     assert close != lost
 
 
+def normalised(x):
+    """(x - mean)/deviation in high precision, as the floats given."""
+    x = [mp.mpf(float(v)) for v in x]
+    mean = mp.fsum(x) / len(x)
+    deviation = mp.sqrt(mp.fsum((v - mean) ** 2 for v in x) / len(x))
+    return [(v - mean) / deviation if deviation else mp.mpf(0) for v in x]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e150])
+def test_layers_without_parameters_before_the_first(scale):
+    """Rows less their mean over their deviation, then a network; Scale(2) doubles weight_std; finite networks too."""
+    X = scale * np.stack([BASE[0], BASE[1], BASE[0] * (1 + 1e-9), BASE[0] + 1e-8 * BASE[2], 1e3 + BASE[1], np.ones(4)])
+    net = wl.network(LayerNorm(), Scale(2.0), Dense(W, B), "relu", Dense(W, B))
+    assert isinstance(wl.nngp(net).prepared(X[:5]), Sphere)
+    for part in (X, X[:5]):
+        both = wl.limits(net).gram(part)
+        for i, j in ((1, 0), (2, 0), (3, 0), (4, 1), (len(part) - 1, 0)):
+            u, v = normalised(part[i]), normalised(part[j])
+            start = [4 * mp.fdot(a, b) / 4 for a, b in ((u, u), (u, v), (v, v))]
+            state = after(["d", "relu", "d"], (*start, mp.mpf(0), mp.mpf(0), mp.mpf(0)))
+            room = 64 * np.finfo(float).eps * float(both.ntk.max())
+            for found, known in ((both.nngp[i, j], state[1]), (both.ntk[i, j], state[3])):
+                assert abs(mp.mpf(float(found)) - known) < room
+                assert abs(1.001 * found - known) > room
+    plain = wl.network(Dense(2 * W, B), "relu", Dense(W, B))
+    rows = np.array([[float(v) for v in normalised(x)] for x in X])
+    params = net.init(0, input_dim=4, width=8, dtype=np.float64)
+    with jax.enable_x64(True):
+        found = np.asarray(net.apply(params, X))
+        np.testing.assert_allclose(found, np.asarray(plain.apply(params[2:], rows)), rtol=1e-9, atol=1e-9)
+    kernels = [wl.empirical_ntk(n.apply, p).gram(x) for n, p, x in ((net, params, X), (plain, params[2:], rows))]
+    np.testing.assert_allclose(*kernels, rtol=1e-8, atol=1e-8)
+    assert repr(wl.read_network(repr(net))) == repr(net)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Dense(W), Concatenate(Dense(W), [Dense(W), "relu"]), LayerNorm()],
+        [Dense(W), wl.Cos(), LayerNorm()],
+        [Dense(W), Concatenate("gelu", [Dense(W), Concatenate(Serial(), "gelu"), LayerNorm()]), LayerNorm()],
+        [Dense(W), "gelu", Repeat([LayerNorm()], 5)],
+    ],
+)
+def test_a_norm_of_equal_signals_is_zero(layers):
+    """At the input 0 all signals of these networks are equal, and their deviation is 0: as in finite networks."""
+    kernel = wl.nngp(wl.network(*layers, Dense(1.0, 0.5)))
+    found = kernel.diag(np.stack([np.zeros(4), BASE[0]]))
+    np.testing.assert_allclose(found, [0.25, 1.25], rtol=1e-15)
+
+
 @pytest.mark.parametrize("name", ["residual", "dense-connected", "scaled by layer"])
 @pytest.mark.parametrize(("dtype", "size"), [(np.float64, 100), (np.float32, 15)])
 def test_inputs_of_any_scale(name, dtype, size):
@@ -386,6 +437,8 @@ def test_masks_of_dropout_have_the_moments_of_the_limit():
     [
         ([], "layers[0]: a network begins with"),
         (["relu", Dense()], "layers[0]: a network begins with"),
+        ([LayerNorm(), "relu", Dense()], "layers[1]: a network begins with"),
+        ([Residual(Dense()), Dense()], "layers[0]: a network begins with"),
         ([Dense(), "relu"], "layers[1]: a network ends with"),
         ([Dense(), "relu", "gelu", Dense()], "layers[2]: an activation needs Gaussian signals"),
         ([Dense(), Residual("relu"), Dense()], "layers[1]: Residual(Activate('relu')) adds signals to a function of"),

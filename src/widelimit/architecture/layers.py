@@ -300,6 +300,7 @@ class Scale(Layer):
 
     factor: Scalar
     simple: ClassVar[bool] = True
+    on_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         validation.deviation("factor", self.factor)

@@ -16,10 +16,10 @@ from widelimit import memory, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.chain import Serial
 from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
-from widelimit.architecture.inputs import Inputs, Rows
+from widelimit.architecture.inputs import Inputs, Rows, float_dtype
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.repeat import grouped
-from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Scalar, Shape
+from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Scalar, Shape, through
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -70,17 +70,21 @@ class Network:
     inputs: Inputs = field(default=Rows(), metadata={"static": True})
 
     def __repr__(self) -> str:
-        usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None}
+        usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None, "inputs": Rows()}
         given = {name: getattr(self, name) for name in usual}
         more = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
-        more += [f"inputs={self.inputs!r}"] if self.inputs.sites else []
         return f"network({', '.join([*map(repr, self.layers), *more])})"
 
     @property
     def first(self) -> Dense:
-        """Return the layer that reads the inputs."""
-        assert isinstance(self.layers[0], Dense)
-        return self.layers[0]
+        """Return the dense layer that reads the inputs, as they are or as layers before it leave them."""
+        assert isinstance(self.reads[-1], Dense)
+        return self.reads[-1]
+
+    @property
+    def reads(self) -> tuple[Layer, ...]:
+        """Return the layers up to the first with random weights."""
+        return self.layers[: 1 + [layer.on_inputs for layer in self.layers].index(False)]
 
     @property
     def whole(self) -> Serial:
@@ -90,7 +94,7 @@ class Network:
     @property
     def body(self) -> Serial:
         """Return the layers after the first, which embeds rows; all layers, where inputs are images."""
-        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[1:])
+        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[len(self.reads) :])
 
     @property
     def _compact(self) -> Serial:
@@ -104,7 +108,12 @@ class Network:
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute standard deviations of the signals before `body`, float64, of any size a float holds."""
-        return self.first.deviations(X) if isinstance(self.inputs, Rows) else self.inputs.deviations(X)
+        if not isinstance(self.inputs, Rows):
+            return self.inputs.deviations(X)
+        if len(self.reads) > 1:
+            with arithmetic(True):
+                X = interpreted(through)(self.reads[:-1], X.astype(np.float64))
+        return self.first.deviations(X)
 
     @property
     def units(self) -> tuple[Layer, ...]:
@@ -164,7 +173,7 @@ class Network:
         if not (listed or (isinstance(seeds, (np.ndarray, jax.Array)) and seeds.ndim == 1)) or len(seeds) == 0:
             raise ValueError(f"seeds must be a sequence of at least one integer, got {validation.shown(seeds)}.")
         keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
-        kind = _float_dtype(dtype)
+        kind = float_dtype(dtype)
         count = self.whole.count(sizes)
         memory.require(  # drawing them takes as much memory again
             2.0 * kind.itemsize * len(keys) * count,
@@ -182,14 +191,11 @@ class Network:
         if len(widths) != self.whole.hidden:
             hidden = f"a network of depth {self.depth} has {self.whole.hidden} hidden layers"
             raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
-        if not isinstance(self.inputs, Rows):
-            if input_dim not in (None, self.inputs.size):
-                given = validation.shown(input_dim)
-                raise ValueError(f"input_dim is {self.inputs.size} for {self.inputs}, got {given}.")
-            input_dim = self.inputs.shape[-1]
-        elif input_dim is None:
-            raise TypeError("input_dim, the number of features, is needed: net.init(0, input_dim=X.shape[1]).")
-        named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
+        named = [
+            ("input_dim", self.inputs.channels(input_dim)),
+            *(("width", n) for n in widths),
+            ("output_dim", output_dim),
+        ]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
         return self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
 
@@ -231,7 +237,7 @@ class Network:
         self, params: tuple[Params, ...], X: Float[jax.Array, "n d"], key: jax.Array | None = None
     ) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        before = X if isinstance(self.inputs, Rows) else self.inputs.read(X)
+        before = self.inputs.read(X)
         whole = self.whole
         signals = whole.apply(params, before) if key is None else whole.draw_and_apply(params, before, key)
         return self.output_scale(params) * signals.reshape(len(X), signals.shape[-1])
@@ -244,7 +250,7 @@ class Network:
         """Return X, checked against parameters whose leaves have `axes` leading axes."""
         X = self.inputs.rows("X", X)
         inputs, dtype = self._check(params, axes)
-        if isinstance(self.inputs, Rows) and X.shape[1] != inputs:
+        if self.inputs.read(X).shape[-1] != inputs:
             raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {inputs}).")
         if X.dtype != dtype:
             name = str(dtype)
@@ -256,7 +262,7 @@ class Network:
         shapes = jax.tree.map(np.shape, params)
         try:
             fitting = self.whole.check(params, None, axes) is not None
-            weights = params[0]["weight"]
+            weights = params[len(self.reads) - 1]["weight"]
             inputs, stacked = np.shape(weights)[-1], {np.shape(leaf)[:axes] for leaf in jax.tree.leaves(params)}
         except (TypeError, KeyError, IndexError, ValueError):
             fitting, stacked = False, set()
@@ -277,7 +283,7 @@ class Network:
 
     def _encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         if isinstance(self.inputs, Rows):
-            points, variance = self.first.embed(X)
+            points, variance = self.first.embed(through(self.reads[:-1], X))
         else:
             points, variance = self.inputs.embed(X)
             variance = variance._replace(among=among_sites_of(points) if self.across else None)
@@ -381,17 +387,6 @@ def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: 
     width, members = max(leaf.shape[axes] for leaf in weights), len(weights[0]) if axes else 1
     size = 2.0 * X.dtype.itemsize * members * len(X) * width * sites
     memory.require(size, f"the signals of {len(X)} inputs in {width} units")
-
-
-def _float_dtype(dtype: Any) -> np.dtype:
-    """Return float32 or float64. Raises: TypeError."""
-    try:
-        kind: np.dtype[Any] = np.dtype(dtype)
-    except (TypeError, ValueError):
-        kind = np.dtype(object)
-    if dtype is None or kind not in (np.float32, np.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {validation.shown(dtype)}.")
-    return kind
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))

@@ -195,7 +195,7 @@ class Repeat(Combined):
         def step(state: PairState, given: Any) -> tuple[PairState, None]:
             return map_(self._at(given[1]), *given[0], state), None
 
-        return (jax.lax.scan(step, state, (memos, self._scanned))[0],)
+        return (jax.lax.scan(step, state, (memos, self._scanned), length=self.times)[0],)
 
     def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         if isinstance(x, _Unrolled):

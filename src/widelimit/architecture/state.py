@@ -163,6 +163,9 @@ class Layer(abc.ABC):
     simple: ClassVar[bool] = False
     """True if a row of the output depends on its own row alone, and no parameters are there but those of `Dense`."""
 
+    on_inputs: ClassVar[bool] = False
+    """True for a layer without parameters that may stand before the first `Dense`: it changes the inputs as given."""
+
     mixes_sites: ClassVar[bool] = False
     """True for a layer that needs covariances between the sites of images."""
 
@@ -308,3 +311,8 @@ class Layer(abc.ABC):
     def without_refinement(self) -> Layer:
         """Return the layer for networks of one activation, which need no `Activation.refine`."""
         return self
+
+
+def through(layers: tuple[Layer, ...], X: jax.Array) -> jax.Array:
+    """Return inputs after layers without parameters."""
+    return functools.reduce(lambda X, layer: layer.apply((), X), layers, X)
