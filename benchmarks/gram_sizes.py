@@ -10,7 +10,7 @@ import numpy as np
 from common import report
 
 import widelimit as wl
-from widelimit.compute import memory
+from widelimit import memory
 
 SMALL = False
 SIZES = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000]

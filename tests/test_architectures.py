@@ -11,6 +11,7 @@ import pytest
 
 import oracles
 import widelimit as wl
+from widelimit.kernels.sphere import Sphere
 from widelimit.layers import Concatenate, Dense, Dropout, Frozen, LayerNorm, Repeat, Residual, Scale, Serial, Sum
 
 W, B = 1.3, 0.2
@@ -94,6 +95,14 @@ TREES = {
         [Dense(W, B), "relu", Repeat([LayerNorm()], 2), "identity", Repeat([Dense(W, B)], 5), Dense()],
         ["d", "relu", "norm", *["d"] * 5, "d1"],
     ),
+    "repeated after parts": (
+        [Dense(W, B), Concatenate(Dense(), Dense(3.0, B)), Repeat(["relu", Dense(W, B)], 2), Dense()],
+        ["d", ["beside", 0.5, ["d1", "relu"], 0.5, [["d", 3.0, B], "relu"]], "d", "relu", "d", "d1"],
+    ),
+    "alike but for numbers": (
+        [Dense(W, B), *[layer for k in range(5) for layer in ("relu", Dense(1 + k / 10, B))]],
+        ["d", *[layer for k in range(5) for layer in ("relu", ["d", 1 + k / 10, B])]],
+    ),
     "identity keeps means": (
         [Dense(W, B), "relu", "identity", LayerNorm(), Dense(W, B)],
         ["d", "relu", "norm", "d"],
@@ -159,19 +168,40 @@ def test_both_kernels_to_64_eps(name, dtype):
     layers, described = TREES[name]
     X = HARD.astype(dtype)
     net = wl.network(*layers)
-    grams = np.stack([wl.nngp(net).gram(X), wl.ntk(net).gram(X)])
+    grams = wl.limits(net).gram(X)  # half as much to compile; the kernels alone are compared with it below
     pairs = [(i, j) for i in range(len(X)) for j in range(i + 1)]
     with mp.workdps(50):
         known = {(i, j): exact(described, X[i], X[j]) for i, j in pairs}
         scale = {(i, j, kind): mp.sqrt(known[i, i][kind] * known[j, j][kind]) for i, j in pairs for kind in (0, 1)}
         errors = {
-            (i, j, kind): float(abs(mp.mpf(float(grams[kind, i, j])) - known[i, j][kind]) / size)
+            (i, j, kind): float(abs(mp.mpf(float(grams[kind][i, j])) - known[i, j][kind]) / size)
             for (i, j, kind), size in scale.items()
             if size
         }
     assert max(errors.values()) <= 64 * np.finfo(dtype).eps
     planted = float(known[1, 0][1]) * 1000 * np.finfo(dtype).eps / float(scale[1, 0, 1])
     assert planted > 64 * np.finfo(dtype).eps
+
+
+def operations(program):
+    """In a compiled program, over those that it was compiled from: work that is written out again for every use."""
+    return len(program.compile().as_text().splitlines()) / len(program.as_text().splitlines())
+
+
+def test_programs_grow_like_the_networks_they_compute():
+    """XLA would write the layers before a layer out again in each of its fused loops: 14 times the operations."""
+    connected = [
+        Concatenate(Serial(), ["relu", Dense(W, B)], shares=((k + 1) / (k + 2), 1 / (k + 2))) for k in range(3)
+    ]
+    kernel = wl.ntk(wl.network(Dense(W, B), *connected, Dense()))
+    X = jnp.asarray(BASE)
+    encode = jax.jit(lambda kernel, X: kernel.encode(X))
+    assert operations(encode.lower(kernel, X)) < 6
+    kernel = wl.ntk(wl.network(Dense(W, B), *[Residual("relu", Dense(W, B))] * 3, Dense()))
+    features = encode(kernel, X)
+    slope = jax.jit(jax.grad(lambda x: kernel.pairwise(x, x).sum(), allow_int=True))
+    assert operations(slope.lower(features)) < 4
+    assert len(wl.mlp(depth=50, weight_std=[W] * 50)._compact.layers) == 1
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -190,10 +220,61 @@ def test_a_norm_over_parts_keeps_the_mean_of_each(lost):
     ]
     cross = mp.fsum(means[0][k] * parts[k][5] + parts[k][4] * means[1][k] for k in (0, 1)) / 2
     sigma = (c - m * n) / (s * t) + c + (0 if lost else cross)
-    found = [float(kernel(net).gram(BASE[:2])[0, 1]) for kernel in (wl.nngp, wl.ntk)]
+    found = [float(both[0, 1]) for both in wl.limits(net).gram(BASE[:2])]
     known = [float(sigma), float(sigma + theta / (s * t) + theta)]
     close = np.allclose(found, known, rtol=64 * np.finfo(float).eps, atol=0)
     assert close != lost
+
+
+def normalised(x):
+    """(x - mean)/deviation in high precision, as the floats given."""
+    x = [mp.mpf(float(v)) for v in x]
+    mean = mp.fsum(x) / len(x)
+    deviation = mp.sqrt(mp.fsum((v - mean) ** 2 for v in x) / len(x))
+    return [(v - mean) / deviation if deviation else mp.mpf(0) for v in x]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e150])
+def test_layers_without_parameters_before_the_first(scale):
+    """Rows less their mean over their deviation, then a network; Scale(2) doubles weight_std; finite networks too."""
+    X = scale * np.stack([BASE[0], BASE[1], BASE[0] * (1 + 1e-9), BASE[0] + 1e-8 * BASE[2], 1e3 + BASE[1], np.ones(4)])
+    net = wl.network(LayerNorm(), Scale(2.0), Dense(W, B), "relu", Dense(W, B))
+    assert isinstance(wl.nngp(net).prepared(X[:5]), Sphere)
+    for part in (X, X[:5]):
+        both = wl.limits(net).gram(part)
+        for i, j in ((1, 0), (2, 0), (3, 0), (4, 1), (len(part) - 1, 0)):
+            u, v = normalised(part[i]), normalised(part[j])
+            start = [4 * mp.fdot(a, b) / 4 for a, b in ((u, u), (u, v), (v, v))]
+            state = after(["d", "relu", "d"], (*start, mp.mpf(0), mp.mpf(0), mp.mpf(0)))
+            room = 64 * np.finfo(float).eps * float(both.ntk.max())
+            for found, known in ((both.nngp[i, j], state[1]), (both.ntk[i, j], state[3])):
+                assert abs(mp.mpf(float(found)) - known) < room
+                assert abs(1.001 * found - known) > room
+    plain = wl.network(Dense(2 * W, B), "relu", Dense(W, B))
+    rows = np.array([[float(v) for v in normalised(x)] for x in X])
+    params = net.init(0, input_dim=4, width=8, dtype=np.float64)
+    with jax.enable_x64(True):
+        found = np.asarray(net.apply(params, X))
+        np.testing.assert_allclose(found, np.asarray(plain.apply(params[2:], rows)), rtol=1e-9, atol=1e-9)
+    kernels = [wl.empirical_ntk(n.apply, p).gram(x) for n, p, x in ((net, params, X), (plain, params[2:], rows))]
+    np.testing.assert_allclose(*kernels, rtol=1e-8, atol=1e-8)
+    assert repr(wl.read_network(repr(net))) == repr(net)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [Dense(W), Concatenate(Dense(W), [Dense(W), "relu"]), LayerNorm()],
+        [Dense(W), wl.Cos(), LayerNorm()],
+        [Dense(W), Concatenate("gelu", [Dense(W), Concatenate(Serial(), "gelu"), LayerNorm()]), LayerNorm()],
+        [Dense(W), "gelu", Repeat([LayerNorm()], 5)],
+    ],
+)
+def test_a_norm_of_equal_signals_is_zero(layers):
+    """At the input 0 all signals of these networks are equal, and their deviation is 0: as in finite networks."""
+    kernel = wl.nngp(wl.network(*layers, Dense(1.0, 0.5)))
+    found = kernel.diag(np.stack([np.zeros(4), BASE[0]]))
+    np.testing.assert_allclose(found, [0.25, 1.25], rtol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["residual", "dense-connected", "scaled by layer"])
@@ -204,7 +285,7 @@ def test_inputs_of_any_scale(name, dtype, size):
     net = wl.network(*layers)
     for sign in (1, -1):
         X = (HARD * [[1], [1], [1], [0], [0], [0]] * 10.0 ** (sign * size)).astype(dtype)
-        grams = np.stack([wl.nngp(net).gram(X), wl.ntk(net).gram(X)])
+        grams = wl.limits(net).gram(X)
         with mp.workdps(60 + 4 * size):
             pairs = [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2)] + [(2, 0)] * (
                 sign < 0 or name in ("residual", "two means")
@@ -213,9 +294,9 @@ def test_inputs_of_any_scale(name, dtype, size):
             for (i, j), values in known.items():
                 for kind in (0, 1):
                     scale = mp.sqrt(known[i, i][kind] * known[j, j][kind])
-                    error = abs(mp.mpf(float(grams[kind, i, j])) - values[kind])
+                    error = abs(mp.mpf(float(grams[kind][i, j])) - values[kind])
                     assert error <= 64 * np.finfo(dtype).eps * scale
-                    assert i != j or abs(2 * grams[kind, i, j] - values[kind]) > 64 * np.finfo(dtype).eps * scale
+                    assert i != j or abs(2 * grams[kind][i, j] - values[kind]) > 64 * np.finfo(dtype).eps * scale
 
 
 @pytest.mark.parametrize(
@@ -292,7 +373,10 @@ def test_bad_parameterisations(more, words):
             wl.ntk(wl.network(*TREE, **given))
 
 
-@pytest.mark.parametrize("name", [name for name in TREES if name not in ("waves", "sum of parts", "scaled by layer")])
+SLOW = ("waves", "sum of parts", "scaled by layer", "repeated after parts", "alike but for numbers")
+
+
+@pytest.mark.parametrize("name", [name for name in TREES if name not in SLOW])
 def test_finite_networks_tend_to_both_kernels(name):
     """20 networks of width 256; the mean of Theta within 5 standard errors and a bias of 5/width."""
     layers, _ = TREES[name]
@@ -353,9 +437,20 @@ def test_masks_of_dropout_have_the_moments_of_the_limit():
     [
         ([], "layers[0]: a network begins with"),
         (["relu", Dense()], "layers[0]: a network begins with"),
+        ([LayerNorm(), "relu", Dense()], "layers[1]: a network begins with"),
+        ([Residual(Dense()), Dense()], "layers[0]: a network begins with"),
         ([Dense(), "relu"], "layers[1]: a network ends with"),
         ([Dense(), "relu", "gelu", Dense()], "layers[2]: an activation needs Gaussian signals"),
-        ([Dense(), Residual("relu"), Dense()], "layers[1]: the branches [0, 1]"),
+        ([Dense(), Residual("relu"), Dense()], "layers[1]: Residual(Activate('relu')) adds signals to a function of"),
+        ([Dense(), Sum("relu", "erf"), Dense()], "layers[1]: the branches [0, 1]"),
+        ([Dense(), ["relu", Dense()]], "layers[1]: neither a layer"),
+        ([Dense(), wl.mlp(depth=2), Dense()], "of a network *net.layers"),
+        ([Dense(), Dropout(0.5), "relu", Dense()], "layers[2]: an activation needs Gaussian signals"),
+        (
+            [Dense(), Residual("relu", Dense(learning_rate=2.0)), Dense()],
+            "layers[1].branch[1][1]: learning_rate=2.0 is",
+        ),
+        ([Dense(), *wl.mlp(depth=2, parameterization="standard").layers], "layers[1]: standard=True is set"),
         ([Dense(), Concatenate(Serial(), "relu", shares=(0.25, 0.75)), Dense()], "layers[1]: branches without random"),
         ([Dense(), Concatenate(Dense(), "relu"), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
         ([Dense(), Repeat([Residual(Dense(), "relu")], 3), "relu", Dense()], "layers[2]: an activation needs Gaussian"),
@@ -394,7 +489,7 @@ def test_a_shared_signal_is_added_as_itself(layer, described):
     found = [kernel(net).cross(BASE[:1], BASE[1:2])[0, 0] for kernel in (wl.nngp, wl.ntk)]
     np.testing.assert_allclose(found, [float(value) for value in known], rtol=1e-14)
     for other in ([Residual(LayerNorm())], [Sum(Serial(), [Residual(Dense()), Scale(0.5)])]):
-        with pytest.raises(ValueError, match="functions of the same signals"):
+        with pytest.raises(ValueError, match=r"functions of the same signals|a function of themselves"):
             wl.network(Dense(), *other, Dense())
 
 
@@ -448,11 +543,21 @@ def test_limits_are_both_kernels(name, sphere):
         wl.limits(wl.mlp(depth=2, activation="sign"))
 
 
-@pytest.mark.parametrize("layers", [TREES["frozen"][0], TREES["two means"][0], [Dense(W, B), Dropout(0.8), Dense()]])
-def test_the_series_for_equal_norms_is_that_of_the_layers(layers):
+@pytest.mark.parametrize(
+    ("layers", "more"),
+    [
+        (TREES["frozen"][0], {}),
+        (TREES["two means"][0], {"learning_rates": [0.5, 2.0, 1.0, 0.3, 1.5]}),
+        ([Dense(W, B), Dropout(0.8), Dense()], {}),
+        (TREE, STANDARD | {"learning_rates": [0.5, 2.0, 3.0]}),
+    ],
+)
+def test_the_series_for_equal_norms_is_that_of_the_layers(layers, more):
     """A row of another norm leads the kernel through the layers; a frozen first layer adds nothing in both."""
     X = BASE / np.linalg.norm(BASE, axis=1, keepdims=True)
-    both = wl.limits(wl.network(*layers))
+    net = wl.network(*layers, **more)
+    assert isinstance(wl.ntk(net).prepared(X), Sphere)
+    both = wl.limits(net)
     for found, expected in zip(both.gram(X), both.gram(np.vstack([X, 2 * X[:1]])), strict=True):
         np.testing.assert_allclose(found, expected[:3, :3], rtol=1e-13)
 

@@ -149,8 +149,9 @@ def test_options_that_an_estimator_has_not_are_refused():
     with pytest.raises(ValueError, match="--alpha-epsilon is no option of NNGPRegressor"):
         models.build("nngp", "regression", {"alpha_epsilon": 0.1})
     for kind, given in (("wide", {}), ("ntk", {"likelihood": "logistic"}), ("nngp", {"likelihood": "least_squares"})):
-        with pytest.raises(ValueError, match=r"--alpha-epsilon does not apply to the likelihood l.*dirichlet"):
-            models.build(kind, "classification", {"alpha_epsilon": "auto", **given})
+        made = models.build(kind, "classification", {"alpha_epsilon": "auto", **given})
+        with pytest.raises(ValueError, match=r"alpha_epsilon='auto' does not apply to likelihood=\"l.*dirichlet"):
+            made.fit(np.eye(3), [0, 1, 1])
     assert models.build("wide", "classification", {"alpha_epsilon": "auto", "likelihood": "dirichlet"})
 
 

@@ -17,7 +17,7 @@ import widelimit as wl
 from widelimit import shapes, signals
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.coincident import MILLS
-from widelimit.compute import plan
+from widelimit.compute import plan, tiles
 from widelimit.pytrees import pytree
 
 GRAM, FIT = 6, 10
@@ -135,6 +135,16 @@ def test_duals_of_numpy_numbers_compile_nothing(name):
     assert counted(phi.correlation_map, c) == 0, COMPILED
     if name == "gelu":
         assert counted(phi.dual, *map(jax.numpy.asarray, (q, c, q))) > 0
+
+
+@pytest.mark.parametrize(
+    ("activation", "quick"), [("tanh", True), ("silu", True), ("hard_tanh", False), ("relu", False), ("mish", False)]
+)
+def test_what_is_no_slower_compiles_in_half_of_the_time(activation, quick):
+    k = wl.ntk(wl.mlp(depth=3, activation=activation)).prepared(data(200)[0])
+    assert k.quick == quick
+    several, one = (tiles._program(k, np.zeros((count, 128, 3))) for count in (2, 1))
+    assert (several is one) == (not quick)
 
 
 @pytree

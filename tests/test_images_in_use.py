@@ -65,20 +65,20 @@ def test_a_weight_of_two_is_an_image_twice():
 
 
 def test_bytes_and_constant_images():
-    bytes_ = X[..., :1].astype(np.uint8)
-    net = wl.network(Conv(3, bias_std=0.3), "relu", Flatten(), Dense(), inputs=wl.Image(4, 3, 1))
-    model = wl.NNGPClassifier(network=net).fit(bytes_, LABELS)
+    bytes_ = X.astype(np.uint8)
+    model = wl.NNGPClassifier(network=NET).fit(bytes_, LABELS)
     assert np.array_equal(model.predict_proba(bytes_), clone(model).fit(bytes_ / 1.0, LABELS).predict_proba(bytes_))
-    assert np.array_equal(model.predict_proba(bytes_[..., 0]), model.predict_proba(bytes_))  # grey without an axis
-    flat = np.concatenate([bytes_[:5], np.full((2, 4, 3, 1), 9, np.uint8)])
+    flat = np.concatenate([bytes_[:5], np.full((2, *SHAPE), 9, np.uint8)])
     assert np.isfinite(model.predict_proba(flat)).all()
-    same = wl.NNGPClassifier(network=net).fit(np.ones((6, 4, 3, 1)), ["a", "b"] * 3)
-    assert np.allclose(same.predict_proba(np.ones((1, 4, 3, 1))), 0.5, atol=0.01)
+    same = wl.NNGPClassifier(network=NET).fit(np.ones((6, *SHAPE)), ["a", "b"] * 3)
+    assert np.allclose(same.predict_proba(np.ones((1, *SHAPE))), 0.5, atol=0.01)
     with pytest.warns(UserWarning, match=r"bytes \(uint8"):
-        raw = wl.nngp(net).gram(bytes_)
-    assert np.array_equal(raw, wl.nngp(net).gram(bytes_.astype(float)))
+        raw = wl.nngp(NET).gram(bytes_)
+    assert np.array_equal(raw, wl.nngp(NET).gram(bytes_.astype(float)))
     with pytest.warns(UserWarning, match=r"bytes \(uint8"):
-        wl.NNGPClassifier(network=net, normalize=None).fit(bytes_, LABELS)
+        wl.NNGPClassifier(network=NET, normalize=None).fit(bytes_, LABELS)
+    grey = wl.Image(4, 3, 1)
+    assert np.array_equal(grey.rows("X", X[..., 0]), grey.rows("X", X[..., :1]))
 
 
 def test_a_classifier_that_hardly_tells_left_from_right(tmp_path):
@@ -93,11 +93,10 @@ def test_a_classifier_that_hardly_tells_left_from_right(tmp_path):
 
 
 def test_images_in_another_unit_than_those_of_the_fit():
-    bytes_ = X[..., :1].astype(np.uint8)
-    net = wl.network(Conv(3, bias_std=0.3), "relu", Flatten(), Dense(), inputs=wl.Image(4, 3, 1))
+    bytes_ = np.repeat(X[..., :1], 2, axis=-1).astype(np.uint8)
     for fitted, new in ((bytes_, bytes_ / 255), (bytes_ / 255, bytes_)):
         with pytest.warns(UserWarning, match=r"another unit"):
-            wl.NNGPClassifier(network=net).fit(fitted, LABELS).predict(new)
+            wl.NNGPClassifier(network=NET).fit(fitted, LABELS).predict(new)
 
 
 def test_features_of_images():

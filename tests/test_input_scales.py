@@ -187,18 +187,18 @@ def test_few_rows_do_not_decide_on_as_many_scales():
     assert len(np.unique(found.scales)) == 1
 
 
-def test_scales_of_noise_do_not_differ_where_there_are_as_many_as_rows(monkeypatch):
-    """30 rows of 32 inputs say nothing: the prior keeps predictions near the mean, which the one without does not."""
+def test_scales_of_noise_do_not_differ_where_rows_are_few_for_them(monkeypatch):
+    """16 rows of 8 inputs say nothing: the prior keeps predictions near the mean, which a wide one does not."""
     rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((230, 32)), rng.standard_normal(230)
+    X, y = rng.standard_normal((216, 8)), rng.standard_normal(216)
 
     def error():
-        model = wl.NNGPRegressor(depth=2, activation="erf").fit(X[:30], y[:30])
-        return np.sqrt(np.mean((model.predict(X[30:]) - y[30:]) ** 2)) / np.std(y[30:])
+        model = wl.NNGPRegressor(depth=2, activation="erf").fit(X[:16], y[:16])
+        return np.sqrt(np.mean((model.predict(X[16:]) - y[16:]) ** 2)) / np.std(y[16:])
 
     assert error() < 1.05
     monkeypatch.setattr(input_scales, "PER_SCALE", 0.1)
-    assert error() > 1.1
+    assert error() > 1.3
 
 
 def test_the_estimators_whose_network_is_given_learn_scales_and_keep_its_numbers():
@@ -232,9 +232,12 @@ def test_the_unit_of_all_weights_is_that_of_the_noise(noise):
 def test_where_scales_are_not_learned_every_column_counts_the_same(monkeypatch):
     """A given noise, or scale of the output, keeps its unit: that of a kernel whose inputs nothing scales."""
     X, y = table()
-    settings = ({"activation": "tanh", "depth": 2}, {"normalize": "sphere"}, {"noise": 0.1}, {"output_scale": 2.0})
+    settings = (
+        *({"activation": "sign"}, {"normalize": "sphere"}, {"noise": 0.1}, {"output_scale": 2.0}),
+        {"network": wl.mlp(depth=2)},
+    )
     for each in settings:
-        model, plain = (wl.NTKRegressor(**each, input_scales=how).fit(X, y) for how in ("auto", None))
+        model, plain = (wl.NNGPRegressor(**each, input_scales=how).fit(X, y) for how in ("auto", None))
         np.testing.assert_array_equal(model.predict(X), plain.predict(X))
     proba = [wl.NTKClassifier(input_scales=how).fit(X, y[:, 0] > 0).predict_proba(X) for how in ("auto", None)]
     assert np.abs(proba[0] - proba[1]).max() > 0.01

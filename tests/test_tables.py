@@ -76,7 +76,7 @@ def test_tables_and_series_compile_nothing():
     with compilations() as found:
         tables.tabulate.__wrapped__(jnp.tanh, (), 0.3, 2.3, 1e-10, "tanh")
         tabulate_pieces(BY_NAME["hard_tanh"].closed, 1.0, 0.8, 1.0, 1e-10)
-        sphere(net, 1.1, np.float64, tangent=True, target=1e-12, few_shapes=True)
+        sphere(net, 1.1, 5, np.float64, tangent=True, target=1e-12, few_shapes=True)
         net.prepared(0.4, 1.1, np.dtype(np.float64))
     assert found == []
 

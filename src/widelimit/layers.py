@@ -1,6 +1,6 @@
 """The layers of `widelimit.network`: each states its finite map and its infinite one."""
 
-from widelimit.architecture.chain import Repeat, Serial
+from widelimit.architecture.chain import Serial
 from widelimit.architecture.combine import Frozen, Residual, Sum
 from widelimit.architecture.concatenate import Concatenate
 from widelimit.architecture.convolution import Conv
@@ -8,6 +8,7 @@ from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
 from widelimit.architecture.locally_connected import LocallyConnected, MaxPool
 from widelimit.architecture.normalisation import LayerNorm
 from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool
+from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.state import Layer
 
 __all__ = [

@@ -39,8 +39,8 @@ class Activation(abc.ABC):
     """
 
     name: ClassVar[str]
-    quick: ClassVar[int] = 0
-    """Depth of networks up to which XLA's older emitters make no slower program (measured): see `PairKernel.quick`."""
+    quick: ClassVar[bool] = False
+    """True if it leaves a kernel `quick`: see `PairKernel.quick`."""
     kinks: tuple[float, ...] = ()
     """Places other than 0 where phi is not analytic, of functions whose duals are computed by quadrature."""
 

@@ -11,13 +11,14 @@ import jax
 
 from widelimit import validation
 from widelimit.activations.base import Activation
-from widelimit.architecture.chain import Combined, Repeat, Serial, branch_of
+from widelimit.architecture.chain import Combined, Serial, branch_of
 from widelimit.architecture.combine import Residual
 from widelimit.architecture.convolution import Conv
 from widelimit.architecture.inputs import Image, Inputs, Rows
 from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
+from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
 
@@ -37,7 +38,8 @@ def network(
     """f = layers in order: a `Network` from a tree of `widelimit.layers`; a name or function is an activation.
 
     Args:
-        layers: the first is a `Dense` layer, which reads the inputs, and so is the last, whose outputs are Gaussian.
+        layers: the first is a `Dense` layer, which reads the inputs (behind `LayerNorm` and `Scale`, for rows that are
+            normalised first), and so is the last, whose outputs are Gaussian.
         inputs: `Rows()`, or `Image(height, width, channels)` for layers with sites.
         parameterization: as in `mlp`.
         base_width: as in `mlp`.
@@ -82,12 +84,14 @@ def network(
 
 def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
     """Return the layers for these inputs. Raises: ValueError: they do not fit, or have no limit."""
-    first = layers[0] if layers else None
+    at = next((i for i, layer in enumerate(layers) if inputs.sites or not layer.on_inputs), 0)
+    first = layers[at] if layers else None
     if not isinstance(first, (Dense, Conv, LocallyConnected)):
         what = repr(first) if layers else "no layers"
         raise ValueError(
-            f"layers[0]: a network begins with wl.layers.Dense(), which reads the inputs; got {what:.80}. A sum of "
-            f"dense layers on the inputs is one of them, with the root of the sum of squares as weight_std."
+            f"layers[{at}]: a network begins with wl.layers.Dense(), which reads the inputs, behind LayerNorm() or "
+            f"Scale(..) if need be; got {what:.80}. A sum of dense layers on the inputs is one, with the root of "
+            f"the sum of squares as weight_std; x + f(x) and branches need signals whose width grows."
         )
     whole = Serial(*layers)
     placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites), "layers")
@@ -113,7 +117,9 @@ def _parameterized(layers: tuple[Layer, ...], parameterization: str, base_width:
         layers = tuple(layer.standardise() for layer in layers)
     if base_width is None and learning_rates is None:
         return Network(layers, parameterization)
-    count = len(_dense_layers(layers))
+    found: list[Dense] = []
+    _map_dense(layers, lambda dense: found.append(dense) or dense)  # type: ignore[func-returns-value]
+    count = len(found)
     rates = (1.0,) * count if learning_rates is None else validation.numbers_in("learning_rates", learning_rates)
     for i, rate in enumerate(rates):
         validation.finite_scalar(f"learning_rates[{i}]", rate, above=0.0)
@@ -122,29 +128,26 @@ def _parameterized(layers: tuple[Layer, ...], parameterization: str, base_width:
             f"learning_rates has {len(rates)} numbers, and the network {count} dense layers (those of a repeated block "
             f"once); a layer that is not to be trained is wl.layers.Frozen(...)."
         )
-    changes = iter([(None if i == 0 else base_width, rate) for i, rate in enumerate(rates)])
+    bases = (None if i == 0 else base_width for i in range(count))
+    each = zip(bases, rates, strict=True)
 
-    def change(layer: Layer, path: tuple[Any, ...]) -> Layer:
-        if isinstance(layer, Dense):
-            base, rate = next(changes)
-            return replace(layer, base_width=base, learning_rate=rate)
-        return layer.map_layers(change, path) if isinstance(layer, Combined) else layer
+    def change(dense: Dense) -> Dense:
+        base, rate = next(each)
+        return replace(dense, base_width=base, learning_rate=rate)
 
-    changed = Serial(*layers).map_layers(change, ()).layers
+    changed = _map_dense(layers, change)
     return Network(changed, parameterization, base_width, None if learning_rates is None else rates)
 
 
-def _dense_layers(layers: Sequence[Layer]) -> list[Dense]:
-    """Return the dense layers in order, those of a repeated block once."""
-    found: list[Dense] = []
+def _map_dense(layers: Sequence[Layer], change: Callable[[Dense], Dense]) -> tuple[Layer, ...]:
+    """Return layers with other dense layers, each from the old one, in order, those of a repeated block once."""
 
     def visit(layer: Layer, path: tuple[Any, ...]) -> Layer:
         if isinstance(layer, Dense):
-            found.append(layer)
+            return change(layer)
         return layer.map_layers(visit, path) if isinstance(layer, Combined) else layer
 
-    Serial(*layers).map_layers(visit, ())
-    return found
+    return Serial(*layers).map_layers(visit, ()).layers
 
 
 def resmlp(

@@ -6,20 +6,17 @@ import abc
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, final
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
 from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
 from widelimit.architecture.state import (
-    DEEPEST,
     Change,
     Layer,
     Mean,
@@ -31,7 +28,8 @@ from widelimit.architecture.state import (
     Scalar,
     Shape,
     Traits,
-    as_it_is,
+    held,
+    held_in_gradients,
     join,
     merge,
 )
@@ -39,9 +37,6 @@ from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Variance
-
-UNROLLED = 4
-"""Blocks written out into one fused loop; beyond it `lax.scan` keeps the compile time constant (minutes at 50)."""
 
 
 def branch_of(layers: Sequence[Any], path: str) -> tuple[Layer, ...]:
@@ -66,7 +61,7 @@ def branch_of(layers: Sequence[Any], path: str) -> tuple[Layer, ...]:
         else:
             raise TypeError(
                 f"{path}[{i}]: neither a layer of wl.layers nor an activation (a name, an Activation or a function): "
-                f"{validation.shown(layer)}."
+                f"{validation.shown(layer)}. Of a list write its layers, *layers; of a network *net.layers[:-1]."
             )
     return tuple(found)
 
@@ -228,8 +223,14 @@ class Serial(Combined):
         return any(layer.mixes_sites for layer in self.layers)
 
     def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
-        memos = []
+        memos: list[Any] = []
         for layer in self.layers:
+            if memos:
+                sizes = held([(part.variance.value, part.variance.exponent) for part in parts])
+                parts = tuple(
+                    part._replace(variance=part.variance._replace(value=value, exponent=exponent))
+                    for part, (value, exponent) in zip(parts, sizes, strict=True)
+                )
             after, memo = layer.encode_parts(parts)
             parts = among_sites(layer, parts, after, memo)
             memos.append(memo)
@@ -237,7 +238,7 @@ class Serial(Combined):
 
     def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         for layer, memo_x, memo_y in zip(self.layers, x, y, strict=True):
-            states = layer.pair_parts(memo_x, memo_y, states)
+            states = layer.pair_parts(memo_x, memo_y, held_in_gradients(states))
         return states
 
     def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
@@ -252,145 +253,3 @@ class Serial(Combined):
 
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Serial:
         return Serial(*(change(layer, (*path, i)) for i, layer in enumerate(self.layers)))
-
-
-class _Unrolled(NamedTuple):
-    memo: Any
-
-
-@final
-@pytree
-@dataclass(frozen=True)
-class Repeat(Combined):
-    """The block is applied `times` times, each time with random weights of its own and the same hyper-parameters."""
-
-    block: tuple[Layer, ...]
-    times: int = field(metadata={"static": True})
-
-    def __post_init__(self) -> None:
-        layers = self.block if isinstance(self.block, (list, tuple)) else [self.block]
-        object.__setattr__(self, "block", branch_of(layers, "block"))
-        validation.integer("times", self.times, at_least=1, below=DEEPEST + 1)
-        if not self.block:
-            raise ValueError("block needs at least one layer; leave Repeat out where nothing is repeated.")
-
-    def __repr__(self) -> str:
-        return f"Repeat([{', '.join(map(repr, self.block))}], times={self.times})"
-
-    @property
-    def _once(self) -> Serial:
-        return Serial(*self.block)
-
-    @property
-    def units(self) -> tuple[Layer, ...]:
-        return self._once.units * self.times
-
-    @property
-    def random(self) -> bool:  # type: ignore[override]
-        return self._once.random
-
-    @property
-    def numbers_per_input(self) -> int:
-        return self.times * self._once.numbers_per_input
-
-    @property
-    def depth(self) -> int:
-        return self.times * self._once.depth
-
-    def activations(self) -> Iterator[Activation]:
-        yield from self._once.activations()
-
-    def traits(self, before: Traits, path: str) -> Traits:
-        for _ in range(min(self.times, 2)):
-            before = self._once.traits(before, f"{path}.block")
-        return before
-
-    def place(self, sites: Sites, path: str) -> tuple[Repeat, Sites]:
-        once, after = self._once.place(sites, f"{path}.block")
-        if self.times > 1 and after != sites:
-            raise ValueError(
-                f"{path}: the block changes the sites from {sites.sizes} to {after.sizes}, so that it cannot follow "
-                f"itself; write the layers out, or use stride 1 and padding 'same'."
-            )
-        return replace(self, block=once.layers), after
-
-    @property
-    def mixes_sites(self) -> bool:  # type: ignore[override]
-        return self._once.mixes_sites
-
-    def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
-        return Serial(*self.units).shape(inputs, outputs, widths)
-
-    def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
-        return Serial(*self.units).draw(key, shape, dtype)
-
-    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
-        return Serial(*self.units).apply(params, signals)
-
-    @property
-    def multiple(self) -> Scalar | None:
-        return Serial(*self.units).multiple
-
-    @property
-    def masks(self) -> bool:
-        return self._once.masks
-
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
-        return Serial(*self.units).draw_and_apply(params, signals, key)
-
-    def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
-        """Return memos with a leading axis, one entry a time; where the width has parts, those of layers in a row."""
-        shares = tuple(part.share for part in parts)
-        if self._once.traits(Traits(True, True, False, shares), "").shares != (1.0,):
-            parts, memo = Serial(*self.units).encode_parts(parts)
-            return parts, _Unrolled(memo)
-        part, ways = merge(parts)
-        signal, mean, memos = self._scan(part.variance, part.mean)
-        return (Part(1.0, signal, mean),), (ways, memos)
-
-    def _scan(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
-        once = self._once
-        centred = once.traits(Traits(True, mean is None, False), "").centred
-
-        def step(carry: Any, _: None) -> tuple[Any, Memo]:
-            signal, share = carry
-            after, mean, memo = once.encode_with_mean(signal, None if share is None else lambda: share)
-            moved = None if share is None else jnp.zeros_like(share) if mean is None else mean()
-            return (after, moved), memo
-
-        share = None if centred and mean is None else jnp.zeros_like(signal.value) if mean is None else mean()
-        (signal, share), memos = jax.lax.scan(step, (signal, share), None, length=self.times)
-        return signal, None if centred or share is None else partial(as_it_is, share), memos
-
-    def quick(self, depth: int) -> bool:
-        return all(layer.quick(depth) for layer in self.block)
-
-    def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
-        if isinstance(x, _Unrolled):
-            return Serial(*self.units).pair_parts(x.memo, y.memo, states)
-        state = join(x[0], y[0], states)
-        tabulated = any(activation.rtol_in(state.tangent.dtype) > 0 for activation in self.activations())
-        if self.times > UNROLLED or tabulated:  # series are much to compile
-            return (jax.lax.scan(lambda state, memos: (self._once.pair(*memos, state), None), state, (x[1], y[1]))[0],)
-        for i in range(self.times):
-            own, other = jax.tree.map(lambda leaf: leaf[i], (x[1], y[1]))  # noqa: B023
-            state = self._once.pair(own, other, state)
-        return (state,)
-
-    def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
-        if isinstance(x, _Unrolled):
-            return Serial(*self.units).itself_parts(x.memo, states)
-        state = join(x[0], x[0], states)
-        return (jax.lax.scan(lambda state, memo: (self._once.itself(memo, state), None), state, x[1])[0],)
-
-    def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
-        for _ in range(self.times):
-            parts = self._once.survey_parts(parts, (*path, "block"), ranges)
-            parts = tuple(  # means are computed once a time, not again for every time before
-                part if part.mean is None else part._replace(mean=partial(np.asarray, part.mean()))  # type: ignore[arg-type]
-                for part in parts
-            )
-        return parts
-
-    def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Repeat:
-        return replace(self, block=self._once.map_layers(change, (*path, "block")).layers)

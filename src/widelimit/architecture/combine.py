@@ -204,15 +204,19 @@ class _Sum(Branches, abc.ABC):
         after = self.traits_of_branches(before, path)
         fixed = [k for k, traits in enumerate(after) if not traits.random]
         if len(fixed) > 1:
-            raise ValueError(
-                f"{path}: the branches {fixed} are functions of the same signals without random weights of their own, "
-                f"so that they are not independent; put a wl.layers.Dense() into all of them but one."
-            )
+            raise ValueError(f"{path}: {self.too_few_weights(fixed)}")
         return Traits(
             all(traits.gaussian for traits in after),
             all(traits.centred for traits in after),
             before.random or all(traits.random for traits in after),
             tuple(share for share, _ in _aligned([traits.shares for traits in after])),
+        )
+
+    def too_few_weights(self, fixed: list[int]) -> str:
+        """Return the message for branches that are not independent."""
+        return (
+            f"the branches {fixed} are functions of the same signals without random weights of their own, so that they "
+            f"are not independent; put a wl.layers.Dense() into all of them but one."
         )
 
     def join_parts(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, tuple[_Joint, ...]]:
@@ -278,6 +282,13 @@ class Residual(_Sum):
 
     def __repr__(self) -> str:
         return written_call("Residual", self.branch, **_said(self.uncentred))
+
+    def too_few_weights(self, fixed: list[int]) -> str:
+        layers = ", ".join([*map(repr, self.branch), "Dense()"])
+        return (
+            f"{self!r:.80} adds signals to a function of themselves, from which they are not independent: the branch "
+            f"needs random weights, as Residual({layers:.80})."
+        )
 
     @property
     def parts(self) -> tuple[Serial, ...]:

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from widelimit import validation
 from widelimit.architecture.builders import AnyActivation, network
-from widelimit.architecture.chain import Repeat, branch_of
+from widelimit.architecture.chain import branch_of
 from widelimit.architecture.combine import Frozen, Residual, Sum
 from widelimit.architecture.convolution import Conv
 from widelimit.architecture.inputs import Image
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool
+from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.state import DEEPEST, Layer, Scalar
 
 End = Literal["flatten", "pool"]

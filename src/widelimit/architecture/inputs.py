@@ -33,6 +33,16 @@ class Rows:
         """Return (n, d) floats. Raises: TypeError, ValueError: other data, or another shape."""
         return validation.points(name, X)
 
+    def read(self, X: Float[jax.Array, "n d"]) -> jax.Array:
+        """Return the signals before the first layer: the rows."""
+        return X
+
+    def channels(self, given: int | None) -> int:
+        """Return the inputs of the first layer. Raises: TypeError: the number of features is not given."""
+        if given is None:
+            raise TypeError("input_dim, the number of features, is needed: net.init(0, input_dim=X.shape[1]).")
+        return given
+
     def __repr__(self) -> str:
         return "Rows()"
 
@@ -72,6 +82,12 @@ class Image:
     def sites(self) -> tuple[int, ...]:
         """Return the sizes of the axes of sites."""
         return self.shape[:-1]
+
+    def channels(self, given: int | None) -> int:
+        """Return the inputs of the first layer at each site. Raises: ValueError: another length of rows is given."""
+        if given not in (None, self.size):
+            raise ValueError(f"input_dim is {self.size} for {self}, got {validation.shown(given)}.")
+        return self.shape[-1]
 
     @property
     def size(self) -> int:
@@ -147,3 +163,14 @@ def correlate_sites(u: jax.Array, v: jax.Array) -> Correlation:
     Where one of two vectors is 0 both sides are 1/2, so that rho is 0.
     """
     return Correlation(jnp.sum((u - v) ** 2, axis=-1) / 2, jnp.sum((u + v) ** 2, axis=-1) / 2)
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """Return float32 or float64. Raises: TypeError."""
+    try:
+        kind: np.dtype[Any] = np.dtype(dtype)
+    except (TypeError, ValueError):
+        kind = np.dtype(object)
+    if dtype is None or kind not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, got {validation.shown(dtype)}.")
+    return kind

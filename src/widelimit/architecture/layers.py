@@ -103,6 +103,9 @@ class Dense(Affine):
         validation.finite_scalar("bias_std", self.bias_std, at_least=0.0)
         validation.flag("standard", self.standard)
         validation.flag("trained", self.trained)
+        validation.finite_scalar("learning_rate", self.learning_rate, above=0.0)
+        if self.base_width is not None:
+            validation.finite_scalar("base_width", self.base_width, above=0.0)
 
     def __repr__(self) -> str:
         text = written("Dense", {"weight_std": (self.weight_std, 1.0), "bias_std": (self.bias_std, 0.0)})
@@ -145,16 +148,13 @@ class Dense(Affine):
         total, signal_share, bias_share = add_variances(weighted, bias)
         return total, _DenseMemo(jnp.where(total.value > 0, signal_share, 0), bias_share)
 
-    def quick(self, depth: int) -> bool:
-        return True
-
     def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:
         correlation = sum_signals((x.signal_share, x.bias_share), (y.signal_share, y.bias_share), (state.correlation,))
         common, biases = x.signal_share * y.signal_share, x.bias_share * y.bias_share
         own = self.own_tangent(correlation.rho, common * state.correlation.rho, biases, self.base_width)
         return PairState(correlation, common * state.tangent + own if self.trained else common * state.tangent)
 
-    def own_tangent(self, rho: jax.Array, weights: jax.Array, biases: jax.Array, inputs: float | None) -> jax.Array:
+    def own_tangent(self, rho: jax.Array, weights: jax.Array, biases: jax.Array, inputs: Scalar | None) -> jax.Array:
         """Return the layer's own part of Theta/(s s') from the parts of rho that weights and biases have."""
         if not self.standard or inputs is None:
             return rho if self.learning_rate == 1 else self.learning_rate * rho
@@ -266,7 +266,8 @@ class Activate(Layer):
         if not before.gaussian:
             raise ValueError(
                 f"{path}: an activation needs Gaussian signals, and those before it are none at infinite width; put a "
-                f"Dense layer between: wl.layers.Dense(), {name_or_repr(self.activation)}."
+                f"Dense layer between: wl.layers.Dense(), {name_or_repr(self.activation)}. Dropout goes behind the "
+                f"activation, as relu of masked signals is masked relu."
             )
         return Traits(gaussian=False, centred=False, random=before.random)
 
@@ -281,9 +282,6 @@ class Activate(Layer):
 
     def map_activations(self, change: Change, path: tuple[Any, ...]) -> Activate:
         return replace(self, activation=change(self.activation, path))
-
-    def quick(self, depth: int) -> bool:
-        return depth <= self.activation.quick
 
     def without_refinement(self) -> Activate:
         return replace(self, refined=False)
@@ -302,6 +300,7 @@ class Scale(Layer):
 
     factor: Scalar
     simple: ClassVar[bool] = True
+    on_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         validation.deviation("factor", self.factor)

@@ -16,9 +16,10 @@ from widelimit import memory, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.chain import Serial
 from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
-from widelimit.architecture.inputs import Inputs, Rows
+from widelimit.architecture.inputs import Inputs, Rows, float_dtype
 from widelimit.architecture.layers import Dense
-from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Shape
+from widelimit.architecture.repeat import grouped
+from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Scalar, Shape, through
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
@@ -69,17 +70,21 @@ class Network:
     inputs: Inputs = field(default=Rows(), metadata={"static": True})
 
     def __repr__(self) -> str:
-        usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None}
+        usual = {"parameterization": "ntk", "base_width": None, "learning_rates": None, "inputs": Rows()}
         given = {name: getattr(self, name) for name in usual}
         more = [f"{name}={value!r}" for name, value in given.items() if value != usual[name]]
-        more += [f"inputs={self.inputs!r}"] if self.inputs.sites else []
         return f"network({', '.join([*map(repr, self.layers), *more])})"
 
     @property
     def first(self) -> Dense:
-        """Return the layer that reads the inputs."""
-        assert isinstance(self.layers[0], Dense)
-        return self.layers[0]
+        """Return the dense layer that reads the inputs, as they are or as layers before it leave them."""
+        assert isinstance(self.reads[-1], Dense)
+        return self.reads[-1]
+
+    @property
+    def reads(self) -> tuple[Layer, ...]:
+        """Return the layers up to the first with random weights."""
+        return self.layers[: 1 + [layer.on_inputs for layer in self.layers].index(False)]
 
     @property
     def whole(self) -> Serial:
@@ -89,7 +94,12 @@ class Network:
     @property
     def body(self) -> Serial:
         """Return the layers after the first, which embeds rows; all layers, where inputs are images."""
-        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[1:])
+        return Serial(*self.layers) if self.inputs.sites else Serial(*self.layers[len(self.reads) :])
+
+    @property
+    def _compact(self) -> Serial:
+        """Return `body` with layers that are alike as one: JAX has less to compile."""
+        return Serial(*grouped(self.body.layers))
 
     @functools.cached_property
     def across(self) -> bool:
@@ -98,7 +108,12 @@ class Network:
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute standard deviations of the signals before `body`, float64, of any size a float holds."""
-        return self.first.deviations(X) if isinstance(self.inputs, Rows) else self.inputs.deviations(X)
+        if not isinstance(self.inputs, Rows):
+            return self.inputs.deviations(X)
+        if len(self.reads) > 1:
+            with arithmetic(True):
+                X = interpreted(through)(self.reads[:-1], X.astype(np.float64))
+        return self.first.deviations(X)
 
     @property
     def units(self) -> tuple[Layer, ...]:
@@ -158,7 +173,7 @@ class Network:
         if not (listed or (isinstance(seeds, (np.ndarray, jax.Array)) and seeds.ndim == 1)) or len(seeds) == 0:
             raise ValueError(f"seeds must be a sequence of at least one integer, got {validation.shown(seeds)}.")
         keys = [jax.random.key(validation.integer("each of seeds: seed", s, at_least=0, below=2**63)) for s in seeds]
-        kind = _float_dtype(dtype)
+        kind = float_dtype(dtype)
         count = self.whole.count(sizes)
         memory.require(  # drawing them takes as much memory again
             2.0 * kind.itemsize * len(keys) * count,
@@ -176,14 +191,11 @@ class Network:
         if len(widths) != self.whole.hidden:
             hidden = f"a network of depth {self.depth} has {self.whole.hidden} hidden layers"
             raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
-        if not isinstance(self.inputs, Rows):
-            if input_dim not in (None, self.inputs.size):
-                given = validation.shown(input_dim)
-                raise ValueError(f"input_dim is {self.inputs.size} for {self.inputs}, got {given}.")
-            input_dim = self.inputs.shape[-1]
-        elif input_dim is None:
-            raise TypeError("input_dim, the number of features, is needed: net.init(0, input_dim=X.shape[1]).")
-        named = [("input_dim", input_dim), *(("width", n) for n in widths), ("output_dim", output_dim)]
+        named = [
+            ("input_dim", self.inputs.channels(input_dim)),
+            *(("width", n) for n in widths),
+            ("output_dim", output_dim),
+        ]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
         return self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
 
@@ -225,7 +237,7 @@ class Network:
         self, params: tuple[Params, ...], X: Float[jax.Array, "n d"], key: jax.Array | None = None
     ) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        before = X if isinstance(self.inputs, Rows) else self.inputs.read(X)
+        before = self.inputs.read(X)
         whole = self.whole
         signals = whole.apply(params, before) if key is None else whole.draw_and_apply(params, before, key)
         return self.output_scale(params) * signals.reshape(len(X), signals.shape[-1])
@@ -238,7 +250,7 @@ class Network:
         """Return X, checked against parameters whose leaves have `axes` leading axes."""
         X = self.inputs.rows("X", X)
         inputs, dtype = self._check(params, axes)
-        if isinstance(self.inputs, Rows) and X.shape[1] != inputs:
+        if self.inputs.read(X).shape[-1] != inputs:
             raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {inputs}).")
         if X.dtype != dtype:
             name = str(dtype)
@@ -250,7 +262,7 @@ class Network:
         shapes = jax.tree.map(np.shape, params)
         try:
             fitting = self.whole.check(params, None, axes) is not None
-            weights = params[0]["weight"]
+            weights = params[len(self.reads) - 1]["weight"]
             inputs, stacked = np.shape(weights)[-1], {np.shape(leaf)[:axes] for leaf in jax.tree.leaves(params)}
         except (TypeError, KeyError, IndexError, ValueError):
             fitting, stacked = False, set()
@@ -271,11 +283,11 @@ class Network:
 
     def _encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         if isinstance(self.inputs, Rows):
-            points, variance = self.first.embed(X)
+            points, variance = self.first.embed(through(self.reads[:-1], X))
         else:
             points, variance = self.inputs.embed(X)
             variance = variance._replace(among=among_sites_of(points) if self.across else None)
-        variance, _, memos = self.body.encode_with_mean(variance, None)
+        variance, _, memos = self._compact.encode_with_mean(variance, None)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0)[..., None], memos)
         tangent = None if variance.among is None else variance.among.tangent.reshape(len(X))
         output = Variance(variance.value.reshape(len(X)), variance.exponent.reshape(len(X)))
@@ -326,19 +338,23 @@ class Network:
 
     def pairwise(self, x: NetworkFeatures, y: NetworkFeatures, *, same: bool | jax.Array) -> PairState:
         """Compute the output layer's state for every pair of two blocks of inputs, arrays (n, m); `same`: x is y."""
-        body = self.of_pairs
+        body = self._for_pairs(self._compact)
         if self.inputs.sites:
             return pairs_of_images(body, self.inputs, self.across, (x.points, x.memos), (y.points, y.memos))
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), x.memos)
         columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), y.memos)
-        biases = x.points[:, -1:] * y.points[:, -1]
-        return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, x))
+        biases, inputs = x.points[:, -1:] * y.points[:, -1], x.points.shape[1] - 1.0
+        return body.pair(rows, columns, self.start(correlate_points(x.points, y.points, same=same), biases, inputs))
 
     @property
     def of_pairs(self) -> Serial:
-        """Return the layers of `body` for pairs: networks of one activation need no refinement."""
+        """Return the layers of `body` for pairs."""
+        return self._for_pairs(self.body)
+
+    def _for_pairs(self, body: Serial) -> Serial:
+        """Return layers as they are or, in networks of one activation, without refinement, which these do not need."""
         mixed = len({type(activation) for activation in self.activations()}) > 1
-        return self.body if mixed else Serial(self.body.without_refinement())
+        return body if mixed else Serial(*(layer.without_refinement() for layer in body.layers))
 
     def diagonal(self, x: NetworkFeatures) -> PairState:
         """Compute the state of the output layer for every input with itself, arrays (n,): the gap is exactly 0."""
@@ -346,22 +362,20 @@ class Network:
             return PairState(correlation_with_itself(x.tangent), x.tangent)
         memos = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), x.memos)
         if self.inputs.sites:
-            return itself_at_sites(self.body, self.inputs, memos, x.variance.value)
-        start = self.start(correlation_with_itself(x.variance.value), x.points[:, -1] ** 2, x)
-        return self.body.itself(memos, start)
+            return itself_at_sites(self._compact, self.inputs, memos, x.variance.value)
+        one = correlation_with_itself(x.variance.value)
+        start = self.start(one, x.points[:, -1] ** 2, x.points.shape[1] - 1.0)
+        return self._compact.itself(memos, start)
 
-    def start(
-        self, correlation: Correlation, biases: jax.Array | float = 0.0, x: NetworkFeatures | None = None
-    ) -> PairState:
+    def start(self, correlation: Correlation, biases: jax.Array, inputs: Scalar) -> PairState:
         """Return the state after the first layer, where Theta is its own part, or 0 if that is not trained.
 
-        `biases`, the part of rho that biases have, and `x` are for the standard parameterisation.
+        `biases`, the part of rho that biases have, and the number of inputs are for the standard parameterisation.
         """
         rho = correlation.rho
         if not self.first.trained:
             return PairState(correlation, jnp.zeros_like(rho))
-        inputs = None if x is None else float(x.points.shape[1] - 1)
-        return PairState(correlation, self.first.own_tangent(rho, rho - biases, jnp.asarray(biases), inputs))
+        return PairState(correlation, self.first.own_tangent(rho, rho - biases, biases, inputs))
 
 
 def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: int) -> None:
@@ -373,17 +387,6 @@ def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: 
     width, members = max(leaf.shape[axes] for leaf in weights), len(weights[0]) if axes else 1
     size = 2.0 * X.dtype.itemsize * members * len(X) * width * sites
     memory.require(size, f"the signals of {len(X)} inputs in {width} units")
-
-
-def _float_dtype(dtype: Any) -> np.dtype:
-    """Return float32 or float64. Raises: TypeError."""
-    try:
-        kind: np.dtype[Any] = np.dtype(dtype)
-    except (TypeError, ValueError):
-        kind = np.dtype(object)
-    if dtype is None or kind not in (np.float32, np.float64):
-        raise TypeError(f"dtype must be float32 or float64, got {validation.shown(dtype)}.")
-    return kind
 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))

@@ -32,7 +32,16 @@ from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, sum_signals, sum_terms, variance_of, within
+from widelimit.signals import (
+    Correlation,
+    Variance,
+    exponent_of,
+    power_of_two,
+    sum_signals,
+    sum_terms,
+    variance_of,
+    within,
+)
 
 Over = Literal["channels", "all"]
 
@@ -55,6 +64,7 @@ class LayerNorm(Layer):
     sites: Sites | None = field(default=None, metadata={"static": True}, init=False)
     """Set by `network` for "all": the sites before the layer."""
     simple: ClassVar[bool] = True
+    on_inputs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         validation.choice("over", self.over, get_args(Over))
@@ -77,7 +87,12 @@ class LayerNorm(Layer):
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width"]:
         axes = -1 if self.over == "channels" else tuple(range(1, signals.ndim))
-        centred = signals - jnp.mean(signals, axis=axes, keepdims=True)
+        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(signals), axis=axes, keepdims=True))
+        limit = 1000 if signals.dtype == jnp.float64 else 120
+        power = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
+        scaled = signals * power_of_two(-power, signals.dtype)  # squares of any signals are in range
+        near = scaled - jnp.mean(scaled, axis=axes, keepdims=True)
+        centred = near - jnp.mean(near, axis=axes, keepdims=True)  # without the rounding of a large mean
         return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=axes, keepdims=True)))
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
@@ -89,7 +104,8 @@ class LayerNorm(Layer):
         if mean is None:
             return after, None, ()
         share = mean()
-        return after, None, (share, safe_sqrt(1 - share**2))
+        spread = safe_sqrt(1 - share**2)
+        return after._replace(value=jnp.where(spread > 0, after.value, 0)), None, (share, spread)
 
     def pair(self, x: Memo, y: Memo, state: PairState) -> PairState:
         if not x:
@@ -125,8 +141,10 @@ class LayerNorm(Layer):
 
 def _over_the_width(parts: Parts, run: Callable[[Any], Any]) -> tuple[Parts, tuple[Memo, ...]]:
     """Take the mean over the whole width from every part, divide by the deviation, and return what pairs need."""
-    ways = merge(parts, run)[1]
-    return _normalised(parts, [way / math.sqrt(part.share) for way, part in zip(ways, parts, strict=True)], (), run)
+    whole, ways = merge(parts, run)
+    some = whole.variance.value > 0
+    roots = [some * way / math.sqrt(part.share) for way, part in zip(ways, parts, strict=True)]
+    return _normalised(parts, roots, (), run)
 
 
 def _over_sites(parts: Parts, sites: Sites) -> tuple[Parts, tuple[Memo, ...]]:

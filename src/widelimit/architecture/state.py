@@ -7,6 +7,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -15,11 +16,22 @@ import jax.numpy as jnp
 from widelimit.activations.base import Activation, Memo, variance_after
 from widelimit.architecture.sites import Sites
 from widelimit.interpreter import interpreted
+from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, add_variances, sum_signals, sum_terms
+from widelimit.signals import (
+    EXPONENT_LIMIT,
+    Correlation,
+    Variance,
+    add_variances,
+    power_of_two,
+    sum_signals,
+    sum_terms,
+)
 
 DEEPEST = 100_000
 """Layers of a network; every input takes some numbers for each."""
+_NO_VALUE = -7
+"""No variance and no 1 - rho has it, and NaN differs from it, too."""
 
 Scalar = int | float | jax.Array
 Params = Any
@@ -97,11 +109,40 @@ def _total(variances: Sequence[Variance], shares: Sequence[Any]) -> tuple[Varian
 
 def add_all(variances: Sequence[Variance]) -> tuple[Variance, list[jax.Array]]:
     """Return the variance of the sum of uncorrelated signals, and the share of each in its root."""
-    total, shares = variances[0], [jnp.ones_like(variances[0].value)]
-    for part in variances[1:]:
-        total, before, own = add_variances(total, part)
-        shares = [share * before for share in shares] + [own]
-    return total, shares
+    if len(variances) == 2:  # in long chains of sums the squares of the shares must be 1 to the last digit
+        total, *two = add_variances(*variances)
+        return total, two
+    powers = [jnp.where(part.value > 0, part.exponent, -2 * EXPONENT_LIMIT) for part in variances]
+    exponent = functools.reduce(jnp.maximum, powers)
+    parts = [v.value * power_of_two(2 * (p - exponent), v.value.dtype) for v, p in zip(variances, powers, strict=True)]
+    whole = sum_terms(parts)
+    shares = [safe_sqrt(safe_divide(part, whole)) for part in parts]
+    shares[0] = jnp.where(whole > 0, shares[0], 1)
+    return Variance(whole, exponent).normalise(), shares
+
+
+def held(tree: Any) -> Any:
+    """Return arrays from a branch that is always taken, across which XLA fuses nothing.
+
+    It would write the work before it out again for each of many uses: a program of 3,000 operations grows to 50,000.
+    """
+    leaves, form = jax.tree.flatten(tree)
+    always = leaves[0].ravel()[0] != _NO_VALUE
+    return jax.tree.unflatten(
+        form, jax.lax.cond(always, lambda *x: x, lambda *x: jax.tree.map(jnp.zeros_like, x), *leaves)
+    )
+
+
+@jax.custom_jvp
+def held_in_gradients(tree: Any) -> Any:
+    """Return the arrays; where they are differentiated, `held`: forwards one fused loop is fastest."""
+    return tree
+
+
+@held_in_gradients.defjvp
+def _held_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    both: tuple[Any, Any] = held((primals[0], tangents[0]))
+    return both
 
 
 def weighted_sum(offsets: Sequence[tuple[Any, Callable[[], Any]]]) -> Any:
@@ -121,6 +162,9 @@ class Layer(abc.ABC):
 
     simple: ClassVar[bool] = False
     """True if a row of the output depends on its own row alone, and no parameters are there but those of `Dense`."""
+
+    on_inputs: ClassVar[bool] = False
+    """True for a layer without parameters that may stand before the first `Dense`: it changes the inputs as given."""
 
     mixes_sites: ClassVar[bool] = False
     """True for a layer that needs covariances between the sites of images."""
@@ -221,6 +265,14 @@ class Layer(abc.ABC):
 
     def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
         """Return the layer for inputs with these sites, and the sites after it. Raises: ValueError: they do not fit."""
+        given: Any = fields(self) if is_dataclass(self) else ()
+        for own in given:
+            value = getattr(self, own.name)
+            if own.metadata.get("internal") and own.name != "trained" and value != own.default:
+                raise ValueError(
+                    f"{path}: {own.name}={value!r} is set by the network for its layers; leave it out, and give "
+                    f"wl.network its parameterization, base_width or learning_rates."
+                )
         return self, sites
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
@@ -256,10 +308,11 @@ class Layer(abc.ABC):
         """Return the layer without training."""
         return self
 
-    def quick(self, depth: int) -> bool:
-        """Return True if, in a network of that depth, the layer leaves its kernel `quick` (`PairKernel.quick`)."""
-        return False
-
     def without_refinement(self) -> Layer:
         """Return the layer for networks of one activation, which need no `Activation.refine`."""
         return self
+
+
+def through(layers: tuple[Layer, ...], X: jax.Array) -> jax.Array:
+    """Return inputs after layers without parameters."""
+    return functools.reduce(lambda X, layer: layer.apply((), X), layers, X)

@@ -8,6 +8,7 @@ import widelimit as wl
 from widelimit import plots
 from widelimit.claims.base import EPS, Check, Claim, Data, Effort, Measurement, at_most
 from widelimit.layers import Conv, Dense, Flatten, GlobalAveragePool
+from widelimit.validation import Array
 
 SEED = 2201
 SIDE = 8
@@ -46,9 +47,9 @@ def rows(images: np.ndarray) -> np.ndarray:
     return images.reshape(len(images), -1)
 
 
-def ridge(K: np.ndarray, cross: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:
+def ridge(K: Array, cross: Array, y: np.ndarray, penalty: float) -> np.ndarray:
     """Return the predictions of kernel ridge regression."""
-    return np.asarray(cross @ np.linalg.solve(K + penalty * np.eye(len(K)), y))
+    return np.asarray(np.asarray(cross) @ np.linalg.solve(np.asarray(K) + penalty * np.eye(len(K)), y))
 
 
 def theorem(padding: str) -> list[Check]:

@@ -40,9 +40,9 @@ class HeldOut:
     rows: Int[np.ndarray, " m"]
     """Numbers of the rows among the training rows."""
     mean: np.ndarray
-    """Of a regression (m,), the means; of classes (m, c), their probabilities."""
+    """Means of a regression, (m,); probabilities of classes, (m, c)."""
     std: Float[np.ndarray, " m"]
-    """Of a regression, standard deviations of an observation; else empty."""
+    """Standard deviations of an observation of a regression; else empty."""
     how: str
     """Describes how, in a sentence."""
 
@@ -128,7 +128,7 @@ class Assessment(NamedTuple):
     lines: list[tuple[str, str, str]]
     """Name, value and meaning of each score."""
     remarks: list[str]
-    """What looks wrong."""
+    """Sentences on what looks wrong."""
 
 
 def assess_regression(found: HeldOut, y: Float[np.ndarray, " m"], *, unit: str) -> Assessment:

@@ -139,13 +139,6 @@ def build(estimator: str, task: str, given: Mapping[str, Any]) -> Any:
     for name in ("normalize", "input_scales", "invariance"):
         if settings.get(name) == "none":
             settings[name] = None
-    if "alpha_epsilon" in settings:
-        likelihood = settings.get("likelihood", inspect.signature(cls).parameters["likelihood"].default)
-        if likelihood != "dirichlet":
-            raise ValueError(
-                f"--alpha-epsilon does not apply to the likelihood {likelihood}; add --likelihood dirichlet, or leave "
-                f"it out."
-            )
     if "network" in settings:
         settings["network"] = given_network(settings)
     return cls(**settings)

@@ -47,9 +47,8 @@ def _patch_at(patches: Features, index: jax.Array | int) -> Features:
     return jax.tree.map(lambda leaf: leaf[index], patches)
 
 
-@jax.jit
 def _of_patches(kernel: PairKernel, x: Features, y: Features, same: jax.Array) -> jax.Array:
-    """Compute the kernel of two patches. Its own `jit` is traced once for the shape of the result and the loop."""
+    """Compute the kernel of two patches."""
     x, y = jax.tree.map(lambda leaf: leaf if leaf.ndim <= POINTS else jnp.moveaxis(leaf, -1, 0), (x, y))
     return kernel.pairwise(x, y, same=same)
 
@@ -65,26 +64,33 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
 
     Other patches are 0; the triangles of a patch with itself may differ by rounding, its diagonal is meaningless.
     """
-    form = jax.eval_shape(_of_patches, kernel, _patch_at(x, 0), _patch_at(y, 0), jnp.asarray(same))
+    # Traced once, for the shape and for the loop.
+    first = _patch_at(x, 0), _patch_at(y, 0), jnp.asarray(same)
+    traced, form = jax.make_jaxpr(partial(_of_patches, kernel), return_shape=True)(*first)
     rows, columns = form.shape
     shape = (rows * len(jax.tree.leaves(x)[0]), columns * len(jax.tree.leaves(y)[0]))
 
-    def nothing(*_: Any) -> jax.Array:
-        return jnp.zeros((rows, columns), form.dtype)
+    def values(*given: Features) -> jax.Array:
+        return jnp.asarray(jax.core.eval_jaxpr(traced.jaxpr, traced.consts, *jax.tree.leaves(given))[0])
 
     def step(k: int, out: jax.Array) -> jax.Array:
         s, t = pairs[k]
         # The branch is always taken. XLA fuses what a loop looks up and writes with the kernel's own arithmetic, which
         # then takes five times as long; it does not fuse across a branch (and drops `optimization_barrier` before).
         given = _patch_at(x, s), _patch_at(y, t), same & (s == t)
-        patch = jax.lax.cond(jnp.less(k, count), _of_patches, nothing, kernel, *given)
+        patch = jax.lax.cond(jnp.less(k, count), values, lambda *_: jnp.zeros(form.shape, form.dtype), *given)
         return jax.lax.dynamic_update_slice(out, patch, (s * rows, t * columns))
 
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
 
 
 _tiles = {quick: jax.jit(_tile, compiler_options=_WIDE | (_QUICK if quick else {})) for quick in (False, True)}
-"""Compiled for `PairKernel.quick` kernels, and for others."""
+
+
+def _program(kernel: PairKernel, patches: Features) -> Callable[..., jax.Array]:
+    """Return the program of a tile; of a single patch the quick one is slower for every kernel."""
+    return _tiles[len(jax.tree.leaves(patches)[0]) > 1 and kernel.quick]
+
 
 _whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))
 _diagonal = jax.jit(lambda kernel, x: kernel.diagonal(x))
@@ -173,7 +179,7 @@ def _compile_ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype
 
     def run() -> None:
         with arithmetic(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
-            _tiles[kernel.quick](kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
+            _program(kernel, empty)(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
 
     thread = Thread(target=run)  # no daemon: Python waits for it at exit, where XLA would crash
     thread.start()
@@ -199,7 +205,7 @@ def _tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray
 def _compute_pairs(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock, pairs: Pairs, *, same: bool) -> np.ndarray:
     filled = np.zeros((len(x.diagonal) // _patch(x) * (len(y.diagonal) // _patch(y)), 2), np.int32)
     filled[: len(pairs)] = pairs
-    return np.asarray(_tiles[kernel.quick](kernel, x.patches, y.patches, filled, len(pairs), same))
+    return np.asarray(_program(kernel, x.patches)(kernel, x.patches, y.patches, filled, len(pairs), same))
 
 
 def _square(kernel: PairKernel, x: EncodedBlock) -> np.ndarray:

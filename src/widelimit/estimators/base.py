@@ -35,7 +35,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     _kind: ClassVar[Kind]
     encoder_: TableEncoder | None = None
-    """Of the columns of a table."""
+    """The encoder of a table's columns; None for an array of numbers."""
     inputs_: Inputs
     n_features_in_: int
     y_mean_: np.ndarray
@@ -79,8 +79,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _validate_rows(self, X: Any, y: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs and targets, validated; a table's columns are learned first. Raises: TypeError, ValueError."""
-        image = settings.image_of(self.network)
-        X = X if image is None else preparation.image_rows(image, X, self.normalize)
+        X = preparation.image_rows(settings.image_of(self.network), X, self.normalize)
         self.encoder_, rows = encoder.learn_rows(X, sample_weight)
         preparation.refuse_rows(rows)
         validated, y = self._validate(rows, y)
@@ -90,11 +89,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
 
     def _normalisation(self, X: np.ndarray, weights: np.ndarray) -> Inputs:
         """Make the normalisation of these training rows."""
-        image = settings.image_of(self.network)
-        if image is not None:
-            return preparation.image_normalisation(self.normalize, X, weights, image)
         groups = np.arange(X.shape[1]) if self.encoder_ is None else np.array(self.encoder_.input_groups)
-        return preparation.normalisation(self.normalize, X, weights, groups)
+        return preparation.normalisation(self.normalize, X, weights, groups, settings.image_of(self.network))
 
     def _input_groups(self, d: int) -> np.ndarray:
         """Number the d inputs: those of one number share a scale. Raises: TypeError, ValueError."""
@@ -283,8 +279,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _encoded_rows(self, X: Any) -> Float[np.ndarray, "m d"]:
         """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""
         image = settings.image_of(self._fitted_with["network"])
-        if image is not None:
-            X = preparation.image_rows(image, X, self._fitted_with["normalize"])
+        X = preparation.image_rows(image, X, self._fitted_with["normalize"])
         if isinstance(X, encoder.Encoded):
             return X.X
         known, names = self.encoder_, vars(self).get("feature_names_in_")

@@ -45,13 +45,10 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkPara
         count = validation.integer("n_components", self.n_components, at_least=1)
         preparation.check_choices(self)
         preparation.refuse_random_state(self.random_state)
-        image, self._network = image_of(self.network), self.network
+        self._network = self.network
         X = preparation.validate_rows(self, self._rows(X), reset=True)
-        ones = np.ones(len(X))
-        if image is None:
-            inputs = preparation.normalisation(self.normalize, X, ones, np.arange(X.shape[1]))
-        else:
-            inputs = preparation.image_normalisation(self.normalize, X, ones, image)
+        ones, each = np.ones(len(X)), np.arange(X.shape[1])
+        inputs = preparation.normalisation(self.normalize, X, ones, each, image_of(self.network))
         count = min(count, len(X))
         rows = check_random_state(self.random_state).permutation(len(X))[:count]
         numbers = self.depth, self.activation, self.weight_std, self.bias_std
@@ -64,8 +61,7 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkPara
 
     def _rows(self, X: Any) -> Any:
         """Return images as rows, where the network of the fit reads images."""
-        image = image_of(vars(self).get("_network"))
-        return X if image is None else preparation.image_rows(image, X, self.normalize)
+        return preparation.image_rows(image_of(vars(self).get("_network")), X, self.normalize)
 
     def transform(self, X: Any) -> np.ndarray:
         """Compute phi(X), (m, k), the feature of the largest eigenvalue first."""

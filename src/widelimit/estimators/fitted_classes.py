@@ -129,7 +129,7 @@ class FittedLogistic(FittedFunction, LatentClasses):
     scale: float
     classes: int
     precision: Float[np.ndarray, "n k"]
-    """Of the Gaussian factors of expectation propagation."""
+    """Precisions of the Gaussian factors of expectation propagation."""
     shift: Float[np.ndarray, "n k"]
     coefficients: Float[np.ndarray, "n k"] | None = None
 
@@ -194,7 +194,7 @@ class FittedMixture(LatentClasses):
     members: tuple[LatentClasses, ...]
     shares: Float[np.ndarray, " k"]
     factors: Float[np.ndarray, "k d"]
-    """Of the inputs of the estimator, for each member."""
+    """Factors of the estimator's inputs, for each member."""
 
     def __post_init__(self) -> None:
         set_frozen(self, vars(self))

@@ -20,7 +20,7 @@ LABELS = re.compile(r"[<>|=][fiub][1248]|[<>=]U[0-9]{1,7}")
 MOST_LABELS = 2**26
 """Bytes of class labels."""
 INVALID = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-"""What a field of another type or size ends in."""
+"""Errors that a field of another type or size ends in."""
 
 
 class ModelState(NamedTuple):

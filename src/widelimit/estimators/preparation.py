@@ -87,9 +87,15 @@ class Inputs:
 
 
 def normalisation(
-    normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"], groups: Int[np.ndarray, " d"]
+    normalize: str | None,
+    X: Float[np.ndarray, "n d"],
+    weights: Float[np.ndarray, " n"],
+    groups: Int[np.ndarray, " d"],
+    image: Image | None = None,
 ) -> Inputs:
-    """Make the normalisation of these training rows: each group of columns has variance 1 in sum."""
+    """Make the normalisation of these training rows, or images: each group of columns has variance 1 in sum."""
+    if image is not None:
+        return image_normalisation(normalize, X, weights, image)
     if normalize is None:
         return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
     mean, scale = mean_and_scale(X, weights)
@@ -114,8 +120,13 @@ def image_normalisation(
     return Inputs(np.tile(mean, sites), np.tile(np.where(scale > 0, scale, 1.0), sites), normalize == "sphere")
 
 
-def image_rows(image: Image, X: Any, normalize: str | None) -> Any:
-    """Return images as rows of numbers; of bytes too, as a normalisation scales them. Raises: TypeError, ValueError."""
+def image_rows(image: Image | None, X: Any, normalize: str | None) -> Any:
+    """Return images as rows of numbers, bytes as floats where a normalisation scales them; X, where there are none.
+
+    Raises: TypeError, ValueError.
+    """
+    if image is None:
+        return X
     casting.refuse_uncastable("X", X)
     if X is None or type(X).__module__.startswith("scipy.sparse"):
         return X

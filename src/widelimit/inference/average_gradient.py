@@ -24,7 +24,7 @@ ROUNDS = 5
 GRADIENT_ROWS = 200
 """Rows that the mean is taken over, evenly spread: each costs two values of f an input."""
 STEP = 1e-4
-"""Of central differences, in units of scaled inputs."""
+"""The step of central differences, in units of scaled inputs."""
 
 
 class GradientScales(NamedTuple):

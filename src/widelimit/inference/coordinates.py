@@ -145,4 +145,6 @@ def named_numbers(kernel: Any) -> str:
 
 def _name(path: str) -> str:
     """Return the name of a leaf: the first layer of a network, and the block that `mlp` repeats, have names."""
-    return path.replace("net.layers[0].", "net.first.").replace("net.layers[1].block[", "net.block[")
+    if path.startswith("net.layers[0].") and path.endswith("_std"):
+        return path.replace("net.layers[0].", "net.first.")
+    return path.replace("net.layers[1].block[", "net.block[")

@@ -30,7 +30,7 @@ from widelimit.shapes import Float, Int
 FIRST_SCALE = 8.0
 """Standard deviation of the latent functions, in log odds, from which a search climbs by factors of 2."""
 SPREAD = 1.5
-"""Of the prior of its logarithm about that of FIRST_SCALE: where classes do not overlap, any large scale is likely."""
+"""Deviation of its logarithm in the prior, about that of FIRST_SCALE: separate classes make any large scale likely."""
 LEAST_SCALE, LARGEST_SCALE = 2.0**-8, 2.0**6
 """In units of FIRST_SCALE."""
 SWEEPS = 100
@@ -41,7 +41,7 @@ TOLERANCE = 1e-6
 """A sweep that changes the logarithm of the evidence by less, in nats a row, is the last one."""
 BISECTIONS = 50
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
-"""Of a panel of the quadrature in f."""
+"""Rule on each panel of the quadrature in f."""
 OFFSETS = np.concatenate([-(2.0 ** np.arange(12, -2, -1)), [0.0], 2.0 ** np.arange(-1, 13)])
 """Ends of panels about the mode, in its own width, within REACH cavity deviations ..."""
 REACH = 9.0
@@ -154,7 +154,7 @@ class LogisticPosterior:
     data: TrainingSet
     scale: float
     precision: Float[np.ndarray, "n k"]
-    """Of the Gaussian factors."""
+    """Precisions of the Gaussian factors."""
     shift: Float[np.ndarray, "n k"]
     log_marginal_likelihood: float
     marginals: tuple[Marginals, ...]

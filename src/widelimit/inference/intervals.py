@@ -34,7 +34,8 @@ def quantiles(
         parts = (slice(i, i + BLOCK) for i in range(0, len(mean), BLOCK))
         return np.concatenate([quantiles(mean[at], variance[at], noise[at], degrees, levels) for at in parts])
     half = degrees / 2
-    log_u = np.linspace(*(np.log(inverse(half, 1e-14) / half) for inverse in (gammaincinv, gammainccinv)), NODES)
+    low_u, high_u = (float(np.log(inverse(half, 1e-14) / half)) for inverse in (gammaincinv, gammainccinv))
+    log_u = np.linspace(low_u, high_u, NODES)
     weight = np.exp(half * (log_u - np.exp(log_u) + 1))
     spread = np.sqrt(variance[:, None] + noise[:, None] * np.exp(-log_u))  # (m, nodes)
     far = 10 * np.sqrt(variance + noise)[:, None] * np.abs(stdtrit(degrees, levels)).max() * np.ones(len(levels))

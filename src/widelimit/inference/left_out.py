@@ -44,7 +44,7 @@ class LeftOut(NamedTuple):
     error: Float[np.ndarray, "n c"]
     """y_i - E[f(x_i) | the others]."""
     variance: Float[np.ndarray, " n"]
-    """Of f(x_i), by the others."""
+    """Variances of f(x_i), by the others."""
     operator: Float[np.ndarray, "n n"]
     loss: Float[np.ndarray, " n"]
     """0 for a flow: its variance without row i has no such form."""
@@ -55,7 +55,7 @@ class LeftOutRows(NamedTuple):
 
     X: Float[np.ndarray, "k d"]
     outputs: tuple[LeftOut, ...]
-    """Of each output, or of all of them together."""
+    """One for each output, or one for all of them together."""
     expected: Float[np.ndarray, "k c"]
     """The variance of the observation at the row, by the others."""
 

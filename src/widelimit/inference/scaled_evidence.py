@@ -82,7 +82,7 @@ class Rows(NamedTuple):
     spread: np.ndarray
     """Sum of squares of the targets about their mean at each place."""
     outputs: np.ndarray
-    """How many of the targets count: the others are 0."""
+    """The number of targets that count: the others are 0."""
 
 
 def merge(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, ...]:

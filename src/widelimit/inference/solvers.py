@@ -80,7 +80,7 @@ class SolverFit(NamedTuple):
     converged: bool
     message: str
     trace: float = math.nan
-    """Of K(X, X) + noise, where that was factorised."""
+    """The trace of K(X, X) + noise, where that was factorised."""
 
 
 def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False, kept: bool = False) -> SolverSettings:

@@ -58,10 +58,10 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     deviations = np.concatenate([net.deviations(np.asarray(X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
-    usual = net.base_width is None and net.learning_rates is None and not net.inputs.sites
-    if usual and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
+    if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
-        found = [_sphere(_identify(net), high, dtype.name, tangent, target, small) for tangent in kernel.tangents]
+        d = 0 if net.base_width is None else inputs[0].shape[1]
+        found = [_sphere(_identify(net), high, d, dtype.name, tangent, target, small) for tangent in kernel.tangents]
         whole = [series for series in found if series is not None]
         if len(whole) == len(found):
             return whole[0] if len(whole) == 1 else SpherePair(*whole)
@@ -88,8 +88,10 @@ def _identify(net: Network) -> _Identified:
 
 
 @functools.lru_cache(maxsize=64)
-def _sphere(key: _Identified, deviation: float, dtype: str, tangent: bool, target: float, small: bool) -> Sphere | None:
-    return sphere(key.net, deviation, np.dtype(dtype), tangent=tangent, target=target, few_shapes=small)
+def _sphere(
+    key: _Identified, deviation: float, inputs: int, dtype: str, tangent: bool, target: float, small: bool
+) -> Sphere | None:
+    return sphere(key.net, deviation, inputs, np.dtype(dtype), tangent=tangent, target=target, few_shapes=small)
 
 
 @functools.lru_cache(maxsize=64)
@@ -134,7 +136,7 @@ class _NetworkKernel(Matrices, abc.ABC):
 
     @property
     def quick(self) -> bool:
-        return all(layer.quick(self.net.depth) for layer in self.net.layers)
+        return not self.net.inputs.sites and all(activation.quick for activation in self.net.activations())
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input

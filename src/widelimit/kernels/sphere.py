@@ -8,7 +8,6 @@ after that a pair costs the same at any depth and for any activation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, final
 
 import jax
@@ -20,9 +19,8 @@ from widelimit.activations.base import Activation
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.fixed_lengths import rung, smallest_used
 from widelimit.architecture.chain import Serial
-from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
-from widelimit.architecture.state import Layer, PairState, Ranges
+from widelimit.architecture.state import Layer, PairState, Ranges, through
 from widelimit.arithmetic import arithmetic
 from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
@@ -49,8 +47,10 @@ _LENGTHS = (80, LONGEST)
 """Terms for small data."""
 
 
-_embedded: Callable[[Dense, jax.Array], jax.Array] = jax.jit(lambda first, X: first.embed(X)[0])
-"""Unit vectors whose inner products are the correlations after the first layer: (n, d) -> (n, d + 1)."""
+@jax.jit
+def _embedded(reads: tuple[Layer, ...], X: jax.Array) -> jax.Array:
+    """Return unit vectors whose inner products are the correlations after the first dense layer, (n, d + 1)."""
+    return reads[-1].embed(through(reads[:-1], X))[0]  # type: ignore[attr-defined, no-any-return]
 
 
 def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> jax.Array:
@@ -64,14 +64,14 @@ def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> j
 class Sphere(PairKernel):
     """The kernel of a network at inputs of one norm is one Chebyshev series in their angle; made by `sphere`."""
 
-    first: Dense
+    reads: tuple[Layer, ...]
     chains: jax.Array | np.ndarray
     """(8, K/8), of the kernel over s s', the output's standard deviations (`series.chebyshev_chains`)."""
     on_diagonal: jax.Array | np.ndarray
     output: Variance
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d+1"]:
-        return _embedded(self.first, X)
+        return _embedded(self.reads, X)
 
     def pairwise(self, x: jax.Array, y: jax.Array, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return self.at(correlate_points(x, y, same=same))
@@ -107,8 +107,8 @@ class SpherePair(PairKernel):
         return jax.lax.complex(self.first.diagonal(x), self.second.diagonal(x))
 
 
-def _start(net: Network, gap: jax.Array, positive: jax.Array) -> PairState:
-    return net.start(correlation_from_gap(gap, positive))
+def _start(net: Network, gap: jax.Array, positive: jax.Array, bias: jax.Array, inputs: jax.Array) -> PairState:
+    return net.start(correlation_from_gap(gap, positive), bias, inputs)
 
 
 def _through(layer: Layer, variance: Variance, state: PairState, own: PairState) -> tuple[Any, ...]:
@@ -134,9 +134,11 @@ def _rho(correlation: Correlation) -> jax.Array:
 
 
 def sphere(
-    net: Network, deviation: float, dtype: Any, *, tangent: bool, target: float, few_shapes: bool
+    net: Network, deviation: float, inputs: int, dtype: Any, *, tangent: bool, target: float, few_shapes: bool
 ) -> Sphere | None:
     """Make the NNGP (or with `tangent` the NTK) of inputs whose signals after the first layer have this deviation.
+
+    `inputs`, the features of a row, count in the standard parameterisation alone.
 
     With `few_shapes` programs compiled for other deviations are used again. Returns None where LONGEST terms do not
     bring the series to `target` (relative to the diagonal).
@@ -145,10 +147,11 @@ def sphere(
         x = chebyshev_points(SAMPLES)
         psi = math.pi / 2 * (1 - np.abs(x))
         gap = np.concatenate([[0.0], 2 * np.sin(psi / 2) ** 2])
-        state = interpreted(_start)(net, gap, np.concatenate([[True], x < 0]))
+        first = np.asarray((float(net.first.bias_std) / deviation) ** 2), np.asarray(float(inputs))
+        state = interpreted(_start)(net, gap, np.concatenate([[True], x < 0]), *first)
         variance = interpreted(variance_of)(np.full(1, deviation))
         ready = _ready(net, variance) if net.rtol(np.float64) else net.body
-        own = interpreted(_start)(net, np.zeros(1), np.ones(1, bool))
+        own = interpreted(_start)(net, np.zeros(1), np.ones(1, bool), *first)
         through = interpreted(_through) if net.depth <= COMPILED else jax.jit(_through)
         variance, state, own = through(ready, variance, state, own)
         values, diagonal = (
@@ -164,4 +167,4 @@ def sphere(
             terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (rung(terms, _LENGTHS),))[0]
         output = Variance(np.asarray(variance.value[0], dtype), np.asarray(variance.exponent[0]))  # type: ignore[arg-type]
         chains = series.chebyshev_chains(coefficients[:terms]).astype(dtype)
-        return Sphere(net.first, chains, np.asarray(diagonal[0], dtype), output)
+        return Sphere(net.reads, chains, np.asarray(diagonal[0], dtype), output)

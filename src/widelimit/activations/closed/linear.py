@@ -36,7 +36,6 @@ class Identity(Activation):
     """phi(u) = u: a deep linear network."""
 
     name: ClassVar[str] = "identity"
-    quick: ClassVar[int] = 4
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return u
@@ -57,7 +56,6 @@ class Relu(Activation):
     """
 
     name: ClassVar[str] = "relu"
-    quick: ClassVar[int] = 4
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jax.nn.relu(u)
@@ -83,7 +81,6 @@ class LeakyRelu(Activation):
 
     slope: float | jax.Array = parameter(0.01, validation.offset)
     name: ClassVar[str] = "leaky_relu"
-    quick: ClassVar[int] = 4
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.where(u >= 0, u, self.slope * u)
@@ -115,7 +112,6 @@ class ABRelu(Activation):
     a: float | jax.Array
     b: float | jax.Array
     name: ClassVar[str] = "abrelu"
-    quick: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         for name, slope in (("a", self.a), ("b", self.b)):
@@ -142,7 +138,6 @@ class Abs(Activation):
     """phi(u) = |u|. Source: Tsuchida et al. 2018, arXiv 1711.09090."""
 
     name: ClassVar[str] = "abs"
-    quick: ClassVar[int] = 4
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return jnp.abs(u)

@@ -65,9 +65,8 @@ def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
     return after, TableMemo(place, kink, itself, part_of(table.even), part_of(table.odd), chunks)
 
 
-@jax.jit
 def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation) -> tuple[jax.Array, jax.Array]:
-    """Return (gap to the nearer end after phi, d rho_after/d rho). Its own `jit` is traced once for several layers."""
+    """Return (gap to the nearer end after phi, d rho_after/d rho)."""
     gap, sign = correlation.gap, with_sign(jnp.ones_like(correlation.one_minus), correlation)
     psi = series.angle_from_gap(gap)[0]
     square = (x.place - y.place) ** 2
