@@ -23,6 +23,7 @@ from widelimit.layers import (
     LayerNorm,
     Repeat,
     Residual,
+    Sum,
 )
 
 W = cases.IMAGE_WEIGHTS
@@ -121,7 +122,9 @@ def test_all_but_one_case_run_in_machine_code():
         X = np.ones((2, *shape), np.float32)
         text = wl.nngp(wl.network(*layers, inputs=wl.Image(*shape))).explain(X)
         by_xla += [name] if "XLA" in text else []
-        assert "XLA" in text or re.search(r"machine code, 16 .*\nstate: .* GiB.*\ntime: .* s a pair, .* 2 images", text)
+        assert "XLA" in text or re.search(
+            r"machine code, 16 .*\nstate: .* a thread.*\ntime: .* s a pair, .* 2 images", text
+        )
     assert by_xla == ["locally connected"]
 
 
@@ -151,6 +154,18 @@ def test_planted_errors_are_found(place, name, wrong, monkeypatch):
     assert worst() <= 64
     monkeypatch.setattr(place, name, wrong)
     assert worst() > 1e3
+
+
+def test_branches_with_patches_of_two_kinds_add():
+    shape, start = (5, 4, 2), [Conv(3, **W), "relu"]
+    branches = [[Conv(2, stride=2)], [Conv((3, 1), stride=2)]]
+    X = inputs(shape)
+    both, *each = (
+        wl.limits(wl.network(*start, *layers, GlobalAveragePool(), Dense(), inputs=wl.Image(*shape))).gram(X)
+        for layers in ([Sum(*branches)], *branches)
+    )
+    for k in (0, 1):
+        assert np.abs(both[k] - each[0][k] - each[1][k]).max() <= 32 * np.finfo(float).eps * both[k].max()
 
 
 def test_other_processors_give_the_same():

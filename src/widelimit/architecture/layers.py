@@ -144,8 +144,8 @@ class Dense(Affine):
         head = jax.lax.reduce_precision(weight, *HALF_PRECISION[weight.dtype.name])
         low = (weight - head) * (weight + head)
         weighted = Variance(signal.value * head**2 + signal.value * low, signal.exponent + power)
-        bias = jnp.broadcast_to(jnp.asarray(self.bias_std, weight.dtype), signal.value.shape)
-        total, signal_share, bias_share = add_variances(weighted, variance_of(bias))
+        bias = variance_of(jnp.asarray(self.bias_std, weight.dtype))
+        total, signal_share, bias_share = add_variances(weighted, bias)
         return total, _DenseMemo(jnp.where(total.value > 0, signal_share, 0), bias_share)
 
     def pair(self, x: _DenseMemo, y: _DenseMemo, state: PairState) -> PairState:

@@ -105,11 +105,9 @@ def explain(engine: Engine | str, X: np.ndarray) -> str:
     pairs, cores = len(X) * (len(X) + 1) / 2, usable_cores()
     planes = " -> ".join(f"{len(planes):,} of {math.prod(plan.sites[-1]):,} sites" for plan, planes in engine.stages_of)
     size = engine.dtype.itemsize * engine.length
-    own, one, every = (memory.text(value) for value in (engine.state, size, size * len(X)))
-    return "\n".join(
-        [
-            f"machine code, {engine.width} pairs at once; planes of pairs of sites: {planes}",
-            f"state: {own} a thread; {one} an image, {every} all",
-            f"time: {seconds:.2g} s a pair, {seconds * pairs / cores:.2g} s for {len(X)} images on {cores} cores",
-        ]
+    state, one, everything = (memory.text(v) for v in (engine.state, size, size * len(X)))
+    return (
+        f"machine code, {engine.width} pairs at once; planes of pairs of sites: {planes}\n"
+        f"state: {state} a thread; {one} an image, {everything} all\n"
+        f"time: {seconds:.2g} s a pair, {seconds * pairs / cores:.2g} s for {len(X)} images on {cores} cores"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import field
 from typing import Any, NamedTuple, final
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.architecture.chain import Serial
+from widelimit.architecture.concatenate import Concatenate
 from widelimit.architecture.native.driver import write
 from widelimit.architecture.native.machine import compiled
 from widelimit.architecture.native.plan import START, TOTALS, WEIGHTS, Layout, Plan, in_three, read_by
@@ -69,6 +71,8 @@ class _Stage:
 
     layers: Serial
     end: Layer | None
+    forgets: bool = field(metadata={"static": True})
+    """The layer after the sum forgets the mean of its signals."""
 
     @property
     def pool(self) -> AveragePool | None:
@@ -87,13 +91,24 @@ def _embed(net: Network, X: jax.Array) -> Any:
     return jnp.moveaxis(points, (0, -1), (-1, 0)), signal
 
 
-def _encode_stage(stage: _Stage, signal: Variance, mean: Any) -> Any:
-    """Return memos, the weights of sites and of windows, and variance and mean as if a pool's sites were equal."""
-    before, moved, memos = stage.layers.encode_with_mean(signal, None if mean is None else lambda: mean)
-    if stage.end is None or stage.pool is None:
-        after, moved, weights = stage.end.encode_with_mean(before, moved) if stage.end else (before, moved, None)
-        weights = jnp.ones_like(before.value) if weights is None else weights
-        return memos, (weights, None), after, None if moved is None else moved()
+def _encode_layers(layers: Serial, signal: Variance, mean: Any) -> Any:
+    after, moved, memos = layers.encode_with_mean(signal, None if mean is None else lambda: mean)
+    return after, None if moved is None else moved(), memos
+
+
+def _encode_centred(layers: Serial, signal: Variance, mean: Any) -> Any:
+    """Do the work of `_encode_layers` before a layer that forgets the mean, which takes a quadrature."""
+    after, _, memos = layers.encode_with_mean(signal, None if mean is None else lambda: mean)
+    return after, None, memos
+
+
+def _encode_end(stage: _Stage, before: Variance, mean: Any) -> Any:
+    """Return the weights of sites and of windows, and variance and mean after a pool as if its sites were equal."""
+    if stage.end is None:
+        return jnp.ones_like(before.value), None, before, mean
+    if stage.pool is None:
+        after, moved, weights = stage.end.encode_with_mean(before, None if mean is None else lambda: mean)
+        return weights, None, after, None if moved is None else moved()
     axes, windows = tuple(range(before.value.ndim - 1)), stage.pool.placed
     exponent = largest_exponent(before, axes)
     weights = relative_deviation(before, exponent)
@@ -104,14 +119,9 @@ def _encode_stage(stage: _Stage, signal: Variance, mean: Any) -> Any:
     total = over(weights)
     inverse = safe_divide(jnp.ones_like(total), total)
     part = variance_of(total / windows.count)
-    mean = None if moved is None else over(weights * moved()) * inverse
+    mean = None if mean is None else over(weights * mean) * inverse
     weights = weights * inverse if stage.whole else weights
-    return memos, (weights, inverse), Variance(part.value, part.exponent + exponent), mean
-
-
-def _encode_last(layers: Serial, signal: Variance, mean: Any) -> Any:
-    after, _, memos = layers.encode_with_mean(signal, None if mean is None else lambda: mean)
-    return after, memos
+    return weights, inverse, Variance(part.value, part.exponent + exponent), mean
 
 
 def _itself_stage(stage: _Stage, memos: Any, weights: jax.Array, tangent: jax.Array) -> jax.Array:
@@ -142,8 +152,8 @@ class Engine:
         self.width = VECTOR // self.dtype.itemsize
         self.plans: list[Plan] = []
         with arithmetic(self.dtype == np.float64):
-            row = form((1, net.inputs.size), self.dtype)  # type: ignore[union-attr]
-            points, signal = jax.eval_shape(_embed, net, row)
+            blank = np.zeros((AT_ONCE, net.inputs.size), self.dtype)  # type: ignore[union-attr]
+            points, signal = interpreted(_embed)(net, blank)  # its trace is used again by `encode`
             state, self.length = (points, signal, None), 0
             for stage in self.stages:
                 state = self._plan(stage, *state)
@@ -154,9 +164,7 @@ class Engine:
     def _plan(self, stage: _Stage, start: Any, signal: Any, mean: Any) -> Any:
         """Make the plan of a stage, and return what the next one starts with."""
         axes, sites = len(self.net.inputs.sites), signal.value.shape[:-1]
-        memos, (weights, totals), after, mean = jax.eval_shape(_encode_stage, stage, signal, mean)
-        if memos[0]:
-            raise Unknown("parts of the width that have other laws")
+        memos, (weights, totals), after, mean = self._encode_stage(stage, signal, mean)
         middle = stage.pool is not None and not stage.whole
         needed = [k for k in ((0, 2) if stage.pool else (0, 1, 2)) if k < 2 or self.tangent]
         single = jax.tree.map(lambda leaf: form(_lead(leaf, axes), leaf.dtype), memos)
@@ -178,7 +186,23 @@ class Engine:
                 pool=pool, across=across, separate=stage.pool is None,
             )
         )  # fmt: skip
-        return form((2, *after.value.shape), self.dtype), after, mean
+        return np.zeros((2, *after.value.shape), self.dtype), after, mean
+
+    def _encode_stage(self, stage: _Stage, signal: Any, mean: Any) -> Any:
+        """Return memos, the weights of sites and of windows, variance and mean; layers alike are traced once."""
+        layers = stage.layers.layers
+        parts = any(isinstance(layer, Concatenate) for layer in layers)
+        memos = []
+        groups = [stage.layers] if parts else list(map(Serial, layers))
+        for group, following in zip(groups, [*layers[1:], None], strict=False):
+            forgets = stage.forgets if group is groups[-1] else following.random
+            encode = _encode_centred if forgets else _encode_layers
+            signal, mean, (ways, found) = interpreted(encode)(group, signal, mean)
+            memos += found
+            if ways:
+                raise Unknown("parts of the width that have other laws")
+        weights, totals, after, mean = interpreted(_encode_end)(stage, signal, mean)
+        return ((), tuple(memos)), (weights, totals), after, mean
 
     def _numbers(self, plan: Plan) -> np.ndarray:
         """Return the numbers of the layers as machine code reads them."""
@@ -220,7 +244,7 @@ class Engine:
         scale, spread, mean = np.ones(single), np.zeros(single), None
         packed, tangent = np.zeros((AT_ONCE, 0), self.dtype), np.zeros(signal.value.shape, self.dtype)
         for k, stage in enumerate(self.stages):
-            memos, (weights, totals), after, mean = interpreted(_encode_stage)(stage, signal, mean)
+            memos, (weights, totals), after, mean = self._encode_stage(stage, signal, mean)
             leaves = {START: start, WEIGHTS: weights, TOTALS: totals, **dict(enumerate(jax.tree.leaves(memos)))}
             packed = np.concatenate([packed, self._pack(k, leaves)], 1)
             if stage.pool is None and self.tabulated:  # tables are less exact for pairs that are equal
@@ -237,7 +261,7 @@ class Engine:
             start = np.asarray([scale, spread * (scale * scale)], self.dtype)
             signal = after._replace(value=np.asarray(after.value * inside, self.dtype))
             mean = None if mean is None else np.asarray(mean * scale, self.dtype)
-        variance, memos = interpreted(_encode_last)(self.last, signal, mean)
+        variance, _, memos = interpreted(_encode_layers)(self.last, signal, mean)
         axes = len(self.net.inputs.sites)
 
         def one(leaf: np.ndarray) -> np.ndarray:
@@ -346,11 +370,12 @@ def _split(net: Network) -> tuple[list[_Stage], Serial]:
     """Return the stages, each up to a sum over sites, and the layers after them. Raises: Unknown."""
     stages: list[_Stage] = []
     rest: list[Layer] = []
-    for layer in net.of_pairs.layers:
-        if isinstance(layer, Flatten) and layer.sites is not None and math.prod(layer.sites.sizes) == 1:
-            continue
+    layers = [
+        v for v in net.of_pairs.layers if not (isinstance(v, Flatten) and v.sites and math.prod(v.sites.sizes) == 1)
+    ]
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, Flatten | AveragePool):
-            stages.append(_Stage(Serial(*rest), layer))
+            stages.append(_Stage(Serial(*rest), layer, following is None or following.random))
             rest = []
         elif layer.mixes_sites or layer.masks:
             raise Unknown("an average within a branch" if layer.mixes_sites else "Dropout")
@@ -358,4 +383,4 @@ def _split(net: Network) -> tuple[list[_Stage], Serial]:
             rest.append(layer)
     if stages and (isinstance(stages[-1].end, Flatten) or stages[-1].whole):
         return stages, Serial(*rest)
-    return [*stages, _Stage(Serial(*rest), None)], Serial()
+    return [*stages, _Stage(Serial(*rest), None, forgets=True)], Serial()
