@@ -66,6 +66,16 @@ NETWORKS = {
         [Conv(3, **W), "erf", AveragePool(2), Conv(2, **W), "erf", AveragePool(2, stride=1, padding="same"), *END],
         [("conv", (3, 3), w), "erf", ("pool", 2), ("conv", (2, 2), w), "erf", ("pool", 2, 1, "same"), *STEPS],
     ),
+    "layers of one site": (
+        (3, 2, 1),
+        [Conv(2, **W), "relu", GlobalAveragePool(), Repeat([Conv(3, **W), Residual("erf", Dense(**W))], 2), *END],
+        [("conv", (2, 2), w), "relu", ("pool",), *[("conv", (3, 3), w), ("residual", "erf", ("dense", w))] * 2, *STEPS],
+    ),
+    "a convolution of one site": (
+        (3, 2, 1),
+        [Conv(2, **W), "relu", Flatten(), Conv(3, **W), "relu", Dense(**W)],
+        [("conv", (2, 2), w), "relu", "flatten", ("conv", (3, 3), w), "relu", ("dense", w)],
+    ),
 }
 """{name: (shape of an image, layers, the same as image_oracle reads it)}."""
 
