@@ -93,7 +93,7 @@ def scaling(estimator: KernelParameters) -> InputScales | None:
     if how is not None and image_of(estimator.network) is not None:
         raise ValueError(
             f"input_scales={how!r} gives every column a scale, and the pixels of a channel share theirs: for networks "
-            "of images use NNGPClassifier, NTKClassifier or their regressors with input_scales=None."
+            "of images use an estimator with input_scales=None, as NNGPClassifier(network=...)."
         )
     return how
 

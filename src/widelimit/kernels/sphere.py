@@ -71,7 +71,7 @@ class Sphere(PairKernel):
     output: Variance
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d+1"]:
-        return _embedded(self.reads, X)
+        return jnp.asarray(_embedded(self.reads, X))
 
     def pairwise(self, x: jax.Array, y: jax.Array, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return self.at(correlate_points(x, y, same=same))
