@@ -195,7 +195,7 @@ class Engine:
         memos = []
         groups = [stage.layers] if parts else list(map(Serial, layers))
         for group, following in zip(groups, [*layers[1:], None], strict=False):
-            forgets = stage.forgets if group is groups[-1] else following.random
+            forgets = stage.forgets if following is None or parts else following.random
             encode = _encode_centred if forgets else _encode_layers
             signal, mean, (ways, found) = interpreted(encode)(group, signal, mean)
             memos += found
