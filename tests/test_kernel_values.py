@@ -7,6 +7,7 @@ import pytest
 import widelimit as wl
 from cases import DTYPES, KERNELS, hard_pairs
 from oracles import errors, kernels
+from widelimit.compute import tiles
 
 BOUND = 64  # eps of the dtype
 
@@ -126,3 +127,19 @@ def test_the_textbook_recursion_fails_where_this_one_does_not():
     assert errors(np.float64(textbook), x, y, kind="ntk", **net)[0] > 1e4 * eps
     ours = wl.ntk(wl.mlp(**net)).cross(x[None], y[None])[0, 0]
     assert errors(ours, x, y, kind="ntk", **net)[0] < BOUND * eps
+
+
+@pytest.mark.claims
+@pytest.mark.parametrize("activation", ["tanh", "elu"])
+def test_more_rows_are_compiled_in_another_way_and_keep_the_digits(activation):
+    """From two patches on, XLA's older emitters write the program of such kernels."""
+    k, X = (
+        wl.ntk(wl.mlp(depth=3, activation=activation, bias_std=0.1)),
+        np.random.default_rng(0).standard_normal((200, 4)),
+    )
+    X[1], X[2] = X[0] * (1 + 1e-9), -X[0]
+    k = wl.ntk(wl.mlp(depth=3, activation=activation, bias_std=0.1)).prepared(X)  # one table for both
+    several, one = tiles.gram(k, X)[:100, :100], tiles.gram(k, X[:100])
+    scale = np.sqrt(np.outer(one.diagonal(), one.diagonal())) * np.finfo(float).eps
+    assert (np.abs(several - one) / scale).max() <= 8
+    assert (np.abs(several * (1 + 1e-14) - one) / scale).max() > 8

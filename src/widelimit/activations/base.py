@@ -40,7 +40,7 @@ class Activation(abc.ABC):
 
     name: ClassVar[str]
     quick: ClassVar[bool] = False
-    """True if it leaves a kernel `quick`: see `PairKernel.quick`."""
+    """True if a kernel of it alone is `quick` (`PairKernel.quick`)."""
     kinks: tuple[float, ...] = ()
     """Places other than 0 where phi is not analytic, of functions whose duals are computed by quadrature."""
 
