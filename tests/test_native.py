@@ -20,6 +20,7 @@ from widelimit.layers import (
     Dense,
     Dropout,
     Flatten,
+    Frozen,
     GlobalAveragePool,
     LayerNorm,
     Repeat,
@@ -66,6 +67,40 @@ NETWORKS = {
         (5, 4, 1),
         [Conv(3, **W), "erf", AveragePool(2), Conv(2, **W), "erf", AveragePool(2, stride=1, padding="same"), *END],
         [("conv", (3, 3), w), "erf", ("pool", 2), ("conv", (2, 2), w), "erf", ("pool", 2, 1, "same"), *STEPS],
+    ),
+    "frozen layers": (
+        (3, 2, 1),
+        [
+            Frozen(Conv(2, **W)),
+            Conv(1, 0.7, 9.0),
+            Residual("relu", Conv(1)),
+            "erf",
+            Conv(2),
+            "relu",
+            Flatten(),
+            Dense(),
+        ],
+        [
+            ("conv", (2, 2), {**w, "trained": False}),
+            ("conv", (1, 1), {"w": 0.7, "b": 9.0}),
+            ("residual", "relu", ("conv", (1, 1))),
+            *["erf", ("conv", (2, 2)), "flatten", ("dense",)],
+        ],
+    ),
+    "frozen before a pool": (
+        (4, 3, 2),
+        [Frozen(Conv(2, **W)), "relu", AveragePool(2), Conv(2, **W), "erf", *END],
+        [("conv", (2, 2), {**w, "trained": False}), "relu", ("pool", 2), ("conv", (2, 2), w), "erf", *STEPS],
+    ),
+    "layers of one site": (
+        (3, 2, 1),
+        [Conv(2, **W), "relu", GlobalAveragePool(), Repeat([Conv(3, **W), Residual("erf", Dense(**W))], 2), *END],
+        [("conv", (2, 2), w), "relu", ("pool",), *[("conv", (3, 3), w), ("residual", "erf", ("dense", w))] * 2, *STEPS],
+    ),
+    "a convolution of one site": (
+        (3, 2, 1),
+        [Conv(2, **W), "relu", Flatten(), Conv(3, **W), "relu", Dense(**W)],
+        [("conv", (2, 2), w), "relu", "flatten", ("conv", (3, 3), w), "relu", ("dense", w)],
     ),
 }
 """{name: (shape of an image, layers, the same as image_oracle reads it)}."""

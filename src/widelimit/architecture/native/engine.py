@@ -73,6 +73,8 @@ class _Stage:
     end: Layer | None
     forgets: bool = field(metadata={"static": True})
     """The layer after the sum forgets the mean of its signals."""
+    middle: bool = field(default=False, metadata={"static": True})
+    """Other averages follow."""
 
     @property
     def pool(self) -> AveragePool | None:
@@ -81,9 +83,14 @@ class _Stage:
 
     @property
     def whole(self) -> bool:
-        """Return True if the pool is over all sites at once."""
+        """Return True if the pool is the last, and over all sites at once."""
         pool = self.pool
-        return pool is not None and pool.placed.size == pool.placed.sites and pool.placed.padding == "valid"
+        return (
+            pool is not None
+            and not self.middle
+            and pool.placed.size == pool.placed.sites
+            and pool.placed.padding == "valid"
+        )
 
 
 def _embed(net: Network, X: jax.Array) -> Any:
@@ -132,13 +139,13 @@ def _itself_stage(stage: _Stage, memos: Any, weights: jax.Array, tangent: jax.Ar
 
 
 def _pair_last(layers: Serial, x: Any, y: Any, state: PairState) -> PairState:
-    x = jax.tree.map(lambda leaf: leaf[..., None], x)
-    y = jax.tree.map(lambda leaf: leaf[..., None, :], y)
+    x = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1)[..., None], x)
+    y = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1)[..., None, :], y)
     return layers.pair(x, y, state)
 
 
 def _itself_last(layers: Serial, x: Any, state: PairState) -> PairState:
-    return layers.itself(x, state)
+    return layers.itself(jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), x), state)
 
 
 @final
@@ -149,7 +156,7 @@ class Engine:
         self.net, self.dtype, self.tangent = net, np.dtype(dtype), tangent
         self.stages, self.last = _split(net)
         self.averaged, self.tabulated = self.stages[-1].whole, net.rtol(self.dtype) > 0
-        self.width = VECTOR // self.dtype.itemsize
+        self.width, self.one_site = VECTOR // self.dtype.itemsize, (1,) * len(net.inputs.sites)  # type: ignore[union-attr]
         self.plans: list[Plan] = []
         with arithmetic(self.dtype == np.float64):
             blank = np.zeros((AT_ONCE, net.inputs.size), self.dtype)  # type: ignore[union-attr]
@@ -242,7 +249,7 @@ class Engine:
     def _encode(self, rows: np.ndarray) -> Features:
         n, X = len(rows), np.resize(rows, (AT_ONCE, rows.shape[1]))  # one shape, traced once
         start, signal = interpreted(_embed)(self.net, X)
-        single = (*[1] * len(self.net.inputs.sites), AT_ONCE)
+        single = (*self.one_site, AT_ONCE)
         scale, spread, mean = np.ones(single), np.zeros(single), None
         packed, tangent = np.zeros((AT_ONCE, 0), self.dtype), np.zeros(signal.value.shape, self.dtype)
         for k, stage in enumerate(self.stages):
@@ -264,15 +271,12 @@ class Engine:
             signal = after._replace(value=np.asarray(after.value * inside, self.dtype))
             mean = None if mean is None else np.asarray(mean * scale, self.dtype)
         variance, _, memos = interpreted(_encode_layers)(self.last, signal, mean)
-        axes = len(self.net.inputs.sites)
-
-        def one(leaf: np.ndarray) -> np.ndarray:
-            return np.moveaxis(leaf.reshape(*_lead(leaf, axes), -1), -1, 0)[:n]
-
+        memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[:n], memos)
         keys = np.array([hash(row.tobytes()) for row in rows])
         average = (scale, spread) if self.averaged else (np.ones(single), np.zeros(single))
-        ends = *average, tangent, memos, variance
-        return Features(packed[:n], keys, *(jax.tree.map(one, v) for v in ends))
+        ends = (jax.tree.map(lambda leaf: leaf.reshape(-1)[:n], v) for v in (*average, tangent, variance))
+        scale, spread, tangent, variance = ends
+        return Features(packed[:n], keys, scale, spread, tangent, memos, variance)
 
     def _pack(self, stage: int, leaves: dict[int, Any]) -> np.ndarray:
         layout = self.plans[stage].layout
@@ -348,8 +352,9 @@ class Engine:
         with arithmetic(self.dtype == np.float64):
             after = interpreted(_pair_last)(self.last, x.memos, y.memos, self._state(raw, x, y))
         equal = x.keys[:, None] == y.keys
-        rho = np.where(equal, 1, (after.correlation.one_plus - after.correlation.one_minus) / 2)
-        return rho, np.where(equal, self.diagonal(x)[:, None], after.tangent)
+        rho, theta = (after.correlation.one_plus - after.correlation.one_minus) / 2, after.tangent
+        rho, theta = rho.reshape(equal.shape), theta.reshape(equal.shape)
+        return np.where(equal, 1, rho), np.where(equal, self.diagonal(x)[:, None], theta)
 
     def _state(self, raw: np.ndarray, x: Features, y: Features) -> PairState:
         """Return the state after the sum over sites."""
@@ -360,32 +365,39 @@ class Engine:
             minus = np.clip((r - s) ** 2 / 2 + r * s * minus - spreads[0] - spreads[1], 0, 2)
             tangent = r * s * tangent
         plus = 2 - minus if self.averaged else raw[1]
-        parts: list[Any] = [np.asarray(v, self.dtype) for v in (minus, plus, tangent)]
+        shape = (*self.one_site, *minus.shape)
+        parts: list[Any] = [np.asarray(v, self.dtype).reshape(shape) for v in (minus, plus, tangent)]
         return PairState(Correlation(*parts[:2]), parts[2])
 
     def diagonal(self, x: Features) -> np.ndarray:
         """Return Theta of every image with itself over its variance, (n,)."""
         with arithmetic(self.dtype == np.float64):
-            tangent: Any = x.tangent
+            tangent: Any = x.tangent.reshape(*self.one_site, -1)
             state = PairState(interpreted(correlation_with_itself)(tangent), tangent)
-            return np.asarray(interpreted(_itself_last)(self.last, x.memos, state).tangent)
+            return np.asarray(interpreted(_itself_last)(self.last, x.memos, state).tangent).reshape(-1)
 
 
 def _split(net: Network) -> tuple[list[_Stage], Serial]:
     """Return the stages, each up to a sum over sites, and the layers after them. Raises: Unknown."""
     stages: list[_Stage] = []
     rest: list[Layer] = []
-    layers = [
-        v for v in net.of_pairs.layers if not (isinstance(v, Flatten) and v.sites and math.prod(v.sites.sizes) == 1)
-    ]
-    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+    layers = [layer for layer in net.of_pairs.layers if not _keeps_sites(layer)]
+    last = max((k for k, layer in enumerate(layers) if isinstance(layer, AveragePool)), default=0)
+    for k, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
         if isinstance(layer, Flatten | AveragePool):
-            stages.append(_Stage(Serial(*rest), layer, following is None or following.random))
+            stages.append(_Stage(Serial(*rest), layer, following is None or following.random, k < last))
             rest = []
         elif layer.mixes_sites or layer.masks:
             raise Unknown("an average within a branch" if layer.mixes_sites else "Dropout")
         else:
             rest.append(layer)
     if stages and (isinstance(stages[-1].end, Flatten) or stages[-1].whole):
-        return stages, Serial(*rest)
+        return stages, at_own_sites(Serial(*rest))  # type: ignore[return-value]
     return [*stages, _Stage(Serial(*rest), None, forgets=True)], Serial()
+
+
+def _keeps_sites(layer: Layer) -> bool:
+    """Return True for a sum over windows of one site."""
+    if isinstance(layer, Flatten):
+        return bool(layer.sites) and math.prod(layer.sites.sizes) == 1
+    return isinstance(layer, AveragePool) and layer.placed.count == max(layer.placed.stride) == 1

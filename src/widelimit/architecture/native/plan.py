@@ -142,7 +142,8 @@ class Plan:
         if k == len(self.sites) - 1:
             ends += [self.program.outputs[i] for i in self.needed]
             for v in ends if self.pool else ():
-                self._store(v, k + 1, self.pool)
+                if isinstance(v, Result):
+                    self._store(v, k + 1, self.pool)
         if source.name == "patches":
             ends += source.given[:4]
             windows = source.parameters["windows"]

@@ -193,6 +193,10 @@ class Program:
         return self._add(name, given, parameters, [v.aval.dtype.name for v in equation.outvars])
 
     def _add(self, name: str, given: list[Any], parameters: dict[str, Any], dtypes: list[str]) -> list[Any]:
+        if name == "mul" and (
+            zero := next((v for v in given if isinstance(v, Constant) and not np.any(v.value)), None)
+        ):
+            return [zero]
         nest = max((v.operation.nest for v in given if isinstance(v, Result)), default=-1)
         self._count += 1
         operation = Operation(name, given, parameters, dtypes, nest, self._count)
@@ -205,6 +209,8 @@ class Program:
                     raise Unknown("one signal in patches of two kinds")
             if isinstance(given[6], Constant) and given[6].value == 0:
                 results[2] = given[6]
+            if any(isinstance(v, Memo | Number) or (isinstance(v, Result) and v.operation.nest < 0) for v in given[4:]):
+                raise Unknown("a patch of what depends on single inputs alone")
         return results
 
     def _scan(self, parameters: dict[str, Any], given: list[Any]) -> list[Any]:
