@@ -24,7 +24,7 @@ import widelimit as wl
 SMALL = False
 CASES = [(end, layers, dtype) for end in ("pool", "flatten") for layers in (4, 21) for dtype in ("float32", "float64")]
 GOALS = {("pool", 21, "float32"): 60.0, ("flatten", 21, "float32"): 5.0}
-PAIRS = {"pool": (6, 2, 1), "flatten": (100, 100, 20)}
+PAIRS = {"pool": (32, 2, 2), "flatten": (100, 100, 20)}
 """Rows of a block of ours, of neural-tangents' and of the loop's."""
 
 

@@ -259,6 +259,7 @@ def test_layers_without_parameters_before_the_first(scale):
     kernels = [wl.empirical_ntk(n.apply, p).gram(x) for n, p, x in ((net, params, X), (plain, params[2:], rows))]
     np.testing.assert_allclose(*kernels, rtol=1e-8, atol=1e-8)
     assert repr(wl.read_network(repr(net))) == repr(net)
+    assert np.isnan(LayerNorm().apply((), jnp.asarray([[1.0, np.nan, 2.0]]))).all()
 
 
 @pytest.mark.parametrize(

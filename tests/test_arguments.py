@@ -662,6 +662,7 @@ INNER = {
         "start",
         "refine",
         "rows",
+        "channels",
         "read",
         "embed",
         "deviations",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import invoke
+from widelimit import memory
 from widelimit.cli import program_cache
 
 ROWS = "a,b,y\n" + "".join(f"{i},{i % 5},{i % 11 + i / 40}\n" for i in range(40))
@@ -247,7 +248,7 @@ def test_info_shows_place_and_size(filled, monkeypatch):
         "entries": len(sizes),
         "bytes": sum(sizes),
     }
-    assert f"{store(filled).parent}: {len(sizes)} in 0." in invoke("info").stdout
+    assert f"{store(filled).parent}: {len(sizes)} in {memory.text(sum(sizes))} (" in invoke("info").stdout
 
 
 def test_the_library_and_a_command_within_another_program_leave_it_alone(monkeypatch):

@@ -193,9 +193,9 @@ def test_scales_are_learned_with_a_network_and_kept_in_files(model, tmp_path):
         ({"network": wl.mlp(depth=3, parameterization="mean_field")}, ValueError, "mean"),
         ({"network": wl.network(Frozen(Dense()), "relu", Frozen(Dense()))}, ValueError, "all layers .* are Frozen"),
         (
-            {"network": wl.network(Conv(3), "relu", Flatten(), Dense(), inputs=wl.Image(3, 1))},
+            {"network": wl.network(Conv(3), "relu", Flatten(), Dense(), inputs=wl.Image(4, 1))},
             ValueError,
-            "reads images",
+            "an image of the network has",
         ),
         ({"network": wl.network(Dense(1e150), "relu", Dense(1e100))}, ValueError, "is (inf|nan) at row.* down"),
     ],

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -225,7 +226,14 @@ def test_the_rest_stays_with_xla():
     for layers in ([Conv(3), "relu", Dropout(0.5), Flatten(), Dense()], [Conv(3), branch, "relu", *END]):
         assert isinstance(wl.nngp(wl.network(*layers, inputs=wl.Image(*shape))).prepared(X), wl.Kernel)
     k = wl.nngp(wl.network(Conv(3), "relu", *END, inputs=wl.Image(*shape)))
-    assert isinstance(k.prepared(jnp.asarray(X)), wl.Kernel)
+    with arithmetic(True):
+        Z = jnp.asarray(X)
+        traced = jax.eval_shape(k.gram, Z)
+    assert traced.shape == (5, 5)
+    for found in (k.gram(Z), k.cross(Z, Z), jnp.diag(k.diag(Z))):
+        assert isinstance(found, jax.Array)
+        assert found.dtype == np.float64
+        assert np.abs(np.diag(found) - k.diag(X)).max() <= 1e-15
 
 
 def test_kernels_of_kernels_tiles_and_disk(tmp_path, monkeypatch):

@@ -305,11 +305,14 @@ HOSTILE = [
 """Values of a forged field."""
 POSITIVE = ("weights", "inputs.scale", "y_scale")
 SMALL = {
-    "regressor": (wl.NTKRegressor(depth=2, noise=0.1), X[:12, 0]),
-    "dirichlet": (wl.NNGPClassifier(depth=2, normalize=None), TEXT[:12]),
-    "least squares": (wl.NTKClassifier(depth=2, likelihood="least_squares", noise=0.3), X[:12, 0] > 0),
-    "one class": (wl.NNGPClassifier(), np.full(12, "a")),
-    "network": (wl.NNGPRegressor(network=wl.mlp(depth=2, bias_std=0.1), noise=0.1), X[:12, 0]),
+    "regressor": (wl.NTKRegressor(depth=2, noise=0.1, input_scales=None), X[:12, 0]),
+    "dirichlet": (wl.NNGPClassifier(depth=2, normalize=None, input_scales=None), TEXT[:12]),
+    "least squares": (
+        wl.NTKClassifier(depth=2, likelihood="least_squares", noise=0.3, input_scales=None),
+        X[:12, 0] > 0,
+    ),
+    "one class": (wl.NNGPClassifier(input_scales=None), np.full(12, "a")),
+    "network": (wl.NNGPRegressor(network=wl.mlp(depth=2, bias_std=0.1), noise=0.1, input_scales=None), X[:12, 0]),
 }
 VALID = {
     ("parameters", "time"): lambda value: type(value) in (int, float) and 0 <= value < np.inf,

@@ -16,11 +16,11 @@ import zarr
 
 import widelimit as wl
 from cases import SINGULAR, SOLVERS
+from widelimit import memory
 from widelimit.compute import (
     checkpoints,
     iterative,
     linalg,
-    memory,
     operators,
     packed,
     packed_cholesky,

@@ -93,7 +93,8 @@ class LayerNorm(Layer):
         scaled = signals * power_of_two(-power, signals.dtype)  # squares of any signals are in range
         near = scaled - jnp.mean(scaled, axis=axes, keepdims=True)
         centred = near - jnp.mean(near, axis=axes, keepdims=True)  # without the rounding of a large mean
-        return safe_divide(centred, safe_sqrt(jnp.mean(centred**2, axis=axes, keepdims=True)))
+        square = jnp.mean(centred**2, axis=axes, keepdims=True)
+        return safe_divide(centred, jnp.where(square > 0, safe_sqrt(square), square))  # NaN stays
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         one = jnp.where(signal.value > 0, jnp.ones_like(signal.value), 0)

@@ -356,6 +356,8 @@ def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
 
 def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """Compute `gram` as one traceable computation on a JAX array."""
+    if kernel.eager:
+        return _traceable(lambda: jnp.asarray(gram(kernel, np.asarray(X))), X)
     require(len(X), len(X), X.dtype)
 
     def compute() -> jax.Array:
@@ -367,10 +369,14 @@ def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
 
 def cross_jax(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
     """Compute `cross` as one traceable computation on JAX arrays."""
+    if kernel.eager:
+        return _traceable(lambda: jnp.asarray(cross(kernel, np.asarray(X), np.asarray(Y))), X)
     require(len(X), len(Y), X.dtype)
     return _traceable(lambda: _whole(kernel, kernel.encode(X), kernel.encode(Y)), X, Y)
 
 
 def diagonal_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """Compute `diagonal` as one traceable computation on a JAX array."""
+    if kernel.eager:
+        return _traceable(lambda: jnp.asarray(diagonal(kernel, np.asarray(X))), X)
     return _traceable(lambda: _diagonal(kernel, kernel.encode(X)), X)

@@ -68,7 +68,7 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     if net.rtol(dtype):
         edge = tile_edge(max(map(len, inputs))) if small and not net.inputs.sites else 0
         kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
-    native = net.inputs.sites and not isinstance(inputs[0], jax.Array) and jax.default_backend() == "cpu"
+    native = net.inputs.sites and jax.default_backend() == "cpu"
     return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
 
 

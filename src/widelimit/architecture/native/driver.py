@@ -7,15 +7,15 @@ from widelimit.architecture.native.nests import Nest
 from widelimit.architecture.native.plan import Plan
 
 
-def write(plan: Plan) -> str:
-    """Return the code of the whole program, functions that layers share once."""
+def write(plan: Plan, *, itself: bool = False) -> str:
+    """Return the code of a stage, where layers alike share functions; `itself`: of second inputs with themselves."""
     pointers = ", ".join(f"ptr noalias %{name}" for name in "XYWFC")
     pointers += ", ptr noalias %A, ptr noalias %I, ptr noalias %O"
     arguments = f"{pointers}, i64 %d0, i64 %d1, i64 %d2"
     bodies: dict[str, str] = {}
     calls, declared = [], set()
     for k, factor in enumerate(plan.factors):
-        nest = Nest(plan, k)
+        nest = Nest(plan, k, itself=itself)
         nest.write()
         more = "".join(f", i64 {name}" for name in nest.offsets.values())
         body = nest.f.text(f"internal void @NAME({arguments}{more})")

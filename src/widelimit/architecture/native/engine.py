@@ -165,6 +165,8 @@ class Engine:
             for stage in self.stages:
                 state = self._plan(stage, *state)
         self.codes = [compiled(write(plan), cpu) for plan in self.plans]
+        pools = any(stage.pool for stage in self.stages)
+        self.own_codes = [compiled(write(plan, itself=True), cpu) for plan in self.plans] if pools else self.codes
         self.numbers = [self._numbers(plan) for plan in self.plans]
         self.planes = self._planes(len(self.plans) - 1, self.plans[-1].planes(self.averaged))
 
@@ -202,7 +204,7 @@ class Engine:
         memos = []
         groups = [stage.layers] if parts else list(map(Serial, layers))
         for group, following in zip(groups, [*layers[1:], None], strict=False):
-            forgets = stage.forgets if group is groups[-1] else following.random
+            forgets = stage.forgets if following is None or parts else following.random
             encode = _encode_centred if forgets else _encode_layers
             signal, mean, (ways, found) = interpreted(encode)(group, signal, mean)
             memos += found
@@ -293,7 +295,7 @@ class Engine:
         filled = packed[np.minimum(np.arange(count * self.width), len(packed) - 1)]
         return np.ascontiguousarray(filled.reshape(count, self.width, -1).transpose(0, 2, 1))
 
-    def _run(self, rows: np.ndarray, block: np.ndarray, planes: list[np.ndarray]) -> np.ndarray:
+    def _run(self, rows: np.ndarray, block: np.ndarray, planes: list[np.ndarray], codes: list[Any]) -> np.ndarray:
         """Return the sums over planes for rows and one block of second inputs: (rows, outputs, width).
 
         Planes of the first stages only: the states after their last pool, (2, planes, sites, width).
@@ -310,7 +312,7 @@ class Engine:
                 before, after = after, np.zeros((*plan.pooled, self.width), self.dtype)
                 fixed = [a.ctypes.data for a in (block, works[k], flags[k], self.numbers[k], planes[k])]
                 ends = [a.ctypes.data for a in (sums, before, after)]
-                self.codes[k].run(some.ctypes.data, len(some), rows.strides[0], *fixed, len(planes[k]), *ends)
+                codes[k].run(some.ctypes.data, len(some), rows.strides[0], *fixed, len(planes[k]), *ends)
         return after if len(plans) < len(self.plans) or plans[-1].pool else out
 
     def _itself(self, packed: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
@@ -324,17 +326,20 @@ class Engine:
             middle = len(ends) // 2
             halves = [ends] if plan.torus or not middle else [ends[middle:], ends[middle : middle + 1]]
             runs = [self._planes(stage, part) for part in halves]
+        alone = self.own_codes is self.codes  # one image in all places of a vector
+        blocks = [np.repeat(row[:, None], self.width, 1) for row in packed] if alone else self._blocks(packed)
         found = []
-        for row in packed:
-            block = np.repeat(row[:, None], self.width, 1)
-            parts = [self._run(row[None], block, planes)[..., 0] for planes in runs]
+        for k, block in enumerate(blocks):
+            rows = packed[k : k + 1] if alone else packed[:1]
+            parts = [self._run(rows, block, planes, self.own_codes) for planes in runs]
             if plan.pool is not None:
-                found.append(parts[0][:, parts[0].shape[1] // 2])
+                both = parts[0][:, parts[0].shape[1] // 2]
             else:
                 whole = parts[0][0] if len(parts) == 1 else 2 * parts[0][0] - parts[1][0]
-                found.append(whole[[0, -1], None])
-        both = np.array(found)
-        return both[:, 0], both[:, 1]
+                both = whole[[0, -1], None]
+            found.append(both[..., :1] if alone else both)
+        images = np.concatenate(found, -1)[..., : len(packed)]
+        return np.moveaxis(images[0], -1, 0), np.moveaxis(images[1], -1, 0)
 
     def pair(self, x: Features, y: Features, *, lower: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return (rho, Theta) over the deviations, each (n, m); with `lower`, not what is above the diagonal."""
@@ -342,7 +347,7 @@ class Engine:
         for b, block in enumerate(self._blocks(y.packed)):
             columns = slice(b * self.width, (b + 1) * self.width)
             first = columns.start if lower else 0
-            sums = self._run(x.packed[first:], block, self.planes)
+            sums = self._run(x.packed[first:], block, self.planes, self.codes)
             raw[:, first:, columns] = np.moveaxis(sums, 1, 0)[..., : raw[:, :, columns].shape[-1]]
         with arithmetic(self.dtype == np.float64):
             after = interpreted(_pair_last)(self.last, x.memos, y.memos, self._state(raw, x, y))

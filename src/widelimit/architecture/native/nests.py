@@ -30,8 +30,8 @@ OFFSETS = ("%d0", "%d1", "%d2")
 class Nest:
     """The nest writes a function that computes one plane between two sums over patches."""
 
-    def __init__(self, plan: Plan, place: int) -> None:
-        self.plan, self.place = plan, place
+    def __init__(self, plan: Plan, place: int, *, itself: bool = False) -> None:
+        self.plan, self.place, self.itself = plan, place, itself
         self.source = plan.program.sources[place]
         self.sites = plan.sites[place]
         self.f = Function(plan.width)
@@ -63,7 +63,8 @@ class Nest:
 
     def read(self, side: int, start: int, index: str, beside: int = 0) -> Word:
         """Read a number of the packed memos."""
-        return self.f.load("%Y" if side else "%X", self.at(start, index, beside), self.plan.type, side == 1)
+        wide = side == 1 or self.itself
+        return self.f.load("%Y" if wide else "%X", self.at(start, index, beside), self.plan.type, wide)
 
     def buffer(self, value: Any, p: Index = (), index: str = "", grid: Grid | None = None) -> Word:
         """Read a state that a nest has stored, at its own pair of sites or at an index of a grid; or a constant."""
