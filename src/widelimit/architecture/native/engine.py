@@ -156,7 +156,7 @@ class Engine:
         self.net, self.dtype, self.tangent = net, np.dtype(dtype), tangent
         self.stages, self.last = _split(net)
         self.averaged, self.tabulated = self.stages[-1].whole, net.rtol(self.dtype) > 0
-        self.width, self.one_site = VECTOR // self.dtype.itemsize, (1,) * len(net.inputs.sites)  # type: ignore[union-attr]
+        self.width, self.one_site = VECTOR // self.dtype.itemsize, (1,) * len(net.inputs.sites)
         self.plans: list[Plan] = []
         with arithmetic(self.dtype == np.float64):
             blank = np.zeros((AT_ONCE, net.inputs.size), self.dtype)  # type: ignore[union-attr]
@@ -399,5 +399,5 @@ def _split(net: Network) -> tuple[list[_Stage], Serial]:
 def _keeps_sites(layer: Layer) -> bool:
     """Return True for a sum over windows of one site."""
     if isinstance(layer, Flatten):
-        return bool(layer.sites) and math.prod(layer.sites.sizes) == 1
+        return layer.sites is not None and math.prod(layer.sites.sizes) == 1
     return isinstance(layer, AveragePool) and layer.placed.count == max(layer.placed.stride) == 1
