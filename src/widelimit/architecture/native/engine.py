@@ -73,8 +73,7 @@ class _Stage:
     end: Layer | None
     forgets: bool = field(metadata={"static": True})
     """The layer after the sum forgets the mean of its signals."""
-    middle: bool = field(default=False, metadata={"static": True})
-    """Other averages follow."""
+    middle: bool = field(default=False, metadata={"static": True})  # other averages follow
 
     @property
     def pool(self) -> AveragePool | None:
@@ -172,7 +171,7 @@ class Engine:
 
     def _plan(self, stage: _Stage, start: Any, signal: Any, mean: Any) -> Any:
         """Make the plan of a stage, and return what the next one starts with."""
-        axes, sites = len(self.net.inputs.sites), signal.value.shape[:-1]
+        axes, sites = len(self.one_site), signal.value.shape[:-1]
         memos, (weights, totals), after, mean = self._encode_stage(stage, signal, mean)
         middle = stage.pool is not None and not stage.whole
         needed = [k for k in ((0, 2) if stage.pool else (0, 1, 2)) if k < 2 or self.tangent]
@@ -274,9 +273,8 @@ class Engine:
         memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[:n], memos)
         keys = np.array([hash(row.tobytes()) for row in rows])
         average = (scale, spread) if self.averaged else (np.ones(single), np.zeros(single))
-        ends = (jax.tree.map(lambda leaf: leaf.reshape(-1)[:n], v) for v in (*average, tangent, variance))
-        scale, spread, tangent, variance = ends
-        return Features(packed[:n], keys, scale, spread, tangent, memos, variance)
+        *ends, variance = (jax.tree.map(lambda leaf: leaf.reshape(-1)[:n], v) for v in (*average, tangent, variance))
+        return Features(packed[:n], keys, *ends, memos, variance)
 
     def _pack(self, stage: int, leaves: dict[int, Any]) -> np.ndarray:
         layout = self.plans[stage].layout
@@ -352,8 +350,8 @@ class Engine:
         with arithmetic(self.dtype == np.float64):
             after = interpreted(_pair_last)(self.last, x.memos, y.memos, self._state(raw, x, y))
         equal = x.keys[:, None] == y.keys
-        rho, theta = (after.correlation.one_plus - after.correlation.one_minus) / 2, after.tangent
-        rho, theta = rho.reshape(equal.shape), theta.reshape(equal.shape)
+        rho = (after.correlation.one_plus - after.correlation.one_minus).reshape(equal.shape) / 2
+        theta = after.tangent.reshape(equal.shape)
         return np.where(equal, 1, rho), np.where(equal, self.diagonal(x)[:, None], theta)
 
     def _state(self, raw: np.ndarray, x: Features, y: Features) -> PairState:
@@ -379,8 +377,7 @@ class Engine:
 
 def _split(net: Network) -> tuple[list[_Stage], Serial]:
     """Return the stages, each up to a sum over sites, and the layers after them. Raises: Unknown."""
-    stages: list[_Stage] = []
-    rest: list[Layer] = []
+    stages, rest = list[_Stage](), list[Layer]()
     layers = [layer for layer in net.of_pairs.layers if not _keeps_sites(layer)]
     last = max((k for k, layer in enumerate(layers) if isinstance(layer, AveragePool)), default=0)
     for k, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
@@ -398,6 +395,6 @@ def _split(net: Network) -> tuple[list[_Stage], Serial]:
 
 def _keeps_sites(layer: Layer) -> bool:
     """Return True for a sum over windows of one site."""
-    if isinstance(layer, Flatten):
-        return layer.sites is not None and math.prod(layer.sites.sizes) == 1
-    return isinstance(layer, AveragePool) and layer.placed.count == max(layer.placed.stride) == 1
+    if isinstance(layer, AveragePool):
+        return layer.placed.count == max(layer.placed.stride) == 1
+    return isinstance(layer, Flatten) and layer.sites is not None and math.prod(layer.sites.sizes) == 1
