@@ -273,8 +273,8 @@ class Engine:
         memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[:n], memos)
         keys = np.array([hash(row.tobytes()) for row in rows])
         average = (scale, spread) if self.averaged else (np.ones(single), np.zeros(single))
-        *ends, variance = (jax.tree.map(lambda leaf: leaf.reshape(-1)[:n], v) for v in (*average, tangent, variance))
-        return Features(packed[:n], keys, *ends, memos, variance)
+        ends = jax.tree.map(lambda leaf: leaf.reshape(-1)[:n], (*average, tangent, variance))
+        return Features(packed[:n], keys, *ends[:3], memos, ends[3])
 
     def _pack(self, stage: int, leaves: dict[int, Any]) -> np.ndarray:
         layout = self.plans[stage].layout
