@@ -273,8 +273,8 @@ class Engine:
         memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[:n], memos)
         keys = np.array([hash(row.tobytes()) for row in rows])
         average = (scale, spread) if self.averaged else (np.ones(single), np.zeros(single))
-        ends = jax.tree.map(lambda leaf: leaf.reshape(-1)[:n], (*average, tangent, variance))
-        return Features(packed[:n], keys, *ends[:3], memos, ends[3])
+        a, b, c, d = jax.tree.map(lambda leaf: leaf.reshape(-1)[:n], (*average, tangent, variance))
+        return Features(packed[:n], keys, a, b, c, memos, d)
 
     def _pack(self, stage: int, leaves: dict[int, Any]) -> np.ndarray:
         layout = self.plans[stage].layout
