@@ -1,5 +1,6 @@
 """This script draws the figures of docs/images.md: python docs/figures/images.py (a minute or two)."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,10 +54,27 @@ def shifts(figure: Figure) -> None:
     plots.finish(axes, xlabel="sites moved", ylabel="correlation with the image", title="A digit that moves")
 
 
+def photographs(figure: Figure) -> None:
+    """Draw accuracies on CIFAR-10 against the number of training images, from benchmarks/results."""
+    path = HERE.parent.parent / "benchmarks" / "results" / "images_accuracy_cifar10.json"
+    rows = json.loads(path.read_text())["rows"]
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, kind in zip(panels, ("nngp", "ntk"), strict=True):
+        for name, color in zip(names, plots.palette(len(names)), strict=True):
+            own = [row for row in rows if row["network"] == name]
+            axes.plot([row["n"] for row in own], [100 * row[kind] for row in own], "o-", color=color, label=name)
+        axes.set(xscale="log")
+        plots.finish(axes, xlabel="training images", ylabel="test accuracy in %", title=f"CIFAR-10, {kind.upper()}")
+
+
+FIGURES = (("digits", digits, (7.5, 3.2)), ("shifts", shifts, (4.8, 3.2)), ("photographs", photographs, (7.5, 3.4)))
+
+
 def main() -> None:
-    """Write both figures."""
+    """Write all figures."""
     with rc_context({"svg.hashsalt": "widelimit", "svg.fonttype": "none"}):
-        for name, draw, size in (("digits", digits, (7.5, 3.2)), ("shifts", shifts, (4.8, 3.2))):
+        for name, draw, size in FIGURES:
             figure = Figure(figsize=size, layout="constrained")
             draw(figure)
             figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
