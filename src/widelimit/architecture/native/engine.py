@@ -324,18 +324,17 @@ class Engine:
             middle = len(ends) // 2
             halves = [ends] if plan.torus or not middle else [ends[middle:], ends[middle : middle + 1]]
             runs = [self._planes(stage, part) for part in halves]
-        alone = self.own_codes is self.codes  # one image in all places of a vector
-        blocks = [np.repeat(row[:, None], self.width, 1) for row in packed] if alone else self._blocks(packed)
-        found = []
+        alone = self.own_codes is self.codes  # vectors hold second inputs; here a pair is one image twice
+        several, found = self.width if plan.pool is None else 1, []
+        blocks = self._blocks(packed) if several > 1 or not alone else np.repeat(packed[:, :, None], self.width, 2)
         for k, block in enumerate(blocks):
-            rows = packed[k : k + 1] if alone else packed[:1]
+            rows = packed[k * several : (k + 1) * several] if alone else packed[:1]
             parts = [self._run(rows, block, planes, self.own_codes) for planes in runs]
             if plan.pool is not None:
-                both = parts[0][:, parts[0].shape[1] // 2]
-            else:
-                whole = parts[0][0] if len(parts) == 1 else 2 * parts[0][0] - parts[1][0]
-                both = whole[[0, -1], None]
-            found.append(both[..., :1] if alone else both)
+                found.append(parts[0][:, parts[0].shape[1] // 2, ..., : 1 if alone else None])
+                continue
+            whole, one = parts[0] if len(parts) == 1 else 2 * parts[0] - parts[1], np.arange(len(rows))
+            found.append((whole[one, :, one].T if alone else whole[0])[[0, -1], None])
         images = np.concatenate(found, -1)[..., : len(packed)]
         return np.moveaxis(images[0], -1, 0), np.moveaxis(images[1], -1, 0)
 
