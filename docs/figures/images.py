@@ -64,7 +64,10 @@ def photographs(figure: Figure) -> None:
         for name, color in zip(names, plots.palette(len(names)), strict=True):
             own = [row for row in rows if row["network"] == name]
             axes.plot([row["n"] for row in own], [100 * row[kind] for row in own], "o-", color=color, label=name)
+        sizes = sorted({row["n"] for row in rows})
         axes.set(xscale="log")
+        axes.set_xticks(sizes, [str(n) for n in sizes])
+        axes.minorticks_off()
         plots.finish(axes, xlabel="training images", ylabel="test accuracy in %", title=f"CIFAR-10, {kind.upper()}")
 
 
