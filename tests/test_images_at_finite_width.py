@@ -1,14 +1,14 @@
 """Convolutional networks of 32 to 512 channels tend to their limits as channels^(-1/2)."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import widelimit as wl
+from finite_width import kernels, relative_errors
 from widelimit.claims.base import slope_check
-from widelimit.claims.statistics import power_law, root_mean_and_error
-from widelimit.layers import AveragePool, Conv, Dense, Flatten, GlobalAveragePool, LayerNorm, Residual, Serial
+from widelimit.claims.statistics import power_law
+from widelimit.layers import AveragePool, Conv, Dense, Flatten, GlobalAveragePool, LayerNorm, Residual
 
 pytestmark = pytest.mark.claims
 
@@ -25,29 +25,16 @@ NETWORKS = (128, 48, 12)
 X = np.random.default_rng(0).standard_normal((3, 40))
 
 
-@jax.jit
-def kernels(net, params):
-    """K given the hidden layers, whose mean over last layers it is, and Theta by plain Jacobians, of one network."""
-    points = jnp.asarray(X, jnp.float32)
-    signals = Serial(*net.units[:-1]).apply(params[:-1], net.inputs.read(points)).reshape(len(X), -1)
-    leaves = jax.tree.leaves(jax.jacrev(net.signals_of)(params, points))
-    rows = [leaf.reshape(len(X), -1) for leaf in leaves]
-    return signals @ signals.T / signals.shape[1], sum(row @ row.T for row in rows)
-
-
 def errors(name, factor=1.0):
     """Relative errors of K and Theta, (2, widths) each: rms over networks and its standard error."""
-    limits = [factor * limit for limit in wl.limits(NETS[name]).gram(X)]
-    net, found = NETS[name], []
-    for width, count in zip(CHANNELS.tolist(), NETWORKS, strict=True):
+    net, points = NETS[name], jnp.asarray(X, jnp.float32)
+
+    def of_width(width, count):
         seeds = range(1000 * width, 1000 * width + count)
-        each = [kernels(net, net.init(seed, width=width, dtype=np.float32)) for seed in seeds]
-        squares = [
-            [np.sum((np.asarray(K) - limit) ** 2) / np.sum(limit**2) for K, limit in zip(pair, limits, strict=True)]
-            for pair in each
-        ]
-        found.append([root_mean_and_error(column) for column in np.array(squares).T])
-    return np.array(found).transpose(1, 2, 0)
+        return [kernels(net, net.init(seed, width=width, dtype=np.float32), points) for seed in seeds]
+
+    limits = [factor * limit for limit in wl.limits(net).gram(X)]
+    return relative_errors(limits, map(of_width, CHANNELS.tolist(), NETWORKS))
 
 
 def slopes(name, factor=1.0):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from finite_width import kernels, relative_errors
 from widelimit.claims.base import slope_check
 from widelimit.claims.finite import parameters
-from widelimit.claims.statistics import mean_and_error, power_law, root_mean_and_error
-from widelimit.layers import Concatenate, Dense, LayerNorm, Repeat, Residual, Scale, Serial
+from widelimit.claims.statistics import mean_and_error, power_law
+from widelimit.layers import Concatenate, Dense, LayerNorm, Repeat, Residual, Scale
 
 pytestmark = pytest.mark.claims
 
@@ -36,30 +37,16 @@ def drawn(name, width, count, rng):
     return parameters(net, (3, *(width,) * net.whole.hidden, 1), count=count, rng=rng, dtype=np.float32)
 
 
-@jax.jit
-def kernels(net, params, points):
-    """K given the hidden layers, whose mean over last layers it is, and Theta by plain Jacobians, of one network."""
-    signals = Serial(*net.units[:-1]).apply(params[:-1], points)
-    K = net.units[-1].weight_std ** 2 * signals @ signals.T / signals.shape[1] + net.units[-1].bias_std ** 2
-    leaves = jax.tree.leaves(jax.jacrev(net.signals_of)(params, points))
-    rows = [leaf.reshape(len(points), -1) for leaf in leaves]
-    return K, sum(row @ row.T for row in rows)
-
-
 def errors_of_kernels(name, factor=1.0):
     """Relative errors of K and Theta, (2, widths) each: rms over networks and its standard error."""
-    net = NETS[name]
+    net, points = NETS[name], jnp.asarray(X[:3], jnp.float32)
+
+    def of_width(width, count):
+        rng = np.random.default_rng(width)
+        return [kernels(net, jax.tree.map(lambda a: a[0], drawn(name, width, 1, rng)), points) for _ in range(count)]
+
     limits = [factor * limit for limit in wl.limits(net).gram(X[:3])]
-    found = []
-    for width, count in zip(WIDTHS.tolist(), NETWORKS, strict=True):
-        rng, points = np.random.default_rng(width), jnp.asarray(X[:3], jnp.float32)
-        each = [kernels(net, jax.tree.map(lambda a: a[0], drawn(name, width, 1, rng)), points) for _ in range(count)]
-        squares = [
-            [np.sum((np.asarray(K) - limit) ** 2) / np.sum(limit**2) for K, limit in zip(pair, limits, strict=True)]
-            for pair in each
-        ]
-        found.append([root_mean_and_error(column) for column in np.array(squares).T])
-    return np.array(found).transpose(1, 2, 0)
+    return relative_errors(limits, map(of_width, WIDTHS.tolist(), NETWORKS))
 
 
 def gaps_of_outputs(name, kernel=wl.ntk):

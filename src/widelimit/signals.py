@@ -195,6 +195,11 @@ def scaled(normalised: jax.Array, x: Variance, y: Variance) -> jax.Array:
     return value
 
 
+def scaled_pairs(normalised: jax.Array, x: Variance, y: Variance) -> jax.Array:
+    """Return `scaled` for all pairs of n and m signals, (n, m)."""
+    return scaled(normalised, jax.tree.map(lambda leaf: leaf[:, None], x), y)
+
+
 def correlation_from_rho(rho: jax.Array) -> Correlation:
     """Return a correlation in [-1, 1] given as such."""
     return Correlation(1 - rho, 1 + rho)

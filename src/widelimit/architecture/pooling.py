@@ -14,7 +14,16 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Memo
-from widelimit.architecture.sites import PADDINGS, Sites, Windows, first_of_pair, second_of_pair, sizes, windows
+from widelimit.architecture.sites import (
+    PADDINGS,
+    Sites,
+    Windows,
+    first_of_pair,
+    pairs_of_equal_sites,
+    second_of_pair,
+    sizes,
+    windows,
+)
 from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Shape, Traits
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
@@ -173,7 +182,8 @@ class AveragePool(_Sitewise):
         return self.windows
 
     @property
-    def _whole(self) -> bool:
+    def whole(self) -> bool:
+        """Return True if one window is all sites."""
         return self.placed.size == self.placed.sites and self.placed.padding == "valid"
 
     def place(self, sites: Sites, path: str) -> tuple[AveragePool, Sites]:
@@ -183,13 +193,13 @@ class AveragePool(_Sitewise):
         return changed(self, windows=found), sites._replace(sizes=found.after)
 
     def apply(self, params: Params, signals: jax.Array) -> jax.Array:
-        if self._whole:
+        if self.whole:
             return jnp.mean(signals, axis=tuple(range(1, signals.ndim - 1)), keepdims=True)
         return functools.reduce(operator.add, self.placed.each(signals, 1)) / self.placed.count
 
     @property
     def numbers_per_input(self) -> int:
-        return 3 + (self.placed.count if self.windows and not self._whole else 1)
+        return 3 + (self.placed.count if self.windows and not self.whole else 1)
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         axes = len(self.placed.sites)
@@ -227,17 +237,17 @@ class AveragePool(_Sitewise):
 
     def _in_windows(self, array: jax.Array) -> jax.Array:
         """Return the array (*S, n) at the taps of all windows, (taps, *S, n); itself where one window is all."""
-        return array if self._whole else jnp.stack(list(self.placed.each(array, 0)))
+        return array if self.whole else jnp.stack(list(self.placed.each(array, 0)))
 
     def _over_window(self, weights: jax.Array) -> jax.Array:
         axes = tuple(range(len(self.placed.sites)))
-        return jnp.sum(weights, axis=axes, keepdims=True) if self._whole else jnp.sum(weights, axis=0)
+        return jnp.sum(weights, axis=axes, keepdims=True) if self.whole else jnp.sum(weights, axis=0)
 
     def _mean_over(self, x: jax.Array, y: jax.Array, array: jax.Array) -> jax.Array:
         """Compute sum_ij x_i y_j array_ij over the sites i of the first window, and then j of the second."""
         axes = len(self.placed.sites)
         for first, weights in ((0, x), (axes, y)):
-            if self._whole:
+            if self.whole:
                 array = jnp.sum(weights * array, axis=tuple(range(first, first + axes)), keepdims=True)
             else:
                 taps = zip(weights, self.placed.each(array, first), strict=True)
@@ -246,13 +256,7 @@ class AveragePool(_Sitewise):
 
     def _without_own(self, state: PairState) -> PairState:
         """Set the gap of a window with itself to 0."""
-        axes = len(self.placed.sites)
-        itself = jnp.ones((), bool)
-        for axis, n in enumerate(self.placed.after):
-            equal = jnp.eye(n, dtype=bool)
-            shape = [1] * state.tangent.ndim
-            shape[axis], shape[axes + axis] = n, n
-            itself = itself & equal.reshape(shape)
+        itself = pairs_of_equal_sites(self.placed.after, state.tangent.ndim)
         one_minus = jnp.where(itself, 0, state.correlation.one_minus)
         return PairState(Correlation(one_minus, 2 - one_minus), state.tangent)
 

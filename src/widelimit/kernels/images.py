@@ -18,14 +18,10 @@ from widelimit.compute.pair_kernel import PairKernel
 from widelimit.compute.plan import LARGEST, usable_cores
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
-from widelimit.signals import Variance, scaled
+from widelimit.signals import scaled, scaled_pairs
 
 TILE = 3e8
 """Pairs of sites, over all layers, of a tile: some tenths of a second."""
-
-
-def _in_units(value: Any, x: Variance, y: Variance) -> Any:
-    return scaled(value, jax.tree.map(lambda leaf: leaf[:, None], x), y)
 
 
 @final
@@ -64,7 +60,7 @@ class InMachineCode(PairKernel):
 
     def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> Any:
         found = self.engine.pair(x, y, lower=bool(same))
-        return _joined([interpreted(_in_units)(found[theta], x.variance, y.variance) for theta in self.tangents])
+        return _joined([interpreted(scaled_pairs)(found[theta], x.variance, y.variance) for theta in self.tangents])
 
     def diagonal(self, x: Features) -> Any:
         one = np.ones_like(x.variance.value)

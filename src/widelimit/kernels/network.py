@@ -24,17 +24,11 @@ from widelimit.kernels.base import Kernel, Matrices
 from widelimit.kernels.sphere import Sphere, SpherePair, sphere
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import scaled
+from widelimit.signals import scaled, scaled_pairs
 from widelimit.validation import Array
 
 _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encode)
 """Compiled once for both kernels of a network."""
-
-
-def _in_units(block: jax.Array, x: NetworkFeatures, y: NetworkFeatures) -> jax.Array:
-    """Multiply a block (n, m) of the recursion, which is free of scale, by the deviations of the outputs."""
-    rows = jax.tree.map(lambda leaf: leaf[:, None], x.variance)
-    return scaled(block, rows, y.variance)
 
 
 EQUAL_NORMS = 8
@@ -149,7 +143,7 @@ class _NetworkKernel(Matrices, abc.ABC):
     ) -> Float[jax.Array, "n m"]:
         state = self.net.pairwise(x, y, same=same)
         values = [state.tangent if theta else state.correlation.rho for theta in self.tangents]
-        return _joined([_in_units(value, x, y) for value in values])
+        return _joined([scaled_pairs(value, x.variance, y.variance) for value in values])
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
         one = jnp.ones_like(x.variance.value)

@@ -83,13 +83,7 @@ class _Stage:
     @property
     def whole(self) -> bool:
         """Return True if the pool is the last, and over all sites at once."""
-        pool = self.pool
-        return (
-            pool is not None
-            and not self.middle
-            and pool.placed.size == pool.placed.sites
-            and pool.placed.padding == "valid"
-        )
+        return self.pool is not None and not self.middle and self.pool.whole
 
 
 def _embed(net: Network, X: jax.Array) -> Any:

@@ -67,7 +67,7 @@ def read_by(windows: Windows | None, sites: tuple[int, ...]) -> Grid:
 @final
 @dataclass(frozen=True)
 class Layout:
-    """Where the numbers of an input are: each leaf's first place, its leading axes and its grid."""
+    """The layout says where the numbers of an input are: each leaf's first place, its leading axes and its grid."""
 
     starts: dict[int, int]
     leads: dict[int, tuple[int, ...]]
