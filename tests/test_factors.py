@@ -66,11 +66,8 @@ def test_inner_products_are_those_of_the_jacobians(kind, scratch, monkeypatch):
         own = np.einsum(SELF[output], a, a)
         assert close(factors.contract(x, x, output, np, itself=True), own)
         if kind == "wide":  # a transposed weight, a lost position
-            turned = factors.Affine(y.signals[:, ::-1], y.backward)
-            assert not close(factors.contract(x, turned, output, np), expected)
-            assert not close(
-                factors.contract(x, factors.Affine(y.signals[:, :2], y.backward[:, :, :2]), output, np), expected
-            )
+            for signals, back in ((y.signals[:, ::-1], y.backward), (y.signals[:, :2], y.backward[:, :, :2])):
+                assert not close(factors.contract(x, factors.Affine(signals, back), output, np), expected)
 
 
 def test_both_orders_are_taken_and_other_libraries_give_the_same():

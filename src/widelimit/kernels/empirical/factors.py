@@ -1,7 +1,7 @@
 """The Jacobian of a parameter, at each of its uses, is a sum over positions of products of two signals.
 
-J[n, c] = sum_s G[n, c, s] (x) A[n, s]: A is what multiplies the parameter at position s (a token, a pixel of the result)
-and G the derivative of output c by the result there. Inner products of J are taken from A and G ("structured
+J[n, c] = sum_s G[n, c, s] (x) A[n, s]: A is what multiplies the parameter at position s (a token, a pixel) and G the
+derivative of output c by the result there. Inner products of J are taken from A and G ("structured
 derivatives", Novak, Sohl-Dickstein and Schoenholz 2022), or from J of this one parameter, whichever costs less.
 
 Arrays are of any library with NumPy's einsum: `xp` is that module (numpy, jax.numpy, torch).
@@ -123,7 +123,7 @@ def jacobian(factor: Factor, xp: Any) -> Any:
     if isinstance(factor, Gain):
         return xp.einsum("ncso,nso->nco", back, factor.signals)
     if isinstance(factor, Lookup):
-        taken = _equal(xp.arange(factor.rows), factor.tokens, back)
+        taken = _equal(xp.arange(factor.rows), factor.tokens, xp, back)
         return xp.einsum("vns,ncso->ncvo", taken, back).reshape(n, c, -1)
     return xp.einsum("ncso,nsi->ncoi", back, factor.signals).reshape(n, c, -1)
 
@@ -163,9 +163,9 @@ def _contract_signals(left: Any, right: Any, order: str, output: Output, xp: Any
     g, h = left.backward, right.backward
     if isinstance(left, Lookup):
         if itself:
-            alike = (left.tokens[:, :, None] == right.tokens[:, None, :]) * _one(g)
+            alike = xp.asarray(left.tokens[:, :, None] == right.tokens[:, None, :], dtype=g.dtype)
         else:
-            alike = _equal(left.tokens, right.tokens, g)
+            alike = _equal(left.tokens, right.tokens, xp, g)
     else:
         alike = xp.einsum(_rule("nsi,mti->nsmt", itself), left.signals, right.signals)
     if order == "mixed":
@@ -185,14 +185,9 @@ def _rule(rule: str, itself: bool) -> str:
     ).replace(",>", "->")
 
 
-def _equal(left: Any, right: Any, like: Any) -> Any:
+def _equal(left: Any, right: Any, xp: Any, like: Any) -> Any:
     """Return 1 where two indices agree, 0 elsewhere: the shape of one side, then that of the other."""
-    return (left.reshape(*left.shape, *(1,) * right.ndim) == right) * _one(like)
-
-
-def _one(like: Any) -> Any:
-    """Return 1 in the dtype of an array."""
-    return like[:1, :1, :1, :1].reshape(()) * 0 + 1
+    return xp.asarray(left.reshape(*left.shape, *(1,) * right.ndim) == right, dtype=like.dtype)
 
 
 def _rows(factor: Factor) -> int:
