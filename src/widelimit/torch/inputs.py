@@ -1,0 +1,107 @@
+"""Inputs and outputs of a module: an array, or tuples and dictionaries of them, whose leading axis is that of the rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import _pytree
+
+from widelimit.validation import shown
+
+
+def leaves(tree: Any) -> list[Any]:
+    """Return the arrays and other values of nested tuples, lists and dictionaries."""
+    return _pytree.tree_leaves(tree)
+
+
+def map_tree(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
+    """Apply a function to every tensor."""
+    return _pytree.tree_map_only(torch.Tensor, function, tree)
+
+
+def length(rows: Any) -> int:
+    """Return n, the number of rows."""
+    return int(next(t for t in leaves(rows) if isinstance(t, torch.Tensor)).shape[0])
+
+
+def take(rows: Any, part: Any) -> Any:
+    """Return some of the rows."""
+    return map_tree(lambda t: t[part], rows)
+
+
+def lifted(row: Any) -> Any:
+    """Return one row as rows, with a leading axis of 1."""
+    return map_tree(lambda t: t[None], row)
+
+
+def call(module: Any, rows: Any) -> Any:
+    """Call a module: a tuple gives its arguments, a dictionary those with names."""
+    if isinstance(rows, dict):
+        return module(**rows)
+    return module(*rows) if isinstance(rows, tuple | list) else module(rows)
+
+
+def describe(rows: Any) -> str:
+    """Name shapes and dtypes."""
+    shapes = [tuple(t.shape) if isinstance(t, torch.Tensor) else shown(t) for t in leaves(rows)]
+    return f"shape {shapes[0]}" if len(shapes) == 1 else f"shapes {', '.join(map(str, shapes))}"
+
+
+def one_tensor(values: Any) -> torch.Tensor:
+    """Return outputs as one tensor: the logits of a Hugging Face model; several side by side, (n, sum of sizes).
+
+    Raises: TypeError: there are none.
+    """
+    if isinstance(values, torch.Tensor):
+        return values
+    if isinstance(values, dict) and isinstance(values.get("logits"), torch.Tensor):
+        return values["logits"]
+    found = [t for t in leaves(dict(values) if isinstance(values, dict) else values) if isinstance(t, torch.Tensor)]
+    found = [t for t in found if t.is_floating_point()] or found
+    if not found:
+        raise TypeError(f"the module returned {type(values).__name__} without tensors; pass of=lambda outputs, X: ...")
+    if len(found) == 1:
+        return found[0]
+    return torch.cat([t.reshape(len(t), -1) if t.ndim else t.reshape(1, 1) for t in found], dim=1)
+
+
+def tensors(name: str, X: Any, device: torch.device) -> Any:
+    """Return inputs as tensors on a device; values that are no arrays stay.
+
+    Raises: TypeError, ValueError: no arrays, none of rows, of other lengths, not finite, of a kind without digits; a
+        tensor on another device.
+    """
+    found = _pytree.tree_map(lambda leaf: _tensor(name, leaf, device), X)
+    sizes = {int(t.shape[0]) for t in leaves(found) if isinstance(t, torch.Tensor)}
+    if not sizes:
+        raise TypeError(f"{name} must be an array, or a tuple or dictionary of arrays; got {shown(X)}.")
+    if len(sizes) > 1 or 0 in sizes:
+        raise ValueError(f"all arrays of {name} must have the same number of rows, at least 1; got {sorted(sizes)}.")
+    return found
+
+
+def _tensor(name: str, leaf: Any, device: torch.device) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        if leaf.device != device:
+            size = leaf.numel() * leaf.element_size()
+            raise ValueError(
+                f"{name} is on {leaf.device} ({size} bytes) and the module on {device}: pass {name}.to('{device}'), "
+                f"or a NumPy array."
+            )
+        found = leaf.detach()
+    elif isinstance(leaf, np.ndarray) or hasattr(leaf, "__array__"):
+        array = np.asarray(leaf)
+        if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+            raise TypeError(f"{name} has dtype {array.dtype}; floats, integers or booleans are needed.")
+        found = torch.tensor(array, device=device)
+    else:
+        return leaf
+    if found.ndim == 0:
+        raise ValueError(f"{name} has an array without rows, of shape ().")
+    if found.is_floating_point():
+        if found.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{name} is {found.dtype}; float32 or float64 is needed.")
+        if not torch.isfinite(found).all():
+            raise ValueError(f"{name} has entries that are NaN or infinite.")
+    return found

@@ -1,0 +1,308 @@
+"""Jacobians of a PyTorch module, as factors of each parameter, for some rows at a time."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+import torch
+
+from widelimit.kernels.empirical import factors
+from widelimit.kernels.empirical.contraction import Output
+from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
+from widelimit.messages import first_line
+from widelimit.torch import inputs, uses
+from widelimit.torch.uses import Place, Site, Watch
+
+SIGNALS = 2**25
+"""Bytes of backward signals made at once, about: more leave the processor's caches."""
+Factors = dict[Place, list[Factor]]
+Of = Callable[[Any, Any], Any]
+
+
+class Trial(NamedTuple):
+    """The trial at one row says how parameters are used, and the shape of the row's outputs."""
+
+    sites: tuple[Site, ...]
+    shapes: tuple[tuple[torch.Size, torch.dtype], ...]
+    explicit: frozenset[str]
+    outputs: tuple[int, ...]
+    numbers: int
+    """Numbers of all results on the way."""
+    flops: float
+    """Flops of the sites, forward."""
+
+    @property
+    def count(self) -> int:
+        """Return c, the number of outputs."""
+        return math.prod(self.outputs)
+
+    @property
+    def backward(self) -> int:
+        """Return the numbers of one output's backward signals."""
+        return sum(math.prod(shape) for shape, _ in self.shapes)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The values of a module's parameters and buffers, in the dtype of one call."""
+
+    trained: Mapping[str, torch.Tensor]
+    values: Mapping[int, torch.Tensor]
+    names: Mapping[int, str]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RowJacobian:
+    """The module's outputs at rows, and the factors of their Jacobian."""
+
+    module: torch.nn.Module
+    weights: Weights
+    of: Of | None
+
+    def outputs(self, rows: Any) -> torch.Tensor:
+        """Compute the outputs of rows of inputs, one tensor (n, ...)."""
+        values = inputs.call(self.module, rows)
+        if self.of is not None:
+            values = self.of(values, rows)
+        return inputs.one_tensor(values)
+
+    def watch(self, taps: Any = None, explicit: Mapping[str, torch.Tensor] | None = None) -> Watch:
+        """Return a watch over a pass, with other values of the parameters in `explicit`."""
+        other = explicit or {}
+        own = {i: other[name] if name in other else self.weights.values[i] for i, name in self.weights.names.items()}
+        names = {i: name for i, name in self.weights.names.items() if name not in other}
+        return Watch({**self.weights.values, **own}, names, taps)
+
+    def trial(self, rows: Any) -> Trial:
+        """Find how one row uses the parameters. Raises: ValueError: the module fails on it, or gives no outputs."""
+        watch = self.watch()
+        try:
+            with torch.no_grad():
+                values = uses.run(watch, lambda: self.outputs(rows))
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AssertionError) as error:
+            if isinstance(error, TypeError) and "mixed precision" in str(error):
+                raise
+            raise ValueError(
+                f"the module fails for inputs of {inputs.describe(rows)}: {first_line(error)} A tuple of arrays is "
+                f"passed as module(*arrays), a dictionary as module(**arrays), integers as they are."
+            ) from error
+        if values.ndim and values.shape[0] != 1 or values.numel() == 0:
+            raise ValueError(
+                f"the module must give a row of outputs for every row of inputs; it mapped one row to "
+                f"{tuple(values.shape)}."
+            )
+        if not values.is_floating_point():
+            raise ValueError(
+                f"the module's outputs are {values.dtype}, which have no derivative; pass of=lambda outputs, X: ... "
+                f"for a differentiable part of them."
+            )
+        flops = sum(2.0 * math.prod(site.use) for site in watch.sites if site.kind in ("affine", "conv"))
+        return Trial(
+            tuple(watch.sites), tuple(watch.shapes), uses.explicit_names(watch), tuple(values.shape[1:]),
+            watch.numbers, flops,
+        )  # fmt: skip
+
+    def factors(self, trial: Trial, rows: Any, output: Output) -> Factors:
+        """Compute the factors of n rows: all at once where torch.vmap can, else one by one."""
+        n = inputs.length(rows)
+        try:
+            return self._block(trial, rows, output, batched=True)
+        except (RuntimeError, ValueError, NotImplementedError):
+            if n == 1:
+                return self._block(trial, rows, output, batched=False)
+        found = []
+        for i in range(n):
+            row = inputs.take(rows, slice(i, i + 1))
+            found.append(self._block(self.trial(row), row, output, batched=False))
+        return {place: [_joined(parts) for parts in zip(*(f[place] for f in found), strict=True)] for place in found[0]}
+
+    def _block(self, trial: Trial, rows: Any, output: Output, *, batched: bool) -> Factors:
+        n, c = inputs.length(rows), trial.count
+        device = next(iter(self.weights.trained.values())).device
+        taps = [torch.zeros((), dtype=t, device=device).expand(n, *s).requires_grad_() for s, t in trial.shapes]
+        whole = {
+            name: self.weights.trained[name].expand(n, *self.weights.trained[name].shape).detach().requires_grad_()
+            for name in sorted(trial.explicit)
+        }
+
+        def row(taps: Any, whole: Any, one: Any) -> tuple[Any, Any]:
+            watch = self.watch(taps, whole)
+            values = uses.run(watch, lambda: self.outputs(inputs.lifted(one)))
+            return values.reshape(-1), watch.signals
+
+        with torch.enable_grad():
+            if batched:
+                values, signals = torch.vmap(row)(taps, whole, rows)
+            else:
+                one = row(*(_first(part) for part in (taps, whole, rows)))
+                values, signals = one[0][None], [signal[None] for signal in one[1]]
+        pieces = Pieces(trial, signals, n, output)
+        leaves = [*taps, *whole.values()]
+        size = n * (trial.backward + sum(p.numel() // n for p in whole.values())) * values.element_size()
+        step = max(1, min(c, int(SIGNALS // max(size, 1))))
+        for start in range(0, c, step):
+            stop = min(start + step, c)
+            back = _backward(values, leaves, start, stop)
+            pieces.add(start, stop, back[: len(taps)], dict(zip(whole, back[len(taps) :], strict=True)))
+        return pieces.factors()
+
+
+def _first(tree: Any) -> Any:
+    return inputs.map_tree(lambda t: t[0], tree)
+
+
+def _backward(values: torch.Tensor, leaves: list[torch.Tensor], start: int, stop: int) -> list[torch.Tensor]:
+    """Compute the derivatives of some outputs of all rows by the leaves, (n, outputs, ...) each."""
+    if not values.requires_grad:
+        return [leaf.new_zeros(()).expand(len(leaf), stop - start, *leaf.shape[1:]) for leaf in leaves]
+    last, c = stop == values.shape[1], values.shape[1]
+    eye = torch.eye(c, dtype=values.dtype, device=values.device)[start:stop]
+    if stop - start == 1:
+        found: Any = torch.autograd.grad(
+            values, leaves, eye.expand(len(values), c), retain_graph=not last, allow_unused=True
+        )
+        found = [None if g is None else g[None] for g in found]
+    else:
+        each = eye[:, None].expand(stop - start, len(values), c)
+        found = torch.autograd.grad(
+            values, leaves, each, retain_graph=not last, allow_unused=True, is_grads_batched=True
+        )
+    zero = [leaf.new_zeros(()).expand(stop - start, *leaf.shape) for leaf in leaves]
+    return [(z if g is None else g).detach().transpose(0, 1) for g, z in zip(found, zero, strict=True)]
+
+
+@final
+class Pieces:
+    """Factors are filled output by output: backward signals, or the Jacobian where that is smaller."""
+
+    def __init__(self, trial: Trial, signals: list[torch.Tensor], n: int, output: Output) -> None:
+        self.trial, self.signals, self.n = trial, signals, n
+        self.sites = [site for site in trial.sites if site.place.name not in trial.explicit]
+        self.kept: dict[int, torch.Tensor] = {}
+        self.whole: dict[str, torch.Tensor] = {}
+        self.output = output
+        self.ready = {k: self._ready(site) for k, site in enumerate(self.sites)}
+
+    def _ready(self, site: Site) -> Any:
+        """Return the signal as it is used for every output: patches, where the Jacobian is formed."""
+        signal = self.signals[site.signal] if site.signal >= 0 else None
+        if site.windows is None or site.windows.groups > 1 or not whole_jacobian(site, self.trial.count):
+            return signal
+        return _positions(site, signal)
+
+    def add(self, start: int, stop: int, back: list[torch.Tensor], whole: dict[str, torch.Tensor]) -> None:
+        """Take the derivatives of outputs `start` to `stop`: by results, (n, outputs, 1, ...), and by parameters."""
+        for k, site in enumerate(self.sites):
+            g = back[site.tap]
+            part = _summed(site, g, self.ready[k])
+            if k not in self.kept:
+                shape = (self.n, self.trial.count, *part.shape[2:])
+                self.kept[k] = part.new_empty(shape) if part.shape != shape else part
+            if self.kept[k] is not part:
+                self.kept[k][:, start:stop] = part
+        for name, g in whole.items():
+            if name not in self.whole:
+                self.whole[name] = g.new_empty((self.n, self.trial.count, *g.shape[2:]))
+            self.whole[name][:, start:stop] = g
+
+    def factors(self) -> Factors:
+        """Return the factors of all parameters, (n, c, ...)."""
+        found: Factors = {}
+        for k, site in enumerate(self.sites):
+            kept = self.kept[k]
+            if kept.ndim == 3:
+                factor: Factor = Explicit(kept)
+            elif site.kind == "lookup":
+                factor = Lookup(self.ready[k], kept, site.use.inputs)
+            else:
+                factor = Affine(_positions(site, self.ready[k]), kept)
+            found.setdefault(site.place, []).append(factor)
+        for name, jacobian in self.whole.items():
+            place = Place(name, 0, tuple(jacobian.shape[2:]), ())
+            found[place] = [Explicit(jacobian.flatten(2))]
+        return found
+
+
+def whole_jacobian(site: Site, c: int) -> bool:
+    """Return True where a site's Jacobian is kept, because it is smaller than its signals or cannot be split."""
+    s, i, o = site.use
+    if site.kind == "gain" or (site.windows is not None and site.windows.groups > 1):
+        return True
+    return site.kind != "lookup" and factors.numbers(site.use, c) == c * i * o and s > 1
+
+
+def _summed(site: Site, g: torch.Tensor, signal: Any) -> torch.Tensor:
+    """Return the Jacobian (n, outputs, P), or backward signals (n, outputs, S, O)."""
+    n, c = g.shape[:2]
+    if site.kind == "gain":
+        if signal is not None:
+            g = g * signal[:, None]
+        return g.sum([2 + axis for axis in site.over]).reshape(n, c, -1) if site.over else g.reshape(n, c, -1)
+    if site.windows is not None:
+        axis = g.ndim - 1 - len(site.windows.kernel)
+        if site.windows.groups > 1:
+            return _grouped(site, g, signal, axis)
+        g = g.movedim(axis, -1)
+    g = g.reshape(n, c, -1, site.use.outputs)
+    if site.kind == "lookup":
+        return g * (signal != site.padding)[:, None, :, None] if site.padding >= 0 else g.contiguous()
+    if not whole_jacobian(site, c):
+        return g.contiguous()
+    if c == 1:
+        return torch.bmm(g[:, 0].transpose(1, 2), signal).reshape(n, 1, -1)
+    return torch.bmm(g.transpose(2, 3).reshape(n, -1, g.shape[2]), signal).reshape(n, c, -1)
+
+
+def _positions(site: Site, signal: torch.Tensor) -> torch.Tensor:
+    """Return what a weight multiplies at every position, (n, S, I): for a convolution its patches."""
+    return signal if site.windows is None else _patches(site, signal).flatten(2)
+
+
+def _patches(site: Site, signal: torch.Tensor) -> torch.Tensor:
+    """Return the patches under a convolution's kernel, (n, S, channels, kernel)."""
+    w = site.windows
+    assert w is not None
+    axes = len(w.kernel)
+    padding = [side for pair in zip(reversed(w.before), reversed(w.after), strict=True) for side in pair]
+    x = torch.nn.functional.pad(signal, padding) if any(padding) else signal
+    if x.ndim == 2 + axes:  # one input without an axis of rows
+        x = x[:, None]
+    sizes, strides = x.shape[-axes:], x.stride()
+    places = [
+        (size - d * (k - 1) - 1) // s + 1 for size, d, k, s in zip(sizes, w.dilation, w.kernel, w.stride, strict=True)
+    ]
+    moves = [s * own for s, own in zip(w.stride, strides[-axes:], strict=True)]
+    inside = [d * own for d, own in zip(w.dilation, strides[-axes:], strict=True)]
+    shape = (*x.shape[:2], *places, x.shape[2], math.prod(w.kernel))
+    view = x.as_strided(
+        (*x.shape[:2], *places, x.shape[2], *w.kernel), (*strides[:2], *moves, strides[2], *inside)
+    ).reshape(shape)
+    return view.flatten(1, 1 + axes)
+
+
+def _grouped(site: Site, g: torch.Tensor, signal: torch.Tensor, axis: int) -> torch.Tensor:
+    """Compute the Jacobian of a convolution whose channels are in groups."""
+    groups = site.windows.groups if site.windows else 1
+    patches = _patches(site, signal)
+    n, s = patches.shape[:2]
+    a = patches.reshape(n, s, groups, -1)
+    back = g.movedim(axis, -1).reshape(n, g.shape[1], s, groups, -1)
+    return torch.einsum("ncsgo,nsgi->ncgoi", back, a).flatten(2)
+
+
+def _joined(parts: tuple[Factor, ...]) -> Factor:
+    """Return the factors of single rows as those of all: whole Jacobians where their positions differ."""
+    first = parts[0]
+    if isinstance(first, Affine):
+        same = all(isinstance(p, Affine) and p.backward.shape == first.backward.shape for p in parts)
+        if same:
+            return Affine(torch.cat([p.signals for p in parts]), torch.cat([p.backward for p in parts]))  # type: ignore[union-attr]
+    if isinstance(first, Lookup):
+        same = all(isinstance(p, Lookup) and p.backward.shape == first.backward.shape for p in parts)
+        if same:
+            tokens = torch.cat([p.tokens for p in parts])  # type: ignore[union-attr]
+            return Lookup(tokens, torch.cat([p.backward for p in parts]), first.rows)  # type: ignore[union-attr]
+    return Explicit(torch.cat([factors.jacobian(p, torch) for p in parts]))
