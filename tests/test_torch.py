@@ -1,5 +1,8 @@
 """The empirical NTK of PyTorch modules against autograd row by row and against this library's own on equal networks."""
 
+import copy
+import math
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,8 @@ import widelimit as wl
 torch = pytest.importorskip("torch")
 
 import widelimit.torch  # noqa: E402
+from widelimit.torch import rowwise  # noqa: E402
+from widelimit.torch.jacobian import RowJacobian  # noqa: E402
 
 EPS = np.finfo(np.float64).eps
 N = 6
@@ -28,6 +33,9 @@ def images():
     torch.manual_seed(1)
     layers = [torch.nn.Unflatten(1, (1, 5, 5)), torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.ReLU()]
     return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(27, 2)).double()
+
+
+SMALL = {dense: 2.7, images: 20.0}  # KiB
 
 
 def jacobian(module, X):
@@ -64,11 +72,13 @@ def test_every_output_is_the_explicit_contraction(make, features):
     assert close(kernels["diagonal"].diag(X), np.einsum("nnaa->na", own))
     gram = kernels["diagonal"].gram(X)
     np.testing.assert_array_equal(gram, gram.transpose(1, 0, 2))
-    # Blocks of two rows: the budget holds few Jacobians.
-    size = 8 * full.shape[2] * sum(p.numel() for p in module.parameters())
-    small = widelimit.torch.empirical_ntk(module, memory=2.5 * widelimit.torch.COPIES * size / 2**30)
-    assert small.jacobian.rows(X) == 2
+    # The budget holds the factors of few rows: they are made again for every block on the left.
+    small = widelimit.torch.empirical_ntk(module, memory=SMALL[make] / 2**20)
+    plan = small.explain(X)
+    assert plan.rows < N
+    assert plan.blocks > -(-N // plan.rows)
     assert close(small.gram(X), own)
+    assert close(small.cross(X, Y), full)
     assert close(small.diag(X), np.einsum("nnab->nab", own))
 
 
@@ -103,7 +113,18 @@ def test_the_parameters_are_those_of_the_call_and_only_trainable_ones():
     before = k.gram(X)
     with torch.no_grad():
         module[0].weight.mul_(2.0)
+    with pytest.raises(ValueError, match=r"0\.weight of the module changed.*deepcopy"):
+        k.gram(X)
+    with torch.no_grad():
+        module[0].weight.mul_(0.5)
     np.testing.assert_array_equal(k.gram(X), before)
+    module[0].weight.data[0, 0] += 1.0  # unseen by torch's own counter of versions
+    with pytest.raises(ValueError, match="changed"):
+        k.diag(X)
+    kept = widelimit.torch.empirical_ntk(copy.deepcopy(module))
+    before = kept.gram(X)
+    module[0].weight.data[0, 0] -= 1.0
+    np.testing.assert_array_equal(kept.gram(X), before)
     module[0].requires_grad_(False)
     assert close(widelimit.torch.empirical_ntk(module).gram(X), oracle(module, X, X))
 
@@ -140,7 +161,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"shape \(1, 5\)"):
         door(dense()).gram(np.ones((2, 5)))
     with pytest.raises(ValueError, match="one row to"):
-        door(torch.nn.Sequential(dense(), torch.nn.Unflatten(1, (3, 1)))).gram(X)
+        door(torch.nn.Sequential(dense(), torch.nn.Flatten(0))).gram(X)
     with pytest.raises(MemoryError, match="one row"):
         door(dense(), memory=1e-7).gram(X)
     with pytest.raises(ValueError, match="prepared"):
@@ -195,19 +216,301 @@ def test_the_row_of_a_jacobian_that_is_nan_is_named():
 def test_what_passed_is_not_tried_again_and_a_patch_with_itself_is_one_jacobian(monkeypatch):
     module, X = dense().eval(), np.random.default_rng(0).standard_normal((N, 4))
     kernel, called = widelimit.torch.empirical_ntk(module, output="trace"), []
-    for name in ("_compare_rows", "of"):
-        whole = getattr(widelimit.torch.ModuleJacobian, name)
+    for owner, name in ((rowwise, "compare_rows"), (RowJacobian, "factors")):
+        whole = getattr(owner, name)
         counted = lambda *a, name=name, whole=whole: called.append(name) or whole(*a)  # noqa: E731
-        monkeypatch.setattr(widelimit.torch.ModuleJacobian, name, counted)
+        monkeypatch.setattr(owner, name, counted)
     kernel.gram(X)
-    assert called.count("_compare_rows") == 1
+    assert called.count("compare_rows") == 1
     called.clear()
     kernel.gram(X)
-    assert "_compare_rows" not in called
-    alone = called.count("of")
+    assert "compare_rows" not in called
+    alone = called.count("factors")
     called.clear()
     kernel.cross(X, X.copy())
-    assert called.count("of") > alone
+    assert called.count("factors") == 2
+    assert alone == 2  # the matrix, and its diagonal
     module.train()
     kernel.gram(X)
-    assert "_compare_rows" in called
+    assert "compare_rows" in called
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.inner, self.head = kind(4, 3, batch_first=True), torch.nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.inner(x)[0][:, -1])
+
+
+class Language(torch.nn.Module):
+    """Tokens, positions, one block, and a head that is the table of tokens."""
+
+    def __init__(self, *, tied=True):
+        super().__init__()
+        self.table, self.place = torch.nn.Embedding(11, 8, padding_idx=0), torch.nn.Embedding(6, 8)
+        self.block = torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True, norm_first=True)
+        self.head = torch.nn.Linear(8, 11, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, tokens, mask=None):
+        x = self.table(tokens) + self.place(torch.arange(tokens.shape[1]))
+        return {"logits": self.head(self.block(x, src_key_padding_mask=mask))[:, -1], "hidden": x}
+
+
+class Vision(torch.nn.Module):
+    """Parameters of its own: a token, positions, a gain, matrices on the right, attention between two lengths."""
+
+    def __init__(self):
+        super().__init__()
+        shapes = {"first": (1, 1, 8), "places": (1, 6, 8), "gain": (8,), "matrix": (8, 3), "bias": (3,)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, torch.nn.Parameter(torch.randn(shape)))
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        x = torch.cat([self.first.expand(len(x), -1, -1), x], 1) + self.places
+        x = self.gain * x
+        x = x + self.attention(x, x[:, :3], x[:, :3])[0]
+        return torch.addmm(self.bias, x[:, 0], self.matrix) + x[:, 1] @ self.matrix
+
+
+def chain(*layers):
+    return torch.nn.Sequential(*layers)
+
+
+nn = torch.nn
+LAYERS = {
+    "conv1d": (lambda: chain(nn.Conv1d(2, 4, 3, padding="same", dilation=2), nn.GELU(), nn.Flatten(), nn.Linear(36, 2)), (2, 9)),
+    "conv2d": (
+        lambda: chain(
+            nn.Conv2d(2, 4, 3, stride=2, padding=1, dilation=2),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(4, 4, (3, 1), groups=2, padding="same"),
+            nn.Flatten(),
+            nn.Linear(64, 2),
+        ),
+        (2, 9, 9),
+    ),
+    "conv3d": (lambda: chain(nn.Conv3d(2, 4, 2, stride=(1, 2, 1)), nn.Tanh(), nn.Flatten(), nn.Linear(96, 2)), (2, 4, 4, 5)),
+    "transposed": (lambda: chain(nn.ConvTranspose2d(2, 3, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(147, 2)), (2, 3, 3)),
+    "batch": (lambda: chain(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(True), nn.Flatten(), nn.Linear(36, 2)), (2, 5, 5)),
+    "norms": (
+        lambda: chain(
+            nn.LayerNorm([2, 5, 5]), nn.GroupNorm(1, 2), nn.InstanceNorm2d(2, affine=True), nn.Flatten(), nn.RMSNorm(50), nn.Linear(50, 2)
+        ),
+        (2, 5, 5),
+    ),
+    "encoder": (
+        lambda: chain(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2), nn.Flatten(), nn.Linear(40, 2)),
+        (5, 8),
+    ),
+    "lstm": (lambda: Recurrent(nn.LSTM), (5, 4)),
+    "gru": (lambda: Recurrent(nn.GRU), (5, 4)),
+    "prelu": (lambda: chain(nn.Linear(4, 4), nn.PReLU(4), nn.Linear(4, 2)), (4,)),
+    "weight_norm": (lambda: chain(nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 2)), (4,)),
+    "bilinear": (lambda: Twice(nn.Bilinear(4, 4, 2)), (4,)),
+    "vision": (Vision, (5, 8)),
+    "compiled": (lambda: torch.compile(chain(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))), (4,)),
+}  # fmt: skip
+
+
+class Twice(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x, x)
+
+
+def written(module, X, of=lambda outputs: outputs):
+    """(n, c, P) by one backward pass for every output of every row, and the sizes of the parameters by name."""
+    rows = []
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    n = len(next(iter(X.values())) if isinstance(X, dict) else X)
+    for i in range(n):
+        row = {k: torch.tensor(v[i : i + 1]) for k, v in X.items()} if isinstance(X, dict) else torch.tensor(X[i : i + 1])
+        values = of(module(**row) if isinstance(X, dict) else module(row)).reshape(-1)
+        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        found = [torch.autograd.grad(value, list(trained.values()), **options) for value in values]
+        rows.append([torch.cat([g.flatten() for g in one]).numpy() for one in found])
+    return np.array(rows), {name: p.numel() for name, p in trained.items()}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_gives_the_kernel_of_its_jacobian(name):
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    module = make().double().eval()
+    rng = np.random.default_rng(0)
+    X, Y = rng.standard_normal((4, *shape)), rng.standard_normal((3, *shape))
+    module = getattr(module, "_orig_mod", module) if name == "compiled" else module
+    (a, sizes), (b, _) = written(module, X), written(module, Y)
+    full = np.einsum("nap,mbp->nmab", a, b)
+    kernel = widelimit.torch.empirical_ntk(make_compiled(module) if name == "compiled" else module)
+    found = kernel.cross(X, Y)
+    assert close(found, full)
+    # Controls: a weight turned round, a bias left out, both by the places of the parameters.
+    cuts = np.cumsum([0, *sizes.values()])
+    weight = max(range(len(sizes)), key=lambda k: cuts[k + 1] - cuts[k])
+    turned = a.copy()
+    turned[..., cuts[weight] : cuts[weight + 1]] = turned[..., cuts[weight] : cuts[weight + 1]][..., ::-1]
+    assert not close(np.einsum("nap,mbp->nmab", turned, b), found)
+    for k, parameter in enumerate(sizes):
+        part = np.einsum("nap,mbp->nmab", a[..., cuts[k] : cuts[k + 1]], b[..., cuts[k] : cuts[k + 1]])
+        assert close(found - part, full - part)
+        unused = np.abs(part).max() <= 64 * EPS * np.abs(full).max()  # keys' bias in attention changes nothing
+        assert unused or not close(found - part, full), parameter
+    parts = kernel.parts(X, Y, by="parameter")
+    assert set(parts) == set(sizes)
+    assert close(sum(parts.values()), full)
+    trace = widelimit.torch.empirical_ntk(module, output="trace").gram(X)
+    assert close(trace, np.einsum("nap,map->nm", a, a) / a.shape[1])
+
+
+def make_compiled(module):
+    return torch.compile(module)
+
+
+def test_tokens_masks_tied_weights_and_dictionaries():
+    torch.manual_seed(0)
+    tokens = np.random.default_rng(0).integers(0, 11, (4, 5))
+    mask = np.zeros((4, 5), bool)
+    mask[1, 3] = mask[2, :2] = True
+    for tied in (True, False):
+        module = Language(tied=tied).double().eval()
+        for X in (tokens, {"tokens": tokens, "mask": mask}):
+            a, _ = written(module, X, lambda outputs: outputs["logits"])
+            full = np.einsum("nap,mbp->nmab", a, a)
+            assert close(widelimit.torch.empirical_ntk(module).gram(X), full)
+        plan = widelimit.torch.empirical_ntk(module).explain(tokens)
+        assert {layer.how for layer in plan.layers}.isdisjoint({"autograd"})
+    loose = Language(tied=False).double().eval()
+    loose.load_state_dict(Language(tied=True).double().state_dict())
+    apart = widelimit.torch.empirical_ntk(loose).gram(tokens)
+    loose.head.weight = loose.table.weight  # the tie adds the products of both uses, once each way
+    a, _ = written(loose, tokens, lambda outputs: outputs["logits"])
+    assert not close(apart, np.einsum("nap,mbp->nmab", a, a))
+    # A function of the outputs: the log-probability of the last token.
+    of = lambda outputs, X: torch.log_softmax(outputs["logits"], 1).gather(1, X[:, -1:])[:, 0]  # noqa: E731
+    found = widelimit.torch.empirical_ntk(loose, of=of, output="trace").gram(tokens)
+    rows = [written(loose, tokens[i : i + 1], lambda o, i=i: torch.log_softmax(o["logits"], 1)[0, tokens[i, -1]])[0][0] for i in range(4)]
+    a = np.array(rows)
+    assert close(found, np.einsum("nap,map->nm", a, a))
+
+
+def test_axes_of_outputs_of_any_rank():
+    torch.manual_seed(0)
+    module = chain(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 12), nn.Unflatten(1, (2, 3, 2))).double()
+    X, Y = np.random.default_rng(0).standard_normal((2, 3, 4))
+    a, b = (written(module, Z)[0].reshape(3, 2, 3, 2, -1) for Z in (X, Y))
+    door = widelimit.torch.empirical_ntk
+    assert close(door(module).cross(X, Y), np.einsum("nap,mbp->nmab", a.reshape(3, 12, -1), b.reshape(3, 12, -1)))
+    assert close(door(module, output="diagonal").cross(X, Y), np.einsum("nijkp,mijkp->nmijk", a, b))
+    cases = [
+        ({"trace_axes": (-1,)}, "nijkp,mabkp->nmijab", 2),
+        ({"trace_axes": (1,), "diagonal_axes": (3,)}, "nijkp,mibkp->nmkjb", 2),
+        ({"trace_axes": (1, 2), "diagonal_axes": (-1,)}, "nijkp,mijkp->nmk", 6),
+        ({"diagonal_axes": (2,)}, "nijkp,majbp->nmjikab", 1),
+        ({"trace_axes": (1, 2, 3)}, "nijkp,mijkp->nm", 12),
+    ]
+    for options, rule, divisor in cases:
+        kernel = door(module, **options)
+        assert close(kernel.cross(X, Y), np.einsum(rule, a, b) / divisor)
+        assert not close(kernel.cross(X, Y), np.einsum(rule, b, a) / divisor)
+        assert close(kernel.gram(X), np.einsum(rule, a, a) / divisor)
+        own = np.einsum(rule, a, a) / divisor
+        assert close(kernel.diag(X), own[np.arange(3), np.arange(3)])
+    with pytest.raises(ValueError, match="trace_axes has 4"):
+        door(module, trace_axes=(4,)).gram(X)
+    with pytest.raises(ValueError, match="same thing"):
+        door(module, output="trace", trace_axes=(1,))
+
+
+def test_parameters_by_name_and_kernels_of_parts():
+    torch.manual_seed(0)
+    module = chain(chain(nn.Linear(4, 5), nn.Tanh()), chain(nn.Linear(5, 5), nn.Tanh()), nn.Linear(5, 2)).double()
+    X = np.random.default_rng(0).standard_normal((N, 4))
+    a, sizes = written(module, X)
+    cuts = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1], strict=True))
+    part = lambda *names: sum(  # noqa: E731
+        np.einsum("nap,mbp->nmab", *2 * [a[..., cuts[k] : cuts[k] + sizes[k]]]) for k in names
+    )
+    door = widelimit.torch.empirical_ntk
+    assert close(door(module, parameters=["0.*", "2.bias"]).gram(X), part("0.0.weight", "0.0.bias", "2.bias"))
+    assert close(door(module, parameters=lambda name: name.endswith("bias")).gram(X), part("0.0.bias", "1.0.bias", "2.bias"))
+    found = door(module, output="trace").parts(X, by="block")
+    assert list(found) == ["0", "1", "2"]
+    assert close(found["1"], np.einsum("nmaa->nm", part("1.0.weight", "1.0.bias")) / 2)
+    assert set(door(module).parts(X, by="layer")) == {"0.0", "1.0", "2"}
+    with pytest.raises(ValueError, match="names no trainable parameter"):
+        door(module, parameters="3.*")
+    with pytest.raises(ValueError, match="by must be"):
+        door(module).parts(X, by="row")
+
+
+def test_the_plan_predicts_and_progress_is_reported():
+    torch.manual_seed(0)
+    module = chain(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    X = np.random.default_rng(0).standard_normal((N, 1, 5, 5)).astype(np.float32)
+    seen = []
+    kernel = widelimit.torch.empirical_ntk(module, output="trace", memory=2e-4, progress=lambda *a: seen.append(a))
+    plan = kernel.explain(X)
+    assert 0 < plan.seconds < 10
+    assert {layer.name for layer in plan.layers} == {"0.weight", "0.bias", "3.weight", "3.bias"}
+    assert "0.weight" in str(plan)
+    kernel.gram(X)
+    assert seen[-1][1] == seen[-1][2] == plan.pairs
+    assert len(seen) == plan.pairs
+
+
+class Bad(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.inner, self.function = nn.Linear(4, 2), function
+
+    def forward(self, x):
+        return self.function(self.inner(x))
+
+
+def test_bad_modules_and_inputs_of_any_form():
+    door, X = widelimit.torch.empirical_ntk, np.ones((2, 4), np.float32)
+    with pytest.raises(ValueError, match=r"int64.*of=lambda"):
+        door(Bad(lambda x: x.argmax(1))).gram(X)
+    with pytest.raises(TypeError, match="mixed precision"):
+        door(Bad(lambda x: nn.functional.linear(x.bfloat16(), torch.ones(2, 2).bfloat16()).float())).gram(X) if False else door(Autocast()).gram(X)
+    with pytest.raises(ValueError, match="same number of rows"):
+        door(Twice(nn.Bilinear(4, 4, 2))).gram((X, X[:1]))
+    with pytest.raises(ValueError, match="training mode"):
+        door(nn.TransformerEncoderLayer(8, 2, 16))
+    with pytest.raises(ValueError, match="max_norm"):
+        door(nn.Embedding(4, 2, max_norm=1.0))
+    with pytest.raises(ValueError, match=r"meta.*one device"):
+        door(chain(nn.Linear(4, 2), nn.Linear(2, 2, device="meta")))
+    with pytest.raises(ValueError, match=r"X is on meta \(32 bytes\) and the module on cpu"):
+        door(nn.Linear(4, 2)).gram(torch.ones(2, 4, device="meta"))
+    with pytest.raises(TypeError, match="float16"):
+        door(nn.Linear(4, 2)).gram(torch.ones(2, 4).half())
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        door(nn.Linear(4, 2)).gram(X * np.nan)
+    deep = chain(nn.Linear(4, 2), Bad2(), nn.Linear(2, 1))
+    with pytest.raises(ValueError, match=r"row 0 of X is NaN or infinite, from 0\.bias back to the inputs"):
+        door(deep).gram(X)
+
+
+class Autocast(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 2)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.inner(x).float()
+
+
+class Bad2(torch.nn.Module):
+    def forward(self, x):
+        return (x - x.detach()).norm(dim=1, keepdim=True).sqrt() + x

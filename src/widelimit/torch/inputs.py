@@ -20,6 +20,21 @@ def map_tree(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:
     return _pytree.tree_map_only(torch.Tensor, function, tree)
 
 
+def rebuilt(tree: Any, values: list[Any]) -> Any:
+    """Return a tree with other leaves."""
+    return _pytree.tree_unflatten(values, _pytree.tree_structure(tree))
+
+
+def is_float(leaf: Any) -> bool:
+    """Return True for a tensor of floats."""
+    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+
+
+def laid_out(t: torch.Tensor) -> torch.Tensor:
+    """Return images with their channels last in memory, for which convolutions run faster."""
+    return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 and t.is_floating_point() else t
+
+
 def length(rows: Any) -> int:
     """Return n, the number of rows."""
     return int(next(t for t in leaves(rows) if isinstance(t, torch.Tensor)).shape[0])

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, final
 import torch
 
 from widelimit.kernels.empirical import factors
-from widelimit.kernels.empirical.contraction import Output
 from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
 from widelimit.messages import first_line
 from widelimit.torch import inputs, uses
@@ -105,21 +104,21 @@ class RowJacobian:
             watch.numbers, flops,
         )  # fmt: skip
 
-    def factors(self, trial: Trial, rows: Any, output: Output) -> Factors:
+    def factors(self, trial: Trial, rows: Any) -> Factors:
         """Compute the factors of n rows: all at once where torch.vmap can, else one by one."""
         n = inputs.length(rows)
         try:
-            return self._block(trial, rows, output, batched=True)
+            return self._block(trial, rows, batched=True)
         except (RuntimeError, ValueError, NotImplementedError):
             if n == 1:
-                return self._block(trial, rows, output, batched=False)
+                return self._block(trial, rows, batched=False)
         found = []
         for i in range(n):
             row = inputs.take(rows, slice(i, i + 1))
-            found.append(self._block(self.trial(row), row, output, batched=False))
+            found.append(self._block(self.trial(row), row, batched=False))
         return {place: [_joined(parts) for parts in zip(*(f[place] for f in found), strict=True)] for place in found[0]}
 
-    def _block(self, trial: Trial, rows: Any, output: Output, *, batched: bool) -> Factors:
+    def _block(self, trial: Trial, rows: Any, *, batched: bool) -> Factors:
         n, c = inputs.length(rows), trial.count
         device = next(iter(self.weights.trained.values())).device
         taps = [torch.zeros((), dtype=t, device=device).expand(n, *s).requires_grad_() for s, t in trial.shapes]
@@ -139,7 +138,7 @@ class RowJacobian:
             else:
                 one = row(*(_first(part) for part in (taps, whole, rows)))
                 values, signals = one[0][None], [signal[None] for signal in one[1]]
-        pieces = Pieces(trial, signals, n, output)
+        pieces = Pieces(trial, signals, n)
         leaves = [*taps, *whole.values()]
         size = n * (trial.backward + sum(p.numel() // n for p in whole.values())) * values.element_size()
         step = max(1, min(c, int(SIGNALS // max(size, 1))))
@@ -178,12 +177,11 @@ def _backward(values: torch.Tensor, leaves: list[torch.Tensor], start: int, stop
 class Pieces:
     """Factors are filled output by output: backward signals, or the Jacobian where that is smaller."""
 
-    def __init__(self, trial: Trial, signals: list[torch.Tensor], n: int, output: Output) -> None:
+    def __init__(self, trial: Trial, signals: list[torch.Tensor], n: int) -> None:
         self.trial, self.signals, self.n = trial, signals, n
         self.sites = [site for site in trial.sites if site.place.name not in trial.explicit]
         self.kept: dict[int, torch.Tensor] = {}
         self.whole: dict[str, torch.Tensor] = {}
-        self.output = output
         self.ready = {k: self._ready(site) for k, site in enumerate(self.sites)}
 
     def _ready(self, site: Site) -> Any:
@@ -197,7 +195,7 @@ class Pieces:
         """Take the derivatives of outputs `start` to `stop`: by results, (n, outputs, 1, ...), and by parameters."""
         for k, site in enumerate(self.sites):
             g = back[site.tap]
-            part = _summed(site, g, self.ready[k])
+            part = _summed(site, g, self.ready[k], whole=whole_jacobian(site, self.trial.count))
             if k not in self.kept:
                 shape = (self.n, self.trial.count, *part.shape[2:])
                 self.kept[k] = part.new_empty(shape) if part.shape != shape else part
@@ -234,7 +232,7 @@ def whole_jacobian(site: Site, c: int) -> bool:
     return site.kind != "lookup" and factors.numbers(site.use, c) == c * i * o and s > 1
 
 
-def _summed(site: Site, g: torch.Tensor, signal: Any) -> torch.Tensor:
+def _summed(site: Site, g: torch.Tensor, signal: Any, *, whole: bool) -> torch.Tensor:
     """Return the Jacobian (n, outputs, P), or backward signals (n, outputs, S, O)."""
     n, c = g.shape[:2]
     if site.kind == "gain":
@@ -249,7 +247,7 @@ def _summed(site: Site, g: torch.Tensor, signal: Any) -> torch.Tensor:
     g = g.reshape(n, c, -1, site.use.outputs)
     if site.kind == "lookup":
         return g * (signal != site.padding)[:, None, :, None] if site.padding >= 0 else g.contiguous()
-    if not whole_jacobian(site, c):
+    if not whole:
         return g.contiguous()
     if c == 1:
         return torch.bmm(g[:, 0].transpose(1, 2), signal).reshape(n, 1, -1)

@@ -102,7 +102,9 @@ class Watch(TorchFunctionMode):
 
     def _note(self, func: Any, found: list[torch.Tensor], result: Any) -> None:
         """Follow views of a parameter; note that it is used in an unknown way where its numbers go elsewhere."""
-        label = getattr(func, "__name__", "") if not isinstance(func, types.MethodWrapperType) else func.__self__.__name__
+        label = (
+            getattr(func, "__name__", "") if not isinstance(func, types.MethodWrapperType) else func.__self__.__name__
+        )
         made = [t for t in _tensors(result) if t.is_floating_point()]
         if not made or label in DETACHED:
             return
@@ -195,9 +197,7 @@ def _linear(watch: Watch, func: Any, input: Any, weight: Any, bias: Any = None) 
     if watch.place(input) or weight.ndim != 2:
         return NotImplemented
     result = func(input, weight, bias)
-    return watch.tap(
-        result, _affine(watch, input, weight, result, turned=False), watch.offset(bias, result, (-1,))
-    )
+    return watch.tap(result, _affine(watch, input, weight, result, turned=False), watch.offset(bias, result, (-1,)))
 
 
 def _matmul(watch: Watch, func: Any, input: Any, other: Any) -> Any:
@@ -389,5 +389,3 @@ def run(watch: Watch, function: Callable[[], Any]) -> Any:
     """Call a function under a watch, compiled parts of the module as written."""
     with torch.compiler.set_stance("force_eager"), watch:
         return function()
-
-

@@ -1,0 +1,182 @@
+"""Kernels of PyTorch modules are kernels like others, on NumPy arrays and on inputs of any form."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from widelimit import validation
+from widelimit.kernels.base import Kernel
+from widelimit.kernels.matrix_valued import MatrixKernel
+from widelimit.pytrees import pytree
+from widelimit.shapes import Float
+from widelimit.torch.module import ModuleJacobian
+from widelimit.torch.plan import ModulePlan
+
+By = Literal["parameter", "layer", "block"]
+BY: tuple[By, ...] = ("parameter", "layer", "block")
+
+
+def whole(_: str) -> str:
+    """Give all parameters one label."""
+    return ""
+
+
+def matrix(jacobian: ModuleJacobian, X: Any, Y: Any = None) -> np.ndarray:
+    """Compute the kernel of all pairs; symmetric to the bit, with the diagonal of `diagonal`, where Y is None or X."""
+    same = Y is None or Y is X
+    values = jacobian.matrix(X, None if same else Y, whole)[""]
+    if same:
+        index = np.arange(len(values))
+        values[index, index] = diagonal(jacobian, X)
+    return values
+
+
+def diagonal(jacobian: ModuleJacobian, X: Any) -> np.ndarray:
+    """Compute the kernel of every row with itself."""
+    return jacobian.diagonal(X, whole)[""]
+
+
+def parts(jacobian: ModuleJacobian, X: Any, Y: Any, by: Any) -> dict[str, np.ndarray]:
+    """Compute the kernels of parameters, layers or blocks by name; their sum is the whole."""
+    validation.choice("by", by, BY)
+    return jacobian.matrix(X, None if Y is X else Y, labels(by, jacobian.trained))
+
+
+def labels(by: By, names: Mapping[str, Any]) -> Callable[[str], str]:
+    """Return the label of a parameter: its name, that of its layer, or of its block, the outermost numbered part."""
+    if by == "parameter":
+        return str
+    if by == "layer":
+        return lambda name: name.removesuffix(".original0").removesuffix(".original1").rpartition(".")[0] or name
+    paths = {name: name.split(".") for name in names}
+
+    def block(name: str) -> str:
+        path = paths[name]
+        numbered = next((i for i, part in enumerate(path[:-1]) if part.isdigit()), 0)
+        return ".".join(path[: numbered + 1])
+
+    return block
+
+
+@final
+@pytree
+class ModuleKernel(Kernel):
+    """The kernel is the mean over outputs of a module's NTK; made with output="trace". JAX cannot differentiate it."""
+
+    jacobian: ModuleJacobian = field(metadata={"static": True})
+
+    def gram(self, X: Any) -> Any:
+        """Compute (n, ...) -> (n, n), inputs of any form. Raises: as `Kernel.gram`, and as `empirical_ntk` says."""
+        return Kernel.gram(self, X) if isinstance(X, jax.Array) else matrix(self.jacobian, X)
+
+    def cross(self, X: Any, Y: Any) -> Any:
+        """Compute (n, ...), (m, ...) -> (n, m). Raises: as `gram`."""
+        return Kernel.cross(self, X, Y) if validation.is_jax(X, Y) else matrix(self.jacobian, X, Y)
+
+    def diag(self, X: Any) -> Any:
+        """Compute (n, ...) -> (n,). Raises: as `gram`."""
+        return Kernel.diag(self, X) if isinstance(X, jax.Array) else diagonal(self.jacobian, X)
+
+    def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
+        """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
+        return parts(self.jacobian, X, Y, by)
+
+    def explain(self, X: Any, Y: Any = None) -> ModulePlan:
+        """Report flops, bytes and seconds of gram(X), or cross(X, Y); times one block of rows. Raises: as `gram`."""
+        return self.jacobian.explain(X, Y)
+
+    def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
+        def pairs(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:
+            return matrix(self.jacobian, a, a if itself else b)
+
+        return self._outside(pairs, (len(x), len(y)), x, y, jnp.asarray(same))  # tiles trace `same`
+
+    def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
+        return self._outside(lambda a: diagonal(self.jacobian, a), (len(x),), x)
+
+    def _outside(self, function: Callable[..., np.ndarray], shape: tuple[int, ...], *arrays: jax.Array) -> jax.Array:
+        """Call a function of NumPy arrays from within a JAX computation."""
+        result: Any = jax.ShapeDtypeStruct
+        return jax.pure_callback(  # type: ignore[no-any-return]
+            lambda *values: function(*(np.asarray(v) for v in values)), result(shape, arrays[0].dtype), *arrays
+        )
+
+
+@final
+@dataclass(frozen=True)
+class ModuleMatrixKernel(MatrixKernel):
+    """The kernel is K(x, x')[a, b] of a module, (n, m, c, c), all outputs side by side; made with output="full"."""
+
+    jacobian: ModuleJacobian
+    count: int = 0
+
+    @property
+    def outputs(self) -> int:
+        if self.count == 0:
+            raise ValueError("how many outputs a module has is seen at inputs: take k.prepared(X).outputs.")
+        return self.count
+
+    def prepared(self, *inputs: Any) -> Self:
+        jacobian, (rows,) = self.jacobian.prepare(self.jacobian.rows("X", inputs[0]))
+        return replace(self, count=self.jacobian.trial(jacobian, rows)[0].count)
+
+    def block(self, X: Any, Y: Any) -> Float[np.ndarray, "n m c c"]:
+        return matrix(self.jacobian, X, Y)
+
+    def gram(self, X: Any) -> Float[np.ndarray, "n n c c"]:
+        """Compute (n, ...) -> (n, n, c, c), with gram[i, j] = gram[j, i]^T to the bit. Raises: as `empirical_ntk`."""
+        return matrix(self.jacobian, X)
+
+    def cross(self, X: Any, Y: Any) -> Float[np.ndarray, "n m c c"]:
+        """Compute (n, ...), (m, ...) -> (n, m, c, c). Raises: as `gram`."""
+        return matrix(self.jacobian, X, Y)
+
+    def diag(self, X: Any) -> Float[np.ndarray, "n c c"]:
+        """Compute (n, ...) -> (n, c, c). Raises: as `gram`."""
+        return diagonal(self.jacobian, X)
+
+    def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
+        """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
+        return parts(self.jacobian, X, Y, by)
+
+    def explain(self, X: Any, Y: Any = None) -> ModulePlan:
+        """Report flops, bytes and seconds of gram(X), or cross(X, Y); times one block of rows. Raises: as `gram`."""
+        return self.jacobian.explain(X, Y)
+
+
+@final
+@dataclass(frozen=True)
+class ModuleDiagonal:
+    """The kernels stand for the axes of the outputs that are kept, (n, m, diagonal axes, full axes, full axes again).
+
+    Made with output="diagonal", K(x, x')[a, a], or with trace_axes and diagonal_axes.
+    """
+
+    jacobian: ModuleJacobian
+
+    def gram(self, X: Any) -> Float[np.ndarray, "n n *c"]:
+        """Compute (n, ...) -> (n, n, *axes). Raises: as `empirical_ntk` says."""
+        return matrix(self.jacobian, X)
+
+    def cross(self, X: Any, Y: Any) -> Float[np.ndarray, "n m *c"]:
+        """Compute (n, ...), (m, ...) -> (n, m, *axes). Raises: as `gram`."""
+        return matrix(self.jacobian, X, Y)
+
+    def diag(self, X: Any) -> Float[np.ndarray, "n *c"]:
+        """Compute (n, ...) -> (n, *axes). Raises: as `gram`."""
+        return diagonal(self.jacobian, X)
+
+    def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
+        """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
+        return parts(self.jacobian, X, Y, by)
+
+    def explain(self, X: Any, Y: Any = None) -> ModulePlan:
+        """Report flops, bytes and seconds of gram(X), or cross(X, Y); times one block of rows. Raises: as `gram`."""
+        return self.jacobian.explain(X, Y)
+
+
+AnyModuleKernel = ModuleMatrixKernel | ModuleKernel | ModuleDiagonal
