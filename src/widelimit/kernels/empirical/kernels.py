@@ -12,9 +12,9 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
 from widelimit.kernels.base import Kernel
-from widelimit.kernels.empirical.contraction import Output
 from widelimit.kernels.empirical.matvec import matvec
-from widelimit.kernels.empirical.model import Apply, Model, model
+from widelimit.kernels.empirical.model import Apply, Model, Names, Select, model
+from widelimit.kernels.empirical.outputs import Output
 from widelimit.kernels.empirical.plan import (
     ContractionPlan,
     KernelSettings,
@@ -41,12 +41,18 @@ class EmpiricalProducts(abc.ABC):
     model: Model
     settings: KernelSettings
 
-    def explain(self, X: Float[Array, "n d"], Y: Float[Array, "m d"] | None = None) -> ContractionPlan:
+    def at(self, X: Any) -> Self:
+        """Return the kernel for inputs of the form of X, whose rows of numbers it then takes too."""
+        f = self.model.at("X", X)
+        return self if f is self.model else replace(self, model=f)  # type: ignore[type-var]
+
+    def explain(self, X: Any, Y: Any = None) -> ContractionPlan:
         """Report flops and GiB of every method for gram(X), or cross(X, Y), and the one chosen; computes nothing."""
-        x = self.model.points("X", X)
-        whole = validation.two_blocks(x, x if Y is None else self.model.points("Y", Y))
+        f = self.model.at("X", X)
+        x = f.points("X", X)
+        whole = validation.two_blocks(x, x if Y is None else f.points("Y", Y))
         points = whole[:1] if Y is None else whole
-        return _plan_pairs(self.model, self.settings, points)[1]
+        return _plan_pairs(f, self.settings, points)[1]
 
     def matvec(
         self, X: Float[Array, "n d"], v: Float[Array, "m *k"], Y: Float[Array, "m d"] | None = None
@@ -61,7 +67,7 @@ class EmpiricalProducts(abc.ABC):
 
         Raises: TypeError, ValueError, MemoryError: as `gram`; v has another shape.
         """
-        return matvec(self.model, self.settings, X, v, Y)
+        return matvec(self.model.at("X", X), self.settings, X, v, Y)
 
 
 @final
@@ -262,6 +268,7 @@ def _blocks(X: np.ndarray, rows: int) -> list[jax.Array]:
 
 def _matrix(f: Model, settings: KernelSettings, X: Any, Y: Any) -> np.ndarray:
     """Compute K(X, Y) block by block; where Y is X one triangle and its mirror, symmetric to the bit."""
+    f = f.at("X", X)
     same, X = Y is X, f.points("X", X)
     X, Y = validation.two_blocks(X, X if same else f.points("Y", Y))
     f, found = _plan_pairs(f, settings, (X,) if same else (X, Y))
@@ -297,6 +304,7 @@ def _mirror(values: np.ndarray) -> np.ndarray:
 
 
 def _diag(f: Model, settings: KernelSettings, X: Any) -> np.ndarray:
+    f = f.at("X", X)
     points = validation.concrete_points("X", f.points("X", X))
     f, found = _plan_pairs(f, settings, (points,), diagonal=True)
     check_rows(f, points)
