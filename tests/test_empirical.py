@@ -10,7 +10,7 @@ import widelimit as wl
 from compiled import quick_jit
 from widelimit import memory
 from widelimit.kernels.empirical import plan
-from widelimit.kernels.empirical.kernels import _pairwise
+from widelimit.kernels.empirical.matrices import _pairwise
 
 EPS = np.finfo(np.float64).eps
 RNG = np.random.default_rng(0)

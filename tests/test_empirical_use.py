@@ -36,14 +36,15 @@ def close(values, wanted, eps=EPS):
 
 
 def declared(function):
-    """{output: the class that the overload for it declares} of a function."""
+    """{output: the class that the overload for it declares} of a function; that for axes has no output."""
     hints = [typing.get_type_hints(found, function.__globals__) for found in typing.get_overloads(function)]
-    return {typing.get_args(found["output"])[0]: found["return"] for found in hints}
+    return {typing.get_args(found["output"])[0] if "output" in found else None: found["return"] for found in hints}
 
 
 @pytest.mark.parametrize("function", [wl.empirical_ntk, wl.empirical_nngp])
 def test_the_class_declared_for_every_output_is_that_returned(function):
     classes = {output: type(function(NET.apply, PARAMS, output=output)) for output in ("full", "trace", "diagonal")}
+    classes[None] = type(function(NET.apply, PARAMS, trace_axes=(0,)))
     assert declared(function) == classes
     assert type(function(NET.apply, PARAMS)) is classes["full"]
     assert {**classes, "full": classes["trace"]} != declared(function)

@@ -1,9 +1,8 @@
 """These kernels are sums of products of two factors, one of each input: from layers, or outputs."""
 
 import abc
-import math
 from dataclasses import field, replace
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, final
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from widelimit.kernels.empirical.factors import (
     use_of,
 )
 from widelimit.kernels.empirical.model import Model
-from widelimit.kernels.empirical.outputs import Output
+from widelimit.kernels.empirical.outputs import Output, Split
 from widelimit.kernels.empirical.uses import Reader, Site, View, examine, row_program
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -32,14 +31,6 @@ for _kind, _static in ((Affine, ()), (Offset, ()), (Gain, ()), (Lookup, ("rows",
 
 Way = Literal["signals", "jacobian", "explicit", "none"]
 """A parameter's factor: signals of both directions; the Jacobian made of them; that of reverse mode; it is not used."""
-
-
-class Split(NamedTuple):
-    """The outputs (n, c) are (n, full, diagonal, trace): the kernel is (n, m, full, full, diagonal), a mean over trace."""
-
-    full: int
-    diagonal: int
-    trace: int
 
 
 class Factors(abc.ABC):
@@ -135,17 +126,13 @@ def _contract(x: Any, y: Any, output: Output | Split, itself: bool) -> Any:
     def cut(factor: Any) -> tuple[Any, Any]:
         back = _backward(factor)
         back = back.reshape(len(back), f, d, t, *back.shape[2:])
-        back = (
-            jnp.moveaxis(back[:, 0], 1, 0)
-            if f == 1
-            else jnp.moveaxis(back.reshape(len(back), f, d * t, *back.shape[4:]), 2, 0)
+        back = jnp.moveaxis(
+            back[:, 0] if f == 1 else back.reshape(len(back), f, d * t, *back.shape[4:]), 2 - (f == 1), 0
         )
-        empty = jax.tree.map(lambda _: None, factor)
-        return (
-            (Explicit(back), Explicit(0))
-            if isinstance(factor, Explicit)
-            else (replace(factor, backward=back), replace(empty, backward=0))
-        )
+        if isinstance(factor, Explicit):
+            return Explicit(back), Explicit(0)
+        none = jax.tree.map(lambda _: None, factor)
+        return replace(factor, backward=back), replace(none, backward=0)
 
     (a, over_a), (b, over_b) = cut(x), cut(y)
     values = jax.vmap(lambda a, b: _rows_at_a_time(a, b, form, itself), (over_a, over_b), out_axes=-1)(a, b)

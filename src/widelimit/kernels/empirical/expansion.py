@@ -12,7 +12,6 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply, model
 from widelimit.kernels.empirical.rows import check_rows, require_finite
-from widelimit.shapes import Float
 from widelimit.validation import Array
 
 

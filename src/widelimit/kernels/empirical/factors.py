@@ -1,7 +1,7 @@
 """The Jacobian of a parameter, at each of its uses, is a sum over positions of products of two signals.
 
-J[n, c] = sum_s G[n, c, s] (x) A[n, s]: A is what multiplies the parameter at position s (a token, a pixel of the result)
-and G the derivative of output c by the result there. Inner products of J are taken from A and G ("structured
+J[n, c] = sum_s G[n, c, s] (x) A[n, s]: A is what multiplies the parameter at position s (a token, a pixel of the
+result) and G the derivative of output c by the result there. Inner products of J are taken from A and G ("structured
 derivatives", Novak, Sohl-Dickstein and Schoenholz 2022), or from J of this one parameter, whichever costs less.
 
 Arrays are of any library with NumPy's einsum: `xp` is that module (numpy, jax.numpy, torch).

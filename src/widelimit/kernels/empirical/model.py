@@ -122,6 +122,15 @@ class Model:
         with arithmetic(dtype == np.float64):
             return _cost(leaves, structure, features, np.dtype(dtype))
 
+    def output_shapes(self, X: Float[jax.Array, "n d"]) -> tuple[list[tuple[int, ...]], Any]:
+        """Return the shapes of the outputs without the axis of the rows, and their tree. Raises: as `cost`."""
+        f = self.of_dtype(X.dtype)
+        f.cost(X.shape[1], X.dtype)
+        with arithmetic(X.dtype == np.float64):
+            made = jax.eval_shape(f.outputs, f.params, _struct((1, X.shape[1]), X.dtype))
+        leaves, structure = jax.tree.flatten(made)
+        return [leaf.shape[1:] for leaf in leaves], structure
+
     def structs(self) -> tuple[tuple[Any, ...], Any]:
         """Return shapes and dtypes of all arrays, and the tree they are the leaves of."""
         leaves, structure = jax.tree.flatten(jax.tree.map(lambda leaf: _struct(leaf.shape, leaf.dtype), self))
@@ -220,8 +229,8 @@ def _trace(f: Model, rows: int, features: int, dtype: np.dtype[Any]) -> ClosedJa
     for shape, found in leaves or [((), dtype)]:
         if shape[:1] != (rows,) or 0 in shape:
             raise ValueError(
-                f"apply(params, X) must map X of {form} to outputs ({rows}, c) or ({rows},), or with more axes after the "
-                f"rows; it returned shape {shape}."
+                f"apply(params, X) must map X of {form} to outputs ({rows}, c) or ({rows},), or with more axes "
+                f"after the rows; it returned shape {shape}."
             )
         if found != dtype:
             raise TypeError(

@@ -11,10 +11,10 @@ from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.architecture.state import Layer
 from widelimit.compute.tiles import PairKernel
-from widelimit.kernels.empirical.contraction import Contraction, Layerwise, Outputs, Split, Way
+from widelimit.kernels.empirical.contraction import Contraction, Layerwise, Outputs, Way
 from widelimit.kernels.empirical.factors import SCRATCH
 from widelimit.kernels.empirical.model import Cost, Model
-from widelimit.kernels.empirical.outputs import OUTPUTS, Output
+from widelimit.kernels.empirical.outputs import OUTPUTS, Output, Split
 from widelimit.kernels.empirical.products import VectorProducts
 from widelimit.kernels.empirical.uses import Part, parts_of
 
@@ -106,6 +106,9 @@ class ContractionPlan:
     cost: Cost
     layers: tuple[LayerEstimate, ...]
 
+    tail: tuple[int, ...]
+    """Axes of the kernel after (n, m)."""
+
     @property
     def chosen(self) -> MethodEstimate:
         """Return the estimate of the method that runs."""
@@ -143,7 +146,7 @@ def network_of(model: Model) -> Network | None:
     return owner if simple and any(layer.trained for layer in layers if isinstance(layer, Dense)) else None
 
 
-def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> KernelSettings:
+def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any) -> KernelSettings:
     """Check what the caller asked for. Raises: TypeError, ValueError."""
     for name, value, known in (("output", output, OUTPUTS), ("method", method, METHODS)):
         if not isinstance(value, str) or value not in known:
@@ -169,7 +172,9 @@ def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int
         names = ["outputs"]
     fitting = [e for e in estimates if e.method in names and e.rows > 0]
     chosen = min(fitting, key=lambda e: e.flops).method if fitting else ""
-    found = ContractionPlan(chosen, estimates, result, blocks, budget, sizes, cost, layers)
+    found = ContractionPlan(
+        chosen, estimates, result, blocks, budget, sizes, cost, layers, _tail(settings.output, cost.outputs)
+    )
     if not fitting:
         least = result + blocks + min(e.least for e in estimates if e.method in names)
         smaller = 'output="trace", ' if settings.output != "trace" and cost.outputs > 1 else ""
@@ -180,10 +185,21 @@ def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int
     return found
 
 
+def _tail(output: Output | Split, c: int) -> tuple[int, ...]:
+    if isinstance(output, Split):
+        return output.full, output.full, output.diagonal
+    return {"full": (c, c), "trace": (), "diagonal": (c,)}[output]
+
+
+def rows_of_pair(output: Output | Split, c: int) -> int:
+    """Return the rows of the unfolded kernel matrix for one row of inputs, about."""
+    return 1 if output == "trace" else output.full * output.diagonal if isinstance(output, Split) else c
+
+
 def _numbers(output: Output | Split, c: int) -> tuple[int, int]:
     """Return the numbers of a kernel for one pair, and the inner products of rows of the Jacobian behind them."""
     if isinstance(output, Split):
-        return output.full**2 * output.diagonal, output.full**2 * output.diagonal * output.trace
+        return output.numbers(), output.numbers() * output.trace
     return {"full": (c * c, c * c), "trace": (1, c), "diagonal": (c, c)}[output]
 
 

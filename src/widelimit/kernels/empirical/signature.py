@@ -38,12 +38,7 @@ class Signature:
         single = structure == jax.tree.structure(0)
         if single and (arrays[0].ndim < 2 or (arrays[0].ndim == 2 and arrays[0].dtype.kind not in "iub")):
             return None
-        counts = {array.shape[:1] for array in arrays}
-        if len(counts) != 1 or () in counts:
-            shapes = ", ".join(str(array.shape) for array in arrays)
-            raise ValueError(
-                f"{name} must hold arrays of one first axis, the rows; their shapes are {shapes or 'none'}."
-            )
+        _require_rows(name, arrays)
         kinds = (FLOAT if a.dtype.kind not in "iub" else np.dtype(a.dtype).name for a in arrays)
         return cls(structure, tuple((a.shape[1:], kind) for a, kind in zip(arrays, kinds, strict=True)))
 
@@ -67,6 +62,7 @@ class Signature:
             if structure == jax.tree.structure(0) and found[1] == ((self.width,),):
                 return self._packed(name, arrays[0])
             raise ValueError(f"{name} has another form than the first inputs: {_shown(*found)}, not {self}.")
+        _require_rows(name, arrays)
         pairs = list(zip(self._names(name), arrays, self.leaves, strict=True))
         floats = [validation.as_finite_floats(label, a) for label, a, (_, kind) in pairs if kind == FLOAT]
         dtype = np.result_type(*(a.dtype for a in floats)) if floats else np.dtype(dtype)
@@ -104,6 +100,12 @@ class Signature:
 
     def __str__(self) -> str:
         return _shown(self.structure, tuple(shape for shape, _ in self.leaves))
+
+
+def _require_rows(name: str, arrays: list[Any]) -> None:
+    if len({array.shape[:1] for array in arrays} | {()}) != 2:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(f"{name} must hold arrays of one first axis, the rows; their shapes are {shapes or 'none'}.")
 
 
 def _leaf(value: Any) -> bool:
