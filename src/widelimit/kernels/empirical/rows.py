@@ -187,6 +187,14 @@ def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Arra
     return jax.vmap(row)(X)
 
 
+def _parameters(f: Model, x: jax.Array) -> str:
+    """Name the parameters by which the derivative of the sum of the outputs is not finite."""
+    found = jax.tree.leaves(jax.jit(jax.grad(lambda params: jnp.sum(f.row(params, x))))(f.params))
+    names = [name for name, leaf in zip(f.names(), found, strict=True) if not np.isfinite(np.asarray(leaf)).all()]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f" in {', '.join(names[:3])}{more}" if names else ""
+
+
 def require_finite(f: Model, values: Any, **inputs: Any) -> None:
     """Refuse values that are NaN or infinite; the error names their row of the inputs. Raises: ValueError: some are."""
     if validation.traced(values, *inputs.values(), *jax.tree.leaves(f.params)) or np.isfinite(np.asarray(values)).all():
@@ -198,8 +206,10 @@ def require_finite(f: Model, values: Any, **inputs: Any) -> None:
                 found = _finite(f, _direction(f), jnp.asarray(points[i : i + CHUNK]))
                 for kind, fine in zip(("output", "Jacobian df/dtheta"), map(np.asarray, found), strict=True):
                     if not fine.all():
+                        row = i + int(np.argmin(fine))
+                        where = "" if kind == "output" else _parameters(f, jnp.asarray(points[row]))
                         raise ValueError(
-                            f"the {kind} of apply(params, X) at row {i + int(np.argmin(fine))} of {name} is NaN or "
-                            f"infinite. Usual causes: sqrt, norm or log at 0, a division by 0, an overflow."
+                            f"the {kind} of apply(params, X) at row {row} of {name} is NaN or infinite{where}. Usual "
+                            f"causes: sqrt, norm or log at 0, a division by 0, an overflow."
                         )
     raise ValueError("the kernel overflows: scale the outputs of apply down, or pass X in float64.")
