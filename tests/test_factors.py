@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from widelimit.kernels.empirical import factors
-from widelimit.kernels.empirical.contraction import PAIRS, SELF
+from widelimit.kernels.empirical.outputs import PAIRS, SELF
 
 N, M, C = 3, 4, 2
 EPS = np.finfo(np.float64).eps

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
 from widelimit import validation
-from widelimit.kernels.empirical.contraction import OUTPUTS, Output
+from widelimit.kernels.empirical.outputs import OUTPUTS, Output
 from widelimit.progress import Report, no_progress
 
 try:
@@ -103,14 +103,14 @@ def _trained(module: torch.nn.Module, chosen: Names | None) -> dict[str, torch.T
     if not found:
         some = ", ".join([*named][:4])
         raise ValueError(f"parameters={validation.shown(chosen)} names no trainable parameter; there are {some}, ...")
+    devices = {str(p.device) for p in module.parameters()}
+    if len(devices) > 1 or "meta" in devices:
+        raise ValueError(f"the parameters must be on one device that holds values; they are on {sorted(devices)}.")
     for name, p in found.items():
         if p.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"parameter {name} is {p.dtype}; float32 or float64 is needed: module.float().")
         if not torch.isfinite(p).all():
             raise ValueError(f"parameter {name} has entries that are NaN or infinite.")
-    devices = {str(p.device) for p in module.parameters()}
-    if len(devices) > 1 or "meta" in devices:
-        raise ValueError(f"the parameters must be on one device that holds values; they are on {sorted(devices)}.")
     return found
 
 

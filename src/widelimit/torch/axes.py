@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from widelimit.kernels.empirical import factors
-from widelimit.kernels.empirical.contraction import Output
+from widelimit.kernels.empirical.outputs import Output
 from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
 from widelimit.validation import shown
 

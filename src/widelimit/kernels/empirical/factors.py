@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
-from widelimit.kernels.empirical.contraction import PAIRS, Output
+from widelimit.kernels.empirical.outputs import PAIRS, Output
 
 SCRATCH = 2**26
 """Bytes that the products of one contraction take at once, about; rows on the left are taken some at a time."""

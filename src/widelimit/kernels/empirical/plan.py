@@ -11,9 +11,12 @@ from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.architecture.state import Layer
 from widelimit.compute.tiles import PairKernel
-from widelimit.kernels.empirical.contraction import OUTPUTS, Contraction, Jacobian, Layers, Output, Outputs, is_dense
+from widelimit.kernels.empirical.contraction import Contraction, Layerwise, Outputs, Way
+from widelimit.kernels.empirical.factors import SCRATCH
 from widelimit.kernels.empirical.model import Cost, Model
+from widelimit.kernels.empirical.outputs import OUTPUTS, Output, Split
 from widelimit.kernels.empirical.products import VectorProducts
+from widelimit.kernels.empirical.uses import Part, parts_of
 
 Method = Literal["auto", "jacobian", "vector_products", "layerwise"]
 METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise")
@@ -30,7 +33,7 @@ class KernelSettings(NamedTuple):
     """The settings say which kernel the caller asked for, by which method, in how much memory."""
 
     kind: Literal["ntk", "nngp"]
-    output: Output
+    output: Output | Split
     method: Method
     memory: float
     """Budget in GiB; 0 for a share of what is free."""
@@ -71,6 +74,22 @@ class MethodEstimate(NamedTuple):
     stored: bool
 
 
+class LayerEstimate(NamedTuple):
+    """An estimate of one parameter, computed layer by layer."""
+
+    name: str
+    way: Way
+    sizes: str
+    numbers: float
+    """Numbers kept of one row."""
+    once: float
+    """Flops a row."""
+    pairs: float
+    """Flops of all pairs."""
+    scratch: float
+    """Numbers that the contraction holds at once."""
+
+
 @final
 @dataclass(frozen=True)
 class ContractionPlan:
@@ -85,6 +104,10 @@ class ContractionPlan:
     budget: float
     sizes: PairSizes
     cost: Cost
+    layers: tuple[LayerEstimate, ...]
+
+    tail: tuple[int, ...]
+    """Axes of the kernel after (n, m)."""
 
     @property
     def chosen(self) -> MethodEstimate:
@@ -123,15 +146,11 @@ def network_of(model: Model) -> Network | None:
     return owner if simple and any(layer.trained for layer in layers if isinstance(layer, Dense)) else None
 
 
-def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any, model: Model) -> KernelSettings:
+def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budget: Any) -> KernelSettings:
     """Check what the caller asked for. Raises: TypeError, ValueError."""
     for name, value, known in (("output", output, OUTPUTS), ("method", method, METHODS)):
         if not isinstance(value, str) or value not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {validation.shown(value)}.")
-    if method == "layerwise" and network_of(model) is None:
-        raise ValueError(
-            'method="layerwise" needs a network of this library, apply=net.apply; any other function: method="auto".'
-        )
     budget = 0.0 if budget is None else validation.finite_scalar("memory", budget, above=0.0)
     return KernelSettings(kind, output, method, budget)
 
@@ -143,17 +162,19 @@ def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int
     """
     cost = model.cost(features, dtype)
     budget = memory.budget(settings.memory)
-    numbers = {"full": cost.outputs**2, "trace": 1, "diagonal": cost.outputs}[settings.output]
-    number = float(cost.itemsize) * numbers
+    number = float(cost.itemsize) * _numbers(settings.output, cost.outputs)[0]
     result = number * sizes.n * (1 if sizes.diagonal else sizes.m)
     blocks = COPIES * number * sizes.down * (1 if sizes.diagonal else sizes.across)
-    estimates = tuple(_estimates(model, settings, sizes, cost, budget - result - blocks))
+    layers = _layers(parts_of(model, features, dtype), settings.output, sizes, cost)
+    estimates = tuple(_estimates(settings, sizes, cost, layers, budget - result - blocks))
     names = [e.method for e in estimates] if settings.method == "auto" else [settings.method]
     if settings.kind == "nngp":
         names = ["outputs"]
     fitting = [e for e in estimates if e.method in names and e.rows > 0]
     chosen = min(fitting, key=lambda e: e.flops).method if fitting else ""
-    found = ContractionPlan(chosen, estimates, result, blocks, budget, sizes, cost)
+    found = ContractionPlan(
+        chosen, estimates, result, blocks, budget, sizes, cost, layers, _tail(settings.output, cost.outputs)
+    )
     if not fitting:
         least = result + blocks + min(e.least for e in estimates if e.method in names)
         smaller = 'output="trace", ' if settings.output != "trace" and cost.outputs > 1 else ""
@@ -164,46 +185,108 @@ def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int
     return found
 
 
+def _tail(output: Output | Split, c: int) -> tuple[int, ...]:
+    if isinstance(output, Split):
+        return output.full, output.full, output.diagonal
+    return {"full": (c, c), "trace": (), "diagonal": (c,)}[output]
+
+
+def rows_of_pair(output: Output | Split, c: int) -> int:
+    """Return the rows of the unfolded kernel matrix for one row of inputs, about."""
+    return 1 if output == "trace" else output.full * output.diagonal if isinstance(output, Split) else c
+
+
+def _numbers(output: Output | Split, c: int) -> tuple[int, int]:
+    """Return the numbers of a kernel for one pair, and the inner products of rows of the Jacobian behind them."""
+    if isinstance(output, Split):
+        return output.numbers(), output.numbers() * output.trace
+    return {"full": (c * c, c * c), "trace": (1, c), "diagonal": (c, c)}[output]
+
+
+def _layers(parts: tuple[Part, ...], output: Output | Split, sizes: PairSizes, cost: Cost) -> tuple[LayerEstimate, ...]:
+    """Choose how every parameter is contracted: the way of fewest flops for all pairs."""
+    c, n, m = cost.outputs, sizes.n, 1 if sizes.diagonal else sizes.m
+    times, each, form = 1, c, output
+    if isinstance(output, Split):
+        times, each, form = output.diagonal, output.trace, "trace"
+        if output.full > 1:
+            times, each, form = output.diagonal * output.trace, output.full, "full"
+    products, found = _numbers(output, c)[1], []
+    for part in parts:
+        kept, pairs = float(c * part.size), 2.0 * n * m * products * part.size
+        if not part.used:
+            found.append(LayerEstimate(part.name, "none", "not used", 0.0, 0.0, 0.0, 0.0))
+        elif part.use is None:
+            once = 2.0 * c * part.size
+            found.append(LayerEstimate(part.name, "explicit", f"{part.size} parameters", kept, once, pairs, 0.0))
+        else:
+            s, i, o = part.use
+            shown = f"{s} positions, {i} x {o}" + (f", {part.groups} groups" if part.groups > 1 else "")
+            order, flops, scratch = part.use.order(n, m, each, form)  # type: ignore[arg-type]
+            if part.table or (part.groups == 1 and order != "jacobian"):
+                kept = float(s + c * s * o if part.table else s * (i + c * o))
+                found.append(LayerEstimate(part.name, "signals", shown, kept, 0.0, times * flops, times * scratch))
+            else:
+                once = 2.0 * c * s * i * o * part.groups
+                found.append(LayerEstimate(part.name, "jacobian", shown, kept, once, pairs, 0.0))
+    return tuple(found)
+
+
 def _estimates(
-    model: Model, settings: KernelSettings, sizes: PairSizes, cost: Cost, room: float
+    settings: KernelSettings, sizes: PairSizes, cost: Cost, layers: tuple[LayerEstimate, ...], room: float
 ) -> list[MethodEstimate]:
     c, p, s = cost.outputs, cost.parameters, float(cost.itemsize)
-    mixed = c * c if settings.output == "full" else c
+    mixed = _numbers(settings.output, c)[1]
     pairs = float(sizes.n) * sizes.m
     signals = cost.signals * s
     if settings.kind == "nngp":
         return [_contraction("outputs", sizes, room, c * s, signals, cost.flops, 2 * mixed * pairs)]
     backward = (1 + 2 * c) * cost.flops
     found = [_contraction("jacobian", sizes, room, c * p * s, c * signals, backward, 2 * mixed * p * pairs)]
-    column = 2 * p * s + 2 * sizes.down * signals
-    kept = 2 * sizes.down * signals
-    columns = int(min(COLUMNS, max(room - kept, 0) // column))
-    flops = sizes.m * c * 2 * cost.flops * (1 + sizes.n)
-    found.append(
-        MethodEstimate("vector_products", flops, kept + max(columns, 1) * column, kept + column, columns, False)
-    )
-    if network_of(model) is not None:
-        weights = [layer["weight"].shape for layer in jax.tree.leaves(model.params, is_leaf=is_dense)]
-        inner = sum(w[0] for w in weights[:-1])
-        inputs = sum(w[1] for w in weights)
-        pair = 2.0 * (inputs + mixed * (inner + len(weights)))
-        unit = (inputs + c * inner) * s
-        found.append(_contraction("layerwise", sizes, room, unit, c * signals, (1 + c) * cost.flops, pair * pairs))
+    if not isinstance(settings.output, Split):
+        column = 2 * p * s + 2 * sizes.down * signals
+        kept = 2 * sizes.down * signals
+        columns = int(min(COLUMNS, max(room - kept, 0) // column))
+        flops = sizes.m * c * 2 * cost.flops * (1 + sizes.n)
+        found.append(
+            MethodEstimate("vector_products", flops, kept + max(columns, 1) * column, kept + column, columns, False)
+        )
+    unit = s * sum(layer.numbers for layer in layers)
+    once = (1 + c) * cost.flops + sum(layer.once for layer in layers)
+    passing = c * signals
+    total = sum(layer.pairs for layer in layers)
+    task = pairs if not sizes.diagonal else float(sizes.n)
+    block = float(sizes.down) * (1 if sizes.diagonal else sizes.across)
+    held = [s * layer.scratch * block / task for layer in layers]
+    scratch = max(min(one, max(SCRATCH, one / sizes.down)) for one in held)
+    found.append(_contraction("layerwise", sizes, room - scratch, unit, passing, once, total, scratch))
     return found
 
 
 def _contraction(
-    method: str, sizes: PairSizes, room: float, unit: float, passing: float, once: float, pairs: float
+    method: str,
+    sizes: PairSizes,
+    room: float,
+    unit: float,
+    passing: float,
+    once: float,
+    pairs: float,
+    scratch: float = 0.0,
 ) -> MethodEstimate:
-    """Estimate: a row's factors take `unit` bytes (`passing` while made) and `once` flops; `pairs` flops in all."""
+    """Estimate: a row's factors take `unit` bytes (`passing` while made) and `once` flops; `pairs` flops in all.
+
+    `scratch` bytes are held beside them, which are not part of the room.
+    """
     block = max(sizes.down, sizes.across)
     least = (COPIES + 1) * unit + passing
     all_kept = sizes.kept * unit + block * ((COPIES - 1) * unit + passing)
     if all_kept <= room:
-        return MethodEstimate(method, sizes.rows * once + pairs, all_kept, min(least, all_kept), block, True)
+        flops, work = sizes.rows * once + pairs, all_kept + scratch
+        return MethodEstimate(method, flops, work, min(least, all_kept) + scratch, block, True)
     rows = int(min(block, max(room, 0) // least))
     again = math.ceil(sizes.n / max(rows, 1))
-    return MethodEstimate(method, (sizes.n + again * sizes.m) * once + pairs, max(rows, 1) * least, least, rows, False)
+    flops, work = (sizes.n + again * sizes.m) * once + pairs, max(rows, 1) * least + scratch
+    return MethodEstimate(method, flops, work, least + scratch, rows, False)
 
 
 def pairs_of(model: Model, settings: KernelSettings, found: ContractionPlan) -> PairKernel:
@@ -211,10 +294,9 @@ def pairs_of(model: Model, settings: KernelSettings, found: ContractionPlan) -> 
     chosen = found.chosen
     if chosen.method == "vector_products":
         return VectorProducts(model, settings.output, chosen.rows)
-    net = network_of(model)
-    factors: Any = Outputs(model) if chosen.method == "outputs" else Jacobian(model)
-    if chosen.method == "layerwise" and net is not None:
-        factors = Layers(net, model.params)
+    ways: dict[Way, Way] = {} if chosen.method == "layerwise" else {"signals": "explicit", "jacobian": "explicit"}
+    layers = tuple(ways.get(layer.way, layer.way) for layer in found.layers)
+    factors: Any = Outputs(model) if chosen.method == "outputs" else Layerwise(model, layers)
     return Contraction(factors, settings.output, chosen.rows, chosen.stored)
 
 
