@@ -79,8 +79,17 @@ def test_both_orders_are_taken_and_other_libraries_give_the_same():
     assert np.abs(found - expected).max() <= 64 * np.finfo(np.float32).eps * np.abs(expected).max()
 
 
-def test_two_uses_of_one_parameter_of_other_kinds():
-    table = factors.Lookup(RNG.integers(0, 5, (N, 2)), RNG.standard_normal((N, C, 2, 3)), 5)
-    head = factors.Affine(RNG.standard_normal((M, 4, 3)), RNG.standard_normal((M, C, 4, 5)))
-    expected = np.einsum(PAIRS["full"], written_out(table), written_out(head))
-    assert close(factors.contract(table, head, "full", np), expected)
+def test_a_table_that_is_a_weight_too():
+    def table(n):
+        return factors.Lookup(RNG.integers(0, 5, (n, 2)), RNG.standard_normal((n, C, 2, 3)), 5)
+
+    def head(n):
+        return factors.Affine(RNG.standard_normal((n, 4, 3)), RNG.standard_normal((n, C, 4, 5)))
+
+    for x, y, own in ((table(N), head(M), head(N)), (head(N), table(M), table(N))):
+        for output in PAIRS:
+            expected = np.einsum(PAIRS[output], written_out(x), written_out(y))
+            assert close(factors.contract(x, y, output, np), expected)
+            assert not close(factors.contract(x, y, output, np)[:, ::-1], expected)
+            expected = np.einsum(SELF[output], written_out(x), written_out(own))
+            assert close(factors.contract(x, own, output, np, itself=True), expected)

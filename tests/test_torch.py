@@ -35,7 +35,7 @@ def images():
     return torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(27, 2)).double()
 
 
-SMALL = {dense: 2.7, images: 20.0}  # KiB
+SMALL = {dense: 2.7, images: 8.0}  # KiB
 
 
 def jacobian(module, X):
@@ -229,7 +229,7 @@ def test_what_passed_is_not_tried_again_and_a_patch_with_itself_is_one_jacobian(
     called.clear()
     kernel.cross(X, X.copy())
     assert called.count("factors") == 2
-    assert alone == 2  # the matrix, and its diagonal
+    assert alone == 1  # the matrix and its diagonal
     module.train()
     kernel.gram(X)
     assert "compare_rows" in called
@@ -332,7 +332,9 @@ def written(module, X, of=lambda outputs: outputs):
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     n = len(next(iter(X.values())) if isinstance(X, dict) else X)
     for i in range(n):
-        row = {k: torch.tensor(v[i : i + 1]) for k, v in X.items()} if isinstance(X, dict) else torch.tensor(X[i : i + 1])
+        row = (
+            {k: torch.tensor(v[i : i + 1]) for k, v in X.items()} if isinstance(X, dict) else torch.tensor(X[i : i + 1])
+        )
         values = of(module(**row) if isinstance(X, dict) else module(row)).reshape(-1)
         options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
         found = [torch.autograd.grad(value, list(trained.values()), **options) for value in values]
@@ -392,7 +394,10 @@ def test_tokens_masks_tied_weights_and_dictionaries():
     # A function of the outputs: the log-probability of the last token.
     of = lambda outputs, X: torch.log_softmax(outputs["logits"], 1).gather(1, X[:, -1:])[:, 0]  # noqa: E731
     found = widelimit.torch.empirical_ntk(loose, of=of, output="trace").gram(tokens)
-    rows = [written(loose, tokens[i : i + 1], lambda o, i=i: torch.log_softmax(o["logits"], 1)[0, tokens[i, -1]])[0][0] for i in range(4)]
+    rows = [
+        written(loose, tokens[i : i + 1], lambda o, i=i: torch.log_softmax(o["logits"], 1)[0, tokens[i, -1]])[0][0]
+        for i in range(4)
+    ]
     a = np.array(rows)
     assert close(found, np.einsum("nap,map->nm", a, a))
 
@@ -431,12 +436,16 @@ def test_parameters_by_name_and_kernels_of_parts():
     X = np.random.default_rng(0).standard_normal((N, 4))
     a, sizes = written(module, X)
     cuts = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1], strict=True))
-    part = lambda *names: sum(  # noqa: E731
-        np.einsum("nap,mbp->nmab", *2 * [a[..., cuts[k] : cuts[k] + sizes[k]]]) for k in names
+    part = (
+        lambda *names: sum(  # noqa: E731
+            np.einsum("nap,mbp->nmab", *2 * [a[..., cuts[k] : cuts[k] + sizes[k]]]) for k in names
+        )
     )
     door = widelimit.torch.empirical_ntk
     assert close(door(module, parameters=["0.*", "2.bias"]).gram(X), part("0.0.weight", "0.0.bias", "2.bias"))
-    assert close(door(module, parameters=lambda name: name.endswith("bias")).gram(X), part("0.0.bias", "1.0.bias", "2.bias"))
+    assert close(
+        door(module, parameters=lambda name: name.endswith("bias")).gram(X), part("0.0.bias", "1.0.bias", "2.bias")
+    )
     found = door(module, output="trace").parts(X, by="block")
     assert list(found) == ["0", "1", "2"]
     assert close(found["1"], np.einsum("nmaa->nm", part("1.0.weight", "1.0.bias")) / 2)
@@ -483,7 +492,7 @@ def test_bad_modules_and_inputs_of_any_form():
         door(nn.TransformerEncoderLayer(8, 2, 16))
     with pytest.raises(ValueError, match="max_norm"):
         door(nn.Embedding(4, 2, max_norm=1.0))
-    with pytest.raises(ValueError, match=r"meta.*one device"):
+    with pytest.raises(ValueError, match=r"one device.*meta"):
         door(chain(nn.Linear(4, 2), nn.Linear(2, 2, device="meta")))
     with pytest.raises(ValueError, match=r"X is on meta \(32 bytes\) and the module on cpu"):
         door(nn.Linear(4, 2)).gram(torch.ones(2, 4, device="meta"))

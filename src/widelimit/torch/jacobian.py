@@ -1,6 +1,7 @@
 """Jacobians of a PyTorch module, as factors of each parameter, for some rows at a time."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
@@ -132,7 +133,8 @@ class RowJacobian:
             values = uses.run(watch, lambda: self.outputs(inputs.lifted(one)))
             return values.reshape(-1), watch.signals
 
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")  # torch.vmap runs it row by row: as fast
             if batched:
                 values, signals = torch.vmap(row)(taps, whole, rows)
             else:

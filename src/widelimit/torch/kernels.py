@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.arithmetic import arithmetic
 from widelimit.kernels.base import Kernel
+from widelimit.kernels.empirical.signature import Signature
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.torch.module import ModuleJacobian
 from widelimit.torch.plan import ModulePlan
+from widelimit.validation import Array
 
 By = Literal["parameter", "layer", "block"]
 BY: tuple[By, ...] = ("parameter", "layer", "block")
@@ -26,13 +29,8 @@ def whole(_: str) -> str:
 
 
 def matrix(jacobian: ModuleJacobian, X: Any, Y: Any = None) -> np.ndarray:
-    """Compute the kernel of all pairs; symmetric to the bit, with the diagonal of `diagonal`, where Y is None or X."""
-    same = Y is None or Y is X
-    values = jacobian.matrix(X, None if same else Y, whole)[""]
-    if same:
-        index = np.arange(len(values))
-        values[index, index] = diagonal(jacobian, X)
-    return values
+    """Compute the kernel of all pairs; symmetric to the bit where Y is None or X."""
+    return jacobian.matrix(X, None if Y is X else Y, whole)[""]
 
 
 def diagonal(jacobian: ModuleJacobian, X: Any) -> np.ndarray:
@@ -68,6 +66,17 @@ class ModuleKernel(Kernel):
     """The kernel is the mean over outputs of a module's NTK; made with output="trace". JAX cannot differentiate it."""
 
     jacobian: ModuleJacobian = field(metadata={"static": True})
+    signature: Signature | None = field(default=None, metadata={"static": True})
+    """The form of inputs that were packed in rows, for kernels made of this one."""
+
+    def at(self, X: Any) -> Self:
+        found = Signature.of("X", X)
+        return self if found == self.signature else replace(self, signature=found)
+
+    def points(self, name: str, X: Any) -> Array:
+        if self.signature is None:
+            return validation.points(name, X)
+        return self.signature.rows(name, X, self.jacobian.dtype)
 
     def gram(self, X: Any) -> Any:
         """Compute (n, ...) -> (n, n), inputs of any form. Raises: as `Kernel.gram`, and as `empirical_ntk` says."""
@@ -91,12 +100,18 @@ class ModuleKernel(Kernel):
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         def pairs(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:
-            return matrix(self.jacobian, a, a if itself else b)
+            return matrix(self.jacobian, self._unpacked(a), None if itself else self._unpacked(b))
 
         return self._outside(pairs, (len(x), len(y)), x, y, jnp.asarray(same))  # tiles trace `same`
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
-        return self._outside(lambda a: diagonal(self.jacobian, a), (len(x),), x)
+        return self._outside(lambda a: diagonal(self.jacobian, self._unpacked(a)), (len(x),), x)
+
+    def _unpacked(self, rows: np.ndarray) -> Any:
+        if self.signature is None:
+            return rows
+        with arithmetic(rows.dtype == np.float64):
+            return jax.tree.map(np.asarray, self.signature.inputs(jnp.asarray(rows)))
 
     def _outside(self, function: Callable[..., np.ndarray], shape: tuple[int, ...], *arrays: jax.Array) -> jax.Array:
         """Call a function of NumPy arrays from within a JAX computation."""

@@ -48,6 +48,12 @@ class ModuleJacobian:
         """Return the device of the parameters."""
         return next(iter(self.trained.values())).device
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Return the dtype of the parameters, the widest."""
+        wide = any(p.dtype == torch.float64 for p in self.trained.values())
+        return np.dtype(np.float64 if wide else np.float32)
+
     def rows(self, name: str, X: Any) -> Any:
         """Return inputs as tensors of one dtype of floats on the module's device. Raises: TypeError, ValueError."""
         return inputs.tensors(name, X, self.device)
@@ -96,14 +102,17 @@ class ModuleJacobian:
             budget = min(budget, torch.cuda.mem_get_info(self.device)[0])
         remedy = "pass another memory=GiB, float32, parameters=[...] or of= for fewer outputs"
         memory.require(2 * kept + passing, "the Jacobian of one row, twice,", limit=budget, remedy=remedy)
-        room = budget - passing
-        rows = int(max(1, min(n, BLOCK, budget / 4 // max(passing, 1), room / 2 // kept)))
+        room = budget - kept * n if kept * n < 0.6 * budget else budget / 2
+        rows = int(max(1, min(n, BLOCK, room // (passing + kept))))
         held = max(1, int((budget - rows * (passing + kept)) // (rows * kept)))
         held = min(held, -(-n // rows))
         return Sizes(rows, held, rows * (passing + (held + 1) * kept))
 
     def matrix(self, X: Any, Y: Any, labels: Labels) -> dict[str, np.ndarray]:
-        """Compute the kernels of all pairs, (n, m, ...), one a label; where Y is None one triangle and its mirror."""
+        """Compute the kernels of all pairs, (n, m, ...), one a label.
+
+        Where Y is None one triangle and its mirror, with the diagonal of `diagonal` to the bit.
+        """
         given = (self.rows("X", X),) if Y is None else (self.rows("X", X), self.rows("Y", Y))
         jacobian, rows = self.prepare(*given)
         trial, split = self.trial(jacobian, rows[0])
@@ -113,26 +122,31 @@ class ModuleJacobian:
         dtype = np.dtype(str(next(iter(jacobian.weights.trained.values())).dtype).removeprefix("torch."))
         memory.require(float(dtype.itemsize) * n * m * np.prod(split.tail, dtype=float), "the kernel")
         out: dict[str, np.ndarray] = {}
-        for here, there, block in self._blocks(jacobian, trial, split, rows, sizes, labels):
+        for here, there, block, own in self._blocks(jacobian, trial, split, rows, sizes, labels):
             for label, values in block.items():
                 found = values.cpu().numpy()
                 target = out.setdefault(label, np.zeros((n, m, *split.tail), dtype))
                 target[here, there] = (found + split.mirror(found)) / 2 if same and here == there else found
                 if same and here != there:
                     target[there, here] = split.mirror(found)
+            if same and here == there:
+                index = np.arange(here.start, here.stop)
+                for label, values in own.items():
+                    out[label][index, index] = values.cpu().numpy()
         self.require_finite(jacobian, trial, out, dict(zip(("X", "Y"), rows, strict=False)))
         return out
 
     def _blocks(
         self, jacobian: RowJacobian, trial: Trial, split: Split, rows: Any, sizes: Sizes, labels: Labels
-    ) -> Iterator[tuple[slice, slice, dict[str, torch.Tensor]]]:
-        """Yield blocks of the kernel: factors of some blocks of rows are held, those of the others made for them."""
+    ) -> Iterator[tuple[slice, slice, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+        """Yield blocks of the kernel, and the diagonals of those on it.
+
+        Factors of some blocks of rows are held, those of the others made for them.
+        """
         same, step = len(rows) == 1, sizes.rows
         n, m = inputs.length(rows[0]), inputs.length(rows[-1])
         left, right = _slices(n, step), _slices(m, step)
-        total = sum(len(left[: j + 1]) if same else len(left) for j in range(len(right))) if not same else 0
-        total = total or len(left) * (len(left) + 1) // 2
-        done = 0
+        done, total = 0, len(left) * (len(left) + 1) // 2 if same else len(left) * len(right)
         for first in range(0, len(left), sizes.held):
             group = left[first : first + sizes.held]
             kept = [jacobian.factors(trial, inputs.take(rows[0], part)) for part in group]
@@ -142,7 +156,9 @@ class ModuleJacobian:
                 for i, here in enumerate(group):
                     if own and first + i < j:
                         continue
-                    yield here, there, contracted(kept[i], other, split, labels)
+                    on = own and first + i == j
+                    diagonal = contracted(other, other, split, labels, itself=True) if on else {}
+                    yield here, there, contracted(kept[i], other, split, labels), diagonal
                     done += 1
                     self.report("kernel matrix", done, total)
 
@@ -230,7 +246,7 @@ def _row_numbers(trial: Trial, trained: Mapping[str, torch.Tensor]) -> tuple[flo
         else:
             kept += s * (c * o + (1 if site.kind == "lookup" else i))
     whole = sum(trained[name].numel() for name in trial.explicit)
-    return kept + c * whole, 1.5 * trial.numbers + 3 * trial.backward + formed + 2 * whole
+    return kept + c * whole, trial.numbers + 2 * trial.backward + formed + 2 * whole
 
 
 def layer_costs(trial: Trial, trained: Any, n: int, c: int, output: Any) -> tuple[LayerCost, ...]:

@@ -136,10 +136,17 @@ def contract(left: Factor, right: Factor, output: Output, xp: Any, *, itself: bo
     """
     n = _rows(left)
     order, _, held = _order(left, right, output, itself=itself)
+    if isinstance(left, Lookup) and isinstance(right, Affine):
+        found = contract(right, left, output, xp, itself=itself)
+        if itself:
+            return found.swapaxes(1, 2) if output == "full" else found
+        return found.swapaxes(0, 1).swapaxes(2, 3) if output == "full" else found.swapaxes(0, 1)
+    if isinstance(left, Affine) and isinstance(right, Lookup):
+        pairs = [(_part(left, i, 1), _part(right, i, 1) if itself else right) for i in range(n)]
+        found = xp.concatenate([_contract_table(a, b, output, xp) for a, b in pairs])
+        return found[:, 0] if itself else found
     if order == "jacobian":
-        a = jacobian(left, xp)
-        b = a if right is left else jacobian(right, xp)
-        return xp.einsum(_rule(PAIRS[output], itself), a, b)
+        return _contract_jacobians(left, right, output, xp, itself, held)
     step = max(1, int(n * SCRATCH // (held * _itemsize(left) + 1)))
     if step >= n:
         return _contract_signals(left, right, order, output, xp, itself)
@@ -148,6 +155,30 @@ def contract(left: Factor, right: Factor, output: Output, xp: Any, *, itself: bo
         there = _part(right, i, step) if itself else right
         parts.append(_contract_signals(_part(left, i, step), there, order, output, xp, itself))
     return xp.concatenate(parts)
+
+
+def _contract_jacobians(left: Factor, right: Factor, output: Output, xp: Any, itself: bool, held: float) -> Any:
+    """Form both Jacobians, of some of the weight's outputs at a time, and take their inner products."""
+    rule = _rule(PAIRS[output], itself)
+    if not (isinstance(left, Affine) and isinstance(right, Affine)):
+        a = jacobian(left, xp)
+        return xp.einsum(rule, a, a if right is left else jacobian(right, xp))
+    size = use_of(left).outputs
+    step = max(1, int(size * SCRATCH // (held * _itemsize(left) + 1)))
+    total: Any = 0
+    for i in range(0, size, step):
+        some = [Affine(f.signals, f.backward[:, :, :, i : i + step]) for f in (left, right)]
+        a = jacobian(some[0], xp)
+        total = total + xp.einsum(rule, a, a if right is left else jacobian(some[1], xp))
+    return total
+
+
+def _contract_table(left: Affine, right: Lookup, output: Output, xp: Any) -> Any:
+    """Contract a weight's Jacobian at one row with that of the same numbers used as a table."""
+    picked = left.backward[0][:, :, right.tokens]  # (c, S, m, T)
+    inner = xp.einsum("si,mbti->smbt", left.signals[0], right.backward)
+    rule = {"full": "asmt,smbt->mab", "trace": "asmt,smat->m", "diagonal": "asmt,smat->ma"}[output]
+    return xp.einsum(rule, picked, inner)[None]
 
 
 def _order(left: Factor, right: Factor, output: Output, *, itself: bool) -> tuple[str, float, float]:
