@@ -62,7 +62,7 @@ def empirical_ntk(
         output: "full", "trace" (mean over outputs) or "diagonal", as for `widelimit.empirical_ntk`.
         trace_axes: axes of the outputs over which the mean is taken, instead of `output`; the rows are axis 0.
         diagonal_axes: axes of the outputs of which only equal indices meet.
-        of: of(outputs, X) -> (n,) or (n, ...), differentiated in place of the outputs: some of them, a loss of each row.
+        of: of(outputs, X) -> (n,) or (n, ...), taken in place of the outputs: some of them, a loss of each row.
         parameters: names, shell patterns such as "layers.0.*", or a function of the name; all trainable ones if None.
         memory: GiB of working memory; 0.75 unless given, or half of what is free if that is less.
         progress: called as progress(stage, done, total) after every pair of blocks of rows.

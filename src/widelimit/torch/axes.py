@@ -1,13 +1,14 @@
 """The axes of a module's outputs stand in full, on the diagonal, or under a mean in the kernel."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from widelimit.kernels.empirical import factors
-from widelimit.kernels.empirical.outputs import Output
 from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
+from widelimit.kernels.empirical.outputs import Output
 from widelimit.validation import shown
 
 
@@ -22,7 +23,7 @@ class Axes(NamedTuple):
         """Return the axes of outputs of this shape. Raises: ValueError: an axis that they do not have, or twice."""
         rank = len(outputs)
         if self.output is not None:
-            kinds = [self.output] * rank
+            kinds: list[str] = [self.output] * rank
         else:
             kinds = ["full"] * rank
             for kind, chosen in (("trace", self.trace), ("diagonal", self.diagonal)):
@@ -36,7 +37,7 @@ class Axes(NamedTuple):
                     kinds[own] = kind
         parts = {name: [i for i in range(rank) if kinds[i] == name] for name in ("diagonal", "full", "trace")}
         sizes = {name: tuple(outputs[i] for i in found) for name, found in parts.items()}
-        index = np.arange(int(np.prod(outputs))).reshape(outputs).transpose(*sum(parts.values(), []))
+        index = np.arange(int(np.prod(outputs))).reshape(outputs).transpose(*itertools.chain(*parts.values()))
         table = index.reshape([int(np.prod(sizes[name])) for name in parts])
         flat = self.output == "full"
         full = (int(np.prod(sizes["full"])),) if flat else sizes["full"]
@@ -82,7 +83,8 @@ class Split(NamedTuple):
             x, y = (_chosen(part, row[0]) for part in (a, b))
             return factors.contract(x, y, "trace", torch, itself=itself)
         pairs = [(_chosen(a, index), _chosen(b, index)) for index in row.T]
-        return sum(factors.contract(x, y, "full", torch, itself=itself) for x, y in pairs)  # type: ignore[return-value]
+        total: Any = sum(factors.contract(x, y, "full", torch, itself=itself) for x, y in pairs)
+        return total
 
 
 def _chosen(factor: Factor, outputs: np.ndarray) -> Factor:

@@ -1,4 +1,4 @@
-"""Inputs and outputs of a module: an array, or tuples and dictionaries of them, whose leading axis is that of the rows."""
+"""Inputs and outputs of a module are arrays, or tuples and dictionaries of them; their first axis is the rows'."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from widelimit.validation import shown
 
 def leaves(tree: Any) -> list[Any]:
     """Return the arrays and other values of nested tuples, lists and dictionaries."""
-    return _pytree.tree_leaves(tree)
+    return list(_pytree.tree_leaves(tree))
 
 
 def map_tree(function: Callable[[torch.Tensor], Any], tree: Any) -> Any:

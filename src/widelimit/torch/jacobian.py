@@ -89,7 +89,7 @@ class RowJacobian:
                 f"the module fails for inputs of {inputs.describe(rows)}: {first_line(error)} A tuple of arrays is "
                 f"passed as module(*arrays), a dictionary as module(**arrays), integers as they are."
             ) from error
-        if values.ndim and values.shape[0] != 1 or values.numel() == 0:
+        if (values.ndim and values.shape[0] != 1) or values.numel() == 0:
             raise ValueError(
                 f"the module must give a row of outputs for every row of inputs; it mapped one row to "
                 f"{tuple(values.shape)}."

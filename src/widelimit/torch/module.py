@@ -1,4 +1,4 @@
-"""The tangent kernel of a module is the sum over its parameters of inner products of their Jacobians, block by block."""
+"""The tangent kernel of a module is a sum over parameters of inner products of Jacobians, computed block by block."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -186,9 +186,9 @@ class ModuleJacobian:
                 broken = _broken(jacobian.factors(trial, inputs.take(rows, slice(i, i + 1))))
                 if broken:
                     raise ValueError(
-                        f"the Jacobian of the module at row {i} of {name} is NaN or infinite, from {broken[-1]} back to "
-                        f"the inputs ({len(broken)} of {len(self.trained)} parameters). Usual causes: sqrt, norm or log "
-                        f"at 0, a division by 0, an overflow."
+                        f"the Jacobian of the module at row {i} of {name} is NaN or infinite, from {broken[-1]} back "
+                        f"to the inputs ({len(broken)} of {len(self.trained)} parameters). Usual causes: sqrt, norm or "
+                        f"log at 0, a division by 0, an overflow."
                     )
         raise ValueError("the kernel overflows: scale the outputs of the module down, or pass X in float64.")
 

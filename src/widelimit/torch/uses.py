@@ -1,5 +1,6 @@
 """Every use of a trainable parameter in a module's forward pass is seen, and what Jacobians need of it is kept."""
 
+import itertools
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -55,12 +56,12 @@ class Site(NamedTuple):
 
 
 @final
-class Watch(TorchFunctionMode):
+class Watch(TorchFunctionMode):  # type: ignore[misc]
     """Functions of torch are called with other values of the parameters, and uses that are understood are noted.
 
-    Without taps the pass is a trial: it finds sites, the shapes of their results, and `unknown`, the names of parameters
-    that are used in other ways, whose Jacobians are taken by automatic differentiation. With taps, zeros of these
-    shapes, they are added to the results, so that derivatives by them are the backward signals.
+    Without taps the pass is a trial: it finds sites, the shapes of their results, and `unknown`, the names of
+    parameters that are used in other ways, whose Jacobians are taken by automatic differentiation. With taps,
+    zeros of these shapes, they are added to the results, so that derivatives by them are the backward signals.
     """
 
     def __init__(self, values: Mapping[int, torch.Tensor], names: Mapping[int, str], taps: Any = None) -> None:
@@ -183,7 +184,7 @@ def _is_view(t: torch.Tensor, storage: int) -> bool:
     return same and all(s != 0 for n, s in zip(t.shape, t.stride(), strict=True) if n > 1)
 
 
-def _affine(watch: Watch, x: torch.Tensor, weight: Any, result: torch.Tensor, *, turned: bool) -> Any:
+def _affine(watch: Watch, x: torch.Tensor, weight: Any, *, turned: bool) -> Any:
     place = watch.place(weight, turned=turned)
     if place is None:
         return None
@@ -197,21 +198,21 @@ def _linear(watch: Watch, func: Any, input: Any, weight: Any, bias: Any = None) 
     if watch.place(input) or weight.ndim != 2:
         return NotImplemented
     result = func(input, weight, bias)
-    return watch.tap(result, _affine(watch, input, weight, result, turned=False), watch.offset(bias, result, (-1,)))
+    return watch.tap(result, _affine(watch, input, weight, turned=False), watch.offset(bias, result, (-1,)))
 
 
 def _matmul(watch: Watch, func: Any, input: Any, other: Any) -> Any:
     if watch.place(input) or other.ndim != 2 or watch.place(other) is None:
         return NotImplemented
     result = func(input, other)
-    return watch.tap(result, _affine(watch, input, other, result, turned=True))
+    return watch.tap(result, _affine(watch, input, other, turned=True))
 
 
 def _addmm(watch: Watch, func: Any, input: Any, mat1: Any, mat2: Any) -> Any:
     if watch.place(mat1) or input.ndim != 1:
         return NotImplemented
     result = func(input, mat1, mat2)
-    return watch.tap(result, _affine(watch, mat1, mat2, result, turned=True), watch.offset(input, result, (-1,)))
+    return watch.tap(result, _affine(watch, mat1, mat2, turned=True), watch.offset(input, result, (-1,)))
 
 
 def _conv(
@@ -241,7 +242,7 @@ def _conv(
 
 
 def _embedding(
-    watch: Watch, func: Any, weight: Any, indices: Any, padding_idx: int = -1, scale: bool = False, sparse: bool = False
+    watch: Watch, func: Any, weight: Any, indices: Any, padding_idx: int = -1, scale: bool = False, *_: Any
 ) -> Any:
     place = watch.place(weight)
     if place is None or scale:
@@ -284,8 +285,8 @@ def _group_norm(
 
 
 def _batch_norm(
-    watch: Watch, func: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float,
-    eps: float, *_: Any,
+    watch: Watch, _: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, __: float,
+    eps: float, *___: Any,
 ) -> Any:  # fmt: skip
     if training or watch.place(x) or weight is None or bias is None:
         return NotImplemented
@@ -301,12 +302,12 @@ def _batch_norm(
 
 
 def _instance_norm(
-    watch: Watch, func: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, own: bool, momentum: float,
-    eps: float, *_: Any,
+    watch: Watch, func: Any, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, own: bool, _: float,
+    eps: float, *__: Any,
 ) -> Any:  # fmt: skip
     if watch.place(x) or (not own and mean is None):
         return NotImplemented
-    return _gains(watch, func(x, None, None, mean, variance, own, momentum, eps, False), weight, bias, (1 - x.ndim,))
+    return _gains(watch, func(x, None, None, mean, variance, own, 0.0, eps, False), weight, bias, (1 - x.ndim,))
 
 
 def _aligned(p: torch.Tensor, result: torch.Tensor) -> tuple[int, ...] | None:
@@ -338,7 +339,7 @@ def _mul(watch: Watch, func: Any, a: Any, b: Any) -> Any:
 
 
 def _attention(
-    watch: Watch, func: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+    _: Watch, __: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: Any = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
     """softmax(q k^T scale + mask) v: torch's fused form of it has no rule for several backward signals at once."""
@@ -380,7 +381,7 @@ def explicit_names(watch: Watch) -> frozenset[str]:
     mixed = set()
     for name, found in places.items():
         row = sorted(found, key=lambda p: p.offset)
-        if any(a.end > b.offset for a, b in zip(row, row[1:], strict=False)):
+        if any(a.end > b.offset for a, b in itertools.pairwise(row)):
             mixed.add(name)
     return frozenset(watch.unknown) | mixed
 
