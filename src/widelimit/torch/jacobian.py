@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -117,7 +117,7 @@ class RowJacobian:
         for i in range(n):
             row = inputs.take(rows, slice(i, i + 1))
             found.append(self._block(self.trial(row), row, batched=False))
-        return {place: [_joined(parts) for parts in zip(*(f[place] for f in found), strict=True)] for place in found[0]}
+        return joined(found)
 
     def _block(self, trial: Trial, rows: Any, *, batched: bool) -> Factors:
         n, c = inputs.length(rows), trial.count
@@ -175,6 +175,12 @@ def _backward(values: torch.Tensor, leaves: list[torch.Tensor], start: int, stop
     return [(z if g is None else g).detach().transpose(0, 1) for g, z in zip(found, zero, strict=True)]
 
 
+def _empty(part: torch.Tensor, c: int) -> torch.Tensor:
+    """Make room for c outputs; of backward signals (n, c, S, O), in memory (n, S, c, O), which all products take."""
+    n, _, *rest = part.shape
+    return part.new_empty(n, c, *rest) if len(rest) == 1 else part.new_empty(n, rest[0], c, rest[1]).transpose(1, 2)
+
+
 @final
 class Pieces:
     """Factors are filled output by output: backward signals, or the Jacobian where that is smaller."""
@@ -199,10 +205,8 @@ class Pieces:
             g = back[site.tap]
             part = _summed(site, g, self.ready[k], whole=whole_jacobian(site, self.trial.count))
             if k not in self.kept:
-                shape = (self.n, self.trial.count, *part.shape[2:])
-                self.kept[k] = part.new_empty(shape) if part.shape != shape else part
-            if self.kept[k] is not part:
-                self.kept[k][:, start:stop] = part
+                self.kept[k] = _empty(part, self.trial.count)
+            self.kept[k][:, start:stop] = part
         for name, g in whole.items():
             if name not in self.whole:
                 self.whole[name] = g.new_empty((self.n, self.trial.count, *g.shape[2:]))
@@ -248,9 +252,9 @@ def _summed(site: Site, g: torch.Tensor, signal: Any, *, whole: bool) -> torch.T
         g = g.movedim(axis, -1)
     g = g.reshape(n, c, -1, site.use.outputs)
     if site.kind == "lookup":
-        return g * (signal != site.padding)[:, None, :, None] if site.padding >= 0 else g.contiguous()
+        return g * (signal != site.padding)[:, None, :, None] if site.padding >= 0 else g
     if not whole:
-        return g.contiguous()
+        return g
     if c == 1:
         return torch.bmm(g[:, 0].transpose(1, 2), signal).reshape(n, 1, -1)
     return torch.bmm(g.transpose(2, 3).reshape(n, -1, g.shape[2]), signal).reshape(n, c, -1)
@@ -293,16 +297,24 @@ def _grouped(site: Site, g: torch.Tensor, signal: torch.Tensor, axis: int) -> to
     return torch.einsum("ncsgo,nsgi->ncgoi", back, a).flatten(2)
 
 
-def _joined(parts: tuple[Factor, ...]) -> Factor:
-    """Return the factors of single rows as those of all: whole Jacobians where their positions differ."""
+def joined(parts: Sequence[Factors]) -> Factors:
+    """Return the factors of blocks of rows as those of all their rows; empties the blocks on the way."""
+    if len(parts) == 1:
+        return parts[0]
+    return {
+        place: [_joined(own) for own in zip(*(part.pop(place) for part in parts), strict=True)]
+        for place in list(parts[0])
+    }
+
+
+def _joined(parts: tuple[Any, ...]) -> Factor:
+    """Return one factor for all rows: whole Jacobians where the rows' positions differ."""
     first = parts[0]
-    if isinstance(first, Affine):
-        same = all(isinstance(p, Affine) and p.backward.shape == first.backward.shape for p in parts)
-        if same:
-            return Affine(torch.cat([p.signals for p in parts]), torch.cat([p.backward for p in parts]))  # type: ignore[union-attr]
-    if isinstance(first, Lookup):
-        same = all(isinstance(p, Lookup) and p.backward.shape == first.backward.shape for p in parts)
-        if same:
-            tokens = torch.cat([p.tokens for p in parts])  # type: ignore[union-attr]
-            return Lookup(tokens, torch.cat([p.backward for p in parts]), first.rows)  # type: ignore[union-attr]
+    if isinstance(first, Affine | Lookup):
+        alike = all(type(p) is type(first) and p.backward.shape[1:] == first.backward.shape[1:] for p in parts)
+        if alike:
+            backward = torch.cat([p.backward.transpose(1, 2) for p in parts]).transpose(1, 2)
+            if isinstance(first, Lookup):
+                return Lookup(torch.cat([p.tokens for p in parts]), backward, first.rows)
+            return Affine(torch.cat([p.signals for p in parts]), backward)
     return Explicit(torch.cat([factors.jacobian(p, torch) for p in parts]))

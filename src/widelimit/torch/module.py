@@ -12,7 +12,7 @@ from widelimit import memory
 from widelimit.progress import Report
 from widelimit.torch import inputs
 from widelimit.torch.axes import Axes, Split
-from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, whole_jacobian
+from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, joined, whole_jacobian
 from widelimit.torch.plan import LayerCost, ModulePlan
 from widelimit.torch.rowwise import require_rowwise_module
 
@@ -143,24 +143,30 @@ class ModuleJacobian:
 
         Factors of some blocks of rows are held, those of the others made for them.
         """
-        same, step = len(rows) == 1, sizes.rows
+        same = len(rows) == 1
         n, m = inputs.length(rows[0]), inputs.length(rows[-1])
-        left, right = _slices(n, step), _slices(m, step)
-        done, total = 0, len(left) * (len(left) + 1) // 2 if same else len(left) * len(right)
-        for first in range(0, len(left), sizes.held):
-            group = left[first : first + sizes.held]
-            kept = [jacobian.factors(trial, inputs.take(rows[0], part)) for part in group]
-            for j, there in enumerate(right[: first + len(group)] if same else right):
-                own = same and j >= first
-                other = kept[j - first] if own else jacobian.factors(trial, inputs.take(rows[-1], there))
-                for i, here in enumerate(group):
-                    if own and first + i < j:
-                        continue
-                    on = own and first + i == j
-                    diagonal = contracted(other, other, split, labels, itself=True) if on else {}
-                    yield here, there, contracted(kept[i], other, split, labels), diagonal
-                    done += 1
-                    self.report("kernel matrix", done, total)
+        groups, right = _slices(n, sizes.rows * sizes.held), _slices(m, sizes.rows)
+        done, total = 0, int(_work(n, m, sizes, same)[1])
+        for group in groups:
+            kept = self._factors(jacobian, trial, rows[0], group, sizes.rows)
+            if same:
+                diagonal = contracted(kept, kept, split, labels, itself=True)
+                yield group, group, contracted(kept, kept, split, labels), diagonal
+                done += 1
+                self.report("kernel matrix", done, total)
+            for there in right:
+                if same and there.start >= group.start:
+                    break
+                other = jacobian.factors(trial, inputs.take(rows[-1], there))
+                yield group, there, contracted(kept, other, split, labels), {}
+                done += 1
+                self.report("kernel matrix", done, total)
+
+    @staticmethod
+    def _factors(jacobian: RowJacobian, trial: Trial, rows: Any, group: slice, step: int) -> Factors:
+        parts = _slices(group.stop - group.start, step)
+        there = [slice(group.start + p.start, group.start + p.stop) for p in parts]
+        return joined([jacobian.factors(trial, inputs.take(rows, part)) for part in there])
 
     def diagonal(self, X: Any, labels: Labels) -> dict[str, np.ndarray]:
         """Compute the kernels of every row with itself, (n, ...), one a label."""
@@ -200,15 +206,19 @@ class ModuleJacobian:
         n, m, c = inputs.length(rows[0]), inputs.length(rows[-1]), trial.count
         itemsize = _itemsize(jacobian)
         sizes = self.sizes(trial, n, itemsize, split.output)
-        costs = layer_costs(trial, self.trained, min(n, sizes.rows), c, split.output)
+        costs = layer_costs(trial, self.trained, min(n, sizes.rows * sizes.held), c, split.output)
         blocks, pairs = _work(n, m, sizes, Y is None)
-        part = inputs.take(rows[0], slice(0, sizes.rows))
-        jacobian.factors(trial, inputs.take(part, slice(0, 1)))  # the first call of a process loads code
+        part = slice(0, min(n, sizes.rows))
+        jacobian.factors(trial, inputs.take(rows[0], slice(0, 1)))  # the first call of a process loads code
         begin = time.perf_counter()
-        found = jacobian.factors(trial, part)
+        found = jacobian.factors(trial, inputs.take(rows[0], part))
         middle = time.perf_counter()
         contracted(found, found, split, str)
-        seconds = blocks * (middle - begin) + pairs * (time.perf_counter() - middle)
+        rate = sum(e.flops for e in layer_costs(trial, self.trained, part.stop, c, split.output))
+        contracting = (time.perf_counter() - middle) * sum(e.flops for e in costs) / rate
+        seconds = blocks * (middle - begin) + pairs * contracting * (
+            1 if Y is None and sizes.rows * sizes.held >= n else 1 / sizes.held
+        )
         result = float(itemsize) * n * m * np.prod(split.tail, dtype=float)
         return ModulePlan(
             n, m, c, sizes.rows, sizes.held, blocks, pairs, costs, trial.flops, sizes.bytes, result, seconds
@@ -228,8 +238,8 @@ def _work(n: int, m: int, sizes: Sizes, same: bool) -> tuple[float, float]:
     left, right, held = -(-n // sizes.rows), -(-m // sizes.rows), sizes.held
     groups = range(0, left, held)
     if same:
-        return float(left + sum(groups)), left * (left + 1) / 2
-    return float(left + len(groups) * right), float(left * right)
+        return float(left + sum(groups)), float(len(groups) + sum(groups))
+    return float(left + len(groups) * right), float(len(groups) * right)
 
 
 def _row_numbers(trial: Trial, trained: Mapping[str, torch.Tensor]) -> tuple[float, float]:

@@ -71,15 +71,17 @@ class Use(NamedTuple):
     inputs: int
     outputs: int
 
-    def order(self, n: int, m: int, c: int, output: Output) -> tuple[str, float, float]:
+    def order(self, n: int, m: int, c: int, output: Output, *, same: bool = False) -> tuple[str, float, float]:
         """Return the order of fewest flops for an `Affine`, with flops and numbers held for n x m pairs of rows.
+
+        `same`: of rows with themselves.
 
         "signals": inner products of A and of G at all pairs of positions; "mixed", for all pairs of outputs: the former
         times G of one side, then G of the other; "jacobian": J of both, then their inner products.
         """
         s, i, o = self
         kept = c * c if output == "full" else 1
-        pairs, each = 2.0 * n * m, 2.0 * c * s * i * o * (n + m)
+        pairs, each = 2.0 * n * m, 2.0 * c * s * i * o * (n if same else n + m)
         orders = {
             "signals": (pairs * s * s * (i + c * o * (c if output == "full" else 1)), n * m * s * s * (1 + kept)),
             "mixed": (pairs * s * (s * i + c * o * (s + c)), n * m * s * (s + c * o)),
@@ -187,7 +189,7 @@ def _order(left: Factor, right: Factor, output: Output, *, itself: bool) -> tupl
         return "jacobian", 0.0, 0.0
     n, m, a, b = _rows(left), 1 if itself else _rows(right), use_of(left), use_of(right)
     mean = Use(math.isqrt(a.positions * b.positions), a.inputs, a.outputs)
-    return mean.order(n, m, _outputs(left), output)
+    return mean.order(n, m, _outputs(left), output, same=left is right)
 
 
 def _contract_signals(left: Any, right: Any, order: str, output: Output, xp: Any, itself: bool) -> Any:
