@@ -240,7 +240,7 @@ def test_names_of_the_papers_table_exist():
     assert len(names) > 30
     for name in names:
         if name == "widelimit.torch.empirical_ntk":  # PyTorch is an extra
-            assert "def empirical_ntk(" in (SOURCE / "torch.py").read_text()
+            assert "def empirical_ntk(" in (SOURCE / "torch" / "__init__.py").read_text()
         else:
             assert exists(name), name
     assert not exists("GradientFlow.planted")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from torch.utils import _pytree
@@ -105,7 +106,7 @@ def _tensor(name: str, leaf: Any, device: torch.device) -> Any:
                 f"or a NumPy array."
             )
         found = leaf.detach()
-    elif isinstance(leaf, np.ndarray) or hasattr(leaf, "__array__"):
+    elif isinstance(leaf, np.ndarray | np.generic | jax.Array):
         array = np.asarray(leaf)
         if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
             raise TypeError(f"{name} has dtype {array.dtype}; floats, integers or booleans are needed.")

@@ -65,7 +65,7 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
     """
 
     def __init__(self, values: Mapping[int, torch.Tensor], names: Mapping[int, str], taps: Any = None) -> None:
-        super().__init__()
+        TorchFunctionMode.__init__(self)
         self.values, self.taps = values, taps
         self.tracked: dict[int, tuple[torch.Tensor, str]] = {
             id(values[own]): (values[own], name) for own, name in names.items()
@@ -98,7 +98,7 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
             return self.values.get(id(tree), tree)
         if isinstance(tree, list | tuple) and not isinstance(tree, torch.Size):
             parts = [self._valued(part) for part in tree]
-            return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+            return parts if isinstance(tree, list) else tuple(parts)
         return {key: self._valued(part) for key, part in tree.items()} if type(tree) is dict else tree
 
     def _note(self, func: Any, found: list[torch.Tensor], result: Any) -> None:
