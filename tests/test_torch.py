@@ -1,7 +1,6 @@
 """The empirical NTK of PyTorch modules against autograd row by row and against this library's own on equal networks."""
 
 import copy
-import math
 
 import numpy as np
 import pytest
@@ -283,7 +282,10 @@ def chain(*layers):
 
 nn = torch.nn
 LAYERS = {
-    "conv1d": (lambda: chain(nn.Conv1d(2, 4, 3, padding="same", dilation=2), nn.GELU(), nn.Flatten(), nn.Linear(36, 2)), (2, 9)),
+    "conv1d": (
+        lambda: chain(nn.Conv1d(2, 4, 3, padding="same", dilation=2), nn.GELU(), nn.Flatten(), nn.Linear(36, 2)),
+        (2, 9),
+    ),
     "conv2d": (
         lambda: chain(
             nn.Conv2d(2, 4, 3, stride=2, padding=1, dilation=2),
@@ -294,27 +296,48 @@ LAYERS = {
         ),
         (2, 9, 9),
     ),
-    "conv3d": (lambda: chain(nn.Conv3d(2, 4, 2, stride=(1, 2, 1)), nn.Tanh(), nn.Flatten(), nn.Linear(96, 2)), (2, 4, 4, 5)),
-    "transposed": (lambda: chain(nn.ConvTranspose2d(2, 3, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(147, 2)), (2, 3, 3)),
-    "batch": (lambda: chain(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(True), nn.Flatten(), nn.Linear(36, 2)), (2, 5, 5)),
+    "conv3d": (
+        lambda: chain(nn.Conv3d(2, 4, 2, stride=(1, 2, 1)), nn.Tanh(), nn.Flatten(), nn.Linear(96, 2)),
+        (2, 4, 4, 5),
+    ),
+    "transposed": (
+        lambda: chain(nn.ConvTranspose2d(2, 3, 3, stride=2), nn.Tanh(), nn.Flatten(), nn.Linear(147, 2)),
+        (2, 3, 3),
+    ),
+    "batch": (
+        lambda: chain(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(True), nn.Flatten(), nn.Linear(36, 2)),
+        (2, 5, 5),
+    ),
     "norms": (
         lambda: chain(
-            nn.LayerNorm([2, 5, 5]), nn.GroupNorm(1, 2), nn.InstanceNorm2d(2, affine=True), nn.Flatten(), nn.RMSNorm(50), nn.Linear(50, 2)
+            nn.LayerNorm([2, 5, 5]),
+            nn.GroupNorm(1, 2),
+            nn.InstanceNorm2d(2, affine=True),
+            nn.Flatten(),
+            nn.RMSNorm(50),
+            nn.Linear(50, 2),
         ),
         (2, 5, 5),
     ),
     "encoder": (
-        lambda: chain(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2), nn.Flatten(), nn.Linear(40, 2)),
+        lambda: chain(
+            nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),
+            nn.Flatten(),
+            nn.Linear(40, 2),
+        ),
         (5, 8),
     ),
     "lstm": (lambda: Recurrent(nn.LSTM), (5, 4)),
     "gru": (lambda: Recurrent(nn.GRU), (5, 4)),
     "prelu": (lambda: chain(nn.Linear(4, 4), nn.PReLU(4), nn.Linear(4, 2)), (4,)),
-    "weight_norm": (lambda: chain(nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 2)), (4,)),
+    "weight_norm": (
+        lambda: chain(nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)), nn.Tanh(), nn.Linear(5, 2)),
+        (4,),
+    ),
     "bilinear": (lambda: Twice(nn.Bilinear(4, 4, 2)), (4,)),
     "vision": (Vision, (5, 8)),
     "compiled": (lambda: chain(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), (4,)),
-}  # fmt: skip
+}
 
 
 class Twice(torch.nn.Module):
@@ -411,11 +434,11 @@ def test_axes_of_outputs_of_any_rank():
     assert close(door(module).cross(X, Y), np.einsum("nap,mbp->nmab", a.reshape(3, 12, -1), b.reshape(3, 12, -1)))
     assert close(door(module, output="diagonal").cross(X, Y), np.einsum("nijkp,mijkp->nmijk", a, b))
     cases = [
-        ({"trace_axes": (-1,)}, "nijkp,mabkp->nmijab", 2),
-        ({"trace_axes": (1,), "diagonal_axes": (3,)}, "nijkp,mibkp->nmkjb", 2),
-        ({"trace_axes": (1, 2), "diagonal_axes": (-1,)}, "nijkp,mijkp->nmk", 6),
-        ({"diagonal_axes": (2,)}, "nijkp,majbp->nmjikab", 1),
-        ({"trace_axes": (1, 2, 3)}, "nijkp,mijkp->nm", 12),
+        ({"trace_axes": (-1,)}, "nijkp,mabkp->nmiajb", 2),
+        ({"trace_axes": (0,), "diagonal_axes": (2,)}, "nijkp,mibkp->nmjbk", 2),
+        ({"trace_axes": (0, 1), "diagonal_axes": (-1,)}, "nijkp,mijkp->nmk", 6),
+        ({"diagonal_axes": (1,)}, "nijkp,majbp->nmiajkb", 1),
+        ({"trace_axes": (0, 1, 2)}, "nijkp,mijkp->nm", 12),
     ]
     for options, rule, divisor in cases:
         kernel = door(module, **options)
@@ -424,8 +447,8 @@ def test_axes_of_outputs_of_any_rank():
         assert close(kernel.gram(X), np.einsum(rule, a, a) / divisor)
         own = np.einsum(rule, a, a) / divisor
         assert close(kernel.diag(X), own[np.arange(3), np.arange(3)])
-    with pytest.raises(ValueError, match="trace_axes has 4"):
-        door(module, trace_axes=(4,)).gram(X)
+    with pytest.raises(ValueError, match="trace_axes has 3"):
+        door(module, trace_axes=(3,)).gram(X)
     with pytest.raises(ValueError, match="same thing"):
         door(module, output="trace", trace_axes=(1,))
 
@@ -518,3 +541,25 @@ class Autocast(torch.nn.Module):
 class Bad2(torch.nn.Module):
     def forward(self, x):
         return (x - x.detach()).norm(dim=1, keepdim=True).sqrt() + x
+
+
+def test_images_and_tokens_go_through_inference_and_to_disk(tmp_path):
+    torch.manual_seed(0)
+    module = chain(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2)).double()
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((N, 1, 5, 5)), rng.standard_normal((N, 2))
+    full, trace = (widelimit.torch.empirical_ntk(module, output=name) for name in ("full", "trace"))
+    assert np.abs(wl.gradient_flow(full, X, y).predict(X, np.inf) - y).max() < 1e-8
+    assert np.abs(wl.posterior(trace, X, y).mean(X) - y).max() < 1e-8
+    assert close((trace + 2.0 * trace).gram(X), 3 * trace.gram(X))
+    stored = wl.stored_gram(trace, X, tmp_path / "k.zarr")
+    assert close(stored[:], trace.gram(X))
+    with torch.no_grad():
+        module[0].weight.mul_(1.5)
+    other = widelimit.torch.empirical_ntk(module, output="trace")
+    with pytest.raises(ValueError, match=r"k\.zarr"):  # the matrix of other parameters
+        wl.stored_gram(other, X, tmp_path / "k.zarr")
+    tokens = rng.integers(0, 11, (4, 5))
+    language = widelimit.torch.empirical_ntk(Language().double().eval(), output="trace")
+    targets = np.arange(4.0)
+    assert np.abs(wl.posterior(language, tokens, targets).mean(tokens) - targets).max() < 1e-8

@@ -7,6 +7,7 @@ it is; a store of anything else is refused. A second copy of them serves where t
 
 import dataclasses
 import errno
+import inspect
 import json
 import os
 import re
@@ -86,7 +87,8 @@ def _description(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if callable(value):
-        return f"{value.__module__}.{value.__qualname__}"
+        named = value if inspect.isroutine(value) or isinstance(value, type) else type(value)
+        return f"{named.__module__}.{named.__qualname__}"
     array = np.asarray(value)
     return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": _hash(array)}
 

@@ -60,7 +60,7 @@ def empirical_ntk(
             dictionary (module(**X)) of arrays; integers are passed as they are. Outputs (n, ...) of any rank; the
             logits of a Hugging Face model; several tensors are laid side by side.
         output: "full", "trace" (mean over outputs) or "diagonal", as for `widelimit.empirical_ntk`.
-        trace_axes: axes of the outputs over which the mean is taken, instead of `output`; the rows are axis 0.
+        trace_axes: axes of the outputs, behind the rows, over which the mean is taken; instead of `output`.
         diagonal_axes: axes of the outputs of which only equal indices meet.
         of: of(outputs, X) -> (n,) or (n, ...), taken in place of the outputs: some of them, a loss of each row.
         parameters: names, shell patterns such as "layers.0.*", or a function of the name; all trainable ones if None.
@@ -69,8 +69,8 @@ def empirical_ntk(
 
     Returns:
         A kernel with gram, cross, diag, parts and explain, whose results are NumPy arrays; "full" is a matrix-valued
-        kernel (outputs of any rank side by side), "trace" a scalar one, like all others. With axes: (n, m, diagonal
-        axes, full axes, full axes again).
+        kernel (outputs of any rank side by side), "trace" a scalar one, like all others. With axes: (n, m, ...), in
+        their order one for each of diagonal_axes and two for each of the others, those traced left out.
 
     Raises:
         TypeError, ValueError: not a module, no trainable parameters, an unknown option, layers in training mode whose
@@ -89,9 +89,9 @@ def empirical_ntk(
     module = getattr(module, "_orig_mod", module)
     _check_mode(module)
     trained = _trained(module, parameters)
-    sums = {name: bits(t) for name, t in named_tensors(module).items()}
+    sums = tuple((name, bits(t)) for name, t in named_tensors(module).items())
     kind = ModuleDiagonal if axes.output is None else _CLASSES[output]
-    return kind(ModuleJacobian(module, trained, sums, of, axes, budget, progress or no_progress))
+    return kind(ModuleJacobian(module, tuple(trained), sums, of, axes, budget, progress or no_progress))
 
 
 def _trained(module: torch.nn.Module, chosen: Names | None) -> dict[str, torch.Tensor]:

@@ -28,11 +28,11 @@ class Axes(NamedTuple):
             kinds = ["full"] * rank
             for kind, chosen in (("trace", self.trace), ("diagonal", self.diagonal)):
                 for axis in chosen:
-                    own = axis - 1 if axis > 0 else axis + rank
-                    if axis == 0 or not 0 <= own < rank or kinds[own] != "full":
+                    own = axis + rank if axis < 0 else axis
+                    if not 0 <= own < rank or kinds[own] != "full":
                         raise ValueError(
                             f"{kind}_axes has {axis}; outputs of shape (n, {', '.join(map(str, outputs))}) have the "
-                            f"axes {[*range(1, rank + 1)]}, or {[*range(-rank, 0)]}, each taken once."
+                            f"axes {[*range(rank)]} after the rows, or {[*range(-rank, 0)]}, each taken once."
                         )
                     kinds[own] = kind
         parts = {name: [i for i in range(rank) if kinds[i] == name] for name in ("diagonal", "full", "trace")}
@@ -41,7 +41,13 @@ class Axes(NamedTuple):
         table = index.reshape([int(np.prod(sizes[name])) for name in parts])
         flat = self.output == "full"
         full = (int(np.prod(sizes["full"])),) if flat else sizes["full"]
-        return Split(table, (*sizes["diagonal"], *full, *full), len(full))
+        d, f = parts["diagonal"], parts["full"]
+        places = [*range(len(sizes["diagonal"]) + 2 * len(full))]
+        if not flat:  # in the order of the outputs' axes, both of a pair side by side
+            where = {axis: [i] for i, axis in enumerate(d)}
+            where |= {axis: [len(d) + i, len(d) + len(f) + i] for i, axis in enumerate(f)}
+            places = [place for axis in sorted(where) for place in where[axis]]
+        return Split(table, (*sizes["diagonal"], *full, *full), len(full), tuple(places))
 
 
 class Split(NamedTuple):
@@ -51,6 +57,8 @@ class Split(NamedTuple):
     tail: tuple[int, ...]
     full: int
     """Axes in full."""
+    order: tuple[int, ...]
+    """Places of `tail` in the result."""
 
     @property
     def output(self) -> Output:
@@ -63,6 +71,12 @@ class Split(NamedTuple):
         last = values.ndim - self.full
         first = last - self.full
         return values.transpose(1, 0, *range(2, first), *range(last, values.ndim), *range(first, last))
+
+    def result(self, values: np.ndarray, lead: int) -> np.ndarray:
+        """Return the kernel with its axes in the order of the outputs' axes."""
+        if self.order == tuple(range(len(self.tail))):
+            return values
+        return np.ascontiguousarray(values.transpose(*range(lead), *(lead + place for place in self.order)))
 
     def contract(self, a: Factor, b: Factor, *, itself: bool = False) -> torch.Tensor:
         """Compute one parameter's kernel, (n, m, *tail), or (n, *tail) of rows with themselves."""

@@ -1,5 +1,6 @@
 """Kernels of PyTorch modules are kernels like others, on NumPy arrays and on inputs of any form."""
 
+import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, final
@@ -7,6 +8,7 @@ from typing import Any, Literal, Self, final
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
@@ -60,35 +62,62 @@ def labels(by: By, names: Mapping[str, Any]) -> Callable[[str], str]:
     return block
 
 
-@final
-@pytree
-class ModuleKernel(Kernel):
-    """The kernel is the mean over outputs of a module's NTK; made with output="trace". JAX cannot differentiate it."""
+class _OfForm(abc.ABC):
+    """The kernel takes inputs of any form, and rows in which those of one form were packed."""
 
-    jacobian: ModuleJacobian = field(metadata={"static": True})
-    signature: Signature | None = field(default=None, metadata={"static": True})
-    """The form of inputs that were packed in rows, for kernels made of this one."""
+    jacobian: ModuleJacobian
+    signature: Signature | None
 
     def at(self, X: Any) -> Self:
-        found = Signature.of("X", X)
-        return self if found == self.signature else replace(self, signature=found)
+        found = None if isinstance(X, torch.Tensor) else Signature.of("X", X)
+        return self if found is None or found == self.signature else replace(self, signature=found)  # type: ignore[type-var]
 
     def points(self, name: str, X: Any) -> Array:
         if self.signature is None:
             return validation.points(name, X)
         return self.signature.rows(name, X, self.jacobian.dtype)
 
+    def _own(self, X: Any) -> Any:
+        """Return inputs as the module takes them."""
+        if self.signature is None or isinstance(X, torch.Tensor):
+            return X
+        packed = (
+            isinstance(X, np.ndarray | jax.Array)
+            and X.ndim == 2
+            and X.shape[1] == self.signature.width
+            and X.dtype.kind == "f"
+        )
+        rows = np.asarray(X if packed else self.signature.rows("X", X, self.jacobian.dtype))
+        with arithmetic(rows.dtype == np.float64):
+            return jax.tree.map(np.asarray, self.signature.inputs(jnp.asarray(rows)))
+
+    def _pairs(self, X: Any, Y: Any = None) -> np.ndarray:
+        return matrix(self.jacobian, self._own(X), None if Y is None or Y is X else self._own(Y))
+
+    def _alone(self, X: Any) -> np.ndarray:
+        return diagonal(self.jacobian, self._own(X))
+
+
+@final
+@pytree
+class ModuleKernel(_OfForm, Kernel):
+    """The kernel is the mean over outputs of a module's NTK; made with output="trace". JAX cannot differentiate it."""
+
+    jacobian: ModuleJacobian = field(metadata={"static": True})
+    signature: Signature | None = field(default=None, metadata={"static": True})
+    """The form of inputs that were packed in rows, for kernels made of this one."""
+
     def gram(self, X: Any) -> Any:
         """Compute (n, ...) -> (n, n), inputs of any form. Raises: as `Kernel.gram`, and as `empirical_ntk` says."""
-        return Kernel.gram(self, X) if isinstance(X, jax.Array) else matrix(self.jacobian, X)
+        return Kernel.gram(self, X) if isinstance(X, jax.Array) else self._pairs(X)
 
     def cross(self, X: Any, Y: Any) -> Any:
         """Compute (n, ...), (m, ...) -> (n, m). Raises: as `gram`."""
-        return Kernel.cross(self, X, Y) if validation.is_jax(X, Y) else matrix(self.jacobian, X, Y)
+        return Kernel.cross(self, X, Y) if validation.is_jax(X, Y) else self._pairs(X, Y)
 
     def diag(self, X: Any) -> Any:
         """Compute (n, ...) -> (n,). Raises: as `gram`."""
-        return Kernel.diag(self, X) if isinstance(X, jax.Array) else diagonal(self.jacobian, X)
+        return Kernel.diag(self, X) if isinstance(X, jax.Array) else self._alone(X)
 
     def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
         """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
@@ -100,18 +129,12 @@ class ModuleKernel(Kernel):
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         def pairs(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:
-            return matrix(self.jacobian, self._unpacked(a), None if itself else self._unpacked(b))
+            return self._pairs(a, None if itself else b)
 
         return self._outside(pairs, (len(x), len(y)), x, y, jnp.asarray(same))  # tiles trace `same`
 
     def diagonal(self, x: Any) -> Float[jax.Array, " n"]:
-        return self._outside(lambda a: diagonal(self.jacobian, self._unpacked(a)), (len(x),), x)
-
-    def _unpacked(self, rows: np.ndarray) -> Any:
-        if self.signature is None:
-            return rows
-        with arithmetic(rows.dtype == np.float64):
-            return jax.tree.map(np.asarray, self.signature.inputs(jnp.asarray(rows)))
+        return self._outside(self._alone, (len(x),), x)
 
     def _outside(self, function: Callable[..., np.ndarray], shape: tuple[int, ...], *arrays: jax.Array) -> jax.Array:
         """Call a function of NumPy arrays from within a JAX computation."""
@@ -123,10 +146,11 @@ class ModuleKernel(Kernel):
 
 @final
 @dataclass(frozen=True)
-class ModuleMatrixKernel(MatrixKernel):
+class ModuleMatrixKernel(_OfForm, MatrixKernel):
     """The kernel is K(x, x')[a, b] of a module, (n, m, c, c), all outputs side by side; made with output="full"."""
 
     jacobian: ModuleJacobian
+    signature: Signature | None = None
     count: int = 0
 
     @property
@@ -136,23 +160,23 @@ class ModuleMatrixKernel(MatrixKernel):
         return self.count
 
     def prepared(self, *inputs: Any) -> Self:
-        jacobian, (rows,) = self.jacobian.prepare(self.jacobian.rows("X", inputs[0]))
+        jacobian, (rows,) = self.jacobian.prepare(self.jacobian.rows("X", self._own(inputs[0])))
         return replace(self, count=self.jacobian.trial(jacobian, rows)[0].count)
 
     def block(self, X: Any, Y: Any) -> Float[np.ndarray, "n m c c"]:
-        return matrix(self.jacobian, X, Y)
+        return self._pairs(X, Y)
 
     def gram(self, X: Any) -> Float[np.ndarray, "n n c c"]:
         """Compute (n, ...) -> (n, n, c, c), with gram[i, j] = gram[j, i]^T to the bit. Raises: as `empirical_ntk`."""
-        return matrix(self.jacobian, X)
+        return self._pairs(X)
 
     def cross(self, X: Any, Y: Any) -> Float[np.ndarray, "n m c c"]:
         """Compute (n, ...), (m, ...) -> (n, m, c, c). Raises: as `gram`."""
-        return matrix(self.jacobian, X, Y)
+        return self._pairs(X, Y)
 
     def diag(self, X: Any) -> Float[np.ndarray, "n c c"]:
         """Compute (n, ...) -> (n, c, c). Raises: as `gram`."""
-        return diagonal(self.jacobian, X)
+        return self._alone(X)
 
     def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
         """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
@@ -166,7 +190,7 @@ class ModuleMatrixKernel(MatrixKernel):
 @final
 @dataclass(frozen=True)
 class ModuleDiagonal:
-    """The kernels stand for the axes of the outputs that are kept, (n, m, diagonal axes, full axes, full axes again).
+    """The kernels are (n, m, ...): one axis for an axis of the outputs that is paired with itself, two for any other.
 
     Made with output="diagonal", K(x, x')[a, a], or with trace_axes and diagonal_axes.
     """

@@ -35,13 +35,20 @@ class ModuleJacobian:
     """The module, what is differentiated of it by which parameters, and how much memory that may take."""
 
     module: torch.nn.Module
-    trained: Mapping[str, torch.Tensor]
-    sums: Mapping[str, int]
+    names: tuple[str, ...]
+    """Parameters that are differentiated by."""
+    sums: tuple[tuple[str, int], ...]
     """Sums of the bits of parameters and buffers, which are shared: a change is found by them."""
     of: Of | None
     axes: Axes
     memory: float
     report: Report
+
+    @property
+    def trained(self) -> dict[str, torch.Tensor]:
+        """Return the parameters that are differentiated by."""
+        found = dict(self.module.named_parameters())
+        return {name: found[name] for name in self.names}
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +88,8 @@ class ModuleJacobian:
         return jacobian, tuple(inputs.map_tree(lambda t: inputs.laid_out(cast(t)), X) for X in given)
 
     def _require_unchanged(self) -> None:
-        changed = [name for name, t in named_tensors(self.module).items() if self.sums.get(name) != bits(t)]
+        sums = dict(self.sums)
+        changed = [name for name, t in named_tensors(self.module).items() if sums.get(name) != bits(t)]
         if changed:
             raise ValueError(
                 f"{changed[0]} of the module changed after the kernel was made, which shares it. Make the kernel of a "
@@ -134,7 +142,7 @@ class ModuleJacobian:
                 for label, values in own.items():
                     out[label][index, index] = values.cpu().numpy()
         self.require_finite(jacobian, trial, out, dict(zip(("X", "Y"), rows, strict=False)))
-        return out
+        return {label: split.result(found, 2) for label, found in out.items()}
 
     def _blocks(
         self, jacobian: RowJacobian, trial: Trial, split: Split, rows: Any, sizes: Sizes, labels: Labels
@@ -181,7 +189,7 @@ class ModuleJacobian:
                 parts.setdefault(label, []).append(values.cpu().numpy())
         out = {label: np.concatenate(found) for label, found in parts.items()}
         self.require_finite(jacobian, trial, out, {"X": rows})
-        return out
+        return {label: split.result(found, 1) for label, found in out.items()}
 
     def require_finite(self, jacobian: RowJacobian, trial: Trial, values: Any, given: Mapping[str, Any]) -> None:
         """Refuse values that are not finite: the error names the row and the parameter. Raises: ValueError."""
