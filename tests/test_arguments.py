@@ -142,6 +142,7 @@ REGRESSOR = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)
 CLASSIFIER = wl.NTKClassifier(depth=2).fit(X, Y > 0)
 FEATURES = wl.NTKFeatures(3).fit(X)
 POSTERIOR = wl.posterior(K, X, Y, noise=0.1)
+SPARSE = wl.posterior(K, X, Y, noise=0.1, solver="nystrom", inducing=3)
 FLOW = wl.gradient_flow(K, X, Y)
 ENSEMBLE = wl.trained_ensemble(NET, X, Y)
 KRYLOV = wl.gradient_flow(K, X, Y, solver="krylov")
@@ -321,9 +322,19 @@ DOORS = {
             "tolerance": "positive",
             "matrix": "points",
             "checkpoint": "path",
+            "inducing": "integer",
+            "approximation": "name",
+            "seed": "integer",
             "progress": "flag",
         },
         fine={"matrix": (None,)},
+    ),
+    "SparsePosterior.mean": Door(SPARSE.mean, {}, {"Z": "points"}),
+    "SparsePosterior.variance": Door(SPARSE.variance, {}, {"Z": "points"}),
+    "SparsePosterior.predict": Door(SPARSE.predict, {}, {"Z": "points"}),
+    "SparsePosterior.covariance": Door(SPARSE.covariance, {}, {"Z": "points"}),
+    "SparsePosterior.sample": Door(
+        SPARSE.sample, {"Z": X, "count": 1}, {"Z": "points", "count": "integer", "seed": "integer"}
     ),
     "Posterior.mean": Door(POSTERIOR.mean, {}, {"Z": "points"}),
     "Posterior.variance": Door(POSTERIOR.variance, {}, {"Z": "points"}),
@@ -637,7 +648,16 @@ MADE = {
     "Limits",
     *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
     *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
-    *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),
+    *(
+        "ScaledInputs",
+        "Separable",
+        "SklearnKernel",
+        "Solution",
+        "SparsePosterior",
+        "Sum",
+        "TrainedEnsemble",
+        "Training",
+    ),
     *(
         "CalibrationDisplay",
         "DependenceDisplay",

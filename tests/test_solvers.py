@@ -323,14 +323,14 @@ def test_a_tolerance_below_rounding_ends():
 
 def test_the_preconditioner_is_a_nystrom_approximation_and_saves_iterations():
     matrix = operators.StoredOperator(GRAM)
-    factor, tail = preconditioners.random_cholesky(matrix, 60)
+    factor, tail, _ = preconditioners.random_cholesky(matrix, 60)
     rest = GRAM - factor @ factor.T
     assert np.linalg.eigvalsh(rest)[0] > -N * linalg.EPS * np.trace(GRAM)
     np.testing.assert_allclose(np.trace(rest), tail, rtol=1e-9)
     best = np.linalg.eigvalsh(GRAM)[:-60].sum()
     assert best <= tail < 3 * best  # a rank that is as good as any of a somewhat smaller rank
     thin = X @ X.T
-    exact, left = preconditioners.random_cholesky(operators.StoredOperator(thin), 60)
+    exact, left, _ = preconditioners.random_cholesky(operators.StoredOperator(thin), 60)
     assert exact.shape == (N, 4)
     np.testing.assert_allclose(exact @ exact.T, thin, atol=1e-12)
     assert left < 1e-12
@@ -384,7 +384,7 @@ def test_the_choice_follows_size_and_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"solver": "lu"}, 'solver must be "auto", "cholesky" or "cg", got \'lu\''),
+        ({"solver": "lu"}, 'solver must be "auto", "cholesky", "cg" or "nystrom", got \'lu\''),
         ({"precision": "half"}, 'precision must be "double" or "mixed"'),
         ({"tolerance": 0.0}, "tolerance must be >= 1e-14, got 0"),
         ({"tolerance": np.nan}, "tolerance must be finite"),

@@ -19,12 +19,13 @@ from widelimit.estimators.design import Design
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
+from widelimit.inference.conditioning import posterior
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import ScaledFit, Search, fit_input_scales, fit_label_scales, spread
 from widelimit.inference.left_out import DistinctRows, LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import FLOOR, Objective, left_out_noise, noise_level
 from widelimit.inference.outputs import distinct_columns
-from widelimit.inference.posterior import Posterior, posterior
+from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import check_finite, evenly, expansion
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
