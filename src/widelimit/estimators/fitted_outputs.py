@@ -46,6 +46,7 @@ class FittedOutputs(FittedFunction):
         """Return the Gaussian law of every output, at the noise of its rows."""
         how = self.training
         k = how.design.kernel()
+        assert how.solver != "nystrom"  # refused with a noise model
         rows = self.noise / (how.weights[:, None] * self.factors)
         return tuple(
             posterior(k, how.X, y[:, None], noise=noise, solver=how.solver, progress=how.verbose)

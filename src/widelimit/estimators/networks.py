@@ -220,6 +220,8 @@ class FittedTraining:
     ensemble: bool
     solver: Solver
     verbose: bool
+    inducing: int
+    """Of solver nystrom: how many inducing points, at most."""
 
     def __post_init__(self) -> None:
         set_frozen(self, vars(self))
@@ -313,6 +315,7 @@ class Fitted(FittedFunction):
         if not how.is_linear_system:
             return how.flow(self.y, self.noise, how.weights)
         noise = self.noise / how.weights
+        assert how.solver != "nystrom"  # is FittedSparse
         return posterior(how.design.kernel(), how.X, self.y, noise=noise, solver=how.solver, progress=how.verbose)
 
     def state(self) -> ModelState:

@@ -54,6 +54,17 @@ class RowSums(NamedTuple):
     """sum_i log Lambda_i."""
     rest: float
     """sum_i (K(x_i, x_i) - |phi_i|^2)/noise_i: what the inducing points leave, in units of the noise."""
+
+
+class Evidence(NamedTuple):
+    """The evidence of the targets has these parts."""
+
+    squares: Float[np.ndarray, " c"]
+    """y^T (Q + Lambda)^{-1} y of each output."""
+    log_determinant: float
+    """log det(Q + Lambda)."""
+    rest: float
+    """sum_i (K - Q)(x_i, x_i)/noise_i."""
     rows: int
 
 
@@ -76,7 +87,7 @@ class SparsePosterior:
     """The factor of I + information."""
     weights: Float[np.ndarray, "m c"]
     """mean(z) = K(z, L) weights."""
-    sums: RowSums
+    evidence: Evidence
     approximation: Approximation
     single: bool
 
@@ -96,12 +107,12 @@ class SparsePosterior:
 
     def explain(self) -> str:
         """Explain which approximation this is, and how much of the prior the inducing points leave."""
-        s, m = self.sums, len(self.inducing)
+        rows, m = self.evidence.rows, len(self.inducing)
         name = {"dtc": "DTC: noise as given", "fitc": "FITC: noise plus what the inducing points leave"}
         return (
-            f"{m} inducing points for {s.rows} rows, {self.weights.shape[1]} outputs\n"
+            f"{m} inducing points for {rows} rows, {self.weights.shape[1]} outputs\n"
             f"approximation: {name[self.approximation]}\n"
-            f"prior variance left by the inducing points: {s.rest / s.rows:.2g} of the noise a row, on average"
+            f"prior variance left by the inducing points: {self.evidence.rest / rows:.2g} of the noise, on average"
         )
 
     @linalg.ignore_overflow()
@@ -150,10 +161,9 @@ class SparsePosterior:
 
     def log_marginal_likelihood(self) -> float:
         """Return log N(y; 0, Q + Lambda), summed over outputs: the evidence of the approximate prior."""
-        s, c = self.sums, self.weights.shape[1]
-        explained = np.sum(s.moments * self.factor.solve(s.moments), axis=0)
-        normaliser = self.factor.log_determinant() + s.log_noise + s.rows * math.log(2 * math.pi)
-        return float(-(np.sum(s.squares - explained) + c * normaliser) / 2)
+        parts, c = self.evidence, self.weights.shape[1]
+        normaliser = parts.log_determinant + parts.rows * math.log(2 * math.pi)
+        return float(-(np.sum(parts.squares) + c * normaliser) / 2)
 
     def evidence_bound(self) -> float:
         """log N(y; 0, Q + noise) - c/2 sum_i (K - Q)(x_i, x_i)/noise_i <= log N(y; 0, K + noise), over c outputs.
@@ -164,7 +174,7 @@ class SparsePosterior:
         """
         if self.approximation != "dtc":
             raise ValueError('the bound is of approximation="dtc"; "fitc" has log_marginal_likelihood() alone.')
-        return float(self.log_marginal_likelihood() - self.weights.shape[1] * self.sums.rest / 2)
+        return float(self.log_marginal_likelihood() - self.weights.shape[1] * self.evidence.rest / 2)
 
 
 class SparseSettings(NamedTuple):
@@ -209,12 +219,10 @@ def sparse_posterior(
     inner = factor.solve(sums.moments)
     with threads.limit(threads.work(len(chosen), len(chosen), inner.shape[1])):
         weights = linalg.rescale(scipy.linalg.blas.dtrsm(1.0, root.lower.T, inner, trans_a=0), exponent)
-    unscaled = sums._replace(
-        information=np.empty((0, 0)),  # its factor is kept
-        moments=linalg.rescale(sums.moments, exponent),
-        squares=linalg.rescale(sums.squares, 2 * exponent),
-    )
-    return SparsePosterior(kernel, chosen, root, factor, weights, unscaled, rule, targets.ndim == 1)
+    left = np.maximum(sums.squares - np.sum(sums.moments * inner, axis=0), 0.0)
+    squares = linalg.rescale(left, 2 * exponent)
+    evidence = Evidence(squares, factor.log_determinant() + sums.log_noise, sums.rest, len(points))
+    return SparsePosterior(kernel, chosen, root, factor, weights, evidence, rule, targets.ndim == 1)
 
 
 def _factorise(information: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Cholesky:
@@ -323,4 +331,4 @@ def _sums(
         log_noise += float(np.sum(np.log(own)))
         rest += float(np.sum(left / noise[part]))
         report(STAGE, part.stop, len(X))
-    return RowSums(total.T, moments, squares, log_noise, rest, len(X))
+    return RowSums(total.T, moments, squares, log_noise, rest)
