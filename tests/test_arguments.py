@@ -132,6 +132,7 @@ SOLVING = {
     "input_groups": "groups",
     "invariance": "optional name",
     "solver": "name",
+    "inducing": "integer",
     "verbose": "flag",
 } | SETTINGS
 REGRESSING = SOLVING | {"output_scale": "positive", "noise_model": "name"}

@@ -149,3 +149,74 @@ def test_a_kernel_that_overflows_is_refused():
     steep = wl.nngp(wl.mlp(depth=2, weight_std=1.4))
     with pytest.raises(ValueError, match="range of a float"):
         wl.posterior(steep, X * 1e160, Y, noise=0.1, solver="nystrom", inducing=10)
+
+
+# --- estimators
+
+TRUTH = np.sin(2 * X[:, 0]) + X[:, 1]
+FIXED = {"activation": "erf", "depth": 2, "input_scales": None}
+
+
+def test_a_regressor_with_all_rows_as_points_is_the_exact_one(tmp_path):
+    rows, targets = X[:80], Y[:80]
+    exact = wl.NNGPRegressor(noise=0.05, **FIXED).fit(rows, targets, sample_weight=1 + np.arange(80) % 3)
+    few = wl.NNGPRegressor(noise=0.05, solver="nystrom", inducing=500, **FIXED)
+    few.fit(rows, targets, sample_weight=1 + np.arange(80) % 3)
+    for noisy in (False, True):
+        pairs = [m.predict(Z, return_std=True, include_noise=noisy) for m in (exact, few)]
+        np.testing.assert_allclose(*pairs, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(few.y_scale_, exact.y_scale_, rtol=1e-6)
+    assert few.predict(Z, return_cov=True)[1].shape == (9, 9, 2)
+    assert few.sample_y(Z, 3).shape == (9, 2, 3)
+    few.save(tmp_path / "m.npz")
+    again = wl.load(tmp_path / "m.npz")
+    np.testing.assert_array_equal(again.predict(Z), few.predict(Z))
+    np.testing.assert_array_equal(again.predict(Z, return_std=True)[1], few.predict(Z, return_std=True)[1])
+    assert again.fitted_.law.evidence_bound() == pytest.approx(few.fitted_.law.evidence_bound())
+
+
+def test_many_rows_are_fitted_through_inducing_points_with_a_warning(monkeypatch, tmp_path):
+    monkeypatch.setattr("widelimit.estimators.preparation.MOST_ROWS", 100)
+    few = wl.WideRegressor(kernel="nngp", activation="erf", depth=2, inducing=40)
+    with pytest.warns(UserWarning, match="150 rows are fitted through 40 inducing points, which is not exact"):
+        few.fit(X, Y[:, 0])
+    assert few.X_train_.shape == (40, 3) == (*few.y_train_.shape[:1], 3)
+    assert np.sqrt(np.mean((few.predict(X) - TRUTH) ** 2)) < 0.2
+    few.save(tmp_path / "m.npz")
+    np.testing.assert_array_equal(wl.load(tmp_path / "m.npz").predict(Z), few.predict(Z))
+    with pytest.raises(ValueError, match="keeps no training rows"):
+        few.predict_interval(Z, method="conformal")
+    with pytest.raises(ValueError, match="at most 100 rows"):
+        wl.WideRegressor(solver="cholesky").fit(X, Y[:, 0])
+    with pytest.raises(ValueError, match='likelihood="least_squares" with solver="nystrom"'):
+        wl.WideClassifier().fit(X, TRUTH > 0)
+
+
+def test_classes_by_least_squares():
+    few = wl.NNGPClassifier(solver="nystrom", likelihood="least_squares", noise=0.1, inducing=40, **FIXED)
+    few.fit(X, TRUTH > 0)
+    assert few.score(X, TRUTH > 0) > 0.9
+    np.testing.assert_allclose(few.predict_proba(Z).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise_model": "student_t"}, 'noise_model="constant"'),
+        ({"time": 3.0}, "is for time=inf"),
+        ({"inducing": 0}, "inducing"),
+        ({"noise": 0.0}, "noise > 0"),
+    ],
+)
+def test_estimators_refuse_what_does_not_fit(settings, message):
+    with pytest.raises(ValueError, match=message):
+        wl.NNGPRegressor(**{"solver": "nystrom", **FIXED, **settings}).fit(X, Y)
+
+
+def test_a_damaged_factor_in_a_file_is_refused(tmp_path):
+    few = wl.NNGPRegressor(noise=0.05, solver="nystrom", inducing=5, **FIXED).fit(X, Y)
+    few.fitted_.factor = few.fitted_.factor.copy()
+    few.fitted_.factor[2, 2] = -1.0
+    few.save(tmp_path / "m.npz")
+    with pytest.raises(ValueError, match="a factor that is no factor"):
+        wl.load(tmp_path / "m.npz")
