@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
@@ -152,8 +152,7 @@ class Network:
             TypeError, ValueError: a size below 1, or not depth - 1 widths; another dtype.
             MemoryError: the parameters do not fit; nothing is allocated then.
         """
-        many = self.init_many([seed], input_dim=input_dim, width=width, output_dim=output_dim, dtype=dtype)
-        return jax.tree.map(lambda leaf: leaf[0], many)  # type: ignore[no-any-return]
+        return _only(self.init_many([seed], input_dim=input_dim, width=width, output_dim=output_dim, dtype=dtype))
 
     def init_many(
         self,
@@ -181,8 +180,7 @@ class Network:
             remedy="use a smaller width, fewer seeds, or float32",
         )
         with arithmetic(kind == np.float64):
-            params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), sizes, kind)
-        return params
+            return _init_many(self, jnp.stack(keys), sizes, kind)  # type: ignore[no-any-return]
 
     def _sizes(self, input_dim: int | None, width: int | Sequence[int], output_dim: int) -> Shape:
         """Return the sizes of every layer of a finite network. Arguments and errors as `init`."""
@@ -391,8 +389,10 @@ def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))
 def _init_many(net: Network, keys: jax.Array, sizes: Shape, dtype: Any) -> tuple[Params, ...]:
-    drawn: tuple[Params, ...] = jax.vmap(lambda key: net.whole.draw(key, sizes, dtype))(keys)
-    return drawn
+    return jax.vmap(lambda key: net.whole.draw(key, sizes, dtype))(keys)  # type: ignore[no-any-return]
+
+
+_only: Callable[[Any], tuple[Params, ...]] = jax.jit(lambda many: jax.tree.map(lambda leaf: leaf[0], many))
 
 
 @jax.jit

@@ -141,10 +141,10 @@ def _at_rest(t: Any, b: jax.Array, problem: _FlowProblem, **_: Any) -> jax.Array
 
 
 @jax.jit
-def _begin(loss: Loss, scales: jax.Array, *parts: jax.Array) -> _FlowProblem:
-    """Return the problem of the eigenvalues over the largest, eigenvectors, start, targets and tolerance."""
-    problem = _FlowProblem(loss, jnp.sqrt(scales), *parts, jnp.zeros(()))
-    still = jnp.zeros(len(scales) * (problem.start.size // len(problem.vectors)))
+def _begin(given: _FlowProblem) -> _FlowProblem:
+    """Return the problem from one with eigenvalues over the largest, whose roots are taken here, as `roots`."""
+    problem = given._replace(roots=jnp.sqrt(given.roots))
+    still = jnp.zeros(len(problem.roots) * (problem.start.size // len(problem.vectors)))
     return problem._replace(first=_norm(_slope(problem, still)))
 
 
@@ -243,8 +243,8 @@ class NumericalFlow(Flow):
         largest = self.values[0] if len(self.values) else np.float64(1.0)
         loss = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.objective)
         with arithmetic(True):
-            given = self.values / largest, self.vectors, self.start, self.data.y, np.float64(self.tolerance)
-            problem = _begin(loss, *given)
+            given = self.values / largest, self.vectors, self.start, self.data.y, np.float64(self.tolerance), 0.0
+            problem = _begin(_FlowProblem(loss, *given))  # type: ignore[arg-type]
         if not np.isfinite(float(problem.first)):
             raise ValueError("the loss's derivative at f_0 is NaN or infinite; start elsewhere, or scale y.")
         return problem, len(self.data.X) / float(largest)
