@@ -219,7 +219,7 @@ class Network:
         X = self._inputs(params, X, axes=0)
         _require_signals(params, X, axes=0, sites=math.prod(self.inputs.sites))
         with arithmetic(X.dtype == np.float64):
-            return self.signals_of(params, jnp.asarray(X), key)
+            return jnp.asarray(_apply(self, params, X, key))
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
         """Compute f_e(x) of E networks with stacked parameters (`init_many`), (n, d) -> (E, n, output_dim).
@@ -393,8 +393,5 @@ def _init_many(net: Network, keys: jax.Array, sizes: Shape, dtype: Any) -> tuple
 
 
 _only: Callable[[Any], tuple[Params, ...]] = jax.jit(lambda many: jax.tree.map(lambda leaf: leaf[0], many))
-
-
-@jax.jit
-def _apply_many(net: Network, params: tuple[Params, ...], X: jax.Array) -> jax.Array:
-    return jax.vmap(net.signals_of, in_axes=(0, None))(params, X)
+_apply = jax.jit(Network.signals_of, inline=True)  # within other programs it is no program of its own
+_apply_many = jax.jit(jax.vmap(Network.signals_of, in_axes=(None, 0, None)))
