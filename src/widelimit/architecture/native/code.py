@@ -12,7 +12,16 @@ from widelimit.architecture.native.program import Unknown
 
 TYPES = {"float32": "float", "float64": "double", "bool": "i1", "int32": "i32", "int64": "i64"}
 _PLAIN = {"add": "fadd", "add_any": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-_INTEGER = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor", "div": "sdiv", "rem": "srem"}
+_INTEGER = {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "and": "and",
+    "or": "or",
+    "xor": "xor",
+    "div": "sdiv",
+    "rem": "srem",
+}
 _INTEGER |= {"shift_left": "shl", "shift_right_arithmetic": "ashr"}
 _ORDER = {"eq", "ne", "lt", "le", "gt", "ge"}
 _INTRINSIC = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil"}

@@ -70,7 +70,10 @@ def transposition(width: int, type: str) -> str:
             for i in (i for i in range(width) if not i & step):
                 pair = f"{f.form(words[i])} {words[i].text}, {f.form(words[i])} {words[i + step].text}"
                 for k, first in ((i, 0), (i + step, step)):
-                    places = [(j | step) ^ step ^ first if not j & step else width + ((j ^ step) | first) for j in range(width)]
+                    places = [
+                        (j | step) ^ step ^ first if not j & step else width + ((j ^ step) | first)
+                        for j in range(width)
+                    ]
                     mask = ", ".join(f"i32 {place}" for place in places)
                     words[k] = f.result(f"shufflevector {pair}, <{width} x i32> <{mask}>", type, True)
             step //= 2

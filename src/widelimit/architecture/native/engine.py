@@ -5,36 +5,32 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import field
 from typing import Any, NamedTuple, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from widelimit.architecture.chain import Serial
-from widelimit.architecture.concatenate import Concatenate
 from widelimit.architecture.native.driver import transposition, write
 from widelimit.architecture.native.machine import compiled
 from widelimit.architecture.native.plan import START, TOTALS, WEIGHTS, Layout, Plan, in_three, read_by
-from widelimit.architecture.native.program import Program, Unknown, at_own_sites, form, pair
+from widelimit.architecture.native.program import Program, Unknown, form, pair
 from widelimit.architecture.native.singles import plan_of
+from widelimit.architecture.native.stages import (
+    Stage,
+    embed,
+    encode_end,
+    encode_layers,
+    encode_stage,
+    itself_last,
+    itself_stage,
+    pair_last,
+    split,
+)
 from widelimit.architecture.network import Network
-from widelimit.architecture.pooling import AveragePool, Flatten
-from widelimit.architecture.state import Layer, PairState
+from widelimit.architecture.state import PairState
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
-from widelimit.pytrees import pytree
-from widelimit.series import safe_divide
-from widelimit.signals import (
-    Correlation,
-    Variance,
-    correlation_with_itself,
-    largest_exponent,
-    relative_deviation,
-    sum_terms,
-    variance_of,
-)
+from widelimit.signals import Correlation, Variance, correlation_with_itself
 
 AT_ONCE = 16
 """Images that are encoded at once."""
@@ -68,116 +64,25 @@ def _lead(leaf: Any, axes: int) -> tuple[int, ...]:
 
 
 @final
-@pytree
-class _Stage:
-    """The layers up to a sum over sites, and that sum."""
-
-    layers: Serial
-    end: Layer | None
-    forgets: bool = field(metadata={"static": True})
-    """The layer after the sum forgets the mean of its signals."""
-    middle: bool = field(default=False, metadata={"static": True})  # other averages follow
-
-    @property
-    def pool(self) -> AveragePool | None:
-        """Return the pool at the end."""
-        return self.end if isinstance(self.end, AveragePool) else None
-
-    @property
-    def whole(self) -> bool:
-        """Return True if the pool is the last, and over all sites at once."""
-        return self.pool is not None and not self.middle and self.pool.whole
-
-
-def _embed(net: Network, X: jax.Array) -> Any:
-    points, signal = net.inputs.embed(X)  # type: ignore[union-attr]
-    return jnp.moveaxis(points, (0, -1), (-1, 0)), signal
-
-
-def _encode_layers(layers: Serial, signal: Variance, mean: Any) -> Any:
-    after, moved, memos = layers.encode_with_mean(signal, None if mean is None else lambda: mean)
-    return after, None if moved is None else moved(), memos
-
-
-def _encode_centred(layers: Serial, signal: Variance, mean: Any) -> Any:
-    """Do the work of `_encode_layers` before a layer that forgets the mean, which takes a quadrature."""
-    after, _, memos = layers.encode_with_mean(signal, None if mean is None else lambda: mean)
-    return after, None, memos
-
-
-def _encode_stage(forgets: bool, whole: Serial, signal: Any, mean: Any, run: Any = interpreted) -> Any:
-    """Return memos, variance and mean after layers; those alike are traced once."""
-    layers = whole.layers
-    parts = any(isinstance(layer, Concatenate) for layer in layers)
-    memos = []
-    groups = [whole] if parts else list(map(Serial, layers))
-    for group, following in zip(groups, [*layers[1:], None], strict=False):
-        centred = forgets if following is None or parts else following.random
-        signal, mean, (ways, found) = run(_encode_centred if centred else _encode_layers)(group, signal, mean)
-        memos += found
-        if ways:
-            raise Unknown("parts of the width that have other laws")
-    return ((), tuple(memos)), signal, mean
-
-
-def _encode_end(stage: _Stage, before: Variance, mean: Any) -> Any:
-    """Return the weights of sites and of windows, and variance and mean after a pool as if its sites were equal."""
-    if stage.end is None:
-        return jnp.ones_like(before.value), None, before, mean
-    if stage.pool is None:
-        after, moved, weights = stage.end.encode_with_mean(before, None if mean is None else lambda: mean)
-        return weights, None, after, None if moved is None else moved()
-    axes, windows = tuple(range(before.value.ndim - 1)), stage.pool.placed
-    exponent = largest_exponent(before, axes)
-    weights = relative_deviation(before, exponent)
-
-    def over(array: jax.Array) -> jax.Array:
-        return jnp.sum(array, axis=axes, keepdims=True) if stage.whole else sum_terms(list(windows.each(array, 0)))
-
-    total = over(weights)
-    inverse = safe_divide(jnp.ones_like(total), total)
-    part = variance_of(total / windows.count)
-    mean = None if mean is None else over(weights * mean) * inverse
-    weights = weights * inverse if stage.whole else weights
-    return weights, inverse, Variance(part.value, part.exponent + exponent), mean
-
-
-def _itself_stage(stage: _Stage, memos: Any, weights: jax.Array, tangent: jax.Array) -> jax.Array:
-    """Return Theta of every image with itself after layers that end without a pool."""
-    state = at_own_sites(stage.layers).itself(memos, PairState(correlation_with_itself(tangent), tangent))
-    squares = weights**2 * state.tangent
-    return squares if stage.end is None else jnp.sum(squares, axis=tuple(range(weights.ndim - 1)), keepdims=True)
-
-
-def _pair_last(layers: Serial, x: Any, y: Any, state: PairState) -> PairState:
-    x = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1)[..., None], x)
-    y = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1)[..., None, :], y)
-    return layers.pair(x, y, state)
-
-
-def _itself_last(layers: Serial, x: Any, state: PairState) -> PairState:
-    return layers.itself(jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), x), state)
-
-
-@final
 class Engine:
     """The engine has the machine code of a network's pairs for one dtype. Raises: Unknown: it cannot be made."""
 
     def __init__(self, net: Network, dtype: Any, *, tangent: bool, cpu: str = "") -> None:
         self.net, self.dtype, self.tangent = net, np.dtype(dtype), tangent
-        self.stages, self.last = _split(net)
+        self.stages, self.last = split(net)
         self.averaged, self.tabulated = self.stages[-1].whole, net.rtol(self.dtype) > 0
         self.width, self.one_site = VECTOR // self.dtype.itemsize, (1,) * len(net.inputs.sites)
         self.plans: list[Plan] = []
         self._starts: list[tuple[Any, Any]] = []
         with arithmetic(self.dtype == np.float64):
             blank = np.zeros((AT_ONCE, net.inputs.size), self.dtype)  # type: ignore[union-attr]
-            points, signal = interpreted(_embed)(net, blank)  # its trace is used again by `encode`
+            points, signal = interpreted(embed)(net, blank)  # its trace is used again by `encode`
             state, self.length = (points, signal, None), 0
             for stage in self.stages:
                 state = self._plan(stage, *state)
         self.codes = [compiled(write(plan), cpu) for plan in self.plans]
-        self.own_codes = [compiled(write(plan, itself=True), cpu) for plan in self.plans]
+        used = any(stage.pool for stage in self.stages) or (tangent and not self.tabulated)
+        self.own_codes = [compiled(write(plan, itself=True), cpu) for plan in self.plans if used]
         self.transposed = compiled(transposition(self.width, self.plans[0].type), cpu)
         self.length += -self.length % self.width
         with arithmetic(self.dtype == np.float64):
@@ -185,11 +90,11 @@ class Engine:
         self.numbers = [self._numbers(plan) for plan in self.plans]
         self.planes = self._planes(len(self.plans) - 1, self.plans[-1].planes(self.averaged))
 
-    def _plan(self, stage: _Stage, start: Any, signal: Any, mean: Any) -> Any:
+    def _plan(self, stage: Stage, start: Any, signal: Any, mean: Any) -> Any:
         """Make the plan of a stage, and return what the next one starts with."""
         axes, sites = len(self.one_site), signal.value.shape[:-1]
         self._starts.append((signal, mean))
-        memos, before, moved = _encode_stage(stage.forgets, stage.layers, signal, mean)
+        memos, before, moved = encode_stage(stage.forgets, stage.layers, signal, mean)
         (weights, totals), after, mean = self._end(stage, before, moved)
         self._starts[-1] += (before,)
         middle = stage.pool is not None and not stage.whole
@@ -216,9 +121,9 @@ class Engine:
         )  # fmt: skip
         return np.zeros((2, *after.value.shape), self.dtype), after, mean
 
-    def _end(self, stage: _Stage, signal: Any, mean: Any) -> Any:
+    def _end(self, stage: Stage, signal: Any, mean: Any) -> Any:
         """Return the weights of sites and of windows, variance and mean after the sum over sites."""
-        *weights, after, mean = interpreted(_encode_end)(stage, signal, mean)
+        *weights, after, mean = interpreted(encode_end)(stage, signal, mean)
         return weights, after, mean
 
     def _single(self, k: int, cpu: str) -> tuple[Plan, Any] | None:
@@ -228,7 +133,7 @@ class Engine:
         try:
             if self.tabulated:
                 raise Unknown("tables")
-            encode = functools.partial(_encode_stage, stage.forgets, run=jax.jit)
+            encode = functools.partial(encode_stage, stage.forgets, run=jax.jit)
             plan = plan_of(
                 encode, stage.layers, self.plans[k].layout, sites, self.width, self.dtype, centred=mean is None
             )
@@ -272,8 +177,13 @@ class Engine:
                 parts.append(self._encode(X[i : i + AT_ONCE], blocks))
                 for k, block in enumerate(blocks):
                     self._transpose(block, packed[i + k * self.width :], back=True)
-        found: Features = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        return found._replace(packed=packed[: len(X)])
+            count = 1 << (len(packed) - 1).bit_length()  # few shapes are traced
+            whole = jax.tree.map(lambda *v: np.resize(np.concatenate(v, -1), (*self.one_site, count)), *parts)
+            *own, signal, mean = whole
+            variance, _, memos = interpreted(encode_layers)(self.last, signal, mean)
+        memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[: len(X)], memos)
+        own, variance = jax.tree.map(lambda leaf: leaf.reshape(-1)[: len(X)], (own, variance))
+        return Features(packed[: len(X)], np.array([hash(row.tobytes()) for row in X]), *own, memos, variance)
 
     def _transpose(self, block: np.ndarray, rows: np.ndarray, *, back: bool = False) -> None:
         """Write rows to a block (numbers, width), or back."""
@@ -282,17 +192,20 @@ class Engine:
         (a, *from_), to = ways[::-1] if back else ways
         self.transposed.run(a, self.length // self.width, *from_, *to)
 
-    def _encode(self, rows: np.ndarray, blocks: np.ndarray, exact: bool = False) -> Features:
-        """Encode up to AT_ONCE images; `exact`: all by NumPy, where sites are so dark that their squares are 0."""
-        n, X = len(rows), np.resize(rows, (AT_ONCE, rows.shape[1]))  # one shape, traced once
-        start, signal = interpreted(_embed)(self.net, X)
+    def _encode(self, rows: np.ndarray, blocks: np.ndarray, exact: bool = False) -> Any:
+        """Return scale, spread, tangent, variance and mean of up to AT_ONCE images, whose data go to the blocks.
+
+        `exact`: all by NumPy, where sites are so dark that their squares are 0.
+        """
+        X = np.resize(rows, (AT_ONCE, rows.shape[1]))  # one shape, traced once
+        start, signal = interpreted(embed)(self.net, X)
         single = (*self.one_site, AT_ONCE)
         scale, spread, mean = np.ones(single), np.zeros(single), None
         tangent = np.zeros(signal.value.shape, self.dtype)
         for k, stage in enumerate(self.stages):
             code = None if exact else self.singles[k]
             if code is None:
-                memos, before, mean = _encode_stage(stage.forgets, stage.layers, signal, mean)
+                memos, before, mean = encode_stage(stage.forgets, stage.layers, signal, mean)
                 self._pack(k, dict(enumerate(jax.tree.leaves(memos))), blocks)
             else:
                 before, mean = self._run_single(k, *code, signal, mean, blocks)
@@ -301,7 +214,10 @@ class Engine:
             (weights, totals), after, mean = self._end(stage, before, mean)
             self._pack(k, {START: start, WEIGHTS: weights, TOTALS: totals}, blocks)
             if stage.pool is None and self.tabulated:  # tables are less exact for pairs that are equal
-                tangent, signal = interpreted(_itself_stage)(stage, memos, weights, tangent), after
+                tangent, signal = interpreted(itself_stage)(stage, memos, weights, tangent), after
+                continue
+            if stage.pool is None and not self.tangent:
+                tangent, signal = np.zeros_like(after.value), after
                 continue
             mixed, theta = (v.reshape(after.value.shape) for v in self._itself(blocks, k))
             if stage.pool is None:
@@ -313,12 +229,8 @@ class Engine:
             start = np.asarray([scale, spread * (scale * scale)], self.dtype)
             signal = after._replace(value=np.asarray(after.value * inside, self.dtype))
             mean = None if mean is None else np.asarray(mean * scale, self.dtype)
-        variance, _, memos = interpreted(_encode_layers)(self.last, signal, mean)
-        memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[:n], memos)
-        keys = np.array([hash(row.tobytes()) for row in rows])
         average = (scale, spread) if self.averaged else (np.ones(single), np.zeros(single))
-        a, b, c, d = jax.tree.map(lambda leaf: leaf.reshape(-1)[:n], (*average, tangent, variance))
-        return Features(keys, keys, a, b, c, memos, d)
+        return *average, tangent, signal, mean
 
     def _run_single(self, k: int, plan: Plan, code: Any, signal: Any, mean: Any, blocks: np.ndarray) -> Any:
         """Return variance and mean after the layers of a stage, whose memos go to the blocks."""
@@ -407,7 +319,7 @@ class Engine:
             sums = self._run(x.packed[first:], block, self.planes, self.codes)
             raw[:, first:, columns] = np.moveaxis(sums, 1, 0)[..., : raw[:, :, columns].shape[-1]]
         with arithmetic(self.dtype == np.float64):
-            after = interpreted(_pair_last)(self.last, x.memos, y.memos, self._state(raw, x, y))
+            after = interpreted(pair_last)(self.last, x.memos, y.memos, self._state(raw, x, y))
         equal = x.keys[:, None] == y.keys
         rho = (after.correlation.one_plus - after.correlation.one_minus).reshape(equal.shape) / 2
         theta = after.tangent.reshape(equal.shape)
@@ -431,29 +343,4 @@ class Engine:
         with arithmetic(self.dtype == np.float64):
             tangent: Any = x.tangent.reshape(*self.one_site, -1)
             state = PairState(interpreted(correlation_with_itself)(tangent), tangent)
-            return np.asarray(interpreted(_itself_last)(self.last, x.memos, state).tangent).reshape(-1)
-
-
-def _split(net: Network) -> tuple[list[_Stage], Serial]:
-    """Return the stages, each up to a sum over sites, and the layers after them. Raises: Unknown."""
-    stages, rest = list[_Stage](), list[Layer]()
-    layers = [layer for layer in net.of_pairs.layers if not _keeps_sites(layer)]
-    last = max((k for k, layer in enumerate(layers) if isinstance(layer, AveragePool)), default=0)
-    for k, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
-        if isinstance(layer, Flatten | AveragePool):
-            stages.append(_Stage(Serial(*rest), layer, following is None or following.random, k < last))
-            rest = []
-        elif layer.mixes_sites or layer.masks:
-            raise Unknown("an average within a branch" if layer.mixes_sites else "Dropout")
-        else:
-            rest.append(layer)
-    if stages and (isinstance(stages[-1].end, Flatten) or stages[-1].whole):
-        return stages, at_own_sites(Serial(*rest))  # type: ignore[return-value]
-    return [*stages, _Stage(Serial(*rest), None, forgets=True)], Serial()
-
-
-def _keeps_sites(layer: Layer) -> bool:
-    """Return True for a sum over windows of one site."""
-    if isinstance(layer, AveragePool):
-        return layer.placed.count == max(layer.placed.stride) == 1
-    return isinstance(layer, Flatten) and layer.sites is not None and math.prod(layer.sites.sizes) == 1
+            return np.asarray(interpreted(itself_last)(self.last, x.memos, state).tangent).reshape(-1)

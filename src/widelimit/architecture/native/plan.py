@@ -102,7 +102,9 @@ class Plan:
         self.program, self.layout, self.width, self.pool = program, layout, width, pool
         self.needed, self.separate, self.type = tuple(needed), separate, TYPES[dtype]
         windows = [source.parameters.get("windows") for source in program.sources]
-        before = [w and (w.sites if s.name == "largest" else w.after) for w, s in zip(windows, program.sources, strict=True)]
+        before = [
+            w and (w.sites if s.name == "largest" else w.after) for w, s in zip(windows, program.sources, strict=True)
+        ]
         self.sites = [in_three(own or sites, 1) for own in before]
         self.single = bool(written)
         self.written: list[list[Written]] = [[] for _ in windows]

@@ -17,7 +17,6 @@ from widelimit.architecture.native.program import Program, Stack
 from widelimit.architecture.state import Layer
 from widelimit.signals import Variance
 
-
 Encode = Callable[[Layer, Variance, Any], Any]
 """From layers, variance and mean (or None) before them to memos, variance and mean after them."""
 
@@ -35,9 +34,7 @@ def plan_of(
 ) -> Plan:  # fmt: skip
     """Return the plan of the layers on single inputs, whose sites before and after are given. Raises: Unknown.
 
-    Args:
-        layout: where the memos of an input are.
-        centred: the mean is 0 before the layers.
+    `layout` says where the memos of an input are; `centred`: the mean is 0 before the layers.
     """
     program = Program(functools.partial(_at_site, encode, centred), layers, None, dtype, "signals")
     program.mark(range(len(program.outputs)))
@@ -63,10 +60,7 @@ def write_single(nest: Nest) -> None:
     largest = _largest(nest) if source.name == "largest" else None
 
     def site(*p: str) -> None:
-        if largest is not None:
-            found = [largest]
-        else:
-            found = [_total(nest, p)] if source.name == "total" else _signals(nest, p)
+        found = _total(nest, p) if source.name == "total" else largest or _signals(nest, p)
         nest.operations(enumerate(found), p, p)
         for out in nest.plan.written[nest.place]:
             word = f.convert(nest.value(out.value, p, p), nest.plan.type)
@@ -77,10 +71,12 @@ def write_single(nest: Nest) -> None:
 
 def _signals(nest: Nest, p: Index) -> list[Word]:
     grid = nest.plan.layout.grids[START]
-    return [nest.f.load("%Y", nest.at(0, grid.inside(nest.f, p), k * grid.count), nest.plan.type, True) for k in range(3)]
+    return [
+        nest.f.load("%Y", nest.at(0, grid.inside(nest.f, p), k * grid.count), nest.plan.type, True) for k in range(3)
+    ]
 
 
-def _largest(nest: Nest) -> Word:
+def _largest(nest: Nest) -> list[Word]:
     f, (value,) = nest.f, nest.source.given
     start = f.widen(f.number(-np.inf, nest.plan.type))
     found = f.variable(start)
@@ -88,10 +84,10 @@ def _largest(nest: Nest) -> Word:
         [(0, n) for n in nest.sites],
         lambda p: f.set(found, f.extreme([f.get(found, start), nest.buffer(value, p)], "gt")),
     )
-    return f.get(found, start)
+    return [f.get(found, start)]
 
 
-def _total(nest: Nest, p: Index) -> Word:
+def _total(nest: Nest, p: Index) -> list[Word]:
     f, (value,) = nest.f, nest.source.given
     zero = f.widen(f.number(0, nest.plan.type))
     total, taps = f.variable(zero), Taps(f, nest.source.parameters["windows"], (p, p))
@@ -101,4 +97,4 @@ def _total(nest: Nest, p: Index) -> Word:
         f.set(total, f.binary("fadd", f.get(total, zero), word))
 
     taps.each(add)
-    return f.get(total, zero)
+    return [f.get(total, zero)]
