@@ -92,18 +92,20 @@ def explain(engine: Engine | str, X: np.ndarray) -> str:
     if isinstance(engine, str):
         return f"compiled by XLA, as machine code for images knows no {engine}"
     with arithmetic(X.dtype == np.float64):
-        x = engine.encode(X[: engine.width])
+        x = engine.encode(X[: engine.width])  # some of it is traced once
         few = jax.tree.map(lambda leaf: leaf[: max(1, int(TILE / 16 / engine.work))], x)
-        engine.pair(few, x)  # some of it is traced once
-        start = time.perf_counter()
         engine.pair(few, x)
-    seconds = (time.perf_counter() - start) / (len(few.keys) * len(x.keys))
-    pairs, cores = len(X) * (len(X) + 1) / 2, usable_cores()
+        start = time.perf_counter()
+        engine.encode(X[: engine.width])
+        middle = time.perf_counter()
+        engine.pair(few, x)
+    image, pair = (middle - start) / len(x.keys), (time.perf_counter() - middle) / (len(few.keys) * len(x.keys))
+    seconds = (image * len(X) + pair * len(X) * (len(X) + 1) / 2) / (cores := usable_cores())
     planes = " -> ".join(f"{len(planes):,} of {math.prod(plan.sites[-1]):,} sites" for plan, planes in engine.stages_of)
     size = engine.dtype.itemsize * engine.length
     state, one, everything = (memory.text(v) for v in (engine.state, size, size * len(X)))
     return (
         f"machine code, {engine.width} pairs at once; planes of pairs of sites: {planes}\n"
         f"state: {state} a thread; {one} an image, {everything} all\n"
-        f"time: {seconds:.2g} s a pair, {seconds * pairs / cores:.2g} s for {len(X)} images on {cores} cores"
+        f"time: {image:.2g} s an image, {pair:.2g} s a pair, {seconds:.2g} s for {len(X)} images on {cores} cores"
     )

@@ -82,7 +82,7 @@ class Nest:
             return self.f.number(value.value, TYPES[value.dtype])
         if value not in self.known:
             if isinstance(value, Number):
-                word = self.f.load("%C", value.place, self.plan.type, False)
+                word = self.f.load("%C", self.offset(value.place, "number"), self.plan.type, False)
                 self.known[value] = self.f.convert(word, TYPES[value.dtype])
             elif isinstance(value, Memo):
                 self.known[value] = self.memo(value.side, value.leaf, value.at, p, q)
