@@ -12,6 +12,7 @@ import widelimit as wl
 from test_images import errors, images
 from widelimit.architecture.native import engine, nests, plan, program
 from widelimit.arithmetic import arithmetic
+from widelimit.inference import hyperparameters
 from widelimit.kernels import images as kernels
 from widelimit.kernels.network import NTK
 from widelimit.layers import (
@@ -283,3 +284,32 @@ def test_sites_whose_squares_are_0_are_encoded_by_numpy(monkeypatch):
     assert alike(2)
     monkeypatch.setattr(program._Traced, "choose", lambda _, __, ___, usual, *given: usual(*given))
     assert not alike((2, 1))
+
+
+def test_other_numbers_take_the_code_that_is_there(monkeypatch):
+    shape = (4, 3, 1)
+    X, known = images(shape, np.float64, 1.0), {}
+
+    def kernel(w, b):
+        return wl.limits(
+            wl.network(Conv(3, w, b), "relu", AveragePool(2), Conv(1, w), "relu", *END, inputs=wl.Image(*shape))
+        )
+
+    for numbers in ((1.0, 0.5), (1.7, 0.1)):
+        kernels._engine_alike.cache_clear()
+        kernels.engine_of.cache_clear()
+        known[numbers] = kernel(*numbers).gram(X)
+    monkeypatch.setattr(kernels, "_engine", None)
+    kernels.engine_of.cache_clear()
+    for numbers, grams in known.items():
+        assert np.array_equal(kernel(*numbers).gram(X), grams)
+
+
+def test_hyper_parameters_of_images_are_found_by_differences(monkeypatch):
+    X, given = images((3, 3, 1), np.float64, 1.0), {"noise": 0.1, "restarts": 0, "max_steps": 2}
+    k = wl.nngp(wl.network(Conv(2, 1.5, 0.2), "relu", Flatten(), Dense(1.0, 0.1), inputs=wl.Image(3, 3, 1)))
+    monkeypatch.delitem(hyperparameters.SLOPES, "autodiff")
+    found = wl.fit_hyperparameters(k, X, X[:, 0, 0, 0], **given)
+    assert found.score == wl.fit_hyperparameters(k, X, X[:, 0, 0, 0], gradient="differences", **given).score
+    with pytest.raises(KeyError, match="autodiff"):
+        wl.fit_hyperparameters(wl.rbf(), X.reshape(5, -1), X[:, 0, 0, 0], **given)

@@ -81,8 +81,22 @@ def in_machine_code(kernel: Any, key: Any, dtype: Any) -> PairKernel:
 @functools.lru_cache(maxsize=16)
 def engine_of(key: Any, dtype: str, tangent: bool) -> Engine | str:
     """Return the engine, or what keeps it from being made."""
+    if key.net.rtol(dtype) > 0:  # its tables are those of its numbers
+        return _engine(key.net, dtype, tangent)
+    leaves, structure = jax.tree.flatten(key.net)
+    made = _engine_alike(structure, tuple(map(np.shape, leaves)), dtype, tangent)
+    return made if isinstance(made, str) else made.with_numbers_of(key.net)
+
+
+@functools.lru_cache(maxsize=16)
+def _engine_alike(structure: Any, shapes: tuple[tuple[int, ...], ...], dtype: str, tangent: bool) -> Engine | str:
+    """Return the engine of a network with these layers and any numbers."""
+    return _engine(jax.tree.unflatten(structure, [np.ones(shape) for shape in shapes]), dtype, tangent)
+
+
+def _engine(net: Any, dtype: str, tangent: bool) -> Engine | str:
     try:
-        return Engine(key.net, dtype, tangent=tangent)
+        return Engine(net, dtype, tangent=tangent)
     except Unknown as reason:
         return str(reason)
 

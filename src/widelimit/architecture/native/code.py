@@ -271,8 +271,8 @@ class Function:
     def sign(self, word: Word) -> Word:
         """Write the sign, 0 for 0."""
         if word.type not in ("float", "double"):
-            one = [self.number(k, word.type) for k in (1, -1)]
-            return self.extreme([self.extreme([word, one[0]], "lt"), one[1]], "gt")
+            high, low = (self.number(k, word.type) for k in (1, -1))
+            return self.extreme([self.extreme([word, high], "lt"), low], "gt")
         one = self.call("copysign", [self.number(1, word.type), word])
         zero = self.binary("fcmp oeq", word, self.number(0, word.type), type="i1")
         return self.select(zero, word, one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ class Engine:
         self.averaged, self.tabulated = self.stages[-1].whole, net.rtol(self.dtype) > 0
         self.width, self.one_site = VECTOR // self.dtype.itemsize, (1,) * len(net.inputs.sites)
         self.plans: list[Plan] = []
-        self._starts: list[tuple[Any, Any]] = []
+        self._starts: list[tuple[Any, Any, Any]] = []
         with arithmetic(self.dtype == np.float64):
             blank = np.zeros((AT_ONCE, net.inputs.size), self.dtype)  # type: ignore[union-attr]
             points, signal = interpreted(embed)(net, blank)  # its trace is used again by `encode`
@@ -87,16 +88,15 @@ class Engine:
         self.length += -self.length % self.width
         with arithmetic(self.dtype == np.float64):
             self.singles = [self._single(k, cpu) for k in range(len(self.plans))]
-        self.numbers = [self._numbers(plan) for plan in self.plans]
+        self.numbers = [self._numbers(stage) for stage in self.stages]
         self.planes = self._planes(len(self.plans) - 1, self.plans[-1].planes(self.averaged))
 
     def _plan(self, stage: Stage, start: Any, signal: Any, mean: Any) -> Any:
         """Make the plan of a stage, and return what the next one starts with."""
         axes, sites = len(self.one_site), signal.value.shape[:-1]
-        self._starts.append((signal, mean))
         memos, before, moved = encode_stage(stage.forgets, stage.layers, signal, mean)
+        self._starts.append((signal, mean, before))
         (weights, totals), after, mean = self._end(stage, before, moved)
-        self._starts[-1] += (before,)
         middle = stage.pool is not None and not stage.whole
         needed = [k for k in ((0, 2) if stage.pool else (0, 1, 2)) if k < 2 or self.tangent]
         single = jax.tree.map(lambda leaf: form(_lead(leaf, axes), leaf.dtype), memos)
@@ -141,9 +141,17 @@ class Engine:
         except Unknown:
             return None
 
-    def _numbers(self, plan: Plan) -> np.ndarray:
+    def _numbers(self, stage: Stage) -> np.ndarray:
         """Return the numbers of the layers as machine code reads them."""
-        return np.array([v.item() if v.size == 1 else 0.0 for v in (*plan.program.numbers, np.zeros(1))], self.dtype)
+        leaves = map(np.asarray, (*jax.tree.leaves(stage.layers), 0.0))
+        return np.array([v.item() if v.size == 1 else 0.0 for v in leaves], self.dtype)
+
+    def with_numbers_of(self, net: Network) -> Engine:
+        """Return the engine of a network that differs in numbers only, with the same code; neither has tables."""
+        made = copy.copy(self)
+        made.net, (made.stages, made.last) = net, split(net)
+        made.numbers = [self._numbers(stage) for stage in made.stages]
+        return made
 
     def _planes(self, last: int, ends: np.ndarray) -> list[np.ndarray]:
         """Return the planes of every stage up to the last that these at its end need."""
@@ -179,11 +187,12 @@ class Engine:
                     self._transpose(block, packed[i + k * self.width :], back=True)
             count = 1 << (len(packed) - 1).bit_length()  # few shapes are traced
             whole = jax.tree.map(lambda *v: np.resize(np.concatenate(v, -1), (*self.one_site, count)), *parts)
-            *own, signal, mean = whole
+            scale, spread, tangent, signal, mean = whole
             variance, _, memos = interpreted(encode_layers)(self.last, signal, mean)
         memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[: len(X)], memos)
-        own, variance = jax.tree.map(lambda leaf: leaf.reshape(-1)[: len(X)], (own, variance))
-        return Features(packed[: len(X)], np.array([hash(row.tobytes()) for row in X]), *own, memos, variance)
+        a, b, c, d = jax.tree.map(lambda leaf: leaf.reshape(-1)[: len(X)], (scale, spread, tangent, variance))
+        keys = np.array([hash(row.tobytes()) for row in X])
+        return Features(packed[: len(X)], keys, a, b, c, memos, d)
 
     def _transpose(self, block: np.ndarray, rows: np.ndarray, *, back: bool = False) -> None:
         """Write rows to a block (numbers, width), or back."""
