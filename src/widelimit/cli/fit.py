@@ -43,14 +43,11 @@ def fit(
     Text columns become categories or dates. Options that are not given have the estimator's default. Of images,
     --network is a file, convnet (the default), resnet, myrtle5, myrtle7 or myrtle10.
     """
-    from widelimit.cli import pictures
     from widelimit.cli.files import check_output
 
     check_output(model, (".npz",), option="--model")
     if report is not None:
         check_output(report, (".html",), option="--report")
-    if report is not None and pictures.is_pictures(table):
-        raise ValueError("--report is for tables, whose columns it shows; leave it out of a fit to images.")
     with recorded_warnings() as warned:
         result = _fit(table, choices, estimator, parameters, model, quiet=output.quiet)
     for text in result.notes:
