@@ -4,8 +4,8 @@ python benchmarks/many_rows.py                       100,000 and 1,000,000 drawn
 python benchmarks/many_rows.py DATA [set ...]        kin40k, protein, keggdirected of a folder of NAME.npz, split 0
 
 Drawn rows: y = sin(a.x) + tanh(b.x) c.x + noise of deviation 0.3, the NNGP of erf at depth 3 as it comes, true noise.
-Sets: WideRegressor as it comes, search included. Seconds are of fit and of predictions with deviations; `coverage` is
-that of 95 % intervals of new observations; boosting is scikit-learn's HistGradientBoostingRegressor with early stopping.
+Sets: WideRegressor as it comes, search included. Seconds are of fit and of predictions with deviations; `coverage`
+is that of 95 % intervals of new observations; boosting: scikit-learn's HistGradientBoostingRegressor, stopped early.
 """
 
 import resource
