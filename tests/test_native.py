@@ -30,6 +30,7 @@ from widelimit.layers import (
     Residual,
     Sum,
 )
+from widelimit.signals import multiply
 
 W = cases.IMAGE_WEIGHTS
 w = cases.IMAGE_ORACLE
@@ -244,12 +245,44 @@ def test_hyper_parameters_are_numbers_of_the_code():
     assert made[0].codes[0] is made[1].codes[0]
 
 
+@wl.pytree
+class Half(wl.layers.Layer):
+    """A layer of a user's: a -> a/2, which keeps the gaps."""
+
+    def init(self, key, inputs, outputs, dtype):
+        return ()
+
+    def apply(self, params, signals):
+        return signals / 2
+
+    def encode(self, signal):
+        return multiply(signal, 0.5), ()
+
+    def pair(self, x, y, state):
+        return state
+
+
+def test_masks_and_layers_of_users_as_by_xla(monkeypatch):
+    shape = (3, 3, 1)
+    k = wl.limits(wl.network(Conv(2), Dropout(0.7), Half(), Flatten(), Dense(), inputs=wl.Image(*shape)))
+    X = images(shape, np.float64, 1.0)
+    X[3] = X[0]  # masks differ between equal images, but for one with itself
+    found = k.gram(X), k.cross(X[:1], X)
+    assert engine_of(NTK(k.net), X).work > 0
+    monkeypatch.setattr(kernels, "in_machine_code", lambda kernel, *_: kernel)
+    known = k.gram(X), k.cross(X[:1], X)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(known), strict=True):
+        assert np.abs(a - b).max() <= 16 * np.finfo(float).eps * b.max()
+    assert found[0][0][0, 3] < 0.9 * found[0][0][0, 0]
+
+
 def test_the_rest_stays_with_xla():
     shape = (3, 3, 1)
     X = images(shape, np.float64, 1.0).reshape(5, -1)
     branch = Residual("relu", AveragePool(3, stride=1, padding="same"), Conv(1))
-    for layers in ([Conv(3), "relu", Dropout(0.5), Flatten(), Dense()], [Conv(3), branch, "relu", *END]):
-        assert isinstance(wl.nngp(wl.network(*layers, inputs=wl.Image(*shape))).prepared(X), wl.Kernel)
+    assert isinstance(
+        wl.nngp(wl.network(Conv(3), branch, "relu", *END, inputs=wl.Image(*shape))).prepared(X), wl.Kernel
+    )
     k = wl.nngp(wl.network(Conv(3), "relu", *END, inputs=wl.Image(*shape)))
     with arithmetic(True):
         Z = jnp.asarray(X)
