@@ -15,9 +15,10 @@ from widelimit import validation
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import threads
+from widelimit.inference.conditioning import cholesky_posterior, posterior
 from widelimit.inference.coordinates import Layout, LeafBuilder, Space, Values, leaf_builder, parameter, values_by_name
 from widelimit.inference.outputs import distinct_columns
-from widelimit.inference.posterior import Posterior, cholesky_posterior, posterior
+from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import points_of
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
