@@ -23,6 +23,8 @@ METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise
 
 COPIES = 3
 """Factors of one block are held this many times at once while they are made: values, their transpose, the result."""
+FLOPS_A_NUMBER = 100
+"""Flops that take as long as a number's way to memory, about."""
 UNFOLDED = 1024
 """Rows of the unfolded matrix (rows times outputs) of a block, about: its products run at full speed."""
 COLUMNS = 16
@@ -80,7 +82,7 @@ class LayerEstimate(NamedTuple):
     name: str
     way: Way
     sizes: str
-    numbers: float
+    numbers: int
     """Numbers kept of one row."""
     once: float
     """Flops a row."""
@@ -167,7 +169,8 @@ def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int
     blocks = COPIES * number * sizes.down * (1 if sizes.diagonal else sizes.across)
     layers = _layers(parts_of(model, features, dtype), settings.output, sizes, cost)
     estimates = tuple(_estimates(settings, sizes, cost, layers, budget - result - blocks))
-    names = [e.method for e in estimates] if settings.method == "auto" else [settings.method]
+    # "jacobian" is "layerwise" with the worse choice for every layer.
+    names = ["vector_products", "layerwise"] if settings.method == "auto" else [settings.method]
     if settings.kind == "nngp":
         names = ["outputs"]
     fitting = [e for e in estimates if e.method in names and e.rows > 0]
@@ -204,32 +207,48 @@ def _numbers(output: Output | Split, c: int) -> tuple[int, int]:
 
 
 def _layers(parts: tuple[Part, ...], output: Output | Split, sizes: PairSizes, cost: Cost) -> tuple[LayerEstimate, ...]:
-    """Choose how every parameter is contracted: the way of fewest flops for all pairs."""
-    c, n, m = cost.outputs, sizes.n, 1 if sizes.diagonal else sizes.m
-    times, each, form = 1, c, output
-    if isinstance(output, Split):
-        times, each, form = output.diagonal, output.trace, "trace"
-        if output.full > 1:
-            times, each, form = output.diagonal * output.trace, output.full, "full"
-    products, found = _numbers(output, c)[1], []
+    """Choose how every parameter is contracted: the way of fewest flops for all pairs, numbers moved included."""
+    c, pairs = cost.outputs, float(sizes.n) * (1 if sizes.diagonal else sizes.m)
+    products, found = 2.0 * pairs * _numbers(output, c)[1], []
     for part in parts:
-        kept, pairs = float(c * part.size), 2.0 * n * m * products * part.size
+        explicit = LayerEstimate(
+            part.name,
+            "explicit",
+            f"{part.size} parameters",
+            c * part.size,
+            2.0 * c * part.size,
+            products * part.size,
+            0,
+        )
         if not part.used:
-            found.append(LayerEstimate(part.name, "none", "not used", 0.0, 0.0, 0.0, 0.0))
-        elif part.use is None:
-            once = 2.0 * c * part.size
-            found.append(LayerEstimate(part.name, "explicit", f"{part.size} parameters", kept, once, pairs, 0.0))
-        else:
-            s, i, o = part.use
-            shown = f"{s} positions, {i} x {o}" + (f", {part.groups} groups" if part.groups > 1 else "")
-            order, flops, scratch = part.use.order(n, m, each, form)  # type: ignore[arg-type]
-            if part.table or (part.groups == 1 and order != "jacobian"):
-                kept = float(s + c * s * o if part.table else s * (i + c * o))
-                found.append(LayerEstimate(part.name, "signals", shown, kept, 0.0, times * flops, times * scratch))
-            else:
-                once = 2.0 * c * s * i * o * part.groups
-                found.append(LayerEstimate(part.name, "jacobian", shown, kept, once, pairs, 0.0))
+            found.append(explicit._replace(way="none", sizes="not used", numbers=0, once=0.0, pairs=0.0))
+            continue
+        if part.use is None:
+            found.append(explicit)
+            continue
+        s, i, o = part.use
+        shown = f"{s} positions, {i} x {o}" + (f", {part.groups} groups" if part.groups > 1 else "")
+        made = explicit._replace(way="jacobian", sizes=shown, once=2.0 * c * s * part.size)
+        alike, kept = (0 if part.table else i), s * (1 if part.table else i) + c * s * o
+        flops, scratch = _signals(output, pairs, c, s, alike, o)
+        signals = LayerEstimate(part.name, "signals", shown, kept, 0.0, flops, scratch)
+        moved = [(2.0 * sizes.rows * e.numbers + 2 * e.scratch) * FLOPS_A_NUMBER for e in (signals, made)]
+        costs = [sizes.rows * e.once + e.pairs + more for e, more in zip((signals, made), moved, strict=True)]
+        found.append(signals if part.table or (part.groups == 1 and costs[0] <= costs[1]) else made)
     return tuple(found)
+
+
+def _signals(output: Output | Split, pairs: float, c: int, s: int, i: int, o: int) -> tuple[float, float]:
+    """Return flops of the contraction of signals for all pairs, and the numbers held of them."""
+    times, full = 1, c if output == "full" else 1
+    if isinstance(output, Split):
+        c, full = output.full, output.full
+        times = output.diagonal * output.trace
+    products = s * s * c * full * o
+    if full > 1:
+        products = min(products, s * s * c * o + s * c * c * o)
+    held = 1 + (full * full if full > 1 else c if output == "diagonal" else 1)
+    return 2.0 * pairs * (s * s * i + times * products), pairs * s * s * held * times
 
 
 def _estimates(
