@@ -1,5 +1,7 @@
 """Networks for own_model_jax.py in jax.numpy alone, for both environments: apply(params, X), params, X."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +23,7 @@ class Draw:
 
 def conv(X, weight, stride=1):
     """Convolve images (n, h, w, c)."""
-    return jax.lax.conv_general_dilated(
-        X, weight, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return jax.lax.conv_general_dilated(X, weight, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def resnet(params, X):
@@ -100,7 +100,7 @@ def mlp(params, X):
 def mlp_params():
     """Draw the parameters of `mlp`."""
     draw, sizes = Draw(), [FEATURES, *[HIDDEN] * (DEPTH - 1), CLASSES]
-    return [(draw(a, b, inputs=a), np.zeros(b, np.float32)) for a, b in zip(sizes, sizes[1:], strict=False)]
+    return [(draw(a, b, inputs=a), np.zeros(b, np.float32)) for a, b in itertools.pairwise(sizes)]
 
 
 def network(name, n):
