@@ -42,6 +42,8 @@ BAD = {
     "variances": [*ODD, np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
     "entries": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
     "scales": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
+    "axes": [*THINGS, None, True, 3, 1j, "0", [0.5], [None], ["a" * 60]],
+    "names": [*THINGS, None, True, 3, 1j, "weight", [3], ["missing" * 60]],
     "share": [*NO_NUMBERS, 0.0, 1.0, -1.0, 95, 10**400],
     "levels": [
         *ODD,
@@ -88,8 +90,8 @@ BAD = {
     "class weights": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {True: np.nan}, {True: -1.0}, {"high" * 100: 1.0}],
     "mapping": [np.full(60, 0.1), LONG, "high" * 100, True, 3],
     "extra": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {"a": X}],
-    "axes": [*ODD, *THINGS, True, 3, np.nan],
-    "names": [*ODD, *THINGS, True, 3, np.nan],
+    "output axes": [*ODD, *THINGS, True, 3, np.nan],
+    "patterns": [*ODD, *THINGS, True, 3, np.nan],
     "path": [np.full(60, 0.1), LONG, {"a": LONG}, True, 3, 1.5],
 }
 ALIASES = {"k": "kernel", "shape": "shape|Image", "net": "network", "phi": "phi|activation", "other": "other|function"}
@@ -400,16 +402,32 @@ DOORS = {
     "empirical_ntk": Door(
         wl.empirical_ntk,
         {"apply": NET.apply, "params": PARAMS},
-        {"apply": "function", "output": "name", "method": "name", "memory": "positive"},
+        {
+            "apply": "function",
+            "output": "name",
+            "trace_axes": "output axes",
+            "diagonal_axes": "output axes",
+            "of": "function",
+            "parameters": "patterns",
+            "method": "name",
+            "memory": "positive",
+        },
         free=("params",),
-        fine={"memory": (None,)},
+        fine={"memory": (None,), "trace_axes": (None,), "of": (None,), "parameters": (None,)},
     ),
     "empirical_nngp": Door(
         wl.empirical_nngp,
         {"apply": NET.apply, "params": PARAMS},
-        {"apply": "function", "output": "name", "memory": "positive"},
+        {
+            "apply": "function",
+            "output": "name",
+            "trace_axes": "output axes",
+            "diagonal_axes": "output axes",
+            "of": "function",
+            "memory": "positive",
+        },
         free=("params",),
-        fine={"memory": (None,)},
+        fine={"memory": (None,), "trace_axes": (None,), "of": (None,)},
     ),
     "linearize": Door(wl.linearize, {"apply": NET.apply, "params": PARAMS}, {"apply": "function"}, free=("params",)),
     "taylor": Door(
