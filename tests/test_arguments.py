@@ -42,8 +42,8 @@ BAD = {
     "variances": [*ODD, np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
     "entries": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
     "scales": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
-    "axes": [*THINGS, None, True, 3, 1j, "0", [0.5], [None], ["a" * 60]],
-    "names": [*THINGS, None, True, 3, 1j, "weight", [3], ["missing" * 60]],
+    "output axes": [*THINGS, None, True, 3, 1j, "0", [0.5], [None], ["a" * 60]],
+    "patterns": [*THINGS, None, True, 3, 1j, "weight", [3], ["missing" * 60]],
     "share": [*NO_NUMBERS, 0.0, 1.0, -1.0, 95, 10**400],
     "levels": [
         *ODD,
@@ -90,8 +90,8 @@ BAD = {
     "class weights": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {True: np.nan}, {True: -1.0}, {"high" * 100: 1.0}],
     "mapping": [np.full(60, 0.1), LONG, "high" * 100, True, 3],
     "extra": [np.full(60, 0.1), LONG, "high" * 100, True, 3, {"a": X}],
-    "output axes": [*ODD, *THINGS, True, 3, np.nan],
-    "patterns": [*ODD, *THINGS, True, 3, np.nan],
+    "axes": [*ODD, *THINGS, True, 3, np.nan],
+    "names": [*ODD, *THINGS, True, 3, np.nan],
     "path": [np.full(60, 0.1), LONG, {"a": LONG}, True, 3, 1.5],
 }
 ALIASES = {"k": "kernel", "shape": "shape|Image", "net": "network", "phi": "phi|activation", "other": "other|function"}
@@ -490,6 +490,9 @@ DOORS = {
     "EmpiricalKernel.matvec": Door(
         EMPIRICAL.matvec, {"X": X, "v": Y}, {"X": "points", "v": "entries", "Y": "points"}, fine={"Y": (None,)}
     ),
+    "EmpiricalKernel.parts": Door(
+        EMPIRICAL.parts, {"X": X}, {"X": "points", "Y": "points", "by": "name"}, fine={"Y": (None,)}
+    ),
     "EmpiricalKernel.explain": Door(EMPIRICAL.explain, {"X": X}, {"X": "points", "Y": "points"}, fine={"Y": (None,)}),
     "KrylovFlow.bound": Door(KRYLOV.bound, {}, {"t": "times"}),
     "KrylovFlow.coefficients": Door(KRYLOV.coefficients, {}, {"t": "time"}),
@@ -642,6 +645,7 @@ MADE = {
         "Averaged",
         "BothKernels",
         "Conditioned",
+        "EmpiricalAxes",
         "EmpiricalDiagonal",
         "EmpiricalKernel",
         "FunctionKernel",
@@ -668,7 +672,7 @@ MADE = {
 }
 """Classes whose instances the library makes."""
 INNER = {
-    *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
+    *("at", "encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
     *(
         "in_few_shapes",
         "itself",
