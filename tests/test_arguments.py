@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from later import Later
+from widelimit.claims.finite import one_network, parameters
 
 X = np.random.default_rng(0).standard_normal((6, 3))
 Y = X[:, 0]
 NET = wl.mlp(depth=2, bias_std=0.1)
 K = wl.nngp(NET)
-PARAMS = NET.init(0, input_dim=3, width=4, dtype=np.float64)
-MANY = NET.init_many([0, 1], input_dim=3, width=4, dtype=np.float64)
+PARAMS = one_network(NET, (3, 4, 1), rng=np.random.default_rng(0))
+MANY = parameters(NET, (3, 4, 1), count=2, rng=np.random.default_rng(0))
 LONG = [0.1] * 60
 THINGS = [np.full(60, 0.1), LONG, "high" * 100, {"a": LONG}]
 ODD = [np.complex64(0.5 + 2j), jnp.array(1 + 2j), jnp.array(True), np.timedelta64(3)]
@@ -42,6 +44,8 @@ BAD = {
     "variances": [*ODD, np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
     "entries": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
     "scales": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
+    "output axes": [*THINGS, None, True, 3, 1j, "0", [0.5], [None], ["a" * 60]],
+    "patterns": [*THINGS, None, True, 3, 1j, "weight", [3], ["missing" * 60]],
     "share": [*NO_NUMBERS, 0.0, 1.0, -1.0, 95, 10**400],
     "levels": [
         *ODD,
@@ -132,22 +136,24 @@ SOLVING = {
     "input_groups": "groups",
     "invariance": "optional name",
     "solver": "name",
+    "inducing": "integer",
     "verbose": "flag",
 } | SETTINGS
 REGRESSING = SOLVING | {"output_scale": "positive", "noise_model": "name"}
 CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive", "class_weight": "class weights"}
 FIXED = {"kernel": "nngp", "activation": "erf", "depth": 2}
 WIDE = {"kernel": "name", "activation": "name", "input_scales": "name"}
-REGRESSOR = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)
-CLASSIFIER = wl.NTKClassifier(depth=2).fit(X, Y > 0)
-FEATURES = wl.NTKFeatures(3).fit(X)
-POSTERIOR = wl.posterior(K, X, Y, noise=0.1)
-FLOW = wl.gradient_flow(K, X, Y)
-ENSEMBLE = wl.trained_ensemble(NET, X, Y)
-KRYLOV = wl.gradient_flow(K, X, Y, solver="krylov")
+REGRESSOR = Later(lambda: wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y))
+CLASSIFIER = Later(lambda: wl.NTKClassifier(depth=2).fit(X, Y > 0))
+FEATURES = Later(lambda: wl.NTKFeatures(3).fit(X))
+POSTERIOR = Later(lambda: wl.posterior(K, X, Y, noise=0.1))
+SPARSE = Later(lambda: wl.posterior(K, X, Y, noise=0.1, solver="nystrom", inducing=3))
+FLOW = Later(lambda: wl.gradient_flow(K, X, Y))
+ENSEMBLE = Later(lambda: wl.trained_ensemble(NET, X, Y))
+KRYLOV = Later(lambda: wl.gradient_flow(K, X, Y, solver="krylov"))
 LINEAR = wl.LinearModel()
-EMPIRICAL = wl.empirical_ntk(NET.apply, PARAMS, output="trace")
-INTERPOLANT = wl.rkhs.interpolant(K, X, Y)
+EMPIRICAL = Later(lambda: wl.empirical_ntk(NET.apply, PARAMS, output="trace"))
+INTERPOLANT = Later(lambda: wl.rkhs.interpolant(K, X, Y))
 STEPPED = {"X": X, "y": Y, "learning_rate": 0.1, "steps": 1}
 STEPPING = {"X": "points", "y": "targets", "learning_rate": "positive", "steps": "integer"}
 PROCESS = wl.GaussianProcess(K)
@@ -321,9 +327,19 @@ DOORS = {
             "tolerance": "positive",
             "matrix": "points",
             "checkpoint": "path",
+            "inducing": "integer",
+            "approximation": "name",
+            "seed": "integer",
             "progress": "flag",
         },
         fine={"matrix": (None,)},
+    ),
+    "SparsePosterior.mean": Door(SPARSE.mean, {}, {"Z": "points"}),
+    "SparsePosterior.variance": Door(SPARSE.variance, {}, {"Z": "points"}),
+    "SparsePosterior.predict": Door(SPARSE.predict, {}, {"Z": "points"}),
+    "SparsePosterior.covariance": Door(SPARSE.covariance, {}, {"Z": "points"}),
+    "SparsePosterior.sample": Door(
+        SPARSE.sample, {"Z": X, "count": 1}, {"Z": "points", "count": "integer", "seed": "integer"}
     ),
     "Posterior.mean": Door(POSTERIOR.mean, {}, {"Z": "points"}),
     "Posterior.variance": Door(POSTERIOR.variance, {}, {"Z": "points"}),
@@ -348,7 +364,7 @@ DOORS = {
     "GradientFlow.predict": Door(FLOW.predict, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
     "GradientFlow.loss": Door(FLOW.loss, {}, {"t": "times"}),
     "GradientFlow.coefficients": Door(FLOW.coefficients, {}, {"t": "time"}),
-    "Modes.loss": Door(FLOW.modes().loss, {}, {"t": "times"}),
+    "Modes.loss": Door(Later(lambda: FLOW.modes().loss), {}, {"t": "times"}),
     "gradient_descent": Door(
         wl.gradient_descent,
         {"k": K, **DATA, "learning_rate": 0.1, "steps": 1},
@@ -400,16 +416,32 @@ DOORS = {
     "empirical_ntk": Door(
         wl.empirical_ntk,
         {"apply": NET.apply, "params": PARAMS},
-        {"apply": "function", "output": "name", "method": "name", "memory": "positive"},
+        {
+            "apply": "function",
+            "output": "name",
+            "trace_axes": "output axes",
+            "diagonal_axes": "output axes",
+            "of": "function",
+            "parameters": "patterns",
+            "method": "name",
+            "memory": "positive",
+        },
         free=("params",),
-        fine={"memory": (None,)},
+        fine={"memory": (None,), "trace_axes": (None,), "of": (None,), "parameters": (None,)},
     ),
     "empirical_nngp": Door(
         wl.empirical_nngp,
         {"apply": NET.apply, "params": PARAMS},
-        {"apply": "function", "output": "name", "memory": "positive"},
+        {
+            "apply": "function",
+            "output": "name",
+            "trace_axes": "output axes",
+            "diagonal_axes": "output axes",
+            "of": "function",
+            "memory": "positive",
+        },
         free=("params",),
-        fine={"memory": (None,)},
+        fine={"memory": (None,), "trace_axes": (None,), "of": (None,)},
     ),
     "linearize": Door(wl.linearize, {"apply": NET.apply, "params": PARAMS}, {"apply": "function"}, free=("params",)),
     "taylor": Door(
@@ -471,6 +503,9 @@ DOORS = {
     "Huber.gradient": Door(wl.Huber().gradient, {"f": Y, "y": Y}, {"f": "entries", "y": "targets"}),
     "EmpiricalKernel.matvec": Door(
         EMPIRICAL.matvec, {"X": X, "v": Y}, {"X": "points", "v": "entries", "Y": "points"}, fine={"Y": (None,)}
+    ),
+    "EmpiricalKernel.parts": Door(
+        EMPIRICAL.parts, {"X": X}, {"X": "points", "Y": "points", "by": "name"}, fine={"Y": (None,)}
     ),
     "EmpiricalKernel.explain": Door(EMPIRICAL.explain, {"X": X}, {"X": "points", "Y": "points"}, fine={"Y": (None,)}),
     "KrylovFlow.bound": Door(KRYLOV.bound, {}, {"t": "times"}),
@@ -597,8 +632,9 @@ def wrong(door, name):
 
 def complaint(door, name, value):
     """What is wrong with how the door refuses this value; empty if nothing."""
+    good = {key: known.made() if isinstance(known, Later) else known for key, known in door.good.items()}
     try:
-        door.call(**(door.good | {name: value}))
+        door.call(**(good | {name: value}))
     except (TypeError, ValueError) as error:
         text = str(error)
     except Exception as error:
@@ -624,6 +660,7 @@ MADE = {
         "Averaged",
         "BothKernels",
         "Conditioned",
+        "EmpiricalAxes",
         "EmpiricalDiagonal",
         "EmpiricalKernel",
         "FunctionKernel",
@@ -634,7 +671,7 @@ MADE = {
         "Flow",
     ),
     *("GradientDescent", "GradientFlow", "History", "HyperparameterFit", "KrylovFlow", "Laplace", "LeaveOneOut"),
-    "Limits",
+    *("Limits", "SparsePosterior"),
     *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
     *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
     *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),
@@ -650,7 +687,7 @@ MADE = {
 }
 """Classes whose instances the library makes."""
 INNER = {
-    *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
+    *("at", "encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
     *(
         "in_few_shapes",
         "itself",

@@ -16,11 +16,9 @@ from widelimit.kernels.empirical.factors import (
     Gain,
     Lookup,
     Offset,
-    contract,
-    use_of,
 )
 from widelimit.kernels.empirical.model import Model
-from widelimit.kernels.empirical.outputs import Output, Split
+from widelimit.kernels.empirical.outputs import PAIRS, SELF, Output, Split
 from widelimit.kernels.empirical.uses import Reader, Site, View, examine, row_program
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -95,24 +93,23 @@ class Layerwise(Factors):
 def _factor(found: list[tuple[Site, Any, Any]], way: Way, dtype: Any) -> Factor:
     """Return the factor of one parameter for one row, from its sites: their positions side by side."""
     signals = jnp.concatenate([a for _, (a, _), _ in found], axis=1)  # (groups, S, I), tokens (groups, S)
-    backward = jnp.concatenate(
-        [jax.vmap(site.arrange)(back) * weight for site, (_, weight), back in found], axis=2
-    ).astype(dtype)  # (c, groups, S, O)
+    arranged = [jax.vmap(site.arrange)(back) * weight for site, (_, weight), back in found]
+    backward = jnp.moveaxis(jnp.concatenate(arranged, axis=2), 0, 2).astype(dtype)  # (groups, S, c, O)
     site = found[0][0]
     if site.table:
-        return Lookup(signals[0], backward[:, 0], site.use.inputs)
+        return Lookup(signals[0], backward[0], site.use.inputs)
     signals = signals.astype(dtype)
     if way == "signals":
-        return Affine(signals[0], backward[:, 0])
-    jacobian = jnp.einsum("gsi,cgso->cgoi", signals, backward, precision="highest")
-    return Explicit(jacobian.reshape(len(backward), -1))
+        return Affine(signals[0], backward[0])
+    jacobian = jnp.einsum("gsi,gsco->cgoi", signals, backward, precision="highest")
+    return Explicit(jacobian.reshape(len(jacobian), -1))
 
 
 def pairs(x: list[Factor], y: list[Factor], output: Output | Split, *, itself: bool = False) -> jax.Array:
     """Compute K for all pairs, (n, m, *c), or with `itself` of every row with itself, (n, *c)."""
     with jax.default_matmul_precision("highest"):
         total = sum(_contract(a, b, output, itself) for a, b in zip(x, y, strict=True))
-    mean = _backward(x[0]).shape[1] if output == "trace" else output.trace if isinstance(output, Split) else 1
+    mean = output.trace if isinstance(output, Split) else _outputs(x[0]) if output == "trace" else 1
     return jnp.asarray(total / mean if mean > 1 else total)
 
 
@@ -121,14 +118,13 @@ def _contract(x: Any, y: Any, output: Output | Split, itself: bool) -> Any:
         return _rows_at_a_time(x, y, output, itself)
     f, d, t = output
     form: Output = "trace" if f == 1 else "full"
-    first = d if f == 1 else d * t
 
     def cut(factor: Any) -> tuple[Any, Any]:
-        back = _backward(factor)
-        back = back.reshape(len(back), f, d, t, *back.shape[2:])
-        back = jnp.moveaxis(
-            back[:, 0] if f == 1 else back.reshape(len(back), f, d * t, *back.shape[4:]), 2 - (f == 1), 0
-        )
+        """Bring positions paired with themselves, or if there are full axes all but them, to an axis of their own."""
+        axis = 1 if isinstance(factor, Explicit) else 2
+        back = factor.jacobian if isinstance(factor, Explicit) else factor.backward
+        shape = (*back.shape[:axis], *((d, t) if f == 1 else (f, d * t)), *back.shape[axis + 1 :])
+        back = jnp.moveaxis(back.reshape(shape), axis + (f > 1), 0)
         if isinstance(factor, Explicit):
             return Explicit(back), Explicit(0)
         none = jax.tree.map(lambda _: None, factor)
@@ -136,32 +132,51 @@ def _contract(x: Any, y: Any, output: Output | Split, itself: bool) -> Any:
 
     (a, over_a), (b, over_b) = cut(x), cut(y)
     values = jax.vmap(lambda a, b: _rows_at_a_time(a, b, form, itself), (over_a, over_b), out_axes=-1)(a, b)
-    if f > 1:
-        return jnp.sum(values.reshape(*values.shape[:-1], d, first // d), axis=-1)
-    return values[..., None, None, :]
+    return values[..., None, None, :] if f == 1 else jnp.sum(values.reshape(*values.shape[:-1], d, t), axis=-1)
+
+
+def _outputs(factor: Any) -> int:
+    return int(factor.jacobian.shape[1] if isinstance(factor, Explicit) else factor.backward.shape[2])
 
 
 def _rows_at_a_time(x: Any, y: Any, output: Output, itself: bool) -> Any:
     """Contract in a loop over rows on the left, so that what is held of all pairs of positions stays small."""
-    back = _backward(x)
-    n, m = len(back), 1 if itself else len(_backward(y))
-    held = 0.0 if isinstance(x, Explicit) else use_of(x).order(n, m, back.shape[1], output)[2] * back.dtype.itemsize
+    if isinstance(x, Explicit):
+        return jnp.einsum((SELF if itself else PAIRS)[output], x.jacobian, y.jacobian)
+    if itself:
+        one = jax.vmap(lambda a, b: _from_signals(_with_rows(a), _with_rows(b), output)[0, 0])
+        return one(x, y)
+    n, m = len(x.backward), len(y.backward)
+    s, c = x.backward.shape[1:3]
+    held = n * m * s * s * (1 + (c * c if output == "full" else 1)) * x.backward.dtype.itemsize
     step = next(k for k in range(n, 0, -1) if n % k == 0 and (k == 1 or held * k / n <= SCRATCH))
     if step == n:
-        return contract(x, y, output, jnp, itself=itself)
-
-    def cut(factor: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.reshape(n // step, step, *leaf.shape[1:]), factor)
-
-    if itself:
-        values = jax.lax.map(lambda part: contract(*part, output, jnp, itself=True), (cut(x), cut(y)))
-    else:
-        values = jax.lax.map(lambda part: contract(part, y, output, jnp), cut(x))
+        return _from_signals(x, y, output)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(n // step, step, *leaf.shape[1:]), x)
+    values = jax.lax.map(lambda part: _from_signals(part, y, output), parts)
     return values.reshape(n, *values.shape[2:])
 
 
-def _backward(factor: Any) -> Any:
-    return factor.jacobian if isinstance(factor, Explicit) else factor.backward
+def _with_rows(factor: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[None], factor)
+
+
+def _from_signals(x: Any, y: Any, output: Output) -> jax.Array:
+    """Contract signals (n, S, I) and backward signals (n, S, c, O) of both sides, at all pairs of positions."""
+    g, h = x.backward, y.backward
+    if isinstance(x, Lookup):
+        alike = (x.tokens[:, :, None, None] == y.tokens).astype(g.dtype)
+    else:
+        alike = jnp.einsum("nsi,mti->nsmt", x.signals, y.signals)
+    if output == "trace":
+        return jnp.sum(alike * jnp.einsum("nsao,mtao->nsmt", g, h), axis=(1, 3))
+    if output == "diagonal":
+        return jnp.sum(alike[..., None] * jnp.einsum("nsao,mtao->nsmta", g, h), axis=(1, 3))
+    s, c, o = g.shape[1:]
+    if s * o * c + c * c * s * o < s * s * c * c * o:  # the sum over positions of one side first
+        mixed = jnp.einsum("nsmt,mtbo->nsmbo", alike, h)
+        return jnp.einsum("nsao,nsmbo->nmab", g, mixed)
+    return jnp.einsum("nsmt,nsamtb->nmab", alike, jnp.einsum("nsao,mtbo->nsamtb", g, h))
 
 
 _of = jax.jit(lambda factors, X: factors.of(X))

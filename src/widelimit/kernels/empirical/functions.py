@@ -176,6 +176,11 @@ def empirical_nngp(
 def _kernel(
     f: Model, settings: KernelSettings, trace_axes: Sequence[int] | None, diagonal_axes: Sequence[int]
 ) -> AnyEmpirical:
+    axes = []
+    for name, given in (("trace_axes", () if trace_axes is None else trace_axes), ("diagonal_axes", diagonal_axes)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise TypeError(f"{name} must be axes as a tuple, such as (-1,), got {validation.shown(given)}.")
+        axes.append(tuple(validation.integer(f"each of {name}", k, at_least=-32) for k in given))
     if trace_axes is None and not diagonal_axes:
         return _CLASSES[settings.output](f, settings)  # type: ignore[index]
     if settings.output != "full" or settings.method == "vector_products":
@@ -183,9 +188,4 @@ def _kernel(
             'trace_axes and diagonal_axes take the place of output="trace" and "diagonal", and '
             'method="vector_products" is not for them: leave these out.'
         )
-    axes = []
-    for name, given in (("trace_axes", trace_axes or ()), ("diagonal_axes", diagonal_axes)):
-        if isinstance(given, str) or not isinstance(given, Sequence):
-            raise TypeError(f"{name} must be axes as a tuple, such as (-1,), got {validation.shown(given)}.")
-        axes.append(tuple(validation.integer(f"each of {name}", k, at_least=-32) for k in given))
     return EmpiricalAxes(f, settings, *axes)

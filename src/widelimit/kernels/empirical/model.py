@@ -154,10 +154,13 @@ def model(apply: Apply, params: Any, parameters: Names | None = None, select: Se
     """
     if not callable(apply):
         raise TypeError(f"apply must be a function apply(params, X), got {type(apply).__name__}.")
-    try:
-        hash(apply)
-    except TypeError:
-        raise TypeError("apply must be hashable, as functions are: pass lambda params, X: ... around it.") from None
+    if select is not None:
+        validation.function("of", select, "a function of the outputs and X")
+    for name, function in (("apply", apply), ("of", select)):
+        try:
+            hash(function)
+        except TypeError:
+            raise TypeError(f"{name} must be hashable, as functions are: pass a lambda around it.") from None
     if parameters is not None or isinstance(params, eqx.Module):
         trained, rest = eqx.partition(params, _mask(params, parameters))
         fixed, structure = eqx.partition(rest, eqx.is_array)
@@ -180,13 +183,22 @@ def _mask(params: Any, parameters: Names | None) -> Any:
         chosen = set(names)
     elif callable(parameters):
         chosen = {name for name in names if parameters(name)}
+    elif isinstance(parameters, str) or not isinstance(parameters, Sequence):
+        raise TypeError(
+            f"parameters must be a list of patterns, such as ['head.*'], or a function of a name, got "
+            f"{validation.shown(parameters)}."
+        )
     else:
         chosen = set()
         for pattern in parameters:
+            if not isinstance(pattern, str):
+                raise TypeError(f"parameters holds {validation.shown(pattern)}; patterns are text, such as 'head.*'.")
             found = fnmatch.filter(names, pattern)
             if not found:
                 known = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-                raise ValueError(f"no parameter has a name like {pattern!r}; the names are {known}.")
+                raise ValueError(
+                    f"no parameter has a name like {validation.shown(pattern)} of parameters=; the names are {known}."
+                )
             chosen |= set(found)
     return jax.tree_util.tree_map_with_path(lambda path, _: dotted(path) in chosen, params)
 

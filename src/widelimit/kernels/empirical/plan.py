@@ -1,15 +1,20 @@
 """This module chooses the algorithm of an empirical kernel: flops and memory of each, within a budget."""
 
+import functools
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, final
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self, final
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from widelimit import memory, validation
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.architecture.state import Layer
+from widelimit.arithmetic import arithmetic
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.empirical.contraction import Contraction, Layerwise, Outputs, Way
 from widelimit.kernels.empirical.factors import SCRATCH
@@ -23,6 +28,12 @@ METHODS: tuple[Method, ...] = ("auto", "jacobian", "vector_products", "layerwise
 
 COPIES = 3
 """Factors of one block are held this many times at once while they are made: values, their transpose, the result."""
+CALIBRATED = 512
+"""Rows of the matrices that show the machine's speed."""
+SHOWN = 40
+"""Layers in the text of a plan."""
+FLOPS_A_NUMBER = 100
+"""Flops that take as long as a number's way to memory, about."""
 UNFOLDED = 1024
 """Rows of the unfolded matrix (rows times outputs) of a block, about: its products run at full speed."""
 COLUMNS = 16
@@ -72,6 +83,10 @@ class MethodEstimate(NamedTuple):
     rows: int
     """Rows (jacobian, layerwise) or columns (vector_products) at once; 0 where the budget is too small."""
     stored: bool
+    moved: float = 0.0
+    """Numbers on their way to memory and back."""
+    seconds: float = 0.0
+    """At the speed of this machine, about; 0 if it was not measured."""
 
 
 class LayerEstimate(NamedTuple):
@@ -80,7 +95,7 @@ class LayerEstimate(NamedTuple):
     name: str
     way: Way
     sizes: str
-    numbers: float
+    numbers: int
     """Numbers kept of one row."""
     once: float
     """Flops a row."""
@@ -105,7 +120,6 @@ class ContractionPlan:
     sizes: PairSizes
     cost: Cost
     layers: tuple[LayerEstimate, ...]
-
     tail: tuple[int, ...]
     """Axes of the kernel after (n, m)."""
 
@@ -114,16 +128,30 @@ class ContractionPlan:
         """Return the estimate of the method that runs."""
         return next(e for e in self.estimates if e.method == self.method)
 
+    def timed(self, rate: float) -> Self:
+        """Return the plan with seconds, for a number of flops a second."""
+        estimates = [e._replace(seconds=(e.flops + FLOPS_A_NUMBER * e.moved) / rate) for e in self.estimates]
+        return replace(self, estimates=tuple(estimates))
+
     def __str__(self) -> str:
         c, p = self.cost.outputs, self.cost.parameters
         lines = [
             f"{self.sizes.n} x {self.sizes.m} pairs, {c} outputs, {p} parameters, {self.cost.flops:.3g} flops a row "
             f"forward; the result takes {memory.text(self.result)} of the budget of {memory.text(self.budget)}",
-            f"{'method':16} {'Gflop':>10} {'GiB':>8}  how",
+            f"{'method':16} {'Gflop':>10} {'GiB':>8} {'seconds':>8}  how",
         ]
         for e in self.estimates:
             mark = "<- chosen: fewest flops within the budget" if e.method == self.method else ""
-            lines.append(f"{e.method:16} {e.flops / 1e9:10.4g} {e.work / memory.GIB:8.3g}  {_how(e)} {mark}".rstrip())
+            figures = f"{e.flops / 1e9:10.4g} {e.work / memory.GIB:8.3g} {e.seconds or math.nan:8.2g}"
+            lines.append(f"{e.method:16} {figures}  {_how(e)} {mark}".rstrip())
+        if self.method == "layerwise":
+            lines.append(f"{'layerwise':26} {'way':9} {'Gflop':>10} {'KiB a row':>10}  sizes")
+            for layer in self.layers[:SHOWN]:
+                total = (layer.once * self.sizes.rows + layer.pairs) / 1e9
+                size = layer.numbers * self.cost.itemsize / 1024
+                lines.append(f"{layer.name:26} {layer.way:9} {total:10.4g} {size:10.4g}  {layer.sizes}")
+            if len(self.layers) > SHOWN:
+                lines.append(f"and {len(self.layers) - SHOWN} more: see .layers")
         return "\n".join(lines)
 
 
@@ -167,7 +195,8 @@ def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int
     blocks = COPIES * number * sizes.down * (1 if sizes.diagonal else sizes.across)
     layers = _layers(parts_of(model, features, dtype), settings.output, sizes, cost)
     estimates = tuple(_estimates(settings, sizes, cost, layers, budget - result - blocks))
-    names = [e.method for e in estimates] if settings.method == "auto" else [settings.method]
+    # "jacobian" is "layerwise" with the worse choice for every layer.
+    names = ["vector_products", "layerwise"] if settings.method == "auto" else [settings.method]
     if settings.kind == "nngp":
         names = ["outputs"]
     fitting = [e for e in estimates if e.method in names and e.rows > 0]
@@ -204,32 +233,48 @@ def _numbers(output: Output | Split, c: int) -> tuple[int, int]:
 
 
 def _layers(parts: tuple[Part, ...], output: Output | Split, sizes: PairSizes, cost: Cost) -> tuple[LayerEstimate, ...]:
-    """Choose how every parameter is contracted: the way of fewest flops for all pairs."""
-    c, n, m = cost.outputs, sizes.n, 1 if sizes.diagonal else sizes.m
-    times, each, form = 1, c, output
-    if isinstance(output, Split):
-        times, each, form = output.diagonal, output.trace, "trace"
-        if output.full > 1:
-            times, each, form = output.diagonal * output.trace, output.full, "full"
-    products, found = _numbers(output, c)[1], []
+    """Choose how every parameter is contracted: the way of fewest flops for all pairs, numbers moved included."""
+    c, pairs = cost.outputs, float(sizes.n) * (1 if sizes.diagonal else sizes.m)
+    products, found = 2.0 * pairs * _numbers(output, c)[1], []
     for part in parts:
-        kept, pairs = float(c * part.size), 2.0 * n * m * products * part.size
+        explicit = LayerEstimate(
+            part.name,
+            "explicit",
+            f"{part.size} parameters",
+            c * part.size,
+            2.0 * c * part.size,
+            products * part.size,
+            0,
+        )
         if not part.used:
-            found.append(LayerEstimate(part.name, "none", "not used", 0.0, 0.0, 0.0, 0.0))
-        elif part.use is None:
-            once = 2.0 * c * part.size
-            found.append(LayerEstimate(part.name, "explicit", f"{part.size} parameters", kept, once, pairs, 0.0))
-        else:
-            s, i, o = part.use
-            shown = f"{s} positions, {i} x {o}" + (f", {part.groups} groups" if part.groups > 1 else "")
-            order, flops, scratch = part.use.order(n, m, each, form)  # type: ignore[arg-type]
-            if part.table or (part.groups == 1 and order != "jacobian"):
-                kept = float(s + c * s * o if part.table else s * (i + c * o))
-                found.append(LayerEstimate(part.name, "signals", shown, kept, 0.0, times * flops, times * scratch))
-            else:
-                once = 2.0 * c * s * i * o * part.groups
-                found.append(LayerEstimate(part.name, "jacobian", shown, kept, once, pairs, 0.0))
+            found.append(explicit._replace(way="none", sizes="not used", numbers=0, once=0.0, pairs=0.0))
+            continue
+        if part.use is None:
+            found.append(explicit)
+            continue
+        s, i, o = part.use
+        shown = f"{s} positions, {i} x {o}" + (f", {part.groups} groups" if part.groups > 1 else "")
+        made = explicit._replace(way="jacobian", sizes=shown, once=2.0 * c * s * part.size)
+        alike, kept = (0 if part.table else i), s * (1 if part.table else i) + c * s * o
+        flops, scratch = _signals(output, pairs, c, s, alike, o)
+        signals = LayerEstimate(part.name, "signals", shown, kept, 0.0, flops, scratch)
+        moved = [(2.0 * sizes.rows * e.numbers + 2 * e.scratch) * FLOPS_A_NUMBER for e in (signals, made)]
+        costs = [sizes.rows * e.once + e.pairs + more for e, more in zip((signals, made), moved, strict=True)]
+        found.append(signals if part.table or (part.groups == 1 and costs[0] <= costs[1]) else made)
     return tuple(found)
+
+
+def _signals(output: Output | Split, pairs: float, c: int, s: int, i: int, o: int) -> tuple[float, float]:
+    """Return flops of the contraction of signals for all pairs, and the numbers held of them."""
+    times, full = 1, c if output == "full" else 1
+    if isinstance(output, Split):
+        c, full = output.full, output.full
+        times = output.diagonal * output.trace
+    products = s * s * c * full * o
+    if full > 1:
+        products = min(products, s * s * c * o + s * c * c * o)
+    held = 1 + (full * full if full > 1 else c if output == "diagonal" else 1)
+    return 2.0 * pairs * (s * s * i + times * products), pairs * s * s * held * times
 
 
 def _estimates(
@@ -242,14 +287,24 @@ def _estimates(
     if settings.kind == "nngp":
         return [_contraction("outputs", sizes, room, c * s, signals, cost.flops, 2 * mixed * pairs)]
     backward = (1 + 2 * c) * cost.flops
+    passed, made = 2.0 * sizes.rows * c * cost.signals, 2.0 * sizes.rows * sum(layer.numbers for layer in layers)
     found = [_contraction("jacobian", sizes, room, c * p * s, c * signals, backward, 2 * mixed * p * pairs)]
+    found = [found[0]._replace(moved=2 * passed + 2.0 * sizes.rows * c * p)]
     if not isinstance(settings.output, Split):
         column = 2 * p * s + 2 * sizes.down * signals
         kept = 2 * sizes.down * signals
         columns = int(min(COLUMNS, max(room - kept, 0) // column))
         flops = sizes.m * c * 2 * cost.flops * (1 + sizes.n)
         found.append(
-            MethodEstimate("vector_products", flops, kept + max(columns, 1) * column, kept + column, columns, False)
+            MethodEstimate(
+                "vector_products",
+                flops,
+                kept + max(columns, 1) * column,
+                kept + column,
+                columns,
+                stored=False,
+                moved=2.0 * sizes.m * c * (cost.signals * (1 + sizes.n) + p),
+            )
         )
     unit = s * sum(layer.numbers for layer in layers)
     once = (1 + c) * cost.flops + sum(layer.once for layer in layers)
@@ -259,7 +314,8 @@ def _estimates(
     block = float(sizes.down) * (1 if sizes.diagonal else sizes.across)
     held = [s * layer.scratch * block / task for layer in layers]
     scratch = max(min(one, max(SCRATCH, one / sizes.down)) for one in held)
-    found.append(_contraction("layerwise", sizes, room - scratch, unit, passing, once, total, scratch))
+    e = _contraction("layerwise", sizes, room - scratch, unit, passing, once, total, scratch)
+    found.append(e._replace(moved=passed + made + 2 * sum(layer.scratch for layer in layers)))
     return found
 
 
@@ -298,6 +354,18 @@ def pairs_of(model: Model, settings: KernelSettings, found: ContractionPlan) -> 
     layers = tuple(ways.get(layer.way, layer.way) for layer in found.layers)
     factors: Any = Outputs(model) if chosen.method == "outputs" else Layerwise(model, layers)
     return Contraction(factors, settings.output, chosen.rows, chosen.stored)
+
+
+@functools.cache
+def rate(dtype: np.dtype[Any]) -> float:
+    """Measure flops a second of a product of matrices here, once a process: some hundredths of a second."""
+    with arithmetic(dtype == np.float64):
+        product, matrix, times = jax.jit(jnp.matmul), jnp.ones((CALIBRATED, CALIBRATED), dtype), []
+        for _ in range(4):
+            start = time.perf_counter()
+            product(matrix, matrix).block_until_ready()
+            times.append(time.perf_counter() - start)
+    return float(2 * CALIBRATED**3 / min(times))
 
 
 def block_rows(n: int, outputs: int) -> int:
