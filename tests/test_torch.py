@@ -459,11 +459,7 @@ def test_parameters_by_name_and_kernels_of_parts():
     X = np.random.default_rng(0).standard_normal((N, 4))
     a, sizes = written(module, X)
     cuts = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1], strict=True))
-    part = (
-        lambda *names: sum(  # noqa: E731
-            np.einsum("nap,mbp->nmab", *2 * [a[..., cuts[k] : cuts[k] + sizes[k]]]) for k in names
-        )
-    )
+    part = lambda *names: sum(np.einsum("nap,mbp->nmab", *2 * [a[..., cuts[k] : cuts[k] + sizes[k]]]) for k in names)
     door = widelimit.torch.empirical_ntk
     assert close(door(module, parameters=["0.*", "2.bias"]).gram(X), part("0.0.weight", "0.0.bias", "2.bias"))
     assert close(

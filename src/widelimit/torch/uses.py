@@ -103,9 +103,8 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
 
     def _note(self, func: Any, found: list[torch.Tensor], result: Any) -> None:
         """Follow views of a parameter; note that it is used in an unknown way where its numbers go elsewhere."""
-        label = (
-            getattr(func, "__name__", "") if not isinstance(func, types.MethodWrapperType) else func.__self__.__name__
-        )
+        owner: Any = func.__self__ if isinstance(func, types.MethodWrapperType) else func  # a property, or a function
+        label = getattr(owner, "__name__", "")
         made = [t for t in _tensors(result) if t.is_floating_point()]
         if not made or label in DETACHED:
             return
@@ -215,6 +214,11 @@ def _addmm(watch: Watch, func: Any, input: Any, mat1: Any, mat2: Any) -> Any:
     return watch.tap(result, _affine(watch, mat1, mat2, turned=True), watch.offset(input, result, (-1,)))
 
 
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    """Return a number for every axis."""
+    return (value,) * axes if isinstance(value, int) else tuple(value) * (axes // len(value))
+
+
 def _conv(
     watch: Watch, func: Any, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1,
@@ -223,20 +227,19 @@ def _conv(
         return NotImplemented
     result = func(input, weight, bias, stride, padding, dilation, groups)
     axes = weight.ndim - 2
-    each = lambda value: (value,) * axes if isinstance(value, int) else tuple(value) * (axes // len(value))  # noqa: E731
-    kernel, steps = tuple(weight.shape[2:]), each(dilation)
+    kernel, steps = tuple(weight.shape[2:]), _each(dilation, axes)
     if isinstance(padding, str):
         whole = [d * (k - 1) if padding == "same" else 0 for d, k in zip(steps, kernel, strict=True)]
         before = tuple(w // 2 for w in whole)
         after = tuple(w - b for w, b in zip(whole, before, strict=True))
     else:
-        before = after = each(padding)
+        before = after = _each(padding, axes)
     place, sites = watch.place(weight), []
     if place:
         signal = watch.keep(input)
         outputs = weight.shape[0]
         use = Use(result.numel() // outputs, math.prod(weight.shape[1:]), outputs)
-        windows = Windows(kernel, each(stride), before, after, steps, groups)
+        windows = Windows(kernel, _each(stride, axes), before, after, steps, groups)
         sites.append(lambda tap: Site(place, "conv", tap, signal, use, windows=windows))
     return watch.tap(result, *sites, watch.offset(bias, result, (-1 - axes,)))
 
