@@ -384,10 +384,52 @@ def test_every_layer_gives_the_kernel_of_its_jacobian(name):
     turned[..., cuts[weight] : cuts[weight + 1]] = turned[..., cuts[weight] : cuts[weight + 1]][..., ::-1]
     assert not close(np.einsum("nap,mbp->nmab", turned, b), found)
     for k, parameter in enumerate(sizes):
-    
-    def part(*names):
-        return sum(np.einsum("nap,mbp->nmab", *2 * [a[..., cuts[k] : cuts[k] + sizes[k]]]) for k in names)
+        part = np.einsum("nap,mbp->nmab", a[..., cuts[k] : cuts[k + 1]], b[..., cuts[k] : cuts[k + 1]])
+        assert close(found - part, full - part)
+        unused = np.abs(part).max() <= 64 * EPS * np.abs(full).max()  # keys' bias in attention changes nothing
+        assert unused or not close(found - part, full), parameter
+    parts = kernel.parts(X, Y, by="parameter")
+    assert set(parts) == set(sizes)
+    assert close(sum(parts.values()), full)
+    trace = widelimit.torch.empirical_ntk(module, output="trace").gram(X)
+    assert close(trace, np.einsum("nap,map->nm", a, a) / a.shape[1])
 
+
+def test_tokens_masks_tied_weights_and_dictionaries():
+    torch.manual_seed(0)
+    tokens = np.random.default_rng(0).integers(0, 11, (4, 5))
+    mask = np.zeros((4, 5), bool)
+    mask[1, 3] = mask[2, :2] = True
+    for tied in (True, False):
+        module = Language(tied=tied).double().eval()
+        for X in (tokens, {"tokens": tokens, "mask": mask}):
+            a, _ = written(module, X, lambda outputs: outputs["logits"])
+            full = np.einsum("nap,mbp->nmab", a, a)
+            assert close(widelimit.torch.empirical_ntk(module).gram(X), full)
+        plan = widelimit.torch.empirical_ntk(module).explain(tokens)
+        assert {layer.how for layer in plan.layers}.isdisjoint({"autograd"})
+    loose = Language(tied=False).double().eval()
+    loose.load_state_dict(Language(tied=True).double().state_dict())
+    apart = widelimit.torch.empirical_ntk(loose).gram(tokens)
+    loose.head.weight = loose.table.weight  # the tie adds the products of both uses, once each way
+    a, _ = written(loose, tokens, lambda outputs: outputs["logits"])
+    assert not close(apart, np.einsum("nap,mbp->nmab", a, a))
+    # A function of the outputs: the log-probability of the last token.
+    of = lambda outputs, X: torch.log_softmax(outputs["logits"], 1).gather(1, X[:, -1:])[:, 0]  # noqa: E731
+    found = widelimit.torch.empirical_ntk(loose, of=of, output="trace").gram(tokens)
+    rows = [
+        written(loose, tokens[i : i + 1], lambda o, i=i: torch.log_softmax(o["logits"], 1)[0, tokens[i, -1]])[0][0]
+        for i in range(4)
+    ]
+    a = np.array(rows)
+    assert close(found, np.einsum("nap,map->nm", a, a))
+
+
+def test_axes_of_outputs_of_any_rank():
+    torch.manual_seed(0)
+    module = chain(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 12), nn.Unflatten(1, (2, 3, 2))).double()
+    X, Y = np.random.default_rng(0).standard_normal((2, 3, 4))
+    a, b = (written(module, Z)[0].reshape(3, 2, 3, 2, -1) for Z in (X, Y))
     door = widelimit.torch.empirical_ntk
     assert close(door(module).cross(X, Y), np.einsum("nap,mbp->nmab", a.reshape(3, 12, -1), b.reshape(3, 12, -1)))
     assert close(door(module, output="diagonal").cross(X, Y), np.einsum("nijkp,mijkp->nmijk", a, b))
@@ -417,7 +459,10 @@ def test_parameters_by_name_and_kernels_of_parts():
     X = np.random.default_rng(0).standard_normal((N, 4))
     a, sizes = written(module, X)
     cuts = dict(zip(sizes, np.cumsum([0, *sizes.values()])[:-1], strict=True))
-    part = lambda *names: sum(np.einsum("nap,mbp->nmab", *2 * [a[..., cuts[k] : cuts[k] + sizes[k]]]) for k in names)
+
+    def part(*names):
+        return sum(np.einsum("nap,mbp->nmab", *2 * [a[..., cuts[k] : cuts[k] + sizes[k]]]) for k in names)
+
     door = widelimit.torch.empirical_ntk
     assert close(door(module, parameters=["0.*", "2.bias"]).gram(X), part("0.0.weight", "0.0.bias", "2.bias"))
     assert close(
