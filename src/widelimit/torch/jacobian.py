@@ -33,7 +33,7 @@ class Trial(NamedTuple):
     """Flops of the sites, forward."""
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """Return c, the number of outputs."""
         return math.prod(self.outputs)
 
@@ -120,7 +120,7 @@ class RowJacobian:
         return joined(found)
 
     def _block(self, trial: Trial, rows: Any, *, batched: bool) -> Factors:
-        n, c = inputs.length(rows), trial.count
+        n, c = inputs.length(rows), trial.number
         device = next(iter(self.weights.trained.values())).device
         taps = [torch.zeros((), dtype=t, device=device).expand(n, *s).requires_grad_() for s, t in trial.shapes]
         whole = {
@@ -195,7 +195,7 @@ class Pieces:
     def _ready(self, site: Site) -> Any:
         """Return the signal as it is used for every output: patches, where the Jacobian is formed."""
         signal = self.signals[site.signal] if site.signal >= 0 else None
-        if site.windows is None or site.windows.groups > 1 or not whole_jacobian(site, self.trial.count):
+        if site.windows is None or site.windows.groups > 1 or not whole_jacobian(site, self.trial.number):
             return signal
         return _positions(site, signal)
 
@@ -203,13 +203,13 @@ class Pieces:
         """Take the derivatives of outputs `start` to `stop`: by results, (n, outputs, 1, ...), and by parameters."""
         for k, site in enumerate(self.sites):
             g = back[site.tap]
-            part = _summed(site, g, self.ready[k], whole=whole_jacobian(site, self.trial.count))
+            part = _summed(site, g, self.ready[k], whole=whole_jacobian(site, self.trial.number))
             if k not in self.kept:
-                self.kept[k] = _empty(part, self.trial.count)
+                self.kept[k] = _empty(part, self.trial.number)
             self.kept[k][:, start:stop] = part
         for name, g in whole.items():
             if name not in self.whole:
-                self.whole[name] = g.new_empty((self.n, self.trial.count, *g.shape[2:]))
+                self.whole[name] = g.new_empty((self.n, self.trial.number, *g.shape[2:]))
             self.whole[name][:, start:stop] = g
 
     def factors(self) -> Factors:

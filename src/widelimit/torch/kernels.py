@@ -161,7 +161,7 @@ class ModuleMatrixKernel(_OfForm, MatrixKernel):
 
     def prepared(self, *inputs: Any) -> Self:
         jacobian, (rows,) = self.jacobian.prepare(self.jacobian.rows("X", self._own(inputs[0])))
-        return replace(self, count=self.jacobian.trial(jacobian, rows)[0].count)
+        return replace(self, count=self.jacobian.trial(jacobian, rows)[0].number)
 
     def block(self, X: Any, Y: Any) -> Float[np.ndarray, "n m c c"]:
         return self._pairs(X, Y)

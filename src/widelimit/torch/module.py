@@ -211,7 +211,7 @@ class ModuleJacobian:
         given = (self.rows("X", X),) if Y is None else (self.rows("X", X), self.rows("Y", Y))
         jacobian, rows = self.prepare(*given)
         trial, split = self.trial(jacobian, rows[0])
-        n, m, c = inputs.length(rows[0]), inputs.length(rows[-1]), trial.count
+        n, m, c = inputs.length(rows[0]), inputs.length(rows[-1]), trial.number
         itemsize = _itemsize(jacobian)
         sizes = self.sizes(trial, n, itemsize, split.output)
         costs = layer_costs(trial, self.trained, min(n, sizes.rows * sizes.held), c, split.output)
@@ -252,7 +252,7 @@ def _work(n: int, m: int, sizes: Sizes, same: bool) -> tuple[float, float]:
 
 def _row_numbers(trial: Trial, trained: Mapping[str, torch.Tensor]) -> tuple[float, float]:
     """Return the numbers kept of a row, and those on the way."""
-    c = trial.count
+    c = trial.number
     kept, formed = 0.0, 0.0
     for site in trial.sites:
         s, i, o = site.use
@@ -313,7 +313,7 @@ def _broken(found: Factors) -> list[str]:
 
 
 def _itemsize(jacobian: RowJacobian) -> int:
-    return next(iter(jacobian.weights.trained.values())).element_size()
+    return int(next(iter(jacobian.weights.trained.values())).element_size())
 
 
 def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:

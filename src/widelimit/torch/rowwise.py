@@ -1,7 +1,9 @@
 """A module whose output for a row depends on other rows is refused, by a few rows together and alone."""
 
+import functools
 import weakref
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,7 @@ def gradients(jacobian: RowJacobian, rows: Any, groups: list[slice]) -> tuple[np
         trained = {name: p.detach().requires_grad_() for name, p in jacobian.weights.trained.items()}
         part = inputs.take(rows, group)
         with torch.enable_grad():
-            values = uses.run(jacobian.watch(explicit=trained), lambda part=part: jacobian.outputs(part))
+            values = uses.run(jacobian.watch(explicit=trained), functools.partial(jacobian.outputs, part))
             count = inputs.length(part)
             if values.ndim == 0 and count == 1:
                 values = values[None]
@@ -113,8 +115,6 @@ def _nudge(t: torch.Tensor) -> torch.Tensor:
 
 
 def _nudged(jacobian: RowJacobian) -> RowJacobian:
-    from dataclasses import replace
-
     old = jacobian.weights
     trained = {name: _nudge(p) for name, p in old.trained.items()}
     return replace(jacobian, weights=replace(old, trained=trained))
