@@ -102,7 +102,21 @@ INFERENCES = {
     "classifier": classifier,
     "evidence": evidence,
 }
+OWN = {"w": RNG.standard_normal((5, 4)), "b": RNG.standard_normal(4), "v": RNG.standard_normal((4, 2))}
+
+
+def own_network(X, y):
+    return wl.empirical_ntk(two_layers, OWN, output="trace").gram(X)
+
+
+def two_layers(params, X):
+    return jnp.tanh(X @ params["w"] + params["b"]) @ params["v"]
+
+
 DOORS = [(door, GRAM) for door in MATRICES.items()] + [(door, FIT) for door in INFERENCES.items()]
+DOORS.append(
+    (("own network", own_network), FIT + GRAM)
+)  # four, and small ones: the direction that rows are tried along
 
 
 def counted(door, *arguments):
