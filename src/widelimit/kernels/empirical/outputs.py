@@ -1,4 +1,4 @@
-"""Outputs are kept apart, traced or paired with themselves only: the forms of an empirical kernel."""
+"""Outputs are kept separate, traced or paired with themselves only: the forms of an empirical kernel."""
 
 import math
 from collections.abc import Callable
