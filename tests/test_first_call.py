@@ -102,7 +102,16 @@ INFERENCES = {
     "classifier": classifier,
     "evidence": evidence,
 }
+OWN = {"w": RNG.standard_normal((5, 4)), "b": RNG.standard_normal(4), "v": RNG.standard_normal((4, 2))}
+
+
+def two_layers(params, X):
+    return jnp.tanh(X @ params["w"] + params["b"]) @ params["v"]
+
+
 DOORS = [(door, GRAM) for door in MATRICES.items()] + [(door, FIT) for door in INFERENCES.items()]
+# Four programs, and small ones for the direction along which rows are compared.
+DOORS.append((("own network", lambda X, y: wl.empirical_ntk(two_layers, OWN, output="trace").gram(X)), FIT + GRAM))
 
 
 def counted(door, *arguments):

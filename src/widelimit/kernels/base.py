@@ -128,7 +128,7 @@ class _TwoKernels(Kernel, abc.ABC):
 
     def at(self, X: Any) -> Self:
         left, right = _at(self.left, X), _at(self.right, X)
-        return self if left is self.left and right is self.right else type(self)(left, right)
+        return self if left is self.left and right is self.right else replace(self, left=left, right=right)  # type: ignore[type-var]
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return type(self)(*(_prepared(part, *inputs) for part in self.operands))

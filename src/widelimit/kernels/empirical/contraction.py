@@ -145,7 +145,7 @@ def _rows_at_a_time(x: Any, y: Any, output: Output, itself: bool) -> Any:
         return jnp.einsum((SELF if itself else PAIRS)[output], x.jacobian, y.jacobian)
     if itself:
         one = jax.vmap(lambda a, b: _from_signals(_with_rows(a), _with_rows(b), output)[0, 0])
-        return one(x, y)
+        return one(x, y)  # type: ignore[no-untyped-call]
     n, m = len(x.backward), len(y.backward)
     s, c = x.backward.shape[1:3]
     held = n * m * s * s * (1 + (c * c if output == "full" else 1)) * x.backward.dtype.itemsize

@@ -58,7 +58,9 @@ def taylor(apply: Apply, params: Any, order: int) -> Apply:
             step = jax.tree.map(jnp.subtract, moved, start)
 
             def along(t: jax.Array) -> Any:
-                return here.outputs(jax.tree.map(lambda a, d: a + t.astype(d.dtype) * d, start, step), points)
+                return here.outputs(
+                    jax.tree.map(lambda a, d: a + t.astype(d.dtype) * d, start, step), jnp.asarray(points)
+                )
 
             values = _sum(along, jnp.zeros((), jax.tree.leaves(step)[0].dtype), order)
         for leaf in jax.tree.leaves(values):

@@ -122,7 +122,7 @@ class Model:
         with arithmetic(dtype == np.float64):
             return _cost(leaves, structure, features, np.dtype(dtype))
 
-    def output_shapes(self, X: Float[jax.Array, "n d"]) -> tuple[list[tuple[int, ...]], Any]:
+    def output_shapes(self, X: Float[validation.Array, "n d"]) -> tuple[list[tuple[int, ...]], Any]:
         """Return the shapes of the outputs without the axis of the rows, and their tree. Raises: as `cost`."""
         f = self.of_dtype(X.dtype)
         f.cost(X.shape[1], X.dtype)

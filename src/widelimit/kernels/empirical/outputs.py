@@ -1,4 +1,4 @@
-"""Outputs are kept apart, traced or paired with themselves only: the forms of an empirical kernel."""
+"""Outputs are kept separate, traced or paired with themselves only: the forms of an empirical kernel."""
 
 import math
 from collections.abc import Callable
@@ -81,7 +81,7 @@ class Axes:
         """Bring (n, m, full, full, diagonal) to the order of the output's axes, two for each full one; n, m: `rows`."""
         full, paired = ([self.shape[k] for k in axes] for axes in (self.full, self.diagonal))
         values = values.reshape(*values.shape[:rows], *full, *full, *paired)
-        places = {k: (i, len(full) + i) for i, k in enumerate(self.full)}
+        places: dict[int, tuple[int, ...]] = {k: (i, len(full) + i) for i, k in enumerate(self.full)}
         places |= {k: (2 * len(full) + i,) for i, k in enumerate(self.diagonal)}
         order = [rows + place for k in sorted(places) for place in places[k]]
         return np.transpose(values, (*range(rows), *order))

@@ -348,7 +348,7 @@ def _contraction(
 def pairs_of(model: Model, settings: KernelSettings, found: ContractionPlan) -> PairKernel:
     """Return the two phases of the kernel by the method chosen."""
     chosen = found.chosen
-    if chosen.method == "vector_products":
+    if chosen.method == "vector_products" and not isinstance(settings.output, Split):
         return VectorProducts(model, settings.output, chosen.rows)
     ways: dict[Way, Way] = {} if chosen.method == "layerwise" else {"signals": "explicit", "jacobian": "explicit"}
     layers = tuple(ways.get(layer.way, layer.way) for layer in found.layers)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.compute.tiles import PairKernel
-from widelimit.kernels.empirical.contraction import Output
 from widelimit.kernels.empirical.model import Model
+from widelimit.kernels.empirical.outputs import Output
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 

@@ -35,7 +35,7 @@ class Signature:
         """
         tree = _tree(X)
         arrays, structure = jax.tree.flatten(tree)
-        single = structure == jax.tree.structure(0)
+        single = isinstance(tree, (np.ndarray, jax.Array))
         if single and (arrays[0].ndim < 2 or (arrays[0].ndim == 2 and arrays[0].dtype.kind not in "iub")):
             return None
         _require_rows(name, arrays)
@@ -59,7 +59,7 @@ class Signature:
         arrays, structure = jax.tree.flatten(_tree(X))
         found = structure, tuple(array.shape[1:] for array in arrays)
         if found != (self.structure, tuple(shape for shape, _ in self.leaves)):
-            if structure == jax.tree.structure(0) and found[1] == ((self.width,),):
+            if isinstance(_tree(X), (np.ndarray, jax.Array)) and found[1] == ((self.width,),):
                 return self._packed(name, arrays[0])
             raise ValueError(f"{name} has another form than the first inputs: {_shown(*found)}, not {self}.")
         _require_rows(name, arrays)
