@@ -48,7 +48,6 @@ ORDER = [
     "network_text",
     "compute",
     "kernels",
-    "torch",
     "inference",
     "rkhs",
     "training",
@@ -56,6 +55,9 @@ ORDER = [
     "estimators",
     "plots",
     "displays",
+    "tangents",
+    "torch_tangents",
+    "torch",
     "pages",
     "claims",
     "cli",
@@ -162,7 +164,7 @@ def classes():
     """Every class of the package; those of the part for PyTorch where that is installed."""
     for path in FILES:
         name = module(path)
-        if name.endswith("__main__") or (name == "widelimit.torch" and not importlib.util.find_spec("torch")):
+        if name.endswith("__main__") or ("torch" in name and not importlib.util.find_spec("torch")):
             continue
         found = vars(importlib.import_module(name)).values()
         yield from (cls for cls in found if inspect.isclass(cls) and cls.__module__ == name)
