@@ -1,10 +1,14 @@
 """The gradients of a PyTorch module, for sketches, attribution, selection and drift of its kernel."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 import jax
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from widelimit import validation
@@ -95,6 +99,7 @@ class ModuleGradients(Gradients):
         return outputs.reshape(n, -1)
 
     def outputs(self, batch: Batch) -> Float[np.ndarray, "r c"]:
+        self.dtype(batch)
         try:
             with torch.no_grad():
                 return _numpy(self._values(*self._cast(batch)))
@@ -108,7 +113,9 @@ class ModuleGradients(Gradients):
             one = rows.with_leaves([leaf[None] for leaf in leaves])
             return self._values(trained, others, one)[0]
 
-        found = torch.func.vmap(torch.func.jacrev(row), (None, *(0 for _ in rows.leaves)))(trained, *rows.leaves)
+        jacobian = torch.func.vmap(torch.func.jacrev(row), (None, *(0 for _ in rows.leaves)))
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for vmap
+            found = jacobian(trained, *rows.leaves)
         return [_numpy(leaf.flatten(2)) for leaf in found.values()]
 
     def pull(self, batch: Batch, u: Float[np.ndarray, "r c"]) -> Float[np.ndarray, " P"]:
@@ -122,12 +129,20 @@ class ModuleGradients(Gradients):
     def push(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
         trained, others, rows = self._cast(batch)
         parts = np.split(v, np.cumsum(self.sizes)[:-1])
-        along = {
-            name: torch.as_tensor(part, dtype=p.dtype, device=p.device).reshape(p.shape)
-            for (name, p), part in zip(trained.items(), parts, strict=True)
-        }
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no forward derivatives
-            return _numpy(torch.func.jvp(lambda p: self._values(p, others, rows), (trained,), (along,))[1])
+        with _quiet(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():  # others: no forward derivatives
+            for (name, p), part in zip(trained.items(), parts, strict=True):
+                along = torch.as_tensor(part, dtype=p.dtype, device=p.device).reshape(p.shape)
+                trained[name] = forward_ad.make_dual(p.detach().requires_grad_(), along)  # no fused layers
+            moved = forward_ad.unpack_dual(self._values(trained, others, rows))
+            return _numpy(torch.zeros_like(moved.primal) if moved.tangent is None else moved.tangent)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop a warning that PyTorch gives on its own code when forward derivatives are first used."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+        yield
 
 
 def _numpy(values: torch.Tensor) -> np.ndarray:

@@ -176,6 +176,7 @@ class FunctionGradients(Gradients):
         return batch.dtype(np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(self.model.params))))
 
     def outputs(self, batch: Batch) -> Float[np.ndarray, "r c"]:
+        self.dtype(batch)
         try:
             return np.asarray(self._call(_outputs, batch))[: batch.rows]
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:

@@ -196,7 +196,7 @@ def _require_same_values(path: Path, array: Any, job: _Job) -> None:
 
 def _fill(path: Path, array: Any, job: _Job, step: int, progress: Callable[..., None]) -> np.ndarray:
     """Compute and write the chunks that are missing or damaged; return all columns."""
-    columns, rows, n = np.empty(array.shape, array.dtype), array.chunks[0], len(array)
+    columns, rows, n = np.empty(array.shape, array.dtype), array.chunks[0], array.shape[0]
     for i in range(0, n, rows):
         end = min(i + rows, n)
         found = _whole(array, i, rows)
