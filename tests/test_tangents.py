@@ -56,6 +56,7 @@ def close(values, expected, factor=64):
 MODEL = wl.tangents(apply, PARAMS)
 MARGIN = wl.tangents(apply, PARAMS, of="margin")
 ROWS = MODEL.at(X)
+FIRST = wl.tangents(apply, PARAMS, of=lambda outputs, X: outputs[:, 0]).at(X)
 K = gram(jacobian(X), jacobian(X))
 
 
@@ -330,10 +331,29 @@ def test_trak_scores_are_those_of_the_formula():
     J, T = jacobian(X, LABELS)[:, 0], jacobian(Z, LABELS[:7])[:, 0]
     features = T @ np.linalg.solve(J.T @ J + 0.1 * np.eye(J.shape[1]), J.T)  # in weights, where K is in rows
     expected = features * (1 - scipy.special.expit(rows.values[:, 0]))
-    np.testing.assert_allclose(wl.attribution(rows, test, noise=0.1), expected, atol=1e-9 * np.abs(expected).max())
-    np.testing.assert_allclose(wl.attribution(rows, test, noise=0.1, weights=np.ones(40)), features, rtol=1e-6)
+    trak = {"noise": 0.1, "method": "trak"}
+    np.testing.assert_allclose(wl.attribution(rows, test, **trak), expected, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(wl.attribution(rows, test, **trak, weights=np.ones(40)), features, rtol=1e-6)
     sketches = MARGIN.sketch(X, LABELS, size=500), MARGIN.sketch(Z, LABELS[:7], size=500)
-    np.testing.assert_allclose(wl.attribution(*sketches, noise=0.1), expected, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(wl.attribution(*sketches, **trak), expected, atol=1e-9 * np.abs(expected).max())
+
+
+def test_influence_is_the_newton_step_without_a_row():
+    """On a logistic regression of two classes, whose margin is linear, the step is that of its own loss."""
+    rng = np.random.default_rng(3)
+    X, Z = rng.standard_normal((40, 5)), rng.standard_normal((4, 5))
+    signs = np.where(X[:, 0] + 0.5 * rng.standard_normal(40) > 0, 1, -1)
+    w, ridge = np.zeros(5), 0.7
+    for _ in range(30):
+        p = scipy.special.expit(signs * (X @ w))
+        slope, curvature = X.T @ (signs * (1 - p)) - ridge * w, (X.T * (p * (1 - p))) @ X + ridge * np.eye(5)
+        w = w + np.linalg.solve(curvature, slope)
+    step = np.linalg.solve(curvature, (X * (signs * (1 - p))[:, None]).T)  # what each row adds to w
+    model = wl.tangents(lambda w, X: jnp.stack([X @ w / 2, -X @ w / 2], axis=1), w, of="margin")
+    rows, test = model.at(X, (signs < 0).astype(int)), model.at(Z, np.zeros(4, int))
+    found = wl.attribution(rows, test, noise=ridge)
+    np.testing.assert_allclose(found, Z @ step, rtol=1e-8, atol=1e-12)
+    assert not np.allclose(wl.attribution(rows, test, noise=ridge, method="trak"), Z @ step, rtol=0.1)
 
 
 def test_selection_is_greedy_in_the_conditional_variance():
@@ -415,6 +435,10 @@ def nan_at_zero(params, X):
         (lambda: ROWS.alignment(0 * Y), ValueError, "y is 0"),
         (lambda: wl.attribution(ROWS, ROWS), ValueError, "train has 3 outputs"),
         (lambda: wl.attribution(X, ROWS), TypeError, "train must be rows"),
+        (lambda: wl.attribution(FIRST, FIRST), ValueError, 'of="margin"'),
+        (lambda: wl.attribution(FIRST, FIRST, Y[:, 0]), ValueError, "y goes with"),
+        (lambda: wl.attribution(FIRST, FIRST, weights=np.ones(40)), ValueError, "weights go with"),
+        (lambda: wl.attribution(FIRST, FIRST, method="trak", weights=np.ones(3)), ValueError, "weights"),
         (lambda: wl.select(ROWS, 3), ValueError, 'output="trace"'),
         (lambda: wl.select(MARGIN.at(X, LABELS), 39, known=[0, 1]), ValueError, "count"),
         (lambda: wl.select(MARGIN.at(X, LABELS), 3, known=[0, 0]), ValueError, "twice"),
