@@ -92,7 +92,14 @@ BAD = {
     "names": [*ODD, *THINGS, True, 3, np.nan],
     "path": [np.full(60, 0.1), LONG, {"a": LONG}, True, 3, 1.5],
 }
-ALIASES = {"k": "kernel", "shape": "shape|Image", "net": "network", "phi": "phi|activation", "other": "other|function"}
+ALIASES = {
+    "k": "kernel",
+    "shape": "shape|Image",
+    "net": "network",
+    "phi": "phi|activation",
+    "other": "other|function",
+    "time": "time|t",
+}
 """What an argument may be called instead in a message."""
 
 
@@ -147,6 +154,14 @@ ENSEMBLE = wl.trained_ensemble(NET, X, Y)
 KRYLOV = wl.gradient_flow(K, X, Y, solver="krylov")
 LINEAR = wl.LinearModel()
 EMPIRICAL = wl.empirical_ntk(NET.apply, PARAMS, output="trace")
+TANGENTS = wl.tangents(NET.apply, PARAMS)
+ROWS = TANGENTS.at(X)
+SKETCH = TANGENTS.sketch(X, size=4)
+ALTERED = {  # rows have any form
+    "images": [*ODD, "high" * 100, None, True, 1j, np.nan, (), X[:0], X * np.nan, X + 1j, X.astype(str)],
+    "rows": [*THINGS, None, True, 3, X],
+}
+BAD |= ALTERED
 INTERPOLANT = wl.rkhs.interpolant(K, X, Y)
 STEPPED = {"X": X, "y": Y, "learning_rate": 0.1, "steps": 1}
 STEPPING = {"X": "points", "y": "targets", "learning_rate": "positive", "steps": "integer"}
@@ -561,6 +576,67 @@ DOORS = {
     "NTKClassifier.predict_latent": Door(CLASSIFIER.predict_latent, {"X": X}, {"X": "points", "return_std": "flag"}),
     "NTKClassifier.decision_function": Door(CLASSIFIER.decision_function, {}, {"X": "points"}),
     "NTKClassifier.predict_log_proba": Door(CLASSIFIER.predict_log_proba, {}, {"X": "points"}),
+    "tangents": Door(
+        wl.tangents,
+        {"apply": NET.apply, "params": PARAMS},
+        {"apply": "function", "of": "name", "memory": "positive"},
+        free=("params",),  # a pytree, as of empirical_ntk
+        fine={"of": (None,), "memory": (None,)},
+    ),
+    "Tangents.at": Door(
+        TANGENTS.at, {"X": X}, {"X": "images", "labels": "images", "output": "name"}, fine={"labels": (None, ())}
+    ),
+    "Tangents.sketch": Door(
+        TANGENTS.sketch,
+        {"X": X, "size": 4},
+        {
+            "X": "images",
+            "labels": "images",
+            "size": "integer",
+            "seed": "integer",
+            "output": "name",
+            "path": "path",
+            "progress": "function",
+        },
+        fine={"labels": (None, ())},
+        more={"size": [0]},
+    ),
+    "ExactRows.matrix": Door(ROWS.matrix, {}, {"other": "rows"}, fine={"other": (None,)}),
+    "ExactRows.product": Door(ROWS.product, {}, {"v": "targets"}),
+    "ExactRows.eigenpairs": Door(ROWS.eigenpairs, {"count": 1}, {"count": "integer"}, more={"count": [0, 6]}),
+    "ExactRows.alignment": Door(ROWS.alignment, {"y": Y}, {"y": "targets", "seed": "integer"}),
+    "ExactRows.effective_dimension": Door(
+        ROWS.effective_dimension, {"noise": 1.0}, {"noise": "positive", "seed": "integer"}
+    ),
+    "Sketch.error": Door(
+        SKETCH.error, {}, {"other": "rows", "confidence": "share"}, fine={"other": (None,), "confidence": (None,)}
+    ),
+    "linearized_posterior": Door(
+        wl.linearized_posterior,
+        {"rows": ROWS, "y": Y, "noise": 1.0},
+        {"rows": "rows", "y": "targets", "noise": "not negative", "time": "time", "prior_variance": "positive"},
+        fine={"noise": (0.0,)},
+    ),
+    "LinearizedPosterior.predict": Door(
+        wl.linearized_posterior(ROWS, Y, noise=1.0).predict, {}, {"rows": "rows"}, fine={"rows": ()}
+    ),
+    "attribution": Door(
+        wl.attribution,
+        {"train": ROWS, "test": ROWS, "method": "trak", "weights": np.ones(6)},
+        {"train": "rows", "test": "rows", "method": "name", "noise": "positive", "weights": "targets"},
+        free=("y",),  # goes with another method
+        fine={"noise": (None,), "weights": ()},
+    ),
+    "select": Door(
+        wl.select,
+        {"rows": ROWS, "count": 2},
+        {"rows": "rows", "count": "integer", "noise": "not negative", "known": "groups"},
+        more={"count": [0, 7]},
+    ),
+    "KernelDrift": Door(
+        wl.KernelDrift, {"X": X}, {"X": "images", "labels": "images", "output": "name"}, fine={"labels": (None, ())}
+    ),
+    "KernelDrift.plot": Door(wl.KernelDrift(X)(TANGENTS).plot, {}, {"ax": "axes"}, fine={"ax": (None,)}),
     "ImportanceDisplay.plot": Door(
         wl.ImportanceDisplay(Y, feature_names=[f"x{j}" for j in range(6)]).plot,
         {},
@@ -647,6 +723,7 @@ MADE = {
         "SphericalSpectrum",
         "Variance",
     ),
+    *("ExactRows", "LinearizedPosterior", "Selection", "Sketch", "Tangents"),
 }
 """Classes whose instances the library makes."""
 INNER = {
@@ -678,6 +755,11 @@ INNER = {
         "output_scale",
         "feature_map",
         "numbers_per_input",
+        "times",
+        "factors",
+        "parts",
+        "require_same",
+        "targets",
         "signals_of",
     ),
 }

@@ -428,7 +428,7 @@ def nan_at_zero(params, X):
         (lambda: wl.tangents(mixing, PARAMS).sketch(X), ValueError, "mixes rows"),
         (lambda: ROWS.matrix(wl.tangents(apply, {**PARAMS, "b": PARAMS["b"] + 1}).at(X)), ValueError, "two models"),
         (lambda: ROWS.matrix(MODEL.at(X, output="trace")), ValueError, "output"),
-        (lambda: ROWS.matrix(MODEL.sketch(X, size=8)), TypeError, "one kind"),
+        (lambda: ROWS.matrix(MODEL.sketch(X, size=8)), TypeError, "same kind"),
         (lambda: MODEL.sketch(X, size=8).matrix(MODEL.sketch(X, size=9)), ValueError, "differ in form"),
         (lambda: ROWS.product(np.ones(7)), ValueError, "v must have shape"),
         (lambda: ROWS.alignment(Y[:, :2]), ValueError, "y must have the shape"),

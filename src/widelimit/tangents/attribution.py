@@ -11,7 +11,7 @@ from widelimit.inference.left_out import left_out
 from widelimit.inference.posterior import posterior
 from widelimit.kernels.standard import precomputed
 from widelimit.shapes import Float
-from widelimit.tangents.rows import TangentRows
+from widelimit.tangents.rows import TangentRows, require_rows
 
 Method = Literal["trak", "influence", "leave_one_out"]
 METHODS = ("trak", "influence", "leave_one_out")
@@ -70,8 +70,7 @@ def attribution(
 def _check(train: Any, test: Any, y: Any, method: Any) -> None:
     validation.choice("method", method, METHODS)
     for name, rows in (("train", train), ("test", test)):
-        if not isinstance(rows, TangentRows):
-            raise TypeError(f"{name} must be rows of tangents(...).at(X) or .sketch(X), got {validation.shown(rows)}.")
+        require_rows(name, rows)
         if rows.size != len(rows.values):
             raise ValueError(f'{name} has {rows.values.shape[1]} outputs a row; take one number by of=, "margin" say.')
     if (y is None) != (method != "leave_one_out"):

@@ -9,6 +9,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.displays.axes import axes_or_new, figure_of
 from widelimit.shapes import Float
+from widelimit.tangents.batches import batch
 from widelimit.tangents.models import Tangents
 from widelimit.tangents.rows import Output
 
@@ -38,7 +39,7 @@ class KernelDrift:
     figure_: Figure
 
     def __init__(self, X: Any, labels: Any = None, *, output: Output = "full") -> None:
-        self.X, self.labels = X, labels
+        self.X, self.labels = batch(X, labels)
         self.output = validation.choice("output", output, ("full", "trace"))
         self.steps: list[float] = []
         self.change: list[float] = []

@@ -10,7 +10,7 @@ from widelimit.compute import threads
 from widelimit.inference.early_stopping import StoppedFlow, law_variance, stopped_flow
 from widelimit.inference.posterior import Prediction
 from widelimit.kernels.standard import precomputed
-from widelimit.tangents.rows import TangentRows
+from widelimit.tangents.rows import TangentRows, require_rows
 
 
 @final
@@ -31,6 +31,7 @@ class LinearizedPosterior:
 
         Raises: TypeError, ValueError: rows of another model or kind.
         """
+        require_rows("rows", rows)
         cross = self.prior_variance * self.rows.matrix(rows).T
         tangent = threads.product(cross, self.flow.modes)
         prior = self.prior_variance * rows.diag()
@@ -63,8 +64,7 @@ def linearized_posterior(
 
     Raises: TypeError, ValueError: bad data; MemoryError: the matrices do not fit.
     """
-    if not isinstance(rows, TangentRows):
-        raise TypeError(f"rows must be those of tangents(...).at(X) or .sketch(X), got {validation.shown(rows)}.")
+    require_rows("rows", rows)
     scale = float(validation.finite_scalar("prior_variance", prior_variance, above=0.0))
     noise = float(validation.finite_scalar("noise", noise, at_least=0.0))
     when = float(validation.one_time(time))

@@ -74,7 +74,7 @@ class TangentRows(abc.ABC):
     def require_same(self, other: Any) -> None:
         """Refuse rows that have no kernel with these. Raises: TypeError, ValueError."""
         if type(other) is not type(self):
-            raise TypeError(f"rows of one kind are needed, {type(self).__name__}; got {type(other).__name__}.")
+            raise TypeError(f"other rows must be of the same kind, {type(self).__name__}; got {type(other).__name__}.")
         if other.model is not self.model and other.model.fingerprint() != self.model.fingerprint():
             raise ValueError("the rows are of two models, or of one at two times of training; make both of one.")
         if other.signature != self.signature or other.output != self.output:
@@ -122,7 +122,7 @@ class TangentRows(abc.ABC):
 
         Raises: TypeError, ValueError: y.
         """
-        columns = self.targets("y", y)
+        columns, signs = self.targets("y", y), self._signs(seed)
         if not columns.any():
             raise ValueError("y is 0 at every row: no kernel is aligned with it.")
         found = float(np.sum(columns * self.times(columns)))
@@ -130,7 +130,7 @@ class TangentRows(abc.ABC):
         values = self.spectrum()
         if values is not None:
             return Estimate(found / (float(np.linalg.norm(values)) * size), 0.0)
-        squares = np.sum(np.square(self.times(self._signs(seed)), dtype=np.float64), axis=0)
+        squares = np.sum(np.square(self.times(signs), dtype=np.float64), axis=0)
         norm, error = squares.mean() ** 0.5, squares.std(ddof=1) / PROBES**0.5
         value = found / (norm * size)
         return Estimate(float(value), float(value * error / (2 * norm**2)))
@@ -148,13 +148,13 @@ class TangentRows(abc.ABC):
         Raises: TypeError, ValueError: noise; ArithmeticError: the solves did not converge.
         """
         noise = float(validation.finite_scalar("noise", noise, above=0.0))
-        values = self.spectrum()
+        signs, values = self._signs(seed), self.spectrum()
         if values is not None:
             values = np.maximum(values, 0.0)
             return Estimate(float(np.sum(values / (values + noise))), 0.0)
         from scipy.sparse.linalg import cg
 
-        signs, found = self._signs(seed), []
+        found = []
         for z in signs.T:
             solved, failed = cg(self._operator(noise), z, rtol=1e-6, maxiter=10 * self.size)
             if failed:
@@ -243,6 +243,12 @@ class ExactRows(TangentRows):
 
     def spectrum(self) -> Float[np.ndarray, " r"] | None:
         return self._eigenvalues if self.size <= EXACT else None
+
+
+def require_rows(name: str, rows: Any) -> None:
+    """Refuse what is no rows of tangents. Raises: TypeError."""
+    if not isinstance(rows, TangentRows):
+        raise TypeError(f"{name} must be rows of tangents(...).at(X) or .sketch(X), got {validation.shown(rows)}.")
 
 
 def fold(block: Float[np.ndarray, "r c p"], output: Output) -> Float[np.ndarray, "N q"]:

@@ -7,7 +7,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.compute import linalg
 from widelimit.shapes import Float
-from widelimit.tangents.rows import TangentRows
+from widelimit.tangents.rows import TangentRows, require_rows
 
 
 class Selection(NamedTuple):
@@ -38,8 +38,7 @@ def select(rows: TangentRows, count: int, *, noise: float = 0.0, known: Any = ()
 
     Raises: TypeError, ValueError: bad arguments; rows of several values.
     """
-    if not isinstance(rows, TangentRows):
-        raise TypeError(f"rows must be those of tangents(...).at(X) or .sketch(X), got {validation.shown(rows)}.")
+    require_rows("rows", rows)
     n = len(rows.values)
     if rows.size != n:
         raise ValueError(f'rows have {rows.values.shape[1]} values each; pass output="trace", or one number by of=.')
