@@ -144,7 +144,12 @@ def main():
             if not rows:
                 drawn.append((name, predicted, change))
         rows.append(row)
-    settings = {"rows": N, "tests": given.tests, "subsets": given.subsets, "accuracy": float((before > 0).mean())}
+    settings = {
+        "training rows": N,
+        "tests": given.tests,
+        "subsets": given.subsets,
+        "accuracy": float((before > 0).mean()),
+    }
     report("attribution", rows, **settings)
     figure(drawn)
 

@@ -2,6 +2,7 @@
 
 import re
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +98,11 @@ def test_inputs_and_functions_of_outputs_have_any_form():
         wl.tangents(pair, PARAMS).at(data).matrix()[::3, ::3],
         (K * np.repeat(data["scale"], 3)[:, None])[::3, ::3] * data["scale"],
     )
+    module = eqx.nn.MLP(4, 2, 6, 1, key=jax.random.key(0))
+    rows = wl.tangents(lambda m, X: jax.vmap(m)(X), module).at(X[:5].astype(np.float32))
+    expected = wl.empirical_ntk(lambda m, X: jax.vmap(m)(X), module).gram(X[:5].astype(np.float32))
+    np.testing.assert_allclose(rows.matrix(), expected.transpose(0, 2, 1, 3).reshape(10, 10), rtol=1e-4)
+    np.testing.assert_allclose(rows.product(np.ones(10)), rows.matrix().sum(1), rtol=1e-4)
     first = wl.tangents(apply, PARAMS, of=lambda outputs, X: outputs[:, 0] * X[:, 0])
     assert close(first.at(X).matrix(), K[::3, ::3] * np.outer(X[:, 0], X[:, 0]))
     log = wl.tangents(apply, PARAMS, of="log_probability").at(X, LABELS)
@@ -426,6 +432,9 @@ def nan_at_zero(params, X):
         (lambda: wl.tangents(apply, PARAMS, of=lambda outputs, X: outputs.sum()).at(X), ValueError, "row of outputs"),
         (lambda: wl.tangents(mixing, PARAMS).at(X), ValueError, "mixes rows"),
         (lambda: wl.tangents(mixing, PARAMS).sketch(X), ValueError, "mixes rows"),
+        (lambda: wl.tangents(mixing, PARAMS).at(X[:1]), ValueError, "mixes rows"),
+        (lambda: MARGIN.at(X, np.where(np.arange(40) == 8, 3, 0)), ValueError, "outputs at row 8 of X"),
+        (lambda: MARGIN.at(X, LABELS + 0.5), ValueError, "fails for X"),
         (lambda: ROWS.matrix(wl.tangents(apply, {**PARAMS, "b": PARAMS["b"] + 1}).at(X)), ValueError, "two models"),
         (lambda: ROWS.matrix(MODEL.at(X, output="trace")), ValueError, "output"),
         (lambda: ROWS.matrix(MODEL.sketch(X, size=8)), TypeError, "same kind"),

@@ -32,7 +32,7 @@ def attribution(
     R^{1/2} + noise)^{-1} diag(R^{-1/2} (1 - p)), R = p (1 - p) for the probability p of the label (Koh and Liang 2017,
     arXiv 1703.04730, with the Gauss-Newton matrix, in kernel form), for of="margin". A score is in the margin's unit.
 
-    "trak": K(z, X) (K(X, X) + noise)^{-1} diag(weights), TRAK of Park et al. 2023 (arXiv 2303.14186, equation 17) in
+    "trak": K(z, X) (K(X, X) + noise)^{-1} diag(weights), TRAK of Park et al. 2023 (arXiv 2303.14186, section 3) in
     its kernel form; on sketches TRAK itself, with a ridge. Without R it ranks rows; its scores have no unit. Weights
     are dL/df at the training rows, 1 - p for the margin.
 

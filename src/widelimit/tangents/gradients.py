@@ -61,6 +61,18 @@ class Gradients(abc.ABC):
     def push(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
         """Compute J v."""
 
+    def finite_outputs(self, batch: Batch) -> Float[np.ndarray, "n c"]:
+        """Compute f at all rows, some at a time. Raises: ValueError: as `outputs`; NaN or infinite, with the row."""
+        parts = [self.outputs(batch.take(slice(i, i + ROWS))) for i in range(0, batch.rows, ROWS)]
+        values = np.concatenate(parts)
+        fine = np.isfinite(values).all(axis=1)
+        if not fine.all():
+            raise ValueError(
+                f"the model gives NaN or infinite outputs at row {int(np.argmin(fine))} of X. Usual causes: a label "
+                f"that is no class, log or a division at 0, an overflow."
+            )
+        return values
+
     def finite_gradients(self, batch: Batch, first: int) -> list[Float[np.ndarray, "r c p"]]:
         """Compute `gradients` of rows first, first + 1, ... Raises: ValueError: NaN or infinite, with row and name."""
         found = self.gradients(batch)
@@ -91,8 +103,6 @@ def require_separate_rows(model: Gradients, batch: Batch) -> None:
     if batch.signature in model.passed:
         return
     few = _different_rows(batch)
-    if few.rows < 2:
-        return
     weights = np.random.default_rng(0).standard_normal((few.rows, model.outputs(few).shape[1]))
 
     def probe(batch: Batch, groups: list[slice]) -> tuple[np.ndarray, np.ndarray]:
@@ -108,12 +118,22 @@ def require_separate_rows(model: Gradients, batch: Batch) -> None:
 
 
 def _different_rows(batch: Batch) -> Batch:
-    """Return the first row and up to two that differ from it and from each other."""
+    """Return the first row and up to two that differ from it and from each other; where all are equal, one made."""
     kept: list[int] = []
     for i in range(min(batch.rows, 64)):
         if all(any((leaf[i] != leaf[j]).any() for leaf in batch.leaves) for j in kept):
             kept.append(i)
-    return batch.take(np.array(kept[:3]))
+    if len(kept) > 1:
+        return batch.take(np.array(kept[:3]))
+    twice = batch.take(np.array([0, 0]))
+    moved = [leaf * [[1], [0.7]] + [[0], [0.1]] if leaf.dtype.kind == "f" else leaf for leaf in _flat(twice)]
+    return batch.with_leaves(
+        [np.asarray(m, leaf.dtype).reshape(leaf.shape) for m, leaf in zip(moved, twice.leaves, strict=True)]
+    )
+
+
+def _flat(batch: Batch) -> list[np.ndarray]:
+    return [leaf.reshape(len(leaf), -1) for leaf in batch.leaves]
 
 
 def _nudged(batch: Batch) -> Batch:

@@ -21,6 +21,9 @@ from widelimit.tangents.projection import Projection
 from widelimit.tangents.rows import ExactRows, Output
 from widelimit.tangents.sketch import Sketch, sketch_rows
 
+FEW = 4
+"""Rows to which fewer are filled up: checks of one row and of three are one program."""
+
 
 @final
 class Tangents:
@@ -41,8 +44,7 @@ class Tangents:
         """
         rows = self._checked(X, labels, output)
         step = min(ROWS, self.gradients.rows(rows))
-        parts = [rows.take(slice(i, i + ROWS)) for i in range(0, rows.rows, ROWS)]
-        return ExactRows(self.gradients, rows, output, np.concatenate([self.gradients.outputs(p) for p in parts]), step)
+        return ExactRows(self.gradients, rows, output, self.gradients.finite_outputs(rows), step)
 
     def sketch(
         self,
@@ -188,7 +190,8 @@ class FunctionGradients(Gradients):
         return [np.asarray(leaf)[: batch.rows] for leaf in self._call(_gradients, batch)]
 
     def pull(self, batch: Batch, u: Float[np.ndarray, "r c"]) -> Float[np.ndarray, " P"]:
-        found = self._call(_pull, batch, np.pad(u, ((0, padded(batch.rows) - batch.rows), (0, 0))))
+        more = padded(max(batch.rows, FEW)) - batch.rows
+        found = self._call(_pull, batch, np.pad(u, ((0, more), (0, 0))))
         return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(found)])
 
     def push(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
@@ -199,7 +202,8 @@ class FunctionGradients(Gradients):
 
     def _call(self, program: Any, batch: Batch, *more: Any) -> Any:
         """Run a program at the rows, filled up with the last one: few shapes are compiled."""
-        dtype, filled = self.dtype(batch), np.minimum(np.arange(padded(batch.rows)), batch.rows - 1)
+        count = batch.rows if program is _gradients else max(batch.rows, FEW)
+        dtype, filled = self.dtype(batch), np.minimum(np.arange(padded(count)), batch.rows - 1)
         with arithmetic(dtype == np.float64):
             function = _Function(self.model.of_dtype(dtype), self.of)
             cast = jax.tree.map(

@@ -40,7 +40,7 @@ class Sketch(TangentRows):
         self.values = np.ascontiguousarray(columns[:, :, k + 1])
 
     def diag(self) -> Float[np.ndarray, " N"]:
-        return np.einsum("nk,nk->n", self.features, self.features)
+        return np.asarray(np.einsum("nk,nk->n", self.features, self.features))
 
     def matrix(self, other: Any = None) -> Float[np.ndarray, "N M"]:
         right = self if other is None else other
@@ -75,9 +75,9 @@ class Sketch(TangentRows):
             rest = 1 - validation.finite_scalar("confidence", confidence, above=0.0)
             if rest <= 0:
                 raise ValueError(f"confidence must be below 1, got {confidence}.")
-            return np.sqrt(2 * squares / (self.projection.size * rest))
+            return np.asarray(np.sqrt(2 * squares / (self.projection.size * rest)))
         inner = squares if self.output == "trace" else np.minimum(np.square(self.matrix(other)), squares)
-        return np.sqrt((squares + inner) / self.projection.size)
+        return np.asarray(np.sqrt((squares + inner) / self.projection.size))
 
 
 class _Job(NamedTuple):
@@ -110,6 +110,7 @@ def sketch_rows(
     n, c = batch.rows, model.outputs(batch.take(slice(0, 1))).shape[1]
     dtype, width = model.dtype(batch), made.size + BESIDE
     memory.require(float(dtype.itemsize + 8) * n * c * width, "the sketch of these rows")
+    model.finite_outputs(batch)
     job, step = _Job(model, batch, made), min(ROWS, model.rows(batch))
     if path is None:
         columns = np.empty((n, c, width), dtype)
@@ -137,7 +138,8 @@ def _open(path: Path, job: _Job, shape: tuple[int, ...], dtype: Any) -> Any:
         "shape": list(shape),
         "dtype": np.dtype(dtype).name,
     }
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    kept = [file for file in path.iterdir() if file.suffix != ".partial"] if path.is_dir() else [path]
+    if path.exists() and kept:  # a kill at the start leaves a part of a file, no more
         return _existing(path, manifest)
     return zarr.create_array(
         path,
