@@ -164,7 +164,9 @@ def figure(drawn):
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], color=plots.DATA, linewidth=0.8, label="as predicted")
     plots.finish(axes, xlabel="sum of the scores of the rows removed", ylabel="change of the margin, trained again")
-    page.savefig(Path(__file__).parents[1] / "docs" / "figures" / "attribution.svg", bbox_inches="tight")
+    page.savefig(
+        Path(__file__).parents[1] / "docs" / "figures" / "attribution.svg", bbox_inches="tight", metadata={"Date": None}
+    )
 
 
 if __name__ == "__main__":
