@@ -11,7 +11,8 @@ import scipy.special
 
 import widelimit as wl
 from widelimit.tangents.projection import Projection
-from widelimit.tangents.rows import EXACT, ExactRows
+from widelimit.tangents.rows import EXACT, ExactRows, TangentRows
+from widelimit.tangents.sketch import Sketch
 
 EPS = np.finfo(np.float64).eps
 RNG = np.random.default_rng(0)
@@ -295,6 +296,46 @@ def test_the_linearized_posterior_is_that_of_the_kernel():
     np.testing.assert_allclose(found.variance.ravel(), variance, rtol=1e-8)
     sketched = wl.linearized_posterior(MODEL.sketch(X, size=500), Y, noise=0.2, prior_variance=2.0)
     np.testing.assert_allclose(sketched.predict(MODEL.sketch(Z, size=500)).mean, found.mean, rtol=1e-8)
+
+
+def test_a_sketch_of_few_features_needs_no_matrix_of_rows(monkeypatch):
+    """The same as by the matrix of all rows, for a law at a time and for scores."""
+    sketches = [MODEL.sketch(points, size=30) for points in (X, Z)]
+    margins = [MARGIN.sketch(points, LABELS[: len(points)], size=30) for points in (X, Z)]
+    monkeypatch.setattr(Sketch, "matrix", None)
+    found = [wl.linearized_posterior(sketches[0], Y, noise=0.2, time=t).predict(sketches[1]) for t in (3.0, np.inf)]
+    scores = [wl.attribution(*margins, method=method) for method in ("trak", "influence")]
+    monkeypatch.undo()
+
+    def matrix(rows, other=None):
+        return rows.features @ (rows if other is None else other).features.T
+
+    class Plain(TangentRows):  # the same kernel, of which only the matrix is known
+        def __init__(self, sketch):
+            self.sketch, self.model, self.signature = sketch, sketch.model, sketch.signature
+            self.values, self.output = sketch.values, sketch.output
+
+        def matrix(self, other=None):
+            found = matrix(self.sketch, None if other is None else other.sketch)
+            return (found + found.T) / 2 if other is None else found
+
+        def diag(self):
+            return self.sketch.diag()
+
+        def times(self, v):
+            return self.sketch.times(v)
+
+        def spectrum(self):
+            return None
+
+    plain, other = Plain(sketches[0]), Plain(sketches[1])
+    for t, law in zip((3.0, np.inf), found, strict=True):
+        expected = wl.linearized_posterior(plain, Y, noise=0.2, time=t).predict(other)
+        np.testing.assert_allclose(law.mean, expected.mean, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(law.variance, expected.variance, rtol=1e-7, atol=1e-10)
+    for method, own in zip(("trak", "influence"), scores, strict=True):
+        expected = wl.attribution(*map(Plain, margins), method=method)
+        np.testing.assert_allclose(own, expected, rtol=1e-7, atol=1e-9 * np.abs(expected).max())
 
 
 def test_the_linearized_model_is_trained_for_a_time():

@@ -12,6 +12,7 @@ from widelimit.inference.posterior import posterior
 from widelimit.kernels.standard import precomputed
 from widelimit.shapes import Float
 from widelimit.tangents.rows import TangentRows, require_rows
+from widelimit.tangents.sketch import Sketch
 
 Method = Literal["trak", "influence", "leave_one_out"]
 METHODS = ("trak", "influence", "leave_one_out")
@@ -55,6 +56,10 @@ def attribution(
     """
     _check(train, test, y, method)
     scale, factors = _scales(train, method, weights)
+    if isinstance(train, Sketch) and isinstance(test, Sketch) and method != "leave_one_out":
+        few = train.features * scale[:, None]
+        if few.shape[1] < len(few):
+            return np.asarray(_by_features(few, test.features, noise) * factors)
     matrix = train.matrix() * scale[:, None] * scale
     ridge = float(np.diagonal(matrix).mean()) if noise is None else noise
     ridge = float(validation.finite_scalar("noise", ridge, above=0.0))
@@ -65,6 +70,15 @@ def attribution(
     residual = validation.targets("y", y, train.size).reshape(train.size, -1) - train.values
     left = left_out(posterior(k, k.indices, residual, noise=ridge, solver="cholesky"))
     return np.asarray(threads.product(cross, left.operator) * left.error[:, 0])
+
+
+def _by_features(features: np.ndarray, others: np.ndarray, noise: Any) -> np.ndarray:
+    """Compute F_z (F^T F + noise)^{-1} F^T = F_z F^T (F F^T + noise)^{-1}, with a matrix of the features' size."""
+    ridge = float(np.square(features).sum()) / len(features) if noise is None else noise
+    ridge = float(validation.finite_scalar("noise", ridge, above=0.0))
+    k = precomputed(threads.product(features.T, features))
+    law = posterior(k, k.indices, np.zeros(len(k.matrix)), noise=ridge, solver="cholesky")
+    return threads.product(law.factor.solve(np.array(others.T)).T, features.T)
 
 
 def _check(train: Any, test: Any, y: Any, method: Any) -> None:
