@@ -446,6 +446,9 @@ def test_drift_follows_a_training_loop():
 # Bad input
 
 
+SHAPED = wl.tangents(lambda params, X: apply(params, X.reshape(len(X), 4)), PARAMS)
+
+
 def mixing(params, X):
     return apply(params, X - X.mean(axis=0))
 
@@ -478,6 +481,7 @@ def nan_at_zero(params, X):
         (lambda: MARGIN.at(X, LABELS + 0.5), ValueError, "fails for X"),
         (lambda: ROWS.matrix(wl.tangents(apply, {**PARAMS, "b": PARAMS["b"] + 1}).at(X)), ValueError, "two models"),
         (lambda: ROWS.matrix(MODEL.at(X, output="trace")), ValueError, "output"),
+        (lambda: SHAPED.at(X).matrix(SHAPED.at(X.reshape(40, 2, 2))), ValueError, "differ in form"),
         (lambda: ROWS.matrix(MODEL.sketch(X, size=8)), TypeError, "same kind"),
         (lambda: MODEL.sketch(X, size=8).matrix(MODEL.sketch(X, size=9)), ValueError, "differ in form"),
         (lambda: ROWS.product(np.ones(7)), ValueError, "v must have shape"),
