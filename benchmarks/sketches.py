@@ -2,9 +2,9 @@
 
 python benchmarks/sketches.py [--traker PYTHON] [--torch PYTHON --images FILE [--rows 200]]
 
-1. Speed: 16 gradients of 2^20 parameters in float32 to 4,096 dimensions, by this library and by traker's projector for
+1. Speed: 16 gradients of 2^18 parameters in float32 to 4,096 dimensions, by this library and by traker's projector for
    processors (BasicProjector, random signs; --traker: the Python of an environment with traker 0.3.2), in turns.
-2. Values: a tanh network (64, 256, 256, 10; 85,002 parameters, float64) on 1,000 of scikit-learn digits and 797 test
+2. Values: a tanh network (64, 128, 128, 10; 26,122 parameters, float64) on 600 of scikit-learn digits and 600 test
    rows, at its start and trained: the kernel (mean over outputs) by sketch beside the exact one; the accuracy of the
    linearized model trained to the end (noise of a thousandth of the mean of the diagonal).
 3. --images: a ResNet-18 for 32 x 32 images (11.2 million parameters, of PyTorch, random weights, evaluation mode) on a
@@ -23,8 +23,8 @@ import time
 import numpy as np
 
 SMALL = False
-SIZE, PARAMETERS, ROWS = 4096, 2**20, 16
-N, WIDTH, STEPS, RATE = 1000, 256, 600, 0.2
+SIZE, PARAMETERS, ROWS = 4096, 2**18, 16
+N, M, WIDTH, STEPS, RATE = 600, 600, 128, 600, 0.2
 
 
 def ours(gradients):
@@ -132,15 +132,15 @@ def values():
             begin = time.perf_counter()
             pair = [
                 model.at(part, output="trace") if way == "exact" else model.sketch(part, size=SIZE, output="trace")
-                for part in (X[:N], X[N:])
+                for part in (X[:N], X[N : N + M])
             ]
             kernels[way] = pair[0].matrix()
             took = time.perf_counter() - begin
             noise = 1e-3 * float(np.diagonal(kernels[way]).mean())
             mean = wl.linearized_posterior(pair[0], targets, noise=noise).predict(pair[1]).mean
             row = {"part": f"digits, {state}", "way": way, "seconds": took}
-            row |= {"accuracy": float((mean.argmax(axis=1) == y[N:]).mean())}
-            row |= {"of the network": float((pair[1].values.argmax(axis=1) == y[N:]).mean())}
+            row |= {"accuracy": float((mean.argmax(axis=1) == y[N : N + M]).mean())}
+            row |= {"of the network": float((pair[1].values.argmax(axis=1) == y[N : N + M]).mean())}
             rows.append(row | (compared(pair[0], kernels["exact"]) if way != "exact" else {}))
     return rows
 
