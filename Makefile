@@ -20,8 +20,8 @@ demo: .venv/.ready  ## Run the demonstration
 test: .venv/.ready-dev  ## Run every check but the two below: style, types, tests
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	.venv/bin/mypy
-	.venv/bin/pytest -m "not claims" $(PARALLEL)
+	@echo ".venv/bin/mypy, beside the tests"; .venv/bin/mypy & types=$$!; \
+		.venv/bin/pytest -m "not claims" $(PARALLEL); tests=$$?; wait $$types && exit $$tests
 
 test-claims: .venv/.ready-dev  ## Run all claims with quick settings, each with a planted error, and the tests of digits, as users compile
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest tests/test_every_claim.py tests/test_kernel_values.py tests/test_trees_at_finite_width.py tests/test_images_at_finite_width.py tests/test_images.py $(PARALLEL)
@@ -67,7 +67,8 @@ define new_environment
 endef
 
 PACKAGES := import sysconfig; print(sysconfig.get_path('purelib'))
-PIP_INSTALL = @$(@D)/bin/python -m pip install --quiet --disable-pip-version-check
+# Python compiles what it imports: a third of the modules.
+PIP_INSTALL = @$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .venv/.ready: pyproject.toml requirements.lock
 	$(new_environment)

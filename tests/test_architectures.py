@@ -11,6 +11,7 @@ import pytest
 
 import oracles
 import widelimit as wl
+from widelimit.claims.finite import one_network
 from widelimit.kernels.sphere import Sphere
 from widelimit.layers import Concatenate, Dense, Dropout, Frozen, LayerNorm, Repeat, Residual, Scale, Serial, Sum
 
@@ -162,13 +163,18 @@ BASE = RNG.standard_normal((3, 4))
 HARD = np.stack([BASE[0], BASE[1], BASE[0] * (1 + 1e-9), BASE[0] + 1e-11, -1e5 * BASE[1], np.zeros(4)])
 
 
+def both_grams(net, X):
+    """In float64 by the programs that test_uses_of_trees.py needs too; in float32 by one for both kernels."""
+    return (wl.nngp(net).gram(X), wl.ntk(net).gram(X)) if X.dtype == np.float64 else wl.limits(net).gram(X)
+
+
 @pytest.mark.parametrize("name", TREES)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_both_kernels_to_64_eps(name, dtype):
     layers, described = TREES[name]
     X = HARD.astype(dtype)
     net = wl.network(*layers)
-    grams = wl.limits(net).gram(X)  # half as much to compile; the kernels alone are compared with it below
+    grams = both_grams(net, X)
     pairs = [(i, j) for i in range(len(X)) for j in range(i + 1)]
     with mp.workdps(50):
         known = {(i, j): exact(described, X[i], X[j]) for i, j in pairs}
@@ -286,7 +292,7 @@ def test_inputs_of_any_scale(name, dtype, size):
     net = wl.network(*layers)
     for sign in (1, -1):
         X = (HARD * [[1], [1], [1], [0], [0], [0]] * 10.0 ** (sign * size)).astype(dtype)
-        grams = wl.limits(net).gram(X)
+        grams = both_grams(net, X)
         with mp.workdps(60 + 4 * size):
             pairs = [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2)] + [(2, 0)] * (
                 sign < 0 or name in ("residual", "two means")
@@ -385,12 +391,13 @@ def test_finite_networks_tend_to_both_kernels(name):
     found = []
     with jax.enable_x64(True):
         jacobian_of = jax.jit(jax.jacrev(net.signals_of))
-        for seed in range(20):
-            params = net.init(seed, input_dim=4, width=width, dtype=np.float64)
-            jacobian = jacobian_of(params, jnp.asarray(X))
+        sizes, rng = (4, *[width] * net.whole.hidden, 1), np.random.default_rng(0)
+        for _ in range(20):
+            params = one_network(net, sizes, rng=rng)
+            jacobian = jacobian_of(params, X)
             rows = [np.asarray(leaf).reshape(len(X), -1) for leaf in jax.tree.leaves(jacobian)]
             found.append(sum(row @ row.T for row in rows))
-        assert net.apply(params, X).shape == (3, 1)
+        assert jax.eval_shape(net.apply, params, X).shape == (3, 1)
     mean, error = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(20)
     limit = wl.ntk(net).gram(X)
     room = 5 * error + 5 / width * np.abs(limit).max()

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from later import Later
+from widelimit.claims.finite import one_network, parameters
 
 X = np.random.default_rng(0).standard_normal((6, 3))
 Y = X[:, 0]
 NET = wl.mlp(depth=2, bias_std=0.1)
 K = wl.nngp(NET)
-PARAMS = NET.init(0, input_dim=3, width=4, dtype=np.float64)
-MANY = NET.init_many([0, 1], input_dim=3, width=4, dtype=np.float64)
+PARAMS = one_network(NET, (3, 4, 1), rng=np.random.default_rng(0))
+MANY = parameters(NET, (3, 4, 1), count=2, rng=np.random.default_rng(0))
 LONG = [0.1] * 60
 THINGS = [np.full(60, 0.1), LONG, "high" * 100, {"a": LONG}]
 ODD = [np.complex64(0.5 + 2j), jnp.array(1 + 2j), jnp.array(True), np.timedelta64(3)]
@@ -139,30 +141,33 @@ SOLVING = {
     "input_groups": "groups",
     "invariance": "optional name",
     "solver": "name",
+    "inducing": "integer",
     "verbose": "flag",
 } | SETTINGS
 REGRESSING = SOLVING | {"output_scale": "positive", "noise_model": "name"}
 CLASSIFYING = SOLVING | {"likelihood": "name", "alpha_epsilon": "positive", "class_weight": "class weights"}
 FIXED = {"kernel": "nngp", "activation": "erf", "depth": 2}
 WIDE = {"kernel": "name", "activation": "name", "input_scales": "name"}
-REGRESSOR = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)
-CLASSIFIER = wl.NTKClassifier(depth=2).fit(X, Y > 0)
-FEATURES = wl.NTKFeatures(3).fit(X)
-POSTERIOR = wl.posterior(K, X, Y, noise=0.1)
-FLOW = wl.gradient_flow(K, X, Y)
-ENSEMBLE = wl.trained_ensemble(NET, X, Y)
-KRYLOV = wl.gradient_flow(K, X, Y, solver="krylov")
+REGRESSOR = Later(lambda: wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y))
+CLASSIFIER = Later(lambda: wl.NTKClassifier(depth=2).fit(X, Y > 0))
+FEATURES = Later(lambda: wl.NTKFeatures(3).fit(X))
+POSTERIOR = Later(lambda: wl.posterior(K, X, Y, noise=0.1))
+SPARSE = Later(lambda: wl.posterior(K, X, Y, noise=0.1, solver="nystrom", inducing=3))
+FLOW = Later(lambda: wl.gradient_flow(K, X, Y))
+ENSEMBLE = Later(lambda: wl.trained_ensemble(NET, X, Y))
+KRYLOV = Later(lambda: wl.gradient_flow(K, X, Y, solver="krylov"))
 LINEAR = wl.LinearModel()
-EMPIRICAL = wl.empirical_ntk(NET.apply, PARAMS, output="trace")
-TANGENTS = wl.tangents(NET.apply, PARAMS)
-ROWS = TANGENTS.at(X)
-SKETCH = TANGENTS.sketch(X, size=4)
-ALTERED = {  # rows have any form
+EMPIRICAL = Later(lambda: wl.empirical_ntk(NET.apply, PARAMS, output="trace"))
+TANGENTS = Later(lambda: wl.tangents(NET.apply, PARAMS))
+ROWS = Later(lambda: TANGENTS.made().at(X))
+SKETCH = Later(lambda: TANGENTS.made().sketch(X, size=4))
+LINEARIZED = Later(lambda: wl.linearized_posterior(ROWS.made(), Y, noise=1.0))
+DRIFT = Later(lambda: wl.KernelDrift(X)(TANGENTS.made()))
+BAD |= {  # rows have any form
     "images": [*ODD, "high" * 100, None, True, 1j, np.nan, (), X[:0], X * np.nan, X + 1j, X.astype(str)],
     "rows": [*THINGS, None, True, 3, X],
 }
-BAD |= ALTERED
-INTERPOLANT = wl.rkhs.interpolant(K, X, Y)
+INTERPOLANT = Later(lambda: wl.rkhs.interpolant(K, X, Y))
 STEPPED = {"X": X, "y": Y, "learning_rate": 0.1, "steps": 1}
 STEPPING = {"X": "points", "y": "targets", "learning_rate": "positive", "steps": "integer"}
 PROCESS = wl.GaussianProcess(K)
@@ -336,9 +341,19 @@ DOORS = {
             "tolerance": "positive",
             "matrix": "points",
             "checkpoint": "path",
+            "inducing": "integer",
+            "approximation": "name",
+            "seed": "integer",
             "progress": "flag",
         },
         fine={"matrix": (None,)},
+    ),
+    "SparsePosterior.mean": Door(SPARSE.mean, {}, {"Z": "points"}),
+    "SparsePosterior.variance": Door(SPARSE.variance, {}, {"Z": "points"}),
+    "SparsePosterior.predict": Door(SPARSE.predict, {}, {"Z": "points"}),
+    "SparsePosterior.covariance": Door(SPARSE.covariance, {}, {"Z": "points"}),
+    "SparsePosterior.sample": Door(
+        SPARSE.sample, {"Z": X, "count": 1}, {"Z": "points", "count": "integer", "seed": "integer"}
     ),
     "Posterior.mean": Door(POSTERIOR.mean, {}, {"Z": "points"}),
     "Posterior.variance": Door(POSTERIOR.variance, {}, {"Z": "points"}),
@@ -363,7 +378,7 @@ DOORS = {
     "GradientFlow.predict": Door(FLOW.predict, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
     "GradientFlow.loss": Door(FLOW.loss, {}, {"t": "times"}),
     "GradientFlow.coefficients": Door(FLOW.coefficients, {}, {"t": "time"}),
-    "Modes.loss": Door(FLOW.modes().loss, {}, {"t": "times"}),
+    "Modes.loss": Door(Later(lambda: FLOW.modes().loss), {}, {"t": "times"}),
     "gradient_descent": Door(
         wl.gradient_descent,
         {"k": K, **DATA, "learning_rate": 0.1, "steps": 1},
@@ -617,9 +632,7 @@ DOORS = {
         {"rows": "rows", "y": "targets", "noise": "not negative", "time": "time", "prior_variance": "positive"},
         fine={"noise": (0.0,)},
     ),
-    "LinearizedPosterior.predict": Door(
-        wl.linearized_posterior(ROWS, Y, noise=1.0).predict, {}, {"rows": "rows"}, fine={"rows": ()}
-    ),
+    "LinearizedPosterior.predict": Door(LINEARIZED.predict, {}, {"rows": "rows"}, fine={"rows": ()}),
     "attribution": Door(
         wl.attribution,
         {"train": ROWS, "test": ROWS, "method": "trak", "weights": np.ones(6)},
@@ -636,7 +649,7 @@ DOORS = {
     "KernelDrift": Door(
         wl.KernelDrift, {"X": X}, {"X": "images", "labels": "images", "output": "name"}, fine={"labels": (None, ())}
     ),
-    "KernelDrift.plot": Door(wl.KernelDrift(X)(TANGENTS).plot, {}, {"ax": "axes"}, fine={"ax": (None,)}),
+    "KernelDrift.plot": Door(DRIFT.plot, {}, {"ax": "axes"}, fine={"ax": (None,)}),
     "ImportanceDisplay.plot": Door(
         wl.ImportanceDisplay(Y, feature_names=[f"x{j}" for j in range(6)]).plot,
         {},
@@ -673,8 +686,9 @@ def wrong(door, name):
 
 def complaint(door, name, value):
     """What is wrong with how the door refuses this value; empty if nothing."""
+    good = {key: known.made() if isinstance(known, Later) else known for key, known in door.good.items()}
     try:
-        door.call(**(door.good | {name: value}))
+        door.call(**(good | {name: value}))
     except (TypeError, ValueError) as error:
         text = str(error)
     except Exception as error:
@@ -710,7 +724,7 @@ MADE = {
         "Flow",
     ),
     *("GradientDescent", "GradientFlow", "History", "HyperparameterFit", "KrylovFlow", "Laplace", "LeaveOneOut"),
-    "Limits",
+    *("Limits", "SparsePosterior"),
     *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
     *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
     *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import widelimit as wl
 from commands import invoke
-from widelimit.cli import picture_models, pictures
+from widelimit.cli import picture_models, picture_report, pictures
 
 DIGITS = load_digits(n_class=2)
 X, Y = DIGITS.images[:60].astype(np.uint8), DIGITS.target[:60]
@@ -182,7 +182,6 @@ def test_bad_pictures_are_refused(tmp_path, kind, message):
         (["--network", "myrtle5", "--depth", "3"], "--depth is for"),
         (["--drop", "a"], "--drop is for the columns of tables"),
         (["--target", "labels"], "--target labels"),
-        (["--report", "r.html"], "--report is for tables"),
     ],
 )
 def test_options_that_do_not_fit_images(folder, monkeypatch, options, message):
@@ -202,3 +201,25 @@ def test_models_and_data_that_do_not_fit(folder, tmp_path):
     options = ["--target", "y", "--model", tmp_path / "t.npz", "--estimator", "nngp", "--noise", 0.1]
     assert invoke("fit", tmp_path / "t.csv", *options).exit_code == 0
     assert "fitted to a table" in invoke("predict", tmp_path / "t.npz", folder / "X.npy").stderr
+
+
+def test_a_report_shows_where_the_model_looks_and_its_worst_images(tmp_path):
+    drawn = np.random.default_rng(0).normal(size=(60, 4, 4, 1))
+    np.savez(tmp_path / "drawn.npz", X=drawn, y=drawn[:, 0, 3, 0])
+    fit = ("fit", tmp_path / "drawn.npz", "--model", tmp_path / "m.npz", "--depth", 1)
+    result = invoke(*fit, "--report", tmp_path / "r.html")
+    assert result.exit_code == 0, result.stderr
+    page = (tmp_path / "r.html").read_text()
+    for text in (
+        "60 images",
+        "4 x 4 pixels",
+        "importance of the parts",
+        "coverage of intervals",
+        "images with the larg",
+    ):
+        assert text in page
+    data = pictures.read(tmp_path / "drawn.npz")
+    fitted = picture_models.PictureFit(data, "regression", "", "y", 60, wl.load(tmp_path / "m.npz"), tmp_path, [], 0.0)
+    loss = picture_report.loss_of_parts(fitted, lambda model, X, y: model.score(X, y))
+    assert np.unravel_index(loss.argmax(), loss.shape) == (0, 3)
+    assert loss.max() > 3 * np.sort(loss.ravel())[-2]

@@ -9,6 +9,7 @@ import pytest
 import widelimit as wl
 from compiled import quick_jit
 from widelimit import memory
+from widelimit.claims.finite import one_network
 from widelimit.kernels.empirical import plan
 from widelimit.kernels.empirical.kernels import _pairwise
 
@@ -66,13 +67,21 @@ def two_layers(params, X):
 
 def network(depth, activation, parameterization="ntk", outputs=3):
     net = wl.mlp(depth=depth, activation=activation, weight_std=1.3, bias_std=0.4, parameterization=parameterization)
-    widths = [6, 9, 5][: depth - 1]
-    return net.apply, net.init(3, input_dim=4, width=widths, output_dim=outputs, dtype=np.float64), 4
+    return net.apply, one_network(net, (4, *[6, 9, 5][: depth - 1], outputs), rng=RNG), 4
 
 
 def tree(*layers, width, outputs=3):
     net = wl.network(L.Dense(1.3, 0.4), *layers)
-    return net.apply, net.init(4, input_dim=4, width=width, output_dim=outputs, dtype=np.float64), 4
+    widths = [width] * net.whole.hidden if isinstance(width, int) else width
+    return net.apply, one_network(net, (4, *widths, outputs), rng=RNG), 4
+
+
+def drawn(module):
+    """A module of equinox with random parameters, which NumPy draws: nothing is compiled while tests are collected."""
+    shapes = eqx.filter_eval_shape(lambda: module(jax.random.key(0)))
+    return jax.tree.map(
+        lambda leaf: RNG.uniform(-0.5, 0.5, leaf.shape) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, shapes
+    )
 
 
 def trees():
@@ -106,8 +115,8 @@ def cases():
             "erf, mean field, one output": network(3, "erf", "mean_field", 1),
             "depth 1": network(1, "relu"),
             "plain": (two_layers, plain, 4),
-            "convolution": (module, Convolution(jax.random.key(0)), 36),
-            "attention": (module, Attention(jax.random.key(1)), 20),
+            "convolution": (module, drawn(Convolution), 36),
+            "attention": (module, drawn(Attention), 20),
             **TREES,
         }
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from widelimit.claims.finite import one_network
 from widelimit.kernels.empirical import matvec
 
 EPS = np.finfo(np.float64).eps
 NET = wl.mlp(depth=3, activation="tanh", weight_std=1.3, bias_std=0.4)
-PARAMS = NET.init(1, input_dim=4, width=8, output_dim=3, dtype=np.float64)
-OTHERS = NET.init(2, input_dim=4, width=8, output_dim=3, dtype=np.float64)
+PARAMS, OTHERS = (one_network(NET, (4, 8, 8, 3), rng=np.random.default_rng(seed)) for seed in (1, 2))
 RNG = np.random.default_rng(0)
 X, Y, TARGETS = RNG.standard_normal((7, 4)), RNG.standard_normal((5, 4)), RNG.standard_normal((7, 3))
 FULL = wl.empirical_ntk(NET.apply, PARAMS)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from later import Later
 from widelimit.compute import linalg
 from widelimit.inference.class_probabilities import WIDE, expected_softmax
 from widelimit.inference.dirichlet import dirichlet_posterior
@@ -16,13 +17,14 @@ LABELS = (Y > 0).astype(int)
 NET = wl.mlp(depth=2, activation="relu", bias_std=0.2)
 K, T = wl.nngp(NET), wl.ntk(NET)
 FAR = (1e100, 1e153, 1e154, 1e200, 1e307)
-POST = wl.posterior(K, X, Y, noise=0.1)
-CG = wl.posterior(K, X, Y, noise=0.1, solver="cg")
-FLOW, KRYLOV = (wl.gradient_flow(T, X, Y, solver=how) for how in ("eigh", "krylov"))
-STOPPED = stopped_flow(T, X, Y, time=3.0, noise=0.1, prior=K)
-ENSEMBLE = wl.trained_ensemble(NET, X, Y)
-CLASSES = dirichlet_posterior(K, X, LABELS, classes=2, scale=3.0)
-REGRESSOR = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)
+POST = Later(lambda: wl.posterior(K, X, Y, noise=0.1))
+CG = Later(lambda: wl.posterior(K, X, Y, noise=0.1, solver="cg"))
+FLOW = Later(lambda: wl.gradient_flow(T, X, Y, solver="eigh"))
+KRYLOV = Later(lambda: wl.gradient_flow(T, X, Y, solver="krylov"))
+STOPPED = Later(lambda: stopped_flow(T, X, Y, time=3.0, noise=0.1, prior=K))
+ENSEMBLE = Later(lambda: wl.trained_ensemble(NET, X, Y))
+CLASSES = Later(lambda: dirichlet_posterior(K, X, LABELS, classes=2, scale=3.0))
+REGRESSOR = Later(lambda: wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y))
 PREDICT = {
     "mean": POST.mean,
     "predict": POST.predict,
@@ -32,7 +34,7 @@ PREDICT = {
     "cg": CG.predict,
     "gradient_flow": lambda A: FLOW.predict(A, [0.0, 1.0, np.inf]),
     "krylov": lambda A: KRYLOV.predict(A, [1.0, np.inf]),
-    "gradient_descent": wl.gradient_descent(T, X, Y, learning_rate=0.1, steps=10).predict,
+    "gradient_descent": Later(lambda: wl.gradient_descent(T, X, Y, learning_rate=0.1, steps=10).predict),
     "ensemble": lambda A: ENSEMBLE.mean(A, 1.0),
     "ensemble, variance": lambda A: ENSEMBLE.variance(A, [0.0, 1.0]),
     "ensemble, covariance": lambda A: ENSEMBLE.covariance(A, 1.0),
@@ -42,18 +44,20 @@ PREDICT = {
     "stopped, sample": lambda A: STOPPED.sample(A, 2),
     "dirichlet": CLASSES.mean,
     "dirichlet, variance": CLASSES.variance,
-    "interpolant": wl.rkhs.ridge(K, X, Y, regularization=0.1),
+    "interpolant": Later(lambda: wl.rkhs.ridge(K, X, Y, regularization=0.1)),
     "power_function": lambda A: wl.rkhs.power_function(K, X, A),
-    "condition": wl.GaussianProcess(K).condition(X, Y, noise=0.1).mean,
+    "condition": Later(lambda: wl.GaussianProcess(K).condition(X, Y, noise=0.1).mean),
     "regressor": lambda A: REGRESSOR.predict(A, return_std=True),
     "regressor, covariance": lambda A: REGRESSOR.predict(A, return_cov=True),
     "regressor, draws": lambda A: REGRESSOR.sample_y(A, 2),
-    "sphere": wl.NTKRegressor(noise=0.1, depth=2, normalize="sphere").fit(X, Y).predict,
+    "sphere": Later(lambda: wl.NTKRegressor(noise=0.1, depth=2, normalize="sphere").fit(X, Y).predict),
     "ensemble of networks": lambda A: wl.NTKRegressor(noise=0.1, depth=2, ensemble=True).fit(X, Y).predict(A, True),
     "linear model": lambda A: wl.LinearModel().predict(np.array([2.0, 3.0]), A),
-    "classifier": wl.NNGPClassifier(depth=2).fit(X, LABELS).predict_proba,
-    "least squares": wl.NNGPClassifier(depth=2, noise=0.1, likelihood="least_squares").fit(X, LABELS).predict_proba,
-    "features": wl.NTKFeatures(5, depth=2).fit(X).transform,
+    "classifier": Later(lambda: wl.NNGPClassifier(depth=2).fit(X, LABELS).predict_proba),
+    "least squares": Later(
+        lambda: wl.NNGPClassifier(depth=2, noise=0.1, likelihood="least_squares").fit(X, LABELS).predict_proba
+    ),
+    "features": Later(lambda: wl.NTKFeatures(5, depth=2).fit(X).transform),
 }
 
 

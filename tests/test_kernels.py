@@ -133,19 +133,21 @@ def test_float64_does_not_need_the_global_switch():
 # --- gradients --------------------
 
 
-def entry(kind, x, y, weight_std, bias_std, activation="relu", depth=3):
-    net = wl.mlp(depth=depth, activation=activation, weight_std=weight_std, bias_std=bias_std)
-    return KERNELS[kind](net).cross(x[None], y[None])[0, 0]
+def by_all(values):
+    """Derivatives of `values` of a network's points by x, y, weight_std and bias_std."""
 
+    def at(x, y, weight_std, bias_std, activation, depth):
+        net = wl.mlp(depth=depth, activation=activation, weight_std=weight_std, bias_std=bias_std)
+        return values(net, x[None], y[None])
 
-def uncompiled(kind, activation, depth=3):
-    return jax.grad(lambda *a: entry(kind, *a, activation=activation, depth=depth), argnums=(0, 1, 2, 3))
+    return lambda *a, activation, depth: jax.jacrev(lambda *b: at(*b, activation, depth), argnums=(0, 1, 2, 3))(*a)
 
 
 @functools.cache
-def compiled(kind, activation, depth):
-    """By all arguments, for many of them at once; the points and scales are values of one program."""
-    return quick_jit(jax.vmap(uncompiled(kind, activation, depth)))
+def compiled(activation, depth):
+    """Of both kernels, in their order, for many points at once: points and scales are values of one program."""
+    both = by_all(lambda net, x, y: jnp.stack(wl.limits(net).cross(x, y))[:, 0, 0])
+    return quick_jit(jax.vmap(functools.partial(both, activation=activation, depth=depth)))
 
 
 PAIRS = 42
@@ -156,10 +158,8 @@ def gradients(kind, activation, cases, depth=3):
     """Lists by x, y, weight_std and bias_std at [(x, y, weight_std, bias_std)]."""
     filled = [cases[i % len(cases)] for i in range(PAIRS)]
     with jax.enable_x64(True):
-        found = compiled(kind, activation, depth)(
-            *(np.array(column, np.float64) for column in zip(*filled, strict=True))
-        )
-    return [[np.asarray(column)[i] for column in found] for i in range(len(cases))]
+        found = compiled(activation, depth)(*(np.array(column, np.float64) for column in zip(*filled, strict=True)))
+    return [[np.asarray(column)[i, [*KERNELS].index(kind)] for column in found] for i in range(len(cases))]
 
 
 @pytest.mark.parametrize("activation", CORE)
@@ -178,9 +178,10 @@ def test_gradients_without_jit_are_the_compiled_ones():
     """Of a smooth activation; test_gradients_at_cusps.py has those with kinks."""
     x, z = np.array([0.3, -0.7, 1.1]), np.array([-0.5, 0.2, 0.9])
     cases = [(x, y, 1.3, 0.4) for y in (x, -x, 0 * x, z, x + 1e-9 * z)]
-    expected = gradients("nngp", "erf", cases, depth=2)
+    slopes = functools.partial(by_all(lambda net, x, y: wl.nngp(net).cross(x, y)[0, 0]), activation="erf", depth=2)
     with jax.enable_x64(True):
-        found = [uncompiled("nngp", "erf", depth=2)(*(jnp.asarray(v, jnp.float64) for v in case)) for case in cases]
+        given = [[jnp.asarray(v, jnp.float64) for v in case] for case in cases]
+        found, expected = ([run(*case) for case in given] for run in (slopes, quick_jit(slopes)))
     for case, ours, theirs in zip(cases, found, expected, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12, err_msg=str(case))

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import widelimit as wl
+from widelimit.claims.finite import one_network
 from widelimit.kernels.empirical import rows as module
 
 NET = wl.mlp(depth=3, activation="erf", bias_std=0.1)
 
 
 def start(dtype, seed=0):
-    return NET.init(seed, input_dim=3, width=8, output_dim=2, dtype=dtype)
+    return one_network(NET, (3, 8, 8, 2), rng=np.random.default_rng(seed), dtype=dtype)
 
 
 def data(dtype, n=5):
@@ -105,7 +106,7 @@ def doors():
     params = start(np.float64)
     yield "linearize", lambda: wl.linearize(centred, params)(params, X)
     yield "taylor", lambda: wl.taylor(centred, params, 2)(params, X)
-    single = start(np.float32)
+    single = jax.tree.map(jnp.asarray, start(np.float32))
     traced = wl.empirical_ntk(centred, single, output="trace")
     yield "gram of a JAX array", lambda: traced.gram(jnp.asarray(X, jnp.float32))
     yield "gram under jit", lambda: jax.jit(traced.gram)(jnp.asarray(X, jnp.float32))

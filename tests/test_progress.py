@@ -12,7 +12,7 @@ import scipy.linalg
 import widelimit as wl
 from widelimit import progress
 from widelimit.compute import iterative, linalg, operators, packed_cholesky
-from widelimit.inference import dirichlet, posterior, solvers
+from widelimit.inference import conditioning, dirichlet, solvers
 from widelimit.inference.solvers import SolverRequest, SolverSettings
 from widelimit.inference.training_set import training_set
 
@@ -33,7 +33,7 @@ def screen(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("TERM", "xterm")
     progress._screen.cache_clear()
-    for module in (posterior, dirichlet):
+    for module in (conditioning, dirichlet):
         monkeypatch.setattr(module, "LONG", 50)
     yield Terminal()
     progress._screen.cache_clear()
@@ -183,7 +183,7 @@ def test_estimators_show_progress_when_verbose(screen, monkeypatch):
 
 def test_no_bar_is_loaded_where_none_is_shown():
     code = (
-        "import sys, numpy as np, widelimit as wl; from widelimit.inference import posterior; posterior.LONG = 5; "
+        "import sys, numpy as np, widelimit as wl; from widelimit.inference import conditioning as c; c.LONG = 5; "
         "X = np.eye(9); wl.posterior(wl.linear(), X, X, noise=0.1); print('rich' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

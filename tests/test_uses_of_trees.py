@@ -10,7 +10,7 @@ from compiled import quick_jit
 from test_architectures import TREES
 
 RNG = np.random.default_rng(7)
-N = 8
+N = 5
 POINTS, OTHERS = RNG.standard_normal((N, 4)), RNG.standard_normal((3, 4))
 TARGETS = np.sin(POINTS[:, 0]) + POINTS[:, 1]
 NOISE = 0.3

@@ -26,11 +26,13 @@ from .estimators.regressors import NNGPRegressor, NTKRegressor
 from .estimators.sklearn_kernels import SklearnKernel, sklearn_kernel
 from .estimators.wide import WideClassifier, WideRegressor
 from .gaussian import Expectation, gaussian_expectation
+from .inference.conditioning import posterior
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
 from .inference.gradient_flow import GradientFlow, Modes, gradient_flow
 from .inference.hyperparameters import HyperparameterFit, Run, fit_hyperparameters
+from .inference.inducing import SparsePosterior
 from .inference.krylov_flow import KrylovFlow
 from .inference.linear_model import LinearModel
 from .inference.losses import (
@@ -44,7 +46,8 @@ from .inference.losses import (
     WeightedSquaredError,
 )
 from .inference.numerical_flow import Flow, NumericalFlow, Solution
-from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior, Prediction, posterior
+from .inference.posterior import LeaveOneOut, LikelihoodGradient, Posterior
+from .inference.training_set import Prediction
 from .kernels.averaged import Averaged, averaged
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
 from .kernels.empirical.expansion import linearize, taylor
@@ -173,6 +176,7 @@ __all__ = [
     "Snake",
     "SoftmaxCrossEntropy",
     "Solution",
+    "SparsePosterior",
     "SquaredError",
     "Step",
     "Sum",

@@ -32,9 +32,8 @@ def power_of_two(exponent: jax.Array, dtype: Any) -> jax.Array:
     """Compute 2^exponent, exactly (XLA's exp2 is not), from its bits; 0 and inf beyond normal numbers."""
     info = np.finfo(dtype)
     integer = jnp.int64 if info.bits == 64 else jnp.int32
-    kept = jnp.clip(exponent, info.minexp, info.maxexp - 1).astype(integer)
-    value = jax.lax.bitcast_convert_type((kept + (info.maxexp - 1)) << info.nmant, dtype)
-    return jnp.where(exponent < info.minexp, 0, jnp.where(exponent >= info.maxexp, jnp.inf, value)).astype(dtype)
+    kept = jnp.clip(exponent, info.minexp - 1, info.maxexp).astype(integer)  # the bits of these two are 0 and inf
+    return jax.lax.bitcast_convert_type((kept + (info.maxexp - 1)) << info.nmant, dtype)
 
 
 def exponent_of(value: jax.Array) -> jax.Array:
@@ -58,7 +57,7 @@ class Variance(NamedTuple):
 
     def normalise(self) -> Variance:
         """Return the same variance with value in [1/4, 1); 0 stays as it is."""
-        power = jnp.where(self.value == 0, 0, (exponent_of(jax.lax.stop_gradient(self.value)) + 1) // 2)
+        power = jnp.where(self.value == 0, 0, (exponent_of(jax.lax.stop_gradient(self.value)) + 1) >> 1)
         return Variance(self.value * power_of_two(-2 * power, self.value.dtype), self.exponent + power)
 
     @property
@@ -188,7 +187,7 @@ def scaled(normalised: jax.Array, x: Variance, y: Variance) -> jax.Array:
     """Return normalised * s_x * s_y; out of range only where the product is, and 0 where `normalised` is."""
     value = (safe_sqrt(x.value) * normalised) * safe_sqrt(y.value)
     exponent = x.exponent + y.exponent
-    half = exponent // 2
+    half = exponent >> 1
     info = np.finfo(value.dtype)
     for part in (half, exponent - half):
         value = value * power_of_two(jnp.clip(part, info.minexp, info.maxexp - 1), value.dtype)

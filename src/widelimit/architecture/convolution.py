@@ -25,7 +25,6 @@ from widelimit.signals import (
     Correlation,
     Variance,
     deviation_of,
-    largest_exponent,
     power_of_two,
     relative_deviation,
     sum_terms,
@@ -167,17 +166,17 @@ def _after_dense(dense: Dense, signal: Variance) -> Variance:
 
 def _mean_of_taps(placed: Windows, signal: Variance) -> tuple[Variance, jax.Array, jax.Array]:
     """Return the mean of the variances over each patch, and the first two of `_ConvMemo`."""
-    highest = largest_exponent(signal, tuple(range(len(placed.sites))))
+    highest = placed.highest(signal)
     below = jnp.where(signal.value > 0, signal.exponent - highest, 0)
-    far = jnp.any(below < np.finfo(signal.value.dtype).minexp // 3)
+    far = below < np.finfo(signal.value.dtype).minexp // 3
     ways = functools.partial(_by_patches, placed), functools.partial(_at_once, placed)
-    mean, power, inverse = jax.lax.cond(far, *ways, signal.value, below)
+    mean, power, inverse = placed.choose(far, *ways, signal.value, below)
     return Variance(mean, power + highest).normalise(), relative_deviation(signal, highest), inverse
 
 
 def _at_once(placed: Windows, value: jax.Array, below: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return mean, its exponent, and one over the root of the sum, from variances value * 4^below."""
-    total = sum_terms(list(placed.each(value * power_of_two(2 * below, value.dtype), 0)))
+    total = placed.total(value * power_of_two(2 * below, value.dtype))
     return (
         total / placed.count,
         jnp.zeros(total.shape, below.dtype),

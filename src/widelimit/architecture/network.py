@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
@@ -152,8 +152,7 @@ class Network:
             TypeError, ValueError: a size below 1, or not depth - 1 widths; another dtype.
             MemoryError: the parameters do not fit; nothing is allocated then.
         """
-        many = self.init_many([seed], input_dim=input_dim, width=width, output_dim=output_dim, dtype=dtype)
-        return jax.tree.map(lambda leaf: leaf[0], many)  # type: ignore[no-any-return]
+        return _only(self.init_many([seed], input_dim=input_dim, width=width, output_dim=output_dim, dtype=dtype))
 
     def init_many(
         self,
@@ -181,8 +180,7 @@ class Network:
             remedy="use a smaller width, fewer seeds, or float32",
         )
         with arithmetic(kind == np.float64):
-            params: tuple[Params, ...] = _init_many(self, jnp.stack(keys), sizes, kind)
-        return params
+            return _init_many(self, jnp.stack(keys), sizes, kind)  # type: ignore[no-any-return]
 
     def _sizes(self, input_dim: int | None, width: int | Sequence[int], output_dim: int) -> Shape:
         """Return the sizes of every layer of a finite network. Arguments and errors as `init`."""
@@ -221,7 +219,7 @@ class Network:
         X = self._inputs(params, X, axes=0)
         _require_signals(params, X, axes=0, sites=math.prod(self.inputs.sites))
         with arithmetic(X.dtype == np.float64):
-            return self.signals_of(params, jnp.asarray(X), key)
+            return jnp.asarray(_apply(self, params, X, key))
 
     def apply_many(self, params: tuple[Params, ...], X: Float[Array, "n d"]) -> Float[jax.Array, "E n c"]:
         """Compute f_e(x) of E networks with stacked parameters (`init_many`), (n, d) -> (E, n, output_dim).
@@ -391,10 +389,9 @@ def _require_signals(params: tuple[Params, ...], X: Array, *, axes: int, sites: 
 
 @functools.partial(jax.jit, static_argnames=("sizes", "dtype"))
 def _init_many(net: Network, keys: jax.Array, sizes: Shape, dtype: Any) -> tuple[Params, ...]:
-    drawn: tuple[Params, ...] = jax.vmap(lambda key: net.whole.draw(key, sizes, dtype))(keys)
-    return drawn
+    return jax.vmap(lambda key: net.whole.draw(key, sizes, dtype))(keys)  # type: ignore[no-any-return]
 
 
-@jax.jit
-def _apply_many(net: Network, params: tuple[Params, ...], X: jax.Array) -> jax.Array:
-    return jax.vmap(net.signals_of, in_axes=(0, None))(params, X)
+_only: Callable[[Any], tuple[Params, ...]] = jax.jit(lambda many: jax.tree.map(lambda leaf: leaf[0], many))
+_apply = jax.jit(Network.signals_of, inline=True)  # within other programs it is no program of its own
+_apply_many = jax.jit(jax.vmap(Network.signals_of, in_axes=(None, 0, None)))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit import validation
+from widelimit.signals import Variance, largest_exponent, sum_terms
 
 PADDINGS = ("same", "valid", "circular")
 
@@ -111,6 +112,18 @@ class Windows:
             for axis, (start, stride, count) in enumerate(zip(place, self.stride, self.after, strict=True), first):
                 taken = jax.lax.slice_in_dim(taken, start, start + (count - 1) * stride + 1, stride, axis)
             yield taken
+
+    def total(self, array: jax.Array) -> jax.Array:
+        """Return the sum over every window, of arrays (*S, n)."""
+        return sum_terms(list(self.each(array, 0)))
+
+    def highest(self, signal: Variance) -> jax.Array:
+        """Return the largest exponent over all sites."""
+        return largest_exponent(signal, tuple(range(len(self.sites))))
+
+    def choose(self, far: jax.Array, rare: Any, usual: Any, *given: jax.Array) -> Any:
+        """Do what is `usual`, or what is `rare` if this is `far` at any site."""
+        return jax.lax.cond(jnp.any(far), rare, usual, *given)
 
     def sum_patches(
         self, x: Sequence[jax.Array], y: Sequence[jax.Array], state: Sequence[jax.Array]

@@ -13,7 +13,7 @@ from widelimit.estimators.parameters import WideParameters
 
 PARAMETERS = parameter_group(
     *("network", "depth", "activation", "weight_std", "bias_std", "noise", "time", "ensemble", "likelihood"),
-    *("alpha_epsilon", "class_weight", "solver", "input_scales", "output_scale", "noise_model"),
+    *("alpha_epsilon", "class_weight", "solver", "inducing", "input_scales", "output_scale", "noise_model"),
     *("hyperparameters", "normalize", "kernel", "invariance"),
     estimator=WideParameters,
 )
@@ -43,14 +43,11 @@ def fit(
     Text columns become categories or dates. Options that are not given have the estimator's default. Of images,
     --network is a file, convnet (the default), resnet, myrtle5, myrtle7 or myrtle10.
     """
-    from widelimit.cli import pictures
     from widelimit.cli.files import check_output
 
     check_output(model, (".npz",), option="--model")
     if report is not None:
         check_output(report, (".html",), option="--report")
-    if report is not None and pictures.is_pictures(table):
-        raise ValueError("--report is for tables, whose columns it shows; leave it out of a fit to images.")
     with recorded_warnings() as warned:
         result = _fit(table, choices, estimator, parameters, model, quiet=output.quiet)
     for text in result.notes:

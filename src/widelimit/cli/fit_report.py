@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from widelimit.cli import fit_figures, terminal
+from widelimit.cli import fit_figures, picture_report, terminal
 from widelimit.cli.held_out import Assessment, HeldOut, assess_classes, assess_regression, held_out
 from widelimit.cli.models import FitResult
+from widelimit.cli.picture_models import PictureFit
 from widelimit.cli.reporting import version
 from widelimit.columns.column import Column
 from widelimit.displays.dependence import DependenceDisplay
@@ -45,7 +46,7 @@ WORST = 5
 """Rows that are listed because they are predicted worst."""
 
 
-def write(path: Path, result: FitResult, warned: Sequence[str], *, quiet: bool) -> None:
+def write(path: Path, result: FitResult | PictureFit, warned: Sequence[str], *, quiet: bool) -> None:
     """Make the report and write it. `warned`: warnings of the fit. Raises: OSError."""
     with terminal.busy_bar(f"report {path.name}", quiet=quiet):
         text = page(result, warned)
@@ -53,32 +54,54 @@ def write(path: Path, result: FitResult, warned: Sequence[str], *, quiet: bool) 
         stream.write(text.encode())
 
 
-def page(result: FitResult, warned: Sequence[str]) -> str:
+def page(result: FitResult | PictureFit, warned: Sequence[str]) -> str:
     """Make the whole document."""
-    found = held_out(result.estimator, result.data.X, result.data.y)
-    y = result.data.y[found.rows]
-    if result.table.task == "regression":
-        score = assess_regression(found, y, unit=result.data.schema.target)
-        section = _regression(found, y, score, result)
+    images = result.data if isinstance(result, PictureFit) else None
+    if isinstance(result, PictureFit):
+        X, y, target, task, path = result.data.images, result.data.target, result.target, result.task, result.data.path
     else:
-        score = assess_classes(found, y, result.estimator.classes_)
-        section = _classification(found, y, score, result.estimator.classes_)
-    target = result.data.schema.target
+        X, y, target = result.data.X, result.data.y, result.data.schema.target
+        task, path = result.table.task, result.table.path
+    assert y is not None
+    found = held_out(result.estimator, X, y)
+    kept = y[found.rows]
+    if task == "regression":
+        score = assess_regression(found, kept, unit=target)
+        section = _regression(found, kept, score)
+    else:
+        score = assess_classes(found, kept, result.estimator.classes_)
+        section = _classification(found, kept, score, result.estimator.classes_)
+    if isinstance(result, PictureFit):
+        facts, importance = picture_report.data(result), picture_report.importance(result, *_measure(task))
+        worst, columns = picture_report.worst(found, kept, result), ""
+    else:
+        facts, columns, importance = _facts(result), _columns(result), _importance(result)
+        worst = _worst(found, kept, result) if task == "regression" else ""
     body = "".join(
         [
-            f"<h1>{html.escape(target)}, predicted from {html.escape(result.table.path.name)}</h1>",
+            f"<h1>{html.escape(target)}, predicted from {html.escape(path.name)}</h1>",
             f'<p class="meta">{html.escape(type(result.estimator).__name__)} of widelimit {html.escape(version())}, '
-            f"fitted in {result.seconds:.1f} s to {len(result.data.y)} rows; stored in "
+            f"fitted in {result.seconds:.1f} s to {len(y)} {'images' if images else 'rows'}; stored in "
             f"{html.escape(str(result.model))}</p>",
             f'<p class="banner{" failed" * bool(score.remarks or warned)}">{score.summary}</p>',
             _warnings([*warned, *result.notes, *score.remarks]),
-            _data(result),
-            _model(result),
-            _importance(result),
+            f"<h2>Data</h2>{table((), facts)}",
+            picture(fit_figures.target(y, target), f"distribution of {target}"),
+            columns,
+            _model(result.chosen()),
+            importance,
             section,
+            worst,
         ]
     )
     return document(f"{target}: widelimit fit", body)
+
+
+def _measure(task: str) -> tuple[Any, str]:
+    """Return the score by which importance is measured, and its name."""
+    if task == "regression":
+        return lambda model, X, y: model.score(X, y), "R²"
+    return _log_likelihood, "log-likelihood"
 
 
 def _warnings(texts: Sequence[str]) -> str:
@@ -86,19 +109,21 @@ def _warnings(texts: Sequence[str]) -> str:
     return f"<h2>Warnings and notes</h2>{f'<ul>{items}</ul>' if items else '<p>None.</p>'}"
 
 
-def _data(result: FitResult) -> str:
+def _facts(result: FitResult) -> list[tuple[str, str]]:
     frame, schema = result.table.frame, result.data.schema
     rows = f"{frame.height}" + (f", drawn at random from {result.table.rows}" * (frame.height != result.table.rows))
-    facts = [
+    return [
         ("rows", rows),
         ("columns", f"{len(schema.columns)} used, which make {len(schema.inputs)} inputs of the model"),
         ("task", f"{result.table.task} ({result.table.reason})"),
     ]
+
+
+def _columns(result: FitResult) -> str:
+    frame, schema = result.table.frame, result.data.schema
     lines = [_describe(column, frame[column.name]) for column in schema.columns[:COLUMNS]]
     rest = len(schema.columns) - len(lines)
     return (
-        f"<h2>Data</h2>{table((), facts)}"
-        f"{picture(fit_figures.target(result.data.y, schema.target), f'distribution of {schema.target}')}"
         "<h3>Columns</h3><div class=columns>"
         f"{table(('column', 'kind', 'missing', 'different', 'values'), lines)}</div>"
         f"{f'<p>and {rest} more columns</p>' * (rest > 0)}"
@@ -123,10 +148,10 @@ def _short(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def _model(result: FitResult) -> str:
+def _model(chosen: dict[str, Any]) -> str:
     lines = [
         (name, digits(value) if isinstance(value, float) else str(value), MEANINGS.get(name.rpartition(".")[2], ""))
-        for name, value in result.chosen().items()
+        for name, value in chosen.items()
     ]
     return f"<h2>Model</h2>{table(('setting', 'value', 'meaning'), lines)}"
 
@@ -166,7 +191,7 @@ def shuffled_importance(result: FitResult) -> ImportanceDisplay:
             out[:, group] = X[np.ix_(order[:, j], group)]
         return out
 
-    scoring, what = (None, "R²") if result.table.task == "regression" else (_log_likelihood, "log-likelihood")
+    scoring, what = _measure(result.table.task)
     names = [column.name for column in result.data.schema.columns]
     made = shuffle(result.estimator, moved, y, names, len(rows), scoring, REPEATS, 0)
     return ImportanceDisplay(**(made | {"measure": f"loss of {what} when the column is shuffled"}))
@@ -213,7 +238,7 @@ def _scores(found: HeldOut, score: Assessment) -> str:
     return f"<h2>How well rows are predicted</h2><p>{html.escape(found.how)}</p>{lines}"
 
 
-def _regression(found: HeldOut, y: np.ndarray, score: Assessment, result: FitResult) -> str:
+def _regression(found: HeldOut, y: np.ndarray, score: Assessment) -> str:
     """Make the section on rows that were left out."""
     return (
         f"{_scores(found, score)}<h3>Calibration</h3>"
@@ -222,7 +247,6 @@ def _regression(found: HeldOut, y: np.ndarray, score: Assessment, result: FitRes
         + picture(fit_figures.intervals(y, found.mean, found.std), "coverage of intervals against their level")
         + "<h3>Errors</h3>"
         + picture(fit_figures.residuals(y, found.mean, found.std), "predictions, errors, and their distribution")
-        + _worst(found, y, result)
     )
 
 

@@ -52,10 +52,13 @@ class PictureFit:
     notes: list[str]
     seconds: float
 
+    def chosen(self) -> dict[str, Any]:
+        """Return the settings of the model, by name."""
+        noise = models.noise_std(self.estimator) if self.task == "regression" else {}
+        return {"network": repr(self.estimator.network_), **self.estimator.hyperparameters_, **noise}
+
     def document(self) -> dict[str, Any]:
         """Return the result in JSON."""
-        chosen = {"network": repr(self.estimator.network_), **self.estimator.hyperparameters_}
-        noise = models.noise_std(self.estimator) if self.task == "regression" else {}
         return {
             "rows": len(self.data.images),
             "image": list(self.data.shape),
@@ -63,7 +66,7 @@ class PictureFit:
             "task": self.task,
             "task_reason": self.reason,
             "estimator": type(self.estimator).__name__,
-            "chosen": {**chosen, **noise},
+            "chosen": self.chosen(),
             "notes": self.notes,
             "model": str(self.model),
             "seconds": self.seconds,

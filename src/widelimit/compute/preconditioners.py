@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 import scipy.linalg
@@ -17,6 +17,17 @@ CANDIDATES = 128
 """Pivots drawn at once: their columns are one block of the kernel, and one matrix product."""
 MOST = 1000
 """Rank of the preconditioner at most: its n x rank numbers are then below 2 % of the kernel matrix at n = 60,000."""
+
+
+class RandomCholesky(NamedTuple):
+    """A ~ F F^T from some columns of A."""
+
+    factor: np.ndarray
+    """F (n, rank), with fewer columns than asked for where A has no more to give."""
+    tail: float
+    """The trace of A - F F^T."""
+    pivots: np.ndarray
+    """The columns, in the order of those of F: F[pivots] is lower triangular."""
 
 
 @final
@@ -55,16 +66,11 @@ def _accept(block: np.ndarray, weights: np.ndarray, rng: np.random.Generator) ->
     return np.array(kept, int)
 
 
-def random_cholesky(
-    matrix: Operator, rank: int, *, seed: int = 0, report: Report = no_progress
-) -> tuple[np.ndarray, float]:
+def random_cholesky(matrix: Operator, rank: int, *, seed: int = 0, report: Report = no_progress) -> RandomCholesky:
     """Factorise A ~ F F^T, F (n, rank): columns drawn with probabilities proportional to the diagonal of A - F F^T.
 
     Source: Chen, Epperly, Tropp and Webber 2022, arXiv 2207.06503, algorithm 1; in blocks, by rejection, which leaves
     the law of the pivots as it is: Epperly, Tropp and Webber 2024, arXiv 2410.03969.
-
-    Returns:
-        F, with fewer columns where A has no more to give, and the trace of A - F F^T.
 
     Raises: ValueError: one of the columns has an entry that is NaN or infinite.
     """
@@ -72,7 +78,7 @@ def random_cholesky(
     rest = matrix.diagonal()
     n, total = len(rest), float(rest.sum())
     factor = np.empty((n, rank))
-    found = 0
+    found, order = 0, [np.empty(0, int)]
     while found < rank and rest.sum() > n * EPS * total:
         drawn = rng.choice(n, min(CANDIDATES, rank - found), p=rest / rest.sum())
         pivots = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
@@ -92,7 +98,8 @@ def random_cholesky(
         report("preconditioner", found, rank)
         rest = np.maximum(rest - np.sum(fresh**2, axis=1), 0.0)  # weights of a draw: rounding may be below 0
         rest[pivots[kept]] = 0.0
-    return factor[:, :found], float(rest.sum())
+        order.append(pivots[kept])
+    return RandomCholesky(factor[:, :found], float(rest.sum()), np.concatenate(order))
 
 
 def low_rank(matrix: Operator, noise: np.ndarray, *, rank: int, report: Report = no_progress) -> LowRank:
@@ -102,7 +109,7 @@ def low_rank(matrix: Operator, noise: np.ndarray, *, rank: int, report: Report =
     sqrt(eps) of the mean diagonal, so that rounding in a residual is not magnified.
     Source: Diaz, Epperly, Frangella, Tropp and Webber 2023, arXiv 2304.12465, section 2.
     """
-    factor, tail = random_cholesky(matrix, rank, report=report)
+    factor, tail, _ = random_cholesky(matrix, rank, report=report)
     n = len(noise)
     mean = float(matrix.diagonal().mean())
     shift = max(float(noise.mean()) + tail / n, np.sqrt(EPS) * mean, float(np.finfo(np.float64).tiny))

@@ -19,10 +19,11 @@ from widelimit.columns import encoder
 from widelimit.columns.encoder import TableEncoder
 from widelimit.estimators import leaks, model_file, model_state, preparation, settings
 from widelimit.estimators.design import Design, Kind
+from widelimit.estimators.fitted_sparse import FittedSparse, fit_sparse, restore_sparse
 from widelimit.estimators.gradient_choice import choose_by_gradients
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Fitted, FittedTraining, HyperparameterChoice, choose, choose_scaled
-from widelimit.estimators.parameters import EnsembleParameters, KernelParameters, WideParameters
+from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
 from widelimit.messages import list_names
 from widelimit.network_text import read_network
@@ -70,7 +71,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             kept = weights > 0
             X, y, weights = X[kept], y[kept], weights[kept]
             weights = self._target_weights(y, weights)
-            self._require_room(len(X))
+            settings.require_room(self, len(X), self.matrix_count())
             self.inputs_ = self._normalisation(X, weights)
             chosen = None if settings.scaling(self) is None else self._choose_scaled(X, y, weights)
             self._fit_rows(self.inputs_(X), y, weights, chosen)
@@ -136,11 +137,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         preparation.refuse_random_state(self.random_state)
         preparation.refuse_noise(self.noise)
         preparation.refuse_time(self.time)
-        if self.solver != "auto" and not self._is_linear_system():
-            raise ValueError(
-                f"solver={self.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
-                'eigenvectors: leave solver="auto".'
-            )
+        settings.check_solver(self, linear=self._is_linear_system())
         preparation.input_groups(self.input_groups)
         settings.scaling(self)
         self._check_own_settings()
@@ -223,11 +220,12 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _training(self, design: Design, points: np.ndarray, weights: np.ndarray) -> FittedTraining:
         """Describe the training of this estimator on these rows."""
         ensemble, verbose = self._is_ensemble(), bool(self.verbose)
-        return FittedTraining(design, points, weights, float(self.time), ensemble, self.solver, verbose)
+        solver = settings.solver(self, len(points))
+        return FittedTraining(design, points, weights, float(self.time), ensemble, solver, verbose, self.inducing)
 
     def _fit_targets(
         self, points: np.ndarray, y: np.ndarray, weights: np.ndarray, chosen: HyperparameterChoice | None
-    ) -> tuple[Fitted, np.ndarray]:
+    ) -> tuple[Fitted | FittedSparse, np.ndarray]:
         """Fit the targets, which are standardised, and set what undoes that; returns the chosen scales too."""
         standard, self.y_mean_, deviation = preparation.standardise(self._targets(y), weights)
         if chosen is None:
@@ -237,7 +235,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         given = self._given_scale()
         scale = np.ones(standard.shape[1]) if chosen.scale is None or given else chosen.scale
         scale = scale * (given or 1.0)
-        fitted = Fitted(training, standard / scale, chosen.noise)
+        fit = fit_sparse if training.solver == "nystrom" else Fitted
+        fitted = fit(training, standard / scale, chosen.noise)
         if given is None and (chosen.scale is None or not training.is_linear_system):
             again = fitted.scale()
             fitted, scale = fitted.rescaled(again), scale * again
@@ -255,15 +254,6 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def matrix_count(self) -> float:
         """Count the (n, n) matrices of a fit: one triangle for a linear system; or kernel, eigenvectors, workspace."""
         return 0.5 if self._is_linear_system() else 4
-
-    def _require_room(self, n: int) -> None:
-        """Refuse n rows that memory does not hold, or that take hours. Raises: MemoryError, ValueError."""
-        if isinstance(self, WideParameters):
-            remedy = (
-                "fit a random sample of X, or NNGPRegressor and NNGPClassifier, which take the network that you give"
-            )
-            preparation.require_few_rows(n, remedy)
-        preparation.require_room(n, self.matrix_count())
 
     def _is_ensemble(self) -> bool:
         return isinstance(self, EnsembleParameters) and bool(self.ensemble)
@@ -361,11 +351,11 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _restore_function(self, state: ModelState) -> None:
         """Set the fitted function and what else only this kind of estimator has."""
 
-    def _targets_state(self, fitted: Fitted) -> ModelState:
+    def _targets_state(self, fitted: Fitted | FittedSparse) -> ModelState:
         """Return a function of standardised targets, and what undoes their standardisation."""
         return fitted.state() | ModelState({}, {"y_mean": self.y_mean_, "y_scale": self.y_scale_})
 
-    def _restore_targets(self, state: ModelState) -> Fitted:
+    def _restore_targets(self, state: ModelState) -> Fitted | FittedSparse:
         """Restore what `_targets_state` returns."""
         n, c = model_state.shape(state)
         training = self._restore_training(state, n)
@@ -374,6 +364,11 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
             raise ValueError("another noise than was given")
         self.y_mean_, self.y_scale_ = state.array("y_mean", c), state.positive("y_scale", c)
         self.noise_ = noise
+        sparse = state.values["fitted"] == FittedSparse.__name__
+        if sparse != (self.solver == "nystrom") and self.solver != "auto":
+            raise ValueError("another solver than was given")
+        if sparse:
+            return restore_sparse(state, replace(training, solver="nystrom"), noise, n, c)
         return Fitted(training, state.array("y", n, c), noise, state.array("coefficients", n, c))
 
     def _restore_training(self, state: ModelState, n: int, family: Sequence[Any] | None = None) -> FittedTraining:

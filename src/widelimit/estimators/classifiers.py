@@ -16,6 +16,7 @@ from widelimit.estimators import casting, class_weights, model_state, preparatio
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.design import Design
 from widelimit.estimators.fitted_classes import FittedClasses, FittedLogistic, LatentClasses
+from widelimit.estimators.fitted_sparse import FittedSparse
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import SEARCH_ROWS, Fitted, FittedTraining, HyperparameterChoice, search
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, WideParameters, estimator
@@ -36,7 +37,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
     """All classifiers share this base."""
 
     classes_: np.ndarray
-    fitted_: Fitted | LatentClasses | None
+    fitted_: Fitted | FittedSparse | LatentClasses | None
 
     def _validate(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         casting.refuse_unfit_labels("y", y)
@@ -177,11 +178,13 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
             return
         self.fitted_ = self._restore_fitted(state)
 
-    def _restore_fitted(self, state: ModelState) -> Fitted | LatentClasses:
+    def _restore_fitted(self, state: ModelState) -> Fitted | FittedSparse | LatentClasses:
         """Restore what is fitted to two classes or more."""
         return self._restore_one(state)
 
-    def _restore_one(self, state: ModelState, family: Sequence[Any] | None = None) -> Fitted | LatentClasses:
+    def _restore_one(
+        self, state: ModelState, family: Sequence[Any] | None = None
+    ) -> Fitted | FittedSparse | LatentClasses:
         """Restore what one network is fitted to, of another family than the estimator's if given."""
         n, outputs = model_state.shape(state)
         c = len(self.classes_)

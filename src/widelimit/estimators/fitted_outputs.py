@@ -10,10 +10,11 @@ import numpy as np
 
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import FittedFunction, FittedTraining, warn_at_bounds
+from widelimit.inference.conditioning import posterior
 from widelimit.inference.left_out import LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import Objective
 from widelimit.inference.noise_models import NoiseModel, NoiseSearch
-from widelimit.inference.posterior import Posterior, posterior
+from widelimit.inference.posterior import Posterior
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float
 
@@ -45,6 +46,7 @@ class FittedOutputs(FittedFunction):
         """Return the Gaussian law of every output, at the noise of its rows."""
         how = self.training
         k = how.design.kernel()
+        assert how.solver != "nystrom"  # refused with a noise model
         rows = self.noise / (how.weights[:, None] * self.factors)
         return tuple(
             posterior(k, how.X, y[:, None], noise=noise, solver=how.solver, progress=how.verbose)

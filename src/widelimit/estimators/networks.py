@@ -19,12 +19,13 @@ from widelimit.estimators.design import Design
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
+from widelimit.inference.conditioning import posterior
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import ScaledFit, Search, fit_input_scales, fit_label_scales, spread
 from widelimit.inference.left_out import DistinctRows, LeftOutRows, distinct_rows, left_out
 from widelimit.inference.noise_level import FLOOR, Objective, left_out_noise, noise_level
 from widelimit.inference.outputs import distinct_columns
-from widelimit.inference.posterior import Posterior, posterior
+from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import check_finite, evenly, expansion
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
@@ -219,6 +220,8 @@ class FittedTraining:
     ensemble: bool
     solver: Solver
     verbose: bool
+    inducing: int
+    """Of solver nystrom: how many inducing points, at most."""
 
     def __post_init__(self) -> None:
         set_frozen(self, vars(self))
@@ -312,6 +315,7 @@ class Fitted(FittedFunction):
         if not how.is_linear_system:
             return how.flow(self.y, self.noise, how.weights)
         noise = self.noise / how.weights
+        assert how.solver != "nystrom"  # is FittedSparse
         return posterior(how.design.kernel(), how.X, self.y, noise=noise, solver=how.solver, progress=how.verbose)
 
     def state(self) -> ModelState:

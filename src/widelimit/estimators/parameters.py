@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args
 
-Solver = Literal["auto", "cholesky", "cg"]
+Solver = Literal["auto", "cholesky", "cg", "nystrom"]
 Hyperparameters = Literal["fixed", "marginal_likelihood", "leave_one_out"]
 InputScales = Literal["auto", "agop"]
 Architecture = Literal["auto", "nngp", "ntk"]
@@ -23,7 +23,16 @@ Invariance = Literal["flips", "shifts", "flips_and_shifts"]
 C = TypeVar("C", bound=type)
 REPLACED = ("depth", "activation", "weight_std", "bias_std")
 """Parameters that a network replaces."""
-LATER = ("network", "input_scales", "input_groups", "output_scale", "noise_model", "class_weight", "invariance")
+LATER = (
+    "network",
+    "input_scales",
+    "input_groups",
+    "output_scale",
+    "noise_model",
+    "class_weight",
+    "invariance",
+    "inducing",
+)
 """Parameters that an older file of a model may lack: they get its default, and a given noise the scale 1."""
 WIDTH = 116
 """Columns of a docstring's line."""
@@ -129,9 +138,17 @@ class KernelParameters(NetworkParameters, abc.ABC):
     solver: Solver = field(
         default="auto",
         metadata=about(
-            "Solver of the linear system; cg: conjugate gradients, for many rows.",
-            "For time inf without ensemble; see `widelimit.posterior`. Dirichlet and logistic take Cholesky.",
+            "Solver of the linear system; cg: conjugate gradients, for many rows; nystrom: inducing points, for more.",
+            "For time inf without ensemble; see `widelimit.posterior`. Dirichlet and logistic take Cholesky. "
+            "WideRegressor takes nystrom above 20,000 rows, with a warning.",
             choices=get_args(Solver),
+        ),
+    )
+    inducing: int = field(
+        default=2000,
+        metadata=about(
+            "Inducing points of the solver nystrom, at most.",
+            "Time grows with their square: 2 n m^2 flops; the fitted model holds m^2 numbers and no training rows.",
         ),
     )
     random_state: Any = field(default=None, metadata=about("Not used: fits are deterministic."))

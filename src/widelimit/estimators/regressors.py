@@ -15,6 +15,7 @@ from widelimit.compute import linalg, threads
 from widelimit.estimators import fitted_outputs, preparation, settings
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_outputs import FittedOutputs
+from widelimit.estimators.fitted_sparse import FittedSparse
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Fitted, HyperparameterChoice, choose_design, objective_of
 from widelimit.estimators.parameters import EnsembleParameters, RegressorParameters, estimator
@@ -30,7 +31,7 @@ BLOCK = 256
 class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, KernelEstimator, abc.ABC):
     """All regressors have y_j = mean_j + scale_j (f_j(x) + e), e ~ N(0, noise/sample_weight)."""
 
-    fitted_: Fitted | FittedOutputs
+    fitted_: Fitted | FittedOutputs | FittedSparse
     _single: bool
     """True if y had no axis of outputs."""
     log_marginal_likelihood_value_: float | None
@@ -124,7 +125,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
 
     def _function_state(self) -> ModelState:
         own = {"single": self._single, "log_marginal_likelihood": self.log_marginal_likelihood_value_}
-        if isinstance(self.fitted_, Fitted):
+        if not isinstance(self.fitted_, FittedOutputs):
             return self._targets_state(self.fitted_) | ModelState(own, {})
         arrays = {"y_mean": self.y_mean_, "y_scale": self.y_scale_}
         return self.fitted_.state() | ModelState(own, arrays)
@@ -308,7 +309,7 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
         return self.log_marginal_likelihood_value_
 
 
-def _evidence(fitted: Fitted | FittedOutputs, scale: np.ndarray) -> float | None:
+def _evidence(fitted: Fitted | FittedOutputs | FittedSparse, scale: np.ndarray) -> float | None:
     """Compute the log marginal likelihood of the standardised targets; None: there is none."""
     total, n = -len(fitted.y) * float(np.sum(np.log(scale))), len(fitted.y)
     for law in fitted.laws:

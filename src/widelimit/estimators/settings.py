@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, get_args
 
 import jax
@@ -11,13 +12,16 @@ from widelimit import validation
 from widelimit.activations.names import BY_NAME
 from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network
-from widelimit.estimators import model_state
+from widelimit.estimators import model_state, preparation
 from widelimit.estimators.parameters import (
     REPLACED,
+    ClassParameters,
     InputScales,
     Invariance,
     KernelParameters,
     NetworkParameters,
+    RegressorParameters,
+    Solver,
     WideParameters,
     by_name,
 )
@@ -96,6 +100,60 @@ def scaling(estimator: KernelParameters) -> InputScales | None:
             "of images use an estimator with input_scales=None, as NNGPClassifier(network=...)."
         )
     return how
+
+
+def check_solver(estimator: KernelParameters, *, linear: bool) -> None:
+    """Refuse a solver that is not for this estimator; `linear`: its fit is a linear system.
+
+    Raises: TypeError, ValueError.
+    """
+    validation.integer("inducing", estimator.inducing, at_least=1)
+    if estimator.solver != "auto" and not linear:
+        raise ValueError(
+            f"solver={estimator.solver!r} is for time=inf without ensemble; a finite time and an ensemble take "
+            'eigenvectors: leave solver="auto".'
+        )
+    if estimator.solver == "nystrom" and not _takes_inducing_points(estimator):
+        raise ValueError(
+            'solver="nystrom" is for regression with noise_model="constant" and input_scales other than "agop", and '
+            'for classification with likelihood="least_squares".'
+        )
+
+
+def _takes_inducing_points(estimator: KernelParameters) -> bool:
+    if isinstance(estimator, RegressorParameters):
+        return estimator.noise_model == "constant" and estimator.input_scales != "agop"
+    return isinstance(estimator, ClassParameters) and estimator.likelihood == "least_squares"
+
+
+def solver(estimator: KernelParameters, n: int) -> Solver:
+    """Return the solver for n rows: inducing points where an estimator that chooses its network has many."""
+    many = n > preparation.MOST_ROWS and isinstance(estimator, WideParameters) and estimator.time == np.inf
+    return "nystrom" if estimator.solver == "auto" and many and _takes_inducing_points(estimator) else estimator.solver
+
+
+def require_room(estimator: KernelParameters, n: int, matrices: float) -> None:
+    """Refuse n rows that memory does not hold, or that take hours; warn of inducing points that are chosen for many.
+
+    Raises: MemoryError, ValueError.
+    """
+    if solver(estimator, n) == "nystrom":
+        if estimator.solver == "auto":
+            warnings.warn(
+                f"{n} rows are fitted through {estimator.inducing} inducing points, which is not exact: an exact fit "
+                f'takes at most {preparation.MOST_ROWS}. solver="nystrom" says so without this warning; more points, '
+                f"inducing={2 * estimator.inducing}, are nearer to it.",
+                stacklevel=4,
+            )
+        return
+    if isinstance(estimator, WideParameters):
+        remedy = "fit a random sample of X"
+        if isinstance(estimator, ClassParameters):
+            remedy += ', or likelihood="least_squares" with solver="nystrom"'
+        preparation.require_few_rows(
+            n, remedy + ", or NNGPRegressor or NNGPClassifier, which take the network that you give"
+        )
+    preparation.require_room(n, matrices)
 
 
 def stored_parameters(given: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.fitted_classes import FittedMixture, LatentClasses, mixture_shares
+from widelimit.estimators.fitted_sparse import FittedSparse
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import Fitted, HyperparameterChoice
 from widelimit.estimators.parameters import Architecture, Likelihood, WideParameters, about, estimator
@@ -190,7 +191,7 @@ class WideClassifier(WideEstimator, KernelClassifier):
         shares = mixture_shares(np.maximum(density, np.finfo(np.float64).tiny), weights)
         return FittedMixture((scaled, other), shares, factors)
 
-    def _restore_fitted(self, state: ModelState) -> Fitted | LatentClasses:
+    def _restore_fitted(self, state: ModelState) -> Fitted | FittedSparse | LatentClasses:
         if state.values["fitted"] != "FittedMixture":
             return self._restore_one(state)
         members: list[LatentClasses] = []

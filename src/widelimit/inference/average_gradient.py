@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from widelimit.inference.conditioning import posterior
 from widelimit.inference.input_scales import LOW
 from widelimit.inference.noise_level import noise_level
 from widelimit.inference.outputs import distinct_columns
-from widelimit.inference.posterior import Posterior, posterior
+from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import evenly
 from widelimit.kernels.base import Kernel
 from widelimit.progress import Report, no_progress

@@ -12,7 +12,7 @@ import scipy.linalg
 from widelimit import memory, validation
 from widelimit.compute import linalg, threads, tiles
 from widelimit.compute.plan import require_matrices
-from widelimit.inference.posterior import posterior
+from widelimit.inference.conditioning import posterior
 from widelimit.inference.training_set import Function, difference, evaluate, points_of, prediction_like, scalar_kernel
 from widelimit.kernels.base import Kernel
 from widelimit.pytrees import pytree

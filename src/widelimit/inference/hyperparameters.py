@@ -15,9 +15,10 @@ from widelimit import validation
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import threads
+from widelimit.inference.conditioning import cholesky_posterior, posterior
 from widelimit.inference.coordinates import Layout, LeafBuilder, Space, Values, leaf_builder, parameter, values_by_name
 from widelimit.inference.outputs import distinct_columns
-from widelimit.inference.posterior import Posterior, cholesky_posterior, posterior
+from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import points_of
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp
@@ -257,7 +258,7 @@ def fit_hyperparameters(
     restarts: int = 2,
     seed: int = 0,
     max_steps: int = 100,
-    gradient: Literal["autodiff", "differences"] = "autodiff",
+    gradient: Literal["auto", "autodiff", "differences"] = "auto",
 ) -> HyperparameterFit:
     """Find argmax over hyper-parameters of log p(y | X), or of sum_i log p(y_i | X, y without y_i).
 
@@ -283,9 +284,9 @@ def fit_hyperparameters(
         restarts: further searches, >= 0.
         seed: of the random starts, >= 0.
         max_steps: iterations of each search, >= 1.
-        gradient: "autodiff", or "differences" (of 2 kernel matrices a parameter) for kernels that JAX cannot trace,
-            and for tabulated activations such as tanh where signals have standard deviations beyond 8, where their
-            tables under a trace end.
+        gradient: "autodiff"; "differences" (of 2 kernel matrices a parameter) for kernels that JAX cannot trace, and
+            for tabulated activations such as tanh where signals have standard deviations beyond 8, where their tables
+            under a trace end; "auto": differences for images in machine code, else autodiff.
 
     Returns:
         A `HyperparameterFit` with the kernel, the values, the score, every run and the posterior.
@@ -294,7 +295,7 @@ def fit_hyperparameters(
         TypeError, ValueError: bad data or arguments; no start at which the objective can be computed.
     """
     validation.choice("objective", objective, tuple(OBJECTIVES))
-    validation.choice("gradient", gradient, tuple(SLOPES))
+    validation.choice("gradient", gradient, ("auto", *SLOPES))
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
     restarts = validation.integer("restarts", restarts, at_least=0)
     validation.flag("fit_noise", fit_noise)
@@ -307,6 +308,9 @@ def fit_hyperparameters(
     if fit_noise and variance > 0:
         given["noise"] = variance
     space = _space(given, bounds or {})
+    if gradient == "auto":
+        first = _kernel(builder, {name: v for name, v in given.items() if name != "noise"})
+        gradient = "differences" if first.prepared(points[:1]).eager else "autodiff"
     slopes = SLOPES[gradient](builder, points, space)
     search = _Search(builder, points, _search_targets(y, len(points)), space, variance, OBJECTIVES[objective], slopes)
     search.posterior(space.concatenate("start"))  # errors in the data or the builder are reported here, unguarded

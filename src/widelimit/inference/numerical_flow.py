@@ -140,6 +140,14 @@ def _at_rest(t: Any, b: jax.Array, problem: _FlowProblem, **_: Any) -> jax.Array
     return jnp.asarray(flat & (speed <= problem.tolerance * _norm(b)))
 
 
+@jax.jit
+def _begin(given: _FlowProblem) -> _FlowProblem:
+    """Return the problem from one with eigenvalues over the largest, whose roots are taken here, as `roots`."""
+    problem = given._replace(roots=jnp.sqrt(given.roots))
+    still = jnp.zeros(len(problem.roots) * (problem.start.size // len(problem.vectors)))
+    return problem._replace(first=_norm(_slope(problem, still)))
+
+
 def _implicit() -> diffrax.Kvaerno5:
     """Make Kvaerno's method of order 5, its equations by a chord iteration that ends where nothing changes.
 
@@ -222,7 +230,7 @@ class NumericalFlow(Flow):
         last = max(distinct[-1], np.float64(SHORTEST))  # a Python float would be another type to the compiler
         with arithmetic(True):
             implicit = len(self.values) * q <= IMPLICIT
-            found = _solve(problem, jnp.asarray(padded), jnp.asarray(last), implicit=implicit, max_steps=self.max_steps)
+            found = _solve(problem, padded, last, implicit=implicit, max_steps=self.max_steps)
             states, final_state, end, steps, rest = (np.asarray(v) for v in found)
         states = states[: distinct.size][places.ravel()]
         before = np.asarray(np.isfinite(states).all(axis=1))
@@ -232,23 +240,14 @@ class NumericalFlow(Flow):
 
     def _problem(self) -> tuple[_FlowProblem, float]:
         """Return the problem in units of its own, and the unit of time, n/lambda_max."""
-        largest = float(self.values[0]) if len(self.values) else 1.0
+        largest = self.values[0] if len(self.values) else np.float64(1.0)
+        loss = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self.objective)
         with arithmetic(True):
-            roots = jnp.sqrt(jnp.asarray(self.values / largest))
-            problem = _FlowProblem(
-                jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), self.objective),
-                roots,
-                jnp.asarray(self.vectors),
-                jnp.asarray(self.start),
-                jnp.asarray(self.data.y),
-                jnp.asarray(self.tolerance),
-                jnp.zeros(()),
-            )
-            still = jnp.zeros(len(self.values) * (self.start.size // len(self.vectors)))
-            first = _norm(_slope(problem, still))
-        if not np.isfinite(float(first)):
+            given = self.values / largest, self.vectors, self.start, self.data.y, np.float64(self.tolerance), 0.0
+            problem = _begin(_FlowProblem(loss, *given))  # type: ignore[arg-type]
+        if not np.isfinite(float(problem.first)):
             raise ValueError("the loss's derivative at f_0 is NaN or infinite; start elsewhere, or scale y.")
-        return problem._replace(first=first), len(self.data.X) / largest
+        return problem, len(self.data.X) / float(largest)
 
     def _describe(
         self, times: np.ndarray, states: np.ndarray, reached: np.ndarray, end: float, steps: int, *, rest: bool

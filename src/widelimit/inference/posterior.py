@@ -3,9 +3,8 @@
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, final
+from dataclasses import dataclass
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -14,36 +13,24 @@ import scipy.linalg
 
 from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import iterative, linalg, threads
+from widelimit.compute import linalg, threads
 from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
-from widelimit.inference import solvers
 from widelimit.inference.coordinates import named_numbers
-from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
-from widelimit.inference.solvers import SolverFit, SolverRequest
+from widelimit.inference.solvers import SolverFit
 from widelimit.inference.training_set import (
+    Prediction,
     TrainingSet,
     check_finite,
     prediction_like,
     row_blocks,
-    scalar_kernel,
-    training_set,
 )
 from widelimit.kernels.base import Kernel
-from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
 GRADIENT = 8
 """(n, n) matrices, at least, that a derivative through K(X, X) holds at once."""
-
-
-class Prediction(NamedTuple):
-    """A prediction is mean and variance of f at test points."""
-
-    mean: Float[Array, "m *c"]
-    variance: Float[Array, " m"]
-    """The variance is that of f, without observation noise, as `Posterior.variance`."""
 
 
 class LeaveOneOut(NamedTuple):
@@ -308,90 +295,3 @@ class Posterior:
         """
         self.require_squares()
         return np.asarray((threads.product(self.weights, self.weights.T) - self.data.y.shape[1] * self.precision()) / 2)
-
-
-def posterior(
-    k: Kernel,
-    X: Float[Array, "n d"],
-    y: Float[Array, "n *c"],
-    *,
-    noise: float | Float[Array, " n"] = 0.0,
-    solver: Literal["auto", "cholesky", "cg"] = "auto",
-    precision: Literal["double", "mixed"] = "double",
-    tolerance: float = 1e-10,
-    matrix: Any = None,
-    checkpoint: str | Path | None = None,
-    progress: bool = True,
-) -> Posterior:
-    """Compute f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
-
-    Section 2.4 of the paper.
-
-    One solve, shared by all outputs; `mean` never computes a variance. Computed in float64, float32 data included;
-    results are NumPy float64 arrays, or JAX arrays where Z is one. No jitter is added: a singular but consistent system
-    (duplicate rows with equal labels, say) is solved in the minimum-norm sense, or refused where the storage leaves no
-    room for that. `explain()` of the result says which solver ran, and why; `residual` how exactly.
-
-    Args:
-        k: a kernel.
-        X: (n, d) inputs.
-        y: (n,) or (n, c) targets; the c outputs are independent and share the kernel.
-        noise: variance of the observation noise (in the square of y's unit), >= 0, one number or (n,), one for each
-            training point.
-        solver: "cholesky" (n^3/3 flops; one triangle in packed storage where the full matrix does not fit twice), "cg"
-            (conjugate gradients, preconditioned by a randomly pivoted Cholesky factor; about 2 n^2 flops for each
-            iteration and output), or "auto", which chooses by n and free memory.
-        precision: "double", or "mixed": a float32 factor or float32 products, half of the memory and of the time, with
-            iterations that bring the residual, computed in float64, down to the tolerance.
-        tolerance: of the relative residual of "cg" and "mixed", in [1e-14, 1e-1].
-        matrix: K(X, X) without noise, stored already: anything with shape (n, n) that gives rows as matrix[i:j], such
-            as a memmap or a Zarr array; for conjugate gradients only. It is not copied: variances, covariances and
-            samples read it again, and raise ValueError if it has changed since.
-        checkpoint: a file in which conjugate gradients keep their state, and from which a later call with the same
-            arguments goes on.
-        progress: a bar on stderr where that is a terminal, for more than 4000 points.
-
-    Returns:
-        A `Posterior` with mean, variance, covariance, sample and log_marginal_likelihood.
-
-    Raises:
-        TypeError, ValueError: bad data; or y cannot be interpolated, as duplicate rows have different labels (they
-            are named) or the kernel matrix is numerically singular; then pass a noise.
-        MemoryError: the kernel matrix does not fit.
-
-    Warns:
-        UserWarning: the iterations stopped above the tolerance, or a factorisation left a residual above 1e-4, as the
-            matrix is too ill-conditioned for its noise; the residual is named, and is in the result.
-    """
-    if not isinstance(solver, str) or solver not in ("auto", "cholesky", "cg"):
-        raise ValueError(f'solver must be "auto", "cholesky" or "cg", got {validation.shown(solver)}.')
-    if not isinstance(precision, str) or precision not in ("double", "mixed"):
-        raise ValueError(f'precision must be "double" or "mixed", got {validation.shown(precision)}.')
-    tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
-    validation.flag("progress", progress)
-    if checkpoint is not None:
-        validation.path("checkpoint", checkpoint)
-    if solver == "cholesky" and (matrix is not None or checkpoint is not None):
-        raise ValueError('matrix and checkpoint are for conjugate gradients: pass solver="cg".')
-    data = training_set(scalar_kernel(k), X, y)
-    variance = validation.noise(noise, len(data.X))
-    place = None if checkpoint is None else Path(checkpoint)
-    post = _solve(SolverRequest(data, variance, solver, precision, tolerance, matrix, place), progress=progress)
-    if post.fit.converged:
-        warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
-    else:
-        iterative.warn(post.fit.message)
-    return post
-
-
-def cholesky_posterior(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
-    """Compute `posterior` by Cholesky, for the many fits of a search: without warnings about how exact it is."""
-    data = training_set(scalar_kernel(k), X, y)
-    return _solve(SolverRequest(data, validation.noise(noise, len(data.X)), "cholesky"), progress=False)
-
-
-def _solve(request: SolverRequest, *, progress: bool) -> Posterior:
-    with progress_bar(progress and len(request.data.X) > LONG) as report:
-        found = solvers.fit(replace(request, report=report))
-    refuse_conflicts(request.data, found, request.noise)
-    return Posterior(request.data, request.noise, found)

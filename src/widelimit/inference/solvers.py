@@ -21,6 +21,7 @@ from widelimit.inference.training_set import TrainingSet, scalar_kernel
 from widelimit.progress import FACTOR, KERNEL, Report, no_progress
 
 Solver = Literal["auto", "cholesky", "cg"]
+SOLVERS = ("auto", "cholesky", "cg")
 Precision = Literal["double", "mixed"]
 DIRECT = 65_000
 """Points up to which "auto" factorises if it can: n^3/3 flops are a quarter of an hour at 1e11 a second."""

@@ -14,6 +14,7 @@ from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel, require_kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.progress import Report, no_progress
+from widelimit.shapes import Float
 from widelimit.validation import Array
 
 EIGENVECTORS = 3
@@ -21,6 +22,14 @@ EIGENVECTORS = 3
 ROWS = 2048
 """Test points whose kernel with the training points is held at once."""
 Function = Callable[[np.ndarray], Any]
+
+
+class Prediction(NamedTuple):
+    """A prediction is mean and variance of f at test points."""
+
+    mean: Float[Array, "m *c"]
+    variance: Float[Array, " m"]
+    """The variance is that of f, without observation noise, as `Posterior.variance`."""
 
 
 class TrainingSet(NamedTuple):

@@ -81,8 +81,22 @@ def in_machine_code(kernel: Any, key: Any, dtype: Any) -> PairKernel:
 @functools.lru_cache(maxsize=16)
 def engine_of(key: Any, dtype: str, tangent: bool) -> Engine | str:
     """Return the engine, or what keeps it from being made."""
+    if key.net.rtol(dtype) > 0:  # its tables are those of its numbers
+        return _engine(key.net, dtype, tangent)
+    leaves, structure = jax.tree.flatten(key.net)
+    made = _engine_alike(structure, tuple(map(np.shape, leaves)), dtype, tangent)
+    return made if isinstance(made, str) else made.with_numbers_of(key.net)
+
+
+@functools.lru_cache(maxsize=16)
+def _engine_alike(structure: Any, shapes: tuple[tuple[int, ...], ...], dtype: str, tangent: bool) -> Engine | str:
+    """Return the engine of a network with these layers and any numbers."""
+    return _engine(jax.tree.unflatten(structure, [np.ones(shape) for shape in shapes]), dtype, tangent)
+
+
+def _engine(net: Any, dtype: str, tangent: bool) -> Engine | str:
     try:
-        return Engine(key.net, dtype, tangent=tangent)
+        return Engine(net, dtype, tangent=tangent)
     except Unknown as reason:
         return str(reason)
 
@@ -92,18 +106,20 @@ def explain(engine: Engine | str, X: np.ndarray) -> str:
     if isinstance(engine, str):
         return f"compiled by XLA, as machine code for images knows no {engine}"
     with arithmetic(X.dtype == np.float64):
-        x = engine.encode(X[: engine.width])
+        x = engine.encode(X[: engine.width])  # some of it is traced once
         few = jax.tree.map(lambda leaf: leaf[: max(1, int(TILE / 16 / engine.work))], x)
-        engine.pair(few, x)  # some of it is traced once
-        start = time.perf_counter()
         engine.pair(few, x)
-    seconds = (time.perf_counter() - start) / (len(few.keys) * len(x.keys))
-    pairs, cores = len(X) * (len(X) + 1) / 2, usable_cores()
+        start = time.perf_counter()
+        engine.encode(X[: engine.width])
+        middle = time.perf_counter()
+        engine.pair(few, x)
+    image, pair = (middle - start) / len(x.keys), (time.perf_counter() - middle) / (len(few.keys) * len(x.keys))
+    seconds = (image * len(X) + pair * len(X) * (len(X) + 1) / 2) / (cores := usable_cores())
     planes = " -> ".join(f"{len(planes):,} of {math.prod(plan.sites[-1]):,} sites" for plan, planes in engine.stages_of)
     size = engine.dtype.itemsize * engine.length
     state, one, everything = (memory.text(v) for v in (engine.state, size, size * len(X)))
     return (
         f"machine code, {engine.width} pairs at once; planes of pairs of sites: {planes}\n"
         f"state: {state} a thread; {one} an image, {everything} all\n"
-        f"time: {seconds:.2g} s a pair, {seconds * pairs / cores:.2g} s for {len(X)} images on {cores} cores"
+        f"time: {image:.2g} s an image, {pair:.2g} s a pair, {seconds:.2g} s for {len(X)} images on {cores} cores"
     )

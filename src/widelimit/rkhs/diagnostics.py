@@ -8,7 +8,7 @@ import scipy.linalg
 
 from widelimit import validation
 from widelimit.compute import linalg, threads
-from widelimit.inference.posterior import posterior
+from widelimit.inference.conditioning import posterior
 from widelimit.inference.training_set import inputs_alone, points_of, prediction_like, scalar_kernel
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel

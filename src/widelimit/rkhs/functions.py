@@ -9,7 +9,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.compute.plan import require_matrices
-from widelimit.inference.posterior import posterior
+from widelimit.inference.conditioning import posterior
 from widelimit.inference.training_set import points_of, prediction_like, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.shapes import Float

@@ -12,7 +12,17 @@ from widelimit.architecture.native.program import Unknown
 
 TYPES = {"float32": "float", "float64": "double", "bool": "i1", "int32": "i32", "int64": "i64"}
 _PLAIN = {"add": "fadd", "add_any": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-_INTEGER = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
+_INTEGER = {
+    "add": "add",
+    "sub": "sub",
+    "mul": "mul",
+    "and": "and",
+    "or": "or",
+    "xor": "xor",
+    "div": "sdiv",
+    "rem": "srem",
+}
+_INTEGER |= {"shift_left": "shl", "shift_right_arithmetic": "ashr"}
 _ORDER = {"eq", "ne", "lt", "le", "gt", "ge"}
 _INTRINSIC = {"sqrt": "sqrt", "abs": "fabs", "floor": "floor", "ceil": "ceil"}
 _LIBRARY = {
@@ -235,8 +245,34 @@ class Function:
         kind = f"fcmp o{order}" if words[0].type in ("float", "double") else f"icmp s{order}"
         return self.select(self.binary(kind, *words, type="i1"), *words)
 
+    def negative(self, word: Word) -> Word:
+        """Write the number with the other sign."""
+        if word.type not in ("float", "double"):
+            return self.binary("sub", self.number(0, word.type), word)
+        return self.result(f"fneg {self.form(word)} {word.text}", word.type, word.wide)
+
+    def bits(self, word: Word, type: str) -> Word:
+        """Write the number that has the same bits."""
+        form = f"<{self.width} x {type}>" if word.wide else type
+        return self.result(f"bitcast {self.form(word)} {word.text} to {form}", type, word.wide)
+
+    def rounded(self, word: Word, parameters: dict[str, Any]) -> Word:
+        """Write the number rounded to fewer digits, to the nearest, ties to even. Raises: Unknown: fewer exponents."""
+        type, digits, exponent = {"float": ("i32", 23, 8), "double": ("i64", 52, 11)}[word.type]
+        drop = digits - parameters["mantissa_bits"]
+        if parameters["exponent_bits"] < exponent or drop < 1:
+            raise Unknown("a rounding of exponents")
+        bits = self.bits(word, type)
+        odd = self.binary("and", self.binary("ashr", bits, self.number(drop, type)), self.number(1, type))
+        half = self.binary("add", odd, self.number((1 << (drop - 1)) - 1, type))
+        kept = self.binary("and", self.binary("add", bits, half), self.number(-(1 << drop), type))
+        return self.bits(kept, word.type)
+
     def sign(self, word: Word) -> Word:
         """Write the sign, 0 for 0."""
+        if word.type not in ("float", "double"):
+            high, low = (self.number(k, word.type) for k in (1, -1))
+            return self.extreme([self.extreme([word, high], "lt"), low], "gt")
         one = self.call("copysign", [self.number(1, word.type), word])
         zero = self.binary("fcmp oeq", word, self.number(0, word.type), type="i1")
         return self.select(zero, word, one)
@@ -245,6 +281,8 @@ class Function:
         """Write a change of type."""
         if word.type == type:
             return word
+        if type == "i1":
+            return self.binary("fcmp une", word, self.number(0, word.type), type="i1")
         sizes = {"i1": 1, "i32": 32, "i64": 64, "float": 32, "double": 64}
         real, longer = type in ("float", "double"), sizes[type] > sizes[word.type]
         if word.type in ("float", "double"):
@@ -259,7 +297,10 @@ class Function:
 
 _Writer = Callable[[Function, Sequence[Word], dict[str, Any], str], Word]
 _SPECIAL: dict[str, _Writer] = {
-    "neg": lambda f, w, *_: f.result(f"fneg {f.form(w[0])} {w[0].text}", w[0].type, w[0].wide),
+    "neg": lambda f, w, *_: f.negative(w[0]),
+    "abs": lambda f, w, *_: f.extreme([w[0], f.negative(w[0])], "gt"),
+    "reduce_precision": lambda f, w, parameters, _: f.rounded(w[0], parameters),
+    "bitcast_convert_type": lambda f, w, _, type: f.bits(w[0], type),
     "max": lambda f, w, *_: f.extreme(w, "gt"),
     "min": lambda f, w, *_: f.extreme(w, "lt"),
     "clamp": lambda f, w, *_: f.extreme([f.extreme(w[:2], "gt"), w[2]], "lt"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from widelimit.architecture.native.code import Function
 from widelimit.architecture.native.nests import Nest
 from widelimit.architecture.native.plan import Plan
+from widelimit.architecture.native.singles import write_single
 
 
 def write(plan: Plan, *, itself: bool = False) -> str:
@@ -16,7 +17,10 @@ def write(plan: Plan, *, itself: bool = False) -> str:
     calls, declared = [], set()
     for k, factor in enumerate(plan.factors):
         nest = Nest(plan, k, itself=itself)
-        nest.write()
+        if plan.single:
+            write_single(nest)
+        else:
+            nest.write()
         more = "".join(f", i64 {name}" for name in nest.offsets.values())
         body = nest.f.text(f"internal void @NAME({arguments}{more})")
         name = bodies.setdefault(body, f"nest{len(bodies)}")
@@ -52,3 +56,29 @@ def _driver(calls: list[tuple[str, list[str], list[int]]], width: int, outputs: 
     f.loop(0, "%n", row)
     pointers = "ptr %Y, ptr %W, ptr %F, ptr %C, ptr %P, i64 %np, ptr %A, ptr %I, ptr %O"
     return f.text(f"void @run(ptr %X, i64 %n, i64 %nx, {pointers})")
+
+
+def transposition(width: int, type: str) -> str:
+    """Return the code that takes tiles of `width` vectors, `%sx` bytes from each other, to their transposes."""
+    f = Function(width)
+
+    def tile(t: str) -> None:
+        a, b = (f.place(f"%{k}", f.integer("mul", t, f"%t{k}"), "i8") for k in "XY")
+        words = [f.load(f.place(a, f.integer("mul", "%sX", k), "i8"), 0, type, True) for k in range(width)]
+        step = width // 2
+        while step:
+            for i in (i for i in range(width) if not i & step):
+                pair = f"{f.form(words[i])} {words[i].text}, {f.form(words[i])} {words[i + step].text}"
+                for k, first in ((i, 0), (i + step, step)):
+                    places = [
+                        (j | step) ^ step ^ first if not j & step else width + ((j ^ step) | first)
+                        for j in range(width)
+                    ]
+                    mask = ", ".join(f"i32 {place}" for place in places)
+                    words[k] = f.result(f"shufflevector {pair}, <{width} x i32> <{mask}>", type, True)
+            step //= 2
+        for k, word in enumerate(words):
+            f.store(word, f.place(b, f.integer("mul", "%sY", k), "i8"), 0)
+
+    f.loop(0, "%n", tile)
+    return f.text("void @run(ptr noalias %X, i64 %n, i64 %sX, i64 %tX, ptr noalias %Y, i64 %sY, i64 %tY)")

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
-from dataclasses import field
+from collections.abc import Iterator
 from typing import Any, NamedTuple, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from widelimit.architecture.chain import Serial
-from widelimit.architecture.concatenate import Concatenate
-from widelimit.architecture.native.driver import write
+from widelimit.architecture.native.driver import transposition, write
 from widelimit.architecture.native.machine import compiled
 from widelimit.architecture.native.plan import START, TOTALS, WEIGHTS, Layout, Plan, in_three, read_by
-from widelimit.architecture.native.program import Program, Unknown, at_own_sites, form
+from widelimit.architecture.native.program import Program, Unknown, form, pair
+from widelimit.architecture.native.singles import plan_of
+from widelimit.architecture.native.stages import (
+    Stage,
+    embed,
+    encode_end,
+    encode_layers,
+    encode_stage,
+    itself_last,
+    itself_stage,
+    pair_last,
+    split,
+)
 from widelimit.architecture.network import Network
-from widelimit.architecture.pooling import AveragePool, Flatten
-from widelimit.architecture.state import Layer, PairState
+from widelimit.architecture.state import PairState
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
-from widelimit.pytrees import pytree
-from widelimit.series import safe_divide
-from widelimit.signals import (
-    Correlation,
-    Variance,
-    correlation_with_itself,
-    largest_exponent,
-    relative_deviation,
-    sum_terms,
-    variance_of,
-)
+from widelimit.signals import Correlation, Variance, correlation_with_itself
 
 AT_ONCE = 16
 """Images that are encoded at once."""
@@ -65,112 +65,43 @@ def _lead(leaf: Any, axes: int) -> tuple[int, ...]:
 
 
 @final
-@pytree
-class _Stage:
-    """The layers up to a sum over sites, and that sum."""
-
-    layers: Serial
-    end: Layer | None
-    forgets: bool = field(metadata={"static": True})
-    """The layer after the sum forgets the mean of its signals."""
-    middle: bool = field(default=False, metadata={"static": True})  # other averages follow
-
-    @property
-    def pool(self) -> AveragePool | None:
-        """Return the pool at the end."""
-        return self.end if isinstance(self.end, AveragePool) else None
-
-    @property
-    def whole(self) -> bool:
-        """Return True if the pool is the last, and over all sites at once."""
-        return self.pool is not None and not self.middle and self.pool.whole
-
-
-def _embed(net: Network, X: jax.Array) -> Any:
-    points, signal = net.inputs.embed(X)  # type: ignore[union-attr]
-    return jnp.moveaxis(points, (0, -1), (-1, 0)), signal
-
-
-def _encode_layers(layers: Serial, signal: Variance, mean: Any) -> Any:
-    after, moved, memos = layers.encode_with_mean(signal, None if mean is None else lambda: mean)
-    return after, None if moved is None else moved(), memos
-
-
-def _encode_centred(layers: Serial, signal: Variance, mean: Any) -> Any:
-    """Do the work of `_encode_layers` before a layer that forgets the mean, which takes a quadrature."""
-    after, _, memos = layers.encode_with_mean(signal, None if mean is None else lambda: mean)
-    return after, None, memos
-
-
-def _encode_end(stage: _Stage, before: Variance, mean: Any) -> Any:
-    """Return the weights of sites and of windows, and variance and mean after a pool as if its sites were equal."""
-    if stage.end is None:
-        return jnp.ones_like(before.value), None, before, mean
-    if stage.pool is None:
-        after, moved, weights = stage.end.encode_with_mean(before, None if mean is None else lambda: mean)
-        return weights, None, after, None if moved is None else moved()
-    axes, windows = tuple(range(before.value.ndim - 1)), stage.pool.placed
-    exponent = largest_exponent(before, axes)
-    weights = relative_deviation(before, exponent)
-
-    def over(array: jax.Array) -> jax.Array:
-        return jnp.sum(array, axis=axes, keepdims=True) if stage.whole else sum_terms(list(windows.each(array, 0)))
-
-    total = over(weights)
-    inverse = safe_divide(jnp.ones_like(total), total)
-    part = variance_of(total / windows.count)
-    mean = None if mean is None else over(weights * mean) * inverse
-    weights = weights * inverse if stage.whole else weights
-    return weights, inverse, Variance(part.value, part.exponent + exponent), mean
-
-
-def _itself_stage(stage: _Stage, memos: Any, weights: jax.Array, tangent: jax.Array) -> jax.Array:
-    """Return Theta of every image with itself after layers that end without a pool."""
-    state = at_own_sites(stage.layers).itself(memos, PairState(correlation_with_itself(tangent), tangent))
-    squares = weights**2 * state.tangent
-    return squares if stage.end is None else jnp.sum(squares, axis=tuple(range(weights.ndim - 1)), keepdims=True)
-
-
-def _pair_last(layers: Serial, x: Any, y: Any, state: PairState) -> PairState:
-    x = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1)[..., None], x)
-    y = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1)[..., None, :], y)
-    return layers.pair(x, y, state)
-
-
-def _itself_last(layers: Serial, x: Any, state: PairState) -> PairState:
-    return layers.itself(jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), x), state)
-
-
-@final
 class Engine:
     """The engine has the machine code of a network's pairs for one dtype. Raises: Unknown: it cannot be made."""
 
     def __init__(self, net: Network, dtype: Any, *, tangent: bool, cpu: str = "") -> None:
         self.net, self.dtype, self.tangent = net, np.dtype(dtype), tangent
-        self.stages, self.last = _split(net)
+        self.stages, self.last = split(net)
         self.averaged, self.tabulated = self.stages[-1].whole, net.rtol(self.dtype) > 0
         self.width, self.one_site = VECTOR // self.dtype.itemsize, (1,) * len(net.inputs.sites)
         self.plans: list[Plan] = []
+        self._starts: list[tuple[Any, Any, Any]] = []
         with arithmetic(self.dtype == np.float64):
             blank = np.zeros((AT_ONCE, net.inputs.size), self.dtype)  # type: ignore[union-attr]
-            points, signal = interpreted(_embed)(net, blank)  # its trace is used again by `encode`
+            points, signal = interpreted(embed)(net, blank)  # its trace is used again by `encode`
             state, self.length = (points, signal, None), 0
             for stage in self.stages:
                 state = self._plan(stage, *state)
         self.codes = [compiled(write(plan), cpu) for plan in self.plans]
-        pools = any(stage.pool for stage in self.stages)
-        self.own_codes = [compiled(write(plan, itself=True), cpu) for plan in self.plans] if pools else self.codes
-        self.numbers = [self._numbers(plan) for plan in self.plans]
+        used = any(stage.pool for stage in self.stages) or (tangent and not self.tabulated)
+        self.own_codes = [compiled(write(plan, itself=True), cpu) for plan in self.plans if used]
+        self.transposed = compiled(transposition(self.width, self.plans[0].type), cpu)
+        self.length += -self.length % self.width
+        with arithmetic(self.dtype == np.float64):
+            self.singles = [self._single(k, cpu) for k in range(len(self.plans))]
+        self.numbers = [self._numbers(stage) for stage in self.stages]
         self.planes = self._planes(len(self.plans) - 1, self.plans[-1].planes(self.averaged))
 
-    def _plan(self, stage: _Stage, start: Any, signal: Any, mean: Any) -> Any:
+    def _plan(self, stage: Stage, start: Any, signal: Any, mean: Any) -> Any:
         """Make the plan of a stage, and return what the next one starts with."""
         axes, sites = len(self.one_site), signal.value.shape[:-1]
-        memos, (weights, totals), after, mean = self._encode_stage(stage, signal, mean)
+        memos, before, moved = encode_stage(stage.forgets, stage.layers, signal, mean)
+        self._starts.append((signal, mean, before))
+        (weights, totals), after, mean = self._end(stage, before, moved)
         middle = stage.pool is not None and not stage.whole
         needed = [k for k in ((0, 2) if stage.pool else (0, 1, 2)) if k < 2 or self.tangent]
         single = jax.tree.map(lambda leaf: form(_lead(leaf, axes), leaf.dtype), memos)
-        program = Program(stage.layers, single, self.dtype, needed, pooled=bool(self.plans))
+        program = Program(pair, stage.layers, single, self.dtype, "pooled" if self.plans else "pixels")
+        program.mark(needed)
         windows = dict(program.padding)
         leaves = {START: start, WEIGHTS: weights, **dict(enumerate(jax.tree.leaves(memos)))}
         if middle:
@@ -190,25 +121,37 @@ class Engine:
         )  # fmt: skip
         return np.zeros((2, *after.value.shape), self.dtype), after, mean
 
-    def _encode_stage(self, stage: _Stage, signal: Any, mean: Any) -> Any:
-        """Return memos, the weights of sites and of windows, variance and mean; layers alike are traced once."""
-        layers = stage.layers.layers
-        parts = any(isinstance(layer, Concatenate) for layer in layers)
-        memos = []
-        groups = [stage.layers] if parts else list(map(Serial, layers))
-        for group, following in zip(groups, [*layers[1:], None], strict=False):
-            forgets = stage.forgets if following is None or parts else following.random
-            encode = _encode_centred if forgets else _encode_layers
-            signal, mean, (ways, found) = interpreted(encode)(group, signal, mean)
-            memos += found
-            if ways:
-                raise Unknown("parts of the width that have other laws")
-        weights, totals, after, mean = interpreted(_encode_end)(stage, signal, mean)
-        return ((), tuple(memos)), (weights, totals), after, mean
+    def _end(self, stage: Stage, signal: Any, mean: Any) -> Any:
+        """Return the weights of sites and of windows, variance and mean after the sum over sites."""
+        *weights, after, mean = interpreted(encode_end)(stage, signal, mean)
+        return weights, after, mean
 
-    def _numbers(self, plan: Plan) -> np.ndarray:
+    def _single(self, k: int, cpu: str) -> tuple[Plan, Any] | None:
+        """Return the plan and the code of the layers of a stage on single inputs, or None: NumPy does their work."""
+        stage, (before, mean, after) = self.stages[k], self._starts[k]
+        sites = before.value.shape[:-1], after.value.shape[:-1]
+        try:
+            if self.tabulated:
+                raise Unknown("tables")
+            encode = functools.partial(encode_stage, stage.forgets, run=jax.jit)
+            plan = plan_of(
+                encode, stage.layers, self.plans[k].layout, sites, self.width, self.dtype, centred=mean is None
+            )
+            return plan, compiled(write(plan), cpu)
+        except Unknown:
+            return None
+
+    def _numbers(self, stage: Stage) -> np.ndarray:
         """Return the numbers of the layers as machine code reads them."""
-        return np.array([v.item() if v.size == 1 else 0.0 for v in (*plan.program.numbers, np.zeros(1))], self.dtype)
+        leaves = map(np.asarray, (*jax.tree.leaves(stage.layers), 0.0))
+        return np.array([v.item() if v.size == 1 else 0.0 for v in leaves], self.dtype)
+
+    def with_numbers_of(self, net: Network) -> Engine:
+        """Return the engine of a network that differs in numbers only, with the same code; neither has tables."""
+        made = copy.copy(self)
+        made.net, (made.stages, made.last) = net, split(net)
+        made.numbers = [self._numbers(stage) for stage in made.stages]
+        return made
 
     def _planes(self, last: int, ends: np.ndarray) -> list[np.ndarray]:
         """Return the planes of every stage up to the last that these at its end need."""
@@ -235,25 +178,57 @@ class Engine:
 
     def encode(self, X: np.ndarray) -> Features:
         """Compute everything about single images that pairs need, from rows (n, d)."""
+        packed = np.empty((-(-len(X) // AT_ONCE) * AT_ONCE, self.length), self.dtype)
+        parts, blocks = [], np.zeros((AT_ONCE // self.width, self.length, self.width), self.dtype)
         with arithmetic(self.dtype == np.float64):
-            parts = [self._encode(X[i : i + AT_ONCE]) for i in range(0, len(X), AT_ONCE)]
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)  # type: ignore[no-any-return]
+            for i in range(0, len(X), AT_ONCE):
+                parts.append(self._encode(X[i : i + AT_ONCE], blocks))
+                for k, block in enumerate(blocks):
+                    self._transpose(block, packed[i + k * self.width :], back=True)
+            count = 1 << (len(packed) - 1).bit_length()  # few shapes are traced
+            whole = jax.tree.map(lambda *v: np.resize(np.concatenate(v, -1), (*self.one_site, count)), *parts)
+            scale, spread, tangent, signal, mean = whole
+            variance, _, memos = interpreted(encode_layers)(self.last, signal, mean)
+        memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[: len(X)], memos)
+        a, b, c, d = jax.tree.map(lambda leaf: leaf.reshape(-1)[: len(X)], (scale, spread, tangent, variance))
+        keys = np.array([hash(row.tobytes()) for row in X])
+        return Features(packed[: len(X)], keys, a, b, c, memos, d)
 
-    def _encode(self, rows: np.ndarray) -> Features:
-        n, X = len(rows), np.resize(rows, (AT_ONCE, rows.shape[1]))  # one shape, traced once
-        start, signal = interpreted(_embed)(self.net, X)
+    def _transpose(self, block: np.ndarray, rows: np.ndarray, *, back: bool = False) -> None:
+        """Write rows to a block (numbers, width), or back."""
+        size = self.width * self.dtype.itemsize
+        ways = (rows.ctypes.data, rows.strides[0], size), (block.ctypes.data, size, size * self.width)
+        (a, *from_), to = ways[::-1] if back else ways
+        self.transposed.run(a, self.length // self.width, *from_, *to)
+
+    def _encode(self, rows: np.ndarray, blocks: np.ndarray, exact: bool = False) -> Any:
+        """Return scale, spread, tangent, variance and mean of up to AT_ONCE images, whose data go to the blocks.
+
+        `exact`: all by NumPy, where sites are so dark that their squares are 0.
+        """
+        X = np.resize(rows, (AT_ONCE, rows.shape[1]))  # one shape, traced once
+        start, signal = interpreted(embed)(self.net, X)
         single = (*self.one_site, AT_ONCE)
         scale, spread, mean = np.ones(single), np.zeros(single), None
-        packed, tangent = np.zeros((AT_ONCE, 0), self.dtype), np.zeros(signal.value.shape, self.dtype)
+        tangent = np.zeros(signal.value.shape, self.dtype)
         for k, stage in enumerate(self.stages):
-            memos, (weights, totals), after, mean = self._encode_stage(stage, signal, mean)
-            leaves = {START: start, WEIGHTS: weights, TOTALS: totals, **dict(enumerate(jax.tree.leaves(memos)))}
-            packed = np.concatenate([packed, self._pack(k, leaves)], 1)
+            code = None if exact else self.singles[k]
+            if code is None:
+                memos, before, mean = encode_stage(stage.forgets, stage.layers, signal, mean)
+                self._pack(k, dict(enumerate(jax.tree.leaves(memos))), blocks)
+            else:
+                before, mean = self._run_single(k, *code, signal, mean, blocks)
+                if np.isnan(before.value).any():
+                    return self._encode(rows, blocks, exact=True)
+            (weights, totals), after, mean = self._end(stage, before, mean)
+            self._pack(k, {START: start, WEIGHTS: weights, TOTALS: totals}, blocks)
             if stage.pool is None and self.tabulated:  # tables are less exact for pairs that are equal
-                tangent, signal = interpreted(_itself_stage)(stage, memos, weights, tangent), after
+                tangent, signal = interpreted(itself_stage)(stage, memos, weights, tangent), after
                 continue
-            mixed, theta = (np.resize(v, (AT_ONCE, *v.shape[1:])) for v in self._itself(packed[:n], k))
-            mixed, theta = (np.moveaxis(v, 0, -1).reshape(after.value.shape) for v in (mixed, theta))
+            if stage.pool is None and not self.tangent:
+                tangent, signal = np.zeros_like(after.value), after
+                continue
+            mixed, theta = (v.reshape(after.value.shape) for v in self._itself(blocks, k))
             if stage.pool is None:
                 tangent, signal = np.asarray(theta, self.dtype), after
                 continue
@@ -263,29 +238,46 @@ class Engine:
             start = np.asarray([scale, spread * (scale * scale)], self.dtype)
             signal = after._replace(value=np.asarray(after.value * inside, self.dtype))
             mean = None if mean is None else np.asarray(mean * scale, self.dtype)
-        variance, _, memos = interpreted(_encode_layers)(self.last, signal, mean)
-        memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[:n], memos)
-        keys = np.array([hash(row.tobytes()) for row in rows])
         average = (scale, spread) if self.averaged else (np.ones(single), np.zeros(single))
-        a, b, c, d = jax.tree.map(lambda leaf: leaf.reshape(-1)[:n], (*average, tangent, variance))
-        return Features(packed[:n], keys, a, b, c, memos, d)
+        return *average, tangent, signal, mean
 
-    def _pack(self, stage: int, leaves: dict[int, Any]) -> np.ndarray:
+    def _run_single(self, k: int, plan: Plan, code: Any, signal: Any, mean: Any, blocks: np.ndarray) -> Any:
+        """Return variance and mean after the layers of a stage, whose memos go to the blocks."""
+        leaves = [signal.value, signal.exponent, np.zeros_like(signal.value) if mean is None else mean]
+        given = self._in_blocks(np.asarray(leaves, self.dtype).reshape(-1, AT_ONCE))
+        kept = sum(w.aside for nest in plan.written for w in nest)
+        sites = self._starts[k][2].value.shape[:-1]
+        after = np.empty((len(blocks), kept, math.prod(sites), self.width), self.dtype)
+        work, flags = np.zeros((max(1, plan.length), self.width), self.dtype), np.zeros(3, np.int64)
+        for one, out, block in zip(given, after, blocks, strict=True):
+            fixed = [a.ctypes.data for a in (one, work, flags, self.numbers[k], flags)]
+            code.run(0, 1, 0, *fixed, 1, flags.ctypes.data, out.ctypes.data, block.ctypes.data)
+        value, exponent, *moved = np.moveaxis(after, 0, 2).reshape(kept, *sites, AT_ONCE)
+        return Variance(value, exponent.astype(np.int32)), moved[0] if moved else None
+
+    def _in_blocks(self, array: np.ndarray) -> np.ndarray:
+        """Return (numbers, n) as (blocks, numbers, width)."""
+        return np.ascontiguousarray(np.moveaxis(array.reshape(len(array), -1, self.width), 1, 0))
+
+    def _pack(self, stage: int, leaves: dict[int, Any], blocks: np.ndarray) -> None:
+        """Write leaves (.., *S, n) to the blocks."""
         layout = self.plans[stage].layout
-        rows = []
-        for k, grid in layout.grids.items():
-            array = np.asarray(leaves[k], self.dtype).reshape(*layout.leads[k], *grid.sites, AT_ONCE)
+        for k in leaves.keys() & layout.grids.keys():
+            grid, lead = layout.grids[k], layout.leads[k]
+            array = np.asarray(leaves[k], self.dtype).reshape(*lead, *grid.sites, AT_ONCE)
             margins = list(zip(grid.low, grid.high, strict=True))
             if any(map(any, margins)):
-                array = np.pad(array, [(0, 0)] * len(layout.leads[k]) + [*margins, (0, 0)])
-            rows.append(array.reshape(-1, AT_ONCE))
-        return np.concatenate(rows).T
+                array = np.pad(array, [(0, 0)] * len(lead) + [*margins, (0, 0)])
+            array = self._in_blocks(array.reshape(-1, AT_ONCE))
+            blocks[:, layout.starts[k] : layout.starts[k] + array.shape[1]] = array
 
-    def _blocks(self, packed: np.ndarray) -> np.ndarray:
-        """Return the second inputs in vectors, (blocks, numbers, width)."""
-        count = -(-len(packed) // self.width)
-        filled = packed[np.minimum(np.arange(count * self.width), len(packed) - 1)]
-        return np.ascontiguousarray(filled.reshape(count, self.width, -1).transpose(0, 2, 1))
+    def _blocks(self, packed: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the second inputs in vectors, (numbers, width)."""
+        block = np.empty((self.length, self.width), self.dtype)
+        for i in range(0, len(packed), self.width):
+            rows = packed[i : i + self.width]
+            self._transpose(block, rows if len(rows) == self.width else np.resize(rows, block.T.shape))
+            yield block
 
     def _run(self, rows: np.ndarray, block: np.ndarray, planes: list[np.ndarray], codes: list[Any]) -> np.ndarray:
         """Return the sums over planes for rows and one block of second inputs: (rows, outputs, width).
@@ -307,8 +299,8 @@ class Engine:
                 codes[k].run(some.ctypes.data, len(some), rows.strides[0], *fixed, len(planes[k]), *ends)
         return after if len(plans) < len(self.plans) or plans[-1].pool else out
 
-    def _itself(self, packed: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return sum_ij u_i u_j of 1 - rho_ij and of Theta for every image and window of the pool of a stage."""
+    def _itself(self, blocks: np.ndarray, stage: int) -> np.ndarray:
+        """Return sum_ij u_i u_j of 1 - rho_ij and of Theta for every window of the pool of a stage, and image."""
         plan = self.plans[stage]
         ends = plan.planes(plan.pool is None and self.averaged)
         if plan.pool is not None:
@@ -318,19 +310,14 @@ class Engine:
             middle = len(ends) // 2
             halves = [ends] if plan.torus or not middle else [ends[middle:], ends[middle : middle + 1]]
             runs = [self._planes(stage, part) for part in halves]
-        alone = self.own_codes is self.codes  # vectors hold second inputs; here a pair is one image twice
-        several, found = self.width if plan.pool is None else 1, []
-        blocks = self._blocks(packed) if several > 1 or not alone else np.repeat(packed[:, :, None], self.width, 2)
-        for k, block in enumerate(blocks):
-            rows = packed[k * several : (k + 1) * several] if alone else packed[:1]
-            parts = [self._run(rows, block, planes, self.own_codes) for planes in runs]
+        found = []
+        for block in blocks:
+            parts = [self._run(block[None, :1], block, planes, self.own_codes) for planes in runs]
             if plan.pool is not None:
-                found.append(parts[0][:, parts[0].shape[1] // 2, ..., : 1 if alone else None])
-                continue
-            whole, one = parts[0] if len(parts) == 1 else 2 * parts[0] - parts[1], np.arange(len(rows))
-            found.append((whole[one, :, one].T if alone else whole[0])[[0, -1], None])
-        images = np.concatenate(found, -1)[..., : len(packed)]
-        return np.moveaxis(images[0], -1, 0), np.moveaxis(images[1], -1, 0)
+                found.append(parts[0][:, parts[0].shape[1] // 2])
+            else:
+                found.append((parts[0] if len(parts) == 1 else 2 * parts[0] - parts[1])[0, [0, -1], None])
+        return np.concatenate(found, -1)
 
     def pair(self, x: Features, y: Features, *, lower: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return (rho, Theta) over the deviations, each (n, m); with `lower`, not what is above the diagonal."""
@@ -341,7 +328,7 @@ class Engine:
             sums = self._run(x.packed[first:], block, self.planes, self.codes)
             raw[:, first:, columns] = np.moveaxis(sums, 1, 0)[..., : raw[:, :, columns].shape[-1]]
         with arithmetic(self.dtype == np.float64):
-            after = interpreted(_pair_last)(self.last, x.memos, y.memos, self._state(raw, x, y))
+            after = interpreted(pair_last)(self.last, x.memos, y.memos, self._state(raw, x, y))
         equal = x.keys[:, None] == y.keys
         rho = (after.correlation.one_plus - after.correlation.one_minus).reshape(equal.shape) / 2
         theta = after.tangent.reshape(equal.shape)
@@ -365,29 +352,4 @@ class Engine:
         with arithmetic(self.dtype == np.float64):
             tangent: Any = x.tangent.reshape(*self.one_site, -1)
             state = PairState(interpreted(correlation_with_itself)(tangent), tangent)
-            return np.asarray(interpreted(_itself_last)(self.last, x.memos, state).tangent).reshape(-1)
-
-
-def _split(net: Network) -> tuple[list[_Stage], Serial]:
-    """Return the stages, each up to a sum over sites, and the layers after them. Raises: Unknown."""
-    stages, rest = list[_Stage](), list[Layer]()
-    layers = [layer for layer in net.of_pairs.layers if not _keeps_sites(layer)]
-    last = max((k for k, layer in enumerate(layers) if isinstance(layer, AveragePool)), default=0)
-    for k, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
-        if isinstance(layer, Flatten | AveragePool):
-            stages.append(_Stage(Serial(*rest), layer, following is None or following.random, k < last))
-            rest = []
-        elif layer.mixes_sites or layer.masks:
-            raise Unknown("an average within a branch" if layer.mixes_sites else "Dropout")
-        else:
-            rest.append(layer)
-    if stages and (isinstance(stages[-1].end, Flatten) or stages[-1].whole):
-        return stages, at_own_sites(Serial(*rest))  # type: ignore[return-value]
-    return [*stages, _Stage(Serial(*rest), None, forgets=True)], Serial()
-
-
-def _keeps_sites(layer: Layer) -> bool:
-    """Return True for a sum over windows of one site."""
-    if isinstance(layer, AveragePool):
-        return layer.placed.count == max(layer.placed.stride) == 1
-    return isinstance(layer, Flatten) and layer.sites is not None and math.prod(layer.sites.sizes) == 1
+            return np.asarray(interpreted(itself_last)(self.last, x.memos, state).tangent).reshape(-1)

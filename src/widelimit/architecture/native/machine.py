@@ -29,8 +29,8 @@ class Compiled:
         )
         self._engine = llvm.create_mcjit_compiler(module, machine)
         self._engine.finalize_object()
-        pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        kinds = [pointer, integer, integer, *[pointer] * 5, integer, *[pointer] * 3]
+        given = text.split("@run(")[1].split(")")[0].split(",")
+        kinds = [ctypes.c_void_p if "ptr" in word else ctypes.c_int64 for word in given]
         self.run = ctypes.CFUNCTYPE(None, *kinds)(self._engine.get_function_address("run"))
 
 

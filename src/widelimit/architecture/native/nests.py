@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -71,7 +71,8 @@ class Nest:
         if isinstance(value, Constant):
             return self.f.number(value.value, TYPES[value.dtype])
         found = next(b for b in self.plan.buffers[value] if grid in (None, b.grid))
-        return self.f.load("%W", self.at(found.start, index or found.grid.inside(self.f, p)), TYPES[value.dtype], True)
+        word = self.f.load("%W", self.at(found.start, index or found.grid.inside(self.f, p)), self.plan.type, True)
+        return self.f.convert(word, TYPES[value.dtype])
 
     # --- operations ---
 
@@ -81,7 +82,7 @@ class Nest:
             return self.f.number(value.value, TYPES[value.dtype])
         if value not in self.known:
             if isinstance(value, Number):
-                word = self.f.load("%C", value.place, self.plan.type, False)
+                word = self.f.load("%C", self.offset(value.place, "number"), self.plan.type, False)
                 self.known[value] = self.f.convert(word, TYPES[value.dtype])
             elif isinstance(value, Memo):
                 self.known[value] = self.memo(value.side, value.leaf, value.at, p, q)
@@ -91,16 +92,22 @@ class Nest:
 
     def body(self, p: Index, q: Index, with_plus: bool) -> None:
         """Write what is done at a pair of sites."""
-        self.known = {}
         if self.source.name == "patches":
-            self.known.update(self.patches(p, q, with_plus))
+            self.operations(self.patches(p, q, with_plus), p, q)
         else:
-            found = self.pixels(p, q) if self.source.name == "pixels" else self.pooled(p, q)
-            self.known.update({Result(self.source, k): word for k, word in enumerate(found)})
+            self.operations(enumerate(self.pixels(p, q) if self.source.name == "pixels" else self.pooled(p, q)), p, q)
+
+    def operations(self, found: Iterable[tuple[int, Word]], p: Index, q: Index) -> None:
+        """Write the operations at a pair of sites, from the results of the source, and store what others need."""
+        self.known = {Result(self.source, k): word for k, word in found}
         for operation in self.plan.work[self.place]:
             words = [self.value(v, p, q) for v in operation.given]
             made = self.f.operation(operation.name, words, operation.parameters, operation.dtypes[0])
             self.known[Result(operation, 0)] = made
+        for value in self.plan.stores[self.place]:
+            word = self.f.convert(self.value(value, p, q), self.plan.type)
+            for buffer in self.plan.buffers[value]:
+                self.f.store(word, "%W", self.at(buffer.start, buffer.grid.inside(self.f, p)))
 
     def pixels(self, p: Index, q: Index) -> list[Word]:
         """1 -+ rho = sum_c (u_c -+ v_c)^2/2 of unit vectors over the channels."""
@@ -169,7 +176,7 @@ class Nest:
         after = in_three(plan.pool.after, 1)
         q = tuple(f.integer("add", i, d) for i, d in zip(p, offsets, strict=True))
         totals = [self.read(k, layout.starts[TOTALS], Grid(after).inside(f, at)) for k, at in enumerate((p, q))]
-        taps = _Taps(f, plan.pool, (p, q))
+        taps = Taps(f, plan.pool, (p, q))
         places = {k: self.place_in(after, p, min(k, 1), offsets) for k in plan.needed}
         zero = f.widen(f.number(0, plan.type))
         sums = {k: f.variable(f.load("%O", place, plan.type, True)) for k, place in places.items()}
@@ -187,7 +194,7 @@ class Nest:
         for k, place in places.items():
             f.store(f.get(sums[k], zero), "%O", place)
 
-    def patches(self, p: Index, q: Index, with_plus: bool) -> dict[Any, Word]:
+    def patches(self, p: Index, q: Index, with_plus: bool) -> Iterable[tuple[int, Word]]:
         """1 - rho = sum_t ((a_t - a'_t)^2/2 + a_t a'_t (1 - rho_t)); so are 1 + rho, and Theta without squares."""
         f, type, source = self.f, self.plan.type, self.source
         windows: Windows = source.parameters["windows"]
@@ -196,7 +203,7 @@ class Nest:
         read = [k for k in (0, 1, 2) if k in source.needed and (k != 1 or with_plus)]
         zero = f.widen(f.number(0, type))
         squares, sums = f.variable(zero), {k: f.variable(zero) for k in read}
-        taps = _Taps(f, windows, (p, q))
+        taps = Taps(f, windows, (p, q))
 
         def add(t: Index) -> None:
             at = taps.place(t)
@@ -214,7 +221,7 @@ class Nest:
             numbers = [f.number(v, type) for v in (0, 1, 0)]
             ones = [f.select(f.binary("fcmp ogt", r, numbers[0], type="i1"), *numbers[1:]) for r in roots]
             found[1] = f.binary("fsub", f.binary("fadd", *ones), found[0])
-        return {Result(source, k): word for k, word in found.items()}
+        return found.items()
 
     def leaf(self, memo: Memo) -> int:
         """Return the first place of a leaf, at its leading axes."""
@@ -267,12 +274,9 @@ class Nest:
             p = (*ij, i)
             q = tuple(self.shifted(p[axis], axis) for axis in range(AXES))
             self.body(p, q, with_plus)
-            for value in plan.stores[self.place]:
-                word = self.known[value] if value in self.known else self.value(value, p, q)
-                for buffer in plan.buffers[value]:
-                    f.store(word, "%W", self.at(buffer.start, buffer.grid.inside(f, p)))
-                if value in flags:
-                    f.set(flags[value], f.extreme([f.get(flags[value], zero), f.widen(word)], "gt"))
+            for value, variable in flags.items():
+                word = f.widen(self.value(value, p, q))
+                f.set(variable, f.extreme([f.get(variable, zero), word], "gt"))
             if last:
                 self.add_up(sums, p, q)
 
@@ -322,7 +326,7 @@ def _wrapped(f: Function, i: str, size: int) -> str:
 
 
 @final
-class _Taps:
+class Taps:
     """The sites of both inputs at every tap of the patches at a pair of sites."""
 
     def __init__(self, f: Function, windows: Windows, sites: tuple[Index, Index]) -> None:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 
@@ -82,18 +82,35 @@ class Buffer(NamedTuple):
     flag: int | None
 
 
+class Written(NamedTuple):
+    """The value at every site goes to the data of an input, or, `aside`, to the vectors after the layers."""
+
+    value: Any
+    start: int
+    grid: Grid
+    aside: bool
+
+
 @final
 class Plan:
     """The plan knows what each nest stores, where, and the planes that the network goes through."""
 
     def __init__(
         self, program: Program, layout: Layout, sites: tuple[int, ...], width: int, needed: Sequence[int], dtype: str,
-        *, pool: Windows | None, across: bool, separate: bool,
+        *, pool: Windows | None = None, across: bool = False, separate: bool = False, written: Sequence[Written] = (),
     ) -> None:  # fmt: skip
         self.program, self.layout, self.width, self.pool = program, layout, width, pool
         self.needed, self.separate, self.type = tuple(needed), separate, TYPES[dtype]
         windows = [source.parameters.get("windows") for source in program.sources]
-        self.sites = [in_three(sites if w is None else w.after, 1) for w in windows]
+        before = [
+            w and (w.sites if s.name == "largest" else w.after) for w, s in zip(windows, program.sources, strict=True)
+        ]
+        self.sites = [in_three(own or sites, 1) for own in before]
+        self.single = bool(written)
+        self.written: list[list[Written]] = [[] for _ in windows]
+        for w in written:
+            nest = w.value.operation.nest if isinstance(w.value, Result) else -1
+            self.written[nest if nest >= 0 else self.sites.index(w.grid.sites)].append(w)
         self.work: list[list[Operation]] = []
         self.stores: list[list[Result]] = [[] for _ in windows]
         self._readers: dict[Result, list[Windows]] = {}
@@ -138,12 +155,14 @@ class Plan:
 
     def _collect(self, k: int) -> None:
         """Find the operations of a nest, and what it needs from others, which were not collected yet."""
-        source, ends = self.program.sources[k], list(self.stores[k])
+        source, ends = self.program.sources[k], [*self.stores[k], *(w.value for w in self.written[k])]
         if k == len(self.sites) - 1:
             ends += [self.program.outputs[i] for i in self.needed]
             for v in ends if self.pool else ():
                 if isinstance(v, Result):
                     self._store(v, k + 1, self.pool)
+        if source.name in ("largest", "total"):
+            self._store(source.given[0], k, source.parameters["windows"] if source.name == "total" else None)
         if source.name == "patches":
             ends += source.given[:4]
             windows = source.parameters["windows"]
@@ -189,7 +208,7 @@ class Plan:
     def _allot(self) -> None:
         """Give a place to everything that is stored."""
         gaps = {s.given[4] for s in self.program.sources if s.name == "patches" and 1 in s.needed}
-        slots: list[tuple[int, int, int]] = []
+        slots: list[tuple[int, int, Grid]] = []  # of one grid each, so that margins stay 0
         for k, values in enumerate(self.stores):
             for value in values:
                 flag = self.flags if value in gaps else None
@@ -198,9 +217,8 @@ class Plan:
                 grids = dict.fromkeys(read_by(w, self.sites[k]) for w in self._readers.get(value, [])) or {own: None}
                 self.buffers[value] = []
                 for grid in grids:
-                    free = [slot for slot in slots if slot[0] < k and slot[2] >= grid.count]
-                    new = (-1, self.length, grid.count)
-                    slot = min(free, key=lambda slot: slot[2], default=new)
+                    new = (-1, self.length, grid)
+                    slot = next((slot for slot in slots if slot[0] < k and slot[2] == grid), new)
                     slots = [s for s in slots if s[1] != slot[1]] + [(self._last[value], *slot[1:])]
                     self.length += grid.count if slot is new else 0
                     self.buffers[value].append(Buffer(slot[1], grid, flag))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -16,7 +18,7 @@ from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.sites import Windows
 from widelimit.architecture.state import Layer, PairState
 from widelimit.pytrees import changed
-from widelimit.signals import Correlation
+from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
 _CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -79,9 +81,21 @@ class Result(NamedTuple):
         return self.operation.dtypes[self.place]
 
 
-_patches = core.Primitive("patches")
-_patches.multiple_results = True
-_patches.def_abstract_eval(lambda *given, **_: [given[-1]] * 3)  # type: ignore[no-untyped-call]
+class Stack(NamedTuple):
+    """The value is an array of values."""
+
+    values: tuple[Any, ...]
+    dtype: str
+
+
+def _primitive(name: str, results: int) -> Any:
+    made: Any = core.Primitive(name)
+    made.multiple_results = True
+    made.def_abstract_eval(lambda *given, **_: [given[-1]] * results)
+    return made
+
+
+_patches, _largest, _total = _primitive("patches", 3), _primitive("largest", 1), _primitive("total", 1)
 
 
 @final
@@ -93,7 +107,26 @@ class _Traced:
 
     def sum_patches(self, x: Any, y: Any, state: Any) -> Any:
         """Return the sums of `Windows.sum_patches` as results of one operation."""
-        return _patches.bind(*x, *y, *state, windows=self.windows)  # type: ignore[no-untyped-call]
+        return _patches.bind(*x, *y, *state, windows=self.windows)
+
+    @property
+    def count(self) -> int:
+        """Return the number of sites of a window."""
+        return self.windows.count
+
+    def total(self, array: jax.Array) -> jax.Array:
+        """Return `Windows.total` as one operation."""
+        return _total.bind(array, windows=self.windows)[0]  # type: ignore[no-any-return]
+
+    def highest(self, signal: Variance) -> jax.Array:
+        """Return `Windows.highest` with one operation."""
+        power = jnp.where(signal.value > 0, signal.exponent, -2 * EXPONENT_LIMIT).astype(signal.value.dtype)
+        found = _largest.bind(power, windows=self.windows)[0]
+        return jnp.where(found > -2 * EXPONENT_LIMIT, found, 0).astype(signal.exponent.dtype)
+
+    def choose(self, far: jax.Array, rare: Any, usual: Any, value: jax.Array, below: jax.Array) -> Any:
+        """Do what is usual, which leaves NaN where something else is needed."""
+        return usual(jnp.where(far, jnp.nan, value), below)
 
 
 def form(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -133,29 +166,28 @@ class Program:
         padding: the windows by which a leaf of the memos is read, if it is.
     """
 
-    def __init__(self, layers: Layer, memos: Any, dtype: Any, needed: Sequence[int], *, pooled: bool) -> None:
+    def __init__(self, function: Any, layers: Layer, memos: Any, dtype: Any, source: str) -> None:
         kind = np.dtype(dtype).name
-        self.sources = [Operation("pooled" if pooled else "pixels", [], {}, [kind] * 3, 0, 0)]
+        self.sources = [Operation(source, [], {}, [kind] * 3, 0, 0)]
         self.padding: dict[int, Windows] = {}
         self._count = 0
         self.numbers = [np.asarray(leaf) for leaf in jax.tree.leaves(layers)]
-        pixel = form((), dtype)
+        one = form((), dtype)
         traced = with_windows(_Traced)(layers, ())
         try:
-            closed = jax.make_jaxpr(_pair)(traced, memos, memos, pixel, pixel, pixel)
+            closed = jax.make_jaxpr(function)(traced, memos, memos, one, one, one)
         except (TypeError, ValueError, IndexError) as error:
             raise Unknown(f"layers whose pair map is not elementwise: {error}") from error
         count = len(jax.tree.leaves(memos))
         given: list[Any] = [Number(k, kind) for k in range(len(self.numbers))]
         given += [Memo(side, leaf, (), kind) for side in (0, 1) for leaf in range(count)]
         given += [Result(self.sources[0], k) for k in (0, 1, 2)]
-        given[-1] = given[-1] if pooled else Constant(np.zeros((), kind), kind)
+        given[-1] = Constant(np.zeros((), kind), kind) if source == "pixels" else given[-1]
         forms: list[Any] = [v.aval for v in closed.jaxpr.invars]
         given = [
             v._replace(dtype=a.dtype.name) if isinstance(v, Number) else v for v, a in zip(given, forms, strict=True)
         ]
         self.outputs = self._run(closed, given)
-        self._mark([self.outputs[k] for k in needed])
 
     def _run(self, closed: Any, given: list[Any]) -> list[Any]:
         jaxpr = closed.jaxpr
@@ -186,9 +218,11 @@ class Program:
         first = given[0] if given else None
         if isinstance(first, Memo | Constant) and name in _VIEWS and equation.invars[0].aval.shape:
             return [_VIEWS[name](first, parameters)]
-        if any(v.aval.shape for v in (*equation.invars, *equation.outvars)):
+        if isinstance(first, Stack) and name in _VIEWS:
+            return [_VIEWS[name](first, parameters)]
+        if any(math.prod(v.aval.shape) > 1 for v in (*equation.invars, *equation.outvars)):
             raise Unknown(f"the operation {name!r} on arrays")
-        if name in _VIEWS or (name.startswith("reduce_") and name != "reduce_precision"):
+        if name in (*_VIEWS, "dynamic_slice") or (name.startswith("reduce_") and name != "reduce_precision"):
             return given[:1]
         return self._add(name, given, parameters, [v.aval.dtype.name for v in equation.outvars])
 
@@ -201,9 +235,10 @@ class Program:
         self._count += 1
         operation = Operation(name, given, parameters, dtypes, nest, self._count)
         results: list[Any] = [Result(operation, k) for k in range(len(dtypes))]
-        if name == "patches":
+        if name in ("patches", "largest", "total"):
             operation.nest = len(self.sources)
             self.sources.append(operation)
+        if name == "patches":
             for memo in (given[0], given[2]):
                 if self.padding.setdefault(memo.leaf, parameters["windows"]) != parameters["windows"]:
                     raise Unknown("one signal in patches of two kinds")
@@ -216,11 +251,14 @@ class Program:
     def _scan(self, parameters: dict[str, Any], given: list[Any]) -> list[Any]:
         fixed, carried = parameters["num_consts"], parameters["num_consts"] + parameters["num_carry"]
         carry, along = given[fixed:carried], given[carried:]
-        if len(parameters["jaxpr"].jaxpr.outvars) > parameters["num_carry"] or parameters["reverse"]:
-            raise Unknown("a scan with outputs")
+        if parameters["reverse"]:
+            raise Unknown("a scan in reverse")
+        stacks = []
         for i in range(parameters["length"]):
-            carry = self._run(parameters["jaxpr"], given[:fixed] + carry + [_at(v, i) for v in along])
-        return carry
+            found = self._run(parameters["jaxpr"], given[:fixed] + carry + [_at(v, i) for v in along])
+            carry = found[: parameters["num_carry"]]
+            stacks.append(found[parameters["num_carry"] :])
+        return carry + [Stack(values, values[0].dtype) for values in zip(*stacks, strict=True)]
 
     def _branches(self, parameters: dict[str, Any], given: list[Any]) -> list[Any]:
         if len(parameters["branches"]) != 2:
@@ -232,9 +270,9 @@ class Program:
         pairs = zip(no, yes, strict=True)
         return [a if a is b else self._add("select_n", [chosen, a, b], {}, [a.dtype])[0] for a, b in pairs]
 
-    def _mark(self, values: list[Any]) -> None:
-        """Mark the results that these values need."""
-        values = list(values)
+    def mark(self, needed: Sequence[int]) -> None:
+        """Mark the results that these outputs need."""
+        values = [self.outputs[k] for k in needed]
         while values:
             value = values.pop()
             if not isinstance(value, Result) or value.place in value.operation.needed:
@@ -244,7 +282,8 @@ class Program:
             values += operation.given if 2 in operation.needed or operation.name != "patches" else operation.given[:6]
 
 
-def _pair(layers: Layer, x: Any, y: Any, one_minus: jax.Array, one_plus: jax.Array, tangent: jax.Array) -> Any:
+def pair(layers: Layer, x: Any, y: Any, one_minus: jax.Array, one_plus: jax.Array, tangent: jax.Array) -> Any:
+    """Apply the layers to a pair of sites."""
     state = layers.pair(x, y, PairState(Correlation(one_minus, one_plus), tangent))
     return *state.correlation, state.tangent
 
@@ -258,6 +297,8 @@ def _at(value: Any, *place: int) -> Any:
     """Return a memo, or an array of constants, at these places of its leading axes."""
     if isinstance(value, Memo):
         return value._replace(at=(*value.at, *place))
+    if isinstance(value, Stack):
+        return value.values[place[0]] if len(place) == 1 else _at(value.values[place[0]], *place[1:])
     return Constant(np.asarray(value.value)[place], value.dtype)
 
 

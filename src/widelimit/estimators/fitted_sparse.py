@@ -1,0 +1,117 @@
+"""A regression with inducing points is kept as plain arrays: nothing in it grows with the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+
+from widelimit import validation
+from widelimit.compute import linalg
+from widelimit.estimators.model_state import ModelState
+from widelimit.estimators.networks import FittedFunction, FittedTraining
+from widelimit.inference.conditioning import posterior
+from widelimit.inference.inducing import Evidence, SparsePosterior
+from widelimit.inference.left_out import LeftOutRows
+from widelimit.shapes import Float
+
+
+@final
+@dataclass(eq=False)
+class FittedSparse(FittedFunction):
+    """This function depends on the targets through its values at inducing points only (`SparsePosterior`)."""
+
+    training: FittedTraining
+    """Of the inducing points, not of the rows."""
+    noise: float
+    factor: Float[np.ndarray, "m m"]
+    """The lower triangle L, L L^T = I + information."""
+    evidence: Evidence
+    coefficients: Float[np.ndarray, "m c"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("law", "y")}
+
+    def solve(self) -> np.ndarray:
+        """Return the coefficients, which a fit has from the start."""
+        return self.coefficients
+
+    @cached_property
+    def law(self) -> SparsePosterior:
+        """Return the Gaussian law of the function."""
+        kernel, points = self.training.design.kernel(), self.training.X
+        root = linalg.cholesky(np.array(kernel.gram(points)))
+        if root is None:
+            raise ValueError("the kernel matrix of the inducing points of this model is singular on this machine.")
+        factor = linalg.Cholesky(self.factor, len(points), 1.0)
+        return SparsePosterior(kernel, points, root, factor, self.coefficients, self.evidence, "dtc", single=False)
+
+    @cached_property
+    def y(self) -> Float[np.ndarray, "m c"]:
+        """Return the mean at the inducing points."""
+        return self.mean(self.training.X)
+
+    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
+        """Compute K(Z, L) coefficients."""
+        return self.expansion(Z)
+
+    @property
+    def laws(self) -> tuple[SparsePosterior, ...]:
+        """Return the law that all outputs share."""
+        return (self.law,)
+
+    def noise_variance(self, Z: Float[np.ndarray, "m d"], *, moment: bool = True) -> Float[np.ndarray, "m c"]:
+        """Return the variance of the noise of a new observation, in units of the kernel."""
+        return np.full((len(Z), self.coefficients.shape[1]), self.noise)
+
+    def left_out(self) -> LeftOutRows:
+        """Refuse: the rows are not kept. Raises: ValueError."""
+        raise ValueError(
+            "a fit with inducing points keeps no training rows, and so predicts none of them from the others: take "
+            'method="gaussian" and recalibrate=False, or solver="cholesky".'
+        )
+
+    def scale(self) -> Float[np.ndarray, " c"]:
+        """sqrt(y^T (Q + noise)^{-1} y/n): the most likely scale of each output; 1 of one that is 0."""
+        squares = self.evidence.squares
+        return np.where(squares > 0, np.sqrt(squares / self.evidence.rows), 1.0)
+
+    def rescaled(self, scale: Float[np.ndarray, " c"]) -> FittedSparse:
+        """Return the same fit to targets in units of these scales."""
+        evidence = self.evidence._replace(squares=self.evidence.squares / scale**2)
+        return replace(self, evidence=evidence, coefficients=self.coefficients / scale)
+
+    def state(self) -> ModelState:
+        """Return the part of the function that a file holds."""
+        squares, *numbers = self.evidence
+        values = {"noise": self.noise, "evidence": numbers}
+        return FittedFunction.state(self) | ModelState(values, {"factor": self.factor, "squares": squares})
+
+
+def fit_sparse(training: FittedTraining, y: np.ndarray, noise: float) -> FittedSparse:
+    """Fit to all rows of the training, with its number of inducing points."""
+    count = min(training.inducing, len(training.X))
+    found = posterior(
+        *(training.design.kernel(), training.X, y),
+        noise=noise / training.weights,
+        solver="nystrom",
+        inducing=count,
+        progress=training.verbose,
+    )
+    points = replace(training, X=found.inducing, weights=np.ones(len(found.inducing)))
+    lower = np.tril(found.factor.lower)
+    return FittedSparse(points, noise, lower, found.evidence, found.weights)
+
+
+def restore_sparse(state: ModelState, training: FittedTraining, noise: float, m: int, c: int) -> FittedSparse:
+    """Restore what `FittedSparse.state` returns. Raises: one of model_state.INVALID."""
+    factor, squares = state.array("factor", m, m), state.array("squares", c)
+    if np.triu(factor, 1).any() or not (np.diagonal(factor) > 0).all() or (squares < 0).any():
+        raise ValueError("a factor that is no factor")
+    log_determinant, rest, rows = state.values["evidence"]
+    validation.finite_scalar("log_determinant", log_determinant)
+    validation.finite_scalar("rest", rest, at_least=0.0)
+    evidence = Evidence(squares, log_determinant, rest, validation.integer("rows", rows, at_least=m))
+    return FittedSparse(training, noise, factor, evidence, state.array("coefficients", m, c))

@@ -1,0 +1,163 @@
+"""A Gaussian-process prior is conditioned on data: the solver is chosen, and checked."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from widelimit import validation
+from widelimit.compute import iterative
+from widelimit.inference import solvers
+from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
+from widelimit.inference.inducing import INDUCING, Approximation, SparsePosterior, sparse_posterior, sparse_settings
+from widelimit.inference.posterior import Posterior
+from widelimit.inference.solvers import SolverRequest
+from widelimit.inference.training_set import scalar_kernel, training_set
+from widelimit.kernels.base import Kernel
+from widelimit.progress import LONG, progress_bar
+from widelimit.shapes import Float
+from widelimit.validation import Array
+
+
+@overload
+def posterior(
+    k: Kernel,
+    X: Float[Array, "n d"],
+    y: Float[Array, "n *c"],
+    *,
+    noise: float | Float[Array, " n"] = 0.0,
+    solver: Literal["auto", "cholesky", "cg"] = "auto",
+    precision: Literal["double", "mixed"] = "double",
+    tolerance: float = 1e-10,
+    matrix: Any = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> Posterior: ...
+@overload
+def posterior(
+    k: Kernel,
+    X: Float[Array, "n d"],
+    y: Float[Array, "n *c"],
+    *,
+    noise: float | Float[Array, " n"],
+    solver: Literal["nystrom"],
+    inducing: int | Float[Array, "m d"] = INDUCING,
+    approximation: Approximation = "dtc",
+    seed: int = 0,
+    progress: bool = True,
+) -> SparsePosterior: ...
+def posterior(
+    k: Kernel,
+    X: Float[Array, "n d"],
+    y: Float[Array, "n *c"],
+    *,
+    noise: float | Float[Array, " n"] = 0.0,
+    solver: Literal["auto", "cholesky", "cg", "nystrom"] = "auto",
+    precision: Literal["double", "mixed"] = "double",
+    tolerance: float = 1e-10,
+    matrix: Any = None,
+    checkpoint: str | Path | None = None,
+    inducing: int | Float[Array, "m d"] = INDUCING,
+    approximation: Approximation = "dtc",
+    seed: int = 0,
+    progress: bool = True,
+) -> Posterior | SparsePosterior:
+    """Compute f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
+
+    Section 2.4 of the paper.
+
+    One solve, shared by all outputs; `mean` never computes a variance. Computed in float64, float32 data included;
+    results are NumPy float64 arrays, or JAX arrays where Z is one. No jitter is added: a singular but consistent system
+    (duplicate rows with equal labels, say) is solved in the minimum-norm sense, or refused where the storage leaves no
+    room for that. `explain()` of the result says which solver ran, and why; `residual` how exactly.
+
+    Args:
+        k: a kernel.
+        X: (n, d) inputs.
+        y: (n,) or (n, c) targets; the c outputs are independent and share the kernel.
+        noise: variance of the observation noise (in the square of y's unit), >= 0, one number or (n,), one for each
+            training point.
+        solver: "cholesky" (n^3/3 flops; one triangle in packed storage where the full matrix does not fit twice), "cg"
+            (conjugate gradients, preconditioned by a randomly pivoted Cholesky factor; about 2 n^2 flops for each
+            iteration and output), or "auto", which chooses by n and free memory. All are exact. "nystrom" is not: f
+            depends on y through its values at inducing points (2 n m^2 flops, O(m^2) memory, one pass over the rows).
+        precision: "double", or "mixed": a float32 factor or float32 products, half of the memory and of the time, with
+            iterations that bring the residual, computed in float64, down to the tolerance.
+        tolerance: of the relative residual of "cg" and "mixed", in [1e-14, 1e-1].
+        matrix: K(X, X) without noise, stored already: anything with shape (n, n) that gives rows as matrix[i:j], such
+            as a memmap or a Zarr array; for conjugate gradients only. It is not copied: variances, covariances and
+            samples read it again, and raise ValueError if it has changed since.
+        checkpoint: a file in which conjugate gradients keep their state, and from which a later call with the same
+            arguments goes on.
+        inducing: of "nystrom": m points of X, drawn by randomly pivoted Cholesky from a random sample of rows (1000
+            unless given; fewer where K(X, X) has a smaller rank), or the points themselves, (m, d).
+        approximation: of "nystrom": "dtc" (unless given) or "fitc", as in `SparsePosterior`.
+        seed: of the draw of inducing points, >= 0.
+        progress: a bar on stderr where that is a terminal, for more than 4000 points.
+
+    Returns:
+        A `Posterior` with mean, variance, covariance, sample and log_marginal_likelihood; of "nystrom" a
+        `SparsePosterior` with the same, and a lower bound of the exact evidence.
+
+    Raises:
+        TypeError, ValueError: bad data; or y cannot be interpolated, as duplicate rows have different labels (they
+            are named) or the kernel matrix is numerically singular; then pass a noise.
+        MemoryError: the kernel matrix does not fit.
+
+    Warns:
+        UserWarning: the iterations stopped above the tolerance, or a factorisation left a residual above 1e-4, as the
+            matrix is too ill-conditioned for its noise; the residual is named, and is in the result.
+    """
+    _check_options(solver, precision, checkpoint, progress)
+    tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
+    settings = sparse_settings(inducing, approximation, seed)
+    if solver == "nystrom":
+        _refuse_unused(
+            'not of solver="nystrom"',
+            {"precision": precision != "double", "matrix": matrix is not None, "checkpoint": checkpoint is not None},
+        )
+        return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)
+    _refuse_unused('of solver="nystrom" only', settings.given())
+    if solver == "cholesky" and (matrix is not None or checkpoint is not None):
+        raise ValueError('matrix and checkpoint are for conjugate gradients: pass solver="cg".')
+    data = training_set(scalar_kernel(k), X, y)
+    variance = validation.noise(noise, len(data.X))
+    place = None if checkpoint is None else Path(checkpoint)
+    post = _solve(SolverRequest(data, variance, solver, precision, tolerance, matrix, place), progress=progress)
+    if post.fit.converged:
+        warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
+    else:
+        iterative.warn(post.fit.message)
+    return post
+
+
+def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) -> None:
+    """Refuse options of another type, or unknown names. Raises: TypeError, ValueError."""
+    if not isinstance(solver, str) or solver not in (*solvers.SOLVERS, "nystrom"):
+        raise ValueError(f'solver must be "auto", "cholesky", "cg" or "nystrom", got {validation.shown(solver)}.')
+    if not isinstance(precision, str) or precision not in ("double", "mixed"):
+        raise ValueError(f'precision must be "double" or "mixed", got {validation.shown(precision)}.')
+    validation.flag("progress", progress)
+    if checkpoint is not None:
+        validation.path("checkpoint", checkpoint)
+
+
+def cholesky_posterior(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
+    """Compute `posterior` by Cholesky, for the many fits of a search: without warnings about how exact it is."""
+    data = training_set(scalar_kernel(k), X, y)
+    return _solve(SolverRequest(data, validation.noise(noise, len(data.X)), "cholesky"), progress=False)
+
+
+def _solve(request: SolverRequest, *, progress: bool) -> Posterior:
+    with progress_bar(progress and len(request.data.X) > LONG) as report:
+        found = solvers.fit(replace(request, report=report))
+    refuse_conflicts(request.data, found, request.noise)
+    return Posterior(request.data, request.noise, found)
+
+
+def _refuse_unused(why: str, given: dict[str, bool]) -> None:
+    """Refuse options that the solver does not have. Raises: ValueError."""
+    names = [name for name, was_given in given.items() if was_given]
+    if names:
+        raise ValueError(f"{', '.join(names)}: {why}; leave that out.")

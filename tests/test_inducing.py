@@ -1,0 +1,222 @@
+"""Inference with inducing points against dense algebra on the approximate prior, and against the exact posterior."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import widelimit as wl
+from widelimit import memory
+from widelimit.inference import inducing
+
+RNG = np.random.default_rng(0)
+N = 150
+X, Z = RNG.standard_normal((N, 3)), RNG.standard_normal((9, 3))
+Y = np.column_stack([np.sin(2 * X[:, 0]) + X[:, 1], X[:, 2] ** 2]) + 0.2 * RNG.standard_normal((N, 2))
+K = wl.nngp(wl.mlp(depth=2, activation="erf", weight_std=1.4, bias_std=0.3))
+NOISE = 0.05 + 0.1 * RNG.uniform(size=N)
+
+
+def sparse(points=40, x=X, y=Y, noise=NOISE, **options):
+    return wl.posterior(K, x, y, noise=noise, solver="nystrom", inducing=points, **options)
+
+
+def dense(post, approximation, noise=NOISE, y=Y):
+    """Mean, covariance and evidence of the approximate prior, from (n, n) matrices."""
+    inverse = np.linalg.inv(K.gram(post.inducing))
+    cross, new = K.cross(X, post.inducing), K.cross(Z, post.inducing)
+    q = cross @ inverse @ cross.T
+    extra = K.diag(X) - np.diag(q) if approximation == "fitc" else 0.0
+    whole = q + np.diag(np.broadcast_to(noise, N) + extra)
+    between = new @ inverse @ cross.T
+    mean = between @ np.linalg.solve(whole, y)
+    covariance = K.gram(Z) - between @ np.linalg.solve(whole, between.T)
+    evidence = -np.sum(y * np.linalg.solve(whole, y)) / 2
+    evidence -= y.shape[1] * (np.linalg.slogdet(whole)[1] + N * math.log(2 * math.pi)) / 2
+    return mean, covariance, evidence
+
+
+def left_by(points):
+    """The prior variance of the rows that the points leave."""
+    return K.diag(X) - np.diag(K.cross(X, points) @ np.linalg.solve(K.gram(points), K.cross(points, X)))
+
+
+@pytest.mark.parametrize("approximation", ["dtc", "fitc"])
+@pytest.mark.parametrize("noise", [NOISE, 0.1], ids=["of each row", "one"])
+def test_it_is_regression_with_the_approximate_prior(approximation, noise, monkeypatch):
+    monkeypatch.setattr(inducing, "BLOCK", 1)  # all rows in one block otherwise
+    post = sparse(noise=noise, approximation=approximation)
+    mean, covariance, evidence = dense(post, approximation, noise)
+    np.testing.assert_allclose(post.mean(Z), mean, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(post.covariance(Z), covariance, atol=1e-8)
+    np.testing.assert_allclose(post.predict(Z).variance, np.diag(covariance), atol=1e-8)
+    np.testing.assert_allclose(post.predict(Z).mean, mean, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(post.log_marginal_likelihood(), evidence, rtol=1e-9)
+    other = dense(post, {"dtc": "fitc", "fitc": "dtc"}[approximation], noise)
+    assert np.abs(other[0] - mean).max() > 1e-3  # the two are told from each other
+    assert abs(other[2] - evidence) > 1
+
+
+def test_with_all_rows_it_is_the_exact_posterior():
+    exact, post = wl.posterior(K, X, Y, noise=NOISE), sparse(X)
+    np.testing.assert_allclose(post.mean(Z), exact.mean(Z), atol=1e-9)
+    np.testing.assert_allclose(post.variance(Z), exact.variance(Z), rtol=1e-8)
+    np.testing.assert_allclose(post.evidence_bound(), exact.log_marginal_likelihood(), rtol=1e-9)
+    assert np.abs(sparse(20).mean(Z) - exact.mean(Z)).max() > 1e-3
+
+
+def test_the_bound_rises_to_the_exact_evidence_with_more_points():
+    exact = wl.posterior(K, X, Y, noise=NOISE).log_marginal_likelihood()
+    bounds = [sparse(X[:m]).evidence_bound() for m in (10, 30, 90, N)]
+    assert all(a < b for a, b in itertools.pairwise(bounds))
+    assert bounds[-1] <= exact + 1e-6
+    assert sparse(X[:10]).log_marginal_likelihood() > bounds[0]
+
+
+def test_blocks_of_rows_and_files_give_the_same(tmp_path, monkeypatch):
+    whole = sparse(40, seed=3)
+    file = np.memmap(tmp_path / "x", np.float64, "w+", shape=X.shape)
+    file[:] = X
+    monkeypatch.setattr(inducing, "ROWS_AT_LEAST", 17)
+    monkeypatch.setattr(inducing, "BLOCK", 17)
+    parts = sparse(40, np.memmap(tmp_path / "x", np.float64, "r", shape=X.shape), seed=3)
+    np.testing.assert_array_equal(parts.inducing, whole.inducing)
+    np.testing.assert_allclose(parts.mean(Z), whole.mean(Z), rtol=1e-9)
+    assert (sparse(40, seed=4).inducing != whole.inducing).any()
+
+
+def test_points_are_drawn_far_from_each_other_and_never_twice():
+    repeated = np.repeat(X[:30], 5, axis=0)
+    post = sparse(60, repeated, Y)
+    assert len(np.unique(post.inducing, axis=0)) == len(post.inducing) <= 30
+    drawn, first = left_by(sparse(30).inducing), left_by(X[:30])
+    assert drawn.mean() < 0.7 * first.mean()  # of the first 30 rows, which are as random as any
+
+
+def test_targets_of_any_size():
+    usual = sparse(30).mean(Z)
+    for size in (1e-200, 1e150):
+        np.testing.assert_allclose(sparse(30, y=Y * size).mean(Z) / size, usual, rtol=1e-9)
+
+
+def test_draws_have_mean_and_covariance():
+    post = sparse(30, y=Y[:, 0])
+    draws = post.sample(Z, 4000, seed=1)
+    assert draws.shape == (4000, 9)
+    deviation = np.sqrt(post.variance(Z))
+    assert np.abs(draws.mean(axis=0) - post.mean(Z)).max() < 5 * deviation.max() / math.sqrt(4000)
+    np.testing.assert_allclose(draws.std(axis=0), deviation, rtol=0.1)
+    assert "30 inducing points for 150 rows" in post.explain()
+    left = np.mean(left_by(post.inducing) / NOISE)
+    assert f"left by the inducing points: {left:.2g} of the noise" in post.explain()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": 0.0}, "needs a noise > 0 at every row"),
+        ({"noise": np.where(np.arange(N) == 3, 0.0, 0.1)}, "needs a noise > 0"),
+        ({"points": N + 1}, f"inducing={N + 1} points are to be drawn from the {N} rows"),
+        ({"points": np.repeat(X[:5], 2, axis=0)}, "singular to rounding: points are equal"),
+        ({"points": X[:5, :2]}, "features"),
+        ({"points": 0}, "inducing"),
+        ({"approximation": "vfe"}, "approximation"),
+        ({"matrix": np.eye(N)}, "matrix: not of"),
+        ({"precision": "mixed"}, "precision: not of"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_input_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        sparse(**options)
+
+
+def test_options_of_another_solver_are_refused():
+    with pytest.raises(ValueError, match='inducing, seed: of solver="nystrom" only'):
+        wl.posterior(K, X, Y, noise=0.1, inducing=10, seed=1)
+    with pytest.raises(ValueError, match="has log_marginal_likelihood"):
+        sparse(10, approximation="fitc").evidence_bound()
+
+
+def test_more_points_than_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    with pytest.raises(MemoryError, match="inducing points needs"):
+        sparse(40)
+
+
+def test_a_kernel_that_overflows_is_refused():
+    steep = wl.nngp(wl.mlp(depth=2, weight_std=1.4))
+    with pytest.raises(ValueError, match="range of a float"):
+        wl.posterior(steep, X * 1e160, Y, noise=0.1, solver="nystrom", inducing=10)
+
+
+# --- estimators
+
+TRUTH = np.sin(2 * X[:, 0]) + X[:, 1]
+FIXED = {"activation": "erf", "depth": 2, "input_scales": None}
+
+
+def test_a_regressor_with_all_rows_as_points_is_the_exact_one(tmp_path):
+    rows, targets = X[:80], Y[:80]
+    exact = wl.NNGPRegressor(noise=0.05, **FIXED).fit(rows, targets, sample_weight=1 + np.arange(80) % 3)
+    few = wl.NNGPRegressor(noise=0.05, solver="nystrom", inducing=500, **FIXED)
+    few.fit(rows, targets, sample_weight=1 + np.arange(80) % 3)
+    for noisy in (False, True):
+        pairs = [m.predict(Z, return_std=True, include_noise=noisy) for m in (exact, few)]
+        np.testing.assert_allclose(*pairs, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(few.y_scale_, exact.y_scale_, rtol=1e-6)
+    assert few.predict(Z, return_cov=True)[1].shape == (9, 9, 2)
+    assert few.sample_y(Z, 3).shape == (9, 2, 3)
+    few.save(tmp_path / "m.npz")
+    again = wl.load(tmp_path / "m.npz")
+    np.testing.assert_array_equal(again.predict(Z), few.predict(Z))
+    np.testing.assert_array_equal(again.predict(Z, return_std=True)[1], few.predict(Z, return_std=True)[1])
+    assert again.fitted_.law.evidence_bound() == pytest.approx(few.fitted_.law.evidence_bound())
+
+
+def test_many_rows_are_fitted_through_inducing_points_with_a_warning(monkeypatch, tmp_path):
+    monkeypatch.setattr("widelimit.estimators.preparation.MOST_ROWS", 100)
+    few = wl.WideRegressor(kernel="nngp", activation="erf", depth=2, inducing=40)
+    with pytest.warns(UserWarning, match="150 rows are fitted through 40 inducing points, which is not exact"):
+        few.fit(X, Y[:, 0])
+    assert few.X_train_.shape == (40, 3) == (*few.y_train_.shape[:1], 3)
+    assert np.sqrt(np.mean((few.predict(X) - TRUTH) ** 2)) < 0.2
+    few.save(tmp_path / "m.npz")
+    np.testing.assert_array_equal(wl.load(tmp_path / "m.npz").predict(Z), few.predict(Z))
+    with pytest.raises(ValueError, match="keeps no training rows"):
+        few.predict_interval(Z, method="conformal")
+    with pytest.raises(ValueError, match="at most 100 rows"):
+        wl.WideRegressor(solver="cholesky").fit(X, Y[:, 0])
+    with pytest.raises(ValueError, match='likelihood="least_squares" with solver="nystrom"'):
+        wl.WideClassifier().fit(X, TRUTH > 0)
+
+
+def test_classes_by_least_squares():
+    few = wl.NNGPClassifier(solver="nystrom", likelihood="least_squares", noise=0.1, inducing=40, **FIXED)
+    few.fit(X, TRUTH > 0)
+    assert few.score(X, TRUTH > 0) > 0.9
+    np.testing.assert_allclose(few.predict_proba(Z).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise_model": "student_t"}, 'noise_model="constant"'),
+        ({"time": 3.0}, "is for time=inf"),
+        ({"inducing": 0}, "inducing"),
+        ({"noise": 0.0}, "noise > 0"),
+    ],
+)
+def test_estimators_refuse_what_does_not_fit(settings, message):
+    with pytest.raises(ValueError, match=message):
+        wl.NNGPRegressor(**{"solver": "nystrom", **FIXED, **settings}).fit(X, Y)
+
+
+def test_a_damaged_factor_in_a_file_is_refused(tmp_path):
+    few = wl.NNGPRegressor(noise=0.05, solver="nystrom", inducing=5, **FIXED).fit(X, Y)
+    few.fitted_.factor = few.fitted_.factor.copy()
+    few.fitted_.factor[2, 2] = -1.0
+    few.save(tmp_path / "m.npz")
+    with pytest.raises(ValueError, match="a factor that is no factor"):
+        wl.load(tmp_path / "m.npz")
