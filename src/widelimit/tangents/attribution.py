@@ -7,8 +7,8 @@ from scipy.special import expit
 
 from widelimit import validation
 from widelimit.compute import threads
+from widelimit.inference.conditioning import posterior
 from widelimit.inference.left_out import left_out
-from widelimit.inference.posterior import posterior
 from widelimit.kernels.standard import precomputed
 from widelimit.shapes import Float
 from widelimit.tangents.rows import TangentRows, require_rows

@@ -8,7 +8,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.compute import linalg, threads
 from widelimit.inference.early_stopping import StoppedFlow, law_variance, stopped_flow
-from widelimit.inference.posterior import Prediction
+from widelimit.inference.training_set import Prediction
 from widelimit.kernels.standard import precomputed
 from widelimit.tangents.rows import TangentRows, require_rows
 from widelimit.tangents.sketch import Sketch
