@@ -20,8 +20,9 @@ demo: .venv/.ready  ## Run the demonstration
 test: .venv/.ready-dev  ## Run every check but the two below: style, types, tests
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
-	@echo ".venv/bin/mypy, beside the tests"; .venv/bin/mypy & types=$$!; \
-		.venv/bin/pytest -m "not claims" $(PARALLEL); tests=$$?; wait $$types && exit $$tests
+	@echo ".venv/bin/mypy, beside the tests; its report comes last"; .venv/bin/mypy >.venv/types 2>&1 & types=$$!; \
+		.venv/bin/pytest -m "not claims" $(PARALLEL); tests=$$?; wait $$types; types=$$?; cat .venv/types; \
+		exit $$((tests + types))
 
 test-claims: .venv/.ready-dev  ## Run all claims with quick settings, each with a planted error, and the tests of digits, as users compile
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest tests/test_every_claim.py tests/test_kernel_values.py tests/test_trees_at_finite_width.py tests/test_images_at_finite_width.py tests/test_images.py $(PARALLEL)

@@ -44,6 +44,8 @@ BAD = {
     "variances": [*ODD, np.full(5, 0.1), "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG]],
     "entries": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, np.full(60, np.nan), ["a"] * 60],
     "scales": [*ODD, "high" * 100, {"a": LONG}, None, True, 1j, np.nan, np.inf, -1.0, [LONG], -np.ones(60), ["a"] * 60],
+    "output axes": [*THINGS, None, True, 3, 1j, "0", [0.5], [None], ["a" * 60]],
+    "patterns": [*THINGS, None, True, 3, 1j, "weight", [3], ["missing" * 60]],
     "share": [*NO_NUMBERS, 0.0, 1.0, -1.0, 95, 10**400],
     "levels": [
         *ODD,
@@ -430,16 +432,32 @@ DOORS = {
     "empirical_ntk": Door(
         wl.empirical_ntk,
         {"apply": NET.apply, "params": PARAMS},
-        {"apply": "function", "output": "name", "method": "name", "memory": "positive"},
+        {
+            "apply": "function",
+            "output": "name",
+            "trace_axes": "output axes",
+            "diagonal_axes": "output axes",
+            "of": "function",
+            "parameters": "patterns",
+            "method": "name",
+            "memory": "positive",
+        },
         free=("params",),
-        fine={"memory": (None,)},
+        fine={"memory": (None,), "trace_axes": (None,), "of": (None,), "parameters": (None,)},
     ),
     "empirical_nngp": Door(
         wl.empirical_nngp,
         {"apply": NET.apply, "params": PARAMS},
-        {"apply": "function", "output": "name", "memory": "positive"},
+        {
+            "apply": "function",
+            "output": "name",
+            "trace_axes": "output axes",
+            "diagonal_axes": "output axes",
+            "of": "function",
+            "memory": "positive",
+        },
         free=("params",),
-        fine={"memory": (None,)},
+        fine={"memory": (None,), "trace_axes": (None,), "of": (None,)},
     ),
     "linearize": Door(wl.linearize, {"apply": NET.apply, "params": PARAMS}, {"apply": "function"}, free=("params",)),
     "taylor": Door(
@@ -501,6 +519,9 @@ DOORS = {
     "Huber.gradient": Door(wl.Huber().gradient, {"f": Y, "y": Y}, {"f": "entries", "y": "targets"}),
     "EmpiricalKernel.matvec": Door(
         EMPIRICAL.matvec, {"X": X, "v": Y}, {"X": "points", "v": "entries", "Y": "points"}, fine={"Y": (None,)}
+    ),
+    "EmpiricalKernel.parts": Door(
+        EMPIRICAL.parts, {"X": X}, {"X": "points", "Y": "points", "by": "name"}, fine={"Y": (None,)}
     ),
     "EmpiricalKernel.explain": Door(EMPIRICAL.explain, {"X": X}, {"X": "points", "Y": "points"}, fine={"Y": (None,)}),
     "KrylovFlow.bound": Door(KRYLOV.bound, {}, {"t": "times"}),
@@ -714,6 +735,7 @@ MADE = {
         "Averaged",
         "BothKernels",
         "Conditioned",
+        "EmpiricalAxes",
         "EmpiricalDiagonal",
         "EmpiricalKernel",
         "FunctionKernel",
@@ -741,7 +763,7 @@ MADE = {
 }
 """Classes whose instances the library makes."""
 INNER = {
-    *("encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
+    *("at", "encode", "pairwise", "diagonal", "prepared", "correlate", "second_moment", "tabulated", "rtol_in", "rtol"),
     *(
         "in_few_shapes",
         "itself",

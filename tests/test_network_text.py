@@ -111,7 +111,7 @@ REFUSED = {
     "network(Dense(), Repeat([], 3), Dense())": "needs at least one layer",
     "network(Dense(), Repeat([Repeat(['relu', Dense()], 100000)], 100000), Dense())": "smaller times",
     f"network(Dense(), {'Repeat([' * 30}'relu', Dense(){'], 2)' * 30}, Dense())": "inside each other",
-    f"network(Dense(), {'Repeat([' * 17}'relu', Dense(){'], 2)' * 17}, Dense())": "smaller times",
+    f"network(Dense(), {'Repeat([' * 19}'relu', Dense(){'], 2)' * 19}, Dense())": "smaller times",
     f"network(Dense(), {'Residual(' * 50}Dense(){')' * 50}, Dense())": "more than 40 calls",
     "(" * 300: "too many nested parentheses",
     "-" * 100000 + "1": "cannot be read",

@@ -51,13 +51,8 @@ from .inference.training_set import Prediction
 from .kernels.averaged import Averaged, averaged
 from .kernels.base import Kernel, Product, Scaled, ScaledInputs, Sum, scale_inputs
 from .kernels.empirical.expansion import linearize, taylor
-from .kernels.empirical.kernels import (
-    EmpiricalDiagonal,
-    EmpiricalKernel,
-    EmpiricalMatrixKernel,
-    empirical_nngp,
-    empirical_ntk,
-)
+from .kernels.empirical.functions import empirical_nngp, empirical_ntk
+from .kernels.empirical.kernels import EmpiricalAxes, EmpiricalDiagonal, EmpiricalKernel, EmpiricalMatrixKernel
 from .kernels.functions import FunctionKernel, kernel
 from .kernels.matrix_valued import MatrixFunction, MatrixKernel, Separable, matrix_valued, separable
 from .kernels.network import NNGP, NTK, BothKernels, Limits, limits, nngp, ntk
@@ -103,6 +98,7 @@ __all__ = [
     "Cos",
     "CustomLoss",
     "DependenceDisplay",
+    "EmpiricalAxes",
     "EmpiricalDiagonal",
     "EmpiricalKernel",
     "EmpiricalMatrixKernel",

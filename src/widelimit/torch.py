@@ -11,7 +11,7 @@ import numpy as np
 
 from widelimit import memory, validation
 from widelimit.kernels.base import Kernel
-from widelimit.kernels.empirical.contraction import OUTPUTS, PAIRS, SELF, Output
+from widelimit.kernels.empirical.outputs import OUTPUTS, PAIRS, SELF, Output
 from widelimit.kernels.empirical.rows import Probe, choose_rows, nudge, require_rowwise
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.messages import first_line

@@ -16,24 +16,24 @@ class PairKernel(abc.ABC):
     """A pair kernel is a pytree with the two phases of a kernel, `encode` and `pairwise`, as pure JAX functions."""
 
     @property
-    def parts(self) -> tuple[PairKernel, ...]:
+    def operands(self) -> tuple[PairKernel, ...]:
         """Return the kernels that this one is made of, whose features it holds."""
         return ()
 
     @property
     def traceable(self) -> bool:
         """Return True if `encode` may be compiled, as it calls no user's function that is written for NumPy."""
-        return all(part.traceable for part in self.parts)
+        return all(part.traceable for part in self.operands)
 
     @property
     def eager(self) -> bool:
         """Return True if values are computed at once, by machine code of the kernel's own: JAX cannot trace them."""
-        return any(part.eager for part in self.parts)
+        return any(part.eager for part in self.operands)
 
     @property
     def largest_tile(self) -> int:
         """Return the rows of a tile at most, where a pair takes long."""
-        return min((part.largest_tile for part in self.parts), default=plan.LARGEST)
+        return min((part.largest_tile for part in self.operands), default=plan.LARGEST)
 
     @property
     def quick(self) -> bool:
@@ -42,12 +42,12 @@ class PairKernel(abc.ABC):
 
     def numbers_per_input(self, d: int) -> int:
         """Return the numbers that `encode` makes of an input with d features: plans and refusals follow from it."""
-        return sum(part.numbers_per_input(d) for part in self.parts) or d + plan.BESIDE
+        return sum(part.numbers_per_input(d) for part in self.operands) or d + plan.BESIDE
 
     @property
     def numbers_per_pair(self) -> int:
         """Return the numbers that a pair takes while its value is computed."""
-        return max((part.numbers_per_pair for part in self.parts), default=1)
+        return max((part.numbers_per_pair for part in self.operands), default=1)
 
     def result_dtype(self, dtype: Any) -> Any:
         """Return the dtype of the kernel's values for inputs of this dtype."""

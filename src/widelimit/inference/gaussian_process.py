@@ -50,7 +50,7 @@ class Conditioned(Kernel):
         return prepared
 
     @property
-    def parts(self) -> tuple[tiles.PairKernel, ...]:
+    def operands(self) -> tuple[tiles.PairKernel, ...]:
         return (self.kernel,)
 
     def numbers_per_input(self, d: int) -> int:

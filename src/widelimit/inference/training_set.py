@@ -228,6 +228,7 @@ def points_of(kernel: Any, name: str, X: Any) -> Array:
 
 def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
     """Check and copy everything that training needs. Raises: TypeError, ValueError, MemoryError, as `Kernel.gram`."""
+    kernel = kernel.at(X) if isinstance(kernel, Kernel | MatrixKernel) else kernel
     X = points_of(kernel, "X", X)
     memory.require(8.0 * X.size, f"a copy of X, {X.shape[0]} x {X.shape[1]} numbers,")
     X = validation.owned(X, np.float64)
@@ -241,6 +242,7 @@ def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
 
 def inputs_alone(kernel: Kernel | MatrixKernel, X: Any) -> TrainingSet:
     """Check inputs that have no targets; y is 0. Raises: as `training_set`."""
+    kernel = kernel.at(X) if isinstance(kernel, Kernel | MatrixKernel) else kernel
     points = np.asarray(points_of(kernel, "X", X), np.float64)
     outputs = kernel.prepared(points).outputs if isinstance(kernel, MatrixKernel) else 1
     return training_set(kernel, points, np.zeros((len(points), outputs)))

@@ -40,7 +40,7 @@ class Averaged(Kernel):
     once: bool = field(metadata={"static": True})
 
     @property
-    def parts(self) -> tuple[PairKernel, ...]:
+    def operands(self) -> tuple[PairKernel, ...]:
         return (self.kernel,)
 
     @property
@@ -123,7 +123,7 @@ def _image(k: PairKernel) -> Image:
     """Return the images that a kernel reads. Raises: ValueError: none."""
     if isinstance(k, NNGP | NTK) and isinstance(k.net.inputs, Image):
         return k.net.inputs
-    for part in k.parts:
+    for part in k.operands:
         return _image(part)
     raise ValueError("averaged needs the kernel of a network of images: wl.nngp(wl.convnet(inputs=wl.Image(8, 8, 1))).")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, Self, final
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,13 @@ class Matrices(tiles.PairKernel, abc.ABC):
         """Return a kernel with the same values at these inputs that costs less there, or itself if there is none."""
         return self
 
+    def at(self, X: Any) -> Self:
+        """Return the kernel for inputs of the form of X; only kernels of a user's function take other than arrays."""
+        return self
+
     def points(self, name: str, X: Any) -> Array:
         """Return inputs as rows (n, d) of floats; kernels of networks of images take images too."""
-        for part in self.parts:
+        for part in self.operands:
             X = part.points(name, X) if isinstance(part, Matrices) else X
         return validation.points(name, X)
 
@@ -42,6 +46,8 @@ class Matrices(tiles.PairKernel, abc.ABC):
             ValueError: NaN or infinite entries, not two dimensions, no rows or no columns.
             MemoryError: the result does not fit in memory; nothing is allocated then.
         """
+        if (there := self.at(X)) is not self:
+            return there.gram(X)
         X = self.points("X", X)
         if isinstance(X, jax.Array):
             return self._checked(tiles.gram_jax(self.prepared(X), X), X=X)
@@ -50,6 +56,8 @@ class Matrices(tiles.PairKernel, abc.ABC):
 
     def cross(self, X: Float[Array, "n d"], Y: Float[Array, "m d"]) -> Float[Array, "n m"]:
         """Compute K(x_i, y_j): (n, d), (m, d) -> (n, m). float32 and float64 give float64. Raises: as `gram`."""
+        if (there := self.at(X)) is not self:
+            return there.cross(X, Y)
         X, Y = self.points("X", X), self.points("Y", Y)
         validation.same_features("X", X, "Y", Y)
         dtype = np.result_type(X.dtype, Y.dtype)
@@ -63,6 +71,8 @@ class Matrices(tiles.PairKernel, abc.ABC):
 
     def diag(self, X: Float[Array, "n d"]) -> Float[Array, " n"]:
         """Compute K(x_i, x_i): (n, d) -> (n,), at O(n) cost. Raises: as `gram`."""
+        if (there := self.at(X)) is not self:
+            return there.diag(X)
         X = self.points("X", X)
         if isinstance(X, jax.Array):
             return self._checked(tiles.diagonal_jax(self.prepared(X), X), X=X)
@@ -113,11 +123,15 @@ class _TwoKernels(Kernel, abc.ABC):
     right: tiles.PairKernel
 
     @property
-    def parts(self) -> tuple[tiles.PairKernel, ...]:
+    def operands(self) -> tuple[tiles.PairKernel, ...]:
         return self.left, self.right
 
+    def at(self, X: Any) -> Self:
+        left, right = _at(self.left, X), _at(self.right, X)
+        return self if left is self.left and right is self.right else type(self)(left, right)
+
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
-        return type(self)(*(_prepared(part, *inputs) for part in self.parts))
+        return type(self)(*(_prepared(part, *inputs) for part in self.operands))
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Any:
         return self.left.encode(X), self.right.encode(X)
@@ -162,8 +176,12 @@ class Scaled(Kernel):
     kernel: tiles.PairKernel
 
     @property
-    def parts(self) -> tuple[tiles.PairKernel, ...]:
+    def operands(self) -> tuple[tiles.PairKernel, ...]:
         return (self.kernel,)
+
+    def at(self, X: Any) -> Self:
+        kernel = _at(self.kernel, X)
+        return self if kernel is self.kernel else replace(self, kernel=kernel)
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         return replace(self, kernel=_prepared(self.kernel, *inputs))
@@ -187,7 +205,7 @@ class ScaledInputs(Kernel):
     kernel: tiles.PairKernel
 
     @property
-    def parts(self) -> tuple[tiles.PairKernel, ...]:
+    def operands(self) -> tuple[tiles.PairKernel, ...]:
         return (self.kernel,)
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
@@ -236,6 +254,10 @@ def require_one_a_feature(name: str, value: Any, X: Array) -> None:
     shape = np.shape(value)
     if shape not in ((), X.shape[1:]):
         raise ValueError(f"{name} has shape {shape} and the inputs have {X.shape[1]} features; they must agree.")
+
+
+def _at(kernel: tiles.PairKernel, X: Any) -> tiles.PairKernel:
+    return kernel.at(X) if isinstance(kernel, Kernel) else kernel
 
 
 def _prepared(kernel: tiles.PairKernel, *inputs: Array) -> tiles.PairKernel:

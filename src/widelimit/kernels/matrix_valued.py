@@ -31,6 +31,10 @@ class MatrixKernel(abc.ABC):
     def block(self, X: np.ndarray, Y: np.ndarray) -> Float[np.ndarray, "n m c c"]:
         """Compute K for all pairs of rows of two arrays of inputs."""
 
+    def at(self, X: Any) -> Self:
+        """Return the kernel for inputs of the form of X; only kernels of a user's function take other than arrays."""
+        return self
+
     def points(self, name: str, X: Any) -> Array:
         """Return inputs as rows (n, d) of floats; kernels of networks of images take images too."""
         return validation.points(name, X)

@@ -110,7 +110,7 @@ def stored_gram(
         MemoryError: the budget is too small for one tile.
         OSError: the disk is full or not writable; finished tiles are kept.
     """
-    require_kernel(k)
+    k = require_kernel(k).at(X)
     validation.path("path", path)
     validation.finite_scalar("budget", budget, above=0.0)
     validation.function("progress", progress, "a function of two numbers")

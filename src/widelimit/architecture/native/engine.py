@@ -71,7 +71,8 @@ class Engine:
     def __init__(self, net: Network, dtype: Any, *, tangent: bool, cpu: str = "") -> None:
         self.net, self.dtype, self.tangent = net, np.dtype(dtype), tangent
         self.stages, self.last = split(net)
-        self.averaged, self.tabulated = self.stages[-1].whole, net.rtol(self.dtype) > 0
+        self.averaged = self.stages[-1].whole
+        self.apart = net.rtol(self.dtype) > 0 or any(stage.layers.masks for stage in self.stages)
         self.width, self.one_site = VECTOR // self.dtype.itemsize, (1,) * len(net.inputs.sites)
         self.plans: list[Plan] = []
         self._starts: list[tuple[Any, Any, Any]] = []
@@ -82,7 +83,7 @@ class Engine:
             for stage in self.stages:
                 state = self._plan(stage, *state)
         self.codes = [compiled(write(plan), cpu) for plan in self.plans]
-        used = any(stage.pool for stage in self.stages) or (tangent and not self.tabulated)
+        used = any(stage.pool for stage in self.stages) or (tangent and not self.apart)
         self.own_codes = [compiled(write(plan, itself=True), cpu) for plan in self.plans if used]
         self.transposed = compiled(transposition(self.width, self.plans[0].type), cpu)
         self.length += -self.length % self.width
@@ -131,8 +132,8 @@ class Engine:
         stage, (before, mean, after) = self.stages[k], self._starts[k]
         sites = before.value.shape[:-1], after.value.shape[:-1]
         try:
-            if self.tabulated:
-                raise Unknown("tables")
+            if self.apart:
+                raise Unknown("a map of its own for an image with itself")
             encode = functools.partial(encode_stage, stage.forgets, run=jax.jit)
             plan = plan_of(
                 encode, stage.layers, self.plans[k].layout, sites, self.width, self.dtype, centred=mean is None
@@ -191,7 +192,8 @@ class Engine:
             variance, _, memos = interpreted(encode_layers)(self.last, signal, mean)
         memos = jax.tree.map(lambda leaf: np.moveaxis(leaf, -1, 0)[: len(X)], memos)
         a, b, c, d = jax.tree.map(lambda leaf: leaf.reshape(-1)[: len(X)], (scale, spread, tangent, variance))
-        keys = np.array([hash(row.tobytes()) for row in X])
+        masks = self.last.masks or any(stage.layers.masks for stage in self.stages)  # of equal images they differ
+        keys = np.array([np.nan if masks else hash(row.tobytes()) for row in X])
         return Features(packed[: len(X)], keys, a, b, c, memos, d)
 
     def _transpose(self, block: np.ndarray, rows: np.ndarray, *, back: bool = False) -> None:
@@ -222,7 +224,7 @@ class Engine:
                     return self._encode(rows, blocks, exact=True)
             (weights, totals), after, mean = self._end(stage, before, mean)
             self._pack(k, {START: start, WEIGHTS: weights, TOTALS: totals}, blocks)
-            if stage.pool is None and self.tabulated:  # tables are less exact for pairs that are equal
+            if stage.pool is None and self.apart:  # an image with itself is no pair of equal ones
                 tangent, signal = interpreted(itself_stage)(stage, memos, weights, tangent), after
                 continue
             if stage.pool is None and not self.tangent:

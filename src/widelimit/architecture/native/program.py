@@ -135,13 +135,11 @@ def form(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def with_windows(change: Callable[[Windows], Any]) -> Callable[[Layer, tuple[Any, ...]], Layer]:
-    """Return the function that gives the convolutions in a layer other windows. Raises: Unknown: a user's layer."""
+    """Return the function that gives the convolutions in a layer other windows. Raises: Unknown."""
 
     def changed_in(layer: Layer, path: tuple[Any, ...]) -> Layer:
         if isinstance(layer, Combined):
             return layer.map_layers(changed_in, path)
-        if not type(layer).__module__.startswith("widelimit."):
-            raise Unknown(f"the layer {type(layer).__name__}")
         if isinstance(layer, LocallyConnected):
             if layer.conv.placed.across:
                 raise Unknown("weights of each site before an average over sites")

@@ -133,8 +133,8 @@ def split(net: Network) -> tuple[list[Stage], Serial]:
         if isinstance(layer, Flatten | AveragePool):
             stages.append(Stage(Serial(*rest), layer, following is None or following.random, k < last))
             rest = []
-        elif layer.mixes_sites or layer.masks:
-            raise Unknown("an average within a branch" if layer.mixes_sites else "Dropout")
+        elif layer.mixes_sites:
+            raise Unknown("an average within a branch")
         else:
             rest.append(layer)
     if stages and (isinstance(stages[-1].end, Flatten) or stages[-1].whole):

@@ -1,62 +1,42 @@
-"""These kernels are sums of products of two factors, one of each input: from Jacobians, layers or outputs."""
+"""These kernels are sums of products of two factors, one of each input: from layers, or outputs."""
 
 import abc
-from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any, Literal, final
 
 import jax
 import jax.numpy as jnp
 
-from widelimit.architecture.layers import Dense
-from widelimit.architecture.network import Network
 from widelimit.compute.tiles import PairKernel
+from widelimit.kernels.empirical.factors import (
+    SCRATCH,
+    Affine,
+    Explicit,
+    Factor,
+    Gain,
+    Lookup,
+    Offset,
+)
 from widelimit.kernels.empirical.model import Model
+from widelimit.kernels.empirical.outputs import PAIRS, SELF, Output, Split
+from widelimit.kernels.empirical.uses import Reader, Site, View, examine, row_program
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import sum_terms
 
-Output = Literal["full", "trace", "diagonal"]
-OUTPUTS: tuple[Output, ...] = ("full", "trace", "diagonal")
-PAIRS = {"full": "nap,mbp->nmab", "trace": "nap,map->nm", "diagonal": "nap,map->nma"}
-SELF = {"full": "nap,nbp->nab", "trace": "nap,nap->n", "diagonal": "nap,nap->na"}
+for _kind, _static in ((Affine, ()), (Offset, ()), (Gain, ()), (Lookup, ("rows",)), (Explicit, ())):
+    _arrays = [name for name in _kind.__dataclass_fields__ if name not in _static]
+    jax.tree_util.register_dataclass(_kind, _arrays, list(_static))
+
+Way = Literal["signals", "jacobian", "explicit", "none"]
+"""A parameter's factor: signals of both directions; the Jacobian made of them; that of reverse mode; it is not used."""
 
 
 class Factors(abc.ABC):
     """K(x, x') is a contraction of factors of x with factors of x'; a pytree of pure JAX functions."""
 
     @abc.abstractmethod
-    def of(self, X: Float[jax.Array, "n d"]) -> Any:
-        """Compute the factors of every row: a pytree of arrays of leading length n."""
-
-    @abc.abstractmethod
-    def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
-        """Compute K for all pairs."""
-
-    @abc.abstractmethod
-    def diagonal(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
-        """Compute K of every row with itself."""
-
-
-@final
-@pytree
-class Jacobian(Factors):
-    """The factors are the rows df_a(x)/dtheta of the Jacobian, an array a leaf of the parameters: (n, c, leaf size)."""
-
-    model: Model
-
-    def of(self, X: Float[jax.Array, "n d"]) -> Any:
-        def row(x: jax.Array) -> list[jax.Array]:
-            leaves = jax.tree.leaves(jax.jacrev(self.model.row)(self.model.params, x))
-            return [leaf.reshape(len(leaf), -1) for leaf in leaves]
-
-        return jax.vmap(row)(X)
-
-    def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
-        return sum(_pairs(a, b, output) for a, b in zip(x, y, strict=True))  # type: ignore[return-value]
-
-    def diagonal(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
-        return sum(_diagonal(a, output) for a in x)  # type: ignore[return-value]
+    def of(self, X: Float[jax.Array, "n d"]) -> list[Factor]:
+        """Compute the factors of every row."""
 
 
 @final
@@ -66,87 +46,137 @@ class Outputs(Factors):
 
     model: Model
 
-    def of(self, X: Float[jax.Array, "n d"]) -> Any:
-        return self.model(self.model.params, X)[:, :, None]
-
-    def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
-        return _pairs(x, y, output)
-
-    def diagonal(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
-        return _diagonal(x, output)
+    def of(self, X: Float[jax.Array, "n d"]) -> list[Factor]:
+        return [Explicit(self.model(self.model.params, X)[:, :, None])]
 
 
 @final
 @pytree
-class Layers(Factors):
-    """The factors are the signals into each trained dense layer and the backward signals df_a/dz out of it.
+class Layerwise(Factors):
+    """The factors are one a parameter that is used, in the order of the leaves, each in its own way."""
 
-    z = w W a + b v, so that the layer's parameters give (df_a/dz . df_b/dz') (w^2 a.a' + b^2), wherever in the tree it
-    stands. Arrays (w a, b), (n, 1, inputs + 1), and (n, c, outputs). After the last dense layer df_a/dz is a multiple
-    of the identity, which is not kept.
-    """
+    model: Model
+    ways: tuple[Way, ...] = field(metadata={"static": True})
 
-    net: Network
-    params: tuple[Any, ...]
+    def of(self, X: Float[jax.Array, "n d"]) -> list[Factor]:
+        return jax.vmap(self._row)(X)
 
-    def of(self, X: Float[jax.Array, "n d"]) -> Any:
-        dense: list[Dense] = []
+    def _row(self, x: Float[jax.Array, " d"]) -> list[Factor]:
+        leaves, fixed = jax.tree.leaves(self.model.params), jax.tree.leaves(self.model.fixed)
+        program = row_program(self.model, leaves, fixed, x)
+        views = [View(i, (), 1.0) if self.ways[i] in ("signals", "jacobian") else None for i in range(len(leaves))]
+        views += [None] * (len(fixed) + 1)
+        sites: list[Site] = []
 
-        def outputs(taps: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
-            signals: list[jax.Array] = []
+        def outputs(taps: Any, explicit: dict[int, Any]) -> tuple[jax.Array, list[Any]]:
+            values = [explicit.get(i, leaf) for i, leaf in enumerate(leaves)]
+            reader = Reader(taps)
+            ((found,), _) = reader.run(program.jaxpr, program.consts, [*values, *fixed, x], views)
+            sites[:] = reader.sites
+            return found, [site.signals() for site in sites]
 
-            def watch(layer: Dense, before: jax.Array, after: jax.Array) -> jax.Array:
-                w, b = layer.scales(before.shape[1])
-                bias = jnp.full((len(before), 1), b, before.dtype)
-                signals.append(jnp.concatenate([w * before, bias], axis=1)[:, None])
-                dense.append(layer)
-                return after + taps[len(signals) - 1]
-
-            params = jax.tree.map(lambda own: own | {"watch": watch}, self.params, is_leaf=is_dense)
-            return self.net.signals_of(params, X), signals
-
-        own = jax.tree.leaves(self.params, is_leaf=is_dense)
-        taps = [jnp.zeros((len(X), layer["weight"].shape[0]), X.dtype) for layer in own]
-        after, pull, signals = jax.vjp(outputs, taps, has_aux=True)
-        each = jnp.broadcast_to(jnp.eye(after.shape[1], dtype=X.dtype)[:, None], (after.shape[1], *after.shape))
-        (back,) = jax.vmap(pull, out_axes=1)(each)
-        factors: list[tuple[jax.Array, ...]] = [
-            (a, gradient) for layer, a, gradient in zip(dense, signals, back, strict=True) if layer.trained
+        shapes = examine(program, [*leaves, *fixed, x], views).shapes
+        taps = {k: jnp.zeros(shape, dtype) for k, (shape, dtype) in enumerate(shapes)}
+        explicit = {i: leaf for i, leaf in enumerate(leaves) if self.ways[i] == "explicit"}
+        after, pull, signals = jax.vjp(outputs, taps, explicit, has_aux=True)
+        each = jnp.eye(len(after), dtype=after.dtype)
+        back, rows = jax.vmap(pull)(each)
+        return [
+            Explicit(rows[i].reshape(len(after), -1).astype(after.dtype))
+            if way == "explicit"
+            else _factor([(s, signals[k], back[k]) for k, s in enumerate(sites) if s.leaf == i], way, after.dtype)
+            for i, way in enumerate(self.ways)
+            if way != "none"
         ]
-        if dense[-1].trained:
-            factors[-1] = (signals[-1] * back[-1][:, :1, :1],)
-        return factors
-
-    def pairs(self, x: Any, y: Any, output: Output) -> Float[jax.Array, "n m *c"]:
-        return self._sum(x, y, _pairs, output)
-
-    def diagonal(self, x: Any, output: Output) -> Float[jax.Array, "n *c"]:
-        return self._sum(x, x, lambda a, _, kind: _diagonal(a, kind), output)
-
-    def _sum(self, x: Any, y: Any, inner: Callable[[Any, Any, Output], jax.Array], output: Output) -> jax.Array:
-        axes = {"full": 2, "trace": 0, "diagonal": 1}[output]
-        outputs = jax.tree.leaves(self.params, is_leaf=is_dense)[-1]["weight"].shape[0]
-        last = jnp.eye(outputs) if output == "full" else jnp.ones((outputs,) * axes)
-        terms = []
-        for left, right in zip(x, y, strict=True):
-            gram = inner(left[0], right[0], "trace")
-            gram = gram.reshape(gram.shape + (1,) * axes)
-            terms.append(gram * (inner(left[1], right[1], output) if len(left) == 2 else last.astype(gram.dtype)))
-        return sum_terms(terms)
 
 
-def is_dense(params: Any) -> bool:
-    """Return True for the parameters of a dense layer, in a tree of layers without other parameters."""
-    return isinstance(params, dict)
+def _factor(found: list[tuple[Site, Any, Any]], way: Way, dtype: Any) -> Factor:
+    """Return the factor of one parameter for one row, from its sites: their positions side by side."""
+    signals = jnp.concatenate([a for _, (a, _), _ in found], axis=1)  # (groups, S, I), tokens (groups, S)
+    arranged = [jax.vmap(site.arrange)(back) * weight for site, (_, weight), back in found]
+    backward = jnp.moveaxis(jnp.concatenate(arranged, axis=2), 0, 2).astype(dtype)  # (groups, S, c, O)
+    site = found[0][0]
+    if site.table:
+        return Lookup(signals[0], backward[0], site.use.inputs)
+    signals = signals.astype(dtype)
+    if way == "signals":
+        return Affine(signals[0], backward[0])
+    jacobian = jnp.einsum("gsi,gsco->cgoi", signals, backward, precision="highest")
+    return Explicit(jacobian.reshape(len(jacobian), -1))
 
 
-def _pairs(x: jax.Array, y: jax.Array, output: Output, rules: dict[str, str] = PAIRS) -> jax.Array:
-    total = jnp.einsum(rules[output], x, y, precision="highest")
-    return total / x.shape[1] if output == "trace" else total
+def pairs(x: list[Factor], y: list[Factor], output: Output | Split, *, itself: bool = False) -> jax.Array:
+    """Compute K for all pairs, (n, m, *c), or with `itself` of every row with itself, (n, *c)."""
+    with jax.default_matmul_precision("highest"):
+        total = sum(_contract(a, b, output, itself) for a, b in zip(x, y, strict=True))
+    mean = output.trace if isinstance(output, Split) else _outputs(x[0]) if output == "trace" else 1
+    return jnp.asarray(total / mean if mean > 1 else total)
 
 
-def _diagonal(x: jax.Array, output: Output) -> jax.Array:
-    return _pairs(x, x, output, SELF)
+def _contract(x: Any, y: Any, output: Output | Split, itself: bool) -> Any:
+    if not isinstance(output, Split):
+        return _rows_at_a_time(x, y, output, itself)
+    f, d, t = output
+    form: Output = "trace" if f == 1 else "full"
+
+    def cut(factor: Any) -> tuple[Any, Any]:
+        """Bring positions paired with themselves, or if there are full axes all but them, to an axis of their own."""
+        axis = 1 if isinstance(factor, Explicit) else 2
+        back = factor.jacobian if isinstance(factor, Explicit) else factor.backward
+        shape = (*back.shape[:axis], *((d, t) if f == 1 else (f, d * t)), *back.shape[axis + 1 :])
+        back = jnp.moveaxis(back.reshape(shape), axis + (f > 1), 0)
+        if isinstance(factor, Explicit):
+            return Explicit(back), Explicit(0)
+        none = jax.tree.map(lambda _: None, factor)
+        return replace(factor, backward=back), replace(none, backward=0)
+
+    (a, over_a), (b, over_b) = cut(x), cut(y)
+    values = jax.vmap(lambda a, b: _rows_at_a_time(a, b, form, itself), (over_a, over_b), out_axes=-1)(a, b)
+    return values[..., None, None, :] if f == 1 else jnp.sum(values.reshape(*values.shape[:-1], d, t), axis=-1)
+
+
+def _outputs(factor: Any) -> int:
+    return int(factor.jacobian.shape[1] if isinstance(factor, Explicit) else factor.backward.shape[2])
+
+
+def _rows_at_a_time(x: Any, y: Any, output: Output, itself: bool) -> Any:
+    """Contract in a loop over rows on the left, so that what is held of all pairs of positions stays small."""
+    if isinstance(x, Explicit):
+        return jnp.einsum((SELF if itself else PAIRS)[output], x.jacobian, y.jacobian)
+    if itself:
+        one = jax.vmap(lambda a, b: _from_signals(_with_rows(a), _with_rows(b), output)[0, 0])
+        return one(x, y)
+    n, m = len(x.backward), len(y.backward)
+    s, c = x.backward.shape[1:3]
+    held = n * m * s * s * (1 + (c * c if output == "full" else 1)) * x.backward.dtype.itemsize
+    step = next(k for k in range(n, 0, -1) if n % k == 0 and (k == 1 or held * k / n <= SCRATCH))
+    if step == n:
+        return _from_signals(x, y, output)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(n // step, step, *leaf.shape[1:]), x)
+    values = jax.lax.map(lambda part: _from_signals(part, y, output), parts)
+    return values.reshape(n, *values.shape[2:])
+
+
+def _with_rows(factor: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[None], factor)
+
+
+def _from_signals(x: Any, y: Any, output: Output) -> jax.Array:
+    """Contract signals (n, S, I) and backward signals (n, S, c, O) of both sides, at all pairs of positions."""
+    g, h = x.backward, y.backward
+    if isinstance(x, Lookup):
+        alike = (x.tokens[:, :, None, None] == y.tokens).astype(g.dtype)
+    else:
+        alike = jnp.einsum("nsi,mti->nsmt", x.signals, y.signals)
+    if output == "trace":
+        return jnp.sum(alike * jnp.einsum("nsao,mtao->nsmt", g, h), axis=(1, 3))
+    if output == "diagonal":
+        return jnp.sum(alike[..., None] * jnp.einsum("nsao,mtao->nsmta", g, h), axis=(1, 3))
+    s, c, o = g.shape[1:]
+    if s * o * c + c * c * s * o < s * s * c * c * o:  # the sum over positions of one side first
+        mixed = jnp.einsum("nsmt,mtbo->nsmbo", alike, h)
+        return jnp.einsum("nsao,nsmbo->nmab", g, mixed)
+    return jnp.einsum("nsmt,nsamtb->nmab", alike, jnp.einsum("nsao,mtbo->nsamtb", g, h))
 
 
 _of = jax.jit(lambda factors, X: factors.of(X))
@@ -158,7 +188,7 @@ class Contraction(PairKernel):
     """The kernel uses factors that are kept for every row (`stored`), or made again for `rows` rows at a time."""
 
     factors: Any
-    output: Output = field(metadata={"static": True})
+    output: Output | Split = field(metadata={"static": True})
     rows: int = field(metadata={"static": True})
     stored: bool = field(metadata={"static": True})
 
@@ -167,12 +197,12 @@ class Contraction(PairKernel):
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m *c"]:
         if self.stored:
-            return self.factors.pairs(x, y, self.output)  # type: ignore[no-any-return]
+            return pairs(x, y, self.output)
         columns: Any = _chunks(y, self.rows)
 
         def strip(chunk: jax.Array) -> Any:
             kept = self.factors.of(chunk)
-            return jax.lax.map(lambda y: self.factors.pairs(kept, self.factors.of(y), self.output), columns)
+            return jax.lax.map(lambda y: pairs(kept, self.factors.of(y), self.output), columns)
 
         blocks: Any = jnp.moveaxis(jax.lax.map(strip, _chunks(x, self.rows)), 2, 1)
         down, height, across, width = blocks.shape[:4]
@@ -180,10 +210,13 @@ class Contraction(PairKernel):
 
     def diagonal(self, x: Any) -> Float[jax.Array, "n *c"]:
         if self.stored:
-            return self.factors.diagonal(x, self.output)  # type: ignore[no-any-return]
-        values: Any = jax.lax.map(
-            lambda chunk: self.factors.diagonal(self.factors.of(chunk), self.output), _chunks(x, self.rows)
-        )
+            return pairs(x, x, self.output, itself=True)
+
+        def chunk(rows: jax.Array) -> jax.Array:
+            kept = self.factors.of(rows)
+            return pairs(kept, kept, self.output, itself=True)
+
+        values: Any = jax.lax.map(chunk, _chunks(x, self.rows))
         return jnp.asarray(values.reshape(-1, *values.shape[2:])[: len(x)])
 
 

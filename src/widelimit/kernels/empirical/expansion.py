@@ -12,7 +12,6 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.model import Apply, model
 from widelimit.kernels.empirical.rows import check_rows, require_finite
-from widelimit.shapes import Float
 from widelimit.validation import Array
 
 
@@ -45,24 +44,25 @@ def taylor(apply: Apply, params: Any, order: int) -> Apply:
     f = model(apply, params)
     order = validation.integer("order", order, at_least=0)
 
-    def expansion(params: Any, X: Float[Array, "n d"]) -> Any:
+    def expansion(params: Any, X: Any) -> Any:
         moved = model(apply, params).params
         shapes = [jax.tree.map(np.shape, tree) for tree in (moved, f.params)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"parameters of another form than those expanded around: {shapes[0]}, not {shapes[1]}.")
-        points = _points(X)
-        check_rows(f, points)
+        here = f.at("X", X)
+        points = _points(X) if here.signature is None else here.points("X", X)
+        check_rows(here, points)
         wide = any(leaf.dtype == np.float64 for leaf in jax.tree.leaves((moved, f.params)))
         with arithmetic(wide):
             start = jax.tree.map(jnp.asarray, f.params)
             step = jax.tree.map(jnp.subtract, moved, start)
 
             def along(t: jax.Array) -> Any:
-                return f.apply(f.whole(jax.tree.map(lambda a, d: a + t.astype(d.dtype) * d, start, step)), X)
+                return here.outputs(jax.tree.map(lambda a, d: a + t.astype(d.dtype) * d, start, step), points)
 
             values = _sum(along, jnp.zeros((), jax.tree.leaves(step)[0].dtype), order)
         for leaf in jax.tree.leaves(values):
-            require_finite(f, leaf, X=points)
+            require_finite(here, leaf, X=points)
         return values
 
     return expansion

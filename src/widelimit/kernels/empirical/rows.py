@@ -39,14 +39,16 @@ class Probe(NamedTuple):
     nudge: np.ndarray
 
 
-def choose_rows(*inputs: Any) -> np.ndarray:
+def choose_rows(*inputs: Any, integers: np.ndarray | None = None) -> np.ndarray:
     """Choose up to `ROWS` different rows: the first, the furthest from it, the first that is neither.
 
-    Where all rows are equal, others are made of them, of the same size; where they are traced, normal ones.
+    Where all rows are equal, others are made of them, of the same size; where they are traced, normal ones. Columns of
+    integers, (d,) booleans, then hold those of the row in another order, or 0 and 1, which are values of most of them.
     """
     if validation.traced(*inputs):
         shape, dtype = inputs[0].shape, np.dtype(inputs[0].dtype)
-        return np.random.default_rng(0).standard_normal((ROWS, *shape[1:])).astype(dtype)
+        made = np.random.default_rng(0).standard_normal((ROWS, *shape[1:])).astype(dtype)
+        return made if integers is None else np.where(integers, made > 0, made).astype(dtype)
     first = np.asarray(inputs[0][:1])
     found = [first]
     for X in (np.asarray(X[:: max(1, len(X) // SEARCHED)]) for X in inputs):
@@ -56,13 +58,18 @@ def choose_rows(*inputs: Any) -> np.ndarray:
     while len(found) < 2:
         size = np.max(np.abs(first)) or 1
         moved = np.random.default_rng(0).uniform(0.25, 0.5, first.shape) * size
-        found.append((first - np.where(first > 0, moved, -moved)).astype(first.dtype))
+        made = first - np.where(first > 0, moved, -moved)
+        if integers is not None:
+            made[:, integers] = np.roll(first[:, integers], 1, axis=1)
+        found.append(made.astype(first.dtype))
     return np.concatenate(found[:ROWS]).astype(np.result_type(*(X.dtype for X in inputs)), copy=False)
 
 
-def nudge(rows: np.ndarray) -> np.ndarray:
-    """Move the rows by `NUDGE` eps, up and down in turn."""
+def nudge(rows: np.ndarray, integers: np.ndarray | None = None) -> np.ndarray:
+    """Move the rows by `NUDGE` eps, up and down in turn, but for their columns of integers."""
     signs = np.resize([1, -1], rows.shape)
+    if integers is not None:
+        signs[:, integers] = 0
     return np.asarray(rows * (1 + NUDGE * np.finfo(rows.dtype).eps * signs), rows.dtype)
 
 
@@ -101,7 +108,7 @@ def _probe(f: Model, direction: Any, rows: jax.Array, moved: jax.Array) -> tuple
     """Compute outputs and their derivatives along a direction of the parameters, (r, 2 k)."""
 
     def both(X: jax.Array) -> jax.Array:
-        value, slope = jax.jvp(lambda p: f.apply(f.whole(p), X), (f.params,), (direction,))
+        value, slope = jax.jvp(lambda p: f.outputs(p, X), (f.params,), (direction,))
         return jnp.concatenate([_flat(value, len(X)), _flat(slope, len(X))], axis=1)
 
     def alone(X: jax.Array) -> jax.Array:
@@ -123,17 +130,21 @@ def check_rows(f: Model, *inputs: Any) -> None:
     shown = (structure, forms)
     if shown in _passed:
         return
-    _compare(f, choose_rows(*inputs))
+    _compare(f, choose_rows(*inputs, integers=_integers(f)))
     _passed[shown] = None
     if len(_passed) > REMEMBERED:
         _passed.pop(next(iter(_passed)), None)
+
+
+def _integers(f: Model) -> np.ndarray | None:
+    return None if f.signature is None else f.signature.columns()
 
 
 def _compare(f: Model, rows: np.ndarray) -> None:
     wide, exact = arithmetic(_wide(f, rows)), jax.default_matmul_precision("highest")
     with wide, exact, jax.ensure_compile_time_eval():  # inside of a trace, too
         shapes = _shapes(f, rows)
-        found = _probe(f, _direction(f), jnp.asarray(rows), jnp.asarray(nudge(rows)))
+        found = _probe(f, _direction(f), jnp.asarray(rows), jnp.asarray(nudge(rows, _integers(f))))
         dtype = jnp.result_type(*jax.tree.leaves(shapes))
     value, slope = zip(*(np.split(np.asarray(part), 2, axis=1) for part in found), strict=True)
     for kind in (value, slope):  # each by its own size
@@ -142,7 +153,7 @@ def _compare(f: Model, rows: np.ndarray) -> None:
 
 def _shapes(f: Model, rows: np.ndarray) -> Any:
     try:
-        shapes = jax.eval_shape(lambda X: f.apply(f.whole(f.params), X), jnp.asarray(rows))
+        shapes = jax.eval_shape(lambda X: f.outputs(f.params, X), jnp.asarray(rows))
     except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         raise ValueError(
             f"apply(params, X) fails for X of shape {rows.shape}: {type(error).__name__}: {first_line(error)}"
@@ -170,10 +181,18 @@ def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Arra
     """Return True where the output and its derivative are finite, (n,) each."""
 
     def row(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value, slope = jax.jvp(lambda p: f.apply(f.whole(p), x[None]), (f.params,), (direction,))
+        value, slope = jax.jvp(lambda p: f.outputs(p, x[None]), (f.params,), (direction,))
         return jnp.isfinite(_flat(value, 1)).all(), jnp.isfinite(_flat(slope, 1)).all()
 
     return jax.vmap(row)(X)
+
+
+def _parameters(f: Model, x: jax.Array) -> str:
+    """Name the parameters by which the derivative of the sum of the outputs is not finite."""
+    found = jax.tree.leaves(jax.jit(jax.grad(lambda params: jnp.sum(f.row(params, x))))(f.params))
+    names = [name for name, leaf in zip(f.names(), found, strict=True) if not np.isfinite(np.asarray(leaf)).all()]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f" in {', '.join(names[:3])}{more}" if names else ""
 
 
 def require_finite(f: Model, values: Any, **inputs: Any) -> None:
@@ -187,8 +206,10 @@ def require_finite(f: Model, values: Any, **inputs: Any) -> None:
                 found = _finite(f, _direction(f), jnp.asarray(points[i : i + CHUNK]))
                 for kind, fine in zip(("output", "Jacobian df/dtheta"), map(np.asarray, found), strict=True):
                     if not fine.all():
+                        row = i + int(np.argmin(fine))
+                        where = "" if kind == "output" else _parameters(f, jnp.asarray(points[row]))
                         raise ValueError(
-                            f"the {kind} of apply(params, X) at row {i + int(np.argmin(fine))} of {name} is NaN or "
-                            f"infinite. Usual causes: sqrt, norm or log at 0, a division by 0, an overflow."
+                            f"the {kind} of apply(params, X) at row {row} of {name} is NaN or infinite{where}. Usual "
+                            f"causes: sqrt, norm or log at 0, a division by 0, an overflow."
                         )
     raise ValueError("the kernel overflows: scale the outputs of apply down, or pass X in float64.")

@@ -1,0 +1,215 @@
+"""The Jacobian of a parameter, at each of its uses, is a sum over positions of products of two signals.
+
+J[n, c] = sum_s G[n, c, s] (x) A[n, s]: A is what multiplies the parameter at position s (a token, a pixel of the
+result) and G the derivative of output c by the result there. Inner products of J are taken from A and G ("structured
+derivatives", Novak, Sohl-Dickstein and Schoenholz 2022), or from J of this one parameter, whichever costs less.
+
+Arrays are of any library with NumPy's einsum: `xp` is that module (numpy, jax.numpy, torch).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+from widelimit.kernels.empirical.outputs import PAIRS, Output
+
+SCRATCH = 2**26
+"""Bytes that the products of one contraction take at once, about; rows on the left are taken some at a time."""
+
+
+@final
+@dataclass(frozen=True)
+class Affine:
+    """The parameter is the weight of z = A W^T: signals A (n, S, I) and backward signals G (n, c, S, O)."""
+
+    signals: Any
+    backward: Any
+
+
+@final
+@dataclass(frozen=True)
+class Offset:
+    """The parameter is a bias, added at every position: G (n, c, S, O)."""
+
+    backward: Any
+
+
+@final
+@dataclass(frozen=True)
+class Gain:
+    """The parameter multiplies signals elementwise: A (n, S, O), G (n, c, S, O)."""
+
+    signals: Any
+    backward: Any
+
+
+@final
+@dataclass(frozen=True)
+class Lookup:
+    """The parameter is a table of `rows` rows of which positions take one each: tokens (n, S), G (n, c, S, O)."""
+
+    tokens: Any
+    backward: Any
+    rows: int
+
+
+@final
+@dataclass(frozen=True)
+class Explicit:
+    """The factor is the Jacobian itself, (n, c, P)."""
+
+    jacobian: Any
+
+
+Factor = Affine | Offset | Gain | Lookup | Explicit
+
+
+class Use(NamedTuple):
+    """The sizes of one use of a parameter, known before anything is computed; a bias or gain has inputs 1."""
+
+    positions: int
+    inputs: int
+    outputs: int
+
+    def order(self, n: int, m: int, c: int, output: Output) -> tuple[str, float, float]:
+        """Return the order of fewest flops for an `Affine`, with flops and numbers held for n x m pairs of rows.
+
+        "signals": inner products of A and of G at all pairs of positions; "mixed", for all pairs of outputs: the former
+        times G of one side, then G of the other; "jacobian": J of both, then their inner products.
+        """
+        s, i, o = self
+        kept = c * c if output == "full" else 1
+        pairs, each = 2.0 * n * m, 2.0 * c * s * i * o * (n + m)
+        orders = {
+            "signals": (pairs * s * s * (i + c * o * (c if output == "full" else 1)), n * m * s * s * (1 + kept)),
+            "mixed": (pairs * s * (s * i + c * o * (s + c)), n * m * s * (s + c * o)),
+            "jacobian": (each + pairs * kept * i * o * (c if output != "full" else 1), (n + m) * c * i * o),
+        }
+        if output != "full":
+            del orders["mixed"]
+        best = min(orders, key=lambda name: orders[name][0])
+        return best, float(orders[best][0]), float(orders[best][1])
+
+
+def flops(use: Use, n: int, m: int, c: int, output: Output) -> float:
+    """Return the flops of the contraction for n x m pairs of rows, c outputs."""
+    return use.order(n, m, c, output)[1]
+
+
+def numbers(use: Use, c: int) -> int:
+    """Return the numbers kept of one row: its Jacobian or both signals, whichever is less."""
+    s, i, o = use
+    return min(c * i * o, s * (i + c * o))
+
+
+def use_of(factor: Factor) -> Use:
+    """Return the sizes of a factor."""
+    if isinstance(factor, Explicit):
+        return Use(1, 1, int(factor.jacobian.shape[2]))
+    s, o = (int(k) for k in factor.backward.shape[2:])
+    if isinstance(factor, Affine):
+        return Use(s, int(factor.signals.shape[2]), o)
+    return Use(s, factor.rows if isinstance(factor, Lookup) else 1, o)
+
+
+def jacobian(factor: Factor, xp: Any) -> Any:
+    """Compute J, (n, c, P), P in the order of the parameter."""
+    if isinstance(factor, Explicit):
+        return factor.jacobian
+    back = factor.backward
+    n, c = back.shape[:2]
+    if isinstance(factor, Offset):
+        return xp.einsum("ncso->nco", back)
+    if isinstance(factor, Gain):
+        return xp.einsum("ncso,nso->nco", back, factor.signals)
+    if isinstance(factor, Lookup):
+        taken = _equal(xp.arange(factor.rows), factor.tokens, back)
+        return xp.einsum("vns,ncso->ncvo", taken, back).reshape(n, c, -1)
+    return xp.einsum("ncso,nsi->ncoi", back, factor.signals).reshape(n, c, -1)
+
+
+def contract(left: Factor, right: Factor, output: Output, xp: Any, *, itself: bool = False) -> Any:
+    """Compute sum_p J[n, a, p] J'[m, b, p] of one parameter: (n, m, c, c), (n, m, c), or the sum over a = b, (n, m).
+
+    Two uses of one parameter may be of different kinds. With `itself` row n of one side meets row n of the other only:
+    (n, c, c), (n, c) or (n,).
+    """
+    n = _rows(left)
+    order, _, held = _order(left, right, output, itself=itself)
+    if order == "jacobian":
+        a = jacobian(left, xp)
+        b = a if right is left else jacobian(right, xp)
+        return xp.einsum(_rule(PAIRS[output], itself), a, b)
+    step = max(1, int(n * SCRATCH // (held * _itemsize(left) + 1)))
+    if step >= n:
+        return _contract_signals(left, right, order, output, xp, itself)
+    parts = []
+    for i in range(0, n, step):
+        there = _part(right, i, step) if itself else right
+        parts.append(_contract_signals(_part(left, i, step), there, order, output, xp, itself))
+    return xp.concatenate(parts)
+
+
+def _order(left: Factor, right: Factor, output: Output, *, itself: bool) -> tuple[str, float, float]:
+    structured = isinstance(left, Affine | Lookup) and type(left) is type(right)
+    if not structured:
+        return "jacobian", 0.0, 0.0
+    n, m, a, b = _rows(left), 1 if itself else _rows(right), use_of(left), use_of(right)
+    mean = Use(math.isqrt(a.positions * b.positions), a.inputs, a.outputs)
+    return mean.order(n, m, _outputs(left), output)
+
+
+def _contract_signals(left: Any, right: Any, order: str, output: Output, xp: Any, itself: bool) -> Any:
+    g, h = left.backward, right.backward
+    if isinstance(left, Lookup):
+        if itself:
+            alike = (left.tokens[:, :, None] == right.tokens[:, None, :]) * _one(g)
+        else:
+            alike = _equal(left.tokens, right.tokens, g)
+    else:
+        alike = xp.einsum(_rule("nsi,mti->nsmt", itself), left.signals, right.signals)
+    if order == "mixed":
+        mixed = xp.einsum(_rule("nsmt,mbto->nsmbo", itself), alike, h)
+        return xp.einsum(_rule("naso,nsmbo->nmab", itself), g, mixed)
+    pairs = {"full": "naso,mbto->nsmtab", "trace": "naso,mato->nsmt", "diagonal": "naso,mato->nsmta"}[output]
+    total = {"full": "nsmt,nsmtab->nmab", "trace": "nsmt,nsmt->nm", "diagonal": "nsmt,nsmta->nma"}[output]
+    return xp.einsum(_rule(total, itself), alike, xp.einsum(_rule(pairs, itself), g, h))
+
+
+def _rule(rule: str, itself: bool) -> str:
+    """Return the rule where row m of the right side is row n of the left one."""
+    if not itself:
+        return rule
+    return ",".join(
+        "".join(dict.fromkeys(part)) for part in rule.replace("m", "n").replace("->", ",>").split(",")
+    ).replace(",>", "->")
+
+
+def _equal(left: Any, right: Any, like: Any) -> Any:
+    """Return 1 where two indices agree, 0 elsewhere: the shape of one side, then that of the other."""
+    return (left.reshape(*left.shape, *(1,) * right.ndim) == right) * _one(like)
+
+
+def _one(like: Any) -> Any:
+    """Return 1 in the dtype of an array."""
+    return like[:1, :1, :1, :1].reshape(()) * 0 + 1
+
+
+def _rows(factor: Factor) -> int:
+    return int((factor.jacobian if isinstance(factor, Explicit) else factor.backward).shape[0])
+
+
+def _outputs(factor: Factor) -> int:
+    return int((factor.jacobian if isinstance(factor, Explicit) else factor.backward).shape[1])
+
+
+def _itemsize(factor: Any) -> int:
+    return int(factor.backward.dtype.itemsize)
+
+
+def _part(factor: Any, start: int, step: int) -> Any:
+    """Return some rows of a factor with signals."""
+    rows = slice(start, start + step)
+    if isinstance(factor, Lookup):
+        return Lookup(factor.tokens[rows], factor.backward[rows], factor.rows)
+    return Affine(factor.signals[rows], factor.backward[rows])

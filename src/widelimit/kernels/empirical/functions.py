@@ -1,0 +1,191 @@
+"""Empirical kernels are made from a user's function and its parameters."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+from widelimit import validation
+from widelimit.kernels.empirical.kernels import (
+    EmpiricalAxes,
+    EmpiricalDiagonal,
+    EmpiricalKernel,
+    EmpiricalMatrixKernel,
+)
+from widelimit.kernels.empirical.model import Apply, Model, Names, Select, model
+from widelimit.kernels.empirical.outputs import Output
+from widelimit.kernels.empirical.plan import KernelSettings, Method, check_settings
+
+AnyEmpirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal | EmpiricalAxes
+_CLASSES: dict[Output, type[AnyEmpirical]] = {
+    "full": EmpiricalMatrixKernel,
+    "trace": EmpiricalKernel,
+    "diagonal": EmpiricalDiagonal,
+}
+
+
+@overload
+def empirical_ntk(
+    apply: Apply,
+    params: Any,
+    *,
+    output: Literal["full"] = "full",
+    of: Select | None = None,
+    parameters: Names | None = None,
+    method: Method = "auto",
+    memory: float | None = None,
+) -> EmpiricalMatrixKernel: ...
+@overload
+def empirical_ntk(
+    apply: Apply,
+    params: Any,
+    *,
+    output: Literal["trace"],
+    of: Select | None = None,
+    parameters: Names | None = None,
+    method: Method = "auto",
+    memory: float | None = None,
+) -> EmpiricalKernel: ...
+@overload
+def empirical_ntk(
+    apply: Apply,
+    params: Any,
+    *,
+    output: Literal["diagonal"],
+    of: Select | None = None,
+    parameters: Names | None = None,
+    method: Method = "auto",
+    memory: float | None = None,
+) -> EmpiricalDiagonal: ...
+@overload
+def empirical_ntk(
+    apply: Apply,
+    params: Any,
+    *,
+    trace_axes: Sequence[int],
+    diagonal_axes: Sequence[int] = (),
+    of: Select | None = None,
+    parameters: Names | None = None,
+    method: Method = "auto",
+    memory: float | None = None,
+) -> EmpiricalAxes: ...
+def empirical_ntk(
+    apply: Apply,
+    params: Any,
+    *,
+    output: Output = "full",
+    trace_axes: Sequence[int] | None = None,
+    diagonal_axes: Sequence[int] = (),
+    of: Select | None = None,
+    parameters: Names | None = None,
+    method: Method = "auto",
+    memory: float | None = None,
+) -> AnyEmpirical:
+    """Theta(x, x')[a, b] = sum_p df_a(x)/dtheta_p df_b(x')/dtheta_p, the neural tangent kernel of a finite network.
+
+    Equation (3.3) of the paper: under gradient flow on theta the outputs move by it. At infinite width it tends to
+    ntk(net) times the identity (Theorem 4.1).
+
+    Args:
+        apply: f(params, X), written with jax.numpy, one row's output a function of that row alone: net.apply; a plain
+            function; lambda m, X: jax.vmap(m)(X) for an Equinox module m; a Flax module by
+            lambda p, X: module.apply({"params": p}, X). X is an array (n, ...) of floats, integers (token ids) or
+            booleans, or a tuple or dictionary of them with one first axis; the outputs are (n,), (n, c), arrays of more
+            axes, or a tree of them. `apply` gets X as it is given to the kernel.
+        params: a pytree of float32 or float64 arrays, or an Equinox module, whose float arrays are the parameters.
+            They are taken in the dtype of X (where X has no floats, in their own), which must keep their digits.
+        output: "full" for all c x c, a matrix-valued kernel; "trace" for the mean over outputs, a scalar kernel like
+            all others; "diagonal" for Theta[a, a], one kernel an output. Outputs of more axes, and all leaves of a
+            tree, are one row of c numbers here.
+        trace_axes: instead of `output`, axes of the outputs over which the kernel is a mean; that of the rows is not
+            counted. The others are kept, all pairs of positions: an `EmpiricalAxes`.
+        diagonal_axes: axes whose positions are paired with themselves only.
+        of: a function of the outputs and X, batches both, whose result (n,), (n, c) or of more axes takes the place of
+            the outputs: some of them, a loss, the log-probability of a label that is part of X.
+        parameters: those that are differentiated: shell patterns over their dotted names, as "blocks.0.*", or a
+            function of a name; all unless given. `params` may then hold arrays of any type elsewhere.
+        method: "layerwise" contracts one parameter after the other, from signals and backward signals where it enters a
+            matrix product, a convolution or an embedding, without its gradients where that costs less; "jacobian"
+            contracts all Jacobians, some rows at a time; "vector_products" takes a column at a time, from a product
+            with the Jacobian's transpose and one with the Jacobian; "auto" takes the one of fewest flops within
+            `memory`. `explain(X)` of the kernel shows all. All have the same values.
+        memory: GiB that one call may take, its result included; half of what is free unless given.
+
+    Returns:
+        An `EmpiricalMatrixKernel` ("full"), `EmpiricalKernel` ("trace"), `EmpiricalDiagonal` or `EmpiricalAxes`, each
+        with gram, cross, diag, parts and explain, all but the last with matvec; float32 or float64 as X is.
+
+    Raises:
+        TypeError, ValueError: not a function, parameters that are not finite floats, an unknown option, a pattern that
+            names no parameter; at the inputs: a function that fails on them, returns another shape, or mixes rows (seen
+            at a few of them, alone and together); integers that the dtype would round; a Jacobian that is NaN, with its
+            row and parameters.
+        MemoryError: at the inputs, before anything is computed: no method stays within the budget.
+    """
+    f = model(apply, params, parameters, of)
+    return _kernel(f, check_settings("ntk", output, method, memory), trace_axes, diagonal_axes)
+
+
+@overload
+def empirical_nngp(
+    apply: Apply,
+    params: Any,
+    *,
+    output: Literal["full"] = "full",
+    of: Select | None = None,
+    memory: float | None = None,
+) -> EmpiricalMatrixKernel: ...
+@overload
+def empirical_nngp(
+    apply: Apply, params: Any, *, output: Literal["trace"], of: Select | None = None, memory: float | None = None
+) -> EmpiricalKernel: ...
+@overload
+def empirical_nngp(
+    apply: Apply, params: Any, *, output: Literal["diagonal"], of: Select | None = None, memory: float | None = None
+) -> EmpiricalDiagonal: ...
+@overload
+def empirical_nngp(
+    apply: Apply,
+    params: Any,
+    *,
+    trace_axes: Sequence[int],
+    diagonal_axes: Sequence[int] = (),
+    of: Select | None = None,
+    memory: float | None = None,
+) -> EmpiricalAxes: ...
+def empirical_nngp(
+    apply: Apply,
+    params: Any,
+    *,
+    output: Output = "full",
+    trace_axes: Sequence[int] | None = None,
+    diagonal_axes: Sequence[int] = (),
+    of: Select | None = None,
+    memory: float | None = None,
+) -> AnyEmpirical:
+    """K(x, x')[a, b] = f_a(x) f_b(x'), the second moments of the outputs; output="trace": (1/c) sum_a f_a(x) f_a(x').
+
+    Over random parameters its mean is the covariance of the outputs; for net.apply and parameters of net.init, at
+    infinite width, nngp(net) times the identity (Theorem 2.6 of the paper). One network estimates it by the trace
+    over many outputs: output_dim = c has an error of order c^{-1/2}.
+
+    Args, Returns, Raises: as `empirical_ntk`.
+    """
+    f = model(apply, params, select=of)
+    return _kernel(f, check_settings("nngp", output, "auto", memory), trace_axes, diagonal_axes)
+
+
+def _kernel(
+    f: Model, settings: KernelSettings, trace_axes: Sequence[int] | None, diagonal_axes: Sequence[int]
+) -> AnyEmpirical:
+    axes = []
+    for name, given in (("trace_axes", () if trace_axes is None else trace_axes), ("diagonal_axes", diagonal_axes)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise TypeError(f"{name} must be axes as a tuple, such as (-1,), got {validation.shown(given)}.")
+        axes.append(tuple(validation.integer(f"each of {name}", k, at_least=-32) for k in given))
+    if trace_axes is None and not diagonal_axes:
+        return _CLASSES[settings.output](f, settings)  # type: ignore[index]
+    if settings.output != "full" or settings.method == "vector_products":
+        raise ValueError(
+            'trace_axes and diagonal_axes take the place of output="trace" and "diagonal", and '
+            'method="vector_products" is not for them: leave these out.'
+        )
+    return EmpiricalAxes(f, settings, *axes)
