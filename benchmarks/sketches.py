@@ -2,9 +2,9 @@
 
 python benchmarks/sketches.py [--traker PYTHON] [--torch PYTHON --images FILE [--rows 200]]
 
-1. Speed: 16 gradients of 2^18 parameters in float32 to 4,096 dimensions, by this library and by traker's projector for
+1. Speed: 16 gradients of 2^17 parameters in float32 to 4,096 dimensions, by this library and by traker's projector for
    processors (BasicProjector, random signs; --traker: the Python of an environment with traker 0.3.2), in turns.
-2. Values: a tanh network (64, 128, 128, 10; 26,122 parameters, float64) on 600 of scikit-learn digits and 600 test
+2. Values: a tanh network (64, 128, 128, 10; 26,122 parameters, float64) on 200 of scikit-learn digits and 200 test
    rows, at its start and trained: the kernel (mean over outputs) by sketch beside the exact one; the accuracy of the
    linearized model trained to the end (noise of a thousandth of the mean of the diagonal).
 3. --images: a ResNet-18 for 32 x 32 images (11.2 million parameters, of PyTorch, random weights, evaluation mode) on a
@@ -23,8 +23,8 @@ import time
 import numpy as np
 
 SMALL = False
-SIZE, PARAMETERS, ROWS = 4096, 2**18, 16
-N, M, WIDTH, STEPS, RATE = 600, 600, 128, 600, 0.2
+SIZE, PARAMETERS, ROWS = 4096, 2**17, 16
+N, M, WIDTH, STEPS, RATE = 200, 200, 128, 600, 0.2
 
 
 def ours(gradients):
