@@ -96,7 +96,14 @@ BAD = {
     "names": [*ODD, *THINGS, True, 3, np.nan],
     "path": [np.full(60, 0.1), LONG, {"a": LONG}, True, 3, 1.5],
 }
-ALIASES = {"k": "kernel", "shape": "shape|Image", "net": "network", "phi": "phi|activation", "other": "other|function"}
+ALIASES = {
+    "k": "kernel",
+    "shape": "shape|Image",
+    "net": "network",
+    "phi": "phi|activation",
+    "other": "other|function",
+    "time": "time|t",
+}
 """What an argument may be called instead in a message."""
 
 
@@ -153,6 +160,15 @@ ENSEMBLE = Later(lambda: wl.trained_ensemble(NET, X, Y))
 KRYLOV = Later(lambda: wl.gradient_flow(K, X, Y, solver="krylov"))
 LINEAR = wl.LinearModel()
 EMPIRICAL = Later(lambda: wl.empirical_ntk(NET.apply, PARAMS, output="trace"))
+TANGENTS = Later(lambda: wl.tangents(NET.apply, PARAMS))
+ROWS = Later(lambda: TANGENTS.made().at(X))
+SKETCH = Later(lambda: TANGENTS.made().sketch(X, size=4))
+LINEARIZED = Later(lambda: wl.linearized_posterior(ROWS.made(), Y, noise=1.0))
+DRIFT = Later(lambda: wl.KernelDrift(X)(TANGENTS.made()))
+BAD |= {  # rows have any form
+    "images": [*ODD, "high" * 100, None, True, 1j, np.nan, (), X[:0], X * np.nan, X + 1j, X.astype(str)],
+    "rows": [*THINGS, None, True, 3, X],
+}
 INTERPOLANT = Later(lambda: wl.rkhs.interpolant(K, X, Y))
 STEPPED = {"X": X, "y": Y, "learning_rate": 0.1, "steps": 1}
 STEPPING = {"X": "points", "y": "targets", "learning_rate": "positive", "steps": "integer"}
@@ -596,6 +612,65 @@ DOORS = {
     "NTKClassifier.predict_latent": Door(CLASSIFIER.predict_latent, {"X": X}, {"X": "points", "return_std": "flag"}),
     "NTKClassifier.decision_function": Door(CLASSIFIER.decision_function, {}, {"X": "points"}),
     "NTKClassifier.predict_log_proba": Door(CLASSIFIER.predict_log_proba, {}, {"X": "points"}),
+    "tangents": Door(
+        wl.tangents,
+        {"apply": NET.apply, "params": PARAMS},
+        {"apply": "function", "of": "name", "memory": "positive"},
+        free=("params",),  # a pytree, as of empirical_ntk
+        fine={"of": (None,), "memory": (None,)},
+    ),
+    "Tangents.at": Door(
+        TANGENTS.at, {"X": X}, {"X": "images", "labels": "images", "output": "name"}, fine={"labels": (None, ())}
+    ),
+    "Tangents.sketch": Door(
+        TANGENTS.sketch,
+        {"X": X, "size": 4},
+        {
+            "X": "images",
+            "labels": "images",
+            "size": "integer",
+            "seed": "integer",
+            "output": "name",
+            "path": "path",
+            "progress": "function",
+        },
+        fine={"labels": (None, ())},
+        more={"size": [0]},
+    ),
+    "ExactRows.matrix": Door(ROWS.matrix, {}, {"other": "rows"}, fine={"other": (None,)}),
+    "ExactRows.product": Door(ROWS.product, {}, {"v": "targets"}),
+    "ExactRows.eigenpairs": Door(ROWS.eigenpairs, {"count": 1}, {"count": "integer"}, more={"count": [0, 6]}),
+    "ExactRows.alignment": Door(ROWS.alignment, {"y": Y}, {"y": "targets", "seed": "integer"}),
+    "ExactRows.effective_dimension": Door(
+        ROWS.effective_dimension, {"noise": 1.0}, {"noise": "positive", "seed": "integer"}
+    ),
+    "Sketch.error": Door(
+        SKETCH.error, {}, {"other": "rows", "confidence": "share"}, fine={"other": (None,), "confidence": (None,)}
+    ),
+    "linearized_posterior": Door(
+        wl.linearized_posterior,
+        {"rows": ROWS, "y": Y, "noise": 1.0},
+        {"rows": "rows", "y": "targets", "noise": "not negative", "time": "time", "prior_variance": "positive"},
+        fine={"noise": (0.0,)},
+    ),
+    "LinearizedPosterior.predict": Door(LINEARIZED.predict, {}, {"rows": "rows"}, fine={"rows": ()}),
+    "attribution": Door(
+        wl.attribution,
+        {"train": ROWS, "test": ROWS, "method": "trak", "weights": np.ones(6)},
+        {"train": "rows", "test": "rows", "method": "name", "noise": "positive", "weights": "targets"},
+        free=("y",),  # goes with another method
+        fine={"noise": (None,), "weights": ()},
+    ),
+    "select": Door(
+        wl.select,
+        {"rows": ROWS, "count": 2},
+        {"rows": "rows", "count": "integer", "noise": "not negative", "known": "groups"},
+        more={"count": [0, 7]},
+    ),
+    "KernelDrift": Door(
+        wl.KernelDrift, {"X": X}, {"X": "images", "labels": "images", "output": "name"}, fine={"labels": (None, ())}
+    ),
+    "KernelDrift.plot": Door(DRIFT.plot, {}, {"ax": "axes"}, fine={"ax": (None,)}),
     "ImportanceDisplay.plot": Door(
         wl.ImportanceDisplay(Y, feature_names=[f"x{j}" for j in range(6)]).plot,
         {},
@@ -684,6 +759,7 @@ MADE = {
         "SphericalSpectrum",
         "Variance",
     ),
+    *("ExactRows", "LinearizedPosterior", "Selection", "Sketch", "Tangents"),
 }
 """Classes whose instances the library makes."""
 INNER = {
@@ -715,6 +791,11 @@ INNER = {
         "output_scale",
         "feature_map",
         "numbers_per_input",
+        "times",
+        "factors",
+        "parts",
+        "require_same",
+        "targets",
         "signals_of",
     ),
 }

@@ -72,6 +72,13 @@ from .kernels.stored import stored_gram
 from .network_text import read_network
 from .pytrees import pytree
 from .signals import Correlation, Variance
+from .tangents.attribution import attribution
+from .tangents.drift import KernelDrift
+from .tangents.linearized import LinearizedPosterior, linearized_posterior
+from .tangents.models import Tangents, tangents
+from .tangents.rows import ExactRows, TangentRows
+from .tangents.selection import Selection, select
+from .tangents.sketch import Sketch
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -96,6 +103,7 @@ __all__ = [
     "EmpiricalKernel",
     "EmpiricalMatrixKernel",
     "Erf",
+    "ExactRows",
     "Exp",
     "Expectation",
     "FixedPoint",
@@ -114,6 +122,7 @@ __all__ = [
     "Image",
     "ImportanceDisplay",
     "Kernel",
+    "KernelDrift",
     "KrylovFlow",
     "Laplace",
     "LeakyRelu",
@@ -122,6 +131,7 @@ __all__ = [
     "Limits",
     "Linear",
     "LinearModel",
+    "LinearizedPosterior",
     "Logistic",
     "Loss",
     "MatrixFunction",
@@ -153,9 +163,11 @@ __all__ = [
     "Run",
     "Scaled",
     "ScaledInputs",
+    "Selection",
     "Separable",
     "Sign",
     "Sin",
+    "Sketch",
     "SklearnKernel",
     "Snake",
     "SoftmaxCrossEntropy",
@@ -165,6 +177,8 @@ __all__ = [
     "Step",
     "Sum",
     "TableEncoder",
+    "TangentRows",
+    "Tangents",
     "TrainedEnsemble",
     "Training",
     "Variance",
@@ -173,6 +187,7 @@ __all__ = [
     "WideRegressor",
     "__version__",
     "activation",
+    "attribution",
     "averaged",
     "convnet",
     "critical",
@@ -190,6 +205,7 @@ __all__ = [
     "limits",
     "linear",
     "linearize",
+    "linearized_posterior",
     "load",
     "matrix_valued",
     "max_learning_rate",
@@ -211,9 +227,11 @@ __all__ = [
     "rkhs",
     "save",
     "scale_inputs",
+    "select",
     "separable",
     "sklearn_kernel",
     "stored_gram",
+    "tangents",
     "taylor",
     "train",
     "trained_ensemble",

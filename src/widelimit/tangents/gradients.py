@@ -1,0 +1,166 @@
+"""A model's gradients: df_a(x)/dtheta of some rows at a time, and products with their matrix."""
+
+import abc
+from typing import Any
+
+import numpy as np
+
+from widelimit import memory
+from widelimit.fingerprints import sha256
+from widelimit.kernels.empirical.rows import NUDGE, Probe, require_rowwise
+from widelimit.messages import first_line
+from widelimit.shapes import Float
+from widelimit.tangents.batches import Batch
+
+COPIES = 4
+"""Gradients of a row that are held at once: forward, backward, the result, its copy."""
+ROWS = 64
+"""Rows whose gradients are computed at once, at most."""
+NAMES = ("margin", "log_probability")
+"""Functions of outputs and labels that have a name."""
+
+
+class Gradients(abc.ABC):
+    """A model and its parameters theta: outputs f(x), (n, c), and J = df/dtheta, (n c, P), never held as a whole."""
+
+    names: tuple[str, ...]
+    """Names of the parameters, in the order of their gradients."""
+    sizes: tuple[int, ...]
+    of: Any
+    memory: float
+    """GiB for gradients; 0 for a share of what is free."""
+    passed: set[Any]
+    """Signatures of rows that were found not to mix."""
+
+    @property
+    def parameters(self) -> int:
+        """Return P."""
+        return sum(self.sizes)
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hash of the function and the parameters."""
+
+    @abc.abstractmethod
+    def dtype(self, batch: Batch) -> np.dtype[Any]:
+        """Return the dtype of gradients at these rows. Raises: TypeError."""
+
+    @abc.abstractmethod
+    def outputs(self, batch: Batch) -> Float[np.ndarray, "r c"]:
+        """Compute f at the rows. Raises: ValueError: the model fails on them, or gives another shape."""
+
+    @abc.abstractmethod
+    def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
+        """Compute df_a(x)/dtheta, one array a parameter."""
+
+    @abc.abstractmethod
+    def pull(self, batch: Batch, u: Float[np.ndarray, "r c"]) -> Float[np.ndarray, " P"]:
+        """Compute J^T u."""
+
+    @abc.abstractmethod
+    def push(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
+        """Compute J v."""
+
+    def finite_outputs(self, batch: Batch) -> Float[np.ndarray, "n c"]:
+        """Compute f at all rows, some at a time. Raises: ValueError: as `outputs`; NaN or infinite, with the row."""
+        parts = [self.outputs(batch.take(slice(i, i + ROWS))) for i in range(0, batch.rows, ROWS)]
+        values = np.concatenate(parts)
+        fine = np.isfinite(values).all(axis=1)
+        if not fine.all():
+            raise ValueError(
+                f"the model gives NaN or infinite outputs at row {int(np.argmin(fine))} of X. Usual causes: a label "
+                f"that is no class, log or a division at 0, an overflow."
+            )
+        return values
+
+    def finite_gradients(self, batch: Batch, first: int) -> list[Float[np.ndarray, "r c p"]]:
+        """Compute `gradients` of rows first, first + 1, ... Raises: ValueError: NaN or infinite, with row and name."""
+        found = self.gradients(batch)
+        for name, block in zip(self.names, found, strict=True):
+            if not np.isfinite(block.sum()) and not np.isfinite(block).all():
+                row = int(np.argmin(np.isfinite(block).all(axis=(1, 2))))
+                raise ValueError(
+                    f"the gradient with respect to {name} at row {first + row} of X is NaN or infinite. Usual causes: "
+                    f"sqrt, norm or log at 0, a division by 0, an overflow."
+                )
+        return found
+
+    def rows(self, batch: Batch) -> int:
+        """Return how many rows' gradients fit the budget, a power of 2. Raises: MemoryError: not one's do."""
+        outputs = self.outputs(batch.take(slice(0, 1))).shape[1]
+        size = COPIES * self.dtype(batch).itemsize * outputs * self.parameters
+        budget = memory.budget(self.memory)
+        remedy = "pass another memory=GiB, float32, or of= with one number a row"
+        memory.require(size, f"the gradients of one row, {COPIES} times,", limit=budget, remedy=remedy)
+        return 1 << int(budget // size).bit_length() - 1
+
+
+def require_separate_rows(model: Gradients, batch: Batch) -> None:
+    """Refuse a model that mixes rows, by its outputs at a few rows and the gradient of a sum of them.
+
+    Raises: ValueError: it does.
+    """
+    if batch.signature in model.passed:
+        return
+    few = _different_rows(batch)
+    weights = np.random.default_rng(0).standard_normal((few.rows, model.outputs(few).shape[1]))
+
+    def probe(batch: Batch, groups: list[slice]) -> tuple[np.ndarray, np.ndarray]:
+        parts = [batch.take(rows) for rows in groups]
+        slopes = [model.pull(part, weights[rows]) for part, rows in zip(parts, groups, strict=True)]
+        return np.concatenate([model.outputs(part) for part in parts]), np.asarray(sum(slopes))[None]
+
+    single = [slice(i, i + 1) for i in range(few.rows)]
+    found = probe(few, [slice(None)]), probe(few, single), probe(_nudged(few), single)
+    for kind in zip(*found, strict=True):
+        require_rowwise("the model", Probe(*kind), model.dtype(batch))
+    model.passed.add(batch.signature)
+
+
+def _different_rows(batch: Batch) -> Batch:
+    """Return the first row and up to two that differ from it and from each other; where all are equal, one made."""
+    kept: list[int] = []
+    for i in range(min(batch.rows, 64)):
+        if all(any((leaf[i] != leaf[j]).any() for leaf in batch.leaves) for j in kept):
+            kept.append(i)
+    if len(kept) > 1:
+        return batch.take(np.array(kept[:3]))
+    twice = batch.take(np.array([0, 0]))
+    moved = [leaf * [[1], [0.7]] + [[0], [0.1]] if leaf.dtype.kind == "f" else leaf for leaf in _flat(twice)]
+    return batch.with_leaves(
+        [np.asarray(m, leaf.dtype).reshape(leaf.shape) for m, leaf in zip(moved, twice.leaves, strict=True)]
+    )
+
+
+def _flat(batch: Batch) -> list[np.ndarray]:
+    return [leaf.reshape(len(leaf), -1) for leaf in batch.leaves]
+
+
+def _nudged(batch: Batch) -> Batch:
+    def moved(leaf: np.ndarray) -> np.ndarray:
+        if leaf.dtype.kind != "f":
+            return leaf
+        signs = np.resize([1, -1], leaf.shape)
+        return np.asarray(leaf * (1 + NUDGE * np.finfo(leaf.dtype).eps * signs), leaf.dtype)
+
+    leaves = [moved(leaf) for leaf in batch.leaves]
+    return batch.with_leaves(leaves)
+
+
+def name_of(function: Any) -> str:
+    """Return the name under which a function goes into a fingerprint."""
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def hashed(function: Any, of: Any, names: Any, parameters: list[np.ndarray]) -> str:
+    """Hash what the gradients are of."""
+    return sha256(name_of(function), of if isinstance(of, str) else name_of(of), str(names), *parameters)
+
+
+def model_fails(batch: Batch, error: Exception) -> ValueError:
+    """Return the error of a model that fails on rows."""
+    shapes = [leaf.shape for leaf in batch.leaves]
+    return ValueError(
+        f"the model fails for X (and labels) of shapes {shapes}: {type(error).__name__}: {first_line(error)} Are X, "
+        f"labels and `of` those of this model?"
+    )
