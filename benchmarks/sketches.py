@@ -161,7 +161,7 @@ def images(file, count):
     import torch
     from torch import nn
 
-    from widelimit.torch_tangents import tangents
+    from widelimit.torch import tangents
 
     class Block(nn.Module):
         def __init__(self, before, after, stride):

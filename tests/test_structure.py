@@ -56,7 +56,6 @@ ORDER = [
     "plots",
     "displays",
     "tangents",
-    "torch_tangents",
     "torch",
     "pages",
     "claims",

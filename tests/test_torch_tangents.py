@@ -8,7 +8,7 @@ import widelimit as wl
 
 torch = pytest.importorskip("torch")
 
-from widelimit.torch_tangents import tangents  # noqa: E402
+from widelimit.torch import tangents  # noqa: E402
 
 EPS = np.finfo(np.float64).eps
 RNG = np.random.default_rng(0)

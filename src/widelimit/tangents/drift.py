@@ -50,7 +50,7 @@ class KernelDrift:
         """Record the kernel of now.
 
         Args:
-            tangents: of `wl.tangents(apply, params)` or `widelimit.torch_tangents.tangents(module)`.
+            tangents: of `wl.tangents(apply, params)` or `widelimit.torch.tangents(module)`.
             step: when, a number for the axis of the plot.
 
         Raises: TypeError, ValueError: as `Tangents.at`; a model with other outputs than before.

@@ -1,4 +1,4 @@
-"""A PyTorch module has an empirical NTK. Needs the extra: pip install "widelimit[torch]"."""
+"""A PyTorch module has an empirical NTK, and tangents. Needs the extra: pip install "widelimit[torch]"."""
 
 import fnmatch
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError('widelimit.torch needs PyTorch: pip install "widelimit[torch]"') from error
 
 from widelimit.torch.axes import axes_of
+from widelimit.torch.gradients import tangents as tangents
 from widelimit.torch.jacobian import Of
 from widelimit.torch.kernels import AnyModuleKernel, ModuleDiagonal, ModuleKernel, ModuleMatrixKernel
 from widelimit.torch.module import ModuleJacobian, bits, named_tensors
