@@ -104,7 +104,7 @@ class Model:
         frozen = [leaf for leaf in jax.tree.leaves(self.fixed) if _is_float(leaf)]
         if all(leaf.dtype == dtype and isinstance(leaf, jax.Array) for leaf in (*leaves, *frozen)):
             return self
-        with arithmetic(dtype == np.float64):
+        with arithmetic(dtype == np.float64), jax.ensure_compile_time_eval():  # numbers stay numbers within a trace
             params = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self.params)
             fixed = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if _is_float(leaf) else leaf, self.fixed)
             return replace(self, params=params, fixed=fixed)
