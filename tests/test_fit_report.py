@@ -4,6 +4,7 @@ import html
 import json
 import re
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -188,7 +189,7 @@ def test_probabilities_are_those_of_refits_without_each_row():
     found, fitted = held_out.held_out(dirichlet, X, labels), dirichlet.fitted_
     rest = np.arange(N) != 3
     how = fitted.training
-    part = type(how)(how.design, how.X[rest], how.weights[rest], how.time, how.ensemble, how.solver, how.verbose)
+    part = replace(how, X=how.X[rest], weights=how.weights[rest])
     dirichlet.fitted_ = FittedClasses(part, fitted.labels[rest], fitted.scale, 2, fitted.alpha_epsilon)
     np.testing.assert_allclose(found.mean[3], dirichlet.predict_proba(X[[3]])[0], rtol=1e-7)
     assert "closed form" in found.how

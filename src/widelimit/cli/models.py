@@ -22,6 +22,7 @@ from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import EncodedTable
 from widelimit.columns.encoder import Encoded
 from widelimit.columns.texts import as_text, match_texts
+from widelimit.estimators import settings
 from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.persistence import read
 from widelimit.estimators.preparation import MOST_ROWS, require_few_rows
@@ -149,8 +150,10 @@ def parameters(estimator: str, task: str) -> Collection[str]:
     return inspect.signature(ESTIMATORS[estimator, task]).parameters
 
 
-def refuse_many_rows(path: Path, choices: TableChoices, estimator: str) -> None:
+def refuse_many_rows(path: Path, choices: TableChoices, estimator: str, solver: str) -> None:
     """Refuse a table that is too large for an exact fit, before it is read. Raises: ValueError, MemoryError."""
+    if solver == "nystrom" or (estimator == "wide" and solver == "auto"):  # which may not fit exactly
+        return
     rows = min(tables.count_rows(path), choices.rows or sys.maxsize)
     if estimator == "wide":
         remedy = f"fit to a random part, --rows {MOST_ROWS}, or a network that you give, --estimator nngp or ntk"
@@ -169,11 +172,12 @@ def fit(
     """
     start = time.perf_counter()
     training_data.refuse_contradictions(choices)
-    refuse_many_rows(path, choices, estimator)
+    refuse_many_rows(path, choices, estimator, given.get("solver") or "auto")
     with terminal.busy_bar(f"reading {path.name}", quiet=quiet):
         table = training_data.load(path, choices)
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
-        training_data.require_memory(table.frame.height, made.matrix_count())
+        if settings.solver(made, table.frame.height) != "nystrom":
+            training_data.require_memory(table.frame.height, made.matrix_count())
         data = training_data.encode(table, choices)
     with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
         made.fit(Encoded(data.schema.encoder, data.X), data.y)
