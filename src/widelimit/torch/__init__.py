@@ -17,7 +17,7 @@ from widelimit.torch.axes import axes_of
 from widelimit.torch.gradients import tangents as tangents
 from widelimit.torch.jacobian import Of
 from widelimit.torch.kernels import AnyModuleKernel, ModuleDiagonal, ModuleKernel, ModuleMatrixKernel
-from widelimit.torch.module import ModuleJacobian, bits, named_tensors
+from widelimit.torch.module import ModuleJacobian, bits, layers_of, named_tensors
 
 _CLASSES: dict[Output, type[AnyModuleKernel]] = {
     "full": ModuleMatrixKernel,
@@ -92,7 +92,9 @@ def empirical_ntk(
     trained = _trained(module, parameters)
     sums = tuple((name, bits(t)) for name, t in named_tensors(module).items())
     kind = ModuleDiagonal if axes.output is None else _CLASSES[output]
-    return kind(ModuleJacobian(module, tuple(trained), sums, of, axes, budget, progress or no_progress))
+    return kind(
+        ModuleJacobian(module, tuple(trained), sums, layers_of(module), of, axes, budget, progress or no_progress)
+    )
 
 
 def _trained(module: torch.nn.Module, chosen: Names | None) -> dict[str, torch.Tensor]:

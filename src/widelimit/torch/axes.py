@@ -40,14 +40,15 @@ class Axes(NamedTuple):
         index = np.arange(int(np.prod(outputs))).reshape(outputs).transpose(*itertools.chain(*parts.values()))
         table = index.reshape([int(np.prod(sizes[name])) for name in parts])
         flat = self.output == "full"
+        side = (int(np.prod(sizes["diagonal"])),) if self.output == "diagonal" else sizes["diagonal"]
         full = (int(np.prod(sizes["full"])),) if flat else sizes["full"]
         d, f = parts["diagonal"], parts["full"]
-        places = [*range(len(sizes["diagonal"]) + 2 * len(full))]
-        if not flat:  # in the order of the outputs' axes, both of a pair side by side
+        places = [*range(len(side) + 2 * len(full))]
+        if self.output is None:  # in the order of the outputs' axes, both of a pair side by side
             where = {axis: [i] for i, axis in enumerate(d)}
             where |= {axis: [len(d) + i, len(d) + len(f) + i] for i, axis in enumerate(f)}
             places = [place for axis in sorted(where) for place in where[axis]]
-        return Split(table, (*sizes["diagonal"], *full, *full), len(full), tuple(places))
+        return Split(table, (*side, *full, *full), len(full), tuple(places))
 
 
 class Split(NamedTuple):

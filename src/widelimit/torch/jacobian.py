@@ -1,5 +1,6 @@
 """Jacobians of a PyTorch module, as factors of each parameter, for some rows at a time."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ import torch
 from widelimit.kernels.empirical import factors
 from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
 from widelimit.messages import first_line
-from widelimit.torch import inputs, uses
+from widelimit.torch import inputs
 from widelimit.torch.uses import Place, Site, Watch
 
 SIGNALS = 2**25
@@ -76,12 +77,16 @@ class RowJacobian:
         names = {i: name for i, name in self.weights.names.items() if name not in other}
         return Watch({**self.weights.values, **own}, names, taps)
 
-    def trial(self, rows: Any) -> Trial:
-        """Find how one row uses the parameters. Raises: ValueError: the module fails on it, or gives no outputs."""
-        watch = self.watch()
+    def trial(self, rows: Any, whole: frozenset[str] = frozenset()) -> Trial:
+        """Find how one row uses the parameters; the Jacobians by those in `whole` are taken as they are.
+
+        Raises: ValueError: the module fails on it, or gives no outputs.
+        """
         try:
-            with torch.no_grad():
-                values = uses.run(watch, lambda: self.outputs(rows))
+            watch, values = self._first_pass(rows, whole)
+            while more := explicit_names(watch):  # taps are of sites that stay: another pass without these
+                whole = whole | more
+                watch, values = self._first_pass(rows, whole)
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AssertionError) as error:
             if isinstance(error, TypeError) and "mixed precision" in str(error):
                 raise
@@ -101,22 +106,29 @@ class RowJacobian:
             )
         flops = sum(2.0 * math.prod(site.use) for site in watch.sites if site.kind in ("affine", "conv"))
         return Trial(
-            tuple(watch.sites), tuple(watch.shapes), uses.explicit_names(watch), tuple(values.shape[1:]),
+            tuple(watch.sites), tuple(watch.shapes), whole, tuple(values.shape[1:]),
             watch.numbers, flops,
         )  # fmt: skip
+
+    def _first_pass(self, rows: Any, whole: frozenset[str]) -> tuple[Watch, torch.Tensor]:
+        watch = self.watch(explicit={name: self.weights.trained[name] for name in whole})
+        with torch.enable_grad():  # a module may take derivatives itself
+            return watch, run(watch, lambda: self.outputs(inputs.map_tree(torch.clone, rows))).detach()
 
     def factors(self, trial: Trial, rows: Any) -> Factors:
         """Compute the factors of n rows: all at once where torch.vmap can, else one by one."""
         n = inputs.length(rows)
         try:
             return self._block(trial, rows, batched=True)
+        except IndexError as error:
+            raise ValueError(f"the module fails at a row of X: {first_line(error)} Are all tokens in range?") from error
         except (RuntimeError, ValueError, NotImplementedError):
             if n == 1:
                 return self._block(trial, rows, batched=False)
         found = []
         for i in range(n):
             row = inputs.take(rows, slice(i, i + 1))
-            found.append(self._block(self.trial(row), row, batched=False))
+            found.append(self._block(self.trial(row, trial.explicit), row, batched=False))
         return joined(found)
 
     def _block(self, trial: Trial, rows: Any, *, batched: bool) -> Factors:
@@ -130,7 +142,7 @@ class RowJacobian:
 
         def row(taps: Any, whole: Any, one: Any) -> tuple[Any, Any]:
             watch = self.watch(taps, whole)
-            values = uses.run(watch, lambda: self.outputs(inputs.lifted(one)))
+            values = run(watch, lambda: self.outputs(inputs.lifted(one)))
             return values.reshape(-1), watch.signals
 
         with torch.enable_grad(), warnings.catch_warnings():
@@ -149,6 +161,25 @@ class RowJacobian:
             back = _backward(values, leaves, start, stop)
             pieces.add(start, stop, back[: len(taps)], dict(zip(whole, back[len(taps) :], strict=True)))
         return pieces.factors()
+
+
+def explicit_names(watch: Watch) -> frozenset[str]:
+    """Return the parameters whose Jacobians are taken whole: used in unknown ways, or by views that overlap."""
+    places: dict[str, set[Place]] = {}
+    for site in watch.sites:
+        places.setdefault(site.place.name, set()).add(site.place)
+    mixed = set()
+    for name, found in places.items():
+        row = sorted(found, key=lambda p: p.offset)
+        if any(a.end > b.offset for a, b in itertools.pairwise(row)):
+            mixed.add(name)
+    return frozenset(watch.unknown) | mixed
+
+
+def run(watch: Watch, function: Callable[[], Any]) -> Any:
+    """Call a function under a watch, compiled parts of the module as written."""
+    with torch.compiler.set_stance("force_eager"), watch:
+        return function()
 
 
 def _first(tree: Any) -> Any:
@@ -301,6 +332,10 @@ def joined(parts: Sequence[Factors]) -> Factors:
     """Return the factors of blocks of rows as those of all their rows; empties the blocks on the way."""
     if len(parts) == 1:
         return parts[0]
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise ValueError(
+            "rows of X take different layers of the module, and no kernel of all is made of them: split X."
+        )
     return {
         place: [_joined(own) for own in zip(*(part.pop(place) for part in parts), strict=True)]
         for place in list(parts[0])

@@ -15,6 +15,7 @@ from widelimit.torch.axes import Axes, Split
 from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, joined, whole_jacobian
 from widelimit.torch.plan import LayerCost, ModulePlan
 from widelimit.torch.rowwise import require_rowwise_module
+from widelimit.torch.verified import verified_trial
 
 DEFAULT = 3 * 2**28
 """Bytes of working memory unless the caller gives another size: with what is not counted, a peak within 1 GiB."""
@@ -39,6 +40,7 @@ class ModuleJacobian:
     """Parameters that are differentiated by."""
     sums: tuple[tuple[str, int], ...]
     """Sums of the bits of parameters and buffers, which are shared: a change is found by them."""
+    layers: tuple[str, ...]
     of: Of | None
     axes: Axes
     memory: float
@@ -81,7 +83,10 @@ class ModuleJacobian:
         def cast(t: torch.Tensor) -> torch.Tensor:
             return t.detach().to(dtype) if t.is_floating_point() else t.detach()
 
-        values = {id(t): cast(t) for t in (*self.module.parameters(), *self.module.buffers())}
+        def kept(t: torch.Tensor) -> torch.Tensor:  # in float32 a module computes as it does, a buffer in float64 too
+            return cast(t) if wide else t.detach()
+
+        values = {id(t): kept(t) for t in (*self.module.parameters(), *self.module.buffers())}
         trained = {name: values[id(p)] for name, p in self.trained.items()}
         names = {id(p): name for name, p in self.trained.items()}
         jacobian = RowJacobian(self.module, Weights(trained, values, names), self.of)
@@ -90,6 +95,8 @@ class ModuleJacobian:
     def _require_unchanged(self) -> None:
         sums = dict(self.sums)
         changed = [name for name, t in named_tensors(self.module).items() if sums.get(name) != bits(t)]
+        if self.layers != layers_of(self.module):
+            changed.append("a layer")
         if changed:
             raise ValueError(
                 f"{changed[0]} of the module changed after the kernel was made, which shares it. Make the kernel of a "
@@ -98,7 +105,7 @@ class ModuleJacobian:
 
     def trial(self, jacobian: RowJacobian, rows: Any) -> tuple[Trial, Split]:
         """Find how the first row uses the parameters. Raises: ValueError."""
-        found = jacobian.trial(inputs.take(rows, slice(0, 1)))
+        found = verified_trial(jacobian, rows)
         return found, self.axes.split(found.outputs)
 
     def sizes(self, trial: Trial, n: int, itemsize: int, output: Any) -> Sizes:
@@ -316,14 +323,28 @@ def _itemsize(jacobian: RowJacobian) -> int:
     return int(next(iter(jacobian.weights.trained.values())).element_size())
 
 
+def layers_of(module: torch.nn.Module) -> tuple[str, ...]:
+    """Return the layers of a module as they are printed: another layer, or another setting of one, is a change."""
+    return tuple(f"{name} {part!r}" for name, part in module.named_modules() if not len(list(part.children())))
+
+
 def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and buffers by name."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
+MIX = 0x2545F4914F6CDD1D
+"""An odd number, by which bits are spread."""
+
+
 def bits(t: torch.Tensor) -> int:
-    """Return the sum of a tensor's bits, read as integers: the same for the same numbers in any order of summation."""
+    """Return a hash of a tensor's bits: other for numbers in another order, or with other signs."""
     t = t.detach()
+    if t.is_complex():
+        t = torch.view_as_real(t)
     if t.is_floating_point():
         t = t.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()])
-    return int(t.sum(dtype=torch.int64)) if not t.is_complex() else 0
+    t = t.reshape(-1).to(torch.int64)
+    mixed = (t ^ (t >> 29)) * MIX
+    mixed = (mixed ^ (mixed >> 32)) * (2 * torch.arange(len(t), device=t.device) + 1)
+    return int(mixed.sum())

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from widelimit.kernels.empirical.rows import NUDGE, Probe, choose_rows, require_rowwise
-from widelimit.torch import inputs, uses
-from widelimit.torch.jacobian import RowJacobian
+from widelimit.torch import inputs
+from widelimit.torch.jacobian import RowJacobian, run
 
 SAMPLED = 4096
 """Numbers of each parameter's gradient that are compared."""
@@ -60,7 +60,7 @@ def gradients(jacobian: RowJacobian, rows: Any, groups: list[slice]) -> tuple[np
         trained = {name: p.detach().requires_grad_() for name, p in jacobian.weights.trained.items()}
         part = inputs.take(rows, group)
         with torch.enable_grad():
-            values = uses.run(jacobian.watch(explicit=trained), functools.partial(jacobian.outputs, part))
+            values = run(jacobian.watch(explicit=trained), functools.partial(jacobian.outputs, part))
             count = inputs.length(part)
             if values.ndim == 0 and count == 1:
                 values = values[None]
@@ -77,7 +77,9 @@ def gradients(jacobian: RowJacobian, rows: Any, groups: list[slice]) -> tuple[np
         if whole.requires_grad:
             found = torch.autograd.grad(whole, [trained[name] for name in names], allow_unused=True)
         some = [
-            trained[name].new_zeros(1) if g is None else g.reshape(-1)[:: max(1, g.numel() // SAMPLED)]
+            (torch.zeros_like(trained[name]) if g is None else g).reshape(-1)[
+                :: max(1, trained[name].numel() // SAMPLED)
+            ]
             for name, g in zip(names, found, strict=True)
         ]
         total = some if total is None else [a + b if len(a) == len(b) else a for a, b in zip(total, some, strict=True)]

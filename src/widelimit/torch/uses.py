@@ -1,6 +1,6 @@
 """Every use of a trainable parameter in a module's forward pass is seen, and what Jacobians need of it is kept."""
 
-import itertools
+import contextlib
 import math
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -84,7 +84,13 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
             with self:
                 return _body(func)(*args, **kwargs)
         rule = RULES.get(func)
-        result = rule(self, func, *args, **kwargs) if rule and (found or func in ALWAYS) else NotImplemented
+        result = NotImplemented
+        if rule and (found or func in ALWAYS):
+            try:
+                result = rule(self, func, *args, **kwargs)
+            except TypeError as error:  # arguments by names that the rule does not know
+                if "mixed precision" in str(error):
+                    raise
         if result is NotImplemented:
             result = func(*args, **kwargs)
             if found:
@@ -105,11 +111,11 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
         """Follow views of a parameter; note that it is used in an unknown way where its numbers go elsewhere."""
         owner: Any = func.__self__ if isinstance(func, types.MethodWrapperType) else func  # a property, or a function
         label = getattr(owner, "__name__", "")
-        made = [t for t in _tensors(result) if t.is_floating_point()]
-        if not made or label in DETACHED:
+        made = [t for t in _tensors(result) if t.is_floating_point() or t.is_complex()]
+        if label in DETACHED or (not made and label != "__setitem__"):
             return
         storage = found[0].untyped_storage().data_ptr()
-        views = len(found) == 1 and not label.endswith("_") and all(_is_view(t, storage) for t in made)
+        views = bool(made) and len(found) == 1 and not label.endswith("_") and all(_is_view(t, storage) for t in made)
         for t in found:
             name = self.tracked[id(t)][1]
             if views:
@@ -152,6 +158,9 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
         if place is None:
             return None
         own = {axis % result.ndim for axis in axes}
+        if math.prod(place.size) != math.prod(result.shape[axis] for axis in own):  # broadcast
+            self.unknown.setdefault(place.name, "broadcast")
+            return None
         over = tuple(i for i in range(result.ndim) if i not in own)
         outputs = math.prod(place.size)
         return lambda tap: Site(place, "gain", tap, signal, Use(result.numel() // max(outputs, 1), 1, outputs), over)
@@ -180,7 +189,10 @@ def _is_view(t: torch.Tensor, storage: int) -> bool:
         same = t.untyped_storage().data_ptr() == storage
     except (RuntimeError, NotImplementedError):  # a batched tensor has none
         return False
-    return same and all(s != 0 for n, s in zip(t.shape, t.stride(), strict=True) if n > 1)
+    if not same or t.is_complex():
+        return False
+    moves = sorted((s, n) for n, s in zip(t.shape, t.stride(), strict=True) if n > 1)
+    return all(s > sum((n - 1) * m for m, n in moves[:i]) for i, (s, _) in enumerate(moves))  # no number twice
 
 
 def _affine(watch: Watch, x: torch.Tensor, weight: Any, *, turned: bool) -> Any:
@@ -342,12 +354,17 @@ def _mul(watch: Watch, func: Any, a: Any, b: Any) -> Any:
 
 
 def _attention(
-    _: Watch, __: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
+    watch: Watch, _: Any, query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: Any = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
     """softmax(q k^T scale + mask) v: torch's fused form of it has no rule for several backward signals at once."""
     if dropout_p or enable_gqa:
         return NotImplemented
+    with watch if any(id(t) in watch.tracked for t in (query, key, value, attn_mask)) else contextlib.nullcontext():
+        return _softmax_attention(query, key, value, attn_mask, is_causal, scale)
+
+
+def _softmax_attention(query: Any, key: Any, value: Any, attn_mask: Any, is_causal: bool, scale: Any) -> Any:
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     weights = (query * scale) @ key.transpose(-2, -1)
     if is_causal:
@@ -374,22 +391,3 @@ RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys([torch.mul, T.mul, T.__mul__, T.__rmul__], _mul),
     functional.scaled_dot_product_attention: _attention,
 }
-
-
-def explicit_names(watch: Watch) -> frozenset[str]:
-    """Return the parameters whose Jacobians are taken whole: used in unknown ways, or by views that overlap."""
-    places: dict[str, set[Place]] = {}
-    for site in watch.sites:
-        places.setdefault(site.place.name, set()).add(site.place)
-    mixed = set()
-    for name, found in places.items():
-        row = sorted(found, key=lambda p: p.offset)
-        if any(a.end > b.offset for a, b in itertools.pairwise(row)):
-            mixed.add(name)
-    return frozenset(watch.unknown) | mixed
-
-
-def run(watch: Watch, function: Callable[[], Any]) -> Any:
-    """Call a function under a watch, compiled parts of the module as written."""
-    with torch.compiler.set_stance("force_eager"), watch:
-        return function()
