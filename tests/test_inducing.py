@@ -100,6 +100,21 @@ def test_targets_of_any_size():
         np.testing.assert_allclose(sparse(30, y=Y * size).mean(Z) / size, usual, rtol=1e-9)
 
 
+def test_evidence_that_rounding_has_eaten_is_refused():
+    points = X[:10]
+    y = K.cross(X[:40], points) @ np.ones(10)  # in the span of the points
+
+    def post(noise):
+        return wl.posterior(K, X[:40], y, noise=noise, solver="nystrom", inducing=points)
+
+    with pytest.raises(ValueError, match="lost in rounding"):
+        post(1e-16).log_marginal_likelihood()
+    exact = np.ones(10) @ K.gram(points) @ np.ones(10)  # the limit of y^T C^{-1} y
+    assert post(1e-8).evidence.squares == pytest.approx(exact, rel=1e-3)
+    with pytest.raises(ValueError, match="the kernel is 0 at the rows"):
+        wl.posterior(wl.linear(), np.zeros((50, 3)), np.ones(50), noise=0.1, solver="nystrom", inducing=5)
+
+
 def test_draws_have_mean_and_covariance():
     post = sparse(30, y=Y[:, 0])
     draws = post.sample(Z, 4000, seed=1)

@@ -76,6 +76,10 @@ class FittedSparse(FittedFunction):
     def scale(self) -> Float[np.ndarray, " c"]:
         """sqrt(y^T (Q + noise)^{-1} y/n): the most likely scale of each output; 1 of one that is 0."""
         squares = self.evidence.squares
+        if np.isnan(squares).any():
+            raise ValueError(
+                "the scale of f is lost in rounding: the noise is too small for inducing points; raise it."
+            )
         return np.where(squares > 0, np.sqrt(squares / self.evidence.rows), 1.0)
 
     def rescaled(self, scale: Float[np.ndarray, " c"]) -> FittedSparse:

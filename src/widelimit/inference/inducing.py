@@ -38,6 +38,8 @@ BLOCK = 2**25
 """Numbers of K(rows, inducing points) that are held at once."""
 ROWS_AT_LEAST = 256
 """Rows of a block, however many inducing points there are."""
+EVIDENCE = 100
+"""Roundings below which a difference has no digits that the evidence could be made of."""
 STAGE = "rows"
 
 
@@ -160,8 +162,13 @@ class SparsePosterior:
         return self._outputs(draws, Z)
 
     def log_marginal_likelihood(self) -> float:
-        """Return log N(y; 0, Q + Lambda), summed over outputs: the evidence of the approximate prior."""
+        """Return log N(y; 0, Q + Lambda), summed over outputs: the evidence of the approximate prior.
+
+        Raises: ValueError: the noise is so small that y^T (Q + Lambda)^{-1} y is lost in rounding.
+        """
         parts, c = self.evidence, self.weights.shape[1]
+        if np.isnan(parts.squares).any():
+            raise ValueError("the evidence is lost in rounding: y is explained to within a noise that is too small.")
         normaliser = parts.log_determinant + parts.rows * math.log(2 * math.pi)
         return float(-(np.sum(parts.squares) + c * normaliser) / 2)
 
@@ -219,8 +226,9 @@ def sparse_posterior(
     inner = factor.solve(sums.moments)
     with threads.limit(threads.work(len(chosen), len(chosen), inner.shape[1])):
         weights = linalg.rescale(scipy.linalg.blas.dtrsm(1.0, root.lower.T, inner, trans_a=0), exponent)
-    left = np.maximum(sums.squares - np.sum(sums.moments * inner, axis=0), 0.0)
-    squares = linalg.rescale(left, 2 * exponent)
+    left = sums.squares - np.sum(sums.moments * inner, axis=0)
+    lost = left <= EVIDENCE * linalg.rounding(len(chosen), 1.0) * sums.squares  # a difference of equal numbers
+    squares = np.where(lost & (sums.squares > 0), np.nan, linalg.rescale(np.maximum(left, 0.0), 2 * exponent))
     evidence = Evidence(squares, factor.log_determinant() + sums.log_noise, sums.rest, len(points))
     return SparsePosterior(kernel, chosen, root, factor, weights, evidence, rule, targets.ndim == 1)
 
@@ -279,6 +287,8 @@ def _draw(kernel: Kernel, X: np.ndarray, count: int, seed: int, report: Report) 
     )
     matrix = operators.Recomputed(kernel.prepared(sample), sample)
     diagonal = check_finite(matrix.diagonal(), sample)
+    if not diagonal.any():
+        raise ValueError("the kernel is 0 at the rows of X, which then say nothing of y: check X, or add a bias.")
     found = preconditioners.random_cholesky(matrix, count, seed=seed, report=report)
     pivots = np.abs(found.factor[found.pivots, np.arange(len(found.pivots))])
     whole = np.sqrt(diagonal[found.pivots])
