@@ -1,0 +1,39 @@
+"""Kernels that are 0, bad labels, functions without forward derivatives: right, or refused with the reason."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import widelimit as wl
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((12, 4))
+PARAMS = {"a": RNG.standard_normal((4, 5)), "b": RNG.standard_normal((5, 3))}
+
+
+def apply(params, X):
+    return jnp.tanh(X @ params["a"]) @ params["b"]
+
+
+def test_a_kernel_that_is_0_everywhere_has_no_change_and_no_alignment():
+    zero = wl.tangents(lambda params, X: 0 * apply(params, X), PARAMS)
+    drift = wl.KernelDrift(X)(zero)(zero)(wl.tangents(apply, PARAMS))
+    assert (drift.change, drift.alignment) == ([0, 0, np.inf], [1, 1, 0])
+    drift = wl.KernelDrift(X)(wl.tangents(apply, PARAMS))(zero)
+    assert drift.change == [0, 1]
+    assert drift.alignment[1] == 0
+    with pytest.raises(ValueError, match="0 everywhere"):
+        zero.at(X).alignment(np.ones((12, 3)))
+    many = np.concatenate([X] * 40)
+    with pytest.raises(ValueError, match="0 everywhere"):
+        zero.at(many).alignment(np.ones((480, 3)))
+
+
+def test_known_rows_are_any_sequence_of_integers():
+    rows = wl.tangents(apply, PARAMS).at(X, output="trace")
+    expected = wl.select(rows, 3, noise=0.1, known=[0, 1])
+    for known in (range(2), np.arange(2), jnp.arange(2), (0, 1)):
+        assert np.array_equal(wl.select(rows, 3, noise=0.1, known=known).rows, expected.rows)
+    for known in ("01", 3, {0, 1}, [0.5], [[0, 1]], {0: 1}):
+        with pytest.raises(TypeError, match="known"):
+            wl.select(rows, 3, known=known)
