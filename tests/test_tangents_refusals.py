@@ -37,3 +37,25 @@ def test_known_rows_are_any_sequence_of_integers():
     for known in ("01", 3, {0, 1}, [0.5], [[0, 1]], {0: 1}):
         with pytest.raises(TypeError, match="known"):
             wl.select(rows, 3, known=known)
+
+
+BAD = (
+    ([0] * 5 + [-1] * 7, ValueError, r"label at row 5 is -1; a label is an integer >= 0"),
+    ([0, 3] * 6, ValueError, r"label at row 1 is 3; a label is below 3"),
+    ([0, 0.9] * 6, ValueError, r"label at row 1 is 0.9"),
+    ([[0]] * 12, ValueError, r"shape \(12,\)"),
+    ({"y": np.zeros(12, int)}, TypeError, "one array"),
+)
+"""Labels of 12 rows and 3 classes, and what is said of them."""
+
+
+@pytest.mark.parametrize("of", ["margin", "log_probability"])
+def test_labels_are_classes(of):
+    model, labels = wl.tangents(apply, PARAMS, of=of), np.arange(12) % 3
+    expected = model.at(X, labels).values
+    for same in (labels.astype(float), labels.astype(np.uint8), list(labels)):
+        assert np.array_equal(model.at(X, same).values, expected)
+    for bad, error, words in BAD:
+        for call in (model.at, model.sketch):
+            with pytest.raises(error, match=words):
+                call(X, bad)

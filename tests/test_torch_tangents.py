@@ -147,3 +147,13 @@ def test_bad_modules_are_refused_with_the_reason():
         with pytest.raises(error, match=words) as caught:
             call()
         assert len(str(caught.value)) < 400
+
+
+def test_labels_are_classes():
+    model = tangents(MODULE, of="margin")
+    expected = model.at(X, LABELS).values
+    for same in (LABELS.astype(float), LABELS.astype(np.uint8), torch.tensor(LABELS)):
+        assert np.array_equal(model.at(X, same).values, expected)
+    for bad, words in ((-1, "row 2 is -1"), (4, "row 2 is 4; a label is below 4"), (0.9, "row 2 is 0.9")):
+        with pytest.raises(ValueError, match=words):
+            model.at(X, np.where(np.arange(30) == 2, bad, LABELS))

@@ -50,6 +50,10 @@ class Gradients(abc.ABC):
         """Compute f at the rows. Raises: ValueError: the model fails on them, or gives another shape."""
 
     @abc.abstractmethod
+    def classes(self, batch: Batch) -> int:
+        """Return how many outputs a row has before `of`. Raises: ValueError: as `outputs`."""
+
+    @abc.abstractmethod
     def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
         """Compute df_a(x)/dtheta, one array a parameter."""
 

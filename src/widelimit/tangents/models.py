@@ -15,7 +15,7 @@ from widelimit.kernels.empirical.model import Apply, Model, model
 from widelimit.progress import no_progress
 from widelimit.pytrees import leaf_names, pytree
 from widelimit.shapes import Float
-from widelimit.tangents.batches import Batch, batch
+from widelimit.tangents.batches import Batch, batch, class_labels, require_below
 from widelimit.tangents.gradients import NAMES, ROWS, Gradients, hashed, model_fails, require_separate_rows
 from widelimit.tangents.projection import Projection
 from widelimit.tangents.rows import ExactRows, Output
@@ -88,8 +88,11 @@ class Tangents:
     def _checked(self, X: Any, labels: Any, output: Any) -> Batch:
         validation.choice("output", output, ("full", "trace"))
         rows = batch(X, labels)
-        if isinstance(self.gradients.of, str) and labels is None:
-            raise ValueError(f"of={self.gradients.of!r} needs labels, one a row: pass labels=.")
+        if isinstance(self.gradients.of, str):
+            if labels is None:
+                raise ValueError(f"of={self.gradients.of!r} needs labels, one a row: pass labels=.")
+            rows = Batch(rows.inputs, class_labels(rows.labels, rows.rows))
+            require_below(rows.labels, self.gradients.classes(rows.take(slice(0, 1))))
         require_separate_rows(self.gradients, rows)
         return rows
 
@@ -185,6 +188,9 @@ class FunctionGradients(Gradients):
             return np.asarray(self._call(_outputs, batch))[: batch.rows]
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise model_fails(batch, error) from error
+
+    def classes(self, batch: Batch) -> int:
+        return FunctionGradients(self.model, None, self.memory).outputs(Batch(batch.inputs, None)).shape[1]
 
     def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
         return [np.asarray(leaf)[: batch.rows] for leaf in self._call(_gradients, batch)]

@@ -106,6 +106,10 @@ class ModuleGradients(Gradients):
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise model_fails(batch, error) from error
 
+    def classes(self, batch: Batch) -> int:
+        plain = ModuleGradients(self.module, self.trained, None, self.memory)
+        return plain.outputs(Batch(batch.inputs, None)).shape[1]
+
     def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
         trained, others, rows = self._cast(batch)
 
