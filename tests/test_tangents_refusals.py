@@ -1,5 +1,6 @@
 """Kernels that are 0, bad labels, functions without forward derivatives: right, or refused with the reason."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,3 +60,22 @@ def test_labels_are_classes(of):
         for call in (model.at, model.sketch):
             with pytest.raises(error, match=words):
                 call(X, bad)
+
+
+@jax.custom_vjp
+def square(x):
+    return x**2
+
+
+square.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+
+
+def test_functions_with_a_derivative_of_their_own_have_products():
+    own = wl.tangents(lambda params, X: square(apply(params, X)), PARAMS, memory=1e-5)
+    plain = wl.tangents(lambda params, X: apply(params, X) ** 2, PARAMS)
+    v = RNG.standard_normal((36, 2))
+    assert own.at(X).rows < 12
+    for output in ("full", "trace"):
+        rows, same = own.at(X, output=output), plain.at(X, output=output)
+        np.testing.assert_allclose(rows.matrix(), same.matrix(), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(rows.product(v[: rows.size]), same.product(v[: rows.size]), rtol=1e-10, atol=1e-10)

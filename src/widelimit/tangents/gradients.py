@@ -65,6 +65,15 @@ class Gradients(abc.ABC):
     def push(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
         """Compute J v."""
 
+    def push_by_rows(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
+        """Compute J v from gradients of single rows, where a part of the model has no forward derivatives."""
+        cuts, step = np.split(v, np.cumsum(self.sizes)[:-1]), min(ROWS, self.rows(batch))
+        found = []
+        for i in range(0, batch.rows, step):
+            blocks = self.gradients(batch.take(slice(i, i + step)))
+            found.append(sum(block @ cut for block, cut in zip(blocks, cuts, strict=True)))
+        return np.concatenate(found)
+
     def finite_outputs(self, batch: Batch) -> Float[np.ndarray, "n c"]:
         """Compute f at all rows, some at a time. Raises: ValueError: as `outputs`; NaN or infinite, with the row."""
         parts = [self.outputs(batch.take(slice(i, i + ROWS))) for i in range(0, batch.rows, ROWS)]

@@ -172,7 +172,7 @@ class FunctionGradients(Gradients):
 
     def __init__(self, function: Model, of: Any, memory: float) -> None:
         self.model, self.of, self.memory, self.passed = function, of, memory, set()
-        self.names = leaf_names(function.params)
+        self.names, self.backward_only = leaf_names(function.params), False
         self.sizes = tuple(int(leaf.size) for leaf in jax.tree.leaves(function.params))
 
     def fingerprint(self) -> str:
@@ -204,7 +204,14 @@ class FunctionGradients(Gradients):
         leaves, structure = jax.tree.flatten(self.model.params)
         cuts = np.split(v, np.cumsum(self.sizes)[:-1])
         along = [part.reshape(leaf.shape) for part, leaf in zip(cuts, leaves, strict=True)]
-        return np.asarray(self._call(_push, batch, jax.tree.unflatten(structure, along)))[: batch.rows]
+        if not self.backward_only:
+            try:
+                return np.asarray(self._call(_push, batch, jax.tree.unflatten(structure, along)))[: batch.rows]
+            except TypeError as error:
+                if "forward-mode" not in str(error):
+                    raise
+                self.backward_only = True  # a jax.custom_vjp
+        return self.push_by_rows(batch, v)
 
     def _call(self, program: Any, batch: Batch, *more: Any) -> Any:
         """Run a program at the rows, filled up with the last one: few shapes are compiled."""
