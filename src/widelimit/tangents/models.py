@@ -190,7 +190,8 @@ class FunctionGradients(Gradients):
             raise model_fails(batch, error) from error
 
     def classes(self, batch: Batch) -> int:
-        return FunctionGradients(self.model, None, self.memory).outputs(Batch(batch.inputs, None)).shape[1]
+        plain = FunctionGradients(self.model, None, self.memory)
+        return int(plain.outputs(Batch(batch.inputs, None)).shape[1])
 
     def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
         return [np.asarray(leaf)[: batch.rows] for leaf in self._call(_gradients, batch)]
