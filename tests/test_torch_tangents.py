@@ -284,3 +284,30 @@ def test_derivatives_inside_that_cannot_be_followed_are_refused():
     for enabled, graph, words in ((False, True, r"torch\.func\.grad"), (True, False, "no trainable parameter")):
         with pytest.raises(ValueError, match=words):
             tangents(Slope(enabled, graph).double()).at(X)
+
+
+class Random(torch.nn.Module):
+    def __init__(self, change):
+        torch.nn.Module.__init__(self)
+        self.inner, self.change = dense(), change
+
+    def forward(self, X):
+        return self.change(self.inner(X))
+
+
+def test_random_functions_are_refused():
+    def scaled(values):  # the outputs are 0 whatever is drawn, their gradients are not
+        return (values - values.detach()) * torch.rand(1)
+
+    for change in (
+        torch.nn.functional.dropout,
+        lambda values: torch.nn.functional.dropout(values, 0.05),
+        lambda values: values + 1e-6 * torch.randn(values.shape),
+        scaled,
+    ):
+        for use in (lambda model: model.at(X), lambda model: model.sketch(X)):
+            with pytest.raises(ValueError, match="the model is random"):
+                use(tangents(Random(change)))
+    rare = tangents(Random(lambda values: values + (torch.rand(1) < 1e-9)))
+    with pytest.raises(ValueError, match="draws random numbers"):
+        rare.at(X).matrix()

@@ -15,7 +15,7 @@ from widelimit import validation
 from widelimit.messages import first_line
 from widelimit.shapes import Float
 from widelimit.tangents.batches import Batch
-from widelimit.tangents.gradients import Gradients, hashed, model_fails
+from widelimit.tangents.gradients import RANDOM, Gradients, hashed, model_fails
 from widelimit.tangents.models import Tangents, check_of
 
 CUT = (
@@ -145,6 +145,8 @@ class ModuleGradients(Gradients):
                 return self._at_once(batch)
             except RuntimeError as error:  # a layer that vmap cannot run
                 _require_memory(error)
+                if "random operation" in str(error):
+                    raise ValueError(f"the module draws random numbers. {RANDOM}") from error
                 self.vectorised = False
         return self._one_by_one(batch)
 
