@@ -198,6 +198,10 @@ def test_a_module_that_was_trained_since_is_refused_and_a_copy_is_not():
                 call()
         assert np.array_equal(same.matrix(), values)
         assert not close(again.at(X).values, rows.values)
+    spectral = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(6, 3)).double()
+    with pytest.raises(ValueError, match=r"module\.eval"):
+        tangents(spectral).at(X)
+    assert tangents(spectral.eval()).at(X).product(np.ones(90)).shape == (90,)
     frozen = dense()
     frozen[0].weight.requires_grad_(False)
     rows = tangents(frozen).at(X)

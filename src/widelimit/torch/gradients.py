@@ -80,7 +80,8 @@ class ModuleGradients(Gradients):
         if state_of(self.module, self.trained) != self.state:
             raise ValueError(
                 "the module has changed since tangents(module): its parameters, stored statistics or layers are "
-                "others, by training say. Take new tangents, or make them of copy.deepcopy(module) to keep both."
+                "others, by training say. Take new tangents, or make them of copy.deepcopy(module) to keep both. A "
+                "module that changes when it is called may be in training mode: module.eval()."
             )
 
     def fingerprint(self) -> str:
@@ -254,9 +255,8 @@ def state_of(module: torch.nn.Module, trained: dict[str, torch.Tensor]) -> tuple
     for name, layer in module.named_modules():
         modal = isinstance(layer, (nn.batchnorm._BatchNorm, nn.dropout._DropoutNd))
         layers.append((name, type(layer), modal and layer.training))
-        for key, value in layer.named_buffers(recurse=False):
-            if value.is_floating_point() and key not in layer._non_persistent_buffers_set:
-                kept[f"{name}.{key}"] = value
+    stored = module.state_dict(keep_vars=True)  # not what a layer makes again when it is needed
+    kept |= {name: value for name, value in module.named_buffers() if value.is_floating_point() and name in stored}
     hashes = [bits_hash(value.detach()) for value in kept.values()]
     values = torch.stack([h.cpu() for h in hashes]).tolist()
     return tuple(layers), tuple(kept), tuple(tuple(value.shape) for value in kept.values()), tuple(values)
