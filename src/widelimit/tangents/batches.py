@@ -70,6 +70,28 @@ def batch(X: Any, labels: Any = None) -> Batch:
     return found
 
 
+def class_labels(labels: Any, rows: int) -> np.ndarray:
+    """Return labels as integers >= 0. Raises: TypeError, ValueError: others, with the row."""
+    if not isinstance(labels, np.ndarray):
+        raise TypeError(f"labels must be one array of {rows} classes, got {validation.shown(labels)}.")
+    if labels.shape != (rows,):
+        raise ValueError(f"labels must have shape ({rows},), a class each row; got {labels.shape}.")
+    whole = np.asarray(labels if labels.dtype.kind in "iu" else labels.astype(np.int64))
+    _require_classes(labels, (whole == labels) & (whole >= 0), "an integer >= 0")
+    return whole
+
+
+def require_below(labels: np.ndarray, classes: int) -> None:
+    """Refuse labels of no output. Raises: ValueError."""
+    _require_classes(labels, labels < classes, f"below {classes}, the number of outputs")
+
+
+def _require_classes(labels: np.ndarray, fine: np.ndarray, what: str) -> None:
+    if not fine.all():
+        row = int(np.argmin(fine))
+        raise ValueError(f"the label at row {row} is {labels[row]}; a label is {what}, the place of its class.")
+
+
 def _arrays(name: str, tree: Any) -> Any:
     def checked(leaf: Any) -> np.ndarray:
         values = np.asarray(leaf) if isinstance(leaf, (np.ndarray, jax.Array, list)) else _converted(name, leaf)

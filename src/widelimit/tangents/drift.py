@@ -30,8 +30,8 @@ class KernelDrift:
 
     Attributes:
         steps: when each call was made: the step given, or the number of the call.
-        change: |K_t - K_0|/|K_0|, norms of Frobenius.
-        alignment: <K_t, K_0>/(|K_t| |K_0|), 1 where K_t is a multiple of K_0.
+        change: |K_t - K_0|/|K_0|, norms of Frobenius; 0 where both kernels are 0, infinite where K_0 alone is.
+        alignment: <K_t, K_0>/(|K_t| |K_0|), 1 where K_t is a multiple of K_0; 1 where both are 0, 0 where one is.
         ax_, figure_: where `plot` drew.
     """
 
@@ -63,10 +63,10 @@ class KernelDrift:
         if matrix.shape != first.shape:
             raise ValueError(f"the kernel is {matrix.shape} now and was {first.shape}: another model or outputs.")
         self._first = first
-        start, now = np.linalg.norm(first), np.linalg.norm(matrix)
+        change, alignment = _compared(matrix, first)
         self.steps.append(float(when))
-        self.change.append(float(np.linalg.norm(matrix - first) / start))
-        self.alignment.append(float(np.sum(matrix * first) / (start * now)))
+        self.change.append(change)
+        self.alignment.append(alignment)
         return self
 
     def plot(self, ax: Any = None) -> Self:
@@ -81,3 +81,11 @@ class KernelDrift:
         axes.plot(self.steps, self.alignment, color=plots.DATA, linestyle="--", label="alignment with the first")
         plots.finish(axes, xlabel="step of training")
         return self
+
+
+def _compared(matrix: np.ndarray, first: np.ndarray) -> tuple[float, float]:
+    """Return change and alignment, of kernels that are 0 everywhere too."""
+    start, now = float(np.linalg.norm(first)), float(np.linalg.norm(matrix))
+    if start == 0 or now == 0:
+        return (0.0, 1.0) if start == now else (np.inf if start == 0 else 1.0, 0.0)
+    return float(np.linalg.norm(matrix - first)) / start, float(np.sum(matrix / now * (first / start)))

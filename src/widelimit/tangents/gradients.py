@@ -7,7 +7,7 @@ import numpy as np
 
 from widelimit import memory
 from widelimit.fingerprints import sha256
-from widelimit.kernels.empirical.rows import NUDGE, Probe, require_rowwise
+from widelimit.kernels.empirical.rows import NUDGE, ROUNDING, Probe, require_rowwise
 from widelimit.messages import first_line
 from widelimit.shapes import Float
 from widelimit.tangents.batches import Batch
@@ -16,6 +16,8 @@ COPIES = 4
 """Gradients of a row that are held at once: forward, backward, the result, its copy."""
 ROWS = 64
 """Rows whose gradients are computed at once, at most."""
+RANDOM = "Draw no numbers inside, and call dropout with training=False: tangents are those of one function."
+"""What to do about a random model."""
 NAMES = ("margin", "log_probability")
 """Functions of outputs and labels that have a name."""
 
@@ -50,6 +52,10 @@ class Gradients(abc.ABC):
         """Compute f at the rows. Raises: ValueError: the model fails on them, or gives another shape."""
 
     @abc.abstractmethod
+    def classes(self, batch: Batch) -> int:
+        """Return how many outputs a row has before `of`. Raises: ValueError: as `outputs`."""
+
+    @abc.abstractmethod
     def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
         """Compute df_a(x)/dtheta, one array a parameter."""
 
@@ -60,6 +66,15 @@ class Gradients(abc.ABC):
     @abc.abstractmethod
     def push(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
         """Compute J v."""
+
+    def push_by_rows(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
+        """Compute J v from gradients of single rows, where a part of the model has no forward derivatives."""
+        cuts, step = np.split(v, np.cumsum(self.sizes)[:-1]), min(ROWS, self.rows(batch))
+        found = []
+        for i in range(0, batch.rows, step):
+            blocks = self.gradients(batch.take(slice(i, i + step)))
+            found.append(sum(block @ cut for block, cut in zip(blocks, cuts, strict=True)))
+        return np.concatenate(found)
 
     def finite_outputs(self, batch: Batch) -> Float[np.ndarray, "n c"]:
         """Compute f at all rows, some at a time. Raises: ValueError: as `outputs`; NaN or infinite, with the row."""
@@ -96,9 +111,9 @@ class Gradients(abc.ABC):
 
 
 def require_separate_rows(model: Gradients, batch: Batch) -> None:
-    """Refuse a model that mixes rows, by its outputs at a few rows and the gradient of a sum of them.
+    """Refuse a model that is random or mixes rows, by its outputs at a few rows and the gradient of a sum of them.
 
-    Raises: ValueError: it does.
+    Raises: ValueError: it does or is.
     """
     if batch.signature in model.passed:
         return
@@ -111,10 +126,27 @@ def require_separate_rows(model: Gradients, batch: Batch) -> None:
         return np.concatenate([model.outputs(part) for part in parts]), np.asarray(sum(slopes))[None]
 
     single = [slice(i, i + 1) for i in range(few.rows)]
-    found = probe(few, [slice(None)]), probe(few, single), probe(_nudged(few), single)
+    first, again = probe(few, [slice(None)]), probe(few, [slice(None)])
+    for values in zip(first, again, strict=True):
+        require_repeated(*values, model.dtype(batch))
+    many = batch.take(slice(0, ROWS))
+    require_repeated(model.outputs(many), model.outputs(many), model.dtype(batch))
+    found = first, probe(few, single), probe(_nudged(few), single)
     for kind in zip(*found, strict=True):
         require_rowwise("the model", Probe(*kind), model.dtype(batch))
     model.passed.add(batch.signature)
+
+
+def require_repeated(first: np.ndarray, again: np.ndarray, dtype: Any) -> None:
+    """Refuse a function that gives other values when it is called again. Raises: ValueError."""
+    bound = ROUNDING * float(np.finfo(dtype).eps) * np.abs(np.where(np.isfinite(first), first, 0)).max(initial=0)
+    with np.errstate(invalid="ignore"):
+        apart = ~((first == again) | (np.abs(first - again) <= bound) | (np.isnan(first) & np.isnan(again)))
+    if apart.any():
+        i, k = np.argwhere(apart)[0]
+        raise ValueError(
+            f"the model is random: for the same rows it gives {first[i, k]:.6g} and then {again[i, k]:.6g}. {RANDOM}"
+        )
 
 
 def _different_rows(batch: Batch) -> Batch:

@@ -15,7 +15,7 @@ from widelimit.kernels.empirical.model import Apply, Model, model
 from widelimit.progress import no_progress
 from widelimit.pytrees import leaf_names, pytree
 from widelimit.shapes import Float
-from widelimit.tangents.batches import Batch, batch
+from widelimit.tangents.batches import Batch, batch, class_labels, require_below
 from widelimit.tangents.gradients import NAMES, ROWS, Gradients, hashed, model_fails, require_separate_rows
 from widelimit.tangents.projection import Projection
 from widelimit.tangents.rows import ExactRows, Output
@@ -88,8 +88,11 @@ class Tangents:
     def _checked(self, X: Any, labels: Any, output: Any) -> Batch:
         validation.choice("output", output, ("full", "trace"))
         rows = batch(X, labels)
-        if isinstance(self.gradients.of, str) and labels is None:
-            raise ValueError(f"of={self.gradients.of!r} needs labels, one a row: pass labels=.")
+        if isinstance(self.gradients.of, str):
+            if labels is None:
+                raise ValueError(f"of={self.gradients.of!r} needs labels, one a row: pass labels=.")
+            rows = Batch(rows.inputs, class_labels(rows.labels, rows.rows))
+            require_below(rows.labels, self.gradients.classes(rows.take(slice(0, 1))))
         require_separate_rows(self.gradients, rows)
         return rows
 
@@ -169,7 +172,7 @@ class FunctionGradients(Gradients):
 
     def __init__(self, function: Model, of: Any, memory: float) -> None:
         self.model, self.of, self.memory, self.passed = function, of, memory, set()
-        self.names = leaf_names(function.params)
+        self.names, self.backward_only = leaf_names(function.params), False
         self.sizes = tuple(int(leaf.size) for leaf in jax.tree.leaves(function.params))
 
     def fingerprint(self) -> str:
@@ -186,6 +189,10 @@ class FunctionGradients(Gradients):
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise model_fails(batch, error) from error
 
+    def classes(self, batch: Batch) -> int:
+        plain = FunctionGradients(self.model, None, self.memory)
+        return int(plain.outputs(Batch(batch.inputs, None)).shape[1])
+
     def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
         return [np.asarray(leaf)[: batch.rows] for leaf in self._call(_gradients, batch)]
 
@@ -198,7 +205,14 @@ class FunctionGradients(Gradients):
         leaves, structure = jax.tree.flatten(self.model.params)
         cuts = np.split(v, np.cumsum(self.sizes)[:-1])
         along = [part.reshape(leaf.shape) for part, leaf in zip(cuts, leaves, strict=True)]
-        return np.asarray(self._call(_push, batch, jax.tree.unflatten(structure, along)))[: batch.rows]
+        if not self.backward_only:
+            try:
+                return np.asarray(self._call(_push, batch, jax.tree.unflatten(structure, along)))[: batch.rows]
+            except TypeError as error:
+                if "forward-mode" not in str(error):
+                    raise
+                self.backward_only = True  # a jax.custom_vjp
+        return self.push_by_rows(batch, v)
 
     def _call(self, program: Any, batch: Batch, *more: Any) -> Any:
         """Run a program at the rows, filled up with the last one: few shapes are compiled."""

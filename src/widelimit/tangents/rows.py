@@ -120,7 +120,7 @@ class TangentRows(abc.ABC):
             y: (n,) or (n, c) targets; "trace" takes any number of columns.
             seed: of the random vectors.
 
-        Raises: TypeError, ValueError: y.
+        Raises: TypeError, ValueError: y; a kernel that is 0 everywhere.
         """
         columns, signs = self.targets("y", y), self._signs(seed)
         if not columns.any():
@@ -129,9 +129,12 @@ class TangentRows(abc.ABC):
         size = float(np.linalg.norm(columns.T @ columns))
         values = self.spectrum()
         if values is not None:
-            return Estimate(found / (float(np.linalg.norm(values)) * size), 0.0)
+            norm = float(np.linalg.norm(values))
+            _require_some(norm)
+            return Estimate(found / (norm * size), 0.0)
         squares = np.sum(np.square(self.times(signs), dtype=np.float64), axis=0)
         norm, error = squares.mean() ** 0.5, squares.std(ddof=1) / PROBES**0.5
+        _require_some(norm)
         value = found / (norm * size)
         return Estimate(float(value), float(value * error / (2 * norm**2)))
 
@@ -249,6 +252,12 @@ def require_rows(name: str, rows: Any) -> None:
     """Refuse what is no rows of tangents. Raises: TypeError."""
     if not isinstance(rows, TangentRows):
         raise TypeError(f"{name} must be rows of tangents(...).at(X) or .sketch(X), got {validation.shown(rows)}.")
+
+
+def _require_some(norm: float) -> None:
+    """Refuse a kernel without size. Raises: ValueError."""
+    if norm == 0:
+        raise ValueError("the kernel of these rows is 0 everywhere: it is aligned with nothing.")
 
 
 def fold(block: Float[np.ndarray, "r c p"], output: Output) -> Float[np.ndarray, "N q"]:

@@ -1,5 +1,6 @@
 """Rows are selected one after another, each where the variance given those before it is largest."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,9 +69,11 @@ def select(rows: TangentRows, count: int, *, noise: float = 0.0, known: Any = ()
 
 
 def _listed(known: Any) -> list[Any]:
-    if not isinstance(known, (list, tuple, np.ndarray)) or np.ndim(known) != 1:
-        raise TypeError(f"known must be a list of indices of rows, got {validation.shown(known)}.")
-    return list(known)
+    listed = isinstance(known, Sequence) and not isinstance(known, (str, bytes))
+    values = known if listed else np.asarray(known)
+    if np.ndim(values) != 1:
+        raise TypeError(f"known must be a sequence of indices of rows, got {validation.shown(known)}.")
+    return list(values)
 
 
 def _column(rows: TangentRows, i: int) -> np.ndarray:

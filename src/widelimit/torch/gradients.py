@@ -1,8 +1,8 @@
 """The gradients of a PyTorch module, for sketches, attribution, selection and drift of its kernel."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, final
 
 import jax
@@ -12,14 +12,28 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from widelimit import validation
+from widelimit.messages import first_line
 from widelimit.shapes import Float
 from widelimit.tangents.batches import Batch
-from widelimit.tangents.gradients import Gradients, hashed, model_fails
+from widelimit.tangents.gradients import RANDOM, Gradients, hashed, model_fails
 from widelimit.tangents.models import Tangents, check_of
+
+CUT = (
+    "the outputs depend on no trainable parameter: detach(), torch.no_grad(), or torch.autograd.grad without "
+    "create_graph=True cuts them off."
+)
+PIECE = 1 << 18
+"""Entries hashed at once."""
+ODD = 0x9E3779B97F4A7C15 - 2**64
+"""2^64 over the golden ratio, an odd number, as a signed one."""
 
 
 def tangents(module: torch.nn.Module, *, of: Any = None, memory: float | None = None) -> Tangents:
-    """Take the tangents of a module at its trainable parameters, which are shared: after more training take new ones.
+    """Take the tangents of a module at its trainable parameters of now.
+
+    They are shared with the module: after more training the old tangents are refused, and copy.deepcopy(module) keeps
+    both. Where a layer has no rule for gradients of many rows at once, or for forward derivatives, rows are taken one
+    by one.
 
     Args:
         module: called as module(X), module(*X) for a tuple, module(**X) for a dictionary; in evaluation mode.
@@ -58,8 +72,20 @@ class ModuleGradients(Gradients):
     def __init__(self, module: torch.nn.Module, trained: dict[str, torch.Tensor], of: Any, memory: float) -> None:
         self.module, self.trained, self.of, self.memory, self.passed = module, trained, of, memory, set()
         self.names, self.sizes = tuple(trained), tuple(p.numel() for p in trained.values())
+        self.vectorised = self.forward = True
+        self.state = state_of(module, trained)
+
+    def require_unchanged(self) -> None:
+        """Refuse a module that was trained since. Raises: ValueError."""
+        if state_of(self.module, self.trained) != self.state:
+            raise ValueError(
+                "the module has changed since tangents(module): its parameters, stored statistics or layers are "
+                "others, by training say. Take new tangents, or make them of copy.deepcopy(module) to keep both. A "
+                "module that changes when it is called may be in training mode: module.eval()."
+            )
 
     def fingerprint(self) -> str:
+        self.require_unchanged()
         others = [t.detach().cpu().numpy() for t in (*self.trained.values(), *self.module.buffers())]
         return hashed(type(self.module), self.of, self.names, others)
 
@@ -100,13 +126,32 @@ class ModuleGradients(Gradients):
 
     def outputs(self, batch: Batch) -> Float[np.ndarray, "r c"]:
         self.dtype(batch)
+        self.require_unchanged()
         try:
             with torch.no_grad():
                 return _numpy(self._values(*self._cast(batch)))
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            if _inner(error):
+                raise ValueError(f"the module cannot be differentiated: {_inner(error)}") from error
             raise model_fails(batch, error) from error
 
+    def classes(self, batch: Batch) -> int:
+        plain = ModuleGradients(self.module, self.trained, None, self.memory)
+        return int(plain.outputs(Batch(batch.inputs, None)).shape[1])
+
     def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
+        self.require_unchanged()
+        if self.vectorised:
+            try:
+                return self._at_once(batch)
+            except RuntimeError as error:  # a layer that vmap cannot run
+                _require_memory(error)
+                if "random operation" in str(error):
+                    raise ValueError(f"the module draws random numbers. {RANDOM}") from error
+                self.vectorised = False
+        return self._one_by_one(batch)
+
+    def _at_once(self, batch: Batch) -> list[np.ndarray]:
         trained, others, rows = self._cast(batch)
 
         def row(trained: Any, *leaves: Any) -> Any:
@@ -114,35 +159,121 @@ class ModuleGradients(Gradients):
             return self._values(trained, others, one)[0]
 
         jacobian = torch.func.vmap(torch.func.jacrev(row), (None, *(0 for _ in rows.leaves)))
-        with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for vmap
+        with self._rules():
             found = jacobian(trained, *rows.leaves)
         return [_numpy(leaf.flatten(2)) for leaf in found.values()]
 
-    def pull(self, batch: Batch, u: Float[np.ndarray, "r c"]) -> Float[np.ndarray, " P"]:
+    def _one_by_one(self, batch: Batch) -> list[np.ndarray]:
+        found = []
+        for i in range(batch.rows):
+            with self._backward(batch.take(slice(i, i + 1))) as (values, slopes):
+                found.append([slopes(weights[None]) for weights in torch.eye(values.shape[1]).to(values)])
+        places = range(len(self.names))
+        return [np.stack([np.stack([_numpy(g[k]).ravel() for g in row]) for row in found]) for k in places]
+
+    @contextmanager
+    def _backward(self, batch: Batch) -> Iterator[tuple[torch.Tensor, Callable[[torch.Tensor], Any]]]:
+        """Give f at the rows, and the function u -> J^T u. Raises: ValueError: a layer fails."""
         trained, others, rows = self._cast(batch)
         trained = {name: p.detach().requires_grad_() for name, p in trained.items()}
-        values = self._values(trained, others, rows)
-        weights = torch.as_tensor(u, dtype=values.dtype, device=values.device)
-        found = torch.autograd.grad(values, list(trained.values()), weights, allow_unused=True, materialize_grads=True)
+        try:
+            with self._rules():
+                values, leaves = self._values(trained, others, rows), list(trained.values())
+                if not values.requires_grad:
+                    raise ValueError(CUT)
+                known = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+                yield values, lambda u: torch.autograd.grad(values, leaves, u, **known)
+        except RuntimeError as error:
+            _require_memory(error)
+            why = _inner(error) or f"{type(error).__name__}: {first_line(error)}"
+            raise ValueError(f"the module cannot be differentiated at these rows: {why}") from error
+
+    def pull(self, batch: Batch, u: Float[np.ndarray, "r c"]) -> Float[np.ndarray, " P"]:
+        self.require_unchanged()
+        with self._backward(batch) as (values, slopes):
+            found = slopes(torch.as_tensor(u, dtype=values.dtype, device=values.device))
         return np.concatenate([_numpy(g).ravel() for g in found])
 
     def push(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
+        self.require_unchanged()
+        if self.forward:
+            try:
+                return self._pushed(batch, v)
+            except RuntimeError as error:  # a layer without forward derivatives
+                _require_memory(error)
+                self.forward = False
+        return self.push_by_rows(batch, v)
+
+    def _pushed(self, batch: Batch, v: np.ndarray) -> np.ndarray:
         trained, others, rows = self._cast(batch)
         parts = np.split(v, np.cumsum(self.sizes)[:-1])
-        with _quiet(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():  # others: no forward derivatives
+        with self._rules(), forward_ad.dual_level():
             for (name, p), part in zip(trained.items(), parts, strict=True):
                 along = torch.as_tensor(part, dtype=p.dtype, device=p.device).reshape(p.shape)
                 trained[name] = forward_ad.make_dual(p.detach().requires_grad_(), along)  # no fused layers
             moved = forward_ad.unpack_dual(self._values(trained, others, rows))
             return _numpy(torch.zeros_like(moved.primal) if moved.tangent is None else moved.tangent)
 
+    @contextmanager
+    def _rules(self) -> Iterator[None]:
+        """Choose layers' implementations that have derivatives of all kinds, in evaluation mode too."""
+        recurrent = any(isinstance(layer, torch.nn.RNNBase) for layer in self.module.modules())
+        cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+        with _quiet(), sdpa_kernel(SDPBackend.MATH), cudnn:
+            yield
+
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop a warning that PyTorch gives on its own code when forward derivatives are first used."""
+    """Drop warnings that PyTorch gives on its own code: at the first forward derivatives; of slow rules for rows."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield
+
+
+def _require_memory(error: RuntimeError) -> None:
+    """Raise the error again if it says that memory is full, which no other way of computing mends."""
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "not enough memory" in str(error):
+        raise error
+
+
+def _inner(error: Exception) -> str:
+    """Say what to do about a module that differentiates inside; "" for other errors."""
+    if "does not require grad" not in str(error):
+        return ""
+    return (
+        f"{first_line(error)}. It seems to call torch.autograd.grad itself: use torch.func.grad there, or with "
+        f"torch.enable_grad() and create_graph=True."
+    )
+
+
+def state_of(module: torch.nn.Module, trained: dict[str, torch.Tensor]) -> tuple[Any, ...]:
+    """Return the layers, and a hash of the parameters and of stored statistics: all that training changes."""
+    nn = torch.nn.modules
+    layers, kept = [], dict(module.named_parameters()) | trained
+    for name, layer in module.named_modules():
+        modal = isinstance(layer, (nn.batchnorm._BatchNorm, nn.dropout._DropoutNd))
+        layers.append((name, type(layer), modal and layer.training))
+    stored = module.state_dict(keep_vars=True)  # not what a layer makes again when it is needed
+    kept |= {name: value for name, value in module.named_buffers() if value.is_floating_point() and name in stored}
+    hashes = [bits_hash(value.detach()) for value in kept.values()]
+    values = torch.stack([h.cpu() for h in hashes]).tolist()
+    return tuple(layers), tuple(kept), tuple(tuple(value.shape) for value in kept.values()), tuple(values)
+
+
+def bits_hash(values: torch.Tensor) -> torch.Tensor:
+    """Hash the bits of a tensor, each with its place (after SplitMix64), on its device: an integer."""
+    sizes = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    values = torch.view_as_real(values) if values.is_complex() else values
+    bits = values.reshape(-1).view(sizes[values.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=values.device)
+    places = torch.arange(min(PIECE, len(bits)), device=values.device) * ODD
+    for i in range(0, len(bits), PIECE):
+        mixed = bits[i : i + PIECE].to(torch.int64) + places[: len(bits) - i]
+        mixed.bitwise_xor_(mixed >> 30).mul_(ODD)
+        total = total * ODD + mixed.bitwise_xor_(mixed >> 27).sum()
+    return total
 
 
 def _numpy(values: torch.Tensor) -> np.ndarray:
