@@ -14,10 +14,11 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError('widelimit.torch needs PyTorch: pip install "widelimit[torch]"') from error
 
 from widelimit.torch.axes import axes_of
+from widelimit.torch.bits import bits
 from widelimit.torch.gradients import tangents as tangents
 from widelimit.torch.jacobian import Of
 from widelimit.torch.kernels import AnyModuleKernel, ModuleDiagonal, ModuleKernel, ModuleMatrixKernel
-from widelimit.torch.module import ModuleJacobian, bits, layers_of, named_tensors
+from widelimit.torch.module import ModuleJacobian, layers_of, named_tensors
 
 _CLASSES: dict[Output, type[AnyModuleKernel]] = {
     "full": ModuleMatrixKernel,

@@ -17,15 +17,12 @@ from widelimit.shapes import Float
 from widelimit.tangents.batches import Batch
 from widelimit.tangents.gradients import RANDOM, Gradients, hashed, model_fails
 from widelimit.tangents.models import Tangents, check_of
+from widelimit.torch.bits import bits
 
 CUT = (
     "the outputs depend on no trainable parameter: detach(), torch.no_grad(), or torch.autograd.grad without "
     "create_graph=True cuts them off."
 )
-PIECE = 1 << 18
-"""Entries hashed at once."""
-ODD = 0x9E3779B97F4A7C15 - 2**64
-"""2^64 over the golden ratio, an odd number, as a signed one."""
 
 
 def tangents(module: torch.nn.Module, *, of: Any = None, memory: float | None = None) -> Tangents:
@@ -257,23 +254,8 @@ def state_of(module: torch.nn.Module, trained: dict[str, torch.Tensor]) -> tuple
         layers.append((name, type(layer), modal and layer.training))
     stored = module.state_dict(keep_vars=True)  # not what a layer makes again when it is needed
     kept |= {name: value for name, value in module.named_buffers() if value.is_floating_point() and name in stored}
-    hashes = [bits_hash(value.detach()) for value in kept.values()]
-    values = torch.stack([h.cpu() for h in hashes]).tolist()
-    return tuple(layers), tuple(kept), tuple(tuple(value.shape) for value in kept.values()), tuple(values)
-
-
-def bits_hash(values: torch.Tensor) -> torch.Tensor:
-    """Hash the bits of a tensor, each with its place (after SplitMix64), on its device: an integer."""
-    sizes = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    values = torch.view_as_real(values) if values.is_complex() else values
-    bits = values.reshape(-1).view(sizes[values.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=values.device)
-    places = torch.arange(min(PIECE, len(bits)), device=values.device) * ODD
-    for i in range(0, len(bits), PIECE):
-        mixed = bits[i : i + PIECE].to(torch.int64) + places[: len(bits) - i]
-        mixed.bitwise_xor_(mixed >> 30).mul_(ODD)
-        total = total * ODD + mixed.bitwise_xor_(mixed >> 27).sum()
-    return total
+    hashes = [bits(value) for value in kept.values()]
+    return tuple(layers), tuple(kept), tuple(tuple(value.shape) for value in kept.values()), tuple(hashes)
 
 
 def _numpy(values: torch.Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from widelimit import memory
 from widelimit.progress import Report
 from widelimit.torch import inputs
 from widelimit.torch.axes import Axes, Split
+from widelimit.torch.bits import bits
 from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, joined, whole_jacobian
 from widelimit.torch.plan import LayerCost, ModulePlan
 from widelimit.torch.rowwise import require_rowwise_module
@@ -331,20 +332,3 @@ def layers_of(module: torch.nn.Module) -> tuple[str, ...]:
 def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and buffers by name."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-MIX = 0x2545F4914F6CDD1D
-"""An odd number, by which bits are spread."""
-
-
-def bits(t: torch.Tensor) -> int:
-    """Return a hash of a tensor's bits: other for numbers in another order, or with other signs."""
-    t = t.detach()
-    if t.is_complex():
-        t = torch.view_as_real(t)
-    if t.is_floating_point():
-        t = t.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()])
-    t = t.reshape(-1).to(torch.int64)
-    mixed = (t ^ (t >> 29)) * MIX
-    mixed = (mixed ^ (mixed >> 32)) * (2 * torch.arange(len(t), device=t.device) + 1)
-    return int(mixed.sum())
