@@ -108,6 +108,14 @@ def vmapped(params, X):
     return jax.vmap(lambda x: jnp.tanh(params["weight"] @ x) @ params["last"])(X)
 
 
+PARTLY = {
+    "integers": lambda p, X: X @ p["weight"].astype(jnp.int32).astype(X.dtype) + X @ p["last"],
+    "complex inputs": lambda p, X: (jnp.fft.fft(X) @ p["weight"]).imag + X @ p["last"],
+    "a complex multiple": lambda p, X: (X @ (p["weight"] * (0.5 + 1j))).imag + X @ p["last"],
+    "a complex weight": lambda p, X: jnp.abs(jnp.fft.fft(X) @ p["weight"].astype(complex)) ** 2 + X @ p["last"],
+}
+"""Functions that are not differentiable by the weight as real numbers, step by step."""
+
 IDS = np.random.default_rng(3).integers(0, 6, (N, 3))
 SQUARE = {"weight": draw(5, 5), "bias": draw(5), "last": draw(5, 2, seed=1)}
 NORM = {"gain": draw(6), "offset": draw(6, seed=1)}
@@ -219,6 +227,14 @@ def test_kernels_of_every_layer_are_those_of_explicit_jacobians(name):
         assert close(trace, np.einsum("nmaa->nm", full) / full.shape[2])
         assert close(diagonal, np.einsum("nmaa->nma", full))
         assert close(own, np.einsum("nnab->nab", full))
+
+
+@pytest.mark.parametrize("name", PARTLY)
+def test_steps_of_integers_and_complex_numbers_are_not_read(name):
+    params, X = {"weight": 2 * draw(5, 2), "last": draw(5, 2, seed=1)}, draw(N, 5)
+    values = wl.empirical_ntk(PARTLY[name], params, method="layerwise", output="full").gram(X)
+    assert close(values, exact(PARTLY[name], params, X))
+    assert both_ways(PARTLY[name], params, X)[1] == {"last"}
 
 
 CONTROLS = {
