@@ -271,6 +271,37 @@ def test_the_oracle_rejects_a_doubled_tie():
     )
 
 
+@jax.custom_vjp
+def clipped(z):
+    return jnp.tanh(z)
+
+
+clipped.defvjp(lambda z: (jnp.tanh(z), z), lambda z, g: (g / (1 + z**2),))
+
+
+def reversed_only(params, X):
+    return clipped(X @ params["weight"]) @ params["last"]
+
+
+@pytest.mark.parametrize("method", ["jacobian", "vector_products", "layerwise", "auto"])
+def test_functions_with_a_rule_for_reverse_mode_alone(method):
+    """The rule here is that of arctan, not of what is computed."""
+    params, X = {"weight": draw(5, 3), "last": draw(3, 2, seed=1)}, draw(N, 5)
+    with jax.enable_x64(True):
+        found = jax.jacrev(lambda p: reversed_only(p, jnp.asarray(X)))(params)
+    J = np.concatenate([np.asarray(leaf).reshape(N, 2, -1) for leaf in jax.tree.leaves(found)], axis=2)
+    k, full = wl.empirical_ntk(reversed_only, params, method=method, output="full"), np.einsum("nap,mbp->nmab", J, J)
+    assert close(k.gram(X), full)
+    assert close(k.diag(X), np.einsum("nnab->nab", full))
+    v = draw(N, 2, seed=2)
+    assert close(k.matvec(X, v), np.einsum("nmab,mb->na", full, v))
+    moved = jax.tree.map(lambda leaf: leaf + 0.5, params)
+    wanted = reversed_only(params, X) + 0.5 * J.sum(axis=2)
+    np.testing.assert_allclose(wl.linearize(reversed_only, params)(moved, X), wanted, rtol=1e-6)
+    with pytest.raises(ValueError, match="mixes rows"):
+        wl.empirical_ntk(lambda p, X: reversed_only(p, X) - reversed_only(p, X).mean(axis=0), params).gram(X)
+
+
 def test_float32():
     """256 eps: products of four layers, each of some 10 terms, rounded in another order."""
     for name in ("attention", "conv", "embedding"):

@@ -13,6 +13,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
+from widelimit.kernels.empirical.derivatives import along
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.plan import network_of
 from widelimit.messages import first_line
@@ -108,7 +109,7 @@ def _probe(f: Model, direction: Any, rows: jax.Array, moved: jax.Array) -> tuple
     """Compute outputs and their derivatives along a direction of the parameters, (r, 2 k)."""
 
     def both(X: jax.Array) -> jax.Array:
-        value, slope = jax.jvp(lambda p: f.outputs(p, X), (f.params,), (direction,))
+        value, slope = along(lambda p: f.outputs(p, X), f.params, direction)
         return jnp.concatenate([_flat(value, len(X)), _flat(slope, len(X))], axis=1)
 
     def alone(X: jax.Array) -> jax.Array:
@@ -181,7 +182,7 @@ def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Arra
     """Return True where the output and its derivative are finite, (n,) each."""
 
     def row(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value, slope = jax.jvp(lambda p: f.outputs(p, x[None]), (f.params,), (direction,))
+        value, slope = along(lambda p: f.outputs(p, x[None]), f.params, direction)
         return jnp.isfinite(_flat(value, 1)).all(), jnp.isfinite(_flat(slope, 1)).all()
 
     return jax.vmap(row)(X)
