@@ -7,6 +7,7 @@ import pytest
 
 import widelimit as wl
 from compiled import quick_jit
+from widelimit.kernels.empirical import uses
 from widelimit.kernels.empirical.contraction import Layerwise, pairs
 from widelimit.kernels.empirical.uses import parts_of
 
@@ -235,6 +236,32 @@ def test_steps_of_integers_and_complex_numbers_are_not_read(name):
     values = wl.empirical_ntk(PARTLY[name], params, method="layerwise", output="full").gram(X)
     assert close(values, exact(PARTLY[name], params, X))
     assert both_ways(PARTLY[name], params, X)[1] == {"last"}
+
+
+@pytest.mark.filterwarnings("ignore:Casting from complex to real")
+@pytest.mark.parametrize("name", PARTLY)
+def test_what_is_misread_is_seen_by_a_comparison_with_automatic_differentiation(name, monkeypatch):
+    params, X = {"weight": 2 * draw(5, 2), "last": draw(5, 2, seed=1)}, draw(30, 5)
+    monkeypatch.setattr(uses, "_real", lambda _: True)  # as if nobody had thought of it
+
+    def misread(p, X):
+        return PARTLY[name](p, X)
+
+    k = wl.empirical_ntk(misread, params, output="full")
+    assert k.explain(X).method == "layerwise"
+    assert close(k.gram(X), exact(misread, params, X))
+    assert close(k.diag(X), np.einsum("nnab->nab", exact(misread, params, X)))
+    with pytest.raises(ValueError, match=r"automatic differentiation in the parameter weight: pass method=\"jacobian"):
+        wl.empirical_ntk(misread, params, method="layerwise").gram(X)
+    with pytest.raises(ValueError, match="parameter weight"):
+        wl.empirical_ntk(misread, params, output="trace").parts(X)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_layer_that_is_read_is_refused(name):
+    apply, params, X = CASES[name]
+    f = wl.empirical_ntk(apply, params, method="layerwise")
+    assert close(f.gram(X), exact(apply, params, X))
 
 
 CONTROLS = {

@@ -59,9 +59,10 @@ class Layerwise(Factors):
     ways: tuple[Way, ...] = field(metadata={"static": True})
 
     def of(self, X: Float[jax.Array, "n d"]) -> list[Factor]:
-        return jax.vmap(self._row)(X)
+        return jax.vmap(self.of_row)(X)
 
-    def _row(self, x: Float[jax.Array, " d"]) -> list[Factor]:
+    def of_row(self, x: Float[jax.Array, " d"]) -> list[Factor]:
+        """Compute the factors of one row, without the axis of the rows."""
         leaves, fixed = jax.tree.leaves(self.model.params), jax.tree.leaves(self.model.fixed)
         program = row_program(self.model, leaves, fixed, x)
         views = [View(i, (), 1.0) if self.ways[i] in ("signals", "jacobian") else None for i in range(len(leaves))]

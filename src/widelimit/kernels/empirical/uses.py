@@ -134,7 +134,7 @@ class Reader:
 
 def _real(step: Any) -> bool:
     """Return True for a step of real numbers: one of integers has no derivative, one of complex ones another."""
-    dtypes = [getattr(v.aval, "dtype", None) for v in (*step.invars, *step.outvars)]
+    dtypes: list[Any] = [getattr(v.aval, "dtype", None) for v in (*step.invars, *step.outvars)]
     complex_ = any(dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
     return not complex_ and all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes[len(step.invars) :])
 
