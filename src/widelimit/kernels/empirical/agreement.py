@@ -100,8 +100,8 @@ def _products(
     def row(given: tuple[jax.Array, jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
         x, weight = given
         whole = jax.tree.leaves(jax.vjp(lambda p: f.row(p, x), params)[1](weight)[0])
-        factors = iter(layers.of_row(x))
-        read = [jnp.zeros(1, weight.dtype) if way == "none" else _gradient(next(factors), weight) for way in ways]
+        factors = iter(layers.of_row(x, weight[None]))
+        read = [jnp.zeros(1, weight.dtype) if way == "none" else _gradient(next(factors)) for way in ways]
         return [jnp.ravel(leaf).astype(weight.dtype) for leaf in whole], [jnp.ravel(leaf) for leaf in read]
 
     found = jax.lax.map(row, (rows, weights))
@@ -109,14 +109,14 @@ def _products(
     return whole, read
 
 
-def _gradient(factor: Factor, weight: jax.Array) -> jax.Array:
-    """Contract the factor of one row with weights of the outputs, entries in the order of the factor."""
+def _gradient(factor: Factor) -> jax.Array:
+    """Return the Jacobian of a factor of one row and one output, its entries in the order of the factor."""
     if isinstance(factor, Affine):
-        return jnp.einsum("c,sco,si->oi", weight, factor.backward, factor.signals)
+        return jnp.einsum("so,si->oi", factor.backward[:, 0], factor.signals)
     if isinstance(factor, Lookup):
-        back = jnp.einsum("c,sco->so", weight, factor.backward)
+        back = factor.backward[:, 0]
         return jnp.zeros((factor.rows, back.shape[1]), back.dtype).at[factor.tokens].add(back)
-    return weight @ factor.jacobian  # type: ignore[union-attr, no-any-return]
+    return factor.jacobian  # type: ignore[union-attr, no-any-return]
 
 
 def _bound(program: Jaxpr) -> float:
