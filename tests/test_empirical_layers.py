@@ -257,6 +257,19 @@ def test_what_is_misread_is_seen_by_a_comparison_with_automatic_differentiation(
         wl.empirical_ntk(misread, params, output="trace").parts(X)
 
 
+def test_what_is_misread_is_seen_behind_a_gate_at_0_and_within_a_trace(monkeypatch):
+    params = {"weight": 2 * draw(5, 2), "gate": np.zeros(()), "last": draw(5, 2, seed=1)}
+    monkeypatch.setattr(uses, "_real", lambda _: True)
+
+    def gated(p, X):
+        return p["gate"] * PARTLY["integers"](p, X) + X @ p["last"]
+
+    k = wl.empirical_ntk(gated, params, method="layerwise", output="trace")
+    for compute in (k.gram, k.diag, quick_jit(k.gram)):
+        with jax.enable_x64(True), pytest.raises(ValueError, match="in the parameter weight"):
+            compute(jnp.asarray(draw(N, 5)))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_no_layer_that_is_read_is_refused(name):
     apply, params, X = CASES[name]
