@@ -70,11 +70,12 @@ def _compare(f: Model, found: ContractionPlan, rows: np.ndarray) -> tuple[str, W
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((len(rows), found.cost.outputs)).astype(rows.dtype)
     wide, exact = arithmetic(rows.dtype == np.float64), jax.default_matmul_precision("highest")
-    with wide, exact, jax.ensure_compile_time_eval():  # inside of a trace, too
-        there = jax.tree.map(lambda leaf: _open(leaf, rng), f.params)
-        bound = _bound(jax.make_jaxpr(f.row)(there, jnp.asarray(rows[0])).jaxpr)
-        values = _products(f, there, ways, jnp.asarray(rows), jnp.asarray(weights))
-        whole, read = (np.asarray(part, np.float64) for part in values)
+    there = jax.tree.map(lambda leaf: _open(np.asarray(leaf), rng), f.params)
+    with wide, exact:
+        bound = _bound(jax.make_jaxpr(f.row)(there, rows[0]).jaxpr)
+        with jax.ensure_compile_time_eval():  # inside of a trace, too
+            values = _products(f, there, ways, jnp.asarray(rows), jnp.asarray(weights))
+            whole, read = (np.asarray(part, np.float64) for part in values)
     seen = np.isfinite(whole)
     sizes = np.sqrt(np.max(np.where(seen, np.abs(whole), 0), axis=(1, 2)))
     error = bound * sizes.max(initial=0)
@@ -85,9 +86,9 @@ def _compare(f: Model, found: ContractionPlan, rows: np.ndarray) -> tuple[str, W
     return "", "none"
 
 
-def _open(leaf: Any, rng: np.random.Generator) -> jax.Array:
+def _open(leaf: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return a parameter without zeros: a gate at 0 hides what it gates."""
-    return jnp.where(leaf == 0, jnp.asarray(rng.uniform(0.05, 0.15, np.shape(leaf)), leaf.dtype), leaf)
+    return np.where(leaf == 0, rng.uniform(0.05, 0.15, leaf.shape), leaf).astype(leaf.dtype)
 
 
 @functools.partial(jax.jit, static_argnames="ways")
