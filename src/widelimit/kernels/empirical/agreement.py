@@ -73,8 +73,9 @@ def _compare(f: Model, found: ContractionPlan, rows: np.ndarray) -> tuple[str, W
     there = jax.tree.map(lambda leaf: _open(np.asarray(leaf), rng), f.params)
     with wide, exact:
         bound = _bound(jax.make_jaxpr(f.row)(there, rows[0]).jaxpr)
+        compiled = _products.lower(f, there, ways, rows, weights).compile()
         with jax.ensure_compile_time_eval():  # inside of a trace, too
-            values = _products(f, there, ways, jnp.asarray(rows), jnp.asarray(weights))
+            values = compiled(f, there, rows, weights)
             whole, read = (np.asarray(part, np.float64) for part in values)
     seen = np.isfinite(whole)
     sizes = np.sqrt(np.max(np.where(seen, np.abs(whole), 0), axis=(1, 2)))
