@@ -235,6 +235,13 @@ def test_images_and_jax_arrays():
     assert close(np.asarray(values), wanted)
 
 
+def test_inducing_points_of_inputs_of_any_form():
+    k, y = kernel(output="trace"), np.arange(N, dtype=float)
+    found = wl.posterior(k, X, y, noise=0.1, solver="nystrom", inducing=3)
+    bound = wl.posterior(k.at(X), X, y, noise=0.1, solver="nystrom", inducing=3)
+    np.testing.assert_array_equal(found.mean(Y), bound.mean(Y))
+
+
 BAD = [
     ({"ids": X["ids"][:3]}, ValueError, "one first axis"),
     ({"mask": np.full((N, TOKENS), np.nan)}, TypeError, "float64"),

@@ -7,6 +7,7 @@ import pytest
 
 import widelimit as wl
 from compiled import quick_jit
+from widelimit.kernels.empirical import uses
 from widelimit.kernels.empirical.contraction import Layerwise, pairs
 from widelimit.kernels.empirical.uses import parts_of
 
@@ -107,6 +108,14 @@ def scaled_by_itself(params, X):
 def vmapped(params, X):
     return jax.vmap(lambda x: jnp.tanh(params["weight"] @ x) @ params["last"])(X)
 
+
+PARTLY = {
+    "integers": lambda p, X: X @ p["weight"].astype(jnp.int32).astype(X.dtype) + X @ p["last"],
+    "complex inputs": lambda p, X: (jnp.fft.fft(X) @ p["weight"]).imag + X @ p["last"],
+    "a complex multiple": lambda p, X: (X @ (p["weight"] * (0.5 + 1j))).imag + X @ p["last"],
+    "a complex weight": lambda p, X: jnp.abs(jnp.fft.fft(X) @ p["weight"].astype(complex)) ** 2 + X @ p["last"],
+}
+"""Functions that are not differentiable by the weight as real numbers, step by step."""
 
 IDS = np.random.default_rng(3).integers(0, 6, (N, 3))
 SQUARE = {"weight": draw(5, 5), "bias": draw(5), "last": draw(5, 2, seed=1)}
@@ -221,6 +230,53 @@ def test_kernels_of_every_layer_are_those_of_explicit_jacobians(name):
         assert close(own, np.einsum("nnab->nab", full))
 
 
+@pytest.mark.parametrize("name", PARTLY)
+def test_steps_of_integers_and_complex_numbers_are_not_read(name):
+    params, X = {"weight": 2 * draw(5, 2), "last": draw(5, 2, seed=1)}, draw(N, 5)
+    values = wl.empirical_ntk(PARTLY[name], params, method="layerwise", output="full").gram(X)
+    assert close(values, exact(PARTLY[name], params, X))
+    assert both_ways(PARTLY[name], params, X)[1] == {"last"}
+
+
+@pytest.mark.filterwarnings("ignore:Casting from complex to real")
+@pytest.mark.parametrize("name", PARTLY)
+def test_what_is_misread_is_seen_by_a_comparison_with_automatic_differentiation(name, monkeypatch):
+    params, X = {"weight": 2 * draw(5, 2), "last": draw(5, 2, seed=1)}, draw(30, 5)
+    monkeypatch.setattr(uses, "_real", lambda _: True)  # as if nobody had thought of it
+
+    def misread(p, X):
+        return PARTLY[name](p, X)
+
+    k = wl.empirical_ntk(misread, params, output="full")
+    assert k.explain(X).method == "layerwise"
+    assert close(k.gram(X), exact(misread, params, X))
+    assert close(k.diag(X), np.einsum("nnab->nab", exact(misread, params, X)))
+    with pytest.raises(ValueError, match=r"automatic differentiation in the parameter weight: pass method=\"jacobian"):
+        wl.empirical_ntk(misread, params, method="layerwise").gram(X)
+    with pytest.raises(ValueError, match="parameter weight"):
+        wl.empirical_ntk(misread, params, output="trace").parts(X)
+
+
+def test_what_is_misread_is_seen_behind_a_gate_at_0_and_within_a_trace(monkeypatch):
+    params = {"weight": 2 * draw(5, 2), "gate": np.zeros(()), "last": draw(5, 2, seed=1)}
+    monkeypatch.setattr(uses, "_real", lambda _: True)
+
+    def gated(p, X):
+        return p["gate"] * PARTLY["integers"](p, X) + X @ p["last"]
+
+    k = wl.empirical_ntk(gated, params, method="layerwise", output="trace")
+    for compute in (k.gram, k.diag, quick_jit(k.gram)):
+        with jax.enable_x64(True), pytest.raises(ValueError, match="in the parameter weight"):
+            compute(jnp.asarray(draw(N, 5)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_layer_that_is_read_is_refused(name):
+    apply, params, X = CASES[name]
+    f = wl.empirical_ntk(apply, params, method="layerwise")
+    assert close(f.gram(X), exact(apply, params, X))
+
+
 CONTROLS = {
     "a transposed weight": ("dense", lambda p: p | {"weight": p["weight"].T}),
     "a missing bias": ("dense", lambda p: p | {"bias": 0 * p["bias"]}),
@@ -253,6 +309,37 @@ def test_the_oracle_rejects_a_doubled_tie():
     assert close(
         wl.empirical_ntk(lambda p, X: tied_twice({"first": p, "second": p}, X), params["twice"]).gram(X), together
     )
+
+
+@jax.custom_vjp
+def clipped(z):
+    return jnp.tanh(z)
+
+
+clipped.defvjp(lambda z: (jnp.tanh(z), z), lambda z, g: (g / (1 + z**2),))
+
+
+def reversed_only(params, X):
+    return clipped(X @ params["weight"]) @ params["last"]
+
+
+@pytest.mark.parametrize("method", ["jacobian", "vector_products", "layerwise", "auto"])
+def test_functions_with_a_rule_for_reverse_mode_alone(method):
+    """The rule here is that of arctan, not of what is computed."""
+    params, X = {"weight": draw(5, 3), "last": draw(3, 2, seed=1)}, draw(N, 5)
+    with jax.enable_x64(True):
+        found = jax.jacrev(lambda p: reversed_only(p, jnp.asarray(X)))(params)
+    J = np.concatenate([np.asarray(leaf).reshape(N, 2, -1) for leaf in jax.tree.leaves(found)], axis=2)
+    k, full = wl.empirical_ntk(reversed_only, params, method=method, output="full"), np.einsum("nap,mbp->nmab", J, J)
+    assert close(k.gram(X), full)
+    assert close(k.diag(X), np.einsum("nnab->nab", full))
+    v = draw(N, 2, seed=2)
+    assert close(k.matvec(X, v), np.einsum("nmab,mb->na", full, v))
+    moved = jax.tree.map(lambda leaf: leaf + 0.5, params)
+    wanted = reversed_only(params, X) + 0.5 * J.sum(axis=2)
+    np.testing.assert_allclose(wl.linearize(reversed_only, params)(moved, X), wanted, rtol=1e-6)
+    with pytest.raises(ValueError, match="mixes rows"):
+        wl.empirical_ntk(lambda p, X: reversed_only(p, X) - reversed_only(p, X).mean(axis=0), params).gram(X)
 
 
 def test_float32():

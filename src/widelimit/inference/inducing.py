@@ -210,7 +210,7 @@ def sparse_posterior(
     k: Kernel, X: Any, y: Any, *, noise: Any, settings: SparseSettings, progress: bool
 ) -> SparsePosterior:
     """Compute `SparsePosterior`. Arguments and errors as `posterior`."""
-    kernel = scalar_kernel(k)
+    kernel = scalar_kernel(k).at(X)
     rule = settings.approximation
     points = np.asarray(points_of(kernel, "X", X))
     targets = validation.targets("y", y, len(points))

@@ -59,9 +59,10 @@ class Layerwise(Factors):
     ways: tuple[Way, ...] = field(metadata={"static": True})
 
     def of(self, X: Float[jax.Array, "n d"]) -> list[Factor]:
-        return jax.vmap(self._row)(X)
+        return jax.vmap(self.of_row)(X)
 
-    def _row(self, x: Float[jax.Array, " d"]) -> list[Factor]:
+    def of_row(self, x: Float[jax.Array, " d"], weights: Any = None) -> list[Factor]:
+        """Compute the factors of one row, of all outputs, or of k sums of them with weights (k, c)."""
         leaves, fixed = jax.tree.leaves(self.model.params), jax.tree.leaves(self.model.fixed)
         program = row_program(self.model, leaves, fixed, x)
         views = [View(i, (), 1.0) if self.ways[i] in ("signals", "jacobian") else None for i in range(len(leaves))]
@@ -79,10 +80,10 @@ class Layerwise(Factors):
         taps = {k: jnp.zeros(shape, dtype) for k, (shape, dtype) in enumerate(shapes)}
         explicit = {i: leaf for i, leaf in enumerate(leaves) if self.ways[i] == "explicit"}
         after, pull, signals = jax.vjp(outputs, taps, explicit, has_aux=True)
-        each = jnp.eye(len(after), dtype=after.dtype)
+        each = jnp.eye(len(after), dtype=after.dtype) if weights is None else weights
         back, rows = jax.vmap(pull)(each)
         return [
-            Explicit(rows[i].reshape(len(after), -1).astype(after.dtype))
+            Explicit(rows[i].reshape(len(each), -1).astype(after.dtype))
             if way == "explicit"
             else _factor([(s, signals[k], back[k]) for k, s in enumerate(sites) if s.leaf == i], way, after.dtype)
             for i, way in enumerate(self.ways)

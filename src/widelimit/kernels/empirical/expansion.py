@@ -10,6 +10,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
+from widelimit.kernels.empirical import derivatives
 from widelimit.kernels.empirical.model import Apply, model
 from widelimit.kernels.empirical.rows import check_rows, require_finite
 from widelimit.validation import Array
@@ -87,4 +88,4 @@ def _sum(along: Callable[[jax.Array], Any], zero: jax.Array, order: int) -> Any:
 
 
 def _derivative(function: Callable[[jax.Array], Any]) -> Callable[[jax.Array], Any]:
-    return lambda t: jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
+    return lambda t: derivatives.along(function, t, jnp.ones_like(t))[1]

@@ -11,12 +11,13 @@ import numpy as np
 from widelimit import validation
 from widelimit.compute import tiles
 from widelimit.kernels.base import Kernel
+from widelimit.kernels.empirical.agreement import checked_plan
 from widelimit.kernels.empirical.matrices import diagonal, matrices, matrix, plan_pairs
 from widelimit.kernels.empirical.matvec import matvec
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.outputs import Arranged, Axes
 from widelimit.kernels.empirical.plan import ContractionPlan, KernelSettings, pairs_of, rate
-from widelimit.kernels.empirical.rows import check_rows, require_finite
+from widelimit.kernels.empirical.rows import require_finite
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
@@ -110,7 +111,7 @@ class EmpiricalKernel(EmpiricalProducts, Kernel):
 
     def prepared(self, *inputs: Float[Array, "n d"]) -> tiles.PairKernel:
         f, found = plan_pairs(self.model, self.settings, inputs, whole=validation.is_jax(*inputs))
-        check_rows(f, *inputs)
+        found = checked_plan(f, self.settings, found, *inputs)
         return pairs_of(f, self.settings, found)
 
     def points(self, name: str, X: Any) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
+from widelimit.kernels.empirical.agreement import checked_plan
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.plan import (
     ContractionPlan,
@@ -20,7 +21,7 @@ from widelimit.kernels.empirical.plan import (
     plan,
     rows_of_pair,
 )
-from widelimit.kernels.empirical.rows import check_rows, require_finite
+from widelimit.kernels.empirical.rows import require_finite
 
 _pairwise = jax.jit(lambda pair, x, y: pair.pairwise(x, y))
 _diagonal = jax.jit(lambda pair, x: pair.diagonal(x))
@@ -60,8 +61,8 @@ def matrices(
     X = f.points("X", X)
     X, Y = validation.two_blocks(X, X if same else f.points("Y", Y))
     f, found = plan_pairs(f, settings, (X,) if same else (X, Y))
+    found = checked_plan(f, settings, found, X, Y)
     groups = {} if label is None else _groups(found, label)
-    check_rows(f, X, Y)
     pair = pairs_of(f, settings, found)
     with arithmetic(X.dtype == np.float64):
         rows = [pair.encode(block) for block in _blocks(X, found.sizes.down)]
@@ -123,7 +124,7 @@ def diagonal(f: Model, settings: KernelSettings, X: Any) -> np.ndarray:
     f = f.at("X", X)
     points = validation.concrete_points("X", f.points("X", X))
     f, found = plan_pairs(f, settings, (points,), diagonal=True)
-    check_rows(f, points)
+    found = checked_plan(f, settings, found, points)
     pair = pairs_of(f, settings, found)
     with arithmetic(points.dtype == np.float64):
         parts = [_diagonal_block(pair, pair.encode(block)) for block in _blocks(points, found.sizes.down)]

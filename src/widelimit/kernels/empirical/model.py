@@ -257,7 +257,7 @@ def _work(program: Jaxpr) -> tuple[float, float]:
     steps: Any = program.eqns
     for step in steps:
         written = sum(math.prod(v.aval.shape) for v in step.outvars)
-        inner = list(_programs(step.params.values()))
+        inner = list(inner_programs(step.params.values()))
         turns = step.params.get("length", 1) if step.primitive.name == "scan" else 1
         for part in inner:
             more = _work(part)
@@ -271,21 +271,22 @@ def _sizes(program: Jaxpr) -> Iterator[int]:
     """Yield the numbers that every step of a program writes, those of inner programs in place of a step with any."""
     steps: Any = program.eqns
     for step in steps:
-        inner = list(_programs(step.params.values()))
+        inner = list(inner_programs(step.params.values()))
         for part in inner:
             yield from _sizes(part)
         if not inner:
             yield sum(math.prod(v.aval.shape) for v in step.outvars)
 
 
-def _programs(values: Any) -> Iterator[Jaxpr]:
+def inner_programs(values: Any) -> Iterator[Jaxpr]:
+    """Yield the programs among the parameters of a step."""
     for value in values:
         if isinstance(value, ClosedJaxpr):
             yield value.jaxpr
         elif isinstance(value, Jaxpr):
             yield value
         elif isinstance(value, (tuple, list)):
-            yield from _programs(value)
+            yield from inner_programs(value)
 
 
 def _per_number(step: Any) -> float:

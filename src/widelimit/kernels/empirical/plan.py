@@ -183,8 +183,10 @@ def check_settings(kind: Literal["ntk", "nngp"], output: Any, method: Any, budge
     return KernelSettings(kind, output, method, budget)
 
 
-def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int, dtype: Any) -> ContractionPlan:
-    """Choose the method of fewest flops among those within the budget, or the requested one.
+def plan(
+    model: Model, settings: KernelSettings, sizes: PairSizes, features: int, dtype: Any, *, layers: bool = True
+) -> ContractionPlan:
+    """Choose the method of fewest flops among those within the budget, or the requested one; `layers`: by layers, too.
 
     Raises: MemoryError: no method stays within the budget; the message has every estimate.
     """
@@ -193,16 +195,17 @@ def plan(model: Model, settings: KernelSettings, sizes: PairSizes, features: int
     number = float(cost.itemsize) * _numbers(settings.output, cost.outputs)[0]
     result = number * sizes.n * (1 if sizes.diagonal else sizes.m)
     blocks = COPIES * number * sizes.down * (1 if sizes.diagonal else sizes.across)
-    layers = _layers(parts_of(model, features, dtype), settings.output, sizes, cost)
-    estimates = tuple(_estimates(settings, sizes, cost, layers, budget - result - blocks))
+    each = _layers(parts_of(model, features, dtype), settings.output, sizes, cost)
+    estimates = tuple(_estimates(settings, sizes, cost, each, budget - result - blocks))
     # "jacobian" is "layerwise" with the worse choice for every layer.
-    names = ["vector_products", "layerwise"] if settings.method == "auto" else [settings.method]
+    usual = ["vector_products", "layerwise" if layers else "jacobian"]
+    names = usual if settings.method == "auto" else [settings.method]
     if settings.kind == "nngp":
         names = ["outputs"]
     fitting = [e for e in estimates if e.method in names and e.rows > 0]
     chosen = min(fitting, key=lambda e: e.flops).method if fitting else ""
     found = ContractionPlan(
-        chosen, estimates, result, blocks, budget, sizes, cost, layers, _tail(settings.output, cost.outputs)
+        chosen, estimates, result, blocks, budget, sizes, cost, each, _tail(settings.output, cost.outputs)
     )
     if not fitting:
         least = result + blocks + min(e.least for e in estimates if e.method in names)

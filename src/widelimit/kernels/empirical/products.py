@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.compute.tiles import PairKernel
+from widelimit.kernels.empirical.derivatives import along, linearize
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.outputs import Output
 from widelimit.pytrees import pytree
@@ -31,7 +32,7 @@ class VectorProducts(PairKernel):
 
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m *c"]:
         c = self._outputs(x)
-        _, push = jax.linearize(lambda params: self.model(params, x), self.model.params)
+        push = linearize(lambda params: self.model(params, x), self.model.params)
 
         def column(i: jax.Array) -> jax.Array:
             moved: jax.Array = push(self._direction(y[i // c], i % c, c))
@@ -47,8 +48,8 @@ class VectorProducts(PairKernel):
         c = self._outputs(x)
 
         def column(i: jax.Array) -> jax.Array:
-            along = self._direction(x[i // c], i % c, c)
-            moved: jax.Array = jax.jvp(lambda p: self.model.row(p, x[i // c]), (self.model.params,), (along,))[1]
+            direction = self._direction(x[i // c], i % c, c)
+            moved: jax.Array = along(lambda p: self.model.row(p, x[i // c]), self.model.params, direction)[1]
             return moved
 
         columns = jax.lax.map(column, jnp.arange(len(x) * c), batch_size=self.columns)
@@ -72,12 +73,12 @@ def pull(model: Model, Y: Float[jax.Array, "k m d"], v: Float[jax.Array, "s k m 
 
 
 @jax.jit
-def push(model: Model, X: Float[jax.Array, "k n d"], along: Any) -> Float[jax.Array, "s kn c"]:
+def push(model: Model, X: Float[jax.Array, "k n d"], directions: Any) -> Float[jax.Array, "s kn c"]:
     """Compute the derivative of f(X) along s directions, over k chunks of inputs."""
 
     def chunk(x: jax.Array) -> jax.Array:
-        _, push = jax.linearize(lambda params: model(params, x), model.params)
-        return jnp.asarray(jax.vmap(push)(along))
+        push = linearize(lambda params: model(params, x), model.params)
+        return jnp.asarray(jax.vmap(push)(directions))
 
     moved = jnp.moveaxis(jax.lax.map(chunk, X), 1, 0)
     return jnp.reshape(moved, (len(moved), -1, moved.shape[-1]))

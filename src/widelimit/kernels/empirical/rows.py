@@ -13,6 +13,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
+from widelimit.kernels.empirical.derivatives import along
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.plan import network_of
 from widelimit.messages import first_line
@@ -108,7 +109,7 @@ def _probe(f: Model, direction: Any, rows: jax.Array, moved: jax.Array) -> tuple
     """Compute outputs and their derivatives along a direction of the parameters, (r, 2 k)."""
 
     def both(X: jax.Array) -> jax.Array:
-        value, slope = jax.jvp(lambda p: f.outputs(p, X), (f.params,), (direction,))
+        value, slope = along(lambda p: f.outputs(p, X), f.params, direction)
         return jnp.concatenate([_flat(value, len(X)), _flat(slope, len(X))], axis=1)
 
     def alone(X: jax.Array) -> jax.Array:
@@ -125,18 +126,23 @@ def check_rows(f: Model, *inputs: Any) -> None:
     """Refuse a function that mixes rows; networks of this library do not. Raises: ValueError."""
     if network_of(f) is not None or validation.traced(*jax.tree.leaves((f.params, f.fixed))):
         return
-    leaves, structure = jax.tree.flatten(f)
-    forms = tuple((np.shape(leaf), np.dtype(leaf.dtype).name) for leaf in (*leaves, inputs[0][:1]))
-    shown = (structure, forms)
+    shown = form_of(f, inputs[0])
     if shown in _passed:
         return
-    _compare(f, choose_rows(*inputs, integers=_integers(f)))
+    _compare(f, choose_rows(*inputs, integers=integer_columns(f)))
     _passed[shown] = None
     if len(_passed) > REMEMBERED:
         _passed.pop(next(iter(_passed)), None)
 
 
-def _integers(f: Model) -> np.ndarray | None:
+def form_of(f: Model, X: Any) -> tuple[Any, ...]:
+    """Return what a function is remembered by: the function, and shapes and dtypes of its arguments."""
+    leaves, structure = jax.tree.flatten(f)
+    return structure, tuple((np.shape(leaf), np.dtype(leaf.dtype).name) for leaf in (*leaves, X[:1]))
+
+
+def integer_columns(f: Model) -> np.ndarray | None:
+    """Return True for the columns of rows that hold integers, if any may."""
     return None if f.signature is None else f.signature.columns()
 
 
@@ -144,7 +150,7 @@ def _compare(f: Model, rows: np.ndarray) -> None:
     wide, exact = arithmetic(_wide(f, rows)), jax.default_matmul_precision("highest")
     with wide, exact, jax.ensure_compile_time_eval():  # inside of a trace, too
         shapes = _shapes(f, rows)
-        found = _probe(f, _direction(f), jnp.asarray(rows), jnp.asarray(nudge(rows, _integers(f))))
+        found = _probe(f, _direction(f), jnp.asarray(rows), jnp.asarray(nudge(rows, integer_columns(f))))
         dtype = jnp.result_type(*jax.tree.leaves(shapes))
     value, slope = zip(*(np.split(np.asarray(part), 2, axis=1) for part in found), strict=True)
     for kind in (value, slope):  # each by its own size
@@ -181,7 +187,7 @@ def _finite(f: Model, direction: Any, X: jax.Array) -> tuple[jax.Array, jax.Arra
     """Return True where the output and its derivative are finite, (n,) each."""
 
     def row(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        value, slope = jax.jvp(lambda p: f.outputs(p, x[None]), (f.params,), (direction,))
+        value, slope = along(lambda p: f.outputs(p, x[None]), f.params, direction)
         return jnp.isfinite(_flat(value, 1)).all(), jnp.isfinite(_flat(slope, 1)).all()
 
     return jax.vmap(row)(X)

@@ -87,6 +87,9 @@ class Reader:
             inner = step.params["jaxpr"]
             closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
             return self.run(closed.jaxpr, closed.consts, values, views)
+        if not _real(step):
+            self.unknown |= {view.leaf for view in views if view is not None}
+            return _evaluate(step, values), nothing
         if (view := self._viewed(step, values, views)) is not None:
             self.unknown |= {v.leaf for v in views if v is not None and v.leaf != view.leaf}
             return _evaluate(step, values), [view]
@@ -127,6 +130,13 @@ class Reader:
         self.sites.append(site)
         self.shapes.append((result.shape, result.dtype))
         return [result if tap is None else result + tap]
+
+
+def _real(step: Any) -> bool:
+    """Return True for a step of real numbers: one of integers has no derivative, one of complex ones another."""
+    dtypes: list[Any] = [getattr(v.aval, "dtype", None) for v in (*step.invars, *step.outvars)]
+    complex_ = any(dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
+    return not complex_ and all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes[len(step.invars) :])
 
 
 def _evaluate(step: Any, values: list[Any]) -> list[Any]:
