@@ -1,6 +1,7 @@
 """This benchmark measures regression through inducing points on many rows, beside gradient boosting, in one process.
 
-python benchmarks/many_rows.py                       100,000 and 1,000,000 drawn rows of 20 features
+python benchmarks/many_rows.py                       100,000 drawn rows of 20 features
+python benchmarks/many_rows.py million               and a million
 python benchmarks/many_rows.py DATA [set ...]        kin40k, protein, keggdirected of a folder of NAME.npz, split 0
 
 Drawn rows: y = sin(a.x) + tanh(b.x) c.x + noise of deviation 0.3, the NNGP of erf at depth 3 as it comes, true noise.
@@ -77,9 +78,10 @@ def row(name: str, method: Callable[..., Law], train: Law, test: Law) -> dict[st
 def main() -> None:
     """Measure drawn rows, or sets."""
     rows = []
-    if len(sys.argv) == 1:
-        test = drawn(1_010_000)
-        for n in (100_000, 1_000_000):
+    if sys.argv[1:] in ([], ["million"]):
+        sizes = [100_000, 1_000_000][: len(sys.argv)]
+        test = drawn(sizes[-1] + 10_000)
+        for n in sizes:
             train = test[0][:n], test[1][:n]
             new = test[0][-10_000:], test[1][-10_000:]
             rows += [row(f"drawn, {n:,} rows", method, train, new) for method in (by_posterior, by_boosting)]
