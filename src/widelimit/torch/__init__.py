@@ -1,8 +1,7 @@
 """A PyTorch module has an empirical NTK, and tangents. Needs the extra: pip install "widelimit[torch]"."""
 
-import fnmatch
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from typing import Literal, overload
 
 from widelimit import validation
 from widelimit.kernels.empirical.outputs import OUTPUTS, Output
@@ -15,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from widelimit.torch.axes import axes_of
 from widelimit.torch.bits import bits
+from widelimit.torch.checks import Names, check_mode, trained_parameters
 from widelimit.torch.gradients import tangents as tangents
 from widelimit.torch.jacobian import Of
 from widelimit.torch.kernels import AnyModuleKernel, ModuleDiagonal, ModuleKernel, ModuleMatrixKernel
@@ -25,7 +25,6 @@ _CLASSES: dict[Output, type[AnyModuleKernel]] = {
     "trace": ModuleKernel,
     "diagonal": ModuleDiagonal,
 }
-Names = str | Sequence[str] | Callable[[str], bool]
 
 
 @overload
@@ -89,59 +88,10 @@ def empirical_ntk(
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be a function, got {validation.shown(function)}.")
     module = getattr(module, "_orig_mod", module)
-    _check_mode(module)
-    trained = _trained(module, parameters)
+    check_mode(module)
+    trained = trained_parameters(module, parameters)
     sums = tuple((name, bits(t)) for name, t in named_tensors(module).items())
     kind = ModuleDiagonal if axes.output is None else _CLASSES[output]
     return kind(
         ModuleJacobian(module, tuple(trained), sums, layers_of(module), of, axes, budget, progress or no_progress)
     )
-
-
-def _trained(module: torch.nn.Module, chosen: Names | None) -> dict[str, torch.Tensor]:
-    """Return the parameters to differentiate by. Raises: TypeError, ValueError: there are none, or bad ones."""
-    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    if not named:
-        raise ValueError("the module has no trainable parameters: there is nothing to differentiate.")
-    found = {name: p for name, p in named.items() if _matches(name, chosen)}
-    if not found:
-        some = ", ".join([*named][:4])
-        raise ValueError(f"parameters={validation.shown(chosen)} names no trainable parameter; there are {some}, ...")
-    devices = {str(p.device) for p in module.parameters()}
-    if len(devices) > 1 or "meta" in devices:
-        raise ValueError(f"the parameters must be on one device that holds values; they are on {sorted(devices)}.")
-    for name, p in found.items():
-        if p.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"parameter {name} is {p.dtype}; float32 or float64 is needed: module.float().")
-        if not torch.isfinite(p).all():
-            raise ValueError(f"parameter {name} has entries that are NaN or infinite.")
-    return found
-
-
-def _matches(name: str, chosen: Names | None) -> bool:
-    if chosen is None:
-        return True
-    if callable(chosen):
-        return bool(chosen(name))
-    patterns = [chosen] if isinstance(chosen, str) else chosen
-    if not isinstance(patterns, list | tuple | set | frozenset) or not all(isinstance(p, str) for p in patterns):
-        raise TypeError(f"parameters must be names, patterns or a function, got {validation.shown(chosen)}.")
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _check_mode(module: torch.nn.Module) -> None:
-    """Refuse layers whose output for a row depends on other rows or on chance, or that change their parameters."""
-    nn: Any = torch.nn.modules
-    for name, layer in module.named_modules():
-        label = f"layer {name!r}, {type(layer).__name__}," if name else type(layer).__name__
-        chance = isinstance(layer, nn.dropout._DropoutNd) or getattr(layer, "dropout", 0.0) not in (0, 0.0)
-        random = chance and not isinstance(getattr(layer, "dropout", 0.0), torch.nn.Module)
-        if layer.training and (isinstance(layer, nn.batchnorm._BatchNorm) or random):
-            raise ValueError(
-                f"{label} is in training mode: its output for a row depends on the other rows or on chance, and a row "
-                f"has no df/dtheta of its own. Call module.eval() first."
-            )
-        if isinstance(layer, nn.batchnorm._BatchNorm) and layer.running_mean is None:
-            raise ValueError(f"{label} keeps no running statistics: a row's output depends on the other rows.")
-        if isinstance(layer, nn.sparse.Embedding | nn.sparse.EmbeddingBag) and layer.max_norm is not None:
-            raise ValueError(f"{label} has max_norm, which changes its parameters at every call; set it to None.")

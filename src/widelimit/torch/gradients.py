@@ -18,6 +18,7 @@ from widelimit.tangents.batches import Batch
 from widelimit.tangents.gradients import RANDOM, Gradients, hashed, model_fails
 from widelimit.tangents.models import Tangents, check_of
 from widelimit.torch.bits import bits
+from widelimit.torch.checks import check_mode, trained_parameters
 
 CUT = (
     "the outputs depend on no trainable parameter: detach(), torch.no_grad(), or torch.autograd.grad without "
@@ -44,21 +45,8 @@ def tangents(module: torch.nn.Module, *, of: Any = None, memory: float | None = 
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"a torch.nn.Module is needed, got {type(module).__name__}.")
     budget = 0.0 if memory is None else validation.finite_scalar("memory", memory, above=0.0)
-    nn = torch.nn.modules
-    for name, layer in module.named_modules():
-        if isinstance(layer, (nn.batchnorm._BatchNorm, nn.dropout._DropoutNd)) and layer.training:
-            raise ValueError(
-                f"layer {name!r}, {type(layer).__name__}, is in training mode: its output for a row depends on the "
-                f"other rows or on chance. Call module.eval() first."
-            )
-    trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
-    if not trained:
-        raise ValueError("the module has no trainable parameters: there is nothing to differentiate.")
-    for name, p in trained.items():
-        if p.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"parameter {name} is {p.dtype}; float32 or float64 is needed: module.float().")
-        if not torch.isfinite(p).all():
-            raise ValueError(f"parameter {name} has entries that are NaN or infinite.")
+    check_mode(module)
+    trained = {name: p.detach() for name, p in trained_parameters(module, None).items()}
     return Tangents(ModuleGradients(module, trained, check_of(of), budget))
 
 

@@ -1,4 +1,4 @@
-"""What is read of a function layer by layer is compared, once a function, with automatic differentiation of all of it.
+"""This module compares, once a function, how it is read layer by layer with automatic differentiation of all of it.
 
 For a few rows and random weights of the outputs, the gradient of their sum by a parameter is taken both ways. Factors
 have the entries of a parameter in another order; so inner products of gradients of two rows are compared.
