@@ -1,0 +1,150 @@
+"""A symmetric matrix that somebody stored is read block by block, in this process or in those of workers."""
+
+import mmap
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self, final
+
+import numpy as np
+
+from widelimit.fingerprints import sha256
+
+BLOCK = 2048
+"""Rows and columns of a block that a task reads at once: 32 MiB of float64."""
+TASKS = 32
+"""Tasks of a product at most: each is sent the vectors, as many bytes as a row of blocks has in n/2048 of them."""
+
+
+class MappedFile(NamedTuple):
+    """The matrix is a file, in C's order: a process that gets this opens it, where an `np.memmap` would be copied."""
+
+    path: str
+    offset: int
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def open(self) -> np.ndarray:
+        """Map the file."""
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+
+@final
+@dataclass(frozen=True)
+class StoredRows:
+    """The matrix (n, n) gives rows as source[i:j]: a NumPy array, a memmap, a Zarr array."""
+
+    source: Any
+
+    @property
+    def n(self) -> int:
+        """Return the number of rows."""
+        return int(self.source.shape[0])
+
+    @property
+    def by_block(self) -> bool:
+        """Return True if a block is read without the rest of its rows."""
+        return isinstance(self.source, np.ndarray | MappedFile) or getattr(self.source, "chunks", None) is not None
+
+    def sent(self, client: Any) -> Self:
+        """Return this matrix as tasks of the client get it.
+
+        Raises: ValueError: they run in other processes, and it is in the memory of this one.
+        """
+        source = self.source
+        if client is None or isinstance(client, ThreadPoolExecutor):
+            return self
+        if isinstance(source, np.memmap) and isinstance(source.base, mmap.mmap) and source.mode != "c":
+            path, shape = str(Path(str(source.filename)).resolve()), (self.n, self.n)
+            if source.flags.c_contiguous:
+                return replace(self, source=MappedFile(path, source.offset, shape, source.dtype))
+        if isinstance(source, np.ndarray):
+            raise ValueError(
+                "matrix is in the memory of this process, where the workers of client cannot read it: pass the array "
+                'of wl.stored_gram(k, X, "K.zarr"), or a whole file by np.load("K.npy", mmap_mode="r"), or no client.'
+            )
+        return self
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """Read a block. Raises: ValueError: it cannot be read."""
+        source = self.source.open() if isinstance(self.source, MappedFile) else self.source
+        try:
+            if self.by_block and not isinstance(source, np.ndarray):
+                return np.asarray(source[rows, columns])
+            return np.asarray(source[rows])[:, columns]
+        except ValueError as error:
+            raise ValueError(
+                f"rows {rows.start} to {rows.stop} of the stored matrix cannot be read: {error} If stored_gram wrote "
+                "them, call it again: it repairs them."
+            ) from None
+
+    def block(self, rows: slice, columns: slice) -> np.ndarray:
+        """Read a block as an array of its own, float64, in C's order. Raises: ValueError: an entry is not finite."""
+        found = np.array(self.read(rows, columns), np.float64, order="C")
+        self.require_finite(rows.start, columns.start, found)
+        return found
+
+    def require_finite(self, row: int, column: int, block: np.ndarray) -> None:
+        """Refuse a block from this row and column that is NaN or infinite somewhere, by its tile. Raises: ValueError."""
+        if np.isfinite(block).all():
+            return
+        a, b = (int(each) for each in np.argwhere(~np.isfinite(block))[0])
+        i, j, chunks = row + a, column + b, getattr(self.source, "chunks", None)
+        tile = f", in the tile c/{i // chunks[0]}/{j // chunks[1]}," if chunks else ""
+        raise ValueError(
+            f"the stored matrix is {block[a, b]} at row {i} and column {j}{tile} where nothing was stored, or "
+            "a file was lost. If stored_gram wrote it, call stored_gram again with the same kernel and data."
+        )
+
+    def spans(self, size: int = BLOCK) -> list[slice]:
+        """Return the rows, or columns, in blocks of a size."""
+        return [slice(i, min(i + size, self.n)) for i in range(0, self.n, size)]
+
+    def tasks(self) -> list[slice]:
+        """Return the rows of each task of a product: they depend on n only, and so do the bits."""
+        return self.spans(BLOCK * -(-self.n // (BLOCK * TASKS)))
+
+    def columns(self) -> list[slice]:
+        """Return the columns that a task reads at once."""
+        return self.spans(BLOCK if self.by_block else self.n)
+
+
+def product(matrix: StoredRows, rows: slice, v: np.ndarray) -> np.ndarray:
+    """Compute A[rows] v, (n, c) -> (rows, c), float64, block by block in a fixed order.
+
+    Raises: ValueError: an entry is NaN or infinite.
+    """
+    parts = []
+    for start in range(rows.start, rows.stop, BLOCK):
+        part = slice(start, min(start + BLOCK, rows.stop))
+        out = np.zeros((part.stop - start, v.shape[1]))
+        for columns in matrix.columns():
+            block = matrix.read(part, columns)
+            out += block.astype(np.float64, copy=False) @ v[columns]
+            if not np.isfinite(out).all():  # fewer numbers to look at than the block's
+                matrix.require_finite(start, columns.start, block)
+        parts.append(out)
+    return np.concatenate(parts)
+
+
+def diagonal(matrix: StoredRows, rows: slice) -> np.ndarray:
+    """Return the diagonal at these rows, float64. Raises: ValueError: an entry is NaN or infinite."""
+    block = matrix.read(rows, rows)
+    found = np.diagonal(block).astype(np.float64)
+    if not np.isfinite(found).all():
+        matrix.require_finite(rows.start, rows.start, block)
+    return found
+
+
+def chosen(matrix: StoredRows, rows: slice, index: np.ndarray) -> np.ndarray:
+    """Return some of these rows, (k, n), by their numbers in A. Raises: ValueError: as `product`."""
+    parts = [matrix.read(rows, columns)[index - rows.start] for columns in matrix.columns()]
+    found = np.concatenate(parts, axis=1)
+    for i, row in zip(index, found, strict=True):
+        matrix.require_finite(int(i), 0, row[None])
+    return found
+
+
+def digest(matrix: StoredRows, rows: slice) -> str:
+    """Hash these rows, block by block."""
+    return sha256(*(np.ascontiguousarray(matrix.read(rows, columns)) for columns in matrix.columns()))
