@@ -170,7 +170,7 @@ class StoredOperator(Operator):
 
     @property
     def _stored(self) -> StoredRows:
-        return StoredRows(self.rows)
+        return StoredRows(self.rows, stored_rows.BLOCK)
 
     def _each(self, function: Callable[..., np.ndarray], arguments: list[tuple[Any, ...]]) -> list[np.ndarray]:
         """Call the function with the matrix and each of the arguments, one BLAS thread each."""

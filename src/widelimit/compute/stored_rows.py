@@ -11,9 +11,9 @@ import numpy as np
 from widelimit.fingerprints import sha256
 
 BLOCK = 2048
-"""Rows and columns of a block that a task reads at once: 32 MiB of float64."""
+"""`StoredRows.size` unless there is a reason: 32 MiB of float64."""
 TASKS = 32
-"""Tasks of a product at most: each is sent the vectors, as many bytes as a row of blocks has in n/2048 of them."""
+"""Tasks of a product at most: each is sent the vectors, which are small beside the rows that it reads."""
 
 
 class MappedFile(NamedTuple):
@@ -35,6 +35,8 @@ class StoredRows:
     """The matrix (n, n) gives rows as source[i:j]: a NumPy array, a memmap, a Zarr array."""
 
     source: Any
+    size: int
+    """Rows and columns of a block that a task reads at once."""
 
     @property
     def n(self) -> int:
@@ -85,7 +87,7 @@ class StoredRows:
         return found
 
     def require_finite(self, row: int, column: int, block: np.ndarray) -> None:
-        """Refuse a block from this row and column that is NaN or infinite somewhere, by its tile. Raises: ValueError."""
+        """Refuse a block from this row and column if an entry is NaN or infinite. Raises: ValueError: its tile."""
         if np.isfinite(block).all():
             return
         a, b = (int(each) for each in np.argwhere(~np.isfinite(block))[0])
@@ -96,17 +98,18 @@ class StoredRows:
             "a file was lost. If stored_gram wrote it, call stored_gram again with the same kernel and data."
         )
 
-    def spans(self, size: int = BLOCK) -> list[slice]:
-        """Return the rows, or columns, in blocks of a size."""
-        return [slice(i, min(i + size, self.n)) for i in range(0, self.n, size)]
+    def spans(self, blocks: int = 1) -> list[slice]:
+        """Return the rows, or columns, in groups of so many blocks."""
+        step = blocks * self.size
+        return [slice(i, min(i + step, self.n)) for i in range(0, self.n, step)]
 
     def tasks(self) -> list[slice]:
         """Return the rows of each task of a product: they depend on n only, and so do the bits."""
-        return self.spans(BLOCK * -(-self.n // (BLOCK * TASKS)))
+        return self.spans(-(-self.n // (self.size * TASKS)))
 
     def columns(self) -> list[slice]:
         """Return the columns that a task reads at once."""
-        return self.spans(BLOCK if self.by_block else self.n)
+        return self.spans() if self.by_block else [slice(0, self.n)]
 
 
 def product(matrix: StoredRows, rows: slice, v: np.ndarray) -> np.ndarray:
@@ -115,8 +118,8 @@ def product(matrix: StoredRows, rows: slice, v: np.ndarray) -> np.ndarray:
     Raises: ValueError: an entry is NaN or infinite.
     """
     parts = []
-    for start in range(rows.start, rows.stop, BLOCK):
-        part = slice(start, min(start + BLOCK, rows.stop))
+    for start in range(rows.start, rows.stop, matrix.size):
+        part = slice(start, min(start + matrix.size, rows.stop))
         out = np.zeros((part.stop - start, v.shape[1]))
         for columns in matrix.columns():
             block = matrix.read(part, columns)

@@ -190,14 +190,15 @@ def factorise(
     Args:
         path: of the store, made if it is not there.
         source: A, as `StoredRows` reads it.
-        noise, diagonal: (n,) each, the diagonal of A the other one.
+        noise: (n,).
+        diagonal: (n,) of A.
         client: as of `workers.run`.
         report: called with the tiles.
 
     Raises: NotPositiveDefinite: a pivot is at most n eps of its diagonal entry; OSError: the disk is full; finished
     tiles are kept. As `workers.run`, `storage.open_store`.
     """
-    matrix = StoredRows(source)
+    matrix = StoredRows(source, stored_rows.BLOCK)
     store = factor_store(path, matrix, noise, client)
     rows = range(store.blocks)
     missing = [tile for row in gather(missing_in_row, [(store, i) for i in rows], client) for tile in row]

@@ -137,10 +137,9 @@ def posterior(
     _check_place(solver, precision, matrix, place, client)
     data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
-    source = open_gram(matrix) if isinstance(matrix, str | os.PathLike) else matrix
-    post = _solve(
-        SolverRequest(data, variance, solver, precision, tolerance, source, place, client), progress=progress
-    )
+    rows = _open(matrix) if isinstance(matrix, str | os.PathLike) else matrix
+    request = SolverRequest(data, variance, solver, precision, tolerance, rows, place, client)
+    post = _solve(request, progress=progress)
     if post.fit.converged:
         warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
     else:
@@ -157,6 +156,12 @@ def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) 
     validation.flag("progress", progress)
     if checkpoint is not None:
         validation.path("checkpoint", checkpoint)
+
+
+def _open(path: str | os.PathLike[str]) -> Any:
+    from widelimit.kernels.stored import open_gram  # it imports Zarr
+
+    return open_gram(path)
 
 
 def _check_place(solver: str, precision: str, matrix: Any, place: Path | None, client: Any) -> None:

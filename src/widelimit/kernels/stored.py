@@ -120,4 +120,12 @@ def stored_gram(
         progress(int(done), int(total))
 
     storage.store_gram(k, k.prepared(inputs), inputs, Path(path), budget=budget, report=report)
-    return StoredGram(zarr.open_array(_Tiles(Path(path), read_only=True), mode="r").async_array)
+    return open_gram(path)
+
+
+def open_gram(path: str | os.PathLike[str]) -> StoredGram:
+    """Open what `stored_gram` has written. Raises: ValueError: there is no array at the path."""
+    try:
+        return StoredGram(zarr.open_array(_Tiles(Path(path), read_only=True), mode="r").async_array)
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{path} is not the folder of a matrix: make it by wl.stored_gram(k, X, "{path}").') from error
