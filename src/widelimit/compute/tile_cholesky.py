@@ -7,7 +7,6 @@ Scheme: Buttari, Langou, Kurzak and Dongarra 2009 (arXiv 0709.1272), left-lookin
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -16,8 +15,10 @@ import scipy.linalg
 from widelimit.compute import stored_rows, threads
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.packed import NotPositiveDefinite
-from widelimit.compute.storage import GRAM, VERSION, Contents, TileStore, description, open_store
+from widelimit.compute.places import Place
+from widelimit.compute.storage import GRAM, description
 from widelimit.compute.stored_rows import StoredRows
+from widelimit.compute.stores import FORM, VERSION, Contents, TileStore, kept, open_store
 from widelimit.compute.workers import Task, gather, run
 from widelimit.fingerprints import sha256
 from widelimit.progress import FACTOR, Report, no_progress
@@ -26,8 +27,7 @@ CHOLESKY = Contents(
     "widelimit_cholesky",
     "a Cholesky factor",
     "noise",
-    (VERSION[0], ("matrix", "of another matrix"), ("noise", "of a matrix with other noise"), VERSION[1]),
-    0.5,
+    (FORM, ("matrix", "of another matrix"), ("noise", "of a matrix with other noise"), VERSION),
 )
 LARGEST, SMALLEST, BLOCKS = 1024, 128, 16
 """Rows of a tile at most, at least, and the blocks of rows that a matrix between them has: work for several workers."""
@@ -92,7 +92,7 @@ def choose_edge(n: int) -> int:
     return min(LARGEST, max(SMALLEST, 1 << (-(-n // BLOCKS) - 1).bit_length()))
 
 
-def factor_store(path: Path, matrix: StoredRows, noise: np.ndarray, client: Any) -> TileStore:
+def factor_store(place: Place, matrix: StoredRows, noise: np.ndarray, client: Any) -> TileStore:
     """Open the store of the factor of A + diag(noise), noise (n,), and make it if it is not there.
 
     A matrix of `stored_gram` is known by its description, another one by its bytes. Raises: as `storage.open_store`.
@@ -103,8 +103,9 @@ def factor_store(path: Path, matrix: StoredRows, noise: np.ndarray, client: Any)
     else:
         parts = gather(stored_rows.digest, [(matrix.sent(client), rows) for rows in matrix.spans()], client)
         known = {"shape": [matrix.n, matrix.n], "dtype": str(matrix.source.dtype), "sha256": sha256(*parts)}
-    empty = TileStore(path, matrix.n, choose_edge(matrix.n), np.dtype(np.float64))
-    return open_store(CHOLESKY, {"matrix": known, "noise": description(noise)}, empty)
+    manifest = {"matrix": known, "noise": description(noise)}
+    edge = choose_edge(matrix.n)
+    return open_store(place, CHOLESKY, manifest, n=matrix.n, edge=edge, dtype=np.dtype(np.float64), share=0.5)
 
 
 def tasks(store: TileStore, matrix: StoredRows, noise: np.ndarray, missing: list[tuple[int, int]]) -> dict[str, Task]:
@@ -183,12 +184,12 @@ class StoredFactor(Factor):
 
 
 def factorise(
-    path: Path, source: Any, noise: np.ndarray, diagonal: np.ndarray, client: Any, *, report: Report = no_progress
+    place: Place, source: Any, noise: np.ndarray, diagonal: np.ndarray, client: Any, *, report: Report = no_progress
 ) -> StoredFactor:
-    """Compute the tiles of L, L L^T = A + diag(noise), that are not yet in the store at `path`.
+    """Compute the tiles of L, L L^T = A + diag(noise), that are not yet in the store at the place.
 
     Args:
-        path: of the store, made if it is not there.
+        place: of the store, made if it is not there.
         source: A, as `StoredRows` reads it.
         noise: (n,).
         diagonal: (n,) of A.
@@ -199,12 +200,13 @@ def factorise(
     tiles are kept. As `workers.run`, `storage.open_store`.
     """
     matrix = StoredRows(source, stored_rows.BLOCK)
-    store = factor_store(path, matrix, noise, client)
-    rows = range(store.blocks)
-    missing = [tile for row in gather(missing_in_row, [(store, i) for i in rows], client) for tile in row]
-    if missing:
-        store.require_room(len(missing))
-        report(FACTOR, 0, 0)
-        run(tasks(store, matrix.sent(client), noise, missing), client, report=report, stage=FACTOR)
-    found = np.concatenate(gather(pivots, [(store, i) for i in rows], client))
+    with kept(place):
+        store = factor_store(place, matrix, noise, client)
+        rows = [(store, i) for i in range(store.blocks)]
+        missing = [tile for row in gather(missing_in_row, rows, client) for tile in row]
+        if missing:
+            store.require_disk(len(missing))
+            report(FACTOR, 0, 0)
+            run(tasks(store, matrix.sent(client), noise, missing), client, report=report, stage=FACTOR)
+        found = np.concatenate(gather(pivots, rows, client))
     return StoredFactor(store, found, matrix.n, float(np.sqrt(((diagonal + noise) / found**2).max())))

@@ -10,7 +10,10 @@ import abc
 import functools
 import heapq
 import importlib.metadata
+import multiprocessing
+import os
 import sys
+import threading
 import time
 import uuid
 import warnings
@@ -104,13 +107,19 @@ def _results(tasks: Mapping[str, Task], client: Any) -> Generator[tuple[str, Any
 
 @contextmanager
 def _engine(client: Any) -> Iterator[_Engine]:
+    require_client(client)
     if isinstance(client, Executor):
         yield _Pool(client)
-    elif is_dask(client):
-        _require_open(client)
+    else:
         with _patient(client):
             yield _Dask(client)
-    else:
+
+
+def require_client(client: Any) -> None:
+    """Refuse what is no client, or a closed one. Raises: TypeError, ValueError."""
+    if is_dask(client):
+        _require_open(client)
+    elif client is not None and not isinstance(client, Executor):
         raise TypeError(
             "client must be None (threads), a concurrent.futures.Executor or a distributed.Client "
             f'(distributed.Client("tcp://host:8786")); got {type(client).__name__}.'
@@ -142,8 +151,21 @@ def perform(versions: Mapping[str, str], function: Callable[..., Any], arguments
                 f"a worker has {name} {here.get(name)}, and the process that sends it tasks has {version}: their "
                 "results could differ. Install the same versions in both; finished tasks are kept."
             )
+    _end_with_parent()
     with threads.single():
         return function(*arguments)
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """Let a worker process end when the process that started it is killed: nobody else would end it."""
+    if (parent := multiprocessing.parent_process()) is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 class _Engine(abc.ABC):

@@ -133,12 +133,11 @@ def posterior(
         _refuse_unused('not of solver="nystrom"', {"precision": precision != "double", **used})
         return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)
     _refuse_unused('of solver="nystrom" only', settings.given())
-    place = None if checkpoint is None else Path(checkpoint)
-    _check_place(solver, precision, matrix, place, client)
+    _check_place(solver, precision, matrix, checkpoint, client)
     data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
     rows = _open(matrix) if isinstance(matrix, str | os.PathLike) else matrix
-    request = SolverRequest(data, variance, solver, precision, tolerance, rows, place, client)
+    request = SolverRequest(data, variance, solver, precision, tolerance, rows, checkpoint, client)
     post = _solve(request, progress=progress)
     if post.fit.converged:
         warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
@@ -164,15 +163,17 @@ def _open(path: str | os.PathLike[str]) -> Any:
     return open_gram(path)
 
 
-def _check_place(solver: str, precision: str, matrix: Any, place: Path | None, client: Any) -> None:
+def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, client: Any) -> None:
     """Refuse a matrix, a checkpoint and a client that are not of one another, or of the solver. Raises: ValueError."""
     store = 'matrix=wl.stored_gram(k, X, "K.zarr"), checkpoint="L.zarr"'
-    factored = place is not None and place.suffix == solvers.ZARR
+    factored = solvers.is_factor(checkpoint)
     if client is not None and matrix is None:
         raise ValueError(f"client computes with a stored matrix: pass {store} too, or leave it out.")
     if factored and (matrix is None or solver == "cg"):
-        raise ValueError(f'checkpoint="{place}" is for the factor of a stored matrix: pass solver="cholesky", {store}.')
-    if solver == "cholesky" and (matrix is not None or place is not None) and not factored:
+        raise ValueError(
+            f'checkpoint="{checkpoint}" is for the factor of a stored matrix: pass solver="cholesky", {store}.'
+        )
+    if solver == "cholesky" and (matrix is not None or checkpoint is not None) and not factored:
         raise ValueError(
             f'solver="cholesky" keeps the factor of a stored matrix in a folder that ends in .zarr: pass {store}; or '
             'pass solver="cg".'

@@ -1,6 +1,7 @@
 """This module chooses the solver of a linear system K(X, X) + noise, with the reason."""
 
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ class SolverRequest:
     precision: Precision = "double"
     tolerance: float = 1e-10
     matrix: Any = None
-    checkpoint: Path | None = None
+    checkpoint: str | os.PathLike[str] | None = None
     client: Any = None
     report: Report = no_progress
 
@@ -111,8 +112,13 @@ def choose(n: int, solver: Solver, precision: Precision, *, kept: bool = False) 
     return _iterative(n, itemsize, f"{state}: one triangle, {memory.text(half)}, does not fit")
 
 
+def is_factor(checkpoint: Any) -> bool:
+    """Return True for the place of a factor's tiles, False for the file of a solve's state, and for None."""
+    return checkpoint is not None and os.fspath(checkpoint).rstrip("/").endswith(ZARR)
+
+
 def _stored_choice(request: SolverRequest) -> SolverSettings:
-    factored = request.checkpoint is not None and request.checkpoint.suffix == ZARR
+    factored = is_factor(request.checkpoint)
     why = "K(X, X) is given as stored rows"
     if request.solver == "cholesky" or (request.solver == "auto" and factored):
         return SolverSettings("cholesky", "disk", f"{why}, and {request.checkpoint} keeps the factor")
@@ -208,11 +214,11 @@ def _singular(X: np.ndarray, error: packed.NotPositiveDefinite) -> ValueError:
 
 def _on_disk(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarray) -> SolverFit:
     """Factorise a stored matrix tile by tile in a store, and refine the solution by products with the matrix."""
-    from widelimit.compute import tile_cholesky  # it imports Zarr
+    from widelimit.compute import tile_cholesky  # they import Zarr
+    from widelimit.compute.places import find_place
 
-    noise, y, place = request.noise_of_rows, request.data.y, request.checkpoint
+    noise, y, place = request.noise_of_rows, request.data.y, find_place(request.checkpoint)
     exact = Shifted(_stored_operator(request), noise)
-    assert place is not None
     try:
         factor = tile_cholesky.factorise(place, request.matrix, noise, diagonal, request.client, report=request.report)
     except packed.NotPositiveDefinite as error:
@@ -284,7 +290,7 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     system = System(*shifted, eps, precondition, request.tolerance, iterative.MAX_ITERATIONS)
     try:
         place = request.checkpoint
-        checkpoint = None if place is None else SolverCheckpoint(place, fingerprint(request))
+        checkpoint = None if place is None else SolverCheckpoint(Path(place), fingerprint(request))
         solved = system.solve(request.data.y, checkpoint, report=report)
     except iterative.NotPositiveSemidefinite:
         raise ValueError("the kernel matrix is not positive semi-definite: x^T K x < 0 for some x.") from None
