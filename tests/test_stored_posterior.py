@@ -180,7 +180,7 @@ class Deadly:
 def test_after_a_kill_only_missing_tiles_are_computed(gram, factored, tmp_path, monkeypatch):
     matrix, place, computed = Deadly(gram, tmp_path / "mark"), tmp_path / "L.zarr", []
     with (
-        ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
         pytest.raises(BrokenProcessPool, match=r"during L-.* kept: make a new executor and call again"),
     ):
         stored(matrix, place, client=pool)
@@ -292,7 +292,7 @@ def test_a_singular_matrix_names_the_row_and_its_duplicate(tmp_path, pool):
     labels = np.r_[Y[:40, 0], Y[5, 0], Y[40:50, 0]]
     gram = wl.stored_gram(K, twice, tmp_path / "K.zarr")
     for client in (None, pool):
-        with pytest.raises(ValueError, match=r"is singular to rounding.*at row 40, which equals row 5, of 51"):
+        with pytest.raises(ValueError, match=r"is singular to rounding.*at row 40 of 51 .it equals row 5."):
             stored(gram, tmp_path / "L.zarr", X=twice, y=labels, noise=0.0, client=client)
     thin = wl.linear()
     gram = wl.stored_gram(thin, X, tmp_path / "T.zarr")

@@ -141,8 +141,11 @@ def _require(request: SolverRequest, choice: SolverSettings) -> None:
         return packed.require(n, dtype)
     if choice.storage == "full":
         return plan.require(n, n, DOUBLE)
-    held = operators.triangle_bytes(n, dtype) if choice.storage == "tiles" else 0
-    size = held + preconditioners.bytes_needed(n, preconditioners.default_rank(n)) + iterative.bytes_needed(n, c)
+    size = iterative.bytes_needed(n, c)
+    if choice.storage == "disk":
+        return memory.require(size, f"the weights of {n} points with {c} outputs")
+    size += operators.triangle_bytes(n, dtype) if choice.storage == "tiles" else 0
+    size += preconditioners.bytes_needed(n, preconditioners.default_rank(n))
     remedy = "use fewer points, or a sparse model such as wl.NTKFeatures with a linear one"
     memory.require(size, f"conjugate gradients on {n} points with {c} outputs", remedy=remedy)
     return None
@@ -204,9 +207,9 @@ def _packed(request: SolverRequest, choice: SolverSettings) -> SolverFit:
 def _singular(X: np.ndarray, error: packed.NotPositiveDefinite) -> ValueError:
     row = error.order - 1
     same = np.flatnonzero((X[:row] == X[row]).all(axis=1))
-    cause = f", which equals row {same[0]}," if len(same) else ""
+    cause = f" (it equals row {same[0]})" if len(same) else ""
     return ValueError(
-        f"K(X, X) + noise is singular to rounding, or not positive semi-definite, at row {row}{cause} of {len(X)}, and "
+        f"K(X, X) + noise is singular to rounding, or not positive semi-definite, at row {row} of {len(X)}{cause}, and "
         "no room is there for its eigenvectors. Pass a noise, drop duplicate rows, or pass "
         'solver="cg", which takes consistent labels.'
     )
