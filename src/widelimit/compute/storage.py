@@ -18,9 +18,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
 from widelimit import memory
 from widelimit.compute import tile_tasks, tiles, workers
@@ -174,18 +171,8 @@ def _describe(place: Place, manifest: dict[str, Any], plan: TilePlan, dtype: np.
 
     Attributes that a user has added stay, and the copy has them too.
     """
-    files: dict[str, Buffer] = {}
-    zarr.create_array(
-        MemoryStore(files),
-        shape=(plan.n, plan.n),
-        chunks=(plan.edge, plan.edge),
-        dtype=dtype,
-        compressors=Crc32cCodec(),  # the digits of a kernel do not compress
-        fill_value=np.nan,
-        attributes={**_attributes(place), KEY: manifest},
-        config={"write_empty_chunks": True},
-    )
-    text = files[METADATA].to_bytes()
+    attributes = {**_attributes(place), KEY: manifest}
+    text = tile_tasks.metadata((plan.n, plan.n), (plan.edge, plan.edge), dtype, attributes)
     required = json.loads(text)
     copied = _document(place, COPY) == required
     described = _matches(_document(place, METADATA), required)

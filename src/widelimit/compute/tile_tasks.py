@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
-from zarr.storage import StorePath
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore, StorePath
 
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
@@ -61,6 +62,22 @@ class Kept:
                     self.found.pop(key, None)
                 future.set_exception(error)
         return future.result()
+
+
+def metadata(shape: Key, chunks: Key, dtype: np.dtype, attributes: dict[str, Any]) -> bytes:
+    """Return Zarr's metadata of an array whose chunks are not compressed and have checksums."""
+    files: dict[str, Buffer] = {}
+    zarr.create_array(
+        MemoryStore(files),
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        compressors=Crc32cCodec(),
+        fill_value=np.nan,
+        attributes=attributes,
+        config={"write_empty_chunks": True},
+    )
+    return files["zarr.json"].to_bytes()
 
 
 @final
@@ -136,15 +153,9 @@ def write_work(work: Work, values: str) -> Address:
         ) from error
     name = sha256(packed, values)[:16]
     if work.place.read(f"{FOLDER}{name}.json") is None:
-        stored = zarr.create_array(
-            StorePath(work.place.store, f"{FOLDER}{name}"),
-            shape=work.X.shape,
-            chunks=(min(work.plan.edge, len(work.X)), work.X.shape[1]),
-            dtype=work.X.dtype,
-            compressors=Crc32cCodec(),
-            overwrite=True,
-        )
-        stored[:] = work.X
+        chunks = min(work.plan.edge, len(work.X)), work.X.shape[1]
+        work.place.write(f"{FOLDER}{name}/zarr.json", metadata(work.X.shape, chunks, work.X.dtype, {}))
+        zarr.open_array(StorePath(work.place.store, f"{FOLDER}{name}"), mode="r+")[:] = work.X
         work.place.write(f"{FOLDER}{name}.pickle", packed)
         header = {"pickle": sha256(packed), "values": values}
         work.place.write(f"{FOLDER}{name}.json", json.dumps(header).encode())  # last: the rest is complete
@@ -194,9 +205,10 @@ def write_tile(source: Work | Address, i: int, j: int) -> None:
     if not missing:
         return
     compiled = tiles.compile_ahead(work.kernel, work.plan.edge, work.X.shape[1], work.X.dtype)
-    blocks = work.encode(i), work.encode(j)
+    rows = work.encode(i)
+    columns = rows if i == j else work.encode(j)  # one object, by which a tile on the diagonal is known
     compiled()
     with arithmetic(work.X.dtype == np.float64):
-        tile = tiles.tile_of(work.kernel, *blocks)
+        tile = tiles.tile_of(work.kernel, rows, columns)
     for at in missing:
         work.array[work.plan.rows(at[0]), work.plan.rows(at[1])] = tile if at == (i, j) else tile.T
