@@ -318,7 +318,7 @@ def test_a_damaged_factor_names_its_tile_at_a_prediction(gram, factor):
         ({"solver": "cholesky", "matrix": np.eye(N)}, r"a folder that ends in \.zarr"),
         ({"solver": "cholesky", "matrix": np.eye(N), "checkpoint": "L.npz"}, r"a folder that ends in \.zarr"),
         ({"precision": "mixed", "matrix": np.eye(N), "checkpoint": "L.zarr"}, 'precision="mixed" has no factor'),
-        ({"matrix": "nowhere.zarr"}, "nowhere.zarr is not the folder of a matrix"),
+        ({"matrix": "nowhere.zarr"}, "matrix: 'nowhere.zarr' is not the folder of a matrix"),
     ],
 )
 def test_options_without_a_meaning_are_refused(options, message, tmp_path, monkeypatch):

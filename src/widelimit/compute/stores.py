@@ -182,23 +182,29 @@ def _document(place: Place, name: str) -> Any:
         return None
 
 
+def metadata(shape: tuple[int, int], chunks: tuple[int, int], dtype: np.dtype, attributes: dict[str, Any]) -> bytes:
+    """Return Zarr's metadata of an array whose chunks are not compressed and have checksums."""
+    files: dict[str, Buffer] = {}
+    zarr.create_array(
+        MemoryStore(files),
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        compressors=Crc32cCodec(),  # the digits of a kernel do not compress
+        fill_value=np.nan,
+        attributes=attributes,
+        config={"write_empty_chunks": True},
+    )
+    return files[METADATA].to_bytes()
+
+
 def _describe(place: Place, kind: Contents, manifest: dict[str, Any], n: int, dtype: np.dtype) -> None:
     """Write both copies of the array's metadata where they are not there, or say something else.
 
     Attributes that a user has added stay, and the copy has them too.
     """
-    files: dict[str, Buffer] = {}
-    zarr.create_array(
-        MemoryStore(files),
-        shape=(n, n),
-        chunks=(manifest["tile"], manifest["tile"]),
-        dtype=dtype,
-        compressors=Crc32cCodec(),  # the digits of a kernel do not compress
-        fill_value=np.nan,
-        attributes={**_attributes(place, kind.key), kind.key: manifest},
-        config={"write_empty_chunks": True},
-    )
-    text = files[METADATA].to_bytes()
+    attributes = {**_attributes(place, kind.key), kind.key: manifest}
+    text = metadata((n, n), (manifest["tile"], manifest["tile"]), dtype, attributes)
     required = json.loads(text)
     copied = _document(place, COPY) == required
     described = _matches(_document(place, METADATA), required, kind.key)

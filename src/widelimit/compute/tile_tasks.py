@@ -17,14 +17,13 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
 from zarr.storage import StorePath
 
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
 from widelimit.compute.places import Place
 from widelimit.compute.plan import TilePlan
-from widelimit.compute.stores import TileStore
+from widelimit.compute.stores import TileStore, metadata
 from widelimit.fingerprints import sha256
 
 FOLDER = "widelimit.work/"
@@ -128,15 +127,9 @@ def write_work(work: Work, values: str) -> Address:
         ) from error
     name = sha256(packed, values)[:16]
     if work.place.read(f"{FOLDER}{name}.json") is None:
-        stored = zarr.create_array(
-            StorePath(work.place.store, f"{FOLDER}{name}"),
-            shape=work.X.shape,
-            chunks=(min(work.plan.edge, len(work.X)), work.X.shape[1]),
-            dtype=work.X.dtype,
-            compressors=Crc32cCodec(),
-            overwrite=True,
-        )
-        stored[:] = work.X
+        chunks = min(work.plan.edge, len(work.X)), work.X.shape[1]
+        work.place.write(f"{FOLDER}{name}/zarr.json", metadata(work.X.shape, chunks, work.X.dtype, {}))
+        zarr.open_array(StorePath(work.place.store, f"{FOLDER}{name}"), mode="r+")[:] = work.X
         work.place.write(f"{FOLDER}{name}.pickle", packed)
         header = {"pickle": sha256(packed), "values": values}
         work.place.write(f"{FOLDER}{name}.json", json.dumps(header).encode())  # last: the rest is complete
@@ -186,9 +179,10 @@ def write_tile(source: Work | Address, i: int, j: int) -> None:
     if not missing:
         return
     compiled = tiles.compile_ahead(work.kernel, work.plan.edge, work.X.shape[1], work.X.dtype)
-    blocks = work.encode(i), work.encode(j)
+    rows = work.encode(i)
+    columns = rows if i == j else work.encode(j)  # one object, by which a tile on the diagonal is known
     compiled()
     with arithmetic(work.X.dtype == np.float64):
-        tile = tiles.tile_of(work.kernel, *blocks)
+        tile = tiles.tile_of(work.kernel, rows, columns)
     for at in missing:
         work.array[work.plan.rows(at[0]), work.plan.rows(at[1])] = tile if at == (i, j) else tile.T

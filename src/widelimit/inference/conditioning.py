@@ -11,6 +11,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.compute import iterative
+from widelimit.compute.workers import require_client
 from widelimit.inference import solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.inducing import INDUCING, Approximation, SparsePosterior, sparse_posterior, sparse_settings
@@ -165,6 +166,7 @@ def _open(path: str | os.PathLike[str]) -> Any:
 
 def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, client: Any) -> None:
     """Refuse a matrix, a checkpoint and a client that are not of one another, or of the solver. Raises: ValueError."""
+    require_client(client)
     store = 'matrix=wl.stored_gram(k, X, "K.zarr"), checkpoint="L.zarr"'
     factored = solvers.is_factor(checkpoint)
     if client is not None and matrix is None:

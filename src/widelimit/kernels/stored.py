@@ -149,4 +149,5 @@ def open_gram(path: str | os.PathLike[str]) -> StoredGram:
     try:
         return _open(place)
     except (OSError, ValueError) as error:
-        raise ValueError(f'{path} is not the folder of a matrix: make it by wl.stored_gram(k, X, "{path}").') from error
+        shown = validation.shown(str(path))
+        raise ValueError(f"matrix: {shown} is not the folder of a matrix that wl.stored_gram has written.") from error
