@@ -4,8 +4,10 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
+import tracemalloc
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -337,6 +339,39 @@ def test_auto_follows_the_checkpoint(gram, factored, tmp_path):
     assert stored(gram, factored, solver="auto").fit.choice[:2] == ("cholesky", "disk")
     assert stored(gram, tmp_path / "state.npz", solver="auto").fit.choice[:2] == ("cg", "stored")
     assert stored(gram, None, solver="auto").fit.choice[:2] == ("cg", "stored")
+
+
+def test_predictions_need_no_client(gram, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        posts = [stored(gram, tmp_path / name, solver="auto", client=pool) for name in ("L.zarr", "state.npz")]
+    for post in posts:
+        assert (pickle.loads(pickle.dumps(post)).variance(Z) == post.variance(Z)).all()
+
+
+def peak_of(call, *arguments):
+    tracemalloc.start()
+    try:
+        call(*arguments)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_task_and_a_solve_hold_a_few_tiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(tile_cholesky, "SMALLEST", 256)
+    A = np.cov(RNG.standard_normal((1500, 40))) + np.eye(1500)
+    matrix, noise = stored_rows.StoredRows(A, 256), np.zeros(1500)
+    factor = tile_cholesky.factorise(find_place(tmp_path / "L.zarr"), A, noise, np.diagonal(A), None)
+    tile, slack = 256 * 256 * 8, 200_000
+    bound = tile_cholesky.TILES * tile + slack
+    assert peak_of(tile_cholesky.compute_tile, factor.store, matrix, noise[:0], 5, 4) < bound
+    b = RNG.standard_normal((1500, 3))
+    found = []
+    assert peak_of(lambda: found.append(factor.solve(b))) < bound
+    np.testing.assert_allclose(A @ found[0], b, atol=1e-12)
+    held, update = [], tile_cholesky.update
+    monkeypatch.setattr(tile_cholesky, "update", lambda *tiles: held.append(tiles) or update(*tiles))
+    assert peak_of(tile_cholesky.compute_tile, factor.store, matrix, noise[:0], 5, 4) > bound
 
 
 def test_reads_of_a_block_and_of_rows_are_those_of_the_matrix(monkeypatch):

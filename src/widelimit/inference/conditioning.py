@@ -26,9 +26,7 @@ from widelimit.validation import Array
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from distributed import Client as DaskClient
-
-    Client = Executor | DaskClient
+    from distributed import Client
 
 
 @overload
@@ -43,7 +41,7 @@ def posterior(
     tolerance: float = 1e-10,
     matrix: Any = None,
     checkpoint: str | Path | None = None,
-    client: Client | None = None,
+    client: Executor | Client | None = None,
     progress: bool = True,
 ) -> Posterior: ...
 @overload
@@ -70,7 +68,7 @@ def posterior(
     tolerance: float = 1e-10,
     matrix: Any = None,
     checkpoint: str | Path | None = None,
-    client: Client | None = None,
+    client: Executor | Client | None = None,
     inducing: int | Float[Array, "m d"] = INDUCING,
     approximation: Approximation = "dtc",
     seed: int = 0,
@@ -105,7 +103,8 @@ def posterior(
             arguments goes on. Its name ends in .zarr: a folder in which Cholesky keeps the tiles of the factor of
             `matrix`, each written once, so that a later call computes what is missing, or damaged; predictions read it.
         client: with `matrix`, who computes its products, or the tiles of its factor: a `concurrent.futures.Executor` or
-            a `distributed.Client`; None: threads. The bits of the result do not depend on it.
+            a `distributed.Client`; None: threads. The bits of the result do not depend on it. Predictions are made in
+            this process.
         inducing: of "nystrom": m points of X, drawn by randomly pivoted Cholesky from a random sample of rows (1000
             unless given; fewer where K(X, X) has a smaller rank), or the points themselves, (m, d).
         approximation: of "nystrom": "dtc" (unless given) or "fitc", as in `SparsePosterior`.

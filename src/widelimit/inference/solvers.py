@@ -291,6 +291,10 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     eps = float(np.finfo(DOUBLE if precise else SINGLE).eps)
     shifted = (Shifted(exact, noise), Shifted(fast, noise))
     system = System(*shifted, eps, precondition, request.tolerance, iterative.MAX_ITERATIONS)
+    later = system
+    if isinstance(fast, operators.StoredOperator):  # the client may be closed by then
+        here = Shifted(replace(fast, client=None), noise)
+        later = replace(system, exact=here, fast=here)
     try:
         place = request.checkpoint
         checkpoint = None if place is None else SolverCheckpoint(Path(place), fingerprint(request))
@@ -305,7 +309,7 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
         raise ValueError("products with the kernel matrix leave the range of a float: scale X down, or the kernel.")
     spread = float(np.sqrt(shifted[1].diagonal().max() / precondition.shift))
     detail = f"{solved.message}, preconditioner of rank {precondition.vectors.shape[1]}"
-    return _of_iterations(Iterative(system, n, spread), solved, choice)._replace(message=detail)
+    return _of_iterations(Iterative(later, n, spread), solved, choice)._replace(message=detail)
 
 
 def _of_iterations(factor: Iterative, solved: IterativeSolution, choice: SolverSettings) -> SolverFit:
