@@ -31,7 +31,7 @@ CHOLESKY = Contents(
 )
 LARGEST, SMALLEST, BLOCKS = 1024, 128, 16
 """Rows of a tile at most, at least, and the blocks of rows that a matrix between them has: work for several workers."""
-TILES = 6
+TILES = 5
 """Tiles that a task holds at most: its own, two that it multiplies, and what Zarr reads and decodes beside them."""
 
 
