@@ -21,7 +21,7 @@ import zarr
 
 from widelimit import memory
 from widelimit.compute import tile_tasks, tiles, workers
-from widelimit.compute.places import Place, remote_errors
+from widelimit.compute.places import Place
 from widelimit.compute.plan import TilePlan
 from widelimit.compute.tile_tasks import Address, Work
 from widelimit.compute.workers import Task
@@ -98,8 +98,7 @@ def _fill(work: Work, source: Work | Address, client: Any, report: Report) -> No
 def _kept(place: Place) -> Iterator[None]:
     """Say in errors of the store that what is finished is kept."""
     try:
-        with remote_errors(place):
-            yield
+        yield
     except OSError as error:
         if error.errno is None:
             raise
