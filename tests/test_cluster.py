@@ -309,7 +309,7 @@ def test_the_memory_of_a_worker_does_not_grow_with_the_number_of_points(cluster,
     """It is the budget and three blocks of rows; a worker that read all rows would exceed that."""
     scale(cluster, client, 1)
     budget, d = 2**23, 1500
-    peak(client, tmp_path, 300, d, budget)  # programs, and the first blocks, stay
+    peak(client, tmp_path, 700, d, budget)  # programs, and the first blocks, stay
     found = [peak(client, tmp_path, n, d, budget) for n in (400, 1400)]
     tell(workplace, all_rows_in_memory=1)
     control, edge = peak(client, tmp_path, 1400, d, budget)
