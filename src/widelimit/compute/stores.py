@@ -96,8 +96,9 @@ class TileStore:
     def read(self, i: int, j: int) -> np.ndarray:
         """Read a tile. Raises: ValueError: it is damaged or missing."""
         try:
-            if self.place.size(f"{TILES}{i}/{j}") >= 0:
-                return np.asarray(self.array[self.rows(i), self.rows(j)])
+            with remote_errors(self.place):
+                if self.place.size(f"{TILES}{i}/{j}") >= 0:
+                    return np.asarray(self.array[self.rows(i), self.rows(j)])
             cause = "is missing"
         except ValueError as error:
             cause = f"is damaged ({error})"
@@ -145,8 +146,7 @@ def open_store(
 def kept(place: Place) -> Iterator[None]:
     """Say in errors of the store that what is finished is kept."""
     try:
-        with remote_errors(place):
-            yield
+        yield
     except OSError as error:
         if error.errno is None:
             raise

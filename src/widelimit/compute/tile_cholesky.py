@@ -15,7 +15,7 @@ import scipy.linalg
 from widelimit.compute import stored_rows, threads
 from widelimit.compute.linalg import EPS, Factor
 from widelimit.compute.packed import NotPositiveDefinite
-from widelimit.compute.places import Place
+from widelimit.compute.places import Place, remote_errors
 from widelimit.compute.storage import GRAM, description
 from widelimit.compute.stored_rows import StoredRows
 from widelimit.compute.stores import FORM, VERSION, Contents, TileStore, kept, open_store
@@ -200,7 +200,7 @@ def factorise(
     tiles are kept. As `workers.run`, `storage.open_store`.
     """
     matrix = StoredRows(source, stored_rows.BLOCK)
-    with kept(place):
+    with remote_errors(place), kept(place):
         store = factor_store(place, matrix, noise, client)
         rows = [(store, i) for i in range(store.blocks)]
         missing = [tile for row in gather(missing_in_row, rows, client) for tile in row]

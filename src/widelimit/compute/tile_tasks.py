@@ -140,7 +140,7 @@ def _load(address: Address) -> Work:
     place, name = address
     header, packed = (place.read(f"{FOLDER}{name}.{kind}") for kind in ("json", "pickle"))
     if header is None or packed is None:
-        raise FileNotFoundError(
+        raise OSError(
             f"a worker does not find {place.name}: the path must lead to the same files on every machine (a shared "
             "file system or an object store), or the matrix is finished, or was removed."
         )

@@ -149,7 +149,7 @@ def encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:
         with arithmetic(X.dtype == np.float64):
             features = kernel.encode(jnp.asarray(X))
             return EncodedBlock(features, np.asarray(kernel.diagonal(features)), len(X))
-    filled = np.resize(X, (rows, X.shape[1]))
+    filled = X if len(X) == rows else np.resize(X, (rows, X.shape[1]))
     with arithmetic(X.dtype == np.float64):
         if kernel.traceable:
             patches, diagonal = _encode(kernel, filled, _patches(rows))

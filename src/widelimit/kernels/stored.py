@@ -134,8 +134,8 @@ def stored_gram(
     def report(_: str, done: float, total: float) -> None:
         progress(int(done), int(total))
 
-    storage.store_gram(k, k.prepared(inputs), inputs, place, budget=budget, report=report, client=client)
     with remote_errors(place):
+        storage.store_gram(k, k.prepared(inputs), inputs, place, budget=budget, report=report, client=client)
         return _open(place)
 
 
