@@ -284,7 +284,7 @@ def test_a_full_disk_keeps_the_finished_tiles(gram, factored, tmp_path, monkeypa
     assert before.items() <= times(tmp_path / "L.zarr").items()
     assert tiles(tmp_path / "L.zarr") == tiles(factored)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(OSError, match=r"need 14 KiB and 0\.98 KiB are free on the disk of .*M\.zarr"):
+    with pytest.raises(OSError, match=r"need 14 KiB and 0\.98 KiB are free.*Nothing was computed$"):
         stored(gram, tmp_path / "M.zarr")
     assert not (tmp_path / "M.zarr").exists()
 

@@ -200,13 +200,14 @@ def factorise(
     tiles are kept. As `workers.run`, `storage.open_store`.
     """
     matrix = StoredRows(source, stored_rows.BLOCK)
-    with remote_errors(place), kept(place):
+    with remote_errors(place):
         store = factor_store(place, matrix, noise, client)
         rows = [(store, i) for i in range(store.blocks)]
         missing = [tile for row in gather(missing_in_row, rows, client) for tile in row]
         if missing:
             store.require_disk(len(missing))
             report(FACTOR, 0, 0)
-            run(tasks(store, matrix.sent(client), noise, missing), client, report=report, stage=FACTOR)
+            with kept(place):
+                run(tasks(store, matrix.sent(client), noise, missing), client, report=report, stage=FACTOR)
         found = np.concatenate(gather(pivots, rows, client))
     return StoredFactor(store, found, matrix.n, float(np.sqrt(((diagonal + noise) / found**2).max())))
