@@ -1,4 +1,4 @@
-"""Exact inference on a simulated cluster: the bits of one process for any workers, through kills, in an object store."""
+"""Exact inference on a simulated cluster: the bits of one process, through kills and in an object store."""
 
 # ruff: noqa: F811, pytest's fixtures are imported from another module
 import subprocess
@@ -8,10 +8,12 @@ import time
 
 import numpy as np
 import pytest
+
+import widelimit as wl
 from test_cluster import (  # noqa: F401
     HERE,
-    K,
     TILES,
+    K,
     X,
     bucket,
     client,
@@ -23,8 +25,6 @@ from test_cluster import (  # noqa: F401
     tell,
     workplace,
 )
-
-import widelimit as wl
 from widelimit.compute import stored_rows, tile_cholesky
 
 pytestmark = pytest.mark.filterwarnings(
