@@ -5,6 +5,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from test_cluster import (  # noqa: F401
 )
 from widelimit.compute import stored_rows, tile_cholesky
 
+obstore = pytest.importorskip("obstore")
 pytestmark = pytest.mark.filterwarnings(
     "default::ResourceWarning", "default::DeprecationWarning", "default::UserWarning"
 )
@@ -72,7 +75,7 @@ def test_one_two_and_three_workers_give_the_bits_of_one_process(cluster, client,
         assert len(files(path)) == TILES
         assert (post.weights == one_process[0].weights).all()
         assert (post.variance(Z) == one_process[0].variance(Z)).all()
-        assert (fitted(gram, None, client, "cg").weights == steps.weights).all()
+    assert (fitted(gram, None, client, "cg").weights == steps.weights).all()
     np.testing.assert_allclose(post.mean(Z), wl.posterior(K, X, Y, noise=0.1).mean(Z), rtol=1e-9)
 
 
@@ -129,10 +132,13 @@ def test_a_killed_client_is_called_again_and_does_only_the_rest(
     assert sum(computed(workplace).values()) <= TILES + 2
 
 
-def test_matrix_and_factor_in_an_object_store(cluster, client, bucket, one_process):
-    scale(cluster, client, 2)
-    matrix = wl.stored_gram(K, X, f"{bucket}/K.zarr", client, budget=32 * 1024)
-    for source in (matrix, f"{bucket}/K.zarr"):
-        post = fitted(source, f"{bucket}/L.zarr", client)
-        assert (post.weights == one_process[0].weights).all()
-        assert (post.variance(Z) == one_process[0].variance(Z)).all()
+def test_matrix_and_factor_in_an_object_store(bucket, one_process):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        matrix = wl.stored_gram(K, X, f"{bucket}/K.zarr", pool, budget=32 * 1024)
+        for source in (matrix, f"{bucket}/K.zarr"):
+            post = fitted(source, f"{bucket}/L.zarr", pool)
+            assert (post.weights == one_process[0].weights).all()
+            assert (post.variance(Z) == one_process[0].variance(Z)).all()
+    obstore.delete(obstore.store.from_url(f"{bucket}/L.zarr"), "c/2/1")
+    with pytest.raises(ValueError, match=r"s3://bucket/L.zarr: the tile c/2/1 is missing; call again"):
+        post.variance(Z)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
+import google_crc32c
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
@@ -26,8 +27,8 @@ from widelimit.compute.places import Place, remote_errors
 from widelimit.version import __version__
 
 FORMAT = 1
-CHECKSUM_BYTES = 4
-"""A CRC-32C ends every chunk; reading a damaged one is an error."""
+CHECKSUM_BYTES, SOUND = 4, 0x48674BC7
+"""A CRC-32C ends every chunk; that of a chunk with its own at the end is this number."""
 METADATA, COPY = "zarr.json", "widelimit.json"
 """Zarr's own metadata file, and this module's copy of it."""
 UNFINISHED = re.compile(r"((zarr|widelimit)\.(json|[0-9a-f]+)|c/[0-9]+/[0-9]+\.[0-9a-f]+)\.partial")
@@ -85,27 +86,25 @@ class TileStore:
 
     def whole(self, i: int, j: int) -> bool:
         """Return True if the tile is there and has its checksum."""
-        if self.place.size(f"{TILES}{i}/{j}") != self.bytes_of_tile + CHECKSUM_BYTES:
-            return False
         try:
-            self.array[self.rows(i), self.rows(j)]
+            self.read(i, j)
         except (ValueError, OSError):
             return False
         return True
 
     def read(self, i: int, j: int) -> np.ndarray:
-        """Read a tile. Raises: ValueError: it is damaged or missing."""
-        try:
-            with remote_errors(self.place):
-                if self.place.size(f"{TILES}{i}/{j}") >= 0:
-                    return np.asarray(self.array[self.rows(i), self.rows(j)])
-            cause = "is missing"
-        except ValueError as error:
-            cause = f"is damaged ({error})"
-        raise ValueError(
-            f"{self.place.name}: the tile {TILES}{i}/{j} {cause}; call again what has written it: such tiles are "
-            "computed again."
-        )
+        """Read a tile, which cannot be written to. Raises: ValueError: it is damaged or missing."""
+        key = f"{TILES}{i}/{j}"
+        with remote_errors(self.place):
+            data = self.place.read(key)  # Zarr takes a millisecond more, as long as a product of small tiles
+        if data is None or len(data) != self.bytes_of_tile + CHECKSUM_BYTES or google_crc32c.value(data) != SOUND:
+            raise ValueError(
+                f"{self.place.name}: the tile {key} is {'missing' if data is None else 'damaged'}; call again what has "
+                "written it: such tiles are computed again."
+            )
+        found = np.frombuffer(data, self.array.dtype.newbyteorder("<"), self.edge**2).reshape(self.edge, self.edge)
+        rows, columns = self.rows(i), self.rows(j)
+        return found[: rows.stop - rows.start, : columns.stop - columns.start]
 
     def write(self, i: int, j: int, tile: np.ndarray) -> None:
         """Write a tile, whole or not at all."""
