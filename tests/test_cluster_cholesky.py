@@ -83,10 +83,16 @@ def test_twenty_kills_cost_at_most_the_tiles_in_flight(cluster, client, workplac
     scale(cluster, client, 3)
     tell(workplace, seconds=0.06)
     done = []
-    killer = threading.Thread(target=kill_workers, args=(cluster, 2, done))
+
+    def kill():
+        while len(computed(workplace)) < 5:
+            time.sleep(0.02)
+        kill_workers(cluster, 2, done)
+
+    killer = threading.Thread(target=kill)
     killer.start()
     post = fitted(gram, tmp_path / "L.zarr", client)
-    assert len(done) >= 10  # most of them while tiles were computed
+    assert len(done) >= 10, done  # most of them while tiles were computed
     killer.join()
     counts = computed(workplace)
     assert len(counts) == TILES

@@ -23,9 +23,7 @@ NETWORK = parameter_group("network", **DEFAULTS)
 def kernel(
     *,
     data: Annotated[Path, typer.Argument(help="Inputs, a row each: .npy, .npz, .csv or .parquet.")],
-    out: Annotated[
-        str, typer.Option(help="The Zarr array to write, or to go on with: NAME.zarr, s3://bucket/NAME.zarr.")
-    ],
+    out: Annotated[str, typer.Option(help="The Zarr array to write, or go on with: a folder, or s3://bucket/K.zarr.")],
     kind: Annotated[Literal["ntk", "nngp"], typer.Option(help="Which kernel of the network.")] = "ntk",
     network: dict[str, Any],
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision of the matrix.")] = "float64",
@@ -50,9 +48,7 @@ def kernel(
 
     import widelimit as wl
 
-    given = {name: value for name, value in network.items() if value is not None}
-    net = given_network(given) if "network" in given else wl.mlp(**DEFAULTS | given)
-    chosen = wl.ntk(net) if kind == "ntk" else wl.nngp(net)
+    chosen = _kernel(kind, {name: value for name, value in network.items() if value is not None})
     matrices.require_finite(np.asarray(chosen.diag(inputs)))
     remark = f"the finished tiles are in {out}, and the same command goes on with them"
     with (
@@ -69,3 +65,11 @@ def kernel(
     else:
         size = memory.text(stored.nbytes)
         typer.echo(f"{kind} of {len(inputs)} inputs: {size} of {stored.dtype} in {out}")
+
+
+def _kernel(kind: str, given: dict[str, Any]) -> Any:
+    """Return the kernel of this kind of the network that is given."""
+    import widelimit as wl
+
+    net = given_network(given) if "network" in given else wl.mlp(**DEFAULTS | given)
+    return wl.ntk(net) if kind == "ntk" else wl.nngp(net)

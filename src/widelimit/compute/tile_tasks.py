@@ -12,8 +12,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Lock
-from types import ModuleType
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import numpy as np
 import zarr
@@ -33,6 +32,7 @@ PROBED = 8
 WORKS = 2
 """Matrices whose kernel and encoded rows a worker keeps."""
 Key = tuple[int, int]
+Result = TypeVar("Result")
 
 
 @final
@@ -43,7 +43,7 @@ class Kept:
         self.count, self.lock = count, Lock()
         self.found: OrderedDict[Hashable, Future[Any]] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+    def get(self, key: Hashable, make: Callable[[], Result]) -> Result:
         """Return the result of this key, made if it is not there."""
         with self.lock:
             known = self.found.get(key)
@@ -58,7 +58,8 @@ class Kept:
                 with self.lock:
                     self.found.pop(key, None)
                 future.set_exception(error)
-        return future.result()
+        found: Result = future.result()
+        return found
 
 
 @final
@@ -104,7 +105,7 @@ class Address(NamedTuple):
 _loaded = Kept(WORKS)
 
 
-def _pickler() -> ModuleType:
+def _pickler() -> Any:
     """Return cloudpickle, which pickles functions of a user's script too, if it is installed; else pickle."""
     try:
         import cloudpickle

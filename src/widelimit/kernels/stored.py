@@ -43,12 +43,16 @@ class _Tiles(WrapperStore[Store]):
         """Read the bytes of a file. Raises: ValueError: it is a tile, and not there."""
         found = await self._store.get(key, prototype, byte_range)
         if found is None and key.startswith(stores.TILES):
-            raise _MissingTile(f"{_place(self).name}: the tile {key} is missing. {AGAIN} missing tiles are computed.")
+            raise _MissingTile(f"{self.place().name}: the tile {key} is missing. {AGAIN} missing tiles are computed.")
         return found
+
+    def place(self) -> Place:
+        """Return where the files are."""
+        return find_place(self._store.with_read_only(False))
 
 
 def _place(store: Store) -> Place:
-    return find_place(store._store.with_read_only(False) if isinstance(store, _Tiles) else store)
+    return store.place() if isinstance(store, _Tiles) else find_place(store)
 
 
 def _naming(read: Callable[Concatenate[StoredGram, P], T]) -> Callable[Concatenate[StoredGram, P], T]:
