@@ -6,7 +6,7 @@ python benchmarks/stored_posterior.py --rows 6000 --workers 3 --turns 1
 In turns: `wl.posterior` in memory, with all cores; `wl.stored_gram` and `wl.posterior(..., matrix=, checkpoint=)` with
 warm workers, from an empty folder; the same call again, which finds all tiles; conjugate gradients on the stored
 matrix. `warm_GiB` and `peak_GiB` are of each worker, before and after; `least` is the smallest ratio of seconds in one
-turn, of the second method to the first.
+turn, of the second method to the first. Predictions are of 500 rows, by conjugate gradients of 3.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from many_rows import NOISE, drawn
 
 import widelimit as wl
 
+SMALL = False
 KERNEL = wl.nngp(wl.mlp(depth=3, activation="erf", weight_std=1.4, bias_std=0.3))
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -76,13 +77,14 @@ def turn(pool: ProcessPoolExecutor, folder: Path, data: Data, Z: np.ndarray) -> 
         timed("memory", lambda: wl.posterior(KERNEL, *data, noise=NOISE**2), Z),
         timed("disk", lambda: stored(pool, place, data), Z),
         timed("disk again", lambda: stored(pool, place, data), Z),
-        timed("disk, cg", lambda: stored(pool, place, data, checkpoint=None, solver="cg", tolerance=1e-8), Z),
+        timed("disk, cg", lambda: stored(pool, place, data, checkpoint=None, solver="cg", tolerance=1e-8), Z[:3]),
     ]
     expected = found[0]
     for row in found:
         row["ratio"] = row["seconds"] / expected["seconds"]
-        row["off"] = float(np.abs(row["mean"] - expected["mean"]).max() / np.abs(expected["mean"]).max())
-        row["variance_off"] = float(np.abs(row["variance"] / expected["variance"] - 1).max())
+        mean, variance = (expected[name][: len(row["mean"])] for name in ("mean", "variance"))
+        row["off"] = float(np.abs(row["mean"] - mean).max() / np.abs(mean).max())
+        row["variance_off"] = float(np.abs(row["variance"] / variance - 1).max())
     return [{name: value for name, value in row.items() if name not in ("mean", "variance")} for row in found]
 
 
