@@ -66,11 +66,13 @@ def divide(tile: np.ndarray, corner: np.ndarray) -> np.ndarray:
 
 
 def compute_tile(store: TileStore, matrix: StoredRows, noise: np.ndarray, i: int, j: int) -> None:
-    """Compute and write tile (i, j) of L; noise: (b,) of the rows of a tile on the diagonal, () below.
+    """Compute and write tile (i, j) of L unless it is there; noise: (b,) of the rows of a tile on the diagonal.
 
     Raises: NotPositiveDefinite; ValueError: a tile that it reads is damaged or missing, an entry of the matrix is not
     finite.
     """
+    if store.whole(i, j):  # by a worker that was lost before it could say so
+        return
     tile = matrix.block(store.rows(i), store.rows(j))
     if i != j:
         for k in range(j):
