@@ -142,11 +142,10 @@ class StoredOperator(Operator):
         return np.concatenate(self._each(stored_rows.diagonal, [(part,) for part in self._stored.spans()]))
 
     def columns(self, index: np.ndarray) -> np.ndarray:
-        places = [(part, np.flatnonzero((part.start <= index) & (index < part.stop))) for part in self._stored.spans()]
-        places = [(part, at) for part, at in places if len(at)]
+        within = [np.flatnonzero((part.start <= index) & (index < part.stop)) for part in self._stored.spans()]
+        places = [at for at in within if len(at)]
         out = np.empty((self._stored.n, len(index)), self.rows.dtype)
-        found = self._each(stored_rows.chosen, [(part, index[at]) for part, at in places])
-        for (_, at), rows in zip(places, found, strict=True):
+        for at, rows in zip(places, self._each(stored_rows.chosen, [(index[at],) for at in places]), strict=True):
             out[:, at] = rows.T
         return out
 

@@ -139,9 +139,10 @@ def diagonal(matrix: StoredRows, rows: slice) -> np.ndarray:
     return found
 
 
-def chosen(matrix: StoredRows, rows: slice, index: np.ndarray) -> np.ndarray:
-    """Return some of these rows, (k, n), by their numbers in A. Raises: ValueError: as `product`."""
-    parts = [matrix.read(rows, columns)[index - rows.start] for columns in matrix.columns()]
+def chosen(matrix: StoredRows, index: np.ndarray) -> np.ndarray:
+    """Return the rows of these numbers, (k, n), and read what lies between. Raises: ValueError: as `product`."""
+    first, last = int(index.min()), int(index.max())
+    parts = [matrix.read(slice(first, last + 1), columns)[index - first] for columns in matrix.columns()]
     found = np.concatenate(parts, axis=1)
     for i, row in zip(index, found, strict=True):
         matrix.require_finite(int(i), 0, row[None])

@@ -100,7 +100,7 @@ class TileStore:
         if data is None or len(data) != self.bytes_of_tile + CHECKSUM_BYTES or google_crc32c.value(data) != SOUND:
             raise ValueError(
                 f"{self.place.name}: the tile {key} is {'missing' if data is None else 'damaged'}; call again what has "
-                "written it: such tiles are computed again."
+                "written it: such tiles are computed again. Workers of other machines need a path to the same files."
             )
         found = np.frombuffer(data, self.array.dtype.newbyteorder("<"), self.edge**2).reshape(self.edge, self.edge)
         rows, columns = self.rows(i), self.rows(j)
