@@ -99,9 +99,7 @@ class Posterior:
             return self.fit.residual
         exact = Shifted(self.data.matrix(), np.broadcast_to(self.noise, len(self.data.X)))
         y, exponent = linalg.normalise(self.data.y)
-        left = np.linalg.norm(y - exact.product(linalg.rescale(self.weights, -exponent)), axis=0)
-        size = np.linalg.norm(y, axis=0)
-        return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
+        return linalg.relative_size(y - exact.product(linalg.rescale(self.weights, -exponent)), y)
 
     def explain(self) -> str:
         """Explain which solver found the weights of which kernel, where the matrix was kept, why, and how exactly."""
