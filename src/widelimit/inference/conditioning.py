@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.inducing import INDUCING, Approximation, SparsePosterior, sparse_posterior, sparse_settings
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.solvers import SolverRequest
+from widelimit.inference.traced import is_traced, traced_posterior
 from widelimit.inference.training_set import scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, progress_bar
@@ -72,6 +73,10 @@ def posterior(
     (duplicate rows with equal labels, say) is solved in the minimum-norm sense, or refused where the storage leaves no
     room for that. `explain()` of the result says which solver ran, and why; `residual` how exactly.
 
+    Inside jit, vmap and grad, where X, y, noise or the kernel's numbers are traced, the result has mean, variance,
+    predict, covariance, log_marginal_likelihood and leave_one_out, in the dtype of the data; nothing is checked by its
+    value there, and what would be refused is NaN.
+
     Args:
         k: a kernel.
         X: (n, d) inputs.
@@ -110,6 +115,8 @@ def posterior(
             matrix is too ill-conditioned for its noise; the residual is named, and is in the result.
     """
     _check_options(solver, precision, checkpoint, progress)
+    if is_traced(k, X, y, noise):
+        return _inside_a_trace(k, X, y, noise, solver, matrix, checkpoint)
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
     settings = sparse_settings(inducing, approximation, seed)
     if solver == "nystrom":
@@ -130,6 +137,18 @@ def posterior(
     else:
         iterative.warn(post.fit.message)
     return post
+
+
+def _inside_a_trace(
+    k: Any, X: Any, y: Any, noise: Any, solver: str, matrix: Any, checkpoint: str | Path | None
+) -> Posterior:
+    unused = {
+        "solver": solver not in ("auto", "cholesky"),
+        "matrix": matrix is not None,
+        "checkpoint": bool(checkpoint),
+    }
+    _refuse_unused("not where jax traces the data, the noise or the kernel", unused)
+    return cast(Posterior, traced_posterior(k, X, y, noise))  # it has those methods that can be traced
 
 
 def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) -> None:
