@@ -127,7 +127,7 @@ def _kills(k: Any, X: np.ndarray, folder: Path) -> list[dict[str, Any]]:
                     os.kill(done[-1], signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
-        (folder / "faults.json").write_text('{"seconds": 0.1}')  # a tile takes long enough to be hit
+        (folder / "faults.json").write_text('{"seconds": 0.3}')  # a tile takes long enough to be hit
         killer.start()
         found = wl.stored_gram(k, X, folder / "killed.zarr", client, budget=2**22)[:]
         ended.set()
