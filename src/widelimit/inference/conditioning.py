@@ -10,8 +10,9 @@ from widelimit import validation
 from widelimit.compute import iterative
 from widelimit.inference import solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
-from widelimit.inference.inducing import INDUCING, Approximation, SparsePosterior, sparse_posterior, sparse_settings
+from widelimit.inference.inducing import INDUCING, SparsePosterior, sparse_posterior, sparse_settings
 from widelimit.inference.posterior import Posterior
+from widelimit.inference.row_sums import Approximation
 from widelimit.inference.solvers import SolverRequest
 from widelimit.inference.training_set import scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
@@ -45,6 +46,8 @@ def posterior(
     inducing: int | Float[Array, "m d"] = INDUCING,
     approximation: Approximation = "dtc",
     seed: int = 0,
+    precision: Literal["double", "mixed"] = "double",
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> SparsePosterior: ...
 def posterior(
@@ -74,7 +77,8 @@ def posterior(
 
     Args:
         k: a kernel.
-        X: (n, d) inputs.
+        X: (n, d) inputs. "nystrom" reads a `np.memmap`, a Zarr array, or anything else with a shape that gives rows as
+            X[i:j], block by block, and y too.
         y: (n,) or (n, c) targets; the c outputs are independent and share the kernel.
         noise: variance of the observation noise (in the square of y's unit), >= 0, one number or (n,), one for each
             training point.
@@ -83,13 +87,15 @@ def posterior(
             iteration and output), or "auto", which chooses by n and free memory. All are exact. "nystrom" is not: f
             depends on y through its values at inducing points (2 n m^2 flops, O(m^2) memory, one pass over the rows).
         precision: "double", or "mixed": a float32 factor or float32 products, half of the memory and of the time, with
-            iterations that bring the residual, computed in float64, down to the tolerance.
+            iterations that bring the residual, computed in float64, down to the tolerance. Of "nystrom": products of
+            rows in float32, added up in float64, if on some rows rounding adds less than 1e-6 of the noise to the
+            variance of f; else float64. `explain()` says which.
         tolerance: of the relative residual of "cg" and "mixed", in [1e-14, 1e-1].
         matrix: K(X, X) without noise, stored already: anything with shape (n, n) that gives rows as matrix[i:j], such
             as a memmap or a Zarr array; for conjugate gradients only. It is not copied: variances, covariances and
             samples read it again, and raise ValueError if it has changed since.
-        checkpoint: a file in which conjugate gradients keep their state, and from which a later call with the same
-            arguments goes on.
+        checkpoint: a file in which conjugate gradients, or the pass of "nystrom" over the rows, keep their state, and
+            from which a later call with the same arguments goes on.
         inducing: of "nystrom": m points of X, drawn by randomly pivoted Cholesky from a random sample of rows (1000
             unless given; fewer where K(X, X) has a smaller rank), or the points themselves, (m, d).
         approximation: of "nystrom": "dtc" (unless given) or "fitc", as in `SparsePosterior`.
@@ -111,12 +117,9 @@ def posterior(
     """
     _check_options(solver, precision, checkpoint, progress)
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
-    settings = sparse_settings(inducing, approximation, seed)
+    settings = sparse_settings(inducing, approximation, seed, precision, checkpoint)
     if solver == "nystrom":
-        _refuse_unused(
-            'not of solver="nystrom"',
-            {"precision": precision != "double", "matrix": matrix is not None, "checkpoint": checkpoint is not None},
-        )
+        _refuse_unused('not of solver="nystrom"', {"matrix": matrix is not None})
         return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)
     _refuse_unused('of solver="nystrom" only', settings.given())
     if solver == "cholesky" and (matrix is not None or checkpoint is not None):
