@@ -10,6 +10,8 @@ import pytest
 import widelimit as wl
 from widelimit import memory
 from widelimit.inference import row_sums, rows
+from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
+from widelimit.inference.sparse_dirichlet import sparse_dirichlet
 
 RNG = np.random.default_rng(0)
 N = 150
@@ -323,8 +325,73 @@ def test_many_rows_are_fitted_through_inducing_points_with_a_warning(monkeypatch
         few.predict_interval(Z, method="conformal")
     with pytest.raises(ValueError, match="at most 100 rows"):
         wl.WideRegressor(solver="cholesky").fit(X, Y[:, 0])
-    with pytest.raises(ValueError, match='likelihood="least_squares" with solver="nystrom"'):
-        wl.WideClassifier().fit(X, TRUTH > 0)
+
+
+LABELS = (TRUTH > 0.5).astype(int) + (TRUTH > -0.5)
+
+
+def dense_classes(inputs, labels, weights, points, at, post):
+    """Mean and variance of each class's function by dense algebra of the approximate prior."""
+    own = labels[:, None] == np.arange(3)
+    shape, offset = dirichlet_labels(post.alpha_epsilon), dirichlet_offset(3, post.alpha_epsilon)
+    targets = np.where(own, shape.own, shape.other) - offset
+    noise = np.where(own, shape.noise_own, shape.noise_other) / weights[:, None]
+    k = post.scale**2 * K
+    inverse = np.linalg.inv(k.gram(points))
+    cross, new = k.cross(inputs, points), k.cross(at, points)
+    q, between = cross @ inverse @ cross.T, new @ inverse @ cross.T
+    mean, variance = np.empty((2, len(at), 3))
+    for j in range(3):
+        solved = np.linalg.solve(q + np.diag(noise[:, j]), np.column_stack([targets[:, j], between.T]))
+        mean[:, j] = offset + between @ solved[:, 0]
+        variance[:, j] = k.diag(at) - np.einsum("ij,ji->i", between, solved[:, 1:])
+    return mean, variance
+
+
+def test_classes_are_regressions_on_transformed_labels():
+    weights = 1.0 + np.arange(N) % 2
+    how = {"classes": 3, "scale": 2.0, "alpha_epsilon": 0.05, "weights": weights}
+    post = sparse_dirichlet(K, X, LABELS, inducing=40, **how)
+    for found, right in zip(post.law(Z), dense_classes(X, LABELS, weights, post.inducing, Z, post), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-7, atol=1e-7)
+    left = post.leave_one_out(X[3:5], LABELS[3:5], weights[3:5])
+    for i in (3, 4):
+        rest = np.arange(N) != i
+        right = dense_classes(X[rest], LABELS[rest], weights[rest], post.inducing, X[i : i + 1], post)
+        for found, one in zip(left, right, strict=True):
+            np.testing.assert_allclose(found[i - 3], one[0], rtol=1e-7)
+        assert np.abs(post.law(X[i : i + 1])[0] - right[0]).max() > 1e-3  # the row itself says something
+    other = dense_classes(X, (LABELS + 1) % 3, weights, post.inducing, Z, post)
+    assert np.abs(other[1] - post.law(Z)[1]).max() > 1e-3  # whose noise is whose is seen
+
+
+def test_classes_with_all_rows_as_points_are_the_exact_ones():
+    how = {"classes": 3, "scale": 2.0, "alpha_epsilon": 0.01, "weights": np.ones(60)}
+    post = sparse_dirichlet(K, X[:60], LABELS[:60], inducing=60, **how)
+    exact = dirichlet_posterior(K, X[:60], LABELS[:60], **how)
+    mean, variance = post.law(Z)
+    np.testing.assert_allclose(mean, exact.mean(Z), atol=1e-8)
+    np.testing.assert_allclose(variance, exact.variance(Z), rtol=1e-7)
+
+
+def test_classes_of_many_rows_are_fitted_through_inducing_points(monkeypatch, tmp_path):
+    monkeypatch.setattr("widelimit.estimators.preparation.MOST_ROWS", 100)
+    few = wl.WideClassifier(kernel="nngp", activation="erf", depth=2, inducing=40)
+    with pytest.warns(UserWarning, match=r"150 rows are fitted through 40 .* likelihood=\"dirichlet\", in place"):
+        few.fit(X, LABELS)
+    assert few.score(X, LABELS) > 0.85
+    assert few.fitted_.members[0].training.X.shape == (40, 3)
+    few.save(tmp_path / "m.npz")
+    again = wl.load(tmp_path / "m.npz")
+    np.testing.assert_array_equal(again.predict_proba(Z), few.predict_proba(Z))
+    np.testing.assert_array_equal(
+        again.predict_latent(Z, return_std=True)[1], few.predict_latent(Z, return_std=True)[1]
+    )
+    exact = wl.NNGPClassifier(**FIXED).fit(X[:80], LABELS[:80])
+    all_points = wl.NNGPClassifier(solver="nystrom", inducing=80, **FIXED).fit(X[:80], LABELS[:80])
+    np.testing.assert_allclose(all_points.predict_proba(Z), exact.predict_proba(Z), atol=1e-7)
+    with pytest.raises(ValueError, match='likelihood="dirichlet" or "least_squares"'):
+        wl.NNGPClassifier(solver="nystrom", likelihood="logistic", **FIXED).fit(X, LABELS)
 
 
 def test_classes_by_least_squares():

@@ -39,7 +39,7 @@ from widelimit.inference.training_set import (
     scalar_kernel,
 )
 from widelimit.kernels.base import Kernel
-from widelimit.progress import LONG, Report, progress_bar
+from widelimit.progress import LONG, Report, no_progress, progress_bar
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
@@ -217,7 +217,7 @@ def sparse_posterior(
         raise ValueError('solver="nystrom" needs a noise > 0 at every row: y is not interpolated by inducing points.')
     with progress_bar(progress and n > LONG) as report:
         found = pass_over_rows(kernel, rows, targets, variance, settings, report)
-        factor = _factorise(found.sums.information, variance, report)
+        factor = factorise(found.sums.information, variance, report)
     sums, exponent, root = found.sums, found.data.exponent, found.made.root
     inner = factor.solve(sums.moments)
     weights = linalg.rescale(from_whitened(root, inner), exponent)
@@ -278,8 +278,8 @@ def _arithmetic(double: Features, data: RowData, precision: Precision) -> tuple[
     return double, f"float64, as float32 would add {added:.1g} of the noise to the variance of f (at most {LOST:g})"
 
 
-def _factorise(information: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Cholesky:
-    """Factorise I + information, in its place."""
+def factorise(information: np.ndarray, noise: np.ndarray, report: Report = no_progress) -> linalg.Cholesky:
+    """Factorise I + information, in its place. Raises: ValueError: it is not positive definite to rounding."""
     information[np.diag_indices(len(information))] += 1.0
     factor = linalg.cholesky(information, report=report)
     if factor is None:

@@ -64,7 +64,7 @@ class RowData:
 
     def targets(self, part: slice) -> np.ndarray:
         """Return the targets of some rows, in their units."""
-        return np.ldexp(self.y[part], -self.exponent)
+        return np.asarray(np.ldexp(self.y[part], -self.exponent))
 
 
 @final
@@ -140,7 +140,7 @@ class _Totals:
         root = 1 / np.sqrt(own)
         phi *= root.astype(phi.dtype)
         weighted = data.targets(part) * root[:, None]
-        with threads.limit(threads.work(*self.total.shape, len(rows))):
+        with threads.limit(threads.work(len(phi), len(phi), len(rows))):
             self._add_products(phi)
             self.moments += phi @ weighted.astype(phi.dtype)
         self.squares += np.sum(weighted**2, axis=0)
