@@ -196,7 +196,7 @@ class WideClassifier(WideEstimator, KernelClassifier):
                 p = member.left_out(rows * factor, labels, weights)
             else:
                 p = member.leave_one_out()
-            return np.maximum(p[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)
+            return np.asarray(np.maximum(p[np.arange(len(labels)), labels], np.finfo(np.float64).tiny))
 
         both = [
             density(member, factor * chosen.input_scales)

@@ -13,7 +13,7 @@ import scipy.linalg
 from widelimit import memory, validation
 from widelimit.compute import plan, preconditioners, threads
 from widelimit.inference import inducing_points
-from widelimit.inference.row_sums import BLOCK
+from widelimit.inference.row_sums import rows_at_once
 from widelimit.kernels.base import Kernel, require_kernel
 
 Work = Literal["gram", "cholesky", "cg", "nystrom"]
@@ -22,6 +22,8 @@ EDGE = 1024
 """Side of the matrices of a calibration: half a second."""
 PASSES = 6
 """Readings that an entry costs, in time, to be written to new memory and read, beside its computation."""
+FEATURES = 24
+"""The same for an entry of K(rows, inducing points), and of the features that it becomes."""
 READ = 12.0
 """Bytes of K(X, X), for each pair of rows, that an iteration of conjugate gradients takes as long as to read."""
 DRAWN = 1.5
@@ -65,7 +67,7 @@ class Machine:
         """Measure this machine, in half a second of one core's time, whatever else runs on it."""
         rng = np.random.default_rng(0)
         a = np.asfortranarray(rng.standard_normal((EDGE, EDGE)))
-        root, long = np.asfortranarray(np.triu(a) + EDGE * np.eye(EDGE)), rng.standard_normal(2**23)
+        root, long = np.asfortranarray(np.triu(a) + EDGE * np.eye(EDGE)), np.ones(2**23)
 
         def products() -> None:
             phi = scipy.linalg.blas.dtrsm(1.0, root, a, trans_a=1)
@@ -139,7 +141,8 @@ class Cost:
     def explain(self) -> str:
         """Explain the prediction."""
         rates, points = self.machine, f", {self.m:,} inducing points" if self.work == "nystrom" else ""
-        where = f"{rates.workers} workers of {rates.cores} cores, {rates.gflops:.0f} Gflop/s each core"
+        count = f"{rates.workers} workers" if rates.workers > 1 else "one worker"
+        where = f"{count}, {rates.cores} cores each, {rates.gflops:.0f} Gflop/s a core"
         lines = [
             f"{self.work}: {self.n:,} rows{points}, on {where}",
             f"kernel: {self.entries:.3g} entries, as long as {self.entries * self.entry_flops:.3g} flops",
@@ -173,9 +176,9 @@ def predict_cost(
     """Predict flops, bytes, seconds and money of K(X, X) or of `posterior(k, X, y, solver=work)`, X (n, d).
 
     gram: n^2/2 entries. cholesky: these, and n^3/3 flops. cg: these, and 2 n^2 flops an iteration and output. nystrom:
-    n m entries, and 2 n m^2 flops. The time of an entry is measured here (a fraction of a second, and the compilation
-    of the kernel), in flops of this machine; it is the same number of flops on another. Compilation, the start of
-    workers and predictions are not counted.
+    n m entries, and 2 n m^2 flops, on one worker. The time of an entry is measured here (a fraction of a second, and
+    the compilation of the kernel), in flops of this machine; it is the same number of flops on another. Compilation,
+    the start of workers and predictions are not counted.
 
     Args:
         work: "gram", "cholesky", "cg" or "nystrom".
@@ -202,16 +205,17 @@ def predict_cost(
         raise TypeError(f"machine must be wl.Machine(...) or None, got {validation.shown(machine)}.")
     kernel, here = require_kernel(k), Machine.here()
     per_entry = here.gflops * 1e9 * _seconds_of_an_entry(kernel, d)
-    made = Cost(
-        work, n, 0, n**2 / 2, 0.0, per_entry, 4.0 * PASSES * n**2, 4.0 * n**2 if side else 0.0, 0.0, machine or here
-    )
+    triangle, rates = 4.0 * n**2, machine or here
+    if work == "nystrom":
+        rates = replace(rates, workers=1)  # the pass runs on one machine
+    made = Cost(work, n, 0, n**2 / 2, 0.0, per_entry, PASSES * triangle, triangle if side else 0.0, 0.0, rates)
     if work == "nystrom":
         return _nystrom(made, d, m, c)
     if work == "cholesky":
         made = replace(made, flops=n**3 / 3, stored=8.0 * n**3 / 3 / side + made.stored if side else 0.0)
     if work == "cg":
         made = _cg(made, c, steps)
-    whole = 4.0 * n**2 if work == "cg" else 8.0 * n**2
+    whole = triangle if work == "cg" else 2 * triangle
     return replace(made, ram=max(6 * 8.0 * side**2, 8.0 * n * (d + c)) if side else whole)
 
 
@@ -233,13 +237,13 @@ def _nystrom(made: Cost, d: int, m: int, c: int) -> Cost:
     """Count the draw of the points, the pass, and the factorisations."""
     n = made.n
     drawn = len(inducing_points.candidates(n, m, 0)) if n < 10**7 else max(inducing_points.CANDIDATES, 2 * m)
-    held = max(preconditioners.bytes_needed(drawn, m), 8.0 * (3 * m**2 + 3 * max(BLOCK, m)))
+    held = max(preconditioners.bytes_needed(drawn, m), 8.0 * (3 * m**2 + 3 * m * rows_at_once(m)))
     return replace(
         made,
         m=m,
         entries=(n + DRAWN * drawn) * m,
         flops=2.0 * n * m**2 + 2.0 * n * m * c + DRAWN * drawn * m**2 + 2 / 3 * m**3,
-        moved=8.0 * PASSES * n * m,
+        moved=8.0 * FEATURES * n * m,
         stored=8.0 * n * (d + c),
         ram=held,
     )

@@ -21,10 +21,10 @@ from widelimit.shapes import Float
 
 Approximation = Literal["dtc", "fitc"]
 Precision = Literal["double", "mixed"]
-BLOCK = 2**25
-"""Numbers of K(rows, inducing points) that are held at once."""
-ROWS_AT_LEAST = 256
-"""Rows of a block, however many inducing points there are."""
+BLOCK = 2**21
+"""Numbers of K(rows, inducing points) that are held at once: memory that is used again, and not new for each block."""
+ROWS_AT_LEAST = 4096
+"""Rows of a block, however many inducing points there are: the m^2 sums are read and written for each block."""
 TESTED = 256
 """Rows on which float32 is compared with float64 first."""
 LOST = 1e-6
@@ -193,7 +193,7 @@ def sums_file(path: Path, facts: dict[str, str]) -> SumsFile:
 
 def require_memory(n: int, m: int, c: int) -> None:
     """Refuse sums that do not fit. Raises: MemoryError."""
-    size = 8.0 * (3 * m * m + 2 * m * c + 3 * max(BLOCK, m))
+    size = 8.0 * (3 * m * m + 2 * m * c + 3 * m * min(n, rows_at_once(m)))
     memory.require(size, f"the sums over {n} rows for {m} inducing points", remedy="use fewer inducing points")
 
 
