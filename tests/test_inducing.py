@@ -10,6 +10,7 @@ import pytest
 import widelimit as wl
 from widelimit import memory
 from widelimit.inference import row_sums, rows
+from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.sparse_dirichlet import sparse_dirichlet
 
@@ -350,8 +351,8 @@ def dense_classes(inputs, labels, weights, points, at, post):
 
 def test_classes_are_regressions_on_transformed_labels():
     weights = 1.0 + np.arange(N) % 2
-    how = {"classes": 3, "scale": 2.0, "alpha_epsilon": 0.05, "weights": weights}
-    post = sparse_dirichlet(K, X, LABELS, inducing=40, **how)
+    how = {"classes": 3, "scale": 2.0, "weights": weights, "inducing": 40}
+    post = sparse_dirichlet(K, X, LABELS, alphas=[0.05], **how)
     for found, right in zip(post.law(Z), dense_classes(X, LABELS, weights, post.inducing, Z, post), strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-7, atol=1e-7)
     left = post.leave_one_out(X[3:5], LABELS[3:5], weights[3:5])
@@ -363,12 +364,23 @@ def test_classes_are_regressions_on_transformed_labels():
         assert np.abs(post.law(X[i : i + 1])[0] - right[0]).max() > 1e-3  # the row itself says something
     other = dense_classes(X, (LABELS + 1) % 3, weights, post.inducing, Z, post)
     assert np.abs(other[1] - post.law(Z)[1]).max() > 1e-3  # whose noise is whose is seen
+    grid = {
+        (a, s): sparse_dirichlet(K, X, LABELS, alphas=[a], **how | {"scale": s}) for a in (0.05, 0.5) for s in (2, 4)
+    }
+    score = {at: left_out_density(each, weights) for at, each in grid.items()}
+    chosen = sparse_dirichlet(K, X, LABELS, alphas=[0.05, 0.5], factors=(1.0, 2.0), **how)
+    assert (chosen.alpha_epsilon, chosen.scale) == max(score, key=score.get) != min(score, key=score.get)
+
+
+def left_out_density(post, weights):
+    p = expected_softmax(*post.leave_one_out(X, LABELS, weights))
+    return weights @ np.log(p[np.arange(N), LABELS])
 
 
 def test_classes_with_all_rows_as_points_are_the_exact_ones():
-    how = {"classes": 3, "scale": 2.0, "alpha_epsilon": 0.01, "weights": np.ones(60)}
-    post = sparse_dirichlet(K, X[:60], LABELS[:60], inducing=60, **how)
-    exact = dirichlet_posterior(K, X[:60], LABELS[:60], **how)
+    how = {"classes": 3, "scale": 2.0, "weights": np.ones(60)}
+    post = sparse_dirichlet(K, X[:60], LABELS[:60], alphas=[0.01], inducing=60, **how)
+    exact = dirichlet_posterior(K, X[:60], LABELS[:60], alpha_epsilon=0.01, **how)
     mean, variance = post.law(Z)
     np.testing.assert_allclose(mean, exact.mean(Z), atol=1e-8)
     np.testing.assert_allclose(variance, exact.variance(Z), rtol=1e-7)
@@ -387,6 +399,7 @@ def test_classes_of_many_rows_are_fitted_through_inducing_points(monkeypatch, tm
     np.testing.assert_array_equal(
         again.predict_latent(Z, return_std=True)[1], few.predict_latent(Z, return_std=True)[1]
     )
+    monkeypatch.setattr("widelimit.estimators.fitted_sparse.FACTORS", (1.0,))
     exact = wl.NNGPClassifier(**FIXED).fit(X[:80], LABELS[:80])
     all_points = wl.NNGPClassifier(solver="nystrom", inducing=80, **FIXED).fit(X[:80], LABELS[:80])
     np.testing.assert_allclose(all_points.predict_proba(Z), exact.predict_proba(Z), atol=1e-7)

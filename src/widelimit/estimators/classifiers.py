@@ -26,7 +26,7 @@ from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import SEARCH_ROWS, Fitted, FittedTraining, HyperparameterChoice, search
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, WideParameters, estimator
 from widelimit.inference.class_probabilities import largest_probability
-from widelimit.inference.dirichlet import ALPHA_EPSILON, DirichletPosterior, most_likely_scale
+from widelimit.inference.dirichlet import ALPHA_EPSILON, ALPHAS, DirichletPosterior, most_likely_scale
 from widelimit.inference.expectation_propagation import LogisticPosterior, latent_count, logistic_posterior
 from widelimit.inference.training_set import evenly
 
@@ -163,7 +163,8 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         found = posterior(design)
         if sparse:
             assert isinstance(found, DirichletPosterior)
-            return fit_sparse_classes(training, labels, count, found.scale, found.alpha_epsilon)
+            alphas = ALPHAS if alpha is None or self.likelihood == "logistic" else (alpha,)
+            return fit_sparse_classes(training, labels, count, found.scale, alphas)
         if isinstance(found, DirichletPosterior):
             return FittedClasses(training, labels, found.scale, count, found.alpha_epsilon)
         if len(rows) < len(points):

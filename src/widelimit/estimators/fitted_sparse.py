@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
@@ -19,6 +20,9 @@ from widelimit.inference.inducing import Evidence, SparsePosterior
 from widelimit.inference.left_out import LeftOutRows
 from widelimit.inference.sparse_dirichlet import SparseDirichlet, sparse_dirichlet
 from widelimit.shapes import Float, Int
+
+FACTORS = (1.0, 0.5, 2.0, 4.0)
+"""Scales of latent functions that are tried with all rows, in units of the one that some rows ask for."""
 
 
 @final
@@ -155,20 +159,22 @@ class FittedSparseClasses(FittedFunction, LatentClasses):
 
 
 def fit_sparse_classes(
-    training: FittedTraining, labels: np.ndarray, classes: int, scale: float, alpha_epsilon: float
+    training: FittedTraining, labels: np.ndarray, classes: int, scale: float, alphas: Sequence[float]
 ) -> FittedSparseClasses:
-    """Fit to all rows of the training, with its number of inducing points."""
+    """Fit to all rows of the training, with its number of inducing points; `scale` is where the search of it begins."""
     found = sparse_dirichlet(
         *(training.design.kernel(), training.X, labels),
         classes=classes,
         scale=scale,
-        alpha_epsilon=alpha_epsilon,
+        alphas=alphas,
+        factors=FACTORS,
         weights=training.weights,
         inducing=min(training.inducing, len(training.X)),
         progress=training.verbose,
     )
     points = replace(training, X=found.inducing, weights=np.ones(len(found.inducing)))
-    return FittedSparseClasses(points, scale, classes, alpha_epsilon, np.tril(found.factors), found.weights)
+    state = found.scale, classes, found.alpha_epsilon, np.tril(found.factors), found.weights
+    return FittedSparseClasses(points, *state)
 
 
 def restore_sparse_classes(state: ModelState, training: FittedTraining, m: int, c: int) -> FittedSparseClasses:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -10,14 +12,18 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.compute import linalg
 from widelimit.inference import inducing_points
+from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset
 from widelimit.inference.inducing import factorise, from_whitened
 from widelimit.inference.row_sums import Features, RowData, RowSums, features, require_memory, sum_rows
 from widelimit.inference.rows import Rows, input_rows
-from widelimit.inference.training_set import check_finite, row_blocks
+from widelimit.inference.training_set import check_finite, evenly, row_blocks
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, Report, progress_bar
 from widelimit.shapes import Float, Int
+
+LEFT_OUT_ROWS = 500
+"""Training rows that are left out to choose a scale."""
 
 
 @final
@@ -86,16 +92,19 @@ def sparse_dirichlet(
     *,
     classes: int,
     scale: float,
-    alpha_epsilon: float,
+    alphas: Sequence[float],
     weights: Float[np.ndarray, " n"],
     inducing: int,
+    factors: Sequence[float] = (1.0,),
     progress: bool = False,
 ) -> SparseDirichlet:
     """Compute `SparseDirichlet` in one pass over the rows: n m^2 flops for all classes together, c m^2 numbers.
 
     The noise of a label depends on its class. So the pass adds up phi phi^T of each class's own rows, and the
     information of class k is s^2 (sum of its own rows/noise_own + sum of all others/noise_other), s the scale.
-    Arguments as of `dirichlet_posterior`; inducing: how many points are drawn, seed 0.
+    Arguments as of `dirichlet_posterior`; inducing: how many points are drawn, seed 0. Of several alphas, and then of
+    the scales factor x scale, those are taken that make the labels of LEFT_OUT_ROWS rows, each left out, the most
+    likely: the sums serve all of them.
 
     Raises:
         TypeError, ValueError: bad data; a kernel that is 0.
@@ -108,13 +117,21 @@ def sparse_dirichlet(
         _require_memory(len(X), len(chosen), classes)
         made = features(k, rows, chosen, root, np.float64)
         parts = [_sums(made, rows.values[labels == j], weights[labels == j], report) for j in range(classes)]
-        return _condition(made, parts, scale, alpha_epsilon)
+    some = evenly(len(X), LEFT_OUT_ROWS)
+
+    def left_out(post: SparseDirichlet) -> float:
+        p = expected_softmax(*post.leave_one_out(rows.values[some], labels[some], weights[some]))
+        return float(weights[some] @ np.log(np.maximum(p[np.arange(len(some)), labels[some]], np.finfo(float).tiny)))
+
+    best = max((_condition(made, parts, scale, alpha) for alpha in alphas), key=left_out)
+    tried = (_condition(made, parts, scale * factor, best.alpha_epsilon) for factor in factors if factor != 1)
+    return max(itertools.chain([best], tried), key=left_out) if len(factors) > 1 else best
 
 
 def _require_memory(n: int, m: int, c: int) -> None:
     require_memory(n, m, 1)
     remedy = 'use fewer inducing points, or likelihood="least_squares", which has one sum for all classes'
-    memory.require(8.0 * (c + 3) * m * m, f"the sums of {c} classes for {m} inducing points", remedy=remedy)
+    memory.require(8.0 * (4 * c + 3) * m * m, f"the sums of {c} classes for {m} inducing points", remedy=remedy)
 
 
 def _sums(made: Features, points: np.ndarray, weights: np.ndarray, report: Report) -> RowSums:
@@ -125,7 +142,7 @@ def _sums(made: Features, points: np.ndarray, weights: np.ndarray, report: Repor
 
 
 def _condition(made: Features, parts: list[RowSums], scale: float, alpha_epsilon: float) -> SparseDirichlet:
-    """Condition each class's process on the sums of all, which are overwritten."""
+    """Condition each class's process on the sums of all."""
     shape, offset = dirichlet_labels(alpha_epsilon), dirichlet_offset(len(parts), alpha_epsilon)
     own, other = scale**2 / shape.noise_own, scale**2 / shape.noise_other
     everywhere = np.sum([part.information for part in parts], axis=0)
