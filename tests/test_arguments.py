@@ -359,7 +359,7 @@ DOORS = {
             "n": 100,
             "d": 2,
             "inducing": 3,
-            "machine": wl.Machine(gflops=50.0, memory_gbytes=8.0),
+            "machine": MACHINE,
         },
         {
             "work": "name",

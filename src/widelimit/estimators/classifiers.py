@@ -163,8 +163,7 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         found = posterior(design)
         if sparse:
             assert isinstance(found, DirichletPosterior)
-            alphas = ALPHAS if alpha is None or self.likelihood == "logistic" else (alpha,)
-            return fit_sparse_classes(training, labels, count, found.scale, alphas)
+            return fit_sparse_classes(training, labels, count, found.scale, self._alphas())
         if isinstance(found, DirichletPosterior):
             return FittedClasses(training, labels, found.scale, count, found.alpha_epsilon)
         if len(rows) < len(points):
@@ -172,6 +171,12 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
                 design.kernel(), points, labels, classes=count, scale=found.scale, weights=weights
             )
         return FittedLogistic(training, found.scale, count, found.precision, found.shift)
+
+    def _alphas(self) -> Sequence[float]:
+        """Return the pseudo-counts among which a fit through inducing points chooses."""
+        if isinstance(self.alpha_epsilon, str) or self.likelihood == "logistic":
+            return ALPHAS
+        return (float(self.alpha_epsilon),)
 
     def _function_state(self) -> ModelState:
         own = ModelState({"classes": model_state.json_classes(self.classes_)}, {})
