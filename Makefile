@@ -31,7 +31,7 @@ test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
 	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_tangents.py
 
 test-cluster: .venv-cluster/.ready  ## Run the tests on a simulated cluster and object store: workers killed, disks full
-	.venv-cluster/bin/python -m pytest tests/test_cluster.py
+	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_cholesky.py
 
 test-lowest: .venv-lowest/.ready  ## Run the tests with the oldest supported dependencies (Python 3.11 or 3.12)
 	.venv-lowest/bin/pytest $(PARALLEL)

@@ -11,7 +11,7 @@ from threading import local
 
 from zarr.storage import LocalStore
 
-from widelimit.compute import tile_tasks, tiles
+from widelimit.compute import tile_cholesky, tile_tasks, tiles
 
 FOLDER = "WIDELIMIT_TEST_CLUSTER"
 """Environment variable: the folder with `log`, and with `faults.json` while there are faults."""
@@ -49,6 +49,13 @@ def install(name):
                 os.kill(os.getpid(), signal.SIGKILL)
         return tile_of(kernel, x, y)
 
+    compute_tile = tile_cholesky.compute_tile
+
+    def factored(store, matrix, noise, i, j):
+        log(f"tile {i} {j}")
+        time.sleep(faults().get("seconds", 0))
+        compute_tile(store, matrix, noise, i, j)
+
     def greedy(work, i):
         if faults().get("all rows in memory"):
             here.rows = work.X[:] + 0.0
@@ -62,6 +69,7 @@ def install(name):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         await set_(store, key, value)
 
+    tile_cholesky.compute_tile = factored
     tile_tasks.write_tile, tiles.tile_of, tile_tasks.Work.encode, LocalStore.set = logged, slow, greedy, failing
 
 

@@ -344,6 +344,7 @@ DOORS = {
             "tolerance": "positive",
             "matrix": "points",
             "checkpoint": "path",
+            "client": "extra",
             "inducing": "integer",
             "approximation": "name",
             "seed": "integer",

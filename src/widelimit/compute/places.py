@@ -113,7 +113,8 @@ def find_place(path: Any) -> Place:
         return Place(_remote(path), path, None)
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path) or isinstance(os.fspath(path), bytes):
         raise TypeError(f"path must be a path, a URL (s3://bucket/K.zarr) or a Zarr store; got {path!r:.80}.")
-    return Place(LocalStore(Path(path)), str(path), Path(path))
+    folder = Path(path).absolute()  # a worker may have another working directory
+    return Place(LocalStore(folder), str(path), folder)
 
 
 def _remote(url: str) -> Store:

@@ -16,18 +16,15 @@ from typing import Any, NamedTuple, TypeVar, final
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore, StorePath
+from zarr.storage import StorePath
 
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
 from widelimit.compute.places import Place
 from widelimit.compute.plan import TilePlan
+from widelimit.compute.stores import TileStore, metadata
 from widelimit.fingerprints import sha256
 
-CHECKSUM_BYTES = 4
-"""A CRC-32C ends every chunk; reading a damaged one is an error."""
 FOLDER = "widelimit.work/"
 """Keys of the kernel and the data for other processes; they are there while the matrix is computed."""
 PROBED = 8
@@ -65,22 +62,6 @@ class Kept:
         return found
 
 
-def metadata(shape: Key, chunks: Key, dtype: np.dtype, attributes: dict[str, Any]) -> bytes:
-    """Return Zarr's metadata of an array whose chunks are not compressed and have checksums."""
-    files: dict[str, Buffer] = {}
-    zarr.create_array(
-        MemoryStore(files),
-        shape=shape,
-        chunks=chunks,
-        dtype=dtype,
-        compressors=Crc32cCodec(),
-        fill_value=np.nan,
-        attributes=attributes,
-        config={"write_empty_chunks": True},
-    )
-    return files["zarr.json"].to_bytes()
-
-
 @final
 @dataclass(frozen=True, eq=False)
 class Work:
@@ -96,14 +77,7 @@ class Work:
 
     def whole(self, i: int, j: int) -> bool:
         """Return True if the tile is there and has its checksum."""
-        size = self.plan.edge**2 * self.array.dtype.itemsize + CHECKSUM_BYTES
-        if self.place.size(f"c/{i}/{j}") != size:
-            return False
-        try:
-            self.array[self.plan.rows(i), self.plan.rows(j)]
-        except (ValueError, OSError):
-            return False
-        return True
+        return TileStore(self.place, self.array).whole(i, j)
 
     def encode(self, i: int) -> tiles.EncodedBlock:
         """Encode block i of the rows, or find it."""

@@ -15,7 +15,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from widelimit import validation
-from widelimit.compute import storage
+from widelimit.compute import storage, stores
 from widelimit.compute.places import Place, find_place, remote_errors
 from widelimit.compute.plan import BUDGET
 from widelimit.compute.workers import require_client
@@ -42,7 +42,7 @@ class _Tiles(WrapperStore[Store]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Read the bytes of a file. Raises: ValueError: it is a tile, and not there."""
         found = await self._store.get(key, prototype, byte_range)
-        if found is None and key.startswith(storage.TILES):
+        if found is None and key.startswith(stores.TILES):
             raise _MissingTile(f"{self.place().name}: the tile {key} is missing. {AGAIN} missing tiles are computed.")
         return found
 
@@ -66,7 +66,7 @@ def _naming(read: Callable[Concatenate[StoredGram, P], T]) -> Callable[Concatena
             raise
         except ValueError as error:
             place = _place(self.store)
-            broken = storage.find_damaged(place)
+            broken = stores.find_damaged(place)
             if not broken:
                 raise
             raise ValueError(
@@ -140,4 +140,18 @@ def stored_gram(
 
     with remote_errors(place):
         storage.store_gram(k, k.prepared(inputs), inputs, place, budget=budget, report=report, client=client)
-        return StoredGram(zarr.open_array(_Tiles(place.store.with_read_only(True)), mode="r").async_array)
+        return _open(place)
+
+
+def _open(place: Place) -> StoredGram:
+    return StoredGram(zarr.open_array(_Tiles(place.store.with_read_only(True)), mode="r").async_array)
+
+
+def open_gram(path: str | os.PathLike[str]) -> StoredGram:
+    """Open what `stored_gram` has written. Raises: ValueError: there is no array at the path."""
+    place = find_place(path)
+    try:
+        return _open(place)
+    except (OSError, ValueError) as error:
+        shown = validation.shown(str(path))
+        raise ValueError(f"matrix: {shown} is not the folder of a matrix that wl.stored_gram has written.") from error
