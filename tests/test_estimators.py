@@ -396,6 +396,9 @@ def test_features_approach_the_kernel_and_serve_a_linear_model(data):
     below = kernel.gram(X) - part @ part.T
     assert np.linalg.eigvalsh(below).min() > -1e-10
     assert np.abs(below).max() > 1e-3
+    error = wl.NTKFeatures(20, normalize=None, **NET).fit(X).kernel_error(X)
+    assert error == pytest.approx(np.linalg.norm(below) / np.linalg.norm(kernel.gram(X)), rel=1e-9)
+    assert whole.kernel_error(X) < 1e-12
 
 
 def test_a_scikit_learn_kernel_has_exact_gradients_and_serves_its_estimators(data):
