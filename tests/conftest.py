@@ -9,8 +9,10 @@ import pathlib
 
 import compiled
 
-PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled" / compiled.machine()
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache"
+PROGRAMS = CACHE / "compiled" / compiled.machine()
 compiled.share(PROGRAMS, os.environ)
+compiled.keep_modules(CACHE / "modules", os.environ)
 # The modules and programs of a session are millions of objects that stay: looking through them at Python's default of
 # every 700 new ones is a fifth of the suite's time.
 gc.set_threshold(50_000, 20, 20)
