@@ -5,7 +5,6 @@ import hashlib
 import pathlib
 import platform
 import sys
-import zlib
 
 LARGEST = 2**30
 """Bytes that a folder may take before it is emptied: changed code leaves the programs of old code behind."""
@@ -80,15 +79,10 @@ def tidy(folder):
 
 
 def whole(path):
-    """Whether a file is a complete stream of zlib, which ends with a checksum; other formats are left to JAX."""
-    if not path.name.endswith("-cache"):
-        return True
-    content = path.read_bytes()
-    try:
-        zlib.decompress(content)
-    except zlib.error:
-        return content[:4] == b"\x28\xb5\x2f\xfd"  # Zstandard, where JAX finds it: its reader checks the length
-    return True
+    """Whether a file was written to its end, as the command line's own cache asks; other files are left to JAX."""
+    from widelimit.cli import program_cache  # which imports JAX, whose variables are set by then
+
+    return not path.name.endswith("-cache") or program_cache._whole(path.read_bytes())
 
 
 @contextlib.contextmanager

@@ -27,6 +27,8 @@ install_import_hook(
     "beartype.beartype",
 )
 
+from searches import shorten_searches  # noqa: E402
+
 
 def pytest_configure(config):
     """Once a session, before its workers start."""
@@ -44,6 +46,13 @@ def _compiled_programs_end_before_memory_does():
     share = psutil.virtual_memory().total / 4 / int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if psutil.Process().memory_info().rss > share or compiled.memory_maps() > 15_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def short_searches():
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_searches(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
