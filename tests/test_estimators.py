@@ -31,10 +31,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import widelimit as wl
 from cases import ESTIMATORS
+from searches import shorten_searches
 from widelimit import memory
 from widelimit.estimators import networks
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, RegressorParameters, by_name
-from widelimit.inference import expectation_propagation, input_scales
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import stopped_flow
@@ -55,10 +55,7 @@ def data():
 @pytest.mark.filterwarnings("ignore:the search ended at a bound")  # the checks have tables without noise
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_checks(estimator, check, monkeypatch):
-    for name in ("RACE_STEPS", "STEPS"):  # what a search finds is tested in test_input_scales.py ...
-        monkeypatch.setattr(input_scales, name, 1)
-    for name in ("LEAST_SCALE", "LARGEST_SCALE"):  # ... and test_logistic.py
-        monkeypatch.setattr(expectation_propagation, name, 1.0)
+    shorten_searches(monkeypatch)
     check(estimator)
 
 
