@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, final
@@ -167,18 +167,7 @@ class Search:
             value, slope = negative(z)
             return (value, slope) if math.isfinite(value) else (wall, slope)
 
-        heights = [-first]
-
-        def report(intermediate_result: scipy.optimize.OptimizeResult) -> None:
-            heights.append(-intermediate_result.fun)
-            if len(heights) > PATIENCE and heights[-1] < heights[-1 - PATIENCE] + FLAT:
-                raise StopIteration
-
-        options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-9, "maxls": LINE}
-        bounds = scipy.optimize.Bounds(low, high)
-        found = scipy.optimize.minimize(
-            guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=report
-        )
+        found = _minimise(guarded, z, first, scipy.optimize.Bounds(low, high), steps)
         return self._fit(family, found.x, -float(found.fun), (low < high) & ((found.x == low) | (found.x == high)))
 
     def _fit(self, family: AnyFamily, z: np.ndarray, score: float, bound: np.ndarray) -> ScaledFit:
@@ -190,6 +179,27 @@ class Search:
         score -= GROWTH if isinstance(family, Family) and family.activation == "relu" else 0.0
         values = dict(zip(family.numbers, own, strict=True))
         return ScaledFit(family, np.exp(z[:count])[self.groups], values, amplitude, noise, score, ends, z)
+
+
+def _minimise(
+    function: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    z: np.ndarray,
+    first: float,
+    bounds: scipy.optimize.Bounds,
+    steps: int,
+) -> scipy.optimize.OptimizeResult:
+    """Minimise a function with its gradient by L-BFGS-B from z, where it is `first`, until it gains nothing."""
+    values = [first]
+
+    def report(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        values.append(intermediate_result.fun)
+        if len(values) > PATIENCE and values[-1] > values[-1 - PATIENCE] - FLAT:
+            raise StopIteration
+
+    options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-9, "maxls": LINE}
+    return scipy.optimize.minimize(
+        function, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=report
+    )
 
 
 def _usual(name: str, table: Sequence[float] | np.ndarray) -> float:
