@@ -160,7 +160,8 @@ def test_the_encoding_of_a_small_block_is_compiled_without_optimisation():
     small, k = np.zeros((512, 6)), wl.ntk(NET)
     assert tiles._encoder(k, small) is tiles._encodes[True] is not tiles._encodes[False]
     images = wl.nngp(wl.convnet(inputs=wl.Image(4, 4, 1), depth=2))
-    for other, X in ((k, np.zeros((1024, 784))), (wl.rbf(2.0), small), (images, small)):
+    tanh = wl.ntk(wl.mlp(depth=2, activation="tanh")).prepared(data()[0])
+    for other, X in ((k, np.zeros((1024, 784))), (wl.rbf(2.0), small), (images, small), (tanh, small)):
         assert tiles._encoder(other, X) is tiles._encodes[False]
 
 

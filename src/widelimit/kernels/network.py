@@ -134,7 +134,8 @@ class _NetworkKernel(Matrices, abc.ABC):
 
     @property
     def light(self) -> bool:
-        return not self.net.inputs.sites
+        # The encoding of a short table would take a tenth of the time of a warm call.
+        return not self.net.inputs.sites and not self.quick
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input
