@@ -185,7 +185,7 @@ def compile_ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype)
     _BEGUN.add(key)
     inputs = jax.ShapeDtypeStruct((rows, features), dtype)  # type: ignore[no-untyped-call]
     with arithmetic(dtype == np.float64):
-        form = _encoder(kernel, inputs).eval_shape(kernel, inputs, _patches(rows))[0]  # type: ignore[no-untyped-call]
+        form = _encoder(kernel, inputs).eval_shape(kernel, inputs, _patches(rows))[0]
     empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), form)
     side = len(jax.tree.leaves(form)[0])
 
