@@ -156,6 +156,25 @@ def test_what_is_no_slower_compiles_in_half_of_the_time(activation, quick):
     assert (several is one) == (not quick)
 
 
+def test_the_encoding_of_a_small_block_is_compiled_without_optimisation():
+    small, k = np.zeros((512, 6)), wl.ntk(NET)
+    assert tiles._encoder(k, small) is tiles._encodes[True] is not tiles._encodes[False]
+    images = wl.nngp(wl.convnet(inputs=wl.Image(4, 4, 1), depth=2))
+    tanh = wl.ntk(wl.mlp(depth=2, activation="tanh")).prepared(data()[0])
+    for other, X in ((k, np.zeros((1024, 784))), (wl.rbf(2.0), small), (images, small), (tanh, small)):
+        assert tiles._encoder(other, X) is tiles._encodes[False]
+
+
+def test_a_matrix_of_one_tile_is_that_tile(monkeypatch):
+    made, square = [], tiles._square
+    monkeypatch.setattr(tiles, "_square", lambda *a: made.append(square(*a)) or made[-1])
+    K = wl.ntk(NET).gram(data()[0])
+    assert np.shares_memory(K, made[0])
+    assert K.flags.c_contiguous
+    assert K.flags.writeable
+    assert K.shape == (60, 60)
+
+
 @pytree
 @dataclass(frozen=True)
 class Planted(wl.Kernel):

@@ -170,6 +170,30 @@ def test_scales_find_the_inputs_that_matter():
     assert 0.9 <= np.mean(np.abs(mean - y[420:]) < 1.96 * deviation) <= 0.98
 
 
+def test_a_search_that_gains_nothing_ends(monkeypatch):
+    """The last gains on a long ridge are lost in rounding, as those of targets without noise."""
+    trials = []
+
+    def value_and_gradient(*given):
+        trials.append(given[-1])
+        z, steep = given[-1], np.logspace(0, 4, given[-1].size)
+        rounding = 1e-3 * np.sin(1e7 * z.sum())
+        return -1000 - np.sum(steep * (z - 1) ** 2) + rounding, -2 * steep * (z - 1)
+
+    monkeypatch.setattr(scaled_evidence, "value_and_gradient", value_and_gradient)
+    search = Search(*table(), np.ones(40), np.arange(D), "marginal_likelihood")
+
+    def climbed():
+        trials.clear()
+        return search.run(FAMILIES[0], search.start(FIRST), 150).score, len(trials)
+
+    (score, few), _ = climbed(), monkeypatch.setattr(input_scales, "PATIENCE", 1000)
+    monkeypatch.setattr(input_scales, "LINE", 20)
+    best, many = climbed()
+    assert score == pytest.approx(best, abs=0.01)
+    assert few < 0.75 * many, (few, many)
+
+
 def test_few_rows_do_not_decide_on_as_many_scales():
     """90 rows, 9 inputs that matter equally: scales cost at most a quarter of the error of one scale for all."""
     rng = np.random.default_rng(0)

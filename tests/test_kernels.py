@@ -76,19 +76,19 @@ def test_tiles_give_the_whole(kind, monkeypatch):
 def test_few_shapes_are_compiled():
     k = wl.nngp(wl.mlp(depth=2, activation="abs", weight_std=1.7))
     k.gram(X[:17])
-    before = tiles._encode._cache_size()
+    before = tiles._encodes[True]._cache_size()
     for n in range(17, 23):
         k.gram(X[:n])
-    assert tiles._encode._cache_size() == before
+    assert tiles._encodes[True]._cache_size() == before
     k.gram(np.vstack([X, X])[:40])
-    assert tiles._encode._cache_size() == before + 1
+    assert tiles._encodes[True]._cache_size() == before + 1
 
 
 def test_hyper_parameters_do_not_recompile():
     wl.ntk(wl.mlp(depth=2, weight_std=1.7)).gram(X)
-    before = tiles._encode._cache_size()
+    before = tiles._encodes[True]._cache_size()
     wl.ntk(wl.mlp(depth=2, weight_std=1.8, bias_std=0.2)).gram(X)
-    assert tiles._encode._cache_size() == before
+    assert tiles._encodes[True]._cache_size() == before
 
 
 def test_structures_of_different_things_differ():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from widelimit import series
+from widelimit.activations.tabulated.tables import polynomials
 
 
 def arcsine(v):
@@ -88,3 +89,13 @@ def test_chains_are_the_chebyshev_series(count):
     power = np.polynomial.Polynomial(coefficients)
     np.testing.assert_allclose(value, power(x), atol=1e-14)
     np.testing.assert_allclose(slope, power.deriv()(x), atol=1e-13)
+
+
+@pytest.mark.parametrize("count", [40, 96, 5])
+def test_chebyshev_polynomials_of_one_place(count):
+    x = np.concatenate([np.linspace(-1, 1, 41), 1 - np.logspace(-12, -1, 12)])
+    with jax.enable_x64(True):
+        found = np.asarray(polynomials(jnp.asarray(x), count))
+    right = np.cos(np.arange(count)[:, None] * np.arccos(x))
+    bound = 64 * count * np.finfo(float).eps
+    assert np.abs(found - right).max() < bound < np.abs(np.roll(found, 1, axis=0) - right).max()

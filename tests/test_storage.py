@@ -302,7 +302,7 @@ def test_a_kernel_of_long_standing_is_quick():
     """After warm-up a small Gram matrix takes less than a millisecond, and no n within a bucket compiles."""
     inputs = RNG.standard_normal((50, 5))
     K.gram(inputs)
-    programs = storage.tiles._encode, *storage.tiles._tiles.values()
+    programs = *storage.tiles._encodes, *storage.tiles._tiles.values()
     sizes = [program._cache_size() for program in programs]
     times = []
     for n in (50, 33, 64, 40) * 5:

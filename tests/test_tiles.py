@@ -114,7 +114,7 @@ def test_features_without_the_inputs_first_are_refused():
 
 def test_no_compilation_within_a_bucket():
     k = wl.ntk(wl.mlp(depth=2, weight_std=1.1))
-    programs = (*tiles._tiles.values(), tiles._encode)
+    programs = (*tiles._tiles.values(), *tiles._encodes)
     k.gram(blocks(200))
     k.cross(blocks(200), blocks(140))
     before = [program._cache_size() for program in programs]

@@ -40,6 +40,11 @@ class PairKernel(abc.ABC):
         """Return True if XLA's older emitters, which compile in half of the time, make no slower program of a tile."""
         return False
 
+    @property
+    def light(self) -> bool:
+        """Return True if `encode` does little: for a small block of rows it is compiled without optimisation."""
+        return False
+
     def numbers_per_input(self, d: int) -> int:
         """Return the numbers that `encode` makes of an input with d features: plans and refusals follow from it."""
         return sum(part.numbers_per_input(d) for part in self.operands) or d + plan.BESIDE

@@ -25,6 +25,8 @@ from widelimit.progress import KERNEL, Report, no_progress
 
 PATCH = 128
 """Rows of a patch: a few arrays of 128 x 128 numbers are in a core's cache, and the loop's own cost is hidden."""
+SMALL_BLOCK = 2**14
+"""Numbers of a block of rows up to which its encoding is compiled without optimisation."""
 MIRRORED = 16
 """Columns mirrored at once: a cache line or two of each row written."""
 POINTS = 2
@@ -56,7 +58,7 @@ def _of_patches(kernel: PairKernel, x: Features, y: Features, same: jax.Array) -
 # Twice the width of vectors that XLA takes automatically: with AVX-512 a tile takes half the time, without it the same.
 _WIDE = {"xla_cpu_prefer_vector_width": 512}
 # Halves the time to compile; of long sums of products the program computes parts again, which takes twice as long.
-_QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
 def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count: int, same: bool) -> jax.Array:
@@ -84,7 +86,7 @@ def _tile(kernel: PairKernel, x: Features, y: Features, pairs: jax.Array, count:
     return jnp.asarray(jax.lax.fori_loop(0, count, step, jnp.zeros(shape, form.dtype)))
 
 
-_tiles = {quick: jax.jit(_tile, compiler_options=_WIDE | (_QUICK if quick else {})) for quick in (False, True)}
+_tiles = {quick: jax.jit(_tile, compiler_options=_WIDE | (QUICK if quick else {})) for quick in (False, True)}
 
 
 def _program(kernel: PairKernel, patches: Features) -> Callable[..., jax.Array]:
@@ -132,11 +134,21 @@ def _finish(kernel: PairKernel, features: Features, count: int) -> tuple[Feature
     return _cut(features, len(diagonal), count), diagonal
 
 
-@partial(jax.jit, static_argnames="count", compiler_options=_QUICK)
 def _encode(kernel: PairKernel, X: jax.Array, count: int) -> tuple[Features, jax.Array]:
     """Compute the features of a block of rows in `count` patches, and K(x, x) for every row."""
     features = kernel.encode(X)
     return _cut(features, len(X), count), kernel.diagonal(features)
+
+
+# LLVM's optimisation takes up to a second, and saves .2 ms of a small block.
+_encodes = [
+    jax.jit(_encode, static_argnames="count", compiler_options=QUICK | more)
+    for more in ({}, {"xla_backend_optimization_level": 0})
+]
+
+
+def _encoder(kernel: PairKernel, X: Any) -> Any:
+    return _encodes[kernel.light and X.size <= SMALL_BLOCK]
 
 
 def _patches(rows: int) -> int:
@@ -152,7 +164,7 @@ def encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:
     filled = X if len(X) == rows else np.resize(X, (rows, X.shape[1]))
     with arithmetic(X.dtype == np.float64):
         if kernel.traceable:
-            patches, diagonal = _encode(kernel, filled, _patches(rows))
+            patches, diagonal = _encoder(kernel, filled)(kernel, filled, _patches(rows))
         else:
             patches, diagonal = _finish(kernel, kernel.encode(jnp.asarray(filled)), _patches(rows))
         return EncodedBlock(patches, np.asarray(diagonal), len(X))
@@ -173,7 +185,7 @@ def compile_ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype)
     _BEGUN.add(key)
     inputs = jax.ShapeDtypeStruct((rows, features), dtype)  # type: ignore[no-untyped-call]
     with arithmetic(dtype == np.float64):
-        form = _encode.eval_shape(kernel, inputs, _patches(rows))[0]  # type: ignore[no-untyped-call]
+        form = _encoder(kernel, inputs).eval_shape(kernel, inputs, _patches(rows))[0]
     empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), form)
     side = len(jax.tree.leaves(form)[0])
 
@@ -212,14 +224,15 @@ def _square(kernel: PairKernel, x: EncodedBlock) -> np.ndarray:
     """Compute the tile of a block with itself, symmetric to the bit: (rows that count,) * 2."""
     rows = _patch(x)
     count = -(-x.used // rows)
-    tile = np.array(_compute_pairs(kernel, x, x, [(s, t) for s in range(count) for t in range(s + 1)], same=True))
+    pairs = [(s, t) for s in range(count) for t in range(s + 1)]
+    tile = np.array(_compute_pairs(kernel, x, x, pairs, same=True)[: x.used, : x.used])
     for s in range(count):
         here, below = slice(s * rows, (s + 1) * rows), slice((s + 1) * rows, None)
         patch = np.tril(tile[here, here], -1)
         tile[here, here] = patch + patch.T
         mirror(tile[below, here], tile[here, below])
-    np.fill_diagonal(tile, x.diagonal)
-    return np.asarray(tile[: x.used, : x.used])
+    np.fill_diagonal(tile, x.diagonal[: x.used])
+    return tile
 
 
 def _symmetric(tile: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
@@ -329,6 +342,10 @@ def _matrix(
     planes = np.empty((1 + (dtype.kind == "c"), n, m), X.dtype)
 
     def write(i: int, j: int, tile: np.ndarray) -> None:
+        nonlocal planes
+        if tile.flags.owndata and tile.dtype == planes.dtype and tile.shape == (n, m):
+            planes = tile[None]  # the whole matrix: a copy would take as long as some patches
+            return
         for out, part in zip(planes, (np.real, np.imag), strict=False):
             values = part(tile)
             out[plan.rows(i), plan.rows(j)] = values

@@ -7,8 +7,9 @@ targets are standardised beforehand.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, final
@@ -49,6 +50,10 @@ ROWS = 1000
 """Rows of a search; from its result the search goes on for LAST_STEPS on up to LARGEST rows."""
 LARGEST = 2000
 STEPS, LAST_STEPS = 150, 12
+PATIENCE, FLAT = 5, 1e-3
+"""A search ends where so many steps have gained less than so many nats: no prediction changes by that."""
+LINE = 8
+"""Trials along one direction: where rounding hides every gain, as without noise, more find nothing either."""
 LABEL_ROWS = 800
 """Rows of the last steps by one-hot labels, ..."""
 LABEL_NOISE, LABEL_SPREAD = 0.1, 0.5
@@ -162,9 +167,7 @@ class Search:
             value, slope = negative(z)
             return (value, slope) if math.isfinite(value) else (wall, slope)
 
-        options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-9}
-        bounds = scipy.optimize.Bounds(low, high)
-        found = scipy.optimize.minimize(guarded, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        found = _minimise(guarded, z, first, scipy.optimize.Bounds(low, high), steps)
         return self._fit(family, found.x, -float(found.fun), (low < high) & ((found.x == low) | (found.x == high)))
 
     def _fit(self, family: AnyFamily, z: np.ndarray, score: float, bound: np.ndarray) -> ScaledFit:
@@ -176,6 +179,27 @@ class Search:
         score -= GROWTH if isinstance(family, Family) and family.activation == "relu" else 0.0
         values = dict(zip(family.numbers, own, strict=True))
         return ScaledFit(family, np.exp(z[:count])[self.groups], values, amplitude, noise, score, ends, z)
+
+
+def _minimise(
+    function: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    z: np.ndarray,
+    first: float,
+    bounds: scipy.optimize.Bounds,
+    steps: int,
+) -> scipy.optimize.OptimizeResult:
+    """Minimise a function with its gradient by L-BFGS-B from z, where it is `first`, until it gains nothing."""
+    values = [first]
+
+    def report(intermediate_result: scipy.optimize.OptimizeResult) -> None:
+        values.append(intermediate_result.fun)
+        if len(values) > PATIENCE and values[-1] > values[-1 - PATIENCE] - FLAT:
+            raise StopIteration
+
+    options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 1e-9, "maxls": LINE}
+    return scipy.optimize.minimize(
+        function, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=report
+    )
 
 
 def _usual(name: str, table: Sequence[float] | np.ndarray) -> float:
@@ -221,8 +245,11 @@ def fit_label_scales(search: Search, families: Sequence[AnyFamily], *, progress:
 def _final(search: Search, leaders: Sequence[ScaledFit]) -> ScaledFit:
     """Return the most likely one of the leaders, each at its end; it starts again from SECOND and from the others."""
     *others, best = _ends(search, [(leader.family, leader.z) for leader in leaders], STEPS)
-    starts = [search.start(SECOND, best.family), *(end.z for end in others), best.z]
-    return _ends(search, [(best.family, z) for z in starts], STEPS)[-1]
+    ends = [best]
+    for z in (search.start(SECOND, best.family), *(end.z for end in others)):
+        with contextlib.suppress(ValueError):  # no value at this start
+            ends.append(search.run(best.family, z, STEPS))
+    return max(ends, key=lambda end: end.score)
 
 
 def _ends(

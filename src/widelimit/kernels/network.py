@@ -132,6 +132,11 @@ class _NetworkKernel(Matrices, abc.ABC):
     def quick(self) -> bool:
         return not self.net.inputs.sites and all(activation.quick for activation in self.net.activations())
 
+    @property
+    def light(self) -> bool:
+        # The encoding of a short table would take a tenth of the time of a warm call.
+        return not self.net.inputs.sites and not self.quick
+
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input
 
