@@ -116,7 +116,7 @@ def _one_hot(factor: Any) -> torch.Tensor:
 
 def grouped(jacobian: torch.Tensor, split: Split) -> torch.Tensor:
     """Return (n, c, P) as (d, n f, t P): outputs on the diagonal, in full, traced."""
-    n, c, p = jacobian.shape
+    n, p = len(jacobian), jacobian.shape[2]
     d, f, t = split.table.shape
     order = split.table.reshape(-1)
     if (order[1:] < order[:-1]).any():
@@ -142,9 +142,7 @@ def run(job: Job, stores: tuple[Store, ...], split: Split, out: torch.Tensor) ->
     old: list[torch.Tensor | None] = [None, None]
     for piece in job.pieces:
         sides = [made(store, job.place, piece, one) for store, one in zip(stores, old, strict=False)]
-        old = [
-            side if one is None or one.numel() < side.numel() else one for side, one in zip(sides, old, strict=False)
-        ]
+        old = [_larger(side, one) for side, one in zip(sides, old, strict=False)]
         add_products(out, grouped(sides[0], split), grouped(sides[-1], split), split, same=same)
         yield
     if job.pieces:
@@ -161,6 +159,10 @@ def run(job: Job, stores: tuple[Store, ...], split: Split, out: torch.Tensor) ->
                 for y in right_parts:
                     out[a, b] += split.contract(x, y)
             yield
+
+
+def _larger(a: torch.Tensor, b: torch.Tensor | None) -> torch.Tensor:
+    return a if b is None or b.numel() < a.numel() else b
 
 
 def steps(job: Job, stores: tuple[Store, ...]) -> int:

@@ -57,7 +57,8 @@ class ModulePlan:
             f"{self.n} x {self.m} rows, {self.outputs} outputs: {self.flops / 1e9:.4g} Gflop, {self.seconds:.3g} s; "
             f"{memory.text(self.work)} of working memory{spilled}, and {memory.text(self.result)} for the result",
             f"{self.rows} rows are differentiated at once; {self.steps:g} steps of contraction",
-            f"{'parameter':40} {'kind':8} {'how':8} {'positions':>9} {'inputs':>8} {'outputs':>8} {'Gflop':>9} {'s':>8}",
+            f"{'parameter':40} {'kind':8} {'how':8} {'positions':>9} {'inputs':>8} {'outputs':>8} {'Gflop':>9} "
+            f"{'s':>8}",
         ]
         for e in self.layers:
             sizes = f"{e.positions:9} {e.inputs:8} {e.outputs:8} {e.flops / 1e9:9.3g} {e.seconds:8.3g}"

@@ -33,7 +33,12 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Compute a b^T of matrices (n, k), (m, k)."""
     if _FAST is None or a.dtype != torch.float32 or a.device.type != "cpu" or 0 in (*a.shape, *b.shape):
         return a @ b.T
-    return _FAST(a, b)
+    return _FAST(_dense(a), _dense(b))
+
+
+def _dense(t: torch.Tensor) -> torch.Tensor:
+    """Return a matrix without gaps in memory: oneDNN takes a thousand times as long for others."""
+    return t if t.is_contiguous() or t.T.is_contiguous() else t.contiguous()
 
 
 def outer_sums(back: torch.Tensor, signals: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -44,6 +49,7 @@ def outer_sums(back: torch.Tensor, signals: torch.Tensor, out: torch.Tensor | No
     if _FAST is None or back.dtype != torch.float32 or back.device.type != "cpu" or s < LONG or i < LONG:
         torch.bmm(back.transpose(1, 2).reshape(n, s, c * o).transpose(1, 2), signals, out=found.view(n, c * o, i))
         return found
+    signals = signals.contiguous()
     for k in range(n):
         if c > 1 and s < VERY_LONG:
             found[k].view(c * o, i).copy_(product(back[k].transpose(0, 1).reshape(s, c * o).T, signals[k].T))
