@@ -1,9 +1,10 @@
 """The tangent kernel of a module is a sum over parameters of inner products of Jacobians, computed block by block."""
 
+import functools
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -15,7 +16,7 @@ from widelimit.torch import contraction, inputs
 from widelimit.torch.axes import Axes, Split
 from widelimit.torch.bits import bits
 from widelimit.torch.contraction import WIDE, Labels, own, slices
-from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, whole_jacobian
+from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, run, whole_jacobian
 from widelimit.torch.plan import LayerCost, ModulePlan
 from widelimit.torch.rowwise import require_rowwise_module
 from widelimit.torch.store import Store, folder
@@ -45,7 +46,9 @@ class ModuleJacobian:
     names: tuple[str, ...]
     """Parameters that are differentiated by."""
     sums: tuple[tuple[str, int], ...]
-    """Sums of the bits of parameters and buffers, which are shared: a change is found by them."""
+    """Sums of the bits of parameters, which are shared: a change is found by them."""
+    buffers: tuple[tuple[str, torch.Tensor], ...]
+    """Copies of the buffers: a module may count its calls in one."""
     layers: tuple[str, ...]
     of: Of | None
     axes: Axes
@@ -78,7 +81,6 @@ class ModuleJacobian:
 
         Raises: TypeError: the parameters have more digits than the inputs. ValueError: a parameter changed.
         """
-        self._require_unchanged()
         floats = [t.dtype for X in given for t in inputs.leaves(X) if inputs.is_float(t)]
         own = {p.dtype for p in self.trained.values()}
         wide = torch.float64 in (floats or own)
@@ -92,15 +94,23 @@ class ModuleJacobian:
         def kept(t: torch.Tensor) -> torch.Tensor:  # in float32 a module computes as it does, a buffer in float64 too
             return cast(t) if wide else t.detach()
 
-        values = {id(t): kept(t) for t in (*self.module.parameters(), *self.module.buffers())}
+        values = {id(t): kept(t) for t in self.module.parameters()}
+        own, now = dict(self.buffers), dict(self.module.named_buffers())
+        values |= {id(t): kept(own.get(name, t)).to(self.device, copy=True) for name, t in now.items()}
         trained = {name: values[id(p)] for name, p in self.trained.items()}
         names = {id(p): name for name, p in self.trained.items()}
         jacobian = RowJacobian(self.module, Weights(trained, values, names), self.of)
-        return jacobian, tuple(inputs.map_tree(lambda t: inputs.laid_out(cast(t)), X) for X in given)
+        found = tuple(inputs.map_tree(lambda t: inputs.laid_out(cast(t)), X) for X in given)
+        self._require_unchanged(jacobian, found[0])
+        return jacobian, found
 
-    def _require_unchanged(self) -> None:
+    def _require_unchanged(self, jacobian: RowJacobian, rows: Any) -> None:
         sums = dict(self.sums)
-        changed = [name for name, t in named_tensors(self.module).items() if sums.get(name) != bits(t)]
+        changed = [name for name, t in self.module.named_parameters() if sums.get(name) != bits(t)]
+        own, now = dict(self.buffers), dict(self.module.named_buffers())
+        moved = [name for name, t in now.items() if name not in own or bits(t) != bits(own[name])]
+        if not changed and moved and self._depends(jacobian, inputs.take(rows, slice(0, 1))):
+            changed = moved
         if self.layers != layers_of(self.module):
             changed.append("a layer")
         if changed:
@@ -108,6 +118,15 @@ class ModuleJacobian:
                 f"{changed[0]} of the module changed after the kernel was made, which shares it. Make the kernel of a "
                 f"copy, empirical_ntk(copy.deepcopy(module)), or make it again after training."
             )
+
+    def _depends(self, jacobian: RowJacobian, row: Any) -> bool:
+        """Return True where a row's outputs differ for the buffers of now and those that were kept."""
+        values = dict(jacobian.weights.values)
+        values |= {id(t): t.detach().to(values[id(t)].dtype).clone() for t in self.module.buffers()}
+        other = replace(jacobian, weights=replace(jacobian.weights, values=values))
+        with torch.no_grad():
+            kept, found = (run(j.watch(), functools.partial(j.outputs, row)) for j in (jacobian, other))
+        return kept.shape != found.shape or not torch.equal(kept, found)
 
     def trial(self, jacobian: RowJacobian, rows: Any) -> tuple[Trial, Split]:
         """Find how the first row uses the parameters. Raises: ValueError."""
@@ -256,6 +275,8 @@ class ModuleJacobian:
 
 BLOCK, FEW = 256, 8
 """Rows differentiated at once, at most; and so many at least, or the factors of all go to disk."""
+ALIVE = 1.5
+"""Numbers alive in a pass, beside those that are counted: copies in other layouts, scratch of the libraries."""
 ROOM = 2**28
 """Bytes of Jacobians of all rows that are contracted at once, at most."""
 
@@ -276,7 +297,7 @@ def _row_numbers(trial: Trial, trained: Mapping[str, torch.Tensor]) -> tuple[flo
             shrunk = math.prod(windows.kernel) / math.prod(windows.stride) if windows else 1
             kept += s * (c * o + (1 if site.kind == "lookup" else i / min(shrunk, i)))
     whole = sum(trained[name].numel() for name in trial.explicit)
-    return kept + c * whole, trial.numbers + 2 * trial.backward + formed + 2 * whole
+    return kept + c * whole, ALIVE * (trial.numbers + 2 * trial.backward + formed + 2 * whole)
 
 
 def _broken(found: Factors) -> list[str]:
@@ -299,8 +320,3 @@ def _like(jacobian: RowJacobian) -> torch.Tensor:
 def layers_of(module: torch.nn.Module) -> tuple[str, ...]:
     """Return the layers of a module as they are printed: another layer, or another setting of one, is a change."""
     return tuple(f"{name} {part!r}" for name, part in module.named_modules() if not len(list(part.children())))
-
-
-def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return parameters and buffers by name."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
