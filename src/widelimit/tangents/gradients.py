@@ -39,8 +39,9 @@ class Gradients(abc.ABC):
         """Return P."""
         return sum(self.sizes)
 
+    @abc.abstractmethod
     def require_unchanged(self) -> None:
-        """Refuse a model that was trained since; once a call. Raises: ValueError."""
+        """Refuse a model that was trained since: called once a public call. Raises: ValueError: it was."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:

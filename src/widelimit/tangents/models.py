@@ -180,6 +180,9 @@ class FunctionGradients(Gradients):
         self.names, self.backward_only = leaf_names(function.params), False
         self.sizes = tuple(int(leaf.size) for leaf in jax.tree.leaves(function.params))
 
+    def require_unchanged(self) -> None:
+        pass  # arrays of JAX do not change
+
     def fingerprint(self) -> str:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((self.model.params, self.model.fixed))]
         return hashed(self.model.apply, self.of, self.names, leaves)
