@@ -55,7 +55,8 @@ def job_of(stores: tuple[Store, ...], place: Place, split: Split, room: float) -
     if not any(kind["kind"] is Explicit for kind in kinds):
         mean = Use(sum(u.positions for u in uses) // len(uses), use.inputs, use.outputs)
         pairs = share * between * mean.order(n, m, c, split.output, jacobian=False)[1]
-    one = len({kind["kind"] for kind in kinds}) == 1 and all(u[1:] == use[1:] for u in uses)
+    forms = {(kind["kind"], *s.use(place, k)[1:]) for s in stores for k, kind in enumerate(s.kinds[place])}
+    one = len(forms) == 1
     if one and jacobian <= pairs:
         columns = min(room / sum(s.n for s in stores), WIDE) / c
         pieces = tuple(_pieces(kinds[0], use, c, columns))
@@ -71,10 +72,8 @@ def _pieces(kind: Mapping[str, Any], use: Use, c: int, columns: float) -> Iterat
     if kind["kind"] is Explicit:
         yield from ((ALL, part) for part in slices(o, max(1, int(columns))))
         return
-    unit = math.prod(kind["windows"].kernel) if "windows" in kind else 1
-    units = i // unit
-    if kind["kind"] is Lookup:
-        units, unit = 1, i
+    units = 1 if kind["kind"] is Lookup else _units(kind, i)
+    unit = i // units
     count = max(1.0, i * o / max(columns, 1))
     cuts = min(float(o), count, max(1.0, math.sqrt(count * c * o / i)))
     outs = slices(o, max(1, int(o / cuts)))
@@ -83,13 +82,22 @@ def _pieces(kind: Mapping[str, Any], use: Use, c: int, columns: float) -> Iterat
         yield from ((out, ALL if kind["kind"] is Lookup else ins) for out in outs)
 
 
+def _units(kind: Mapping[str, Any], inputs: int) -> int:
+    """Return how many inputs are cut apart: channels of a convolution."""
+    return inputs // math.prod(kind["windows"].kernel) if "windows" in kind else inputs
+
+
 def made(store: Store, place: Place, piece: Piece, old: torch.Tensor | None = None) -> torch.Tensor:
     """Compute a piece of the Jacobian of all rows, (n, c, columns), summed over uses; in the memory of an old one."""
     outs, ins = piece
     found: Any = None
     for k in range(len(store.kinds[place])):
-        s, _, o = store.use(place, k)
-        for rows in slices(store.n, max(1, CACHED // max(1, s * len(range(o)[outs])))):
+        s, i, o = store.use(place, k)
+        kind = store.kinds[place][k]
+        units = _units(kind, i)
+        numbers = s * (len(range(o)[outs]) + len(range(units)[ins]) * (i // units))
+        numbers = len(range(o)[ins]) if kind["kind"] is Explicit else numbers
+        for rows in slices(store.n, max(1, 2 * CACHED // numbers)):
             factor = plain(store.read(place, k, rows, outs, ins))
             whole = isinstance(factor, Explicit)
             back = factor.jacobian if whole else factor.backward
@@ -147,14 +155,14 @@ def run(job: Job, stores: tuple[Store, ...], split: Split, out: torch.Tensor) ->
         yield
     if job.pieces:
         return
-    uses = range(len(stores[0].kinds[job.place]))
+    left_uses, right_uses = (range(len(s.kinds[job.place])) for s in (stores[0], stores[-1]))
     for a in slices(stores[0].n, job.step):
-        left_parts = [plain(stores[0].read(job.place, k, a)) for k in uses]
+        left_parts = [plain(stores[0].read(job.place, k, a)) for k in left_uses]
         for b in slices(stores[-1].n, job.step):
             if same and b.start > a.start:
                 break
             alike = same and a == b
-            right_parts = left_parts if alike else [plain(stores[-1].read(job.place, k, b)) for k in uses]
+            right_parts = left_parts if alike else [plain(stores[-1].read(job.place, k, b)) for k in right_uses]
             for x in left_parts:
                 for y in right_parts:
                     out[a, b] += split.contract(x, y)
