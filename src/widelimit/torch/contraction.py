@@ -83,7 +83,7 @@ def _pieces(kind: Mapping[str, Any], use: Use, c: int, columns: float) -> Iterat
 
 
 def _units(kind: Mapping[str, Any], inputs: int) -> int:
-    """Return how many inputs are cut apart: channels of a convolution."""
+    """Return how many inputs a piece chooses from: channels of a convolution."""
     return inputs // math.prod(kind["windows"].kernel) if "windows" in kind else inputs
 
 
@@ -98,10 +98,10 @@ def made(store: Store, place: Place, piece: Piece, old: torch.Tensor | None = No
         numbers = s * (len(range(o)[outs]) + len(range(units)[ins]) * (i // units))
         numbers = len(range(o)[ins]) if kind["kind"] is Explicit else numbers
         for rows in slices(store.n, max(1, 2 * CACHED // numbers)):
-            factor = plain(store.read(place, k, rows, outs, ins))
+            factor: Any = plain(store.read(place, k, rows, outs, ins))
             whole = isinstance(factor, Explicit)
             back = factor.jacobian if whole else factor.backward
-            signals = None if whole else factor.signals if isinstance(factor, Affine) else _one_hot(factor)
+            signals: Any = None if whole else factor.signals if isinstance(factor, Affine) else _one_hot(factor)
             if found is None:
                 shape = store.n, back.shape[1], back.shape[2] if whole else back.shape[3] * signals.shape[2]
                 size = math.prod(shape)
@@ -210,18 +210,18 @@ def seconds(job: Job, stores: tuple[Store, ...], few: Store, split: Split) -> fl
     same, n, m = len(stores) == 1, stores[0].n, stores[-1].n
     d, f, t = split.table.shape
     if job.pieces:
-        part = made(few, job.place, job.pieces[0])
+        part: Any = made(few, job.place, job.pieces[0])
         begin = time.perf_counter()
         part = made(few, job.place, job.pieces[0], part)
-        making = (time.perf_counter() - begin) * sum(s.n for s in stores) / few.n
+        making: float = (time.perf_counter() - begin) * sum(s.n for s in stores) / few.n
         rows = min(PANEL, n)
         side = part.new_ones(d, rows * f, t * part.shape[2])
         out = part.new_zeros(rows, rows, *split.tail)
         begin = time.perf_counter()
         add_products(out, side, side, split, same=False)
         panels = slices(n, PANEL)
-        area = sum((a.stop - a.start) * (a.stop if same else m) for a in panels) / rows**2
-        return len(job.pieces) * (making + (time.perf_counter() - begin) * area)
+        area: float = sum((a.stop - a.start) * (a.stop if same else m) for a in panels) / rows**2
+        return float(len(job.pieces) * (making + (time.perf_counter() - begin) * area))
     rows = min(job.step, few.n)
     out = torch.zeros(few.n, few.n, *split.tail, device=few.device, dtype=few.dtype)
     begin = time.perf_counter()

@@ -95,8 +95,8 @@ class ModuleJacobian:
             return cast(t) if wide else t.detach()
 
         values = {id(t): kept(t) for t in self.module.parameters()}
-        own, now = dict(self.buffers), dict(self.module.named_buffers())
-        values |= {id(t): kept(own.get(name, t)).to(self.device, copy=True) for name, t in now.items()}
+        copies, now = dict(self.buffers), dict(self.module.named_buffers())
+        values |= {id(t): kept(copies.get(name, t)).to(self.device, copy=True) for name, t in now.items()}
         trained = {name: values[id(p)] for name, p in self.trained.items()}
         names = {id(p): name for name, p in self.trained.items()}
         jacobian = RowJacobian(self.module, Weights(trained, values, names), self.of)

@@ -1,4 +1,4 @@
-"""Products of matrices, by the faster of the libraries that PyTorch has for a processor."""
+"""Matrices are multiplied by the faster of the libraries that PyTorch has for a processor."""
 
 from collections.abc import Callable
 

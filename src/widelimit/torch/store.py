@@ -53,11 +53,12 @@ class Store:
     def write(self, rows: slice, found: Factors) -> None:
         """Keep the factors of some rows."""
         for place, parts in found.items():
+            kept: Any = parts
             if place not in self.kinds:
                 self._begin(place, parts)
             elif not self._alike(place, parts):
-                parts = self._as_jacobians(place, parts)
-            for k, part in enumerate(parts):
+                kept = self._as_jacobians(place, parts)
+            for k, part in enumerate(kept):
                 for name, t in _tensors(part).items():
                     with self._open(place, k, name) as array:
                         if array is not t:
@@ -164,7 +165,7 @@ def plain(factor: Factor | Patched) -> Factor:
 
 def total(parts: Any) -> torch.Tensor:
     """Return the Jacobian of a parameter, (n, c, P), summed over its uses."""
-    found: torch.Tensor = sum(factors.jacobian(plain(part), torch) for part in parts)  # type: ignore[assignment]
+    found: torch.Tensor = sum(factors.jacobian(plain(part), torch) for part in parts)
     return found
 
 
