@@ -2,6 +2,7 @@
 
     python benchmarks/own_model.py                      # every network and way, each in a process of its own, in turns
     python benchmarks/own_model.py --networks resnet --rows 256 --ways widelimit
+    python benchmarks/own_model.py --networks resnet --rows 2000 --ways widelimit --outputs trace --images FILE
     python benchmarks/own_model.py --seconds cpu        # on a machine that does other things
 
 Needs PyTorch (make test-torch builds .venv-torch). Peak memory is VmHWM of the process, beside that before the kernel.
@@ -134,7 +135,7 @@ def peak():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 
-def measure(network, way, output, rows, repeats, threads, seconds, memory):
+def measure(network, way, output, rows, repeats, threads, seconds, memory, images):
     """Print one line of JSON: seconds of each call, the peak, and some values."""
     import torch
 
@@ -143,6 +144,10 @@ def measure(network, way, output, rows, repeats, threads, seconds, memory):
     module, shape = globals()[network](torch.nn)
     module = module.eval()
     X = torch.randn(rows, *shape)
+    if images:
+        stored = np.load(images)
+        X = stored[next(name for name in stored.files if stored[name].ndim == 4)][:rows]
+        X = torch.tensor((np.moveaxis(X, -1, 1) / 255 - 0.5).astype(np.float32))
     clock = time.process_time if seconds == "cpu" else time.perf_counter
     import widelimit.torch
 
@@ -171,6 +176,7 @@ def run(options):
         for turn in range(options.turns):
             for way in options.ways:
                 given = [network, way, output, rows, options.repeats, options.threads, options.seconds, options.memory]
+                given.append(options.images)
                 line = [sys.executable, __file__, "--one", json.dumps(given)]
                 try:
                     made = subprocess.run(line, capture_output=True, text=True, timeout=options.limit)
@@ -192,7 +198,7 @@ def run(options):
             {
                 "network": network, "rows": rows, "output": output, "way": way,
                 "seconds": float(f"{min(one['times']):.3g}"), "peak MiB": round(one["peak"]),
-                "before MiB": round(one["before"]), "difference": float(f"{error:.1e}"),
+                "before MiB": round(one["before"]), "difference": float(f"{error:.1e}"), "predicted": one["predicted"],
             }
         )  # fmt: skip
     common.report("own_model", table, threads=options.threads, seconds=options.seconds, memory=options.memory)
@@ -210,6 +216,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--memory", type=float, default=None)
+    parser.add_argument("--images", help="a file .npz with images (n, 32, 32, 3) for the resnet; else random numbers")
     parser.add_argument("--limit", type=float, default=1000)
     parser.add_argument("--one")
     options = parser.parse_args()

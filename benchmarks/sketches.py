@@ -8,7 +8,8 @@ python benchmarks/sketches.py [--traker PYTHON] [--torch PYTHON --images FILE [-
    rows, at its start and trained: the kernel (mean over outputs) by sketch beside the exact one; the accuracy of the
    linearized model trained to the end (noise of a thousandth of the mean of the diagonal).
 3. --images: a ResNet-18 for 32 x 32 images (11.2 million parameters, of PyTorch, random weights, evaluation mode) on a
-   file .npz of images (X, y): the sum of the outputs, gradients of rows, sketch beside the exact kernel.
+   file .npz of images (X_train, y_train, X_test, y_test): the sum of the outputs; sketches of all rows, and beside the
+   exact kernel of at most 300; the accuracy of the linearized model on 200 others, one output a class.
 
 Writes results/sketches.json.
 """
@@ -25,6 +26,7 @@ import numpy as np
 SMALL = False
 SIZE, PARAMETERS, ROWS = 4096, 2**17, 16
 N, M, WIDTH, STEPS, RATE = 200, 200, 128, 600, 0.2
+SUBSET, TEST = 300, 200
 
 
 def ours(gradients):
@@ -161,6 +163,7 @@ def images(file, count):
     import torch
     from torch import nn
 
+    import widelimit as wl
     from widelimit.torch import tangents
 
     class Block(nn.Module):
@@ -195,19 +198,30 @@ def images(file, count):
     )
     net.train()
     stored = np.load(file)
-    X = stored[next(name for name in stored.files if stored[name].ndim == 4)][:count]
-    X = np.moveaxis(X, -1, 1) if X.shape[-1] == 3 else X
-    X = ((X - X.mean()) / X.std()).astype(np.float32)
+    parts = [stored[name] for name in ("X_train", "X_test")]
+    X, Z = (
+        (np.moveaxis(p[:n], -1, 1) / 255 - 0.5).astype(np.float32) * 4
+        for p, n in zip(parts, (count, TEST), strict=True)
+    )
+    y, z = stored["y_train"][:count], stored["y_test"][:TEST]
     with torch.no_grad():
-        net(torch.tensor(X))  # running statistics
+        net(torch.tensor(X[:500]))  # running statistics
     model, rows = tangents(net.eval(), of=lambda outputs, _: outputs.sum(1) / 10**0.5), []
-    for way in ("exact", "sketch"):
+    exact = None
+    for way, n in (("exact", min(count, SUBSET)), ("sketch", min(count, SUBSET)), ("sketch", count)):
         begin = time.perf_counter()
-        kind = model.at(X) if way == "exact" else model.sketch(X, size=SIZE)
-        matrix = kind.matrix()
-        rows.append({"part": f"ResNet-18, {len(X)} images", "way": way, "seconds": time.perf_counter() - begin})
+        pair = [
+            model.at(part, output="trace") if way == "exact" else model.sketch(part, size=SIZE, output="trace")
+            for part in (X[:n], Z)
+        ]
+        matrix = pair[0].matrix() if exact is None or len(exact) == n else None
+        noise = 1e-3 * float(pair[0].diag().mean())
+        mean = wl.linearized_posterior(pair[0], np.eye(10)[y[:n]] - 0.1, noise=noise).predict(pair[1]).mean
+        rows.append({"part": f"ResNet-18, {n} images", "way": way, "seconds": time.perf_counter() - begin})
+        rows[-1] |= {"accuracy": float(((mean - pair[1].values).argmax(axis=1) == z).mean())}
         exact = matrix if way == "exact" else exact
-        rows[-1] |= {} if way == "exact" else compared(kind, exact)
+        rows[-1] |= compared(pair[0], exact) if way == "sketch" and matrix is not None else {}
+        print(rows[-1], file=sys.stderr, flush=True)
     print(json.dumps(rows))
 
 

@@ -644,9 +644,9 @@ DOORS = {
     "tangents": Door(
         wl.tangents,
         {"apply": NET.apply, "params": PARAMS},
-        {"apply": "function", "of": "name", "memory": "positive"},
+        {"apply": "function", "of": "name", "parameters": "patterns", "memory": "positive"},
         free=("params",),  # a pytree, as of empirical_ntk
-        fine={"of": (None,), "memory": (None,)},
+        fine={"of": (None,), "parameters": (None,), "memory": (None,)},
     ),
     "Tangents.at": Door(
         TANGENTS.at, {"X": X}, {"X": "images", "labels": "images", "output": "name"}, fine={"labels": (None, ())}

@@ -248,7 +248,7 @@ def test_what_is_misread_is_seen_by_a_comparison_with_automatic_differentiation(
         return PARTLY[name](p, X)
 
     k = wl.empirical_ntk(misread, params, output="full")
-    assert k.explain(X).method == "layerwise"
+    assert k.explain(X).method == "jacobian"  # as it is planned after the comparison
     assert close(k.gram(X), exact(misread, params, X))
     assert close(k.diag(X), np.einsum("nnab->nab", exact(misread, params, X)))
     with pytest.raises(ValueError, match=r"automatic differentiation in the parameter weight: pass method=\"jacobian"):
@@ -353,6 +353,19 @@ def test_float32():
         assert values.dtype == np.float32
         assert np.abs(values - wide).max() <= 256 * np.finfo(np.float32).eps * np.abs(wide).max()
         assert np.abs(1.0001 * values - wide).max() > 256 * np.finfo(np.float32).eps * np.abs(wide).max()
+
+
+def test_a_float64_function_that_computes_in_float32_inside_does_not_mix_rows():
+    params, X = {"weight": draw(5, 40), "last": draw(40, 2)}, 30 * draw(N, 5)
+
+    def inside(p, X):
+        h = jnp.asarray(X, "float32") @ jnp.asarray(p["weight"], "float32")
+        return jnp.asarray(jnp.sin(h) @ jnp.asarray(p["last"], "float32"), X.dtype)
+
+    values, wide = wl.empirical_ntk(inside, params).gram(X), exact(inside, params, X)
+    assert np.abs(values - wide).max() <= 1e-4 * np.abs(wide).max()
+    with pytest.raises(ValueError, match="mixes rows"):
+        wl.empirical_ntk(lambda p, X: inside(p, X) + 0.01 * inside(p, X).mean(axis=0), params).gram(X)
 
 
 def test_a_gradient_that_is_not_finite_names_its_parameters():

@@ -297,7 +297,7 @@ REACHES = {
     "architecture/network.py net._signals",
 }
 """Private attributes that are read on another object: none is ever added here."""
-SHARED = {"_replace", "_exit", "_getframe", "_BatchNorm", "_DropoutNd"}
+SHARED = {"_replace", "_exit", "_getframe", "_BatchNorm", "_DropoutNd", "_linear_pointwise"}
 """Names with an underscore that Python and PyTorch give to all."""
 
 

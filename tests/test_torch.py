@@ -71,11 +71,12 @@ def test_every_output_is_the_explicit_contraction(make, features):
     assert close(kernels["diagonal"].diag(X), np.einsum("nnaa->na", own))
     gram = kernels["diagonal"].gram(X)
     np.testing.assert_array_equal(gram, gram.transpose(1, 0, 2))
-    # The budget holds the factors of few rows: they are made again for every block on the left.
+    # The budget holds the factors of few rows: those of all are on disk.
     small = widelimit.torch.empirical_ntk(module, memory=SMALL[make] / 2**20)
     plan = small.explain(X)
     assert plan.rows < N
-    assert plan.blocks > -(-N // plan.rows)
+    assert plan.disk > 0
+    assert kernels["full"].explain(X).disk == 0
     assert close(small.gram(X), own)
     assert close(small.cross(X, Y), full)
     assert close(small.diag(X), np.einsum("nnab->nab", own))
@@ -489,8 +490,9 @@ def test_the_plan_predicts_and_progress_is_reported():
     assert {layer.name for layer in plan.layers} == {"0.weight", "0.bias", "3.weight", "3.bias"}
     assert "0.weight" in str(plan)
     kernel.gram(X)
-    assert seen[-1][1] == seen[-1][2] == plan.pairs
-    assert len(seen) == plan.pairs
+    assert seen[-1] == ("kernel matrix", plan.steps, plan.steps)
+    assert [e[1] for e in seen if e[0] == "kernel matrix"] == [*range(1, int(plan.steps) + 1)]
+    assert [e for e in seen if e[0] == "gradients"][-1][1:] == (N, N)
 
 
 class Bad(torch.nn.Module):

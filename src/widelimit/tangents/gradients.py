@@ -40,6 +40,10 @@ class Gradients(abc.ABC):
         return sum(self.sizes)
 
     @abc.abstractmethod
+    def require_unchanged(self) -> None:
+        """Refuse a model that was trained since: called once a public call. Raises: ValueError: it was."""
+
+    @abc.abstractmethod
     def fingerprint(self) -> str:
         """Return a hash of the function and the parameters."""
 
@@ -78,6 +82,7 @@ class Gradients(abc.ABC):
 
     def finite_outputs(self, batch: Batch) -> Float[np.ndarray, "n c"]:
         """Compute f at all rows, some at a time. Raises: ValueError: as `outputs`; NaN or infinite, with the row."""
+        self.require_unchanged()
         parts = [self.outputs(batch.take(slice(i, i + ROWS))) for i in range(0, batch.rows, ROWS)]
         values = np.concatenate(parts)
         fine = np.isfinite(values).all(axis=1)
@@ -126,7 +131,9 @@ def require_separate_rows(model: Gradients, batch: Batch) -> None:
         return np.concatenate([model.outputs(part) for part in parts]), np.asarray(sum(slopes))[None]
 
     single = [slice(i, i + 1) for i in range(few.rows)]
-    first, again = probe(few, [slice(None)]), probe(few, [slice(None)])
+    first = probe(few, [slice(None)])
+    model.require_unchanged()
+    again = probe(few, [slice(None)])
     for values in zip(first, again, strict=True):
         require_repeated(*values, model.dtype(batch))
     many = batch.take(slice(0, ROWS))

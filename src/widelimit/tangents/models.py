@@ -11,7 +11,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
-from widelimit.kernels.empirical.model import Apply, Model, model
+from widelimit.kernels.empirical.model import Apply, Model, Names, model
 from widelimit.progress import no_progress
 from widelimit.pytrees import leaf_names, pytree
 from widelimit.shapes import Float
@@ -104,7 +104,9 @@ def check_of(of: Any) -> Any:
     return validation.function("of", of, f"None, a function of (outputs, labels or X), or one of {', '.join(NAMES)}")
 
 
-def tangents(apply: Apply, params: Any, *, of: Any = None, memory: float | None = None) -> Tangents:
+def tangents(
+    apply: Apply, params: Any, *, of: Any = None, parameters: Names | None = None, memory: float | None = None
+) -> Tangents:
     """Take the tangents df/dtheta of a function at its parameters, for sketches, products, and what is made of them.
 
     Args:
@@ -113,12 +115,15 @@ def tangents(apply: Apply, params: Any, *, of: Any = None, memory: float | None 
         of: what of the outputs is differentiated: None for all; "margin", log p/(1 - p) of the label's softmax
             probability p; "log_probability", log p; or a function of (outputs, labels), of (outputs, X) where no labels
             are given, to (n,) or (n, c) numbers, a row's of that row alone.
+        parameters: those that are differentiated, by shell patterns over dotted names or a function of the name; all
+            unless given.
         memory: GiB for gradients of rows; half of what is free unless given.
 
-    Raises: TypeError, ValueError: not a function, parameters that are not finite floats, an unknown `of`.
+    Raises: TypeError, ValueError: not a function, parameters that are not finite floats, an unknown `of`, a pattern
+    that names no parameter.
     """
     budget = 0.0 if memory is None else validation.finite_scalar("memory", memory, above=0.0)
-    return Tangents(FunctionGradients(model(apply, params), check_of(of), budget))
+    return Tangents(FunctionGradients(model(apply, params, parameters), check_of(of), budget))
 
 
 @final
@@ -174,6 +179,9 @@ class FunctionGradients(Gradients):
         self.model, self.of, self.memory, self.passed = function, of, memory, set()
         self.names, self.backward_only = leaf_names(function.params), False
         self.sizes = tuple(int(leaf.size) for leaf in jax.tree.leaves(function.params))
+
+    def require_unchanged(self) -> None:
+        pass  # arrays of JAX do not change
 
     def fingerprint(self) -> str:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((self.model.params, self.model.fixed))]

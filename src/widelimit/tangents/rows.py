@@ -203,12 +203,15 @@ class ExactRows(TangentRows):
         return self._places(rows), [np.asarray(fold(block, self.output), np.float64) for block in blocks]
 
     def diag(self) -> Float[np.ndarray, " N"]:
+        self.model.require_unchanged()
         found = (self.factors(rows)[1] for rows in self.parts(self.rows))
         return np.concatenate([sum(np.einsum("np,np->n", f, f) for f in parts) for parts in found])
 
     def matrix(self, other: Any = None) -> Float[np.ndarray, "N M"]:
         right = self if other is None else other
         self.require_same(right)
+        for side in (self, right):
+            side.model.require_unchanged()
         memory.require(8.0 * self.size * right.size, "the kernel of these rows")
         out = np.empty((self.size, right.size))
         for strip in self.parts(max(self.rows, self.model.rows(self.batch) // 2)):
@@ -224,6 +227,7 @@ class ExactRows(TangentRows):
         return np.tril(out) + np.tril(out, -1).T if other is None else out
 
     def times(self, v: Float[np.ndarray, "N s"]) -> Float[np.ndarray, "N s"]:
+        self.model.require_unchanged()
         columns = np.asarray(v, self.values.dtype)
         return np.stack([self._column(column) for column in columns.T], axis=1)
 

@@ -18,7 +18,7 @@ from widelimit.torch.checks import Names, check_mode, trained_parameters
 from widelimit.torch.gradients import tangents as tangents
 from widelimit.torch.jacobian import Of
 from widelimit.torch.kernels import AnyModuleKernel, ModuleDiagonal, ModuleKernel, ModuleMatrixKernel
-from widelimit.torch.module import ModuleJacobian, layers_of, named_tensors
+from widelimit.torch.module import ModuleJacobian, layers_of
 
 _CLASSES: dict[Output, type[AnyModuleKernel]] = {
     "full": ModuleMatrixKernel,
@@ -65,8 +65,9 @@ def empirical_ntk(
         diagonal_axes: axes of the outputs of which only equal indices meet.
         of: of(outputs, X) -> (n,) or (n, ...), taken in place of the outputs: some of them, a loss of each row.
         parameters: names, shell patterns such as "layers.0.*", or a function of the name; all trainable ones if None.
-        memory: GiB of working memory; 0.75 unless given, or half of what is free if that is less.
-        progress: called as progress(stage, done, total) after every pair of blocks of rows.
+        memory: GiB of working memory; 0.75 unless given, or half of what is free if that is less. Factors of rows that
+            need more go to a temporary folder (TMPDIR); `explain` says how much.
+        progress: called as progress("gradients", rows done, rows), then progress("kernel matrix", steps done, steps).
 
     Returns:
         A kernel with gram, cross, diag, parts and explain, whose results are NumPy arrays; "full" is a matrix-valued
@@ -77,7 +78,7 @@ def empirical_ntk(
         TypeError, ValueError: not a module, no trainable parameters, an unknown option, layers in training mode whose
             output depends on the batch or on chance; at inputs: a module that fails on them, mixes rows, or gives
             integers; inputs on another device; mixed precision; a Jacobian that is NaN, with its row and parameter.
-        MemoryError: the Jacobian of one row is over the budget.
+        MemoryError: the Jacobian of one row is over the budget. OSError: the temporary folder is full.
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"a torch.nn.Module is needed, got {type(module).__name__}.")
@@ -90,8 +91,11 @@ def empirical_ntk(
     module = getattr(module, "_orig_mod", module)
     check_mode(module)
     trained = trained_parameters(module, parameters)
-    sums = tuple((name, bits(t)) for name, t in named_tensors(module).items())
+    sums = tuple((name, bits(t)) for name, t in module.named_parameters())
+    buffers = tuple((name, t.detach().cpu().clone()) for name, t in module.named_buffers())
     kind = ModuleDiagonal if axes.output is None else _CLASSES[output]
     return kind(
-        ModuleJacobian(module, tuple(trained), sums, layers_of(module), of, axes, budget, progress or no_progress)
+        ModuleJacobian(
+            module, tuple(trained), sums, buffers, layers_of(module), of, axes, budget, progress or no_progress
+        )
     )

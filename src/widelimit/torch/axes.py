@@ -67,11 +67,11 @@ class Split(NamedTuple):
         d, f, t = self.table.shape
         return "full" if f > 1 or d * t == 1 else ("trace" if t > 1 else "diagonal")
 
-    def mirror(self, values: np.ndarray) -> np.ndarray:
+    def mirror(self, values: torch.Tensor) -> torch.Tensor:
         """Compute K(x', x) from K(x, x'), (n, m, *tail)."""
         last = values.ndim - self.full
         first = last - self.full
-        return values.transpose(1, 0, *range(2, first), *range(last, values.ndim), *range(first, last))
+        return values.permute(1, 0, *range(2, first), *range(last, values.ndim), *range(first, last))
 
     def result(self, values: np.ndarray, lead: int) -> np.ndarray:
         """Return the kernel with its axes in the order of the outputs' axes."""

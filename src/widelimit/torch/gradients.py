@@ -18,7 +18,7 @@ from widelimit.tangents.batches import Batch
 from widelimit.tangents.gradients import RANDOM, Gradients, hashed, model_fails
 from widelimit.tangents.models import Tangents, check_of
 from widelimit.torch.bits import bits
-from widelimit.torch.checks import check_mode, trained_parameters
+from widelimit.torch.checks import Names, check_mode, trained_parameters
 
 CUT = (
     "the outputs depend on no trainable parameter: detach(), torch.no_grad(), or torch.autograd.grad without "
@@ -26,7 +26,9 @@ CUT = (
 )
 
 
-def tangents(module: torch.nn.Module, *, of: Any = None, memory: float | None = None) -> Tangents:
+def tangents(
+    module: torch.nn.Module, *, of: Any = None, parameters: Names | None = None, memory: float | None = None
+) -> Tangents:
     """Take the tangents of a module at its trainable parameters of now.
 
     They are shared with the module: after more training the old tangents are refused, and copy.deepcopy(module) keeps
@@ -37,6 +39,7 @@ def tangents(module: torch.nn.Module, *, of: Any = None, memory: float | None = 
         module: called as module(X), module(*X) for a tuple, module(**X) for a dictionary; in evaluation mode.
         of: as `widelimit.tangents`, functions of tensors; the outputs of a Hugging Face module by
             of=lambda outputs, X: outputs.logits.
+        parameters: names, shell patterns such as "layers.0.*", or a function of the name; all trainable ones if None.
         memory: GiB for gradients of rows; half of what is free unless given.
 
     Raises: TypeError, ValueError: not a module, no trainable parameters, or ones that are not finite floats; layers
@@ -46,7 +49,7 @@ def tangents(module: torch.nn.Module, *, of: Any = None, memory: float | None = 
         raise TypeError(f"a torch.nn.Module is needed, got {type(module).__name__}.")
     budget = 0.0 if memory is None else validation.finite_scalar("memory", memory, above=0.0)
     check_mode(module)
-    trained = {name: p.detach() for name, p in trained_parameters(module, None).items()}
+    trained = {name: p.detach() for name, p in trained_parameters(module, parameters).items()}
     return Tangents(ModuleGradients(module, trained, check_of(of), budget))
 
 
@@ -111,7 +114,6 @@ class ModuleGradients(Gradients):
 
     def outputs(self, batch: Batch) -> Float[np.ndarray, "r c"]:
         self.dtype(batch)
-        self.require_unchanged()
         try:
             with torch.no_grad():
                 return _numpy(self._values(*self._cast(batch)))
@@ -125,7 +127,6 @@ class ModuleGradients(Gradients):
         return int(plain.outputs(Batch(batch.inputs, None)).shape[1])
 
     def gradients(self, batch: Batch) -> list[Float[np.ndarray, "r c p"]]:
-        self.require_unchanged()
         if self.vectorised:
             try:
                 return self._at_once(batch)
@@ -174,13 +175,11 @@ class ModuleGradients(Gradients):
             raise ValueError(f"the module cannot be differentiated at these rows: {why}") from error
 
     def pull(self, batch: Batch, u: Float[np.ndarray, "r c"]) -> Float[np.ndarray, " P"]:
-        self.require_unchanged()
         with self._backward(batch) as (values, slopes):
             found = slopes(torch.as_tensor(u, dtype=values.dtype, device=values.device))
         return np.concatenate([_numpy(g).ravel() for g in found])
 
     def push(self, batch: Batch, v: Float[np.ndarray, " P"]) -> Float[np.ndarray, "r c"]:
-        self.require_unchanged()
         if self.forward:
             try:
                 return self._pushed(batch, v)

@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -13,11 +13,14 @@ from widelimit.kernels.empirical import factors
 from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
 from widelimit.messages import first_line
 from widelimit.torch import inputs
+from widelimit.torch.patches import Patched, patches
+from widelimit.torch.products import outer_sums
 from widelimit.torch.uses import Place, Site, Watch
 
 SIGNALS = 2**25
 """Bytes of backward signals made at once, about: more leave the processor's caches."""
-Factors = dict[Place, list[Factor]]
+Factors = dict[Place, list[Factor | Patched]]
+Blocks = list[tuple[slice, Factors]]
 Of = Callable[[Any, Any], Any]
 
 
@@ -115,21 +118,20 @@ class RowJacobian:
         with torch.enable_grad():  # a module may take derivatives itself
             return watch, run(watch, lambda: self.outputs(inputs.map_tree(torch.clone, rows))).detach()
 
-    def factors(self, trial: Trial, rows: Any) -> Factors:
-        """Compute the factors of n rows: all at once where torch.vmap can, else one by one."""
+    def factors(self, trial: Trial, rows: Any) -> Blocks:
+        """Compute the factors of n rows: all at once where torch.vmap can, else one by one, each by its own uses."""
         n = inputs.length(rows)
         try:
-            return self._block(trial, rows, batched=True)
+            return [(slice(0, n), self._block(trial, rows, batched=True))]
         except IndexError as error:
             raise ValueError(f"the module fails at a row of X: {first_line(error)} Are all tokens in range?") from error
         except (RuntimeError, ValueError, NotImplementedError):
-            if n == 1:
-                return self._block(trial, rows, batched=False)
+            pass
         found = []
         for i in range(n):
             row = inputs.take(rows, slice(i, i + 1))
-            found.append(self._block(self.trial(row, trial.explicit), row, batched=False))
-        return joined(found)
+            found.append((slice(i, i + 1), self._block(self.trial(row, trial.explicit), row, batched=False)))
+        return found
 
     def _block(self, trial: Trial, rows: Any, *, batched: bool) -> Factors:
         n, c = inputs.length(rows), trial.number
@@ -228,7 +230,7 @@ class Pieces:
         signal = self.signals[site.signal] if site.signal >= 0 else None
         if site.windows is None or site.windows.groups > 1 or not whole_jacobian(site, self.trial.number):
             return signal
-        return _positions(site, signal)
+        return patches(site.windows, signal).flatten(2)
 
     def add(self, start: int, stop: int, back: list[torch.Tensor], whole: dict[str, torch.Tensor]) -> None:
         """Take the derivatives of outputs `start` to `stop`: by results, (n, outputs, 1, ...), and by parameters."""
@@ -249,11 +251,13 @@ class Pieces:
         for k, site in enumerate(self.sites):
             kept = self.kept[k]
             if kept.ndim == 3:
-                factor: Factor = Explicit(kept)
+                factor: Factor | Patched = Explicit(kept)
             elif site.kind == "lookup":
                 factor = Lookup(self.ready[k], kept, site.use.inputs)
+            elif site.windows:
+                factor = Patched(self.ready[k], kept, site.windows)
             else:
-                factor = Affine(_positions(site, self.ready[k]), kept)
+                factor = Affine(self.ready[k], kept)
             found.setdefault(site.place, []).append(factor)
         for name, jacobian in self.whole.items():
             place = Place(name, 0, tuple(jacobian.shape[2:]), ())
@@ -286,70 +290,15 @@ def _summed(site: Site, g: torch.Tensor, signal: Any, *, whole: bool) -> torch.T
         return g * (signal != site.padding)[:, None, :, None] if site.padding >= 0 else g
     if not whole:
         return g
-    if c == 1:
-        return torch.bmm(g[:, 0].transpose(1, 2), signal).reshape(n, 1, -1)
-    return torch.bmm(g.transpose(2, 3).reshape(n, -1, g.shape[2]), signal).reshape(n, c, -1)
-
-
-def _positions(site: Site, signal: torch.Tensor) -> torch.Tensor:
-    """Return what a weight multiplies at every position, (n, S, I): for a convolution its patches."""
-    return signal if site.windows is None else _patches(site, signal).flatten(2)
-
-
-def _patches(site: Site, signal: torch.Tensor) -> torch.Tensor:
-    """Return the patches under a convolution's kernel, (n, S, channels, kernel)."""
-    w = site.windows
-    assert w is not None
-    axes = len(w.kernel)
-    padding = [side for pair in zip(reversed(w.before), reversed(w.after), strict=True) for side in pair]
-    x = torch.nn.functional.pad(signal, padding) if any(padding) else signal
-    if x.ndim == 2 + axes:  # one input without an axis of rows
-        x = x[:, None]
-    sizes, strides = x.shape[-axes:], x.stride()
-    places = [
-        (size - d * (k - 1) - 1) // s + 1 for size, d, k, s in zip(sizes, w.dilation, w.kernel, w.stride, strict=True)
-    ]
-    moves = [s * own for s, own in zip(w.stride, strides[-axes:], strict=True)]
-    inside = [d * own for d, own in zip(w.dilation, strides[-axes:], strict=True)]
-    shape = (*x.shape[:2], *places, x.shape[2], math.prod(w.kernel))
-    view = x.as_strided(
-        (*x.shape[:2], *places, x.shape[2], *w.kernel), (*strides[:2], *moves, strides[2], *inside)
-    ).reshape(shape)
-    return view.flatten(1, 1 + axes)
+    return outer_sums(g, signal)
 
 
 def _grouped(site: Site, g: torch.Tensor, signal: torch.Tensor, axis: int) -> torch.Tensor:
     """Compute the Jacobian of a convolution whose channels are in groups."""
-    groups = site.windows.groups if site.windows else 1
-    patches = _patches(site, signal)
-    n, s = patches.shape[:2]
-    a = patches.reshape(n, s, groups, -1)
+    assert site.windows is not None
+    groups = site.windows.groups
+    a = patches(site.windows, signal)
+    n, s = a.shape[:2]
+    a = a.reshape(n, s, groups, -1)
     back = g.movedim(axis, -1).reshape(n, g.shape[1], s, groups, -1)
     return torch.einsum("ncsgo,nsgi->ncgoi", back, a).flatten(2)
-
-
-def joined(parts: Sequence[Factors]) -> Factors:
-    """Return the factors of blocks of rows as those of all their rows; empties the blocks on the way."""
-    if len(parts) == 1:
-        return parts[0]
-    if any(part.keys() != parts[0].keys() for part in parts):
-        raise ValueError(
-            "rows of X take different layers of the module, and no kernel of all is made of them: split X."
-        )
-    return {
-        place: [_joined(own) for own in zip(*(part.pop(place) for part in parts), strict=True)]
-        for place in list(parts[0])
-    }
-
-
-def _joined(parts: tuple[Any, ...]) -> Factor:
-    """Return one factor for all rows: whole Jacobians where the rows' positions differ."""
-    first = parts[0]
-    if isinstance(first, Affine | Lookup):
-        alike = all(type(p) is type(first) and p.backward.shape[1:] == first.backward.shape[1:] for p in parts)
-        if alike:
-            backward = torch.cat([p.backward.transpose(1, 2) for p in parts]).transpose(1, 2)
-            if isinstance(first, Lookup):
-                return Lookup(torch.cat([p.tokens for p in parts]), backward, first.rows)
-            return Affine(torch.cat([p.signals for p in parts]), backward)
-    return Explicit(torch.cat([factors.jacobian(p, torch) for p in parts]))

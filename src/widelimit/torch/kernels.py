@@ -1,6 +1,7 @@
 """Kernels of PyTorch modules are kernels like others, on NumPy arrays and on inputs of any form."""
 
 import abc
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, final
@@ -23,6 +24,8 @@ from widelimit.validation import Array
 
 By = Literal["parameter", "layer", "block"]
 BY: tuple[By, ...] = ("parameter", "layer", "block")
+_ONE = threading.Lock()
+"""Tiles of a matrix come from several threads: one at a time stays within the memory."""
 
 
 def whole(_: str) -> str:
@@ -32,7 +35,8 @@ def whole(_: str) -> str:
 
 def matrix(jacobian: ModuleJacobian, X: Any, Y: Any = None) -> np.ndarray:
     """Compute the kernel of all pairs; symmetric to the bit where Y is None or X."""
-    return jacobian.matrix(X, None if Y is X else Y, whole)[""]
+    with _ONE:
+        return jacobian.matrix(X, None if Y is X else Y, whole)[""]
 
 
 def diagonal(jacobian: ModuleJacobian, X: Any) -> np.ndarray:

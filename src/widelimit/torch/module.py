@@ -1,8 +1,10 @@
 """The tangent kernel of a module is a sum over parameters of inner products of Jacobians, computed block by block."""
 
+import functools
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -10,25 +12,29 @@ import torch
 
 from widelimit import memory
 from widelimit.progress import Report
-from widelimit.torch import inputs
+from widelimit.torch import contraction, inputs
 from widelimit.torch.axes import Axes, Split
 from widelimit.torch.bits import bits
-from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, joined, whole_jacobian
+from widelimit.torch.contraction import WIDE, Labels, own, slices
+from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, run, whole_jacobian
 from widelimit.torch.plan import LayerCost, ModulePlan
 from widelimit.torch.rowwise import require_rowwise_module
+from widelimit.torch.store import Store, folder
 from widelimit.torch.verified import verified_trial
 
 DEFAULT = 3 * 2**28
 """Bytes of working memory unless the caller gives another size: with what is not counted, a peak within 1 GiB."""
-Labels = Callable[[str], str]
 
 
 class Sizes(NamedTuple):
-    """Rows a block, blocks held at once on the left, and the bytes of all that."""
+    """Rows differentiated at once, bytes at most, bytes of the factors of all rows, and whether these go to disk."""
 
     rows: int
-    held: int
     bytes: float
+    stored: float
+    disk: bool
+    room: float
+    """Bytes of what is contracted at once."""
 
 
 @final
@@ -40,7 +46,9 @@ class ModuleJacobian:
     names: tuple[str, ...]
     """Parameters that are differentiated by."""
     sums: tuple[tuple[str, int], ...]
-    """Sums of the bits of parameters and buffers, which are shared: a change is found by them."""
+    """Sums of the bits of parameters, which are shared: a change is found by them."""
+    buffers: tuple[tuple[str, torch.Tensor], ...]
+    """Copies of the buffers: a module may count its calls in one."""
     layers: tuple[str, ...]
     of: Of | None
     axes: Axes
@@ -73,7 +81,6 @@ class ModuleJacobian:
 
         Raises: TypeError: the parameters have more digits than the inputs. ValueError: a parameter changed.
         """
-        self._require_unchanged()
         floats = [t.dtype for X in given for t in inputs.leaves(X) if inputs.is_float(t)]
         own = {p.dtype for p in self.trained.values()}
         wide = torch.float64 in (floats or own)
@@ -87,15 +94,23 @@ class ModuleJacobian:
         def kept(t: torch.Tensor) -> torch.Tensor:  # in float32 a module computes as it does, a buffer in float64 too
             return cast(t) if wide else t.detach()
 
-        values = {id(t): kept(t) for t in (*self.module.parameters(), *self.module.buffers())}
+        values = {id(t): kept(t) for t in self.module.parameters()}
+        copies, now = dict(self.buffers), dict(self.module.named_buffers())
+        values |= {id(t): kept(copies.get(name, t)).to(self.device, copy=True) for name, t in now.items()}
         trained = {name: values[id(p)] for name, p in self.trained.items()}
         names = {id(p): name for name, p in self.trained.items()}
         jacobian = RowJacobian(self.module, Weights(trained, values, names), self.of)
-        return jacobian, tuple(inputs.map_tree(lambda t: inputs.laid_out(cast(t)), X) for X in given)
+        found = tuple(inputs.map_tree(lambda t: inputs.laid_out(cast(t)), X) for X in given)
+        self._require_unchanged(jacobian, found[0])
+        return jacobian, found
 
-    def _require_unchanged(self) -> None:
+    def _require_unchanged(self, jacobian: RowJacobian, rows: Any) -> None:
         sums = dict(self.sums)
-        changed = [name for name, t in named_tensors(self.module).items() if sums.get(name) != bits(t)]
+        changed = [name for name, t in self.module.named_parameters() if sums.get(name) != bits(t)]
+        own, now = dict(self.buffers), dict(self.module.named_buffers())
+        moved = [name for name, t in now.items() if name not in own or bits(t) != bits(own[name])]
+        if not changed and moved and self._depends(jacobian, inputs.take(rows, slice(0, 1))):
+            changed = moved
         if self.layers != layers_of(self.module):
             changed.append("a layer")
         if changed:
@@ -104,25 +119,36 @@ class ModuleJacobian:
                 f"copy, empirical_ntk(copy.deepcopy(module)), or make it again after training."
             )
 
+    def _depends(self, jacobian: RowJacobian, row: Any) -> bool:
+        """Return True where a row's outputs differ for the buffers of now and those that were kept."""
+        values = dict(jacobian.weights.values)
+        values |= {id(t): t.detach().to(values[id(t)].dtype).clone() for t in self.module.buffers()}
+        other = replace(jacobian, weights=replace(jacobian.weights, values=values))
+        with torch.no_grad():
+            kept, found = (run(j.watch(), functools.partial(j.outputs, row)) for j in (jacobian, other))
+        return kept.shape != found.shape or not torch.equal(kept, found)
+
     def trial(self, jacobian: RowJacobian, rows: Any) -> tuple[Trial, Split]:
         """Find how the first row uses the parameters. Raises: ValueError."""
         found = verified_trial(jacobian, rows)
         return found, self.axes.split(found.outputs)
 
-    def sizes(self, trial: Trial, n: int, itemsize: int, output: Any) -> Sizes:
-        """Choose the rows of a block. Raises: MemoryError: one row does not fit."""
-        kept, passing = _row_numbers(trial, self.trained)
-        kept, passing = kept * itemsize, passing * itemsize
+    def sizes(self, trial: Trial, n: int, itemsize: int) -> Sizes:
+        """Choose the rows of a block, and where the factors of n rows are kept.
+
+        Raises: MemoryError: one row does not fit.
+        """
+        kept, passing = (numbers * itemsize for numbers in _row_numbers(trial, self.trained))
         budget = self.memory * memory.GIB or min(DEFAULT, memory.available() / 2)
         if self.device.type == "cuda":
             budget = min(budget, torch.cuda.mem_get_info(self.device)[0])
         remedy = "pass another memory=GiB, float32, parameters=[...] or of= for fewer outputs"
         memory.require(2 * kept + passing, "the Jacobian of one row, twice,", limit=budget, remedy=remedy)
-        room = budget - kept * n if kept * n < 0.6 * budget else budget / 2
-        rows = int(max(1, min(n, BLOCK, room // (passing + kept))))
-        held = max(1, int((budget - rows * (passing + kept)) // (rows * kept)))
-        held = min(held, -(-n // rows))
-        return Sizes(rows, held, rows * (passing + (held + 1) * kept))
+        room = min(ROOM, budget / 4, n * WIDE * itemsize)
+        disk = n * kept + max(2 * room, min(n, FEW) * (passing + kept)) > budget
+        held = 0.0 if disk else n * kept
+        rows = int(max(1, min(n, BLOCK, (budget - held) // (passing + kept))))
+        return Sizes(rows, held + max(2 * room, rows * (passing + kept)), n * kept, disk, room)
 
     def matrix(self, X: Any, Y: Any, labels: Labels) -> dict[str, np.ndarray]:
         """Compute the kernels of all pairs, (n, m, ...), one a label.
@@ -133,56 +159,55 @@ class ModuleJacobian:
         jacobian, rows = self.prepare(*given)
         trial, split = self.trial(jacobian, rows[0])
         require_rowwise_module(jacobian, *rows)
-        same, n, m = Y is None, inputs.length(rows[0]), inputs.length(rows[-1])
-        sizes = self.sizes(trial, n, _itemsize(jacobian), split.output)
-        dtype = np.dtype(str(next(iter(jacobian.weights.trained.values())).dtype).removeprefix("torch."))
-        memory.require(float(dtype.itemsize) * n * m * np.prod(split.tail, dtype=float), "the kernel")
-        out: dict[str, np.ndarray] = {}
-        for here, there, block, own in self._blocks(jacobian, trial, split, rows, sizes, labels):
-            for label, values in block.items():
-                found = values.cpu().numpy()
-                target = out.setdefault(label, np.zeros((n, m, *split.tail), dtype))
-                target[here, there] = (found + split.mirror(found)) / 2 if same and here == there else found
-                if same and here != there:
-                    target[there, here] = split.mirror(found)
-            if same and here == there:
-                index = np.arange(here.start, here.stop)
-                for label, values in own.items():
-                    out[label][index, index] = values.cpu().numpy()
-        self.require_finite(jacobian, trial, out, dict(zip(("X", "Y"), rows, strict=False)))
-        return {label: split.result(found, 2) for label, found in out.items()}
-
-    def _blocks(
-        self, jacobian: RowJacobian, trial: Trial, split: Split, rows: Any, sizes: Sizes, labels: Labels
-    ) -> Iterator[tuple[slice, slice, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
-        """Yield blocks of the kernel, and the diagonals of those on it.
-
-        Factors of some blocks of rows are held, those of the others made for them.
-        """
-        same = len(rows) == 1
-        n, m = inputs.length(rows[0]), inputs.length(rows[-1])
-        groups, right = _slices(n, sizes.rows * sizes.held), _slices(m, sizes.rows)
-        done, total = 0, int(_work(n, m, sizes, same)[1])
-        for group in groups:
-            kept = self._factors(jacobian, trial, rows[0], group, sizes.rows)
-            if same:
-                diagonal = contracted(kept, kept, split, labels, itself=True)
-                yield group, group, contracted(kept, kept, split, labels), diagonal
-                done += 1
-                self.report("kernel matrix", done, total)
-            for there in right:
-                if same and there.start >= group.start:
-                    break
-                other = jacobian.factors(trial, inputs.take(rows[-1], there))
-                yield group, there, contracted(kept, other, split, labels), {}
-                done += 1
-                self.report("kernel matrix", done, total)
+        n, m, like = inputs.length(rows[0]), inputs.length(rows[-1]), _like(jacobian)
+        total = sum(map(inputs.length, rows))
+        sizes = self.sizes(trial, total, like.element_size())
+        memory.require(float(like.element_size()) * n * m * np.prod(split.tail, dtype=float), "the kernel")
+        out: dict[str, torch.Tensor] = {}
+        diagonal: dict[str, torch.Tensor] = {}
+        with folder(sizes.stored, disk=sizes.disk) as path, torch.no_grad():
+            stores = tuple(Store(inputs.length(part), path, like) for part in rows)
+            done = 0
+            for store, part in zip(stores, rows, strict=True):
+                for block in slices(store.n, sizes.rows):
+                    for there, found in self._blocks(jacobian, trial, part, block):
+                        store.write(there, found)
+                        for label, values in own(found, split, labels).items() if Y is None else ():
+                            diagonal.setdefault(label, values.new_zeros(n, *split.tail))[there] = values
+                    done += block.stop - block.start
+                    self.report("gradients", done, total)
+            self._contract(stores, split, sizes.room / like.element_size(), labels, out)
+        for label, values in out.items():
+            if Y is None:
+                contraction.mirror(values, split)
+                index = torch.arange(n, device=values.device)
+                values[index, index] = diagonal[label]
+        results = {label: values.cpu().numpy() for label, values in out.items()}
+        self.require_finite(jacobian, trial, results, dict(zip(("X", "Y"), rows, strict=False)))
+        return {label: split.result(found, 2) for label, found in results.items()}
 
     @staticmethod
-    def _factors(jacobian: RowJacobian, trial: Trial, rows: Any, group: slice, step: int) -> Factors:
-        parts = _slices(group.stop - group.start, step)
-        there = [slice(group.start + p.start, group.start + p.stop) for p in parts]
-        return joined([jacobian.factors(trial, inputs.take(rows, part)) for part in there])
+    def _blocks(jacobian: RowJacobian, trial: Trial, rows: Any, block: slice) -> Iterator[tuple[slice, Factors]]:
+        """Yield the factors of a block of rows, with the rows' places among all."""
+        for part, found in jacobian.factors(trial, inputs.take(rows, block)):
+            yield slice(block.start + part.start, block.start + part.stop), found
+
+    def _contract(
+        self, stores: tuple[Store, ...], split: Split, room: float, labels: Labels, out: dict[str, torch.Tensor]
+    ) -> None:
+        """Add up the kernels of all parameters by label."""
+        places = [place for place in stores[0].kinds if place in stores[-1].kinds]
+        jobs = [contraction.job_of(stores, place, split, room) for place in places]
+        done, steps = 0, sum(contraction.steps(job, stores) for job in jobs)
+        for job in jobs:
+            label = labels(job.place.name)
+            if label not in out:
+                out[label] = torch.zeros(
+                    stores[0].n, stores[-1].n, *split.tail, dtype=stores[0].dtype, device=stores[0].device
+                )
+            for _ in contraction.run(job, stores, split, out[label]):
+                done += 1
+                self.report("kernel matrix", done, steps)
 
     def diagonal(self, X: Any, labels: Labels) -> dict[str, np.ndarray]:
         """Compute the kernels of every row with itself, (n, ...), one a label."""
@@ -190,12 +215,12 @@ class ModuleJacobian:
         trial, split = self.trial(jacobian, rows)
         require_rowwise_module(jacobian, rows)
         n = inputs.length(rows)
-        parts: dict[str, list[np.ndarray]] = {}
-        for part in _slices(n, self.sizes(trial, n, _itemsize(jacobian), split.output).rows):
-            found = jacobian.factors(trial, inputs.take(rows, part))
-            for label, values in contracted(found, found, split, labels, itself=True).items():
-                parts.setdefault(label, []).append(values.cpu().numpy())
-        out = {label: np.concatenate(found) for label, found in parts.items()}
+        out: dict[str, np.ndarray] = {}
+        for block in slices(n, self.sizes(trial, n, _like(jacobian).element_size()).rows):
+            for there, found in self._blocks(jacobian, trial, rows, block):
+                for label, values in own(found, split, labels).items():
+                    values = values.cpu().numpy()
+                    out.setdefault(label, np.zeros((n, *split.tail), values.dtype))[there] = values
         self.require_finite(jacobian, trial, out, {"X": rows})
         return {label: split.result(found, 1) for label, found in out.items()}
 
@@ -205,7 +230,8 @@ class ModuleJacobian:
             return
         for name, rows in given.items():
             for i in range(inputs.length(rows)):
-                broken = _broken(jacobian.factors(trial, inputs.take(rows, slice(i, i + 1))))
+                ((_, found),) = jacobian.factors(trial, inputs.take(rows, slice(i, i + 1)))
+                broken = _broken(found)
                 if broken:
                     raise ValueError(
                         f"the Jacobian of the module at row {i} of {name} is NaN or infinite, from {broken[-1]} back "
@@ -215,47 +241,44 @@ class ModuleJacobian:
         raise ValueError("the kernel overflows: scale the outputs of the module down, or pass X in float64.")
 
     def explain(self, X: Any, Y: Any = None) -> ModulePlan:
-        """Report flops, bytes and seconds of gram(X), or cross(X, Y), by parameter: a block of rows is timed."""
+        """Report flops, bytes and seconds of gram(X), or cross(X, Y), by parameter: a part of each step is timed."""
         given = (self.rows("X", X),) if Y is None else (self.rows("X", X), self.rows("Y", Y))
         jacobian, rows = self.prepare(*given)
         trial, split = self.trial(jacobian, rows[0])
-        n, m, c = inputs.length(rows[0]), inputs.length(rows[-1]), trial.number
-        itemsize = _itemsize(jacobian)
-        sizes = self.sizes(trial, n, itemsize, split.output)
-        costs = layer_costs(trial, self.trained, min(n, sizes.rows * sizes.held), c, split.output)
-        blocks, pairs = _work(n, m, sizes, Y is None)
-        part = slice(0, min(n, sizes.rows))
+        n, m, c, like = inputs.length(rows[0]), inputs.length(rows[-1]), trial.number, _like(jacobian)
+        total = sum(map(inputs.length, rows))
+        sizes = self.sizes(trial, total, like.element_size())
+        block = slice(0, min(n, sizes.rows))
         jacobian.factors(trial, inputs.take(rows[0], slice(0, 1)))  # the first call of a process loads code
-        begin = time.perf_counter()
-        found = jacobian.factors(trial, inputs.take(rows[0], part))
-        middle = time.perf_counter()
-        contracted(found, found, split, str)
-        rate = sum(e.flops for e in layer_costs(trial, self.trained, part.stop, c, split.output))
-        contracting = (time.perf_counter() - middle) * sum(e.flops for e in costs) / rate
-        seconds = blocks * (middle - begin) + pairs * contracting * (
-            1 if Y is None and sizes.rows * sizes.held >= n else 1 / sizes.held
-        )
-        result = float(itemsize) * n * m * np.prod(split.tail, dtype=float)
+        with folder(sizes.stored, disk=sizes.disk) as path, torch.no_grad():
+            few = Store(block.stop, path, like)
+            begin = time.perf_counter()
+            for there, found in self._blocks(jacobian, trial, rows[0], block):
+                few.write(there, found)
+                own(found, split, str)
+            seconds = (time.perf_counter() - begin) * total / few.n
+            whole = tuple(few.like(inputs.length(part)) for part in rows)
+            jobs = [contraction.job_of(whole, place, split, sizes.room / like.element_size()) for place in few.kinds]
+            costs = []
+            for job in jobs:
+                one = contraction.seconds(job, whole, few, split)
+                use = few.use(job.place, 0)
+                costs.append(LayerCost(job.place.name, few.kind(job.place), job.how, *use, job.flops, one))
+                seconds += one
+        result = float(like.element_size()) * n * m * np.prod(split.tail, dtype=float)
+        steps = sum(contraction.steps(job, whole) for job in jobs)
         return ModulePlan(
-            n, m, c, sizes.rows, sizes.held, blocks, pairs, costs, trial.flops, sizes.bytes, result, seconds
-        )
+            n, m, c, sizes.rows, float(-(-n // sizes.rows)), float(steps), tuple(costs), total * trial.flops * (1 + c),
+            sizes.bytes, sizes.stored if sizes.disk else 0.0, result, seconds,
+        )  # fmt: skip
 
 
-BLOCK = 256
-"""Rows of a block at most."""
-
-
-def _slices(n: int, step: int) -> list[slice]:
-    return [slice(i, min(i + step, n)) for i in range(0, n, step)]
-
-
-def _work(n: int, m: int, sizes: Sizes, same: bool) -> tuple[float, float]:
-    """Return how many blocks of rows are differentiated, and how many pairs of blocks contracted."""
-    left, right, held = -(-n // sizes.rows), -(-m // sizes.rows), sizes.held
-    groups = range(0, left, held)
-    if same:
-        return float(left + sum(groups)), float(len(groups) + sum(groups))
-    return float(left + len(groups) * right), float(len(groups) * right)
+BLOCK, FEW = 256, 8
+"""Rows differentiated at once, at most; and so many at least, or the factors of all go to disk."""
+ALIVE = 1.5
+"""Numbers alive in a pass, beside those that are counted: copies in other layouts, scratch of the libraries."""
+ROOM = 2**28
+"""Bytes of Jacobians of all rows that are contracted at once, at most."""
 
 
 def _row_numbers(trial: Trial, trained: Mapping[str, torch.Tensor]) -> tuple[float, float]:
@@ -270,42 +293,11 @@ def _row_numbers(trial: Trial, trained: Mapping[str, torch.Tensor]) -> tuple[flo
             kept += c * i * o
             formed += s * i if site.kind == "conv" else 0
         else:
-            kept += s * (c * o + (1 if site.kind == "lookup" else i))
+            windows = site.windows  # of a convolution the images are kept
+            shrunk = math.prod(windows.kernel) / math.prod(windows.stride) if windows else 1
+            kept += s * (c * o + (1 if site.kind == "lookup" else i / min(shrunk, i)))
     whole = sum(trained[name].numel() for name in trial.explicit)
-    return kept + c * whole, trial.numbers + 2 * trial.backward + formed + 2 * whole
-
-
-def layer_costs(trial: Trial, trained: Any, n: int, c: int, output: Any) -> tuple[LayerCost, ...]:
-    """Return what each parameter costs, for n x n pairs of rows."""
-    found = []
-    for site in trial.sites:
-        if site.place.name in trial.explicit:
-            continue
-        s, i, o = site.use
-        structured = site.kind in ("affine", "conv", "lookup") and not whole_jacobian(site, c)
-        how, flops = "whole", 2.0 * n * n * c * i * o * (c if output == "full" else 1) + 2.0 * n * c * s * i * o
-        if structured:
-            how, flops, _ = site.use.order(n, n, c, output)
-        found.append(LayerCost(site.place.name, site.kind, how, s, i, o, flops))
-    for name in sorted(trial.explicit):
-        size = trained[name].numel()
-        found.append(LayerCost(name, "any", "autograd", 1, 1, size, 2.0 * n * n * c * size))
-    return tuple(found)
-
-
-def contracted(
-    left: Factors, right: Factors, split: Split, labels: Labels, *, itself: bool = False
-) -> dict[str, torch.Tensor]:
-    """Compute the kernels of two blocks of rows, summed by label."""
-    out: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for place, uses_ in left.items():
-            label = labels(place.name)
-            for a in uses_:
-                for b in right[place]:
-                    found = split.contract(a, b, itself=itself)
-                    out[label] = out[label] + found if label in out else found
-    return out
+    return kept + c * whole, ALIVE * (trial.numbers + 2 * trial.backward + formed + 2 * whole)
 
 
 def _broken(found: Factors) -> list[str]:
@@ -320,15 +312,11 @@ def _broken(found: Factors) -> list[str]:
     return names
 
 
-def _itemsize(jacobian: RowJacobian) -> int:
-    return int(next(iter(jacobian.weights.trained.values())).element_size())
+def _like(jacobian: RowJacobian) -> torch.Tensor:
+    """Return a parameter: its dtype and device are those of the computation."""
+    return next(iter(jacobian.weights.trained.values()))
 
 
 def layers_of(module: torch.nn.Module) -> tuple[str, ...]:
     """Return the layers of a module as they are printed: another layer, or another setting of one, is a change."""
     return tuple(f"{name} {part!r}" for name, part in module.named_modules() if not len(list(part.children())))
-
-
-def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return parameters and buffers by name."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

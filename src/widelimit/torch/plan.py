@@ -7,16 +7,17 @@ from widelimit import memory
 
 
 class LayerCost(NamedTuple):
-    """The cost is that of one use of a parameter, for one block of rows with itself."""
+    """The cost is that of one parameter, for all pairs of rows; its sizes are those of its first use."""
 
     name: str
     kind: str
     how: str
-    """"signals", "mixed" and "jacobian" from both signals, "whole" where the Jacobian is kept, or "autograd"."""
+    """"jacobian": by pieces of its Jacobian; "pairs": by signals of all pairs of positions."""
     positions: int
     inputs: int
     outputs: int
     flops: float
+    seconds: float
 
 
 @final
@@ -28,37 +29,38 @@ class ModulePlan:
     m: int
     outputs: int
     rows: int
-    """Rows of a block."""
-    held: int
-    """Blocks of rows whose factors are held at once."""
+    """Rows that are differentiated at once."""
     blocks: float
-    """Blocks of rows that are differentiated, again where they were not held."""
-    pairs: float
-    """Pairs of blocks that are contracted."""
+    """Blocks of rows of X."""
+    steps: float
+    """Steps of the contraction, as `progress` counts them."""
     layers: tuple[LayerCost, ...]
-    forward: float
-    """Flops of a row's forward pass."""
+    passes: float
+    """Flops of the passes of all rows, forward and backward."""
     work: float
     """Bytes of working memory."""
+    disk: float
+    """Bytes of a temporary folder, where the factors of all rows do not fit in memory."""
     result: float
     """Bytes of the kernel."""
     seconds: float
-    """Predicted from the time of one block of rows."""
+    """Predicted from the times of parts."""
 
     @property
     def flops(self) -> float:
         """Return the flops of passes and contractions."""
-        passes = self.blocks * self.rows * self.forward * (1 + self.outputs)
-        return passes + self.pairs * sum(layer.flops for layer in self.layers)
+        return self.passes + sum(layer.flops for layer in self.layers)
 
     def __str__(self) -> str:
+        spilled = f", {memory.text(self.disk)} on disk" if self.disk else ""
         lines = [
             f"{self.n} x {self.m} rows, {self.outputs} outputs: {self.flops / 1e9:.4g} Gflop, {self.seconds:.3g} s; "
-            f"{memory.text(self.work)} of working memory and {memory.text(self.result)} for the result",
-            f"{self.rows} rows a block, {self.held} blocks held, {self.blocks:g} differentiated, {self.pairs:g} pairs",
-            f"{'parameter':40} {'kind':8} {'how':10} {'positions':>9} {'inputs':>8} {'outputs':>8} {'Gflop':>9}",
+            f"{memory.text(self.work)} of working memory{spilled}, and {memory.text(self.result)} for the result",
+            f"{self.rows} rows are differentiated at once; {self.steps:g} steps of contraction",
+            f"{'parameter':40} {'kind':8} {'how':8} {'positions':>9} {'inputs':>8} {'outputs':>8} {'Gflop':>9} "
+            f"{'s':>8}",
         ]
         for e in self.layers:
-            sizes = f"{e.positions:9} {e.inputs:8} {e.outputs:8} {e.flops / 1e9:9.3g}"
-            lines.append(f"{e.name[-40:]:40} {e.kind:8} {e.how:10} {sizes}")
+            sizes = f"{e.positions:9} {e.inputs:8} {e.outputs:8} {e.flops / 1e9:9.3g} {e.seconds:8.3g}"
+            lines.append(f"{e.name[-40:]:40} {e.kind:8} {e.how:8} {sizes}")
         return "\n".join(lines)

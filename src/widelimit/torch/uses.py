@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from widelimit.kernels.empirical.factors import Use
+from widelimit.torch.patches import Windows
 
 CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 DETACHED = ("detach", "data", "detach_")
@@ -29,17 +30,6 @@ class Place(NamedTuple):
     def end(self) -> int:
         """Return the place behind the last number."""
         return self.offset + 1 + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
-
-
-class Windows(NamedTuple):
-    """The numbers say how a convolution moves its kernel, one an axis."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
 
 
 class Site(NamedTuple):

@@ -11,7 +11,9 @@ from widelimit.kernels.empirical import factors
 from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
 from widelimit.messages import first_line
 from widelimit.torch import inputs
-from widelimit.torch.jacobian import Factors, RowJacobian, Trial
+from widelimit.torch.jacobian import RowJacobian, Trial
+from widelimit.torch.patches import Patched
+from widelimit.torch.store import plain
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-8}
 """Of the largest derivative by a parameter: what rounding does not reach, and a use that is overlooked does."""
@@ -84,25 +86,26 @@ def _gradient(jacobian: RowJacobian, rows: Any, weights: torch.Tensor) -> dict[s
 
 def _of_factors(jacobian: RowJacobian, trial: Trial, rows: Any, weights: torch.Tensor) -> dict[str, torch.Tensor]:
     """Compute the same gradient from the factors."""
-    found: Factors = jacobian.factors(trial, rows)
     trained = jacobian.weights.trained
     flat = {name: p.new_zeros(p.untyped_storage().nbytes() // p.element_size()) for name, p in trained.items()}
     total = {name: torch.zeros_like(p) for name, p in trained.items()}
-    for place, parts in found.items():
+    blocks = [(weights[block], *use) for block, found in jacobian.factors(trial, rows) for use in found.items()]
+    for own, place, parts in blocks:
         for part in parts:
-            own = _weighted(part, weights)
+            slope = _weighted(part, own).reshape(place.size)
             if place.stride or not place.size:
-                flat[place.name].as_strided(place.size, place.stride, place.offset).add_(own.reshape(place.size))
+                flat[place.name].as_strided(place.size, place.stride, place.offset).add_(slope)
             else:
-                total[place.name].add_(own.reshape(place.size))
+                total[place.name].add_(slope)
     return {
         name: total[name] + flat[name].as_strided(p.shape, p.stride(), p.storage_offset())
         for name, p in jacobian.weights.trained.items()
     }
 
 
-def _weighted(part: Factor, weights: torch.Tensor) -> torch.Tensor:
+def _weighted(factor: Factor | Patched, weights: torch.Tensor) -> torch.Tensor:
     """Return sum_nc w_nc J[n, c], in the order of the parameter."""
+    part = plain(factor)
     if isinstance(part, Explicit):
         return torch.einsum("nc,ncp->p", weights.to(part.jacobian), part.jacobian)
     assert isinstance(part, Affine | Lookup)

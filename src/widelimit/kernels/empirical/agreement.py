@@ -17,7 +17,7 @@ from widelimit import validation
 from widelimit.arithmetic import arithmetic
 from widelimit.kernels.empirical.contraction import Layerwise, Way
 from widelimit.kernels.empirical.factors import Affine, Factor, Lookup
-from widelimit.kernels.empirical.model import Model, inner_programs
+from widelimit.kernels.empirical.model import Model, float_sizes
 from widelimit.kernels.empirical.plan import ContractionPlan, KernelSettings, network_of, plan
 from widelimit.kernels.empirical.rows import REMEMBERED, check_rows, choose_rows, form_of, integer_columns
 
@@ -122,12 +122,4 @@ def _gradient(factor: Factor) -> jax.Array:
 
 
 def _bound(program: Jaxpr) -> float:
-    return BOUNDS.get(min(_float_sizes(program), default=8), SHORT)
-
-
-def _float_sizes(program: Jaxpr) -> set[int]:
-    """Return the bytes of all real floats that a program makes."""
-    steps: Any = program.eqns
-    dtypes = [getattr(v.aval, "dtype", None) for step in steps for v in step.outvars]
-    sizes = {dtype.itemsize for dtype in dtypes if dtype is not None and jnp.issubdtype(dtype, jnp.floating)}
-    return sizes.union(*(_float_sizes(part) for step in steps for part in inner_programs(step.params.values())))
+    return BOUNDS.get(min(float_sizes(program), default=8), SHORT)

@@ -71,10 +71,12 @@ class Use(NamedTuple):
     inputs: int
     outputs: int
 
-    def order(self, n: int, m: int, c: int, output: Output, *, same: bool = False) -> tuple[str, float, float]:
+    def order(
+        self, n: int, m: int, c: int, output: Output, *, same: bool = False, jacobian: bool = True
+    ) -> tuple[str, float, float]:
         """Return the order of fewest flops for an `Affine`, with flops and numbers held for n x m pairs of rows.
 
-        `same`: of rows with themselves.
+        `same`: of rows with themselves; `jacobian`: that order is a choice.
 
         "signals": inner products of A and of G at all pairs of positions; "mixed", for all pairs of outputs: the former
         times G of one side, then G of the other; "jacobian": J of both, then their inner products.
@@ -89,6 +91,8 @@ class Use(NamedTuple):
         }
         if output != "full":
             del orders["mixed"]
+        if not jacobian:
+            del orders["jacobian"]
         best = min(orders, key=lambda name: orders[name][0])
         return best, float(orders[best][0]), float(orders[best][1])
 

@@ -51,14 +51,15 @@ class EmpiricalParts(abc.ABC):
     def explain(self, X: Any, Y: Any = None) -> ContractionPlan:
         """Report flops, GiB and seconds of every method for gram(X), or cross(X, Y), and the one chosen, by layer.
 
-        Only one small product is run, which shows the speed of this machine; the seconds are right to a factor of two
-        or three, and without compilation.
+        One small product shows the speed of this machine; the seconds are right to a factor of two or three, and
+        without compilation. A function is first compared at a few rows with automatic differentiation, as by gram.
         """
         f = self.model.at("X", X)
         x = f.points("X", X)
         whole = validation.two_blocks(x, x if Y is None else f.points("Y", Y))
         points = whole[:1] if Y is None else whole
-        return plan_pairs(f, self.settings, points)[1].timed(rate(points[0].dtype))
+        f, found = plan_pairs(f, self.settings, points)
+        return checked_plan(f, self.settings, found, *points).timed(rate(points[0].dtype))
 
     def parts(
         self, X: Any, Y: Any = None, *, by: Literal["parameter", "layer", "block"] = "layer"

@@ -298,3 +298,11 @@ def _per_number(step: Any) -> float:
         filters = step.invars[1].aval.shape
         return float(2 * math.prod(filters) / filters[step.params["dimension_numbers"].rhs_spec[0]])
     return 1.0
+
+
+def float_sizes(program: Jaxpr) -> set[int]:
+    """Return the bytes of all real floats that a program makes."""
+    steps: Any = program.eqns
+    dtypes = [getattr(v.aval, "dtype", None) for step in steps for v in step.outvars]
+    sizes = {dtype.itemsize for dtype in dtypes if dtype is not None and jnp.issubdtype(dtype, jnp.floating)}
+    return sizes.union(*(float_sizes(part) for step in steps for part in inner_programs(step.params.values())))

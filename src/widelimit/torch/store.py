@@ -1,0 +1,185 @@
+"""The factors of all rows are kept by parameter: in memory, or in files of a temporary folder, read piece by piece."""
+
+import dataclasses
+import errno
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from widelimit import memory
+from widelimit.kernels.empirical import factors
+from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup, Use
+from widelimit.torch.jacobian import Factors
+from widelimit.torch.patches import Patched
+from widelimit.torch.uses import Place
+
+ALL = slice(None)
+
+
+@contextmanager
+def folder(size: float, *, disk: bool) -> Iterator[Path | None]:
+    """Give a temporary folder with room for `size` bytes; None where memory is used. Raises: OSError: a full disk."""
+    if not disk:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="widelimit-") as name:
+        free = shutil.disk_usage(name).free
+        if size > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"the factors of the rows need {memory.text(size)} and {memory.text(free)} are free in {name}: pass "
+                f"more memory=GiB, set TMPDIR to another disk, or take fewer rows, parameters or outputs",
+            )
+        yield Path(name)
+
+
+@final
+class Store:
+    """The factors of n rows, each array of them in one piece; zero for rows that do not use a parameter."""
+
+    def __init__(self, n: int, path: Path | None, like: torch.Tensor) -> None:
+        self.n, self.path, self.device, self.dtype = n, path, like.device, like.dtype
+        self.kinds: dict[Place, list[dict[str, Any]]] = {}
+        """Of every use its factor's class and other fields; its arrays are `files`, or `arrays`."""
+        self.arrays: dict[tuple[Place, int, str], Any] = {}
+
+    def write(self, rows: slice, found: Factors) -> None:
+        """Keep the factors of some rows."""
+        for place, parts in found.items():
+            kept: Any = parts
+            if place not in self.kinds:
+                self._begin(place, parts)
+            elif not self._alike(place, parts):
+                kept = self._as_jacobians(place, parts)
+            for k, part in enumerate(kept):
+                for name, t in _tensors(part).items():
+                    with self._open(place, k, name) as array:
+                        if array is not t:
+                            array[rows] = t if self.path is None else t.cpu().numpy()
+
+    def read(self, place: Place, k: int, rows: slice, outs: slice = ALL, ins: slice = ALL) -> Factor | Patched:
+        """Return a use's factor at some rows, of some of the weight's outputs and inputs (channels)."""
+        fields = dict(self.kinds[place][k])
+        kind = fields.pop("kind")
+        for name in [name for p, i, name in self.arrays if p == place and i == k]:
+            with self._open(place, k, name) as array:
+                piece = array[_index(fields, name, rows, outs, ins)]
+                t = piece if self.path is None else torch.from_numpy(np.array(piece)).to(self.device)
+            fields[name] = t.transpose(1, 2) if name == "backward" else t
+        found: Factor | Patched = kind(**fields)
+        return found
+
+    def _begin(self, place: Place, parts: Any) -> None:
+        self.kinds[place] = []
+        for k, part in enumerate(parts):
+            tensors = _tensors(part)
+            rest = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in tensors}
+            self.kinds[place].append({"kind": type(part), **rest})
+            for name, t in tensors.items():
+                self.arrays[place, k, name] = (
+                    t if self.path is None and len(t) == self.n else self._room((self.n, *t.shape[1:]), t.dtype)
+                )
+
+    def _room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+        """Return an array of zeros, or the file, shape and dtype of one."""
+        if self.path is None:
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+        file, own = Path(tempfile.mkstemp(dir=self.path)[1]), np.dtype(str(dtype).removeprefix("torch."))
+        with open(file, "wb") as made:
+            made.truncate(int(np.prod(shape)) * own.itemsize)
+        return file, shape, own
+
+    @contextmanager
+    def _open(self, place: Place, k: int, name: str) -> Iterator[Any]:
+        """Give an array: a file is mapped only as long as it is used, so that memory counts what is copied of it."""
+        kept = self.arrays[place, k, name]
+        if self.path is None:
+            yield kept
+            return
+        file, shape, dtype = kept
+        yield np.memmap(file, dtype, "r+", shape=shape)
+
+    def _alike(self, place: Place, parts: Any) -> bool:
+        """Return True where a use's factors have the form of those that are kept."""
+        kinds = self.kinds[place]
+        return len(kinds) == len(parts) and all(
+            kind["kind"] is type(part)
+            and all(self._shape(place, k, name)[1:] == t.shape[1:] for name, t in _tensors(part).items())
+            for k, (kind, part) in enumerate(zip(kinds, parts, strict=True))
+        )
+
+    def like(self, n: int) -> "Store":
+        """Return a store of n such rows that holds nothing: its sizes are those of one that does."""
+        found = Store(n, None, torch.empty(0, dtype=self.dtype, device=self.device))
+        found.kinds = self.kinds
+        found.arrays = {key: torch.empty((), device="meta").expand(n, *self._shape(*key)[1:]) for key in self.arrays}
+        return found
+
+    def kind(self, place: Place) -> str:
+        """Return what a parameter is, by its first use."""
+        return str(self.kinds[place][0]["kind"].__name__).lower()
+
+    def use(self, place: Place, k: int) -> Use:
+        """Return the sizes of a use."""
+        kind = self.kinds[place][k]
+        if kind["kind"] is Explicit:
+            return Use(1, 1, self._shape(place, k, "jacobian")[2])
+        _, s, _, o = self._shape(place, k, "backward")
+        if kind["kind"] is Lookup:
+            return Use(s, kind["rows"], o)
+        shape = self._shape(place, k, "signals")
+        if kind["kind"] is Affine:
+            return Use(s, shape[2], o)
+        kernel = kind["windows"].kernel
+        return Use(s, shape[-1 - len(kernel)] * math.prod(kernel), o)
+
+    def _shape(self, place: Place, k: int, name: str) -> tuple[int, ...]:
+        kept = self.arrays[place, k, name]
+        return tuple(kept.shape if self.path is None else kept[1])
+
+    def _as_jacobians(self, place: Place, parts: Any) -> list[Explicit]:
+        """Return parts as one Jacobian, and keep those of all rows so: rows use the parameter in other positions."""
+        if self.kinds[place] != [{"kind": Explicit}]:
+            uses = range(len(self.kinds[place]))
+            old = [total([self.read(place, k, slice(i, i + 1)) for k in uses]) for i in range(self.n)]
+            for key in [key for key in self.arrays if key[0] == place]:
+                del self.arrays[key]
+            self._begin(place, [Explicit(old[0])])
+            for i, jacobian in enumerate(old):
+                with self._open(place, 0, "jacobian") as array:
+                    array[i : i + 1] = jacobian if self.path is None else jacobian.cpu().numpy()
+        return [Explicit(total(parts))]
+
+
+def plain(factor: Factor | Patched) -> Factor:
+    """Return a factor with the patches of a convolution."""
+    return factor.affine() if isinstance(factor, Patched) else factor
+
+
+def total(parts: Any) -> torch.Tensor:
+    """Return the Jacobian of a parameter, (n, c, P), summed over its uses."""
+    found: torch.Tensor = sum(factors.jacobian(plain(part), torch) for part in parts)
+    return found
+
+
+def _tensors(factor: Factor | Patched) -> dict[str, torch.Tensor]:
+    """Return the arrays of a factor; backward signals as they lie in memory, (n, S, c, O)."""
+    found = {name: t for name, t in vars(factor).items() if isinstance(t, torch.Tensor)}
+    return {name: t.transpose(1, 2) if name == "backward" else t for name, t in found.items()}
+
+
+def _index(fields: Any, name: str, rows: slice, outs: slice, ins: slice) -> tuple[Any, ...]:
+    if name == "backward":
+        return rows, ALL, ALL, outs
+    if name == "jacobian":
+        return rows, ALL, ins
+    if name == "tokens":
+        return (rows,)
+    return rows, ..., ins, *((ALL,) * len(fields["windows"].kernel) if "windows" in fields else ())
