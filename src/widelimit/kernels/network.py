@@ -143,17 +143,12 @@ class _NetworkKernel(Matrices, abc.ABC):
     ) -> Float[jax.Array, "n m"]:
         state = self.net.pairwise(x, y, same=same)
         values = [state.tangent if theta else state.correlation.rho for theta in self.tangents]
-        return _joined([scaled_pairs(value, x.variance, y.variance) for value in values])
+        return images.joined([scaled_pairs(value, x.variance, y.variance) for value in values])
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
         one = jnp.ones_like(x.variance.value)
         values = [self.net.diagonal(x).tangent if theta else one for theta in self.tangents]
-        return _joined([scaled(value, x.variance, x.variance) for value in values])
-
-
-def _joined(values: list[jax.Array]) -> jax.Array:
-    """Return one kernel's values as they are, those of two kernels as one complex array."""
-    return jax.lax.complex(*values) if len(values) == 2 else values[0]
+        return images.joined([scaled(value, x.variance, x.variance) for value in values])
 
 
 @final

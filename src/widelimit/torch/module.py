@@ -11,7 +11,7 @@ import torch
 from widelimit import memory
 from widelimit.progress import Report
 from widelimit.torch import inputs
-from widelimit.torch.axes import Axes, Split
+from widelimit.torch.axes import AxisSettings, OutputSplit
 from widelimit.torch.bits import bits
 from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, joined, whole_jacobian
 from widelimit.torch.plan import LayerCost, ModulePlan
@@ -43,7 +43,7 @@ class ModuleJacobian:
     """Sums of the bits of parameters and buffers, which are shared: a change is found by them."""
     layers: tuple[str, ...]
     of: Of | None
-    axes: Axes
+    axes: AxisSettings
     memory: float
     report: Report
 
@@ -104,7 +104,7 @@ class ModuleJacobian:
                 f"copy, empirical_ntk(copy.deepcopy(module)), or make it again after training."
             )
 
-    def trial(self, jacobian: RowJacobian, rows: Any) -> tuple[Trial, Split]:
+    def trial(self, jacobian: RowJacobian, rows: Any) -> tuple[Trial, OutputSplit]:
         """Find how the first row uses the parameters. Raises: ValueError."""
         found = verified_trial(jacobian, rows)
         return found, self.axes.split(found.outputs)
@@ -150,10 +150,10 @@ class ModuleJacobian:
                 for label, values in own.items():
                     out[label][index, index] = values.cpu().numpy()
         self.require_finite(jacobian, trial, out, dict(zip(("X", "Y"), rows, strict=False)))
-        return {label: split.result(found, 2) for label, found in out.items()}
+        return {label: split.axes.zipped(found, 2) for label, found in out.items()}
 
     def _blocks(
-        self, jacobian: RowJacobian, trial: Trial, split: Split, rows: Any, sizes: Sizes, labels: Labels
+        self, jacobian: RowJacobian, trial: Trial, split: OutputSplit, rows: Any, sizes: Sizes, labels: Labels
     ) -> Iterator[tuple[slice, slice, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
         """Yield blocks of the kernel, and the diagonals of those on it.
 
@@ -197,7 +197,7 @@ class ModuleJacobian:
                 parts.setdefault(label, []).append(values.cpu().numpy())
         out = {label: np.concatenate(found) for label, found in parts.items()}
         self.require_finite(jacobian, trial, out, {"X": rows})
-        return {label: split.result(found, 1) for label, found in out.items()}
+        return {label: split.axes.zipped(found, 1) for label, found in out.items()}
 
     def require_finite(self, jacobian: RowJacobian, trial: Trial, values: Any, given: Mapping[str, Any]) -> None:
         """Refuse values that are not finite: the error names the row and the parameter. Raises: ValueError."""
@@ -294,7 +294,7 @@ def layer_costs(trial: Trial, trained: Any, n: int, c: int, output: Any) -> tupl
 
 
 def contracted(
-    left: Factors, right: Factors, split: Split, labels: Labels, *, itself: bool = False
+    left: Factors, right: Factors, split: OutputSplit, labels: Labels, *, itself: bool = False
 ) -> dict[str, torch.Tensor]:
     """Compute the kernels of two blocks of rows, summed by label."""
     out: dict[str, torch.Tensor] = {}
