@@ -18,7 +18,7 @@ from widelimit.architecture.inputs import Image, Inputs, Rows
 from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
-from widelimit.architecture.repeat import Repeat
+from widelimit.architecture.repeat import Repeat, kept_numbers
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
 
@@ -55,18 +55,20 @@ def network(
         kind = validation.shown(inputs)
         raise TypeError(f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {kind}.")
     try:
-        found = _place(branch_of(layers, "layers"), inputs)
+        given = branch_of(layers, "layers")
+        kept = kept_numbers(Serial(*given), {})
+        if kept > MOST_NUMBERS:
+            raise ValueError(
+                f"the layers, with their repeats, keep {kept:.3g} numbers of every input, and at most "
+                f"{MOST_NUMBERS:.3g} are taken; give Repeat smaller times."
+            )
+        found = _place(given, inputs)
     except RecursionError:
         raise ValueError(
             "the branches of the layers are nested too deep; write layers one after the other, and blocks that are "
             "alike as wl.layers.Repeat([...], times)."
         ) from None
     whole = Serial(*found)
-    if whole.numbers_per_input > MOST_NUMBERS:
-        raise ValueError(
-            f"the layers, with their repeats, keep {whole.numbers_per_input:.3g} numbers of every input, and at most "
-            f"{MOST_NUMBERS:.3g} are taken; give Repeat smaller times."
-        )
     end = found[-1].block[-1] if isinstance(found[-1], Repeat) else found[-1]
     if not (isinstance(end, Dense) or (isinstance(end, Scale) and len(found) > 1 and isinstance(found[-2], Dense))):
         raise ValueError(

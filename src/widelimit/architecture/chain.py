@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, ClassVar, final
 
 import jax
+import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
@@ -182,7 +183,16 @@ class Serial(Combined):
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         units = self.units
         keys = jax.random.split(key, max(len(units), 1))
-        return tuple(unit.draw(k, own, dtype) for unit, k, own in zip(units, keys, shape, strict=False))
+        alike: dict[Any, list[int]] = {}
+        for i, (unit, own) in enumerate(zip(units, shape, strict=False)):
+            alike.setdefault((id(unit), own), []).append(i)
+        drawn: dict[int, Params] = {}
+        for (_, own), places in alike.items():  # one program for the layers of a block, whatever its times
+            draw = partial(units[places[0]].draw, shape=own, dtype=dtype)
+            together = jax.vmap(draw)(keys[np.asarray(places)]) if len(places) > 1 else draw(keys[places[0]])
+            for j, i in enumerate(places):
+                drawn[i] = jax.tree.map(lambda leaf: leaf[j], together) if len(places) > 1 else together  # noqa: B023
+        return tuple(drawn[i] for i in range(len(drawn)))
 
     def count(self, shape: Shape) -> int:
         return sum(unit.count(own) for unit, own in zip(self.units, shape, strict=True))

@@ -19,7 +19,7 @@ from widelimit.training.problem import TrainingProblem
 NAMED = ("gd", "sgd", "momentum", "adam")
 
 PRODUCTS = 20
-"""Products with the kernel for its largest eigenvalue: they find it to a few per cent for any spectrum of 1e4 points."""
+"""Products with the kernel for its largest eigenvalue: to a few per cent for any spectrum of 1e4 points."""
 CACHE = 2**24
 """Bytes of a processor's shared cache. An ensemble beyond it would go through memory at every step."""
 COPIES = 3
