@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Memo
 from widelimit.architecture.chain import Combined, Serial, branch_of
 from widelimit.architecture.layers import INTERNAL
 from widelimit.architecture.sites import Sites
@@ -93,8 +93,9 @@ class Repeat(Combined):
     def depth(self) -> int:
         return self.times * self._once.depth
 
-    def activations(self) -> Iterator[Activation]:
-        yield from self._once.activations()
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return self.block
 
     def traits(self, before: Traits, path: str) -> Traits:
         once = self._once
@@ -111,10 +112,6 @@ class Repeat(Combined):
             )
         return replace(self, block=once.layers), after
 
-    @property
-    def mixes_sites(self) -> bool:  # type: ignore[override]
-        return self._once.mixes_sites
-
     def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
         return Serial(*self.units).shape(inputs, outputs, widths)
 
@@ -128,10 +125,6 @@ class Repeat(Combined):
     def multiple(self) -> Scalar | None:
         once = self._once.multiple
         return None if once is None else math.prod([once] * self.times)
-
-    @property
-    def masks(self) -> bool:
-        return self._once.masks
 
     def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         return Serial(*self.units).draw_and_apply(params, signals, key)
@@ -253,12 +246,8 @@ def grouped(layers: Sequence[Layer]) -> tuple[Layer, ...]:
 
 def _same(parts: Parts, others: Parts) -> bool:
     """Return True if the laws agree to the bit."""
-
-    def numbers(found: Parts) -> Any:
-        return [(part.share, *part.variance[:2], 0.0 if part.mean is None else part.mean()) for part in found]
-
-    leaves, known = jax.tree.leaves(numbers(parts)), jax.tree.leaves(numbers(others))
-    return len(leaves) == len(known) and all(map(np.array_equal, leaves, known))
+    laws = [[(p.share, *p.variance[:2], 0.0 if p.mean is None else p.mean()) for p in own] for own in (parts, others)]
+    return len(parts) == len(others) and all(map(np.array_equal, *map(jax.tree.leaves, laws)))
 
 
 def kept_numbers(layer: Layer, known: dict[int, int]) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.activations.tabulated.fixed_lengths import SMALL
 from widelimit.architecture.network import Network, NetworkFeatures
+from widelimit.architecture.surveys import require_spread
 from widelimit.arithmetic import lenient
 from widelimit.compute import threads
 from widelimit.compute.plan import BESIDE, tile_edge
@@ -51,6 +52,7 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     dtype = inputs[0].dtype
     deviations = np.concatenate([net.deviations(np.asarray(X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
+    _require_spread(_identify(net), low, high, dtype.name)
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
     if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
@@ -86,6 +88,11 @@ def _sphere(
     key: _Identified, deviation: float, inputs: int, dtype: str, tangent: bool, target: float, small: bool
 ) -> Sphere | None:
     return sphere(key.net, deviation, inputs, np.dtype(dtype), tangent=tangent, target=target, few_shapes=small)
+
+
+@functools.lru_cache(maxsize=64)
+def _require_spread(key: _Identified, low: float, high: float, dtype: str) -> None:
+    require_spread(key.net.body, low, high, key.net.rtol(dtype), dtype)
 
 
 @functools.lru_cache(maxsize=64)

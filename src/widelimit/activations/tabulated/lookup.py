@@ -65,6 +65,14 @@ def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
     return after, TableMemo(place, kink, itself, part_of(table.even), part_of(table.odd), chunks)
 
 
+def mean_of(table: Table, deviation: jax.Array) -> jax.Array:
+    """Look up E[phi(u)] for u ~ N(0, deviation^2); NaN outside of the table's range."""
+    table = table.cast(deviation.dtype)
+    longer = polynomials(table.places.of(deviation), OWN_TERMS)
+    share, growth = (jnp.tensordot(c, longer, 1, precision="highest") for c in (table.mean, table.growth))
+    return share * jnp.exp(growth / 2) * deviation**table.order
+
+
 def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation) -> tuple[jax.Array, jax.Array]:
     """Return (gap to the nearer end after phi, d rho_after/d rho)."""
     gap, sign = correlation.gap, with_sign(jnp.ones_like(correlation.one_minus), correlation)

@@ -27,7 +27,7 @@ from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, ch
 from widelimit.activations.tabulated.chunks import Chunks
 from widelimit.activations.tabulated.coincident import Coincident
 from widelimit.activations.tabulated.expansions import PLACES, Expansion, expand, in_places, in_powers
-from widelimit.activations.tabulated.moments import growth, order_at_zero
+from widelimit.activations.tabulated.moments import growth, mean_shares, order_at_zero
 from widelimit.activations.tabulated.polar import NoConvergenceError, sums_of_parts
 from widelimit.arithmetic import arithmetic
 from widelimit.gaussian import Function
@@ -100,6 +100,8 @@ class Table:
     """What H of both parts has beyond their `mean_slope`."""
     one_sided: bool = field(default=False, metadata={"static": True})
     """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
+    mean: np.ndarray | None = None
+    """(OWN_TERMS,): E[phi(s z)]/sqrt(E[phi(s z)^2])."""
 
     def cast(self, dtype: Any) -> Self:
         """Return the table in another dtype."""
@@ -288,8 +290,10 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
                 )
         threshold = target if m <= PLACES else target / 8  # more terms are left out
         parts = [_part(*part, threshold=threshold) for part in zip(samples.inner, samples.slopes, strict=True)]
-        own = own_series(phi, kinks, places, 1 if m == 1 else OWN_TERMS)
-        return Table(parts[0], parts[1], places, np.zeros(()), *own)
+        points = 1 if m == 1 else OWN_TERMS
+        means = chebyshev_coefficients(mean_shares(phi, kinks, places.deviations(points)[1]), 0)
+        own = own_series(phi, kinks, places, points)
+        return Table(parts[0], parts[1], places, np.zeros(()), *own, mean=np.pad(means, (0, OWN_TERMS - points)))
 
 
 def own_series(

@@ -8,14 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.compute.tiles import PairKernel
-from widelimit.kernels.empirical.factors import (
-    SCRATCH,
-    Affine,
-    Explicit,
-    Factor,
-    Lookup,
-    Use,
-)
+from widelimit.kernels.empirical.factors import SCRATCH, Affine, Explicit, Factor, Lookup, Use
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.outputs import PAIRS, SELF, Output, Split
 from widelimit.kernels.empirical.uses import Reader, Site, View, examine, row_program

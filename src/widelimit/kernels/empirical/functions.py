@@ -3,12 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-from widelimit.kernels.empirical.kernels import (
-    EmpiricalAxes,
-    EmpiricalDiagonal,
-    EmpiricalKernel,
-    EmpiricalMatrixKernel,
-)
+from widelimit.kernels.empirical.kernels import EmpiricalAxes, EmpiricalDiagonal, EmpiricalKernel, EmpiricalMatrixKernel
 from widelimit.kernels.empirical.model import Apply, Model, Names, Select, model
 from widelimit.kernels.empirical.outputs import Output, axis_option
 from widelimit.kernels.empirical.plan import KernelSettings, Method, check_settings
