@@ -194,7 +194,8 @@ def _kernel_times(problem: TrainingProblem, key: jax.Array, v: jax.Array, *, bat
 
     def member(params: Any, v: jax.Array) -> jax.Array:
         outputs, pull = jax.vjp(lambda p: problem.f(p, X), params)
-        return jax.jvp(lambda p: problem.f(p, X), (params,), pull(v.reshape(outputs.shape)))[1].ravel()
+        moved = jax.jvp(lambda p: problem.f(p, X), (params,), pull(v.reshape(outputs.shape)))[1]
+        return jnp.ravel(moved)
 
     found = problem.for_each(member)(problem.f.params, v if problem.many else v[0])
     return jnp.reshape(found, v.shape)

@@ -68,6 +68,7 @@ def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
 def mean_of(table: Table, deviation: jax.Array) -> jax.Array:
     """Look up E[phi(u)] for u ~ N(0, deviation^2); NaN outside of the table's range."""
     table = table.cast(deviation.dtype)
+    assert table.mean is not None
     longer = polynomials(table.places.of(deviation), OWN_TERMS)
     share, growth = (jnp.tensordot(c, longer, 1, precision="highest") for c in (table.mean, table.growth))
     return share * jnp.exp(growth / 2) * deviation**table.order
