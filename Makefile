@@ -9,7 +9,7 @@ COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --g
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-claims test-torch test-lowest format lock clean bench bench-full
+.PHONY: help demo test test-claims test-torch test-cluster test-lowest format lock clean bench bench-full
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ test-claims: .venv/.ready-dev  ## Run all claims with quick settings, each with 
 test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
 	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_tangents.py
 
+test-cluster: .venv-cluster/.ready  ## Run the tests on a simulated cluster and object store: workers killed, disks full
+	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_cholesky.py
+
 test-lowest: .venv-lowest/.ready  ## Run the tests with the oldest supported dependencies (Python 3.11 or 3.12)
 	.venv-lowest/bin/pytest $(PARALLEL)
 
@@ -48,7 +51,7 @@ lock: .venv-uv/.ready  ## Lock the dependencies again, at their newest versions
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## Remove the environments, caches and builds
-	rm -rf .venv .venv-torch .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-torch .venv-cluster .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Benchmarks are the scripts that say SMALL = True or SMALL = False.
@@ -83,11 +86,21 @@ PIP_INSTALL = @$(@D)/bin/python -m pip install --quiet --disable-pip-version-che
 	$(PIP_INSTALL) --no-deps --editable .
 	@touch .venv/.ready $@
 
-# PyTorch alone, on top of the other environment: what is in that one is not installed twice.
+# On top of the other environment: what is in that one is not installed twice.
+define environment_above
+$(new_environment)
+@echo "import site; site.addsitedir('$$(.venv/bin/python -c "$(PACKAGES)")')" >"$$($(@D)/bin/python -c "$(PACKAGES)")/below.pth"
+endef
+
 .venv-torch/.ready: .venv/.ready-dev
-	$(new_environment)
-	@echo "import site; site.addsitedir('$$(.venv/bin/python -c "$(PACKAGES)")')" >"$$($(@D)/bin/python -c "$(PACKAGES)")/below.pth"
+	$(environment_above)
 	$(PIP_INSTALL) torch==2.13.0
+	@touch $@
+
+# moto serves S3; its extra "server" would install the servers of all other services.
+.venv-cluster/.ready: .venv/.ready-dev
+	$(environment_above)
+	$(PIP_INSTALL) distributed==2026.8.0 obstore==0.12.1 'moto[s3]==5.2.5' flask flask-cors
 	@touch $@
 
 .venv-lowest/.ready: pyproject.toml | .venv-uv/.ready

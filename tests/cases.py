@@ -16,6 +16,7 @@ from widelimit.compute.iterative import Iterative
 from widelimit.compute.linalg import Cholesky, Eigen
 from widelimit.compute.operators import Recomputed, Shifted, StoredOperator, Tiles
 from widelimit.compute.packed import Packed
+from widelimit.compute.tile_cholesky import StoredFactor
 from widelimit.inference.gaussian_process import Conditioned
 from widelimit.layers import (
     Activate,
@@ -406,6 +407,7 @@ SOLVERS = {
     "recomputed": Solver(Iterative, (Shifted, Recomputed), {"solver": "cg"}),
     "single": Solver(Iterative, (Shifted, Tiles), {"solver": "cg", "precision": "mixed"}),
     "stored": Solver(Iterative, (Shifted, StoredOperator), {"solver": "cg"}),
+    "disk": Solver(StoredFactor, (), {"solver": "cholesky"}),
 }
 """{name: solver}; memory is what tells packed from full, and recomputed from tiles."""
 

@@ -343,6 +343,7 @@ DOORS = {
             "tolerance": "positive",
             "matrix": "points",
             "checkpoint": "path",
+            "client": "extra",
             "inducing": "integer",
             "approximation": "name",
             "seed": "integer",
@@ -506,7 +507,7 @@ DOORS = {
     "stored_gram": Door(
         wl.stored_gram,
         {"k": K, "X": X, "path": "no/such/folder/k.zarr"},
-        {"k": "kernel", "X": "points", "path": "path", "budget": "positive", "progress": "function"},
+        {"k": "kernel", "X": "points", "path": "path", "client": "extra", "budget": "positive", "progress": "function"},
     ),
     "LinearModel": Door(wl.LinearModel, {}, {"feature_map": "function"}),
     "LinearModel.features": Door(LINEAR.features, {}, {"X": "points"}),

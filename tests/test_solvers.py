@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import uuid
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,15 @@ def _small_blocks(monkeypatch):
     monkeypatch.setattr(operators, "RESERVE", 0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _folder(tmp_path_factory):
+    """Factors on disk are read for as long as their posteriors live."""
+    PLACES.append(tmp_path_factory.mktemp("factors"))
+
+
+PLACES = []
+
+
 def room(monkeypatch, size):
     monkeypatch.setattr(memory, "available", lambda: int(size))
 
@@ -56,8 +66,10 @@ def fitted(monkeypatch, mode, rows=slice(None), labels=Y, noise=0.0):
     """A posterior by the storage and solver that the mode names; memory is what tells packed from full."""
     data = X[rows]
     n = len(data)
-    options = SOLVERS[mode].options | ({"matrix": K.gram(data)} if mode == "stored" else {})
+    options = SOLVERS[mode].options | ({"matrix": K.gram(data)} if mode in ("stored", "disk") else {})
     with monkeypatch.context() as patch:
+        if mode == "disk":
+            options["checkpoint"] = PLACES[0] / uuid.uuid4().hex / "L.zarr"
         if mode == "packed":
             room(patch, 12 * n * n)
         if mode == "recomputed":
@@ -389,7 +401,7 @@ def test_the_choice_follows_size_and_memory(monkeypatch):
         ({"precision": "half"}, 'precision must be "double" or "mixed"'),
         ({"tolerance": 0.0}, "tolerance must be >= 1e-14, got 0"),
         ({"tolerance": np.nan}, "tolerance must be finite"),
-        ({"solver": "cholesky", "checkpoint": "x.npz"}, "for conjugate gradients"),
+        ({"solver": "cholesky", "checkpoint": "x.npz"}, 'or pass solver="cg"'),
     ],
 )
 def test_bad_options(options, words):

@@ -1,20 +1,27 @@
 """Gram matrices on disk: the bits of those in memory, found again after a kill, and nothing overwritten."""
 
 import errno
+import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import zarr
+from zarr.storage import MemoryStore
 
 import widelimit as wl
-from widelimit.compute import plan, storage
+from widelimit.compute import plan, storage, tile_tasks
 from widelimit.compute.operators import StoredOperator
+from widelimit.compute.places import find_place
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((75, 3))
@@ -87,14 +94,8 @@ def test_kill_and_resume_gives_the_same_bits_and_recomputes_nothing(tmp_path, fi
     before = snapshot(path)
     written = {p for p in before if p.suffix not in (".partial", ".json")}
     computed = []
-    original = storage.tiles.compute
-
-    def compute(*args, required=lambda *_: None, **options):
-        if required(0, -1) is None:  # the probe's little matrix
-            return original(*args, **options)
-        return original(*args, required=lambda i, j: required(i, j) and not computed.append((i, j)), **options)
-
-    monkeypatch.setattr(storage.tiles, "compute", compute)
+    write = tile_tasks.write_tile
+    monkeypatch.setattr(tile_tasks, "write_tile", lambda work, i, j: computed.append((i, j)) or write(work, i, j))
     array = wl.stored_gram(K, X, path, budget=BUDGET)
     assert (array[:] == zarr.open_array(finished, mode="r")[:]).all()
     after = snapshot(path)
@@ -244,7 +245,7 @@ def test_a_read_names_the_damaged_tile(store, how):
             read()
     with pytest.raises(ValueError, match=r"c/2/1"):
         wl.posterior(K, X, X[:, 0], noise=0.1, solver="cg", matrix=array)
-    with pytest.raises(ValueError, match=r"rows 42 to 43 of the stored matrix .* again"):
+    with pytest.raises(ValueError, match=r"rows 0 to 75 of the stored matrix .* again"):
         wl.posterior(K, X, X[:, 0], noise=0.1, solver="cg", matrix=zarr.open_array(store, mode="r"))
     with pytest.raises(IndexError):
         array[100]
@@ -394,3 +395,84 @@ def test_the_search_for_anothers_files_ends_at_the_first(tmp_path, monkeypatch):
 
 def test_folders_above_the_store_are_made(tmp_path):
     assert wl.stored_gram(K, X[:20], tmp_path / "none" / "folder" / "a.zarr").shape == (20, 20)
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def bend(X):
+    return X**2
+
+
+def test_other_processes_write_the_same_bits_and_do_only_the_rest(tmp_path, finished):
+    expected, seen = zarr.open_array(finished, mode="r")[:], []
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        path = tmp_path / "K.zarr"
+        array = wl.stored_gram(K, X, path, pool, budget=BUDGET)
+        assert (array[:] == expected).all()
+        assert {p.relative_to(path): v[2] for p, v in snapshot(path).items()} == {
+            p.relative_to(finished): v[2] for p, v in snapshot(finished).items()
+        }
+        (path / "c" / "3" / "1").unlink()
+        damage(path / "c" / "0" / "2", "flipped")
+        wl.stored_gram(K, X, path, pool, budget=BUDGET, progress=lambda *each: seen.append(each))
+        assert seen == [(14, 15), (15, 15)]
+        assert (array[:] == expected).all()
+        wl.stored_gram(wl.linear(bend), X, tmp_path / "L.zarr", pool)
+        with pytest.raises(OSError, match=r"15 tiles were computed and are not in .*the same files everywhere"):
+            wl.stored_gram(K, X, MemoryStore(), pool, budget=BUDGET)  # of which each process has its own
+        pool.submit(die)
+        with pytest.raises(BrokenProcessPool, match=r"make a new executor and call again"):
+            wl.stored_gram(K, X, tmp_path / "M.zarr", pool, budget=BUDGET)
+    assert list((tmp_path / "M.zarr" / "widelimit.work").iterdir())  # for a call that goes on
+    with ThreadPoolExecutor(3) as threads:
+        assert (wl.stored_gram(K, X, tmp_path / "M.zarr", threads, budget=BUDGET)[:] == expected).all()
+    assert not (tmp_path / "M.zarr" / "widelimit.work").exists()
+
+
+def test_a_tile_on_the_diagonal_has_its_bits_whatever_is_kept(tmp_path, finished):
+    place = find_place(shutil.copytree(finished, tmp_path / "K.zarr"))
+    before = snapshot(place.folder)
+    tiling = plan.TilePlan(75, 75, 16, 1, 1, True)
+    work = replace(tile_tasks.open_work(place, K.prepared(X), X, tiling), encoded=tile_tasks.Kept(0))
+    for i in range(5):
+        (place.folder / "c" / str(i) / str(i)).unlink()
+        tile_tasks.write_tile(work, i, i)
+    assert {p: v[2] for p, v in snapshot(place.folder).items()} == {p: v[2] for p, v in before.items()}
+
+
+def test_what_cannot_be_sent_or_reached_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tile_tasks, "_pickler", lambda: pickle)
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        pytest.raises(TypeError, match=r"cannot be sent to other processes.*in a module"),
+    ):
+        wl.stored_gram(wl.linear(lambda X: 2 * X), X, tmp_path / "K.zarr", pool)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(ValueError, match=r"needs the package obstore: pip install 'widelimit\[cluster\]'"):
+        wl.stored_gram(K, X, "s3://bucket/K.zarr")
+    for path, error, message in (
+        (MemoryStore(read_only=True), ValueError, "cannot be written"),
+        ("", TypeError, "path must be a path, a URL"),
+        (3, TypeError, "path must be a path, a URL"),
+    ):
+        with pytest.raises(error, match=message):
+            wl.stored_gram(K, X, path)
+    with pytest.raises(TypeError, match="client must be None"):
+        wl.stored_gram(K, X, tmp_path / "L.zarr", "tcp://host:8786")
+    assert not (tmp_path / "L.zarr").exists()
+
+
+def test_a_store_of_zarr_holds_the_matrix(finished):
+    store = MemoryStore()
+    expected = zarr.open_array(finished, mode="r")[:]
+    assert (wl.stored_gram(K, X, store, budget=BUDGET)[:] == expected).all()
+    del store._store_dict["c/1/2"]
+    seen = []
+    wl.stored_gram(K, X, store, budget=BUDGET, progress=lambda *each: seen.append(each))
+    assert seen == [(15, 15)]
+    with pytest.raises(ValueError, match="of another kernel"):
+        wl.stored_gram(2.0 * K, X, store, budget=BUDGET)
+    again = pickle.loads(pickle.dumps(wl.stored_gram(K, X, finished, budget=BUDGET)))
+    assert (again[:] == expected).all()

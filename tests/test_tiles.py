@@ -170,7 +170,7 @@ def test_gaps_of_inputs_that_are_all_alike(dtype):
 @pytest.mark.parametrize("n", [10, 40])
 def test_nothing_is_compiled_where_no_tile_is_required(n, monkeypatch):
     k, X, begun = wl.rbf(), blocks(n), []
-    monkeypatch.setattr(tiles, "_compile_ahead", lambda *_: begun.append(1) or (lambda: None))
+    monkeypatch.setattr(tiles, "compile_ahead", lambda *_: begun.append(1) or (lambda: None))
     cut = plan.tile_plan(n, n, 6 + plan.BESIDE, X.dtype, symmetric=True, budget=2**15)
     assert (cut.count == 1) == (n == 10)
     tiles.compute(k, X, X, cut, lambda *_: None, required=lambda *_: False)

@@ -182,8 +182,8 @@ def concrete(name: str, value: Any) -> Any:
     """Return the value. Raises: TypeError: JAX is tracing it."""
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
-            f"{name} is being traced by jax (jit, grad or vmap); inference works on values. Inside a traced "
-            f"function, use k.gram and k.cross with jax.scipy.linalg."
+            f"{name} is being traced by jax (jit, grad or vmap), and this works on values. Traced functions can use "
+            f"the matrices of kernels, posterior, gradient_flow and trained_ensemble (docs/solvers.md)."
         )
     return value
 

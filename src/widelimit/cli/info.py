@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 from typing import Any
@@ -35,9 +36,18 @@ def collect(version: str) -> dict[str, Any]:
         "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
         "cores": usable_cores(),
         "memory_available_bytes": memory.available(),
+        "cluster": {name: _installed(name) for name in ("distributed", "obstore", "cloudpickle")},
         "compiled_programs": program_cache.current_place().document(),
         "activations": sorted(BY_NAME),
     }
+
+
+def _installed(package: str) -> str:
+    """Return the version of an optional package; "" if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def lines(facts: dict[str, Any]) -> str:
@@ -48,6 +58,7 @@ def lines(facts: dict[str, Any]) -> str:
         for blas in facts["blas"]
     )
     shown["memory_available"] = memory.text(shown.pop("memory_available_bytes"))
+    shown["cluster"] = ", ".join(f"{name} {version or 'not installed'}" for name, version in facts["cluster"].items())
     for key in ("devices", "activations"):
         shown[key] = ", ".join(facts[key])
     kept = facts["compiled_programs"]

@@ -23,13 +23,15 @@ NETWORK = parameter_group("network", **DEFAULTS)
 def kernel(
     *,
     data: Annotated[Path, typer.Argument(help="Inputs, a row each: .npy, .npz, .csv or .parquet.")],
-    out: Annotated[Path, typer.Option(help="The Zarr array to write, or to go on with: a folder NAME.zarr.")],
+    out: Annotated[str, typer.Option(help="The Zarr array to write, or go on with: a folder, or s3://bucket/K.zarr.")],
     kind: Annotated[Literal["ntk", "nngp"], typer.Option(help="Which kernel of the network.")] = "ntk",
     network: dict[str, Any],
     dtype: Annotated[Literal["float32", "float64"], typer.Option(help="Precision of the matrix.")] = "float64",
     array: Annotated[str, typer.Option(help="The array of an .npz file.")] = "",
     drop: Annotated[list[str], typer.Option(help="A column to leave out (again for more): the target, a key.")] = [],  # noqa: B006
-    budget: Annotated[float, typer.Option(min=0.0, help="Memory for the work, in MiB.")] = 256.0,
+    budget: Annotated[float, typer.Option(min=0.0, help="Memory for the work, of each process, in MiB.")] = 256.0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes of this machine that compute; 0: threads.")] = 0,
+    scheduler: Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers compute.")] = "",
     output: Output,
 ) -> None:
     """Write the kernel matrix of a file's rows to disk, tile by tile.
@@ -37,27 +39,37 @@ def kernel(
     The result is a Zarr array whose chunks are the tiles. Called again after an interruption or a kill it goes on where
     it ended. The matrix of another kernel or of other data is never overwritten.
     """
-    if not out.parent.is_dir():
-        raise ValueError(f"--out {out}: there is no folder {out.parent}; create it (mkdir -p '{out.parent}').")
-    from widelimit.cli import matrices
+    if "://" not in out and not (parent := Path(out).parent).is_dir():
+        raise ValueError(f"--out {out}: there is no folder {parent}; create it (mkdir -p '{parent}').")
+    from widelimit.cli import clients, matrices
 
     inputs = matrices.cast(matrices.read_matrix(data, array=array, drop=drop), dtype)
     import numpy as np
 
     import widelimit as wl
 
-    given = {name: value for name, value in network.items() if value is not None}
-    net = given_network(given) if "network" in given else wl.mlp(**DEFAULTS | given)
-    chosen = wl.ntk(net) if kind == "ntk" else wl.nngp(net)
+    chosen = _kernel(kind, {name: value for name, value in network.items() if value is not None})
     matrices.require_finite(np.asarray(chosen.diag(inputs)))
     remark = f"the finished tiles are in {out}, and the same command goes on with them"
-    with announce_resumption(remark), progress_bar(not output.quiet, unit="tiles") as report:
+    with (
+        announce_resumption(remark),
+        clients.connected(workers, scheduler, quiet=output.quiet) as client,
+        progress_bar(not output.quiet, unit="tiles") as report,
+    ):
         report("kernel matrix", 0, 0)
         tiles = partial(report, "kernel matrix")
-        stored = wl.stored_gram(chosen, inputs, out, budget=budget * 2**20, progress=tiles)
-    facts = {"path": str(out), "shape": list(stored.shape), "dtype": str(stored.dtype), "tile": stored.chunks[0]}
+        stored = wl.stored_gram(chosen, inputs, out, client, budget=budget * 2**20, progress=tiles)
+    facts = {"path": out, "shape": list(stored.shape), "dtype": str(stored.dtype), "tile": stored.chunks[0]}
     if output.as_json:
         print_json(facts)
     else:
         size = memory.text(stored.nbytes)
         typer.echo(f"{kind} of {len(inputs)} inputs: {size} of {stored.dtype} in {out}")
+
+
+def _kernel(kind: str, given: dict[str, Any]) -> Any:
+    """Return the kernel of this kind of the network that is given."""
+    import widelimit as wl
+
+    net = given_network(given) if "network" in given else wl.mlp(**DEFAULTS | given)
+    return wl.ntk(net) if kind == "ntk" else wl.nngp(net)

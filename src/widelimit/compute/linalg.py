@@ -131,6 +131,12 @@ def rescale(values: np.ndarray, exponent: np.ndarray) -> np.ndarray:
         return np.asarray(np.ldexp(values, exponent))
 
 
+def relative_size(residual: np.ndarray, b: np.ndarray) -> float:
+    """Return |residual|/|b|, the largest over columns, (n, c) each; 0 where b is."""
+    left, size = np.linalg.norm(residual, axis=0), np.linalg.norm(b, axis=0)
+    return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
+
+
 def rounding(n: int, largest: float) -> float:
     """Return n eps times the largest entry or eigenvalue: the rounding of a zero eigenvalue or pivot."""
     return n * EPS * largest

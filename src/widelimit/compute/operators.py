@@ -2,14 +2,15 @@
 
 import abc
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self, final
 
 import numpy as np
 
 from widelimit import memory
-from widelimit.compute import linalg, threads, tiles
+from widelimit.compute import linalg, stored_rows, threads, tiles, workers
+from widelimit.compute.stored_rows import StoredRows
 from widelimit.compute.tiles import PairKernel
 from widelimit.progress import KERNEL, Report, no_progress
 
@@ -128,22 +129,28 @@ def _probe(n: int) -> np.ndarray:
 @final
 @dataclass(frozen=True)
 class StoredOperator(Operator):
-    """The symmetric matrix is read by blocks of rows: a NumPy array, a memmap, a Zarr array."""
+    """The symmetric matrix is read by blocks, in tasks that do not depend on who runs them: nor do the bits."""
 
     rows: Any
-    """Has a shape (n, n), and [i:j] gives rows as an array."""
+    """Has a shape (n, n), and [i:j] gives rows as an array: a NumPy array, a memmap, a Zarr array."""
     mark: np.ndarray | None = None
     """A caller's matrix: its product with `_probe` when it was given, (n, 1), to detect changes without a copy."""
+    client: Any = None
+    """It runs the tasks; None: threads of this process."""
 
     def diagonal(self) -> np.ndarray:
-        return np.concatenate([self._diagonal(i, block) for i, block in self._read()])
+        return np.concatenate(self._each(stored_rows.diagonal, [(part,) for part in self._stored.spans()]))
 
     def columns(self, index: np.ndarray) -> np.ndarray:
-        return np.stack([self._finite(int(i), self._rows(int(i), int(i) + 1))[0] for i in index], axis=1)
+        within = [np.flatnonzero((part.start <= index) & (index < part.stop)) for part in self._stored.spans()]
+        places = [at for at in within if len(at)]
+        out = np.empty((self._stored.n, len(index)), self.rows.dtype)
+        for at, rows in zip(places, self._each(stored_rows.chosen, [(index[at],) for at in places]), strict=True):
+            out[:, at] = rows.T
+        return out
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        with threads.limit(threads.work(len(v), len(v), v.shape[1])):
-            return np.concatenate([self._product(i, block, v) for i, block in self._read()])
+        return np.concatenate(self._each(stored_rows.product, [(part, v) for part in self._stored.tasks()]))
 
     def marked(self) -> Self:
         """Return the operator of a caller's matrix, which may be changed: `verify` finds changes beyond rounding."""
@@ -160,42 +167,17 @@ class StoredOperator(Operator):
                 "again for variances, covariances and samples: make the posterior again, or pass a copy."
             )
 
-    def _diagonal(self, start: int, block: np.ndarray) -> np.ndarray:
-        found = np.diagonal(block, start).astype(np.float64)
-        if not np.isfinite(found).all():
-            self._finite(start, block)
-        return found
+    @property
+    def _stored(self) -> StoredRows:
+        return StoredRows(self.rows, stored_rows.BLOCK)
 
-    def _product(self, start: int, block: np.ndarray, v: np.ndarray) -> np.ndarray:
-        found = np.asarray(block.astype(np.float64, copy=False) @ v)
-        if not np.isfinite(found).all():  # fewer numbers to look at than the block's
-            self._finite(start, block)
-        return found
-
-    def _finite(self, start: int, block: np.ndarray) -> np.ndarray:
-        """Return the block. Raises: ValueError: an entry is NaN or infinite, with its tile."""
-        if np.isfinite(block).all():
-            return block
-        i, j = (int(each) for each in np.argwhere(~np.isfinite(block))[0])
-        chunks = getattr(self.rows, "chunks", None)
-        tile = f", in the tile c/{(start + i) // chunks[0]}/{j // chunks[1]}," if chunks else ""
-        raise ValueError(
-            f"the stored matrix is {block[i, j]} at row {start + i} and column {j}{tile} where nothing was stored, or "
-            "a file was lost. If stored_gram wrote it, call stored_gram again with the same kernel and data."
-        )
-
-    def _read(self) -> Iterator[tuple[int, np.ndarray]]:
-        for i in range(0, self.rows.shape[0], SIZE):
-            yield i, self._rows(i, min(i + SIZE, self.rows.shape[0]))
-
-    def _rows(self, start: int, stop: int) -> np.ndarray:
-        try:
-            return np.asarray(self.rows[start:stop])
-        except ValueError as error:
-            raise ValueError(
-                f"rows {start} to {stop} of the stored matrix cannot be read: {error} If stored_gram wrote them, "
-                "call it again: it repairs them."
-            ) from None
+    def _each(self, function: Callable[..., np.ndarray], arguments: list[tuple[Any, ...]]) -> list[np.ndarray]:
+        """Call the function with the matrix and each of the arguments, one BLAS thread each."""
+        tasks = [(self._stored.sent(self.client), *each) for each in arguments]
+        if self.client is None and len(tasks) == 1:  # no thread is worth starting
+            with threads.single():
+                return [function(*tasks[0])]
+        return workers.gather(function, tasks, self.client)
 
 
 @final

@@ -1,89 +1,109 @@
-"""A Gram matrix on disk is a Zarr v3 array whose chunks are the tiles, each written once.
+"""A Gram matrix on disk: its tiles are computed by tasks that write one each, and those that are there are left.
 
-A chunk takes its place by a rename, so that it is whole or not there: after a kill the finished tiles are found and the
-others computed, and so are those that their checksum finds damaged. The array's attributes say of which kernel and data
-it is; a store of anything else is refused. A second copy of them serves where the first is damaged or missing.
+The array's attributes say of which kernel and data it is.
 """
 
+import contextlib
 import dataclasses
 import errno
 import inspect
-import json
-import os
-import re
-import shutil
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, final
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
 
-from widelimit import memory
-from widelimit.compute import tiles
-from widelimit.compute.plan import TilePlan
+from widelimit.compute import tile_tasks, tiles, workers
+from widelimit.compute.places import Place
+from widelimit.compute.stores import FORM, TILES, VERSION, Contents, kept, open_store, require_disk
+from widelimit.compute.tile_tasks import Address, Work
+from widelimit.compute.workers import Task
 from widelimit.fingerprints import sha256
-from widelimit.progress import Report
-from widelimit.version import __version__
-from widelimit.writing import atomic_write
+from widelimit.progress import KERNEL, Report
 
-KEY = "widelimit_gram"
-FORMAT = 1
-CHECKSUM_BYTES = 4
-"""A CRC-32C ends every chunk; reading a damaged one is an error."""
-METADATA, COPY = "zarr.json", "widelimit.json"
-"""Zarr's own metadata file, and this module's copy of it."""
-UNFINISHED = re.compile(r"((zarr|widelimit)\.(json|[0-9a-f]+)|c/[0-9]+/[0-9]+\.[0-9a-f]+)\.partial")
-"""Files that a kill leaves while this module, or Zarr, writes them. Others of that ending are the user's."""
-PROBED = 8
-"""Rows whose Gram matrix stands in the fingerprint: it distinguishes functions that have the same name."""
+GRAM = Contents(
+    "widelimit_gram",
+    "a Gram matrix",
+    "data",
+    (
+        FORM,
+        ("kernel", "of another kernel"),
+        ("data", "of other data"),
+        VERSION,
+        ("values", "of a kernel with other values: another function of the same name, or another processor"),
+    ),
+)
 
 
 def store_gram(
-    kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarray, path: Path, *, budget: float, report: Report
+    kernel: tiles.PairKernel,
+    prepared: tiles.PairKernel,
+    X: np.ndarray,
+    place: Place,
+    *,
+    budget: float,
+    report: Report,
+    client: Any = None,
 ) -> None:
-    """Compute the tiles of K(X, X) that are not yet in the store at `path`, which is made if it is not there.
+    """Compute the tiles of K(X, X) that are not yet at the place, which is made if it is not there.
 
     `prepared` is the kernel that computes, `kernel` the one that is described. Raises: see `stored_gram`.
     """
     n, d = X.shape
     plan = tiles.plan_of(prepared, n, n, d, X.dtype, symmetric=True, budget=budget)
-    manifest = _manifest(kernel, prepared, X, plan.edge)
-    if _has_content(path):
-        edge = _same_store(path, manifest, plan)
-        plan, manifest = replace(plan, edge=edge), {**manifest, "tile": edge}
-    else:
-        _require_disk(path, plan.n**2 * X.dtype.itemsize)
-    _describe(path, manifest, plan, X.dtype)
-    _Store(path, plan, X.dtype).fill(prepared, X, report)
-
-
-def _manifest(kernel: tiles.PairKernel, prepared: tiles.PairKernel, X: np.ndarray, edge: int) -> dict[str, Any]:
-    probe = tiles.gram(prepared, X[:PROBED])
-    return {
-        "format": FORMAT,
-        "widelimit": __version__,
-        "kernel": _description(kernel),
-        "values": _hash(probe),
-        "data": _description(X),
-        "tile": edge,
+    manifest = {
+        "kernel": description(kernel),
+        "values": tile_tasks.probe(prepared, X),
+        "data": description(X),
     }
+    store = open_store(place, GRAM, manifest, n=n, edge=plan.edge, dtype=X.dtype, share=1.0)
+    if store.edge > plan.edge:
+        raise MemoryError(
+            f"the tiles of {place.name} are {store.edge} x {store.edge}; the budget is enough for {plan.edge} x "
+            f"{plan.edge}."
+        )
+    work = tile_tasks.open_work(place, prepared, X, replace(plan, edge=store.edge))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(kept(place))
+        if client is None:
+            client = stack.enter_context(ThreadPoolExecutor(plan.workers))
+        source = work if isinstance(client, ThreadPoolExecutor) else tile_tasks.write_work(work, manifest["values"])
+        _fill(work, source, client, report)
+    place.clear(tile_tasks.FOLDER)
+
+
+def _fill(work: Work, source: Work | Address, client: Any, report: Report) -> None:
+    """Compute and write what is missing or damaged."""
+    plan = work.plan
+    missing = {(i, j) for i in range(plan.row_blocks) for j in range(i + 1)}
+    if work.place.keys(TILES):
+        rows = workers.gather(tile_tasks.missing_in_row, [(source, i) for i in range(plan.row_blocks)], client)
+        missing = {at for row in rows for at in row}
+    require_disk(work.place, sum(1 + (i != j) for i, j in missing) * plan.edge**2 * work.array.dtype.itemsize)
+    todo = [at for _, _, group in plan.groups() for at in group if at in missing]
+    tasks = {f"tile-{i}-{j}": Task(tile_tasks.write_tile, (source, i, j)) for i, j in todo}
+    known = plan.count - len(todo)
+    workers.run(tasks, client, report=lambda _, done, __: report(KERNEL, known + done, plan.count))
+    there = set(work.place.keys(TILES))
+    if lost := [at for at in todo if f"{TILES}{at[0]}/{at[1]}" not in there]:
+        raise OSError(
+            errno.ENOENT,
+            f"{len(lost)} tiles were computed and are not in {work.place.name}: workers on other machines need a path "
+            "that leads to the same files everywhere (a shared file system or an object store)",
+        )
 
 
 def _hash(array: np.ndarray) -> str:
     return sha256(np.ascontiguousarray(array).data)
 
 
-def _description(value: Any) -> Any:
+def description(value: Any) -> Any:
     """Describe the value in JSON: classes and functions by their names, arrays by their hashes."""
     if dataclasses.is_dataclass(value):
-        fields = {field.name: _description(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: description(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"class": type(value).__name__, **fields}
     if isinstance(value, (tuple, list)):
-        return [_description(item) for item in value]
+        return [description(item) for item in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if callable(value):
@@ -91,201 +111,3 @@ def _description(value: Any) -> Any:
         return f"{named.__module__}.{named.__qualname__}"
     array = np.asarray(value)
     return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": _hash(array)}
-
-
-def _has_content(path: Path) -> bool:
-    """Return False where there is nothing to lose: no folder, or only the files of an interrupted start."""
-    if not path.is_dir():
-        return path.exists()
-    own = {path / name for name in (METADATA, COPY)}
-    found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)  # until one is foreign
-    foreign = (file for file in found if file not in own and not _is_unfinished(path, file))
-    return next(foreign, None) is not None or any(_document(file) is not None for file in own)
-
-
-def _is_unfinished(path: Path, file: Path) -> bool:
-    """Return True for a file that was being written to the store at `path` when its process was killed."""
-    return UNFINISHED.fullmatch(file.relative_to(path).as_posix()) is not None
-
-
-def _document(file: Path) -> Any:
-    """Read the file's document; None if it is missing or is no JSON."""
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _describe(path: Path, manifest: dict[str, Any], plan: TilePlan, dtype: np.dtype) -> None:
-    """Write both copies of the array's metadata where they are not there, or say something else.
-
-    Attributes that a user has added stay, and the copy has them too.
-    """
-    files: dict[str, Buffer] = {}
-    zarr.create_array(
-        MemoryStore(files),
-        shape=(plan.n, plan.n),
-        chunks=(plan.edge, plan.edge),
-        dtype=dtype,
-        compressors=Crc32cCodec(),  # the digits of a kernel do not compress
-        fill_value=np.nan,
-        attributes={**_attributes(path), KEY: manifest},
-        config={"write_empty_chunks": True},
-    )
-    text = files[METADATA].to_bytes()
-    required = json.loads(text)
-    path.mkdir(parents=True, exist_ok=True)
-    copied = _document(path / COPY) == required
-    described = _matches(_document(path / METADATA), required)
-    for name, written in ((COPY, copied), (METADATA, described)):
-        if not written:
-            with atomic_write(path / name, unfinished=f"{name}.partial") as file:
-                file.write(text)
-
-
-def _attributes(path: Path) -> dict[str, Any]:
-    """Return all attributes of the array at `path`, the user's too; from the copy where Zarr's own file is damaged."""
-    for name in (METADATA, COPY):
-        document = _document(path / name)
-        attributes = document.get("attributes") if isinstance(document, dict) else None
-        if isinstance(attributes, dict) and KEY in attributes:
-            return attributes
-    return {}
-
-
-def _matches(document: Any, required: dict[str, Any]) -> bool:
-    """Return True if the metadata have all required fields; what a user, or a later Zarr, has added may stay."""
-    if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
-        return False
-    same = all(document.get(name) == value for name, value in required.items() if name != "attributes")
-    return bool(same and document["attributes"].get(KEY) == required["attributes"][KEY])
-
-
-def _require_disk(path: Path, size: float) -> None:
-    place = path.resolve()
-    free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
-    if size > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"the tiles that are left need {memory.text(size)} and {memory.text(free)} are free on the disk of "
-            f"{path}; free space or choose another place. Nothing was computed",
-        )
-
-
-def _same_store(path: Path, manifest: dict[str, Any], plan: TilePlan) -> int:
-    """Return the rows of a tile of the store at `path`; refuses any store but one of this kernel and these data."""
-    found = [_manifest_of(path / name) for name in (METADATA, COPY)]
-    known = [each for each in found if each is not None]
-    same = [each for each in known if _difference(each, manifest) is None]
-    if not known:
-        raise ValueError(
-            f"{path} exists and is not a Gram matrix written by widelimit, or its {METADATA} is damaged and has no "
-            "copy; choose another path, or remove it. Nothing was changed."
-        )
-    if not same:
-        name, what = _difference(known[0], manifest) or ("", "")
-        raise ValueError(
-            f"{path} is a Gram matrix {what}: it says {name} = {_short(known[0].get(name))}, and this is "
-            f"{_short(manifest[name])}; choose another path, or remove it. Nothing was changed."
-        )
-    edge = int(same[0]["tile"])
-    if edge > plan.edge:
-        raise MemoryError(
-            f"the tiles of {path} are {edge} x {edge}; the budget is enough for {plan.edge} x {plan.edge}."
-        )
-    return edge
-
-
-def _manifest_of(file: Path) -> dict[str, Any] | None:
-    """Read the manifest of kernel and data; None if it is damaged: it contradicts itself, or is none of this form."""
-    document = _document(file)
-    try:
-        found = document["attributes"][KEY]
-        edge, chunks = found["tile"], document["chunk_grid"]["configuration"]["chunk_shape"]
-        sides, rows = document["shape"], found["data"]["shape"][0]
-    except (KeyError, TypeError, IndexError):
-        return None
-    sound = isinstance(edge, int) and edge > 0 and chunks == [edge, edge] and sides == [rows, rows]
-    return found if sound else None
-
-
-def _difference(found: dict[str, Any], manifest: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the first fact in which they differ, and how."""
-    for name, what in (
-        ("format", "in another format"),
-        ("kernel", "of another kernel"),
-        ("data", "of other data"),
-        ("widelimit", "written by another version of widelimit"),
-        ("values", "of a kernel with other values: another function of the same name, or another processor"),
-    ):
-        if found.get(name) != manifest.get(name):
-            return name, what
-    return None
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) < 80 else f"{text[:80]} ..."
-
-
-@final
-@dataclass(frozen=True)
-class _Store:
-    """The tiles of a plan are the chunks of the array at `path`."""
-
-    path: Path
-    plan: TilePlan
-    dtype: np.dtype
-
-    def whole(self, array: zarr.Array[Any], i: int, j: int) -> bool:
-        """Return True if the tile is there and has its checksum."""
-        chunk = self.path / "c" / str(i) / str(j)
-        size = self.plan.edge**2 * self.dtype.itemsize + CHECKSUM_BYTES
-        if not chunk.is_file() or chunk.stat().st_size != size:
-            return False
-        try:
-            array[self.plan.rows(i), self.plan.rows(j)]
-        except (ValueError, OSError):
-            return False
-        return True
-
-    def fill(self, kernel: tiles.PairKernel, X: np.ndarray, report: Report) -> None:
-        """Compute and write what is missing or damaged."""
-        for part in (*self.path.glob("*.partial"), *self.path.glob("c/*/*.partial")):
-            if _is_unfinished(self.path, part):
-                part.unlink()
-        array = zarr.open_array(self.path, mode="r+", config={"write_empty_chunks": True})
-        blocks = range(self.plan.row_blocks)
-        missing = {(i, j) for i in blocks for j in blocks if not self.whole(array, i, j)}
-        _require_disk(self.path, len(missing) * self.plan.edge**2 * self.dtype.itemsize)
-
-        def write(i: int, j: int, tile: np.ndarray) -> None:
-            for at, block in {(i, j): tile, (j, i): tile.T}.items():
-                if at in missing:
-                    array[self.plan.rows(at[0]), self.plan.rows(at[1])] = block
-
-        def incomplete(i: int, j: int) -> bool:
-            return (i, j) in missing or (j, i) in missing
-
-        try:
-            tiles.compute(kernel, X, X, self.plan, write, required=incomplete, report=report)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{error.strerror} while tiles were written to {self.path}; the finished ones are kept. Fix that (free"
-                " space on the disk, for instance) and call again",
-            ) from error
-
-
-def find_damaged(path: Path) -> list[str]:
-    """Find the tiles of a store, by their files, whose checksum does not match."""
-    array = zarr.open_array(path, mode="r")
-    shape = array.chunks
-    found = []
-    for chunk in sorted(path.glob("c/*/*[0-9]")):
-        i, j = (int(name) * edge for name, edge in zip(chunk.parts[-2:], shape, strict=True))
-        try:
-            array[i : i + shape[0], j : j + shape[1]]
-        except (ValueError, OSError):
-            found.append("/".join(chunk.parts[-3:]))
-    return found

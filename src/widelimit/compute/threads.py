@@ -21,6 +21,8 @@ SMALL = 1e9
 """Multiply-adds that one thread does: up to a tenth of a second, a Cholesky factor of 1,400 rows."""
 READ = 64
 """Multiply-adds that an entry read counts for: a product that is bound by memory is small below 128 MB."""
+SINGLE = 2
+"""Kind of a computation that runs beside others like it; large ones are of kind 0, small ones of kind 1."""
 EIGEN = 3
 """Cost of decomposing an (n, n) matrix, in products of two such matrices, about."""
 
@@ -41,15 +43,17 @@ _known: dict[bool, list[_Pool]] = {}
 class _Computation:
     """The computation is in the set of those that run until it ends, or until nothing refers to it any more."""
 
-    __slots__ = ("__weakref__", "small")
+    __slots__ = ("__weakref__", "kind")
 
-    def __init__(self, small: bool) -> None:
-        self.small = small
+    def __init__(self, kind: int) -> None:
+        self.kind = kind
 
 
 @final
 class _ThreadLimit:
     """The limit is one for the process, in force while small computations run, in any thread, and no large one.
+
+    A computation that is one of many side by side is single: while it runs, large ones have one thread too.
 
     Ctrl-C may end any of its methods between two instructions. So nothing is counted up and down: the set of what runs
     is looked at each time, and whatever was left undone is done by the next call.
@@ -61,24 +65,24 @@ class _ThreadLimit:
     def reset(self) -> None:
         """Start without any computation: as in a forked child, whose other threads are gone."""
         self.lock = threading.RLock()  # a signal's handler may compute, in the thread that holds it
-        self.running: tuple[WeakSet[_Computation], WeakSet[_Computation]] = WeakSet(), WeakSet()  # large, small
+        self.running: tuple[WeakSet[_Computation], ...] = WeakSet(), WeakSet(), WeakSet()  # large, small, SINGLE
         self.before: dict[_Pool, int] = {}
 
     def begin(self, computation: _Computation) -> None:
         """Count the computation among those that run."""
         with self.lock:
-            self.running[computation.small].add(computation)
+            self.running[computation.kind].add(computation)
             self._apply()
 
     def end(self, computation: _Computation) -> None:
         """Count it no more, if it was."""
         with self.lock:
-            self.running[computation.small].discard(computation)
+            self.running[computation.kind].discard(computation)
             self._apply()
 
     def _apply(self) -> None:
-        large, small = self.running
-        if large or not small:
+        large, small, single = self.running
+        if not single and (large or not small):
             self._restore()
             return
         for pool in _pools():
@@ -127,10 +131,19 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_thread_limit.reset_in_child)
 
 
-@contextmanager
-def limit(work: float) -> Iterator[None]:
+def limit(work: float) -> AbstractContextManager[None]:
     """Give BLAS one thread inside, if the work, in multiply-adds, is at most SMALL; afterwards as many as before."""
-    computation = _Computation(work <= SMALL)
+    return _running(work <= SMALL)
+
+
+def single() -> AbstractContextManager[None]:
+    """Give BLAS one thread inside, whatever the work: others run beside it, and bits must not depend on threads."""
+    return _running(SINGLE)
+
+
+@contextmanager
+def _running(kind: int) -> Iterator[None]:
+    computation = _Computation(kind)
     try:
         _thread_limit.begin(computation)
         yield

@@ -143,13 +143,13 @@ def _patches(rows: int) -> int:
     return max(1, rows // PATCH) if jax.default_backend() == "cpu" else 1  # a device takes whole tiles
 
 
-def _encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:
+def encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:
     """Encode the rows X, at most `rows` of them, as a block of that many; of an eager kernel, as they are."""
     if kernel.eager:
         with arithmetic(X.dtype == np.float64):
             features = kernel.encode(jnp.asarray(X))
             return EncodedBlock(features, np.asarray(kernel.diagonal(features)), len(X))
-    filled = np.resize(X, (rows, X.shape[1]))
+    filled = X if len(X) == rows else np.resize(X, (rows, X.shape[1]))
     with arithmetic(X.dtype == np.float64):
         if kernel.traceable:
             patches, diagonal = _encode(kernel, filled, _patches(rows))
@@ -162,7 +162,7 @@ _BEGUN: set[int] = set()
 """Hashes of the kernels and shapes whose programs have been compiled, or are being."""
 
 
-def _compile_ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Callable[[], None]:
+def compile_ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype) -> Callable[[], None]:
     """Begin to compile the tile program of a kernel seen for the first time, beside that of `_encode`.
 
     Returns a function that waits for it: a second thread that needs the same program would compile it again.
@@ -190,7 +190,7 @@ def _patch(block: EncodedBlock) -> int:
     return len(block.diagonal) // len(jax.tree.leaves(block.patches)[0])
 
 
-def _tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
+def tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
     """Compute the tile of two blocks of rows: (rows of x that count, rows of y that count)."""
     if kernel.eager:
         tile = np.asarray(kernel.pairwise(x.patches, y.patches, same=x is y))
@@ -254,14 +254,14 @@ def compute(
     """
 
     def encode_blocks(data: np.ndarray, blocks: Sequence[int]) -> dict[int, EncodedBlock]:
-        found = (pool.map if pool else map)(lambda i: _encode_block(kernel, data[plan.rows(i)], plan.edge), blocks)
+        found = (pool.map if pool else map)(lambda i: encode_block(kernel, data[plan.rows(i)], plan.edge), blocks)
         return dict(zip(blocks, found, strict=True))
 
     def work(task: tuple[int, int]) -> None:
         i, j = task
         compiled()
         with arithmetic(X.dtype == np.float64):
-            write(i, j, _tile_of(kernel, rows[i], columns[j]))
+            write(i, j, tile_of(kernel, rows[i], columns[j]))
 
     done = 0
     columns: dict[int, EncodedBlock] = {}
@@ -273,7 +273,7 @@ def compute(
             done += len(tiles) - len(todo)
             if not todo:
                 continue
-            compiled = _compile_ahead(kernel, plan.edge, X.shape[1], X.dtype)
+            compiled = compile_ahead(kernel, plan.edge, X.shape[1], X.dtype)
             if column_range.start not in columns:
                 columns = encode_blocks(Y, column_range)
             known = columns if plan.symmetric else {}
@@ -336,7 +336,7 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
     """Compute K(x, x) for every row, in the blocks of `cross` with `beside` other rows: nothing is compiled again."""
     n, d = X.shape
     plan = plan_of(kernel, n, max(n, beside), d, X.dtype, symmetric=True)
-    parts = (_encode_block(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
+    parts = (encode_block(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
     return np.concatenate([block.diagonal[: block.used] for block in parts])
 
 

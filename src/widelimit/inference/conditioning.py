@@ -1,23 +1,33 @@
 """A Gaussian-process prior is conditioned on data: the solver is chosen, and checked."""
 
+from __future__ import annotations
+
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 
 from widelimit import validation
 from widelimit.compute import iterative
+from widelimit.compute.workers import require_client
 from widelimit.inference import solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.inducing import INDUCING, Approximation, SparsePosterior, sparse_posterior, sparse_settings
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.solvers import SolverRequest
+from widelimit.inference.traced import is_traced, traced_posterior
 from widelimit.inference.training_set import scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 from widelimit.validation import Array
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from distributed import Client
 
 
 @overload
@@ -32,6 +42,7 @@ def posterior(
     tolerance: float = 1e-10,
     matrix: Any = None,
     checkpoint: str | Path | None = None,
+    client: Executor | Client | None = None,
     progress: bool = True,
 ) -> Posterior: ...
 @overload
@@ -58,6 +69,7 @@ def posterior(
     tolerance: float = 1e-10,
     matrix: Any = None,
     checkpoint: str | Path | None = None,
+    client: Executor | Client | None = None,
     inducing: int | Float[Array, "m d"] = INDUCING,
     approximation: Approximation = "dtc",
     seed: int = 0,
@@ -72,6 +84,10 @@ def posterior(
     (duplicate rows with equal labels, say) is solved in the minimum-norm sense, or refused where the storage leaves no
     room for that. `explain()` of the result says which solver ran, and why; `residual` how exactly.
 
+    Inside jit, vmap and grad, where X, y, noise or the kernel's numbers are traced, the result has mean, variance,
+    predict, covariance, log_marginal_likelihood and leave_one_out, in the dtype of the data; nothing is checked by its
+    value there, and what would be refused is NaN.
+
     Args:
         k: a kernel.
         X: (n, d) inputs.
@@ -85,11 +101,15 @@ def posterior(
         precision: "double", or "mixed": a float32 factor or float32 products, half of the memory and of the time, with
             iterations that bring the residual, computed in float64, down to the tolerance.
         tolerance: of the relative residual of "cg" and "mixed", in [1e-14, 1e-1].
-        matrix: K(X, X) without noise, stored already: anything with shape (n, n) that gives rows as matrix[i:j], such
-            as a memmap or a Zarr array; for conjugate gradients only. It is not copied: variances, covariances and
-            samples read it again, and raise ValueError if it has changed since.
+        matrix: K(X, X) without noise, stored already: the folder of `stored_gram`, or anything with shape (n, n) that
+            gives rows as matrix[i:j], such as a memmap or a Zarr array. It is not copied: after conjugate gradients
+            variances, covariances and samples read it again, and raise ValueError if it has changed since.
         checkpoint: a file in which conjugate gradients keep their state, and from which a later call with the same
-            arguments goes on.
+            arguments goes on. Its name ends in .zarr: a folder in which Cholesky keeps the tiles of the factor of
+            `matrix`, each written once, so that a later call computes what is missing, or damaged; predictions read it.
+        client: with `matrix`, who computes its products, or the tiles of its factor: a `concurrent.futures.Executor` or
+            a `distributed.Client`; None: threads. The bits of the result do not depend on it. Predictions are made in
+            this process.
         inducing: of "nystrom": m points of X, drawn by randomly pivoted Cholesky from a random sample of rows (1000
             unless given; fewer where K(X, X) has a smaller rank), or the points themselves, (m, d).
         approximation: of "nystrom": "dtc" (unless given) or "fitc", as in `SparsePosterior`.
@@ -104,27 +124,31 @@ def posterior(
         TypeError, ValueError: bad data; or y cannot be interpolated, as duplicate rows have different labels (they
             are named) or the kernel matrix is numerically singular; then pass a noise.
         MemoryError: the kernel matrix does not fit.
+        OSError: the disk is full or not writable. BrokenExecutor, ConnectionError: a process of the client was killed,
+            or its scheduler is gone. Finished tiles are kept, and the same call goes on.
 
     Warns:
         UserWarning: the iterations stopped above the tolerance, or a factorisation left a residual above 1e-4, as the
             matrix is too ill-conditioned for its noise; the residual is named, and is in the result.
     """
     _check_options(solver, precision, checkpoint, progress)
+    used = {"matrix": matrix is not None, "checkpoint": checkpoint is not None, "client": client is not None}
+    if is_traced(k, X, y, noise):
+        used |= {"solver": solver not in ("auto", "cholesky")}
+        _refuse_unused("not where jax traces the data, the noise or the kernel", used)
+        return cast(Posterior, traced_posterior(k, X, y, noise))  # it has those methods that can be traced
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
     settings = sparse_settings(inducing, approximation, seed)
     if solver == "nystrom":
-        _refuse_unused(
-            'not of solver="nystrom"',
-            {"precision": precision != "double", "matrix": matrix is not None, "checkpoint": checkpoint is not None},
-        )
+        _refuse_unused('not of solver="nystrom"', {"precision": precision != "double", **used})
         return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)
     _refuse_unused('of solver="nystrom" only', settings.given())
-    if solver == "cholesky" and (matrix is not None or checkpoint is not None):
-        raise ValueError('matrix and checkpoint are for conjugate gradients: pass solver="cg".')
+    _check_place(solver, precision, matrix, checkpoint, client)
     data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
-    place = None if checkpoint is None else Path(checkpoint)
-    post = _solve(SolverRequest(data, variance, solver, precision, tolerance, matrix, place), progress=progress)
+    rows = _open(matrix) if isinstance(matrix, str | os.PathLike) else matrix
+    request = SolverRequest(data, variance, solver, precision, tolerance, rows, checkpoint, client)
+    post = _solve(request, progress=progress)
     if post.fit.converged:
         warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
     else:
@@ -141,6 +165,32 @@ def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) 
     validation.flag("progress", progress)
     if checkpoint is not None:
         validation.path("checkpoint", checkpoint)
+
+
+def _open(path: str | os.PathLike[str]) -> Any:
+    from widelimit.kernels.stored import open_gram  # it imports Zarr
+
+    return open_gram(path)
+
+
+def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, client: Any) -> None:
+    """Refuse a matrix, a checkpoint and a client that are not of one another, or of the solver. Raises: ValueError."""
+    require_client(client)
+    store = 'matrix=wl.stored_gram(k, X, "K.zarr"), checkpoint="L.zarr"'
+    factored = solvers.is_factor(checkpoint)
+    if client is not None and matrix is None:
+        raise ValueError(f"client computes with a stored matrix: pass {store} too, or leave it out.")
+    if factored and (matrix is None or solver == "cg"):
+        raise ValueError(
+            f'checkpoint="{checkpoint}" is for the factor of a stored matrix: pass solver="cholesky", {store}.'
+        )
+    if solver == "cholesky" and (matrix is not None or checkpoint is not None) and not factored:
+        raise ValueError(
+            f'solver="cholesky" keeps the factor of a stored matrix in a folder that ends in .zarr: pass {store}; or '
+            'pass solver="cg".'
+        )
+    if factored and precision == "mixed":
+        raise ValueError('precision="mixed" has no factor on disk: leave precision or checkpoint out.')
 
 
 def cholesky_posterior(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from widelimit.compute import linalg, threads
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.early_stopping import law_covariance, law_variance
 from widelimit.inference.gradient_flow import GradientFlow, closed_form
+from widelimit.inference.traced import TracedEnsemble, is_traced, known_data, traced_ensemble
 from widelimit.inference.training_set import EIGENVECTORS, prediction_like, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.network import nngp, ntk
@@ -48,6 +49,8 @@ class TrainedEnsemble:
         (m, m), or (T, m, m) for an array of times.
         t = 0 is the NNGP prior. Source: Lee et al. 2019, arXiv 1902.06720, section 2.3.
         """
+        if validation.traced(Z, t):
+            return self._traced.covariance(Z, t)
         points, times = self.flow.data.inputs(Z), validation.times(t)
         m, n = len(points), len(self.modes)
         memory.require(8.0 * ((times.size + 4) * m * m + 4 * m * n), f"{times.size} covariances of {m} points")
@@ -66,6 +69,8 @@ class TrainedEnsemble:
 
         Raises: ArithmeticError: negative beyond rounding.
         """
+        if validation.traced(Z, t):
+            return self._traced.variance(Z, t)
         points, times = self.flow.data.inputs(Z), validation.times(t)
         memory.require(8.0 * (times.size + 3 * len(self.modes)) * len(points), f"variances of {len(points)} points")
         prior = np.asarray(self.prior.diag(points))
@@ -74,6 +79,12 @@ class TrainedEnsemble:
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
             out[i] = law_variance(prior, tangent * gain, between, self.modes)
         return prediction_like(out if times.ndim else out[0], Z)
+
+    @property
+    def _traced(self) -> TracedEnsemble:
+        vectors = self.flow.vectors
+        own = threads.product(threads.product(vectors, self.modes), vectors.T)
+        return TracedEnsemble(self.flow.traced(), known_data(self.flow.data._replace(kernel=self.prior)), own)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute Theta(Z, X) V and Sigma(Z, X) V."""
@@ -99,6 +110,8 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
         TypeError, ValueError: bad data; MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     tangent, prior = ntk(net), nngp(net)
+    if is_traced(net, X, y):
+        return cast(TrainedEnsemble, traced_ensemble(tangent, prior, X, y))  # it has those methods
     data = training_set(tangent, X, y)
     require_matrices(len(data.X), 2 + EIGENVECTORS, "an ensemble")
     flow = closed_form(data, None)

@@ -20,7 +20,7 @@ def warn_if_inexact(data: TrainingSet, found: SolverFit, noise: np.ndarray, resi
 
     Rounding leaves up to about eps |A| |weights|, A = K(X, X) + noise, and |A| is at most its trace: O(n) to look at.
     """
-    if found.residual is not None:
+    if found.residual is not None and found.choice.storage != "disk":
         return
     y, exponent = linalg.normalise(data.y)
     weights, size = linalg.rescale(found.weights, -exponent), np.sqrt(np.sum(y**2, axis=0))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 import numpy as np
 
 from widelimit import memory, validation
 from widelimit.compute import krylov, linalg, threads
+from widelimit.compute.implicit import Spectrum
 from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
+from widelimit.inference.traced import Smoother, TracedFlow, is_traced, known_data, traced_flow
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
@@ -108,6 +110,15 @@ class GradientFlow(Flow):
         fading = float(np.sqrt(linalg.EPS) * self.values[-1])
         return krylov.gain(self.values, 2 * (t / len(self.data.X)), self._null, fading)
 
+    def traced(self) -> TracedFlow:
+        """Return the flow for test points or times that JAX traces. Raises: TypeError: f_0 is not 0."""
+        if self.initial is not None:
+            raise TypeError("initial is a function of NumPy arrays, which jax cannot trace: add it to the prediction.")
+        null = self._null
+        fading = np.sqrt(linalg.EPS) * self.values[-1]
+        known = Spectrum(np.where(null, 0.0, self.values), self.vectors, null, fading)
+        return TracedFlow(known_data(self.data), Smoother(len(self.data.X), None, known))
+
     def projected(self, points: np.ndarray) -> np.ndarray:
         """Compute K(Z, X) V: the kernel between test points and modes, (m, n)."""
         return threads.product(self.data.cross(points), self.vectors)
@@ -174,7 +185,8 @@ def gradient_flow(
 
     Returns:
         A `Flow` with predict and loss: a `GradientFlow` or a `KrylovFlow` for the squared error, a `NumericalFlow` for
-        any other. For the squared error at t = inf: f_0(z) + K(z, X) K(X, X)^+ (y - f_0(X)), from f_0 = 0 the
+        any other; with predict and loss only where jax traces the data or the kernel.
+        For the squared error at t = inf: f_0(z) + K(z, X) K(X, X)^+ (y - f_0(X)), from f_0 = 0 the
         interpolant of smallest RKHS norm, or, where labels conflict, the least-squares fit of smallest norm.
 
     Raises:
@@ -182,6 +194,13 @@ def gradient_flow(
             shape, a kernel that is not positive semi-definite.
         MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
+    if is_traced(k, X, y):
+        if not isinstance(resolve(loss), SquaredError) or initial is not None or solver == "krylov":
+            raise TypeError(
+                "where jax traces the data or the kernel (jit, grad or vmap), gradient_flow has the squared error, "
+                'f_0 = 0 and solver="auto" or "eigh"; subtract f_0 from y, and add it to the prediction.'
+            )
+        return cast(Flow, traced_flow(k, X, y))  # it has predict and loss
     data, kind = training_set(k, X, y), resolve(loss)
     if initial is not None:
         validation.function("initial", initial, "a function of (m, d) inputs")

@@ -18,6 +18,7 @@ from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, threads
 from widelimit.inference.losses import Loss
+from widelimit.inference.traced import TracedFlow
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet
 from widelimit.shapes import Float
 from widelimit.validation import Array
@@ -61,6 +62,8 @@ class Flow(abc.ABC):
         Warns:
             UserWarning: the flow does not come to rest; t = inf then stands for the last time reached.
         """
+        if validation.traced(Z, t) and (flow := self.traced()) is not None:
+            return flow.predict(Z, t)
         points, times = self.data.inputs(Z), validation.times(t)
         values = self._functions(points, np.atleast_1d(times))
         return self.data.outputs(values if times.ndim else values[0], Z)
@@ -70,6 +73,10 @@ class Flow(abc.ABC):
         times = validation.times(t)
         losses = self._losses(np.atleast_1d(times))
         return losses if times.ndim else float(losses[0])
+
+    def traced(self) -> TracedFlow | None:
+        """Return the flow for test points or times that JAX traces; None where there is no closed form."""
+        return None
 
     @abc.abstractmethod
     def _functions(self, points: np.ndarray, times: np.ndarray) -> np.ndarray:

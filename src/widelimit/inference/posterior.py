@@ -14,10 +14,12 @@ import scipy.linalg
 from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import linalg, threads
+from widelimit.compute.iterative import Iterative
 from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.coordinates import named_numbers
 from widelimit.inference.solvers import SolverFit
+from widelimit.inference.traced import TracedPosterior, at_traced_points
 from widelimit.inference.training_set import (
     Prediction,
     TrainingSet,
@@ -97,9 +99,7 @@ class Posterior:
             return self.fit.residual
         exact = Shifted(self.data.matrix(), np.broadcast_to(self.noise, len(self.data.X)))
         y, exponent = linalg.normalise(self.data.y)
-        left = np.linalg.norm(y - exact.product(linalg.rescale(self.weights, -exponent)), axis=0)
-        size = np.linalg.norm(y, axis=0)
-        return float(np.divide(left, size, out=np.zeros_like(left), where=size > 0).max())
+        return linalg.relative_size(y - exact.product(linalg.rescale(self.weights, -exponent)), y)
 
     def explain(self) -> str:
         """Explain which solver found the weights of which kernel, where the matrix was kept, why, and how exactly."""
@@ -118,9 +118,16 @@ class Posterior:
             lines.append(f"hyper-parameters: {numbers}")
         return "\n".join(lines)
 
+    @functools.cached_property
+    def _at_traced_points(self) -> TracedPosterior:
+        root = None if isinstance(self.factor, Iterative) else self.factor.whiten(np.eye(len(self.data.X)))
+        return at_traced_points(self.data, self.noise, root, self.weights)
+
     @linalg.ignore_overflow()
     def mean(self, Z: Float[Array, "m d"]) -> Float[Array, "m *c"]:
         """Compute K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,), or (m, c) for y of shape (n, c)."""
+        if validation.traced(Z):
+            return self._at_traced_points.mean(Z)
         points = self.data.inputs(Z)
         return self.data.outputs(self._mean(points), Z)
 
@@ -161,6 +168,8 @@ class Posterior:
 
         Raises: as `variance`.
         """
+        if validation.traced(Z):
+            return self._at_traced_points.predict(Z)
         points = self.data.inputs(Z)
         prior = self.data.diagonal(points)
         mean, variance = np.empty((len(points), self.weights.shape[1])), prior.copy()
@@ -180,6 +189,8 @@ class Posterior:
 
         The result is symmetric to the bit.
         """
+        if validation.traced(Z):
+            return self._at_traced_points.covariance(Z)
         return prediction_like(self._covariance(self.data.inputs(Z)), Z)
 
     def _covariance(self, points: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """This module chooses the solver of a linear system K(X, X) + noise, with the reason."""
 
 import math
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -27,6 +28,10 @@ DIRECT = 65_000
 """Points up to which "auto" factorises if it can: n^3/3 flops are a quarter of an hour at 1e11 a second."""
 PROBED = 8
 """Rows at which a kernel is compared with what was stored of it."""
+ZARR = ".zarr"
+"""A checkpoint of this ending is the store of a factor; any other is the file of iterations."""
+REFINED, REFINEMENTS = 1e-10, 2
+"""Steps of iterative refinement, at most, of a solve by a stored factor that left a larger relative residual."""
 DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 
 
@@ -41,7 +46,8 @@ class SolverRequest:
     precision: Precision = "double"
     tolerance: float = 1e-10
     matrix: Any = None
-    checkpoint: Path | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    client: Any = None
     report: Report = no_progress
 
     @property
@@ -64,7 +70,7 @@ class SolverSettings(NamedTuple):
     """A choice is a solver, the place of its matrix, and the reason."""
 
     solver: Literal["cholesky", "cg"]
-    storage: Literal["full", "packed", "tiles", "recomputed", "stored"]
+    storage: Literal["full", "packed", "tiles", "recomputed", "stored", "disk"]
     why: str
 
 
@@ -84,7 +90,7 @@ class SolverFit(NamedTuple):
     """The trace of K(X, X) + noise, where that was factorised."""
 
 
-def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False, kept: bool = False) -> SolverSettings:
+def choose(n: int, solver: Solver, precision: Precision, *, kept: bool = False) -> SolverSettings:
     """Choose by n and free memory.
 
     A full matrix that leaves as much free as it takes; else one triangle; else iterations.
@@ -92,8 +98,6 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
     free, itemsize = memory.available(), 4 if precision == "mixed" else 8
     full, half = 8.0 * n * n, itemsize * n * (n + 1) / 2
     state = f"n = {n}, {memory.text(free)} free"
-    if stored:
-        return SolverSettings("cg", "stored", "K(X, X) is given as stored rows")
     if solver == "cg":
         return _iterative(n, itemsize, f'solver="cg" was asked for ({state})')
     if solver == "auto" and kept:
@@ -106,6 +110,19 @@ def choose(n: int, solver: Solver, precision: Precision, *, stored: bool = False
         dtype = "float32" if precision == "mixed" else "float64"
         return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {memory.text(half)}")
     return _iterative(n, itemsize, f"{state}: one triangle, {memory.text(half)}, does not fit")
+
+
+def is_factor(checkpoint: Any) -> bool:
+    """Return True for the place of a factor's tiles, False for the file of a solve's state, and for None."""
+    return checkpoint is not None and os.fspath(checkpoint).rstrip("/").endswith(ZARR)
+
+
+def _stored_choice(request: SolverRequest) -> SolverSettings:
+    factored = is_factor(request.checkpoint)
+    why = "K(X, X) is given as stored rows"
+    if request.solver == "cholesky" or (request.solver == "auto" and factored):
+        return SolverSettings("cholesky", "disk", f"{why}, and {request.checkpoint} keeps the factor")
+    return SolverSettings("cg", "stored", why)
 
 
 def _iterative(n: int, itemsize: int, why: str) -> SolverSettings:
@@ -124,8 +141,11 @@ def _require(request: SolverRequest, choice: SolverSettings) -> None:
         return packed.require(n, dtype)
     if choice.storage == "full":
         return plan.require(n, n, DOUBLE)
-    held = operators.triangle_bytes(n, dtype) if choice.storage == "tiles" else 0
-    size = held + preconditioners.bytes_needed(n, preconditioners.default_rank(n)) + iterative.bytes_needed(n, c)
+    size = iterative.bytes_needed(n, c)
+    if choice.storage == "disk":
+        return memory.require(size, f"the weights of {n} points with {c} outputs")
+    size += operators.triangle_bytes(n, dtype) if choice.storage == "tiles" else 0
+    size += preconditioners.bytes_needed(n, preconditioners.default_rank(n))
     remedy = "use fewer points, or a sparse model such as wl.NTKFeatures with a linear one"
     memory.require(size, f"conjugate gradients on {n} points with {c} outputs", remedy=remedy)
     return None
@@ -147,15 +167,20 @@ def fit(request: SolverRequest) -> SolverFit:
 
 def _fit(request: SolverRequest) -> SolverFit:
     """Solve as `fit` does, for y that is already of order 1."""
-    given, kept = request.matrix is not None, request.checkpoint is not None
-    choice = choose(len(request.data.X), request.solver, request.precision, stored=given, kept=kept)
+    if request.matrix is not None:
+        choice = _stored_choice(request)
+    else:
+        choice = choose(len(request.data.X), request.solver, request.precision, kept=request.checkpoint is not None)
     _require(request, choice)
     request.report(KERNEL, 0, 0)
     diagonal = request.data.check_diagonal()
     if choice.solver == "cg":
         return _by_iterations(request, choice, diagonal)
+    trace = float(np.sum(diagonal + request.noise))
+    if choice.storage == "disk":
+        return _on_disk(request, choice, diagonal)._replace(trace=trace)
     solve = _full if choice.storage == "full" else _mixed if request.precision == "mixed" else _packed
-    return solve(request, choice)._replace(trace=float(np.sum(diagonal + request.noise)))
+    return solve(request, choice)._replace(trace=trace)
 
 
 def _direct(request: SolverRequest, choice: SolverSettings, factor: linalg.Factor) -> SolverFit:
@@ -175,12 +200,41 @@ def _packed(request: SolverRequest, choice: SolverSettings) -> SolverFit:
     try:
         factor = packed.factorise(blocks, request.noise_of_rows, DOUBLE, report=request.report)
     except packed.NotPositiveDefinite as error:
-        raise ValueError(
-            f"K(X, X) + noise is singular to rounding, or not positive semi-definite, at row {error.order - 1} of "
-            f"{len(request.data.X)}, and no room is there for its eigenvectors. Pass a noise, drop duplicate rows, or "
-            'pass solver="cg", which takes consistent labels.'
-        ) from None
+        raise _singular(request.data.X, error) from None
     return _direct(request, choice, factor)
+
+
+def _singular(X: np.ndarray, error: packed.NotPositiveDefinite) -> ValueError:
+    row = error.order - 1
+    same = np.flatnonzero((X[:row] == X[row]).all(axis=1))
+    cause = f" (it equals row {same[0]})" if len(same) else ""
+    return ValueError(
+        f"K(X, X) + noise is singular to rounding, or not positive semi-definite, at row {row} of {len(X)}{cause}, and "
+        "no room is there for its eigenvectors. Pass a noise, drop duplicate rows, or pass "
+        'solver="cg", which takes consistent labels.'
+    )
+
+
+def _on_disk(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarray) -> SolverFit:
+    """Factorise a stored matrix tile by tile in a store, and refine the solution by products with the matrix."""
+    from widelimit.compute import tile_cholesky  # they import Zarr
+    from widelimit.compute.places import find_place
+
+    noise, y, place = request.noise_of_rows, request.data.y, find_place(request.checkpoint)
+    exact = Shifted(_stored_operator(request), noise)
+    try:
+        factor = tile_cholesky.factorise(place, request.matrix, noise, diagonal, request.client, report=request.report)
+    except packed.NotPositiveDefinite as error:
+        raise _singular(request.data.X, error) from None
+    weights, steps = factor.solve(y), 0
+    left = y - exact.product(weights)
+    while (residual := linalg.relative_size(left, y)) > REFINED and steps < REFINEMENTS:
+        refined = weights + factor.solve(left)
+        rest = y - exact.product(refined)
+        if not linalg.relative_size(rest, y) < residual:
+            break
+        weights, left, steps = refined, rest, steps + 1
+    return SolverFit(factor, weights, choice, residual, steps, 0, True, f"factorised, {steps} steps of refinement")
 
 
 def factorise(matrix: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Factor:
@@ -228,7 +282,7 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     given = request.matrix is not None
     fast: Operator
     if given:
-        fast = _stored_operator(request)
+        fast = _stored_operator(request).marked()
     else:
         fast = operators.choose_operator(*request.in_dtype(DOUBLE), request.dtype, report=report)
     precise = given or request.dtype == DOUBLE
@@ -237,9 +291,13 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     eps = float(np.finfo(DOUBLE if precise else SINGLE).eps)
     shifted = (Shifted(exact, noise), Shifted(fast, noise))
     system = System(*shifted, eps, precondition, request.tolerance, iterative.MAX_ITERATIONS)
+    later = system
+    if isinstance(fast, operators.StoredOperator):  # the client may be closed by then
+        here = Shifted(replace(fast, client=None), noise)
+        later = replace(system, exact=here, fast=here)
     try:
         place = request.checkpoint
-        checkpoint = None if place is None else SolverCheckpoint(place, fingerprint(request))
+        checkpoint = None if place is None else SolverCheckpoint(Path(place), fingerprint(request))
         solved = system.solve(request.data.y, checkpoint, report=report)
     except iterative.NotPositiveSemidefinite:
         raise ValueError("the kernel matrix is not positive semi-definite: x^T K x < 0 for some x.") from None
@@ -251,7 +309,7 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
         raise ValueError("products with the kernel matrix leave the range of a float: scale X down, or the kernel.")
     spread = float(np.sqrt(shifted[1].diagonal().max() / precondition.shift))
     detail = f"{solved.message}, preconditioner of rank {precondition.vectors.shape[1]}"
-    return _of_iterations(Iterative(system, n, spread), solved, choice)._replace(message=detail)
+    return _of_iterations(Iterative(later, n, spread), solved, choice)._replace(message=detail)
 
 
 def _of_iterations(factor: Iterative, solved: IterativeSolution, choice: SolverSettings) -> SolverFit:
@@ -259,7 +317,7 @@ def _of_iterations(factor: Iterative, solved: IterativeSolution, choice: SolverS
     return SolverFit(factor, solved.x, choice, solved.residual, *outcome)
 
 
-def _stored_operator(request: SolverRequest) -> Operator:
+def _stored_operator(request: SolverRequest) -> operators.StoredOperator:
     """Use rows of K(X, X) that somebody stored, a few of them compared with the kernel."""
     data, matrix, n = request.data, request.matrix, len(request.data.X)
     shape, dtype = getattr(matrix, "shape", None), getattr(matrix, "dtype", None)
@@ -269,7 +327,8 @@ def _stored_operator(request: SolverRequest) -> Operator:
             f"{shape}, dtype {dtype}."
         )
     rows = _spread(n)
-    there = operators.StoredOperator(matrix).columns(rows).astype(np.float64)
+    stored = operators.StoredOperator(matrix, client=request.client)
+    there = stored.columns(rows).astype(np.float64)
     computed = data.cross(data.X[rows]).T
     # Rows may differ by about the rounding of the stored dtype; if by more, it is another kernel, or other data.
     off = float(np.abs(there - computed).max())
@@ -278,7 +337,7 @@ def _stored_operator(request: SolverRequest) -> Operator:
             f"matrix is not K(X, X): its rows differ from the kernel's by {off:.3g}; it was stored for "
             "another kernel, other data or another order of rows."
         )
-    return operators.StoredOperator(matrix).marked()
+    return stored
 
 
 def _spread(n: int) -> np.ndarray:

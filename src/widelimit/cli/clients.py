@@ -1,0 +1,68 @@
+"""Work of a command is done by threads, by processes of this machine, or by the workers of a Dask scheduler."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from widelimit.cli.reporting import note
+
+WAIT = 5
+"""Seconds in which a scheduler must answer."""
+
+
+@contextmanager
+def connected(workers: int, scheduler: str, *, quiet: bool) -> Iterator[Any]:
+    """Yield the client of `stored_gram`: None unless a number of processes or a scheduler is given.
+
+    Raises: ValueError: both are given; no scheduler is at the address; Dask is not installed.
+    """
+    if workers and scheduler:
+        raise ValueError(f"--workers {workers} --scheduler {scheduler}: give one of them.")
+    if scheduler:
+        with _dask(scheduler) as client:
+            note(f"{len(client.nthreads())} workers at {scheduler}; dashboard: {client.dashboard_link}", quiet=quiet)
+            yield client
+    elif workers:
+        with _processes(workers) as pool:
+            yield pool
+    else:
+        yield None
+
+
+def _dask(address: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("--scheduler needs Dask: pip install 'widelimit[cluster]'.") from None
+    try:
+        return Client(address, timeout=WAIT)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--scheduler {address}: no Dask scheduler answers there within {WAIT} s ({error}). Write its address as "
+            "`dask scheduler` prints it, such as tcp://host:8786."
+        ) from None
+
+
+@contextmanager
+def _processes(count: int) -> Iterator[Any]:
+    """Yield an executor whose processes do not see Ctrl-C: they end with the command, which says what is to be said."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context, resource_tracker
+
+    sys.warnoptions.append("ignore:resource_tracker")  # it would complain of semaphores where a signal ends the command
+    resource_tracker.ensure_running()
+    sys.warnoptions.pop()
+
+    before = None
+    if sys.platform != "win32":  # the processes inherit what this thread blocks; another thread waits for the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+            yield pool
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
