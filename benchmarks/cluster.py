@@ -101,6 +101,7 @@ def _bits(k: Any, X: np.ndarray, folder: Path) -> list[dict[str, Any]]:
 def _kills(k: Any, X: np.ndarray, folder: Path) -> list[dict[str, Any]]:
     """Kill workers of Dask, which log the tiles that they compute as the tests' workers do."""
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError:
         return []
@@ -110,6 +111,7 @@ def _kills(k: Any, X: np.ndarray, folder: Path) -> list[dict[str, Any]]:
     os.environ[cluster_hooks.FOLDER] = str(folder.resolve())
     hooks, done, ended = str(TESTS / "cluster_hooks.py"), [], threading.Event()
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None, preload=hooks, silence_logs=50, memory_limit=0
         ) as cluster,
@@ -118,14 +120,14 @@ def _kills(k: Any, X: np.ndarray, folder: Path) -> list[dict[str, Any]]:
 
         def kill() -> None:
             rng = np.random.default_rng(0)
-            while len(done) < KILLS and not ended.wait(rng.uniform(0.2, 2.0)):
+            while len(done) < KILLS and not ended.wait(rng.uniform(0.2, 1.0)):
                 alive = [nanny.process.pid for nanny in cluster.workers.values() if nanny.process and nanny.process.pid]
-                if alive:
+                if alive and len(client.nthreads()) == 2:  # those that were killed before compute again
                     done.append(int(rng.choice(alive)))
                     os.kill(done[-1], signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
-        (folder / "faults.json").write_text('{"seconds": 0.05}')  # a tile takes long enough to be hit
+        (folder / "faults.json").write_text('{"seconds": 0.3}')  # a tile takes long enough to be hit
         killer.start()
         found = wl.stored_gram(k, X, folder / "killed.zarr", client, budget=2**22)[:]
         ended.set()

@@ -2,15 +2,19 @@
 
 python benchmarks/many_rows.py                       100,000 drawn rows of 20 features
 python benchmarks/many_rows.py million               and a million
+python benchmarks/many_rows.py large [mixed]         a million from files, 10,000 points, with a checkpoint; float32
 python benchmarks/many_rows.py DATA [set ...]        kin40k, protein, keggdirected of a folder of NAME.npz, split 0
 
+POINTS=8000 before the command takes so many inducing points of tables. `exact` is WideRegressor on 5000 of the rows.
 Drawn rows: y = sin(a.x) + tanh(b.x) c.x + noise of deviation 0.3, the NNGP of erf at depth 3 as it comes, true noise.
 Sets: WideRegressor as it comes, search included. Seconds are of fit and of predictions with deviations; `coverage`
 is that of 95 % intervals of new observations; boosting: scikit-learn's HistGradientBoostingRegressor, stopped early.
 """
 
+import os
 import resource
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -24,8 +28,11 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 import widelimit as wl
 
 NOISE = 0.3
-POINTS = 2000
+POINTS = int(os.environ.get("POINTS", "2000"))
+LARGE = 10_000
+SUBSET = 5000
 SETS = ["kin40k", "protein", "keggdirected"]
+KERNEL = wl.nngp(wl.mlp(depth=3, activation="erf", weight_std=1.4, bias_std=0.3))
 Law = tuple[np.ndarray, np.ndarray]
 
 
@@ -38,9 +45,31 @@ def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def by_posterior(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Law:
     """Fit the kernel as it comes; return mean and deviation of new observations."""
-    k = wl.nngp(wl.mlp(depth=3, activation="erf", weight_std=1.4, bias_std=0.3))
-    post = wl.posterior(k, X, y, noise=NOISE**2, solver="nystrom", inducing=POINTS)
+    post = wl.posterior(KERNEL, X, y, noise=NOISE**2, solver="nystrom", inducing=POINTS)
     mean, variance = post.predict(Z)
+    return np.asarray(mean), np.sqrt(variance + NOISE**2)
+
+
+def by_files(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Law:
+    """Fit to rows on disk with more points; the sums are kept in a file on the way."""
+    precision: Any = "mixed" if "mixed" in sys.argv else "double"
+    print(wl.predict_cost("nystrom", KERNEL, *X.shape, inducing=LARGE).explain(), flush=True)
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as folder:
+        files = [
+            np.lib.format.open_memmap(Path(folder) / name, "w+", np.float64, a.shape)
+            for name, a in (("X", X), ("y", y))
+        ]
+        for file, values in zip(files, (X, y), strict=True):
+            file[:] = values
+        how: Any = {
+            "solver": "nystrom",
+            "inducing": LARGE,
+            "precision": precision,
+            "checkpoint": Path(folder) / "sums.npz",
+        }
+        post = wl.posterior(KERNEL, *files, noise=NOISE**2, **how)
+        print(post.explain(), flush=True)
+        mean, variance = post.predict(Z)
     return np.asarray(mean), np.sqrt(variance + NOISE**2)
 
 
@@ -50,6 +79,13 @@ def by_estimator(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Law:
         warnings.simplefilter("ignore", UserWarning)  # that there are many rows
         model = wl.WideRegressor(inducing=POINTS).fit(X, y)
     mean, deviation = model.predict(Z, return_std=True, include_noise=True)
+    return mean, deviation
+
+
+def by_exact(X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> Law:
+    """Fit the same estimator, exactly, to some of the rows."""
+    some = np.random.default_rng(0).permutation(len(X))[:SUBSET]
+    mean, deviation = wl.WideRegressor().fit(X[some], y[some]).predict(Z, return_std=True, include_noise=True)
     return mean, deviation
 
 
@@ -78,6 +114,11 @@ def row(name: str, method: Callable[..., Law], train: Law, test: Law) -> dict[st
 def main() -> None:
     """Measure drawn rows, or sets."""
     rows = []
+    if sys.argv[1:2] == ["large"]:
+        X, y = drawn(1_010_000)
+        both = (X[:-10_000], y[:-10_000]), (X[-10_000:], y[-10_000:])
+        report("many_rows_large", [row("drawn, 1,000,000 rows", by_files, *both)], inducing=LARGE, features=20)
+        return
     if sys.argv[1:] in ([], ["million"]):
         sizes = [100_000, 1_000_000][: len(sys.argv)]
         test = drawn(sizes[-1] + 10_000)
@@ -93,7 +134,7 @@ def main() -> None:
         X, y = data["X"].astype(np.float64), data["y"].astype(np.float64)
         y = (y - y[~held].mean()) / y[~held].std()
         both = (X[~held], y[~held]), (X[held], y[held])
-        rows += [row(name, method, *both) for method in (by_estimator, by_boosting)]
+        rows += [row(name, method, *both) for method in (by_estimator, by_exact, by_boosting)]
     report("many_rows_tables", rows, inducing=POINTS, split=0)
 
 

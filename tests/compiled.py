@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import pathlib
 import platform
-import zlib
+import sys
 
 LARGEST = 2**30
 """Bytes that a folder may take before it is emptied: changed code leaves the programs of old code behind."""
@@ -38,6 +38,16 @@ def share(folder, environment):
     environment.setdefault("PYTHONWARNINGS", "ignore:Error reading persistent compilation cache:UserWarning")
 
 
+def keep_modules(folder, environment):
+    """Have Python keep compiled modules in a folder where the user wants none beside the sources.
+
+    Every process that a test starts would compile all that it imports again: a third of the suite's time.
+    """
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        environment.setdefault("PYTHONPYCACHEPREFIX", str(folder))
+        sys.dont_write_bytecode, sys.pycache_prefix = False, environment["PYTHONPYCACHEPREFIX"]
+
+
 def quick_jit(function):
     """Compile in half of the time what runs a few times only, and not fast; the arithmetic is the same."""
     import jax
@@ -69,15 +79,10 @@ def tidy(folder):
 
 
 def whole(path):
-    """Whether a file is a complete stream of zlib, which ends with a checksum; other formats are left to JAX."""
-    if not path.name.endswith("-cache"):
-        return True
-    content = path.read_bytes()
-    try:
-        zlib.decompress(content)
-    except zlib.error:
-        return content[:4] == b"\x28\xb5\x2f\xfd"  # Zstandard, where JAX finds it: its reader checks the length
-    return True
+    """Whether a file was written to its end, as the command line's own cache asks; other files are left to JAX."""
+    from widelimit.cli import program_cache  # which imports JAX, whose variables are set by then
+
+    return not path.name.endswith("-cache") or program_cache._whole(path.read_bytes())
 
 
 @contextlib.contextmanager

@@ -9,8 +9,10 @@ import pathlib
 
 import compiled
 
-PROGRAMS = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled" / compiled.machine()
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache"
+PROGRAMS = CACHE / "compiled" / compiled.machine()
 compiled.share(PROGRAMS, os.environ)
+compiled.keep_modules(CACHE / "modules", os.environ)
 # The modules and programs of a session are millions of objects that stay: looking through them at Python's default of
 # every 700 new ones is a fifth of the suite's time.
 gc.set_threshold(50_000, 20, 20)
@@ -24,6 +26,8 @@ install_import_hook(
     ["widelimit.series", "widelimit.signals", "widelimit.architecture.layers"],
     "beartype.beartype",
 )
+
+from searches import shorten_searches  # noqa: E402
 
 
 def pytest_configure(config):
@@ -42,6 +46,13 @@ def _compiled_programs_end_before_memory_does():
     share = psutil.virtual_memory().total / 4 / int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if psutil.Process().memory_info().rss > share or compiled.memory_maps() > 15_000:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def short_searches():
+    with pytest.MonkeyPatch.context() as patch:
+        shorten_searches(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

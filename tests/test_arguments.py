@@ -155,6 +155,7 @@ CLASSIFIER = Later(lambda: wl.NTKClassifier(depth=2).fit(X, Y > 0))
 FEATURES = Later(lambda: wl.NTKFeatures(3).fit(X))
 POSTERIOR = Later(lambda: wl.posterior(K, X, Y, noise=0.1))
 SPARSE = Later(lambda: wl.posterior(K, X, Y, noise=0.1, solver="nystrom", inducing=3))
+MACHINE = wl.Machine(gflops=50.0, memory_gbytes=8.0)
 FLOW = Later(lambda: wl.gradient_flow(K, X, Y))
 ENSEMBLE = Later(lambda: wl.trained_ensemble(NET, X, Y))
 KRYLOV = Later(lambda: wl.gradient_flow(K, X, Y, solver="krylov"))
@@ -350,6 +351,33 @@ DOORS = {
             "progress": "flag",
         },
         fine={"matrix": (None,)},
+    ),
+    "predict_cost": Door(
+        wl.predict_cost,
+        {
+            "work": "nystrom",
+            "k": K,
+            "n": 100,
+            "d": 2,
+            "inducing": 3,
+            "machine": MACHINE,
+        },
+        {
+            "work": "name",
+            "k": "kernel",
+            **dict.fromkeys(("n", "d", "inducing", "outputs", "iterations", "tile"), "integer"),
+            "machine": "network",
+        },
+        fine={"tile": (None,), "machine": (None,)},
+    ),
+    "Machine": Door(
+        wl.Machine,
+        {"gflops": 50.0, "memory_gbytes": 8.0},
+        {
+            **dict.fromkeys(("cores", "workers"), "integer"),
+            **dict.fromkeys(("gflops", "memory_gbytes", "storage_gbytes", "ram"), "positive"),
+            "price": "not negative",
+        },
     ),
     "SparsePosterior.mean": Door(SPARSE.mean, {}, {"Z": "points"}),
     "SparsePosterior.variance": Door(SPARSE.variance, {}, {"Z": "points"}),
@@ -694,6 +722,7 @@ DOORS = {
     ),
     "NTKFeatures.fit": Door(wl.NTKFeatures(3).fit, {}, {"X": "points"}, free=("y",)),
     "NTKFeatures.transform": Door(FEATURES.transform, {}, {"X": "points"}),
+    "NTKFeatures.kernel_error": Door(FEATURES.kernel_error, {}, {"X": "points"}),
     "TableEncoder.get_feature_names_out": Door(
         wl.TableEncoder().fit(X).get_feature_names_out, {}, {}, free=("input_features",)
     ),
@@ -747,7 +776,7 @@ MADE = {
         "Flow",
     ),
     *("GradientDescent", "GradientFlow", "History", "HyperparameterFit", "KrylovFlow", "Laplace", "LeaveOneOut"),
-    *("Limits", "SparsePosterior"),
+    *("Cost", "Limits", "SparsePosterior"),
     *("LikelihoodGradient", "Linear", "MatrixFunction", "Modes", "NNGP", "NTK", "Network", "NumericalFlow", "Phase"),
     *("PolynomialKernel", "Posterior", "Precomputed", "Prediction", "Product", "RadialBasis", "Run", "Scaled"),
     *("ScaledInputs", "Separable", "SklearnKernel", "Solution", "Sum", "TrainedEnsemble", "Training"),

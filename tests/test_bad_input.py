@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 
 import widelimit as wl
+from later import Later
 
 X = np.random.default_rng(0).standard_normal((6, 3))
 Y = X[:, 0]
@@ -100,8 +101,8 @@ def masked(array):
 
 
 PARAMS = NET.init(0, input_dim=3, width=4, dtype=np.float64)
-MODEL = wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y)
-CLASSES = wl.NTKClassifier(depth=2).fit(X, Y > 0)
+MODEL = Later(lambda: wl.NNGPRegressor(noise=0.1, depth=2).fit(X, Y))
+CLASSES = Later(lambda: wl.NTKClassifier(depth=2).fit(X, Y > 0))
 DOORS = {
     "gram": (K.gram, X),
     "diag": (K.diag, X),
@@ -143,7 +144,7 @@ DOORS = {
     "classifier Z": (CLASSES.predict_proba, X),
     "classifier score weights": (lambda a: CLASSES.score(X, Y > 0, a), np.ones(6)),
     "features X": (wl.NTKFeatures(2).fit, X),
-    "features Z": (wl.NTKFeatures(2).fit(X).transform, X),
+    "features Z": (Later(lambda: wl.NTKFeatures(2).fit(X)).transform, X),
     "scikit-learn kernel": (wl.sklearn_kernel(K), X),
 }
 NOT_NUMBERS = {

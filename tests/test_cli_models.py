@@ -33,6 +33,7 @@ from widelimit.estimators.parameters import (
 from widelimit.estimators.persistence import read
 from widelimit.inference.dirichlet import ALPHA_EPSILON
 
+pytestmark = pytest.mark.usefixtures("short_searches")
 ROWS = 40
 
 

@@ -14,6 +14,7 @@ import widelimit as wl
 from commands import invoke
 from widelimit.cli import picture_models, picture_report, pictures
 
+pytestmark = pytest.mark.usefixtures("short_searches")
 DIGITS = load_digits(n_class=2)
 X, Y = DIGITS.images[:60].astype(np.uint8), DIGITS.target[:60]
 SMALL = X[:40, 2:6, 2:6]

@@ -25,6 +25,7 @@ from widelimit.columns.column import Column
 from widelimit.estimators.preparation import normalisation
 
 N = 40
+pytestmark = pytest.mark.usefixtures("short_searches")
 RNG = np.random.default_rng(0)
 SIZES = ["s", "m", "l"]
 TABLE = pandas.DataFrame(

@@ -1,5 +1,6 @@
 """The programs that these tests keep on disk."""
 
+import sys
 import zlib
 
 import jax
@@ -29,6 +30,16 @@ def test_variables_that_are_set_stay(tmp_path):
     assert environment["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path)
     assert environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "2"
     assert "emitters" in environment["XLA_FLAGS"]
+
+
+def test_modules_are_kept_where_none_are_wanted_beside_the_sources(tmp_path, monkeypatch):
+    for name in ("dont_write_bytecode", "pycache_prefix"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    for environment in ({"PYTHONDONTWRITEBYTECODE": "1"}, {"PYTHONDONTWRITEBYTECODE": ""}):
+        kept = bool(environment["PYTHONDONTWRITEBYTECODE"])
+        compiled.keep_modules(tmp_path, environment)
+        assert environment == ({"PYTHONPYCACHEPREFIX": str(tmp_path)} if kept else {})
+        assert (not sys.dont_write_bytecode, sys.pycache_prefix) == (True, str(tmp_path))
 
 
 def test_programs_of_users_are_compiled_as_users_do(tmp_path):

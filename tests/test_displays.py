@@ -26,6 +26,7 @@ from widelimit.estimators.networks import HyperparameterChoice
 
 matplotlib.use("Agg")
 N = 40
+pytestmark = pytest.mark.usefixtures("short_searches")
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((N, 3))
 Y = np.sin(2 * X[:, 0]) + 0.5 * X[:, 1] + 0.1 * RNG.standard_normal(N)

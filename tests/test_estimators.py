@@ -31,10 +31,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import widelimit as wl
 from cases import ESTIMATORS
+from searches import shorten_searches
 from widelimit import memory
 from widelimit.estimators import networks
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, RegressorParameters, by_name
-from widelimit.inference import expectation_propagation, input_scales
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
 from widelimit.inference.early_stopping import stopped_flow
@@ -55,10 +55,7 @@ def data():
 @pytest.mark.filterwarnings("ignore:the search ended at a bound")  # the checks have tables without noise
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_checks(estimator, check, monkeypatch):
-    for name in ("RACE_STEPS", "STEPS"):  # what a search finds is tested in test_input_scales.py ...
-        monkeypatch.setattr(input_scales, name, 1)
-    for name in ("LEAST_SCALE", "LARGEST_SCALE"):  # ... and test_logistic.py
-        monkeypatch.setattr(expectation_propagation, name, 1.0)
+    shorten_searches(monkeypatch)
     check(estimator)
 
 
@@ -396,6 +393,9 @@ def test_features_approach_the_kernel_and_serve_a_linear_model(data):
     below = kernel.gram(X) - part @ part.T
     assert np.linalg.eigvalsh(below).min() > -1e-10
     assert np.abs(below).max() > 1e-3
+    error = wl.NTKFeatures(20, normalize=None, **NET).fit(X).kernel_error(X)
+    assert error == pytest.approx(np.linalg.norm(below) / np.linalg.norm(kernel.gram(X)), rel=1e-9)
+    assert whole.kernel_error(X) < 1e-12
 
 
 def test_a_scikit_learn_kernel_has_exact_gradients_and_serves_its_estimators(data):

@@ -20,6 +20,7 @@ from widelimit.estimators.fitted_classes import FittedClasses
 from widelimit.inference.expectation_propagation import logistic_posterior, logistic_probabilities
 from widelimit.pages import digits
 
+pytestmark = pytest.mark.usefixtures("short_searches")
 N = 40
 TARGET = "price <in> $ & €"
 KIND = "kind <b>"

@@ -2,13 +2,17 @@
 
 import itertools
 import math
+from typing import final
 
 import numpy as np
 import pytest
 
 import widelimit as wl
 from widelimit import memory
-from widelimit.inference import inducing
+from widelimit.inference import row_sums, rows
+from widelimit.inference.class_probabilities import expected_softmax
+from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
+from widelimit.inference.sparse_dirichlet import sparse_dirichlet
 
 RNG = np.random.default_rng(0)
 N = 150
@@ -45,7 +49,7 @@ def left_by(points):
 @pytest.mark.parametrize("approximation", ["dtc", "fitc"])
 @pytest.mark.parametrize("noise", [NOISE, 0.1], ids=["of each row", "one"])
 def test_it_is_regression_with_the_approximate_prior(approximation, noise, monkeypatch):
-    monkeypatch.setattr(inducing, "BLOCK", 1)  # all rows in one block otherwise
+    monkeypatch.setattr(row_sums, "BLOCK", 1)  # all rows in one block otherwise
     post = sparse(noise=noise, approximation=approximation)
     mean, covariance, evidence = dense(post, approximation, noise)
     np.testing.assert_allclose(post.mean(Z), mean, rtol=1e-8, atol=1e-8)
@@ -78,12 +82,132 @@ def test_blocks_of_rows_and_files_give_the_same(tmp_path, monkeypatch):
     whole = sparse(40, seed=3)
     file = np.memmap(tmp_path / "x", np.float64, "w+", shape=X.shape)
     file[:] = X
-    monkeypatch.setattr(inducing, "ROWS_AT_LEAST", 17)
-    monkeypatch.setattr(inducing, "BLOCK", 17)
+    monkeypatch.setattr(row_sums, "ROWS_AT_LEAST", 17)
+    monkeypatch.setattr(row_sums, "BLOCK", 17)
     parts = sparse(40, np.memmap(tmp_path / "x", np.float64, "r", shape=X.shape), seed=3)
     np.testing.assert_array_equal(parts.inducing, whole.inducing)
     np.testing.assert_allclose(parts.mean(Z), whole.mean(Z), rtol=1e-9)
     assert (sparse(40, seed=4).inducing != whole.inducing).any()
+
+
+@final
+class Stored:
+    """Rows that are read by slices only, as from a Zarr array; a reading from row `broken` on fails."""
+
+    def __init__(self, values, broken=None):
+        self.values, self.shape, self.broken, self.read = values, values.shape, broken, []
+
+    def __getitem__(self, part):
+        self.read.append(part.start)
+        if self.broken is not None and part.stop > self.broken and len(self.read) > 5:  # not in the survey
+            raise KeyboardInterrupt
+        return self.values[part]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(row_sums, "ROWS_AT_LEAST", 17)
+    monkeypatch.setattr(row_sums, "BLOCK", 17)
+    monkeypatch.setattr(row_sums, "SECONDS", 0.0)
+    monkeypatch.setattr(rows, "NUMBERS", 3 * 40)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_inputs_and_targets_are_read_by_slices():
+    stored = Stored(X), Stored(Y)
+    parts, whole = sparse(40, *stored), sparse(40)
+    np.testing.assert_array_equal(parts.inducing, whole.inducing)
+    np.testing.assert_allclose(parts.mean(Z), whole.mean(Z), rtol=1e-9)
+    np.testing.assert_allclose(parts.evidence_bound(), whole.evidence_bound(), rtol=1e-9)
+    single = sparse(20, X, Stored(Y[:, 0].astype(np.float32)))
+    assert single.mean(Z).shape == (9,)
+    np.testing.assert_allclose(single.mean(Z), sparse(20, y=Y[:, 0]).mean(Z), atol=1e-5)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_row_on_disk_that_is_no_number_is_named():
+    bad = X.copy()
+    bad[101, 1] = np.nan
+    with pytest.raises(ValueError, match="X has a number that is NaN or infinite in row 101"):
+        sparse(20, Stored(bad))
+    with pytest.raises(ValueError, match="y has a number that is NaN or infinite in row 7"):
+        sparse(20, X, Stored(np.where(np.arange(N) == 7, np.inf, Y[:, 0])))
+    with pytest.raises(ValueError, match="y has 149 rows and X has 150"):
+        sparse(20, Stored(X), Stored(Y[1:]))
+    short = Stored(X[:100])
+    short.shape = X.shape
+    with pytest.raises(ValueError, match="rows 80 to 120 of X came with shape"):
+        sparse(20, short)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("approximation", ["dtc", "fitc"])
+def test_a_pass_goes_on_where_it_was_interrupted(tmp_path, approximation, monkeypatch):
+    file, options = tmp_path / "sums.npz", {"approximation": approximation, "seed": 5}
+    whole = sparse(40, **options)
+    with pytest.raises(KeyboardInterrupt):
+        sparse(40, Stored(X, broken=130), checkpoint=file, **options)
+    added = []
+    add = row_sums._Totals.add
+    monkeypatch.setattr(row_sums._Totals, "add", lambda *given: (added.append(given[3].start), add(*given))[1])
+    again = sparse(40, checkpoint=file, **options)
+    assert added == list(range(119, N, 17))  # rows 0 to 118 were in the file
+    np.testing.assert_array_equal(again.mean(Z), whole.mean(Z))
+    np.testing.assert_array_equal(again.covariance(Z), whole.covariance(Z))
+    assert again.evidence.rest == whole.evidence.rest
+    finished = sparse(40, checkpoint=file, **options)
+    assert len(added) == 2  # nothing is left to add
+    np.testing.assert_array_equal(finished.mean(Z), whole.mean(Z))
+
+
+def test_a_checkpoint_of_another_problem_is_refused(tmp_path):
+    file = tmp_path / "sums.npz"
+    sparse(20, checkpoint=file)
+    before = file.read_bytes()
+    other = X.copy()
+    other[-1, 0] += 1e-9
+    others = {
+        "X": {"x": other},
+        "y": {"y": Y[:, :1]},
+        "the noise": {"noise": 2 * NOISE},
+        "the inducing points": {"points": 21},
+        "the inducing points, approximation": {"points": X[:20], "approximation": "fitc"},
+        "precision": {"precision": "mixed"},
+    }
+    for names, changed in others.items():
+        with pytest.raises(ValueError, match=f"it differs in {names}. Remove it"):
+            sparse(**{"points": 20, "checkpoint": file, **changed})
+    with pytest.raises(ValueError, match="it differs in the kernel"):
+        wl.posterior(1.001 * K, X, Y, noise=NOISE, solver="nystrom", inducing=20, checkpoint=file)
+    assert file.read_bytes() == before
+    file.write_bytes(before[:-30])
+    with pytest.raises(ValueError, match="cannot be read"):
+        sparse(20, checkpoint=file)
+
+
+@pytest.mark.parametrize("approximation", ["dtc", "fitc"])
+def test_float32_where_its_digits_suffice(approximation, monkeypatch):
+    options = {"approximation": approximation}
+    double, single = sparse(X[:40], **options), sparse(X[:40], precision="mixed", **options)
+    assert "float32, summed in float64" in single.explain()
+    assert "float64" in double.explain()
+    deviation = np.sqrt(double.variance(Z))[:, None]
+    off = np.abs(single.mean(Z) - double.mean(Z)) / deviation
+    assert 0 < off.max() < 1e-3
+    np.testing.assert_allclose(single.variance(Z), double.variance(Z), rtol=1e-3)
+    np.testing.assert_allclose(single.log_marginal_likelihood(), double.log_marginal_likelihood(), rtol=1e-4)
+    monkeypatch.setattr(row_sums, "LOST", 0.0)
+    monkeypatch.setattr("widelimit.inference.inducing.LOST", 0.0)
+    refused = sparse(X[:40], precision="mixed", **options)
+    assert "float64, as float32 would add" in refused.explain()
+    np.testing.assert_array_equal(refused.mean(Z), double.mean(Z))
+
+
+def test_float32_without_digits_is_not_used():
+    near = np.vstack([X[:20], X[:20] + 1e-4])  # K(L, L) is nearly singular
+    post = sparse(near, precision="mixed", noise=1e-6)
+    assert "float64, as float32 would add" in post.explain()
+    np.testing.assert_array_equal(post.mean(Z), sparse(near, noise=1e-6).mean(Z))
 
 
 def test_points_are_drawn_far_from_each_other_and_never_twice():
@@ -138,7 +262,6 @@ def test_draws_have_mean_and_covariance():
         ({"points": 0}, "inducing"),
         ({"approximation": "vfe"}, "approximation"),
         ({"matrix": np.eye(N)}, "matrix: not of"),
-        ({"precision": "mixed"}, "precision: not of"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -173,10 +296,10 @@ FIXED = {"activation": "erf", "depth": 2, "input_scales": None}
 
 
 def test_a_regressor_with_all_rows_as_points_is_the_exact_one(tmp_path):
-    rows, targets = X[:80], Y[:80]
-    exact = wl.NNGPRegressor(noise=0.05, **FIXED).fit(rows, targets, sample_weight=1 + np.arange(80) % 3)
+    inputs, targets = X[:80], Y[:80]
+    exact = wl.NNGPRegressor(noise=0.05, **FIXED).fit(inputs, targets, sample_weight=1 + np.arange(80) % 3)
     few = wl.NNGPRegressor(noise=0.05, solver="nystrom", inducing=500, **FIXED)
-    few.fit(rows, targets, sample_weight=1 + np.arange(80) % 3)
+    few.fit(inputs, targets, sample_weight=1 + np.arange(80) % 3)
     for noisy in (False, True):
         pairs = [m.predict(Z, return_std=True, include_noise=noisy) for m in (exact, few)]
         np.testing.assert_allclose(*pairs, rtol=1e-6, atol=1e-9)
@@ -203,8 +326,85 @@ def test_many_rows_are_fitted_through_inducing_points_with_a_warning(monkeypatch
         few.predict_interval(Z, method="conformal")
     with pytest.raises(ValueError, match="at most 100 rows"):
         wl.WideRegressor(solver="cholesky").fit(X, Y[:, 0])
-    with pytest.raises(ValueError, match='likelihood="least_squares" with solver="nystrom"'):
-        wl.WideClassifier().fit(X, TRUTH > 0)
+
+
+LABELS = (TRUTH > 0.5).astype(int) + (TRUTH > -0.5)
+
+
+def dense_classes(inputs, labels, weights, points, at, post):
+    """Mean and variance of each class's function by dense algebra of the approximate prior."""
+    own = labels[:, None] == np.arange(3)
+    shape, offset = dirichlet_labels(post.alpha_epsilon), dirichlet_offset(3, post.alpha_epsilon)
+    targets = np.where(own, shape.own, shape.other) - offset
+    noise = np.where(own, shape.noise_own, shape.noise_other) / weights[:, None]
+    k = post.scale**2 * K
+    inverse = np.linalg.inv(k.gram(points))
+    cross, new = k.cross(inputs, points), k.cross(at, points)
+    q, between = cross @ inverse @ cross.T, new @ inverse @ cross.T
+    mean, variance = np.empty((2, len(at), 3))
+    for j in range(3):
+        solved = np.linalg.solve(q + np.diag(noise[:, j]), np.column_stack([targets[:, j], between.T]))
+        mean[:, j] = offset + between @ solved[:, 0]
+        variance[:, j] = k.diag(at) - np.einsum("ij,ji->i", between, solved[:, 1:])
+    return mean, variance
+
+
+def test_classes_are_regressions_on_transformed_labels():
+    weights = 1.0 + np.arange(N) % 2
+    how = {"classes": 3, "scale": 2.0, "weights": weights, "inducing": 40}
+    post = sparse_dirichlet(K, X, LABELS, alphas=[0.05], **how)
+    for found, right in zip(post.law(Z), dense_classes(X, LABELS, weights, post.inducing, Z, post), strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-7, atol=1e-7)
+    left = post.leave_one_out(X[3:5], LABELS[3:5], weights[3:5])
+    for i in (3, 4):
+        rest = np.arange(N) != i
+        right = dense_classes(X[rest], LABELS[rest], weights[rest], post.inducing, X[i : i + 1], post)
+        for found, one in zip(left, right, strict=True):
+            np.testing.assert_allclose(found[i - 3], one[0], rtol=1e-7)
+        assert np.abs(post.law(X[i : i + 1])[0] - right[0]).max() > 1e-3  # the row itself says something
+    other = dense_classes(X, (LABELS + 1) % 3, weights, post.inducing, Z, post)
+    assert np.abs(other[1] - post.law(Z)[1]).max() > 1e-3  # whose noise is whose is seen
+    grid = {
+        (a, s): sparse_dirichlet(K, X, LABELS, alphas=[a], **how | {"scale": s}) for a in (0.05, 0.5) for s in (2, 4)
+    }
+    score = {at: left_out_density(each, weights) for at, each in grid.items()}
+    chosen = sparse_dirichlet(K, X, LABELS, alphas=[0.05, 0.5], factors=(1.0, 2.0), **how)
+    assert (chosen.alpha_epsilon, chosen.scale) == max(score, key=score.get) != min(score, key=score.get)
+
+
+def left_out_density(post, weights):
+    p = expected_softmax(*post.leave_one_out(X, LABELS, weights))
+    return weights @ np.log(p[np.arange(N), LABELS])
+
+
+def test_classes_with_all_rows_as_points_are_the_exact_ones():
+    how = {"classes": 3, "scale": 2.0, "weights": np.ones(60)}
+    post = sparse_dirichlet(K, X[:60], LABELS[:60], alphas=[0.01], inducing=60, **how)
+    exact = dirichlet_posterior(K, X[:60], LABELS[:60], alpha_epsilon=0.01, **how)
+    mean, variance = post.law(Z)
+    np.testing.assert_allclose(mean, exact.mean(Z), atol=1e-8)
+    np.testing.assert_allclose(variance, exact.variance(Z), rtol=1e-7)
+
+
+def test_classes_of_many_rows_are_fitted_through_inducing_points(monkeypatch, tmp_path):
+    monkeypatch.setattr("widelimit.estimators.preparation.MOST_ROWS", 100)
+    few = wl.WideClassifier(kernel="nngp", activation="erf", depth=2, inducing=40)
+    with pytest.warns(UserWarning, match=r"150 rows are fitted through 40 .* likelihood=\"dirichlet\", in place"):
+        few.fit(X, LABELS)
+    assert few.score(X, LABELS) > 0.85
+    assert few.fitted_.members[0].training.X.shape == (40, 3)
+    few.save(tmp_path / "m.npz")
+    again = wl.load(tmp_path / "m.npz")
+    np.testing.assert_array_equal(again.predict_proba(Z), few.predict_proba(Z))
+    np.testing.assert_array_equal(
+        again.predict_latent(Z, return_std=True)[1], few.predict_latent(Z, return_std=True)[1]
+    )
+    monkeypatch.setattr("widelimit.estimators.fitted_sparse.FACTORS", (1.0,))
+    exact = wl.NNGPClassifier(**FIXED).fit(X[:80], LABELS[:80])
+    all_points = wl.NNGPClassifier(solver="nystrom", inducing=80, **FIXED).fit(X[:80], LABELS[:80])
+    np.testing.assert_allclose(all_points.predict_proba(Z), exact.predict_proba(Z), atol=1e-7)
+    with pytest.raises(ValueError, match='likelihood="dirichlet" or "least_squares"'):
+        wl.NNGPClassifier(solver="nystrom", likelihood="logistic", **FIXED).fit(X, LABELS)
 
 
 def test_classes_by_least_squares():

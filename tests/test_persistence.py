@@ -22,7 +22,8 @@ from widelimit.estimators import files, model_file, persistence
 from widelimit.estimators.parameters import LATER
 
 pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{text}") for text in ("column .* repeats the target", "the search ended at")
+    *(pytest.mark.filterwarnings(f"ignore:{text}") for text in ("column .* repeats the target", "the search ended at")),
+    pytest.mark.usefixtures("short_searches"),
 ]
 RNG = np.random.default_rng(0)
 X, Z = RNG.standard_normal((40, 3)), RNG.standard_normal((7, 3))

@@ -1,9 +1,12 @@
 """The library under other settings of JAX than its defaults: the same values, and no false alarm."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -110,14 +113,26 @@ def results(settings):
         [sys.executable, "-c", CALLS, json.dumps(settings)], capture_output=True, text=True, env=os.environ, check=False
     )
     assert run.returncode == 0, run.stderr[-600:]
-    return {
-        name: (dtype, np.array(values)) for name, (dtype, values) in json.loads(run.stdout.splitlines()[-1]).items()
-    }
+    return read(run.stdout)
+
+
+def read(printed):
+    return {name: (dtype, np.array(values)) for name, (dtype, values) in json.loads(printed.splitlines()[-1]).items()}
 
 
 @pytest.fixture(scope="module")
 def usual():
-    return results({})
+    """Those of this process, which has the default settings, but for its warnings."""
+    printed = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(action="ignore"),
+        contextlib.redirect_stdout(printed),
+        contextlib.chdir("."),
+    ):
+        patch.setattr(sys, "argv", ["-c", "{}"])
+        exec(CALLS, {})
+    return read(printed.getvalue())
 
 
 def off(found, usual):

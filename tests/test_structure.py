@@ -384,6 +384,7 @@ def test_the_version_is_that_of_the_project_file():
 PAGES = ["README.md", *(f"docs/{f.name}" for f in sorted((ROOT / "docs").glob("*.md")) if "```python" in f.read_text())]
 
 
+@pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_in_the_documentation_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)

@@ -10,7 +10,10 @@ import scipy.sparse
 import widelimit as wl
 from widelimit.estimators import leaks
 
-pytestmark = pytest.mark.filterwarnings("ignore:the search ended at a bound")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the search ended at a bound"),
+    pytest.mark.usefixtures("short_searches"),
+]
 SETTINGS = {"kernel": "nngp", "activation": "erf", "depth": 2}
 
 

@@ -27,6 +27,7 @@ from .estimators.sklearn_kernels import SklearnKernel, sklearn_kernel
 from .estimators.wide import WideClassifier, WideRegressor
 from .gaussian import Expectation, gaussian_expectation
 from .inference.conditioning import posterior
+from .inference.costs import Cost, Machine, predict_cost
 from .inference.ensemble import TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
@@ -96,6 +97,7 @@ __all__ = [
     "Conditioned",
     "Correlation",
     "Cos",
+    "Cost",
     "CustomLoss",
     "DependenceDisplay",
     "EmpiricalAxes",
@@ -134,6 +136,7 @@ __all__ = [
     "LinearizedPosterior",
     "Logistic",
     "Loss",
+    "Machine",
     "MatrixFunction",
     "MatrixKernel",
     "Modes",
@@ -219,6 +222,7 @@ __all__ = [
     "polynomial",
     "posterior",
     "precomputed",
+    "predict_cost",
     "pytree",
     "rbf",
     "read_network",

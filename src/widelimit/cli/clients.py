@@ -53,6 +53,8 @@ def _processes(count: int) -> Iterator[Any]:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context, resource_tracker
 
+    from widelimit.compute.workers import end_with_parent
+
     sys.warnoptions.append("ignore:resource_tracker")  # it would complain of semaphores where a signal ends the command
     resource_tracker.ensure_running()
     sys.warnoptions.pop()
@@ -61,7 +63,7 @@ def _processes(count: int) -> Iterator[Any]:
     if sys.platform != "win32":  # the processes inherit what this thread blocks; another thread waits for the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
             yield pool
     finally:
         if before is not None:

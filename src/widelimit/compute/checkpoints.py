@@ -22,6 +22,8 @@ class SolverCheckpoint:
 
     path: Path
     fingerprint: str
+    seconds: float = field(default_factory=lambda: SECONDS)
+    """Between two states written, unless one is to be written now."""
     written: float = field(default_factory=time.monotonic)
 
     def load(self) -> dict[str, np.ndarray] | None:
@@ -50,8 +52,8 @@ class SolverCheckpoint:
         return state
 
     def save(self, state: dict[str, np.ndarray], *, now: bool = False) -> None:
-        """Replace the file by this state, at most every SECONDS unless `now`."""
-        if not now and time.monotonic() - self.written < SECONDS:
+        """Replace the file by this state, at most every `seconds` unless `now`."""
+        if not now and time.monotonic() - self.written < self.seconds:
             return
         with atomic_write(self.path, unfinished=f"{self.path.name}.partial") as file:
             np.savez(file, **{_KEY: np.asarray(self.fingerprint)}, **state)  # type: ignore[arg-type]

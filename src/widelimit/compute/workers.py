@@ -151,13 +151,13 @@ def perform(versions: Mapping[str, str], function: Callable[..., Any], arguments
                 f"a worker has {name} {here.get(name)}, and the process that sends it tasks has {version}: their "
                 "results could differ. Install the same versions in both; finished tasks are kept."
             )
-    _end_with_parent()
+    end_with_parent()
     with threads.single():
         return function(*arguments)
 
 
 @functools.cache
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let a worker process end when the process that started it is killed: nobody else would end it."""
     if (parent := multiprocessing.parent_process()) is not None:
 

@@ -12,16 +12,21 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from widelimit import validation
-from widelimit.estimators import casting, class_weights, model_state, preparation
+from widelimit.estimators import casting, class_weights, model_state, preparation, settings
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.design import Design
 from widelimit.estimators.fitted_classes import FittedClasses, FittedLogistic, LatentClasses
-from widelimit.estimators.fitted_sparse import FittedSparse
+from widelimit.estimators.fitted_sparse import (
+    FittedSparse,
+    FittedSparseClasses,
+    fit_sparse_classes,
+    restore_sparse_classes,
+)
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import SEARCH_ROWS, Fitted, FittedTraining, HyperparameterChoice, search
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, WideParameters, estimator
 from widelimit.inference.class_probabilities import largest_probability
-from widelimit.inference.dirichlet import ALPHA_EPSILON, DirichletPosterior, most_likely_scale
+from widelimit.inference.dirichlet import ALPHA_EPSILON, ALPHAS, DirichletPosterior, most_likely_scale
 from widelimit.inference.expectation_propagation import LogisticPosterior, latent_count, logistic_posterior
 from widelimit.inference.training_set import evenly
 
@@ -130,7 +135,8 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
     ) -> LatentClasses:
         """Fit one network to rows and class numbers."""
         alpha = None if isinstance(self.alpha_epsilon, str) else float(self.alpha_epsilon)
-        count, logistic = len(self.classes_), self.likelihood == "logistic"
+        sparse = settings.solver(self, len(points)) == "nystrom"
+        count, logistic = len(self.classes_), self.likelihood == "logistic" and not sparse
         if logistic:  # where weights count copies of a row, and so must its copies
             points, labels, weights = class_weights.merge(points, labels, weights)
         tried = points, labels, weights
@@ -155,6 +161,9 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
             design = search(design, score)
         training = self._training(design, points, weights)
         found = posterior(design)
+        if sparse:
+            assert isinstance(found, DirichletPosterior)
+            return fit_sparse_classes(training, labels, count, found.scale, self._alphas())
         if isinstance(found, DirichletPosterior):
             return FittedClasses(training, labels, found.scale, count, found.alpha_epsilon)
         if len(rows) < len(points):
@@ -162,6 +171,12 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
                 design.kernel(), points, labels, classes=count, scale=found.scale, weights=weights
             )
         return FittedLogistic(training, found.scale, count, found.precision, found.shift)
+
+    def _alphas(self) -> Sequence[float]:
+        """Return the pseudo-counts among which a fit through inducing points chooses."""
+        if isinstance(self.alpha_epsilon, str) or self.likelihood == "logistic":
+            return ALPHAS
+        return (float(self.alpha_epsilon),)
 
     def _function_state(self) -> ModelState:
         own = ModelState({"classes": model_state.json_classes(self.classes_)}, {})
@@ -188,6 +203,10 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
         """Restore what one network is fitted to, of another family than the estimator's if given."""
         n, outputs = model_state.shape(state)
         c = len(self.classes_)
+        if state.values["fitted"] == FittedSparseClasses.__name__:
+            if self.solver not in ("auto", "nystrom") or outputs != c:
+                raise ValueError("another solver or number of classes than was given")
+            return restore_sparse_classes(state, self._restore_training(state, n, family), n, c)
         if outputs != (latent_count(c) if self.likelihood == "logistic" else c):
             raise ValueError("another number of outputs than classes")
         if self.likelihood == "least_squares":

@@ -11,11 +11,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from widelimit import validation
+from widelimit.compute import threads
 from widelimit.estimators import preparation
 from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.parameters import NetworkParameters, about, estimator
 from widelimit.estimators.settings import given_network, image_of
 from widelimit.inference.nystrom import nystrom
+from widelimit.inference.training_set import evenly
+
+ERROR_ROWS = 1000
+"""Rows on which the error of the features is measured."""
 
 
 @final
@@ -67,3 +72,14 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkPara
         """Compute phi(X), (m, k), the feature of the largest eigenvalue first."""
         check_is_fitted(self)
         return self._map(self.inputs_(preparation.validate_rows(self, self._rows(X), reset=False)))
+
+    def kernel_error(self, X: Any) -> float:
+        """Measure |K - phi phi^T|/|K| (Frobenius norms) on at most 1000 rows of X, evenly spaced.
+
+        The features of all training rows have the error 0 there; K - phi phi^T is positive semi-definite.
+        """
+        check_is_fitted(self)
+        points = self.inputs_(preparation.validate_rows(self, self._rows(X), reset=False))
+        points = points[evenly(len(points), ERROR_ROWS)]
+        phi, matrix = self._map(points), np.asarray(self._map.kernel.gram(points))
+        return float(np.linalg.norm(matrix - threads.product(phi, phi.T)) / np.linalg.norm(matrix))

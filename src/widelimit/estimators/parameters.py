@@ -139,8 +139,9 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default="auto",
         metadata=about(
             "Solver of the linear system; cg: conjugate gradients, for many rows; nystrom: inducing points, for more.",
-            "For time inf without ensemble; see `widelimit.posterior`. Dirichlet and logistic take Cholesky. "
-            "WideRegressor takes nystrom above 20,000 rows, with a warning.",
+            "For time inf without ensemble; see `widelimit.posterior`. Classes take Cholesky, or nystrom with the "
+            "Dirichlet likelihood or least squares. WideRegressor and WideClassifier take nystrom above 20,000 rows, "
+            "with a warning.",
             choices=get_args(Solver),
         ),
     )
@@ -148,7 +149,8 @@ class KernelParameters(NetworkParameters, abc.ABC):
         default=2000,
         metadata=about(
             "Inducing points of the solver nystrom, at most.",
-            "Time grows with their square: 2 n m^2 flops; the fitted model holds m^2 numbers and no training rows.",
+            "Time grows with their square: 2 n m^2 flops; the fitted model holds m^2 numbers, for each class with the "
+            "Dirichlet likelihood, and no training rows.",
         ),
     )
     random_state: Any = field(default=None, metadata=about("Not used: fits are deterministic."))

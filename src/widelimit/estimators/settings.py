@@ -116,14 +116,15 @@ def check_solver(estimator: KernelParameters, *, linear: bool) -> None:
     if estimator.solver == "nystrom" and not _takes_inducing_points(estimator):
         raise ValueError(
             'solver="nystrom" is for regression with noise_model="constant" and input_scales other than "agop", and '
-            'for classification with likelihood="least_squares".'
+            'for classification with likelihood="dirichlet" or "least_squares".'
         )
 
 
 def _takes_inducing_points(estimator: KernelParameters) -> bool:
     if isinstance(estimator, RegressorParameters):
         return estimator.noise_model == "constant" and estimator.input_scales != "agop"
-    return isinstance(estimator, ClassParameters) and estimator.likelihood == "least_squares"
+    wide = isinstance(estimator, WideParameters)  # whose default likelihood gives way
+    return isinstance(estimator, ClassParameters) and (wide or estimator.likelihood != "logistic")
 
 
 def solver(estimator: KernelParameters, n: int) -> Solver:
@@ -138,22 +139,26 @@ def require_room(estimator: KernelParameters, n: int, matrices: float) -> None:
     Raises: MemoryError, ValueError.
     """
     if solver(estimator, n) == "nystrom":
-        if estimator.solver == "auto":
-            warnings.warn(
-                f"{n} rows are fitted through {estimator.inducing} inducing points, which is not exact: an exact fit "
-                f'takes at most {preparation.MOST_ROWS}. solver="nystrom" says so without this warning; more points, '
-                f"inducing={2 * estimator.inducing}, are nearer to it.",
-                stacklevel=4,
-            )
+        _warn_of_inducing_points(estimator, n)
         return
     if isinstance(estimator, WideParameters):
-        remedy = "fit a random sample of X"
-        if isinstance(estimator, ClassParameters):
-            remedy += ', or likelihood="least_squares" with solver="nystrom"'
-        preparation.require_few_rows(
-            n, remedy + ", or NNGPRegressor or NNGPClassifier, which take the network that you give"
-        )
+        remedy = "fit a random sample of X, or NNGPRegressor or NNGPClassifier, which take the network that you give"
+        preparation.require_few_rows(n, remedy)
     preparation.require_room(n, matrices)
+
+
+def _warn_of_inducing_points(estimator: KernelParameters, n: int) -> None:
+    parts = []
+    if estimator.solver == "auto":
+        parts += [
+            f"{n} rows are fitted through {estimator.inducing} inducing points, which is not exact: an exact fit "
+            f'takes at most {preparation.MOST_ROWS}. solver="nystrom" says so without this warning; more points, '
+            f"inducing={2 * estimator.inducing}, are nearer to it."
+        ]
+    if isinstance(estimator, ClassParameters) and estimator.likelihood == "logistic":
+        parts += ['Their likelihood of classes is likelihood="dirichlet", in place of the logistic one.']
+    if parts:
+        warnings.warn(" ".join(parts), stacklevel=5)
 
 
 def stored_parameters(given: dict[str, Any]) -> dict[str, Any]:

@@ -12,18 +12,19 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.architecture.network import Network
-from widelimit.estimators import class_weights
+from widelimit.estimators import class_weights, settings
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.fitted_classes import FittedMixture, LatentClasses, mixture_shares
-from widelimit.estimators.fitted_sparse import FittedSparse
+from widelimit.estimators.fitted_sparse import FittedSparse, FittedSparseClasses
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, HyperparameterChoice
+from widelimit.estimators.networks import LEFT_OUT_ROWS, Fitted, HyperparameterChoice
 from widelimit.estimators.parameters import Architecture, Likelihood, WideParameters, about, estimator
 from widelimit.estimators.regressors import KernelRegressor
 from widelimit.estimators.settings import given_network
 from widelimit.inference.scaled_evidence import Activation, AnyFamily, Family, NetworkFamily
+from widelimit.inference.training_set import evenly
 from widelimit.kernels.network import ntk
 
 FAMILIES = (
@@ -176,7 +177,8 @@ class WideClassifier(WideEstimator, KernelClassifier):
         if chosen is None or chosen.input_scales is None or not self._is_linear_system():
             return self._fit_one(points, labels, weights, chosen)
         rows = points / chosen.input_scales
-        if self.likelihood == "logistic":
+        sparse = settings.solver(self, len(points)) == "nystrom"
+        if self.likelihood == "logistic" and not sparse:
             rows, labels, weights = class_weights.merge(rows, labels, weights)
         plain = replace(chosen.design, given=given_network(self))
         if plain.given is None:
@@ -186,10 +188,21 @@ class WideClassifier(WideEstimator, KernelClassifier):
         factors = np.stack([np.ones_like(chosen.input_scales), 1 / chosen.input_scales])
         scaled = self._fit_one(rows * chosen.input_scales, labels, weights, chosen)
         other = self._fit_one(rows, labels, weights, replace(chosen, design=plain))
-        at = np.arange(len(labels)), labels
-        density = np.stack([member.leave_one_out()[at] for member in (scaled, other)], axis=1)
-        shares = mixture_shares(np.maximum(density, np.finfo(np.float64).tiny), weights)
-        return FittedMixture((scaled, other), shares, factors)
+        some = evenly(len(rows), LEFT_OUT_ROWS) if sparse else np.arange(len(rows))
+        rows, labels, weights = rows[some], labels[some], weights[some]
+
+        def density(member: LatentClasses, factor: np.ndarray) -> np.ndarray:
+            if isinstance(member, FittedSparseClasses):
+                p = member.left_out(rows * factor, labels, weights)
+            else:
+                p = member.leave_one_out()
+            return np.asarray(np.maximum(p[np.arange(len(labels)), labels], np.finfo(np.float64).tiny))
+
+        both = [
+            density(member, factor * chosen.input_scales)
+            for member, factor in zip((scaled, other), factors, strict=True)
+        ]
+        return FittedMixture((scaled, other), mixture_shares(np.stack(both, axis=1), weights), factors)
 
     def _restore_fitted(self, state: ModelState) -> Fitted | FittedSparse | LatentClasses:
         if state.values["fitted"] != "FittedMixture":

@@ -14,8 +14,9 @@ from widelimit.compute import iterative
 from widelimit.compute.workers import require_client
 from widelimit.inference import solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
-from widelimit.inference.inducing import INDUCING, Approximation, SparsePosterior, sparse_posterior, sparse_settings
+from widelimit.inference.inducing import INDUCING, SparsePosterior, sparse_posterior, sparse_settings
 from widelimit.inference.posterior import Posterior
+from widelimit.inference.row_sums import Approximation
 from widelimit.inference.solvers import SolverRequest
 from widelimit.inference.traced import is_traced, traced_posterior
 from widelimit.inference.training_set import scalar_kernel, training_set
@@ -56,6 +57,8 @@ def posterior(
     inducing: int | Float[Array, "m d"] = INDUCING,
     approximation: Approximation = "dtc",
     seed: int = 0,
+    precision: Literal["double", "mixed"] = "double",
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> SparsePosterior: ...
 def posterior(
@@ -90,7 +93,8 @@ def posterior(
 
     Args:
         k: a kernel.
-        X: (n, d) inputs.
+        X: (n, d) inputs. "nystrom" reads a `np.memmap`, a Zarr array, or anything else with a shape that gives rows as
+            X[i:j], block by block, and y too.
         y: (n,) or (n, c) targets; the c outputs are independent and share the kernel.
         noise: variance of the observation noise (in the square of y's unit), >= 0, one number or (n,), one for each
             training point.
@@ -99,14 +103,17 @@ def posterior(
             iteration and output), or "auto", which chooses by n and free memory. All are exact. "nystrom" is not: f
             depends on y through its values at inducing points (2 n m^2 flops, O(m^2) memory, one pass over the rows).
         precision: "double", or "mixed": a float32 factor or float32 products, half of the memory and of the time, with
-            iterations that bring the residual, computed in float64, down to the tolerance.
+            iterations that bring the residual, computed in float64, down to the tolerance. Of "nystrom": products of
+            rows in float32, added up in float64, if on some rows rounding adds less than 1e-6 of the noise to the
+            variance of f; else float64. `explain()` says which.
         tolerance: of the relative residual of "cg" and "mixed", in [1e-14, 1e-1].
         matrix: K(X, X) without noise, stored already: the folder of `stored_gram`, or anything with shape (n, n) that
             gives rows as matrix[i:j], such as a memmap or a Zarr array. It is not copied: after conjugate gradients
             variances, covariances and samples read it again, and raise ValueError if it has changed since.
-        checkpoint: a file in which conjugate gradients keep their state, and from which a later call with the same
-            arguments goes on. Its name ends in .zarr: a folder in which Cholesky keeps the tiles of the factor of
-            `matrix`, each written once, so that a later call computes what is missing, or damaged; predictions read it.
+        checkpoint: a file in which conjugate gradients, or the pass of "nystrom" over the rows, keep their state, and
+            from which a later call with the same arguments goes on. Of "cholesky" its name ends in .zarr: a folder in
+            which the tiles of the factor of `matrix` are kept, each written once, so that a later call computes what is
+            missing, or damaged; predictions read it.
         client: with `matrix`, who computes its products, or the tiles of its factor: a `concurrent.futures.Executor` or
             a `distributed.Client`; None: threads. The bits of the result do not depend on it. Predictions are made in
             this process.
@@ -138,9 +145,9 @@ def posterior(
         _refuse_unused("not where jax traces the data, the noise or the kernel", used)
         return cast(Posterior, traced_posterior(k, X, y, noise))  # it has those methods that can be traced
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
-    settings = sparse_settings(inducing, approximation, seed)
+    settings = sparse_settings(inducing, approximation, seed, precision, checkpoint)
     if solver == "nystrom":
-        _refuse_unused('not of solver="nystrom"', {"precision": precision != "double", **used})
+        _refuse_unused('not of solver="nystrom"', {name: used[name] for name in ("matrix", "client")})
         return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)
     _refuse_unused('of solver="nystrom" only', settings.given())
     _check_place(solver, precision, matrix, checkpoint, client)

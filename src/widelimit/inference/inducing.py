@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, final
+from pathlib import Path
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import scipy.linalg
 
 from widelimit import memory, validation
-from widelimit.compute import linalg, operators, preconditioners, threads, tiles
+from widelimit.compute import linalg, threads
+from widelimit.fingerprints import sha256
+from widelimit.inference import inducing_points
+from widelimit.inference.row_sums import (
+    LOST,
+    Approximation,
+    Features,
+    Precision,
+    RowData,
+    RowSums,
+    features,
+    require_memory,
+    rounding_in_single,
+    sum_rows,
+    sums_file,
+)
+from widelimit.inference.rows import Rows, input_rows, on_disk, target_rows
 from widelimit.inference.training_set import (
-    Function,
     Prediction,
     array_like,
     check_finite,
@@ -28,34 +43,11 @@ from widelimit.progress import LONG, Report, no_progress, progress_bar
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
-Approximation = Literal["dtc", "fitc"]
 APPROXIMATIONS = ("dtc", "fitc")
 INDUCING = 1000
 """Inducing points unless their number is given."""
-CANDIDATES, EACH = 20_000, 2
-"""Rows that inducing points are drawn from: so many, or EACH for one point if that is more."""
-BLOCK = 2**25
-"""Numbers of K(rows, inducing points) that are held at once."""
-ROWS_AT_LEAST = 256
-"""Rows of a block, however many inducing points there are."""
 EVIDENCE = 100
 """Roundings below which a difference has no digits that the evidence could be made of."""
-STAGE = "rows"
-
-
-class RowSums(NamedTuple):
-    """The sums over rows x_i, phi_i = L^{-1} K(L, x_i), w_i = 1/Lambda_i, hold all that the posterior needs."""
-
-    information: Float[np.ndarray, "m m"]
-    """sum_i w_i phi_i phi_i^T; one triangle."""
-    moments: Float[np.ndarray, "m c"]
-    """sum_i w_i phi_i y_i^T."""
-    squares: Float[np.ndarray, " c"]
-    """sum_i w_i y_i^2."""
-    log_noise: float
-    """sum_i log Lambda_i."""
-    rest: float
-    """sum_i (K(x_i, x_i) - |phi_i|^2)/noise_i: what the inducing points leave, in units of the noise."""
 
 
 class Evidence(NamedTuple):
@@ -92,6 +84,8 @@ class SparsePosterior:
     evidence: Evidence
     approximation: Approximation
     single: bool
+    arithmetic: str = "float64"
+    """Of the sums over rows."""
 
     def __post_init__(self) -> None:
         validation.seal(self.weights)
@@ -114,7 +108,8 @@ class SparsePosterior:
         return (
             f"{m} inducing points for {rows} rows, {self.weights.shape[1]} outputs\n"
             f"approximation: {name[self.approximation]}\n"
-            f"prior variance left by the inducing points: {self.evidence.rest / rows:.2g} of the noise, on average"
+            f"prior variance left by the inducing points: {self.evidence.rest / rows:.2g} of the noise, on average\n"
+            f"sums over rows: {self.arithmetic}"
         )
 
     @linalg.ignore_overflow()
@@ -191,154 +186,105 @@ class SparseSettings(NamedTuple):
     """How many are drawn, or (m, d) points."""
     approximation: Approximation = "dtc"
     seed: int = 0
+    precision: Precision = "double"
+    checkpoint: Path | None = None
 
     def given(self) -> dict[str, bool]:
-        """Return by name if a setting is not the usual one."""
+        """Return by name if a setting that only this solver has is not the usual one."""
         drawn = self.inducing if isinstance(self.inducing, int) else None
         return {"inducing": drawn != INDUCING, "approximation": self.approximation != "dtc", "seed": self.seed != 0}
 
 
-def sparse_settings(inducing: Any, approximation: Any, seed: Any) -> SparseSettings:
+def sparse_settings(inducing: Any, approximation: Any, seed: Any, precision: Any, checkpoint: Any) -> SparseSettings:
     """Check the settings but for points, which are compared with X later. Raises: TypeError, ValueError."""
     if np.ndim(inducing) == 0:
         inducing = validation.integer("inducing", inducing, at_least=1)
     validation.choice("approximation", approximation, APPROXIMATIONS)
-    return SparseSettings(inducing, approximation, validation.integer("seed", seed, at_least=0))
+    place = None if checkpoint is None else Path(checkpoint)
+    return SparseSettings(inducing, approximation, validation.integer("seed", seed, at_least=0), precision, place)
 
 
 def sparse_posterior(
     k: Kernel, X: Any, y: Any, *, noise: Any, settings: SparseSettings, progress: bool
 ) -> SparsePosterior:
     """Compute `SparsePosterior`. Arguments and errors as `posterior`."""
-    kernel = scalar_kernel(k).at(X)
-    rule = settings.approximation
-    points = np.asarray(points_of(kernel, "X", X))
-    targets = validation.targets("y", y, len(points))
-    variance = np.broadcast_to(validation.noise(noise, len(points)), len(points))
+    kernel = scalar_kernel(k) if on_disk(X) else scalar_kernel(k).at(X)
+    rows = input_rows(kernel, X)
+    n = rows.shape[0]
+    targets, single = target_rows(y, n)
+    variance = np.broadcast_to(validation.noise(noise, n), n)
     if not (variance > 0).all():
         raise ValueError('solver="nystrom" needs a noise > 0 at every row: y is not interpolated by inducing points.')
-    scaled, exponent = linalg.normalise(targets.reshape(len(points), -1))
-    with progress_bar(progress and len(points) > LONG) as report:
-        chosen, root = _inducing_points(kernel, points, settings, report)
-        _require_memory(len(points), len(chosen), scaled.shape[1])
-        sums = _sums(kernel, points, scaled, variance, chosen, root, rule, report)
-        factor = _factorise(sums.information, variance, report)
+    with progress_bar(progress and n > LONG) as report:
+        found = pass_over_rows(kernel, rows, targets, variance, settings, report)
+        factor = factorise(found.sums.information, variance, report)
+    sums, exponent, root = found.sums, found.data.exponent, found.made.root
     inner = factor.solve(sums.moments)
-    with threads.limit(threads.work(len(chosen), len(chosen), inner.shape[1])):
-        weights = linalg.rescale(scipy.linalg.blas.dtrsm(1.0, root.lower.T, inner, trans_a=0), exponent)
+    weights = linalg.rescale(from_whitened(root, inner), exponent)
     left = sums.squares - np.sum(sums.moments * inner, axis=0)
-    lost = left <= EVIDENCE * linalg.rounding(len(chosen), 1.0) * sums.squares  # a difference of equal numbers
+    lost = left <= EVIDENCE * linalg.rounding(len(inner), 1.0) * sums.squares  # a difference of equal numbers
     squares = np.where(lost & (sums.squares > 0), np.nan, linalg.rescale(np.maximum(left, 0.0), 2 * exponent))
-    evidence = Evidence(squares, factor.log_determinant() + sums.log_noise, sums.rest, len(points))
-    return SparsePosterior(kernel, chosen, root, factor, weights, evidence, rule, targets.ndim == 1)
+    evidence = Evidence(squares, factor.log_determinant() + sums.log_noise, sums.rest, n)
+    state = weights, evidence, settings.approximation, single, found.arithmetic
+    return SparsePosterior(kernel, found.made.points, root, factor, *state)
 
 
-def _factorise(information: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Cholesky:
-    """Factorise I + information, in its place."""
+def from_whitened(root: linalg.Cholesky, values: np.ndarray) -> np.ndarray:
+    """Return L^{-T} values: coefficients of K(., L) from those of phi."""
+    with threads.limit(threads.work(len(values), len(values), values.shape[1])):
+        return np.asarray(scipy.linalg.blas.dtrsm(1.0, root.lower.T, values, trans_a=0))
+
+
+class Passed(NamedTuple):
+    """One pass over the rows leaves these."""
+
+    sums: RowSums
+    made: Features
+    data: RowData
+    arithmetic: str
+
+
+def pass_over_rows(
+    kernel: Kernel, X: Rows, y: Rows, noise: np.ndarray, settings: SparseSettings, report: Report
+) -> Passed:
+    """Choose the inducing points, and sum over the rows; or go on from the file of an earlier call."""
+    candidates = inducing_points.candidates(X.shape[0], settings.inducing, settings.seed)
+    inputs, outputs = X.survey(candidates), y.survey(np.empty(0, int))
+    if not np.isfinite(outputs.largest * X.shape[0]).all():
+        validation.refuse_unsummable("y", outputs.largest * np.ones((X.shape[0], 1)))
+    data = RowData(X, y, np.frexp(outputs.largest)[1], noise)
+    file = None
+    if settings.checkpoint is not None:
+        facts = {"X": inputs.digest, "y": outputs.digest, "the noise": sha256(np.ascontiguousarray(noise))}
+        facts |= inducing_points.facts(kernel, inputs.sample, settings.inducing, settings.seed)
+        facts |= {"approximation": settings.approximation, "precision": settings.precision}
+        file = sums_file(settings.checkpoint, facts)
+    state = None if file is None else file.load()
+    given = settings.inducing if state is None else state["points"]
+    chosen, root = inducing_points.choose(kernel, inputs.sample, given, settings.seed, report)
+    require_memory(*X.shape[:1], len(chosen), y.shape[1])
+    made, arithmetic = _arithmetic(features(kernel, X, chosen, root, np.float64), data, settings.precision)
+    return Passed(sum_rows(made, data, settings.approximation, file, state, report), made, data, arithmetic)
+
+
+def _arithmetic(double: Features, data: RowData, precision: Precision) -> tuple[Features, str]:
+    """Return the features in float32 if that is asked for and leaves enough digits, with a sentence on it."""
+    if precision == "double":
+        return double, "float64"
+    single = features(double.kernel, data.X, double.points, double.root, np.float32)
+    added = rounding_in_single(double, single, data)
+    if added <= LOST:
+        return single, f"float32, summed in float64; rounding adds {added:.1g} of the noise to the variance of f"
+    return double, f"float64, as float32 would add {added:.1g} of the noise to the variance of f (at most {LOST:g})"
+
+
+def factorise(information: np.ndarray, noise: np.ndarray, report: Report = no_progress) -> linalg.Cholesky:
+    """Factorise I + information, in its place. Raises: ValueError: it is not positive definite to rounding."""
     information[np.diag_indices(len(information))] += 1.0
     factor = linalg.cholesky(information, report=report)
     if factor is None:
         raise ValueError(
             f"the sums over rows are not positive definite: the noise, down to {noise.min():.3g}, is too small for "
-            f"arithmetic beside the kernel. Pass a larger noise, or fewer inducing points."
+            f'arithmetic beside the kernel. Pass a larger noise, fewer inducing points, or precision="double".'
         )
     return factor
-
-
-def _require_memory(n: int, m: int, c: int) -> None:
-    size = 8.0 * (2 * m * m + 2 * m * c + 3 * max(BLOCK, m))
-    memory.require(size, f"the sums over {n} rows for {m} inducing points", remedy="use fewer inducing points")
-
-
-def _inducing_points(
-    kernel: Kernel, X: np.ndarray, settings: SparseSettings, report: Report
-) -> tuple[np.ndarray, linalg.Cholesky]:
-    """Return the points, and the factor of their kernel matrix."""
-    count = settings.inducing
-    if isinstance(count, int):
-        if count > len(X):
-            raise ValueError(
-                f"inducing={count} points are to be drawn from the {len(X)} rows of X: pass at most {len(X)}, or "
-                f'solver="cholesky", which is exact.'
-            )
-        chosen = _draw(kernel, X, count, settings.seed, report)
-    else:
-        chosen = np.array(points_of(kernel, "inducing", count), np.float64)
-        validation.same_features("inducing", chosen, "X", X)
-    matrix = np.array(kernel.gram(chosen))
-    linalg.refuse_non_finite(matrix)
-    root = linalg.cholesky(matrix)
-    if root is None:
-        raise ValueError(
-            f"the kernel matrix of the {len(chosen)} inducing points is singular to rounding: points are equal or "
-            "nearly so. Pass a number, from which points are drawn that are not, or leave some out."
-        )
-    return validation.owned(chosen), root
-
-
-def _draw(kernel: Kernel, X: np.ndarray, count: int, seed: int, report: Report) -> np.ndarray:
-    """Draw rows by randomly pivoted Cholesky on an even sample: far from each other, and never two equal ones."""
-    rng = np.random.default_rng(seed)
-    size = min(len(X), max(CANDIDATES, EACH * count))
-    rows = np.sort(rng.choice(len(X), size, replace=False)) if size < len(X) else np.arange(len(X))
-    sample = np.asarray(X[rows], np.float64)
-    memory.require(
-        preconditioners.bytes_needed(size, count), f"a draw of {count} inducing points", remedy="use fewer points"
-    )
-    matrix = operators.Recomputed(kernel.prepared(sample), sample)
-    diagonal = check_finite(matrix.diagonal(), sample)
-    if not diagonal.any():
-        raise ValueError("the kernel is 0 at the rows of X, which then say nothing of y: check X, or add a bias.")
-    found = preconditioners.random_cholesky(matrix, count, seed=seed, report=report)
-    pivots = np.abs(found.factor[found.pivots, np.arange(len(found.pivots))])
-    whole = np.sqrt(diagonal[found.pivots])
-    keep = pivots > 8 * np.sqrt(linalg.rounding(len(pivots), 1.0)) * whole  # a Cholesky factor of the others exists
-    return np.asarray(sample[found.pivots[keep]])
-
-
-def _evaluations(kernel: Kernel, X: np.ndarray, chosen: np.ndarray) -> tuple[Function, Function]:
-    """Return rows -> K(rows, chosen) and rows -> K(x, x); the kernel is prepared once for all rows where it can be."""
-    if type(kernel).cross is not Kernel.cross or X.dtype != np.float64:
-        return lambda rows: np.asarray(kernel.cross(rows, chosen)), lambda rows: np.asarray(kernel.diag(rows))
-    pairs = kernel.prepared(X, chosen)
-    return lambda rows: tiles.cross(pairs, rows, chosen), lambda rows: tiles.diagonal(pairs, rows, beside=len(chosen))
-
-
-def _blocks(X: np.ndarray, m: int) -> Iterator[slice]:
-    rows = max(ROWS_AT_LEAST, min(len(X), BLOCK // m))
-    return (slice(i, min(i + rows, len(X))) for i in range(0, len(X), rows))
-
-
-def _sums(
-    kernel: Kernel,
-    X: np.ndarray,
-    y: np.ndarray,
-    noise: np.ndarray,
-    chosen: np.ndarray,
-    root: linalg.Cholesky,
-    approximation: Approximation,
-    report: Report = no_progress,
-) -> RowSums:
-    """Add up all rows, block by block."""
-    m, c = len(chosen), y.shape[1]
-    total = np.zeros((m, m), order="F")
-    moments, squares, log_noise, rest = np.zeros((m, c)), np.zeros(c), 0.0, 0.0
-    error = linalg.rounding(m, 1.0) * root.spread
-    between, itself = _evaluations(kernel, X, chosen)
-    report(STAGE, 0, len(X))
-    for part in _blocks(X, m):
-        rows = np.asarray(X[part], np.float64)
-        diagonal, cross = itself(rows), check_finite(between(rows), rows)
-        with threads.limit(threads.work(m, m, len(rows))):
-            phi = scipy.linalg.blas.dtrsm(1.0, root.lower.T, cross.T, trans_a=1)
-            left = linalg.non_negative(diagonal - np.einsum("ij,ij->j", phi, phi), error * diagonal)
-            own = noise[part] + (left if approximation == "fitc" else 0.0)
-            phi *= 1 / np.sqrt(own)
-            total = scipy.linalg.blas.dsyrk(1.0, phi, 1.0, total, overwrite_c=1)
-            weighted = y[part] / np.sqrt(own)[:, None]
-            moments += phi @ weighted
-        squares += np.sum(weighted**2, axis=0)
-        log_noise += float(np.sum(np.log(own)))
-        rest += float(np.sum(left / noise[part]))
-        report(STAGE, part.stop, len(X))
-    return RowSums(total.T, moments, squares, log_noise, rest)

@@ -1,0 +1,70 @@
+"""Predicted costs: counts against formulas, times and prices against the rates of the machine."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import widelimit as wl
+from widelimit.inference import costs
+
+K = wl.nngp(wl.mlp(depth=2, activation="erf"))
+RATES = wl.Machine(cores=2, gflops=50.0, memory_gbytes=20.0, ram=2**34, workers=4, price=3.0)
+
+
+@pytest.fixture(autouse=True)
+def _short_calibration(monkeypatch):
+    monkeypatch.setattr(costs, "EDGE", 128)
+
+
+def test_counts():
+    gram = wl.predict_cost("gram", K, 1000, 5, machine=RATES)
+    cholesky = wl.predict_cost("cholesky", K, 1000, 5, machine=RATES)
+    assert gram.entries == cholesky.entries == 5e5
+    assert (gram.flops, cholesky.flops) == (0, pytest.approx(1e9 / 3))
+    few, many = (wl.predict_cost("nystrom", K, n, 5, inducing=500, machine=RATES) for n in (100_000, 200_000))
+    assert many.entries - few.entries == 1e5 * 500
+    assert many.flops - few.flops == pytest.approx(2 * 1e5 * (500**2 + 500))
+    assert many.ram == few.ram  # nothing grows with the rows
+    one, two = (wl.predict_cost("cg", K, 9000, 5, iterations=i, machine=RATES) for i in (10, 20))
+    assert two.flops - one.flops == pytest.approx(10 * (2 * 9000**2 + 4 * 9000 * one.m))
+    stored = wl.predict_cost("cholesky", K, 10**6, 5, tile=4096, machine=RATES)
+    assert stored.stored == pytest.approx(8e18 / 3 / 4096, rel=0.01)
+    assert stored.fits
+    assert not wl.predict_cost("cholesky", K, 10**6, 5, machine=RATES).fits
+
+
+def test_seconds_and_money_follow_from_the_rates():
+    cost = wl.predict_cost("cholesky", K, 20_000, 5, machine=RATES)
+    assert cost.entry_flops > 1
+    compute = (cost.entries * cost.entry_flops + cost.flops) / 50e9 + cost.moved / 20e9
+    assert cost.core_seconds == pytest.approx(compute)
+    assert cost.seconds == pytest.approx(compute / 8)
+    assert cost.money == pytest.approx(cost.seconds / 3600 * 12)
+    slow = dataclasses.replace(RATES, storage_gbytes=1e-3)
+    waits = wl.predict_cost("cholesky", K, 20_000, 5, tile=1000, machine=slow)
+    assert waits.seconds == pytest.approx(waits.stored / 1e6 / 4)
+    assert wl.predict_cost("nystrom", K, 20_000, 5, machine=RATES).machine.workers == 1
+
+
+def test_a_prediction_is_explained():
+    text = wl.predict_cost("nystrom", K, 10**6, 20, inducing=30_000, machine=RATES).explain()
+    for part in ("1,000,000 rows, 30,000 inducing points", "one worker, 2 cores", "too little", "price: "):
+        assert part in text
+    assert "price" not in wl.predict_cost("gram", K, 100, 5).explain()  # of this machine, which has none
+
+
+def test_this_machine_is_measured():
+    here = wl.Machine.here()
+    assert 1 < here.gflops < 1000
+    assert 0.1 < here.memory_gbytes < 10_000
+    assert np.isfinite(here.ram)
+
+
+def test_bad_requests_are_refused():
+    with pytest.raises(ValueError, match="inducing=101 points are to be drawn from 100 rows"):
+        wl.predict_cost("nystrom", K, 100, 5, inducing=101)
+    with pytest.raises(ValueError, match="work must be one of gram, cholesky, cg, nystrom"):
+        wl.predict_cost("eigh", K, 100, 5)
+    with pytest.raises(ValueError, match="gflops"):
+        wl.Machine(gflops=0.0, memory_gbytes=1.0)
