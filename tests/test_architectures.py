@@ -405,6 +405,82 @@ def test_finite_networks_tend_to_both_kernels(name):
     assert (np.abs(mean - 2 * limit) > room).any()
 
 
+def test_a_norm_after_an_activation_that_is_nearly_constant():
+    """cos(u) is nearly 1 for small u: the variance cancels, refused before half of the digits are lost."""
+    net = wl.network(Dense(), "cos", LayerNorm(), Dense())
+
+    def rho(x, y):
+        q, r, c = (
+            mp.fdot([mp.mpf(float(a)) for a in u], [mp.mpf(float(b)) for b in v]) / 4
+            for u, v in ((x, x), (y, y), (x, y))
+        )
+        return (
+            mp.exp(-(q + r) / 2) * (mp.cosh(c) - 1) / mp.sqrt(mp.fprod(mp.exp(-v) * (mp.cosh(v) - 1) for v in (q, r)))
+        )
+
+    for scale, room in ((1.0, 1e-13), (0.05, 1e-7)):
+        X = scale * BASE
+        found = wl.nngp(net).gram(X)[1, 0]
+        assert abs(found / rho(X[1], X[0]) - 1) < room < abs(found * (1 + 2e-7) / rho(X[1], X[0]) - 1) + (room < 1e-7)
+    for scale in (1e-3, 1e-5):
+        with pytest.raises(ValueError, match="nearly constant"):
+            wl.nngp(net).gram(scale * BASE)
+    assert np.isfinite(wl.ntk(net).gram(np.concatenate([BASE, 0 * BASE[:1]]))).all()
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    (a, b), weights = BASE[:2], np.outer(weights, weights) / (2 * np.pi)
+    s, t, c = np.sqrt(a @ a / 4), np.sqrt(b @ b / 4), a @ b / 4
+    u = s * nodes[:, None] + 0 * nodes
+    v = c / s * nodes[:, None] + np.sqrt(t**2 - (c / s) ** 2) * nodes
+    f, g = (np.logaddexp(0, w) for w in (u, v))
+    f, g = f - np.sum(weights * f), g - np.sum(weights * g)
+    expected = np.sum(weights * f * g) / np.sqrt(np.sum(weights * f**2) * np.sum(weights * g**2))
+    found = wl.nngp(wl.network(Dense(), "softplus", LayerNorm(), Dense())).gram(BASE)[0, 1]
+    assert abs(found - expected) < 1e-9 < abs(1.001 * found - expected)
+
+
+@pytest.mark.parametrize("act", ["relu", "tanh"])
+def test_branches_that_read_rows(act):
+    """A sum of dense layers is one of the root of the sum of squares; halves of the width have the mean kernel."""
+    end = Dense(1.3, B)
+    X = np.concatenate([BASE, BASE[:1] * (1 + 1e-9)])
+    summed = wl.network(Sum(Dense(1.2, 0.3), [Scale(0.5), Dense(0.8, 0.4)]), act, end)
+    beside = wl.network(Concatenate([Dense(1.2, 0.3), "relu"], [Dense(0.7), act]), end)
+    for rows in (X, X / np.linalg.norm(X, axis=1, keepdims=True)):
+        first, second = (
+            wl.limits(wl.network(dense, phi, end)).gram(rows)
+            for dense, phi in ((Dense(1.2, 0.3), "relu"), (Dense(0.7), act))
+        )
+        pairs = [
+            *zip(
+                wl.limits(summed).gram(rows),
+                wl.limits(wl.network(Dense(1.6**0.5, 0.5), act, end)).gram(rows),
+                strict=True,
+            ),
+            *((k, (a + b) / 2) for k, a, b in zip(wl.limits(beside).gram(rows), first, second, strict=True)),
+        ]
+        room = 64 * np.finfo(float).eps if act == "relu" else 1e-10
+        for found, expected in pairs:
+            assert np.abs(found - expected).max() < room * expected.max() < np.abs(found * 1.001 - expected).max()
+    members = beside.init_many(range(2_000), input_dim=4, width=8, dtype=np.float64)
+    outputs = np.asarray(beside.apply_many(members, BASE))[:, :, 0]
+    products = outputs[:, :, None] * outputs[:, None]  # of one hidden layer: their mean is the limit at every width
+    miss = np.abs(products.mean(axis=0) - wl.nngp(beside).gram(BASE)) / (products.std(axis=0) / 2_000**0.5)
+    other = np.abs(products.mean(axis=0) - first.nngp[:3, :3]) / (products.std(axis=0) / 2_000**0.5)
+    assert miss.max() < 4.5 < other.max()
+    assert wl.read_network(repr(beside)) == beside
+    with pytest.raises(ValueError, match="were made for"):
+        beside.apply(jax.tree.map(lambda leaf: leaf[0], members), BASE[:, :3])
+    with pytest.raises(ValueError, match="base_width is for"):
+        wl.network(Sum(Dense(), Dense()), act, Dense(), parameterization="standard", base_width=64)
+
+
+def test_an_activation_of_masked_signals_is_one_of_scaled_signals_masked():
+    a, key = jnp.asarray(BASE), jax.random.key(0)
+    found = jnp.tanh(Dropout(0.6).draw_and_apply((), a, key))
+    np.testing.assert_allclose(found, Dropout(0.6).draw_and_apply((), 0.6 * jnp.tanh(a / 0.6), key), rtol=1e-6)
+    assert np.abs(found - Dropout(0.6).draw_and_apply((), jnp.tanh(a), key)).max() > 0.1
+
+
 def test_dropout_divides_the_variance_of_an_input_alone():
     plain, dropped = (wl.network(Dense(W, B), "relu", *more, Dense()) for more in ([], [Dropout(0.8)]))
     X = BASE
@@ -447,6 +523,8 @@ def test_masks_of_dropout_have_the_moments_of_the_limit():
         (["relu", Dense()], "layers[0]: a network begins with"),
         ([LayerNorm(), "relu", Dense()], "layers[1]: a network begins with"),
         ([Residual(Dense()), Dense()], "layers[0]: a network begins with"),
+        ([Concatenate(Dense(), ["relu", Dense()]), Dense()], "layers[0]: a network begins with"),
+        ([Sum(Dense(), [LayerNorm(), Dense()]), Dense()], "layers[0]: a network begins with"),
         ([Dense(), "relu"], "layers[1]: a network ends with"),
         ([Dense(), "relu", "gelu", Dense()], "layers[2]: an activation needs Gaussian signals"),
         ([Dense(), Residual("relu"), Dense()], "layers[1]: Residual(Activate('relu')) adds signals to a function of"),

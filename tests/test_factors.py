@@ -10,7 +10,7 @@ from widelimit.kernels.empirical.outputs import PAIRS, SELF
 N, M, C = 3, 4, 2
 EPS = np.finfo(np.float64).eps
 RNG = np.random.default_rng(0)
-KINDS = ["affine", "wide", "offset", "gain", "lookup", "explicit"]
+KINDS = ["affine", "wide", "lookup", "explicit"]
 
 
 def make(kind, n, s):
@@ -18,12 +18,8 @@ def make(kind, n, s):
     back = RNG.standard_normal((n, C, s, o))
     if kind in ("affine", "wide"):
         return factors.Affine(RNG.standard_normal((n, s, i)), back)
-    if kind == "offset":
-        return factors.Offset(back)
-    if kind == "gain":
-        return factors.Gain(RNG.standard_normal((n, s, o)), back)
     if kind == "lookup":
-        return factors.Lookup(RNG.integers(0, 50, (n, s)), back, 50)
+        return factors.Lookup(RNG.integers(0, 5, (n, s)), back, 50)
     return factors.Explicit(RNG.standard_normal((n, C, 7)))
 
 
@@ -32,17 +28,14 @@ def written_out(factor):
     if isinstance(factor, factors.Explicit):
         return factor.jacobian
     n, c, s, o = factor.backward.shape
-    rows = {factors.Affine: lambda: factor.signals.shape[2], factors.Lookup: lambda: factor.rows}
-    found = np.zeros((n, c, o, rows.get(type(factor), lambda: 1)()))
+    found = np.zeros((n, c, o, factor.signals.shape[2] if isinstance(factor, factors.Affine) else factor.rows))
     for k in range(s):
         back = factor.backward[:, :, k]
         if isinstance(factor, factors.Affine):
             found += back[..., None] * factor.signals[:, None, None, k]
-        elif isinstance(factor, factors.Lookup):
+        else:
             for row in range(n):
                 found[row, :, :, factor.tokens[row, k]] += back[row]
-        else:
-            found[..., 0] += back * (factor.signals[:, None, k] if isinstance(factor, factors.Gain) else 1)
     order = (0, 1, 3, 2) if isinstance(factor, factors.Lookup) else (0, 1, 2, 3)
     return found.transpose(order).reshape(n, c, -1)
 

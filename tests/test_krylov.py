@@ -33,7 +33,7 @@ def test_the_bounds_hold_and_are_not_vacuous(steps):
     """At every time the error is below its bound, and at some within a factor of 10 of it: a lesser one would fail."""
     matrix = K.gram(X)
     values, vectors = np.linalg.eigh(matrix)
-    basis = krylov.Lanczos(operators.StoredOperator(matrix), Y)
+    basis = krylov.Lanczos(operators.StoredOperator(matrix).product, Y)
     while basis.steps < steps:
         basis.extend()
     s = np.logspace(-3, 2, 30)

@@ -1,5 +1,8 @@
 """The text of a network is read back to the bit, executes nothing, and says what is wrong where."""
 
+import pickle
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +17,7 @@ from widelimit.layers import Concatenate, Dense, Dropout, Frozen, LayerNorm, Rep
 from widelimit.network_text import LONGEST, network_text
 from widelimit.pytrees import leaf_names
 
+EPS = np.finfo(np.float64).eps
 W, B = 0.1 + 0.2, 1 / 3
 ACTIVATIONS = [
     *(wl.elu(2.0, length=W), wl.LeakyRelu(np.float32(0.3)), wl.LeakyRelu(jnp.float32(0.3)), wl.ABRelu(0.1, W)),
@@ -157,3 +161,43 @@ def test_leaves_are_named_by_their_place():
     assert list(tied) == [
         f"net.{place}.{number}" for place in ("first", "block[1]") for number in ("weight_std", "bias_std")
     ]
+
+
+def nested(depth, block='"relu", Dense()'):
+    for _ in range(depth):
+        block = f"Repeat([{block}], 2)"
+    return f"network(Dense(), {block}, Dense())"
+
+
+def test_blocks_in_blocks_are_visited_once_and_refused_by_their_size():
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"keep .* numbers of every input"):
+        wl.read_network(nested(19))
+    net = wl.read_network(nested(16))
+    assert (net.depth, net.numbers_per_input > 2**17) == (2**16 + 2, True)
+    assert wl.read_network(repr(net)) == net == pickle.loads(pickle.dumps(net))
+    assert hash(net.layers) == hash(wl.network(*net.layers).layers)
+    for made in (Frozen(Serial(*net.layers)), Residual(*net.layers[1:-1])):
+        assert wl.network(Dense(), made, Dense()).depth >= net.depth
+    shared = Serial("relu", Dense())
+    for _ in range(30):  # 2^30 layers, of 30 objects
+        shared = Sum(shared, Scale(0.5))
+        shared = Repeat([Residual(shared)], 2)
+    with pytest.raises(ValueError, match=r"keep .* numbers of every input"):
+        wl.network(Dense(), shared, Dense())
+    assert time.process_time() - start < 2
+
+
+def test_blocks_in_blocks_are_layers_in_a_row():
+    X = np.random.default_rng(0).standard_normal((4, 3))
+    net, rows = (
+        wl.read_network(nested(4)),
+        [wl.network(Dense(), Repeat(["relu", Dense()], n), Dense()) for n in (16, 15)],
+    )
+    for a, b, c in zip(*(wl.limits(k).gram(X) for k in (net, *rows)), strict=True):
+        assert np.abs(a - b).max() <= 64 * EPS * np.abs(b).max() < np.abs(a - c).max()
+    params = net.init(0, input_dim=3, width=4)
+    alone = [jax.random.split(jax.random.key(0), 2**5 + 2)[i] for i in (2, 6)]  # the dense layers 1 and 3 of 18
+    for i, key in zip((2, 6), alone, strict=True):
+        weight = Dense().init(key, 4, 4, np.float32)["weight"]
+        assert np.array_equal(params[i]["weight"], weight)

@@ -12,13 +12,13 @@ import jax
 from widelimit import validation
 from widelimit.activations.base import Activation
 from widelimit.architecture.chain import Combined, Serial, branch_of
-from widelimit.architecture.combine import Residual
+from widelimit.architecture.combine import Branches, Residual
 from widelimit.architecture.convolution import Conv
 from widelimit.architecture.inputs import Image, Inputs, Rows
 from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
-from widelimit.architecture.repeat import Repeat
+from widelimit.architecture.repeat import Repeat, kept_numbers
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
 
@@ -62,11 +62,6 @@ def network(
             "alike as wl.layers.Repeat([...], times)."
         ) from None
     whole = Serial(*found)
-    if whole.numbers_per_input > MOST_NUMBERS:
-        raise ValueError(
-            f"the layers, with their repeats, keep {whole.numbers_per_input:.3g} numbers of every input, and at most "
-            f"{MOST_NUMBERS:.3g} are taken; give Repeat smaller times."
-        )
     end = found[-1].block[-1] if isinstance(found[-1], Repeat) else found[-1]
     if not (isinstance(end, Dense) or (isinstance(end, Scale) and len(found) > 1 and isinstance(found[-2], Dense))):
         raise ValueError(
@@ -77,23 +72,30 @@ def network(
         raise ValueError(f"layers[{len(found) - 1}]: the mean-field parameterisation scales a last wl.layers.Dense().")
     if parameterization == "mean_field" and whole.depth == 1:
         raise ValueError("the mean-field parameterisation divides by the width, and a network of depth 1 has none.")
-    if inputs.sites and (base_width is not None or learning_rates is not None):
-        raise ValueError("base_width and learning_rates are for networks of rows, not of images.")
+    if not isinstance(next(layer for layer in found if not layer.on_inputs), Dense) and base_width is not None:
+        raise ValueError("base_width is for networks of rows whose first layer with weights is wl.layers.Dense().")
+    if inputs.sites and learning_rates is not None:
+        raise ValueError("learning_rates are for networks of rows, not of images.")
     return replace(_parameterized(found, parameterization, base_width, learning_rates), inputs=inputs)
 
 
 def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
     """Return the layers for these inputs. Raises: ValueError: they do not fit, or have no limit."""
+    whole = Serial(*layers)
+    if (kept := kept_numbers(whole, {})) > MOST_NUMBERS:
+        raise ValueError(
+            f"the layers, with their repeats, keep {kept:.3g} numbers of every input, and at most {MOST_NUMBERS:.3g} "
+            f"are taken; give Repeat smaller times."
+        )
     at = next((i for i, layer in enumerate(layers) if inputs.sites or not layer.on_inputs), 0)
     first = layers[at] if layers else None
-    if not isinstance(first, (Dense, Conv, LocallyConnected)):
+    if not (isinstance(first, (Dense, Conv, LocallyConnected)) or (inputs == ROWS and _read_rows(first))):
         what = repr(first) if layers else "no layers"
         raise ValueError(
             f"layers[{at}]: a network begins with wl.layers.Dense(), which reads the inputs, behind LayerNorm() or "
-            f"Scale(..) if need be; got {what:.80}. A sum of dense layers on the inputs is one, with the root of "
-            f"the sum of squares as weight_std; x + f(x) and branches need signals whose width grows."
+            f"Scale(..) if need be; got {what:.80}. Branches may read rows if each begins with wl.layers.Dense(): "
+            f"x + f(x), and activations, need signals whose width grows."
         )
-    whole = Serial(*layers)
     placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites), "layers")
     placed.traits(Traits(gaussian=False, centred=False, random=False), "layers")
     if any(n > 1 for n in sites.sizes):
@@ -102,6 +104,15 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
             f"wl.layers.GlobalAveragePool() before the last wl.layers.Dense()."
         )
     return placed.layers
+
+
+def _read_rows(layer: Any) -> bool:
+    """Return True for branches that each begin with a dense layer, behind scales if need be, or with such branches."""
+    if not isinstance(layer, Branches):
+        return isinstance(layer, Dense)
+    return all(
+        _read_rows(next((own for own in part.layers if not isinstance(own, Scale)), None)) for part in layer.parts
+    )
 
 
 def _parameterized(layers: tuple[Layer, ...], parameterization: str, base_width: Any, learning_rates: Any) -> Network:

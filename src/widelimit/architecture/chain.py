@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, ClassVar, final
 
 import jax
+import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
@@ -87,6 +88,23 @@ class Combined(Layer, abc.ABC):
 
     simple: ClassVar[bool] = True
 
+    @property
+    @abc.abstractmethod
+    def inner(self) -> tuple[Layer, ...]:
+        """Return the layers, those of a repeated block once."""
+
+    def activations(self) -> Iterator[Activation]:
+        for layer in self.inner:
+            yield from layer.activations()
+
+    @property
+    def mixes_sites(self) -> bool:  # type: ignore[override]
+        return any(layer.mixes_sites for layer in self.inner)
+
+    @property
+    def masks(self) -> bool:
+        return any(layer.masks for layer in self.inner)
+
     @abc.abstractmethod
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:
         """Return the same combination of other layers, each from the old one and its place."""
@@ -161,9 +179,9 @@ class Serial(Combined):
     def depth(self) -> int:
         return sum(layer.depth for layer in self.layers)
 
-    def activations(self) -> Iterator[Activation]:
-        for layer in self.layers:
-            yield from layer.activations()
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return self.layers
 
     def traits(self, before: Traits, path: str) -> Traits:
         for i, layer in enumerate(self.layers):
@@ -182,7 +200,16 @@ class Serial(Combined):
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         units = self.units
         keys = jax.random.split(key, max(len(units), 1))
-        return tuple(unit.draw(k, own, dtype) for unit, k, own in zip(units, keys, shape, strict=False))
+        alike: dict[Any, list[int]] = {}
+        for i, (unit, own) in enumerate(zip(units, shape, strict=False)):
+            alike.setdefault((id(unit), own), []).append(i)
+        drawn: dict[int, Params] = {}
+        for (_, own), places in alike.items():  # one program for the layers of a block, whatever its times
+            draw = partial(units[places[0]].draw, shape=own, dtype=dtype)
+            together = jax.vmap(draw)(keys[np.asarray(places)]) if len(places) > 1 else draw(keys[places[0]])
+            for j, i in enumerate(places):
+                drawn[i] = jax.tree.map(lambda leaf: leaf[j], together) if len(places) > 1 else together  # noqa: B023
+        return tuple(drawn[i] for i in range(len(drawn)))
 
     def count(self, shape: Shape) -> int:
         return sum(unit.count(own) for unit, own in zip(self.units, shape, strict=True))
@@ -202,10 +229,6 @@ class Serial(Combined):
         factors = [unit.multiple for unit in self.units]
         return None if None in factors else math.prod(factors)  # type: ignore[arg-type]
 
-    @property
-    def masks(self) -> bool:
-        return any(unit.masks for unit in self.units)
-
     def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         for i, (unit, own) in enumerate(zip(self.units, params, strict=True)):
             signals = unit.draw_and_apply(own, signals, jax.random.fold_in(key, i))
@@ -217,10 +240,6 @@ class Serial(Combined):
             layer, sites = layer.place(sites, f"{path}[{i}]")
             layers.append(layer)
         return Serial(*layers), sites
-
-    @property
-    def mixes_sites(self) -> bool:  # type: ignore[override]
-        return any(layer.mixes_sites for layer in self.layers)
 
     def encode_parts(self, parts: Parts) -> tuple[Parts, Any]:
         memos: list[Any] = []

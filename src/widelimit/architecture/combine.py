@@ -12,7 +12,6 @@ import jax
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations.base import Activation
 from widelimit.architecture.chain import Combined, Serial, branch_of, written_call
 from widelimit.architecture.layers import Scale
 from widelimit.architecture.normalisation import centre
@@ -79,9 +78,9 @@ class Branches(Combined, abc.ABC):
     def depth(self) -> int:
         return max(part.depth for part in self.parts)
 
-    def activations(self) -> Iterator[Activation]:
-        for part in self.parts:
-            yield from part.activations()
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return self.parts
 
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Layer:
         return self.with_parts([part.map_layers(change, (*path, k)) for k, part in enumerate(self.parts)])
@@ -92,10 +91,6 @@ class Branches(Combined, abc.ABC):
         if len(after) > 1:
             raise ValueError(f"{path}: the branches end with different sites, {', '.join(map(str, after))}.")
         return self.with_parts([end[0] for end in ends]), ends[0][1]
-
-    @property
-    def mixes_sites(self) -> bool:  # type: ignore[override]
-        return any(part.mixes_sites for part in self.parts)
 
     @abc.abstractmethod
     def join_parts(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, Any]:
@@ -119,10 +114,6 @@ class Branches(Combined, abc.ABC):
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
         return self._together([part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)])
-
-    @property
-    def masks(self) -> bool:
-        return any(part.masks for part in self.parts)
 
     def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         keys = jax.random.split(key, len(self.parts))

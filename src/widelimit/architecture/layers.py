@@ -18,17 +18,7 @@ from widelimit.activations.closed.linear import Identity
 from widelimit.activations.names import activation as resolve
 from widelimit.activations.names import name_or_repr
 from widelimit.architecture.sites import Sites
-from widelimit.architecture.state import (
-    Change,
-    Layer,
-    Mean,
-    PairState,
-    Params,
-    Ranges,
-    Scalar,
-    Shape,
-    Traits,
-)
+from widelimit.architecture.state import Change, Layer, Mean, PairState, Params, Ranges, Scalar, Shape, Traits
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -266,8 +256,9 @@ class Activate(Layer):
         if not before.gaussian:
             raise ValueError(
                 f"{path}: an activation needs Gaussian signals, and those before it are none at infinite width; put a "
-                f"Dense layer between: wl.layers.Dense(), {name_or_repr(self.activation)}. Dropout goes behind the "
-                f"activation, as relu of masked signals is masked relu."
+                f"Dense layer between: wl.layers.Dense(), {name_or_repr(self.activation)}. Masked signals are a mix "
+                f"with zeros: where phi(0) = 0, Dropout(keep), phi is in training Scale(1/keep), phi, Scale(keep), "
+                f"Dropout(keep), of relu phi, Dropout(keep)."
             )
         return Traits(gaussian=False, centred=False, random=before.random)
 

@@ -15,28 +15,23 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.chain import Serial
+from widelimit.architecture.combine import Branches
 from widelimit.architecture.images import among_sites_of, itself_at_sites, pairs_of_images
 from widelimit.architecture.inputs import Inputs, Rows, float_dtype
 from widelimit.architecture.layers import Dense
 from widelimit.architecture.repeat import grouped
-from widelimit.architecture.state import Change, Layer, PairState, Params, Ranges, Scalar, Shape, through
+from widelimit.architecture.state import Change, Layer, PairState, Params, Scalar, Shape, through
+from widelimit.architecture.surveys import survey
 from widelimit.arithmetic import arithmetic
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import (
-    Correlation,
-    Variance,
-    correlate_points,
-    correlation_with_itself,
-    variance_of,
-)
+from widelimit.signals import Correlation, Variance, correlate_points, correlation_with_itself
 from widelimit.validation import Array
 
 PARAMETERIZATIONS = ("ntk", "standard", "mean_field")
 """The parameters of finite networks are scaled in one of these ways; `mlp` says what each means."""
 
-_GRID = 33
 _MARGIN = 0.01
 """Ranges are widened by this share: between points of the grid, deviations leave the range seen there by less."""
 
@@ -77,14 +72,23 @@ class Network:
 
     @property
     def first(self) -> Dense:
-        """Return the dense layer that reads the inputs, as they are or as layers before it leave them."""
-        assert isinstance(self.reads[-1], Dense)
-        return self.reads[-1]
+        """Return the dense layer that reads the inputs, as they are or as layers before it leave them.
+
+        Where branches read them it is none of the network's: their law is that of a layer that is not trained.
+        """
+        last = self.reads[-1] if self.reads else None
+        return last if isinstance(last, Dense) else Dense(trained=False)
 
     @property
     def reads(self) -> tuple[Layer, ...]:
-        """Return the layers up to the first with random weights."""
-        return self.layers[: 1 + [layer.on_inputs for layer in self.layers].index(False)]
+        """Return the layers before `body`: up to the first dense one, or up to branches that read the inputs."""
+        at = [layer.on_inputs for layer in self.layers].index(False)
+        return self.layers[: at + (not isinstance(self.layers[at], Branches))]
+
+    @property
+    def embedding(self) -> tuple[Layer, ...]:
+        """Return the layers without parameters that change rows as given, and `first`."""
+        return *(layer for layer in self.reads if layer.on_inputs), self.first
 
     @property
     def whole(self) -> Serial:
@@ -110,9 +114,9 @@ class Network:
         """Compute standard deviations of the signals before `body`, float64, of any size a float holds."""
         if not isinstance(self.inputs, Rows):
             return self.inputs.deviations(X)
-        if len(self.reads) > 1:
+        if len(self.embedding) > 1:
             with arithmetic(True):
-                X = interpreted(through)(self.reads[:-1], X.astype(np.float64))
+                X = interpreted(through)(self.embedding[:-1], X.astype(np.float64))
         return self.first.deviations(X)
 
     @property
@@ -260,9 +264,10 @@ class Network:
         shapes = jax.tree.map(np.shape, params)
         try:
             fitting = self.whole.check(params, None, axes) is not None
-            weights = params[len(self.reads) - 1]["weight"]
+            named = jax.tree_util.tree_leaves_with_path(params)
+            weights = next(leaf for path, leaf in named if getattr(path[-1], "key", "") == "weight")
             inputs, stacked = np.shape(weights)[-1], {np.shape(leaf)[:axes] for leaf in jax.tree.leaves(params)}
-        except (TypeError, KeyError, IndexError, ValueError):
+        except (TypeError, KeyError, IndexError, ValueError, StopIteration):
             fitting, stacked = False, set()
         if not fitting or len(stacked) != 1:
             kind = "init_many, for apply_many" if axes else "init, for apply; use apply_many for those of init_many"
@@ -281,7 +286,7 @@ class Network:
 
     def _encode(self, X: Float[jax.Array, "n d"]) -> NetworkFeatures:
         if isinstance(self.inputs, Rows):
-            points, variance = self.first.embed(through(self.reads[:-1], X))
+            points, variance = self.first.embed(through(self.embedding[:-1], X))
         else:
             points, variance = self.inputs.embed(X)
             variance = variance._replace(among=among_sites_of(points) if self.across else None)
@@ -312,12 +317,9 @@ class Network:
     def prepared(self, low: float, high: float, dtype: Any) -> Network:
         """Prepare the network for signals whose deviation after the first layer is in [low, high].
 
-        A grid of deviations goes through the layers to find the range before every activation.
+        Raises: ValueError: an activation whose duals do not converge there.
         """
-        ranges: Ranges = {}
-        with arithmetic(True):
-            grid = np.linspace(low, high, _GRID) if high > low else np.full(1, high)
-            self.body.survey(interpreted(variance_of)(grid), None, (), ranges)
+        ranges = survey(self.body, low, high)
 
         def tabulated(activation: Activation, path: tuple[Any, ...]) -> Activation:
             smallest, largest = ranges[path]

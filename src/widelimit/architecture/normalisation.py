@@ -16,18 +16,7 @@ from widelimit import validation
 from widelimit.activations.base import Memo
 from widelimit.architecture.pooling import Flatten
 from widelimit.architecture.sites import Sites
-from widelimit.architecture.state import (
-    Layer,
-    Mean,
-    PairState,
-    Params,
-    Part,
-    Parts,
-    Ranges,
-    Traits,
-    as_it_is,
-    merge,
-)
+from widelimit.architecture.state import Layer, Mean, PairState, Params, Part, Parts, Ranges, Traits, as_it_is, merge
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -44,6 +33,8 @@ from widelimit.signals import (
 )
 
 Over = Literal["channels", "all"]
+SPREAD = "spread"
+"""A survey has, by this name, the least variance over mean square of the grid, and of all but its first deviation."""
 
 
 @final
@@ -137,6 +128,9 @@ class LayerNorm(Layer):
         return before._replace(centred=before.centred or (len(before.shares) == 1 and self.sites is None))
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
+        if mean is not None:
+            spread, known = 1 - np.asarray(mean()) ** 2, ranges.get((*path, SPREAD), (1.0, 1.0))
+            ranges[*path, SPREAD] = min(known[0], spread.min()), min(known[1], spread[1:].min(initial=1))
         return Layer.survey(self, signal, None, path, ranges)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations.base import Activation, Memo
+from widelimit.activations.base import Memo
 from widelimit.architecture.chain import Combined, Serial, branch_of
 from widelimit.architecture.layers import INTERNAL
 from widelimit.architecture.sites import Sites
@@ -92,13 +93,15 @@ class Repeat(Combined):
     def depth(self) -> int:
         return self.times * self._once.depth
 
-    def activations(self) -> Iterator[Activation]:
-        yield from self._once.activations()
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        return self.block
 
     def traits(self, before: Traits, path: str) -> Traits:
-        for _ in range(min(self.times, 2)):
-            before = self._once.traits(before, f"{path}.block")
-        return before
+        once = self._once
+        after = once.traits(before, f"{path}.block")
+        # Not again where nothing changes: blocks in blocks would be visited 2^depth times.
+        return after if self.times == 1 or after == before else once.traits(after, f"{path}.block")
 
     def place(self, sites: Sites, path: str) -> tuple[Repeat, Sites]:
         once, after = self._once.place(sites, f"{path}.block")
@@ -108,10 +111,6 @@ class Repeat(Combined):
                 f"itself; write the layers out, or use stride 1 and padding 'same'."
             )
         return replace(self, block=once.layers), after
-
-    @property
-    def mixes_sites(self) -> bool:  # type: ignore[override]
-        return self._once.mixes_sites
 
     def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
         return Serial(*self.units).shape(inputs, outputs, widths)
@@ -124,14 +123,17 @@ class Repeat(Combined):
 
     @property
     def multiple(self) -> Scalar | None:
-        return Serial(*self.units).multiple
-
-    @property
-    def masks(self) -> bool:
-        return self._once.masks
+        once = self._once.multiple
+        return None if once is None else math.prod([once] * self.times)
 
     def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         return Serial(*self.units).draw_and_apply(params, signals, key)
+
+    @property
+    def passes(self) -> int:
+        """Return how often the innermost block is applied."""
+        inner = jax.tree.leaves(self.block, is_leaf=lambda part: isinstance(part, Repeat))
+        return self.times * max((part.passes for part in inner if isinstance(part, Repeat)), default=1)
 
     @property
     def _scanned(self) -> tuple[Layer, ...] | None:
@@ -183,7 +185,7 @@ class Repeat(Combined):
             first, rest = self._rest
             return rest.pair_parts(x.rest, y.rest, first.pair_parts(x.first, y.first, states))
         tabulated = any(activation.rtol_in(states[0].tangent.dtype) > 0 for activation in self.activations())
-        if self.untied or self.times > UNROLLED or tabulated:  # series are much to compile
+        if self.untied or self.passes > UNROLLED or tabulated:  # series are much to compile
             return self._scan_pairs(Serial.pair, states[0], (x, y))
         state = states[0]
         for i in range(self.times):
@@ -207,11 +209,13 @@ class Repeat(Combined):
 
     def survey_parts(self, parts: Parts, path: tuple[Any, ...], ranges: Ranges) -> Parts:
         for _ in range(self.times):
-            parts = self._once.survey_parts(parts, (*path, "block"), ranges)
+            before, parts = parts, self._once.survey_parts(parts, (*path, "block"), ranges)
             parts = tuple(  # means are computed once a time, not again for every time before
                 part if part.mean is None else part._replace(mean=partial(np.asarray, part.mean()))  # type: ignore[arg-type]
                 for part in parts
             )
+            if _same(before, parts):  # and so are all times that follow
+                break
         return parts
 
     def map_layers(self, change: Callable[[Layer, tuple[Any, ...]], Layer], path: tuple[Any, ...]) -> Repeat:
@@ -238,6 +242,22 @@ def grouped(layers: Sequence[Layer]) -> tuple[Layer, ...]:
         found.append(changed(Repeat(block, times), block=stacked, untied=True))
         at += size * times
     return tuple(found)
+
+
+def _same(parts: Parts, others: Parts) -> bool:
+    """Return True if the laws agree to the bit."""
+    laws = [[(p.share, *p.variance[:2], 0.0 if p.mean is None else p.mean()) for p in own] for own in (parts, others)]
+    return len(parts) == len(others) and all(map(np.array_equal, *map(jax.tree.leaves, laws)))
+
+
+def kept_numbers(layer: Layer, known: dict[int, int]) -> int:
+    """Return about how many numbers a layer keeps of an input; layers that stand in many places are visited once."""
+    if id(layer) not in known:
+        inner = jax.tree.leaves(layer, is_leaf=lambda part: isinstance(part, Layer) and part is not layer)
+        parts = [kept_numbers(part, known) for part in inner if isinstance(part, Layer) and part is not layer]
+        once = sum(parts) if isinstance(layer, Combined) else max(1, layer.numbers_per_input)
+        known[id(layer)] = once * (layer.times if isinstance(layer, Repeat) else 1)
+    return known[id(layer)]
 
 
 def _alike(forms: Sequence[Any], size: int) -> int:

@@ -18,15 +18,7 @@ from widelimit.architecture.sites import Sites
 from widelimit.interpreter import interpreted
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
-from widelimit.signals import (
-    EXPONENT_LIMIT,
-    Correlation,
-    Variance,
-    add_variances,
-    power_of_two,
-    sum_signals,
-    sum_terms,
-)
+from widelimit.signals import EXPONENT_LIMIT, Correlation, Variance, add_variances, power_of_two, sum_signals, sum_terms
 
 DEEPEST = 100_000
 """Layers of a network; every input takes some numbers for each."""

@@ -219,25 +219,13 @@ def costly(n: int, classes: int) -> list[str]:
 
 def regression(given: Mapping[str, Any]) -> dict[str, Regression]:
     """Return the models for numbers, by name."""
-    return {
-        "NTK": library_model("ntk", "regression", given),
-        "NNGP": library_model("nngp", "regression", given),
-        "RBF GP": process_regression(RBF),
-        "Matern GP": process_regression(matern),
-        "random forest": forest,
-        "boosting": boosting,
-        "ridge": ridge,
-    }
+    own = {kind.upper(): library_model(kind, "regression", given) for kind in ("ntk", "nngp")}
+    processes = {"RBF GP": process_regression(RBF), "Matern GP": process_regression(matern)}
+    return own | processes | {"random forest": forest, "boosting": boosting, "ridge": ridge}
 
 
 def classification(given: Mapping[str, Any]) -> dict[str, Classification]:
     """Return the models for classes, by name."""
-    return {
-        "NTK": library_model("ntk", "classification", given),
-        "NNGP": library_model("nngp", "classification", given),
-        "RBF GP": process_classification(RBF),
-        "Matern GP": process_classification(matern),
-        "random forest": forest_classes,
-        "boosting": boosting_classes,
-        "logistic": logistic,
-    }
+    own = {kind.upper(): library_model(kind, "classification", given) for kind in ("ntk", "nngp")}
+    processes = {"RBF GP": process_classification(RBF), "Matern GP": process_classification(matern)}
+    return own | processes | {"random forest": forest_classes, "boosting": boosting_classes, "logistic": logistic}

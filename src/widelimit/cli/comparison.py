@@ -24,10 +24,7 @@ from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import TargetTable
 from widelimit.messages import list_names
 
-SCORES = {
-    "regression": ("rmse", "nlpd", "coverage_95"),
-    "classification": ("accuracy", "log_loss"),
-}
+SCORES = {"regression": ("rmse", "nlpd", "coverage_95"), "classification": ("accuracy", "log_loss")}
 
 Progress = Callable[[int], AbstractContextManager[Callable[[str], None]]]
 """Steps -> a context of a function to call before each, with its name."""

@@ -1,4 +1,4 @@
-"""Figures of the report of a fit, five inches wide."""
+"""Figures of the report of a fit are five inches wide."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _refitted(estimator: Any, X: np.ndarray, y: np.ndarray, rows: np.ndarray) ->
 
 
 class Assessment(NamedTuple):
-    """Scores of predictions, in words."""
+    """The assessment holds scores of predictions, in words."""
 
     summary: str
     lines: list[tuple[str, str, str]]

@@ -216,7 +216,7 @@ class Predictions:
 
 
 def load(path: Path, *, quiet: bool) -> tuple[Any, Schema]:
-    """Load a model that `fit` wrote, which shows progress unless `quiet`, and its schema.
+    """Load a model that `fit` wrote, and its schema; the model shows progress unless `quiet`.
 
     Raises:
         ValueError: no such file, none of this library's, or one that was not made from a table.

@@ -1,4 +1,4 @@
-"""The part of the report of a fit that is about images: where a model looks, and the images it predicts worst."""
+"""The report of a fit shows, for images, where the model looks, and the images that it predicts worst."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def importance(result: PictureFit, score: Any, what: str) -> str:
 
 def worst(found: HeldOut, y: np.ndarray, result: PictureFit) -> str:
     """Show the images that are predicted worst."""
-    order, told = _told(found, y, getattr(result.estimator, "classes_", None))
+    order, texts = _described(found, y, getattr(result.estimator, "classes_", None))
     figure, (axes,) = plots.panels(1)
     axes.set_axis_off()
     for k, i in enumerate(order[:WORST]):
@@ -79,9 +79,9 @@ def worst(found: HeldOut, y: np.ndarray, result: PictureFit) -> str:
         panel = axes.inset_axes((k % 4 / 4, 0.5 - k // 4 / 2, 0.23, 0.42))
         panel.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray")
         panel.set_axis_off()
-        panel.set_title(label(told[i], 18), fontsize=8)
+        panel.set_title(label(texts[i], 18), fontsize=8)
     names = result.data.names or list(map(str, range(len(result.data.images))))
-    lines = [(names[found.rows[i]], told[i]) for i in order[:WORST]]
+    lines = [(names[found.rows[i]], texts[i]) for i in order[:WORST]]
     return (
         "<h3>Images with the largest errors</h3><p>Look whether their labels are right. Images are counted from 0.</p>"
         + picture(figure, "images with the largest errors")
@@ -89,7 +89,7 @@ def worst(found: HeldOut, y: np.ndarray, result: PictureFit) -> str:
     )
 
 
-def _told(found: HeldOut, y: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
+def _described(found: HeldOut, y: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
     """Return the order of the rows, the worst first, and what is said of each."""
     if classes is None:
         z = np.abs(fit_figures.standardised(y, found.mean, found.std))

@@ -24,7 +24,7 @@ MOST_CHANNELS = 4
 @final
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures of one size, and what the file says of their classes or values."""
+    """The pictures have one size; beside them is what the file says of their classes or values."""
 
     path: Path
     images: np.ndarray

@@ -25,8 +25,7 @@ def predict(
         Path, typer.Argument(metavar="TABLE", help="A table with the columns of the training table; or images.")
     ],
     std: Annotated[
-        bool,
-        typer.Option("--std", help="Also the standard deviation of an observation, or each class's probability."),
+        bool, typer.Option("--std", help="Also the standard deviation of an observation, or each class's probability.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write, .csv or .parquet; stdout if not given.")

@@ -6,14 +6,7 @@ import numpy as np
 import polars as pl
 
 from widelimit.cli.tables import file_values, infer_type
-from widelimit.columns.texts import (
-    EXACT,
-    as_text,
-    first,
-    refuse_free_text,
-    refuse_infinite,
-    refuse_text_among_numbers,
-)
+from widelimit.columns.texts import EXACT, as_text, first, refuse_free_text, refuse_infinite, refuse_text_among_numbers
 
 MOST_CLASSES = 10
 """A target of at most this many different integers is one of classes."""

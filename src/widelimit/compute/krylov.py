@@ -11,6 +11,8 @@ rounding is not covered.
 Source of the representation: Saad 1992 (SIAM J. Numer. Anal. 29), section 3; the sign argument is this library's.
 """
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple, final
 
 import numpy as np
@@ -19,7 +21,6 @@ import scipy.linalg
 from widelimit import memory
 from widelimit.compute import threads
 from widelimit.compute.linalg import EPS
-from widelimit.compute.operators import Operator
 
 STEPS = 10
 """Lanczos steps between two checks of the error: a check costs an (m, m) eigenproblem, less than these products."""
@@ -63,8 +64,9 @@ class Evaluation(NamedTuple):
 class Lanczos:
     """The class holds an orthonormal basis of span(b, A b, ..., A^{m-1} b) for every column of b; it can grow."""
 
-    def __init__(self, matrix: Operator, b: np.ndarray) -> None:
-        self.matrix = matrix
+    def __init__(self, product: Callable[[np.ndarray], np.ndarray], b: np.ndarray) -> None:
+        """`product` computes A v, (n, c) -> (n, c) float64; each column may have a matrix of its own."""
+        self.product = product
         self.size = np.sqrt(np.einsum("ij,ij->j", b, b))
         n, c = b.shape
         memory.require(8.0 * c * 2 * STEPS * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
@@ -88,7 +90,7 @@ class Lanczos:
         if m + 2 > room:
             memory.require(8.0 * c * 2 * room * n, f"{2 * room} Lanczos vectors of {n} points for {c} outputs")
             self.basis = np.concatenate([self.basis, np.empty((c, room, n))], axis=1)
-        w = np.ascontiguousarray(self.matrix.product(self.basis[:, m].T).T)
+        w = np.array(self.product(self.basis[:, m].T).T, order="C")
         diagonal, off = np.empty(c), np.empty(c)
         for j in range(c):
             known = self.basis[j, : m + 1]
@@ -102,6 +104,13 @@ class Lanczos:
         self.basis[:, m + 1] = np.divide(w, off[:, None], out=np.zeros_like(w), where=off[:, None] > 0)
         self.diagonal = np.vstack([self.diagonal, diagonal])
         self.off = np.vstack([self.off, off])
+
+    def largest_eigenvalue(self) -> float:
+        """Bound the largest eigenvalue from below, over all columns; NaN where a product was not finite."""
+        if not (np.isfinite(self.diagonal).all() and np.isfinite(self.off).all()):
+            return math.nan
+        pairs = zip(self.diagonal.T, self.off[:-1].T, strict=True)
+        return max(float(scipy.linalg.eigvalsh_tridiagonal(*pair)[-1]) for pair in pairs)
 
     def evaluate(self, column: int, s: np.ndarray) -> Evaluation:
         """Evaluate the functions of A at times s >= 0, (T,), finite."""

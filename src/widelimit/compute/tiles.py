@@ -205,13 +205,13 @@ def _patch(block: EncodedBlock) -> int:
 def tile_of(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock) -> np.ndarray:
     """Compute the tile of two blocks of rows: (rows of x that count, rows of y that count)."""
     if kernel.eager:
-        tile = np.array(kernel.pairwise(x.patches, y.patches, same=x is y))
-        return _symmetric(tile, x.diagonal) if x is y else tile
-    if x is y:
-        return _square(kernel, x)
-    used = [-(-block.used // _patch(block)) for block in (x, y)]
-    pairs = [(s, t) for s in range(used[0]) for t in range(used[1])]
-    return _compute_pairs(kernel, x, y, pairs, same=False)[: x.used, : y.used]
+        tile = np.asarray(kernel.pairwise(x.patches, y.patches, same=x is y))
+    else:
+        rows, columns = (-(-block.used // _patch(block)) for block in (x, y))
+        pairs = [(s, t) for s in range(rows) for t in range(s + 1 if x is y else columns)]
+        tile = _compute_pairs(kernel, x, y, pairs, same=x is y)
+    tile = tile[: x.used, : y.used]
+    return _symmetric(tile, x.diagonal[: x.used], len(tile) if kernel.eager else _patch(x)) if x is y else tile
 
 
 def _compute_pairs(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock, pairs: Pairs, *, same: bool) -> np.ndarray:
@@ -220,6 +220,7 @@ def _compute_pairs(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock, pairs: 
     return np.asarray(_program(kernel, x.patches)(kernel, x.patches, y.patches, filled, len(pairs), same))
 
 
+<<<<<<< HEAD
 def _square(kernel: PairKernel, x: EncodedBlock) -> np.ndarray:
     """Compute the tile of a block with itself, symmetric to the bit: (rows that count,) * 2."""
     rows = _patch(x)
@@ -239,6 +240,18 @@ def _symmetric(tile: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
     """Return the lower triangle of a tile, mirrored, around this diagonal."""
     lower = np.tril(tile, -1)
     return np.asarray(lower + lower.T + np.diag(diagonal))
+=======
+def _symmetric(tile: np.ndarray, diagonal: np.ndarray, rows: int) -> np.ndarray:
+    """Return the lower triangle of a tile, mirrored, `rows` rows at a time, around this diagonal."""
+    tile = np.array(tile)
+    for start in range(0, len(tile), rows):
+        here, below = slice(start, start + rows), slice(start + rows, None)
+        patch = np.tril(tile[here, here], -1)
+        tile[here, here] = patch + patch.T
+        mirror(tile[below, here], tile[here, below])
+    np.fill_diagonal(tile, diagonal)
+    return tile
+>>>>>>> house
 
 
 def mirror(block: np.ndarray, target: np.ndarray) -> None:

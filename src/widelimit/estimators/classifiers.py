@@ -326,10 +326,7 @@ class NTKClassifier(KernelClassifier, EnsembleParameters):
         {}
 
     Attributes:
-        classes_: (c,) the labels, sorted.
-        inputs_: the normalisation of the columns.
-        network_, hyperparameters_: the network, and its numbers by name, chosen or given.
-        n_features_in_, feature_names_in_: see scikit-learn.
+        classes_, network_, ...: as in `NNGPClassifier`.
     """
 
     _kind = "ntk"

@@ -93,7 +93,7 @@ class FittedOutputs(FittedFunction):
 def fit_outputs(
     training: FittedTraining, y: np.ndarray, model: NoiseModel, objective: Objective, noise: float | None
 ) -> tuple[FittedOutputs, np.ndarray]:
-    """Find noise of this law for every standardised target, or the scales at a given one, and fit; with the scales.
+    """Fit every standardised target with noise of this law, searched unless given; return the scales as well.
 
     Warns: UserWarning: a noise is at a bound of its search.
     """

@@ -236,8 +236,7 @@ class WideParameters(KernelParameters, abc.ABC):
         default="auto", metadata=about("Affine layers of the network, L >= 2; auto: the most likely of 2 and 3.")
     )
     activation: Any = field(
-        default="auto",
-        metadata=about("Activation; auto: the most likely one.", choices=("auto", "erf", "relu", "rbf")),
+        default="auto", metadata=about("Activation; auto: the most likely one.", choices=("auto", "erf", "relu", "rbf"))
     )
     input_scales: InputScales | None = field(
         default="auto",

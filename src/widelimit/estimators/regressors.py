@@ -373,14 +373,7 @@ class NTKRegressor(KernelRegressor, EnsembleParameters):
         {}
 
     Attributes:
-        noise_, y_mean_, y_scale_: y_j = y_mean_j + y_scale_j (f_j + e), e ~ N(0, noise_/sample_weight).
-        X_train_, y_train_: rows and targets as the kernel has them.
-        network_, hyperparameters_: the network, and its numbers by name, chosen or given.
-        weight_std_, bias_std_: the network's, chosen or given; None with `network`.
-        log_marginal_likelihood_value_: of the standardised targets; None for an ensemble, a finite time or conjugate
-            gradients.
-        inputs_: the normalisation of the columns.
-        n_features_in_, feature_names_in_: see scikit-learn.
+        noise_, network_, ...: as in `NNGPRegressor`.
     """
 
     _kind = "ntk"

@@ -1,4 +1,4 @@
-"""The estimators that choose their network: kernel, depth, activation and one scale an input, by evidence."""
+"""These estimators choose their network: kernel, depth, activation and one scale an input, by evidence."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class WideEstimator(WideParameters, KernelEstimator):
         if net is not None:
             validation.choice("kernel", self.kernel, get_args(Architecture))
             return [NetworkFamily(kind, net) for kind in (kinds(net) if self.kernel == "auto" else [self.kernel])]
-        wished = self._wished()
-        return [f for f in self._raced if f in wished] or [f for f in FAMILIES if f in wished] or wished
+        allowed = self._allowed()
+        return [f for f in self._raced if f in allowed] or [f for f in FAMILIES if f in allowed] or allowed
 
-    def _wished(self) -> list[Family]:
+    def _allowed(self) -> list[Family]:
         """Return the families that agree with the parameters. Raises: TypeError, ValueError."""
         validation.choice("kernel", self.kernel, get_args(Architecture))
         validation.choice("activation", self.activation, ("auto", *get_args(Activation)))
@@ -98,7 +98,7 @@ class WideEstimator(WideParameters, KernelEstimator):
         if net is None:
             activation, depth = others
             family: AnyFamily = Family(kind, activation, validation.integer("depth", depth, at_least=2))
-            allowed = family in self._wished()
+            allowed = family in self._allowed()
         else:
             family = NetworkFamily(kind, net)
             allowed = family in self._families()

@@ -137,4 +137,4 @@ def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float
         matrix = operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
     residual, _ = linalg.normalise(data.rest(data.start(initial, data.X)))
-    return KrylovFlow(data, initial, Lanczos(matrix, residual), height, tolerance, max_steps)
+    return KrylovFlow(data, initial, Lanczos(matrix.product, residual), height, tolerance, max_steps)

@@ -60,16 +60,18 @@ class InMachineCode(PairKernel):
 
     def pairwise(self, x: Features, y: Features, *, same: bool | jax.Array = False) -> Any:
         found = self.engine.pair(x, y, lower=bool(same))
-        return _joined([interpreted(scaled_pairs)(found[theta], x.variance, y.variance) for theta in self.tangents])
+        values = [interpreted(scaled_pairs)(found[theta], x.variance, y.variance) for theta in self.tangents]
+        return interpreted(joined)(values)
 
     def diagonal(self, x: Features) -> Any:
         one = np.ones_like(x.variance.value)
         values = [self.engine.diagonal(x) if theta else one for theta in self.tangents]
-        return _joined([interpreted(scaled)(value, x.variance, x.variance) for value in values])
+        return interpreted(joined)([interpreted(scaled)(value, x.variance, x.variance) for value in values])
 
 
-def _joined(values: list[np.ndarray]) -> np.ndarray:
-    return np.asarray(values[0] + 1j * values[1]) if len(values) == 2 else values[0]
+def joined(values: list[jax.Array]) -> jax.Array:
+    """Return one kernel's values as they are, those of two kernels as one complex array."""
+    return jax.lax.complex(*values) if len(values) == 2 else values[0]
 
 
 def in_machine_code(kernel: Any, key: Any, dtype: Any) -> PairKernel:

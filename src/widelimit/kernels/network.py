@@ -15,6 +15,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.activations.tabulated.fixed_lengths import SMALL
 from widelimit.architecture.network import Network, NetworkFeatures
+from widelimit.architecture.surveys import require_spread
 from widelimit.arithmetic import lenient
 from widelimit.compute import threads
 from widelimit.compute.plan import BESIDE, tile_edge
@@ -51,6 +52,7 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     dtype = inputs[0].dtype
     deviations = np.concatenate([net.deviations(np.asarray(X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
+    _require_spread(_identify(net), low, high, dtype.name)
     eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
     if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
@@ -86,6 +88,11 @@ def _sphere(
     key: _Identified, deviation: float, inputs: int, dtype: str, tangent: bool, target: float, small: bool
 ) -> Sphere | None:
     return sphere(key.net, deviation, inputs, np.dtype(dtype), tangent=tangent, target=target, few_shapes=small)
+
+
+@functools.lru_cache(maxsize=64)
+def _require_spread(key: _Identified, low: float, high: float, dtype: str) -> None:
+    require_spread(key.net.body, low, high, key.net.rtol(dtype), dtype)
 
 
 @functools.lru_cache(maxsize=64)
@@ -148,17 +155,12 @@ class _NetworkKernel(Matrices, abc.ABC):
     ) -> Float[jax.Array, "n m"]:
         state = self.net.pairwise(x, y, same=same)
         values = [state.tangent if theta else state.correlation.rho for theta in self.tangents]
-        return _joined([scaled_pairs(value, x.variance, y.variance) for value in values])
+        return images.joined([scaled_pairs(value, x.variance, y.variance) for value in values])
 
     def diagonal(self, x: NetworkFeatures) -> Float[jax.Array, " n"]:
         one = jnp.ones_like(x.variance.value)
         values = [self.net.diagonal(x).tangent if theta else one for theta in self.tangents]
-        return _joined([scaled(value, x.variance, x.variance) for value in values])
-
-
-def _joined(values: list[jax.Array]) -> jax.Array:
-    """Return one kernel's values as they are, those of two kernels as one complex array."""
-    return jax.lax.complex(*values) if len(values) == 2 else values[0]
+        return images.joined([scaled(value, x.variance, x.variance) for value in values])
 
 
 @final

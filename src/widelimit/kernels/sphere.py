@@ -26,14 +26,7 @@ from widelimit.compute.tiles import PairKernel
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import (
-    Correlation,
-    Variance,
-    correlate_points,
-    correlation_from_gap,
-    scaled,
-    variance_of,
-)
+from widelimit.signals import Correlation, Variance, correlate_points, correlation_from_gap, scaled, variance_of
 
 SAMPLES = 256
 """Angles at which the layers are computed for the coefficients: twice the most terms."""
@@ -48,9 +41,9 @@ _LENGTHS = (80, LONGEST)
 
 
 @jax.jit
-def _embedded(reads: tuple[Layer, ...], X: jax.Array) -> jax.Array:
+def _embedded(embedding: tuple[Layer, ...], X: jax.Array) -> jax.Array:
     """Return unit vectors whose inner products are the correlations after the first dense layer, (n, d + 1)."""
-    return reads[-1].embed(through(reads[:-1], X))[0]  # type: ignore[attr-defined, no-any-return]
+    return embedding[-1].embed(through(embedding[:-1], X))[0]  # type: ignore[attr-defined, no-any-return]
 
 
 def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> jax.Array:
@@ -64,14 +57,14 @@ def _angle_series(chains: jax.Array | np.ndarray, correlation: Correlation) -> j
 class Sphere(PairKernel):
     """The kernel of a network at inputs of one norm is one Chebyshev series in their angle; made by `sphere`."""
 
-    reads: tuple[Layer, ...]
+    embedding: tuple[Layer, ...]
     chains: jax.Array | np.ndarray
     """(8, K/8), of the kernel over s s', the output's standard deviations (`series.chebyshev_chains`)."""
     on_diagonal: jax.Array | np.ndarray
     output: Variance
 
     def encode(self, X: Float[jax.Array, "n d"]) -> Float[jax.Array, "n d+1"]:
-        return jnp.asarray(_embedded(self.reads, X))
+        return jnp.asarray(_embedded(self.embedding, X))
 
     def pairwise(self, x: jax.Array, y: jax.Array, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         return self.at(correlate_points(x, y, same=same))
@@ -167,4 +160,4 @@ def sphere(
             terms = smallest_used(("sphere", np.dtype(dtype).name), (terms,), (rung(terms, _LENGTHS),))[0]
         output = Variance(np.asarray(variance.value[0], dtype), np.asarray(variance.exponent[0]))  # type: ignore[arg-type]
         chains = series.chebyshev_chains(coefficients[:terms]).astype(dtype)
-        return Sphere(net.reads, chains, np.asarray(diagonal[0], dtype), output)
+        return Sphere(net.embedding, chains, np.asarray(diagonal[0], dtype), output)

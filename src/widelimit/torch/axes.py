@@ -1,72 +1,53 @@
 """The axes of a module's outputs stand in full, on the diagonal, or under a mean in the kernel."""
 
-import itertools
-from typing import Any, NamedTuple
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 
 from widelimit.kernels.empirical import factors
 from widelimit.kernels.empirical.factors import Affine, Explicit, Factor, Lookup
-from widelimit.kernels.empirical.outputs import Output
-from widelimit.validation import shown
+from widelimit.kernels.empirical.outputs import Axes, Output, axis_option
+
+_SIDE_BY_SIDE = {"full": ((0,), (), ()), "diagonal": ((), (0,), ()), "trace": ((), (), (0,))}
 
 
-class Axes(NamedTuple):
+class AxisSettings(NamedTuple):
     """The settings name the axes: `output` for all at once, else two tuples of axes of the outputs (n, ...)."""
 
     output: Output | None
     trace: tuple[int, ...] = ()
     diagonal: tuple[int, ...] = ()
 
-    def split(self, outputs: tuple[int, ...]) -> "Split":
+    def split(self, outputs: tuple[int, ...]) -> "OutputSplit":
         """Return the axes of outputs of this shape. Raises: ValueError: an axis that they do not have, or twice."""
-        rank = len(outputs)
         if self.output is not None:
-            kinds: list[str] = [self.output] * rank
-        else:
-            kinds = ["full"] * rank
-            for kind, chosen in (("trace", self.trace), ("diagonal", self.diagonal)):
-                for axis in chosen:
-                    own = axis + rank if axis < 0 else axis
-                    if not 0 <= own < rank or kinds[own] != "full":
-                        raise ValueError(
-                            f"{kind}_axes has {axis}; outputs of shape (n, {', '.join(map(str, outputs))}) have the "
-                            f"axes {[*range(rank)]} after the rows, or {[*range(-rank, 0)]}, each taken once."
-                        )
-                    kinds[own] = kind
-        parts = {name: [i for i in range(rank) if kinds[i] == name] for name in ("diagonal", "full", "trace")}
-        sizes = {name: tuple(outputs[i] for i in found) for name, found in parts.items()}
-        index = np.arange(int(np.prod(outputs))).reshape(outputs).transpose(*itertools.chain(*parts.values()))
-        table = index.reshape([int(np.prod(sizes[name])) for name in parts])
-        flat = self.output == "full"
-        side = (int(np.prod(sizes["diagonal"])),) if self.output == "diagonal" else sizes["diagonal"]
-        full = (int(np.prod(sizes["full"])),) if flat else sizes["full"]
-        d, f = parts["diagonal"], parts["full"]
-        places = [*range(len(side) + 2 * len(full))]
-        if self.output is None:  # in the order of the outputs' axes, both of a pair side by side
-            where = {axis: [i] for i, axis in enumerate(d)}
-            where |= {axis: [len(d) + i, len(d) + len(f) + i] for i, axis in enumerate(f)}
-            places = [place for axis in sorted(where) for place in where[axis]]
-        return Split(table, (*side, *full, *full), len(full), tuple(places))
+            return OutputSplit(Axes((math.prod(outputs),), *_SIDE_BY_SIDE[self.output]))
+        return OutputSplit(Axes.of(outputs, self.trace, self.diagonal))
 
 
-class Split(NamedTuple):
-    """The outputs' numbers by (diagonal, full, trace) axes, and the shape of one pair of rows in the kernel."""
+@final
+@dataclass(frozen=True)
+class OutputSplit:
+    """Kernels of parameters are (n, m, full, full, diagonal), by the axes of the outputs."""
 
-    table: np.ndarray
-    tail: tuple[int, ...]
-    full: int
-    """Axes in full."""
-    order: tuple[int, ...]
-    """Places of `tail` in the result."""
+    axes: Axes
+
+    @property
+    def tail(self) -> tuple[int, int, int]:
+        """Return the shape of one pair of rows."""
+        full, diagonal, _ = self.axes.split
+        return full, full, diagonal
 
     @property
     def output(self) -> Output:
         """Return the contraction that most of the work is."""
-        d, f, t = self.table.shape
+        f, d, t = self.axes.split
         return "full" if f > 1 or d * t == 1 else ("trace" if t > 1 else "diagonal")
 
+<<<<<<< HEAD
     def mirror(self, values: torch.Tensor) -> torch.Tensor:
         """Compute K(x', x) from K(x, x'), (n, m, *tail)."""
         last = values.ndim - self.full
@@ -78,28 +59,34 @@ class Split(NamedTuple):
         if self.order == tuple(range(len(self.tail))):
             return values
         return np.ascontiguousarray(values.transpose(*range(lead), *(lead + place for place in self.order)))
+=======
+    @staticmethod
+    def mirror(values: np.ndarray) -> np.ndarray:
+        """Compute K(x', x) from K(x, x'), (n, m, *tail)."""
+        return values.swapaxes(0, 1).swapaxes(2, 3)
+>>>>>>> house
 
     def contract(self, a: Factor, b: Factor, *, itself: bool = False) -> torch.Tensor:
         """Compute one parameter's kernel, (n, m, *tail), or (n, *tail) of rows with themselves."""
-        d, f, t = self.table.shape
-        mean = 1 / t
-        if d == 1 and f == 1:
-            found = factors.contract(a, b, "trace", torch, itself=itself) * mean
-        elif d == 1 and t == 1:
-            found = factors.contract(a, b, "full", torch, itself=itself)
-        elif f == 1 and t == 1:
-            found = factors.contract(a, b, "diagonal", torch, itself=itself)
+        f, d, t = self.axes.split
+        form: Output | None = "trace" if f * d == 1 else "full" if d * t == 1 else "diagonal" if f * t == 1 else None
+        if form is not None:
+            found = factors.contract(a, b, form, torch, itself=itself)
         else:
-            found = torch.stack([self._row(row, a, b, itself) for row in self.table], dim=1 if itself else 2) * mean
-        return found.reshape(*found.shape[: 1 if itself else 2], *self.tail)
+            order = (*self.axes.diagonal, *self.axes.full, *self.axes.trace)
+            places = np.arange(math.prod(self.axes.shape)).reshape(self.axes.shape).transpose(order).reshape(d, f, t)
+            found = torch.stack([_paired(row, a, b, itself) for row in places], dim=-1)
+        return (found / t if t > 1 else found).reshape(*found.shape[: 1 if itself else 2], *self.tail)
 
-    def _row(self, row: np.ndarray, a: Factor, b: Factor, itself: bool) -> torch.Tensor:
-        if len(row) == 1:
-            x, y = (_chosen(part, row[0]) for part in (a, b))
-            return factors.contract(x, y, "trace", torch, itself=itself)
-        pairs = [(_chosen(a, index), _chosen(b, index)) for index in row.T]
-        total: Any = sum(factors.contract(x, y, "full", torch, itself=itself) for x, y in pairs)
-        return total
+
+def _paired(places: np.ndarray, a: Factor, b: Factor, itself: bool) -> torch.Tensor:
+    """Contract the outputs at these places, (full, trace): pairs of full ones, the sum over those traced."""
+    if len(places) == 1:
+        x, y = (_chosen(part, places[0]) for part in (a, b))
+        return factors.contract(x, y, "trace", torch, itself=itself)
+    pairs = [(_chosen(a, index), _chosen(b, index)) for index in places.T]
+    total: Any = sum(factors.contract(x, y, "full", torch, itself=itself) for x, y in pairs)
+    return total
 
 
 def _chosen(factor: Factor, outputs: np.ndarray) -> Factor:
@@ -109,20 +96,14 @@ def _chosen(factor: Factor, outputs: np.ndarray) -> Factor:
         return Explicit(factor.jacobian[:, index])
     if isinstance(factor, Affine):
         return Affine(factor.signals, factor.backward[:, index])
-    assert isinstance(factor, Lookup)
     return Lookup(factor.tokens, factor.backward[:, index], factor.rows)
 
 
-def axes_of(output: Any, trace: Any, diagonal: Any) -> Axes:
+def axes_of(output: Any, trace: Any, diagonal: Any) -> AxisSettings:
     """Check the options for axes. Raises: TypeError, ValueError."""
     if trace is None and diagonal is None:
-        return Axes(output)
+        return AxisSettings(output)
     if output != "full":
         raise ValueError(f"output={output!r} and trace_axes or diagonal_axes say the same thing; pass one of them.")
-    chosen = []
-    for name, value in (("trace_axes", trace), ("diagonal_axes", diagonal)):
-        value = () if value is None else (value,) if isinstance(value, int) else value
-        if not isinstance(value, tuple | list) or any(type(axis) is not int for axis in value):
-            raise TypeError(f"{name} must be a tuple of integers, got {shown(value)}.")
-        chosen.append(tuple(value))
-    return Axes(None, *chosen)
+    options = (("trace_axes", trace), ("diagonal_axes", diagonal))
+    return AxisSettings(None, *(axis_option(name, (v,) if type(v) is int else v) for name, v in options))

@@ -44,12 +44,6 @@ def diagonal(jacobian: ModuleJacobian, X: Any) -> np.ndarray:
     return jacobian.diagonal(X, whole)[""]
 
 
-def parts(jacobian: ModuleJacobian, X: Any, Y: Any, by: Any) -> dict[str, np.ndarray]:
-    """Compute the kernels of parameters, layers or blocks by name; their sum is the whole."""
-    validation.choice("by", by, BY)
-    return jacobian.matrix(X, None if Y is X else Y, labels(by, jacobian.trained))
-
-
 def labels(by: By, names: Mapping[str, Any]) -> Callable[[str], str]:
     """Return the label of a parameter: its name, that of its layer, or of its block, the outermost numbered part."""
     if by == "parameter":
@@ -66,10 +60,24 @@ def labels(by: By, names: Mapping[str, Any]) -> Callable[[str], str]:
     return block
 
 
-class _OfForm(abc.ABC):
-    """The kernel takes inputs of any form, and rows in which those of one form were packed."""
+class _OfModule(abc.ABC):
+    """The kernel is a sum over the parameters of a module."""
 
     jacobian: ModuleJacobian
+
+    def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
+        """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
+        validation.choice("by", by, BY)
+        return self.jacobian.matrix(X, None if Y is X else Y, labels(by, self.jacobian.trained))
+
+    def explain(self, X: Any, Y: Any = None) -> ModulePlan:
+        """Report flops, bytes and seconds of gram(X), or cross(X, Y); times one block of rows. Raises: as `gram`."""
+        return self.jacobian.explain(X, Y)
+
+
+class _OfForm(_OfModule, abc.ABC):
+    """The kernel takes inputs of any form, and rows in which those of one form were packed."""
+
     signature: Signature | None
 
     def at(self, X: Any) -> Self:
@@ -123,14 +131,6 @@ class ModuleKernel(_OfForm, Kernel):
         """Compute (n, ...) -> (n,). Raises: as `gram`."""
         return Kernel.diag(self, X) if isinstance(X, jax.Array) else self._alone(X)
 
-    def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
-        """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
-        return parts(self.jacobian, X, Y, by)
-
-    def explain(self, X: Any, Y: Any = None) -> ModulePlan:
-        """Report flops, bytes and seconds of gram(X), or cross(X, Y); times one block of rows. Raises: as `gram`."""
-        return self.jacobian.explain(X, Y)
-
     def pairwise(self, x: Any, y: Any, *, same: bool | jax.Array = False) -> Float[jax.Array, "n m"]:
         def pairs(a: np.ndarray, b: np.ndarray, itself: np.ndarray) -> np.ndarray:
             return self._pairs(a, None if itself else b)
@@ -182,18 +182,10 @@ class ModuleMatrixKernel(_OfForm, MatrixKernel):
         """Compute (n, ...) -> (n, c, c). Raises: as `gram`."""
         return self._alone(X)
 
-    def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
-        """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
-        return parts(self.jacobian, X, Y, by)
-
-    def explain(self, X: Any, Y: Any = None) -> ModulePlan:
-        """Report flops, bytes and seconds of gram(X), or cross(X, Y); times one block of rows. Raises: as `gram`."""
-        return self.jacobian.explain(X, Y)
-
 
 @final
 @dataclass(frozen=True)
-class ModuleDiagonal:
+class ModuleDiagonal(_OfModule):
     """The kernels are (n, m, ...): one axis for an axis of the outputs that is paired with itself, two for any other.
 
     Made with output="diagonal", K(x, x')[a, a], or with trace_axes and diagonal_axes.
@@ -212,14 +204,6 @@ class ModuleDiagonal:
     def diag(self, X: Any) -> Float[np.ndarray, "n *c"]:
         """Compute (n, ...) -> (n, *axes). Raises: as `gram`."""
         return diagonal(self.jacobian, X)
-
-    def parts(self, X: Any, Y: Any = None, *, by: By = "layer") -> dict[str, np.ndarray]:
-        """Compute the kernels of parameters, layers or blocks; their sum is the whole. Raises: as `gram`."""
-        return parts(self.jacobian, X, Y, by)
-
-    def explain(self, X: Any, Y: Any = None) -> ModulePlan:
-        """Report flops, bytes and seconds of gram(X), or cross(X, Y); times one block of rows. Raises: as `gram`."""
-        return self.jacobian.explain(X, Y)
 
 
 AnyModuleKernel = ModuleMatrixKernel | ModuleKernel | ModuleDiagonal

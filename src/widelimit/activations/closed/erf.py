@@ -212,8 +212,6 @@ class Gelu(Activation):
         gap, usual = correlation.one_minus, after.one_minus
         near = (usual < NEAR) & ((gap > 0) | (x.s != y.s))
         right = jax.lax.cond(
-            jnp.any(near),
-            lambda: jnp.where(near, _near_gap(x, y, jnp.where(near, gap, 0)), usual),
-            lambda: usual,
+            jnp.any(near), lambda: jnp.where(near, _near_gap(x, y, jnp.where(near, gap, 0)), usual), lambda: usual
         )
         return signals.positive_correlation(right)

@@ -154,7 +154,8 @@ class ClosedForm:
     def jumps(self, deviations: np.ndarray) -> tuple[Jumps, Jumps, np.ndarray]:
         """Return the jumps of the even and the odd part at the one kink beyond 0, and E[F^2] of the even part, (m,)."""
         with arithmetic(True):
-            memo = interpreted(ClosedForm.memo_at)(self, np.resize(deviations, PLACES))  # one shape is traced once
+            same = np.resize(deviations, max(PLACES, len(deviations)))  # one shape is traced once
+            memo = interpreted(ClosedForm.memo_at)(self, same)
         memo = jax.tree.map(lambda leaf: leaf[..., : len(deviations)], memo)
         even, odd = (Jumps(memo.kinks.h[0], part.j[0], part.g[0]) for part in memo.parts)
         return even, odd, memo.even_share

@@ -40,7 +40,8 @@ class Chunks:
 
 def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
     """Cut both parts into chunks of `width` columns; chunks of zeros are left out."""
-    rows, columns = [np.zeros((0, width * LENGTH, PLACES))], [np.zeros((0, width, PLACES))]
+    places = next((part.rows.shape[-1] for part in (odd, even) if part), PLACES)
+    rows, columns = [np.zeros((0, width * LENGTH, places))], [np.zeros((0, width, places))]
     blocks: list[int] = []
     parities: list[int] = []
     for parity, expansion in ((0, odd), (1, even)):
@@ -50,14 +51,14 @@ def cut(odd: Expansion | None, even: Expansion | None, *, width: int) -> Chunks:
         for first in range(0, len(parts), width):
             own = parts[first : first + width]
             for block in range(-(-max(map(len, own)) // LENGTH)):
-                chunk = np.zeros((width, LENGTH, PLACES))
+                chunk = np.zeros((width, LENGTH, places))
                 for b, part in enumerate(own):
                     piece = part[block * LENGTH : (block + 1) * LENGTH]
                     chunk[b, : len(piece)] = piece
                 if not chunk.any():
                     continue
                 at = expansion.columns[first : first + width]
-                rows.append(chunk.reshape(1, -1, PLACES))
+                rows.append(chunk.reshape(1, -1, places))
                 columns.append(np.pad(at, ((0, width - len(at)), (0, 0)))[None])
                 blocks.append(block)
                 parities.append(parity)
@@ -74,7 +75,8 @@ def fill(chunks: Chunks, count: int) -> Chunks:
 
 
 def chunks_memo(chunks: Chunks, polynomials: jax.Array) -> ExpansionMemo:
-    """Evaluate the chunks at the inputs whose T_j are given, (PLACES, ..)."""
+    """Evaluate the chunks at the inputs whose T_j are given, (PLACES or more, ..)."""
+    polynomials = polynomials[: chunks.rows.shape[-1]]
     return ExpansionMemo(
         *(jnp.tensordot(matrix, polynomials, 1, precision="highest") for matrix in (chunks.rows, chunks.columns))
     )

@@ -16,12 +16,16 @@ from widelimit import series
 from widelimit.pytrees import pytree
 
 PLACES = 40
-"""Columns of every table, 0 beyond the points it took: so shapes do not depend on the range."""
+"""Columns of a table, 0 beyond the points it took: so shapes do not depend on the range."""
+MOST_PLACES = 96
+"""Columns of a table that took more points than `PLACES`."""
 
 
 def in_places(coefficients: np.ndarray) -> np.ndarray:
-    """Append columns of 0 up to PLACES to an array (.., m)."""
-    return np.pad(coefficients, [(0, 0)] * (coefficients.ndim - 1) + [(0, PLACES - coefficients.shape[-1])])
+    """Append columns of 0 up to PLACES, or MOST_PLACES, to an array (.., m)."""
+    count = coefficients.shape[-1]
+    more = (PLACES if count <= PLACES else MOST_PLACES) - count
+    return np.pad(coefficients, [(0, 0)] * (coefficients.ndim - 1) + [(0, more)])
 
 
 @final
@@ -45,7 +49,8 @@ class ExpansionMemo(NamedTuple):
 
 
 def expansion_memo(expansion: Expansion, polynomials: jax.Array) -> ExpansionMemo:
-    """Evaluate the expansion at the inputs whose T_j are given, (m, .., n)."""
+    """Evaluate the expansion at the inputs whose T_j are given, (m, .., n), as many or more."""
+    polynomials = polynomials[: expansion.rows.shape[-1]]
     flat = polynomials.reshape(len(polynomials), -1)
     shape = (-1, *polynomials.shape[1:])
     return ExpansionMemo(

@@ -12,7 +12,7 @@ import numpy as np
 
 from widelimit.activations.tabulated.chunks import LONGEST, cut, fill
 from widelimit.activations.tabulated.coincident import POINTS, Coincident
-from widelimit.activations.tabulated.expansions import PLACES, Expansion, in_places
+from widelimit.activations.tabulated.expansions import PLACES, Expansion
 from widelimit.activations.tabulated.tables import Part, Table
 
 SMALL = 1024
@@ -79,12 +79,13 @@ def in_chunks(table: Table) -> Table:
 def _split(expansion: Expansion, pattern: tuple[int, ...]) -> tuple[Expansion, Expansion]:
     """Return the part inside of the pattern, filled up with 0, and the expansion with 0 in place of that."""
     blocks = np.split(expansion.rows.copy(), np.cumsum(expansion.pattern)[:-1])
-    inside = [np.zeros((length, PLACES)) for length in pattern]
+    places = expansion.rows.shape[-1]
+    inside = [np.zeros((length, places)) for length in pattern]
     for block, target in zip(blocks, inside, strict=False):
         count = min(len(block), len(target))
         target[:count] = block[:count]
         block[:count] = 0
-    columns = np.zeros((len(pattern), PLACES))
+    columns = np.zeros((len(pattern), places))
     columns[: len(expansion.columns)] = expansion.columns[: len(pattern)]
     rest = replace(expansion, rows=np.concatenate(blocks))
     return Expansion(np.concatenate(inside), columns, pattern), rest
@@ -99,13 +100,13 @@ def _pad(part: Part, columns: int) -> Part:
     return replace(part, separation=_rectangle(part.separation, columns, 1), coincident=tuple(coincident))
 
 
-def _zeros(columns: int, length: int) -> Expansion:
-    return Expansion(in_places(np.zeros((columns * length, 1))), in_places(np.zeros((columns, 1))), (length,) * columns)
+def _zeros(columns: int, length: int, places: int = PLACES) -> Expansion:
+    return Expansion(np.zeros((columns * length, places)), np.zeros((columns, places)), (length,) * columns)
 
 
 def _rectangle(expansion: Expansion, columns: int, length: int) -> Expansion:
     """Give every column the same number of functions of the angle."""
-    padded = _zeros(columns, length)
+    padded = _zeros(columns, length, expansion.rows.shape[-1])
     rows = padded.rows.reshape(columns, length, -1)
     for b, block in enumerate(np.split(expansion.rows, np.cumsum(expansion.pattern)[:-1])):
         rows[b, : len(block)] = block

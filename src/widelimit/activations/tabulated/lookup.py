@@ -13,7 +13,7 @@ import numpy as np
 from widelimit import series
 from widelimit.activations.tabulated.chunks import Chunks, chunks_memo, mean_and_slope_by_x
 from widelimit.activations.tabulated.coincident import CoincidentMemo, coincident_memo, coincident_values, kink_pair
-from widelimit.activations.tabulated.expansions import PLACES, ExpansionMemo, contract, expansion_memo
+from widelimit.activations.tabulated.expansions import ExpansionMemo, contract, expansion_memo
 from widelimit.activations.tabulated.moments import with_growth
 from widelimit.activations.tabulated.tables import FURTHEST, OWN_TERMS, Part, Table, polynomials
 from widelimit.signals import Correlation, Variance, correlation_from_gap, with_sign
@@ -48,21 +48,30 @@ def look_up(table: Table, signal: Variance) -> tuple[Variance, TableMemo]:
     table, deviation = table.cast(signal.value.dtype), signal.deviation
     place = table.places.of(deviation)
     longer = polynomials(place, OWN_TERMS)
-    at = longer[:PLACES]
     growth, itself = (jnp.tensordot(c, longer, 1, precision="highest") for c in (table.growth, table.itself))
     after = with_growth(jnp.exp(growth), table.order, signal)
 
     def part_of(part: Part | None) -> PartMemo | None:
         if part is None:
             return None
-        share = jnp.tensordot(part.share, at, 1, precision="highest")
-        coincident = tuple(coincident_memo(one, at) for one in part.coincident)
-        return PartMemo(expansion_memo(part.separation, at), share, expansion_memo(part.mean_slope, at), coincident)
+        share = jnp.tensordot(part.share, longer[: len(part.share)], 1, precision="highest")
+        coincident = tuple(coincident_memo(one, longer) for one in part.coincident)
+        means = expansion_memo(part.mean_slope, longer)
+        return PartMemo(expansion_memo(part.separation, longer), share, means, coincident)
 
-    chunks = chunks_memo(table.chunks, at) if table.chunks and table.chunks.products else None
+    chunks = chunks_memo(table.chunks, longer) if table.chunks and table.chunks.products else None
     tiny = np.finfo(deviation.dtype).tiny
     kink = jnp.asarray(table.kink) / jnp.maximum(deviation, table.kink / FURTHEST + tiny)  # in deviations
     return after, TableMemo(place, kink, itself, part_of(table.even), part_of(table.odd), chunks)
+
+
+def mean_of(table: Table, deviation: jax.Array) -> jax.Array:
+    """Look up E[phi(u)] for u ~ N(0, deviation^2); NaN outside of the table's range."""
+    table = table.cast(deviation.dtype)
+    assert table.mean is not None
+    longer = polynomials(table.places.of(deviation), OWN_TERMS)
+    share, growth = (jnp.tensordot(c, longer, 1, precision="highest") for c in (table.mean, table.growth))
+    return share * jnp.exp(growth / 2) * deviation**table.order
 
 
 def pair_map(table: Table, x: TableMemo, y: TableMemo, correlation: Correlation) -> tuple[jax.Array, jax.Array]:
@@ -117,7 +126,7 @@ def _of_chunks(
         return mean_and_slope_by_x(chunks, x.chunks, y.chunks, at, sign)
 
     def add(places: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        one, other = (chunks_memo(chunks, polynomials(place, PLACES)) for place in places)
+        one, other = (chunks_memo(chunks, polynomials(place, chunks.rows.shape[-1])) for place in places)
         return mean_and_slope_by_x(chunks, one, other, at, sign)
 
     none = jnp.zeros(jnp.broadcast_shapes(at.shape, x.place.shape, y.place.shape), at.dtype)

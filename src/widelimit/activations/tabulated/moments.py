@@ -25,10 +25,23 @@ _LARGEST_ORDER = 8
 
 def second_moments(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> np.ndarray:
     """Compute E[phi(s z)^2] in float64 for deviations s > 0, (n,)."""
+    values, weights = _values(phi, kinks, deviations)
+    return np.asarray(np.sum(weights * values**2, axis=-1))
+
+
+def mean_shares(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> np.ndarray:
+    """Compute E[phi(s z)]/sqrt(E[phi(s z)^2]) in float64 for deviations s > 0, (n,); 0 where phi is 0."""
+    values, weights = _values(phi, kinks, np.maximum(deviations, SMALLEST))
+    sizes = np.sqrt(np.sum(weights * values**2, axis=-1))
+    return np.asarray(np.sum(weights * values, axis=-1) / np.where(sizes > 0, sizes, 1))
+
+
+def _values(phi: Function, kinks: tuple[float, ...], deviations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return phi at the nodes of quadrature, (n, q), and the weights."""
     required = gaussian.panels(kinks, 2.0 ** math.ceil(math.log2(max(float(np.max(deviations)), 1.0))))
     nodes, weights = gaussian.normal_rule(deviations, required)
     with arithmetic(True):
-        return np.asarray(np.sum(weights * interpreted(phi)(deviations[:, None] * nodes) ** 2, axis=-1))
+        return interpreted(phi)(deviations[:, None] * nodes), weights
 
 
 @functools.lru_cache(maxsize=256)

@@ -11,7 +11,7 @@ import numpy as np
 from widelimit import validation
 from widelimit.activations.base import USUAL_MEMO, Activation
 from widelimit.activations.tabulated import fixed_lengths, tables
-from widelimit.activations.tabulated.lookup import TableMemo, correlate_by_table, look_up
+from widelimit.activations.tabulated.lookup import TableMemo, correlate_by_table, look_up, mean_of
 from widelimit.activations.tabulated.moments import growth, order_at_zero, with_growth
 from widelimit.activations.tabulated.tables import Table
 from widelimit.interpreter import interpreted
@@ -103,6 +103,9 @@ class Numerical(Activation):
     def _ready(self, dtype: Any) -> Table:
         """Return the table; under a trace, where no range is known, the one for all usual deviations."""
         return self.table or _usual(replace(self, rtol=self.rtol_in(dtype)))
+
+    def mean(self, deviation: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
+        return Activation.mean(self, deviation) if self.table is None else mean_of(self.table, deviation)
 
     def encode(self, signal: Variance) -> tuple[Variance, TableMemo]:
         return look_up(self._ready(signal.value.dtype), signal)

@@ -11,6 +11,7 @@ of phi or not) and in s/(s + sigma); H follows by integration, without cancellat
 accuracy. <f_s, f_s> - <f_s, f_t> is half the squared distance of two vectors, which vanishes exactly for s = t.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -25,15 +26,16 @@ from widelimit import gaussian
 from widelimit.activations.tabulated.chebyshev import chebyshev_coefficients, chebyshev_points
 from widelimit.activations.tabulated.chunks import Chunks
 from widelimit.activations.tabulated.coincident import Coincident
-from widelimit.activations.tabulated.expansions import Expansion, expand, in_places, in_powers
-from widelimit.activations.tabulated.moments import growth, order_at_zero
+from widelimit.activations.tabulated.expansions import PLACES, Expansion, expand, in_places, in_powers
+from widelimit.activations.tabulated.moments import growth, mean_shares, order_at_zero
 from widelimit.activations.tabulated.polar import NoConvergenceError, sums_of_parts
 from widelimit.arithmetic import arithmetic
 from widelimit.gaussian import Function
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 
-DEVIATION_POINTS = (12, 24, 40)
+DEVIATION_POINTS = (12, 24, 40, 64, 96)
+"""sin(u) + 0.3 u from 0 to deviation 4 takes 64, to 8 it takes 96."""
 OWN_TERMS = 96
 """Terms of the series of one input alone."""
 FURTHEST = 16.0
@@ -98,6 +100,8 @@ class Table:
     """What H of both parts has beyond their `mean_slope`."""
     one_sided: bool = field(default=False, metadata={"static": True})
     """If True, kinks are on one side of 0: both parts have the non-analytic terms of the odd one, but for a sign."""
+    mean: np.ndarray | None = None
+    """(OWN_TERMS,): E[phi(s z)]/sqrt(E[phi(s z)^2])."""
 
     def cast(self, dtype: Any) -> Self:
         """Return the table in another dtype."""
@@ -276,7 +280,7 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             try:
                 samples = _sample(phi, kinks, places.deviations(m)[1], count)
             except NoConvergenceError:
-                raise ValueError(_no_convergence(label, kinks, low, high, rtol)) from None
+                raise ValueError(_no_convergence(label, kinks, low, high, rtol, 0.0)) from None
             either = [short_of_target(slopes, target) for slopes in samples.slopes]
             short = either[0][0] or either[1][0], either[0][1] or either[1][1]
             if not any(short):
@@ -285,10 +289,15 @@ def tabulate(phi: Function, kinks: tuple[float, ...], low: float, high: float, r
             m = next_step(DEVIATION_POINTS, m, short[0])
             count = next_step(ANGLE_POINTS, count, short[1])
             if 0 in (m, count):
-                raise ValueError(_no_convergence(label, kinks, low, high, rtol))
-        parts = [_part(*part, threshold=target) for part in zip(samples.inner, samples.slopes, strict=True)]
-        own = own_series(phi, kinks, places, 1 if m == 1 else OWN_TERMS)
-        return Table(parts[0], parts[1], places, np.zeros(()), *own)
+                raise ValueError(
+                    _no_convergence(label, kinks, low, high, rtol, _resolved(phi, kinks, low, high, target))
+                )
+        threshold = target if m <= PLACES else target / 8  # more terms are left out
+        parts = [_part(*part, threshold=threshold) for part in zip(samples.inner, samples.slopes, strict=True)]
+        points = 1 if m == 1 else OWN_TERMS
+        means = chebyshev_coefficients(mean_shares(phi, kinks, places.deviations(points)[1]), 0)
+        own = own_series(phi, kinks, places, points)
+        return Table(parts[0], parts[1], places, np.zeros(()), *own, mean=np.pad(means, (0, OWN_TERMS - points)))
 
 
 def own_series(
@@ -319,7 +328,8 @@ def _refuse_jumps(samples: _Samples, rtol: float, label: str) -> None:
     if np.abs(left).max() > max(rtol, 1e-11):
         raise ValueError(
             f"{label}: E[phi(u) phi(v)] is not the integral of E[phi'(u) phi'(v)] (off by {np.abs(left).max():.2g}): "
-            f"phi jumps, or its derivative by JAX is wrong. For jumps use wl.Sign() or wl.Step()."
+            f"phi jumps, oscillates too fast for these deviations (scale the inputs down), or its derivative by JAX is "
+            f"wrong. For jumps use wl.Sign() or wl.Step()."
         )
 
 
@@ -331,7 +341,26 @@ def next_step(steps: tuple[int, ...], value: int, required: bool) -> int:
     return later[0] if later else 0
 
 
-def _no_convergence(label: str, kinks: tuple[float, ...], low: float, high: float, rtol: float) -> str:
+def _resolved(phi: Function, kinks: tuple[float, ...], low: float, high: float, target: float) -> float:
+    """Return a largest deviation below `high` up to which the duals converge; 0 where none is found."""
+    for part in (2.0**-k for k in range(1, 7)):
+        if part * high <= low:
+            break
+        places = places_between(low, part * high)
+        with contextlib.suppress(NoConvergenceError):
+            samples = _sample(phi, kinks, places.deviations(DEVIATION_POINTS[-1])[1], ANGLE_POINTS[-1])
+            if not any(any(short_of_target(slopes, target)) for slopes in samples.slopes):
+                return part * high
+    return 0.0
+
+
+def _no_convergence(label: str, kinks: tuple[float, ...], low: float, high: float, rtol: float, resolved: float) -> str:
+    if resolved:
+        return (
+            f"{label}: its duals for standard deviations from {low:.3g} to {high:.3g} do not converge to rtol = "
+            f"{rtol:g}, as phi varies too fast for the largest of them; up to {resolved:.3g} they do. Scale the inputs "
+            f"or weight_std down to that, or pass wl.activation(phi, rtol=...) a larger rtol."
+        )
     declared = f"declared: {kinks}" if kinks else "none are declared"
     return (
         f"{label}: its duals for standard deviations from {low:.3g} to {high:.3g} do not converge to rtol = {rtol:g}. "

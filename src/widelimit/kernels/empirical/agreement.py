@@ -118,7 +118,7 @@ def _gradient(factor: Factor) -> jax.Array:
     if isinstance(factor, Lookup):
         back = factor.backward[:, 0]
         return jnp.zeros((factor.rows, back.shape[1]), back.dtype).at[factor.tokens].add(back)
-    return factor.jacobian  # type: ignore[union-attr, no-any-return]
+    return factor.jacobian  # type: ignore[no-any-return]
 
 
 def _bound(program: Jaxpr) -> float:

@@ -8,22 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.compute.tiles import PairKernel
-from widelimit.kernels.empirical.factors import (
-    SCRATCH,
-    Affine,
-    Explicit,
-    Factor,
-    Gain,
-    Lookup,
-    Offset,
-)
+from widelimit.kernels.empirical.factors import SCRATCH, Affine, Explicit, Factor, Lookup, Use
 from widelimit.kernels.empirical.model import Model
 from widelimit.kernels.empirical.outputs import PAIRS, SELF, Output, Split
 from widelimit.kernels.empirical.uses import Reader, Site, View, examine, row_program
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 
-for _kind, _static in ((Affine, ()), (Offset, ()), (Gain, ()), (Lookup, ("rows",)), (Explicit, ())):
+for _kind, _static in ((Affine, ()), (Lookup, ("rows",)), (Explicit, ())):
     _arrays = [name for name in _kind.__dataclass_fields__ if name not in _static]
     jax.tree_util.register_dataclass(_kind, _arrays, list(_static))
 
@@ -118,7 +110,7 @@ def _contract(x: Any, y: Any, output: Output | Split, itself: bool) -> Any:
     if not isinstance(output, Split):
         return _rows_at_a_time(x, y, output, itself)
     f, d, t = output
-    form: Output = "trace" if f == 1 else "full"
+    form = output.contraction[0]
 
     def cut(factor: Any) -> tuple[Any, Any]:
         """Bring positions paired with themselves, or if there are full axes all but them, to an axis of their own."""
@@ -148,8 +140,8 @@ def _rows_at_a_time(x: Any, y: Any, output: Output, itself: bool) -> Any:
         one = jax.vmap(lambda a, b: _from_signals(_with_rows(a), _with_rows(b), output)[0, 0])
         return one(x, y)  # type: ignore[no-untyped-call]
     n, m = len(x.backward), len(y.backward)
-    s, c = x.backward.shape[1:3]
-    held = n * m * s * s * (1 + (c * c if output == "full" else 1)) * x.backward.dtype.itemsize
+    s, c, o = x.backward.shape[1:]
+    held = Use(s, 0, o).signals(n * m, c, output)[2] * x.backward.dtype.itemsize
     step = next(k for k in range(n, 0, -1) if n % k == 0 and (k == 1 or held * k / n <= SCRATCH))
     if step == n:
         return _from_signals(x, y, output)
@@ -174,7 +166,7 @@ def _from_signals(x: Any, y: Any, output: Output) -> jax.Array:
     if output == "diagonal":
         return jnp.sum(alike[..., None] * jnp.einsum("nsao,mtao->nsmta", g, h), axis=(1, 3))
     s, c, o = g.shape[1:]
-    if s * o * c + c * c * s * o < s * s * c * c * o:  # the sum over positions of one side first
+    if Use(s, 0, o).signals(1, c, output)[0] == "mixed":  # the sum over positions of one side first
         mixed = jnp.einsum("nsmt,mtbo->nsmbo", alike, h)
         return jnp.einsum("nsao,nsmbo->nmab", g, mixed)
     return jnp.einsum("nsmt,nsamtb->nmab", alike, jnp.einsum("nsao,mtbo->nsamtb", g, h))

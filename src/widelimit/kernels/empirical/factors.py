@@ -28,23 +28,6 @@ class Affine:
 
 @final
 @dataclass(frozen=True)
-class Offset:
-    """The parameter is a bias, added at every position: G (n, c, S, O)."""
-
-    backward: Any
-
-
-@final
-@dataclass(frozen=True)
-class Gain:
-    """The parameter multiplies signals elementwise: A (n, S, O), G (n, c, S, O)."""
-
-    signals: Any
-    backward: Any
-
-
-@final
-@dataclass(frozen=True)
 class Lookup:
     """The parameter is a table of `rows` rows of which positions take one each: tokens (n, S), G (n, c, S, O)."""
 
@@ -61,7 +44,7 @@ class Explicit:
     jacobian: Any
 
 
-Factor = Affine | Offset | Gain | Lookup | Explicit
+Factor = Affine | Lookup | Explicit
 
 
 class Use(NamedTuple):
@@ -82,8 +65,8 @@ class Use(NamedTuple):
         times G of one side, then G of the other; "jacobian": J of both, then their inner products.
         """
         s, i, o = self
-        kept = c * c if output == "full" else 1
         pairs, each = 2.0 * n * m, 2.0 * c * s * i * o * (n if same else n + m)
+<<<<<<< HEAD
         orders = {
             "signals": (pairs * s * s * (i + c * o * (c if output == "full" else 1)), n * m * s * s * (1 + kept)),
             "mixed": (pairs * s * (s * i + c * o * (s + c)), n * m * s * (s + c * o)),
@@ -95,11 +78,24 @@ class Use(NamedTuple):
             del orders["jacobian"]
         best = min(orders, key=lambda name: orders[name][0])
         return best, float(orders[best][0]), float(orders[best][1])
+=======
+        products = pairs * c * i * o * (c if output == "full" else 1)
+        found = self.signals(n * m, c, output), ("jacobian", each + products, float((n + m) * c * i * o))
+        return min(found, key=lambda order: order[1])
+>>>>>>> house
 
+    def signals(self, pairs: float, c: int, output: Output, *, times: int = 1) -> tuple[str, float, float]:
+        """Return the order of fewest flops that forms no Jacobian, "signals" or "mixed", as `order` does.
 
-def flops(use: Use, n: int, m: int, c: int, output: Output) -> float:
-    """Return the flops of the contraction for n x m pairs of rows, c outputs."""
-    return use.order(n, m, c, output)[1]
+        `times`: products of backward signals alone are taken so often, for outputs that are summed afterwards.
+        """
+        s, i, o = self
+        kept = {"full": c * c, "diagonal": c, "trace": 1}[output]
+        orders = [("signals", s * s * c * o * (c if output == "full" else 1), s * s * (1 + kept))]
+        if output == "full":
+            orders.append(("mixed", s * c * o * (s + c), s * (s + c * o)))
+        name, flops, held = min(orders, key=lambda order: order[1])
+        return name, 2.0 * pairs * (s * s * i + times * flops), float(pairs) * held * times
 
 
 def numbers(use: Use, c: int) -> int:
@@ -115,7 +111,7 @@ def use_of(factor: Factor) -> Use:
     s, o = (int(k) for k in factor.backward.shape[2:])
     if isinstance(factor, Affine):
         return Use(s, int(factor.signals.shape[2]), o)
-    return Use(s, factor.rows if isinstance(factor, Lookup) else 1, o)
+    return Use(s, factor.rows, o)
 
 
 def jacobian(factor: Factor, xp: Any) -> Any:
@@ -124,10 +120,6 @@ def jacobian(factor: Factor, xp: Any) -> Any:
         return factor.jacobian
     back = factor.backward
     n, c = back.shape[:2]
-    if isinstance(factor, Offset):
-        return xp.einsum("ncso->nco", back)
-    if isinstance(factor, Gain):
-        return xp.einsum("ncso,nso->nco", back, factor.signals)
     if isinstance(factor, Lookup):
         taken = _equal(xp.arange(factor.rows), factor.tokens, xp, back)
         return xp.einsum("vns,ncso->ncvo", taken, back).reshape(n, c, -1)

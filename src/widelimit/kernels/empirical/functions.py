@@ -3,15 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-from widelimit import validation
-from widelimit.kernels.empirical.kernels import (
-    EmpiricalAxes,
-    EmpiricalDiagonal,
-    EmpiricalKernel,
-    EmpiricalMatrixKernel,
-)
+from widelimit.kernels.empirical.kernels import EmpiricalAxes, EmpiricalDiagonal, EmpiricalKernel, EmpiricalMatrixKernel
 from widelimit.kernels.empirical.model import Apply, Model, Names, Select, model
-from widelimit.kernels.empirical.outputs import Output
+from widelimit.kernels.empirical.outputs import Output, axis_option
 from widelimit.kernels.empirical.plan import KernelSettings, Method, check_settings
 
 AnyEmpirical = EmpiricalMatrixKernel | EmpiricalKernel | EmpiricalDiagonal | EmpiricalAxes
@@ -176,11 +170,7 @@ def empirical_nngp(
 def _kernel(
     f: Model, settings: KernelSettings, trace_axes: Sequence[int] | None, diagonal_axes: Sequence[int]
 ) -> AnyEmpirical:
-    axes = []
-    for name, given in (("trace_axes", () if trace_axes is None else trace_axes), ("diagonal_axes", diagonal_axes)):
-        if isinstance(given, str) or not isinstance(given, Sequence):
-            raise TypeError(f"{name} must be axes as a tuple, such as (-1,), got {validation.shown(given)}.")
-        axes.append(tuple(validation.integer(f"each of {name}", k, at_least=-32) for k in given))
+    axes = axis_option("trace_axes", trace_axes), axis_option("diagonal_axes", diagonal_axes)
     if trace_axes is None and not diagonal_axes:
         return _CLASSES[settings.output](f, settings)  # type: ignore[index]
     if settings.output != "full" or settings.method == "vector_products":

@@ -1,13 +1,15 @@
 """Outputs are kept separate, traced or paired with themselves only: the forms of an empirical kernel."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from widelimit import validation
 
 Output = Literal["full", "trace", "diagonal"]
 OUTPUTS: tuple[Output, ...] = ("full", "trace", "diagonal")
@@ -25,6 +27,13 @@ class Split(NamedTuple):
     def numbers(self) -> int:
         """Return the numbers of the kernel for one pair."""
         return self.full**2 * self.diagonal
+
+    @property
+    def contraction(self) -> tuple[Output, int, int]:
+        """Return the form in which some outputs are contracted, their number, and how often that is done."""
+        return (
+            ("trace", self.trace, self.diagonal) if self.full == 1 else ("full", self.full, self.diagonal * self.trace)
+        )
 
 
 @final
@@ -84,4 +93,12 @@ class Axes:
         places: dict[int, tuple[int, ...]] = {k: (i, len(full) + i) for i, k in enumerate(self.full)}
         places |= {k: (2 * len(full) + i,) for i, k in enumerate(self.diagonal)}
         order = [rows + place for k in sorted(places) for place in places[k]]
-        return np.transpose(values, (*range(rows), *order))
+        return np.ascontiguousarray(np.transpose(values, (*range(rows), *order)))
+
+
+def axis_option(name: str, given: Any) -> tuple[int, ...]:
+    """Return the axes that an option names; None names none. Raises: TypeError, ValueError."""
+    given = () if given is None else given
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise TypeError(f"{name} must be axes as a tuple, such as (-1,), got {validation.shown(given)}.")
+    return tuple(validation.integer(f"each of {name}", k, at_least=-32) for k in given)

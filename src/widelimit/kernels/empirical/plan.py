@@ -17,7 +17,7 @@ from widelimit.architecture.state import Layer
 from widelimit.arithmetic import arithmetic
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels.empirical.contraction import Contraction, Layerwise, Outputs, Way
-from widelimit.kernels.empirical.factors import SCRATCH
+from widelimit.kernels.empirical.factors import SCRATCH, Use
 from widelimit.kernels.empirical.model import Cost, Model
 from widelimit.kernels.empirical.outputs import OUTPUTS, Output, Split
 from widelimit.kernels.empirical.products import VectorProducts
@@ -259,25 +259,13 @@ def _layers(parts: tuple[Part, ...], output: Output | Split, sizes: PairSizes, c
         shown = f"{s} positions, {i} x {o}" + (f", {part.groups} groups" if part.groups > 1 else "")
         made = explicit._replace(way="jacobian", sizes=shown, once=2.0 * c * s * part.size)
         alike, kept = (0 if part.table else i), s * (1 if part.table else i) + c * s * o
-        flops, scratch = _signals(output, pairs, c, s, alike, o)
+        form, outputs, times = (output, c, 1) if isinstance(output, str) else output.contraction
+        _, flops, scratch = Use(s, alike, o).signals(pairs, outputs, form, times=times)
         signals = LayerEstimate(part.name, "signals", shown, kept, 0.0, flops, scratch)
         moved = [(2.0 * sizes.rows * e.numbers + 2 * e.scratch) * FLOPS_A_NUMBER for e in (signals, made)]
         costs = [sizes.rows * e.once + e.pairs + more for e, more in zip((signals, made), moved, strict=True)]
         found.append(signals if part.table or (part.groups == 1 and costs[0] <= costs[1]) else made)
     return tuple(found)
-
-
-def _signals(output: Output | Split, pairs: float, c: int, s: int, i: int, o: int) -> tuple[float, float]:
-    """Return flops of the contraction of signals for all pairs, and the numbers held of them."""
-    times, full = 1, c if output == "full" else 1
-    if isinstance(output, Split):
-        c, full = output.full, output.full
-        times = output.diagonal * output.trace
-    products = s * s * c * full * o
-    if full > 1:
-        products = min(products, s * s * c * o + s * c * c * o)
-    held = 1 + (full * full if full > 1 else c if output == "diagonal" else 1)
-    return 2.0 * pairs * (s * s * i + times * products), pairs * s * s * held * times
 
 
 def _estimates(
