@@ -220,27 +220,6 @@ def _compute_pairs(kernel: PairKernel, x: EncodedBlock, y: EncodedBlock, pairs: 
     return np.asarray(_program(kernel, x.patches)(kernel, x.patches, y.patches, filled, len(pairs), same))
 
 
-<<<<<<< HEAD
-def _square(kernel: PairKernel, x: EncodedBlock) -> np.ndarray:
-    """Compute the tile of a block with itself, symmetric to the bit: (rows that count,) * 2."""
-    rows = _patch(x)
-    count = -(-x.used // rows)
-    pairs = [(s, t) for s in range(count) for t in range(s + 1)]
-    tile = np.array(_compute_pairs(kernel, x, x, pairs, same=True)[: x.used, : x.used])
-    for s in range(count):
-        here, below = slice(s * rows, (s + 1) * rows), slice((s + 1) * rows, None)
-        patch = np.tril(tile[here, here], -1)
-        tile[here, here] = patch + patch.T
-        mirror(tile[below, here], tile[here, below])
-    np.fill_diagonal(tile, x.diagonal[: x.used])
-    return tile
-
-
-def _symmetric(tile: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-    """Return the lower triangle of a tile, mirrored, around this diagonal."""
-    lower = np.tril(tile, -1)
-    return np.asarray(lower + lower.T + np.diag(diagonal))
-=======
 def _symmetric(tile: np.ndarray, diagonal: np.ndarray, rows: int) -> np.ndarray:
     """Return the lower triangle of a tile, mirrored, `rows` rows at a time, around this diagonal."""
     tile = np.array(tile)
@@ -251,7 +230,6 @@ def _symmetric(tile: np.ndarray, diagonal: np.ndarray, rows: int) -> np.ndarray:
         mirror(tile[below, here], tile[here, below])
     np.fill_diagonal(tile, diagonal)
     return tile
->>>>>>> house
 
 
 def mirror(block: np.ndarray, target: np.ndarray) -> None:

@@ -42,29 +42,22 @@ class OutputSplit:
         return full, full, diagonal
 
     @property
+    def table(self) -> np.ndarray:
+        """Return the places of the outputs among all, (diagonal, full, traced)."""
+        f, d, t = self.axes.split
+        order = (*self.axes.diagonal, *self.axes.full, *self.axes.trace)
+        return np.arange(math.prod(self.axes.shape)).reshape(self.axes.shape).transpose(order).reshape(d, f, t)
+
+    @property
     def output(self) -> Output:
         """Return the contraction that most of the work is."""
         f, d, t = self.axes.split
         return "full" if f > 1 or d * t == 1 else ("trace" if t > 1 else "diagonal")
 
-<<<<<<< HEAD
-    def mirror(self, values: torch.Tensor) -> torch.Tensor:
-        """Compute K(x', x) from K(x, x'), (n, m, *tail)."""
-        last = values.ndim - self.full
-        first = last - self.full
-        return values.permute(1, 0, *range(2, first), *range(last, values.ndim), *range(first, last))
-
-    def result(self, values: np.ndarray, lead: int) -> np.ndarray:
-        """Return the kernel with its axes in the order of the outputs' axes."""
-        if self.order == tuple(range(len(self.tail))):
-            return values
-        return np.ascontiguousarray(values.transpose(*range(lead), *(lead + place for place in self.order)))
-=======
     @staticmethod
-    def mirror(values: np.ndarray) -> np.ndarray:
+    def mirror(values: torch.Tensor) -> torch.Tensor:
         """Compute K(x', x) from K(x, x'), (n, m, *tail)."""
-        return values.swapaxes(0, 1).swapaxes(2, 3)
->>>>>>> house
+        return values.transpose(0, 1).transpose(2, 3)
 
     def contract(self, a: Factor, b: Factor, *, itself: bool = False) -> torch.Tensor:
         """Compute one parameter's kernel, (n, m, *tail), or (n, *tail) of rows with themselves."""
@@ -73,9 +66,7 @@ class OutputSplit:
         if form is not None:
             found = factors.contract(a, b, form, torch, itself=itself)
         else:
-            order = (*self.axes.diagonal, *self.axes.full, *self.axes.trace)
-            places = np.arange(math.prod(self.axes.shape)).reshape(self.axes.shape).transpose(order).reshape(d, f, t)
-            found = torch.stack([_paired(row, a, b, itself) for row in places], dim=-1)
+            found = torch.stack([_paired(row, a, b, itself) for row in self.table], dim=-1)
         return (found / t if t > 1 else found).reshape(*found.shape[: 1 if itself else 2], *self.tail)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from widelimit.kernels.empirical.factors import Affine, Explicit, Lookup, Use
-from widelimit.torch.axes import Split
+from widelimit.torch.axes import OutputSplit
 from widelimit.torch.jacobian import Factors
 from widelimit.torch.products import outer_sums, product
 from widelimit.torch.store import ALL, Store, plain
@@ -40,7 +40,7 @@ def slices(n: int, step: int) -> list[slice]:
     return [slice(i, min(i + step, n)) for i in range(0, n, step)]
 
 
-def job_of(stores: tuple[Store, ...], place: Place, split: Split, room: float) -> Job:
+def job_of(stores: tuple[Store, ...], place: Place, split: OutputSplit, room: float) -> Job:
     """Choose the way of fewest flops for one parameter, and the size of what is made at once, `room` numbers."""
     store = stores[0]
     kinds = store.kinds[place]
@@ -122,7 +122,7 @@ def _one_hot(factor: Any) -> torch.Tensor:
     return found.scatter_(2, factor.tokens.long()[:, :, None], 1.0)
 
 
-def grouped(jacobian: torch.Tensor, split: Split) -> torch.Tensor:
+def grouped(jacobian: torch.Tensor, split: OutputSplit) -> torch.Tensor:
     """Return (n, c, P) as (d, n f, t P): outputs on the diagonal, in full, traced."""
     n, p = len(jacobian), jacobian.shape[2]
     d, f, t = split.table.shape
@@ -132,7 +132,7 @@ def grouped(jacobian: torch.Tensor, split: Split) -> torch.Tensor:
     return jacobian.reshape(n, d, f, t * p).permute(1, 0, 2, 3).reshape(d, n * f, t * p)
 
 
-def add_products(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, split: Split, *, same: bool) -> None:
+def add_products(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, split: OutputSplit, *, same: bool) -> None:
     """Add the inner products of two sides of a piece to the kernel; with `same` those of its lower triangle."""
     d, f, t = split.table.shape
     for a in slices(len(out), PANEL):
@@ -140,11 +140,10 @@ def add_products(out: torch.Tensor, left: torch.Tensor, right: torch.Tensor, spl
         for k in range(d):
             found = product(left[k, a.start * f : a.stop * f], right[k, : b.stop * f])
             block = found.reshape(a.stop - a.start, f, b.stop, f).transpose(1, 2)
-            target = out[a, b].view(a.stop - a.start, b.stop, d, f, f)[:, :, k]
-            target.add_(block, alpha=1 / t)
+            out[a, b][..., k].add_(block, alpha=1 / t)
 
 
-def run(job: Job, stores: tuple[Store, ...], split: Split, out: torch.Tensor) -> Iterator[None]:
+def run(job: Job, stores: tuple[Store, ...], split: OutputSplit, out: torch.Tensor) -> Iterator[None]:
     """Add one parameter's kernel to `out`, (n, m, *tail), in the lower triangle for one store; yields step by step."""
     same = len(stores) == 1
     old: list[torch.Tensor | None] = [None, None]
@@ -181,7 +180,7 @@ def steps(job: Job, stores: tuple[Store, ...]) -> int:
     return left * (left + 1) // 2 if len(stores) == 1 else left * right
 
 
-def mirror(out: torch.Tensor, split: Split) -> None:
+def mirror(out: torch.Tensor, split: OutputSplit) -> None:
     """Fill the upper triangle from the lower one, block by block."""
     for a in slices(len(out), PANEL):
         block = out[a, a]
@@ -191,7 +190,7 @@ def mirror(out: torch.Tensor, split: Split) -> None:
         out[: a.start, a] = split.mirror(out[a, : a.start])
 
 
-def own(found: Factors, split: Split, labels: Labels) -> dict[str, torch.Tensor]:
+def own(found: Factors, split: OutputSplit, labels: Labels) -> dict[str, torch.Tensor]:
     """Compute the kernels of rows with themselves, (n, *tail), summed by label."""
     out: dict[str, torch.Tensor] = {}
     with torch.no_grad():
@@ -205,7 +204,7 @@ def own(found: Factors, split: Split, labels: Labels) -> dict[str, torch.Tensor]
     return out
 
 
-def seconds(job: Job, stores: tuple[Store, ...], few: Store, split: Split) -> float:
+def seconds(job: Job, stores: tuple[Store, ...], few: Store, split: OutputSplit) -> float:
     """Predict the seconds of a job from one step of it, of the rows in `few`."""
     same, n, m = len(stores) == 1, stores[0].n, stores[-1].n
     d, f, t = split.table.shape

@@ -12,13 +12,8 @@ import torch
 
 from widelimit import memory
 from widelimit.progress import Report
-<<<<<<< HEAD
 from widelimit.torch import contraction, inputs
-from widelimit.torch.axes import Axes, Split
-=======
-from widelimit.torch import inputs
 from widelimit.torch.axes import AxisSettings, OutputSplit
->>>>>>> house
 from widelimit.torch.bits import bits
 from widelimit.torch.contraction import WIDE, Labels, own, slices
 from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, run, whole_jacobian
@@ -124,7 +119,6 @@ class ModuleJacobian:
                 f"copy, empirical_ntk(copy.deepcopy(module)), or make it again after training."
             )
 
-<<<<<<< HEAD
     def _depends(self, jacobian: RowJacobian, row: Any) -> bool:
         """Return True where a row's outputs differ for the buffers of now and those that were kept."""
         values = dict(jacobian.weights.values)
@@ -134,10 +128,7 @@ class ModuleJacobian:
             kept, found = (run(j.watch(), functools.partial(j.outputs, row)) for j in (jacobian, other))
         return kept.shape != found.shape or not torch.equal(kept, found)
 
-    def trial(self, jacobian: RowJacobian, rows: Any) -> tuple[Trial, Split]:
-=======
     def trial(self, jacobian: RowJacobian, rows: Any) -> tuple[Trial, OutputSplit]:
->>>>>>> house
         """Find how the first row uses the parameters. Raises: ValueError."""
         found = verified_trial(jacobian, rows)
         return found, self.axes.split(found.outputs)
@@ -168,7 +159,6 @@ class ModuleJacobian:
         jacobian, rows = self.prepare(*given)
         trial, split = self.trial(jacobian, rows[0])
         require_rowwise_module(jacobian, *rows)
-<<<<<<< HEAD
         n, m, like = inputs.length(rows[0]), inputs.length(rows[-1]), _like(jacobian)
         total = sum(map(inputs.length, rows))
         sizes = self.sizes(trial, total, like.element_size())
@@ -194,53 +184,7 @@ class ModuleJacobian:
                 values[index, index] = diagonal[label]
         results = {label: values.cpu().numpy() for label, values in out.items()}
         self.require_finite(jacobian, trial, results, dict(zip(("X", "Y"), rows, strict=False)))
-        return {label: split.result(found, 2) for label, found in results.items()}
-=======
-        same, n, m = Y is None, inputs.length(rows[0]), inputs.length(rows[-1])
-        sizes = self.sizes(trial, n, _itemsize(jacobian), split.output)
-        dtype = np.dtype(str(next(iter(jacobian.weights.trained.values())).dtype).removeprefix("torch."))
-        memory.require(float(dtype.itemsize) * n * m * np.prod(split.tail, dtype=float), "the kernel")
-        out: dict[str, np.ndarray] = {}
-        for here, there, block, own in self._blocks(jacobian, trial, split, rows, sizes, labels):
-            for label, values in block.items():
-                found = values.cpu().numpy()
-                target = out.setdefault(label, np.zeros((n, m, *split.tail), dtype))
-                target[here, there] = (found + split.mirror(found)) / 2 if same and here == there else found
-                if same and here != there:
-                    target[there, here] = split.mirror(found)
-            if same and here == there:
-                index = np.arange(here.start, here.stop)
-                for label, values in own.items():
-                    out[label][index, index] = values.cpu().numpy()
-        self.require_finite(jacobian, trial, out, dict(zip(("X", "Y"), rows, strict=False)))
-        return {label: split.axes.zipped(found, 2) for label, found in out.items()}
-
-    def _blocks(
-        self, jacobian: RowJacobian, trial: Trial, split: OutputSplit, rows: Any, sizes: Sizes, labels: Labels
-    ) -> Iterator[tuple[slice, slice, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
-        """Yield blocks of the kernel, and the diagonals of those on it.
-
-        Factors of some blocks of rows are held, those of the others made for them.
-        """
-        same = len(rows) == 1
-        n, m = inputs.length(rows[0]), inputs.length(rows[-1])
-        groups, right = _slices(n, sizes.rows * sizes.held), _slices(m, sizes.rows)
-        done, total = 0, int(_work(n, m, sizes, same)[1])
-        for group in groups:
-            kept = self._factors(jacobian, trial, rows[0], group, sizes.rows)
-            if same:
-                diagonal = contracted(kept, kept, split, labels, itself=True)
-                yield group, group, contracted(kept, kept, split, labels), diagonal
-                done += 1
-                self.report("kernel matrix", done, total)
-            for there in right:
-                if same and there.start >= group.start:
-                    break
-                other = jacobian.factors(trial, inputs.take(rows[-1], there))
-                yield group, there, contracted(kept, other, split, labels), {}
-                done += 1
-                self.report("kernel matrix", done, total)
->>>>>>> house
+        return {label: split.axes.zipped(found, 2) for label, found in results.items()}
 
     @staticmethod
     def _blocks(jacobian: RowJacobian, trial: Trial, rows: Any, block: slice) -> Iterator[tuple[slice, Factors]]:
@@ -249,7 +193,7 @@ class ModuleJacobian:
             yield slice(block.start + part.start, block.start + part.stop), found
 
     def _contract(
-        self, stores: tuple[Store, ...], split: Split, room: float, labels: Labels, out: dict[str, torch.Tensor]
+        self, stores: tuple[Store, ...], split: OutputSplit, room: float, labels: Labels, out: dict[str, torch.Tensor]
     ) -> None:
         """Add up the kernels of all parameters by label."""
         places = [place for place in stores[0].kinds if place in stores[-1].kinds]
@@ -353,44 +297,7 @@ def _row_numbers(trial: Trial, trained: Mapping[str, torch.Tensor]) -> tuple[flo
             shrunk = math.prod(windows.kernel) / math.prod(windows.stride) if windows else 1
             kept += s * (c * o + (1 if site.kind == "lookup" else i / min(shrunk, i)))
     whole = sum(trained[name].numel() for name in trial.explicit)
-<<<<<<< HEAD
     return kept + c * whole, ALIVE * (trial.numbers + 2 * trial.backward + formed + 2 * whole)
-=======
-    return kept + c * whole, trial.numbers + 2 * trial.backward + formed + 2 * whole
-
-
-def layer_costs(trial: Trial, trained: Any, n: int, c: int, output: Any) -> tuple[LayerCost, ...]:
-    """Return what each parameter costs, for n x n pairs of rows."""
-    found = []
-    for site in trial.sites:
-        if site.place.name in trial.explicit:
-            continue
-        s, i, o = site.use
-        structured = site.kind in ("affine", "conv", "lookup") and not whole_jacobian(site, c)
-        how, flops = "whole", 2.0 * n * n * c * i * o * (c if output == "full" else 1) + 2.0 * n * c * s * i * o
-        if structured:
-            how, flops, _ = site.use.order(n, n, c, output)
-        found.append(LayerCost(site.place.name, site.kind, how, s, i, o, flops))
-    for name in sorted(trial.explicit):
-        size = trained[name].numel()
-        found.append(LayerCost(name, "any", "autograd", 1, 1, size, 2.0 * n * n * c * size))
-    return tuple(found)
-
-
-def contracted(
-    left: Factors, right: Factors, split: OutputSplit, labels: Labels, *, itself: bool = False
-) -> dict[str, torch.Tensor]:
-    """Compute the kernels of two blocks of rows, summed by label."""
-    out: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for place, uses_ in left.items():
-            label = labels(place.name)
-            for a in uses_:
-                for b in right[place]:
-                    found = split.contract(a, b, itself=itself)
-                    out[label] = out[label] + found if label in out else found
-    return out
->>>>>>> house
 
 
 def _broken(found: Factors) -> list[str]:

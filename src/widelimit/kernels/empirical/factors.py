@@ -66,23 +66,11 @@ class Use(NamedTuple):
         """
         s, i, o = self
         pairs, each = 2.0 * n * m, 2.0 * c * s * i * o * (n if same else n + m)
-<<<<<<< HEAD
-        orders = {
-            "signals": (pairs * s * s * (i + c * o * (c if output == "full" else 1)), n * m * s * s * (1 + kept)),
-            "mixed": (pairs * s * (s * i + c * o * (s + c)), n * m * s * (s + c * o)),
-            "jacobian": (each + pairs * kept * i * o * (c if output != "full" else 1), (n + m) * c * i * o),
-        }
-        if output != "full":
-            del orders["mixed"]
-        if not jacobian:
-            del orders["jacobian"]
-        best = min(orders, key=lambda name: orders[name][0])
-        return best, float(orders[best][0]), float(orders[best][1])
-=======
         products = pairs * c * i * o * (c if output == "full" else 1)
-        found = self.signals(n * m, c, output), ("jacobian", each + products, float((n + m) * c * i * o))
+        found = [self.signals(n * m, c, output)]
+        if jacobian:
+            found.append(("jacobian", each + products, float((n + m) * c * i * o)))
         return min(found, key=lambda order: order[1])
->>>>>>> house
 
     def signals(self, pairs: float, c: int, output: Output, *, times: int = 1) -> tuple[str, float, float]:
         """Return the order of fewest flops that forms no Jacobian, "signals" or "mixed", as `order` does.
