@@ -125,3 +125,137 @@ def test_tangents_of_some_parameters():
     params = {"a": module[0].weight.detach().numpy().T, "b": module[2].weight.detach().numpy().T}
     here = wl.tangents(lambda p, X: jnp.tanh(X @ p["a"]) @ p["b"], params, parameters=["b"])
     assert here.gradients.parameters == 12
+
+
+class Branches(nn.Module):
+    """A row's first number chooses how the same weight is used."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.layer, self.head = kind, nn.Linear(4, 4), nn.Linear(4, 2)
+        self.conv = nn.Conv1d(4, 4, 3)
+
+    def one(self, x):
+        if self.kind == "dilation":
+            step = 1 + int(x[0, 0] > 0)
+            h = nn.functional.conv1d(x.expand(4, 4)[None], self.conv.weight, padding="same", dilation=step)[0].tanh()[0]
+        elif self.kind == "view":
+            h = self.layer(x[0]) if x[0, 0] > 0 else x[0] @ self.layer.weight
+        else:
+            h = self.layer(x[0]) if x[0, 0] > 0 else x[0] @ self.layer.weight**2
+        return self.head(h.tanh())
+
+    def forward(self, X):
+        return torch.stack([self.one(x[None]) for x in X])
+
+
+@pytest.mark.parametrize("memory", [None, 3e-6], ids=["memory", "disk"])
+@pytest.mark.parametrize("kind", ["view", "unknown", "dilation"])
+def test_rows_that_use_the_same_weight_differently_meet(kind, memory):
+    torch.manual_seed(0)
+    module, X = Branches(kind).double(), np.random.default_rng(0).standard_normal((6, 4))
+    assert 0 < (X[:, 0] > 0).sum() < 6
+    kernel, right = widelimit.torch.empirical_ntk(module, output="trace", memory=memory), explicit(module, X)
+    assert memory is None or kernel.explain(X).disk > 0
+    positive, negative = np.flatnonzero(X[:, 0] > 0), np.flatnonzero(X[:, 0] <= 0)
+    assert np.abs(kernel.gram(X) - right).max() <= 64 * EPS * right.max()
+    found = kernel.cross(X[positive], X[negative])
+    assert np.abs(found - right[np.ix_(positive, negative)]).max() <= 64 * EPS * right.max()
+    assert np.abs(sum(kernel.parts(X).values()) - right).max() <= 64 * EPS * right.max()
+
+
+class Lengths(nn.Module):
+    """Tied token weights, and a layer for every token: rows of other lengths are other sums."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm, self.step = nn.Embedding(7, 4), nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, tokens):
+        h = self.norm(self.table(tokens)).tanh().mean(1)
+        for _ in range(tokens.shape[1]):
+            h = self.step(h).tanh()
+        return h @ self.table.weight[:3].T
+
+
+@pytest.mark.parametrize("lengths", [(1, 5), (5, 2)])
+def test_rows_of_other_lengths(lengths):
+    torch.manual_seed(0)
+    module, rng = Lengths().double(), np.random.default_rng(0)
+    X, Y = (rng.integers(0, 7, (3, length)) for length in lengths)
+    parameters = list(module.parameters())
+    options = {"retain_graph": True, "materialize_grads": True}
+    J, L = (
+        np.array([[torch.cat([g.flatten() for g in torch.autograd.grad(v, parameters, **options)]).numpy() for v in out]
+                  for out in module(torch.as_tensor(part))]) for part in (X, Y)
+    )  # fmt: skip
+    right = np.einsum("nap,mbp->nmab", J, L)
+    kernel = widelimit.torch.empirical_ntk(module)
+    assert np.abs(kernel.cross(X, Y) - right).max() <= 64 * EPS * np.abs(right).max()
+    assert np.abs(kernel.cross(Y, X) - right.transpose(1, 0, 3, 2)).max() <= 64 * EPS * np.abs(right).max()
+    with pytest.raises(ValueError, match="as many outputs for every row"):
+        widelimit.torch.empirical_ntk(module.table).cross(X, Y)
+
+
+def test_rows_without_a_parameter_in_common_have_a_kernel_of_zeros():
+    module, X = nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)]).double(), np.ones((3, 4))
+    module.forward = lambda x: torch.stack([module[int(row[0] > 0)](row) for row in x])
+    kernel = widelimit.torch.empirical_ntk(module, output="trace")
+    np.testing.assert_array_equal(kernel.cross(X, -X), np.zeros((3, 3)))
+    assert sorted(kernel.parts(X)) == sorted(kernel.parts(-X)) == ["0", "1"]
+    assert kernel.gram(X).min() > 0
+
+
+def test_files_of_factors_are_closed_and_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    module, X = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), np.ones((40, 4), np.float32)
+    opened = Path("/proc/self/fd")
+
+    def interrupted(*_):
+        assert list(tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    kernel = widelimit.torch.empirical_ntk(module, memory=1e-5)
+    assert kernel.explain(X).disk > 0
+    before = len(list(opened.iterdir())) if opened.exists() else 0
+    kernel.gram(X)
+    with pytest.raises(KeyboardInterrupt):
+        widelimit.torch.empirical_ntk(module, memory=1e-5, progress=interrupted).gram(X)
+    assert not list(tmp_path.iterdir())
+    assert not opened.exists() or len(list(opened.iterdir())) <= before
+
+
+def test_arrays_of_any_layout_and_a_layer_that_was_replaced():
+    module, X = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).double(), np.random.default_rng(0).standard_normal((5, 4))
+    right = widelimit.torch.empirical_ntk(module).gram(X)
+    for same in (X[::-1].copy()[::-1], X.astype(">f8"), np.asfortranarray(X)):
+        np.testing.assert_array_equal(widelimit.torch.empirical_ntk(module).gram(same), right)
+    module[1] = Mixing()
+    with pytest.raises(ValueError, match="mixes rows"):
+        widelimit.torch.empirical_ntk(module).gram(X)
+
+
+class Mixing(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_gradients_that_the_caller_turned_off(off):
+    module = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Tanh()).double().eval()
+    X = np.random.default_rng(0).standard_normal((5, 4))
+
+    def results():
+        kernel, rows = widelimit.torch.empirical_ntk(module), widelimit.torch.tangents(module).at(X[::-1])
+        return kernel.gram(X), kernel.diag(X), rows.matrix(), rows.product(np.ones(15)), kernel.prepared(X).outputs
+
+    right = results()
+    assert np.abs(right[0]).max() > 0.1
+    with off():
+        found = results()
+    for a, b in zip(found, right, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with torch.inference_mode():
+        made = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=r"weight was made in torch.inference_mode"):
+        widelimit.torch.empirical_ntk(made)

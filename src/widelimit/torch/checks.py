@@ -26,6 +26,10 @@ def trained_parameters(module: torch.nn.Module, chosen: Names | None) -> dict[st
     for name, p in found.items():
         if p.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"parameter {name} is {p.dtype}; float32 or float64 is needed: module.float().")
+        if p.is_inference():
+            raise ValueError(
+                f"parameter {name} was made in torch.inference_mode() and has no gradients; make it outside."
+            )
         if not torch.isfinite(p).all():
             raise ValueError(f"parameter {name} has entries that are NaN or infinite.")
     return found

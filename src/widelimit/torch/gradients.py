@@ -90,7 +90,10 @@ class ModuleGradients(Gradients):
         others = {name: p.detach() for name, p in named.items() if name not in trained}
         others = {name: p.to(dtype) if p.is_floating_point() else p for name, p in others.items()}
         rows = jax.tree.map(
-            lambda leaf: torch.tensor(leaf, device=device, dtype=dtype if leaf.dtype.kind == "f" else None), batch
+            lambda leaf: torch.from_numpy(np.array(leaf, order="C")).to(
+                device, dtype if leaf.dtype.kind == "f" else None
+            ),
+            batch,
         )
         return trained, others, rows
 
@@ -138,14 +141,13 @@ class ModuleGradients(Gradients):
         return self._one_by_one(batch)
 
     def _at_once(self, batch: Batch) -> list[np.ndarray]:
-        trained, others, rows = self._cast(batch)
-
         def row(trained: Any, *leaves: Any) -> Any:
             one = rows.with_leaves([leaf[None] for leaf in leaves])
             return self._values(trained, others, one)[0]
 
-        jacobian = torch.func.vmap(torch.func.jacrev(row), (None, *(0 for _ in rows.leaves)))
         with self._rules():
+            trained, others, rows = self._cast(batch)
+            jacobian = torch.func.vmap(torch.func.jacrev(row), (None, *(0 for _ in rows.leaves)))
             found = jacobian(trained, *rows.leaves)
         return [_numpy(leaf.flatten(2)) for leaf in found.values()]
 
@@ -160,10 +162,10 @@ class ModuleGradients(Gradients):
     @contextmanager
     def _backward(self, batch: Batch) -> Iterator[tuple[torch.Tensor, Callable[[torch.Tensor], Any]]]:
         """Give f at the rows, and the function u -> J^T u. Raises: ValueError: a layer fails."""
-        trained, others, rows = self._cast(batch)
-        trained = {name: p.detach().requires_grad_() for name, p in trained.items()}
         try:
             with self._rules():
+                trained, others, rows = self._cast(batch)
+                trained = {name: p.detach().requires_grad_() for name, p in trained.items()}
                 values, leaves = self._values(trained, others, rows), list(trained.values())
                 if not values.requires_grad:
                     raise ValueError(CUT)
@@ -189,9 +191,9 @@ class ModuleGradients(Gradients):
         return self.push_by_rows(batch, v)
 
     def _pushed(self, batch: Batch, v: np.ndarray) -> np.ndarray:
-        trained, others, rows = self._cast(batch)
         parts = np.split(v, np.cumsum(self.sizes)[:-1])
         with self._rules(), forward_ad.dual_level():
+            trained, others, rows = self._cast(batch)
             for (name, p), part in zip(trained.items(), parts, strict=True):
                 along = torch.as_tensor(part, dtype=p.dtype, device=p.device).reshape(p.shape)
                 trained[name] = forward_ad.make_dual(p.detach().requires_grad_(), along)  # no fused layers
@@ -200,10 +202,11 @@ class ModuleGradients(Gradients):
 
     @contextmanager
     def _rules(self) -> Iterator[None]:
-        """Choose layers' implementations that have derivatives of all kinds, in evaluation mode too."""
+        """Choose layers' implementations that have derivatives of all kinds, whatever the caller turned off."""
         recurrent = any(isinstance(layer, torch.nn.RNNBase) for layer in self.module.modules())
         cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
-        with _quiet(), sdpa_kernel(SDPBackend.MATH), cudnn:
+        grad = torch.inference_mode(mode=False), torch.enable_grad()
+        with _quiet(), sdpa_kernel(SDPBackend.MATH), cudnn, grad[0], grad[1]:
             yield
 
 

@@ -41,6 +41,16 @@ def length(rows: Any) -> int:
     return int(next(t for t in leaves(rows) if isinstance(t, torch.Tensor)).shape[0])
 
 
+def forms(rows: Any) -> tuple[Any, ...]:
+    """Return the shape and dtype of a row of every array."""
+    return tuple((t.shape[1:], t.dtype) for t in leaves(rows) if isinstance(t, torch.Tensor))
+
+
+def modes(module: torch.nn.Module) -> tuple[Any, ...]:
+    """Return the class and mode of every layer: what was seen of a module holds as long as they stay."""
+    return tuple((type(part), part.training) for part in module.modules())
+
+
 def take(rows: Any, part: Any) -> Any:
     """Return some of the rows."""
     return map_tree(lambda t: t[part], rows)
@@ -110,7 +120,8 @@ def _tensor(name: str, leaf: Any, device: torch.device) -> Any:
         array = np.asarray(leaf)
         if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
             raise TypeError(f"{name} has dtype {array.dtype}; floats, integers or booleans are needed.")
-        found = torch.tensor(array, device=device)
+        own = array.dtype.newbyteorder("=")  # torch knows neither other orders of bytes nor rows that run backwards
+        found = torch.from_numpy(np.array(array, own, order="C")).to(device)
     else:
         return leaf
     if found.ndim == 0:

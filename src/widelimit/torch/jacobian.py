@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -130,7 +130,9 @@ class RowJacobian:
         found = []
         for i in range(n):
             row = inputs.take(rows, slice(i, i + 1))
-            found.append((slice(i, i + 1), self._block(self.trial(row, trial.explicit), row, batched=False)))
+            own = self.trial(row, trial.explicit)
+            require_outputs(trial, own)
+            found.append((slice(i, i + 1), self._block(own, row, batched=False)))
         return found
 
     def _block(self, trial: Trial, rows: Any, *, batched: bool) -> Factors:
@@ -145,6 +147,8 @@ class RowJacobian:
         def row(taps: Any, whole: Any, one: Any) -> tuple[Any, Any]:
             watch = self.watch(taps, whole)
             values = run(watch, lambda: self.outputs(inputs.lifted(one)))
+            if len(watch.shapes) != len(trial.shapes) or values.numel() != c:
+                raise RuntimeError("the rows take fewer layers than the first one, or have other outputs.")
             return values.reshape(-1), watch.signals
 
         with torch.enable_grad(), warnings.catch_warnings():
@@ -167,15 +171,30 @@ class RowJacobian:
 
 def explicit_names(watch: Watch) -> frozenset[str]:
     """Return the parameters whose Jacobians are taken whole: used in unknown ways, or by views that overlap."""
-    places: dict[str, set[Place]] = {}
-    for site in watch.sites:
-        places.setdefault(site.place.name, set()).add(site.place)
+    return overlapping(site.place for site in watch.sites) | watch.unknown.keys()
+
+
+def overlapping(places: Iterable[Place]) -> frozenset[str]:
+    """Return the parameters of which two places have numbers in common; one without strides has all of them."""
+    named: dict[str, set[Place]] = {}
+    for place in places:
+        named.setdefault(place.name, set()).add(place)
     mixed = set()
-    for name, found in places.items():
+    for name, found in named.items():
         row = sorted(found, key=lambda p: p.offset)
-        if any(a.end > b.offset for a, b in itertools.pairwise(row)):
+        whole = len(row) > 1 and not all(p.stride for p in row)
+        if whole or any(a.end > b.offset for a, b in itertools.pairwise(row)):
             mixed.add(name)
-    return frozenset(watch.unknown) | mixed
+    return frozenset(mixed)
+
+
+def require_outputs(first: Trial, other: Trial) -> None:
+    """Refuse rows with outputs of another shape. Raises: ValueError."""
+    if first.outputs != other.outputs:
+        raise ValueError(
+            f"a kernel needs as many outputs for every row; the module gives {first.outputs} for one and "
+            f"{other.outputs} for another. Pass of=lambda outputs, X: ... that gives numbers of one shape."
+        )
 
 
 def run(watch: Watch, function: Callable[[], Any]) -> Any:

@@ -16,7 +16,17 @@ from widelimit.torch import contraction, inputs
 from widelimit.torch.axes import AxisSettings, OutputSplit
 from widelimit.torch.bits import bits
 from widelimit.torch.contraction import WIDE, Labels, own, slices
-from widelimit.torch.jacobian import Factors, Of, RowJacobian, Trial, Weights, run, whole_jacobian
+from widelimit.torch.jacobian import (
+    Factors,
+    Of,
+    RowJacobian,
+    Trial,
+    Weights,
+    overlapping,
+    require_outputs,
+    run,
+    whole_jacobian,
+)
 from widelimit.torch.plan import LayerCost, ModulePlan
 from widelimit.torch.rowwise import require_rowwise_module
 from widelimit.torch.store import Store, folder
@@ -128,6 +138,7 @@ class ModuleJacobian:
             kept, found = (run(j.watch(), functools.partial(j.outputs, row)) for j in (jacobian, other))
         return kept.shape != found.shape or not torch.equal(kept, found)
 
+    @torch.inference_mode(mode=False)
     def trial(self, jacobian: RowJacobian, rows: Any) -> tuple[Trial, OutputSplit]:
         """Find how the first row uses the parameters. Raises: ValueError."""
         found = verified_trial(jacobian, rows)
@@ -150,6 +161,7 @@ class ModuleJacobian:
         rows = int(max(1, min(n, BLOCK, (budget - held) // (passing + kept))))
         return Sizes(rows, held + max(2 * room, rows * (passing + kept)), n * kept, disk, room)
 
+    @torch.inference_mode(mode=False)
     def matrix(self, X: Any, Y: Any, labels: Labels) -> dict[str, np.ndarray]:
         """Compute the kernels of all pairs, (n, m, ...), one a label.
 
@@ -157,34 +169,56 @@ class ModuleJacobian:
         """
         given = (self.rows("X", X),) if Y is None else (self.rows("X", X), self.rows("Y", Y))
         jacobian, rows = self.prepare(*given)
-        trial, split = self.trial(jacobian, rows[0])
+        trials, split = self._trials(jacobian, rows)
         require_rowwise_module(jacobian, *rows)
         n, m, like = inputs.length(rows[0]), inputs.length(rows[-1]), _like(jacobian)
-        total = sum(map(inputs.length, rows))
-        sizes = self.sizes(trial, total, like.element_size())
         memory.require(float(like.element_size()) * n * m * np.prod(split.tail, dtype=float), "the kernel")
-        out: dict[str, torch.Tensor] = {}
-        diagonal: dict[str, torch.Tensor] = {}
-        with folder(sizes.stored, disk=sizes.disk) as path, torch.no_grad():
-            stores = tuple(Store(inputs.length(part), path, like) for part in rows)
-            done = 0
-            for store, part in zip(stores, rows, strict=True):
-                for block in slices(store.n, sizes.rows):
-                    for there, found in self._blocks(jacobian, trial, part, block):
-                        store.write(there, found)
-                        for label, values in own(found, split, labels).items() if Y is None else ():
-                            diagonal.setdefault(label, values.new_zeros(n, *split.tail))[there] = values
-                    done += block.stop - block.start
-                    self.report("gradients", done, total)
-            self._contract(stores, split, sizes.room / like.element_size(), labels, out)
-        for label, values in out.items():
-            if Y is None:
-                contraction.mirror(values, split)
-                index = torch.arange(n, device=values.device)
-                values[index, index] = diagonal[label]
+        out = {labels(name): like.new_zeros(n, m, *split.tail) for name in self.names}
+        mixed = frozenset(self.names)
+        while mixed:
+            largest = max(trials, key=lambda trial: sum(_row_numbers(trial, self.trained)))
+            sizes = self.sizes(largest, sum(map(inputs.length, rows)), like.element_size())
+            with folder(sizes.stored, disk=sizes.disk) as path, torch.no_grad():
+                stores = tuple(Store(inputs.length(part), path, like) for part in rows)
+                diagonal = self._fill(stores, jacobian, trials, rows, sizes, split, labels)
+                mixed = overlapping(place for store in stores for place in store.kinds)
+                if mixed:  # rows use other parts of a parameter: its Jacobian is taken whole in all
+                    each = zip(trials, rows, strict=True)
+                    trials = tuple(jacobian.trial(inputs.take(x, slice(0, 1)), t.explicit | mixed) for t, x in each)
+                else:
+                    self._contract(stores, split, sizes.room / like.element_size(), labels, out)
+        for label, values in diagonal.items():
+            contraction.mirror(out[label], split)
+            index = torch.arange(n, device=values.device)
+            out[label][index, index] = values
         results = {label: values.cpu().numpy() for label, values in out.items()}
-        self.require_finite(jacobian, trial, results, dict(zip(("X", "Y"), rows, strict=False)))
+        self.require_finite(jacobian, trials[0], results, dict(zip(("X", "Y"), rows, strict=False)))
         return {label: split.axes.zipped(found, 2) for label, found in results.items()}
+
+    def _trials(self, jacobian: RowJacobian, rows: tuple[Any, ...]) -> tuple[tuple[Trial, ...], OutputSplit]:
+        """Find how rows use the parameters, those of Y by a trial of their own where they have another form."""
+        first, split = self.trial(jacobian, rows[0])
+        alike = inputs.forms(rows[0]) == inputs.forms(rows[-1])
+        trials = tuple(first if alike or part is rows[0] else verified_trial(jacobian, part) for part in rows)
+        require_outputs(first, trials[-1])
+        return trials, split
+
+    def _fill(
+        self, stores: tuple[Store, ...], jacobian: RowJacobian, trials: tuple[Trial, ...], rows: tuple[Any, ...],
+        sizes: Sizes, split: OutputSplit, labels: Labels,
+    ) -> dict[str, torch.Tensor]:  # fmt: skip
+        """Write the factors of all rows; return the kernels of rows with themselves, where there is one store."""
+        diagonal: dict[str, torch.Tensor] = {}
+        done, total = 0, sum(store.n for store in stores)
+        for store, trial, part in zip(stores, trials, rows, strict=True):
+            for block in slices(store.n, sizes.rows):
+                for there, found in self._blocks(jacobian, trial, part, block):
+                    store.write(there, found)
+                    for label, values in own(found, split, labels).items() if len(stores) == 1 else ():
+                        diagonal.setdefault(label, values.new_zeros(store.n, *split.tail))[there] = values
+                done += block.stop - block.start
+                self.report("gradients", done, total)
+        return diagonal
 
     @staticmethod
     def _blocks(jacobian: RowJacobian, trial: Trial, rows: Any, block: slice) -> Iterator[tuple[slice, Factors]]:
@@ -200,27 +234,23 @@ class ModuleJacobian:
         jobs = [contraction.job_of(stores, place, split, room) for place in places]
         done, steps = 0, sum(contraction.steps(job, stores) for job in jobs)
         for job in jobs:
-            label = labels(job.place.name)
-            if label not in out:
-                out[label] = torch.zeros(
-                    stores[0].n, stores[-1].n, *split.tail, dtype=stores[0].dtype, device=stores[0].device
-                )
-            for _ in contraction.run(job, stores, split, out[label]):
+            for _ in contraction.run(job, stores, split, out[labels(job.place.name)]):
                 done += 1
                 self.report("kernel matrix", done, steps)
 
+    @torch.inference_mode(mode=False)
     def diagonal(self, X: Any, labels: Labels) -> dict[str, np.ndarray]:
         """Compute the kernels of every row with itself, (n, ...), one a label."""
         jacobian, (rows,) = self.prepare(self.rows("X", X))
         trial, split = self.trial(jacobian, rows)
         require_rowwise_module(jacobian, rows)
         n = inputs.length(rows)
-        out: dict[str, np.ndarray] = {}
+        like = _like(jacobian).cpu().numpy()
+        out = {labels(name): np.zeros((n, *split.tail), like.dtype) for name in self.names}
         for block in slices(n, self.sizes(trial, n, _like(jacobian).element_size()).rows):
             for there, found in self._blocks(jacobian, trial, rows, block):
                 for label, values in own(found, split, labels).items():
-                    values = values.cpu().numpy()
-                    out.setdefault(label, np.zeros((n, *split.tail), values.dtype))[there] = values
+                    out[label][there] = values.cpu().numpy()
         self.require_finite(jacobian, trial, out, {"X": rows})
         return {label: split.axes.zipped(found, 1) for label, found in out.items()}
 
@@ -240,6 +270,7 @@ class ModuleJacobian:
                     )
         raise ValueError("the kernel overflows: scale the outputs of the module down, or pass X in float64.")
 
+    @torch.inference_mode(mode=False)
     def explain(self, X: Any, Y: Any = None) -> ModulePlan:
         """Report flops, bytes and seconds of gram(X), or cross(X, Y), by parameter: a part of each step is timed."""
         given = (self.rows("X", X),) if Y is None else (self.rows("X", X), self.rows("Y", Y))

@@ -25,9 +25,12 @@ def require_rowwise_module(jacobian: RowJacobian, *given: Any) -> None:
 
     Raises: ValueError: it does.
     """
-    modes = tuple(part.training for part in jacobian.module.modules())
-    forms = tuple((t.shape[1:], t.dtype) for t in inputs.leaves(given[0]) if isinstance(t, torch.Tensor))
-    seen_as = modes, tuple(jacobian.weights.trained), forms, jacobian.of
+    forms = inputs.forms(given[0])
+    if forms != inputs.forms(given[-1]):  # rows of other sizes do not stand in one array
+        for X in given:
+            require_rowwise_module(jacobian, X)
+        return
+    seen_as = inputs.modes(jacobian.module), tuple(jacobian.weights.trained), forms, jacobian.of
     passed = _passed.setdefault(jacobian.module, set())
     if seen_as not in passed:
         compare_rows(jacobian, *given)

@@ -3,7 +3,9 @@
 import dataclasses
 import errno
 import math
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,8 +82,7 @@ class Store:
         self.kinds[place] = []
         for k, part in enumerate(parts):
             tensors = _tensors(part)
-            rest = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in tensors}
-            self.kinds[place].append({"kind": type(part), **rest})
+            self.kinds[place].append(_fields(part))
             for name, t in tensors.items():
                 self.arrays[place, k, name] = (
                     t if self.path is None and len(t) == self.n else self._room((self.n, *t.shape[1:]), t.dtype)
@@ -91,10 +92,13 @@ class Store:
         """Return an array of zeros, or the file, shape and dtype of one."""
         if self.path is None:
             return torch.zeros(shape, dtype=dtype, device=self.device)
-        file, own = Path(tempfile.mkstemp(dir=self.path)[1]), np.dtype(str(dtype).removeprefix("torch."))
-        with open(file, "wb") as made:
-            made.truncate(int(np.prod(shape)) * own.itemsize)
-        return file, shape, own
+        own = np.dtype(str(dtype).removeprefix("torch."))
+        with tempfile.NamedTemporaryFile(dir=self.path, delete=False) as made:
+            size = max(1, int(np.prod(shape))) * own.itemsize
+            made.truncate(size)
+            if sys.platform == "linux":  # a full disk is an error here, and kills the process at a write
+                os.posix_fallocate(made.fileno(), 0, size)
+        return Path(made.name), shape, own
 
     @contextmanager
     def _open(self, place: Place, k: int, name: str) -> Iterator[Any]:
@@ -110,7 +114,7 @@ class Store:
         """Return True where a use's factors have the form of those that are kept."""
         kinds = self.kinds[place]
         return len(kinds) == len(parts) and all(
-            kind["kind"] is type(part)
+            kind == _fields(part)
             and all(self._shape(place, k, name)[1:] == t.shape[1:] for name, t in _tensors(part).items())
             for k, (kind, part) in enumerate(zip(kinds, parts, strict=True))
         )
@@ -173,6 +177,13 @@ def _tensors(factor: Factor | Patched) -> dict[str, torch.Tensor]:
     """Return the arrays of a factor; backward signals as they lie in memory, (n, S, c, O)."""
     found = {name: t for name, t in vars(factor).items() if isinstance(t, torch.Tensor)}
     return {name: t.transpose(1, 2) if name == "backward" else t for name, t in found.items()}
+
+
+def _fields(factor: Factor | Patched) -> dict[str, Any]:
+    """Return the class of a factor, and its fields that are no arrays."""
+    arrays = _tensors(factor)
+    rest = {f.name: getattr(factor, f.name) for f in dataclasses.fields(factor) if f.name not in arrays}
+    return {"kind": type(factor), **rest}
 
 
 def _index(fields: Any, name: str, rows: slice, outs: slice, ins: slice) -> tuple[Any, ...]:

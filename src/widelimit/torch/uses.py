@@ -136,7 +136,11 @@ class Watch(TorchFunctionMode):  # type: ignore[misc]
         number = len(self.shapes)
         self.shapes.append((result.shape, result.dtype))
         self.sites += [site(number) for site in sites if site]
-        return result if self.taps is None else result + self.taps[number]
+        if self.taps is None:
+            return result
+        if number >= len(self.taps) or self.taps[number].shape != result.shape:  # a sum would broadcast
+            raise RuntimeError("the rows take other layers than the first one, or have other sizes.")
+        return result + self.taps[number]
 
     def offset(self, bias: Any, result: torch.Tensor, axes: tuple[int, ...]) -> Callable[[int], Site] | None:
         """Return the site of numbers added to a result, whose own axes of it are `axes`."""

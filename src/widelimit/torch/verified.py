@@ -30,10 +30,9 @@ def verified_trial(jacobian: RowJacobian, rows: Any) -> Trial:
     Raises: ValueError: the module is random, or uses a parameter where PyTorch does not show it.
     """
     row, few = (inputs.take(rows, slice(0, n)) for n in (1, min(2, inputs.length(rows))))
-    forms = tuple((t.shape[1:], t.dtype) for t in inputs.leaves(rows) if isinstance(t, torch.Tensor))
     dtype = next(iter(jacobian.weights.trained.values())).dtype
-    modes = tuple(part.training for part in jacobian.module.modules())
-    seen_as = forms, tuple(jacobian.weights.trained), jacobian.of, dtype, inputs.length(few), modes
+    modes, names = inputs.modes(jacobian.module), tuple(jacobian.weights.trained)
+    seen_as = inputs.forms(rows), names, jacobian.of, dtype, inputs.length(few), modes
     known = _whole.setdefault(jacobian.module, {})
     if seen_as in known:
         return jacobian.trial(row, known[seen_as])
