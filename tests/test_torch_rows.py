@@ -259,3 +259,13 @@ def test_gradients_that_the_caller_turned_off(off):
         made = nn.Linear(4, 2)
     with pytest.raises(ValueError, match=r"weight was made in torch.inference_mode"):
         widelimit.torch.empirical_ntk(made)
+
+
+def test_all_outputs_of_a_row_with_itself_are_symmetric_to_the_bit():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(4, 16, 5), nn.Tanh(), nn.Flatten(), nn.Linear(16 * 12, 7))
+    X = np.random.default_rng(0).standard_normal((6, 4, 16)).astype(np.float32)
+    kernel = widelimit.torch.empirical_ntk(module)
+    gram = kernel.gram(X)
+    np.testing.assert_array_equal(gram, gram.transpose(1, 0, 3, 2))
+    np.testing.assert_array_equal(kernel.diag(X), gram[np.arange(6), np.arange(6)])

@@ -201,7 +201,12 @@ def own(found: Factors, split: OutputSplit, labels: Labels) -> dict[str, torch.T
                 for b in parts:
                     value = split.contract(a, b, itself=True)
                     out[label] = out[label] + value if label in out else value
-    return out
+    return {label: torch.where(_below(value), value, value.transpose(1, 2)) for label, value in out.items()}
+
+
+def _below(value: torch.Tensor) -> torch.Tensor:
+    """Mark the lower triangle of the axes 1 and 2: products are symmetric to rounding only."""
+    return torch.ones(value.shape[1:3], dtype=torch.bool, device=value.device).tril()[:, :, None]
 
 
 def seconds(job: Job, stores: tuple[Store, ...], few: Store, split: OutputSplit) -> float:
