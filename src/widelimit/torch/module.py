@@ -3,9 +3,9 @@
 import functools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import numpy as np
 import torch
@@ -34,6 +34,14 @@ from widelimit.torch.verified import verified_trial
 
 DEFAULT = 3 * 2**28
 """Bytes of working memory unless the caller gives another size: with what is not counted, a peak within 1 GiB."""
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _differentiable(method: Method) -> Method:
+    """Let a method make tensors that have gradients, in the caller's inference mode too."""
+    return torch.inference_mode(mode=False)(method)  # type: ignore[no-any-return]
 
 
 class Sizes(NamedTuple):
@@ -138,7 +146,7 @@ class ModuleJacobian:
             kept, found = (run(j.watch(), functools.partial(j.outputs, row)) for j in (jacobian, other))
         return kept.shape != found.shape or not torch.equal(kept, found)
 
-    @torch.inference_mode(mode=False)
+    @_differentiable
     def trial(self, jacobian: RowJacobian, rows: Any) -> tuple[Trial, OutputSplit]:
         """Find how the first row uses the parameters. Raises: ValueError."""
         found = verified_trial(jacobian, rows)
@@ -161,7 +169,7 @@ class ModuleJacobian:
         rows = int(max(1, min(n, BLOCK, (budget - held) // (passing + kept))))
         return Sizes(rows, held + max(2 * room, rows * (passing + kept)), n * kept, disk, room)
 
-    @torch.inference_mode(mode=False)
+    @_differentiable
     def matrix(self, X: Any, Y: Any, labels: Labels) -> dict[str, np.ndarray]:
         """Compute the kernels of all pairs, (n, m, ...), one a label.
 
@@ -238,7 +246,7 @@ class ModuleJacobian:
                 done += 1
                 self.report("kernel matrix", done, steps)
 
-    @torch.inference_mode(mode=False)
+    @_differentiable
     def diagonal(self, X: Any, labels: Labels) -> dict[str, np.ndarray]:
         """Compute the kernels of every row with itself, (n, ...), one a label."""
         jacobian, (rows,) = self.prepare(self.rows("X", X))
@@ -270,7 +278,7 @@ class ModuleJacobian:
                     )
         raise ValueError("the kernel overflows: scale the outputs of the module down, or pass X in float64.")
 
-    @torch.inference_mode(mode=False)
+    @_differentiable
     def explain(self, X: Any, Y: Any = None) -> ModulePlan:
         """Report flops, bytes and seconds of gram(X), or cross(X, Y), by parameter: a part of each step is timed."""
         given = (self.rows("X", X),) if Y is None else (self.rows("X", X), self.rows("Y", Y))
