@@ -315,3 +315,16 @@ def test_random_functions_are_refused():
     rare = tangents(Random(lambda values: values + (torch.rand(1) < 1e-9)))
     with pytest.raises(ValueError, match="draws random numbers"):
         rare.at(X).matrix()
+
+
+def test_products_leave_the_row_of_padding_out_as_gradients_do():
+    torch.manual_seed(0)
+    table, head = torch.nn.Embedding(7, 4, padding_idx=0), torch.nn.Linear(4, 7, bias=False)
+    head.weight = table.weight
+    module = torch.nn.Sequential(
+        table, torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Unflatten(1, (3, 4)), head
+    ).double()
+    ids = np.array([[0, 1, 2], [3, 0, 0], [5, 6, 1]])
+    rows = tangents(module, of=lambda outputs, X: outputs.logsumexp((1, 2))).at(ids)
+    right = rows.matrix() @ np.ones(3)
+    assert np.abs(rows.product(np.ones(3)) - right).max() <= 64 * np.finfo(float).eps * np.abs(right).max()

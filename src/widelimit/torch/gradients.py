@@ -60,7 +60,9 @@ class ModuleGradients(Gradients):
     def __init__(self, module: torch.nn.Module, trained: dict[str, torch.Tensor], of: Any, memory: float) -> None:
         self.module, self.trained, self.of, self.memory, self.passed = module, trained, of, memory, set()
         self.names, self.sizes = tuple(trained), tuple(p.numel() for p in trained.values())
-        self.vectorised = self.forward = True
+        # The forward derivative of an embedding moves the padding's row too, whose gradient is 0.
+        padded = any(getattr(layer, "padding_idx", None) is not None for layer in module.modules())
+        self.vectorised, self.forward = True, not padded
         self.state = state_of(module, trained)
 
     def require_unchanged(self) -> None:
