@@ -53,7 +53,7 @@ def factorise(A: Matrix) -> Factor:
     A = jax.lax.stop_gradient(A)
     rounding = len(A) * np.finfo(A.dtype).eps
     lower = jax.lax.linalg.cholesky(A, symmetrize_input=False)
-    regular = jnp.all(jnp.square(jnp.diagonal(lower)) > rounding * jnp.max(jnp.diagonal(A)))  # False of NaN too
+    regular = jnp.all(jnp.square(jnp.diagonal(lower)) > rounding * jnp.diagonal(A))  # False of NaN too
 
     def whitener(_: None) -> jax.Array:
         values, vectors = jnp.linalg.eigh(A)
