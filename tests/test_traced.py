@@ -291,6 +291,17 @@ def test_the_residual_of_labels_of_any_size_is_measured(size):
     assert float(jax.jit(residual)(Y * size, 1.0)) < 1e-14
 
 
+def test_gains_at_infinity_have_derivatives_in_eigenvalues():
+    """Second derivatives of networks that are trained to the end are made of these."""
+    values = jnp.array([0.3, 2.0])
+
+    def gain(values):
+        at = implicit.Spectrum(values, jnp.eye(2), jnp.zeros(2, bool), 1e-8)
+        return implicit.gain(at, jnp.array([jnp.inf]))[0]
+
+    np.testing.assert_allclose(jax.jacfwd(gain)(values), np.diag(-1 / values**2), rtol=1e-12)
+
+
 def test_float32_is_the_dtype_of_float32_data_and_mixtures_are_refused():
     narrow = {name: np.float32(value) for name, value in POINT.items()}
     with jax.enable_x64(False):
