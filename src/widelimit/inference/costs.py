@@ -61,7 +61,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         for name in ("cores", "workers"):
-            validation.integer(name, getattr(self, name), at_least=1, below=COUNTS)
+            _count(name, getattr(self, name))
         for name in ("gflops", "memory_gbytes", "storage_gbytes", "ram"):
             validation.finite_scalar(name, getattr(self, name), above=0.0)
         validation.finite_scalar("price", self.price, at_least=0.0)
@@ -165,6 +165,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
+def _count(name: str, value: Any) -> int:
+    return validation.integer(name, value, at_least=1, below=COUNTS)
+
+
 def predict_cost(
     work: Work,
     k: Kernel,
@@ -199,17 +203,9 @@ def predict_cost(
         TypeError, ValueError: bad arguments; more inducing points than rows.
     """
     validation.choice("work", work, WORKS)
-    counts = {
-        "n": n,
-        "d": d,
-        "inducing": inducing,
-        "outputs": outputs,
-        "iterations": iterations,
-        "tile": 1 if tile is None else tile,
-    }
-    checked = (validation.integer(name, value, at_least=1, below=COUNTS) for name, value in counts.items())
-    n, d, m, c, steps, side = checked
-    side = 0 if tile is None else side
+    n, d, m = _count("n", n), _count("d", d), _count("inducing", inducing)
+    c, steps = _count("outputs", outputs), _count("iterations", iterations)
+    side = 0 if tile is None else _count("tile", tile)
     if work == "nystrom" and m > n:
         raise ValueError(f"inducing={m} points are to be drawn from {n} rows: pass at most {n}.")
     if machine is not None and not isinstance(machine, Machine):
