@@ -68,3 +68,16 @@ def test_bad_requests_are_refused():
         wl.predict_cost("eigh", K, 100, 5)
     with pytest.raises(ValueError, match="gflops"):
         wl.Machine(gflops=0.0, memory_gbytes=1.0)
+
+
+def test_numbers_of_any_size_are_predicted_or_refused(monkeypatch):
+    monkeypatch.setattr(costs, "PROBE", 2**14)  # of a million features 16 rows
+    many = wl.predict_cost("cholesky", wl.rbf(), 10**14, 10**6, outputs=10**14, machine=RATES)
+    assert np.isfinite([many.seconds, many.money, many.ram]).all()
+    for name in ("n", "d", "inducing", "outputs", "iterations", "tile"):
+        with pytest.raises(ValueError, match=f"{name} must be below 1000000000000000"):
+            wl.predict_cost("cholesky", wl.rbf(), **{"n": 10, "d": 2, "machine": RATES, name: 10**400})
+    with pytest.raises(ValueError, match="cores must be below"):
+        wl.Machine(gflops=1.0, memory_gbytes=1.0, cores=10**400)
+    with pytest.raises(MemoryError, match="the time of an entry for 100000000000 features"):
+        wl.predict_cost("gram", wl.rbf(), 10, 10**11, machine=RATES)

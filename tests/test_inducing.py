@@ -210,6 +210,25 @@ def test_float32_without_digits_is_not_used():
     np.testing.assert_array_equal(post.mean(Z), sparse(near, noise=1e-6).mean(Z))
 
 
+@pytest.mark.parametrize("points", [40, X[:40]], ids=["drawn", "given"])
+def test_float32_is_tried_on_rows_of_the_whole_table(points):
+    late = np.arange(3 * N) >= 2 * N  # a table is sorted
+    x, y = np.vstack([X, X, X]), np.vstack([Y, Y, Y])
+    narrow = sparse(points, x, y, noise=np.where(late, 1e-9, 1.0), precision="mixed")
+    assert "float64, as float32 would add" in narrow.explain()
+    wide = sparse(points, x, y, noise=1.0, precision="mixed")
+    assert "float32, summed in float64" in wide.explain()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_of_another_size_go_on_where_the_file_ends(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        sparse(40, Stored(X, broken=130), checkpoint=tmp_path / "sums.npz")
+    monkeypatch.setattr(row_sums, "ROWS_AT_LEAST", 50)
+    again = sparse(40, checkpoint=tmp_path / "sums.npz")
+    np.testing.assert_allclose(again.mean(Z), sparse(40).mean(Z), rtol=1e-9)
+
+
 def test_points_are_drawn_far_from_each_other_and_never_twice():
     repeated = np.repeat(X[:30], 5, axis=0)
     post = sparse(60, repeated, Y)

@@ -1,5 +1,6 @@
 """Inference under jit, vmap and grad: values of the same calls without a trace, derivatives of 60-digit arithmetic."""
 
+import dataclasses
 import re
 
 import jax
@@ -257,6 +258,48 @@ def test_what_a_door_refuses_is_nan_in_a_trace():
     assert np.isnan(mean).all()
     assert np.isnan(evidence)
     assert np.isfinite(jax.tree.leaves(jax.jit(fitted)(0.1))[0]).all()
+    consistent = jax.jit(lambda s: wl.posterior(wl.rbf(), doubled, y % 5, noise=s).leave_one_out())
+    assert np.isnan(jax.tree.leaves(consistent(0.0))).all()  # rows 0 and 5 agree, and stand for each other
+    assert np.isnan(jax.jit(fitted)(-1e-3)[0]).all()
+    assert np.isnan(jax.jit(lambda t: wl.gradient_flow(wl.rbf(), X, Y).predict(Z, t))(-1.0)).all()
+
+
+def checked(post):
+    """All numbers of a posterior that a trace has too."""
+    return post.mean(Z), post.variance(Z), post.log_marginal_likelihood(), post.leave_one_out()
+
+
+@pytest.mark.parametrize(
+    ("length", "noise"),
+    [(0.9, np.array([1e20, 0.05, 0.1, 0.02, 0.3])), (1e3, np.full(5, 1e-9)), (0.9, np.full(5, 1e16) / 3)],
+    ids=["one row of large noise", "ill-conditioned", "noise alone"],
+)
+def test_noise_of_any_size_is_solved_as_without_a_trace(length, noise):
+    found = jax.jit(lambda s: checked(wl.posterior(wl.rbf(length), X, Y[:, 0], noise=s)))(noise)
+    known = checked(wl.posterior(wl.rbf(length), X, Y[:, 0], noise=noise))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(known), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e154, 1e200])
+def test_the_residual_of_labels_of_any_size_is_measured(size):
+    def residual(y, off):
+        post = wl.posterior(wl.rbf(), X, y, noise=0.1)
+        return dataclasses.replace(post, weights=post.weights * off).residual
+
+    assert float(jax.jit(residual)(Y * size, 1.5)) == pytest.approx(0.5)  # weights that are too large by half
+    assert float(jax.jit(residual)(Y * size, 1.0)) < 1e-14
+
+
+def test_gains_at_infinity_have_derivatives_in_eigenvalues():
+    """Second derivatives of networks that are trained to the end are made of these."""
+    values = jnp.array([0.3, 2.0])
+
+    def gain(values):
+        at = implicit.Spectrum(values, jnp.eye(2), jnp.zeros(2, bool), 1e-8)
+        return implicit.gain(at, jnp.array([jnp.inf]))[0]
+
+    np.testing.assert_allclose(jax.jacfwd(gain)(values), np.diag(-1 / values**2), rtol=1e-12)
 
 
 def test_float32_is_the_dtype_of_float32_data_and_mixtures_are_refused():
@@ -278,6 +321,8 @@ def test_what_cannot_be_traced_is_refused_by_name():
     at, flow = jnp.asarray(X), wl.gradient_flow(wl.rbf(), X, Y, initial=lambda A: A)
     for call, words in (
         (lambda A: wl.posterior(wl.rbf(), A, Y, solver="cg"), "solver: not where jax traces"),
+        (lambda A: wl.posterior(wl.rbf(), A, Y, precision="mixed", inducing=3), "precision, inducing: not where jax"),
+        (lambda A: wl.posterior(wl.rbf(), A, Y, noise=-1.0), "noise is a variance and must be >= 0, got -1.0"),
         (lambda A: wl.posterior(wl.rbf(), A, Y[:3]), "y must have shape (5,) or (5, c)"),
         (lambda A: wl.posterior(wl.rbf(), A, Y, noise=np.ones(3)), "noise must be a number or of shape (5,)"),
         (lambda A: wl.gradient_flow(wl.rbf(), A, Y, loss="huber"), "gradient_flow has the squared error"),

@@ -53,7 +53,7 @@ def factorise(A: Matrix) -> Factor:
     A = jax.lax.stop_gradient(A)
     rounding = len(A) * np.finfo(A.dtype).eps
     lower = jax.lax.linalg.cholesky(A, symmetrize_input=False)
-    regular = jnp.all(jnp.square(jnp.diagonal(lower)) > rounding * jnp.max(jnp.diagonal(A)))  # False of NaN too
+    regular = jnp.all(jnp.square(jnp.diagonal(lower)) > rounding * jnp.diagonal(A))  # False of NaN too
 
     def whitener(_: None) -> jax.Array:
         values, vectors = jnp.linalg.eigh(A)
@@ -117,7 +117,8 @@ def gain(at: Spectrum, clock: jax.Array) -> jax.Array:
     times = clock[:, None]
     values = jnp.where(at.null, 1, at.values)
     finite = jnp.where(jnp.isfinite(times), times, 0)
-    return jnp.where(at.null, finite * jnp.exp(-finite * at.fading), -jnp.expm1(-times * values) / values)
+    learned = jnp.where(jnp.isfinite(times), -jnp.expm1(-finite * values), 1)  # inf has no derivative in values
+    return jnp.where(at.null, finite * jnp.exp(-finite * at.fading), learned / values)
 
 
 def _speed(at: Spectrum, clock: jax.Array) -> jax.Array:

@@ -140,12 +140,12 @@ def posterior(
     """
     _check_options(solver, precision, checkpoint, progress)
     used = {"matrix": matrix is not None, "checkpoint": checkpoint is not None, "client": client is not None}
-    if is_traced(k, X, y, noise):
-        used |= {"solver": solver not in ("auto", "cholesky")}
-        _refuse_unused("not where jax traces the data, the noise or the kernel", used)
-        return cast(Posterior, traced_posterior(k, X, y, noise))  # it has those methods that can be traced
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
     settings = sparse_settings(inducing, approximation, seed, precision, checkpoint)
+    if is_traced(k, X, y, noise):
+        used |= {"solver": solver not in ("auto", "cholesky"), "precision": precision != "double", **settings.given()}
+        _refuse_unused("not where jax traces the data, the noise or the kernel", used)
+        return cast(Posterior, traced_posterior(k, X, y, noise))  # it has those methods that can be traced
     if solver == "nystrom":
         _refuse_unused('not of solver="nystrom"', {name: used[name] for name in ("matrix", "client")})
         return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)

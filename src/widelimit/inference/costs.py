@@ -30,6 +30,10 @@ DRAWN = 1.5
 """Candidates that a draw of inducing points computes for each that it keeps."""
 CAPACITY = 0.75
 """Share of a worker's memory that matrices may take."""
+COUNTS = 10**15
+"""Rows, features, workers and all that is counted is below this, so that its powers stay in float64's range."""
+PROBE = 2**24
+"""Numbers of the rows, at most, on which the time of an entry is measured: 128 MiB."""
 
 
 @final
@@ -57,7 +61,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         for name in ("cores", "workers"):
-            validation.integer(name, getattr(self, name), at_least=1)
+            _count(name, getattr(self, name))
         for name in ("gflops", "memory_gbytes", "storage_gbytes", "ram"):
             validation.finite_scalar(name, getattr(self, name), above=0.0)
         validation.finite_scalar("price", self.price, at_least=0.0)
@@ -161,6 +165,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
+def _count(name: str, value: Any) -> int:
+    return validation.integer(name, value, at_least=1, below=COUNTS)
+
+
 def predict_cost(
     work: Work,
     k: Kernel,
@@ -195,10 +203,9 @@ def predict_cost(
         TypeError, ValueError: bad arguments; more inducing points than rows.
     """
     validation.choice("work", work, WORKS)
-    n, d = validation.integer("n", n, at_least=1), validation.integer("d", d, at_least=1)
-    m, c = validation.integer("inducing", inducing, at_least=1), validation.integer("outputs", outputs, at_least=1)
-    steps = validation.integer("iterations", iterations, at_least=1)
-    side = 0 if tile is None else validation.integer("tile", tile, at_least=1)
+    n, d, m = _count("n", n), _count("d", d), _count("inducing", inducing)
+    c, steps = _count("outputs", outputs), _count("iterations", iterations)
+    side = 0 if tile is None else _count("tile", tile)
     if work == "nystrom" and m > n:
         raise ValueError(f"inducing={m} points are to be drawn from {n} rows: pass at most {n}.")
     if machine is not None and not isinstance(machine, Machine):
@@ -251,8 +258,11 @@ def _nystrom(made: Cost, d: int, m: int, c: int) -> Cost:
 
 def _seconds_of_an_entry(k: Kernel, d: int) -> float:
     """Measure the processor time of an entry of K(X, Y), in blocks as large as those of the computations."""
-    X = np.random.default_rng(0).standard_normal((2 * EDGE, d))
-    side = len(X)
+    side = min(2 * EDGE, max(16, PROBE // d))
+    memory.require(
+        4 * 8.0 * side * d, f"the time of an entry for {d} features, measured on {side} rows", remedy="pass a smaller d"
+    )
+    X = np.random.default_rng(0).standard_normal((side, d))
     k.cross(X, X[::-1])  # compiles
     spent = []
     for _ in range(2):

@@ -14,6 +14,7 @@ from widelimit import memory, validation
 from widelimit.compute import linalg, threads
 from widelimit.fingerprints import sha256
 from widelimit.inference import inducing_points
+from widelimit.inference.inducing_points import TESTED
 from widelimit.inference.row_sums import (
     LOST,
     Approximation,
@@ -32,6 +33,7 @@ from widelimit.inference.training_set import (
     Prediction,
     array_like,
     check_finite,
+    evenly,
     expansion,
     points_of,
     prediction_like,
@@ -263,16 +265,23 @@ def pass_over_rows(
     given = settings.inducing if state is None else state["points"]
     chosen, root = inducing_points.choose(kernel, inputs.sample, given, settings.seed, report)
     require_memory(*X.shape[:1], len(chosen), y.shape[1])
-    made, arithmetic = _arithmetic(features(kernel, X, chosen, root, np.float64), data, settings.precision)
+    some = evenly(len(candidates), TESTED)
+    tested = inputs.sample[some], noise[candidates[some]]
+    made, arithmetic = _arithmetic(features(kernel, X, chosen, root, np.float64), X, tested, settings.precision)
     return Passed(sum_rows(made, data, settings.approximation, file, state, report), made, data, arithmetic)
 
 
-def _arithmetic(double: Features, data: RowData, precision: Precision) -> tuple[Features, str]:
-    """Return the features in float32 if that is asked for and leaves enough digits, with a sentence on it."""
+def _arithmetic(
+    double: Features, X: Rows, tested: tuple[np.ndarray, np.ndarray], precision: Precision
+) -> tuple[Features, str]:
+    """Return the features in float32 if that is asked for and leaves enough digits, with a sentence on it.
+
+    tested: rows from all of X, and their noise: a table may be sorted.
+    """
     if precision == "double":
         return double, "float64"
-    single = features(double.kernel, data.X, double.points, double.root, np.float32)
-    added = rounding_in_single(double, single, data)
+    single = features(double.kernel, X, double.points, double.root, np.float32)
+    added = rounding_in_single(double, single, *tested)
     if added <= LOST:
         return single, f"float32, summed in float64; rounding adds {added:.1g} of the noise to the variance of f"
     return double, f"float64, as float32 would add {added:.1g} of the noise to the variance of f (at most {LOST:g})"

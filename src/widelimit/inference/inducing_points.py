@@ -11,7 +11,7 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.compute import linalg, operators, preconditioners
 from widelimit.fingerprints import sha256
-from widelimit.inference.training_set import check_finite, points_of
+from widelimit.inference.training_set import check_finite, evenly, points_of
 from widelimit.kernels.base import Kernel
 from widelimit.progress import Report
 
@@ -19,12 +19,14 @@ CANDIDATES, EACH = 20_000, 2
 """Rows that inducing points are drawn from: so many, or EACH for one point if that is more."""
 PROBED = 16
 """Rows at which a kernel is computed for its fingerprint."""
+TESTED = 256
+"""Rows, from all of the table, on which float32 is compared with float64 first."""
 
 
 def candidates(n: int, count: Any, seed: int) -> np.ndarray:
     """Return the numbers of the rows that points are drawn from; a few where points are given. Raises: ValueError."""
     if not isinstance(count, int):
-        return np.arange(min(n, PROBED))
+        return np.union1d(np.arange(min(n, PROBED)), evenly(n, TESTED))
     if count > n:
         raise ValueError(
             f"inducing={count} points are to be drawn from the {n} rows of X: pass at most {n}, or "

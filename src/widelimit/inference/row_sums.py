@@ -25,8 +25,6 @@ BLOCK = 2**21
 """Numbers of K(rows, inducing points) that are held at once: memory that is used again, and not new for each block."""
 ROWS_AT_LEAST = 4096
 """Rows of a block, however many inducing points there are: the m^2 sums are read and written for each block."""
-TESTED = 256
-"""Rows on which float32 is compared with float64 first."""
 LOST = 1e-6
 """Variance that rounding may add to f at a row, in units of the noise: a thousandth of its deviation."""
 STRIP = 512
@@ -105,12 +103,11 @@ def features(kernel: Kernel, X: Rows, points: np.ndarray, root: linalg.Cholesky,
     return Features(kernel, points, root, both, dtype)
 
 
-def rounding_in_single(double: Features, single: Features, data: RowData) -> float:
+def rounding_in_single(double: Features, single: Features, rows: np.ndarray, noise: np.ndarray) -> float:
     """Return the mean of |phi_32(x_i) - phi_64(x_i)|^2/noise_i over some rows: the variance that rounding adds to f."""
-    some = slice(0, min(TESTED, data.X.shape[0]))
-    rows = data.X[some]
-    off = double.of(rows)[0] - single.of(rows)[0]
-    return float(np.mean(np.sum(off**2, axis=0) / data.noise[some]))
+    with np.errstate(over="ignore", invalid="ignore"):  # a kernel beyond float32's range: NaN, which is refused
+        off = double.of(rows)[0] - single.of(rows)[0]
+        return float(np.mean(np.sum(off**2, axis=0) / noise))
 
 
 @final
@@ -217,9 +214,7 @@ def sum_rows(
         numbers = float(state["log_noise"]), float(state["rest"]), int(state["done"])
         totals = _Totals(np.asfortranarray(state["total"]), state["moments"], state["squares"], *numbers)
     report(STAGE, totals.done, n)
-    for part in data.X.blocks(rows_at_once(m)):
-        if part.stop <= totals.done:
-            continue
+    for part in data.X.blocks(rows_at_once(m), totals.done):
         totals.add(made, data, part, approximation)
         report(STAGE, totals.done, n)
         if file is not None:

@@ -69,10 +69,10 @@ class Rows:
             raise ValueError(f"{self.name} has a number that is NaN or infinite in row {row}; drop or impute that row.")
         return block.reshape(len(block), -1) if self.kernel is None else np.asarray(points_of(self.kernel, "X", block))
 
-    def blocks(self, rows: int) -> Iterator[slice]:
-        """Cut the rows into slices."""
+    def blocks(self, rows: int, first: int = 0) -> Iterator[slice]:
+        """Cut the rows into slices, from the first one on."""
         n = self.shape[0]
-        return (slice(i, min(i + rows, n)) for i in range(0, n, rows))
+        return (slice(i, min(i + rows, n)) for i in range(first, n, rows))
 
     def survey(self, chosen: np.ndarray) -> Survey:
         """Read all rows once, and keep the chosen ones, numbers in ascending order. Raises: as reading."""

@@ -143,9 +143,11 @@ class TracedPosterior:
         """Return |y - (K(X, X) + noise) weights|/|y|, the largest over outputs."""
         with self.data.settings:
             y = jnp.asarray(self.data.y)
-            left = jnp.linalg.norm(y - product(self.matrix, self.weights), axis=0)
-            size = jnp.linalg.norm(y, axis=0)
-            return jnp.max(jnp.where(size > 0, left / jnp.where(size > 0, size, 1), 0))
+            unit = jnp.max(jnp.abs(y), axis=0)
+            unit = jnp.where(unit > 0, unit, 1)  # squares of y itself may overflow, or vanish
+            left = jnp.linalg.norm((y - product(self.matrix, self.weights)) / unit, axis=0)
+            size = jnp.linalg.norm(y / unit, axis=0)
+            return jnp.max(left / jnp.where(size > 0, size, 1))
 
     def mean(self, Z: Float[Array, "m d"]) -> Float[jax.Array, "m *c"]:
         """Compute K(Z, X) (K(X, X) + noise)^{-1} y: (m, d) -> (m,) or (m, c)."""
@@ -189,30 +191,36 @@ class TracedPosterior:
             return jnp.asarray(-(quadratic + c * (volume + n * math.log(2 * math.pi))) / 2)
 
     def leave_one_out(self) -> Prediction:
-        """Compute mean (n,) or (n, c) and variance (n,) of f(x_i) from all other points, as `Posterior`."""
+        """Compute mean and variance of f(x_i) from all other points, as `Posterior`; NaN of a singular matrix."""
         with self.data.settings:
             own = jnp.diagonal(self._solve(jnp.eye(len(self.data.X), dtype=self.data.X.dtype)))
-            mean = self.data.y - self.weights / own[:, None]
-            return Prediction(self.data.outputs(jnp.asarray(mean)), 1 / own - self.noise)
+            regular = self.factor is None or self.factor.regular
+            left = 1 / jnp.where(regular, own, jnp.nan)
+            mean = self.data.y - self.weights * left[:, None]
+            return Prediction(self.data.outputs(jnp.asarray(mean)), self._known(left - self.noise, left + self.noise))
 
 
 def traced_posterior(kernel: Any, X: Any, y: Any, noise: Any) -> TracedPosterior:
     """Condition on data of which JAX traces something. Raises: TypeError, ValueError: wrong shapes and dtypes."""
     data = traced_data(kernel, X, y)
     variance = validation.as_float_array("noise", noise)
-    if variance.shape not in ((), data.X.shape[:1]):
+    if not is_traced(noise):
+        variance = validation.noise(noise, len(data.X))
+    elif variance.shape not in ((), data.X.shape[:1]):
         raise ValueError(f"noise must be a number or of shape ({len(data.X)},), got shape {variance.shape}.")
     with data.settings:
         noises = jnp.asarray(variance, data.X.dtype)
+        noises = jnp.where((noises >= 0) & (noises < jnp.inf), noises, jnp.nan)
         matrix = data.gram()
         matrix = jnp.fill_diagonal(matrix, jnp.diagonal(matrix) + noises, inplace=False)
         factor = implicit.factorise(matrix)
         weights = implicit.solve(matrix, factor, jnp.asarray(data.y))
-        return TracedPosterior(data, noises, factor, _interpolating(matrix, weights, data.y), matrix)
+        interpolating = jnp.where(factor.regular, weights, _interpolating(matrix, weights, data.y))
+        return TracedPosterior(data, noises, factor, interpolating, matrix)
 
 
 def _interpolating(matrix: jax.Array, weights: jax.Array, y: Array) -> jax.Array:
-    """Return the weights, NaN for labels off the range of the matrix by more than half of their digits."""
+    """Return the weights, NaN for labels off the range of a singular matrix by more than half of their digits."""
     matrix, y = jax.lax.stop_gradient((matrix, jnp.asarray(y)))
     missed = jnp.max(jnp.abs(y - product(matrix, jax.lax.stop_gradient(weights))), axis=0)
     bound = jnp.sqrt(np.finfo(y.dtype).eps) * jnp.max(jnp.abs(y), axis=0)
@@ -254,7 +262,7 @@ def _times(t: Any, dtype: Any) -> jax.Array:
     times = jnp.asarray(t if validation.traced(t) else validation.times(t), dtype)
     if times.ndim > 1:
         raise ValueError(f"t must be a number or a one-dimensional array of times, got shape {times.shape}.")
-    return times
+    return jnp.where(times >= 0, times, jnp.nan)
 
 
 @final
