@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
+from widelimit import processes
 from widelimit.compute import threads, workers
 from widelimit.compute.workers import Task
 
@@ -87,6 +88,13 @@ def test_a_killed_process_and_an_ended_executor_are_named(tmp_path):
     for wrong in ("tcp://host:8786", 4, object()):
         with pytest.raises(TypeError, match="client must be None"):
             workers.run({}, wrong)
+
+
+def test_a_process_that_was_forked_refuses_its_tasks(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes._State, "forked", True)
+    with pytest.raises(RuntimeError, match=r"would hang for ever. Start processes by spawn"):
+        workers.perform({}, append, (tmp_path / "log", 1))
+    assert not (tmp_path / "log").exists()
 
 
 def test_another_version_is_refused_with_both(client, tmp_path):

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from widelimit.compute import threads
 from widelimit.compute.plan import usable_cores
+from widelimit.processes import refuse_forked
 from widelimit.progress import Report, no_progress
 from widelimit.version import __version__
 
@@ -142,8 +143,9 @@ def installed() -> dict[str, str]:
 def perform(versions: Mapping[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Call the function in a worker, with one BLAS thread, if the worker has these versions.
 
-    Raises: RuntimeError: it has others.
+    Raises: RuntimeError: it has others, or was forked from a process that had used JAX.
     """
+    refuse_forked()
     here = installed()
     for name, version in versions.items():
         if here.get(name) != version:
