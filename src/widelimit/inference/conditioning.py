@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
@@ -158,6 +159,8 @@ def posterior(
     post = _solve(request, progress=progress)
     if post.fit.converged:
         warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
+    elif post.fit.choice.storage == "disk":
+        warnings.warn(f"the posterior is not exact: {post.fit.message}.", stacklevel=2)
     else:
         iterative.warn(post.fit.message)
     return post
