@@ -19,7 +19,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from graphlib import TopologicalSorter
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -42,6 +42,8 @@ LOST_WORKERS = 30
 """Workers that a task may lose on Dask before it is taken for the cause; Dask's own limit is 3."""
 POLL, FRESH = 0.5, 5.0
 """Seconds between two looks at the client, and for which the number of its workers is believed."""
+WAITING = 60.0
+"""Seconds without any worker after which a warning says so: they may be in a queue, or gone for good."""
 
 
 class Task(NamedTuple):
@@ -227,6 +229,7 @@ class _Dask(_Engine):
         self.token = uuid.uuid4().hex[:8]
         self.counts = 0
         self.known = (-FRESH, 0)
+        self.working = time.monotonic()
 
     def capacity(self) -> int:
         counted, workers = self.known
@@ -257,6 +260,17 @@ class _Dask(_Engine):
                 "the Dask client is closed, or its scheduler is gone; finished tasks are kept. Connect to a scheduler "
                 "and call again."
             )
+        with suppress(OSError):  # the scheduler is being started again
+            self.capacity()
+        if self.known[1]:
+            self.working = time.monotonic()
+        elif time.monotonic() - self.working > WAITING:
+            warnings.warn(
+                f"the Dask scheduler has had no workers for {WAITING:.0f} s; tasks wait for one. Start workers, or "
+                "interrupt and call again later: finished tasks are kept.",
+                stacklevel=2,
+            )
+            self.working = float("inf")
 
 
 def _require_open(client: DaskClient) -> None:
