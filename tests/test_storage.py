@@ -450,6 +450,11 @@ def test_a_worker_keeps_nothing_for_another_call(tmp_path, monkeypatch):
         np.testing.assert_allclose(found[:], K.gram(data), rtol=1e-12)
 
 
+def test_the_kernel_of_a_network_of_images_can_be_sent(tmp_path):
+    k, images = wl.nngp(wl.convnet(inputs=wl.Image(3, 3, 1), depth=1)), np.random.default_rng(0).random((5, 9))
+    assert (wl.stored_gram(k, images, tmp_path / "K.zarr", Inline())[:] == k.gram(images)).all()
+
+
 def test_a_tile_on_the_diagonal_has_its_bits_whatever_is_kept(tmp_path, finished):
     place = find_place(shutil.copytree(finished, tmp_path / "K.zarr"))
     before = snapshot(place.folder)
