@@ -159,11 +159,16 @@ def posterior(
     post = _solve(request, progress=progress)
     if post.fit.converged:
         warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
-    elif post.fit.choice.storage == "disk":
-        warnings.warn(f"the posterior is not exact: {post.fit.message}.", stacklevel=2)
     else:
-        iterative.warn(post.fit.message)
+        _warn(post.fit)
     return post
+
+
+def _warn(fit: solvers.SolverFit) -> None:
+    if fit.choice.storage == "disk":
+        warnings.warn(f"the posterior is not exact: {fit.message}.", stacklevel=3)
+    else:
+        iterative.warn(fit.message, stacklevel=4)
 
 
 def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) -> None:
