@@ -144,6 +144,7 @@ def test_the_matrix_is_written_and_found_again(folder):
         (["x.npy", "--activation", "rulu"], 2, "unknown activation 'rulu'"),
         (["x.npy", "--weight-std", "0"], 2, "weight_std must be > 0"),
         (["x.npy", "--budget", "0.001"], 2, "too small for one tile"),
+        (["x.npy", "--workers", "10000000"], 2, "--workers 10000000 needs 1953125.0 GiB and"),
     ],
 )
 def test_a_mistake_is_one_line(folder, arguments, code, message):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
@@ -429,6 +429,30 @@ def test_other_processes_write_the_same_bits_and_do_only_the_rest(tmp_path, fini
     with ThreadPoolExecutor(3) as threads:
         assert (wl.stored_gram(K, X, tmp_path / "M.zarr", threads, budget=BUDGET)[:] == expected).all()
     assert not (tmp_path / "M.zarr" / "widelimit.work").exists()
+
+
+class Inline(Executor):
+    """The executor is a process that has worked before: it is this one."""
+
+    def submit(self, function, /, *args, **options):
+        future = Future()
+        future.set_result(function(*args, **options))
+        return future
+
+
+def test_a_worker_keeps_nothing_for_another_call(tmp_path, monkeypatch):
+    other = np.vstack([X[:10], X[10:20] + 1])  # of the same first rows, by which a kernel is probed
+    for folder, data in (("a", X[:20]), ("a", other), ("b", other)):
+        shutil.rmtree(tmp_path / folder, ignore_errors=True)
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        found = wl.stored_gram(K, data, "K.zarr", Inline())
+        np.testing.assert_allclose(found[:], K.gram(data), rtol=1e-12)
+
+
+def test_the_kernel_of_a_network_of_images_can_be_sent(tmp_path):
+    k, images = wl.nngp(wl.convnet(inputs=wl.Image(3, 3, 1), depth=1)), np.random.default_rng(0).random((5, 9))
+    assert (wl.stored_gram(k, images, tmp_path / "K.zarr", Inline())[:] == k.gram(images)).all()
 
 
 def test_a_tile_on_the_diagonal_has_its_bits_whatever_is_kept(tmp_path, finished):

@@ -149,6 +149,14 @@ def test_refinement_repairs_a_slightly_wrong_factor(gram, factor, memory):
     np.testing.assert_allclose(post.mean(Z), memory.mean(Z), rtol=1e-8)
 
 
+def test_the_factor_of_a_matrix_that_was_changed_later_is_reported(gram, factor, tmp_path):
+    array = zarr.open_array(shutil.copytree(gram, tmp_path / "K.zarr"), mode="r+")
+    array[20, 30] = array[30, 20] = array[20, 30] + 0.05  # no row at which the kernel is compared
+    with pytest.warns(UserWarning, match=r"L\.zarr is not the factor of this matrix.*remove it and call again"):
+        post = stored(array, factor)
+    assert "(not converged)" in post.explain()
+
+
 @pytest.mark.parametrize("solver", ["cholesky", "cg"])
 def test_the_bits_do_not_depend_on_the_workers(solver, gram, factored, pool, tmp_path, monkeypatch):
     monkeypatch.setattr(stored_rows, "BLOCK", 16)

@@ -6,9 +6,11 @@ import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import pytest
 
+from widelimit import processes
 from widelimit.compute import threads, workers
 from widelimit.compute.workers import Task
 
@@ -87,6 +89,25 @@ def test_a_killed_process_and_an_ended_executor_are_named(tmp_path):
     for wrong in ("tcp://host:8786", 4, object()):
         with pytest.raises(TypeError, match="client must be None"):
             workers.run({}, wrong)
+
+
+def test_a_cluster_without_workers_is_reported_once(monkeypatch):
+    cluster = SimpleNamespace(status="running", nthreads=lambda: {"tcp://here:1": 1})
+    engine = workers._Dask(cluster)
+    monkeypatch.setattr(workers, "WAITING", 0.0)
+    monkeypatch.setattr(workers, "FRESH", 0.0)
+    engine.check()
+    cluster.nthreads = dict
+    with pytest.warns(UserWarning, match=r"has had no workers for 0 s; tasks wait for one"):
+        engine.check()
+    engine.check()
+
+
+def test_a_process_that_was_forked_refuses_its_tasks(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes._State, "forked", True)
+    with pytest.raises(RuntimeError, match=r"would hang for ever. Start processes by spawn"):
+        workers.perform({}, append, (tmp_path / "log", 1))
+    assert not (tmp_path / "log").exists()
 
 
 def test_another_version_is_refused_with_both(client, tmp_path):

@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from widelimit import memory
 from widelimit.cli.reporting import note
 
 WAIT = 5
 """Seconds in which a scheduler must answer."""
+PROCESS = 200 * 2**20
+"""Bytes that a process takes before it has any work: Python, JAX and what it compiles."""
 
 
 @contextmanager
 def connected(workers: int, scheduler: str, *, quiet: bool) -> Iterator[Any]:
     """Yield the client of `stored_gram`: None unless a number of processes or a scheduler is given.
 
-    Raises: ValueError: both are given; no scheduler is at the address; Dask is not installed.
+    Raises: ValueError: both are given; no scheduler is at the address; Dask is not installed. MemoryError: too many.
     """
     if workers and scheduler:
         raise ValueError(f"--workers {workers} --scheduler {scheduler}: give one of them.")
@@ -27,6 +30,7 @@ def connected(workers: int, scheduler: str, *, quiet: bool) -> Iterator[Any]:
             note(f"{len(client.nthreads())} workers at {scheduler}; dashboard: {client.dashboard_link}", quiet=quiet)
             yield client
     elif workers:
+        memory.require(workers * PROCESS, f"--workers {workers}", remedy="give fewer, about as many as there are cores")
         with _processes(workers) as pool:
             yield pool
     else:

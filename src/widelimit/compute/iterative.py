@@ -197,10 +197,10 @@ class System:
                 return
 
 
-def warn(message: str) -> None:
+def warn(message: str, *, stacklevel: int = 3) -> None:
     """Warn of a solve that fell short of its tolerance."""
     remedy = 'Pass a larger noise or tolerance, or solver="cholesky".'
-    warnings.warn(f"the solve did not converge: {message}. {remedy}", stacklevel=3)
+    warnings.warn(f"the solve did not converge: {message}. {remedy}", stacklevel=stacklevel)
 
 
 @final

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -96,10 +97,12 @@ class Address(NamedTuple):
 
     place: Place
     name: str
+    call: str
+    """A worker keeps the rows that it has encoded for one call: the next may have other data at the same path."""
 
     def load(self) -> Work:
         """Load the work, once a process."""
-        return _loaded.get((self.place.name, self.name), lambda: _load(self))
+        return _loaded.get(self.call, lambda: _load(self))
 
 
 _loaded = Kept(WORKS)
@@ -134,11 +137,11 @@ def write_work(work: Work, values: str) -> Address:
         work.place.write(f"{FOLDER}{name}.pickle", packed)
         header = {"pickle": sha256(packed), "values": values}
         work.place.write(f"{FOLDER}{name}.json", json.dumps(header).encode())  # last: the rest is complete
-    return Address(work.place, name)
+    return Address(work.place, name, uuid.uuid4().hex)
 
 
 def _load(address: Address) -> Work:
-    place, name = address
+    place, name, _ = address
     header, packed = (place.read(f"{FOLDER}{name}.{kind}") for kind in ("json", "pickle"))
     if header is None or packed is None:
         raise OSError(

@@ -19,13 +19,14 @@ import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from graphlib import TopologicalSorter
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from widelimit.compute import threads
 from widelimit.compute.plan import usable_cores
+from widelimit.processes import refuse_forked
 from widelimit.progress import Report, no_progress
 from widelimit.version import __version__
 
@@ -41,6 +42,8 @@ LOST_WORKERS = 30
 """Workers that a task may lose on Dask before it is taken for the cause; Dask's own limit is 3."""
 POLL, FRESH = 0.5, 5.0
 """Seconds between two looks at the client, and for which the number of its workers is believed."""
+WAITING = 60.0
+"""Seconds without any worker after which a warning says so: they may be in a queue, or gone for good."""
 
 
 class Task(NamedTuple):
@@ -142,8 +145,9 @@ def installed() -> dict[str, str]:
 def perform(versions: Mapping[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Call the function in a worker, with one BLAS thread, if the worker has these versions.
 
-    Raises: RuntimeError: it has others.
+    Raises: RuntimeError: it has others, or was forked from a process that had used JAX.
     """
+    refuse_forked()
     here = installed()
     for name, version in versions.items():
         if here.get(name) != version:
@@ -225,6 +229,7 @@ class _Dask(_Engine):
         self.token = uuid.uuid4().hex[:8]
         self.counts = 0
         self.known = (-FRESH, 0)
+        self.working = time.monotonic()
 
     def capacity(self) -> int:
         counted, workers = self.known
@@ -255,6 +260,17 @@ class _Dask(_Engine):
                 "the Dask client is closed, or its scheduler is gone; finished tasks are kept. Connect to a scheduler "
                 "and call again."
             )
+        with suppress(OSError):  # the scheduler is being started again
+            self.capacity()
+        if self.known[1]:
+            self.working = time.monotonic()
+        elif time.monotonic() - self.working > WAITING:
+            warnings.warn(
+                f"the Dask scheduler has had no workers for {WAITING:.0f} s; tasks wait for one. Start workers, or "
+                "interrupt and call again later: finished tasks are kept.",
+                stacklevel=2,
+            )
+            self.working = float("inf")
 
 
 def _require_open(client: DaskClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
@@ -159,8 +160,15 @@ def posterior(
     if post.fit.converged:
         warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
     else:
-        iterative.warn(post.fit.message)
+        _warn(post.fit)
     return post
+
+
+def _warn(fit: solvers.SolverFit) -> None:
+    if fit.choice.storage == "disk":
+        warnings.warn(f"the posterior is not exact: {fit.message}.", stacklevel=3)
+    else:
+        iterative.warn(fit.message, stacklevel=4)
 
 
 def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) -> None:

@@ -32,6 +32,8 @@ ZARR = ".zarr"
 """A checkpoint of this ending is the store of a factor; any other is the file of iterations."""
 REFINED, REFINEMENTS = 1e-10, 2
 """Steps of iterative refinement, at most, of a solve by a stored factor that left a larger relative residual."""
+BACKWARD = 1e-12
+"""The residual of a right factor is smaller, in units of trace(A) |weights|: 1e-17 for any condition number."""
 DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 
 
@@ -234,7 +236,11 @@ def _on_disk(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarra
         if not linalg.relative_size(rest, y) < residual:
             break
         weights, left, steps = refined, rest, steps + 1
-    return SolverFit(factor, weights, choice, residual, steps, 0, True, f"factorised, {steps} steps of refinement")
+    message = f"factorised, {steps} steps of refinement"
+    size = float(np.sum(diagonal + noise)) * np.linalg.norm(weights)
+    if not (sound := bool(np.linalg.norm(left) <= BACKWARD * size)):
+        message += f"; {place.name} is not the factor of this matrix, which was changed later: remove it and call again"
+    return SolverFit(factor, weights, choice, residual, steps, 0, sound, message)
 
 
 def factorise(matrix: np.ndarray, noise: np.ndarray, report: Report) -> linalg.Factor:

@@ -32,6 +32,10 @@ class InMachineCode(PairKernel):
     engine: Engine
     tangents: tuple[bool, ...]
 
+    def __reduce__(self) -> Any:  # another process compiles for its own processor
+        engine = self.engine
+        return _loaded, (engine.net, engine.dtype.name, engine.tangent, self.tangents)
+
     @property
     def traceable(self) -> bool:
         return False
@@ -83,11 +87,22 @@ def in_machine_code(kernel: Any, key: Any, dtype: Any) -> PairKernel:
 @functools.lru_cache(maxsize=16)
 def engine_of(key: Any, dtype: str, tangent: bool) -> Engine | str:
     """Return the engine, or what keeps it from being made."""
-    if key.net.rtol(dtype) > 0:  # its tables are those of its numbers
-        return _engine(key.net, dtype, tangent)
-    leaves, structure = jax.tree.flatten(key.net)
+    return _engine_with_numbers(key.net, dtype, tangent)
+
+
+def _engine_with_numbers(net: Any, dtype: str, tangent: bool) -> Engine | str:
+    if net.rtol(dtype) > 0:  # its tables are those of its numbers
+        return _engine(net, dtype, tangent)
+    leaves, structure = jax.tree.flatten(net)
     made = _engine_alike(structure, tuple(map(np.shape, leaves)), dtype, tangent)
-    return made if isinstance(made, str) else made.with_numbers_of(key.net)
+    return made if isinstance(made, str) else made.with_numbers_of(net)
+
+
+def _loaded(net: Any, dtype: str, tangent: bool, tangents: tuple[bool, ...]) -> InMachineCode:
+    engine = _engine_with_numbers(net, dtype, tangent)
+    if isinstance(engine, str):
+        raise TypeError(f"the kernel of images cannot be compiled here, where machine code knows no {engine}.")
+    return InMachineCode(engine, tangents)
 
 
 @functools.lru_cache(maxsize=16)
