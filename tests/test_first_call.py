@@ -166,8 +166,8 @@ def test_the_encoding_of_a_small_block_is_compiled_without_optimisation():
 
 
 def test_a_matrix_of_one_tile_is_that_tile(monkeypatch):
-    made, square = [], tiles._square
-    monkeypatch.setattr(tiles, "_square", lambda *a: made.append(square(*a)) or made[-1])
+    made, symmetric = [], tiles._symmetric
+    monkeypatch.setattr(tiles, "_symmetric", lambda *a: made.append(symmetric(*a)) or made[-1])
     K = wl.ntk(NET).gram(data()[0])
     assert np.shares_memory(K, made[0])
     assert K.flags.c_contiguous

@@ -69,10 +69,11 @@ class Lanczos:
         self.product = product
         self.size = np.sqrt(np.einsum("ij,ij->j", b, b))
         n, c = b.shape
-        memory.require(8.0 * c * 2 * STEPS * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
+        room = STEPS + 1
+        memory.require(8.0 * c * room * n, f"{room} Lanczos vectors of {n} points for {c} outputs")
         self.diagonal = np.empty((0, c))
         self.off = np.empty((0, c))
-        self.basis = np.empty((c, 2 * STEPS, n))
+        self.basis = np.empty((c, room, n))
         self.basis[:, 0] = np.divide(b, self.size, out=np.zeros_like(b), where=self.size > 0).T
 
     @property

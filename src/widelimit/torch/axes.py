@@ -96,5 +96,5 @@ def axes_of(output: Any, trace: Any, diagonal: Any) -> AxisSettings:
         return AxisSettings(output)
     if output != "full":
         raise ValueError(f"output={output!r} and trace_axes or diagonal_axes say the same thing; pass one of them.")
-    options = (("trace_axes", trace), ("diagonal_axes", diagonal))
+    options = (("trace_axes", () if trace is None else trace), ("diagonal_axes", () if diagonal is None else diagonal))
     return AxisSettings(None, *(axis_option(name, (v,) if type(v) is int else v) for name, v in options))

@@ -170,7 +170,8 @@ def empirical_nngp(
 def _kernel(
     f: Model, settings: KernelSettings, trace_axes: Sequence[int] | None, diagonal_axes: Sequence[int]
 ) -> AnyEmpirical:
-    axes = axis_option("trace_axes", trace_axes), axis_option("diagonal_axes", diagonal_axes)
+    traced = () if trace_axes is None else trace_axes
+    axes = axis_option("trace_axes", traced), axis_option("diagonal_axes", diagonal_axes)
     if trace_axes is None and not diagonal_axes:
         return _CLASSES[settings.output](f, settings)  # type: ignore[index]
     if settings.output != "full" or settings.method == "vector_products":

@@ -97,8 +97,7 @@ class Axes:
 
 
 def axis_option(name: str, given: Any) -> tuple[int, ...]:
-    """Return the axes that an option names; None names none. Raises: TypeError, ValueError."""
-    given = () if given is None else given
+    """Return the axes that an option names. Raises: TypeError, ValueError."""
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise TypeError(f"{name} must be axes as a tuple, such as (-1,), got {validation.shown(given)}.")
     return tuple(validation.integer(f"each of {name}", k, at_least=-32) for k in given)
