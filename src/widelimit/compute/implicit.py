@@ -116,18 +116,18 @@ def gain(at: Spectrum, clock: jax.Array) -> jax.Array:
     """(1 - exp(-clock lambda))/lambda, (T,) -> (T, n), as `krylov.gain`."""
     times = clock[:, None]
     values = jnp.where(at.null, 1, at.values)
-    finite = jnp.where(jnp.isfinite(times), times, 0)
-    learned = jnp.where(jnp.isfinite(times), -jnp.expm1(-finite * values), 1)  # inf has no derivative in values
+    finite = jnp.where(jnp.isinf(times), 0, times)
+    learned = jnp.where(jnp.isinf(times), 1, -jnp.expm1(-finite * values))  # inf has no derivative in values
     return jnp.where(at.null, finite * jnp.exp(-finite * at.fading), learned / values)
 
 
 def _speed(at: Spectrum, clock: jax.Array) -> jax.Array:
     """Compute the derivative of `gain` in the clock, (T, n); 0 at infinity."""
     times = clock[:, None]
-    finite = jnp.where(jnp.isfinite(times), times, 0)
+    finite = jnp.where(jnp.isinf(times), 0, times)
     fading = finite * at.fading
     speed = jnp.where(at.null, (1 - fading) * jnp.exp(-fading), jnp.exp(-finite * at.values))
-    return jnp.where(jnp.isfinite(times), speed, 0)
+    return jnp.where(jnp.isinf(times), 0, speed)
 
 
 def _mean_decay(x: jax.Array) -> jax.Array:

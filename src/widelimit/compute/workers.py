@@ -244,7 +244,7 @@ class _Dask(_Engine):
         return self.client.submit(perform, *call, key=key, pure=False, retries=RETRIES)
 
     def lost(self, future: Any) -> bool:
-        """Return True for futures of a scheduler, or of workers, that were started anew."""
+        """Return True for futures of a scheduler, or of workers, that were started again."""
         if future.status not in ("cancelled", "lost"):
             return False
         self.check()
