@@ -21,6 +21,7 @@ from test_cluster import (  # noqa: F401
     client,
     cluster,
     computed,
+    forgotten,
     kill_workers,
     scale,
     snapshot,
@@ -125,11 +126,7 @@ def test_a_killed_client_is_called_again_and_does_only_the_rest(
             time.sleep(0.02)
             assert process.poll() is None
         process.kill()
-    deadline = time.monotonic() + 20
-    while client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.5)  # tiles in work are finished
+    forgotten(client)
     done = snapshot(path)
     assert 30 <= len(done) < TILES
     fitted(gram, path, client)
