@@ -19,7 +19,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 import widelimit as wl
-from widelimit.compute import plan, storage, tile_tasks
+from widelimit.compute import plan, storage, stores, tile_tasks
 from widelimit.compute.operators import StoredOperator
 from widelimit.compute.places import find_place
 
@@ -459,7 +459,8 @@ def test_a_tile_on_the_diagonal_has_its_bits_whatever_is_kept(tmp_path, finished
     place = find_place(shutil.copytree(finished, tmp_path / "K.zarr"))
     before = snapshot(place.folder)
     tiling = plan.TilePlan(75, 75, 16, 1, 1, True)
-    work = replace(tile_tasks.open_work(place, K.prepared(X), X, tiling), encoded=tile_tasks.Kept(0))
+    work = tile_tasks.begin_work(stores.open_tiles(place), K.prepared(X), X, tiling)
+    work = replace(work, encoded=tile_tasks.Kept(0))
     for i in range(5):
         (place.folder / "c" / str(i) / str(i)).unlink()
         tile_tasks.write_tile(work, i, i)

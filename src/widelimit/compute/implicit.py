@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit.compute import krylov
+
 Matrix = jax.Array
 SERIES = 20
 """Terms of a power series up to arguments of 1: the next one is below 1e-19."""
@@ -113,12 +115,8 @@ def spectrum(K: Matrix) -> Spectrum:
 
 
 def gain(at: Spectrum, clock: jax.Array) -> jax.Array:
-    """(1 - exp(-clock lambda))/lambda, (T,) -> (T, n), as `krylov.gain`."""
-    times = clock[:, None]
-    values = jnp.where(at.null, 1, at.values)
-    finite = jnp.where(jnp.isinf(times), 0, times)
-    learned = jnp.where(jnp.isinf(times), 1, -jnp.expm1(-finite * values))  # inf has no derivative in values
-    return jnp.where(at.null, finite * jnp.exp(-finite * at.fading), learned / values)
+    """(1 - exp(-clock lambda))/lambda, (T,) -> (T, n)."""
+    return jnp.asarray(krylov.gain(at.values, clock, at.null, at.fading, jnp))
 
 
 def _speed(at: Spectrum, clock: jax.Array) -> jax.Array:

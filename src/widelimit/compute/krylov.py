@@ -13,7 +13,7 @@ Source of the representation: Saad 1992 (SIAM J. Numer. Anal. 29), section 3; th
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import scipy.linalg
@@ -26,17 +26,18 @@ STEPS = 10
 """Lanczos steps between two checks of the error: a check costs an (m, m) eigenproblem, less than these products."""
 
 
-def gain(values: np.ndarray, clock: np.ndarray, null: np.ndarray, fading: float) -> np.ndarray:
+def gain(values: Any, clock: Any, null: Any, fading: Any, xp: Any = np) -> Any:
     """Compute (1 - exp(-clock lambda))/lambda for every time and eigenvalue, (T,), (r,) -> (T, r), by expm1.
 
     An eigenvalue marked as null cannot be distinguished from 0: its gain is clock while that is short against
-    1/fading, fades as exp(-clock fading), and is 0 at infinity.
+    1/fading, fades as exp(-clock fading), and is 0 at infinity. xp: NumPy, or jax.numpy for derivatives.
     """
     times = clock[:, None]
-    lam = np.where(null, 1.0, values)
-    finite = np.where(np.isfinite(times), times, 0.0)
+    lam = xp.where(null, 1, values)
+    finite = xp.where(xp.isinf(times), 0, times)
     with np.errstate(over="ignore"):
-        return np.where(null, finite * np.exp(-finite * fading), -np.expm1(-times * lam) / lam)
+        learned = xp.where(xp.isinf(times), 1, -xp.expm1(-finite * lam))  # infinity has no derivative in lambda
+        return xp.where(null, finite * xp.exp(-finite * fading), learned / lam)
 
 
 def _integrated_gain(values: np.ndarray, s: np.ndarray) -> np.ndarray:

@@ -49,15 +49,6 @@ class Place:
         with atomic_write(self.folder / key, unfinished=f"{Path(key).name}.partial") as file:
             file.write(data)
 
-    def size(self, key: str) -> int:
-        """Return the bytes of a file; -1 if it is missing, or no file."""
-        if self.folder is not None and not (self.folder / key).is_file():
-            return -1
-        try:
-            return int(sync(self.store.getsize(key)))
-        except (FileNotFoundError, KeyError):
-            return -1
-
     def find(self, suits: Callable[[str], bool]) -> str | None:
         """Return the first key, in no order, that suits; the search ends there."""
         if self.folder is not None:

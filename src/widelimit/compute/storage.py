@@ -15,7 +15,7 @@ import numpy as np
 
 from widelimit.compute import tile_tasks, tiles, workers
 from widelimit.compute.places import Place
-from widelimit.compute.stores import FORM, TILES, VERSION, Contents, kept, open_store, require_disk
+from widelimit.compute.stores import FORM, TILES, VERSION, Contents, kept, open_store
 from widelimit.compute.tile_tasks import Address, Work
 from widelimit.compute.workers import Task
 from widelimit.fingerprints import sha256
@@ -62,7 +62,7 @@ def store_gram(
             f"the tiles of {place.name} are {store.edge} x {store.edge}; the budget is enough for {plan.edge} x "
             f"{plan.edge}."
         )
-    work = tile_tasks.open_work(place, prepared, X, replace(plan, edge=store.edge))
+    work = tile_tasks.begin_work(store, prepared, X, replace(plan, edge=store.edge))
     with contextlib.ExitStack() as stack:
         stack.enter_context(kept(place))
         if client is None:
@@ -74,21 +74,21 @@ def store_gram(
 
 def _fill(work: Work, source: Work | Address, client: Any, report: Report) -> None:
     """Compute and write what is missing or damaged."""
-    plan = work.plan
+    plan, store, place = work.plan, work.store, work.store.place
     missing = {(i, j) for i in range(plan.row_blocks) for j in range(i + 1)}
-    if work.place.keys(TILES):
+    if place.keys(TILES):
         rows = workers.gather(tile_tasks.missing_in_row, [(source, i) for i in range(plan.row_blocks)], client)
         missing = {at for row in rows for at in row}
-    require_disk(work.place, sum(1 + (i != j) for i, j in missing) * plan.edge**2 * work.array.dtype.itemsize)
+    store.require_disk(sum(1 + (i != j) for i, j in missing))
     todo = [at for _, _, group in plan.groups() for at in group if at in missing]
     tasks = {f"tile-{i}-{j}": Task(tile_tasks.write_tile, (source, i, j)) for i, j in todo}
     known = plan.count - len(todo)
     workers.run(tasks, client, report=lambda _, done, __: report(KERNEL, known + done, plan.count))
-    there = set(work.place.keys(TILES))
+    there = set(place.keys(TILES))
     if lost := [at for at in todo if f"{TILES}{at[0]}/{at[1]}" not in there]:
         raise OSError(
             errno.ENOENT,
-            f"{len(lost)} tiles were computed and are not in {work.place.name}: workers on other machines need a path "
+            f"{len(lost)} tiles were computed and are not in {place.name}: workers on other machines need a path "
             "that leads to the same files everywhere (a shared file system or an object store)",
         )
 

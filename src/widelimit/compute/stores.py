@@ -138,6 +138,11 @@ def open_store(
         require_disk(place, share * n**2 * dtype.itemsize)
     _describe(place, kind, manifest, n, dtype)
     _remove_unfinished(place)
+    return open_tiles(place)
+
+
+def open_tiles(place: Place) -> TileStore:
+    """Open a store that is described already, for writing."""
     return TileStore(place, zarr.open_array(place.store, mode="r+", config={"write_empty_chunks": True}))
 
 
@@ -284,13 +289,6 @@ def _short(value: Any) -> str:
 
 def find_damaged(place: Place) -> list[str]:
     """Find the tiles at a place, by their keys, whose checksum does not match."""
-    array = zarr.open_array(place.store, mode="r")
-    shape = array.chunks
-    found = []
-    for key in sorted(filter(re.compile(r"c/[0-9]+/[0-9]+").fullmatch, place.keys(TILES))):
-        i, j = (int(name) * edge for name, edge in zip(key.split("/")[1:], shape, strict=True))
-        try:
-            array[i : i + shape[0], j : j + shape[1]]
-        except (ValueError, OSError):
-            found.append(key)
-    return found
+    store = TileStore(place, zarr.open_array(place.store, mode="r"))
+    keys = sorted(filter(re.compile(r"c/[0-9]+/[0-9]+").fullmatch, place.keys(TILES)))
+    return [key for key in keys if not store.whole(*map(int, key.split("/")[1:]))]

@@ -23,7 +23,7 @@ from widelimit.arithmetic import arithmetic
 from widelimit.compute import tiles
 from widelimit.compute.places import Place
 from widelimit.compute.plan import TilePlan
-from widelimit.compute.stores import TileStore, metadata
+from widelimit.compute.stores import TileStore, metadata, open_tiles
 from widelimit.fingerprints import sha256
 
 FOLDER = "widelimit.work/"
@@ -66,19 +66,14 @@ class Kept:
 @final
 @dataclass(frozen=True, eq=False)
 class Work:
-    """The tiles of a plan are the chunks of the array at a place: what a thread needs to compute one."""
+    """The tiles of a plan are those of a store: what a thread needs to compute one."""
 
-    place: Place
+    store: TileStore
     kernel: tiles.PairKernel
     X: Any
     """(n, d) rows: a NumPy array, or one of Zarr."""
     plan: TilePlan
-    array: zarr.Array[Any]
     encoded: Kept
-
-    def whole(self, i: int, j: int) -> bool:
-        """Return True if the tile is there and has its checksum."""
-        return TileStore(self.place, self.array).whole(i, j)
 
     def encode(self, i: int) -> tiles.EncodedBlock:
         """Encode block i of the rows, or find it."""
@@ -86,10 +81,9 @@ class Work:
         return self.encoded.get(i, lambda: tiles.encode_block(self.kernel, np.asarray(self.X[rows]), self.plan.edge))
 
 
-def open_work(place: Place, kernel: tiles.PairKernel, X: Any, plan: TilePlan) -> Work:
-    """Open the array for writing; twice the plan's group of blocks are kept encoded, as its budget has it."""
-    array = zarr.open_array(place.store, mode="r+", config={"write_empty_chunks": True})
-    return Work(place, kernel, X, plan, array, Kept(2 * plan.group))
+def begin_work(store: TileStore, kernel: tiles.PairKernel, X: Any, plan: TilePlan) -> Work:
+    """Return the work on a store; twice the plan's group of blocks are kept encoded, as its budget has it."""
+    return Work(store, kernel, X, plan, Kept(2 * plan.group))
 
 
 class Address(NamedTuple):
@@ -129,15 +123,15 @@ def write_work(work: Work, values: str) -> Address:
             f"the kernel cannot be sent to other processes ({str(error)[:120]}): define its functions in a module, not "
             "in a function or in __main__, or install cloudpickle ('widelimit[cluster]'), or use threads."
         ) from error
-    name = sha256(packed, values)[:16]
-    if work.place.read(f"{FOLDER}{name}.json") is None:
+    name, place = sha256(packed, values)[:16], work.store.place
+    if place.read(f"{FOLDER}{name}.json") is None:
         chunks = min(work.plan.edge, len(work.X)), work.X.shape[1]
-        work.place.write(f"{FOLDER}{name}/zarr.json", metadata(work.X.shape, chunks, work.X.dtype, {}))
-        zarr.open_array(StorePath(work.place.store, f"{FOLDER}{name}"), mode="r+")[:] = work.X
-        work.place.write(f"{FOLDER}{name}.pickle", packed)
+        place.write(f"{FOLDER}{name}/zarr.json", metadata(work.X.shape, chunks, work.X.dtype, {}))
+        zarr.open_array(StorePath(place.store, f"{FOLDER}{name}"), mode="r+")[:] = work.X
+        place.write(f"{FOLDER}{name}.pickle", packed)
         header = {"pickle": sha256(packed), "values": values}
-        work.place.write(f"{FOLDER}{name}.json", json.dumps(header).encode())  # last: the rest is complete
-    return Address(work.place, name, uuid.uuid4().hex)
+        place.write(f"{FOLDER}{name}.json", json.dumps(header).encode())  # last: the rest is complete
+    return Address(place, name, uuid.uuid4().hex)
 
 
 def _load(address: Address) -> Work:
@@ -158,7 +152,7 @@ def _load(address: Address) -> Work:
             "a worker computes other bits than the process that sends it tasks: another kind of processor, or other "
             "settings of JAX. Use workers of one kind, or set XLA_FLAGS=--xla_cpu_max_isa=AVX2 everywhere."
         )
-    return open_work(place, kernel, stored, plan)
+    return begin_work(open_tiles(place), kernel, stored, plan)
 
 
 def probe(kernel: tiles.PairKernel, X: np.ndarray) -> str:
@@ -172,14 +166,14 @@ def _work(source: Work | Address) -> Work:
 
 def missing_in_row(source: Work | Address, i: int) -> list[Key]:
     """Return the tiles (i, j), j <= i, of which one triangle or both are missing or damaged; reads all there are."""
-    work = _work(source)
-    return [(i, j) for j in range(i + 1) if not (work.whole(i, j) and (i == j or work.whole(j, i)))]
+    store = _work(source).store
+    return [(i, j) for j in range(i + 1) if not (store.whole(i, j) and (i == j or store.whole(j, i)))]
 
 
 def write_tile(source: Work | Address, i: int, j: int) -> None:
     """Compute tile (i, j) and write it and its mirror image, as far as they are not there."""
     work = _work(source)
-    missing = [at for at in {(i, j), (j, i)} if not work.whole(*at)]
+    missing = [at for at in {(i, j), (j, i)} if not work.store.whole(*at)]
     if not missing:
         return
     compiled = tiles.compile_ahead(work.kernel, work.plan.edge, work.X.shape[1], work.X.dtype)
@@ -189,4 +183,4 @@ def write_tile(source: Work | Address, i: int, j: int) -> None:
     with arithmetic(work.X.dtype == np.float64):
         tile = tiles.tile_of(work.kernel, rows, columns)
     for at in missing:
-        work.array[work.plan.rows(at[0]), work.plan.rows(at[1])] = tile if at == (i, j) else tile.T
+        work.store.write(*at, tile if at == (i, j) else tile.T)

@@ -243,7 +243,7 @@ def _cg(made: Cost, c: int, steps: int) -> Cost:
 def _nystrom(made: Cost, d: int, m: int, c: int) -> Cost:
     """Count the draw of the points, the pass, and the factorisations."""
     n = made.n
-    drawn = len(inducing_points.candidates(n, m, 0)) if n < 10**7 else max(inducing_points.CANDIDATES, 2 * m)
+    drawn = inducing_points.number_of_candidates(n, m)
     held = max(preconditioners.bytes_needed(drawn, m), 8.0 * (3 * m**2 + 3 * m * rows_at_once(m)))
     return replace(
         made,

@@ -100,6 +100,10 @@ class GradientFlow(Flow):
         """Find modes whose eigenvalue cannot be distinguished from 0."""
         return self.values <= linalg.rounding(len(self.values), self.values[-1])
 
+    @property
+    def _fading(self) -> float:
+        return float(np.sqrt(linalg.EPS) * self.values[-1])
+
     def gain(self, t: np.ndarray) -> np.ndarray:
         """Compute (1 - exp(-2 lambda t/n))/lambda by expm1, (T,) -> (T, n): times and modes; 2 t/n at lambda = 0.
 
@@ -107,16 +111,14 @@ class GradientFlow(Flow):
         is the minimum-norm solution. Before, its gain fades as exp(-2 sqrt(eps) lambda_max t/n): the rounding in
         K(z, X) v, which the gain multiplies, then never exceeds sqrt(eps) of the result.
         """
-        fading = float(np.sqrt(linalg.EPS) * self.values[-1])
-        return krylov.gain(self.values, 2 * (t / len(self.data.X)), self._null, fading)
+        return np.asarray(krylov.gain(self.values, 2 * (t / len(self.data.X)), self._null, self._fading))
 
     def traced(self) -> TracedFlow:
         """Return the flow for test points or times that JAX traces. Raises: TypeError: f_0 is not 0."""
         if self.initial is not None:
             raise TypeError("initial is a function of NumPy arrays, which jax cannot trace: add it to the prediction.")
         null = self._null
-        fading = np.sqrt(linalg.EPS) * self.values[-1]
-        known = Spectrum(np.where(null, 0.0, self.values), self.vectors, null, fading)
+        known = Spectrum(np.where(null, 0.0, self.values), self.vectors, null, self._fading)
         return TracedFlow(known_data(self.data), Smoother(len(self.data.X), None, known))
 
     def projected(self, points: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -62,6 +63,18 @@ class Evidence(NamedTuple):
     rest: float
     """sum_i (K - Q)(x_i, x_i)/noise_i."""
     rows: int
+
+
+def whitened_rows(
+    kernel: Kernel, inducing: np.ndarray, root: linalg.Cholesky, points: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield blocks of points z: their places, K(z, L), phi = L^{-1} K(L, z), and K(z, z) - |phi|^2, never negative."""
+    prior = np.asarray(kernel.diag(points), np.float64)
+    error = linalg.rounding(len(inducing), 1.0) * root.spread * prior
+    for part in row_blocks(len(points)):
+        cross = np.asarray(kernel.cross(points[part], inducing))
+        phi = root.whiten(cross.T)
+        yield part, cross, phi, linalg.non_negative(prior[part] - np.einsum("ij,ij->j", phi, phi), error[part])
 
 
 @final
@@ -128,14 +141,9 @@ class SparsePosterior:
     def predict(self, Z: Float[Array, "m d"]) -> Prediction:
         """Compute `mean` and `variance` in one pass, as `Posterior.predict`."""
         points = self._inputs(Z)
-        variance = np.asarray(self.kernel.diag(points), np.float64)
-        error = linalg.rounding(len(self.inducing), 1.0) * self.root.spread * variance
-        mean = np.empty((len(points), self.weights.shape[1]))
-        for part in row_blocks(len(points)):
-            cross = self._cross(points[part])
+        mean, variance = np.empty((len(points), self.weights.shape[1])), np.empty(len(points))
+        for part, cross, phi, left in whitened_rows(self.kernel, self.inducing, self.root, points):
             mean[part] = threads.product(cross, self.weights)
-            phi = self.root.whiten(cross.T)
-            left = linalg.non_negative(variance[part] - np.einsum("ij,ij->j", phi, phi), error[part])
             variance[part] = left + self.factor.squares(phi)
         return Prediction(self._outputs(mean, Z), prediction_like(check_finite(variance, points), Z))
 

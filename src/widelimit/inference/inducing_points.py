@@ -32,8 +32,13 @@ def candidates(n: int, count: Any, seed: int) -> np.ndarray:
             f"inducing={count} points are to be drawn from the {n} rows of X: pass at most {n}, or "
             f'solver="cholesky", which is exact.'
         )
-    size = min(n, max(CANDIDATES, EACH * count))
+    size = number_of_candidates(n, count)
     return np.sort(np.random.default_rng(seed).choice(n, size, replace=False)) if size < n else np.arange(n)
+
+
+def number_of_candidates(n: int, count: int) -> int:
+    """Return from how many of n rows so many points are drawn."""
+    return min(n, max(CANDIDATES, EACH * count))
 
 
 def choose(

@@ -14,10 +14,10 @@ from widelimit.compute import linalg
 from widelimit.inference import inducing_points
 from widelimit.inference.class_probabilities import expected_softmax
 from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset
-from widelimit.inference.inducing import factorise, from_whitened
+from widelimit.inference.inducing import factorise, from_whitened, whitened_rows
 from widelimit.inference.row_sums import Features, RowData, RowSums, features, require_memory, sum_rows
 from widelimit.inference.rows import Rows, input_rows
-from widelimit.inference.training_set import check_finite, evenly, row_blocks
+from widelimit.inference.training_set import check_finite, evenly
 from widelimit.kernels.base import Kernel
 from widelimit.progress import LONG, Report, progress_bar
 from widelimit.shapes import Float, Int
@@ -52,14 +52,10 @@ class SparseDirichlet:
     def _parts(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return mean and variance of g_k within the span of the inducing points, (m, c) each, and K - Q, (m,)."""
         mean, within = np.empty((2, len(points), len(self.factors)))
-        prior = np.asarray(self.kernel.diag(points), np.float64)
-        error = linalg.rounding(len(self.inducing), 1.0) * self.root.spread * prior
         left = np.empty(len(points))
-        for part in row_blocks(len(points)):
-            cross = np.asarray(self.kernel.cross(points[part], self.inducing))
+        for part, cross, phi, rest in whitened_rows(self.kernel, self.inducing, self.root, points):
+            left[part] = rest
             mean[part] = cross @ self.weights
-            phi = self.root.whiten(cross.T)
-            left[part] = linalg.non_negative(prior[part] - np.einsum("ij,ij->j", phi, phi), error[part])
             for k, lower in enumerate(self.factors):
                 within[part, k] = linalg.Cholesky(lower, len(lower), 1.0).squares(phi.copy(order="F"))
         return check_finite(mean, points), check_finite(within, points), left

@@ -75,7 +75,8 @@ class TracedData:
         """Return test inputs (m, d) in the dtype of the data. Raises: TypeError, ValueError."""
         points = self.kernel.points("Z", Z)
         validation.same_features("Z", points, "X", self.X)
-        _require_wide("Z", points) if self.X.dtype == np.float64 else None
+        if self.X.dtype == np.float64:
+            _require_wide("Z", points)
         with self.settings:
             return jnp.asarray(points, self.X.dtype)
 
