@@ -23,6 +23,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from widelimit import memory
+from widelimit.compute.engines import NoAnswer
 from widelimit.compute.places import Place, remote_errors
 from widelimit.compute.tiles import mirror
 from widelimit.version import __version__
@@ -167,6 +168,8 @@ def kept(place: Place) -> Iterator[None]:
     """Say in errors of the store that what is finished is kept."""
     try:
         yield
+    except NoAnswer as error:
+        raise NoAnswer(f"{place.name}: {len(place.keys(TILES))} tiles are stored; {error}") from error
     except OSError as error:
         if error.errno is None:
             raise

@@ -218,8 +218,8 @@ def gradient_flow(
         if not isinstance(resolve(loss), SquaredError) or initial is not None or solver == "krylov" or stored_only:
             raise TypeError(
                 "where jax traces the data or the kernel (jit, grad or vmap), gradient_flow has the squared error, "
-                'f_0 = 0, solver="auto" or "eigh", and no matrix, checkpoint or client; subtract f_0 from y, and add it '
-                "to the prediction."
+                'f_0 = 0, solver="auto" or "eigh", and no matrix, checkpoint or client; subtract f_0 from y, and add '
+                "it to the prediction."
             )
         return cast(Flow, traced_flow(k, X, y))  # it has predict and loss
     data, kind = training_set(k, X, y), resolve(loss)
