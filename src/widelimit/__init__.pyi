@@ -80,6 +80,7 @@ from .tangents.models import Tangents, tangents
 from .tangents.rows import ExactRows, TangentRows
 from .tangents.selection import Selection, select
 from .tangents.sketch import Sketch
+from .theory.generalization import Generalization, generalization
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -114,6 +115,7 @@ __all__ = [
     "Gaussian",
     "GaussianProcess",
     "Gelu",
+    "Generalization",
     "GradientDescent",
     "GradientFlow",
     "Hermite",
@@ -200,6 +202,7 @@ __all__ = [
     "fit_hyperparameters",
     "garriga_alonso_2019",
     "gaussian_expectation",
+    "generalization",
     "gradient_descent",
     "gradient_flow",
     "kernel",
