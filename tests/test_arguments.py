@@ -611,6 +611,12 @@ DOORS = {
         {"eigenvalues": "entries", "unseen": "not negative", "error": "not negative"},
         free=("multiplicities",),
     ),
+    "finite_width": Door(
+        wl.finite_width,
+        {"net": NET, "X": X},
+        {"net": "network", "X": "points", "width": "sizes"},
+    ),
+    "FiniteWidth.width_for": Door(wl.finite_width(NET, X).width_for, {"error": 0.1}, {"error": "positive"}),
     "generalization": Door(
         wl.generalization,
         {"k": K, "X": X, "y": Y, "sizes": [2, 3]},

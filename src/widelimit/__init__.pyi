@@ -80,6 +80,7 @@ from .tangents.models import Tangents, tangents
 from .tangents.rows import ExactRows, TangentRows
 from .tangents.selection import Selection, select
 from .tangents.sketch import Sketch
+from .theory.finite_width import FiniteWidth, finite_width
 from .theory.generalization import Generalization, generalization
 from .training.history import History
 from .training.loop import Training
@@ -109,6 +110,7 @@ __all__ = [
     "ExactRows",
     "Exp",
     "Expectation",
+    "FiniteWidth",
     "FixedPoint",
     "Flow",
     "FunctionKernel",
@@ -199,6 +201,7 @@ __all__ = [
     "elu",
     "empirical_nngp",
     "empirical_ntk",
+    "finite_width",
     "fit_hyperparameters",
     "garriga_alonso_2019",
     "gaussian_expectation",
