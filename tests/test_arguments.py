@@ -611,6 +611,21 @@ DOORS = {
         {"eigenvalues": "entries", "unseen": "not negative", "error": "not negative"},
         free=("multiplicities",),
     ),
+    "lazy_report": Door(
+        wl.lazy_report,
+        {"apply": NET.apply, "params": PARAMS, "X": X, "y": Y, "steps": 1},
+        {
+            "apply": "function",
+            "X": "points",
+            "y": "targets",
+            "learning_rate": "positive",
+            "steps": "integer",
+            "tolerance": "positive",
+            "largest_scale": "positive",
+        },
+        free=("params", "probes"),
+        fine={"learning_rate": (None,)},
+    ),
     "finite_width": Door(
         wl.finite_width,
         {"net": NET, "X": X},

@@ -82,6 +82,7 @@ from .tangents.selection import Selection, select
 from .tangents.sketch import Sketch
 from .theory.finite_width import FiniteWidth, finite_width
 from .theory.generalization import Generalization, generalization
+from .theory.lazy import LazyReport, lazy_report
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -131,6 +132,7 @@ __all__ = [
     "KernelDrift",
     "KrylovFlow",
     "Laplace",
+    "LazyReport",
     "LeakyRelu",
     "LeaveOneOut",
     "LikelihoodGradient",
@@ -211,6 +213,7 @@ __all__ = [
     "kernel",
     "laplace",
     "layers",
+    "lazy_report",
     "limits",
     "linear",
     "linearize",

@@ -27,7 +27,7 @@ def digits(effort: Effort) -> tuple[np.ndarray, np.ndarray, list[int]]:
     return (X[order] - X.mean(axis=0)) / 16, np.where(labels[order, None] == np.arange(10), 0.9, -0.1), sizes
 
 
-def compare(effort: Effort, predicted_for: Array, name: str) -> tuple[list[Check], Data]:
+def compare(effort: Effort, predicted_for: Array | None, name: str) -> tuple[list[Check], Data]:
     """Compare the curves predicted for some targets with the errors that random training sets have."""
     X, y, sizes = digits(effort)
     k, draws = wl.ntk(wl.mlp(depth=2, bias_std=0.3)), effort.pick(quick=8, full=30)

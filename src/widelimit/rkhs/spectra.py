@@ -63,7 +63,7 @@ class Spectrum:
     @property
     def trace(self) -> float:
         """Return E K(x, x)."""
-        return float(self.multiplicities @ self.eigenvalues) + self.unseen  # type: ignore[operator]
+        return float(self.multiplicities @ self.eigenvalues) + self.unseen
 
 
 def spectrum(

@@ -1,1 +1,1 @@
-"""What infinite width predicts beyond one training set: learning curves, and corrections of order 1/width."""
+"""What infinite width predicts beyond one training set: learning curves, finite width, lazy training."""

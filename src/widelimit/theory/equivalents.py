@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import scipy.linalg
@@ -63,7 +63,7 @@ class Equivalent(abc.ABC):
         """Return an upper bound of the unknown for a real ridge; `value` is convex from there down to it."""
 
     @abc.abstractmethod
-    def value(self, n: int, unknown: complex) -> tuple[complex, complex]:
+    def value(self, n: int, unknown: complex) -> tuple[Any, Any]:
         """Return the ridge that belongs to the unknown, and its derivative."""
 
     @abc.abstractmethod
@@ -86,8 +86,8 @@ class Equivalent(abc.ABC):
         bias = np.outer(weights, weights) * residual
         test = np.inf * np.ones_like(bias) if np.any(overlap == n) else bias * (n / (n - overlap))
         left = 1 - count / n
-        values = (np.sum(v).real for v in (test, test * np.outer(left, left), bias))
-        whole = Errors(*(float(v) for v in values), 1 - float((weights @ unlearned).real))
+        sums = [float(np.sum(v).real) for v in (test, test * np.outer(left, left), bias)]
+        whole = Errors(sums[0], sums[1], sums[2], 1 - float((weights @ unlearned).real))
         return whole, (weights @ self.learned(found)).real
 
     def _unknown(self, n: int, ridge: complex) -> complex:
@@ -135,7 +135,7 @@ class OfLevels(Equivalent):
     def start(self, n: int, ridge: float) -> float:
         return (ridge + self.unseen + float(self.counts @ self.values)) / n
 
-    def value(self, n: int, unknown: complex) -> tuple[complex, complex]:
+    def value(self, n: int, unknown: complex) -> tuple[Any, Any]:
         share = self.values / (self.values + unknown)
         return unknown * (n - self.counts @ share) - self.unseen, n - self.counts @ share**2
 
@@ -172,7 +172,7 @@ class OfModes(Equivalent):
         N = len(self.values)
         return (ridge * N + (N - n) * float(np.mean(self.values))) / n
 
-    def value(self, n: int, unknown: complex) -> tuple[complex, complex]:
+    def value(self, n: int, unknown: complex) -> tuple[Any, Any]:
         inverse = 1 / (self.values + unknown)
         trace, others = np.sum(inverse), len(self.values) - n
         return unknown - others / trace, 1 - others * np.sum(inverse**2) / trace**2

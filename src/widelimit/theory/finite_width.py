@@ -159,7 +159,7 @@ def _moments(phi: Activation, K: np.ndarray) -> _Moments:
     hermite = (z**2 - 1) / 2, (z**4 - 6 * z**2 + 3) / 4
 
     def mean(values: np.ndarray) -> np.ndarray:
-        return np.sum(weights * values, axis=1)
+        return np.asarray(np.sum(weights * values, axis=1))
 
     m, c, scale = mean(square), mean(gain), deviation**2
     found = _Moments(
@@ -183,16 +183,19 @@ def _chain(net: Any) -> tuple[Dense, list[_Step]]:
     """Return the first dense layer, and each activation with the dense layer behind it. Raises: TypeError."""
     if not isinstance(net, Network):
         raise TypeError(f"net must be a network, as wl.mlp(depth=3) makes one, got {validation.shown(net)}.")
-    layers = list(net.whole.units)
-    pairs = list(zip(layers[1::2], layers[2::2], strict=False))
-    plain = len(layers) % 2 == 1 and all(isinstance(a, Activate) and isinstance(d, Dense) for a, d in pairs)
+    first, *rest = net.whole.units
+    steps = [
+        _Step(a.activation, d)
+        for a, d in zip(rest[::2], rest[1::2], strict=False)
+        if isinstance(a, Activate) and isinstance(d, Dense)
+    ]
     usual = net.parameterization == "ntk" and net.learning_rates is None and isinstance(net.inputs, Rows)
-    if not (plain and usual and isinstance(layers[0], Dense)):
+    if not (usual and isinstance(first, Dense) and 2 * len(steps) == len(rest)):
         raise TypeError(
             "finite_width takes layers Dense, activation, Dense, .. on rows in the NTK parameterisation with one "
             "learning rate, as wl.mlp makes them."
         )
-    return layers[0], [_Step(a.activation, d) for a, d in pairs]
+    return first, steps
 
 
 def _widths(width: Any, hidden: int) -> tuple[int, ...]:
