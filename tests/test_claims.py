@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from commands import invoke
-from widelimit.claims import jacot_figures
+from widelimit.claims import NAMES, jacot_figures
 from widelimit.claims.base import Check, Effort, Measurement, load
 from widelimit.claims.finite import output_covariances, outputs, parameters
 from widelimit.claims.run import CONTROL_PASSES, FAILED, HELD, Outcome
@@ -124,6 +124,16 @@ def test_verify_fails_where_a_claim_does(tmp_path, monkeypatch):
     wrong = invoke("verify", "--only", "primal", "--out", str(tmp_path / "r.html"))
     assert wrong.exit_code == 2
     assert "there is no claim 'primal'; the claims are gaussian_vectors," in wrong.stderr
+
+
+def test_claims_are_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = invoke("verify", "--list").stdout
+    assert [name for name in NAMES if f"\n{name} " in f"\n{text}"] == list(NAMES)
+    assert max(map(len, text.splitlines())) <= 80
+    only = invoke("verify", "--list", "--only", "gram_matrices", "--json", "--out", "r.csv").stdout
+    assert json.loads(only) == {"gram_matrices": load("gram_matrices").statement}
+    assert not list(tmp_path.iterdir())
 
 
 def test_numbers_in_the_report():

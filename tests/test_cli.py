@@ -21,6 +21,7 @@ from widelimit.cli import demonstration as demo
 from widelimit.cli.baselines import Fold, GaussianPrediction, one_hot
 from widelimit.cli.comparison import ModelScores, SplitData, compare
 from widelimit.inference.class_probabilities import largest_probability
+from widelimit.messages import did_you_mean
 from widelimit.writing import atomic_write
 
 SMALL = {"diabetes": (demo_data.diabetes, 172), "digits": (demo_data.digits, 130)}
@@ -223,12 +224,48 @@ def test_help_is_quick_and_loads_nothing_heavy():
     seconds = []
     for _ in range(5):
         start = os.times()
-        command = [sys.executable, "-m", "widelimit.cli", "--help"]
+        command = [sys.executable, "-m", "widelimit", "--help"]
         shown = subprocess.run(command, check=True, capture_output=True, text=True)
         end = os.times()  # time of the processor: a machine with other work to do delays the help, but not this figure
         seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
     assert "demo" in shown.stdout
     assert min(seconds) < 0.3, seconds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["fti"], "Did you mean 'fit'?"),
+        (["fit", "--targt", "y"], "--target"),
+        (["fit", "t.csv", "--target", "Colour", "--model", "m.npz"], "no such column; the table has a, colour; did you"),
+        (["kernel", "t.csv", "--drop", "coluor", "--out", "K"], "it has a, colour; did you mean 'colour'?"),
+        (["kernel", "x.npy", "--out", "K", "--activation", "ReLu"], "did you mean 'relu'?"),
+        (["verify", "--only", "gram_matrix"], "verify --list); did you mean 'gram_matrices'?"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_named(tmp_path, monkeypatch, arguments, near):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("a,colour\n1,2\n2,1\n3,3\n")
+    np.save("x.npy", np.eye(2))
+    code, _, err = invoke(*arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert near in err
+    assert len(err) < 400
+
+
+def test_only_near_names_are_suggested():
+    assert did_you_mean("Relu", ["selu", "relu"]) == "; did you mean 'relu'?"
+    assert did_you_mean("tahn", ["cos", "tanh"]) == "; did you mean 'tanh'?"
+    assert did_you_mean("polynomial", ["cos", "tanh"]) == "."
+    assert did_you_mean("a", []) == "."
+
+
+def test_shells_complete_commands_and_options(monkeypatch):
+    monkeypatch.setenv("_WIDELIMIT_COMPLETE", "complete_bash")
+    for words, place, found in (("widelimit f", 1, "fit"), ("widelimit fit --mod", 2, "--model")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(place))
+        assert invoke()[:2] == (0, f"{found}\n")
 
 
 # --- the report

@@ -19,11 +19,13 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None:
         return None
+    from widelimit.messages import did_you_mean  # which loads JAX
+
     document = parse(path)
     commands = context.parent.command.list_commands(context.parent) if context.parent else []  # type: ignore[attr-defined]
     for name in document:
         if name not in commands:
-            raise typer.BadParameter(f"{path}: [{name}] is no command{suggestion(name, commands)}.")
+            raise typer.BadParameter(f"{path}: [{name}] is no command{did_you_mean(name, commands)}")
     given = document.get(context.info_name or "", {})
     if not isinstance(given, dict):
         raise typer.BadParameter(f"{path}: write a table [{context.info_name}] with the options under it.")
@@ -37,9 +39,8 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in options:
-            raise typer.BadParameter(
-                f"{path}: [{context.info_name}] has no option {key!r}{suggestion(name, list(options))}."
-            )
+            known = did_you_mean(name, list(options))
+            raise typer.BadParameter(f"{path}: [{context.info_name}] has no option {key!r}{known}")
         defaults[options[name]] = value
     context.default_map = defaults
     return path
@@ -56,11 +57,3 @@ def parse(path: Path) -> dict[str, Any]:
         raise typer.BadParameter(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path}: is no TOML: {error}.") from error
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    """Return a suggestion for a name that is not known."""
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

@@ -13,7 +13,7 @@ import polars as pl
 
 from widelimit.cli import tables
 from widelimit.columns.texts import EXACT, first, refuse_infinite
-from widelimit.messages import list_names
+from widelimit.messages import did_you_mean, list_names
 
 FORMATS = (".npy", ".npz", ".csv", ".parquet")
 NOT_REAL = {
@@ -102,7 +102,8 @@ def _table(path: Path, drop: Sequence[str]) -> np.ndarray:
         )
     unknown = [name for name in drop if name not in frame.columns]
     if unknown:
-        raise ValueError(f"{path}: there is no column {unknown[0]!r} to drop; it has {list_names(frame.columns)}.")
+        known = f"{list_names(frame.columns)}{did_you_mean(unknown[0], frame.columns)}"
+        raise ValueError(f"{path}: there is no column {unknown[0]!r} to drop; it has {known}")
     kept = [_numbers(path, frame[name]) for name in frame.columns if name not in drop]
     if not kept:
         raise ValueError(f"{path}: no column is left; --drop leaves out all of them.")

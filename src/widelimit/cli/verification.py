@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from widelimit.claims import NAMES, jacot_figures
 from widelimit.claims.base import Claim, Effort, load
 from widelimit.claims.report import page
 from widelimit.claims.run import HELD, Outcome, document, run_all
-from widelimit.cli import images, info
+from widelimit.cli import images, info, terminal
 from widelimit.writing import atomic_write
 
 FACTS = ("widelimit", "python", "jax", "numpy", "scipy", "cores")
@@ -27,10 +28,8 @@ def choose_claims(only: Sequence[str], *, mnist: Path | None) -> dict[str, Claim
     Raises:
         ValueError: an unknown name; a file of images that is none, or that no claim would read.
     """
-    unknown = [name for name in only if name not in NAMES]
-    if unknown:
-        raise ValueError(f"there is no claim {unknown[0]!r}; the claims are {', '.join(NAMES)}.")
-    claims = {name: load(name) for name in NAMES if not only or name in only}
+    named = {name: load(name) for name in only or NAMES}
+    claims = {name: named[name] for name in NAMES if name in named}
     if mnist is not None:
         if PICTURED not in claims:
             raise ValueError(f"--mnist is for the claim {PICTURED}, which --only leaves out; add --only {PICTURED}.")
@@ -62,6 +61,11 @@ def verify(
     with atomic_write(out.with_suffix(".json")) as stream:
         stream.write((json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     return outcomes, result
+
+
+def statement(name: str, text: str) -> str:
+    """Format the name of a claim and what it states."""
+    return textwrap.fill(f"{name:26} {text}", terminal.WIDTH, subsequent_indent=" " * 27)
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[str]:

@@ -25,6 +25,7 @@ def verify(
     mnist: Annotated[
         Path | None, typer.Option(metavar="FILE", help="MNIST (.npz with X_train), for Figure 3 of jacot_figures.")
     ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Print the names of the claims with what they state.")] = False,
     output: Output,
 ) -> None:
     """Run the paper's statements as experiments that can fail.
@@ -33,11 +34,19 @@ def verify(
     """
     from widelimit.cli.files import check_output
 
-    check_output(out, (".html",))
+    if not listed:
+        check_output(out, (".html",))
     from widelimit.claims.base import Effort
     from widelimit.cli import terminal, verification
 
     claims = verification.choose_claims(only or (), mnist=mnist)
+    if listed:
+        statements = {name: claim.statement for name, claim in claims.items()}
+        if output.as_json:
+            print_json(statements)
+        else:
+            typer.echo("\n".join(verification.statement(*entry) for entry in statements.items()))
+        return
     effort = Effort.QUICK if quick else Effort.FULL
     with terminal.progress(len(claims), "claims", quiet=output.quiet) as advance:
         outcomes, document = verification.verify(
