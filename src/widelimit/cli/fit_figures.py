@@ -11,6 +11,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from widelimit import plots
+from widelimit.cli import scores
 from widelimit.displays.axes import label
 from widelimit.displays.calibration import CalibrationDisplay
 from widelimit.displays.importance import ImportanceDisplay, height
@@ -64,7 +65,7 @@ def residuals(y: Float[np.ndarray, " m"], mean: Float[np.ndarray, " m"], std: Fl
     upper.plot(ends, ends, color=plots.DESCENT, linewidth=1, label="observed = predicted")
     upper.set_xlabel("predicted, with 95 % interval", fontsize=9)
     upper.set_ylabel("observed", fontsize=9)
-    z = standardised(y, mean, std)
+    z = scores.standardised(y, mean, std)
     lower.plot(mean[some], z[some], "o", color=plots.DATA, markersize=2.5, alpha=0.6)
     for level in (-plots.NORMAL_QUANTILE, 0, plots.NORMAL_QUANTILE):
         lower.axhline(level, color=plots.DESCENT, linewidth=1, linestyle="-" if level == 0 else ":")
@@ -81,15 +82,6 @@ def residuals(y: Float[np.ndarray, " m"], mean: Float[np.ndarray, " m"], std: Fl
     for axes in (upper, last):
         axes.legend(loc="upper left", frameon=False, fontsize=8)
     return figure
-
-
-def standardised(
-    y: Float[np.ndarray, " m"], mean: Float[np.ndarray, " m"], std: Float[np.ndarray, " m"]
-) -> Float[np.ndarray, " m"]:
-    """Return errors in units of their standard deviations; 0 where both are 0."""
-    error = y - mean
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.divide(error, std, out=np.zeros_like(error), where=(error != 0) | (std > 0)))
 
 
 def intervals(y: Float[np.ndarray, " m"], mean: Float[np.ndarray, " m"], std: Float[np.ndarray, " m"]) -> Figure:

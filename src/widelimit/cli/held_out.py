@@ -136,8 +136,7 @@ def assess_regression(found: HeldOut, y: Float[np.ndarray, " m"], *, unit: str) 
     rmse, spread = scores.rmse(found.mean, y), float(np.std(y))
     explained = 1 - (rmse / spread) ** 2 if spread > 0 else 1.0
     covered = scores.interval_coverage(found.mean, found.std, y)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        density = scores.gaussian_nlpd(found.mean, found.std, y)
+    density = scores.gaussian_nlpd(found.mean, found.std, y)
     error = f"root mean squared error, in the unit of {unit}; its standard deviation is {digits(spread)}"
     lines = [
         ("RMSE", digits(rmse), error),
@@ -179,7 +178,7 @@ def assess_classes(found: HeldOut, y: np.ndarray, classes: np.ndarray) -> Assess
     share = np.bincount(labels, minlength=len(classes)) / len(labels)
     with np.errstate(divide="ignore"):
         log_p = np.log(found.mean)
-    accuracy, loss = scores.accuracy(log_p, labels), 0.0 + scores.class_nlpd(log_p, labels)  # no -0
+    accuracy, loss = scores.accuracy(log_p, labels), scores.class_nlpd(log_p, labels)
     base = float(-np.sum(share[share > 0] * np.log(share[share > 0])))
     right = f"share of rows whose class is predicted; always the most frequent class: {share.max():.4f}"
     surprise = f"mean negative log probability of the true class; with the shares of the classes: {base:.4g}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from widelimit.claims.images import MNIST_LEAST, Images
+from widelimit.cli.matrices import read_arrays
 
 SIDE = 28
 KEY = "X_train"
@@ -20,16 +20,18 @@ def mnist(path: Path) -> Images:
         ValueError: no such file, no archive of arrays, no X_train in it; another shape; fewer than 512 images; values
             that are not whole numbers from 0 to 255.
     """
-    if not path.is_file():
-        raise ValueError(f"--mnist {path}: there is no such file; give MNIST as .npz with {KEY}, (n, {SIDE}, {SIDE}).")
+
+    def choose(names: list[str]) -> list[str]:
+        found = [name for name in names if name.lower() == KEY.lower()]
+        if not found:
+            raise ValueError(f"no array {KEY} in it, but {', '.join(names) or 'nothing'}")
+        return found[:1]
+
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            names = {name.lower(): name for name in archive.files}
-            if KEY.lower() not in names:
-                raise ValueError(f"no array {KEY} in it, but {', '.join(archive.files) or 'nothing'}")
-            found = archive[names[KEY.lower()]]
-    except (zipfile.BadZipFile, OSError, EOFError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"--mnist {path}: not an .npz file of images: {error}.") from error
+        arrays = read_arrays(path, choose)
+    except ValueError as error:
+        raise ValueError(f"--mnist {path}: not an .npz file of images: {str(error).rstrip('.')}.") from None
+    found = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
     if found.ndim != 3 or found.shape[1:] != (SIDE, SIDE) or len(found) < MNIST_LEAST:
         raise ValueError(
             f"--mnist {path}: {KEY} has shape {found.shape}; (n, {SIDE}, {SIDE}) with n >= {MNIST_LEAST} is required."

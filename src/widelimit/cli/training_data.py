@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import polars as pl
@@ -31,6 +31,8 @@ class TargetTable:
     """Why this task."""
     rows: int
     """Rows of the file, before any were drawn."""
+    name: str = "y"
+    """Name of the target."""
 
 
 @final
@@ -40,8 +42,15 @@ class EncodedTable:
 
     schema: Schema
     X: Float[np.ndarray, "n d"]
-    y: np.ndarray
     notes: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """Return what the rows are, in JSON."""
+        return {"inputs": self.schema.inputs}
+
+    def summary(self, rows: str, drawn: str) -> str:
+        """Describe the rows."""
+        return f"{rows} rows{drawn}, {len(self.schema.inputs)} inputs from {len(self.schema.columns)} columns"
 
 
 def load(path: Path, choices: TableChoices) -> TargetTable:
@@ -63,7 +72,7 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
         frame = frame.sample(choices.rows, seed=choices.seed)
     column = frame[choices.target]
     task, reason = (choices.task, "by --task") if choices.task else targets.decide_task(column)
-    return TargetTable(path, frame, targets.target_values(column, task), task, reason, rows)
+    return TargetTable(path, frame, targets.target_values(column, task), task, reason, rows, choices.target)
 
 
 def refuse_contradictions(choices: TableChoices) -> None:
@@ -107,7 +116,7 @@ def encode(table: TargetTable, choices: TableChoices) -> EncodedTable:
     )
     X, _ = schema.encode(found, table.frame)
     notes += targets.constant(table.target, choices.target) + conflicts(X, table.target)
-    return EncodedTable(found, X, table.target, notes)
+    return EncodedTable(found, X, notes)
 
 
 def conflicts(X: Float[np.ndarray, "n d"], y: np.ndarray) -> list[str]:

@@ -20,9 +20,16 @@ from widelimit.columns.encoder import TableEncoder
 from widelimit.estimators import leaks, model_file, model_state, preparation, settings
 from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.fitted_sparse import FittedSparse, fit_sparse, restore_sparse
-from widelimit.estimators.gradient_choice import choose_by_gradients
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, FittedTraining, HyperparameterChoice, choose, choose_scaled
+from widelimit.estimators.networks import (
+    Fitted,
+    FittedTraining,
+    HyperparameterChoice,
+    SearchData,
+    choose,
+    choose_by_gradients,
+    choose_scaled,
+)
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
 from widelimit.messages import list_names
@@ -192,11 +199,11 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
-        data = self._designs(), self.inputs_(X), standard, weights, groups, self._given_noise(), self.hyperparameters
+        data = self._search_data(self.inputs_(X), standard, weights)
         if self.input_scales == "agop":
-            chosen = choose_by_gradients(*data, bool(self.verbose))
+            chosen = choose_by_gradients(self._designs(), data, groups)
         else:
-            chosen = choose_scaled(*data, bool(self.verbose), is_classifier(self))
+            chosen = choose_scaled(self._designs(), data, groups, labels=is_classifier(self))
         assert chosen.input_scales is not None
         self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
@@ -209,6 +216,10 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return standardised targets, and weights, for a search of the network."""
         return preparation.standardise(self._targets(y), weights)[0], weights
+
+    def _search_data(self, points: np.ndarray, standard: np.ndarray, weights: np.ndarray) -> SearchData:
+        """Return standardised targets, for a search of hyper-parameters."""
+        return SearchData(points, standard, weights, self._given_noise(), self.hyperparameters, bool(self.verbose))
 
     def _given_noise(self) -> float | None:
         """Return the noise, or None where it is chosen."""
@@ -229,8 +240,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Fit the targets, which are standardised, and set what undoes that; returns the chosen scales too."""
         standard, self.y_mean_, deviation = preparation.standardise(self._targets(y), weights)
         if chosen is None:
-            design, noise = self._own_design(), self._given_noise()
-            chosen = choose(design, points, standard, weights, noise, self.hyperparameters, self.verbose)
+            chosen = choose(self._own_design(), self._search_data(points, standard, weights))
         training = self._training(chosen.design, points, weights)
         given = self._given_scale()
         scale = np.ones(standard.shape[1]) if chosen.scale is None or given else chosen.scale

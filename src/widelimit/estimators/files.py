@@ -8,6 +8,7 @@ import math
 import os
 import stat
 import struct
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +23,7 @@ KINDS = "fiub"
 """Kinds of NumPy's dtypes in a file: numbers."""
 DAMAGED = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, SyntaxError),
-    *(ArithmeticError, LookupError, TypeError, ValueError, AttributeError),
+    *(ArithmeticError, LookupError, TypeError, ValueError, AttributeError, tokenize.TokenError),
 )
 """Python and NumPy raise these on bytes that are no archive, or no array (RecursionError is a RuntimeError)."""
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
