@@ -30,7 +30,7 @@ TEST_SHARE = 0.3
 NETWORK = {"depth": 3, "activation": "relu", "weight_std": math.sqrt(2), "bias_std": 0.1}
 """Every network has these settings; sqrt(2) keeps the variance of relu signals."""
 CONVNET = wl.convnet(inputs=wl.Image(8, 8, 1), depth=2, weight_std=math.sqrt(2), bias_std=0.1)
-"""For the digits."""
+"""The network for the digits."""
 SCORES = {
     "regression": ("rmse", "nlpd", "coverage_95"),
     "classification": ("accuracy", "nlpd", "coverage_95", "set_size"),

@@ -32,7 +32,7 @@ class Pictures:
     """(n, height, width, channels), in the dtype of the file."""
     target: np.ndarray | None
     names: list[str]
-    """Of the files in a folder."""
+    """Names of the files in a folder."""
     notes: list[str]
 
     @property

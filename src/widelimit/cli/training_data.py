@@ -28,7 +28,7 @@ class TargetTable:
     """(n,) float64, or labels (integers or texts)."""
     task: str
     reason: str
-    """Why this task."""
+    """The cause of this task."""
     rows: int
     """Rows of the file, before any were drawn."""
     name: str = "y"
@@ -62,9 +62,6 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
     refuse_contradictions(choices)
     frame = tables.read(path, written=choices.written, unused=choices.drop)
     schema.require_columns(frame, [choices.target], "--target")
-    schema.require_columns(frame, choices.drop, "--drop")
-    schema.require_columns(frame, choices.categorical, "--categorical")
-    schema.require_columns(frame, choices.ranks, "--ordered")
     rows = frame.height
     if rows < 2:
         raise ValueError(f"{path}: has 1 row; a model needs at least 2.")

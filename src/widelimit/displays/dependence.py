@@ -249,4 +249,4 @@ def _draw(axes: Axes, found: Dependence) -> None:
         deciles = np.quantile(found.values, np.arange(1, 10) / 10)
         inside = deciles[(deciles >= found.grid[0]) & (deciles <= found.grid[-1])]
         axes.plot(inside, np.zeros(len(inside)), "|", color=plots.DATA, transform=axes.get_xaxis_transform(), ms=9)
-    plots.dress(axes).set_xlabel(label(found.name), fontsize=9)
+    plots.dress(axes, xlabel=label(found.name))

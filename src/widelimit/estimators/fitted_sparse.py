@@ -31,7 +31,7 @@ class FittedSparse(FittedFunction):
     """This function depends on the targets through its values at inducing points only (`SparsePosterior`)."""
 
     training: FittedTraining
-    """Of the inducing points, not of the rows."""
+    """Its rows are the inducing points."""
     noise: float
     factor: Float[np.ndarray, "m m"]
     """The lower triangle L, L L^T = I + information."""
@@ -113,7 +113,7 @@ class FittedSparseClasses(FittedFunction, LatentClasses):
     """Every class has one latent function, which depends on the labels through inducing points (`SparseDirichlet`)."""
 
     training: FittedTraining
-    """Of the inducing points, not of the rows."""
+    """Its rows are the inducing points."""
     scale: float
     classes: int
     alpha_epsilon: float

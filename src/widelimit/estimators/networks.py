@@ -1,4 +1,4 @@
-"""The estimators share this module: the network, its kernel, and a fitted function, stored as plain arrays."""
+"""Hyper-parameters are searched on training rows, and a fitted function is kept as plain arrays."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ class FittedTraining:
     solver: Solver
     verbose: bool
     inducing: int
-    """Of solver nystrom: how many inducing points, at most."""
+    """Inducing points of the solver nystrom, at most."""
 
     def __post_init__(self) -> None:
         set_frozen(self, vars(self))
