@@ -187,7 +187,7 @@ def shuffled_importance(result: FitResult) -> ImportanceDisplay:
     X, y, groups = result.data.X[rows], result.table.target[rows], _groups(result)
 
     def moved(order: np.ndarray) -> np.ndarray:
-        out = X.copy()
+        out = np.array(X)
         for j, group in enumerate(groups):
             out[:, group] = X[np.ix_(order[:, j], group)]
         return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from widelimit.claims import NAMES, jacot_figures
 from widelimit.claims.base import Claim, Effort, load
 from widelimit.claims.report import page
 from widelimit.claims.run import HELD, Outcome, document, run_all
-from widelimit.cli import images, info, terminal
+from widelimit.cli import images, info
 from widelimit.writing import atomic_write
 
 FACTS = ("widelimit", "python", "jax", "numpy", "scipy", "cores")
@@ -61,11 +60,6 @@ def verify(
     with atomic_write(out.with_suffix(".json")) as stream:
         stream.write((json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
     return outcomes, result
-
-
-def statement(name: str, text: str) -> str:
-    """Format the name of a claim and what it states."""
-    return textwrap.fill(f"{name:26} {text}", terminal.WIDTH, subsequent_indent=" " * 27)
 
 
 def lines(outcomes: Sequence[Outcome]) -> list[str]:

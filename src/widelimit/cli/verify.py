@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -41,11 +42,7 @@ def verify(
 
     claims = verification.choose_claims(only or (), mnist=mnist)
     if listed:
-        statements = {name: claim.statement for name, claim in claims.items()}
-        if output.as_json:
-            print_json(statements)
-        else:
-            typer.echo("\n".join(verification.statement(*entry) for entry in statements.items()))
+        _show({name: claim.statement for name, claim in claims.items()}, as_json=output.as_json)
         return
     effort = Effort.QUICK if quick else Effort.FULL
     with terminal.progress(len(claims), "claims", quiet=output.quiet) as advance:
@@ -58,3 +55,14 @@ def verify(
         typer.echo("\n".join([*verification.lines(outcomes), f"Report: {out}"]))
     if not document["holds"]:
         raise typer.Exit(1)
+
+
+def _show(statements: dict[str, str], *, as_json: bool) -> None:
+    """Print the names of claims with what they state."""
+    if as_json:
+        print_json(statements)
+        return
+    from widelimit.cli.terminal import WIDTH
+
+    for name, text in statements.items():
+        typer.echo(textwrap.fill(f"{name:26} {text}", WIDTH, subsequent_indent=" " * 27))

@@ -74,7 +74,7 @@ def _pandas_series(name: str, column: Any) -> pl.Series:
     kind, missing = getattr(column.dtype, "kind", "O"), column.isna().to_numpy()
     if type(column.dtype).__name__ == "CategoricalDtype":
         levels = [_text(level) for level in column.cat.categories]
-        values = np.array([*levels, None], dtype=object)[column.cat.codes.to_numpy()]  # the code of a gap is -1
+        values = [None if code < 0 else levels[code] for code in column.cat.codes]
         return pl.Series(name, values, pl.String).cast(pl.Enum(levels) if column.cat.ordered else pl.Categorical)
     if type(column.dtype).__name__ == "PeriodDtype":
         return _pandas_series(name, column.dt.to_timestamp())

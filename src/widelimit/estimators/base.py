@@ -32,7 +32,6 @@ from widelimit.estimators.networks import (
 )
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
-from widelimit.messages import list_names
 from widelimit.network_text import read_network
 from widelimit.references import referenced, resolved
 from widelimit.shapes import Float
@@ -280,19 +279,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""
         image = settings.image_of(self._fitted_with["network"])
         X = preparation.image_rows(image, X, self._fitted_with["normalize"])
-        if isinstance(X, encoder.Encoded):
-            return X.X
-        known, names = self.encoder_, vars(self).get("feature_names_in_")
-        if known is None or (names is not None and known.is_identity and not encoder.needs_encoding(X)):
-            return preparation.validate_rows(self, X, reset=False)
-        if encoder.is_table(X):
-            return encoder.inputs(known, X)
-        if names is not None:
-            raise TypeError(
-                f"X is {validation.shown(X)}, and the model was fitted to a table with columns that are no numbers, or "
-                f"have missing values: pass a table of pandas, polars or pyarrow with the columns {list_names(names)}."
-            )
-        return preparation.validate_rows(self, X, reset=False)
+        rows = encoder.new_rows(self.encoder_, X, vars(self).get("feature_names_in_"))
+        return preparation.validate_rows(self, X, reset=False) if rows is None else rows
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = referenced(BaseEstimator.__getstate__(self))

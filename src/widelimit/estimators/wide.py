@@ -210,7 +210,8 @@ class WideClassifier(WideEstimator, KernelClassifier):
         for i, values in enumerate(state.values["members"]):
             own = {name.split(".", 1)[1]: a for name, a in state.arrays.items() if name.startswith(f"{i}.")}
             member = self._restore_one(ModelState(values, own), values["family"])
-            assert isinstance(member, LatentClasses)
+            if not isinstance(member, LatentClasses):
+                raise TypeError("a member that has no latent functions")
             members.append(member)
         k, d = len(members), int(self.inputs_.kept.sum())
         return FittedMixture(tuple(members), state.positive("shares", k), state.positive("factors", k, d))
