@@ -19,7 +19,7 @@ from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.networks import Fitted
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.posterior import Posterior
-from widelimit.messages import list_names, shown
+from widelimit.messages import first_line, list_names, shown
 from widelimit.pages import digits
 from widelimit.shapes import Float, Int
 
@@ -53,12 +53,14 @@ def held_out(estimator: Any, X: Float[np.ndarray, "n d"], y: np.ndarray) -> Held
     Gaussian posteriors, and classes at infinite time, give each row from all others in closed form; other fits, those
     whose matrix is singular, and those too large for its inverse, are fitted again in 5 folds.
     """
+    reason = ""
     try:
         closed = _closed_form(estimator, X, y)
-    except (ValueError, MemoryError):
-        closed = None
+    except (ValueError, MemoryError) as error:
+        closed, reason = None, f" Leave-one-out in closed form is not possible: {first_line(error)}"
     if closed is None:
-        return _folds(estimator, X, y)
+        found = _folds(estimator, X, y)
+        return replace(found, how=found.how + reason)
     how = (
         "Each row is predicted from all others (leave-one-out, in closed form). Network, scales and noise are those of "
         "all rows, so that the errors are slightly too small for tables of few rows."

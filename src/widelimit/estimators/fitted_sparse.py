@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
@@ -38,13 +38,6 @@ class FittedSparse(FittedFunction):
     evidence: Evidence
     coefficients: Float[np.ndarray, "m c"]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("law", "y")}
-
-    def solve(self) -> np.ndarray:
-        """Return the coefficients, which a fit has from the start."""
-        return self.coefficients
-
     @cached_property
     def law(self) -> SparsePosterior:
         """Return the Gaussian law of the function."""
@@ -58,9 +51,7 @@ class FittedSparse(FittedFunction):
         """Return the mean at the inducing points."""
         return self.mean(self.training.X)
 
-    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Compute K(Z, L) coefficients."""
-        return self.expansion(Z)
+    mean = FittedFunction.expansion
 
     @property
     def laws(self) -> tuple[SparsePosterior, ...]:
@@ -119,10 +110,6 @@ class FittedSparseClasses(FittedFunction, LatentClasses):
     alpha_epsilon: float
     factors: Float[np.ndarray, "c m m"]
     coefficients: Float[np.ndarray, "m c"]
-
-    def solve(self) -> np.ndarray:
-        """Return the coefficients, which a fit has from the start."""
-        return self.coefficients
 
     @cached_property
     def law(self) -> SparseDirichlet:

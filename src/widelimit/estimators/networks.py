@@ -283,14 +283,15 @@ class FittedFunction(abc.ABC):
         validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "law"}
+        kept = vars(self).items()
+        return {name: value for name, value in kept if not isinstance(vars(type(self)).get(name), cached_property)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         set_frozen(self, state)
 
-    @abc.abstractmethod
     def solve(self) -> np.ndarray:
-        """Compute the coefficients of the mean, (n, c), from the law."""
+        """Compute the coefficients of the mean, (n, c), from the law, where they are not given."""
+        raise ValueError("a fitted function without coefficients")
 
     def expansion(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute K(Z, X) coefficients."""
@@ -332,9 +333,7 @@ class Fitted(FittedFunction):
         """Return the part of the function that a file holds."""
         return FittedFunction.state(self) | ModelState({"noise": self.noise}, {"y": self.y})
 
-    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Compute K(Z, X) coefficients."""
-        return self.expansion(Z)
+    mean = FittedFunction.expansion
 
     @property
     def laws(self) -> tuple[Posterior | StoppedFlow, ...]:
