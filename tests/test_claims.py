@@ -156,9 +156,9 @@ def mnist_file(tmp_path_factory):
 
 
 def test_figure_three_holds_for_a_file_of_images(mnist_file):
-    from widelimit.cli.images import mnist
+    from widelimit.cli.verification import read_mnist
 
-    images = mnist(mnist_file)
+    images = read_mnist(mnist_file)
     assert images.pixels.shape == (512, 784)
     assert 0.9 < images.pixels.max() <= 1
     checks, data = jacot_figures.figure_three(Effort.QUICK, images)

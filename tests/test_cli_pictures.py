@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 
 import widelimit as wl
 from commands import invoke
-from widelimit.cli import images, matrices, picture_models, picture_report, pictures
+from widelimit.cli import matrices, picture_models, picture_report, pictures, verification
 from widelimit.cli.models import FitResult
 from widelimit.cli.training_data import TargetTable
 
@@ -241,7 +241,7 @@ def test_damaged_arrays_are_one_line_for_every_command_that_reads_them(tmp_path,
         for place in rng.integers(0, min(len(raw), 140), rng.integers(1, 4)):
             raw[place] = rng.integers(256)
         path.write_bytes(raw)
-        for read in (matrices.read_matrix, pictures.read, images.mnist):
+        for read in (matrices.read_matrix, pictures.read, verification.read_mnist):
             try:
                 read(path)
             except (ValueError, MemoryError) as error:
