@@ -28,6 +28,7 @@ from widelimit.inference.noise_level import FLOOR, Objective, left_out_noise, no
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import check_finite, evenly, expansion
+from widelimit.messages import first_line
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 
@@ -196,8 +197,9 @@ def _widened(choice: HyperparameterChoice, scale: np.ndarray, data: SearchData) 
 def search(design: Design, score: Callable[[Design], float]) -> Design:
     """Search the numbers of the largest score, by Nelder and Mead's method in logarithms; those that are 0 stay 0.
 
-    A kernel at which the score cannot be computed loses.
+    A kernel at which the score cannot be computed loses. Warns: UserWarning: all but the given one do.
     """
+    causes: list[str] = []
     names = design.searched
     start = np.log([design.values[name] for name in names])
 
@@ -207,7 +209,8 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
     def loss(z: np.ndarray) -> float:
         try:
             return -score(at(z))
-        except (ValueError, ArithmeticError):
+        except (ValueError, ArithmeticError) as error:
+            causes.append(first_line(error))
             return np.inf
 
     score(design)  # errors in the data are reported here
@@ -215,7 +218,13 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
     bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
     trials = min(max(TRIALS, TRIALS_EACH * len(names)), MOST_TRIALS)
     options = {"initial_simplex": simplex, "maxfev": trials, "adaptive": len(names) > 2, "xatol": 0.05, "fatol": 0.01}
-    return at(scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
+    found = scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options)
+    if causes and len(causes) >= found.nfev - 1:
+        warnings.warn(
+            f"the network keeps its numbers: with all others that were tried the objective fails ({causes[-1]})",
+            stacklevel=7,
+        )
+    return at(found.x)
 
 
 @final
