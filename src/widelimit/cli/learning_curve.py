@@ -98,7 +98,8 @@ def _even_sizes(rows: int) -> list[int]:
 def _document(curve: Any, rows: int, notes: list[str]) -> dict[str, Any]:
     names = ("test_error", "train_error", "bias", "variance", "learnability")
     values = {name: getattr(curve, name).tolist() for name in names}
-    drawn = {} if curve.measured is None else {name: v.tolist() for name, v in curve.measured._asdict().items()}
+    fields = () if curve.measured is None else ("test_error", "standard_error", "train_error")
+    drawn = {name: getattr(curve.measured, name).tolist() for name in fields}
     document = {"rows": rows, "method": curve.method, "sizes": curve.sizes.tolist(), **values, "notes": notes}
     return document | ({"drawn": drawn} if drawn else {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -155,10 +156,11 @@ def lazy_report(
     line = trained(linearize(apply, params), rate, 0)
     true = trained(apply, rate, KERNEL_ROWS)
     error = _distance(true, line)
-    factor, measured = 1.0, float(np.max(error))
-    while measured > bound and factor < largest:
-        factor = min(factor * max(1.5 * measured / bound, 2.0), largest)
-        measured = float(np.max(_distance(trained(_scaled(apply, params, factor), rate / factor**2, 0), line)))
+
+    def scaled(factor: float) -> float:
+        return float(np.max(_distance(trained(_scaled(apply, params, factor), rate / factor**2, 0), line)))
+
+    factor, measured = _smallest(scaled, float(np.max(error)), bound, largest)
     return LazyReport(
         line.times,
         true.loss,
@@ -171,6 +173,15 @@ def lazy_report(
         float(rate),
         steps,
     )
+
+
+def _smallest(error: Callable[[float], float], start: float, bound: float, largest: float) -> tuple[float, float]:
+    """Return a factor with an error of at most the bound, from that of 1, which falls like 1/factor; and its error."""
+    factor, found = 1.0, start
+    while found > bound and factor < largest:
+        factor = min(factor * max(1.5 * found / bound, 2.0), largest)
+        found = error(factor)
+    return factor, found
 
 
 def _learning_rate(apply: Apply, params: Any, X: Any) -> float:
