@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, final
 
 import typer
 
 from widelimit import memory, validation
 from widelimit.cli.kernel import NETWORK, chosen_kernel
-from widelimit.cli.options import OUTPUT, Output, with_options
+from widelimit.cli.options import OUTPUT, Output, dataclass_group, with_options
 from widelimit.cli.reporting import print_json
 
 
-@with_options(network=NETWORK, output=OUTPUT)
+@final
+@dataclass(frozen=True)
+class Rates:
+    """The user states these rates of a machine; the others are measured here."""
+
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Machines, or processes.")] = 1
+    cores: Annotated[int | None, typer.Option(min=1, metavar="N", help="Cores of a worker.")] = None
+    gflops: Annotated[float | None, typer.Option(help="1e9 float64 flops a second of a core, in products.")] = None
+    memory_gbytes: Annotated[float | None, typer.Option(help="1e9 bytes a second that a core reads.")] = None
+    storage_gbytes: Annotated[float | None, typer.Option(help="1e9 bytes a second to where tiles are stored.")] = None
+    ram: Annotated[float | None, typer.Option(metavar="GIB", help="Memory of a worker.")] = None
+    disk: Annotated[float | None, typer.Option(metavar="GIB", help="Space for tiles; that of this folder.")] = None
+    price: Annotated[float, typer.Option(min=0.0, help="Price of a worker for an hour.")] = 0.0
+
+    def machine(self) -> Any:
+        """Return the machine. Raises: ValueError: bad rates."""
+        from widelimit.inference.costs import Machine
+
+        given = {name: getattr(self, name) for name in ("cores", "gflops", "memory_gbytes", "storage_gbytes")}
+        given |= {"workers": self.workers, "price": self.price}
+        given["ram"] = None if self.ram is None else self.ram * memory.GIB
+        return replace(Machine.here(), **{name: value for name, value in given.items() if value is not None})
+
+    def space(self) -> float:
+        """Return the bytes of the disk. Raises: ValueError: bad number."""
+        free = shutil.disk_usage(".").free
+        return free if self.disk is None else validation.finite_scalar("--disk", self.disk, at_least=0.0) * memory.GIB
+
+
+RATES = dataclass_group(Rates)
+
+
+@with_options(network=NETWORK, rates=RATES, output=OUTPUT)
 def cost(
     *,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the data.")],
@@ -29,14 +61,7 @@ def cost(
     outputs: Annotated[int, typer.Option(min=1, metavar="N", help="Columns to predict.")] = 1,
     iterations: Annotated[int, typer.Option(min=1, metavar="N", help="Iterations of cg.")] = 100,
     tile: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the tiles on disk.")] = 1024,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Machines, or processes.")] = 1,
-    cores: Annotated[int | None, typer.Option(min=1, metavar="N", help="Cores of a worker.")] = None,
-    gflops: Annotated[float | None, typer.Option(help="1e9 float64 flops a second of a core, in products.")] = None,
-    memory_gbytes: Annotated[float | None, typer.Option(help="1e9 bytes a second that a core reads.")] = None,
-    storage_gbytes: Annotated[float | None, typer.Option(help="1e9 bytes a second to where tiles are stored.")] = None,
-    ram: Annotated[float | None, typer.Option(metavar="GIB", help="Memory of a worker.")] = None,
-    disk: Annotated[float | None, typer.Option(metavar="GIB", help="Space for tiles; that of this folder.")] = None,
-    price: Annotated[float, typer.Option(min=0.0, help="Price of a worker for an hour.")] = 0.0,
+    rates: Rates,
     output: Output,
 ) -> None:
     """Predict memory, time and disk of a kernel matrix and of every solver, and which of them are feasible.
@@ -44,13 +69,9 @@ def cost(
     Rates of the machine that you do not give are those of this one, measured in a second, and so is the time of an
     entry of the kernel. Nothing else is computed.
     """
-    from widelimit.inference.costs import Cost, Machine, compare_costs
+    from widelimit.inference.costs import Cost, compare_costs
 
-    given = {"cores": cores, "gflops": gflops, "memory_gbytes": memory_gbytes, "storage_gbytes": storage_gbytes}
-    given |= {"ram": None if ram is None else ram * memory.GIB, "workers": workers, "price": price}
-    machine = replace(Machine.here(), **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    free = shutil.disk_usage(".").free
-    space = free if disk is None else validation.finite_scalar("--disk", disk, at_least=0.0) * memory.GIB
+    machine, space = rates.machine(), rates.space()
     sizes = {"inducing": inducing, "outputs": outputs, "iterations": iterations, "tile": tile}
     found = compare_costs(chosen_kernel(kind, network), rows, features, machine=machine, **sizes)
     chosen = [each for each in found if solver in ("all", each.work)]

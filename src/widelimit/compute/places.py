@@ -65,7 +65,7 @@ class Place:
                     os.posix_fallocate(
                         file.fileno(), 0, data.nbytes
                     )  # a page of space at a time takes half as long again
-                file.write(data)
+                file.write(data.data)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

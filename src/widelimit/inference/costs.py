@@ -17,7 +17,7 @@ from widelimit.inference.row_sums import rows_at_once
 from widelimit.kernels.base import Kernel, require_kernel
 
 Work = Literal["gram", "cholesky", "cg", "nystrom"]
-WORKS = ("gram", "cholesky", "cg", "nystrom")
+WORKS: tuple[Work, ...] = ("gram", "cholesky", "cg", "nystrom")
 EDGE = 1024
 """Side of the matrices of a calibration: half a second."""
 PASSES = 6
@@ -232,12 +232,13 @@ def compare_costs(
 
 def _problem(k: Kernel, n: Any, d: Any, inducing: Any, outputs: Any, iterations: Any, machine: Any) -> _Problem:
     """Check the arguments of `predict_cost`, and measure the kernel here. Raises: as there."""
-    counts = [_count("n", n), _count("d", d), _count("inducing", inducing), _count("outputs", outputs)]
-    counts.append(_count("iterations", iterations))
+    rows, columns, m = _count("n", n), _count("d", d), _count("inducing", inducing)
+    c, steps = _count("outputs", outputs), _count("iterations", iterations)
     if machine is not None and not isinstance(machine, Machine):
         raise TypeError(f"machine must be wl.Machine(...) or None, got {validation.shown(machine)}.")
     kernel, here = require_kernel(k), Machine.here()
-    return _Problem(*counts, here.gflops * 1e9 * _seconds_of_an_entry(kernel, counts[1]), machine or here)
+    per_entry = here.gflops * 1e9 * _seconds_of_an_entry(kernel, columns)
+    return _Problem(rows, columns, m, c, steps, per_entry, machine or here)
 
 
 class _Problem(NamedTuple):

@@ -16,7 +16,7 @@ from widelimit.compute.operators import Operator
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.early_stopping import law_covariance, law_variance
 from widelimit.inference.gradient_flow import EIGH, GradientFlow, check_solver, closed_form, stored
-from widelimit.inference.krylov_flow import KrylovFlow, krylov_flow
+from widelimit.inference.krylov_flow import KrylovFlow, coefficients_toward, krylov_flow
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE
 from widelimit.inference.traced import TracedEnsemble, is_traced, known_data, traced_ensemble
 from widelimit.inference.training_set import EIGENVECTORS, prediction_like, training_set
@@ -142,8 +142,8 @@ class KrylovEnsemble(Ensemble):
     def _terms(self, points: np.ndarray, times: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         data = self.flow.data
         memory.require(8.0 * (times.size + 3) * len(points) * len(data.X), f"{times.size} times {len(points)} points")
-        parts = [points[i : i + COLUMNS] for i in range(0, len(points), COLUMNS)]
-        moved = np.concatenate([self.flow.toward(data.cross(part).T).weights(times) for part in parts], axis=2)
+        parts = [data.cross(points[i : i + COLUMNS]).T for i in range(0, len(points), COLUMNS)]
+        moved = np.concatenate([coefficients_toward(self.flow, part, times) for part in parts], axis=2)
         start = np.asarray(self.prior.cross(points, data.X))
         for each in moved:
             yield each.T, start, self.own.product(each).T
@@ -191,7 +191,10 @@ def trained_ensemble(
             )
         return cast(TrainedEnsemble, traced_ensemble(tangent, prior, X, y))  # it has those methods
     data = training_set(tangent, X, y)
-    theta, sigma = stored(data, matrix, client), stored(data._replace(kernel=prior), prior_matrix, client)
+    theta, sigma = (
+        stored(data, matrix, client),
+        stored(data._replace(kernel=prior), prior_matrix, client, "prior_matrix"),
+    )
     if solver == "krylov" or (solver == "auto" and theta is not None and len(data.X) > EIGH):
         own = sigma or operators.choose_operator(prior.prepared(data.X), data.X, data.X.dtype)
         flow = krylov_flow(data, None, tolerance=TOLERANCE, max_steps=MAX_STEPS, stored=theta)

@@ -214,12 +214,11 @@ def gradient_flow(
         MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
     if is_traced(k, X, y):
-        stored_only = matrix is not None or checkpoint is not None or client is not None
-        if not isinstance(resolve(loss), SquaredError) or initial is not None or solver == "krylov" or stored_only:
+        plain = initial is None and solver != "krylov" and matrix is checkpoint is client is None
+        if not (plain and isinstance(resolve(loss), SquaredError)):
             raise TypeError(
                 "where jax traces the data or the kernel (jit, grad or vmap), gradient_flow has the squared error, "
-                'f_0 = 0, solver="auto" or "eigh", and no matrix, checkpoint or client; subtract f_0 from y, and add '
-                "it to the prediction."
+                'f_0 = 0 (subtract it from y), solver="auto" or "eigh", and no matrix, checkpoint or client.'
             )
         return cast(Flow, traced_flow(k, X, y))  # it has predict and loss
     data, kind = training_set(k, X, y), resolve(loss)
@@ -227,16 +226,15 @@ def gradient_flow(
         validation.function("initial", initial, "a function of (m, d) inputs")
     kind.check(data.y)
     check_solver(solver, matrix, client)
-    path = None if checkpoint is None else Path(validation.path("checkpoint", checkpoint))
+    path = None if checkpoint is None else validation.path("checkpoint", checkpoint)
     validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
     validation.integer("max_steps", max_steps, at_least=1)
     if not isinstance(kind, SquaredError):
         if solver == "krylov" or matrix is not None or path is not None:
             raise ValueError('solver="krylov", a matrix or a checkpoint is for the squared error: leave that out.')
         return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
-    rows = stored(data, matrix, client)
-    many = path is not None or len(data.X) * data.coupled > EIGH
-    if solver == "krylov" or (solver == "auto" and many):
+    rows, many = stored(data, matrix, client), len(data.X) * data.coupled > EIGH
+    if solver == "krylov" or (solver == "auto" and (many or path is not None)):
         return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps, stored=rows, path=path)
     if path is not None:
         raise ValueError('solver="eigh" keeps no state: leave checkpoint out, or pass solver="krylov".')
@@ -252,12 +250,12 @@ def check_solver(solver: Any, matrix: Any, client: Any) -> None:
         raise ValueError('client computes with a stored matrix: pass matrix=wl.stored_gram(k, X, "K.zarr") too.')
 
 
-def stored(data: TrainingSet, matrix: Any, client: Any) -> StoredOperator | None:
+def stored(data: TrainingSet, matrix: Any, client: Any, name: str = "matrix") -> StoredOperator | None:
     """Open a matrix of `stored_gram`, or take the user's, if one is given. Raises: ValueError, TypeError: no such."""
     if matrix is None:
         return None
     scalar_kernel(data.kernel)
-    return solvers.stored_operator(data, solvers.open_matrix(matrix), client)
+    return solvers.stored_operator(data, solvers.open_matrix(matrix, name), client, name)
 
 
 def closed_form(data: TrainingSet, initial: Function | None, rows: StoredOperator | None = None) -> GradientFlow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, final
+from typing import final
 
 import numpy as np
 
@@ -42,16 +42,6 @@ class KrylovFlow(Flow):
     stored: StoredOperator | None = None
     """K(X, X), where somebody has stored it."""
     checkpoint: SolverCheckpoint | None = None
-
-    def toward(self, y: np.ndarray) -> Self:
-        """Return the flow from f_0 = 0 of other targets, (n, c), by the same matrix."""
-        data = self.data._replace(y=y)
-        basis = Lanczos(self.basis.product, linalg.normalise(y)[0])
-        return replace(self, data=data, initial=None, basis=basis, checkpoint=None)
-
-    def weights(self, times: np.ndarray) -> np.ndarray:
-        """Compute alpha_t with f_t = f_0 + K(., X) alpha_t, (T,) -> (T, n, c)."""
-        return self._states(times)[0]
 
     @functools.cached_property
     def _start_residual(self) -> tuple[np.ndarray, np.ndarray]:
@@ -173,3 +163,11 @@ def krylov_flow(
         if state := checkpoint.load():
             basis.restore(state)
     return KrylovFlow(data, initial, basis, height, tolerance, max_steps, stored, checkpoint)
+
+
+def coefficients_toward(flow: KrylovFlow, y: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Compute alpha_t of the flow from f_0 = 0 to other targets y (n, c), by the same matrix: (T,) -> (T, n, c)."""
+    basis = Lanczos(flow.basis.product, linalg.normalise(y)[0])
+    data = flow.data._replace(y=y, single=False)
+    other = replace(flow, data=data, initial=None, basis=basis, checkpoint=None)
+    return np.stack([other.coefficients(t) for t in times])

@@ -323,22 +323,22 @@ def _of_iterations(factor: Iterative, solved: IterativeSolution, choice: SolverS
     return SolverFit(factor, solved.x, choice, solved.residual, *outcome)
 
 
-def open_matrix(matrix: Any) -> Any:
+def open_matrix(matrix: Any, name: str = "matrix") -> Any:
     """Open a path of `stored_gram`; anything else is returned as it is. Raises: ValueError: there is no matrix."""
     if not isinstance(matrix, str | os.PathLike):
         return matrix
     from widelimit.kernels.stored import open_gram  # it imports Zarr
 
-    return open_gram(matrix)
+    return open_gram(matrix, name)
 
 
-def stored_operator(data: TrainingSet, matrix: Any, client: Any) -> operators.StoredOperator:
+def stored_operator(data: TrainingSet, matrix: Any, client: Any, name: str = "matrix") -> operators.StoredOperator:
     """Use rows of K(X, X) that somebody stored, a few of them compared with the kernel. Raises: ValueError."""
     n = len(data.X)
     shape, dtype = getattr(matrix, "shape", None), getattr(matrix, "dtype", None)
     if shape != (n, n) or dtype not in (DOUBLE, SINGLE):
         raise ValueError(
-            f"matrix must be K(X, X), a float32 or float64 array of shape ({n}, {n}) (NumPy, memmap, Zarr); got shape "
+            f"{name} must be K(X, X), a float32 or float64 array of shape ({n}, {n}) (NumPy, memmap, Zarr); got shape "
             f"{shape}, dtype {dtype}."
         )
     rows = _spread(n)
@@ -349,7 +349,7 @@ def stored_operator(data: TrainingSet, matrix: Any, client: Any) -> operators.St
     off = float(np.abs(there - computed).max())
     if not off <= 1e3 * float(np.finfo(dtype).eps) * float(np.abs(computed).max()):
         raise ValueError(
-            f"matrix is not K(X, X): its rows differ from the kernel's by {off:.3g}; it was stored for "
+            f"{name} is not K(X, X): its rows differ from the kernel's by {off:.3g}; it was stored for "
             "another kernel, other data or another order of rows."
         )
     return stored

@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -145,14 +146,8 @@ def lazy_report(
     largest = float(validation.finite_scalar("largest_scale", largest_scale, above=1.0))
     points = validation.concrete_points("X", X)
     rate = _learning_rate(apply, params, points) if learning_rate is None else learning_rate
-    settings = {"steps": steps, "record_every": max(1, steps // _RECORDS), "probes": X if probes is None else probes}
-
-    def trained(model: Apply, rate: float, rows: int) -> History:
-        run = train(model, params, X, y, learning_rate=rate, kernel_points=rows, progress=False, **settings)  # type: ignore[arg-type]
-        if not np.isfinite(run.history.loss).all():
-            raise ValueError(f"the loss is not finite with learning_rate={rate:.3g}; give a smaller one.")
-        return run.history
-
+    probing = points if probes is None else probes
+    trained = partial(_trained, params, points, y, steps=steps, probes=probing)
     line = trained(linearize(apply, params), rate, 0)
     true = trained(apply, rate, KERNEL_ROWS)
     error = _distance(true, line)
@@ -173,6 +168,15 @@ def lazy_report(
         float(rate),
         steps,
     )
+
+
+def _trained(params: Any, X: Any, y: Any, model: Apply, rate: float, rows: int, *, steps: int, probes: Any) -> History:
+    every = max(1, steps // _RECORDS)
+    settings = {"learning_rate": rate, "kernel_points": rows, "steps": steps, "record_every": every, "probes": probes}
+    history = train(model, params, X, y, progress=False, **settings).history
+    if not np.isfinite(history.loss).all():
+        raise ValueError(f"the loss is not finite with learning_rate={rate:.3g}; give a smaller one.")
+    return history
 
 
 def _smallest(error: Callable[[float], float], start: float, bound: float, largest: float) -> tuple[float, float]:
