@@ -55,6 +55,7 @@ ORDER = [
     "estimators",
     "plots",
     "displays",
+    "theory",
     "tangents",
     "torch",
     "pages",
