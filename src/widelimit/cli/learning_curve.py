@@ -46,12 +46,13 @@ def learning_curve(
         note(text, quiet=output.quiet)
     import widelimit as wl
     from widelimit.cli import terminal
+    from widelimit.displays.axes import figure_of
 
     counts = sizes or _even_sizes(len(X))
     with terminal.busy_bar("learning curve", quiet=output.quiet):
         curve = wl.generalization(chosen_kernel(kind, network), X, y, sizes=counts, noise=noise, draws=draws)
     if figure is not None:
-        curve.plot().figure.savefig(figure, dpi=200)
+        figure_of(curve.plot()).savefig(figure, dpi=200)
     if output.as_json:
         print_json(_document(curve, len(X), notes))
     else:
