@@ -12,9 +12,11 @@ from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
 from .architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
+from .architecture.graphs import du_2019, gnn
 from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .architecture.sequences import Graph, Sequence
 from .columns.encoder import TableEncoder
 from .displays.calibration import CalibrationDisplay
 from .displays.dependence import DependenceDisplay
@@ -121,6 +123,7 @@ __all__ = [
     "Generalization",
     "GradientDescent",
     "GradientFlow",
+    "Graph",
     "Hermite",
     "History",
     "Huber",
@@ -175,6 +178,7 @@ __all__ = [
     "ScaledInputs",
     "Selection",
     "Separable",
+    "Sequence",
     "Sign",
     "Sin",
     "Sketch",
@@ -201,6 +205,7 @@ __all__ = [
     "averaged",
     "convnet",
     "critical",
+    "du_2019",
     "elu",
     "empirical_nngp",
     "empirical_ntk",
@@ -209,6 +214,7 @@ __all__ = [
     "garriga_alonso_2019",
     "gaussian_expectation",
     "generalization",
+    "gnn",
     "gradient_descent",
     "gradient_flow",
     "kernel",

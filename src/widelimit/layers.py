@@ -1,5 +1,6 @@
 """The layers of `widelimit.network`: each states its finite map and its infinite one."""
 
+from widelimit.architecture.aggregation import Aggregate
 from widelimit.architecture.chain import Serial
 from widelimit.architecture.combine import Frozen, Residual, Sum
 from widelimit.architecture.concatenate import Concatenate
@@ -7,12 +8,13 @@ from widelimit.architecture.convolution import Conv
 from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
 from widelimit.architecture.locally_connected import LocallyConnected, MaxPool
 from widelimit.architecture.normalisation import LayerNorm
-from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool
+from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool, GlobalSumPool
 from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.state import Layer
 
 __all__ = [
     "Activate",
+    "Aggregate",
     "AveragePool",
     "Concatenate",
     "Conv",
@@ -21,6 +23,7 @@ __all__ = [
     "Flatten",
     "Frozen",
     "GlobalAveragePool",
+    "GlobalSumPool",
     "Layer",
     "LayerNorm",
     "LocallyConnected",
