@@ -70,7 +70,8 @@ class Location:
         """Say where work runs, why, and how much memory is there."""
         first = self.devices[0]
         by = "by LAPACK on the host" if self.host else f"matrices stay on the device{'s' * (len(self.ids) > 1)}"
-        return f"{self.name} ({first.device_kind}), {by}, {memory_of(first)}; {self.why}"
+        free = f"{memory.text(self.free())} free"
+        return f"{self.name} ({first.device_kind}, {memory_of(first)}), {by}, {free}; {self.why}"
 
     def free(self) -> float:
         """Return the bytes that each of the devices has left."""
@@ -163,9 +164,7 @@ def require_here(name: str, value: Any, location: Location) -> None:
 def memory_of(device: jax.Device) -> str:
     """Return how much memory a device has, as text."""
     stats = device.memory_stats()
-    if not stats:
-        return f"{memory.text(memory.available())} free on this machine"
-    return f"{memory.text(stats['bytes_limit'] - stats['bytes_in_use'])} free of {memory.text(stats['bytes_limit'])}"
+    return memory.text(stats["bytes_limit"]) if stats else "memory of this machine"
 
 
 def _location(found: tuple[jax.Device, ...], why: str) -> Location:
@@ -183,7 +182,7 @@ def _homes(value: jax.Array) -> tuple[jax.Device, ...]:
 
 
 def _default() -> jax.Device:
-    known = jax.config.jax_default_device
+    known = jax.default_device.value  # type: ignore[attr-defined]
     if isinstance(known, str):
         return jax.local_devices(backend=known)[0]
     return known if known is not None else jax.local_devices()[0]
