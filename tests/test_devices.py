@@ -1,5 +1,6 @@
 """Work runs where one place decides: on the host, or on devices that keep every matrix."""
 
+import contextlib
 import pickle
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from widelimit.compute import devices
+import widelimit as wl
+from widelimit.compute import device_factors, devices
 
 
 def test_work_runs_on_the_host_unless_a_device_is_there():
@@ -65,3 +67,83 @@ def test_a_device_that_fails_is_named(message, error, words):
     with pytest.raises(error, match=words) as caught, there.running():
         raise jax.errors.JaxRuntimeError(message)
     assert len(str(caught.value)) < 400
+
+
+rng = np.random.default_rng(0)
+X, y, Z = rng.standard_normal((70, 5)), rng.standard_normal((70, 2)), rng.standard_normal((9, 5))
+KERNEL = wl.ntk(wl.mlp(depth=2))
+
+
+@contextlib.contextmanager
+def crossing():
+    """Count the bytes that cross, while all other transfers to a device are refused; yields the list of them."""
+    counted = []
+
+    def there(values, location):
+        counted.extend(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(values))
+        with jax.transfer_guard("allow"):
+            return to_device(values, location)
+
+    def back(values, location):
+        counted.append(values.nbytes)
+        with jax.transfer_guard("allow"):
+            return to_host(values, location)
+
+    to_device, to_host = devices.to_device, devices.to_host
+    with pytest.MonkeyPatch.context() as patch, jax.transfer_guard("disallow"), devices.forced():
+        for module in (devices, device_factors):
+            patch.setattr(module, "to_device", there)
+            patch.setattr(module, "to_host", back)
+        yield counted
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"solver": "cg"}, {"precision": "mixed"}, {"solver": "cg", "precision": "mixed"}],
+    ids=lambda settings: "-".join(settings.values()) or "cholesky",
+)
+def test_a_posterior_on_a_device_is_that_of_the_host(settings):
+    host = wl.posterior(KERNEL, X, y, noise=0.1, **settings)
+    with devices.forced():
+        there = wl.posterior(KERNEL, X, y, noise=0.1, **settings)
+    assert "matrices stay on the device" in there.explain()
+    assert there.residual < 1e-10
+    tolerance = 1e-13 if not settings else 1e-9
+    for name in ("mean", "variance", "covariance"):
+        np.testing.assert_allclose(getattr(there, name)(Z), getattr(host, name)(Z), atol=tolerance)
+    if not settings:
+        for ours, theirs in zip(there.leave_one_out(), host.leave_one_out(), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-12)
+        assert there.log_marginal_likelihood() == pytest.approx(host.log_marginal_likelihood(), rel=1e-13)
+        with pytest.raises(AssertionError):
+            np.testing.assert_allclose(there.mean(Z), 1.01 * host.mean(Z), atol=tolerance)
+
+
+def test_a_singular_matrix_on_a_device_has_its_least_norm_solution():
+    twice, labels = np.vstack([X, X[:3]]), np.vstack([y, y[:3]])
+    host = wl.posterior(KERNEL, twice, labels)
+    with devices.forced():
+        there = wl.posterior(KERNEL, twice, labels)
+        assert there.factor.rank == host.factor.rank == 70
+        labels[0] += 1
+        with pytest.raises(ValueError, match="rows 0 and 70"):
+            wl.posterior(KERNEL, twice, labels)
+    np.testing.assert_allclose(there.mean(Z), host.mean(Z), atol=1e-12)
+    np.testing.assert_allclose(there.variance(Z), host.variance(Z), atol=1e-13)
+
+
+def test_only_vectors_cross():
+    n, m = len(X), len(Z)
+    with crossing() as counted:
+        there = wl.posterior(KERNEL, X, y, noise=0.1)
+        fit = max(counted)
+        counted.clear()
+        there.predict(Z)
+        predict = max(counted)
+        counted.clear()
+        there.leave_one_out()
+        there.log_marginal_likelihood()
+    assert max(counted) < fit < 8 * n * n / 4
+    assert predict <= 8 * 128 * 2  # the weights, filled up to whole tiles; never K(Z, X)
+    with pytest.raises(RuntimeError, match="Disallowed host-to-device transfer"), crossing():
+        there.rows = jnp.asarray(X) + m

@@ -8,12 +8,12 @@ how many there are.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
@@ -45,9 +45,13 @@ class Layout(NamedTuple):
         return self.devices, self.rows, self.rows // self.devices
 
 
-def layout(n: int, devices: int) -> Layout:
-    """Choose the tiles of an (n, n) matrix: a power of two of rows, and as many block columns for every device."""
-    edge = min(LARGEST, max(SMALLEST, 1 << (-(-n // devices) - 1).bit_length()))
+def layout(n: int, devices: int, per_pair: int = 1) -> Layout:
+    """Choose the tiles of an (n, n) matrix: a power of two of rows, and as many block columns for every device.
+
+    per_pair: numbers that a pair takes while it is computed; a tile of pairs takes what one of LARGEST rows does.
+    """
+    largest = max(SMALLEST, 1 << (math.isqrt(LARGEST**2 // per_pair).bit_length() - 1))
+    edge = min(largest, max(SMALLEST, 1 << (-(-n // devices) - 1).bit_length()))
     return Layout(n, edge, -(-n // (edge * devices)) * devices, devices)
 
 
@@ -74,9 +78,7 @@ def _shared(values: jax.Array, own: Any, devices: int) -> jax.Array:
 
 
 def _divide(corner: jax.Array, tile: jax.Array, *, left: bool, transpose: bool) -> jax.Array:
-    return jnp.asarray(
-        lax.linalg.triangular_solve(corner, tile, left_side=left, lower=True, transpose_a=transpose)
-    )
+    return jnp.asarray(lax.linalg.triangular_solve(corner, tile, left_side=left, lower=True, transpose_a=transpose))
 
 
 def program(*, donate: bool = False) -> Callable[..., Any]:

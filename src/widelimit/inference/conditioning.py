@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 import numpy as np
 
 from widelimit import validation
-from widelimit.compute import iterative
+from widelimit.compute import devices, iterative
+from widelimit.compute.devices import Device
 from widelimit.compute.workers import require_client
 from widelimit.inference import solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
@@ -45,6 +46,7 @@ def posterior(
     matrix: Any = None,
     checkpoint: str | Path | None = None,
     client: Executor | Client | None = None,
+    device: Device = None,
     progress: bool = True,
 ) -> Posterior: ...
 @overload
@@ -77,6 +79,7 @@ def posterior(
     inducing: int | Float[Array, "m d"] = INDUCING,
     approximation: Approximation = "dtc",
     seed: int = 0,
+    device: Device = None,
     progress: bool = True,
 ) -> Posterior | SparsePosterior:
     """Compute f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
@@ -122,6 +125,9 @@ def posterior(
             unless given; fewer where K(X, X) has a smaller rank), or the points themselves, (m, d).
         approximation: of "nystrom": "dtc" (unless given) or "fitc", as in `SparsePosterior`.
         seed: of the draw of inducing points, >= 0.
+        device: where work runs, and the matrix stays: a `jax.Device`, "cpu", "gpu", or several devices in a list, which
+            share its columns; unless given where X and y lie if they are JAX arrays, else JAX's default. On an
+            accelerator only vectors move between it and the host.
         progress: a bar on stderr where that is a terminal, for more than 4000 points.
 
     Returns:
@@ -141,18 +147,26 @@ def posterior(
     """
     _check_options(solver, precision, checkpoint, progress)
     used = {"matrix": matrix is not None, "checkpoint": checkpoint is not None, "client": client is not None}
+    elsewhere = {"device": device is not None}
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
     settings = sparse_settings(inducing, approximation, seed, precision, checkpoint)
     if is_traced(k, X, y, noise):
-        used |= {"solver": solver not in ("auto", "cholesky"), "precision": precision != "double", **settings.given()}
+        used |= elsewhere | {
+            "solver": solver not in ("auto", "cholesky"),
+            "precision": precision != "double",
+            **settings.given(),
+        }
         _refuse_unused("not where jax traces the data, the noise or the kernel", used)
         return cast(Posterior, traced_posterior(k, X, y, noise))  # it has those methods that can be traced
     if solver == "nystrom":
-        _refuse_unused('not of solver="nystrom"', {name: used[name] for name in ("matrix", "client")})
+        _refuse_unused('not of solver="nystrom"', {name: used[name] for name in ("matrix", "client")} | elsewhere)
         return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)
     _refuse_unused('of solver="nystrom" only', settings.given())
     _check_place(solver, precision, matrix, checkpoint, client)
-    data = training_set(scalar_kernel(k), X, y)
+    if matrix is not None:
+        _refuse_unused("not of a stored matrix", elsewhere)
+    location = None if matrix is not None else devices.choose(device, X=X, y=y)
+    data = training_set(scalar_kernel(k), X, y, location)
     variance = validation.noise(noise, len(data.X))
     rows = _open(matrix) if isinstance(matrix, str | os.PathLike) else matrix
     request = SolverRequest(data, variance, solver, precision, tolerance, rows, checkpoint, client)

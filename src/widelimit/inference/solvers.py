@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from widelimit import memory
-from widelimit.compute import iterative, linalg, operators, packed, plan, preconditioners
+from widelimit.compute import device_factors, iterative, linalg, operators, packed, plan, preconditioners
 from widelimit.compute.checkpoints import SolverCheckpoint
+from widelimit.compute.device_factors import DeviceRows, buffer_numbers
 from widelimit.compute.iterative import Iterative, IterativeSolution, System
 from widelimit.compute.operators import Operator, Shifted
 from widelimit.compute.tiles import PairKernel
@@ -72,7 +73,7 @@ class SolverSettings(NamedTuple):
     """A choice is a solver, the place of its matrix, and the reason."""
 
     solver: Literal["cholesky", "cg"]
-    storage: Literal["full", "packed", "tiles", "recomputed", "stored", "disk"]
+    storage: Literal["full", "packed", "tiles", "recomputed", "stored", "disk", "device"]
     why: str
 
 
@@ -114,6 +115,18 @@ def choose(n: int, solver: Solver, precision: Precision, *, kept: bool = False) 
     return _iterative(n, itemsize, f"{state}: one triangle, {memory.text(half)}, does not fit")
 
 
+def choose_there(request: SolverRequest, rows: DeviceRows) -> SolverSettings:
+    """Choose by the memory of the devices: a factor there; else iterations, with the matrix there or computed again."""
+    size = request.dtype.itemsize * buffer_numbers(rows.form)
+    state = f"n = {rows.form.n}, {memory.text(rows.location.free())} free on {rows.location.name}"
+    fits = size <= rows.location.free()
+    iterative = request.solver == "cg" or (request.solver == "auto" and (request.checkpoint is not None or not fits))
+    why = f"{state}: the {request.dtype} matrix takes {memory.text(size)}" + (" and does not fit" * (not fits))
+    if not iterative:
+        return SolverSettings("cholesky", "device", why)
+    return SolverSettings("cg", "device" if fits else "recomputed", why)
+
+
 def is_factor(checkpoint: Any) -> bool:
     """Return True for the place of a factor's tiles, False for the file of a solve's state, and for None."""
     return checkpoint is not None and os.fspath(checkpoint).rstrip("/").endswith(ZARR)
@@ -138,7 +151,10 @@ def _iterative(n: int, itemsize: int, why: str) -> SolverSettings:
 
 def _require(request: SolverRequest, choice: SolverSettings) -> None:
     """Refuse a solve whose arrays do not fit, before anything is computed. Raises: MemoryError."""
-    (n, c), dtype = request.data.y.shape, request.dtype
+    (n, c), dtype, rows = request.data.y.shape, request.dtype, request.data.rows
+    if rows is not None:
+        kept = dtype.itemsize * buffer_numbers(rows.form) if choice.storage == "device" else 0.0
+        return rows.location.require(kept + iterative.bytes_needed(n, c), f"a {n} x {n} {dtype} kernel matrix")
     if choice.storage == "packed":
         return packed.require(n, dtype)
     if choice.storage == "full":
@@ -171,6 +187,8 @@ def _fit(request: SolverRequest) -> SolverFit:
     """Solve as `fit` does, for y that is already of order 1."""
     if request.matrix is not None:
         choice = _stored_choice(request)
+    elif request.data.rows is not None:
+        choice = choose_there(request, request.data.rows)
     else:
         choice = choose(len(request.data.X), request.solver, request.precision, kept=request.checkpoint is not None)
     _require(request, choice)
@@ -181,6 +199,8 @@ def _fit(request: SolverRequest) -> SolverFit:
     trace = float(np.sum(diagonal + request.noise))
     if choice.storage == "disk":
         return _on_disk(request, choice, diagonal)._replace(trace=trace)
+    if request.data.rows is not None and request.precision == "double":
+        return _on_device(request, choice, request.data.rows)._replace(trace=trace)
     solve = _full if choice.storage == "full" else _mixed if request.precision == "mixed" else _packed
     return solve(request, choice)._replace(trace=trace)
 
@@ -194,6 +214,13 @@ def _full(request: SolverRequest, choice: SolverSettings) -> SolverFit:
     factor: linalg.Factor | None = linalg.cholesky(_add(data.lower_gram(report=report), noise, report), report=report)
     if factor is None:
         factor = linalg.eigen(_add(data.gram(report=report), noise, report))
+    return _direct(request, choice, factor)
+
+
+def _on_device(request: SolverRequest, choice: SolverSettings, rows: DeviceRows) -> SolverFit:
+    factor: linalg.Factor | None = device_factors.cholesky(rows, request.noise)
+    if factor is None:
+        factor = device_factors.eigen(rows, request.noise)
     return _direct(request, choice, factor)
 
 
@@ -257,42 +284,69 @@ def _add(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
 
 def _mixed(request: SolverRequest, choice: SolverSettings) -> SolverFit:
     """Precondition by a float32 factor; where it breaks or the residual is not reached, by the float64 one."""
+    exact, rough = (_rough if request.data.rows is None else _rough_there)(request)
+    if isinstance(rough, str):
+        reason = rough
+    else:
+        system = System(exact, exact, linalg.EPS, rough.solve, request.tolerance, iterative.MAX_ITERATIONS)
+        solved = system.solve(request.data.y, stage="refinement", report=request.report)
+        if solved.converged:
+            return _of_iterations(Iterative(system, rough.rank, rough.spread), solved, choice)
+        reason = f"float32 factor, {solved.message}"
+        del system
+    del exact, rough
+    try:
+        double = fit(replace(request, solver="cholesky", precision="double"))
+    except MemoryError as error:
+        raise MemoryError(f"{reason}: the matrix is too ill-conditioned for float32, and {error}") from None
+    return double._replace(message=f"{reason}; factorised in float64 instead")
+
+
+def _recomputed(request: SolverRequest) -> Operator:
+    """Return K(X, X) in float64, of which no entry is kept."""
+    rows = request.data.rows
+    if rows is not None:
+        return device_factors.DeviceOperator(rows, None, rows.diagonal(rows.X))
+    return operators.Recomputed(*request.in_dtype(DOUBLE))
+
+
+def _rough(request: SolverRequest) -> tuple[Shifted, packed.Packed | str]:
+    """Return the matrix, and its float32 factor or why there is none."""
     noise, report = request.noise_of_rows, request.report
     n = len(noise)
     entries = operators.choose_operator(*request.in_dtype(DOUBLE), DOUBLE, beside=2 * n * (n + 1), report=report)
-    exact = Shifted(entries, noise)
     if isinstance(entries, operators.Tiles):
         held: Iterable[operators.RowBlock] = entries.held
     else:
         held = operators.blocks(*request.in_dtype(SINGLE), report=report)
     try:
-        rough = packed.factorise(held, noise, SINGLE, report=report)
+        return Shifted(entries, noise), packed.factorise(held, noise, SINGLE, report=report)
     except packed.NotPositiveDefinite as error:
-        reason = f"the float32 factor broke at row {error.order - 1}"
-    else:
-        system = System(exact, exact, linalg.EPS, rough.solve, request.tolerance, iterative.MAX_ITERATIONS)
-        solved = system.solve(request.data.y, stage="refinement", report=report)
-        if solved.converged:
-            return _of_iterations(Iterative(system, rough.rank, rough.spread), solved, choice)
-        reason = f"float32 factor, {solved.message}"
-        del rough, system
-    del entries, exact, held
-    double = fit(replace(request, solver="cholesky", precision="double"))
-    return double._replace(message=f"{reason}; factorised in float64 instead")
+        return Shifted(entries, noise), f"the float32 factor broke at row {error.order - 1}"
+
+
+def _rough_there(request: SolverRequest) -> tuple[Shifted, linalg.Factor | str]:
+    """Do the same on devices: products compute the entries in float64 again."""
+    noise, rows = request.noise_of_rows, request.data.rows
+    assert rows is not None
+    factor = device_factors.cholesky(rows, noise, SINGLE)
+    return Shifted(_recomputed(request), noise), factor or "the float32 factor broke"
 
 
 def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarray) -> SolverFit:
-    noise, report, n = request.noise_of_rows, request.report, len(diagonal)
+    data, noise, report, n = request.data, request.noise_of_rows, request.report, len(diagonal)
     if (diagonal < 0).any():
         raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {diagonal.min():.3g} somewhere.")
     given = request.matrix is not None
     fast: Operator
     if given:
         fast = _stored_operator(request).marked()
+    elif data.rows is not None:
+        fast = device_factors.operator(data.rows, request.dtype)
     else:
         fast = operators.choose_operator(*request.in_dtype(DOUBLE), request.dtype, report=report)
     precise = given or request.dtype == DOUBLE
-    exact = fast if precise else operators.Recomputed(*request.in_dtype(DOUBLE))
+    exact = fast if precise else _recomputed(request)
     precondition = preconditioners.low_rank(fast, noise, rank=preconditioners.default_rank(n), report=report)
     eps = float(np.finfo(DOUBLE if precise else SINGLE).eps)
     shifted = (Shifted(exact, noise), Shifted(fast, noise))
