@@ -21,6 +21,8 @@ from widelimit.compute.pair_kernel import PairKernel
 
 PANELS = 4
 """Panels of block columns that a factorisation holds beside the matrix, at most."""
+DIFFERENTIATED = 256
+"""Columns of a kernel matrix that are differentiated at once."""
 EIGEN = 5
 """Matrices that a decomposition holds: tiles, the matrix made of them, its vectors and their workspace."""
 
@@ -236,6 +238,57 @@ class DeviceFactor(Factor, abc.ABC):
         return np.concatenate(parts)[: form.n]
 
 
+    def slopes(self, kernel: Any, weights: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Compute the slope of sum_ij W_ij K(x_i, x_j) in the leaves of the kernel, and W_ii, (n,).
+
+        W = (alpha alpha^T - c A^{-1})/2 for weights alpha (n, c), a block of its columns at a time.
+        """
+        form, place = self.rows.form, self.rows.location
+        found, parts = None, []
+        with place.running():
+            there, leaves = self.rows.padded(weights), to_device(jax.tree.map(np.float64, kernel), place)
+            for start in range(0, form.n, form.edge):
+                at = to_device(np.int64(start), place)
+                inverse = self.solve_there(_unit(form, at))
+                slope, own = _slopes(form, leaves, self.rows.there, there, inverse, at)
+                found = slope if found is None else _add_trees(found, slope)
+                parts.append(to_host(own, place))
+        return jax.tree.map(lambda leaf: to_host(leaf, place), found), np.concatenate(parts)[: form.n]
+
+
+_add_trees = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _slopes(
+    form: Layout, kernel: Any, X: jax.Array, alpha: jax.Array, inverse: jax.Array, start: jax.Array
+) -> tuple[Any, jax.Array]:
+    """Compute `DeviceFactor.slopes` for the columns from `start` of A^{-1}, (N, edge), a few at once."""
+    width = min(form.edge, DIFFERENTIATED)
+    place = jnp.arange(form.rows)[:, None]
+
+    def step(k: Any, state: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+        total, own = state
+        first = start + k * width
+        points, left = (lax.dynamic_slice_in_dim(values, first, width) for values in (X, alpha))
+        known = lax.dynamic_slice_in_dim(inverse, k * width, width, axis=1)
+        column = first + jnp.arange(width)
+        weights = (product(alpha, left.T) - alpha.shape[1] * known) / 2
+        weights = jnp.where((place < form.n) & (column < form.n), weights, 0)
+
+        def moved(kernel: Any) -> jax.Array:
+            values = jnp.where(place == column, kernel.diag(points), kernel.cross(X, points))
+            return jnp.sum(weights * values)
+
+        at = jnp.sum(jnp.where(place == column, weights, 0), axis=0)
+        own = lax.dynamic_update_slice_in_dim(own, at, k * width, axis=0)
+        return jax.tree.map(jnp.add, total, jax.grad(moved)(kernel)), own
+
+    zero = jax.tree.map(jnp.zeros_like, kernel), jnp.zeros(form.edge)
+    total, own = lax.fori_loop(0, form.edge // width, step, zero)
+    return total, own
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _unit(form: Layout, start: jax.Array) -> jax.Array:
     """Return columns of an identity, (N, edge)."""
@@ -267,6 +320,42 @@ class DeviceCholesky(DeviceFactor):
 
 
 _like = jax.jit(lambda b, lower: b.astype(lower.dtype))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class DeviceModes:
+    """V, the eigenvectors (n, n) of K(X, X), lies on a device."""
+
+    rows: DeviceRows
+    vectors: jax.Array
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Compute V^T values, (n, c)."""
+        with self.rows.location.running():
+            found = _cross_product(self.vectors, to_device(values, self.rows.location))
+            return to_host(found, self.rows.location)
+
+    def sum(self, coefficients: np.ndarray) -> np.ndarray:
+        """Compute V coefficients, (n, c)."""
+        with self.rows.location.running():
+            return to_host(_of_modes(self.vectors, to_device(coefficients, self.rows.location)), self.rows.location)
+
+    def whole(self) -> np.ndarray:
+        """Move V to the host."""
+        return to_host(self.vectors, self.rows.location)
+
+    def turned(self, other: DeviceRows) -> jax.Array:
+        """Compute V^T Sigma(X, X) V of another kernel of the same rows, symmetric."""
+        matrix, _ = other.matrix(np.zeros(()))
+        with self.rows.location.running():
+            return _turn(self.vectors, _whole(other.form, matrix))
+
+
+@jax.jit
+def _turn(vectors: jax.Array, matrix: jax.Array) -> jax.Array:
+    found = product(product(vectors.T, matrix), vectors)
+    return (found + found.T) / 2
 
 
 @final

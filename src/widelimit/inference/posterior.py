@@ -320,6 +320,11 @@ class Posterior:
                 instead. Tabulated activations such as tanh give NaN for signals of standard deviations beyond 8.
             ValueError: K(X, X) + noise is singular.
         """
+        if isinstance(self.factor, DeviceFactor):
+            self.require_squares()
+            self._require_inverse()
+            slopes, each = self.factor.slopes(self.data.kernel, self.weights)
+            return LikelihoodGradient(slopes, each if self.noise.ndim else np.asarray(each.sum()))
         require_matrices(len(self.data.X), GRADIENT, "the gradient of the likelihood")
         weights = self.sensitivity()
         with arithmetic(True):
