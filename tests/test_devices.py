@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import widelimit as wl
-from widelimit.compute import device_factors, devices
+from widelimit.compute import devices
 
 
 def test_work_runs_on_the_host_unless_a_device_is_there():
@@ -91,9 +91,8 @@ def crossing():
 
     to_device, to_host = devices.to_device, devices.to_host
     with pytest.MonkeyPatch.context() as patch, jax.transfer_guard("disallow"), devices.forced():
-        for module in (devices, device_factors):
-            patch.setattr(module, "to_device", there)
-            patch.setattr(module, "to_host", back)
+        patch.setattr(devices, "to_device", there)
+        patch.setattr(devices, "to_host", back)
         yield counted
 
 
@@ -147,3 +146,28 @@ def test_only_vectors_cross():
     assert predict <= 8 * 128 * 2  # the weights, filled up to whole tiles; never K(Z, X)
     with pytest.raises(RuntimeError, match="Disallowed host-to-device transfer"), crossing():
         there.rows = jnp.asarray(X) + m
+
+
+def test_flows_on_a_device_are_those_of_the_host():
+    times = np.array([0.0, 0.5, 30.0, np.inf])
+    host, law = wl.gradient_flow(KERNEL, X, y), wl.trained_ensemble(wl.mlp(depth=2), X, y)
+    with crossing() as counted:
+        flow, there = wl.gradient_flow(KERNEL, X, y), wl.trained_ensemble(wl.mlp(depth=2), X, y)
+        krylov = wl.gradient_flow(KERNEL, X, y, solver="krylov")
+        values = [flow.predict(Z, times), krylov.predict(Z, times), flow.loss(times), flow.coefficients(3.0)]
+        values += [there.mean(Z, times), there.variance(Z, times), there.covariance(Z, times)]
+    assert max(counted) < 8 * len(X) ** 2 / 2
+    theirs = [host.predict(Z, times)] * 2 + [host.loss(times), host.coefficients(3.0), law.mean(Z, times)]
+    theirs += [law.variance(Z, times), law.covariance(Z, times)]
+    for ours, known in zip(values, theirs, strict=True):
+        np.testing.assert_allclose(ours, known, atol=1e-11)
+    np.testing.assert_allclose(flow.modes().vectors**2, host.modes().vectors ** 2, atol=1e-10)
+
+
+def test_the_slope_of_the_likelihood_stays_on_the_device():
+    host = wl.posterior(KERNEL, X, y, noise=0.1).log_marginal_likelihood_gradient()
+    with crossing() as counted:
+        there = wl.posterior(KERNEL, X, y, noise=0.1).log_marginal_likelihood_gradient()
+    assert max(counted) < 8 * len(X) ** 2 / 4
+    for ours, theirs in zip(jax.tree.leaves(there), jax.tree.leaves(host), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)

@@ -28,7 +28,7 @@ from widelimit.compute import (
     packed_cholesky,
     preconditioners,
 )
-from widelimit.inference import solvers
+from widelimit.inference import solver_choice, solvers
 from widelimit.pytrees import pytree
 
 RNG = np.random.default_rng(0)
@@ -377,7 +377,7 @@ def test_stored_matrices(tmp_path):
 def test_the_choice_follows_size_and_memory(monkeypatch):
     def chosen(n, gib, solver="auto", precision="double"):
         room(monkeypatch, gib * memory.GIB)
-        return solvers.choose(n, solver, precision)[:2]
+        return solver_choice.choose(n, solver, precision)[:2]
 
     assert chosen(10_000, 4) == ("cholesky", "full")
     assert chosen(60_000, 23) == ("cholesky", "packed")
@@ -386,9 +386,9 @@ def test_the_choice_follows_size_and_memory(monkeypatch):
     assert chosen(60_000, 5, precision="mixed") == ("cg", "recomputed")
     assert chosen(80_000, 30) == ("cg", "tiles")
     assert chosen(10_000, 4, "cg") == ("cg", "tiles")
-    assert "one triangle, 13.4 GiB, does not fit" in solvers.choose(60_000, "auto", "double").why
+    assert "one triangle, 13.4 GiB, does not fit" in solver_choice.choose(60_000, "auto", "double").why
     room(monkeypatch, 8 * memory.GIB)
-    assert 'precision="mixed" needs half' in solvers.choose(60_000, "auto", "double").why
+    assert 'precision="mixed" needs half' in solver_choice.choose(60_000, "auto", "double").why
     room(monkeypatch, 1000)
     with pytest.raises(MemoryError, match="one triangle of a 301 x 301 float64 kernel matrix needs"):
         solvers.packed.require(N, np.dtype(np.float64))

@@ -1,9 +1,8 @@
-"""Kernel matrices and their factors stay on devices: rows of numbers go there and come back, and no (n, n) matrix."""
+"""Factors of kernel matrices stay on devices, with the rows that they belong to."""
 
 import abc
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 import jax
@@ -12,42 +11,14 @@ import numpy as np
 from jax import lax
 
 from widelimit.compute import device_cholesky, devices, linalg
-from widelimit.compute.device_cholesky import LARGEST, Layout
-from widelimit.compute.devices import Location, to_device, to_host
+from widelimit.compute.device_cholesky import Layout
+from widelimit.compute.device_modes import by_modes, eigenpairs, of_modes
+from widelimit.compute.device_rows import DeviceRows, cross_product, first, like
 from widelimit.compute.implicit import product
 from widelimit.compute.linalg import EPS, Factor
-from widelimit.compute.operators import Operator
-from widelimit.compute.pair_kernel import PairKernel
 
-PANELS = 4
-"""Panels of block columns that a factorisation holds beside the matrix, at most."""
 DIFFERENTIATED = 256
 """Columns of a kernel matrix that are differentiated at once."""
-EIGEN = 5
-"""Matrices that a decomposition holds: tiles, the matrix made of them, its vectors and their workspace."""
-
-
-@jax.jit
-def _encode(kernel: PairKernel, X: jax.Array) -> tuple[Any, jax.Array]:
-    features = kernel.encode(X)
-    return features, kernel.diagonal(features)
-
-
-_own = jax.jit(lambda kernel, features: kernel.diagonal(features))
-_add = jax.jit(jnp.add)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _columns(form: Layout, kernel: PairKernel, x: Any, z: Any) -> jax.Array:
-    """Compute K(X, Z), (N, m), 0 in rows beyond n; a tile of rows at a time."""
-
-    def tile(i: jax.Array) -> jax.Array:
-        rows = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, i * form.edge, form.edge), x)
-        values = kernel.pairwise(rows, z)
-        return jnp.where((i * form.edge + jnp.arange(form.edge))[:, None] < form.n, values, 0)
-
-    values = lax.map(tile, jnp.arange(form.blocks))
-    return jnp.asarray(values.reshape(form.rows, -1))
 
 
 @jax.jit
@@ -57,123 +28,8 @@ def _moments(K: jax.Array, weights: jax.Array, white: jax.Array) -> tuple[jax.Ar
 
 _squares = jax.jit(lambda white: jnp.sum(jnp.square(white), axis=0))
 
-_cross_product = jax.jit(lambda a, b: product(a.T, b))
+
 _sizes = jax.jit(lambda solved: 1 + jnp.sum(jnp.abs(solved), axis=0))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _whole(form: Layout, A: jax.Array) -> jax.Array:
-    """Return the (n, n) matrix of a buffer on one device, symmetric to the bit."""
-    lower = jnp.tril(A[0, : form.n, : form.n])
-    return lower + jnp.tril(lower, -1).T
-
-
-_eigh = jax.jit(lambda matrix: jnp.linalg.eigh(matrix, symmetrize_input=False), donate_argnums=0)
-
-
-@jax.jit
-def _by_modes(vectors: jax.Array, scale: jax.Array, b: jax.Array) -> jax.Array:
-    """Compute diag(scale) V^T b for b (N, m), N >= n."""
-    return scale[:, None] * product(vectors.T, b[: len(vectors)])
-
-
-_of_modes = jax.jit(product)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class DeviceRows:
-    """The rows X (n, d) of a kernel lie on devices, filled up with rows of their own: made by `rows_on`."""
-
-    kernel: Any
-    """Unprepared: tables and series are those of the rows in use."""
-    X: np.ndarray
-    there: jax.Array
-    form: Layout
-    location: Location
-
-    def diagonal(self, Z: np.ndarray) -> np.ndarray:
-        """Compute K(z, z), (m,)."""
-        kernel, count = to_device(self.kernel.prepared(Z), self.location), 1 << max(len(Z) - 1, 7).bit_length()
-        with self.location.running():
-            points = to_device(np.resize(Z, (count, Z.shape[1])), self.location)
-            return to_host(self.encode(kernel, points)[1], self.location)[: len(Z)]
-
-    def cross(self, Z: np.ndarray) -> np.ndarray:
-        """Compute K(Z, X), (m, n), and move it to the host."""
-        out = np.empty((len(Z), self.form.n))
-        with self.location.running():
-            for part, K in self.columns(Z):
-                out[part] = to_host(K, self.location)[: self.form.n, : part.stop - part.start].T
-        return out
-
-    def gram(self, Z: np.ndarray) -> np.ndarray:
-        """Compute K(Z, Z), (m, m), and move it to the host."""
-        other = first(rows_on(self.location, self.kernel, Z))
-        matrix, _ = other.matrix(np.zeros(()))
-        with self.location.running():
-            return np.array(to_host(_whole(other.form, matrix), self.location))
-
-    def encode(self, kernel: PairKernel, X: jax.Array) -> tuple[Any, jax.Array]:
-        """Encode rows on the devices; also K(x, x)."""
-        if kernel.traceable:
-            return _encode(kernel, X)
-        features = kernel.encode(X)
-        return features, _own(kernel, features)
-
-    def padded(self, b: np.ndarray, dtype: Any = np.float64) -> jax.Array:
-        """Move (n, c) numbers there, with rows of 0 up to N."""
-        out = np.zeros((self.form.rows, b.shape[1]), dtype)
-        out[: len(b)] = b
-        return to_device(out, self.location)  # type: ignore[no-any-return]
-
-    def matrix(self, noise: np.ndarray, dtype: Any = np.float64) -> tuple[jax.Array, np.ndarray]:
-        """Make K(X, X) + diag(noise) there, rounded to the dtype, and return its buffer and its diagonal, (n,)."""
-        form, location = self.form, self.location
-        location.require(np.dtype(dtype).itemsize * buffer_numbers(form), f"a {form.n} x {form.n} kernel matrix")
-        kernel = to_device(self.kernel.prepared(self.X), location)
-        with location.running():
-            features, own = self.encode(kernel, self.there)
-            own = _add(own, to_device(np.pad(np.broadcast_to(noise, form.n), (0, form.rows - form.n)), location))
-            buffer = device_cholesky.empty(location.placed(devices.AXIS), form, np.dtype(dtype))
-            filled = device_cholesky.fill(self.mesh, form, buffer, kernel, features, own)
-            return filled, to_host(own, location)[: form.n]
-
-    def columns(self, Z: np.ndarray) -> Iterator[tuple[slice, jax.Array]]:
-        """Compute K(X, Z) for parts of Z, (N, m): columns beyond the part repeat its points."""
-        kernel = to_device(self.kernel.prepared(self.X, Z), self.location)
-        width = self.form.edge if self.kernel.numbers_per_pair > 1 else LARGEST
-        width = min(width, 1 << max(len(Z) - 1, 7).bit_length())
-        features, _ = self.encode(kernel, self.there)
-        for start in range(0, len(Z), width):
-            part = slice(start, min(start + width, len(Z)))
-            points = to_device(np.resize(Z[part], (width, Z.shape[1])), self.location)
-            yield part, _columns(self.form, kernel, features, self.encode(kernel, points)[0])
-
-    def expansion(self, Z: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Compute K(Z, X) weights, (m, c)."""
-        out = np.empty((len(Z), weights.shape[1]))
-        with self.location.running():
-            there = self.padded(weights)
-            for part, K in self.columns(Z):
-                out[part] = to_host(_cross_product(K, there), self.location)[: part.stop - part.start]
-        return out
-
-    @property
-    def mesh(self) -> Any:
-        """Return the devices as JAX takes them."""
-        return self.location.sharding.mesh
-
-
-def buffer_numbers(form: Layout) -> float:
-    """Return the numbers that a matrix takes on each device, its panels included."""
-    return form.rows * (form.rows / form.devices + PANELS * form.edge)
-
-
-def rows_on(location: Location, kernel: Any, X: np.ndarray) -> DeviceRows:
-    """Move rows (n, d) to devices."""
-    form = device_cholesky.layout(len(X), len(location.ids), kernel.numbers_per_pair)
-    return DeviceRows(kernel, X, to_device(np.resize(X, (form.rows, X.shape[1])), location), form, location)
 
 
 class DeviceFactor(Factor, abc.ABC):
@@ -191,11 +47,11 @@ class DeviceFactor(Factor, abc.ABC):
 
     def solve(self, b: np.ndarray) -> np.ndarray:
         with self.rows.location.running():
-            return to_host(self.solve_there(self.rows.padded(b)), self.rows.location)[: self.rows.form.n]
+            return devices.to_host(self.solve_there(self.rows.padded(b)), self.rows.location)[: self.rows.form.n]
 
     def whiten(self, b: np.ndarray) -> np.ndarray:
         with self.rows.location.running():
-            return to_host(self.whiten_there(self.rows.padded(b)), self.rows.location)[: self.rows.form.n]
+            return devices.to_host(self.whiten_there(self.rows.padded(b)), self.rows.location)[: self.rows.form.n]
 
     def moments(self, Z: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute K(Z, X) weights, (m, c), and the squares of W K(X, z), (m,)."""
@@ -205,7 +61,7 @@ class DeviceFactor(Factor, abc.ABC):
             for part, K in self.rows.columns(Z):
                 found = _moments(K, there, self.whiten_there(K))
                 count = part.stop - part.start
-                mean[part], squares[part] = (to_host(each, self.rows.location)[:count] for each in found)
+                mean[part], squares[part] = (devices.to_host(each, self.rows.location)[:count] for each in found)
         return mean, squares
 
     def sizes(self, Z: np.ndarray) -> np.ndarray:
@@ -213,7 +69,7 @@ class DeviceFactor(Factor, abc.ABC):
         out = np.empty(len(Z))
         with self.rows.location.running():
             for part, K in self.rows.columns(Z):
-                out[part] = to_host(_sizes(self.solve_there(K)), self.rows.location)[: part.stop - part.start]
+                out[part] = devices.to_host(_sizes(self.solve_there(K)), self.rows.location)[: part.stop - part.start]
         return out
 
     def reduction(self, Z: np.ndarray) -> np.ndarray:
@@ -223,7 +79,7 @@ class DeviceFactor(Factor, abc.ABC):
             white = [(part, self.whiten_there(K)) for part, K in self.rows.columns(Z)]
             for a, left in white:
                 for b, right in white:
-                    block = to_host(_cross_product(left, right), self.rows.location)
+                    block = devices.to_host(cross_product(left, right), self.rows.location)
                     out[a, b] = block[: a.stop - a.start, : b.stop - b.start]
         return out
 
@@ -233,10 +89,9 @@ class DeviceFactor(Factor, abc.ABC):
         parts = []
         with place.running():
             for start in range(0, form.n, form.edge):
-                unit = _unit(form, to_device(np.int64(start), place))
-                parts.append(to_host(_squares(self.whiten_there(unit)), place))
+                unit = _unit(form, devices.to_device(np.int64(start), place))
+                parts.append(devices.to_host(_squares(self.whiten_there(unit)), place))
         return np.concatenate(parts)[: form.n]
-
 
     def slopes(self, kernel: Any, weights: np.ndarray) -> tuple[Any, np.ndarray]:
         """Compute the slope of sum_ij W_ij K(x_i, x_j) in the leaves of the kernel, and W_ii, (n,).
@@ -246,14 +101,14 @@ class DeviceFactor(Factor, abc.ABC):
         form, place = self.rows.form, self.rows.location
         found, parts = None, []
         with place.running():
-            there, leaves = self.rows.padded(weights), to_device(jax.tree.map(np.float64, kernel), place)
+            there, leaves = self.rows.padded(weights), devices.to_device(jax.tree.map(np.float64, kernel), place)
             for start in range(0, form.n, form.edge):
-                at = to_device(np.int64(start), place)
+                at = devices.to_device(np.int64(start), place)
                 inverse = self.solve_there(_unit(form, at))
                 slope, own = _slopes(form, leaves, self.rows.there, there, inverse, at)
                 found = slope if found is None else _add_trees(found, slope)
-                parts.append(to_host(own, place))
-        return jax.tree.map(lambda leaf: to_host(leaf, place), found), np.concatenate(parts)[: form.n]
+                parts.append(devices.to_host(own, place))
+        return jax.tree.map(lambda leaf: devices.to_host(leaf, place), found), np.concatenate(parts)[: form.n]
 
 
 _add_trees = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
@@ -313,49 +168,10 @@ class DeviceCholesky(DeviceFactor):
         return self._run(device_cholesky.solve, b)
 
     def _run(self, program: Any, b: jax.Array) -> jax.Array:
-        return program(self.rows.mesh, self.rows.form, self.lower, _like(b, self.lower))  # type: ignore[no-any-return]
+        return program(self.rows.mesh, self.rows.form, self.lower, like(b, self.lower))  # type: ignore[no-any-return]
 
     def log_determinant(self) -> float:
         return float(2 * np.sum(np.log(self.pivots)))
-
-
-_like = jax.jit(lambda b, lower: b.astype(lower.dtype))
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class DeviceModes:
-    """V, the eigenvectors (n, n) of K(X, X), lies on a device."""
-
-    rows: DeviceRows
-    vectors: jax.Array
-
-    def of(self, values: np.ndarray) -> np.ndarray:
-        """Compute V^T values, (n, c)."""
-        with self.rows.location.running():
-            found = _cross_product(self.vectors, to_device(values, self.rows.location))
-            return to_host(found, self.rows.location)
-
-    def sum(self, coefficients: np.ndarray) -> np.ndarray:
-        """Compute V coefficients, (n, c)."""
-        with self.rows.location.running():
-            return to_host(_of_modes(self.vectors, to_device(coefficients, self.rows.location)), self.rows.location)
-
-    def whole(self) -> np.ndarray:
-        """Move V to the host."""
-        return to_host(self.vectors, self.rows.location)
-
-    def turned(self, other: DeviceRows) -> jax.Array:
-        """Compute V^T Sigma(X, X) V of another kernel of the same rows, symmetric."""
-        matrix, _ = other.matrix(np.zeros(()))
-        with self.rows.location.running():
-            return _turn(self.vectors, _whole(other.form, matrix))
-
-
-@jax.jit
-def _turn(vectors: jax.Array, matrix: jax.Array) -> jax.Array:
-    found = product(product(vectors.T, matrix), vectors)
-    return (found + found.T) / 2
 
 
 @final
@@ -377,16 +193,16 @@ class DeviceEigen(DeviceFactor):
         return scale
 
     def whiten_there(self, b: jax.Array) -> jax.Array:
-        return _by_modes(self.vectors, to_device(self._scale, self.rows.location), b)
+        return by_modes(self.vectors, devices.to_device(self._scale, self.rows.location), b)
 
     def solve_there(self, b: jax.Array) -> jax.Array:
-        return _of_modes(self.vectors, _by_modes(self.vectors, to_device(self._scale**2, self.rows.location), b))
+        return of_modes(self.vectors, by_modes(self.vectors, devices.to_device(self._scale**2, self.rows.location), b))
 
     def outside(self, b: np.ndarray) -> np.ndarray:
-        kept = to_device((self._scale > 0).astype(float), self.rows.location)
+        kept = devices.to_device((self._scale > 0).astype(float), self.rows.location)
         with self.rows.location.running():
-            inside = _of_modes(self.vectors, _by_modes(self.vectors, kept, self.rows.padded(b)))
-            return b - to_host(inside, self.rows.location)
+            inside = of_modes(self.vectors, by_modes(self.vectors, kept, self.rows.padded(b)))
+            return b - devices.to_host(inside, self.rows.location)
 
     def log_determinant(self) -> float:
         return float(np.sum(np.log(self.values))) if self.rank == len(self.values) else -np.inf
@@ -400,38 +216,12 @@ def cholesky(rows: DeviceRows, noise: np.ndarray, dtype: Any = np.float64) -> De
     matrix, diagonal = rows.matrix(noise, dtype)
     with rows.location.running():
         lower = device_cholesky.factorise(rows.mesh, rows.form, matrix)
-        pivots = to_host(device_cholesky.diagonal(rows.mesh, rows.form, lower), rows.location)[: rows.form.n]
+        pivots = devices.to_host(device_cholesky.diagonal(rows.mesh, rows.form, lower), rows.location)[: rows.form.n]
     pivots = pivots.astype(np.float64)
     least = len(diagonal) * EPS * diagonal if dtype == np.float64 else 0.0
     if not (pivots**2 > least).all():  # nor is NaN
         return None
     return DeviceCholesky(rows, lower, pivots, rows.form.n, float(np.sqrt((diagonal / pivots**2).max())))
-
-
-def first(rows: DeviceRows) -> DeviceRows:
-    """Return the rows on the first device alone."""
-    place = rows.location
-    return rows if len(place.ids) == 1 else rows_on(replace(place, ids=place.ids[:1]), rows.kernel, rows.X)
-
-
-def eigenpairs(rows: DeviceRows, noise: np.ndarray) -> tuple[np.ndarray, jax.Array]:
-    """Compute eigenvalues (ascending) and eigenvectors (n, n) of K(X, X) + diag(noise) on the first device.
-
-    Raises: MemoryError: no room; ValueError: as `linalg.eigenpairs`.
-    """
-    n, rows = rows.form.n, first(rows)
-    rows.location.require(8.0 * EIGEN * n * n, f"the eigenvectors of a {n} x {n} matrix")
-    matrix, diagonal = rows.matrix(noise)
-    with rows.location.running():
-        values, vectors = _eigh(_whole(rows.form, matrix))
-        found = to_host(values, rows.location)
-    if not np.isfinite(found).all():
-        raise ValueError(
-            f"the kernel matrix has no eigenvalues: an entry is NaN or infinite ({diagonal.max():.3g} on "
-            "the diagonal, at most); scale X or the weights down."
-        )
-    linalg.refuse_negative(found)
-    return found, vectors
 
 
 def eigen(rows: DeviceRows, noise: np.ndarray) -> DeviceEigen:
@@ -440,39 +230,3 @@ def eigen(rows: DeviceRows, noise: np.ndarray) -> DeviceEigen:
     kept = values[values > linalg.rounding(len(values), values[-1])]
     spread = float(np.sqrt(kept[-1] / kept[0])) if len(kept) else 1.0
     return DeviceEigen(first(rows), values, vectors, len(kept), spread)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class DeviceOperator(Operator):
-    """K(X, X) is multiplied on devices: vectors go there and come back."""
-
-    rows: DeviceRows
-    matrix: jax.Array | None
-    """Its buffer; None: every product computes its entries again, a tile of columns at a time."""
-    own: np.ndarray
-
-    def diagonal(self) -> np.ndarray:
-        return self.own
-
-    def columns(self, index: np.ndarray) -> np.ndarray:
-        out = self.rows.cross(self.rows.X[index]).T
-        out[index, np.arange(len(index))] = self.own[index]
-        return out
-
-    def product(self, v: np.ndarray) -> np.ndarray:
-        rows = self.rows
-        with rows.location.running():
-            if self.matrix is None:
-                return rows.expansion(rows.X, v)
-            there = _like(rows.padded(v), self.matrix)
-            found = device_cholesky.multiply(rows.mesh, rows.form, self.matrix, there)
-            return to_host(found, rows.location)[: len(v)].astype(np.float64)
-
-
-def operator(rows: DeviceRows, dtype: Any = np.float64) -> DeviceOperator:
-    """Keep K(X, X) on the devices in a dtype where there is room; else keep none of it."""
-    form = rows.form
-    if np.dtype(dtype).itemsize * buffer_numbers(form) > rows.location.free():
-        return DeviceOperator(rows, None, rows.diagonal(rows.X))
-    return DeviceOperator(rows, *rows.matrix(np.zeros(form.n), dtype))

@@ -14,7 +14,7 @@ from widelimit import validation
 from widelimit.compute import devices, iterative
 from widelimit.compute.devices import Device
 from widelimit.compute.workers import require_client
-from widelimit.inference import solvers
+from widelimit.inference import solver_choice, solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.inducing import INDUCING, SparsePosterior, sparse_posterior, sparse_settings
 from widelimit.inference.posterior import Posterior
@@ -187,7 +187,7 @@ def _warn(fit: solvers.SolverFit) -> None:
 
 def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) -> None:
     """Refuse options of another type, or unknown names. Raises: TypeError, ValueError."""
-    if not isinstance(solver, str) or solver not in (*solvers.SOLVERS, "nystrom"):
+    if not isinstance(solver, str) or solver not in (*solver_choice.SOLVERS, "nystrom"):
         raise ValueError(f'solver must be "auto", "cholesky", "cg" or "nystrom", got {validation.shown(solver)}.')
     if not isinstance(precision, str) or precision not in ("double", "mixed"):
         raise ValueError(f'precision must be "double" or "mixed", got {validation.shown(precision)}.')
@@ -206,7 +206,7 @@ def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, clie
     """Refuse a matrix, a checkpoint and a client that are not of one another, or of the solver. Raises: ValueError."""
     require_client(client)
     store = 'matrix=wl.stored_gram(k, X, "K.zarr"), checkpoint="L.zarr"'
-    factored = solvers.is_factor(checkpoint)
+    factored = solver_choice.is_factor(checkpoint)
     if client is not None and matrix is None:
         raise ValueError(f"client computes with a stored matrix: pass {store} too, or leave it out.")
     if factored and (matrix is None or solver == "cg"):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import jax
 import numpy as np
@@ -14,28 +14,33 @@ import numpy as np
 from widelimit import memory
 from widelimit.compute import device_factors, iterative, linalg, operators, packed, plan, preconditioners
 from widelimit.compute.checkpoints import SolverCheckpoint
-from widelimit.compute.device_factors import DeviceRows, buffer_numbers
+from widelimit.compute.device_rows import DeviceOperator, DeviceRows, buffer_numbers, operator
 from widelimit.compute.iterative import Iterative, IterativeSolution, System
 from widelimit.compute.operators import Operator, Shifted
 from widelimit.compute.tiles import PairKernel
 from widelimit.fingerprints import sha256
+from widelimit.inference.solver_choice import (
+    DOUBLE,
+    SINGLE,
+    Precision,
+    Solver,
+    SolverSettings,
+    choose,
+    choose_there,
+    is_factor,
+)
+from widelimit.inference.solver_choice import (
+    SOLVERS as SOLVERS,
+)
 from widelimit.inference.training_set import TrainingSet, scalar_kernel
 from widelimit.progress import FACTOR, KERNEL, Report, no_progress
 
-Solver = Literal["auto", "cholesky", "cg"]
-SOLVERS = ("auto", "cholesky", "cg")
-Precision = Literal["double", "mixed"]
-DIRECT = 65_000
-"""Points up to which "auto" factorises if it can: n^3/3 flops are a quarter of an hour at 1e11 a second."""
 PROBED = 8
 """Rows at which a kernel is compared with what was stored of it."""
-ZARR = ".zarr"
-"""A checkpoint of this ending is the store of a factor; any other is the file of iterations."""
 REFINED, REFINEMENTS = 1e-10, 2
 """Steps of iterative refinement, at most, of a solve by a stored factor that left a larger relative residual."""
 BACKWARD = 1e-12
 """The residual of a right factor is smaller, in units of trace(A) |weights|: 1e-17 for any condition number."""
-DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 
 
 @final
@@ -69,14 +74,6 @@ class SolverRequest:
         return scalar_kernel(self.data.kernel).prepared(X), X
 
 
-class SolverSettings(NamedTuple):
-    """A choice is a solver, the place of its matrix, and the reason."""
-
-    solver: Literal["cholesky", "cg"]
-    storage: Literal["full", "packed", "tiles", "recomputed", "stored", "disk", "device"]
-    why: str
-
-
 class SolverFit(NamedTuple):
     """The fit is a solved system: (K(X, X) + noise) weights = y."""
 
@@ -93,60 +90,12 @@ class SolverFit(NamedTuple):
     """The trace of K(X, X) + noise, where that was factorised."""
 
 
-def choose(n: int, solver: Solver, precision: Precision, *, kept: bool = False) -> SolverSettings:
-    """Choose by n and free memory.
-
-    A full matrix that leaves as much free as it takes; else one triangle; else iterations.
-    """
-    free, itemsize = memory.available(), 4 if precision == "mixed" else 8
-    full, half = 8.0 * n * n, itemsize * n * (n + 1) / 2
-    state = f"n = {n}, {memory.text(free)} free"
-    if solver == "cg":
-        return _iterative(n, itemsize, f'solver="cg" was asked for ({state})')
-    if solver == "auto" and kept:
-        return _iterative(n, itemsize, f"a checkpoint was asked for ({state})")
-    if solver == "auto" and n > DIRECT:
-        return _iterative(n, itemsize, f"n^3/3 flops take too long above n = {DIRECT} ({state})")
-    if precision == "double" and 2 * full <= free:
-        return SolverSettings("cholesky", "full", f"{state}: the full matrix, {memory.text(full)}, fits twice")
-    if half + operators.RESERVE <= free or solver == "cholesky":
-        dtype = "float32" if precision == "mixed" else "float64"
-        return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {memory.text(half)}")
-    return _iterative(n, itemsize, f"{state}: one triangle, {memory.text(half)}, does not fit")
-
-
-def choose_there(request: SolverRequest, rows: DeviceRows) -> SolverSettings:
-    """Choose by the memory of the devices: a factor there; else iterations, with the matrix there or computed again."""
-    size = request.dtype.itemsize * buffer_numbers(rows.form)
-    state = f"n = {rows.form.n}, {memory.text(rows.location.free())} free on {rows.location.name}"
-    fits = size <= rows.location.free()
-    iterative = request.solver == "cg" or (request.solver == "auto" and (request.checkpoint is not None or not fits))
-    why = f"{state}: the {request.dtype} matrix takes {memory.text(size)}" + (" and does not fit" * (not fits))
-    if not iterative:
-        return SolverSettings("cholesky", "device", why)
-    return SolverSettings("cg", "device" if fits else "recomputed", why)
-
-
-def is_factor(checkpoint: Any) -> bool:
-    """Return True for the place of a factor's tiles, False for the file of a solve's state, and for None."""
-    return checkpoint is not None and os.fspath(checkpoint).rstrip("/").endswith(ZARR)
-
-
 def _stored_choice(request: SolverRequest) -> SolverSettings:
     factored = is_factor(request.checkpoint)
     why = "K(X, X) is given as stored rows"
     if request.solver == "cholesky" or (request.solver == "auto" and factored):
         return SolverSettings("cholesky", "disk", f"{why}, and {request.checkpoint} keeps the factor")
     return SolverSettings("cg", "stored", why)
-
-
-def _iterative(n: int, itemsize: int, why: str) -> SolverSettings:
-    dtype = SINGLE if itemsize == 4 else DOUBLE
-    if operators.fits(n, dtype):
-        return SolverSettings("cg", "tiles", why)
-    remedy = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
-    again = f"its tiles do not fit, and every product computes the kernel again{remedy}"
-    return SolverSettings("cg", "recomputed", f"{why}; {again}")
 
 
 def _require(request: SolverRequest, choice: SolverSettings) -> None:
@@ -185,12 +134,13 @@ def fit(request: SolverRequest) -> SolverFit:
 
 def _fit(request: SolverRequest) -> SolverFit:
     """Solve as `fit` does, for y that is already of order 1."""
+    kept = request.checkpoint is not None
     if request.matrix is not None:
         choice = _stored_choice(request)
     elif request.data.rows is not None:
-        choice = choose_there(request, request.data.rows)
+        choice = choose_there(request.data.rows, request.solver, request.precision, kept=kept)
     else:
-        choice = choose(len(request.data.X), request.solver, request.precision, kept=request.checkpoint is not None)
+        choice = choose(len(request.data.X), request.solver, request.precision, kept=kept)
     _require(request, choice)
     request.report(KERNEL, 0, 0)
     diagonal = request.data.check_diagonal()
@@ -306,7 +256,7 @@ def _recomputed(request: SolverRequest) -> Operator:
     """Return K(X, X) in float64, of which no entry is kept."""
     rows = request.data.rows
     if rows is not None:
-        return device_factors.DeviceOperator(rows, None, rows.diagonal(rows.X))
+        return DeviceOperator(rows, None, rows.diagonal(rows.X))
     return operators.Recomputed(*request.in_dtype(DOUBLE))
 
 
@@ -342,7 +292,7 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     if given:
         fast = _stored_operator(request).marked()
     elif data.rows is not None:
-        fast = device_factors.operator(data.rows, request.dtype)
+        fast = operator(data.rows, request.dtype)
     else:
         fast = operators.choose_operator(*request.in_dtype(DOUBLE), request.dtype, report=report)
     precise = given or request.dtype == DOUBLE

@@ -10,7 +10,7 @@ import numpy as np
 from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
 from widelimit.compute import devices, linalg, threads, tiles
-from widelimit.compute.device_factors import DeviceRows, operator, rows_on
+from widelimit.compute.device_rows import DeviceRows, operator, rows_on
 from widelimit.compute.operators import Operator, Recomputed, StoredOperator
 from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel, require_kernel
