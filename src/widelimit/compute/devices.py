@@ -133,8 +133,11 @@ def choose(device: Device = None, **arrays: Any) -> Location:
 
     Raises: TypeError, ValueError: no such device; arrays on different devices.
     """
+    forced = _FORCED.get()
+    if isinstance(device, Location):
+        return device
     if device is not None:
-        return _location(_given(device), "as device= says")
+        return _location(_given(device), "as device= says", forced and not isinstance(device, str))
     homes = {name: _homes(value) for name, value in arrays.items() if _is_concrete(value)}
     if len(set(homes.values())) > 1:
         listed = "; ".join(f"{name} on {', '.join(map(str, home))}" for name, home in homes.items())
@@ -143,8 +146,8 @@ def choose(device: Device = None, **arrays: Any) -> Location:
             "device=."
         )
     if homes:
-        return _location(next(iter(homes.values())), "where the given arrays lie")
-    return _location((_default(),), "the default of JAX")
+        return _location(next(iter(homes.values())), "where the given arrays lie", forced)
+    return _location((_default(),), "the default of JAX", forced)
 
 
 def accelerated() -> bool:
@@ -167,9 +170,9 @@ def memory_of(device: jax.Device) -> str:
     return memory.text(stats["bytes_limit"]) if stats else "memory of this machine"
 
 
-def _location(found: tuple[jax.Device, ...], why: str) -> Location:
+def _location(found: tuple[jax.Device, ...], why: str, forced: bool) -> Location:
     platform = found[0].platform
-    host = platform == "cpu" and len(found) == 1 and not _FORCED.get()
+    host = platform == "cpu" and len(found) == 1 and not forced
     return Location(platform, tuple(device.id for device in found), host, why)
 
 

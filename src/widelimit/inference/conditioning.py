@@ -12,7 +12,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.compute import devices, iterative
-from widelimit.compute.devices import Device
+from widelimit.compute.devices import Device, Location
 from widelimit.compute.workers import require_client
 from widelimit.inference import solver_choice, solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
@@ -222,9 +222,9 @@ def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, clie
         raise ValueError('precision="mixed" has no factor on disk: leave precision or checkpoint out.')
 
 
-def cholesky_posterior(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
+def cholesky_posterior(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float, location: Location) -> Posterior:
     """Compute `posterior` by Cholesky, for the many fits of a search: without warnings about how exact it is."""
-    data = training_set(scalar_kernel(k), X, y)
+    data = training_set(scalar_kernel(k), X, y, location)
     return _solve(SolverRequest(data, validation.noise(noise, len(data.X)), "cholesky"), progress=False)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -221,7 +222,9 @@ def array_like(values: np.ndarray, Z: Any) -> Array:
     if not validation.is_jax(Z):
         return values
     with arithmetic(Z.dtype == np.float64):
-        return jnp.asarray(values, Z.dtype)
+        found = jnp.asarray(values, Z.dtype)
+        one = Z.committed and len(Z.devices()) == 1
+        return jax.device_put(found, *Z.devices()) if one else found
 
 
 def check_finite(values: np.ndarray, Z: Any) -> np.ndarray:
