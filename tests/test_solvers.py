@@ -1,5 +1,6 @@
 """Every solver of K + noise against dense eigenvectors, what it refuses, and what it says of itself."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -21,6 +22,8 @@ from cases import SINGULAR, SOLVERS
 from widelimit import memory
 from widelimit.compute import (
     checkpoints,
+    device_cholesky,
+    devices,
     iterative,
     linalg,
     operators,
@@ -67,7 +70,11 @@ def fitted(monkeypatch, mode, rows=slice(None), labels=Y, noise=0.0):
     data = X[rows]
     n = len(data)
     options = SOLVERS[mode].options | ({"matrix": K.gram(data)} if mode in ("stored", "disk") else {})
-    with monkeypatch.context() as patch:
+    there = devices.forced() if mode.startswith(("device", "host")) else contextlib.nullcontext()
+    with monkeypatch.context() as patch, there:
+        if mode == "host":
+            patch.setattr(device_cholesky, "LARGEST", 32)
+            patch.setattr(devices.Location, "free", lambda _: 8 * n * n)
         if mode == "disk":
             options["checkpoint"] = PLACES[0] / uuid.uuid4().hex / "L.zarr"
         if mode == "packed":
@@ -86,14 +93,16 @@ def operators_of(value):
     return within | ({type(value)} if isinstance(value, operators.Operator) else set())
 
 
-def test_a_singular_matrix_gets_eigenvectors():
+@pytest.mark.parametrize("mode", SINGULAR)
+def test_a_singular_matrix_gets_eigenvectors(mode):
     rows = np.r_[0:40, 0, 0, 7]
-    post = wl.posterior(K, X[rows], Y[rows])
-    assert type(post.factor) is SINGULAR["eigenvectors"].factor
+    with devices.forced() if mode.startswith("device") else contextlib.nullcontext():
+        post = wl.posterior(K, X[rows], Y[rows])
+    assert type(post.factor) is SINGULAR[mode].factor
     np.testing.assert_allclose(post.mean(Z), wl.posterior(K, X[:40], Y[:40]).mean(Z), atol=1e-9)
 
 
-STORAGE = {"mixed": "packed", "single": "tiles"}
+STORAGE = {"mixed": "packed", "single": "tiles", "device, cg": "device"}
 
 
 @pytest.mark.parametrize("mode", SOLVERS)

@@ -129,6 +129,13 @@ class DeviceRows:
             points = devices.to_device(np.resize(Z[part], (width, Z.shape[1])), self.location)
             yield part, _columns(self.form, kernel, features, self.encode(kernel, points)[0])
 
+    def block_column(self, j: int) -> jax.Array:
+        """Compute K(X, X[j]) of the rows of block j, (N, edge); what is beyond n repeats rows."""
+        edge, kernel = self.form.edge, devices.to_device(self.kernel.prepared(self.X), self.location)
+        points = np.resize(self.X[j * edge :][:edge] if j * edge < len(self.X) else self.X, (edge, self.X.shape[1]))
+        there = devices.to_device(points, self.location)
+        return _columns(self.form, kernel, self.encode(kernel, self.there)[0], self.encode(kernel, there)[0])
+
     def expansion(self, Z: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Compute K(Z, X) weights, (m, c)."""
         out = np.empty((len(Z), weights.shape[1]))

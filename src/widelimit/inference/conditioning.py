@@ -146,30 +146,21 @@ def posterior(
             matrix is too ill-conditioned for its noise; the residual is named, and is in the result.
     """
     _check_options(solver, precision, checkpoint, progress)
-    used = {"matrix": matrix is not None, "checkpoint": checkpoint is not None, "client": client is not None}
-    elsewhere = {"device": device is not None}
+    used = _given(matrix=matrix, checkpoint=checkpoint, client=client, device=device)
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
     settings = sparse_settings(inducing, approximation, seed, precision, checkpoint)
     if is_traced(k, X, y, noise):
-        used |= elsewhere | {
-            "solver": solver not in ("auto", "cholesky"),
-            "precision": precision != "double",
-            **settings.given(),
-        }
+        used |= {"solver": solver not in ("auto", "cholesky"), "precision": precision != "double", **settings.given()}
         _refuse_unused("not where jax traces the data, the noise or the kernel", used)
         return cast(Posterior, traced_posterior(k, X, y, noise))  # it has those methods that can be traced
     if solver == "nystrom":
-        _refuse_unused('not of solver="nystrom"', {name: used[name] for name in ("matrix", "client")} | elsewhere)
+        _refuse_unused('not of solver="nystrom"', used | {"checkpoint": False})
         return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)
     _refuse_unused('of solver="nystrom" only', settings.given())
     _check_place(solver, precision, matrix, checkpoint, client)
-    if matrix is not None:
-        _refuse_unused("not of a stored matrix", elsewhere)
-    location = None if matrix is not None else devices.choose(device, X=X, y=y)
-    data = training_set(scalar_kernel(k), X, y, location)
+    data = training_set(scalar_kernel(k), X, y, _location(device, matrix, X, y))
     variance = validation.noise(noise, len(data.X))
-    rows = _open(matrix) if isinstance(matrix, str | os.PathLike) else matrix
-    request = SolverRequest(data, variance, solver, precision, tolerance, rows, checkpoint, client)
+    request = SolverRequest(data, variance, solver, precision, tolerance, _open(matrix), checkpoint, client)
     post = _solve(request, progress=progress)
     if post.fit.converged:
         warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
@@ -196,10 +187,24 @@ def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) 
         validation.path("checkpoint", checkpoint)
 
 
-def _open(path: str | os.PathLike[str]) -> Any:
+def _open(matrix: Any) -> Any:
+    if not isinstance(matrix, str | os.PathLike):
+        return matrix
     from widelimit.kernels.stored import open_gram  # it imports Zarr
 
-    return open_gram(path)
+    return open_gram(matrix)
+
+
+def _given(**values: Any) -> dict[str, bool]:
+    return {name: value is not None for name, value in values.items()}
+
+
+def _location(device: Device, matrix: Any, X: Any, y: Any) -> Location | None:
+    """Choose where work runs; a stored matrix has no device. Raises: as `devices.choose`."""
+    if matrix is None:
+        return devices.choose(device, X=X, y=y)
+    _refuse_unused("not of a stored matrix", {"device": device is not None})
+    return None
 
 
 def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, client: Any) -> None:

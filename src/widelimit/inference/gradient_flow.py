@@ -228,8 +228,7 @@ def gradient_flow(
             )
         return cast(Flow, traced_flow(k, X, y))  # it has predict and loss
     kind = resolve(loss)
-    location = devices.choose(device, X=X, y=y) if isinstance(kind, SquaredError) else None
-    data = training_set(k, X, y, location)
+    data = training_set(k, X, y, devices.choose(device, X=X, y=y) if isinstance(kind, SquaredError) else None)
     if initial is not None:
         validation.function("initial", initial, "a function of (m, d) inputs")
     kind.check(data.y)

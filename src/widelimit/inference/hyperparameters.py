@@ -336,8 +336,7 @@ def fit_hyperparameters(
         first = _kernel(builder, {name: v for name, v in given.items() if name != "noise"})
         gradient = "differences" if first.prepared(points[:1]).eager else "autodiff"
     slopes = SLOPES[gradient](builder, points, space)
-    location = _location(device, objective, gradient, X, y)
-    targets = _search_targets(y, len(points))
+    location, targets = _location(device, objective, gradient, X, y), _search_targets(y, len(points))
     search = _Search(builder, points, targets, space, variance, OBJECTIVES[objective], slopes, location)
     search.posterior(space.concatenate("start"))  # errors in the data or the builder are reported here, unguarded
     seed = validation.integer("seed", seed, at_least=0)

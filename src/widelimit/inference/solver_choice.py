@@ -8,6 +8,7 @@ import numpy as np
 from widelimit import memory
 from widelimit.compute import operators
 from widelimit.compute.device_rows import DeviceRows, buffer_numbers
+from widelimit.compute.streamed_cholesky import bytes_here, bytes_there
 
 Solver = Literal["auto", "cholesky", "cg"]
 SOLVERS = ("auto", "cholesky", "cg")
@@ -23,7 +24,7 @@ class SolverSettings(NamedTuple):
     """A choice is a solver, the place of its matrix, and the reason."""
 
     solver: Literal["cholesky", "cg"]
-    storage: Literal["full", "packed", "tiles", "recomputed", "stored", "disk", "device"]
+    storage: Literal["full", "packed", "tiles", "recomputed", "stored", "disk", "device", "host"]
     why: str
 
 
@@ -57,6 +58,10 @@ def choose_there(rows: DeviceRows, solver: Solver, precision: Precision, *, kept
     fits = size <= rows.location.free()
     iterative = solver == "cg" or (solver == "auto" and (kept or not fits))
     why = f"{state}: the {dtype} matrix takes {memory.text(size)}" + (" and does not fit" * (not fits))
+    here, triangle = memory.available(), bytes_here(rows.form)
+    room = triangle + operators.RESERVE <= here and bytes_there(rows.form) <= rows.location.free()
+    if not (fits or solver == "cg" or kept or precision == "mixed") and (solver == "cholesky" or room):
+        return SolverSettings("cholesky", "host", f"{why}: its factor, {memory.text(triangle)}, is kept on the host")
     if not iterative:
         return SolverSettings("cholesky", "device", why)
     return SolverSettings("cg", "device" if fits else "recomputed", why)

@@ -12,7 +12,16 @@ import jax
 import numpy as np
 
 from widelimit import memory
-from widelimit.compute import device_factors, iterative, linalg, operators, packed, plan, preconditioners
+from widelimit.compute import (
+    device_factors,
+    iterative,
+    linalg,
+    operators,
+    packed,
+    plan,
+    preconditioners,
+    streamed_cholesky,
+)
 from widelimit.compute.checkpoints import SolverCheckpoint
 from widelimit.compute.device_rows import DeviceOperator, DeviceRows, buffer_numbers, operator
 from widelimit.compute.iterative import Iterative, IterativeSolution, System
@@ -168,6 +177,13 @@ def _full(request: SolverRequest, choice: SolverSettings) -> SolverFit:
 
 
 def _on_device(request: SolverRequest, choice: SolverSettings, rows: DeviceRows) -> SolverFit:
+    if choice.storage == "host":
+        streamed = streamed_cholesky.factorise(rows, request.noise, report=request.report)
+        if isinstance(streamed, int):
+            block = range(streamed, min(streamed + rows.form.edge, len(rows.X)))  # a device says no more
+            row = next((i for i in block if (rows.X[:i] == rows.X[i]).all(axis=1).any()), streamed)
+            raise _singular(rows.X, packed.NotPositiveDefinite(row + 1))
+        return _direct(request, choice, streamed)
     factor: linalg.Factor | None = device_factors.cholesky(rows, request.noise)
     if factor is None:
         factor = device_factors.eigen(rows, request.noise)
