@@ -117,11 +117,15 @@ def fill(form: Layout, A: jax.Array, kernel: PairKernel, features: Features, dia
     """
     edge, p, place = form.edge, form.devices, jnp.arange(form.edge)
     one = _number()
-    if not jax.tree.leaves(features):
-        raise ValueError("the encode method of a kernel must return arrays.")
 
     def block(i: Any) -> Features:
         return jax.tree.map(lambda leaf: _rows(leaf, i, edge), features)
+
+    def pairs(x: Features, y: Features, same: jax.Array) -> jax.Array:
+        return kernel.pairwise(x, y, same=same).astype(A.dtype)
+
+    def nothing(*_: Any) -> jax.Array:
+        return jnp.zeros((edge, edge), A.dtype)
 
     def column(c: Any, A: jax.Array) -> jax.Array:
         g = c * p + one
@@ -129,7 +133,8 @@ def fill(form: Layout, A: jax.Array, kernel: PairKernel, features: Features, dia
 
         def tile(i: Any, A: jax.Array) -> jax.Array:
             rows = i * edge + place
-            values = kernel.pairwise(block(i), of_column, same=i == g)
+            # The branch is always taken: the tile is not fused, and so not computed again, with what writes it.
+            values = lax.cond(i < form.blocks, pairs, nothing, block(i), of_column, i == g)
             inside = (rows[:, None] < form.n) & (columns < form.n)
             own = jnp.where(rows < form.n, _rows(diagonal, i, edge), 1)[:, None]
             values = jnp.where(rows[:, None] == columns, own, jnp.where(inside, values, 0))

@@ -209,7 +209,7 @@ def _given(device: Device) -> tuple[jax.Device, ...]:
         platform, _, index = device.partition(":")
         found = [known for known in _devices(platform) if index in ("", str(known.id))] if platform else []
         if not found:
-            raise ValueError(f"device={device!r} is not here: this process has {_listed()}.")
+            raise ValueError(f"device={validation.shown(device)} is not here: this process has {_listed()}.")
         return (found[0],)
     several = device.devices.ravel().tolist() if isinstance(device, Mesh) else device
     several = list(several) if isinstance(several, list | tuple) else [several]
