@@ -20,7 +20,7 @@ from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.architecture.surveys import require_spread
 from widelimit.arithmetic import lenient
-from widelimit.compute import threads
+from widelimit.compute import devices, threads
 from widelimit.compute.plan import BESIDE, LARGEST, tile_edge
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels import images
@@ -67,7 +67,7 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     if net.rtol(dtype):
         edge = tile_edge(max(map(len, inputs))) if small and not net.inputs.sites else 0
         kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
-    native = isinstance(net.inputs, Image) and jax.default_backend() == "cpu"
+    native = isinstance(net.inputs, Image) and not devices.accelerated()
     return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
 
 
