@@ -18,10 +18,12 @@ import numpy as np
 
 from widelimit import memory
 from widelimit.arithmetic import arithmetic, lenient, outside
+from widelimit.compute import device_tiles
 from widelimit.compute.pair_kernel import Features
 from widelimit.compute.pair_kernel import PairKernel as PairKernel
 from widelimit.compute.plan import TilePlan, require, tile_plan, usual_budget
 from widelimit.progress import KERNEL, Report, no_progress
+from widelimit.validation import traced
 
 PATCH = 128
 """Rows of a patch: a few arrays of 128 x 128 numbers are in a core's cache, and the loop's own cost is hidden."""
@@ -370,7 +372,10 @@ def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
 
     def compute() -> jax.Array:
         features = kernel.encode(X)
-        return jnp.asarray(_whole_symmetric(kernel, features, _diagonal(kernel, features)))
+        own = _diagonal(kernel, features)
+        if len(X) <= device_tiles.WHOLE or traced(X, *jax.tree.leaves(kernel)):  # a loop has no derivatives backward
+            return jnp.asarray(_whole_symmetric(kernel, features, own))
+        return device_tiles.square(kernel, features, own)
 
     return _traceable(compute, X)
 
@@ -380,7 +385,15 @@ def cross_jax(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
     if kernel.eager:
         return _traceable(lambda: jnp.asarray(cross(kernel, np.asarray(X), np.asarray(Y))), X)
     require(len(X), len(Y), X.dtype)
-    return _traceable(lambda: _whole(kernel, kernel.encode(X), kernel.encode(Y)), X, Y)
+
+    def compute() -> jax.Array:
+        x, y = kernel.encode(X), kernel.encode(Y)
+        largest = device_tiles.largest_edge(kernel, X.dtype.itemsize)
+        if max(len(X), len(Y)) <= largest or traced(X, Y, *jax.tree.leaves(kernel)):
+            return jnp.asarray(_whole(kernel, x, y))
+        return device_tiles.rectangle(kernel, x, y, jnp.zeros((len(X), len(Y)), kernel.result_dtype(X.dtype)))
+
+    return _traceable(compute, X, Y)
 
 
 def diagonal_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:

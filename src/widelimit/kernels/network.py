@@ -16,7 +16,7 @@ from widelimit import validation
 from widelimit.activations.tabulated.fixed_lengths import SMALL
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.architecture.surveys import require_spread
-from widelimit.arithmetic import lenient
+from widelimit.arithmetic import arithmetic, lenient
 from widelimit.compute import threads
 from widelimit.compute.plan import BESIDE, tile_edge
 from widelimit.compute.tiles import PairKernel
@@ -50,10 +50,10 @@ def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
 def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     net = kernel.net
     dtype = inputs[0].dtype
-    deviations = np.concatenate([net.deviations(np.asarray(X)) for X in inputs])
+    deviations = np.concatenate([net.deviations(_outermost(net, X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
     _require_spread(_identify(net), low, high, dtype.name)
-    eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
+    eps, small = float(np.finfo(dtype).eps), sum(map(len, inputs)) <= SMALL
     if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
         d = 0 if net.base_width is None else inputs[0].shape[1]
@@ -66,6 +66,23 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
         kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
     native = net.inputs.sites and jax.default_backend() == "cpu"
     return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
+
+
+def _outermost(net: Network, X: Array) -> np.ndarray:
+    """Return rows whose signals deviate most and least; of rows on a device only these two come to the host."""
+    if isinstance(X, np.ndarray) or net.inputs.sites or len(net.embedding) > 1:
+        return np.asarray(X)
+    with arithmetic(True):
+        return np.asarray(X[_shortest_and_longest(X)])
+
+
+@jax.jit
+def _shortest_and_longest(X: jax.Array) -> jax.Array:
+    wide = X.astype(jnp.float64)
+    largest = jnp.max(jnp.abs(wide), axis=1)
+    squares = jnp.mean((wide / jnp.where(largest > 0, largest, 1)[:, None]) ** 2, axis=1)
+    norms = largest * jnp.sqrt(squares)
+    return jnp.stack([jnp.argmin(norms), jnp.argmax(norms)])
 
 
 @final
