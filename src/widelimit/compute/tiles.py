@@ -18,7 +18,10 @@ import numpy as np
 
 from widelimit import memory
 from widelimit.arithmetic import arithmetic, lenient, outside
-from widelimit.compute import device_tiles
+<<<<<<< HEAD
+=======
+from widelimit.compute import device_tiles, devices
+>>>>>>> device
 from widelimit.compute.pair_kernel import Features
 from widelimit.compute.pair_kernel import PairKernel as PairKernel
 from widelimit.compute.plan import TilePlan, require, tile_plan, usual_budget
@@ -154,7 +157,7 @@ def _encoder(kernel: PairKernel, X: Any) -> Any:
 
 
 def _patches(rows: int) -> int:
-    return max(1, rows // PATCH) if jax.default_backend() == "cpu" else 1  # a device takes whole tiles
+    return 1 if devices.accelerated() else max(1, rows // PATCH)  # a device takes whole tiles
 
 
 def encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:

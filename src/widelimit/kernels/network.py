@@ -17,7 +17,7 @@ from widelimit.activations.tabulated.fixed_lengths import SMALL
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.architecture.surveys import require_spread
 from widelimit.arithmetic import arithmetic, lenient
-from widelimit.compute import threads
+from widelimit.compute import devices, threads
 from widelimit.compute.plan import BESIDE, tile_edge
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels import images
@@ -64,7 +64,7 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     if net.rtol(dtype):
         edge = tile_edge(max(map(len, inputs))) if small and not net.inputs.sites else 0
         kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
-    native = net.inputs.sites and jax.default_backend() == "cpu"
+    native = net.inputs.sites and not devices.accelerated()
     return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
 
 
