@@ -45,8 +45,9 @@ def on_device(function, *arrays):
         return np.asarray(function(*map(jnp.asarray, arrays)))
 
 
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_large_tiles_have_the_digits_of_the_processor(dtype, small_tiles):
+def test_large_tiles_have_the_digits_of_the_processor(dtype):
     eps = np.finfo(dtype).eps
     for kind in ("near", "many duplicates", "equal", "zero"):
         X = rows(kind, dtype)
@@ -59,3 +60,32 @@ def test_large_tiles_have_the_digits_of_the_processor(dtype, small_tiles):
         assert not (np.abs(found * (1 + 100 * eps) - expected) <= bound).all()
         across = on_device(K.cross, X, X[:70])
         assert (np.abs(across - expected[:, :70]) <= bound[:, :70]).all(), kind
+
+
+def test_derivatives_of_a_large_matrix_are_those_of_a_small_one(monkeypatch):
+    """A list of pairs has no derivative backward: rows are differentiated, also some at a time."""
+    X = rows("near", np.float64)[:48]
+    U, weights = X / np.linalg.norm(X, axis=1)[:, None], RNG.standard_normal((48, 48))
+    found = []
+    with jax.enable_x64():
+        for limit in (2**14, 100):
+            monkeypatch.setattr(signals, "ROW_BY_ROW", limit)
+            value = jax.value_and_grad(
+                lambda U: jnp.sum(weights * signals.correlate_points(U, 1.0 * U, same=False).gap)
+            )
+            found.append(jax.tree.map(np.asarray, jax.jit(value)(jnp.asarray(U))))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-12)
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-12, atol=1e-14)
+
+
+def test_matrices_are_written_in_their_place():
+    """The array of the result is given to the program, which copies no (n, n) array."""
+    n = 600
+    with jax.enable_x64():
+        x = jax.ShapeDtypeStruct((n, 3), np.float64)
+        tiles = (jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in (((n,), np.float64), ((3, 2), np.int32)))
+        out = jax.ShapeDtypeStruct((n, n), np.float64)
+        given = (wl.linear(), x, x, *tiles, 3, (384, 384))
+        text = device_tiles._fill.lower(out, *given, symmetric=True).compile().as_text()
+    assert "input_output_alias={ {}: (0" in text
+    assert not [line for line in text.splitlines() if "= f64[600,600]" in line and " copy(" in line]

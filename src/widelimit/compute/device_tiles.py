@@ -3,13 +3,18 @@
 Blocks of rows have one size, so that nothing is filled up: the last one begins before the end of the one before it.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from widelimit.arithmetic import arithmetic, lenient
+from widelimit.compute import tiles
 from widelimit.compute.pair_kernel import Features, PairKernel
+from widelimit.compute.plan import require
+from widelimit.validation import traced
 
 EDGE = 4096
 """Rows of a tile at most: work for all of a GPU, and few tiles wait for a branch to be taken."""
@@ -70,7 +75,7 @@ def _fill(
     return jnp.asarray(jax.lax.fori_loop(0, count, step, out))
 
 
-def square(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
+def _square(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
     """Compute K(x, x), (n, n): one triangle and its mirror image, around this diagonal (n,)."""
     n = len(diagonal)
     edge, begin = blocks(n, largest_edge(kernel, diagonal.dtype.itemsize), least=1 if n <= WHOLE else 2)
@@ -80,9 +85,68 @@ def square(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
     return _fill(out, kernel, x, x, diagonal, starts, len(starts), (edge, edge), symmetric=True)
 
 
-def rectangle(kernel: PairKernel, x: Features, y: Features, out: jax.Array) -> jax.Array:
+def _rectangle(kernel: PairKernel, x: Features, y: Features, out: jax.Array) -> jax.Array:
     """Compute K(x, y) in the memory of `out`, (n, m)."""
     (n, m), largest = out.shape, largest_edge(kernel, out.dtype.itemsize)
     (rows, begin), (columns, left) = blocks(n, largest), blocks(m, largest)
     starts = np.array([(s, t) for s in begin for t in left], np.int32)
     return _fill(out, kernel, x, y, jnp.zeros(0), starts, len(starts), (rows, columns), symmetric=False)
+
+
+_whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))
+_diagonal = jax.jit(lambda kernel, x: kernel.diagonal(x))
+
+
+@jax.jit
+def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
+    """Compute K(x, x): one triangle, mirrored, around the diagonal given.
+
+    `diagonal` is compiled separately: in this function the compiler could round it in another way than `diag` does.
+    """
+    block = jnp.tril(kernel.pairwise(x, x, same=True), -1)
+    return block + block.T + jnp.diag(diagonal)
+
+
+def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+    """Run on JAX arrays in their own dtype; float64 arrays keep theirs outside of an x64 context too."""
+    with arithmetic(True) if any(a.dtype == jnp.float64 for a in arrays) else lenient():
+        return call()
+
+
+def gram(kernel: PairKernel, X: jax.Array) -> jax.Array:
+    """Compute `tiles.gram` of a JAX array, traced or not, where it lies."""
+    if kernel.eager:
+        return _traceable(lambda: jnp.asarray(tiles.gram(kernel, np.asarray(X))), X)
+    require(len(X), len(X), X.dtype)
+
+    def compute() -> jax.Array:
+        features = kernel.encode(X)
+        own = _diagonal(kernel, features)
+        if len(X) <= WHOLE or traced(X, *jax.tree.leaves(kernel)):  # a loop has no derivatives backward
+            return jnp.asarray(_whole_symmetric(kernel, features, own))
+        return _square(kernel, features, own)
+
+    return _traceable(compute, X)
+
+
+def cross(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
+    """Compute `tiles.cross` of JAX arrays, traced or not, where they lie."""
+    if kernel.eager:
+        return _traceable(lambda: jnp.asarray(tiles.cross(kernel, np.asarray(X), np.asarray(Y))), X)
+    require(len(X), len(Y), X.dtype)
+
+    def compute() -> jax.Array:
+        x, y = kernel.encode(X), kernel.encode(Y)
+        largest = largest_edge(kernel, X.dtype.itemsize)
+        if max(len(X), len(Y)) <= largest or traced(X, Y, *jax.tree.leaves(kernel)):
+            return jnp.asarray(_whole(kernel, x, y))
+        return _rectangle(kernel, x, y, jnp.zeros((len(X), len(Y)), kernel.result_dtype(X.dtype)))
+
+    return _traceable(compute, X, Y)
+
+
+def diagonal(kernel: PairKernel, X: jax.Array) -> jax.Array:
+    """Compute `tiles.diagonal` of a JAX array, traced or not, where it lies."""
+    if kernel.eager:
+        return _traceable(lambda: jnp.asarray(tiles.diagonal(kernel, np.asarray(X))), X)
+    return _traceable(lambda: _diagonal(kernel, kernel.encode(X)), X)

@@ -17,16 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory
-from widelimit.arithmetic import arithmetic, lenient, outside
-<<<<<<< HEAD
-=======
-from widelimit.compute import device_tiles, devices
->>>>>>> device
+from widelimit.arithmetic import arithmetic, outside
+from widelimit.compute import devices
 from widelimit.compute.pair_kernel import Features
 from widelimit.compute.pair_kernel import PairKernel as PairKernel
 from widelimit.compute.plan import TilePlan, require, tile_plan, usual_budget
 from widelimit.progress import KERNEL, Report, no_progress
-from widelimit.validation import traced
 
 PATCH = 128
 """Rows of a patch: a few arrays of 128 x 128 numbers are in a core's cache, and the loop's own cost is hidden."""
@@ -97,20 +93,6 @@ _tiles = {quick: jax.jit(_tile, compiler_options=_WIDE | (QUICK if quick else {}
 def _program(kernel: PairKernel, patches: Features) -> Callable[..., jax.Array]:
     """Return the program of a tile; of a single patch the quick one is slower for every kernel."""
     return _tiles[len(jax.tree.leaves(patches)[0]) > 1 and kernel.quick]
-
-
-_whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))
-_diagonal = jax.jit(lambda kernel, x: kernel.diagonal(x))
-
-
-@jax.jit
-def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
-    """Compute K(x, x): one triangle, mirrored, around the diagonal given.
-
-    `diagonal` is compiled separately: in this function the compiler could round it in another way than `diag` does.
-    """
-    block = jnp.tril(kernel.pairwise(x, x, same=True), -1)
-    return block + block.T + jnp.diag(diagonal)
 
 
 def _cut(features: Features, n: int, count: int) -> Features:
@@ -359,48 +341,3 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
     plan = plan_of(kernel, n, max(n, beside), d, X.dtype, symmetric=True)
     parts = (encode_block(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
     return np.concatenate([block.diagonal[: block.used] for block in parts])
-
-
-def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Run on JAX arrays in their own dtype; float64 arrays keep theirs outside of an x64 context too."""
-    with arithmetic(True) if any(a.dtype == jnp.float64 for a in arrays) else lenient():
-        return call()
-
-
-def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
-    """Compute `gram` as one traceable computation on a JAX array."""
-    if kernel.eager:
-        return _traceable(lambda: jnp.asarray(gram(kernel, np.asarray(X))), X)
-    require(len(X), len(X), X.dtype)
-
-    def compute() -> jax.Array:
-        features = kernel.encode(X)
-        own = _diagonal(kernel, features)
-        if len(X) <= device_tiles.WHOLE or traced(X, *jax.tree.leaves(kernel)):  # a loop has no derivatives backward
-            return jnp.asarray(_whole_symmetric(kernel, features, own))
-        return device_tiles.square(kernel, features, own)
-
-    return _traceable(compute, X)
-
-
-def cross_jax(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
-    """Compute `cross` as one traceable computation on JAX arrays."""
-    if kernel.eager:
-        return _traceable(lambda: jnp.asarray(cross(kernel, np.asarray(X), np.asarray(Y))), X)
-    require(len(X), len(Y), X.dtype)
-
-    def compute() -> jax.Array:
-        x, y = kernel.encode(X), kernel.encode(Y)
-        largest = device_tiles.largest_edge(kernel, X.dtype.itemsize)
-        if max(len(X), len(Y)) <= largest or traced(X, Y, *jax.tree.leaves(kernel)):
-            return jnp.asarray(_whole(kernel, x, y))
-        return device_tiles.rectangle(kernel, x, y, jnp.zeros((len(X), len(Y)), kernel.result_dtype(X.dtype)))
-
-    return _traceable(compute, X, Y)
-
-
-def diagonal_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
-    """Compute `diagonal` as one traceable computation on a JAX array."""
-    if kernel.eager:
-        return _traceable(lambda: jnp.asarray(diagonal(kernel, np.asarray(X))), X)
-    return _traceable(lambda: _diagonal(kernel, kernel.encode(X)), X)

@@ -12,7 +12,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import tiles
+from widelimit.compute import device_tiles, tiles
 from widelimit.pytrees import pytree, require_pytree
 from widelimit.shapes import Float
 from widelimit.validation import Array
@@ -50,7 +50,7 @@ class Matrices(tiles.PairKernel, abc.ABC):
             return there.gram(X)
         X = self.points("X", X)
         if isinstance(X, jax.Array):
-            return self._checked(tiles.gram_jax(self.prepared(X), X), X=X)
+            return self._checked(device_tiles.gram(self.prepared(X), X), X=X)
         self._refuse_traced()
         return self._checked(tiles.gram(self.prepared(X), X), X=X)
 
@@ -64,7 +64,7 @@ class Matrices(tiles.PairKernel, abc.ABC):
         if validation.is_jax(X, Y):
             with arithmetic(dtype == np.float64):
                 X, Y = jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
-                return self._checked(tiles.cross_jax(self.prepared(X, Y), X, Y), X=X, Y=Y)
+                return self._checked(device_tiles.cross(self.prepared(X, Y), X, Y), X=X, Y=Y)
         self._refuse_traced()
         X, Y = np.asarray(X, dtype), np.asarray(Y, dtype)
         return self._checked(tiles.cross(self.prepared(X, Y), X, Y), X=X, Y=Y)
@@ -75,7 +75,7 @@ class Matrices(tiles.PairKernel, abc.ABC):
             return there.diag(X)
         X = self.points("X", X)
         if isinstance(X, jax.Array):
-            return self._checked(tiles.diagonal_jax(self.prepared(X), X), X=X)
+            return self._checked(device_tiles.diagonal(self.prepared(X), X), X=X)
         self._refuse_traced()
         return self._checked(tiles.diagonal(self.prepared(X), X), X=X)
 
