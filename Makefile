@@ -28,7 +28,7 @@ test-claims: .venv/.ready-dev  ## Run all claims with quick settings, each with 
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest tests/test_every_claim.py tests/test_kernel_values.py tests/test_trees_at_finite_width.py tests/test_images_at_finite_width.py tests/test_images.py $(PARALLEL)
 
 test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
-	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_rows.py tests/test_torch_tangents.py
+	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_rows.py tests/test_torch_tangents.py tests/test_torch_devices.py
 
 test-cluster: .venv-cluster/.ready  ## Run the tests on a simulated cluster and object store: workers killed, disks full
 	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_cholesky.py
