@@ -77,7 +77,8 @@ def empirical_ntk(
     Raises:
         TypeError, ValueError: not a module, no trainable parameters, an unknown option, layers in training mode whose
             output depends on the batch or on chance; at inputs: a module that fails on them, mixes rows, or gives
-            integers; parameters on several devices, inputs on another one; mixed precision; a Jacobian that is NaN, with its row and parameter.
+            integers; parameters on several devices, inputs on another one; mixed precision; a Jacobian that is NaN,
+            with its row and parameter.
         MemoryError: the Jacobian of one row is over the budget. OSError: the temporary folder is full.
     """
     if not isinstance(module, torch.nn.Module):
