@@ -12,10 +12,13 @@ from sklearn.metrics import pairwise
 
 import oracles
 import widelimit as wl
+from widelimit.compute.device_factors import DeviceCholesky, DeviceEigen
+from widelimit.compute.device_rows import DeviceOperator
 from widelimit.compute.iterative import Iterative
 from widelimit.compute.linalg import Cholesky, Eigen
 from widelimit.compute.operators import Recomputed, Shifted, StoredOperator, Tiles
 from widelimit.compute.packed import Packed
+from widelimit.compute.streamed_cholesky import StreamedCholesky
 from widelimit.compute.tile_cholesky import StoredFactor
 from widelimit.inference.gaussian_process import Conditioned
 from widelimit.layers import (
@@ -408,10 +411,13 @@ SOLVERS = {
     "single": Solver(Iterative, (Shifted, Tiles), {"solver": "cg", "precision": "mixed"}),
     "stored": Solver(Iterative, (Shifted, StoredOperator), {"solver": "cg"}),
     "disk": Solver(StoredFactor, (), {"solver": "cholesky"}),
+    "device": Solver(DeviceCholesky, (), {}),
+    "device, cg": Solver(Iterative, (Shifted, DeviceOperator), {"solver": "cg"}),
+    "host": Solver(StreamedCholesky, (), {}),
 }
-"""{name: solver}; memory is what tells packed from full, and recomputed from tiles."""
+"""{name: solver}; memory is what tells packed from full, recomputed from tiles, and host from device."""
 
-SINGULAR = {"eigenvectors": Solver(Eigen, (), {})}
+SINGULAR = {"eigenvectors": Solver(Eigen, (), {}), "device, eigenvectors": Solver(DeviceEigen, (), {})}
 """{name: solver}: those that a singular matrix gets without noise."""
 
 # --- estimators --------------------

@@ -70,7 +70,8 @@ class Location:
         """Say where work runs, why, and how much memory is there."""
         first = self.devices[0]
         by = "by LAPACK on the host" if self.host else f"matrices stay on the device{'s' * (len(self.ids) > 1)}"
-        return f"{self.name} ({first.device_kind}), {by}, {memory_of(first)}; {self.why}"
+        free = f"{memory.text(self.free())} free"
+        return f"{self.name} ({first.device_kind}, {memory_of(first)}), {by}, {free}; {self.why}"
 
     def free(self) -> float:
         """Return the bytes that each of the devices has left."""
@@ -132,8 +133,11 @@ def choose(device: Device = None, **arrays: Any) -> Location:
 
     Raises: TypeError, ValueError: no such device; arrays on different devices.
     """
+    forced = _FORCED.get()
+    if isinstance(device, Location):
+        return device
     if device is not None:
-        return _location(_given(device), "as device= says")
+        return _location(_given(device), "as device= says", forced and not isinstance(device, str))
     homes = {name: _homes(value) for name, value in arrays.items() if _is_concrete(value)}
     if len(set(homes.values())) > 1:
         listed = "; ".join(f"{name} on {', '.join(map(str, home))}" for name, home in homes.items())
@@ -142,8 +146,8 @@ def choose(device: Device = None, **arrays: Any) -> Location:
             "device=."
         )
     if homes:
-        return _location(next(iter(homes.values())), "where the given arrays lie")
-    return _location((_default(),), "the default of JAX")
+        return _location(next(iter(homes.values())), "where the given arrays lie", forced)
+    return _location((_default(),), "the default of JAX", forced)
 
 
 def accelerated() -> bool:
@@ -163,14 +167,12 @@ def require_here(name: str, value: Any, location: Location) -> None:
 def memory_of(device: jax.Device) -> str:
     """Return how much memory a device has, as text."""
     stats = device.memory_stats()
-    if not stats:
-        return f"{memory.text(memory.available())} free on this machine"
-    return f"{memory.text(stats['bytes_limit'] - stats['bytes_in_use'])} free of {memory.text(stats['bytes_limit'])}"
+    return memory.text(stats["bytes_limit"]) if stats else "memory of this machine"
 
 
-def _location(found: tuple[jax.Device, ...], why: str) -> Location:
+def _location(found: tuple[jax.Device, ...], why: str, forced: bool) -> Location:
     platform = found[0].platform
-    host = platform == "cpu" and len(found) == 1 and not _FORCED.get()
+    host = platform == "cpu" and len(found) == 1 and not forced
     return Location(platform, tuple(device.id for device in found), host, why)
 
 
@@ -183,7 +185,7 @@ def _homes(value: jax.Array) -> tuple[jax.Device, ...]:
 
 
 def _default() -> jax.Device:
-    known = jax.config.jax_default_device
+    known = jax.default_device.value  # type: ignore[attr-defined]
     if isinstance(known, str):
         return jax.local_devices(backend=known)[0]
     return known if known is not None else jax.local_devices()[0]

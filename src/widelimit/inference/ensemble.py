@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import cast, final
+from typing import Any, cast, final
 
+import jax
 import numpy as np
 
 from widelimit import memory, validation
 from widelimit.architecture.network import Network
-from widelimit.compute import linalg, threads
+from widelimit.compute import device_rows, devices, linalg, threads
+from widelimit.compute.device_modes import DeviceModes, law_products, law_squares
+from widelimit.compute.device_rows import DeviceRows
+from widelimit.compute.devices import Device
 from widelimit.compute.plan import require_matrices
-from widelimit.inference.early_stopping import law_covariance, law_variance
+from widelimit.inference.early_stopping import combined_covariance, combined_variance, law_covariance, law_variance
 from widelimit.inference.gradient_flow import GradientFlow, closed_form
 from widelimit.inference.traced import TracedEnsemble, is_traced, known_data, traced_ensemble
 from widelimit.inference.training_set import EIGENVECTORS, prediction_like, training_set
@@ -32,7 +37,7 @@ class TrainedEnsemble:
 
     flow: GradientFlow
     prior: Kernel
-    modes: np.ndarray
+    modes: np.ndarray | jax.Array
     """V^T Sigma(X, X) V."""
 
     def __post_init__(self) -> None:
@@ -52,6 +57,8 @@ class TrainedEnsemble:
         if validation.traced(Z, t):
             return self._traced.covariance(Z, t)
         points, times = self.flow.data.inputs(Z), validation.times(t)
+        if self._there is not None:
+            return self._on_device(self._there, points, times, Z, law_products, combined_covariance)
         m, n = len(points), len(self.modes)
         memory.require(8.0 * ((times.size + 4) * m * m + 4 * m * n), f"{times.size} covariances of {m} points")
         prior = np.asarray(self.prior.gram(points))
@@ -72,6 +79,8 @@ class TrainedEnsemble:
         if validation.traced(Z, t):
             return self._traced.variance(Z, t)
         points, times = self.flow.data.inputs(Z), validation.times(t)
+        if self._there is not None:
+            return self._on_device(self._there, points, times, Z, law_squares, combined_variance)
         memory.require(8.0 * (times.size + 3 * len(self.modes)) * len(points), f"variances of {len(points)} points")
         prior = np.asarray(self.prior.diag(points))
         tangent, between = self._projections(points)
@@ -80,19 +89,51 @@ class TrainedEnsemble:
             out[i] = law_variance(prior, tangent * gain, between, self.modes)
         return prediction_like(out if times.ndim else out[0], Z)
 
+    @functools.cached_property
+    def _there(self) -> DeviceRows | None:
+        """Return the rows of the prior where the flow's lie on a device."""
+        rows = self.flow.data.of(self.prior).rows
+        return rows and device_rows.first(rows)
+
+    def _on_device(
+        self, rows: DeviceRows, points: np.ndarray, times: np.ndarray, Z: Any, law: Any, combine: Any
+    ) -> Any:
+        """Compute covariances or variances from products that a program `law` makes on the device."""
+        vectors, whole = self.flow.vectors, law is law_products
+        assert isinstance(vectors, DeviceModes)
+        place, tangent_rows = vectors.rows.location, device_rows.first(self.flow.data.rows)
+        prior = rows.gram(points) if whole else rows.diagonal(points)
+        tangent, between = vectors.project(tangent_rows, points), vectors.project(rows, points)
+        out = np.empty((times.size, *prior.shape))
+        for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
+            scale = devices.to_device(gain, place)
+            with place.running():
+                if whole:
+                    parts = [law(scale, *([part for _, part in each] for each in (tangent, between)), self.modes)]
+                else:
+                    parts = [law(scale, a, b, self.modes) for (_, a), (_, b) in zip(tangent, between, strict=True)]
+            crossing, square = (
+                np.concatenate([devices.to_host(p, place) for p in each]) for each in zip(*parts, strict=True)
+            )
+            inside = np.ix_(*(range(size) for size in prior.shape))
+            out[i] = combine(len(self.modes), prior, crossing[inside], square[inside])
+        return prediction_like(out if times.ndim else out[0], Z)
+
     @property
     def _traced(self) -> TracedEnsemble:
-        vectors = self.flow.vectors
-        own = threads.product(threads.product(vectors, self.modes), vectors.T)
+        vectors = self.flow.host_vectors
+        own = threads.product(threads.product(vectors, np.asarray(self.modes)), vectors.T)
         return TracedEnsemble(self.flow.traced(), known_data(self.flow.data._replace(kernel=self.prior)), own)
 
     def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute Theta(Z, X) V and Sigma(Z, X) V."""
-        between = threads.product(np.asarray(self.prior.cross(points, self.flow.data.X)), self.flow.vectors)
+        between = threads.product(np.asarray(self.prior.cross(points, self.flow.data.X)), self.flow.host_vectors)
         return self.flow.projected(points), between
 
 
-def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> TrainedEnsemble:
+def trained_ensemble(
+    net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c"], *, device: Device = None
+) -> TrainedEnsemble:
     """Compute the Gaussian law, over initialisations, of infinitely wide networks trained by gradient flow to time t.
 
     Mean B_t(Z) y and covariance as in `TrainedEnsemble`; at t = 0 the NNGP prior, at t = inf interpolation. One
@@ -102,6 +143,7 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
         net: a network.
         X: (n, d) inputs.
         y: (n,) or (n, c) targets.
+        device: where work runs, and the matrices stay, as of `posterior`; of several devices the first.
 
     Returns:
         A `TrainedEnsemble` with mean, covariance and variance at (Z, t).
@@ -111,10 +153,15 @@ def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c
     """
     tangent, prior = ntk(net), nngp(net)
     if is_traced(net, X, y):
+        if device is not None:
+            raise TypeError("device: not where jax traces the data or the network; leave that out.")
         return cast(TrainedEnsemble, traced_ensemble(tangent, prior, X, y))  # it has those methods
-    data = training_set(tangent, X, y)
-    require_matrices(len(data.X), 2 + EIGENVECTORS, "an ensemble")
+    data = training_set(tangent, X, y, devices.choose(device, X=X, y=y))
+    if data.rows is None:
+        require_matrices(len(data.X), 2 + EIGENVECTORS, "an ensemble")
     flow = closed_form(data, None)
+    if isinstance(flow.vectors, DeviceModes):
+        return TrainedEnsemble(flow, prior, flow.vectors.turned(device_rows.first(data.of(prior).rows)))
     own = flow.data._replace(kernel=prior).gram()
     modes = threads.product(threads.product(flow.vectors.T, own), flow.vectors)
     return TrainedEnsemble(flow, prior, (modes + modes.T) / 2)

@@ -8,7 +8,9 @@ from typing import Any, Literal, cast, final
 import numpy as np
 
 from widelimit import memory, validation
-from widelimit.compute import krylov, linalg, threads
+from widelimit.compute import device_modes, devices, krylov, linalg, threads
+from widelimit.compute.device_modes import DeviceModes
+from widelimit.compute.devices import Device
 from widelimit.compute.implicit import Spectrum
 from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
@@ -89,7 +91,7 @@ class GradientFlow(Flow):
     data: TrainingSet
     initial: Function | None
     values: np.ndarray
-    vectors: np.ndarray
+    vectors: np.ndarray | DeviceModes
     residual: np.ndarray
 
     def __post_init__(self) -> None:
@@ -118,12 +120,18 @@ class GradientFlow(Flow):
         if self.initial is not None:
             raise TypeError("initial is a function of NumPy arrays, which jax cannot trace: add it to the prediction.")
         null = self._null
-        known = Spectrum(np.where(null, 0.0, self.values), self.vectors, null, self._fading)
+        vectors = self.vectors.vectors if isinstance(self.vectors, DeviceModes) else self.vectors
+        known = Spectrum(np.where(null, 0.0, self.values), vectors, null, self._fading)
         return TracedFlow(known_data(self.data), Smoother(len(self.data.X), None, known))
 
     def projected(self, points: np.ndarray) -> np.ndarray:
         """Compute K(Z, X) V: the kernel between test points and modes, (m, n)."""
-        return threads.product(self.data.cross(points), self.vectors)
+        return threads.product(self.data.cross(points), self.host_vectors)
+
+    @property
+    def host_vectors(self) -> np.ndarray:
+        """Return V, (n, n), on the host."""
+        return self.vectors.whole() if isinstance(self.vectors, DeviceModes) else self.vectors
 
     def _functions(self, points: np.ndarray, times: np.ndarray) -> np.ndarray:
         """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T."""
@@ -131,6 +139,9 @@ class GradientFlow(Flow):
         memory.require(8 * size, f"predictions at {times.size} times")
         residual, exponent = linalg.normalise(self.residual)
         weighted = self.gain(times)[:, :, None] * residual
+        if isinstance(self.vectors, DeviceModes):  # K(Z, X) (V gain V^T y): the rounding is bounded as that of K V
+            alphas = np.stack([self.vectors.sum(each) for each in weighted])
+            return self.data.functions(self.initial, linalg.rescale(alphas, exponent), points)
         projected = self.projected(points)
         with threads.limit(threads.work(len(projected), projected.shape[1], weighted[:, 0].size)):
             moved = np.einsum("mn,tnc->tmc", projected, weighted, optimize=True)
@@ -138,20 +149,25 @@ class GradientFlow(Flow):
         return np.asarray(self.data.start(self.initial, points) + self.data.unfold(moved))
 
     def _losses(self, times: np.ndarray) -> np.ndarray:
-        return np.asarray(self.modes().loss(times).sum(axis=1))
+        return np.asarray(self._modes(np.empty((0, 0))).loss(times).sum(axis=1))
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
         times = np.atleast_1d(validation.one_time(t))
         residual, exponent = linalg.normalise(self.residual)
-        folded = threads.product(self.vectors, self.gain(times)[0][:, None] * residual)
+        weighted = self.gain(times)[0][:, None] * residual
+        there = isinstance(self.vectors, DeviceModes)
+        folded = self.vectors.sum(weighted) if there else threads.product(self.vectors, weighted)
         values = self.data.unfold(linalg.rescale(folded, exponent))
         return values[:, 0] if self.data.single else values
 
     def modes(self) -> Modes:
         """Split the loss over the eigenvectors of K(X, X): eigenvalue, share of the target, time to learn."""
+        return self._modes(self.host_vectors[:, ::-1])
+
+    def _modes(self, vectors: np.ndarray) -> Modes:
         lam = np.where(self._null, 0.0, self.values)[::-1]
-        return Modes(lam, self.residual[::-1], self.vectors[:, ::-1], len(self.data.X))
+        return Modes(lam, self.residual[::-1], vectors, len(self.data.X))
 
 
 def gradient_flow(
@@ -164,6 +180,7 @@ def gradient_flow(
     solver: Literal["auto", "eigh", "krylov"] = "auto",
     tolerance: float = TOLERANCE,
     max_steps: int = MAX_STEPS,
+    device: Device = None,
 ) -> Flow:
     """df/dt = -(1/n) sum_i K(., x_i) d_i, d = dl/df: kernel gradient descent on C(f) = (1/n) sum l(f(x_i), y_i).
 
@@ -184,6 +201,8 @@ def gradient_flow(
         tolerance: of the ODE's solution, relative; of Lanczos, relative to the root mean square of y - f_0(X); in
             [1e-12, 1e-2]. No part of the closed form by eigenvectors.
         max_steps: of the ODE's solver or of Lanczos, >= 1: what bounds every solve.
+        device: where work runs, and the matrix stays, as of `posterior`; eigenvectors are those of one device. An ODE
+            runs on the host.
 
     Returns:
         A `Flow` with predict and loss: a `GradientFlow` or a `KrylovFlow` for the squared error, a `NumericalFlow` for
@@ -197,13 +216,19 @@ def gradient_flow(
         MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
     if is_traced(k, X, y):
-        if not isinstance(resolve(loss), SquaredError) or initial is not None or solver == "krylov":
+        if (
+            device is not None
+            or not isinstance(resolve(loss), SquaredError)
+            or initial is not None
+            or solver == "krylov"
+        ):
             raise TypeError(
                 "where jax traces the data or the kernel (jit, grad or vmap), gradient_flow has the squared error, "
-                'f_0 = 0 and solver="auto" or "eigh"; subtract f_0 from y, and add it to the prediction.'
+                'f_0 = 0, solver="auto" or "eigh" and no device=; subtract f_0 from y, and add it to the prediction.'
             )
         return cast(Flow, traced_flow(k, X, y))  # it has predict and loss
-    data, kind = training_set(k, X, y), resolve(loss)
+    kind = resolve(loss)
+    data = training_set(k, X, y, devices.choose(device, X=X, y=y) if isinstance(kind, SquaredError) else None)
     if initial is not None:
         validation.function("initial", initial, "a function of (m, d) inputs")
     kind.check(data.y)
@@ -222,7 +247,13 @@ def gradient_flow(
 
 def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
     """Compute the flow of the squared error."""
-    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
+    vectors: np.ndarray | DeviceModes
+    if data.rows is None:
+        values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
+    else:
+        values, vectors = device_modes.modes(data.rows)
     residual, exponent = linalg.normalise(data.rest(data.start(initial, data.X)))
-    residual = linalg.rescale(threads.product(vectors.T, residual), exponent)
+    residual = linalg.rescale(
+        vectors.of(residual) if isinstance(vectors, DeviceModes) else threads.product(vectors.T, residual), exponent
+    )
     return GradientFlow(data, initial, values, vectors, residual)

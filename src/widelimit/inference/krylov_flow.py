@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 
 from widelimit import memory, validation
-from widelimit.compute import iterative, linalg, operators
+from widelimit.compute import device_rows, iterative, linalg, operators
 from widelimit.compute.krylov import STEPS, Lanczos
 from widelimit.inference import solvers
 from widelimit.inference.numerical_flow import Flow
@@ -134,7 +134,10 @@ def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float
         n, c = data.y.shape
         memory.require(8.0 * c * (2 * STEPS + 2) * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
         data.check_diagonal()
-        matrix = operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
+        if data.rows is not None:
+            matrix = device_rows.operator(data.rows)
+        else:
+            matrix = operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
     residual, _ = linalg.normalise(data.rest(data.start(initial, data.X)))
     return KrylovFlow(data, initial, Lanczos(matrix.product, residual), height, tolerance, max_steps)
