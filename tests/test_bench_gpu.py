@@ -13,8 +13,8 @@ from widelimit.compute import devices
 
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 
-import common  # noqa: E402
-import gpu  # noqa: E402
+import common
+import gpu
 
 
 def test_the_peer_is_the_same_kernel():
