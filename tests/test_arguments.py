@@ -345,6 +345,7 @@ DOORS = {
             "matrix": "points",
             "checkpoint": "path",
             "client": "extra",
+            "device": "extra",
             "inducing": "integer",
             "approximation": "name",
             "seed": "integer",
@@ -404,6 +405,7 @@ DOORS = {
             "solver": "name",
             "tolerance": "positive",
             "max_steps": "integer",
+            "device": "extra",
         },
     ),
     "GradientFlow.predict": Door(FLOW.predict, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
@@ -428,7 +430,9 @@ DOORS = {
         {"k": K, "X": X},
         {"k": "kernel", "X": "points", "loss": "name", "momentum": "not negative"},
     ),
-    "trained_ensemble": Door(wl.trained_ensemble, {"net": NET, **DATA}, {"net": "network", **TRAINING}),
+    "trained_ensemble": Door(
+        wl.trained_ensemble, {"net": NET, **DATA}, {"net": "network", **TRAINING, "device": "extra"}
+    ),
     "TrainedEnsemble.mean": Door(ENSEMBLE.mean, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
     "TrainedEnsemble.variance": Door(ENSEMBLE.variance, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
     "TrainedEnsemble.covariance": Door(ENSEMBLE.covariance, {"Z": X, "t": 1.0}, {"Z": "points", "t": "times"}),
@@ -456,6 +460,7 @@ DOORS = {
             "gradient": "name",
             "start": "mapping",
             "bounds": "mapping",
+            "device": "extra",
         },
     ),
     "empirical_ntk": Door(

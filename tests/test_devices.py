@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import monitoring
 
 import widelimit as wl
 from widelimit import memory
-from widelimit.compute import device_cholesky, devices
+from widelimit.compute import device_cholesky, device_rows, devices
 
 
 def test_work_runs_on_the_host_unless_a_device_is_there():
@@ -216,7 +217,38 @@ def test_float32_that_the_condition_number_forbids_is_said(monkeypatch):
         rough = wl.posterior(wl.rbf(9.0), X, y, **settings | {"noise": 1e-5, "tolerance": 1e-14})
         assert "float32 factor, stopped" in rough.explain()
         assert "residual" in rough.fit.message
-        monkeypatch.setattr(memory, "available", lambda: 120e3)
+        monkeypatch.setattr(memory, "available", lambda: 40e3)
         with pytest.raises(MemoryError, match=r"too ill-conditioned for float32, and .* needs") as caught:
             wl.posterior(wl.rbf(9.0), X, y, **settings)
     assert len(str(caught.value)) < 400
+
+
+def test_a_factorisation_takes_one_matrix_and_a_few_panels():
+    with devices.forced():
+        mesh = devices.choose().sharding.mesh
+    form = device_cholesky.Layout(1000, 64, 16, 1)
+    with jax.enable_x64():
+        matrix = jax.ShapeDtypeStruct(form.shape, jnp.float64)
+        needed = device_cholesky.factorise.lower(mesh, form, matrix).compile().memory_analysis()
+        plain = jax.jit(jnp.linalg.cholesky).lower(jax.ShapeDtypeStruct((1024, 1024), jnp.float64)).compile()
+    whole, panel = 8 * 1024**2, 8 * 1024 * 64
+    assert needed.alias_size_in_bytes == whole  # in its place
+    assert needed.temp_size_in_bytes < device_rows.PANELS * panel
+    assert plain.memory_analysis().temp_size_in_bytes + whole > whole + device_rows.PANELS * panel  # what is avoided
+
+
+def test_programs_are_as_many_for_any_number_of_rows(monkeypatch):
+    monkeypatch.setattr(device_cholesky, "LARGEST", 32)
+    kernel = wl.rbf(3.0)
+
+    seen = []
+    monitoring.register_event_duration_secs_listener(lambda event, *_, **__: seen.append(event))
+
+    def programs(n):
+        rows, before = np.random.default_rng(n).standard_normal((n, 3)), len(seen)
+        with devices.forced():
+            wl.posterior(kernel, rows, rows[:, 0], noise=0.1).predict(rows[:5])
+        return sum("backend_compile" in event for event in seen[before:])
+
+    programs(40)
+    assert 0 < programs(90) == programs(300) < 15

@@ -23,7 +23,7 @@ from widelimit.compute.pair_kernel import Features, PairKernel
 
 LARGEST, SMALLEST = 2048, 32
 """Rows of a tile: a product of two takes a third of a millisecond on an H100, far longer than to start it."""
-BUFFER, WHOLE = PartitionSpec(AXIS), PartitionSpec()
+BUFFER, WHOLE = PartitionSpec(AXIS), PartitionSpec()  # type: ignore[no-untyped-call]
 
 
 class Layout(NamedTuple):
@@ -74,7 +74,14 @@ def _put(values: jax.Array, rows: jax.Array, i: Any, edge: int) -> jax.Array:
 
 def _shared(values: jax.Array, own: Any, devices: int) -> jax.Array:
     """Give the values of the device that owns them to all: the others add zeros, which changes no bit."""
-    return values if devices == 1 else lax.psum(jnp.where(own, values, 0), AXIS)
+    if devices == 1:
+        return values
+    return _total(jnp.where(own, values, 0), devices)
+
+
+def _total(values: jax.Array, devices: int) -> jax.Array:
+    """Add up what the devices have."""
+    return values if devices == 1 else lax.psum(values, AXIS)  # type: ignore[no-untyped-call]
 
 
 def _divide(corner: jax.Array, tile: jax.Array, *, left: bool, transpose: bool) -> jax.Array:
@@ -104,32 +111,37 @@ def program(*, donate: bool = False) -> Callable[..., Any]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def empty(sharding: Any, form: Layout, dtype: Any) -> jax.Array:
+def empty(sharding: Any, form: Layout, dtype: Any) -> Any:
     """Make a buffer."""
-    return lax.with_sharding_constraint(jnp.zeros(form.shape, dtype), sharding)
+    return lax.with_sharding_constraint(jnp.zeros(form.shape, dtype), sharding)  # type: ignore[no-untyped-call]
 
 
 @program(donate=True)
-def fill(form: Layout, A: jax.Array, kernel: PairKernel, features: Features, diagonal: jax.Array) -> jax.Array:
+def fill(form: Layout, A: jax.Array, kernel: PairKernel, features: Features, diagonal: jax.Array) -> Any:
     """Write K(X, X) of encoded rows, with this diagonal (N,), into the tiles on and below the diagonal.
 
     Rows beyond n are those of an identity.
     """
     edge, p, place = form.edge, form.devices, jnp.arange(form.edge)
     one = _number()
-    if not jax.tree.leaves(features):
-        raise ValueError("the encode method of a kernel must return arrays.")
 
     def block(i: Any) -> Features:
         return jax.tree.map(lambda leaf: _rows(leaf, i, edge), features)
 
-    def column(c: Any, A: jax.Array) -> jax.Array:
+    def pairs(x: Features, y: Features, same: jax.Array) -> jax.Array:
+        return kernel.pairwise(x, y, same=same).astype(A.dtype)
+
+    def nothing(*_: Any) -> jax.Array:
+        return jnp.zeros((edge, edge), A.dtype)
+
+    def column(c: Any, A: jax.Array) -> Any:
         g = c * p + one
         of_column, columns = block(g), g * edge + place
 
-        def tile(i: Any, A: jax.Array) -> jax.Array:
+        def tile(i: Any, A: jax.Array) -> Any:
             rows = i * edge + place
-            values = kernel.pairwise(block(i), of_column, same=i == g)
+            # The branch is always taken: the tile is not fused, and so not computed again, with what writes it.
+            values = lax.cond(i < form.blocks, pairs, nothing, block(i), of_column, i == g)
             inside = (rows[:, None] < form.n) & (columns < form.n)
             own = jnp.where(rows < form.n, _rows(diagonal, i, edge), 1)[:, None]
             values = jnp.where(rows[:, None] == columns, own, jnp.where(inside, values, 0))
@@ -141,7 +153,7 @@ def fill(form: Layout, A: jax.Array, kernel: PairKernel, features: Features, dia
 
 
 @program(donate=True)
-def factorise(form: Layout, A: jax.Array) -> jax.Array:
+def factorise(form: Layout, A: jax.Array) -> Any:
     """Find L with A = L L^T in the place of A's lower triangle, block column by block column; NaN from where it breaks.
 
     A column is shared, factorised by every device, and taken from the columns behind it.
@@ -149,24 +161,24 @@ def factorise(form: Layout, A: jax.Array) -> jax.Array:
     edge, p, blocks = form.edge, form.devices, form.blocks
     one = _number()
 
-    def step(j: Any, A: jax.Array) -> jax.Array:
+    def step(j: Any, A: jax.Array) -> Any:
         c, own = j // p, j % p == one
         before = lax.dynamic_slice_in_dim(A, c * edge, edge, axis=1)
         panel = _shared(before, own, p)
         corner = lax.linalg.cholesky(_rows(panel, j, edge), symmetrize_input=False)
         panel = _put(panel, jnp.tril(corner), j, edge)
 
-        def below(i: Any, panel: jax.Array) -> jax.Array:
+        def below(i: Any, panel: jax.Array) -> Any:
             return _put(panel, _divide(corner, _rows(panel, i, edge), left=False, transpose=True), i, edge)
 
         panel = lax.fori_loop(j + 1, blocks, below, panel)
         A = lax.dynamic_update_slice_in_dim(A, jnp.where(own, panel, before), c * edge, axis=1)
 
-        def column(c: Any, A: jax.Array) -> jax.Array:
+        def column(c: Any, A: jax.Array) -> Any:
             g = c * p + one
             right = _rows(panel, g, edge).T
 
-            def tile(i: Any, A: jax.Array) -> jax.Array:
+            def tile(i: Any, A: jax.Array) -> Any:
                 left = _tile(A, i, c, edge) - product(_rows(panel, i, edge), right)
                 return lax.dynamic_update_slice(A, left, (i * edge, c * edge))
 
@@ -178,7 +190,7 @@ def factorise(form: Layout, A: jax.Array) -> jax.Array:
 
 
 @program()
-def diagonal(form: Layout, A: jax.Array) -> jax.Array:
+def diagonal(form: Layout, A: jax.Array) -> Any:
     """Return the diagonal, (N,)."""
     edge, p = form.edge, form.devices
     one = _number()
@@ -190,19 +202,18 @@ def diagonal(form: Layout, A: jax.Array) -> jax.Array:
     return lax.fori_loop(0, form.blocks, own, jnp.zeros(form.rows, A.dtype))
 
 
-def _forward(form: Layout, A: jax.Array, b: jax.Array) -> jax.Array:
+def _forward(form: Layout, A: jax.Array, b: jax.Array) -> Any:
     edge, p, blocks = form.edge, form.devices, form.blocks
     one = _number()
 
-    def step(j: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def step(j: Any, state: tuple[jax.Array, jax.Array]) -> Any:
         x, taken = state
         c, own = j // p, j % p == one
         corner = _shared(_tile(A, j, c, edge), own, p)
-        known = _rows(taken, j, edge)
-        known = known if p == 1 else lax.psum(known, AXIS)
+        known = _total(_rows(taken, j, edge), p)
         part = _divide(corner, _rows(x, j, edge) - known, left=True, transpose=False)
 
-        def below(i: Any, taken: jax.Array) -> jax.Array:
+        def below(i: Any, taken: jax.Array) -> Any:
             return _put(taken, _rows(taken, i, edge) + product(_tile(A, i, c, edge), part), i, edge)
 
         return _put(x, part, j, edge), lax.fori_loop(j + 1, jnp.where(own, blocks, 0), below, taken)
@@ -210,16 +221,16 @@ def _forward(form: Layout, A: jax.Array, b: jax.Array) -> jax.Array:
     return lax.fori_loop(0, blocks, step, (b, jnp.zeros_like(b)))[0]
 
 
-def _backward(form: Layout, A: jax.Array, b: jax.Array) -> jax.Array:
+def _backward(form: Layout, A: jax.Array, b: jax.Array) -> Any:
     edge, p, blocks = form.edge, form.devices, form.blocks
     one = _number()
 
-    def step(k: Any, x: jax.Array) -> jax.Array:
+    def step(k: Any, x: jax.Array) -> Any:
         j = blocks - 1 - k
         c, own = j // p, j % p == one
         corner = _shared(_tile(A, j, c, edge), own, p)
 
-        def below(i: Any, known: jax.Array) -> jax.Array:
+        def below(i: Any, known: jax.Array) -> Any:
             return known + product(_tile(A, i, c, edge).T, _rows(x, i, edge))
 
         known = lax.fori_loop(j + 1, jnp.where(own, blocks, 0), below, jnp.zeros_like(_rows(x, 0, edge)))
@@ -230,27 +241,27 @@ def _backward(form: Layout, A: jax.Array, b: jax.Array) -> jax.Array:
 
 
 @program()
-def whiten(form: Layout, A: jax.Array, b: jax.Array) -> jax.Array:
+def whiten(form: Layout, A: jax.Array, b: jax.Array) -> Any:
     """Compute L^{-1} b, (N, c) -> (N, c)."""
     return _forward(form, A, b)
 
 
 @program()
-def solve(form: Layout, A: jax.Array, b: jax.Array) -> jax.Array:
+def solve(form: Layout, A: jax.Array, b: jax.Array) -> Any:
     """Compute A^{-1} b = L^{-T} L^{-1} b, (N, c) -> (N, c)."""
     return _backward(form, A, _forward(form, A, b))
 
 
 @program()
-def multiply(form: Layout, A: jax.Array, b: jax.Array) -> jax.Array:
+def multiply(form: Layout, A: jax.Array, b: jax.Array) -> Any:
     """Compute A b, (N, c) -> (N, c), from the tiles on and below the diagonal of a matrix that is not factorised."""
     edge, p, blocks = form.edge, form.devices, form.blocks
     one = _number()
 
-    def column(c: Any, out: jax.Array) -> jax.Array:
+    def column(c: Any, out: jax.Array) -> Any:
         g = c * p + one
 
-        def tile(i: Any, out: jax.Array) -> jax.Array:
+        def tile(i: Any, out: jax.Array) -> Any:
             values = _tile(A, i, c, edge)
             values = jnp.where(i == g, jnp.tril(values), values)
             out = _put(out, _rows(out, i, edge) + product(values, _rows(b, g, edge)), i, edge)
@@ -259,5 +270,4 @@ def multiply(form: Layout, A: jax.Array, b: jax.Array) -> jax.Array:
 
         return lax.fori_loop(g, blocks, tile, out)
 
-    out = lax.fori_loop(0, blocks // p, column, jnp.zeros_like(b))
-    return out if p == 1 else lax.psum(out, AXIS)
+    return _total(lax.fori_loop(0, blocks // p, column, jnp.zeros_like(b)), p)

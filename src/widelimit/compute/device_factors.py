@@ -192,17 +192,17 @@ class DeviceEigen(DeviceFactor):
         scale[len(scale) - self.rank :] = 1 / np.sqrt(self.values[len(scale) - self.rank :])
         return scale
 
-    def whiten_there(self, b: jax.Array) -> jax.Array:
+    def whiten_there(self, b: jax.Array) -> Any:
         return by_modes(self.vectors, devices.to_device(self._scale, self.rows.location), b)
 
-    def solve_there(self, b: jax.Array) -> jax.Array:
+    def solve_there(self, b: jax.Array) -> Any:
         return of_modes(self.vectors, by_modes(self.vectors, devices.to_device(self._scale**2, self.rows.location), b))
 
     def outside(self, b: np.ndarray) -> np.ndarray:
         kept = devices.to_device((self._scale > 0).astype(float), self.rows.location)
         with self.rows.location.running():
             inside = of_modes(self.vectors, by_modes(self.vectors, kept, self.rows.padded(b)))
-            return b - devices.to_host(inside, self.rows.location)
+            return np.asarray(b - devices.to_host(inside, self.rows.location))
 
     def log_determinant(self) -> float:
         return float(np.sum(np.log(self.values))) if self.rank == len(self.values) else -np.inf

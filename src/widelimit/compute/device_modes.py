@@ -52,7 +52,7 @@ class DeviceModes:
         """Move V to the host."""
         return devices.to_host(self.vectors, self.rows.location)
 
-    def turned(self, other: DeviceRows) -> jax.Array:
+    def turned(self, other: DeviceRows) -> Any:
         """Compute V^T Sigma(X, X) V of another kernel of the same rows, symmetric."""
         matrix, _ = other.matrix(np.zeros(()))
         with self.rows.location.running():

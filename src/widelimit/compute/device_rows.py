@@ -93,7 +93,7 @@ class DeviceRows:
         with self.location.running():
             return np.array(devices.to_host(whole(other.form, matrix), self.location))
 
-    def encode(self, kernel: PairKernel, X: jax.Array) -> tuple[Any, jax.Array]:
+    def encode(self, kernel: PairKernel, X: jax.Array) -> Any:
         """Encode rows on the devices; also K(x, x)."""
         if kernel.traceable:
             return _encode(kernel, X)
@@ -129,7 +129,7 @@ class DeviceRows:
             points = devices.to_device(np.resize(Z[part], (width, Z.shape[1])), self.location)
             yield part, _columns(self.form, kernel, features, self.encode(kernel, points)[0])
 
-    def block_column(self, j: int) -> jax.Array:
+    def block_column(self, j: int) -> Any:
         """Compute K(X, X[j]) of the rows of block j, (N, edge); what is beyond n repeats rows."""
         edge, kernel = self.form.edge, devices.to_device(self.kernel.prepared(self.X), self.location)
         points = np.resize(self.X[j * edge :][:edge] if j * edge < len(self.X) else self.X, (edge, self.X.shape[1]))

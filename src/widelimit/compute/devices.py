@@ -64,7 +64,8 @@ class Location:
 
     def placed(self, *axes: str | None) -> NamedSharding:
         """Return the placement of an array with these of its axes cut among the devices."""
-        return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(*axes))
+        mesh = Mesh(np.array(self.devices), (AXIS,))
+        return NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
 
     def describe(self) -> str:
         """Say where work runs, why, and how much memory is there."""
@@ -185,7 +186,7 @@ def _homes(value: jax.Array) -> tuple[jax.Device, ...]:
 
 
 def _default() -> jax.Device:
-    known = jax.default_device.value  # type: ignore[attr-defined]
+    known = jax.default_device.value
     if isinstance(known, str):
         return jax.local_devices(backend=known)[0]
     return known if known is not None else jax.local_devices()[0]
@@ -193,7 +194,7 @@ def _default() -> jax.Device:
 
 def _devices(platform: str) -> list[jax.Device]:
     try:
-        return jax.local_devices(backend=platform)
+        return list(jax.local_devices(backend=platform))
     except RuntimeError:  # JAX has no such platform
         return []
 
@@ -209,7 +210,7 @@ def _given(device: Device) -> tuple[jax.Device, ...]:
         platform, _, index = device.partition(":")
         found = [known for known in _devices(platform) if index in ("", str(known.id))] if platform else []
         if not found:
-            raise ValueError(f"device={device!r} is not here: this process has {_listed()}.")
+            raise ValueError(f"device={validation.shown(device)} is not here: this process has {_listed()}.")
         return (found[0],)
     several = device.devices.ravel().tolist() if isinstance(device, Mesh) else device
     several = list(several) if isinstance(several, list | tuple) else [several]

@@ -6,14 +6,13 @@ import functools
 from dataclasses import dataclass
 from typing import Any, cast, final
 
-import jax
 import numpy as np
 
 from widelimit import memory, validation
 from widelimit.architecture.network import Network
-from widelimit.compute import device_rows, devices, linalg, threads
+from widelimit.compute import devices, linalg, threads
 from widelimit.compute.device_modes import DeviceModes, law_products, law_squares
-from widelimit.compute.device_rows import DeviceRows
+from widelimit.compute.device_rows import DeviceRows, rows_on
 from widelimit.compute.devices import Device
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.early_stopping import combined_covariance, combined_variance, law_covariance, law_variance
@@ -37,8 +36,8 @@ class TrainedEnsemble:
 
     flow: GradientFlow
     prior: Kernel
-    modes: np.ndarray | jax.Array
-    """V^T Sigma(X, X) V."""
+    modes: Any
+    """V^T Sigma(X, X) V, a NumPy array, or one of JAX on the flow's device."""
 
     def __post_init__(self) -> None:
         validation.sealed(self)
@@ -92,18 +91,20 @@ class TrainedEnsemble:
     @functools.cached_property
     def _there(self) -> DeviceRows | None:
         """Return the rows of the prior where the flow's lie on a device."""
-        rows = self.flow.data.of(self.prior).rows
-        return rows and device_rows.first(rows)
+        vectors = self.flow.vectors
+        if not isinstance(vectors, DeviceModes):
+            return None
+        return rows_on(vectors.rows.location, self.prior, self.flow.data.X)
 
     def _on_device(
         self, rows: DeviceRows, points: np.ndarray, times: np.ndarray, Z: Any, law: Any, combine: Any
-    ) -> Any:
+    ) -> Array:
         """Compute covariances or variances from products that a program `law` makes on the device."""
         vectors, whole = self.flow.vectors, law is law_products
         assert isinstance(vectors, DeviceModes)
-        place, tangent_rows = vectors.rows.location, device_rows.first(self.flow.data.rows)
+        place = vectors.rows.location
         prior = rows.gram(points) if whole else rows.diagonal(points)
-        tangent, between = vectors.project(tangent_rows, points), vectors.project(rows, points)
+        tangent, between = vectors.project(vectors.rows, points), vectors.project(rows, points)
         out = np.empty((times.size, *prior.shape))
         for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
             scale = devices.to_device(gain, place)
@@ -112,10 +113,9 @@ class TrainedEnsemble:
                     parts = [law(scale, *([part for _, part in each] for each in (tangent, between)), self.modes)]
                 else:
                     parts = [law(scale, a, b, self.modes) for (_, a), (_, b) in zip(tangent, between, strict=True)]
-            crossing, square = (
-                np.concatenate([devices.to_host(p, place) for p in each]) for each in zip(*parts, strict=True)
-            )
-            inside = np.ix_(*(range(size) for size in prior.shape))
+            found = zip(*parts, strict=True)
+            crossing, square = (np.concatenate([devices.to_host(part, place) for part in each]) for each in found)
+            inside = np.ix_(*map(range, prior.shape))
             out[i] = combine(len(self.modes), prior, crossing[inside], square[inside])
         return prediction_like(out if times.ndim else out[0], Z)
 
@@ -161,7 +161,8 @@ def trained_ensemble(
         require_matrices(len(data.X), 2 + EIGENVECTORS, "an ensemble")
     flow = closed_form(data, None)
     if isinstance(flow.vectors, DeviceModes):
-        return TrainedEnsemble(flow, prior, flow.vectors.turned(device_rows.first(data.of(prior).rows)))
+        there = rows_on(flow.vectors.rows.location, prior, data.X)
+        return TrainedEnsemble(flow, prior, flow.vectors.turned(there))
     own = flow.data._replace(kernel=prior).gram()
     modes = threads.product(threads.product(flow.vectors.T, own), flow.vectors)
     return TrainedEnsemble(flow, prior, (modes + modes.T) / 2)

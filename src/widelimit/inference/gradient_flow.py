@@ -156,8 +156,8 @@ class GradientFlow(Flow):
         times = np.atleast_1d(validation.one_time(t))
         residual, exponent = linalg.normalise(self.residual)
         weighted = self.gain(times)[0][:, None] * residual
-        there = isinstance(self.vectors, DeviceModes)
-        folded = self.vectors.sum(weighted) if there else threads.product(self.vectors, weighted)
+        vectors = self.vectors
+        folded = vectors.sum(weighted) if isinstance(vectors, DeviceModes) else threads.product(vectors, weighted)
         values = self.data.unfold(linalg.rescale(folded, exponent))
         return values[:, 0] if self.data.single else values
 

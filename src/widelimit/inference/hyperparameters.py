@@ -346,14 +346,10 @@ def fit_hyperparameters(
 
 def _location(device: Device, objective: str, gradient: str, X: Any, y: Any) -> Location:
     """Choose where the fits of a search run. Raises: TypeError, ValueError: as `devices.choose`; not there."""
-    if objective == "marginal_likelihood" and gradient == "autodiff":
-        return devices.choose(device, X=X, y=y)
-    location = devices.choose("cpu" if device is None else device)
-    if not location.host:
-        raise ValueError(
-            'device: leave-one-out and differences run on the host; pass device="cpu", or '
-            'objective="marginal_likelihood" and gradient="autodiff".'
-        )
+    there = objective == "marginal_likelihood" and gradient == "autodiff"
+    location = devices.choose("cpu" if device is None and not there else device, X=X, y=y)
+    if not (there or location.host):
+        raise ValueError('device: leave-one-out and differences run on the host; pass device="cpu".')
     return location
 
 

@@ -80,10 +80,6 @@ class TrainingSet(NamedTuple):
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)
 
-    def of(self, kernel: Kernel) -> "TrainingSet":
-        """Return the same data with another kernel, in the same place."""
-        return self._replace(kernel=kernel, rows=self.rows and rows_on(self.rows.location, kernel, self.X))
-
     def gram(self, *, beside: float = 0.0, report: Report = no_progress) -> np.ndarray:
         """Compute K(X, X), (n, n) or (n c, n c), checked: a kernel that leaves float64's range is refused.
 
@@ -273,7 +269,7 @@ def training_set(
         raise ValueError(f"the kernel has {data.coupled} outputs and y has shape {targets.shape}; they must agree.")
     if location is None or location.host:
         return data._replace(location=location)
-    if not data.has_only_pairs or kernel.prepared(X).eager:
+    if not data.has_only_pairs or scalar_kernel(kernel).prepared(X).eager:
         why = "whose code computes this kernel, and which keeps its matrix"
         return data._replace(location=replace(devices.choose("cpu"), host=True, why=why))
     return data._replace(rows=rows_on(location, kernel, X), location=location)
