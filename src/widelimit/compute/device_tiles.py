@@ -82,7 +82,7 @@ def _square(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
     order = [(s, t) for i, s in enumerate(begin) for t in begin[:i]] + [(s, s) for s in begin]
     starts = np.array(order, np.int32)
     out = jnp.zeros((n, n), diagonal.dtype)
-    return _fill(out, kernel, x, x, diagonal, starts, len(starts), (edge, edge), symmetric=True)
+    return jnp.asarray(_fill(out, kernel, x, x, diagonal, starts, len(starts), (edge, edge), symmetric=True))
 
 
 def _rectangle(kernel: PairKernel, x: Features, y: Features, out: jax.Array) -> jax.Array:
@@ -90,7 +90,7 @@ def _rectangle(kernel: PairKernel, x: Features, y: Features, out: jax.Array) -> 
     (n, m), largest = out.shape, largest_edge(kernel, out.dtype.itemsize)
     (rows, begin), (columns, left) = blocks(n, largest), blocks(m, largest)
     starts = np.array([(s, t) for s in begin for t in left], np.int32)
-    return _fill(out, kernel, x, y, jnp.zeros(0), starts, len(starts), (rows, columns), symmetric=False)
+    return jnp.asarray(_fill(out, kernel, x, y, jnp.zeros(0), starts, len(starts), (rows, columns), symmetric=False))
 
 
 _whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))

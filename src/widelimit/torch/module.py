@@ -42,7 +42,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 def _differentiable(method: Method) -> Method:
     """Let a method make tensors that have gradients, in the caller's inference mode too, and keep all digits."""
-    return full_precision()(torch.inference_mode(mode=False)(method))  # type: ignore[return-value]
+    return full_precision()(torch.inference_mode(mode=False)(method))  # type: ignore[no-any-return]
 
 
 class Sizes(NamedTuple):
