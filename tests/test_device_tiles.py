@@ -7,7 +7,7 @@ import pytest
 
 import widelimit as wl
 from widelimit import signals
-from widelimit.compute import device_tiles
+from widelimit.compute import device_tiles, devices
 
 RNG = np.random.default_rng(5)
 K = wl.ntk(wl.mlp(depth=3, bias_std=0.2))
@@ -89,3 +89,11 @@ def test_matrices_are_written_in_their_place():
         text = device_tiles._fill.lower(out, *given, symmetric=True).compile().as_text()
     assert "input_output_alias={ {}: (0" in text
     assert not [line for line in text.splitlines() if "= f64[600,600]" in line and " copy(" in line]
+
+
+def test_a_matrix_that_does_not_fit_on_the_device_is_refused(monkeypatch):
+    monkeypatch.setattr(devices.Location, "free", lambda _: 1000.0)
+    X = jnp.ones((40, 2), jnp.float32)
+    with devices.forced(), pytest.raises(MemoryError, match=r"40 x 40 float32 kernel matrix needs .* on cpu:0"):
+        wl.linear().gram(X)
+    assert wl.linear().gram(X).shape == (40, 40)

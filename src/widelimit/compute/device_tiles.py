@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit.arithmetic import arithmetic, lenient
-from widelimit.compute import tiles
+from widelimit.compute import devices, tiles
 from widelimit.compute.pair_kernel import Features, PairKernel
 from widelimit.compute.plan import require
 from widelimit.validation import traced
@@ -107,6 +107,16 @@ def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> ja
     return block + block.T + jnp.diag(diagonal)
 
 
+def _require(X: jax.Array, Y: jax.Array) -> None:
+    """Refuse K(X, Y) that does not fit where both lie. Raises: MemoryError; ValueError: they are on two devices."""
+    put = {name: a for name, a in (("X", X), ("Y", Y)) if not traced(a) and a.committed}  # JAX moves the others there
+    place = devices.choose(None, **(put or {"X": X}))
+    if place.host or traced(X, Y):
+        require(len(X), len(Y), X.dtype)
+    else:
+        place.require(X.dtype.itemsize * len(X) * len(Y), f"a {len(X)} x {len(Y)} {X.dtype} kernel matrix")
+
+
 def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Run on JAX arrays in their own dtype; float64 arrays keep theirs outside of an x64 context too."""
     with arithmetic(True) if any(a.dtype == jnp.float64 for a in arrays) else lenient():
@@ -117,7 +127,7 @@ def gram(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """Compute `tiles.gram` of a JAX array, traced or not, where it lies."""
     if kernel.eager:
         return _traceable(lambda: jnp.asarray(tiles.gram(kernel, np.asarray(X))), X)
-    require(len(X), len(X), X.dtype)
+    _require(X, X)
 
     def compute() -> jax.Array:
         features = kernel.encode(X)
@@ -133,7 +143,7 @@ def cross(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
     """Compute `tiles.cross` of JAX arrays, traced or not, where they lie."""
     if kernel.eager:
         return _traceable(lambda: jnp.asarray(tiles.cross(kernel, np.asarray(X), np.asarray(Y))), X)
-    require(len(X), len(Y), X.dtype)
+    _require(X, Y)
 
     def compute() -> jax.Array:
         x, y = kernel.encode(X), kernel.encode(Y)
