@@ -80,6 +80,9 @@ from .tangents.models import Tangents, tangents
 from .tangents.rows import ExactRows, TangentRows
 from .tangents.selection import Selection, select
 from .tangents.sketch import Sketch
+from .theory.finite_width import FiniteWidth, finite_width
+from .theory.generalization import Generalization, generalization
+from .theory.lazy import LazyReport, lazy_report
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -108,12 +111,14 @@ __all__ = [
     "ExactRows",
     "Exp",
     "Expectation",
+    "FiniteWidth",
     "FixedPoint",
     "Flow",
     "FunctionKernel",
     "Gaussian",
     "GaussianProcess",
     "Gelu",
+    "Generalization",
     "GradientDescent",
     "GradientFlow",
     "Hermite",
@@ -127,6 +132,7 @@ __all__ = [
     "KernelDrift",
     "KrylovFlow",
     "Laplace",
+    "LazyReport",
     "LeakyRelu",
     "LeaveOneOut",
     "LikelihoodGradient",
@@ -197,14 +203,17 @@ __all__ = [
     "elu",
     "empirical_nngp",
     "empirical_ntk",
+    "finite_width",
     "fit_hyperparameters",
     "garriga_alonso_2019",
     "gaussian_expectation",
+    "generalization",
     "gradient_descent",
     "gradient_flow",
     "kernel",
     "laplace",
     "layers",
+    "lazy_report",
     "limits",
     "linear",
     "linearize",
