@@ -36,6 +36,7 @@ class DeviceFactor(Factor, abc.ABC):
     """The factor of K(X, X) + noise lies on devices; so do K(X, z) of test points z, whose forms alone come back."""
 
     rows: DeviceRows
+    __getstate__, __setstate__ = devices.get_state, devices.set_state
 
     @abc.abstractmethod
     def whiten_there(self, b: jax.Array) -> jax.Array:

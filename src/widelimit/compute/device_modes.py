@@ -35,6 +35,8 @@ class DeviceModes:
     rows: DeviceRows
     vectors: jax.Array
 
+    __getstate__, __setstate__ = devices.get_state, devices.set_state
+
     def of(self, values: np.ndarray) -> np.ndarray:
         """Compute V^T values, (n, c)."""
         with self.rows.location.running():

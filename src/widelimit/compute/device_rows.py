@@ -71,6 +71,8 @@ class DeviceRows:
     form: Layout
     location: Location
 
+    __getstate__, __setstate__ = devices.get_state, devices.set_state
+
     def diagonal(self, Z: np.ndarray) -> np.ndarray:
         """Compute K(z, z), (m,)."""
         kernel, count = devices.to_device(self.kernel.prepared(Z), self.location), 1 << max(len(Z) - 1, 7).bit_length()
@@ -177,6 +179,8 @@ class DeviceOperator(Operator):
     matrix: jax.Array | None
     """Its buffer; None: every product computes its entries again, a tile of columns at a time."""
     own: np.ndarray
+
+    __getstate__, __setstate__ = devices.get_state, devices.set_state
 
     def diagonal(self) -> np.ndarray:
         return self.own

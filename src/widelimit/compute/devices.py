@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import jax
 import numpy as np
@@ -125,6 +125,35 @@ def to_host(values: jax.Array, location: Location) -> np.ndarray:
     """Move an array to the host."""
     with location.running():
         return np.asarray(values)
+
+
+class _Pickled(NamedTuple):
+    """The values of a device keep all their digits: JAX restores its own in float32 where float64 is off."""
+
+    values: np.ndarray
+    location: Location
+
+
+def get_state(result: Any) -> dict[str, Any]:
+    """Return the fields of a result to be pickled; a class that keeps arrays on devices takes it as `__getstate__`."""
+
+    def field(value: Any) -> Any:
+        if not isinstance(value, jax.Array):
+            return value
+        location = _location(_homes(value), "where it was kept", True)
+        return _Pickled(to_host(value, location), location)
+
+    return {name: field(value) for name, value in vars(result).items()}
+
+
+def set_state(result: Any, state: dict[str, Any]) -> None:
+    """Put pickled arrays on the same devices again, a buffer of tiles by its first axis; taken as `__setstate__`."""
+    for name, value in state.items():
+        if isinstance(value, _Pickled):
+            place = value.location.placed(AXIS) if value.values.ndim == 3 else value.location.sharding
+            with value.location.running():
+                value = jax.device_put(value.values, place)
+        object.__setattr__(result, name, value)
 
 
 def choose(device: Device = None, **arrays: Any) -> Location:

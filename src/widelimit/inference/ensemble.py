@@ -39,6 +39,8 @@ class TrainedEnsemble:
     modes: Any
     """V^T Sigma(X, X) V, a NumPy array, or one of JAX on the flow's device."""
 
+    __getstate__, __setstate__ = devices.get_state, devices.set_state
+
     def __post_init__(self) -> None:
         validation.sealed(self)
 

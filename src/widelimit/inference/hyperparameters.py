@@ -126,9 +126,8 @@ class _Search:
         slopes = post.log_marginal_likelihood_gradient()
 
         def leaves(z: jax.Array) -> list[jax.Array]:
-            values = values_by_name(self.space.layout, z)
-            values.pop("noise", None)
-            return [jnp.asarray(leaf, float) for leaf in jax.tree.leaves(_kernel(self.build, values))]
+            kernel = _kernel(self.build, values_by_name(self.space.layout, z))
+            return [jnp.asarray(leaf, float) for leaf in jax.tree.leaves(kernel)]
 
         with arithmetic(True):
             _, pull = jax.vjp(leaves, jnp.asarray(z))
@@ -190,7 +189,7 @@ def _explain_start(value: float) -> str:
 
 
 def _kernel(build: Builder, values: Values) -> Kernel:
-    built = build(**values)
+    built = build(**{name: value for name, value in values.items() if name != "noise"})
     if isinstance(built, Network):
         return nngp(built)
     if not isinstance(built, Kernel):
@@ -199,9 +198,7 @@ def _kernel(build: Builder, values: Values) -> Kernel:
 
 
 def _total(build: Builder, layout: Layout, z: jax.Array, X: jax.Array, weights: jax.Array) -> jax.Array:
-    values = values_by_name(layout, z)
-    values.pop("noise", None)
-    return jnp.sum(weights * _kernel(build, values).gram(X))
+    return jnp.sum(weights * _kernel(build, values_by_name(layout, z)).gram(X))
 
 
 _slopes_of_leaves = jax.jit(jax.grad(_total, argnums=2), static_argnums=(0, 1))
@@ -233,9 +230,7 @@ def _differences(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.nd
     """Compute the same by central differences of the kernel matrix."""
 
     def total(z: np.ndarray, weights: np.ndarray) -> float:
-        values = space.floats(z)
-        values.pop("noise", None)
-        return float(np.sum(weights * np.asarray(_kernel(build, values).gram(X))))
+        return float(np.sum(weights * np.asarray(_kernel(build, space.floats(z)).gram(X))))
 
     def slopes(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
         steps = DIFFERENCE * np.eye(len(z))
@@ -337,8 +332,7 @@ def fit_hyperparameters(
         given["noise"] = variance
     space = _space(given, bounds or {})
     if gradient == "auto":
-        first = _kernel(builder, {name: v for name, v in given.items() if name != "noise"})
-        gradient = "differences" if first.prepared(points[:1]).eager else "autodiff"
+        gradient = "differences" if _kernel(builder, given).prepared(points[:1]).eager else "autodiff"
     slopes = SLOPES[gradient](builder, points, space)
     location, targets = _location(device, objective, gradient, X, y), _search_targets(y, len(points))
     search = _Search(builder, points, targets, space, variance, OBJECTIVES[objective], slopes, location)
@@ -398,7 +392,7 @@ def _result(search: _Search, objective: str, found: list[tuple[Run, np.ndarray]]
     if ends:
         message += f"; at a bound: {', '.join(ends)}"
     values = {"noise": noise, **best.values}
-    kernel = _kernel(search.build, {name: v for name, v in values.items() if name != "noise"})
+    kernel = _kernel(search.build, values)
     where = search.location
     post = posterior(kernel, search.X, search.y, noise=values["noise"], solver="cholesky", device=where, progress=False)
     return HyperparameterFit(kernel, values, objective, best.score, runs, ends, post, message + ".")
