@@ -180,6 +180,15 @@ def choose(device: Device = None, **arrays: Any) -> Location:
     return _location((_default(),), "the default of JAX", forced)
 
 
+def choose_unless_stored(device: Device, matrix: Any, X: Any, y: Any) -> Location | None:
+    """Choose where work runs; a stored matrix has no device: None. Raises: as `choose`; ValueError."""
+    if matrix is None:
+        return choose(device, X=X, y=y)
+    if device is not None:
+        raise ValueError("device: not of a stored matrix; leave that out.")
+    return None
+
+
 def accelerated() -> bool:
     """Return True if JAX's default device, which computes NumPy arrays, is an accelerator (or `forced`)."""
     return _FORCED.get() or _default().platform != "cpu"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -158,9 +157,10 @@ def posterior(
         return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)
     _refuse_unused('of solver="nystrom" only', settings.given())
     _check_place(solver, precision, matrix, checkpoint, client)
-    data = training_set(scalar_kernel(k), X, y, _location(device, matrix, X, y))
+    data = training_set(scalar_kernel(k), X, y, devices.choose_unless_stored(device, matrix, X, y))
     variance = validation.noise(noise, len(data.X))
-    request = SolverRequest(data, variance, solver, precision, tolerance, _open(matrix), checkpoint, client)
+    rows = solvers.open_matrix(matrix)
+    request = SolverRequest(data, variance, solver, precision, tolerance, rows, checkpoint, client)
     post = _solve(request, progress=progress)
     if post.fit.converged:
         warn_if_inexact(post.data, post.fit, post.noise, lambda: post.residual)
@@ -187,24 +187,8 @@ def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) 
         validation.path("checkpoint", checkpoint)
 
 
-def _open(matrix: Any) -> Any:
-    if not isinstance(matrix, str | os.PathLike):
-        return matrix
-    from widelimit.kernels.stored import open_gram  # it imports Zarr
-
-    return open_gram(matrix)
-
-
 def _given(**values: Any) -> dict[str, bool]:
     return {name: value is not None for name, value in values.items()}
-
-
-def _location(device: Device, matrix: Any, X: Any, y: Any) -> Location | None:
-    """Choose where work runs; a stored matrix has no device. Raises: as `devices.choose`."""
-    if matrix is None:
-        return devices.choose(device, X=X, y=y)
-    _refuse_unused("not of a stored matrix", {"device": device is not None})
-    return None
 
 
 def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, client: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 import numpy as np
 
@@ -12,15 +13,23 @@ from widelimit.compute import device_modes, devices, krylov, linalg, threads
 from widelimit.compute.device_modes import DeviceModes
 from widelimit.compute.devices import Device
 from widelimit.compute.implicit import Spectrum
+from widelimit.compute.operators import StoredOperator
+from widelimit.compute.workers import require_client
+from widelimit.inference import solvers
 from widelimit.inference.krylov_flow import krylov_flow
-from widelimit.inference.losses import SquaredError, resolve
+from widelimit.inference.losses import Loss, SquaredError, resolve
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
 from widelimit.inference.traced import Smoother, TracedFlow, is_traced, known_data, traced_flow
-from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float
 from widelimit.validation import Array
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from distributed import Client
 
 EIGH = 3000
 """Unknowns up to which "auto" takes eigenvectors: some seconds, and every time afterwards at once."""
@@ -180,6 +189,9 @@ def gradient_flow(
     solver: Literal["auto", "eigh", "krylov"] = "auto",
     tolerance: float = TOLERANCE,
     max_steps: int = MAX_STEPS,
+    matrix: Any = None,
+    checkpoint: str | Path | None = None,
+    client: Executor | Client | None = None,
     device: Device = None,
 ) -> Flow:
     """df/dt = -(1/n) sum_i K(., x_i) d_i, d = dl/df: kernel gradient descent on C(f) = (1/n) sum l(f(x_i), y_i).
@@ -201,6 +213,11 @@ def gradient_flow(
         tolerance: of the ODE's solution, relative; of Lanczos, relative to the root mean square of y - f_0(X); in
             [1e-12, 1e-2]. No part of the closed form by eigenvectors.
         max_steps: of the ODE's solver or of Lanczos, >= 1: what bounds every solve.
+        matrix: K(X, X), stored already, as in `posterior`. "krylov" reads it block by block whenever a new time needs
+            more of its basis; "eigh" reads it once, and holds it.
+        checkpoint: of "krylov" (which "auto" takes then): a file in which the basis is kept, and from which a later
+            call with the same arguments goes on.
+        client: with `matrix`, who computes its products: as in `posterior`. The bits do not depend on it.
         device: where work runs, and the matrix stays, as of `posterior`; eigenvectors are those of one device. An ODE
             runs on the host.
 
@@ -216,40 +233,62 @@ def gradient_flow(
         MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
     if is_traced(k, X, y):
-        if (
-            device is not None
-            or not isinstance(resolve(loss), SquaredError)
-            or initial is not None
-            or solver == "krylov"
-        ):
+        plain = initial is None and solver != "krylov" and matrix is checkpoint is client is device is None
+        if not (plain and isinstance(resolve(loss), SquaredError)):
             raise TypeError(
                 "where jax traces the data or the kernel (jit, grad or vmap), gradient_flow has the squared error, "
-                'f_0 = 0, solver="auto" or "eigh" and no device=; subtract f_0 from y, and add it to the prediction.'
+                'f_0 = 0 (subtract it from y), solver="auto" or "eigh", and no matrix, checkpoint, client or device.'
             )
         return cast(Flow, traced_flow(k, X, y))  # it has predict and loss
     kind = resolve(loss)
-    data = training_set(k, X, y, devices.choose(device, X=X, y=y) if isinstance(kind, SquaredError) else None)
+    place = devices.choose_unless_stored(device, matrix, X, y)
+    data = training_set(k, X, y, place if isinstance(kind, SquaredError) else None)
+    _check(data, kind, initial)
+    check_solver(solver, matrix, client)
+    path = None if checkpoint is None else validation.path("checkpoint", checkpoint)
+    validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
+    validation.integer("max_steps", max_steps, at_least=1)
+    if not isinstance(kind, SquaredError):
+        if solver == "krylov" or matrix is not None or path is not None:
+            raise ValueError('solver="krylov", a matrix or a checkpoint is for the squared error: leave that out.')
+        return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
+    rows, many = stored(data, matrix, client), len(data.X) * data.coupled > EIGH
+    if solver == "krylov" or (solver == "auto" and (many or path is not None)):
+        return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps, stored=rows, path=path)
+    if path is not None:
+        raise ValueError('solver="eigh" keeps no state: leave checkpoint out, or pass solver="krylov".')
+    return closed_form(data, initial, rows)
+
+
+def _check(data: TrainingSet, kind: Loss, initial: Any) -> None:
+    """Refuse labels outside of the loss's domain, and a start that is no function. Raises: TypeError, ValueError."""
     if initial is not None:
         validation.function("initial", initial, "a function of (m, d) inputs")
     kind.check(data.y)
+
+
+def check_solver(solver: Any, matrix: Any, client: Any) -> None:
+    """Refuse an unknown solver, and a client without a matrix. Raises: TypeError, ValueError."""
     if not isinstance(solver, str) or solver not in ("auto", "eigh", "krylov"):
         raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {validation.shown(solver)}.')
-    validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
-    validation.integer("max_steps", max_steps, at_least=1)
-    if isinstance(kind, SquaredError):
-        if solver == "krylov" or (solver == "auto" and len(data.X) * data.coupled > EIGH):
-            return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps)
-        return closed_form(data, initial)
-    if solver == "krylov":
-        raise ValueError('solver="krylov" is for the squared error; other losses have solver="auto".')
-    return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
+    require_client(client)
+    if client is not None and matrix is None:
+        raise ValueError('client computes with a stored matrix: pass matrix=wl.stored_gram(k, X, "K.zarr") too.')
 
 
-def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
-    """Compute the flow of the squared error."""
+def stored(data: TrainingSet, matrix: Any, client: Any, name: str = "matrix") -> StoredOperator | None:
+    """Open a matrix of `stored_gram`, or take the user's, if one is given. Raises: ValueError, TypeError: no such."""
+    if matrix is None:
+        return None
+    scalar_kernel(data.kernel)
+    return solvers.stored_operator(data, solvers.open_matrix(matrix, name), client, name)
+
+
+def closed_form(data: TrainingSet, initial: Function | None, rows: StoredOperator | None = None) -> GradientFlow:
+    """Compute the flow of the squared error; rows: K(X, X), where it is stored."""
     vectors: np.ndarray | DeviceModes
     if data.rows is None:
-        values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
+        values, vectors = linalg.eigenpairs(rows.dense() if rows else data.gram(beside=EIGENVECTORS))
     else:
         values, vectors = device_modes.modes(data.rows)
     residual, exponent = linalg.normalise(data.rest(data.start(initial, data.X)))
