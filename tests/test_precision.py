@@ -37,7 +37,7 @@ def loss(k, X, y, noise, Z):
     flow, law = wl.gradient_flow(k, X, y), wl.trained_ensemble(wl.mlp(depth=2), X, y)
     parts = (
         *post.predict(Z), post.covariance(Z), post.log_marginal_likelihood(), *post.leave_one_out(), post.residual,
-        flow.predict(Z, jnp.array([0.5, jnp.inf])), flow.loss(1.0), law.variance(Z, 1.0), law.covariance(Z, 1.0),
+        flow.predict(Z, jnp.array([0.5, jnp.inf])), flow.loss(1.0), law.variance(Z, 1.0),
     )  # fmt: skip
     return sum(jnp.sum(part) for part in parts)
 
@@ -87,21 +87,16 @@ def test_the_digits_that_tf32_would_lose(monkeypatch):
     expected, exact = k.gram(A.astype(float)), A.astype(float) @ A.astype(float).T
     eps, size = np.finfo(np.float32).eps, np.linalg.norm(A.astype(float), axis=1)
 
-    def errors():
-        found = np.asarray(k.gram(jnp.asarray(A))), np.asarray(implicit.product(jnp.asarray(A), A.T))
-        return np.abs(found[0] - expected).max() / expected.max(), np.abs(
-            (found[1] - exact) / np.outer(size, size)
-        ).max()
+    def errors(n):
+        found = np.asarray(k.gram(jnp.asarray(A[:n]))), np.asarray(implicit.product(jnp.asarray(A[:n]), A[:n].T))
+        apart = (exact - np.pad(found[1], (0, 20 - n)))[:n, :n] / np.outer(size, size)[:n, :n]
+        return np.abs(found[0] - expected[:n, :n]).max() / expected.max(), np.abs(apart).max()
 
-    assert max(errors()) <= 64 * eps
+    assert max(errors(20)) <= 64 * eps
     product = jnp.matmul
 
     def rounded(a, b, **precision):
         return product(*(jax.lax.reduce_precision(jnp.asarray(part), 8, 10) for part in (a, b)), **precision)
 
     monkeypatch.setattr(jnp, "matmul", rounded)
-    jax.clear_caches()
-    try:
-        assert min(errors()) > 64 * eps
-    finally:
-        jax.clear_caches()
+    assert min(errors(19)) > 64 * eps  # programs of another shape, as those of 20 rows are compiled
