@@ -158,8 +158,7 @@ def posterior(
     _refuse_unused('of solver="nystrom" only', settings.given())
     _check_place(solver, precision, matrix, checkpoint, client)
     data = training_set(scalar_kernel(k), X, y, devices.choose_unless_stored(device, matrix, X, y))
-    variance = validation.noise(noise, len(data.X))
-    rows = solvers.open_matrix(matrix)
+    rows, variance = solvers.open_matrix(matrix), validation.noise(noise, len(data.X))
     request = SolverRequest(data, variance, solver, precision, tolerance, rows, checkpoint, client)
     post = _solve(request, progress=progress)
     if post.fit.converged:

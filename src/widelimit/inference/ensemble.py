@@ -136,7 +136,9 @@ class TrainedEnsemble(Ensemble):
     @functools.cached_property
     def _there(self) -> DeviceRows:
         """Return the rows of the prior on the flow's device."""
-        return rows_on(self.flow.vectors.rows.location, self.prior, self.flow.data.X)
+        vectors = self.flow.vectors
+        assert isinstance(vectors, DeviceModes)
+        return rows_on(vectors.rows.location, self.prior, self.flow.data.X)
 
     def _laws(self, points: np.ndarray, times: np.ndarray, *, whole: bool) -> np.ndarray:
         vectors = self.flow.vectors

@@ -240,9 +240,7 @@ def gradient_flow(
                 'f_0 = 0 (subtract it from y), solver="auto" or "eigh", and no matrix, checkpoint, client or device.'
             )
         return cast(Flow, traced_flow(k, X, y))  # it has predict and loss
-    kind = resolve(loss)
-    place = devices.choose_unless_stored(device, matrix, X, y)
-    data = training_set(k, X, y, place if isinstance(kind, SquaredError) else None)
+    data, kind = training_set(k, X, y, devices.choose_unless_stored(device, matrix, X, y)), resolve(loss)
     _check(data, kind, initial)
     check_solver(solver, matrix, client)
     path = None if checkpoint is None else validation.path("checkpoint", checkpoint)
@@ -251,6 +249,7 @@ def gradient_flow(
     if not isinstance(kind, SquaredError):
         if solver == "krylov" or matrix is not None or path is not None:
             raise ValueError('solver="krylov", a matrix or a checkpoint is for the squared error: leave that out.')
+        data = data._replace(rows=None, location=None)  # the ODE's solver runs on the host
         return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
     rows, many = stored(data, matrix, client), len(data.X) * data.coupled > EIGH
     if solver == "krylov" or (solver == "auto" and (many or path is not None)):
