@@ -19,7 +19,7 @@ from widelimit.activations.tabulated.fixed_lengths import SMALL
 from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.architecture.surveys import require_spread
-from widelimit.arithmetic import lenient
+from widelimit.arithmetic import arithmetic, lenient
 from widelimit.compute import devices, threads
 from widelimit.compute.plan import BESIDE, LARGEST, tile_edge
 from widelimit.compute.tiles import PairKernel
@@ -53,10 +53,10 @@ def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
 def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     net = kernel.net
     dtype = inputs[0].dtype
-    deviations = np.concatenate([net.deviations(np.asarray(X)) for X in inputs])
+    deviations = np.concatenate([net.deviations(_outermost(net, X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
     _require_spread(_identify(net), low, high, dtype.name)
-    eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
+    eps, small = float(np.finfo(dtype).eps), sum(map(len, inputs)) <= SMALL
     if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
         d = 0 if net.base_width is None else inputs[0].shape[1]
@@ -69,6 +69,23 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
         kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
     native = isinstance(net.inputs, Image) and not devices.accelerated()
     return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
+
+
+def _outermost(net: Network, X: Array) -> np.ndarray:
+    """Return rows whose signals deviate most and least; of rows on a device only these two come to the host."""
+    if isinstance(X, np.ndarray) or net.inputs.sites or len(net.embedding) > 1:
+        return np.asarray(X)
+    with arithmetic(True):
+        return np.asarray(X[_shortest_and_longest(X)])
+
+
+@jax.jit
+def _shortest_and_longest(X: jax.Array) -> jax.Array:
+    wide = X.astype(jnp.float64)
+    largest = jnp.max(jnp.abs(wide), axis=1)
+    squares = jnp.mean((wide / jnp.where(largest > 0, largest, 1)[:, None]) ** 2, axis=1)
+    norms = largest * jnp.sqrt(squares)
+    return jnp.stack([jnp.argmin(norms), jnp.argmax(norms)])
 
 
 @final
