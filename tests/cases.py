@@ -20,6 +20,7 @@ from widelimit.compute.tile_cholesky import StoredFactor
 from widelimit.inference.gaussian_process import Conditioned
 from widelimit.layers import (
     Activate,
+    Aggregate,
     AveragePool,
     Concatenate,
     Conv,
@@ -27,11 +28,17 @@ from widelimit.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool,
+    GlobalSumPool,
     LayerNorm,
     LocallyConnected,
+    Mix,
+    Product,
+    Recurrent,
     Repeat,
     Residual,
+    Resize,
     Scale,
+    Select,
     Serial,
     Sum,
 )
@@ -100,6 +107,11 @@ def _add(*states):
     return tuple(map(sum, zip(*states, strict=True)))
 
 
+def _gate(*state):
+    (q1, c, q2, t), (p1, d, p2, u) = _dense(*state), _dense_then_activate(*state)
+    return q1 * p1, c * d, q2 * p2, t * d + c * u
+
+
 def _of_the_page():
     """The entry that docs/extending.md makes for its own layer."""
     page = (pathlib.Path(__file__).parents[1] / "docs" / "extending.md").read_text()
@@ -123,11 +135,42 @@ LAYERS = {
         Concatenate(Dense(1.3, 0.3), [Dense(1.3, 0.3), "erf"]),
         lambda *s: tuple(v / 2 for v in _add(_dense(*s), _dense_then_activate(*s))),
     ),
+    "product": (Product(Dense(1.3, 0.3), [Dense(1.3, 0.3), "erf"]), _gate),
     "dense": (Dense(1.3, 0.3), _dense),
     "dense, standard": (Dense(1.3, 0.3, standard=True), _dense),
     "activate": (Activate(wl.Erf()), _activate),
 }
 """{name: (layer, (q, c, q', Theta) -> the same after the layer, in high precision)}."""
+
+SITE_NETWORKS = {
+    "graph": (
+        wl.Graph(4, 2),
+        [
+            Aggregate(),
+            Dense(1.3, 0.2),
+            "relu",
+            Dense(1.3),
+            Aggregate(normalize="mean"),
+            "erf",
+            GlobalSumPool(),
+            Dense(),
+        ],
+    ),
+    "sequence": (
+        wl.Sequence(4, 2),
+        [Conv(2, 1.3, 0.2), "erf", Conv(3, stride=2), "relu", GlobalAveragePool(), Dense()],
+    ),
+}
+"""{name: (inputs, layers)}: networks of sequences and graphs."""
+
+MIXED_NETWORKS = {
+    "recurrent": (wl.Sequence(4, 2), [Recurrent("tanh", weight_std=1.2), Recurrent("erf", readout="last"), Dense()]),
+    "maps": (
+        wl.Image(4, 2),
+        [Resize(3), Dense(1.3, 0.2), Product(Dense(), [Dense(), "erf"]), Mix(np.eye(3)[:2]), Select([0]), Dense()],
+    ),
+}
+"""{name: (inputs, layers)}: networks with maps over sites that depend on their number, and gates."""
 
 W = IMAGE_WEIGHTS = {"weight_std": 1.3, "bias_std": 0.2}
 w = IMAGE_ORACLE = {"w": 1.3, "b": 0.2}
