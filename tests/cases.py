@@ -89,8 +89,8 @@ PIECES = {
 # --- layers --------------------
 
 
-def _dense(q1, c, q2, theta):
-    after = tuple(1.3**2 * q + 0.3**2 for q in (q1, c, q2))
+def _dense(q1, c, q2, theta, b=0.3):
+    after = tuple(1.3**2 * q + b**2 for q in (q1, c, q2))
     return *after, 1.3**2 * theta + after[1]
 
 
@@ -108,7 +108,7 @@ def _add(*states):
 
 
 def _gate(*state):
-    (q1, c, q2, t), (p1, d, p2, u) = _dense(*state), _dense_then_activate(*state)
+    (q1, c, q2, t), (p1, d, p2, u) = _dense(*state), _activate(*_dense(*state, b=4))
     return q1 * p1, c * d, q2 * p2, t * d + c * u
 
 
@@ -135,7 +135,7 @@ LAYERS = {
         Concatenate(Dense(1.3, 0.3), [Dense(1.3, 0.3), "erf"]),
         lambda *s: tuple(v / 2 for v in _add(_dense(*s), _dense_then_activate(*s))),
     ),
-    "product": (Product(Dense(1.3, 0.3), [Dense(1.3, 0.3), "erf"]), _gate),
+    "product": (Product(Dense(1.3, 0.3), [Dense(1.3, 4.0), "erf"]), _gate),
     "dense": (Dense(1.3, 0.3), _dense),
     "dense, standard": (Dense(1.3, 0.3, standard=True), _dense),
     "activate": (Activate(wl.Erf()), _activate),

@@ -188,7 +188,8 @@ def _sum(total: Variance, shares: Sequence[Any], means: Sequence[Any]) -> tuple[
 class Aligned(Branches, abc.ABC):
     """The outputs of the branches meet signal by signal; all but one have random weights of their own."""
 
-    def traits(self, before: Traits, path: str) -> Traits:
+    def joint_traits(self, before: Traits, path: str) -> Traits:
+        """Return the traits as of a sum. Raises: ValueError: branches that are not independent."""
         after = self.traits_of_branches(before, path)
         fixed = [k for k, traits in enumerate(after) if not traits.random]
         if len(fixed) > 1:
@@ -235,6 +236,9 @@ class _Sum(Aligned, abc.ABC):
 
     uncentred: bool
     """Second moments are added as if all means were 0: the kernel of a publication, and the limit of no network."""
+
+    def traits(self, before: Traits, path: str) -> Traits:
+        return self.joint_traits(before, path)
 
     def join_parts(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, tuple[_Joint, ...]]:
         parts, joints = [], []

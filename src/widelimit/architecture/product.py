@@ -46,7 +46,7 @@ class Product(Aligned):
         return Product(*parts)
 
     def traits(self, before: Traits, path: str) -> Traits:
-        after, ends = super().traits(before, path), self.traits_of_branches(before, path)
+        after, ends = self.joint_traits(before, path), self.traits_of_branches(before, path)
         return after._replace(
             gaussian=after.gaussian and len(self.parts) == 1, centred=any(traits.centred for traits in ends)
         )

@@ -15,7 +15,7 @@ from widelimit.activations.base import Activation, Memo
 from widelimit.activations.closed.linear import Identity
 from widelimit.activations.names import activation as resolve
 from widelimit.activations.names import name_or_repr
-from widelimit.architecture.layers import INTERNAL, Activate, Dense, mean_share, written
+from widelimit.architecture.layers import INTERNAL, Activate, mean_share, weigh, written
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import (
     Change,
@@ -33,7 +33,7 @@ from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.shapes import Float
-from widelimit.signals import Correlation, Variance, deviation_of, multiply, sum_signals, variance_of
+from widelimit.signals import Correlation, Variance, deviation_of, sum_signals, variance_of
 
 Readout = Literal["all", "last"]
 READOUTS = ("all", "last")
@@ -176,11 +176,11 @@ class Recurrent(Layer):
         mask = mask.astype(signal.value.dtype)
         first = jnp.argmax(mask, axis=0)[None]
         filled = [jnp.where(mask > 0, v, jnp.take_along_axis(v, first, 0)) for v in signal[:2]]
-        given, bias = multiply(Variance(*filled), self.input_std), variance_of(jnp.asarray(self.bias_std, mask.dtype))
+        given, bias = weigh(Variance(*filled), self.input_std), variance_of(jnp.asarray(self.bias_std, mask.dtype))
 
         def step(h: Variance, now: Any) -> tuple[Variance, Any]:
             (value, exponent), there = now
-            parts = Dense(self.weight_std).encode(h)[0], Variance(value, exponent), bias
+            parts = weigh(h, self.weight_std), Variance(value, exponent), bias
             z, shares = add_all([Variance(*jnp.broadcast_arrays(*part[:2], value)[:2]) for part in parts])
             after, memo = self.activation.encode(z)
             kept = [jnp.where(there > 0, new, old) for new, old in zip(after[:2], h[:2], strict=True)]
