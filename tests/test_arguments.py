@@ -186,6 +186,15 @@ NETWORK_OF_IMAGES = {
     "end": "name",
     "parameterization": "name",
 }
+GRAPH = wl.Graph(4, 2)
+GNN = {"inputs": "image", "blocks": "integer", "mlp_layers": "integer", "jumping_knowledge": "flag"}
+GNN_NAMES = {
+    "activation": "activation",
+    "normalize": "optional name",
+    "self_loops": "flag",
+    "readout": "name",
+    "parameterization": "name",
+}
 DOORS = {
     "network": Door(
         lambda layers="relu", **given: wl.network(wl.layers.Dense(), layers, wl.layers.Dense(), **given),
@@ -199,6 +208,18 @@ DOORS = {
         },
     ),
     "Image": Door(lambda shape=3: wl.Image(shape, 2, 1), {}, {"shape": "integer"}),
+    "Sequence": Door(wl.Sequence, {"length": 4, "features": 2}, {"length": "integer", "features": "integer"}),
+    "Graph": Door(wl.Graph, {"nodes": 4, "features": 2}, {"nodes": "integer", "features": "integer"}),
+    "Sequence.pack": Door(
+        wl.Sequence(4, 2).pack,
+        {"X": np.zeros((2, 4, 2)), "lengths": [4, 2]},
+        {"X": "images", "lengths": "counts"},
+        free=("mask",),
+        fine={"lengths": (None,)},
+    ),
+    "Graph.pack": Door(wl.Graph(4, 2).pack, {}, {"X": "images"}),
+    "gnn": Door(wl.gnn, {"inputs": GRAPH}, {**GNN, "weight_std": "deviation", "bias_std": "bias", **GNN_NAMES}),
+    "du_2019": Door(wl.du_2019, {"inputs": GRAPH}, {**GNN, "scale": "name"}),
     "resmlp": Door(
         wl.resmlp,
         {"blocks": 2},
@@ -599,6 +620,57 @@ DOORS = {
         {"k": K, "dimension": 3, "degree": 2},
         {"k": "kernel", "dimension": "integer", "degree": "integer", "radius": "positive"},
     ),
+    "rkhs.spectrum": Door(
+        wl.rkhs.spectrum,
+        {"k": K, "on": "hypercube", "dimension": 3, "degree": 2},
+        {"k": "kernel", "on": "name", "dimension": "integer", "degree": "integer", "radius": "positive"},
+        free=("X",),
+    ),
+    "rkhs.Spectrum": Door(
+        wl.rkhs.Spectrum,
+        {"eigenvalues": [1.0, 0.5]},
+        {"eigenvalues": "entries", "unseen": "not negative", "error": "not negative"},
+        free=("multiplicities",),
+    ),
+    "lazy_report": Door(
+        wl.lazy_report,
+        {"apply": NET.apply, "params": PARAMS, "X": X, "y": Y, "steps": 1},
+        {
+            "apply": "function",
+            "X": "points",
+            "y": "targets",
+            "learning_rate": "positive",
+            "steps": "integer",
+            "tolerance": "positive",
+            "largest_scale": "positive",
+        },
+        free=("params", "probes"),
+        fine={"learning_rate": (None,)},
+    ),
+    "finite_width": Door(
+        wl.finite_width,
+        {"net": NET, "X": X},
+        {"net": "network", "X": "points", "width": "sizes"},
+    ),
+    "FiniteWidth.width_for": Door(wl.finite_width(NET, X).width_for, {"error": 0.1}, {"error": "positive"}),
+    "generalization": Door(
+        wl.generalization,
+        {"k": K, "X": X, "y": Y, "sizes": [2, 3]},
+        {
+            "k": "kernel",
+            "X": "points",
+            "y": "targets",
+            "sizes": "counts",
+            "noise": "not negative",
+            "time": "time",
+            "method": "name",
+            "draws": "integer",
+            "key": "integer",
+            "label_noise": "not negative",
+        },
+        free=("powers",),
+        fine={"draws": (0,), "sizes": (3,)},
+    ),
     "NNGPRegressor": Door(fitting(wl.NNGPRegressor), {}, REGRESSING, fine=SEEDED),
     "NTKRegressor": Door(fitting(wl.NTKRegressor), {}, REGRESSING | {"ensemble": "flag"}, fine=SEEDED),
     "NNGPClassifier": Door(fitting(wl.NNGPClassifier), {}, CLASSIFYING, fine=SEEDED),
@@ -809,6 +881,7 @@ INNER = {
         "read",
         "embed",
         "deviations",
+        "structure",
     ),
     *(
         "derivative",

@@ -104,7 +104,7 @@ def differences(row, theirs, factor=1.0):
 
 def test_every_row_of_the_page_has_values_of_neural_tangents():
     assert {row.theirs for row in rows()} == set(STORED)
-    assert {*NETWORKS, "Prediction", "Finite networks"} == {row.section for row in rows()}
+    assert {*NETWORKS, "Graphs and sequences", "Prediction", "Finite networks"} == {row.section for row in rows()}
     assert len(issues()) == sections()["Their open issues"].count("\n| ") - 1
 
 

@@ -12,6 +12,7 @@ from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
 from .architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
+from .architecture.graphs import du_2019, gnn
 from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
@@ -81,6 +82,9 @@ from .tangents.models import Tangents, tangents
 from .tangents.rows import ExactRows, TangentRows
 from .tangents.selection import Selection, select
 from .tangents.sketch import Sketch
+from .theory.finite_width import FiniteWidth, finite_width
+from .theory.generalization import Generalization, generalization
+from .theory.lazy import LazyReport, lazy_report
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -109,12 +113,14 @@ __all__ = [
     "ExactRows",
     "Exp",
     "Expectation",
+    "FiniteWidth",
     "FixedPoint",
     "Flow",
     "FunctionKernel",
     "Gaussian",
     "GaussianProcess",
     "Gelu",
+    "Generalization",
     "GradientDescent",
     "GradientFlow",
     "Graph",
@@ -129,6 +135,7 @@ __all__ = [
     "KernelDrift",
     "KrylovFlow",
     "Laplace",
+    "LazyReport",
     "LeakyRelu",
     "LeaveOneOut",
     "LikelihoodGradient",
@@ -197,17 +204,22 @@ __all__ = [
     "averaged",
     "convnet",
     "critical",
+    "du_2019",
     "elu",
     "empirical_nngp",
     "empirical_ntk",
+    "finite_width",
     "fit_hyperparameters",
     "garriga_alonso_2019",
     "gaussian_expectation",
+    "generalization",
+    "gnn",
     "gradient_descent",
     "gradient_flow",
     "kernel",
     "laplace",
     "layers",
+    "lazy_report",
     "limits",
     "linear",
     "linearize",
