@@ -185,6 +185,15 @@ def test_padding_and_what_is_masked_have_no_influence():
     assert np.abs(longer.gram(rows) - K).max() <= 64 * np.finfo(float).eps * K.max()
 
 
+def test_a_single_time_is_a_multilayer_perceptron():
+    net = network(Recurrent("tanh", weight_std=1.2, bias_std=0.3, readout="last"), Dense(1.1, 0.2))
+    alone = wl.network(Dense(1.0, 0.3), "tanh", Dense(1.1, 0.2))
+    found, known = wl.limits(net).gram(SEQUENCES), wl.limits(alone).gram(SEQUENCES[3])
+    for a, b in zip(found, known, strict=True):
+        assert a[3, 3] == pytest.approx(b[0, 0], rel=1e-9)
+        assert np.linalg.eigvalsh(a).min() > -1e-9
+
+
 def test_finite_maps_skip_what_is_masked():
     params = LAST.init(0, width=16, output_dim=2)
     each = [LAST.apply(params, [x.astype(np.float32)]) for x in SEQUENCES]

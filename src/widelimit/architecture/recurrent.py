@@ -197,23 +197,24 @@ class Recurrent(Layer):
         return before, Variance(*after), found
 
     def pair(self, x: _Memo, y: _Memo, state: PairState) -> PairState:
-        """Scan over the times of the first input; a step has all times of the second, (T', ..)."""
+        """Scan over the times of the first input; a step has all times of the second, (1, T', ..)."""
         beside = state.tangent.ndim - 2
         layer = Activate(self.activation, refined=self.refined)
         rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -beside - 2, 0), x._replace(last=()))
-        columns = jax.tree.map(lambda leaf: jnp.squeeze(leaf, -beside - 2), y)
-        at = columns.before.astype(int)
+        rows = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, leaf.ndim - beside - 1), rows)
+        at = y.before.astype(int)
 
         def step(h: PairState, now: Any) -> tuple[PairState, PairState]:
             own, given = now
-            h_before = jax.tree.map(lambda v: jnp.take_along_axis(v, jnp.broadcast_to(at, v.shape), 0), h)
-            z = self._summed(own.shares, columns.shares, h_before, given)
-            after = layer.pair(own.activation, columns.activation, z)
+            h_before = jax.tree.map(lambda v: jnp.take_along_axis(v, jnp.broadcast_to(at, v.shape), 1), h)
+            z = self._summed(own.shares, y.shares, h_before, given)
+            after = layer.pair(own.activation, y.activation, z)
             h = jax.tree.map(lambda new, old: jnp.where(own.mask > 0, new, old), after, h)
             return h, h
 
-        start = PairState(Correlation(*[jnp.ones_like(state.tangent[0])] * 2), jnp.zeros_like(state.tangent[0]))
-        states: PairState = jax.lax.scan(step, start, (rows, state))[1]
+        each = jax.tree.map(lambda v: v[:, None], state)
+        start = PairState(Correlation(*[jnp.ones_like(each.tangent[0])] * 2), jnp.zeros_like(each.tangent[0]))
+        states: PairState = jax.tree.map(lambda v: v[:, 0], jax.lax.scan(step, start, (rows, each))[1])
         if self.readout == "all":
             return states
         ends = [memo.last.astype(int) for memo in (x, y)]
