@@ -343,6 +343,6 @@ def _interpolation(n: int, m: int, method: str) -> np.ndarray:
     """Return the matrix (m, n) of an interpolation between sites whose middles are at (i + 1/2)/n."""
     places = (np.arange(m) + 0.5) * n / m
     if method == "nearest":
-        return np.eye(n)[np.floor(places).astype(int)]
+        return np.asarray(np.eye(n)[np.floor(places).astype(int)])
     weights = np.maximum(0, 1 - np.abs(places[:, None] - 0.5 - np.arange(n)) / max(1, n / m))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -57,8 +57,8 @@ class Product(Aligned):
             branches = [end[k] for end, k in zip(ends, place, strict=True)]
             variances = [branch.variance for branch in branches]
             total = _widest(variances) if run is interpreted else _multiplied(variances)
-            means = [branch.mean for branch in branches]
-            mean = None if None in means else functools.partial(_product_of, means)
+            means = [branch.mean for branch in branches if branch.mean is not None]
+            mean = functools.partial(_product_of, means) if len(means) == len(branches) else None
             parts.append(Part(size, total, mean))
             places.append(place)
         return tuple(parts), _Places(tuple(places))

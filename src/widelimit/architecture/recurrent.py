@@ -200,7 +200,7 @@ class Recurrent(Layer):
         """Scan over the times of the first input; a step has all times of the second, (1, T', ..)."""
         beside = state.tangent.ndim - 2
         layer = Activate(self.activation, refined=self.refined)
-        rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -beside - 2, 0), x._replace(last=()))
+        rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -beside - 2, 0), x._replace(last=x.mask))
         rows = jax.tree.map(lambda leaf: jnp.expand_dims(leaf, leaf.ndim - beside - 1), rows)
         at = y.before.astype(int)
 
