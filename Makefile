@@ -25,7 +25,7 @@ test: .venv/.ready-dev  ## Run every check but the two below: style, types, test
 		exit $$((tests + types))
 
 test-claims: .venv/.ready-dev  ## Run all claims with quick settings, each with a planted error, and the tests of digits, as users compile
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest tests/test_every_claim.py tests/test_kernel_values.py tests/test_trees_at_finite_width.py tests/test_images_at_finite_width.py tests/test_images.py $(PARALLEL)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest tests/test_every_claim.py tests/test_kernel_values.py tests/test_trees_at_finite_width.py tests/test_images_at_finite_width.py tests/test_images.py tests/test_migration.py tests/test_recurrent_at_finite_width.py $(PARALLEL)
 	.venv/bin/pytest -m claims tests/test_architectures.py tests/test_gradients_at_cusps.py $(PARALLEL)
 
 test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch

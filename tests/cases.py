@@ -34,9 +34,14 @@ from widelimit.layers import (
     GlobalSumPool,
     LayerNorm,
     LocallyConnected,
+    Mix,
+    Product,
+    Recurrent,
     Repeat,
     Residual,
+    Resize,
     Scale,
+    Select,
     Serial,
     Sum,
 )
@@ -87,8 +92,8 @@ PIECES = {
 # --- layers --------------------
 
 
-def _dense(q1, c, q2, theta):
-    after = tuple(1.3**2 * q + 0.3**2 for q in (q1, c, q2))
+def _dense(q1, c, q2, theta, b=0.3):
+    after = tuple(1.3**2 * q + b**2 for q in (q1, c, q2))
     return *after, 1.3**2 * theta + after[1]
 
 
@@ -103,6 +108,11 @@ def _dense_then_activate(*state):
 
 def _add(*states):
     return tuple(map(sum, zip(*states, strict=True)))
+
+
+def _gate(*state):
+    (q1, c, q2, t), (p1, d, p2, u) = _dense(*state), _activate(*_dense(*state, b=4))
+    return q1 * p1, c * d, q2 * p2, t * d + c * u
 
 
 def _of_the_page():
@@ -128,6 +138,7 @@ LAYERS = {
         Concatenate(Dense(1.3, 0.3), [Dense(1.3, 0.3), "erf"]),
         lambda *s: tuple(v / 2 for v in _add(_dense(*s), _dense_then_activate(*s))),
     ),
+    "product": (Product(Dense(1.3, 0.3), [Dense(1.3, 4.0), "erf"]), _gate),
     "dense": (Dense(1.3, 0.3), _dense),
     "dense, standard": (Dense(1.3, 0.3, standard=True), _dense),
     "activate": (Activate(wl.Erf()), _activate),
@@ -154,6 +165,15 @@ SITE_NETWORKS = {
     ),
 }
 """{name: (inputs, layers)}: networks of sequences and graphs."""
+
+MIXED_NETWORKS = {
+    "recurrent": (wl.Sequence(4, 2), [Recurrent("tanh", weight_std=1.2), Recurrent("erf", readout="last"), Dense()]),
+    "maps": (
+        wl.Image(4, 2),
+        [Resize(3), Dense(1.3, 0.2), Product(Dense(), [Dense(), "erf"]), Mix(np.eye(3)[:2]), Select([0]), Dense()],
+    ),
+}
+"""{name: (inputs, layers)}: networks with maps over sites that depend on their number, and gates."""
 
 W = IMAGE_WEIGHTS = {"weight_std": 1.3, "bias_std": 0.2}
 w = IMAGE_ORACLE = {"w": 1.3, "b": 0.2}

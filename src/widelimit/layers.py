@@ -5,10 +5,13 @@ from widelimit.architecture.chain import Serial
 from widelimit.architecture.combine import Frozen, Residual, Sum
 from widelimit.architecture.concatenate import Concatenate
 from widelimit.architecture.convolution import Conv
+from widelimit.architecture.fixed_maps import Mix, Resize, Select
 from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
 from widelimit.architecture.locally_connected import LocallyConnected, MaxPool
 from widelimit.architecture.normalisation import LayerNorm
 from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool, GlobalSumPool
+from widelimit.architecture.product import Product
+from widelimit.architecture.recurrent import Recurrent
 from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.state import Layer
 
@@ -28,9 +31,14 @@ __all__ = [
     "LayerNorm",
     "LocallyConnected",
     "MaxPool",
+    "Mix",
+    "Product",
+    "Recurrent",
     "Repeat",
     "Residual",
+    "Resize",
     "Scale",
+    "Select",
     "Serial",
     "Sum",
 ]

@@ -20,6 +20,7 @@ from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
 from widelimit.architecture.pooling import AveragePool
+from widelimit.architecture.recurrent import Recurrent
 from widelimit.architecture.repeat import Repeat, kept_numbers
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
@@ -96,7 +97,7 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
     at = next((i for i, own in enumerate(layers) if not (own.on_sites if inputs.sites else own.on_inputs)), 0)
     first = layers[at] if layers else None
     branches = inputs.kind in ("rows", "graph") and _read_inputs(first, inputs)
-    if not (isinstance(first, (Dense, Conv, LocallyConnected)) or branches):
+    if not (isinstance(first, (Dense, Conv, LocallyConnected, Recurrent)) or branches):
         what = repr(first) if layers else "no layers"
         raise ValueError(
             f"layers[{at}]: a network begins with wl.layers.Dense(), which reads the inputs, behind LayerNorm() or "
