@@ -1,5 +1,6 @@
 """The layers of `widelimit.network`: each states its finite map and its infinite one."""
 
+from widelimit.architecture.attention import Attention
 from widelimit.architecture.chain import Serial
 from widelimit.architecture.combine import Frozen, Residual, Sum
 from widelimit.architecture.concatenate import Concatenate
@@ -13,6 +14,7 @@ from widelimit.architecture.state import Layer
 
 __all__ = [
     "Activate",
+    "Attention",
     "AveragePool",
     "Concatenate",
     "Conv",
