@@ -15,7 +15,7 @@ from widelimit.activations.base import Memo
 from widelimit.activations.closed.linear import correlate_linear_pieces
 from widelimit.architecture.layers import Affine, Dense, written
 from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
-from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Scalar, Shape
+from widelimit.architecture.state import Mean, PairState, Params, Ranges, Scalar, Shape
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -168,7 +168,7 @@ class Attention(Affine):
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         heads, size = self._sizes(outputs)
-        shapes = {name: (heads, size, inputs) for name in ("query", "key", "value")}
+        shapes = dict.fromkeys(("query", "key", "value"), (heads, size, inputs))
         shapes |= {"output": (outputs, heads, size), "bias": (outputs,)}
         keys = zip(shapes, jax.random.split(key, len(shapes)), strict=True)
         drawn = {name: jax.random.normal(own, shapes[name], dtype) for name, own in keys}
@@ -298,7 +298,7 @@ class Attention(Affine):
         sizes = self.placed.sizes
         pairs = _matrices(state, len(sizes))
         batch = state.tangent.shape[2 * len(sizes) :]
-        u, v = (_batched(memo.weights, len(sizes), len(batch)) for memo in (x, y))
+        u, v = (_batched(memo.weights, len(batch)) for memo in (x, y))
         if self.scaling == "sqrt_d" and self.scores == "relu":
             mixed, tangent = self._relu_of_pairs(u, v, pairs)
         else:
@@ -374,7 +374,7 @@ def _matrices(state: PairState, axes: int) -> _Pairs:
     return _Pairs(*map(flat, (*state.correlation, state.tangent)))
 
 
-def _batched(weights: jax.Array, axes: int, batch: int) -> jax.Array:
+def _batched(weights: jax.Array, batch: int) -> jax.Array:
     """Return weights (keys, *S, 1.., *batch) or (keys, 1.., *S, *batch) as matrices (*batch, keys, sites)."""
     flat = weights.reshape(len(weights), -1, *weights.shape[weights.ndim - batch :])
     return jnp.moveaxis(flat, (0, 1), (-2, -1))
