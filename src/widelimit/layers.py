@@ -9,6 +9,7 @@ from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
 from widelimit.architecture.locally_connected import LocallyConnected, MaxPool
 from widelimit.architecture.normalisation import LayerNorm
 from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool
+from widelimit.architecture.positions import PositionalEncoding
 from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.state import Layer
 
@@ -27,6 +28,7 @@ __all__ = [
     "LayerNorm",
     "LocallyConnected",
     "MaxPool",
+    "PositionalEncoding",
     "Repeat",
     "Residual",
     "Scale",

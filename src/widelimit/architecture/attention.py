@@ -115,6 +115,7 @@ class Attention(Affine):
     sites: Sites | None = field(default=None, metadata={"static": True}, init=False)
     """Set by `network`, which knows the sites before the layer."""
     mixes_sites: ClassVar[bool] = True
+    sitewise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         validation.choice("scores", self.scores, SCORES)
@@ -193,6 +194,15 @@ class Attention(Affine):
         return int(outputs)
 
     def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *sites width2"]:
+        return self.apply_with(params, signals)
+
+    def apply_with(
+        self,
+        params: Params,
+        signals: jax.Array,
+        structure: Any = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
         params = params if self.trained else jax.lax.stop_gradient(params)
         flat = signals.reshape(len(signals), -1, signals.shape[-1])
         heads, size = params["query"].shape[-3:-1]
@@ -205,20 +215,20 @@ class Attention(Affine):
         keys = project("key" if self.scaling == "sqrt_d" else "query", self.key_std)
         over = size if self.scaling == "d" else math.sqrt(size)
         scores = jnp.matmul(queries, jnp.swapaxes(keys, 2, 3), precision="highest") / over
-        read = jnp.matmul(self._weights(scores), values, precision="highest")
+        read = jnp.matmul(self._weights(scores, self._allowed(structure)), values, precision="highest")
         after = jnp.einsum("nhpd,ohd->npo", read, params["output"], precision="highest")
         after = after * (self.output_std / math.sqrt(heads * size)) + self.bias_std * params["bias"]
         return after.reshape(*signals.shape[:-1], after.shape[-1])
 
-    def _allowed(self) -> jax.Array:
-        """Return which site (first axis) reads which."""
+    def _allowed(self, structure: Any) -> jax.Array:
+        """Return which site reads which, (n or 1, sites, sites): not what is masked, nor, if causal, what follows."""
         count = math.prod(self.placed.sizes)
-        ones = jnp.ones((count, count), bool)
-        return jnp.tril(ones) if self.causal else ones
+        allowed = jnp.tril(jnp.ones((1, count, count), bool)) if self.causal else jnp.ones((1, count, count), bool)
+        return allowed if structure is None else allowed & (structure.mask[:, None, :] > 0)
 
-    def _weights(self, scores: jax.Array) -> jax.Array:
-        """Return phi of scores (..., sites, sites), 0 where a site may not be read."""
-        allowed = self._allowed()
+    def _weights(self, scores: jax.Array, allowed: jax.Array) -> jax.Array:
+        """Return phi of scores (n, .., sites, sites), 0 where a site may not be read."""
+        allowed = allowed.reshape(len(allowed), *[1] * (scores.ndim - 3), *allowed.shape[1:])
         if self.scores == "softmax":
             highest = jax.lax.stop_gradient(jnp.max(jnp.where(allowed, scores, -jnp.inf), axis=-1, keepdims=True))
             powers = jnp.where(allowed, jnp.exp(jnp.where(allowed, scores - highest, 0)), 0)
@@ -247,7 +257,7 @@ class Attention(Affine):
         deviations = relative_deviation(signal, exponent).reshape(-1, exponent.shape[-1]).T
         own = _matrices(signal.among, len(sizes))
         power = exponent.reshape(-1)
-        weights = self._averaging(deviations, own.rho, power)
+        weights = self._averaging(deviations, own.rho, power, self._allowed(signal.structure))
         spread = self._mixed(weights, weights, own, own=True) / 2
         total = jnp.sum(weights, axis=-2)
         square = jnp.maximum(total**2 - 2 * spread, 0)
@@ -267,16 +277,16 @@ class Attention(Affine):
         )
         return after._replace(among=self._pair(first, second, signal.among, itself=True)), memo
 
-    def _averaging(self, deviations: jax.Array, rho: jax.Array, power: jax.Array) -> jax.Array:
+    def _averaging(self, deviations: jax.Array, rho: jax.Array, power: jax.Array, allowed: jax.Array) -> jax.Array:
         """Return the weights times deviations (n, keys, sites), from deviations (n, sites) over 2^power."""
         if self.scaling == "sqrt_d":
-            return jnp.where(self._allowed().T, deviations[:, :, None] ** 2, 0)
+            return jnp.where(jnp.swapaxes(allowed, 1, 2), deviations[:, :, None] ** 2, 0)
         scores = deviations[:, :, None] * deviations[:, None, :] * rho
         if self.scores == "softmax":
             largest = np.finfo(scores.dtype).maxexp // 2
             scale = power_of_two(jnp.clip(2 * power, -largest, largest), scores.dtype)
             scores = scores * (jnp.asarray(self.query_std * self.key_std, scores.dtype) * scale)[:, None, None]
-        return jnp.swapaxes(self._weights(scores), 1, 2) * deviations[:, :, None]
+        return jnp.swapaxes(self._weights(scores, allowed), 1, 2) * deviations[:, :, None]
 
     def _mixed(self, x: jax.Array, y: jax.Array, pairs: _Pairs, *, own: bool = False) -> jax.Array:
         """Compute sum_ij x_i(p) y_j(q) gap_ij for all p, q, or (n, sites) for p = q of one input."""
