@@ -15,6 +15,7 @@ from .architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
 from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .architecture.transformers import transformer
 from .columns.encoder import TableEncoder
 from .displays.calibration import CalibrationDisplay
 from .displays.dependence import DependenceDisplay
@@ -239,4 +240,5 @@ __all__ = [
     "taylor",
     "train",
     "trained_ensemble",
+    "transformer",
 ]

@@ -5,6 +5,7 @@ from widelimit.architecture.chain import Serial
 from widelimit.architecture.combine import Frozen, Residual, Sum
 from widelimit.architecture.concatenate import Concatenate
 from widelimit.architecture.convolution import Conv
+from widelimit.architecture.last_site import LastSite
 from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
 from widelimit.architecture.locally_connected import LocallyConnected, MaxPool
 from widelimit.architecture.normalisation import LayerNorm
@@ -24,6 +25,7 @@ __all__ = [
     "Flatten",
     "Frozen",
     "GlobalAveragePool",
+    "LastSite",
     "Layer",
     "LayerNorm",
     "LocallyConnected",

@@ -54,6 +54,8 @@ class Variance(NamedTuple):
     exponent: jax.Array
     among: Any = None
     """The state of pairs of sites of one input, where a later layer averages over sites."""
+    structure: Any = None
+    """The `Structure` of sequences and graphs: which sites are there, and which are joined."""
 
     def normalise(self) -> Variance:
         """Return the same variance with value in [1/4, 1); 0 stays as it is."""
