@@ -33,6 +33,8 @@ from widelimit.signals import (
 
 SCORES = ("softmax", "identity", "relu")
 SCALINGS = ("d", "sqrt_d")
+_AT_ONCE = 2**17
+"""Entries of pairs of scores that are computed at once."""
 _STDS = ("query_std", "key_std", "value_std", "output_std")
 
 
@@ -330,27 +332,27 @@ class Attention(Affine):
         return self._dense.pair(x.dense, y.dense, PairState(correlation, tangent + own))
 
     def _relu_of_pairs(self, u: jax.Array, v: jax.Array, pairs: _Pairs) -> tuple[jax.Array, jax.Array]:
-        """Compute sum_ij u_i v_j of gaps and of Theta for all p, q, site p by site p: (sites)^3 numbers at once."""
-        rho, theta = pairs.rho[..., None, :, :], pairs.tangent[..., None, :, :]
-        gap, far = pairs.one_minus[..., None, :, :], pairs.one_plus[..., None, :, :]
+        """Compute sum_ij u_i v_j of gaps and of Theta for all p, q: few pairs (p, q) at once, in a core's cache."""
+        count = pairs.tangent.shape[-1]
 
-        def one(at: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-            u, *here = at
-            minus, plus, t = (array[..., :, None, None] for array in here)  # (batch, q, 1, 1)
+        def one(at: jax.Array) -> tuple[jax.Array, jax.Array]:
+            p, q = at // count, at % count
+            minus, plus, t = (array[..., p, q][..., None, None] for array in pairs)
             product = (plus - minus) / 2
-            same = jnp.where(product >= 0, gap, far), jnp.where(product >= 0, far, gap)
-            least, size = jnp.minimum(minus, plus), jnp.abs(product)
-            after, slope = correlate_linear_pieces(0.5, Correlation(*(least + size * side for side in same)))
+            same, other = (jnp.where(product >= 0, *pair) for pair in (pairs[:2], pairs[1::-1]))
+            near, size = jnp.minimum(minus, plus), jnp.abs(product)
+            after, slope = correlate_linear_pieces(0.5, Correlation(near + size * same, near + size * other))
             own = t + 2 * product if self.trained else t
-            weight = u[..., None, :, None] * jnp.swapaxes(v, -1, -2)[..., :, None, :]
-            terms = (
-                after.one_minus + (1 - after.one_minus) * gap,
-                (1 - after.one_minus) * theta + slope * rho * (rho * own + product * theta),
-            )
-            return tuple(jnp.sum(weight * term, axis=(-1, -2)) for term in terms)  # type: ignore[return-value]
+            weight = u[..., :, p][..., :, None] * v[..., :, q][..., None, :]
+            even = 1 - after.one_minus
+            gap = after.one_minus + even * pairs.one_minus
+            theta = even * pairs.tangent + slope * pairs.rho * (pairs.rho * own + product * pairs.tangent)
+            return jnp.sum(weight * gap, axis=(-1, -2)), jnp.sum(weight * theta, axis=(-1, -2))
 
-        found = jax.lax.map(one, (jnp.moveaxis(u, -1, 0), *(jnp.moveaxis(v, -2, 0) for v in pairs)))
-        return tuple(jnp.moveaxis(array, 0, -2) for array in found)  # type: ignore[return-value]
+        at_once = max(1, _AT_ONCE // pairs.tangent.size)
+        found = jax.lax.map(one, jnp.arange(count**2), batch_size=min(at_once, count**2))
+        gaps, thetas = (jnp.moveaxis(array, 0, -1).reshape(pairs.tangent.shape) for array in found)
+        return gaps, thetas
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
         """Return a grid of deviations after the layer: from 0, where sites cancel, to the largest of any average."""
