@@ -20,6 +20,7 @@ from widelimit.compute.tile_cholesky import StoredFactor
 from widelimit.inference.gaussian_process import Conditioned
 from widelimit.layers import (
     Activate,
+    Aggregate,
     AveragePool,
     Concatenate,
     Conv,
@@ -27,6 +28,7 @@ from widelimit.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool,
+    GlobalSumPool,
     LayerNorm,
     LocallyConnected,
     Repeat,
@@ -128,6 +130,27 @@ LAYERS = {
     "activate": (Activate(wl.Erf()), _activate),
 }
 """{name: (layer, (q, c, q', Theta) -> the same after the layer, in high precision)}."""
+
+SITE_NETWORKS = {
+    "graph": (
+        wl.Graph(4, 2),
+        [
+            Aggregate(),
+            Dense(1.3, 0.2),
+            "relu",
+            Dense(1.3),
+            Aggregate(normalize="mean"),
+            "erf",
+            GlobalSumPool(),
+            Dense(),
+        ],
+    ),
+    "sequence": (
+        wl.Sequence(4, 2),
+        [Conv(2, 1.3, 0.2), "erf", Conv(3, stride=2), "relu", GlobalAveragePool(), Dense()],
+    ),
+}
+"""{name: (inputs, layers)}: networks of sequences and graphs."""
 
 W = IMAGE_WEIGHTS = {"weight_std": 1.3, "bias_std": 0.2}
 w = IMAGE_ORACLE = {"w": 1.3, "b": 0.2}

@@ -15,6 +15,7 @@ from .architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
 from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .architecture.sequences import Graph, Sequence
 from .architecture.transformers import transformer
 from .columns.encoder import TableEncoder
 from .displays.calibration import CalibrationDisplay
@@ -117,6 +118,7 @@ __all__ = [
     "Gelu",
     "GradientDescent",
     "GradientFlow",
+    "Graph",
     "Hermite",
     "History",
     "Huber",
@@ -169,6 +171,7 @@ __all__ = [
     "ScaledInputs",
     "Selection",
     "Separable",
+    "Sequence",
     "Sign",
     "Sin",
     "Sketch",

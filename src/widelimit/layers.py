@@ -1,5 +1,6 @@
 """The layers of `widelimit.network`: each states its finite map and its infinite one."""
 
+from widelimit.architecture.aggregation import Aggregate
 from widelimit.architecture.attention import Attention
 from widelimit.architecture.chain import Serial
 from widelimit.architecture.combine import Frozen, Residual, Sum
@@ -9,13 +10,14 @@ from widelimit.architecture.last_site import LastSite
 from widelimit.architecture.layers import Activate, Dense, Dropout, Scale
 from widelimit.architecture.locally_connected import LocallyConnected, MaxPool
 from widelimit.architecture.normalisation import LayerNorm
-from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool
+from widelimit.architecture.pooling import AveragePool, Flatten, GlobalAveragePool, GlobalSumPool
 from widelimit.architecture.positions import PositionalEncoding
 from widelimit.architecture.repeat import Repeat
 from widelimit.architecture.state import Layer
 
 __all__ = [
     "Activate",
+    "Aggregate",
     "Attention",
     "AveragePool",
     "Concatenate",
@@ -25,6 +27,7 @@ __all__ = [
     "Flatten",
     "Frozen",
     "GlobalAveragePool",
+    "GlobalSumPool",
     "LastSite",
     "Layer",
     "LayerNorm",

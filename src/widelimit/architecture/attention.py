@@ -16,6 +16,7 @@ from widelimit.activations.closed.linear import correlate_linear_pieces
 from widelimit.architecture.layers import Affine, Dense, written
 from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
 from widelimit.architecture.state import Mean, PairState, Params, Ranges, Scalar, Shape
+from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -146,12 +147,14 @@ class Attention(Affine):
     def placed(self) -> Sites:
         """Return the sites of the network's inputs. Raises: ValueError: no network has set them."""
         if self.sites is None:
-            raise ValueError("Attention works within wl.network(..., inputs=wl.Image(length, features)).")
+            raise ValueError("Attention works within wl.network(..., inputs=wl.Sequence(length, features)).")
         return self.sites
 
     def place(self, sites: Sites, path: str) -> tuple[Attention, Sites]:
         if not sites.sizes:
-            raise ValueError(f"{path}: Attention needs inputs with sites, such as inputs=wl.Image(length, features).")
+            raise ValueError(
+                f"{path}: Attention needs inputs with sites, such as inputs=wl.Sequence(length, features)."
+            )
         if self.causal and len(sites.sizes) > 1:
             raise ValueError(f"{path}: causal attention needs sites in a row, and the inputs have {sites.sizes}.")
         return changed(self, sites=sites), sites
@@ -202,7 +205,7 @@ class Attention(Affine):
         self,
         params: Params,
         signals: jax.Array,
-        structure: Any = None,
+        structure: Structure | None = None,
         key: jax.Array | None = None,
     ) -> jax.Array:
         params = params if self.trained else jax.lax.stop_gradient(params)
@@ -222,7 +225,7 @@ class Attention(Affine):
         after = after * (self.output_std / math.sqrt(heads * size)) + self.bias_std * params["bias"]
         return after.reshape(*signals.shape[:-1], after.shape[-1])
 
-    def _allowed(self, structure: Any) -> jax.Array:
+    def _allowed(self, structure: Structure | None) -> jax.Array:
         """Return which site reads which, (n or 1, sites, sites): not what is masked, nor, if causal, what follows."""
         count = math.prod(self.placed.sizes)
         allowed = jnp.tril(jnp.ones((1, count, count), bool)) if self.causal else jnp.ones((1, count, count), bool)

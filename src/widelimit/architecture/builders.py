@@ -14,7 +14,7 @@ from widelimit.activations.base import Activation
 from widelimit.architecture.chain import Combined, Serial, branch_of
 from widelimit.architecture.combine import Branches, Residual
 from widelimit.architecture.convolution import Conv
-from widelimit.architecture.inputs import Image, Inputs, Rows
+from widelimit.architecture.inputs import Inputs, Rows, Sited
 from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
@@ -40,7 +40,8 @@ def network(
     Args:
         layers: the first is a `Dense` layer, which reads the inputs (behind `LayerNorm` and `Scale`, for rows that are
             normalised first), and so is the last, whose outputs are Gaussian.
-        inputs: `Rows()`, or `Image(height, width, channels)` for layers with sites.
+        inputs: `Rows()`, or for layers with sites `Image(height, width, channels)`, `Sequence(length, features)` or
+            `Graph(nodes, features)`.
         parameterization: as in `mlp`.
         base_width: as in `mlp`.
         learning_rates: as in `mlp`; in the order of the dense layers in print(net), those of a repeated block once.
@@ -51,9 +52,12 @@ def network(
             Gaussian; a sum of branches that are not independent. The message names the place, as layers[2].branch[0].
     """
     validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
-    if not isinstance(inputs, (Rows, Image)):
+    if not isinstance(inputs, (Rows, Sited)):
         kind = validation.shown(inputs)
-        raise TypeError(f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {kind}.")
+        raise TypeError(
+            f"inputs must be wl.Rows(), wl.Image(height, width, channels), wl.Sequence(length, features) or "
+            f"wl.Graph(nodes, features); got {kind}."
+        )
     try:
         found = _place(branch_of(layers, "layers"), inputs)
     except RecursionError:
@@ -87,7 +91,7 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
             f"the layers, with their repeats, keep {kept:.3g} numbers of every input, and at most {MOST_NUMBERS:.3g} "
             f"are taken; give Repeat smaller times."
         )
-    at = next((i for i, layer in enumerate(layers) if inputs.sites or not layer.on_inputs), 0)
+    at = next((i for i, own in enumerate(layers) if not (own.on_sites if inputs.sites else own.on_inputs)), 0)
     first = layers[at] if layers else None
     if not (isinstance(first, (Dense, Conv, LocallyConnected)) or (inputs == ROWS and _read_rows(first))):
         what = repr(first) if layers else "no layers"
@@ -96,7 +100,7 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
             f"Scale(..) if need be; got {what:.80}. Branches may read rows if each begins with wl.layers.Dense(): "
             f"x + f(x), and activations, need signals whose width grows."
         )
-    placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites), "layers")
+    placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites, inputs.kind), "layers")
     placed.traits(Traits(gaussian=False, centred=False, random=False), "layers")
     if any(n > 1 for n in sites.sizes):
         raise ValueError(

@@ -30,10 +30,10 @@ from widelimit.architecture.state import (
     as_it_is,
     weighted_sum,
 )
+from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
-from widelimit.shapes import Float
 from widelimit.signals import Variance, sum_signals, sum_terms
 
 
@@ -112,13 +112,16 @@ class Branches(Combined, abc.ABC):
     def _together(self, ends: list[jax.Array]) -> jax.Array:
         """Put the finite signals of the branches together."""
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
-        return self._together([part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)])
-
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
-        keys = jax.random.split(key, len(self.parts))
+    def apply_with(
+        self, params: Params, signals: jax.Array, structure: Structure | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
+        keys = [None] * len(self.parts) if key is None else jax.random.split(key, len(self.parts))
         parts = zip(self.parts, params, keys, strict=True)
-        return self._together([part.draw_and_apply(own, signals, k) for part, own, k in parts])
+        return self._together([part.apply_with(own, signals, structure, k) for part, own, k in parts])
+
+    def structure_after(self, structure: Structure) -> Structure | None:
+        first, *_ = [part.structure_after(structure) for part in self.parts]
+        return first
 
     def count(self, shape: Shape) -> int:
         return sum(part.count(own) for part, own in zip(self.parts, shape, strict=True))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from widelimit.activations.base import Memo
 from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
 from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges
+from widelimit.architecture.structure import Structure
 from widelimit.pytrees import changed, pytree
 from widelimit.signals import Correlation, Variance
 
@@ -37,13 +38,13 @@ class LastSite(Layer):
             raise ValueError(f"{path}: LastSite needs sites in a row, inputs=wl.Sequence(length, features).")
         return changed(self, length=sites.sizes[0]), sites._replace(sizes=(1,))
 
-    def _chosen(self, structure: Any, count: int) -> jax.Array:
+    def _chosen(self, structure: Structure | None, count: int) -> jax.Array:
         """Return the last site of n inputs."""
         if structure is None:
             return jnp.full((count,), self.length - 1)
         return self.length - 1 - jnp.argmax(structure.mask[:, ::-1] > 0, axis=1)
 
-    def structure_after(self, structure: Any) -> None:
+    def structure_after(self, structure: Structure) -> None:
         """Return None: one site is left."""
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
@@ -53,7 +54,7 @@ class LastSite(Layer):
         return self.apply_with(params, signals)
 
     def apply_with(
-        self, params: Params, signals: jax.Array, structure: Any = None, key: jax.Array | None = None
+        self, params: Params, signals: jax.Array, structure: Structure | None = None, key: jax.Array | None = None
     ) -> jax.Array:
         return jnp.take_along_axis(signals, self._chosen(structure, len(signals))[:, None, None], axis=1)
 

@@ -81,7 +81,7 @@ class PositionalEncoding(Layer):
         count = math.prod(sites.sizes)
         if not sites.sizes:
             raise ValueError(
-                f"{path}: PositionalEncoding needs inputs with sites, as inputs=wl.Image(length, features)."
+                f"{path}: PositionalEncoding needs inputs with sites, as inputs=wl.Sequence(length, features)."
             )
         if self.encoding == "sinusoidal" and len(sites.sizes) > 1:
             raise ValueError(
@@ -96,7 +96,7 @@ class PositionalEncoding(Layer):
     def vectors(self) -> np.ndarray:
         """Return e(p) of every site, (sites, k). Raises: ValueError: no network has set the sites."""
         if self.sites is None:
-            raise ValueError("PositionalEncoding works within wl.network(..., inputs=wl.Image(length, features)).")
+            raise ValueError("PositionalEncoding works within wl.network(..., inputs=wl.Sequence(length, features)).")
         count = math.prod(self.sites.sizes)
         if self.encoding == "learned":
             return np.sqrt(count) * np.eye(count)

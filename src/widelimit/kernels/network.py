@@ -14,6 +14,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.tabulated.fixed_lengths import SMALL
+from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.architecture.surveys import require_spread
 from widelimit.arithmetic import lenient
@@ -64,7 +65,7 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     if net.rtol(dtype):
         edge = tile_edge(max(map(len, inputs))) if small and not net.inputs.sites else 0
         kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
-    native = net.inputs.sites and jax.default_backend() == "cpu"
+    native = isinstance(net.inputs, Image) and jax.default_backend() == "cpu"
     return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
 
 
@@ -113,7 +114,7 @@ class _NetworkKernel(Matrices, abc.ABC):
             return _prepared(self, inputs)
 
     def points(self, name: str, X: Any) -> Array:
-        return self.net.inputs.rows(name, X)
+        return self.net.rows(name, X)
 
     def explain(self, X: Float[Array, "n d"]) -> str:
         """Explain how gram(X) of a network of images is computed: state of a pair, bytes, and seconds measured briefly.
