@@ -14,7 +14,7 @@ from widelimit import validation
 from widelimit.activations.base import Memo
 from widelimit.activations.closed.linear import correlate_linear_pieces
 from widelimit.architecture.layers import Affine, Dense, written
-from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
+from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import Mean, PairState, Params, Ranges, Scalar, Shape
 from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
@@ -276,11 +276,7 @@ class Attention(Affine):
             *(safe_divide(v, by).T.reshape(signal.value.shape) for v, by in ((total, root), (spread, root**2))),
             dense,
         )
-        first, second = (
-            jax.tree.map(lambda leaf: of(leaf, len(sizes), 1), memo)  # noqa: B023
-            for of in (first_of_pair, second_of_pair)
-        )
-        return after._replace(among=self._pair(first, second, signal.among, itself=True)), memo
+        return after, memo
 
     def _averaging(self, deviations: jax.Array, rho: jax.Array, power: jax.Array, allowed: jax.Array) -> jax.Array:
         """Return the weights times deviations (n, keys, sites), from deviations (n, sites) over 2^power."""
@@ -307,9 +303,6 @@ class Attention(Affine):
 
     def pair(self, x: _Memo, y: _Memo, state: PairState) -> PairState:
         """1 - rho = (M - M')^2/2 + sum_ij M_i M'_j gap_ij - spread - spread', an energy distance."""
-        return self._pair(x, y, state, itself=False)
-
-    def _pair(self, x: _Memo, y: _Memo, state: PairState, *, itself: bool) -> PairState:
         sizes = self.placed.sizes
         pairs = _matrices(state, len(sizes))
         batch = state.tangent.shape[2 * len(sizes) :]
@@ -327,9 +320,6 @@ class Attention(Affine):
             rho, tangent = state.correlation.rho, 2 * state.correlation.rho * mixing + (1 - one_minus) * state.tangent
             one_minus = within(state.correlation.one_minus + rho * one_minus)
             tangent = tangent + (2 * (1 - one_minus) if self.trained else 0)
-        if itself:
-            equal = jnp.eye(math.prod(sizes), dtype=bool).reshape(*sizes, *sizes)
-            one_minus = jnp.where(equal[(..., *[None] * len(batch))], 0, one_minus)
         correlation = Correlation(one_minus, 2 - one_minus)
         own = correlation.rho if self.trained else 0
         return self._dense.pair(x.dense, y.dense, PairState(correlation, tangent + own))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.activations.base import Memo
-from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
+from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges
 from widelimit.architecture.structure import Structure
 from widelimit.pytrees import changed, pytree
@@ -61,8 +61,7 @@ class LastSite(Layer):
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
         chosen = self._chosen(signal.structure, signal.value.shape[1])
         after = Variance(*(jnp.take_along_axis(array, chosen[None], axis=0) for array in signal[:2]))
-        first = (of(chosen[None], 1, 1) for of in (first_of_pair, second_of_pair))
-        return after._replace(among=self.pair(*first, signal.among)), chosen[None]
+        return after, chosen[None]
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
         after, chosen = self.encode(signal)
