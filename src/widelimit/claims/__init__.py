@@ -23,5 +23,6 @@ NAMES: tuple[str, ...] = (
     "jacot_figures",
     "residual_depth",
     "pooling_averages_shifts",
+    "transformer_limit",
 )
 """The modules of this package that hold a claim, in the order of the paper, then those of other architectures."""
