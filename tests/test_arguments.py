@@ -186,6 +186,15 @@ NETWORK_OF_IMAGES = {
     "end": "name",
     "parameterization": "name",
 }
+GRAPH = wl.Graph(4, 2)
+GNN = {"inputs": "image", "blocks": "integer", "mlp_layers": "integer", "jumping_knowledge": "flag"}
+GNN_NAMES = {
+    "activation": "activation",
+    "normalize": "optional name",
+    "self_loops": "flag",
+    "readout": "name",
+    "parameterization": "name",
+}
 DOORS = {
     "network": Door(
         lambda layers="relu", **given: wl.network(wl.layers.Dense(), layers, wl.layers.Dense(), **given),
@@ -199,6 +208,18 @@ DOORS = {
         },
     ),
     "Image": Door(lambda shape=3: wl.Image(shape, 2, 1), {}, {"shape": "integer"}),
+    "Sequence": Door(wl.Sequence, {"length": 4, "features": 2}, {"length": "integer", "features": "integer"}),
+    "Graph": Door(wl.Graph, {"nodes": 4, "features": 2}, {"nodes": "integer", "features": "integer"}),
+    "Sequence.pack": Door(
+        wl.Sequence(4, 2).pack,
+        {"X": np.zeros((2, 4, 2)), "lengths": [4, 2]},
+        {"X": "images", "lengths": "counts"},
+        free=("mask",),
+        fine={"lengths": (None,)},
+    ),
+    "Graph.pack": Door(wl.Graph(4, 2).pack, {}, {"X": "images"}),
+    "gnn": Door(wl.gnn, {"inputs": GRAPH}, {**GNN, "weight_std": "deviation", "bias_std": "bias", **GNN_NAMES}),
+    "du_2019": Door(wl.du_2019, {"inputs": GRAPH}, {**GNN, "scale": "name"}),
     "resmlp": Door(
         wl.resmlp,
         {"blocks": 2},
@@ -809,6 +830,7 @@ INNER = {
         "read",
         "embed",
         "deviations",
+        "structure",
     ),
     *(
         "derivative",

@@ -12,6 +12,7 @@ from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
 from .architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
+from .architecture.graphs import du_2019, gnn
 from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
@@ -198,12 +199,14 @@ __all__ = [
     "averaged",
     "convnet",
     "critical",
+    "du_2019",
     "elu",
     "empirical_nngp",
     "empirical_ntk",
     "fit_hyperparameters",
     "garriga_alonso_2019",
     "gaussian_expectation",
+    "gnn",
     "gradient_descent",
     "gradient_flow",
     "kernel",

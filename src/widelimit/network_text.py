@@ -24,6 +24,7 @@ from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
 from widelimit.activations.tabulated.numerical import Numerical
 from widelimit.architecture.builders import mlp, network, resmlp
 from widelimit.architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
+from widelimit.architecture.graphs import du_2019, gnn
 from widelimit.architecture.inputs import Image, Rows
 from widelimit.architecture.network import Network
 from widelimit.architecture.sequences import Graph, Sequence
@@ -51,7 +52,10 @@ def _pieces(kinks: Any, pieces: Any, rtol: Any = None, label: Any = "a piecewise
 _IMAGES = (convnet, resnet, myrtle, garriga_alonso_2019, transformer)
 _ACTIVATIONS: set[Any] = {*map(type, BY_NAME.values()), ABRelu, Polynomial} - {Numerical, PiecewisePolynomial}
 _NAMES: dict[str, Callable[..., Any]] = {
-    **{make.__name__: make for make in (network, mlp, resmlp, *_IMAGES, elu, Image, Rows, Sequence, Graph)},
+    **{
+        make.__name__: make
+        for make in (network, mlp, resmlp, *_IMAGES, gnn, du_2019, elu, Image, Rows, Sequence, Graph)
+    },
     "PiecewisePolynomial": _pieces,
     **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
     **{make.__name__: make for make in sorted(_ACTIVATIONS, key=lambda cls: str(cls.__name__))},

@@ -11,6 +11,7 @@ import jax
 
 from widelimit import validation
 from widelimit.activations.base import Activation
+from widelimit.architecture.aggregation import Aggregate
 from widelimit.architecture.chain import Combined, Serial, branch_of
 from widelimit.architecture.combine import Branches, Residual
 from widelimit.architecture.convolution import Conv
@@ -18,6 +19,7 @@ from widelimit.architecture.inputs import Inputs, Rows, Sited
 from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
+from widelimit.architecture.pooling import AveragePool
 from widelimit.architecture.repeat import Repeat, kept_numbers
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
@@ -93,7 +95,8 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
         )
     at = next((i for i, own in enumerate(layers) if not (own.on_sites if inputs.sites else own.on_inputs)), 0)
     first = layers[at] if layers else None
-    if not (isinstance(first, (Dense, Conv, LocallyConnected)) or (inputs == ROWS and _read_rows(first))):
+    branches = inputs.kind in ("rows", "graph") and _read_inputs(first, inputs)
+    if not (isinstance(first, (Dense, Conv, LocallyConnected)) or branches):
         what = repr(first) if layers else "no layers"
         raise ValueError(
             f"layers[{at}]: a network begins with wl.layers.Dense(), which reads the inputs, behind LayerNorm() or "
@@ -110,12 +113,17 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
     return placed.layers
 
 
-def _read_rows(layer: Any) -> bool:
-    """Return True for branches that each begin with a dense layer, behind scales if need be, or with such branches."""
+def _read_inputs(layer: Any, inputs: Inputs) -> bool:
+    """Return True for branches that each begin with a dense layer, or with such branches.
+
+    Scales may stand before it, in graphs sums over nodes.
+    """
     if not isinstance(layer, Branches):
         return isinstance(layer, Dense)
+    before = (Aggregate, AveragePool) if inputs.sites else Scale
     return all(
-        _read_rows(next((own for own in part.layers if not isinstance(own, Scale)), None)) for part in layer.parts
+        _read_inputs(next((own for own in part.layers if not isinstance(own, before)), None), inputs)
+        for part in layer.parts
     )
 
 

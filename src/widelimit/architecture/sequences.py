@@ -64,11 +64,16 @@ class _Masked(Sited):
         return self._packed(name, X)
 
     def _is_packed(self, X: Any) -> bool:
-        return not isinstance(X, (list, tuple)) and np.ndim(X) <= 2 and np.asarray(X).dtype != object
+        ragged = isinstance(X, (list, tuple)) or (isinstance(X, np.ndarray) and X.dtype == object)
+        return not ragged and np.ndim(X) <= 2
 
     @abc.abstractmethod
     def _packed(self, name: str, X: Any) -> Array:
         """Return what is no row yet as rows."""
+
+    def _faults(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return faults beside those of the mask, and which rows have them."""
+        return {}
 
     def _check(self, name: str, rows: np.ndarray) -> None:
         """Refuse packed rows whose mask or adjacency is none. Raises: ValueError."""
@@ -77,6 +82,9 @@ class _Masked(Sited):
             raise ValueError(f"{name}: the mask in packed rows of {self} is 0 or 1; make rows by net.inputs.pack(...).")
         if (empty := np.flatnonzero(~mask.any(axis=1))).size:
             raise ValueError(f"{name}[{empty[0]}] has no {self._site} that is not masked; leave the {self.kind} out.")
+        for text, found in self._faults(rows).items():
+            if found.any():
+                raise ValueError(f"{name}[{int(np.argmax(found))}]: the adjacency {text}.")
 
     @property
     def _site(self) -> str:
@@ -159,7 +167,7 @@ class Sequence(_Masked):
         """
         if isinstance(X, (list, tuple)) and lengths is None and mask is None:
             return self._packed("X", X)
-        return self._of_array("X", X, self._mask_of(X, lengths, mask))
+        return self._of_array("X", X, lengths, mask)
 
     def _packed(self, name: str, X: Any) -> Array:
         if isinstance(X, (list, tuple)) or np.asarray(X).dtype == object:
@@ -167,10 +175,9 @@ class Sequence(_Masked):
             rows = self._blank(name, len(own), np.result_type(*own, np.float32) if own else np.float64)
             self._fill(rows, own)
             return rows
-        return self._of_array(name, X, None)
+        return self._of_array(name, X, None, None)
 
-    def _mask_of(self, X: Any, lengths: Any, mask: Any) -> np.ndarray | None:
-        n = len(X)
+    def _mask_of(self, n: int, lengths: Any, mask: Any) -> np.ndarray | None:
         if mask is not None:
             found = np.asarray(mask)
             if lengths is not None or found.shape != (n, self.length) or not np.isin(found, (0, 1)).all():
@@ -188,7 +195,7 @@ class Sequence(_Masked):
             )
         return np.asarray(np.arange(self.length) < counts[:, None])
 
-    def _of_array(self, name: str, X: Any, mask: np.ndarray | None) -> Array:
+    def _of_array(self, name: str, X: Any, lengths: Any, mask: Any) -> Array:
         array = validation.as_float_array(name, X)
         if array.ndim == 2 and self.features == 1:
             array = array[..., None]
@@ -197,13 +204,14 @@ class Sequence(_Masked):
                 f"{name} has shape {array.shape}; {self} takes (n, {self.length}, {self.features}), or a list of "
                 f"arrays (t, {self.features}) with t <= {self.length}."
             )
-        if mask is None:
+        there = self._mask_of(len(array), lengths, mask)
+        if there is None:
             validation.refuse_non_finite(name, array)
             xp: Any = jnp if isinstance(array, jax.Array) else np
             return xp.concatenate([array.reshape(len(array), -1), xp.ones((len(array), self.length), array.dtype)], 1)  # type: ignore[no-any-return]
-        signals = np.where(mask[..., None], array, 0)
+        signals = np.where(there[..., None], array, 0)
         validation.refuse_non_finite(name, signals)
-        rows = np.concatenate([signals.reshape(len(signals), -1), mask], axis=1, dtype=array.dtype)
+        rows = np.concatenate([signals.reshape(len(signals), -1), there], axis=1, dtype=array.dtype)
         self._check(name, rows)
         return rows
 
@@ -280,19 +288,14 @@ class Graph(_Masked):
             )
         return signals, adjacency
 
-    def _check(self, name: str, rows: np.ndarray) -> None:
-        super()._check(name, rows)
+    def _faults(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         adjacency, mask = self._adjacency(rows), self._mask(rows)
-        wrong = {
+        beside = (adjacency != 0) & (mask[:, None] == 0)
+        return {
             "has entries below 0; give edges weights >= 0": (adjacency < 0).any(axis=(1, 2)),
             "is not symmetric; for directed edges take (A + A.T) / 2": (adjacency != adjacency.mT).any(axis=(1, 2)),
-            "has edges at masked nodes; make rows by net.inputs.pack(...)": (
-                (adjacency != 0) & (mask[:, None] == 0)
-            ).any(axis=(1, 2)),
+            "has edges at masked nodes; make rows by net.inputs.pack(...)": beside.any(axis=(1, 2)),
         }
-        for text, found in wrong.items():
-            if found.any():
-                raise ValueError(f"{name}[{int(np.argmax(found))}]: the adjacency {text}.")
 
 
 def _of_networkx(place: str, graph: Any) -> tuple[Any, Any]:
