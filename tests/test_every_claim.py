@@ -203,7 +203,18 @@ def large_flattened(monkeypatch):
     monkeypatch.setattr(Flatten, "encode", encode)
 
 
+def unsquared_values(monkeypatch):
+    """Covariances times the deviations of values and scores, not their squares."""
+    from widelimit.architecture.attention import Attention
+    from widelimit.pytrees import changed
+
+    true = Attention._dense.fget
+    dense = property(lambda self: changed(true(self), weight_std=true(self).weight_std ** 0.5))
+    monkeypatch.setattr(Attention, "_dense", dense)
+
+
 PLANTS = [
+    (unsquared_values, "transformer_limit"),
     (large_flattened, "pooling_averages_shifts"),
     (xavier, "networks_are_gaussian"),
     (shared_bias, "outputs_are_independent"),
