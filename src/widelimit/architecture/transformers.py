@@ -78,6 +78,7 @@ def transformer(
     for name, value, allowed in (("norm", norm, ("pre", "post")), ("end", end, tuple(ENDS))):
         validation.choice(name, value, allowed)
     validation.choice("branch_scale", branch_scale, ("one", "depth"))
+    validation.deviation("position_std", position_std)
     dense = Dense(validation.deviation("weight_std", weight_std), validation.deviation("bias_std", bias_std, zero=True))
     attention = Attention(
         scores, scaling, query_std, key_std, value_std, output_std, bias_std, causal, heads=heads, head_size=head_size

@@ -17,7 +17,7 @@ SEED = 2401
 TOKENS = np.random.default_rng(SEED).standard_normal((2, 3, 2)).astype(np.float32)
 """Two sequences of three tokens."""
 KINDS = {"softmax over d": ("softmax", "d"), "relu over sqrt(d)": ("relu", "sqrt_d")}
-WIDTHS = {"softmax over d": np.array([32, 128, 512]), "relu over sqrt(d)": np.array([16, 48, 144])}
+WIDTHS = {"softmax over d": np.array([32, 128, 512]), "relu over sqrt(d)": np.array([24, 64, 160])}
 NETWORKS = np.array([128, 48, 16])
 """Networks of each width; four times as many with full settings."""
 STDS = {"d": (2.0, 1.5), "sqrt_d": (0.5, 1.0)}
@@ -27,14 +27,23 @@ OTHERS = {"d": (1e-9, 1.0), "sqrt_d": (1.0, 1.0)}
 VALUE = 2.0
 
 
-def network(kind: str, width: int, given: Mapping[str, tuple[float, float]]) -> wl.Network:
+def network(kind: str, width: int, deviations: Mapping[str, tuple[float, float]]) -> wl.Network:
     """Make a block whose heads are as wide as the network and, over sqrt(d), as many."""
     scores, scaling = KINDS[kind]
     sizes = {"heads": 2 if scaling == "d" else width, "head_size": width}
-    query, key = given[scaling]
+    query, key = deviations[scaling]
     stds = {"query_std": query, "key_std": key, "value_std": VALUE, "bias_std": 0.1}
     inputs = wl.Image(*TOKENS.shape[1:])
-    block = wl.transformer(inputs=inputs, depth=1, scores=scores, scaling=scaling, positions="learned", **stds, **sizes)  # type: ignore[arg-type]
+    given = {
+        "scores": scores,
+        "scaling": scaling,
+        "positions": "learned",
+        "causal": True,
+        "end": "last",
+        **stds,
+        **sizes,
+    }
+    block = wl.transformer(inputs=inputs, depth=1, **given)  # type: ignore[arg-type]
     kept = [layer for layer in block.layers if not isinstance(layer, LayerNorm)]
     return wl.network(*kept, inputs=inputs)  # the last LayerNorm would hide the size of the signals
 
@@ -112,7 +121,7 @@ def draw(data: Data, control: Data) -> Figure:
 
 CLAIM = Claim(
     title="Transformers tend to their limits",
-    statement="The kernels of a transformer block (attention and two affine layers, each after a LayerNorm in a "
+    statement="The kernels of a causal transformer block (attention and two affine layers, each after a LayerNorm in a "
     "residual branch, with learned positions) tend to their limits: softmax scores over d with tied queries and keys "
     "as d grows, relu scores over the root of d as d and the number of heads grow.",
     source="Hron et al. 2020, arXiv 2006.10540, theorems 1 and 3.",
