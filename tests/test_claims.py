@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from commands import invoke
-from widelimit.claims import jacot_figures
+from widelimit.claims import NAMES, jacot_figures
 from widelimit.claims.base import Check, Effort, Measurement, load
 from widelimit.claims.finite import output_covariances, outputs, parameters
 from widelimit.claims.run import CONTROL_PASSES, FAILED, HELD, Outcome
@@ -126,6 +126,16 @@ def test_verify_fails_where_a_claim_does(tmp_path, monkeypatch):
     assert "there is no claim 'primal'; the claims are gaussian_vectors," in wrong.stderr
 
 
+def test_claims_are_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = invoke("verify", "--list").stdout
+    assert [name for name in NAMES if f"\n{name} " in f"\n{text}"] == list(NAMES)
+    assert max(map(len, text.splitlines())) <= 80
+    only = invoke("verify", "--list", "--only", "gram_matrices", "--json", "--out", "r.csv").stdout
+    assert json.loads(only) == {"gram_matrices": load("gram_matrices").statement}
+    assert not list(tmp_path.iterdir())
+
+
 def test_numbers_in_the_report():
     assert [number(v) for v in (0.25, -1.5, 1234567.0, 2.2e-16)] == [
         "0.25",
@@ -146,9 +156,9 @@ def mnist_file(tmp_path_factory):
 
 
 def test_figure_three_holds_for_a_file_of_images(mnist_file):
-    from widelimit.cli.images import mnist
+    from widelimit.cli.verification import read_mnist
 
-    images = mnist(mnist_file)
+    images = read_mnist(mnist_file)
     assert images.pixels.shape == (512, 784)
     assert 0.9 < images.pixels.max() <= 1
     checks, data = jacot_figures.figure_three(Effort.QUICK, images)

@@ -16,14 +16,15 @@ from sklearn.linear_model import Ridge
 
 from commands import invoke, listening
 from widelimit.cli import app as cli
-from widelimit.cli import baselines, demo_data, demo_report, scores, terminal
+from widelimit.cli import baselines, scores, terminal
 from widelimit.cli import demonstration as demo
 from widelimit.cli.baselines import Fold, GaussianPrediction, one_hot
 from widelimit.cli.comparison import ModelScores, SplitData, compare
 from widelimit.inference.class_probabilities import largest_probability
+from widelimit.messages import did_you_mean
 from widelimit.writing import atomic_write
 
-SMALL = {"diabetes": (demo_data.diabetes, 172), "digits": (demo_data.digits, 130)}
+SMALL = {"diabetes": 172, "digits": 130}
 HEAVY = {"jax", "numpy", "scipy", "sklearn", "matplotlib", "polars", "rich", "tomllib"}
 
 
@@ -32,14 +33,14 @@ def small_demo(tmp_path_factory):
     """`widelimit demo --json` on parts of the data sets: the command's result and its figure."""
     figure = tmp_path_factory.mktemp("demo") / "figure.png"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_data, "SETS", SMALL)
+        patch.setattr(demo, "SETS", SMALL)
         return invoke("demo", "--json", "--out", figure), figure
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """A demo with one model on one small data set."""
-    monkeypatch.setattr(demo_data, "SETS", {"diabetes": SMALL["diabetes"]})
+    monkeypatch.setattr(demo, "SETS", {"diabetes": SMALL["diabetes"]})
     monkeypatch.setattr(demo, "REGRESSION", {"ridge": baselines.ridge})
 
 
@@ -65,7 +66,7 @@ def test_demo_json_is_complete(small_demo):
 
 def test_demo_models_are_sane(small_demo):
     diabetes, digits = ({m["model"]: m for m in d["models"]} for d in json.loads(small_demo[0].stdout)["datasets"])
-    problem = demo_data.diabetes(seed=0, size=SMALL["diabetes"][1])
+    problem = demo.load("diabetes", seed=0, size=SMALL["diabetes"])
     known, truth = (problem.target[rows] for rows in problem.splits[0])
     constant = scores.gaussian_nlpd(known.mean(), known.std(), truth)
     for name in ("NNGP", "NTK-GP", "NTK ensemble"):
@@ -223,12 +224,51 @@ def test_help_is_quick_and_loads_nothing_heavy():
     seconds = []
     for _ in range(5):
         start = os.times()
-        command = [sys.executable, "-m", "widelimit.cli", "--help"]
+        command = [sys.executable, "-m", "widelimit", "--help"]
         shown = subprocess.run(command, check=True, capture_output=True, text=True)
         end = os.times()  # time of the processor: a machine with other work to do delays the help, but not this figure
         seconds.append(end.children_user + end.children_system - start.children_user - start.children_system)
     assert "demo" in shown.stdout
     assert min(seconds) < 0.3, seconds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["fti"], "Did you mean 'fit'?"),
+        (["fit", "--targt", "y"], "--target"),
+        (
+            ["fit", "t.csv", "--target", "Colour", "--model", "m.npz"],
+            "no such column; the table has a, colour; did you",
+        ),
+        (["kernel", "t.csv", "--drop", "coluor", "--out", "K"], "it has a, colour; did you mean 'colour'?"),
+        (["kernel", "x.npy", "--out", "K", "--activation", "ReLu"], "did you mean 'relu'?"),
+        (["verify", "--only", "gram_matrix"], "verify --list); did you mean 'gram_matrices'?"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_named(tmp_path, monkeypatch, arguments, near):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text("a,colour\n1,2\n2,1\n3,3\n")
+    np.save("x.npy", np.eye(2))
+    code, _, err = invoke(*arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert near in err
+    assert len(err) < 400
+
+
+def test_only_near_names_are_suggested():
+    assert did_you_mean("Relu", ["selu", "relu"]) == "; did you mean 'relu'?"
+    assert did_you_mean("tahn", ["cos", "tanh"]) == "; did you mean 'tanh'?"
+    assert did_you_mean("polynomial", ["cos", "tanh"]) == "."
+    assert did_you_mean("a", []) == "."
+
+
+def test_shells_complete_commands_and_options(monkeypatch):
+    monkeypatch.setenv("_WIDELIMIT_COMPLETE", "complete_bash")
+    for words, place, found in (("widelimit f", 1, "fit"), ("widelimit fit --mod", 2, "--model")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(place))
+        assert invoke()[:2] == (0, f"{found}\n")
 
 
 # --- the report
@@ -238,13 +278,13 @@ def test_tables_fit_80_columns_and_progress_prints_nothing_off_a_terminal(capsys
     scores = {"rmse": 123.4, "accuracy": 0.999, "nlpd": 9.123, "coverage_95": 1.0, "set_size": 1.0}
     chosen = {"noise": 9.5e-7, "scale": 0.062, "t": 1e5}
     tables = []
-    for name, (load, size) in demo_data.SETS.items():
-        problem = load(seed=0, size=size)
+    for name, size in demo.SETS.items():
+        problem = demo.load(name, seed=0, size=size)
         values = {score: np.array([scores[score]]) for score in demo.SCORES[problem.task]}
         seconds, remarks = np.array([123.4]), ("a remark " * 20,)
         rows = [ModelScores(model, values, seconds, chosen, remarks) for model in demo.models(problem)]
         tables.append(demo.DemoTable(name, problem, rows))
-    demo_report.show(demo.DemoResult(0, tuple(tables), "figure.png", 12.0))
+    demo.show(demo.DemoResult(0, tuple(tables), "figure.png", 12.0))
     printed = capsys.readouterr().out
     assert max(len(line) for line in printed.splitlines()) <= 80
     assert printed.count("noise 9.5e-7, scale 0.062, t 1e5") == len(demo.REGRESSION) + len(demo.CLASSIFICATION)
@@ -272,10 +312,10 @@ def test_infinite_time_in_json():
 # --- data
 
 
-@pytest.mark.parametrize("name", demo_data.SETS)
+@pytest.mark.parametrize("name", demo.SETS)
 def test_split_uses_training_statistics_only(name):
-    load, size = demo_data.SETS[name]
-    problem, again, other = (load(seed=seed, size=size) for seed in (0, 0, 1))
+    size = demo.SETS[name]
+    problem, again, other = (demo.load(name, seed=seed, size=size) for seed in (0, 0, 1))
     inside, outside = problem.splits[0]
     np.testing.assert_array_equal(outside, again.splits[0][1])
     assert not np.array_equal(outside, other.splits[0][1])
@@ -297,6 +337,14 @@ def gaussians():
     rng = np.random.default_rng(0)
     mean, sd = rng.normal(size=4000), rng.uniform(0.1, 2, 4000)
     return mean, sd, rng.normal(mean, sd)
+
+
+def test_scores_without_noise_are_infinite_and_quiet(recwarn):
+    mean, sd = np.array([1.0, 2.0]), np.array([0.0, 1.0])
+    assert scores.gaussian_nlpd(mean, sd, mean) == -math.inf
+    assert scores.gaussian_nlpd(mean, sd, mean + 1) == math.inf
+    assert math.copysign(1, scores.class_nlpd(np.zeros((2, 1)), np.array([0, 0]))) == 1
+    assert not recwarn.list
 
 
 def test_gaussian_nlpd(gaussians):
@@ -383,8 +431,7 @@ def test_class_sets_are_the_smallest():
 
 @pytest.fixture(scope="module")
 def problem():
-    load, size = SMALL["diabetes"]
-    return load(seed=0, size=size)
+    return demo.load("diabetes", seed=0, size=SMALL["diabetes"])
 
 
 def fold(data):
@@ -432,7 +479,7 @@ def test_rbf_variance_includes_the_noise(problem):
 
 
 def test_forest_probabilities_have_a_floor():
-    known, truth = fold(demo_data.digits(seed=0, size=150))
+    known, truth = fold(demo.load("digits", seed=0, size=150))
     p = baselines.forest_classes(known).probabilities
     np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-14)
     floor = 1 / (baselines.TREES + 10)
@@ -441,7 +488,7 @@ def test_forest_probabilities_have_a_floor():
 
 
 def test_one_hot_regression_gives_the_probability_of_the_largest_output():
-    known, truth = fold(demo_data.digits(seed=0, size=150))
+    known, truth = fold(demo.load("digits", seed=0, size=150))
     means = np.eye(10)[truth]
     for deviation in (np.full(len(truth), 0.3), np.full((len(truth), 10), 0.3)):
         seen = []

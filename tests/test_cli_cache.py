@@ -29,7 +29,7 @@ def command(cache, *arguments, **variables):
     ours = [name for name in os.environ if name.startswith("JAX_") and name != "JAX_DISABLE_MOST_OPTIMIZATIONS"]
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     environment = kept | {"WIDELIMIT_CACHE": str(cache)} | variables
-    line = [sys.executable, "-m", "widelimit.cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "widelimit", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=120)
 
 

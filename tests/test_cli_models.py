@@ -498,6 +498,13 @@ def test_config_gives_options_and_the_command_line_wins(config, seen, tmp_path):
     assert (given["solver"], given["alpha_epsilon"]) == ("cg", 0.001)
 
 
+def test_config_may_name_a_column_by_a_number_or_one_without_a_list(config, seen, tmp_path):
+    path = config('[fit]\ntarget = 2020\ndrop = "ab"\ncategorical = [1, "b"]\n')
+    invoke("fit", "t.csv", "--model", tmp_path / "m.npz", "--config", path)
+    _, choices, *_ = seen[0]
+    assert (choices.target, choices.drop, choices.categorical) == ("2020", ["ab"], ["1", "b"])
+
+
 def test_other_commands_read_options_from_a_file(config, tmp_path, monkeypatch):
     seeds = []
 
@@ -523,6 +530,11 @@ def test_other_commands_read_options_from_a_file(config, tmp_path, monkeypatch):
         ('[fit]\ndepth = "deep"\n', "'--depth'"),
         ('[fit]\nsolver = "qr"\n', "'--solver'"),
         ("[fit]\nconfig = 3\n", "no option 'config'"),
+        ('[fit]\nnetwork = ["a", "b"]\n', "[fit] network = ['a', 'b']: write one value."),
+        ("[fit]\nactivation = true\n", "[fit] activation = True: write one value."),
+        ("[fit]\nensemble = 1\n", "[fit] ensemble = 1: write true or false."),
+        ("[fit]\ndrop = {a = 1}\n", "[fit] drop = {'a': 1}: write a list of texts."),
+        ('[fit]\ndrop = [["a"]]\n', "write a list of texts."),
     ],
 )
 def test_bad_configuration_is_one_line(config, seen, tmp_path, text, remedy):

@@ -130,6 +130,27 @@ def test_objects_and_texts_are_recognised(values, kind, numbers):
         np.testing.assert_allclose(encoder.transform(table)[:, 0], numbers, rtol=1e-12)
 
 
+def test_categories_of_pandas_begin_with_a_gap():
+    for first in (None, "b"):
+        column = pandas.Categorical([first, "a", "b", "c", "a", None])
+        encoder = wl.TableEncoder().fit(pandas.DataFrame({"a": column}))
+        assert encoder.columns_[0].categories == ("a", "b", "c")
+        made = encoder.transform(pandas.DataFrame({"a": column}))
+        assert made[0].tolist() == ([1, 0, 0, 1] if first is None else [0, 1, 0, 0])
+
+
+@pytest.mark.parametrize("dtype", [polars.Decimal(20, 2), polars.Int128, polars.Int8, polars.Float32])
+def test_numbers_of_polars_of_any_type_are_numbers(dtype):
+    values = polars.Series("z", np.arange(ROWS) % 11)
+    table = polars.DataFrame({"x": X1, "z": values})
+    settings = {"depth": 1, "noise": 0.1, "input_scales": None}
+    expected = wl.NNGPRegressor(**settings).fit(table, X1 + values.to_numpy())
+    other = table.with_columns(values.cast(dtype))
+    model = wl.NNGPRegressor(**settings).fit(other, X1 + values.to_numpy())
+    np.testing.assert_array_equal(model.predict(other), expected.predict(table))
+    np.testing.assert_array_equal(expected.predict(other), expected.predict(table))
+
+
 def test_cycles_are_those_that_the_rows_show():
     day = np.arange(0, 1500.0)
     assert column.periods(day) == ("year", "week")

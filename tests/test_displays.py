@@ -56,10 +56,9 @@ def plain():
 def scaled(monkeypatch):
     """A fit whose learned scales are 3, 1/2 and 1/100."""
 
-    def choice(designs, points, y, *_):
-        return HyperparameterChoice(
-            designs[0], 0.02, np.ones(y.shape[1]), np.array([3.0, 0.5, 0.01])[: points.shape[1]]
-        )
+    def choice(designs, data, *_, **__):
+        scales = np.array([3.0, 0.5, 0.01])[: data.points.shape[1]]
+        return HyperparameterChoice(designs[0], 0.02, np.ones(data.y.shape[1]), scales)
 
     monkeypatch.setattr(base, "choose_scaled", choice)
     return wl.WideRegressor(kernel="nngp", activation="erf", depth=2)

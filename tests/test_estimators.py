@@ -34,6 +34,7 @@ from cases import ESTIMATORS
 from searches import shorten_searches
 from widelimit import memory
 from widelimit.estimators import networks
+from widelimit.estimators.design import Design
 from widelimit.estimators.parameters import ClassParameters, EnsembleParameters, RegressorParameters, by_name
 from widelimit.inference.class_probabilities import expected_softmax, largest_probability
 from widelimit.inference.dirichlet import dirichlet_labels, dirichlet_offset, dirichlet_posterior
@@ -509,6 +510,25 @@ def test_noise_of_a_large_table_is_chosen_on_rows_spread_over_it(monkeypatch):
     assert (again.noise_, again.y_scale_) == (part.noise_, part.y_scale_)
     monkeypatch.setattr(networks, "evenly", lambda _, count: np.arange(count))
     assert abs(np.log10(wl.NNGPRegressor(input_scales=None).fit(X, y).noise_ / whole.noise_)) > 0.51
+
+
+@pytest.mark.parametrize("bound", [1.5, 100.0])
+def test_a_search_that_fails_everywhere_but_at_its_start_warns(bound, recwarn):
+    start = Design("nngp", 2, "relu", 1.5, 0.0)
+
+    def score(design):
+        if design.weight_std > bound + 1e-9 or (bound < 2 and design.weight_std < bound - 1e-9):
+            raise ValueError("no such kernel")
+        return -((np.log(design.weight_std) - 1) ** 2)
+
+    found = networks.search(start, score)
+    texts = [str(warning.message) for warning in recwarn]
+    if bound > 2:
+        assert found.weight_std == pytest.approx(np.e, rel=0.05)
+        assert texts == []
+    else:
+        assert found.weight_std == pytest.approx(1.5)
+        assert [text[-16:] for text in texts] == ["(no such kernel)"]
 
 
 def test_a_million_rows_are_refused_before_anything_is_allocated(monkeypatch):

@@ -213,8 +213,17 @@ def unsquared_values(monkeypatch):
     monkeypatch.setattr(Attention, "_dense", dense)
 
 
+def lost_variance(monkeypatch):
+    """The error of the mean prediction instead of the mean error of predictions."""
+    from widelimit.theory import generalization
+
+    true = generalization.of_rows
+    monkeypatch.setattr(generalization, "of_rows", lambda *given: (found := true(*given))._replace(test=found.bias))
+
+
 PLANTS = [
     (unsquared_values, "transformer_limit"),
+    (lost_variance, "learning_curves"),
     (large_flattened, "pooling_averages_shifts"),
     (xavier, "networks_are_gaussian"),
     (shared_bias, "outputs_are_independent"),

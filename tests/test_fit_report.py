@@ -246,6 +246,7 @@ def test_folds_of_many_rows_and_of_classes(monkeypatch):
     labels = np.where(y > np.median(y), "high", "low")
     found = held_out.held_out(wl.NTKClassifier(depth=2, time=5.0).fit(X, labels), X, labels)
     assert "of 30 rows drawn at random" in found.how
+    assert "not possible: leave-one-out is for time=inf without ensemble." in found.how
     assert found.mean.shape == (30, 2)
     np.testing.assert_allclose(found.mean.sum(axis=1), 1)
     assert len(set(found.rows)) == 30

@@ -196,3 +196,36 @@ def test_the_limit_of_the_process_counts():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert 2**27 < int(done.stdout) <= 2**28
+
+
+def group(folder, version, limit, used, cached):
+    """The files of a control group of this version."""
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in zip(names, (limit, used), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{'total_' * (version == 1)}inactive_file {cached}\n")
+
+
+def test_the_limit_of_a_job_counts_in_both_versions_of_control_groups(tmp_path):
+    """The tightest group from the job's own up to the root; what the system keeps of files can be given back."""
+    own, job = tmp_path / "own", "system.slice/job_1"
+    own.write_text(f"12:cpu:/x\n0::/{job}\n")
+    root = tmp_path / "two"
+    assert memory.control_groups(root, own) == sys.maxsize
+    group(root / job, 2, 1000, 700, 200)
+    group(root / "system.slice", 2, "max", 700, 0)
+    assert memory.control_groups(root, tmp_path / "nowhere") == sys.maxsize
+    memory._limited_groups.cache_clear()
+    assert memory.control_groups(root, own) == 500
+    group(root / job, 2, 1000, 900, 0)
+    assert memory.control_groups(root, own) == 100  # what is used is read each time
+    old = tmp_path / "old"
+    old.write_text("4:memory:/job\n0::/\n")
+    group(tmp_path / "one" / "memory" / "job", 1, 800, 500, 0)
+    group(tmp_path / "one" / "memory", 1, 9223372036854771712, 10**12, 0)
+    assert memory.control_groups(tmp_path / "one", old) == 300
+    contained = tmp_path / "contained"  # a container sees its own group as the root
+    contained.write_text("0::/../kubepods/pod\n")
+    group(tmp_path / "three", 2, 640, 40, 0)
+    assert memory.control_groups(tmp_path / "three", contained) == 600

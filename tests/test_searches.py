@@ -51,3 +51,19 @@ def test_a_score_that_is_no_number_is_told(monkeypatch):
     monkeypatch.setattr(hyperparameters._Search, "negative", lambda self, z: (np.nan, z))
     with pytest.raises(ValueError, match="at any start: it is nan there"):
         wl.fit_hyperparameters(wl.rbf(1.0), X, X[:, 0], **SETTINGS)
+
+
+@pytest.mark.parametrize("reach", [0.0, 6.0])
+def test_an_error_of_the_users_function_away_from_the_start_is_reported(reach):
+    """A search that cannot leave its start has not converged; one that only meets a wall far off has."""
+
+    def build(scale):
+        if isinstance(scale, float) and abs(np.log(scale)) > reach + 1e-9:
+            raise ValueError("a bug of the user's own")
+        return wl.rbf(scale)
+
+    fit = wl.fit_hyperparameters(build, X, X[:, 0], start={"scale": 1.0}, **{**SETTINGS, "max_steps": 40})
+    assert fit.runs[0].converged == (reach > 0)
+    if not reach:
+        assert "did not converge" in fit.message
+        assert fit.message.endswith("a bug of the user's own.")

@@ -258,6 +258,12 @@ BAD = {
         ).gram([np.ones((4, 2)), np.ones((2, 2))]),
         r"X\[1\] is too short",
     ),
+    "pairs of many sites": (
+        lambda: wl.nngp(
+            network(Dense(), GlobalSumPool(), Dense(), inputs=wl.Sequence(10**6, 1))
+        ).gram(np.ones((1, 10**6, 1))),
+        "pairs of 1000000 sites",
+    ),
     "no graph": (lambda: wl.gnn(inputs=SEQUENCE), "wl.Graph"),
     "sphere": (
         lambda: wl.NNGPRegressor(network=wl.gnn(inputs=GRAPH), normalize="sphere").fit(GRAPHS, [1.0, 2.0, 3.0]),
@@ -269,6 +275,6 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_refused_at_the_door(name):
     call, match = BAD[name]
-    with pytest.raises((ValueError, TypeError), match=match) as error:
+    with pytest.raises((ValueError, TypeError, MemoryError), match=match) as error:
         call()
     assert len(str(error.value)) < 400

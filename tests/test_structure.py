@@ -55,6 +55,7 @@ ORDER = [
     "estimators",
     "plots",
     "displays",
+    "theory",
     "tangents",
     "torch",
     "pages",
@@ -67,7 +68,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 def part(path):
     """The place in ORDER of a file of the package; None for its __init__."""
     name = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    return None if name == "__init__" else ORDER.index(name)
+    return None if name in ("__init__", "__main__") else ORDER.index(name)
 
 
 def imported(text):

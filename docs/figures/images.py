@@ -10,9 +10,9 @@ from sklearn.datasets import load_digits
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.cli import baselines, demo_data
+from widelimit.cli import baselines
 from widelimit.cli.comparison import score
-from widelimit.cli.demonstration import CLASSIFICATION
+from widelimit.cli.demonstration import CLASSIFICATION, SETS, load
 
 HERE = Path(__file__).parent
 SIZES = np.array([100, 200, 400, 800, 1257])
@@ -22,7 +22,7 @@ IMAGE = wl.Image(8, 8, 1)
 
 def digits(figure: Figure) -> None:
     """Draw error and log-loss on 540 digits against the number of training images."""
-    data = demo_data.digits(seed=0, size=1797)
+    data = load("digits", seed=0, size=SETS["digits"])
     inside, outside = data.splits[0]
     panels = figure.subplots(1, 2)
     for name, color in MODELS.items():

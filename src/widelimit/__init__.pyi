@@ -83,6 +83,9 @@ from .tangents.models import Tangents, tangents
 from .tangents.rows import ExactRows, TangentRows
 from .tangents.selection import Selection, select
 from .tangents.sketch import Sketch
+from .theory.finite_width import FiniteWidth, finite_width
+from .theory.generalization import Generalization, generalization
+from .theory.lazy import LazyReport, lazy_report
 from .training.history import History
 from .training.loop import Training
 from .training.train import train
@@ -111,12 +114,14 @@ __all__ = [
     "ExactRows",
     "Exp",
     "Expectation",
+    "FiniteWidth",
     "FixedPoint",
     "Flow",
     "FunctionKernel",
     "Gaussian",
     "GaussianProcess",
     "Gelu",
+    "Generalization",
     "GradientDescent",
     "GradientFlow",
     "Graph",
@@ -131,6 +136,7 @@ __all__ = [
     "KernelDrift",
     "KrylovFlow",
     "Laplace",
+    "LazyReport",
     "LeakyRelu",
     "LeaveOneOut",
     "LikelihoodGradient",
@@ -203,15 +209,18 @@ __all__ = [
     "elu",
     "empirical_nngp",
     "empirical_ntk",
+    "finite_width",
     "fit_hyperparameters",
     "garriga_alonso_2019",
     "gaussian_expectation",
+    "generalization",
     "gnn",
     "gradient_descent",
     "gradient_flow",
     "kernel",
     "laplace",
     "layers",
+    "lazy_report",
     "limits",
     "linear",
     "linearize",

@@ -46,6 +46,11 @@ REMEDIES = {
 """The advice is by the kind of a NumPy dtype that is no real number."""
 
 
+def is_gap(value: Any) -> bool:
+    """Return True for None and for what pandas writes where a value is missing, but for NaN."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
 def columns(value: Any) -> Iterator[Any]:
     """Return the columns of a table, each of which has a dtype of its own; of anything else nothing."""
     package = package_of(value)

@@ -2,21 +2,50 @@
 
 import math
 import sys
+from contextlib import suppress
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 GIB = 2**30
+GROUPS = {
+    "": ("", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Folder, and names for limit, use and cached files, of control groups of version 2 and 1."""
+UNLIMITED = 2**60
+"""A limit from here on is none: version 1 writes a large number."""
 
 
 def available() -> int:
     """Return the bytes that can be allocated without swapping, within the limits of control group and process."""
     import psutil
 
-    free = int(psutil.virtual_memory().available)
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:
-            free = min(free, int(limit.read()) - int(used.read()))
-    except (OSError, ValueError):
-        pass  # no control group, or one without a limit: the system's figure counts
-    return max(0, min(free, _address_space()))
+    return max(0, min(int(psutil.virtual_memory().available), control_groups(), _address_space()))
+
+
+def control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Return the bytes that the control groups of this process leave, of version 1 or 2; cached files count as free."""
+    free = sys.maxsize
+    for folder, limit, used, cached in _limited_groups(root, own):
+        with suppress(OSError):  # the process was moved to another group
+            files = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            free = min(free, limit - int((folder / used).read_text()) + int(files[cached]))
+    return free
+
+
+@cache
+def _limited_groups(root: Path, own: Path) -> list[tuple[Path, int, str, str]]:
+    """Find the groups that this process is in, and that have a limit: folder, limit, names for use and cached files."""
+    found = []
+    lines = own.read_text().splitlines() if own.exists() else []  # Linux has it
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers in ("", "memory"):
+            base, limit, used, cached = GROUPS[controllers]
+            for group in (PurePosixPath(path), *PurePosixPath(path).parents):  # a container may see the last one only
+                folder = root / base / group.relative_to("/")
+                with suppress(OSError, ValueError):  # no such group, or one without a limit, "max"
+                    found.append((folder, int((folder / limit).read_text()), used, cached))
+    return [group for group in found if group[1] < UNLIMITED]
 
 
 def _address_space() -> int:

@@ -1,5 +1,6 @@
 """Messages show values in short form, of any kind."""
 
+import difflib
 import reprlib
 from collections.abc import Sequence
 from typing import Any, final
@@ -55,3 +56,10 @@ def list_names(names: Sequence[str]) -> str:
     """Return names as text: "a, b, c and 4 more"."""
     rest = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """End a message on an unknown name: "; did you mean 'relu'?", or "." if no known name is near."""
+    plain = {other.casefold(): other for other in reversed(known)}
+    close = difflib.get_close_matches(name.casefold(), plain, n=1)
+    return f"; did you mean {plain[close[0]]!r}?" if close else "."

@@ -157,8 +157,12 @@ def time_text(t: float) -> str:
     return "$t = \\infty$" if math.isinf(t) else f"$t = {t:g}$"
 
 
-def dress(axes: Axes) -> Axes:
-    """Draw a plain frame: two spines, a light grid."""
+def dress(axes: Axes, *, xlabel: str = "", ylabel: str = "") -> Axes:
+    """Draw a plain frame: two spines, a light grid, small labels where they are given."""
+    if xlabel:
+        axes.set_xlabel(xlabel, fontsize=9)
+    if ylabel:
+        axes.set_ylabel(ylabel, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.title.set_fontsize(10)

@@ -18,6 +18,7 @@ from widelimit.activations.closed.polynomials import Hermite, Monomial
 from widelimit.activations.closed.trigonometric import Cos, Sin, Snake
 from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
 from widelimit.activations.tabulated.numerical import Numerical
+from widelimit.messages import did_you_mean
 from widelimit.pytrees import require_pytree
 
 
@@ -116,7 +117,8 @@ def activation(
     if isinstance(phi, str):
         if phi in BY_NAME:
             return BY_NAME[phi]
-        raise ValueError(f"unknown activation {validation.shown(phi)[:70]}; known: {', '.join(sorted(BY_NAME))}.")
+        known = f"{', '.join(sorted(BY_NAME))}{did_you_mean(phi, [*BY_NAME])}"
+        raise ValueError(f"unknown activation {validation.shown(phi)[:70]}; known: {known}")
     if callable(phi) and not isinstance(phi, type):
         return from_function(phi, kinks, rtol)
     raise TypeError(

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from widelimit.claims import NAMES
 from widelimit.claims.statistics import Line
+from widelimit.messages import did_you_mean, list_names
 
 T = TypeVar("T")
 EPS = float(np.finfo(np.float64).eps)
@@ -102,7 +103,8 @@ class Claim:
 def load(name: str) -> Claim:
     """Load the claim of that name. Raises: ValueError: there is none."""
     if name not in NAMES:
-        raise ValueError(f"there is no claim {name!r}; the claims are {', '.join(NAMES)}.")
+        known = f"{list_names(NAMES)} (widelimit verify --list){did_you_mean(name, NAMES)}"
+        raise ValueError(f"there is no claim {name!r}; the claims are {known}")
     claim = importlib.import_module(f"widelimit.claims.{name}").CLAIM
     if not isinstance(claim, Claim):
         raise TypeError(f"widelimit.claims.{name}.CLAIM is not a Claim.")

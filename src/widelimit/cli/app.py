@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -18,7 +19,6 @@ app = typer.Typer(
     name="widelimit",
     help="Infinitely wide neural networks: exact kernels, Bayesian inference and gradient descent in function space.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -82,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: list[str]) -> int:
     """Run one command; typer's own main would expand * and ? on Windows, and has other exit codes."""
     command = typer.main.get_command(app)
+    if "_WIDELIMIT_COMPLETE" in os.environ:  # a shell asks for completions
+        return int(command.main(prog_name="widelimit", standalone_mode=False) or 0)
     with plain_errors(debug=False), command.make_context("widelimit", arguments) as context:
         command.invoke(context)
     return 0

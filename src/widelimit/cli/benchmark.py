@@ -36,7 +36,7 @@ def benchmark(
 
     if out is not None:
         check_output(out, FIGURES)
-    from widelimit.cli import benchmark_report, comparison, pictures, terminal
+    from widelimit.cli import benchmark_report, comparison, pictures
 
     if pictures.is_pictures(table):
         from widelimit.cli import picture_models
@@ -44,8 +44,7 @@ def benchmark(
         found = picture_models.candidates(table, choices, parameters, folds)
     else:
         found = comparison.table_candidates(table, choices, parameters, folds, costly=costly)
-    shown = lambda steps: terminal.progress(steps, "fits", quiet=output.quiet)  # noqa: E731
-    result = comparison.run(found, seed=choices.seed, progress=shown)
+    result = comparison.run(found, seed=choices.seed, quiet=output.quiet)
     for text in result.notes:
         note(text, quiet=output.quiet)
     if out is not None:

@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -16,7 +15,7 @@ import polars as pl
 from sklearn.model_selection import KFold, StratifiedKFold
 from threadpoolctl import threadpool_limits
 
-from widelimit.cli import baselines, schema, scores, training_data
+from widelimit.cli import baselines, schema, scores, terminal, training_data
 from widelimit.cli.baselines import ClassPrediction, Fold, GaussianPrediction
 from widelimit.cli.models import plain
 from widelimit.cli.options import TableChoices
@@ -26,8 +25,6 @@ from widelimit.messages import list_names
 
 SCORES = {"regression": ("rmse", "nlpd", "coverage_95"), "classification": ("accuracy", "log_loss")}
 
-Progress = Callable[[int], AbstractContextManager[Callable[[str], None]]]
-"""Steps -> a context of a function to call before each, with its name."""
 MATRICES = 3
 """n x n matrices of float64 that a model holds at most: the kernel, its factor, and a copy between them."""
 ONE_THREAD = 3000
@@ -221,11 +218,11 @@ def table_candidates(
     return Candidates(table, data, known, encoded.notes + notes)
 
 
-def run(found: Candidates, *, seed: int, progress: Progress) -> BenchmarkResult:
-    """Score all models on all folds, and show the progress."""
+def run(found: Candidates, *, seed: int, quiet: bool) -> BenchmarkResult:
+    """Score all models on all folds, and show the progress unless `quiet`."""
     start, data = time.perf_counter(), found.data
     scores, folds = SCORES[data.task], len(data.splits)
-    with progress(folds * len(found.models)) as advance:
+    with terminal.progress(folds * len(found.models), "fits", quiet=quiet) as advance:
         rows = compare(data, found.models, scores, seed=seed, advance=advance)
     rows.sort(key=lambda row: row.mean(scores[0]), reverse=scores[0] == "accuracy")
     inputs = data.standardise(*data.splits[0])[0].shape[1]

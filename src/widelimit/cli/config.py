@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -15,20 +15,20 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
     hyphens or underscores.
 
     Raises:
-        typer.BadParameter: no such file, no TOML, a table or a key that is not known.
+        typer.BadParameter: no such file, no TOML, a table or a key that is not known, a value of another kind.
     """
     if path is None:
         return None
-    document = parse(path)
+    document, command = parse(path), context.info_name or ""
     commands = context.parent.command.list_commands(context.parent) if context.parent else []  # type: ignore[attr-defined]
     for name in document:
         if name not in commands:
-            raise typer.BadParameter(f"{path}: [{name}] is no command{suggestion(name, commands)}.")
-    given = document.get(context.info_name or "", {})
+            refuse_unknown(f"{path}: [{name}] is no command", name, commands)
+    given = document.get(command, {})
     if not isinstance(given, dict):
-        raise typer.BadParameter(f"{path}: write a table [{context.info_name}] with the options under it.")
+        raise typer.BadParameter(f"{path}: write a table [{command}] with the options under it.")
     options = {
-        option.removeprefix("--").replace("-", "_"): parameter.name
+        option.removeprefix("--").replace("-", "_"): parameter
         for parameter in context.command.params
         for option in parameter.opts
         if option.startswith("--") and option not in ("--config", "--help")
@@ -37,12 +37,30 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
     for key, value in given.items():
         name = key.replace("-", "_")
         if name not in options:
-            raise typer.BadParameter(
-                f"{path}: [{context.info_name}] has no option {key!r}{suggestion(name, list(options))}."
-            )
-        defaults[options[name]] = value
+            refuse_unknown(f"{path}: [{command}] has no option {key!r}", name, list(options))
+        defaults[options[name].name] = as_written(f"{path}: [{command}] {key}", value, options[name])
     context.default_map = defaults
     return path
+
+
+def refuse_unknown(text: str, name: str, known: list[str]) -> NoReturn:
+    """Refuse a name that is not known, with the one that is near."""
+    from widelimit.messages import did_you_mean  # loads JAX, whose cache the command sets up first
+
+    raise typer.BadParameter(f"{text}{did_you_mean(name, known)}")
+
+
+def as_written(where: str, value: Any, option: Any) -> Any:
+    """Return a value of the file as the command line would have it. Raises: typer.BadParameter: of another kind."""
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise typer.BadParameter(f"{where} = {value!r}: write true or false.")
+        return value
+    values = value if option.multiple and isinstance(value, list) else [value]
+    if any(isinstance(entry, (bool, list, dict)) for entry in values):
+        raise typer.BadParameter(f"{where} = {value!r}: write {'a list of texts' if option.multiple else 'one value'}.")
+    texts = [str(entry) for entry in values]
+    return texts if option.multiple else texts[0]
 
 
 def parse(path: Path) -> dict[str, Any]:
@@ -56,11 +74,3 @@ def parse(path: Path) -> dict[str, Any]:
         raise typer.BadParameter(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path}: is no TOML: {error}.") from error
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    """Return a suggestion for a name that is not known."""
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

@@ -27,11 +27,10 @@ def demo(
     from widelimit.cli.files import FIGURES, check_output
 
     check_output(out, FIGURES)
-    from widelimit.cli import demo_report, demonstration, terminal
+    from widelimit.cli import demonstration
 
-    with terminal.progress(demonstration.step_count(), "steps", quiet=output.quiet) as advance:
-        result = demonstration.run(out=out, seed=seed, advance=advance)
+    result = demonstration.run(out=out, seed=seed, quiet=output.quiet)
     if output.as_json:
-        print_json({"widelimit": version(), **demonstration.document(result)})
+        print_json({"widelimit": version(), **result.document()})
     else:
-        demo_report.show(result)
+        demonstration.show(result)

@@ -1,4 +1,4 @@
-"""The demonstration is the benchmark on bundled data, with one split, and a figure of how a wide network learns."""
+"""The demonstration is the benchmark on sets that scikit-learn ships, and a figure of how a wide network learns."""
 
 from __future__ import annotations
 
@@ -10,19 +10,34 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from sklearn.datasets import load_diabetes, load_digits
 from sklearn.gaussian_process.kernels import RBF
+from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
 import widelimit as wl
 from widelimit import plots
-from widelimit.cli import baselines, demo_data
+from widelimit.cli import baselines, terminal
 from widelimit.cli.baselines import library_model, one_hot, process_regression
+from widelimit.cli.benchmark_report import grid
 from widelimit.cli.comparison import ModelScores, SplitData, compare
 from widelimit.cli.files import save_figure
 from widelimit.cli.models import plain
 
+SETS = {"diabetes": 442, "digits": 1797}
+"""Rows of each set: disease progression of patients from 10 measurements, and images of digits, 8 x 8 pixels."""
+TEST_SHARE = 0.3
 NETWORK = {"depth": 3, "activation": "relu", "weight_std": math.sqrt(2), "bias_std": 0.1}
 """Every network has these settings; sqrt(2) keeps the variance of relu signals."""
+CONVNET = wl.convnet(inputs=wl.Image(8, 8, 1), depth=2, weight_std=math.sqrt(2), bias_std=0.1)
+"""The network for the digits."""
+SCORES = {
+    "regression": ("rmse", "nlpd", "coverage_95"),
+    "classification": ("accuracy", "nlpd", "coverage_95", "set_size"),
+}
+FIGURE_TIMES = np.array([0.0, 0.1, 1.0, 10.0, np.inf])
+FIGURE_NOISE = 0.1
+"""Standard deviation of the noise in the figure's data."""
 
 
 def library_models(task: str, **given: Any) -> dict[str, Callable[..., Any]]:
@@ -41,8 +56,6 @@ REGRESSION: dict[str, Callable[..., Any]] = {
     "ridge": baselines.ridge,
     "random forest": baselines.forest,
 }
-CONVNET = wl.convnet(inputs=wl.Image(8, 8, 1), depth=2, weight_std=math.sqrt(2), bias_std=0.1)
-"""For the digits."""
 CLASSIFICATION: dict[str, Callable[..., Any]] = {
     "conv NNGP": library_model(
         "nngp", "classification", {"network": CONVNET, "normalize": "none", "likelihood": "least_squares"}
@@ -53,13 +66,49 @@ CLASSIFICATION: dict[str, Callable[..., Any]] = {
     "random forest": baselines.forest_classes,
     "SVM": baselines.support_vectors,
 }
-SCORES = {
-    "regression": ("rmse", "nlpd", "coverage_95"),
-    "classification": ("accuracy", "nlpd", "coverage_95", "set_size"),
+LEGEND = {
+    "conv NNGP": f"NNGP of {CONVNET.depth - 1} convolutions with patches of 3 x 3, relu, and a weight for every site: "
+    "the digits are images.",
+    "NNGP": "Bayesian posterior of the infinitely wide network; noise and scale by the marginal likelihood of the "
+    "training set.",
+    "NTK-GP": "the same with the NTK for a covariance.",
+    "NTK ensemble": "infinitely wide networks after gradient descent: mean and spread over random initialisations, "
+    "plus the noise of NTK-GP.",
+    "RBF GP": "scikit-learn's GaussianProcessRegressor, amplitude x RBF + white noise, by marginal likelihood on "
+    f"{baselines.FEW} training points at most.",
+    "ridge": f"RidgeCV; {len(baselines.ALPHAS)} penalties and the noise by leave-one-out.",
+    "SVM": f"support vectors, SVC with an RBF kernel; penalty and width by {baselines.FOLDS} folds, sigmoids for the "
+    "probabilities.",
+    "random forest": f"{baselines.TREES} trees; noise by out-of-bag residuals; class probabilities are votes, "
+    f"none below 1/({baselines.TREES} + classes).",
 }
-FIGURE_TIMES = np.array([0.0, 0.1, 1.0, 10.0, np.inf])
-FIGURE_NOISE = 0.1
-"""Standard deviation of the noise in the figure's data."""
+NOTES = (
+    f"Networks: {NETWORK['depth']} layers, {NETWORK['activation']}, weight_std sqrt(2), bias_std "
+    f"{NETWORK['bias_std']}; noise_std in the unit of the target.",
+    "nlpd: mean negative log predictive density (of the true class) on the test set; smaller is better.",
+    "cov95: share of the test set within the 95 % interval, noise included; for classes, within the smallest set of "
+    "classes that holds 95 % probability.",
+    "Classes: every model but the last two regresses on one-hot targets; p_k is the probability that output k is the "
+    "largest.",
+)
+
+
+def load(name: str, *, seed: int, size: int) -> SplitData:
+    """Load the first `size` rows of a set, split 70/30 and standardised by training statistics.
+
+    Pixels are divided by their common spread, so that one that is nearly always blank keeps its scale.
+    """
+    classes = name == "digits"
+    X, y = (load_digits if classes else load_diabetes)(return_X_y=True)
+    strata = y[:size] if classes else None
+    split = train_test_split(np.arange(size), test_size=TEST_SHARE, random_state=seed, stratify=strata)
+
+    def standardise(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        centre = X[inside].mean(axis=0)
+        spread = (X[inside] - centre).std(axis=None if classes else 0)
+        return (X[inside] - centre) / spread, (X[outside] - centre) / spread
+
+    return SplitData("classification" if classes else "regression", y[:size], [tuple(split)], standardise)
 
 
 @final
@@ -76,6 +125,18 @@ class DemoTable:
         inside, outside = self.data.splits[0]
         return len(inside), len(outside), self.data.standardise(inside, outside)[0].shape[1]
 
+    def title(self) -> str:
+        """Describe the data set."""
+        train, test, features = self.sizes()
+        task = f"{self.data.target.max() + 1} classes" if self.data.task == "classification" else "regression"
+        return f"{self.name}: {task}, {train} training and {test} test points, {features} inputs"
+
+    def document(self) -> dict[str, Any]:
+        """Return the table in JSON."""
+        train, test, features = self.sizes()
+        sizes = {"train": train, "test": test, "features": features}
+        return {"name": self.name, "task": self.data.task, **sizes, "models": [row_document(row) for row in self.rows]}
+
 
 @final
 @dataclass(frozen=True)
@@ -86,6 +147,28 @@ class DemoResult:
     tables: tuple[DemoTable, ...]
     figure: Path
     seconds: float
+
+    def document(self) -> dict[str, Any]:
+        """Return the result in JSON."""
+        return {
+            "seed": self.seed,
+            "network": NETWORK,
+            "convolutional_network": repr(CONVNET),
+            "datasets": [table.document() for table in self.tables],
+            "figure": str(self.figure),
+            "seconds": self.seconds,
+        }
+
+
+def row_document(row: ModelScores) -> dict[str, Any]:
+    """Return a row in JSON."""
+    return {
+        "model": row.model,
+        **{name: float(values[0]) for name, values in row.scores.items()},
+        "seconds": float(row.seconds[0]),
+        "chosen": {name: plain(value) for name, value in row.chosen.items()},
+        "remarks": list(row.remarks),
+    }
 
 
 def models(data: SplitData) -> Mapping[str, Callable[..., Any]]:
@@ -110,65 +193,39 @@ def draw(path: Path) -> None:
     save_figure(plots.learning(post, wl.trained_ensemble(net, X, y), Z, FIGURE_TIMES), path)
 
 
-def step_count() -> int:
-    """Count the steps that `run` announces."""
-    return 1 + sum(len(CLASSIFICATION if name == "digits" else REGRESSION) for name in demo_data.SETS)
-
-
-def run(*, out: Path, seed: int, advance: Callable[[str], None]) -> DemoResult:
-    """Draw the figure, then compare the models on every data set; `advance` is called before each step with its name.
+def run(*, out: Path, seed: int, quiet: bool) -> DemoResult:
+    """Draw the figure, then compare the models on every data set.
 
     Raises:
         OSError: the figure cannot be written.
     """
-    start = time.perf_counter()
-    advance("figure")
-    with threadpool_limits(limits=1, user_api="blas"):
-        draw(out)
-    tables = tuple(
-        table(name, load(seed=seed, size=size), seed, advance) for name, (load, size) in demo_data.SETS.items()
-    )
-    return DemoResult(seed, tables, out, time.perf_counter() - start)
+    start, tables = time.perf_counter(), []
+    sets = {name: load(name, seed=seed, size=size) for name, size in SETS.items()}
+    with terminal.progress(1 + sum(len(models(data)) for data in sets.values()), "steps", quiet=quiet) as advance:
+        advance("figure")
+        with threadpool_limits(limits=1, user_api="blas"):
+            draw(out)
+        for name, data in sets.items():
+            step = lambda model, name=name: advance(f"{name}: {model}")  # noqa: E731
+            rows = compare(data, models(data), SCORES[data.task], seed=seed, advance=step)
+            tables.append(DemoTable(name, data, rows))
+    return DemoResult(seed, tuple(tables), out, time.perf_counter() - start)
 
 
-def table(name: str, data: SplitData, seed: int, advance: Callable[[str], None]) -> DemoTable:
-    """Compare the models on one data set."""
-    scores = SCORES[data.task]
-    rows = compare(data, models(data), scores, seed=seed, advance=lambda model: advance(f"{name}: {model}"))
-    return DemoTable(name, data, rows)
-
-
-def row_document(row: ModelScores) -> dict[str, Any]:
-    """Return a row in JSON."""
-    return {
-        "model": row.model,
-        **{name: float(values[0]) for name, values in row.scores.items()},
-        "seconds": float(row.seconds[0]),
-        "chosen": {name: plain(value) for name, value in row.chosen.items()},
-        "remarks": list(row.remarks),
-    }
-
-
-def table_document(table: DemoTable) -> dict[str, Any]:
-    """Return a table in JSON."""
-    train, test, features = table.sizes()
-    return {
-        "name": table.name,
-        "task": table.data.task,
-        "train": train,
-        "test": test,
-        "features": features,
-        "models": [row_document(row) for row in table.rows],
-    }
-
-
-def document(result: DemoResult) -> dict[str, Any]:
-    """Return the result in JSON."""
-    return {
-        "seed": result.seed,
-        "network": NETWORK,
-        "convolutional_network": repr(CONVNET),
-        "datasets": [table_document(table) for table in result.tables],
-        "figure": str(result.figure),
-        "seconds": result.seconds,
-    }
+def show(result: DemoResult) -> None:
+    """Print tables, legend, remarks and the name of the figure."""
+    console = terminal.console()
+    for table in result.tables:
+        console.print(table.title(), style="bold")
+        console.print(grid(table.rows, [score for score in table.rows[0].scores if score != "set_size"]))
+        console.print()
+    for name, text in LEGEND.items():
+        console.print(f"{name}: {text}")
+    console.print()
+    for text in NOTES:
+        console.print(text)
+    for table in result.tables:
+        for row in table.rows:
+            for remark in row.remarks:
+                console.print(f"{table.name}, {row.model}: remarks: {remark}")
+    console.print(f"\nFigure: {result.figure}   ({result.seconds:.0f} s in all)", soft_wrap=True)

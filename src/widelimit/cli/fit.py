@@ -50,7 +50,7 @@ def fit(
         check_output(report, (".html",), option="--report")
     with recorded_warnings() as warned:
         result = _fit(table, choices, estimator, parameters, model, quiet=output.quiet)
-    for text in result.notes:
+    for text in result.data.notes:
         note(text, quiet=output.quiet)
     if report is not None:
         from widelimit.cli import fit_report
@@ -58,7 +58,7 @@ def fit(
         fit_report.write(report, result, warned, quiet=output.quiet)
     if output.as_json:
         written = {"report": str(report)} if report else {}
-        notes = [*result.notes, *(" ".join(text.split()) for text in warned)]
+        notes = [*result.data.notes, *(" ".join(text.split()) for text in warned)]
         print_json({"widelimit": version(), **result.document(), "notes": notes, **written})
     elif not output.quiet:
         typer.echo(result.summary() + f"\nreport {report}" * (report is not None))

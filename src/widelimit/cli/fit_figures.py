@@ -11,6 +11,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 
 from widelimit import plots
+from widelimit.cli import scores
 from widelimit.displays.axes import label
 from widelimit.displays.calibration import CalibrationDisplay
 from widelimit.displays.importance import ImportanceDisplay, height
@@ -29,18 +30,14 @@ def target(values: np.ndarray, name: str) -> Figure:
     axes.set_axisbelow(True)
     if values.dtype.kind == "f":
         axes.hist(values, bins=min(40, max(5, int(len(values) ** 0.5))), color=plots.BAYES)
-        axes.set_xlabel(label(name, 50), fontsize=9)
-        axes.set_ylabel("rows", fontsize=9)
-        plots.dress(axes)
+        plots.dress(axes, xlabel=label(name, 50), ylabel="rows")
         return figure
     classes, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
     axes.barh(np.arange(len(order)), counts[order], 0.7, color=plots.BAYES)
     axes.set_yticks(np.arange(len(order)), [label(classes[k], 24) for k in order])
     axes.set_ylim(len(order) - 0.4, -0.6)
-    axes.set_xlabel("rows", fontsize=9)
-    axes.set_ylabel(label(name, 30), fontsize=9)
-    plots.dress(axes)
+    plots.dress(axes, xlabel="rows", ylabel=label(name, 30))
     figure.set_figheight(height(len(order)))
     return figure
 
@@ -62,34 +59,20 @@ def residuals(y: Float[np.ndarray, " m"], mean: Float[np.ndarray, " m"], std: Fl
     upper.plot(mean[some], y[some], "o", color=plots.DATA, markersize=2.5, alpha=0.6)
     ends = [min(y.min(), mean.min()), max(y.max(), mean.max())]
     upper.plot(ends, ends, color=plots.DESCENT, linewidth=1, label="observed = predicted")
-    upper.set_xlabel("predicted, with 95 % interval", fontsize=9)
-    upper.set_ylabel("observed", fontsize=9)
-    z = standardised(y, mean, std)
+    plots.dress(upper, xlabel="predicted, with 95 % interval", ylabel="observed")
+    z = scores.standardised(y, mean, std)
     lower.plot(mean[some], z[some], "o", color=plots.DATA, markersize=2.5, alpha=0.6)
     for level in (-plots.NORMAL_QUANTILE, 0, plots.NORMAL_QUANTILE):
         lower.axhline(level, color=plots.DESCENT, linewidth=1, linestyle="-" if level == 0 else ":")
-    lower.set_xlabel("predicted", fontsize=9)
-    lower.set_ylabel("error / its standard deviation", fontsize=9)
+    plots.dress(lower, xlabel="predicted", ylabel="error / its standard deviation")
     grid = np.linspace(-4, 4, 200)
     bins = np.linspace(-4, 4, 2 * min(20, max(5, int(len(z) ** 0.5))) + 1)
     last.hist(np.clip(z, -4, 4), bins=bins.tolist(), density=True, color=plots.BAYES, alpha=0.7, label="errors")
     last.plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color=plots.DESCENT, label="expected")
-    last.set_xlabel("error / its standard deviation; beyond 4 at the end", fontsize=9)
-    last.set_ylabel("density", fontsize=9)
-    for axes in (upper, lower, last):
-        plots.dress(axes)
+    plots.dress(last, xlabel="error / its standard deviation; beyond 4 at the end", ylabel="density")
     for axes in (upper, last):
         axes.legend(loc="upper left", frameon=False, fontsize=8)
     return figure
-
-
-def standardised(
-    y: Float[np.ndarray, " m"], mean: Float[np.ndarray, " m"], std: Float[np.ndarray, " m"]
-) -> Float[np.ndarray, " m"]:
-    """Return errors in units of their standard deviations; 0 where both are 0."""
-    error = y - mean
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.divide(error, std, out=np.zeros_like(error), where=(error != 0) | (std > 0)))
 
 
 def intervals(y: Float[np.ndarray, " m"], mean: Float[np.ndarray, " m"], std: Float[np.ndarray, " m"]) -> Figure:
@@ -127,9 +110,7 @@ def reliability(happened: np.ndarray, p: Float[np.ndarray, " m"], what: str) -> 
     axes.plot([0, 1], [0, 1], color=plots.DATA, linewidth=0.8, linestyle=":")
     plots.error_bars(axes, mean, np.stack([share, error]), "o-", color=plots.BAYES)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.set_xlabel(label(f"predicted probability {what}", 60), fontsize=9)
-    axes.set_ylabel("share of rows where it is so", fontsize=9)
-    plots.dress(axes)
+    plots.dress(axes, xlabel=label(f"predicted probability {what}", 60), ylabel="share of rows where it is so")
     return figure
 
 

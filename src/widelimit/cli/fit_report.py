@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from widelimit.cli import fit_figures, picture_report, terminal
+from widelimit.cli import fit_figures, picture_report, scores, terminal
 from widelimit.cli.held_out import Assessment, HeldOut, assess_classes, assess_regression, held_out
 from widelimit.cli.models import FitResult
-from widelimit.cli.picture_models import PictureFit
+from widelimit.cli.pictures import Pictures
 from widelimit.cli.reporting import version
 from widelimit.columns.column import Column
 from widelimit.displays.dependence import DependenceDisplay
@@ -46,7 +46,7 @@ WORST = 5
 """Rows that are listed because they are predicted worst."""
 
 
-def write(path: Path, result: FitResult | PictureFit, warned: Sequence[str], *, quiet: bool) -> None:
+def write(path: Path, result: FitResult, warned: Sequence[str], *, quiet: bool) -> None:
     """Make the report and write it. `warned`: warnings of the fit. Raises: OSError."""
     with terminal.busy_bar(f"report {path.name}", quiet=quiet):
         text = page(result, warned)
@@ -54,16 +54,11 @@ def write(path: Path, result: FitResult | PictureFit, warned: Sequence[str], *, 
         stream.write(text.encode())
 
 
-def page(result: FitResult | PictureFit, warned: Sequence[str]) -> str:
+def page(result: FitResult, warned: Sequence[str]) -> str:
     """Make the whole document."""
-    images = result.data if isinstance(result, PictureFit) else None
-    if isinstance(result, PictureFit):
-        X, y, target, task, path = result.data.images, result.data.target, result.target, result.task, result.data.path
-    else:
-        X, y, target = result.data.X, result.data.y, result.data.schema.target
-        task, path = result.table.task, result.table.path
-    assert y is not None
-    found = held_out(result.estimator, X, y)
+    y, target, task = result.table.target, result.table.name, result.table.task
+    images = isinstance(result.data, Pictures)
+    found = held_out(result.estimator, result.data.images if isinstance(result.data, Pictures) else result.data.X, y)
     kept = y[found.rows]
     if task == "regression":
         score = assess_regression(found, kept, unit=target)
@@ -71,21 +66,21 @@ def page(result: FitResult | PictureFit, warned: Sequence[str]) -> str:
     else:
         score = assess_classes(found, kept, result.estimator.classes_)
         section = _classification(found, kept, score, result.estimator.classes_)
-    if isinstance(result, PictureFit):
-        facts, importance = picture_report.data(result), picture_report.importance(result, *_measure(task))
-        worst, columns = picture_report.worst(found, kept, result), ""
+    if isinstance(result.data, Pictures):
+        importance, columns = picture_report.importance(result, *_measure(task)), ""
+        worst = picture_report.worst(found, kept, result)
     else:
-        facts, columns, importance = _facts(result), _columns(result), _importance(result)
+        importance, columns = _importance(result), _columns(result)
         worst = _worst(found, kept, result) if task == "regression" else ""
     body = "".join(
         [
-            f"<h1>{html.escape(target)}, predicted from {html.escape(path.name)}</h1>",
+            f"<h1>{html.escape(target)}, predicted from {html.escape(result.table.path.name)}</h1>",
             f'<p class="meta">{html.escape(type(result.estimator).__name__)} of widelimit {html.escape(version())}, '
             f"fitted in {result.seconds:.1f} s to {len(y)} {'images' if images else 'rows'}; stored in "
             f"{html.escape(str(result.model))}</p>",
             f'<p class="banner{" failed" * bool(score.remarks or warned)}">{score.summary}</p>',
-            _warnings([*warned, *result.notes, *score.remarks]),
-            f"<h2>Data</h2>{table((), facts)}",
+            _warnings([*warned, *result.data.notes, *score.remarks]),
+            f"<h2>Data</h2>{table((), _facts(result))}",
             picture(fit_figures.target(y, target), f"distribution of {target}"),
             columns,
             _model(result.chosen()),
@@ -110,11 +105,17 @@ def _warnings(texts: Sequence[str]) -> str:
 
 
 def _facts(result: FitResult) -> list[tuple[str, str]]:
-    frame, schema = result.table.frame, result.data.schema
-    rows = f"{frame.height}" + (f", drawn at random from {result.table.rows}" * (frame.height != result.table.rows))
+    drawn = f", drawn at random from {result.table.rows}" * (result.table.frame.height != result.table.rows)
+    if isinstance(result.data, Pictures):
+        height, width, channels = result.data.shape
+        rows, own = "images", ("size", f"{height} x {width} pixels, {channels} channels, {result.data.images.dtype}")
+    else:
+        schema = result.data.schema
+        used = f"{len(schema.columns)} used, which make {len(schema.inputs)} inputs of the model"
+        rows, own = "rows", ("columns", used)
     return [
-        ("rows", rows),
-        ("columns", f"{len(schema.columns)} used, which make {len(schema.inputs)} inputs of the model"),
+        (rows, f"{result.table.frame.height}{drawn}"),
+        own,
         ("task", f"{result.table.task} ({result.table.reason})"),
     ]
 
@@ -182,11 +183,11 @@ def _groups(result: FitResult) -> list[np.ndarray]:
 
 def shuffled_importance(result: FitResult) -> ImportanceDisplay:
     """Measure the loss of score when a column is shuffled, with all its inputs."""
-    rows = np.random.default_rng(0).permutation(len(result.data.y))[:SHUFFLED_ROWS]
-    X, y, groups = result.data.X[rows], result.data.y[rows], _groups(result)
+    rows = np.random.default_rng(0).permutation(len(result.table.target))[:SHUFFLED_ROWS]
+    X, y, groups = result.data.X[rows], result.table.target[rows], _groups(result)
 
     def moved(order: np.ndarray) -> np.ndarray:
-        out = X.copy()
+        out = np.array(X)
         for j, group in enumerate(groups):
             out[:, group] = X[np.ix_(order[:, j], group)]
         return out
@@ -211,7 +212,7 @@ def _curves(result: FitResult, importances: np.ndarray) -> str:
     places = [int(groups[j][0]) for j in order[:CURVES]]
     figure, panels = fit_figures.dependence_panels(len(places))
     classes, counts = (
-        np.unique(result.data.y, return_counts=True) if result.table.task == "classification" else ((), ())
+        np.unique(result.table.target, return_counts=True) if result.table.task == "classification" else ((), ())
     )
     DependenceDisplay.from_estimator(
         result.estimator,
@@ -227,8 +228,8 @@ def _curves(result: FitResult, importances: np.ndarray) -> str:
     panels[0].set_ylabel("")
     return (
         "<h3>How the prediction depends on them</h3><p>The average prediction over "
-        f"{min(CURVE_ROWS, len(result.data.y))} rows when the column has the same value in all of them; the small "
-        "lines are deciles of the column. Of the columns of numbers, those that matter most are drawn.</p>"
+        f"{min(CURVE_ROWS, len(result.table.target))} rows when the column has the same value in all of them; the "
+        "small lines are deciles of the column. Of the columns of numbers, those that matter most are drawn.</p>"
         + picture(figure, "dependence of the prediction on columns")
     )
 
@@ -254,7 +255,7 @@ def _worst(found: HeldOut, y: np.ndarray, result: FitResult) -> str:
     """List the rows of the largest errors in units of their deviations, if the file's rows were all used."""
     if result.table.frame.height != result.table.rows:
         return ""
-    z = fit_figures.standardised(y, found.mean, found.std)
+    z = scores.standardised(y, found.mean, found.std)
     order = np.argsort(-np.abs(z), kind="stable")[:WORST]
     lines = [
         (f"{found.rows[i] + 1}", digits(y[i], 5), digits(found.mean[i], 5), digits(found.std[i], 3), f"{z[i]:+.2f}")

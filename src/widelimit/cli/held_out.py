@@ -19,7 +19,7 @@ from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.networks import Fitted
 from widelimit.inference.class_probabilities import largest_probability
 from widelimit.inference.posterior import Posterior
-from widelimit.messages import list_names, shown
+from widelimit.messages import first_line, list_names, shown
 from widelimit.pages import digits
 from widelimit.shapes import Float, Int
 
@@ -53,12 +53,14 @@ def held_out(estimator: Any, X: Float[np.ndarray, "n d"], y: np.ndarray) -> Held
     Gaussian posteriors, and classes at infinite time, give each row from all others in closed form; other fits, those
     whose matrix is singular, and those too large for its inverse, are fitted again in 5 folds.
     """
+    reason = ""
     try:
         closed = _closed_form(estimator, X, y)
-    except (ValueError, MemoryError):
-        closed = None
+    except (ValueError, MemoryError) as error:
+        closed, reason = None, f" Leave-one-out in closed form is not possible: {first_line(error)}"
     if closed is None:
-        return _folds(estimator, X, y)
+        found = _folds(estimator, X, y)
+        return replace(found, how=found.how + reason)
     how = (
         "Each row is predicted from all others (leave-one-out, in closed form). Network, scales and noise are those of "
         "all rows, so that the errors are slightly too small for tables of few rows."
@@ -136,8 +138,7 @@ def assess_regression(found: HeldOut, y: Float[np.ndarray, " m"], *, unit: str) 
     rmse, spread = scores.rmse(found.mean, y), float(np.std(y))
     explained = 1 - (rmse / spread) ** 2 if spread > 0 else 1.0
     covered = scores.interval_coverage(found.mean, found.std, y)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        density = scores.gaussian_nlpd(found.mean, found.std, y)
+    density = scores.gaussian_nlpd(found.mean, found.std, y)
     error = f"root mean squared error, in the unit of {unit}; its standard deviation is {digits(spread)}"
     lines = [
         ("RMSE", digits(rmse), error),
@@ -179,7 +180,7 @@ def assess_classes(found: HeldOut, y: np.ndarray, classes: np.ndarray) -> Assess
     share = np.bincount(labels, minlength=len(classes)) / len(labels)
     with np.errstate(divide="ignore"):
         log_p = np.log(found.mean)
-    accuracy, loss = scores.accuracy(log_p, labels), 0.0 + scores.class_nlpd(log_p, labels)  # no -0
+    accuracy, loss = scores.accuracy(log_p, labels), scores.class_nlpd(log_p, labels)
     base = float(-np.sum(share[share > 0] * np.log(share[share > 0])))
     right = f"share of rows whose class is predicted; always the most frequent class: {share.max():.4f}"
     surprise = f"mean negative log probability of the true class; with the shares of the classes: {base:.4g}"

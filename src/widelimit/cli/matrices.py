@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import polars as pl
 
 from widelimit.cli import tables
 from widelimit.columns.texts import EXACT, first, refuse_infinite
-from widelimit.messages import list_names
+from widelimit.messages import did_you_mean, first_line, list_names
 
 FORMATS = (".npy", ".npz", ".csv", ".parquet")
 NOT_REAL = {
@@ -26,8 +24,6 @@ NOT_REAL = {
     "V": "records",
 }
 """Arrays that are refused, by the kind of their dtype."""
-DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
-"""NumPy raises these errors for a file that is no array."""
 
 
 def read_matrix(path: Path, *, array: str = "", drop: Sequence[str] = ()) -> np.ndarray:
@@ -45,7 +41,6 @@ def read_matrix(path: Path, *, array: str = "", drop: Sequence[str] = ()) -> np.
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"{path}: no data format {path.suffix!r}; give a file that ends in {', '.join(FORMATS)}.")
-    tables.check_readable(path)
     if suffix in (".csv", ".parquet"):
         if array:
             raise ValueError(f"--array {array}: is for .npz files, and {path.name} is a table; leave it out.")
@@ -57,22 +52,47 @@ def read_matrix(path: Path, *, array: str = "", drop: Sequence[str] = ()) -> np.
     return _real(path, _array(path, array))
 
 
-def _array(path: Path, name: str) -> np.ndarray:
-    try:
+def read_arrays(path: Path, choose: Callable[[list[str]], Sequence[str]]) -> np.ndarray | dict[str, np.ndarray]:
+    """Read the array of an .npy file, or the arrays of an .npz archive that `choose` picks from their names.
+
+    Raises: ValueError: no such file, a damaged one, pickled objects; what `choose` raises.
+    """
+    tables.check_readable(path)
+    with _plain_damage(path):
         found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            if name:
-                raise ValueError(f"it has one array without a name, and --array {name} is for .npz; leave it out")
-            return found
-        with found:
-            if name and name not in found.files:
-                raise ValueError(f"it has no array {name!r}, but {', '.join(found.files)}; choose one by --array")
-            if not name and len(found.files) != 1:
-                raise ValueError(f"it has {len(found.files)} arrays ({', '.join(found.files)}); choose one by --array")
-            return np.asarray(found[name or found.files[0]])
-    except DAMAGED as error:
-        text = "it is no array, or a damaged one, or one of objects" if "pickle" in str(error) else str(error)
-        raise ValueError(f"{path}: {text}.") from None
+    if isinstance(found, np.ndarray):
+        return found
+    with found:
+        names = choose(found.files)
+        with _plain_damage(path):
+            return {name: found[name] for name in names}
+
+
+@contextmanager
+def _plain_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # of zipfile, zlib, tokenize, ...: damaged bytes end in any
+        text = "it is no array, or a damaged one, or one of objects" if "pickle" in str(error) else first_line(error)
+        raise ValueError(f"{path}: is no file of arrays that can be read: {text}.") from None
+
+
+def _array(path: Path, name: str) -> np.ndarray:
+    def choose(names: list[str]) -> list[str]:
+        if name and name not in names:
+            raise ValueError(f"{path}: it has no array {name!r}, but {', '.join(names)}; choose one by --array.")
+        if not name and len(names) != 1:
+            raise ValueError(f"{path}: it has {len(names)} arrays ({', '.join(names)}); choose one by --array.")
+        return [name or names[0]]
+
+    found = read_arrays(path, choose)
+    if isinstance(found, dict):
+        return next(iter(found.values()))
+    if name:
+        raise ValueError(f"{path}: it has one array without a name, and --array {name} is for .npz; leave it out.")
+    return found
 
 
 def _real(path: Path, found: np.ndarray) -> np.ndarray:
@@ -102,7 +122,8 @@ def _table(path: Path, drop: Sequence[str]) -> np.ndarray:
         )
     unknown = [name for name in drop if name not in frame.columns]
     if unknown:
-        raise ValueError(f"{path}: there is no column {unknown[0]!r} to drop; it has {list_names(frame.columns)}.")
+        known = f"{list_names(frame.columns)}{did_you_mean(unknown[0], frame.columns)}"
+        raise ValueError(f"{path}: there is no column {unknown[0]!r} to drop; it has {known}")
     kept = [_numbers(path, frame[name]) for name in frame.columns if name not in drop]
     if not kept:
         raise ValueError(f"{path}: no column is left; --drop leaves out all of them.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import textwrap
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -18,14 +17,16 @@ import widelimit as wl
 from widelimit.cli import schema, scores, tables, targets, terminal, training_data
 from widelimit.cli.files import given_network
 from widelimit.cli.options import TableChoices
+from widelimit.cli.pictures import Pictures
 from widelimit.cli.schema import Schema
-from widelimit.cli.training_data import EncodedTable
+from widelimit.cli.training_data import EncodedTable, TargetTable
 from widelimit.columns.encoder import Encoded
 from widelimit.columns.texts import as_text, match_texts
 from widelimit.estimators import settings
 from widelimit.estimators.classifiers import KernelClassifier
-from widelimit.estimators.persistence import read
+from widelimit.estimators.persistence import StoredModel, read
 from widelimit.estimators.preparation import MOST_ROWS, require_few_rows
+from widelimit.estimators.settings import image_of
 from widelimit.messages import list_names
 
 ESTIMATORS: dict[tuple[str, str], type] = {
@@ -48,18 +49,13 @@ ROW_MULTIPLE = 64
 @final
 @dataclass(frozen=True)
 class FitResult:
-    """The result says what `fit` did."""
+    """The result says what `fit` did, with a table or with images."""
 
-    table: training_data.TargetTable
-    data: EncodedTable
+    table: TargetTable
+    data: Any
     estimator: Any
     model: Path
     seconds: float
-
-    @property
-    def notes(self) -> list[str]:
-        """Return remarks on the data."""
-        return self.data.notes
 
     def chosen(self) -> dict[str, Any]:
         """Return the network, and what was chosen from the data; noise_std is in the unit of the target."""
@@ -77,30 +73,31 @@ class FitResult:
         """Return the result in JSON."""
         return {
             "rows": self.table.frame.height,
-            "inputs": self.data.schema.inputs,
-            "target": self.data.schema.target,
+            **self.data.document(),
+            "target": self.table.name,
             "task": self.table.task,
             "task_reason": self.table.reason,
             "estimator": type(self.estimator).__name__,
             "chosen": {name: plain(value) for name, value in self.chosen().items()},
-            "notes": self.notes,
+            "notes": self.data.notes,
             "model": str(self.model),
             "seconds": self.seconds,
         }
 
     def summary(self) -> str:
         """Return the result for people."""
-        columns, inputs = len(self.data.schema.columns), len(self.data.schema.inputs)
-        rows = f"{self.table.frame.height} rows" + (f" of {self.table.rows}" * (self.table.rows != len(self.data.y)))
         chosen = ", ".join(
             f"{name} {value if isinstance(value, (str, int)) else f'{value:.3g}'}"
             for name, value in self.chosen().items()
             if name != "network"  # its numbers follow
         )
+        if isinstance(self.data, Pictures):  # whose networks have many numbers
+            chosen = f"{self.estimator.network_.depth} layers"
         model = f"model  {type(self.estimator).__name__}: {chosen}"
+        drawn = f" of {self.table.rows}" * (self.table.rows != self.table.frame.height)
         return "\n".join(
             [
-                f"data   {self.table.path.name}: {rows}, {inputs} inputs from {columns} columns",
+                f"data   {self.table.path.name}: {self.data.summary(f'{self.table.frame.height}', drawn)}",
                 f"task   {self.table.task} ({self.table.reason})",
                 *textwrap.wrap(model, terminal.WIDTH, subsequent_indent=" " * 7),
                 f"wrote  {self.model} ({self.seconds:.1f} s)",
@@ -150,17 +147,6 @@ def parameters(estimator: str, task: str) -> Collection[str]:
     return inspect.signature(ESTIMATORS[estimator, task]).parameters
 
 
-def refuse_many_rows(path: Path, choices: TableChoices, estimator: str, solver: str) -> None:
-    """Refuse a table that is too large for an exact fit, before it is read. Raises: ValueError, MemoryError."""
-    if solver == "nystrom" or (estimator == "wide" and solver == "auto"):  # which may not fit exactly
-        return
-    rows = min(tables.count_rows(path), choices.rows or sys.maxsize)
-    if estimator == "wide":
-        remedy = f"fit to a random part, --rows {MOST_ROWS}, or a network that you give, --estimator nngp or ntk"
-        require_few_rows(rows, remedy)
-    training_data.require_memory(rows, 0.5)
-
-
 def fit(
     path: Path, choices: TableChoices, estimator: str, given: Mapping[str, Any], model: Path, *, quiet: bool
 ) -> FitResult:
@@ -171,22 +157,41 @@ def fit(
         OSError: the model cannot be written.
     """
     start = time.perf_counter()
-    training_data.refuse_contradictions(choices)
-    refuse_many_rows(path, choices, estimator, given.get("solver") or "auto")
     with terminal.busy_bar(f"reading {path.name}", quiet=quiet):
         table = training_data.load(path, choices)
+        rows = table.frame.height
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet})
-        if settings.solver(made, table.frame.height) != "nystrom":
-            training_data.require_memory(table.frame.height, made.matrix_count())
+        if settings.solver(made, rows) != "nystrom":
+            if estimator == "wide":
+                remedy = "fit to a random part, --rows {}, or a network that you give, --estimator nngp or ntk"
+                require_few_rows(rows, remedy.format(MOST_ROWS))
+            training_data.require_memory(rows, made.matrix_count())
         data = training_data.encode(table, choices)
-    with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.y)} rows", quiet=quiet):
-        made.fit(Encoded(data.schema.encoder, data.X), data.y)
+    X = Encoded(data.schema.encoder, data.X)
+    return fit_rows(table, data, made, X, model, {"table": data.schema.document()}, start, quiet=quiet)
+
+
+def fit_rows(
+    table: TargetTable,
+    data: EncodedTable | Pictures,
+    made: Any,
+    X: Any,
+    model: Path,
+    extra: dict[str, Any],
+    start: float,
+    *,
+    quiet: bool,
+) -> FitResult:
+    """Fit an estimator to inputs X and the target of a table, and write it with `extra`. Raises: as `fit`."""
+    what = "images" if isinstance(data, Pictures) else "rows"
+    with terminal.busy_bar(f"fitting {type(made).__name__} to {len(table.target)} {what}", quiet=quiet):
+        made.fit(X, table.target)
     made.set_params(verbose=False)
     result = FitResult(table, data, made, model, time.perf_counter() - start)
     bad = [name for name, value in result.chosen().items() if name != "time" and str(value) in ("nan", "inf")]
     if bad:
         raise ValueError(f"{bad[0]} is not a finite number: columns or target are too large; scale them.")
-    wl.save(made, model, extra={"table": data.schema.document()})
+    wl.save(made, model, extra=extra)
     return result
 
 
@@ -215,30 +220,51 @@ class Predictions:
         }
 
 
-def load(path: Path, *, quiet: bool) -> tuple[Any, Schema]:
-    """Load a model that `fit` wrote, and its schema; the model shows progress unless `quiet`.
-
-    Raises:
-        ValueError: no such file, none of this library's, or one that was not made from a table.
-    """
+def load(path: Path, *, quiet: bool) -> StoredModel:
+    """Load a model, which shows progress unless `quiet`. Raises: ValueError: no such file, or none of this library."""
     tables.check_readable(path)
-    estimator, extra = read(path)
-    if estimator.fitted_ is not None:
-        estimator.fitted_.training = replace(estimator.fitted_.training, verbose=not quiet)
-    if "table" in extra:
-        return estimator, schema.from_document(extra["table"])
+    found = read(path)
+    if found.model.fitted_ is not None:
+        found.model.fitted_.training = replace(found.model.fitted_.training, verbose=not quiet)
+    return found
+
+
+def load_schema(path: Path, found: StoredModel) -> Schema:
+    """Return the schema of a model of tables. Raises: ValueError: it was fitted to images, or to an array."""
+    estimator = found.model
+    if "table" in found.extra:
+        return schema.from_document(found.extra["table"])
+    if image_of(estimator.network) is not None:
+        raise ValueError(f"{path}: was fitted to images; give images, .npz, .npy or a folder.")
     if estimator.encoder_ is None:
         raise ValueError(f"{path}: was fitted to an array, so its columns have no names; use wl.load in Python.")
     task = "classification" if isinstance(estimator, KernelClassifier) else "regression"
-    return estimator, Schema("prediction", task, estimator.encoder_.columns_)
+    return Schema("prediction", task, estimator.encoder_.columns_)
 
 
 def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
-    """Predict the rows of a table, PREDICTED_ROWS at a time. Raises: ValueError: see `load` and `schema.encode`."""
+    """Predict the rows of a table. Raises: ValueError: see `load`, `load_schema` and `schema.encode`."""
     start = time.perf_counter()
-    estimator, found = load(model, quiet=quiet)
+    stored = load(model, quiet=quiet)
+    found = load_schema(model, stored)
     frame = tables.read_raw(path)
     X, notes = schema.encode(found, frame)
+    truth = frame[found.target] if found.target in frame.columns else None
+    return predict_rows(stored.model, found, X, truth, notes, start, std=std, quiet=quiet)
+
+
+def predict_rows(
+    estimator: Any,
+    found: Schema,
+    X: np.ndarray,
+    truth: pl.Series | None,
+    notes: list[str],
+    start: float,
+    *,
+    std: bool,
+    quiet: bool,
+) -> Predictions:
+    """Predict rows, PREDICTED_ROWS at a time, and score them against the truth. Raises: ValueError: too far rows."""
     parts = []
     with terminal.progress(-(-len(X) // PREDICTED_ROWS), "parts", quiet=quiet) as advance:
         for i in range(0, len(X), PREDICTED_ROWS):
@@ -246,12 +272,8 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> Predictions:
             parts.append(padded_columns(estimator, found, X[i : i + PREDICTED_ROWS], std=std))
     out = pl.concat(parts)
     require_finite(out)
-    scores: dict[str, float] = {}
-    if found.target in frame.columns:
-        classes = [str(c) for c in estimator.classes_] if found.task == "classification" else []
-        scores, remarks = score_predictions(found, classes, out, frame[found.target])
-        notes += remarks
-    return Predictions(found, out, notes, scores, time.perf_counter() - start)
+    scores, remarks = ({}, []) if truth is None else score_predictions(estimator, found, out, truth)
+    return Predictions(found, out, notes + remarks, scores, time.perf_counter() - start)
 
 
 def padded_columns(estimator: Any, found: Schema, X: np.ndarray, *, std: bool) -> pl.DataFrame:
@@ -300,15 +322,15 @@ def probability_names(target: str, classes: Sequence[Any]) -> list[str]:
     return names
 
 
-def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, truth: pl.Series) -> ScoresAndRemarks:
-    """Return scores on the rows with a target, and remarks; none if it cannot be compared. `classes`: the model's."""
+def score_predictions(estimator: Any, found: Schema, out: pl.DataFrame, truth: pl.Series) -> ScoresAndRemarks:
+    """Return scores on the rows with a target, and remarks; none if it cannot be compared."""
     truth = tables.file_values(truth)
     known = truth.is_not_null()
     if not known.any():
         return {}, []
     try:
         if found.task == "classification":
-            labels = as_text(truth.filter(known)).cast(pl.String)
+            labels, classes = as_text(truth.filter(known)).cast(pl.String), [str(c) for c in estimator.classes_]
             return class_scores(classes, out.filter(known), match_texts(classes, labels).to_list())
         values = targets.target_values(truth.filter(known), found.task)
     except ValueError as error:
@@ -321,13 +343,13 @@ def score_predictions(found: Schema, classes: Sequence[str], out: pl.DataFrame, 
 
 def class_scores(classes: Sequence[str], out: pl.DataFrame, labels: Sequence[str]) -> ScoresAndRemarks:
     """Compute scores of the predictions of these labels."""
-    scores = {"accuracy": float(np.mean(np.array(labels) == out.to_series(0).cast(pl.String).to_numpy()))}
+    found = {"accuracy": float(np.mean(np.array(labels) == out.to_series(0).cast(pl.String).to_numpy()))}
     if out.width == 1:
-        return scores, []
+        return found, []
     unseen = sorted(set(labels) - set(classes))
     if unseen:
-        return scores, [f"classes that training has not seen, counted as wrong: {list_names(unseen)}"]
+        return found, [f"classes that training has not seen, counted as wrong: {list_names(unseen)}"]
     place = np.array([classes.index(label) for label in labels])
-    p = out.to_numpy()[:, 1:].astype(float)[np.arange(len(place)), place]
-    scores["log_loss"] = float(-np.mean(np.log(p)))
-    return scores, []
+    with np.errstate(divide="ignore"):
+        log_p = np.log(out.to_numpy()[:, 1:].astype(float))
+    return found | {"log_loss": scores.class_nlpd(log_p, place)}, []

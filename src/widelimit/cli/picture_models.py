@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,8 +21,9 @@ from widelimit.cli.options import TableChoices
 from widelimit.cli.pictures import Pictures
 from widelimit.cli.schema import Schema
 from widelimit.cli.training_data import TargetTable
-from widelimit.estimators.persistence import read
+from widelimit.estimators.classifiers import KernelClassifier
 from widelimit.estimators.preparation import image_normalisation
+from widelimit.estimators.settings import image_of
 
 BUILDERS: dict[str, Any] = {
     "convnet": wl.convnet,
@@ -34,55 +35,6 @@ BUILDERS: dict[str, Any] = {
 NUMBERS = ("depth", "activation", "weight_std", "bias_std")
 USUAL = {"depth": 3, "bias_std": 0.1}
 FULLY_CONNECTED = {"depth": 3, "activation": "relu", "weight_std": math.sqrt(2), "bias_std": 0.1}
-
-
-@final
-@dataclass(frozen=True)
-class PictureFit:
-    """The result says what `fit` did."""
-
-    data: Pictures
-    task: str
-    reason: str
-    target: str
-    rows: int
-    """Pictures of the file, before any were drawn."""
-    estimator: Any
-    model: Path
-    notes: list[str]
-    seconds: float
-
-    def chosen(self) -> dict[str, Any]:
-        """Return the settings of the model, by name."""
-        noise = models.noise_std(self.estimator) if self.task == "regression" else {}
-        return {"network": repr(self.estimator.network_), **self.estimator.hyperparameters_, **noise}
-
-    def document(self) -> dict[str, Any]:
-        """Return the result in JSON."""
-        return {
-            "rows": len(self.data.images),
-            "image": list(self.data.shape),
-            "target": self.target,
-            "task": self.task,
-            "task_reason": self.reason,
-            "estimator": type(self.estimator).__name__,
-            "chosen": self.chosen(),
-            "notes": self.notes,
-            "model": str(self.model),
-            "seconds": self.seconds,
-        }
-
-    def summary(self) -> str:
-        """Return the result for people."""
-        drawn = f" of {self.rows}" * (self.rows != len(self.data.images))
-        lines = [
-            f"data   {self.data.path.name}: {len(self.data.images)} images{drawn} of "
-            f"{' x '.join(map(str, self.data.shape))}",
-            f"task   {self.task} ({self.reason})",
-            f"model  {type(self.estimator).__name__}: {self.estimator.network_.depth} layers",
-            f"wrote  {self.model} ({self.seconds:.1f} s)",
-        ]
-        return "\n".join(lines)
 
 
 def _training_data(path: Path, choices: TableChoices) -> tuple[Pictures, TargetTable]:
@@ -106,7 +58,7 @@ def _training_data(path: Path, choices: TableChoices) -> tuple[Pictures, TargetT
     task, reason = (choices.task, "by --task") if choices.task else _task(path, frame[name])
     target = targets.target_values(frame[name], task)
     drawn = Pictures(path, data.images[rows], target, data.names, data.notes + targets.constant(target, name))
-    return drawn, TargetTable(path, frame, target, task, reason, len(data.images))
+    return drawn, TargetTable(path, frame, target, task, reason, len(data.images), name)
 
 
 def _task(path: Path, target: pl.Series) -> tuple[str, str]:
@@ -143,7 +95,7 @@ def build(estimator: str, task: str, given: Mapping[str, Any], image: Image) -> 
 
 def fit(
     path: Path, choices: TableChoices, estimator: str, given: Mapping[str, Any], model: Path, *, quiet: bool
-) -> PictureFit:
+) -> models.FitResult:
     """Read pictures, fit, write.
 
     Raises:
@@ -156,41 +108,28 @@ def fit(
         image = Image(*data.shape)
         made = build(estimator, table.task, {**given, "random_state": choices.seed, "verbose": not quiet}, image)
         training_data.require_memory(len(data.images), made.matrix_count())
-    with terminal.busy_bar(f"fitting {type(made).__name__} to {len(data.images)} images", quiet=quiet):
-        made.fit(data.images, data.target)
-    made.set_params(verbose=False)
-    name = table.frame.columns[0]
-    wl.save(made, model, extra={"pictures": {"target": name, "task": table.task}})
-    seconds = time.perf_counter() - start
-    return PictureFit(data, table.task, table.reason, name, table.rows, made, model, data.notes, seconds)
+    extra = {"pictures": {"target": table.name, "task": table.task}}
+    return models.fit_rows(table, data, made, data.images, model, extra, start, quiet=quiet)
 
 
 def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> models.Predictions:
     """Predict pictures with a model that reads such. Raises: ValueError: see `pictures.read`; another model."""
     start = time.perf_counter()
-    estimator, extra = read(model)
-    if estimator.network is None or not estimator.network.inputs.sites:
+    estimator, extra = models.load(model, quiet=quiet)
+    image = image_of(estimator.network)
+    if image is None:
         raise ValueError(f"{path}: holds images, and {model.name} was fitted to a table; give a table.")
     about = extra.get("pictures", {})
-    classes = [str(c) for c in estimator.classes_] if "classes_" in vars(estimator) else []
-    found = Schema(str(about.get("target", "prediction")), "classification" if classes else "regression", ())
+    task = "classification" if isinstance(estimator, KernelClassifier) else "regression"
+    found = Schema(str(about.get("target", "prediction")), task, ())
     own = path.suffix.lower() == ".npz" and found.target not in ("y", "class")
     data = pictures.read(path, found.target if own else "", test=True)
-    images, notes = _fitting(data, estimator.network.inputs), list(data.notes)
-    parts = []
-    with terminal.progress(-(-len(images) // models.PREDICTED_ROWS), "parts", quiet=quiet) as advance:
-        for i in range(0, len(images), models.PREDICTED_ROWS):
-            advance(f"predicting {found.target}")
-            parts.append(models.padded_columns(estimator, found, images[i : i + models.PREDICTED_ROWS], std=std))
-    out = pl.concat(parts)
-    scores: dict[str, float] = {}
-    models.require_finite(out)
-    if data.target is not None:
-        scores, remarks = models.score_predictions(found, classes, out, pl.Series(found.target, data.target))
-        notes += remarks
-    if data.names:
-        out = out.insert_column(0, pl.Series("file", data.names))
-    return models.Predictions(found, out, notes, scores, time.perf_counter() - start)
+    truth = None if data.target is None else pl.Series(found.target, data.target)
+    images = _fitting(data, image)
+    result = models.predict_rows(estimator, found, images, truth, data.notes, start, std=std, quiet=quiet)
+    if not data.names:
+        return result
+    return replace(result, frame=result.frame.insert_column(0, pl.Series("file", data.names)))
 
 
 def _fitting(data: Pictures, image: Image) -> np.ndarray:

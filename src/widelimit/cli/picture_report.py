@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from widelimit import plots
-from widelimit.cli import fit_figures
+from widelimit.cli import scores
 from widelimit.cli.held_out import HeldOut
-from widelimit.cli.picture_models import PictureFit
+from widelimit.cli.models import FitResult
 from widelimit.displays.axes import label
 from widelimit.pages import digits, picture, table
 
@@ -20,17 +20,7 @@ WORST = 8
 """Images that are shown because they are predicted worst."""
 
 
-def data(result: PictureFit) -> list[tuple[str, str]]:
-    """Return what is said of the data."""
-    shape, n = result.data.shape, len(result.data.images)
-    return [
-        ("images", f"{n}" + f", drawn at random from {result.rows}" * (n != result.rows)),
-        ("size", f"{shape[0]} x {shape[1]} pixels, {shape[2]} channels, {result.data.images.dtype}"),
-        ("task", f"{result.task} ({result.reason})"),
-    ]
-
-
-def loss_of_parts(result: PictureFit, score: Any) -> np.ndarray | float:
+def loss_of_parts(result: FitResult, score: Any) -> np.ndarray | float:
     """Return the loss of score where a part of the images is another image's; or the seconds, where too long."""
     data = result.data
     rows, order = (np.random.default_rng(k).permutation(len(data.images))[:IMAGES] for k in (0, 1))
@@ -50,7 +40,7 @@ def loss_of_parts(result: PictureFit, score: Any) -> np.ndarray | float:
     return loss
 
 
-def importance(result: PictureFit, score: Any, what: str) -> str:
+def importance(result: FitResult, score: Any, what: str) -> str:
     """Draw where the model looks."""
     found = loss_of_parts(result, score)
     head = "<h2>Which parts of the images matter</h2>"
@@ -68,7 +58,7 @@ def importance(result: PictureFit, score: Any, what: str) -> str:
     )
 
 
-def worst(found: HeldOut, y: np.ndarray, result: PictureFit) -> str:
+def worst(found: HeldOut, y: np.ndarray, result: FitResult) -> str:
     """Show the images that are predicted worst."""
     order, texts = _described(found, y, getattr(result.estimator, "classes_", None))
     figure, (axes,) = plots.panels(1)
@@ -92,7 +82,7 @@ def worst(found: HeldOut, y: np.ndarray, result: PictureFit) -> str:
 def _described(found: HeldOut, y: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, list[str]]:
     """Return the order of the rows, the worst first, and what is said of each."""
     if classes is None:
-        z = np.abs(fit_figures.standardised(y, found.mean, found.std))
+        z = np.abs(scores.standardised(y, found.mean, found.std))
         return np.argsort(-z, kind="stable"), [f"{digits(a)}, {digits(b)}" for a, b in zip(y, found.mean, strict=True)]
     own = found.mean[np.arange(len(y)), np.searchsorted(classes, y)]
     guesses = zip(y, classes[found.mean.argmax(1)], found.mean.max(1), strict=True)

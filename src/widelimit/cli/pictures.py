@@ -10,7 +10,8 @@ from typing import Any, final
 import numpy as np
 
 from widelimit import memory
-from widelimit.cli.matrices import DAMAGED
+from widelimit.cli import tables
+from widelimit.cli.matrices import read_arrays
 from widelimit.messages import list_names
 
 ARRAYS = (".npy", ".npz")
@@ -31,13 +32,21 @@ class Pictures:
     """(n, height, width, channels), in the dtype of the file."""
     target: np.ndarray | None
     names: list[str]
-    """Of the files in a folder."""
+    """Names of the files in a folder."""
     notes: list[str]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Return height, width and channels."""
         return self.images.shape[1:]
+
+    def document(self) -> dict[str, Any]:
+        """Return what the images are, in JSON."""
+        return {"image": list(self.shape)}
+
+    def summary(self, rows: str, drawn: str) -> str:
+        """Describe the images."""
+        return f"{rows} images{drawn} of {' x '.join(map(str, self.shape))}"
 
 
 def is_pictures(path: Path) -> bool:
@@ -58,8 +67,8 @@ def read(path: Path, target: str = "", *, test: bool = False) -> Pictures:
         ValueError: no such file; no array of images; pictures of different sizes, with the file; NaN.
         MemoryError: memory does not hold them.
     """
-    if not path.exists():
-        raise ValueError(f"{path}: there is no such file; check the name (this folder is {Path.cwd().name}).")
+    if not path.is_dir():
+        tables.check_readable(path)
     if path.suffix.lower() in ARRAYS and not path.is_dir():
         return _checked(path, *_arrays(path, target, test))
     if target and path.is_dir():
@@ -90,15 +99,10 @@ def _arrays(path: Path, target: str, test: bool) -> tuple[np.ndarray, np.ndarray
 
 
 def _load(path: Path) -> Any:
-    """Return an array, or a dictionary of arrays. Raises: ValueError: neither."""
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; check the name.")
+    """Return an array, or a dictionary of arrays. Raises: ValueError: neither. MemoryError: memory does not hold it."""
+    tables.check_readable(path)
     memory.require(4.0 * path.stat().st_size, f"{path}: reading it", remedy="cut the array to fewer images")
-    try:
-        found = np.load(path, allow_pickle=False)
-        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except DAMAGED as error:
-        raise ValueError(f"{path}: is no file of arrays that can be read: {str(error)[:150]}") from None
+    return read_arrays(path, list)
 
 
 def _checked(path: Path, images: np.ndarray, labels: np.ndarray | None) -> Pictures:

@@ -46,7 +46,7 @@ class CachePlace:
     folder: Path | None
     """None: nowhere."""
     reason: str
-    """Why there, or why not."""
+    """The cause of the place, or of its absence."""
 
     def entries(self) -> list[Path]:
         """Return the entries of the store, the one that was unused for longest first."""

@@ -14,7 +14,7 @@ from widelimit.columns import column
 from widelimit.columns.column import Column
 from widelimit.columns.encoder import TableEncoder
 from widelimit.columns.texts import as_text, first, match_texts
-from widelimit.messages import list_names
+from widelimit.messages import did_you_mean, list_names
 from widelimit.shapes import Float
 
 
@@ -62,10 +62,10 @@ def require_columns(frame: pl.DataFrame, names: Collection[str], what: str) -> N
     missing = [name for name in names if name not in frame.columns]
     if not missing:
         return
-    hint = ""
+    hint = did_you_mean(missing[0], frame.columns)
     if all(is_number(name) for name in frame.columns):
         hint = "; the first line holds numbers: is there a header line?"
-    raise ValueError(f"{what} {list_names(missing)}: no such column; the table has {list_names(frame.columns)}{hint}.")
+    raise ValueError(f"{what} {list_names(missing)}: no such column; the table has {list_names(frame.columns)}{hint}")
 
 
 def learn(

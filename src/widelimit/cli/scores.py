@@ -20,9 +20,24 @@ def rmse(mean: Float[np.ndarray, " m"], truth: Float[np.ndarray, " m"]) -> float
 
 
 def gaussian_nlpd(mean: Float[np.ndarray, " m"], sd: Float[np.ndarray, " m"], truth: Float[np.ndarray, " m"]) -> float:
-    """Compute -mean log N(y; mu, sd^2), in nats per point; it depends on y's unit."""
-    z = (truth - mean) / sd
-    return float(np.mean(z**2 / 2 + np.log(sd) + math.log(2 * math.pi) / 2))
+    """Compute -mean log N(y; mu, sd^2), in nats per point; it depends on y's unit.
+
+    Without noise, sd = 0, it is infinite: > 0 where any observation differs from its mean, else < 0.
+    """
+    z = standardised(truth, mean, sd)
+    if np.isinf(z).any():
+        return math.inf
+    with np.errstate(divide="ignore"):
+        return float(np.mean(z**2 / 2 + np.log(sd) + math.log(2 * math.pi) / 2))
+
+
+def standardised(
+    y: Float[np.ndarray, " m"], mean: Float[np.ndarray, " m"], sd: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, " m"]:
+    """Return errors in units of their standard deviations; 0 where both are 0."""
+    error = y - mean
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.divide(error, sd, out=np.zeros_like(error), where=(error != 0) | (sd > 0)))
 
 
 def interval_coverage(
@@ -50,7 +65,7 @@ def accuracy(log_p: Float[np.ndarray, "m k"], labels: Int[np.ndarray, " m"]) -> 
 
 def class_nlpd(log_p: Float[np.ndarray, "m k"], labels: Int[np.ndarray, " m"]) -> float:
     """Compute -mean log p of the true class, in nats per point."""
-    return float(-np.mean(np.take_along_axis(log_p, labels[:, None], axis=1)))
+    return float(np.mean(0.0 - np.take_along_axis(log_p, labels[:, None], axis=1)))  # 0.0: no -0
 
 
 def class_sets(log_p: Float[np.ndarray, "m k"]) -> np.ndarray:

@@ -69,20 +69,6 @@ def read_raw(path: Path) -> pl.DataFrame:
     return frame
 
 
-def count_rows(path: Path) -> int:
-    """Count the rows of a table without reading their values; 0 for what is no table, which `read` refuses."""
-    check_readable(path)
-    suffix = path.suffix.lower()
-    try:
-        if suffix in PARQUET_FILES:
-            return int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
-        if suffix in TEXT_FILES:
-            return int(pl.scan_csv(path, infer_schema=False, glob=False).select(pl.len()).collect().item())
-    except pl.exceptions.PolarsError:
-        pass  # `read` says what is wrong
-    return 0
-
-
 def require_rows(path: Path, frame: pl.DataFrame) -> None:
     """Refuse a table without rows."""
     if frame.height == 0:
@@ -94,7 +80,7 @@ def check_readable(path: Path) -> None:
     if not path.exists():
         raise ValueError(f"{path}: there is no such file; check the name (this folder is {Path.cwd().name}).")
     if not path.is_file():
-        raise ValueError(f"{path}: is not a file; give the name of a CSV or Parquet file.")
+        raise ValueError(f"{path}: is not a file; give the name of one.")
     try:
         with path.open("rb") as stream:
             stream.read(1)

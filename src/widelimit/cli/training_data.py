@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import polars as pl
@@ -28,9 +28,11 @@ class TargetTable:
     """(n,) float64, or labels (integers or texts)."""
     task: str
     reason: str
-    """Why this task."""
+    """The cause of this task."""
     rows: int
     """Rows of the file, before any were drawn."""
+    name: str = "y"
+    """Name of the target."""
 
 
 @final
@@ -40,8 +42,15 @@ class EncodedTable:
 
     schema: Schema
     X: Float[np.ndarray, "n d"]
-    y: np.ndarray
     notes: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """Return what the rows are, in JSON."""
+        return {"inputs": self.schema.inputs}
+
+    def summary(self, rows: str, drawn: str) -> str:
+        """Describe the rows."""
+        return f"{rows} rows{drawn}, {len(self.schema.inputs)} inputs from {len(self.schema.columns)} columns"
 
 
 def load(path: Path, choices: TableChoices) -> TargetTable:
@@ -53,9 +62,6 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
     refuse_contradictions(choices)
     frame = tables.read(path, written=choices.written, unused=choices.drop)
     schema.require_columns(frame, [choices.target], "--target")
-    schema.require_columns(frame, choices.drop, "--drop")
-    schema.require_columns(frame, choices.categorical, "--categorical")
-    schema.require_columns(frame, choices.ranks, "--ordered")
     rows = frame.height
     if rows < 2:
         raise ValueError(f"{path}: has 1 row; a model needs at least 2.")
@@ -63,7 +69,7 @@ def load(path: Path, choices: TableChoices) -> TargetTable:
         frame = frame.sample(choices.rows, seed=choices.seed)
     column = frame[choices.target]
     task, reason = (choices.task, "by --task") if choices.task else targets.decide_task(column)
-    return TargetTable(path, frame, targets.target_values(column, task), task, reason, rows)
+    return TargetTable(path, frame, targets.target_values(column, task), task, reason, rows, choices.target)
 
 
 def refuse_contradictions(choices: TableChoices) -> None:
@@ -107,7 +113,7 @@ def encode(table: TargetTable, choices: TableChoices) -> EncodedTable:
     )
     X, _ = schema.encode(found, table.frame)
     notes += targets.constant(table.target, choices.target) + conflicts(X, table.target)
-    return EncodedTable(found, X, table.target, notes)
+    return EncodedTable(found, X, notes)
 
 
 def conflicts(X: Float[np.ndarray, "n d"], y: np.ndarray) -> list[str]:

@@ -8,15 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from widelimit.claims import NAMES, jacot_figures
 from widelimit.claims.base import Claim, Effort, load
+from widelimit.claims.images import MNIST_LEAST, Images
 from widelimit.claims.report import page
 from widelimit.claims.run import HELD, Outcome, document, run_all
-from widelimit.cli import images, info
+from widelimit.cli import info
+from widelimit.cli.matrices import read_arrays
 from widelimit.writing import atomic_write
 
 FACTS = ("widelimit", "python", "jax", "numpy", "scipy", "cores")
 PICTURED = "jacot_figures"
+SIDE = 28
+KEY = "X_train"
+"""Side of an image of MNIST, and the array of a file that holds them."""
 
 
 def choose_claims(only: Sequence[str], *, mnist: Path | None) -> dict[str, Claim]:
@@ -27,14 +34,12 @@ def choose_claims(only: Sequence[str], *, mnist: Path | None) -> dict[str, Claim
     Raises:
         ValueError: an unknown name; a file of images that is none, or that no claim would read.
     """
-    unknown = [name for name in only if name not in NAMES]
-    if unknown:
-        raise ValueError(f"there is no claim {unknown[0]!r}; the claims are {', '.join(NAMES)}.")
-    claims = {name: load(name) for name in NAMES if not only or name in only}
+    named = {name: load(name) for name in only or NAMES}
+    claims = {name: named[name] for name in NAMES if name in named}
     if mnist is not None:
         if PICTURED not in claims:
             raise ValueError(f"--mnist is for the claim {PICTURED}, which --only leaves out; add --only {PICTURED}.")
-        claims[PICTURED] = jacot_figures.claim(images.mnist(mnist))
+        claims[PICTURED] = jacot_figures.claim(read_mnist(mnist))
     return claims
 
 
@@ -82,3 +87,42 @@ def lines(outcomes: Sequence[Outcome]) -> list[str]:
             if check.holds
         ]
     return text
+
+
+def read_mnist(path: Path) -> Images:
+    """Read the first 512 training images of an .npz file of Keras: X_train or x_train, (n, 28, 28), grey values.
+
+    Raises:
+        ValueError: no such file, no archive of arrays, no X_train in it; another shape; fewer than 512 images; values
+            that are not whole numbers from 0 to 255.
+    """
+
+    def choose(names: list[str]) -> list[str]:
+        found = [name for name in names if name.lower() == KEY.lower()]
+        if not found:
+            raise ValueError(f"no array {KEY} in it, but {', '.join(names) or 'nothing'}")
+        return found[:1]
+
+    try:
+        arrays = read_arrays(path, choose)
+    except ValueError as error:
+        raise ValueError(f"--mnist {path}: not an .npz file of images: {str(error).rstrip('.')}.") from None
+    found = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
+    if found.ndim != 3 or found.shape[1:] != (SIDE, SIDE) or len(found) < MNIST_LEAST:
+        raise ValueError(
+            f"--mnist {path}: {KEY} has shape {found.shape}; (n, {SIDE}, {SIDE}) with n >= {MNIST_LEAST} is required."
+        )
+    return Images(_grey(found[:MNIST_LEAST], path), True)
+
+
+def _grey(found: np.ndarray, path: Path) -> np.ndarray:
+    """Return grey values in [0, 1], (n, 784)."""
+    whole = found.dtype.kind in "uif" and bool(np.all(found == np.rint(found)))
+    if not (whole and found.min() >= 0 and found.max() <= 255):
+        raise ValueError(
+            f"--mnist {path}: {KEY} is {found.dtype}, from {found.min()} to {found.max()}; whole grey values from 0 to "
+            f"255 are required, as in the file that Keras loads."
+        )
+    if found.max() <= 1:
+        raise ValueError(f"--mnist {path}: the largest grey value is {found.max()}; the images are black or divided.")
+    return found.reshape(len(found), -1).astype(np.float64) / 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ def verify(
     mnist: Annotated[
         Path | None, typer.Option(metavar="FILE", help="MNIST (.npz with X_train), for Figure 3 of jacot_figures.")
     ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Print the names of the claims with what they state.")] = False,
     output: Output,
 ) -> None:
     """Run the paper's statements as experiments that can fail.
@@ -33,11 +35,15 @@ def verify(
     """
     from widelimit.cli.files import check_output
 
-    check_output(out, (".html",))
+    if not listed:
+        check_output(out, (".html",))
     from widelimit.claims.base import Effort
     from widelimit.cli import terminal, verification
 
     claims = verification.choose_claims(only or (), mnist=mnist)
+    if listed:
+        _show({name: claim.statement for name, claim in claims.items()}, as_json=output.as_json)
+        return
     effort = Effort.QUICK if quick else Effort.FULL
     with terminal.progress(len(claims), "claims", quiet=output.quiet) as advance:
         outcomes, document = verification.verify(
@@ -49,3 +55,14 @@ def verify(
         typer.echo("\n".join([*verification.lines(outcomes), f"Report: {out}"]))
     if not document["holds"]:
         raise typer.Exit(1)
+
+
+def _show(statements: dict[str, str], *, as_json: bool) -> None:
+    """Print the names of claims with what they state."""
+    if as_json:
+        print_json(statements)
+        return
+    from widelimit.cli.terminal import WIDTH
+
+    for name, text in statements.items():
+        typer.echo(textwrap.fill(f"{name:26} {text}", WIDTH, subsequent_indent=" " * 27))

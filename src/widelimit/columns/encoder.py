@@ -200,8 +200,15 @@ def needs_encoding(value: Any) -> bool:
             for c in columns
         )
     if package == "polars":
-        return not all(c.dtype.is_numeric() and not c.null_count() and c.is_finite().all() for c in value.get_columns())
+        return not all(_is_plain(column) for column in value.get_columns())
     return True
+
+
+def _is_plain(column: pl.Series) -> bool:
+    """Return True for numbers of polars that NumPy has as well, without gaps: no Decimal, no integers of 128 bits."""
+    dtype = column.dtype
+    known = (dtype.is_integer() and "128" not in str(dtype)) or (dtype.is_float() and bool(column.is_finite().all()))
+    return known and not column.null_count()
 
 
 def learn_rows(X: Any, sample_weight: Any) -> tuple[TableEncoder | None, Any]:
@@ -217,3 +224,22 @@ def learn_rows(X: Any, sample_weight: Any) -> tuple[TableEncoder | None, Any]:
     if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         return None, X
     return TableEncoder().fit(X), X  # for missing values in later tables
+
+
+def new_rows(known: TableEncoder | None, X: Any, names: Any) -> Float[np.ndarray, "m k"] | None:
+    """Return new rows as inputs of a model that was fitted to a table; None: it takes X as it is.
+
+    Raises: TypeError, ValueError: no table, or another one.
+    """
+    if isinstance(X, Encoded):
+        return X.X
+    if known is None or (names is not None and known.is_identity and not needs_encoding(X)):
+        return None
+    if is_table(X):
+        return inputs(known, X)
+    if names is None:
+        return None
+    raise TypeError(
+        f"X is {validation.shown(X)}, and the model was fitted to a table with columns that are no numbers, or have "
+        f"missing values: pass a table of pandas, polars or pyarrow with the columns {list_names(names)}."
+    )

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from widelimit import validation
-from widelimit.lossless import package_of
+from widelimit.lossless import is_gap, package_of
 
 KINDS: dict[str, tuple[type, ...]] = {
     "logical values": (bool, np.bool_),
@@ -74,7 +74,7 @@ def _pandas_series(name: str, column: Any) -> pl.Series:
     kind, missing = getattr(column.dtype, "kind", "O"), column.isna().to_numpy()
     if type(column.dtype).__name__ == "CategoricalDtype":
         levels = [_text(level) for level in column.cat.categories]
-        values = np.array([*levels, None], dtype=object)[column.cat.codes.to_numpy()]  # the code of a gap is -1
+        values = [None if code < 0 else levels[code] for code in column.cat.codes]
         return pl.Series(name, values, pl.String).cast(pl.Enum(levels) if column.cat.ordered else pl.Categorical)
     if type(column.dtype).__name__ == "PeriodDtype":
         return _pandas_series(name, column.dt.to_timestamp())
@@ -119,7 +119,7 @@ def _text(level: Any) -> str:
 
 def _object_series(name: str, values: list[Any]) -> pl.Series:
     """Return a column of Python's objects of one kind. Raises: TypeError, ValueError: of no kind, or of several."""
-    values = [None if _is_missing(value) else value for value in values]
+    values = [None if is_gap(value) or (isinstance(value, float) and value != value) else value for value in values]
     kinds: dict[str, list[int]] = {}
     for row, value in enumerate(values):
         if value is not None:
@@ -142,12 +142,6 @@ def _object_series(name: str, values: list[Any]) -> pl.Series:
         kind = bool if "logical values" in kinds else int
         values = [None if value is None else kind(value) for value in values]
     return pl.Series(name, values, strict=False)
-
-
-def _is_missing(value: Any) -> bool:
-    return (
-        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
-    )
 
 
 def _kind(name: str, row: int, value: Any) -> str:

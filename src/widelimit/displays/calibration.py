@@ -128,9 +128,8 @@ class CalibrationDisplay:
         axes.fill_between(self.levels, *self.band(), color=plots.DATA, alpha=0.13, linewidth=0, label=expected)
         axes.plot([0, 1], [0, 1], color=plots.DATA, linewidth=0.8, linestyle=":")
         axes.plot(self.levels, self.coverage, "o-", color=plots.BAYES, markersize=3.5, label=label(self.name))
-        plots.dress(axes).set(xlim=(0, 1), ylim=(0, 1))
-        axes.set_xlabel("nominal level of the interval", fontsize=9)
-        axes.set_ylabel("share of observations inside", fontsize=9)
+        plots.dress(axes, xlabel="nominal level of the interval", ylabel="share of observations inside")
+        axes.set(xlim=(0, 1), ylim=(0, 1))
         axes.legend(loc="upper left", frameon=False, fontsize=8)
         return self
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from widelimit import validation
 from widelimit.displays import rows
 from widelimit.displays.axes import axes_or_new, figure_of, label
-from widelimit.messages import shown
+from widelimit.messages import did_you_mean, list_names, shown
 from widelimit.shapes import Float
 
 if TYPE_CHECKING:
@@ -147,8 +147,8 @@ def _place(feature: Any, names: Sequence[str]) -> int:
     """Return the number of a column. Raises: TypeError, ValueError."""
     if isinstance(feature, str):
         if feature not in names:
-            few = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise ValueError(f"features: there is no column {shown(feature)}; the columns are {few[:200]}.")
+            known = f"{list_names(names)[:200]}{did_you_mean(feature, names)}"
+            raise ValueError(f"features: there is no column {shown(feature)}; the columns are {known}")
         return names.index(feature)
     return validation.integer("features", feature, at_least=0, below=len(names))
 
@@ -249,4 +249,4 @@ def _draw(axes: Axes, found: Dependence) -> None:
         deciles = np.quantile(found.values, np.arange(1, 10) / 10)
         inside = deciles[(deciles >= found.grid[0]) & (deciles <= found.grid[-1])]
         axes.plot(inside, np.zeros(len(inside)), "|", color=plots.DATA, transform=axes.get_xaxis_transform(), ms=9)
-    plots.dress(axes).set_xlabel(label(found.name), fontsize=9)
+    plots.dress(axes, xlabel=label(found.name))

@@ -118,11 +118,10 @@ class ImportanceDisplay:
         axes.set_yticks(places, distinct(self.feature_names, order))
         axes.set_ylim(len(order) - 0.4, -0.6)
         axes.axvline(0.0, color=plots.DATA, linewidth=0.6)
-        axes.set_xlabel(label(self.measure, 60), fontsize=9)
         axes.set_axisbelow(True)
         if len(order) < len(self.importances):
             axes.set_title(f"the largest {len(order)} of {len(self.importances)} columns")
-        plots.dress(axes).grid(visible=False, axis="y")
+        plots.dress(axes, xlabel=label(self.measure, 60)).grid(visible=False, axis="y")
         return self
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from widelimit import validation
-from widelimit.lossless import as_array, package_of
+from widelimit.lossless import as_array, is_gap, package_of
 from widelimit.messages import shown
 
 
@@ -88,7 +88,7 @@ def numbers(values: Any) -> np.ndarray | None:
     """Return a column's numbers that are not missing; None for a column of texts, flags or dates."""
     entries = np.asarray(values)
     if entries.dtype.kind == "O":
-        entries = entries[np.array([entry is not None and entry == entry for entry in entries], bool)]
+        entries = entries[np.array([not is_gap(entry) and entry == entry for entry in entries], bool)]
         if not all(validation.is_real(entry) for entry in entries):
             return None
     if entries.dtype.kind not in "iufO":

@@ -20,12 +20,18 @@ from widelimit.columns.encoder import TableEncoder
 from widelimit.estimators import leaks, model_file, model_state, preparation, settings
 from widelimit.estimators.design import Design, Kind
 from widelimit.estimators.fitted_sparse import FittedSparse, fit_sparse, restore_sparse
-from widelimit.estimators.gradient_choice import choose_by_gradients
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, FittedTraining, HyperparameterChoice, choose, choose_scaled
+from widelimit.estimators.networks import (
+    Fitted,
+    FittedTraining,
+    HyperparameterChoice,
+    SearchData,
+    choose,
+    choose_by_gradients,
+    choose_scaled,
+)
 from widelimit.estimators.parameters import EnsembleParameters, KernelParameters
 from widelimit.estimators.preparation import Inputs
-from widelimit.messages import list_names
 from widelimit.network_text import read_network
 from widelimit.references import referenced, resolved
 from widelimit.shapes import Float
@@ -192,11 +198,11 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         if not standard.any():
             self._set_design(self._designs()[0])
             return None
-        data = self._designs(), self.inputs_(X), standard, weights, groups, self._given_noise(), self.hyperparameters
+        data = self._search_data(self.inputs_(X), standard, weights)
         if self.input_scales == "agop":
-            chosen = choose_by_gradients(*data, bool(self.verbose))
+            chosen = choose_by_gradients(self._designs(), data, groups)
         else:
-            chosen = choose_scaled(*data, bool(self.verbose), is_classifier(self))
+            chosen = choose_scaled(self._designs(), data, groups, labels=is_classifier(self))
         assert chosen.input_scales is not None
         self.inputs_ = self.inputs_.rescaled(chosen.input_scales)
         self._set_design(chosen.design)
@@ -209,6 +215,10 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
     def _search_rows(self, points: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return standardised targets, and weights, for a search of the network."""
         return preparation.standardise(self._targets(y), weights)[0], weights
+
+    def _search_data(self, points: np.ndarray, standard: np.ndarray, weights: np.ndarray) -> SearchData:
+        """Return standardised targets, for a search of hyper-parameters."""
+        return SearchData(points, standard, weights, self._given_noise(), self.hyperparameters, bool(self.verbose))
 
     def _given_noise(self) -> float | None:
         """Return the noise, or None where it is chosen."""
@@ -229,8 +239,7 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Fit the targets, which are standardised, and set what undoes that; returns the chosen scales too."""
         standard, self.y_mean_, deviation = preparation.standardise(self._targets(y), weights)
         if chosen is None:
-            design, noise = self._own_design(), self._given_noise()
-            chosen = choose(design, points, standard, weights, noise, self.hyperparameters, self.verbose)
+            chosen = choose(self._own_design(), self._search_data(points, standard, weights))
         training = self._training(chosen.design, points, weights)
         given = self._given_scale()
         scale = np.ones(standard.shape[1]) if chosen.scale is None or given else chosen.scale
@@ -270,19 +279,8 @@ class KernelEstimator(KernelParameters, BaseEstimator, abc.ABC):
         """Return new rows as the inputs of the model. Raises: TypeError, ValueError."""
         image = settings.image_of(self._fitted_with["network"])
         X = preparation.image_rows(image, X, self._fitted_with["normalize"])
-        if isinstance(X, encoder.Encoded):
-            return X.X
-        known, names = self.encoder_, vars(self).get("feature_names_in_")
-        if known is None or (names is not None and known.is_identity and not encoder.needs_encoding(X)):
-            return preparation.validate_rows(self, X, reset=False)
-        if encoder.is_table(X):
-            return encoder.inputs(known, X)
-        if names is not None:
-            raise TypeError(
-                f"X is {validation.shown(X)}, and the model was fitted to a table with columns that are no numbers, or "
-                f"have missing values: pass a table of pandas, polars or pyarrow with the columns {list_names(names)}."
-            )
-        return preparation.validate_rows(self, X, reset=False)
+        rows = encoder.new_rows(self.encoder_, X, vars(self).get("feature_names_in_"))
+        return preparation.validate_rows(self, X, reset=False) if rows is None else rows
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = referenced(BaseEstimator.__getstate__(self))

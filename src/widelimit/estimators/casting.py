@@ -22,10 +22,7 @@ def refuse_uncastable(name: str, value: Any) -> None:
     if type(value).__module__.startswith("scipy.sparse") or value is None:
         return
     for column in [*lossless.columns(value)] or [value]:
-        try:
-            array = np.asarray(column)
-        except ValueError as error:
-            raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
+        array = lossless.as_array(name, column)
         lossless.refuse_inexact(name, array)
         if isinstance(column, (list, tuple)) and lossless.large(array):
             lossless.refuse_inexact_lists(name, column)
@@ -53,7 +50,7 @@ def _refuse_objects(name: str, array: np.ndarray) -> None:
             )
         if isinstance(entry, lossless.DATES):
             raise TypeError(f"{at} is {validation.shown(entry)}; numbers are needed: {lossless.REMEDIES['M']}.")
-        if entry is None or type(entry).__name__ in ("NAType", "NaTType"):
+        if lossless.is_gap(entry):
             raise ValueError(f"{at} is missing ({validation.shown(entry)}, as good as NaN); drop or impute it.")
         if not isinstance(entry, (numbers.Number, np.generic)):
             raise TypeError(
@@ -74,10 +71,7 @@ def refuse_unfit_labels(name: str, value: Any) -> None:
     lossless.refuse_masked(name, value)
     if value is None:
         return
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name} is not a rectangular array: {str(error)[:200]}") from None
+    array = lossless.as_array(name, value)
     kinds: str = array.dtype.kind
     if kinds == "O" or (kinds == "U" and isinstance(value, (list, tuple))):
         entries = np.array([*value], dtype=object) if kinds == "U" else array
@@ -101,7 +95,7 @@ def refuse_unfit_labels(name: str, value: Any) -> None:
 def _kind(entry: Any) -> str:
     if isinstance(entry, lossless.DATES):
         return "M"
-    if entry is None or type(entry).__name__ in ("NAType", "NaTType") or entry != entry:
+    if lossless.is_gap(entry) or entry != entry:
         return "0"
     if isinstance(entry, str):
         return "U"

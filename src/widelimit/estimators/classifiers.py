@@ -86,29 +86,20 @@ class KernelClassifier(ClassifierMixin, ClassParameters, KernelEstimator, abc.AB
                 f'"{self.likelihood}"; leave it at {ALPHA_EPSILON}, or choose likelihood="dirichlet".'
             )
         class_weights.refuse_unfit(self.class_weight)
-        if self.likelihood == "dirichlet" and self.noise != "auto":
+        if self.likelihood != "least_squares" and self.noise != "auto":
             raise ValueError(
-                'the Dirichlet likelihood has a noise of its own, set by alpha_epsilon: leave noise="auto", or choose '
+                f'likelihood="{self.likelihood}" has a noise of its own: leave noise="auto", or choose '
                 'likelihood="least_squares".'
             )
-        if self.likelihood == "logistic":
-            self._check_logistic()
+        if self.likelihood == "logistic" and (self.solver == "cg" or not self._is_linear_system()):
+            raise ValueError(
+                "the logistic likelihood is for networks that are trained to the end, by Cholesky: leave time=inf, "
+                'ensemble=False and solver="auto", or choose likelihood="dirichlet".'
+            )
         if self.likelihood == "dirichlet" and self.solver == "cg":
             raise ValueError(
                 'the Dirichlet likelihood shares one Cholesky factor among the classes and has no solver="cg": leave '
                 'solver="auto", or choose likelihood="least_squares".'
-            )
-
-    def _check_logistic(self) -> None:
-        if self.noise != "auto":
-            raise ValueError(
-                'the logistic likelihood has no noise beside its own: leave noise="auto", or choose '
-                'likelihood="least_squares".'
-            )
-        if self.solver == "cg" or not self._is_linear_system():
-            raise ValueError(
-                "the logistic likelihood is for networks that are trained to the end, by Cholesky: leave time=inf, "
-                'ensemble=False and solver="auto", or choose likelihood="dirichlet".'
             )
 
     def _target_weights(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Any, final, get_args
 
 import numpy as np
@@ -14,7 +13,7 @@ from widelimit import validation
 from widelimit.compute import threads
 from widelimit.estimators import preparation
 from widelimit.estimators.design import Design, Kind
-from widelimit.estimators.parameters import NetworkParameters, about, estimator
+from widelimit.estimators.parameters import NetworkParameters, estimator, parameter
 from widelimit.estimators.settings import given_network, image_of
 from widelimit.inference.nystrom import nystrom
 from widelimit.inference.training_set import evenly
@@ -39,11 +38,9 @@ class NTKFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetworkPara
         inputs_: the normalisation of the columns.
     """
 
-    n_components: int = field(
-        default=300, kw_only=False, metadata=about("Number k >= 1 of features; at most that of the training rows.")
-    )
-    kernel: Kind = field(default="ntk", metadata=about('Kernel, "ntk" or "nngp".', choices=get_args(Kind)))
-    random_state: Any = field(default=0, metadata=about("Seed or generator of the choice of rows."))
+    n_components: int = parameter(300, "Number k >= 1 of features; at most that of the training rows.", kw_only=False)
+    kernel: Kind = parameter("ntk", 'Kernel, "ntk" or "nngp".', choices=get_args(Kind))
+    random_state: Any = parameter(0, "Seed or generator of the choice of rows.")
 
     def fit(self, X: Any, y: Any = None) -> NTKFeatures:
         """Choose k rows of X (n, d) at random, without replacement; y is ignored. Raises: TypeError, ValueError."""

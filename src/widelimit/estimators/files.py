@@ -8,6 +8,7 @@ import math
 import os
 import stat
 import struct
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +23,7 @@ KINDS = "fiub"
 """Kinds of NumPy's dtypes in a file: numbers."""
 DAMAGED = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError, struct.error, SyntaxError),
-    *(ArithmeticError, LookupError, TypeError, ValueError, AttributeError),
+    *(ArithmeticError, LookupError, TypeError, ValueError, AttributeError, tokenize.TokenError),
 )
 """Python and NumPy raise these on bytes that are no archive, or no array (RecursionError is a RuntimeError)."""
 SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -58,40 +59,40 @@ def arrays(path: Path, header: str) -> dict[str, np.ndarray]:
     Members must be stored, not compressed, together no longer than the file, and numbers. Nothing is executed.
 
     Raises:
-        ValueError: anything else, with what the file is.
+        ForeignFileError: anything else, with what the file is.
         FileNotFoundError, PermissionError: the file cannot be opened.
     """
-    if stat.S_ISDIR(os.stat(path).st_mode):
-        raise ValueError(_foreign_message(path, "a folder"))
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(_foreign_message(path, "a device or a pipe, no regular file"))
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise foreign(path, "a folder" if stat.S_ISDIR(mode) else "a device or a pipe, no regular file")
     with path.open("rb") as stream:
         start = stream.read(SNIFFED)
         if not start.startswith(b"PK\3\4"):
-            raise ValueError(_foreign_message(path, describe_start(start)))
+            raise foreign(path, describe_start(start))
         try:
             return _members(stream, header)
-        except OSError as error:
-            if error.errno not in (None, errno.EINVAL):  # a place in the file that cannot be
+        except _OtherArchiveError as error:
+            raise foreign(path, str(error)) from None
+        except (*DAMAGED, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a place that cannot be
                 raise
-            raise ValueError(_damage_message(path, error)) from None
-        except _Foreign as error:
-            raise ValueError(_foreign_message(path, str(error))) from None
-        except DAMAGED as error:
-            raise ValueError(_damage_message(path, error)) from None
+            cause = str(error)[:120] or type(error).__name__
+            text = f"{_short_path(path)}: the file is truncated or damaged ({cause}). Copy or save it again."
+            raise ForeignFileError(text) from None
 
 
-class _Foreign(Exception):
-    """This error says what another kind of file is."""
+class ForeignFileError(Exception):
+    """The error refuses a file, in the words that the user sees."""
 
 
-def _foreign_message(path: Path, what: str) -> str:
-    return f"{_short_path(path)}: this is not a model saved by widelimit (wl.save, or widelimit fit), but {what}."
+class _OtherArchiveError(Exception):
+    """This error says what another kind of archive is."""
 
 
-def _damage_message(path: Path, error: Exception) -> str:
-    cause = str(error)[:120] or type(error).__name__
-    return f"{_short_path(path)}: the file is truncated or damaged ({cause}). Copy or save it again."
+def foreign(path: Path, what: str) -> ForeignFileError:
+    """Return the error for a file that is no model, but `what`."""
+    text = f"{_short_path(path)}: this is not a model saved by widelimit (wl.save, or widelimit fit), but {what}."
+    return ForeignFileError(text)
 
 
 def _short_path(path: Path) -> str:
@@ -154,7 +155,7 @@ def _members(stream: BinaryIO, header: str) -> dict[str, np.ndarray]:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
         if f"{header}.npy" not in names:
-            raise _Foreign(_archive(names))
+            raise _OtherArchiveError(_archive(names))
         if len(set(names)) < len(names) or not all(name.endswith(".npy") for name in names):
             raise ValueError("it holds other parts than a model has")
         if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):

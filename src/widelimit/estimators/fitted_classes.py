@@ -22,7 +22,7 @@ from widelimit.shapes import Float, Int
 
 
 class LatentClasses(abc.ABC):
-    """Classes have latent functions."""
+    """A fitted classifier predicts by one latent function a class."""
 
     training: FittedTraining
     classes: int
@@ -123,7 +123,7 @@ class FittedClasses(FittedFunction, LatentClasses):
 @final
 @dataclass(eq=False)
 class FittedLogistic(FittedFunction, LatentClasses):
-    """Latent functions in log odds: one for two classes, else one a class against all others."""
+    """The latent functions are log odds: one for two classes, else one a class against all others."""
 
     training: FittedTraining
     scale: float

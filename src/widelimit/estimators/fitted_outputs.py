@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
@@ -34,9 +34,6 @@ class FittedOutputs(FittedFunction):
     """1/nu; 0: Gaussian."""
     coefficients: Float[np.ndarray, "n c"] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "laws"}
-
     def solve(self) -> np.ndarray:
         """Compute the coefficients of the mean, (n, c), from the laws."""
         return np.hstack([law.weights for law in self.laws])
@@ -64,9 +61,7 @@ class FittedOutputs(FittedFunction):
         own = {name: getattr(self, name) for name in ("y", "noise", "factors", "slopes", "tails")}
         return FittedFunction.state(self) | ModelState({}, {f"own.{name}": value for name, value in own.items()})
 
-    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Compute K(Z, X) coefficients."""
-        return self.expansion(Z)
+    mean = FittedFunction.expansion
 
     def noise_variance(self, Z: Float[np.ndarray, "m d"], *, moment: bool = True) -> Float[np.ndarray, "m c"]:
         """Compute the variance of the noise of a new observation, in units of the kernel.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
@@ -31,19 +31,12 @@ class FittedSparse(FittedFunction):
     """This function depends on the targets through its values at inducing points only (`SparsePosterior`)."""
 
     training: FittedTraining
-    """Of the inducing points, not of the rows."""
+    """Its rows are the inducing points."""
     noise: float
     factor: Float[np.ndarray, "m m"]
     """The lower triangle L, L L^T = I + information."""
     evidence: Evidence
     coefficients: Float[np.ndarray, "m c"]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("law", "y")}
-
-    def solve(self) -> np.ndarray:
-        """Return the coefficients, which a fit has from the start."""
-        return self.coefficients
 
     @cached_property
     def law(self) -> SparsePosterior:
@@ -58,9 +51,7 @@ class FittedSparse(FittedFunction):
         """Return the mean at the inducing points."""
         return self.mean(self.training.X)
 
-    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Compute K(Z, L) coefficients."""
-        return self.expansion(Z)
+    mean = FittedFunction.expansion
 
     @property
     def laws(self) -> tuple[SparsePosterior, ...]:
@@ -113,16 +104,12 @@ class FittedSparseClasses(FittedFunction, LatentClasses):
     """Every class has one latent function, which depends on the labels through inducing points (`SparseDirichlet`)."""
 
     training: FittedTraining
-    """Of the inducing points, not of the rows."""
+    """Its rows are the inducing points."""
     scale: float
     classes: int
     alpha_epsilon: float
     factors: Float[np.ndarray, "c m m"]
     coefficients: Float[np.ndarray, "m c"]
-
-    def solve(self) -> np.ndarray:
-        """Return the coefficients, which a fit has from the start."""
-        return self.coefficients
 
     @cached_property
     def law(self) -> SparseDirichlet:

@@ -10,6 +10,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.estimators import files
+from widelimit.estimators.files import ForeignFileError
 from widelimit.estimators.model_state import INVALID, ModelState
 from widelimit.fingerprints import sha256
 from widelimit.version import __version__
@@ -21,10 +22,6 @@ MAGIC = "widelimit.model"
 HEADER = "header"
 FIELDS = {"magic", "format", "widelimit", "class", "parameters", "state", "arrays", "extra", "checksum"}
 """The header has these fields."""
-
-
-class ForeignFileError(Exception):
-    """The error refuses a file, in the words that the user sees."""
 
 
 def write(path: Path, name: str, parameters: dict[str, Any], state: ModelState, extra: Any) -> None:
@@ -74,17 +71,13 @@ def contents(name: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         ValueError: another header than a model has.
         FileNotFoundError, PermissionError: the file cannot be opened.
     """
-    foreign = f"{name}: this is not a model saved by widelimit (wl.save, or widelimit fit)"
-    try:
-        arrays = files.arrays(name, HEADER)
-    except ValueError as error:
-        raise ForeignFileError(str(error)) from None
+    arrays = files.arrays(name, HEADER)
     try:
         header = json.loads(bytes(arrays.pop(HEADER).astype(np.uint8, casting="safe")).decode())
     except INVALID as error:
-        raise ForeignFileError(f"{foreign}: {str(error)[:120]}.") from None
+        raise files.foreign(name, f"an archive with another header ({str(error)[:120]})") from None
     if not isinstance(header, dict) or header.get("magic") != MAGIC:
-        raise ForeignFileError(f"{foreign}, but a NumPy archive of another program.")
+        raise files.foreign(name, "a NumPy archive of another program")
     if header.get("format") != FORMAT:
         raise ForeignFileError(
             f"{name}: the file has format {validation.shown(header.get('format'))}, written by widelimit "

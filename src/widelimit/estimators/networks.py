@@ -1,4 +1,4 @@
-"""The estimators share this module: the network, its kernel, and a fitted function, stored as plain arrays."""
+"""Hyper-parameters are searched on training rows, and a fitted function is kept as plain arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import scipy.optimize
@@ -19,6 +19,7 @@ from widelimit.estimators.design import Design
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import Hyperparameters, Solver
 from widelimit.estimators.preparation import align, set_frozen
+from widelimit.inference.average_gradient import gradient_scales
 from widelimit.inference.conditioning import posterior
 from widelimit.inference.early_stopping import StoppedFlow, stopped_flow
 from widelimit.inference.input_scales import ScaledFit, Search, fit_input_scales, fit_label_scales, spread
@@ -27,6 +28,7 @@ from widelimit.inference.noise_level import FLOOR, Objective, left_out_noise, no
 from widelimit.inference.outputs import distinct_columns
 from widelimit.inference.posterior import Posterior
 from widelimit.inference.training_set import check_finite, evenly, expansion
+from widelimit.messages import first_line
 from widelimit.progress import LONG, progress_bar
 from widelimit.shapes import Float
 
@@ -55,50 +57,71 @@ class HyperparameterChoice:
     """Factors of the standardised inputs."""
 
 
-def objective_of(hyperparameters: Hyperparameters) -> Objective:
-    """Return the objective of scales and noise."""
-    return "marginal_likelihood" if hyperparameters == "fixed" else hyperparameters
+class SearchData(NamedTuple):
+    """Hyper-parameters are chosen on these rows."""
+
+    points: Float[np.ndarray, "n d"]
+    """Inputs as the kernel takes them."""
+    y: Float[np.ndarray, "n c"]
+    """Standardised targets."""
+    weights: Float[np.ndarray, " n"]
+    noise: float | None
+    """None: it is chosen."""
+    hyperparameters: Hyperparameters
+    verbose: bool
+
+    @property
+    def objective(self) -> Objective:
+        """Return the objective of scales and noise."""
+        return "marginal_likelihood" if self.hyperparameters == "fixed" else self.hyperparameters
+
+    def some(self, count: int) -> SearchData:
+        """Return at most `count` rows, spread evenly."""
+        rows = evenly(len(self.points), count)
+        return self._replace(points=self.points[rows], y=self.y[rows], weights=self.weights[rows])
+
+    def distinct(self) -> SearchData:
+        """Return each row once, with the sum of its weights."""
+        rows = distinct_rows(self.points, self.y, self.weights)
+        return self._replace(points=self.points[rows.first], y=self.y[rows.first], weights=rows.weights)
 
 
-def choose(
-    design: Design,
-    points: np.ndarray,
-    y: np.ndarray,
-    weights: np.ndarray,
-    noise: float | None,
-    hyperparameters: Hyperparameters,
-    verbose: bool,
-) -> HyperparameterChoice:
+def choose(design: Design, data: SearchData) -> HyperparameterChoice:
     """Choose network, noise (unless given) and scales: the most likely ones, of rows spread evenly over a table."""
-    distinct = distinct_rows(points, y, weights)
-    points, y, weights = points[distinct.first], y[distinct.first], distinct.weights
-    objective = objective_of(hyperparameters)
-    if hyperparameters != "fixed":
-        design = choose_design(design, points, y, weights, noise, objective)
-    if noise is not None and objective == "marginal_likelihood":
-        return HyperparameterChoice(design, noise, None)
-    rows = evenly(len(points), NOISE_ROWS)
-    with progress_bar(verbose and len(points) > LONG) as report:
+    data = data.distinct()
+    if data.hyperparameters != "fixed":
+        design = choose_design(design, data)
+    if data.noise is not None and data.objective == "marginal_likelihood":
+        return HyperparameterChoice(design, data.noise, None)
+    some = data.some(NOISE_ROWS)
+    with progress_bar(data.verbose and len(data.points) > LONG) as report:
         report("noise", 0, 0)
-        gram = np.asarray(design.kernel().gram(points[rows]))
-        found = noise_level(gram, y[rows], weights[rows], objective=objective, noise=noise)
+        gram = np.asarray(design.kernel().gram(some.points))
+        found = noise_level(gram, some.y, some.weights, objective=data.objective, noise=data.noise)
     warn_at_bounds(found.bound)
     return HyperparameterChoice(design, found.noise, found.scale)
 
 
-def choose_design(
-    design: Design, points: np.ndarray, y: np.ndarray, weights: np.ndarray, noise: float | None, objective: Objective
-) -> Design:
+def choose_design(design: Design, data: SearchData) -> Design:
     """Search the scales of weights and biases, each trial at its best noise, on SEARCH_ROWS rows."""
-    tried = evenly(len(points), SEARCH_ROWS)
-    labels = y[tried]
-    columns = distinct_columns(labels)
+    some = data.some(SEARCH_ROWS)
+    settings: dict[str, Any] = {"objective": data.objective, "noise": data.noise, "columns": distinct_columns(some.y)}
 
     def score(candidate: Design) -> float:
-        gram = np.asarray(candidate.kernel().gram(points[tried]))
-        return noise_level(gram, labels, weights[tried], objective=objective, noise=noise, columns=columns).score
+        return noise_level(np.asarray(candidate.kernel().gram(some.points)), some.y, some.weights, **settings).score
 
     return search(design, score)
+
+
+def choose_by_gradients(designs: Sequence[Design], data: SearchData, groups: np.ndarray) -> HyperparameterChoice:
+    """Choose one of these networks and input scales by gradients and leave-one-out; the rest as `choose` does."""
+    some = data.some(SEARCH_ROWS)
+    rows = some.points, some.y, some.weights, groups
+    with progress_bar(data.verbose) as report:
+        found = [gradient_scales(design.kernel(), *rows, noise=data.noise, progress=report) for design in designs]
+    best = max(range(len(found)), key=lambda i: found[i].score)
+    scales = found[best].scales
+    return replace(choose(designs[best], data._replace(points=data.points * scales)), input_scales=scales)
 
 
 def warn_at_bounds(*ends: str) -> None:
@@ -118,41 +141,34 @@ def warn_at_bounds(*ends: str) -> None:
 
 
 def choose_scaled(
-    designs: Sequence[Design],
-    points: np.ndarray,
-    y: np.ndarray,
-    weights: np.ndarray,
-    groups: np.ndarray,
-    noise: float | None,
-    hyperparameters: Hyperparameters,
-    verbose: bool,
-    labels: bool = False,
+    designs: Sequence[Design], data: SearchData, groups: np.ndarray, *, labels: bool = False
 ) -> HyperparameterChoice:
     """Choose one of these networks, and one scale a group of inputs, for standardised targets, or labels of classes."""
-    distinct = distinct_rows(points, y, weights)
+    distinct, noise = data.distinct(), data.noise
     unit = float(np.median(distinct.weights))  # a row of it counts as one, whatever the unit of weights
-    fixed = hyperparameters == "fixed"
+    fixed = data.hyperparameters == "fixed"
     search = Search(
-        *(points, y, weights / unit, groups, objective_of(hyperparameters)),
+        *(data.points, data.y, data.weights / unit, groups, data.objective),
         noise=None if noise is None else noise / unit,
         numbers=tuple(designs[0].values[name] for name in designs[0].family.numbers) if fixed else None,
-        spread=spread(len(distinct.first), groups),
+        spread=spread(len(distinct.points), groups),
     )
-    with progress_bar(verbose) as report:
+    with progress_bar(data.verbose) as report:
         found = (fit_label_scales if labels else fit_input_scales)(
             search, [design.family for design in designs], progress=report
         )
     design = next(design for design in designs if design.family == found.family)
     design = design if fixed else design.changed(found.values)
-    prior = found.amplitude * np.asarray(design.kernel().diag(points * found.scales))
+    scaled = data._replace(points=data.points * found.scales)
+    prior = found.amplitude * np.asarray(design.kernel().diag(scaled.points))
     # Below this the matrix is singular to rounding, and no noise differs from another.
-    floor = FLOOR * linalg.rounding(len(points), float(prior.max()))
+    floor = FLOOR * linalg.rounding(len(prior), float(prior.max()))
     if not labels:  # of one-hot labels evidence is a means only
         _warn_of_scaled(found, floor, float(prior.mean()), searched=noise is None)
     ratio = (unit * max(found.noise, floor) if noise is None else noise) / found.amplitude
-    scale = np.full(y.shape[1], math.sqrt(found.amplitude))
+    scale = np.full(data.y.shape[1], math.sqrt(found.amplitude))
     choice = HyperparameterChoice(design, ratio, scale, found.scales)
-    return choice if labels or noise is not None else _widened(choice, points * found.scales, y, weights)
+    return choice if labels or noise is not None else _widened(choice, scale, scaled)
 
 
 def _warn_of_scaled(found: ScaledFit, floor: float, variance: float, *, searched: bool) -> None:
@@ -170,24 +186,20 @@ def _warn_of_scaled(found: ScaledFit, floor: float, variance: float, *, searched
         )
 
 
-def _widened(
-    choice: HyperparameterChoice, points: np.ndarray, y: np.ndarray, weights: np.ndarray
-) -> HyperparameterChoice:
-    """Return the choice with the noise and the scale that left-out rows ask for; `points`: as its kernel takes them."""
-    assert choice.scale is not None
-    rows = distinct_rows(points, y, weights)
-    some = evenly(len(rows.first), LEFT_OUT_ROWS)
-    first = rows.first[some]
-    gram = np.asarray(choice.design.kernel().gram(points[first]))
-    noise, factor = left_out_noise(gram, y[first] / choice.scale, rows.weights[some], choice.noise)
-    return replace(choice, noise=noise, scale=choice.scale * np.sqrt(factor))
+def _widened(choice: HyperparameterChoice, scale: np.ndarray, data: SearchData) -> HyperparameterChoice:
+    """Return the choice with the noise and the scale that left-out rows ask for."""
+    some = data.distinct().some(LEFT_OUT_ROWS)
+    gram = np.asarray(choice.design.kernel().gram(some.points))
+    noise, factor = left_out_noise(gram, some.y / scale, some.weights, choice.noise)
+    return replace(choice, noise=noise, scale=scale * np.sqrt(factor))
 
 
 def search(design: Design, score: Callable[[Design], float]) -> Design:
     """Search the numbers of the largest score, by Nelder and Mead's method in logarithms; those that are 0 stay 0.
 
-    A kernel at which the score cannot be computed loses.
+    A kernel at which the score cannot be computed loses. Warns: UserWarning: all but the given one do.
     """
+    causes: list[str] = []
     names = design.searched
     start = np.log([design.values[name] for name in names])
 
@@ -197,7 +209,8 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
     def loss(z: np.ndarray) -> float:
         try:
             return -score(at(z))
-        except (ValueError, ArithmeticError):
+        except (ValueError, ArithmeticError) as error:
+            causes.append(first_line(error))
             return np.inf
 
     score(design)  # errors in the data are reported here
@@ -205,7 +218,13 @@ def search(design: Design, score: Callable[[Design], float]) -> Design:
     bounds = [(float(z) - math.log(100), float(z) + math.log(100)) for z in start]
     trials = min(max(TRIALS, TRIALS_EACH * len(names)), MOST_TRIALS)
     options = {"initial_simplex": simplex, "maxfev": trials, "adaptive": len(names) > 2, "xatol": 0.05, "fatol": 0.01}
-    return at(scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options).x)
+    found = scipy.optimize.minimize(loss, start, method="Nelder-Mead", bounds=bounds, options=options)
+    if causes and len(causes) >= found.nfev - 1:
+        warnings.warn(
+            f"the network keeps its numbers: with all others that were tried the objective fails ({causes[-1]})",
+            stacklevel=7,
+        )
+    return at(found.x)
 
 
 @final
@@ -221,7 +240,7 @@ class FittedTraining:
     solver: Solver
     verbose: bool
     inducing: int
-    """Of solver nystrom: how many inducing points, at most."""
+    """Inducing points of the solver nystrom, at most."""
 
     def __post_init__(self) -> None:
         set_frozen(self, vars(self))
@@ -273,14 +292,15 @@ class FittedFunction(abc.ABC):
         validation.sealed(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "law"}
+        kept = vars(self).items()
+        return {name: value for name, value in kept if not isinstance(vars(type(self)).get(name), cached_property)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         set_frozen(self, state)
 
-    @abc.abstractmethod
     def solve(self) -> np.ndarray:
-        """Compute the coefficients of the mean, (n, c), from the law."""
+        """Compute the coefficients of the mean, (n, c), from the law, where they are not given."""
+        raise ValueError("a fitted function without coefficients")
 
     def expansion(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
         """Compute K(Z, X) coefficients."""
@@ -322,9 +342,7 @@ class Fitted(FittedFunction):
         """Return the part of the function that a file holds."""
         return FittedFunction.state(self) | ModelState({"noise": self.noise}, {"y": self.y})
 
-    def mean(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m c"]:
-        """Compute K(Z, X) coefficients."""
-        return self.expansion(Z)
+    mean = FittedFunction.expansion
 
     @property
     def laws(self) -> tuple[Posterior | StoppedFlow, ...]:

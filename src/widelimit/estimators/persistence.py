@@ -12,6 +12,7 @@ from widelimit.activations.names import BY_NAME
 from widelimit.estimators import model_file, model_state
 from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.classifiers import NNGPClassifier, NTKClassifier
+from widelimit.estimators.files import ForeignFileError
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.parameters import LATER
 from widelimit.estimators.regressors import NNGPRegressor, NTKRegressor
@@ -73,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> StoredModel:
         extra = header["extra"]
         if not isinstance(extra, dict):
             raise TypeError("extra is not an object")
-    except model_file.ForeignFileError as error:
+    except ForeignFileError as error:
         raise ValueError(str(error)) from None
     except model_state.INVALID as error:
         cause = f"{type(error).__name__}: {error}"[:200]

@@ -17,7 +17,7 @@ from widelimit.estimators.base import KernelEstimator
 from widelimit.estimators.fitted_outputs import FittedOutputs
 from widelimit.estimators.fitted_sparse import FittedSparse
 from widelimit.estimators.model_state import ModelState
-from widelimit.estimators.networks import Fitted, HyperparameterChoice, choose_design, objective_of
+from widelimit.estimators.networks import Fitted, HyperparameterChoice, choose_design
 from widelimit.estimators.parameters import EnsembleParameters, RegressorParameters, estimator
 from widelimit.inference import intervals
 from widelimit.inference.left_out import LeftOutRows
@@ -63,16 +63,13 @@ class KernelRegressor(MultiOutputMixin, RegressorMixin, RegressorParameters, Ker
     ) -> tuple[FittedOutputs, np.ndarray]:
         """Fit every output with noise of its own, and set what undoes the standardisation."""
         standard, self.y_mean_, deviation = self._standardise(y, weights)
-        given, objective = self._given_noise(), objective_of(self.hyperparameters)
+        data, design = self._search_data(points, standard, weights), self._own_design()
         if chosen:
-            design, given = chosen.design, None if given is None else chosen.noise
-        else:
-            design = self._own_design()
-        if self.hyperparameters != "fixed" and chosen is None and standard.any():
-            rows = self._search_rows(points, y, weights)
-            design = choose_design(design, points, *rows, given, objective)
+            design, data = chosen.design, data._replace(noise=None if data.noise is None else chosen.noise)
+        elif self.hyperparameters != "fixed" and standard.any():
+            design = choose_design(design, self._search_data(points, *self._search_rows(points, y, weights)))
         training = self._training(design, points, weights)
-        fitted, scale = fitted_outputs.fit_outputs(training, standard, self.noise_model, objective, given)
+        fitted, scale = fitted_outputs.fit_outputs(training, standard, self.noise_model, data.objective, data.noise)
         self.y_scale_ = deviation * scale
         return fitted, scale
 

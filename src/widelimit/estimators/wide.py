@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 from typing import Any, ClassVar, final, get_args
 
 import numpy as np
@@ -20,7 +20,7 @@ from widelimit.estimators.fitted_classes import FittedMixture, LatentClasses, mi
 from widelimit.estimators.fitted_sparse import FittedSparse, FittedSparseClasses
 from widelimit.estimators.model_state import ModelState
 from widelimit.estimators.networks import LEFT_OUT_ROWS, Fitted, HyperparameterChoice
-from widelimit.estimators.parameters import Architecture, Likelihood, WideParameters, about, estimator
+from widelimit.estimators.parameters import Architecture, Likelihood, WideParameters, estimator, parameter
 from widelimit.estimators.regressors import KernelRegressor
 from widelimit.estimators.settings import given_network
 from widelimit.inference.scaled_evidence import Activation, AnyFamily, Family, NetworkFamily
@@ -166,9 +166,8 @@ class WideClassifier(WideEstimator, KernelClassifier):
     """
 
     _raced = CLASS_FAMILIES
-    likelihood: Likelihood = field(
-        default="logistic",
-        metadata=about("Likelihood of classes.", "See NNGPClassifier.", choices=get_args(Likelihood)),
+    likelihood: Likelihood = parameter(
+        "logistic", "Likelihood of classes.", "See NNGPClassifier.", choices=get_args(Likelihood)
     )
 
     def _fit_latent(
@@ -211,7 +210,8 @@ class WideClassifier(WideEstimator, KernelClassifier):
         for i, values in enumerate(state.values["members"]):
             own = {name.split(".", 1)[1]: a for name, a in state.arrays.items() if name.startswith(f"{i}.")}
             member = self._restore_one(ModelState(values, own), values["family"])
-            assert isinstance(member, LatentClasses)
+            if not isinstance(member, LatentClasses):
+                raise TypeError("a member that has no latent functions")
             members.append(member)
         k, d = len(members), int(self.inputs_.kept.sum())
         return FittedMixture(tuple(members), state.positive("shares", k), state.positive("factors", k, d))

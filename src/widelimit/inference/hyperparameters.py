@@ -130,7 +130,8 @@ class _Search:
             return Run(start, start, -math.inf, 0, False, str(error)), z
         if not (math.isfinite(value) and np.isfinite(gradient).all()):
             return Run(start, start, -math.inf, 0, False, _explain_start(value)), z
-        best, at, wall = value, z, 1e10 * (abs(value) + 1.0)
+        first, best, at, wall = value, value, z, 1e10 * (abs(value) + 1.0)
+        causes: list[str] = []
 
         def evaluate(z: np.ndarray) -> tuple[float, np.ndarray]:
             nonlocal best, at
@@ -140,8 +141,9 @@ class _Search:
                     if value < best:
                         best, at = value, z.copy()
                     return value, gradient
-            except (ValueError, ArithmeticError):
-                pass  # no value here: the search turns back from the wall, and at the start errors are reported
+                causes.append("it is not finite")
+            except (ValueError, ArithmeticError) as error:  # the search turns back from the wall
+                causes.append(str(error))
             return wall, np.zeros_like(z)
 
         bounds = scipy.optimize.Bounds(self.space.concatenate("low"), self.space.concatenate("high"))
@@ -149,8 +151,10 @@ class _Search:
         found = scipy.optimize.minimize(evaluate, z, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         if found.fun < wall:
             best, at = float(found.fun), found.x
-        converged = bool(found.success) and bool(found.fun < wall)
-        return Run(start, self.space.floats(at), -best, int(found.nit), converged, str(found.message)), at
+        stuck = bool(causes) and not best < first
+        text = f"{found.message}; no objective at {len(causes)} points, at the last: {causes[-1]}" if causes else ""
+        converged = bool(found.success) and bool(found.fun < wall) and not stuck
+        return Run(start, self.space.floats(at), -best, int(found.nit), converged, text or str(found.message)), at
 
 
 def _explain_start(value: float) -> str:

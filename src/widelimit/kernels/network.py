@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, final
@@ -12,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
 from widelimit.activations.tabulated.fixed_lengths import SMALL
 from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.architecture.surveys import require_spread
 from widelimit.arithmetic import lenient
 from widelimit.compute import threads
-from widelimit.compute.plan import BESIDE, tile_edge
+from widelimit.compute.plan import BESIDE, LARGEST, tile_edge
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels import images
 from widelimit.kernels.base import Kernel, Matrices
@@ -114,7 +115,12 @@ class _NetworkKernel(Matrices, abc.ABC):
             return _prepared(self, inputs)
 
     def points(self, name: str, X: Any) -> Array:
-        return self.net.rows(name, X)
+        rows = self.net.rows(name, X)
+        if self.net.across and not isinstance(self.net.inputs, Image):
+            sites, size = math.prod(self.net.inputs.sites), rows.dtype.itemsize
+            what = f"the states of all pairs of {sites} sites of two inputs"
+            memory.require(10.0 * size * sites**2, what, remedy="use shorter inputs, or Flatten in the place of sums")
+        return rows
 
     def explain(self, X: Float[Array, "n d"]) -> str:
         """Explain how gram(X) of a network of images is computed: state of a pair, bytes, and seconds measured briefly.
@@ -144,6 +150,11 @@ class _NetworkKernel(Matrices, abc.ABC):
     def light(self) -> bool:
         # The encoding of a short table would take a tenth of the time of a warm call.
         return not self.net.inputs.sites and not self.quick
+
+    @property
+    def largest_tile(self) -> int:
+        # Beside pairs of sites a tile costs nothing, and tiles of few rows leave out half of a symmetric matrix.
+        return 16 if self.net.across and not isinstance(self.net.inputs, Image) else LARGEST
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input

@@ -8,11 +8,13 @@ from widelimit.rkhs.diagnostics import (
     power_function,
 )
 from widelimit.rkhs.functions import Function, interpolant, ridge
+from widelimit.rkhs.spectra import Spectrum, spectrum
 from widelimit.rkhs.spherical import SphericalSpectrum, spherical_eigenvalues
 
 __all__ = [
     "Certificate",
     "Function",
+    "Spectrum",
     "SphericalSpectrum",
     "effective_dimension",
     "eigenvalues",
@@ -20,5 +22,6 @@ __all__ = [
     "is_positive_semidefinite",
     "power_function",
     "ridge",
+    "spectrum",
     "spherical_eigenvalues",
 ]

@@ -1,4 +1,4 @@
-"""Run the command line by `python -m widelimit.cli`."""
+"""Run the command line by `python -m widelimit`."""
 
 from widelimit.cli import main
 

@@ -1,0 +1,229 @@
+"""The learning curve of kernel regression is predicted: errors of random training sets of every size, drawing none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+
+from widelimit import validation
+from widelimit.compute import linalg, threads
+from widelimit.inference.training_set import EIGENVECTORS, TrainingSet, training_set
+from widelimit.kernels.base import Kernel
+from widelimit.rkhs.spectra import Spectrum
+from widelimit.shapes import Float
+from widelimit.theory.equivalents import Equivalent, Errors, OfLevels, OfModes, exponential_poles, of_rows
+from widelimit.theory.measured import Measured, measure
+from widelimit.validation import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METHODS = ("auto", "rows", "modes")
+ROWS = 2000
+"""Rows up to which method="auto" takes "rows": some inverses of that size for each training size."""
+_NOTHING = 1e-14
+"""Time over rows below which nothing is learned, to rounding, where the mean of K(x, x) is 1."""
+
+
+@final
+@dataclass(frozen=True)
+class Generalization:
+    """The learning curve: means over random training sets of each size, in the square of the targets' unit.
+
+    Errors are |f - y|^2, summed over outputs, with the noise of the targets. Made by `generalization`.
+    """
+
+    sizes: np.ndarray
+    test_error: Float[np.ndarray, " S"]
+    """The mean over rows that were not trained on; inf where interpolation of noisy targets has none."""
+    train_error: Float[np.ndarray, " S"]
+    bias: Float[np.ndarray, " S"]
+    """The error of the mean prediction over training sets, with the noise of the targets."""
+    variance: Float[np.ndarray, " S"]
+    """The variance of the prediction over training sets: test_error = bias + variance."""
+    learnability: Float[np.ndarray, " S"]
+    """<y, E f>/<y, y>: the share of the target that the mean prediction has, 1 where all is learned."""
+    modes: Float[np.ndarray, "S D"] | None
+    """The same for every eigenfunction of the kernel, largest eigenvalue first (levels as the spectrum lists them)."""
+    method: str
+    """"levels" (exact eigenvalues), "modes" or "rows"."""
+    measured: Measured | None = None
+    """The same from training sets that were drawn and fitted, where `draws` asks for it."""
+
+    def plot(self, ax: Any = None) -> Axes:
+        """Draw the errors over the size, both on logarithmic axes. Raises: TypeError: ax."""
+        from widelimit import plots
+        from widelimit.displays.axes import axes_or_new
+
+        axes = axes_or_new(ax, (6.0, 3.4))
+        axes.loglog(self.sizes, self.test_error, color=plots.BAYES, marker="o", markersize=3, label="test error")
+        axes.loglog(self.sizes, self.bias, color=plots.BAYES, linestyle=":", label="bias and noise")
+        seen = self.train_error > 0
+        if seen.any():
+            axes.loglog(self.sizes[seen], self.train_error[seen], color=plots.DESCENT, linestyle="--", label="training")
+        if self.measured is not None:
+            pair = np.stack([self.measured.test_error, self.measured.standard_error])
+            plots.error_bars(axes, self.sizes, pair, label="drawn")
+        plots.finish(axes, xlabel="training rows", ylabel="mean square error")
+        return axes
+
+
+def generalization(
+    k: Kernel | Spectrum,
+    X: Float[Array, "N d"] | None = None,
+    y: Float[Array, "N *c"] | None = None,
+    *,
+    sizes: Any,
+    noise: float = 0.0,
+    time: float = math.inf,
+    method: str = "auto",
+    draws: int = 0,
+    key: int = 0,
+    powers: Any = None,
+    label_noise: float = 0.0,
+) -> Generalization:
+    """E |f - y|^2 = n/(n - sum L^2) (sum (1 - L)^2 v^2 + s^2), L = lambda/(lambda + kappa), sum L + noise/kappa = n.
+
+    The mean test error of kernel regression on n random rows, predicted from the kernel's eigenvalues lambda and the
+    squares v^2 of the target in its eigenfunctions (Bordelon, Canatar and Pehlevan 2020, arXiv 2002.02561; Simon et
+    al. 2021, arXiv 2110.03922), for gradient flow stopped at a time too. From N rows nothing else has to be known:
+    the sums are traces of (K + d)^{-1}, as in generalised cross-validation, with the ridge d for which all N rows have
+    the kappa of n. "rows" gives each row its own kappa, which follows dense and sparse regions of real data where
+    little noise is added; "modes" has one for all, and is quicker.
+
+    The theory takes features for Gaussian. It holds where many modes matter; inputs of one or two dimensions, smooth
+    kernels or a few rows with little noise can leave it, by factors on the circle: compare with `draws`.
+
+    Args:
+        k: a kernel with data X, y; or a `rkhs.Spectrum` with the powers of a target.
+        X: (N, d) rows; training sets are subsets of these, and errors are those at rows left out.
+        y: (N,) or (N, c) targets, with their noise.
+        sizes: (S,) integers n, 1 <= n < N.
+        noise: added to the diagonal of K, >= 0, as in `posterior`; 0: the interpolant of smallest norm.
+        time: of `gradient_flow` on K + noise from f_0 = 0, >= 0, in the unit of d theta/dt = -grad C, C the mean of
+            |f - y|^2; inf: until it has converged. A finite time takes method="modes".
+        method: "rows", "modes", or "auto": "rows" up to 2000 rows where time = inf.
+        draws: training sets of each size that are drawn and fitted beside the prediction, >= 2; 0: none.
+        key: seed of these draws, >= 0.
+        powers: with a spectrum, the mean squares v^2 of the target in each level, (D,) >= 0, summed over its functions.
+        label_noise: with a spectrum, the variance of the targets' noise and of what no level holds, >= 0.
+
+    Returns:
+        A `Generalization`.
+
+    Raises:
+        TypeError, ValueError: bad arguments; data and powers at once, or neither; sizes beyond the rows; a kernel that
+            is not positive semi-definite; a spectrum that is 0.
+        MemoryError: the matrices do not fit. ArithmeticError: an iteration does not converge.
+    """
+    ridge = float(validation.finite_scalar("noise", noise, at_least=0.0))
+    until = float(validation.one_time(time))
+    validation.choice("method", method, METHODS)
+    spread = float(validation.finite_scalar("label_noise", label_noise, at_least=0.0))
+    if isinstance(k, Spectrum):
+        if X is not None or y is not None or powers is None:
+            raise TypeError("a Spectrum comes with the powers of the target in its levels, and without X and y.")
+        if draws:
+            raise TypeError("training sets are drawn from rows; a Spectrum has none: leave out draws.")
+        counts = _sizes(sizes, None)
+        levels, unit = _levels(k, powers, spread)
+        return _curve(levels, counts, ridge / unit, until * unit, "levels")
+    if X is None or y is None or powers is not None or spread:
+        raise TypeError(
+            "a kernel comes with X and y, which holds its noise; powers and label_noise come with a Spectrum."
+        )
+    data = training_set(k, X, y)
+    if data.coupled > 1:
+        raise TypeError("generalization takes a kernel of one output; of a matrix-valued kernel take one output's.")
+    counts = _sizes(sizes, len(data.X))
+    count = validation.integer("draws", draws, at_least=0)
+    seed = validation.integer("key", key, at_least=0)
+    if count == 1:
+        raise ValueError("draws=1 has no standard error; take 2 or more, or 0 for none.")
+    found = _predicted(data, counts, ridge, until, method)
+    return found if not count else replace(found, measured=measure(data, counts, ridge, until, count, seed))
+
+
+def _predicted(data: TrainingSet, counts: np.ndarray, ridge: float, until: float, method: str) -> Generalization:
+    if method == "auto":
+        method = "rows" if len(data.X) <= ROWS and until == math.inf else "modes"
+    if method == "modes":
+        modes, unit, size = _modes(data)
+        return _curve(modes, counts, ridge / unit, until * unit, method, size)
+    if until < math.inf:
+        raise ValueError('method="rows" has no finite time; take method="modes", or time=math.inf.')
+    matrix = data.gram(beside=4)
+    unit = _unit(float(np.mean(np.diagonal(matrix))))
+    matrix /= unit
+    targets, size = _normalised(data.y)
+    found = [of_rows(matrix, targets, n, ridge / unit) for n in counts.tolist()]
+    return _result(counts, found, None, method, size)
+
+
+def _sizes(values: Any, rows: int | None) -> np.ndarray:
+    """Return (S,) integers. Raises: TypeError, ValueError."""
+    counts = np.atleast_1d(np.asarray(values))
+    if counts.ndim != 1 or not counts.size or not np.issubdtype(counts.dtype, np.integer):
+        raise TypeError(f"sizes must be integers, such as [10, 100, 1000]; got {validation.shown(values)}.")
+    if counts.min() < 1:
+        raise ValueError(f"sizes must be >= 1, got {counts.min()}.")
+    if rows is not None and counts.max() >= rows:
+        raise ValueError(
+            f"sizes must be below the number of rows, {rows}, so that rows are left to test on; got {counts.max()}."
+        )
+    return validation.owned(counts)
+
+
+def _unit(mean: float) -> float:
+    """Return the mean of K(x, x), in which ridges and eigenvalues are counted. Raises: ValueError: it is 0."""
+    if mean <= 0:
+        raise ValueError("the kernel is 0 at all rows: it learns nothing.")
+    return mean
+
+
+def _normalised(y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return y over its largest entry, and that."""
+    size = float(np.max(np.abs(y))) or 1.0
+    return y / size, size
+
+
+def _levels(spectrum: Spectrum, powers: Any, noise: float) -> tuple[OfLevels, float]:
+    squares = np.asarray(validation.as_finite_floats("powers", powers), np.float64)
+    if squares.shape != spectrum.eigenvalues.shape or (squares < 0).any():
+        raise ValueError(f"powers must be numbers >= 0 of shape {spectrum.eigenvalues.shape}, got {squares.shape}.")
+    unit, counts = _unit(spectrum.trace), np.asarray(spectrum.multiplicities)
+    return OfLevels(spectrum.eigenvalues / unit, counts, squares, spectrum.unseen / unit, noise), unit
+
+
+def _modes(data: TrainingSet) -> tuple[OfModes, float, float]:
+    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
+    values = np.maximum(values, 0.0)[::-1]
+    unit = _unit(float(np.mean(values)))
+    targets, size = _normalised(data.y)
+    squares = np.sum(threads.product(vectors.T, targets) ** 2, axis=1)[::-1]
+    return OfModes(values / unit, squares), unit, size
+
+
+def _curve(
+    equivalent: Equivalent, counts: np.ndarray, ridge: float, until: float, method: str, size: float = 1.0
+) -> Generalization:
+    """Compute the errors at every size; ridge and time are in the kernel's unit."""
+    found = []
+    for n in counts.tolist():
+        ridges, weights = np.array([ridge]), np.ones(1)
+        if until < math.inf:
+            z, weights = exponential_poles()
+            ridges = ridge + z / max(2 * until / n, _NOTHING)
+        found.append(equivalent.errors(n, ridges, weights))
+    return _result(counts, [errors for errors, _ in found], np.stack([modes for _, modes in found]), method, size)
+
+
+def _result(
+    counts: np.ndarray, found: list[Errors], modes: np.ndarray | None, method: str, size: float
+) -> Generalization:
+    values = np.array(found)
+    test, train, bias = values[:, :3].T * size**2
+    return Generalization(counts, test, train, bias, test - bias, values[:, 3], modes, method)

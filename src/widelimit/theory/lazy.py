@@ -1,0 +1,196 @@
+"""A model is in the lazy regime if its training is that of its linearisation: a report on the user's own model."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import jax
+import numpy as np
+
+from widelimit import pages, validation
+from widelimit.inference.gradient_descent import max_learning_rate
+from widelimit.inference.training_set import evenly
+from widelimit.kernels.empirical.expansion import linearize
+from widelimit.kernels.empirical.functions import empirical_ntk
+from widelimit.kernels.empirical.model import Apply
+from widelimit.shapes import Float
+from widelimit.training.history import History
+from widelimit.training.train import train
+from widelimit.validation import Array
+from widelimit.writing import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KERNEL_ROWS = 32
+_RECORDS = 50
+_RATE_ROWS = 256
+"""Rows whose kernel bounds the learning rate."""
+
+
+@final
+@dataclass(frozen=True)
+class LazyReport:
+    """The training of a model beside that of its linearisation. Made by `lazy_report`; `save` writes an HTML page."""
+
+    times: Float[np.ndarray, " R"]
+    """In the unit of d theta/dt = -grad C, C the mean of |f - y|^2."""
+    loss: Float[np.ndarray, " R"]
+    linearized_loss: Float[np.ndarray, " R"]
+    error: Float[np.ndarray, " R"]
+    """|f_t - f_t^lin|/|f_t^lin - f_0|, norms over probes and outputs; 0 at t = 0."""
+    kernel_drift: Float[np.ndarray, " R"]
+    """|Theta_t - Theta_0|/|Theta_0| (Frobenius), on at most 32 training rows."""
+    tolerance: float
+    scale: float
+    """The factor on f - f_0 at which the error was at most `tolerance` when measured; 1 where the model is lazy."""
+    scaled_error: float
+    """The largest error of the model with that factor, measured; NaN if none up to the largest was enough."""
+    learning_rate: float
+    steps: int
+
+    @property
+    def lazy(self) -> bool:
+        """Return True if the error stays within the tolerance at all times."""
+        return bool(np.max(self.error) <= self.tolerance)
+
+    @property
+    def verdict(self) -> str:
+        """Return one line."""
+        worst = f"{100 * float(np.max(self.error)):.2g} % of the change of the outputs"
+        if self.lazy:
+            return f"Lazy: training is that of the tangent kernel at the start, to {worst}."
+        end = "was not enough" if math.isnan(self.scaled_error) else "is lazy"
+        return f"Not lazy: training leaves its linearisation by {worst}; f - f_0 times {self.scale:.3g} {end}."
+
+    def figure(self) -> Figure:
+        """Draw losses, and error and drift, over time."""
+        from widelimit import plots
+
+        figure, (one, two) = plots.panels(2)
+        one.plot(self.times, self.loss, color=plots.DESCENT, label="model")
+        one.plot(self.times, self.linearized_loss, color=plots.BAYES, linestyle="--", label="linearisation")
+        two.plot(self.times, self.error, color=plots.DESCENT, label="error of the linearisation")
+        two.plot(self.times, self.kernel_drift, color=plots.DATA, linestyle=":", label="drift of the kernel")
+        two.axhline(self.tolerance, color=plots.BAYES, linewidth=0.8, label="tolerance")
+        plots.finish(one, xlabel="time", ylabel="loss")
+        plots.finish(two, xlabel="time", ylabel="relative")
+        return figure
+
+    def save(self, path: str | Path) -> None:
+        """Write one HTML page with figures and figures' numbers. Raises: TypeError: no path; OSError: not written."""
+        rows = [
+            ("largest error of the linearisation", pages.digits(float(np.max(self.error)))),
+            ("drift of the kernel at the end", pages.digits(float(self.kernel_drift[-1]))),
+            ("loss at the end", f"{self.loss[-1]:.4g}; linearised {self.linearized_loss[-1]:.4g}"),
+            ("factor on f - f_0 that makes it lazy", pages.digits(self.scale)),
+            ("error measured with that factor", pages.digits(self.scaled_error)),
+            ("training", f"{self.steps} steps of gradient descent, learning rate {self.learning_rate:.4g}"),
+        ]
+        what = "Loss of the model and of its linearisation over time; their distance, and the drift of the kernel"
+        body = (
+            f"<h1>Lazy training</h1><p><strong>{html.escape(self.verdict)}</strong></p>"
+            f"{pages.picture(self.figure(), what)}{pages.table((), rows)}"
+            "<p>In the lazy regime the outputs move as under the tangent kernel at the start, so that kernel predicts "
+            "training, generalisation and error bars. Outside of it the model learns features.</p>"
+        )
+        with atomic_write(validation.path("path", path)) as stream:
+            stream.write(pages.document("Lazy training", body).encode())
+
+
+def lazy_report(
+    apply: Apply,
+    params: Any,
+    X: Float[Array, "n d"],
+    y: Float[Array, "n *c"],
+    *,
+    probes: Float[Array, "m d"] | None = None,
+    learning_rate: float | None = None,
+    steps: int = 500,
+    tolerance: float = 0.1,
+    largest_scale: float = 100.0,
+) -> LazyReport:
+    """Train a model and its linearisation f_0 + df/dtheta|_0 (theta - theta_0) side by side, and compare their outputs.
+
+    Both by gradient descent on all rows, with the mean of |f - y|^2. If they differ, the model f_0 + a (f - f_0), with
+    learning_rate/a^2, is trained for a growing factor a: with it the parameters need to move 1/a as far, and the error
+    falls like 1/a (Chizat, Oyallon and Bach 2019, arXiv 1812.07956). In the NTK parameterisation the error falls like
+    1/width.
+
+    Args:
+        apply: f(params, X), as for `train`.
+        params: theta_0, as for `train`.
+        X: (n, d) inputs of the parameters' dtype; some hundred rows are enough.
+        y: (n,) or (n, c) targets.
+        probes: (m, d) inputs at which the outputs are compared; X unless given.
+        learning_rate: eta > 0; half of the largest that is stable for the kernel at the start unless given.
+        steps: an integer >= 1.
+        tolerance: the error in (0, 1) up to which a model counts as lazy.
+        largest_scale: of a, > 1.
+
+    Returns:
+        A `LazyReport`.
+
+    Raises:
+        TypeError, ValueError: as `train`; outputs that the linearisation does not change; a loss that is not finite.
+        MemoryError: as `train`.
+    """
+    validation.integer("steps", steps, at_least=1)
+    bound = float(validation.finite_scalar("tolerance", tolerance, above=0.0, at_most=1.0))
+    largest = float(validation.finite_scalar("largest_scale", largest_scale, above=1.0))
+    points = validation.concrete_points("X", X)
+    rate = _learning_rate(apply, params, points) if learning_rate is None else learning_rate
+    settings = {"steps": steps, "record_every": max(1, steps // _RECORDS), "probes": X if probes is None else probes}
+
+    def trained(model: Apply, rate: float, rows: int) -> History:
+        run = train(model, params, X, y, learning_rate=rate, kernel_points=rows, progress=False, **settings)  # type: ignore[arg-type]
+        if not np.isfinite(run.history.loss).all():
+            raise ValueError(f"the loss is not finite with learning_rate={rate:.3g}; give a smaller one.")
+        return run.history
+
+    line = trained(linearize(apply, params), rate, 0)
+    true = trained(apply, rate, KERNEL_ROWS)
+    error = _distance(true, line)
+    factor, measured = 1.0, float(np.max(error))
+    while measured > bound and factor < largest:
+        factor = min(factor * max(1.5 * measured / bound, 2.0), largest)
+        measured = float(np.max(_distance(trained(_scaled(apply, params, factor), rate / factor**2, 0), line)))
+    return LazyReport(
+        line.times,
+        true.loss,
+        line.loss,
+        error,
+        true.kernel_drift,
+        bound,
+        factor,
+        measured if measured <= bound else math.nan,
+        float(rate),
+        steps,
+    )
+
+
+def _learning_rate(apply: Apply, params: Any, X: Any) -> float:
+    kernel = empirical_ntk(apply, params, output="full")
+    return 0.5 * float(max_learning_rate(kernel, X[evenly(len(X), _RATE_ROWS)]))
+
+
+def _scaled(apply: Apply, params: Any, factor: float) -> Apply:
+    def model(now: Any, X: Any) -> Any:
+        start = apply(params, X)
+        return jax.tree.map(lambda f, f_0: f_0 + factor * (f - f_0), apply(now, X), start)
+
+    return model
+
+
+def _distance(history: History, line: History) -> np.ndarray:
+    """Return |f_t - f_t^lin|/|f_t^lin - f_0|, (R,). Raises: ValueError: the linearisation does not move."""
+    flat = [np.asarray(h.outputs, np.float64).reshape(len(h), -1) for h in (history, line)]
+    moved = np.linalg.norm(flat[1] - flat[1][0], axis=1)
+    if moved[-1] == 0:
+        raise ValueError("the outputs at the probes do not move in training: the model's gradient is 0 there.")
+    apart = np.linalg.norm(flat[0] - flat[1], axis=1)
+    return np.asarray(np.divide(apart, moved, out=np.zeros_like(apart), where=moved > 0))

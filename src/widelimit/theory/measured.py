@@ -1,0 +1,47 @@
+"""Random training sets are drawn and fitted, to compare predicted learning curves with."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from widelimit.compute import linalg, threads
+from widelimit.inference.training_set import EIGENVECTORS, TrainingSet
+from widelimit.shapes import Float
+
+
+class Measured(NamedTuple):
+    """The errors are means over training sets that were drawn, in the square of the targets' unit."""
+
+    test_error: Float[np.ndarray, " S"]
+    standard_error: Float[np.ndarray, " S"]
+    """The standard deviation over draws, over the root of their number."""
+    train_error: Float[np.ndarray, " S"]
+
+
+def measure(data: TrainingSet, sizes: np.ndarray, noise: float, time: float, draws: int, key: int) -> Measured:
+    """Fit `draws` random subsets of each size, and test each on the rows left out."""
+    K = data.gram(beside=1 + EIGENVECTORS)
+    test, train = np.empty((2, len(sizes), draws))
+    for i, n in enumerate(sizes.tolist()):
+        for j in range(draws):
+            order = np.random.default_rng((key, i, j)).permutation(len(K))
+            seen, left = order[:n], order[n:]
+            part = K[np.ix_(seen, seen)]
+            part[np.diag_indices(n)] += noise
+            alpha = _dual(part, data.y[seen], time)
+            for errors, rows in ((test, left), (train, seen)):
+                rest = threads.product(K[np.ix_(rows, seen)], alpha) - data.y[rows]
+                errors[i, j] = np.mean(np.sum(rest**2, axis=1))
+    return Measured(test.mean(axis=1), test.std(axis=1, ddof=1) / math.sqrt(draws), train.mean(axis=1))
+
+
+def _dual(K: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
+    """Compute (1 - exp(-2 K time/n)) K^+ y; K is overwritten."""
+    values, vectors = linalg.eigenpairs(K)
+    kept = values > linalg.rounding(len(values), float(values[-1]))
+    lam = np.where(kept, values, 1.0)
+    share = np.where(kept, -np.expm1(-2 * time * lam / len(lam)) / lam, 0.0)
+    return threads.product(vectors, share[:, None] * threads.product(vectors.T, y))
