@@ -61,7 +61,8 @@ def _draws(keys, x, theta, scores, scaling, causal, heads, size):
     return jax.lax.map(draw, keys)
 
 
-def means(scores, scaling, causal, count, size):
+@functools.cache
+def means(scores, scaling, causal, count=256, size=32):
     """Means of K and Theta over networks and their standard errors, (2, 2, 2 T, 2 T).
 
     Over d the means are off by 1/size, so that they are extrapolated from two sizes.
@@ -88,9 +89,3 @@ def expected(scores, scaling, causal, attend=attention_oracle.attend):
     state = [{key: mp.mpf(float(part[at])) for key, at in places.items()} for part in (sigma, theta)]
     after = attend(state, scores, scaling, mp.mpf(QK[0]) * mp.mpf(QK[1]), mp.mpf(VO[0]) * mp.mpf(VO[1]), BIAS, causal)
     return np.array([[[float(part[*s, *t]) for t in sites] for s in sites] for part in after])
-
-
-def z_scores(scores, scaling, causal, known, *, count=256, size=32):
-    """Means less the `known` kernels over standard errors, (2, 2 T, 2 T)."""
-    mean, error = means(scores, scaling, causal, count, size)
-    return (mean - known) / error
