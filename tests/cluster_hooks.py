@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 from threading import local
 
-from zarr.storage import LocalStore
-
 from widelimit.compute import tile_cholesky, tile_tasks, tiles
+from widelimit.compute.places import Place
 
 FOLDER = "WIDELIMIT_TEST_CLUSTER"
 """Environment variable: the folder with `log`, and with `faults.json` while there are faults."""
@@ -33,7 +32,7 @@ def log(line):
 
 
 def install(name):
-    write_tile, tile_of, encode, set_ = tile_tasks.write_tile, tiles.tile_of, tile_tasks.Work.encode, LocalStore.set
+    write_tile, tile_of, encode, put = tile_tasks.write_tile, tiles.tile_of, tile_tasks.Work.encode, Place.put
 
     def logged(source, i, j):
         here.at = i, j
@@ -62,16 +61,16 @@ def install(name):
             here.rows = work.X[:] + 0.0
         return encode(work, i)
 
-    async def failing(store, key, value):
+    def failing(place, key, value):
         told = faults() if key.startswith("c/") else {}
-        if told.get("full disk") and len(list(Path(store.root).glob("c/*/*"))) >= told["full disk"]:
+        if told.get("full disk") and len(list(place.folder.glob("c/*/*"))) >= told["full disk"]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if told.get("failing every") and next(writes) % told["failing every"] == 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        await set_(store, key, value)
+        put(place, key, value)
 
     tile_cholesky.compute_tile = factored
-    tile_tasks.write_tile, tiles.tile_of, tile_tasks.Work.encode, LocalStore.set = logged, slow, greedy, failing
+    tile_tasks.write_tile, tiles.tile_of, tile_tasks.Work.encode, Place.put = logged, slow, greedy, failing
 
 
 def dask_setup(worker):

@@ -29,7 +29,7 @@ from zarr.storage import ObjectStore
 import cluster_hooks
 import widelimit as wl
 from commands import invoke
-from widelimit.compute import tile_tasks, workers
+from widelimit.compute import engines, tile_tasks, workers
 
 distributed = pytest.importorskip("distributed")
 dask = pytest.importorskip("dask")
@@ -172,7 +172,7 @@ def test_an_innocent_task_may_lose_more_workers_than_dask_allows(
     tell(workplace, deaths=4)
     assert (wl.stored_gram(K, X, tmp_path / "K.zarr", client, budget=BUDGET)[:] == whole).all()
     assert (workplace / "log").read_text().count("died") == 4
-    monkeypatch.setattr(workers, "LOST_WORKERS", 0)
+    monkeypatch.setattr(engines, "LOST_WORKERS", 0)
     tell(workplace, deaths=5)
     with pytest.raises(distributed.KilledWorker) as caught:
         wl.stored_gram(K, X, tmp_path / "L.zarr", client, budget=BUDGET)

@@ -145,3 +145,18 @@ def test_matrix_and_factor_in_an_object_store(bucket, one_process):
     obstore.delete(obstore.store.from_url(f"{bucket}/L.zarr"), "c/2/1")
     with pytest.raises(ValueError, match=r"s3://bucket/L.zarr: the tile c/2/1 is missing; call again"):
         post.variance(Z)
+
+
+def test_flows_and_ensembles_have_the_bits_of_one_process(cluster, client, gram):
+    net = wl.mlp(depth=2, activation="relu", bias_std=0.3)
+    found = []
+    for count in (0, 1, 2):
+        if count:
+            scale(cluster, client, count)
+        options = {"matrix": gram, "client": client if count else None, "solver": "krylov"}
+        flow = wl.gradient_flow(K, X, Y, **options)
+        law = wl.trained_ensemble(net, X, Y, **options)
+        found.append(np.concatenate([flow.predict(Z, [1.0, 50.0, np.inf]).ravel(), law.variance(Z, 50.0)]))
+    assert (found[1] == found[0]).all()
+    assert (found[2] == found[0]).all()
+    np.testing.assert_allclose(found[0][-len(Z) :], wl.trained_ensemble(net, X, Y).variance(Z, 50.0), atol=1e-7)

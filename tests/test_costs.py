@@ -1,11 +1,13 @@
 """Predicted costs: counts against formulas, times and prices against the rates of the machine."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 import widelimit as wl
+from commands import invoke
 from widelimit.inference import costs
 
 K = wl.nngp(wl.mlp(depth=2, activation="erf"))
@@ -81,3 +83,64 @@ def test_numbers_of_any_size_are_predicted_or_refused(monkeypatch):
         wl.Machine(gflops=1.0, memory_gbytes=1.0, cores=10**400)
     with pytest.raises(MemoryError, match="the time of an entry for 100000000000 features"):
         wl.predict_cost("gram", wl.rbf(), 10, 10**11, machine=RATES)
+
+
+NODE = ["--cores", 8, "--gflops", 40, "--memory-gbytes", 8, "--storage-gbytes", 1, "--ram", 64, "--workers", 4]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Rates of this machine and kernel that do not have to be measured."""
+    monkeypatch.setattr(costs, "_seconds_of_an_entry", lambda *_: 2e-8)
+    monkeypatch.setattr(wl.Machine, "here", classmethod(lambda _: RATES))
+
+
+@pytest.mark.usefixtures("measured")
+def test_the_command_says_what_the_function_predicts():
+    size = ["--rows", 100_000, "--features", 20, "--kind", "nngp", "--inducing", 2000, "--disk", 100]
+    found = invoke("cost", *size, *NODE, "--price", 3, "--json")
+    assert (found.exit_code, found.stderr) == (0, "")
+    rows = json.loads(found.stdout)["costs"]
+    machine = wl.Machine(
+        cores=8, gflops=40.0, memory_gbytes=8.0, storage_gbytes=1.0, ram=64 * 2**30, workers=4, price=3.0
+    )
+    k = wl.nngp(wl.mlp(depth=3))
+    expected = [
+        (work, wl.predict_cost(work, k, 100_000, 20, inducing=2000, tile=tile, machine=each))
+        for tile, works, each in (
+            (None, costs.WORKS, dataclasses.replace(machine, workers=1)),
+            (1024, costs.WORKS[:3], machine),
+        )
+        for work in works
+    ]
+    assert [row["work"] for row in rows] == [work for work, _ in expected]
+    for row, (_, cost) in zip(rows, expected, strict=True):
+        for name in ("ram", "disk", "flops", "entries", "stored", "seconds", "money"):
+            assert row[name] == getattr(cost, name), name
+    # A full matrix of 75 GiB is too much for 64, and matrix and factor together for the disk.
+    assert [row["feasible"] for row in rows] == [False, False, True, True, True, False, True]
+    table = invoke("cost", *size, *NODE, "--price", 3)
+    assert (table.exit_code, len(table.stdout.splitlines())) == (0, 9)
+    assert "nystrom   2,000 points" in table.stdout
+    one = invoke("cost", *size, *NODE, "--solver", "cholesky").stdout
+    assert [line for line in one.splitlines() if line.startswith("feasible")] == ["feasible: no"] * 2
+    assert "price" not in one
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rows", 0], "'--rows': Input should be greater than or equal to 1"),
+        (["--rows", 100, "--solver", "nystrom"], "--inducing 1000: points are drawn from the 100 rows"),
+        (["--rows", 100, "--gflops", "nan"], "gflops must be finite"),
+        (["--rows", 100, "--ram", 0], "ram must be"),
+        (["--rows", 100, "--disk", -1], "--disk must be"),
+        (["--rows", 10**15], "n must be below"),
+        (["--rows", 100, "--network", "none.txt"], "--network none.txt: cannot be read"),
+    ],
+)
+def test_mistakes_of_the_command_are_one_line(options, message):
+    found = invoke("cost", "--features", 3, *options)
+    assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (2, "", 1)
+    assert message in found.stderr

@@ -138,7 +138,7 @@ def section(title):
 def rooms():
     """Modules at the top of the package, and all its folders, as the map writes them."""
     folders = {f"{path.parent.relative_to(SOURCE).as_posix()}/" for path in SOURCE.rglob("__init__.py")} - {"./"}
-    return folders | {path.name for path in SOURCE.glob("*.py")} - {"__init__.py"}
+    return folders | {path.name for path in SOURCE.glob("*.py")} - {"__init__.py", "__main__.py"}
 
 
 def test_the_map_shows_the_tree_in_the_order_of_imports():

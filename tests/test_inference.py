@@ -407,3 +407,19 @@ def test_inference_leaves_its_inputs_alone():
     wl.trained_ensemble(NET, data, targets).covariance(where, [0, INF])
     for now, before in ((data, X), (targets, Y), (where, Z)):
         np.testing.assert_array_equal(now, before)
+
+
+def test_draws_of_one_seed_are_a_continuous_function_of_the_covariance():
+    """Eigenvectors are not: their signs, and a basis where eigenvalues meet, follow the last bits of the matrix."""
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((6, 4))
+    for covariance in (np.eye(6), factor @ factor.T, np.diag([1.0, 1.0, 1.0, 2.0, 2.0, 0.0])):
+        change = rng.standard_normal((6, 6)) * 1e-14
+        draws = [
+            linalg.gaussian_draws(np.zeros((6, 2)), each, 1e-12, 3, seed)
+            for each, seed in ((covariance, 1), (covariance + change + change.T, 1), (covariance, 2))
+        ]
+        np.testing.assert_allclose(draws[0], draws[1], atol=1e-6)  # sqrt(1e-14) and some, where an eigenvalue is 0
+        assert np.abs(draws[0] - draws[2]).max() > 0.1
+        root = linalg.square_root(covariance, 1e-12)
+        np.testing.assert_allclose(root @ root.T, covariance, atol=1e-13)

@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from zarr.storage import MemoryStore
 import widelimit as wl
 from widelimit.compute import plan, storage, stores, tile_tasks
 from widelimit.compute.operators import StoredOperator
-from widelimit.compute.places import find_place
+from widelimit.compute.places import Place, find_place
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((75, 3))
@@ -252,7 +254,7 @@ def test_a_read_names_the_damaged_tile(store, how):
 
 
 def test_a_full_disk_keeps_the_finished_tiles(tmp_path, finished, monkeypatch):
-    original = zarr.Array.__setitem__
+    original = Place.put
     count = []
 
     def full(self, *args):
@@ -261,7 +263,7 @@ def test_a_full_disk_keeps_the_finished_tiles(tmp_path, finished, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(self, *args)
 
-    monkeypatch.setattr(zarr.Array, "__setitem__", full)
+    monkeypatch.setattr(Place, "put", full)
     with pytest.raises(OSError, match=r"No space left on device while tiles .* are kept") as caught:
         wl.stored_gram(K, X, tmp_path / "K.zarr", budget=BUDGET)
     assert caught.value.errno == errno.ENOSPC
@@ -501,3 +503,42 @@ def test_a_store_of_zarr_holds_the_matrix(finished):
         wl.stored_gram(2.0 * K, X, store, budget=BUDGET)
     again = pickle.loads(pickle.dumps(wl.stored_gram(K, X, finished, budget=BUDGET)))
     assert (again[:] == expected).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_tile_has_the_bytes_that_zarr_would_write_and_costs_one_copy(tmp_path, dtype):
+    n, edge = 400, 256
+    matrix = RNG.standard_normal((n, n)).astype(dtype)
+    matrix[3, 300] = -0.0
+    for path in ("ours", "zarrs"):
+        find_place(tmp_path / path).write("zarr.json", stores.metadata((n, n), (edge, edge), np.dtype(dtype), {}))
+    zarr.open_array(tmp_path / "zarrs", mode="r+", config={"write_empty_chunks": True})[:] = matrix
+    store = stores.open_tiles(find_place(tmp_path / "ours"))
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        for tile in (matrix[store.rows(i), store.rows(j)], matrix.T.copy()[store.rows(j), store.rows(i)].T):
+            tracemalloc.start()
+            store.write(i, j, tile)
+            assert tracemalloc.get_traced_memory()[1] < 1.5 * store.bytes_of_tile + 50_000
+            tracemalloc.stop()
+            data = (tmp_path / "ours" / "c" / f"{i}" / f"{j}").read_bytes()
+            assert data == (tmp_path / "zarrs" / "c" / f"{i}" / f"{j}").read_bytes()
+    assert (zarr.open_array(tmp_path / "ours", mode="r")[:] == matrix).all()
+
+
+def fail(*_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("step", [(Path, "replace"), (os, "posix_fallocate")])
+def test_a_write_that_fails_half_way_leaves_no_file(tmp_path, monkeypatch, step):
+    if step[0] is os and sys.platform != "linux":
+        pytest.skip("space is not allocated ahead")
+    place, data = find_place(tmp_path / "K.zarr"), np.arange(100, dtype=np.uint8)
+    place.put("c/0/1", data)
+    with monkeypatch.context() as patch:
+        patch.setattr(*step, fail)
+        for name in ("c/0/1", "c/0/2"):
+            with pytest.raises(OSError, match="Input/output error"):
+                place.put(name, data[:10])
+    assert [p.name for p in (tmp_path / "K.zarr" / "c" / "0").iterdir()] == ["1"]
+    assert place.read("c/0/1") == data.tobytes()

@@ -55,10 +55,10 @@ ORDER = [
     "estimators",
     "plots",
     "displays",
-    "theory",
     "tangents",
     "torch",
     "pages",
+    "theory",
     "claims",
     "cli",
 ]

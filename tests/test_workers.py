@@ -4,14 +4,16 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+import widelimit as wl
 from widelimit import processes
-from widelimit.compute import threads, workers
+from widelimit.compute import engines, threads, workers
 from widelimit.compute.workers import Task
 
 
@@ -93,14 +95,86 @@ def test_a_killed_process_and_an_ended_executor_are_named(tmp_path):
 
 def test_a_cluster_without_workers_is_reported_once(monkeypatch):
     cluster = SimpleNamespace(status="running", nthreads=lambda: {"tcp://here:1": 1})
-    engine = workers._Dask(cluster)
-    monkeypatch.setattr(workers, "WAITING", 0.0)
-    monkeypatch.setattr(workers, "FRESH", 0.0)
+    engine = engines.Dask(cluster)
+    monkeypatch.setattr(engines, "WAITING", 0.0)
+    monkeypatch.setattr(engines, "FRESH", 0.0)
     engine.check()
     cluster.nthreads = dict
     with pytest.warns(UserWarning, match=r"has had no workers for 0 s; tasks wait for one"):
         engine.check()
     engine.check()
+
+
+class Silent:
+    """A client of Dask whose tasks, or whose scheduler, never answer."""
+
+    status, asynchronous = "running", False
+
+    def __init__(self, *, scheduler):
+        self.scheduler, self.cancelled = scheduler, []
+
+    def nthreads(self):
+        return {"tcp://here:1": 1} if self.scheduler else threading.Event().wait(60)
+
+    def submit(self, *_, key, **__):
+        return Future()
+
+    def cancel(self, futures):
+        self.cancelled += futures
+
+
+def test_workers_that_never_answer_end_the_call(monkeypatch):
+    monkeypatch.setenv(workers.TIMEOUT, "0.2")
+    monkeypatch.setattr(workers, "POLL", 0.05)
+    client = Silent(scheduler=True)
+    flight = workers._Flight({f"t-{i}": Task(square, (i, "log")) for i in range(5)}, engines.Dask(client))
+    with pytest.raises(TimeoutError, match=r"no task has ended for 0 s, and 3 are in work \(t-0, t-1.*call again"):
+        list(flight.results())
+    assert len(client.cancelled) == 3
+    client.nthreads = dict  # no workers yet, as where they wait in a queue: that is no fault
+    waiting = workers._Flight({"t": Task(square, (1, "log"))}, engines.Dask(client)).results()
+    monkeypatch.setattr(engines, "WAITING", 0.5)
+    with pytest.raises(UserWarning, match="has had no workers"):
+        next(waiting)
+
+
+def test_a_scheduler_that_never_answers_ends_the_call(monkeypatch):
+    monkeypatch.setattr(engines, "ANSWER", 0.2)
+    flight = workers._Flight({"t": Task(square, (1, "log"))}, engines.Dask(Silent(scheduler=False)))
+    with pytest.raises(TimeoutError, match=r"the Dask scheduler has not answered for 0 s.*new client and call again"):
+        list(flight.results())
+
+
+def test_a_process_that_hangs_is_given_up_and_named_with_what_is_stored(tmp_path, monkeypatch):
+    monkeypatch.setenv(workers.TIMEOUT, "0.3")
+    monkeypatch.setattr(workers, "POLL", 0.05)
+
+    class Hanging(Executor):
+        """One that finishes some tasks, here, and then none."""
+
+        def __init__(self):
+            self.left = 4
+
+        def submit(self, function, /, *arguments):
+            future = Future()
+            future.set_running_or_notify_cancel()
+            if self.left:
+                self.left -= 1
+                future.set_result(function(*arguments))
+            return future
+
+    k, X = wl.rbf(), np.random.default_rng(0).standard_normal((70, 2))
+    with pytest.raises(TimeoutError, match=r"K\.zarr: \d tiles are stored; no task has ended .*tile-.*again"):
+        wl.stored_gram(k, X, tmp_path / "K.zarr", Hanging(), budget=32 * 1024)
+    done = len(list((tmp_path / "K.zarr").glob("c/*/*")))
+    assert 4 <= done < 25
+    seen = []
+    wl.stored_gram(k, X, tmp_path / "K.zarr", budget=32 * 1024, progress=lambda *each: seen.append(each))
+    assert len(seen) == 15 - 4
+    for wrong in ("soon", "-1", "nan"):
+        monkeypatch.setenv(workers.TIMEOUT, wrong)
+        with pytest.raises(ValueError, match=f"WIDELIMIT_TIMEOUT='{wrong}' must be a number of seconds"):
+            workers.run({"t": Task(square, (1, "log"))}, None)
 
 
 def test_a_process_that_was_forked_refuses_its_tasks(tmp_path, monkeypatch):

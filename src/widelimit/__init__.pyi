@@ -31,7 +31,7 @@ from .estimators.wide import WideClassifier, WideRegressor
 from .gaussian import Expectation, gaussian_expectation
 from .inference.conditioning import posterior
 from .inference.costs import Cost, Machine, predict_cost
-from .inference.ensemble import TrainedEnsemble, trained_ensemble
+from .inference.ensemble import KrylovEnsemble, TrainedEnsemble, trained_ensemble
 from .inference.gaussian_process import Conditioned, GaussianProcess
 from .inference.gradient_descent import GradientDescent, gradient_descent, max_learning_rate
 from .inference.gradient_flow import GradientFlow, Modes, gradient_flow
@@ -134,6 +134,7 @@ __all__ = [
     "ImportanceDisplay",
     "Kernel",
     "KernelDrift",
+    "KrylovEnsemble",
     "KrylovFlow",
     "Laplace",
     "LazyReport",

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from widelimit.inference.ensemble import TrainedEnsemble
+from widelimit.inference.ensemble import Ensemble
 from widelimit.inference.posterior import Posterior
 from widelimit.shapes import Float
 from widelimit.training.history import History
@@ -66,7 +66,7 @@ def posterior(post: Posterior, Z: Float[np.ndarray, "m 1"], *, axes: Axes) -> Ax
     return points(axes, post.data.X, post.data.y)
 
 
-def ensemble(trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], t: float, *, axes: Axes) -> Axes:
+def ensemble(trained: Ensemble, Z: Float[np.ndarray, "m 1"], t: float, *, axes: Axes) -> Axes:
     """Draw mean and 95 % band over random initialisations of networks trained to time t, and the data.
 
     Args:
@@ -84,9 +84,7 @@ def ensemble(trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], t: float, *,
     return points(axes, data.X, data.y)
 
 
-def learning(
-    post: Posterior, trained: TrainedEnsemble, Z: Float[np.ndarray, "m 1"], times: Float[np.ndarray, " T"]
-) -> Figure:
+def learning(post: Posterior, trained: Ensemble, Z: Float[np.ndarray, "m 1"], times: Float[np.ndarray, " T"]) -> Figure:
     """Draw the NNGP posterior beside the trained ensemble at several times, on common axes, three panels a row.
 
     Args:

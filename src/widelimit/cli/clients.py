@@ -55,7 +55,7 @@ def _dask(address: str) -> Any:
 def _processes(count: int) -> Iterator[Any]:
     """Yield an executor whose processes do not see Ctrl-C: they end with the command, which says what is to be said."""
     from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context, resource_tracker
+    from multiprocessing import active_children, get_context, resource_tracker
 
     from widelimit.compute.workers import end_with_parent
 
@@ -68,7 +68,12 @@ def _processes(count: int) -> Iterator[Any]:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
-            yield pool
+            try:
+                yield pool
+            except TimeoutError:  # the pool would wait for a process that hangs
+                for process in active_children():
+                    process.kill()
+                raise
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

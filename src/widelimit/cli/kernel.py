@@ -48,7 +48,7 @@ def kernel(
 
     import widelimit as wl
 
-    chosen = _kernel(kind, {name: value for name, value in network.items() if value is not None})
+    chosen = chosen_kernel(kind, network)
     matrices.require_finite(np.asarray(chosen.diag(inputs)))
     remark = f"the finished tiles are in {out}, and the same command goes on with them"
     with (
@@ -67,9 +67,10 @@ def kernel(
         typer.echo(f"{kind} of {len(inputs)} inputs: {size} of {stored.dtype} in {out}")
 
 
-def _kernel(kind: str, given: dict[str, Any]) -> Any:
+def chosen_kernel(kind: str, network: dict[str, Any]) -> Any:
     """Return the kernel of this kind of the network that is given."""
     import widelimit as wl
 
+    given = {name: value for name, value in network.items() if value is not None}
     net = given_network(given) if "network" in given else wl.mlp(**DEFAULTS | given)
     return wl.ntk(net) if kind == "ntk" else wl.nngp(net)

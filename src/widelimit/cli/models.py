@@ -53,6 +53,7 @@ class FitResult:
 
     table: TargetTable
     data: Any
+    """An `EncodedTable`, or `Pictures`."""
     estimator: Any
     model: Path
     seconds: float

@@ -82,6 +82,14 @@ class Lanczos:
         """Return m, the number of products made."""
         return len(self.diagonal)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the basis and its coefficients, for a checkpoint."""
+        return {"diagonal": self.diagonal, "off": self.off, "basis": self.basis[:, : self.steps + 1]}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` has returned for the same matrix and b."""
+        self.diagonal, self.off, self.basis = state["diagonal"], state["off"], state["basis"]
+
     def extend(self) -> None:
         """Add STEPS vectors, each made orthogonal to all before it, twice."""
         for _ in range(STEPS):

@@ -257,12 +257,15 @@ def non_negative(variance: np.ndarray, error: np.ndarray) -> np.ndarray:
 def square_root(covariance: np.ndarray, error: float) -> np.ndarray:
     """Find R with R R^T = covariance, (m, m), whose variances it has even where eigenvalues are within `error` of 0.
 
+    R is the positive semi-definite one but for that, a continuous function of the covariance: signs and bases of
+    eigenvectors, which its last bits decide, are not in it.
+
     Raises: as `non_negative`.
     """
     with threads.limit_decomposition(len(covariance)):
         values, vectors = scipy.linalg.eigh(covariance, check_finite=False)
     non_negative(values, np.full_like(values, error))
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    root = threads.product(vectors * np.sqrt(np.maximum(values, 0.0)), vectors.T)
     variance, found = np.diagonal(covariance), np.einsum("ij,ij->i", root, root)
     return np.asarray(root * np.sqrt(np.divide(variance, found, out=np.zeros_like(found), where=found > 0))[:, None])
 

@@ -136,7 +136,10 @@ class StoredOperator(Operator):
     mark: np.ndarray | None = None
     """A caller's matrix: its product with `_probe` when it was given, (n, 1), to detect changes without a copy."""
     client: Any = None
-    """It runs the tasks; None: threads of this process."""
+    """It runs the tasks; None: threads of this process. It cannot be pickled: a copy has none."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoredOperator, (self.rows, self.mark)
 
     def diagonal(self) -> np.ndarray:
         return np.concatenate(self._each(stored_rows.diagonal, [(part,) for part in self._stored.spans()]))
@@ -151,6 +154,13 @@ class StoredOperator(Operator):
 
     def product(self, v: np.ndarray) -> np.ndarray:
         return np.concatenate(self._each(stored_rows.product, [(part, v) for part in self._stored.tasks()]))
+
+    def dense(self) -> np.ndarray:
+        """Read all of it, (n, n), float64, into an array of its own."""
+        n = self._stored.n
+        memory.require(8.0 * n * n, f"a {n} x {n} matrix")
+        whole = slice(0, n)
+        return self._stored.block(whole, whole)
 
     def marked(self) -> Self:
         """Return the operator of a caller's matrix, which may be changed: `verify` finds changes beyond rounding."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -154,7 +153,7 @@ def posterior(
     _check_place(solver, precision, matrix, checkpoint, client)
     data = training_set(scalar_kernel(k), X, y)
     variance = validation.noise(noise, len(data.X))
-    rows = _open(matrix) if isinstance(matrix, str | os.PathLike) else matrix
+    rows = solvers.open_matrix(matrix)
     request = SolverRequest(data, variance, solver, precision, tolerance, rows, checkpoint, client)
     post = _solve(request, progress=progress)
     if post.fit.converged:
@@ -180,12 +179,6 @@ def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) 
     validation.flag("progress", progress)
     if checkpoint is not None:
         validation.path("checkpoint", checkpoint)
-
-
-def _open(path: str | os.PathLike[str]) -> Any:
-    from widelimit.kernels.stored import open_gram  # it imports Zarr
-
-    return open_gram(path)
 
 
 def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, client: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import scipy.linalg
@@ -17,7 +17,7 @@ from widelimit.inference.row_sums import rows_at_once
 from widelimit.kernels.base import Kernel, require_kernel
 
 Work = Literal["gram", "cholesky", "cg", "nystrom"]
-WORKS = ("gram", "cholesky", "cg", "nystrom")
+WORKS: tuple[Work, ...] = ("gram", "cholesky", "cg", "nystrom")
 EDGE = 1024
 """Side of the matrices of a calibration: half a second."""
 PASSES = 6
@@ -138,6 +138,12 @@ class Cost:
         return self.seconds / 3600 * self.machine.workers * self.machine.price
 
     @property
+    def disk(self) -> float:
+        """Return the bytes that are kept in storage: a matrix, and of "cholesky" a triangle; 0 without tiles."""
+        kept = {"nystrom": 0.0, "cholesky": 12.0}.get(self.work, 8.0)
+        return kept * self.n**2 if self.stored else 0.0
+
+    @property
     def fits(self) -> bool:
         """Return True if a worker holds what it needs at once."""
         return self.ram <= CAPACITY * self.machine.ram
@@ -153,16 +159,17 @@ class Cost:
             f"linear algebra: {self.flops:.3g} flops",
             f"bytes: {memory.text(self.stored)} from and to storage, {memory.text(self.ram)} held by a worker"
             + ("" if self.fits else f", which has {memory.text(rates.ram)}: too little"),
-            f"time: {_duration(self.seconds)} ({self.core_seconds / 3600:.3g} core hours)",
+            f"time: {duration(self.seconds)} ({self.core_seconds / 3600:.3g} core hours)",
         ]
         return "\n".join([*lines, f"price: {self.money:.2f}"] if rates.price else lines)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Format a time in its largest unit."""
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.2g} s"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _count(name: str, value: Any) -> int:
@@ -203,27 +210,67 @@ def predict_cost(
         TypeError, ValueError: bad arguments; more inducing points than rows.
     """
     validation.choice("work", work, WORKS)
-    n, d, m = _count("n", n), _count("d", d), _count("inducing", inducing)
-    c, steps = _count("outputs", outputs), _count("iterations", iterations)
     side = 0 if tile is None else _count("tile", tile)
-    if work == "nystrom" and m > n:
-        raise ValueError(f"inducing={m} points are to be drawn from {n} rows: pass at most {n}.")
+    return _problem(k, n, d, inducing, outputs, iterations, machine).cost(work, side)
+
+
+def compare_costs(
+    k: Kernel, n: int, d: int, *, inducing: int, outputs: int, iterations: int, tile: int, machine: Machine
+) -> list[Cost]:
+    """Predict the costs of every solver: in the memory of one worker, and on disk by all; arguments as `predict_cost`.
+
+    Raises: as `predict_cost`.
+    """
+    side = _count("tile", tile)
+    whole = _problem(k, n, d, inducing, outputs, iterations, machine)
+    alone = whole._replace(rates=replace(machine, workers=1))
+    return [
+        *(alone.cost(work, 0) for work in WORKS if work != "nystrom" or inducing <= n),
+        *(whole.cost(work, side) for work in WORKS if work != "nystrom"),
+    ]
+
+
+def _problem(k: Kernel, n: Any, d: Any, inducing: Any, outputs: Any, iterations: Any, machine: Any) -> _Problem:
+    """Check the arguments of `predict_cost`, and measure the kernel here. Raises: as there."""
+    rows, columns, m = _count("n", n), _count("d", d), _count("inducing", inducing)
+    c, steps = _count("outputs", outputs), _count("iterations", iterations)
     if machine is not None and not isinstance(machine, Machine):
         raise TypeError(f"machine must be wl.Machine(...) or None, got {validation.shown(machine)}.")
     kernel, here = require_kernel(k), Machine.here()
-    per_entry = here.gflops * 1e9 * _seconds_of_an_entry(kernel, d)
-    triangle, rates = 4.0 * n**2, machine or here
-    if work == "nystrom":
-        rates = replace(rates, workers=1)  # the pass runs on one machine
-    made = Cost(work, n, 0, n**2 / 2, 0.0, per_entry, PASSES * triangle, triangle if side else 0.0, 0.0, rates)
-    if work == "nystrom":
-        return _nystrom(made, d, m, c)
-    if work == "cholesky":
-        made = replace(made, flops=n**3 / 3, stored=8.0 * n**3 / 3 / side + made.stored if side else 0.0)
-    if work == "cg":
-        made = _cg(made, c, steps)
-    whole = triangle if work == "cg" else 2 * triangle
-    return replace(made, ram=max(6 * 8.0 * side**2, 8.0 * n * (d + c)) if side else whole)
+    per_entry = here.gflops * 1e9 * _seconds_of_an_entry(kernel, columns)
+    return _Problem(rows, columns, m, c, steps, per_entry, machine or here)
+
+
+class _Problem(NamedTuple):
+    """The problem has this size, on a machine of these rates."""
+
+    n: int
+    d: int
+    m: int
+    c: int
+    steps: int
+    per_entry: float
+    rates: Machine
+
+    def cost(self, work: Work, side: int) -> Cost:
+        """Predict the cost with stored tiles of so many rows, or in memory (0).
+
+        Raises: ValueError: more inducing points than rows.
+        """
+        n, rates, triangle = self.n, self.rates, 4.0 * self.n**2
+        if work == "nystrom":
+            if self.m > n:
+                raise ValueError(f"inducing={self.m} points are to be drawn from {n} rows: pass at most {n}.")
+            rates = replace(rates, workers=1)  # the pass runs on one machine
+        made = Cost(work, n, 0, n**2 / 2, 0.0, self.per_entry, PASSES * triangle, triangle if side else 0.0, 0.0, rates)
+        if work == "nystrom":
+            return _nystrom(made, self.d, self.m, self.c)
+        if work == "cholesky":
+            made = replace(made, flops=n**3 / 3, stored=8.0 * n**3 / 3 / side + made.stored if side else 0.0)
+        if work == "cg":
+            made = _cg(made, self.c, self.steps)
+        whole = triangle if work == "cg" else 2 * triangle
+        return replace(made, ram=max(6 * 8.0 * side**2, 8.0 * n * (self.d + self.c)) if side else whole)
 
 
 def _cg(made: Cost, c: int, steps: int) -> Cost:

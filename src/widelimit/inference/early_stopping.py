@@ -46,9 +46,7 @@ class StoppedFlow:
     def variance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
         """Compute the diagonal of `covariance`; a variance smaller than the rounding error of its terms is 0."""
         points = self.data.inputs(Z)
-        return check_finite(
-            law_variance(np.asarray(self.prior.diag(points)), *self._projections(points), self.spread), points
-        )
+        return check_finite(law_variance(np.asarray(self.prior.diag(points)), *self._projections(points)), points)
 
     @linalg.ignore_overflow()
     def covariance(self, Z: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:
@@ -60,7 +58,7 @@ class StoppedFlow:
         m, n = len(points), len(self.data.X)
         memory.require(8.0 * (5 * m * m + 4 * m * n), f"the covariance of {m} points")
         prior = np.asarray(self.prior.gram(points))
-        return check_finite(law_covariance(prior, *self._projections(points), self.spread), points)
+        return check_finite(law_covariance(prior, *self._projections(points)), points)
 
     @linalg.ignore_overflow()
     def sample(self, Z: Float[np.ndarray, "m d"], count: int, *, seed: int = 0) -> Float[np.ndarray, "count m *c"]:
@@ -74,31 +72,32 @@ class StoppedFlow:
     def _mean(self, points: np.ndarray) -> np.ndarray:
         return threads.product(self.data.cross(points), self.coefficients)
 
-    def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute B U^{-T} = T(Z, X) U diag(gain) and S(Z, X) U."""
-        tangent = threads.product(self.data.cross(points), self.modes)
-        if self.prior is self.data.kernel:
-            return tangent * self.gain, tangent
-        return tangent * self.gain, threads.product(np.asarray(self.prior.cross(points, self.data.X)), self.modes)
+    def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Compute B U^{-T} = T(Z, X) U diag(gain), S(Z, X) U, and the first times `spread`."""
+        start = tangent = threads.product(self.data.cross(points), self.modes)
+        if self.prior is not self.data.kernel:
+            start = threads.product(np.asarray(self.prior.cross(points, self.data.X)), self.modes)
+        moved = tangent * self.gain
+        return moved, start, threads.product(moved, self.spread)
 
 
 def law_covariance(prior: np.ndarray, moved: np.ndarray, start: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """Compute S - M N^T - (M N^T)^T + M C M^T from S (m, m), M = `moved`, N = `start` (m, n), C = `spread` (n, n).
+    """Compute S - M N^T - (M N^T)^T + M C M^T from S (m, m), M = `moved`, N = `start`, M C = `spread` (m, n).
 
     Symmetric to the bit; a variance smaller than the rounding error of its terms is 0.
     """
     crossing = threads.product(moved, start.T)
-    square = threads.product(threads.product(moved, spread), moved.T)
+    square = threads.product(spread, moved.T)
     out = np.asarray(prior + ((square + square.T) / 2 - crossing - crossing.T))
-    np.fill_diagonal(out, _non_negative(len(spread), *(np.diagonal(a) for a in (prior, crossing, square))))
+    np.fill_diagonal(out, _non_negative(moved.shape[1], *(np.diagonal(a) for a in (prior, crossing, square))))
     return out
 
 
 def law_variance(prior: np.ndarray, moved: np.ndarray, start: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Compute the diagonal of `law_covariance` from that of S, (m,)."""
     crossing = np.einsum("ij,ij->i", moved, start)
-    square = np.einsum("ij,ij->i", threads.product(moved, spread), moved)
-    return _non_negative(len(spread), prior, crossing, square)
+    square = np.einsum("ij,ij->i", spread, moved)
+    return _non_negative(moved.shape[1], prior, crossing, square)
 
 
 def _non_negative(n: int, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:

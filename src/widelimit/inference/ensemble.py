@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast, final
+from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 import numpy as np
 
 from widelimit import memory, validation
 from widelimit.architecture.network import Network
-from widelimit.compute import linalg, threads
+from widelimit.compute import linalg, operators, threads
+from widelimit.compute.operators import Operator
 from widelimit.compute.plan import require_matrices
 from widelimit.inference.early_stopping import law_covariance, law_variance
-from widelimit.inference.gradient_flow import GradientFlow, closed_form
+from widelimit.inference.gradient_flow import EIGH, GradientFlow, check_solver, closed_form, stored
+from widelimit.inference.krylov_flow import KrylovFlow, coefficients_toward, krylov_flow
+from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE
 from widelimit.inference.traced import TracedEnsemble, is_traced, known_data, traced_ensemble
 from widelimit.inference.training_set import EIGENVECTORS, prediction_like, training_set
 from widelimit.kernels.base import Kernel
@@ -20,27 +25,37 @@ from widelimit.kernels.network import nngp, ntk
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
-@final
-@dataclass(frozen=True)
-class TrainedEnsemble:
-    """f_t(z) = f_0(z) + B_t(z) (y - f_0(X)), f_0 ~ GP(0, Sigma), B_t = Theta(z, X) V gain(t) V^T.
+    from distributed import Client
+
+COLUMNS = 32
+"""Test points whose Lanczos bases grow together: each product reads the matrix once for all."""
+
+
+class Ensemble(abc.ABC):
+    """f_t(z) = f_0(z) + B_t(z) (y - f_0(X)), f_0 ~ GP(0, Sigma), B_t = Theta(z, X) gain_t(Theta(X, X)).
 
     Made by `trained_ensemble`. Outputs are independent with one covariance. Times as in `GradientFlow`:
     d theta/dt = -grad C, C = (1/n) sum |f(x_i) - y_i|^2.
     """
 
-    flow: GradientFlow
+    flow: Any
     prior: Kernel
-    modes: np.ndarray
-    """V^T Sigma(X, X) V."""
 
-    def __post_init__(self) -> None:
-        validation.sealed(self)
+    @abc.abstractmethod
+    def _terms(self, points: np.ndarray, times: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield M, N, M C, (m, n) each, for every time: B Sigma(X, Z) = M N^T and B Sigma(X, X) B^T = M C M^T."""
+
+    @property
+    @abc.abstractmethod
+    def _traced(self) -> TracedEnsemble:
+        """Return the law for test points or times that JAX traces. Raises: TypeError."""
 
     def mean(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m *c"]:
         """Compute B_t(Z) y: the flow of the NTK from f_0 = 0. Shapes and times as `GradientFlow.predict`."""
-        return self.flow.predict(Z, t)
+        return self.flow.predict(Z, t)  # type: ignore[no-any-return]
 
     @linalg.ignore_overflow()
     def covariance(self, Z: Float[Array, "m d"], t: float | Float[Array, " T"]) -> Float[Array, "*T m m"]:
@@ -52,13 +67,12 @@ class TrainedEnsemble:
         if validation.traced(Z, t):
             return self._traced.covariance(Z, t)
         points, times = self.flow.data.inputs(Z), validation.times(t)
-        m, n = len(points), len(self.modes)
+        m, n = len(points), len(self.flow.data.X)
         memory.require(8.0 * ((times.size + 4) * m * m + 4 * m * n), f"{times.size} covariances of {m} points")
         prior = np.asarray(self.prior.gram(points))
-        tangent, between = self._projections(points)
-        out = np.empty((times.size, len(points), len(points)))
-        for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
-            out[i] = law_covariance(prior, tangent * gain, between, self.modes)
+        out = np.empty((times.size, m, m))
+        for i, terms in enumerate(self._terms(points, np.atleast_1d(times))):
+            out[i] = law_covariance(prior, *terms)
         return prediction_like(out if times.ndim else out[0], Z)
 
     @linalg.ignore_overflow()
@@ -72,13 +86,27 @@ class TrainedEnsemble:
         if validation.traced(Z, t):
             return self._traced.variance(Z, t)
         points, times = self.flow.data.inputs(Z), validation.times(t)
-        memory.require(8.0 * (times.size + 3 * len(self.modes)) * len(points), f"variances of {len(points)} points")
+        m, n = len(points), len(self.flow.data.X)
+        memory.require(8.0 * (times.size + 3 * n) * m, f"variances of {m} points")
         prior = np.asarray(self.prior.diag(points))
-        tangent, between = self._projections(points)
-        out = np.empty((times.size, len(points)))
-        for i, gain in enumerate(self.flow.gain(np.atleast_1d(times))):
-            out[i] = law_variance(prior, tangent * gain, between, self.modes)
+        out = np.empty((times.size, m))
+        for i, terms in enumerate(self._terms(points, np.atleast_1d(times))):
+            out[i] = law_variance(prior, *terms)
         return prediction_like(out if times.ndim else out[0], Z)
+
+
+@final
+@dataclass(frozen=True)
+class TrainedEnsemble(Ensemble):
+    """The law comes from the eigenvectors V of Theta(X, X), for every time: made by `trained_ensemble`."""
+
+    flow: GradientFlow
+    prior: Kernel
+    modes: np.ndarray
+    """V^T Sigma(X, X) V."""
+
+    def __post_init__(self) -> None:
+        validation.sealed(self)
 
     @property
     def _traced(self) -> TracedEnsemble:
@@ -86,35 +114,93 @@ class TrainedEnsemble:
         own = threads.product(threads.product(vectors, self.modes), vectors.T)
         return TracedEnsemble(self.flow.traced(), known_data(self.flow.data._replace(kernel=self.prior)), own)
 
-    def _projections(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute Theta(Z, X) V and Sigma(Z, X) V."""
+    def _terms(self, points: np.ndarray, times: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        tangent = self.flow.projected(points)
         between = threads.product(np.asarray(self.prior.cross(points, self.flow.data.X)), self.flow.vectors)
-        return self.flow.projected(points), between
+        for gain in self.flow.gain(times):
+            moved = tangent * gain
+            yield moved, between, threads.product(moved, self.modes)
 
 
-def trained_ensemble(net: Network, X: Float[Array, "n d"], y: Float[Array, "n *c"]) -> TrainedEnsemble:
+@final
+@dataclass(frozen=True)
+class KrylovEnsemble(Ensemble):
+    """The law comes from products with Theta(X, X) and Sigma(X, X): made by `trained_ensemble` with solver="krylov".
+
+    Each test point has a Lanczos basis of its own, some tens of products; all points share them, COLUMNS at a time.
+    """
+
+    flow: KrylovFlow
+    prior: Kernel
+    own: Operator
+    """Sigma(X, X)."""
+
+    @property
+    def _traced(self) -> TracedEnsemble:
+        raise TypeError('solver="krylov" cannot be traced by jax (jit, grad or vmap): pass solver="eigh".')
+
+    def _terms(self, points: np.ndarray, times: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        data = self.flow.data
+        memory.require(8.0 * (times.size + 3) * len(points) * len(data.X), f"{times.size} times {len(points)} points")
+        parts = [data.cross(points[i : i + COLUMNS]).T for i in range(0, len(points), COLUMNS)]
+        moved = np.concatenate([coefficients_toward(self.flow, part, times) for part in parts], axis=2)
+        start = np.asarray(self.prior.cross(points, data.X))
+        for each in moved:
+            yield each.T, start, self.own.product(each).T
+
+
+def trained_ensemble(
+    net: Network,
+    X: Float[Array, "n d"],
+    y: Float[Array, "n *c"],
+    *,
+    solver: Literal["auto", "eigh", "krylov"] = "auto",
+    matrix: Any = None,
+    prior_matrix: Any = None,
+    client: Executor | Client | None = None,
+) -> TrainedEnsemble | KrylovEnsemble:
     """Compute the Gaussian law, over initialisations, of infinitely wide networks trained by gradient flow to time t.
 
     Mean B_t(Z) y and covariance as in `TrainedEnsemble`; at t = 0 the NNGP prior, at t = inf interpolation. One
-    eigendecomposition serves every time. Computed in float64. Source: Lee et al. 2019, arXiv 1902.06720, section 2.3.
+    eigendecomposition serves every time, or Lanczos for each test point. Computed in float64. Source: Lee et al. 2019,
+    arXiv 1902.06720, section 2.3.
 
     Args:
         net: a network.
         X: (n, d) inputs.
         y: (n,) or (n, c) targets.
+        solver: "eigh" (it holds four (n, n) matrices), "krylov", which reads stored matrices block by block and whose
+            law is exact to 1e-8, or "auto": "krylov" with `matrix` above EIGH points.
+        matrix: Theta(X, X), the NTK, stored already, as in `gradient_flow`.
+        prior_matrix: Sigma(X, X), the NNGP, stored already; computed unless given.
+        client: as in `gradient_flow`.
 
     Returns:
-        A `TrainedEnsemble` with mean, covariance and variance at (Z, t).
+        A `TrainedEnsemble`, or a `KrylovEnsemble`, with mean, covariance and variance at (Z, t).
 
     Raises:
-        TypeError, ValueError: bad data; MemoryError: the kernel matrices or the eigenvectors do not fit.
+        TypeError, ValueError: bad data; a matrix that is not that of this kernel and these inputs.
+        MemoryError: the kernel matrices or the eigenvectors do not fit.
     """
     tangent, prior = ntk(net), nngp(net)
+    check_solver(solver, matrix if matrix is not None else prior_matrix, client)
     if is_traced(net, X, y):
+        if solver == "krylov" or matrix is not None or prior_matrix is not None:
+            raise TypeError(
+                'where jax traces the data or the network, trained_ensemble has solver="eigh" and no matrix.'
+            )
         return cast(TrainedEnsemble, traced_ensemble(tangent, prior, X, y))  # it has those methods
     data = training_set(tangent, X, y)
+    theta, sigma = (
+        stored(data, matrix, client),
+        stored(data._replace(kernel=prior), prior_matrix, client, "prior_matrix"),
+    )
+    if solver == "krylov" or (solver == "auto" and theta is not None and len(data.X) > EIGH):
+        own = sigma or operators.choose_operator(prior.prepared(data.X), data.X, data.X.dtype)
+        flow = krylov_flow(data, None, tolerance=TOLERANCE, max_steps=MAX_STEPS, stored=theta)
+        return KrylovEnsemble(flow, prior, own)
     require_matrices(len(data.X), 2 + EIGENVECTORS, "an ensemble")
-    flow = closed_form(data, None)
-    own = flow.data._replace(kernel=prior).gram()
-    modes = threads.product(threads.product(flow.vectors.T, own), flow.vectors)
-    return TrainedEnsemble(flow, prior, (modes + modes.T) / 2)
+    known = closed_form(data, None, theta)
+    own_gram = sigma.dense() if sigma else known.data._replace(kernel=prior).gram()
+    modes = threads.product(threads.product(known.vectors.T, own_gram), known.vectors)
+    return TrainedEnsemble(known, prior, (modes + modes.T) / 2)

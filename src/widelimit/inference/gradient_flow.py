@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 import numpy as np
 
 from widelimit import memory, validation
 from widelimit.compute import krylov, linalg, threads
 from widelimit.compute.implicit import Spectrum
+from widelimit.compute.operators import StoredOperator
+from widelimit.compute.workers import require_client
+from widelimit.inference import solvers
 from widelimit.inference.krylov_flow import krylov_flow
 from widelimit.inference.losses import SquaredError, resolve
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
 from widelimit.inference.traced import Smoother, TracedFlow, is_traced, known_data, traced_flow
-from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, training_set
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, scalar_kernel, training_set
 from widelimit.kernels.base import Kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float
 from widelimit.validation import Array
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from distributed import Client
 
 EIGH = 3000
 """Unknowns up to which "auto" takes eigenvectors: some seconds, and every time afterwards at once."""
@@ -164,6 +173,9 @@ def gradient_flow(
     solver: Literal["auto", "eigh", "krylov"] = "auto",
     tolerance: float = TOLERANCE,
     max_steps: int = MAX_STEPS,
+    matrix: Any = None,
+    checkpoint: str | Path | None = None,
+    client: Executor | Client | None = None,
 ) -> Flow:
     """df/dt = -(1/n) sum_i K(., x_i) d_i, d = dl/df: kernel gradient descent on C(f) = (1/n) sum l(f(x_i), y_i).
 
@@ -184,6 +196,11 @@ def gradient_flow(
         tolerance: of the ODE's solution, relative; of Lanczos, relative to the root mean square of y - f_0(X); in
             [1e-12, 1e-2]. No part of the closed form by eigenvectors.
         max_steps: of the ODE's solver or of Lanczos, >= 1: what bounds every solve.
+        matrix: K(X, X), stored already, as in `posterior`. "krylov" reads it block by block whenever a new time needs
+            more of its basis; "eigh" reads it once, and holds it.
+        checkpoint: of "krylov" (which "auto" takes then): a file in which the basis is kept, and from which a later
+            call with the same arguments goes on.
+        client: with `matrix`, who computes its products: as in `posterior`. The bits do not depend on it.
 
     Returns:
         A `Flow` with predict and loss: a `GradientFlow` or a `KrylovFlow` for the squared error, a `NumericalFlow` for
@@ -197,32 +214,53 @@ def gradient_flow(
         MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
     if is_traced(k, X, y):
-        if not isinstance(resolve(loss), SquaredError) or initial is not None or solver == "krylov":
+        plain = initial is None and solver != "krylov" and matrix is checkpoint is client is None
+        if not (plain and isinstance(resolve(loss), SquaredError)):
             raise TypeError(
                 "where jax traces the data or the kernel (jit, grad or vmap), gradient_flow has the squared error, "
-                'f_0 = 0 and solver="auto" or "eigh"; subtract f_0 from y, and add it to the prediction.'
+                'f_0 = 0 (subtract it from y), solver="auto" or "eigh", and no matrix, checkpoint or client.'
             )
         return cast(Flow, traced_flow(k, X, y))  # it has predict and loss
     data, kind = training_set(k, X, y), resolve(loss)
     if initial is not None:
         validation.function("initial", initial, "a function of (m, d) inputs")
     kind.check(data.y)
-    if not isinstance(solver, str) or solver not in ("auto", "eigh", "krylov"):
-        raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {validation.shown(solver)}.')
+    check_solver(solver, matrix, client)
+    path = None if checkpoint is None else validation.path("checkpoint", checkpoint)
     validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
     validation.integer("max_steps", max_steps, at_least=1)
-    if isinstance(kind, SquaredError):
-        if solver == "krylov" or (solver == "auto" and len(data.X) * data.coupled > EIGH):
-            return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps)
-        return closed_form(data, initial)
-    if solver == "krylov":
-        raise ValueError('solver="krylov" is for the squared error; other losses have solver="auto".')
-    return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
+    if not isinstance(kind, SquaredError):
+        if solver == "krylov" or matrix is not None or path is not None:
+            raise ValueError('solver="krylov", a matrix or a checkpoint is for the squared error: leave that out.')
+        return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
+    rows, many = stored(data, matrix, client), len(data.X) * data.coupled > EIGH
+    if solver == "krylov" or (solver == "auto" and (many or path is not None)):
+        return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps, stored=rows, path=path)
+    if path is not None:
+        raise ValueError('solver="eigh" keeps no state: leave checkpoint out, or pass solver="krylov".')
+    return closed_form(data, initial, rows)
 
 
-def closed_form(data: TrainingSet, initial: Function | None) -> GradientFlow:
-    """Compute the flow of the squared error."""
-    values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
+def check_solver(solver: Any, matrix: Any, client: Any) -> None:
+    """Refuse an unknown solver, and a client without a matrix. Raises: TypeError, ValueError."""
+    if not isinstance(solver, str) or solver not in ("auto", "eigh", "krylov"):
+        raise ValueError(f'solver must be "auto", "eigh" or "krylov", got {validation.shown(solver)}.')
+    require_client(client)
+    if client is not None and matrix is None:
+        raise ValueError('client computes with a stored matrix: pass matrix=wl.stored_gram(k, X, "K.zarr") too.')
+
+
+def stored(data: TrainingSet, matrix: Any, client: Any, name: str = "matrix") -> StoredOperator | None:
+    """Open a matrix of `stored_gram`, or take the user's, if one is given. Raises: ValueError, TypeError: no such."""
+    if matrix is None:
+        return None
+    scalar_kernel(data.kernel)
+    return solvers.stored_operator(data, solvers.open_matrix(matrix, name), client, name)
+
+
+def closed_form(data: TrainingSet, initial: Function | None, rows: StoredOperator | None = None) -> GradientFlow:
+    """Compute the flow of the squared error; rows: K(X, X), where it is stored."""
+    values, vectors = linalg.eigenpairs(rows.dense() if rows else data.gram(beside=EIGENVECTORS))
     residual, exponent = linalg.normalise(data.rest(data.start(initial, data.X)))
     residual = linalg.rescale(threads.product(vectors.T, residual), exponent)
     return GradientFlow(data, initial, values, vectors, residual)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import final
 
 import numpy as np
 
 from widelimit import memory, validation
 from widelimit.compute import iterative, linalg, operators
+from widelimit.compute.checkpoints import SolverCheckpoint
 from widelimit.compute.krylov import STEPS, Lanczos
+from widelimit.compute.operators import StoredOperator
 from widelimit.inference import solvers
 from widelimit.inference.numerical_flow import Flow
 from widelimit.inference.training_set import Function, TrainingSet, scalar_kernel
@@ -36,6 +39,9 @@ class KrylovFlow(Flow):
     """The largest K(x, x) on the training set."""
     tolerance: float
     max_steps: int
+    stored: StoredOperator | None = None
+    """K(X, X), where somebody has stored it."""
+    checkpoint: SolverCheckpoint | None = None
 
     @functools.cached_property
     def _start_residual(self) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +59,10 @@ class KrylovFlow(Flow):
             factor = linalg.factorise(self.data.gram())
             return factor.solve(self._residual), factor.outside(self._residual)
         rest = self.data._replace(y=self._residual)
-        fit = solvers.fit(solvers.SolverRequest(rest, np.zeros(()), tolerance=self.tolerance))
+        request = solvers.SolverRequest(rest, np.zeros(()), tolerance=self.tolerance)
+        if self.stored is not None:
+            request = replace(request, matrix=self.stored.rows, client=self.stored.client)
+        fit = solvers.fit(request)
         if not fit.converged:
             iterative.warn(fit.message)
         return fit.weights, fit.factor.outside(self._residual)
@@ -94,6 +103,8 @@ class KrylovFlow(Flow):
                     f'{bound:.2g}. Pass a larger max_steps or tolerance, t = inf, or solver="eigh".'
                 )
             self.basis.extend()
+            if self.checkpoint:
+                self.checkpoint.save(self.basis.state())
 
     def _states(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute alpha_t and y - f_t(X), folded, (T, N, c) each."""
@@ -124,17 +135,39 @@ class KrylovFlow(Flow):
         return values[:, 0] if self.data.single else values
 
 
-def krylov_flow(data: TrainingSet, initial: Function | None, *, tolerance: float, max_steps: int) -> KrylovFlow:
+def krylov_flow(
+    data: TrainingSet,
+    initial: Function | None,
+    *,
+    tolerance: float,
+    max_steps: int,
+    stored: StoredOperator | None = None,
+    path: Path | None = None,
+) -> KrylovFlow:
     """Compute the flow of the squared error by Lanczos; arguments as `gradient_flow`."""
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2))
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
     if isinstance(data.kernel, MatrixKernel):
-        matrix: operators.Operator = operators.StoredOperator(data.gram())
+        matrix: operators.Operator = StoredOperator(data.gram())
     else:
         n, c = data.y.shape
         memory.require(8.0 * c * (2 * STEPS + 2) * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
         data.check_diagonal()
-        matrix = operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
+        matrix = stored or operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
     residual, _ = linalg.normalise(data.rest(data.start(initial, data.X)))
-    return KrylovFlow(data, initial, Lanczos(matrix.product, residual), height, tolerance, max_steps)
+    basis, checkpoint = Lanczos(matrix.product, residual), None
+    if path is not None:
+        request = solvers.SolverRequest(data._replace(y=residual), np.zeros(()))
+        checkpoint = SolverCheckpoint(path, solvers.fingerprint(request))
+        if state := checkpoint.load():
+            basis.restore(state)
+    return KrylovFlow(data, initial, basis, height, tolerance, max_steps, stored, checkpoint)
+
+
+def coefficients_toward(flow: KrylovFlow, y: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Compute alpha_t of the flow from f_0 = 0 to other targets y (n, c), by the same matrix: (T,) -> (T, n, c)."""
+    basis = Lanczos(flow.basis.product, linalg.normalise(y)[0])
+    data = flow.data._replace(y=y, single=False)
+    other = replace(flow, data=data, initial=None, basis=basis, checkpoint=None)
+    return np.stack([other.coefficients(t) for t in times])

@@ -223,7 +223,7 @@ def _on_disk(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarra
     from widelimit.compute.places import find_place
 
     noise, y, place = request.noise_of_rows, request.data.y, find_place(request.checkpoint)
-    exact = Shifted(_stored_operator(request), noise)
+    exact = Shifted(stored_operator(request.data, request.matrix, request.client), noise)
     try:
         factor = tile_cholesky.factorise(place, request.matrix, noise, diagonal, request.client, report=request.report)
     except packed.NotPositiveDefinite as error:
@@ -288,7 +288,7 @@ def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.
     given = request.matrix is not None
     fast: Operator
     if given:
-        fast = _stored_operator(request).marked()
+        fast = stored_operator(request.data, request.matrix, request.client).marked()
     else:
         fast = operators.choose_operator(*request.in_dtype(DOUBLE), request.dtype, report=report)
     precise = given or request.dtype == DOUBLE
@@ -323,24 +323,33 @@ def _of_iterations(factor: Iterative, solved: IterativeSolution, choice: SolverS
     return SolverFit(factor, solved.x, choice, solved.residual, *outcome)
 
 
-def _stored_operator(request: SolverRequest) -> operators.StoredOperator:
-    """Use rows of K(X, X) that somebody stored, a few of them compared with the kernel."""
-    data, matrix, n = request.data, request.matrix, len(request.data.X)
+def open_matrix(matrix: Any, name: str = "matrix") -> Any:
+    """Open a path of `stored_gram`; anything else is returned as it is. Raises: ValueError: there is no matrix."""
+    if not isinstance(matrix, str | os.PathLike):
+        return matrix
+    from widelimit.kernels.stored import open_gram  # it imports Zarr
+
+    return open_gram(matrix, name)
+
+
+def stored_operator(data: TrainingSet, matrix: Any, client: Any, name: str = "matrix") -> operators.StoredOperator:
+    """Use rows of K(X, X) that somebody stored, a few of them compared with the kernel. Raises: ValueError."""
+    n = len(data.X)
     shape, dtype = getattr(matrix, "shape", None), getattr(matrix, "dtype", None)
     if shape != (n, n) or dtype not in (DOUBLE, SINGLE):
         raise ValueError(
-            f"matrix must be K(X, X), a float32 or float64 array of shape ({n}, {n}) (NumPy, memmap, Zarr); got shape "
+            f"{name} must be K(X, X), a float32 or float64 array of shape ({n}, {n}) (NumPy, memmap, Zarr); got shape "
             f"{shape}, dtype {dtype}."
         )
     rows = _spread(n)
-    stored = operators.StoredOperator(matrix, client=request.client)
+    stored = operators.StoredOperator(matrix, client=client)
     there = stored.columns(rows).astype(np.float64)
     computed = data.cross(data.X[rows]).T
     # Rows may differ by about the rounding of the stored dtype; if by more, it is another kernel, or other data.
     off = float(np.abs(there - computed).max())
     if not off <= 1e3 * float(np.finfo(dtype).eps) * float(np.abs(computed).max()):
         raise ValueError(
-            f"matrix is not K(X, X): its rows differ from the kernel's by {off:.3g}; it was stored for "
+            f"{name} is not K(X, X): its rows differ from the kernel's by {off:.3g}; it was stored for "
             "another kernel, other data or another order of rows."
         )
     return stored

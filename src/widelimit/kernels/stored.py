@@ -147,11 +147,11 @@ def _open(place: Place) -> StoredGram:
     return StoredGram(zarr.open_array(_Tiles(place.store.with_read_only(True)), mode="r").async_array)
 
 
-def open_gram(path: str | os.PathLike[str]) -> StoredGram:
+def open_gram(path: str | os.PathLike[str], name: str = "matrix") -> StoredGram:
     """Open what `stored_gram` has written. Raises: ValueError: there is no array at the path."""
     place = find_place(path)
     try:
         return _open(place)
     except (OSError, ValueError) as error:
         shown = validation.shown(str(path))
-        raise ValueError(f"matrix: {shown} is not the folder of a matrix that wl.stored_gram has written.") from error
+        raise ValueError(f"{name}: {shown} is not the folder of a matrix that wl.stored_gram has written.") from error

@@ -39,7 +39,8 @@ class LinearizedPosterior:
         tangent = threads.product(cross, self.flow.modes)
         prior = self.prior_variance * rows.diag()
         moved = threads.product(cross, self.flow.coefficients).reshape(len(rows.values), -1)
-        variance = law_variance(prior, tangent * self.flow.gain, tangent, self.flow.spread)
+        gained = tangent * self.flow.gain
+        variance = law_variance(prior, gained, tangent, threads.product(gained, self.flow.spread))
         if rows.output == "full":
             variance = variance.reshape(rows.values.shape)
         mean = (rows.values + moved).reshape(len(rows.values), *self.shape)

@@ -11,14 +11,17 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation
+from widelimit.architecture.chain import branch_of
 from widelimit.architecture.inputs import Rows
-from widelimit.architecture.layers import Activate, Dense
+from widelimit.architecture.layers import Dense
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
 from widelimit.gaussian import normal_rule, panels
 from widelimit.interpreter import interpreted
 from widelimit.shapes import Float
 from widelimit.validation import Array
+
+_ACTIVATION = type(branch_of(["identity"], "layers")[0])
 
 
 @final
@@ -185,9 +188,9 @@ def _chain(net: Any) -> tuple[Dense, list[_Step]]:
         raise TypeError(f"net must be a network, as wl.mlp(depth=3) makes one, got {validation.shown(net)}.")
     first, *rest = net.whole.units
     steps = [
-        _Step(a.activation, d)
+        _Step(next(a.activations()), d)
         for a, d in zip(rest[::2], rest[1::2], strict=False)
-        if isinstance(a, Activate) and isinstance(d, Dense)
+        if isinstance(a, _ACTIVATION) and isinstance(d, Dense)
     ]
     usual = net.parameterization == "ntk" and net.learning_rates is None and isinstance(net.inputs, Rows)
     if not (usual and isinstance(first, Dense) and 2 * len(steps) == len(rest)):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -144,21 +146,16 @@ def lazy_report(
     largest = float(validation.finite_scalar("largest_scale", largest_scale, above=1.0))
     points = validation.concrete_points("X", X)
     rate = _learning_rate(apply, params, points) if learning_rate is None else learning_rate
-    settings = {"steps": steps, "record_every": max(1, steps // _RECORDS), "probes": X if probes is None else probes}
-
-    def trained(model: Apply, rate: float, rows: int) -> History:
-        run = train(model, params, X, y, learning_rate=rate, kernel_points=rows, progress=False, **settings)  # type: ignore[arg-type]
-        if not np.isfinite(run.history.loss).all():
-            raise ValueError(f"the loss is not finite with learning_rate={rate:.3g}; give a smaller one.")
-        return run.history
-
+    probing = points if probes is None else probes
+    trained = partial(_trained, params, points, y, steps=steps, probes=probing)
     line = trained(linearize(apply, params), rate, 0)
     true = trained(apply, rate, KERNEL_ROWS)
     error = _distance(true, line)
-    factor, measured = 1.0, float(np.max(error))
-    while measured > bound and factor < largest:
-        factor = min(factor * max(1.5 * measured / bound, 2.0), largest)
-        measured = float(np.max(_distance(trained(_scaled(apply, params, factor), rate / factor**2, 0), line)))
+
+    def scaled(factor: float) -> float:
+        return float(np.max(_distance(trained(_scaled(apply, params, factor), rate / factor**2, 0), line)))
+
+    factor, measured = _smallest(scaled, float(np.max(error)), bound, largest)
     return LazyReport(
         line.times,
         true.loss,
@@ -171,6 +168,24 @@ def lazy_report(
         float(rate),
         steps,
     )
+
+
+def _trained(params: Any, X: Any, y: Any, model: Apply, rate: float, rows: int, *, steps: int, probes: Any) -> History:
+    every = max(1, steps // _RECORDS)
+    settings = {"learning_rate": rate, "kernel_points": rows, "steps": steps, "record_every": every, "probes": probes}
+    history = train(model, params, X, y, progress=False, **settings).history
+    if not np.isfinite(history.loss).all():
+        raise ValueError(f"the loss is not finite with learning_rate={rate:.3g}; give a smaller one.")
+    return history
+
+
+def _smallest(error: Callable[[float], float], start: float, bound: float, largest: float) -> tuple[float, float]:
+    """Return a factor with an error of at most the bound, from that of 1, which falls like 1/factor; and its error."""
+    factor, found = 1.0, start
+    while found > bound and factor < largest:
+        factor = min(factor * max(1.5 * found / bound, 2.0), largest)
+        found = error(factor)
+    return factor, found
 
 
 def _learning_rate(apply: Apply, params: Any, X: Any) -> float:
