@@ -44,8 +44,8 @@ def mix(signal: Variance, matrix: jax.Array) -> tuple[Variance, MixMemo]:
     square = jnp.maximum(total**2 - 2 * spread, 0)
     root = safe_sqrt(square)
     memo = MixMemo(safe_divide(weights, root), safe_divide(total, root), safe_divide(spread, square))
-    both = (jax.tree.map(lambda leaf: of(leaf, 1, 1), memo) for of in (first_of_pair, second_of_pair))  # noqa: B023
-    among = mix_pairs(*both, signal.among)
+    x, y = (MixMemo(*(of(leaf, 1, 1) for leaf in memo)) for of in (first_of_pair, second_of_pair))
+    among = mix_pairs(x, y, signal.among)
     own = pairs_of_equal_sites(among.tangent.shape[:1], among.tangent.ndim)
     one_minus = jnp.where(own, 0, among.correlation.one_minus)
     after = Variance(square, jnp.broadcast_to(exponent, square.shape)).normalise()

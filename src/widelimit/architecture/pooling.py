@@ -224,7 +224,7 @@ class AveragePool(_Channelwise):
         """Return the number by which sums are divided, one for every input of a structure, (n,)."""
         if self.added:
             return 1
-        return structure.count if structure is not None and self.whole else self.placed.count
+        return structure.sites if structure is not None and self.whole else self.placed.count
 
     @property
     def numbers_per_input(self) -> int:

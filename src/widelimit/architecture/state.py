@@ -87,8 +87,8 @@ def merge(parts: Parts, run: Callable[[Any], Any] = as_it_is) -> tuple[Part, tup
     total = total._replace(structure=given.structure)
     if given.among is not None:
         axes = given.value.ndim - 1
-        both = ([of(way, axes, 1) for way in ways] for of in (first_of_pair, second_of_pair))
-        total = total._replace(among=join(*both, [part.variance.among for part in parts]))
+        first, second = ([of(way, axes, 1) for way in ways] for of in (first_of_pair, second_of_pair))
+        total = total._replace(among=join(first, second, [part.variance.among for part in parts]))
     offsets = [(way * math.sqrt(p.share), p.mean) for way, p in zip(ways, parts, strict=True) if p.mean is not None]
     mean = functools.partial(weighted_sum, offsets) if offsets else None
     return Part(sum(part.share for part in parts), total, mean), tuple(ways)

@@ -23,6 +23,6 @@ class Structure(NamedTuple):
         return signals * self.mask[..., None].astype(signals.dtype)
 
     @property
-    def count(self) -> Float[jax.Array, " n"]:
+    def sites(self) -> Float[jax.Array, " n"]:
         """Return the number of sites that are there, at least 1."""
         return self.mask.sum(axis=1).clip(1)
