@@ -174,7 +174,7 @@ class Attention(Affine):
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         heads, size = self._sizes(outputs)
-        shapes = dict.fromkeys(("query", "key", "value"), (heads, size, inputs))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("query", "key", "value"), (heads, size, inputs))
         shapes |= {"output": (outputs, heads, size), "bias": (outputs,)}
         keys = zip(shapes, jax.random.split(key, len(shapes)), strict=True)
         drawn = {name: jax.random.normal(own, shapes[name], dtype) for name, own in keys}
@@ -223,7 +223,7 @@ class Attention(Affine):
         read = jnp.matmul(self._weights(scores, self._allowed(structure)), values, precision="highest")
         after = jnp.einsum("nhpd,ohd->npo", read, params["output"], precision="highest")
         after = after * (self.output_std / math.sqrt(heads * size)) + self.bias_std * params["bias"]
-        return after.reshape(*signals.shape[:-1], after.shape[-1])
+        return jnp.reshape(after, (*signals.shape[:-1], after.shape[-1]))
 
     def _allowed(self, structure: Structure | None) -> jax.Array:
         """Return which site reads which, (n or 1, sites, sites): not what is masked, nor, if causal, what follows."""
@@ -271,12 +271,9 @@ class Attention(Affine):
             square = square * deviations**2 / (2 if self.scores == "relu" else 1)
         powers = jnp.broadcast_to((power if self.scores == "softmax" else 3 * power)[:, None], square.shape)
         after, dense = self._dense.encode(Variance(*(v.T.reshape(signal.value.shape) for v in (square, powers))))
-        memo = _Memo(
-            jnp.moveaxis(safe_divide(weights, root[:, None]), 0, -1).reshape(-1, *signal.value.shape),
-            *(safe_divide(v, by).T.reshape(signal.value.shape) for v, by in ((total, root), (spread, root**2))),
-            dense,
-        )
-        return after, memo
+        shares = jnp.moveaxis(safe_divide(weights, root[:, None]), 0, -1).reshape(-1, *signal.value.shape)
+        total, spread = safe_divide(total, root), safe_divide(spread, root**2)
+        return after, _Memo(shares, *(v.T.reshape(signal.value.shape) for v in (total, spread)), dense=dense)
 
     def _averaging(self, deviations: jax.Array, rho: jax.Array, power: jax.Array, allowed: jax.Array) -> jax.Array:
         """Return the weights times deviations (n, keys, sites), from deviations (n, sites) over 2^power."""

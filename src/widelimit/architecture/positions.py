@@ -99,12 +99,12 @@ class PositionalEncoding(Layer):
             raise ValueError("PositionalEncoding works within wl.network(..., inputs=wl.Sequence(length, features)).")
         count = math.prod(self.sites.sizes)
         if self.encoding == "learned":
-            return np.sqrt(count) * np.eye(count)
+            return np.asarray(np.sqrt(count) * np.eye(count))
         if self.encoding != "sinusoidal":
             return np.asarray(self.encoding)[:count]
         waves = SLOWEST ** -(np.arange(self.features // 2) / (self.features // 2))
         angles = np.arange(count)[:, None] * waves
-        return np.sqrt(2) * np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        return np.asarray(np.sqrt(2) * np.concatenate([np.sin(angles), np.cos(angles)], axis=1))
 
     def freeze(self) -> PositionalEncoding:
         return changed(self, trained=False)
@@ -165,5 +165,5 @@ class PositionalEncoding(Layer):
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
         deviations, roots = interpreted(deviation_of)(signal), float(self.std) * self._roots
-        ends = (np.hypot(end(deviations), end(roots)) for end in (np.min, np.max))
-        return interpreted(variance_of)(np.linspace(*ends, len(deviations))), mean
+        low, high = np.hypot(deviations.min(), roots.min()), np.hypot(deviations.max(), roots.max())
+        return interpreted(variance_of)(np.linspace(low, high, len(deviations))), mean

@@ -75,9 +75,9 @@ def transformer(
         ValueError, TypeError: as `network` and the layers.
     """
     depth = validation.integer("depth", depth, at_least=1, below=DEEPEST)
-    for name, value, allowed in (("norm", norm, ("pre", "post")), ("end", end, tuple(ENDS))):
-        validation.choice(name, value, allowed)
-    validation.choice("branch_scale", branch_scale, ("one", "depth"))
+    choices = ("norm", norm, ("pre", "post")), ("end", end, ENDS), ("branch_scale", branch_scale, ("one", "depth"))
+    for name, value, allowed in choices:
+        validation.choice(name, value, tuple(allowed))
     validation.deviation("position_std", position_std)
     dense = Dense(validation.deviation("weight_std", weight_std), validation.deviation("bias_std", bias_std, zero=True))
     attention = Attention(
@@ -85,9 +85,8 @@ def transformer(
     )
     scale = (Scale(1 / math.sqrt(2 * depth)),) if branch_scale == "depth" else ()
     branches = ((attention, *scale), (dense, *branch_of([activation], "activation"), dense, *scale))
-    block: tuple[Layer, ...]
     if norm == "pre":
-        block = tuple(Residual(LayerNorm(), *branch) for branch in branches)
+        block: tuple[Layer, ...] = tuple(Residual(LayerNorm(), *branch) for branch in branches)
     else:
         block = tuple(layer for branch in branches for layer in (Residual(*branch), LayerNorm()))
     places = () if positions is None else (PositionalEncoding(positions, position_std),)

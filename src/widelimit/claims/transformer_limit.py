@@ -111,7 +111,9 @@ def draw(data: Data, control: Data) -> Figure:
         widths = WIDTHS[kind].astype(float)
         for row, color in zip((0, 1), plots.palette(2), strict=True):
             label = ("K", "Theta")[row]
-            axes.errorbar(widths, *data[f"errors{k}"][row], fmt="o", color=color, label=label)
+            axes.errorbar(
+                widths, data[f"errors{k}"][row][0], data[f"errors{k}"][row][1], fmt="o", color=color, label=label
+            )
             axes.plot(widths, control[f"errors{k}"][row][0], "x", color=color, label=f"control: {label}")
         axes.plot(widths, data[f"errors{k}"][0][0][0] * (widths / widths[0]) ** -0.5, color=plots.DATA, linewidth=0.8)
         axes.set(xscale="log", yscale="log")
