@@ -272,8 +272,9 @@ class Attention(Affine):
         powers = jnp.broadcast_to((power if self.scores == "softmax" else 3 * power)[:, None], square.shape)
         after, dense = self._dense.encode(Variance(*(v.T.reshape(signal.value.shape) for v in (square, powers))))
         shares = jnp.moveaxis(safe_divide(weights, root[:, None]), 0, -1).reshape(-1, *signal.value.shape)
-        total, spread = safe_divide(total, root), safe_divide(spread, root**2)
-        return after, _Memo(shares, *(v.T.reshape(signal.value.shape) for v in (total, spread)), dense=dense)
+        ratios = safe_divide(total, root), safe_divide(spread, root**2)
+        total, spread = (ratio.T.reshape(signal.value.shape) for ratio in ratios)
+        return after, _Memo(shares, total, spread, dense)
 
     def _averaging(self, deviations: jax.Array, rho: jax.Array, power: jax.Array, allowed: jax.Array) -> jax.Array:
         """Return the weights times deviations (n, keys, sites), from deviations (n, sites) over 2^power."""
