@@ -26,6 +26,7 @@ test: .venv/.ready-dev  ## Run every check but the two below: style, types, test
 
 test-claims: .venv/.ready-dev  ## Run all claims with quick settings, each with a planted error, and the tests of digits, as users compile
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest tests/test_every_claim.py tests/test_kernel_values.py tests/test_trees_at_finite_width.py tests/test_images_at_finite_width.py tests/test_images.py $(PARALLEL)
+	.venv/bin/pytest -m claims tests/test_architectures.py tests/test_gradients_at_cusps.py $(PARALLEL)
 
 test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
 	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_rows.py tests/test_torch_tangents.py

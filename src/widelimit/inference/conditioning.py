@@ -131,8 +131,8 @@ def posterior(
         TypeError, ValueError: bad data; or y cannot be interpolated, as duplicate rows have different labels (they
             are named) or the kernel matrix is numerically singular; then pass a noise.
         MemoryError: the kernel matrix does not fit.
-        OSError: the disk is full or not writable. BrokenExecutor, ConnectionError: a process of the client was killed,
-            or its scheduler is gone. Finished tiles are kept, and the same call goes on.
+        OSError: the disk is full or not writable. BrokenExecutor, ConnectionError, TimeoutError: a process of `client`
+            was killed, its scheduler is gone, or nobody answers. Finished tiles are kept, and the same call goes on.
 
     Warns:
         UserWarning: the iterations stopped above the tolerance, or a factorisation left a residual above 1e-4, as the

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory, validation
+from widelimit.activations.base import ANY_DEPTH
 from widelimit.activations.tabulated.fixed_lengths import SMALL
 from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network, NetworkFeatures
@@ -144,12 +145,12 @@ class _NetworkKernel(Matrices, abc.ABC):
 
     @property
     def quick(self) -> bool:
-        return not self.net.inputs.sites and all(activation.quick for activation in self.net.activations())
+        deepest = min((activation.quick_depth for activation in self.net.activations()), default=ANY_DEPTH)
+        return not self.net.inputs.sites and self.net.depth <= deepest
 
     @property
     def light(self) -> bool:
-        # The encoding of a short table would take a tenth of the time of a warm call.
-        return not self.net.inputs.sites and not self.quick
+        return not self.net.inputs.sites and all(activation.light for activation in self.net.activations())
 
     @property
     def largest_tile(self) -> int:
