@@ -24,6 +24,7 @@ from widelimit.inference.gaussian_process import Conditioned
 from widelimit.layers import (
     Activate,
     Aggregate,
+    Attention,
     AveragePool,
     Concatenate,
     Conv,
@@ -32,9 +33,11 @@ from widelimit.layers import (
     Flatten,
     GlobalAveragePool,
     GlobalSumPool,
+    LastSite,
     LayerNorm,
     LocallyConnected,
     Mix,
+    PositionalEncoding,
     Product,
     Recurrent,
     Repeat,
@@ -163,6 +166,7 @@ SITE_NETWORKS = {
         wl.Sequence(4, 2),
         [Conv(2, 1.3, 0.2), "erf", Conv(3, stride=2), "relu", GlobalAveragePool(), Dense()],
     ),
+    "attention": (wl.Sequence(4, 2), [Dense(1.3, 0.2), PositionalEncoding(), Attention(), LastSite(), Dense()]),
 }
 """{name: (inputs, layers)}: networks of sequences and graphs."""
 

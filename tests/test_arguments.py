@@ -187,6 +187,8 @@ NETWORK_OF_IMAGES = {
     "parameterization": "name",
 }
 GRAPH = wl.Graph(4, 2)
+STDS = ("position_std", "query_std", "key_std", "value_std", "output_std", "weight_std")
+TRANSFORMER_NAMES = ("scores", "scaling", "norm", "end", "branch_scale")
 GNN = {"inputs": "image", "blocks": "integer", "mlp_layers": "integer", "jumping_knowledge": "flag"}
 GNN_NAMES = {
     "activation": "activation",
@@ -248,6 +250,20 @@ DOORS = {
             "learning_rates": "rates",
         },
         more={"depth": [0, 10**9]},
+    ),
+    "transformer": Door(
+        wl.transformer,
+        {"inputs": wl.Sequence(4, 2), "depth": 1},
+        {
+            "inputs": "image",
+            "depth": "integer",
+            "activation": "activation",
+            "bias_std": "bias",
+            "causal": "flag",
+            **dict.fromkeys(TRANSFORMER_NAMES, "name"),
+            **dict.fromkeys(STDS, "deviation"),
+        },
+        more={"depth": [0, 10**9], "positions": [[[np.nan]], "high", 3, ()], "heads": [0, 1.5], "head_size": [0, "a"]},
     ),
     "convnet": Door(
         wl.convnet,

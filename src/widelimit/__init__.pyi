@@ -17,6 +17,7 @@ from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
 from .architecture.sequences import Graph, Sequence
+from .architecture.transformers import transformer
 from .columns.encoder import TableEncoder
 from .displays.calibration import CalibrationDisplay
 from .displays.dependence import DependenceDisplay
@@ -255,4 +256,5 @@ __all__ = [
     "taylor",
     "train",
     "trained_ensemble",
+    "transformer",
 ]

@@ -29,6 +29,7 @@ from widelimit.architecture.inputs import Image, Rows
 from widelimit.architecture.network import Network
 from widelimit.architecture.sequences import Graph, Sequence
 from widelimit.architecture.state import Layer
+from widelimit.architecture.transformers import transformer
 
 LONGEST = 2**20
 """Characters of a text: 100,000 layers."""
@@ -48,7 +49,7 @@ def _pieces(kinks: Any, pieces: Any, rtol: Any = None, label: Any = "a piecewise
     return PiecewisePolynomial(tuple(kinks), tuple(map(tuple, pieces)), rtol, str(label))
 
 
-_IMAGES = (convnet, resnet, myrtle, garriga_alonso_2019)
+_IMAGES = (convnet, resnet, myrtle, garriga_alonso_2019, transformer)
 _ACTIVATIONS: set[Any] = {*map(type, BY_NAME.values()), ABRelu, Polynomial} - {Numerical, PiecewisePolynomial}
 _NAMES: dict[str, Callable[..., Any]] = {
     **{
@@ -60,7 +61,16 @@ _NAMES: dict[str, Callable[..., Any]] = {
     **{make.__name__: make for make in sorted(_ACTIVATIONS, key=lambda cls: str(cls.__name__))},
 }
 _LAYERS = ", ".join(
-    ["network", "mlp", "resmlp", "convnet", "resnet", "myrtle", *(name for name in layers.__all__ if name != "Layer")]
+    [
+        "network",
+        "mlp",
+        "resmlp",
+        "convnet",
+        "resnet",
+        "myrtle",
+        "transformer",
+        *(name for name in layers.__all__ if name != "Layer"),
+    ]
 )
 
 

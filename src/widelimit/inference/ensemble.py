@@ -92,17 +92,16 @@ class Ensemble(abc.ABC):
         out = self._laws(points, np.atleast_1d(times), whole=False)
         return prediction_like(out if times.ndim else out[0], Z)
 
-
-def _by_terms(law: Ensemble, points: np.ndarray, times: np.ndarray, *, whole: bool) -> np.ndarray:
-    """Compute covariances or variances from `Ensemble._terms`, on the host."""
-    m, n = len(points), len(law.flow.data.X)
-    size = (times.size + 4) * m * m + 4 * m * n if whole else (times.size + 3 * n) * m
-    memory.require(8.0 * size, f"{times.size} {'co' * whole}variances of {m} points")
-    prior = np.asarray(law.prior.gram(points) if whole else law.prior.diag(points))
-    out, combine = np.empty((times.size, *prior.shape)), law_covariance if whole else law_variance
-    for i, terms in enumerate(law._terms(points, times)):
-        out[i] = combine(prior, *terms)
-    return out
+    def _by_terms(self, points: np.ndarray, times: np.ndarray, *, whole: bool) -> np.ndarray:
+        """Compute covariances or variances from `_terms`, on the host."""
+        m, n = len(points), len(self.flow.data.X)
+        size = (times.size + 4) * m * m + 4 * m * n if whole else (times.size + 3 * n) * m
+        memory.require(8.0 * size, f"{times.size} {'co' * whole}variances of {m} points")
+        prior = np.asarray(self.prior.gram(points) if whole else self.prior.diag(points))
+        out, combine = np.empty((times.size, *prior.shape)), law_covariance if whole else law_variance
+        for i, terms in enumerate(self._terms(points, times)):
+            out[i] = combine(prior, *terms)
+        return out
 
 
 @final
@@ -143,7 +142,7 @@ class TrainedEnsemble(Ensemble):
     def _laws(self, points: np.ndarray, times: np.ndarray, *, whole: bool) -> np.ndarray:
         vectors = self.flow.vectors
         if not isinstance(vectors, DeviceModes):
-            return _by_terms(self, points, times, whole=whole)
+            return self._by_terms(points, times, whole=whole)
         place, rows = vectors.rows.location, self._there
         prior = rows.gram(points) if whole else rows.diagonal(points)
         tangent, between = vectors.project(vectors.rows, points), vectors.project(rows, points)
@@ -192,7 +191,7 @@ class KrylovEnsemble(Ensemble):
             yield each.T, start, self.own.product(each).T
 
     def _laws(self, points: np.ndarray, times: np.ndarray, *, whole: bool) -> np.ndarray:
-        return _by_terms(self, points, times, whole=whole)
+        return self._by_terms(points, times, whole=whole)
 
 
 def trained_ensemble(
