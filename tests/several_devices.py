@@ -11,7 +11,7 @@ import pytest
 import scipy.linalg
 
 import widelimit as wl
-from widelimit.compute import device_cholesky, device_rows, devices
+from widelimit.compute import device_cholesky, device_rows, devices, tiles
 
 rng = np.random.default_rng(0)
 X, y, Z = rng.standard_normal((150, 5)), rng.standard_normal((150, 2)), rng.standard_normal((9, 5))
@@ -86,6 +86,37 @@ def check_places():
         assert jnp.asarray(shared.mean(Z)).shape == (9, 2)
 
 
-for check in (check_bits, check_posterior, check_places):
+def check_work_of_numpy_arrays():
+    """All that JAX computes of NumPy arrays runs on the device that was named, in every thread."""
+    found, program, encoder = set(), tiles._program, tiles._encoder
+
+    def seen(choice):
+        def choose(*given):
+            def run(*arguments):
+                out = choice(*given)(*arguments)
+                found.update(*(leaf.devices() for leaf in jax.tree.leaves(out)))
+                return out
+
+            return run
+
+        return choose
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_program", seen(program))
+        patch.setattr(tiles, "_encoder", seen(encoder))
+        patch.setattr(tiles, "compile_ahead", lambda *_: lambda: None)
+        patch.setattr(tiles, "usual_budget", lambda *_: 2e4)  # many tiles, in a pool
+        work_of_numpy_arrays(X[:60], y[:60], ALL[2])
+    assert found == {ALL[2]}
+
+
+def work_of_numpy_arrays(X, y, device):
+    assert wl.posterior(KERNEL, X, y, noise=0.1, solver="cg", device=device).residual < 1e-9
+    wl.posterior(KERNEL, X, y, noise=0.1, device=device).covariance(Z)
+    wl.gradient_flow(KERNEL, X, y, solver="krylov", device=device).predict(Z, 1.0)
+    wl.trained_ensemble(wl.mlp(depth=1), X, y, device=device).covariance(Z, 1.0)
+
+
+for check in (check_bits, check_posterior, check_places, check_work_of_numpy_arrays):
     check()
     print(check.__name__)

@@ -186,7 +186,7 @@ def test_several_devices_give_the_bits_of_one():
     script = Path(__file__).with_name("several_devices.py")
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stdout.split() == ["check_bits", "check_posterior", "check_places"]
+    assert ended.stdout.split() == ["check_bits", "check_posterior", "check_places", "check_work_of_numpy_arrays"]
 
 
 def test_a_factor_beyond_the_memory_of_the_device_is_kept_on_the_host(monkeypatch):

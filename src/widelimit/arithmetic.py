@@ -32,6 +32,17 @@ def arithmetic(wide: bool) -> Iterator[None]:
         yield
 
 
+def carried(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that computes on JAX's default device of this thread, in whatever thread it is called."""
+    device = jax.default_device.value
+
+    def run(*arguments: P.args, **settings: P.kwargs) -> R:
+        with jax.default_device(device):
+            return function(*arguments, **settings)
+
+    return run
+
+
 def outside(function: Callable[P, R]) -> Callable[P, R]:
     """Return a function that computes on concrete values at once, also when it is called while JAX is tracing.
 
@@ -47,6 +58,6 @@ def outside(function: Callable[P, R]) -> Callable[P, R]:
             if not isinstance(jax.device_put(NOTHING), jax.core.Tracer):
                 raise
         with ThreadPoolExecutor(1) as pool:
-            return pool.submit(function, *arguments, **settings).result()
+            return pool.submit(carried(function), *arguments, **settings).result()
 
     return run

@@ -75,8 +75,9 @@ class DeviceRows:
 
     def diagonal(self, Z: np.ndarray) -> np.ndarray:
         """Compute K(z, z), (m,)."""
-        kernel, count = devices.to_device(self.kernel.prepared(Z), self.location), 1 << max(len(Z) - 1, 7).bit_length()
+        count = 1 << max(len(Z) - 1, 7).bit_length()
         with self.location.running():
+            kernel = devices.to_device(self.kernel.prepared(Z), self.location)
             points = devices.to_device(np.resize(Z, (count, Z.shape[1])), self.location)
             return devices.to_host(self.encode(kernel, points)[1], self.location)[: len(Z)]
 
@@ -112,8 +113,8 @@ class DeviceRows:
         """Make K(X, X) + diag(noise) there, rounded to the dtype, and return its buffer and its diagonal, (n,)."""
         form, location = self.form, self.location
         location.require(np.dtype(dtype).itemsize * buffer_numbers(form), f"a {form.n} x {form.n} kernel matrix")
-        kernel = devices.to_device(self.kernel.prepared(self.X), location)
         with location.running():
+            kernel = devices.to_device(self.kernel.prepared(self.X), location)
             features, own = self.encode(kernel, self.there)
             own = _add(own, self.padded(np.broadcast_to(noise, form.n)[:, None]))
             buffer = device_cholesky.empty(location.placed(devices.AXIS), form, np.dtype(dtype))

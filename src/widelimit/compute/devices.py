@@ -95,7 +95,7 @@ class Location:
     def running(self) -> Iterator[None]:
         """Compute in float64 on the devices, and report their failures as such. Raises: MemoryError, RuntimeError."""
         try:
-            with arithmetic(True):
+            with arithmetic(True), self.default():
                 yield
         except jax.errors.JaxRuntimeError as error:
             first = str(error).split("\n", 1)[0][:160]
@@ -110,7 +110,7 @@ class Location:
             ) from error
 
     def default(self) -> AbstractContextManager[Any]:
-        """Let JAX compute NumPy arrays here, where that is not its default already."""
+        """Let JAX compute NumPy arrays here, in this thread, where that is not its default already."""
         own = self.devices[0]
         return nullcontext() if own == _default() else jax.default_device(own)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory
-from widelimit.arithmetic import arithmetic, outside
+from widelimit.arithmetic import arithmetic, carried, outside
 from widelimit.compute import devices
 from widelimit.compute.pair_kernel import Features
 from widelimit.compute.pair_kernel import PairKernel as PairKernel
@@ -180,7 +180,7 @@ def compile_ahead(kernel: PairKernel, rows: int, features: int, dtype: np.dtype)
         with arithmetic(dtype == np.float64), contextlib.suppress(Exception):  # the call that counts raises it too
             _program(kernel, empty)(kernel, empty, empty, np.zeros((side**2, 2), np.int32), 0, False)
 
-    thread = Thread(target=run)  # no daemon: Python waits for it at exit, where XLA would crash
+    thread = Thread(target=carried(run))  # no daemon: Python waits for it at exit, where XLA would crash
     thread.start()
     return thread.join
 
@@ -253,9 +253,11 @@ def compute(
     """
 
     def encode_blocks(data: np.ndarray, blocks: Sequence[int]) -> dict[int, EncodedBlock]:
-        found = (pool.map if pool else map)(lambda i: encode_block(kernel, data[plan.rows(i)], plan.edge), blocks)
+        encode = carried(lambda i: encode_block(kernel, data[plan.rows(i)], plan.edge))
+        found = (pool.map if pool else map)(encode, blocks)
         return dict(zip(blocks, found, strict=True))
 
+    @carried
     def work(task: tuple[int, int]) -> None:
         i, j = task
         compiled()

@@ -97,10 +97,11 @@ class Ensemble(abc.ABC):
         m, n = len(points), len(self.flow.data.X)
         size = (times.size + 4) * m * m + 4 * m * n if whole else (times.size + 3 * n) * m
         memory.require(8.0 * size, f"{times.size} {'co' * whole}variances of {m} points")
-        prior = np.asarray(self.prior.gram(points) if whole else self.prior.diag(points))
-        out, combine = np.empty((times.size, *prior.shape)), law_covariance if whole else law_variance
-        for i, terms in enumerate(self._terms(points, times)):
-            out[i] = combine(prior, *terms)
+        with self.flow.data.here:
+            prior = np.asarray(self.prior.gram(points) if whole else self.prior.diag(points))
+            out, combine = np.empty((times.size, *prior.shape)), law_covariance if whole else law_variance
+            for i, terms in enumerate(self._terms(points, times)):
+                out[i] = combine(prior, *terms)
         return out
 
 
@@ -242,8 +243,9 @@ def trained_ensemble(
     before = data._replace(kernel=prior)
     theta, sigma = stored(data, matrix, client), stored(before, prior_matrix, client, "prior_matrix")
     if solver == "krylov" or (solver == "auto" and theta is not None and len(data.X) > EIGH):
-        flow = krylov_flow(data, None, tolerance=TOLERANCE, max_steps=MAX_STEPS, stored=theta)
-        return KrylovEnsemble(flow, prior, sigma or _operator(data, prior))
+        with data.here:
+            flow = krylov_flow(data, None, tolerance=TOLERANCE, max_steps=MAX_STEPS, stored=theta)
+            return KrylovEnsemble(flow, prior, sigma or _operator(data, prior))
     if data.rows is None:
         require_matrices(len(data.X), 2 + EIGENVECTORS, "an ensemble")
     known = closed_form(data, None, theta)

@@ -336,9 +336,10 @@ def fit_hyperparameters(
     slopes = SLOPES[gradient](builder, points, space)
     location, targets = _location(device, objective, gradient, X, y), _search_targets(y, len(points))
     search = _Search(builder, points, targets, space, variance, OBJECTIVES[objective], slopes, location)
-    search.posterior(space.concatenate("start"))  # errors in the data or the builder are reported here, unguarded
     seed = validation.integer("seed", seed, at_least=0)
-    found = [search.run(z, max_steps) for z in _starts(space, restarts, seed)]
+    with location.default():
+        search.posterior(space.concatenate("start"))  # errors in the data or the builder are reported here, unguarded
+        found = [search.run(z, max_steps) for z in _starts(space, restarts, seed)]
     return _result(replace(search, y=np.array(y)), objective, found, variance)
 
 

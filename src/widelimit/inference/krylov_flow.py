@@ -16,7 +16,7 @@ from widelimit.compute.krylov import STEPS, Lanczos
 from widelimit.compute.operators import StoredOperator
 from widelimit.inference import solvers
 from widelimit.inference.numerical_flow import Flow
-from widelimit.inference.training_set import Function, TrainingSet, scalar_kernel
+from widelimit.inference.training_set import Function, TrainingSet, at_location, scalar_kernel
 from widelimit.kernels.matrix_valued import MatrixKernel
 from widelimit.shapes import Float
 from widelimit.validation import Array
@@ -87,6 +87,7 @@ class KrylovFlow(Flow):
         gain, decayed = self.basis.errors(self._clock(times))
         return np.asarray(np.sqrt(self.height * gain * 2 * decayed))
 
+    @at_location
     def _grow(self, times: np.ndarray) -> None:
         """Add Lanczos steps until every bound is below tolerance times the root mean square of y - f_0(X)."""
         allowed = self.tolerance * self.basis.size / np.sqrt(len(self._residual))

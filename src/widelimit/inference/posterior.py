@@ -24,6 +24,7 @@ from widelimit.inference.traced import TracedPosterior, at_traced_points
 from widelimit.inference.training_set import (
     Prediction,
     TrainingSet,
+    at_location,
     check_finite,
     prediction_like,
     row_blocks,
@@ -90,6 +91,7 @@ class Posterior:
         return self.fit.weights
 
     @functools.cached_property
+    @at_location
     def residual(self) -> float:
         """Return |y - (K(X, X) + noise) weights|/|y|, the largest over outputs, from products in float64.
 
@@ -155,12 +157,14 @@ class Posterior:
                 out[rows] = np.where(variance[rows] > n**0.5 * linalg.EPS * largest * size**2, variance[rows], 0.0)
         return out
 
+    @at_location
     def _sizes(self, points: np.ndarray) -> np.ndarray:
         """Compute 1 + |A^{-1} K(X, z)|_1, (m,)."""
         if isinstance(self.factor, DeviceFactor):
             return self.factor.sizes(points)
         return np.asarray(1 + np.abs(self.factor.solve(self.data.cross(points).T)).sum(axis=0))
 
+    @at_location
     def _moments(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute the mean, (m, c), and K(z, X) A^+ K(X, z), (m,)."""
         if isinstance(self.factor, DeviceFactor):
@@ -208,6 +212,7 @@ class Posterior:
             return self._at_traced_points.covariance(Z)
         return prediction_like(self._covariance(self.data.inputs(Z)), Z)
 
+    @at_location
     def _covariance(self, points: np.ndarray) -> np.ndarray:
         m, n = len(points), len(self.data.X)
         memory.require(8.0 * (4 * m * m + 2 * m * n), f"the covariance of {m} points")
@@ -308,6 +313,7 @@ class Posterior:
         largest = float(np.abs(self.data.y).max())
         raise ValueError(f"the slope of the likelihood leaves float64's range, as y reaches {largest:.3g}: scale y.")
 
+    @at_location
     def log_marginal_likelihood_gradient(self) -> LikelihoodGradient:
         """d log N(y; 0, A)/d theta = tr((alpha alpha^T - c A^{-1}) dA/d theta)/2, A = K(X, X) + noise.
 

@@ -133,7 +133,8 @@ def fit(request: SolverRequest) -> SolverFit:
     Raises: MemoryError, ValueError: as `posterior`; singular matrices are found by the factor's rank where possible.
     """
     y, exponent = linalg.normalise(request.data.y)
-    found = _fit(replace(request, data=request.data._replace(y=y)))
+    with request.data.here:
+        found = _fit(replace(request, data=request.data._replace(y=y)))
     weights = linalg.rescale(found.weights, exponent)
     if not np.isfinite(weights).all():
         largest = float(np.abs(request.data.y).max())

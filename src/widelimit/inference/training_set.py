@@ -1,8 +1,10 @@
 """Training data are checked here, as all inference takes them."""
 
+import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,8 @@ EIGENVECTORS = 3
 ROWS = 2048
 """Test points whose kernel with the training points is held at once."""
 Function = Callable[[np.ndarray], Any]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Prediction(NamedTuple):
@@ -50,6 +54,11 @@ class TrainingSet(NamedTuple):
     """The rows lie on devices, which compute and keep all matrices; None: the host does."""
     location: devices.Location | None = None
     """The place where work runs was chosen when the data were given."""
+
+    @property
+    def here(self) -> AbstractContextManager[Any]:
+        """Return a context in which JAX computes NumPy arrays at the location."""
+        return nullcontext() if self.location is None else self.location.default()
 
     @property
     def coupled(self) -> int:
@@ -87,7 +96,8 @@ class TrainingSet(NamedTuple):
         """
         require_matrices(len(self.X) * self.coupled, 1 + beside, "what follows from the kernel matrix")
         if isinstance(self.kernel, MatrixKernel):
-            return _flat(self.kernel.gram(self.X))
+            with self.here:
+                return _flat(self.kernel.gram(self.X))
         self.check_diagonal()
         matrix = self._compute(tiles.gram, report)
         linalg.refuse_non_finite(matrix)
@@ -104,9 +114,10 @@ class TrainingSet(NamedTuple):
 
     def _compute(self, form: Callable[..., np.ndarray], report: Report) -> np.ndarray:
         kernel = scalar_kernel(self.kernel)
-        if self.has_only_pairs:
-            return form(kernel.prepared(self.X), self.X, report=report)
-        return np.array(kernel.gram(self.X))
+        with self.here:
+            if self.has_only_pairs:
+                return form(kernel.prepared(self.X), self.X, report=report)
+            return np.array(kernel.gram(self.X))
 
     def matrix(self) -> Operator:
         """Return K(X, X) to be multiplied with, computed again: as a whole where that is quicker and fits."""
@@ -119,7 +130,8 @@ class TrainingSet(NamedTuple):
 
     def check_diagonal(self) -> np.ndarray:
         """Compute K(x, x) of all rows, (n,). Raises: ValueError: the kernel leaves float64's range there."""
-        diagonal = np.asarray(self.kernel.diag(self.X)) if self.rows is None else self.rows.diagonal(self.X)
+        with self.here:
+            diagonal = np.asarray(self.kernel.diag(self.X)) if self.rows is None else self.rows.diagonal(self.X)
         if np.isnan(diagonal).any():
             raise ValueError(f"K(x, x) is NaN at row {int(np.argmax(np.isnan(diagonal)))} of X.")
         if not np.isfinite(diagonal).all():
@@ -135,14 +147,16 @@ class TrainingSet(NamedTuple):
         """Compute K(Z, X) for (m, d) test inputs, (m, n) or (m c, n c)."""
         if self.rows is not None:
             return self.rows.cross(points)
-        values = np.asarray(self.kernel.cross(points, self.X))
+        with self.here:
+            values = np.asarray(self.kernel.cross(points, self.X))
         return _flat(values) if isinstance(self.kernel, MatrixKernel) else values
 
     def diagonal(self, points: np.ndarray) -> np.ndarray:
         """Compute K(z, z) for (m, d) test inputs, (m,)."""
         if self.rows is not None:
             return self.rows.diagonal(points)
-        return tiles.diagonal(scalar_kernel(self.kernel).prepared(points), points, beside=len(self.X))
+        with self.here:
+            return tiles.diagonal(scalar_kernel(self.kernel).prepared(points), points, beside=len(self.X))
 
     def outputs(self, values: np.ndarray, Z: Any) -> Array:
         """Return (..., c) results, without the last axis if y had none; then as `prediction_like`."""
@@ -165,6 +179,18 @@ class TrainingSet(NamedTuple):
         joined = alphas.reshape(count, -1, columns).transpose(1, 0, 2).reshape(-1, count * columns)
         moved = self.expansion(points, np.ascontiguousarray(joined)).reshape(-1, count, columns)
         return np.asarray(self.start(initial, points) + self.unfold(moved.transpose(1, 0, 2)))
+
+
+def at_location(method: Callable[P, R]) -> Callable[P, R]:
+    """Return a method of an object that has `data`: JAX computes NumPy arrays where these are."""
+
+    @functools.wraps(method)
+    def run(*arguments: P.args, **settings: P.kwargs) -> R:
+        owner: Any = arguments[0]
+        with owner.data.here:
+            return method(*arguments, **settings)
+
+    return run
 
 
 def row_blocks(count: int) -> list[slice]:
@@ -269,7 +295,9 @@ def training_set(
         raise ValueError(f"the kernel has {data.coupled} outputs and y has shape {targets.shape}; they must agree.")
     if location is None or location.host:
         return data._replace(location=location)
-    if not data.has_only_pairs or scalar_kernel(kernel).prepared(X).eager:
+    with location.default():
+        elsewhere = not data.has_only_pairs or scalar_kernel(kernel).prepared(X).eager
+    if elsewhere:
         why = "whose code computes this kernel, and which keeps its matrix"
         return data._replace(location=replace(devices.choose("cpu"), host=True, why=why))
     return data._replace(rows=rows_on(location, kernel, X), location=location)
