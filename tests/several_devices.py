@@ -12,10 +12,12 @@ import scipy.linalg
 
 import widelimit as wl
 from widelimit.compute import device_cholesky, device_rows, devices, tiles
+from widelimit.layers import Conv, Dense, Flatten
 
 rng = np.random.default_rng(0)
 X, y, Z = rng.standard_normal((150, 5)), rng.standard_normal((150, 2)), rng.standard_normal((9, 5))
 KERNEL, ALL = wl.rbf(2.0), jax.devices()
+PIXELS = wl.network(Conv(2), "relu", Flatten(), Dense(), inputs=wl.Image(2, 2, 1))
 
 
 def whole(rows, buffer):
@@ -78,6 +80,11 @@ def check_places():
         assert len(str(caught.value)) < 400
         with pytest.raises(ValueError, match=r"Z lies on .*1 and the result is kept on cpu:2"):
             there.mean(jax.device_put(Z, ALL[1]))
+        for kernel in (wl.nngp(PIXELS), KERNEL):  # machine code on the host; a diagonal that no row changes
+            for found in (kernel.diag(third[:, :4]), kernel.cross(third[:, :4], Z[:, :4])):
+                assert found.devices() == {ALL[2]}
+            with pytest.raises(ValueError, match="the arrays lie on different devices"):
+                kernel.cross(third[:, :4], first[:, :4])
         cut = jax.sharding.NamedSharding(
             jax.sharding.Mesh(np.array(ALL), ("rows",)), jax.sharding.PartitionSpec("rows")
         )

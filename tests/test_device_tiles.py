@@ -90,3 +90,11 @@ def test_a_matrix_that_does_not_fit_on_the_device_is_refused(monkeypatch):
     with devices.forced(), pytest.raises(MemoryError, match=r"40 x 40 float32 kernel matrix needs .* on cpu:0"):
         wl.linear().gram(X)
     assert wl.linear().gram(X).shape == (40, 40)
+
+
+def test_float32_arrays_keep_their_dtype_where_float64_is_on():
+    """The numbers of a table are float64 there, and a repeated layer takes one dtype only."""
+    kernel = wl.ntk(wl.mlp(depth=3, activation="tanh"))
+    with jax.enable_x64():
+        found = jax.eval_shape(kernel.gram, jax.ShapeDtypeStruct((9, 4), np.float32))
+    assert found.dtype == np.float32

@@ -117,17 +117,28 @@ def _require(X: jax.Array, Y: jax.Array) -> None:
         place.require(X.dtype.itemsize * len(X) * len(Y), f"a {len(X)} x {len(Y)} {X.dtype} kernel matrix")
 
 
-def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Run on JAX arrays in their own dtype; float64 arrays keep theirs outside of an x64 context too."""
-    with arithmetic(True) if any(a.dtype == jnp.float64 for a in arrays) else lenient():
-        return call()
+def _traceable(call: Callable[..., jax.Array], kernel: PairKernel, *arrays: jax.Array) -> jax.Array:
+    """Run on JAX arrays in their own dtype, whether x64 is on or off; of float32 and a traced kernel it stays so."""
+    wide = any(a.dtype == jnp.float64 for a in arrays)
+    if not wide and traced(*jax.tree.leaves(kernel)):
+        with lenient():
+            return call()
+    with arithmetic(wide):
+        return _beside(call(), arrays[0])
+
+
+def _beside(found: jax.Array, X: jax.Array) -> jax.Array:
+    """Put values where the rows X lie: machine code made them on the host, or they do not depend on the rows."""
+    if traced(found, X) or len(X.devices()) > 1 or found.devices() == X.devices():
+        return found
+    return jax.device_put(found, *X.devices())
 
 
 def gram(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """Compute `tiles.gram` of a JAX array, traced or not, where it lies."""
-    if kernel.eager:
-        return _traceable(lambda: jnp.asarray(tiles.gram(kernel, np.asarray(X))), X)
     _require(X, X)
+    if kernel.eager:
+        return _traceable(lambda: jnp.asarray(tiles.gram(kernel, np.asarray(X))), kernel, X)
 
     def compute() -> jax.Array:
         features = kernel.encode(X)
@@ -136,14 +147,14 @@ def gram(kernel: PairKernel, X: jax.Array) -> jax.Array:
             return jnp.asarray(_whole_symmetric(kernel, features, own))
         return _square(kernel, features, own)
 
-    return _traceable(compute, X)
+    return _traceable(compute, kernel, X)
 
 
 def cross(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
     """Compute `tiles.cross` of JAX arrays, traced or not, where they lie."""
-    if kernel.eager:
-        return _traceable(lambda: jnp.asarray(tiles.cross(kernel, np.asarray(X), np.asarray(Y))), X)
     _require(X, Y)
+    if kernel.eager:
+        return _traceable(lambda: jnp.asarray(tiles.cross(kernel, np.asarray(X), np.asarray(Y))), kernel, X)
 
     def compute() -> jax.Array:
         x, y = kernel.encode(X), kernel.encode(Y)
@@ -152,11 +163,11 @@ def cross(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
             return jnp.asarray(_whole(kernel, x, y))
         return _rectangle(kernel, x, y, jnp.zeros((len(X), len(Y)), kernel.result_dtype(X.dtype)))
 
-    return _traceable(compute, X, Y)
+    return _traceable(compute, kernel, X, Y)
 
 
 def diagonal(kernel: PairKernel, X: jax.Array) -> jax.Array:
     """Compute `tiles.diagonal` of a JAX array, traced or not, where it lies."""
     if kernel.eager:
-        return _traceable(lambda: jnp.asarray(tiles.diagonal(kernel, np.asarray(X))), X)
-    return _traceable(lambda: _diagonal(kernel, kernel.encode(X)), X)
+        return _traceable(lambda: jnp.asarray(tiles.diagonal(kernel, np.asarray(X))), kernel, X)
+    return _traceable(lambda: _diagonal(kernel, kernel.encode(X)), kernel, X)

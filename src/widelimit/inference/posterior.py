@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg
 
 from widelimit import memory, validation
-from widelimit.arithmetic import arithmetic
+from widelimit.arithmetic import arithmetic, outside
 from widelimit.compute import devices, linalg, threads
 from widelimit.compute.device_factors import DeviceFactor
 from widelimit.compute.iterative import Iterative
@@ -124,7 +124,7 @@ class Posterior:
 
     @functools.cached_property
     def _at_traced_points(self) -> TracedPosterior:
-        root = None if isinstance(self.factor, Iterative) else self.factor.whiten(np.eye(len(self.data.X)))
+        root = None if isinstance(self.factor, Iterative) else outside(self.factor.whiten)(np.eye(len(self.data.X)))
         return at_traced_points(self.data, self.noise, root, self.weights)
 
     @linalg.ignore_overflow()
