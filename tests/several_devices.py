@@ -83,6 +83,7 @@ def check_places():
         for kernel in (wl.nngp(PIXELS), KERNEL):  # machine code on the host; a diagonal that no row changes
             for found in (kernel.diag(third[:, :4]), kernel.cross(third[:, :4], Z[:, :4])):
                 assert found.devices() == {ALL[2]}
+            assert kernel.cross(jnp.asarray(Z[:, :4]), third[:, :4]).devices() == {ALL[2]}
             with pytest.raises(ValueError, match="the arrays lie on different devices"):
                 kernel.cross(third[:, :4], first[:, :4])
         cut = jax.sharding.NamedSharding(

@@ -124,14 +124,14 @@ def _traceable(call: Callable[..., jax.Array], kernel: PairKernel, *arrays: jax.
         with lenient():
             return call()
     with arithmetic(wide):
-        return _beside(call(), arrays[0])
+        return _beside(call(), next((a for a in arrays if not traced(a) and a.committed), arrays[0]))
 
 
 def _beside(found: jax.Array, X: jax.Array) -> jax.Array:
     """Put values where the rows X lie: machine code made them on the host, or they do not depend on the rows."""
     if traced(found, X) or len(X.devices()) > 1 or found.devices() == X.devices():
         return found
-    return jax.device_put(found, *X.devices())
+    return jnp.asarray(jax.device_put(found, *X.devices()))
 
 
 def gram(kernel: PairKernel, X: jax.Array) -> jax.Array:

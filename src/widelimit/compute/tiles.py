@@ -254,8 +254,7 @@ def compute(
 
     def encode_blocks(data: np.ndarray, blocks: Sequence[int]) -> dict[int, EncodedBlock]:
         encode = carried(lambda i: encode_block(kernel, data[plan.rows(i)], plan.edge))
-        found = (pool.map if pool else map)(encode, blocks)
-        return dict(zip(blocks, found, strict=True))
+        return dict(zip(blocks, (pool.map if pool else map)(encode, blocks), strict=True))
 
     @carried
     def work(task: tuple[int, int]) -> None:

@@ -249,14 +249,10 @@ def gradient_flow(
     if not isinstance(kind, SquaredError):
         if solver == "krylov" or matrix is not None or path is not None:
             raise ValueError('solver="krylov", a matrix or a checkpoint is for the squared error: leave that out.')
-        if data.rows is not None:
-            data = data._replace(rows=None, location=devices.choose("cpu"))  # the ODE's solver runs on the host
-        with data.here:
-            return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
+        return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
     rows, many = stored(data, matrix, client), len(data.X) * data.coupled > EIGH
     if solver == "krylov" or (solver == "auto" and (many or path is not None)):
-        with data.here:
-            return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps, stored=rows, path=path)
+        return krylov_flow(data, initial, tolerance=tolerance, max_steps=max_steps, stored=rows, path=path)
     if path is not None:
         raise ValueError('solver="eigh" keeps no state: leave checkpoint out, or pass solver="krylov".')
     return closed_form(data, initial, rows)

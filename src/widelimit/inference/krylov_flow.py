@@ -148,23 +148,25 @@ def krylov_flow(
     """Compute the flow of the squared error by Lanczos; arguments as `gradient_flow`."""
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2))
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
-    if isinstance(data.kernel, MatrixKernel):
-        matrix: operators.Operator = StoredOperator(data.gram())
-    else:
-        n, c = data.y.shape
-        memory.require(8.0 * c * (2 * STEPS + 2) * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
-        data.check_diagonal()
-        if stored is None and data.rows is not None:
-            matrix = device_rows.operator(data.rows)
+    with data.here:
+        if isinstance(data.kernel, MatrixKernel):
+            matrix: operators.Operator = StoredOperator(data.gram())
         else:
-            pairs = scalar_kernel(data.kernel).prepared(data.X)
-            matrix = stored or operators.choose_operator(pairs, data.X, data.X.dtype)
-    height = float(matrix.diagonal().max())
+            n, c = data.y.shape
+            memory.require(8.0 * c * (2 * STEPS + 2) * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
+            data.check_diagonal()
+            if stored is None and data.rows is not None:
+                matrix = device_rows.operator(data.rows)
+            else:
+                pairs = scalar_kernel(data.kernel).prepared(data.X)
+                matrix = stored or operators.choose_operator(pairs, data.X, data.X.dtype)
+        height = float(matrix.diagonal().max())
     residual, _ = linalg.normalise(data.rest(data.start(initial, data.X)))
     basis, checkpoint = Lanczos(matrix.product, residual), None
     if path is not None:
         request = solvers.SolverRequest(data._replace(y=residual), np.zeros(()))
-        checkpoint = SolverCheckpoint(path, solvers.fingerprint(request))
+        with data.here:
+            checkpoint = SolverCheckpoint(path, solvers.fingerprint(request))
         if state := checkpoint.load():
             basis.restore(state)
     return KrylovFlow(data, initial, basis, height, tolerance, max_steps, stored, checkpoint)

@@ -16,10 +16,10 @@ import optimistix
 
 from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, threads
+from widelimit.compute import devices, linalg, threads
 from widelimit.inference.losses import Loss
 from widelimit.inference.traced import TracedFlow
-from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet
+from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, at_location
 from widelimit.shapes import Float
 from widelimit.validation import Array
 
@@ -274,6 +274,7 @@ class NumericalFlow(Flow):
             )
         return Solution(times, coefficients, outputs, reached, rest, end, steps, message)
 
+    @at_location
     def _require_reached(self, t: Any) -> Solution:
         """Return the solution; an error for a finite time that was not reached, a warning for a limit."""
         found = self.solution(t)
@@ -297,6 +298,8 @@ def numerical_flow(
     """Compute the flow of any loss; arguments as `gradient_flow`."""
     tolerance = validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
     max_steps = validation.integer("max_steps", max_steps, at_least=1)
+    if data.rows is not None:  # the ODE's solver runs on the host
+        data = data._replace(rows=None, location=devices.choose("cpu"))
     values, vectors = linalg.eigenpairs(data.gram(beside=EIGENVECTORS))
     kept = values > linalg.rounding(len(values), values[-1])
     start = data.start(initial, data.X)
