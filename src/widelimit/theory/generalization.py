@@ -42,8 +42,8 @@ class Generalization:
 
     sizes: np.ndarray
     test_error: Float[np.ndarray, " S"]
-    """The mean over rows that were not trained on; inf, or from rows very large, where interpolation of noisy targets has
-    none: as many rows as the kernel has rank, without noise."""
+    """The mean over rows that were not trained on; inf, or from rows very large, where interpolation of noisy targets
+    has none: as many rows as the kernel has rank, without noise."""
     train_error: Float[np.ndarray, " S"]
     bias: Float[np.ndarray, " S"]
     """The error of the mean prediction over training sets, with the noise of the targets."""
@@ -136,9 +136,7 @@ def generalization(
             raise TypeError("draws and method are for rows; a Spectrum has none: leave them out.")
         return _from_levels(k, powers, spread, _sizes(sizes, None), ridge, until)
     if X is None or y is None or powers is not None or spread:
-        raise TypeError(
-            "a kernel comes with X and y, which holds its noise; powers and label_noise come with a Spectrum."
-        )
+        raise TypeError("a kernel comes with X and y, its noise included; a Spectrum with powers and label_noise.")
     data = training_set(k, X, y)
     if data.coupled > 1:
         raise TypeError("generalization takes a kernel of one output; of a matrix-valued kernel take one output's.")

@@ -207,8 +207,8 @@ def _distance(history: History, line: History) -> np.ndarray:
     moved = np.linalg.norm(flat[1] - flat[1][0], axis=1)
     if moved[-1] == 0:
         raise ValueError(
-            "the outputs at the probes do not move in training: y is what the model says at the start, its gradient is 0 "
-            "at the probes, or learning_rate is below rounding."
+            "the outputs at the probes do not move in training: y is what the model says at the start, its gradient is "
+            "0 at the probes, or learning_rate is below rounding."
         )
     apart = np.linalg.norm(flat[0] - flat[1], axis=1)
     return np.asarray(np.divide(apart, moved, out=np.zeros_like(apart), where=moved > 0))
