@@ -9,7 +9,7 @@ COMPILE := $(UV) compile --quiet --universal --python-version 3.11 --upgrade --g
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-claims test-torch test-cluster test-lowest format lock clean bench bench-full
+.PHONY: help demo test test-claims test-torch test-cluster test-lowest format lock clean bench bench-full bench-gpu
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -25,10 +25,11 @@ test: .venv/.ready-dev  ## Run every check but the two below: style, types, test
 		exit $$((tests + types))
 
 test-claims: .venv/.ready-dev  ## Run all claims with quick settings, each with a planted error, and the tests of digits, as users compile
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest tests/test_every_claim.py tests/test_kernel_values.py tests/test_trees_at_finite_width.py tests/test_images_at_finite_width.py tests/test_images.py $(PARALLEL)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv/bin/pytest tests/test_every_claim.py tests/test_kernel_values.py tests/test_trees_at_finite_width.py tests/test_images_at_finite_width.py tests/test_images.py tests/test_migration.py tests/test_recurrent_at_finite_width.py $(PARALLEL)
+	.venv/bin/pytest -m claims tests/test_architectures.py tests/test_gradients_at_cusps.py $(PARALLEL)
 
 test-torch: .venv-torch/.ready  ## Run the tests that need PyTorch
-	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_rows.py tests/test_torch_tangents.py
+	.venv-torch/bin/python -m pytest tests/test_torch.py tests/test_torch_uses.py tests/test_torch_rows.py tests/test_torch_tangents.py tests/test_torch_devices.py
 
 test-cluster: .venv-cluster/.ready  ## Run the tests on a simulated cluster and object store: workers killed, disks full
 	.venv-cluster/bin/python -m pytest tests/test_cluster.py tests/test_cluster_cholesky.py
@@ -42,6 +43,9 @@ bench: .venv/.ready  ## Measure the claims of speed that take minutes (benchmark
 bench-full: .venv/.ready  ## Measure all of them
 	@$(call run_benchmarks,^SMALL = )
 
+bench-gpu: .venv-gpu/.ready  ## Measure one GPU, in at most 8 minutes (docs/accelerators.md)
+	.venv-gpu/bin/python benchmarks/gpu.py
+
 format: .venv/.ready-dev  ## Format the code and fix what can be fixed automatically
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
@@ -51,7 +55,7 @@ lock: .venv-uv/.ready  ## Lock the dependencies again, at their newest versions
 	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## Remove the environments, caches and builds
-	rm -rf .venv .venv-torch .venv-cluster .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-gpu .venv-torch .venv-cluster .venv-lowest .venv-uv .mypy_cache .pytest_cache .ruff_cache build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Benchmarks are the scripts that say SMALL = True or SMALL = False.
@@ -101,6 +105,18 @@ endef
 .venv-cluster/.ready: .venv/.ready-dev
 	$(environment_above)
 	$(PIP_INSTALL) distributed==2026.8.0 obstore==0.12.1 'moto[s3]==5.2.5' flask flask-cors
+	@touch $@
+
+# make bench-gpu CUDA=cuda13 GPU_EXTRA="torch gpytorch"
+CUDA := cuda12
+GPU_EXTRA :=
+
+.venv-gpu/.ready: pyproject.toml requirements-dev.lock | .venv-uv/.ready
+	$(new_environment)
+	@$(UV) install --quiet --python .venv-gpu/bin/python --requirement requirements-dev.lock
+	@$(UV) install --quiet --python .venv-gpu/bin/python --no-deps --editable .
+	@$(UV) install --quiet --python .venv-gpu/bin/python $(GPU_EXTRA) \
+		"jax[$(CUDA)]==$$(.venv-gpu/bin/python -c 'from importlib.metadata import version; print(version("jax"))')"
 	@touch $@
 
 .venv-lowest/.ready: pyproject.toml | .venv-uv/.ready

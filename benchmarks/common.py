@@ -44,11 +44,12 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def report(name: str, rows: Sequence[Mapping[str, Any]], **settings: Any) -> None:
-    """Print the rows as a table and write results/NAME.json: {"name", "settings", "machine", "rows"}."""
+def report(name: str, rows: Sequence[Mapping[str, Any]], *, keep: bool = True, **settings: Any) -> None:
+    """Print the rows as a table; `keep` writes results/NAME.json: {"name", "settings", "machine", "rows"}."""
     document = {"name": name, "settings": settings, "machine": machine(), "rows": [dict(row) for row in rows]}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
     facts = document["machine"]
     print(f"{name}: {facts['processor']}, {facts['cores']} cores, OPENBLAS_CORETYPE {facts['openblas_coretype']}")
     columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -5,6 +5,7 @@ gpytorch, scikit-learn. The inputs hold X, y, Z, noise (and times); the output t
 the first call and of a second one, for which nothing is compiled.
 """
 
+import contextlib
 import sys
 import time
 
@@ -57,12 +58,15 @@ def neural_tangents_times(data):
     return work
 
 
-def gpytorch(data):
-    """Fit an exact process by Cholesky, fixed hyper-parameters."""
+def gpytorch(data, *, default=False):
+    """Fit an exact process, fixed hyper-parameters, on torch's default device: by Cholesky, or by its default."""
     import gpytorch as gp
     import torch
 
-    X, y, Z = (torch.from_numpy(data[name]) for name in "XyZ")
+    X, y, Z = (torch.as_tensor(data[name], device=torch.get_default_device()) for name in "XyZ")
+    cholesky = (
+        () if default else (gp.settings.fast_computations(False, False, False), gp.settings.max_cholesky_size(10**9))
+    )
 
     class Model(gp.models.ExactGP):
         def __init__(self, likelihood):
@@ -78,9 +82,11 @@ def gpytorch(data):
         model = Model(likelihood).double()
         model.covar_module.lengthscale = float(np.sqrt(X.shape[1]))
         model.eval()
-        with torch.no_grad(), gp.settings.fast_computations(False, False, False), gp.settings.max_cholesky_size(10**9):
+        with torch.no_grad(), contextlib.ExitStack() as stack:
+            for way in cholesky:
+                stack.enter_context(way)
             law = model(Z)
-            return law.mean.numpy(), law.variance.numpy()
+            return law.mean.cpu().numpy(), law.variance.cpu().numpy()
 
     return work
 

@@ -12,14 +12,19 @@ from sklearn.metrics import pairwise
 
 import oracles
 import widelimit as wl
+from widelimit.compute.device_factors import DeviceCholesky, DeviceEigen
+from widelimit.compute.device_rows import DeviceOperator
 from widelimit.compute.iterative import Iterative
 from widelimit.compute.linalg import Cholesky, Eigen
 from widelimit.compute.operators import Recomputed, Shifted, StoredOperator, Tiles
 from widelimit.compute.packed import Packed
+from widelimit.compute.streamed_cholesky import StreamedCholesky
 from widelimit.compute.tile_cholesky import StoredFactor
 from widelimit.inference.gaussian_process import Conditioned
 from widelimit.layers import (
     Activate,
+    Aggregate,
+    Attention,
     AveragePool,
     Concatenate,
     Conv,
@@ -27,11 +32,19 @@ from widelimit.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool,
+    GlobalSumPool,
+    LastSite,
     LayerNorm,
     LocallyConnected,
+    Mix,
+    PositionalEncoding,
+    Product,
+    Recurrent,
     Repeat,
     Residual,
+    Resize,
     Scale,
+    Select,
     Serial,
     Sum,
 )
@@ -82,8 +95,8 @@ PIECES = {
 # --- layers --------------------
 
 
-def _dense(q1, c, q2, theta):
-    after = tuple(1.3**2 * q + 0.3**2 for q in (q1, c, q2))
+def _dense(q1, c, q2, theta, b=0.3):
+    after = tuple(1.3**2 * q + b**2 for q in (q1, c, q2))
     return *after, 1.3**2 * theta + after[1]
 
 
@@ -98,6 +111,11 @@ def _dense_then_activate(*state):
 
 def _add(*states):
     return tuple(map(sum, zip(*states, strict=True)))
+
+
+def _gate(*state):
+    (q1, c, q2, t), (p1, d, p2, u) = _dense(*state), _activate(*_dense(*state, b=4))
+    return q1 * p1, c * d, q2 * p2, t * d + c * u
 
 
 def _of_the_page():
@@ -123,11 +141,43 @@ LAYERS = {
         Concatenate(Dense(1.3, 0.3), [Dense(1.3, 0.3), "erf"]),
         lambda *s: tuple(v / 2 for v in _add(_dense(*s), _dense_then_activate(*s))),
     ),
+    "product": (Product(Dense(1.3, 0.3), [Dense(1.3, 4.0), "erf"]), _gate),
     "dense": (Dense(1.3, 0.3), _dense),
     "dense, standard": (Dense(1.3, 0.3, standard=True), _dense),
     "activate": (Activate(wl.Erf()), _activate),
 }
 """{name: (layer, (q, c, q', Theta) -> the same after the layer, in high precision)}."""
+
+SITE_NETWORKS = {
+    "graph": (
+        wl.Graph(4, 2),
+        [
+            Aggregate(),
+            Dense(1.3, 0.2),
+            "relu",
+            Dense(1.3),
+            Aggregate(normalize="mean"),
+            "erf",
+            GlobalSumPool(),
+            Dense(),
+        ],
+    ),
+    "sequence": (
+        wl.Sequence(4, 2),
+        [Conv(2, 1.3, 0.2), "erf", Conv(3, stride=2), "relu", GlobalAveragePool(), Dense()],
+    ),
+    "attention": (wl.Sequence(4, 2), [Dense(1.3, 0.2), PositionalEncoding(), Attention(), LastSite(), Dense()]),
+}
+"""{name: (inputs, layers)}: networks of sequences and graphs."""
+
+MIXED_NETWORKS = {
+    "recurrent": (wl.Sequence(4, 2), [Recurrent("tanh", weight_std=1.2), Recurrent("erf", readout="last"), Dense()]),
+    "maps": (
+        wl.Image(4, 2),
+        [Resize(3), Dense(1.3, 0.2), Product(Dense(), [Dense(), "erf"]), Mix(np.eye(3)[:2]), Select([0]), Dense()],
+    ),
+}
+"""{name: (inputs, layers)}: networks with maps over sites that depend on their number, and gates."""
 
 W = IMAGE_WEIGHTS = {"weight_std": 1.3, "bias_std": 0.2}
 w = IMAGE_ORACLE = {"w": 1.3, "b": 0.2}
@@ -408,10 +458,13 @@ SOLVERS = {
     "single": Solver(Iterative, (Shifted, Tiles), {"solver": "cg", "precision": "mixed"}),
     "stored": Solver(Iterative, (Shifted, StoredOperator), {"solver": "cg"}),
     "disk": Solver(StoredFactor, (), {"solver": "cholesky"}),
+    "device": Solver(DeviceCholesky, (), {}),
+    "device, cg": Solver(Iterative, (Shifted, DeviceOperator), {"solver": "cg"}),
+    "host": Solver(StreamedCholesky, (), {}),
 }
-"""{name: solver}; memory is what tells packed from full, and recomputed from tiles."""
+"""{name: solver}; memory is what tells packed from full, recomputed from tiles, and host from device."""
 
-SINGULAR = {"eigenvectors": Solver(Eigen, (), {})}
+SINGULAR = {"eigenvectors": Solver(Eigen, (), {}), "device, eigenvectors": Solver(DeviceEigen, (), {})}
 """{name: solver}: those that a singular matrix gets without noise."""
 
 # --- estimators --------------------

@@ -10,7 +10,8 @@ from widelimit.layers import Serial
 @jax.jit
 def kernels(net, params, points):
     """K given the hidden layers, whose mean over last layers it is, and Theta by plain Jacobians, of one network."""
-    signals = Serial(*net.units[:-1]).apply(params[:-1], net.inputs.read(points)).reshape(len(points), -1)
+    given = net.inputs.read(points), net.inputs.structure(points)
+    signals = Serial(*net.units[:-1]).apply_with(params[:-1], *given).reshape(len(points), -1)
     K = net.units[-1].weight_std ** 2 * signals @ signals.T / signals.shape[1] + net.units[-1].bias_std ** 2
     leaves = jax.tree.leaves(jax.jacrev(net.signals_of)(params, points))
     rows = [leaf.reshape(len(points), -1) for leaf in leaves]

@@ -169,7 +169,7 @@ def both_grams(net, X):
 
 
 @pytest.mark.parametrize("name", TREES)
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.claims)])
 def test_both_kernels_to_64_eps(name, dtype):
     layers, described = TREES[name]
     X = HARD.astype(dtype)

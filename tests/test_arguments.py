@@ -186,6 +186,17 @@ NETWORK_OF_IMAGES = {
     "end": "name",
     "parameterization": "name",
 }
+GRAPH = wl.Graph(4, 2)
+STDS = ("position_std", "query_std", "key_std", "value_std", "output_std", "weight_std")
+TRANSFORMER_NAMES = ("scores", "scaling", "norm", "end", "branch_scale")
+GNN = {"inputs": "image", "blocks": "integer", "mlp_layers": "integer", "jumping_knowledge": "flag"}
+GNN_NAMES = {
+    "activation": "activation",
+    "normalize": "optional name",
+    "self_loops": "flag",
+    "readout": "name",
+    "parameterization": "name",
+}
 DOORS = {
     "network": Door(
         lambda layers="relu", **given: wl.network(wl.layers.Dense(), layers, wl.layers.Dense(), **given),
@@ -199,6 +210,18 @@ DOORS = {
         },
     ),
     "Image": Door(lambda shape=3: wl.Image(shape, 2, 1), {}, {"shape": "integer"}),
+    "Sequence": Door(wl.Sequence, {"length": 4, "features": 2}, {"length": "integer", "features": "integer"}),
+    "Graph": Door(wl.Graph, {"nodes": 4, "features": 2}, {"nodes": "integer", "features": "integer"}),
+    "Sequence.pack": Door(
+        wl.Sequence(4, 2).pack,
+        {"X": np.zeros((2, 4, 2)), "lengths": [4, 2]},
+        {"X": "images", "lengths": "counts"},
+        free=("mask",),
+        fine={"lengths": (None,)},
+    ),
+    "Graph.pack": Door(wl.Graph(4, 2).pack, {}, {"X": "images"}),
+    "gnn": Door(wl.gnn, {"inputs": GRAPH}, {**GNN, "weight_std": "deviation", "bias_std": "bias", **GNN_NAMES}),
+    "du_2019": Door(wl.du_2019, {"inputs": GRAPH}, {**GNN, "scale": "name"}),
     "resmlp": Door(
         wl.resmlp,
         {"blocks": 2},
@@ -227,6 +250,20 @@ DOORS = {
             "learning_rates": "rates",
         },
         more={"depth": [0, 10**9]},
+    ),
+    "transformer": Door(
+        wl.transformer,
+        {"inputs": wl.Sequence(4, 2), "depth": 1},
+        {
+            "inputs": "image",
+            "depth": "integer",
+            "activation": "activation",
+            "bias_std": "bias",
+            "causal": "flag",
+            **dict.fromkeys(TRANSFORMER_NAMES, "name"),
+            **dict.fromkeys(STDS, "deviation"),
+        },
+        more={"depth": [0, 10**9], "positions": [[[np.nan]], "high", 3, ()], "heads": [0, 1.5], "head_size": [0, "a"]},
     ),
     "convnet": Door(
         wl.convnet,
@@ -345,6 +382,7 @@ DOORS = {
             "matrix": "points",
             "checkpoint": "path",
             "client": "extra",
+            "device": "extra",
             "inducing": "integer",
             "approximation": "name",
             "seed": "integer",
@@ -407,6 +445,7 @@ DOORS = {
             "matrix": "points",
             "checkpoint": "path",
             "client": "extra",
+            "device": "extra",
         },
         fine={"matrix": (None,)},
     ),
@@ -442,6 +481,7 @@ DOORS = {
             "matrix": "points",
             "prior_matrix": "points",
             "client": "extra",
+            "device": "extra",
         },
         fine={"matrix": (None,), "prior_matrix": (None,)},
     ),
@@ -472,6 +512,7 @@ DOORS = {
             "gradient": "name",
             "start": "mapping",
             "bounds": "mapping",
+            "device": "extra",
         },
     ),
     "empirical_ntk": Door(
@@ -885,6 +926,7 @@ INNER = {
         "read",
         "embed",
         "deviations",
+        "structure",
     ),
     *(
         "derivative",

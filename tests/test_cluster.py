@@ -154,7 +154,13 @@ def test_twenty_kills_and_a_slow_worker_cost_at_most_the_tiles_in_flight(cluster
     scale(cluster, client, 3)
     tell(workplace, seconds=0.06)
     done = []
-    killer = threading.Thread(target=kill_workers, args=(cluster, 1, done))
+
+    def kill():
+        while len(computed(workplace)) < 5:  # a worker that has only begun to start has no tile to lose
+            time.sleep(0.02)
+        kill_workers(cluster, 1, done)
+
+    killer = threading.Thread(target=kill)
     killer.start()
     array = wl.stored_gram(K, X, tmp_path / "K.zarr", client, budget=BUDGET)
     assert len(done) >= 15  # most of them while tiles were computed

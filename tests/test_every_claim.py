@@ -203,6 +203,16 @@ def large_flattened(monkeypatch):
     monkeypatch.setattr(Flatten, "encode", encode)
 
 
+def unsquared_values(monkeypatch):
+    """Covariances times the deviations of values and scores, not their squares."""
+    from widelimit.architecture.attention import Attention
+    from widelimit.pytrees import changed
+
+    true = Attention._dense.fget
+    dense = property(lambda self: changed(true(self), weight_std=true(self).weight_std ** 0.5))
+    monkeypatch.setattr(Attention, "_dense", dense)
+
+
 def lost_variance(monkeypatch):
     """The error of the mean prediction instead of the mean error of predictions."""
     from widelimit.theory import generalization
@@ -212,6 +222,7 @@ def lost_variance(monkeypatch):
 
 
 PLANTS = [
+    (unsquared_values, "transformer_limit"),
     (lost_variance, "learning_curves"),
     (large_flattened, "pooling_averages_shifts"),
     (xavier, "networks_are_gaussian"),

@@ -131,7 +131,7 @@ def test_the_textbook_recursion_fails_where_this_one_does_not():
 
 
 @pytest.mark.claims
-@pytest.mark.parametrize("activation", ["tanh", "elu"])
+@pytest.mark.parametrize("activation", ["tanh", "elu", "relu", "hard_tanh"])
 def test_more_rows_are_compiled_in_another_way_and_keep_the_digits(activation):
     """From two patches on, XLA's older emitters write the program of such kernels."""
     k, X = (

@@ -1,5 +1,6 @@
 """Every solver of K + noise against dense eigenvectors, what it refuses, and what it says of itself."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -21,6 +22,8 @@ from cases import SINGULAR, SOLVERS
 from widelimit import memory
 from widelimit.compute import (
     checkpoints,
+    device_cholesky,
+    devices,
     iterative,
     linalg,
     operators,
@@ -28,7 +31,7 @@ from widelimit.compute import (
     packed_cholesky,
     preconditioners,
 )
-from widelimit.inference import solvers
+from widelimit.inference import solver_choice, solvers
 from widelimit.pytrees import pytree
 
 RNG = np.random.default_rng(0)
@@ -67,7 +70,11 @@ def fitted(monkeypatch, mode, rows=slice(None), labels=Y, noise=0.0):
     data = X[rows]
     n = len(data)
     options = SOLVERS[mode].options | ({"matrix": K.gram(data)} if mode in ("stored", "disk") else {})
-    with monkeypatch.context() as patch:
+    there = devices.forced() if mode.startswith(("device", "host")) else contextlib.nullcontext()
+    with monkeypatch.context() as patch, there:
+        if mode == "host":
+            patch.setattr(device_cholesky, "LARGEST", 32)
+            patch.setattr(devices.Location, "free", lambda _: 8 * n * n)
         if mode == "disk":
             options["checkpoint"] = PLACES[0] / uuid.uuid4().hex / "L.zarr"
         if mode == "packed":
@@ -86,14 +93,16 @@ def operators_of(value):
     return within | ({type(value)} if isinstance(value, operators.Operator) else set())
 
 
-def test_a_singular_matrix_gets_eigenvectors():
+@pytest.mark.parametrize("mode", SINGULAR)
+def test_a_singular_matrix_gets_eigenvectors(mode):
     rows = np.r_[0:40, 0, 0, 7]
-    post = wl.posterior(K, X[rows], Y[rows])
-    assert type(post.factor) is SINGULAR["eigenvectors"].factor
+    with devices.forced() if mode.startswith("device") else contextlib.nullcontext():
+        post = wl.posterior(K, X[rows], Y[rows])
+    assert type(post.factor) is SINGULAR[mode].factor
     np.testing.assert_allclose(post.mean(Z), wl.posterior(K, X[:40], Y[:40]).mean(Z), atol=1e-9)
 
 
-STORAGE = {"mixed": "packed", "single": "tiles"}
+STORAGE = {"mixed": "packed", "single": "tiles", "device, cg": "device"}
 
 
 @pytest.mark.parametrize("mode", SOLVERS)
@@ -120,7 +129,7 @@ def test_every_solver_equals_eigenvectors(monkeypatch, mode):
     text = post.explain()
     assert f"storage {STORAGE.get(mode, mode)}" in text
     assert "relative residual" in text
-    assert ("conjugate gradients" in text) == (mode in ("tiles", "recomputed", "single", "stored"))
+    assert ("conjugate gradients" in text) == (mode in ("tiles", "recomputed", "single", "stored", "device, cg"))
 
 
 @pytest.mark.parametrize("mode", SOLVERS)
@@ -377,7 +386,7 @@ def test_stored_matrices(tmp_path):
 def test_the_choice_follows_size_and_memory(monkeypatch):
     def chosen(n, gib, solver="auto", precision="double"):
         room(monkeypatch, gib * memory.GIB)
-        return solvers.choose(n, solver, precision)[:2]
+        return solver_choice.choose(n, solver, precision)[:2]
 
     assert chosen(10_000, 4) == ("cholesky", "full")
     assert chosen(60_000, 23) == ("cholesky", "packed")
@@ -386,9 +395,9 @@ def test_the_choice_follows_size_and_memory(monkeypatch):
     assert chosen(60_000, 5, precision="mixed") == ("cg", "recomputed")
     assert chosen(80_000, 30) == ("cg", "tiles")
     assert chosen(10_000, 4, "cg") == ("cg", "tiles")
-    assert "one triangle, 13.4 GiB, does not fit" in solvers.choose(60_000, "auto", "double").why
+    assert "one triangle, 13.4 GiB, does not fit" in solver_choice.choose(60_000, "auto", "double").why
     room(monkeypatch, 8 * memory.GIB)
-    assert 'precision="mixed" needs half' in solvers.choose(60_000, "auto", "double").why
+    assert 'precision="mixed" needs half' in solver_choice.choose(60_000, "auto", "double").why
     room(monkeypatch, 1000)
     with pytest.raises(MemoryError, match="one triangle of a 301 x 301 float64 kernel matrix needs"):
         solvers.packed.require(N, np.dtype(np.float64))

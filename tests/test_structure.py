@@ -236,9 +236,12 @@ def of(table):
     return {cls for cls in (type(row[0]) for row in table.values()) if cls.__module__.startswith("widelimit")}
 
 
+NETWORKS = [
+    entry[1] for table in (cases.IMAGE_NETWORKS, cases.SITE_NETWORKS, cases.MIXED_NETWORKS) for entry in table.values()
+]
 TABLES = {
     "activations": (wl.Activation, {type(activation) for activation in cases.ACTIVATIONS.values()}),
-    "layers": (Layer, of(cases.LAYERS) | {type(a) for _, net, _ in cases.IMAGE_NETWORKS.values() for a in net} - {str}),
+    "layers": (Layer, of(cases.LAYERS) | {type(a) for net in NETWORKS for a in net} - {str}),
     "kernels": (wl.Kernel, of(cases.STANDARD_KERNELS)),
     "kernels with values in matrices": (wl.MatrixKernel, of(cases.MATRIX_KERNELS)),
     "losses": (wl.Loss, of(cases.LOSSES)),

@@ -12,9 +12,12 @@ from .activations.piecewise.polynomial import PiecewisePolynomial
 from .activations.tabulated.numerical import Numerical
 from .architecture.builders import mlp, network, resmlp
 from .architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
+from .architecture.graphs import du_2019, gnn
 from .architecture.inputs import Image, Rows
 from .architecture.network import Network
 from .architecture.phases import FixedPoint, Phase, critical, phase
+from .architecture.sequences import Graph, Sequence
+from .architecture.transformers import transformer
 from .columns.encoder import TableEncoder
 from .displays.calibration import CalibrationDisplay
 from .displays.dependence import DependenceDisplay
@@ -121,6 +124,7 @@ __all__ = [
     "Generalization",
     "GradientDescent",
     "GradientFlow",
+    "Graph",
     "Hermite",
     "History",
     "Huber",
@@ -175,6 +179,7 @@ __all__ = [
     "ScaledInputs",
     "Selection",
     "Separable",
+    "Sequence",
     "Sign",
     "Sin",
     "Sketch",
@@ -201,6 +206,7 @@ __all__ = [
     "averaged",
     "convnet",
     "critical",
+    "du_2019",
     "elu",
     "empirical_nngp",
     "empirical_ntk",
@@ -209,6 +215,7 @@ __all__ = [
     "garriga_alonso_2019",
     "gaussian_expectation",
     "generalization",
+    "gnn",
     "gradient_descent",
     "gradient_flow",
     "kernel",
@@ -249,4 +256,5 @@ __all__ = [
     "taylor",
     "train",
     "trained_ensemble",
+    "transformer",
 ]

@@ -17,15 +17,18 @@ NOTHING = np.zeros((), bool)
 
 @contextmanager
 def lenient() -> Iterator[None]:
-    """Allow rank promotion, and NaN in the branch that `where` drops; float64 stays as the caller has set it."""
-    with jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
+    """Allow rank promotion, and NaN in the branch that `where` drops; float64 stays as the caller has set it.
+
+    Products keep all digits: a GPU would round the operands of float32 products to 11 bits (TF32).
+    """
+    with jax.numpy_rank_promotion("allow"), jax.debug_nans(False), jax.default_matmul_precision("highest"):
         yield
 
 
 @contextmanager
 def arithmetic(wide: bool) -> Iterator[None]:
     """Use the settings of `lenient`, with float64 on if `wide`, else off."""
-    with jax.enable_x64(wide), jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
+    with jax.enable_x64(wide), lenient():
         yield
 
 

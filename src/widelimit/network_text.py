@@ -24,9 +24,12 @@ from widelimit.activations.piecewise.polynomial import PiecewisePolynomial
 from widelimit.activations.tabulated.numerical import Numerical
 from widelimit.architecture.builders import mlp, network, resmlp
 from widelimit.architecture.convnets import convnet, garriga_alonso_2019, myrtle, resnet
+from widelimit.architecture.graphs import du_2019, gnn
 from widelimit.architecture.inputs import Image, Rows
 from widelimit.architecture.network import Network
+from widelimit.architecture.sequences import Graph, Sequence
 from widelimit.architecture.state import Layer
+from widelimit.architecture.transformers import transformer
 
 LONGEST = 2**20
 """Characters of a text: 100,000 layers."""
@@ -46,16 +49,28 @@ def _pieces(kinks: Any, pieces: Any, rtol: Any = None, label: Any = "a piecewise
     return PiecewisePolynomial(tuple(kinks), tuple(map(tuple, pieces)), rtol, str(label))
 
 
-_IMAGES = (convnet, resnet, myrtle, garriga_alonso_2019)
+_IMAGES = (convnet, resnet, myrtle, garriga_alonso_2019, transformer)
 _ACTIVATIONS: set[Any] = {*map(type, BY_NAME.values()), ABRelu, Polynomial} - {Numerical, PiecewisePolynomial}
 _NAMES: dict[str, Callable[..., Any]] = {
-    **{make.__name__: make for make in (network, mlp, resmlp, *_IMAGES, elu, Image, Rows)},
+    **{
+        make.__name__: make
+        for make in (network, mlp, resmlp, *_IMAGES, gnn, du_2019, elu, Image, Rows, Sequence, Graph)
+    },
     "PiecewisePolynomial": _pieces,
     **{name: getattr(layers, name) for name in layers.__all__ if name != "Layer"},
     **{make.__name__: make for make in sorted(_ACTIVATIONS, key=lambda cls: str(cls.__name__))},
 }
 _LAYERS = ", ".join(
-    ["network", "mlp", "resmlp", "convnet", "resnet", "myrtle", *(name for name in layers.__all__ if name != "Layer")]
+    [
+        "network",
+        "mlp",
+        "resmlp",
+        "convnet",
+        "resnet",
+        "myrtle",
+        "transformer",
+        *(name for name in layers.__all__ if name != "Layer"),
+    ]
 )
 
 

@@ -8,6 +8,7 @@ angle. The recursions of this library therefore carry the two gaps 1 - rho and 1
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,13 @@ import numpy as np
 
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
+
+ROW_BY_ROW = 2**14
+"""Pairs of a patch of the processor: in larger matrices near pairs are made a list."""
+LISTED = 2**16
+"""Near pairs of the list that are computed at once."""
+TOGETHER = 16
+"""Rows of a large matrix that a loop over rows takes at once."""
 
 SMALL_GAP = {"float64": 1e-2, "float32": 1e-1}
 """Below this gap, the few eps of rounding of a matrix product are over 10 eps in the angle: use |u -+ v|^2."""
@@ -54,6 +62,8 @@ class Variance(NamedTuple):
     exponent: jax.Array
     among: Any = None
     """The state of pairs of sites of one input, where a later layer averages over sites."""
+    structure: Any = None
+    """The `Structure` of sequences and graphs: which sites are there, and which are joined."""
 
     def normalise(self) -> Variance:
         """Return the same variance with value in [1/4, 1); 0 stays as it is."""
@@ -317,14 +327,55 @@ def _by_differences(U: jax.Array, V: jax.Array, gap: jax.Array, positive: jax.Ar
     enough = required & positive & (centred >= SMALL_GAP[U.dtype.name] * size)
     # One array for all, as every array that a loop reads costs compile time; gaps still to be computed are negative.
     given = jnp.where(enough, centred, jnp.where(required, jnp.where(positive, _PENDING, 2 * _PENDING), gap))
+    return (_by_list if ROW_BY_ROW < given.size < 2**31 else _by_rows)(U, V, given)
 
-    def row(at: tuple[jax.Array, ...]) -> jax.Array:
+
+def rows_together(n: int, m: int) -> int:
+    """Return the rows of an (n, m) matrix that a loop over rows takes at once: of a processor's patch one by one."""
+    return 1 if n * m <= ROW_BY_ROW else TOGETHER
+
+
+def _sign(given: jax.Array) -> jax.Array:
+    return jnp.where(given > 1.5 * _PENDING, 1, -1).astype(given.dtype)
+
+
+def _by_rows(U: jax.Array, V: jax.Array, given: jax.Array) -> jax.Array:
+    """Replace what is pending, in rows that have any; a large matrix some rows at a time."""
+
+    def some(at: tuple[jax.Array, ...]) -> jax.Array:
         u, given, lowest = at
 
         def differences() -> jax.Array:
-            sign = jnp.where(given > 1.5 * _PENDING, 1, -1).astype(U.dtype)
-            return jnp.where(given > _PENDING / 2, given, jnp.sum((sign[:, None] * u - V) ** 2, axis=1) / 2)
+            apart = _sign(given)[..., None] * u[..., None, :] - V
+            return jnp.where(given > _PENDING / 2, given, jnp.sum(apart**2, axis=-1) / 2)
 
-        return jnp.asarray(jax.lax.cond(lowest <= _PENDING / 2, differences, lambda: given))
+        return jnp.asarray(jax.lax.cond(jnp.min(lowest) <= _PENDING / 2, differences, lambda: given))
 
-    return jnp.asarray(jax.lax.map(row, (U, given, jnp.min(given, axis=1))))
+    lowest = jnp.min(given, axis=1)
+    group = math.gcd(len(U), rows_together(*given.shape))
+    if group == 1:
+        return jnp.asarray(jax.lax.map(some, (U, given, lowest)))
+    groups = jax.tree.map(lambda leaf: leaf.reshape(-1, group, *leaf.shape[1:]), (U, given, lowest))
+    return jnp.asarray(jax.lax.map(some, groups)).reshape(given.shape)
+
+
+@jax.custom_jvp
+def _by_list(U: jax.Array, V: jax.Array, given: jax.Array) -> jax.Array:
+    """Replace what is pending, by a list of these pairs: LISTED of them at once, until none is left."""
+    columns = given.shape[1]
+    found = jnp.cumsum((given <= _PENDING / 2).ravel(), dtype=jnp.int32)  # the k-th pair is where this becomes k
+
+    def step(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        done, gap = state
+        # Beyond the last pair this is the size, a place outside, where nothing is written.
+        at = jnp.searchsorted(found, done + jnp.arange(1, LISTED + 1, dtype=jnp.int32)).astype(jnp.int32)
+        i, j = at // columns, at % columns
+        apart = _sign(given[i, j])[:, None] * U[i] - V[j]
+        return done + LISTED, gap.at[i, j].set(jnp.sum(apart**2, axis=1) / 2, mode="drop")
+
+    return jax.lax.while_loop(lambda state: state[0] < found[-1], step, (jnp.zeros((), jnp.int32), given))[1]
+
+
+@_by_list.defjvp
+def _slope_by_rows(at: tuple[jax.Array, ...], along: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(_by_rows, at, along)  # a loop of unknown length cannot be transposed

@@ -29,6 +29,9 @@ def parameter(default: float, check: Callable[[str, Any], object], *, static: bo
     return field(default=default, metadata={"check": check, "static": static})
 
 
+ANY_DEPTH = 2**31
+
+
 class Activation(abc.ABC):
     """An activation is a function phi with two maps on Gaussian signals.
 
@@ -39,8 +42,10 @@ class Activation(abc.ABC):
     """
 
     name: ClassVar[str]
-    quick: ClassVar[bool] = False
-    """True if a kernel of it alone is `quick` (`PairKernel.quick`)."""
+    quick_depth: ClassVar[int] = 0
+    """Kernels of networks of it alone are `quick` up to this depth (`PairKernel.quick`)."""
+    light: ClassVar[bool] = True
+    """True if its `encode` is `light` (`PairKernel.light`)."""
     kinks: tuple[float, ...] = ()
     """Places other than 0 where phi is not analytic, of functions whose duals are computed by quadrature."""
 

@@ -11,13 +11,16 @@ import jax
 
 from widelimit import validation
 from widelimit.activations.base import Activation
+from widelimit.architecture.aggregation import Aggregate
 from widelimit.architecture.chain import Combined, Serial, branch_of
 from widelimit.architecture.combine import Branches, Residual
 from widelimit.architecture.convolution import Conv
-from widelimit.architecture.inputs import Image, Inputs, Rows
+from widelimit.architecture.inputs import Inputs, Rows, Sited
 from widelimit.architecture.layers import Activate, Dense, Scale
 from widelimit.architecture.locally_connected import LocallyConnected
 from widelimit.architecture.network import PARAMETERIZATIONS, Network
+from widelimit.architecture.pooling import AveragePool
+from widelimit.architecture.recurrent import Recurrent
 from widelimit.architecture.repeat import Repeat, kept_numbers
 from widelimit.architecture.sites import Sites
 from widelimit.architecture.state import DEEPEST, Layer, Scalar, Traits
@@ -40,7 +43,8 @@ def network(
     Args:
         layers: the first is a `Dense` layer, which reads the inputs (behind `LayerNorm` and `Scale`, for rows that are
             normalised first), and so is the last, whose outputs are Gaussian.
-        inputs: `Rows()`, or `Image(height, width, channels)` for layers with sites.
+        inputs: `Rows()`, or for layers with sites `Image(height, width, channels)`, `Sequence(length, features)` or
+            `Graph(nodes, features)`.
         parameterization: as in `mlp`.
         base_width: as in `mlp`.
         learning_rates: as in `mlp`; in the order of the dense layers in print(net), those of a repeated block once.
@@ -51,9 +55,12 @@ def network(
             Gaussian; a sum of branches that are not independent. The message names the place, as layers[2].branch[0].
     """
     validation.choice("parameterization", parameterization, PARAMETERIZATIONS)
-    if not isinstance(inputs, (Rows, Image)):
+    if not isinstance(inputs, (Rows, Sited)):
         kind = validation.shown(inputs)
-        raise TypeError(f"inputs must be wl.Rows() or wl.Image(height, width, channels); got {kind}.")
+        raise TypeError(
+            f"inputs must be wl.Rows(), wl.Image(height, width, channels), wl.Sequence(length, features) or "
+            f"wl.Graph(nodes, features); got {kind}."
+        )
     try:
         found = _place(branch_of(layers, "layers"), inputs)
     except RecursionError:
@@ -87,16 +94,17 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
             f"the layers, with their repeats, keep {kept:.3g} numbers of every input, and at most {MOST_NUMBERS:.3g} "
             f"are taken; give Repeat smaller times."
         )
-    at = next((i for i, layer in enumerate(layers) if inputs.sites or not layer.on_inputs), 0)
+    at = next((i for i, own in enumerate(layers) if not (own.on_sites if inputs.sites else own.on_inputs)), 0)
     first = layers[at] if layers else None
-    if not (isinstance(first, (Dense, Conv, LocallyConnected)) or (inputs == ROWS and _read_rows(first))):
+    branches = inputs.kind in ("rows", "graph") and _read_inputs(first, inputs)
+    if not (isinstance(first, (Dense, Conv, LocallyConnected, Recurrent)) or branches):
         what = repr(first) if layers else "no layers"
         raise ValueError(
             f"layers[{at}]: a network begins with wl.layers.Dense(), which reads the inputs, behind LayerNorm() or "
             f"Scale(..) if need be; got {what:.80}. Branches may read rows if each begins with wl.layers.Dense(): "
             f"x + f(x), and activations, need signals whose width grows."
         )
-    placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites), "layers")
+    placed, sites = whole.place(Sites(inputs.sites, whole.mixes_sites, inputs.kind), "layers")
     placed.traits(Traits(gaussian=False, centred=False, random=False), "layers")
     if any(n > 1 for n in sites.sizes):
         raise ValueError(
@@ -106,12 +114,17 @@ def _place(layers: tuple[Layer, ...], inputs: Inputs) -> tuple[Layer, ...]:
     return placed.layers
 
 
-def _read_rows(layer: Any) -> bool:
-    """Return True for branches that each begin with a dense layer, behind scales if need be, or with such branches."""
+def _read_inputs(layer: Any, inputs: Inputs) -> bool:
+    """Return True for branches that each begin with a dense layer, or with such branches.
+
+    Scales may stand before it, in graphs sums over nodes.
+    """
     if not isinstance(layer, Branches):
         return isinstance(layer, Dense)
+    before = (Aggregate, AveragePool) if inputs.sites else Scale
     return all(
-        _read_rows(next((own for own in part.layers if not isinstance(own, Scale)), None)) for part in layer.parts
+        _read_inputs(next((own for own in part.layers if not isinstance(own, before)), None), inputs)
+        for part in layer.parts
     )
 
 

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any, ClassVar, final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
 from widelimit.activations.base import Activation, Memo
 from widelimit.architecture.layers import Activate
-from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
+from widelimit.architecture.sites import Sites, first_of_pair, pairs_of_equal_sites, second_of_pair
 from widelimit.architecture.state import (
     Change,
     Layer,
@@ -34,10 +35,11 @@ from widelimit.architecture.state import (
     join,
     merge,
 )
+from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
-from widelimit.signals import Variance
+from widelimit.signals import Correlation, Variance
 
 
 def branch_of(layers: Sequence[Any], path: str) -> tuple[Layer, ...]:
@@ -72,15 +74,50 @@ def written_call(name: str, layers: Sequence[Layer], **more: str) -> str:
     return f"{name}({', '.join([*map(repr, layers), *(f'{key}={text}' for key, text in more.items())])})"
 
 
-def among_sites(layer: Layer, before: Parts, after: Parts, memo: Memo) -> Parts:
-    """Return `after` with the states of the pairs of an input's sites, if there are any before the layer."""
-    if before[0].variance.among is None or after[0].variance.among is not None:
+def hide_masked(layer: Layer, parts: Parts) -> Parts:
+    """Return the parts with masked sites at 0, where a site after the layer depends on other sites before it."""
+    structure = parts[0].variance.structure
+    if layer.sitewise or structure is None:
+        return parts
+    there = structure.mask.T
+    return tuple(p._replace(variance=p.variance._replace(value=p.variance.value * there)) for p in parts)
+
+
+def _filled(structure: Structure | None, signal: Variance) -> Variance:
+    """Return variances with masked sites like the first that is there: within the range of activations, and unread."""
+    if structure is None:
+        return signal
+    first = jnp.argmax(structure.mask, axis=1)[None]
+    value, exponent = (
+        jnp.where(structure.mask.T > 0, leaf, jnp.take_along_axis(leaf, first, 0)) for leaf in signal[:2]
+    )
+    return signal._replace(value=value, exponent=exponent)
+
+
+def with_sites(layer: Layer, before: Parts, after: Parts, memo: Memo) -> Parts:
+    """Return `after` with structure and the states of the pairs of an input's sites, if they are before the layer."""
+    given = before[0].variance
+    if given.structure is not None:
+        structure = layer.structure_after(given.structure)
+        kept = [part.variance if layer.sitewise else _filled(structure, part.variance) for part in after]
+        after = tuple(p._replace(variance=v._replace(structure=structure)) for p, v in zip(after, kept, strict=True))
+    if given.among is None or after[0].variance.among is not None:
         return after
-    axes = before[0].variance.value.ndim - 1
+    axes = given.value.ndim - 1
     first, second = (jax.tree.map(partial(of, axes=axes, beside=1), memo) for of in (first_of_pair, second_of_pair))
     states = layer.pair_parts(first, second, tuple(part.variance.among for part in before))
+    if layer.mixes_sites:
+        states = tuple(map(_with_itself, states))
     pairs = zip(after, states, strict=True)
     return tuple(part._replace(variance=part.variance._replace(among=state)) for part, state in pairs)
+
+
+def _with_itself(state: PairState) -> PairState:
+    """Set the gap of a site with itself to 0, where sums over sites have left rounding in it."""
+    axes = (state.tangent.ndim - 1) // 2
+    own = pairs_of_equal_sites(state.tangent.shape[:axes], state.tangent.ndim)
+    one_minus = jnp.where(own, 0, state.correlation.one_minus)
+    return PairState(Correlation(one_minus, jnp.where(own, 2, state.correlation.one_plus)), state.tangent)
 
 
 class Combined(Layer, abc.ABC):
@@ -120,6 +157,17 @@ class Combined(Layer, abc.ABC):
 
     def without_refinement(self) -> Layer:
         return self.map_layers(lambda layer, _: layer.without_refinement(), ())
+
+    @abc.abstractmethod
+    def apply_with(
+        self, params: Params, signals: jax.Array, structure: Structure | None = None, key: jax.Array | None = None
+    ) -> jax.Array: ...
+
+    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
+        return self.apply_with(params, signals)
+
+    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
+        return self.apply_with(params, signals, key=key)
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return self.draw(key, self.shape(inputs, outputs, itertools.repeat(outputs))[0], dtype)
@@ -219,20 +267,26 @@ class Serial(Combined):
             inputs = unit.check(own, inputs, axes)
         return inputs
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
-        for unit, own in zip(self.units, params, strict=True):
-            signals = unit.apply(own, signals)
+    def apply_with(
+        self, params: Params, signals: jax.Array, structure: Structure | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
+        for i, (unit, own) in enumerate(zip(self.units, params, strict=True)):
+            if structure is not None and not unit.sitewise:
+                signals = structure.hide(signals)
+            signals = unit.apply_with(own, signals, structure, None if key is None else jax.random.fold_in(key, i))
+            structure = None if structure is None else unit.structure_after(structure)
         return signals
+
+    def structure_after(self, structure: Structure) -> Structure | None:
+        after: Structure | None = structure
+        for layer in self.layers:
+            after = None if after is None else layer.structure_after(after)
+        return after
 
     @property
     def multiple(self) -> Scalar | None:
         factors = [unit.multiple for unit in self.units]
         return None if None in factors else math.prod(factors)  # type: ignore[arg-type]
-
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
-        for i, (unit, own) in enumerate(zip(self.units, params, strict=True)):
-            signals = unit.draw_and_apply(own, signals, jax.random.fold_in(key, i))
-        return signals
 
     def place(self, sites: Sites, path: str) -> tuple[Serial, Sites]:
         layers = []
@@ -250,8 +304,9 @@ class Serial(Combined):
                     part._replace(variance=part.variance._replace(value=value, exponent=exponent))
                     for part, (value, exponent) in zip(parts, sizes, strict=True)
                 )
+            parts = hide_masked(layer, parts)
             after, memo = layer.encode_parts(parts)
-            parts = among_sites(layer, parts, after, memo)
+            parts = with_sites(layer, parts, after, memo)
             memos.append(memo)
         return parts, tuple(memos)
 

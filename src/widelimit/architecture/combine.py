@@ -30,10 +30,10 @@ from widelimit.architecture.state import (
     as_it_is,
     weighted_sum,
 )
+from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import pytree
 from widelimit.series import safe_divide, safe_sqrt
-from widelimit.shapes import Float
 from widelimit.signals import Variance, sum_signals, sum_terms
 
 
@@ -112,13 +112,16 @@ class Branches(Combined, abc.ABC):
     def _together(self, ends: list[jax.Array]) -> jax.Array:
         """Put the finite signals of the branches together."""
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
-        return self._together([part.apply(own, signals) for part, own in zip(self.parts, params, strict=True)])
-
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
-        keys = jax.random.split(key, len(self.parts))
+    def apply_with(
+        self, params: Params, signals: jax.Array, structure: Structure | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
+        keys = [None] * len(self.parts) if key is None else jax.random.split(key, len(self.parts))
         parts = zip(self.parts, params, keys, strict=True)
-        return self._together([part.draw_and_apply(own, signals, k) for part, own, k in parts])
+        return self._together([part.apply_with(own, signals, structure, k) for part, own, k in parts])
+
+    def structure_after(self, structure: Structure) -> Structure | None:
+        first, *_ = [part.structure_after(structure) for part in self.parts]
+        return first
 
     def count(self, shape: Shape) -> int:
         return sum(part.count(own) for part, own in zip(self.parts, shape, strict=True))
@@ -159,7 +162,7 @@ def _add(x: _Joint, y: _Joint, after: Sequence[PairState]) -> PairState:
     return PairState(sum_signals(shares[0] + common[0], shares[1] + common[1], correlations), tangent)
 
 
-def _aligned(shares: Sequence[tuple[float, ...]]) -> list[tuple[float, tuple[int, ...]]]:
+def aligned(shares: Sequence[tuple[float, ...]]) -> list[tuple[float, tuple[int, ...]]]:
     """Return the parts of the width in which no branch changes its law: (share, the part of each branch)."""
     ends = [np.cumsum(own) for own in shares]
     cuts = np.unique(np.round(np.concatenate(ends), 9))
@@ -182,16 +185,11 @@ def _sum(total: Variance, shares: Sequence[Any], means: Sequence[Any]) -> tuple[
     return after, [safe_divide(share, root) for share in shares], safe_divide(together, root), pairs
 
 
-class _Sum(Branches, abc.ABC):
-    """The outputs of the branches are added: Sigma and Theta are the sums of theirs, where all but one have mean 0.
+class Aligned(Branches, abc.ABC):
+    """The outputs of the branches meet signal by signal; all but one have random weights of their own."""
 
-    Two branches with means m, m' (after activations) add m_1(x) m_2(x') + m_2(x) m_1(x') to Sigma.
-    """
-
-    uncentred: bool
-    """Second moments are added as if all means were 0: the kernel of a publication, and the limit of no network."""
-
-    def traits(self, before: Traits, path: str) -> Traits:
+    def joint_traits(self, before: Traits, path: str) -> Traits:
+        """Return the traits as of a sum. Raises: ValueError: branches that are not independent."""
         after = self.traits_of_branches(before, path)
         fixed = [k for k, traits in enumerate(after) if not traits.random]
         if len(fixed) > 1:
@@ -200,7 +198,7 @@ class _Sum(Branches, abc.ABC):
             all(traits.gaussian for traits in after),
             all(traits.centred for traits in after),
             before.random or all(traits.random for traits in after),
-            tuple(share for share, _ in _aligned([traits.shares for traits in after])),
+            tuple(share for share, _ in aligned([traits.shares for traits in after])),
         )
 
     def too_few_weights(self, fixed: list[int]) -> str:
@@ -210,11 +208,43 @@ class _Sum(Branches, abc.ABC):
             f"are not independent; put a wl.layers.Dense() into all of them but one."
         )
 
+    def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
+        shapes = [part.shape(inputs, outputs if self.random else inputs, widths) for part in self.parts]
+        found = [width for _, width in shapes]
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"the branches of {self!r:.80} have the widths {found}, and meet signal by signal: make them equal."
+            )
+        return tuple(shape for shape, _ in shapes), found[0]
+
+    def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
+        found = {part.check(own, inputs, axes) for part, own in zip(self.parts, params, strict=True)}
+        if len(found) > 1:
+            raise ValueError("branches of different widths")
+        return found.pop()
+
+    @property
+    def multiple(self) -> Scalar | None:
+        return self.parts[0].multiple if len(self.parts) == 1 else None
+
+
+class _Sum(Aligned, abc.ABC):
+    """The outputs of the branches are added: Sigma and Theta are the sums of theirs, where all but one have mean 0.
+
+    Two branches with means m, m' (after activations) add m_1(x) m_2(x') + m_2(x) m_1(x') to Sigma.
+    """
+
+    uncentred: bool
+    """Second moments are added as if all means were 0: the kernel of a publication, and the limit of no network."""
+
+    def traits(self, before: Traits, path: str) -> Traits:
+        return self.joint_traits(before, path)
+
     def join_parts(self, ends: Sequence[Parts], run: Callable[[Any], Any]) -> tuple[Parts, tuple[_Joint, ...]]:
         parts, joints = [], []
         if self.uncentred:
             ends = [tuple(part._replace(mean=None) for part in end) for end in ends]
-        for size, places in _aligned([tuple(part.share for part in end) for end in ends]):
+        for size, places in aligned([tuple(part.share for part in end) for end in ends]):
             branches = [end[place] for end, place in zip(ends, places, strict=True)]
             total, shares = run(add_all)([branch.variance for branch in branches])
             means, after, pairs = [branch.mean for branch in branches], None, (None,) * len(branches)
@@ -236,23 +266,6 @@ class _Sum(Branches, abc.ABC):
             _add(a, b, [end[place] for end, place in zip(ends, a.places, strict=True)])
             for a, b in zip(x, y, strict=True)
         )
-
-    def shape(self, inputs: int, outputs: int, widths: Iterator[int]) -> tuple[Shape, int]:
-        shapes = [part.shape(inputs, outputs if self.random else inputs, widths) for part in self.parts]
-        found = [width for _, width in shapes]
-        if len(set(found)) > 1:
-            raise ValueError(f"the branches of {self!r:.80} have the widths {found}, and are added: make them equal.")
-        return tuple(shape for shape, _ in shapes), found[0]
-
-    def check(self, params: Params, inputs: int | None, axes: int) -> int | None:
-        found = {part.check(own, inputs, axes) for part, own in zip(self.parts, params, strict=True)}
-        if len(found) > 1:
-            raise ValueError("branches of different widths")
-        return found.pop()
-
-    @property
-    def multiple(self) -> Scalar | None:
-        return self.parts[0].multiple if len(self.parts) == 1 else None
 
     def _together(self, ends: list[jax.Array]) -> jax.Array:
         return sum_terms(ends)

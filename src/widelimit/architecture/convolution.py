@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from widelimit.activations.base import Memo
 from widelimit.architecture.layers import Affine, Dense, written
 from widelimit.architecture.sites import PADDINGS, Sites, Windows, sizes, windows
 from widelimit.architecture.state import Mean, PairState, Params, Ranges, Scalar, Shape
+from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -86,6 +87,8 @@ class Conv(Affine):
         text = f"Conv({', '.join([repr(self.size), *filter(None, texts)])})"
         return text if self.trained else f"Frozen({text})"
 
+    sitewise: ClassVar[bool] = False
+
     @property
     def dense(self) -> Dense:
         """Return the affine map of a whole patch."""
@@ -101,6 +104,9 @@ class Conv(Affine):
     def place(self, sites: Sites, path: str) -> tuple[Conv, Sites]:
         found = windows(sites, self.size, self.stride, self.padding, self.dilation, path, "Conv")
         return changed(self, windows=found), sites._replace(sizes=found.after)
+
+    def structure_after(self, structure: Structure) -> Structure:
+        return self.placed.structure_after(structure)
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         size = self.placed.size

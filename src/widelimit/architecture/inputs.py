@@ -1,17 +1,19 @@
-"""The inputs of a network are rows, or images: arrays of sites with channels."""
+"""The inputs of a network are rows, or arrays of sites with channels, as images are."""
 
 from __future__ import annotations
 
+import abc
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from widelimit import validation
+from widelimit.architecture.structure import Structure
 from widelimit.lossless import refuse_masked
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
@@ -23,6 +25,8 @@ from widelimit.validation import Array
 @dataclass(frozen=True)
 class Rows:
     """Inputs are vectors, (n, d)."""
+
+    kind: ClassVar[str] = "rows"
 
     @property
     def sites(self) -> tuple[int, ...]:
@@ -37,6 +41,10 @@ class Rows:
         """Return the signals before the first layer: the rows."""
         return X
 
+    def structure(self, X: Any) -> Structure | None:
+        """Return the structure of the inputs: none."""
+        return None
+
     def channels(self, given: int | None) -> int:
         """Return the inputs of the first layer. Raises: TypeError: the number of features is not given."""
         if given is None:
@@ -47,9 +55,75 @@ class Rows:
         return "Rows()"
 
 
+class Sited(abc.ABC):
+    """Inputs are arrays of sites, with the same number of channels at each."""
+
+    kind: ClassVar[str]
+    """"image", "sequence" or "graph"."""
+    shape: tuple[int, ...]
+    """The sizes of the axes of sites, and the number of channels."""
+
+    @property
+    def sites(self) -> tuple[int, ...]:
+        """Return the sizes of the axes of sites."""
+        return self.shape[:-1]
+
+    def channels(self, given: int | None) -> int:
+        """Return the inputs of the first layer at each site. Raises: ValueError: another length of rows is given."""
+        if given not in (None, self.size):
+            raise ValueError(f"input_dim is {self.size} for {self}, got {validation.shown(given)}.")
+        return self.shape[-1]
+
+    @property
+    def size(self) -> int:
+        """Return the length of a packed row."""
+        return math.prod(self.shape)
+
+    @abc.abstractmethod
+    def rows(self, name: str, X: Any) -> Array:
+        """Return inputs as rows of floats, (n, size). Raises: TypeError, ValueError: other data, or another shape."""
+
+    def read(self, X: Float[jax.Array, "n d"]) -> jax.Array:
+        """Return the signals before the first layer, (n, *sites, channels)."""
+        return X[:, : math.prod(self.shape)].reshape(len(X), *self.shape)
+
+    def structure(self, X: Float[Array, "n d"]) -> Structure | None:
+        """Return which sites of the inputs are there, and how they are joined; None: all are there, as in images."""
+        return None
+
+    def deviations(self, X: np.ndarray) -> np.ndarray:
+        """Compute the root mean square over the channels at every site that is there, as one vector of float64."""
+        structure = self.structure(X)
+        signals = np.asarray(self.read(X)).astype(np.float64)  # type: ignore[arg-type]
+        channels = np.abs(signals.reshape(-1, self.shape[-1]) if structure is None else signals[structure.mask > 0])
+        largest = np.max(channels, axis=1)
+        scale = np.where(largest > 0, largest, 1)
+        with np.errstate(under="ignore"):
+            return np.asarray(scale * np.sqrt(np.mean((channels / scale[:, None]) ** 2, axis=1)))
+
+    def embed(self, X: Float[jax.Array, "n d"]) -> tuple[jax.Array, Variance]:
+        """Return unit vectors over the channels (n, *sites, channels), 0 at sites that are 0, and mean squares.
+
+        The mean squares have the inputs last, as all signals: (*sites, n). Masked sites repeat the first that is
+        there, so that their numbers are ordinary ones; no other site sees them.
+        """
+        images, structure = self.read(X), self.structure(X)
+        if structure is not None:
+            first = jnp.argmax(structure.mask, axis=1)[:, None, None]
+            images = jnp.where(structure.mask[..., None] > 0, images, jnp.take_along_axis(images, first, 1))
+        limit = 1000 if X.dtype == jnp.float64 else 120
+        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(images), axis=-1))
+        exponent = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
+        scaled = images * power_of_two(-exponent, X.dtype)[..., None]
+        square = jnp.sum(scaled**2, axis=-1)
+        units = scaled * safe_divide(jnp.ones_like(square), safe_sqrt(square))[..., None]
+        mean = Variance(jnp.moveaxis(square / self.shape[-1], 0, -1), jnp.moveaxis(exponent, 0, -1))
+        return units, mean.normalise()._replace(structure=structure)
+
+
 @final
 @dataclass(frozen=True, init=False)
-class Image:
+class Image(Sited):
     """Inputs are images: `Image(32, 32, 3)` is height, width, channels.
 
     Data are arrays (n, height, width, channels), or rows (n, height*width*channels) in that order. Signals have one
@@ -58,6 +132,7 @@ class Image:
     Raises: TypeError, ValueError: not 2 to 4 integers >= 1.
     """
 
+    kind: ClassVar[str] = "image"
     shape: tuple[int, ...]
 
     def __init__(self, *shape: int) -> None:
@@ -77,22 +152,6 @@ class Image:
 
     def __repr__(self) -> str:
         return f"Image{self.shape}"
-
-    @property
-    def sites(self) -> tuple[int, ...]:
-        """Return the sizes of the axes of sites."""
-        return self.shape[:-1]
-
-    def channels(self, given: int | None) -> int:
-        """Return the inputs of the first layer at each site. Raises: ValueError: another length of rows is given."""
-        if given not in (None, self.size):
-            raise ValueError(f"input_dim is {self.size} for {self}, got {validation.shown(given)}.")
-        return self.shape[-1]
-
-    @property
-    def size(self) -> int:
-        """Return the length of a row."""
-        return math.prod(self.shape)
 
     def rows(self, name: str, X: Any) -> Array:
         """Return (n, size) floats, with a warning of bytes. Raises: TypeError, ValueError: other data, or shape."""
@@ -126,35 +185,8 @@ class Image:
             advice = f"one image is {name}[None]"
         raise ValueError(f"{name} has images of shape {shape}, the network {self.shape}; {advice}.")
 
-    def read(self, X: Float[jax.Array, "n d"]) -> jax.Array:
-        """Return the images (n, *sites, channels)."""
-        return X.reshape(len(X), *self.shape)
 
-    def deviations(self, X: np.ndarray) -> np.ndarray:
-        """Compute the root mean square over the channels at every site of every image, as one vector of float64."""
-        channels = np.abs(X.astype(np.float64).reshape(-1, self.shape[-1]))
-        largest = np.max(channels, axis=1)
-        scale = np.where(largest > 0, largest, 1)
-        with np.errstate(under="ignore"):
-            return np.asarray(scale * np.sqrt(np.mean((channels / scale[:, None]) ** 2, axis=1)))
-
-    def embed(self, X: Float[jax.Array, "n d"]) -> tuple[jax.Array, Variance]:
-        """Return unit vectors over the channels (n, *sites, channels), 0 at sites that are 0, and mean squares.
-
-        The mean squares have the inputs last, as all signals: (*sites, n).
-        """
-        images = self.read(X)
-        limit = 1000 if X.dtype == jnp.float64 else 120
-        largest = jax.lax.stop_gradient(jnp.max(jnp.abs(images), axis=-1))
-        exponent = jnp.clip(jnp.where(largest == 0, 0, exponent_of(largest)), -limit, limit)
-        scaled = images * power_of_two(-exponent, X.dtype)[..., None]
-        square = jnp.sum(scaled**2, axis=-1)
-        units = scaled * safe_divide(jnp.ones_like(square), safe_sqrt(square))[..., None]
-        mean = Variance(jnp.moveaxis(square / self.shape[-1], 0, -1), jnp.moveaxis(exponent, 0, -1))
-        return units, mean.normalise()
-
-
-Inputs = Rows | Image
+Inputs = Rows | Sited
 
 
 def correlate_sites(u: jax.Array, v: jax.Array) -> Correlation:

@@ -64,6 +64,17 @@ class Affine(Layer, abc.ABC):
         return Traits(gaussian=True, centred=True, random=True)
 
 
+def weigh(signal: Variance, factor: Scalar) -> Variance:
+    """Return the variance of factor * u, right to rounding over any number of layers."""
+    # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
+    size = jnp.asarray(factor, signal.value.dtype)
+    power = exponent_of(jax.lax.stop_gradient(size))
+    weight = size * power_of_two(-power, size.dtype)
+    head = jax.lax.reduce_precision(weight, *HALF_PRECISION[weight.dtype.name])
+    low = (weight - head) * (weight + head)
+    return Variance(signal.value * head**2 + signal.value * low, signal.exponent + power)
+
+
 @final
 @pytree
 @dataclass(frozen=True)
@@ -127,14 +138,8 @@ class Dense(Affine):
         return params["watch"](self, signals, after) if "watch" in params else after  # for layer-wise kernels
 
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:
-        # w^2 = high + low with `high` exact: the rounding of w^2 would be the same at every layer and add up.
-        size = jnp.asarray(self.weight_std, signal.value.dtype)
-        power = exponent_of(jax.lax.stop_gradient(size))
-        weight = size * power_of_two(-power, size.dtype)
-        head = jax.lax.reduce_precision(weight, *HALF_PRECISION[weight.dtype.name])
-        low = (weight - head) * (weight + head)
-        weighted = Variance(signal.value * head**2 + signal.value * low, signal.exponent + power)
-        bias = variance_of(jnp.asarray(self.bias_std, weight.dtype))
+        weighted = weigh(signal, self.weight_std)
+        bias = variance_of(jnp.asarray(self.bias_std, weighted.value.dtype))
         total, signal_share, bias_share = add_variances(weighted, bias)
         return total, _DenseMemo(jnp.where(total.value > 0, signal_share, 0), bias_share)
 

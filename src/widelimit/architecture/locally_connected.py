@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn, final
+from typing import Any, ClassVar, NoReturn, final
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from widelimit.architecture.convolution import Conv
 from widelimit.architecture.layers import Affine
 from widelimit.architecture.sites import Sites, pairs_of_equal_sites
 from widelimit.architecture.state import Mean, PairState, Params, Ranges, Scalar, Shape
+from widelimit.architecture.structure import Structure
 from widelimit.pytrees import pytree
 from widelimit.shapes import Float
 from widelimit.signals import Correlation, Variance
@@ -33,6 +34,7 @@ class LocallyConnected(Affine):
     """
 
     conv: Conv
+    sitewise: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -57,6 +59,9 @@ class LocallyConnected(Affine):
     def place(self, sites: Sites, path: str) -> tuple[LocallyConnected, Sites]:
         conv, after = self.conv.place(sites, path)
         return self._of(conv), after
+
+    def structure_after(self, structure: Structure) -> Structure:
+        return self.conv.structure_after(structure)
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         placed = self.conv.placed

@@ -193,11 +193,8 @@ class Network:
         if len(widths) != self.whole.hidden:
             hidden = f"a network of depth {self.depth} has {self.whole.hidden} hidden layers"
             raise ValueError(f"{hidden}; got {len(widths)} widths for width.")
-        named = [
-            ("input_dim", self.inputs.channels(input_dim)),
-            *(("width", n) for n in widths),
-            ("output_dim", output_dim),
-        ]
+        first = "input_dim", self.inputs.channels(input_dim)
+        named = [first, *(("width", n) for n in widths), ("output_dim", output_dim)]
         sizes = [validation.integer(f"{name}: every size", n, at_least=1) for name, n in named]
         return self.whole.shape(sizes[0], sizes[-1], iter(sizes[1:-1]))[0]
 
@@ -239,9 +236,7 @@ class Network:
         self, params: tuple[Params, ...], X: Float[jax.Array, "n d"], key: jax.Array | None = None
     ) -> Float[jax.Array, "n c"]:
         """Compute `apply` under jit and vmap: nothing is checked."""
-        before = self.inputs.read(X)
-        whole = self.whole
-        signals = whole.apply(params, before) if key is None else whole.draw_and_apply(params, before, key)
+        signals = self.whole.apply_with(params, self.inputs.read(X), self.inputs.structure(X), key)
         return self.output_scale(params) * signals.reshape(len(X), signals.shape[-1])
 
     def output_scale(self, params: tuple[Params, ...]) -> float:
@@ -250,14 +245,20 @@ class Network:
 
     def _inputs(self, params: Any, X: Any, *, axes: int) -> Any:
         """Return X, checked against parameters whose leaves have `axes` leading axes."""
-        X = self.inputs.rows("X", X)
+        X = self.rows("X", X)
         inputs, dtype = self._check(params, axes)
         if self.inputs.read(X).shape[-1] != inputs:
             raise ValueError(f"X has shape {X.shape}; the parameters were made for (n, {inputs}).")
         if X.dtype != dtype:
-            name = str(dtype)
-            raise TypeError(f"X is {X.dtype} and the parameters are {name}; pass X.astype({name!r}).")
+            raise TypeError(f"X is {X.dtype} and the parameters are {dtype}; pass X.astype({str(dtype)!r}).")
         return X
+
+    def rows(self, name: str, X: Any) -> Array:
+        """Return inputs as rows (n, d). Raises: TypeError, ValueError: other data, or nothing is left of one."""
+        rows = self.inputs.rows(name, X)
+        structure = self.inputs.structure(rows)
+        _ = structure and self.whole.structure_after(structure)
+        return rows
 
     def _check(self, params: Any, axes: int) -> tuple[int, Any]:
         """Return the number of input features and the dtype of the parameters, which must be this architecture's."""

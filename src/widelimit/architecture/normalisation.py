@@ -66,6 +66,8 @@ class LayerNorm(Layer):
     def place(self, sites: Sites, path: str) -> tuple[Layer, Sites]:
         if self.over == "channels":
             return self, sites
+        if sites.kind in ("sequence", "graph"):
+            raise ValueError(f'{path}: LayerNorm(over="all") is for images; of a {sites.kind} normalise each site.')
         if not sites.sizes:
             raise ValueError(
                 f'{path}: LayerNorm(over="all") needs images, inputs=wl.Image(height, width, channels); over the width '

@@ -25,6 +25,7 @@ from widelimit.architecture.sites import (
     windows,
 )
 from widelimit.architecture.state import Layer, Mean, PairState, Params, Ranges, Shape, Traits
+from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.pytrees import changed, pytree
 from widelimit.series import safe_divide, safe_sqrt
@@ -39,8 +40,13 @@ from widelimit.signals import (
 )
 
 
-class _Sitewise(Layer):
-    """The layer has no parameters and acts on every channel."""
+class _Channelwise(Layer):
+    """The layer has no parameters, acts on every channel, and leaves a structure of no sites."""
+
+    sitewise: ClassVar[bool] = False
+
+    def structure_after(self, structure: Structure) -> Structure | None:
+        return None
 
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
         return ()
@@ -49,8 +55,10 @@ class _Sitewise(Layer):
 @final
 @pytree
 @dataclass(frozen=True)
-class Flatten(_Sitewise):
+class Flatten(_Channelwise):
     """The signals of all sites stand side by side: each has weights of its own in the dense layer that follows.
+
+    Masked sites are 0.
 
     Infinite width: Sigma = mean over sites p of Sigma(p, p), Theta likewise.
     """
@@ -142,7 +150,7 @@ class _PoolMemo(NamedTuple):
 @final
 @pytree
 @dataclass(frozen=True)
-class AveragePool(_Sitewise):
+class AveragePool(_Channelwise):
     """The map is a(p) -> mean of a over the window at p; sites outside are 0, and the divisor is the whole window's.
 
     Infinite width: Sigma(p, q) is the mean of Sigma over both windows, as the signals of neighbours are correlated, and
@@ -153,6 +161,8 @@ class AveragePool(_Sitewise):
         size: sites of a window along each axis, an integer >= 1 or one for each axis; None: all.
         stride: sites between two windows; `size` unless given.
         padding: "valid", "same" or "circular", as in `Conv`.
+
+    Masked sites are 0; an average over all sites is one over those that are there.
     """
 
     size: int | tuple[int, ...] | None = field(metadata={"static": True})
@@ -160,6 +170,8 @@ class AveragePool(_Sitewise):
     padding: str = field(default="valid", metadata={"static": True})
     windows: Windows | None = field(default=None, metadata={"static": True}, init=False)
     """Set by `network`, which knows the sites before the layer."""
+    added: bool = field(default=False, metadata={"static": True}, init=False)
+    """The divisor is 1: `GlobalSumPool`."""
     mixes_sites: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -170,7 +182,7 @@ class AveragePool(_Sitewise):
 
     def __repr__(self) -> str:
         if self.size is None:
-            return "GlobalAveragePool()"
+            return "GlobalSumPool()" if self.added else "GlobalAveragePool()"
         more = "" if self.stride is None else f", stride={self.stride!r}"
         return f"AveragePool({self.size!r}{more}{'' if self.padding == 'valid' else f', padding={self.padding!r}'})"
 
@@ -188,14 +200,31 @@ class AveragePool(_Sitewise):
 
     def place(self, sites: Sites, path: str) -> tuple[AveragePool, Sites]:
         size = sites.sizes if self.size is None else self.size
-        name = "GlobalAveragePool" if self.size is None else "AveragePool"
+        name = "AveragePool" if self.size else "GlobalAveragePool"
         found = windows(sites, size, self.stride or size, self.padding, 1, path, name)
         return changed(self, windows=found), sites._replace(sizes=found.after)
 
     def apply(self, params: Params, signals: jax.Array) -> jax.Array:
+        return self.apply_with(params, signals)
+
+    def apply_with(
+        self, params: Params, signals: jax.Array, structure: Structure | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
         if self.whole:
-            return jnp.mean(signals, axis=tuple(range(1, signals.ndim - 1)), keepdims=True)
-        return functools.reduce(operator.add, self.placed.each(signals, 1)) / self.placed.count
+            total = jnp.sum(signals, axis=tuple(range(1, signals.ndim - 1)), keepdims=True)
+        else:
+            total = functools.reduce(operator.add, self.placed.each(signals, 1))
+        divisor = self._divisor(structure)
+        return total / (divisor if structure is None else jnp.reshape(divisor, (-1, *[1] * (signals.ndim - 1))))
+
+    def structure_after(self, structure: Structure) -> Structure | None:
+        return None if self.whole else self.placed.structure_after(structure)
+
+    def _divisor(self, structure: Structure | None) -> Any:
+        """Return the number by which sums are divided, one for every input of a structure, (n,)."""
+        if self.added:
+            return 1
+        return structure.sites if structure is not None and self.whole else self.placed.count
 
     @property
     def numbers_per_input(self) -> int:
@@ -219,7 +248,9 @@ class AveragePool(_Sitewise):
             _PoolMemo(*(second_of_pair(v, axes, 1) for v in memo)),
         )
         among = self._without_own(self.pair(*across, signal.among))
-        mean = Variance(square / self.placed.count**2, jnp.broadcast_to(exponent, square.shape)).normalise()
+        mean = Variance(
+            square / self._divisor(signal.structure) ** 2, jnp.broadcast_to(exponent, square.shape)
+        ).normalise()
         return mean._replace(among=among), memo
 
     def encode_with_mean(self, signal: Variance, mean: Mean) -> tuple[Variance, Mean, Memo]:
@@ -261,12 +292,17 @@ class AveragePool(_Sitewise):
         return PairState(Correlation(one_minus, 2 - one_minus), state.tangent)
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
-        """Return a grid of deviations after the layer: from 0, where neighbours cancel, to those before."""
+        """Return a grid of deviations after the layer: from 0, where neighbours cancel, to those before, or sums."""
         deviations = interpreted(deviation_of)(signal)
-        grid = np.linspace(0, deviations.max(), len(deviations))
+        grid = np.linspace(0, deviations.max() * (self.placed.count if self.added else 1), len(deviations))
         return interpreted(variance_of)(grid), mean
 
 
 def GlobalAveragePool() -> AveragePool:
-    """Return the layer that averages over all sites."""
+    """Return the layer that averages over all sites; of sequences and graphs, over those that are there."""
     return AveragePool(None)
+
+
+def GlobalSumPool() -> AveragePool:
+    """Return the layer that adds the signals of all sites: a readout that counts the nodes of a graph."""
+    return changed(AveragePool(None), added=True)

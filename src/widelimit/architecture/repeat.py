@@ -31,8 +31,8 @@ from widelimit.architecture.state import (
     Traits,
     as_it_is,
 )
+from widelimit.architecture.structure import Structure
 from widelimit.pytrees import changed, pytree
-from widelimit.shapes import Float
 from widelimit.signals import Variance
 
 UNROLLED = 4
@@ -118,16 +118,18 @@ class Repeat(Combined):
     def draw(self, key: jax.Array, shape: Shape, dtype: Any) -> Params:
         return Serial(*self.units).draw(key, shape, dtype)
 
-    def apply(self, params: Params, signals: Float[jax.Array, "n *sites width"]) -> Float[jax.Array, "n *after width2"]:
-        return Serial(*self.units).apply(params, signals)
+    def apply_with(
+        self, params: Params, signals: jax.Array, structure: Structure | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
+        return Serial(*self.units).apply_with(params, signals, structure, key)
+
+    def structure_after(self, structure: Structure) -> Structure | None:
+        return self._once.structure_after(structure)
 
     @property
     def multiple(self) -> Scalar | None:
         once = self._once.multiple
         return None if once is None else math.prod([once] * self.times)
-
-    def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
-        return Serial(*self.units).draw_and_apply(params, signals, key)
 
     @property
     def passes(self) -> int:

@@ -6,6 +6,7 @@ Signals are arrays (*S, n), S the sites; a state of pairs of inputs is (*S, n, m
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,10 @@ from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from widelimit import validation
+from widelimit.architecture.structure import Structure
 from widelimit.signals import Variance, largest_exponent, sum_terms
 
 PADDINGS = ("same", "valid", "circular")
@@ -27,6 +30,8 @@ class Sites(NamedTuple):
     sizes: tuple[int, ...]
     across: bool
     """States of pairs hold all pairs of sites, as a layer of the network averages over sites."""
+    kind: str = "image"
+    """"image", "sequence" or "graph": windows are for the first two, adjacency for the last."""
 
 
 @final
@@ -40,6 +45,8 @@ class Windows:
     padding: str
     dilation: tuple[int, ...]
     across: bool
+    aligned: bool = False
+    """The first window begins at the same place whatever the number of sites, as sequences are padded."""
 
     @property
     def pair_axes(self) -> tuple[int, ...]:
@@ -64,6 +71,10 @@ class Windows:
         if self.padding == "valid":
             return [(0, 0)] * len(self.sites)
         each = zip(self.after, self.stride, self.reach, self.sites, strict=True)
+        if self.aligned:
+            firsts = [(k - 1) // 2 for k in self.reach]
+            ends = ((count - 1) * s + k - n for count, s, k, n in each)
+            return [(first, max(end - first, 0)) for first, end in zip(firsts, ends, strict=True)]
         whole = [max((count - 1) * s + k - n, 0) for count, s, k, n in each]
         return [(n // 2, n - n // 2) for n in whole]
 
@@ -113,6 +124,18 @@ class Windows:
                 taken = jax.lax.slice_in_dim(taken, start, start + (count - 1) * stride + 1, stride, axis)
             yield taken
 
+    def structure_after(self, structure: Structure) -> Structure:
+        """Return which windows are there: with "valid" those within the sequence, else those that begin in it."""
+        if self.padding != "valid":
+            return Structure(structure.mask[:, :: self.stride[0]])
+        mask = functools.reduce(jnp.minimum, self.each(structure.mask, 1))
+        if not validation.traced(mask) and not (there := np.asarray(mask).any(axis=1)).all():
+            raise ValueError(
+                f"X[{int(np.argmin(there))}] is too short: no window of {self.reach[0]} sites, padding 'valid', fits "
+                f"into what layers before it leave; use padding 'same', or leave the sequence out."
+            )
+        return Structure(mask)
+
     def total(self, array: jax.Array) -> jax.Array:
         """Return the sum over every window, of arrays (*S, n)."""
         return sum_terms(list(self.each(array, 0)))
@@ -158,10 +181,21 @@ def windows(before: Sites, size: Any, stride: Any, padding: str, dilation: Any, 
     sites = before.sizes
     if not sites:
         raise ValueError(f"{path}: {name} needs images; pass inputs=wl.Image(height, width, channels) to wl.network.")
+    if before.kind == "graph" and size != sites:
+        raise ValueError(
+            f"{path}: the nodes of a graph have no order, so that {name} has no windows there; use "
+            f"wl.layers.Aggregate(), or a readout: GlobalAveragePool(), GlobalSumPool()."
+        )
+    if before.kind == "sequence" and padding == "circular":
+        raise ValueError(
+            f"{path}: sequences of unequal lengths have no common circle; use padding 'same', or inputs="
+            f"wl.Image({sites[0]}, features) where all have {sites[0]} sites."
+        )
     many = [
         per_axis(value, len(sites), path, what) for what, value in zip(_SIZES, (size, stride, dilation), strict=True)
     ]
-    found = Windows(sites, many[0], many[1], padding, many[2], before.across)
+    aligned = before.kind == "sequence"
+    found = Windows(sites, many[0], many[1], padding, many[2], before.across, aligned)
     large = any(s > n for n, s in zip(sites, many[1], strict=True) if n > 1 or s > 1)
     if min(found.after) < 1 or (large and padding != "valid"):
         raise ValueError(

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from widelimit.activations.base import Activation, Memo, variance_after
-from widelimit.architecture.sites import Sites
+from widelimit.architecture.sites import Sites, first_of_pair, second_of_pair
+from widelimit.architecture.structure import Structure
 from widelimit.interpreter import interpreted
 from widelimit.series import safe_divide, safe_sqrt
 from widelimit.shapes import Float
@@ -82,6 +83,12 @@ def merge(parts: Parts, run: Callable[[Any], Any] = as_it_is) -> tuple[Part, tup
     if len(parts) == 1:
         return parts[0], ()
     total, ways = run(_total)([part.variance for part in parts], [part.share for part in parts])
+    given = parts[0].variance
+    total = total._replace(structure=given.structure)
+    if given.among is not None:
+        axes = given.value.ndim - 1
+        first, second = ([of(way, axes, 1) for way in ways] for of in (first_of_pair, second_of_pair))
+        total = total._replace(among=join(first, second, [part.variance.among for part in parts]))
     offsets = [(way * math.sqrt(p.share), p.mean) for way, p in zip(ways, parts, strict=True) if p.mean is not None]
     mean = functools.partial(weighted_sum, offsets) if offsets else None
     return Part(sum(part.share for part in parts), total, mean), tuple(ways)
@@ -159,7 +166,13 @@ class Layer(abc.ABC):
     """True for a layer without parameters that may stand before the first `Dense`: it changes the inputs as given."""
 
     mixes_sites: ClassVar[bool] = False
-    """True for a layer that needs covariances between the sites of images."""
+    """True for a layer that needs covariances between the sites of an input."""
+
+    sitewise: ClassVar[bool] = True
+    """False for a layer whose output at a site depends on other sites: before it, masked sites are set to 0."""
+
+    on_sites: ClassVar[bool] = False
+    """True for a linear layer without parameters that may stand before the first weights of a network with sites."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array, inputs: int, outputs: int, dtype: Any) -> Params:
@@ -182,6 +195,23 @@ class Layer(abc.ABC):
     def draw_and_apply(self, params: Params, signals: Float[jax.Array, "n *sites width"], key: jax.Array) -> jax.Array:
         """Apply the finite map as in training, with masks drawn by the key."""
         return self.apply(params, signals)
+
+    def apply_with(
+        self,
+        params: Params,
+        signals: Float[jax.Array, "n *sites width"],
+        structure: Structure | None = None,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Apply the finite map to inputs with a structure (None: images and rows); with a key as in training.
+
+        A layer that needs mask or adjacency overrides this; in the infinite map it finds them in `signal.structure`.
+        """
+        return self.apply(params, signals) if key is None else self.draw_and_apply(params, signals, key)
+
+    def structure_after(self, structure: Structure) -> Structure | None:
+        """Return the structure of the signals after the layer; None: a single site, or sites that are all there."""
+        return structure
 
     @abc.abstractmethod
     def encode(self, signal: Variance) -> tuple[Variance, Memo]:

@@ -24,5 +24,6 @@ NAMES: tuple[str, ...] = (
     "residual_depth",
     "pooling_averages_shifts",
     "learning_curves",
+    "transformer_limit",
 )
 """The modules of this package that hold a claim, in the order of the paper, then those of other architectures."""

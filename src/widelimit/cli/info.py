@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_info
 from widelimit import memory
 from widelimit.activations.names import BY_NAME
 from widelimit.cli import program_cache
+from widelimit.compute import devices
 from widelimit.compute.plan import usable_cores
 
 
@@ -33,7 +34,8 @@ def collect(version: str) -> dict[str, Any]:
         "scikit-learn": sklearn.__version__,
         "blas": [{fact: pool.get(fact) for fact in facts} for pool in pools],
         "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE", ""),
-        "devices": [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()],
+        "devices": [f"{d.platform}:{d.id} {d.device_kind}, {devices.memory_of(d)}" for d in jax.devices()],
+        "work_runs_on": devices.choose().describe(),
         "cores": usable_cores(),
         "memory_available_bytes": memory.available(),
         "cluster": {name: _installed(name) for name in ("distributed", "obstore", "cloudpickle")},
@@ -59,8 +61,8 @@ def lines(facts: dict[str, Any]) -> str:
     )
     shown["memory_available"] = memory.text(shown.pop("memory_available_bytes"))
     shown["cluster"] = ", ".join(f"{name} {version or 'not installed'}" for name, version in facts["cluster"].items())
-    for key in ("devices", "activations"):
-        shown[key] = ", ".join(facts[key])
+    for key, mark in (("devices", "; "), ("activations", ", ")):
+        shown[key] = mark.join(facts[key])
     kept = facts["compiled_programs"]
     size = f"{kept['folder']}: {kept['entries']} in {memory.text(kept['bytes'])} ({kept['reason']})"
     shown["compiled_programs"] = size if kept["folder"] else kept["reason"]

@@ -117,7 +117,7 @@ def predict(model: Path, path: Path, *, std: bool, quiet: bool) -> models.Predic
     start = time.perf_counter()
     estimator, extra = models.load(model, quiet=quiet)
     image = image_of(estimator.network)
-    if image is None:
+    if not isinstance(image, Image):
         raise ValueError(f"{path}: holds images, and {model.name} was fitted to a table; give a table.")
     about = extra.get("pictures", {})
     task = "classification" if isinstance(estimator, KernelClassifier) else "regression"

@@ -15,6 +15,8 @@ import numpy as np
 from widelimit.compute import krylov
 
 Matrix = jax.Array
+INVERSE_BLOCKS = 8
+"""Blocks of rows of an inverse, one computed after another."""
 SERIES = 20
 """Terms of a power series up to arguments of 1: the next one is below 1e-19."""
 
@@ -54,11 +56,12 @@ def factorise(A: Matrix) -> Factor:
     """Factorise A: by Cholesky, or by eigenvectors where a pivot is not above its rounding."""
     A = jax.lax.stop_gradient(A)
     rounding = len(A) * np.finfo(A.dtype).eps
-    lower = jax.lax.linalg.cholesky(A, symmetrize_input=False)
+    # A^T, as LAPACK and cuSOLVER read by columns: no copy is made to turn it.
+    lower = jax.lax.linalg.cholesky(A.T, symmetrize_input=False)
     regular = jnp.all(jnp.square(jnp.diagonal(lower)) > rounding * jnp.diagonal(A))  # False of NaN too
 
     def whitener(_: None) -> jax.Array:
-        values, vectors = jnp.linalg.eigh(A)
+        vectors, values = jax.lax.linalg.eigh(A.T, symmetrize_input=False)
         kept = values > rounding * values[-1]
         scale = jnp.where(kept, jax.lax.rsqrt(jnp.where(kept, values, 1)), 0)
         return jnp.asarray(scale[:, None] * vectors.T)
@@ -78,11 +81,6 @@ def solve(A: Matrix, factor: Factor, B: jax.Array) -> jax.Array:
     return solution
 
 
-def inverse(A: Matrix, factor: Factor) -> jax.Array:
-    """Compute A^{-1}, (n, n)."""
-    return solve(A, factor, jnp.eye(len(A), dtype=A.dtype))
-
-
 @jax.custom_jvp
 def log_determinant(A: Matrix, factor: Factor) -> jax.Array:
     """Return log det A from its factor; NaN where A is singular to rounding."""
@@ -94,6 +92,18 @@ def log_determinant(A: Matrix, factor: Factor) -> jax.Array:
 def _slope_of_log_determinant(at: tuple[Matrix, Factor], along: tuple[Matrix, Factor]) -> tuple[Matrix, Matrix]:
     A, factor = at
     return factor.log_determinant, jnp.sum(inverse(A, factor) * along[0])
+
+
+def inverse(A: Matrix, factor: Factor) -> jax.Array:
+    """Compute A^{-1}, (n, n), by blocks of rows: of all and their refinement at once, four matrices would be held."""
+    n = len(A)
+    width = -(-n // INVERSE_BLOCKS)
+
+    def block(rows: jax.Array) -> jax.Array:
+        unit = (jnp.arange(n)[:, None] == rows).astype(A.dtype)  # 0 beyond the last row
+        return solve(A, factor, unit).T
+
+    return jnp.asarray(jax.lax.map(block, jnp.arange(INVERSE_BLOCKS * width).reshape(-1, width)).reshape(-1, n)[:n])
 
 
 class Spectrum(NamedTuple):

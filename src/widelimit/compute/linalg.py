@@ -152,7 +152,7 @@ def eigenpairs(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     memory.require(3 * 8 * n * n, f"the eigenvectors of a {n} x {n} matrix")
     with threads.limit_decomposition(n):
         values, vectors = scipy.linalg.eigh(matrix, overwrite_a=True, check_finite=False, driver="evd")
-    _refuse_negative(values)
+    refuse_negative(values)
     return values, vectors
 
 
@@ -161,7 +161,8 @@ def indefinite(values: np.ndarray) -> bool:
     return bool(values[0] < -10 * rounding(len(values), max(values[-1], 0.0)))
 
 
-def _refuse_negative(values: np.ndarray) -> None:
+def refuse_negative(values: np.ndarray) -> None:
+    """Refuse eigenvalues (ascending) of a matrix that is not positive semi-definite. Raises: ValueError."""
     if indefinite(values):
         raise ValueError(
             f"the kernel matrix is not positive semi-definite: its smallest eigenvalue is {values[0]:.3g}, its largest "
@@ -173,7 +174,7 @@ def eigenvalues(matrix: np.ndarray) -> np.ndarray:
     """Compute `eigenpairs` without vectors: a fifth of the work; `matrix` is overwritten. Raises: as `eigenpairs`."""
     with threads.limit_decomposition(len(matrix)):
         values = np.asarray(scipy.linalg.eigh(matrix, eigvals_only=True, overwrite_a=True, check_finite=False))
-    _refuse_negative(values)
+    refuse_negative(values)
     return values
 
 

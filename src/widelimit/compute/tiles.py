@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory
-from widelimit.arithmetic import arithmetic, lenient, outside
+from widelimit.arithmetic import arithmetic, outside
+from widelimit.compute import devices
 from widelimit.compute.pair_kernel import Features
 from widelimit.compute.pair_kernel import PairKernel as PairKernel
 from widelimit.compute.plan import TilePlan, require, tile_plan, usual_budget
@@ -94,20 +95,6 @@ def _program(kernel: PairKernel, patches: Features) -> Callable[..., jax.Array]:
     return _tiles[len(jax.tree.leaves(patches)[0]) > 1 and kernel.quick]
 
 
-_whole = jax.jit(lambda kernel, x, y: kernel.pairwise(x, y))
-_diagonal = jax.jit(lambda kernel, x: kernel.diagonal(x))
-
-
-@jax.jit
-def _whole_symmetric(kernel: PairKernel, x: Features, diagonal: jax.Array) -> jax.Array:
-    """Compute K(x, x): one triangle, mirrored, around the diagonal given.
-
-    `diagonal` is compiled separately: in this function the compiler could round it in another way than `diag` does.
-    """
-    block = jnp.tril(kernel.pairwise(x, x, same=True), -1)
-    return block + block.T + jnp.diag(diagonal)
-
-
 def _cut(features: Features, n: int, count: int) -> Features:
     """Cut every array (n, ..) into `count` patches, along a new first axis.
 
@@ -140,10 +127,10 @@ def _encode(kernel: PairKernel, X: jax.Array, count: int) -> tuple[Features, jax
     return _cut(features, len(X), count), kernel.diagonal(features)
 
 
-# LLVM's optimisation takes up to a second, and saves .2 ms of a small block.
+# LLVM's optimisation takes up to a second, and saves .2 ms of a small block; its first level does what all do.
 _encodes = [
-    jax.jit(_encode, static_argnames="count", compiler_options=QUICK | more)
-    for more in ({}, {"xla_backend_optimization_level": 0})
+    jax.jit(_encode, static_argnames="count", compiler_options=QUICK | {"xla_backend_optimization_level": level})
+    for level in (1, 0)
 ]
 
 
@@ -152,7 +139,7 @@ def _encoder(kernel: PairKernel, X: Any) -> Any:
 
 
 def _patches(rows: int) -> int:
-    return max(1, rows // PATCH) if jax.default_backend() == "cpu" else 1  # a device takes whole tiles
+    return 1 if devices.accelerated() else max(1, rows // PATCH)  # a device takes whole tiles
 
 
 def encode_block(kernel: PairKernel, X: np.ndarray, rows: int) -> EncodedBlock:
@@ -354,37 +341,3 @@ def diagonal(kernel: PairKernel, X: np.ndarray, *, beside: int = 1) -> np.ndarra
     plan = plan_of(kernel, n, max(n, beside), d, X.dtype, symmetric=True)
     parts = (encode_block(kernel, X[plan.rows(i)], plan.edge) for i in range(plan.row_blocks))
     return np.concatenate([block.diagonal[: block.used] for block in parts])
-
-
-def _traceable(call: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Run on JAX arrays in their own dtype; float64 arrays keep theirs outside of an x64 context too."""
-    with arithmetic(True) if any(a.dtype == jnp.float64 for a in arrays) else lenient():
-        return call()
-
-
-def gram_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
-    """Compute `gram` as one traceable computation on a JAX array."""
-    if kernel.eager:
-        return _traceable(lambda: jnp.asarray(gram(kernel, np.asarray(X))), X)
-    require(len(X), len(X), X.dtype)
-
-    def compute() -> jax.Array:
-        features = kernel.encode(X)
-        return jnp.asarray(_whole_symmetric(kernel, features, _diagonal(kernel, features)))
-
-    return _traceable(compute, X)
-
-
-def cross_jax(kernel: PairKernel, X: jax.Array, Y: jax.Array) -> jax.Array:
-    """Compute `cross` as one traceable computation on JAX arrays."""
-    if kernel.eager:
-        return _traceable(lambda: jnp.asarray(cross(kernel, np.asarray(X), np.asarray(Y))), X)
-    require(len(X), len(Y), X.dtype)
-    return _traceable(lambda: _whole(kernel, kernel.encode(X), kernel.encode(Y)), X, Y)
-
-
-def diagonal_jax(kernel: PairKernel, X: jax.Array) -> jax.Array:
-    """Compute `diagonal` as one traceable computation on a JAX array."""
-    if kernel.eager:
-        return _traceable(lambda: jnp.asarray(diagonal(kernel, np.asarray(X))), X)
-    return _traceable(lambda: _diagonal(kernel, kernel.encode(X)), X)

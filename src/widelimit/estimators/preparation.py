@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.utils.validation import validate_data
 
 from widelimit import memory, validation
-from widelimit.architecture.inputs import Image
+from widelimit.architecture.inputs import Sited
 from widelimit.compute import linalg
 from widelimit.estimators import casting
 from widelimit.estimators.parameters import NetworkParameters
@@ -91,7 +91,7 @@ def normalisation(
     X: Float[np.ndarray, "n d"],
     weights: Float[np.ndarray, " n"],
     groups: Int[np.ndarray, " d"],
-    image: Image | None = None,
+    image: Sited | None = None,
 ) -> Inputs:
     """Make the normalisation of these training rows, or images: each group of columns has variance 1 in sum."""
     if image is not None:
@@ -110,23 +110,37 @@ def normalisation(
 
 
 def image_normalisation(
-    normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"], image: Image
+    normalize: str | None, X: Float[np.ndarray, "n d"], weights: Float[np.ndarray, " n"], image: Sited
 ) -> Inputs:
-    """Make the normalisation of training images: the pixels of a channel share mean and scale, and none is left out."""
+    """Make the normalisation of training images: the pixels of a channel share mean and scale, and none is left out.
+
+    Of sequences and graphs, masked sites do not count, mask and adjacency stay, and so does a channel that is constant.
+    Raises: ValueError: "sphere" of these.
+    """
     channels, sites = image.shape[-1], math.prod(image.sites)
+    centre, divisor = np.zeros(X.shape[1]), np.ones(X.shape[1])
+    structure = image.structure(X)
+    if structure is not None and normalize == "sphere":
+        raise ValueError(f'normalize="sphere" is for rows and images; for {image} use "standardize" or None.')
     if normalize is None:
-        return Inputs(np.zeros(X.shape[1]), np.ones(X.shape[1]), False)
-    mean, scale = mean_and_scale(X.reshape(-1, channels), np.repeat(weights, sites))
-    return Inputs(np.tile(mean, sites), np.tile(np.where(scale > 0, scale, 1.0), sites), normalize == "sphere")
+        return Inputs(centre, divisor, False)
+    there = np.ones(len(X) * sites, bool) if structure is None else np.asarray(structure.mask).ravel() > 0
+    signals = np.asarray(image.read(X)).reshape(-1, channels)  # type: ignore[arg-type]
+    mean, scale = mean_and_scale(signals[there], np.repeat(weights, sites)[there])
+    centre[: sites * channels] = np.tile(mean if structure is None else np.where(scale > 0, mean, 0), sites)
+    divisor[: sites * channels] = np.tile(np.where(scale > 0, scale, 1.0), sites)
+    return Inputs(centre, divisor, normalize == "sphere")
 
 
-def image_rows(image: Image | None, X: Any, normalize: str | None) -> Any:
+def image_rows(image: Sited | None, X: Any, normalize: str | None) -> Any:
     """Return images as rows of numbers, bytes as floats where a normalisation scales them; X, where there are none.
 
     Raises: TypeError, ValueError.
     """
     if image is None:
         return X
+    if image.kind != "image" and (isinstance(X, (list, tuple)) or np.ndim(X) > 2):
+        return image.rows("X", X)
     casting.refuse_uncastable("X", X)
     if X is None or type(X).__module__.startswith("scipy.sparse"):
         return X

@@ -10,7 +10,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.activations.names import BY_NAME
-from widelimit.architecture.inputs import Image
+from widelimit.architecture.inputs import Image, Sited
 from widelimit.architecture.network import Network
 from widelimit.estimators import model_state, preparation
 from widelimit.estimators.parameters import (
@@ -54,15 +54,15 @@ def given_network(estimator: NetworkParameters) -> Network | None:
     return own
 
 
-def image_of(net: Any) -> Image | None:
-    """Return the images that a network reads; None: it reads rows, or is none."""
-    return net.inputs if isinstance(net, Network) and isinstance(net.inputs, Image) else None
+def image_of(net: Any) -> Sited | None:
+    """Return the images, sequences or graphs that a network reads; None: it reads rows, or is none."""
+    return net.inputs if isinstance(net, Network) and isinstance(net.inputs, Sited) else None
 
 
 def invariance(value: Any, net: Network | None) -> Any:
     """Return the moves of images over which a kernel is averaged. Raises: TypeError, ValueError: none; no images."""
     validation.choice("invariance", value, (*get_args(Invariance), None))
-    if value is not None and image_of(net) is None:
+    if value is not None and not isinstance(image_of(net), Image):
         raise ValueError(
             f"invariance={value!r} moves images, and the estimator has no network that reads them: pass network="
             f"wl.convnet(inputs=wl.Image(height, width, channels)), or leave it at None."

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 import numpy as np
 
 from widelimit import validation
-from widelimit.compute import iterative
+from widelimit.compute import devices, iterative
+from widelimit.compute.devices import Device, Location
 from widelimit.compute.workers import require_client
-from widelimit.inference import solvers
+from widelimit.inference import solver_choice, solvers
 from widelimit.inference.exactness import refuse_conflicts, warn_if_inexact
 from widelimit.inference.inducing import INDUCING, SparsePosterior, sparse_posterior, sparse_settings
 from widelimit.inference.posterior import Posterior
@@ -44,6 +45,7 @@ def posterior(
     matrix: Any = None,
     checkpoint: str | Path | None = None,
     client: Executor | Client | None = None,
+    device: Device = None,
     progress: bool = True,
 ) -> Posterior: ...
 @overload
@@ -76,6 +78,7 @@ def posterior(
     inducing: int | Float[Array, "m d"] = INDUCING,
     approximation: Approximation = "dtc",
     seed: int = 0,
+    device: Device = None,
     progress: bool = True,
 ) -> Posterior | SparsePosterior:
     """Compute f | y for f ~ GP(0, k) and y = f(X) + e, e ~ N(0, noise): mean K_zX (K_XX + noise)^{-1} y.
@@ -121,6 +124,9 @@ def posterior(
             unless given; fewer where K(X, X) has a smaller rank), or the points themselves, (m, d).
         approximation: of "nystrom": "dtc" (unless given) or "fitc", as in `SparsePosterior`.
         seed: of the draw of inducing points, >= 0.
+        device: where work runs, and the matrix stays: a `jax.Device`, "cpu", "gpu", or several devices in a list, which
+            share its columns; unless given where X and y lie if they are JAX arrays, else JAX's default. On an
+            accelerator only vectors move between it and the host.
         progress: a bar on stderr where that is a terminal, for more than 4000 points.
 
     Returns:
@@ -131,15 +137,15 @@ def posterior(
         TypeError, ValueError: bad data; or y cannot be interpolated, as duplicate rows have different labels (they
             are named) or the kernel matrix is numerically singular; then pass a noise.
         MemoryError: the kernel matrix does not fit.
-        OSError: the disk is full or not writable. BrokenExecutor, ConnectionError: a process of the client was killed,
-            or its scheduler is gone. Finished tiles are kept, and the same call goes on.
+        OSError: the disk is full or not writable. BrokenExecutor, ConnectionError, TimeoutError: a process of `client`
+            was killed, its scheduler is gone, or nobody answers. Finished tiles are kept, and the same call goes on.
 
     Warns:
         UserWarning: the iterations stopped above the tolerance, or a factorisation left a residual above 1e-4, as the
             matrix is too ill-conditioned for its noise; the residual is named, and is in the result.
     """
     _check_options(solver, precision, checkpoint, progress)
-    used = {"matrix": matrix is not None, "checkpoint": checkpoint is not None, "client": client is not None}
+    used = _given(matrix=matrix, checkpoint=checkpoint, client=client, device=device)
     tolerance = float(validation.finite_scalar("tolerance", tolerance, at_least=1e-14, at_most=1e-1))
     settings = sparse_settings(inducing, approximation, seed, precision, checkpoint)
     if is_traced(k, X, y, noise):
@@ -147,13 +153,12 @@ def posterior(
         _refuse_unused("not where jax traces the data, the noise or the kernel", used)
         return cast(Posterior, traced_posterior(k, X, y, noise))  # it has those methods that can be traced
     if solver == "nystrom":
-        _refuse_unused('not of solver="nystrom"', {name: used[name] for name in ("matrix", "client")})
+        _refuse_unused('not of solver="nystrom"', used | {"checkpoint": False})
         return sparse_posterior(k, X, y, noise=noise, settings=settings, progress=progress)
     _refuse_unused('of solver="nystrom" only', settings.given())
     _check_place(solver, precision, matrix, checkpoint, client)
-    data = training_set(scalar_kernel(k), X, y)
-    variance = validation.noise(noise, len(data.X))
-    rows = solvers.open_matrix(matrix)
+    data = training_set(scalar_kernel(k), X, y, devices.choose_unless_stored(device, matrix, X, y))
+    rows, variance = solvers.open_matrix(matrix), validation.noise(noise, len(data.X))
     request = SolverRequest(data, variance, solver, precision, tolerance, rows, checkpoint, client)
     post = _solve(request, progress=progress)
     if post.fit.converged:
@@ -172,7 +177,7 @@ def _warn(fit: solvers.SolverFit) -> None:
 
 def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) -> None:
     """Refuse options of another type, or unknown names. Raises: TypeError, ValueError."""
-    if not isinstance(solver, str) or solver not in (*solvers.SOLVERS, "nystrom"):
+    if not isinstance(solver, str) or solver not in (*solver_choice.SOLVERS, "nystrom"):
         raise ValueError(f'solver must be "auto", "cholesky", "cg" or "nystrom", got {validation.shown(solver)}.')
     if not isinstance(precision, str) or precision not in ("double", "mixed"):
         raise ValueError(f'precision must be "double" or "mixed", got {validation.shown(precision)}.')
@@ -181,11 +186,15 @@ def _check_options(solver: Any, precision: Any, checkpoint: Any, progress: Any) 
         validation.path("checkpoint", checkpoint)
 
 
+def _given(**values: Any) -> dict[str, bool]:
+    return {name: value is not None for name, value in values.items()}
+
+
 def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, client: Any) -> None:
     """Refuse a matrix, a checkpoint and a client that are not of one another, or of the solver. Raises: ValueError."""
     require_client(client)
     store = 'matrix=wl.stored_gram(k, X, "K.zarr"), checkpoint="L.zarr"'
-    factored = solvers.is_factor(checkpoint)
+    factored = solver_choice.is_factor(checkpoint)
     if client is not None and matrix is None:
         raise ValueError(f"client computes with a stored matrix: pass {store} too, or leave it out.")
     if factored and (matrix is None or solver == "cg"):
@@ -201,9 +210,9 @@ def _check_place(solver: str, precision: str, matrix: Any, checkpoint: Any, clie
         raise ValueError('precision="mixed" has no factor on disk: leave precision or checkpoint out.')
 
 
-def cholesky_posterior(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float) -> Posterior:
+def cholesky_posterior(k: Kernel, X: np.ndarray, y: np.ndarray, noise: float, location: Location) -> Posterior:
     """Compute `posterior` by Cholesky, for the many fits of a search: without warnings about how exact it is."""
-    data = training_set(scalar_kernel(k), X, y)
+    data = training_set(scalar_kernel(k), X, y, location)
     return _solve(SolverRequest(data, validation.noise(noise, len(data.X)), "cholesky"), progress=False)
 
 

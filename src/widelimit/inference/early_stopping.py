@@ -87,9 +87,13 @@ def law_covariance(prior: np.ndarray, moved: np.ndarray, start: np.ndarray, spre
     Symmetric to the bit; a variance smaller than the rounding error of its terms is 0.
     """
     crossing = threads.product(moved, start.T)
-    square = threads.product(spread, moved.T)
+    return combined_covariance(moved.shape[1], prior, crossing, threads.product(spread, moved.T))
+
+
+def combined_covariance(n: int, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """Compute S - M N^T - (M N^T)^T + M C M^T from S, M N^T and M C M^T (m, m), sums over n training points."""
     out = np.asarray(prior + ((square + square.T) / 2 - crossing - crossing.T))
-    np.fill_diagonal(out, _non_negative(moved.shape[1], *(np.diagonal(a) for a in (prior, crossing, square))))
+    np.fill_diagonal(out, combined_variance(n, *(np.diagonal(a) for a in (prior, crossing, square))))
     return out
 
 
@@ -97,10 +101,11 @@ def law_variance(prior: np.ndarray, moved: np.ndarray, start: np.ndarray, spread
     """Compute the diagonal of `law_covariance` from that of S, (m,)."""
     crossing = np.einsum("ij,ij->i", moved, start)
     square = np.einsum("ij,ij->i", spread, moved)
-    return _non_negative(moved.shape[1], prior, crossing, square)
+    return combined_variance(moved.shape[1], prior, crossing, square)
 
 
-def _non_negative(n: int, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
+def combined_variance(n: int, prior: np.ndarray, crossing: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """Compute the diagonal of `combined_covariance` from those of its parts, (m,)."""
     error = linalg.rounding(n, 1.0) * (prior + 2 * np.abs(crossing) + square)
     return linalg.non_negative(prior - 2 * crossing + square, error)
 

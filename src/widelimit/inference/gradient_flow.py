@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast, final
 import numpy as np
 
 from widelimit import memory, validation
-from widelimit.compute import krylov, linalg, threads
+from widelimit.compute import device_modes, devices, krylov, linalg, threads
+from widelimit.compute.device_modes import DeviceModes
+from widelimit.compute.devices import Device
 from widelimit.compute.implicit import Spectrum
 from widelimit.compute.operators import StoredOperator
 from widelimit.compute.workers import require_client
 from widelimit.inference import solvers
 from widelimit.inference.krylov_flow import krylov_flow
-from widelimit.inference.losses import SquaredError, resolve
+from widelimit.inference.losses import Loss, SquaredError, resolve
 from widelimit.inference.numerical_flow import MAX_STEPS, TOLERANCE, Flow, numerical_flow
 from widelimit.inference.traced import Smoother, TracedFlow, is_traced, known_data, traced_flow
 from widelimit.inference.training_set import EIGENVECTORS, Function, TrainingSet, scalar_kernel, training_set
@@ -98,7 +100,7 @@ class GradientFlow(Flow):
     data: TrainingSet
     initial: Function | None
     values: np.ndarray
-    vectors: np.ndarray
+    vectors: np.ndarray | DeviceModes
     residual: np.ndarray
 
     def __post_init__(self) -> None:
@@ -127,12 +129,18 @@ class GradientFlow(Flow):
         if self.initial is not None:
             raise TypeError("initial is a function of NumPy arrays, which jax cannot trace: add it to the prediction.")
         null = self._null
-        known = Spectrum(np.where(null, 0.0, self.values), self.vectors, null, self._fading)
+        vectors = self.vectors.vectors if isinstance(self.vectors, DeviceModes) else self.vectors
+        known = Spectrum(np.where(null, 0.0, self.values), vectors, null, self._fading)
         return TracedFlow(known_data(self.data), Smoother(len(self.data.X), None, known))
 
     def projected(self, points: np.ndarray) -> np.ndarray:
         """Compute K(Z, X) V: the kernel between test points and modes, (m, n)."""
-        return threads.product(self.data.cross(points), self.vectors)
+        return threads.product(self.data.cross(points), self.host_vectors)
+
+    @property
+    def host_vectors(self) -> np.ndarray:
+        """Return V, (n, n), on the host."""
+        return self.vectors.whole() if isinstance(self.vectors, DeviceModes) else self.vectors
 
     def _functions(self, points: np.ndarray, times: np.ndarray) -> np.ndarray:
         """f_t(Z) = f_0(Z) + K(Z, X) V gain(t) V^T (y - f_0(X)), K(X, X) = V diag(lambda) V^T."""
@@ -140,6 +148,9 @@ class GradientFlow(Flow):
         memory.require(8 * size, f"predictions at {times.size} times")
         residual, exponent = linalg.normalise(self.residual)
         weighted = self.gain(times)[:, :, None] * residual
+        if isinstance(self.vectors, DeviceModes):  # K(Z, X) (V gain V^T y): the rounding is bounded as that of K V
+            alphas = np.stack([self.vectors.sum(each) for each in weighted])
+            return self.data.functions(self.initial, linalg.rescale(alphas, exponent), points)
         projected = self.projected(points)
         with threads.limit(threads.work(len(projected), projected.shape[1], weighted[:, 0].size)):
             moved = np.einsum("mn,tnc->tmc", projected, weighted, optimize=True)
@@ -147,20 +158,25 @@ class GradientFlow(Flow):
         return np.asarray(self.data.start(self.initial, points) + self.data.unfold(moved))
 
     def _losses(self, times: np.ndarray) -> np.ndarray:
-        return np.asarray(self.modes().loss(times).sum(axis=1))
+        return np.asarray(self._modes(np.empty((0, 0))).loss(times).sum(axis=1))
 
     def coefficients(self, t: float) -> Float[np.ndarray, "n *c"]:
         """Return alpha_t with f_t = f_0 + K(., X) alpha_t, of the shape of y; t as in `predict`."""
         times = np.atleast_1d(validation.one_time(t))
         residual, exponent = linalg.normalise(self.residual)
-        folded = threads.product(self.vectors, self.gain(times)[0][:, None] * residual)
+        weighted = self.gain(times)[0][:, None] * residual
+        vectors = self.vectors
+        folded = vectors.sum(weighted) if isinstance(vectors, DeviceModes) else threads.product(vectors, weighted)
         values = self.data.unfold(linalg.rescale(folded, exponent))
         return values[:, 0] if self.data.single else values
 
     def modes(self) -> Modes:
         """Split the loss over the eigenvectors of K(X, X): eigenvalue, share of the target, time to learn."""
+        return self._modes(self.host_vectors[:, ::-1])
+
+    def _modes(self, vectors: np.ndarray) -> Modes:
         lam = np.where(self._null, 0.0, self.values)[::-1]
-        return Modes(lam, self.residual[::-1], self.vectors[:, ::-1], len(self.data.X))
+        return Modes(lam, self.residual[::-1], vectors, len(self.data.X))
 
 
 def gradient_flow(
@@ -176,6 +192,7 @@ def gradient_flow(
     matrix: Any = None,
     checkpoint: str | Path | None = None,
     client: Executor | Client | None = None,
+    device: Device = None,
 ) -> Flow:
     """df/dt = -(1/n) sum_i K(., x_i) d_i, d = dl/df: kernel gradient descent on C(f) = (1/n) sum l(f(x_i), y_i).
 
@@ -201,6 +218,8 @@ def gradient_flow(
         checkpoint: of "krylov" (which "auto" takes then): a file in which the basis is kept, and from which a later
             call with the same arguments goes on.
         client: with `matrix`, who computes its products: as in `posterior`. The bits do not depend on it.
+        device: where work runs, and the matrix stays, as of `posterior`; eigenvectors are those of one device. An ODE
+            runs on the host.
 
     Returns:
         A `Flow` with predict and loss: a `GradientFlow` or a `KrylovFlow` for the squared error, a `NumericalFlow` for
@@ -214,17 +233,15 @@ def gradient_flow(
         MemoryError: the kernel matrix or its eigenvectors do not fit.
     """
     if is_traced(k, X, y):
-        plain = initial is None and solver != "krylov" and matrix is checkpoint is client is None
+        plain = initial is None and solver != "krylov" and matrix is checkpoint is client is device is None
         if not (plain and isinstance(resolve(loss), SquaredError)):
             raise TypeError(
                 "where jax traces the data or the kernel (jit, grad or vmap), gradient_flow has the squared error, "
-                'f_0 = 0 (subtract it from y), solver="auto" or "eigh", and no matrix, checkpoint or client.'
+                'f_0 = 0 (subtract it from y), solver="auto" or "eigh", and no matrix, checkpoint, client or device.'
             )
         return cast(Flow, traced_flow(k, X, y))  # it has predict and loss
-    data, kind = training_set(k, X, y), resolve(loss)
-    if initial is not None:
-        validation.function("initial", initial, "a function of (m, d) inputs")
-    kind.check(data.y)
+    data, kind = training_set(k, X, y, devices.choose_unless_stored(device, matrix, X, y)), resolve(loss)
+    _check(data, kind, initial)
     check_solver(solver, matrix, client)
     path = None if checkpoint is None else validation.path("checkpoint", checkpoint)
     validation.finite_scalar("tolerance", tolerance, at_least=1e-12, at_most=1e-2)
@@ -232,6 +249,7 @@ def gradient_flow(
     if not isinstance(kind, SquaredError):
         if solver == "krylov" or matrix is not None or path is not None:
             raise ValueError('solver="krylov", a matrix or a checkpoint is for the squared error: leave that out.')
+        data = data._replace(rows=None, location=None)  # the ODE's solver runs on the host
         return numerical_flow(data, kind, initial, tolerance=tolerance, max_steps=max_steps)
     rows, many = stored(data, matrix, client), len(data.X) * data.coupled > EIGH
     if solver == "krylov" or (solver == "auto" and (many or path is not None)):
@@ -239,6 +257,13 @@ def gradient_flow(
     if path is not None:
         raise ValueError('solver="eigh" keeps no state: leave checkpoint out, or pass solver="krylov".')
     return closed_form(data, initial, rows)
+
+
+def _check(data: TrainingSet, kind: Loss, initial: Any) -> None:
+    """Refuse labels outside of the loss's domain, and a start that is no function. Raises: TypeError, ValueError."""
+    if initial is not None:
+        validation.function("initial", initial, "a function of (m, d) inputs")
+    kind.check(data.y)
 
 
 def check_solver(solver: Any, matrix: Any, client: Any) -> None:
@@ -260,7 +285,13 @@ def stored(data: TrainingSet, matrix: Any, client: Any, name: str = "matrix") ->
 
 def closed_form(data: TrainingSet, initial: Function | None, rows: StoredOperator | None = None) -> GradientFlow:
     """Compute the flow of the squared error; rows: K(X, X), where it is stored."""
-    values, vectors = linalg.eigenpairs(rows.dense() if rows else data.gram(beside=EIGENVECTORS))
+    vectors: np.ndarray | DeviceModes
+    if data.rows is None:
+        values, vectors = linalg.eigenpairs(rows.dense() if rows else data.gram(beside=EIGENVECTORS))
+    else:
+        values, vectors = device_modes.modes(data.rows)
     residual, exponent = linalg.normalise(data.rest(data.start(initial, data.X)))
-    residual = linalg.rescale(threads.product(vectors.T, residual), exponent)
+    residual = linalg.rescale(
+        vectors.of(residual) if isinstance(vectors, DeviceModes) else threads.product(vectors.T, residual), exponent
+    )
     return GradientFlow(data, initial, values, vectors, residual)

@@ -14,7 +14,8 @@ import scipy.optimize
 from widelimit import validation
 from widelimit.architecture.network import Network
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import threads
+from widelimit.compute import devices, threads
+from widelimit.compute.devices import Device, Location
 from widelimit.inference.conditioning import cholesky_posterior, posterior
 from widelimit.inference.coordinates import Layout, LeafBuilder, Space, Values, leaf_builder, parameter, values_by_name
 from widelimit.inference.outputs import distinct_columns
@@ -105,22 +106,42 @@ class _Search:
     noise: float
     objective: Callable[[Posterior], tuple[float, np.ndarray]]
     slopes: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    location: Location
 
     def posterior(self, z: np.ndarray) -> Posterior:
         values = self.space.floats(z)
         noise = values.pop("noise", self.noise)
-        return cholesky_posterior(_kernel(self.build, values), self.X, self.y, noise)
+        return cholesky_posterior(_kernel(self.build, values), self.X, self.y, noise, self.location)
 
     def negative(self, z: np.ndarray) -> tuple[float, np.ndarray]:
         """Return minus the objective and its gradient in z."""
-        score, weights = self.objective(self.posterior(z))
-        gradient = np.array(self.slopes(z, weights))
+        post = self.posterior(z)
+        if post.data.rows is not None:
+            return self._negative_there(post, z)
+        score, weights = self.objective(post)
+        return -score, -self._with_noise(np.array(self.slopes(z, weights)), z, np.trace(weights))
+
+    def _negative_there(self, post: Posterior, z: np.ndarray) -> tuple[float, np.ndarray]:
+        """Do the same where the matrices stay on a device, which gives the slope in every leaf of the kernel."""
+        slopes = post.log_marginal_likelihood_gradient()
+
+        def leaves(z: jax.Array) -> list[jax.Array]:
+            kernel = _kernel(self.build, values_by_name(self.space.layout, z))
+            return [jnp.asarray(leaf, float) for leaf in jax.tree.leaves(kernel)]
+
+        with arithmetic(True):
+            _, pull = jax.vjp(leaves, jnp.asarray(z))
+            gradient = np.array(pull([jnp.asarray(leaf, float) for leaf in jax.tree.leaves(slopes.kernel)])[0])
+        return -post.log_marginal_likelihood(), -self._with_noise(gradient, z, float(np.sum(slopes.noise)))
+
+    def _with_noise(self, gradient: np.ndarray, z: np.ndarray, slope: float) -> np.ndarray:
+        """Add the slope in the noise, if it is searched for."""
         place = 0
         for p in self.space.parameters:
             if p.name == "noise":
-                gradient[place] += np.trace(weights) * math.exp(z[place])
+                gradient[place] += slope * math.exp(z[place])
             place += p.start.size
-        return -score, -gradient
+        return gradient
 
     def run(self, z: np.ndarray, max_steps: int) -> tuple[Run, np.ndarray]:
         start = self.space.floats(z)
@@ -168,7 +189,7 @@ def _explain_start(value: float) -> str:
 
 
 def _kernel(build: Builder, values: Values) -> Kernel:
-    built = build(**values)
+    built = build(**{name: value for name, value in values.items() if name != "noise"})
     if isinstance(built, Network):
         return nngp(built)
     if not isinstance(built, Kernel):
@@ -177,9 +198,7 @@ def _kernel(build: Builder, values: Values) -> Kernel:
 
 
 def _total(build: Builder, layout: Layout, z: jax.Array, X: jax.Array, weights: jax.Array) -> jax.Array:
-    values = values_by_name(layout, z)
-    values.pop("noise", None)
-    return jnp.sum(weights * _kernel(build, values).gram(X))
+    return jnp.sum(weights * _kernel(build, values_by_name(layout, z)).gram(X))
 
 
 _slopes_of_leaves = jax.jit(jax.grad(_total, argnums=2), static_argnums=(0, 1))
@@ -211,9 +230,7 @@ def _differences(build: Builder, X: np.ndarray, space: Space) -> Callable[[np.nd
     """Compute the same by central differences of the kernel matrix."""
 
     def total(z: np.ndarray, weights: np.ndarray) -> float:
-        values = space.floats(z)
-        values.pop("noise", None)
-        return float(np.sum(weights * np.asarray(_kernel(build, values).gram(X))))
+        return float(np.sum(weights * np.asarray(_kernel(build, space.floats(z)).gram(X))))
 
     def slopes(z: np.ndarray, weights: np.ndarray) -> np.ndarray:
         steps = DIFFERENCE * np.eye(len(z))
@@ -263,6 +280,7 @@ def fit_hyperparameters(
     seed: int = 0,
     max_steps: int = 100,
     gradient: Literal["auto", "autodiff", "differences"] = "auto",
+    device: Device = None,
 ) -> HyperparameterFit:
     """Find argmax over hyper-parameters of log p(y | X), or of sum_i log p(y_i | X, y without y_i).
 
@@ -291,6 +309,7 @@ def fit_hyperparameters(
         gradient: "autodiff"; "differences" (of 2 kernel matrices a parameter) for kernels that JAX cannot trace, and
             for tabulated activations such as tanh where signals have standard deviations beyond 8, where their tables
             under a trace end; "auto": differences for images in machine code, else autodiff.
+        device: where work runs, as of `posterior`; leave-one-out and differences run on the host.
 
     Returns:
         A `HyperparameterFit` with the kernel, the values, the score, every run and the posterior.
@@ -313,14 +332,23 @@ def fit_hyperparameters(
         given["noise"] = variance
     space = _space(given, bounds or {})
     if gradient == "auto":
-        first = _kernel(builder, {name: v for name, v in given.items() if name != "noise"})
-        gradient = "differences" if first.prepared(points[:1]).eager else "autodiff"
+        gradient = "differences" if _kernel(builder, given).prepared(points[:1]).eager else "autodiff"
     slopes = SLOPES[gradient](builder, points, space)
-    search = _Search(builder, points, _search_targets(y, len(points)), space, variance, OBJECTIVES[objective], slopes)
+    location, targets = _location(device, objective, gradient, X, y), _search_targets(y, len(points))
+    search = _Search(builder, points, targets, space, variance, OBJECTIVES[objective], slopes, location)
     search.posterior(space.concatenate("start"))  # errors in the data or the builder are reported here, unguarded
     seed = validation.integer("seed", seed, at_least=0)
     found = [search.run(z, max_steps) for z in _starts(space, restarts, seed)]
     return _result(replace(search, y=np.array(y)), objective, found, variance)
+
+
+def _location(device: Device, objective: str, gradient: str, X: Any, y: Any) -> Location:
+    """Choose where the fits of a search run. Raises: TypeError, ValueError: as `devices.choose`; not there."""
+    there = objective == "marginal_likelihood" and gradient == "autodiff"
+    location = devices.choose("cpu" if device is None and not there else device, X=X, y=y)
+    if not (there or location.host):
+        raise ValueError('device: leave-one-out and differences run on the host; pass device="cpu".')
+    return location
 
 
 def _search_targets(y: Any, n: int) -> np.ndarray:
@@ -364,6 +392,7 @@ def _result(search: _Search, objective: str, found: list[tuple[Run, np.ndarray]]
     if ends:
         message += f"; at a bound: {', '.join(ends)}"
     values = {"noise": noise, **best.values}
-    kernel = _kernel(search.build, {name: v for name, v in values.items() if name != "noise"})
-    post = posterior(kernel, search.X, search.y, noise=values["noise"], solver="cholesky", progress=False)
+    kernel = _kernel(search.build, values)
+    where = search.location
+    post = posterior(kernel, search.X, search.y, noise=values["noise"], solver="cholesky", device=where, progress=False)
     return HyperparameterFit(kernel, values, objective, best.score, runs, ends, post, message + ".")

@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 
 from widelimit import memory, validation
-from widelimit.compute import iterative, linalg, operators
+from widelimit.compute import device_rows, iterative, linalg, operators
 from widelimit.compute.checkpoints import SolverCheckpoint
 from widelimit.compute.krylov import STEPS, Lanczos
 from widelimit.compute.operators import StoredOperator
@@ -153,7 +153,11 @@ def krylov_flow(
         n, c = data.y.shape
         memory.require(8.0 * c * (2 * STEPS + 2) * n, f"{2 * STEPS} Lanczos vectors of {n} points for {c} outputs")
         data.check_diagonal()
-        matrix = stored or operators.choose_operator(scalar_kernel(data.kernel).prepared(data.X), data.X, data.X.dtype)
+        if stored is None and data.rows is not None:
+            matrix = device_rows.operator(data.rows)
+        else:
+            pairs = scalar_kernel(data.kernel).prepared(data.X)
+            matrix = stored or operators.choose_operator(pairs, data.X, data.X.dtype)
     height = float(matrix.diagonal().max())
     residual, _ = linalg.normalise(data.rest(data.start(initial, data.X)))
     basis, checkpoint = Lanczos(matrix.product, residual), None

@@ -13,7 +13,8 @@ import scipy.linalg
 
 from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, threads
+from widelimit.compute import devices, linalg, threads
+from widelimit.compute.device_factors import DeviceFactor
 from widelimit.compute.iterative import Iterative
 from widelimit.compute.operators import Shifted
 from widelimit.compute.plan import require_matrices
@@ -109,6 +110,7 @@ class Posterior:
         lines = [
             f"{name}, storage {choice.storage}, {self.data.y.shape[1]} right-hand sides",
             f"why: {choice.why}",
+            f"runs on: {(self.data.location or devices.choose()).describe()}",
             f"outcome: {self.fit.message} ({outcome})",
             f"relative residual: {self.residual:.2g}",
         ]
@@ -132,7 +134,7 @@ class Posterior:
         return self.data.outputs(self._mean(points), Z)
 
     def _mean(self, points: np.ndarray) -> np.ndarray:
-        return threads.product(self.data.cross(points), self.weights)
+        return self.data.expansion(points, self.weights)
 
     def _rounding(self, prior: np.ndarray) -> np.ndarray:
         return np.asarray(linalg.rounding(len(self.data.X), 1.0) * self.factor.spread * prior)
@@ -148,10 +150,30 @@ class Posterior:
         close = np.flatnonzero(variance <= self._rounding(prior))
         if self.factor.rank == n:
             for rows in (close[part] for part in row_blocks(len(close))):
-                size = 1 + np.abs(self.factor.solve(self.data.cross(points[rows]).T)).sum(axis=0)
+                size = self._sizes(points[rows])
                 largest = np.maximum(prior[rows], self.data.diagonal(self.data.X).max())
                 out[rows] = np.where(variance[rows] > n**0.5 * linalg.EPS * largest * size**2, variance[rows], 0.0)
         return out
+
+    def _sizes(self, points: np.ndarray) -> np.ndarray:
+        """Compute 1 + |A^{-1} K(X, z)|_1, (m,)."""
+        if isinstance(self.factor, DeviceFactor):
+            return self.factor.sizes(points)
+        return np.asarray(1 + np.abs(self.factor.solve(self.data.cross(points).T)).sum(axis=0))
+
+    def _moments(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the mean, (m, c), and K(z, X) A^+ K(X, z), (m,)."""
+        if isinstance(self.factor, DeviceFactor):
+            return self.factor.moments(points, self.weights)
+        mean, squares = np.empty((len(points), self.weights.shape[1])), np.empty(len(points))
+        for part in row_blocks(len(points)):
+            cross = self.data.cross(points[part])
+            # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
+            with threads.limit(threads.work(len(cross), cross.shape[1], self.weights.shape[1])):
+                mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
+            squares[part] = self.factor.squares(cross.T)
+            del cross  # overwritten by its own squares, and as large as the next one
+        return mean, squares
 
     def variance(self, Z: Float[Array, "m d"]) -> Float[Array, " m"]:
         """Compute the diagonal of `covariance`, (m, d) -> (m,), of f without observation noise; never negative.
@@ -172,15 +194,8 @@ class Posterior:
             return self._at_traced_points.predict(Z)
         points = self.data.inputs(Z)
         prior = self.data.diagonal(points)
-        mean, variance = np.empty((len(points), self.weights.shape[1])), prior.copy()
-        for part in row_blocks(len(points)):
-            cross = self.data.cross(points[part])
-            # By SciPy's BLAS, as the squares: NumPy's has threads of its own, which would still spin beside them.
-            with threads.limit(threads.work(len(cross), cross.shape[1], self.weights.shape[1])):
-                mean[part] = scipy.linalg.blas.dgemm(1.0, cross.T, self.weights, trans_a=1)
-            variance[part] -= self.factor.squares(cross.T)
-            del cross  # overwritten by its own squares, and as large as the next one
-        variance = self._known(variance, prior, points)
+        mean, squares = self._moments(points)
+        variance = self._known(prior - squares, prior, points)
         return Prediction(self.data.outputs(mean, Z), prediction_like(variance, Z))
 
     @linalg.ignore_overflow()
@@ -196,9 +211,14 @@ class Posterior:
     def _covariance(self, points: np.ndarray) -> np.ndarray:
         m, n = len(points), len(self.data.X)
         memory.require(8.0 * (4 * m * m + 2 * m * n), f"the covariance of {m} points")
-        covariance = np.asarray(self.data.kernel.gram(points))
-        prior = np.diagonal(covariance).copy()
-        covariance -= self.factor.form(self.data.cross(points).T)
+        if isinstance(self.factor, DeviceFactor):
+            covariance = self.factor.rows.gram(points)
+            prior = np.diagonal(covariance).copy()
+            covariance -= self.factor.reduction(points)
+        else:
+            covariance = np.asarray(self.data.kernel.gram(points))
+            prior = np.diagonal(covariance).copy()
+            covariance -= self.factor.form(self.data.cross(points).T)
         covariance = np.asarray((covariance + covariance.T) / 2)
         np.fill_diagonal(covariance, self._known(np.diagonal(covariance), prior, points))
         return covariance
@@ -238,13 +258,23 @@ class Posterior:
         normaliser = self.factor.log_determinant() + n * math.log(2 * math.pi)
         return float(-(quadratic + c * normaliser) / 2)
 
-    def precision(self) -> Float[np.ndarray, "n n"]:
-        """Return (K(X, X) + noise)^{-1}, (n, n). Raises: ValueError: singular."""
+    def _require_inverse(self) -> None:
         n = len(self.data.X)
         if self.factor.rank < n:
             raise ValueError(
                 f"K(X, X) + noise has numerical rank {self.factor.rank} of {n} and no inverse. Pass a larger noise."
             )
+
+    def _inverse_diagonal(self) -> np.ndarray:
+        if not isinstance(self.factor, DeviceFactor):
+            return np.diagonal(self.precision())
+        self._require_inverse()
+        return self.factor.inverse_diagonal()
+
+    def precision(self) -> Float[np.ndarray, "n n"]:
+        """Return (K(X, X) + noise)^{-1}, (n, n), on the host. Raises: ValueError: singular."""
+        n = len(self.data.X)
+        self._require_inverse()
         require_matrices(n, 3, "the inverse")
         whitener = self.factor.whiten(np.eye(n))
         return threads.product(whitener.T, whitener)
@@ -260,7 +290,7 @@ class Posterior:
 
         Raises: ValueError: K(X, X) + noise is singular.
         """
-        own = np.diagonal(self.precision())
+        own = self._inverse_diagonal()
         y, exponent = linalg.normalise(self.data.y)
         mean = linalg.rescale(y - linalg.rescale(self.weights, -exponent) / own[:, None], exponent)
         return LeaveOneOut(mean[:, 0] if self.data.single else mean, self.variance_without(own))
@@ -290,6 +320,11 @@ class Posterior:
                 instead. Tabulated activations such as tanh give NaN for signals of standard deviations beyond 8.
             ValueError: K(X, X) + noise is singular.
         """
+        if isinstance(self.factor, DeviceFactor):
+            self.require_squares()
+            self._require_inverse()
+            slopes, each = self.factor.slopes(self.data.kernel, self.weights)
+            return LikelihoodGradient(slopes, each if self.noise.ndim else np.asarray(each.sum()))
         require_matrices(len(self.data.X), GRADIENT, "the gradient of the likelihood")
         weights = self.sensitivity()
         with arithmetic(True):

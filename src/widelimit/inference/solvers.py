@@ -6,35 +6,50 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import jax
 import numpy as np
 
 from widelimit import memory
-from widelimit.compute import iterative, linalg, operators, packed, plan, preconditioners
+from widelimit.compute import (
+    device_factors,
+    iterative,
+    linalg,
+    operators,
+    packed,
+    plan,
+    preconditioners,
+    streamed_cholesky,
+)
 from widelimit.compute.checkpoints import SolverCheckpoint
+from widelimit.compute.device_rows import DeviceOperator, DeviceRows, buffer_numbers, operator
 from widelimit.compute.iterative import Iterative, IterativeSolution, System
 from widelimit.compute.operators import Operator, Shifted
 from widelimit.compute.tiles import PairKernel
 from widelimit.fingerprints import sha256
+from widelimit.inference.solver_choice import (
+    DOUBLE,
+    SINGLE,
+    Precision,
+    Solver,
+    SolverSettings,
+    choose,
+    choose_there,
+    is_factor,
+)
+from widelimit.inference.solver_choice import (
+    SOLVERS as SOLVERS,
+)
 from widelimit.inference.training_set import TrainingSet, scalar_kernel
 from widelimit.progress import FACTOR, KERNEL, Report, no_progress
 
-Solver = Literal["auto", "cholesky", "cg"]
-SOLVERS = ("auto", "cholesky", "cg")
-Precision = Literal["double", "mixed"]
-DIRECT = 65_000
-"""Points up to which "auto" factorises if it can: n^3/3 flops are a quarter of an hour at 1e11 a second."""
 PROBED = 8
 """Rows at which a kernel is compared with what was stored of it."""
-ZARR = ".zarr"
-"""A checkpoint of this ending is the store of a factor; any other is the file of iterations."""
 REFINED, REFINEMENTS = 1e-10, 2
 """Steps of iterative refinement, at most, of a solve by a stored factor that left a larger relative residual."""
 BACKWARD = 1e-12
 """The residual of a right factor is smaller, in units of trace(A) |weights|: 1e-17 for any condition number."""
-DOUBLE, SINGLE = np.dtype(np.float64), np.dtype(np.float32)
 
 
 @final
@@ -68,14 +83,6 @@ class SolverRequest:
         return scalar_kernel(self.data.kernel).prepared(X), X
 
 
-class SolverSettings(NamedTuple):
-    """A choice is a solver, the place of its matrix, and the reason."""
-
-    solver: Literal["cholesky", "cg"]
-    storage: Literal["full", "packed", "tiles", "recomputed", "stored", "disk"]
-    why: str
-
-
 class SolverFit(NamedTuple):
     """The fit is a solved system: (K(X, X) + noise) weights = y."""
 
@@ -92,33 +99,6 @@ class SolverFit(NamedTuple):
     """The trace of K(X, X) + noise, where that was factorised."""
 
 
-def choose(n: int, solver: Solver, precision: Precision, *, kept: bool = False) -> SolverSettings:
-    """Choose by n and free memory.
-
-    A full matrix that leaves as much free as it takes; else one triangle; else iterations.
-    """
-    free, itemsize = memory.available(), 4 if precision == "mixed" else 8
-    full, half = 8.0 * n * n, itemsize * n * (n + 1) / 2
-    state = f"n = {n}, {memory.text(free)} free"
-    if solver == "cg":
-        return _iterative(n, itemsize, f'solver="cg" was asked for ({state})')
-    if solver == "auto" and kept:
-        return _iterative(n, itemsize, f"a checkpoint was asked for ({state})")
-    if solver == "auto" and n > DIRECT:
-        return _iterative(n, itemsize, f"n^3/3 flops take too long above n = {DIRECT} ({state})")
-    if precision == "double" and 2 * full <= free:
-        return SolverSettings("cholesky", "full", f"{state}: the full matrix, {memory.text(full)}, fits twice")
-    if half + operators.RESERVE <= free or solver == "cholesky":
-        dtype = "float32" if precision == "mixed" else "float64"
-        return SolverSettings("cholesky", "packed", f"{state}: one triangle in {dtype} takes {memory.text(half)}")
-    return _iterative(n, itemsize, f"{state}: one triangle, {memory.text(half)}, does not fit")
-
-
-def is_factor(checkpoint: Any) -> bool:
-    """Return True for the place of a factor's tiles, False for the file of a solve's state, and for None."""
-    return checkpoint is not None and os.fspath(checkpoint).rstrip("/").endswith(ZARR)
-
-
 def _stored_choice(request: SolverRequest) -> SolverSettings:
     factored = is_factor(request.checkpoint)
     why = "K(X, X) is given as stored rows"
@@ -127,18 +107,12 @@ def _stored_choice(request: SolverRequest) -> SolverSettings:
     return SolverSettings("cg", "stored", why)
 
 
-def _iterative(n: int, itemsize: int, why: str) -> SolverSettings:
-    dtype = SINGLE if itemsize == 4 else DOUBLE
-    if operators.fits(n, dtype):
-        return SolverSettings("cg", "tiles", why)
-    remedy = '; precision="mixed" needs half of the memory' if itemsize == 8 and operators.fits(n, SINGLE) else ""
-    again = f"its tiles do not fit, and every product computes the kernel again{remedy}"
-    return SolverSettings("cg", "recomputed", f"{why}; {again}")
-
-
 def _require(request: SolverRequest, choice: SolverSettings) -> None:
     """Refuse a solve whose arrays do not fit, before anything is computed. Raises: MemoryError."""
-    (n, c), dtype = request.data.y.shape, request.dtype
+    (n, c), dtype, rows = request.data.y.shape, request.dtype, request.data.rows
+    if rows is not None:
+        kept = dtype.itemsize * buffer_numbers(rows.form) if choice.storage == "device" else 0.0
+        return rows.location.require(kept + iterative.bytes_needed(n, c), f"a {n} x {n} {dtype} kernel matrix")
     if choice.storage == "packed":
         return packed.require(n, dtype)
     if choice.storage == "full":
@@ -169,10 +143,13 @@ def fit(request: SolverRequest) -> SolverFit:
 
 def _fit(request: SolverRequest) -> SolverFit:
     """Solve as `fit` does, for y that is already of order 1."""
+    kept = request.checkpoint is not None
     if request.matrix is not None:
         choice = _stored_choice(request)
+    elif request.data.rows is not None:
+        choice = choose_there(request.data.rows, request.solver, request.precision, kept=kept)
     else:
-        choice = choose(len(request.data.X), request.solver, request.precision, kept=request.checkpoint is not None)
+        choice = choose(len(request.data.X), request.solver, request.precision, kept=kept)
     _require(request, choice)
     request.report(KERNEL, 0, 0)
     diagonal = request.data.check_diagonal()
@@ -181,6 +158,8 @@ def _fit(request: SolverRequest) -> SolverFit:
     trace = float(np.sum(diagonal + request.noise))
     if choice.storage == "disk":
         return _on_disk(request, choice, diagonal)._replace(trace=trace)
+    if request.data.rows is not None and request.precision == "double":
+        return _on_device(request, choice, request.data.rows)._replace(trace=trace)
     solve = _full if choice.storage == "full" else _mixed if request.precision == "mixed" else _packed
     return solve(request, choice)._replace(trace=trace)
 
@@ -194,6 +173,20 @@ def _full(request: SolverRequest, choice: SolverSettings) -> SolverFit:
     factor: linalg.Factor | None = linalg.cholesky(_add(data.lower_gram(report=report), noise, report), report=report)
     if factor is None:
         factor = linalg.eigen(_add(data.gram(report=report), noise, report))
+    return _direct(request, choice, factor)
+
+
+def _on_device(request: SolverRequest, choice: SolverSettings, rows: DeviceRows) -> SolverFit:
+    if choice.storage == "host":
+        streamed = streamed_cholesky.factorise(rows, request.noise, report=request.report)
+        if isinstance(streamed, int):
+            block = range(streamed, min(streamed + rows.form.edge, len(rows.X)))  # a device says no more
+            row = next((i for i in block if (rows.X[:i] == rows.X[i]).all(axis=1).any()), streamed)
+            raise _singular(rows.X, packed.NotPositiveDefinite(row + 1))
+        return _direct(request, choice, streamed)
+    factor: linalg.Factor | None = device_factors.cholesky(rows, request.noise)
+    if factor is None:
+        factor = device_factors.eigen(rows, request.noise)
     return _direct(request, choice, factor)
 
 
@@ -257,42 +250,69 @@ def _add(matrix: np.ndarray, noise: np.ndarray, report: Report) -> np.ndarray:
 
 def _mixed(request: SolverRequest, choice: SolverSettings) -> SolverFit:
     """Precondition by a float32 factor; where it breaks or the residual is not reached, by the float64 one."""
+    exact, rough = (_rough if request.data.rows is None else _rough_there)(request)
+    if isinstance(rough, str):
+        reason = rough
+    else:
+        system = System(exact, exact, linalg.EPS, rough.solve, request.tolerance, iterative.MAX_ITERATIONS)
+        solved = system.solve(request.data.y, stage="refinement", report=request.report)
+        if solved.converged:
+            return _of_iterations(Iterative(system, rough.rank, rough.spread), solved, choice)
+        reason = f"float32 factor, {solved.message}"
+        del system
+    del exact, rough
+    try:
+        double = fit(replace(request, solver="cholesky", precision="double"))
+    except MemoryError as error:
+        raise MemoryError(f"{reason}: the matrix is too ill-conditioned for float32, and {error}") from None
+    return double._replace(message=f"{reason}; factorised in float64 instead")
+
+
+def _recomputed(request: SolverRequest) -> Operator:
+    """Return K(X, X) in float64, of which no entry is kept."""
+    rows = request.data.rows
+    if rows is not None:
+        return DeviceOperator(rows, None, rows.diagonal(rows.X))
+    return operators.Recomputed(*request.in_dtype(DOUBLE))
+
+
+def _rough(request: SolverRequest) -> tuple[Shifted, packed.Packed | str]:
+    """Return the matrix, and its float32 factor or why there is none."""
     noise, report = request.noise_of_rows, request.report
     n = len(noise)
     entries = operators.choose_operator(*request.in_dtype(DOUBLE), DOUBLE, beside=2 * n * (n + 1), report=report)
-    exact = Shifted(entries, noise)
     if isinstance(entries, operators.Tiles):
         held: Iterable[operators.RowBlock] = entries.held
     else:
         held = operators.blocks(*request.in_dtype(SINGLE), report=report)
     try:
-        rough = packed.factorise(held, noise, SINGLE, report=report)
+        return Shifted(entries, noise), packed.factorise(held, noise, SINGLE, report=report)
     except packed.NotPositiveDefinite as error:
-        reason = f"the float32 factor broke at row {error.order - 1}"
-    else:
-        system = System(exact, exact, linalg.EPS, rough.solve, request.tolerance, iterative.MAX_ITERATIONS)
-        solved = system.solve(request.data.y, stage="refinement", report=report)
-        if solved.converged:
-            return _of_iterations(Iterative(system, rough.rank, rough.spread), solved, choice)
-        reason = f"float32 factor, {solved.message}"
-        del rough, system
-    del entries, exact, held
-    double = fit(replace(request, solver="cholesky", precision="double"))
-    return double._replace(message=f"{reason}; factorised in float64 instead")
+        return Shifted(entries, noise), f"the float32 factor broke at row {error.order - 1}"
+
+
+def _rough_there(request: SolverRequest) -> tuple[Shifted, linalg.Factor | str]:
+    """Do the same on devices: products compute the entries in float64 again."""
+    noise, rows = request.noise_of_rows, request.data.rows
+    assert rows is not None
+    factor = device_factors.cholesky(rows, noise, SINGLE)
+    return Shifted(_recomputed(request), noise), factor or "the float32 factor broke"
 
 
 def _by_iterations(request: SolverRequest, choice: SolverSettings, diagonal: np.ndarray) -> SolverFit:
-    noise, report, n = request.noise_of_rows, request.report, len(diagonal)
+    data, noise, report, n = request.data, request.noise_of_rows, request.report, len(diagonal)
     if (diagonal < 0).any():
         raise ValueError(f"the kernel matrix is not positive semi-definite: K(x, x) is {diagonal.min():.3g} somewhere.")
     given = request.matrix is not None
     fast: Operator
     if given:
         fast = stored_operator(request.data, request.matrix, request.client).marked()
+    elif data.rows is not None:
+        fast = operator(data.rows, request.dtype)
     else:
         fast = operators.choose_operator(*request.in_dtype(DOUBLE), request.dtype, report=report)
     precise = given or request.dtype == DOUBLE
-    exact = fast if precise else operators.Recomputed(*request.in_dtype(DOUBLE))
+    exact = fast if precise else _recomputed(request)
     precondition = preconditioners.low_rank(fast, noise, rank=preconditioners.default_rank(n), report=report)
     eps = float(np.finfo(DOUBLE if precise else SINGLE).eps)
     shifted = (Shifted(exact, noise), Shifted(fast, noise))

@@ -1,14 +1,17 @@
 """Training data are checked here, as all inference takes them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory, validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import linalg, threads, tiles
+from widelimit.compute import devices, linalg, threads, tiles
+from widelimit.compute.device_rows import DeviceRows, operator, rows_on
 from widelimit.compute.operators import Operator, Recomputed, StoredOperator
 from widelimit.compute.plan import require_matrices
 from widelimit.kernels.base import Kernel, require_kernel
@@ -43,6 +46,10 @@ class TrainingSet(NamedTuple):
     X: np.ndarray
     y: np.ndarray
     single: bool
+    rows: DeviceRows | None = None
+    """The rows lie on devices, which compute and keep all matrices; None: the host does."""
+    location: devices.Location | None = None
+    """The place where work runs was chosen when the data were given."""
 
     @property
     def coupled(self) -> int:
@@ -57,8 +64,18 @@ class TrainingSet(NamedTuple):
         """Unfold values (..., m, c) from folded ones."""
         return values.reshape(*values.shape[:-2], -1, self.y.shape[1])
 
+    def expansion(self, points: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+        """Compute K(Z, X) coefficients, (n, c) -> (m, c)."""
+        return (
+            expansion(self.cross, points, coefficients)
+            if self.rows is None
+            else self.rows.expansion(points, coefficients)
+        )
+
     def inputs(self, Z: Any) -> np.ndarray:
         """Return test inputs (m, d) in float64, checked against X."""
+        if self.rows is not None:
+            devices.require_here("Z", Z, self.rows.location)
         Z = points_of(self.kernel, "Z", Z)
         validation.same_features("Z", Z, "X", self.X)
         return np.asarray(Z, np.float64)
@@ -81,26 +98,28 @@ class TrainingSet(NamedTuple):
         return self._compute(tiles.lower_gram, report)
 
     @property
-    def _has_only_pairs(self) -> bool:
+    def has_only_pairs(self) -> bool:
         """Return True if the kernel has no quicker way to a whole matrix than pairs."""
-        return type(self.kernel).gram is Kernel.gram
+        return isinstance(self.kernel, Kernel) and type(self.kernel).gram is Kernel.gram
 
     def _compute(self, form: Callable[..., np.ndarray], report: Report) -> np.ndarray:
         kernel = scalar_kernel(self.kernel)
-        if self._has_only_pairs:
+        if self.has_only_pairs:
             return form(kernel.prepared(self.X), self.X, report=report)
         return np.array(kernel.gram(self.X))
 
     def matrix(self) -> Operator:
         """Return K(X, X) to be multiplied with, computed again: as a whole where that is quicker and fits."""
+        if self.rows is not None:
+            return operator(self.rows)
         kernel = scalar_kernel(self.kernel)
-        if self._has_only_pairs or 8 * len(self.X) ** 2 > memory.available():
+        if self.has_only_pairs or 8 * len(self.X) ** 2 > memory.available():
             return Recomputed(kernel.prepared(self.X), self.X)
         return StoredOperator(kernel.gram(self.X))
 
     def check_diagonal(self) -> np.ndarray:
         """Compute K(x, x) of all rows, (n,). Raises: ValueError: the kernel leaves float64's range there."""
-        diagonal = np.asarray(self.kernel.diag(self.X))
+        diagonal = np.asarray(self.kernel.diag(self.X)) if self.rows is None else self.rows.diagonal(self.X)
         if np.isnan(diagonal).any():
             raise ValueError(f"K(x, x) is NaN at row {int(np.argmax(np.isnan(diagonal)))} of X.")
         if not np.isfinite(diagonal).all():
@@ -114,11 +133,15 @@ class TrainingSet(NamedTuple):
 
     def cross(self, points: np.ndarray) -> np.ndarray:
         """Compute K(Z, X) for (m, d) test inputs, (m, n) or (m c, n c)."""
+        if self.rows is not None:
+            return self.rows.cross(points)
         values = np.asarray(self.kernel.cross(points, self.X))
         return _flat(values) if isinstance(self.kernel, MatrixKernel) else values
 
     def diagonal(self, points: np.ndarray) -> np.ndarray:
         """Compute K(z, z) for (m, d) test inputs, (m,)."""
+        if self.rows is not None:
+            return self.rows.diagonal(points)
         return tiles.diagonal(scalar_kernel(self.kernel).prepared(points), points, beside=len(self.X))
 
     def outputs(self, values: np.ndarray, Z: Any) -> Array:
@@ -140,7 +163,7 @@ class TrainingSet(NamedTuple):
         """Compute f_0(Z) + K(Z, X) alpha for every alpha of (T, n, c) at (m, d) points: (T, m, c)."""
         count, columns = len(alphas), self.y.shape[1] // self.coupled
         joined = alphas.reshape(count, -1, columns).transpose(1, 0, 2).reshape(-1, count * columns)
-        moved = expansion(self.cross, points, np.ascontiguousarray(joined)).reshape(-1, count, columns)
+        moved = self.expansion(points, np.ascontiguousarray(joined)).reshape(-1, count, columns)
         return np.asarray(self.start(initial, points) + self.unfold(moved.transpose(1, 0, 2)))
 
 
@@ -195,7 +218,9 @@ def array_like(values: np.ndarray, Z: Any) -> Array:
     if not validation.is_jax(Z):
         return values
     with arithmetic(Z.dtype == np.float64):
-        return jnp.asarray(values, Z.dtype)
+        found = jnp.asarray(values, Z.dtype)
+        one = Z.committed and len(Z.devices()) == 1
+        return jax.device_put(found, *Z.devices()) if one else found
 
 
 def check_finite(values: np.ndarray, Z: Any) -> np.ndarray:
@@ -226,8 +251,13 @@ def points_of(kernel: Any, name: str, X: Any) -> Array:
     return kernel.points(name, X) if isinstance(kernel, Kernel | MatrixKernel) else validation.points(name, X)
 
 
-def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
-    """Check and copy everything that training needs. Raises: TypeError, ValueError, MemoryError, as `Kernel.gram`."""
+def training_set(
+    kernel: Kernel | MatrixKernel, X: Any, y: Any, location: devices.Location | None = None
+) -> TrainingSet:
+    """Check and copy everything that training needs; the rows to a location that is not the host.
+
+    Raises: TypeError, ValueError, MemoryError, as `Kernel.gram`.
+    """
     kernel = kernel.at(X) if isinstance(kernel, Kernel | MatrixKernel) else kernel
     X = points_of(kernel, "X", X)
     memory.require(8.0 * X.size, f"a copy of X, {X.shape[0]} x {X.shape[1]} numbers,")
@@ -237,7 +267,12 @@ def training_set(kernel: Kernel | MatrixKernel, X: Any, y: Any) -> TrainingSet:
     data = TrainingSet(kernel, X, targets.reshape(len(X), -1), targets.ndim == 1)
     if data.coupled not in (1, data.y.shape[1]) or (data.single and data.coupled > 1):
         raise ValueError(f"the kernel has {data.coupled} outputs and y has shape {targets.shape}; they must agree.")
-    return data
+    if location is None or location.host:
+        return data._replace(location=location)
+    if not data.has_only_pairs or scalar_kernel(kernel).prepared(X).eager:
+        why = "whose code computes this kernel, and which keeps its matrix"
+        return data._replace(location=replace(devices.choose("cpu"), host=True, why=why))
+    return data._replace(rows=rows_on(location, kernel, X), location=location)
 
 
 def inputs_alone(kernel: Kernel | MatrixKernel, X: Any) -> TrainingSet:

@@ -12,7 +12,7 @@ import numpy as np
 
 from widelimit import validation
 from widelimit.arithmetic import arithmetic
-from widelimit.compute import tiles
+from widelimit.compute import device_tiles, tiles
 from widelimit.pytrees import pytree, require_pytree
 from widelimit.shapes import Float
 from widelimit.validation import Array
@@ -50,7 +50,7 @@ class Matrices(tiles.PairKernel, abc.ABC):
             return there.gram(X)
         X = self.points("X", X)
         if isinstance(X, jax.Array):
-            return self._checked(tiles.gram_jax(self.prepared(X), X), X=X)
+            return self._checked(device_tiles.gram(self._prepared_there(X), X), X=X)
         self._refuse_traced()
         return self._checked(tiles.gram(self.prepared(X), X), X=X)
 
@@ -64,7 +64,7 @@ class Matrices(tiles.PairKernel, abc.ABC):
         if validation.is_jax(X, Y):
             with arithmetic(dtype == np.float64):
                 X, Y = jnp.asarray(X, dtype), jnp.asarray(Y, dtype)
-                return self._checked(tiles.cross_jax(self.prepared(X, Y), X, Y), X=X, Y=Y)
+                return self._checked(device_tiles.cross(self._prepared_there(X, Y), X, Y), X=X, Y=Y)
         self._refuse_traced()
         X, Y = np.asarray(X, dtype), np.asarray(Y, dtype)
         return self._checked(tiles.cross(self.prepared(X, Y), X, Y), X=X, Y=Y)
@@ -75,13 +75,18 @@ class Matrices(tiles.PairKernel, abc.ABC):
             return there.diag(X)
         X = self.points("X", X)
         if isinstance(X, jax.Array):
-            return self._checked(tiles.diagonal_jax(self.prepared(X), X), X=X)
+            return self._checked(device_tiles.diagonal(self._prepared_there(X), X), X=X)
         self._refuse_traced()
         return self._checked(tiles.diagonal(self.prepared(X), X), X=X)
 
     def _checked(self, values: Array, **inputs: Array) -> Array:
         """Return the values at inputs by name; kernels of a user's function refuse those that are not finite."""
         return values
+
+    def _prepared_there(self, *inputs: jax.Array) -> tiles.PairKernel:
+        """Return `prepared` for JAX arrays; machine code cannot take hyper-parameters that JAX traces."""
+        found = self.prepared(*inputs)
+        return self if found.eager and validation.traced(*jax.tree.leaves(self)) else found
 
     def _refuse_traced(self) -> None:
         """Refuse hyper-parameters without values where the inputs are NumPy's: those are computed at once."""

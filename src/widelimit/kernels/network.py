@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, final
@@ -12,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from widelimit import validation
+from widelimit import memory, validation
+from widelimit.activations.base import ANY_DEPTH
 from widelimit.activations.tabulated.fixed_lengths import SMALL
+from widelimit.architecture.inputs import Image
 from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.architecture.surveys import require_spread
-from widelimit.arithmetic import lenient
-from widelimit.compute import threads
-from widelimit.compute.plan import BESIDE, tile_edge
+from widelimit.arithmetic import arithmetic, lenient
+from widelimit.compute import devices, threads
+from widelimit.compute.plan import BESIDE, LARGEST, tile_edge
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels import images
 from widelimit.kernels.base import Kernel, Matrices
@@ -50,10 +53,10 @@ def _prepared(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
 def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     net = kernel.net
     dtype = inputs[0].dtype
-    deviations = np.concatenate([net.deviations(np.asarray(X)) for X in inputs])
+    deviations = np.concatenate([net.deviations(_outermost(net, X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
     _require_spread(_identify(net), low, high, dtype.name)
-    eps, small = float(np.finfo(dtype).eps), len(deviations) <= SMALL
+    eps, small = float(np.finfo(dtype).eps), sum(map(len, inputs)) <= SMALL
     if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
         d = 0 if net.base_width is None else inputs[0].shape[1]
@@ -64,8 +67,25 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     if net.rtol(dtype):
         edge = tile_edge(max(map(len, inputs))) if small and not net.inputs.sites else 0
         kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
-    native = net.inputs.sites and jax.default_backend() == "cpu"
+    native = isinstance(net.inputs, Image) and not devices.accelerated()
     return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
+
+
+def _outermost(net: Network, X: Array) -> np.ndarray:
+    """Return rows whose signals deviate most and least; of rows on a device only these two come to the host."""
+    if isinstance(X, np.ndarray) or net.inputs.sites or len(net.embedding) > 1:
+        return np.asarray(X)
+    with arithmetic(True):
+        return np.asarray(X[_shortest_and_longest(X)])
+
+
+@jax.jit
+def _shortest_and_longest(X: jax.Array) -> jax.Array:
+    wide = X.astype(jnp.float64)
+    largest = jnp.max(jnp.abs(wide), axis=1)
+    squares = jnp.mean((wide / jnp.where(largest > 0, largest, 1)[:, None]) ** 2, axis=1)
+    norms = largest * jnp.sqrt(squares)
+    return jnp.stack([jnp.argmin(norms), jnp.argmax(norms)])
 
 
 @final
@@ -113,7 +133,12 @@ class _NetworkKernel(Matrices, abc.ABC):
             return _prepared(self, inputs)
 
     def points(self, name: str, X: Any) -> Array:
-        return self.net.inputs.rows(name, X)
+        rows = self.net.rows(name, X)
+        if self.net.across and not isinstance(self.net.inputs, Image):
+            sites, size = math.prod(self.net.inputs.sites), rows.dtype.itemsize
+            what = f"the states of all pairs of {sites} sites of two inputs"
+            memory.require(10.0 * size * sites**2, what, remedy="use shorter inputs, or Flatten in the place of sums")
+        return rows
 
     def explain(self, X: Float[Array, "n d"]) -> str:
         """Explain how gram(X) of a network of images is computed: state of a pair, bytes, and seconds measured briefly.
@@ -137,12 +162,17 @@ class _NetworkKernel(Matrices, abc.ABC):
 
     @property
     def quick(self) -> bool:
-        return not self.net.inputs.sites and all(activation.quick for activation in self.net.activations())
+        deepest = min((activation.quick_depth for activation in self.net.activations()), default=ANY_DEPTH)
+        return not self.net.inputs.sites and self.net.depth <= deepest
 
     @property
     def light(self) -> bool:
-        # The encoding of a short table would take a tenth of the time of a warm call.
-        return not self.net.inputs.sites and not self.quick
+        return not self.net.inputs.sites and all(activation.light for activation in self.net.activations())
+
+    @property
+    def largest_tile(self) -> int:
+        # Beside pairs of sites a tile costs nothing, and tiles of few rows leave out half of a symmetric matrix.
+        return 16 if self.net.across and not isinstance(self.net.inputs, Image) else LARGEST
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input

@@ -15,6 +15,7 @@ from widelimit.kernels.base import Kernel, require_one_a_feature
 from widelimit.pytrees import pytree
 from widelimit.series import safe_sqrt
 from widelimit.shapes import Float
+from widelimit.signals import rows_together
 from widelimit.validation import Array
 
 Scalar = float | jax.Array
@@ -36,7 +37,11 @@ def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
 def _distances(x: jax.Array, y: jax.Array, scale: Scalar) -> jax.Array:
     """Compute |(x - y)/scale|^2 for all pairs, from differences: x.x + y.y - 2 x.y loses digits for x close to y."""
     divisor = jnp.asarray(scale, x.dtype)
-    return jnp.asarray(jax.lax.map(lambda row: jnp.sum(((row - y) / divisor) ** 2, axis=-1), x))
+    together = rows_together(len(x), len(y))
+    rows = jax.lax.map(
+        lambda row: jnp.sum(((row - y) / divisor) ** 2, axis=-1), x, batch_size=together if together > 1 else None
+    )
+    return jnp.asarray(rows)
 
 
 @final

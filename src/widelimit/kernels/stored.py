@@ -125,6 +125,7 @@ def stored_gram(
         TypeError, ValueError: the client is of another kind or closed; the kernel cannot be pickled for it.
         RuntimeError: a worker has another version of widelimit, JAX or NumPy, or another kind of processor.
         BrokenExecutor, ConnectionError: a process of the executor was killed; the scheduler is gone. Call again.
+        TimeoutError: the scheduler does not answer, or no task has ended for an hour (docs/cluster.md). Call again.
         MemoryError: the budget is too small for one tile.
         OSError: the disk is full or not writable, or a store is not reached; finished tiles are kept.
     """

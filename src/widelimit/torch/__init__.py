@@ -65,8 +65,8 @@ def empirical_ntk(
         diagonal_axes: axes of the outputs of which only equal indices meet.
         of: of(outputs, X) -> (n,) or (n, ...), taken in place of the outputs: some of them, a loss of each row.
         parameters: names, shell patterns such as "layers.0.*", or a function of the name; all trainable ones if None.
-        memory: GiB of working memory; 0.75 unless given, or half of what is free if that is less. Factors of rows that
-            need more go to a temporary folder (TMPDIR); `explain` says how much.
+        memory: GiB of working memory; unless given 0.75, or half of what is free if that is less, and on a GPU half of
+            its free memory. Factors of rows that need more go to a temporary folder (TMPDIR); `explain` says how much.
         progress: called as progress("gradients", rows done, rows), then progress("kernel matrix", steps done, steps).
 
     Returns:
@@ -77,7 +77,8 @@ def empirical_ntk(
     Raises:
         TypeError, ValueError: not a module, no trainable parameters, an unknown option, layers in training mode whose
             output depends on the batch or on chance; at inputs: a module that fails on them, mixes rows, or gives
-            integers; inputs on another device; mixed precision; a Jacobian that is NaN, with its row and parameter.
+            integers; parameters on several devices, inputs on another one; mixed precision; a Jacobian that is NaN,
+            with its row and parameter.
         MemoryError: the Jacobian of one row is over the budget. OSError: the temporary folder is full.
     """
     if not isinstance(module, torch.nn.Module):

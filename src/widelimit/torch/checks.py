@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from widelimit import validation
+from widelimit.torch.devices import require_one_device
 
 Names = str | Sequence[str] | Callable[[str], bool]
 
@@ -20,9 +21,7 @@ def trained_parameters(module: torch.nn.Module, chosen: Names | None) -> dict[st
     if not found:
         some = ", ".join([*named][:4])
         raise ValueError(f"parameters={validation.shown(chosen)} names no trainable parameter; there are {some}, ...")
-    devices = {str(p.device) for p in module.parameters()}
-    if len(devices) > 1 or "meta" in devices:
-        raise ValueError(f"the parameters must be on one device that holds values; they are on {sorted(devices)}.")
+    require_one_device(module)
     for name, p in found.items():
         if p.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"parameter {name} is {p.dtype}; float32 or float64 is needed: module.float().")

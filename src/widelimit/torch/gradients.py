@@ -19,6 +19,7 @@ from widelimit.tangents.gradients import RANDOM, Gradients, hashed, model_fails
 from widelimit.tangents.models import Tangents, check_of
 from widelimit.torch.bits import bits
 from widelimit.torch.checks import Names, check_mode, trained_parameters
+from widelimit.torch.devices import full_precision
 
 CUT = (
     "the outputs depend on no trainable parameter: detach(), torch.no_grad(), or torch.autograd.grad without "
@@ -120,7 +121,7 @@ class ModuleGradients(Gradients):
     def outputs(self, batch: Batch) -> Float[np.ndarray, "r c"]:
         self.dtype(batch)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), full_precision():
                 return _numpy(self._values(*self._cast(batch)))
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             if _inner(error):
@@ -208,7 +209,7 @@ class ModuleGradients(Gradients):
         recurrent = any(isinstance(layer, torch.nn.RNNBase) for layer in self.module.modules())
         cudnn = torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
         grad = torch.inference_mode(mode=False), torch.enable_grad()
-        with _quiet(), sdpa_kernel(SDPBackend.MATH), cudnn, grad[0], grad[1]:
+        with _quiet(), full_precision(), sdpa_kernel(SDPBackend.MATH), cudnn, grad[0], grad[1]:
             yield
 
 

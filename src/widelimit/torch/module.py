@@ -16,6 +16,7 @@ from widelimit.torch import contraction, inputs
 from widelimit.torch.axes import AxisSettings, OutputSplit
 from widelimit.torch.bits import bits
 from widelimit.torch.contraction import WIDE, Labels, own, slices
+from widelimit.torch.devices import SHARE, free, full_precision
 from widelimit.torch.jacobian import (
     Factors,
     Of,
@@ -40,8 +41,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _differentiable(method: Method) -> Method:
-    """Let a method make tensors that have gradients, in the caller's inference mode too."""
-    return torch.inference_mode(mode=False)(method)  # type: ignore[no-any-return]
+    """Let a method make tensors that have gradients, in the caller's inference mode too, and keep all digits."""
+    return full_precision()(torch.inference_mode(mode=False)(method))  # type: ignore[no-any-return]
 
 
 class Sizes(NamedTuple):
@@ -158,9 +159,8 @@ class ModuleJacobian:
         Raises: MemoryError: one row does not fit.
         """
         kept, passing = (numbers * itemsize for numbers in _row_numbers(trial, self.trained))
-        budget = self.memory * memory.GIB or min(DEFAULT, memory.available() / 2)
-        if self.device.type == "cuda":
-            budget = min(budget, torch.cuda.mem_get_info(self.device)[0])
+        there, host = free(self.device), self.device.type == "cpu"
+        budget = min(self.memory * memory.GIB or (min(DEFAULT, there / SHARE) if host else there / SHARE), there)
         remedy = "pass another memory=GiB, float32, parameters=[...] or of= for fewer outputs"
         memory.require(2 * kept + passing, "the Jacobian of one row, twice,", limit=budget, remedy=remedy)
         room = min(ROOM, budget / 4, n * WIDE * itemsize)
@@ -180,7 +180,8 @@ class ModuleJacobian:
         trials, split = self._trials(jacobian, rows)
         require_rowwise_module(jacobian, *rows)
         n, m, like = inputs.length(rows[0]), inputs.length(rows[-1]), _like(jacobian)
-        memory.require(float(like.element_size()) * n * m * np.prod(split.tail, dtype=float), "the kernel")
+        size = float(like.element_size()) * n * m * np.prod(split.tail, dtype=float)
+        memory.require(size, "the kernel", limit=free(self.device))  # it is made there, and copied to the host
         out = {labels(name): like.new_zeros(n, m, *split.tail) for name in self.names}
         mixed = frozenset(self.names)
         while mixed:

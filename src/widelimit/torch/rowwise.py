@@ -109,7 +109,7 @@ def _choose(*given: Any) -> Any:
             found = found if len(found) > 1 else np.concatenate([found, np.roll(found, 1, axis=-1)])
         chosen.append(torch.as_tensor(found).to(leaf[0]))
     n = max(len(t) for t in chosen if isinstance(t, torch.Tensor))
-    filled = [t[torch.arange(n) % len(t)] if isinstance(t, torch.Tensor) else t for t in chosen]
+    filled = [t[torch.arange(n, device=t.device) % len(t)] if isinstance(t, torch.Tensor) else t for t in chosen]
     return inputs.rebuilt(given[0], filled)
 
 

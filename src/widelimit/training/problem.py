@@ -77,7 +77,7 @@ def training_problem(
             "apply: training draws no masks, and the network has wl.layers.Dropout: it would train another one. Leave "
             "the layer out, or write a loop over net.apply(params, X, key=jax.random.key(step))."
         )
-    rows = net.inputs.rows("X", X) if isinstance(net, Network) else X
+    rows = net.rows("X", X) if isinstance(net, Network) else X
     points = validation.concrete_points("X", rows)
     targets = validation.targets("y", y, len(points))
     kind = resolve(loss)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations.base import Activation
+from widelimit.activations.base import ANY_DEPTH, Activation
 from widelimit.activations.piecewise.closed_form import ClosedForm
 from widelimit.activations.piecewise.parity import PiecesMemo
 from widelimit.activations.piecewise.tabulation import tabulate_pieces
@@ -79,6 +79,10 @@ class PiecewisePolynomial(Activation):
     @property
     def numbers_per_input(self) -> int:
         return self.table.numbers_per_input if self.table else 8 * (len(self.kinks) + 1)
+
+    @property
+    def quick_depth(self) -> int:  # type: ignore[override]
+        return ANY_DEPTH if self.table else 0
 
     def __call__(self, u: Float[jax.Array, "..."]) -> Float[jax.Array, "..."]:
         return self.closed(u)

@@ -20,6 +20,9 @@ from widelimit.signals import Correlation, Variance, correlation_from_gap, with_
 
 ROWS = 8
 """Rows of a series at once: with 128 columns their intermediate arrays stay in a core's cache; one row is too short."""
+LARGE = 2**22
+"""Pairs of a tile of a device, which is taken in STEPS steps, each of them work for all of it."""
+STEPS = 16
 
 
 class PartMemo(NamedTuple):
@@ -162,7 +165,7 @@ def by_rows(
         gap, slope = correlate(x, y, correlation)
         return correlation_from_gap(gap, correlation.positive), slope
     count = len(correlation.one_minus)
-    step = math.gcd(count, ROWS)
+    step = math.gcd(count, ROWS if correlation.one_minus.size < LARGE else count // STEPS)
 
     def groups(leaf: jax.Array) -> jax.Array:
         whole = jnp.broadcast_to(leaf, (*leaf.shape[:-2], count, leaf.shape[-1]))

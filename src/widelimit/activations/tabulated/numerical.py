@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from widelimit import validation
-from widelimit.activations.base import USUAL_MEMO, Activation
+from widelimit.activations.base import ANY_DEPTH, USUAL_MEMO, Activation
 from widelimit.activations.tabulated import fixed_lengths, tables
 from widelimit.activations.tabulated.lookup import TableMemo, correlate_by_table, look_up, mean_of
 from widelimit.activations.tabulated.moments import growth, order_at_zero, with_growth
@@ -96,9 +96,13 @@ class Numerical(Activation):
         return self.table.numbers_per_input if self.table else USUAL_MEMO
 
     @property
-    def quick(self) -> bool:  # type: ignore[override]
+    def quick_depth(self) -> int:  # type: ignore[override]
         parts = (self.table.even, self.table.odd) if self.table else ()
-        return 0 < sum(sum(part.mean_slope.pattern) for part in parts if part) <= QUICK_TERMS
+        return ANY_DEPTH * (0 < sum(sum(part.mean_slope.pattern) for part in parts if part) <= QUICK_TERMS)
+
+    @property
+    def light(self) -> bool:  # type: ignore[override]
+        return not self.quick_depth  # encoding with a short table would take a tenth of the time of a warm call
 
     def _ready(self, dtype: Any) -> Table:
         """Return the table; under a trace, where no range is known, the one for all usual deviations."""

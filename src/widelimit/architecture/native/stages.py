@@ -130,11 +130,13 @@ def split(net: Network) -> tuple[list[Stage], Serial]:
     layers = [layer for layer in net.of_pairs.layers if not _keeps_sites(layer)]
     last = max((k for k, layer in enumerate(layers) if isinstance(layer, AveragePool)), default=0)
     for k, (layer, following) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
+        if isinstance(layer, AveragePool) and layer.added:
+            raise Unknown("a sum over sites")
         if isinstance(layer, Flatten | AveragePool):
             stages.append(Stage(Serial(*rest), layer, following is None or following.random, k < last))
             rest = []
         elif layer.mixes_sites:
-            raise Unknown("an average within a branch")
+            raise Unknown("an average within a branch, or another layer than pools that mixes sites")
         else:
             rest.append(layer)
     if stages and (isinstance(stages[-1].end, Flatten) or stages[-1].whole):

@@ -109,7 +109,9 @@ def jacobian(factor: Factor, xp: Any) -> Any:
     back = factor.backward
     n, c = back.shape[:2]
     if isinstance(factor, Lookup):
-        taken = _equal(xp.arange(factor.rows), factor.tokens, xp, back)
+        one = factor.tokens.reshape(-1)[:1]  # in its library and on its device
+        places = xp.cumsum(xp.ones_like(xp.broadcast_to(one, (factor.rows,))), 0) - 1
+        taken = _equal(places, factor.tokens, xp, back)
         return xp.einsum("vns,ncso->ncvo", taken, back).reshape(n, c, -1)
     return xp.einsum("ncso,nsi->ncoi", back, factor.signals).reshape(n, c, -1)
 

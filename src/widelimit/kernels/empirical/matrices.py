@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from widelimit import memory, validation
-from widelimit.arithmetic import arithmetic
+from widelimit.arithmetic import arithmetic, outside
 from widelimit.compute import tiles
 from widelimit.kernels.empirical.agreement import checked_plan
 from widelimit.kernels.empirical.model import Model
@@ -53,6 +53,7 @@ def matrix(f: Model, settings: KernelSettings, X: Any, Y: Any) -> np.ndarray:
     return next(iter(matrices(f, settings, X, Y).values()))
 
 
+@outside
 def matrices(
     f: Model, settings: KernelSettings, X: Any, Y: Any, label: Callable[[str], str] | None = None
 ) -> dict[str, np.ndarray]:
@@ -119,6 +120,7 @@ def _mirror(values: np.ndarray) -> np.ndarray:
     return mirror if values.ndim < 4 else np.swapaxes(mirror, 2, 3)
 
 
+@outside
 def diagonal(f: Model, settings: KernelSettings, X: Any) -> np.ndarray:
     """Compute K(x, x) for all rows of X, (n, *c)."""
     f = f.at("X", X)

@@ -82,7 +82,7 @@ class Model:
         """Return inputs as rows (n, d); images too, where the function is `apply` of a network of images."""
         net = getattr(self.apply, "__self__", None)
         if isinstance(net, Network):
-            return net.inputs.rows(name, X)
+            return net.rows(name, X)
         if self.signature is not None:
             return self.signature.rows(name, X, np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(self.params))))
         if (form := Signature.of(name, X)) is not None:
