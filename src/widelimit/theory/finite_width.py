@@ -173,7 +173,7 @@ def _moments(phi: Activation, K: np.ndarray) -> _Moments:
         raise ValueError("the signals of a layer are 0 at an input; leave out inputs that are 0, or give a bias.")
     with np.errstate(all="ignore"):
         (found, tail), (finer, _) = (_moments_by(phi, np.sqrt(K), halved) for halved in (False, True))
-        sizes = [abs(finer.square), 1, 1, 1, abs(finer.gain), 1, 1, 1]
+        sizes: list[Any] = [abs(finer.square), 1, 1, 1, abs(finer.gain), 1, 1, 1]
         gaps = [abs(a - b) / np.maximum(abs(a), size) for a, b, size in zip(found, finer, sizes, strict=True)]
     same = np.array(found) == np.array(finer)
     if not np.all(np.where(same, tail, np.maximum(gaps, tail)) <= _RESOLVED):
