@@ -292,6 +292,7 @@ class Serial(Combined):
         layers = []
         for i, layer in enumerate(self.layers):
             layer, sites = layer.place(sites, f"{path}[{i}]")
+            sites = sites._replace(weighted=sites.weighted or not layer.on_sites)
             layers.append(layer)
         return Serial(*layers), sites
 
