@@ -2,6 +2,8 @@
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
@@ -278,3 +280,14 @@ def test_bad_input_is_refused_at_the_door(name):
     with pytest.raises((ValueError, TypeError, MemoryError), match=match) as error:
         call()
     assert len(str(error.value)) < 400
+
+
+def test_pairs_of_sites_go_through_one_layer_at_a_time() -> None:
+    """XLA fuses nothing across a branch: work of one layer is not done again for each sum of a later one."""
+    net = wl.gnn(inputs=wl.Graph(3, 2), mlp_layers=2)
+    with jax.enable_x64(True):
+        x = jax.eval_shape(net.encode, jnp.zeros((1, net.inputs.size)))
+        traced = str(jax.make_jaxpr(lambda x: net.pairwise(x, x, same=False))(x))
+    assert traced.count("cond[") >= len(net.layers)
+    first, second = (layer for layer in net.layers if isinstance(layer, wl.layers.Aggregate))
+    assert (first.weighted, second.weighted) == (False, True)

@@ -46,6 +46,8 @@ class Aggregate(Layer):
     self_loops: bool = field(default=True, metadata={"static": True}, kw_only=True)
     nodes: int = field(default=0, metadata={"static": True}, init=False)
     """Set by `network`: the most nodes of a graph."""
+    weighted: bool = field(default=True, metadata={"static": True}, init=False)
+    """Set by `network`: Theta may be other than 0 before the layer."""
     mixes_sites: ClassVar[bool] = True
     sitewise: ClassVar[bool] = False
     on_sites: ClassVar[bool] = True
@@ -64,7 +66,7 @@ class Aggregate(Layer):
             raise ValueError(f"{path}: Aggregate needs graphs; pass inputs=wl.Graph(nodes, features) to wl.network.")
         if len(sites.sizes) != 1 or (sites.sizes[0] == 1 and self.nodes > 1):
             raise ValueError(f"{path}: Aggregate stands before the readout, where there are nodes.")
-        return changed(self, nodes=sites.sizes[0]), sites
+        return changed(self, nodes=sites.sizes[0], weighted=sites.weighted), sites
 
     def matrix(self, structure: Structure | None) -> jax.Array:
         """Return B, (n, nodes, nodes). Raises: ValueError: no network has given the graphs."""
@@ -99,7 +101,7 @@ class Aggregate(Layer):
         return after, None if mean is None else lambda: mixed_mean(memo, mean()), memo
 
     def pair(self, x: MixMemo, y: MixMemo, state: PairState) -> PairState:
-        return mix_pairs(x, y, state)
+        return mix_pairs(x, y, state, tangent=self.weighted)
 
     @property
     def numbers_per_input(self) -> int:

@@ -30,8 +30,8 @@ from widelimit.architecture.state import (
     Scalar,
     Shape,
     Traits,
+    after_layer,
     held,
-    held_in_gradients,
     join,
     merge,
 )
@@ -105,7 +105,7 @@ def with_sites(layer: Layer, before: Parts, after: Parts, memo: Memo) -> Parts:
         return after
     axes = given.value.ndim - 1
     first, second = (jax.tree.map(partial(of, axes=axes, beside=1), memo) for of in (first_of_pair, second_of_pair))
-    states = layer.pair_parts(first, second, tuple(part.variance.among for part in before))
+    states = after_layer(layer, first, second, tuple(part.variance.among for part in before))
     if layer.mixes_sites:
         states = tuple(map(_with_itself, states))
     pairs = zip(after, states, strict=True)
@@ -292,6 +292,7 @@ class Serial(Combined):
         layers = []
         for i, layer in enumerate(self.layers):
             layer, sites = layer.place(sites, f"{path}[{i}]")
+            sites = sites._replace(weighted=sites.weighted or not layer.on_sites)
             layers.append(layer)
         return Serial(*layers), sites
 
@@ -299,10 +300,10 @@ class Serial(Combined):
         memos: list[Any] = []
         for layer in self.layers:
             if memos:
-                sizes = held([(part.variance.value, part.variance.exponent) for part in parts])
+                known = held([part.variance._replace(structure=None) for part in parts])
                 parts = tuple(
-                    part._replace(variance=part.variance._replace(value=value, exponent=exponent))
-                    for part, (value, exponent) in zip(parts, sizes, strict=True)
+                    part._replace(variance=signal._replace(structure=part.variance.structure))
+                    for part, signal in zip(parts, known, strict=True)
                 )
             parts = hide_masked(layer, parts)
             after, memo = layer.encode_parts(parts)
@@ -312,7 +313,7 @@ class Serial(Combined):
 
     def pair_parts(self, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
         for layer, memo_x, memo_y in zip(self.layers, x, y, strict=True):
-            states = layer.pair_parts(memo_x, memo_y, held_in_gradients(states))
+            states = after_layer(layer, memo_x, memo_y, states)
         return states
 
     def itself_parts(self, x: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:

@@ -26,8 +26,8 @@ def _before(first: jax.Array, second: jax.Array) -> PairState:
 def among_sites_of(points: jax.Array) -> PairState:
     """Return the state of all pairs of sites of each input, (*S, *S, n), from unit vectors (n, *S, channels)."""
     axes = points.ndim - 2
-    units = jnp.moveaxis(points, 0, -2)
-    return _before(first_of_pair(units, axes, 2), second_of_pair(units, axes, 2))
+    units = jnp.moveaxis(points, (0, -1), (-1, 0))
+    return _before(first_of_pair(units, axes, 1), second_of_pair(units, axes, 1))
 
 
 def itself_at_sites(body: Layer, inputs: Inputs, memos: Any, variances: jax.Array) -> PairState:
@@ -42,25 +42,24 @@ def pairs_of_images(body: Layer, inputs: Inputs, across: bool, x: Any, y: Any) -
     m, sites = len(y[0]), math.prod(inputs.sites)
     most = max(1, _AT_ONCE // (sites**2 if across else sites))
     columns = max(k for k in range(1, m + 1) if m % k == 0 and k <= most)
-    blocks = jax.tree.map(lambda leaf: leaf.reshape(m // columns, columns, *leaf.shape[1:]), y)
+    blocks = jax.tree.map(lambda leaf: jnp.moveaxis(leaf.reshape(-1, columns, *leaf.shape[1:]), 1, -1), y)
 
     def row(one: Any) -> PairState:
-        one = jax.tree.map(lambda leaf: leaf[None], one)
-        part: PairState = jax.lax.map(lambda block: _few_pairs(body, across, one, block), blocks)
+        part: PairState = jax.lax.map(lambda block: _row_of_pairs(body, across, one, block), blocks)
         return jax.tree.map(lambda leaf: leaf.reshape(m), part)  # type: ignore[no-any-return]
 
     return jax.lax.map(row, x)  # type: ignore[no-any-return]
 
 
-def _few_pairs(body: Layer, across: bool, x: Any, y: Any) -> PairState:
-    (u, of_x), (v, of_y) = x, y
-    axes, n, m = u.ndim - 2, len(u), len(v)
-    first, second = jnp.moveaxis(u, 0, -2)[..., None, :], jnp.moveaxis(v, 0, -2)[..., None, :, :]
-    rows = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -2), of_x)
-    columns = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), of_y)
+def _row_of_pairs(body: Layer, across: bool, x: Any, y: Any) -> PairState:
+    """Return the state of one input x beside some y, whose arrays have the inputs last."""
+    (u, rows), (v, columns) = x, y
+    axes, m = u.ndim - 1, v.shape[-1]
+    first, second = jnp.moveaxis(u, -1, 0)[..., None, None], jnp.moveaxis(v, -2, 0)[..., None, :]
+    rows = jax.tree.map(lambda leaf: leaf[..., None, :], rows)
     if across:
-        first, second = first_of_pair(first, axes, 3), second_of_pair(second, axes, 3)
+        first, second = first_of_pair(first, axes, 2), second_of_pair(second, axes, 2)
         rows = jax.tree.map(lambda leaf: first_of_pair(leaf, axes, 2), rows)
         columns = jax.tree.map(lambda leaf: second_of_pair(leaf, axes, 2), columns)
     state = body.pair(rows, columns, _before(first, second))
-    return jax.tree.map(lambda leaf: leaf.reshape(n, m), state)  # type: ignore[no-any-return]
+    return jax.tree.map(lambda leaf: leaf.reshape(m), state)  # type: ignore[no-any-return]

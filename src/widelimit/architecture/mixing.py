@@ -52,14 +52,16 @@ def mix(signal: Variance, matrix: jax.Array) -> tuple[Variance, MixMemo]:
     return after._replace(among=PairState(Correlation(one_minus, 2 - one_minus), among.tangent)), memo
 
 
-def mix_pairs(x: MixMemo, y: MixMemo, state: PairState) -> PairState:
+def mix_pairs(x: MixMemo, y: MixMemo, state: PairState, *, tangent: bool = True) -> PairState:
     """1 - rho = (M - M')^2/2 + sum_tu M_t M'_u (1 - rho_tu) - spread - spread'; Theta <- A Theta A'^T.
 
     Right to the rounding of the gaps between sites: two products of matrices, where a Kronecker product takes T^2 more.
+    Without `tangent` Theta is 0, and stays so.
     """
     mixed = mean_over(x, y, state.correlation.one_minus)
     one_minus = within((x.total - y.total) ** 2 / 2 + mixed - x.spread - y.spread)
-    return PairState(Correlation(one_minus, 2 - one_minus), mean_over(x, y, state.tangent))
+    theta = mean_over(x, y, state.tangent) if tangent else state.tangent
+    return PairState(Correlation(one_minus, 2 - one_minus), theta)
 
 
 def mean_over(x: MixMemo, y: MixMemo, array: jax.Array) -> jax.Array:

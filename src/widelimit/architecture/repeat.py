@@ -104,6 +104,7 @@ class Repeat(Combined):
         return after if self.times == 1 or after == before else once.traits(after, f"{path}.block")
 
     def place(self, sites: Sites, path: str) -> tuple[Repeat, Sites]:
+        sites = sites._replace(weighted=True)
         once, after = self._once.place(sites, f"{path}.block")
         if self.times > 1 and after != sites:
             raise ValueError(

@@ -32,6 +32,8 @@ class Sites(NamedTuple):
     """States of pairs hold all pairs of sites, as a layer of the network averages over sites."""
     kind: str = "image"
     """"image", "sequence" or "graph": windows are for the first two, adjacency for the last."""
+    weighted: bool = False
+    """Weights may stand before the layer: the tangent kernel before it may be other than 0."""
 
 
 @final

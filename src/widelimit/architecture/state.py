@@ -149,6 +149,32 @@ def weighted_sum(offsets: Sequence[tuple[Any, Callable[[], Any]]]) -> Any:
     return functools.reduce(operator.add, [share * mean() for share, mean in offsets])
 
 
+def after_layer(layer: Layer, x: Any, y: Any, states: tuple[PairState, ...]) -> tuple[PairState, ...]:
+    """Return the states after a layer: of pairs of sites, on a processor, from a branch that is always taken.
+
+    XLA fuses nothing across it. In one fused loop every sum over sites, and each of the three arrays of a state, would
+    begin the work of all layers before it anew.
+    """
+    if states[0].tangent.ndim == 2 or jax.default_backend() != "cpu":
+        return layer.pair_parts(x, y, held_in_gradients(states))
+    leaves, form = jax.tree.flatten((states, x, y))
+
+    def run(*given: Any) -> Any:
+        states, x, y = jax.tree.unflatten(form, given)
+        return layer.pair_parts(x, y, states)
+
+    traced, after = jax.make_jaxpr(run, return_shape=True)(*leaves)
+    ends, form_after = jax.tree.flatten(after)
+    always = leaves[0].ravel()[0] != _NO_VALUE
+    found = jax.lax.cond(
+        always,
+        lambda *given: jax.core.eval_jaxpr(traced.jaxpr, traced.consts, *given),
+        lambda *_: [jnp.zeros(end.shape, end.dtype) for end in ends],
+        *leaves,
+    )
+    return jax.tree.unflatten(form_after, found)  # type: ignore[no-any-return]
+
+
 class Layer(abc.ABC):
     """A layer of a network is a finite map on (n, width) signals and an infinite map on Gaussian signals.
 

@@ -21,7 +21,7 @@ from widelimit.architecture.network import Network, NetworkFeatures
 from widelimit.architecture.surveys import require_spread
 from widelimit.arithmetic import arithmetic, lenient
 from widelimit.compute import devices, threads
-from widelimit.compute.plan import BESIDE, LARGEST, tile_edge
+from widelimit.compute.plan import BESIDE, LARGEST, SMALLEST, tile_edge
 from widelimit.compute.tiles import PairKernel
 from widelimit.kernels import images
 from widelimit.kernels.base import Kernel, Matrices
@@ -35,6 +35,8 @@ _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encod
 """Compiled once for both kernels of a network."""
 
 
+TILE = 2**8
+"""Sites of all rows of a tile where all meet all: some milliseconds."""
 EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
 
@@ -171,8 +173,10 @@ class _NetworkKernel(Matrices, abc.ABC):
 
     @property
     def largest_tile(self) -> int:
-        # Beside pairs of sites a tile costs nothing, and tiles of few rows leave out half of a symmetric matrix.
-        return 16 if self.net.across and not isinstance(self.net.inputs, Image) else LARGEST
+        if not self.net.across or isinstance(self.net.inputs, Image):
+            return LARGEST
+        # Tiles of few rows leave out half of a symmetric matrix; beside this many pairs of sites a tile costs nothing.
+        return 1 << max(SMALLEST, TILE // math.prod(self.net.inputs.sites)).bit_length() - 1
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input
