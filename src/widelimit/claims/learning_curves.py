@@ -13,7 +13,7 @@ from widelimit.validation import Array
 
 SEED = 2502
 SHARES = (0.1, 0.05, 0.05)
-"""Agreement of prediction and measurement, of the error, in each case; or three standard errors, where they are more."""
+"""Agreement of prediction and measurement in each case, of the error; or three standard errors if they are more."""
 CASES = ((0.0, math.inf), (0.3, math.inf), (0.0, 100.0))
 """Noise and time of training: the interpolant, ridge regression, and gradient flow that is stopped."""
 NAMES = ("interpolation", "noise 0.3", "time 100")
@@ -86,8 +86,8 @@ CLAIM = Claim(
     source="Bordelon, Canatar and Pehlevan 2020, arXiv 2002.02561; Simon et al. 2021, arXiv 2110.03922.",
     prediction="On digits the predicted error is the mean over random training sets, for the interpolant, with noise, "
     "and for gradient flow at a time.",
-    tolerance="5 % of the error, 10 % for the interpolant, whose error with 30 and 100 rows is predicted some 6 % too low; "
-    "or 3 standard errors of the mean over training sets where they are more.",
+    tolerance="5 % of the error, 10 % for the interpolant, whose error with 30 and 100 rows is predicted some 6 % too "
+    "low; or 3 standard errors of the mean over training sets where they are more.",
     control="Labels in another order: every predicted error must be outside.",
     seed=SEED,
     measure=measure,
