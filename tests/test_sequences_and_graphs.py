@@ -127,6 +127,18 @@ def test_padding_and_neighbours_in_a_batch_change_nothing():
     assert distance(unmasked, computed("a sequence, mean").ntk) > 1e-3
 
 
+def test_heavy_edges_stay_within_the_tables():
+    """Edges of weight 8 before Dense(1) are edges of weight 1 before Dense(8); tables had been made for the latter."""
+    x, ring = np.random.default_rng(0).normal(size=(3, 2)) / 8, 1 - np.eye(3)
+
+    def kernels_at(std, weight):
+        layers = wl.layers.Aggregate(self_loops=False), wl.layers.Dense(std), "tanh", wl.layers.GlobalSumPool()
+        net = wl.network(wl.layers.Dense(), *layers, wl.layers.Dense(), inputs=wl.Graph(3, 2))
+        return np.array(wl.limits(net).gram([(x, weight * ring), (x[:2], weight * ring[:2, :2])]))
+
+    np.testing.assert_allclose(kernels_at(1.0, 8.0), kernels_at(8.0, 1.0), rtol=1e-9)
+
+
 def test_what_is_behind_a_mask_has_no_influence():
     inputs, data, layers, _ = NETWORKS["a sequence, mean"]
     net = wl.network(*layers, inputs=inputs)

@@ -61,8 +61,15 @@ class Traits(NamedTuple):
 Mean = Callable[[], jax.Array] | None
 """The mean of the signals over their root mean square, (n,), computed where it is needed; None: it is 0."""
 Change = Callable[[Activation, tuple[Any, ...]], Activation]
-Ranges = dict[tuple[Any, ...], tuple[float, float]]
-"""Smallest and largest standard deviation before each activation, by its place in the tree."""
+
+
+class Ranges(dict[tuple[Any, ...], tuple[float, float]]):
+    """Smallest and largest standard deviation before each activation, by its place in the tree."""
+
+    degree: float = 0.0
+    """The largest sum of the weights of a node's edges in graphs."""
+
+
 Shape = tuple[Any, ...]
 """(inputs, outputs) of a layer; one such entry for every layer of a branch, one of these for every branch of a sum."""
 

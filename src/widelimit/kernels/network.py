@@ -55,7 +55,8 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     dtype = inputs[0].dtype
     deviations = np.concatenate([net.deviations(_outermost(net, X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
-    _require_spread(_identify(net), low, high, dtype.name)
+    degree = max(net.inputs.degree(X) for X in inputs)
+    _require_spread(_identify(net), low, high, degree, dtype.name)
     eps, small = float(np.finfo(dtype).eps), sum(map(len, inputs)) <= SMALL
     if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
@@ -66,7 +67,7 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
             return whole[0] if len(whole) == 1 else SpherePair(*whole)
     if net.rtol(dtype):
         edge = tile_edge(max(map(len, inputs))) if small and not net.inputs.sites else 0
-        kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
+        kernel = replace(kernel, net=_network_for(_identify(net), low, high, degree, dtype.name, edge))  # type: ignore[type-var]
     native = isinstance(net.inputs, Image) and not devices.accelerated()
     return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
 
@@ -111,13 +112,13 @@ def _sphere(
 
 
 @functools.lru_cache(maxsize=64)
-def _require_spread(key: _Identified, low: float, high: float, dtype: str) -> None:
-    require_spread(key.net.body, low, high, key.net.rtol(dtype), dtype)
+def _require_spread(key: _Identified, low: float, high: float, degree: float, dtype: str) -> None:
+    require_spread(key.net.body, low, high, degree, key.net.rtol(dtype), dtype)
 
 
 @functools.lru_cache(maxsize=64)
-def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: int) -> Network:
-    ready = key.net.prepared(low, high, np.dtype(dtype))
+def _network_for(key: _Identified, low: float, high: float, degree: float, dtype: str, edge: int) -> Network:
+    ready = key.net.prepared(low, high, np.dtype(dtype), degree)
     return ready.in_few_shapes(np.dtype(dtype), edge) if edge else ready
 
 
