@@ -9,6 +9,7 @@ import scipy.sparse
 
 import site_oracle
 import widelimit as wl
+from widelimit.architecture import surveys
 from widelimit.layers import Aggregate, Concatenate, Conv, Dense, Flatten, GlobalAveragePool, GlobalSumPool, LayerNorm
 
 EPS = np.finfo(float).eps
@@ -137,6 +138,14 @@ def test_heavy_edges_stay_within_the_tables():
         return np.array(wl.limits(net).gram([(x, weight * ring), (x[:2], weight * ring[:2, :2])]))
 
     np.testing.assert_allclose(kernels_at(1.0, 8.0), kernels_at(8.0, 1.0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("layer", [wl.layers.Aggregate(), wl.layers.GlobalSumPool(), wl.layers.Attention()])
+def test_equal_sites_have_a_range_before_tables(layer):
+    """One range of deviations of width 0 before a layer that adds sites is an interval behind it; there it was [0, 0]."""
+    net = wl.network(wl.layers.Dense(), layer, wl.layers.Dense(), "tanh", inputs=wl.Graph(2, 1))
+    (equal,), (near,) = (surveys.survey(net.body, low, 1.0, 1.0).values() for low in (1.0, 1 - 1e-9))
+    assert equal[1] == pytest.approx(near[1], rel=1e-6)
 
 
 def test_what_is_behind_a_mask_has_no_influence():

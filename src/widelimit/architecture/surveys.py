@@ -21,8 +21,7 @@ def survey(body: Serial, low: float, high: float, degree: float) -> Ranges:
     ranges = Ranges()
     ranges.degree = degree
     with arithmetic(True):
-        grid = np.linspace(low, high, GRID) if high > low else np.full(1, high)
-        body.survey(interpreted(variance_of)(grid), None, (), ranges)
+        body.survey(interpreted(variance_of)(np.linspace(low, high, GRID)), None, (), ranges)
     return ranges
 
 
