@@ -1,6 +1,7 @@
 """Networks of sequences and graphs: against 60 digits, laws of masks and nodes, published kernels, bad input."""
 
 import functools
+import re
 
 import mpmath as mp
 import numpy as np
@@ -142,8 +143,8 @@ def test_heavy_edges_stay_within_the_tables():
 
 @pytest.mark.parametrize("layer", [wl.layers.Aggregate(), wl.layers.GlobalSumPool(), wl.layers.Attention()])
 def test_equal_sites_have_a_range_before_tables(layer):
-    """One range of deviations of width 0 before a layer that adds sites is an interval behind it; there it was [0, 0]."""
-    net = wl.network(wl.layers.Dense(), layer, wl.layers.Dense(), "tanh", inputs=wl.Graph(2, 1))
+    """Equal deviations before a layer that adds sites are an interval behind it; there it was [0, 0]."""
+    net = wl.network(Dense(), layer, Dense(), "tanh", GlobalAveragePool(), Dense(), inputs=wl.Graph(2, 1))
     (equal,), (near,) = (surveys.survey(net.body, low, 1.0, 1.0).values() for low in (1.0, 1 - 1e-9))
     assert equal[1] == pytest.approx(near[1], rel=1e-6)
 
@@ -299,3 +300,8 @@ def test_bad_input_is_refused_at_the_door(name):
     with pytest.raises((ValueError, TypeError, MemoryError), match=match) as error:
         call()
     assert len(str(error.value)) < 400
+
+
+def test_explain_says_memory_and_seconds():
+    text = wl.nngp(wl.gnn(inputs=wl.Graph(4, 2), blocks=1)).explain(GRAPHS[:3])
+    assert re.search(r"state: 0.38 KiB a pair; \S+ \S+ an input, .* all\ntime: \S+ s a pair, \S+ s for 3 inputs", text)

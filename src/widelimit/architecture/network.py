@@ -316,7 +316,7 @@ class Network:
         return self.body.activations()
 
     def prepared(self, low: float, high: float, dtype: Any, degree: float = 0.0) -> Network:
-        """Prepare the network for deviations after the first layer in [low, high], and degrees of graphs up to `degree`.
+        """Prepare for deviations after the first layer in [low, high] and degrees of graphs up to `degree`.
 
         Raises: ValueError: an activation whose duals do not converge there.
         """

@@ -8,7 +8,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,7 @@ Mean = Callable[[], jax.Array] | None
 Change = Callable[[Activation, tuple[Any, ...]], Activation]
 
 
+@final
 class Ranges(dict[tuple[Any, ...], tuple[float, float]]):
     """Smallest and largest standard deviation before each activation, by its place in the tree."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import math
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, final
@@ -35,6 +36,8 @@ _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encod
 """Compiled once for both kernels of a network."""
 
 
+_FEW = 8
+"""Inputs whose pairs `explain` measures."""
 EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
 
@@ -142,7 +145,7 @@ class _NetworkKernel(Matrices, abc.ABC):
         return rows
 
     def explain(self, X: Float[Array, "n d"]) -> str:
-        """Explain how gram(X) of a network of images is computed: state of a pair, bytes, and seconds measured briefly.
+        """Explain how gram(X) with sites is computed: state of a pair, bytes, and seconds measured briefly.
 
         Raises: ValueError: a network of rows, whose pairs take some numbers; as `gram`.
         """
@@ -154,8 +157,26 @@ class _NetworkKernel(Matrices, abc.ABC):
         kernel = self.prepared(points)
         if isinstance(kernel, images.InMachineCode):
             return images.explain(kernel.engine, points)
+        if not isinstance(self.net.inputs, Image):
+            return f"compiled by XLA\n{self._measured(points)}"
         with lenient():
-            return images.explain(images.engine_of(_identify(self.net), points.dtype.name, any(self.tangents)), points)
+            engine = images.engine_of(_identify(self.net), points.dtype.name, any(self.tangents))
+            text = images.explain(engine, points)
+        return f"{text}\n{self._measured(points)}" if isinstance(engine, str) else text
+
+    def _measured(self, points: np.ndarray) -> str:
+        few, n, size = points[:_FEW], len(points), points.dtype.itemsize
+        self.gram(few)  # compiled before time is taken
+        start = time.perf_counter()
+        self.gram(few)
+        pair = (time.perf_counter() - start) / (len(few) * (len(few) + 1) / 2)
+        state = 3 * size * self.net.numbers_per_pair ** (2 if self.net.across else 1)
+        one = size * self.numbers_per_input(points.shape[1])
+        state_text, one_text, everything = map(memory.text, (state, one, one * n))
+        return (
+            f"state: {state_text} a pair; {one_text} an input, {everything} all\n"
+            f"time: {pair:.2g} s a pair, {pair * n * (n + 1) / 2:.2g} s for {n} inputs"
+        )
 
     @property
     def numbers_per_pair(self) -> int:
