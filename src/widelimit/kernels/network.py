@@ -141,7 +141,7 @@ class _NetworkKernel(Matrices, abc.ABC):
         if self.net.across and not isinstance(self.net.inputs, Image):
             sites, size = math.prod(self.net.inputs.sites), rows.dtype.itemsize
             what = f"the states of all pairs of {sites} sites of two inputs"
-            memory.require(10.0 * size * sites**2, what, remedy="use shorter inputs, or Flatten in the place of sums")
+            memory.require(50.0 * size * sites**2, what, remedy="use shorter inputs, or Flatten in the place of sums")
         return rows
 
     def explain(self, X: Float[Array, "n d"]) -> str:
