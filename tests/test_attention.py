@@ -56,6 +56,14 @@ def steps(scores, scaling, causal, **other):
     return [*first, ("residual", "norm", attention), "norm", attention, "pool", ("dense", {})]
 
 
+def test_branches_with_and_without_attention_stand_side_by_side():
+    """Pairs of sites are known for both parts of the width; those of the branch without attention were missing."""
+    sides = wl.layers.Concatenate([Attention()], [Dense()]), wl.layers.Concatenate([Dense()], [Attention()])
+    ends = wl.layers.Activate("erf"), GlobalAveragePool(), Dense()
+    one, other = (wl.ntk(wl.network(Dense(), both, *ends, inputs=INPUTS)).gram(SERIES) for both in sides)
+    np.testing.assert_allclose(one, other, rtol=1e-13)
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_both_kernels_to_64_eps_with_unequal_lengths(kind):
     assert max(attention_oracle.errors(steps(*kind), SERIES, grams(*kind), [(0, 1), (0, 2)])) <= 64

@@ -1,6 +1,7 @@
 """Networks of sequences and graphs: against 60 digits, laws of masks and nodes, published kernels, bad input."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import scipy.sparse
 
 import site_oracle
 import widelimit as wl
+from widelimit.architecture import surveys
 from widelimit.layers import Aggregate, Concatenate, Conv, Dense, Flatten, GlobalAveragePool, GlobalSumPool, LayerNorm
 
 EPS = np.finfo(float).eps
@@ -127,6 +129,26 @@ def test_padding_and_neighbours_in_a_batch_change_nothing():
     layers = NETWORKS["a sequence, mean"][2]
     unmasked = wl.ntk(wl.network(*layers, inputs=wl.Image(6, 2))).gram(images)
     assert distance(unmasked, computed("a sequence, mean").ntk) > 1e-3
+
+
+def test_heavy_edges_stay_within_the_tables():
+    """Edges of weight 8 before Dense(1) are edges of weight 1 before Dense(8); tables had been made for the latter."""
+    x, ring = np.random.default_rng(0).normal(size=(3, 2)) / 8, 1 - np.eye(3)
+
+    def kernels_at(std, weight):
+        layers = wl.layers.Aggregate(self_loops=False), wl.layers.Dense(std), "tanh", wl.layers.GlobalSumPool()
+        net = wl.network(wl.layers.Dense(), *layers, wl.layers.Dense(), inputs=wl.Graph(3, 2))
+        return np.array(wl.limits(net).gram([(x, weight * ring), (x[:2], weight * ring[:2, :2])]))
+
+    np.testing.assert_allclose(kernels_at(1.0, 8.0), kernels_at(8.0, 1.0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("layer", [wl.layers.Aggregate(), wl.layers.GlobalSumPool(), wl.layers.Attention()])
+def test_equal_sites_have_a_range_before_tables(layer):
+    """Equal deviations before a layer that adds sites are an interval behind it; there it was [0, 0]."""
+    net = wl.network(Dense(), layer, Dense(), "tanh", GlobalAveragePool(), Dense(), inputs=wl.Graph(2, 1))
+    (equal,), (near,) = (surveys.survey(net.body, low, 1.0, 1.0).values() for low in (1.0, 1 - 1e-9))
+    assert equal[1] == pytest.approx(near[1], rel=1e-6)
 
 
 def test_what_is_behind_a_mask_has_no_influence():
@@ -291,3 +313,8 @@ def test_pairs_of_sites_go_through_one_layer_at_a_time() -> None:
     assert traced.count("cond[") >= len(net.layers)
     first, second = (layer for layer in net.layers if isinstance(layer, wl.layers.Aggregate))
     assert (first.weighted, second.weighted) == (False, True)
+
+
+def test_explain_says_memory_and_seconds():
+    text = wl.nngp(wl.gnn(inputs=wl.Graph(4, 2), blocks=1)).explain(GRAPHS[:3])
+    assert re.search(r"state: 0.38 KiB a pair; \S+ \S+ an input, .* all\ntime: \S+ s a pair, \S+ s for 3 inputs", text)

@@ -108,7 +108,7 @@ class Aggregate(Layer):
         return 2 + self.nodes
 
     def survey(self, signal: Variance, mean: Mean, path: tuple[Any, ...], ranges: Ranges) -> tuple[Variance, Mean]:
-        """Return a grid of deviations after the layer: from 0 to the most that edges of weight 1 give."""
-        most = {None: self.nodes, "mean": 1, "symmetric": math.sqrt(self.nodes)}[self.normalize]
+        """Return a grid of deviations after the layer: from 0 to the most that edges of these weights give."""
+        most = {None: ranges.degree + self.self_loops, "mean": 1, "symmetric": math.sqrt(self.nodes)}[self.normalize]
         deviations = interpreted(deviation_of)(signal)
         return interpreted(variance_of)(np.linspace(0, deviations.max() * most, len(deviations))), mean

@@ -101,7 +101,7 @@ def with_sites(layer: Layer, before: Parts, after: Parts, memo: Memo) -> Parts:
         structure = layer.structure_after(given.structure)
         kept = [part.variance if layer.sitewise else _filled(structure, part.variance) for part in after]
         after = tuple(p._replace(variance=v._replace(structure=structure)) for p, v in zip(after, kept, strict=True))
-    if given.among is None or after[0].variance.among is not None:
+    if given.among is None or all(part.variance.among is not None for part in after):
         return after
     axes = given.value.ndim - 1
     first, second = (jax.tree.map(partial(of, axes=axes, beside=1), memo) for of in (first_of_pair, second_of_pair))

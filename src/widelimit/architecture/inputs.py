@@ -48,6 +48,10 @@ class Rows:
         """Return the structure of the inputs: none."""
         return None
 
+    def degree(self, X: Any) -> float:
+        """Return the largest degree in graphs, 0 of other inputs."""
+        return 0.0
+
     def channels(self, given: int | None) -> int:
         """Return the inputs of the first layer. Raises: TypeError: the number of features is not given."""
         if given is None:
@@ -93,6 +97,10 @@ class Sited(abc.ABC):
     def structure(self, X: Float[Array, "n d"]) -> Structure | None:
         """Return which sites of the inputs are there, and how they are joined; None: all are there, as in images."""
         return None
+
+    def degree(self, X: Any) -> float:
+        """Return the largest sum of the weights of a node's edges in graphs, 0 of other inputs."""
+        return 0.0
 
     def deviations(self, X: np.ndarray) -> np.ndarray:
         """Compute the root mean square over the channels at every site that is there, as one vector of float64."""

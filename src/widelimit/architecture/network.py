@@ -315,12 +315,12 @@ class Network:
         """Yield the activations of the layers, those of a repeated block once."""
         return self.body.activations()
 
-    def prepared(self, low: float, high: float, dtype: Any) -> Network:
-        """Prepare the network for signals whose deviation after the first layer is in [low, high].
+    def prepared(self, low: float, high: float, dtype: Any, degree: float = 0.0) -> Network:
+        """Prepare for deviations after the first layer in [low, high] and degrees of graphs up to `degree`.
 
         Raises: ValueError: an activation whose duals do not converge there.
         """
-        ranges = survey(self.body, low, high)
+        ranges = survey(self.body, low, high, degree)
 
         def tabulated(activation: Activation, path: tuple[Any, ...]) -> Activation:
             smallest, largest = ranges[path]

@@ -247,6 +247,9 @@ class Graph(_Masked):
     def structure(self, X: Float[Array, "n d"]) -> Structure:
         return Structure(self._mask(X), self._adjacency(X))
 
+    def degree(self, X: Any) -> float:
+        return float(np.max(np.sum(self._adjacency(np.asarray(X)), axis=2, dtype=np.float64)))
+
     def pack(self, X: Many[Any]) -> np.ndarray:
         """Return rows (n, size) of graphs: a list of (signals, adjacency) or of networkx graphs.
 

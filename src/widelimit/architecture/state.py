@@ -8,7 +8,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +61,16 @@ class Traits(NamedTuple):
 Mean = Callable[[], jax.Array] | None
 """The mean of the signals over their root mean square, (n,), computed where it is needed; None: it is 0."""
 Change = Callable[[Activation, tuple[Any, ...]], Activation]
-Ranges = dict[tuple[Any, ...], tuple[float, float]]
-"""Smallest and largest standard deviation before each activation, by its place in the tree."""
+
+
+@final
+class Ranges(dict[tuple[Any, ...], tuple[float, float]]):
+    """Smallest and largest standard deviation before each activation, by its place in the tree."""
+
+    degree: float = 0.0
+    """The largest sum of the weights of a node's edges in graphs."""
+
+
 Shape = tuple[Any, ...]
 """(inputs, outputs) of a layer; one such entry for every layer of a branch, one of these for every branch of a sum."""
 

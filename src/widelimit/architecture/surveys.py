@@ -16,16 +16,16 @@ from widelimit.signals import variance_of
 GRID = 33
 
 
-def survey(body: Serial, low: float, high: float) -> Ranges:
-    """Find the range of deviations before every activation, from those before the layers."""
-    ranges: Ranges = {}
+def survey(body: Serial, low: float, high: float, degree: float) -> Ranges:
+    """Find the range of deviations before every activation, from those before the layers and degrees of graphs."""
+    ranges = Ranges()
+    ranges.degree = degree
     with arithmetic(True):
-        grid = np.linspace(low, high, GRID) if high > low else np.full(1, high)
-        body.survey(interpreted(variance_of)(grid), None, (), ranges)
+        body.survey(interpreted(variance_of)(np.linspace(low, high, GRID)), None, (), ranges)
     return ranges
 
 
-def require_spread(body: Serial, low: float, high: float, rtol: float, dtype: Any) -> None:
+def require_spread(body: Serial, low: float, high: float, degree: float, rtol: float, dtype: Any) -> None:
     """Refuse signals that are nearly constant before a LayerNorm: less than half of their digits would be right.
 
     Raises: ValueError.
@@ -35,7 +35,7 @@ def require_spread(body: Serial, low: float, high: float, rtol: float, dtype: An
         return
     least = math.sqrt(max(rtol, float(np.finfo(dtype).eps)))
     # Of inputs that are 0 a signal is constant, and 0 afterwards: exact.
-    spreads = [found[low == 0] for path, found in survey(body, low, high).items() if path[-1:] == (SPREAD,)]
+    spreads = [found[low == 0] for path, found in survey(body, low, high, degree).items() if path[-1:] == (SPREAD,)]
     if min(spreads, default=1.0) < least:
         raise ValueError(
             f"LayerNorm: the activation before it is nearly constant at these inputs: its variance is "

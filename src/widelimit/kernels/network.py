@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import math
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, final
@@ -37,6 +38,8 @@ _encode: Callable[[Network, jax.Array], NetworkFeatures] = jax.jit(Network.encod
 
 TILE = 2**8
 """Sites of all rows of a tile where all meet all: some milliseconds."""
+_FEW = 8
+"""Inputs whose pairs `explain` measures."""
 EQUAL_NORMS = 8
 """Norms that agree to this many eps are taken as equal: two roundings of each of a few steps of normalisation."""
 
@@ -57,7 +60,8 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
     dtype = inputs[0].dtype
     deviations = np.concatenate([net.deviations(_outermost(net, X)) for X in inputs])
     low, high = float(deviations.min()), float(deviations.max())
-    _require_spread(_identify(net), low, high, dtype.name)
+    degree = max(net.inputs.degree(X) for X in inputs)
+    _require_spread(_identify(net), low, high, degree, dtype.name)
     eps, small = float(np.finfo(dtype).eps), sum(map(len, inputs)) <= SMALL
     if not net.inputs.sites and high - low <= EQUAL_NORMS * eps * high and low > 0 and high < np.inf:
         target = max(4 * eps, net.rtol(dtype) / 64)
@@ -68,7 +72,7 @@ def _tabulate(kernel: _NetworkKernel, inputs: tuple[Array, ...]) -> PairKernel:
             return whole[0] if len(whole) == 1 else SpherePair(*whole)
     if net.rtol(dtype):
         edge = tile_edge(max(map(len, inputs))) if small and not net.inputs.sites else 0
-        kernel = replace(kernel, net=_network_for(_identify(net), low, high, dtype.name, edge))  # type: ignore[type-var]
+        kernel = replace(kernel, net=_network_for(_identify(net), low, high, degree, dtype.name, edge))  # type: ignore[type-var]
     native = isinstance(net.inputs, Image) and not devices.accelerated()
     return images.in_machine_code(kernel, _identify(kernel.net), dtype) if native else kernel
 
@@ -113,13 +117,13 @@ def _sphere(
 
 
 @functools.lru_cache(maxsize=64)
-def _require_spread(key: _Identified, low: float, high: float, dtype: str) -> None:
-    require_spread(key.net.body, low, high, key.net.rtol(dtype), dtype)
+def _require_spread(key: _Identified, low: float, high: float, degree: float, dtype: str) -> None:
+    require_spread(key.net.body, low, high, degree, key.net.rtol(dtype), dtype)
 
 
 @functools.lru_cache(maxsize=64)
-def _network_for(key: _Identified, low: float, high: float, dtype: str, edge: int) -> Network:
-    ready = key.net.prepared(low, high, np.dtype(dtype))
+def _network_for(key: _Identified, low: float, high: float, degree: float, dtype: str, edge: int) -> Network:
+    ready = key.net.prepared(low, high, np.dtype(dtype), degree)
     return ready.in_few_shapes(np.dtype(dtype), edge) if edge else ready
 
 
@@ -139,11 +143,11 @@ class _NetworkKernel(Matrices, abc.ABC):
         if self.net.across and not isinstance(self.net.inputs, Image):
             sites, size = math.prod(self.net.inputs.sites), rows.dtype.itemsize
             what = f"the states of all pairs of {sites} sites of two inputs"
-            memory.require(10.0 * size * sites**2, what, remedy="use shorter inputs, or Flatten in the place of sums")
+            memory.require(50.0 * size * sites**2, what, remedy="use shorter inputs, or Flatten in the place of sums")
         return rows
 
     def explain(self, X: Float[Array, "n d"]) -> str:
-        """Explain how gram(X) of a network of images is computed: state of a pair, bytes, and seconds measured briefly.
+        """Explain how gram(X) with sites is computed: state of a pair, bytes, and seconds measured briefly.
 
         Raises: ValueError: a network of rows, whose pairs take some numbers; as `gram`.
         """
@@ -155,8 +159,26 @@ class _NetworkKernel(Matrices, abc.ABC):
         kernel = self.prepared(points)
         if isinstance(kernel, images.InMachineCode):
             return images.explain(kernel.engine, points)
+        if not isinstance(self.net.inputs, Image):
+            return f"compiled by XLA\n{self._measured(points)}"
         with lenient():
-            return images.explain(images.engine_of(_identify(self.net), points.dtype.name, any(self.tangents)), points)
+            engine = images.engine_of(_identify(self.net), points.dtype.name, any(self.tangents))
+            text = images.explain(engine, points)
+        return f"{text}\n{self._measured(points)}" if isinstance(engine, str) else text
+
+    def _measured(self, points: np.ndarray) -> str:
+        few, n, size = points[:_FEW], len(points), points.dtype.itemsize
+        self.gram(few)  # compiled before time is taken
+        start = time.perf_counter()
+        self.gram(few)
+        pair = (time.perf_counter() - start) / (len(few) * (len(few) + 1) / 2)
+        state = 3 * size * self.net.numbers_per_pair ** (2 if self.net.across else 1)
+        one = size * self.numbers_per_input(points.shape[1])
+        state_text, one_text, everything = map(memory.text, (state, one, one * n))
+        return (
+            f"state: {state_text} a pair; {one_text} an input, {everything} all\n"
+            f"time: {pair:.2g} s a pair, {pair * n * (n + 1) / 2:.2g} s for {n} inputs"
+        )
 
     @property
     def numbers_per_pair(self) -> int:

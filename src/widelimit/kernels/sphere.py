@@ -112,7 +112,7 @@ def _through(layer: Layer, variance: Variance, state: PairState, own: PairState)
 
 def _ready(net: Network, variance: Variance) -> Serial:
     """Return the layers after the first with activations prepared for this variance after the first."""
-    ranges: Ranges = {}
+    ranges = Ranges()
     net.body.survey(variance, None, (), ranges)
 
     def prepared(phi: Activation, path: tuple[Any, ...]) -> Activation:
