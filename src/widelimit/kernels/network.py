@@ -134,7 +134,7 @@ class _NetworkKernel(Matrices, abc.ABC):
 
     def points(self, name: str, X: Any) -> Array:
         rows = self.net.rows(name, X)
-        if self.net.across and not isinstance(self.net.inputs, Image):
+        if self._meets_pairs_of_masked_sites:
             sites, size = math.prod(self.net.inputs.sites), rows.dtype.itemsize
             what = f"the states of all pairs of {sites} sites of two inputs"
             memory.require(10.0 * size * sites**2, what, remedy="use shorter inputs, or Flatten in the place of sums")
@@ -163,16 +163,24 @@ class _NetworkKernel(Matrices, abc.ABC):
     @property
     def quick(self) -> bool:
         deepest = min((activation.quick_depth for activation in self.net.activations()), default=ANY_DEPTH)
-        return not self.net.inputs.sites and self.net.depth <= deepest
+        return self._compiles_longer_than_it_runs and self.net.depth <= deepest
 
     @property
     def light(self) -> bool:
-        return not self.net.inputs.sites and all(activation.light for activation in self.net.activations())
+        return self._compiles_longer_than_it_runs and all(activation.light for activation in self.net.activations())
+
+    @property
+    def _compiles_longer_than_it_runs(self) -> bool:
+        return not self.net.inputs.sites or self._meets_pairs_of_masked_sites
+
+    @property
+    def _meets_pairs_of_masked_sites(self) -> bool:
+        return self.net.across and not isinstance(self.net.inputs, Image)
 
     @property
     def largest_tile(self) -> int:
         # Beside pairs of sites a tile costs nothing, and tiles of few rows leave out half of a symmetric matrix.
-        return 16 if self.net.across and not isinstance(self.net.inputs, Image) else LARGEST
+        return 16 if self._meets_pairs_of_masked_sites else LARGEST
 
     def numbers_per_input(self, d: int) -> int:
         return d + BESIDE + self.net.numbers_per_input
