@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from widelimit.interpreter import interpreted
+from widelimit.kernels.network import _Both
 
 
 def gram(kernel, data):
@@ -15,6 +16,12 @@ def gram(kernel, data):
         K = np.array(interpreted(_pairwise)(k, x))
         np.fill_diagonal(K, interpreted(_diagonal)(k, x))
     return K
+
+
+def limits(net, data):
+    """Sigma and Theta."""
+    K = gram(_Both(net), data)
+    return K.real, K.imag
 
 
 def _encode(kernel, X):
